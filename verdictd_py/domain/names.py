@@ -1,0 +1,91 @@
+"""Names of stored things, parsed once; nothing else may become a path.
+
+A name has one or three segments (storage.md). It is a value, not a path: storage opens
+it segment by segment below a directory descriptor.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, Self
+
+from verdictd_py.errors import RequestError
+
+MAX_SEGMENT_BYTES: Final = 255
+"""NAME_MAX of Linux file systems; the alphabet is ASCII, so characters are bytes."""
+
+_SEGMENT: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Name:
+    """One or three checked segments: `84688df7-...` or `default/key/1`."""
+
+    segments: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Checks `text` and splits it at `/`.
+
+        Raises:
+            RequestError: not one or three segments, or a segment outside the alphabet
+                or longer than `MAX_SEGMENT_BYTES`. The text itself is not repeated:
+                it may be anything.
+        """
+        segments = tuple(text.split("/"))
+        if len(segments) not in (1, 3):
+            raise RequestError("a name has one segment, or three separated by '/'")
+        for segment in segments:
+            if len(segment) > MAX_SEGMENT_BYTES or not _SEGMENT.fullmatch(segment):
+                raise RequestError(
+                    "each segment of a name is 1 to 255 of A-Z a-z 0-9 _ - . "
+                    "and does not begin with '.'"
+                )
+        return cls(segments)
+
+    def __str__(self) -> str:
+        return "/".join(self.segments)
+
+
+class KeyId(Name):
+    """Name of a key: one segment (first generation) or three."""
+
+    __slots__ = ()
+
+
+class ResourcePath(Name):
+    """Name of a resource: always three segments, `<repo>/<type>/<tag>`."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """As `Name.parse`, and three segments.
+
+        Raises:
+            RequestError: as there, or a single segment.
+        """
+        name = super().parse(text)
+        if len(name.segments) != 3:
+            raise RequestError("a resource is named <repository>/<type>/<tag>")
+        return name
+
+
+LEGACY_RESOURCES: Final = {  # first generation's names (wire-eaa.md) -> storage.md
+    "Policy": ResourcePath(("default", "security-policy", "test")),
+    "Sigstore Config": ResourcePath(("default", "sigstore-config", "test")),
+    "Cosign Key": ResourcePath(("default", "cosign-public-key", "test")),
+    "Credential": ResourcePath(("default", "credential", "test")),
+    "GPG Keyring": ResourcePath(("default", "gpg-public-config", "test")),
+}
+
+
+def resource_named(text: str) -> ResourcePath:
+    """Resource that a guest of any generation means by `text`.
+
+    Raises:
+        RequestError: neither a first-generation name nor a path of three segments.
+    """
+    legacy = LEGACY_RESOURCES.get(text)
+    return legacy if legacy is not None else ResourcePath.parse(text)

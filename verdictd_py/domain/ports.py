@@ -1,0 +1,186 @@
+"""What the broker needs from outside, as interfaces.
+
+Stores are asynchronous: directories are the embedded default, but no caller may assume
+a file, a single process or a cheap listing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+from verdictd_py.domain.evidence import Collateral, Evidence, JsonValue, Tee, VerifiedEvidence
+from verdictd_py.domain.names import KeyId, ResourcePath
+from verdictd_py.domain.secrets import SecretBytes
+from verdictd_py.errors import Reason
+
+EventValue = str | int | float | bool | None | SecretBytes | tuple[str, ...]
+
+
+class Events(Protocol):
+    """Where the lower rooms say what happened; the logger is behind it, not in them."""
+
+    def record(self, event: str, /, **fields: EventValue) -> None:
+        """Records one event. `SecretBytes` among the fields are shown as their size."""
+        ...
+
+
+class Kind(StrEnum):
+    """Kind of a stored object, as the release policy and the audit trail see it."""
+
+    KEY = "key"
+    RESOURCE = "resource"
+    IMAGE = "image"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """What was found: canonical path (`keys/default/key/1`, `image/policy.json`)."""
+
+    kind: Kind
+    path: str
+    content: SecretBytes
+
+
+class KeyStore(Protocol):
+    """Keys of exactly 32 bytes."""
+
+    async def get(self, key_id: KeyId) -> SecretBytes:
+        """The key's bytes.
+
+        Raises:
+            NotFound: no such key.
+            StorageError: stored with a wrong size, or unreadable.
+        """
+        ...
+
+    async def create(self, key_id: KeyId, key: SecretBytes) -> None:
+        """Stores a new key.
+
+        Raises:
+            AlreadyExists: a key, a resource or an alias has that name.
+            StorageError: not 32 bytes, or it could not be written.
+        """
+        ...
+
+    async def delete(self, key_id: KeyId) -> None:
+        """Deletes a key.
+
+        Raises:
+            NotFound: no such key.
+            StorageError: it could not be deleted.
+        """
+        ...
+
+
+class ResourceStore(Protocol):
+    """Resources, the aliases of the image directory among them (storage.md)."""
+
+    async def get(self, path: ResourcePath) -> StoredObject:
+        """The resource, or the file behind the alias; never a key.
+
+        Raises:
+            NotFound: neither.
+            StorageError: it cannot be served; the message says why, without a path.
+        """
+        ...
+
+    async def put(self, path: ResourcePath, content: SecretBytes) -> StoredObject:
+        """Creates or replaces a resource or the file behind an alias, atomically.
+
+        Raises:
+            RequestError: empty content (no guest could fetch it).
+            AlreadyExists: a key has that name.
+            StorageError: it could not be written.
+        """
+        ...
+
+    async def delete(self, path: ResourcePath) -> None:
+        """Deletes a resource or the file behind an alias.
+
+        Raises:
+            NotFound: neither.
+            StorageError: it could not be deleted.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyDocuments:
+    """One policy with its reference data, as text: `opa/tdxPolicy.rego`, `opa/tdxData`."""
+
+    policy: str
+    data: str
+
+
+class PolicySource(Protocol):
+    """Where appraisal policies are kept."""
+
+    async def documents(self, tee: Tee) -> PolicyDocuments:
+        """Policy and reference data for one kind of TEE.
+
+        Raises:
+            NotFound: none is kept for it.
+            StorageError: one of them cannot be read.
+        """
+        ...
+
+
+class AppraisalPolicy(Protocol):
+    """Decides about verified claims."""
+
+    async def failures(self, tee: Tee, claims: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
+        """Every failed rule; empty means allowed, and only an explicit yes is empty.
+
+        An undefined result, a type error, an unreadable policy: a reason each.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CollateralRequest:
+    """Which collateral: `fmspc` 12 lower-case hex digits, `ca` processor or platform."""
+
+    tee: Tee
+    fmspc: str
+    ca: str
+
+
+class CollateralSource(Protocol):
+    """Where collateral comes from; the verifier checks what it gets."""
+
+    async def candidates(
+        self, request: CollateralRequest, endorsements: Collateral | None
+    ) -> tuple[Collateral, ...]:
+        """Collateral to try, best first, never empty.
+
+        Raises:
+            CollateralUnavailable: there is none for this platform now.
+        """
+        ...
+
+
+class Verifier(Protocol):
+    """Verifies evidence of one kind up to a trusted root."""
+
+    @property
+    def name(self) -> str:
+        """As on the command line: `tdx`."""
+        ...
+
+    @property
+    def tee(self) -> Tee:
+        """Kind of TEE whose evidence this verifies."""
+        ...
+
+    async def verify(self, evidence: Evidence, *, now: datetime) -> VerifiedEvidence:
+        """Verifies signature, chain, revocation and TCB of `evidence` at `now`.
+
+        Raises:
+            AttestationError: refused before its claims could be believed.
+            CollateralUnavailable: it cannot be judged now.
+        """
+        ...
