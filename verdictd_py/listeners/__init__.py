@@ -1,0 +1,1 @@
+"""Shells around the broker: sockets, TLS, gRPC. They decide nothing about release."""

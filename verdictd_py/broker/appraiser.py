@@ -1,0 +1,158 @@
+"""Turns presented evidence into an `AppraisedPeer`, or refuses and says why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from uuid import uuid4
+
+from verdictd_py.domain.appraisal import Appraisal
+from verdictd_py.domain.evidence import Evidence, Tee, VerifiedEvidence
+from verdictd_py.domain.ports import AppraisalPolicy, Events, Verifier
+from verdictd_py.errors import (
+    AttestationError,
+    BindingMismatch,
+    CollateralUnavailable,
+    EvidenceFormat,
+    PolicyRefused,
+    Reason,
+    TcbStatusRefused,
+)
+
+Reading = Callable[[datetime], Evidence]
+"""Reads evidence out of what a transport carried it in; raises `AttestationError`."""
+
+
+class Appraiser:
+    """Judges evidence of any transport.
+
+    Args:
+        verifiers: one for each kind of TEE that is served.
+        policy: decides about verified claims.
+        clock: now, with a time zone.
+        events: told of every judgement made for a peer.
+        insecure_accept_anyone: every peer is accepted, with or without evidence, and
+            no policy is asked (`nullverifier`).
+    """
+
+    def __init__(
+        self,
+        *,
+        verifiers: Mapping[Tee, Verifier],
+        policy: AppraisalPolicy,
+        clock: Callable[[], datetime],
+        events: Events,
+        insecure_accept_anyone: bool = False,
+    ) -> None:
+        self._verifiers = verifiers
+        self._policy = policy
+        self._clock = clock
+        self._events = events
+        self._insecure_accept_anyone = insecure_accept_anyone
+
+    async def admit(self, read: Reading, *, address: str) -> Appraisal:
+        """Judges the peer at `address` and records the verdict, whichever it is.
+
+        Returns:
+            The verdict. `AppraisedPeer.of` makes a peer of it if it is an acceptance;
+            a refused peer is told its code and its id, nothing else.
+
+        Raises:
+            CollateralUnavailable: it cannot be judged now; recorded too.
+        """
+        if self._insecure_accept_anyone:
+            appraisal = Appraisal(
+                uuid4().hex, self._clock(), Tee.NONE, "none", None, bound=True, refusal=None
+            )
+        else:
+            try:
+                appraisal = await self.judge(read)
+            except CollateralUnavailable as error:
+                self._events.record(
+                    "guest.not-judged", peer=address, code=error.code, reason=str(error)
+                )
+                raise
+        self._record(appraisal, address)
+        return appraisal
+
+    async def judge(self, read: Reading) -> Appraisal:
+        """Judges what `read` reads, now.
+
+        1. Read the evidence. 2. Find the verifier of its TEE. 3. Verify signature,
+        chain, revocation and collateral. 4. Check that REPORTDATA begins with what
+        binds the peer's key. 5. Refuse what the verifier refuses under any policy.
+        6. Ask the policy, also then: a refusal names every failed rule.
+
+        Returns:
+            The verdict, with every failed rule and whatever claims were verified.
+
+        Raises:
+            CollateralUnavailable: it cannot be judged now.
+        """
+        now = self._clock()
+        tee: Tee | None = None
+        form = ""
+        bound = False
+        found: VerifiedEvidence | None = None
+        refusal: AttestationError | None = None
+        try:
+            evidence = read(now)  # 1
+            tee, form = evidence.tee, evidence.form
+            verifier = self._verifiers.get(tee)  # 2
+            if verifier is None:
+                served = ", ".join(sorted(self._verifiers)) or "nothing"
+                raise EvidenceFormat(f"evidence of {tee} is not served here (served: {served})")
+            found = await verifier.verify(evidence, now=now)  # 3
+            bound = _check_binding(evidence, found)  # 4
+            failures = await self._policy.failures(found.tee, found.claims)
+            if found.faults or failures:  # 5, 6
+                raise _refusal(found, failures)
+        except AttestationError as error:
+            refusal = error
+        return Appraisal(uuid4().hex, now, tee, form, found, bound=bound, refusal=refusal)
+
+    def _record(self, appraisal: Appraisal, address: str) -> None:
+        evidence = appraisal.evidence
+        self._events.record(
+            "guest.accepted" if appraisal.accepted else "guest.refused",
+            peer=address,
+            appraisal=appraisal.id,
+            code=appraisal.code,
+            tee=appraisal.tee,
+            form=appraisal.form,
+            tcb_status=None if evidence is None else evidence.tcb_status,
+            evidence=None if evidence is None else evidence.digest,
+            reasons=tuple(reason.text for reason in appraisal.reasons),
+        )
+
+
+def _check_binding(evidence: Evidence, found: VerifiedEvidence) -> bool:
+    """True where the evidence is bound to a channel, False where there is none to bind to."""
+    if evidence.binding is None:
+        return False
+    if not evidence.binding or not found.report_data.startswith(evidence.binding):
+        measured = found.report_data[: len(evidence.binding)].hex()
+        expected = evidence.binding.hex()
+        raise BindingMismatch(
+            "the quote does not vouch for the key of the certificate",
+            reasons=(
+                Reason(
+                    "reportData",
+                    measured,
+                    expected,
+                    f"reportData: measured {measured}, expected to begin with {expected}: "
+                    "the quote was made for another key",
+                ),
+            ),
+        )
+    return True
+
+
+def _refusal(found: VerifiedEvidence, failures: tuple[Reason, ...]) -> AttestationError:
+    """Every failed rule once: the verifier's faults first, then the policy's failures."""
+    faulty = {fault.rule for fault in found.faults}
+    reasons = found.faults + tuple(f for f in failures if f.rule not in faulty)
+    rules = ", ".join(reason.rule for reason in reasons)
+    if faulty == {"tcbStatus"}:
+        return TcbStatusRefused(f"the platform is refused: {rules}", reasons=reasons)
+    return PolicyRefused(f"refused by policy: {rules}", reasons=reasons)

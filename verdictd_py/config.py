@@ -1,0 +1,232 @@
+"""Settings of the daemon: defaults < TOML file < environment < command line, frozen.
+
+Every field is a key of the TOML file, `VERDICTD_<FIELD>` in the environment and
+`--<field>` on the command line. What is unsafe is not here but in `Unsafe`: it can be
+said on the command line only, so that no forgotten file or environment turns it on.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from verdictd_py.errors import ConfigError
+
+ENVIRONMENT_PREFIX: Final = "VERDICTD_"
+DEFAULT_DATA_DIR: Final = Path("/opt/verdictd")
+DEFAULT_CLIENT_API: Final = "[::1]:60000"
+CLIENT_API_WITHOUT_IPV6: Final = "127.0.0.1:60000"
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen: `host` and `port`, or the path of a unix socket in `unix`."""
+
+    host: str = ""
+    port: int = 0
+    unix: str = ""
+
+    @classmethod
+    def parse(cls, text: str, *, unix_allowed: bool = False) -> Self:
+        """Reads `host:port`, `[v6]:port` or, where allowed, `unix:/path`.
+
+        Raises:
+            ValueError: none of these; the text says what is.
+        """
+        if text.startswith("unix:"):
+            if not unix_allowed or not text.startswith("unix:/"):
+                raise ValueError(f"{text!r} is not served here: write host:port or [ipv6]:port")
+            return cls(unix=text.removeprefix("unix:"))
+        host, colon, port = text.rpartition(":")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            raise ValueError(f"{text!r}: an IPv6 address is written in brackets, [::1]:1234")
+        if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+            raise ValueError(f"{text!r} is no address: write host:port or [ipv6]:port")
+        return cls(host=host, port=int(port))
+
+    def __str__(self) -> str:
+        if self.unix:
+            return f"unix:{self.unix}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Unsafe:
+    """Choices that take protection away. On the command line only, logged at start."""
+
+    insecure_nullverifier: bool = False
+    insecure_client_api: bool = False
+    insecure_loopback: bool = False
+    unsafe_tdx_root_ca: Path | None = None
+
+    def chosen(self) -> tuple[str, ...]:
+        """The flags that were given, as on the command line."""
+        return tuple(
+            "--" + field.name.replace("_", "-")
+            for field in fields(self)
+            if getattr(self, field.name)
+        )
+
+
+class Settings(BaseSettings):
+    """What an operator can set; see product.md and `verdictd-py --help`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True
+    )
+
+    listen: str = "127.0.0.1:1234"
+    client_api: str = DEFAULT_CLIENT_API
+    client_api_cert: Path | None = None
+    client_api_key: Path | None = None
+    client_api_ca: Path | None = None
+    client_api_roles: Path | None = None
+    verifier: Annotated[tuple[str, ...], NoDecode] = ()
+    attester: str = "nullattester"
+    mutual: bool = True
+    tls: Literal["openssl", ""] = "openssl"
+    crypto: Literal["openssl", ""] = "openssl"
+    data_dir: Path = DEFAULT_DATA_DIR
+    collateral: Path | None = None
+    keyprovider_name: str | None = None
+    allow_a256ctr: bool = False
+    require_reference_values: bool = False
+    max_new_keys_per_minute: Annotated[int, Field(ge=1)] = 60
+    max_connections: Annotated[int, Field(ge=1)] = 4096
+    max_evidence_age: Seconds | None = None
+    handshake_timeout: Seconds = 10
+    appraisal_timeout: Seconds = 30
+    request_timeout: Seconds = 30
+    idle_timeout: Seconds = 300
+    drain_timeout: Seconds = 10
+    log_format: Literal["text", "json"] = "text"
+
+    @field_validator("verifier", mode="before")
+    @classmethod
+    def _split_names(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("listen")
+    @classmethod
+    def _check_listen(cls, value: str) -> str:
+        Address.parse(value)
+        return value
+
+    @field_validator("client_api")
+    @classmethod
+    def _check_client_api(cls, value: str) -> str:
+        Address.parse(value, unix_allowed=True)
+        return value
+
+    @field_validator("attester")
+    @classmethod
+    def _check_attester(cls, value: str) -> str:
+        if value != "nullattester":
+            raise ValueError(
+                f"{value!r} is not served by this version: use nullattester, the default"
+            )
+        return value
+
+    @property
+    def listen_address(self) -> Address:
+        return Address.parse(self.listen)
+
+    @property
+    def client_api_addresses(self) -> tuple[Address, ...]:
+        """Addresses to try in order. Only the default has a second one, for hosts without IPv6."""
+        first = Address.parse(self.client_api, unix_allowed=True)
+        if "client_api" in self.model_fields_set:
+            return (first,)
+        return (first, Address.parse(CLIENT_API_WITHOUT_IPV6))
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Command line and environment only: `load` has checked the file before."""
+        del settings_cls, dotenv_settings, file_secret_settings
+        return init_settings, env_settings
+
+
+def load(flags: dict[str, Any], *, file: Path | None) -> Settings:
+    """Settings from every source.
+
+    Args:
+        flags: what the command line said, by field name.
+        file: the TOML file of `--config` or `VERDICTD_CONFIG`, or None.
+
+    Raises:
+        ConfigError: one line that names the key and the remedy.
+    """
+    _refuse_unknown_environment()
+    if file is None and (named := os.environ.get(ENVIRONMENT_PREFIX + "CONFIG")):
+        file = Path(named)
+    table = {} if file is None else _read_toml(file)
+    from_environment = {
+        name for name in Settings.model_fields if ENVIRONMENT_PREFIX + name.upper() in os.environ
+    }
+    below_environment = {k: v for k, v in table.items() if k not in from_environment}
+    try:
+        return Settings(**{**below_environment, **flags})
+    except ValidationError as error:
+        raise ConfigError(_one_line(error, flags, from_environment, file)) from None
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as stream:
+            table = tomllib.load(stream)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the configuration {file}: {error.strerror}; check --config"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the configuration {file} is no TOML: {error}; mend that line") from None
+    for key in table:
+        if key.startswith(("insecure_", "unsafe_")):
+            flag = "--" + key.replace("_", "-")
+            raise ConfigError(
+                f"{key} in {file}: unsafe choices are made on the command line only; "
+                f"remove it there and start with {flag} if you mean it"
+            )
+    return table
+
+
+def _refuse_unknown_environment() -> None:
+    known = {ENVIRONMENT_PREFIX + name.upper() for name in (*Settings.model_fields, "config")}
+    for name in sorted(os.environ):
+        if name.upper().startswith(ENVIRONMENT_PREFIX) and name.upper() not in known:
+            raise ConfigError(f"{name} in the environment is no setting: unset it, or correct it")
+
+
+def _one_line(
+    error: ValidationError, flags: dict[str, Any], environment: set[str], file: Path | None
+) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    key = str(first["loc"][0]) if first["loc"] else "settings"
+    if key in flags:
+        where = "--" + key.replace("_", "-")
+    elif key in environment:
+        where = ENVIRONMENT_PREFIX + key.upper()
+    else:
+        where = f"{key} in {file}"
+    if first["type"] == "extra_forbidden":
+        return f"{where} is no setting: remove it, or correct its name (see verdictd-py --help)"
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}"

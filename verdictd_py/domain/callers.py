@@ -1,0 +1,50 @@
+"""Who calls the client API, and what each role may do (wire-client-api.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from verdictd_py.errors import NotAuthorized
+
+
+class Right(StrEnum):
+    """One thing a caller may do. Whoever can unwrap has every key."""
+
+    WRAP = "wrap"
+    MANAGE = "manage"
+    READ_KEYS = "read-keys"
+    UNWRAP = "unwrap"
+
+
+ROLES: Final = {
+    "wrap": frozenset({Right.WRAP}),
+    "operator": frozenset({Right.WRAP, Right.MANAGE}),
+    "admin": frozenset(Right),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A client of the management API.
+
+    Attributes:
+        name: for log and audit: `uid 1000`, `certificate build-farm`.
+        rights: everything it may do; nothing else.
+    """
+
+    name: str
+    rights: frozenset[Right]
+
+    def require(self, right: Right) -> None:
+        """Returns if this caller has `right`.
+
+        Raises:
+            NotAuthorized: it has not.
+        """
+        if right not in self.rights:
+            raise NotAuthorized(
+                f"{self.name} has no right to {right}; call as the daemon's user, through its "
+                "unix socket, or with a certificate that has a role with this right"
+            )

@@ -1,0 +1,160 @@
+"""Finds out who calls the client API: unix socket, loopback by uid, certificate by name."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+from urllib.parse import unquote
+
+from verdictd_py.domain.callers import ROLES, Caller, Right
+from verdictd_py.errors import ConfigError
+
+_ESTABLISHED: Final = "01"  # TCP_ESTABLISHED, include/net/tcp_states.h of Linux
+_TABLES: Final = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+_WRAP_ONLY: Final = ROLES["wrap"]
+_EVERYTHING: Final = ROLES["admin"]
+
+
+class CallContext(Protocol):
+    """What is used of a gRPC call's context."""
+
+    def peer(self) -> str: ...
+
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class CallerRules:
+    """How callers are told apart.
+
+    Attributes:
+        port: TCP port of the listener, to find a caller's row in the kernel's table.
+        certificate_roles: role of each certificate name; None where TLS is off.
+        insecure_loopback: every loopback caller has all rights.
+        insecure_open: every caller has all rights (`--insecure-client-api`).
+    """
+
+    port: int = 0
+    certificate_roles: Mapping[str, str] | None = None
+    insecure_loopback: bool = False
+    insecure_open: bool = False
+
+    def caller(self, context: CallContext) -> Caller:
+        """The caller of one gRPC call. Who is not known has the fewest rights."""
+        peer = context.peer()
+        if peer.startswith("unix:"):
+            return Caller("unix socket", _EVERYTHING)
+        if self.certificate_roles is not None:
+            return _certified(context.auth_context(), self.certificate_roles)
+        if self.insecure_open:
+            return Caller(f"anybody at {peer}", _EVERYTHING)
+        found = _address(peer)
+        if found is None or not found[0].is_loopback:
+            return Caller(f"unknown at {peer}", frozenset())
+        if self.insecure_loopback:
+            return Caller("anybody on loopback", _EVERYTHING)
+        uid = _uid_of(*found, server_port=self.port)
+        if uid is None:
+            return Caller("unknown user on loopback", _WRAP_ONLY)
+        return Caller(f"uid {uid}", _EVERYTHING if uid in {0, os.geteuid()} else _WRAP_ONLY)
+
+
+def _certified(auth: Mapping[str, Iterable[bytes]], roles: Mapping[str, str]) -> Caller:
+    """A certificate with several listed names has the rights of all of them."""
+    names = {
+        value.decode("utf-8", "replace")
+        for attribute in ("x509_common_name", "x509_subject_alternative_name")
+        for value in auth.get(attribute, ())
+    }
+    listed = sorted(names & roles.keys())
+    rights: frozenset[Right] = frozenset().union(*(ROLES[roles[name]] for name in listed))
+    return Caller("certificate " + ", ".join(listed or sorted(names)), rights)
+
+
+def _address(peer: str) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int] | None:
+    """Address and port in gRPC's spelling: `ipv4:127.0.0.1:5`, `ipv6:%5B::1%5D:5`."""
+    host, _, port = unquote(peer.partition(":")[2]).rpartition(":")
+    try:
+        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
+        number = int(port)
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return address, number
+
+
+def _uid_of(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int, *, server_port: int
+) -> int | None:
+    found: list[int] = []
+    for table in _TABLES:
+        try:
+            text = table.read_text(encoding="ascii")
+        except (OSError, UnicodeDecodeError):
+            continue
+        found += uids_in(text, address, port, server_port=server_port)
+    return found[0] if len(found) == 1 else None
+
+
+def uids_in(
+    table: str,
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+    port: int,
+    *,
+    server_port: int,
+) -> list[int]:
+    """Owners of the client's end of one connection in the text of `/proc/net/tcp`.
+
+    Only rows in the state ESTABLISHED count: the kernel shows sockets in TIME_WAIT with
+    uid 0, and a stranger who closes at once must not pass for root.
+    """
+    uids = []
+    for row in table.splitlines()[1:]:
+        fields = row.split()
+        if len(fields) < 10 or fields[3] != _ESTABLISHED:
+            continue
+        if _endpoint(fields[1]) == (address, port) and _endpoint(fields[2])[1] == server_port:
+            uids.append(int(fields[7]))
+    return uids
+
+
+def _endpoint(text: str) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]:
+    """`0100007F:1F90`: 32-bit words in the host's order (little-endian), port in hex."""
+    host, _, port = text.partition(":")
+    words = [bytes.fromhex(host[i : i + 8])[::-1] for i in range(0, len(host), 8)]
+    packed = b"".join(words)
+    if len(packed) == 4:
+        return ipaddress.IPv4Address(packed), int(port, 16)
+    address = ipaddress.IPv6Address(packed)
+    return address.ipv4_mapped or address, int(port, 16)
+
+
+def read_roles(file: Path) -> dict[str, str]:
+    """Roles by certificate name, from `[roles]` of a TOML file: `"build-farm" = "wrap"`.
+
+    Raises:
+        ConfigError: one line that names the file, the cause and the remedy.
+    """
+    known = ", ".join(ROLES)
+    try:
+        with file.open("rb") as stream:
+            table: dict[str, Any] = tomllib.load(stream)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the roles {file}: {error.strerror}; check --client-api-roles"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the roles {file} are no TOML: {error}; mend that line") from None
+    roles = table.pop("roles", None)
+    if not isinstance(roles, dict) or table:
+        raise ConfigError(f'the roles {file} must hold one table, [roles], of "name" = "role"')
+    for name, role in roles.items():
+        if role not in ROLES:
+            raise ConfigError(f"the roles {file} give {name!r} an unknown role: use one of {known}")
+    return roles
