@@ -78,6 +78,9 @@ class Unsafe:
         )
 
 
+UNSAFE_NAMES: Final = frozenset(field.name for field in fields(Unsafe))
+
+
 class Settings(BaseSettings):
     """What an operator can set; see product.md and `verdictd-py --help`."""
 

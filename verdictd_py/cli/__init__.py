@@ -1,0 +1,1 @@
+"""Command lines: argv -> settings -> run. Nothing else is decided here."""

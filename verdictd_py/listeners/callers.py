@@ -56,9 +56,14 @@ class CallerRules:
         found = _address(peer)
         if found is None or not found[0].is_loopback:
             return Caller(f"unknown at {peer}", frozenset())
+        return self._on_loopback(*found)
+
+    def _on_loopback(
+        self, address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int
+    ) -> Caller:
         if self.insecure_loopback:
             return Caller("anybody on loopback", _EVERYTHING)
-        uid = _uid_of(*found, server_port=self.port)
+        uid = _uid_of(address, port, server_port=self.port)
         if uid is None:
             return Caller("unknown user on loopback", _WRAP_ONLY)
         return Caller(f"uid {uid}", _EVERYTHING if uid in {0, os.geteuid()} else _WRAP_ONLY)

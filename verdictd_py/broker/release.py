@@ -1,0 +1,117 @@
+"""Releases keys and resources to peers that were appraised, and to nobody else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from verdictd_py.broker import ciphers
+from verdictd_py.domain.appraisal import AppraisedPeer
+from verdictd_py.domain.names import KeyId, ResourcePath
+from verdictd_py.domain.ports import Events, KeyStore, Kind, ResourceStore, StoredObject
+from verdictd_py.domain.secrets import SecretBytes
+from verdictd_py.domain.wrapping import Algorithm, WrappedBlob
+from verdictd_py.errors import NotFound, RequestError
+
+
+class Releaser:
+    """What an attested guest can ask for.
+
+    Args:
+        allow_a256ctr: decrypt packets without a tag. Off by default: whoever holds an
+            image can relabel a GCM packet as CTR, and CTR authenticates nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        keys: KeyStore,
+        resources: ResourceStore,
+        events: Events,
+        allow_a256ctr: bool = False,
+    ) -> None:
+        self._keys = keys
+        self._resources = resources
+        self._events = events
+        self._allow_a256ctr = allow_a256ctr
+
+    async def decrypt(
+        self, peer: AppraisedPeer, blobs: Sequence[WrappedBlob]
+    ) -> tuple[SecretBytes, ...]:
+        """Plaintexts of `blobs`, in order: all or nothing.
+
+        Raises:
+            RequestError, NotFound, StorageError, DecryptionFailed: of the first bad
+                blob, and the text names it by its kid.
+        """
+        plaintexts = []
+        for blob in blobs:
+            key = await self._keys.get(blob.key_id)
+            plaintexts.append(open_blob(blob, key, allow_a256ctr=self._allow_a256ctr))
+        for blob in blobs:
+            self._released(peer, "image-key", f"keys/{blob.key_id}")
+        return tuple(plaintexts)
+
+    async def keks(
+        self, peer: AppraisedPeer, key_ids: Sequence[KeyId]
+    ) -> tuple[SecretBytes, ...]:
+        """The keys themselves, in order: all or nothing.
+
+        Raises:
+            NotFound, StorageError: of the first bad one.
+        """
+        keys = [await self._keys.get(key_id) for key_id in key_ids]
+        for key_id in key_ids:
+            self._released(peer, "kek", f"keys/{key_id}")
+        return tuple(keys)
+
+    async def resource(self, peer: AppraisedPeer, path: ResourcePath) -> StoredObject:
+        """The resource at `path`, or else the key of that name.
+
+        Raises:
+            NotFound: neither.
+            StorageError: it cannot be served.
+        """
+        found = await self._find(path)
+        self._released(peer, found.kind, found.path)
+        return found
+
+    async def resource_size(self, peer: AppraisedPeer, path: ResourcePath) -> int:
+        """Number of bytes that `resource` would return; the same errors."""
+        del peer  # its being one is what counts
+        return len((await self._find(path)).content)
+
+    async def _find(self, path: ResourcePath) -> StoredObject:
+        try:
+            return await self._resources.get(path)
+        except NotFound:
+            key = await self._keys.get(KeyId(path.segments))
+            return StoredObject(Kind.KEY, f"keys/{path}", key)
+
+    def _released(self, peer: AppraisedPeer, what: str, path: str) -> None:
+        self._events.record(
+            "secret.released",
+            peer=peer.address,
+            appraisal=peer.appraisal_id,
+            tee=peer.tee,
+            what=what,
+            path=path,
+        )
+
+
+def open_blob(blob: WrappedBlob, key: SecretBytes, *, allow_a256ctr: bool) -> SecretBytes:
+    """Plaintext of one blob.
+
+    Raises:
+        RequestError, DecryptionFailed: the text names the blob by its kid.
+    """
+    if blob.algorithm is Algorithm.A256CTR and not allow_a256ctr:
+        raise RequestError(
+            f"{blob.key_id}: A256CTR authenticates nothing and is off; "
+            "the broker's operator can turn it on (allow_a256ctr)"
+        )
+    try:
+        return ciphers.decrypt(blob.algorithm, key, blob.iv, blob.ciphertext)
+    except RequestError as error:
+        raise type(error)(f"{blob.key_id}: {error}") from None
+    except ciphers.DecryptionFailed as error:
+        raise ciphers.DecryptionFailed(f"{blob.key_id}: {error}") from None

@@ -1,0 +1,88 @@
+"""`verdictd-py --listen ...`: the daemon."""
+
+from __future__ import annotations
+
+import asyncio
+from argparse import SUPPRESS
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from verdictd_py import __version__, app, config
+from verdictd_py.cli.main import COMMANDS
+from verdictd_py.cli.parsing import EXIT_OK, Parser
+
+_SWITCH: Final = ""
+
+_OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
+    (("--config",), "FILE", "settings as TOML"),
+    (("-l", "--listen"), "ADDR", "attestation listener, host:port or [v6]:port (127.0.0.1:1234)"),
+    (("--client-api",), "ADDR", "gRPC listener, also unix:/path ([::1]:60000)"),
+    (("--verifier",), "NAME[,NAME]", "tdx, ... (every real verifier)"),
+    (("--attester",), "NAME", "evidence about the broker itself (nullattester)"),
+    (("-m", "--mutual"), _SWITCH, "accepted: guests are always attested"),
+    (("--tls",), "NAME", "accepted: openssl"),
+    (("--crypto",), "NAME", "accepted: openssl"),
+    (("--data-dir",), "DIR", "keys, policies, resources (/opt/verdictd)"),
+    (("--collateral",), "PATH", "collateral, a JSON file or a directory of them"),
+    (("--require-reference-values",), _SWITCH, "refuse guests while a measurement has none"),
+    (("--keyprovider-name",), "NAME", "provider to answer for (the only one in a request)"),
+    (("--allow-a256ctr",), _SWITCH, "decrypt packets without a tag, which anybody can change"),
+    (("--max-new-keys-per-minute",), "N", "keys that wrapping may create (60)"),
+    (("--client-api-cert",), "FILE", "server certificate of the gRPC listener, PEM"),
+    (("--client-api-key",), "FILE", "its private key, PEM"),
+    (("--client-api-ca",), "FILE", "CA of client certificates, PEM"),
+    (("--client-api-roles",), "FILE", "TOML: wrap, operator or admin by certificate name"),
+    (("--max-evidence-age",), "S", "oldest certificate accepted, in seconds (no bound)"),
+    (("--handshake-timeout",), "S", "seconds (10)"),
+    (("--appraisal-timeout",), "S", "seconds (30)"),
+    (("--request-timeout",), "S", "seconds from a request's first byte to its last (30)"),
+    (("--idle-timeout",), "S", "seconds between requests (300)"),
+    (("--drain-timeout",), "S", "seconds for requests in flight at SIGTERM (10)"),
+    (("--max-connections",), "N", "guests at once (4096)"),
+    (("--log-format",), "NAME", "text or json (text)"),
+)
+
+_UNSAFE_OPTIONS: Final = (
+    (("--insecure-nullverifier",), _SWITCH, "with --verifier nullverifier: secrets for anybody"),
+    (("--insecure-client-api",), _SWITCH, "client API without TLS off loopback: for anybody"),
+    (("--insecure-loopback",), _SWITCH, "client API: every local user has all rights"),
+    (("--unsafe-tdx-root-ca",), "FILE", "trust this root, not Intel's; needs --data-dir"),
+)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Runs until SIGTERM; 0 after a clean stop.
+
+    Raises:
+        ConfigError: it cannot start; one line says why.
+    """
+    given = vars(_parser().parse_args(list(argv)))
+    file = given.pop("config", None)
+    unsafe = {name: given.pop(name) for name in tuple(given) if name in config.UNSAFE_NAMES}
+    if "unsafe_tdx_root_ca" in unsafe:
+        unsafe["unsafe_tdx_root_ca"] = Path(unsafe["unsafe_tdx_root_ca"])
+    settings = config.load(given, file=None if file is None else Path(file))
+    asyncio.run(app.run(settings, config.Unsafe(**unsafe)))
+    return EXIT_OK
+
+
+def _parser() -> Parser:
+    commands = "\n".join(f"  verdictd-py {name:12} {text}" for name, text in COMMANDS.items())
+    parser = Parser(
+        "verdictd-py",
+        "A key broker: gives secrets only to workloads proved by hardware evidence.",
+        f"commands (each has a --help of its own):\n{commands}\n\n"
+        "Every option above the unsafe ones is also a key of the file given by --config\n"
+        '(listen = "0.0.0.0:20002") and an environment variable (VERDICTD_LISTEN).\n'
+        "The command line wins over the environment, and that over the file.",
+    )
+    parser.add_argument("-V", "--version", action="version", version=f"verdictd-py {__version__}")
+    unsafe = parser.add_argument_group("unsafe, on the command line only")
+    for group, options in ((parser, _OPTIONS), (unsafe, _UNSAFE_OPTIONS)):
+        for names, placeholder, text in options:
+            if placeholder == _SWITCH:
+                group.add_argument(*names, action="store_true", default=SUPPRESS, help=text)
+            else:
+                group.add_argument(*names, metavar=placeholder, default=SUPPRESS, help=text)
+    return parser

@@ -1,0 +1,36 @@
+"""`verdictd-py`: the daemon, or one of the commands beside it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Final
+
+from verdictd_py.cli.parsing import fail
+from verdictd_py.errors import VerdictdError
+
+COMMANDS: Final = {
+    "appraise": "judge a certificate or a quote offline, exactly as the listener would",
+    "demo": "the whole story on loopback, without hardware, in a minute",
+    "guest": "a reference guest: attest, then ask for a key or a resource",
+    "keyprovider": "ocicrypt's key provider on standard input and output, without a daemon",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point. A command is loaded only when it is named."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments[0] if arguments and arguments[0] in COMMANDS else ""
+    module = import_module(f"verdictd_py.cli.{name or 'daemon'}")
+    run: Callable[[Sequence[str]], int] = module.run
+    try:
+        return run(arguments[1:] if name else arguments)
+    except VerdictdError as error:
+        fail(f"verdictd-py {name}".strip(), str(error))
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

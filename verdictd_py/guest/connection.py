@@ -1,0 +1,182 @@
+"""One attested connection of a guest: RATS-TLS outside, eaa_kbc's JSON inside.
+
+It reads exactly as eaa_kbc does (wire-eaa.md, "How the client reads"), so that an answer
+which would surprise real guests surprises this one too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from OpenSSL import SSL
+
+from verdictd_py.domain.secrets import SecretBytes
+from verdictd_py.errors import RequestError, VerdictdError
+from verdictd_py.ratstls.session import TlsSession
+
+CLIENT_BUFFER_BYTES: Final = 16_384
+_SMALL_ANSWER_BYTES: Final = 4096
+_NETWORK_READ_BYTES: Final = 65_536
+
+
+class BrokerRefused(VerdictdError):
+    """The broker answered `Fail`, or ended the connection. The text is the broker's."""
+
+    code = "broker-refused"
+
+
+class GuestConnection:
+    """Sends one request after the other over an attested channel."""
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, session: TlsSession
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._session = session
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, host: str, port: int, context: SSL.Context, *, timeout_seconds: float = 30
+    ) -> AsyncIterator[GuestConnection]:
+        """Connects and completes the handshake.
+
+        Raises:
+            BrokerRefused: nobody listens there, or the handshake failed.
+        """
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                reader, writer = await asyncio.open_connection(host, port)
+        except (OSError, TimeoutError) as error:
+            raise BrokerRefused(f"cannot connect to {host} port {port}: is it running?") from error
+        connection = cls(reader, writer, TlsSession(context, server=False))
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await connection._handshake()
+            yield connection
+        except RequestError as error:
+            raise BrokerRefused(f"the broker ended the connection: {error}") from error
+        except OSError as error:  # TimeoutError among them
+            raise BrokerRefused("the broker ended the connection, or is too slow") from error
+        finally:
+            connection._close()
+
+    async def call(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The answer to a command that is answered with JSON.
+
+        Raises:
+            BrokerRefused: the answer is `Fail`, or no answer.
+        """
+        return _accepted(await self._exchange(request, _SMALL_ANSWER_BYTES))
+
+    async def echo(self, text: str) -> str:
+        return (await self._exchange({"command": "echo", "data": text}, 4096)).decode()
+
+    async def version(self) -> str:
+        return str((await self.call({"command": "version"}))["version"])
+
+    async def keks(self, kids: list[str]) -> dict[str, SecretBytes]:
+        """Keys by kid."""
+        data = (await self.call({"command": "Get KEK", "kids": kids})).get("data") or {}
+        return {kid: _decoded(text) for kid, text in data.items()}
+
+    async def decrypt(
+        self, *, kid: str, encrypted_data: bytes, algorithm: str, iv: bytes
+    ) -> SecretBytes:
+        """The plaintext of one wrapped blob."""
+        wrapped = base64.b64encode(encrypted_data).decode()
+        blob = {
+            "kid": kid,
+            "encrypted_data": wrapped,
+            "algorithm": algorithm,
+            "key_length": 256,
+            "iv": base64.b64encode(iv).decode(),
+        }
+        data = (await self.call({"command": "Decrypt", "blobs": [blob]})).get("data") or {}
+        if wrapped not in data:
+            raise BrokerRefused("the answer lacks the blob that was sent")
+        return _decoded(data[wrapped])
+
+    async def resource(self, name: str) -> SecretBytes:
+        """A resource by its first-generation name (`Policy`) or its path."""
+        info = await self.call({"command": "Get Resource Info", "name": name})
+        size = int((info.get("data") or {})["base64size"])
+        if "/" in name:
+            request: dict[str, Any] = {
+                "command": "Get Resource",
+                "optional": {"resource_path": name},
+            }
+        else:
+            request = {"command": f"Get {name}", "optional": {}}
+        text = await self._exchange(request, size)
+        content = _decoded(text)
+        if len(text) != size:
+            raise BrokerRefused(_fail_text(content.reveal()) or "the answer has another size")
+        return content
+
+    async def _handshake(self) -> None:
+        while not self._session.handshake():
+            await self._flush()
+            self._session.receive(await self._reader.read(_NETWORK_READ_BYTES))
+        await self._flush()
+
+    async def _exchange(self, request: dict[str, Any], expected_bytes: int) -> bytes:
+        self._session.write(json.dumps(request, separators=(",", ":")).encode())
+        await self._flush()
+        answer = b""
+        while True:
+            record = await self._read()
+            answer += record
+            if len(record) < CLIENT_BUFFER_BYTES or len(answer) >= expected_bytes:
+                return answer
+
+    async def _read(self) -> bytes:
+        while not (plaintext := self._session.read()):
+            self._session.receive(await self._reader.read(_NETWORK_READ_BYTES))
+            await self._flush()
+        return plaintext
+
+    async def _flush(self) -> None:
+        self._writer.write(self._session.outgoing())
+        await self._writer.drain()
+
+    def _close(self) -> None:
+        self._session.close()
+        self._writer.write(self._session.outgoing())
+        self._writer.close()
+
+
+def _accepted(answer: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(answer)
+    except ValueError:
+        raise BrokerRefused("the answer is no JSON") from None
+    if not isinstance(found, dict) or found.get("status") != "OK":
+        raise BrokerRefused(_fail_text(answer) or "the answer says neither OK nor Fail")
+    return found
+
+
+def _fail_text(answer: bytes) -> str:
+    """The broker's words in a `Fail` answer, empty where it is none."""
+    try:
+        found = json.loads(answer)
+    except ValueError:
+        return ""
+    if isinstance(found, dict) and found.get("status") == "Fail":
+        return str(found.get("error", "no reason given"))
+    return ""
+
+
+def _decoded(text: str | bytes) -> SecretBytes:
+    try:
+        return SecretBytes(base64.b64decode(text, validate=True))
+    except (binascii.Error, ValueError):
+        told = _fail_text(text.encode() if isinstance(text, str) else text)
+        raise BrokerRefused(told or "the answer is no base64") from None

@@ -1,0 +1,261 @@
+"""The attestation listener: TCP and RATS-TLS around one conversation with a guest."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Final
+
+from OpenSSL import SSL
+
+from verdictd_py.broker.appraiser import Appraiser
+from verdictd_py.broker.release import Releaser
+from verdictd_py.domain.appraisal import AppraisedPeer
+from verdictd_py.domain.evidence import Evidence
+from verdictd_py.domain.ports import Events
+from verdictd_py.eaa import answers
+from verdictd_py.errors import CollateralUnavailable, EvidenceMissing, VerdictdError
+from verdictd_py.listeners.conversation import Conversation
+from verdictd_py.listeners.errors import report_bug
+from verdictd_py.ratstls import certificate
+from verdictd_py.ratstls.session import TlsClosed, TlsSession
+
+_READ_BYTES: Final = 65_536
+_LINGER_SECONDS: Final = 1.0
+"""How long a refused peer may take to read why, before its connection is dropped."""
+_BACKLOG: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one listener, times in seconds (wire-rats-tls.md, "Session")."""
+
+    handshake: float = 10
+    appraisal: float = 30
+    request: float = 30
+    idle: float = 300
+    connections: int = 4096
+    evidence_age: timedelta | None = None
+
+
+class AttestedListener:
+    """Serves guests.
+
+    Args:
+        appraiser: judges every peer before the first byte of plaintext is looked at.
+        releaser: answers those that were accepted.
+        context: settings of TLS for the next connection; called for each, so that a
+            renewed identity needs no restart.
+    """
+
+    def __init__(
+        self,
+        *,
+        appraiser: Appraiser,
+        releaser: Releaser,
+        context: Callable[[], SSL.Context],
+        events: Events,
+        limits: Limits,
+    ) -> None:
+        self._appraiser = appraiser
+        self._releaser = releaser
+        self._context = context
+        self._events = events
+        self._limits = limits
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._idle: set[asyncio.Task[None]] = set()
+
+    async def start(self, listening: socket.socket) -> None:
+        """Accepts connections on a socket that is bound already."""
+        self._server = await asyncio.start_server(
+            self._accept, sock=listening, backlog=_BACKLOG, limit=_READ_BYTES
+        )
+
+    async def drain(self, seconds: float) -> None:
+        """Stops accepting, lets requests in flight finish, closes what is idle."""
+        if self._server is not None:
+            self._server.close()
+        self._server = None
+        for task in tuple(self._idle):
+            task.cancel()
+        if self._tasks:
+            _, late = await asyncio.wait(tuple(self._tasks), timeout=seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    @property
+    def _draining(self) -> bool:
+        return self._server is None
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        address = _address(writer)
+        if self._draining or len(self._tasks) >= self._limits.connections:
+            self._events.record("connection.refused", peer=address, reason="too many connections")
+            writer.transport.abort()
+            return
+        task = asyncio.ensure_future(self._serve(reader, writer, address))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str
+    ) -> None:
+        link = _Link(reader, writer, TlsSession(self._context(), server=True))
+        try:
+            await self._converse(link, address)
+        except TlsClosed:
+            self._events.record("connection.closed", peer=address)
+        except TimeoutError:
+            self._events.record("connection.timeout", peer=address, reason="the peer was too slow")
+        except (VerdictdError, OSError) as error:
+            reason = str(error) if isinstance(error, VerdictdError) else "network failure"
+            self._events.record("connection.failed", peer=address, reason=reason)
+        except Exception as error:  # noqa: BLE001  # the edge: one guest's bug stops no other guest
+            report_bug(self._events, error, doing="serve a guest")
+        finally:
+            link.drop()
+
+    async def _converse(self, link: _Link, address: str) -> None:
+        async with asyncio.timeout(self._limits.handshake):
+            await link.handshake()
+        peer = await self._admit(link, address)
+        if peer is None:
+            return
+        conversation = Conversation(peer, self._releaser, self._events)
+        while not self._draining:
+            plaintext = await self._next(link, conversation)
+            for answer in conversation.feed(plaintext):
+                answered = await answer
+                async with asyncio.timeout(self._limits.idle):
+                    await link.send(answered.data)
+                if answered.close:
+                    await link.goodbye()
+                    return
+        await link.goodbye()
+
+    async def _next(self, link: _Link, conversation: Conversation) -> bytes:
+        """Plaintext, in time: a request begun must end, a silent peer is let go."""
+        began = conversation.began
+        if began is not None:
+            deadline = began + self._limits.request - time.monotonic()
+            async with asyncio.timeout(max(deadline, 0)):
+                return await link.receive()
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  # always true inside a coroutine
+        self._idle.add(task)
+        try:
+            async with asyncio.timeout(self._limits.idle):
+                return await link.receive()
+        finally:
+            self._idle.discard(task)
+
+    async def _admit(self, link: _Link, address: str) -> AppraisedPeer | None:
+        """The peer, or None after a refused one was told its code and id."""
+        der = link.session.peer_certificate()
+        read = partial(_read_certificate, der, self._limits.evidence_age)
+        try:
+            async with asyncio.timeout(self._limits.appraisal):
+                appraisal = await self._appraiser.admit(read, address=address)
+        except CollateralUnavailable as error:
+            told = f"not judged: {error.code}; try again later"
+        except TimeoutError:
+            self._events.record("guest.not-judged", peer=address, reason="appraisal took too long")
+            told = "not judged: timeout; try again later"
+        else:
+            if appraisal.accepted:
+                return AppraisedPeer.of(appraisal, address=address)
+            told = f"refused: {appraisal.code}; ask the operator about {appraisal.id}"
+        async with asyncio.timeout(_LINGER_SECONDS):
+            await link.send(answers.failure(answers.FailureForm.A, told))
+            await link.goodbye()
+        return None
+
+
+def _read_certificate(der: bytes | None, max_age: timedelta | None, now: datetime) -> Evidence:
+    if der is None:
+        raise EvidenceMissing("the peer showed no certificate")
+    return certificate.read(der, now=now, max_age=max_age)
+
+
+class _Link:
+    """A TLS session joined to its socket."""
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, session: TlsSession
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        # A drained write is then in the kernel's hands, and a peer that reads nothing
+        # holds one answer here, not a queue of them.
+        writer.transport.set_write_buffer_limits(0)
+        self.session = session
+
+    async def handshake(self) -> None:
+        """Completes the handshake, or raises and has sent the alert that says why."""
+        try:
+            while not self.session.handshake():
+                await self._flush()
+                self.session.receive(await self._reader.read(_READ_BYTES))
+        finally:
+            await self._flush()
+
+    async def receive(self) -> bytes:
+        """At least one byte of plaintext."""
+        while not (plaintext := self.session.read()):
+            await self._flush()
+            self.session.receive(await self._reader.read(_READ_BYTES))
+        return plaintext
+
+    async def send(self, plaintext: bytes) -> None:
+        """Sends `plaintext` as one TLS write."""
+        self.session.write(plaintext)
+        await self._flush()
+
+    async def goodbye(self) -> None:
+        """Closes our half, then waits until the peer has closed its own or time is up.
+
+        Closing a socket with unread bytes in it resets the connection, and the peer may
+        lose an answer it has not read yet.
+        """
+        self.session.close()
+        await self._flush()
+        if self._writer.can_write_eof():
+            self._writer.write_eof()
+        try:
+            async with asyncio.timeout(_LINGER_SECONDS):
+                while await self._reader.read(_READ_BYTES):
+                    pass
+        except TimeoutError:
+            return
+
+    def drop(self) -> None:
+        """Ends the connection now, with a goodbye if the peer takes it at once."""
+        self.session.close()
+        self._writer.write(self.session.outgoing())
+        if self._writer.transport.get_write_buffer_size():
+            self._writer.transport.abort()
+        else:
+            self._writer.close()
+
+    async def _flush(self) -> None:
+        data = self.session.outgoing()
+        if data:
+            self._writer.write(data)
+            await self._writer.drain()
+
+
+def _address(writer: asyncio.StreamWriter) -> str:
+    name = writer.get_extra_info("peername")
+    if not name:
+        return "unknown"
+    host, port = name[0], name[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+

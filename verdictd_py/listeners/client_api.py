@@ -1,0 +1,162 @@
+"""The gRPC listener: a unix socket, loopback, or TLS with client certificates."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.x509 import load_pem_x509_certificate, load_pem_x509_certificates
+
+from verdictd_py.config import Address
+from verdictd_py.errors import ConfigError
+from verdictd_py.listeners.sockets import explain_bind_failure, probe
+
+MAX_MESSAGE_BYTES: Final = 8 * 1024 * 1024
+"""1 MiB of optsdata as an array of integers (up to four characters a byte), and room."""
+
+_MAX_CONCURRENT_CALLS: Final = 256
+
+Registration = Callable[[grpc.aio.Server], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """PEM texts of the listener's certificate, its key, and the CA of its clients."""
+
+    certificate: bytes
+    key: bytes
+    client_ca: bytes
+
+    @classmethod
+    def read(cls, certificate: Path, key: Path, client_ca: Path) -> ServerTls:
+        """Reads and checks the three files; gRPC itself would only fail at a handshake.
+
+        Raises:
+            ConfigError: one line that names the file, the cause and the remedy.
+        """
+        texts = {}
+        for option, path in (("cert", certificate), ("key", key), ("ca", client_ca)):
+            try:
+                texts[option] = path.read_bytes()
+            except OSError as error:
+                raise ConfigError(
+                    f"cannot read {path}: {error.strerror}; check --client-api-{option}"
+                ) from error
+        try:
+            ours = load_pem_x509_certificate(texts["cert"])
+            private = serialization.load_pem_private_key(texts["key"], password=None)
+            load_pem_x509_certificates(texts["ca"])
+        except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature):
+            raise ConfigError(
+                f"{certificate}, {key} or {client_ca} is no PEM certificate, unencrypted PEM key "
+                "and PEM certificate, in this order; correct --client-api-cert, -key and -ca"
+            ) from None
+        if private.public_key() != ours.public_key():
+            raise ConfigError(
+                f"the key {key} does not belong to the certificate {certificate}; "
+                "give the two that belong together"
+            )
+        return cls(texts["cert"], texts["key"], texts["ca"])
+
+
+class ClientApi:
+    """One gRPC server on one address; services are registered on `server`."""
+
+    def __init__(self, *, tls: ServerTls | None) -> None:
+        self._tls = tls
+        self.server = grpc.aio.server(
+            options=[
+                ("grpc.so_reuseport", 0),  # a second daemon must fail, not share our port
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_concurrent_streams", _MAX_CONCURRENT_CALLS),
+            ],
+            maximum_concurrent_rpcs=_MAX_CONCURRENT_CALLS,
+        )
+
+    def bind(self, address: Address) -> Address:
+        """Binds, accepts nothing yet.
+
+        Returns:
+            The address, with the port the system chose where 0 was asked for.
+
+        Raises:
+            ConfigError: one line: cause and remedy.
+        """
+        if address.unix:
+            return self._bind_unix(address)
+        probe(address, option="--client-api")
+        try:
+            if self._tls is None:
+                port = self.server.add_insecure_port(str(address))
+            else:
+                port = self.server.add_secure_port(str(address), self._credentials(self._tls))
+        except RuntimeError as error:
+            raise ConfigError(
+                f"cannot listen on {address}: the address is in use; choose another --client-api"
+            ) from error
+        return Address(address.host, port)
+
+    async def start(self) -> None:
+        await self.server.start()
+
+    async def drain(self, seconds: float) -> None:
+        """Stops accepting and lets calls in flight finish."""
+        await self.server.stop(seconds)
+
+    def _bind_unix(self, address: Address) -> Address:
+        path = Path(address.unix)
+        _remove_stale(path)
+        before = os.umask(0o177)
+        try:
+            self.server.add_insecure_port(f"unix:{path}")
+        except RuntimeError as error:
+            raise ConfigError(
+                f"cannot listen on {address}: the directory is missing or not writable; "
+                "choose another --client-api"
+            ) from error
+        finally:
+            os.umask(before)
+        return address
+
+    @staticmethod
+    def _credentials(tls: ServerTls) -> Any:  # noqa: ANN401  # grpc's stubs do not name the type
+        return grpc.ssl_server_credentials(
+            [(tls.key, tls.certificate)],
+            root_certificates=tls.client_ca,
+            require_client_auth=True,
+        )
+
+
+def _remove_stale(path: Path) -> None:
+    """Removes a socket that nobody listens on; anything else at `path` is somebody's.
+
+    Raises:
+        ConfigError: a daemon listens there, or it is no socket.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise explain_bind_failure(f"unix:{path}", error, option="--client-api") from error
+    if not stat.S_ISSOCK(mode):
+        raise ConfigError(f"{path} exists and is no socket; choose another --client-api")
+    with socket.socket(socket.AF_UNIX) as probe_socket:
+        try:
+            probe_socket.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+        except OSError as error:
+            raise explain_bind_failure(f"unix:{path}", error, option="--client-api") from error
+    raise ConfigError(
+        f"cannot listen on unix:{path}: another daemon does; stop it, or choose another --client-api"
+    )

@@ -1,0 +1,86 @@
+"""The one table from our error codes to what each protocol answers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+from uuid import uuid4
+
+import grpc
+
+from verdictd_py.domain.ports import Events
+from verdictd_py.errors import (
+    AlreadyExists,
+    CollateralUnavailable,
+    DecryptionFailed,
+    NotAuthorized,
+    NotFound,
+    RequestError,
+    StorageError,
+    VerdictdError,
+)
+
+_GRPC: Final[tuple[tuple[type[VerdictdError], grpc.StatusCode], ...]] = (
+    (RequestError, grpc.StatusCode.INVALID_ARGUMENT),
+    (NotFound, grpc.StatusCode.NOT_FOUND),
+    (AlreadyExists, grpc.StatusCode.ALREADY_EXISTS),
+    (NotAuthorized, grpc.StatusCode.PERMISSION_DENIED),
+    (DecryptionFailed, grpc.StatusCode.FAILED_PRECONDITION),
+    (StorageError, grpc.StatusCode.FAILED_PRECONDITION),
+    (CollateralUnavailable, grpc.StatusCode.UNAVAILABLE),
+)
+
+
+def grpc_status(error: VerdictdError) -> grpc.StatusCode:
+    """The gRPC status of `error`; INTERNAL for what no client can cause."""
+    for kind, status in _GRPC:
+        if isinstance(error, kind):
+            return status
+    return grpc.StatusCode.INTERNAL
+
+
+def report_bug(events: Events, error: BaseException, *, doing: str) -> str:
+    """Records an exception that is our bug and returns the text a peer may see.
+
+    The exception's own text is left out: it may quote what must not be seen.
+    """
+    incident = uuid4().hex
+    frames = []
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        frames.append(f"{code.co_qualname}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    events.record(
+        "warning.bug",
+        doing=doing,
+        incident=incident,
+        error=type(error).__name__,
+        frames=tuple(frames),
+    )
+    return f"internal error, ask the operator about {incident}"
+
+
+@asynccontextmanager
+async def answering(
+    context: grpc.aio.ServicerContext[Any, Any], events: Events, *, doing: str, caller: str
+) -> AsyncIterator[None]:
+    """Turns whatever is raised inside into a gRPC error: never an OK answer."""
+    try:
+        yield
+    except VerdictdError as error:
+        status = grpc_status(error)
+        events.record(
+            "request.failed",
+            doing=doing,
+            caller=caller,
+            code=error.code,
+            status=status.name,
+            reason=str(error),
+        )
+        await context.abort(status, str(error))
+    except (grpc.aio.AbortError, grpc.aio.UsageError):
+        raise
+    except Exception as error:  # noqa: BLE001  # the edge: grpc would show its text to the peer
+        await context.abort(grpc.StatusCode.INTERNAL, report_bug(events, error, doing=doing))
