@@ -1,0 +1,156 @@
+"""What verifying a quote of SGX and of TDX have in common: everything but the claims."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from verdictd_py.domain.evidence import Collateral, Evidence, Tee
+from verdictd_py.domain.ports import CollateralRequest, CollateralSource
+from verdictd_py.errors import (
+    AttestationError,
+    CollateralExpired,
+    CollateralUnavailable,
+    EvidenceFormat,
+    QuoteInvalid,
+    Reason,
+)
+from verdictd_py.verifiers.collateral import EvaluationFloor
+from verdictd_py.verifiers.dcap import CollateralRejected, Rated, RefusedLate, judge
+from verdictd_py.verifiers.pck import (
+    Platform,
+    root_key_digest,
+    verify_chain,
+    verify_pck_chain,
+    verify_quote_signatures,
+    verify_signed_text,
+)
+from verdictd_py.verifiers.quote import Quote, parse_quote
+from verdictd_py.verifiers.tcb import REVOKED, TcbVerdict, evaluation_number, rate
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A quote whose signatures are verified.
+
+    Attributes:
+        tcb: Intel's rating; None where it could not be told, then `refused` is set.
+        refused: why it is refused whatever the policy says, None where it is not.
+    """
+
+    platform: Platform
+    tcb: TcbVerdict | None
+    refused: RefusedLate | None
+
+    def faults(self, found: tuple[Reason, ...]) -> tuple[Reason, ...]:
+        """`found` with what only the TCB check or the library refuses."""
+        if self.tcb is not None and self.tcb.status == REVOKED:
+            text = "tcbStatus: Intel has revoked this TCB"
+            found = (*found, Reason("tcbStatus", REVOKED, "a TCB that is not revoked", text))
+        late = self.refused
+        if late is not None and all(reason.rule != late.rule for reason in found):
+            found = (*found, Reason(late.rule, "", "", f"{late.rule}: {late.text}"))
+        return found
+
+
+def parse_evidence(evidence: Evidence, tee: Tee) -> Quote:
+    """The quote in `evidence`, which must be of the TEE that a verifier serves.
+
+    Raises:
+        EvidenceFormat: it is not, or cannot be read.
+    """
+    quote = parse_quote(evidence.quote)
+    if quote.tee is not tee or evidence.tee is not tee:
+        raise EvidenceFormat(
+            f"evidence for {evidence.tee} with a quote for {quote.tee} is not served, {tee} is"
+        )
+    return quote
+
+
+class IntelEngine:
+    """Verifies quotes up to one trusted root.
+
+    Args:
+        source: where collateral comes from.
+        root_ca_der: trusted root, None for Intel's.
+
+    Raises:
+        ConfigError: the root is not a certificate.
+    """
+
+    def __init__(self, source: CollateralSource, *, root_ca_der: bytes | None) -> None:
+        self._source = source
+        self._root_ca_der = root_ca_der
+        self._root_key = root_key_digest(root_ca_der)
+        self._floor = EvaluationFloor()
+
+    async def verify(self, quote: Quote, endorsements: Collateral | None, now: datetime) -> Finding:
+        """Verifies signatures, chain, revocation and TCB.
+
+        1. The PCK chain in the quote leads to the root: only then is its FMSPC believed.
+        2. The PCK, through the quoting enclave, signed this quote: its claims are
+           authentic from here on, and only now may collateral be fetched.
+        3. Collateral from the source, the best first.
+        4. Each is tried until one holds. One that is expired or not signed makes room for
+           the next; a revocation does not, older collateral would not know of it.
+        5. What a guest brought along must not be older than collateral seen before.
+
+        Raises:
+            AttestationError: refused.
+            CollateralUnavailable: there is no collateral now.
+        """
+        # 1.
+        platform = verify_pck_chain(quote.pck_chain, root_key=self._root_key, now=now)
+        # 2.
+        verify_quote_signatures(quote, platform)
+        # 3.
+        request = CollateralRequest(tee=quote.tee, fmspc=platform.fmspc, ca=platform.ca)
+        candidates = await self._source.candidates(request, endorsements)
+        # 4.
+        first_error: AttestationError | None = None
+        for collateral in candidates:
+            try:
+                finding = self._judge(quote, platform, collateral, now)
+            except (CollateralExpired, CollateralRejected) as error:
+                first_error = first_error or error
+                continue
+            # 5.
+            self._floor.check(
+                request, evaluation_number(collateral), chosen_by_guest=collateral is endorsements
+            )
+            return finding
+        if first_error is None:
+            raise CollateralUnavailable("there is no collateral for this platform now")
+        raise first_error
+
+    def _judge(
+        self, quote: Quote, platform: Platform, collateral: Collateral, now: datetime
+    ) -> Finding:
+        """Judges the quote with one set of collateral."""
+        verdict = judge(quote.raw, collateral, now=now, root_ca_der=self._root_ca_der)
+        if isinstance(verdict, Rated):
+            if verdict.fmspc != platform.fmspc:
+                text = "the quote's FMSPC reads differently in two libraries"
+                reason = Reason("fmspc", verdict.fmspc, platform.fmspc, text)
+                raise QuoteInvalid("the quote does not verify", reasons=(reason,))
+            return Finding(platform, verdict.tcb, None)
+        # The library refused for what the quote says and does not rate the platform. The
+        # texts that rate it are verified here again, so as to rely on no order of checks.
+        for chain, text, signature, rule in (
+            (
+                collateral.tcb_info_issuer_chain,
+                collateral.tcb_info,
+                collateral.tcb_info_signature,
+                "tcb-info",
+            ),
+            (
+                collateral.qe_identity_issuer_chain,
+                collateral.qe_identity,
+                collateral.qe_identity_signature,
+                "qe-identity",
+            ),
+        ):
+            pem = chain.encode("utf-8", "surrogatepass")
+            signer = verify_chain(pem, root_key=self._root_key, now=now)
+            verify_signed_text(text, signature, signer, rule=rule)
+        return Finding(platform, rate(quote, platform, collateral), verdict)

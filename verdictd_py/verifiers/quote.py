@@ -1,0 +1,185 @@
+"""Intel's quotes, versions 3 to 5, taken apart. Pure: bytes in, parts out, nothing believed.
+
+Source of all offsets: Intel, "TDX DCAP Quoting Library API", appendix A.3 (versions 4 and
+5) and "SGX ECDSA Quote Library Reference", appendix A (version 3). Integers are
+little-endian.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from hashlib import sha256
+from typing import Final
+
+from verdictd_py.domain.evidence import MAX_QUOTE_BYTES, Tee, tee_of_quote
+from verdictd_py.errors import EvidenceFormat
+
+HEADER_BYTES: Final = 48
+_INTEL_QE_VENDOR: Final = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")  # header, offset 12
+_KEY_TYPE_P256: Final = 2  # header, offset 2: ECDSA-256-with-P-256
+_REPORT_BYTES: Final = 384  # an SGX report body, the quoting enclave's among them
+_CERT_PCK_CHAIN: Final = 5  # certification data: PEM chain of the PCK certificate
+_CERT_QE_REPORT: Final = 6  # certification data: QE report, which nests another
+
+
+class BodyKind(IntEnum):
+    """Kinds of report body; values are those of the version 5 body descriptor."""
+
+    SGX = 1
+    TD10 = 2
+    TD15 = 3
+    TD15_EXTENDED = 4
+
+
+_BODY_BYTES: Final = {
+    BodyKind.SGX: _REPORT_BYTES,
+    BodyKind.TD10: 584,
+    BodyKind.TD15: 648,  # TD 1.0 followed by TEE_TCB_SVN_2 and MRSERVICETD
+    BodyKind.TD15_EXTENDED: 885,  # TD 1.5 followed by fields of service TDs
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """One quote taken apart.
+
+    Attributes:
+        version: 3, 4 or 5.
+        tee: kind of TEE the header names.
+        kind: kind of report body.
+        raw: the quote without what follows its stated length.
+        signed: what the attestation key signs: header, body descriptor, body.
+        body: the report body.
+        signature: r and s over `signed`, 64 bytes.
+        attestation_key: x and y of a P-256 key, 64 bytes.
+        qe_report: the quoting enclave's own report, 384 bytes.
+        qe_report_signature: r and s over `qe_report` by the PCK, 64 bytes.
+        qe_auth_data: hashed with the attestation key into the QE's report data.
+        pck_chain: PEM, leaf first, possibly ending in NUL bytes.
+    """
+
+    version: int
+    tee: Tee
+    kind: BodyKind
+    raw: bytes = field(repr=False)
+    signed: bytes = field(repr=False)
+    body: bytes = field(repr=False)
+    signature: bytes = field(repr=False)
+    attestation_key: bytes = field(repr=False)
+    qe_report: bytes = field(repr=False)
+    qe_report_signature: bytes = field(repr=False)
+    qe_auth_data: bytes = field(repr=False)
+    pck_chain: bytes = field(repr=False)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the stated length, lower-case hex: padding changes nothing."""
+        return sha256(self.raw).hexdigest()
+
+
+class _Reader:
+    """Takes fields off the front of some bytes; running out is the peer's fault."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.at = 0
+
+    def take(self, size: int, what: str) -> bytes:
+        if size > len(self._data) - self.at:
+            raise EvidenceFormat(f"the quote ends inside its {what}")
+        self.at += size
+        return self._data[self.at - size : self.at]
+
+    def number(self, size: int, what: str) -> int:
+        return int.from_bytes(self.take(size, what), "little")
+
+
+def parse_quote(data: bytes) -> Quote:
+    """Takes a quote apart.
+
+    Bytes after the stated length are ignored: five of eight real quotes looked at carry
+    some. This is the one place where they are tolerated.
+
+    Args:
+        data: a quote, at most `MAX_QUOTE_BYTES`, possibly with padding behind it.
+
+    Raises:
+        EvidenceFormat: too long, cut off, or of a kind that is not served.
+    """
+    if len(data) > MAX_QUOTE_BYTES:
+        raise EvidenceFormat(f"the quote is longer than {MAX_QUOTE_BYTES} bytes")
+    tee = tee_of_quote(data)
+    reader = _Reader(data)
+    version = _read_header(reader)
+    kind = _read_kind(reader, version, tee)
+    body = reader.take(_BODY_BYTES[kind], "report body")
+    signed_to = reader.at
+    signature_size = reader.number(4, "signature length")
+    signature_data = reader.take(signature_size, "signature data")
+    parts = _Reader(signature_data)
+    signature = parts.take(64, "signature")
+    attestation_key = parts.take(64, "attestation key")
+    if version > 3:  # versions 4 and 5 nest what version 3 has flat
+        parts = _Reader(_certification(parts, _CERT_QE_REPORT))
+    return Quote(
+        version=version,
+        tee=tee,
+        kind=kind,
+        raw=data[: reader.at],
+        signed=data[:signed_to],
+        body=body,
+        signature=signature,
+        attestation_key=attestation_key,
+        qe_report=parts.take(_REPORT_BYTES, "QE report"),
+        qe_report_signature=parts.take(64, "QE report signature"),
+        qe_auth_data=parts.take(parts.number(2, "QE authentication data"), "QE authentication"),
+        pck_chain=_certification(parts, _CERT_PCK_CHAIN),
+    )
+
+
+def _read_header(reader: _Reader) -> int:
+    """The version, once the rest of the header is what can be verified."""
+    version = reader.number(2, "header")
+    key_type = reader.number(2, "header")
+    reader.take(8, "header")  # TEE type, read by the caller; reserved or SVNs
+    vendor = reader.take(16, "header")
+    reader.take(20, "header")  # user data: the QE's id
+    if version not in (3, 4, 5):
+        raise EvidenceFormat(f"quotes of version {version} are not served, 3 to 5 are")
+    if key_type != _KEY_TYPE_P256:
+        raise EvidenceFormat(
+            f"attestation keys of type {key_type} are not served, only ECDSA P-256"
+        )
+    if vendor != _INTEL_QE_VENDOR:
+        raise EvidenceFormat("the quote is not from Intel's quoting enclave")
+    return version
+
+
+def _read_kind(reader: _Reader, version: int, tee: Tee) -> BodyKind:
+    """Kind of body; the descriptor of version 5 must agree with the header's TEE type."""
+    if version == 5:
+        number = reader.number(2, "body descriptor")
+        size = reader.number(4, "body descriptor")
+        try:
+            kind = BodyKind(number)
+        except ValueError:
+            raise EvidenceFormat(f"report bodies of type {number} are not served") from None
+        if size != _BODY_BYTES[kind]:
+            raise EvidenceFormat(f"a report body of type {number} cannot have {size} bytes")
+    else:
+        kind = BodyKind.SGX if tee is Tee.SGX else BodyKind.TD10
+    if (kind is BodyKind.SGX) != (tee is Tee.SGX) or (version == 3 and tee is not Tee.SGX):
+        raise EvidenceFormat(f"a version {version} quote for {tee} cannot carry this report body")
+    return kind
+
+
+def _certification(reader: _Reader, wanted: int) -> bytes:
+    """Certification data, which must be of the one type that carries what is needed."""
+    found = reader.number(2, "certification data")
+    if found != wanted:
+        raise EvidenceFormat(
+            f"certification data of type {found} is not served, the quote must carry type {wanted}"
+            + (" (the PCK certificate chain)" if wanted == _CERT_PCK_CHAIN else "")
+        )
+    return reader.take(reader.number(4, "certification data"), "certification data")
