@@ -7,6 +7,7 @@ said on the command line only, so that no forgotten file or environment turns it
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import tomllib
 from dataclasses import dataclass, fields
@@ -53,6 +54,16 @@ class Address:
         if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
             raise ValueError(f"{text!r} is no address: write host:port or [ipv6]:port")
         return cls(host=host, port=int(port))
+
+    @property
+    def local(self) -> bool:
+        """Whether only this host can reach it: a unix socket, or loopback by number or name."""
+        if self.unix or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
 
     def __str__(self) -> str:
         if self.unix:

@@ -52,6 +52,17 @@ def bind(address: Address, *, option: str) -> socket.socket:
     return listening
 
 
+def exists(address: Address) -> bool:
+    """Whether this host has `address`, in use or not (a unix path always exists)."""
+    if address.unix:
+        return True
+    try:
+        bind(Address(address.host, 0), option="").close()
+    except ConfigError:
+        return False
+    return True
+
+
 def probe(address: Address, *, option: str) -> None:
     """Binds and lets go again: for libraries that do not say why they could not bind.
 

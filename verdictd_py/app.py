@@ -1,0 +1,354 @@
+"""Composition root: the only place that builds concrete parts and starts them."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final, Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from OpenSSL import SSL
+
+from verdictd_py import __version__
+from verdictd_py.broker.appraiser import Appraiser
+from verdictd_py.broker.release import Releaser
+from verdictd_py.broker.wrapping import Wrapper
+from verdictd_py.config import DEFAULT_DATA_DIR, Address, Settings, Unsafe
+from verdictd_py.domain.ports import CollateralSource, Events, PolicySource
+from verdictd_py.errors import ConfigError, NotFound, StorageError
+from verdictd_py.listeners import sockets
+from verdictd_py.listeners.attested import AttestedListener, Limits
+from verdictd_py.listeners.callers import CallerRules, read_roles
+from verdictd_py.listeners.client_api import ClientApi, ServerTls
+from verdictd_py.listeners.keyprovider import KeyProviderService
+from verdictd_py.observability.log import LogEvents
+from verdictd_py.policy.appraisal import RegoAppraisalPolicy, unpinned
+from verdictd_py.ratstls.identity import ServerIdentity
+from verdictd_py.ratstls.session import server_context
+from verdictd_py.storage.layout import prepare
+from verdictd_py.storage.stores import (
+    DirectoryKeyStore,
+    DirectoryPolicySource,
+    DirectoryResourceStore,
+)
+from verdictd_py.verifiers.collateral import EndorsementsOnly, FileCollateral, FirstAnswer
+from verdictd_py.verifiers.registry import VerifierContext, VerifierSet, select
+
+Clock = Callable[[], datetime]
+
+MAX_ROOT_BYTES: Final = 64 * 1024
+"""One certificate, about 700 bytes; a larger file is something else."""
+
+
+def utc_now() -> datetime:
+    """The wall clock, the daemon's only one for certificates and collateral."""
+    return datetime.now(UTC)
+
+
+def read_root_ca(path: Path, *, option: str) -> bytes:
+    """DER of the root certificate in `path`, which holds DER or PEM.
+
+    Raises:
+        ConfigError: one line that names the file, the cause and the remedy.
+    """
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_ROOT_BYTES)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; check {option}") from error
+    try:
+        if b"-----BEGIN" in data:
+            return x509.load_pem_x509_certificate(data).public_bytes(Encoding.DER)
+        return x509.load_der_x509_certificate(data).public_bytes(Encoding.DER)
+    except ValueError:
+        raise ConfigError(
+            f"{path} holds no certificate in DER or PEM; give the root's to {option}"
+        ) from None
+
+
+def collateral_source(path: Path | None, events: Events | None = None) -> CollateralSource:
+    """Collateral of the operator's, and only where it has none the guest's own.
+
+    Raises:
+        ConfigError: `path` cannot be read.
+    """
+    if path is None:
+        return EndorsementsOnly()
+    return FirstAnswer(FileCollateral(path, events=events), EndorsementsOnly())
+
+
+def build_appraiser(
+    *,
+    verifiers: VerifierSet,
+    policies: PolicySource,
+    clock: Clock,
+    events: Events,
+    require_reference_values: bool = False,
+) -> Appraiser:
+    """The appraiser of the listener and of `verdictd-py appraise`: one code path."""
+    return Appraiser(
+        verifiers=verifiers,
+        policy=RegoAppraisalPolicy(policies, require_reference_values=require_reference_values),
+        clock=clock,
+        events=events,
+        insecure_accept_anyone=verifiers.accepts_anyone,
+    )
+
+
+class _TlsIdentity:
+    """Our own certificate, renewed at the first connection after it is due."""
+
+    def __init__(self, clock: Clock, *, require_certificate: bool) -> None:
+        self._clock = clock
+        self._require_certificate = require_certificate
+        self._identity = ServerIdentity.create(clock())
+        self._context = self._build()
+
+    def context(self) -> SSL.Context:
+        now = self._clock()
+        if self._identity.due(now):
+            self._identity = self._identity.fresh(now)
+            self._context = self._build()
+        return self._context
+
+    def _build(self) -> SSL.Context:
+        return server_context(
+            self._identity.certificate,
+            self._identity.private_key,
+            require_certificate=self._require_certificate,
+        )
+
+
+class Daemon:
+    """Both listeners on one data directory, built but not started."""
+
+    def __init__(
+        self, settings: Settings, unsafe: Unsafe, events: Events, clock: Clock = utc_now
+    ) -> None:
+        """Checks every setting and opens the data directory.
+
+        Raises:
+            ConfigError: one line: cause and remedy.
+        """
+        if unsafe.unsafe_tdx_root_ca and "data_dir" not in settings.model_fields_set:
+            raise ConfigError(
+                "--unsafe-tdx-root-ca needs an explicit --data-dir, "
+                f"so that {DEFAULT_DATA_DIR} is never given to a rehearsal"
+            )
+        self._settings = settings
+        self._unsafe = unsafe
+        self._events = events
+        self._verifiers = self._select_verifiers()
+        rules, tls = self._caller_rules()
+        self._warnings = prepare(settings.data_dir)
+        keys = DirectoryKeyStore(settings.data_dir)
+        resources = DirectoryResourceStore(settings.data_dir, events=events)
+        self._policies = DirectoryPolicySource(settings.data_dir)
+        appraiser = build_appraiser(
+            verifiers=self._verifiers,
+            policies=self._policies,
+            clock=clock,
+            events=events,
+            require_reference_values=settings.require_reference_values,
+        )
+        releaser = Releaser(
+            keys=keys,
+            resources=resources,
+            events=events,
+            allow_a256ctr=settings.allow_a256ctr,
+        )
+        identity = _TlsIdentity(clock, require_certificate=not self._verifiers.accepts_anyone)
+        self._attested = AttestedListener(
+            appraiser=appraiser,
+            releaser=releaser,
+            context=identity.context,
+            events=events,
+            limits=_limits(settings),
+        )
+        self._wrapper = Wrapper(
+            keys=keys,
+            events=events,
+            max_new_keys_per_minute=settings.max_new_keys_per_minute,
+            allow_a256ctr=settings.allow_a256ctr,
+        )
+        self._rules = rules
+        self._client_api = ClientApi(tls=tls)
+        self.listen = settings.listen_address
+        self.client_api = settings.client_api_addresses[0]
+
+    async def start(self) -> Self:
+        """Binds every address, then accepts on all of them.
+
+        Raises:
+            ConfigError: an address cannot be had.
+        """
+        listening = sockets.bind(self.listen, option="--listen")
+        try:
+            self.client_api = self._bind_client_api()
+        except ConfigError:
+            listening.close()
+            raise
+        host, port = listening.getsockname()[:2]
+        self.listen = Address(host, port)
+        rules = CallerRules(
+            port=self.client_api.port,
+            certificate_roles=self._rules.certificate_roles,
+            insecure_loopback=self._rules.insecure_loopback,
+            insecure_open=self._rules.insecure_open,
+        )
+        KeyProviderService(
+            self._wrapper, rules, self._events, provider=self._settings.keyprovider_name
+        ).register(self._client_api.server)
+        await self._attested.start(listening)
+        await self._client_api.start()
+        await self._say_hello()
+        return self
+
+    async def stop(self) -> None:
+        """Stops accepting, lets requests in flight finish, then ends."""
+        self._events.record("daemon.stopping")
+        seconds = self._settings.drain_timeout
+        await asyncio.gather(self._attested.drain(seconds), self._client_api.drain(seconds))
+        self._events.record("daemon.stopped")
+
+    async def reload(self) -> None:
+        """Reads the policies again and says whether they can be used.
+
+        Every decision reads them anyway; what this adds is the operator's early warning.
+        """
+        for tee in self._verifiers:
+            try:
+                documents = await self._policies.documents(tee)
+            except (NotFound, StorageError) as error:
+                self._events.record("warning.policy", tee=tee, reason=str(error))
+                continue
+            problem = RegoAppraisalPolicy.problem(documents)
+            if problem:
+                self._events.record("warning.policy", tee=tee, reason=problem)
+            else:
+                self._events.record("policy.loaded", tee=tee)
+                self._warn_unpinned(tee, unpinned(documents.data))
+
+    def _warn_unpinned(self, tee: str, names: tuple[str, ...]) -> None:
+        if names:
+            self._events.record(
+                "warning.unpinned",
+                tee=tee,
+                measurements=names,
+                reason="no reference values: guests are accepted whatever these measure",
+            )
+
+    async def _say_hello(self) -> None:
+        for flag in self._unsafe.chosen():
+            self._events.record("unsafe.option", flag=flag)
+        for warning in self._warnings:
+            self._events.record("warning.storage", reason=str(warning))
+        await self.reload()
+        self._events.record(
+            "daemon.started",
+            version=__version__,
+            listen=str(self.listen),
+            client_api=str(self.client_api),
+            verifiers=self._verifiers.names,
+            attester=self._settings.attester,
+            data_dir=str(self._settings.data_dir),
+        )
+
+    def _select_verifiers(self) -> VerifierSet:
+        root = self._unsafe.unsafe_tdx_root_ca
+        context = VerifierContext(
+            collateral=collateral_source(self._settings.collateral, self._events),
+            root_ca_der=None if root is None else read_root_ca(root, option="--unsafe-tdx-root-ca"),
+        )
+        return select(
+            self._settings.verifier or None,
+            context,
+            insecure_nullverifier=self._unsafe.insecure_nullverifier,
+        )
+
+    def _caller_rules(self) -> tuple[CallerRules, ServerTls | None]:
+        """Who may call, and TLS where it is on.
+
+        Raises:
+            ConfigError: the address is open and nothing protects it.
+        """
+        settings = self._settings
+        files = (
+            settings.client_api_cert,
+            settings.client_api_key,
+            settings.client_api_ca,
+            settings.client_api_roles,
+        )
+        if any(files):
+            cert, key, client_ca, roles = files
+            if cert is None or key is None or client_ca is None or roles is None:
+                raise ConfigError(
+                    "TLS for the client API needs all of --client-api-cert, --client-api-key, "
+                    "--client-api-ca and --client-api-roles; give the missing ones"
+                )
+            tls = ServerTls.read(cert, key, client_ca)
+            return CallerRules(certificate_roles=read_roles(roles)), tls
+        address = settings.client_api_addresses[0]
+        if not address.local and not self._unsafe.insecure_client_api:
+            raise ConfigError(
+                f"--client-api {address} can be reached from other hosts and has no TLS; give "
+                "--client-api-cert, -key, -ca and -roles, or a loopback address, or unix:/path "
+                "(--insecure-client-api gives every caller every key)"
+            )
+        return (
+            CallerRules(
+                insecure_loopback=self._unsafe.insecure_loopback,
+                insecure_open=self._unsafe.insecure_client_api,
+            ),
+            None,
+        )
+
+    def _bind_client_api(self) -> Address:
+        *preferred, last = self._settings.client_api_addresses
+        for address in preferred:
+            if sockets.exists(address):
+                return self._client_api.bind(address)
+        return self._client_api.bind(last)
+
+
+def _limits(settings: Settings) -> Limits:
+    age = settings.max_evidence_age
+    return Limits(
+        handshake=settings.handshake_timeout,
+        appraisal=settings.appraisal_timeout,
+        request=settings.request_timeout,
+        idle=settings.idle_timeout,
+        connections=settings.max_connections,
+        evidence_age=None if age is None else timedelta(seconds=age),
+    )
+
+
+async def run(settings: Settings, unsafe: Unsafe) -> None:
+    """Runs the daemon until SIGTERM or SIGINT; SIGHUP reloads policies.
+
+    Raises:
+        ConfigError: it cannot start.
+    """
+    events = LogEvents(settings.log_format)
+    stopping = asyncio.Event()
+    reloading = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    loop.add_signal_handler(signal.SIGHUP, reloading.set)
+    daemon = await Daemon(settings, unsafe, events).start()
+    reloader = asyncio.create_task(_reload_when(reloading, daemon))
+    await stopping.wait()
+    reloader.cancel()
+    await daemon.stop()
+
+
+async def _reload_when(asked: asyncio.Event, daemon: Daemon) -> None:
+    while True:
+        await asked.wait()
+        asked.clear()
+        await daemon.reload()
