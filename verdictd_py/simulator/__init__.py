@@ -1,0 +1,38 @@
+"""A TDX platform in software: its own root of trust, real quotes, real collateral.
+
+    platform = SimulatedPlatform.create(now=now)
+    collateral = platform.collateral(now)
+    quote = platform.quote(report_data)
+    debug = platform.quote(report_data, TdMeasurements().debug())
+    late = platform.with_options(PlatformOptions(tcb_status="OutOfDate")).collateral(now)
+
+For policy tests, rehearsals and `verdictd-py demo`. Everything verifies exactly as evidence
+of hardware does, and only where the platform's own root is the trusted one. Nothing that
+the daemon loads imports this room.
+"""
+
+from verdictd_py.simulator.collateral import (
+    RELAUNCH_STATUSES,
+    TCB_DATE,
+    TCB_STATUSES,
+    TcbStatus,
+    collateral_json,
+)
+from verdictd_py.simulator.options import PlatformOptions
+from verdictd_py.simulator.platform import BACKDATE, Flaw, SimulatedPlatform
+from verdictd_py.simulator.tdreport import TdAttributes, TdBody, TdMeasurements
+
+__all__ = [
+    "BACKDATE",
+    "RELAUNCH_STATUSES",
+    "TCB_DATE",
+    "TCB_STATUSES",
+    "Flaw",
+    "PlatformOptions",
+    "SimulatedPlatform",
+    "TcbStatus",
+    "TdAttributes",
+    "TdBody",
+    "TdMeasurements",
+    "collateral_json",
+]
