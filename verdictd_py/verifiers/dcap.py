@@ -226,7 +226,7 @@ def _read_claims(text: str) -> Rated:
         return Rated(
             tcb=TcbVerdict(
                 status=tcb["status"],
-                advisory_ids=tuple(tcb["advisory_ids"]),
+                advisory_ids=tuple(dict.fromkeys(tcb["advisory_ids"])),
                 date=platform["tcb_level"]["tcbDate"],
             ),
             fmspc=bytes(platform["pck"]["fmspc"]).hex(),
