@@ -41,9 +41,9 @@ REPORT_DATA = bytes(range(64))
     ],
 )
 def test_honest_quote_is_accepted_in_every_form(
-    platform: SimulatedPlatform, version: object, body: TdBody | None, shape: str, size: int
+    platform: SimulatedPlatform, version: int | None, body: TdBody | None, shape: str, size: int
 ) -> None:
-    quote = platform.quote(REPORT_DATA, version=version, body=body)  # type: ignore[arg-type]  # a table of literals
+    quote = platform.quote(REPORT_DATA, version=version, body=body)
     claims = judge(quote, platform.collateral(NOW), platform.root_ca_der)
     assert claims["tcb"] == {"status": "UpToDate", "advisory_ids": [], "eval_data_number": 17}
     assert list(claims["report"]) == [shape]
@@ -111,7 +111,7 @@ def test_relaunch_statuses_need_a_body_that_tells_both_svns(
     assert changed.quote(REPORT_DATA)[0] == 5
     for version, body in ((4, None), (5, TdBody.TD10)):
         with pytest.raises(ValueError, match=r"TD 1\.5 bod"):
-            changed.quote(REPORT_DATA, version=version, body=body)  # type: ignore[arg-type]  # a table of literals
+            changed.quote(REPORT_DATA, version=version, body=body)
 
 
 SERVICE_TD = replace(TdMeasurements(), mr_service_td=b"\x01" * 48)
@@ -135,9 +135,9 @@ SERVICE_TD = replace(TdMeasurements(), mr_service_td=b"\x01" * 48)
     ],
 )
 def test_what_no_verifier_accepts_in_a_td(
-    platform: SimulatedPlatform, td: TdMeasurements, version: object, text: str
+    platform: SimulatedPlatform, td: TdMeasurements, version: int | None, text: str
 ) -> None:
-    quote = platform.quote(REPORT_DATA, td, version=version)  # type: ignore[arg-type]  # a table of literals
+    quote = platform.quote(REPORT_DATA, td, version=version)
     with pytest.raises(ValueError, match=rf"^Verification failed: {text}$"):
         judge(quote, platform.collateral(NOW), platform.root_ca_der)
 
@@ -158,18 +158,18 @@ def test_harmless_attributes_are_accepted(platform: SimulatedPlatform) -> None:
 )
 @pytest.mark.parametrize("version", [4, 5])
 def test_every_flaw_is_seen(
-    platform: SimulatedPlatform, flaw: Flaw, text: str, version: object
+    platform: SimulatedPlatform, flaw: Flaw, text: str, version: int | None
 ) -> None:
-    quote = platform.quote(REPORT_DATA, version=version, flaw=flaw)  # type: ignore[arg-type]  # a table of literals
+    quote = platform.quote(REPORT_DATA, version=version, flaw=flaw)
     with pytest.raises(ValueError, match=text):
         judge(quote, platform.collateral(NOW), platform.root_ca_der)
 
 
 @pytest.mark.parametrize("version", [4, 5])
 def test_change_after_signing_is_one_bit_of_rtmr1(
-    platform: SimulatedPlatform, version: object
+    platform: SimulatedPlatform, version: int | None
 ) -> None:
-    changed = platform.quote(REPORT_DATA, version=version, flaw=Flaw.CHANGED_AFTER_SIGNING)  # type: ignore[arg-type]  # a table of literals
+    changed = platform.quote(REPORT_DATA, version=version, flaw=Flaw.CHANGED_AFTER_SIGNING)
     report = dcap_qvl.parse_quote(changed).report
     honest = TdMeasurements()
     assert report.rt_mr1 == bytes([honest.rtmr1[0] ^ 1]) + honest.rtmr1[1:]

@@ -19,6 +19,7 @@ from verdictd_py.simulator.collateral import (
     collateral_json,
 )
 from verdictd_py.simulator.options import PlatformOptions
+from verdictd_py.simulator.pcs import PcsAnswer, pcs_answer
 from verdictd_py.simulator.platform import BACKDATE, Flaw, SimulatedPlatform
 from verdictd_py.simulator.tdreport import TdAttributes, TdBody, TdMeasurements
 
@@ -28,6 +29,7 @@ __all__ = [
     "TCB_DATE",
     "TCB_STATUSES",
     "Flaw",
+    "PcsAnswer",
     "PlatformOptions",
     "SimulatedPlatform",
     "TcbStatus",
@@ -35,4 +37,5 @@ __all__ = [
     "TdBody",
     "TdMeasurements",
     "collateral_json",
+    "pcs_answer",
 ]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from datetime import timedelta
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from verdictd_py.domain.evidence import JsonValue
 from verdictd_py.simulator.collateral import TCB_STATUSES, TcbStatus
 from verdictd_py.simulator.pki import PckCa
+
+ROOT_CRL_PATH: Final = "/SimulatedRootCA.der"
+"""Below `pcs_url`, as Intel's root names `/IntelSGXRootCA.der`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class PlatformOptions:
 
     @property
     def root_crl_url(self) -> str:
-        return f"{self.pcs_url}/SimulatedRootCA.der"
+        return self.pcs_url + ROOT_CRL_PATH
 
     @property
     def pck_crl_url(self) -> str:

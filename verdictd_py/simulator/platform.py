@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Final, Self
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -193,7 +193,7 @@ class SimulatedPlatform:
         report_data: bytes,
         measurements: TdMeasurements | None = None,
         *,
-        version: Literal[4, 5] | None = None,
+        version: int | None = None,
         body: TdBody | None = None,
         flaw: Flaw | None = None,
     ) -> bytes:
@@ -209,6 +209,17 @@ class SimulatedPlatform:
         Raises:
             ValueError: a combination that no hardware makes (a TD 1.5 body in version 4).
         """
+        version, body = self._form(version, body)
+        content = tdreport.body(measurements or TdMeasurements(), self._module(), report_data, body)
+        descriptor = b"" if version == 4 else tdreport.body_descriptor(body, content)
+        signed = tdreport.header(version) + descriptor + content
+        signature_data = self._signature_data(signed, flaw)
+        if flaw is Flaw.CHANGED_AFTER_SIGNING:
+            signed = _flip(signed, tdreport.HEADER_BYTES + len(descriptor) + tdreport.RTMR1_OFFSET)
+        return signed + struct.pack("<I", len(signature_data)) + signature_data
+
+    def _form(self, version: int | None, body: TdBody | None) -> tuple[int, TdBody]:
+        """Version and body of a quote, where either or both may be left to the platform."""
         relaunch = self.options.tcb_status in RELAUNCH_STATUSES
         if version is None:
             version = 5 if relaunch or (body or TdBody.TD10) is not TdBody.TD10 else 4
@@ -220,13 +231,7 @@ class SimulatedPlatform:
             raise ValueError("TD 1.5 bodies need a quote of version 5")
         if relaunch and body is TdBody.TD10:
             raise ValueError(f"{self.options.tcb_status} needs a TD 1.5 body, so version 5")
-        content = tdreport.body(measurements or TdMeasurements(), self._module(), report_data, body)
-        descriptor = b"" if version == 4 else tdreport.body_descriptor(body, content)
-        signed = tdreport.header(version) + descriptor + content
-        signature_data = self._signature_data(signed, flaw)
-        if flaw is Flaw.CHANGED_AFTER_SIGNING:
-            signed = _flip(signed, tdreport.HEADER_BYTES + len(descriptor) + tdreport.RTMR1_OFFSET)
-        return signed + struct.pack("<I", len(signature_data)) + signature_data
+        return version, body
 
     def _module(self) -> TdxModule:
         relaunch = self.options.tcb_status in RELAUNCH_STATUSES

@@ -1,0 +1,106 @@
+"""What a provisioning certification service answers for the simulated platform, without IO.
+
+Any HTTP server can be put around `pcs_answer`: collateral sources, demos and rehearsals then
+fetch as they would from Intel or a PCCS. Source of paths, parameters and headers: Intel
+"API documentation of the Provisioning Certification Service", version 4; `rootcacrl` is
+the PCCS's own ("Design Guide for the PCCS").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+from urllib.parse import parse_qs, quote, urlsplit
+
+from verdictd_py.domain.evidence import Collateral
+from verdictd_py.simulator.options import ROOT_CRL_PATH
+from verdictd_py.simulator.platform import SimulatedPlatform
+
+_BINARY: Final = "application/pkix-crl"
+_JSON: Final = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class PcsAnswer:
+    """One HTTP answer: status, headers (issuer chains percent-encoded), body."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+_NOT_FOUND: Final = PcsAnswer(404)
+_Query = Mapping[str, list[str]]
+
+
+def pcs_answer(platform: SimulatedPlatform, target: str, now: datetime) -> PcsAnswer:
+    """The answer to `GET <target>`.
+
+    Args:
+        target: path and query as they stand in the request line.
+        now: aware; collateral is issued for this moment.
+
+    Returns:
+        200 with freshly signed collateral; 404 for another path, platform or CA.
+    """
+    parts = urlsplit(target)
+    answer = _ROUTES.get(parts.path)
+    if answer is None:
+        return _NOT_FOUND
+    return answer(platform, platform.collateral(now), parse_qs(parts.query))
+
+
+def _pck_crl(platform: SimulatedPlatform, collateral: Collateral, query: _Query) -> PcsAnswer:
+    # Only the DER form: the default is PEM at Intel's and hex at a PCCS.
+    if query.get("ca") != [platform.options.ca] or query.get("encoding") != ["der"]:
+        return _NOT_FOUND
+    headers = {"SGX-PCK-CRL-Issuer-Chain": quote(collateral.pck_crl_issuer_chain)}
+    return PcsAnswer(200, {"Content-Type": _BINARY, **headers}, collateral.pck_crl)
+
+
+def _tcb_info(platform: SimulatedPlatform, collateral: Collateral, query: _Query) -> PcsAnswer:
+    if [text.lower() for text in query.get("fmspc", [])] != [platform.options.fmspc.lower()]:
+        return _NOT_FOUND
+    return _signed(
+        "tcbInfo",
+        collateral.tcb_info,
+        collateral.tcb_info_signature,
+        {"TCB-Info-Issuer-Chain": quote(collateral.tcb_info_issuer_chain)},
+    )
+
+
+def _qe_identity(_: SimulatedPlatform, collateral: Collateral, __: _Query) -> PcsAnswer:
+    return _signed(
+        "enclaveIdentity",
+        collateral.qe_identity,
+        collateral.qe_identity_signature,
+        {"SGX-Enclave-Identity-Issuer-Chain": quote(collateral.qe_identity_issuer_chain)},
+    )
+
+
+def _root_crl_hex(_: SimulatedPlatform, collateral: Collateral, __: _Query) -> PcsAnswer:
+    body = collateral.root_ca_crl.hex().encode("ascii")
+    return PcsAnswer(200, {"Content-Type": "text/html; charset=utf-8"}, body)
+
+
+def _root_crl(_: SimulatedPlatform, collateral: Collateral, __: _Query) -> PcsAnswer:
+    return PcsAnswer(200, {"Content-Type": _BINARY}, collateral.root_ca_crl)
+
+
+def _signed(member: str, text: str, signature: bytes, headers: Mapping[str, str]) -> PcsAnswer:
+    """The envelope of signed documents; `text` goes in untouched, for it is what was signed."""
+    body = f'{{"{member}":{text},"signature":"{signature.hex()}"}}'
+    return PcsAnswer(200, {"Content-Type": _JSON, **headers}, body.encode("ascii"))
+
+
+_Answer = Callable[[SimulatedPlatform, Collateral, _Query], PcsAnswer]
+
+_ROUTES: Final[Mapping[str, _Answer]] = {
+    "/sgx/certification/v4/pckcrl": _pck_crl,
+    "/sgx/certification/v4/rootcacrl": _root_crl_hex,
+    "/tdx/certification/v4/tcb": _tcb_info,
+    "/tdx/certification/v4/qe/identity": _qe_identity,
+    ROOT_CRL_PATH: _root_crl,
+}
