@@ -291,6 +291,14 @@ def test_certificates_name_where_their_crl_is() -> None:
     )
 
 
+def test_key_usages_are_those_of_intels_profile(platform: SimulatedPlatform) -> None:
+    for signer in (platform.root, platform.pck_ca, platform.pck, platform.tcb_signer):
+        usage = signer.certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+        is_ca = signer in (platform.root, platform.pck_ca)
+        assert usage.key_cert_sign is usage.crl_sign is is_ca
+        assert usage.digital_signature is usage.content_commitment is (not is_ca)
+
+
 def test_every_certificate_says_that_it_is_simulated(platform: SimulatedPlatform) -> None:
     for signer in (platform.root, platform.pck_ca, platform.pck, platform.tcb_signer):
         subject = signer.certificate.subject.rfc4514_string()

@@ -111,13 +111,20 @@ def test_nothing_saved_is_said_so(tmp_path: Path) -> None:
         b"[" * 100_000,
         b'{"format": 2}',
         b'{"format": 1, "options": 3}',
-        b" " * (256 * 1024 + 1),
     ],
 )
 def test_a_broken_file_is_a_config_error(home: Path, content: bytes) -> None:
     home.mkdir(parents=True)
     (home / "platform.json").write_bytes(content)
     with pytest.raises(ConfigError, match="simulated platform"):
+        SimulatedPlatform.load(home)
+
+
+def test_a_huge_file_is_not_read(home: Path) -> None:
+    SimulatedPlatform.create(now=NOW).save(home)
+    with (home / "platform.json").open("ab") as file:
+        file.write(b" " * (256 * 1024))
+    with pytest.raises(ConfigError, match="larger"):
         SimulatedPlatform.load(home)
 
 
