@@ -228,7 +228,7 @@ BAD_COLLATERAL = {
     "tcb-info changed": (_unsigned("tcb_info"), "tcb-info"),
     "qe-identity changed": (_unsigned("qe_identity"), "qe-identity"),
     "no JSON": (replace(good_collateral(), tcb_info="{"), "tcb-info"),
-    "signature too short": (replace(good_collateral(), tcb_info_signature=b"1"), None),
+    "signature too short": (replace(good_collateral(), tcb_info_signature=b"1"), "collateral"),
     "no chain": (replace(good_collateral(), tcb_info_issuer_chain=""), "tcb-info"),
     "garbage chain": (replace(good_collateral(), qe_identity_issuer_chain="x"), "qe-identity"),
     "lone surrogate": (replace(good_collateral(), tcb_info="\ud800"), None),

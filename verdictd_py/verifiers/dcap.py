@@ -104,6 +104,7 @@ _TEXTS: Final = (
     ("QeIdentity", "qe-identity", _COLLATERAL),
     ("QE Identity", "qe-identity", _COLLATERAL),
     ("Failed to decode quote", "quote", _EVIDENCE),
+    ("Invalid key length", "collateral", _COLLATERAL),  # a signature not of 64 bytes
     ("PCK", "pck-chain", _EVIDENCE),
     ("certificate", "pck-chain", _COLLATERAL),  # the quote's own chain was verified before
     ("certs", "pck-chain", _COLLATERAL),
