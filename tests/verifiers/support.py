@@ -15,8 +15,7 @@ import pytest
 
 from verdictd_py.domain.evidence import Collateral, Evidence, Tee, VerifiedEvidence
 from verdictd_py.domain.ports import CollateralRequest
-from verdictd_py.simulator import pki
-from verdictd_py.simulator import PlatformOptions, SimulatedPlatform
+from verdictd_py.simulator import PlatformOptions, SimulatedPlatform, pki
 from verdictd_py.verifiers.tdx import TdxVerifier
 
 T = TypeVar("T")
@@ -62,7 +61,8 @@ def signed_again(collateral: Collateral, **texts: str) -> Collateral:
     signer = platform().tcb_signer
     for name, text in texts.items():
         signature = pki.sign_raw(signer.key, text.encode())
-        collateral = replace(collateral, **{name: text, f"{name}_signature": signature})
+        changes: dict[str, Any] = {name: text, f"{name}_signature": signature}
+        collateral = replace(collateral, **changes)
     return collateral
 
 

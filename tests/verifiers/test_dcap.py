@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import dcap_qvl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +14,6 @@ from hypothesis import strategies as st
 from tests.verifiers.support import NOW, REPORT_DATA, good_collateral, good_quote, platform
 from verdictd_py.errors import AttestationError, CollateralExpired, QuoteInvalid
 from verdictd_py.simulator import Flaw, TdMeasurements
-from verdictd_py.verifiers import dcap
 from verdictd_py.verifiers.dcap import CollateralRejected, Rated, RefusedLate, judge, translate
 
 
@@ -132,8 +132,8 @@ def test_panic_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     def panic(*_: object) -> None:
         raise PanicException("index out of bounds")
 
-    monkeypatch.setattr(dcap.dcap_qvl, "verify_with_root_ca", panic)
-    monkeypatch.setattr(dcap.dcap_qvl, "QuoteVerifier", panic)
+    monkeypatch.setattr(dcap_qvl, "verify_with_root_ca", panic)
+    monkeypatch.setattr(dcap_qvl, "QuoteVerifier", panic)
     with pytest.raises(QuoteInvalid) as caught:
         _judge(good_quote())
     assert "panicked" in caught.value.reasons[0].text
@@ -143,7 +143,7 @@ def test_interrupts_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(dcap.dcap_qvl, "QuoteVerifier", interrupt)
+    monkeypatch.setattr(dcap_qvl, "QuoteVerifier", interrupt)
     with pytest.raises(KeyboardInterrupt):
         _judge(good_quote())
 
@@ -160,7 +160,7 @@ def test_claims_of_an_unknown_form(monkeypatch: pytest.MonkeyPatch, claims: str)
         def verify_with_policy(self, *_: object) -> Claims:
             return Claims()
 
-    monkeypatch.setattr(dcap.dcap_qvl, "QuoteVerifier", Verifier)
+    monkeypatch.setattr(dcap_qvl, "QuoteVerifier", Verifier)
     with pytest.raises(QuoteInvalid):
         _judge(good_quote())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -37,7 +38,7 @@ def test_real_quotes(name: str, version: int, tee: Tee, kind: BodyKind) -> None:
     if tee is Tee.TDX:
         claims = body_claims(quote)
         assert claims["debug"] is False
-        assert claims["mrTd"] in data.hex()
+        assert str(claims["mrTd"]) in data.hex()
         assert ("mrServiceTd" in claims) is (kind is BodyKind.TD15)
 
 
@@ -123,7 +124,5 @@ def test_garbage(data: bytes) -> None:
 @given(st.integers(0, 5000), st.binary(min_size=1, max_size=64))
 @settings(deadline=None)
 def test_overwritten(at: int, garbage: bytes) -> None:
-    try:
+    with suppress(EvidenceFormat):
         parse_quote(_changed(at % len(V5), garbage, V5))
-    except EvidenceFormat:
-        pass

@@ -92,7 +92,7 @@ PLATFORM = verify_pck_chain(
 )
 
 
-def _by_the_library(raw: bytes, collateral: Collateral) -> TcbVerdict | None | str:
+def _by_the_library(raw: bytes, collateral: Collateral) -> TcbVerdict | str | None:
     """The library's verdict; its text for what is revoked; None where it rates nothing."""
     try:
         verdict = judge(raw, collateral, now=NOW, root_ca_der=platform().root_ca_der)

@@ -32,9 +32,16 @@ from verdictd_py.errors import (
     EvidenceFormat,
     QuoteInvalid,
 )
-from verdictd_py.simulator.collateral import TCB_DATE, TCB_STATUSES
-from verdictd_py.simulator.platform import Flaw, PlatformOptions, SimulatedPlatform
-from verdictd_py.simulator.tdreport import TdAttributes, TdBody, TdMeasurements
+from verdictd_py.simulator import (
+    TCB_DATE,
+    TCB_STATUSES,
+    Flaw,
+    PlatformOptions,
+    SimulatedPlatform,
+    TdAttributes,
+    TdBody,
+    TdMeasurements,
+)
 from verdictd_py.verifiers.collateral import EndorsementsOnly
 from verdictd_py.verifiers.tdx import TdxVerifier
 
