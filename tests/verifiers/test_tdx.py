@@ -42,7 +42,9 @@ from verdictd_py.simulator import (
     TdBody,
     TdMeasurements,
 )
+from verdictd_py.verifiers import intel
 from verdictd_py.verifiers.collateral import EndorsementsOnly
+from verdictd_py.verifiers.dcap import RefusedLate
 from verdictd_py.verifiers.tdx import TdxVerifier
 
 HONEST = TdMeasurements()
@@ -279,6 +281,24 @@ def test_debug_td_with_unsigned_tcb_info_is_not_rated() -> None:
     with pytest.raises(QuoteInvalid) as caught:
         verify_tdx(quote, _unsigned("tcb_info"))
     assert caught.value.reasons[0].rule == "tcb-info"
+
+
+@pytest.mark.parametrize("name", ["tcb_info", "qe_identity"])
+def test_no_order_of_the_library_is_relied_on(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A library that looked at the debug bit first would not make us believe forged TCB info."""
+
+    def too_early(*_: object, **__: object) -> RefusedLate:
+        return RefusedLate("debug", "Debug mode is enabled")
+
+    monkeypatch.setattr(intel, "judge", too_early)
+    quote = platform().quote(REPORT_DATA, HONEST.debug())
+    assert verify_tdx(quote).tcb_status == "UpToDate"
+    with pytest.raises(QuoteInvalid) as caught:
+        verify_tdx(quote, _unsigned(name))
+    assert caught.value.reasons[0].rule == name.replace("_", "-")
+    with pytest.raises(QuoteInvalid) as caught:
+        verify_tdx(quote, OTHER.collateral(NOW))
+    assert caught.value.reasons[0].rule == "pck-chain"
 
 
 def test_no_tcb_level_is_met() -> None:
