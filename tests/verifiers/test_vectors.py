@@ -9,8 +9,14 @@ import pytest
 
 from tests.verifiers.support import Source, run, vector
 from verdictd_py.domain.evidence import Collateral, Evidence, Tee, VerifiedEvidence
-from verdictd_py.errors import CollateralExpired, EvidenceFormat, QuoteInvalid
-from verdictd_py.verifiers.collateral import FileCollateral, collateral_from_json
+from verdictd_py.errors import (
+    CollateralExpired,
+    CollateralUnavailable,
+    EvidenceFormat,
+    QuoteInvalid,
+)
+from verdictd_py.ratstls.certificate import read
+from verdictd_py.verifiers.collateral import EndorsementsOnly, FileCollateral, collateral_from_json
 from verdictd_py.verifiers.pck import root_key_digest, verify_pck_chain
 from verdictd_py.verifiers.quote import parse_quote
 from verdictd_py.verifiers.sgx import SgxVerifier
@@ -105,18 +111,28 @@ def _collateral(name: str) -> Collateral:
 
 
 @pytest.mark.parametrize("name", RATS_TLS)
-def test_quotes_of_rats_tls(name: str) -> None:
-    """What follows the quote in the certificate stands for the padding of real guests."""
-    certificate = vector(f"rats-tls/{name}.der").read_bytes()
-    quote = certificate[certificate.index(bytes.fromhex("040002008100000000000000939a7233")) :]
+def test_certificates_of_rats_tls(name: str) -> None:
+    """Every generation verifies under its root, and never under Intel's."""
+    evidence = read(vector(f"rats-tls/{name}.der").read_bytes(), now=RATS_TLS_TIME)
     root = vector("rats-tls/root.der").read_bytes()
     source = FileCollateral(vector("rats-tls/collateral.json"))
-    verifier = TdxVerifier(source, root_ca_der=root)
-    found = run(verifier.verify(Evidence(Tee.TDX, quote, None, name), now=RATS_TLS_TIME))
+    found = run(TdxVerifier(source, root_ca_der=root).verify(evidence, now=RATS_TLS_TIME))
     assert (found.tcb_status, found.faults) == ("UpToDate", ())
-    intel = TdxVerifier(source, root_ca_der=None)
+    assert evidence.binding is not None
+    assert found.report_data.startswith(evidence.binding)
     with pytest.raises(QuoteInvalid, match="trusted root"):
-        run(intel.verify(Evidence(Tee.TDX, quote, None, name), now=RATS_TLS_TIME))
+        run(TdxVerifier(source, root_ca_der=None).verify(evidence, now=RATS_TLS_TIME))
+
+
+def test_endorsements_of_rats_tls_suffice() -> None:
+    """A guest that brings collateral along is verified by a broker that has none."""
+    certificate = vector("rats-tls/6675532-cbor010-tdx-endorsements-client.der").read_bytes()
+    evidence = read(certificate, now=RATS_TLS_TIME)
+    root = vector("rats-tls/root.der").read_bytes()
+    verifier = TdxVerifier(EndorsementsOnly(), root_ca_der=root)
+    assert run(verifier.verify(evidence, now=RATS_TLS_TIME)).tcb_status == "UpToDate"
+    with pytest.raises(CollateralUnavailable, match="the guest brought none"):
+        run(verifier.verify(replace(evidence, endorsements=None), now=RATS_TLS_TIME))
 
 
 def test_sgx_debug_bit_needs_a_signature() -> None:
