@@ -10,7 +10,7 @@ from verdictd_py.domain.names import KeyId, ResourcePath
 from verdictd_py.domain.ports import Events, KeyStore, Kind, ResourceStore, StoredObject
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.domain.wrapping import Algorithm, WrappedBlob
-from verdictd_py.errors import NotFound, RequestError
+from verdictd_py.errors import DecryptionFailed, NotFound, RequestError
 
 
 class Releaser:
@@ -51,9 +51,7 @@ class Releaser:
             self._released(peer, "image-key", f"keys/{blob.key_id}")
         return tuple(plaintexts)
 
-    async def keks(
-        self, peer: AppraisedPeer, key_ids: Sequence[KeyId]
-    ) -> tuple[SecretBytes, ...]:
+    async def keks(self, peer: AppraisedPeer, key_ids: Sequence[KeyId]) -> tuple[SecretBytes, ...]:
         """The keys themselves, in order: all or nothing.
 
         Raises:
@@ -64,28 +62,24 @@ class Releaser:
             self._released(peer, "kek", f"keys/{key_id}")
         return tuple(keys)
 
-    async def resource(self, peer: AppraisedPeer, path: ResourcePath) -> StoredObject:
-        """The resource at `path`, or else the key of that name.
+    async def find(self, peer: AppraisedPeer, path: ResourcePath) -> StoredObject:
+        """The resource at `path`, or else the key of that name; not handed out yet.
 
         Raises:
             NotFound: neither.
             StorageError: it cannot be served.
         """
-        found = await self._find(path)
-        self._released(peer, found.kind, found.path)
-        return found
-
-    async def resource_size(self, peer: AppraisedPeer, path: ResourcePath) -> int:
-        """Number of bytes that `resource` would return; the same errors."""
-        del peer  # its being one is what counts
-        return len((await self._find(path)).content)
-
-    async def _find(self, path: ResourcePath) -> StoredObject:
+        del peer  # that the caller has one is what counts
         try:
             return await self._resources.get(path)
         except NotFound:
             key = await self._keys.get(KeyId(path.segments))
             return StoredObject(Kind.KEY, f"keys/{path}", key)
+
+    def hand_out(self, peer: AppraisedPeer, found: StoredObject) -> SecretBytes:
+        """The content of what `find` found, and a record that `peer` got it."""
+        self._released(peer, found.kind, found.path)
+        return found.content
 
     def _released(self, peer: AppraisedPeer, what: str, path: str) -> None:
         self._events.record(
@@ -113,5 +107,5 @@ def open_blob(blob: WrappedBlob, key: SecretBytes, *, allow_a256ctr: bool) -> Se
         return ciphers.decrypt(blob.algorithm, key, blob.iv, blob.ciphertext)
     except RequestError as error:
         raise type(error)(f"{blob.key_id}: {error}") from None
-    except ciphers.DecryptionFailed as error:
-        raise ciphers.DecryptionFailed(f"{blob.key_id}: {error}") from None
+    except DecryptionFailed as error:
+        raise DecryptionFailed(f"{blob.key_id}: {error}") from None

@@ -19,6 +19,7 @@ from verdictd_py.domain.appraisal import AppraisedPeer
 from verdictd_py.domain.evidence import Evidence
 from verdictd_py.domain.ports import Events
 from verdictd_py.eaa import answers
+from verdictd_py.eaa.messages import FailureForm
 from verdictd_py.errors import CollateralUnavailable, EvidenceMissing, VerdictdError
 from verdictd_py.listeners.conversation import Conversation
 from verdictd_py.listeners.errors import report_bug
@@ -131,11 +132,10 @@ class AttestedListener:
         conversation = Conversation(peer, self._releaser, self._events)
         while not self._draining:
             plaintext = await self._next(link, conversation)
-            for answer in conversation.feed(plaintext):
-                answered = await answer
+            async for answer in conversation.feed(plaintext):
                 async with asyncio.timeout(self._limits.idle):
-                    await link.send(answered.data)
-                if answered.close:
+                    await link.send(answer.data)
+                if answer.close:
                     await link.goodbye()
                     return
         await link.goodbye()
@@ -173,7 +173,7 @@ class AttestedListener:
                 return AppraisedPeer.of(appraisal, address=address)
             told = f"refused: {appraisal.code}; ask the operator about {appraisal.id}"
         async with asyncio.timeout(_LINGER_SECONDS):
-            await link.send(answers.failure(answers.FailureForm.A, told))
+            await link.send(answers.failure(FailureForm.A, told))
             await link.goodbye()
         return None
 
@@ -257,5 +257,3 @@ def _address(writer: asyncio.StreamWriter) -> str:
         return "unknown"
     host, port = name[0], name[1]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-

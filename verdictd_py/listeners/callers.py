@@ -160,6 +160,6 @@ def read_roles(file: Path) -> dict[str, str]:
     if not isinstance(roles, dict) or table:
         raise ConfigError(f'the roles {file} must hold one table, [roles], of "name" = "role"')
     for name, role in roles.items():
-        if role not in ROLES:
+        if not isinstance(role, str) or role not in ROLES:
             raise ConfigError(f"the roles {file} give {name!r} an unknown role: use one of {known}")
     return roles

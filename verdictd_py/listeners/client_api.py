@@ -158,5 +158,6 @@ def _remove_stale(path: Path) -> None:
         except OSError as error:
             raise explain_bind_failure(f"unix:{path}", error, option="--client-api") from error
     raise ConfigError(
-        f"cannot listen on unix:{path}: another daemon does; stop it, or choose another --client-api"
+        f"cannot listen on unix:{path}: another daemon does; "
+        "stop it, or choose another --client-api"
     )

@@ -1,0 +1,142 @@
+"""Settings: which source wins, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from verdictd_py import config
+from verdictd_py.cli import daemon
+from verdictd_py.errors import ConfigError
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "settings.toml"
+
+
+class TestPrecedence:
+    def test_the_defaults_are_the_documented_ones(self) -> None:
+        settings = config.load({}, file=None)
+        assert settings.listen == "127.0.0.1:1234"
+        assert [str(a) for a in settings.client_api_addresses] == ["[::1]:60000", "127.0.0.1:60000"]
+        assert settings.verifier == ()
+        assert settings.attester == "nullattester"
+        assert settings.data_dir == Path("/opt/verdictd")
+        assert not settings.allow_a256ctr
+        assert config.Unsafe().chosen() == ()
+
+    def test_flags_beat_environment_beats_file(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file.write_text('listen = "127.0.0.1:1"\nattester = "nullattester"\nidle_timeout = 7\n')
+        monkeypatch.setenv("VERDICTD_LISTEN", "127.0.0.1:2")
+        monkeypatch.setenv("VERDICTD_VERIFIER", "tdx,sgx")
+        assert config.load({}, file=file).listen == "127.0.0.1:2"
+        assert config.load({}, file=file).verifier == ("tdx", "sgx")
+        assert config.load({}, file=file).idle_timeout == 7
+        assert config.load({"listen": "127.0.0.1:3"}, file=file).listen == "127.0.0.1:3"
+
+    def test_the_environment_can_name_the_file(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file.write_text('listen = "127.0.0.1:1"\n')
+        monkeypatch.setenv("VERDICTD_CONFIG", str(file))
+        assert config.load({}, file=None).listen == "127.0.0.1:1"
+
+    def test_only_the_default_client_api_has_a_fallback(self) -> None:
+        settings = config.load({"client_api": "[::1]:60000"}, file=None)
+        assert len(settings.client_api_addresses) == 1
+
+    def test_settings_cannot_be_changed(self) -> None:
+        settings = config.load({}, file=None)
+        with pytest.raises(ValueError, match="frozen"):
+            settings.listen = "127.0.0.1:1"  # type: ignore[misc]  # what the test is about
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("text", "cause"),
+        [
+            ('listn = "x"', "listn in .* is no setting"),
+            ('listen = "x"', "listen in .*: 'x' is no address"),
+            ("listen = 5", "listen in "),
+            ("listen =", "is no TOML"),
+            ('listen = "::1:5"', "brackets"),
+            ('listen = "unix:/x"', "not served here"),
+            ('listen = "h:99999"', "is no address"),
+            ('listen = "h:"', "is no address"),
+            ('listen = ":5"', "is no address"),
+            ("idle_timeout = 0", "idle_timeout in "),
+            ("idle_timeout = -1", "idle_timeout in "),
+            ('tls = "mbedtls"', "tls in .*openssl"),
+            ('attester = "tdx"', "not served by this version: use nullattester"),
+            ("insecure_nullverifier = true", "command line only"),
+            ('unsafe_tdx_root_ca = "x"', "--unsafe-tdx-root-ca"),
+            ("[listen]", "listen in "),
+        ],
+    )
+    def test_in_the_file(self, file: Path, text: str, cause: str) -> None:
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=cause) as caught:
+            config.load({}, file=file)
+        assert "\n" not in str(caught.value)
+
+    def test_in_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("VERDICTD_IDLE_TIMEOUT", "soon")
+        with pytest.raises(ConfigError, match=r"^VERDICTD_IDLE_TIMEOUT: "):
+            config.load({}, file=None)
+
+    @pytest.mark.parametrize("name", ["VERDICTD_LISTN", "VERDICTD_INSECURE_NULLVERIFIER"])
+    def test_unknown_in_the_environment(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(name, "1")
+        with pytest.raises(ConfigError, match=f"^{name} in the environment is no setting"):
+            config.load({}, file=None)
+
+    def test_on_the_command_line(self) -> None:
+        with pytest.raises(ConfigError, match=r"^--listen: "):
+            config.load({"listen": "nowhere"}, file=None)
+
+    def test_a_missing_file(self, file: Path) -> None:
+        with pytest.raises(ConfigError, match="check --config"):
+            config.load({}, file=file)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("0.0.0.0:20002", "0.0.0.0:20002"),
+        ("[::]:20002", "[::]:20002"),
+        ("broker.example:1", "broker.example:1"),
+    ],
+)
+def test_addresses_are_shown_as_they_are_written(text: str, shown: str) -> None:
+    assert str(config.Address.parse(text)) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "local"),
+    [
+        ("127.0.0.1:1", True),
+        ("127.9.9.9:1", True),
+        ("[::1]:1", True),
+        ("localhost:1", True),
+        ("unix:/x", True),
+        ("0.0.0.0:1", False),
+        ("[::]:1", False),
+        ("192.0.2.1:1", False),
+        ("localhost.example:1", False),
+    ],
+)
+def test_only_loopback_is_local(text: str, local: bool) -> None:
+    assert config.Address.parse(text, unix_allowed=True).local is local
+
+
+def test_every_setting_has_an_option_and_every_option_a_setting() -> None:
+    options = {
+        action.dest
+        for action in daemon._parser()._actions
+        if action.dest not in {"help", "version", "config"}
+    }
+    assert options == set(config.Settings.model_fields) | set(config.UNSAFE_NAMES)

@@ -1,0 +1,188 @@
+"""Who may call: the last section of the client API's note, against the kernel's own table."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pytest
+
+from verdictd_py.domain.callers import ROLES, Caller, Right
+from verdictd_py.errors import ConfigError, NotAuthorized
+from verdictd_py.listeners.callers import CallerRules, read_roles, uids_in
+
+HEADER = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid"
+LOOPBACK = ipaddress.ip_address("127.0.0.1")
+
+
+def row(local: str, remote: str, state: str, uid: int) -> str:
+    return (
+        f"   0: {local} {remote} {state} 00000000:00000000 00:00000000 00000000  {uid}"
+        "        0 4242 1 0 20 4 30 10 -1"
+    )
+
+
+class Context:
+    """The two methods of a gRPC context that are looked at."""
+
+    def __init__(self, peer: str, auth: Mapping[str, Iterable[bytes]] | None = None) -> None:
+        self._peer = peer
+        self._auth = auth or {}
+
+    def peer(self) -> str:
+        return self._peer
+
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
+        return self._auth
+
+
+class TestKernelTable:
+    def test_the_row_of_the_clients_end_names_its_owner(self) -> None:
+        table = "\n".join(
+            [
+                HEADER,
+                row("0100007F:4E21", "0100007F:D431", "01", 0),  # the server's own end
+                row("0100007F:D431", "0100007F:4E21", "01", 1000),
+                row("0100007F:D432", "0100007F:4E21", "01", 1001),
+            ]
+        )
+        assert uids_in(table, LOOPBACK, 0xD431, server_port=20001) == [1000]
+
+    def test_ipv6_and_mapped_ipv4_are_found(self) -> None:
+        six = "00000000000000000000000001000000"
+        mapped = "0000000000000000FFFF00000100007F"
+        table = "\n".join(
+            [
+                HEADER,
+                row(f"{six}:D431", f"{six}:4E21", "01", 7),
+                row(f"{mapped}:D433", f"{mapped}:4E21", "01", 8),
+            ]
+        )
+        assert uids_in(table, ipaddress.ip_address("::1"), 0xD431, server_port=20001) == [7]
+        assert uids_in(table, LOOPBACK, 0xD433, server_port=20001) == [8]
+
+    @pytest.mark.parametrize("state", ["03", "04", "05", "06", "07", "08", "0A"])
+    def test_a_socket_that_is_not_established_names_nobody(self, state: str) -> None:
+        """TIME_WAIT rows show uid 0: a stranger who closes at once must not pass for root."""
+        table = "\n".join([HEADER, row("0100007F:D431", "0100007F:4E21", state, 0)])
+        assert uids_in(table, LOOPBACK, 0xD431, server_port=20001) == []
+
+    def test_a_connection_to_another_port_does_not_count(self) -> None:
+        table = "\n".join([HEADER, row("0100007F:D431", "0100007F:4E22", "01", 0)])
+        assert uids_in(table, LOOPBACK, 0xD431, server_port=20001) == []
+
+
+class TestRealConnection:
+    """The running kernel's own table, no text of ours."""
+
+    def test_our_own_connection_has_all_rights(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                peer = f"ipv4:127.0.0.1:{client.getsockname()[1]}"
+                caller = CallerRules(port=port).caller(Context(peer))
+        assert caller == Caller(f"uid {os.geteuid()}", ROLES["admin"])
+
+    def test_a_connection_that_is_gone_may_only_wrap(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                peer = f"ipv4:127.0.0.1:{client.getsockname()[1]}"
+            caller = CallerRules(port=port).caller(Context(peer))
+        assert caller.rights == ROLES["wrap"]
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+    def test_another_user_may_only_wrap(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            os.seteuid(65534)
+            try:
+                client = socket.create_connection(("127.0.0.1", port))
+            finally:
+                os.seteuid(0)
+            with client:
+                peer = f"ipv4:127.0.0.1:{client.getsockname()[1]}"
+                caller = CallerRules(port=port).caller(Context(peer))
+        assert caller == Caller("uid 65534", ROLES["wrap"])
+
+
+class TestRules:
+    def test_a_unix_socket_has_all_rights(self) -> None:
+        assert CallerRules().caller(Context("unix:/run/verdictd.sock")).rights == frozenset(Right)
+
+    @pytest.mark.parametrize(
+        "peer", ["ipv4:192.0.2.1:5", "ipv6:%5B2001:db8::1%5D:5", "?", "", "ipv4:x:y"]
+    )
+    def test_who_is_not_local_has_no_rights(self, peer: str) -> None:
+        assert CallerRules(port=1).caller(Context(peer)).rights == frozenset()
+
+    def test_the_insecure_flags_open_what_they_name(self) -> None:
+        loopback = Context("ipv4:127.0.0.1:9")
+        abroad = Context("ipv4:192.0.2.1:9")
+        assert CallerRules(insecure_loopback=True).caller(loopback).rights == frozenset(Right)
+        assert CallerRules(insecure_loopback=True).caller(abroad).rights == frozenset()
+        assert CallerRules(insecure_open=True).caller(abroad).rights == frozenset(Right)
+
+    @pytest.mark.parametrize(
+        ("names", "rights"),
+        [
+            ([b"farm"], ROLES["wrap"]),
+            ([b"ops"], ROLES["operator"]),
+            ([b"boss"], ROLES["admin"]),
+            ([b"stranger"], frozenset()),
+            ([], frozenset()),
+            ([b"farm", b"ops"], ROLES["operator"]),
+            ([b"\xff"], frozenset()),
+        ],
+    )
+    def test_certificates_have_the_role_of_their_name(
+        self, names: list[bytes], rights: frozenset[Right]
+    ) -> None:
+        rules = CallerRules(certificate_roles={"farm": "wrap", "ops": "operator", "boss": "admin"})
+        for attribute in ("x509_common_name", "x509_subject_alternative_name"):
+            found = rules.caller(Context("ipv4:127.0.0.1:5", {attribute: names}))
+            assert found.rights == rights
+
+    def test_with_tls_loopback_alone_gives_no_rights(self) -> None:
+        rules = CallerRules(certificate_roles={}, insecure_loopback=True, insecure_open=True)
+        assert rules.caller(Context("ipv4:127.0.0.1:5")).rights == frozenset()
+
+    def test_a_missing_right_is_refused_with_a_remedy(self) -> None:
+        with pytest.raises(NotAuthorized, match="no right to unwrap; call as"):
+            Caller("uid 7", ROLES["operator"]).require(Right.UNWRAP)
+        Caller("uid 7", ROLES["admin"]).require(Right.UNWRAP)
+
+
+class TestRolesFile:
+    def test_roles_are_read(self, tmp_path: Path) -> None:
+        file = tmp_path / "roles.toml"
+        file.write_text('[roles]\n"build-farm" = "wrap"\nops = "operator"\n')
+        assert read_roles(file) == {"build-farm": "wrap", "ops": "operator"}
+
+    @pytest.mark.parametrize(
+        ("text", "cause"),
+        [
+            ("[roles]\nx = 'god'\n", "unknown role"),
+            ("[roles]\nx = 1\n", "unknown role"),
+            ("[roles]\nx = ['wrap']\n", "unknown role"),
+            ("x = 'wrap'\n", "one table"),
+            ("", "one table"),
+            ("[roles]\n[more]\n", "one table"),
+            ("[roles", "no TOML"),
+            ("\xff", "no TOML"),
+        ],
+    )
+    def test_a_bad_file_is_one_clear_line(self, tmp_path: Path, text: str, cause: str) -> None:
+        file = tmp_path / "roles.toml"
+        file.write_bytes(text.encode("latin-1"))
+        with pytest.raises(ConfigError, match=cause) as caught:
+            read_roles(file)
+        assert "\n" not in str(caught.value)
+        assert str(file) in str(caught.value)
+
+    def test_a_missing_file_names_the_option(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="--client-api-roles"):
+            read_roles(tmp_path / "none.toml")

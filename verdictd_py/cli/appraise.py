@@ -1,0 +1,168 @@
+"""`verdictd-py appraise FILE`: the listener's judgement of one file, offline."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from verdictd_py import app
+from verdictd_py.broker.appraiser import Appraiser
+from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser
+from verdictd_py.domain.appraisal import Appraisal
+from verdictd_py.domain.evidence import Evidence, Tee, tee_of_quote
+from verdictd_py.domain.ports import EventValue, PolicyDocuments
+from verdictd_py.errors import ConfigError, EvidenceFormat
+from verdictd_py.ratstls import certificate
+from verdictd_py.storage.defaults import default_documents
+from verdictd_py.verifiers.registry import VerifierContext, select
+
+MAX_FILE_BYTES: Final = 1024 * 1024
+"""Certificates and quotes are capped at 64 KiB when they are read; PEM is longer."""
+
+_DER_SEQUENCE: Final = b"\x30"  # first byte of a certificate (X.690); no quote begins so
+
+
+def run(argv: Sequence[str]) -> int:
+    """0 accepted, 1 refused.
+
+    Raises:
+        ConfigError, CollateralUnavailable: it could not be judged.
+    """
+    options = _parser().parse_args(list(argv))
+    data = _read(options.file)
+    appraisal = asyncio.run(_appraiser(options).judge(partial(_evidence, data)))
+    if options.json:
+        print(json.dumps(appraisal.as_json(), indent=2))
+    else:
+        _print(appraisal)
+    return EXIT_OK if appraisal.accepted else EXIT_REFUSED
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "verdictd-py appraise",
+        "Judge a certificate (DER or PEM) or a raw quote offline, exactly as the listener would.",
+        "exit status: 0 accepted, 1 refused, 2 could not judge",
+    )
+    parser.add_argument("file", metavar="FILE", type=Path)
+    parser.add_argument("--verifier", metavar="NAME[,NAME]", help="(any)")
+    parser.add_argument("--root-ca", metavar="FILE", type=Path, help="DER or PEM (Intel's)")
+    parser.add_argument(
+        "--collateral", metavar="PATH", type=Path, help="a JSON file or a directory (the guest's)"
+    )
+    parser.add_argument("--at", metavar="RFC3339", type=_moment, help="judge at this time (now)")
+    parser.add_argument("--policy", metavar="FILE", type=Path, help="Rego (the packaged one)")
+    parser.add_argument("--data", metavar="FILE", type=Path, help="reference values (none)")
+    parser.add_argument("--require-reference-values", action="store_true")
+    parser.add_argument("--json", action="store_true", help="the report as JSON, alone on stdout")
+    return parser
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; check its name") from error
+
+
+def _appraiser(options: Namespace) -> Appraiser:
+    root = options.root_ca
+    context = VerifierContext(
+        collateral=app.collateral_source(options.collateral),
+        root_ca_der=None if root is None else app.read_root_ca(root, option="--root-ca"),
+    )
+    names = None if options.verifier is None else options.verifier.split(",")
+    moment = options.at or app.utc_now()
+    return app.build_appraiser(
+        verifiers=select(names, context),
+        policies=_Policies(_text(options.policy), _text(options.data)),
+        clock=lambda: moment,
+        events=_Silent(),
+        require_reference_values=options.require_reference_values,
+    )
+
+
+def _text(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return _read(path).decode()
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text; check its name") from None
+
+
+class _Policies:
+    """The packaged policies, or the texts the user gave for every TEE."""
+
+    def __init__(self, policy: str | None, data: str | None) -> None:
+        self._policy = policy
+        self._data = data
+
+    async def documents(self, tee: Tee) -> PolicyDocuments:
+        packaged = default_documents(tee)
+        return PolicyDocuments(
+            packaged.policy if self._policy is None else self._policy,
+            packaged.data if self._data is None else self._data,
+        )
+
+
+class _Silent:
+    """An offline judgement is printed, not logged."""
+
+    def record(self, event: str, /, **fields: EventValue) -> None:
+        del event, fields
+
+
+def _evidence(data: bytes, now: datetime) -> Evidence:
+    """Evidence of a certificate, PEM or DER, or else of a raw quote, bound to nothing."""
+    if len(data) > MAX_FILE_BYTES:
+        raise EvidenceFormat(f"the file is larger than {MAX_FILE_BYTES} bytes")
+    if b"-----BEGIN" in data[:1024]:
+        data = _unarmour(data)
+    if data.startswith(_DER_SEQUENCE):
+        return certificate.read(data, now=now)
+    return Evidence(tee_of_quote(data), data, binding=None, form="raw quote")
+
+
+def _unarmour(data: bytes) -> bytes:
+    """DER in the first PEM block; `cryptography` refuses version-3 integers, so by hand."""
+    begin, end = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
+    _, found, rest = data.partition(begin)
+    body, ended, _ = rest.partition(end)
+    if not found or not ended:
+        raise EvidenceFormat("the PEM text holds no certificate")
+    try:
+        return base64.b64decode(b"".join(body.split()), validate=True)
+    except binascii.Error:
+        raise EvidenceFormat("the PEM text is no base64") from None
+
+
+def _print(appraisal: Appraisal) -> None:
+    report = appraisal.as_json()
+    print(f"{report['verdict']} ({report['code']})")
+    for name in ("tee", "tcbStatus"):
+        print(f"  {name}: {report[name] or 'unknown'}")
+    if appraisal.evidence is not None and appraisal.evidence.advisory_ids:
+        print(f"  advisoryIds: {', '.join(appraisal.evidence.advisory_ids)}")
+    for reason in appraisal.reasons:
+        print(f"  {reason.text}")
+    if appraisal.claims:
+        print("  claims:")
+        for name, value in appraisal.claims.items():
+            print(f"    {name}: {value}")
+    sys.stdout.flush()

@@ -1,0 +1,236 @@
+"""`verdictd-py demo`: the whole story on loopback, with a TDX platform in software."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import signal
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+
+from verdictd_py import app
+from verdictd_py._generated import keyprovider_pb2 as messages
+from verdictd_py._generated import keyprovider_pb2_grpc as services
+from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser
+from verdictd_py.config import Settings, Unsafe
+from verdictd_py.domain.ports import EventValue
+from verdictd_py.domain.secrets import SecretBytes
+from verdictd_py.guest.attesters import (
+    COLLATERAL_FILE,
+    SimulatedAttester,
+    guest_context,
+    simulated_platform,
+)
+from verdictd_py.guest.connection import BrokerRefused, GuestConnection
+from verdictd_py.keyprovider.packet import AnnotationPacket
+from verdictd_py.ratstls.issue import Form
+from verdictd_py.simulator import Flaw, SimulatedPlatform, TdMeasurements
+from verdictd_py.storage.defaults import default_file
+
+KID: Final = "84688df7-2c0c-40fa-956b-29d8e74d16c0"
+"""The key of the guide, which stands in `keys/` as an example for everybody to see."""
+
+_LAYER: Final = b'{"symkey":"the key of an image layer would stand here"}'
+_STEP_SECONDS: Final = 10
+
+
+class DemoFailed(Exception):
+    """A step did not go as told."""
+
+
+class Chronicle:
+    """Remembers what the broker logs, so that the story can quote its reasons."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, EventValue]]] = []
+
+    def record(self, event: str, /, **fields: EventValue) -> None:
+        self.events.append((event, fields))
+
+    def reasons_of_last_refusal(self) -> tuple[str, ...]:
+        for event, fields in reversed(self.events):
+            if event == "guest.refused":
+                reasons = fields.get("reasons")
+                return reasons if isinstance(reasons, tuple) else ()
+        return ()
+
+
+def run(argv: Sequence[str]) -> int:
+    """0 if every step went as told, else 1."""
+    parser = Parser(
+        "verdictd-py demo",
+        "Starts a broker on free loopback ports with a throw-away data directory and a simulated "
+        "TDX\nplatform, wraps a key, releases it to a good guest, refuses a tampered and a debug "
+        "guest, and\nleaves the broker running for you to try.",
+    )
+    parser.add_argument("--exit", action="store_true", help="end after the story")
+    options = parser.parse_args(list(argv))
+    with tempfile.TemporaryDirectory(prefix="verdictd-py-demo-") as directory:
+        return asyncio.run(_tell(Path(directory), leave=options.exit))
+
+
+async def _tell(directory: Path, *, leave: bool) -> int:
+    chronicle = Chronicle()
+    now = app.utc_now()
+    platform = simulated_platform(directory / "platform", now=now)
+    data = directory / "data"
+    (data / "keys").mkdir(mode=0o700, parents=True)
+    (data / "keys" / KID).write_bytes(default_file(f"keys/{KID}"))
+    daemon = await app.Daemon(
+        Settings(
+            listen="127.0.0.1:0",
+            client_api="127.0.0.1:0",
+            verifier=("tdx",),
+            data_dir=data,
+            collateral=directory / "platform" / COLLATERAL_FILE,
+        ),
+        Unsafe(unsafe_tdx_root_ca=directory / "platform" / "root-ca.pem"),
+        chronicle,
+    ).start()
+    story = Story(daemon, platform, chronicle, now)
+    try:
+        await story.tell()
+    except DemoFailed as error:
+        print(f"FAILED: {error}", file=sys.stderr)
+        return EXIT_REFUSED
+    else:
+        if not leave:
+            await _stay(daemon, directory)
+        return EXIT_OK
+    finally:
+        await daemon.stop()
+
+
+class Story:
+    """The steps, each of which says what it does and fails if it goes otherwise."""
+
+    def __init__(
+        self,
+        daemon: app.Daemon,
+        platform: SimulatedPlatform,
+        chronicle: Chronicle,
+        now: datetime,
+    ) -> None:
+        self._daemon = daemon
+        self._platform = platform
+        self._chronicle = chronicle
+        self._now = now
+        self._packet: AnnotationPacket | None = None
+
+    async def tell(self) -> None:
+        """Every step in order.
+
+        Raises:
+            DemoFailed: one did not go as told.
+        """
+        print(f"The broker listens for guests on {self._daemon.listen},")
+        print(f"for image owners on {self._daemon.client_api}.\n")
+        steps: tuple[tuple[str, Callable[[], Awaitable[str]]], ...] = (
+            ("An image owner has a layer key wrapped, as skopeo does", self._wrap),
+            ("A genuine guest attests and has it unwrapped", self._good_guest),
+            ("The same guest fetches the image policy", self._policy),
+            ("A guest with a tampered quote is refused", self._tampered),
+            ("A debug guest is refused, genuine as it is", self._debug),
+            ("A guest without evidence is refused", self._without_evidence),
+        )
+        for number, (title, step) in enumerate(steps, start=1):
+            print(f"{number}. {title}")
+            try:
+                async with asyncio.timeout(_STEP_SECONDS):
+                    print(f"   {await step()}\n")
+            except (BrokerRefused, TimeoutError, grpc.aio.AioRpcError) as error:
+                raise DemoFailed(f"step {number}: {error}") from error
+
+    async def _wrap(self) -> str:
+        parameter = base64.b64encode(KID.encode()).decode()
+        asked = {
+            "op": "keywrap",
+            "keywrapparams": {
+                "ec": {"Parameters": {"attestation-agent": [parameter]}, "DecryptConfig": {}},
+                "optsdata": base64.b64encode(_LAYER).decode(),
+            },
+            "keyunwrapparams": {"dc": None, "annotation": None},
+        }
+        async with grpc.aio.insecure_channel(str(self._daemon.client_api)) as channel:
+            stub: Any = services.KeyProviderServiceStub(channel)
+            answer = await stub.WrapKey(
+                messages.keyProviderKeyWrapProtocolInput(
+                    KeyProviderKeyWrapProtocolInput=json.dumps(asked).encode()
+                )
+            )
+        results = json.loads(answer.KeyProviderKeyWrapProtocolOutput)["keywrapresults"]
+        self._packet = AnnotationPacket.decode(base64.b64decode(results["annotation"]))
+        return f"wrapped with key {self._packet.kid}"
+
+    async def _good_guest(self) -> str:
+        packet = self._packet
+        if packet is None:
+            raise DemoFailed("there is no packet to unwrap")
+        async with self._guest(SimulatedAttester(self._platform)) as guest:
+            opened = await guest.decrypt(
+                kid=packet.kid,
+                encrypted_data=packet.blob.ciphertext,
+                algorithm=packet.blob.algorithm.value,
+                iv=packet.blob.iv,
+            )
+        if opened != SecretBytes(_LAYER):
+            raise DemoFailed("the unwrapped layer key is not the one that was wrapped")
+        return f"attested; the layer key came back, {len(opened)} bytes, the same as before"
+
+    async def _policy(self) -> str:
+        async with self._guest(SimulatedAttester(self._platform)) as guest:
+            policy = await guest.resource("Policy")
+        return f"the policy is {policy.reveal().decode().strip()}"
+
+    async def _tampered(self) -> str:
+        return await self._refused(
+            SimulatedAttester(self._platform, flaw=Flaw.CHANGED_AFTER_SIGNING)
+        )
+
+    async def _debug(self) -> str:
+        return await self._refused(SimulatedAttester(self._platform, TdMeasurements().debug()))
+
+    async def _without_evidence(self) -> str:
+        return await self._refused(None)
+
+    async def _refused(self, attester: SimulatedAttester | None) -> str:
+        try:
+            async with self._guest(attester) as guest:
+                await guest.resource("Policy")
+        except BrokerRefused as error:
+            reasons = "\n   ".join(self._chronicle.reasons_of_last_refusal())
+            return f"the guest is told: {error}\n   the operator reads: {reasons}"
+        raise DemoFailed("the guest was accepted")
+
+    def _guest(
+        self, attester: SimulatedAttester | None
+    ) -> AbstractAsyncContextManager[GuestConnection]:
+        listen = self._daemon.listen
+        context = guest_context(attester, Form.CURRENT, now=self._now)
+        return GuestConnection.open(listen.host, listen.port, context)
+
+
+async def _stay(daemon: app.Daemon, directory: Path) -> None:
+    platform = directory / "platform"
+    print(
+        "The broker stays until you press Ctrl-C. Try, in another terminal:\n\n"
+        f"  verdictd-py guest --connect {daemon.listen} --platform {platform} policy\n"
+        f"  verdictd-py guest --connect {daemon.listen} --platform {platform} --base64 key {KID}\n"
+        f"  verdictd-py guest --connect {daemon.listen} --attester none policy\n\n"
+        f"Its data directory is {directory / 'data'}; skopeo finds it with\n\n"
+        f'  {{"key-providers":{{"attestation-agent":{{"grpc":"{daemon.client_api}"}}}}}}\n',
+        flush=True,
+    )
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    await ended.wait()

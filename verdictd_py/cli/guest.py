@@ -1,0 +1,177 @@
+"""`verdictd-py guest`: attest to a broker and ask it for one thing."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import sys
+from argparse import Namespace
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from verdictd_py import app
+from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser
+from verdictd_py.config import Address
+from verdictd_py.domain.secrets import SecretBytes
+from verdictd_py.errors import ConfigError
+from verdictd_py.guest.attesters import SimulatedAttester, guest_context, simulated_platform
+from verdictd_py.guest.connection import BrokerRefused, GuestConnection
+from verdictd_py.keyprovider.packet import AnnotationPacket
+from verdictd_py.ratstls.issue import Form
+
+DEFAULT_PLATFORM: Final = Path("~/.local/state/verdictd-py/simulated-platform")
+MAX_PACKET_BYTES: Final = 8 * 1024 * 1024  # as the client API takes
+
+_NAMED: Final = {
+    "policy": "Policy",
+    "cosign-key": "Cosign Key",
+    "sigstore": "Sigstore Config",
+    "credential": "Credential",
+    "keyring": "GPG Keyring",
+}
+"""Words of this command line -> first-generation names (wire-eaa.md)."""
+
+
+_FORMS: Final = tuple(form.value for form in Form if form is not Form.NULL)
+
+Ask = Callable[[GuestConnection], Awaitable[SecretBytes]]
+
+
+def run(argv: Sequence[str]) -> int:
+    """0 with what was asked for on standard output; 1 where the broker refused.
+
+    Raises:
+        ConfigError: the command line or the simulated platform cannot be used.
+    """
+    options = _parser().parse_args(list(argv))
+    try:
+        secret = asyncio.run(_connect_and_ask(options, _asking(options)))
+    except BrokerRefused as error:
+        print(f"verdictd-py guest: {error}", file=sys.stderr)
+        return EXIT_REFUSED
+    content = secret.reveal()
+    sys.stdout.buffer.write(base64.b64encode(content) + b"\n" if options.base64 else content)
+    sys.stdout.flush()
+    return EXIT_OK
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "verdictd-py guest",
+        "A reference guest: attests to a broker over RATS-TLS and asks it for one thing, which "
+        "goes to\nstandard output as it is. A broker trusts the simulated platform only if it is "
+        "told to:\n--unsafe-tdx-root-ca DIR/root-ca.pem --collateral DIR/collateral.json",
+        "exit status: 0 got it, 1 the broker refused, 2 wrong command line",
+    )
+    parser.add_argument("--connect", metavar="ADDR", required=True, help="host:port or [v6]:port")
+    parser.add_argument(
+        "--attester", choices=["simulated", "none"], default="simulated", help="(simulated)"
+    )
+    parser.add_argument(
+        "--platform",
+        metavar="DIR",
+        type=Path,
+        default=DEFAULT_PLATFORM,
+        help=f"the simulated platform, made there if it is missing ({DEFAULT_PLATFORM})",
+    )
+    parser.add_argument(
+        "--form", choices=_FORMS, default=Form.CURRENT.value, help="generation of certificate"
+    )
+    parser.add_argument(
+        "--endorse", action="store_true", help="send the platform's collateral along"
+    )
+    parser.add_argument("--base64", action="store_true", help="print base64 and a newline")
+    parser.add_argument("--timeout", metavar="S", type=float, default=30.0, help="seconds (30)")
+    asked = parser.add_subparsers(dest="asked", required=True, metavar="WHAT", parser_class=_Word)
+    for name in _NAMED:
+        asked.add_parser(name)
+    asked.add_parser("version")
+    for name, argument in (
+        ("key", "KID"),
+        ("decrypt", "PACKET"),
+        ("resource", "PATH"),
+        ("echo", "TEXT"),
+    ):
+        asked.add_parser(name).add_argument("value", metavar=argument)
+    return parser
+
+
+class _Word(Parser):
+    """Parser of one word of the command line."""
+
+    def __init__(self, prog: str, **more: object) -> None:
+        del more
+        super().__init__(prog, "")
+
+
+def _asking(options: Namespace) -> Ask:
+    """What to do with the connection, from the words of the command line."""
+    value = getattr(options, "value", "")
+
+    async def key(connection: GuestConnection) -> SecretBytes:
+        return (await connection.keks([value]))[value]
+
+    async def resource(connection: GuestConnection) -> SecretBytes:
+        return await connection.resource(_NAMED.get(options.asked, value))
+
+    async def version(connection: GuestConnection) -> SecretBytes:
+        return SecretBytes((await connection.version()).encode())
+
+    async def echo(connection: GuestConnection) -> SecretBytes:
+        return SecretBytes((await connection.echo(value)).encode())
+
+    if options.asked == "decrypt":
+        return _decrypting(value)
+    asks: dict[str, Ask] = {"key": key, "version": version, "echo": echo}
+    return asks.get(options.asked, resource)
+
+
+def _decrypting(value: str) -> Ask:
+    """`value` is the packet's JSON, its base64, or the name of a file that holds either."""
+    packet = AnnotationPacket.decode(_packet_bytes(value))
+
+    async def decrypt(connection: GuestConnection) -> SecretBytes:
+        return await connection.decrypt(
+            kid=str(packet.blob.key_id),
+            encrypted_data=packet.blob.ciphertext,
+            algorithm=packet.blob.algorithm.value,
+            iv=packet.blob.iv,
+        )
+
+    return decrypt
+
+
+def _packet_bytes(value: str) -> bytes:
+    data = value.encode()
+    try:
+        if not value.startswith("{") and Path(value).is_file():
+            with Path(value).open("rb") as stream:
+                data = stream.read(MAX_PACKET_BYTES)
+        data = data.strip()
+        return data if data.startswith(b"{") else base64.b64decode(data, validate=True)
+    except (OSError, ValueError):
+        raise ConfigError(
+            "PACKET is no annotation packet: give its JSON, its base64, or a file that holds one"
+        ) from None
+
+
+async def _connect_and_ask(options: Namespace, ask: Ask) -> SecretBytes:
+    try:
+        address = Address.parse(options.connect)
+    except ValueError as error:
+        raise ConfigError(f"--connect {error}") from None
+    now = app.utc_now()
+    attester = None
+    if options.attester == "simulated":
+        platform = simulated_platform(options.platform.expanduser(), now=now)
+        attester = SimulatedAttester(platform, endorse=options.endorse)
+    context = guest_context(attester, Form(options.form), now=now)
+    connecting = GuestConnection.open(
+        address.host, address.port, context, timeout_seconds=options.timeout
+    )
+    try:
+        async with connecting as connection, asyncio.timeout(options.timeout):
+            return await ask(connection)
+    except KeyError:
+        raise BrokerRefused("the answer lacks what was asked for") from None

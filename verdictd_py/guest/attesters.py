@@ -1,0 +1,105 @@
+"""Where a guest's evidence comes from: nowhere, or a platform in software."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Final, Protocol
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from OpenSSL import SSL
+
+from verdictd_py.domain.evidence import Collateral
+from verdictd_py.errors import ConfigError
+from verdictd_py.ratstls.issue import Form, issue
+from verdictd_py.ratstls.session import client_context
+from verdictd_py.simulator import Flaw, SimulatedPlatform, TdMeasurements, collateral_json
+
+COLLATERAL_FILE: Final = "collateral.json"
+"""Beside the platform's own files: what a broker takes with `--collateral`."""
+
+
+class Attester(Protocol):
+    """Makes evidence about the guest it runs in."""
+
+    def quote(self, report_data: bytes) -> bytes:
+        """A quote over 64 bytes of REPORTDATA."""
+        ...
+
+    def endorsements(self, now: datetime) -> Collateral | None:
+        """Collateral to send along, or None."""
+        ...
+
+
+class SimulatedAttester:
+    """Evidence of a simulated TDX guest.
+
+    Args:
+        measurements: what the guest is; an ordinary one where left out.
+        flaw: what is wrong with its quotes.
+        endorse: put the platform's collateral into the certificate.
+    """
+
+    def __init__(
+        self,
+        platform: SimulatedPlatform,
+        measurements: TdMeasurements | None = None,
+        *,
+        flaw: Flaw | None = None,
+        endorse: bool = False,
+    ) -> None:
+        self._platform = platform
+        self._measurements = measurements
+        self._flaw = flaw
+        self._endorse = endorse
+
+    def quote(self, report_data: bytes) -> bytes:
+        return self._platform.quote(report_data, self._measurements, flaw=self._flaw)
+
+    def endorsements(self, now: datetime) -> Collateral | None:
+        return self._platform.collateral(now) if self._endorse else None
+
+
+def simulated_platform(directory: Path, *, now: datetime) -> SimulatedPlatform:
+    """The platform saved in `directory`, made there if it is not; its collateral is renewed.
+
+    Raises:
+        ConfigError: the directory cannot be used.
+    """
+    if (directory / "platform.json").exists():
+        platform = SimulatedPlatform.load(directory)
+    else:
+        platform = SimulatedPlatform.create(now=now)
+        platform.save(directory)
+    try:
+        (directory / COLLATERAL_FILE).write_text(collateral_json(platform.collateral(now)))
+    except OSError as error:
+        raise ConfigError(f"cannot write to {directory}: {error.strerror}") from error
+    return platform
+
+
+def guest_context(
+    attester: Attester | None, form: Form, *, now: datetime, garbage: bytes = b""
+) -> SSL.Context:
+    """TLS settings of a guest with a fresh key and a certificate that carries its evidence.
+
+    Args:
+        attester: None for a certificate without evidence.
+        form: the generation of certificate; of no account without an attester.
+        garbage: padding, as guests with libcbor before 0.10 send.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    if attester is None:
+        certificate = issue(Form.NULL, key=key, quote_for=None, now=now)
+    else:
+        certificate = issue(
+            form,
+            key=key,
+            quote_for=attester.quote,
+            now=now,
+            endorsements=attester.endorsements(now),
+            garbage=garbage,
+        )
+    private = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    return client_context(certificate, private)
