@@ -178,7 +178,7 @@ def test_lengths_are_written_as_they_are_read(length: int) -> None:
 @pytest.mark.parametrize(
     "element",
     ["04", "0480", "048100", "04817f" + "00" * 127, "0482007f" + "00" * 127, "0401", "0484ffffffff",
-     "0485000000000100", "04ff", "0482", "058000"],
+     "04820080" + "00" * 128, "0485000000000100", "04ff" + "00" * 200, "0482", "058000"],
 )  # fmt: skip
 def test_lengths_that_are_not_der(element: str) -> None:
     with pytest.raises(EvidenceFormat):
@@ -216,6 +216,61 @@ VERSION = "a003020102"
 def test_certificates_that_are_not_der_or_not_x509(old: str, new: str) -> None:
     with pytest.raises(EvidenceFormat):
         certificate.read(rewritten(old, new), now=NOW)
+
+
+EXTRA = b"\x05\0"
+UTC_TIMES = [der.encode(der.UTC_TIME, text) for text in (b"261124110000Z", b"271124110000Z")]
+
+
+def assembled(place: str) -> bytes:
+    """A certificate built by hand, with one element too many at the end of `place`."""
+
+    def built(name: str, tag: int, *contents: bytes) -> bytes:
+        return der.encode(tag, *contents, *([EXTRA] if name == place else []))
+
+    empty = der.encode(der.SEQUENCE)
+    oid = der.encode(der.OBJECT_IDENTIFIER, der.oid(VENDOR + "8"))
+    value = der.encode(der.OCTET_STRING, quote_for(bytes(64)))
+    extension = built("extension", der.SEQUENCE, oid, value)
+    extensions = built("list of extensions", der.SEQUENCE, extension)
+    signed = built(
+        "tbsCertificate",
+        der.SEQUENCE,
+        built("version", 0xA0, der.encode(der.INTEGER, b"\x02")),
+        der.encode(der.INTEGER, b"\x01"),
+        empty,
+        empty,
+        built("validity", der.SEQUENCE, *UTC_TIMES),
+        empty,
+        empty,
+        built("extensions", 0xA3, extensions),
+    )
+    signature = der.encode(der.BIT_STRING, b"\0")
+    return built("certificate", der.SEQUENCE, signed, empty, signature)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "certificate",
+        "tbsCertificate",
+        "version",
+        "validity",
+        "extensions",
+        "list of extensions",
+        "extension",
+    ],
+)
+def test_nothing_may_stand_where_nothing_belongs(place: str) -> None:
+    assert certificate.read(assembled("nowhere"), now=NOW).quote == quote_for(bytes(64))
+    with pytest.raises(EvidenceFormat, match="nothing may be"):
+        certificate.read(assembled(place), now=NOW)
+
+
+@pytest.mark.parametrize("info", [28, 29, 30, 31])
+def test_reserved_and_indefinite_heads(info: int) -> None:
+    with pytest.raises(EvidenceFormat):
+        cbor.Reader(bytes([info]) + bytes(200), "it").unsigned()
 
 
 def test_oids_are_encoded() -> None:

@@ -108,7 +108,8 @@ class Reader:
             size = length & 0x7F
             length = int.from_bytes(data[begin : begin + size], "big")
             begin += size
-            if not 1 <= size <= 4 or length < 0x80 or length >> 8 * (size - 1) == 0:
+            # Too long a form, zeros in front of it, or no size: X.690, 10.1.
+            if length < 0x80 or length >> 8 * (size - 1) == 0:
                 raise self._refused("has a length that is not DER")
         if length > len(data) - begin:
             raise self._refused("is cut off")
