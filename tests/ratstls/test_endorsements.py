@@ -110,6 +110,10 @@ SIGNATURE = bytes(64)
         pytest.param(item(entries(3, lambda crl: crl.hex().encode()[:-1])), id="odd hex"),
         pytest.param(item(entries(1, lambda _: pem(b"\x05\0"))), id="PEM of no CRL"),
         pytest.param(
+            item(entries(1, lambda crl: pem(crl).replace(b"X509 CRL", b"CERTIFICATE"))),
+            id="PEM of something else",
+        ),
+        pytest.param(
             item(entries(1, lambda crl: pem(crl).replace(b"MI", b"M=I", 1))), id="PEM, broken"
         ),
         pytest.param(changed(3, CRL[:-1]), id="CRL cut off"),

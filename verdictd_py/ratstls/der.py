@@ -28,7 +28,6 @@ SEQUENCE: Final = 0x30  # 0x20: constructed
 
 _VERSION: Final = 0xA0  # RFC 5280, 4.1: version [0] EXPLICIT
 _EXTENSIONS: Final = 0xA3  # the same: extensions [3] EXPLICIT
-_UNIQUE_IDS: Final = (0x81, 0x82)  # the same: issuerUniqueID [1], subjectUniqueID [2]
 
 _VERSIONS: Final = (b"\x02", b"\x03")  # v3; "v4" of rats-tls before cf464bb
 _PIVOT_YEAR: Final = 50  # RFC 5280, 4.1.2.5.1: UTCTime years from 50 on are of the 1900s
@@ -78,9 +77,9 @@ class Reader:
         """
         return Reader(self.content(tag), self._what)
 
-    def at(self, *tags: int) -> bool:
-        """Whether an element with one of `tags` comes next."""
-        return self._at < len(self._data) and self._data[self._at] in tags
+    def at(self, tag: int) -> bool:
+        """Whether an element with `tag` comes next."""
+        return self._at < len(self._data) and self._data[self._at] == tag
 
     @property
     def rest(self) -> bytes:
@@ -144,7 +143,8 @@ class Certificate:
 
 
 def read_certificate(der: bytes) -> Certificate:
-    """Reads the certificate that `der` consists of.
+    """Reads the certificate that `der` consists of; one with unique ids, which no guest
+    sends, is refused.
 
     Raises:
         EvidenceFormat: not DER, not a certificate, something behind it, or an extension
@@ -170,9 +170,6 @@ def read_certificate(der: bytes) -> Certificate:
     validity.end()
     signed.content(SEQUENCE)  # subject
     spki = signed.element(SEQUENCE)
-    for tag in _UNIQUE_IDS:
-        if signed.at(tag):
-            signed.content(tag)
     extensions = _extensions(signed) if signed.at(_EXTENSIONS) else {}
     signed.end()
     return Certificate(not_before, not_after, spki, extensions)
