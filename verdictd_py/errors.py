@@ -87,6 +87,12 @@ class StorageError(VerdictdError):
     code = "storage"
 
 
+class PolicyInvalid(VerdictdError):
+    """A policy or its reference data cannot be compiled or evaluated; never an allow."""
+
+    code = "policy-invalid"
+
+
 class CollateralUnavailable(VerdictdError):
     """No collateral could be had now; the guest may try again later."""
 

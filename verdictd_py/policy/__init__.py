@@ -1,0 +1,1 @@
+"""Appraisal policies: the Rego engine behind a fail-closed adapter, and why it refused."""

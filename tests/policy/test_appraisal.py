@@ -1,0 +1,321 @@
+"""The port: only an explicit yes is empty, and a refusal explains itself."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.policy.support import (
+    ONE,
+    TWO,
+    Claims,
+    Documents,
+    default_documents,
+    sgx_claims,
+    tdx_claims,
+    without,
+)
+from verdictd_py.domain.evidence import Tee
+from verdictd_py.domain.ports import AppraisalPolicy, PolicyDocuments
+from verdictd_py.errors import NotFound, Reason, StorageError
+from verdictd_py.policy import appraisal
+from verdictd_py.policy.appraisal import MAX_COMPILED, RegoAppraisalPolicy
+from verdictd_py.policy.engine import CompiledPolicy
+from verdictd_py.policy.explain import MAX_OWN_CHARS, MAX_OWN_REASONS
+
+HEAD = "package policy\nimport rego.v1\n"
+OPERAND = (
+    "policy: the policy failed: operand 1 must be one of "
+    "{array, object, set, string} but got number"
+)
+NO_ANSWER = (
+    "policy: the policy failed: the engine gives no answer (a rule that needs itself does this)"
+)
+YES = PolicyDocuments(HEAD + "allow := true", "{}")
+
+
+async def refusals(
+    documents: PolicyDocuments | Exception, claims: Claims, tee: Tee = Tee.TDX
+) -> tuple[Reason, ...]:
+    policy: AppraisalPolicy = RegoAppraisalPolicy(Documents(documents))
+    return await policy.failures(tee, claims)
+
+
+async def texts(
+    documents: PolicyDocuments | Exception, claims: Claims, tee: Tee = Tee.TDX
+) -> list[str]:
+    return [reason.text for reason in await refusals(documents, claims, tee)]
+
+
+async def test_an_explicit_yes_is_no_failure() -> None:
+    assert await refusals(YES, tdx_claims()) == ()
+
+
+@pytest.mark.parametrize(
+    ("documents", "text"),
+    [
+        (NotFound("no policy for tdx"), "policy: no policy for tdx"),
+        (StorageError("it cannot be read"), "policy: it cannot be read"),
+        (
+            PolicyDocuments("garbage", "{}"),
+            "policy: the policy has no rule `allow` in `package policy`",
+        ),
+        (
+            PolicyDocuments(HEAD + "allow if {", "{}"),
+            "policy: the engine cannot compile the policy: line 3: this is unclosed",
+        ),
+        (
+            PolicyDocuments(YES.policy, '{"policy": {"allow": true}}'),
+            "policy: the reference data has the name `policy`, which would replace the verdict",
+        ),
+        (
+            PolicyDocuments(HEAD + "allow if not count(1) == 2", "{}"),
+            OPERAND,
+        ),
+        (
+            PolicyDocuments(HEAD + "allow := true\nallow := false", "{}"),
+            "policy: the policy failed: complete rules must not produce multiple outputs",
+        ),
+        (
+            PolicyDocuments(HEAD + "allow if a\na if b\nb if a", "{}"),
+            NO_ANSWER,
+        ),
+        (
+            PolicyDocuments(HEAD + "allow if input.nothing", "{}"),
+            "policy: allow is undefined for this guest, and the policy says no more",
+        ),
+        (
+            PolicyDocuments(HEAD + 'allow := "true"', "{}"),
+            'policy: allow is "true", expected true, and the policy says no more',
+        ),
+        (
+            PolicyDocuments(HEAD + "allow := 1", "{}"),
+            "policy: allow is 1, expected true, and the policy says no more",
+        ),
+        (
+            PolicyDocuments(HEAD + "allow contains true", "{}"),
+            "policy: allow is [true], expected true, and the policy says no more",
+        ),
+        (
+            PolicyDocuments(HEAD + "default allow := false", "{}"),
+            "policy: allow is false, expected true, and the policy says no more",
+        ),
+        (
+            PolicyDocuments(HEAD + "allow if opa.runtime()", "{}"),
+            "policy: the policy calls what it may not, or what is not there: ['opa.runtime']",
+        ),
+    ],
+)
+async def test_whatever_is_wrong_refuses_and_says_so(
+    documents: PolicyDocuments | Exception, text: str
+) -> None:
+    """defects.md 13 and 17: a broken policy lets nobody in, and the operator reads why."""
+    assert await texts(documents, tdx_claims()) == [text]
+
+
+async def test_whole_values_side_by_side() -> None:
+    """defects.md 8 and 17: measurements reach the policy, and a refusal shows them."""
+    data = json.dumps({"rtmr1": [TWO, "3" * 96], "rtmr2": [ONE]})
+    assert await refusals(default_documents(Tee.TDX, data), tdx_claims()) == (
+        Reason(
+            "rtmr1",
+            ONE,
+            f"{TWO}, {'3' * 96}",
+            f"rtmr1: measured {ONE}, expected one of {TWO}, {'3' * 96}",
+        ),
+    )
+
+
+async def test_every_failed_rule_is_told() -> None:
+    """defects.md 9 and 17."""
+    data = json.dumps({"mrTd": [TWO], "fmspc": ["00906ed50000"], "advisoryIds": ["INTEL-SA-1"]})
+    claims = tdx_claims(debug=True, tcbStatus="OutOfDate", advisoryIds=["INTEL-SA-1", "INTEL-SA-2"])
+    assert await texts(default_documents(Tee.TDX, data), claims) == [
+        "debug: measured true, expected false",
+        "tcbStatus: measured OutOfDate, expected one of UpToDate, SWHardeningNeeded",
+        f"mrTd: measured {ONE}, expected one of {TWO}",
+        'advisoryIds: measured ["INTEL-SA-1", "INTEL-SA-2"], expected one of INTEL-SA-1',
+        "fmspc: measured b0c06f000000, expected one of 00906ed50000",
+    ]
+
+
+async def test_claims_that_are_not_there() -> None:
+    data = json.dumps({"rtmr0": [ONE]})
+    claims = without(tdx_claims(), "rtmr0", "debug", "tcbStatus")
+    assert await texts(default_documents(Tee.TDX, data), claims) == [
+        "debug: not measured, expected false",
+        "tcbStatus: not measured, expected one of UpToDate, SWHardeningNeeded",
+        f"rtmr0: not measured, expected one of {ONE}",
+    ]
+
+
+async def test_reference_data_of_a_wrong_shape() -> None:
+    data = json.dumps({"rtmr0": ONE, "rtmr1": None, "tcbStatus": {"UpToDate": 1}})
+    assert await texts(default_documents(Tee.TDX, data), tdx_claims()) == [
+        'tcbStatus: the reference value {"UpToDate": 1} is not a list, nothing matches it',
+        f"rtmr0: the reference value {ONE} is not a list, nothing matches it",
+        "rtmr1: the reference value null is not a list, nothing matches it",
+    ]
+
+
+async def test_sgx() -> None:
+    data = '{"mrEnclave": ["a"], "mrSigner": [], "productId": 4, "svn": 3}'
+    documents = default_documents(Tee.SGX, data)
+    claims = sgx_claims(debug=True, tcbStatus="OutOfDate")
+    assert await texts(documents, claims, Tee.SGX) == [
+        "debug: measured true, expected false",
+        "tcbStatus: measured OutOfDate, expected one of UpToDate, SWHardeningNeeded",
+        "mrEnclave: measured ZW5jbGF2ZQ==, expected one of a",
+        "productId: measured 3, expected at least 4",
+        "svn: measured 2, expected at least 3",
+    ]
+    assert await texts(default_documents(Tee.SGX, "{}"), sgx_claims(svn="2"), Tee.SGX) == [
+        "mrEnclave: the reference data has no list of this name",
+        "mrSigner: the reference data has no list of this name",
+        "productId: the reference data has no number of this name",
+        "svn: the reference data has no number of this name",
+    ]
+
+
+async def test_a_revoked_tcb_is_refused_whatever_the_policy_says() -> None:
+    """defects.md 9."""
+    expected = "tcbStatus: measured Revoked, which no policy can accept"
+    claims = tdx_claims(tcbStatus="Revoked")
+    assert await texts(YES, claims) == [expected]
+    data = '{"tcbStatus": ["Revoked"]}'
+    assert (await texts(default_documents(Tee.TDX, data), claims))[0] == expected
+    assert await texts(default_documents(Tee.TDX), claims) == [expected]
+
+
+class TestReasonsOfThePolicy:
+    @pytest.mark.parametrize(
+        ("rules", "expected"),
+        [
+            ('reasons contains "not today"', ["not today"]),
+            ('reasons := ["b", "a"]', ["b", "a"]),
+            ('reasons := "alone"', ["alone"]),
+            ('reasons contains {"text": "t", "rule": "r"}', ["t"]),
+            ('reasons := {"text": "t"}', ["t"]),
+            ('reasons := [1, null, true, "a"]', ["a"]),
+            ('reasons contains {"rule": "r"}', ['{"rule": "r"}']),
+            ('reasons contains sprintf("saw %s", [input.fmspc])', ["saw b0c06f000000"]),
+        ],
+    )
+    async def test_shapes(self, rules: str, expected: list[str]) -> None:
+        documents = PolicyDocuments(HEAD + "default allow := false\n" + rules, "{}")
+        assert await texts(documents, tdx_claims()) == expected
+
+    async def test_the_older_syntax(self) -> None:
+        policy = 'package policy\ndefault allow = false\nreasons[text] { text := "older" }'
+        assert await texts(PolicyDocuments(policy, "{}"), tdx_claims()) == ["older"]
+
+    async def test_all_parts(self) -> None:
+        rule = 'reasons contains {"rule": "rack", "measured": 3, "expected": [1], "text": "t"}'
+        documents = PolicyDocuments(HEAD + "default allow := false\n" + rule, "{}")
+        assert await refusals(documents, tdx_claims()) == (Reason("rack", "3", "[1]", "t"),)
+
+    async def test_they_stand_beside_the_comparison(self) -> None:
+        data = json.dumps({"rtmr0": [TWO]})
+        rules = 'default allow := false\nreasons contains "a"\nreasons contains "b"'
+        found = await texts(PolicyDocuments(HEAD + rules, data), tdx_claims())
+        assert found == [f"rtmr0: measured {ONE}, expected one of {TWO}", "a", "b"]
+
+    async def test_they_refuse_nothing(self) -> None:
+        rules = 'allow := true\nreasons contains "never mind"'
+        assert await refusals(PolicyDocuments(HEAD + rules, "{}"), tdx_claims()) == ()
+
+    async def test_they_are_bounded(self) -> None:
+        rules = (
+            "default allow := false\n"
+            'reasons := [s | some i in data.n; s := concat("", [x | some x in data.long])]'
+        )
+        data = json.dumps({"n": list(range(100)), "long": ["x" * (MAX_OWN_CHARS + 1)]})
+        found = await texts(PolicyDocuments(HEAD + rules, data), tdx_claims())
+        assert found == ["x" * MAX_OWN_CHARS] * MAX_OWN_REASONS
+
+
+class TestRequiredReferenceValues:
+    async def test_missing_and_empty_lists_refuse(self) -> None:
+        source = Documents(PolicyDocuments(YES.policy, '{"mrTd": ["a"], "rtmr0": [], "rtmr1": 0}'))
+        policy = RegoAppraisalPolicy(source, require_reference_values=True)
+        found = [reason.rule for reason in await policy.failures(Tee.TDX, tdx_claims())]
+        assert found == [
+            *("rtmr0", "rtmr1", "rtmr2", "rtmr3", "mrSeam", "mrSignerSeam", "mrConfigId"),
+            *("mrOwner", "mrOwnerConfig", "tcbStatus"),
+        ]
+
+    async def test_a_guest_with_everything_pinned_passes(self) -> None:
+        registers = {name: [ONE] for name in tdx_claims() if name.startswith(("mr", "rtmr"))}
+        data = json.dumps({**registers, "tcbStatus": ["UpToDate"]})
+        source = Documents(default_documents(Tee.TDX, data))
+        policy = RegoAppraisalPolicy(source, require_reference_values=True)
+        assert await policy.failures(Tee.TDX, tdx_claims()) == ()
+        (only,) = await policy.failures(Tee.TDX, tdx_claims(rtmr3=TWO))
+        assert only.text == f"rtmr3: measured {TWO}, expected one of {ONE}"
+
+    async def test_the_text(self) -> None:
+        pins = {"mrEnclave": ["ZW5jbGF2ZQ=="], "tcbStatus": ["UpToDate"]}
+        data = json.dumps({**pins, "mrSigner": [], "productId": 0, "svn": 0})
+        source = Documents(default_documents(Tee.SGX, data))
+        policy = RegoAppraisalPolicy(source, require_reference_values=True)
+        (only,) = await policy.failures(Tee.SGX, sgx_claims())
+        assert only.text == "mrSigner: no reference values, and reference values are required"
+
+
+class TestDocuments:
+    async def test_a_change_counts_at_once(self) -> None:
+        source = Documents(YES)
+        policy = RegoAppraisalPolicy(source)
+        assert await policy.failures(Tee.TDX, tdx_claims()) == ()
+        source.now = PolicyDocuments(HEAD + "default allow := false", "{}")
+        assert await policy.failures(Tee.TDX, tdx_claims())
+        source.now = PolicyDocuments(HEAD + "allow if data.x == 1", '{"x": 1}')
+        assert await policy.failures(Tee.TDX, tdx_claims()) == ()
+        source.now = PolicyDocuments(HEAD + "allow if data.x == 1", '{"x": 2}')
+        assert await policy.failures(Tee.TDX, tdx_claims())
+        source.now = NotFound("it is gone")
+        assert await policy.failures(Tee.TDX, tdx_claims())
+
+    async def test_each_text_is_compiled_once_and_few_are_kept(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        compiled: list[str] = []
+
+        class Counting(CompiledPolicy):
+            @classmethod
+            def compile(cls, policy: str, data: str) -> CompiledPolicy:  # type: ignore[override]
+                compiled.append(policy + data)
+                return CompiledPolicy.compile(policy, data)
+
+        monkeypatch.setattr(appraisal, "CompiledPolicy", Counting)
+        broken = PolicyDocuments("garbage", "{}")
+        source = Documents(YES)
+        policy = RegoAppraisalPolicy(source)
+        for documents in (YES, broken, YES, broken):
+            source.now = documents
+            await policy.failures(Tee.TDX, tdx_claims())
+        assert len(compiled) == 2
+        for number in range(MAX_COMPILED):
+            source.now = PolicyDocuments(YES.policy, json.dumps({"n": number}))
+            assert await policy.failures(Tee.TDX, tdx_claims()) == ()
+        assert len(policy._compiled) == MAX_COMPILED
+        source.now = YES
+        await policy.failures(Tee.TDX, tdx_claims())
+        assert len(compiled) == 2 + MAX_COMPILED + 1
+
+    async def test_policy_and_data_do_not_run_into_each_other(self) -> None:
+        one = appraisal._digest(PolicyDocuments("ab", "c"))
+        assert one != appraisal._digest(PolicyDocuments("a", "bc"))
+
+    def test_a_problem_is_told_before_any_guest_comes(self) -> None:
+        assert RegoAppraisalPolicy.problem(YES) is None
+        assert RegoAppraisalPolicy.problem(default_documents(Tee.TDX)) is None
+        assert RegoAppraisalPolicy.problem(default_documents(Tee.SGX)) is None
+        problem = RegoAppraisalPolicy.problem(PolicyDocuments("garbage", "{}"))
+        assert problem == "the policy has no rule `allow` in `package policy`"
+
+
+async def test_claims_that_are_no_json_refuse() -> None:
+    (only,) = await refusals(YES, tdx_claims(xfam=float("nan")))
+    assert only.text.startswith("policy: the claims are no JSON")

@@ -1,0 +1,142 @@
+"""What a policy may call, however the call is spelled."""
+
+from __future__ import annotations
+
+import pytest
+from regopy import Interpreter
+
+from verdictd_py.errors import PolicyInvalid
+from verdictd_py.policy import builtins, engine
+from verdictd_py.policy.engine import CompiledPolicy
+
+HEAD = "package policy\nimport rego.v1\n"
+
+ATTACKS = [
+    "allow if opa.runtime()",
+    "allow if opa.runtime().env.PATH",
+    'allow if opa["runtime"]()',
+    "allow if opa[`runtime`]()",
+    'allow if opa["\\u0072untime"]()',
+    "allow if opa . runtime()",
+    "allow if opa.\nruntime()",
+    "allow if opa.runtime(\n)",
+    "allow if opa.runtime # (\n()",
+    "allow := opa.runtime().env",
+    "default allow := false\nallow if { x := opa.runtime(); x }",
+    "allow if { some x in [opa.runtime()]; x }",
+    "allow if count([1 | opa.runtime()]) == 1",
+    "allow if count({x | x := opa.runtime()}) == 1",
+    'allow if {"a": opa.runtime()}.a',
+    "allow if { every x in [1] { opa.runtime() } }",
+    "allow if not opa.runtime()",
+    "allow if { opa.runtime() with input as {} }",
+    "allow if f with f as opa.runtime\nf := 1",
+    "g() := 1\nallow if g() with g as opa.runtime",
+    "allow if g(1) == 1 with g as rand.intn\ng(x) := 1",
+    'g(x, y) := 1\nallow if g("a", 3) >= 0 with g as rand.intn',
+    'allow if count("x") >= 0 with count as time.now_ns',
+    "allow if helper\nhelper if inner\ninner := opa.runtime()",
+    "allow := true\nreasons contains opa.runtime().env.PATH",
+    "allow := true\nother := opa.runtime()",
+    "allow := true if { true } else := opa.runtime()",
+    "opa := {}\nallow if data.policy.opa.runtime()",
+    "f(x) := y if y := opa.runtime()\nallow if f(1)",
+    'allow if rand.intn("a", 5) >= 0',
+    "allow if time.now_ns() > 0",
+    "allow if time.clock([time.now_ns()])",
+    'allow if http.send({"method": "get", "url": "http://127.0.0.1:9"})',
+    'allow if net.lookup_ip_addr("localhost")',
+    'allow if net.cidr_contains("127.0.0.0/8", "127.0.0.1")',
+    'allow if uuid.rfc4122("a")',
+    'allow if io.jwt.decode("a.b.c")',
+    "allow if rego.metadata.rule()",
+    "allow if rego.metadata.chain()",
+    'allow if print("leak")',
+    'allow if trace("leak")',
+    "allow if count(numbers.range(1, 10)) == 10",
+    "allow if bits.lsh(1, 100000) > 0",
+    'allow if json.patch({}, [{"op": "add", "path": "/a", "value": 1}])',
+    "allow if providers.aws.sign_req({}, {}, 1)",
+    'allow if graph.reachable({"a": []}, ["a"])',
+    "import data.policy as opa\nallow if opa.runtime()",
+    "import opa.runtime as harmless\nallow if harmless()",
+    "import input as opa\nallow if opa.runtime()",
+    "allow if { f := opa.runtime; f() }",
+    "allow if data.policy[input.name](1)\nf(x) := opa.runtime()",
+    "allow if opa\u200b.runtime()",
+    "allow if \uff4fpa.runtime()",
+]
+
+
+@pytest.mark.parametrize("rules", ATTACKS)
+def test_no_spelling_of_a_forbidden_call_compiles(rules: str) -> None:
+    with pytest.raises(PolicyInvalid):
+        CompiledPolicy.compile(HEAD + rules, "{}")
+
+
+@pytest.mark.parametrize("body", [a.removeprefix("allow if ") for a in ATTACKS if "\n" not in a])
+def test_nor_in_the_older_syntax(body: str) -> None:
+    if body.startswith(("allow", "default")):
+        body = "opa.runtime()"
+    with pytest.raises(PolicyInvalid):
+        CompiledPolicy.compile(f"package policy\nallow {{ {body} }}", "{}")
+
+
+def test_the_message_names_what_is_called() -> None:
+    with pytest.raises(PolicyInvalid, match=r"not there: \['opa.runtime', 'rand.intn'\]"):
+        CompiledPolicy.compile(HEAD + 'allow if opa.runtime()\nx := rand.intn("a", 2)', "{}")
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        'allow if input.text == "opa.runtime()"',
+        "allow if input.opa.runtime == 1",
+        "allow if input.x in data.values",
+        "# opa.runtime()\nallow := true",
+        "allow if { every x in input.list { is_string(x) } }",
+        "f(x) := x + 1\nallow if f(1) == 2",
+        "runtime(x) := x\nallow if runtime(true)",
+        'allow if time.parse_rfc3339_ns(input.x) > time.parse_rfc3339_ns("2024-01-01T00:00:00Z")',
+        "allow if regex.match(`^[0-9a-f]+$`, input.x)",
+        'allow if sprintf("%s", [input.x]) == "a"',
+        "allow if bits.and(input.n, 1) == 0",
+        "allow if f(2) with f as g\nf(x) := false\ng(x) := x == 2",
+        'allow if object.get(input, ["a", "b"], 1) == 1',
+        "allow if input.n - 1 == 2 * 3 / 1 % 7",
+    ],
+)
+def test_what_depends_on_its_arguments_only_compiles(rules: str) -> None:
+    CompiledPolicy.compile(HEAD + rules, '{"values": []}')
+
+
+def test_every_allowed_name_is_one_of_the_engine() -> None:
+    interpreter = Interpreter()
+    assert [name for name in sorted(builtins.ALLOWED) if not interpreter.is_builtin(name)] == []
+
+
+def test_an_engine_that_cannot_be_inspected_runs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine._check_engine.cache_clear()
+    monkeypatch.setattr(
+        builtins,
+        "names_in",
+        lambda bundle: builtins.PlanNames(frozenset(), frozenset({builtins.VERDICT})),
+    )
+    with pytest.raises(PolicyInvalid, match="not seen with this regopy"):
+        CompiledPolicy.compile(HEAD + "allow := true", "{}")
+    monkeypatch.undo()
+    CompiledPolicy.compile(HEAD + "allow := true", "{}")
+
+
+def test_reference_data_cannot_name_a_function_to_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANARY_OF_THE_TEST", "in the environment")
+    policy = CompiledPolicy.compile(
+        HEAD + "allow if data.policy[input.f]\nf := 1\ndocument := data.names[input.f]",
+        '{"names": {"f": "opa.runtime", "opa": {"runtime": "opa.runtime"}}}',
+    )
+    for name in ("opa.runtime", "f", "opa", "policy", "g0.data.policy.f"):
+        try:
+            result = policy.evaluate({"f": name})
+        except PolicyInvalid:
+            continue
+        assert "CANARY" not in str(result.document)

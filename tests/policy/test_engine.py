@@ -1,0 +1,213 @@
+"""The engine adapter: what compiles, what counts as a yes, and what reaches the outside."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from verdictd_py.errors import PolicyInvalid
+from verdictd_py.policy import engine
+from verdictd_py.policy.engine import MAX_INPUT_BYTES, MAX_POLICY_BYTES, CompiledPolicy
+from verdictd_py.policy.reference import canonical
+
+HEAD = "package policy\nimport rego.v1\n"
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+def test_only_true_allows() -> None:
+    policy = CompiledPolicy.compile(HEAD + "allow if input.x == data.a[_]", '{"a":[1,"b"]}')
+    assert policy.evaluate({"x": 1}).allow
+    assert policy.evaluate({"x": "b"}).allow
+    assert not policy.evaluate({"x": 2}).allow
+    assert not policy.evaluate({}).allow
+
+
+def test_the_older_syntax_is_read() -> None:
+    policy = CompiledPolicy.compile(
+        "package policy\ndefault allow = false\nallow { input.x == 1 }", "{}"
+    )
+    assert policy.evaluate({"x": 1}).allow
+    assert policy.evaluate({}).document == {"allow": False}
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        'allow := "true"',
+        "allow := 1",
+        "allow := null",
+        "allow := [true]",
+        'allow := {"allow": true}',
+        "allow contains true",
+        "allow contains x if some x in [true]",
+        "allow[true] := true",
+        "allow.allow := true",
+        "allow if input.missing",
+        "allow if false",
+        "default allow := false",
+        "allow(x) := true",
+        "allow if input.x > input.missing",
+    ],
+)
+def test_anything_but_true_is_no_yes(rules: str) -> None:
+    """defects.md 15."""
+    try:
+        policy = CompiledPolicy.compile(HEAD + rules, "{}")
+    except PolicyInvalid:
+        return
+    assert not policy.evaluate({"x": 1}).allow
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        "allow := true\nallow := false",
+        "allow := 1\nallow := true",
+        "allow if not count(input.x) == 2",
+        "allow if not to_number(input.y) == 2",
+        "allow if { not regex.match(`[`, input.y) }",
+        'allow if { input.x >= 0; not startswith(input.x, "z") }',
+        "allow if a\na if b\nb if a",
+        "f(x) := 1\nf(x) := 2\nallow if f(1) == 1",
+        "allow if 1 / (input.x - 1) == input.x / (input.x - 1)",
+    ],
+)
+def test_a_failure_while_evaluating_is_an_error_and_no_yes(rules: str) -> None:
+    try:
+        policy = CompiledPolicy.compile(HEAD + rules, "{}")
+        result = policy.evaluate({"x": 1, "y": "no number"})
+    except PolicyInvalid:
+        return
+    assert not result.allow
+
+
+def test_a_wrong_type_is_named() -> None:
+    policy = CompiledPolicy.compile(HEAD + "allow if not count(input.x) == 2", "{}")
+    with pytest.raises(PolicyInvalid, match="the policy failed: operand 1 must be one of"):
+        policy.evaluate({"x": 1})
+
+
+@pytest.mark.parametrize(
+    ("policy", "text"),
+    [
+        ("garbage", "no rule `allow`"),
+        ("", "cannot compile"),
+        ("package other\nallow := true", "no rule `allow`"),
+        ("package policy.inner\nallow := true", "no rule `allow`"),
+        ("package policy\nother := true", "no rule `allow`"),
+        (HEAD + "allow if {", "line 3: this is unclosed"),
+        (HEAD + "allow := true\npackage policy", "line 4: Invalid literal"),
+        (HEAD + "allow := true\0 if false", "NUL"),
+        (HEAD + "allow if frobnicate(1)", "frobnicate"),
+        (HEAD + "allow := true\n#" + "x" * MAX_POLICY_BYTES, "larger than"),
+        ("\ud800", "cannot compile"),
+    ],
+)
+def test_what_cannot_be_used_says_why(policy: str, text: str) -> None:
+    """defects.md 13: a policy is checked before it is used, by the engine that runs it."""
+    with pytest.raises(PolicyInvalid, match=text):
+        CompiledPolicy.compile(policy, "{}")
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"x": float("nan")},
+        {"x": float("inf")},
+        {"x": "\ud800"},
+        {"x": b"bytes"},
+        {"x": {1, 2}},
+        {"x": "a" * MAX_INPUT_BYTES},
+    ],
+)
+def test_claims_that_are_no_json_are_refused(claims: dict[str, object]) -> None:
+    policy = CompiledPolicy.compile(HEAD + "allow := true", "{}")
+    with pytest.raises(PolicyInvalid, match="the claims are"):
+        policy.evaluate(claims)  # type: ignore[arg-type]  # what must not come, comes
+
+
+def test_claims_never_stay_for_the_next_guest() -> None:
+    policy = CompiledPolicy.compile(HEAD + "allow if input.x == 1", "{}")
+    assert policy.evaluate({"x": 1}).allow
+    with pytest.raises(PolicyInvalid):
+        policy.evaluate({"x": float("nan")})
+    assert not policy.evaluate({}).allow
+
+
+@given(one=json_values, two=json_values)
+def test_values_are_equal_in_the_engine_as_in_json(one: object, two: object) -> None:
+    """Whatever escapes it needs: the engine compares the text of strings."""
+    policy = _same(two)
+    assert policy.evaluate({"x": two}).allow  # type: ignore[dict-item]
+    assert policy.evaluate({"x": one}).allow == (_typed(one) == _typed(two))  # type: ignore[dict-item]
+
+
+@given(text=st.text(max_size=40))
+def test_whatever_the_text_compiling_raises_its_own_error_only(text: str) -> None:
+    for policy in (text, HEAD + text, HEAD + "allow if {" + text + "}"):
+        try:
+            result = CompiledPolicy.compile(policy, "{}").evaluate({})
+        except PolicyInvalid:
+            continue
+        assert result.document.get("allow") is True or not result.allow
+
+
+def _same(value: object) -> CompiledPolicy:
+    data = canonical({"a": value})
+    return CompiledPolicy.compile(HEAD + "allow if input.x == data.a", data)
+
+
+def _typed(value: object) -> object:
+    if isinstance(value, list):
+        return [_typed(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _typed(each) for name, each in value.items()}
+    return (type(value), value)
+
+
+class TestStandardOutput:
+    def test_nothing_is_printed_whatever_goes_wrong(
+        self, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        for policy in ("garbage {", "", HEAD + "allow if {", HEAD + "allow := true\npackage x"):
+            with pytest.raises(PolicyInvalid):
+                CompiledPolicy.compile(policy, "{}")
+        broken = CompiledPolicy.compile(HEAD + "allow if count(input.x) == 1", "{}")
+        with pytest.raises(PolicyInvalid):
+            broken.evaluate({"x": 1})
+        assert capfd.readouterr() == ("", "")
+
+    def test_what_is_written_to_it_meanwhile_is_lost_and_it_comes_back(
+        self, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        libc = ctypes.CDLL(None)
+        with engine._stdout_contained():
+            os.write(1, b"from a descriptor\n")
+            libc.puts(b"from C, which holds it back")
+        os.write(1, b"after\n")
+        libc.fflush(None)
+        assert capfd.readouterr() == ("after\n", "")
+
+    def test_it_comes_back_after_an_exception(self, capfd: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(KeyError), engine._stdout_contained():
+            raise KeyError
+        os.write(1, b"after\n")
+        assert capfd.readouterr().out == "after\n"
+
+    def test_no_descriptor_is_left_open(self) -> None:
+        policy = CompiledPolicy.compile(HEAD + "allow := true", "{}")
+        before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # as text, nothing is opened
+        for _ in range(20):
+            policy.evaluate({})
+        assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208

@@ -1,0 +1,117 @@
+"""The appraisal policy: Rego over stored documents, where only an explicit yes is a yes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Final
+
+from verdictd_py.domain.evidence import JsonValue, Tee
+from verdictd_py.domain.ports import PolicyDocuments, PolicySource
+from verdictd_py.errors import NotFound, PolicyInvalid, Reason, StorageError
+from verdictd_py.policy import explain
+from verdictd_py.policy.engine import CompiledPolicy, PolicyResult
+from verdictd_py.policy.reference import parse_data, unpinned
+
+__all__ = ["RegoAppraisalPolicy", "unpinned"]
+
+MAX_COMPILED: Final = 8
+"""Policies kept ready: one for each kind of TEE, and those that a change has just replaced."""
+
+
+class RegoAppraisalPolicy:
+    """Decides with the stored Rego policy of each TEE (port `AppraisalPolicy`).
+
+    The documents are read for every decision, so that a file changed by hand counts at
+    once; what was compiled is kept by their digest.
+
+    Args:
+        source: where policies and reference data are kept.
+        require_reference_values: a list that is missing or empty refuses, where otherwise
+            it means any value (for `tcbStatus`, its default).
+    """
+
+    def __init__(self, source: PolicySource, *, require_reference_values: bool = False) -> None:
+        self._source = source
+        self._require_reference_values = require_reference_values
+        self._compiled: OrderedDict[bytes, CompiledPolicy | PolicyInvalid] = OrderedDict()
+
+    @staticmethod
+    def problem(documents: PolicyDocuments) -> str | None:
+        """Why these documents let nobody in, or None where they can be used."""
+        try:
+            CompiledPolicy.compile(documents.policy, documents.data)
+        except PolicyInvalid as error:
+            return str(error)
+        return None
+
+    async def failures(self, tee: Tee, claims: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
+        """Every failed rule; empty only if the policy's `allow` is `true`.
+
+        1. Read the documents. 2. Compile them, or take what was compiled. 3. Evaluate.
+        4. What is refused whatever the policy says. 5. Explain a refusal.
+        """
+        try:
+            documents = await self._source.documents(tee)  # 1
+            result = self._compile(documents).evaluate(claims)  # 2, 3
+            reference = parse_data(documents.data)
+        except (NotFound, StorageError, PolicyInvalid) as error:
+            return (*explain.revoked(claims), _policy_reason(str(error)))
+        reasons = explain.revoked(claims)  # 4
+        if self._require_reference_values:
+            reasons += explain.not_pinned(tee, reference)
+        if not result.allow:  # 5
+            found = explain.differences(tee, claims, reference)
+            found += explain.own_reasons(result.document)
+            reasons += found or (_unexplained(result),)
+        return _once(reasons)
+
+    def _compile(self, documents: PolicyDocuments) -> CompiledPolicy:
+        """What was compiled of these documents before, or now.
+
+        A failure is kept as well: the same broken policy fails without being compiled again.
+        """
+        digest = _digest(documents)
+        compiled = self._compiled.pop(digest, None)
+        if compiled is None:
+            try:
+                compiled = CompiledPolicy.compile(documents.policy, documents.data)
+            except PolicyInvalid as error:
+                compiled = error.with_traceback(None)
+        self._compiled[digest] = compiled
+        while len(self._compiled) > MAX_COMPILED:
+            self._compiled.popitem(last=False)
+        if isinstance(compiled, PolicyInvalid):
+            raise PolicyInvalid(str(compiled))
+        return compiled
+
+
+def _digest(documents: PolicyDocuments) -> bytes:
+    """SHA-256 over both texts, each hashed first so that neither runs into the other."""
+    parts = (documents.policy, documents.data)
+    hashed = (hashlib.sha256(part.encode("utf-8", "surrogatepass")).digest() for part in parts)
+    return hashlib.sha256(b"".join(hashed)).digest()
+
+
+def _policy_reason(text: str) -> Reason:
+    return Reason("policy", "", "allow is true", f"policy: {text}")
+
+
+def _unexplained(result: PolicyResult) -> Reason:
+    if "allow" not in result.document:
+        return _policy_reason("allow is undefined for this guest, and the policy says no more")
+    shown = json.dumps(result.document["allow"], ensure_ascii=False)
+    return Reason(
+        "policy",
+        shown,
+        "allow is true",
+        f"policy: allow is {shown}, expected true, and the policy says no more",
+    )
+
+
+def _once(reasons: tuple[Reason, ...]) -> tuple[Reason, ...]:
+    """One reason for each rule, the first; the policy's own texts all stay."""
+    rules = {reason.rule: reason for reason in reversed(reasons) if reason.rule != "policy"}
+    return tuple(r for r in reasons if r.rule == "policy" or rules.get(r.rule) is r)
