@@ -144,10 +144,10 @@ class Daemon:
         self._events = events
         self._verifiers = self._select_verifiers()
         rules, tls = self._caller_rules()
-        self._warnings = prepare(settings.data_dir)
-        keys = DirectoryKeyStore(settings.data_dir)
-        resources = DirectoryResourceStore(settings.data_dir, events=events)
-        self._policies = DirectoryPolicySource(settings.data_dir)
+        directory, self._warnings = prepare(settings.data_dir)
+        keys = DirectoryKeyStore(directory)
+        resources = DirectoryResourceStore(directory, events=events)
+        self._policies = DirectoryPolicySource(directory)
         appraiser = build_appraiser(
             verifiers=self._verifiers,
             policies=self._policies,
@@ -246,7 +246,7 @@ class Daemon:
         for flag in self._unsafe.chosen():
             self._events.record("unsafe.option", flag=flag)
         for warning in self._warnings:
-            self._events.record("warning.storage", reason=str(warning))
+            self._events.record("warning.storage", reason=warning)
         await self.reload()
         self._events.record(
             "daemon.started",

@@ -15,9 +15,9 @@ from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.names import KeyId
 from verdictd_py.domain.ports import Events, KeyStore
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
-from verdictd_py.domain.wrapping import Algorithm, WrappedBlob
+from verdictd_py.domain.wrapping import WrappedBlob
 from verdictd_py.errors import AlreadyExists, NotFound, RequestError
-from verdictd_py.keyprovider.packet import AnnotationPacket, PacketForm
+from verdictd_py.keyprovider.packet import AnnotationPacket
 from verdictd_py.keyprovider.parameter import ExistingKey, KbsKey, NewKey, Parameter
 
 _MINUTE: Final = 60.0
@@ -70,7 +70,7 @@ class Wrapper:
                 parameter = ExistingKey(KeyId((str(uuid4()),)))
                 key = await self._create(caller, parameter.key_id)
             case KbsKey(keypath=None):
-                key = await self._get_or_create(caller, parameter.uri.key_id)
+                key = await self._get_or_create(caller, parameter.key_id)
             case KbsKey():
                 raise RequestError(
                     "keypath= names a file of the client's host, which the broker does not open; "
@@ -91,18 +91,18 @@ class Wrapper:
             NotAuthorized: `caller` may not wrap.
         """
         caller.require(Right.WRAP)
-        if isinstance(parameter, KbsKey):
-            form, kid, key_id = PacketForm.V1, str(parameter.uri), parameter.uri.key_id
-            algorithm = parameter.algorithm
-        else:
-            form, kid, key_id = PacketForm.LEGACY, str(parameter.key_id), parameter.key_id
-            algorithm = Algorithm.AES_GCM
+        algorithm = parameter.algorithm
         iv = self._random(algorithm.iv_bytes)
         ciphertext = ciphers.encrypt(algorithm, key, iv, optsdata)
         self._events.record(
-            "image-key.wrapped", caller=caller.name, kid=kid, algorithm=algorithm.value, key=key
+            "image-key.wrapped",
+            caller=caller.name,
+            kid=parameter.kid,
+            algorithm=algorithm.value,
+            key=key,
         )
-        return AnnotationPacket(form, kid, WrappedBlob(key_id, algorithm, iv, ciphertext))
+        blob = WrappedBlob(parameter.key_id, algorithm, iv, ciphertext)
+        return AnnotationPacket(parameter.form, parameter.kid, blob)
 
     async def unwrap(self, caller: Caller, packet: AnnotationPacket) -> SecretBytes:
         """The layer key's options that `packet` wraps.

@@ -19,7 +19,7 @@ from verdictd_py.domain.appraisal import AppraisedPeer
 from verdictd_py.domain.evidence import Evidence
 from verdictd_py.domain.ports import Events
 from verdictd_py.eaa import answers
-from verdictd_py.eaa.messages import FailureForm
+from verdictd_py.eaa.answers import FailureForm
 from verdictd_py.errors import CollateralUnavailable, EvidenceMissing, VerdictdError
 from verdictd_py.listeners.conversation import Conversation
 from verdictd_py.listeners.errors import report_bug
@@ -196,6 +196,7 @@ class _Link:
         # holds one answer here, not a queue of them.
         writer.transport.set_write_buffer_limits(0)
         self.session = session
+        self._ended = False
 
     async def handshake(self) -> None:
         """Completes the handshake, or raises and has sent the alert that says why."""
@@ -226,8 +227,8 @@ class _Link:
         """
         self.session.close()
         await self._flush()
-        if self._writer.can_write_eof():
-            self._writer.write_eof()
+        self._writer.write_eof()
+        self._ended = True
         try:
             async with asyncio.timeout(_LINGER_SECONDS):
                 while await self._reader.read(_READ_BYTES):
@@ -237,8 +238,9 @@ class _Link:
 
     def drop(self) -> None:
         """Ends the connection now, with a goodbye if the peer takes it at once."""
-        self.session.close()
-        self._writer.write(self.session.outgoing())
+        if not self._ended:
+            self.session.close()
+            self._writer.write(self.session.outgoing())
         if self._writer.transport.get_write_buffer_size():
             self._writer.transport.abort()
         else:

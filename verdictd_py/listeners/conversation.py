@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from verdictd_py.broker.release import Releaser
 from verdictd_py.domain.appraisal import AppraisedPeer
+from verdictd_py.domain.evidence import JsonValue
 from verdictd_py.domain.names import ResourcePath
 from verdictd_py.domain.ports import Events, StoredObject
-from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.eaa import answers, messages
+from verdictd_py.eaa.answers import FailureForm
 from verdictd_py.eaa.reader import RequestReader
 from verdictd_py.errors import RequestError, VerdictdError
 
@@ -53,54 +54,65 @@ class Conversation:
         """When the request that is half here began; None where none is."""
 
     async def feed(self, plaintext: bytes) -> AsyncIterator[Answer]:
-        """Answers to whatever requests `plaintext` completes."""
+        """Answers to whatever requests `plaintext` completes, each before the next is read."""
+        self._reader.feed(plaintext)
         try:
-            requests = self._reader.feed(plaintext)
+            while (members := self._reader.next_request()) is not None:
+                self.began = None
+                yield await self._answer(members)
         except RequestError as error:
-            yield self._failed("", messages.FailureForm.A, error, close=True)
+            yield self._failed("", FailureForm.A, error, close=True)
             return
-        if requests or self.began is None:
-            self.began = self._monotonic() if self._reader.pending else None
-        for request in requests:
-            yield await self._answer(request)
+        if not self._reader.pending:
+            self.began = None
+        elif self.began is None:
+            self.began = self._monotonic()
 
-    async def _answer(self, request: dict[str, Any]) -> Answer:
+    async def _answer(self, members: dict[str, JsonValue]) -> Answer:
+        """The answer to one request.
+
+        Raises:
+            RequestError: it has no command; nothing after it can be trusted.
+        """
+        command = str(members.get("command"))
         try:
-            command = messages.command_of(request)
-        except RequestError as error:
-            return self._failed("", messages.FailureForm.A, error, close=True)
+            request = messages.parse(members)
+        except messages.MalformedRequest as error:
+            return self._failed(command, error.failure_form, error)
         try:
-            typed = messages.parse(request)
-            data = await self._data(typed)
+            data = await self._data(request)
         except VerdictdError as error:
-            return self._failed(command, messages.failure_form(command), error)
+            return self._failed(command, request.failure_form, error)
         self._events.record(
             "request.answered",
             peer=self._peer.address,
             command=command[:_SHOWN_CHARACTERS],
             answer_bytes=len(data),
         )
-        return Answer(data, close=isinstance(typed, messages.Echo))
+        return Answer(data, close=isinstance(request, messages.Echo))
 
     async def _data(self, request: messages.Request) -> bytes:
         match request:
             case messages.Version():
                 return answers.version()
-            case messages.Echo(data=text):
-                return answers.echo(text)
+            case messages.Echo():
+                return answers.echo(request.data)
             case messages.Decrypt(blobs=blobs):
-                opened = await self._releaser.decrypt(self._peer, [blob for _, blob in blobs])
-                return answers.secrets(_by_name([sent for sent, _ in blobs], opened))
+                opened = await self._releaser.decrypt(self._peer, [b.wrapped for b in blobs])
+                names = [blob.encrypted_data for blob in blobs]
+                return answers.decrypted(zip(names, opened, strict=True))
             case messages.GetKek(kids=kids):
-                keys = await self._releaser.keks(self._peer, [key_id for _, key_id in kids])
-                return answers.secrets(_by_name([sent for sent, _ in kids], keys))
+                keys = await self._releaser.keks(self._peer, [kid.key_id for kid in kids])
+                return answers.keks(zip([kid.sent for kid in kids], keys, strict=True))
             case messages.GetResourceInfo(path=path):
                 found = await self._releaser.find(self._peer, path)
                 self._announced = (path, found)
-                return answers.resource_info(len(found.content))
+                return answers.resource_info(answers.base64_size(len(found.content)))
             case messages.GetResource(path=path):
                 found = await self._announced_or_found(path)
-                return answers.base64_text(self._releaser.hand_out(self._peer, found))
+                return answers.resource(self._releaser.hand_out(self._peer, found))
+            case messages.Unknown():
+                raise RequestError(request.text)
 
     async def _announced_or_found(self, path: ResourcePath) -> StoredObject:
         """The resource as it was announced, once: its size must be the one that was told."""
@@ -112,7 +124,7 @@ class Conversation:
     def _failed(
         self,
         command: str,
-        form: messages.FailureForm,
+        form: FailureForm,
         error: VerdictdError,
         *,
         close: bool = False,
@@ -125,16 +137,3 @@ class Conversation:
             reason=str(error),
         )
         return Answer(answers.failure(form, str(error)), close=close)
-
-
-def _by_name(names: list[str], values: tuple[SecretBytes, ...]) -> dict[str, SecretBytes]:
-    """The answer's map. One name with two values could only be answered half.
-
-    Raises:
-        RequestError: there is one.
-    """
-    found: dict[str, SecretBytes] = {}
-    for name, value in zip(names, values, strict=True):
-        if found.setdefault(name, value) != value:
-            raise RequestError("two blobs with the same encrypted_data and different plaintexts")
-    return found

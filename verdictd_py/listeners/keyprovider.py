@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 
@@ -10,12 +10,11 @@ from verdictd_py._generated import keyprovider_pb2 as messages
 from verdictd_py._generated import keyprovider_pb2_grpc as services
 from verdictd_py.broker.wrapping import Wrapper
 from verdictd_py.domain.ports import Events
-from verdictd_py.errors import RequestError
 from verdictd_py.keyprovider import protocol
+from verdictd_py.keyprovider.packet import AnnotationPacket
 from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.listeners.errors import answering
 
-Asked = TypeVar("Asked", protocol.WrapRequest, protocol.UnwrapRequest)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -43,7 +42,9 @@ class KeyProviderService(services.KeyProviderServiceServicer):
         """JSON of an operation `keywrap` -> JSON with the annotation packet."""
         caller = self._rules.caller(context)
         async with answering(context, self._events, doing="WrapKey", caller=caller.name):
-            asked = self._decoded(request, protocol.WrapRequest)
+            asked = protocol.decode_wrap(
+                request.KeyProviderKeyWrapProtocolInput, provider=self._provider
+            )
             packet = await self._wrapper.wrap(caller, asked.parameter, asked.optsdata)
             return messages.keyProviderKeyWrapProtocolOutput(
                 KeyProviderKeyWrapProtocolOutput=protocol.encode_wrapped(packet)
@@ -56,17 +57,10 @@ class KeyProviderService(services.KeyProviderServiceServicer):
         """JSON of an operation `keyunwrap` -> JSON with the layer key's options."""
         caller = self._rules.caller(context)
         async with answering(context, self._events, doing="UnWrapKey", caller=caller.name):
-            asked = self._decoded(request, protocol.UnwrapRequest)
-            optsdata = await self._wrapper.unwrap(caller, asked.packet)
+            asked = protocol.decode_unwrap(request.KeyProviderKeyWrapProtocolInput)
+            packet = AnnotationPacket.decode(asked.annotation)
+            optsdata = await self._wrapper.unwrap(caller, packet)
             return messages.keyProviderKeyWrapProtocolOutput(
                 KeyProviderKeyWrapProtocolOutput=protocol.encode_unwrapped(optsdata)
             )
         raise AssertionError("answering() ends the call where it swallows an error")
-
-    def _decoded(
-        self, request: messages.keyProviderKeyWrapProtocolInput, kind: type[Asked]
-    ) -> Asked:
-        asked = protocol.decode(request.KeyProviderKeyWrapProtocolInput, provider=self._provider)
-        if not isinstance(asked, kind):
-            raise RequestError("the operation in the request is not that of the method called")
-        return asked

@@ -1,0 +1,1 @@
+"""Directories as the embedded store: keys, resources, policies. Knows no protocol."""

@@ -1,0 +1,111 @@
+"""A whole broker in this process, on free loopback ports, trusting a simulated platform."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from OpenSSL import SSL
+
+from verdictd_py import app
+from verdictd_py.config import Settings, Unsafe
+from verdictd_py.domain.ports import EventValue
+from verdictd_py.guest.attesters import Attester, SimulatedAttester, guest_context
+from verdictd_py.guest.connection import GuestConnection
+from verdictd_py.ratstls.issue import Form
+from verdictd_py.simulator import SimulatedPlatform, collateral_json
+
+KID = "84688df7-2c0c-40fa-956b-29d8e74d16c0"
+KEY = b"1234567890123456789012345678901\n"
+
+
+@dataclass
+class Recorder:
+    """Keeps every event, for assertions about what the log would say."""
+
+    events: list[tuple[str, dict[str, EventValue]]] = field(default_factory=list)
+
+    def record(self, event: str, /, **fields: EventValue) -> None:
+        self.events.append((event, fields))
+
+    def named(self, *names: str) -> list[dict[str, EventValue]]:
+        return [fields for event, fields in self.events if event in names]
+
+    @property
+    def text(self) -> str:
+        return repr(self.events)
+
+
+@dataclass
+class RunningBroker:
+    """What a test needs to talk to it."""
+
+    daemon: app.Daemon
+    platform: SimulatedPlatform
+    data: Path
+    events: Recorder
+    now: datetime
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return self.daemon.listen.host, self.daemon.listen.port
+
+    @property
+    def client_api(self) -> str:
+        return str(self.daemon.client_api)
+
+    def attester(self, **more: Any) -> SimulatedAttester:
+        return SimulatedAttester(self.platform, **more)
+
+    def context(self, attester: Attester | None, form: Form = Form.CURRENT) -> SSL.Context:
+        return guest_context(attester, form, now=self.now)
+
+    @asynccontextmanager
+    async def guest(
+        self, attester: Attester | None = None, form: Form = Form.CURRENT
+    ) -> AsyncIterator[GuestConnection]:
+        """An attested connection; of a good guest unless told otherwise."""
+        context = self.context(attester or self.attester(), form)
+        async with GuestConnection.open(*self.address, context, timeout_seconds=10) as connection:
+            yield connection
+
+
+@asynccontextmanager
+async def running_broker(
+    directory: Path, platform: SimulatedPlatform, *, unsafe: dict[str, Any] | None = None, **settings: Any
+) -> AsyncIterator[RunningBroker]:
+    """Starts a broker under `directory` and stops it at the end.
+
+    Args:
+        unsafe: more fields of `Unsafe`.
+        settings: more fields of `Settings`, over the defaults for tests.
+    """
+    now = app.utc_now()
+    root = directory / "root.pem"
+    root.write_text(platform.root_ca_pem)
+    collateral = directory / "collateral.json"
+    collateral.write_text(collateral_json(platform.collateral(now)))
+    data = directory / "data"
+    (data / "keys").mkdir(mode=0o700, parents=True, exist_ok=True)
+    (data / "keys" / KID).write_bytes(KEY)
+    chosen = {
+        "listen": "127.0.0.1:0",
+        "client_api": "127.0.0.1:0",
+        "data_dir": data,
+        "collateral": collateral,
+        "drain_timeout": 2,
+        **settings,
+    }
+    events = Recorder()
+    daemon = app.Daemon(
+        Settings(**chosen), Unsafe(**{"unsafe_tdx_root_ca": root, **(unsafe or {})}), events
+    )
+    await daemon.start()
+    try:
+        yield RunningBroker(daemon, platform, data, events, now)
+    finally:
+        await daemon.stop()

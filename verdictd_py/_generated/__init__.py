@@ -1,0 +1,1 @@
+"""Stubs made from protos/. Not edited by hand."""

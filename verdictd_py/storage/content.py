@@ -1,0 +1,23 @@
+"""Content that is never served, whoever stored it, with the remedy."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_PRIVATE_KEY: Final = re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY")
+# PEM labels: PRIVATE KEY, EC PRIVATE KEY, ENCRYPTED COSIGN PRIVATE KEY, ... (RFC 7468; cosign)
+
+_KEYBOX: Final = b"KBXf"  # magic of GnuPG's keybox, at offset 8 (kbx/keybox-blob.c)
+
+COSIGN_KEY: Final = ("image", "cosign.key")
+KEYRING: Final = ("gpg", "keyring.gpg")
+
+
+def unservable(segments: tuple[str, ...], content: bytes) -> str | None:
+    """Why the file at `segments` must not be handed out; None where it may be."""
+    if segments == COSIGN_KEY and _PRIVATE_KEY.search(content):
+        return "it holds a private key; store the public one (cosign.pub) under this name"
+    if segments == KEYRING and content[8:12] == _KEYBOX:
+        return "it is GnuPG's keybox, which guests cannot read; store what gpg --export writes"
+    return None

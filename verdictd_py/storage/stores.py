@@ -1,0 +1,155 @@
+"""The stores of the broker on one directory (storage.md)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from verdictd_py.domain.evidence import Tee
+from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath
+from verdictd_py.domain.ports import Events, Kind, PolicyDocuments, StoredObject
+from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
+from verdictd_py.errors import AlreadyExists, NotFound, RequestError, StorageError
+from verdictd_py.storage.content import COSIGN_KEY, KEYRING, unservable
+from verdictd_py.storage.defaults import POLICY_FILES
+from verdictd_py.storage.directory import Directory
+
+KEYS: Final = "keys"
+RESOURCES: Final = "resources"
+OPA: Final = "opa"
+
+_FILES: Final = {
+    "Policy": ("image", "policy.json"),
+    "Sigstore Config": ("image", "sigstore.yaml"),
+    "Cosign Key": COSIGN_KEY,
+    "Credential": ("image", "auth.json"),
+    "GPG Keyring": KEYRING,
+}
+
+ALIASES: Final = {LEGACY_RESOURCES[name].segments: file for name, file in _FILES.items()}
+"""Paths of resources that stand for files of the image and gpg directories."""
+
+
+class DirectoryKeyStore:
+    """Port `KeyStore`: one file a key, below `keys/`."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+
+    async def get(self, key_id: KeyId) -> SecretBytes:
+        try:
+            content = await asyncio.to_thread(self._directory.read, (KEYS, *key_id.segments))
+        except NotFound:
+            raise NotFound(f"there is no key {key_id}") from None
+        except StorageError as error:
+            raise StorageError(f"the key {key_id} {error}") from None
+        if len(content) != KEY_BYTES:
+            raise StorageError(
+                f"the key {key_id} has {len(content)} bytes and cannot be used: "
+                f"a key has {KEY_BYTES}"
+            )
+        return SecretBytes(content)
+
+    async def create(self, key_id: KeyId, key: SecretBytes) -> None:
+        if len(key) != KEY_BYTES:
+            raise StorageError(f"a key has {KEY_BYTES} bytes, this one has {len(key)}")
+        await asyncio.to_thread(self._create, key_id, key)
+
+    def _create(self, key_id: KeyId, key: SecretBytes) -> None:
+        if key_id.segments in ALIASES or self._directory.exists((RESOURCES, *key_id.segments)):
+            raise AlreadyExists(f"{key_id} is the name of a resource")
+        try:
+            self._directory.create((KEYS, *key_id.segments), key.reveal())
+        except AlreadyExists:
+            raise AlreadyExists(f"there is a key {key_id} already") from None
+        except StorageError as error:
+            raise StorageError(f"the key {key_id} {error}") from None
+
+    async def delete(self, key_id: KeyId) -> None:
+        try:
+            await asyncio.to_thread(self._directory.delete, (KEYS, *key_id.segments))
+        except NotFound:
+            raise NotFound(f"there is no key {key_id}") from None
+
+
+class DirectoryResourceStore:
+    """Port `ResourceStore`: files below `resources/`, and those that aliases stand for."""
+
+    def __init__(self, directory: Directory, *, events: Events) -> None:
+        self._directory = directory
+        self._events = events
+
+    async def get(self, path: ResourcePath) -> StoredObject:
+        return await asyncio.to_thread(self._get, path)
+
+    def _get(self, path: ResourcePath) -> StoredObject:
+        own = (RESOURCES, *path.segments)
+        alias = ALIASES.get(path.segments)
+        for segments in (own,) if alias is None else (own, alias):
+            try:
+                content = self._directory.read(segments)
+            except NotFound:
+                continue
+            except StorageError as error:
+                raise StorageError(f"the resource {path} {error}") from None
+            problem = unservable(alias or own, content)
+            if problem:
+                raise StorageError(f"the resource {path} is not served: {problem}")
+            kind = Kind.RESOURCE if segments == own else Kind.IMAGE
+            return StoredObject(kind, "/".join(segments), SecretBytes(content))
+        raise NotFound(f"there is no resource {path}")
+
+    async def put(self, path: ResourcePath, content: SecretBytes) -> StoredObject:
+        if not len(content):
+            raise RequestError("an empty resource cannot be fetched by any guest")
+        return await asyncio.to_thread(self._put, path, content)
+
+    def _put(self, path: ResourcePath, content: SecretBytes) -> StoredObject:
+        own = (RESOURCES, *path.segments)
+        alias = ALIASES.get(path.segments)
+        target = alias or own
+        problem = unservable(target, content.reveal())
+        if problem:
+            raise RequestError(f"the resource {path} is refused: {problem}")
+        if alias is None and self._directory.exists((KEYS, *path.segments)):
+            raise AlreadyExists(f"{path} is the name of a key")
+        try:
+            self._directory.replace(target, content.reveal())
+        except StorageError as error:
+            raise StorageError(f"the resource {path} {error}") from None
+        if alias is not None and self._directory.exists(own):
+            self._events.record("warning.shadowed", resource=str(path), by="/".join(own))
+        kind = Kind.RESOURCE if alias is None else Kind.IMAGE
+        return StoredObject(kind, "/".join(target), content)
+
+    async def delete(self, path: ResourcePath) -> None:
+        alias = ALIASES.get(path.segments)
+        target = alias or (RESOURCES, *path.segments)
+        try:
+            await asyncio.to_thread(self._directory.delete, target)
+        except NotFound:
+            raise NotFound(f"there is no resource {path}") from None
+
+
+class DirectoryPolicySource:
+    """Port `PolicySource`: `opa/tdxPolicy.rego` with `opa/tdxData`, and their siblings."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+
+    async def documents(self, tee: Tee) -> PolicyDocuments:
+        names = POLICY_FILES.get(tee)
+        if names is None:
+            raise NotFound(f"no policy is kept for {tee}")
+        policy, data = await asyncio.to_thread(lambda: [self._text(name) for name in names])
+        return PolicyDocuments(policy, data)
+
+    def _text(self, name: str) -> str:
+        try:
+            return self._directory.read((OPA, name)).decode()
+        except NotFound:
+            raise NotFound(f"{OPA}/{name} is missing") from None
+        except UnicodeDecodeError:
+            raise StorageError(f"{OPA}/{name} is not UTF-8 text") from None
+        except StorageError as error:
+            raise StorageError(f"{OPA}/{name} {error}") from None
