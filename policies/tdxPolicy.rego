@@ -74,9 +74,10 @@ matches(name, values) if {
 	input[name] in values
 }
 
-# advisoryIds is a list itself: each of them must be accepted.
+# The one claim that is a list itself: each advisory must be accepted.
 matches(name, values) if {
+	name == "advisoryIds"
 	is_array(values)
-	is_array(input[name])
-	every each in input[name] { each in values }
+	is_array(input.advisoryIds)
+	every each in input.advisoryIds { each in values }
 }

@@ -19,14 +19,21 @@ MAX_DEPTH: Final = 32
 """Nesting of objects and arrays. ocicrypt's input nests 5 deep, a guest's request 3; the
 decoder recurses once a level, so the bound must stay far below Python's own."""
 
+MAX_CONTAINERS: Final = 1024
+"""Objects and arrays together. A request of 64 blobs has 66; each costs the scanner a step
+in Python, where strings and numbers cost none."""
+
 _MAX_NUMBER_CHARACTERS: Final = 32
 """No number on these wires exceeds 2^32; a long one would cost quadratic time."""
 _MAX_SHOWN_CHARACTERS: Final = 64
 """Of a name in a message: enough to recognise it, too little to flood a log."""
 
-_TO_STRUCTURE: Final = re.compile(rb'[^"\[\]{}]*+')
+_TO_BRACKET: Final = re.compile(  # behind whole strings and whatever is no bracket
+    rb'[^"\[\]{}]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"\[\]{}]*+)*+', re.DOTALL
+)
 _STRING_BODY: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
-_QUOTE, _OPENING, _CLOSING = ord('"'), frozenset(b"{["), frozenset(b"}]")
+_QUOTE: Final = ord('"')
+_CLOSING: Final = {ord("{"): ord("}"), ord("["): ord("]")}
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")  # RFC 8259, 7: half of a pair
 
 
@@ -36,12 +43,13 @@ class StructureScanner:
     It knows brackets, strings and escapes only: what it finds may still be no JSON.
     """
 
-    __slots__ = ("_at", "_depth", "_in_string")
+    __slots__ = ("_at", "_containers", "_in_string", "_open")
 
     def __init__(self) -> None:
         self._at = 0
-        self._depth = 0
+        self._containers = 0
         self._in_string = False
+        self._open = bytearray()  # the closing bracket of each open container
 
     def end(self, data: bytes | bytearray, limit: int) -> int | None:
         """Goes on where the last call stopped.
@@ -54,45 +62,40 @@ class StructureScanner:
             The offset behind the outermost closing bracket, None where it is not there yet.
 
         Raises:
-            RequestError: nested deeper than `MAX_DEPTH`.
+            RequestError: brackets do not match, or there are more than `MAX_DEPTH` inside
+                each other or `MAX_CONTAINERS` in all.
         """
         stop = min(len(data), limit)
         while self._at < stop:
-            if self._in_string:
-                if not self._leave_string(data, stop):
-                    return None
-                continue
-            self._at = _behind(_TO_STRUCTURE, data, self._at, stop)
+            pattern = _STRING_BODY if self._in_string else _TO_BRACKET
+            found = pattern.match(data, self._at, stop)
+            self._at = self._at if found is None else found.end()
             if self._at == stop:
                 return None
             byte = data[self._at]
-            self._at += 1
             if byte == _QUOTE:
-                self._in_string = True
-            elif byte in _OPENING:
-                self._depth += 1
-                if self._depth > MAX_DEPTH:
-                    raise RequestError(f"the JSON is nested deeper than {MAX_DEPTH} levels")
-            else:
-                self._depth -= 1
-                if self._depth <= 0:
-                    return self._at
+                self._in_string = not self._in_string
+            elif self._in_string:
+                return None  # a lone backslash at the end waits for its pair
+            elif self._bracket(byte):
+                return self._at + 1
+            self._at += 1
         return None
 
-    def _leave_string(self, data: bytes | bytearray, stop: int) -> bool:
-        """True once the closing quote is passed. A lone `\\` at the end waits for its pair."""
-        self._at = _behind(_STRING_BODY, data, self._at, stop)
-        if self._at < stop and data[self._at] == _QUOTE:
-            self._at += 1
-            self._in_string = False
-            return True
+    def _bracket(self, byte: int) -> bool:
+        """True where `byte` closes the outermost container."""
+        closing = _CLOSING.get(byte)
+        if closing is None:
+            if not self._open or self._open.pop() != byte:
+                raise RequestError("the JSON has a closing bracket that fits no opening one")
+            return not self._open
+        self._open.append(closing)
+        self._containers += 1
+        if len(self._open) > MAX_DEPTH:
+            raise RequestError(f"the JSON is nested deeper than {MAX_DEPTH} levels")
+        if self._containers > MAX_CONTAINERS:
+            raise RequestError(f"the JSON has more than {MAX_CONTAINERS} objects and arrays")
         return False
-
-
-def _behind(pattern: re.Pattern[bytes], data: bytes | bytearray, at: int, stop: int) -> int:
-    """Offset behind what `pattern`, which matches anything, matches at `at`."""
-    found = pattern.match(data, at, stop)
-    return at if found is None else found.end()
 
 
 def decode_object(data: bytes, what: str) -> dict[str, JsonValue]:
@@ -109,7 +112,7 @@ def decode_object(data: bytes, what: str) -> dict[str, JsonValue]:
     Raises:
         RequestError: refused. Neither the text nor the cause shows what was read.
     """
-    StructureScanner().end(data, len(data))  # bounds the depth before anything recurses
+    StructureScanner().end(data, len(data))  # bounds depth before anything recurses
     try:
         found = json.loads(
             data.decode("utf-8"),

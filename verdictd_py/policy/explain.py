@@ -25,6 +25,9 @@ MAX_OWN_REASONS: Final = 64
 MAX_OWN_CHARS: Final = 4096
 """Length of each text in them; twelve measurements of 96 digits with names fit."""
 
+_ADVISORIES: Final = "advisoryIds"
+"""The one claim that is a list: each of its values must be among the accepted."""
+
 _MINIMA: Final = ("productId", "svn")
 """SGX: the measured number is at least the one in the data."""
 
@@ -65,8 +68,9 @@ def _pinned(name: str, claims: Mapping[str, JsonValue], values: JsonValue) -> It
     measured = claims.get(name)
     if not values or (isinstance(measured, str) and measured in values):
         return
-    if isinstance(measured, list) and all(each in values for each in measured):
-        return  # advisoryIds: each of them is accepted
+    listed = measured if name == _ADVISORIES else None
+    if isinstance(listed, list) and all(each in values for each in listed):
+        return
     yield _mismatch(name, claims, "one of " + ", ".join(show(value) for value in values))
 
 
