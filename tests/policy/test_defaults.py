@@ -1,0 +1,271 @@
+"""The packaged policies, by table, by generated claims, and by OPA where it is installed."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.policy.support import (
+    ONE,
+    POLICIES,
+    TWO,
+    Claims,
+    Documents,
+    default_documents,
+    sgx_claims,
+    tdx_claims,
+    without,
+)
+from verdictd_py.domain.evidence import JsonValue, Tee
+from verdictd_py.errors import PolicyInvalid
+from verdictd_py.policy.appraisal import RegoAppraisalPolicy
+from verdictd_py.policy.engine import CompiledPolicy
+from verdictd_py.policy.explain import DEFAULT_TCB
+from verdictd_py.policy.reference import TDX_MEASUREMENTS, parse_data
+
+PINNABLE = (
+    *TDX_MEASUREMENTS,
+    *("mrServiceTd", "reportData", "teeTcbSvn", "teeTcbSvn2"),
+    *("tdAttributes", "xfam", "fmspc", "tcbDate"),
+)
+STATUSES = (
+    *("UpToDate", "SWHardeningNeeded", "ConfigurationNeeded", "ConfigurationAndSWHardeningNeeded"),
+    *("OutOfDate", "OutOfDateConfigurationNeeded", "TDRelaunchAdvised"),
+    *("TDRelaunchAdvisedConfigurationNeeded", "Revoked"),
+)
+WRONG_TYPES: tuple[JsonValue, ...] = (None, False, True, 0, 1, [], {}, [ONE], {ONE: ONE}, 1.5, "")
+
+
+@lru_cache(maxsize=64)
+def compiled(tee: Tee, data: str) -> CompiledPolicy:
+    return CompiledPolicy.compile(default_documents(tee).policy, data)
+
+
+def allowed(tee: Tee, claims: Claims, data: object = None) -> bool:
+    """What the packaged policy of `tee` says; a decision that fails is a no."""
+    packaged = default_documents(tee).data
+    try:
+        policy = compiled(tee, packaged if data is None else json.dumps(data))
+        return policy.evaluate(claims).allow
+    except PolicyInvalid:
+        return False
+
+
+class TestTdx:
+    def test_a_good_guest_passes(self) -> None:
+        assert allowed(Tee.TDX, tdx_claims())
+        assert allowed(Tee.TDX, tdx_claims(), {})
+
+    @pytest.mark.parametrize("value", [True, None, 0, 1, "", "false", [], {}, [False]])
+    def test_debug_must_be_false(self, value: JsonValue) -> None:
+        """defects.md 9."""
+        assert not allowed(Tee.TDX, tdx_claims(debug=value))
+        assert not allowed(Tee.TDX, tdx_claims(debug=value), {"debug": [value, True]})
+        assert not allowed(Tee.TDX, without(tdx_claims(), "debug"))
+
+    @pytest.mark.parametrize("status", STATUSES)
+    def test_tcb_status(self, status: str) -> None:
+        """defects.md 9: a platform out of date is refused unless the operator says otherwise."""
+        claims = tdx_claims(tcbStatus=status)
+        same: tuple[object, ...] = (None, {}, {"tcbStatus": []}, {"tcbStatus": list(DEFAULT_TCB)})
+        for data in same:
+            assert allowed(Tee.TDX, claims, data) == (status in DEFAULT_TCB)
+        assert allowed(Tee.TDX, claims, {"tcbStatus": [status]}) == (status != "Revoked")
+        assert not allowed(Tee.TDX, claims, {"tcbStatus": ["Other"]})
+
+    @pytest.mark.parametrize("value", WRONG_TYPES)
+    def test_tcb_status_of_a_wrong_type(self, value: JsonValue) -> None:
+        assert not allowed(Tee.TDX, tdx_claims(tcbStatus=value))
+        if value != []:
+            assert not allowed(Tee.TDX, tdx_claims(), {"tcbStatus": value})
+        assert not allowed(Tee.TDX, without(tdx_claims(), "tcbStatus"))
+
+    @pytest.mark.parametrize("name", PINNABLE)
+    def test_a_pinned_claim(self, name: str) -> None:
+        """defects.md 8: every measurement reaches the policy."""
+        claims = tdx_claims(**{name: ONE})
+        assert allowed(Tee.TDX, claims, {name: []})
+        assert allowed(Tee.TDX, claims, {name: [ONE]})
+        assert allowed(Tee.TDX, claims, {name: [TWO, ONE]})
+        assert not allowed(Tee.TDX, claims, {name: [TWO]})
+        assert not allowed(Tee.TDX, claims, {name: [TWO, ONE[:-1], ONE + "1", ""]})
+        assert not allowed(Tee.TDX, without(claims, name), {name: [ONE]})
+        assert allowed(Tee.TDX, without(claims, name), {name: []})
+
+    @pytest.mark.parametrize("value", WRONG_TYPES)
+    def test_pins_and_claims_of_a_wrong_type(self, value: JsonValue) -> None:
+        if value != []:
+            assert allowed(Tee.TDX, tdx_claims(), {"rtmr1": value}) == (value == [ONE])
+        assert not allowed(Tee.TDX, tdx_claims(rtmr1=value), {"rtmr1": [TWO]})
+        if value != "":
+            assert not allowed(Tee.TDX, tdx_claims(rtmr1=value), {"rtmr1": [value]})
+
+    def test_a_string_is_no_list_of_its_parts(self) -> None:
+        assert not allowed(Tee.TDX, tdx_claims(), {"rtmr1": ONE})
+        assert not allowed(Tee.TDX, tdx_claims(), {"rtmr1": {"0": ONE}})
+
+    @pytest.mark.parametrize(
+        ("measured", "passes"),
+        [
+            ([], True),
+            (["A"], True),
+            (["A", "B"], True),
+            (["A", "C"], False),
+            (["C"], False),
+            ("A", True),
+            ("C", False),
+            (None, False),
+            ({}, False),
+            (1, False),
+        ],
+    )
+    def test_each_advisory_must_be_accepted(self, measured: JsonValue, passes: bool) -> None:
+        claims = tdx_claims(advisoryIds=measured)
+        assert allowed(Tee.TDX, claims, {"advisoryIds": ["A", "B"]}) == passes
+        assert allowed(Tee.TDX, claims, {"advisoryIds": []})
+
+    def test_the_packaged_data_names_every_measurement(self) -> None:
+        data = parse_data((POLICIES / "tdxData").read_text(encoding="utf-8"))
+        assert data == {"tcbStatus": list(DEFAULT_TCB), **{name: [] for name in TDX_MEASUREMENTS}}
+
+
+class TestSgx:
+    """Rules and names are those of verdictd's `src/resources/opa.rs`."""
+
+    def test_the_packaged_data_is_the_original(self) -> None:
+        data = parse_data((POLICIES / "sgxData").read_text(encoding="utf-8"))
+        assert data == {"mrEnclave": [], "mrSigner": [], "productId": 0, "svn": 0}
+        assert allowed(Tee.SGX, sgx_claims())
+
+    @pytest.mark.parametrize("name", ["mrEnclave", "mrSigner"])
+    def test_lists(self, name: str) -> None:
+        data: Claims = {"mrEnclave": [], "mrSigner": [], "productId": 0, "svn": 0}
+        mine = sgx_claims()[name]
+        assert allowed(Tee.SGX, sgx_claims(), {**data, name: [mine]})
+        assert allowed(Tee.SGX, sgx_claims(), {**data, name: ["b3RoZXI=", mine]})
+        assert not allowed(Tee.SGX, sgx_claims(), {**data, name: ["b3RoZXI="]})
+        assert not allowed(Tee.SGX, without(sgx_claims(), name), {**data, name: [mine]})
+        assert not allowed(Tee.SGX, sgx_claims(), without(data, name))
+        for value in ({}, "", mine, None, False, 0, {"0": mine}):
+            assert not allowed(Tee.SGX, sgx_claims(), {**data, name: value})
+
+    @pytest.mark.parametrize("name", ["productId", "svn"])
+    def test_minima(self, name: str) -> None:
+        data: Claims = {"mrEnclave": [], "mrSigner": [], "productId": 0, "svn": 0}
+        for least, passes in ((1, True), (2, True), (3, False), (2.5, False), (-1, True)):
+            assert allowed(Tee.SGX, sgx_claims(**{name: 2}), {**data, name: least}) == passes
+        wrong: tuple[JsonValue, ...] = ("0", None, False, True, [], {}, "")
+        for value in wrong:
+            assert not allowed(Tee.SGX, sgx_claims(), {**data, name: value})
+            assert not allowed(Tee.SGX, sgx_claims(**{name: value}))
+        assert not allowed(Tee.SGX, without(sgx_claims(), name))
+        assert not allowed(Tee.SGX, sgx_claims(), without(data, name))
+
+    @pytest.mark.parametrize("status", STATUSES)
+    def test_tcb_status_where_a_verifier_gives_one(self, status: str) -> None:
+        """defects.md 9."""
+        data: Claims = {"mrEnclave": [], "mrSigner": [], "productId": 0, "svn": 0}
+        claims = sgx_claims(tcbStatus=status, debug=False)
+        assert allowed(Tee.SGX, claims) == (status in DEFAULT_TCB)
+        pinned = {**data, "tcbStatus": [status]}
+        assert allowed(Tee.SGX, claims, pinned) == (status != "Revoked")
+        assert not allowed(Tee.SGX, claims, {**data, "tcbStatus": ["Other"]})
+
+    @pytest.mark.parametrize("value", WRONG_TYPES)
+    def test_what_a_verifier_adds_must_be_good(self, value: JsonValue) -> None:
+        assert not allowed(Tee.SGX, sgx_claims(tcbStatus=value))
+        assert allowed(Tee.SGX, sgx_claims(debug=value)) == (value is False)
+
+
+pool = st.sampled_from([ONE, TWO, "", "A", "UpToDate", "OutOfDate", "Revoked"])
+odd = st.sampled_from(WRONG_TYPES)
+names = st.sampled_from(["mrTd", "rtmr0", "rtmr3", "fmspc", "tcbStatus", "debug"])
+some_claims = st.dictionaries(names, st.one_of(pool, pool, odd))
+some_data = st.dictionaries(names, st.one_of(st.lists(pool, max_size=3), st.lists(odd), odd))
+
+
+@settings(max_examples=100)
+@given(changes=some_claims, gone=st.sets(names), data=some_data)
+def test_nothing_that_misses_its_pin_is_accepted(
+    changes: Claims, gone: set[str], data: Claims
+) -> None:
+    """The policy against its own words, in Python."""
+    claims = without(tdx_claims(**changes), *gone)
+    status = claims.get("tcbStatus")
+    accepted = data.get("tcbStatus", [])
+    accepted = list(DEFAULT_TCB) if accepted == [] else accepted
+    fits = [
+        claims.get("debug") is False,
+        isinstance(status, str) and isinstance(accepted, list) and status in accepted,
+        status != "Revoked",
+        *(_fits(claims.get(name), data.get(name, [])) for name in PINNABLE),
+    ]
+    assert allowed(Tee.TDX, claims, data) == all(fits)
+
+
+def _fits(measured: JsonValue, values: JsonValue) -> bool:
+    if not isinstance(values, list):
+        return False
+    return not values or (isinstance(measured, str) and measured in values)
+
+
+@settings(max_examples=50)
+@given(changes=some_claims, gone=st.sets(names), data=some_data)
+async def test_a_refusal_always_has_a_reason_and_an_acceptance_none(
+    changes: Claims, gone: set[str], data: Claims
+) -> None:
+    """defects.md 17."""
+    claims = without(tdx_claims(**changes), *gone)
+    policy = RegoAppraisalPolicy(Documents(default_documents(Tee.TDX, json.dumps(data))))
+    reasons = await policy.failures(Tee.TDX, claims)
+    assert (reasons == ()) == allowed(Tee.TDX, claims, data)
+    assert all(reason.text for reason in reasons)
+
+
+@pytest.mark.skipif(shutil.which("opa") is None, reason="OPA is not installed (on PATH)")
+@pytest.mark.parametrize("tee", [Tee.TDX, Tee.SGX])
+def test_opa_says_the_same(tee: Tee, tmp_path: Path) -> None:
+    """OPA reads the packaged policies as this engine does."""
+    chance = random.Random(2718)  # noqa: S311  # cases, not secrets
+    values: list[JsonValue] = [ONE, TWO, "UpToDate", "Revoked", "", 0, 2, 3, True, False, None]
+    values += [[], [ONE], {}]
+    make = tdx_claims if tee is Tee.TDX else sgx_claims
+    keys = ["debug", "tcbStatus", "rtmr0", "mrTd", "fmspc", "advisoryIds"]
+    if tee is Tee.SGX:
+        keys = ["debug", "tcbStatus", "mrEnclave", "mrSigner", "productId", "svn"]
+    said: set[bool] = set()
+    for _ in range(8):
+        data = parse_data(default_documents(tee).data)
+        data |= {name: [chance.choice(values), ONE] for name in chance.sample(keys, 1)}
+        data |= {name: chance.choice(values) for name in chance.sample(keys, chance.randrange(2))}
+        cases: list[Claims] = []
+        for _ in range(40):
+            changes = {name: chance.choice(values) for name in chance.sample(keys, 1)}
+            cases.append(without(make(**changes), *chance.sample(keys, chance.randrange(2))))
+        (tmp_path / "data.json").write_text(json.dumps(data), encoding="utf-8")
+        answers = _ask_opa(tee, tmp_path / "data.json", cases)
+        assert answers == [allowed(tee, claims, data) for claims in cases]
+        said |= set(answers)
+    assert said == {True, False}
+
+
+def _ask_opa(tee: Tee, data: Path, cases: list[Claims]) -> list[bool]:
+    query = "[verdict | some each in input.cases; verdict := data.policy.allow with input as each]"
+    options = ["--format=raw", "--stdin-input", "-d", str(POLICIES / f"{tee}Policy.rego")]
+    asked = subprocess.run(
+        ["opa", "eval", *options, "-d", str(data), query],
+        input=json.dumps({"cases": cases}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    answer: list[bool] = json.loads(asked.stdout)
+    return answer
