@@ -192,7 +192,7 @@ some_claims = st.dictionaries(names, st.one_of(pool, pool, odd))
 some_data = st.dictionaries(names, st.one_of(st.lists(pool, max_size=3), st.lists(odd), odd))
 
 
-@settings(max_examples=100)
+@settings(max_examples=70)
 @given(changes=some_claims, gone=st.sets(names), data=some_data)
 def test_nothing_that_misses_its_pin_is_accepted(
     changes: Claims, gone: set[str], data: Claims
@@ -217,7 +217,7 @@ def _fits(measured: JsonValue, values: JsonValue) -> bool:
     return not values or (isinstance(measured, str) and measured in values)
 
 
-@settings(max_examples=50)
+@settings(max_examples=40)
 @given(changes=some_claims, gone=st.sets(names), data=some_data)
 async def test_a_refusal_always_has_a_reason_and_an_acceptance_none(
     changes: Claims, gone: set[str], data: Claims

@@ -6,7 +6,7 @@ import ctypes
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verdictd_py.errors import PolicyInvalid
@@ -153,6 +153,7 @@ def test_values_are_equal_in_the_engine_as_in_json(one: object, two: object) -> 
     assert policy.evaluate({"x": one}).allow == (_typed(one) == _typed(two))  # type: ignore[dict-item]
 
 
+@settings(max_examples=60)
 @given(text=st.text(max_size=40))
 def test_whatever_the_text_compiling_raises_its_own_error_only(text: str) -> None:
     for policy in (text, HEAD + text, HEAD + "allow if {" + text + "}"):
@@ -192,6 +193,8 @@ class TestStandardOutput:
         self, capfd: pytest.CaptureFixture[str]
     ) -> None:
         libc = ctypes.CDLL(None)
+        stdout = ctypes.c_void_p.in_dll(libc, "stdout")
+        libc.setvbuf(stdout, None, 0, 4096)  # _IOFBF: as where standard output is a pipe
         with engine._stdout_contained():
             os.write(1, b"from a descriptor\n")
             libc.puts(b"from C, which holds it back")
