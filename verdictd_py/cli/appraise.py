@@ -16,10 +16,10 @@ from typing import Final
 
 from verdictd_py import app
 from verdictd_py.broker.appraiser import Appraiser
-from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser
+from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, Silent
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.evidence import Evidence, Tee, tee_of_quote
-from verdictd_py.domain.ports import EventValue, PolicyDocuments
+from verdictd_py.domain.ports import PolicyDocuments
 from verdictd_py.errors import ConfigError, EvidenceFormat
 from verdictd_py.ratstls import certificate
 from verdictd_py.storage.defaults import default_documents
@@ -92,7 +92,7 @@ def _appraiser(options: Namespace) -> Appraiser:
         verifiers=select(names, context),
         policies=_Policies(_text(options.policy), _text(options.data)),
         clock=lambda: moment,
-        events=_Silent(),
+        events=Silent(),
         require_reference_values=options.require_reference_values,
     )
 
@@ -119,13 +119,6 @@ class _Policies:
             packaged.policy if self._policy is None else self._policy,
             packaged.data if self._data is None else self._data,
         )
-
-
-class _Silent:
-    """An offline judgement is printed, not logged."""
-
-    def record(self, event: str, /, **fields: EventValue) -> None:
-        del event, fields
 
 
 def _evidence(data: bytes, now: datetime) -> Evidence:

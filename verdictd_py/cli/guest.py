@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from verdictd_py import app
-from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser
+from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, complain
 from verdictd_py.config import Address
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError
@@ -48,7 +48,7 @@ def run(argv: Sequence[str]) -> int:
     try:
         secret = asyncio.run(_connect_and_ask(options, _asking(options)))
     except BrokerRefused as error:
-        print(f"verdictd-py guest: {error}", file=sys.stderr)
+        complain("verdictd-py guest", str(error))
         return EXIT_REFUSED
     content = secret.reveal()
     sys.stdout.buffer.write(base64.b64encode(content) + b"\n" if options.base64 else content)

@@ -6,6 +6,8 @@ import argparse
 import sys
 from typing import Final, NoReturn
 
+from verdictd_py.domain.ports import EventValue
+
 EXIT_OK: Final = 0
 EXIT_REFUSED: Final = 1
 EXIT_USAGE: Final = 2
@@ -27,7 +29,19 @@ class Parser(argparse.ArgumentParser):
         fail(self.prog, f"{message}; see {self.prog} --help")
 
 
+class Silent:
+    """Events of a command whose whole answer is what it prints."""
+
+    def record(self, event: str, /, **fields: EventValue) -> None:
+        del event, fields
+
+
+def complain(program: str, message: str) -> None:
+    """One line on standard error, whatever white space `message` holds."""
+    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+
+
 def fail(program: str, message: str) -> NoReturn:
     """Ends the program: one line on standard error, exit status 2."""
-    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+    complain(program, message)
     raise SystemExit(EXIT_USAGE)

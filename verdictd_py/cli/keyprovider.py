@@ -1,0 +1,124 @@
+"""`verdictd-py keyprovider`: ocicrypt's key provider on standard input and output.
+
+Source: wire-keyprovider.md, "stdin/stdout". ocicrypt starts this once for every layer, so
+it loads neither the daemon nor gRPC, and it leaves everything in the data directory as it
+is, except for the keys it makes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from verdictd_py.broker.wrapping import Wrapper
+from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, Silent, complain
+from verdictd_py.config import DEFAULT_DATA_DIR
+from verdictd_py.domain.callers import ROLES, Caller
+from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
+from verdictd_py.errors import ConfigError, RequestError, StorageError, VerdictdError
+from verdictd_py.keyprovider import protocol
+from verdictd_py.keyprovider.packet import AnnotationPacket
+from verdictd_py.keyprovider.parameter import KbsKey
+from verdictd_py.storage.directory import Directory
+from verdictd_py.storage.stores import DirectoryKeyStore
+
+_CALLER: Final = Caller("local user", ROLES["admin"])
+"""Whoever can start this can read the data directory too: the file system decides."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """0 with the answer, alone, on standard output; 1 with one line on standard error.
+
+    Raises:
+        ConfigError: the command line or the data directory cannot be used.
+    """
+    parser = _parser()
+    options = parser.parse_args(list(argv))
+    asked = sys.stdin.buffer.read(protocol.MAX_INPUT_BYTES + 1)
+    try:
+        answer = asyncio.run(_answer(asked, options))
+    except ConfigError:
+        raise
+    except VerdictdError as error:
+        complain(parser.prog, str(error))
+        return EXIT_REFUSED
+    sys.stdout.buffer.write(answer)
+    sys.stdout.flush()
+    return EXIT_OK
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "verdictd-py keyprovider",
+        "ocicrypt's key provider for hosts where no daemon should run: the request as JSON on\n"
+        "standard input, the answer on standard output. In the file that "
+        "OCICRYPT_KEYPROVIDER_CONFIG names:\n\n"
+        '  {"key-providers":{"attestation-agent":{"cmd":{"path":"verdictd-py","args":'
+        '["keyprovider"]}}}}',
+        "exit status: 0 answered, 1 refused (standard error says why), 2 wrong command line",
+    )
+    parser.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        type=Path,
+        default=DEFAULT_DATA_DIR,
+        help=f"keys, as the daemon keeps them ({DEFAULT_DATA_DIR})",
+    )
+    parser.add_argument(
+        "--keyprovider-name",
+        metavar="NAME",
+        help="provider to answer for (the only one in a request)",
+    )
+    parser.add_argument(
+        "--allow-a256ctr",
+        action="store_true",
+        help="decrypt packets without a tag, which anybody can change",
+    )
+    return parser
+
+
+async def _answer(asked: bytes, options: Namespace) -> bytes:
+    """The output for one input.
+
+    Raises:
+        ConfigError: the data directory cannot be used.
+        VerdictdError: refused; see `Wrapper`.
+    """
+    request = protocol.decode(asked, provider=options.keyprovider_name)
+    wrapper = Wrapper(
+        keys=DirectoryKeyStore(Directory.open(options.data_dir)),
+        events=Silent(),
+        allow_a256ctr=options.allow_a256ctr,
+    )
+    if isinstance(request, protocol.UnwrapRequest):
+        packet = AnnotationPacket.decode(request.annotation)
+        return protocol.encode_unwrapped(await wrapper.unwrap(_CALLER, packet))
+    parameter = request.parameter
+    if isinstance(parameter, KbsKey) and parameter.keypath is not None:
+        key = _key_in(Path(parameter.keypath))
+        packet = wrapper.seal(_CALLER, parameter, key, request.optsdata)
+    else:
+        packet = await wrapper.wrap(_CALLER, parameter, request.optsdata)
+    return protocol.encode_wrapped(packet)
+
+
+def _key_in(path: Path) -> SecretBytes:
+    """The key that `keypath=` names: a file of this host, opened with the caller's rights.
+
+    Raises:
+        RequestError: it cannot be read.
+        StorageError: it is not 32 bytes long.
+    """
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(KEY_BYTES + 1)
+    except OSError as error:
+        raise RequestError(f"cannot read keypath={path}: {error.strerror}") from error
+    if len(content) != KEY_BYTES:
+        size = f"more than {KEY_BYTES}" if len(content) > KEY_BYTES else len(content)
+        raise StorageError(f"keypath={path} holds {size} bytes: a key has {KEY_BYTES}")
+    return SecretBytes(content)
