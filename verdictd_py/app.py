@@ -18,6 +18,7 @@ from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.release import Releaser
 from verdictd_py.broker.wrapping import Wrapper
 from verdictd_py.config import DEFAULT_DATA_DIR, Address, Settings, Unsafe
+from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.ports import CollateralSource, Events, PolicySource
 from verdictd_py.errors import ConfigError, NotFound, StorageError
 from verdictd_py.listeners import sockets
@@ -231,9 +232,9 @@ class Daemon:
                 self._events.record("warning.policy", tee=tee, reason=problem)
             else:
                 self._events.record("policy.loaded", tee=tee)
-                self._warn_unpinned(tee, unpinned(documents.data))
+                self._warn_unpinned(tee, unpinned(documents.data, tee))
 
-    def _warn_unpinned(self, tee: str, names: tuple[str, ...]) -> None:
+    def _warn_unpinned(self, tee: Tee, names: tuple[str, ...]) -> None:
         if names:
             self._events.record(
                 "warning.unpinned",

@@ -23,6 +23,7 @@ from tests.ratstls.support import (
 )
 from verdictd_py.domain.evidence import Tee
 from verdictd_py.errors import EvidenceMissing
+from verdictd_py.guest.attesters import use_certificate
 from verdictd_py.ratstls import certificate
 from verdictd_py.ratstls.identity import ServerIdentity
 from verdictd_py.ratstls.issue import Form
@@ -106,7 +107,8 @@ def test_a_handshake_shows_the_client_one_error_and_the_server_the_evidence(
             seen.append(error)
         return True
 
-    context = client_context(guest, key_der(ec_key()))
+    context = client_context(key_der(ec_key()))
+    use_certificate(context, guest)
     context.set_min_proto_version(version)
     context.set_max_proto_version(version)
     context.set_verify(SSL.VERIFY_PEER, look)

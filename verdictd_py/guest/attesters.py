@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
 from verdictd_py.domain.evidence import Collateral
 from verdictd_py.errors import ConfigError
@@ -102,4 +103,13 @@ def guest_context(
             garbage=garbage,
         )
     private = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-    return client_context(certificate, private)
+    context = client_context(private)
+    use_certificate(context, certificate)
+    return context
+
+
+def use_certificate(context: SSL.Context, certificate: bytes) -> None:
+    """Gives `context` a certificate of any generation, through a file in memory."""
+    with os.fdopen(os.memfd_create("certificate"), "wb", buffering=0) as file:
+        file.write(certificate)
+        context.use_certificate_file(f"/proc/self/fd/{file.fileno()}", crypto.FILETYPE_ASN1)

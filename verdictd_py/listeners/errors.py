@@ -16,6 +16,7 @@ from verdictd_py.errors import (
     DecryptionFailed,
     NotAuthorized,
     NotFound,
+    PolicyInvalid,
     RequestError,
     StorageError,
     VerdictdError,
@@ -28,6 +29,7 @@ _GRPC: Final[tuple[tuple[type[VerdictdError], grpc.StatusCode], ...]] = (
     (NotAuthorized, grpc.StatusCode.PERMISSION_DENIED),
     (DecryptionFailed, grpc.StatusCode.FAILED_PRECONDITION),
     (StorageError, grpc.StatusCode.FAILED_PRECONDITION),
+    (PolicyInvalid, grpc.StatusCode.INVALID_ARGUMENT),
     (CollateralUnavailable, grpc.StatusCode.UNAVAILABLE),
 )
 

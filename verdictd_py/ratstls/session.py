@@ -12,6 +12,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import load_der_private_key
 from OpenSSL import SSL, crypto
 
 from verdictd_py.errors import RequestError
@@ -44,32 +47,37 @@ def server_context(
         private_key: its key, PKCS#8 DER.
         require_certificate: end the handshake of a client that shows none.
     """
-    context = _context(SSL.TLS_SERVER_METHOD, certificate, private_key)
+    context = _context(SSL.TLS_SERVER_METHOD, private_key)
+    context.use_certificate(x509.load_der_x509_certificate(certificate))
     required = SSL.VERIFY_FAIL_IF_NO_PEER_CERT if require_certificate else 0
     context.set_verify(SSL.VERIFY_PEER | required, _leave_it_to_the_appraiser)
     return context
 
 
-def client_context(certificate: bytes, private_key: bytes) -> SSL.Context:
+def client_context(private_key: bytes) -> SSL.Context:
     """Settings of the reference guest. As real guests, it takes any self-signed server.
 
+    The caller gives it the certificate: those of old guests can be loaded from a file
+    only, since `cryptography` refuses their version.
+
     Args:
-        certificate: with the guest's evidence, DER.
-        private_key: its key, PKCS#8 DER.
+        private_key: the key of the guest's certificate, PKCS#8 DER.
     """
-    context = _context(SSL.TLS_CLIENT_METHOD, certificate, private_key)
+    context = _context(SSL.TLS_CLIENT_METHOD, private_key)
     context.set_verify(SSL.VERIFY_PEER, _leave_it_to_the_appraiser)
     return context
 
 
-def _context(method: int, certificate: bytes, private_key: bytes) -> SSL.Context:
+def _context(method: int, private_key: bytes) -> SSL.Context:
+    key = load_der_private_key(private_key, password=None)
+    if not isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
+        raise TypeError("rats-tls has certificates with EC and RSA keys only")
     context = SSL.Context(method)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     # Both: without the cache a TLS 1.3 ticket names a session that was never kept.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION)
-    context.use_certificate(crypto.load_certificate(crypto.FILETYPE_ASN1, certificate))
-    context.use_privatekey(crypto.load_privatekey(crypto.FILETYPE_ASN1, private_key))
+    context.use_privatekey(key)
     return context
 
 
