@@ -52,7 +52,7 @@ class TestPrecedence:
     def test_settings_cannot_be_changed(self) -> None:
         settings = config.load({}, file=None)
         with pytest.raises(ValueError, match="frozen"):
-            settings.listen = "127.0.0.1:1"  # type: ignore[misc]  # what the test is about
+            settings.listen = "127.0.0.1:1"
 
 
 class TestMistakes:

@@ -47,15 +47,18 @@ async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
 
 async def run(command: list[str], config: Path, broker: RunningBroker | None) -> tuple[int, str]:
     """Runs `command` with a key provider configuration; status and what it printed."""
-    if broker is None:
-        provider = {
-            "cmd": {
-                "path": sys.executable,
-                "args": ["-m", "verdictd_py.cli.main", "keyprovider", "--data-dir", str(config.parent / "data")],
-            }
-        }  # fmt: skip
-    else:
-        provider = {"grpc": broker.client_api}
+    stdin_form = [
+        "-m",
+        "verdictd_py.cli.main",
+        "keyprovider",
+        "--data-dir",
+        f"{config.parent}/data",
+    ]
+    provider: dict[str, object] = (
+        {"cmd": {"path": sys.executable, "args": stdin_form}}
+        if broker is None
+        else {"grpc": broker.client_api}
+    )
     config.write_text(json.dumps({"key-providers": {"attestation-agent": provider}}))
     process = await asyncio.create_subprocess_exec(
         *command,
