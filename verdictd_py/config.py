@@ -153,6 +153,13 @@ class Settings(BaseSettings):
             )
         return value
 
+    @field_validator("mutual")
+    @classmethod
+    def _check_mutual(cls, value: bool) -> bool:
+        if not value:
+            raise ValueError("guests are always attested: remove it, or set it to true")
+        return value
+
     @property
     def listen_address(self) -> Address:
         return Address.parse(self.listen)

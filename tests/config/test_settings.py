@@ -75,6 +75,7 @@ class TestMistakes:
             ("insecure_nullverifier = true", "command line only"),
             ('unsafe_tdx_root_ca = "x"', "--unsafe-tdx-root-ca"),
             ("[listen]", "listen in "),
+            ("mutual = false", "guests are always attested"),
         ],
     )
     def test_in_the_file(self, file: Path, text: str, cause: str) -> None:

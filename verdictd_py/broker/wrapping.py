@@ -63,6 +63,12 @@ class Wrapper:
             StorageError: the key cannot be used.
         """
         caller.require(Right.WRAP)
+        self._events.record(
+            "wrap.requested",
+            caller=caller.name,
+            parameter=type(parameter).__name__,
+            optsdata=optsdata,
+        )
         match parameter:
             case ExistingKey():
                 key = await self._keys.get(parameter.key_id)
@@ -92,6 +98,7 @@ class Wrapper:
         """
         caller.require(Right.WRAP)
         algorithm = parameter.algorithm
+        self._events.record("key.read", kid=parameter.kid, key=key)
         iv = self._random(algorithm.iv_bytes)
         ciphertext = ciphers.encrypt(algorithm, key, iv, optsdata)
         self._events.record(
@@ -99,7 +106,6 @@ class Wrapper:
             caller=caller.name,
             kid=parameter.kid,
             algorithm=algorithm.value,
-            key=key,
         )
         blob = WrappedBlob(parameter.key_id, algorithm, iv, ciphertext)
         return AnnotationPacket(parameter.form, parameter.kid, blob)

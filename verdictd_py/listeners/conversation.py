@@ -75,6 +75,9 @@ class Conversation:
             RequestError: it has no command; nothing after it can be trusted.
         """
         command = str(members.get("command"))
+        self._events.record(
+            "request.received", peer=self._peer.address, command=command[:_SHOWN_CHARACTERS]
+        )
         try:
             request = messages.parse(members)
         except messages.MalformedRequest as error:
