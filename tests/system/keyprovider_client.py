@@ -78,7 +78,7 @@ class KeyProviderClient:
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._methods: dict[str, Any] = {
-            name: channel.unary_unary(f"/keyprovider.KeyProviderService/{name}")
+            name: channel.unary_unary(f"/keyprovider.KeyProviderService/{name}", None, None)
             for name in ("WrapKey", "UnWrapKey")
         }
 
@@ -88,7 +88,10 @@ class KeyProviderClient:
         cls, target: str, credentials: grpc.ChannelCredentials | None = None
     ) -> AsyncIterator[KeyProviderClient]:
         """A channel of its own: ocicrypt too dials anew for every call."""
-        options = [("grpc.use_local_subchannel_pool", 1)]
+        options = [
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.max_receive_message_length", -1),
+        ]
         channel = (
             grpc.aio.insecure_channel(target, options=options)
             if credentials is None
