@@ -26,6 +26,7 @@ from verdictd_py.listeners.attested import AttestedListener, Limits
 from verdictd_py.listeners.callers import CallerRules, read_roles
 from verdictd_py.listeners.client_api import ClientApi, ServerTls
 from verdictd_py.listeners.keyprovider import KeyProviderService
+from verdictd_py.observability.audit import AuditTrail
 from verdictd_py.observability.log import LogEvents
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy, unpinned
 from verdictd_py.ratstls.identity import ServerIdentity
@@ -146,6 +147,7 @@ class Daemon:
         self._verifiers = self._select_verifiers()
         rules, tls = self._caller_rules()
         directory, self._warnings = prepare(settings.data_dir)
+        self._events = events = self._audit = AuditTrail(settings.data_dir / "audit", events)
         keys = DirectoryKeyStore(directory)
         resources = DirectoryResourceStore(directory, events=events)
         self._policies = DirectoryPolicySource(directory)
@@ -193,6 +195,7 @@ class Daemon:
         except ConfigError:
             listening.close()
             raise
+        self._audit.open()
         host, port = listening.getsockname()[:2]
         self.listen = Address(host, port)
         rules = CallerRules(
@@ -215,6 +218,7 @@ class Daemon:
         seconds = self._settings.drain_timeout
         await asyncio.gather(self._attested.drain(seconds), self._client_api.drain(seconds))
         self._events.record("daemon.stopped")
+        self._audit.close()
 
     async def reload(self) -> None:
         """Reads the policies again and says whether they can be used.

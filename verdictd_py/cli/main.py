@@ -12,6 +12,7 @@ from verdictd_py.errors import VerdictdError
 
 COMMANDS: Final = {
     "appraise": "judge a certificate or a quote offline, exactly as the listener would",
+    "audit": "check that an audit trail is as it was written",
     "demo": "the whole story on loopback, without hardware, in a minute",
     "guest": "a reference guest: attest, then ask for a key or a resource",
     "keyprovider": "ocicrypt's key provider on standard input and output, without a daemon",

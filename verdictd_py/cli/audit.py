@@ -1,0 +1,41 @@
+"""`verdictd-py audit verify FILE...`: is the trail as it was written?"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser
+from verdictd_py.errors import ConfigError, StorageError
+from verdictd_py.observability.audit import verify
+
+
+def run(argv: Sequence[str]) -> int:
+    """0 if every file is whole, 1 if one was changed.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    parser = Parser(
+        "verdictd-py audit",
+        "Check audit files: each line is sealed to the one before. Compare the count and the "
+        "digest\nprinted here with audit.closed in the log, to see that the end was not cut off.",
+        "exit status: 0 whole, 1 changed, 2 cannot be read",
+    )
+    parser.add_argument("action", choices=["verify"])
+    parser.add_argument("files", metavar="FILE", nargs="+", type=Path)
+    options = parser.parse_args(list(argv))
+    status = EXIT_OK
+    for path in options.files:
+        try:
+            with path.open("rb") as lines:
+                count, digest = verify(lines)
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror}; check its name") from error
+        except StorageError as error:
+            print(f"{path}: {error}", file=sys.stderr)
+            status = EXIT_REFUSED
+        else:
+            print(f"{path}: {count} records, digest {digest}")
+    return status
