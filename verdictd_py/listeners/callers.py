@@ -45,7 +45,12 @@ class CallerRules:
     insecure_open: bool = False
 
     def caller(self, context: CallContext) -> Caller:
-        """The caller of one gRPC call. Who is not known has the fewest rights."""
+        """The caller of one gRPC call. Who is not known has the fewest rights.
+
+        Reads the kernel's table of connections, which takes milliseconds: call it in a
+        thread, so that nobody else waits. gRPC has no place to keep an answer for a
+        connection, and a cache by port would outlive its owner.
+        """
         peer = context.peer()
         if peer.startswith("unix:"):
             return Caller("unix socket", _EVERYTHING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import grpc
@@ -40,7 +41,7 @@ class KeyProviderService(services.KeyProviderServiceServicer):
         self, request: messages.keyProviderKeyWrapProtocolInput, context: Context
     ) -> messages.keyProviderKeyWrapProtocolOutput:
         """JSON of an operation `keywrap` -> JSON with the annotation packet."""
-        caller = self._rules.caller(context)
+        caller = await asyncio.to_thread(self._rules.caller, context)
         async with answering(context, self._events, doing="WrapKey", caller=caller.name):
             asked = protocol.decode_wrap(
                 request.KeyProviderKeyWrapProtocolInput, provider=self._provider
@@ -55,7 +56,7 @@ class KeyProviderService(services.KeyProviderServiceServicer):
         self, request: messages.keyProviderKeyWrapProtocolInput, context: Context
     ) -> messages.keyProviderKeyWrapProtocolOutput:
         """JSON of an operation `keyunwrap` -> JSON with the layer key's options."""
-        caller = self._rules.caller(context)
+        caller = await asyncio.to_thread(self._rules.caller, context)
         async with answering(context, self._events, doing="UnWrapKey", caller=caller.name):
             asked = protocol.decode_unwrap(request.KeyProviderKeyWrapProtocolInput)
             packet = AnnotationPacket.decode(asked.annotation)
