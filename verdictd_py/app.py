@@ -7,11 +7,7 @@ import signal
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final, Self
-
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
-from OpenSSL import SSL
+from typing import Self
 
 from verdictd_py import __version__
 from verdictd_py.broker.appraiser import Appraiser
@@ -25,12 +21,11 @@ from verdictd_py.listeners import sockets
 from verdictd_py.listeners.attested import AttestedListener, Limits
 from verdictd_py.listeners.callers import CallerRules, read_roles
 from verdictd_py.listeners.client_api import ClientApi, ServerTls
+from verdictd_py.listeners.identity import RenewedIdentity
 from verdictd_py.listeners.keyprovider import KeyProviderService
 from verdictd_py.observability.audit import AuditTrail
 from verdictd_py.observability.log import LogEvents
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy, unpinned
-from verdictd_py.ratstls.identity import ServerIdentity
-from verdictd_py.ratstls.session import server_context
 from verdictd_py.storage.layout import prepare
 from verdictd_py.storage.stores import (
     DirectoryKeyStore,
@@ -39,37 +34,14 @@ from verdictd_py.storage.stores import (
 )
 from verdictd_py.verifiers.collateral import EndorsementsOnly, FileCollateral, FirstAnswer
 from verdictd_py.verifiers.registry import VerifierContext, VerifierSet, select
+from verdictd_py.verifiers.roots import read_root_ca
 
 Clock = Callable[[], datetime]
-
-MAX_ROOT_BYTES: Final = 64 * 1024
-"""One certificate, about 700 bytes; a larger file is something else."""
 
 
 def utc_now() -> datetime:
     """The wall clock, the daemon's only one for certificates and collateral."""
     return datetime.now(UTC)
-
-
-def read_root_ca(path: Path, *, option: str) -> bytes:
-    """DER of the root certificate in `path`, which holds DER or PEM.
-
-    Raises:
-        ConfigError: one line that names the file, the cause and the remedy.
-    """
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_ROOT_BYTES)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}; check {option}") from error
-    try:
-        if b"-----BEGIN" in data:
-            return x509.load_pem_x509_certificate(data).public_bytes(Encoding.DER)
-        return x509.load_der_x509_certificate(data).public_bytes(Encoding.DER)
-    except ValueError:
-        raise ConfigError(
-            f"{path} holds no certificate in DER or PEM; give the root's to {option}"
-        ) from None
 
 
 def collateral_source(path: Path | None, events: Events | None = None) -> CollateralSource:
@@ -99,30 +71,6 @@ def build_appraiser(
         events=events,
         insecure_accept_anyone=verifiers.accepts_anyone,
     )
-
-
-class _TlsIdentity:
-    """Our own certificate, renewed at the first connection after it is due."""
-
-    def __init__(self, clock: Clock, *, require_certificate: bool) -> None:
-        self._clock = clock
-        self._require_certificate = require_certificate
-        self._identity = ServerIdentity.create(clock())
-        self._context = self._build()
-
-    def context(self) -> SSL.Context:
-        now = self._clock()
-        if self._identity.due(now):
-            self._identity = self._identity.fresh(now)
-            self._context = self._build()
-        return self._context
-
-    def _build(self) -> SSL.Context:
-        return server_context(
-            self._identity.certificate,
-            self._identity.private_key,
-            require_certificate=self._require_certificate,
-        )
 
 
 class Daemon:
@@ -164,7 +112,7 @@ class Daemon:
             events=events,
             allow_a256ctr=settings.allow_a256ctr,
         )
-        identity = _TlsIdentity(clock, require_certificate=not self._verifiers.accepts_anyone)
+        identity = RenewedIdentity(clock, require_certificate=not self._verifiers.accepts_anyone)
         self._attested = AttestedListener(
             appraiser=appraiser,
             releaser=releaser,

@@ -24,6 +24,7 @@ from verdictd_py.errors import ConfigError, EvidenceFormat
 from verdictd_py.ratstls import certificate
 from verdictd_py.storage.defaults import default_documents
 from verdictd_py.verifiers.registry import VerifierContext, select
+from verdictd_py.verifiers.roots import read_root_ca
 
 MAX_FILE_BYTES: Final = 1024 * 1024
 """Certificates and quotes are capped at 64 KiB when they are read; PEM is longer."""
@@ -84,7 +85,7 @@ def _appraiser(options: Namespace) -> Appraiser:
     root = options.root_ca
     context = VerifierContext(
         collateral=app.collateral_source(options.collateral),
-        root_ca_der=None if root is None else app.read_root_ca(root, option="--root-ca"),
+        root_ca_der=None if root is None else read_root_ca(root, option="--root-ca"),
     )
     names = None if options.verifier is None else options.verifier.split(",")
     moment = options.at or app.utc_now()
