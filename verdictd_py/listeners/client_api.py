@@ -116,11 +116,16 @@ class ClientApi:
         _remove_stale(path)
         before = os.umask(0o177)
         try:
+            # As for TCP: gRPC does not say why it could not bind, and logs a line of its own.
+            with socket.socket(socket.AF_UNIX) as probing:
+                probing.bind(str(path))
+            path.unlink()
             self.server.add_insecure_port(f"unix:{path}")
+        except OSError as error:
+            raise explain_bind_failure(str(address), error, option="--client-api") from error
         except RuntimeError as error:
             raise ConfigError(
-                f"cannot listen on {address}: the directory is missing or not writable; "
-                "choose another --client-api"
+                f"cannot listen on {address}: something took its place; choose another --client-api"
             ) from error
         finally:
             os.umask(before)

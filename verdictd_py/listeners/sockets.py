@@ -74,6 +74,9 @@ def probe(address: Address, *, option: str) -> None:
 
 def explain_bind_failure(where: str, error: OSError, *, option: str) -> ConfigError:
     """The error to raise for a failed bind, with its remedy."""
-    remedy = _REMEDIES.get(error.errno or 0, "{reason}; choose another {option}")
-    text = remedy.format(option=option, reason=(error.strerror or "failed").lower())
+    remedy = "{reason}; choose another {option}"
+    if not where.startswith("unix:"):
+        remedy = _REMEDIES.get(error.errno or 0, remedy)
+    # Python's own objections, a path that is too long say, have no number.
+    text = remedy.format(option=option, reason=(error.strerror or str(error)).lower())
     return ConfigError(f"cannot listen on {where}: {text}")

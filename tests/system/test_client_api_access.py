@@ -1,0 +1,407 @@
+"""Who may call the client API of a running broker (wire-client-api.md, "Who may call")."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import trustme
+
+from tests.system.broker import KID, RunningBroker, running_broker
+from tests.system.keyprovider_client import LAYER, KeyProviderClient, unwrap_input, wrap_input
+from verdictd_py import app
+from verdictd_py.errors import ConfigError
+from verdictd_py.listeners import callers
+from verdictd_py.simulator import SimulatedPlatform
+
+NOBODY = 65534
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+
+
+@pytest.fixture
+def platform() -> SimulatedPlatform:
+    return SimulatedPlatform.create(now=app.utc_now())
+
+
+async def may_wrap_only(client: KeyProviderClient, name: str) -> None:
+    """Wraps, and is refused unwrapping with its own name and the remedy."""
+    packet = await client.wrap(KID)
+    status, text = await client.refusal("UnWrapKey", unwrap_input(packet))
+    assert status == "PERMISSION_DENIED"
+    assert text.startswith(f"{name} has no right to unwrap; call as")
+
+
+async def may_do_everything(client: KeyProviderClient) -> None:
+    assert await client.unwrap(await client.wrap(KID)) == LAYER
+
+
+async def may_do_nothing(client: KeyProviderClient, name: str) -> None:
+    status, text = await client.refusal("WrapKey", wrap_input(KID))
+    assert status == "PERMISSION_DENIED"
+    assert text.startswith(f"{name} has no right to wrap; call as")
+    unreadable = unwrap_input({"kid": KID, "wrapped_data": [0], "iv": [0], "algorithm": "AES"})
+    assert (await client.refusal("UnWrapKey", unreadable))[0] == "PERMISSION_DENIED"
+
+
+async def cannot_connect(client: KeyProviderClient) -> None:
+    assert (await client.refusal("WrapKey", wrap_input(KID)))[0] == "UNAVAILABLE"
+
+
+@asynccontextmanager
+async def client_of(
+    broker: RunningBroker, credentials: grpc.ChannelCredentials | None = None
+) -> AsyncIterator[KeyProviderClient]:
+    async with KeyProviderClient.open(broker.client_api, credentials) as client:
+        yield client
+
+
+@asynccontextmanager
+async def client_of_user(
+    broker: RunningBroker, uid: int, directory: Path
+) -> AsyncIterator[KeyProviderClient]:
+    """A client whose connection belongs to `uid`: through a relay that opens it as that user.
+
+    The kernel notes the owner of a socket when it is made, so this process needs to be that
+    user for a moment only.
+    """
+
+    def connected() -> socket.socket:
+        os.seteuid(uid)
+        try:
+            return socket.create_connection(
+                (broker.daemon.client_api.host, broker.daemon.client_api.port)
+            )
+        finally:
+            os.seteuid(0)
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+        await writer.wait_closed()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(sock=connected())
+        relayed.append(asyncio.gather(pump(reader, back), pump(there, writer)))
+
+    relayed: list[asyncio.Future[tuple[None, None]]] = []
+    path = directory / "relay"
+    async with await asyncio.start_unix_server(relay, path):
+        async with KeyProviderClient.open(f"unix:{path}") as client:
+            yield client
+        await asyncio.gather(*relayed)
+    assert relayed
+
+
+class TestUnixSocket:
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        return tmp_path / "api.sock"
+
+    async def test_its_owner_has_all_rights_and_nobody_else_reaches_it(
+        self, tmp_path: Path, platform: SimulatedPlatform, path: Path
+    ) -> None:
+        before = os.umask(0)
+        try:
+            async with (
+                running_broker(tmp_path, platform, client_api=f"unix:{path}") as broker,
+                client_of(broker) as client,
+            ):
+                assert stat.S_ISSOCK(path.stat().st_mode)
+                assert stat.S_IMODE(path.stat().st_mode) == 0o600
+                await may_do_everything(client)
+                assert broker.client_api == f"unix:{path}"
+        finally:
+            assert os.umask(before) == 0
+
+    async def test_a_socket_that_nobody_serves_is_replaced(
+        self, tmp_path: Path, platform: SimulatedPlatform, path: Path
+    ) -> None:
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(path))
+        async with (
+            running_broker(tmp_path, platform, client_api=f"unix:{path}") as broker,
+            client_of(broker) as client,
+        ):
+            await may_do_everything(client)
+
+    async def test_a_socket_that_is_served_stays_its_owners(
+        self, tmp_path: Path, platform: SimulatedPlatform, path: Path
+    ) -> None:
+        async with (
+            running_broker(tmp_path, platform, client_api=f"unix:{path}") as broker,
+            client_of(broker) as client,
+        ):
+            with pytest.raises(ConfigError, match=r"another daemon does; stop it, or choose"):
+                async with running_broker(tmp_path, platform, client_api=f"unix:{path}"):
+                    pass
+            await may_do_everything(client)
+
+    @pytest.mark.parametrize(
+        ("name", "cause"),
+        [
+            ("file", "exists and is no socket"),
+            ("directory", "exists and is no socket"),
+            ("link", "exists and is no socket"),
+            ("none/api.sock", "no such file or directory; choose another --client-api"),
+            ("file/api.sock", "not a directory; choose another --client-api"),
+            ("x" * 200, "too long; choose another --client-api"),
+        ],
+        ids=["file", "directory", "link", "no directory", "below a file", "too long"],
+    )
+    async def test_what_is_in_the_way_is_left_and_named(
+        self,
+        tmp_path: Path,
+        platform: SimulatedPlatform,
+        capfd: pytest.CaptureFixture[str],
+        name: str,
+        cause: str,
+    ) -> None:
+        (tmp_path / "file").write_text("mine")
+        (tmp_path / "directory").mkdir()
+        (tmp_path / "link").symlink_to("nowhere")
+        path = tmp_path / name
+        with pytest.raises(ConfigError, match=cause) as caught:
+            async with running_broker(tmp_path, platform, client_api=f"unix:{path}"):
+                pass
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert (tmp_path / "file").read_text() == "mine"
+        assert (tmp_path / "link").is_symlink()
+        assert capfd.readouterr() == ("", "")  # gRPC logs its own failures
+
+
+class TestLoopback:
+    async def test_the_daemons_user_has_all_rights(
+        self, tmp_path: Path, platform: SimulatedPlatform
+    ) -> None:
+        async with running_broker(tmp_path, platform) as broker, client_of(broker) as client:
+            await may_do_everything(client)
+
+    async def test_over_ipv6_too(self, tmp_path: Path, platform: SimulatedPlatform) -> None:
+        if not _has_ipv6():
+            pytest.skip("this host has no ::1")
+        async with (
+            running_broker(tmp_path, platform, client_api="[::1]:0") as broker,
+            client_of(broker) as client,
+        ):
+            assert broker.daemon.client_api.host == "::1"
+            await may_do_everything(client)
+
+    @needs_root
+    async def test_another_user_may_wrap_and_nothing_else(
+        self, tmp_path: Path, platform: SimulatedPlatform
+    ) -> None:
+        """defects.md 11: whoever reaches the original's API can read every key."""
+        async with (
+            running_broker(tmp_path, platform) as broker,
+            client_of_user(broker, NOBODY, tmp_path) as client,
+        ):
+            await may_wrap_only(client, f"uid {NOBODY}")
+            (event,) = broker.events.named("request.failed")
+            assert event["caller"] == f"uid {NOBODY}"
+            assert event["status"] == "PERMISSION_DENIED"
+
+    @needs_root
+    async def test_insecure_loopback_is_what_it_says_and_is_recorded(
+        self, tmp_path: Path, platform: SimulatedPlatform
+    ) -> None:
+        async with (
+            running_broker(tmp_path, platform, unsafe={"insecure_loopback": True}) as broker,
+            client_of_user(broker, NOBODY, tmp_path) as client,
+        ):
+            await may_do_everything(client)
+            flags = [event["flag"] for event in broker.events.named("unsafe.option")]
+            assert "--insecure-loopback" in flags
+
+    async def test_finding_out_who_calls_keeps_no_guest_waiting(
+        self, tmp_path: Path, platform: SimulatedPlatform, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        table = tmp_path / "table"
+        os.mkfifo(table)  # whoever reads it waits until somebody writes
+        monkeypatch.setattr(callers, "_TABLES", (table,))
+        async with running_broker(tmp_path, platform) as broker, client_of(broker) as client:
+            call = asyncio.create_task(client.wrap(KID))
+            async with broker.guest() as guest:
+                assert (await guest.resource("Policy")).reveal()
+            assert not call.done()
+            await asyncio.to_thread(table.write_text, "header only\n")
+            assert (await call)["kid"] == KID
+
+
+class TestOpenAddress:
+    @pytest.mark.parametrize("host", ["0.0.0.0", "[::]", "broker.example"])  # noqa: S104  # the point
+    async def test_without_tls_it_does_not_start(
+        self, tmp_path: Path, platform: SimulatedPlatform, host: str
+    ) -> None:
+        """defects.md 11."""
+        with pytest.raises(ConfigError) as caught:
+            async with running_broker(tmp_path, platform, client_api=f"{host}:0"):
+                pass
+        text = str(caught.value)
+        assert text.startswith(f"--client-api {host}:0 can be reached from other hosts")
+        assert "--client-api-cert" in text
+        assert "--insecure-client-api" in text
+
+    async def test_insecure_client_api_is_what_it_says_and_is_recorded(
+        self, tmp_path: Path, platform: SimulatedPlatform
+    ) -> None:
+        options = {"insecure_client_api": True}
+        async with (
+            running_broker(tmp_path, platform, unsafe=options, client_api="0.0.0.0:0") as broker,
+            KeyProviderClient.open(f"127.0.0.1:{broker.daemon.client_api.port}") as client,
+        ):
+            await may_do_everything(client)
+            flags = [event["flag"] for event in broker.events.named("unsafe.option")]
+            assert "--insecure-client-api" in flags
+
+
+ROLES = '[roles]\nfarm = "wrap"\nops = "operator"\n"boss.example" = "admin"\n'
+
+
+@dataclass
+class Certificates:
+    """A CA, a broker's certificate, and the files that name them to the broker."""
+
+    ca: trustme.CA
+    settings: dict[str, Any]
+
+    @classmethod
+    def make(cls, directory: Path) -> Certificates:
+        ca = trustme.CA()
+        ours = ca.issue_cert("127.0.0.1")
+        settings: dict[str, Any] = {
+            f"client_api_{name}": directory / name for name in ("cert", "key", "ca", "roles")
+        }
+        settings["client_api_cert"].write_bytes(ours.cert_chain_pems[0].bytes())
+        settings["client_api_key"].write_bytes(ours.private_key_pem.bytes())
+        settings["client_api_ca"].write_bytes(ca.cert_pem.bytes())
+        settings["client_api_roles"].write_text(ROLES)
+        return cls(ca, settings)
+
+    def credentials(self, certificate: trustme.LeafCert | None) -> grpc.ChannelCredentials:
+        if certificate is None:
+            return grpc.ssl_channel_credentials(self.ca.cert_pem.bytes())
+        return grpc.ssl_channel_credentials(
+            self.ca.cert_pem.bytes(),
+            certificate.private_key_pem.bytes(),
+            certificate.cert_chain_pems[0].bytes(),
+        )
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Certificates:
+    return Certificates.make(tmp_path)
+
+
+class TestTls:
+    async def test_a_certificate_has_the_role_of_its_name(
+        self, tmp_path: Path, platform: SimulatedPlatform, certificates: Certificates
+    ) -> None:
+        issue = certificates.ca.issue_cert
+        settings: dict[str, Any] = {"client_api": "0.0.0.0:0", **certificates.settings}
+        async with running_broker(tmp_path, platform, **settings) as broker:
+            target = f"127.0.0.1:{broker.daemon.client_api.port}"
+
+            @asynccontextmanager
+            async def client(
+                certificate: trustme.LeafCert | None,
+            ) -> AsyncIterator[KeyProviderClient]:
+                found = certificates.credentials(certificate)
+                async with KeyProviderClient.open(target, found) as opened:
+                    yield opened
+
+            async with client(issue(common_name="farm")) as one:
+                await may_wrap_only(one, "certificate farm")
+            async with client(issue(common_name="ops")) as one:
+                await may_wrap_only(one, "certificate ops")
+            async with client(issue("boss.example")) as one:
+                await may_do_everything(one)
+            async with client(issue(common_name="stranger")) as one:
+                await may_do_nothing(one, "certificate stranger")
+            yesterday = datetime.now(UTC) - timedelta(days=1)
+            expired = issue(
+                common_name="farm", not_before=yesterday - timedelta(1), not_after=yesterday
+            )
+            for refused in (None, trustme.CA().issue_cert(common_name="farm"), expired):
+                async with client(refused) as one:
+                    await cannot_connect(one)
+            async with KeyProviderClient.open(target) as one:
+                await cannot_connect(one)
+            assert broker.events.named("image-key.unwrapped") == [
+                {"caller": "certificate boss.example", "kid": KID}
+            ]
+
+    async def test_loopback_is_no_certificate(
+        self, tmp_path: Path, platform: SimulatedPlatform, certificates: Certificates
+    ) -> None:
+        """Where TLS is on, the daemon's own user needs a role too, insecure flags or not."""
+        unsafe = {"insecure_loopback": True, "insecure_client_api": True}
+        stranger = certificates.credentials(certificates.ca.issue_cert(common_name="stranger"))
+        async with (
+            running_broker(tmp_path, platform, unsafe=unsafe, **certificates.settings) as broker,
+            client_of(broker, stranger) as client,
+        ):
+            await may_do_nothing(client, "certificate stranger")
+
+    @pytest.mark.parametrize("missing", ["cert", "key", "ca", "roles"])
+    async def test_all_four_files_are_needed(
+        self, tmp_path: Path, platform: SimulatedPlatform, certificates: Certificates, missing: str
+    ) -> None:
+        file = certificates.settings.pop(f"client_api_{missing}")
+        with pytest.raises(ConfigError, match="TLS for the client API needs all of"):
+            async with running_broker(tmp_path, platform, **certificates.settings):
+                pass
+        certificates.settings[f"client_api_{missing}"] = file
+        file.unlink()
+        with pytest.raises(ConfigError, match=f"No such file.*--client-api-{missing}"):
+            async with running_broker(tmp_path, platform, **certificates.settings):
+                pass
+
+    @pytest.mark.parametrize(
+        ("name", "content", "cause"),
+        [
+            ("cert", b"", "is no PEM certificate"),
+            ("key", b"-----BEGIN PRIVATE KEY-----\n", "unencrypted PEM key"),
+            ("ca", b"\x30\x82", "PEM certificate"),
+            ("roles", b"", "must hold one table"),
+            ("key", None, "does not belong to the certificate"),
+        ],
+    )
+    async def test_a_wrong_file_is_named_at_start(
+        self,
+        tmp_path: Path,
+        platform: SimulatedPlatform,
+        certificates: Certificates,
+        name: str,
+        content: bytes | None,
+        cause: str,
+    ) -> None:
+        file = certificates.settings[f"client_api_{name}"]
+        if content is None:
+            content = certificates.ca.issue_cert("127.0.0.1").private_key_pem.bytes()
+        file.write_bytes(content)
+        with pytest.raises(ConfigError, match=cause) as caught:
+            async with running_broker(tmp_path, platform, **certificates.settings):
+                pass
+        assert str(file) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def _has_ipv6() -> bool:
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            return False
+        return True
