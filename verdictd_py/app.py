@@ -28,8 +28,8 @@ from verdictd_py.observability.log import LogEvents
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy, unpinned
 from verdictd_py.storage.layout import prepare
 from verdictd_py.storage.stores import (
+    DirectoryDocumentStore,
     DirectoryKeyStore,
-    DirectoryPolicySource,
     DirectoryResourceStore,
 )
 from verdictd_py.verifiers.collateral import EndorsementsOnly, FileCollateral, FirstAnswer
@@ -98,7 +98,7 @@ class Daemon:
         self._events = events = self._audit = AuditTrail(settings.data_dir / "audit", events)
         keys = DirectoryKeyStore(directory)
         resources = DirectoryResourceStore(directory, events=events)
-        self._policies = DirectoryPolicySource(directory)
+        self._policies = DirectoryDocumentStore(directory)
         appraiser = build_appraiser(
             verifiers=self._verifiers,
             policies=self._policies,

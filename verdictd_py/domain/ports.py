@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from verdictd_py.domain.evidence import Collateral, Evidence, JsonValue, Tee, VerifiedEvidence
-from verdictd_py.domain.names import KeyId, ResourcePath
+from verdictd_py.domain.names import KeyId, Name, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import Reason
 
@@ -125,6 +125,86 @@ class PolicySource(Protocol):
         Raises:
             NotFound: none is kept for it.
             StorageError: one of them cannot be read.
+        """
+        ...
+
+
+class DocumentStore(PolicySource, Protocol):
+    """The same, one document at a time and by name (`tdxPolicy.rego`, `tdxData`)."""
+
+    async def get(self, name: Name) -> str:
+        """Text of a document.
+
+        Raises:
+            NotFound, StorageError: as `documents`.
+        """
+        ...
+
+    async def put(self, name: Name, text: str) -> None:
+        """Creates or replaces a document, atomically.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        ...
+
+    def tee_of(self, name: Name) -> Tee | None:
+        """The TEE whose policy or reference data has that name, None for any other."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TestedPolicy:
+    """What a policy says about an input, and each input beside its reference value."""
+
+    allow: bool
+    parse_info: dict[str, list[JsonValue]]
+
+
+class PolicyTester(Protocol):
+    """Runs policies that nobody has checked yet, where they can do no harm."""
+
+    async def check(self, policy: str, data: str, tee: Tee | None) -> None:
+        """Returns if the policy may be stored with this reference data.
+
+        Raises:
+            PolicyInvalid: one line that says why not.
+        """
+        ...
+
+    async def test(self, policy: str, data: str, claims: JsonValue) -> TestedPolicy:
+        """What the policy decides.
+
+        Raises:
+            PolicyInvalid: it decides nothing.
+        """
+        ...
+
+
+class KeyringEditor(Protocol):
+    """OpenPGP keyrings as bytes: certificates, binary, one after the other."""
+
+    def added(self, keyring: bytes, certificates: bytes) -> bytes:
+        """The keyring with more certificates.
+
+        Raises:
+            RequestError: they are broken, or hold secrets.
+        """
+        ...
+
+    def without(self, keyring: bytes, which: str) -> bytes:
+        """The keyring without one certificate, by fingerprint, key id or e-mail.
+
+        Raises:
+            NotFound, RequestError: none, or several, are meant.
+        """
+        ...
+
+    def listed(self, keyring: bytes) -> str:
+        """Text for people: fingerprint, user ids, created, expires.
+
+        Raises:
+            StorageError: the keyring cannot be read.
         """
         ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -9,6 +10,7 @@ from uuid import uuid4
 
 import grpc
 
+from verdictd_py.domain.callers import Caller
 from verdictd_py.domain.ports import Events
 from verdictd_py.errors import (
     AlreadyExists,
@@ -21,6 +23,7 @@ from verdictd_py.errors import (
     StorageError,
     VerdictdError,
 )
+from verdictd_py.listeners.callers import CallerRules
 
 _GRPC: Final[tuple[tuple[type[VerdictdError], grpc.StatusCode], ...]] = (
     (RequestError, grpc.StatusCode.INVALID_ARGUMENT),
@@ -66,17 +69,23 @@ def report_bug(events: Events, error: BaseException, *, doing: str) -> str:
 
 @asynccontextmanager
 async def answering(
-    context: grpc.aio.ServicerContext[Any, Any], events: Events, *, doing: str, caller: str
-) -> AsyncIterator[None]:
-    """Turns whatever is raised inside into a gRPC error: never an OK answer."""
+    context: grpc.aio.ServicerContext[Any, Any], rules: CallerRules, events: Events, *, doing: str
+) -> AsyncIterator[Caller]:
+    """One call: finds out who calls, and turns whatever is raised inside into a gRPC error.
+
+    Never an OK answer: after an error the context is aborted, and nothing behind the
+    block runs.
+    """
+    caller = Caller("not known yet", frozenset())
     try:
-        yield
+        caller = await asyncio.to_thread(rules.caller, context)
+        yield caller
     except VerdictdError as error:
         status = grpc_status(error)
         events.record(
             "request.failed",
             doing=doing,
-            caller=caller,
+            caller=caller.name,
             code=error.code,
             status=status.name,
             reason=str(error),

@@ -6,7 +6,7 @@ import asyncio
 from typing import Final
 
 from verdictd_py.domain.evidence import Tee
-from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath
+from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, Name, ResourcePath
 from verdictd_py.domain.ports import Events, Kind, PolicyDocuments, StoredObject
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.errors import AlreadyExists, NotFound, RequestError, StorageError
@@ -131,8 +131,8 @@ class DirectoryResourceStore:
             raise NotFound(f"there is no resource {path}") from None
 
 
-class DirectoryPolicySource:
-    """Port `PolicySource`: `opa/tdxPolicy.rego` with `opa/tdxData`, and their siblings."""
+class DirectoryDocumentStore:
+    """Port `DocumentStore`: `opa/tdxPolicy.rego` with `opa/tdxData`, and their siblings."""
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
@@ -143,6 +143,21 @@ class DirectoryPolicySource:
             raise NotFound(f"no policy is kept for {tee}")
         policy, data = await asyncio.to_thread(lambda: [self._text(name) for name in names])
         return PolicyDocuments(policy, data)
+
+    async def get(self, name: Name) -> str:
+        return await asyncio.to_thread(self._text, str(name))
+
+    async def put(self, name: Name, text: str) -> None:
+        try:
+            await asyncio.to_thread(self._directory.replace, (OPA, *name.segments), text.encode())
+        except StorageError as error:
+            raise StorageError(f"{OPA}/{name} {error}") from None
+
+    def tee_of(self, name: Name) -> Tee | None:
+        for tee, names in POLICY_FILES.items():
+            if str(name) in names:
+                return tee
+        return None
 
     def _text(self, name: str) -> str:
         try:
