@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import grpc
@@ -41,8 +40,7 @@ class KeyProviderService(services.KeyProviderServiceServicer):
         self, request: messages.keyProviderKeyWrapProtocolInput, context: Context
     ) -> messages.keyProviderKeyWrapProtocolOutput:
         """JSON of an operation `keywrap` -> JSON with the annotation packet."""
-        caller = await asyncio.to_thread(self._rules.caller, context)
-        async with answering(context, self._events, doing="WrapKey", caller=caller.name):
+        async with answering(context, self._rules, self._events, doing="WrapKey") as caller:
             asked = protocol.decode_wrap(
                 request.KeyProviderKeyWrapProtocolInput, provider=self._provider
             )
@@ -56,8 +54,7 @@ class KeyProviderService(services.KeyProviderServiceServicer):
         self, request: messages.keyProviderKeyWrapProtocolInput, context: Context
     ) -> messages.keyProviderKeyWrapProtocolOutput:
         """JSON of an operation `keyunwrap` -> JSON with the layer key's options."""
-        caller = await asyncio.to_thread(self._rules.caller, context)
-        async with answering(context, self._events, doing="UnWrapKey", caller=caller.name):
+        async with answering(context, self._rules, self._events, doing="UnWrapKey") as caller:
             asked = protocol.decode_unwrap(request.KeyProviderKeyWrapProtocolInput)
             packet = AnnotationPacket.decode(asked.annotation)
             optsdata = await self._wrapper.unwrap(caller, packet)
