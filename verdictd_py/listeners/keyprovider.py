@@ -36,7 +36,7 @@ class KeyProviderService(services.KeyProviderServiceServicer):
     def register(self, server: grpc.aio.Server) -> None:
         services.add_KeyProviderServiceServicer_to_server(self, server)
 
-    async def WrapKey(  # noqa: N802  # the wire's name
+    async def WrapKey(
         self, request: messages.keyProviderKeyWrapProtocolInput, context: Context
     ) -> messages.keyProviderKeyWrapProtocolOutput:
         """JSON of an operation `keywrap` -> JSON with the annotation packet."""
@@ -50,7 +50,7 @@ class KeyProviderService(services.KeyProviderServiceServicer):
             )
         raise AssertionError("answering() ends the call where it swallows an error")
 
-    async def UnWrapKey(  # noqa: N802  # the wire's name
+    async def UnWrapKey(
         self, request: messages.keyProviderKeyWrapProtocolInput, context: Context
     ) -> messages.keyProviderKeyWrapProtocolOutput:
         """JSON of an operation `keyunwrap` -> JSON with the layer key's options."""
