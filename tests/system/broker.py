@@ -76,7 +76,11 @@ class RunningBroker:
 
 @asynccontextmanager
 async def running_broker(
-    directory: Path, platform: SimulatedPlatform, *, unsafe: dict[str, Any] | None = None, **settings: Any
+    directory: Path,
+    platform: SimulatedPlatform,
+    *,
+    unsafe: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> AsyncIterator[RunningBroker]:
     """Starts a broker under `directory` and stops it at the end.
 

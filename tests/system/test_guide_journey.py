@@ -1,0 +1,95 @@
+"""The guide's story on one broker: what its log shows must come back byte for byte."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from OpenSSL import SSL
+
+from tests.guide import from_guide
+from tests.system.broker import KEY, KID, RunningBroker, running_broker
+from verdictd_py import app
+from verdictd_py.errors import EvidenceMissing
+from verdictd_py.guest.connection import BrokerRefused, GuestConnection
+from verdictd_py.ratstls.issue import Form
+from verdictd_py.simulator import SimulatedPlatform
+
+FORMS = [form for form in Form if form is not Form.NULL]
+
+
+@pytest_asyncio.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
+    platform = SimulatedPlatform.create(now=app.utc_now())
+    async with running_broker(tmp_path, platform, verifier=("tdx",)) as running:
+        yield running
+
+
+@pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
+@pytest.mark.parametrize("form", FORMS)
+async def test_guests_of_every_generation_get_the_guides_blobs(
+    broker: RunningBroker, form: Form, version: int
+) -> None:
+    policy = from_guide(r"response: (ewog[A-Za-z0-9+/=]+)")
+    cosign_key = from_guide(r"response: (LS0t[A-Za-z0-9+/]+==)")
+    assert (len(policy), len(cosign_key)) == (452, 240)
+    image = broker.data / "image"
+    (image / "policy.json").write_bytes(base64.b64decode(policy))
+    (image / "cosign.key").write_bytes(base64.b64decode(cosign_key))
+    context = broker.context(broker.attester(), form)
+    context.set_min_proto_version(version)
+    context.set_max_proto_version(version)
+    async with GuestConnection.open(*broker.address, context) as guest:
+        for name, blob in (("Policy", policy), ("Cosign Key", cosign_key)):
+            info = await guest.call({"command": "Get Resource Info", "name": name})
+            assert info == {"status": "OK", "data": {"base64size": str(len(blob))}}
+            answer = await guest._exchange({"command": f"Get {name}", "optional": {}}, len(blob))
+            assert answer == blob.encode()
+        assert (await guest.keks([KID]))[KID].reveal() == KEY
+    assert KEY[:31].decode() not in broker.events.text
+    assert base64.b64encode(KEY).decode() not in broker.events.text
+
+
+async def test_a_guest_without_evidence_gets_nothing_but_a_code(broker: RunningBroker) -> None:
+    """defects.md 7: whoever shows no evidence is refused, with or without --mutual."""
+    context = broker.context(None)
+    with pytest.raises(BrokerRefused, match=EvidenceMissing.code) as caught:
+        async with GuestConnection.open(*broker.address, context) as guest:
+            await guest.keks([KID])
+    (refused,) = broker.events.named("guest.refused")
+    assert str(refused["appraisal"]) in str(caught.value)
+    assert not broker.events.named("request.received", "secret.released")
+
+
+@pytest.mark.parametrize(
+    "kid", ["../../../../etc/shadow", "/etc/shadow", "..", "a/../b", "a\0b", ""]
+)
+async def test_no_name_leads_out_of_the_store(broker: RunningBroker, kid: str) -> None:
+    """defects.md 1: upstream appended a kid to a path unchecked."""
+    async with broker.guest() as guest:
+        with pytest.raises(BrokerRefused, match=r"segment|URI"):
+            await guest.keks([kid])
+        with pytest.raises(BrokerRefused, match=r"segment|URI"):
+            await guest.decrypt(kid=kid, encrypted_data=b"x" * 32, algorithm="AES", iv=bytes(12))
+        assert await guest.version() == "v1"
+
+
+async def test_pinned_measurements_decide_and_the_refusal_shows_both_values(
+    broker: RunningBroker,
+) -> None:
+    """defects.md 8 and 17: measurements reach the policy, and a refusal explains itself."""
+    pinned = "ab" * 48
+    (broker.data / "opa" / "tdxData").write_text('{"rtmr1":["' + pinned + '"]}')
+    with pytest.raises(BrokerRefused, match="policy-refused") as caught:
+        async with broker.guest() as guest:
+            await guest.keks([KID])
+    (refused,) = broker.events.named("guest.refused")
+    reasons = refused["reasons"]
+    assert isinstance(reasons, tuple)
+    (reason,) = reasons
+    assert reason.startswith("rtmr1: measured ")
+    assert pinned in reason
+    assert pinned not in str(caught.value)
