@@ -1,0 +1,162 @@
+"""The daemon as its users start, stop and reload it (product.md)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.command import port_of, running_daemon
+from tests.system.broker import Recorder
+from verdictd_py import __version__, app, config
+from verdictd_py.config import Settings, Unsafe
+from verdictd_py.errors import ConfigError
+from verdictd_py.listeners import sockets
+
+FREE = ("--listen", "127.0.0.1:0", "--client-api", "127.0.0.1:0")
+
+
+def _connects(host: str, port: int) -> bool:
+    with socket.create_connection((host, port), timeout=5):
+        return True
+
+
+def test_the_guides_command_line_runs_reloads_and_stops(tmp_path: Path) -> None:
+    """Word for word but for the program's name and the ports (product.md, journey 1)."""
+    data = tmp_path / "data"
+    (data / "keys").mkdir(parents=True)
+    (data / "keys/short").write_bytes(b"31 bytes, a wrong size of a key")
+    words = (
+        "--listen 0.0.0.0:0 --verifier tdx --attester nullattester --client-api 127.0.0.1:0 "
+        "--mutual"
+    )
+    with running_daemon(*words.split(), "--data-dir", str(data)) as daemon:
+        started = daemon.wait_for("daemon.started")
+        assert started["version"] == __version__
+        assert started["verifiers"] == ["tdx"]
+        assert started["attester"] == "nullattester"
+        assert started["data_dir"] == str(data)
+        assert started["listen"].startswith("0.0.0.0:")
+        assert _connects("127.0.0.1", port_of(started["listen"]))
+        assert _connects("127.0.0.1", port_of(started["client_api"]))
+        reasons = [e["reason"] for e in daemon.seen if e["event"] == "warning.storage"]
+        assert any("key short has 31 bytes" in reason for reason in reasons)
+        assert [e for e in daemon.seen if e["event"] == "warning.unpinned"]
+
+        policy = data / "opa/tdxPolicy.rego"
+        kept = policy.read_bytes()
+        policy.write_text("package policy\nallow {{{ this is no policy")
+        daemon.send(signal.SIGHUP)
+        warned = daemon.wait_for("warning.policy")
+        assert (warned["tee"], warned["level"]) == ("tdx", "warning")
+        assert warned["reason"]
+        policy.write_bytes(kept)
+        daemon.send(signal.SIGHUP)
+        daemon.wait_for("policy.loaded", tee="tdx")
+
+        status, stdout = daemon.end(signal.SIGTERM)
+        assert (status, stdout) == (0, "")
+        assert "daemon.stopped" in [event["event"] for event in daemon.seen]
+
+
+def test_the_short_command_line_runs(tmp_path: Path) -> None:
+    """`verdictd-py --listen 0.0.0.0:20002 --verifier tdx`, the client API by default."""
+    _skip_unless_free()
+    words = ("--listen", "0.0.0.0:0", "--verifier", "tdx")
+    with running_daemon(*words, VERDICTD_DATA_DIR=str(tmp_path)) as daemon:
+        started = daemon.wait_for("daemon.started")
+        assert started["client_api"] in {"[::1]:60000", "127.0.0.1:60000"}
+        assert daemon.end(signal.SIGINT) == (0, "")
+
+
+def _skip_unless_free() -> None:
+    for host in ("::1", "127.0.0.1"):
+        try:
+            _connects(host, 60000)
+        except OSError:
+            continue
+        pytest.skip("something else listens on port 60000")
+
+
+class TestDefaultClientApi:
+    """`[::1]:60000`, and 127.0.0.1 only where the host has no ::1."""
+
+    @pytest.fixture
+    def options(self, tmp_path: Path) -> dict[str, Any]:
+        return {"listen": "127.0.0.1:0", "data_dir": tmp_path / "data"}
+
+    async def test_it_is_ipv4_on_a_host_without_ipv6(
+        self, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(config, "CLIENT_API_WITHOUT_IPV6", "127.0.0.1:0")
+        monkeypatch.setattr(sockets, "bind", _without_ipv6(sockets.bind))
+        daemon = await app.Daemon(Settings(**options), Unsafe(), Recorder()).start()
+        try:
+            assert daemon.client_api.host == "127.0.0.1"
+        finally:
+            await daemon.stop()
+        with pytest.raises(ConfigError, match=r"\[::1\]:0: this host has no such address"):
+            await app.Daemon(
+                Settings(**options, client_api="[::1]:0"), Unsafe(), Recorder()
+            ).start()
+
+    async def test_it_is_not_where_another_daemon_has_the_address(
+        self, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        try:
+            server = socket.create_server(("::1", 0), family=socket.AF_INET6)
+        except OSError:
+            pytest.skip("this host has no ::1")
+        with server:
+            taken = f"[::1]:{server.getsockname()[1]}"
+            monkeypatch.setattr(config, "CLIENT_API_WITHOUT_IPV6", "127.0.0.1:0")
+            settings = Settings.model_construct(**options, client_api=taken)
+            settings.model_fields_set.discard("client_api")  # as if it were the default
+            with pytest.raises(ConfigError, match="the address is in use; stop what listens"):
+                await app.Daemon(settings, Unsafe(), Recorder()).start()
+
+
+def _without_ipv6(bind: Any) -> Any:
+    """The host's own `bind`, as if no interface had ::1."""
+
+    def bound(address: config.Address, *, option: str) -> socket.socket:
+        if ":" in address.host:
+            error = OSError(99, os.strerror(99))
+            raise sockets.explain_bind_failure(str(address), error, option=option)
+        found = bind(address, option=option)
+        assert isinstance(found, socket.socket)
+        return found
+
+    return bound
+
+
+async def test_an_address_in_use_lets_the_other_go(tmp_path: Path) -> None:
+    """All addresses are bound before any of them accepts, and none stays behind."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        listen = f"127.0.0.1:{probe.getsockname()[1]}"
+        probe.close()
+        settings = Settings(
+            listen=listen,
+            client_api=f"127.0.0.1:{server.getsockname()[1]}",
+            data_dir=tmp_path / "data",
+        )
+        daemon = app.Daemon(settings, Unsafe(), Recorder())
+        with pytest.raises(ConfigError, match="the address is in use; stop what listens"):
+            await daemon.start()
+        sockets.bind(config.Address.parse(listen), option="--listen").close()
+
+
+def test_unsafe_choices_are_named_at_start(tmp_path: Path) -> None:
+    chosen = ("--insecure-loopback", "--insecure-nullverifier", "--insecure-client-api")
+    words = (*FREE, "--verifier", "nullverifier", "--data-dir", str(tmp_path), *chosen)
+    with running_daemon(*words) as daemon:
+        daemon.wait_for("daemon.started")
+        flags = [e["flag"] for e in daemon.seen if e["event"] == "unsafe.option"]
+        assert set(flags) == set(chosen)
+        assert {e["level"] for e in daemon.seen if e["event"] == "unsafe.option"} == {"warning"}
+        assert daemon.end(signal.SIGTERM) == (0, "")
