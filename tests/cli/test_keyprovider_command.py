@@ -1,0 +1,157 @@
+"""ocicrypt's key provider as a command (wire-keyprovider.md, "stdin/stdout")."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from tests.cli.command import Ended, Run, run, run_all
+from tests.system.broker import KEY, KID
+from tests.system.keyprovider_client import (
+    LAYER,
+    b64,
+    opened,
+    optsdata_in,
+    packet_in,
+    unwrap_input,
+    wrap_input,
+)
+
+PROGRAM = "verdictd-py keyprovider"
+URI = "keyid=kbs:///default/key/1"
+KEK = bytes(range(32))
+
+
+def command(data: Path, asked: dict[str, Any] | bytes, *options: str) -> Run:
+    stdin = asked if isinstance(asked, bytes) else json.dumps(asked).encode()
+    return Run(("keyprovider", "--data-dir", str(data), *options), stdin)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("data")
+    (found / "keys").mkdir()
+    (found / "keys" / KID).write_bytes(KEY)
+    (found / "keys/short").write_bytes(KEY[:-1])
+    (found / "kek").write_bytes(KEK)
+    (found / "kek31").write_bytes(KEK[:-1])
+    (found / "kek33").write_bytes(KEK + b"\n")
+    return found
+
+
+@pytest.fixture(scope="module")
+def ended(data: Path) -> dict[str, Ended]:
+    """What each test looks at, run at once."""
+    return run_all(
+        {
+            "kid": command(data, wrap_input(KID)),
+            "new": command(data, wrap_input("Enabled")),
+            "uri": command(data, wrap_input(URI)),
+            "keypath": command(data, wrap_input(f"{URI}::keypath={data}/kek")),
+            "ctr": command(data, wrap_input(f"{URI}::keypath={data}/kek::algorithm=A256CTR")),
+            "keypath 31": command(data, wrap_input(f"{URI}::keypath={data}/kek31")),
+            "keypath 33": command(data, wrap_input(f"{URI}::keypath={data}/kek33")),
+            "keypath none": command(data, wrap_input(f"{URI}::keypath={data}/none")),
+            "missing": command(data, wrap_input("no-such-key")),
+            "short": command(data, wrap_input("short")),
+            "resource": command(data, wrap_input("keyid=kbs:///default/credential/test")),
+            "provider": command(data, wrap_input(KID), "--keyprovider-name", "eaa"),
+            "garbage": command(data, b"{not JSON\n"),
+            "nothing": command(data, b""),
+            "option": command(data, b"", "--nosuch"),
+            "no directory": command(data / "kek", wrap_input(KID)),
+        }
+    )
+
+
+class TestAnswers:
+    def test_an_existing_key_wraps(self, ended: dict[str, Ended]) -> None:
+        assert (ended["kid"].status, ended["kid"].stderr) == (0, "")
+        packet = packet_in(ended["kid"].json)
+        assert (packet["kid"], packet["algorithm"]) == (KID, "AES")
+        assert opened(packet, KEY) == LAYER
+
+    def test_without_a_name_a_key_is_made(self, ended: dict[str, Ended], data: Path) -> None:
+        packet = packet_in(ended["new"].json)
+        assert UUID(packet["kid"]).version == 4
+        file = data / "keys" / packet["kid"]
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert opened(packet, file.read_bytes()) == LAYER
+
+    def test_the_missing_key_of_a_uri_is_made(self, ended: dict[str, Ended], data: Path) -> None:
+        packet = packet_in(ended["uri"].json)
+        assert packet["kid"] == "kbs:///default/key/1"
+        assert opened(packet, (data / "keys/default/key/1").read_bytes()) == LAYER
+
+    def test_a_key_file_of_this_host_is_used_and_not_stored(
+        self, ended: dict[str, Ended], data: Path
+    ) -> None:
+        assert ended["keypath"].stderr == ""
+        packet = packet_in(ended["keypath"].json)
+        assert (packet["kid"], packet["wrap_type"]) == ("kbs:///default/key/1", "A256GCM")
+        assert opened(packet, KEK) == LAYER
+        assert (data / "keys/default/key/1").read_bytes() != KEK
+
+    def test_unwrapping_gives_back_what_was_wrapped(
+        self, ended: dict[str, Ended], data: Path, tmp_path: Path
+    ) -> None:
+        kek = tmp_path / "keys/default/key/1"
+        kek.parent.mkdir(parents=True)
+        kek.write_bytes(KEK)
+        ctr = unwrap_input(packet_in(ended["ctr"].json))
+        packets = {name: packet_in(ended[name].json) for name in ("kid", "new", "uri")}
+        runs = {name: command(data, unwrap_input(packet)) for name, packet in packets.items()}
+        runs["ctr"] = command(tmp_path, ctr, "--allow-a256ctr")
+        for name, done in run_all({**runs, "ctr off": command(tmp_path, ctr)}).items():
+            if name == "ctr off":
+                assert "A256CTR authenticates nothing" in done.complaint(1, PROGRAM)
+            else:
+                assert (done.status, done.stderr) == (0, "")
+                assert optsdata_in(done.json) == LAYER
+
+    def test_nothing_but_keys_is_made_in_the_data_directory(
+        self, ended: dict[str, Ended], data: Path
+    ) -> None:
+        assert ended
+        assert {path.name for path in data.iterdir()} == {"keys", "kek", "kek31", "kek33"}
+
+
+@pytest.mark.parametrize(
+    ("case", "status", "cause"),
+    [
+        ("keypath 31", 1, "/kek31 holds 31 bytes: a key has 32"),
+        ("keypath 33", 1, "/kek33 holds more than 32 bytes: a key has 32"),
+        ("keypath none", 1, "/none: No such file or directory"),
+        ("missing", 1, "there is no key no-such-key"),
+        ("short", 1, "the key short has 31 bytes"),
+        ("resource", 1, "default/credential/test names a resource"),
+        ("provider", 1, "provider:eaa:"),
+        ("garbage", 1, "the input is no JSON"),
+        ("nothing", 1, "the input is no JSON"),
+        ("option", 2, "--nosuch; see verdictd-py keyprovider --help"),
+        ("no directory", 2, "is no directory; choose another --data-dir"),
+    ],
+)
+def test_a_failure_is_one_line_that_ocicrypt_can_show(
+    ended: dict[str, Ended], case: str, status: int, cause: str
+) -> None:
+    """defects.md 3: a failure must never look like an answer."""
+    assert cause in ended[case].complaint(status, PROGRAM)
+
+
+def test_changed_data_is_never_an_answer(ended: dict[str, Ended], data: Path) -> None:
+    """defects.md 3: the original answers `[0]` when authentication fails."""
+    packet = packet_in(ended["kid"].json)
+    changed = {
+        **packet,
+        "wrapped_data": [packet["wrapped_data"][0] ^ 1, *packet["wrapped_data"][1:]],
+    }
+    done = run(command(data, unwrap_input(changed)))
+    line = done.complaint(1, PROGRAM)
+    assert "authentication failed" in line
+    for secret in (KEY, LAYER):
+        assert b64(secret) not in line
