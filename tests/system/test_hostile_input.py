@@ -1,0 +1,191 @@
+"""What strangers send: one log line each, nothing leaks, nothing stays."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from pathlib import Path
+
+import grpc
+import pytest
+import pytest_asyncio
+
+from tests.system.broker import KEY, KID, RunningBroker, running_broker
+from verdictd_py import app
+from verdictd_py.domain.evidence import Collateral
+from verdictd_py.guest.attesters import guest_context
+from verdictd_py.guest.connection import BrokerRefused, GuestConnection
+from verdictd_py.ratstls.issue import Form
+from verdictd_py.ratstls.session import TlsSession
+from verdictd_py.simulator import SimulatedPlatform
+
+SECONDS = 20
+
+
+@pytest_asyncio.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
+    platform = SimulatedPlatform.create(now=app.utc_now())
+    async with running_broker(
+        tmp_path, platform, handshake_timeout=0.5, request_timeout=0.5, max_connections=5
+    ) as running:
+        yield running
+        await still_serves(running)
+
+
+async def still_serves(broker: RunningBroker) -> None:
+    """The good guest afterwards, no secret in the log, and no connection left over."""
+    await nothing_stays(broker)
+    async with broker.guest() as guest:
+        assert (await guest.keks([KID]))[KID].reveal() == KEY
+    await nothing_stays(broker)
+    for form in (KEY.decode().strip(), base64.b64encode(KEY).decode(), str(list(KEY))):
+        assert form not in broker.events.text
+
+
+async def nothing_stays(broker: RunningBroker) -> None:
+    async with asyncio.timeout(SECONDS):
+        while broker.daemon._attested._tasks:
+            await asyncio.wait(broker.daemon._attested._tasks)
+
+
+async def send_raw(broker: RunningBroker, data: bytes) -> bytes:
+    """Sends bytes without TLS and reads until the broker hangs up."""
+    reader, writer = await asyncio.open_connection(*broker.address)
+    writer.write(data)
+    answer = b""
+    with suppress(ConnectionResetError):
+        async with asyncio.timeout(SECONDS):
+            answer = await reader.read(-1)
+    writer.close()
+    return answer
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x00" * 5000,
+        bytes(range(256)) * 100,
+        b"\x16\x03\x01\x40\x00" + b"\x01" * 16_384,
+        b"\x16\x03\x01",
+        b"",
+    ],
+)
+async def test_what_is_no_tls_is_one_line(broker: RunningBroker, data: bytes) -> None:
+    await send_raw(broker, data)
+    await nothing_stays(broker)
+    lines = broker.events.named("connection.failed", "connection.timeout", "connection.closed")
+    assert len(lines) == 1
+
+
+async def test_half_a_handshake_is_cut_off_in_time(broker: RunningBroker) -> None:
+    """defects.md 6: upstream had no timeouts, and idle sockets stopped it."""
+    session = TlsSession(broker.context(None), server=False)
+    session.handshake()
+    hello = session.outgoing()
+    await send_raw(broker, hello[: len(hello) // 2])
+    await nothing_stays(broker)
+    assert len(broker.events.named("connection.timeout")) == 1
+
+
+async def test_idle_connections_beyond_the_bound_are_refused(broker: RunningBroker) -> None:
+    """defects.md 6: they cost a record each, not a thread."""
+    held = [await asyncio.open_connection(*broker.address) for _ in range(12)]
+    await nothing_stays(broker)
+    assert len(broker.events.named("connection.refused")) == 7
+    assert len(broker.events.named("connection.timeout")) == 5
+    for _, writer in held:
+        writer.close()
+
+
+class _Padded:
+    """An attester whose quote is whatever the test wants."""
+
+    def __init__(self, change: Callable[[bytes], bytes], broker: RunningBroker) -> None:
+        self._change = change
+        self._good = broker.attester()
+
+    def quote(self, report_data: bytes) -> bytes:
+        return self._change(self._good.quote(report_data))
+
+    def endorsements(self, now: object) -> Collateral | None:
+        del now
+        return None
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda quote: quote[:40], "evidence-format"),
+        (lambda quote: quote[:600], "quote-invalid|evidence-format"),
+        (lambda quote: quote[:-1000], "quote-invalid|evidence-format"),
+        (lambda quote: quote + bytes(62_000), "evidence-format"),
+        (lambda quote: b"", "evidence-format"),
+    ],
+)
+async def test_broken_quotes_are_refused_with_a_code(
+    broker: RunningBroker, change: Callable[[bytes], bytes], code: str
+) -> None:
+    context = guest_context(_Padded(change, broker), Form.CURRENT, now=broker.now)
+    with pytest.raises(BrokerRefused, match=code):
+        async with GuestConnection.open(*broker.address, context) as guest:
+            await guest.version()
+    assert len(broker.events.named("guest.refused")) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"garbage", "begins with"),
+        (b'{"a":' * 40 + b"1" + b"}" * 40, "nested deeper"),
+        (b'{"command":"\xff"}', "UTF-8|JSON"),
+        (b'{"command":5}', "command"),
+        (b"{}", "command"),
+        (b"[]", "begins with"),
+        (b'{"command":"' + b"x" * 1_100_000, "longer than"),
+    ],
+)
+async def test_what_is_no_request_gets_fail_and_the_end(
+    broker: RunningBroker, data: bytes, told: str
+) -> None:
+    """defects.md 4 and 5: upstream panicked or closed without an answer."""
+    async with broker.guest() as guest:
+        guest._session.write(data)
+        await guest._flush()
+        answer = json.loads(await guest._read())
+        assert answer["status"] == "Fail"
+        assert any(word in answer["error"] for word in told.split("|"))
+
+
+async def test_a_request_that_never_ends_is_ended_by_the_clock(broker: RunningBroker) -> None:
+    async def begin_and_wait() -> None:
+        async with broker.guest() as guest, asyncio.timeout(SECONDS):
+            guest._session.write(b'{"command":"version"')
+            await guest._flush()
+            await guest._read()
+
+    with pytest.raises(BrokerRefused, match="closed the connection"):
+        await begin_and_wait()
+    await nothing_stays(broker)
+    assert len(broker.events.named("connection.timeout")) == 1
+
+
+@pytest.mark.parametrize(
+    "data", [b"garbage" * 100, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 999]
+)
+async def test_garbage_on_the_client_api_hurts_nobody(broker: RunningBroker, data: bytes) -> None:
+    host, _, port = broker.client_api.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(data)
+    with suppress(ConnectionResetError):
+        async with asyncio.timeout(SECONDS):
+            await reader.read(-1)
+    writer.close()
+    async with grpc.aio.insecure_channel(broker.client_api) as channel:
+        call = channel.unary_unary("/keyprovider.KeyProviderService/WrapKey", None, None)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(b"\x0a\x02{}")
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
