@@ -7,7 +7,7 @@ import base64
 import binascii
 import json
 import sys
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -20,10 +20,10 @@ from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, Silent
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.evidence import Evidence, Tee, tee_of_quote
 from verdictd_py.domain.ports import PolicyDocuments
-from verdictd_py.errors import ConfigError, EvidenceFormat
+from verdictd_py.errors import CollateralUnavailable, ConfigError, EvidenceFormat
 from verdictd_py.ratstls import certificate
 from verdictd_py.storage.defaults import default_documents
-from verdictd_py.verifiers.registry import VerifierContext, select
+from verdictd_py.verifiers.registry import NULL_NAME, VerifierContext, select
 from verdictd_py.verifiers.roots import read_root_ca
 
 MAX_FILE_BYTES: Final = 1024 * 1024
@@ -36,11 +36,14 @@ def run(argv: Sequence[str]) -> int:
     """0 accepted, 1 refused.
 
     Raises:
-        ConfigError, CollateralUnavailable: it could not be judged.
+        ConfigError: it could not be judged.
     """
     options = _parser().parse_args(list(argv))
     data = _read(options.file)
-    appraisal = asyncio.run(_appraiser(options).judge(partial(_evidence, data)))
+    try:
+        appraisal = asyncio.run(_appraiser(options).judge(partial(_evidence, data)))
+    except CollateralUnavailable as error:
+        raise ConfigError(f"{error}; give collateral for it with --collateral") from error
     if options.json:
         print(json.dumps(appraisal.as_json(), indent=2))
     else:
@@ -69,7 +72,10 @@ def _parser() -> Parser:
 
 
 def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is no time, write 2026-11-24T12:00:00Z") from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
@@ -88,6 +94,8 @@ def _appraiser(options: Namespace) -> Appraiser:
         root_ca_der=None if root is None else read_root_ca(root, option="--root-ca"),
     )
     names = None if options.verifier is None else options.verifier.split(",")
+    if names is not None and NULL_NAME in names:
+        raise ConfigError(f"{NULL_NAME} judges nothing; leave it out of --verifier")
     moment = options.at or app.utc_now()
     return app.build_appraiser(
         verifiers=select(names, context),
