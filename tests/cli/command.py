@@ -79,14 +79,14 @@ def run_all(cases: Mapping[str, Run]) -> dict[str, Ended]:
         return dict(zip(cases, pool.map(run, cases.values()), strict=True))
 
 
-def run_here(arguments: Sequence[str], capfd: pytest.CaptureFixture[str]) -> Ended:
+def run_here(arguments: Sequence[str], capfdbinary: pytest.CaptureFixture[bytes]) -> Ended:
     """Runs a command in this process, whatever file descriptors its parts write to."""
     try:
         status = main(arguments)
     except SystemExit as ending:
         status = ending.code if isinstance(ending.code, int) else -1  # -1: no status of ours
-    stdout, stderr = capfd.readouterr()
-    return Ended(status, stdout.encode(), stderr)
+    stdout, stderr = capfdbinary.readouterr()
+    return Ended(status, stdout, stderr.decode())
 
 
 def environment() -> dict[str, str]:

@@ -34,9 +34,9 @@ Appraise = Callable[..., Ended]
 
 
 @pytest.fixture
-def appraise(capfd: pytest.CaptureFixture[str]) -> Appraise:
+def appraise(capfdbinary: pytest.CaptureFixture[bytes]) -> Appraise:
     """Runs the command with `--json`."""
-    return lambda *arguments: run_here(["appraise", "--json", *map(str, arguments)], capfd)
+    return lambda *arguments: run_here(["appraise", "--json", *map(str, arguments)], capfdbinary)
 
 
 def report(done: Ended, verdict: str, code: str) -> dict[str, Any]:
@@ -264,10 +264,10 @@ class TestSimulatedGuests:
         tmp_path: Path,
         platform: SimulatedPlatform,
         trust: tuple[object, ...],
-        capfd: pytest.CaptureFixture[str],
+        capfdbinary: pytest.CaptureFixture[bytes],
     ) -> None:
         file = self.certificate(tmp_path, platform, measurements=TdMeasurements().debug())
-        done = run_here(["appraise", str(file), *map(str, trust)], capfd)
+        done = run_here(["appraise", str(file), *map(str, trust)], capfdbinary)
         lines = done.stdout.decode().splitlines()
         assert (done.status, lines[0]) == (1, "refused (policy-refused)")
         assert any(line.strip().startswith("debug: measured true") for line in lines)

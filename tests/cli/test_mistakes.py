@@ -151,7 +151,7 @@ def test_a_mistake_is_one_line_with_cause_and_remedy(
     runs: dict[str, Run],
     ended: dict[str, Ended],
     mistake: str,
-    capfd: pytest.CaptureFixture[str],
+    capfdbinary: pytest.CaptureFixture[bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if mistake not in runs:
@@ -159,7 +159,7 @@ def test_a_mistake_is_one_line_with_cause_and_remedy(
     one = runs[mistake]
     for name, text in one.environment.items():
         monkeypatch.setenv(name, text)
-    done = ended[mistake] if mistake in ended else run_here(one.arguments, capfd)
+    done = ended[mistake] if mistake in ended else run_here(one.arguments, capfdbinary)
     line = done.complaint(2)
     for part in CAUSES[mistake]:
         assert part in line

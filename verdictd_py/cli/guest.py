@@ -7,6 +7,7 @@ import base64
 import sys
 from argparse import Namespace
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -144,13 +145,15 @@ def _decrypting(value: str) -> Ask:
 
 def _packet_bytes(value: str) -> bytes:
     data = value.encode()
+    # A path that cannot be opened, perhaps because it is as long as base64 is, is no file.
+    with suppress(OSError, ValueError), Path(value).open("rb") as stream:
+        data = stream.read(MAX_PACKET_BYTES)
+    data = data.strip()
+    if data.startswith(b"{"):
+        return data
     try:
-        if not value.startswith("{") and Path(value).is_file():
-            with Path(value).open("rb") as stream:
-                data = stream.read(MAX_PACKET_BYTES)
-        data = data.strip()
-        return data if data.startswith(b"{") else base64.b64decode(data, validate=True)
-    except (OSError, ValueError):
+        return base64.b64decode(data, validate=True)
+    except ValueError:
         raise ConfigError(
             "PACKET is no annotation packet: give its JSON, its base64, or a file that holds one"
         ) from None
