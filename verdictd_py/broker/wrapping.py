@@ -130,14 +130,12 @@ class Wrapper:
             pass  # coco_keyprovider's form makes a key that is missing
         try:
             return await self._create(caller, key_id)
-        except AlreadyExists:
-            # Another wrap made it since; or a resource has the name, and this says so.
+        except AlreadyExists as taken:
+            # Another wrap made it since; or something else has the name, and the store says what.
             try:
                 return await self._keys.get(key_id)
             except NotFound:
-                raise AlreadyExists(
-                    f"{key_id} names a resource, not a key; wrap with another keyid"
-                ) from None
+                raise AlreadyExists(f"{taken}; wrap with another keyid") from None
 
     async def _create(self, caller: Caller, key_id: KeyId) -> SecretBytes:
         now = self._monotonic()

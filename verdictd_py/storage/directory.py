@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,17 +22,27 @@ from uuid import uuid4
 
 from verdictd_py.errors import AlreadyExists, ConfigError, NotFound, StorageError
 
-MAX_FILE_BYTES: Final = 1024 * 1024
-"""The largest thing served, as large as the largest request; policies take some KiB."""
+MAX_FILE_BYTES: Final = 4 * 1024 * 1024
+"""The largest reference data that the policy room reads, 4 MiB; all else is smaller."""
 
-TEMPORARY_PREFIX: Final = ".tmp-"
-"""Names never begin with a dot, so no request can ask for a temporary file."""
+MAX_DEPTH: Final = 3
+"""No name has more segments, so nothing below is ours to look at."""
+
+_TEMPORARY: Final = re.compile(r"\.tmp-[0-9a-f]{32}")
+# Names never begin with a dot, so no request can ask for a temporary file.
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO must not wait for a writer.
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+# flock for writing needs a descriptor for writing where the file system is NFS.
+_LOCK: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# ELOOP is O_NOFOLLOW's word for a link, ENXIO that of a socket: neither is ours.
+_ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
+_IN_THE_WAY: Final = frozenset({errno.ENOTDIR, errno.ELOOP})
+
+_CHUNK: Final = 64 * 1024  # bytes of one read; most files are far smaller
+_TOO_LARGE: Final = f"is larger than {MAX_FILE_BYTES} bytes"
 
 Segments = tuple[str, ...]
 
@@ -54,7 +65,7 @@ class Directory:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Opens `path`, and makes it (0700) where it is missing.
+        """Opens `path`, and makes it (0700) where it is missing, with those above it.
 
         Raises:
             ConfigError: one line: cause and remedy.
@@ -64,6 +75,8 @@ class Directory:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (FileExistsError, NotADirectoryError) as error:
             raise ConfigError(f"{path} is no directory; choose another --data-dir") from error
+        except ValueError as error:  # pathlib's word for a NUL
+            raise ConfigError("cannot use a path with a NUL; choose another --data-dir") from error
         except OSError as error:
             raise ConfigError(
                 f"cannot use {path}: {error.strerror}; make it a directory that this user can "
@@ -77,11 +90,16 @@ class Directory:
             )
         return cls(descriptor)
 
+    def close(self) -> None:
+        """Ends the use of the directory."""
+        os.close(self._root)
+
     def make(self, *segments: str) -> None:
         """Makes a directory (0700) and those above it, where they are missing.
 
         Raises:
-            StorageError: something else is in the way, or it is not permitted.
+            AlreadyExists: something else is in the way.
+            StorageError: it is not permitted.
         """
         with _translated(writing=True), self._parent((*segments, ""), make=True):
             return
@@ -95,29 +113,34 @@ class Directory:
         """
         with _translated(), self._parent(segments) as parent:
             descriptor = os.open(segments[-1], _READ, dir_fd=parent)
-            with os.fdopen(descriptor, "rb", buffering=0) as file:
+            try:
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                     raise NotFound("nothing of that name")
-                content = b""
-                while chunk := file.read(MAX_FILE_BYTES + 1 - len(content)):
+                content = bytearray()
+                while len(content) <= MAX_FILE_BYTES and (chunk := os.read(descriptor, _CHUNK)):
                     content += chunk
+            finally:
+                os.close(descriptor)
         if len(content) > MAX_FILE_BYTES:
-            raise StorageError(f"larger than {MAX_FILE_BYTES} bytes")
-        return content
+            raise StorageError(_TOO_LARGE)
+        return bytes(content)
 
     def exists(self, segments: Segments) -> bool:
-        """Whether anything has that name, of whatever kind."""
-        try:
-            with self._parent(segments) as parent:
-                os.stat(segments[-1], dir_fd=parent, follow_symlinks=False)
-        except OSError:
-            return False
-        return True
+        """Whether anything has that name, of whatever kind.
+
+        Raises:
+            StorageError: it cannot be told.
+        """
+        with suppress(NotFound), _translated(), self._parent(segments) as parent:
+            os.stat(segments[-1], dir_fd=parent, follow_symlinks=False)
+            return True
+        return False
 
     def replace(self, segments: Segments, content: bytes) -> None:
         """Creates or replaces a file; readers see the old bytes or the new ones.
 
         Raises:
+            AlreadyExists: a file has a name that this one begins with, or a directory has it.
             StorageError: too large, or it could not be written.
         """
         with _translated(writing=True), self._parent(segments, make=True) as parent:
@@ -129,13 +152,19 @@ class Directory:
         """Creates a file, whole from its first moment; of two creators one wins.
 
         Raises:
-            AlreadyExists: something has that name.
+            AlreadyExists: something has that name, or a name that this one begins with.
             StorageError: too large, or it could not be written.
         """
         with _translated(writing=True), self._parent(segments, make=True) as parent:
             with self._temporary(parent, content) as temporary:
                 # A link, unlike a rename, never replaces what is there.
-                os.link(temporary, segments[-1], src_dir_fd=parent, dst_dir_fd=parent)
+                try:
+                    os.link(temporary, segments[-1], src_dir_fd=parent, dst_dir_fd=parent)
+                except FileExistsError:
+                    status = os.stat(segments[-1], dir_fd=parent, follow_symlinks=False)
+                    if stat.S_ISDIR(status.st_mode):
+                        raise IsADirectoryError from None
+                    raise
                 os.unlink(temporary, dir_fd=parent)
             os.fsync(parent)
 
@@ -154,7 +183,16 @@ class Directory:
             os.fsync(parent)
 
     def walk(self, *top: str) -> Iterator[Entry]:
-        """Regular files below `top`, at any depth, links not followed, sorted."""
+        """Regular files below `top`, sorted: none of ours that is being written, no links.
+
+        Args:
+            top: the directory, one segment or none.
+        """
+        for entry in self._files(top):
+            if not _TEMPORARY.fullmatch(entry.segments[-1]):
+                yield entry
+
+    def _files(self, top: Segments) -> Iterator[Entry]:
         found: list[tuple[str, os.stat_result]] = []
         # What cannot be read, or goes while we look, has nothing to list.
         with (
@@ -170,13 +208,13 @@ class Directory:
             if stat.S_ISREG(status.st_mode):
                 mode = stat.S_IMODE(status.st_mode)
                 yield Entry(segments, status.st_size, mode, status.st_mtime_ns)
-            elif stat.S_ISDIR(status.st_mode):
-                yield from self.walk(*segments)
+            elif stat.S_ISDIR(status.st_mode) and len(segments) <= MAX_DEPTH:
+                yield from self._files(segments)
 
-    def remove_leftovers(self) -> None:
-        """Removes temporary files of brokers that died; a live one holds a lock on its own."""
-        for entry in tuple(self.walk()):
-            if entry.segments[-1].startswith(TEMPORARY_PREFIX):
+    def remove_leftovers(self, top: str) -> None:
+        """Removes what brokers that died were writing below `top`; a live one holds a lock."""
+        for entry in self._files((top,)):
+            if _TEMPORARY.fullmatch(entry.segments[-1]):
                 with suppress(OSError), self._parent(entry.segments) as parent:
                     _remove_unless_locked(entry.segments[-1], parent)
 
@@ -190,7 +228,12 @@ class Directory:
                     with suppress(FileExistsError):
                         os.mkdir(segment, 0o700, dir_fd=descriptor)
                         os.fsync(descriptor)
-                below = os.open(segment, _DIRECTORY, dir_fd=descriptor)
+                try:
+                    below = os.open(segment, _DIRECTORY, dir_fd=descriptor)
+                except OSError as error:
+                    if make and error.errno in _IN_THE_WAY:
+                        raise AlreadyExists(f"begins with {segment}, which is taken") from None
+                    raise
                 os.close(descriptor)
                 descriptor = below
             yield descriptor
@@ -202,11 +245,10 @@ class Directory:
     def _temporary(parent: int, content: bytes) -> Iterator[str]:
         """Name of a synced file with `content`, locked until the block ends, then gone."""
         if len(content) > MAX_FILE_BYTES:
-            raise StorageError(f"larger than {MAX_FILE_BYTES} bytes")
-        name = TEMPORARY_PREFIX + uuid4().hex
-        descriptor = os.open(name, _CREATE, 0o600, dir_fd=parent)
+            raise StorageError(_TOO_LARGE)
+        name, descriptor = _locked_file(parent)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            os.fchmod(descriptor, 0o600)  # whatever the umask
             view = memoryview(content)
             while view:
                 view = view[os.write(descriptor, view) :]
@@ -218,8 +260,24 @@ class Directory:
             os.close(descriptor)
 
 
+def _locked_file(parent: int) -> tuple[str, int]:
+    """Name and descriptor of a new temporary file that no other broker removes."""
+    while True:
+        name = f".tmp-{uuid4().hex}"
+        descriptor = os.open(name, _CREATE, 0o600, dir_fd=parent)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink:
+                return name, descriptor
+        except OSError:
+            os.close(descriptor)
+            raise
+        # A broker that started between the two calls took it for a leftover.
+        os.close(descriptor)
+
+
 def _remove_unless_locked(name: str, parent: int) -> None:
-    descriptor = os.open(name, _READ, dir_fd=parent)
+    descriptor = os.open(name, _LOCK, dir_fd=parent)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.unlink(name, dir_fd=parent)
@@ -233,9 +291,10 @@ def _translated(*, writing: bool = False) -> Iterator[None]:
     try:
         yield
     except FileExistsError:
-        raise AlreadyExists("something of that name exists") from None
+        raise AlreadyExists("exists already") from None
+    except IsADirectoryError:
+        raise AlreadyExists("is where other names begin") from None
     except OSError as error:
-        # ELOOP is O_NOFOLLOW's word for a link: there is nothing of ours.
         if error.errno in _ABSENT and not writing:
             raise NotFound("nothing of that name") from None
         reason = (error.strerror or "input or output failed").lower()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +19,8 @@ _DIRECTORIES: Final = (KEYS, "image", "gpg", OPA, RESOURCES, "audit")
 
 _REJECT: Final = b'{"default":[{"type":"reject"}]}\n'
 _SIGSTORE: Final = b"default-docker:\n    sigstore: file:///var/lib/containers/sigstore\n"
+
+_JSON: Final = (("image", "policy.json"), ("image", "auth.json"))
 
 MAX_WARNINGS: Final = 100
 """A directory full of wrong files is one problem, not a thousand lines."""
@@ -34,19 +38,33 @@ def prepare(path: Path) -> tuple[Directory, tuple[str, ...]]:
         ConfigError: one line: cause and remedy.
     """
     directory = Directory.open(path)
-    try:
+    with ExitStack() as on_failure:
+        on_failure.callback(directory.close)
         for name in _DIRECTORIES:
-            directory.make(name)
-        directory.remove_leftovers()
+            with _as_config_error(path, name):
+                directory.make(name)
+                directory.remove_leftovers(name)
         for segments, content in _defaults():
-            with suppress(AlreadyExists):
+            with _as_config_error(path, *segments), suppress(AlreadyExists):
                 directory.create(segments, content)
+        on_failure.pop_all()
+    return directory, _warnings(directory)
+
+
+@contextmanager
+def _as_config_error(path: Path, *segments: str) -> Iterator[None]:
+    where = path.joinpath(*segments)
+    try:
+        yield
+    except AlreadyExists as error:
+        raise ConfigError(
+            f"cannot use {where}: it is a file or a link where a directory belongs; "
+            "move it away, or choose another --data-dir"
+        ) from error
     except StorageError as error:
         raise ConfigError(
-            f"cannot use {path}: a file or directory in it {error}; "
-            "make it readable and writable for this user"
+            f"cannot use {where}: it {error}; make it readable and writable for this user"
         ) from error
-    return directory, _warnings(directory)
 
 
 def _defaults() -> list[tuple[Segments, bytes]]:
@@ -60,32 +78,52 @@ def _defaults() -> list[tuple[Segments, bytes]]:
 
 
 def _warnings(directory: Directory) -> tuple[str, ...]:
-    found: list[str] = []
-    for entry in directory.walk(KEYS):
-        found += _key_warnings(entry)
-    for top in ("image", "gpg", RESOURCES):
-        found += [line for entry in directory.walk(top) for line in _mode_warnings(entry)]
-    for path, alias in ALIASES.items():
-        if directory.exists((RESOURCES, *path)):
-            found.append(f"{RESOURCES}/{'/'.join(path)} is served instead of {'/'.join(alias)}")
-        with suppress(NotFound, StorageError):
-            problem = unservable(alias, directory.read(alias))
-            if problem:
-                found.append(f"{'/'.join(alias)} is not served: {problem}")
+    """What loses secrets or guests first, for the rest may be many."""
+    found = _image_warnings(directory)
+    modes: list[str] = []
+    for top in (KEYS, "image", "gpg", RESOURCES):
+        for entry in directory.walk(top):
+            if top == KEYS:
+                found += _key_warnings(entry)
+            modes += _mode_warnings(entry)
+    found += modes
     if len(found) > MAX_WARNINGS:
         found[MAX_WARNINGS:] = [f"and {len(found) - MAX_WARNINGS} more"]
     return tuple(found)
 
 
-def _key_warnings(entry: Entry) -> list[str]:
-    found = _mode_warnings(entry)
-    if entry.size != KEY_BYTES and entry.segments[-1] != "README.md":
-        name = "/".join(entry.segments[1:])
-        found.append(
-            f"key {name} has {entry.size} bytes and is not served: a key has {KEY_BYTES}, "
-            "a newline at its end included"
-        )
+def _image_warnings(directory: Directory) -> list[str]:
+    found: list[str] = []
+    for path, alias in ALIASES.items():
+        shadow = (RESOURCES, *path)
+        with suppress(StorageError):
+            if directory.exists(shadow):
+                found.append(f"{'/'.join(shadow)} is served instead of {'/'.join(alias)}")
+        for segments in (shadow, alias):
+            with suppress(NotFound, StorageError):
+                content = directory.read(segments)
+                problem = unservable(alias, content)
+                if problem:
+                    found.append(f"{'/'.join(segments)} is not served: {problem}")
+                if alias in _JSON and not _is_json(content):
+                    found.append(f"{'/'.join(segments)} is no JSON: no guest can read it")
     return found
+
+
+def _is_json(content: bytes) -> bool:
+    try:
+        json.loads(content.decode())  # bytes would be taken for UTF-16 as well
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _key_warnings(entry: Entry) -> list[str]:
+    if entry.size == KEY_BYTES or entry.segments[-1] == "README.md":
+        return []
+    name = "/".join(entry.segments[1:])
+    problem = f"has {entry.size} bytes and is not served: a key has {KEY_BYTES}"
+    return [f"key {name} {problem}, a newline at its end included"]
 
 
 def _mode_warnings(entry: Entry) -> list[str]:

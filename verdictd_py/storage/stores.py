@@ -56,20 +56,21 @@ class DirectoryKeyStore:
         await asyncio.to_thread(self._create, key_id, key)
 
     def _create(self, key_id: KeyId, key: SecretBytes) -> None:
-        if key_id.segments in ALIASES or self._directory.exists((RESOURCES, *key_id.segments)):
-            raise AlreadyExists(f"{key_id} is the name of a resource")
+        resource = (RESOURCES, *key_id.segments)
         try:
+            if key_id.segments in ALIASES or self._directory.exists(resource):
+                raise AlreadyExists("names a resource, not a key")
             self._directory.create((KEYS, *key_id.segments), key.reveal())
-        except AlreadyExists:
-            raise AlreadyExists(f"there is a key {key_id} already") from None
-        except StorageError as error:
-            raise StorageError(f"the key {key_id} {error}") from None
+        except (AlreadyExists, StorageError) as error:
+            raise type(error)(f"the key {key_id} {error}") from None
 
     async def delete(self, key_id: KeyId) -> None:
         try:
             await asyncio.to_thread(self._directory.delete, (KEYS, *key_id.segments))
         except NotFound:
             raise NotFound(f"there is no key {key_id}") from None
+        except StorageError as error:
+            raise StorageError(f"the key {key_id} {error}") from None
 
 
 class DirectoryResourceStore:
@@ -111,12 +112,12 @@ class DirectoryResourceStore:
         problem = unservable(target, content.reveal())
         if problem:
             raise RequestError(f"the resource {path} is refused: {problem}")
-        if alias is None and self._directory.exists((KEYS, *path.segments)):
-            raise AlreadyExists(f"{path} is the name of a key")
         try:
+            if alias is None and self._directory.exists((KEYS, *path.segments)):
+                raise AlreadyExists("names a key, not a resource")
             self._directory.replace(target, content.reveal())
-        except StorageError as error:
-            raise StorageError(f"the resource {path} {error}") from None
+        except (AlreadyExists, StorageError) as error:
+            raise type(error)(f"the resource {path} {error}") from None
         if alias is not None and self._directory.exists(own):
             self._events.record("warning.shadowed", resource=str(path), by="/".join(own))
         kind = Kind.RESOURCE if alias is None else Kind.IMAGE
@@ -129,6 +130,8 @@ class DirectoryResourceStore:
             await asyncio.to_thread(self._directory.delete, target)
         except NotFound:
             raise NotFound(f"there is no resource {path}") from None
+        except StorageError as error:
+            raise StorageError(f"the resource {path} {error}") from None
 
 
 class DirectoryDocumentStore:
@@ -145,12 +148,12 @@ class DirectoryDocumentStore:
         return PolicyDocuments(policy, data)
 
     async def get(self, name: Name) -> str:
-        return await asyncio.to_thread(self._text, str(name))
+        return await asyncio.to_thread(self._text, *name.segments)
 
     async def put(self, name: Name, text: str) -> None:
         try:
             await asyncio.to_thread(self._directory.replace, (OPA, *name.segments), text.encode())
-        except StorageError as error:
+        except (AlreadyExists, StorageError) as error:
             raise StorageError(f"{OPA}/{name} {error}") from None
 
     def tee_of(self, name: Name) -> Tee | None:
@@ -159,9 +162,10 @@ class DirectoryDocumentStore:
                 return tee
         return None
 
-    def _text(self, name: str) -> str:
+    def _text(self, *segments: str) -> str:
+        name = "/".join(segments)
         try:
-            return self._directory.read((OPA, name)).decode()
+            return self._directory.read((OPA, *segments)).decode()
         except NotFound:
             raise NotFound(f"{OPA}/{name} is missing") from None
         except UnicodeDecodeError:
