@@ -227,8 +227,8 @@ class _Link:
         """
         self.session.close()
         await self._flush()
+        self._ended = True  # even if the next line fails: nothing can be written behind it
         self._writer.write_eof()
-        self._ended = True
         try:
             async with asyncio.timeout(_LINGER_SECONDS):
                 while await self._reader.read(_READ_BYTES):

@@ -1,0 +1,35 @@
+"""The end of a guest's connection, whatever the guest does to it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import pytest
+
+from verdictd_py.listeners.attested import _Link
+from verdictd_py.ratstls.identity import ServerIdentity
+from verdictd_py.ratstls.session import TlsSession, server_context
+
+_RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds (socket(7))
+
+
+async def test_a_connection_reset_before_the_goodbye_ends_quietly() -> None:
+    """The half-close fails then, and a write behind it would be an error of its own."""
+    identity = ServerIdentity.create(datetime.now(UTC))
+    context = server_context(identity.certificate, identity.private_key, require_certificate=True)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        accepted, _ = server.accept()
+    reader, writer = await asyncio.open_connection(sock=accepted)
+    link = _Link(reader, writer, TlsSession(context, server=True))
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
+    client.close()  # a reset, which nobody here has noticed yet
+    with pytest.raises(OSError, match="not connected"):
+        await link.goodbye()
+    link.drop()
+    with suppress(ConnectionResetError):
+        await writer.wait_closed()
