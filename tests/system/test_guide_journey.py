@@ -93,3 +93,19 @@ async def test_pinned_measurements_decide_and_the_refusal_shows_both_values(
     assert reason.startswith("rtmr1: measured ")
     assert pinned in reason
     assert pinned not in str(caught.value)
+
+
+async def test_a_missing_resource_is_called_a_resource(broker: RunningBroker) -> None:
+    async with broker.guest() as guest:
+        with pytest.raises(BrokerRefused, match="there is no resource default/cosign-public-key"):
+            await guest.resource("Cosign Key")
+
+
+async def test_a_key_is_fetched_as_a_resource_by_attested_guests(broker: RunningBroker) -> None:
+    key = broker.data / "keys" / "default" / "key" / "1"
+    key.parent.mkdir(parents=True)
+    key.write_bytes(KEY)
+    async with broker.guest() as guest:
+        assert (await guest.resource("default/key/1")).reveal() == KEY
+    (released,) = broker.events.named("secret.released")
+    assert (released["what"], released["path"]) == ("key", "keys/default/key/1")

@@ -73,7 +73,10 @@ class Releaser:
         try:
             return await self._resources.get(path)
         except NotFound:
-            key = await self._keys.get(KeyId(path.segments))
+            try:
+                key = await self._keys.get(KeyId(path.segments))
+            except NotFound:
+                raise NotFound(f"there is no resource {path}") from None
             return StoredObject(Kind.KEY, f"keys/{path}", key)
 
     def hand_out(self, peer: AppraisedPeer, found: StoredObject) -> SecretBytes:
