@@ -83,6 +83,14 @@ def test_modes_do_not_depend_on_the_umask(tmp_path: Path, mask: int) -> None:
         assert mode(root / "a" / "b" / name) == 0o600
 
 
+def test_a_file_can_be_read_again_under_the_strangest_umask(
+    directory: Directory, root: Path
+) -> None:
+    with umask(0o777):
+        directory.create(("created",), b"x")
+    assert mode(root / "created") == 0o600
+
+
 def test_a_replaced_file_is_closed_to_others(directory: Directory, root: Path) -> None:
     (root / "open").write_bytes(b"old")
     (root / "open").chmod(0o644)

@@ -1,0 +1,151 @@
+"""Writers that die, wait or meet each other: files are whole at every instant."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from tests.storage.interrupted import NAME, NEW, OLD, RACES
+from verdictd_py.storage.directory import Directory
+from verdictd_py.storage.layout import prepare
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def child(
+    root: Path, *arguments: str | int, descriptors: tuple[int, ...] = ()
+) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tests.storage.interrupted", str(root)]
+    return subprocess.Popen(
+        [*command, *map(str, arguments)],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        pass_fds=descriptors,
+    )
+
+
+def answer(process: subprocess.Popen[bytes]) -> bytes:
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    return output
+
+
+def temporary_files(root: Path) -> list[Path]:
+    return list(root.rglob(".tmp-*"))
+
+
+@pytest.mark.parametrize(("operation", "before"), [("replace", "o"), ("create", "")])
+def test_killed_before_each_system_call(tmp_path: Path, operation: str, before: str) -> None:
+    """defects.md 14: the file is the old one up to some call, the new one from there on."""
+    found = json.loads(answer(child(tmp_path, operation, "sweep")))
+    contents = [state["content"] for state in found]
+    assert [state["killed"] for state in found] == [True] * (len(found) - 1) + [False]
+    assert all(state["whole"] for state in found)
+    assert contents == sorted(contents, key=[before, "n"].index)
+    assert set(contents) == {before, "n"}
+    assert max(state["left"] for state in found) == 1  # so there was something to remove
+    assert not any(state["left_at_next_start"] for state in found)
+
+
+def test_killed_at_any_moment_and_read_all_along(tmp_path: Path) -> None:
+    """defects.md 14: with kill -9, wherever it strikes, and a reader that never looks away."""
+    directory = Directory.open(tmp_path)
+    directory.replace(NAME, OLD)
+    seen: set[bytes] = set()
+    moments = random.Random(14)  # noqa: S311  # a test's choice
+    for _ in range(12):
+        process = child(tmp_path, "loop")
+        assert process.stdout is not None
+        with process.stdout:
+            for _ in range(moments.randrange(1, 8)):
+                os.read(process.stdout.fileno(), 1)
+                seen |= {directory.read(NAME) for _ in range(5)}
+            process.kill()
+        process.wait()
+        seen.add(directory.read(NAME))
+        directory.remove_leftovers("keys")
+        assert temporary_files(tmp_path) == []
+    assert seen == {OLD, NEW}
+    directory.close()
+
+
+@pytest.mark.parametrize("call", ["flock", "fchmod", "fsync", "rename"])
+def test_a_broker_that_starts_leaves_a_living_writer_alone(tmp_path: Path, call: str) -> None:
+    """Before the lock its file may be taken for a leftover; then it makes another."""
+    prepare(tmp_path)[0].close()
+    with closing(Directory.open(tmp_path)) as directory:
+        directory.replace(NAME, OLD)
+    process = child(tmp_path, "replace", "SIGSTOP", call)
+    os.waitpid(process.pid, os.WUNTRACED)
+    assert len(temporary_files(tmp_path)) == 1
+    prepare(tmp_path)[0].close()
+    assert len(temporary_files(tmp_path)) == (0 if call == "flock" else 1)
+    process.send_signal(signal.SIGCONT)
+    answer(process)
+    assert tmp_path.joinpath(*NAME).read_bytes() == NEW
+    assert temporary_files(tmp_path) == []
+
+
+def test_a_start_removes_leftovers_where_we_write_and_nowhere_else(tmp_path: Path) -> None:
+    """Others use such names too, and a data directory may be a checkout."""
+    left = ".tmp-" + "f" * 32
+    removed = [tmp_path / "keys" / left, tmp_path / "resources" / "a" / "b" / left]
+    kept = [
+        tmp_path / left,
+        tmp_path / "other" / left,
+        tmp_path / "keys" / ".tmp-of-somebody",
+        tmp_path / "keys" / ("x" + left),
+        tmp_path / "image" / left,
+    ]
+    for path in (*removed, *kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    with kept[-1].open() as held:
+        fcntl.flock(held, fcntl.LOCK_SH)
+        prepare(tmp_path)[0].close()
+    assert not any(path.exists() for path in removed)
+    assert all(path.exists() for path in kept)
+
+
+def test_of_many_creators_one_wins_each_key(tmp_path: Path) -> None:
+    start, release = os.pipe()
+    creators = {name: child(tmp_path, "race", start, name, descriptors=(start,)) for name in "abc"}
+    os.close(start)
+    for process in creators.values():
+        assert process.stdout is not None
+        os.read(process.stdout.fileno(), 1)
+    os.close(release)
+    won = {name: int(answer(process)) for name, process in creators.items()}
+    assert sum(won.values()) == RACES
+    with closing(Directory.open(tmp_path)) as directory:
+        contents = [directory.read(("keys", str(number), "b", "c")) for number in range(RACES)]
+    for name, number in won.items():
+        assert contents.count(name.encode() * 10_000) == number
+    assert temporary_files(tmp_path) == []
+
+
+def test_content_reaches_the_disk_before_its_name_does(tmp_path: Path) -> None:
+    """defects.md 14: a crash of the machine, too, leaves the old bytes or the new."""
+    calls: list[str] = []
+
+    def profile(frame: FrameType, event: str, function: object) -> None:
+        name = getattr(function, "__name__", "")
+        if event == "c_call" and name in {"write", "fsync", "rename", "link"}:
+            calls.append(name)
+
+    with closing(Directory.open(tmp_path)) as directory:
+        for write in (directory.replace, directory.create):
+            sys.setprofile(profile)
+            write((write.__name__,), NEW)
+            sys.setprofile(None)
+    assert calls == ["write", "fsync", "rename", "fsync", "write", "fsync", "link", "fsync"]
