@@ -14,8 +14,22 @@ import pytest
 import pytest_asyncio
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from tests.guide import from_guide
 from tests.system.broker import KEY, KID, RunningBroker, running_broker
-from tests.system.channel import VERSIONS, ask, assert_no_secret, blob, nothing_stays, only, store
+from tests.system.channel import (
+    VERSIONS,
+    answer,
+    ask,
+    assert_no_secret,
+    blob,
+    encoded,
+    nothing_stays,
+    only,
+    records,
+    rest,
+    send_records,
+    store,
+)
 from verdictd_py import app
 from verdictd_py.guest.attesters import guest_context
 from verdictd_py.guest.connection import GuestConnection
@@ -88,3 +102,214 @@ async def test_every_certificate_on_both_versions_and_families(
         await nothing_stays(broker)
         assert len(broker.events.named("guest.accepted")) == len(VERSIONS)
         assert_no_secret(broker)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_the_guides_blobs_come_back_in_one_write_each(
+    broker: RunningBroker, version: str
+) -> None:
+    """As the guide's guest asks: by name, after it was told the exact size."""
+    policy = from_guide(r"response: (ewog[A-Za-z0-9+/=]+)").encode()
+    cosign_key = from_guide(r"response: (LS0t[A-Za-z0-9+/]+==)").encode()
+    store(broker, "image/policy.json", base64.b64decode(policy, validate=True))
+    store(broker, "image/cosign.key", base64.b64decode(cosign_key, validate=True))
+    context = only(broker.context(broker.attester(), Form.LEGACY), version)
+    async with GuestConnection.open(*broker.address, context) as guest:
+        for name, size, text in (("Policy", "452", policy), ("Cosign Key", "240", cosign_key)):
+            info = await ask(guest, {"command": "Get Resource Info", "name": name})
+            assert info == {"status": "OK", "data": {"base64size": size}}
+            await send_records(guest, encoded({"command": f"Get {name}", "optional": {}}))
+            assert await records(guest, len(text)) == [text]
+
+
+async def test_three_generations_of_commands_on_one_port(broker: RunningBroker) -> None:
+    """wire-eaa.md, "Commands": every algorithm name with every shape of kid."""
+    path_key = os.urandom(32)
+    store(broker, "keys/default/key/1", path_key)
+    policy = (broker.data / "image/policy.json").read_bytes()
+    async with broker.guest() as guest:
+        for kid, key in ((KID, KEY), ("default/key/1", path_key)):
+            for algorithm in ("AES", "A256GCM"):
+                iv = os.urandom(12)
+                wrapped = AESGCM(key).encrypt(iv, LAYER_KEY, None)
+                plaintext = await guest.decrypt(
+                    kid=kid, encrypted_data=wrapped, algorithm=algorithm, iv=iv
+                )
+                assert plaintext.reveal() == LAYER_KEY
+        for request in (
+            {"command": "Get Policy", "optional": {}},
+            {"command": "Get default/security-policy/test", "optional": {}},
+            {
+                "command": "Get Resource",
+                "optional": {"resource_path": "default/security-policy/test"},
+            },
+        ):
+            await send_records(guest, encoded(request))
+            text = base64.b64encode(policy)
+            assert await records(guest, len(text)) == [text]
+
+
+async def test_a_key_that_ends_in_a_newline_is_used_whole(broker: RunningBroker) -> None:
+    """The guide's key file ends in one; without it the key would have 31 bytes."""
+    assert KEY.endswith(b"\n")
+    assert len(KEY) == 32
+    assert (broker.data / "keys" / KID).read_bytes() == KEY
+    async with broker.guest() as guest:
+        assert (await guest.keks([KID]))[KID].reveal() == KEY
+
+
+async def test_a_key_is_fetched_as_a_resource_by_its_path(broker: RunningBroker) -> None:
+    """storage.md: where no resource has the path, attested guests get the key of that name."""
+    key = os.urandom(31) + b"\n"
+    store(broker, "keys/default/key/1", key)
+    async with broker.guest() as guest:
+        assert (await guest.resource("default/key/1")).reveal() == key
+        missing = await ask(guest, {"command": "Get Resource Info", "name": "default/key/2"})
+        assert missing["status"] == "Fail"
+    (released,) = broker.events.named("secret.released")
+    assert (released["what"], released["path"]) == ("key", "keys/default/key/1")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_a_request_may_be_split_after_every_byte(broker: RunningBroker, version: str) -> None:
+    """defects.md 5: a request over two records was misread."""
+    request = encoded({"command": "Get KEK", "kids": [KID]})
+    expected = {"status": "OK", "data": {KID: base64.b64encode(KEY).decode()}}
+    context = only(broker.context(broker.attester()), version)
+    async with GuestConnection.open(*broker.address, context) as guest:
+        for at in range(1, len(request)):
+            await send_records(guest, request[:at], request[at:])
+            assert await answer(guest) == expected
+        await send_records(guest, *(bytes([byte]) for byte in request))
+        assert await answer(guest) == expected
+
+
+async def test_a_request_may_be_longer_than_4096_bytes(broker: RunningBroker) -> None:
+    """defects.md 5: a longer one was cut. Here over one record, and over many."""
+    blank = b" " * 5000
+    request = encoded({"command": "version"})
+    long = encoded({"command": "version", "more": "x" * 100_000})
+    async with broker.guest() as guest:
+        for sent in (request[:-1] + blank + request[-1:], blank + request, long):
+            assert await ask(guest, sent) == {"status": "OK", "version": "v1"}
+        kids = {"command": "Get KEK", "kids": [KID] * 200}
+        assert len(encoded(kids)) > 4096
+        assert (await ask(guest, kids))["data"] == {KID: base64.b64encode(KEY).decode()}
+
+
+async def test_requests_in_one_record_are_answered_in_order(broker: RunningBroker) -> None:
+    commands = ["first", "version", "second", "third"]
+    together = b" \r\n".join(encoded({"command": command}) for command in commands)
+    async with broker.guest() as guest:
+        await send_records(guest, together + encoded({"command": "version"})[:5])
+        for command in commands:
+            found = await answer(guest)
+            if command == "version":
+                assert found == {"status": "OK", "version": "v1"}
+            else:
+                assert command in found["error"]
+        # The begun request behind them waits for its end.
+        await send_records(guest, encoded({"command": "version"})[5:])
+        assert await answer(guest) == {"status": "OK", "version": "v1"}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("content_bytes", "expected"),
+    [
+        (1, [4]),
+        (12_285, [16_380]),
+        (12_288, [16_384]),
+        (12_289, [16_384, 4]),
+        (24_576, [16_384, 16_384]),
+        (300_000, [16_384] * 24 + [6_784]),
+    ],
+)
+async def test_an_answer_is_one_write(
+    broker: RunningBroker, version: str, content_bytes: int, expected: list[int]
+) -> None:
+    """Full records and a shorter last one: the client stops reading at a short record."""
+    content = os.urandom(content_bytes)
+    store(broker, "resources/default/blob/1", content)
+    context = only(broker.context(broker.attester()), version)
+    async with GuestConnection.open(*broker.address, context) as guest:
+        info = await ask(guest, {"command": "Get Resource Info", "name": "default/blob/1"})
+        assert info["data"] == {"base64size": str(sum(expected))}
+        path = {"resource_path": "default/blob/1"}
+        await send_records(guest, encoded({"command": "Get Resource", "optional": path}))
+        found = await records(guest, sum(expected))
+        assert [len(record) for record in found] == expected
+        assert b"".join(found) == base64.b64encode(content)
+        assert await guest.version() == "v1"  # nothing came behind it
+        # And as real clients read, with their buffer.
+        assert (await guest.resource("default/blob/1")).reveal() == content
+
+
+@pytest.mark.parametrize("after", [b"", b"y" * 99, b"z" * 40_000])
+async def test_the_announced_size_is_kept_though_the_file_changes(
+    broker: RunningBroker, after: bytes
+) -> None:
+    """wire-eaa.md: `base64size` must be the exact length of the text that follows."""
+    before = b"x" * 20_000
+    store(broker, "resources/default/blob/1", before)
+    info = {"command": "Get Resource Info", "name": "default/blob/1"}
+    get = {"command": "Get Resource", "optional": {"resource_path": "default/blob/1"}}
+    async with broker.guest() as guest:
+        size = int((await ask(guest, info))["data"]["base64size"])
+        store(broker, "resources/default/blob/1", after)
+        await send_records(guest, encoded(get))
+        found = b"".join(await records(guest, size))
+        assert found == base64.b64encode(before)
+        # What was announced is used once; the next request sees the file as it is.
+        told = await ask(guest, info)
+        if after:
+            assert told["data"] == {"base64size": str(len(base64.b64encode(after)))}
+        else:
+            assert told["status"] == "Fail"
+
+
+async def test_an_unknown_command_keeps_the_connection_open(broker: RunningBroker) -> None:
+    """defects.md 4: upstream closed without an answer."""
+    async with broker.guest() as guest:
+        for command in ("", "Version", "Get", "Get Nothing", "x" * 5000):
+            told = await ask(guest, {"command": command})
+            assert told["status"] == "Fail"
+            assert told["data"] == {}
+            assert told["error"].startswith("unknown command")
+        assert await guest.version() == "v1"
+
+
+async def test_wrong_parameters_are_answered_in_the_commands_own_form(
+    broker: RunningBroker,
+) -> None:
+    """wire-eaa.md, forms A and B; the connection stays open."""
+    async with broker.guest() as guest:
+        for request in ({"command": "Decrypt"}, {"command": "Get KEK", "kids": "x"}):
+            told = await ask(guest, request)
+            assert (told["status"], told["data"]) == ("Fail", {})
+        told = await ask(guest, {"command": "Get Resource Info"})
+        assert sorted(told) == ["error", "status"]
+        await send_records(guest, encoded({"command": "Get Resource", "optional": {}}))
+        text = (await records(guest, 1))[0]
+        assert sorted(json.loads(base64.b64decode(text, validate=True))) == ["error", "status"]
+        assert await guest.version() == "v1"
+
+
+async def test_what_is_no_request_is_told_so_after_those_before_it(
+    broker: RunningBroker,
+) -> None:
+    """defects.md 4: a `Fail` answer, then the end, and nothing behind it is looked at."""
+    async with broker.guest() as guest:
+        version = encoded({"command": "version"})
+        await send_records(guest, version + b"]" + version)
+        assert await answer(guest) == {"status": "OK", "version": "v1"}
+        told = json.loads(await rest(guest))
+        assert (told["status"], told["data"]) == ("Fail", {})
+    assert len(broker.events.named("request.answered")) == 1
+
+
+async def test_echo_answers_raw_and_closes(broker: RunningBroker) -> None:
+    async with broker.guest() as guest:
+        version = encoded({"command": "version"})
+        await send_records(guest, encoded({"command": "echo", "data": "grüß Gott"}) + version)
+        assert await rest(guest) == "grüß Gott".encode()
