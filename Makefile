@@ -1,5 +1,5 @@
 # Shorthand for ./dev, which does the work.
-COMMANDS := demo test lint format types imports stubs package lock
+COMMANDS := demo test coverage lint format types imports stubs package audit lock
 .PHONY: $(COMMANDS)
 $(COMMANDS):
 	./dev $@
