@@ -99,11 +99,14 @@ def test_a_broker_that_starts_leaves_a_living_writer_alone(tmp_path: Path, call:
 def test_a_start_removes_leftovers_where_we_write_and_nowhere_else(tmp_path: Path) -> None:
     """Others use such names too, and a data directory may be a checkout."""
     left = ".tmp-" + "f" * 32
-    removed = [tmp_path / "keys" / left, tmp_path / "resources" / "a" / "b" / left]
+    removed = [
+        tmp_path / "keys" / left,
+        tmp_path / "keys" / ".tmp-of-another-release",
+        tmp_path / "resources" / "a" / "b" / left,
+    ]
     kept = [
         tmp_path / left,
         tmp_path / "other" / left,
-        tmp_path / "keys" / ".tmp-of-somebody",
         tmp_path / "keys" / ("x" + left),
         tmp_path / "image" / left,
     ]

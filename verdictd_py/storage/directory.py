@@ -28,7 +28,7 @@ MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 MAX_DEPTH: Final = 3
 """No name has more segments, so nothing below is ours to look at."""
 
-_TEMPORARY: Final = re.compile(r"\.tmp-[0-9a-f]{32}")
+_TEMPORARY: Final = re.compile(r"\.tmp-.*", re.DOTALL)  # storage.md: by its beginning
 # Names never begin with a dot, so no request can ask for a temporary file.
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
