@@ -1,0 +1,50 @@
+"""A data directory as the daemon lays it out, and the stores on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.broker import Recorder
+from verdictd_py.storage.directory import Directory
+from verdictd_py.storage.layout import prepare
+from verdictd_py.storage.stores import (
+    DirectoryDocumentStore,
+    DirectoryKeyStore,
+    DirectoryResourceStore,
+)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def directory(data: Path) -> Iterator[Directory]:
+    opened, warnings = prepare(data)
+    assert warnings == ()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def keys(directory: Directory) -> DirectoryKeyStore:
+    return DirectoryKeyStore(directory)
+
+
+@pytest.fixture
+def events() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def resources(directory: Directory, events: Recorder) -> DirectoryResourceStore:
+    return DirectoryResourceStore(directory, events=events)
+
+
+@pytest.fixture
+def documents(directory: Directory) -> DirectoryDocumentStore:
+    return DirectoryDocumentStore(directory)
