@@ -1,0 +1,112 @@
+"""Policies and reference data: kept, packaged, and read as text or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from verdictd_py.domain.evidence import Tee
+from verdictd_py.domain.names import Name
+from verdictd_py.domain.ports import PolicyDocuments
+from verdictd_py.errors import NotFound, StorageError
+from verdictd_py.storage.defaults import POLICY_FILES, default_documents, default_file
+from verdictd_py.storage.stores import DirectoryDocumentStore
+
+REPOSITORY = Path(__file__).parents[2]
+POLICY = Name.parse("tdxPolicy.rego")
+DATA = Name.parse("tdxData")
+
+
+@pytest.mark.parametrize("tee", POLICY_FILES)
+async def test_documents_are_those_of_the_directory_at_once(
+    documents: DirectoryDocumentStore, data: Path, tee: Tee
+) -> None:
+    assert await documents.documents(tee) == default_documents(tee)
+    for name, text in zip(POLICY_FILES[tee], ("package policy\n", '{"ü": 1}'), strict=True):
+        (data / "opa" / name).write_text(text, encoding="utf-8")
+    assert await documents.documents(tee) == PolicyDocuments("package policy\n", '{"ü": 1}')
+
+
+@pytest.mark.parametrize("tee", sorted(set(Tee) - set(POLICY_FILES)))
+async def test_other_tees_have_none(documents: DirectoryDocumentStore, tee: Tee) -> None:
+    with pytest.raises(NotFound, match=f"no policy is kept for {tee}"):
+        await documents.documents(tee)
+    with pytest.raises(NotFound, match=f"no policy is packaged for {tee}"):
+        default_documents(tee)
+
+
+@pytest.mark.parametrize("missing", POLICY_FILES[Tee.TDX])
+async def test_half_of_the_documents_is_none(
+    documents: DirectoryDocumentStore, data: Path, missing: str
+) -> None:
+    (data / "opa" / missing).unlink()
+    with pytest.raises(NotFound, match=f"^opa/{missing} is missing$"):
+        await documents.documents(Tee.TDX)
+
+
+async def test_what_is_no_text_is_refused(documents: DirectoryDocumentStore, data: Path) -> None:
+    (data / "opa" / "tdxData").write_bytes(b"\xff")
+    with pytest.raises(StorageError, match=r"^opa/tdxData is not UTF-8 text$"):
+        await documents.documents(Tee.TDX)
+    with (data / "opa" / "tdxData").open("r+b") as file:
+        file.truncate(5_000_000)
+    with pytest.raises(StorageError, match=r"^opa/tdxData is larger than"):
+        await documents.get(DATA)
+
+
+async def test_reference_data_as_large_as_the_policy_room_reads(
+    documents: DirectoryDocumentStore,
+) -> None:
+    text = json.dumps({"mrTd": ["x" * 4_000_000]})
+    await documents.put(DATA, text)
+    assert (await documents.documents(Tee.TDX)).data == text
+
+
+async def test_a_document_is_put_and_got_by_name(
+    documents: DirectoryDocumentStore, data: Path
+) -> None:
+    await documents.put(POLICY, "package policy\n# ü\n")
+    assert await documents.get(POLICY) == "package policy\n# ü\n"
+    assert (data / "opa" / "tdxPolicy.rego").stat().st_mode & 0o777 == 0o600
+    mine = Name.parse("mine.rego")
+    with pytest.raises(NotFound, match=r"^opa/mine.rego is missing$"):
+        await documents.get(mine)
+    await documents.put(mine, "package mine")
+    assert await documents.get(mine) == "package mine"
+
+
+async def test_a_name_of_three_segments_leads_through_no_link(
+    documents: DirectoryDocumentStore, data: Path, tmp_path: Path
+) -> None:
+    """defects.md 1: every segment is opened for itself, here too."""
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "c").write_text("secret of the host")
+    (data / "opa" / "a").symlink_to(tmp_path)
+    name = Name.parse("a/b/c")
+    with pytest.raises(NotFound):
+        await documents.get(name)
+    with pytest.raises(StorageError, match=r"^opa/a/b/c begins with a, which is taken$"):
+        await documents.put(name, "x")
+    assert (tmp_path / "b" / "c").read_text() == "secret of the host"
+
+
+def test_the_tee_of_a_name(documents: DirectoryDocumentStore) -> None:
+    for tee, names in POLICY_FILES.items():
+        assert [documents.tee_of(Name.parse(name)) for name in names] == [tee, tee]
+    assert documents.tee_of(Name.parse("mine.rego")) is None
+    assert documents.tee_of(Name.parse("opa/x/tdxData")) is None
+
+
+@pytest.mark.parametrize("folder", ["policies", "keys"])
+def test_defaults_of_a_checkout_are_its_files(folder: str) -> None:
+    for file in (REPOSITORY / folder).iterdir():
+        assert default_file(f"{folder}/{file.name}") == file.read_bytes()
+    with pytest.raises(FileNotFoundError):
+        default_file(f"{folder}/none")
+
+
+def test_the_example_key_is_the_guides() -> None:
+    key = default_file("keys/84688df7-2c0c-40fa-956b-29d8e74d16c0")
+    assert key == b"1234567890123456789012345678901\n"

@@ -1,0 +1,283 @@
+"""The data directory at start: laid out where it is new, left alone where it is not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.broker import Recorder
+from verdictd_py.domain.evidence import Tee
+from verdictd_py.domain.names import resource_named
+from verdictd_py.domain.secrets import SecretBytes
+from verdictd_py.errors import ConfigError
+from verdictd_py.storage.defaults import default_documents
+from verdictd_py.storage.directory import Directory
+from verdictd_py.storage.layout import MAX_WARNINGS, prepare
+from verdictd_py.storage.stores import DirectoryResourceStore
+
+REPOSITORY = Path(__file__).parents[2]
+NOBODY = 65534
+DIRECTORIES = ("audit", "gpg", "image", "keys", "opa", "resources")
+
+
+def start(data: Path) -> tuple[str, ...]:
+    directory, warnings = prepare(data)
+    directory.close()
+    return warnings
+
+
+def snapshot(data: Path) -> dict[str, tuple[int, int, int, bytes | None]]:
+    """Inode, mode, time and content of everything."""
+    found = {}
+    for path in sorted(data.rglob("*")):
+        status = path.lstat()
+        content = path.read_bytes() if path.is_file() else None
+        changed = 0 if content is None else status.st_mtime_ns
+        found[str(path.relative_to(data))] = (status.st_ino, status.st_mode, changed, content)
+    return found
+
+
+def test_a_new_directory_gets_the_defaults(tmp_path: Path) -> None:
+    """defects.md 10: the original's image policy is no JSON, and would accept anything."""
+    data = tmp_path / "data"
+    assert start(data) == ()
+    files = {str(p.relative_to(data)): p.read_bytes() for p in data.rglob("*") if p.is_file()}
+    assert files.pop("image/policy.json") == b'{"default":[{"type":"reject"}]}\n'
+    assert (
+        files.pop("image/sigstore.yaml")
+        == b"default-docker:\n    sigstore: file:///var/lib/containers/sigstore\n"
+    )
+    for tee, names in {
+        Tee.TDX: ("opa/tdxPolicy.rego", "opa/tdxData"),
+        Tee.SGX: ("opa/sgxPolicy.rego", "opa/sgxData"),
+    }.items():
+        packaged = default_documents(tee)
+        assert [files.pop(name).decode() for name in names] == [packaged.policy, packaged.data]
+    assert files == {}
+    assert sorted(path.name for path in data.iterdir()) == list(DIRECTORIES)
+    for path in data.rglob("*"):
+        assert path.stat().st_mode & 0o777 == (0o600 if path.is_file() else 0o700)
+    assert data.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_second_start_alters_nothing(tmp_path: Path) -> None:
+    start(tmp_path)
+    before = snapshot(tmp_path)
+    assert start(tmp_path) == ()
+    assert snapshot(tmp_path) == before
+
+
+def test_only_what_is_missing_is_made(tmp_path: Path) -> None:
+    start(tmp_path)
+    (tmp_path / "opa" / "tdxData").unlink()
+    (tmp_path / "image" / "policy.json").write_bytes(b'{"default":[]}')
+    (tmp_path / "image" / "sigstore.yaml").write_bytes(b"")
+    (tmp_path / "opa" / "sgxPolicy.rego").write_bytes(b"not rego")
+    before = snapshot(tmp_path)
+    start(tmp_path)
+    after = snapshot(tmp_path)
+    assert set(after) - set(before) == {"opa/tdxData"}
+    del after["opa/tdxData"]
+    assert after == before
+
+
+@pytest.fixture
+def upstream(tmp_path: Path) -> Path:
+    """A data directory as the original and its guide leave it."""
+    data = tmp_path / "verdictd"
+    contents = {
+        "keys/84688df7-2c0c-40fa-956b-29d8e74d16c0": b"1234567890123456789012345678901\n",
+        "image/policy.json": b'{\n    "default": [{"type": "insecureAcceptAnything"},],\n}\n',
+        "image/sigstore.yaml": b"default:\n    sigstore: file:///var/lib/containers/sigstore\n",
+        "image/cosign.key": b"-----BEGIN PUBLIC KEY-----\nAA==\n-----END PUBLIC KEY-----\n",
+        "gpg/keyring.gpg": b"\x99\x01\x0d\x04" + bytes(269),
+        "opa/sgxPolicy.rego": b"package policy\n\ndefault allow = false\n",
+        "opa/sgxData": b'{ "mrEnclave" : [], "mrSigner" : [], "productId" : 0, "svn" : 0 }',
+    }
+    for name, content in contents.items():
+        path = data / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        path.chmod(0o644)
+        path.parent.chmod(0o755)
+    return data
+
+
+async def test_an_upstream_directory_opens_unchanged(upstream: Path) -> None:
+    """defects.md 10: its policy.json, with the comma, is served as it is and named at start."""
+    before = snapshot(upstream)
+    warnings = start(upstream)
+    after = snapshot(upstream)
+    assert {name: after[name] for name in before} == before
+    opened = [
+        *("keys/84688df7-2c0c-40fa-956b-29d8e74d16c0", "image/cosign.key", "image/policy.json"),
+        *("image/sigstore.yaml", "gpg/keyring.gpg"),
+    ]
+    assert warnings == (
+        "image/policy.json is no JSON: no guest can read it",
+        *(f"{name} has mode 0644: others may read it; chmod 600 it" for name in opened),
+    )
+    directory = Directory.open(upstream)
+    resources = DirectoryResourceStore(directory, events=Recorder())
+    for name, file in (("Policy", "image/policy.json"), ("GPG Keyring", "gpg/keyring.gpg")):
+        found = await resources.get(resource_named(name))
+        assert found.content == SecretBytes((upstream / file).read_bytes())
+    directory.close()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "sound"),
+    [
+        ("policy.json", b'{"default":[{"type":"reject"}]}', True),
+        ("policy.json", b"", False),
+        ("policy.json", b"\xff\xfe{\0}\0", False),
+        ("policy.json", b"[" * 200_000, False),
+        ("auth.json", b'{"auths":{}}', True),
+        ("auth.json", b"{'auths':{}}", False),
+    ],
+)
+def test_json_that_guests_cannot_read_is_named(
+    tmp_path: Path, file: str, content: bytes, sound: bool
+) -> None:
+    """defects.md 10."""
+    start(tmp_path)
+    (tmp_path / "image" / file).write_bytes(content)
+    (tmp_path / "image" / file).chmod(0o600)
+    expected = () if sound else (f"image/{file} is no JSON: no guest can read it",)
+    assert start(tmp_path) == expected
+
+
+def test_a_checkout_can_be_the_data_directory(tmp_path: Path) -> None:
+    """Its keys/README.md is no key; nothing outside our directories is looked at."""
+    shutil.copytree(REPOSITORY / "keys", tmp_path / "keys")
+    for path in (tmp_path / "keys").iterdir():
+        path.chmod(0o600)
+    (tmp_path / "dev").symlink_to("nowhere")
+    assert start(tmp_path) == ()
+
+
+def test_many_wrong_files_make_few_lines(tmp_path: Path) -> None:
+    """And the ones that matter more come first."""
+    start(tmp_path)
+    for number in range(300):
+        (tmp_path / "keys" / f"{number:03}").write_bytes(bytes(32))
+        (tmp_path / "keys" / f"{number:03}").chmod(0o644)
+    (tmp_path / "keys" / "zzz").write_bytes(b"short")
+    (tmp_path / "keys" / "zzz").chmod(0o600)
+    warnings = start(tmp_path)
+    assert len(warnings) == MAX_WARNINGS + 1
+    assert warnings[0].startswith("key zzz has 5 bytes and is not served")
+    assert warnings[-1] == f"and {301 - MAX_WARNINGS} more"
+
+
+def test_a_living_brokers_temporary_file_is_no_key(tmp_path: Path) -> None:
+    start(tmp_path)
+    (tmp_path / "keys" / (".tmp-" + "0" * 32)).mkdir()  # cannot be removed, as if locked
+    assert start(tmp_path) == ()
+
+
+@pytest.mark.parametrize("name", DIRECTORIES)
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_something_else_where_a_directory_belongs(tmp_path: Path, name: str, kind: str) -> None:
+    """A link to a directory too: nothing below the data directory is followed."""
+    data = tmp_path / "data"
+    data.mkdir()
+    if kind == "file":
+        (data / name).touch()
+    else:
+        (data / name).symlink_to(tmp_path)
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # an iterator holds one itself
+    with pytest.raises(ConfigError) as refused:
+        prepare(data)
+    assert str(refused.value) == (
+        f"cannot use {data / name}: it is a file or a link where a directory belongs; "
+        "move it away, or choose another --data-dir"
+    )
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208  # as above
+
+
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A directory that other users can reach; pytest's own are closed to them."""
+    if os.getuid() != 0:
+        pytest.skip("only root can start a process of another user")
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
+
+
+STARTED_BY_NOBODY = f"""
+import os, sys
+from pathlib import Path
+from verdictd_py.errors import ConfigError
+from verdictd_py.storage.layout import prepare
+os.setgroups([])
+os.setgid({NOBODY})
+os.setuid({NOBODY})
+try:
+    print(prepare(Path(sys.argv[1]))[1])
+except ConfigError as error:
+    sys.exit(str(error))
+"""
+
+
+def started_by_nobody(data: Path) -> str:
+    """What a broker of an ordinary user says on standard error; empty if it starts."""
+    done = subprocess.run(
+        [sys.executable, "-c", STARTED_BY_NOBODY, str(data)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == (1 if done.stderr else 0), done.stderr
+    return done.stderr.removesuffix("\n")
+
+
+def test_an_ordinary_user_starts_on_its_own_directory(reachable: Path) -> None:
+    data = reachable / "data"
+    data.mkdir()
+    os.chown(data, NOBODY, NOBODY)
+    assert started_by_nobody(data) == ""
+    assert (data / "image" / "policy.json").stat().st_uid == NOBODY
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o500, 0o600, 0o300])
+def test_a_directory_without_rights_is_one_line(reachable: Path, mode: int) -> None:
+    data = reachable / "data"
+    data.mkdir()
+    os.chown(data, NOBODY, NOBODY)
+    data.chmod(mode)
+    said = started_by_nobody(data)
+    assert said.startswith(f"cannot use {data}: ")
+    assert "permission denied" in said.lower()
+    assert "choose another --data-dir" in said
+    assert "\n" not in said
+
+
+def test_a_parent_that_cannot_be_written_is_one_line(reachable: Path) -> None:
+    said = started_by_nobody(reachable / "missing" / "data")
+    assert said.startswith(f"cannot use {reachable / 'missing' / 'data'}: Permission denied; ")
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("name", ["keys", "image"])
+def test_a_directory_inside_without_rights_is_named(reachable: Path, name: str) -> None:
+    data = reachable / "data"
+    assert start(data) == ()
+    for path in (data, *data.rglob("*")):
+        os.chown(path, NOBODY, NOBODY)
+    assert started_by_nobody(data) == ""
+    (data / "image" / "policy.json").unlink()
+    (data / name).chmod(0o000)
+    said = started_by_nobody(data)
+    assert said.startswith(f"cannot use {data / name}")
+    assert said.endswith("permission denied; make it readable and writable for this user")
