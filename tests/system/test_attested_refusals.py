@@ -1,0 +1,363 @@
+"""Who is refused, what the operator is told about it, and how little the peer is told."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from OpenSSL import SSL
+
+from tests.ratstls.support import DICE, VENDOR, extensions_of, key_der, self_signed
+from tests.system.broker import KEY, KID, RunningBroker, running_broker
+from tests.system.channel import (
+    VERSIONS,
+    assert_no_secret,
+    encoded,
+    nothing_stays,
+    only,
+    rest,
+    send_records,
+    store,
+)
+from verdictd_py import app
+from verdictd_py.config import Settings, Unsafe
+from verdictd_py.domain.evidence import Collateral
+from verdictd_py.errors import ConfigError
+from verdictd_py.guest.attesters import guest_context, use_certificate
+from verdictd_py.guest.connection import BrokerRefused, GuestConnection
+from verdictd_py.ratstls.issue import Form, issue
+from verdictd_py.ratstls.session import TlsSession, client_context
+from verdictd_py.simulator import Flaw, PlatformOptions, SimulatedPlatform, TdMeasurements
+
+MARK = "a-command-that-nobody-may-look-at"
+Contexts = Callable[[RunningBroker], SSL.Context]
+
+
+@pytest.fixture
+def platform() -> SimulatedPlatform:
+    return SimulatedPlatform.create(now=app.utc_now())
+
+
+async def told(broker: RunningBroker, context: SSL.Context) -> str:
+    """What a peer is told that asks at once; it must never be looked at.
+
+    In TLS 1.3 the request is on its way before the broker has judged the certificate.
+    """
+    async with GuestConnection.open(*broker.address, context) as guest:
+        asked = encoded({"command": MARK}) + encoded({"command": "Get KEK", "kids": [KID]})
+        await send_records(guest, asked, b"\xff" * 20_000)
+        answer = await rest(guest)
+    await nothing_stays(broker)
+    assert MARK not in broker.events.text
+    assert not broker.events.named("request.received", "request.failed", "secret.released")
+    assert_no_secret(broker)
+    found = json.loads(answer)
+    assert (found["status"], found["data"]) == ("Fail", {})
+    return str(found["error"])
+
+
+async def refused(broker: RunningBroker, context: SSL.Context) -> dict[str, Any]:
+    """The event of a refusal, once the peer was told its code and its id, nothing else."""
+    answer = await told(broker, context)
+    assert not broker.events.named("guest.accepted")
+    (event,) = broker.events.named("guest.refused")
+    expected = f"refused: {event['code']}; ask the operator about {event['appraisal']}"
+    assert answer == expected
+    return event
+
+
+def fresh_key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def with_certificate(key: ec.EllipticCurvePrivateKey, certificate: bytes) -> SSL.Context:
+    context = client_context(key_der(key))
+    use_certificate(context, certificate)
+    return context
+
+
+class FixedQuote:
+    """An attester that shows one quote, whatever it is asked to vouch for."""
+
+    def __init__(self, quote: bytes) -> None:
+        self._quote = quote
+
+    def quote(self, report_data: bytes) -> bytes:
+        del report_data
+        return self._quote
+
+    def endorsements(self, now: datetime) -> Collateral | None:
+        del now
+        return None
+
+
+def anothers_quote(form: Form) -> Contexts:
+    """The quote of guest A in a certificate that is B's otherwise."""
+
+    def context(broker: RunningBroker) -> SSL.Context:
+        quotes: list[bytes] = []
+
+        def kept(report_data: bytes) -> bytes:
+            quotes.append(broker.attester().quote(report_data))
+            return quotes[0]
+
+        issue(form, key=fresh_key(), quote_for=kept, now=broker.now)
+        return guest_context(FixedQuote(quotes[0]), form, now=broker.now)
+
+    return context
+
+
+def anothers_extension(form: Form) -> Contexts:
+    """The whole evidence of guest A, claims and all, in a certificate for the key of B."""
+
+    def context(broker: RunningBroker) -> SSL.Context:
+        quote_for = broker.attester().quote
+        extensions = extensions_of(
+            issue(form, key=fresh_key(), quote_for=quote_for, now=broker.now)
+        )
+        oid = VENDOR + "8" if form is Form.LEGACY else DICE
+        key = fresh_key()
+        day = timedelta(days=1)
+        certificate = self_signed(
+            [(oid, *extensions[oid])], key=key, begin=broker.now - day, end=broker.now + day
+        )
+        return with_certificate(key, certificate)
+
+    return context
+
+
+def issued(after: timedelta) -> Contexts:
+    """A genuine guest whose certificate was made some time before or after now."""
+    return lambda broker: guest_context(broker.attester(), Form.CURRENT, now=broker.now + after)
+
+
+def simulated(**how: Any) -> Contexts:
+    return lambda broker: broker.context(broker.attester(**how))
+
+
+def of_another_root(*, endorse: bool) -> Contexts:
+    def context(broker: RunningBroker) -> SSL.Context:
+        other = dataclasses.replace(broker, platform=SimulatedPlatform.create(now=broker.now))
+        return broker.context(other.attester(endorse=endorse))
+
+    return context
+
+
+YEAR_AND_A_DAY = timedelta(days=366)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("contexts", "code", "reason"),
+    [
+        pytest.param(lambda b: b.context(None), "evidence-missing", "no evidence", id="null"),
+        *(
+            pytest.param(anothers_quote(form), "binding-mismatch", "reportData", id=f"quote-{form}")
+            for form in (Form.LEGACY, Form.BARE, Form.CURRENT)
+        ),
+        *(
+            pytest.param(anothers_extension(form), "binding-mismatch", "key", id=f"evidence-{form}")
+            for form in (Form.LEGACY, Form.BARE, Form.CURRENT)
+        ),
+        *(pytest.param(simulated(flaw=flaw), "quote-invalid", "", id=flaw.name) for flaw in Flaw),
+        pytest.param(
+            simulated(measurements=TdMeasurements().debug()), "policy-refused", "debug", id="debug"
+        ),
+        pytest.param(issued(-YEAR_AND_A_DAY), "evidence-expired", "not valid after", id="expired"),
+        pytest.param(
+            issued(timedelta(days=2)), "evidence-expired", "not valid before", id="not-yet"
+        ),
+        pytest.param(of_another_root(endorse=False), "quote-invalid", "", id="other-root"),
+        pytest.param(of_another_root(endorse=True), "quote-invalid", "", id="other-root-endorsed"),
+    ],
+)
+async def test_a_refused_guest_is_told_a_code_and_an_id(
+    tmp_path: Path,
+    platform: SimulatedPlatform,
+    contexts: Contexts,
+    code: str,
+    reason: str,
+    version: str,
+) -> None:
+    """defects.md 7, 8 and 9: nothing falls back, and debug TDs are looked at."""
+    async with running_broker(tmp_path, platform) as broker:
+        event = await refused(broker, only(contexts(broker), version))
+    assert event["code"] == code
+    assert re.search(reason, repr(event["reasons"]), re.IGNORECASE)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "reason"),
+    [
+        (PlatformOptions(pck_revoked=True), "quote-invalid", "revoked"),
+        (PlatformOptions(pck_ca_revoked=True), "quote-invalid", "revoked"),
+        (PlatformOptions(tcb_status="OutOfDate"), "policy-refused", "OutOfDate"),
+        (PlatformOptions(tcb_status="Revoked"), "tcb-status", "revoked"),
+    ],
+)
+async def test_a_platform_that_is_revoked_or_out_of_date_is_refused(
+    tmp_path: Path,
+    platform: SimulatedPlatform,
+    options: PlatformOptions,
+    code: str,
+    reason: str,
+) -> None:
+    """defects.md 9: `OUT_OF_DATE` counted as good."""
+    async with running_broker(tmp_path, platform.with_options(options)) as broker:
+        event = await refused(broker, broker.context(broker.attester()))
+    assert event["code"] == code
+    assert re.search(reason, repr(event["reasons"]), re.IGNORECASE)
+
+
+async def test_a_pinned_measurement_decides(tmp_path: Path, platform: SimulatedPlatform) -> None:
+    """defects.md 8: measurements never reached the policy.
+
+    The operator sees measured and expected side by side, the peer neither.
+    """
+    pinned, measured = "ab" * 48, TdMeasurements().rtmr1.hex()
+    async with running_broker(tmp_path, platform) as broker:
+        store(broker, "opa/tdxData", json.dumps({"rtmr1": [pinned]}).encode())
+        event = await refused(broker, broker.context(broker.attester()))  # its told text is exact
+        assert event["code"] == "policy-refused"
+        (text,) = event["reasons"]
+        assert re.match("rtmr1: measured .*expected", text)
+        assert pinned in text
+        assert measured in text
+        # The same guest is let in once its own value is there: a file edited by hand counts.
+        store(broker, "opa/tdxData", json.dumps({"rtmr1": [pinned, measured]}).encode())
+        async with broker.guest() as guest:
+            assert (await guest.keks([KID]))[KID].reveal() == KEY
+
+
+@pytest.mark.parametrize(("age", "accepted"), [(1800, False), (7200, True)])
+async def test_the_age_of_evidence_has_a_bound(
+    tmp_path: Path, platform: SimulatedPlatform, age: int, accepted: bool
+) -> None:
+    """defects.md 18: the same evidence could be shown for ever. Genuine ones begin an hour ago."""
+    async with running_broker(tmp_path, platform, max_evidence_age=age) as broker:
+        if accepted:
+            async with broker.guest() as guest:
+                assert await guest.version() == "v1"
+            return
+        event = await refused(broker, broker.context(broker.attester()))
+        assert event["code"] == "evidence-expired"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_without_a_certificate_there_is_no_session(
+    tmp_path: Path, platform: SimulatedPlatform, version: str
+) -> None:
+    """defects.md 7: whoever shows no certificate was let in by upstream."""
+    context = only(client_context(key_der(fresh_key())), version)
+    async with running_broker(tmp_path, platform) as broker:
+        with pytest.raises(BrokerRefused, match=r"alert|handshake"):
+            async with GuestConnection.open(*broker.address, context) as guest:
+                await guest.keks([KID])
+        await nothing_stays(broker)
+        (failed,) = broker.events.named("connection.failed")
+        assert "did not return a certificate" in str(failed["reason"])
+        assert not broker.events.named("guest.accepted", "request.received")
+
+
+async def test_a_verifier_that_was_not_chosen_serves_nobody(
+    tmp_path: Path, platform: SimulatedPlatform
+) -> None:
+    async with running_broker(tmp_path, platform, verifier=("sgx",)) as broker:
+        event = await refused(broker, broker.context(broker.attester()))
+        assert event["code"] == "evidence-format"
+
+
+async def test_without_collateral_nobody_is_judged(
+    tmp_path: Path, platform: SimulatedPlatform
+) -> None:
+    """Neither accepted nor refused; the guest that brings collateral along is accepted."""
+    async with running_broker(tmp_path, platform, collateral=None) as broker:
+        answer = await told(broker, broker.context(broker.attester()))
+        assert answer == "not judged: collateral-unavailable; try again later"
+        assert len(broker.events.named("guest.not-judged")) == 1
+        assert not broker.events.named("guest.accepted", "guest.refused")
+        async with broker.guest(broker.attester(endorse=True)) as guest:
+            assert (await guest.keks([KID]))[KID].reveal() == KEY
+
+
+async def test_nullverifier_needs_its_flag(tmp_path: Path) -> None:
+    """defects.md 7: upstream fell back to it by itself."""
+    settings = Settings(verifier=("nullverifier",), data_dir=tmp_path / "data")
+    with pytest.raises(ConfigError, match="--insecure-nullverifier"):
+        app.Daemon(settings, Unsafe(), _Silent())
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_nullverifier_takes_clients_without_certificate(
+    tmp_path: Path, platform: SimulatedPlatform, version: str
+) -> None:
+    context = only(client_context(key_der(fresh_key())), version)
+    async with running_broker(
+        tmp_path,
+        platform,
+        unsafe={"insecure_nullverifier": True, "unsafe_tdx_root_ca": None},
+        verifier=("nullverifier",),
+    ) as broker:
+        async with GuestConnection.open(*broker.address, context) as guest:
+            assert (await guest.keks([KID]))[KID].reveal() == KEY
+        async with broker.guest() as guest:
+            assert await guest.version() == "v1"
+        assert {"flag": "--insecure-nullverifier"} in broker.events.named("unsafe.option")
+
+
+class _Silent:
+    def record(self, event: str, /, **fields: object) -> None:
+        del event, fields
+
+
+@asynccontextmanager
+async def offering(
+    broker: RunningBroker, context: SSL.Context, session: SSL.Session
+) -> AsyncIterator[GuestConnection]:
+    """A guest without evidence that offers to go on with another's session."""
+    tls = TlsSession(context, server=False)
+    tls._connection.set_session(session)
+    key = fresh_key()
+    der = issue(Form.NULL, key=key, quote_for=None, now=broker.now)
+    tls._connection.use_certificate(x509.load_der_x509_certificate(der))
+    tls._connection.use_privatekey(key)
+    reader, writer = await asyncio.open_connection(*broker.address)
+    guest = GuestConnection(reader, writer, tls)
+    try:
+        await guest._handshake()
+        yield guest
+    finally:
+        guest._close()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_one_guests_session_never_serves_another(
+    tmp_path: Path, platform: SimulatedPlatform, version: str
+) -> None:
+    """defects.md 16: resumption skips the certificate and with it the evidence."""
+    async with running_broker(tmp_path, platform) as broker:
+        # Unlike our own client's, this context takes tickets and keeps sessions.
+        context = only(SSL.Context(SSL.TLS_CLIENT_METHOD), version)
+        key = fresh_key()
+        quote_for = broker.attester().quote
+        use_certificate(context, issue(Form.CURRENT, key=key, quote_for=quote_for, now=broker.now))
+        context.use_privatekey(key)
+        async with GuestConnection.open(*broker.address, context) as guest:
+            assert await guest.version() == "v1"
+            session = guest._session._connection.get_session()
+        assert session is not None
+        broker.events.events.clear()
+        async with offering(broker, context, session) as guest:
+            assert b"refused: evidence-missing" in await rest(guest)
+        await nothing_stays(broker)
+        assert not broker.events.named("guest.accepted")
