@@ -106,9 +106,14 @@ class AttestationError(VerdictdError):
         message: one line.
         reasons: every failed rule with its values; one is made of the message where
             the caller gives none, so a refusal always explains itself.
+
+    Attributes:
+        verified: the `VerifiedEvidence` that was refused, where its signature verified
+            before something else did not (expired collateral, a revoked certificate).
     """
 
     code = "attestation"
+    verified: object = None
 
     def __init__(self, message: str, *, reasons: tuple[Reason, ...] = ()) -> None:
         super().__init__(message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -24,7 +25,7 @@ from tests.verifiers.support import (
     verify_tdx,
     with_options,
 )
-from verdictd_py.domain.evidence import Collateral, Evidence, Tee
+from verdictd_py.domain.evidence import Collateral, Evidence, Tee, VerifiedEvidence
 from verdictd_py.errors import (
     AttestationError,
     CollateralExpired,
@@ -384,3 +385,29 @@ def test_flipped_bytes_anywhere(flips: list[tuple[int, int]]) -> None:
     except (AttestationError, CollateralUnavailable):
         return
     assert found.claims == verify_tdx(good_quote()).claims
+
+
+@pytest.mark.parametrize(
+    ("collateral", "error"),
+    [
+        (lambda: with_options(pck_revoked=True).collateral(NOW), QuoteInvalid),
+        (lambda: platform().collateral(NOW - timedelta(days=60)), CollateralExpired),
+    ],
+)
+def test_claims_travel_with_a_refusal_once_the_signature_verified(
+    collateral: Callable[[], Collateral], error: type[AttestationError]
+) -> None:
+    """The operator sees what was refused; whoever only looks at the verdict sees a refusal."""
+    with pytest.raises(error) as caught:
+        verify_tdx(good_quote(), collateral())
+    verified = caught.value.verified
+    assert isinstance(verified, VerifiedEvidence)
+    assert verified.claims["mrTd"] == HONEST.mr_td.hex()
+    assert verified.tcb_status == "UpToDate"
+
+
+@pytest.mark.parametrize("flaw", list(Flaw))
+def test_no_claims_travel_where_a_signature_is_wrong(flaw: Flaw) -> None:
+    with pytest.raises(QuoteInvalid) as caught:
+        verify_tdx(platform().quote(REPORT_DATA, flaw=flaw), good_collateral())
+    assert caught.value.verified is None

@@ -109,6 +109,8 @@ class Appraiser:
                 raise _refusal(found, failures)
         except AttestationError as error:
             refusal = error
+            if isinstance(error.verified, VerifiedEvidence):
+                found = error.verified
         return Appraisal(uuid4().hex, now, tee, form, found, bound=bound, refusal=refusal)
 
     def _record(self, appraisal: Appraisal, address: str) -> None:

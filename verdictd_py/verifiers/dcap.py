@@ -8,9 +8,10 @@ known refuses.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 import dcap_qvl
@@ -163,6 +164,9 @@ def judge(
         raise translate(_full_text(quote, collateral, seconds, root_ca_der) or text) from error
 
 
+_UNIX_TIME: Final = re.compile(r"UnixTime\((\d{1,15})\)")  # Rust's debug form in the texts
+
+
 def translate(text: str) -> AttestationError:
     """The typed error for one of dcap-qvl's texts; what is not known is `QuoteInvalid`."""
     found = next(((rule, fault) for part, rule, fault in _TEXTS if part in text), None)
@@ -197,8 +201,15 @@ def _full_text(
             )
     except (ValueError, OverflowError) as error:
         text = str(error).partition("Stack backtrace:")[0].removeprefix("Verification failed: ")
-        return " ".join(text.split())
+        return _UNIX_TIME.sub(_as_date, " ".join(text.split()))
     return None
+
+
+def _as_date(found: re.Match[str]) -> str:
+    try:
+        return datetime.fromtimestamp(int(found[1]), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError):
+        return found[0]  # a year that no calendar has
 
 
 def _guarded(call: Callable[[], _T]) -> _T:

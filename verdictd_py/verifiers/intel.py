@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from verdictd_py.domain.evidence import Collateral, Evidence, Tee
+from verdictd_py.domain.evidence import Collateral, Evidence, Tee, VerifiedEvidence
 from verdictd_py.domain.ports import CollateralRequest, CollateralSource
 from verdictd_py.errors import (
     AttestationError,
@@ -36,11 +36,24 @@ class Finding:
     Attributes:
         tcb: Intel's rating; None where it could not be told, then `refused` is set.
         refused: why it is refused whatever the policy says, None where it is not.
+        error: what did not verify beside the quote's own signatures, None where all did.
     """
 
     platform: Platform
     tcb: TcbVerdict | None
-    refused: RefusedLate | None
+    refused: RefusedLate | None = None
+    error: AttestationError | None = None
+
+    def checked(self, evidence: VerifiedEvidence) -> VerifiedEvidence:
+        """`evidence`, if all verified.
+
+        Raises:
+            AttestationError: not all did; `evidence` travels with it, for the operator.
+        """
+        if self.error is not None:
+            self.error.verified = evidence
+            raise self.error
+        return evidence
 
     def faults(self, found: tuple[Reason, ...]) -> tuple[Reason, ...]:
         """`found` with what only the TCB check or the library refuses."""
@@ -95,8 +108,11 @@ class IntelEngine:
            the next; a revocation does not, older collateral would not know of it.
         5. What a guest brought along must not be older than collateral seen before.
 
+        Returns:
+            What was found; with `error` set where step 4 or 5 refused.
+
         Raises:
-            AttestationError: refused.
+            AttestationError: steps 1 or 2 refused: nothing of the quote is authentic.
             CollateralUnavailable: there is no collateral now.
         """
         # 1.
@@ -106,22 +122,35 @@ class IntelEngine:
         # 3.
         request = CollateralRequest(tee=quote.tee, fmspc=platform.fmspc, ca=platform.ca)
         candidates = await self._source.candidates(request, endorsements)
-        # 4.
-        first_error: AttestationError | None = None
+        if not candidates:
+            raise CollateralUnavailable("there is no collateral for this platform now")
+        try:
+            return self._first_that_holds(quote, platform, candidates, endorsements, now)
+        except AttestationError as error:
+            return Finding(platform, self._rated(quote, platform, candidates[0], now), error=error)
+
+    def _first_that_holds(
+        self,
+        quote: Quote,
+        platform: Platform,
+        candidates: tuple[Collateral, ...],
+        endorsements: Collateral | None,
+        now: datetime,
+    ) -> Finding:
+        """Steps 4 and 5."""
+        request = CollateralRequest(tee=quote.tee, fmspc=platform.fmspc, ca=platform.ca)
+        errors: list[AttestationError] = []
         for collateral in candidates:
             try:
                 finding = self._judge(quote, platform, collateral, now)
             except (CollateralExpired, CollateralRejected) as error:
-                first_error = first_error or error
+                errors.append(error)
                 continue
-            # 5.
             self._floor.check(
                 request, evaluation_number(collateral), chosen_by_guest=collateral is endorsements
             )
             return finding
-        if first_error is None:
-            raise CollateralUnavailable("there is no collateral for this platform now")
-        raise first_error
+        raise errors[0]
 
     def _judge(
         self, quote: Quote, platform: Platform, collateral: Collateral, now: datetime
@@ -133,9 +162,27 @@ class IntelEngine:
                 text = "the quote's FMSPC reads differently in two libraries"
                 reason = Reason("fmspc", verdict.fmspc, platform.fmspc, text)
                 raise QuoteInvalid("the quote does not verify", reasons=(reason,))
-            return Finding(platform, verdict.tcb, None)
-        # The library refused for what the quote says and does not rate the platform. The
-        # texts that rate it are verified here again, so as to rely on no order of checks.
+            return Finding(platform, verdict.tcb)
+        # The library refused for what the quote says and does not rate the platform.
+        self._verify_texts(collateral, now)
+        return Finding(platform, rate(quote, platform, collateral), verdict)
+
+    def _rated(
+        self, quote: Quote, platform: Platform, collateral: Collateral, now: datetime
+    ) -> TcbVerdict | None:
+        """Intel's rating for a refusal's report, from texts that are signed but may be old."""
+        try:
+            self._verify_texts(collateral, now)
+        except AttestationError:
+            return None
+        return rate(quote, platform, collateral)
+
+    def _verify_texts(self, collateral: Collateral, now: datetime) -> None:
+        """Verifies the texts that rate a platform, here and so in no order of the library's.
+
+        Raises:
+            AttestationError: one is not signed by Intel.
+        """
         for chain, text, signature, rule in (
             (
                 collateral.tcb_info_issuer_chain,
@@ -153,4 +200,3 @@ class IntelEngine:
             pem = chain.encode("utf-8", "surrogatepass")
             signer = verify_chain(pem, root_key=self._root_key, now=now)
             verify_signed_text(text, signature, signer, rule=rule)
-        return Finding(platform, rate(quote, platform, collateral), verdict)

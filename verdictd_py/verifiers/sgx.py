@@ -35,7 +35,8 @@ class SgxVerifier:
         1. Take the quote apart; only version 3 is made for SGX by Intel's libraries.
         2. Look at what no policy may accept: a debug enclave.
         3. PCK chain, signatures, collateral, revocation, TCB (`IntelEngine.verify`).
-        4. Put the claims together. They are there on a refusal of step 2 as well.
+        4. Put the claims together. They travel with a refusal of steps 2 and 3 as well, where
+           the signatures verified.
 
         Raises:
             AttestationError: refused before its claims could be believed.
@@ -53,7 +54,7 @@ class SgxVerifier:
         # 3.
         finding = await self._engine.verify(quote, evidence.endorsements, now)
         # 4.
-        return VerifiedEvidence(
+        verified = VerifiedEvidence(
             tee=self.tee,
             report_data=quote.body[320:384],  # REPORTDATA
             claims=_claims(quote, finding),
@@ -62,6 +63,7 @@ class SgxVerifier:
             digest=quote.digest,
             faults=finding.faults(found),
         )
+        return finding.checked(verified)
 
 
 def _debug(quote: Quote) -> bool:

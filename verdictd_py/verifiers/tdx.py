@@ -77,7 +77,8 @@ class TdxVerifier:
         2. Look at what no policy may accept: debug and other attributes, service TDs.
            Nothing is said of it before the signatures are verified.
         3. PCK chain, signatures, collateral, revocation, TCB (`IntelEngine.verify`).
-        4. Put the claims together. They are there on a refusal of step 2 as well.
+        4. Put the claims together. They travel with a refusal of steps 2 and 3 as well, where
+           the signatures verified.
 
         Raises:
             AttestationError: refused before its claims could be believed.
@@ -90,7 +91,7 @@ class TdxVerifier:
         # 3.
         finding = await self._engine.verify(quote, evidence.endorsements, now)
         # 4.
-        return VerifiedEvidence(
+        verified = VerifiedEvidence(
             tee=self.tee,
             report_data=quote.body[520:584],  # REPORTDATA
             claims=_claims(quote, finding),
@@ -99,6 +100,7 @@ class TdxVerifier:
             digest=quote.digest,
             faults=finding.faults(found),
         )
+        return finding.checked(verified)
 
 
 def body_claims(quote: Quote) -> dict[str, JsonValue]:
