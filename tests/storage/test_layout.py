@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -179,8 +180,10 @@ def test_many_wrong_files_make_few_lines(tmp_path: Path) -> None:
 
 def test_a_living_brokers_temporary_file_is_no_key(tmp_path: Path) -> None:
     start(tmp_path)
-    (tmp_path / "keys" / (".tmp-" + "0" * 32)).mkdir()  # cannot be removed, as if locked
-    assert start(tmp_path) == ()
+    with (tmp_path / "keys" / (".tmp-" + "0" * 32)).open("wb") as half_written:
+        fcntl.flock(half_written, fcntl.LOCK_EX)
+        assert start(tmp_path) == ()
+        assert Path(half_written.name).exists()
 
 
 @pytest.mark.parametrize("name", DIRECTORIES)

@@ -83,12 +83,16 @@ class AppraisedPeer:
 
         Raises:
             AttestationError: the appraisal refused.
-            ValueError: it was of evidence bound to no channel (our bug).
+            ValueError: it was of evidence bound to no channel, or accepted a TEE of which
+                there is no evidence (our bugs).
         """
         if appraisal.refusal is not None:
             raise appraisal.refusal
         if not appraisal.bound or appraisal.tee is None:
             raise ValueError("evidence that is bound to no channel makes no peer")
+        proved = Tee.NONE if appraisal.evidence is None else appraisal.evidence.tee
+        if appraisal.tee is not proved:
+            raise ValueError(f"evidence of {proved} makes no peer of {appraisal.tee}")
         peer = cls.__new__(cls)
         object.__setattr__(peer, "appraisal_id", appraisal.id)
         object.__setattr__(peer, "tee", appraisal.tee)

@@ -1,0 +1,116 @@
+"""A peer is made of an accepted appraisal bound to its channel, and of nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError, fields, replace
+from datetime import UTC, datetime
+
+import pytest
+
+from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
+from verdictd_py.domain.evidence import Tee, VerifiedEvidence
+from verdictd_py.errors import AttestationError, PolicyRefused, Reason
+
+EVIDENCE = VerifiedEvidence(
+    tee=Tee.TDX,
+    report_data=bytes(64),
+    claims={"mrTd": "ab", "debug": False},
+    tcb_status="UpToDate",
+    advisory_ids=("INTEL-SA-00615",),
+    digest="00" * 32,
+)
+ACCEPTED = Appraisal(
+    id="0123",
+    at=datetime(2026, 11, 24, tzinfo=UTC),
+    tee=Tee.TDX,
+    form="test",
+    evidence=EVIDENCE,
+    bound=True,
+    refusal=None,
+)
+REASON = Reason("mrTd", "ab", "cd", "mrTd: measured ab, expected cd")
+REFUSED = replace(ACCEPTED, refusal=PolicyRefused("refused by policy: mrTd", reasons=(REASON,)))
+
+
+def test_a_peer_of_an_accepted_appraisal() -> None:
+    peer = AppraisedPeer.of(ACCEPTED, address="192.0.2.1:5")
+    assert (peer.appraisal_id, peer.tee, peer.address) == ("0123", Tee.TDX, "192.0.2.1:5")
+    assert peer.claims == EVIDENCE.claims
+    assert "mrTd" not in repr(peer)
+
+
+def test_a_peer_without_evidence_is_that_of_the_open_door_only() -> None:
+    """defects.md 7: with `nullverifier` it has no TEE, and says so."""
+    anyone = replace(ACCEPTED, tee=Tee.NONE, evidence=None)
+    assert AppraisedPeer.of(anyone, address="").tee is Tee.NONE
+    with pytest.raises(ValueError, match="evidence of none makes no peer of tdx"):
+        AppraisedPeer.of(replace(ACCEPTED, evidence=None), address="")
+
+
+def test_evidence_of_one_tee_makes_no_peer_of_another() -> None:
+    with pytest.raises(ValueError, match="evidence of tdx makes no peer of sgx"):
+        AppraisedPeer.of(replace(ACCEPTED, tee=Tee.SGX), address="")
+
+
+def test_a_refused_appraisal_raises_its_refusal() -> None:
+    """defects.md 7, 8: whoever was refused asks for nothing."""
+    with pytest.raises(PolicyRefused) as refused:
+        AppraisedPeer.of(REFUSED, address="")
+    assert refused.value is REFUSED.refusal
+
+
+@pytest.mark.parametrize("appraisal", [replace(ACCEPTED, bound=False), replace(ACCEPTED, tee=None)])
+def test_an_appraisal_of_no_channel_makes_no_peer(appraisal: Appraisal) -> None:
+    assert appraisal.accepted
+    with pytest.raises(ValueError, match="bound to no channel"):
+        AppraisedPeer.of(appraisal, address="")
+
+
+def test_the_refusal_comes_before_all_else() -> None:
+    with pytest.raises(AttestationError):
+        AppraisedPeer.of(replace(REFUSED, bound=False, evidence=None), address="")
+
+
+def test_a_peer_is_made_in_no_other_way() -> None:
+    made: Callable[..., AppraisedPeer] = AppraisedPeer
+    values = {"appraisal_id": "x", "tee": Tee.TDX, "address": "", "claims": {}}
+    peer = AppraisedPeer.of(ACCEPTED, address="")
+    with pytest.raises(TypeError, match=r"AppraisedPeer\.of"):
+        AppraisedPeer()
+    with pytest.raises(TypeError):
+        made(**values)
+    with pytest.raises(TypeError):
+        made(*values.values())
+    with pytest.raises(TypeError):
+        replace(peer, tee=Tee.SGX)
+    for field in fields(AppraisedPeer):
+        with pytest.raises(FrozenInstanceError):
+            setattr(peer, field.name, values[field.name])
+
+
+def test_the_report_of_an_acceptance() -> None:
+    assert json.loads(json.dumps(ACCEPTED.as_json())) == {
+        "verdict": "accepted",
+        "code": "ok",
+        "tee": "tdx",
+        "tcbStatus": "UpToDate",
+        "advisoryIds": ["INTEL-SA-00615"],
+        "claims": {"mrTd": "ab", "debug": False},
+        "reasons": [],
+    }
+
+
+def test_the_report_of_a_refusal_has_the_same_members() -> None:
+    report = replace(REFUSED, evidence=None, tee=None).as_json()
+    assert set(report) == set(ACCEPTED.as_json())
+    assert (report["verdict"], report["code"]) == ("refused", "policy-refused")
+    assert (report["tee"], report["tcbStatus"], report["claims"]) == (None, None, {})
+    assert report["reasons"] == [REASON.as_json()]
+
+
+def test_a_refusal_always_has_a_reason() -> None:
+    """defects.md 17."""
+    error = PolicyRefused("no")
+    assert error.reasons == (Reason("policy-refused", "", "", "no"),)
