@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from verdictd_py.domain.evidence import Collateral, Evidence, Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import Collateral, Evidence, JsonValue, Tee, VerifiedEvidence
 from verdictd_py.domain.ports import CollateralRequest, CollateralSource
 from verdictd_py.errors import (
     AttestationError,
@@ -44,18 +44,39 @@ class Finding:
     refused: RefusedLate | None = None
     error: AttestationError | None = None
 
-    def checked(self, evidence: VerifiedEvidence) -> VerifiedEvidence:
-        """`evidence`, if all verified.
+    def evidence(
+        self,
+        quote: Quote,
+        *,
+        report_data: bytes,
+        claims: dict[str, JsonValue],
+        faults: tuple[Reason, ...],
+    ) -> VerifiedEvidence:
+        """The verifier's result, if all verified: `claims` with those that the chain adds.
 
         Raises:
-            AttestationError: not all did; `evidence` travels with it, for the operator.
+            AttestationError: not all did; the result travels with it, for the operator.
         """
+        claims["fmspc"] = self.platform.fmspc
+        if self.tcb is not None:
+            claims["tcbStatus"] = self.tcb.status
+            claims["advisoryIds"] = list(self.tcb.advisory_ids)
+            claims["tcbDate"] = self.tcb.date
+        verified = VerifiedEvidence(
+            tee=quote.tee,
+            report_data=report_data,
+            claims=claims,
+            tcb_status=None if self.tcb is None else self.tcb.status,
+            advisory_ids=() if self.tcb is None else self.tcb.advisory_ids,
+            digest=quote.digest,
+            faults=self._faults(faults),
+        )
         if self.error is not None:
-            self.error.verified = evidence
+            self.error.verified = verified
             raise self.error
-        return evidence
+        return verified
 
-    def faults(self, found: tuple[Reason, ...]) -> tuple[Reason, ...]:
+    def _faults(self, found: tuple[Reason, ...]) -> tuple[Reason, ...]:
         """`found` with what only the TCB check or the library refuses."""
         if self.tcb is not None and self.tcb.status == REVOKED:
             text = "tcbStatus: Intel has revoked this TCB"

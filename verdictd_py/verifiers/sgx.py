@@ -8,7 +8,7 @@ from datetime import datetime
 from verdictd_py.domain.evidence import Evidence, JsonValue, Tee, VerifiedEvidence
 from verdictd_py.domain.ports import CollateralSource
 from verdictd_py.errors import EvidenceFormat, Reason
-from verdictd_py.verifiers.intel import Finding, IntelEngine, parse_evidence
+from verdictd_py.verifiers.intel import IntelEngine, parse_evidence
 from verdictd_py.verifiers.quote import Quote
 
 
@@ -54,16 +54,12 @@ class SgxVerifier:
         # 3.
         finding = await self._engine.verify(quote, evidence.endorsements, now)
         # 4.
-        verified = VerifiedEvidence(
-            tee=self.tee,
+        return finding.evidence(
+            quote,
             report_data=quote.body[320:384],  # REPORTDATA
-            claims=_claims(quote, finding),
-            tcb_status=None if finding.tcb is None else finding.tcb.status,
-            advisory_ids=() if finding.tcb is None else finding.tcb.advisory_ids,
-            digest=quote.digest,
-            faults=finding.faults(found),
+            claims=_claims(quote),
+            faults=found,
         )
-        return finding.checked(verified)
 
 
 def _debug(quote: Quote) -> bool:
@@ -71,23 +67,17 @@ def _debug(quote: Quote) -> bool:
     return bool(quote.body[48] & 0x02)
 
 
-def _claims(quote: Quote, finding: Finding) -> dict[str, JsonValue]:
+def _claims(quote: Quote) -> dict[str, JsonValue]:
     """Claims with the names and encodings of the original's SGX policy, and ours beside.
 
     Offsets: Intel, "SGX ECDSA Quote Library Reference", table "Enclave Report Body".
     """
     body = quote.body
-    claims: dict[str, JsonValue] = {
+    return {
         "mrEnclave": b64encode(body[64:96]).decode("ascii"),
         "mrSigner": b64encode(body[128:160]).decode("ascii"),
         "productId": int.from_bytes(body[256:258], "little"),  # ISVPRODID
         "svn": int.from_bytes(body[258:260], "little"),  # ISVSVN
         "reportData": body[320:384].hex(),
         "debug": _debug(quote),
-        "fmspc": finding.platform.fmspc,
     }
-    if finding.tcb is not None:
-        claims["tcbStatus"] = finding.tcb.status
-        claims["advisoryIds"] = list(finding.tcb.advisory_ids)
-        claims["tcbDate"] = finding.tcb.date
-    return claims

@@ -8,7 +8,7 @@ from typing import Final
 from verdictd_py.domain.evidence import Evidence, JsonValue, Tee, VerifiedEvidence
 from verdictd_py.domain.ports import CollateralSource
 from verdictd_py.errors import Reason
-from verdictd_py.verifiers.intel import Finding, IntelEngine, parse_evidence
+from verdictd_py.verifiers.intel import IntelEngine, parse_evidence
 from verdictd_py.verifiers.quote import BodyKind, Quote
 
 # (claim, offset, size) in the report body, which begins at offset 48 of a version 4 quote.
@@ -91,16 +91,12 @@ class TdxVerifier:
         # 3.
         finding = await self._engine.verify(quote, evidence.endorsements, now)
         # 4.
-        verified = VerifiedEvidence(
-            tee=self.tee,
+        return finding.evidence(
+            quote,
             report_data=quote.body[520:584],  # REPORTDATA
-            claims=_claims(quote, finding),
-            tcb_status=None if finding.tcb is None else finding.tcb.status,
-            advisory_ids=() if finding.tcb is None else finding.tcb.advisory_ids,
-            digest=quote.digest,
-            faults=finding.faults(found),
+            claims=body_claims(quote),
+            faults=found,
         )
-        return finding.checked(verified)
 
 
 def body_claims(quote: Quote) -> dict[str, JsonValue]:
@@ -138,13 +134,3 @@ def find_faults(quote: Quote) -> tuple[Reason, ...]:
 def _attributes(quote: Quote) -> int:
     """TDATTRIBUTES as a number: little-endian, so bit 0 is in the first byte."""
     return int.from_bytes(quote.body[120:128], "little")
-
-
-def _claims(quote: Quote, finding: Finding) -> dict[str, JsonValue]:
-    claims = body_claims(quote)
-    claims["fmspc"] = finding.platform.fmspc
-    if finding.tcb is not None:
-        claims["tcbStatus"] = finding.tcb.status
-        claims["advisoryIds"] = list(finding.tcb.advisory_ids)
-        claims["tcbDate"] = finding.tcb.date
-    return claims
