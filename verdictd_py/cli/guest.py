@@ -84,7 +84,14 @@ def _parser() -> Parser:
     )
     parser.add_argument("--base64", action="store_true", help="print base64 and a newline")
     parser.add_argument("--timeout", metavar="S", type=float, default=30.0, help="seconds (30)")
-    asked = parser.add_subparsers(dest="asked", required=True, metavar="WHAT", parser_class=_Word)
+    asked = parser.add_subparsers(
+        dest="asked",
+        required=True,
+        metavar="WHAT",
+        parser_class=_Word,
+        help=f"{', '.join(_NAMED)}, version, key KID, decrypt PACKET (its JSON, base64 or file), "
+        "resource PATH, echo TEXT",
+    )
     for name in _NAMED:
         asked.add_parser(name)
     asked.add_parser("version")
