@@ -1,0 +1,131 @@
+"""Ports in memory, for tests of the use cases."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
+from verdictd_py.domain.evidence import Evidence, JsonValue, Tee, VerifiedEvidence
+from verdictd_py.domain.names import KeyId, ResourcePath
+from verdictd_py.domain.ports import EventValue, Kind, StoredObject
+from verdictd_py.domain.secrets import SecretBytes
+from verdictd_py.errors import AlreadyExists, NotFound, Reason, RequestError, StorageError
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+BINDING = b"hash of the key" * 2
+REPORT_DATA = BINDING.ljust(64, b"\0")
+EVIDENCE = Evidence(tee=Tee.TDX, quote=b"quote", binding=BINDING, form="test")
+VERIFIED = VerifiedEvidence(
+    tee=Tee.TDX,
+    report_data=REPORT_DATA,
+    claims={"mrTd": "ab"},
+    tcb_status="UpToDate",
+    advisory_ids=(),
+    digest="00" * 32,
+)
+
+
+@dataclass
+class MemoryEvents:
+    """Keeps every event."""
+
+    events: list[tuple[str, dict[str, EventValue]]] = field(default_factory=list)
+
+    def record(self, event: str, /, **fields: EventValue) -> None:
+        self.events.append((event, fields))
+
+    def named(self, name: str) -> list[dict[str, EventValue]]:
+        return [fields for event, fields in self.events if event == name]
+
+
+@dataclass
+class ScriptedVerifier:
+    """Answers what it was told to, and keeps what it was asked."""
+
+    answer: VerifiedEvidence | Exception = VERIFIED
+    name: str = "scripted"
+    tee: Tee = Tee.TDX
+    asked: list[tuple[Evidence, datetime]] = field(default_factory=list)
+
+    async def verify(self, evidence: Evidence, *, now: datetime) -> VerifiedEvidence:
+        self.asked.append((evidence, now))
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+@dataclass
+class ScriptedPolicy:
+    """As the verifier; no reasons mean yes."""
+
+    answer: tuple[Reason, ...] | Exception = ()
+    asked: list[tuple[Tee, Mapping[str, JsonValue]]] = field(default_factory=list)
+
+    async def failures(self, tee: Tee, claims: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
+        self.asked.append((tee, claims))
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+@dataclass
+class MemoryKeys:
+    """A key store that lets others run at every call, as real ones do."""
+
+    keys: dict[KeyId, SecretBytes] = field(default_factory=dict)
+    broken: set[KeyId] = field(default_factory=set)
+    taken: set[KeyId] = field(default_factory=set)
+
+    async def get(self, key_id: KeyId) -> SecretBytes:
+        await asyncio.sleep(0)
+        if key_id in self.broken:
+            raise StorageError(f"the key {key_id} has 31 bytes and cannot be used: a key has 32")
+        if key_id not in self.keys:
+            raise NotFound(f"there is no key {key_id}")
+        return self.keys[key_id]
+
+    async def create(self, key_id: KeyId, key: SecretBytes) -> None:
+        await asyncio.sleep(0)
+        if key_id in self.taken:
+            raise AlreadyExists(f"the key {key_id} names a resource, not a key")
+        if key_id in self.keys:
+            raise AlreadyExists(f"the key {key_id} exists already")
+        self.keys[key_id] = key
+
+    async def delete(self, key_id: KeyId) -> None:
+        if self.keys.pop(key_id, None) is None:
+            raise NotFound(f"there is no key {key_id}")
+
+
+@dataclass
+class MemoryResources:
+    """Resources without aliases."""
+
+    contents: dict[ResourcePath, SecretBytes] = field(default_factory=dict)
+    broken: set[ResourcePath] = field(default_factory=set)
+
+    async def get(self, path: ResourcePath) -> StoredObject:
+        if path in self.broken:
+            raise StorageError(f"the resource {path} is not served: a reason")
+        if path not in self.contents:
+            raise NotFound(f"there is no resource {path}")
+        return StoredObject(Kind.RESOURCE, f"resources/{path}", self.contents[path])
+
+    async def put(self, path: ResourcePath, content: SecretBytes) -> StoredObject:
+        if not len(content):
+            raise RequestError("empty")
+        self.contents[path] = content
+        return await self.get(path)
+
+    async def delete(self, path: ResourcePath) -> None:
+        if self.contents.pop(path, None) is None:
+            raise NotFound(f"there is no resource {path}")
+
+
+def accepted_peer() -> AppraisedPeer:
+    """A peer as the appraiser would make it."""
+    appraisal = Appraisal("0123", NOW, Tee.TDX, "test", VERIFIED, bound=True, refusal=None)
+    return AppraisedPeer.of(appraisal, address="192.0.2.1:5")

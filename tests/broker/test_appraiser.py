@@ -1,0 +1,284 @@
+"""The appraiser: who refuses, in which order, and what of it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+
+import pytest
+
+from tests.broker.support import (
+    BINDING,
+    EVIDENCE,
+    NOW,
+    REPORT_DATA,
+    VERIFIED,
+    MemoryEvents,
+    ScriptedPolicy,
+    ScriptedVerifier,
+)
+from verdictd_py import errors
+from verdictd_py.broker.appraiser import Appraiser
+from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
+from verdictd_py.domain.evidence import Evidence, Tee, VerifiedEvidence
+from verdictd_py.errors import (
+    AttestationError,
+    BindingMismatch,
+    CollateralUnavailable,
+    EvidenceFormat,
+    EvidenceMissing,
+    PolicyRefused,
+    Reason,
+    TcbStatusRefused,
+)
+
+ADDRESS = "192.0.2.1:5"
+REFUSALS = [
+    found
+    for found in vars(errors).values()
+    if isinstance(found, type) and issubclass(found, AttestationError)
+]
+MR_TD = Reason("mrTd", "ab", "cd", "mrTd: measured ab, expected cd")
+RTMR1 = Reason("rtmr1", "12", "34", "rtmr1: measured 12, expected 34")
+DEBUG = Reason("debug", "true", "false", "debug: the TD can be debugged")
+REVOKED = Reason("tcbStatus", "Revoked", "", "tcbStatus: Revoked is never accepted")
+
+
+def appraiser(
+    verifier: ScriptedVerifier | None = None,
+    policy: ScriptedPolicy | None = None,
+    events: MemoryEvents | None = None,
+    *,
+    insecure_accept_anyone: bool = False,
+) -> Appraiser:
+    return Appraiser(
+        verifiers={Tee.TDX: verifier or ScriptedVerifier()},
+        policy=policy or ScriptedPolicy(),
+        clock=lambda: NOW,
+        events=events or MemoryEvents(),
+        insecure_accept_anyone=insecure_accept_anyone,
+    )
+
+
+def reads(evidence: Evidence | Exception) -> Callable[[datetime], Evidence]:
+    def read(now: datetime) -> Evidence:
+        assert now == NOW
+        if isinstance(evidence, Exception):
+            raise evidence
+        return evidence
+
+    return read
+
+
+def refused(appraisal: Appraisal) -> AttestationError:
+    """Its refusal, after a look that it makes no peer."""
+    assert not appraisal.accepted
+    with pytest.raises(AttestationError) as error:
+        AppraisedPeer.of(appraisal, address=ADDRESS)
+    return error.value
+
+
+async def test_what_everybody_accepts_is_accepted() -> None:
+    verifier, policy, events = ScriptedVerifier(), ScriptedPolicy(), MemoryEvents()
+    appraisal = await appraiser(verifier, policy, events).admit(reads(EVIDENCE), address=ADDRESS)
+    assert appraisal.accepted
+    assert verifier.asked == [(EVIDENCE, NOW)]
+    assert policy.asked == [(Tee.TDX, VERIFIED.claims)]
+    peer = AppraisedPeer.of(appraisal, address=ADDRESS)
+    assert (peer.tee, peer.appraisal_id, peer.claims) == (Tee.TDX, appraisal.id, VERIFIED.claims)
+    assert events.events == [
+        (
+            "guest.accepted",
+            {
+                "peer": ADDRESS,
+                "appraisal": appraisal.id,
+                "code": "ok",
+                "tee": Tee.TDX,
+                "form": "test",
+                "tcb_status": "UpToDate",
+                "evidence": VERIFIED.digest,
+                "reasons": (),
+            },
+        )
+    ]
+
+
+async def test_each_appraisal_has_its_own_id() -> None:
+    judge = appraiser().judge
+    assert len({(await judge(reads(EVIDENCE))).id for _ in range(10)}) == 10
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+@pytest.mark.parametrize("where", ["reading", "verifying", "policy"])
+async def test_whoever_refuses_the_peer_is_refused(
+    kind: type[AttestationError], where: str
+) -> None:
+    """defects.md 7: absent, broken or unverified evidence never falls back to anything."""
+    error = kind("no", reasons=(MR_TD,))
+    verifier = ScriptedVerifier(error if where == "verifying" else VERIFIED)
+    policy = ScriptedPolicy(error if where == "policy" else ())
+    events = MemoryEvents()
+    appraisal = await appraiser(verifier, policy, events).admit(
+        reads(error if where == "reading" else EVIDENCE), address=ADDRESS
+    )
+    assert refused(appraisal) is error
+    assert (appraisal.code, appraisal.reasons) == (kind.code, (MR_TD,))
+    assert len(verifier.asked) == (where != "reading")
+    assert len(policy.asked) == (where == "policy")
+    assert (appraisal.evidence is None) == (where != "policy")
+    assert appraisal.tee is (None if where == "reading" else Tee.TDX)
+    ((name, fields),) = events.events
+    assert (name, fields["code"], fields["peer"]) == ("guest.refused", kind.code, ADDRESS)
+    assert fields["reasons"] == (MR_TD.text,)
+
+
+async def test_without_evidence_nobody_is_asked() -> None:
+    """defects.md 7."""
+    verifier, policy = ScriptedVerifier(), ScriptedPolicy()
+    missing = EvidenceMissing("the certificate carries no evidence")
+    appraisal = await appraiser(verifier, policy).judge(reads(missing))
+    assert refused(appraisal) is missing
+    assert not verifier.asked
+    assert not policy.asked
+
+
+@pytest.mark.parametrize("tee", [Tee.SGX, Tee.NONE, Tee.CSV])
+async def test_a_tee_that_is_not_served(tee: Tee) -> None:
+    verifier = ScriptedVerifier()
+    appraisal = await appraiser(verifier).judge(reads(replace(EVIDENCE, tee=tee)))
+    error = refused(appraisal)
+    assert type(error) is EvidenceFormat
+    assert str(error) == f"evidence of {tee} is not served here (served: tdx)"
+    assert appraisal.tee is tee
+    assert not verifier.asked
+
+
+@pytest.mark.parametrize(
+    "binding",
+    [
+        b"",
+        b"another key",
+        BINDING[:-1] + b"x",
+        REPORT_DATA + b"\0",
+        bytes(32),
+    ],
+)
+async def test_evidence_for_another_key_is_refused(binding: bytes) -> None:
+    """An empty binding is a prefix of anything, and no binding."""
+    policy = ScriptedPolicy()
+    appraisal = await appraiser(policy=policy).judge(reads(replace(EVIDENCE, binding=binding)))
+    error = refused(appraisal)
+    assert type(error) is BindingMismatch
+    assert [reason.rule for reason in error.reasons] == ["reportData"]
+    assert binding.hex() in error.reasons[0].expected
+    assert binding.hex() == "" or binding.hex() not in str(error)  # peers read this
+    assert not appraisal.bound
+    assert not policy.asked
+    assert appraisal.evidence is VERIFIED
+
+
+@pytest.mark.parametrize("binding", [REPORT_DATA, BINDING, BINDING[:20]])
+async def test_evidence_vouches_for_what_it_begins_with(binding: bytes) -> None:
+    appraisal = await appraiser().judge(reads(replace(EVIDENCE, binding=binding)))
+    assert appraisal.bound
+
+
+async def test_unbound_evidence_is_judged_and_makes_no_peer() -> None:
+    appraisal = await appraiser().judge(reads(replace(EVIDENCE, binding=None)))
+    assert appraisal.accepted
+    assert not appraisal.bound
+    with pytest.raises(ValueError, match="bound to no channel"):
+        AppraisedPeer.of(appraisal, address=ADDRESS)
+
+
+@pytest.mark.parametrize(
+    ("faults", "failures", "kind", "rules"),
+    [
+        ((), (MR_TD,), PolicyRefused, ["mrTd"]),
+        ((), (MR_TD, RTMR1), PolicyRefused, ["mrTd", "rtmr1"]),
+        ((DEBUG,), (), PolicyRefused, ["debug"]),
+        ((REVOKED,), (), TcbStatusRefused, ["tcbStatus"]),
+        ((DEBUG, REVOKED), (), PolicyRefused, ["debug", "tcbStatus"]),
+        ((DEBUG,), (MR_TD,), PolicyRefused, ["debug", "mrTd"]),
+        ((REVOKED,), (MR_TD,), TcbStatusRefused, ["tcbStatus", "mrTd"]),
+        (
+            (DEBUG, REVOKED),
+            (replace(DEBUG, text="policy's"), MR_TD, replace(REVOKED, text="policy's")),
+            PolicyRefused,
+            ["debug", "tcbStatus", "mrTd"],
+        ),
+    ],
+)
+async def test_a_refusal_names_every_rule_once(
+    faults: tuple[Reason, ...],
+    failures: tuple[Reason, ...],
+    kind: type[AttestationError],
+    rules: list[str],
+) -> None:
+    """defects.md 9, 17: what the verifier refuses, no policy allows; and all of it is told."""
+    verifier = ScriptedVerifier(replace(VERIFIED, faults=faults))
+    policy = ScriptedPolicy(failures)
+    error = refused(await appraiser(verifier, policy).judge(reads(EVIDENCE)))
+    assert type(error) is kind
+    assert [reason.rule for reason in error.reasons] == rules
+    assert error.reasons[: len(faults)] == faults
+    assert str(error).endswith(": " + ", ".join(rules))  # values are for the operator only
+    assert len(policy.asked) == 1
+
+
+async def test_what_cannot_be_judged_now_is_neither_accepted_nor_refused() -> None:
+    events = MemoryEvents()
+    later = CollateralUnavailable("no collateral for this platform; try again later")
+    judge = appraiser(ScriptedVerifier(later), events=events)
+    with pytest.raises(CollateralUnavailable) as raised:
+        await judge.judge(reads(EVIDENCE))
+    assert raised.value is later
+    assert events.events == []
+    with pytest.raises(CollateralUnavailable):
+        await judge.admit(reads(EVIDENCE), address=ADDRESS)
+    assert events.events == [
+        (
+            "guest.not-judged",
+            {"peer": ADDRESS, "code": "collateral-unavailable", "reason": str(later)},
+        )
+    ]
+
+
+async def test_a_judgement_without_a_peer_is_not_recorded() -> None:
+    """Offline appraisal is no guest."""
+    events = MemoryEvents()
+    await appraiser(events=events).judge(reads(EVIDENCE))
+    assert events.events == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError("bug"), KeyError("claim"), AssertionError()])
+@pytest.mark.parametrize("where", ["verifying", "policy"])
+async def test_a_bug_is_never_an_acceptance(error: Exception, where: str) -> None:
+    answer: VerifiedEvidence | Exception = error if where == "verifying" else VERIFIED
+    events = MemoryEvents()
+    judge = appraiser(
+        ScriptedVerifier(answer), ScriptedPolicy(error if where == "policy" else ()), events
+    )
+    with pytest.raises(type(error)):
+        await judge.admit(reads(EVIDENCE), address=ADDRESS)
+    assert events.events == []
+
+
+async def test_the_open_door_asks_nobody_and_says_so() -> None:
+    """defects.md 7: only where the operator chose it by its name."""
+    verifier, policy, events = ScriptedVerifier(), ScriptedPolicy((MR_TD,)), MemoryEvents()
+    judge = appraiser(verifier, policy, events, insecure_accept_anyone=True)
+    missing = EvidenceMissing("the certificate carries no evidence")
+    appraisal = await judge.admit(reads(missing), address=ADDRESS)
+    peer = AppraisedPeer.of(appraisal, address=ADDRESS)
+    assert (peer.tee, dict(peer.claims)) == (Tee.NONE, {})
+    assert not verifier.asked
+    assert not policy.asked
+    (fields,) = events.named("guest.accepted")
+    assert (fields["tee"], fields["form"], fields["evidence"]) == (Tee.NONE, "none", None)
+
+
+async def test_the_open_door_is_none_for_offline_judgement() -> None:
+    judge = appraiser(policy=ScriptedPolicy((MR_TD,)), insecure_accept_anyone=True)
+    assert type(refused(await judge.judge(reads(EVIDENCE)))) is PolicyRefused

@@ -1,0 +1,189 @@
+"""What a guest gets: everything it asked for or nothing, and never without a record."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.broker.support import MemoryEvents, MemoryKeys, MemoryResources, accepted_peer
+from verdictd_py.broker import ciphers
+from verdictd_py.broker.release import Releaser
+from verdictd_py.domain.names import KeyId, ResourcePath
+from verdictd_py.domain.ports import EventValue, Kind
+from verdictd_py.domain.secrets import SecretBytes
+from verdictd_py.domain.wrapping import Algorithm, WrappedBlob
+from verdictd_py.errors import (
+    DecryptionFailed,
+    NotFound,
+    RequestError,
+    StorageError,
+    VerdictdError,
+)
+
+ONE, TWO, BROKEN, MISSING = (
+    KeyId.parse(name) for name in ("one", "default/key/2", "broken", "default/key/none")
+)
+KEYS = {ONE: SecretBytes(b"1" * 32), TWO: SecretBytes(b"2" * 32)}
+PEER = accepted_peer()
+PATH = ResourcePath.parse("repo/type/tag")
+PLAIN = SecretBytes(b'{"symkey":"of a layer"}')
+GCM, CTR = Algorithm.AES_GCM, Algorithm.A256CTR
+
+
+class RefusesToRecord(MemoryEvents):
+    """An audit trail whose disk is full."""
+
+    def record(self, event: str, /, **fields: EventValue) -> None:
+        raise StorageError("the audit trail cannot be written")
+
+
+def releaser(events: MemoryEvents | None = None, *, allow_a256ctr: bool = False) -> Releaser:
+    return Releaser(
+        keys=MemoryKeys(dict(KEYS), broken={BROKEN}),
+        resources=MemoryResources({PATH: SecretBytes(b"content")}),
+        events=MemoryEvents() if events is None else events,
+        allow_a256ctr=allow_a256ctr,
+    )
+
+
+def blob(
+    key_id: KeyId = ONE,
+    algorithm: Algorithm = GCM,
+    *,
+    key: SecretBytes | None = None,
+    plain: SecretBytes = PLAIN,
+) -> WrappedBlob:
+    iv = bytes(range(algorithm.iv_bytes))
+    key = key or KEYS.get(key_id, KEYS[ONE])
+    return WrappedBlob(key_id, algorithm, iv, ciphers.encrypt(algorithm, key, iv, plain))
+
+
+def changed(good: WrappedBlob, *, iv: bytes | None = None, at: int | None = None) -> WrappedBlob:
+    ciphertext = bytearray(good.ciphertext)
+    if at is not None:
+        ciphertext[at] ^= 1
+    return WrappedBlob(
+        good.key_id, good.algorithm, good.iv if iv is None else iv, bytes(ciphertext)
+    )
+
+
+async def test_plaintexts_come_in_order_with_a_record_each() -> None:
+    events = MemoryEvents()
+    other = SecretBytes(b"other")
+    found = await releaser(events).decrypt(PEER, [blob(), blob(TWO, plain=other), blob()])
+    assert found == (PLAIN, other, PLAIN)
+    assert events.named("secret.released") == [
+        {
+            "peer": PEER.address,
+            "appraisal": PEER.appraisal_id,
+            "tee": PEER.tee,
+            "what": "image-key",
+            "path": path,
+        }
+        for path in ("keys/one", "keys/default/key/2", "keys/one")
+    ]
+
+
+BAD = [
+    (blob(MISSING), NotFound, "there is no key default/key/none"),
+    (blob(BROKEN), StorageError, "the key broken has 31 bytes"),
+    (changed(blob(), iv=b""), RequestError, "one: the iv is 0 bytes long, 12 are needed"),
+    (changed(blob(), iv=bytes(16)), RequestError, "one: the iv is 16 bytes long, 12 are needed"),
+    (changed(blob(), iv=bytes(12)), DecryptionFailed, "one: authentication failed"),
+    (changed(blob(), at=0), DecryptionFailed, "one: authentication failed"),
+    (changed(blob(), at=-1), DecryptionFailed, "one: authentication failed"),
+    (blob(TWO, key=KEYS[ONE]), DecryptionFailed, "default/key/2: authentication failed"),
+    (WrappedBlob(ONE, GCM, bytes(12), b""), DecryptionFailed, "one: authentication failed"),
+    (WrappedBlob(ONE, GCM, bytes(12), bytes(15)), DecryptionFailed, "one: authentication failed"),
+    (blob(ONE, CTR), RequestError, "one: A256CTR authenticates nothing and is off"),
+]
+
+
+@pytest.mark.parametrize(("bad", "kind", "text"), BAD)
+@pytest.mark.parametrize("position", [0, 1, 2])
+async def test_one_bad_blob_fails_all_and_is_named(
+    bad: WrappedBlob, kind: type[VerdictdError], text: str, position: int
+) -> None:
+    """defects.md 3: the original answers OK with the plaintext `[0]`."""
+    events = MemoryEvents()
+    blobs = [blob(), blob(TWO)]
+    blobs.insert(position, bad)
+    with pytest.raises(kind) as refused:
+        await releaser(events).decrypt(PEER, blobs)
+    assert str(refused.value).startswith(text)
+    assert events.events == []
+
+
+async def test_ctr_where_the_operator_allows_it() -> None:
+    found = await releaser(allow_a256ctr=True).decrypt(PEER, [blob(ONE, CTR), blob(TWO)])
+    assert found == (PLAIN, PLAIN)
+    with pytest.raises(RequestError, match="one: the iv is 12 bytes long, 16 are needed"):
+        await releaser(allow_a256ctr=True).decrypt(PEER, [changed(blob(ONE, CTR), iv=bytes(12))])
+
+
+async def test_a_packet_relabelled_as_ctr_opens_nothing() -> None:
+    """Whoever holds an image could strip the tag and change what GCM protects."""
+    good = blob()
+    relabelled = WrappedBlob(ONE, CTR, good.iv + b"\0\0\0\2", good.ciphertext[:-16])
+    with pytest.raises(RequestError, match="A256CTR"):
+        await releaser().decrypt(PEER, [relabelled])
+    assert await releaser(allow_a256ctr=True).decrypt(PEER, [relabelled]) == (PLAIN,)
+
+
+async def test_keks_come_in_order_with_a_record_each() -> None:
+    events = MemoryEvents()
+    assert await releaser(events).keks(PEER, [TWO, ONE]) == (KEYS[TWO], KEYS[ONE])
+    assert [(fields["what"], fields["path"]) for fields in events.named("secret.released")] == [
+        ("kek", "keys/default/key/2"),
+        ("kek", "keys/one"),
+    ]
+
+
+@pytest.mark.parametrize(("bad", "kind"), [(MISSING, NotFound), (BROKEN, StorageError)])
+async def test_one_bad_kek_fails_all_and_is_named(bad: KeyId, kind: type[VerdictdError]) -> None:
+    for key_ids in ([bad, ONE], [ONE, bad]):
+        events = MemoryEvents()
+        with pytest.raises(kind, match=str(bad)):
+            await releaser(events).keks(PEER, key_ids)
+        assert events.events == []
+
+
+async def test_a_resource_is_recorded_when_it_is_handed_out() -> None:
+    """Asking for its size gives nothing away."""
+    events = MemoryEvents()
+    tested = releaser(events)
+    found = await tested.find(PEER, PATH)
+    assert (found.kind, found.path) == (Kind.RESOURCE, "resources/repo/type/tag")
+    assert events.events == []
+    assert tested.hand_out(PEER, found).reveal() == b"content"
+    (fields,) = events.named("secret.released")
+    assert (fields["what"], fields["path"]) == (Kind.RESOURCE, found.path)
+
+
+async def test_a_path_that_is_no_resource_may_be_a_key() -> None:
+    found = await releaser().find(PEER, ResourcePath(TWO.segments))
+    assert (found.kind, found.path) == (Kind.KEY, "keys/default/key/2")
+    assert found.content == KEYS[TWO]
+    with pytest.raises(NotFound, match="there is no resource default/key/none"):
+        await releaser().find(PEER, ResourcePath(MISSING.segments))
+
+
+async def test_a_resource_that_is_not_served_is_not_looked_up_as_a_key() -> None:
+    tested = Releaser(
+        keys=MemoryKeys({KeyId(PATH.segments): KEYS[ONE]}),
+        resources=MemoryResources(broken={PATH}),
+        events=MemoryEvents(),
+    )
+    with pytest.raises(StorageError, match="is not served"):
+        await tested.find(PEER, PATH)
+
+
+async def test_nothing_is_released_without_its_record() -> None:
+    """defects.md 17."""
+    tested = releaser(RefusesToRecord())
+    with pytest.raises(StorageError, match="audit trail"):
+        await tested.decrypt(PEER, [blob()])
+    with pytest.raises(StorageError, match="audit trail"):
+        await tested.keks(PEER, [ONE])
+    found = await tested.find(PEER, PATH)
+    with pytest.raises(StorageError, match="audit trail"):
+        tested.hand_out(PEER, found)
