@@ -6,6 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -172,8 +173,10 @@ class AttestedListener:
             if appraisal.accepted:
                 return AppraisedPeer.of(appraisal, address=address)
             told = f"refused: {appraisal.code}; ask the operator about {appraisal.id}"
-        async with asyncio.timeout(_LINGER_SECONDS):
-            await link.send(answers.failure(FailureForm.A, told))
+        # The verdict is recorded; whether the peer stayed to hear it is worth no second line.
+        with suppress(OSError):  # TimeoutError among them
+            async with asyncio.timeout(_LINGER_SECONDS):
+                await link.send(answers.failure(FailureForm.A, told))
             await link.goodbye()
         return None
 
@@ -225,12 +228,12 @@ class _Link:
         Closing a socket with unread bytes in it resets the connection, and the peer may
         lose an answer it has not read yet.
         """
-        self.session.close()
-        await self._flush()
-        self._ended = True  # even if the next line fails: nothing can be written behind it
-        self._writer.write_eof()
         try:
             async with asyncio.timeout(_LINGER_SECONDS):
+                self.session.close()
+                await self._flush()
+                self._ended = True  # even if the next line fails: nothing is written behind it
+                self._writer.write_eof()
                 while await self._reader.read(_READ_BYTES):
                     pass
         except TimeoutError:

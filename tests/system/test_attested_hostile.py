@@ -1,0 +1,393 @@
+"""Strangers and hostile guests: one line each in the log, nothing leaks, nothing stays.
+
+What arrives instead of TLS, and what is no request, is in `test_hostile_input.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import cbor2
+import pytest
+import pytest_asyncio
+from cryptography.hazmat.primitives.asymmetric import ec
+from OpenSSL import SSL
+
+from tests.ratstls.support import DICE, VENDOR, key_der, self_signed
+from tests.system.broker import KEY, KID, RunningBroker, running_broker
+from tests.system.channel import (
+    SECONDS,
+    VERSIONS,
+    answer,
+    ask,
+    encoded,
+    nothing_stays,
+    only,
+    rest,
+    send_records,
+    still_serves,
+    store,
+)
+from verdictd_py import app
+from verdictd_py.guest.attesters import use_certificate
+from verdictd_py.guest.connection import BrokerRefused, GuestConnection
+from verdictd_py.ratstls.session import TlsSession, client_context
+from verdictd_py.simulator import SimulatedPlatform
+
+LARGE = 4 * 1024 * 1024 - 1
+"""A resource that is hardly served still."""
+KERNEL = 32 * 1024 * 1024
+"""More than the kernel holds between two sockets on any usual host."""
+ESCAPES = [
+    "../../../etc/shadow",
+    "../../../../etc/shadow",
+    "../keys/x",
+    "a/../b",
+    "a/b/..",
+    "/etc/shadow",
+    "default//1",
+    "default/key/.tmp-1",
+    "default/key/1\0",
+    "default\\key\\1",
+    "%2e%2e/%2e%2e/shadow",
+    "..",
+    ".",
+    "",
+    "x" * 256,
+    "x/" * 1000,
+]
+
+
+@pytest_asyncio.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
+    platform = SimulatedPlatform.create(now=app.utc_now())
+    async with running_broker(
+        tmp_path,
+        platform,
+        handshake_timeout=0.3,
+        request_timeout=0.3,
+        idle_timeout=0.5,
+        max_connections=4,
+    ) as running:
+        yield running
+        await still_serves(running)
+
+
+def address(guest: GuestConnection) -> str:
+    host, port = guest._writer.get_extra_info("sockname")[:2]
+    return f"{host}:{port}"
+
+
+def lines(broker: RunningBroker, peer: str) -> list[str]:
+    """What the log says about one connection, without its requests."""
+    return [
+        event
+        for event, fields in broker.events.events
+        if fields.get("peer") == peer and event.startswith(("connection.", "guest.", "warning."))
+    ]
+
+
+async def ended(reader: asyncio.StreamReader) -> None:
+    """Waits until the broker has hung up."""
+    async with asyncio.timeout(SECONDS):
+        with suppress(ConnectionError):
+            while await reader.read(65_536):
+                pass
+
+
+def with_extension(broker: RunningBroker, value: bytes, oid: str = DICE) -> SSL.Context:
+    """A guest whose evidence is `value`, whatever that is."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    day = timedelta(days=1)
+    context = client_context(key_der(key))
+    begin, end = broker.now - day, broker.now + day
+    use_certificate(context, self_signed([(oid, False, value)], key=key, begin=begin, end=end))
+    return context
+
+
+def evidence(*items: object) -> bytes:
+    return cbor2.dumps(cbor2.CBORTag(60000, list(items)))
+
+
+TAG = b"\xd9\xea\x60"  # 60000
+BOMBS = {
+    "arrays": TAG + b"\x82" + b"\x81" * 60_000,
+    "endless-arrays": TAG + b"\x9f" * 60_000,
+    "tags": b"\xc6" * 60_000,
+    "maps": TAG + b"\x82\x41x\xa1" + b"\xa1" * 60_000,
+    "long-array": TAG + b"\x9b" + b"\xff" * 8,
+    "long-bytes": TAG + b"\x82\x5b" + b"\x7f" + b"\xff" * 7,
+    "endless-bytes": TAG + b"\x82\x5f" + b"\x40" * 60_000,
+    "claims-in-claims": evidence(b"q", cbor2.dumps({"pubkey-hash": b"\x81" * 50_000})),
+    "many-claims": evidence(b"q", cbor2.dumps({str(n): b"" for n in range(8_000)})),
+    "bignum": TAG + b"\x82\xc2\x59\xea\x60" + b"\xff" * 60_000,
+    "nothing": b"",
+    "text": TAG + b"\x82\x7a\x00\x00\xea\x60" + b"\xff" * 60_000,
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+async def test_cbor_bombs_are_refused(broker: RunningBroker, bomb: str) -> None:
+    async with GuestConnection.open(*broker.address, with_extension(broker, BOMBS[bomb])) as guest:
+        assert b"refused: evidence-format" in await rest(guest)
+    await nothing_stays(broker)
+    assert lines(broker, address(guest)) == ["guest.refused"]
+
+
+@pytest.mark.parametrize("kept", [0, 1, 47, 48, 600, 632, 635, 636, 700, 1500, -1])
+async def test_truncated_quotes_are_refused(broker: RunningBroker, kept: int) -> None:
+    quote = broker.attester().quote(bytes(64))[:kept]
+    context = with_extension(broker, quote, VENDOR + "8")
+    async with GuestConnection.open(*broker.address, context) as guest:
+        told = await rest(guest)
+    assert b"refused: evidence-format" in told or b"refused: quote-invalid" in told
+    await nothing_stays(broker)
+    assert lines(broker, address(guest)) == ["guest.refused"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [(66_000, "guest.refused"), (99_000, "guest.refused"), (500_000, "connection.failed")],
+)
+async def test_an_oversized_certificate_is_refused(
+    broker: RunningBroker, size: int, expected: str, version: str
+) -> None:
+    """Over 64 KiB by our reader; beyond 100 KiB OpenSSL does not take it in at all."""
+    context = only(with_extension(broker, b"\x11" * size), version)
+    peer = ""
+    with suppress(BrokerRefused):
+        async with GuestConnection.open(*broker.address, context) as guest:
+            peer = address(guest)
+            told = await rest(guest)
+            assert told == b"" or b"refused: evidence-format" in told
+    await nothing_stays(broker)
+    if peer:
+        assert lines(broker, peer) == [expected]
+    assert len(broker.events.named(expected)) == 1
+    assert not broker.events.named("guest.accepted", "request.received")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b'{"command":"version","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"command":"version","x":' + b'{"a":' * 50_000,
+        b'{"command":"version","x":' + b"9" * 500_000 + b"}",
+        b'{"command":"version","x":NaN}',
+        b'{"command":"version","command":"Get KEK"}',
+        b'{"command":"version"\0}',
+        b"\xef\xbb\xbf" + b'{"command":"version"}',
+        b'{"command":"version"}'.decode().encode("utf-16"),
+        b'{"command":null}',
+        b'{"command":["version"]}',
+    ],
+)
+async def test_hostile_json_is_told_fail_and_ends(broker: RunningBroker, sent: bytes) -> None:
+    """defects.md 4: malformed requests panicked handlers."""
+    async with broker.guest() as guest:
+        await send_records(guest, sent)
+        told = json.loads(await rest(guest))
+        assert (told["status"], told["data"]) == ("Fail", {})
+    await nothing_stays(broker)
+    assert lines(broker, address(guest)) == ["guest.accepted"]
+    assert len(broker.events.named("request.failed")) == 1
+    assert len(broker.events.text) < 20_000
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"command": "echo", "data": "\ud800"},
+        {"command": "\ud800"},
+        {"command": "Get \ud800/x/y"},
+        {"command": "x" * 900_000},
+        {"command": "Get KEK", "kids": ["\ud800"]},
+        {"command": "Get KEK", "kids": [KID] * 100_000},
+        {"command": "Get KEK", "kids": [[]]},
+        {"command": "Decrypt", "blobs": [{}]},
+        {"command": "Decrypt", "blobs": [{"kid": KID, "encrypted_data": "\ud800"}]},
+        {"command": "Get Resource", "optional": None},
+    ],
+)
+async def test_hostile_requests_break_nothing(
+    broker: RunningBroker, request_: dict[str, Any]
+) -> None:
+    async with broker.guest() as guest:
+        await send_records(guest, encoded(request_))
+        async with asyncio.timeout(SECONDS):
+            assert await guest._read()
+    await nothing_stays(broker)
+    assert not broker.events.named("warning.bug")
+    assert len(broker.events.text) < 20_000
+
+
+@pytest.mark.parametrize("name", ESCAPES)
+async def test_no_name_leads_out_of_the_data_directory(broker: RunningBroker, name: str) -> None:
+    """defects.md 1: a kid was appended to a path unchecked. Every place that takes a name."""
+    store(broker, "secret", b"x" * 32)
+    blob = {"kid": name, "encrypted_data": "", "algorithm": "AES", "key_length": 256, "iv": ""}
+    async with broker.guest() as guest:
+        for request in (
+            {"command": "Get KEK", "kids": [name]},
+            {"command": "Decrypt", "blobs": [blob]},
+            {"command": "Get Resource Info", "name": name},
+        ):
+            told = await ask(guest, request)
+            assert told["status"] == "Fail"
+            assert "etc" not in told["error"].replace(name, "")
+        by_path = {"command": "Get Resource", "optional": {"resource_path": name}}
+        for sent in (encoded(by_path), encoded({"command": f"Get {name}", "optional": {}})):
+            await send_records(guest, sent)
+            async with asyncio.timeout(SECONDS):
+                text = await guest._read()
+            # An unknown command is told in JSON, a resource's failure in base64 of it.
+            found = json.loads(text if text.startswith(b"{") else base64.b64decode(text))
+            assert found["status"] == "Fail"
+    assert not broker.events.named("secret.released", "warning.bug")
+
+
+async def test_no_link_leads_out_of_the_data_directory(broker: RunningBroker) -> None:
+    """defects.md 1: nor does a name that is in order, and a link behind it."""
+    outside = broker.data.parent / "outside"
+    (outside / "key").mkdir(parents=True)
+    (outside / "key" / "1").write_bytes(KEY)
+    (broker.data / "keys" / "linked").symlink_to(outside / "key" / "1")
+    (broker.data / "keys" / "default").symlink_to(outside)
+    (broker.data / "resources" / "default").symlink_to(outside)
+    async with broker.guest() as guest:
+        for kid in ("linked", "default/key/1"):
+            assert (await ask(guest, {"command": "Get KEK", "kids": [kid]}))["status"] == "Fail"
+        info = await ask(guest, {"command": "Get Resource Info", "name": "default/key/1"})
+        assert info["status"] == "Fail"
+    assert not broker.events.named("secret.released", "warning.bug")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_a_refused_guest_that_lingers_is_one_line(
+    broker: RunningBroker, version: str
+) -> None:
+    """It neither reads its refusal nor hangs up: the broker does, in time."""
+    context = only(broker.context(None), version)
+    reader, writer = await asyncio.open_connection(*broker.address)
+    guest = GuestConnection(reader, writer, TlsSession(context, server=False))
+    await guest._handshake()
+    await nothing_stays(broker)
+    assert lines(broker, address(guest)) == ["guest.refused"]
+    await ended(reader)
+    writer.close()
+
+
+async def test_bytes_that_are_no_tls_end_an_attested_connection(broker: RunningBroker) -> None:
+    async with broker.guest() as guest:
+        assert await guest.version() == "v1"
+        guest._writer.write(b"\x17\x03\x03\x00\x20" + b"\x11" * 32)
+        await ended(guest._reader)
+    await nothing_stays(broker)
+    assert lines(broker, address(guest)) == ["guest.accepted", "connection.failed"]
+
+
+@pytest.mark.parametrize("when", ["before", "between", "within"])
+async def test_a_connection_that_is_cut_is_one_line(broker: RunningBroker, when: str) -> None:
+    """Without a goodbye: before a request, after one, in the middle of one."""
+    async with broker.guest() as guest:
+        if when != "before":
+            assert await guest.version() == "v1"
+        if when == "within":
+            await send_records(guest, b'{"command":')
+        peer = address(guest)
+        guest._writer.transport.abort()
+    await nothing_stays(broker)
+    first, last = lines(broker, peer)
+    assert first == "guest.accepted"
+    assert last in {"connection.closed", "connection.failed"}
+
+
+async def test_a_request_is_answered_although_its_sender_says_goodbye_behind_it(
+    broker: RunningBroker,
+) -> None:
+    async with broker.guest() as guest:
+        guest._session.write(encoded({"command": "version"}))
+        guest._session.close()
+        await guest._flush()
+        assert await answer(guest) == {"status": "OK", "version": "v1"}
+
+
+async def trickle(guest: GuestConnection, data: bytes, tls: bool) -> None:
+    """Sends a byte each 50 ms until the broker has hung up."""
+    for byte in data:
+        try:
+            async with asyncio.timeout(0.05):
+                if tls:
+                    await send_records(guest, bytes([byte]))
+                else:
+                    guest._writer.write(bytes([byte]))
+                await ended(guest._reader)
+                return
+        except TimeoutError:
+            continue
+    raise AssertionError("the broker listened to the end")
+
+
+async def test_a_handshake_byte_by_byte_does_not_prolong_itself(broker: RunningBroker) -> None:
+    """defects.md 6: the time is that of the whole handshake."""
+    session = TlsSession(broker.context(None), server=False)
+    session.handshake()
+    reader, writer = await asyncio.open_connection(*broker.address)
+    guest = GuestConnection(reader, writer, session)
+    await trickle(guest, session.outgoing(), tls=False)
+    await nothing_stays(broker)
+    assert lines(broker, address(guest)) == ["connection.timeout"]
+    writer.close()
+
+
+async def test_a_request_byte_by_byte_does_not_prolong_itself(broker: RunningBroker) -> None:
+    """defects.md 6: the time is from the first byte of a request to its last."""
+    async with broker.guest() as guest:
+        peer = address(guest)
+        await trickle(guest, b'{"command":"version","x":"' + b"x" * 200, tls=True)
+    await nothing_stays(broker)
+    assert lines(broker, peer) == ["guest.accepted", "connection.timeout"]
+
+
+async def test_a_silent_guest_is_let_go(broker: RunningBroker) -> None:
+    async with broker.guest() as guest:
+        assert await guest.version() == "v1"
+        assert await rest(guest) == b""
+    await nothing_stays(broker)
+    assert lines(broker, address(guest)) == ["guest.accepted", "connection.timeout"]
+
+
+async def test_a_guest_that_never_reads_is_let_go(broker: RunningBroker) -> None:
+    """However many answers it asks for, one at most waits for it outside the kernel."""
+    store(broker, "resources/default/blob/1", os.urandom(LARGE))
+    get = {"command": "Get Resource", "optional": {"resource_path": "default/blob/1"}}
+    async with broker.guest() as guest:
+        peer = address(guest)
+        await send_records(guest, encoded(get) * 50)
+        await nothing_stays(broker)
+    assert lines(broker, peer) == ["guest.accepted", "connection.timeout"]
+    assert len(broker.events.named("secret.released")) <= KERNEL // LARGE + 1
+
+
+async def test_a_flood_of_idle_connections_passes(broker: RunningBroker) -> None:
+    """defects.md 6: no more than `max_connections` are held, and none of them for long."""
+    flood = [await asyncio.open_connection(*broker.address) for _ in range(60)]
+    for reader, _ in flood:
+        await ended(reader)
+    await nothing_stays(broker)
+    peers = ["{}:{}".format(*writer.get_extra_info("sockname")[:2]) for _, writer in flood]
+    found = [lines(broker, peer) for peer in peers]
+    assert all(line in (["connection.refused"], ["connection.timeout"]) for line in found)
+    assert ["connection.timeout"] in found
+    assert ["connection.refused"] in found
+    for _, writer in flood:
+        writer.close()
