@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from verdictd_py import __version__
+from verdictd_py.broker.administration import Administrator
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.release import Releaser
 from verdictd_py.broker.wrapping import Wrapper
@@ -17,7 +18,7 @@ from verdictd_py.config import DEFAULT_DATA_DIR, Address, Settings, Unsafe
 from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.ports import CollateralSource, Events, PolicySource
 from verdictd_py.errors import ConfigError, NotFound, StorageError
-from verdictd_py.listeners import sockets
+from verdictd_py.listeners import management, sockets
 from verdictd_py.listeners.attested import AttestedListener, Limits
 from verdictd_py.listeners.callers import CallerRules, read_roles
 from verdictd_py.listeners.client_api import ClientApi, ServerTls
@@ -126,6 +127,7 @@ class Daemon:
             max_new_keys_per_minute=settings.max_new_keys_per_minute,
             allow_a256ctr=settings.allow_a256ctr,
         )
+        self._administrator = Administrator(keys=keys, resources=resources, events=events)
         self._rules = rules
         self._client_api = ClientApi(tls=tls)
         self.listen = settings.listen_address
@@ -155,6 +157,7 @@ class Daemon:
         KeyProviderService(
             self._wrapper, rules, self._events, provider=self._settings.keyprovider_name
         ).register(self._client_api.server)
+        management.register(self._client_api.server, self._administrator, rules, self._events)
         await self._attested.start(listening)
         await self._client_api.start()
         await self._say_hello()

@@ -153,62 +153,6 @@ class DocumentStore(PolicySource, Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class TestedPolicy:
-    """What a policy says about an input, and each input beside its reference value."""
-
-    allow: bool
-    parse_info: dict[str, list[JsonValue]]
-
-
-class PolicyTester(Protocol):
-    """Runs policies that nobody has checked yet, where they can do no harm."""
-
-    async def check(self, policy: str, data: str, tee: Tee | None) -> None:
-        """Returns if the policy may be stored with this reference data.
-
-        Raises:
-            PolicyInvalid: one line that says why not.
-        """
-        ...
-
-    async def test(self, policy: str, data: str, claims: JsonValue) -> TestedPolicy:
-        """What the policy decides.
-
-        Raises:
-            PolicyInvalid: it decides nothing.
-        """
-        ...
-
-
-class KeyringEditor(Protocol):
-    """OpenPGP keyrings as bytes: certificates, binary, one after the other."""
-
-    def added(self, keyring: bytes, certificates: bytes) -> bytes:
-        """The keyring with more certificates.
-
-        Raises:
-            RequestError: they are broken, or hold secrets.
-        """
-        ...
-
-    def without(self, keyring: bytes, which: str) -> bytes:
-        """The keyring without one certificate, by fingerprint, key id or e-mail.
-
-        Raises:
-            NotFound, RequestError: none, or several, are meant.
-        """
-        ...
-
-    def listed(self, keyring: bytes) -> str:
-        """Text for people: fingerprint, user ids, created, expires.
-
-        Raises:
-            StorageError: the keyring cannot be read.
-        """
-        ...
-
-
 class AppraisalPolicy(Protocol):
     """Decides about verified claims."""
 

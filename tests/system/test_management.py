@@ -1,0 +1,177 @@
+"""The management services, with bytes written by hand from upstream's field numbers."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+import pytest_asyncio
+
+from tests.system.broker import KEY, KID, RunningBroker, running_broker
+from verdictd_py import app
+from verdictd_py.domain.callers import ROLES, Caller, Right
+from verdictd_py.listeners.callers import CallerRules
+from verdictd_py.simulator import SimulatedPlatform
+
+
+@pytest_asyncio.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
+    platform = SimulatedPlatform.create(now=app.utc_now())
+    async with running_broker(tmp_path, platform) as running:
+        yield running
+
+
+def field(number: int, value: bytes | str | bool) -> bytes:
+    """One field as protobuf writes it: bytes and text length-delimited, bool as varint."""
+    if isinstance(value, bool):
+        return bytes([number << 3, int(value)])
+    data = value.encode() if isinstance(value, str) else value
+    return bytes([number << 3 | 2]) + _varint(len(data)) + data
+
+
+def _varint(number: int) -> bytes:
+    out = b""
+    while number > 0x7F:
+        out += bytes([number & 0x7F | 0x80])
+        number >>= 7
+    return out + bytes([number])
+
+
+def fields(message: bytes) -> dict[int, bytes]:
+    """Length-delimited fields of an answer, by number."""
+    return dict(_fields(message))
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at < len(message):
+        number, kind = message[at] >> 3, message[at] & 7
+        assert kind == 2
+        length, shift = 0, 0
+        while True:
+            at += 1
+            length |= (message[at] & 0x7F) << shift
+            shift += 7
+            if message[at] < 0x80:
+                break
+        at += 1
+        yield number, message[at : at + length]
+        at += length
+
+
+async def call(broker: RunningBroker, method: str, *parts: bytes) -> dict[int, bytes]:
+    async with grpc.aio.insecure_channel(broker.client_api) as channel:
+        answer = await channel.unary_unary(f"/clientapi.{method}", None, None)(b"".join(parts))
+    assert isinstance(answer, bytes)
+    return fields(answer)
+
+
+async def refused(broker: RunningBroker, method: str, *parts: bytes) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(broker, method, *parts)
+    return caught.value.code(), caught.value.details() or ""
+
+
+async def test_keys_are_created_read_and_deleted(broker: RunningBroker) -> None:
+    """defects.md 12: DeleteKey deletes."""
+    made = await call(broker, "KeyManagerService/CreateKey")
+    assert made[1] == b"OK"
+    kid = made[2].decode()
+    stored = (broker.data / "keys" / kid).read_bytes()
+    got = await call(broker, "KeyManagerService/GetKey", field(1, kid))
+    assert got == {1: b"OK", 2: base64.b64encode(stored)}
+    assert await call(broker, "KeyManagerService/DeleteKey", field(1, kid)) == {1: b"OK"}
+    assert not (broker.data / "keys" / kid).exists()
+    code, _ = await refused(broker, "KeyManagerService/DeleteKey", field(1, kid))
+    assert code is grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_key_of_a_given_name_is_never_overwritten(broker: RunningBroker) -> None:
+    made = await call(broker, "KeyManagerService/CreateKey", field(1, "default/key/1"))
+    assert made == {1: b"OK", 2: b"default/key/1"}
+    code, _ = await refused(broker, "KeyManagerService/CreateKey", field(1, KID))
+    assert code is grpc.StatusCode.ALREADY_EXISTS
+    assert (broker.data / "keys" / KID).read_bytes() == KEY
+
+
+@pytest.mark.parametrize("name", ["../x", "", "a/b", "\xff"])
+async def test_a_bad_name_is_refused(broker: RunningBroker, name: str) -> None:
+    code, _ = await refused(broker, "KeyManagerService/GetKey", field(1, name.encode("latin-1")))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_resources_are_set_and_read_and_keys_are_not_among_them(
+    broker: RunningBroker,
+) -> None:
+    path = field(1, "default/secret/1")
+    assert await call(broker, "ResourceService/SetResource", path, field(2, b"\x00x")) == {}
+    assert await call(broker, "ResourceService/GetResource", path) == {1: b"\x00x"}
+    await call(broker, "KeyManagerService/CreateKey", field(1, "default/key/1"))
+    code, _ = await refused(broker, "ResourceService/GetResource", field(1, "default/key/1"))
+    assert code is grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("path", ["a", "a/b", "../a/b", "a/b/..", ""])
+async def test_a_bad_path_is_refused(broker: RunningBroker, path: str) -> None:
+    for method, more in (("GetResource", b""), ("SetResource", field(2, b"x"))):
+        code, _ = await refused(broker, f"ResourceService/{method}", field(1, path), more)
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_an_alias_is_the_file_behind_it(broker: RunningBroker) -> None:
+    path = field(1, "default/security-policy/test")
+    policy = b'{"default":[{"type":"insecureAcceptAnything"}]}'
+    assert await call(broker, "ResourceService/SetResource", path, field(2, policy)) == {}
+    assert (broker.data / "image" / "policy.json").read_bytes() == policy
+    async with broker.guest() as guest:
+        assert (await guest.resource("Policy")).reveal() == policy
+
+
+async def test_what_no_guest_may_get_is_not_stored(broker: RunningBroker) -> None:
+    path = field(1, "default/cosign-public-key/test")
+    for content in (b"", b"-----BEGIN PRIVATE KEY-----\n"):
+        code, _ = await refused(broker, "ResourceService/SetResource", path, field(2, content))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+CALLS = {
+    "KeyManagerService/CreateKey": ((), Right.MANAGE),
+    "KeyManagerService/GetKey": ((field(1, KID),), Right.READ_KEYS),
+    "KeyManagerService/DeleteKey": ((field(1, "none"),), Right.MANAGE),
+    "ResourceService/SetResource": ((field(1, "a/b/c"), field(2, b"x")), Right.MANAGE),
+    "ResourceService/GetResource": ((field(1, "a/b/c"),), Right.MANAGE),
+}
+
+
+@pytest.mark.parametrize("method", CALLS)
+@pytest.mark.parametrize("role", [*ROLES, None])
+async def test_a_role_may_do_what_it_lists_and_nothing_else(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch, method: str, role: str | None
+) -> None:
+    """defects.md 11: upstream gave every key to anyone who reached it."""
+    rights = frozenset() if role is None else ROLES[role]
+    caller = Caller("somebody", rights)
+    monkeypatch.setattr(CallerRules, "caller", lambda rules, context: caller)
+    parts, needed = CALLS[method]
+    try:
+        await call(broker, method, *parts)
+        code = grpc.StatusCode.OK
+    except grpc.aio.AioRpcError as error:
+        code = error.code()
+    assert (code is not grpc.StatusCode.PERMISSION_DENIED) == (needed in rights)
+    if needed not in rights:
+        assert not broker.events.named("key.created", "key.exported", "resource.set")
+
+
+async def test_no_key_is_in_any_event(broker: RunningBroker) -> None:
+    """defects.md 2: upstream logged keys and answers."""
+    await call(broker, "KeyManagerService/GetKey", field(1, KID))
+    await call(broker, "ResourceService/SetResource", field(1, "a/b/c"), field(2, KEY))
+    await call(broker, "ResourceService/GetResource", field(1, "a/b/c"))
+    for form in (KEY.decode().strip(), base64.b64encode(KEY).decode(), str(list(KEY))):
+        assert form not in broker.events.text
+    assert broker.events.named("key.exported")
+    assert broker.events.named("resource.exported")
