@@ -131,7 +131,8 @@ class AttestedListener:
         if peer is None:
             return
         conversation = Conversation(peer, self._releaser, self._events)
-        while not self._draining:
+        # A request that has begun is in flight, however many records its rest takes.
+        while not self._draining or conversation.began is not None:
             plaintext = await self._next(link, conversation)
             async for answer in conversation.feed(plaintext):
                 async with asyncio.timeout(self._limits.idle):
