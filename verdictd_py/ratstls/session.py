@@ -74,7 +74,8 @@ def _context(method: int, private_key: bytes) -> SSL.Context:
         raise TypeError("rats-tls has certificates with EC and RSA keys only")
     context = SSL.Context(method)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
-    # Both: without the cache a TLS 1.3 ticket names a session that was never kept.
+    # Both. TLS 1.3 sends two tickets all the same, and pyOpenSSL has no call to forbid it; with
+    # NO_TICKET they hold no state but name a session, and without the cache none was kept.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION)
     context.use_privatekey(key)
