@@ -75,10 +75,15 @@ class Client:
         self._process.stdin.write(data)
 
     async def ended(self) -> bytes:
-        """Everything it printed, once it has ended by itself."""
+        """Everything it printed, once it has ended by itself.
+
+        Not `communicate`: it ends standard input first, and s_client would end with it.
+        """
+        assert self._process.stdout is not None
         async with asyncio.timeout(SECONDS):
-            rest, _ = await self._process.communicate()
-        return self.output + rest
+            self.output += await self._process.stdout.read()
+            await self._process.wait()
+        return self.output
 
 
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
