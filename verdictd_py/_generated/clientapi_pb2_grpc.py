@@ -183,6 +183,652 @@ class KeyManagerService:
             _registered_method=True)
 
 
+class OpaServiceStub:
+    """Missing associated documentation comment in .proto file."""
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.SetOpaPolicy = channel.unary_unary(
+                '/clientapi.OpaService/SetOpaPolicy',
+                request_serializer=verdictd__py_dot___generated_dot_clientapi__pb2.SetOpaPolicyRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_clientapi__pb2.SetOpaPolicyResponse.FromString,
+                _registered_method=True)
+        self.exportOpaPolicy = channel.unary_unary(
+                '/clientapi.OpaService/exportOpaPolicy',
+                request_serializer=verdictd__py_dot___generated_dot_clientapi__pb2.ExportOpaPolicyRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_clientapi__pb2.ExportOpaPolicyResponse.FromString,
+                _registered_method=True)
+        self.setOpaReference = channel.unary_unary(
+                '/clientapi.OpaService/setOpaReference',
+                request_serializer=verdictd__py_dot___generated_dot_clientapi__pb2.SetOpaReferenceRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_clientapi__pb2.SetOpaReferenceResponse.FromString,
+                _registered_method=True)
+        self.exportOpaReference = channel.unary_unary(
+                '/clientapi.OpaService/exportOpaReference',
+                request_serializer=verdictd__py_dot___generated_dot_clientapi__pb2.ExportOpaReferenceRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_clientapi__pb2.ExportOpaReferenceResponse.FromString,
+                _registered_method=True)
+        self.TestOpa = channel.unary_unary(
+                '/clientapi.OpaService/TestOpa',
+                request_serializer=verdictd__py_dot___generated_dot_clientapi__pb2.TestOpaRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_clientapi__pb2.TestOpaResponse.FromString,
+                _registered_method=True)
+
+
+class OpaServiceServicer:
+    """Missing associated documentation comment in .proto file."""
+
+    def SetOpaPolicy(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def exportOpaPolicy(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def setOpaReference(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def exportOpaReference(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TestOpa(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_OpaServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'SetOpaPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetOpaPolicy,
+                    request_deserializer=verdictd__py_dot___generated_dot_clientapi__pb2.SetOpaPolicyRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_clientapi__pb2.SetOpaPolicyResponse.SerializeToString,
+            ),
+            'exportOpaPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.exportOpaPolicy,
+                    request_deserializer=verdictd__py_dot___generated_dot_clientapi__pb2.ExportOpaPolicyRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_clientapi__pb2.ExportOpaPolicyResponse.SerializeToString,
+            ),
+            'setOpaReference': grpc.unary_unary_rpc_method_handler(
+                    servicer.setOpaReference,
+                    request_deserializer=verdictd__py_dot___generated_dot_clientapi__pb2.SetOpaReferenceRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_clientapi__pb2.SetOpaReferenceResponse.SerializeToString,
+            ),
+            'exportOpaReference': grpc.unary_unary_rpc_method_handler(
+                    servicer.exportOpaReference,
+                    request_deserializer=verdictd__py_dot___generated_dot_clientapi__pb2.ExportOpaReferenceRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_clientapi__pb2.ExportOpaReferenceResponse.SerializeToString,
+            ),
+            'TestOpa': grpc.unary_unary_rpc_method_handler(
+                    servicer.TestOpa,
+                    request_deserializer=verdictd__py_dot___generated_dot_clientapi__pb2.TestOpaRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_clientapi__pb2.TestOpaResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'clientapi.OpaService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('clientapi.OpaService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class OpaService:
+    """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def SetOpaPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clientapi.OpaService/SetOpaPolicy',
+            verdictd__py_dot___generated_dot_clientapi__pb2.SetOpaPolicyRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_clientapi__pb2.SetOpaPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def exportOpaPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clientapi.OpaService/exportOpaPolicy',
+            verdictd__py_dot___generated_dot_clientapi__pb2.ExportOpaPolicyRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_clientapi__pb2.ExportOpaPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def setOpaReference(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clientapi.OpaService/setOpaReference',
+            verdictd__py_dot___generated_dot_clientapi__pb2.SetOpaReferenceRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_clientapi__pb2.SetOpaReferenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def exportOpaReference(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clientapi.OpaService/exportOpaReference',
+            verdictd__py_dot___generated_dot_clientapi__pb2.ExportOpaReferenceRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_clientapi__pb2.ExportOpaReferenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TestOpa(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clientapi.OpaService/TestOpa',
+            verdictd__py_dot___generated_dot_clientapi__pb2.TestOpaRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_clientapi__pb2.TestOpaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class GpgServiceStub:
+    """Missing associated documentation comment in .proto file."""
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.listGpgKeys = channel.unary_unary(
+                '/clientapi.GpgService/listGpgKeys',
+                request_serializer=verdictd__py_dot___generated_dot_clientapi__pb2.ListGpgKeysRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_clientapi__pb2.ListGpgKeysResponse.FromString,
+                _registered_method=True)
+        self.importGpgKey = channel.unary_unary(
+                '/clientapi.GpgService/importGpgKey',
+                request_serializer=verdictd__py_dot___generated_dot_clientapi__pb2.ImportGpgKeyRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_clientapi__pb2.ImportGpgKeyResponse.FromString,
+                _registered_method=True)
+        self.deleteGpgKey = channel.unary_unary(
+                '/clientapi.GpgService/deleteGpgKey',
+                request_serializer=verdictd__py_dot___generated_dot_clientapi__pb2.DeleteGpgKeyRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_clientapi__pb2.DeleteGpgKeyResponse.FromString,
+                _registered_method=True)
+        self.exportGpgKeyring = channel.unary_unary(
+                '/clientapi.GpgService/exportGpgKeyring',
+                request_serializer=verdictd__py_dot___generated_dot_clientapi__pb2.ExportGpgKeyringRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_clientapi__pb2.ExportGpgKeyringResponse.FromString,
+                _registered_method=True)
+
+
+class GpgServiceServicer:
+    """Missing associated documentation comment in .proto file."""
+
+    def listGpgKeys(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def importGpgKey(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def deleteGpgKey(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def exportGpgKeyring(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_GpgServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'listGpgKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.listGpgKeys,
+                    request_deserializer=verdictd__py_dot___generated_dot_clientapi__pb2.ListGpgKeysRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_clientapi__pb2.ListGpgKeysResponse.SerializeToString,
+            ),
+            'importGpgKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.importGpgKey,
+                    request_deserializer=verdictd__py_dot___generated_dot_clientapi__pb2.ImportGpgKeyRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_clientapi__pb2.ImportGpgKeyResponse.SerializeToString,
+            ),
+            'deleteGpgKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.deleteGpgKey,
+                    request_deserializer=verdictd__py_dot___generated_dot_clientapi__pb2.DeleteGpgKeyRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_clientapi__pb2.DeleteGpgKeyResponse.SerializeToString,
+            ),
+            'exportGpgKeyring': grpc.unary_unary_rpc_method_handler(
+                    servicer.exportGpgKeyring,
+                    request_deserializer=verdictd__py_dot___generated_dot_clientapi__pb2.ExportGpgKeyringRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_clientapi__pb2.ExportGpgKeyringResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'clientapi.GpgService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('clientapi.GpgService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class GpgService:
+    """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def listGpgKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clientapi.GpgService/listGpgKeys',
+            verdictd__py_dot___generated_dot_clientapi__pb2.ListGpgKeysRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_clientapi__pb2.ListGpgKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def importGpgKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clientapi.GpgService/importGpgKey',
+            verdictd__py_dot___generated_dot_clientapi__pb2.ImportGpgKeyRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_clientapi__pb2.ImportGpgKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def deleteGpgKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clientapi.GpgService/deleteGpgKey',
+            verdictd__py_dot___generated_dot_clientapi__pb2.DeleteGpgKeyRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_clientapi__pb2.DeleteGpgKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def exportGpgKeyring(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clientapi.GpgService/exportGpgKeyring',
+            verdictd__py_dot___generated_dot_clientapi__pb2.ExportGpgKeyringRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_clientapi__pb2.ExportGpgKeyringResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class ImageServiceStub:
+    """Missing associated documentation comment in .proto file."""
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.exportImageSigstore = channel.unary_unary(
+                '/clientapi.ImageService/exportImageSigstore',
+                request_serializer=verdictd__py_dot___generated_dot_clientapi__pb2.ExportImageSigstoreRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_clientapi__pb2.ExportImageSigstoreResponse.FromString,
+                _registered_method=True)
+        self.setImageSigstore = channel.unary_unary(
+                '/clientapi.ImageService/setImageSigstore',
+                request_serializer=verdictd__py_dot___generated_dot_clientapi__pb2.SetImageSigstoreRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_clientapi__pb2.SetImageSigstoreResponse.FromString,
+                _registered_method=True)
+        self.exportImagePolicy = channel.unary_unary(
+                '/clientapi.ImageService/exportImagePolicy',
+                request_serializer=verdictd__py_dot___generated_dot_clientapi__pb2.ExportImagePolicyRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_clientapi__pb2.ExportImagePolicyResponse.FromString,
+                _registered_method=True)
+        self.setImagePolicy = channel.unary_unary(
+                '/clientapi.ImageService/setImagePolicy',
+                request_serializer=verdictd__py_dot___generated_dot_clientapi__pb2.SetImagePolicyRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_clientapi__pb2.SetImagePolicyResponse.FromString,
+                _registered_method=True)
+
+
+class ImageServiceServicer:
+    """Missing associated documentation comment in .proto file."""
+
+    def exportImageSigstore(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def setImageSigstore(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def exportImagePolicy(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def setImagePolicy(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ImageServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'exportImageSigstore': grpc.unary_unary_rpc_method_handler(
+                    servicer.exportImageSigstore,
+                    request_deserializer=verdictd__py_dot___generated_dot_clientapi__pb2.ExportImageSigstoreRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_clientapi__pb2.ExportImageSigstoreResponse.SerializeToString,
+            ),
+            'setImageSigstore': grpc.unary_unary_rpc_method_handler(
+                    servicer.setImageSigstore,
+                    request_deserializer=verdictd__py_dot___generated_dot_clientapi__pb2.SetImageSigstoreRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_clientapi__pb2.SetImageSigstoreResponse.SerializeToString,
+            ),
+            'exportImagePolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.exportImagePolicy,
+                    request_deserializer=verdictd__py_dot___generated_dot_clientapi__pb2.ExportImagePolicyRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_clientapi__pb2.ExportImagePolicyResponse.SerializeToString,
+            ),
+            'setImagePolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.setImagePolicy,
+                    request_deserializer=verdictd__py_dot___generated_dot_clientapi__pb2.SetImagePolicyRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_clientapi__pb2.SetImagePolicyResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'clientapi.ImageService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('clientapi.ImageService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class ImageService:
+    """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def exportImageSigstore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clientapi.ImageService/exportImageSigstore',
+            verdictd__py_dot___generated_dot_clientapi__pb2.ExportImageSigstoreRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_clientapi__pb2.ExportImageSigstoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def setImageSigstore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clientapi.ImageService/setImageSigstore',
+            verdictd__py_dot___generated_dot_clientapi__pb2.SetImageSigstoreRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_clientapi__pb2.SetImageSigstoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def exportImagePolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clientapi.ImageService/exportImagePolicy',
+            verdictd__py_dot___generated_dot_clientapi__pb2.ExportImagePolicyRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_clientapi__pb2.ExportImagePolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def setImagePolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clientapi.ImageService/setImagePolicy',
+            verdictd__py_dot___generated_dot_clientapi__pb2.SetImagePolicyRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_clientapi__pb2.SetImagePolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class ResourceServiceStub:
     """Missing associated documentation comment in .proto file."""
 
