@@ -30,7 +30,8 @@ OPERAND = (
     "{array, object, set, string} but got number"
 )
 NO_ANSWER = (
-    "policy: the policy failed: the engine gives no answer (a rule that needs itself does this)"
+    "policy: the policy failed: the engine gives no answer "
+    "(a rule that needs itself, or too much memory, does this)"
 )
 YES = PolicyDocuments(HEAD + "allow := true", "{}")
 

@@ -153,6 +153,69 @@ class DocumentStore(PolicySource, Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class TestedPolicy:
+    """What a policy says about an input, and each input beside its reference value."""
+
+    __test__ = False  # pytest takes the name for a class of tests
+
+    allow: bool
+    parse_info: Mapping[str, JsonValue]
+
+
+class PolicyTester(Protocol):
+    """Runs policies that nobody has checked yet, where they can do no harm."""
+
+    async def check(self, documents: PolicyDocuments, tee: Tee | None) -> None:
+        """Returns if these documents may be stored: they compile and judge a sample in time.
+
+        Args:
+            tee: whose guests they will judge, where that is known.
+
+        Raises:
+            PolicyInvalid: one line that says why not.
+        """
+        ...
+
+    async def test(self, documents: PolicyDocuments, claims: JsonValue) -> TestedPolicy:
+        """What the policy decides about `claims`, an object.
+
+        Raises:
+            PolicyInvalid: it decides nothing.
+        """
+        ...
+
+
+class KeyringEditor(Protocol):
+    """OpenPGP keyrings as bytes: public certificates, binary, one after the other."""
+
+    def added(self, keyring: bytes, certificates: bytes) -> bytes:
+        """The keyring with more certificates, armoured or binary.
+
+        Raises:
+            RequestError: they are broken, or hold secrets.
+            StorageError: the keyring cannot be read.
+        """
+        ...
+
+    def without(self, keyring: bytes, which: str) -> bytes:
+        """The keyring without one certificate, named by fingerprint, key id or e-mail.
+
+        Raises:
+            NotFound, RequestError: none, or several, are meant.
+            StorageError: the keyring cannot be read.
+        """
+        ...
+
+    def listed(self, keyring: bytes) -> str:
+        """Text for people: fingerprint, user ids, created, expires.
+
+        Raises:
+            StorageError: the keyring cannot be read.
+        """
+        ...
+
+
 class AppraisalPolicy(Protocol):
     """Decides about verified claims."""
 

@@ -170,7 +170,10 @@ def _runtime_error(output: Output) -> str:
 def _failure(error: BaseException) -> str:
     if isinstance(error, RegoError):
         return f"the policy failed: {error}"
-    return "the policy failed: the engine gives no answer (a rule that needs itself does this)"
+    return (
+        "the policy failed: the engine gives no answer "
+        "(a rule that needs itself, or too much memory, does this)"
+    )
 
 
 # (error 1:<module>|<offset>|<length> (errormsg <length>:<text>)
