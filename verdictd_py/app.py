@@ -5,28 +5,35 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import Self
 
 from verdictd_py import __version__
-from verdictd_py.broker.administration import Administrator
+from verdictd_py._generated import clientapi_pb2, keyprovider_pb2, verdictd_v1_pb2
+from verdictd_py.broker.administration import KeyAdministrator, ResourceAdministrator
 from verdictd_py.broker.appraiser import Appraiser
+from verdictd_py.broker.history import History
+from verdictd_py.broker.policies import PolicyAdministrator
 from verdictd_py.broker.release import Releaser
 from verdictd_py.broker.wrapping import Wrapper
 from verdictd_py.config import DEFAULT_DATA_DIR, Address, Settings, Unsafe
 from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.ports import CollateralSource, Events, PolicySource
 from verdictd_py.errors import ConfigError, NotFound, StorageError
-from verdictd_py.listeners import management, sockets
+from verdictd_py.listeners import management, management_v1, sockets
 from verdictd_py.listeners.attested import AttestedListener, Limits
-from verdictd_py.listeners.callers import CallerRules, read_roles
-from verdictd_py.listeners.client_api import ClientApi, ServerTls
+from verdictd_py.listeners.callers import CallerRules
+from verdictd_py.listeners.client_api import ClientApi, protection
 from verdictd_py.listeners.identity import RenewedIdentity
 from verdictd_py.listeners.keyprovider import KeyProviderService
 from verdictd_py.observability.audit import AuditTrail
 from verdictd_py.observability.log import LogEvents
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy, unpinned
+from verdictd_py.policy.sandbox import PolicySandbox
+from verdictd_py.storage.keyring import SequoiaKeyringEditor
 from verdictd_py.storage.layout import prepare
 from verdictd_py.storage.stores import (
     DirectoryDocumentStore,
@@ -62,6 +69,7 @@ def build_appraiser(
     policies: PolicySource,
     clock: Clock,
     events: Events,
+    history: History | None = None,
     require_reference_values: bool = False,
 ) -> Appraiser:
     """The appraiser of the listener and of `verdictd-py appraise`: one code path."""
@@ -70,6 +78,7 @@ def build_appraiser(
         policy=RegoAppraisalPolicy(policies, require_reference_values=require_reference_values),
         clock=clock,
         events=events,
+        history=history,
         insecure_accept_anyone=verifiers.accepts_anyone,
     )
 
@@ -94,17 +103,19 @@ class Daemon:
         self._unsafe = unsafe
         self._events = events
         self._verifiers = self._select_verifiers()
-        rules, tls = self._caller_rules()
+        self._rules, tls = protection(settings, unsafe)
         directory, self._warnings = prepare(settings.data_dir)
         self._events = events = self._audit = AuditTrail(settings.data_dir / "audit", events)
         keys = DirectoryKeyStore(directory)
         resources = DirectoryResourceStore(directory, events=events)
         self._policies = DirectoryDocumentStore(directory)
+        self._history = History()
         appraiser = build_appraiser(
             verifiers=self._verifiers,
             policies=self._policies,
             clock=clock,
             events=events,
+            history=self._history,
             require_reference_values=settings.require_reference_values,
         )
         releaser = Releaser(
@@ -127,11 +138,24 @@ class Daemon:
             max_new_keys_per_minute=settings.max_new_keys_per_minute,
             allow_a256ctr=settings.allow_a256ctr,
         )
-        self._administrator = Administrator(keys=keys, resources=resources, events=events)
-        self._rules = rules
+        self._administration = management.Administration(
+            keys=KeyAdministrator(keys=keys, events=events),
+            resources=ResourceAdministrator(
+                resources=resources, keyrings=SequoiaKeyringEditor(), events=events
+            ),
+            policies=PolicyAdministrator(
+                documents=self._policies,
+                tester=PolicySandbox(),
+                history=self._history,
+                events=events,
+            ),
+        )
         self._client_api = ClientApi(tls=tls)
+        self._keyprovider_api = ClientApi(tls=tls, option="--keyprovider-api")
+        self._started_at = clock()
         self.listen = settings.listen_address
         self.client_api = settings.client_api_addresses[0]
+        self.keyprovider_api = settings.keyprovider_api_address
 
     async def start(self) -> Self:
         """Binds every address, then accepts on all of them.
@@ -142,32 +166,66 @@ class Daemon:
         listening = sockets.bind(self.listen, option="--listen")
         try:
             self.client_api = self._bind_client_api()
+            if self.keyprovider_api is not None:
+                self.keyprovider_api = self._keyprovider_api.bind(self.keyprovider_api)
         except ConfigError:
             listening.close()
             raise
         self._audit.open()
         host, port = listening.getsockname()[:2]
         self.listen = Address(host, port)
-        rules = CallerRules(
-            port=self.client_api.port,
-            certificate_roles=self._rules.certificate_roles,
-            insecure_loopback=self._rules.insecure_loopback,
-            insecure_open=self._rules.insecure_open,
-        )
-        KeyProviderService(
-            self._wrapper, rules, self._events, provider=self._settings.keyprovider_name
-        ).register(self._client_api.server)
-        management.register(self._client_api.server, self._administrator, rules, self._events)
+        await self._register()
         await self._attested.start(listening)
         await self._client_api.start()
+        if self.keyprovider_api is not None:
+            await self._keyprovider_api.start()
         await self._say_hello()
         return self
+
+    async def _register(self) -> None:
+        """Puts the services on the two gRPC servers, which are bound and not started."""
+        rules, events = replace(self._rules, port=self.client_api.port), self._events
+        server = self._client_api.server
+        self._keyprovider(rules).register(server)
+        management.register(server, self._administration, rules, events)
+        management_v1.register(
+            server, self._administration, self._history, self._status, rules, events
+        )
+        await self._client_api.describe(
+            _names(keyprovider_pb2) + _names(clientapi_pb2) + _names(verdictd_v1_pb2)
+        )
+        if self.keyprovider_api is not None:
+            rules = replace(self._rules, port=self.keyprovider_api.port)
+            self._keyprovider(rules).register(self._keyprovider_api.server)
+            await self._keyprovider_api.describe(_names(keyprovider_pb2))
+
+    def _keyprovider(self, rules: CallerRules) -> KeyProviderService:
+        provider = self._settings.keyprovider_name
+        return KeyProviderService(self._wrapper, rules, self._events, provider=provider)
+
+    def _status(self) -> management_v1.DaemonStatus:
+        return management_v1.DaemonStatus(
+            version=__version__,
+            started_at=self._started_at,
+            listen=str(self.listen),
+            client_api=str(self.client_api),
+            keyprovider_api="" if self.keyprovider_api is None else str(self.keyprovider_api),
+            data_dir=str(self._settings.data_dir),
+            verifiers=self._verifiers.names,
+            attester=self._settings.attester,
+            unsafe=self._unsafe.chosen(),
+            warnings=self._warnings,
+        )
 
     async def stop(self) -> None:
         """Stops accepting, lets requests in flight finish, then ends."""
         self._events.record("daemon.stopping")
         seconds = self._settings.drain_timeout
-        await asyncio.gather(self._attested.drain(seconds), self._client_api.drain(seconds))
+        await asyncio.gather(
+            self._attested.drain(seconds),
+            self._client_api.drain(seconds),
+            self._keyprovider_api.drain(seconds),
+        )
         self._events.record("daemon.stopped")
         self._audit.close()
 
@@ -209,6 +267,7 @@ class Daemon:
             version=__version__,
             listen=str(self.listen),
             client_api=str(self.client_api),
+            keyprovider_api=None if self.keyprovider_api is None else str(self.keyprovider_api),
             verifiers=self._verifiers.names,
             attester=self._settings.attester,
             data_dir=str(self._settings.data_dir),
@@ -226,49 +285,17 @@ class Daemon:
             insecure_nullverifier=self._unsafe.insecure_nullverifier,
         )
 
-    def _caller_rules(self) -> tuple[CallerRules, ServerTls | None]:
-        """Who may call, and TLS where it is on.
-
-        Raises:
-            ConfigError: the address is open and nothing protects it.
-        """
-        settings = self._settings
-        files = (
-            settings.client_api_cert,
-            settings.client_api_key,
-            settings.client_api_ca,
-            settings.client_api_roles,
-        )
-        if any(files):
-            cert, key, client_ca, roles = files
-            if cert is None or key is None or client_ca is None or roles is None:
-                raise ConfigError(
-                    "TLS for the client API needs all of --client-api-cert, --client-api-key, "
-                    "--client-api-ca and --client-api-roles; give the missing ones"
-                )
-            tls = ServerTls.read(cert, key, client_ca)
-            return CallerRules(certificate_roles=read_roles(roles)), tls
-        address = settings.client_api_addresses[0]
-        if not address.local and not self._unsafe.insecure_client_api:
-            raise ConfigError(
-                f"--client-api {address} can be reached from other hosts and has no TLS; give "
-                "--client-api-cert, -key, -ca and -roles, or a loopback address, or unix:/path "
-                "(--insecure-client-api gives every caller every key)"
-            )
-        return (
-            CallerRules(
-                insecure_loopback=self._unsafe.insecure_loopback,
-                insecure_open=self._unsafe.insecure_client_api,
-            ),
-            None,
-        )
-
     def _bind_client_api(self) -> Address:
         *preferred, last = self._settings.client_api_addresses
         for address in preferred:
             if sockets.exists(address):
                 return self._client_api.bind(address)
         return self._client_api.bind(last)
+
+
+def _names(module: ModuleType) -> tuple[str, ...]:
+    """Full names of the services in a generated module."""
+    return tuple(service.full_name for service in module.DESCRIPTOR.services_by_name.values())
 
 
 def _limits(settings: Settings) -> Limits:

@@ -101,6 +101,7 @@ class Settings(BaseSettings):
 
     listen: str = "127.0.0.1:1234"
     client_api: str = DEFAULT_CLIENT_API
+    keyprovider_api: str | None = None
     client_api_cert: Path | None = None
     client_api_key: Path | None = None
     client_api_ca: Path | None = None
@@ -138,10 +139,11 @@ class Settings(BaseSettings):
         Address.parse(value)
         return value
 
-    @field_validator("client_api")
+    @field_validator("client_api", "keyprovider_api")
     @classmethod
-    def _check_client_api(cls, value: str) -> str:
-        Address.parse(value, unix_allowed=True)
+    def _check_client_api(cls, value: str | None) -> str | None:
+        if value is not None:
+            Address.parse(value, unix_allowed=True)
         return value
 
     @field_validator("attester")
@@ -171,6 +173,12 @@ class Settings(BaseSettings):
         if "client_api" in self.model_fields_set:
             return (first,)
         return (first, Address.parse(CLIENT_API_WITHOUT_IPV6))
+
+    @property
+    def keyprovider_api_address(self) -> Address | None:
+        if self.keyprovider_api is None:
+            return None
+        return Address.parse(self.keyprovider_api, unix_allowed=True)
 
     @classmethod
     def settings_customise_sources(

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
 from verdictd_py.domain.evidence import Evidence, JsonValue, Tee, VerifiedEvidence
 from verdictd_py.domain.names import KeyId, ResourcePath
-from verdictd_py.domain.ports import EventValue, Kind, StoredObject
+from verdictd_py.domain.ports import EventValue, Kind, StoredName, StoredObject
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import AlreadyExists, NotFound, Reason, RequestError, StorageError
 
@@ -79,6 +79,14 @@ class MemoryKeys:
     broken: set[KeyId] = field(default_factory=set)
     taken: set[KeyId] = field(default_factory=set)
 
+    async def page(self, after: str, limit: int) -> tuple[StoredName, ...]:
+        names = sorted(str(key_id) for key_id in self.keys if str(key_id) > after)
+        return tuple(StoredName(name, f"keys/{name}", 32, NOW) for name in names[:limit])
+
+    async def describe(self, key_id: KeyId) -> StoredName:
+        await self.get(key_id)
+        return StoredName(str(key_id), f"keys/{key_id}", 32, NOW)
+
     async def get(self, key_id: KeyId) -> SecretBytes:
         await asyncio.sleep(0)
         if key_id in self.broken:
@@ -106,6 +114,10 @@ class MemoryResources:
 
     contents: dict[ResourcePath, SecretBytes] = field(default_factory=dict)
     broken: set[ResourcePath] = field(default_factory=set)
+
+    async def page(self, after: str, limit: int) -> tuple[StoredName, ...]:
+        names = sorted(str(path) for path in self.contents if str(path) > after)
+        return tuple(StoredName(name, f"resources/{name}", 1, NOW) for name in names[:limit])
 
     async def get(self, path: ResourcePath) -> StoredObject:
         if path in self.broken:

@@ -9,14 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.policy.support import POLICIES
-from verdictd_py.domain.evidence import Tee
+from verdictd_py.domain.evidence import SGX_MEASUREMENTS, TDX_MEASUREMENTS, Tee
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy.engine import CompiledPolicy
 from verdictd_py.policy.reference import (
     MAX_DATA_BYTES,
     MAX_DATA_DEPTH,
-    SGX_MEASUREMENTS,
-    TDX_MEASUREMENTS,
     parse_data,
     unpinned,
 )

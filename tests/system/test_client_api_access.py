@@ -8,7 +8,6 @@ import socket
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 import trustme
 
 from tests.system.broker import KID, RunningBroker, running_broker
+from tests.system.certificates import Certificates
 from tests.system.keyprovider_client import LAYER, KeyProviderClient, unwrap_input, wrap_input
 from verdictd_py import app
 from verdictd_py.errors import ConfigError
@@ -264,39 +264,6 @@ class TestOpenAddress:
             await may_do_everything(client)
             flags = [event["flag"] for event in broker.events.named("unsafe.option")]
             assert "--insecure-client-api" in flags
-
-
-ROLES = '[roles]\nfarm = "wrap"\nops = "operator"\n"boss.example" = "admin"\n'
-
-
-@dataclass
-class Certificates:
-    """A CA, a broker's certificate, and the files that name them to the broker."""
-
-    ca: trustme.CA
-    settings: dict[str, Any]
-
-    @classmethod
-    def make(cls, directory: Path) -> Certificates:
-        ca = trustme.CA()
-        ours = ca.issue_cert("127.0.0.1")
-        settings: dict[str, Any] = {
-            f"client_api_{name}": directory / name for name in ("cert", "key", "ca", "roles")
-        }
-        settings["client_api_cert"].write_bytes(ours.cert_chain_pems[0].bytes())
-        settings["client_api_key"].write_bytes(ours.private_key_pem.bytes())
-        settings["client_api_ca"].write_bytes(ca.cert_pem.bytes())
-        settings["client_api_roles"].write_text(ROLES)
-        return cls(ca, settings)
-
-    def credentials(self, certificate: trustme.LeafCert | None) -> grpc.ChannelCredentials:
-        if certificate is None:
-            return grpc.ssl_channel_credentials(self.ca.cert_pem.bytes())
-        return grpc.ssl_channel_credentials(
-            self.ca.cert_pem.bytes(),
-            certificate.private_key_pem.bytes(),
-            certificate.cert_chain_pems[0].bytes(),
-        )
 
 
 @pytest.fixture

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import grpc
 import pytest
 import pytest_asyncio
+from pysequoia import Tsk
 
 from tests.system.broker import KEY, KID, RunningBroker, running_broker
 from verdictd_py import app
-from verdictd_py.domain.callers import ROLES, Caller, Right
-from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.simulator import SimulatedPlatform
+
+POLICY = (
+    "package policy\n\nimport rego.v1\n\ndefault allow := false\n\nallow if input.debug == false\n"
+)
 
 
 @pytest_asyncio.fixture
@@ -137,33 +141,107 @@ async def test_what_no_guest_may_get_is_not_stored(broker: RunningBroker) -> Non
         assert code is grpc.StatusCode.INVALID_ARGUMENT
 
 
-CALLS = {
-    "KeyManagerService/CreateKey": ((), Right.MANAGE),
-    "KeyManagerService/GetKey": ((field(1, KID),), Right.READ_KEYS),
-    "KeyManagerService/DeleteKey": ((field(1, "none"),), Right.MANAGE),
-    "ResourceService/SetResource": ((field(1, "a/b/c"), field(2, b"x")), Right.MANAGE),
-    "ResourceService/GetResource": ((field(1, "a/b/c"),), Right.MANAGE),
-}
+async def test_a_policy_is_set_and_exported(broker: RunningBroker) -> None:
+    name = field(1, "tdxPolicy.rego")
+    answer = await call(broker, "OpaService/SetOpaPolicy", name, field(2, POLICY))
+    assert answer == {1: b"OK"}
+    exported = await call(broker, "OpaService/exportOpaPolicy", name)
+    assert exported == {1: b"OK", 2: POLICY.encode()}
+    async with broker.guest() as guest:
+        assert await guest.version() == "v1"
 
 
-@pytest.mark.parametrize("method", CALLS)
-@pytest.mark.parametrize("role", [*ROLES, None])
-async def test_a_role_may_do_what_it_lists_and_nothing_else(
-    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch, method: str, role: str | None
-) -> None:
-    """defects.md 11: upstream gave every key to anyone who reached it."""
-    rights = frozenset() if role is None else ROLES[role]
-    caller = Caller("somebody", rights)
-    monkeypatch.setattr(CallerRules, "caller", lambda rules, context: caller)
-    parts, needed = CALLS[method]
-    try:
-        await call(broker, method, *parts)
-        code = grpc.StatusCode.OK
-    except grpc.aio.AioRpcError as error:
-        code = error.code()
-    assert (code is not grpc.StatusCode.PERMISSION_DENIED) == (needed in rights)
-    if needed not in rights:
-        assert not broker.events.named("key.created", "key.exported", "resource.set")
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "garbage",
+        "package policy\nallow {",
+        "package other\nallow := true\n",
+        "package policy\nimport rego.v1\nallow if opa.runtime().env.HOME\n",
+        "package policy\nx := 1\n",
+        "",
+    ],
+)
+async def test_a_bad_policy_leaves_the_old_in_force(broker: RunningBroker, policy: str) -> None:
+    """defects.md 13: a broken policy never stays in place."""
+    file = broker.data / "opa" / "tdxPolicy.rego"
+    before = file.read_bytes()
+    code, text = await refused(
+        broker, "OpaService/SetOpaPolicy", field(1, "tdxPolicy.rego"), field(2, policy)
+    )
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert text
+    assert file.read_bytes() == before
+
+
+async def test_reference_data_is_set_and_decides(broker: RunningBroker) -> None:
+    name = field(1, "tdxData")
+    data = json.dumps({"rtmr1": ["ab" * 48]})
+    assert await call(broker, "OpaService/setOpaReference", name, field(2, data)) == {1: b"OK"}
+    exported = await call(broker, "OpaService/exportOpaReference", name)
+    assert exported == {1: b"OK", 2: data.encode()}
+
+
+@pytest.mark.parametrize("data", ["[]", "{", '{"policy":{"allow":true}}', ""])
+async def test_bad_reference_data_leaves_the_old_in_force(broker: RunningBroker, data: str) -> None:
+    """defects.md 15: data with a top-level `policy` would override the verdict."""
+    file = broker.data / "opa" / "tdxData"
+    before = file.read_bytes()
+    code, _ = await refused(
+        broker, "OpaService/setOpaReference", field(1, "tdxData"), field(2, data)
+    )
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert file.read_bytes() == before
+
+
+async def test_a_policy_is_tested_without_being_stored(broker: RunningBroker) -> None:
+    answer = await call(
+        broker,
+        "OpaService/TestOpa",
+        field(2, POLICY),
+        field(3, True),
+        field(5, '{"debug":[false]}'),
+        field(6, True),
+        field(7, '{"debug":false,"more":1}'),
+    )
+    assert json.loads(answer[1]) == {
+        "allow": True,
+        "parseInfo": {"debug": [False, [False]], "more": [1, None]},
+    }
+
+
+async def test_the_image_policy_is_checked(broker: RunningBroker) -> None:
+    """The guide's own policy, with its leading space, is reported to the caller."""
+    bad = '{"default":[{"type":" insecureAcceptAnything"}]}'
+    code, text = await refused(broker, "ImageService/setImagePolicy", field(1, bad))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "insecureAcceptAnything" in text
+    good = '{"default":[{"type":"reject"}]}'
+    assert await call(broker, "ImageService/setImagePolicy", field(1, good)) == {1: b"OK"}
+    exported = await call(broker, "ImageService/exportImagePolicy")
+    assert exported == {1: b"OK", 2: good.encode()}
+
+
+async def test_the_lookaside_is_set_and_exported(broker: RunningBroker) -> None:
+    text = "default-docker:\n    sigstore: https://lookaside.example\n"
+    assert await call(broker, "ImageService/setImageSigstore", field(1, text)) == {1: b"OK"}
+    exported = await call(broker, "ImageService/exportImageSigstore")
+    assert exported == {1: b"OK", 2: text.encode()}
+
+
+async def test_the_keyring_is_kept(broker: RunningBroker) -> None:
+    certificate = Tsk.generate("Ann <ann@example.org>").extract_certificate()
+    armoured = str(certificate).encode()
+    assert await call(broker, "GpgService/importGpgKey", field(1, armoured)) == {1: b"OK"}
+    listed = await call(broker, "GpgService/listGpgKeys")
+    assert certificate.fingerprint.upper() in listed[1].decode().upper().replace(" ", "")
+    exported = await call(broker, "GpgService/exportGpgKeyring")
+    assert base64.b64decode(exported[2]) == (broker.data / "gpg" / "keyring.gpg").read_bytes()
+    which = field(1, certificate.fingerprint)
+    assert await call(broker, "GpgService/deleteGpgKey", which) == {1: b"OK"}
+    assert (await call(broker, "GpgService/exportGpgKeyring")).get(2, b"") == b""
+    code, _ = await refused(broker, "GpgService/importGpgKey", field(1, b"no certificate"))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_no_key_is_in_any_event(broker: RunningBroker) -> None:

@@ -1,4 +1,4 @@
-"""What operators do through the management API: keys and resources.
+"""What operators do with keys, resources and the keyring.
 
 Resources are the image policy and the cosign key among others, so `Right.MANAGE` is
 trust, not a formality.
@@ -6,18 +6,34 @@ trust, not a formality.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
+from typing import Final
 from uuid import uuid4
 
+from verdictd_py.domain import imagepolicy
 from verdictd_py.domain.callers import Caller, Right
-from verdictd_py.domain.names import KeyId, ResourcePath
-from verdictd_py.domain.ports import Events, KeyStore, ResourceStore
+from verdictd_py.domain.encoding import decode_object
+from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath
+from verdictd_py.domain.ports import Events, KeyringEditor, KeyStore, ResourceStore, StoredName
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
+from verdictd_py.errors import NotFound, RequestError
+
+MAX_PAGE: Final = 1000
+"""Names in one answer, some 200 bytes each."""
+
+IMAGE_POLICY: Final = str(LEGACY_RESOURCES["Policy"])
+SIGSTORE: Final = str(LEGACY_RESOURCES["Sigstore Config"])
+COSIGN_KEY: Final = str(LEGACY_RESOURCES["Cosign Key"])
+CREDENTIAL: Final = str(LEGACY_RESOURCES["Credential"])
+KEYRING: Final = str(LEGACY_RESOURCES["GPG Keyring"])
+
+_PUBLIC_KEY: Final = b"-----BEGIN PUBLIC KEY-----"  # what cosign generate-key-pair writes
 
 
-class Administrator:
-    """The management API's use cases; every one asks first whether the caller may.
+class KeyAdministrator:
+    """Keys by name; every use case asks first whether the caller may.
 
     Args:
         random: so many random bytes.
@@ -27,16 +43,32 @@ class Administrator:
         self,
         *,
         keys: KeyStore,
-        resources: ResourceStore,
         events: Events,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._keys = keys
-        self._resources = resources
         self._events = events
         self._random = random
 
-    async def create_key(self, caller: Caller, name: str = "") -> KeyId:
+    async def page(self, caller: Caller, after: str, limit: int) -> tuple[StoredName, ...]:
+        """The next keys by name; a `limit` of 0 means as many as one answer holds.
+
+        Raises:
+            NotAuthorized, StorageError: see `KeyStore.page`.
+        """
+        caller.require(Right.MANAGE)
+        return await self._keys.page(after, min(limit or MAX_PAGE, MAX_PAGE))
+
+    async def describe(self, caller: Caller, name: str) -> StoredName:
+        """A key without its bytes.
+
+        Raises:
+            NotAuthorized, RequestError, NotFound, StorageError: see `KeyStore.describe`.
+        """
+        caller.require(Right.MANAGE)
+        return await self._keys.describe(KeyId.parse(name))
+
+    async def create(self, caller: Caller, name: str = "") -> KeyId:
         """A new random key of that name, or of a UUID's; never over another.
 
         Raises:
@@ -48,7 +80,7 @@ class Administrator:
         self._events.record("key.created", caller=caller.name, kid=str(key_id))
         return key_id
 
-    async def get_key(self, caller: Caller, name: str) -> SecretBytes:
+    async def get(self, caller: Caller, name: str) -> SecretBytes:
         """A key's bytes: for `Right.READ_KEYS` only, and in the audit trail.
 
         Raises:
@@ -60,7 +92,7 @@ class Administrator:
         self._events.record("key.exported", caller=caller.name, kid=str(key_id))
         return key
 
-    async def delete_key(self, caller: Caller, name: str) -> None:
+    async def delete(self, caller: Caller, name: str) -> None:
         """Deletes a key; what it wrapped can never be opened again.
 
         Raises:
@@ -71,23 +103,128 @@ class Administrator:
         await self._keys.delete(key_id)
         self._events.record("key.deleted", caller=caller.name, kid=str(key_id))
 
-    async def get_resource(self, caller: Caller, path: ResourcePath) -> SecretBytes:
+
+class ResourceAdministrator:
+    """Resources by path, and those of them that have a form of their own."""
+
+    def __init__(
+        self, *, resources: ResourceStore, keyrings: KeyringEditor, events: Events
+    ) -> None:
+        self._resources = resources
+        self._keyrings = keyrings
+        self._events = events
+        self._keyring_lock = asyncio.Lock()
+
+    async def page(self, caller: Caller, after: str, limit: int) -> tuple[StoredName, ...]:
+        """The next resources by path; a `limit` of 0 means as many as one answer holds.
+
+        Raises:
+            NotAuthorized, StorageError: see `ResourceStore.page`.
+        """
+        caller.require(Right.MANAGE)
+        return await self._resources.page(after, min(limit or MAX_PAGE, MAX_PAGE))
+
+    async def get(self, caller: Caller, path: str) -> SecretBytes:
         """A resource or the file behind an alias; never a key.
 
         Raises:
-            NotAuthorized, NotFound, StorageError: see `ResourceStore.get`.
+            NotAuthorized, RequestError, NotFound, StorageError: see `ResourceStore.get`.
         """
         caller.require(Right.MANAGE)
-        found = await self._resources.get(path)
+        found = await self._resources.get(ResourcePath.parse(path))
         self._events.record("resource.exported", caller=caller.name, path=found.path)
         return found.content
 
-    async def set_resource(self, caller: Caller, path: ResourcePath, content: SecretBytes) -> None:
+    async def set(
+        self, caller: Caller, path: str, content: SecretBytes, *, force: bool = False
+    ) -> tuple[str, ...]:
         """Creates or replaces a resource, or the file behind an alias.
 
+        Args:
+            force: store it although guests cannot use it; what no guest may have is
+                refused all the same.
+
+        Returns:
+            What is wrong with it, a line each; nothing unless `force`.
+
         Raises:
-            NotAuthorized, RequestError, AlreadyExists, StorageError: see `ResourceStore.put`.
+            NotAuthorized, RequestError, AlreadyExists, StorageError: see
+                `ResourceStore.put`; also for content that guests cannot use.
         """
         caller.require(Right.MANAGE)
-        stored = await self._resources.put(path, content)
+        parsed = ResourcePath.parse(path)
+        problems = _problems(path, content.reveal())
+        if problems and not force:
+            raise RequestError(f"guests could not use this: {'; '.join(problems)}")
+        stored = await self._resources.put(parsed, content)
         self._events.record("resource.set", caller=caller.name, path=stored.path, content=content)
+        return problems
+
+    async def delete(self, caller: Caller, path: str) -> None:
+        """Deletes a resource or the file behind an alias.
+
+        Raises:
+            NotAuthorized, RequestError, NotFound, StorageError: see `ResourceStore.delete`.
+        """
+        caller.require(Right.MANAGE)
+        await self._resources.delete(ResourcePath.parse(path))
+        self._events.record("resource.deleted", caller=caller.name, path=path)
+
+    async def listed_keyring(self, caller: Caller) -> str:
+        """The keyring's certificates, as text for people.
+
+        Raises:
+            NotAuthorized, StorageError: see `KeyringEditor.listed`.
+        """
+        return self._keyrings.listed(await self.keyring(caller))
+
+    async def keyring(self, caller: Caller) -> bytes:
+        """The keyring as guests get it; empty where there is none.
+
+        Raises:
+            NotAuthorized, StorageError: see `ResourceStore.get`.
+        """
+        caller.require(Right.MANAGE)
+        try:
+            return (await self._resources.get(ResourcePath.parse(KEYRING))).content.reveal()
+        except NotFound:
+            return b""
+
+    async def import_certificates(self, caller: Caller, certificates: bytes) -> None:
+        """Adds OpenPGP certificates to the keyring.
+
+        Raises:
+            NotAuthorized, RequestError, StorageError: see `KeyringEditor.added`.
+        """
+        caller.require(Right.MANAGE)
+        async with self._keyring_lock:
+            changed = self._keyrings.added(await self.keyring(caller), certificates)
+            await self.set(caller, KEYRING, SecretBytes(changed))
+
+    async def delete_certificate(self, caller: Caller, which: str) -> None:
+        """Takes one certificate out of the keyring.
+
+        Raises:
+            NotAuthorized, NotFound, RequestError, StorageError: see `KeyringEditor.without`.
+        """
+        caller.require(Right.MANAGE)
+        async with self._keyring_lock:
+            changed = self._keyrings.without(await self.keyring(caller), which)
+            if changed:
+                await self.set(caller, KEYRING, SecretBytes(changed))
+            else:
+                await self.delete(caller, KEYRING)
+
+
+def _problems(path: str, content: bytes) -> tuple[str, ...]:
+    """Why guests could not use `content`, a line each."""
+    if path == IMAGE_POLICY:
+        return imagepolicy.problems(content)
+    if path == COSIGN_KEY and _PUBLIC_KEY not in content:
+        return ("it is no PEM public key; store cosign.pub, not a certificate or a private key",)
+    if path == CREDENTIAL:
+        try:
+            decode_object(content, "the credential")
+        except RequestError as error:
+            return (f"{error}; store an auth.json, as podman login writes it",)
+    return ()

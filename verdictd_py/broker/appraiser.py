@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from uuid import uuid4
 
+from verdictd_py.broker.history import History, Judgement
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.evidence import Evidence, Tee, VerifiedEvidence
 from verdictd_py.domain.ports import AppraisalPolicy, Events, Verifier
@@ -31,6 +32,7 @@ class Appraiser:
         policy: decides about verified claims.
         clock: now, with a time zone.
         events: told of every judgement made for a peer.
+        history: remembers them for operators.
         insecure_accept_anyone: every peer is accepted, with or without evidence, and
             no policy is asked (`nullverifier`).
     """
@@ -42,12 +44,14 @@ class Appraiser:
         policy: AppraisalPolicy,
         clock: Callable[[], datetime],
         events: Events,
+        history: History | None = None,
         insecure_accept_anyone: bool = False,
     ) -> None:
         self._verifiers = verifiers
         self._policy = policy
         self._clock = clock
         self._events = events
+        self._history = history or History()
         self._insecure_accept_anyone = insecure_accept_anyone
 
     async def admit(self, read: Reading, *, address: str) -> Appraisal:
@@ -68,9 +72,7 @@ class Appraiser:
             try:
                 appraisal = await self.judge(read)
             except CollateralUnavailable as error:
-                self._events.record(
-                    "guest.not-judged", peer=address, code=error.code, reason=str(error)
-                )
+                self._record_unjudged(error, address)
                 raise
         self._record(appraisal, address)
         return appraisal
@@ -113,6 +115,19 @@ class Appraiser:
                 found = error.verified
         return Appraisal(uuid4().hex, now, tee, form, found, bound=bound, refusal=refusal)
 
+    def _record_unjudged(self, error: CollateralUnavailable, address: str) -> None:
+        judgement = Judgement.not_judged(
+            error, judgement_id=uuid4().hex, at=self._clock(), address=address
+        )
+        self._events.record(
+            "guest.not-judged",
+            peer=address,
+            appraisal=judgement.id,
+            code=error.code,
+            reason=str(error),
+        )
+        self._history.remember(judgement)
+
     def _record(self, appraisal: Appraisal, address: str) -> None:
         evidence = appraisal.evidence
         self._events.record(
@@ -126,6 +141,7 @@ class Appraiser:
             evidence=None if evidence is None else evidence.digest,
             reasons=tuple(reason.text for reason in appraisal.reasons),
         )
+        self._history.remember(Judgement.of(appraisal, address))
 
 
 def _check_binding(evidence: Evidence, found: VerifiedEvidence) -> bool:

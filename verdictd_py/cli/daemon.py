@@ -18,6 +18,7 @@ _OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (("--config",), "FILE", "settings as TOML"),
     (("-l", "--listen"), "ADDR", "attestation listener, host:port or [v6]:port (127.0.0.1:1234)"),
     (("--client-api",), "ADDR", "gRPC listener, also unix:/path ([::1]:60000)"),
+    (("--keyprovider-api",), "ADDR", "wrap and unwrap here too, and nothing else (not given)"),
     (("--verifier",), "NAME[,NAME]", "tdx, ... (every real verifier)"),
     (("--attester",), "NAME", "evidence about the broker itself (nullattester)"),
     (("-m", "--mutual"), _SWITCH, "accepted: guests are always attested"),

@@ -1,27 +1,179 @@
-"""`verdict-py`: manages a broker through its client API."""
+"""`verdict-py`: manages a broker; upstream's options, and readable commands beside them."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Sequence
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
+
+import shtab
 
 from verdictd_py import __version__
-from verdictd_py.cli.parsing import Parser
+from verdictd_py.cli.management import appraisal_commands, storage_commands
+from verdictd_py.cli.management.client import BrokerClient, BrokerFailed, Connection
+from verdictd_py.cli.management.command import Command
+from verdictd_py.cli.management.upstream import OPTIONS
+from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, complain, fail
+from verdictd_py.config import DEFAULT_CLIENT_API, Address
+from verdictd_py.errors import ConfigError
 
 PROGRAM: Final = "verdict-py"
+EXIT_NO_BROKER: Final = 3
+EXIT_INTERRUPTED: Final = 130
+
+COMMANDS: Final = (*appraisal_commands.COMMANDS, *storage_commands.COMMANDS)
+
+_SHELLS: Final = ("bash", "zsh")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; a mistake, and having nothing to do, end with exit status 2."""
+    """Entry point: 0 done, 1 refused, 2 wrong command line, 3 no broker to be had."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
+    if not arguments:
+        parser.print_help()
+        return EXIT_OK
+    options = parser.parse_args(arguments)
+    try:
+        return asyncio.run(_run(parser, options))
+    except ConfigError as error:
+        fail(PROGRAM, str(error))
+    except BrokerFailed as error:
+        complain(PROGRAM, str(error))
+        return EXIT_REFUSED if error.answered else EXIT_NO_BROKER
+    except BrokenPipeError:  # whoever read our output has seen enough
+        sys.stdout = None  # nothing to flush at exit
+        return EXIT_OK
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+async def _run(parser: Parser, options: Namespace) -> int:
+    command: Command | None = getattr(options, "command", None)
+    actions = [
+        (option, values)
+        for name, option in OPTIONS.items()
+        if (values := getattr(options, _dest(name), None)) is not None
+    ]
+    if getattr(options, "shell", None):
+        print(shtab.complete(build_parser(), options.shell))
+        return EXIT_OK
+    if len(actions) + (command is not None) != 1:
+        parser.error("give one command, or one of upstream's options")
+    async with BrokerClient.connect(_connection(options)) as client:
+        if command is not None:
+            shown = await command.run(client, options)
+            shown.print(as_json=options.json)
+            return shown.status
+        option, values = actions[0]
+        print(await option.act(client, options, [values] if isinstance(values, str) else values))
+        return EXIT_OK
+
+
+def _connection(options: Namespace) -> Connection:
+    try:
+        address = Address.parse(options.client_api, unix_allowed=True)
+    except ValueError as error:
+        raise ConfigError(f"--client-api {error}") from None
+    if not options.timeout > 0:
+        raise ConfigError("--timeout is a number of seconds above 0")
+    return Connection(
+        str(address), options.timeout, options.tls_ca, options.tls_cert, options.tls_key
+    )
+
+
+def build_parser() -> Parser:
+    """The whole command line; help and completion are made from it."""
+    words = "\n".join(f"  {each.words:18} {each.help}" for each in COMMANDS)
     parser = Parser(
         PROGRAM,
-        "Manages a verdictd-py broker through its client API.\n"
-        "This version has no commands yet: they come with the management services.",
+        "Manage a broker.",
+        f"commands, each with a --help of its own:\n{words}\n"
+        f"  completion SHELL   for {' or '.join(_SHELLS)}: "
+        'eval "$(verdict-py completion bash)"\n\n'
+        "exit status: 0 done, 1 refused (or a tested policy does not allow), 2 wrong command\n"
+        "line, 3 no broker to be had",
     )
     parser.add_argument("-V", "--version", action="version", version=f"{PROGRAM} {__version__}")
-    parser.parse_args(sys.argv[1:] if argv is None else list(argv))
-    parser.error("this version has no commands yet")
+    _add_connection(parser, first=True)
+    group = parser.add_argument_group("upstream's options, one at a time")
+    for name, option in OPTIONS.items():
+        more: dict[str, Any] = {"metavar": option.values, "nargs": len(option.values)}
+        if len(option.values) == 1:
+            more = {"metavar": option.values[0]}
+        elif not option.values:
+            more = {"action": "store_const", "const": []}
+        group.add_argument(name, help=option.help, **more)
+    _add_commands(parser)
+    return parser
+
+
+def _add_connection(parser: ArgumentParser, *, first: bool) -> None:
+    """Before the command or behind it: what is said behind it wins."""
+
+    def default(value: object) -> object:
+        return value if first else SUPPRESS
+
+    parser.add_argument(
+        "-c",
+        "--client-api",
+        metavar="ADDR",
+        default=default(DEFAULT_CLIENT_API),
+        help=f"host:port, [v6]:port or unix:/path ({DEFAULT_CLIENT_API})",
+    )
+    parser.add_argument(
+        "--timeout", metavar="S", type=float, default=default(30.0), help="seconds (30)"
+    )
+    for name, text in (
+        ("ca", "CA of the broker's certificate, PEM"),
+        ("cert", "our certificate, PEM"),
+        ("key", "our private key, PEM"),
+    ):
+        parser.add_argument(
+            f"--tls-{name}", metavar="FILE", type=Path, default=default(None), help=text
+        )
+    if first:
+        parser.add_argument("-p", "--path", metavar="DIR", help="where exports are written (./)")
+    parser.add_argument(
+        "--json", action="store_true", default=default(False), help="commands: for programs"
+    )
+
+
+def _add_commands(parser: Parser) -> None:
+    top = parser.add_subparsers(metavar="COMMAND", parser_class=_Word, help="see below")
+    groups: dict[str, Any] = {}
+    for command in COMMANDS:
+        first, _, second = command.words.partition(" ")
+        if not second:
+            made = top.add_parser(first, description=command.help)
+        else:
+            if first not in groups:
+                group = top.add_parser(first, description=f"{first}: choose one of these")
+                groups[first] = group.add_subparsers(
+                    metavar="ACTION", required=True, parser_class=_Word
+                )
+            made = groups[first].add_parser(second, description=command.help, help=command.help)
+        for name, more in command.arguments.items():
+            made.add_argument(name, **more)
+        _add_connection(made, first=False)
+        made.set_defaults(command=command)
+    completion = top.add_parser("completion", description="completion for a shell, to be evaluated")
+    completion.add_argument("shell", choices=_SHELLS)
+
+
+class _Word(Parser):
+    """Parser of one word of the command line."""
+
+    def __init__(self, prog: str, description: str = "", **more: object) -> None:
+        del more
+        super().__init__(prog, description)
+
+
+def _dest(option: str) -> str:
+    return option.lstrip("-").replace("-", "_")
 
 
 if __name__ == "__main__":

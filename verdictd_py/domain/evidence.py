@@ -35,6 +35,26 @@ class Tee(StrEnum):
     NONE = "none"
 
 
+TDX_MEASUREMENTS: Final = (
+    "mrTd",
+    "rtmr0",
+    "rtmr1",
+    "rtmr2",
+    "rtmr3",
+    "mrSeam",
+    "mrSignerSeam",
+    "mrConfigId",
+    "mrOwner",
+    "mrOwnerConfig",
+)
+SGX_MEASUREMENTS: Final = ("mrEnclave", "mrSigner")
+
+
+def measurements(tee: Tee) -> tuple[str, ...]:
+    """Claims that say what the guest runs, and that reference data pins; none for other TEEs."""
+    return {Tee.TDX: TDX_MEASUREMENTS, Tee.SGX: SGX_MEASUREMENTS}.get(tee, ())
+
+
 _TEE_TYPES: Final = {0x00: Tee.SGX, 0x81: Tee.TDX}  # quote header, offset 4
 
 

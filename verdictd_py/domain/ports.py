@@ -45,8 +45,43 @@ class StoredObject:
     content: SecretBytes
 
 
+@dataclass(frozen=True, slots=True)
+class StoredName:
+    """What can be said of a stored object without its content.
+
+    Attributes:
+        name: of the key, or path of the resource.
+        file: canonical path, as in `StoredObject`.
+        size: bytes.
+        changed: when it was written last, with a time zone.
+        problem: why it cannot be used; empty where it can.
+    """
+
+    name: str
+    file: str
+    size: int
+    changed: datetime
+    problem: str = ""
+
+
 class KeyStore(Protocol):
     """Keys of exactly 32 bytes."""
+
+    async def page(self, after: str, limit: int) -> tuple[StoredName, ...]:
+        """The first `limit` keys by name behind the name `after`.
+
+        Raises:
+            StorageError: they cannot be listed.
+        """
+        ...
+
+    async def describe(self, key_id: KeyId) -> StoredName:
+        """A key without its bytes.
+
+        Raises:
+            NotFound, StorageError: as `get`; a wrong size is no error here.
+        """
+        ...
 
     async def get(self, key_id: KeyId) -> SecretBytes:
         """The key's bytes.
@@ -78,6 +113,14 @@ class KeyStore(Protocol):
 
 class ResourceStore(Protocol):
     """Resources, the aliases of the image directory among them (storage.md)."""
+
+    async def page(self, after: str, limit: int) -> tuple[StoredName, ...]:
+        """The first `limit` resources by path behind the path `after`.
+
+        Raises:
+            StorageError: they cannot be listed.
+        """
+        ...
 
     async def get(self, path: ResourcePath) -> StoredObject:
         """The resource, or the file behind the alias; never a key.
@@ -145,6 +188,22 @@ class DocumentStore(PolicySource, Protocol):
 
         Raises:
             StorageError: it could not be written.
+        """
+        ...
+
+    def policy_name(self, tee: Tee) -> Name:
+        """Name of a TEE's policy.
+
+        Raises:
+            NotFound: none is kept for it.
+        """
+        ...
+
+    def reference_name(self, tee: Tee) -> Name:
+        """Name of a TEE's reference data.
+
+        Raises:
+            NotFound: none is kept for it.
         """
         ...
 

@@ -10,9 +10,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from verdictd_py.domain.evidence import JsonValue, Tee
+from verdictd_py.domain.evidence import JsonValue, Tee, measurements
 from verdictd_py.errors import Reason
-from verdictd_py.policy.reference import Reference, measurements
+from verdictd_py.policy.reference import Reference
 
 DEFAULT_TCB: Final = ("UpToDate", "SWHardeningNeeded")
 """What passes where `tcbStatus` is not pinned (tdx.md); the packaged policies say the same."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Final, NoReturn
 
-from verdictd_py.domain.evidence import JsonValue, Tee
+from verdictd_py.domain.evidence import SGX_MEASUREMENTS, JsonValue, Tee, measurements
 from verdictd_py.errors import PolicyInvalid
 
 MAX_DATA_BYTES: Final = 4 * 1024 * 1024
@@ -17,26 +17,7 @@ MAX_DATA_DEPTH: Final = 32
 RESERVED: Final = "policy"
 """Package of the verdict: the engine lets data of this name replace it."""
 
-TDX_MEASUREMENTS: Final = (
-    "mrTd",
-    "rtmr0",
-    "rtmr1",
-    "rtmr2",
-    "rtmr3",
-    "mrSeam",
-    "mrSignerSeam",
-    "mrConfigId",
-    "mrOwner",
-    "mrOwnerConfig",
-)
-SGX_MEASUREMENTS: Final = ("mrEnclave", "mrSigner")
-
 Reference = dict[str, JsonValue]
-
-
-def measurements(tee: Tee) -> tuple[str, ...]:
-    """Names of the measurements that reference data of this TEE pins; none for others."""
-    return {Tee.TDX: TDX_MEASUREMENTS, Tee.SGX: SGX_MEASUREMENTS}.get(tee, ())
 
 
 def parse_data(text: str) -> Reference:

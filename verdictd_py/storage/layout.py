@@ -13,7 +13,7 @@ from verdictd_py.errors import AlreadyExists, ConfigError, NotFound, StorageErro
 from verdictd_py.storage.content import unservable
 from verdictd_py.storage.defaults import POLICY_FILES, default_file
 from verdictd_py.storage.directory import Directory, Entry, Segments
-from verdictd_py.storage.stores import ALIASES, KEYS, OPA, RESOURCES
+from verdictd_py.storage.stores import ALIASES, KEYS, OPA, README, RESOURCES
 
 _DIRECTORIES: Final = (KEYS, "image", "gpg", OPA, RESOURCES, "audit")
 
@@ -119,7 +119,7 @@ def _is_json(content: bytes) -> bool:
 
 
 def _key_warnings(entry: Entry) -> list[str]:
-    if entry.size == KEY_BYTES or entry.segments[-1] == "README.md":
+    if entry.size == KEY_BYTES or entry.segments[-1] == README:
         return []
     name = "/".join(entry.segments[1:])
     problem = f"has {entry.size} bytes and is not served: a key has {KEY_BYTES}"

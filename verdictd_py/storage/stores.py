@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from heapq import nsmallest
 from typing import Final
 
 from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, Name, ResourcePath
-from verdictd_py.domain.ports import Events, Kind, PolicyDocuments, StoredObject
+from verdictd_py.domain.ports import Events, Kind, PolicyDocuments, StoredName, StoredObject
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.errors import AlreadyExists, NotFound, RequestError, StorageError
 from verdictd_py.storage.content import COSIGN_KEY, KEYRING, unservable
 from verdictd_py.storage.defaults import POLICY_FILES
-from verdictd_py.storage.directory import Directory
+from verdictd_py.storage.directory import Directory, Entry
 
 KEYS: Final = "keys"
 RESOURCES: Final = "resources"
 OPA: Final = "opa"
+README: Final = "README.md"
+"""What a checkout used as a data directory has among its keys."""
 
 _FILES: Final = {
     "Policy": ("image", "policy.json"),
@@ -35,6 +40,23 @@ class DirectoryKeyStore:
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
+
+    async def page(self, after: str, limit: int) -> tuple[StoredName, ...]:
+        return await asyncio.to_thread(lambda: _page(self._all(), after, limit))
+
+    async def describe(self, key_id: KeyId) -> StoredName:
+        name = str(key_id)
+        found = await asyncio.to_thread(lambda: [k for k in self._all() if k.name == name])
+        if not found:
+            raise NotFound(f"there is no key {key_id}")
+        return found[0]
+
+    def _all(self) -> Iterable[StoredName]:
+        for entry in self._directory.walk(KEYS):
+            if entry.segments[-1] == README or len(entry.segments) not in (2, 4):
+                continue
+            problem = "" if entry.size == KEY_BYTES else f"a key has {KEY_BYTES} bytes"
+            yield _named(entry, "/".join(entry.segments[1:]), problem)
 
     async def get(self, key_id: KeyId) -> SecretBytes:
         try:
@@ -79,6 +101,34 @@ class DirectoryResourceStore:
     def __init__(self, directory: Directory, *, events: Events) -> None:
         self._directory = directory
         self._events = events
+
+    async def page(self, after: str, limit: int) -> tuple[StoredName, ...]:
+        return await asyncio.to_thread(lambda: _page(self._all(), after, limit))
+
+    def _all(self) -> Iterable[StoredName]:
+        """Each path once: a resource's own file is served before the one behind an alias."""
+        seen = set()
+        for entry in self._directory.walk(RESOURCES):
+            if len(entry.segments) == 4:
+                seen.add(entry.segments[1:])
+                yield self._described(entry, entry.segments[1:])
+        files = {
+            entry.segments: entry for top in ("image", "gpg") for entry in self._directory.walk(top)
+        }
+        for path, alias in ALIASES.items():
+            if path not in seen and alias in files:
+                yield self._described(files[alias], path)
+
+    def _described(self, entry: Entry, path: tuple[str, ...]) -> StoredName:
+        problem: str | None = None
+        if not entry.size:
+            problem = "it is empty, and no guest could fetch it"
+        elif path in ALIASES:
+            try:
+                problem = unservable(ALIASES[path], self._directory.read(entry.segments))
+            except (NotFound, StorageError) as error:
+                problem = f"it {error}"
+        return _named(entry, "/".join(path), problem or "")
 
     async def get(self, path: ResourcePath) -> StoredObject:
         return await asyncio.to_thread(self._get, path)
@@ -156,6 +206,20 @@ class DirectoryDocumentStore:
         except (AlreadyExists, StorageError) as error:
             raise StorageError(f"{OPA}/{name} {error}") from None
 
+    def policy_name(self, tee: Tee) -> Name:
+        return self._names(tee)[0]
+
+    def reference_name(self, tee: Tee) -> Name:
+        return self._names(tee)[1]
+
+    @staticmethod
+    def _names(tee: Tee) -> tuple[Name, Name]:
+        try:
+            policy, reference = POLICY_FILES[tee]
+        except KeyError:
+            raise NotFound(f"no policy is kept for {tee}") from None
+        return Name((policy,)), Name((reference,))
+
     def tee_of(self, name: Name) -> Tee | None:
         for tee, names in POLICY_FILES.items():
             if str(name) in names:
@@ -172,3 +236,13 @@ class DirectoryDocumentStore:
             raise StorageError(f"{OPA}/{name} is not UTF-8 text") from None
         except StorageError as error:
             raise StorageError(f"{OPA}/{name} {error}") from None
+
+
+def _named(entry: Entry, name: str, problem: str) -> StoredName:
+    changed = datetime.fromtimestamp(entry.modified_ns / 1e9, UTC)
+    return StoredName(name, "/".join(entry.segments), entry.size, changed, problem)
+
+
+def _page(names: Iterable[StoredName], after: str, limit: int) -> tuple[StoredName, ...]:
+    behind = (each for each in names if each.name > after)
+    return tuple(nsmallest(limit, behind, key=lambda each: each.name))

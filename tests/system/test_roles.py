@@ -1,0 +1,185 @@
+"""Every method of the client API against every role, and against callers without one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import ModuleType
+
+import grpc
+import pytest
+import pytest_asyncio
+import trustme
+
+from tests.system.broker import KID, RunningBroker, running_broker
+from tests.system.certificates import Certificates
+from tests.system.keyprovider_client import unwrap_input, wrap_input
+from verdictd_py import app
+from verdictd_py._generated import clientapi_pb2 as upstream
+from verdictd_py._generated import keyprovider_pb2 as keyprovider
+from verdictd_py._generated import verdictd_v1_pb2 as v1
+from verdictd_py.domain.callers import ROLES, Right
+from verdictd_py.simulator import SimulatedPlatform
+
+NAMES = {"wrap": "farm", "operator": "ops", "admin": "boss.example"}
+UNREADABLE = {"kid": KID, "wrapped_data": [0], "iv": [0], "algorithm": "AES"}
+
+
+def key_provider(content: object) -> keyprovider.keyProviderKeyWrapProtocolInput:
+    data = json.dumps(content).encode()
+    return keyprovider.keyProviderKeyWrapProtocolInput(KeyProviderKeyWrapProtocolInput=data)
+
+
+def stored(broker: RunningBroker) -> dict[Path, bytes]:
+    """Everything in the data directory but the audit trail."""
+    files = [path for path in broker.data.rglob("*") if path.is_file()]
+    return {path: path.read_bytes() for path in files if "audit" not in path.parts}
+
+
+# What each method needs, and a request that changes nothing where it is allowed.
+METHODS: dict[str, tuple[Right, object]] = {
+    "keyprovider.KeyProviderService/WrapKey": (Right.WRAP, key_provider(wrap_input(KID))),
+    "keyprovider.KeyProviderService/UnWrapKey": (
+        Right.UNWRAP,
+        key_provider(unwrap_input(UNREADABLE)),
+    ),
+    "clientapi.KeyManagerService/CreateKey": (Right.MANAGE, upstream.CreateKeyRequest(keyid=KID)),
+    "clientapi.KeyManagerService/GetKey": (Right.READ_KEYS, upstream.GetKeyRequest(uuid=b"none")),
+    "clientapi.KeyManagerService/DeleteKey": (
+        Right.MANAGE,
+        upstream.DeleteKeyRequest(uuid=b"none"),
+    ),
+    "clientapi.OpaService/SetOpaPolicy": (Right.MANAGE, upstream.SetOpaPolicyRequest()),
+    "clientapi.OpaService/exportOpaPolicy": (Right.MANAGE, upstream.ExportOpaPolicyRequest()),
+    "clientapi.OpaService/setOpaReference": (Right.MANAGE, upstream.SetOpaReferenceRequest()),
+    "clientapi.OpaService/exportOpaReference": (
+        Right.MANAGE,
+        upstream.ExportOpaReferenceRequest(),
+    ),
+    "clientapi.OpaService/TestOpa": (Right.MANAGE, upstream.TestOpaRequest()),
+    "clientapi.GpgService/listGpgKeys": (Right.MANAGE, upstream.ListGpgKeysRequest()),
+    "clientapi.GpgService/importGpgKey": (Right.MANAGE, upstream.ImportGpgKeyRequest()),
+    "clientapi.GpgService/deleteGpgKey": (Right.MANAGE, upstream.DeleteGpgKeyRequest()),
+    "clientapi.GpgService/exportGpgKeyring": (Right.MANAGE, upstream.ExportGpgKeyringRequest()),
+    "clientapi.ImageService/exportImageSigstore": (
+        Right.MANAGE,
+        upstream.ExportImageSigstoreRequest(),
+    ),
+    "clientapi.ImageService/setImageSigstore": (Right.MANAGE, upstream.SetImageSigstoreRequest()),
+    "clientapi.ImageService/exportImagePolicy": (
+        Right.MANAGE,
+        upstream.ExportImagePolicyRequest(),
+    ),
+    "clientapi.ImageService/setImagePolicy": (Right.MANAGE, upstream.SetImagePolicyRequest()),
+    "clientapi.ResourceService/SetResource": (Right.MANAGE, upstream.SetResourceRequest()),
+    "clientapi.ResourceService/GetResource": (
+        Right.MANAGE,
+        upstream.GetResourceRequest(resource_id="a/b/c"),
+    ),
+    "verdictd.v1.KeyService/ListKeys": (Right.MANAGE, v1.ListKeysRequest()),
+    "verdictd.v1.KeyService/DescribeKey": (Right.MANAGE, v1.DescribeKeyRequest(name=KID)),
+    "verdictd.v1.KeyService/CreateKey": (Right.MANAGE, v1.CreateKeyRequest(name=KID)),
+    "verdictd.v1.KeyService/DeleteKey": (Right.MANAGE, v1.DeleteKeyRequest(name="none")),
+    "verdictd.v1.ResourceService/ListResources": (Right.MANAGE, v1.ListResourcesRequest()),
+    "verdictd.v1.ResourceService/DeleteResource": (
+        Right.MANAGE,
+        v1.DeleteResourceRequest(path="a/b/c"),
+    ),
+    "verdictd.v1.ImageService/SetImagePolicy": (Right.MANAGE, v1.SetImagePolicyRequest()),
+    "verdictd.v1.ImageService/GetCosignKey": (Right.MANAGE, v1.GetCosignKeyRequest()),
+    "verdictd.v1.ImageService/SetCosignKey": (Right.MANAGE, v1.SetCosignKeyRequest()),
+    "verdictd.v1.ImageService/GetCredential": (Right.MANAGE, v1.GetCredentialRequest()),
+    "verdictd.v1.ImageService/SetCredential": (Right.MANAGE, v1.SetCredentialRequest()),
+    "verdictd.v1.ReferenceService/GetReference": (
+        Right.MANAGE,
+        v1.GetReferenceRequest(tee="tdx"),
+    ),
+    "verdictd.v1.ReferenceService/PreviewPin": (Right.MANAGE, v1.PreviewPinRequest(id="none")),
+    "verdictd.v1.ReferenceService/PinValues": (Right.MANAGE, v1.PinValuesRequest(id="none")),
+    "verdictd.v1.AppraisalService/ListGuests": (Right.MANAGE, v1.ListGuestsRequest()),
+    "verdictd.v1.AppraisalService/GetGuest": (Right.MANAGE, v1.GetGuestRequest()),
+    "verdictd.v1.StatusService/GetStatus": (Right.MANAGE, v1.GetStatusRequest()),
+}
+
+
+def methods_of(module: ModuleType) -> set[str]:
+    return {
+        f"{service.full_name}/{method.name}"
+        for service in module.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+    }
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Certificates:
+    return Certificates.make(tmp_path)
+
+
+@pytest_asyncio.fixture
+async def broker(tmp_path: Path, certificates: Certificates) -> AsyncIterator[RunningBroker]:
+    platform = SimulatedPlatform.create(now=app.utc_now())
+    async with running_broker(tmp_path, platform, **certificates.settings) as running:
+        yield running
+
+
+async def codes(
+    broker: RunningBroker, credentials: grpc.ChannelCredentials | None
+) -> dict[str, grpc.StatusCode]:
+    """What each method answers to a caller."""
+    if credentials is None:
+        channel = grpc.aio.insecure_channel(broker.client_api)
+    else:
+        channel = grpc.aio.secure_channel(broker.client_api, credentials)
+    found = {}
+    async with channel:
+        for method, (_, request) in METHODS.items():
+            call = channel.unary_unary(f"/{method}", type(request).SerializeToString, None)  # type: ignore[attr-defined]  # messages are made at run time
+            try:
+                await call(request, timeout=10)
+                found[method] = grpc.StatusCode.OK
+            except grpc.aio.AioRpcError as error:
+                found[method] = error.code()
+    return found
+
+
+def test_the_table_has_every_method() -> None:
+    assert set(METHODS) == methods_of(keyprovider) | methods_of(upstream) | methods_of(v1)
+
+
+@pytest.mark.parametrize("role", [*ROLES, None])
+async def test_a_role_may_do_what_it_lists_and_nothing_else(
+    broker: RunningBroker, certificates: Certificates, role: str | None
+) -> None:
+    """defects.md 11: upstream gave every key to anyone who reached it."""
+    name = "stranger" if role is None else NAMES[role]
+    rights = frozenset() if role is None else ROLES[role]
+    ours = certificates.credentials(certificates.ca.issue_cert(common_name=name))
+    before = {
+        p: p.read_bytes() for p in broker.data.rglob("*") if p.is_file() and "audit" not in p.parts
+    }
+    found = await codes(broker, ours)
+    denied = {m for m, code in found.items() if code is grpc.StatusCode.PERMISSION_DENIED}
+    assert denied == {m for m, (needed, _) in METHODS.items() if needed not in rights}
+    unexpected = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE}
+    assert not unexpected & set(found.values())
+    assert stored(broker) == before
+    assert not broker.events.named("warning.bug")
+
+
+async def test_who_shows_no_good_certificate_gets_no_answer(
+    broker: RunningBroker, certificates: Certificates
+) -> None:
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    expired = certificates.ca.issue_cert(
+        common_name="boss.example", not_before=yesterday - timedelta(1), not_after=yesterday
+    )
+    stranger = trustme.CA().issue_cert(common_name="boss.example")
+    for credentials in (
+        None,
+        certificates.credentials(None),
+        certificates.credentials(stranger),
+        certificates.credentials(expired),
+    ):
+        assert set((await codes(broker, credentials)).values()) == {grpc.StatusCode.UNAVAILABLE}

@@ -1,0 +1,183 @@
+"""What became of the guests that were judged lately, for operators who ask why.
+
+Kept in memory and bounded. Those whose evidence never verified are kept apart: making
+them costs a stranger nothing, and they must not push out a refusal that matters.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Final, Self
+
+from verdictd_py.domain.appraisal import Appraisal
+from verdictd_py.domain.callers import Caller, Right
+from verdictd_py.domain.evidence import JsonValue, Tee, measurements
+from verdictd_py.errors import CollateralUnavailable, NotFound, PolicyRefused, Reason
+
+KEPT: Final = 500
+"""Of each kind, some 10 KiB each."""
+
+
+class Verdict(StrEnum):
+    """How a guest was judged; each kind is kept apart from the others."""
+
+    REFUSED = "refused"
+    UNVERIFIED = "unverified"
+    ACCEPTED = "accepted"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """One guest, judged: plain values of its `Appraisal`, for it outlives the connection.
+
+    Attributes:
+        address: the guest's, `host:port`.
+        code: what it was told.
+        claims: verified ones, empty where nothing verified.
+        evidence: SHA-256 of the quote, empty likewise.
+        not_pinnable: why its measurements cannot become reference values; empty: they can.
+    """
+
+    id: str
+    at: datetime
+    address: str
+    verdict: Verdict
+    code: str
+    tee: Tee | None
+    form: str
+    tcb_status: str
+    advisory_ids: tuple[str, ...]
+    claims: Mapping[str, JsonValue] = field(repr=False)
+    evidence: str
+    reasons: tuple[Reason, ...]
+    not_pinnable: str
+
+    @classmethod
+    def of(cls, appraisal: Appraisal, address: str) -> Self:
+        found = appraisal.evidence
+        verdict = Verdict.ACCEPTED if appraisal.accepted else Verdict.REFUSED
+        return cls(
+            id=appraisal.id,
+            at=appraisal.at,
+            address=address,
+            verdict=Verdict.UNVERIFIED if found is None and not appraisal.accepted else verdict,
+            code=appraisal.code,
+            tee=appraisal.tee,
+            form=appraisal.form,
+            tcb_status="" if found is None else found.tcb_status or "",
+            advisory_ids=() if found is None else found.advisory_ids,
+            claims=appraisal.claims,
+            evidence="" if found is None else found.digest,
+            reasons=appraisal.reasons,
+            not_pinnable=_not_pinnable(appraisal),
+        )
+
+    @classmethod
+    def not_judged(
+        cls,
+        error: CollateralUnavailable,
+        *,
+        judgement_id: str,
+        at: datetime,
+        address: str,
+    ) -> Self:
+        """A guest that could not be judged at the time."""
+        return cls(
+            id=judgement_id,
+            at=at,
+            address=address,
+            verdict=Verdict.UNVERIFIED,
+            code=error.code,
+            tee=None,
+            form="",
+            tcb_status="",
+            advisory_ids=(),
+            claims={},
+            evidence="",
+            reasons=(Reason("collateral", "", "", str(error)),),
+            not_pinnable="it was not judged",
+        )
+
+
+def _not_pinnable(appraisal: Appraisal) -> str:
+    """Only evidence that is good in every respect but the measurements may be pinned.
+
+    1. Quote and collateral verified. 2. It is bound to the guest's key. 3. It was accepted,
+    or the policy refused it. 4. It refused nothing but measurements: neither debug, nor the
+    TCB, nor what a policy of the operator's adds.
+    """
+    found = appraisal.evidence
+    if found is None:  # 1
+        return "its evidence did not verify"
+    if not appraisal.bound:  # 2
+        return "its evidence is not bound to its key"
+    if appraisal.refusal is None:
+        return ""
+    if not isinstance(appraisal.refusal, PolicyRefused):  # 3
+        return f"it was refused before its measurements were looked at: {appraisal.code}"
+    rules = [reason.rule for reason in (*found.faults, *appraisal.reasons)]
+    others = sorted(set(rules) - set(measurements(found.tee)))
+    if others:  # 4
+        return "not its measurements alone were refused, but also " + ", ".join(others)
+    return ""
+
+
+class History:
+    """The last judgements of each kind, and how many there were since the start."""
+
+    def __init__(self, *, kept: int = KEPT) -> None:
+        self._kept = {verdict: deque[Judgement](maxlen=kept) for verdict in Verdict}
+        self._counts = dict.fromkeys(Verdict, 0)
+
+    def remember(self, judgement: Judgement) -> None:
+        self._kept[judgement.verdict].append(judgement)
+        self._counts[judgement.verdict] += 1
+
+    def counted(self, caller: Caller) -> Mapping[Verdict, int]:
+        """How many there were of each kind since the start.
+
+        Raises:
+            NotAuthorized: the caller may not see guests.
+        """
+        caller.require(Right.MANAGE)
+        return dict(self._counts)
+
+    def last(self, caller: Caller, verdict: Verdict, limit: int) -> tuple[Judgement, ...]:
+        """The last ones of a kind, the newest first.
+
+        Args:
+            limit: how many; 0 for all that are kept.
+
+        Raises:
+            NotAuthorized: the caller may not see guests.
+        """
+        caller.require(Right.MANAGE)
+        newest = reversed(self._kept[verdict])
+        return tuple(judgement for judgement, _ in zip(newest, range(limit or KEPT), strict=False))
+
+    def find(self, caller: Caller, which: str) -> Judgement:
+        """The one with that id, or for an empty one the last that was not accepted.
+
+        Raises:
+            NotAuthorized: the caller may not see guests.
+            NotFound: there is none, or it is no longer kept.
+        """
+        caller.require(Right.MANAGE)
+        if not which:
+            lasts = [
+                self._kept[v][-1] for v in (Verdict.REFUSED, Verdict.UNVERIFIED) if self._kept[v]
+            ]
+            if not lasts:
+                raise NotFound("no guest was refused since the broker was started")
+            return max(lasts, key=lambda judgement: judgement.at)
+        for kept in self._kept.values():
+            for judgement in kept:
+                if judgement.id == which:
+                    return judgement
+        raise NotFound(
+            "no guest with this id is remembered; ids are in the log, older ones in the audit trail"
+        )

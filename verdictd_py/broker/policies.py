@@ -1,0 +1,293 @@
+"""What operators do with appraisal policies and reference data.
+
+Whoever sets policies can release every key: `Right.MANAGE` is trust, not a formality.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from verdictd_py.broker import pinning
+from verdictd_py.broker.history import History, Judgement
+from verdictd_py.broker.pinning import Change
+from verdictd_py.domain.callers import Caller, Right
+from verdictd_py.domain.encoding import decode_object, shown
+from verdictd_py.domain.evidence import JsonValue, Tee
+from verdictd_py.domain.names import Name
+from verdictd_py.domain.ports import (
+    DocumentStore,
+    Events,
+    PolicyDocuments,
+    PolicyTester,
+    TestedPolicy,
+)
+from verdictd_py.errors import NotFound, PolicyInvalid, RequestError, StorageError
+
+MAX_CLAIMS_BYTES: Final = 1024 * 1024
+"""Of the input of a test, as the engine takes."""
+
+_ANY_POLICY: Final = "package policy\n\ndefault allow = false\n"
+"""Reference data of no policy that is known is checked for what it may not contain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A guest's measurements beside the reference data `name`.
+
+    Attributes:
+        revision: of the data before the change; another state of it is refused.
+    """
+
+    judgement: Judgement
+    name: Name
+    changes: tuple[Change, ...]
+    revision: str
+
+
+class PolicyAdministrator:
+    """Policies, reference data and pins; every use case asks first whether the caller may."""
+
+    def __init__(
+        self, *, documents: DocumentStore, tester: PolicyTester, history: History, events: Events
+    ) -> None:
+        self._documents = documents
+        self._tester = tester
+        self._history = history
+        self._events = events
+        # What was checked together must be stored before the other half changes.
+        self._changing = asyncio.Lock()
+
+    async def get(self, caller: Caller, name: str) -> str:
+        """A policy, or reference data.
+
+        Raises:
+            NotAuthorized, RequestError, NotFound, StorageError: see `DocumentStore.get`.
+        """
+        caller.require(Right.MANAGE)
+        return await self._documents.get(_name(name))
+
+    async def set_policy(self, caller: Caller, name: str, content: bytes) -> None:
+        """Stores a policy that works; one that does not leaves the old in force.
+
+        Raises:
+            NotAuthorized, RequestError, PolicyInvalid, StorageError: not stored.
+        """
+        caller.require(Right.MANAGE)
+        checked, policy = _name(name), _text(content, "the policy")
+        tee = self._documents.tee_of(checked)
+        self._refuse_other_half(checked, tee, policy=True)
+        async with self._changing:
+            stored = await self._stored(tee)
+            try:
+                await self._tester.check(PolicyDocuments(policy, stored.data), tee)
+            except PolicyInvalid:
+                # Broken data must not keep a good policy out: both could never be mended.
+                if await self._works(PolicyDocuments(_ANY_POLICY, stored.data), tee):
+                    raise
+                await self._tester.check(PolicyDocuments(policy, "{}"), tee)
+            await self._store(caller, checked, policy)
+
+    async def set_reference(self, caller: Caller, name: str, content: bytes) -> None:
+        """Stores reference data that its policy works with, or leaves the old in force.
+
+        Raises:
+            NotAuthorized, RequestError, PolicyInvalid, StorageError: not stored.
+        """
+        caller.require(Right.MANAGE)
+        checked, data = _name(name), _text(content, "the reference data")
+        tee = self._documents.tee_of(checked)
+        self._refuse_other_half(checked, tee, policy=False)
+        async with self._changing:
+            await self._set_reference(caller, checked, data, tee)
+
+    async def test(
+        self,
+        caller: Caller,
+        *,
+        policy_name: str,
+        policy: bytes | None,
+        reference_name: str,
+        reference: bytes | None,
+        claims: bytes,
+    ) -> TestedPolicy:
+        """What a policy would decide; nothing is stored.
+
+        Args:
+            policy: the text to test, or None for the stored one of that name.
+            reference: likewise.
+            claims: the input, a JSON object.
+
+        Raises:
+            NotAuthorized, RequestError, NotFound, PolicyInvalid, StorageError
+        """
+        caller.require(Right.MANAGE)
+        if len(claims) > MAX_CLAIMS_BYTES:
+            raise RequestError(f"the input is larger than {MAX_CLAIMS_BYTES} bytes")
+        asked = decode_object(claims, "the input")
+        rules = await self._given_or_stored(policy, policy_name, "the policy")
+        data = await self._given_or_stored(reference, reference_name, "the reference data")
+        return await self._tester.test(PolicyDocuments(rules, data), asked)
+
+    async def reference_of(self, caller: Caller, tee: str) -> tuple[Name, str, tuple[str, ...]]:
+        """Name and text of a TEE's reference data, and the measurements that it leaves open.
+
+        Raises:
+            NotAuthorized, RequestError, NotFound, StorageError: see `DocumentStore.get`.
+        """
+        caller.require(Right.MANAGE)
+        kind = _tee(tee)
+        name = self._documents.reference_name(kind)
+        text = await self._documents.get(name)
+        return name, text, pinning.unpinned(kind, _reference(text))
+
+    async def preview_pin(self, caller: Caller, which: str, fields: Sequence[str]) -> Pin:
+        """What `pin` would change.
+
+        Args:
+            which: id of a judgement that is remembered.
+            fields: measurements; none for those that refused the guest, or of a guest that
+                was accepted, those that are not pinned yet.
+
+        Raises:
+            NotAuthorized, NotFound: see `History.find`.
+            RequestError: the guest cannot be pinned, or a field is no measurement of it.
+            StorageError: the reference data cannot be read.
+        """
+        caller.require(Right.MANAGE)
+        return (await self._pin(caller, which, fields))[0]
+
+    async def pin(self, caller: Caller, which: str, fields: Sequence[str], revision: str) -> Pin:
+        """Adds a guest's measurements to the reference data.
+
+        Args:
+            revision: of the `preview_pin` that a person has seen.
+
+        Raises:
+            NotAuthorized, NotFound, StorageError: as `preview_pin`.
+            RequestError: as there, or the data has changed since, or nothing would change.
+            PolicyInvalid: the policy does not work with the changed data.
+        """
+        caller.require(Right.MANAGE)
+        async with self._changing:
+            found, reference = await self._pin(caller, which, fields)
+            if found.revision != revision:
+                raise RequestError(
+                    "the reference data has changed since it was shown; look at it again"
+                )
+            added = [change for change in found.changes if change.added]
+            if not added:
+                raise RequestError("every one of these measurements is accepted already")
+            for change in added:
+                reference[change.field] = [*change.accepted, change.added]
+            text = json.dumps(reference, indent=2) + "\n"
+            await self._set_reference(caller, found.name, text, found.judgement.tee)
+            self._events.record(
+                "reference.pinned",
+                caller=caller.name,
+                appraisal=found.judgement.id,
+                name=str(found.name),
+                values=tuple(f"{change.field}={change.added}" for change in added),
+            )
+        return found
+
+    async def _pin(
+        self, caller: Caller, which: str, fields: Sequence[str]
+    ) -> tuple[Pin, dict[str, JsonValue]]:
+        if not which:
+            raise RequestError("say which guest: only one that is named by its id can be pinned")
+        judgement = self._history.find(caller, which)
+        if judgement.not_pinnable or judgement.tee is None:
+            raise RequestError(f"this guest cannot be pinned: {judgement.not_pinnable}")
+        name = self._documents.reference_name(judgement.tee)
+        text = await self._documents.get(name)
+        reference = _reference(text)
+        changes = pinning.changes(judgement, reference, fields)
+        return Pin(judgement, name, changes, _revision(text)), reference
+
+    async def _set_reference(self, caller: Caller, name: Name, data: str, tee: Tee | None) -> None:
+        """Checks and stores, inside the lock."""
+        stored = await self._stored(tee)
+        try:
+            await self._tester.check(PolicyDocuments(stored.policy, data), tee)
+        except PolicyInvalid:
+            # As above: a policy that is broken with any data must not keep good data out.
+            if await self._works(PolicyDocuments(stored.policy, "{}"), tee):
+                raise
+            await self._tester.check(PolicyDocuments(_ANY_POLICY, data), tee)
+        await self._store(caller, name, data)
+
+    async def _works(self, documents: PolicyDocuments, tee: Tee | None) -> bool:
+        try:
+            await self._tester.check(documents, tee)
+        except PolicyInvalid:
+            return False
+        return True
+
+    async def _stored(self, tee: Tee | None) -> PolicyDocuments:
+        """What is stored for the TEE; where a half is missing, one that decides nothing."""
+        halves = [_ANY_POLICY, "{}"]
+        if tee is not None:
+            names = (self._documents.policy_name(tee), self._documents.reference_name(tee))
+            for index, name in enumerate(names):
+                try:
+                    halves[index] = await self._documents.get(name)
+                except (NotFound, StorageError):
+                    continue
+        return PolicyDocuments(*halves)
+
+    def _refuse_other_half(self, name: Name, tee: Tee | None, *, policy: bool) -> None:
+        """A policy is never stored as reference data, nor the reverse."""
+        if tee is None:
+            return
+        other = self._documents.reference_name(tee) if policy else self._documents.policy_name(tee)
+        if name == other:
+            what = "reference data" if policy else "a policy"
+            raise RequestError(f"{name} holds {what}; set it as that")
+
+    async def _given_or_stored(self, given: bytes | None, name: str, what: str) -> str:
+        if given is not None:
+            return _text(given, what)
+        return await self._documents.get(_name(name))
+
+    async def _store(self, caller: Caller, name: Name, text: str) -> None:
+        await self._documents.put(name, text)
+        self._events.record(
+            "policy.set",
+            caller=caller.name,
+            name=str(name),
+            sha256=hashlib.sha256(text.encode()).hexdigest(),
+        )
+
+
+def _tee(text: str) -> Tee:
+    try:
+        return Tee(text)
+    except ValueError:
+        raise RequestError(f"{shown(text)} is no kind of TEE; write tdx or sgx") from None
+
+
+def _name(text: str) -> Name:
+    name = Name.parse(text)
+    if len(name.segments) != 1:
+        raise RequestError("a policy or reference data has a name of one segment")
+    return name
+
+
+def _text(content: bytes, what: str) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise RequestError(f"{what} is not UTF-8 text") from None
+
+
+def _reference(text: str) -> dict[str, JsonValue]:
+    return decode_object(text.encode(), "the stored reference data")
+
+
+def _revision(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

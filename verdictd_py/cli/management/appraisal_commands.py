@@ -1,0 +1,160 @@
+"""Commands for how guests are judged: status, explanations, policies, reference data."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Final
+
+from rich.console import Group
+
+from verdictd_py._generated import clientapi_pb2 as upstream
+from verdictd_py._generated import verdictd_v1_pb2 as v1
+from verdictd_py.cli.management import show
+from verdictd_py.cli.management.client import BrokerClient, read
+from verdictd_py.cli.management.command import FILE, NAME, Arguments, Command
+from verdictd_py.cli.management.show import Shown
+from verdictd_py.cli.management.upstream import ask_test
+from verdictd_py.errors import ConfigError
+
+
+async def _status(client: BrokerClient, options: Namespace) -> Shown:
+    del options
+    return show.status(await client.ask(client.about.GetStatus, v1.GetStatusRequest()))
+
+
+async def _policy_show(client: BrokerClient, options: Namespace) -> Shown:
+    request = upstream.ExportOpaPolicyRequest(name=options.name.encode())
+    answer = await client.ask(client.opa.exportOpaPolicy, request)
+    return _text(options.name, answer.content)
+
+
+async def _policy_set(client: BrokerClient, options: Namespace) -> Shown:
+    content = read(options.file)
+    request = upstream.SetOpaPolicyRequest(name=options.name.encode(), content=content)
+    await client.ask(client.opa.SetOpaPolicy, request)
+    return show.done(f"{options.name} is in force", name=options.name)
+
+
+async def _policy_test(client: BrokerClient, options: Namespace) -> Shown:
+    """Status 1 where the policy does not allow."""
+    found = await ask_test(
+        client,
+        policy=options.policy_file or options.policy,
+        reference=options.reference_file or options.reference,
+        claims=options.input,
+    )
+    info = found.get("parseInfo")
+    rows = [(name, *pair) for name, pair in info.items()] if isinstance(info, dict) else []
+    verdict = "allowed" if found["allow"] else "not allowed"
+    text = Group(show.table(("claim", "input", "reference"), rows), show.cell(verdict))
+    return Shown(found, text, status=0 if found["allow"] else 1)
+
+
+async def _reference_show(client: BrokerClient, options: Namespace) -> Shown:
+    request = v1.GetReferenceRequest(tee=options.tee)
+    return show.reference(await client.ask(client.references.GetReference, request))
+
+
+async def _reference_set(client: BrokerClient, options: Namespace) -> Shown:
+    content = read(options.file)
+    request = upstream.SetOpaReferenceRequest(name=options.name.encode(), content=content)
+    await client.ask(client.opa.setOpaReference, request)
+    return show.done(f"{options.name} is in force", name=options.name)
+
+
+async def _reference_pin(client: BrokerClient, options: Namespace) -> Shown:
+    """Shows the difference, asks, and changes what was shown or nothing."""
+    fields = options.field or []
+    if options.yes and not fields:
+        raise ConfigError("--yes needs --field: say which measurements nobody will look at")
+    wanted = v1.PreviewPinRequest(id=options.origin, fields=fields)
+    preview = await client.ask(client.references.PreviewPin, wanted)
+    if not options.yes:
+        show.pinned(preview).print(as_json=False)
+        if not _agreed("Accept these values from now on?"):
+            return Shown({"done": False}, show.cell("nothing was changed"), status=1)
+    request = v1.PinValuesRequest(
+        id=options.origin,
+        fields=[change.field for change in preview.changes],
+        revision=preview.revision,
+    )
+    pinned = await client.ask(client.references.PinValues, request)
+    data = {"done": True, **show.pinned(pinned).as_data()}
+    names = ", ".join(change.field for change in pinned.changes if change.added)
+    return Shown(data, show.cell(f"{pinned.name} accepts this guest's {names}"))
+
+
+def _agreed(question: str) -> bool:
+    if not sys.stdin.isatty():
+        raise ConfigError("there is no terminal to ask on: give --yes and --field")
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
+async def _guest_list(client: BrokerClient, options: Namespace) -> Shown:
+    verdict = {
+        "refused": v1.VERDICT_REFUSED,
+        "unverified": v1.VERDICT_UNVERIFIED,
+        "accepted": v1.VERDICT_ACCEPTED,
+    }[options.verdict]
+    request = v1.ListGuestsRequest(verdict=verdict, limit=options.limit)
+    return show.guests((await client.ask(client.appraisals.ListGuests, request)).guests)
+
+
+async def _explain(client: BrokerClient, options: Namespace) -> Shown:
+    if options.last == bool(options.id):
+        raise ConfigError("say which guest: its id, or --last")
+    request = v1.GetGuestRequest(id=options.id or "")
+    return show.explained(await client.ask(client.appraisals.GetGuest, request))
+
+
+def _text(name: str, content: bytes) -> Shown:
+    shown = show.content(name, content)
+    return Shown({"name": name, "content": content.decode(errors="replace")}, raw=shown.raw)
+
+
+_TEES: Final = ("tdx", "sgx")
+_PIN: Final[Arguments] = {
+    "--from": {"dest": "origin", "metavar": "ID", "required": True, "help": "see guest list"},
+    "--field": {"nargs": "+", "action": "extend", "metavar": "NAME", "help": "rtmr1, ..."},
+    "--yes": {"action": "store_true", "help": "do not ask; needs --field"},
+}
+_TEST: Final[Arguments] = {
+    "--policy": {"metavar": "NAME", "default": "tdxPolicy.rego", "help": "(%(default)s)"},
+    "--policy-file": {"metavar": "FILE", "type": Path, "help": "this one instead"},
+    "--reference": {"metavar": "NAME", "default": "tdxData", "help": "(%(default)s)"},
+    "--reference-file": {"metavar": "FILE", "type": Path, "help": "this one instead"},
+    "input": {"metavar": "CLAIMS_FILE", "type": Path},
+}
+_GUESTS: Final[Arguments] = {
+    "verdict": {
+        "nargs": "?",
+        "choices": ("refused", "unverified", "accepted"),
+        "default": "refused",
+        "help": "refused with genuine evidence (the default), with none that verified, accepted",
+    },
+    "--limit": {"type": int, "default": 20, "metavar": "N", "help": "(%(default)s)"},
+}
+_EXPLAIN: Final[Arguments] = {
+    "id": {"nargs": "?", "metavar": "ID", "help": "what the guest was told, or see guest list"},
+    "--last": {"action": "store_true", "help": "the last guest that was not accepted"},
+}
+
+COMMANDS: Final = (
+    Command("status", "what the broker is and does", _status),
+    Command("explain", "why a guest was refused: measured, expected", _explain, _EXPLAIN),
+    Command("guest list", "the guests judged lately", _guest_list, _GUESTS),
+    Command("policy show", "a policy", _policy_show, NAME),
+    Command("policy set", "check and store a policy", _policy_set, {**NAME, **FILE}),
+    Command("policy test", "what it would decide; status 1: not allowed", _policy_test, _TEST),
+    Command(
+        "reference show",
+        "reference data, and what it leaves open",
+        _reference_show,
+        {"tee": {"nargs": "?", "choices": _TEES, "default": "tdx"}},
+    ),
+    Command("reference set", "check and store data", _reference_set, {**NAME, **FILE}),
+    Command("reference pin", "accept the measurements of a guest seen", _reference_pin, _PIN),
+)

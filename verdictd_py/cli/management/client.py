@@ -1,0 +1,159 @@
+"""A client of the management API, with failures that a person can act on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import grpc
+
+from verdictd_py._generated import clientapi_pb2_grpc as upstream
+from verdictd_py._generated import verdictd_v1_pb2_grpc as v1
+from verdictd_py.errors import ConfigError, VerdictdError
+
+MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
+"""The largest reference data, 4 MiB, twice in the answer of a test, and room."""
+
+_NO_ANSWER: Final = {
+    grpc.StatusCode.UNAVAILABLE: (
+        "cannot be reached: is it running, is -c right, and does it want TLS (--tls-ca)?"
+    ),
+    grpc.StatusCode.DEADLINE_EXCEEDED: "does not answer in time: look at it, or raise --timeout",
+    grpc.StatusCode.UNIMPLEMENTED: "does not know this action: it is older than this tool",
+    grpc.StatusCode.UNKNOWN: "does not answer as a broker does: is -c right?",
+    grpc.StatusCode.CANCELLED: "ended the call: is it stopping? try again",
+}
+_GARBAGE: Final = "Exception deserializing"  # grpc's words where an answer is no message
+
+Answer = TypeVar("Answer")
+
+
+class BrokerFailed(VerdictdError):
+    """No answer, or a refusal. `answered` tells which."""
+
+    code = "broker-failed"
+
+    def __init__(self, message: str, *, answered: bool) -> None:
+        super().__init__(message)
+        self.answered = answered
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """How to reach a broker.
+
+    Attributes:
+        address: `host:port`, `[v6]:port` or `unix:/path`.
+        timeout_seconds: for one call.
+        tls_ca, tls_cert, tls_key: PEM files, all or none of them.
+    """
+
+    address: str
+    timeout_seconds: float
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+    def channel(self) -> grpc.aio.Channel:
+        """A channel; nothing is sent yet.
+
+        Raises:
+            ConfigError: one of the files cannot be read, or is missing.
+        """
+        options = [("grpc.max_receive_message_length", MAX_ANSWER_BYTES)]
+        files = (self.tls_ca, self.tls_cert, self.tls_key)
+        if not any(files):
+            return grpc.aio.insecure_channel(self.address, options=options)
+        if not all(files):
+            raise ConfigError("TLS needs all of --tls-ca, --tls-cert and --tls-key")
+        ca, certificate, key = (read(file) for file in files if file is not None)
+        credentials = grpc.ssl_channel_credentials(ca, key, certificate)
+        return grpc.aio.secure_channel(self.address, credentials, options=options)
+
+
+class BrokerClient:
+    """The services of a broker, and the one way to call them: `ask`."""
+
+    def __init__(self, channel: grpc.aio.Channel, connection: Connection) -> None:
+        self._connection = connection
+        # The generated stubs are typed for blocking channels; these calls are awaited.
+        self.upstream_keys: Any = upstream.KeyManagerServiceStub(channel)
+        self.opa: Any = upstream.OpaServiceStub(channel)
+        self.gpg: Any = upstream.GpgServiceStub(channel)
+        self.upstream_images: Any = upstream.ImageServiceStub(channel)
+        self.upstream_resources: Any = upstream.ResourceServiceStub(channel)
+        self.keys: Any = v1.KeyServiceStub(channel)
+        self.resources: Any = v1.ResourceServiceStub(channel)
+        self.images: Any = v1.ImageServiceStub(channel)
+        self.references: Any = v1.ReferenceServiceStub(channel)
+        self.appraisals: Any = v1.AppraisalServiceStub(channel)
+        self.about: Any = v1.StatusServiceStub(channel)
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, connection: Connection) -> AsyncIterator[BrokerClient]:
+        """A client; the first call finds out whether anybody is there.
+
+        Raises:
+            ConfigError: see `Connection.channel`.
+        """
+        async with connection.channel() as channel:
+            yield cls(channel, connection)
+
+    async def ask(self, method: Callable[..., Awaitable[Any]], request: object) -> Any:  # noqa: ANN401  # a message
+        """The answer to one call.
+
+        Raises:
+            BrokerFailed: there is none, or it is a refusal.
+        """
+        try:
+            answer = await method(request, timeout=self._connection.timeout_seconds)
+        except grpc.aio.AioRpcError as error:
+            raise self._failure(error) from None
+        # Upstream's server answers failures with OK, and the reason where "OK" should be.
+        status = getattr(answer, "status", b"OK")
+        if isinstance(status, bytes) and status != b"OK" and not status.startswith(b"{"):
+            told = " ".join(status.decode(errors="replace").split())
+            raise BrokerFailed(f"the broker refused: {told or 'no reason given'}", answered=True)
+        return answer
+
+    def _failure(self, error: grpc.aio.AioRpcError) -> BrokerFailed:
+        details = " ".join((error.details() or "").split())
+        problem = _NO_ANSWER.get(error.code())
+        if details.startswith(_GARBAGE):
+            problem = _NO_ANSWER[grpc.StatusCode.UNKNOWN]
+        if problem is None:
+            return BrokerFailed(
+                f"the broker refused: {details or error.code().name}", answered=True
+            )
+        return BrokerFailed(f"the broker at {self._connection.address} {problem}", answered=False)
+
+
+def read(file: Path) -> bytes:
+    """A file that the command line names.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}; check its name") from error
+
+
+def write(file: Path, content: bytes) -> None:
+    """A file that the command line names; what holds a secret is its owner's alone.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+    except OSError as error:
+        raise ConfigError(f"cannot write {file}: {error.strerror}; check --path") from error

@@ -1,0 +1,214 @@
+"""How `verdict-py` shows what the broker said: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+_WIDE: Final = 400
+"""Columns where no terminal is: a line of a table stays one line for grep."""
+
+_VERDICTS: Final = {1: "refused", 2: "refused, not verified", 3: "accepted"}
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An answer in both forms.
+
+    Attributes:
+        data: for `--json`.
+        text: for people; None where `data` is a text itself.
+        status: of the program.
+    """
+
+    data: object
+    text: RenderableType | None = None
+    status: int = 0
+    raw: bytes | None = field(default=None, repr=False)
+    """Content to be written as it is, where no JSON was asked for."""
+
+    def as_data(self) -> dict[str, Any]:
+        """The data, where it is an object."""
+        return self.data if isinstance(self.data, dict) else {}
+
+    def print(self, *, as_json: bool) -> None:
+        """To standard output."""
+        if as_json:
+            print(json.dumps(self.data, indent=2, ensure_ascii=True))
+        elif self.raw is not None:
+            sys.stdout.buffer.write(self.raw)
+            sys.stdout.buffer.flush()
+        else:
+            width = None if sys.stdout.isatty() else _WIDE
+            text = cell(str(self.data)) if self.text is None else self.text
+            Console(width=width, highlight=False, soft_wrap=False).print(text)
+
+
+def content(name: str, value: bytes) -> Shown:
+    """Bytes as they are; base64 in JSON, for they may be anything."""
+    return Shown({"name": name, "content": base64.b64encode(value).decode()}, raw=value)
+
+
+def done(text: str, **data: object) -> Shown:
+    """What was done, in a sentence."""
+    return Shown({"done": True, **data}, cell(text))
+
+
+def message(answer: Message) -> dict[str, Any]:
+    """A message as JSON with the names of the `.proto` file, defaults included."""
+    return MessageToDict(
+        answer, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+
+
+def cell(value: object) -> Text:
+    """Text from the broker, which may repeat a guest's: no control character reaches a terminal."""
+    text = str(value)
+    return Text("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """A table with whole values: what does not fit is folded, never cut."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*(cell(value) for value in row))
+    return made
+
+
+def keys(found: Sequence[Any]) -> Shown:
+    rows = [(key.name, key.changed_at, key.size, key.problem) for key in found]
+    data = [message(key) for key in found]
+    return Shown(data, table(("key", "changed", "bytes", "problem"), rows))
+
+
+def resources(found: Sequence[Any]) -> Shown:
+    rows = [(each.path, each.file, each.changed_at, each.size, each.problem) for each in found]
+    data = [message(each) for each in found]
+    return Shown(data, table(("resource", "file", "changed", "bytes", "problem"), rows))
+
+
+def guests(found: Sequence[Any]) -> Shown:
+    rows = [
+        (each.id, each.at, each.peer, each.tee, each.code, each.tcb_status, _rules(each))
+        for each in found
+    ]
+    columns = ("id", "time", "peer", "tee", "code", "TCB", "rules that refused")
+    return Shown([guest_data(each) for each in found], table(columns, rows))
+
+
+def explained(guest: Any) -> Shown:  # noqa: ANN401  # messages are made at run time
+    """One guest: who it was, and what was measured beside what was expected."""
+    rows = [(each.rule, each.measured, each.expected) for each in guest.reasons]
+    parts: list[RenderableType] = [about_guest(guest)]
+    if rows:
+        parts += ["", table(("rule", "measured", "expected"), rows), ""]
+        parts += [cell(each.text) for each in guest.reasons if not each.measured]
+    if guest.not_pinnable:
+        parts.append(cell(f"cannot be pinned: {guest.not_pinnable}"))
+    else:
+        parts.append(cell(f"trust it? verdict-py reference pin --from {guest.id}"))
+    return Shown(guest_data(guest), Group(*parts))
+
+
+def about_guest(guest: Any) -> Table:  # noqa: ANN401  # as above
+    """Time, peer, platform: what a person looks at before trusting it."""
+    facts = (
+        ("guest", guest.id),
+        ("verdict", f"{_VERDICTS.get(guest.verdict, 'unknown')} ({guest.code})"),
+        ("time", guest.at),
+        ("peer", guest.peer),
+        ("evidence", f"{guest.tee or 'none that could be read'} {guest.form}".rstrip()),
+        ("FMSPC", guest.fmspc or "-"),
+        ("TCB", guest.tcb_status or "-"),
+        ("advisories", ", ".join(guest.advisory_ids) or "-"),
+    )
+    return facts_table(facts)
+
+
+def guest_data(guest: Any) -> dict[str, Any]:  # noqa: ANN401  # as above
+    """A guest as JSON; its claims as the object that they are."""
+    data = message(guest)
+    data["verdict"] = str(data["verdict"]).removeprefix("VERDICT_").lower()
+    data["claims"] = json.loads(guest.claims) if guest.claims else {}
+    return data
+
+
+def pinned(found: Any) -> Shown:  # noqa: ANN401  # as above
+    """What pinning changes, list by list."""
+    rows = [
+        (
+            change.field,
+            "\n".join(change.accepted) or "any value",
+            change.added or "accepted already",
+        )
+        for change in found.changes
+    ]
+    parts = (
+        about_guest(found.guest),
+        "",
+        table((f"in {found.name}", "accepted now", "to be added"), rows),
+    )
+    data = {**message(found), "guest": guest_data(found.guest)}
+    return Shown(data, Group(*parts))
+
+
+def reference(found: Any) -> Shown:  # noqa: ANN401  # as above
+    """Reference data, and what it leaves open."""
+    parts = [cell(found.content.rstrip())]
+    if found.unpinned:
+        parts.append(cell(f"any value is accepted for: {', '.join(found.unpinned)}"))
+    try:
+        values = json.loads(found.content)
+    except ValueError:
+        values = None
+    data = {"name": found.name, "values": values, "unpinned": list(found.unpinned)}
+    return Shown(data, Group(*parts))
+
+
+def status(found: Any) -> Shown:  # noqa: ANN401  # as above
+    """The daemon about itself."""
+    judged = (
+        f"{found.guests_accepted} accepted, {found.guests_refused} refused, "
+        f"{found.guests_unverified} not verified"
+    )
+    facts: list[tuple[str, object]] = [
+        ("version", found.version),
+        ("started", found.started_at),
+        ("guests", found.listen),
+        ("client API", found.client_api),
+        ("key provider", found.keyprovider_api or "on the client API"),
+        ("data directory", found.data_dir),
+        ("verifiers", ", ".join(found.verifiers)),
+        ("attester", found.attester),
+        ("judged", judged),
+        ("you are", f"{found.caller} ({', '.join(found.rights)})"),
+    ]
+    facts += [("UNSAFE", flag) for flag in found.unsafe]
+    facts += [("warning", warning) for warning in found.warnings]
+    return Shown(message(found), facts_table(facts))
+
+
+def facts_table(facts: Iterable[tuple[str, object]]) -> Table:
+    """Names and values, a line each."""
+    made = Table(box=None, pad_edge=False, show_header=False)
+    made.add_column(style="bold", no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, value in facts:
+        made.add_row(name, cell(value))
+    return made
+
+
+def _rules(guest: Any) -> str:  # noqa: ANN401  # as above
+    return ", ".join(dict.fromkeys(reason.rule for reason in guest.reasons))

@@ -1,0 +1,202 @@
+"""Commands for what the broker keeps: keys, resources, image files, keyring."""
+
+from __future__ import annotations
+
+import base64
+from argparse import Namespace
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from verdictd_py._generated import clientapi_pb2 as upstream
+from verdictd_py._generated import verdictd_v1_pb2 as v1
+from verdictd_py.cli.management import show
+from verdictd_py.cli.management.client import BrokerClient, read
+from verdictd_py.cli.management.command import FILE, NAME, Arguments, Command
+from verdictd_py.cli.management.show import Shown
+
+
+async def _pages(ask: Callable[[str], Awaitable[Any]], name: str) -> list[Any]:
+    """All pages of a list, in one."""
+    found: list[Any] = []
+    token = ""
+    while True:
+        answer = await ask(token)
+        found += getattr(answer, name)
+        if not answer.next_page_token or answer.next_page_token == token:
+            return found
+        token = answer.next_page_token
+
+
+async def _key_list(client: BrokerClient, options: Namespace) -> Shown:
+    del options
+
+    def page(token: str) -> Awaitable[Any]:
+        return client.ask(client.keys.ListKeys, v1.ListKeysRequest(page_token=token))
+
+    return show.keys(await _pages(page, "keys"))
+
+
+async def _key_describe(client: BrokerClient, options: Namespace) -> Shown:
+    request = v1.DescribeKeyRequest(name=options.name)
+    return show.keys([await client.ask(client.keys.DescribeKey, request)])
+
+
+async def _key_create(client: BrokerClient, options: Namespace) -> Shown:
+    request = v1.CreateKeyRequest(name=options.name or "")
+    made = await client.ask(client.keys.CreateKey, request)
+    return Shown(show.message(made), show.cell(made.name))
+
+
+async def _key_show(client: BrokerClient, options: Namespace) -> Shown:
+    request = upstream.GetKeyRequest(uuid=options.name.encode())
+    answer = await client.ask(client.upstream_keys.GetKey, request)
+    key = answer.key.decode("ascii", "replace")
+    return Shown({"name": options.name, "key": key}, show.cell(key))
+
+
+async def _key_delete(client: BrokerClient, options: Namespace) -> Shown:
+    await client.ask(client.keys.DeleteKey, v1.DeleteKeyRequest(name=options.name))
+    return show.done(f"key {options.name} is deleted", name=options.name)
+
+
+async def _keyring_list(client: BrokerClient, options: Namespace) -> Shown:
+    del options
+    answer = await client.ask(client.gpg.listGpgKeys, upstream.ListGpgKeysRequest())
+    text = answer.keys.decode(errors="replace").rstrip("\n")
+    return Shown({"keyring": text}, show.cell(text))
+
+
+async def _keyring_import(client: BrokerClient, options: Namespace) -> Shown:
+    request = upstream.ImportGpgKeyRequest(key=read(options.file))
+    await client.ask(client.gpg.importGpgKey, request)
+    return show.done("the keyring holds it")
+
+
+async def _keyring_delete(client: BrokerClient, options: Namespace) -> Shown:
+    request = upstream.DeleteGpgKeyRequest(keyid=options.key.encode())
+    await client.ask(client.gpg.deleteGpgKey, request)
+    return show.done(f"the keyring no longer holds {options.key}", key=options.key)
+
+
+async def _keyring_export(client: BrokerClient, options: Namespace) -> Shown:
+    del options
+    answer = await client.ask(client.gpg.exportGpgKeyring, upstream.ExportGpgKeyringRequest())
+    return show.content("keyring.gpg", base64.b64decode(answer.content))
+
+
+async def _image_policy_show(client: BrokerClient, options: Namespace) -> Shown:
+    del options
+    request = upstream.ExportImagePolicyRequest()
+    answer = await client.ask(client.upstream_images.exportImagePolicy, request)
+    return show.content("policy.json", answer.content)
+
+
+async def _image_policy_set(client: BrokerClient, options: Namespace) -> Shown:
+    request = v1.SetImagePolicyRequest(content=read(options.file), force=options.force)
+    answer = await client.ask(client.images.SetImagePolicy, request)
+    problems = list(answer.problems)
+    text = "\n".join(("the image policy is in force", *(f"although {each}" for each in problems)))
+    return show.done(text, problems=problems)
+
+
+async def _sigstore_show(client: BrokerClient, options: Namespace) -> Shown:
+    del options
+    request = upstream.ExportImageSigstoreRequest()
+    answer = await client.ask(client.upstream_images.exportImageSigstore, request)
+    return show.content("sigstore.yaml", answer.content)
+
+
+async def _sigstore_set(client: BrokerClient, options: Namespace) -> Shown:
+    request = upstream.SetImageSigstoreRequest(content=read(options.file))
+    await client.ask(client.upstream_images.setImageSigstore, request)
+    return show.done("the lookaside configuration is in force")
+
+
+async def _cosign_key_show(client: BrokerClient, options: Namespace) -> Shown:
+    del options
+    answer = await client.ask(client.images.GetCosignKey, v1.GetCosignKeyRequest())
+    return show.content("cosign.key", answer.content)
+
+
+async def _cosign_key_set(client: BrokerClient, options: Namespace) -> Shown:
+    request = v1.SetCosignKeyRequest(content=read(options.file))
+    await client.ask(client.images.SetCosignKey, request)
+    return show.done("guests check signatures with this key")
+
+
+async def _credential_show(client: BrokerClient, options: Namespace) -> Shown:
+    del options
+    answer = await client.ask(client.images.GetCredential, v1.GetCredentialRequest())
+    return show.content("auth.json", answer.content)
+
+
+async def _credential_set(client: BrokerClient, options: Namespace) -> Shown:
+    request = v1.SetCredentialRequest(content=read(options.file))
+    await client.ask(client.images.SetCredential, request)
+    return show.done("guests fetch images with this credential")
+
+
+async def _resource_list(client: BrokerClient, options: Namespace) -> Shown:
+    del options
+
+    def page(token: str) -> Awaitable[Any]:
+        request = v1.ListResourcesRequest(page_token=token)
+        return client.ask(client.resources.ListResources, request)
+
+    return show.resources(await _pages(page, "resources"))
+
+
+async def _resource_show(client: BrokerClient, options: Namespace) -> Shown:
+    request = upstream.GetResourceRequest(resource_id=options.resource)
+    answer = await client.ask(client.upstream_resources.GetResource, request)
+    return show.content(options.resource, answer.content)
+
+
+async def _resource_set(client: BrokerClient, options: Namespace) -> Shown:
+    content = read(options.file)
+    request = upstream.SetResourceRequest(resource_id=options.resource, content=content)
+    await client.ask(client.upstream_resources.SetResource, request)
+    return show.done(f"{options.resource} is set", resource=options.resource)
+
+
+async def _resource_delete(client: BrokerClient, options: Namespace) -> Shown:
+    request = v1.DeleteResourceRequest(path=options.resource)
+    await client.ask(client.resources.DeleteResource, request)
+    return show.done(f"{options.resource} is deleted", resource=options.resource)
+
+
+_RESOURCE: Final[Arguments] = {"resource": {"metavar": "RESOURCE"}}
+
+COMMANDS: Final = (
+    Command("key list", "keys, without their bytes", _key_list),
+    Command("key describe", "one key, without its bytes", _key_describe, NAME),
+    Command(
+        "key create",
+        "a new random key; a UUID without a name",
+        _key_create,
+        {"name": {"metavar": "NAME", "nargs": "?"}},
+    ),
+    Command("key show", "a key's bytes in base64 (role admin)", _key_show, NAME),
+    Command("key delete", "what it wrapped can never be opened again", _key_delete, NAME),
+    Command("image-policy show", "the image policy", _image_policy_show),
+    Command(
+        "image-policy set",
+        "check and store the image policy",
+        _image_policy_set,
+        {**FILE, "--force": {"action": "store_true", "help": "store it as it is"}},
+    ),
+    Command("sigstore show", "the lookaside configuration", _sigstore_show),
+    Command("sigstore set", "store the lookaside configuration", _sigstore_set, FILE),
+    Command("cosign-key show", "the public key of image signatures", _cosign_key_show),
+    Command("cosign-key set", "store cosign.pub", _cosign_key_set, FILE),
+    Command("credential show", "the registry credential, a secret", _credential_show),
+    Command("credential set", "store an auth.json", _credential_set, FILE),
+    Command("keyring list", "the OpenPGP certificates", _keyring_list),
+    Command("keyring import", "add certificates", _keyring_import, FILE),
+    Command("keyring delete", "one certificate", _keyring_delete, {"key": {"metavar": "KEY_ID"}}),
+    Command("keyring export", "the keyring, binary", _keyring_export),
+    Command("resource list", "resources, without their contents", _resource_list),
+    Command("resource show", "a resource's content", _resource_show, _RESOURCE),
+    Command("resource set", "store a resource", _resource_set, {**_RESOURCE, **FILE}),
+    Command("resource delete", "delete a resource", _resource_delete, _RESOURCE),
+)
