@@ -115,6 +115,17 @@ def _text(name: str, content: bytes) -> Shown:
     return Shown({"name": name, "content": content.decode(errors="replace")}, raw=shown.raw)
 
 
+def _count(text: str) -> int:
+    """For argparse: a number above 0."""
+    number = int(text)
+    if not 0 < number <= _MAX_GUESTS:
+        raise ValueError(text)
+    return number
+
+
+_MAX_GUESTS: Final = 1000
+"""More are not remembered."""
+
 _TEES: Final = ("tdx", "sgx")
 _PIN: Final[Arguments] = {
     "--from": {"dest": "origin", "metavar": "ID", "required": True, "help": "see guest list"},
@@ -135,7 +146,7 @@ _GUESTS: Final[Arguments] = {
         "default": "refused",
         "help": "refused with genuine evidence (the default), with none that verified, accepted",
     },
-    "--limit": {"type": int, "default": 20, "metavar": "N", "help": "(%(default)s)"},
+    "--limit": {"type": _count, "default": 20, "metavar": "N", "help": "(%(default)s)"},
 }
 _EXPLAIN: Final[Arguments] = {
     "id": {"nargs": "?", "metavar": "ID", "help": "what the guest was told, or see guest list"},

@@ -27,7 +27,6 @@ _NO_ANSWER: Final = {
     grpc.StatusCode.UNKNOWN: "does not answer as a broker does: is -c right?",
     grpc.StatusCode.CANCELLED: "ended the call: is it stopping? try again",
 }
-_GARBAGE: Final = "Exception deserializing"  # grpc's words where an answer is no message
 
 Answer = TypeVar("Answer")
 
@@ -114,6 +113,8 @@ class BrokerClient:
             answer = await method(request, timeout=self._connection.timeout_seconds)
         except grpc.aio.AioRpcError as error:
             raise self._failure(error) from None
+        if answer is None:  # grpc's word for bytes that are no message of this kind
+            raise BrokerFailed(self._described(_NO_ANSWER[grpc.StatusCode.UNKNOWN]), answered=False)
         # Upstream's server answers failures with OK, and the reason where "OK" should be.
         status = getattr(answer, "status", b"OK")
         if isinstance(status, bytes) and status != b"OK" and not status.startswith(b"{"):
@@ -124,13 +125,14 @@ class BrokerClient:
     def _failure(self, error: grpc.aio.AioRpcError) -> BrokerFailed:
         details = " ".join((error.details() or "").split())
         problem = _NO_ANSWER.get(error.code())
-        if details.startswith(_GARBAGE):
-            problem = _NO_ANSWER[grpc.StatusCode.UNKNOWN]
         if problem is None:
             return BrokerFailed(
                 f"the broker refused: {details or error.code().name}", answered=True
             )
-        return BrokerFailed(f"the broker at {self._connection.address} {problem}", answered=False)
+        return BrokerFailed(self._described(problem), answered=False)
+
+    def _described(self, problem: str) -> str:
+        return f"the broker at {self._connection.address} {problem}"
 
 
 def read(file: Path) -> bytes:

@@ -1,0 +1,270 @@
+"""`verdict-py`: upstream's options and acceptance steps, and the readable commands."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from pysequoia import Tsk
+
+from tests.cli.command import Ended
+from tests.cli.verdict import verdict
+from tests.system.broker import KEY, KID, RunningBroker, running_broker
+from verdictd_py import app
+from verdictd_py.cli.verdict import COMMANDS, build_parser
+from verdictd_py.simulator import SimulatedPlatform
+
+UPSTREAM = (  # wire-client-api.md, "verdict options"
+    *("--client-api", "--set-opa-policy", "--export-opa-policy", "--set-opa-reference"),
+    *("--export-opa-reference", "--test-opa-remote", "--test-opa-local"),
+    *("--test-opa-local-policy", "--test-opa-local-reference", "--list-gpg-keys"),
+    *("--import-gpg-key", "--delete-gpg-key", "--export-gpg-keyring", "--export-image-sigstore"),
+    *("--set-image-sigstore", "--export-image-policy", "--set-image-policy", "--get_resource"),
+    *("--set_resource", "--path", "--help", "--version"),
+)
+SGX_POLICY = """package policy
+
+default allow = false
+
+allow {
+    input.productId >= data.productId
+    input.svn >= data.svn
+}
+"""
+SGX_DATA = '{"mrEnclave":[],"mrSigner":[],"productId":0,"svn":1}'
+CLAIMS = '{"mrEnclave":"a","mrSigner":"b","productId":0,"svn":2}'
+OLD_CLAIMS = '{"mrEnclave":"a","mrSigner":"b","productId":0,"svn":0}'
+
+
+@pytest_asyncio.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
+    platform = SimulatedPlatform.create(now=app.utc_now())
+    async with running_broker(tmp_path, platform) as running:
+        yield running
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """Where the caller's own files are."""
+    directory = tmp_path / "files"
+    directory.mkdir()
+    for name, content in {
+        "policy.rego": SGX_POLICY,
+        "data": SGX_DATA,
+        "claims": CLAIMS,
+        "old": OLD_CLAIMS,
+    }.items():
+        (directory / name).write_text(content)
+    return directory
+
+
+def said(ended: Ended) -> str:
+    assert (ended.status, ended.stderr) == (0, ""), ended
+    return ended.stdout.decode().rstrip("\n")
+
+
+def test_every_option_of_upstreams_tool_is_in_the_help() -> None:
+    help_text = build_parser().format_help()
+    for option in UPSTREAM:
+        assert f" {option}" in help_text, option
+
+
+def test_every_command_is_in_the_help() -> None:
+    help_text = build_parser().format_help()
+    for command in COMMANDS:
+        assert f"  {command.words} " in help_text
+
+
+async def test_upstreams_acceptance_steps_for_policies(broker: RunningBroker, files: Path) -> None:
+    """Set, export and compare reference data; then the four forms of a test."""
+    path = str(files)
+    setting = ("--set-opa-reference", "sgxData", f"{path}/data")
+    said(await verdict(broker, *setting))
+    said(await verdict(broker, "--export-opa-reference", "sgxData", "-p", path))
+    assert (files / "sgxData").read_text() == SGX_DATA
+    said(await verdict(broker, "--set-opa-policy", "sgxPolicy.rego", f"{path}/policy.rego"))
+    said(await verdict(broker, "--export-opa-policy", "sgxPolicy.rego", "--path", path))
+    assert (files / "sgxPolicy.rego").read_text() == SGX_POLICY
+    forms = {
+        "--test-opa-remote": ("sgxPolicy.rego", "sgxData"),
+        "--test-opa-local": (f"{path}/policy.rego", f"{path}/data"),
+        "--test-opa-local-policy": (f"{path}/policy.rego", "sgxData"),
+        "--test-opa-local-reference": ("sgxPolicy.rego", f"{path}/data"),
+    }
+    for claims, allow in (("claims", True), ("old", False)):
+        answers = await asyncio.gather(
+            *(verdict(broker, form, *words, f"{path}/{claims}") for form, words in forms.items())
+        )
+        for answer in answers:
+            found = json.loads(said(answer))
+            assert found["allow"] is allow
+            assert found["parseInfo"]["mrEnclave"] == ["a", []]
+            assert found["parseInfo"]["svn"][1] == 1
+
+
+async def test_upstreams_acceptance_steps_for_the_keyring(
+    broker: RunningBroker, files: Path
+) -> None:
+    certificate = Tsk.generate("Ann <ann@example.org>").extract_certificate()
+    (files / "ann.asc").write_text(str(certificate))
+    said(await verdict(broker, "--import-gpg-key", str(files / "ann.asc")))
+    listed = said(await verdict(broker, "--list-gpg-keys"))
+    assert certificate.fingerprint.upper() in listed
+    assert "uid   Ann <ann@example.org>" in listed
+    printed = said(await verdict(broker, "--export-gpg-keyring"))
+    said(await verdict(broker, "--export-gpg-keyring", "-p", str(files)))
+    stored = (broker.data / "gpg" / "keyring.gpg").read_bytes()
+    assert base64.b64decode(printed) == (files / "keyring.gpg").read_bytes() == stored
+    said(await verdict(broker, "--delete-gpg-key", "ann@example.org"))
+    assert said(await verdict(broker, "--list-gpg-keys")) == ""
+
+
+async def test_upstreams_image_files_and_resources(broker: RunningBroker, files: Path) -> None:
+    said(await verdict(broker, "--export-image-policy", cwd=str(files)))  # to ./
+    assert (files / "image_policy.json").read_text() == '{"default":[{"type":"reject"}]}\n'
+    said(await verdict(broker, "--export-image-sigstore", "-p", str(files)))
+    text = (files / "image_sigstore.yaml").read_text()
+    assert text.startswith("default-docker:")
+    (files / "sigstore").write_text(text + "# mine\n")
+    said(await verdict(broker, "--set-image-sigstore", str(files / "sigstore")))
+    assert (broker.data / "image" / "sigstore.yaml").read_text().endswith("# mine\n")
+    (files / "policy.json").write_text('{"default":[{"type":"insecureAcceptAnything"}]}')
+    said(await verdict(broker, "--set-image-policy", str(files / "policy.json")))
+    (files / "secret").write_bytes(b"\x00\xff")
+    said(await verdict(broker, "--set_resource", "my/secret/1", str(files / "secret")))
+    said(await verdict(broker, "--get_resource", "my/secret/1", "-p", str(files)))
+    assert (files / "1").read_bytes() == b"\x00\xff"
+    assert (files / "1").stat().st_mode & 0o077 == 0
+
+
+async def test_what_upstreams_tool_sets_wrong_is_refused_with_the_cause(
+    broker: RunningBroker, files: Path
+) -> None:
+    (files / "guide.json").write_text('{"default":[{"type":" insecureAcceptAnything"}]}')
+    ended = await verdict(broker, "--set-image-policy", str(files / "guide.json"))
+    line = ended.complaint(1, "verdict-py")
+    assert "has white space around it" in line
+    (files / "policy.rego").write_text("package policy\nallow {")
+    ended = await verdict(broker, "--set-opa-policy", "tdxPolicy.rego", str(files / "policy.rego"))
+    assert "line 2" in ended.complaint(1, "verdict-py")
+    ended = await verdict(broker, "--export-opa-policy", "none", "-p", str(files))
+    assert ended.complaint(1, "verdict-py") == "the broker refused: opa/none is missing"
+
+
+async def test_keys_are_managed_without_showing_their_bytes(broker: RunningBroker) -> None:
+    assert said(await verdict(broker, "key", "create", "default/key/1")) == "default/key/1"
+    made = said(await verdict(broker, "key", "create"))
+    (broker.data / "keys" / "short").write_bytes(b"x")
+    listed = (await verdict(broker, "key", "list", "--json")).stdout
+    found = {key["name"]: key for key in json.loads(listed)}
+    assert set(found) == {KID, "default/key/1", made, "short"}
+    assert found["short"]["problem"] == "a key has 32 bytes"
+    assert found[KID]["size"] == 32
+    for answer in (listed, (await verdict(broker, "key", "describe", KID)).stdout):
+        assert KEY.strip() not in answer
+        assert base64.b64encode(KEY) not in answer
+    assert base64.b64decode(said(await verdict(broker, "key", "show", KID))) == KEY
+    said(await verdict(broker, "key", "delete", KID))
+    assert not (broker.data / "keys" / KID).exists()
+    ended = await verdict(broker, "key", "describe", KID)
+    assert ended.complaint(1, "verdict-py") == f"the broker refused: there is no key {KID}"
+
+
+async def test_lists_longer_than_a_page_are_whole(broker: RunningBroker) -> None:
+    for number in range(1005):
+        (broker.data / "keys" / f"k{number:04}").write_bytes(KEY)
+    names = [
+        key["name"] for key in json.loads((await verdict(broker, "key", "list", "--json")).stdout)
+    ]
+    assert names == [KID, *(f"k{number:04}" for number in range(1005))]
+
+
+async def test_image_files_have_commands_of_their_own(broker: RunningBroker, files: Path) -> None:
+    cosign = b"-----BEGIN PUBLIC KEY-----\nMFkw\n-----END PUBLIC KEY-----\n"
+    auth = b'{"auths":{"registry.example":{"auth":"dXNlcjpwYXNz"}}}'
+    for name, content in (("cosign-key", cosign), ("credential", auth)):
+        (files / name).write_bytes(content)
+        ended = await verdict(broker, name, "show")
+        assert "there is no resource" in ended.complaint(1, "verdict-py")
+        said(await verdict(broker, name, "set", str(files / name)))
+        assert (await verdict(broker, name, "show")).stdout == content
+    assert (broker.data / "image" / "cosign.key").read_bytes() == cosign
+    (files / "bad").write_bytes(b"{")
+    for name, cause in (("cosign-key", "no PEM public key"), ("credential", "no JSON")):
+        ended = await verdict(broker, name, "set", str(files / "bad"))
+        assert cause in ended.complaint(1, "verdict-py")
+    listed = json.loads((await verdict(broker, "resource", "list", "--json")).stdout)
+    assert {each["file"] for each in listed} == {
+        *("image/policy.json", "image/sigstore.yaml", "image/cosign.key", "image/auth.json"),
+    }
+    said(await verdict(broker, "resource", "delete", "default/credential/test"))
+    assert not (broker.data / "image" / "auth.json").exists()
+
+
+async def test_what_the_operator_insists_on_is_stored_as_it_is(
+    broker: RunningBroker, files: Path
+) -> None:
+    guide = b'{"default":[{"type":" insecureAcceptAnything"}]}'
+    (files / "guide.json").write_bytes(guide)
+    ended = await verdict(broker, "image-policy", "set", str(files / "guide.json"))
+    assert "white space" in ended.complaint(1, "verdict-py")
+    forced = await verdict(broker, "image-policy", "set", "--force", str(files / "guide.json"))
+    assert "although default[0].type" in said(forced)
+    assert (broker.data / "image" / "policy.json").read_bytes() == guide
+    assert (await verdict(broker, "image-policy", "show")).stdout == guide
+
+
+async def test_a_tested_policy_that_does_not_allow_is_status_1(
+    broker: RunningBroker, files: Path
+) -> None:
+    given = ("--policy-file", str(files / "policy.rego"), "--reference-file", str(files / "data"))
+    words = ("policy", "test", *given)
+    assert "allowed" in said(await verdict(broker, *words, str(files / "claims")))
+    ended = await verdict(broker, *words, str(files / "old"), "--json")
+    assert (ended.status, ended.json["allow"]) == (1, False)
+
+
+async def test_status_says_what_is_unsafe_and_who_asks(broker: RunningBroker) -> None:
+    found = (await verdict(broker, "status", "--json")).json
+    assert found["unsafe"] == ["--unsafe-tdx-root-ca"]
+    assert found["client_api"] == broker.client_api
+    assert found["rights"] == ["manage", "read-keys", "unwrap", "wrap"]
+    assert "UNSAFE" in said(await verdict(broker, "status"))
+
+
+async def test_policies_and_reference_data_have_commands_of_their_own(
+    broker: RunningBroker, files: Path
+) -> None:
+    said(await verdict(broker, "policy", "set", "sgxPolicy.rego", str(files / "policy.rego")))
+    assert (await verdict(broker, "policy", "show", "sgxPolicy.rego")).stdout.decode() == SGX_POLICY
+    said(await verdict(broker, "reference", "set", "sgxData", str(files / "data")))
+    shown = (await verdict(broker, "reference", "show", "sgx", "--json")).json
+    assert shown["values"] == json.loads(SGX_DATA)
+    assert shown["unpinned"] == ["mrEnclave", "mrSigner"]
+    ended = await verdict(broker, "reference", "set", "sgxPolicy.rego", str(files / "data"))
+    assert "holds a policy" in ended.complaint(1, "verdict-py")
+
+
+def test_completion_is_a_script_that_bash_can_read() -> None:
+    process = subprocess.run(
+        ["bash", "-c", 'eval "$(cat)"; complete -p verdict-py'],
+        input=_completion("bash"),
+        capture_output=True,
+        timeout=30,
+        check=True,
+    )
+    assert b"verdict-py" in process.stdout
+    assert b"reference" in _completion("bash")
+    assert b"#compdef verdict-py" in _completion("zsh")
+
+
+def _completion(shell: str) -> bytes:
+    ended = asyncio.run(verdict("127.0.0.1:1", "completion", shell))
+    assert ended.status == 0
+    return ended.stdout

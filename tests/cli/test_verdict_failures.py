@@ -1,0 +1,164 @@
+"""`verdict-py` against what is no good broker, and with wrong command lines: one line each."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.cli.verdict import verdict
+from tests.system.broker import running_broker
+from tests.system.certificates import Certificates
+from verdictd_py import app
+from verdictd_py.simulator import SimulatedPlatform
+
+COMMANDS = (("key", "list"), ("--list-gpg-keys",))
+
+
+async def complaint(address: str, *words: str, status: int = 3) -> str:
+    return (await verdict(address, *words)).complaint(status, "verdict-py")
+
+
+class _Handlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the stubs only
+    """Serves every method with `answer`; None knows no method."""
+
+    def __init__(self, answer: Callable[..., Any] | None) -> None:
+        self._answer = answer
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        if self._answer is None:
+            return None
+        return grpc.unary_unary_rpc_method_handler(self._answer)
+
+
+@asynccontextmanager
+async def grpc_server(answer: Callable[..., Any] | None) -> AsyncIterator[str]:
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((_Handlers(answer),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(0)
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+class TestNoBroker:
+    async def test_down(self, words: tuple[str, ...]) -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))  # nobody else gets it, and nobody listens
+            port = taken.getsockname()[1]
+            line = await complaint(f"127.0.0.1:{port}", *words)
+        assert line.startswith(f"the broker at 127.0.0.1:{port} cannot be reached: is it running")
+
+    async def test_old(self, words: tuple[str, ...]) -> None:
+        async with grpc_server(None) as address:
+            line = await complaint(address, *words)
+        assert line.endswith("does not know this action: it is older than this tool")
+
+    async def test_slow(self, words: tuple[str, ...]) -> None:
+        ended = asyncio.Event()
+
+        async def never(request: bytes, context: Any) -> bytes:
+            await ended.wait()
+            return b""
+
+        async with grpc_server(never) as address:
+            line = await complaint(address, "--timeout", "0.5", *words)
+            ended.set()
+        assert "does not answer in time" in line
+
+    async def test_a_grpc_server_that_answers_garbage(self, words: tuple[str, ...]) -> None:
+        async def garbage(request: bytes, context: Any) -> bytes:
+            return b"\xff\xff\xff"
+
+        async with grpc_server(garbage) as address:
+            line = await complaint(address, *words)
+        assert line.endswith("does not answer as a broker does: is -c right?")
+
+    async def test_a_server_of_another_protocol(self, words: tuple[str, ...]) -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(1)
+            writer.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
+            writer.close()
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            line = await complaint(f"127.0.0.1:{port}", *words)
+        assert "cannot be reached" in line
+
+
+async def test_upstreams_server_says_failures_with_ok() -> None:
+    async def failed(request: bytes, context: Any) -> bytes:
+        reason = b"policy is broken"
+        return bytes([1 << 3 | 2, len(reason)]) + reason
+
+    async with grpc_server(failed) as address:
+        line = await complaint(address, "--set-opa-policy", "x", __file__, status=1)
+        assert line == "the broker refused: policy is broken"
+        words = ("--test-opa-remote", "p", "r", __file__)
+        assert await complaint(address, *words, status=1) == line
+
+
+async def test_a_test_without_a_verdict_is_none() -> None:
+    async def odd(request: bytes, context: Any) -> bytes:
+        return b'\x0a\x0f{"allow":"true"}'.replace(b"\x0f", bytes([16]))
+
+    async with grpc_server(odd) as address:
+        line = await complaint(address, "--test-opa-remote", "p", "r", __file__)
+    assert "has no verdict" in line
+
+
+async def test_tls_is_spoken_where_it_is_asked_for(tmp_path: Path) -> None:
+    certificates = Certificates.make(tmp_path)
+    ours = certificates.ca.issue_cert(common_name="ops")
+    for name, pem in (
+        ("tls-ca", certificates.ca.cert_pem),
+        ("tls-cert", ours.cert_chain_pems[0]),
+        ("tls-key", ours.private_key_pem),
+    ):
+        (tmp_path / name).write_bytes(pem.bytes())
+    words = [f"--{name}={tmp_path / name}" for name in ("tls-ca", "tls-cert", "tls-key")]
+    platform = SimulatedPlatform.create(now=app.utc_now())
+    async with running_broker(tmp_path, platform, **certificates.settings) as broker:
+        found = (await verdict(broker, *words, "status", "--json")).json
+        assert found["caller"] == "certificate ops"
+        assert "read-keys" not in found["rights"]
+        denied = await verdict(broker, *words, "key", "show", "x")
+        assert "has no right to read-keys" in denied.complaint(1, "verdict-py")
+        assert "does it want TLS" in await complaint(broker.client_api, "status")
+        line = await complaint(broker.client_api, words[0], "status", status=2)
+        assert line == "TLS needs all of --tls-ca, --tls-cert and --tls-key"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--list-gpg-keys", "--export-image-policy"), "give one command"),
+        (("--list-gpg-keys", "key", "list"), "give one command"),
+        (("--set-opa-policy", "only-one"), "expected 2 arguments"),
+        (("--nonsense",), "unrecognized arguments"),
+        (("nonsense",), "invalid choice"),
+        (("key",), "ACTION"),
+        (("explain",), "its id, or --last"),
+        (("explain", "x", "--last"), "its id, or --last"),
+        (("reference", "pin", "--from", "x", "--yes"), "--yes needs --field"),
+        (("--set-image-policy", "/nonexistent/file"), "cannot read /nonexistent/file"),
+        (("--timeout", "0", "status"), "--timeout"),
+        (("-c", "nowhere", "status"), "--client-api 'nowhere' is no address"),
+        (("--get_resource", "../../etc/passwd"), ""),
+        (("guest", "list", "--limit", "-1"), "--limit"),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, tuple) else "",
+)
+async def test_a_wrong_command_line_is_one_line(words: tuple[str, ...], said: str) -> None:
+    ended = await verdict("127.0.0.1:9", *words)
+    assert ended.status in ({2} if said else {2, 3})
+    assert said in ended.complaint(ended.status, ended.stderr.partition(": ")[0])
