@@ -1,13 +1,14 @@
-"""`verdictd-py guest`: attest to a broker and ask it for one thing."""
+"""`verdictd-py guest`: attest to a broker and ask it for one thing, or serve image tools."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import signal
 import sys
-from argparse import Namespace
+from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -16,13 +17,18 @@ from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, complain
 from verdictd_py.config import Address
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError
+from verdictd_py.guest.agent import Connect, KeyProviderAgent
 from verdictd_py.guest.attesters import SimulatedAttester, guest_context, simulated_platform
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
 from verdictd_py.keyprovider.packet import AnnotationPacket
+from verdictd_py.listeners.client_api import ClientApi
 from verdictd_py.ratstls.issue import Form
 
 DEFAULT_PLATFORM: Final = Path("~/.local/state/verdictd-py/simulated-platform")
 MAX_PACKET_BYTES: Final = 8 * 1024 * 1024  # as the client API takes
+
+AGENT_DRAIN_SECONDS: Final = 2.0
+"""For calls in flight when the agent is told to end."""
 
 _NAMED: Final = {
     "policy": "Policy",
@@ -45,7 +51,13 @@ def run(argv: Sequence[str]) -> int:
     Raises:
         ConfigError: the command line or the simulated platform cannot be used.
     """
-    options = _parser().parse_args(list(argv))
+    parser = _parser()
+    options = parser.parse_args(list(argv))
+    if options.connect is None:
+        parser.error("the following arguments are required: --connect")
+    if options.asked == "agent":
+        asyncio.run(_serve(options))
+        return EXIT_OK
     try:
         secret = asyncio.run(_connect_and_ask(options, _asking(options)))
     except BrokerRefused as error:
@@ -65,32 +77,15 @@ def _parser() -> Parser:
         "told to:\n--unsafe-tdx-root-ca DIR/root-ca.pem --collateral DIR/collateral.json",
         "exit status: 0 got it, 1 the broker refused, 2 wrong command line",
     )
-    parser.add_argument("--connect", metavar="ADDR", required=True, help="host:port or [v6]:port")
-    parser.add_argument(
-        "--attester", choices=["simulated", "none"], default="simulated", help="(simulated)"
-    )
-    parser.add_argument(
-        "--platform",
-        metavar="DIR",
-        type=Path,
-        default=DEFAULT_PLATFORM,
-        help=f"the simulated platform, made there if it is missing ({DEFAULT_PLATFORM})",
-    )
-    parser.add_argument(
-        "--form", choices=_FORMS, default=Form.CURRENT.value, help="generation of certificate"
-    )
-    parser.add_argument(
-        "--endorse", action="store_true", help="send the platform's collateral along"
-    )
+    _add_guest_options(parser)
     parser.add_argument("--base64", action="store_true", help="print base64 and a newline")
-    parser.add_argument("--timeout", metavar="S", type=float, default=30.0, help="seconds (30)")
     asked = parser.add_subparsers(
         dest="asked",
         required=True,
         metavar="WHAT",
         parser_class=_Word,
         help=f"{', '.join(_NAMED)}, version, key KID, decrypt PACKET (its JSON, base64 or file), "
-        "resource PATH, echo TEXT",
+        "resource PATH, echo TEXT; or agent --keyprovider ADDR, which serves skopeo in the guest",
     )
     for name in _NAMED:
         asked.add_parser(name)
@@ -102,7 +97,58 @@ def _parser() -> Parser:
         ("echo", "TEXT"),
     ):
         asked.add_parser(name).add_argument("value", metavar=argument)
+    agent = asked.add_parser("agent")
+    agent.add_argument(
+        "--keyprovider",
+        metavar="ADDR",
+        required=True,
+        help="where ocicrypt finds it: 127.0.0.1:port or unix:/path",
+    )
+    _add_guest_options(agent, again=True)
     return parser
+
+
+def _add_guest_options(parser: ArgumentParser, *, again: bool = False) -> None:
+    """Who the guest is and whom it asks.
+
+    Args:
+        again: for the words after `agent`, which win over those before it.
+    """
+
+    def default(value: object) -> object:
+        return SUPPRESS if again else value
+
+    parser.add_argument(
+        "--connect", metavar="ADDR", default=default(None), help="host:port or [v6]:port; required"
+    )
+    parser.add_argument(
+        "--attester",
+        choices=["simulated", "none"],
+        default=default("simulated"),
+        help="(simulated)",
+    )
+    parser.add_argument(
+        "--platform",
+        metavar="DIR",
+        type=Path,
+        default=default(DEFAULT_PLATFORM),
+        help=f"the simulated platform, made there if it is missing ({DEFAULT_PLATFORM})",
+    )
+    parser.add_argument(
+        "--form",
+        choices=_FORMS,
+        default=default(Form.CURRENT.value),
+        help="generation of certificate",
+    )
+    parser.add_argument(
+        "--endorse",
+        action="store_true",
+        default=default(False),
+        help="send the platform's collateral along",
+    )
+    parser.add_argument(
+        "--timeout", metavar="S", type=float, default=default(30.0), help="seconds (30)"
+    )
 
 
 class _Word(Parser):
@@ -167,21 +213,69 @@ def _packet_bytes(value: str) -> bytes:
 
 
 async def _connect_and_ask(options: Namespace, ask: Ask) -> SecretBytes:
+    connect = _connecting(options)
+    try:
+        async with connect() as connection, asyncio.timeout(options.timeout):
+            return await ask(connection)
+    except KeyError:
+        raise BrokerRefused("the answer lacks what was asked for") from None
+
+
+def _connecting(options: Namespace) -> Connect:
+    """Opens attested connections as this guest, each with a key and evidence of its own.
+
+    Raises:
+        ConfigError: the address or the simulated platform cannot be used.
+    """
     try:
         address = Address.parse(options.connect)
     except ValueError as error:
         raise ConfigError(f"--connect {error}") from None
-    now = app.utc_now()
     attester = None
     if options.attester == "simulated":
-        platform = simulated_platform(options.platform.expanduser(), now=now)
+        platform = simulated_platform(options.platform.expanduser(), now=app.utc_now())
         attester = SimulatedAttester(platform, endorse=options.endorse)
-    context = guest_context(attester, Form(options.form), now=now)
-    connecting = GuestConnection.open(
-        address.host, address.port, context, timeout_seconds=options.timeout
-    )
+    form = Form(options.form)
+
+    def connect() -> AbstractAsyncContextManager[GuestConnection]:
+        context = guest_context(attester, form, now=app.utc_now())
+        return GuestConnection.open(
+            address.host, address.port, context, timeout_seconds=options.timeout
+        )
+
+    return connect
+
+
+async def _serve(options: Namespace) -> None:
+    """Serves image tools of this host until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: it cannot start; one line says why.
+    """
+    address = _agent_address(options.keyprovider)
+    agent = KeyProviderAgent(_connecting(options), timeout_seconds=options.timeout)
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    listener = ClientApi(tls=None, option="--keyprovider")
+    agent.register(listener.server)
+    bound = listener.bind(address)
+    await listener.start()
+    print(f"serving ocicrypt's key provider on {bound}", flush=True)
+    await ended.wait()
+    await listener.drain(AGENT_DRAIN_SECONDS)
+
+
+def _agent_address(text: str) -> Address:
+    """Whoever reaches the agent is given what this guest is given, so only this host may."""
     try:
-        async with connecting as connection, asyncio.timeout(options.timeout):
-            return await ask(connection)
-    except KeyError:
-        raise BrokerRefused("the answer lacks what was asked for") from None
+        address = Address.parse(text, unix_allowed=True)
+    except ValueError as error:
+        raise ConfigError(f"--keyprovider {error}, or unix:/path") from None
+    if not address.local:
+        raise ConfigError(
+            f"--keyprovider {address} can be reached from other hosts, which would be given this "
+            "guest's keys; write 127.0.0.1:port or unix:/path"
+        )
+    return address

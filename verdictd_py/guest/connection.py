@@ -31,6 +31,12 @@ class BrokerRefused(VerdictdError):
     code = "broker-refused"
 
 
+class BrokerUnreachable(BrokerRefused):
+    """Nobody listens there, or the connection broke or is too slow: trying again may help."""
+
+    code = "broker-unreachable"
+
+
 class GuestConnection:
     """Sends one request after the other over an attested channel."""
 
@@ -49,13 +55,16 @@ class GuestConnection:
         """Connects and completes the handshake.
 
         Raises:
-            BrokerRefused: nobody listens there, or the handshake failed.
+            BrokerUnreachable: nobody listens there, or not in time.
+            BrokerRefused: the handshake failed.
         """
         try:
             async with asyncio.timeout(timeout_seconds):
                 reader, writer = await asyncio.open_connection(host, port)
         except (OSError, TimeoutError) as error:
-            raise BrokerRefused(f"cannot connect to {host} port {port}: is it running?") from error
+            raise BrokerUnreachable(
+                f"cannot connect to {host} port {port}: is it running?"
+            ) from error
         connection = cls(reader, writer, TlsSession(context, server=False))
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -64,7 +73,7 @@ class GuestConnection:
         except RequestError as error:
             raise BrokerRefused(f"the broker ended the connection: {error}") from error
         except OSError as error:  # TimeoutError among them
-            raise BrokerRefused("the broker ended the connection, or is too slow") from error
+            raise BrokerUnreachable("the broker ended the connection, or is too slow") from error
         finally:
             connection._close()
 
@@ -99,10 +108,11 @@ class GuestConnection:
             "key_length": 256,
             "iv": base64.b64encode(iv).decode(),
         }
-        data = (await self.call({"command": "Decrypt", "blobs": [blob]})).get("data") or {}
-        if wrapped not in data:
+        data = (await self.call({"command": "Decrypt", "blobs": [blob]})).get("data")
+        opened = data.get(wrapped) if isinstance(data, dict) else None
+        if not isinstance(opened, str):
             raise BrokerRefused("the answer lacks the blob that was sent")
-        return _decoded(data[wrapped])
+        return _decoded(opened)
 
     async def resource(self, name: str) -> SecretBytes:
         """A resource by its first-generation name (`Policy`) or its path."""

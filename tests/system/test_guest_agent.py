@@ -1,0 +1,197 @@
+"""`verdictd-py guest agent`: image tools of a guest open images with keys that were released."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.cli.command import Run, environment, run_all
+from tests.system.broker import KEY, KID, RunningBroker, running_broker
+from tests.system.channel import store
+from tests.system.keyprovider_client import LAYER, KeyProviderClient, b64, unwrap_input, wrap_input
+from verdictd_py import app
+from verdictd_py.ratstls.issue import Form
+from verdictd_py.simulator import SimulatedPlatform
+
+URI = "keyid=kbs:///default/key/1"
+RUN_SECONDS = 30
+GARBAGE = (b"", b"{", b"[]", b"\xff\xfe", b"{}", b'{"op":"keyunwrap"}', b"[" * 100_000)
+
+
+@pytest_asyncio.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
+    """A broker, and its platform where an agent finds it."""
+    platform = SimulatedPlatform.create(now=app.utc_now())
+    platform.save(tmp_path / "platform")
+    async with running_broker(tmp_path, platform, verifier=("tdx",)) as running:
+        yield running
+
+
+@dataclass
+class RunningAgent:
+    """An agent in a process of its own."""
+
+    target: str
+    process: asyncio.subprocess.Process
+
+    async def end(self, number: int) -> tuple[int | None, str]:
+        """Status, and whatever it printed after its first line."""
+        self.process.send_signal(number)
+        async with asyncio.timeout(RUN_SECONDS):
+            stdout, stderr = await self.process.communicate()
+        return self.process.returncode, (stdout + stderr).decode()
+
+
+def agent_words(broker: RunningBroker, keyprovider: str, *more: str) -> tuple[str, ...]:
+    host, port = broker.address
+    return (
+        *("guest", "agent", "--keyprovider", keyprovider, "--connect", f"{host}:{port}"),
+        *("--platform", str(broker.data.parent / "platform"), "--timeout", "10", *more),
+    )
+
+
+@asynccontextmanager
+async def running_agent(
+    broker: RunningBroker, *more: str, keyprovider: str = "127.0.0.1:0"
+) -> AsyncIterator[RunningAgent]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "verdictd_py.cli.main"),
+        *agent_words(broker, keyprovider, *more),
+        env=environment(),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(RUN_SECONDS):
+            line = (await process.stdout.readline()).decode()
+        prefix, _, target = line.rstrip("\n").rpartition(" ")
+        assert prefix == "serving ocicrypt's key provider on"
+        yield RunningAgent(target, process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+async def wrapped(broker: RunningBroker, parameter: str) -> dict[str, object]:
+    """A packet of the form that `parameter` asks for."""
+    async with KeyProviderClient.open(broker.client_api) as client:
+        return await client.wrap(parameter)
+
+
+async def refusal(agent: RunningAgent, packet: object) -> tuple[str, str]:
+    async with KeyProviderClient.open(agent.target) as client:
+        return await client.refusal("UnWrapKey", unwrap_input(packet))
+
+
+@pytest.mark.parametrize("form", [Form.LEGACY, Form.BARE_V4, Form.CURRENT])
+async def test_packets_of_both_forms_are_opened_on_fresh_evidence(
+    broker: RunningBroker, form: Form
+) -> None:
+    packets = [await wrapped(broker, parameter) for parameter in (KID, URI)]
+    assert ["wrap_type" in packet for packet in packets] == [False, True]
+    broker.events.events.clear()
+    async with running_agent(broker, "--form", form.value) as agent:
+        async with KeyProviderClient.open(agent.target) as client:
+            for packet in packets:
+                assert await client.unwrap(packet) == LAYER
+        ended = await agent.end(signal.SIGTERM)
+    assert ended == (0, "")
+    accepted = broker.events.named("guest.accepted")
+    assert len({event["appraisal"] for event in accepted}) == 2  # each call attests anew
+    assert not broker.events.named("image-key.unwrapped")  # the client API's own way
+
+
+async def test_calls_at_once_each_get_their_own(broker: RunningBroker) -> None:
+    layers = [LAYER + bytes([number]) for number in range(8)]
+    async with KeyProviderClient.open(broker.client_api) as client:
+        packets = [await client.wrap(KID, b64(layer)) for layer in layers]
+    async with running_agent(broker) as agent, KeyProviderClient.open(agent.target) as client:
+        assert await asyncio.gather(*map(client.unwrap, packets)) == layers
+
+
+async def test_a_unix_socket_serves_too_and_sigint_ends_it(broker: RunningBroker) -> None:
+    path = broker.data.parent / "agent.sock"
+    packet = await wrapped(broker, KID)
+    async with running_agent(broker, keyprovider=f"unix:{path}") as agent:
+        assert agent.target == f"unix:{path}"
+        assert path.stat().st_mode & 0o777 == 0o600
+        async with KeyProviderClient.open(agent.target) as client:
+            assert await client.unwrap(packet) == LAYER
+        assert await agent.end(signal.SIGINT) == (0, "")
+
+
+async def test_a_guest_that_is_refused_is_given_nothing(broker: RunningBroker) -> None:
+    """The guest's tool learns the code and the id; the reason is the operator's."""
+    store(broker, "opa/tdxData", json.dumps({"rtmr1": ["ab" * 48]}).encode())
+    packet = await wrapped(broker, KID)
+    async with running_agent(broker) as agent:
+        status, text = await refusal(agent, packet)
+    (event,) = broker.events.named("guest.refused")
+    assert status == "PERMISSION_DENIED"
+    assert text == f"refused: policy-refused; ask the operator about {event['appraisal']}"
+
+
+async def test_a_guest_without_evidence_is_given_nothing(broker: RunningBroker) -> None:
+    packet = await wrapped(broker, KID)
+    async with running_agent(broker, "--attester", "none") as agent:
+        status, _ = await refusal(agent, packet)
+    assert status == "PERMISSION_DENIED"
+    assert not broker.events.named("secret.released")
+
+
+async def test_a_broker_that_is_gone_is_unavailable(broker: RunningBroker) -> None:
+    packet = await wrapped(broker, KID)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody else gets it, and nobody listens
+        port = taken.getsockname()[1]
+        async with running_agent(broker, "--connect", f"127.0.0.1:{port}") as agent:
+            status, text = await refusal(agent, packet)
+    assert status == "UNAVAILABLE"
+    assert text == f"cannot connect to 127.0.0.1 port {port}: is it running?"
+
+
+async def test_a_key_that_is_gone_is_no_refusal_of_the_guest(broker: RunningBroker) -> None:
+    packet = await wrapped(broker, KID)
+    (broker.data / "keys" / KID).unlink()
+    async with running_agent(broker) as agent:
+        status, text = await refusal(agent, packet)
+    assert status == "FAILED_PRECONDITION"
+    assert KEY.decode().strip() not in text
+
+
+async def test_what_is_no_request_is_the_callers_fault(broker: RunningBroker) -> None:
+    async with running_agent(broker) as agent, KeyProviderClient.open(agent.target) as client:
+        for garbage in GARBAGE:
+            status, text = await client.refusal("UnWrapKey", garbage)
+            assert status == "INVALID_ARGUMENT", garbage[:20]
+            assert text
+        status, text = await client.refusal("WrapKey", wrap_input(KID))
+        assert status == "UNIMPLEMENTED"
+        assert "--client-api" in text
+    assert not broker.events.named("guest.accepted")
+
+
+def test_what_cannot_be_served_is_one_line(tmp_path: Path) -> None:
+    """An agent that other hosts reach would give them this guest's keys."""
+    words = ("guest", "agent", "--connect", "127.0.0.1:9", "--platform", str(tmp_path / "p"))
+    cases = {
+        "can be reached from other hosts": ("--keyprovider", "0.0.0.0:0"),
+        "is no address": ("--keyprovider", "nowhere"),
+        "required: --keyprovider": (),
+        "exists and is no socket": ("--keyprovider", f"unix:{tmp_path}"),
+    }
+    ended = run_all({said: Run((*words, *more)) for said, more in cases.items()})
+    for said, each in ended.items():
+        assert said in each.complaint(2, each.stderr.partition(": ")[0])
