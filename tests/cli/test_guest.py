@@ -186,14 +186,3 @@ class TestManagementCommand:
                 verdict([option])
             assert ended.value.code == 0
             assert text in capsys.readouterr().out
-
-    @pytest.mark.parametrize("arguments", [[], ["--list-gpg-keys"]])
-    def test_what_it_cannot_do_yet_is_one_line(
-        self, arguments: list[str], capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        with pytest.raises(SystemExit) as ended:
-            verdict(arguments)
-        assert ended.value.code == 2
-        told = capsys.readouterr()
-        assert (told.out, told.err.count("\n")) == ("", 1)
-        assert told.err.endswith("see verdict-py --help\n")

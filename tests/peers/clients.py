@@ -27,6 +27,41 @@ class ImageCopier:
         prefix = ["--insecure-policy", "copy"] if self.name == "skopeo" else []
         return [str(self.program), *prefix, *options, f"oci:{source}", f"oci:{destination}"]
 
+    def transfer(
+        self,
+        source: str,
+        destination: str,
+        *options: str,
+        policy: Path | None = None,
+        signatures: Path | None = None,
+    ) -> list[str]:
+        """Command line of one copy from or to a registry without TLS.
+
+        Args:
+            policy: an image policy; None accepts everything.
+            signatures: directory of configuration that says where signatures are.
+        """
+        if self.name == "skopeo":
+            start = ["--insecure-policy"] if policy is None else [f"--policy={policy}"]
+            start += [] if signatures is None else [f"--registries.d={signatures}"]
+            start += ["copy", "--src-tls-verify=false", "--dest-tls-verify=false"]
+        else:
+            start = ["-tls-verify=false"]
+            start += [] if policy is None else [f"-policy={policy}"]
+            start += [] if signatures is None else [f"-registries.d={signatures}"]
+        return [str(self.program), *start, *options, source, destination]
+
+
+def program(name: str) -> Path:
+    """Any other program, by name; `REQUIRE_<NAME>=1` makes one that is missing a failure."""
+    found = shutil.which(name, path=f"{CACHE}{os.pathsep}{os.environ.get('PATH', '')}")
+    if found is not None:
+        return Path(found)
+    reason = f"{name} is not installed"
+    if os.environ.get(f"REQUIRE_{name.upper().replace('-', '_')}"):
+        pytest.fail(f"{reason}, and is required here")
+    pytest.skip(reason)
+
 
 def image_copier(name: str) -> ImageCopier:
     """`skopeo` or `ocicopy` (tools/ocicopy), from where CI builds it or from PATH.
