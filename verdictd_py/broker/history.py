@@ -59,12 +59,11 @@ class Judgement:
     @classmethod
     def of(cls, appraisal: Appraisal, address: str) -> Self:
         found = appraisal.evidence
-        verdict = Verdict.ACCEPTED if appraisal.accepted else Verdict.REFUSED
         return cls(
             id=appraisal.id,
             at=appraisal.at,
             address=address,
-            verdict=Verdict.UNVERIFIED if found is None and not appraisal.accepted else verdict,
+            verdict=_verdict(appraisal),
             code=appraisal.code,
             tee=appraisal.tee,
             form=appraisal.form,
@@ -101,6 +100,15 @@ class Judgement:
             reasons=(Reason("collateral", "", "", str(error)),),
             not_pinnable="it was not judged",
         )
+
+
+def _verdict(appraisal: Appraisal) -> Verdict:
+    """Genuine is what verified and is bound to the guest's key: a quote alone can be another's,
+    and whoever has one could show it a thousand times."""
+    if appraisal.accepted:
+        return Verdict.ACCEPTED
+    genuine = appraisal.evidence is not None and appraisal.bound
+    return Verdict.REFUSED if genuine else Verdict.UNVERIFIED
 
 
 def _not_pinnable(appraisal: Appraisal) -> str:

@@ -1,0 +1,140 @@
+"""The last judgements: bounded, strangers apart, and who of them can be pinned."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import timedelta
+
+import pytest
+
+from tests.broker.support import NOW, VERIFIED
+from verdictd_py.broker.history import History, Judgement, Verdict
+from verdictd_py.domain.appraisal import Appraisal
+from verdictd_py.domain.callers import ROLES, Caller
+from verdictd_py.domain.evidence import Tee, VerifiedEvidence
+from verdictd_py.errors import (
+    AttestationError,
+    BindingMismatch,
+    CollateralExpired,
+    CollateralUnavailable,
+    NotAuthorized,
+    NotFound,
+    PolicyRefused,
+    QuoteInvalid,
+    Reason,
+    TcbStatusRefused,
+)
+
+OPERATOR = Caller("operator", ROLES["operator"])
+ADDRESS = "192.0.2.1:5"
+RTMR1 = Reason("rtmr1", "ab", "cd", "rtmr1: measured ab, expected one of cd")
+DEBUG = Reason("debug", "true", "false", "debug: measured true, expected false")
+
+
+def appraisal(
+    number: int = 0,
+    refusal: AttestationError | None = None,
+    evidence: VerifiedEvidence | None = VERIFIED,
+    *,
+    bound: bool = True,
+) -> Appraisal:
+    at = NOW + timedelta(seconds=number)
+    return Appraisal(f"id{number}", at, Tee.TDX, "test", evidence, bound=bound, refusal=refusal)
+
+
+def judged(*of: Appraisal) -> tuple[Judgement, ...]:
+    return tuple(Judgement.of(each, ADDRESS) for each in of)
+
+
+def policy_refused(*reasons: Reason) -> PolicyRefused:
+    return PolicyRefused("refused by policy", reasons=reasons)
+
+
+def test_each_kind_is_bounded_and_pushes_out_only_its_own() -> None:
+    """Quotes that verify for nobody cost a stranger nothing."""
+    history = History(kept=2)
+    (important,) = judged(appraisal(0, policy_refused(RTMR1)))
+    history.remember(important)
+    for number in range(1, 6):
+        forged = appraisal(number, QuoteInvalid("no"), None, bound=False)
+        replayed = appraisal(number + 10, BindingMismatch("no"), bound=False)
+        for each in judged(forged, replayed, appraisal(number + 20)):
+            history.remember(each)
+    assert history.last(OPERATOR, Verdict.REFUSED, 0) == (important,)
+    unverified = history.last(OPERATOR, Verdict.UNVERIFIED, 0)
+    assert [each.id for each in unverified] == ["id15", "id5"]
+    assert [each.id for each in history.last(OPERATOR, Verdict.ACCEPTED, 1)] == ["id25"]
+    counts = {Verdict.REFUSED: 1, Verdict.UNVERIFIED: 10, Verdict.ACCEPTED: 5}
+    assert history.counted(OPERATOR) == counts
+
+
+def test_one_is_found_by_its_id_or_as_the_last_that_was_not_accepted() -> None:
+    history = History()
+    with pytest.raises(NotFound, match="no guest was refused"):
+        history.find(OPERATOR, "")
+    first, second, third = judged(
+        appraisal(1, policy_refused(RTMR1)), appraisal(2, QuoteInvalid("no"), None), appraisal(3)
+    )
+    for each in (second, first, third):  # whatever the order they came in
+        history.remember(each)
+    assert history.find(OPERATOR, "") is second
+    assert history.find(OPERATOR, "id3") is third
+    with pytest.raises(NotFound):
+        history.find(OPERATOR, "id4")
+
+
+def test_whoever_may_not_manage_sees_no_guest() -> None:
+    history, caller = History(), Caller("farm", ROLES["wrap"])
+    for ask in (
+        lambda: history.find(caller, ""),
+        lambda: history.last(caller, Verdict.REFUSED, 0),
+        lambda: history.counted(caller),
+    ):
+        with pytest.raises(NotAuthorized):
+            ask()
+
+
+def test_what_could_not_be_judged_is_remembered_too() -> None:
+    later = CollateralUnavailable("there is no collateral for this platform now")
+    judgement = Judgement.not_judged(later, judgement_id="id", at=NOW, address=ADDRESS)
+    assert judgement.verdict is Verdict.UNVERIFIED
+    assert judgement.reasons[0].text == str(later)
+    assert judgement.not_pinnable
+
+
+FAULTY = dataclasses.replace(VERIFIED, faults=(DEBUG,))
+
+
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        (appraisal(), ""),
+        (appraisal(refusal=policy_refused(RTMR1)), ""),
+        (appraisal(refusal=policy_refused(RTMR1, DEBUG)), "debug"),
+        (appraisal(refusal=policy_refused(Reason("policy", "", "", "not yet"))), "policy"),
+        (appraisal(refusal=policy_refused(Reason("tcbStatus", "", "", ""), RTMR1)), "tcbStatus"),
+        (appraisal(refusal=policy_refused(Reason("fmspc", "", "", ""))), "fmspc"),
+        (appraisal(refusal=policy_refused(Reason("reportData", "", "", ""))), "reportData"),
+        (appraisal(refusal=policy_refused(RTMR1), evidence=FAULTY), "debug"),
+        (appraisal(refusal=TcbStatusRefused("no")), "tcb-status"),
+        (appraisal(refusal=CollateralExpired("no")), "collateral-expired"),
+        (appraisal(refusal=QuoteInvalid("no"), evidence=None), "did not verify"),
+        (appraisal(refusal=BindingMismatch("no"), bound=False), "not bound"),
+        (appraisal(bound=False), "not bound"),
+        (appraisal(evidence=None), "did not verify"),  # nullverifier accepts anybody
+    ],
+)
+def test_only_measurements_alone_can_be_pinned(seen: Appraisal, said: str) -> None:
+    (judgement,) = judged(seen)
+    assert said in judgement.not_pinnable
+    assert bool(judgement.not_pinnable) == bool(said)
+
+
+def test_a_judgement_keeps_no_exception_and_no_frames() -> None:
+    """What is kept for hours must not hold a connection's memory."""
+    try:
+        raise policy_refused(RTMR1)
+    except PolicyRefused as error:
+        (judgement,) = judged(appraisal(refusal=error))
+    values = [getattr(judgement, field.name) for field in dataclasses.fields(judgement)]
+    assert not any(isinstance(value, BaseException) for value in values)

@@ -1,0 +1,203 @@
+"""Policies and reference data: checked before they are stored, and never a lost update."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.broker.support import NOW, VERIFIED, MemoryEvents
+from verdictd_py.broker.history import History, Judgement
+from verdictd_py.broker.policies import PolicyAdministrator
+from verdictd_py.domain.appraisal import Appraisal
+from verdictd_py.domain.callers import ROLES, Caller
+from verdictd_py.domain.evidence import JsonValue, Tee
+from verdictd_py.domain.names import Name
+from verdictd_py.domain.ports import PolicyDocuments, TestedPolicy
+from verdictd_py.errors import (
+    NotAuthorized,
+    NotFound,
+    PolicyInvalid,
+    PolicyRefused,
+    Reason,
+    RequestError,
+)
+
+OPERATOR = Caller("operator", ROLES["operator"])
+FILES = {Tee.TDX: (Name(("tdxPolicy.rego",)), Name(("tdxData",)))}
+
+
+@dataclass
+class MemoryDocuments:
+    """A document store that lets others run at every call."""
+
+    texts: dict[str, str] = field(default_factory=dict)
+
+    async def get(self, name: Name) -> str:
+        await asyncio.sleep(0)
+        if str(name) not in self.texts:
+            raise NotFound(f"opa/{name} is missing")
+        return self.texts[str(name)]
+
+    async def put(self, name: Name, text: str) -> None:
+        await asyncio.sleep(0)
+        self.texts[str(name)] = text
+
+    async def documents(self, tee: Tee) -> PolicyDocuments:
+        policy, data = FILES[tee]
+        return PolicyDocuments(await self.get(policy), await self.get(data))
+
+    def policy_name(self, tee: Tee) -> Name:
+        return FILES[tee][0]
+
+    def reference_name(self, tee: Tee) -> Name:
+        return FILES[tee][1]
+
+    def tee_of(self, name: Name) -> Tee | None:
+        return Tee.TDX if name in FILES[Tee.TDX] else None
+
+
+@dataclass
+class ScriptedTester:
+    """Refuses what `refuses` says."""
+
+    refuses: Callable[[PolicyDocuments], bool] = lambda documents: False
+
+    async def check(self, documents: PolicyDocuments, tee: Tee | None) -> None:
+        await asyncio.sleep(0)
+        if self.refuses(documents):
+            raise PolicyInvalid("the policy does not work")
+
+    async def test(self, documents: PolicyDocuments, claims: JsonValue) -> TestedPolicy:
+        return TestedPolicy(documents.policy == "yes", {})
+
+
+@dataclass
+class Place:
+    documents: MemoryDocuments
+    history: History
+    events: MemoryEvents
+    admin: PolicyAdministrator
+
+
+def place(
+    refuses: Callable[[PolicyDocuments], bool] = lambda documents: False, **texts: str
+) -> Place:
+    documents = MemoryDocuments({"tdxPolicy.rego": "old", "tdxData": "{}", **texts})
+    history, events = History(), MemoryEvents()
+    admin = PolicyAdministrator(
+        documents=documents, tester=ScriptedTester(refuses), history=history, events=events
+    )
+    return Place(documents, history, events, admin)
+
+
+def remember(history: History, rule: str = "mrTd") -> None:
+    reason = Reason(rule, "ab", "cd", "")
+    refusal = PolicyRefused("refused", reasons=(reason,))
+    appraisal = Appraisal("id", NOW, Tee.TDX, "test", VERIFIED, bound=True, refusal=refusal)
+    history.remember(Judgement.of(appraisal, "192.0.2.1:5"))
+
+
+async def test_what_does_not_work_is_not_stored() -> None:
+    """defects.md 13."""
+    here = place(lambda documents: documents.policy == "new")
+    with pytest.raises(PolicyInvalid):
+        await here.admin.set_policy(OPERATOR, "tdxPolicy.rego", b"new")
+    assert here.documents.texts["tdxPolicy.rego"] == "old"
+    here = place(lambda documents: documents.data == "new" and documents.policy == "old")
+    with pytest.raises(PolicyInvalid):
+        await here.admin.set_reference(OPERATOR, "tdxData", b"new")
+    assert here.documents.texts["tdxData"] == "{}"
+    assert here.events.events == []
+
+
+async def test_one_broken_half_can_be_mended_after_the_other() -> None:
+    """Both were broken by hand: either can be set first, and then the other."""
+
+    def refuses(documents: PolicyDocuments) -> bool:
+        return documents.policy == "broken" or documents.data == "broken"
+
+    here = place(refuses, **{"tdxPolicy.rego": "broken", "tdxData": "broken"})
+    await here.admin.set_policy(OPERATOR, "tdxPolicy.rego", b"good")
+    assert here.documents.texts["tdxPolicy.rego"] == "good"
+    here = place(refuses, **{"tdxPolicy.rego": "broken", "tdxData": "broken"})
+    await here.admin.set_reference(OPERATOR, "tdxData", b"{}")
+    assert here.documents.texts["tdxData"] == "{}"
+    with pytest.raises(PolicyInvalid):
+        await here.admin.set_policy(OPERATOR, "tdxPolicy.rego", b"broken")
+
+
+async def test_a_policy_is_no_reference_data() -> None:
+    here = place()
+    with pytest.raises(RequestError, match="holds reference data"):
+        await here.admin.set_policy(OPERATOR, "tdxData", b"new")
+    with pytest.raises(RequestError, match="holds a policy"):
+        await here.admin.set_reference(OPERATOR, "tdxPolicy.rego", b"{}")
+    await here.admin.set_policy(OPERATOR, "another", b"new")
+    assert here.documents.texts["another"] == "new"
+
+
+@pytest.mark.parametrize("name", ["a/b/c", "../x", "", "a/b"])
+async def test_a_name_has_one_segment(name: str) -> None:
+    here = place()
+    with pytest.raises(RequestError):
+        await here.admin.set_policy(OPERATOR, name, b"new")
+
+
+async def test_data_that_changed_since_it_was_shown_is_not_touched() -> None:
+    here = place()
+    remember(here.history)
+    preview = await here.admin.preview_pin(OPERATOR, "id", ())
+    assert [(change.field, change.accepted, change.added) for change in preview.changes] == [
+        ("mrTd", (), "ab")
+    ]
+    here.documents.texts["tdxData"] = '{"rtmr1": ["00"]}'
+    with pytest.raises(RequestError, match="has changed since"):
+        await here.admin.pin(OPERATOR, "id", ("mrTd",), preview.revision)
+    assert here.documents.texts["tdxData"] == '{"rtmr1": ["00"]}'
+
+
+async def test_two_who_pin_at_once_lose_nothing() -> None:
+    here = place()
+    remember(here.history)
+    preview = await here.admin.preview_pin(OPERATOR, "id", ())
+    results = await asyncio.gather(
+        *(here.admin.pin(OPERATOR, "id", (), preview.revision) for _ in range(3)),
+        return_exceptions=True,
+    )
+    assert sum(isinstance(each, RequestError) for each in results) == 2
+    assert json.loads(here.documents.texts["tdxData"]) == {"mrTd": ["ab"]}
+
+
+async def test_what_is_accepted_already_is_said() -> None:
+    here = place(tdxData='{"mrTd": ["ab", "cd"]}')
+    remember(here.history)
+    preview = await here.admin.preview_pin(OPERATOR, "id", ())
+    assert preview.changes[0].added == ""
+    with pytest.raises(RequestError, match="accepted already"):
+        await here.admin.pin(OPERATOR, "id", (), preview.revision)
+
+
+async def test_a_list_that_is_none_is_not_overwritten() -> None:
+    here = place(tdxData='{"mrTd": "cd"}')
+    remember(here.history)
+    with pytest.raises(RequestError, match="no list of texts"):
+        await here.admin.preview_pin(OPERATOR, "id", ())
+
+
+async def test_whoever_may_not_manage_learns_nothing() -> None:
+    here = place()
+    caller = Caller("farm", ROLES["wrap"])
+    for ask in (
+        here.admin.get(caller, "tdxData"),
+        here.admin.set_policy(caller, "../x", b""),
+        here.admin.set_reference(caller, "../x", b""),
+        here.admin.reference_of(caller, "nonsense"),
+        here.admin.preview_pin(caller, "", ()),
+        here.admin.pin(caller, "", (), ""),
+    ):
+        with pytest.raises(NotAuthorized):
+            await ask

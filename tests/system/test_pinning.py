@@ -1,0 +1,168 @@
+"""Why a guest was refused, and its measurements as reference values, in one command."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.cli.command import Ended
+from tests.cli.verdict import verdict
+from tests.system.broker import RunningBroker, running_broker
+from tests.system.channel import store
+from verdictd_py import app
+from verdictd_py.guest.attesters import Attester
+from verdictd_py.guest.connection import BrokerRefused
+from verdictd_py.simulator import Flaw, SimulatedPlatform, TdMeasurements
+
+OTHER = "ab" * 48
+HONEST = TdMeasurements().rtmr1.hex()
+
+
+@pytest_asyncio.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
+    platform = SimulatedPlatform.create(now=app.utc_now())
+    async with running_broker(tmp_path, platform) as running:
+        yield running
+
+
+def reference(broker: RunningBroker) -> dict[str, Any]:
+    found = json.loads((broker.data / "opa" / "tdxData").read_text())
+    assert isinstance(found, dict)
+    return found
+
+
+async def seen(broker: RunningBroker, attester: Attester | None = None) -> str:
+    """A guest comes and is accepted or refused; the id of its appraisal."""
+    try:
+        async with broker.guest(attester) as guest:
+            await guest.version()
+    except BrokerRefused:
+        pass
+    return str(broker.events.named("guest.accepted", "guest.refused")[-1]["appraisal"])
+
+
+async def refused_for(broker: RunningBroker, **values: list[str]) -> str:
+    """A good guest is refused by reference data with these values."""
+    store(broker, "opa/tdxData", json.dumps(values).encode())
+    return await seen(broker)
+
+
+async def test_a_refusal_is_explained_measured_beside_expected(broker: RunningBroker) -> None:
+    which = await refused_for(broker, rtmr1=[OTHER], rtmr2=[OTHER])
+    for words in ((which,), ("--last",)):
+        found = (await verdict(broker, "explain", *words, "--json")).json
+        assert found["id"] == which
+        assert found["verdict"] == "refused"
+        assert [(r["rule"], r["measured"], r["expected"]) for r in found["reasons"]] == [
+            ("rtmr1", HONEST, OTHER),
+            ("rtmr2", TdMeasurements().rtmr2.hex(), OTHER),
+        ]
+        assert found["claims"]["rtmr1"] == HONEST
+    text = (await verdict(broker, "explain", which)).stdout.decode()
+    (line,) = [line for line in text.splitlines() if line.startswith("rtmr1")]
+    assert line.split() == ["rtmr1", HONEST, OTHER]  # side by side, whole
+    assert f"verdict-py reference pin --from {which}" in text
+    listed = json.loads((await verdict(broker, "guest", "list", "--json")).stdout)
+    assert [guest["id"] for guest in listed] == [which]
+
+
+async def test_a_refused_guest_is_pinned_in_one_command(broker: RunningBroker) -> None:
+    which = await refused_for(broker, rtmr1=[OTHER])
+    ended = await verdict(broker, "reference", "pin", "--from", which, "--yes", "--field", "rtmr1")
+    assert (ended.status, ended.stderr) == (0, "")
+    assert reference(broker) == {"rtmr1": [OTHER, HONEST]}
+    async with broker.guest() as guest:
+        assert await guest.version() == "v1"
+    (event,) = broker.events.named("reference.pinned")
+    assert event["values"] == (f"rtmr1={HONEST}",)
+    assert event["appraisal"] == which
+
+
+async def test_an_accepted_guest_pins_what_was_open(broker: RunningBroker) -> None:
+    """Out of the box everything is open; one guest that is trusted closes it."""
+    which = await seen(broker)
+    fields = ("mrTd", "rtmr0", "rtmr1", "rtmr2", "rtmr3")
+    pin = ("reference", "pin", "--from", which, "--yes")
+    assert (await verdict(broker, *pin, "--field", *fields)).status == 0
+    assert reference(broker)["rtmr1"] == [HONEST]
+    await seen(broker, broker.attester(measurements=TdMeasurements(rtmr1=b"\xab" * 48)))
+    assert broker.events.named("guest.refused")
+    await seen(broker)
+    assert len(broker.events.named("guest.accepted")) == 2
+
+
+async def ask_on_terminal(broker: RunningBroker, which: str, answer: bytes) -> Ended:
+    ours, theirs = os.openpty()
+    try:
+        os.write(ours, answer)
+        return await verdict(broker, "reference", "pin", "--from", which, stdin=theirs)
+    finally:
+        os.close(theirs)
+        os.close(ours)
+
+
+async def test_it_is_shown_and_asked_before_anything_changes(broker: RunningBroker) -> None:
+    which = await refused_for(broker, rtmr1=[OTHER])
+    for answer in (b"n\n", b"\n", b"yesterday\n"):
+        ended = await ask_on_terminal(broker, which, answer)
+        assert ended.status == 1
+        shown = ended.stdout.decode()
+        for said in (HONEST, OTHER, which, "time", "peer", "FMSPC", "TCB", "UpToDate"):
+            assert said in shown
+        assert reference(broker) == {"rtmr1": [OTHER]}
+    assert (await ask_on_terminal(broker, which, b"y\n")).status == 0
+    assert reference(broker) == {"rtmr1": [OTHER, HONEST]}
+
+
+async def test_without_a_terminal_nobody_is_asked(broker: RunningBroker) -> None:
+    which = await refused_for(broker, rtmr1=[OTHER])
+    ended = await verdict(broker, "reference", "pin", "--from", which)
+    assert (ended.status, ended.stderr.count("\n")) == (2, 1)
+    assert "--yes and --field" in ended.stderr
+    assert reference(broker) == {"rtmr1": [OTHER]}
+
+
+async def refusal(broker: RunningBroker, which: str, *fields: str) -> str:
+    """Why it cannot be pinned; nothing has changed."""
+    before = (broker.data / "opa" / "tdxData").read_bytes()
+    words = ("reference", "pin", "--from", which, "--yes", "--field", *(fields or ("rtmr1",)))
+    line = (await verdict(broker, *words)).complaint(1, "verdict-py")
+    assert (broker.data / "opa" / "tdxData").read_bytes() == before
+    return line
+
+
+async def test_only_genuine_guests_that_measurements_alone_refused_can_be_pinned(
+    broker: RunningBroker,
+) -> None:
+    debug = await seen(broker, broker.attester(measurements=TdMeasurements().debug()))
+    assert "debug" in await refusal(broker, debug)
+    tampered = await seen(broker, broker.attester(flaw=Flaw.CHANGED_AFTER_SIGNING))
+    assert "did not verify" in await refusal(broker, tampered)
+    both = await refused_for(broker, rtmr1=[OTHER], tcbStatus=["OutOfDate"])
+    assert "tcbStatus" in await refusal(broker, both)
+    elsewhere = await refused_for(broker, fmspc=["none"], rtmr1=[OTHER])
+    assert "fmspc" in await refusal(broker, elsewhere)
+    for unknown in ("0" * 32, "", "../x"):
+        line = await refusal(broker, unknown)
+        assert "remembered" in line or "named by its id" in line
+
+
+async def test_a_policy_of_the_operators_own_is_not_overruled(broker: RunningBroker) -> None:
+    policy = 'package policy\nimport rego.v1\ndefault allow := false\nreasons contains "not yet"\n'
+    store(broker, "opa/tdxPolicy.rego", policy.encode())
+    which = await refused_for(broker, rtmr1=[OTHER])
+    assert "but also policy" in await refusal(broker, which)
+
+
+@pytest.mark.parametrize("field", ["reportData", "debug", "tcbStatus", "policy", "x\x1b[31m"])
+async def test_what_is_no_measurement_is_never_pinned(broker: RunningBroker, field: str) -> None:
+    which = await refused_for(broker, rtmr1=[OTHER])
+    line = await refusal(broker, which, field)
+    assert "cannot be pinned from this guest" in line
+    assert "\x1b" not in line
