@@ -79,18 +79,17 @@ class BrokerClient:
 
     def __init__(self, channel: grpc.aio.Channel, connection: Connection) -> None:
         self._connection = connection
-        # The generated stubs are typed for blocking channels; these calls are awaited.
-        self.upstream_keys: Any = upstream.KeyManagerServiceStub(channel)
-        self.opa: Any = upstream.OpaServiceStub(channel)
-        self.gpg: Any = upstream.GpgServiceStub(channel)
-        self.upstream_images: Any = upstream.ImageServiceStub(channel)
-        self.upstream_resources: Any = upstream.ResourceServiceStub(channel)
-        self.keys: Any = v1.KeyServiceStub(channel)
-        self.resources: Any = v1.ResourceServiceStub(channel)
-        self.images: Any = v1.ImageServiceStub(channel)
-        self.references: Any = v1.ReferenceServiceStub(channel)
-        self.appraisals: Any = v1.AppraisalServiceStub(channel)
-        self.about: Any = v1.StatusServiceStub(channel)
+        self.upstream_keys = upstream.KeyManagerServiceStub(channel)
+        self.opa = upstream.OpaServiceStub(channel)
+        self.gpg = upstream.GpgServiceStub(channel)
+        self.upstream_images = upstream.ImageServiceStub(channel)
+        self.upstream_resources = upstream.ResourceServiceStub(channel)
+        self.keys = v1.KeyServiceStub(channel)
+        self.resources = v1.ResourceServiceStub(channel)
+        self.images = v1.ImageServiceStub(channel)
+        self.references = v1.ReferenceServiceStub(channel)
+        self.appraisals = v1.AppraisalServiceStub(channel)
+        self.about = v1.StatusServiceStub(channel)
 
     @classmethod
     @asynccontextmanager

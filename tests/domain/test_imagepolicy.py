@@ -1,0 +1,135 @@
+"""What is wrong with an image policy (containers-policy.json(5)), before a guest finds out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.guide import from_guide
+from verdictd_py.domain.imagepolicy import MAX_PROBLEMS, problems
+
+KEY = {"keyPath": "/run/image-security/cosign/cosign.pub"}
+SIGSTORE = {"type": "sigstoreSigned", **KEY}
+GPG = {"type": "signedBy", "keyType": "GPGKeys", "keyPath": "kbs:///default/gpg-public-config/test"}
+REJECT = [{"type": "reject"}]
+
+
+def policy(*requirements: Any, **more: Any) -> bytes:
+    return json.dumps({"default": list(requirements) or REJECT, **more}).encode()
+
+
+def scope(name: str, *requirements: Any) -> dict[str, Any]:
+    return {"transports": {"docker": {name: list(requirements) or REJECT}}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        policy(),
+        policy({"type": "insecureAcceptAnything"}),
+        policy(SIGSTORE),
+        policy({"type": "sigstoreSigned", "keyData": "AAAA"}),
+        policy(GPG),
+        policy(SIGSTORE, GPG),
+        policy(**scope("docker.io/test", SIGSTORE)),
+        policy(**scope("", SIGSTORE)),
+        policy(**scope("registry.example:5000/a/b@sha256:00", SIGSTORE)),
+        policy(transports={}),
+        policy(transports={"oci": {"/some/path": REJECT}}),
+        *(
+            policy({**SIGSTORE, "signedIdentity": identity})
+            for identity in (
+                {"type": "matchExact"},
+                {"type": "matchRepoDigestOrExact"},
+                {"type": "matchRepository"},
+                {"type": "exactReference", "dockerReference": "docker.io/a/b:c"},
+                {"type": "exactRepository", "dockerRepository": "docker.io/a/b"},
+                {"type": "remapIdentity", "prefix": "a.example", "signedPrefix": "b.example"},
+            )
+        ),
+    ],
+)
+def test_what_works_has_no_problem(content: bytes) -> None:
+    assert problems(content) == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "no JSON"),
+        (b"\xff", "not UTF-8"),
+        (b'{"default":[{"type":"reject"}],}', "no JSON"),  # defects.md 10: a trailing comma
+        (b'{"default":[{"type":"reject"}],"default":[]}', "twice"),
+        (b"[]", "no JSON object"),
+        (b"{}", "default: it is missing"),
+        (b'{"default":[]}', "default: the list is empty"),
+        (b'{"default":{}}', "no list"),
+        (b'{"default":["reject"]}', "default[0]: it is no object"),
+        (policy(defaults=[]), "'defaults' is no member"),
+        (policy(transports=[]), "transports: it is no object"),
+        (policy(transports={"docker": []}), "no object of scopes"),
+        (policy({}), "default[0].type: it is missing"),
+        (policy({"type": 1}), "default[0].type: it is missing, or no text"),
+        (policy({"type": "accept"}), "'accept'; the known ones are"),
+        (policy({"type": " insecureAcceptAnything"}), 'write "insecureAcceptAnything"'),
+        (policy({"type": "reject", "keyPath": "x"}), "'keyPath' is no member"),
+        (policy({"type": "sigstoreSigned"}), "exactly one of keyPath and keyData"),
+        (policy({**SIGSTORE, "keyData": "AAAA"}), "there are 2"),
+        (policy({**SIGSTORE, "keyPath": ""}), "keyPath: it is no text"),
+        (policy({**SIGSTORE, "keyPath": " /x"}), "keyPath: it has white space"),
+        (policy({"type": "sigstoreSigned", "keyData": "?"}), "keyData: it is no base64"),
+        (policy({"type": "sigstoreSigned", "fulcio": {}}), "fulcio: guests do not know it"),
+        (policy({**GPG, "keyType": "X509"}), 'keyType: it must be "GPGKeys"'),
+        (policy({"type": "signedBaseLayer", "baseLayerIdentity": {}}), "guests do not know"),
+        (policy({**SIGSTORE, "signedIdentity": "x"}), "signedIdentity: it is no object"),
+        (policy({**SIGSTORE, "signedIdentity": {}}), "signedIdentity.type: it is missing"),
+        (
+            policy({**SIGSTORE, "signedIdentity": {"type": "exactReference"}}),
+            "signedIdentity.dockerReference: it is missing",
+        ),
+        (policy(**scope(" docker.io/test", SIGSTORE)), "white space around it, and matches"),
+        (policy(**scope("docker.io/test/", SIGSTORE)), "ends with '/'"),
+        (policy(**scope("docker.io/test", {"type": "x"})), "transports.'docker'.'docker.io/test'"),
+    ],
+)
+def test_what_does_not_work_is_named_with_its_place(content: bytes, said: str) -> None:
+    found = problems(content)
+    assert any(said in line for line in found), found
+    assert all("\n" not in line for line in found)
+
+
+def test_the_guides_own_policy_is_reported() -> None:
+    """Two spaces that nobody sees, and a slash: every image is accepted, or none."""
+    text = from_guide(r"(?s)policy\.json\n(\{.*?\n\})\nEOF")
+    found = problems(text.encode())
+    assert len(found) == 3
+    assert found[0].startswith("default[0].type: ' insecureAcceptAnything' has white space")
+
+
+def test_many_mistakes_are_a_few_lines() -> None:
+    found = problems(policy(*({"type": "x" * 1000} for _ in range(500))))
+    assert len(found) == MAX_PROBLEMS + 1
+    assert all(len(line) < 300 for line in found)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["default", "transports", "docker", "type", "signedIdentity", "x"]),
+            inner | st.sampled_from(["reject", "signedBy", "sigstoreSigned"]),
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.binary(max_size=60) | VALUES.map(lambda value: json.dumps(value).encode()))
+def test_whatever_comes_in_is_answered(content: bytes) -> None:
+    assert all(isinstance(line, str) for line in problems(content))

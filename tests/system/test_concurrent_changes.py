@@ -1,0 +1,88 @@
+"""Policies that change while guests are judged: everybody sees one of them, whole."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest_asyncio
+
+from tests.system.broker import RunningBroker, running_broker
+from verdictd_py import app
+from verdictd_py._generated import clientapi_pb2 as messages
+from verdictd_py._generated import clientapi_pb2_grpc as services
+from verdictd_py.simulator import SimulatedPlatform
+
+TIMES = 1000
+
+
+@pytest_asyncio.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
+    platform = SimulatedPlatform.create(now=app.utc_now())
+    async with running_broker(tmp_path, platform) as running:
+        yield running
+
+
+def image_policy(kind: str) -> bytes:
+    """Long enough that a reader could see half of it."""
+    scopes = {f"registry.example/{number}": [{"type": kind}] for number in range(300)}
+    return json.dumps({"default": [{"type": kind}], "transports": {"docker": scopes}}).encode()
+
+
+async def test_two_clients_that_set_one_policy_a_thousand_times(broker: RunningBroker) -> None:
+    """defects.md 14: upstream wrote in place."""
+    policies = [image_policy("reject"), image_policy("insecureAcceptAnything")]
+    seen: list[bytes] = []
+    done = asyncio.Event()
+
+    async def setting(content: bytes) -> None:
+        async with grpc.aio.insecure_channel(broker.client_api) as channel:
+            stub = services.ImageServiceStub(channel)
+            request = messages.SetImagePolicyRequest(content=content)
+            for _ in range(TIMES // 2):
+                answer = await stub.setImagePolicy(request)
+                assert answer.status == b"OK"
+
+    async def reading() -> None:
+        async with broker.guest() as guest:
+            while not done.is_set():
+                seen.append((await guest.resource("Policy")).reveal())
+
+    readers = [asyncio.create_task(reading()) for _ in range(2)]
+    first = (broker.data / "image" / "policy.json").read_bytes()
+    await asyncio.gather(*map(setting, policies))
+    done.set()
+    await asyncio.gather(*readers)
+    assert set(seen) - {first} <= set(policies)
+    assert set(policies) <= set(seen)
+    assert len(seen) > 20
+    left = [path.name for path in (broker.data / "image").iterdir()]
+    assert not [name for name in left if name.startswith(".tmp-")]
+
+
+async def test_guests_are_judged_by_one_policy_or_the_other(broker: RunningBroker) -> None:
+    """While appraisal policies change too: allowed by either, so never refused."""
+    start = "package policy\nimport rego.v1\ndefault allow := false\nallow if input."
+    texts = [f"{start}debug == false\n", f'{start}tcbStatus == "UpToDate"\n']
+
+    async def setting(text: str) -> None:
+        async with grpc.aio.insecure_channel(broker.client_api) as channel:
+            stub = services.OpaServiceStub(channel)
+            for _ in range(5):  # each is checked in a process of its own
+                request = messages.SetOpaPolicyRequest(
+                    name=b"tdxPolicy.rego", content=text.encode()
+                )
+                await stub.SetOpaPolicy(request)
+
+    changing = asyncio.gather(*map(setting, texts))
+    guests = 0
+    while not changing.done():
+        async with broker.guest() as guest:
+            assert await guest.version() == "v1"
+        guests += 1
+    await changing
+    assert guests > 5
+    assert not broker.events.named("guest.refused")
