@@ -14,7 +14,7 @@ from verdictd_py.cli.parsing import EXIT_OK, Parser
 
 _SWITCH: Final = ""
 
-_OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
+OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (("--config",), "FILE", "settings as TOML"),
     (("-l", "--listen"), "ADDR", "attestation listener, host:port or [v6]:port (127.0.0.1:1234)"),
     (("--client-api",), "ADDR", "gRPC listener, also unix:/path ([::1]:60000)"),
@@ -44,7 +44,7 @@ _OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (("--log-format",), "NAME", "text or json (text)"),
 )
 
-_UNSAFE_OPTIONS: Final = (
+UNSAFE_OPTIONS: Final = (
     (("--insecure-nullverifier",), _SWITCH, "with --verifier nullverifier: secrets for anybody"),
     (("--insecure-client-api",), _SWITCH, "client API without TLS off loopback: for anybody"),
     (("--insecure-loopback",), _SWITCH, "client API: every local user has all rights"),
@@ -80,7 +80,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("-V", "--version", action="version", version=f"verdictd-py {__version__}")
     unsafe = parser.add_argument_group("unsafe, on the command line only")
-    for group, options in ((parser, _OPTIONS), (unsafe, _UNSAFE_OPTIONS)):
+    for group, options in ((parser, OPTIONS), (unsafe, UNSAFE_OPTIONS)):
         for names, placeholder, text in options:
             if placeholder == _SWITCH:
                 group.add_argument(*names, action="store_true", default=SUPPRESS, help=text)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import grpc
 
@@ -102,7 +102,7 @@ class BrokerClient:
         async with connection.channel() as channel:
             yield cls(channel, connection)
 
-    async def ask(self, method: Callable[..., Awaitable[Any]], request: object) -> Any:  # noqa: ANN401  # a message
+    async def ask(self, method: Callable[..., Awaitable[Answer]], request: object) -> Answer:
         """The answer to one call.
 
         Raises:

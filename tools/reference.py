@@ -1,0 +1,166 @@
+"""Writes docs/reference/ from the sources that the programs themselves use.
+
+Usage: reference.py [check]   `check` only compares, and ends with 1 where they differ.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from verdictd_py.cli import daemon
+from verdictd_py.cli.management.upstream import OPTIONS
+from verdictd_py.cli.verdict import COMMANDS
+from verdictd_py.config import ENVIRONMENT_PREFIX, Settings
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+TARGET: Final = ROOT / "docs" / "reference"
+NOTE: Final = "<!-- Made by `./dev docs`; change what it is made from. -->\n"
+
+_BLOCK: Final = re.compile(  # a comment, then a service, message or enum
+    r"((?:^//[^\n]*\n)*)^(service|message|enum) (\w+) \{(\}|.*?^\})", re.DOTALL | re.MULTILINE
+)
+_RPC: Final = re.compile(r"rpc (\w+)\((\w+)\) returns \((\w+)\)")
+_FIELD: Final = re.compile(r"^\s*((?:repeated )?[\w.]+) (\w+) = (\d+);(?:\s*//\s*(.*))?$")
+_VALUE: Final = re.compile(r"^\s*()(\w+) = (\d+);(?:\s*//\s*(.*))?$")
+
+
+def main(argv: list[str]) -> int:
+    pages = {
+        "configuration.md": "".join(configuration()),
+        "verdict-py.md": "".join(commands()),
+        "clientapi.md": "".join(api("clientapi")),
+        "verdictd-v1.md": "".join(api("verdictd_v1")),
+    }
+    different = [
+        name
+        for name, text in pages.items()
+        if not (TARGET / name).is_file() or (TARGET / name).read_text() != text
+    ]
+    if argv == ["check"]:
+        for name in different:
+            print(
+                f"docs/reference/{name} is not what its sources give: ./dev docs", file=sys.stderr
+            )
+        return 1 if different else 0
+    TARGET.mkdir(parents=True, exist_ok=True)
+    for name in different:
+        (TARGET / name).write_text(pages[name])
+        print(f"docs/reference/{name}")
+    return 0
+
+
+def configuration() -> Iterator[str]:
+    yield f"{NOTE}\n# Configuration of verdictd-py\n\n"
+    yield (
+        "The command line wins over the environment, the environment over the TOML file of "
+        "`--config FILE`\n(or `VERDICTD_CONFIG`), and that over the defaults. An unknown key "
+        "is an error.\n\n| option | value | TOML key | environment | default | meaning |\n"
+        "| --- | --- | --- | --- | --- | --- |\n"
+    )
+    for names, value, text in daemon.OPTIONS:
+        key = names[-1].removeprefix("--").replace("-", "_")
+        field = Settings.model_fields.get(key)
+        if field is None:
+            continue
+        default = _default(field.default)
+        yield _row(
+            f"`{'`, `'.join(names)}`",
+            value or "-",
+            f"`{key}`",
+            f"`{ENVIRONMENT_PREFIX}{key.upper()}`",
+            default,
+            text if default == "-" else _without_default(text),
+        )
+    yield (
+        "\n## Unsafe\n\nOn the command line only, named in the log at start and in "
+        "`verdict-py status`.\n\n| option | value | meaning |\n| --- | --- | --- |\n"
+    )
+    for names, value, text in daemon.UNSAFE_OPTIONS:
+        yield _row(f"`{names[-1]}`", value or "-", text)
+
+
+def commands() -> Iterator[str]:
+    yield f"{NOTE}\n# verdict-py\n\n## Commands\n\n| command | arguments | what it does |\n"
+    yield "| --- | --- | --- |\n"
+    for command in COMMANDS:
+        arguments = " ".join(_argument(name, more) for name, more in command.arguments.items())
+        yield _row(f"`{command.words}`", f"`{arguments}`" if arguments else "", command.help)
+    yield '| `completion` | `bash` or `zsh` | `eval "$(verdict-py completion bash)"` |\n'
+    yield "\n## Options of upstream's `verdict`\n\n| option | values | what it does |\n"
+    yield "| --- | --- | --- |\n"
+    for name, option in OPTIONS.items():
+        yield _row(
+            f"`{name}`", f"`{' '.join(option.values)}`" if option.values else "", option.help
+        )
+    yield (
+        "\n## Exit status\n\n| status | meaning |\n| --- | --- |\n| 0 | done |\n"
+        "| 1 | the broker refused, or a tested policy does not allow |\n"
+        "| 2 | the command line is wrong, or a file that it names |\n| 3 | no broker to be had |\n"
+    )
+
+
+def api(name: str) -> Iterator[str]:
+    text = (ROOT / "protos" / f"{name}.proto").read_text()
+    found = re.search(r"^package ([\w.]+);", text, re.MULTILINE)
+    package = found[1] if found else name
+    yield f"{NOTE}\n# The gRPC package `{package}`\n\n{_comment(text[: text.index('syntax')])}\n"
+    for comment, kind, title, body in _BLOCK.findall(text):
+        yield f"\n## {title}\n\n"
+        if comment:
+            yield _comment(comment) + "\n\n"
+        if kind == "service":
+            yield "| method | request | answer |\n| --- | --- | --- |\n"
+            for method, request, answer in _RPC.findall(body):
+                yield _row(f"`{method}`", _link(request), _link(answer))
+            continue
+        rows = [
+            match.groups()
+            for line in body.splitlines()
+            if (match := (_VALUE if kind == "enum" else _FIELD).match(line))
+        ]
+        if not rows:
+            yield "No fields.\n"
+            continue
+        yield "| number | name | type | meaning |\n| --- | --- | --- | --- |\n"
+        for of_type, field, number, meaning in rows:
+            yield _row(number, f"`{field}`", f"`{of_type}`" if of_type else "-", meaning or "")
+
+
+def _comment(text: str) -> str:
+    lines = (line.removeprefix("//").strip() for line in text.splitlines())
+    return "\n".join(line for line in lines if line)
+
+
+def _link(name: str) -> str:
+    return f"[`{name}`](#{name.lower()})"
+
+
+def _argument(name: str, more: object) -> str:
+    assert isinstance(more, dict)  # noqa: S101  # as in Command
+    value = str(more.get("metavar") or "|".join(more.get("choices", ())) or "")
+    if not name.startswith("-"):
+        return f"[{value or name}]" if more.get("nargs") == "?" else value or name
+    shown = f"{name} {value}".rstrip()
+    return shown if more.get("required") else f"[{shown}]"
+
+
+def _default(value: object) -> str:
+    if value is None or value in ("", ()):
+        return "-"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _without_default(text: str) -> str:
+    return re.sub(r" \([^()]*\)$", "", text)
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
