@@ -104,7 +104,7 @@ async def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 async def test_a_slow_decision_is_not_accepted() -> None:
     slow = V1 + (
         "allow if count([1 | some a in n; some b in n; a * b == 7.5]) > 1\n"
-        f"n := [{','.join(map(str, range(400)))}]\n"
+        f"n := [{','.join(map(str, range(300)))}]\n"
     )
     with pytest.raises(PolicyInvalid, match="for one guest"):
         await PolicySandbox().check(documents(slow), None)

@@ -224,7 +224,9 @@ async def _stay(daemon: app.Daemon, directory: Path) -> None:
         "The broker stays until you press Ctrl-C. Try, in another terminal:\n\n"
         f"  verdictd-py guest --connect {daemon.listen} --platform {platform} policy\n"
         f"  verdictd-py guest --connect {daemon.listen} --platform {platform} --base64 key {KID}\n"
-        f"  verdictd-py guest --connect {daemon.listen} --attester none policy\n\n"
+        f"  verdictd-py guest --connect {daemon.listen} --attester none policy\n"
+        f"  verdict-py -c {daemon.client_api} explain --last\n"
+        f"  verdict-py -c {daemon.client_api} guest list accepted\n\n"
         f"Its data directory is {directory / 'data'}; skopeo finds it with\n\n"
         f'  {{"key-providers":{{"attestation-agent":{{"grpc":"{daemon.client_api}"}}}}}}\n',
         flush=True,
