@@ -107,6 +107,18 @@ async def test_upstreams_server_says_failures_with_ok() -> None:
         assert await complaint(address, *words, status=1) == line
 
 
+async def test_what_a_broker_says_cannot_draw_on_the_terminal() -> None:
+    async def hostile(request: bytes, context: Any) -> bytes:
+        said = b"\x1b[2Jpub\x07"
+        return bytes([1 << 3 | 2, len(said)]) + said
+
+    async with grpc_server(hostile) as address:
+        listed = await verdict(address, "--list-gpg-keys")
+        assert listed.stdout == b"\\x1b[2Jpub\\x07\n"
+        line = await complaint(address, "--set-opa-policy", "x", __file__, status=1)
+        assert line == "the broker refused: \\x1b[2Jpub\\x07"
+
+
 async def test_a_test_without_a_verdict_is_none() -> None:
     async def odd(request: bytes, context: Any) -> bytes:
         return b'\x0a\x0f{"allow":"true"}'.replace(b"\x0f", bytes([16]))

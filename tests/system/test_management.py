@@ -136,9 +136,15 @@ async def test_an_alias_is_the_file_behind_it(broker: RunningBroker) -> None:
 
 async def test_what_no_guest_may_get_is_not_stored(broker: RunningBroker) -> None:
     path = field(1, "default/cosign-public-key/test")
-    for content in (b"", b"-----BEGIN PRIVATE KEY-----\n"):
+    for content in (b"", b"-----BEGIN PRIVATE KEY-----\n", b"no key"):
         code, _ = await refused(broker, "ResourceService/SetResource", path, field(2, content))
         assert code is grpc.StatusCode.INVALID_ARGUMENT
+    secret = Tsk.generate("Ann <ann@example.org>")
+    path = field(1, "default/gpg-public-config/test")
+    for content in (bytes(secret), bytes(secret.extract_certificate())[:-9]):
+        code, _ = await refused(broker, "ResourceService/SetResource", path, field(2, content))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert not (broker.data / "gpg" / "keyring.gpg").exists()
 
 
 async def test_a_policy_is_set_and_exported(broker: RunningBroker) -> None:

@@ -154,10 +154,11 @@ class ResourceAdministrator:
         caller.require(Right.MANAGE)
         parsed = ResourcePath.parse(path)
         problems = _problems(path, content.reveal())
+        if path == KEYRING:
+            self._keyrings.added(b"", content.reveal())  # refuses what is no keyring
         if problems and not force:
             raise RequestError(f"guests could not use this: {'; '.join(problems)}")
-        stored = await self._resources.put(parsed, content)
-        self._events.record("resource.set", caller=caller.name, path=stored.path, content=content)
+        await self._put(caller, parsed, content)
         return problems
 
     async def delete(self, caller: Caller, path: str) -> None:
@@ -199,7 +200,7 @@ class ResourceAdministrator:
         caller.require(Right.MANAGE)
         async with self._keyring_lock:
             changed = self._keyrings.added(await self.keyring(caller), certificates)
-            await self.set(caller, KEYRING, SecretBytes(changed))
+            await self._put(caller, ResourcePath.parse(KEYRING), SecretBytes(changed))
 
     async def delete_certificate(self, caller: Caller, which: str) -> None:
         """Takes one certificate out of the keyring.
@@ -211,9 +212,13 @@ class ResourceAdministrator:
         async with self._keyring_lock:
             changed = self._keyrings.without(await self.keyring(caller), which)
             if changed:
-                await self.set(caller, KEYRING, SecretBytes(changed))
+                await self._put(caller, ResourcePath.parse(KEYRING), SecretBytes(changed))
             else:
                 await self.delete(caller, KEYRING)
+
+    async def _put(self, caller: Caller, path: ResourcePath, content: SecretBytes) -> None:
+        stored = await self._resources.put(path, content)
+        self._events.record("resource.set", caller=caller.name, path=stored.path, content=content)
 
 
 def _problems(path: str, content: bytes) -> tuple[str, ...]:

@@ -36,9 +36,14 @@ class Silent:
         del event, fields
 
 
+def printable(text: str) -> str:
+    """`text` without anything that could draw on a terminal; lines stay lines."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
 def complain(program: str, message: str) -> None:
-    """One line on standard error, whatever white space `message` holds."""
-    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+    """One line on standard error, whatever white space or control characters it is given."""
+    print(f"{program}: {printable(' '.join(message.split()))}", file=sys.stderr)
 
 
 def fail(program: str, message: str) -> NoReturn:

@@ -16,7 +16,7 @@ from verdictd_py.cli.management import appraisal_commands, storage_commands
 from verdictd_py.cli.management.client import BrokerClient, BrokerFailed, Connection
 from verdictd_py.cli.management.command import Command
 from verdictd_py.cli.management.upstream import OPTIONS
-from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, complain, fail
+from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, complain, fail, printable
 from verdictd_py.config import DEFAULT_CLIENT_API, Address
 from verdictd_py.errors import ConfigError
 
@@ -69,7 +69,8 @@ async def _run(parser: Parser, options: Namespace) -> int:
             shown.print(as_json=options.json)
             return shown.status
         option, values = actions[0]
-        print(await option.act(client, options, [values] if isinstance(values, str) else values))
+        said = await option.act(client, options, [values] if isinstance(values, str) else values)
+        print(printable(said))
         return EXIT_OK
 
 

@@ -15,6 +15,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from verdictd_py.cli.parsing import printable
+
 _WIDE: Final = 400
 """Columns where no terminal is: a line of a table stays one line for grep."""
 
@@ -73,8 +75,7 @@ def message(answer: Message) -> dict[str, Any]:
 
 def cell(value: object) -> Text:
     """Text from the broker, which may repeat a guest's: no control character reaches a terminal."""
-    text = str(value)
-    return Text("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text))
+    return Text(printable(str(value)))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
