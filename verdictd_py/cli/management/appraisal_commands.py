@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import Final
 
@@ -46,7 +47,8 @@ async def _policy_test(client: BrokerClient, options: Namespace) -> Shown:
         claims=options.input,
     )
     info = found.get("parseInfo")
-    rows = [(name, *pair) for name, pair in info.items()] if isinstance(info, dict) else []
+    pairs = info.items() if isinstance(info, dict) else ()
+    rows = [(name, *map(json.dumps, pair)) for name, pair in pairs]
     verdict = "allowed" if found["allow"] else "not allowed"
     text = Group(show.table(("claim", "input", "reference"), rows), show.cell(verdict))
     return Shown(found, text, status=0 if found["allow"] else 1)
@@ -117,9 +119,9 @@ def _text(name: str, content: bytes) -> Shown:
 
 def _count(text: str) -> int:
     """For argparse: a number above 0."""
-    number = int(text)
+    number = int(text) if text.isascii() and text.isdigit() else 0
     if not 0 < number <= _MAX_GUESTS:
-        raise ValueError(text)
+        raise ArgumentTypeError(f"write a number from 1 to {_MAX_GUESTS}")
     return number
 
 

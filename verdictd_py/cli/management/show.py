@@ -111,11 +111,12 @@ def guests(found: Sequence[Any]) -> Shown:
 
 def explained(guest: Any) -> Shown:  # noqa: ANN401  # messages are made at run time
     """One guest: who it was, and what was measured beside what was expected."""
-    rows = [(each.rule, each.measured, each.expected) for each in guest.reasons]
+    compared = [each for each in guest.reasons if each.measured or each.expected]
+    rows = [(each.rule, each.measured, each.expected) for each in compared]
     parts: list[RenderableType] = [about_guest(guest)]
     if rows:
-        parts += ["", table(("rule", "measured", "expected"), rows), ""]
-        parts += [cell(each.text) for each in guest.reasons if not each.measured]
+        parts += ["", table(("rule", "measured", "expected"), rows)]
+    parts += ["", *(cell(each.text) for each in guest.reasons if not each.measured)]
     if guest.not_pinnable:
         parts.append(cell(f"cannot be pinned: {guest.not_pinnable}"))
     else:
