@@ -21,6 +21,7 @@ from verdictd_py.errors import ConfigError
 
 ENVIRONMENT_PREFIX: Final = "VERDICTD_"
 DEFAULT_DATA_DIR: Final = Path("/opt/verdictd")
+INTEL_PCS: Final = "https://api.trustedservices.intel.com"
 DEFAULT_CLIENT_API: Final = "[::1]:60000"
 CLIENT_API_WITHOUT_IPV6: Final = "127.0.0.1:60000"
 
@@ -113,6 +114,12 @@ class Settings(BaseSettings):
     crypto: Literal["openssl", ""] = "openssl"
     data_dir: Path = DEFAULT_DATA_DIR
     collateral: Path | None = None
+    collateral_url: Annotated[tuple[str, ...], NoDecode] = (INTEL_PCS,)
+    collateral_ca: Path | None = None
+    collateral_proxy: str | None = None
+    collateral_api_key_file: Path | None = None
+    collateral_update: Literal["standard", "early"] = "standard"
+    min_tcb_evaluation: Annotated[int, Field(ge=0)] = 0
     keyprovider_name: str | None = None
     allow_a256ctr: bool = False
     require_reference_values: bool = False
@@ -126,11 +133,19 @@ class Settings(BaseSettings):
     drain_timeout: Seconds = 10
     log_format: Literal["text", "json"] = "text"
 
-    @field_validator("verifier", mode="before")
+    @field_validator("verifier", "collateral_url", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("collateral_url")
+    @classmethod
+    def _check_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for url in value:
+            if not url.startswith(("https://", "http://")):
+                raise ValueError(f"{url!r} is no URL: write https://host:port, or nothing at all")
         return value
 
     @field_validator("listen")

@@ -101,6 +101,7 @@ async def running_broker(
         "client_api": "127.0.0.1:0",
         "data_dir": data,
         "collateral": collateral,
+        "collateral_url": (),
         "drain_timeout": 2,
         **settings,
     }

@@ -309,6 +309,26 @@ class CollateralSource(Protocol):
         ...
 
 
+class CollateralStore(Protocol):
+    """Where fetched collateral survives a restart, by file name."""
+
+    async def load(self, name: str) -> bytes | None:
+        """What was saved under that name, None where nothing was.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        ...
+
+    async def save(self, name: str, content: bytes) -> None:
+        """Creates or replaces, atomically.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        ...
+
+
 class Verifier(Protocol):
     """Verifies evidence of one kind up to a trusted root."""
 

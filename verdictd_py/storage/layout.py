@@ -13,9 +13,9 @@ from verdictd_py.errors import AlreadyExists, ConfigError, NotFound, StorageErro
 from verdictd_py.storage.content import unservable
 from verdictd_py.storage.defaults import POLICY_FILES, default_file
 from verdictd_py.storage.directory import Directory, Entry, Segments
-from verdictd_py.storage.stores import ALIASES, KEYS, OPA, README, RESOURCES
+from verdictd_py.storage.stores import ALIASES, COLLATERAL, KEYS, OPA, README, RESOURCES
 
-_DIRECTORIES: Final = (KEYS, "image", "gpg", OPA, RESOURCES, "audit")
+_DIRECTORIES: Final = (KEYS, "image", "gpg", OPA, RESOURCES, COLLATERAL, "audit")
 
 _REJECT: Final = b'{"default":[{"type":"reject"}]}\n'
 _SIGSTORE: Final = b"default-docker:\n    sigstore: file:///var/lib/containers/sigstore\n"

@@ -20,6 +20,7 @@ from verdictd_py.storage.directory import Directory, Entry
 KEYS: Final = "keys"
 RESOURCES: Final = "resources"
 OPA: Final = "opa"
+COLLATERAL: Final = "collateral"
 README: Final = "README.md"
 """What a checkout used as a data directory has among its keys."""
 
@@ -182,6 +183,27 @@ class DirectoryResourceStore:
             raise NotFound(f"there is no resource {path}") from None
         except StorageError as error:
             raise StorageError(f"the resource {path} {error}") from None
+
+
+class DirectoryCollateralStore:
+    """Port `CollateralStore`: one file a platform type, below `collateral/`."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+
+    async def load(self, name: str) -> bytes | None:
+        try:
+            return await asyncio.to_thread(self._directory.read, (COLLATERAL, name))
+        except NotFound:
+            return None
+        except StorageError as error:
+            raise StorageError(f"{COLLATERAL}/{name} {error}") from None
+
+    async def save(self, name: str, content: bytes) -> None:
+        try:
+            await asyncio.to_thread(self._directory.replace, (COLLATERAL, name), content)
+        except (AlreadyExists, StorageError) as error:
+            raise StorageError(f"{COLLATERAL}/{name} {error}") from None
 
 
 class DirectoryDocumentStore:

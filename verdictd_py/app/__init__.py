@@ -7,12 +7,12 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from types import ModuleType
 from typing import Self
 
 from verdictd_py import __version__
 from verdictd_py._generated import clientapi_pb2, keyprovider_pb2, verdictd_v1_pb2
+from verdictd_py.app.collateral import CollateralService, collateral_source
 from verdictd_py.broker.administration import KeyAdministrator, ResourceAdministrator
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.history import History
@@ -21,7 +21,7 @@ from verdictd_py.broker.release import Releaser
 from verdictd_py.broker.wrapping import Wrapper
 from verdictd_py.config import DEFAULT_DATA_DIR, Address, Settings, Unsafe
 from verdictd_py.domain.evidence import Tee
-from verdictd_py.domain.ports import CollateralSource, Events, PolicySource
+from verdictd_py.domain.ports import Events, PolicySource
 from verdictd_py.errors import ConfigError, NotFound, StorageError
 from verdictd_py.listeners import management, management_v1, sockets
 from verdictd_py.listeners.attested import AttestedListener, Limits
@@ -36,13 +36,15 @@ from verdictd_py.policy.sandbox import PolicySandbox
 from verdictd_py.storage.keyring import SequoiaKeyringEditor
 from verdictd_py.storage.layout import prepare
 from verdictd_py.storage.stores import (
+    DirectoryCollateralStore,
     DirectoryDocumentStore,
     DirectoryKeyStore,
     DirectoryResourceStore,
 )
-from verdictd_py.verifiers.collateral import EndorsementsOnly, FileCollateral, FirstAnswer
 from verdictd_py.verifiers.registry import VerifierContext, VerifierSet, select
 from verdictd_py.verifiers.roots import read_root_ca
+
+__all__ = ["Clock", "Daemon", "build_appraiser", "collateral_source", "run", "utc_now"]
 
 Clock = Callable[[], datetime]
 
@@ -50,17 +52,6 @@ Clock = Callable[[], datetime]
 def utc_now() -> datetime:
     """The wall clock, the daemon's only one for certificates and collateral."""
     return datetime.now(UTC)
-
-
-def collateral_source(path: Path | None, events: Events | None = None) -> CollateralSource:
-    """Collateral of the operator's, and only where it has none the guest's own.
-
-    Raises:
-        ConfigError: `path` cannot be read.
-    """
-    if path is None:
-        return EndorsementsOnly()
-    return FirstAnswer(FileCollateral(path, events=events), EndorsementsOnly())
 
 
 def build_appraiser(
@@ -102,10 +93,23 @@ class Daemon:
         self._settings = settings
         self._unsafe = unsafe
         self._events = events
-        self._verifiers = self._select_verifiers()
         self._rules, tls = protection(settings, unsafe)
         directory, self._warnings = prepare(settings.data_dir)
         self._events = events = self._audit = AuditTrail(settings.data_dir / "audit", events)
+        root = unsafe.unsafe_tdx_root_ca
+        root_ca = None if root is None else read_root_ca(root, option="--unsafe-tdx-root-ca")
+        self._collateral = CollateralService(
+            settings,
+            DirectoryCollateralStore(directory),
+            clock=clock,
+            events=events,
+            root_ca_der=root_ca,
+        )
+        self._verifiers = select(
+            settings.verifier or None,
+            VerifierContext(collateral=self._collateral.source, root_ca_der=root_ca),
+            insecure_nullverifier=unsafe.insecure_nullverifier,
+        )
         keys = DirectoryKeyStore(directory)
         resources = DirectoryResourceStore(directory, events=events)
         self._policies = DirectoryDocumentStore(directory)
@@ -175,6 +179,7 @@ class Daemon:
         host, port = listening.getsockname()[:2]
         self.listen = Address(host, port)
         await self._register()
+        self._collateral.start()
         await self._attested.start(listening)
         await self._client_api.start()
         if self.keyprovider_api is not None:
@@ -226,6 +231,7 @@ class Daemon:
             self._client_api.drain(seconds),
             self._keyprovider_api.drain(seconds),
         )
+        await self._collateral.stop()
         self._events.record("daemon.stopped")
         self._audit.close()
 
@@ -271,18 +277,6 @@ class Daemon:
             verifiers=self._verifiers.names,
             attester=self._settings.attester,
             data_dir=str(self._settings.data_dir),
-        )
-
-    def _select_verifiers(self) -> VerifierSet:
-        root = self._unsafe.unsafe_tdx_root_ca
-        context = VerifierContext(
-            collateral=collateral_source(self._settings.collateral, self._events),
-            root_ca_der=None if root is None else read_root_ca(root, option="--unsafe-tdx-root-ca"),
-        )
-        return select(
-            self._settings.verifier or None,
-            context,
-            insecure_nullverifier=self._unsafe.insecure_nullverifier,
         )
 
     def _bind_client_api(self) -> Address:

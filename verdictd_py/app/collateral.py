@@ -1,0 +1,121 @@
+"""Builds the sources of collateral: files, a service with its cache, the guest's own."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+import httpx
+
+from verdictd_py import __version__
+from verdictd_py.config import Settings
+from verdictd_py.domain.ports import CollateralSource, CollateralStore, Events
+from verdictd_py.errors import ConfigError
+from verdictd_py.verifiers.collateral import EndorsementsOnly, FileCollateral, FirstAnswer
+from verdictd_py.verifiers.collateral_cache import CollateralCache
+from verdictd_py.verifiers.http import bounded_get
+from verdictd_py.verifiers.pcs import Pcs
+
+CONNECT_SECONDS = 10.0
+
+
+class CollateralService:
+    """The daemon's source of collateral, with what runs in the background for it.
+
+    Files where the operator names them, and then nothing is ever fetched; otherwise a
+    service with its cache; without either only what guests bring along.
+
+    Raises:
+        ConfigError: a file or address that the settings name cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: CollateralStore,
+        *,
+        clock: Callable[[], datetime],
+        events: Events,
+        root_ca_der: bytes | None,
+    ) -> None:
+        self._client: httpx.AsyncClient | None = None
+        self._cache: CollateralCache | None = None
+        self._renewing: asyncio.Task[None] | None = None
+        if settings.collateral is not None or not settings.collateral_url:
+            self.source = collateral_source(settings.collateral, events)
+            return
+        self._client = http_client(settings)
+        get = bounded_get(self._client)
+        service = Pcs(get, settings.collateral_url, update=settings.collateral_update)
+        self.source = self._cache = CollateralCache(
+            service.fetch,
+            store,
+            clock=clock,
+            events=events,
+            root_ca_der=root_ca_der,
+            minimum_evaluation=settings.min_tcb_evaluation,
+        )
+
+    def start(self) -> None:
+        """Renews what is kept from now on, ahead of its end."""
+        if self._cache is not None:
+            self._renewing = asyncio.create_task(self._cache.keep_renewed())
+
+    async def stop(self) -> None:
+        """Ends the background work and every connection."""
+        if self._renewing is not None:
+            self._renewing.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._renewing
+        if self._cache is not None:
+            await self._cache.stop()
+        if self._client is not None:
+            await self._client.aclose()
+
+
+def http_client(settings: Settings) -> httpx.AsyncClient:
+    """A client with the operator's CAs, proxy and subscription key.
+
+    Raises:
+        ConfigError: one of them cannot be used.
+    """
+    headers = {"User-Agent": f"verdictd-py/{__version__}"}
+    if settings.collateral_api_key_file is not None:
+        key = _read(settings.collateral_api_key_file, "--collateral-api-key-file")
+        headers["Ocp-Apim-Subscription-Key"] = key.decode("ascii", "replace").strip()
+    if settings.collateral_ca is not None:
+        _read(settings.collateral_ca, "--collateral-ca")
+    try:
+        return httpx.AsyncClient(
+            verify=ssl.create_default_context(cafile=settings.collateral_ca),
+            proxy=settings.collateral_proxy,
+            headers=headers,
+            timeout=CONNECT_SECONDS,
+        )
+    except (OSError, ValueError, httpx.InvalidURL) as error:  # SSLError is an OSError
+        raise ConfigError(
+            "the collateral service cannot be reached like this; --collateral-ca is a file of PEM "
+            "certificates, --collateral-proxy an http:// URL"
+        ) from error
+
+
+def _read(file: Path, option: str) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}; check {option}") from error
+
+
+def collateral_source(path: Path | None, events: Events | None = None) -> CollateralSource:
+    """Collateral of the operator's, and only where it has none the guest's own.
+
+    Raises:
+        ConfigError: `path` cannot be read.
+    """
+    if path is None:
+        return EndorsementsOnly()
+    return FirstAnswer(FileCollateral(path, events=events), EndorsementsOnly())

@@ -1,0 +1,157 @@
+"""Verifies collateral by itself, before it is kept: signatures, dates, and whose it is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from verdictd_py.domain.evidence import Collateral, Tee
+from verdictd_py.domain.ports import CollateralRequest
+from verdictd_py.errors import AttestationError, CollateralExpired, Reason
+from verdictd_py.verifiers.dcap import CollateralRejected
+from verdictd_py.verifiers.pck import verify_chain, verify_signed_text
+
+_IDS: Final = {Tee.TDX: ("TDX", "TD_QE"), Tee.SGX: ("SGX", "QE")}
+"""`id` of TCB info and of the quoting enclave's identity (PCS v4)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """Until when collateral holds, and how recent its TCB levels are.
+
+    Attributes:
+        start: the latest of its dates of issue.
+        end: the earliest of its next updates.
+        evaluation_number: the lower of the two `tcbEvaluationDataNumber`.
+    """
+
+    start: datetime
+    end: datetime
+    evaluation_number: int
+
+
+def check_collateral(
+    collateral: Collateral, request: CollateralRequest, *, root_key: bytes, now: datetime
+) -> Validity:
+    """Verifies collateral for a platform type.
+
+    1. TCB info and QE identity are signed under the root. 2. They are for this platform
+    type. 3. Both CRLs are signed by their issuers under the root. 4. None of the
+    certificates that signed is revoked. 5. Everything is valid at `now`.
+
+    Args:
+        root_key: SHA-256 of the trusted root's SubjectPublicKeyInfo.
+
+    Raises:
+        CollateralRejected: 1 to 4 failed; the text says which.
+        CollateralExpired: 5 failed.
+    """
+    try:
+        chains = [
+            x509.load_pem_x509_certificates(text.encode())
+            for text in (
+                collateral.tcb_info_issuer_chain,
+                collateral.qe_identity_issuer_chain,
+                collateral.pck_crl_issuer_chain,
+            )
+        ]
+        info, identity = json.loads(collateral.tcb_info), json.loads(collateral.qe_identity)
+        _signatures(collateral, root_key, now)  # 1
+        _whose(info, identity, request)  # 2
+        crls = _crls(collateral, chains[2], request)  # 3
+        _not_revoked(chains, crls[1])  # 4
+        validity = _validity(info, identity, crls)
+    except AttestationError:
+        raise
+    except Exception as error:  # cryptography has no root of its exceptions
+        raise _rejected(f"it cannot be read: {type(error).__name__}") from error
+    if not validity.start <= now <= validity.end:  # 5
+        window = f"{validity.start.isoformat()} to {validity.end.isoformat()}"
+        text = "the collateral is outside its validity"
+        reason = Reason("collateral", now.isoformat(), window, text)
+        raise CollateralExpired(text, reasons=(reason,))
+    return validity
+
+
+def _signatures(collateral: Collateral, root_key: bytes, now: datetime) -> None:
+    for chain, text, signature, rule in (
+        (
+            collateral.tcb_info_issuer_chain,
+            collateral.tcb_info,
+            collateral.tcb_info_signature,
+            "tcb-info",
+        ),
+        (
+            collateral.qe_identity_issuer_chain,
+            collateral.qe_identity,
+            collateral.qe_identity_signature,
+            "qe-identity",
+        ),
+    ):
+        signer = verify_chain(chain.encode(), root_key=root_key, now=now)
+        verify_signed_text(text, signature, signer, rule=rule)
+    verify_chain(collateral.pck_crl_issuer_chain.encode(), root_key=root_key, now=now)
+
+
+def _whose(info: dict[str, Any], identity: dict[str, Any], request: CollateralRequest) -> None:
+    wanted = _IDS.get(request.tee)
+    if wanted is None or (info["id"], identity["id"]) != wanted:
+        raise _rejected(f"it is not for {request.tee}")
+    if bytes.fromhex(info["fmspc"]).hex() != request.fmspc:
+        raise _rejected("it is for another FMSPC")
+
+
+def _crls(
+    collateral: Collateral, chain: list[x509.Certificate], request: CollateralRequest
+) -> tuple[x509.CertificateRevocationList, x509.CertificateRevocationList]:
+    """The CRL of the PCK certificates, and that of the root."""
+    pck = x509.load_der_x509_crl(collateral.pck_crl)
+    root = x509.load_der_x509_crl(collateral.root_ca_crl)
+    for crl, issuer in ((pck, chain[0]), (root, chain[-1])):
+        key = issuer.public_key()
+        if (
+            crl.issuer != issuer.subject
+            or not isinstance(key, ec.EllipticCurvePublicKey)
+            or not crl.is_signature_valid(key)
+        ):
+            raise _rejected("a revocation list is not signed by its issuer")
+    names = [str(each.value).lower() for each in chain[0].subject]
+    if not any(request.ca in name for name in names):
+        raise _rejected(f"its revocation list is not that of the {request.ca} CA")
+    return pck, root
+
+
+def _not_revoked(
+    chains: list[list[x509.Certificate]], root_crl: x509.CertificateRevocationList
+) -> None:
+    for chain in chains:
+        for certificate in chain[:-1]:
+            found = root_crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
+            if found is not None:
+                raise _rejected("a certificate that signed it is revoked")
+
+
+def _validity(
+    info: dict[str, Any],
+    identity: dict[str, Any],
+    crls: tuple[x509.CertificateRevocationList, ...],
+) -> Validity:
+    starts = [datetime.fromisoformat(each["issueDate"]) for each in (info, identity)]
+    ends = [datetime.fromisoformat(each["nextUpdate"]) for each in (info, identity)]
+    for crl in crls:
+        if crl.next_update_utc is None:
+            raise _rejected("a revocation list has no next update")
+        starts.append(crl.last_update_utc)
+        ends.append(crl.next_update_utc)
+    numbers = [int(each["tcbEvaluationDataNumber"]) for each in (info, identity)]
+    return Validity(max(starts), min(ends), min(numbers))
+
+
+def _rejected(why: str) -> CollateralRejected:
+    text = f"the collateral does not verify: {why}"
+    return CollateralRejected(text, reasons=(Reason("collateral", "", "", text),))

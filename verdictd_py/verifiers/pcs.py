@@ -1,0 +1,163 @@
+"""Collateral from Intel's Provisioning Certification Service, or a PCCS that repeats it.
+
+Only what to ask and how to read the answers; the HTTP client is given. What comes back is
+believed by nobody: `collateral_check` verifies it before it is kept.
+
+Sources: Intel "API documentation of the Provisioning Certification Service", version 4;
+"Design Guide for Intel SGX PCCS" for `rootcacrl`, which Intel itself does not serve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+from urllib.parse import unquote, urlencode
+
+from cryptography import x509
+
+from verdictd_py.domain.evidence import Collateral, Tee
+from verdictd_py.domain.ports import CollateralRequest
+from verdictd_py.errors import CollateralUnavailable
+
+MAX_ANSWER_BYTES: Final = 1024 * 1024
+"""TCB info is about 20 KiB, a CRL of a whole generation below 200 KiB."""
+
+_TCB_CHAINS: Final = ("TCB-Info-Issuer-Chain", "SGX-TCB-Info-Issuer-Chain")
+_CRL_CHAIN: Final = "SGX-PCK-CRL-Issuer-Chain"
+_QE_CHAIN: Final = "SGX-Enclave-Identity-Issuer-Chain"
+_SERVED: Final = (Tee.TDX, Tee.SGX)
+
+Update = Literal["standard", "early"]
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAnswer:
+    """One HTTP answer; names of `headers` are lower-case."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+HttpGet = Callable[[str], Awaitable[HttpAnswer]]
+"""GET of one URL, at most `MAX_ANSWER_BYTES`; `CollateralUnavailable` where there is no answer."""
+
+
+class Pcs:
+    """Fetches collateral from the first of several services that has it.
+
+    Args:
+        get: the HTTP client.
+        base_urls: without the path that all share, `https://pccs.example:8081`.
+        update: which TCB recovery: Intel publishes it `early` for those who can update at once.
+    """
+
+    def __init__(
+        self, get: HttpGet, base_urls: tuple[str, ...], *, update: Update = "standard"
+    ) -> None:
+        self._get = get
+        self._base_urls = tuple(url.rstrip("/") for url in base_urls)
+        self._update = update
+
+    async def fetch(self, request: CollateralRequest) -> Collateral:
+        """Collateral for one platform type, not verified.
+
+        Raises:
+            CollateralUnavailable: no service has it now; what each said.
+        """
+        problems = []
+        for base in self._base_urls:
+            try:
+                return await self._fetch(base, request)
+            except CollateralUnavailable as error:
+                problems.append(f"{base}: {error}")
+        raise CollateralUnavailable("; ".join(problems) or "no collateral service is set")
+
+    async def _fetch(self, base: str, request: CollateralRequest) -> Collateral:
+        """1. PCK CRL. 2. TCB info. 3. QE identity. 4. Root CRL."""
+        if request.tee not in _SERVED:
+            raise CollateralUnavailable(f"there is none for {request.tee}")
+        sgx = f"{base}/sgx/certification/v4"
+        own = f"{base}/{request.tee.value}/certification/v4"
+        update = {} if self._update == "standard" else {"update": self._update}
+        crl = await self._ok(  # 1
+            f"{sgx}/pckcrl?{urlencode({'ca': request.ca, 'encoding': 'der'})}"
+        )
+        tcb = await self._ok(f"{own}/tcb?{urlencode({'fmspc': request.fmspc, **update})}")  # 2
+        qe = await self._ok(f"{own}/qe/identity?{urlencode(update)}".rstrip("?"))  # 3
+        tcb_info, tcb_info_signature = _signed(tcb.body, "tcbInfo")
+        qe_identity, qe_identity_signature = _signed(qe.body, "enclaveIdentity")
+        chain = _header(crl, _CRL_CHAIN)
+        return Collateral(
+            pck_crl_issuer_chain=chain,
+            root_ca_crl=await self._root_crl(sgx, chain),  # 4
+            pck_crl=crl.body,
+            tcb_info_issuer_chain=_header(tcb, *_TCB_CHAINS),
+            tcb_info=tcb_info,
+            tcb_info_signature=tcb_info_signature,
+            qe_identity_issuer_chain=_header(qe, _QE_CHAIN),
+            qe_identity=qe_identity,
+            qe_identity_signature=qe_identity_signature,
+        )
+
+    async def _root_crl(self, sgx: str, chain: str) -> bytes:
+        """From the PCCS, or where the root certificate says (Intel's own service)."""
+        answer = await self._get(f"{sgx}/rootcacrl")
+        if answer.status == 200:
+            return _hex_or_der(answer.body)
+        return (await self._ok(_distribution_point(chain))).body
+
+    async def _ok(self, url: str) -> HttpAnswer:
+        answer = await self._get(url)
+        if answer.status != 200:
+            raise CollateralUnavailable(f"status {answer.status} for {url}")
+        return answer
+
+
+def _signed(body: bytes, member: str) -> tuple[str, bytes]:
+    """The text that was signed, byte for byte, and its signature, out of their envelope.
+
+    Decoding and encoding the JSON again would not give the same text.
+    """
+    try:
+        text = body.decode("utf-8")
+        start = text.index(f'"{member}":') + len(member) + 3
+        end = text.rindex(',"signature":"')
+        signature = text[end + len(',"signature":"') : text.rindex('"')]
+        return text[start:end], bytes.fromhex(signature)
+    except ValueError as error:  # UnicodeDecodeError among them
+        raise CollateralUnavailable(f"the answer has no {member} with a signature") from error
+
+
+def _header(answer: HttpAnswer, *names: str) -> str:
+    for name in names:
+        value = answer.headers.get(name.lower())
+        if value:
+            return unquote(value)
+    raise CollateralUnavailable(f"the answer has no header {names[0]}")
+
+
+def _hex_or_der(body: bytes) -> bytes:
+    """A PCCS answers in hex; some in DER."""
+    try:
+        return bytes.fromhex(body.decode("ascii").strip().strip('"'))
+    except ValueError:
+        return body
+
+
+def _distribution_point(chain: str) -> str:
+    """Where the root's CRL is, said by a root certificate that signed itself.
+
+    The root's key is pinned by whoever verifies the collateral; but anybody can write a
+    certificate around that key and have us ask any address, if nobody checked its signature.
+    """
+    try:
+        root = x509.load_pem_x509_certificates(chain.encode())[-1]
+        root.verify_directly_issued_by(root)
+        points = root.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
+        names = [name.value for point in points for name in point.full_name or ()]
+        url = next(str(name) for name in names if str(name).startswith(("https://", "http://")))
+    except Exception as error:  # cryptography has no root of its exceptions
+        raise CollateralUnavailable("the root certificate does not say where its CRL is") from error
+    return url
