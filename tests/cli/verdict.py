@@ -1,4 +1,4 @@
-"""Runs the real `verdict-py` beside a broker in this process."""
+"""Runs the real commands beside a broker, or another server, in this process."""
 
 from __future__ import annotations
 
@@ -11,18 +11,16 @@ from tests.system.broker import RunningBroker
 SECONDS = 30
 
 
-async def verdict(
-    broker: RunningBroker | str, *words: str, stdin: bytes | int = b"", cwd: str | None = None
+async def beside(
+    module: str, *words: str, stdin: bytes | int = b"", cwd: str | None = None
 ) -> Ended:
-    """How `verdict-py -c BROKER WORD ...` ended.
+    """How `python -m verdictd_py.cli.MODULE WORD ...` ended, while this loop goes on.
 
     Args:
-        broker: a running one, or an address.
         stdin: what it reads, or a descriptor to read from.
     """
-    address = broker if isinstance(broker, str) else broker.client_api
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "verdictd_py.cli.verdict", "-c", address, *words),
+        *(sys.executable, "-m", f"verdictd_py.cli.{module}", *words),
         stdin=asyncio.subprocess.PIPE if isinstance(stdin, bytes) else stdin,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -33,3 +31,15 @@ async def verdict(
         out, err = await process.communicate(stdin if isinstance(stdin, bytes) else None)
     assert process.returncode is not None
     return Ended(process.returncode, out, err.decode())
+
+
+async def verdict(
+    broker: RunningBroker | str, *words: str, stdin: bytes | int = b"", cwd: str | None = None
+) -> Ended:
+    """How `verdict-py -c BROKER WORD ...` ended.
+
+    Args:
+        broker: a running one, or an address.
+    """
+    address = broker if isinstance(broker, str) else broker.client_api
+    return await beside("verdict", "-c", address, *words, stdin=stdin, cwd=cwd)

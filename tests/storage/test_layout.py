@@ -25,7 +25,7 @@ from verdictd_py.storage.stores import DirectoryResourceStore
 
 REPOSITORY = Path(__file__).parents[2]
 NOBODY = 65534
-DIRECTORIES = ("audit", "gpg", "image", "keys", "opa", "resources")
+DIRECTORIES = ("audit", "collateral", "gpg", "image", "keys", "opa", "resources")
 
 
 def start(data: Path) -> tuple[str, ...]:

@@ -94,7 +94,7 @@ def test_missing_path_names_the_remedy(tmp_path: Path) -> None:
 
 
 def test_too_large(tmp_path: Path) -> None:
-    (tmp_path / "big.json").write_bytes(b" " * (4 * 1024 * 1024 + 1))
+    (tmp_path / "big.json").write_bytes(b" " * (32 * 1024 * 1024 + 1))
     with pytest.raises(ConfigError, match="larger than"):
         FileCollateral(tmp_path)
 

@@ -13,6 +13,7 @@ from verdictd_py.errors import VerdictdError
 COMMANDS: Final = {
     "appraise": "judge a certificate or a quote offline, exactly as the listener would",
     "audit": "check that an audit trail is as it was written",
+    "collateral": "fetch, show and verify collateral, for a hall without a network",
     "demo": "the whole story on loopback, without hardware, in a minute",
     "guest": "a reference guest: attest, then ask for a key or a resource",
     "keyprovider": "ocicrypt's key provider on standard input and output, without a daemon",

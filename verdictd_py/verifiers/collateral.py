@@ -7,7 +7,7 @@ signature and date of it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +25,7 @@ from verdictd_py.errors import (
 )
 from verdictd_py.verifiers.tcb import evaluation_number
 
-MAX_COLLATERAL_BYTES: Final = 4 * 1024 * 1024  # one file; real ones are about 60 KiB
+MAX_COLLATERAL_BYTES: Final = 32 * 1024 * 1024  # one file; each platform type is about 60 KiB
 MAX_COLLATERAL_FILES: Final = 4096  # in a directory: Intel has some dozens of FMSPCs
 
 _TEXTS: Final = (
@@ -45,10 +45,31 @@ def collateral_from_json(text: str | bytes) -> Collateral:
     Raises:
         ValueError: it has not that form; the text says what is wrong.
     """
+    return _from_members(_parsed(text))
+
+
+def collaterals_from_json(text: str | bytes) -> tuple[Collateral, ...]:
+    """Several of them from a JSON array, or the only one: a file for a hall without a network.
+
+    Raises:
+        ValueError: as `collateral_from_json`.
+    """
+    found = _parsed(text)
+    if not isinstance(found, list):
+        return (_from_members(found),)
+    if len(found) > MAX_COLLATERAL_FILES:
+        raise ValueError(f"it has more than {MAX_COLLATERAL_FILES} sets")
+    return tuple(_from_members(members) for members in found)
+
+
+def _parsed(text: str | bytes) -> object:
     try:
-        members = json.loads(text)
+        return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def _from_members(members: object) -> Collateral:
     if not isinstance(members, dict):
         raise ValueError("it is not a JSON object")
     unknown = set(members) - set(_TEXTS) - set(_BYTES) - _IGNORED
@@ -75,6 +96,20 @@ def collateral_to_json(collateral: Collateral) -> str:
     members = {name: getattr(collateral, name) for name in _TEXTS}
     members |= {name: getattr(collateral, name).hex() for name in _BYTES}
     return json.dumps(members, indent=2)
+
+
+def collaterals_to_json(collaterals: Sequence[Collateral]) -> str:
+    """Writes a file that `collaterals_from_json` reads."""
+    return "[" + ",\n".join(collateral_to_json(each) for each in collaterals) + "]\n"
+
+
+def platform_of(collateral: Collateral) -> CollateralRequest:
+    """Which platforms collateral says it is for; nothing is verified.
+
+    Raises:
+        ValueError: it does not say so.
+    """
+    return _index(collateral).request
 
 
 def _unhex(members: Mapping[str, str], name: str) -> bytes:
@@ -190,15 +225,15 @@ class FileCollateral:
         return {file: (at.st_mtime_ns, at.st_size, at.st_ino) for file, at in stats.items()}
 
     def _load(self) -> tuple[_Entry, ...]:
-        return tuple(self._load_file(file) for file in self._seen)
+        return tuple(entry for file in self._seen for entry in self._load_file(file))
 
-    def _load_file(self, file: Path) -> _Entry:
+    def _load_file(self, file: Path) -> tuple[_Entry, ...]:
         try:
             with file.open("rb") as stream:
                 text = stream.read(MAX_COLLATERAL_BYTES + 1)
             if len(text) > MAX_COLLATERAL_BYTES:
                 raise ValueError(f"it is larger than {MAX_COLLATERAL_BYTES} bytes")
-            return _index(collateral_from_json(text))
+            return tuple(_index(each) for each in collaterals_from_json(text))
         except OSError as error:
             problem = error.strerror or str(error)
         except ValueError as error:

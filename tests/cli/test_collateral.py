@@ -1,0 +1,92 @@
+"""`verdictd-py collateral`: one file, carried to where there is no network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest_asyncio
+
+from tests.cli.command import Run, run_all
+from tests.cli.verdict import beside
+from tests.system.broker import running_broker
+from tests.verifiers.pccs import Pccs, running_pccs
+from verdictd_py import app
+from verdictd_py.simulator import SimulatedPlatform
+from verdictd_py.simulator.pcs import PcsAnswer
+
+FMSPC = "50806f000000"
+
+
+@pytest_asyncio.fixture
+async def pccs() -> AsyncIterator[Pccs]:
+    platform = SimulatedPlatform.create(now=app.utc_now())
+    async with running_pccs(platform) as running:
+        yield running
+
+
+def root_file(pccs: Pccs, directory: Path) -> str:
+    file = directory / "root.pem"
+    file.write_text(pccs.platform.root_ca_pem)
+    return str(file)
+
+
+async def test_it_is_fetched_shown_verified_and_used(pccs: Pccs, tmp_path: Path) -> None:
+    root = ("--root-ca", root_file(pccs, tmp_path))
+    (tmp_path / "quote").write_bytes(pccs.platform.quote(bytes(64)))
+    bundle = tmp_path / "bundle.json"
+    fetched = await beside(
+        *("main", "collateral", "fetch", "--quote", str(tmp_path / "quote"), "--fmspc", FMSPC),
+        *("--collateral-url", pccs.url, "--output", str(bundle), *root),
+    )
+    assert (fetched.status, fetched.stdout) == (0, f"{bundle}: 1 platform types\n".encode())
+    shown = await beside("main", "collateral", "show", "--json", str(bundle), *root)
+    (row,) = json.loads(shown.stdout)
+    assert (row["tee"], row["fmspc"], row["ca"]) == ("tdx", FMSPC, "platform")
+    assert (row["evaluation"], row["problem"]) == (17, "")
+    assert (await beside("main", "collateral", "verify", str(bundle), *root)).status == 0
+    late = (app.utc_now() + timedelta(days=40)).isoformat()
+    ended = await beside("main", "collateral", "verify", str(bundle), "--at", late, *root)
+    assert ended.status == 1
+    assert b"outside its validity" in ended.stdout
+    ended = await beside("main", "collateral", "verify", str(bundle))  # Intel's root
+    assert ended.status == 1
+    assert b"trusted root" in ended.stdout
+    async with (
+        running_broker(tmp_path, pccs.platform, collateral=bundle) as broker,
+        broker.guest() as guest,
+    ):
+        assert await guest.version() == "v1"
+
+
+async def test_what_does_not_verify_is_not_written(pccs: Pccs, tmp_path: Path) -> None:
+    output = tmp_path / "bundle.json"
+    service = ("--collateral-url", pccs.url)
+    words = ("collateral", "fetch", "--fmspc", FMSPC, "--output", str(output), *service)
+    ended = await beside("main", *words)  # Intel's root did not sign this
+    assert ended.complaint(1, "verdictd-py collateral").endswith("nothing is written")
+    pccs.change = lambda path, answer: PcsAnswer(503)
+    ended = await beside("main", *words, "--root-ca", root_file(pccs, tmp_path))
+    assert "status 503" in ended.complaint(2, "verdictd-py collateral")
+    assert not output.exists()
+
+
+def test_a_wrong_command_line_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "junk").write_bytes(b"junk")
+    junk, output = str(tmp_path / "junk"), str(tmp_path / "out")
+    cases = {
+        "is no FMSPC": ("fetch", "--fmspc", "xyz", "--output", output),
+        "--fmspc HEX or --quote FILE": ("fetch", "--output", output),
+        "names no platform": ("fetch", "--quote", junk, "--output", output),
+        "is no collateral": ("show", junk),
+        "cannot read": ("verify", "/nonexistent"),
+        "--collateral-url": (
+            *("fetch", "--fmspc", FMSPC, "--output", output, "--collateral-url", "nowhere"),
+        ),
+        "ACTION": (),
+    }
+    ended = run_all({said: Run(("collateral", *words)) for said, words in cases.items()})
+    for said, each in ended.items():
+        assert said in each.complaint(2, each.stderr.partition(": ")[0]), each

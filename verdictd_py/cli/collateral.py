@@ -1,0 +1,178 @@
+"""`verdictd-py collateral`: fetch, show and verify collateral, to be carried to other sites."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from verdictd_py import app, config
+from verdictd_py.app.collateral import http_client
+from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, complain
+from verdictd_py.domain.evidence import MAX_QUOTE_BYTES, Collateral, Tee
+from verdictd_py.domain.ports import CollateralRequest
+from verdictd_py.errors import AttestationError, CollateralUnavailable, ConfigError
+from verdictd_py.verifiers.collateral import (
+    collaterals_from_json,
+    collaterals_to_json,
+    platform_of,
+)
+from verdictd_py.verifiers.collateral_check import check_collateral
+from verdictd_py.verifiers.http import bounded_get
+from verdictd_py.verifiers.pck import root_key_digest, verify_pck_chain
+from verdictd_py.verifiers.pcs import Pcs
+from verdictd_py.verifiers.quote import parse_quote
+from verdictd_py.verifiers.roots import read_root_ca
+
+PROGRAM: Final = "verdictd-py collateral"
+_SERVICE: Final = ("collateral_url", "collateral_ca", "collateral_proxy", "collateral_update")
+
+
+def run(argv: Sequence[str]) -> int:
+    """0 done, 1 what was fetched or read does not verify.
+
+    Raises:
+        ConfigError: there is nothing to fetch or to read.
+    """
+    options = _parser().parse_args(list(argv))
+    root = None if options.root_ca is None else read_root_ca(options.root_ca, option="--root-ca")
+    root_key = root_key_digest(root)
+    if options.action == "fetch":
+        return asyncio.run(_fetch(options, root_key))
+    found = [each for file in options.files for each in _read(file)]
+    now = options.at or app.utc_now()
+    rows = [_row(each, root_key, now) for each in found]
+    if options.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        for row in rows:
+            print("  ".join(f"{name}={value}" for name, value in row.items() if value != ""))
+    bad = any(row["problem"] for row in rows)
+    return EXIT_REFUSED if bad and options.action == "verify" else EXIT_OK
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        PROGRAM,
+        "Fetch collateral where there is a network, look at it, and carry the file to where there\n"
+        "is none: verdictd-py --collateral FILE.",
+        "exit status: 0 done, 1 something does not verify, 2 wrong command line, or no answer",
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    fetch = actions.add_parser("fetch", prog=f"{PROGRAM} fetch", description="from PCS or a PCCS")
+    fetch.add_argument("--fmspc", metavar="HEX[,HEX]", type=_fmspcs, default=())
+    fetch.add_argument("--quote", metavar="FILE", type=Path, action="append", default=[])
+    fetch.add_argument("--tee", choices=("tdx", "sgx"), default="tdx", help="of --fmspc (tdx)")
+    fetch.add_argument("--ca", choices=("platform", "processor"), default="platform")
+    fetch.add_argument("--output", metavar="FILE", type=Path, required=True)
+    for name in _SERVICE:
+        option = "--" + name.replace("_", "-")
+        fetch.add_argument(option, metavar="VALUE", help="as the daemon's")
+    for name, text in (("show", "what files hold"), ("verify", "and whether it holds now")):
+        look = actions.add_parser(name, prog=f"{PROGRAM} {name}", description=text)
+        look.add_argument("files", metavar="FILE", type=Path, nargs="+")
+        look.add_argument("--at", metavar="RFC3339", type=_moment, help="at this time (now)")
+        look.add_argument("--json", action="store_true")
+    for action in actions.choices.values():
+        action.add_argument("--root-ca", metavar="FILE", type=Path, help="DER or PEM (Intel's)")
+    return parser
+
+
+def _fmspcs(text: str) -> tuple[str, ...]:
+    found = tuple(each.strip().lower() for each in text.split(","))
+    for each in found:
+        if len(each) != 12 or any(c not in "0123456789abcdef" for c in each):
+            raise ArgumentTypeError(f"{each!r} is no FMSPC: write 12 hex digits")
+    return found
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is no time, write 2026-11-24T12:00:00Z") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=app.utc_now().tzinfo)
+
+
+def _read(file: Path) -> tuple[Collateral, ...]:
+    try:
+        return collaterals_from_json(file.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}; check its name") from error
+    except ValueError as error:
+        problem = " ".join(str(error).split())
+        raise ConfigError(f"{file} is no collateral: {problem}; fetch it again") from error
+
+
+def _row(collateral: Collateral, root_key: bytes, now: datetime) -> dict[str, Any]:
+    """One set, as it is shown: for whom, until when, how recent, and what is wrong."""
+    try:
+        request = platform_of(collateral)
+        info = json.loads(collateral.tcb_info)
+    except ValueError as error:
+        return {"problem": f"it does not say what it is for: {error}"}
+    row: dict[str, Any] = {
+        "tee": request.tee.value,
+        "fmspc": request.fmspc,
+        "ca": request.ca,
+        "issued": str(info.get("issueDate", "")),
+        "until": str(info.get("nextUpdate", "")),
+        "evaluation": info.get("tcbEvaluationDataNumber", ""),
+        "problem": "",
+    }
+    try:
+        validity = check_collateral(collateral, request, root_key=root_key, now=now)
+        row["until"] = validity.end.isoformat()
+    except AttestationError as error:
+        row["problem"] = "; ".join(reason.text for reason in error.reasons)
+    return row
+
+
+async def _fetch(options: Namespace, root_key: bytes) -> int:
+    requests = [CollateralRequest(Tee(options.tee), each, options.ca) for each in options.fmspc]
+    requests += [_request_of(file, root_key) for file in options.quote]
+    if not requests:
+        raise ConfigError("say for which platforms: --fmspc HEX or --quote FILE")
+    given = {name: getattr(options, name) for name in _SERVICE if getattr(options, name)}
+    settings = config.load(given, file=None)
+    found: list[Collateral] = []
+    async with http_client(settings) as client:
+        service = Pcs(
+            bounded_get(client), settings.collateral_url, update=settings.collateral_update
+        )
+        for request in dict.fromkeys(requests):
+            try:
+                collateral = await service.fetch(request)
+                check_collateral(collateral, request, root_key=root_key, now=app.utc_now())
+            except CollateralUnavailable as error:
+                raise ConfigError(f"FMSPC {request.fmspc}: {error}") from error
+            except AttestationError as error:
+                complain(PROGRAM, f"FMSPC {request.fmspc}: {error}; nothing is written")
+                return EXIT_REFUSED
+            found.append(collateral)
+    try:
+        options.output.write_text(collaterals_to_json(found))  # the last step
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {options.output}: {error.strerror}; check --output"
+        ) from error
+    print(f"{options.output}: {len(found)} platform types")
+    return EXIT_OK
+
+
+def _request_of(file: Path, root_key: bytes) -> CollateralRequest:
+    """The platform type of a quote, whose PCK chain leads to the root."""
+    try:
+        with file.open("rb") as stream:
+            quote = parse_quote(stream.read(MAX_QUOTE_BYTES + 1))
+        platform = verify_pck_chain(quote.pck_chain, root_key=root_key, now=app.utc_now())
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}; check its name") from error
+    except AttestationError as error:
+        text = "; ".join(reason.text for reason in error.reasons)
+        raise ConfigError(f"{file} names no platform: {text}") from error
+    return CollateralRequest(quote.tee, platform.fmspc, platform.ca)
