@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 
 from tests.broker.support import MemoryEvents, MemoryKeys, MemoryResources, accepted_peer
 from verdictd_py.broker import ciphers
 from verdictd_py.broker.release import Releaser
+from verdictd_py.domain.appraisal import AppraisedPeer
 from verdictd_py.domain.names import KeyId, ResourcePath
 from verdictd_py.domain.ports import EventValue, Kind
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.domain.wrapping import Algorithm, WrappedBlob
 from verdictd_py.errors import (
     DecryptionFailed,
+    NotAuthorized,
     NotFound,
+    Reason,
     RequestError,
     StorageError,
     VerdictdError,
@@ -36,10 +41,27 @@ class RefusesToRecord(MemoryEvents):
         raise StorageError("the audit trail cannot be written")
 
 
-def releaser(events: MemoryEvents | None = None, *, allow_a256ctr: bool = False) -> Releaser:
+@dataclass
+class ScriptedRelease:
+    """A release policy that keeps some paths from everybody."""
+
+    refused: frozenset[str] = frozenset()
+
+    async def failures(self, peer: AppraisedPeer, kind: Kind, path: str) -> tuple[Reason, ...]:
+        del peer, kind
+        return (Reason("release", "", "", f"not {path}"),) if path in self.refused else ()
+
+
+def releaser(
+    events: MemoryEvents | None = None,
+    *,
+    allow_a256ctr: bool = False,
+    refused: frozenset[str] = frozenset(),
+) -> Releaser:
     return Releaser(
         keys=MemoryKeys(dict(KEYS), broken={BROKEN}),
         resources=MemoryResources({PATH: SecretBytes(b"content")}),
+        policy=ScriptedRelease(refused),
         events=MemoryEvents() if events is None else events,
         allow_a256ctr=allow_a256ctr,
     )
@@ -171,6 +193,7 @@ async def test_a_resource_that_is_not_served_is_not_looked_up_as_a_key() -> None
     tested = Releaser(
         keys=MemoryKeys({KeyId(PATH.segments): KEYS[ONE]}),
         resources=MemoryResources(broken={PATH}),
+        policy=ScriptedRelease(),
         events=MemoryEvents(),
     )
     with pytest.raises(StorageError, match="is not served"):
@@ -187,3 +210,32 @@ async def test_nothing_is_released_without_its_record() -> None:
     found = await tested.find(PEER, PATH)
     with pytest.raises(StorageError, match="audit trail"):
         tested.hand_out(PEER, found)
+
+
+async def test_what_the_release_policy_keeps_back_is_not_released() -> None:
+    """The object that was found is judged, whatever name it was asked for by."""
+    events = MemoryEvents()
+    kept = frozenset({"keys/one", "keys/default/key/2", str(PATH)})
+    tested = releaser(events, refused=kept)
+    for asked in (
+        tested.decrypt(PEER, [blob()]),
+        tested.keks(PEER, [ONE]),
+        tested.keks(PEER, [TWO]),
+        tested.find(PEER, PATH),
+        tested.find(PEER, ResourcePath(TWO.segments)),
+    ):
+        with pytest.raises(NotAuthorized) as caught:
+            await asked
+        assert str(caught.value) == f"not released to this guest; ask about {PEER.appraisal_id}"
+    assert not events.named("secret.released")
+    assert events.named("release.refused")[0]["reasons"] == ("not keys/one",)
+
+
+async def test_one_of_several_that_is_kept_back_keeps_all() -> None:
+    events = MemoryEvents()
+    tested = releaser(events, refused=frozenset({"keys/default/key/2"}))
+    with pytest.raises(NotAuthorized):
+        await tested.keks(PEER, [ONE, TWO])
+    with pytest.raises(NotAuthorized):
+        await tested.decrypt(PEER, [blob(), blob(TWO)])
+    assert not events.named("secret.released")

@@ -19,9 +19,9 @@ from tests.policy.support import (
 from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.ports import AppraisalPolicy, PolicyDocuments
 from verdictd_py.errors import NotFound, Reason, StorageError
-from verdictd_py.policy import appraisal
-from verdictd_py.policy.appraisal import MAX_COMPILED, RegoAppraisalPolicy
-from verdictd_py.policy.engine import CompiledPolicy
+from verdictd_py.policy import engine
+from verdictd_py.policy.appraisal import RegoAppraisalPolicy
+from verdictd_py.policy.engine import MAX_COMPILED, CompiledPolicy
 from verdictd_py.policy.explain import MAX_OWN_CHARS, MAX_OWN_REASONS
 
 HEAD = "package policy\nimport rego.v1\n"
@@ -289,7 +289,7 @@ class TestDocuments:
                 compiled.append(policy + data)
                 return CompiledPolicy.compile(policy, data)
 
-        monkeypatch.setattr(appraisal, "CompiledPolicy", Counting)
+        monkeypatch.setattr(engine, "CompiledPolicy", Counting)
         broken = PolicyDocuments("garbage", "{}")
         source = Documents(YES)
         policy = RegoAppraisalPolicy(source)
@@ -300,14 +300,14 @@ class TestDocuments:
         for number in range(MAX_COMPILED):
             source.now = PolicyDocuments(YES.policy, json.dumps({"n": number}))
             assert await policy.failures(Tee.TDX, tdx_claims()) == ()
-        assert len(policy._compiled) == MAX_COMPILED
+        assert len(policy._compiled._compiled) == MAX_COMPILED
         source.now = YES
         await policy.failures(Tee.TDX, tdx_claims())
         assert len(compiled) == 2 + MAX_COMPILED + 1
 
     async def test_policy_and_data_do_not_run_into_each_other(self) -> None:
-        one = appraisal._digest(PolicyDocuments("ab", "c"))
-        assert one != appraisal._digest(PolicyDocuments("a", "bc"))
+        one = engine._digest(PolicyDocuments("ab", "c"))
+        assert one != engine._digest(PolicyDocuments("a", "bc"))
 
     def test_a_problem_is_told_before_any_guest_comes(self) -> None:
         assert RegoAppraisalPolicy.problem(YES) is None

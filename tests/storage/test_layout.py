@@ -18,7 +18,7 @@ from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.names import resource_named
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError
-from verdictd_py.storage.defaults import default_documents
+from verdictd_py.storage.defaults import default_documents, default_file
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.layout import MAX_WARNINGS, prepare
 from verdictd_py.storage.stores import DirectoryResourceStore
@@ -61,6 +61,8 @@ def test_a_new_directory_gets_the_defaults(tmp_path: Path) -> None:
     }.items():
         packaged = default_documents(tee)
         assert [files.pop(name).decode() for name in names] == [packaged.policy, packaged.data]
+    for release in ("releasePolicy.rego", "releaseData"):
+        assert files.pop(f"opa/{release}") == default_file(f"policies/{release}")
     assert files == {}
     assert sorted(path.name for path in data.iterdir()) == list(DIRECTORIES)
     for path in data.rglob("*"):

@@ -32,6 +32,7 @@ from verdictd_py.listeners.keyprovider import KeyProviderService
 from verdictd_py.observability.audit import AuditTrail
 from verdictd_py.observability.log import LogEvents
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy, unpinned
+from verdictd_py.policy.release import RegoReleasePolicy
 from verdictd_py.policy.sandbox import PolicySandbox
 from verdictd_py.storage.keyring import SequoiaKeyringEditor
 from verdictd_py.storage.layout import prepare
@@ -113,6 +114,7 @@ class Daemon:
         keys = DirectoryKeyStore(directory)
         resources = DirectoryResourceStore(directory, events=events)
         self._policies = DirectoryDocumentStore(directory)
+        self._release = RegoReleasePolicy(self._policies)
         self._history = History()
         appraiser = build_appraiser(
             verifiers=self._verifiers,
@@ -125,6 +127,7 @@ class Daemon:
         releaser = Releaser(
             keys=keys,
             resources=resources,
+            policy=self._release,
             events=events,
             allow_a256ctr=settings.allow_a256ctr,
         )
@@ -252,6 +255,9 @@ class Daemon:
             else:
                 self._events.record("policy.loaded", tee=tee)
                 self._warn_unpinned(tee, unpinned(documents.data, tee))
+
+        for problem in await self._release.problems():
+            self._events.record("warning.policy", tee="release", reason=problem)
 
     def _warn_unpinned(self, tee: Tee, names: tuple[str, ...]) -> None:
         if names:

@@ -242,6 +242,8 @@ class PolicyAdministrator:
 
     def _refuse_other_half(self, name: Name, tee: Tee | None, *, policy: bool) -> None:
         """A policy is never stored as reference data, nor the reverse."""
+        if not policy and str(name).endswith(".rego"):
+            raise RequestError(f"{name} holds a policy; set it as that")
         if tee is None:
             return
         other = self._documents.reference_name(tee) if policy else self._documents.policy_name(tee)

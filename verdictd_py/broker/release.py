@@ -7,16 +7,24 @@ from collections.abc import Sequence
 from verdictd_py.broker import ciphers
 from verdictd_py.domain.appraisal import AppraisedPeer
 from verdictd_py.domain.names import KeyId, ResourcePath
-from verdictd_py.domain.ports import Events, KeyStore, Kind, ResourceStore, StoredObject
+from verdictd_py.domain.ports import (
+    Events,
+    KeyStore,
+    Kind,
+    ReleasePolicy,
+    ResourceStore,
+    StoredObject,
+)
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.domain.wrapping import Algorithm, WrappedBlob
-from verdictd_py.errors import DecryptionFailed, NotFound, RequestError
+from verdictd_py.errors import DecryptionFailed, NotAuthorized, NotFound, RequestError
 
 
 class Releaser:
     """What an attested guest can ask for.
 
     Args:
+        policy: asked for everything that was found, before it is handed out.
         allow_a256ctr: decrypt packets without a tag. Off by default: whoever holds an
             image can relabel a GCM packet as CTR, and CTR authenticates nothing.
     """
@@ -26,11 +34,13 @@ class Releaser:
         *,
         keys: KeyStore,
         resources: ResourceStore,
+        policy: ReleasePolicy,
         events: Events,
         allow_a256ctr: bool = False,
     ) -> None:
         self._keys = keys
         self._resources = resources
+        self._policy = policy
         self._events = events
         self._allow_a256ctr = allow_a256ctr
 
@@ -42,10 +52,12 @@ class Releaser:
         Raises:
             RequestError, NotFound, StorageError, DecryptionFailed: of the first bad
                 blob, and the text names it by its kid.
+            NotAuthorized: the release policy keeps one of the keys from this guest.
         """
         plaintexts = []
         for blob in blobs:
             key = await self._keys.get(blob.key_id)
+            await self._require(peer, Kind.KEY, f"keys/{blob.key_id}")
             plaintexts.append(open_blob(blob, key, allow_a256ctr=self._allow_a256ctr))
         for blob in blobs:
             self._released(peer, "image-key", f"keys/{blob.key_id}")
@@ -56,8 +68,11 @@ class Releaser:
 
         Raises:
             NotFound, StorageError: of the first bad one.
+            NotAuthorized: as `decrypt`.
         """
         keys = [await self._keys.get(key_id) for key_id in key_ids]
+        for key_id in dict.fromkeys(key_ids):
+            await self._require(peer, Kind.KEY, f"keys/{key_id}")
         for key_id in key_ids:
             self._released(peer, "kek", f"keys/{key_id}")
         return tuple(keys)
@@ -68,21 +83,44 @@ class Releaser:
         Raises:
             NotFound: neither.
             StorageError: it cannot be served.
+            NotAuthorized: as `decrypt`.
         """
-        del peer  # that the caller has one is what counts
         try:
-            return await self._resources.get(path)
+            found = await self._resources.get(path)
         except NotFound:
             try:
                 key = await self._keys.get(KeyId(path.segments))
             except NotFound:
                 raise NotFound(f"there is no resource {path}") from None
-            return StoredObject(Kind.KEY, f"keys/{path}", key)
+            found = StoredObject(Kind.KEY, f"keys/{path}", key)
+        is_key = found.kind is Kind.KEY
+        await self._require(peer, found.kind, found.path if is_key else str(path))
+        return found
 
     def hand_out(self, peer: AppraisedPeer, found: StoredObject) -> SecretBytes:
         """The content of what `find` found, and a record that `peer` got it."""
         self._released(peer, found.kind, found.path)
         return found.content
+
+    async def _require(self, peer: AppraisedPeer, kind: Kind, path: str) -> None:
+        """Returns if the release policy gives this to the guest.
+
+        Raises:
+            NotAuthorized: it does not; the guest learns the id of its appraisal only.
+        """
+        reasons = await self._policy.failures(peer, kind, path)
+        if not reasons:
+            return
+        self._events.record(
+            "release.refused",
+            peer=peer.address,
+            appraisal=peer.appraisal_id,
+            tee=peer.tee,
+            what=kind,
+            path=path,
+            reasons=tuple(reason.text for reason in reasons),
+        )
+        raise NotAuthorized(f"not released to this guest; ask about {peer.appraisal_id}")
 
     def _released(self, peer: AppraisedPeer, what: str, path: str) -> None:
         self._events.record(

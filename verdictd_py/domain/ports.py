@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from verdictd_py.domain.appraisal import AppraisedPeer
 from verdictd_py.domain.evidence import Collateral, Evidence, JsonValue, Tee, VerifiedEvidence
 from verdictd_py.domain.names import KeyId, Name, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
@@ -282,6 +283,19 @@ class AppraisalPolicy(Protocol):
         """Every failed rule; empty means allowed, and only an explicit yes is empty.
 
         An undefined result, a type error, an unreadable policy: a reason each.
+        """
+        ...
+
+
+class ReleasePolicy(Protocol):
+    """Decides which accepted guest gets what."""
+
+    async def failures(self, peer: AppraisedPeer, kind: Kind, path: str) -> tuple[Reason, ...]:
+        """Why not; empty means allowed, and only an explicit yes is empty.
+
+        Args:
+            path: of what was found, not of what was asked for: `keys/<kid>`, or the path of
+                a resource.
         """
         ...
 

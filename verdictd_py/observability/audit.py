@@ -29,6 +29,7 @@ AUDITED: Final = frozenset(
         "guest.refused",
         "guest.not-judged",
         "secret.released",
+        "release.refused",
         "image-key.wrapped",
         "image-key.unwrapped",
         "key.created",

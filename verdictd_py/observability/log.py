@@ -12,7 +12,9 @@ import structlog
 from verdictd_py.domain.ports import EventValue
 from verdictd_py.domain.secrets import SecretBytes
 
-_WARNINGS: Final = frozenset({"guest.refused", "guest.not-judged", "request.failed"})
+_WARNINGS: Final = frozenset(
+    {"guest.refused", "guest.not-judged", "request.failed", "release.refused"}
+)
 _WARNING_PREFIXES: Final = ("unsafe.", "warning.")
 
 

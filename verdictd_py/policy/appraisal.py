@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Final
 
 from verdictd_py.domain.evidence import JsonValue, Tee
 from verdictd_py.domain.ports import PolicyDocuments, PolicySource
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, StorageError
 from verdictd_py.policy import explain
-from verdictd_py.policy.engine import CompiledPolicy, PolicyResult
+from verdictd_py.policy.engine import CompiledPolicies, CompiledPolicy, PolicyResult
 from verdictd_py.policy.reference import parse_data, unpinned
 
 __all__ = ["RegoAppraisalPolicy", "unpinned"]
-
-MAX_COMPILED: Final = 8
-"""Policies kept ready: one for each kind of TEE, and those that a change has just replaced."""
 
 
 class RegoAppraisalPolicy:
@@ -36,7 +30,7 @@ class RegoAppraisalPolicy:
     def __init__(self, source: PolicySource, *, require_reference_values: bool = False) -> None:
         self._source = source
         self._require_reference_values = require_reference_values
-        self._compiled: OrderedDict[bytes, CompiledPolicy | PolicyInvalid] = OrderedDict()
+        self._compiled = CompiledPolicies()
 
     @staticmethod
     def problem(documents: PolicyDocuments) -> str | None:
@@ -55,7 +49,7 @@ class RegoAppraisalPolicy:
         """
         try:
             documents = await self._source.documents(tee)  # 1
-            result = self._compile(documents).evaluate(claims)  # 2, 3
+            result = self._compiled.of(documents).evaluate(claims)  # 2, 3
             reference = parse_data(documents.data)
         except (NotFound, StorageError, PolicyInvalid) as error:
             return (*explain.revoked(claims), _policy_reason(str(error)))
@@ -67,32 +61,6 @@ class RegoAppraisalPolicy:
             found += explain.own_reasons(result.document)
             reasons += found or (_unexplained(result),)
         return _once(reasons)
-
-    def _compile(self, documents: PolicyDocuments) -> CompiledPolicy:
-        """What was compiled of these documents before, or now.
-
-        A failure is kept as well: the same broken policy fails without being compiled again.
-        """
-        digest = _digest(documents)
-        compiled = self._compiled.pop(digest, None)
-        if compiled is None:
-            try:
-                compiled = CompiledPolicy.compile(documents.policy, documents.data)
-            except PolicyInvalid as error:
-                compiled = error.with_traceback(None)
-        self._compiled[digest] = compiled
-        while len(self._compiled) > MAX_COMPILED:
-            self._compiled.popitem(last=False)
-        if isinstance(compiled, PolicyInvalid):
-            raise PolicyInvalid(str(compiled))
-        return compiled
-
-
-def _digest(documents: PolicyDocuments) -> bytes:
-    """SHA-256 over both texts, each hashed first so that neither runs into the other."""
-    parts = (documents.policy, documents.data)
-    hashed = (hashlib.sha256(part.encode("utf-8", "surrogatepass")).digest() for part in parts)
-    return hashlib.sha256(b"".join(hashed)).digest()
 
 
 def _policy_reason(text: str) -> Reason:

@@ -7,8 +7,10 @@ runs `CompiledPolicy` in a child process: it takes text and gives plain values.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import re
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from typing import Final, Self
 from regopy import Bundle, Interpreter, LogLevel, Output, RegoError, rego_shared
 
 from verdictd_py.domain.evidence import JsonValue
+from verdictd_py.domain.ports import PolicyDocuments
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy import builtins
 from verdictd_py.policy.reference import canonical, parse_data
@@ -28,6 +31,9 @@ MAX_POLICY_BYTES: Final = 256 * 1024
 
 MAX_INPUT_BYTES: Final = 1024 * 1024
 """Claims of one guest are below 4 KiB."""
+
+MAX_COMPILED: Final = 16
+"""Policies kept ready: those in use, and those that a change has just replaced."""
 
 _QUERY: Final = "data.policy"
 
@@ -112,6 +118,42 @@ class CompiledPolicy:
                 return _result(output)
             except _ENGINE_FAILURES as error:
                 raise PolicyInvalid(_failure(error)) from error
+
+
+class CompiledPolicies:
+    """Policies kept ready by the digest of their documents, the last `MAX_COMPILED` used."""
+
+    def __init__(self) -> None:
+        self._compiled: OrderedDict[bytes, CompiledPolicy | PolicyInvalid] = OrderedDict()
+
+    def of(self, documents: PolicyDocuments) -> CompiledPolicy:
+        """What was compiled of these documents before, or now.
+
+        A failure is kept as well: the same broken policy fails without being compiled again.
+
+        Raises:
+            PolicyInvalid: see `CompiledPolicy.compile`.
+        """
+        digest = _digest(documents)
+        compiled = self._compiled.pop(digest, None)
+        if compiled is None:
+            try:
+                compiled = CompiledPolicy.compile(documents.policy, documents.data)
+            except PolicyInvalid as error:
+                compiled = error.with_traceback(None)
+        self._compiled[digest] = compiled
+        while len(self._compiled) > MAX_COMPILED:
+            self._compiled.popitem(last=False)
+        if isinstance(compiled, PolicyInvalid):
+            raise PolicyInvalid(str(compiled))
+        return compiled
+
+
+def _digest(documents: PolicyDocuments) -> bytes:
+    """SHA-256 over both texts, each hashed first so that neither runs into the other."""
+    parts = (documents.policy, documents.data)
+    hashed = (hashlib.sha256(part.encode("utf-8", "surrogatepass")).digest() for part in parts)
+    return hashlib.sha256(b"".join(hashed)).digest()
 
 
 def _build(policy: str, data: str) -> tuple[Interpreter, Bundle]:

@@ -20,6 +20,10 @@ POLICY_FILES: Final = {
 """Policy and reference data of each TEE, below `opa/` (storage.md)."""
 
 
+RELEASE_FILES: Final = ("releasePolicy.rego", "releaseData")
+"""Which accepted guest gets what, below `opa/` too."""
+
+
 def default_file(name: str) -> bytes:
     """Content of `policies/<file>` or `keys/<file>`, from the wheel or from the checkout.
 

@@ -11,7 +11,7 @@ from typing import Final
 from verdictd_py.domain.secrets import KEY_BYTES
 from verdictd_py.errors import AlreadyExists, ConfigError, NotFound, StorageError
 from verdictd_py.storage.content import unservable
-from verdictd_py.storage.defaults import POLICY_FILES, default_file
+from verdictd_py.storage.defaults import POLICY_FILES, RELEASE_FILES, default_file
 from verdictd_py.storage.directory import Directory, Entry, Segments
 from verdictd_py.storage.stores import ALIASES, COLLATERAL, KEYS, OPA, README, RESOURCES
 
@@ -74,6 +74,7 @@ def _defaults() -> list[tuple[Segments, bytes]]:
     ]
     for names in POLICY_FILES.values():
         found += [((OPA, name), default_file(f"policies/{name}")) for name in names]
+    found += [((OPA, name), default_file(f"policies/{name}")) for name in RELEASE_FILES]
     return found
 
 

@@ -1,0 +1,113 @@
+"""Which accepted guest gets what: the policy of the longest prefix, and only an explicit yes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.broker.support import accepted_peer
+from tests.policy.support import POLICIES
+from verdictd_py.domain.evidence import Tee
+from verdictd_py.domain.names import Name
+from verdictd_py.domain.ports import Kind, PolicyDocuments
+from verdictd_py.errors import NotFound
+from verdictd_py.policy.release import RegoReleasePolicy
+
+PEER = accepted_peer()
+HEAD = "package policy\nimport rego.v1\ndefault allow := false\n"
+DEFAULT = (POLICIES / "releasePolicy.rego").read_text()
+
+
+@dataclass
+class Documents:
+    texts: dict[str, str] = field(default_factory=dict)
+
+    async def get(self, name: Name) -> str:
+        if str(name) not in self.texts:
+            raise NotFound(f"opa/{name} is missing")
+        return self.texts[str(name)]
+
+    async def put(self, name: Name, text: str) -> None:
+        self.texts[str(name)] = text
+
+    async def documents(self, tee: Tee) -> PolicyDocuments:
+        raise NotFound(str(tee))
+
+    def policy_name(self, tee: Tee) -> Name:
+        raise NotFound(str(tee))
+
+    def reference_name(self, tee: Tee) -> Name:
+        raise NotFound(str(tee))
+
+    def tee_of(self, name: Name) -> Tee | None:
+        return None
+
+
+async def reasons(texts: dict[str, str], path: str = "keys/one", kind: Kind = Kind.KEY) -> str:
+    found = await RegoReleasePolicy(Documents(texts)).failures(PEER, kind, path)
+    return "; ".join(reason.text for reason in found)
+
+
+async def test_the_packaged_policy_gives_every_accepted_guest_everything() -> None:
+    texts = {"releasePolicy.rego": DEFAULT, "releaseData": (POLICIES / "releaseData").read_text()}
+    for path, kind in (
+        ("keys/one", Kind.KEY),
+        ("default/security-policy/test", Kind.IMAGE),
+        ("a/b/c", Kind.RESOURCE),
+    ):
+        assert await reasons(texts, path, kind) == ""
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        ({}, "opa/releasePolicy.rego is missing"),
+        ({"releasePolicy.rego": "garbage"}, "cannot be used"),
+        ({"releasePolicy.rego": HEAD}, "does not allow keys/one to this guest"),
+        ({"releasePolicy.rego": HEAD + "allow := 1 if true\n"}, "does not allow"),
+        ({"releasePolicy.rego": 'package policy\nallow := "true"\n'}, "does not allow"),
+        ({"releasePolicy.rego": HEAD + 'reasons contains "never"\n'}, "never"),
+        ({"releasePolicy.rego": DEFAULT, "releaseData": "{"}, "not usable JSON"),
+        ({"releasePolicy.rego": DEFAULT, "releaseData": '{"policy": {}}'}, "replace the verdict"),
+        ({"releasePolicy.rego": DEFAULT, "releasePolicies": "{"}, "no JSON"),
+        ({"releasePolicy.rego": DEFAULT, "releasePolicies": '{"keys/": 1}'}, "no name"),
+        ({"releasePolicy.rego": DEFAULT, "releasePolicies": '{"keys/": "../x"}'}, "cannot be used"),
+        ({"releasePolicy.rego": DEFAULT, "releasePolicies": '{"keys/": "none"}'}, "is missing"),
+        ({"releasePolicy.rego": HEAD + "allow if opa.runtime().env.X\n"}, "opa.runtime"),
+    ],
+)
+async def test_whatever_is_not_a_yes_refuses(texts: dict[str, str], said: str) -> None:
+    assert said in await reasons(texts)
+
+
+async def test_claims_and_data_decide() -> None:
+    policy = HEAD + "allow if input.claims.mrTd in data.teams[input.resource.path]\n"
+    for value, allowed in (("ab", True), ("cd", False)):
+        data = json.dumps({"teams": {"keys/one": [value]}})
+        found = await reasons({"releasePolicy.rego": policy, "releaseData": data})
+        assert (found == "") is allowed
+    assert await reasons({"releasePolicy.rego": policy, "releaseData": data}, "keys/two")
+
+
+async def test_the_longest_prefix_decides() -> None:
+    texts = {
+        "releasePolicy.rego": HEAD + 'reasons contains "default"\n',
+        "a.rego": HEAD + 'reasons contains "team a"\n',
+        "b.rego": HEAD + 'reasons contains "secret of team a"\n',
+        "releasePolicies": json.dumps({"keys/team-a/": "a.rego", "keys/team-a/s/": "b.rego"}),
+    }
+    assert await reasons(texts, "keys/team-a/k/1") == "team a"
+    assert await reasons(texts, "keys/team-a/s/1") == "secret of team a"
+    assert await reasons(texts, "keys/team-ab/k/1") == "default"
+    assert await reasons(texts, "team-a/s/1", Kind.RESOURCE) == "default"
+
+
+async def test_what_is_broken_is_said_before_a_guest_finds_out() -> None:
+    broken = {"releasePolicy.rego": DEFAULT, "releasePolicies": '{"a": "x.rego"}', "x.rego": "?"}
+    (problem,) = await RegoReleasePolicy(Documents(broken)).problems()
+    assert problem.startswith("x.rego: ")
+    assert await RegoReleasePolicy(Documents({"releasePolicy.rego": DEFAULT})).problems() == ()
+    (problem,) = await RegoReleasePolicy(Documents({"releasePolicies": "{"})).problems()
+    assert "no JSON" in problem

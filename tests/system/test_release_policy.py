@@ -1,0 +1,75 @@
+"""A release policy in a running broker: accepted guests, and not the same for all of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.cli.verdict import verdict
+from tests.system.broker import KEY, KID, RunningBroker, running_broker
+from tests.system.channel import store
+from verdictd_py import app
+from verdictd_py.guest.connection import BrokerRefused
+from verdictd_py.simulator import SimulatedPlatform, TdMeasurements
+
+TEAM_A = TdMeasurements(mr_config_id=b"\xaa" * 48)
+POLICY = """package policy
+
+import rego.v1
+
+default allow := false
+
+allow if input.claims.mrConfigId in data.teams[input.resource.path]
+
+reasons contains "not the team's guest" if not allow
+"""
+
+
+@pytest_asyncio.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
+    platform = SimulatedPlatform.create(now=app.utc_now())
+    async with running_broker(tmp_path, platform) as running:
+        yield running
+
+
+async def test_a_team_gets_its_secrets_and_nobody_elses(
+    broker: RunningBroker, tmp_path: Path
+) -> None:
+    """Set with verdict-py, checked, and in force for the next request."""
+    (tmp_path / "teamA.rego").write_text(POLICY)
+    (tmp_path / "prefixes").write_text('{"team-a/": "teamA.rego", "keys/team-a/": "teamA.rego"}')
+    teams = {path: ["aa" * 48] for path in ("team-a/secret/1", "keys/team-a/key/1")}
+    (tmp_path / "teams").write_text(json.dumps({"teams": teams}))
+    for words in (
+        ("policy", "set", "teamA.rego", str(tmp_path / "teamA.rego")),
+        ("reference", "set", "releaseData", str(tmp_path / "teams")),
+        ("reference", "set", "releasePolicies", str(tmp_path / "prefixes")),
+    ):
+        assert (await verdict(broker, *words)).status == 0
+    store(broker, "resources/team-a/secret/1", b"of team a")
+    store(broker, "keys/team-a/key/1", KEY)
+    async with broker.guest(broker.attester(measurements=TEAM_A)) as guest:
+        assert (await guest.resource("team-a/secret/1")).reveal() == b"of team a"
+        assert (await guest.resource("team-a/key/1")).reveal() == KEY
+        assert (await guest.keks([KID]))[KID].reveal() == KEY
+    async with broker.guest() as guest:
+        assert (await guest.keks([KID]))[KID].reveal() == KEY  # nobody's prefix
+        for path in ("team-a/secret/1", "team-a/key/1"):
+            with pytest.raises(BrokerRefused, match="not released to this guest"):
+                await guest.resource(path)
+    refused = broker.events.named("release.refused")
+    assert {event["path"] for event in refused} == {"team-a/secret/1", "keys/team-a/key/1"}
+    assert refused[0]["reasons"] == ("not the team's guest",)
+
+
+async def test_without_a_release_policy_nothing_is_released(broker: RunningBroker) -> None:
+    (broker.data / "opa" / "releasePolicy.rego").unlink()
+    async with broker.guest() as guest:
+        for ask in (guest.resource("Policy"), guest.keks([KID])):
+            with pytest.raises(BrokerRefused):
+                await ask
+    assert not broker.events.named("secret.released")

@@ -1,0 +1,109 @@
+"""The release policy: which accepted guest gets what. Only an explicit yes is a yes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from verdictd_py.domain.appraisal import AppraisedPeer
+from verdictd_py.domain.encoding import decode_object
+from verdictd_py.domain.evidence import JsonValue
+from verdictd_py.domain.names import Name
+from verdictd_py.domain.ports import DocumentStore, Kind, PolicyDocuments
+from verdictd_py.errors import NotFound, PolicyInvalid, Reason, RequestError, StorageError
+from verdictd_py.policy import explain
+from verdictd_py.policy.engine import CompiledPolicies
+
+DEFAULT: Final = Name(("releasePolicy.rego",))
+DATA: Final = Name(("releaseData",))
+BY_PREFIX: Final = Name(("releasePolicies",))
+"""JSON: names of policies by prefix of a path, `{"keys/team-a/": "teamA.rego"}`."""
+
+_UNREADABLE: Final = (NotFound, StorageError, PolicyInvalid, RequestError)
+
+
+class RegoReleasePolicy:
+    """Decides with `releasePolicy.rego`, or the policy of the longest prefix of the path.
+
+    As with appraisal, the documents are read for every decision, so that a file changed by
+    hand counts at once.
+
+    Args:
+        documents: where policies are kept.
+    """
+
+    def __init__(self, documents: DocumentStore) -> None:
+        self._documents = documents
+        self._compiled = CompiledPolicies()
+
+    async def failures(self, peer: AppraisedPeer, kind: Kind, path: str) -> tuple[Reason, ...]:
+        """Why the guest must not have it; empty only if the policy's `allow` is `true`.
+
+        1. Which policy. 2. Compile it, or take what was compiled. 3. Ask it. Whatever
+        fails refuses.
+
+        Args:
+            path: `keys/<kid>`, or `<repository>/<type>/<tag>` of a resource.
+        """
+        asked: dict[str, JsonValue] = {
+            "claims": dict(peer.claims),
+            "appraisal": {"id": peer.appraisal_id, "tee": peer.tee.value},
+            "resource": {"kind": kind.value, "path": path},
+        }
+        try:
+            documents = await self._documents_for(path)  # 1
+            result = self._compiled.of(documents).evaluate(asked)  # 2, 3
+        except _UNREADABLE as error:
+            return (_reason(f"the release policy for {path} cannot be used: {error}"),)
+        if result.allow:
+            return ()
+        return explain.own_reasons(result.document) or (
+            _reason(f"the release policy does not allow {path} to this guest"),
+        )
+
+    async def problems(self) -> tuple[str, ...]:
+        """What is wrong with the policies that are named, a line each; for a warning."""
+        found = []
+        try:
+            named = await self._named()
+        except _UNREADABLE as error:
+            return (str(error),)
+        for name in {DEFAULT, *named.values()}:
+            try:
+                self._compiled.of(await self._documents_of(name))
+            except _UNREADABLE as error:
+                found.append(f"{name}: {error}")
+        return tuple(sorted(found))
+
+    async def _documents_for(self, path: str) -> PolicyDocuments:
+        named = await self._named()
+        fitting = [prefix for prefix in named if path.startswith(prefix)]
+        return await self._documents_of(named[max(fitting, key=len)] if fitting else DEFAULT)
+
+    async def _documents_of(self, name: Name) -> PolicyDocuments:
+        try:
+            data = await self._documents.get(DATA)
+        except NotFound:
+            data = "{}"
+        return PolicyDocuments(await self._documents.get(name), data)
+
+    async def _named(self) -> dict[str, Name]:
+        """Names of policies by prefix."""
+        try:
+            text = await self._documents.get(BY_PREFIX)
+        except NotFound:
+            return {}
+        return {
+            prefix: _policy_name(named)
+            for prefix, named in decode_object(text.encode(), str(BY_PREFIX)).items()
+        }
+
+
+def _policy_name(named: JsonValue) -> Name:
+    name = Name.parse(named) if isinstance(named, str) else None
+    if name is None or len(name.segments) != 1:
+        raise RequestError(f"{BY_PREFIX} has something that is no name of a policy")
+    return name
+
+
+def _reason(text: str) -> Reason:
+    return Reason("release", "", "", text)
