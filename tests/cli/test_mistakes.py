@@ -36,7 +36,7 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "abbreviated option": ("--verif", "see verdictd-py --help"),
     "unknown command": ("frobnicate", "see verdictd-py --help"),
     "option without value": ("--listen", "see verdictd-py --help"),
-    "attester": ("--attester: 'tdx' is not served by this version", "use nullattester"),
+    "attester": ("no TDX quote can be had from", "this is no TDX guest"),
     "tls": ("--tls: ", "openssl"),
     "number": ("--idle-timeout: ", "number"),
     "collateral missing": ("/none cannot be read: No such file", "name a file or a directory"),

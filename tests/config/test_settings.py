@@ -71,7 +71,7 @@ class TestMistakes:
             ("idle_timeout = 0", "idle_timeout in "),
             ("idle_timeout = -1", "idle_timeout in "),
             ('tls = "mbedtls"', "tls in .*openssl"),
-            ('attester = "tdx"', "not served by this version: use nullattester"),
+            ('attester = "snp"', "'nullattester' or 'tdx'"),
             ("insecure_nullverifier = true", "command line only"),
             ('unsafe_tdx_root_ca = "x"', "--unsafe-tdx-root-ca"),
             ("[listen]", "listen in "),

@@ -98,6 +98,7 @@ class TestRealConnection:
     def test_another_user_may_only_wrap(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
+            "".encode("idna")  # loads the codec: another user may not read our Python
             os.seteuid(65534)
             try:
                 client = socket.create_connection(("127.0.0.1", port))

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from verdictd_py.listeners.identity import RenewedIdentity
+from tests.system.broker import Recorder
+from verdictd_py import app
+from verdictd_py.errors import ConfigError
+from verdictd_py.listeners.identity import RETRY, RenewedIdentity
+from verdictd_py.simulator import SimulatedPlatform
 
 
 def test_it_is_renewed_once_it_is_due_and_not_before() -> None:
     now = datetime(2026, 11, 24, tzinfo=UTC)
-    identity = RenewedIdentity(lambda: now, require_certificate=True)
+    identity = RenewedIdentity(lambda: now, require_certificate=True, events=Recorder())
     first = identity.context()
     assert identity.context() is first
     now += timedelta(days=200)
@@ -18,3 +22,25 @@ def test_it_is_renewed_once_it_is_due_and_not_before() -> None:
     second = identity.context()
     assert second is not first
     assert identity.context() is second
+
+
+def test_evidence_that_cannot_be_renewed_is_shown_on_and_tried_again() -> None:
+    now = app.utc_now()
+    platform, events, works = SimulatedPlatform.create(now=now), Recorder(), True
+
+    def quote(report_data: bytes) -> bytes:
+        if not works:
+            raise ConfigError("no TDX quote can be had")
+        return platform.quote(report_data)
+
+    identity = RenewedIdentity(
+        lambda: now, require_certificate=True, events=events, quote_for=quote
+    )
+    first, works = identity.context(), False
+    now += timedelta(days=300)
+    for _ in range(3):  # asked once, not at every connection
+        assert identity.context() is first
+    assert len(events.named("warning.identity")) == 1
+    works = True
+    now += RETRY
+    assert identity.context() is not first

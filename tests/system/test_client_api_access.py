@@ -76,6 +76,7 @@ async def client_of_user(
     """
 
     def connected() -> socket.socket:
+        "".encode("idna")  # loads the codec: another user may not read our Python
         os.seteuid(uid)
         try:
             return socket.create_connection(

@@ -42,6 +42,7 @@ from verdictd_py.storage.stores import (
     DirectoryKeyStore,
     DirectoryResourceStore,
 )
+from verdictd_py.tsm import TsmQuotes
 from verdictd_py.verifiers.registry import VerifierContext, VerifierSet, select
 from verdictd_py.verifiers.roots import read_root_ca
 
@@ -131,7 +132,12 @@ class Daemon:
             events=events,
             allow_a256ctr=settings.allow_a256ctr,
         )
-        identity = RenewedIdentity(clock, require_certificate=not self._verifiers.accepts_anyone)
+        identity = RenewedIdentity(
+            clock,
+            require_certificate=not self._verifiers.accepts_anyone,
+            events=events,
+            quote_for=TsmQuotes().quote if settings.attester == "tdx" else None,
+        )
         self._attested = AttestedListener(
             appraiser=appraiser,
             releaser=releaser,

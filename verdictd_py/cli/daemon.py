@@ -20,7 +20,7 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (("--client-api",), "ADDR", "gRPC listener, also unix:/path ([::1]:60000)"),
     (("--keyprovider-api",), "ADDR", "wrap and unwrap here too, and nothing else (not given)"),
     (("--verifier",), "NAME[,NAME]", "tdx, ... (every real verifier)"),
-    (("--attester",), "NAME", "evidence about the broker itself (nullattester)"),
+    (("--attester",), "NAME", "evidence about the broker itself: tdx, or none (nullattester)"),
     (("-m", "--mutual"), _SWITCH, "accepted: guests are always attested"),
     (("--tls",), "NAME", "accepted: openssl"),
     (("--crypto",), "NAME", "accepted: openssl"),

@@ -18,7 +18,13 @@ from verdictd_py.config import Address
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError
 from verdictd_py.guest.agent import Connect, KeyProviderAgent
-from verdictd_py.guest.attesters import SimulatedAttester, guest_context, simulated_platform
+from verdictd_py.guest.attesters import (
+    Attester,
+    SimulatedAttester,
+    TsmAttester,
+    guest_context,
+    simulated_platform,
+)
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
 from verdictd_py.keyprovider.packet import AnnotationPacket
 from verdictd_py.listeners.client_api import ClientApi
@@ -123,9 +129,9 @@ def _add_guest_options(parser: ArgumentParser, *, again: bool = False) -> None:
     )
     parser.add_argument(
         "--attester",
-        choices=["simulated", "none"],
+        choices=["simulated", "tdx", "none"],
         default=default("simulated"),
-        help="(simulated)",
+        help="simulated, or tdx: this machine is a TDX guest (simulated)",
     )
     parser.add_argument(
         "--platform",
@@ -231,10 +237,12 @@ def _connecting(options: Namespace) -> Connect:
         address = Address.parse(options.connect)
     except ValueError as error:
         raise ConfigError(f"--connect {error}") from None
-    attester = None
+    attester: Attester | None = None
     if options.attester == "simulated":
         platform = simulated_platform(options.platform.expanduser(), now=app.utc_now())
         attester = SimulatedAttester(platform, endorse=options.endorse)
+    elif options.attester == "tdx":
+        attester = TsmAttester()
     form = Form(options.form)
 
     def connect() -> AbstractAsyncContextManager[GuestConnection]:

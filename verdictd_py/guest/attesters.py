@@ -16,6 +16,7 @@ from verdictd_py.errors import ConfigError
 from verdictd_py.ratstls.issue import Form, issue
 from verdictd_py.ratstls.session import client_context
 from verdictd_py.simulator import Flaw, SimulatedPlatform, TdMeasurements, collateral_json
+from verdictd_py.tsm import TsmQuotes
 
 COLLATERAL_FILE: Final = "collateral.json"
 """Beside the platform's own files: what a broker takes with `--collateral`."""
@@ -60,6 +61,20 @@ class SimulatedAttester:
 
     def endorsements(self, now: datetime) -> Collateral | None:
         return self._platform.collateral(now) if self._endorse else None
+
+
+class TsmAttester:
+    """Evidence of the TDX guest that this process runs in."""
+
+    def __init__(self) -> None:
+        self._quotes = TsmQuotes()
+
+    def quote(self, report_data: bytes) -> bytes:
+        return self._quotes.quote(report_data)
+
+    def endorsements(self, now: datetime) -> Collateral | None:
+        del now
+        return None
 
 
 def simulated_platform(directory: Path, *, now: datetime) -> SimulatedPlatform:

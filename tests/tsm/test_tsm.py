@@ -1,0 +1,92 @@
+"""Quotes of configfs-tsm, of a guest and of the broker itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+from OpenSSL import SSL
+
+from tests.system.broker import running_broker
+from tests.tsm.kernel import FakeKernel
+from verdictd_py import app
+from verdictd_py.domain.evidence import Tee
+from verdictd_py.errors import ConfigError
+from verdictd_py.guest.connection import GuestConnection
+from verdictd_py.ratstls import certificate
+from verdictd_py.simulator import SimulatedPlatform
+from verdictd_py.tsm import TsmQuotes
+
+DATA = bytes(range(64))
+
+
+def test_a_quote_is_for_the_data_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = FakeKernel(tmp_path / "report", lambda data: b"quote of " + data)
+    kernel.install(monkeypatch)
+    quotes = TsmQuotes(kernel.root)
+    for data in (DATA, DATA[::-1]):
+        assert quotes.quote(data) == b"quote of " + data
+    assert kernel.asked == [DATA, DATA[::-1]]
+    assert list(kernel.root.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("quote", "provider", "said"),
+    [
+        (b"", "tdx_guest", "0 bytes"),
+        (bytes(70_000), "tdx_guest", "bytes"),
+        (b"x", "sev_guest", "'sev_guest' are not served"),
+    ],
+)
+def test_what_is_no_tdx_quote_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quote: bytes, provider: str, said: str
+) -> None:
+    kernel = FakeKernel(tmp_path / "report", lambda data: quote, provider=provider)
+    kernel.install(monkeypatch)
+    with pytest.raises(ConfigError, match=said):
+        TsmQuotes(kernel.root).quote(DATA)
+    assert list(kernel.root.iterdir()) == []
+
+
+def test_a_host_without_it_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="this is no TDX guest"):
+        TsmQuotes(tmp_path / "none").quote(DATA)
+
+
+async def test_the_broker_shows_evidence_about_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For clients that insist on it: form 60000, bound to the broker's own key."""
+    platform = SimulatedPlatform.create(now=app.utc_now())
+    kernel = FakeKernel(tmp_path / "report", platform.quote)
+    kernel.install(monkeypatch)
+    monkeypatch.setattr("verdictd_py.tsm.REPORTS", kernel.root)
+    async with running_broker(tmp_path, platform, attester="tdx") as broker:
+        shown: list[bytes] = []
+        context = broker.context(broker.attester())
+
+        def keep(connection: SSL.Connection, seen: object, *more: object) -> bool:
+            shown.append(seen.to_cryptography().public_bytes(Encoding.DER))  # type: ignore[attr-defined]  # an X509
+            return True
+
+        context.set_verify(SSL.VERIFY_PEER, keep)
+        async with GuestConnection.open(*broker.address, context, timeout_seconds=10) as guest:
+            assert await guest.version() == "v1"
+    evidence = certificate.read(shown[-1], now=broker.now, max_age=None)
+    assert evidence.tee is Tee.TDX
+    assert evidence.binding is not None
+    assert kernel.asked[-1].startswith(evidence.binding)
+    assert "60000" in evidence.form
+
+
+async def test_a_broker_that_cannot_prove_itself_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("verdictd_py.tsm.REPORTS", tmp_path / "none")
+    platform = SimulatedPlatform.create(now=app.utc_now())
+    with pytest.raises(ConfigError, match="no TDX quote can be had"):
+        async with running_broker(tmp_path, platform, attester="tdx"):
+            pass
