@@ -26,6 +26,7 @@ from tests.policy.support import (
     without,
 )
 from verdictd_py.domain.evidence import TDX_MEASUREMENTS, JsonValue, Tee
+from verdictd_py.domain.ports import PolicyDocuments
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy
 from verdictd_py.policy.engine import CompiledPolicy
@@ -255,15 +256,87 @@ def test_opa_says_the_same(tee: Tee, tmp_path: Path) -> None:
             changes = {name: chance.choice(values) for name in chance.sample(keys, 1)}
             cases.append(without(make(**changes), *chance.sample(keys, chance.randrange(2))))
         (tmp_path / "data.json").write_text(json.dumps(data), encoding="utf-8")
-        answers = _ask_opa(tee, tmp_path / "data.json", cases)
+        policy = POLICIES / f"{tee}Policy.rego"
+        answers = _ask_opa(policy, tmp_path / "data.json", cases)
         assert answers == [allowed(tee, claims, data) for claims in cases]
         said |= set(answers)
     assert said == {True, False}
 
 
-def _ask_opa(tee: Tee, data: Path, cases: list[Claims]) -> list[bool]:
-    query = "[verdict | some each in input.cases; verdict := data.policy.allow with input as each]"
-    options = ["--format=raw", "--stdin-input", "-d", str(POLICIES / f"{tee}Policy.rego")]
+V0_POLICY = """package policy
+
+default allow = false
+
+allow {
+    enclave
+    signer
+    input.productId >= data.productId
+    input.svn >= data.svn
+}
+
+enclave { count(data.mrEnclave) == 0 }
+enclave { data.mrEnclave[_] == input.mrEnclave }
+
+signer { count(data.mrSigner) == 0 }
+signer { data.mrSigner[_] == input.mrSigner }
+"""
+
+
+@pytest.mark.skipif(
+    shutil.which("opa") is None and not os.environ.get("REQUIRE_OPA"),
+    reason="OPA is not installed (on PATH)",
+)
+async def test_opa_reads_policies_of_the_originals_syntax_as_this_engine_does(
+    tmp_path: Path,
+) -> None:
+    """Rego v0 with the original's SGX rules: hits, misses, wrong types, absent fields.
+
+    Where a minimum is no number, OPA has an order of types and this engine another: then
+    the broker refuses, whatever either says.
+    """
+    chance = random.Random(3141)  # noqa: S311  # cases, not secrets
+    values: list[JsonValue] = [ONE, TWO, "", 0, 1, 2, 3, True, False, None, [], [ONE], {}]
+    keys = ["mrEnclave", "mrSigner", "productId", "svn"]
+    (tmp_path / "v0.rego").write_text(V0_POLICY)
+    said: set[bool] = set()
+    for _ in range(8):
+        data: Claims = {"mrEnclave": [], "mrSigner": [ONE, TWO], "productId": 1, "svn": 1}
+        data |= {name: chance.choice(values) for name in chance.sample(keys, chance.randrange(2))}
+        cases: list[Claims] = []
+        for _ in range(40):
+            good: Claims = {"mrEnclave": ONE, "mrSigner": TWO, "productId": 2, "svn": 2}
+            good |= {name: chance.choice(values) for name in chance.sample(keys, 1)}
+            cases.append(without(good, *chance.sample(keys, chance.randrange(2))))
+        (tmp_path / "data.json").write_text(json.dumps(data), encoding="utf-8")
+        answers = _ask_opa(tmp_path / "v0.rego", tmp_path / "data.json", cases, "--v0-compatible")
+        policy = RegoAppraisalPolicy(Documents(PolicyDocuments(V0_POLICY, json.dumps(data))))
+        ours = [await policy.failures(Tee.SGX, claims) == () for claims in cases]
+        ordered = [_has_numbers(data) and _has_numbers(claims) for claims in cases]
+        assert ours == [opa and numbers for opa, numbers in zip(answers, ordered, strict=True)]
+        said |= set(ours)
+    assert said == {True, False}
+
+
+def _has_numbers(values: Claims) -> bool:
+    minima = [values[name] for name in ("productId", "svn") if name in values]
+    return all(isinstance(v, int) and not isinstance(v, bool) for v in minima)
+
+
+@pytest.mark.parametrize("wrong", ["3", "", None, True, [], [1], {}])
+async def test_a_minimum_that_is_no_number_refuses(wrong: JsonValue) -> None:
+    """`2 >= "3"` is a yes for the engine; the original's policy compares as it comes."""
+    good: Claims = {"mrEnclave": ONE, "mrSigner": TWO, "productId": 2, "svn": 2}
+    data: Claims = {"mrEnclave": [], "mrSigner": [], "productId": 1, "svn": 1}
+    for claims, reference in ((good, {**data, "svn": wrong}), ({**good, "svn": wrong}, data)):
+        documents = PolicyDocuments(V0_POLICY, json.dumps(reference))
+        reasons = await RegoAppraisalPolicy(Documents(documents)).failures(Tee.SGX, claims)
+        assert "svn" in {reason.rule for reason in reasons}
+
+
+def _ask_opa(policy: Path, data: Path, cases: list[Claims], *more: str) -> list[bool]:
+    # Both syntaxes know this form.
+    query = "[verdict | each := input.cases[_]; verdict := data.policy.allow with input as each]"
+    options = ["--format=raw", "--stdin-input", *more, "-d", str(policy)]
     asked = subprocess.run(
         ["opa", "eval", *options, "-d", str(data), query],
         input=json.dumps({"cases": cases}),

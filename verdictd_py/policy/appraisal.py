@@ -53,7 +53,7 @@ class RegoAppraisalPolicy:
             reference = parse_data(documents.data)
         except (NotFound, StorageError, PolicyInvalid) as error:
             return (*explain.revoked(claims), _policy_reason(str(error)))
-        reasons = explain.revoked(claims)  # 4
+        reasons = explain.revoked(claims) + explain.unordered(tee, claims, reference)  # 4
         if self._require_reference_values:
             reasons += explain.not_pinned(tee, reference)
         if not result.allow:  # 5

@@ -101,6 +101,28 @@ def revoked(claims: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
     return (Reason("tcbStatus", REVOKED, "a TCB that is not revoked", text),)
 
 
+def unordered(
+    tee: Tee, claims: Mapping[str, JsonValue], reference: Reference
+) -> tuple[Reason, ...]:
+    """A reason where one of SGX's minima, measured or expected, is no number.
+
+    The engine (rego-cpp 1.5) orders values of different types by their text, where Rego has
+    an order of types: `2 >= "3"` would be a yes. The packaged policy asks for numbers itself;
+    the original's does not.
+    """
+    if tee is not Tee.SGX:
+        return ()
+    return tuple(
+        Reason(name, show(claims.get(name)), show(reference.get(name)), f"{name}: {what}")
+        for name in _MINIMA
+        for side, what in (
+            (reference, "the reference value is no number, nothing matches it"),
+            (claims, "what was measured is no number"),
+        )
+        if name in side and not _is_number(side[name])
+    )
+
+
 def own_reasons(document: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
     """What the policy itself says in `reasons`: text, or objects with a `text`.
 
