@@ -53,14 +53,15 @@ class RegoAppraisalPolicy:
             reference = parse_data(documents.data)
         except (NotFound, StorageError, PolicyInvalid) as error:
             return (*explain.revoked(claims), _policy_reason(str(error)))
-        reasons = explain.revoked(claims) + explain.unordered(tee, claims, reference)  # 4
+        reasons = explain.revoked(claims)  # 4
+        unordered = explain.unordered(tee, claims, reference)
         if self._require_reference_values:
             reasons += explain.not_pinned(tee, reference)
         if not result.allow:  # 5
             found = explain.differences(tee, claims, reference)
             found += explain.own_reasons(result.document)
             reasons += found or (_unexplained(result),)
-        return _once(reasons)
+        return _once(reasons + unordered)
 
 
 def _policy_reason(text: str) -> Reason:
