@@ -15,6 +15,7 @@ COMMANDS: Final = {
     "audit": "check that an audit trail is as it was written",
     "collateral": "fetch, show and verify collateral, for a hall without a network",
     "demo": "the whole story on loopback, without hardware, in a minute",
+    "eventlog": "show a guest's boot event log, and whether a quote's registers prove it",
     "guest": "a reference guest: attest, then ask for a key or a resource",
     "keyprovider": "ocicrypt's key provider on standard input and output, without a daemon",
 }

@@ -1,0 +1,75 @@
+"""`verdictd-py eventlog` on a real log and its quote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command import Ended, run_here
+from tests.domain.test_eventlog import VECTORS, real  # noqa: F401  # a fixture
+
+PROGRAM = "verdictd-py eventlog"
+
+
+@pytest.fixture
+def files(real: object, tmp_path: Path) -> dict[str, str]:  # noqa: F811  # as above
+    log, quote = VECTORS / "ccel.bin", VECTORS / "quote.bin"
+    changed = bytearray(quote.read_bytes())
+    changed[520] ^= 1  # RTMR3
+    (tmp_path / "changed").write_bytes(changed)
+    (tmp_path / "junk").write_bytes(b"junk")
+    return {
+        "log": str(log),
+        "quote": str(quote),
+        "changed": str(tmp_path / "changed"),
+        "junk": str(tmp_path / "junk"),
+    }
+
+
+def run(capfdbinary: pytest.CaptureFixture[bytes], *words: str) -> Ended:
+    return run_here(("eventlog", *words), capfdbinary)
+
+
+def test_it_replays_or_says_what_does_not(
+    files: dict[str, str], capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    ended = run(capfdbinary, "verify", files["log"], "--quote", files["quote"])
+    assert (ended.status, ended.stdout) == (0, b"43 events replay to the quote's registers\n")
+    ended = run(capfdbinary, "verify", files["log"], "--quote", files["changed"])
+    assert ended.status == 1
+    assert ended.stdout.startswith(b"rtmr3: the event log replays to ")
+    words = ("verify", files["log"], "--quote", files["changed"], "--allow-rtmr3-mismatch")
+    assert run(capfdbinary, *words).status == 0
+
+
+def test_it_shows_what_is_proved(
+    files: dict[str, str], capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    ended = run(capfdbinary, "show", files["log"])
+    assert ended.status == 0
+    assert ended.stdout.count(b"\n") == 43
+    assert b"rtmr2 0x0000000d" in ended.stdout
+    assert b"not provable" in ended.stdout
+    found = run(capfdbinary, "show", "--json", files["log"], "--quote", files["quote"]).json
+    assert found["mismatches"] == []
+    assert found["claims"]["secureBoot"] is False
+    assert len(json.dumps(found)) > 1000
+
+
+@pytest.mark.parametrize(
+    ("log", "quote", "said"),
+    [("junk", "quote", "is no event log"), ("log", "junk", "is no quote")],
+)
+def test_what_cannot_be_read_is_one_line(
+    files: dict[str, str],
+    capfdbinary: pytest.CaptureFixture[bytes],
+    log: str,
+    quote: str,
+    said: str,
+) -> None:
+    ended = run(capfdbinary, "verify", files[log], "--quote", files[quote])
+    assert said in ended.complaint(2, PROGRAM)
+    ended = run(capfdbinary, "verify", "/nonexistent", "--quote", files["quote"])
+    assert "cannot read /nonexistent" in ended.complaint(2, PROGRAM)

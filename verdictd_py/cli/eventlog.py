@@ -1,0 +1,101 @@
+"""`verdictd-py eventlog`: what a guest's boot measured, and whether its quote proves it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, printable
+from verdictd_py.domain.eventlog import MAX_LOG_BYTES, REGISTERS, EventLog, parse
+from verdictd_py.domain.evidence import MAX_QUOTE_BYTES, Tee
+from verdictd_py.errors import ConfigError, EvidenceFormat, Reason
+from verdictd_py.verifiers.quote import parse_quote
+from verdictd_py.verifiers.tdx import body_claims
+
+PROGRAM: Final = "verdictd-py eventlog"
+_SHOWN_CHARACTERS: Final = 100
+
+
+def run(argv: Sequence[str]) -> int:
+    """0 it replays, 1 it does not.
+
+    Raises:
+        ConfigError: a file cannot be read, or is none.
+    """
+    parser = Parser(
+        PROGRAM,
+        "Show a TCG2 event log (CCEL), or replay it against the registers of a quote.\n"
+        "The quote itself is not verified here: verdictd-py appraise does.",
+        "exit status: 0 it replays, 1 it does not, 2 it cannot be read",
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, text in (("show", "the events"), ("verify", "whether it replays")):
+        action = actions.add_parser(name, prog=f"{PROGRAM} {name}", description=text)
+        action.add_argument("file", metavar="FILE", type=Path)
+        action.add_argument("--json", action="store_true")
+        action.add_argument(
+            "--quote", metavar="FILE", type=Path, required=name == "verify", help="a TDX quote"
+        )
+        action.add_argument(
+            "--allow-rtmr3-mismatch",
+            action="store_true",
+            help="for guests that extend RTMR3 at run time without log entries",
+        )
+    options = parser.parse_args(list(argv))
+    log = _log(options.file)
+    reasons: tuple[Reason, ...] = ()
+    if options.quote is not None:
+        reasons = log.mismatches(
+            _registers(options.quote), allow_rtmr3_mismatch=options.allow_rtmr3_mismatch
+        )
+    if options.json:
+        found = {"claims": log.claims(), "mismatches": [dict(each.as_json()) for each in reasons]}
+        print(json.dumps(found, indent=2))
+    else:
+        if options.action == "show":
+            _show(log)
+        for reason in reasons:
+            print(reason.text)
+        if options.quote is not None and not reasons:
+            print(f"{len(log.events)} events replay to the quote's registers")
+    return EXIT_REFUSED if reasons else EXIT_OK
+
+
+def _show(log: EventLog) -> None:
+    words = {True: "proved", False: "NOT what was measured", None: "not provable"}
+    for number, event in enumerate(log.events):
+        text = printable(event.data.decode("ascii", "replace"))[:_SHOWN_CHARACTERS]
+        proved = words[event.data_proved]
+        data = text.replace("\n", " ") if event.data_proved else ""
+        name = REGISTERS[event.index - 1] if 1 <= event.index <= len(REGISTERS) else "-"
+        print(
+            f"{number:4} {name:5} {event.kind:#010x} {event.digest.hex()} {proved} {data}".rstrip()
+        )
+
+
+def _read(file: Path, limit: int) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(limit + 1)
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}; check its name") from error
+
+
+def _log(file: Path) -> EventLog:
+    try:
+        return parse(_read(file, MAX_LOG_BYTES))
+    except EvidenceFormat as error:
+        raise ConfigError(f"{file} is no event log: {error}") from error
+
+
+def _registers(file: Path) -> dict[str, bytes]:
+    try:
+        quote = parse_quote(_read(file, MAX_QUOTE_BYTES))
+    except EvidenceFormat as error:
+        raise ConfigError(f"{file} is no quote: {error}") from error
+    if quote.tee is not Tee.TDX:
+        raise ConfigError(f"{file} is a quote of {quote.tee}, only TDX has these registers")
+    claims = body_claims(quote)
+    return {name: bytes.fromhex(str(claims[name])) for name in REGISTERS}
