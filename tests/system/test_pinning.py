@@ -74,9 +74,15 @@ async def test_a_refusal_is_explained_measured_beside_expected(broker: RunningBr
 
 async def test_a_refused_guest_is_pinned_in_one_command(broker: RunningBroker) -> None:
     which = await refused_for(broker, rtmr1=[OTHER])
-    ended = await verdict(broker, "reference", "pin", "--from", which, "--yes", "--field", "rtmr1")
+    pin = ("reference", "pin", "--from", which, "--yes", "--field", "rtmr1")
+    ended = await verdict(broker, *pin)
     assert (ended.status, ended.stderr) == (0, "")
+    for shown in (HONEST, OTHER, "FMSPC", "UpToDate"):
+        assert shown in ended.stdout.decode()
     assert reference(broker) == {"rtmr1": [OTHER, HONEST]}
+    again = await verdict(broker, *pin, "--json")
+    assert "accepted already" in again.stderr
+    assert again.stdout == b""
     async with broker.guest() as guest:
         assert await guest.version() == "v1"
     (event,) = broker.events.named("reference.pinned")

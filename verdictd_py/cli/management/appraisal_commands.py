@@ -73,10 +73,9 @@ async def _reference_pin(client: BrokerClient, options: Namespace) -> Shown:
         raise ConfigError("--yes needs --field: say which measurements nobody will look at")
     wanted = v1.PreviewPinRequest(id=options.origin, fields=fields)
     preview = await client.ask(client.references.PreviewPin, wanted)
-    if not options.yes:
-        show.pinned(preview).print(as_json=False)
-        if not _agreed("Accept these values from now on?"):
-            return Shown({"done": False}, show.cell("nothing was changed"), status=1)
+    show.pinned(preview).print(as_json=False, on_error=options.json)
+    if not options.yes and not _agreed("Accept these values from now on?"):
+        return Shown({"done": False}, show.cell("nothing was changed"), status=1)
     request = v1.PinValuesRequest(
         id=options.origin,
         fields=[change.field for change in preview.changes],

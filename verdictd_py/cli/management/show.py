@@ -43,17 +43,18 @@ class Shown:
         """The data, where it is an object."""
         return self.data if isinstance(self.data, dict) else {}
 
-    def print(self, *, as_json: bool) -> None:
-        """To standard output."""
+    def print(self, *, as_json: bool, on_error: bool = False) -> None:
+        """To standard output, or standard error where that must stay JSON."""
         if as_json:
             print(json.dumps(self.data, indent=2, ensure_ascii=True))
         elif self.raw is not None:
             sys.stdout.buffer.write(self.raw)
             sys.stdout.buffer.flush()
         else:
-            width = None if sys.stdout.isatty() else _WIDE
+            stream = sys.stderr if on_error else sys.stdout
+            width = None if stream.isatty() else _WIDE
             text = cell(str(self.data)) if self.text is None else self.text
-            Console(width=width, highlight=False, soft_wrap=False).print(text)
+            Console(file=stream, width=width, highlight=False, soft_wrap=False).print(text)
 
 
 def content(name: str, value: bytes) -> Shown:
