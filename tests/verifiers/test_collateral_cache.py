@@ -31,6 +31,7 @@ from verdictd_py.verifiers.collateral_cache import (
     CollateralCache,
 )
 from verdictd_py.verifiers.http import bounded_get
+from verdictd_py.verifiers.pck import root_key_digest
 from verdictd_py.verifiers.pcs import Pcs
 
 NOW = app.utc_now()
@@ -86,8 +87,9 @@ class Place:
     def make(
         self, *, seconds: float = 5, urls: tuple[str, ...] = (), **more: Any
     ) -> CollateralCache:
-        service = Pcs(bounded_get(self.client, seconds=seconds), urls or (self.pccs.url,))
         root = self.pccs.platform.root_ca_der
+        get = bounded_get(self.client, seconds=seconds)
+        service = Pcs(get, urls or (self.pccs.url,), root_key=root_key_digest(root))
         return CollateralCache(
             service.fetch,
             self.store,
@@ -351,7 +353,8 @@ async def test_intels_own_service_has_the_roots_list_elsewhere(place: Place) -> 
         urls.append(url)
         return await get(url.replace("https://pcs.simulated.invalid", place.pccs.url))
 
-    found = await Pcs(redirected, (place.pccs.url,)).fetch(REQUEST)
+    root_key = root_key_digest(place.pccs.platform.root_ca_der)
+    found = await Pcs(redirected, (place.pccs.url,), root_key=root_key).fetch(REQUEST)
     assert urls[-1] == place.pccs.platform.options.root_crl_url
     assert json.loads(found.tcb_info)["fmspc"].lower() == REQUEST.fmspc
 
@@ -364,5 +367,37 @@ async def test_early_updates_are_asked_for(place: Place) -> None:
         asked.append(url)
         return await get(url)
 
-    await Pcs(noted, (place.pccs.url,), update="early").fetch(REQUEST)
+    root_key = root_key_digest(place.pccs.platform.root_ca_der)
+    service = Pcs(noted, (place.pccs.url,), root_key=root_key, update="early")
+    await service.fetch(REQUEST)
     assert [("update=early" in url) for url in asked] == [False, True, True, False]
+
+
+async def test_a_service_that_lies_does_not_choose_what_else_is_asked(place: Place) -> None:
+    """Its own root would say where a revocation list is: at any address that we can reach."""
+    asked: list[str] = []
+    get = bounded_get(place.client)
+    place.pccs.change = lambda path, answer: PcsAnswer(404) if path == ROOT else answer
+
+    async def noted(url: str) -> Any:
+        asked.append(url)
+        return await get(url)
+
+    trusted = root_key_digest(SimulatedPlatform.create(now=NOW).root_ca_der)
+    with pytest.raises(CollateralUnavailable, match="trusted root"):
+        await Pcs(noted, (place.pccs.url,), root_key=trusted).fetch(REQUEST)
+    assert all(url.startswith(place.pccs.url) for url in asked)
+
+
+async def test_what_is_valid_is_served_while_the_air_is_full(place: Place) -> None:
+    (first,) = await place.get()
+    place.clock.now = NOW + LIFETIME * 0.9
+    place.pccs.stalled = True
+    requests = [CollateralRequest(Tee.TDX, f"{n:012x}", "platform") for n in range(MAX_FLIGHTS)]
+    waiting = [asyncio.create_task(place.cache.candidates(each, None)) for each in requests]
+    while len(place.cache._flights) < MAX_FLIGHTS:  # noqa: ASYNC110  # no event says so
+        await asyncio.sleep(0)
+    assert await place.get() == (first,)
+    await place.cache.renew_due()
+    place.pccs.go_on.set()
+    await asyncio.gather(*waiting, return_exceptions=True)

@@ -18,6 +18,7 @@ from verdictd_py.errors import ConfigError
 from verdictd_py.verifiers.collateral import EndorsementsOnly, FileCollateral, FirstAnswer
 from verdictd_py.verifiers.collateral_cache import CollateralCache
 from verdictd_py.verifiers.http import bounded_get
+from verdictd_py.verifiers.pck import root_key_digest
 from verdictd_py.verifiers.pcs import Pcs
 
 CONNECT_SECONDS = 10.0
@@ -50,7 +51,12 @@ class CollateralService:
             return
         self._client = http_client(settings)
         get = bounded_get(self._client)
-        service = Pcs(get, settings.collateral_url, update=settings.collateral_update)
+        service = Pcs(
+            get,
+            settings.collateral_url,
+            root_key=root_key_digest(root_ca_der),
+            update=settings.collateral_update,
+        )
         self.source = self._cache = CollateralCache(
             service.fetch,
             store,

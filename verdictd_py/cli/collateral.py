@@ -142,7 +142,10 @@ async def _fetch(options: Namespace, root_key: bytes) -> int:
     found: list[Collateral] = []
     async with http_client(settings) as client:
         service = Pcs(
-            bounded_get(client), settings.collateral_url, update=settings.collateral_update
+            bounded_get(client),
+            settings.collateral_url,
+            root_key=root_key,
+            update=settings.collateral_update,
         )
         for request in dict.fromkeys(requests):
             try:

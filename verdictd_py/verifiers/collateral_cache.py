@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -108,7 +109,8 @@ class CollateralCache:
         now = self._clock()
         if kept is not None and kept.validity.start <= now <= kept.validity.end:  # 1
             if now >= kept.renew_at and not self._is_pausing(request, now):
-                self._start(request)
+                with suppress(CollateralUnavailable):  # others are in the air: later, then
+                    self._start(request)
             return (kept.collateral,)
         try:
             return ((await self._fetched(request, now)).collateral,)  # 2
@@ -127,8 +129,9 @@ class CollateralCache:
             for request, kept in self._kept.items()
             if now >= kept.renew_at and not self._is_pausing(request, now)
         ]
-        for request in due[:MAX_FLIGHTS]:
-            self._start(request)
+        for request in due:
+            with suppress(CollateralUnavailable):  # the next time, then
+                self._start(request)
         flights = [self._flights[request] for request in due if request in self._flights]
         await asyncio.gather(*flights, return_exceptions=True)
 

@@ -14,10 +14,14 @@ from verdictd_py.domain.evidence import Collateral, Tee
 from verdictd_py.domain.ports import CollateralRequest
 from verdictd_py.errors import AttestationError, CollateralExpired, Reason
 from verdictd_py.verifiers.dcap import CollateralRejected
-from verdictd_py.verifiers.pck import verify_chain, verify_signed_text
+from verdictd_py.verifiers.pck import UNUSABLE, verify_chain, verify_signed_text
 
 _IDS: Final = {Tee.TDX: ("TDX", "TD_QE"), Tee.SGX: ("SGX", "QE")}
 """`id` of TCB info and of the quoting enclave's identity (PCS v4)."""
+
+
+_UNREADABLE: Final = (*UNUSABLE, LookupError, AttributeError, RecursionError)
+"""What reading something else than collateral raises, JSON of another shape among it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ def check_collateral(
         validity = _validity(info, identity, crls)
     except AttestationError:
         raise
-    except Exception as error:  # cryptography has no root of its exceptions
+    except _UNREADABLE as error:
         raise _rejected(f"it cannot be read: {type(error).__name__}") from error
     if not validity.start <= now <= validity.end:  # 5
         window = f"{validity.start.isoformat()} to {validity.end.isoformat()}"

@@ -32,7 +32,7 @@ _P256_BYTES: Final = 32  # size of each of r, s, x and y
 
 # Whatever cryptography raises for certificates it cannot use: several derive from
 # Exception directly, so they are named one by one.
-_UNUSABLE: Final = (
+UNUSABLE: Final = (
     ValueError,
     TypeError,
     InvalidSignature,
@@ -72,8 +72,8 @@ def root_key_digest(root_ca_der: bytes | None) -> bytes:
     if root_ca_der is None:
         return INTEL_ROOT_KEY_SHA256
     try:
-        return _key_digest(x509.load_der_x509_certificate(root_ca_der))
-    except _UNUSABLE as error:
+        return key_digest(x509.load_der_x509_certificate(root_ca_der))
+    except UNUSABLE as error:
         raise ConfigError(
             f"the root CA is not a DER certificate: {error}; "
             "convert it with `openssl x509 -outform der`"
@@ -109,12 +109,12 @@ def verify_chain(pem: bytes, *, root_key: bytes, now: datetime) -> x509.Certific
                 f"it has {len(chain)} certificates, 2 to {MAX_CHAIN_CERTIFICATES} expected"
             )
         # 2. Nothing below is looked into before what signs it is trusted.
-        if not compare_digest(_key_digest(chain[-1]), root_key):
+        if not compare_digest(key_digest(chain[-1]), root_key):
             raise _broken("it does not end at the trusted root")
         # 3.
         for depth in range(len(chain) - 1, 0, -1):
             _check_link(chain[depth], chain[depth - 1], below=depth - 1)
-    except _UNUSABLE as error:
+    except UNUSABLE as error:
         raise _broken(f"{type(error).__name__}: {error}") from error
     # 4.
     for certificate in chain[:-1]:
@@ -147,7 +147,7 @@ def verify_pck_chain(pem: bytes, *, root_key: bytes, now: datetime) -> Platform:
             pce_svn=extension.pce_svn,
             key=key,
         )
-    except _UNUSABLE as error:
+    except UNUSABLE as error:
         raise _broken(f"its leaf is not a PCK certificate: {error}") from error
 
 
@@ -236,7 +236,8 @@ def _check_validity(certificate: x509.Certificate, now: datetime) -> None:
         raise CollateralExpired(text, reasons=(reason,))
 
 
-def _key_digest(certificate: x509.Certificate) -> bytes:
+def key_digest(certificate: x509.Certificate) -> bytes:
+    """SHA-256 of a certificate's SubjectPublicKeyInfo, DER."""
     return sha256(
         certificate.public_key().public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo

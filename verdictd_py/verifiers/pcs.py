@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from hmac import compare_digest
 from typing import Final, Literal
 from urllib.parse import unquote, urlencode
 
@@ -19,6 +20,7 @@ from cryptography import x509
 from verdictd_py.domain.evidence import Collateral, Tee
 from verdictd_py.domain.ports import CollateralRequest
 from verdictd_py.errors import CollateralUnavailable
+from verdictd_py.verifiers.pck import UNUSABLE, key_digest
 
 MAX_ANSWER_BYTES: Final = 1024 * 1024
 """TCB info is about 20 KiB, a CRL of a whole generation below 200 KiB."""
@@ -50,14 +52,22 @@ class Pcs:
     Args:
         get: the HTTP client.
         base_urls: without the path that all share, `https://pccs.example:8081`.
+        root_key: SHA-256 of the trusted root's SubjectPublicKeyInfo. Only that root may say
+            where its revocation list is: a service that lies must not choose what we ask.
         update: which TCB recovery: Intel publishes it `early` for those who can update at once.
     """
 
     def __init__(
-        self, get: HttpGet, base_urls: tuple[str, ...], *, update: Update = "standard"
+        self,
+        get: HttpGet,
+        base_urls: tuple[str, ...],
+        *,
+        root_key: bytes,
+        update: Update = "standard",
     ) -> None:
         self._get = get
         self._base_urls = tuple(url.rstrip("/") for url in base_urls)
+        self._root_key = root_key
         self._update = update
 
     async def fetch(self, request: CollateralRequest) -> Collateral:
@@ -106,7 +116,7 @@ class Pcs:
         answer = await self._get(f"{sgx}/rootcacrl")
         if answer.status == 200:
             return _hex_or_der(answer.body)
-        return (await self._ok(_distribution_point(chain))).body
+        return (await self._ok(_distribution_point(chain, self._root_key))).body
 
     async def _ok(self, url: str) -> HttpAnswer:
         answer = await self._get(url)
@@ -146,18 +156,21 @@ def _hex_or_der(body: bytes) -> bytes:
         return body
 
 
-def _distribution_point(chain: str) -> str:
-    """Where the root's CRL is, said by a root certificate that signed itself.
+def _distribution_point(chain: str, root_key: bytes) -> str:
+    """Where the root's CRL is, said by the trusted root and nobody else.
 
-    The root's key is pinned by whoever verifies the collateral; but anybody can write a
-    certificate around that key and have us ask any address, if nobody checked its signature.
+    Its key alone would not do: anybody can write a certificate around a public key. So it
+    must have signed itself too.
     """
     try:
         root = x509.load_pem_x509_certificates(chain.encode())[-1]
+        if not compare_digest(key_digest(root), root_key):
+            raise CollateralUnavailable("its issuer chain does not end at the trusted root")
         root.verify_directly_issued_by(root)
         points = root.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
-        names = [name.value for point in points for name in point.full_name or ()]
-        url = next(str(name) for name in names if str(name).startswith(("https://", "http://")))
-    except Exception as error:  # cryptography has no root of its exceptions
-        raise CollateralUnavailable("the root certificate does not say where its CRL is") from error
-    return url
+    except UNUSABLE as error:
+        raise CollateralUnavailable("its root certificate cannot be read") from error
+    for name in (name.value for point in points for name in point.full_name or ()):
+        if str(name).startswith(("https://", "http://")):
+            return str(name)
+    raise CollateralUnavailable("its root certificate does not say where its CRL is")
