@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 import grpc
 
 from verdictd_py._generated import verdictd_v1_pb2 as messages
 from verdictd_py._generated import verdictd_v1_pb2_grpc as services
 from verdictd_py.broker.administration import COSIGN_KEY, CREDENTIAL, IMAGE_POLICY, MAX_PAGE
-from verdictd_py.broker.history import History, Judgement, Verdict
-from verdictd_py.broker.policies import Pin
-from verdictd_py.domain.ports import Events, StoredName
+from verdictd_py.broker.history import History, Verdict
+from verdictd_py.domain.ports import Events
 from verdictd_py.domain.secrets import SecretBytes
+from verdictd_py.listeners import v1_messages
 from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.listeners.management import UNREACHABLE, Administration, Service
 
 Context = grpc.aio.ServicerContext[Any, Any]
-
-_VERDICTS: Final = {
-    messages.VERDICT_REFUSED: Verdict.REFUSED,
-    messages.VERDICT_UNVERIFIED: Verdict.UNVERIFIED,
-    messages.VERDICT_ACCEPTED: Verdict.ACCEPTED,
-}
-_NUMBERS: Final = {verdict: number for number, verdict in _VERDICTS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +65,8 @@ class KeyService(Service, services.KeyServiceServicer):
     ) -> messages.ListKeysResponse:
         async with self._answering(context, "ListKeys") as caller:
             page = await self._admin.keys.page(caller, request.page_token, request.page_size)
-            keys = [_key(stored) for stored in page]
-            more = _next_page(page, request.page_size)
+            keys = [v1_messages.key(stored) for stored in page]
+            more = v1_messages.next_page(page, request.page_size)
             return messages.ListKeysResponse(keys=keys, next_page_token=more)
         raise AssertionError(UNREACHABLE)
 
@@ -82,13 +74,13 @@ class KeyService(Service, services.KeyServiceServicer):
         self, request: messages.DescribeKeyRequest, context: Context
     ) -> messages.Key:
         async with self._answering(context, "DescribeKey") as caller:
-            return _key(await self._admin.keys.describe(caller, request.name))
+            return v1_messages.key(await self._admin.keys.describe(caller, request.name))
         raise AssertionError(UNREACHABLE)
 
     async def CreateKey(self, request: messages.CreateKeyRequest, context: Context) -> messages.Key:
         async with self._answering(context, "verdictd.v1 CreateKey") as caller:
             key_id = await self._admin.keys.create(caller, request.name)
-            return _key(await self._admin.keys.describe(caller, str(key_id)))
+            return v1_messages.key(await self._admin.keys.describe(caller, str(key_id)))
         raise AssertionError(UNREACHABLE)
 
     async def DeleteKey(
@@ -108,8 +100,8 @@ class ResourceService(Service, services.ResourceServiceServicer):
     ) -> messages.ListResourcesResponse:
         async with self._answering(context, "ListResources") as caller:
             page = await self._admin.resources.page(caller, request.page_token, request.page_size)
-            more = _next_page(page, request.page_size)
-            found = [_resource(stored) for stored in page]
+            more = v1_messages.next_page(page, request.page_size)
+            found = [v1_messages.resource(stored) for stored in page]
             return messages.ListResourcesResponse(resources=found, next_page_token=more)
         raise AssertionError(UNREACHABLE)
 
@@ -186,7 +178,7 @@ class ReferenceService(Service, services.ReferenceServiceServicer):
         self, request: messages.PreviewPinRequest, context: Context
     ) -> messages.PinnedValues:
         async with self._answering(context, "PreviewPin") as caller:
-            return _pinned(
+            return v1_messages.pinned(
                 await self._admin.policies.preview_pin(caller, request.id, request.fields)
             )
         raise AssertionError(UNREACHABLE)
@@ -198,7 +190,7 @@ class ReferenceService(Service, services.ReferenceServiceServicer):
             pinned = await self._admin.policies.pin(
                 caller, request.id, request.fields, request.revision
             )
-            return _pinned(pinned)
+            return v1_messages.pinned(pinned)
         raise AssertionError(UNREACHABLE)
 
 
@@ -215,14 +207,14 @@ class AppraisalService(Service, services.AppraisalServiceServicer):
         self, request: messages.ListGuestsRequest, context: Context
     ) -> messages.ListGuestsResponse:
         async with self._answering(context, "ListGuests") as caller:
-            verdict = _VERDICTS.get(request.verdict, Verdict.REFUSED)
+            verdict = v1_messages.VERDICTS.get(request.verdict, Verdict.REFUSED)
             found = self._history.last(caller, verdict, min(request.limit or MAX_PAGE, MAX_PAGE))
-            return messages.ListGuestsResponse(guests=[_guest(each) for each in found])
+            return messages.ListGuestsResponse(guests=[v1_messages.guest(each) for each in found])
         raise AssertionError(UNREACHABLE)
 
     async def GetGuest(self, request: messages.GetGuestRequest, context: Context) -> messages.Guest:
         async with self._answering(context, "GetGuest") as caller:
-            return _guest(self._history.find(caller, request.id))
+            return v1_messages.guest(self._history.find(caller, request.id))
         raise AssertionError(UNREACHABLE)
 
 
@@ -250,7 +242,7 @@ class StatusService(Service, services.StatusServiceServicer):
             status = self._status()
             return messages.Status(
                 version=status.version,
-                started_at=_time(status.started_at),
+                started_at=v1_messages.time(status.started_at),
                 listen=status.listen,
                 client_api=status.client_api,
                 keyprovider_api=status.keyprovider_api,
@@ -266,61 +258,3 @@ class StatusService(Service, services.StatusServiceServicer):
                 rights=sorted(caller.rights),
             )
         raise AssertionError(UNREACHABLE)
-
-
-def _key(stored: StoredName) -> messages.Key:
-    return messages.Key(
-        name=stored.name,
-        changed_at=_time(stored.changed),
-        size=stored.size,
-        problem=stored.problem,
-    )
-
-
-def _resource(stored: StoredName) -> messages.Resource:
-    return messages.Resource(
-        path=stored.name,
-        file=stored.file,
-        changed_at=_time(stored.changed),
-        size=stored.size,
-        problem=stored.problem,
-    )
-
-
-def _next_page(page: tuple[StoredName, ...], asked: int) -> str:
-    """The token is the last name: a page that came back full may have another behind it."""
-    return page[-1].name if page and len(page) == min(asked or MAX_PAGE, MAX_PAGE) else ""
-
-
-def _pinned(pin: Pin) -> messages.PinnedValues:
-    changes = [
-        messages.Change(field=change.field, accepted=change.accepted, added=change.added)
-        for change in pin.changes
-    ]
-    return messages.PinnedValues(
-        guest=_guest(pin.judgement), name=str(pin.name), changes=changes, revision=pin.revision
-    )
-
-
-def _guest(judgement: Judgement) -> messages.Guest:
-    fmspc = judgement.claims.get("fmspc", "")
-    return messages.Guest(
-        id=judgement.id,
-        at=_time(judgement.at),
-        peer=judgement.address,
-        verdict=_NUMBERS[judgement.verdict],
-        code=judgement.code,
-        tee="" if judgement.tee is None else judgement.tee.value,
-        form=judgement.form,
-        tcb_status=judgement.tcb_status,
-        advisory_ids=judgement.advisory_ids,
-        fmspc=fmspc if isinstance(fmspc, str) else "",
-        evidence=judgement.evidence,
-        claims=json.dumps(dict(judgement.claims)) if judgement.claims else "",
-        reasons=[messages.Reason(**reason.as_json()) for reason in judgement.reasons],
-        not_pinnable=judgement.not_pinnable,
-    )
-
-
-def _time(moment: datetime) -> str:
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -136,6 +136,19 @@ class Directory:
             return True
         return False
 
+    def entry(self, segments: Segments) -> Entry:
+        """One regular file, without its content.
+
+        Raises:
+            NotFound: no regular file of that name.
+            StorageError: it cannot be told.
+        """
+        with _translated(), self._parent(segments) as parent:
+            status = os.stat(segments[-1], dir_fd=parent, follow_symlinks=False)
+        if not stat.S_ISREG(status.st_mode):
+            raise NotFound("nothing of that name")
+        return Entry(segments, status.st_size, stat.S_IMODE(status.st_mode), status.st_mtime_ns)
+
     def replace(self, segments: Segments, content: bytes) -> None:
         """Creates or replaces a file; readers see the old bytes or the new ones.
 

@@ -46,18 +46,24 @@ class DirectoryKeyStore:
         return await asyncio.to_thread(lambda: _page(self._all(), after, limit))
 
     async def describe(self, key_id: KeyId) -> StoredName:
-        name = str(key_id)
-        found = await asyncio.to_thread(lambda: [k for k in self._all() if k.name == name])
-        if not found:
-            raise NotFound(f"there is no key {key_id}")
-        return found[0]
+        try:
+            entry = await asyncio.to_thread(self._directory.entry, (KEYS, *key_id.segments))
+        except NotFound:
+            raise NotFound(f"there is no key {key_id}") from None
+        except StorageError as error:
+            raise StorageError(f"the key {key_id} {error}") from None
+        return self._described(entry)
 
     def _all(self) -> Iterable[StoredName]:
         for entry in self._directory.walk(KEYS):
             if entry.segments[-1] == README or len(entry.segments) not in (2, 4):
                 continue
-            problem = "" if entry.size == KEY_BYTES else f"a key has {KEY_BYTES} bytes"
-            yield _named(entry, "/".join(entry.segments[1:]), problem)
+            yield self._described(entry)
+
+    @staticmethod
+    def _described(entry: Entry) -> StoredName:
+        problem = "" if entry.size == KEY_BYTES else f"a key has {KEY_BYTES} bytes"
+        return _named(entry, "/".join(entry.segments[1:]), problem)
 
     async def get(self, key_id: KeyId) -> SecretBytes:
         try:
