@@ -98,6 +98,12 @@ METHODS: dict[str, tuple[Right, object]] = {
     ),
     "verdictd.v1.ReferenceService/PreviewPin": (Right.MANAGE, v1.PreviewPinRequest(id="none")),
     "verdictd.v1.ReferenceService/PinValues": (Right.MANAGE, v1.PinValuesRequest(id="none")),
+    "verdictd.v1.ReferenceService/ListSets": (Right.MANAGE, v1.ListSetsRequest(tee="tdx")),
+    "verdictd.v1.ReferenceService/AddSet": (Right.MANAGE, v1.AddSetRequest(name="x", tee="tdx")),
+    "verdictd.v1.ReferenceService/RetireSet": (
+        Right.MANAGE,
+        v1.RetireSetRequest(tee="tdx", name="none"),
+    ),
     "verdictd.v1.AppraisalService/ListGuests": (Right.MANAGE, v1.ListGuestsRequest()),
     "verdictd.v1.AppraisalService/GetGuest": (Right.MANAGE, v1.GetGuestRequest()),
     "verdictd.v1.StatusService/GetStatus": (Right.MANAGE, v1.GetStatusRequest()),

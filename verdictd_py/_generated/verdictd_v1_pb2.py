@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(verdictd_py/_generated/verdictd_v1.proto\x12\x0bverdictd.v1\"F\n\x03Key\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nchanged_at\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\r\x12\x0f\n\x07problem\x18\x04 \x01(\t\"8\n\x0fListKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"K\n\x10ListKeysResponse\x12\x1e\n\x04keys\x18\x01 \x03(\x0b\x32\x10.verdictd.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x12\x44\x65scribeKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\" \n\x10\x43reateKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\" \n\x10\x44\x65leteKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x13\n\x11\x44\x65leteKeyResponse\"Y\n\x08Resource\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\x12\x12\n\nchanged_at\x18\x03 \x01(\t\x12\x0c\n\x04size\x18\x04 \x01(\x04\x12\x0f\n\x07problem\x18\x05 \x01(\t\"=\n\x14ListResourcesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"Z\n\x15ListResourcesResponse\x12(\n\tresources\x18\x01 \x03(\x0b\x32\x15.verdictd.v1.Resource\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x15\x44\x65leteResourceRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"\x18\n\x16\x44\x65leteResourceResponse\"7\n\x15SetImagePolicyRequest\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"*\n\x16SetImagePolicyResponse\x12\x10\n\x08problems\x18\x01 \x03(\t\"\x15\n\x13GetCosignKeyRequest\"\'\n\x14GetCosignKeyResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\"&\n\x13SetCosignKeyRequest\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\"\x16\n\x14SetCosignKeyResponse\"\x16\n\x14GetCredentialRequest\"(\n\x15GetCredentialResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\"\'\n\x14SetCredentialRequest\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\"\x17\n\x15SetCredentialResponse\"\"\n\x13GetReferenceRequest\x12\x0b\n\x03tee\x18\x01 \x01(\t\"<\n\tReference\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x10\n\x08unpinned\x18\x03 \x03(\t\"/\n\x11PreviewPinRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x66ields\x18\x02 \x03(\t\"@\n\x10PinValuesRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x66ields\x18\x02 \x03(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\"w\n\x0cPinnedValues\x12!\n\x05guest\x18\x01 \x01(\x0b\x32\x12.verdictd.v1.Guest\x12\x0c\n\x04name\x18\x02 \x01(\t\x12$\n\x07\x63hanges\x18\x03 \x03(\x0b\x32\x13.verdictd.v1.Change\x12\x10\n\x08revision\x18\x04 \x01(\t\"8\n\x06\x43hange\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x03(\t\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x03 \x01(\t\"I\n\x11ListGuestsRequest\x12%\n\x07verdict\x18\x01 \x01(\x0e\x32\x14.verdictd.v1.Verdict\x12\r\n\x05limit\x18\x02 \x01(\r\"8\n\x12ListGuestsResponse\x12\"\n\x06guests\x18\x01 \x03(\x0b\x32\x12.verdictd.v1.Guest\"\x1d\n\x0fGetGuestRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x94\x02\n\x05Guest\x12\n\n\x02id\x18\x01 \x01(\t\x12\n\n\x02\x61t\x18\x02 \x01(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\x12%\n\x07verdict\x18\x04 \x01(\x0e\x32\x14.verdictd.v1.Verdict\x12\x0c\n\x04\x63ode\x18\x05 \x01(\t\x12\x0b\n\x03tee\x18\x06 \x01(\t\x12\x0c\n\x04\x66orm\x18\x07 \x01(\t\x12\x12\n\ntcb_status\x18\x08 \x01(\t\x12\x14\n\x0c\x61\x64visory_ids\x18\t \x03(\t\x12\r\n\x05\x66mspc\x18\n \x01(\t\x12\x10\n\x08\x65vidence\x18\x0b \x01(\t\x12\x0e\n\x06\x63laims\x18\x0c \x01(\t\x12$\n\x07reasons\x18\r \x03(\x0b\x32\x13.verdictd.v1.Reason\x12\x14\n\x0cnot_pinnable\x18\x0e \x01(\t\"H\n\x06Reason\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\x10\n\x08measured\x18\x02 \x01(\t\x12\x10\n\x08\x65xpected\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\"\x12\n\x10GetStatusRequest\"\xaf\x02\n\x06Status\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x12\n\nstarted_at\x18\x02 \x01(\t\x12\x0e\n\x06listen\x18\x03 \x01(\t\x12\x12\n\nclient_api\x18\x04 \x01(\t\x12\x17\n\x0fkeyprovider_api\x18\x05 \x01(\t\x12\x10\n\x08\x64\x61ta_dir\x18\x06 \x01(\t\x12\x11\n\tverifiers\x18\x07 \x03(\t\x12\x10\n\x08\x61ttester\x18\x08 \x01(\t\x12\x0e\n\x06unsafe\x18\t \x03(\t\x12\x10\n\x08warnings\x18\n \x03(\t\x12\x17\n\x0fguests_accepted\x18\x0b \x01(\x04\x12\x16\n\x0eguests_refused\x18\x0c \x01(\x04\x12\x19\n\x11guests_unverified\x18\r \x01(\x04\x12\x0e\n\x06\x63\x61ller\x18\x0e \x01(\t\x12\x0e\n\x06rights\x18\x0f \x03(\t*e\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x13\n\x0fVERDICT_REFUSED\x10\x01\x12\x16\n\x12VERDICT_UNVERIFIED\x10\x02\x12\x14\n\x10VERDICT_ACCEPTED\x10\x03\x32\xa9\x02\n\nKeyService\x12I\n\x08ListKeys\x12\x1c.verdictd.v1.ListKeysRequest\x1a\x1d.verdictd.v1.ListKeysResponse\"\x00\x12\x42\n\x0b\x44\x65scribeKey\x12\x1f.verdictd.v1.DescribeKeyRequest\x1a\x10.verdictd.v1.Key\"\x00\x12>\n\tCreateKey\x12\x1d.verdictd.v1.CreateKeyRequest\x1a\x10.verdictd.v1.Key\"\x00\x12L\n\tDeleteKey\x12\x1d.verdictd.v1.DeleteKeyRequest\x1a\x1e.verdictd.v1.DeleteKeyResponse\"\x00\x32\xc8\x01\n\x0fResourceService\x12X\n\rListResources\x12!.verdictd.v1.ListResourcesRequest\x1a\".verdictd.v1.ListResourcesResponse\"\x00\x12[\n\x0e\x44\x65leteResource\x12\".verdictd.v1.DeleteResourceRequest\x1a#.verdictd.v1.DeleteResourceResponse\"\x00\x32\xcd\x03\n\x0cImageService\x12[\n\x0eSetImagePolicy\x12\".verdictd.v1.SetImagePolicyRequest\x1a#.verdictd.v1.SetImagePolicyResponse\"\x00\x12U\n\x0cGetCosignKey\x12 .verdictd.v1.GetCosignKeyRequest\x1a!.verdictd.v1.GetCosignKeyResponse\"\x00\x12U\n\x0cSetCosignKey\x12 .verdictd.v1.SetCosignKeyRequest\x1a!.verdictd.v1.SetCosignKeyResponse\"\x00\x12X\n\rGetCredential\x12!.verdictd.v1.GetCredentialRequest\x1a\".verdictd.v1.GetCredentialResponse\"\x00\x12X\n\rSetCredential\x12!.verdictd.v1.SetCredentialRequest\x1a\".verdictd.v1.SetCredentialResponse\"\x00\x32\xf2\x01\n\x10ReferenceService\x12J\n\x0cGetReference\x12 .verdictd.v1.GetReferenceRequest\x1a\x16.verdictd.v1.Reference\"\x00\x12I\n\nPreviewPin\x12\x1e.verdictd.v1.PreviewPinRequest\x1a\x19.verdictd.v1.PinnedValues\"\x00\x12G\n\tPinValues\x12\x1d.verdictd.v1.PinValuesRequest\x1a\x19.verdictd.v1.PinnedValues\"\x00\x32\xa3\x01\n\x10\x41ppraisalService\x12O\n\nListGuests\x12\x1e.verdictd.v1.ListGuestsRequest\x1a\x1f.verdictd.v1.ListGuestsResponse\"\x00\x12>\n\x08GetGuest\x12\x1c.verdictd.v1.GetGuestRequest\x1a\x12.verdictd.v1.Guest\"\x00\x32R\n\rStatusService\x12\x41\n\tGetStatus\x12\x1d.verdictd.v1.GetStatusRequest\x1a\x13.verdictd.v1.Status\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(verdictd_py/_generated/verdictd_v1.proto\x12\x0bverdictd.v1\"F\n\x03Key\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nchanged_at\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\r\x12\x0f\n\x07problem\x18\x04 \x01(\t\"8\n\x0fListKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"K\n\x10ListKeysResponse\x12\x1e\n\x04keys\x18\x01 \x03(\x0b\x32\x10.verdictd.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x12\x44\x65scribeKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\" \n\x10\x43reateKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\" \n\x10\x44\x65leteKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x13\n\x11\x44\x65leteKeyResponse\"Y\n\x08Resource\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\x12\x12\n\nchanged_at\x18\x03 \x01(\t\x12\x0c\n\x04size\x18\x04 \x01(\x04\x12\x0f\n\x07problem\x18\x05 \x01(\t\"=\n\x14ListResourcesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"Z\n\x15ListResourcesResponse\x12(\n\tresources\x18\x01 \x03(\x0b\x32\x15.verdictd.v1.Resource\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x15\x44\x65leteResourceRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"\x18\n\x16\x44\x65leteResourceResponse\"7\n\x15SetImagePolicyRequest\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"*\n\x16SetImagePolicyResponse\x12\x10\n\x08problems\x18\x01 \x03(\t\"\x15\n\x13GetCosignKeyRequest\"\'\n\x14GetCosignKeyResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\"&\n\x13SetCosignKeyRequest\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\"\x16\n\x14SetCosignKeyResponse\"\x16\n\x14GetCredentialRequest\"(\n\x15GetCredentialResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\"\'\n\x14SetCredentialRequest\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\"\x17\n\x15SetCredentialResponse\"\xbc\x01\n\x0cReferenceSet\x12\x0b\n\x03tee\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12%\n\x06values\x18\x03 \x03(\x0b\x32\x15.verdictd.v1.Accepted\x12\x10\n\x08\x61\x64\x64\x65\x64_by\x18\x04 \x01(\t\x12\x10\n\x08\x61\x64\x64\x65\x64_at\x18\x05 \x01(\t\x12\x10\n\x08\x65vidence\x18\x06 \x01(\t\x12\x11\n\tappraisal\x18\x07 \x01(\t\x12\x12\n\nexpires_at\x18\x08 \x01(\t\x12\r\n\x05state\x18\t \x01(\t\")\n\x08\x41\x63\x63\x65pted\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\t\"\x1e\n\x0fListSetsRequest\x12\x0b\n\x03tee\x18\x01 \x01(\t\";\n\x10ListSetsResponse\x12\'\n\x04sets\x18\x01 \x03(\x0b\x32\x19.verdictd.v1.ReferenceSet\"\x81\x01\n\rAddSetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0e\n\x06\x66ields\x18\x03 \x03(\t\x12\x0b\n\x03tee\x18\x04 \x01(\t\x12%\n\x06values\x18\x05 \x03(\x0b\x32\x15.verdictd.v1.Accepted\x12\x12\n\nexpires_at\x18\x06 \x01(\t\"-\n\x10RetireSetRequest\x12\x0b\n\x03tee\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\"\n\x13GetReferenceRequest\x12\x0b\n\x03tee\x18\x01 \x01(\t\"<\n\tReference\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x10\n\x08unpinned\x18\x03 \x03(\t\"/\n\x11PreviewPinRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x66ields\x18\x02 \x03(\t\"@\n\x10PinValuesRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x66ields\x18\x02 \x03(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\"w\n\x0cPinnedValues\x12!\n\x05guest\x18\x01 \x01(\x0b\x32\x12.verdictd.v1.Guest\x12\x0c\n\x04name\x18\x02 \x01(\t\x12$\n\x07\x63hanges\x18\x03 \x03(\x0b\x32\x13.verdictd.v1.Change\x12\x10\n\x08revision\x18\x04 \x01(\t\"8\n\x06\x43hange\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x03(\t\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x03 \x01(\t\"I\n\x11ListGuestsRequest\x12%\n\x07verdict\x18\x01 \x01(\x0e\x32\x14.verdictd.v1.Verdict\x12\r\n\x05limit\x18\x02 \x01(\r\"8\n\x12ListGuestsResponse\x12\"\n\x06guests\x18\x01 \x03(\x0b\x32\x12.verdictd.v1.Guest\"\x1d\n\x0fGetGuestRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x94\x02\n\x05Guest\x12\n\n\x02id\x18\x01 \x01(\t\x12\n\n\x02\x61t\x18\x02 \x01(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\x12%\n\x07verdict\x18\x04 \x01(\x0e\x32\x14.verdictd.v1.Verdict\x12\x0c\n\x04\x63ode\x18\x05 \x01(\t\x12\x0b\n\x03tee\x18\x06 \x01(\t\x12\x0c\n\x04\x66orm\x18\x07 \x01(\t\x12\x12\n\ntcb_status\x18\x08 \x01(\t\x12\x14\n\x0c\x61\x64visory_ids\x18\t \x03(\t\x12\r\n\x05\x66mspc\x18\n \x01(\t\x12\x10\n\x08\x65vidence\x18\x0b \x01(\t\x12\x0e\n\x06\x63laims\x18\x0c \x01(\t\x12$\n\x07reasons\x18\r \x03(\x0b\x32\x13.verdictd.v1.Reason\x12\x14\n\x0cnot_pinnable\x18\x0e \x01(\t\"H\n\x06Reason\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\x10\n\x08measured\x18\x02 \x01(\t\x12\x10\n\x08\x65xpected\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\"\x12\n\x10GetStatusRequest\"\xaf\x02\n\x06Status\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x12\n\nstarted_at\x18\x02 \x01(\t\x12\x0e\n\x06listen\x18\x03 \x01(\t\x12\x12\n\nclient_api\x18\x04 \x01(\t\x12\x17\n\x0fkeyprovider_api\x18\x05 \x01(\t\x12\x10\n\x08\x64\x61ta_dir\x18\x06 \x01(\t\x12\x11\n\tverifiers\x18\x07 \x03(\t\x12\x10\n\x08\x61ttester\x18\x08 \x01(\t\x12\x0e\n\x06unsafe\x18\t \x03(\t\x12\x10\n\x08warnings\x18\n \x03(\t\x12\x17\n\x0fguests_accepted\x18\x0b \x01(\x04\x12\x16\n\x0eguests_refused\x18\x0c \x01(\x04\x12\x19\n\x11guests_unverified\x18\r \x01(\x04\x12\x0e\n\x06\x63\x61ller\x18\x0e \x01(\t\x12\x0e\n\x06rights\x18\x0f \x03(\t*e\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x13\n\x0fVERDICT_REFUSED\x10\x01\x12\x16\n\x12VERDICT_UNVERIFIED\x10\x02\x12\x14\n\x10VERDICT_ACCEPTED\x10\x03\x32\xa9\x02\n\nKeyService\x12I\n\x08ListKeys\x12\x1c.verdictd.v1.ListKeysRequest\x1a\x1d.verdictd.v1.ListKeysResponse\"\x00\x12\x42\n\x0b\x44\x65scribeKey\x12\x1f.verdictd.v1.DescribeKeyRequest\x1a\x10.verdictd.v1.Key\"\x00\x12>\n\tCreateKey\x12\x1d.verdictd.v1.CreateKeyRequest\x1a\x10.verdictd.v1.Key\"\x00\x12L\n\tDeleteKey\x12\x1d.verdictd.v1.DeleteKeyRequest\x1a\x1e.verdictd.v1.DeleteKeyResponse\"\x00\x32\xc8\x01\n\x0fResourceService\x12X\n\rListResources\x12!.verdictd.v1.ListResourcesRequest\x1a\".verdictd.v1.ListResourcesResponse\"\x00\x12[\n\x0e\x44\x65leteResource\x12\".verdictd.v1.DeleteResourceRequest\x1a#.verdictd.v1.DeleteResourceResponse\"\x00\x32\xcd\x03\n\x0cImageService\x12[\n\x0eSetImagePolicy\x12\".verdictd.v1.SetImagePolicyRequest\x1a#.verdictd.v1.SetImagePolicyResponse\"\x00\x12U\n\x0cGetCosignKey\x12 .verdictd.v1.GetCosignKeyRequest\x1a!.verdictd.v1.GetCosignKeyResponse\"\x00\x12U\n\x0cSetCosignKey\x12 .verdictd.v1.SetCosignKeyRequest\x1a!.verdictd.v1.SetCosignKeyResponse\"\x00\x12X\n\rGetCredential\x12!.verdictd.v1.GetCredentialRequest\x1a\".verdictd.v1.GetCredentialResponse\"\x00\x12X\n\rSetCredential\x12!.verdictd.v1.SetCredentialRequest\x1a\".verdictd.v1.SetCredentialResponse\"\x00\x32\xc9\x03\n\x10ReferenceService\x12J\n\x0cGetReference\x12 .verdictd.v1.GetReferenceRequest\x1a\x16.verdictd.v1.Reference\"\x00\x12I\n\nPreviewPin\x12\x1e.verdictd.v1.PreviewPinRequest\x1a\x19.verdictd.v1.PinnedValues\"\x00\x12G\n\tPinValues\x12\x1d.verdictd.v1.PinValuesRequest\x1a\x19.verdictd.v1.PinnedValues\"\x00\x12I\n\x08ListSets\x12\x1c.verdictd.v1.ListSetsRequest\x1a\x1d.verdictd.v1.ListSetsResponse\"\x00\x12\x41\n\x06\x41\x64\x64Set\x12\x1a.verdictd.v1.AddSetRequest\x1a\x19.verdictd.v1.ReferenceSet\"\x00\x12G\n\tRetireSet\x12\x1d.verdictd.v1.RetireSetRequest\x1a\x19.verdictd.v1.ReferenceSet\"\x00\x32\xa3\x01\n\x10\x41ppraisalService\x12O\n\nListGuests\x12\x1e.verdictd.v1.ListGuestsRequest\x1a\x1f.verdictd.v1.ListGuestsResponse\"\x00\x12>\n\x08GetGuest\x12\x1c.verdictd.v1.GetGuestRequest\x1a\x12.verdictd.v1.Guest\"\x00\x32R\n\rStatusService\x12\x41\n\tGetStatus\x12\x1d.verdictd.v1.GetStatusRequest\x1a\x13.verdictd.v1.Status\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'verdictd_py._generated.verdictd_v1_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERDICT']._serialized_start=2296
-  _globals['_VERDICT']._serialized_end=2397
+  _globals['_VERDICT']._serialized_start=2802
+  _globals['_VERDICT']._serialized_end=2903
   _globals['_KEY']._serialized_start=57
   _globals['_KEY']._serialized_end=127
   _globals['_LISTKEYSREQUEST']._serialized_start=129
@@ -77,42 +77,54 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SETCREDENTIALREQUEST']._serialized_end=1034
   _globals['_SETCREDENTIALRESPONSE']._serialized_start=1036
   _globals['_SETCREDENTIALRESPONSE']._serialized_end=1059
-  _globals['_GETREFERENCEREQUEST']._serialized_start=1061
-  _globals['_GETREFERENCEREQUEST']._serialized_end=1095
-  _globals['_REFERENCE']._serialized_start=1097
-  _globals['_REFERENCE']._serialized_end=1157
-  _globals['_PREVIEWPINREQUEST']._serialized_start=1159
-  _globals['_PREVIEWPINREQUEST']._serialized_end=1206
-  _globals['_PINVALUESREQUEST']._serialized_start=1208
-  _globals['_PINVALUESREQUEST']._serialized_end=1272
-  _globals['_PINNEDVALUES']._serialized_start=1274
-  _globals['_PINNEDVALUES']._serialized_end=1393
-  _globals['_CHANGE']._serialized_start=1395
-  _globals['_CHANGE']._serialized_end=1451
-  _globals['_LISTGUESTSREQUEST']._serialized_start=1453
-  _globals['_LISTGUESTSREQUEST']._serialized_end=1526
-  _globals['_LISTGUESTSRESPONSE']._serialized_start=1528
-  _globals['_LISTGUESTSRESPONSE']._serialized_end=1584
-  _globals['_GETGUESTREQUEST']._serialized_start=1586
-  _globals['_GETGUESTREQUEST']._serialized_end=1615
-  _globals['_GUEST']._serialized_start=1618
-  _globals['_GUEST']._serialized_end=1894
-  _globals['_REASON']._serialized_start=1896
-  _globals['_REASON']._serialized_end=1968
-  _globals['_GETSTATUSREQUEST']._serialized_start=1970
-  _globals['_GETSTATUSREQUEST']._serialized_end=1988
-  _globals['_STATUS']._serialized_start=1991
-  _globals['_STATUS']._serialized_end=2294
-  _globals['_KEYSERVICE']._serialized_start=2400
-  _globals['_KEYSERVICE']._serialized_end=2697
-  _globals['_RESOURCESERVICE']._serialized_start=2700
-  _globals['_RESOURCESERVICE']._serialized_end=2900
-  _globals['_IMAGESERVICE']._serialized_start=2903
-  _globals['_IMAGESERVICE']._serialized_end=3364
-  _globals['_REFERENCESERVICE']._serialized_start=3367
-  _globals['_REFERENCESERVICE']._serialized_end=3609
-  _globals['_APPRAISALSERVICE']._serialized_start=3612
-  _globals['_APPRAISALSERVICE']._serialized_end=3775
-  _globals['_STATUSSERVICE']._serialized_start=3777
-  _globals['_STATUSSERVICE']._serialized_end=3859
+  _globals['_REFERENCESET']._serialized_start=1062
+  _globals['_REFERENCESET']._serialized_end=1250
+  _globals['_ACCEPTED']._serialized_start=1252
+  _globals['_ACCEPTED']._serialized_end=1293
+  _globals['_LISTSETSREQUEST']._serialized_start=1295
+  _globals['_LISTSETSREQUEST']._serialized_end=1325
+  _globals['_LISTSETSRESPONSE']._serialized_start=1327
+  _globals['_LISTSETSRESPONSE']._serialized_end=1386
+  _globals['_ADDSETREQUEST']._serialized_start=1389
+  _globals['_ADDSETREQUEST']._serialized_end=1518
+  _globals['_RETIRESETREQUEST']._serialized_start=1520
+  _globals['_RETIRESETREQUEST']._serialized_end=1565
+  _globals['_GETREFERENCEREQUEST']._serialized_start=1567
+  _globals['_GETREFERENCEREQUEST']._serialized_end=1601
+  _globals['_REFERENCE']._serialized_start=1603
+  _globals['_REFERENCE']._serialized_end=1663
+  _globals['_PREVIEWPINREQUEST']._serialized_start=1665
+  _globals['_PREVIEWPINREQUEST']._serialized_end=1712
+  _globals['_PINVALUESREQUEST']._serialized_start=1714
+  _globals['_PINVALUESREQUEST']._serialized_end=1778
+  _globals['_PINNEDVALUES']._serialized_start=1780
+  _globals['_PINNEDVALUES']._serialized_end=1899
+  _globals['_CHANGE']._serialized_start=1901
+  _globals['_CHANGE']._serialized_end=1957
+  _globals['_LISTGUESTSREQUEST']._serialized_start=1959
+  _globals['_LISTGUESTSREQUEST']._serialized_end=2032
+  _globals['_LISTGUESTSRESPONSE']._serialized_start=2034
+  _globals['_LISTGUESTSRESPONSE']._serialized_end=2090
+  _globals['_GETGUESTREQUEST']._serialized_start=2092
+  _globals['_GETGUESTREQUEST']._serialized_end=2121
+  _globals['_GUEST']._serialized_start=2124
+  _globals['_GUEST']._serialized_end=2400
+  _globals['_REASON']._serialized_start=2402
+  _globals['_REASON']._serialized_end=2474
+  _globals['_GETSTATUSREQUEST']._serialized_start=2476
+  _globals['_GETSTATUSREQUEST']._serialized_end=2494
+  _globals['_STATUS']._serialized_start=2497
+  _globals['_STATUS']._serialized_end=2800
+  _globals['_KEYSERVICE']._serialized_start=2906
+  _globals['_KEYSERVICE']._serialized_end=3203
+  _globals['_RESOURCESERVICE']._serialized_start=3206
+  _globals['_RESOURCESERVICE']._serialized_end=3406
+  _globals['_IMAGESERVICE']._serialized_start=3409
+  _globals['_IMAGESERVICE']._serialized_end=3870
+  _globals['_REFERENCESERVICE']._serialized_start=3873
+  _globals['_REFERENCESERVICE']._serialized_end=4330
+  _globals['_APPRAISALSERVICE']._serialized_start=4333
+  _globals['_APPRAISALSERVICE']._serialized_end=4496
+  _globals['_STATUSSERVICE']._serialized_start=4498
+  _globals['_STATUSSERVICE']._serialized_end=4580
 # @@protoc_insertion_point(module_scope)

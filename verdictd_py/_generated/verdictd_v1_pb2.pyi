@@ -500,6 +500,181 @@ class SetCredentialResponse(_message.Message):
 Global___SetCredentialResponse: _TypeAlias = SetCredentialResponse  # noqa: Y015
 
 @_typing.final
+class ReferenceSet(_message.Message):
+    """Values that were added together, beside the reference data; what decides is the union of both."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    ADDED_BY_FIELD_NUMBER: _builtins.int
+    ADDED_AT_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
+    APPRAISAL_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    tee: _builtins.str
+    name: _builtins.str
+    added_by: _builtins.str
+    added_at: _builtins.str
+    evidence: _builtins.str
+    """SHA-256 of the quote they come from; empty: given by hand"""
+    appraisal: _builtins.str
+    expires_at: _builtins.str
+    """empty: never"""
+    state: _builtins.str
+    """in force, expired, retired"""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___Accepted]: ...
+    def __init__(
+        self,
+        *,
+        tee: _builtins.str = ...,
+        name: _builtins.str = ...,
+        values: _abc.Iterable[Global___Accepted] | None = ...,
+        added_by: _builtins.str = ...,
+        added_at: _builtins.str = ...,
+        evidence: _builtins.str = ...,
+        appraisal: _builtins.str = ...,
+        expires_at: _builtins.str = ...,
+        state: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_at", b"added_at", "added_by", b"added_by", "appraisal", b"appraisal", "evidence", b"evidence", "expires_at", b"expires_at", "name", b"name", "state", b"state", "tee", b"tee", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReferenceSet: _TypeAlias = ReferenceSet  # noqa: Y015
+
+@_typing.final
+class Accepted(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Accepted: _TypeAlias = Accepted  # noqa: Y015
+
+@_typing.final
+class ListSetsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEE_FIELD_NUMBER: _builtins.int
+    tee: _builtins.str
+    def __init__(
+        self,
+        *,
+        tee: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tee", b"tee"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSetsRequest: _TypeAlias = ListSetsRequest  # noqa: Y015
+
+@_typing.final
+class ListSetsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SETS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def sets(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReferenceSet]:
+        """by name"""
+
+    def __init__(
+        self,
+        *,
+        sets: _abc.Iterable[Global___ReferenceSet] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sets", b"sets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSetsResponse: _TypeAlias = ListSetsResponse  # noqa: Y015
+
+@_typing.final
+class AddSetRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    TEE_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    id: _builtins.str
+    """of an appraisal: its measurements; empty: the values below"""
+    tee: _builtins.str
+    """of the values below"""
+    expires_at: _builtins.str
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of that guest; none: as in PreviewPin"""
+
+    @_builtins.property
+    def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___Accepted]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        id: _builtins.str = ...,
+        fields: _abc.Iterable[_builtins.str] | None = ...,
+        tee: _builtins.str = ...,
+        values: _abc.Iterable[Global___Accepted] | None = ...,
+        expires_at: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "fields", b"fields", "id", b"id", "name", b"name", "tee", b"tee", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddSetRequest: _TypeAlias = AddSetRequest  # noqa: Y015
+
+@_typing.final
+class RetireSetRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    tee: _builtins.str
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        tee: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "tee", b"tee"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetireSetRequest: _TypeAlias = RetireSetRequest  # noqa: Y015
+
+@_typing.final
 class GetReferenceRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

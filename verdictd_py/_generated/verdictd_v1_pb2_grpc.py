@@ -619,6 +619,21 @@ class ReferenceServiceStub:
                 request_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.PinValuesRequest.SerializeToString,
                 response_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.PinnedValues.FromString,
                 _registered_method=True)
+        self.ListSets = channel.unary_unary(
+                '/verdictd.v1.ReferenceService/ListSets',
+                request_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListSetsRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListSetsResponse.FromString,
+                _registered_method=True)
+        self.AddSet = channel.unary_unary(
+                '/verdictd.v1.ReferenceService/AddSet',
+                request_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.AddSetRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ReferenceSet.FromString,
+                _registered_method=True)
+        self.RetireSet = channel.unary_unary(
+                '/verdictd.v1.ReferenceService/RetireSet',
+                request_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.RetireSetRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ReferenceSet.FromString,
+                _registered_method=True)
 
 
 class ReferenceServiceServicer:
@@ -643,6 +658,24 @@ class ReferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSets(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddSet(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetireSet(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ReferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -660,6 +693,21 @@ def add_ReferenceServiceServicer_to_server(servicer, server):
                     servicer.PinValues,
                     request_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.PinValuesRequest.FromString,
                     response_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.PinnedValues.SerializeToString,
+            ),
+            'ListSets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSets,
+                    request_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListSetsRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListSetsResponse.SerializeToString,
+            ),
+            'AddSet': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddSet,
+                    request_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.AddSetRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ReferenceSet.SerializeToString,
+            ),
+            'RetireSet': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetireSet,
+                    request_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.RetireSetRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ReferenceSet.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -744,6 +792,87 @@ class ReferenceService:
             '/verdictd.v1.ReferenceService/PinValues',
             verdictd__py_dot___generated_dot_verdictd__v1__pb2.PinValuesRequest.SerializeToString,
             verdictd__py_dot___generated_dot_verdictd__v1__pb2.PinnedValues.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/verdictd.v1.ReferenceService/ListSets',
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListSetsRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListSetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddSet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/verdictd.v1.ReferenceService/AddSet',
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.AddSetRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.ReferenceSet.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetireSet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/verdictd.v1.ReferenceService/RetireSet',
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.RetireSetRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.ReferenceSet.FromString,
             options,
             channel_credentials,
             insecure,

@@ -194,6 +194,9 @@ class ReferenceServiceStub:
     GetReference: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.GetReferenceRequest, _verdictd_v1_pb2.Reference]
     PreviewPin: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.PreviewPinRequest, _verdictd_v1_pb2.PinnedValues]
     PinValues: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.PinValuesRequest, _verdictd_v1_pb2.PinnedValues]
+    ListSets: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.ListSetsRequest, _verdictd_v1_pb2.ListSetsResponse]
+    AddSet: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.AddSetRequest, _verdictd_v1_pb2.ReferenceSet]
+    RetireSet: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.RetireSetRequest, _verdictd_v1_pb2.ReferenceSet]
 
 @_typing.type_check_only
 class ReferenceServiceAsyncStub(ReferenceServiceStub):
@@ -203,6 +206,9 @@ class ReferenceServiceAsyncStub(ReferenceServiceStub):
     GetReference: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.GetReferenceRequest, _verdictd_v1_pb2.Reference]  # type: ignore[assignment]
     PreviewPin: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.PreviewPinRequest, _verdictd_v1_pb2.PinnedValues]  # type: ignore[assignment]
     PinValues: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.PinValuesRequest, _verdictd_v1_pb2.PinnedValues]  # type: ignore[assignment]
+    ListSets: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.ListSetsRequest, _verdictd_v1_pb2.ListSetsResponse]  # type: ignore[assignment]
+    AddSet: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.AddSetRequest, _verdictd_v1_pb2.ReferenceSet]  # type: ignore[assignment]
+    RetireSet: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.RetireSetRequest, _verdictd_v1_pb2.ReferenceSet]  # type: ignore[assignment]
 
 class ReferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """What guests are measured against."""
@@ -227,6 +233,27 @@ class ReferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _verdictd_v1_pb2.PinValuesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_verdictd_v1_pb2.PinnedValues, _abc.Awaitable[_verdictd_v1_pb2.PinnedValues]]: ...
+
+    @_abc_1.abstractmethod
+    def ListSets(
+        self,
+        request: _verdictd_v1_pb2.ListSetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_verdictd_v1_pb2.ListSetsResponse, _abc.Awaitable[_verdictd_v1_pb2.ListSetsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def AddSet(
+        self,
+        request: _verdictd_v1_pb2.AddSetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_verdictd_v1_pb2.ReferenceSet, _abc.Awaitable[_verdictd_v1_pb2.ReferenceSet]]: ...
+
+    @_abc_1.abstractmethod
+    def RetireSet(
+        self,
+        request: _verdictd_v1_pb2.RetireSetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_verdictd_v1_pb2.ReferenceSet, _abc.Awaitable[_verdictd_v1_pb2.ReferenceSet]]: ...
 
 def add_ReferenceServiceServicer_to_server(servicer: ReferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

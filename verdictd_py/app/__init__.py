@@ -17,12 +17,13 @@ from verdictd_py.broker.administration import KeyAdministrator, ResourceAdminist
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.history import History
 from verdictd_py.broker.policies import PolicyAdministrator
+from verdictd_py.broker.referencesets import SetAdministrator
 from verdictd_py.broker.release import Releaser
 from verdictd_py.broker.wrapping import Wrapper
 from verdictd_py.config import DEFAULT_DATA_DIR, Address, Settings, Unsafe
 from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.ports import Events, PolicySource
-from verdictd_py.errors import ConfigError, NotFound, StorageError
+from verdictd_py.errors import ConfigError, NotFound, PolicyInvalid, StorageError
 from verdictd_py.listeners import management, management_v1, sockets
 from verdictd_py.listeners.attested import AttestedListener, Limits
 from verdictd_py.listeners.callers import CallerRules
@@ -34,6 +35,7 @@ from verdictd_py.observability.log import LogEvents
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy, unpinned
 from verdictd_py.policy.release import RegoReleasePolicy
 from verdictd_py.policy.sandbox import PolicySandbox
+from verdictd_py.policy.sets import DocumentsWithSets
 from verdictd_py.storage.keyring import SequoiaKeyringEditor
 from verdictd_py.storage.layout import prepare
 from verdictd_py.storage.stores import (
@@ -115,11 +117,12 @@ class Daemon:
         keys = DirectoryKeyStore(directory)
         resources = DirectoryResourceStore(directory, events=events)
         self._policies = DirectoryDocumentStore(directory)
+        self._deciding = DocumentsWithSets(self._policies, clock)
         self._release = RegoReleasePolicy(self._policies)
         self._history = History()
         appraiser = build_appraiser(
             verifiers=self._verifiers,
-            policies=self._policies,
+            policies=self._deciding,
             clock=clock,
             events=events,
             history=self._history,
@@ -151,16 +154,21 @@ class Daemon:
             max_new_keys_per_minute=settings.max_new_keys_per_minute,
             allow_a256ctr=settings.allow_a256ctr,
         )
+        tester = PolicySandbox()
         self._administration = management.Administration(
             keys=KeyAdministrator(keys=keys, events=events),
             resources=ResourceAdministrator(
                 resources=resources, keyrings=SequoiaKeyringEditor(), events=events
             ),
             policies=PolicyAdministrator(
+                documents=self._policies, tester=tester, history=self._history, events=events
+            ),
+            sets=SetAdministrator(
                 documents=self._policies,
-                tester=PolicySandbox(),
+                tester=tester,
                 history=self._history,
                 events=events,
+                clock=clock,
             ),
         )
         self._client_api = ClientApi(tls=tls)
@@ -251,8 +259,8 @@ class Daemon:
         """
         for tee in self._verifiers:
             try:
-                documents = await self._policies.documents(tee)
-            except (NotFound, StorageError) as error:
+                documents = await self._deciding.documents(tee)
+            except (NotFound, StorageError, PolicyInvalid) as error:
                 self._events.record("warning.policy", tee=tee, reason=str(error))
                 continue
             problem = RegoAppraisalPolicy.problem(documents)

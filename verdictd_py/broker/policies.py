@@ -15,6 +15,7 @@ from typing import Final
 from verdictd_py.broker import pinning
 from verdictd_py.broker.history import History, Judgement
 from verdictd_py.broker.pinning import Change
+from verdictd_py.domain import referencesets
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.encoding import decode_object, shown
 from verdictd_py.domain.evidence import JsonValue, Tee
@@ -102,6 +103,8 @@ class PolicyAdministrator:
         checked, data = _name(name), _text(content, "the reference data")
         tee = self._documents.tee_of(checked)
         self._refuse_other_half(checked, tee, policy=False)
+        if checked == referencesets.DOCUMENT:
+            referencesets.parse(data)
         async with self._changing:
             await self._set_reference(caller, checked, data, tee)
 

@@ -22,6 +22,7 @@ from verdictd_py.broker.administration import (
     ResourceAdministrator,
 )
 from verdictd_py.broker.policies import PolicyAdministrator
+from verdictd_py.broker.referencesets import SetAdministrator
 from verdictd_py.domain.callers import Caller
 from verdictd_py.domain.ports import Events
 from verdictd_py.domain.secrets import SecretBytes
@@ -42,6 +43,7 @@ class Administration:
     keys: KeyAdministrator
     resources: ResourceAdministrator
     policies: PolicyAdministrator
+    sets: SetAdministrator
 
 
 class Service:

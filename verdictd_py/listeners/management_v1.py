@@ -193,6 +193,39 @@ class ReferenceService(Service, services.ReferenceServiceServicer):
             return v1_messages.pinned(pinned)
         raise AssertionError(UNREACHABLE)
 
+    async def ListSets(
+        self, request: messages.ListSetsRequest, context: Context
+    ) -> messages.ListSetsResponse:
+        async with self._answering(context, "ListSets") as caller:
+            found = await self._admin.sets.listed(caller, request.tee)
+            sets = [
+                v1_messages.reference_set(request.tee, name, each, state)
+                for name, (each, state) in found.items()
+            ]
+            return messages.ListSetsResponse(sets=sets)
+        raise AssertionError(UNREACHABLE)
+
+    async def AddSet(
+        self, request: messages.AddSetRequest, context: Context
+    ) -> messages.ReferenceSet:
+        async with self._answering(context, "AddSet") as caller:
+            sets, name, expires = self._admin.sets, request.name, request.expires_at
+            if request.id or not request.values:
+                made = await sets.pin(caller, request.id, name, request.fields, expires)
+            else:
+                values = {each.field: each.values for each in request.values}
+                made = await sets.add(caller, request.tee, name, values, expires)
+            return v1_messages.reference_set(request.tee, name, made, "in force")
+        raise AssertionError(UNREACHABLE)
+
+    async def RetireSet(
+        self, request: messages.RetireSetRequest, context: Context
+    ) -> messages.ReferenceSet:
+        async with self._answering(context, "RetireSet") as caller:
+            ended = await self._admin.sets.retire(caller, request.tee, request.name)
+            return v1_messages.reference_set(request.tee, request.name, ended, "retired")
+        raise AssertionError(UNREACHABLE)
+
 
 class AppraisalService(Service, services.AppraisalServiceServicer):
     """What became of the guests that were judged lately."""

@@ -11,6 +11,7 @@ from verdictd_py.broker.administration import MAX_PAGE
 from verdictd_py.broker.history import Judgement, Verdict
 from verdictd_py.broker.policies import Pin
 from verdictd_py.domain.ports import StoredName
+from verdictd_py.domain.referencesets import ReferenceSet
 
 VERDICTS: Final = {
     messages.VERDICT_REFUSED: Verdict.REFUSED,
@@ -54,6 +55,24 @@ def pinned(pin: Pin) -> messages.PinnedValues:
     ]
     return messages.PinnedValues(
         guest=guest(pin.judgement), name=str(pin.name), changes=changes, revision=pin.revision
+    )
+
+
+def reference_set(tee: str, name: str, each: ReferenceSet, state: str) -> messages.ReferenceSet:
+    """A named set of reference values."""
+    accepted = [
+        messages.Accepted(field=field, values=values) for field, values in each.values.items()
+    ]
+    return messages.ReferenceSet(
+        tee=tee,
+        name=name,
+        values=accepted,
+        added_by=each.added_by,
+        added_at=time(each.added_at),
+        evidence=each.evidence,
+        appraisal=each.appraisal,
+        expires_at="" if each.expires_at is None else time(each.expires_at),
+        state=state,
     )
 
 

@@ -40,6 +40,8 @@ AUDITED: Final = frozenset(
         "resource.deleted",
         "policy.set",
         "reference.pinned",
+        "reference.added",
+        "reference.retired",
         "unsafe.option",
         "daemon.started",
         "daemon.stopped",

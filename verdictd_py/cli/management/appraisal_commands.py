@@ -13,7 +13,7 @@ from rich.console import Group
 from verdictd_py._generated import clientapi_pb2 as upstream
 from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py.cli.management import show
-from verdictd_py.cli.management.client import BrokerClient, read
+from verdictd_py.cli.management.client import BrokerClient, BrokerFailed, read
 from verdictd_py.cli.management.command import FILE, NAME, Arguments, Command
 from verdictd_py.cli.management.show import Shown
 from verdictd_py.cli.management.upstream import ask_test
@@ -74,8 +74,18 @@ async def _reference_pin(client: BrokerClient, options: Namespace) -> Shown:
     wanted = v1.PreviewPinRequest(id=options.origin, fields=fields)
     preview = await client.ask(client.references.PreviewPin, wanted)
     show.pinned(preview).print(as_json=False, on_error=options.json)
+    if options.expires and not options.set:
+        raise ConfigError("--expires needs --set: only a named set can end")
     if not options.yes and not _agreed("Accept these values from now on?"):
         return Shown({"done": False}, show.cell("nothing was changed"), status=1)
+    if options.set:
+        added = v1.AddSetRequest(
+            name=options.set,
+            id=options.origin,
+            fields=[change.field for change in preview.changes],
+            expires_at=options.expires or "",
+        )
+        return show.sets([await client.ask(client.references.AddSet, added)])
     request = v1.PinValuesRequest(
         id=options.origin,
         fields=[change.field for change in preview.changes],
@@ -85,6 +95,41 @@ async def _reference_pin(client: BrokerClient, options: Namespace) -> Shown:
     data = {"done": True, **show.pinned(pinned).as_data()}
     names = ", ".join(change.field for change in pinned.changes if change.added)
     return Shown(data, show.cell(f"{pinned.name} accepts this guest's {names}"))
+
+
+async def _reference_sets(client: BrokerClient, options: Namespace) -> Shown:
+    request = v1.ListSetsRequest(tee=options.tee)
+    return show.sets((await client.ask(client.references.ListSets, request)).sets)
+
+
+async def _reference_add(client: BrokerClient, options: Namespace) -> Shown:
+    values: dict[str, list[str]] = {}
+    for field, value in options.value:
+        values.setdefault(field, []).append(value)
+    request = v1.AddSetRequest(
+        name=options.name,
+        tee=options.tee,
+        values=[v1.Accepted(field=field, values=each) for field, each in values.items()],
+        expires_at=options.expires or "",
+    )
+    return show.sets([await client.ask(client.references.AddSet, request)])
+
+
+async def _reference_retire(client: BrokerClient, options: Namespace) -> Shown:
+    request = v1.RetireSetRequest(tee=options.tee, name=options.name)
+    return show.sets([await client.ask(client.references.RetireSet, request)])
+
+
+async def _reference_diff(client: BrokerClient, options: Namespace) -> Shown:
+    """Status 1 where they differ."""
+    request = v1.ListSetsRequest(tee=options.tee)
+    found = {
+        each.name: each for each in (await client.ask(client.references.ListSets, request)).sets
+    }
+    for name in (options.name, options.other):
+        if name not in found:
+            raise BrokerFailed(f"the broker has no set {name}", answered=True)
+    return show.difference(found[options.name], found[options.other])
 
 
 def _agreed(question: str) -> bool:
@@ -116,6 +161,14 @@ def _text(name: str, content: bytes) -> Shown:
     return Shown({"name": name, "content": content.decode(errors="replace")}, raw=shown.raw)
 
 
+def _field_value(text: str) -> tuple[str, str]:
+    """For argparse: `rtmr1=<hex>`."""
+    field, equals, value = text.partition("=")
+    if not field or not equals or not value:
+        raise ArgumentTypeError(f"{text!r} is not FIELD=VALUE")
+    return field, value
+
+
 def _count(text: str) -> int:
     """For argparse: a number above 0."""
     number = int(text) if text.isascii() and text.isdigit() else 0
@@ -128,9 +181,20 @@ _MAX_GUESTS: Final = 1000
 """More are not remembered."""
 
 _TEES: Final = ("tdx", "sgx")
+_OF_TEE: Final[Arguments] = {"tee": {"nargs": "?", "choices": _TEES, "default": "tdx"}}
+_TEE: Final[Arguments] = {"--tee": {"choices": _TEES, "default": "tdx", "help": "(%(default)s)"}}
+_DIFF: Final[Arguments] = {**NAME, "other": {"metavar": "NAME"}, **_TEE}
+_ADD: Final[Arguments] = {
+    **NAME,
+    "value": {"metavar": "FIELD=VALUE", "type": _field_value, "nargs": "+"},
+    "--expires": {"metavar": "RFC3339", "help": "until when it accepts"},
+    **_TEE,
+}
 _PIN: Final[Arguments] = {
     "--from": {"dest": "origin", "metavar": "ID", "required": True, "help": "see guest list"},
     "--field": {"nargs": "+", "action": "extend", "metavar": "NAME", "help": "rtmr1, ..."},
+    "--set": {"metavar": "NAME", "help": "as a set of this name, not into the reference data"},
+    "--expires": {"metavar": "RFC3339", "help": "until when the set accepts"},
     "--yes": {"action": "store_true", "help": "do not ask; needs --field"},
 }
 _TEST: Final[Arguments] = {
@@ -165,8 +229,12 @@ COMMANDS: Final = (
         "reference show",
         "reference data, and what it leaves open",
         _reference_show,
-        {"tee": {"nargs": "?", "choices": _TEES, "default": "tdx"}},
+        _OF_TEE,
     ),
     Command("reference set", "check and store data", _reference_set, {**NAME, **FILE}),
+    Command("reference sets", "named sets of values, ended ones too", _reference_sets, _OF_TEE),
+    Command("reference add", "a named set of values given by hand", _reference_add, _ADD),
+    Command("reference retire", "end a named set now", _reference_retire, {**NAME, **_TEE}),
+    Command("reference diff", "two named sets; status 1: they differ", _reference_diff, _DIFF),
     Command("reference pin", "accept the measurements of a guest seen", _reference_pin, _PIN),
 )

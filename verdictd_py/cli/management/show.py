@@ -167,6 +167,39 @@ def pinned(found: Any) -> Shown:  # noqa: ANN401  # as above
     return Shown(data, Group(*parts))
 
 
+def sets(found: Sequence[Any]) -> Shown:
+    """Named sets: where they come from, and whether they still accept."""
+    rows = [
+        (
+            each.name,
+            each.state,
+            ", ".join(f"{value.field} ({len(value.values)})" for value in each.values),
+            each.added_by,
+            each.added_at,
+            each.appraisal or "by hand",
+            each.expires_at or "never",
+        )
+        for each in found
+    ]
+    columns = ("set", "state", "values", "added by", "at", "from", "expires")
+    return Shown([message(each) for each in found], table(columns, rows))
+
+
+def difference(one: Any, other: Any) -> Shown:  # noqa: ANN401  # as above
+    """Two sets side by side, only what differs."""
+    left, right = (
+        {value.field: set(value.values) for value in each.values} for each in (one, other)
+    )
+    rows = [
+        (name, "\n".join(sorted(mine)) or "-", "\n".join(sorted(theirs)) or "-")
+        for name in sorted(left | right)
+        if (mine := left.get(name, set())) != (theirs := right.get(name, set()))
+    ]
+    data = [{"field": name, one.name: a, other.name: b} for name, a, b in rows]
+    text = table(("field", one.name, other.name), rows) if rows else cell("they are the same")
+    return Shown(data, text, status=1 if rows else 0)
+
+
 def reference(found: Any) -> Shown:  # noqa: ANN401  # as above
     """Reference data, and what it leaves open."""
     parts = [cell(found.content.rstrip())]

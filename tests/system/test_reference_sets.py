@@ -1,0 +1,86 @@
+"""Named sets with verdict-py: added, pinned, ended, compared; guests feel it at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest_asyncio
+
+from tests.cli.verdict import verdict
+from tests.system.broker import RunningBroker, running_broker
+from tests.system.channel import store
+from tests.system.test_pinning import HONEST, OTHER, refused_for, seen
+from verdictd_py import app
+from verdictd_py.simulator import SimulatedPlatform
+
+
+@pytest_asyncio.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
+    platform = SimulatedPlatform.create(now=app.utc_now())
+    async with running_broker(tmp_path, platform) as running:
+        yield running
+
+
+async def accepted(broker: RunningBroker) -> bool:
+    broker.events.events.clear()
+    await seen(broker)
+    return bool(broker.events.named("guest.accepted"))
+
+
+async def test_a_set_opens_and_closes(broker: RunningBroker) -> None:
+    added = await verdict(broker, "reference", "add", "old-kernel", f"rtmr1={OTHER}")
+    assert added.status == 0
+    assert not await accepted(broker)
+    which = await seen(broker)
+    soon = (app.utc_now() + timedelta(days=30)).isoformat()
+    pin = ("reference", "pin", "--from", which, "--set", "prod", "--expires", soon, "--yes")
+    ended = await verdict(broker, *pin, "--field", "rtmr1")
+    assert (ended.status, ended.stderr) == (0, "")
+    assert await accepted(broker)
+    listed = json.loads((await verdict(broker, "reference", "sets", "--json")).stdout)
+    assert [(each["name"], each["state"]) for each in listed] == [
+        ("old-kernel", "in force"),
+        ("prod", "in force"),
+    ]
+    assert listed[1]["appraisal"] == which
+    assert listed[1]["values"] == [{"field": "rtmr1", "values": [HONEST]}]
+    differ = await verdict(broker, "reference", "diff", "old-kernel", "prod", "--json")
+    assert differ.status == 1
+    assert json.loads(differ.stdout) == [{"field": "rtmr1", "old-kernel": OTHER, "prod": HONEST}]
+    assert (await verdict(broker, "reference", "retire", "prod")).status == 0
+    assert not await accepted(broker)
+    assert (await verdict(broker, "reference", "retire", "old-kernel")).status == 0
+    assert not await accepted(broker)  # nothing in force is not everything
+    (refusal,) = broker.events.named("guest.refused")
+    assert "(prod is retired)" in str(refusal["reasons"])
+    assert json.loads((broker.data / "opa" / "tdxData").read_text())["rtmr1"] == []
+
+
+async def test_what_cannot_be_added_is_one_line(broker: RunningBroker) -> None:
+    which = await refused_for(broker, rtmr1=[OTHER])
+    await verdict(broker, "reference", "add", "one", f"rtmr1={OTHER}")
+    for words, said in (
+        (("add", "one", f"rtmr1={OTHER}"), "there is a set one already"),
+        (("add", "../x", f"rtmr1={OTHER}"), "segment"),
+        (("add", "two", "reportData=aa"), "is no measurement"),
+        (("add", "two", "rtmr1=aa"), "96 lower-case hex digits"),
+        (("add", "two", f"rtmr1={OTHER}", "--expires", "2020-01-01T00:00:00Z"), "no time to come"),
+        (("retire", "none"), "there is no set"),
+        (("diff", "one", "none"), "no set none"),
+        (("pin", "--from", "none", "--set", "x", "--yes", "--field", "rtmr1"), "remembered"),
+    ):
+        line = (await verdict(broker, "reference", *words)).complaint(1, "verdict-py")
+        assert said in line
+    pin = ("reference", "pin", "--from", which, "--yes", "--field", "rtmr1", "--expires", "x")
+    assert "--expires needs --set" in (await verdict(broker, *pin)).stderr
+
+
+async def test_sets_that_cannot_be_read_let_nobody_in(broker: RunningBroker) -> None:
+    assert await accepted(broker)
+    store(broker, "opa/referenceSets", b"{")
+    assert not await accepted(broker)
+    words = ("reference", "set", "referenceSets", str(broker.data / "opa" / "referenceSets"))
+    assert (await verdict(broker, *words)).status == 1

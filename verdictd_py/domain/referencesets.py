@@ -1,0 +1,181 @@
+"""Named sets of reference values: who added them, when, from which evidence, until when.
+
+They stand beside the reference data of a TEE (`tdxData`). What decides is the union: each
+list of the data with the values of every set that is in force.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final, Self
+
+from verdictd_py.domain.encoding import decode_object, shown
+from verdictd_py.domain.evidence import JsonValue, Tee, measurements
+from verdictd_py.domain.names import Name
+from verdictd_py.errors import RequestError
+
+DOCUMENT: Final = Name(("referenceSets",))
+"""JSON: sets by name by TEE."""
+
+MAX_SETS: Final = 1000
+
+_MEMBERS: Final = frozenset(
+    {"values", "addedBy", "addedAt", "evidence", "appraisal", "expiresAt", "retiredAt"}
+)
+
+Sets = dict[str, "ReferenceSet"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceSet:
+    """Values that were added together.
+
+    Attributes:
+        values: accepted values by measurement.
+        added_by: the caller, as in the audit trail.
+        evidence: SHA-256 of the quote that they were measured by; empty for values by hand.
+        appraisal: its id, empty likewise.
+        expires_at, retired_at: from then on it accepts nothing; None for never.
+    """
+
+    values: Mapping[str, tuple[str, ...]]
+    added_by: str
+    added_at: datetime
+    evidence: str = ""
+    appraisal: str = ""
+    expires_at: datetime | None = None
+    retired_at: datetime | None = None
+
+    def state(self, now: datetime) -> str:
+        """`in force`, `expired` or `retired`."""
+        if self.retired_at is not None and self.retired_at <= now:
+            return "retired"
+        if self.expires_at is not None and self.expires_at <= now:
+            return "expired"
+        return "in force"
+
+    @classmethod
+    def from_json(cls, members: JsonValue) -> Self:
+        """Raises ValueError where it has not the form of `as_json`."""
+        if not isinstance(members, dict) or not set(members) <= _MEMBERS:
+            raise ValueError("a set is an object with known members")
+        values = members.get("values")
+        if not isinstance(values, dict):
+            raise ValueError("a set has an object `values`")
+        found: dict[str, tuple[str, ...]] = {}
+        for name, accepted in values.items():
+            if not isinstance(accepted, list) or not accepted:
+                raise ValueError(f"{shown(name)} is no list with values")
+            found[name] = tuple(str(value) for value in accepted)
+        added_at = _moment(members.get("addedAt"))
+        if added_at is None:
+            raise ValueError("a set says when it was added")
+        return cls(
+            found,
+            str(members.get("addedBy", "")),
+            added_at,
+            str(members.get("evidence", "")),
+            str(members.get("appraisal", "")),
+            _moment(members.get("expiresAt")),
+            _moment(members.get("retiredAt")),
+        )
+
+    def as_json(self) -> dict[str, JsonValue]:
+        return {
+            "values": {name: list(accepted) for name, accepted in self.values.items()},
+            "addedBy": self.added_by,
+            "addedAt": self.added_at.isoformat(),
+            "evidence": self.evidence,
+            "appraisal": self.appraisal,
+            "expiresAt": None if self.expires_at is None else self.expires_at.isoformat(),
+            "retiredAt": None if self.retired_at is None else self.retired_at.isoformat(),
+        }
+
+
+def _moment(text: JsonValue) -> datetime | None:
+    if text is None:
+        return None
+    moment = datetime.fromisoformat(str(text))
+    if moment.tzinfo is None:
+        raise ValueError("a time has a time zone")
+    return moment
+
+
+def parse(text: str) -> dict[Tee, Sets]:
+    """Every set, by TEE and name.
+
+    Raises:
+        RequestError: it is something else; one line.
+    """
+    found: dict[Tee, Sets] = {}
+    try:
+        for tee, sets in decode_object(text.encode(), str(DOCUMENT)).items():
+            if not isinstance(sets, dict) or len(sets) > MAX_SETS:
+                raise ValueError(f"{shown(tee)} is no object of at most {MAX_SETS} sets")
+            found[Tee(tee)] = {
+                str(Name.parse(name)): ReferenceSet.from_json(members)
+                for name, members in sets.items()
+            }
+    except ValueError as error:
+        raise RequestError(f"{DOCUMENT} cannot be used: {error}") from None
+    return found
+
+
+def written(sets: Mapping[Tee, Mapping[str, ReferenceSet]]) -> str:
+    """The text that `parse` reads."""
+    members = {
+        tee.value: {name: each.as_json() for name, each in of_tee.items()}
+        for tee, of_tee in sets.items()
+    }
+    return json.dumps(members, indent=2) + "\n"
+
+
+def union(
+    reference: Mapping[str, JsonValue], sets: Mapping[str, ReferenceSet], now: datetime
+) -> dict[str, JsonValue]:
+    """Reference data with the values of every set that is in force.
+
+    A list that is empty accepts any value, so the end of a set must never empty one: a
+    set that is not in force leaves its name and state in its lists, which match nothing and
+    tell an operator why.
+    """
+    found: dict[str, JsonValue] = dict(reference)
+    for name, each in sets.items():
+        state = each.state(now)
+        for field, accepted in each.values.items():
+            values = found.get(field, [])
+            if not isinstance(values, list):
+                continue  # such a list matches nothing, and says so
+            added = accepted if state == "in force" else (f"({name} is {state})",)
+            found[field] = [*values, *(value for value in added if value not in values)]
+    return found
+
+
+def checked_values(tee: Tee, values: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Values for a new set: measurements of the TEE, in the form that they are measured in.
+
+    Raises:
+        RequestError: a name is no measurement, or a value none of its form.
+    """
+    known = measurements(tee)
+    if not values:
+        raise RequestError("a set without values accepts nothing; give some")
+    for name, accepted in values.items():
+        if name not in known:
+            raise RequestError(f"{shown(name)} is no measurement; choose among {', '.join(known)}")
+        for value in accepted:
+            if tee is Tee.TDX and not _is_digest(value):
+                raise RequestError(f"{name}: {shown(value)} is not 96 lower-case hex digits")
+    return {name: tuple(dict.fromkeys(accepted)) for name, accepted in values.items()}
+
+
+def _is_digest(value: str) -> bool:
+    return len(value) == 96 and all(c in "0123456789abcdef" for c in value)
+
+
+def retired(each: ReferenceSet, now: datetime) -> ReferenceSet:
+    """The same set, accepting nothing from now on."""
+    return replace(each, retired_at=each.retired_at or now)
