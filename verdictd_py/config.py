@@ -119,6 +119,7 @@ class Settings(BaseSettings):
     collateral_proxy: str | None = None
     collateral_api_key_file: Path | None = None
     collateral_update: Literal["standard", "early"] = "standard"
+    collateral_grace: Annotated[float, Field(ge=0, le=90)] = 0
     min_tcb_evaluation: Annotated[int, Field(ge=0)] = 0
     keyprovider_name: str | None = None
     allow_a256ctr: bool = False

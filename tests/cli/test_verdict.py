@@ -16,6 +16,7 @@ from pysequoia import Tsk
 from tests.cli.command import Ended
 from tests.cli.verdict import verdict
 from tests.system.broker import KEY, KID, RunningBroker, running_broker
+from tests.system.channel import store
 from verdictd_py import app
 from verdictd_py.cli.verdict import COMMANDS, build_parser
 from verdictd_py.simulator import SimulatedPlatform
@@ -235,7 +236,12 @@ async def test_status_says_what_is_unsafe_and_who_asks(broker: RunningBroker) ->
     assert found["unsafe"] == ["--unsafe-tdx-root-ca"]
     assert found["client_api"] == broker.client_api
     assert found["rights"] == ["manage", "read-keys", "unwrap", "wrap"]
-    assert "UNSAFE" in said(await verdict(broker, "status"))
+    assert "tdx rtmr1" in found["unpinned"]
+    shown = said(await verdict(broker, "status"))
+    assert "UNSAFE" in shown
+    assert "UNPINNED" in shown
+    store(broker, "opa/tdxData", json.dumps({"rtmr1": ["ab" * 48]}).encode())
+    assert "tdx rtmr1" not in (await verdict(broker, "status", "--json")).json["unpinned"]
 
 
 async def test_policies_and_reference_data_have_commands_of_their_own(

@@ -1033,6 +1033,7 @@ class Status(_message.Message):
     GUESTS_UNVERIFIED_FIELD_NUMBER: _builtins.int
     CALLER_FIELD_NUMBER: _builtins.int
     RIGHTS_FIELD_NUMBER: _builtins.int
+    UNPINNED_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     started_at: _builtins.str
     listen: _builtins.str
@@ -1057,6 +1058,10 @@ class Status(_message.Message):
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def rights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def unpinned(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"tdx rtmr1": any value is accepted"""
+
     def __init__(
         self,
         *,
@@ -1075,10 +1080,11 @@ class Status(_message.Message):
         guests_unverified: _builtins.int = ...,
         caller: _builtins.str = ...,
         rights: _abc.Iterable[_builtins.str] | None = ...,
+        unpinned: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attester", b"attester", "caller", b"caller", "client_api", b"client_api", "data_dir", b"data_dir", "guests_accepted", b"guests_accepted", "guests_refused", b"guests_refused", "guests_unverified", b"guests_unverified", "keyprovider_api", b"keyprovider_api", "listen", b"listen", "rights", b"rights", "started_at", b"started_at", "unsafe", b"unsafe", "verifiers", b"verifiers", "version", b"version", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attester", b"attester", "caller", b"caller", "client_api", b"client_api", "data_dir", b"data_dir", "guests_accepted", b"guests_accepted", "guests_refused", b"guests_refused", "guests_unverified", b"guests_unverified", "keyprovider_api", b"keyprovider_api", "listen", b"listen", "rights", b"rights", "started_at", b"started_at", "unpinned", b"unpinned", "unsafe", b"unsafe", "verifiers", b"verifiers", "version", b"version", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import ModuleType
@@ -111,7 +112,11 @@ class Daemon:
         )
         self._verifiers = select(
             settings.verifier or None,
-            VerifierContext(collateral=self._collateral.source, root_ca_der=root_ca),
+            VerifierContext(
+                collateral=self._collateral.source,
+                root_ca_der=root_ca,
+                collateral_grace=timedelta(days=settings.collateral_grace),
+            ),
             insecure_nullverifier=unsafe.insecure_nullverifier,
         )
         keys = DirectoryKeyStore(directory)
@@ -225,7 +230,12 @@ class Daemon:
         provider = self._settings.keyprovider_name
         return KeyProviderService(self._wrapper, rules, self._events, provider=provider)
 
-    def _status(self) -> management_v1.DaemonStatus:
+    async def _status(self) -> management_v1.DaemonStatus:
+        open_ones: list[str] = []
+        for tee in self._verifiers:
+            with suppress(NotFound, StorageError, PolicyInvalid):  # then nobody comes in at all
+                documents = await self._deciding.documents(tee)
+                open_ones += [f"{tee} {name}" for name in unpinned(documents.data, tee)]
         return management_v1.DaemonStatus(
             version=__version__,
             started_at=self._started_at,
@@ -237,6 +247,7 @@ class Daemon:
             attester=self._settings.attester,
             unsafe=self._unsafe.chosen(),
             warnings=self._warnings,
+            unpinned=tuple(open_ones),
         )
 
     async def stop(self) -> None:

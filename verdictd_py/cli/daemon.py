@@ -31,6 +31,7 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (("--collateral-proxy",), "URL", "HTTP proxy to it (HTTPS_PROXY of the environment)"),
     (("--collateral-api-key-file",), "FILE", "subscription key, sent to it as a header"),
     (("--collateral-update",), "NAME", "TCB recovery: standard or early (standard)"),
+    (("--collateral-grace",), "DAYS", "use collateral so long after its end (0)"),
     (("--min-tcb-evaluation",), "N", "lowest TCB evaluation number accepted (0)"),
     (("--require-reference-values",), _SWITCH, "refuse guests while a measurement has none"),
     (("--keyprovider-name",), "NAME", "provider to answer for (the only one in a request)"),

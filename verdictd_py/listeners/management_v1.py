@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -36,13 +36,14 @@ class DaemonStatus:
     attester: str
     unsafe: tuple[str, ...]
     warnings: tuple[str, ...]
+    unpinned: tuple[str, ...]
 
 
 def register(
     server: grpc.aio.Server,
     admin: Administration,
     history: History,
-    status: Callable[[], DaemonStatus],
+    status: Callable[[], Awaitable[DaemonStatus]],
     rules: CallerRules,
     events: Events,
 ) -> None:
@@ -260,7 +261,7 @@ class StatusService(Service, services.StatusServiceServicer):
         rules: CallerRules,
         events: Events,
         history: History,
-        status: Callable[[], DaemonStatus],
+        status: Callable[[], Awaitable[DaemonStatus]],
     ) -> None:
         super().__init__(admin, rules, events)
         self._history = history
@@ -272,7 +273,7 @@ class StatusService(Service, services.StatusServiceServicer):
         del request
         async with self._answering(context, "GetStatus") as caller:
             counts = self._history.counted(caller)
-            status = self._status()
+            status = await self._status()
             return messages.Status(
                 version=status.version,
                 started_at=v1_messages.time(status.started_at),
@@ -284,6 +285,7 @@ class StatusService(Service, services.StatusServiceServicer):
                 attester=status.attester,
                 unsafe=status.unsafe,
                 warnings=status.warnings,
+                unpinned=status.unpinned,
                 guests_accepted=counts[Verdict.ACCEPTED],
                 guests_refused=counts[Verdict.REFUSED],
                 guests_unverified=counts[Verdict.UNVERIFIED],

@@ -82,6 +82,24 @@ def check_collateral(
     return validity
 
 
+def ends_at(collateral: Collateral) -> datetime:
+    """The earliest of its next updates; nothing is verified.
+
+    Raises:
+        ValueError: it does not say so.
+    """
+    try:
+        texts = [json.loads(text) for text in (collateral.tcb_info, collateral.qe_identity)]
+        crls = [
+            x509.load_der_x509_crl(each) for each in (collateral.pck_crl, collateral.root_ca_crl)
+        ]
+        ends = [datetime.fromisoformat(each["nextUpdate"]) for each in texts]
+        ends += [crl.next_update_utc for crl in crls if crl.next_update_utc is not None]
+        return min(ends)
+    except _UNREADABLE as error:
+        raise ValueError("the collateral does not say when it ends") from error
+
+
 def _signatures(collateral: Collateral, root_key: bytes, now: datetime) -> None:
     for chain, text, signature, rule in (
         (

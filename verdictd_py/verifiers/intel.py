@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from verdictd_py.domain.evidence import Collateral, Evidence, JsonValue, Tee, VerifiedEvidence
 from verdictd_py.domain.ports import CollateralRequest, CollateralSource
@@ -16,6 +16,7 @@ from verdictd_py.errors import (
     Reason,
 )
 from verdictd_py.verifiers.collateral import EvaluationFloor
+from verdictd_py.verifiers.collateral_check import ends_at
 from verdictd_py.verifiers.dcap import CollateralRejected, Rated, RefusedLate, judge
 from verdictd_py.verifiers.pck import (
     Platform,
@@ -107,16 +108,25 @@ class IntelEngine:
     Args:
         source: where collateral comes from.
         root_ca_der: trusted root, None for Intel's.
+        grace: for so long after its end collateral of the operator's is used as it was a
+            moment before; what a guest chose has none.
 
     Raises:
         ConfigError: the root is not a certificate.
     """
 
-    def __init__(self, source: CollateralSource, *, root_ca_der: bytes | None) -> None:
+    def __init__(
+        self,
+        source: CollateralSource,
+        *,
+        root_ca_der: bytes | None,
+        grace: timedelta = timedelta(0),
+    ) -> None:
         self._source = source
         self._root_ca_der = root_ca_der
         self._root_key = root_key_digest(root_ca_der)
         self._floor = EvaluationFloor()
+        self._grace = grace
 
     async def verify(self, quote: Quote, endorsements: Collateral | None, now: datetime) -> Finding:
         """Verifies signatures, chain, revocation and TCB.
@@ -162,16 +172,28 @@ class IntelEngine:
         request = CollateralRequest(tee=quote.tee, fmspc=platform.fmspc, ca=platform.ca)
         errors: list[AttestationError] = []
         for collateral in candidates:
+            chosen_by_guest = collateral is endorsements
+            when = now if chosen_by_guest else self._within_grace(collateral, now)
             try:
-                finding = self._judge(quote, platform, collateral, now)
+                finding = self._judge(quote, platform, collateral, when)
             except (CollateralExpired, CollateralRejected) as error:
                 errors.append(error)
                 continue
             self._floor.check(
-                request, evaluation_number(collateral), chosen_by_guest=collateral is endorsements
+                request, evaluation_number(collateral), chosen_by_guest=chosen_by_guest
             )
             return finding
         raise errors[0]
+
+    def _within_grace(self, collateral: Collateral, now: datetime) -> datetime:
+        """When to judge with it: dcap-qvl knows no grace, only another time."""
+        if not self._grace:
+            return now
+        try:
+            last = ends_at(collateral) - timedelta(seconds=1)
+        except ValueError:
+            return now
+        return last if last < now <= last + self._grace else now
 
     def _judge(
         self, quote: Quote, platform: Platform, collateral: Collateral, now: datetime

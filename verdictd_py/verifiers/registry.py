@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import sha256
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
@@ -38,10 +38,12 @@ class VerifierContext:
     Attributes:
         collateral: where collateral comes from.
         root_ca_der: trusted root certificate, None for the manufacturer's.
+        collateral_grace: for so long the operator's collateral is used after its end.
     """
 
     collateral: CollateralSource
     root_ca_der: bytes | None = field(default=None, repr=False)
+    collateral_grace: timedelta = timedelta(0)
 
 
 VerifierFactory = Callable[[VerifierContext], Verifier]
@@ -109,11 +111,15 @@ class VerifierSet(Mapping[Tee, Verifier]):
 
 
 def _make_tdx(context: VerifierContext) -> Verifier:
-    return TdxVerifier(context.collateral, root_ca_der=context.root_ca_der)
+    return TdxVerifier(
+        context.collateral, root_ca_der=context.root_ca_der, grace=context.collateral_grace
+    )
 
 
 def _make_sgx(context: VerifierContext) -> Verifier:
-    return SgxVerifier(context.collateral, root_ca_der=context.root_ca_der)
+    return SgxVerifier(
+        context.collateral, root_ca_der=context.root_ca_der, grace=context.collateral_grace
+    )
 
 
 _BUILT_IN: Final[Mapping[str, VerifierFactory]] = {"tdx": _make_tdx, "sgx": _make_sgx}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from verdictd_py.domain.evidence import Evidence, JsonValue, Tee, VerifiedEvidence
 from verdictd_py.domain.ports import CollateralSource
@@ -26,8 +26,14 @@ class SgxVerifier:
     name = "sgx"
     tee = Tee.SGX
 
-    def __init__(self, collateral: CollateralSource, *, root_ca_der: bytes | None) -> None:
-        self._engine = IntelEngine(collateral, root_ca_der=root_ca_der)
+    def __init__(
+        self,
+        collateral: CollateralSource,
+        *,
+        root_ca_der: bytes | None,
+        grace: timedelta = timedelta(0),
+    ) -> None:
+        self._engine = IntelEngine(collateral, root_ca_der=root_ca_der, grace=grace)
 
     async def verify(self, evidence: Evidence, *, now: datetime) -> VerifiedEvidence:
         """Verifies an SGX quote.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from verdictd_py.domain.evidence import Evidence, JsonValue, Tee, VerifiedEvidence
@@ -67,8 +67,14 @@ class TdxVerifier:
     name = "tdx"
     tee = Tee.TDX
 
-    def __init__(self, collateral: CollateralSource, *, root_ca_der: bytes | None) -> None:
-        self._engine = IntelEngine(collateral, root_ca_der=root_ca_der)
+    def __init__(
+        self,
+        collateral: CollateralSource,
+        *,
+        root_ca_der: bytes | None,
+        grace: timedelta = timedelta(0),
+    ) -> None:
+        self._engine = IntelEngine(collateral, root_ca_der=root_ca_der, grace=grace)
 
     async def verify(self, evidence: Evidence, *, now: datetime) -> VerifiedEvidence:
         """Verifies a TDX quote.

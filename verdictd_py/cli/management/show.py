@@ -231,6 +231,8 @@ def status(found: Any) -> Shown:  # noqa: ANN401  # as above
         ("judged", judged),
         ("you are", f"{found.caller} ({', '.join(found.rights)})"),
     ]
+    if found.unpinned:
+        facts.append(("UNPINNED", ", ".join(found.unpinned)))
     facts += [("UNSAFE", flag) for flag in found.unsafe]
     facts += [("warning", warning) for warning in found.warnings]
     return Shown(message(found), facts_table(facts))
