@@ -20,6 +20,15 @@ tcb_accepted if {
 	input.tcbStatus in tcb_reference
 }
 
+# A status may be named in tcbGraceDays: accepted for so many days after a newer TCB came out.
+tcb_accepted if {
+	input.tcbStatus != "Revoked"
+	days := data.tcbGraceDays[input.tcbStatus]
+	is_number(days)
+	is_number(input.tcbBehindDays)
+	input.tcbBehindDays <= days
+}
+
 default tcb_reference := ["UpToDate", "SWHardeningNeeded"]
 
 tcb_reference := data.tcbStatus if data.tcbStatus != []

@@ -16,7 +16,7 @@ from tests.policy.support import (
     tdx_claims,
     without,
 )
-from verdictd_py.domain.evidence import Tee
+from verdictd_py.domain.evidence import JsonValue, Tee
 from verdictd_py.domain.ports import AppraisalPolicy, PolicyDocuments
 from verdictd_py.errors import NotFound, Reason, StorageError
 from verdictd_py.policy import engine
@@ -320,3 +320,39 @@ class TestDocuments:
 async def test_claims_that_are_no_json_refuse() -> None:
     (only,) = await refusals(YES, tdx_claims(xfam=float("nan")))
     assert only.text.startswith("policy: the claims are no JSON")
+
+
+@pytest.mark.parametrize(
+    ("graces", "behind", "status", "accepted"),
+    [
+        ({"OutOfDate": 30}, 30, "OutOfDate", True),
+        ({"OutOfDate": 30}, 0, "OutOfDate", True),
+        ({"OutOfDate": 29}, 30, "OutOfDate", False),
+        ({"OutOfDate": 30}, None, "OutOfDate", False),
+        ({"OutOfDate": 30}, "1", "OutOfDate", False),
+        ({"OutOfDate": "30"}, 1, "OutOfDate", False),
+        ({"OutOfDate": True}, 0, "OutOfDate", False),
+        ({"OutOfDate": 30}, 1, "ConfigurationNeeded", False),
+        ({"Revoked": 9999}, 1, "Revoked", False),
+        ([], 1, "OutOfDate", False),
+        (30, 1, "OutOfDate", False),
+        ({}, 1, "OutOfDate", False),
+    ],
+)
+async def test_a_status_may_have_a_grace_by_name(
+    graces: JsonValue, behind: JsonValue, status: str, accepted: bool
+) -> None:
+    """Accepted for so many days after a newer TCB came out, if the operator names the status."""
+    claims = tdx_claims(tcbStatus=status)
+    if behind is not None:
+        claims["tcbBehindDays"] = behind
+    data = json.dumps({"tcbStatus": ["UpToDate"], "tcbGraceDays": graces, "rtmr1": []})
+    policy = RegoAppraisalPolicy(Documents(default_documents(Tee.TDX, data)))
+    reasons = await policy.failures(Tee.TDX, claims)
+    assert (reasons == ()) is accepted
+    if not accepted:
+        assert reasons[0].rule == "tcbStatus"
+    pinned = json.dumps({"tcbGraceDays": graces, "rtmr1": ["cd" * 48]})
+    policy = RegoAppraisalPolicy(Documents(default_documents(Tee.TDX, pinned)))
+    rules = {reason.rule for reason in await policy.failures(Tee.TDX, claims)}
+    assert rules == ({"rtmr1"} if accepted else {"tcbStatus", "rtmr1"})

@@ -91,6 +91,15 @@ async def test_claims_and_data_decide() -> None:
     assert await reasons({"releasePolicy.rego": policy, "releaseData": data}, "keys/two")
 
 
+async def test_a_policy_sees_the_parts_of_a_name() -> None:
+    policy = HEAD + 'allow if input.resource.labels.type == "key"\n'
+    texts = {"releasePolicy.rego": policy}
+    assert await reasons(texts, "keys/default/key/1") == ""
+    assert await reasons(texts, "default/key/1", Kind.RESOURCE) == ""
+    assert await reasons(texts, "keys/one")
+    assert await reasons(texts, "default/secret/1", Kind.RESOURCE)
+
+
 async def test_the_longest_prefix_decides() -> None:
     texts = {
         "releasePolicy.rego": HEAD + 'reasons contains "default"\n',

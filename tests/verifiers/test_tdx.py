@@ -74,6 +74,7 @@ def test_measurements_reach_the_claims(version: Any, body: TdBody) -> None:
         "tcbStatus": "UpToDate",
         "advisoryIds": [],
         "tcbDate": TCB_DATE,
+        "tcbBehindDays": 0,
         "fmspc": "50806f000000",
         "mrSignerSeam": "00" * 48,
     }

@@ -70,6 +70,7 @@ def test_sgx() -> None:
         "tcbStatus": "ConfigurationAndSWHardeningNeeded",
         "advisoryIds": ["INTEL-SA-00289", "INTEL-SA-00615"],
         "tcbDate": "2024-03-13T00:00:00Z",
+        "tcbBehindDays": 0,
     }
 
 

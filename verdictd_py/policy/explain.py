@@ -47,7 +47,7 @@ def _differences(
         yield _mismatch("debug", claims, "false")
     pinned_tcb = reference.get("tcbStatus", [])
     accepted: JsonValue = list(DEFAULT_TCB) if pinned_tcb == [] else pinned_tcb
-    if "tcbStatus" in claims or not sgx:
+    if ("tcbStatus" in claims or not sgx) and (sgx or not _in_grace(claims, reference)):
         yield from _pinned("tcbStatus", claims, accepted)
     for name in measurements(tee):
         if sgx and name not in reference:
@@ -58,6 +58,18 @@ def _differences(
         yield from _pinned(name, claims, reference[name])
     if sgx:
         yield from _below(claims, reference)
+
+
+def _in_grace(claims: Mapping[str, JsonValue], reference: Reference) -> bool:
+    """Whether `tcbGraceDays` names the status, and it is not over, as in the packaged policy."""
+    graces, status = reference.get("tcbGraceDays"), claims.get("tcbStatus")
+    behind = claims.get("tcbBehindDays")
+    if not isinstance(graces, dict) or not isinstance(status, str) or status == REVOKED:
+        return False
+    days = graces.get(status)
+    if not _is_number(days) or not _is_number(behind):
+        return False
+    return behind <= days  # type: ignore[operator]  # numbers
 
 
 def _pinned(name: str, claims: Mapping[str, JsonValue], values: JsonValue) -> Iterator[Reason]:

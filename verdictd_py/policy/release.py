@@ -47,7 +47,7 @@ class RegoReleasePolicy:
         asked: dict[str, JsonValue] = {
             "claims": dict(peer.claims),
             "appraisal": {"id": peer.appraisal_id, "tee": peer.tee.value},
-            "resource": {"kind": kind.value, "path": path},
+            "resource": {"kind": kind.value, "path": path, "labels": _labels(path)},
         }
         try:
             documents = await self._documents_for(path)  # 1
@@ -103,6 +103,14 @@ def _policy_name(named: JsonValue) -> Name:
     if name is None or len(name.segments) != 1:
         raise RequestError(f"{BY_PREFIX} has something that is no name of a policy")
     return name
+
+
+def _labels(path: str) -> JsonValue:
+    """Parts of a name of three segments, by what they are; a key's prefix is none of them."""
+    parts = path.removeprefix("keys/").split("/")
+    if len(parts) != 3:
+        return {}
+    return dict(zip(("repository", "type", "tag"), parts, strict=True))
 
 
 def _reason(text: str) -> Reason:

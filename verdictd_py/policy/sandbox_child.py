@@ -39,6 +39,7 @@ _TDX_SAMPLE: Final[dict[str, JsonValue]] = {
     "advisoryIds": ["INTEL-SA-00000"],
     "fmspc": "ff" * 6,
     "tcbDate": "2024-03-13T00:00:00Z",
+    "tcbBehindDays": 0,
 }
 _SGX_SAMPLE: Final[dict[str, JsonValue]] = {
     **dict.fromkeys(SGX_MEASUREMENTS, "/" * 43 + "="),

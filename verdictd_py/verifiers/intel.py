@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from verdictd_py.domain.evidence import Collateral, Evidence, JsonValue, Tee, VerifiedEvidence
@@ -27,7 +27,7 @@ from verdictd_py.verifiers.pck import (
     verify_signed_text,
 )
 from verdictd_py.verifiers.quote import Quote, parse_quote
-from verdictd_py.verifiers.tcb import REVOKED, TcbVerdict, evaluation_number, rate
+from verdictd_py.verifiers.tcb import REVOKED, TcbVerdict, behind_days, evaluation_number, rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ class Finding:
 
     Attributes:
         tcb: Intel's rating; None where it could not be told, then `refused` is set.
+        behind_days: days since a newer TCB came out, None where it could not be told.
         refused: why it is refused whatever the policy says, None where it is not.
         error: what did not verify beside the quote's own signatures, None where all did.
     """
@@ -44,6 +45,7 @@ class Finding:
     tcb: TcbVerdict | None
     refused: RefusedLate | None = None
     error: AttestationError | None = None
+    behind_days: int | None = None
 
     def evidence(
         self,
@@ -63,6 +65,8 @@ class Finding:
             claims["tcbStatus"] = self.tcb.status
             claims["advisoryIds"] = list(self.tcb.advisory_ids)
             claims["tcbDate"] = self.tcb.date
+        if self.behind_days is not None:
+            claims["tcbBehindDays"] = self.behind_days
         verified = VerifiedEvidence(
             tee=quote.tee,
             report_data=report_data,
@@ -86,6 +90,15 @@ class Finding:
         if late is not None and all(reason.rule != late.rule for reason in found):
             found = (*found, Reason(late.rule, "", "", f"{late.rule}: {late.text}"))
         return found
+
+
+def _behind_days(collateral: Collateral, finding: Finding, now: datetime) -> int | None:
+    if finding.tcb is None:
+        return None
+    try:
+        return behind_days(collateral, finding.tcb, now)
+    except ValueError:
+        return None
 
 
 def parse_evidence(evidence: Evidence, tee: Tee) -> Quote:
@@ -182,7 +195,7 @@ class IntelEngine:
             self._floor.check(
                 request, evaluation_number(collateral), chosen_by_guest=chosen_by_guest
             )
-            return finding
+            return replace(finding, behind_days=_behind_days(collateral, finding, now))
         raise errors[0]
 
     def _within_grace(self, collateral: Collateral, now: datetime) -> datetime:

@@ -69,6 +69,26 @@ def evaluation_number(collateral: Collateral) -> int:
     return min(numbers)
 
 
+def behind_days(collateral: Collateral, verdict: TcbVerdict, now: datetime) -> int:
+    """Days since the newest TCB level came out, 0 for a platform that is at it.
+
+    Raises:
+        ValueError: the collateral does not say so, or the platform is out of date although
+            it is at that level.
+    """
+    try:
+        levels = json.loads(collateral.tcb_info)["tcbLevels"]
+        newest = max(datetime.fromisoformat(level["tcbDate"]) for level in levels)
+        own = datetime.fromisoformat(verdict.date)
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError("the collateral has no dates of TCB levels") from error
+    if own < newest:
+        return max(0, (now - newest).days)
+    if verdict.status.startswith(_OUT_OF_DATE):  # by its module or quoting enclave
+        raise ValueError("the collateral does not say what the platform is behind")
+    return 0
+
+
 def rate(quote: Quote, platform: Platform, collateral: Collateral) -> TcbVerdict | None:
     """Rates a platform whose quote and collateral are verified already.
 
