@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -18,9 +19,12 @@ from tests.broker.support import (
     ScriptedPolicy,
     ScriptedVerifier,
 )
+from tests.domain.test_eventlog import command_line, event, written
 from verdictd_py import errors
 from verdictd_py.broker.appraiser import Appraiser
+from verdictd_py.broker.history import Judgement
 from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
+from verdictd_py.domain.eventlog import EventLog
 from verdictd_py.domain.evidence import Evidence, Tee, VerifiedEvidence
 from verdictd_py.errors import (
     AttestationError,
@@ -280,3 +284,59 @@ async def test_the_open_door_asks_nobody_and_says_so() -> None:
 async def test_the_open_door_is_none_for_offline_judgement() -> None:
     judge = appraiser(policy=ScriptedPolicy((MR_TD,)), insecure_accept_anyone=True)
     assert type(refused(await judge.judge(reads(EVIDENCE)))) is PolicyRefused
+
+
+BOOT = (
+    command_line(b"quiet root=/dev/vda"),
+    event(1, 0x80000007, b"Calling EFI Application from Boot Option"),
+)
+REGISTERS = EventLog(BOOT).replay()
+BOOTED = dataclasses.replace(
+    VERIFIED, claims={**VERIFIED.claims, **{name: each.hex() for name, each in REGISTERS.items()}}
+)
+
+
+async def judged_with_log(log: bytes, verified: VerifiedEvidence = BOOTED) -> Appraisal:
+    judge = appraiser(ScriptedVerifier(verified))
+    return await judge.judge(reads(dataclasses.replace(EVIDENCE, event_log=log)))
+
+
+async def test_an_event_log_that_replays_reaches_the_policy_as_claims() -> None:
+    policy = ScriptedPolicy()
+    judge = appraiser(ScriptedVerifier(BOOTED), policy)
+    evidence = dataclasses.replace(EVIDENCE, event_log=written(*BOOT))
+    appraisal = await judge.judge(reads(evidence))
+    assert appraisal.accepted
+    ((_, claims),) = policy.asked
+    proved = claims["eventLog"]
+    assert isinstance(proved, dict)
+    assert proved["kernelCommandLine"] == "quiet root=/dev/vda"
+    assert "eventLog" not in (await judge.judge(reads(EVIDENCE))).claims
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        written(BOOT[0]),
+        written(*BOOT, command_line(b"more")),
+        written(event(3, 0xD, b"kernel_cmdline: good\0", b"quiet root=/dev/vda"), BOOT[1]),
+        written(),
+    ],
+)
+async def test_an_event_log_that_does_not_replay_is_refused_and_never_pinned(log: bytes) -> None:
+    appraisal = await judged_with_log(log)
+    assert isinstance(refused(appraisal), PolicyRefused)
+    assert {reason.rule for reason in appraisal.reasons} == {"eventLog"}
+    assert "eventLog" in Judgement.of(appraisal, ADDRESS).not_pinnable
+
+
+async def test_what_is_no_event_log_is_refused() -> None:
+    assert type(refused(await judged_with_log(b"junk"))) is EvidenceFormat
+    sgx = dataclasses.replace(VERIFIED, tee=Tee.SGX)
+    assert type(refused(await judged_with_log(written(*BOOT), sgx))) is EvidenceFormat
+
+
+async def test_a_boots_events_are_not_remembered_for_hours() -> None:
+    appraisal = await judged_with_log(written(*BOOT))
+    assert "eventLog" in appraisal.claims
+    assert "eventLog" not in Judgement.of(appraisal, ADDRESS).claims

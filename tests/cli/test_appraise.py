@@ -13,7 +13,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.cli.command import Ended, Run, run_all, run_here
+from tests.domain.test_eventlog import command_line, event, written
 from verdictd_py import app
+from verdictd_py.domain.eventlog import EventLog
 from verdictd_py.guest.attesters import SimulatedAttester
 from verdictd_py.ratstls.issue import Form, issue
 from verdictd_py.simulator import Flaw, SimulatedPlatform, TdMeasurements, collateral_json
@@ -362,3 +364,23 @@ class TestCannotJudge:
         line = appraise(quote, "--root-ca", root).complaint(2, "verdictd-py appraise")
         assert "no collateral" in line
         assert line.endswith("give collateral for it with --collateral")
+
+
+def test_a_boots_event_log_is_replayed(appraise: Appraise, tmp_path: Path) -> None:
+    boot = (command_line(b"quiet"), event(1, 0x80000007, b"action"))
+    registers = EventLog(boot).replay()
+    now = app.utc_now()
+    platform = SimulatedPlatform.create(now=now)
+    (tmp_path / "quote").write_bytes(
+        platform.quote(bytes(64), TdMeasurements(**registers))  # type: ignore[arg-type]  # by name
+    )
+    (tmp_path / "collateral").write_text(collateral_json(platform.collateral(now)))
+    (tmp_path / "root").write_text(platform.root_ca_pem)
+    (tmp_path / "log").write_bytes(written(*boot))
+    (tmp_path / "short").write_bytes(written(boot[0]))
+    trust = ("--root-ca", tmp_path / "root", "--collateral", tmp_path / "collateral")
+    words = (tmp_path / "quote", *trust, "--event-log")
+    found = report(appraise(*words, tmp_path / "log"), "accepted", "ok")
+    assert found["claims"]["eventLog"]["kernelCommandLine"] == "quiet"
+    found = report(appraise(*words, tmp_path / "short"), "refused", "policy-refused")
+    assert found["reasons"][0]["text"].startswith("rtmr0: the event log replays to ")

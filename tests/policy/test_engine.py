@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy import engine
-from verdictd_py.policy.engine import MAX_INPUT_BYTES, MAX_POLICY_BYTES, CompiledPolicy
+from verdictd_py.policy.engine import (
+    MAX_DECIDED,
+    MAX_DECIDED_CHARS,
+    MAX_INPUT_BYTES,
+    MAX_POLICY_BYTES,
+    CompiledPolicy,
+    PolicyResult,
+)
 from verdictd_py.policy.reference import canonical
 
 HEAD = "package policy\nimport rego.v1\n"
@@ -214,3 +221,29 @@ class TestStandardOutput:
         for _ in range(20):
             policy.evaluate({})
         assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+def test_the_same_claims_are_not_asked_about_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decisions are kept by policy, data and claims; a failure is asked about again."""
+    policy = CompiledPolicy.compile(
+        HEAD + "default allow := false\nallow if upper(input.a) == input.b\n", "{}"
+    )
+    asked: list[str] = []
+    ask = policy._ask
+
+    def counting(term: str) -> PolicyResult:
+        asked.append(term)
+        return ask(term)
+
+    monkeypatch.setattr(policy, "_ask", counting)
+    for _ in range(3):
+        assert policy.evaluate({"a": "x", "b": "X"}).allow
+        assert not policy.evaluate({"a": "y", "b": "X"}).allow
+        with pytest.raises(PolicyInvalid):
+            policy.evaluate({"a": 1, "b": "X"})
+    assert len(asked) == 5
+    for number in range(2 * MAX_DECIDED):
+        policy.evaluate({"a": "x", "b": "X", "n": number})
+    assert len(policy._decided) == MAX_DECIDED
+    policy.evaluate({"a": "x", "b": "X", "log": "z" * MAX_DECIDED_CHARS})
+    assert len(policy._decided) == MAX_DECIDED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.system.broker import KID, running_broker
 from tests.system.certificates import Certificates
+from tests.system.channel import store
 from tests.system.keyprovider_client import LAYER, KeyProviderClient
 from verdictd_py import app
 from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py._generated import verdictd_v1_pb2_grpc as v1_grpc
+from verdictd_py.domain.evidence import TDX_MEASUREMENTS
 from verdictd_py.errors import ConfigError
 from verdictd_py.simulator import SimulatedPlatform
 
@@ -63,6 +66,20 @@ async def test_every_service_is_listed_and_healthy(
             if not service.startswith("grpc."):
                 serving = health_pb2.HealthCheckResponse.SERVING
                 assert await health(broker.client_api, service) == serving
+
+
+async def test_readiness_says_whether_everything_is_pinned(
+    tmp_path: Path, platform: SimulatedPlatform
+) -> None:
+    async with running_broker(tmp_path, platform, verifier=("tdx",)) as broker:
+        assert await broker.daemon.refresh_readiness()
+        response = health_pb2.HealthCheckResponse
+        assert await health(broker.client_api, "verdictd.pinned") == response.NOT_SERVING
+        assert await health(broker.client_api, "") == response.SERVING
+        everything = {name: ["ab" * 48] for name in TDX_MEASUREMENTS}
+        store(broker, "opa/tdxData", json.dumps(everything).encode())
+        assert await broker.daemon.refresh_readiness() == ()
+        assert await health(broker.client_api, "verdictd.pinned") == response.SERVING
 
 
 class TestKeyProviderApi:

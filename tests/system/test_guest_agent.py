@@ -8,9 +8,10 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -20,8 +21,14 @@ from tests.system.broker import KEY, KID, RunningBroker, running_broker
 from tests.system.channel import store
 from tests.system.keyprovider_client import LAYER, KeyProviderClient, b64, unwrap_input, wrap_input
 from verdictd_py import app
+from verdictd_py.config import Address
+from verdictd_py.errors import ConfigError
+from verdictd_py.guest.agent import MAX_TOLD_CHARACTERS, Connect, KeyProviderAgent
+from verdictd_py.guest.connection import BrokerRefused, GuestConnection
+from verdictd_py.listeners.client_api import ClientApi
 from verdictd_py.ratstls.issue import Form
 from verdictd_py.simulator import SimulatedPlatform
+from verdictd_py.tsm import REPORTS
 
 URI = "keyid=kbs:///default/key/1"
 RUN_SECONDS = 30
@@ -162,6 +169,100 @@ async def test_a_broker_that_is_gone_is_unavailable(broker: RunningBroker) -> No
     assert text == f"cannot connect to 127.0.0.1 port {port}: is it running?"
 
 
+async def test_a_broker_that_never_answers_is_unavailable(broker: RunningBroker) -> None:
+    packet = await wrapped(broker, KID)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel accepts, nobody reads
+        connect = f"127.0.0.1:{silent.getsockname()[1]}"
+        async with running_agent(broker, "--connect", connect, "--timeout", "0.5") as agent:
+            assert await refusal(agent, packet) == ("UNAVAILABLE", "the broker is too slow")
+
+
+async def test_a_broker_that_cannot_judge_is_unavailable(broker: RunningBroker) -> None:
+    packet = await wrapped(broker, KID)
+    directory = broker.data.parent / "other"
+    directory.mkdir()
+    async with (
+        running_broker(directory, broker.platform, verifier=("tdx",), collateral=None) as other,
+        running_agent(broker, "--connect", "{}:{}".format(*other.address)) as agent,
+    ):
+        status, text = await refusal(agent, packet)
+        assert other.events.named("guest.not-judged")
+    assert status == "UNAVAILABLE"
+    assert text.startswith("not judged: ")
+
+
+@pytest.mark.skipif(REPORTS.exists(), reason="this machine may be a TDX guest")
+async def test_a_guest_that_has_no_evidence_to_show_says_why(broker: RunningBroker) -> None:
+    packet = await wrapped(broker, KID)
+    async with running_agent(broker, "--attester", "tdx") as agent:
+        status, text = await refusal(agent, packet)
+    assert status == "FAILED_PRECONDITION"
+    assert "this is no TDX guest" in text
+
+
+@asynccontextmanager
+async def served(connect: Connect) -> AsyncIterator[KeyProviderClient]:
+    """A client of an agent in this process that connects so."""
+    listener = ClientApi(tls=None)
+    KeyProviderAgent(connect, timeout_seconds=0.5).register(listener.server)
+    address = listener.bind(Address("127.0.0.1", 0))
+    await listener.start()
+    try:
+        async with KeyProviderClient.open(str(address)) as client:
+            yield client
+    finally:
+        await listener.drain(0)
+
+
+class AnyBroker(GuestConnection):
+    """A connection to a broker that is asked and does not answer."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+
+    async def call(self, request: dict[str, Any]) -> dict[str, Any]:
+        self.asked.append(request)
+        await asyncio.Event().wait()
+        return {}
+
+
+async def test_each_generation_of_brokers_is_told_the_name_it_knows(broker: RunningBroker) -> None:
+    """And one that takes the request but never answers does not hold the image tool."""
+    connection = AnyBroker()
+
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[GuestConnection]:
+        yield connection
+
+    async with served(connect) as client:
+        for parameter in (KID, URI):
+            packet = unwrap_input(await wrapped(broker, parameter))
+            answer = await client.refusal("UnWrapKey", packet)
+            assert answer == ("UNAVAILABLE", "the broker is too slow")
+    names = [request["blobs"][0]["algorithm"] for request in connection.asked]
+    assert names == ["AES", "A256GCM"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (ConfigError("no quote"), "FAILED_PRECONDITION", "no quote"),
+        (BrokerRefused("x\n y" * 999), "FAILED_PRECONDITION", ("x y" * 999)[:MAX_TOLD_CHARACTERS]),
+        (ValueError(KEY), "INTERNAL", "internal error of the guest's agent (ValueError)"),
+    ],
+    ids=["config", "long", "internal"],
+)
+async def test_what_goes_wrong_is_told_without_what_is_secret(
+    broker: RunningBroker, error: Exception, status: str, text: str
+) -> None:
+    def connect() -> AbstractAsyncContextManager[GuestConnection]:
+        raise error
+
+    async with served(connect) as client:
+        packet = unwrap_input(await wrapped(broker, KID))
+        assert await client.refusal("UnWrapKey", packet) == (status, text)
+
+
 async def test_a_key_that_is_gone_is_no_refusal_of_the_guest(broker: RunningBroker) -> None:
     packet = await wrapped(broker, KID)
     (broker.data / "keys" / KID).unlink()
@@ -185,13 +286,28 @@ async def test_what_is_no_request_is_the_callers_fault(broker: RunningBroker) ->
 
 def test_what_cannot_be_served_is_one_line(tmp_path: Path) -> None:
     """An agent that other hosts reach would give them this guest's keys."""
-    words = ("guest", "agent", "--connect", "127.0.0.1:9", "--platform", str(tmp_path / "p"))
-    cases = {
-        "can be reached from other hosts": ("--keyprovider", "0.0.0.0:0"),
-        "is no address": ("--keyprovider", "nowhere"),
-        "required: --keyprovider": (),
-        "exists and is no socket": ("--keyprovider", f"unix:{tmp_path}"),
-    }
-    ended = run_all({said: Run((*words, *more)) for said, more in cases.items()})
+    place = ("--platform", str(tmp_path / "p"))
+    words = ("guest", "agent", "--connect", "127.0.0.1:9", *place)
+    here = (*words, "--keyprovider", "127.0.0.1:0")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        cases = {
+            "0.0.0.0:0 can be reached from other hosts": (*words, "--keyprovider", "0.0.0.0:0"),
+            "[::]:0 can be reached from other hosts": (*words, "--keyprovider", "[::]:0"),
+            "example:0 can be reached from other hosts": (*words, "--keyprovider", "example:0"),
+            "is no address": (*words, "--keyprovider", "nowhere"),
+            "is not served here": (*words, "--keyprovider", "unix:relative"),
+            "choose another --keyprovider": (*words, "--keyprovider", f"127.0.0.1:{port}"),
+            "exists and is no socket": (*words, "--keyprovider", f"unix:{tmp_path}"),
+            "required: --keyprovider": words,
+            "required: --connect": ("guest", "agent", *here[-2:], *place),
+            "--connect 'nowhere' is no address": (*here, "--connect", "nowhere"),
+            "'0': write seconds": (*here, "--timeout", "0"),
+            "'nan': write seconds": (*here, "--timeout", "nan"),
+            "'inf': write seconds": (*here, "--timeout", "inf"),
+            "'soon': write seconds": (*here, "--timeout", "soon"),
+            "unrecognized arguments: more": (*here, "more"),
+        }
+        ended = run_all({said: Run(case) for said, case in cases.items()})
     for said, each in ended.items():
         assert said in each.complaint(2, each.stderr.partition(": ")[0])

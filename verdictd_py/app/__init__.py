@@ -28,7 +28,7 @@ from verdictd_py.errors import ConfigError, NotFound, PolicyInvalid, StorageErro
 from verdictd_py.listeners import management, management_v1, sockets
 from verdictd_py.listeners.attested import AttestedListener, Limits
 from verdictd_py.listeners.callers import CallerRules
-from verdictd_py.listeners.client_api import ClientApi, protection
+from verdictd_py.listeners.client_api import PINNED, ClientApi, protection
 from verdictd_py.listeners.identity import RenewedIdentity
 from verdictd_py.listeners.keyprovider import KeyProviderService
 from verdictd_py.observability.audit import AuditTrail
@@ -52,6 +52,9 @@ from verdictd_py.verifiers.roots import read_root_ca
 __all__ = ["Clock", "Daemon", "build_appraiser", "collateral_source", "run", "utc_now"]
 
 Clock = Callable[[], datetime]
+
+READINESS_SECONDS = 30.0
+"""Between two looks at whether everything is pinned."""
 
 
 def utc_now() -> datetime:
@@ -179,6 +182,7 @@ class Daemon:
         self._client_api = ClientApi(tls=tls)
         self._keyprovider_api = ClientApi(tls=tls, option="--keyprovider-api")
         self._started_at = clock()
+        self._readiness: asyncio.Task[None] | None = None
         self.listen = settings.listen_address
         self.client_api = settings.client_api_addresses[0]
         self.keyprovider_api = settings.keyprovider_api_address
@@ -207,6 +211,7 @@ class Daemon:
         if self.keyprovider_api is not None:
             await self._keyprovider_api.start()
         await self._say_hello()
+        self._readiness = asyncio.create_task(self._keep_readiness())
         return self
 
     async def _register(self) -> None:
@@ -230,12 +235,28 @@ class Daemon:
         provider = self._settings.keyprovider_name
         return KeyProviderService(self._wrapper, rules, self._events, provider=provider)
 
-    async def _status(self) -> management_v1.DaemonStatus:
+    async def refresh_readiness(self) -> tuple[str, ...]:
+        """Says whether every measurement is pinned to who asks the health service.
+
+        Returns:
+            Those that are not, `tdx rtmr1`.
+        """
         open_ones: list[str] = []
         for tee in self._verifiers:
             with suppress(NotFound, StorageError, PolicyInvalid):  # then nobody comes in at all
                 documents = await self._deciding.documents(tee)
                 open_ones += [f"{tee} {name}" for name in unpinned(documents.data, tee)]
+        await self._client_api.set_ready(PINNED, ready=not open_ones)
+        return tuple(open_ones)
+
+    async def _keep_readiness(self) -> None:
+        """For ever: files edited by hand count too, and sets expire."""
+        while True:
+            await self.refresh_readiness()
+            await asyncio.sleep(READINESS_SECONDS)
+
+    async def _status(self) -> management_v1.DaemonStatus:
+        open_ones = await self.refresh_readiness()
         return management_v1.DaemonStatus(
             version=__version__,
             started_at=self._started_at,
@@ -247,12 +268,14 @@ class Daemon:
             attester=self._settings.attester,
             unsafe=self._unsafe.chosen(),
             warnings=self._warnings,
-            unpinned=tuple(open_ones),
+            unpinned=open_ones,
         )
 
     async def stop(self) -> None:
         """Stops accepting, lets requests in flight finish, then ends."""
         self._events.record("daemon.stopping")
+        if self._readiness is not None:
+            self._readiness.cancel()
         seconds = self._settings.drain_timeout
         await asyncio.gather(
             self._attested.drain(seconds),
@@ -290,7 +313,7 @@ class Daemon:
                 "warning.unpinned",
                 tee=tee,
                 measurements=names,
-                reason="no reference values: guests are accepted whatever these measure",
+                reason="UNPINNED: guests are accepted whatever these measure",
             )
 
     async def _say_hello(self) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from uuid import uuid4
 
 from verdictd_py.broker.history import History, Judgement
+from verdictd_py.domain import eventlog
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.evidence import Evidence, Tee, VerifiedEvidence
 from verdictd_py.domain.ports import AppraisalPolicy, Events, Verifier
@@ -82,8 +84,9 @@ class Appraiser:
 
         1. Read the evidence. 2. Find the verifier of its TEE. 3. Verify signature,
         chain, revocation and collateral. 4. Check that REPORTDATA begins with what
-        binds the peer's key. 5. Refuse what the verifier refuses under any policy.
-        6. Ask the policy, also then: a refusal names every failed rule.
+        binds the peer's key. 5. Replay the event log, if there is one. 6. Refuse what the
+        verifier and the replay refuse under any policy. 7. Ask the policy, also then: a
+        refusal names every failed rule.
 
         Returns:
             The verdict, with every failed rule and whatever claims were verified.
@@ -106,8 +109,10 @@ class Appraiser:
                 raise EvidenceFormat(f"evidence of {tee} is not served here (served: {served})")
             found = await verifier.verify(evidence, now=now)  # 3
             bound = _check_binding(evidence, found)  # 4
+            if evidence.event_log is not None:  # 5
+                found = _with_event_log(found, evidence.event_log)
             failures = await self._policy.failures(found.tee, found.claims)
-            if found.faults or failures:  # 5, 6
+            if found.faults or failures:  # 6, 7
                 raise _refusal(found, failures)
         except AttestationError as error:
             refusal = error
@@ -164,6 +169,23 @@ def _check_binding(evidence: Evidence, found: VerifiedEvidence) -> bool:
             ),
         )
     return True
+
+
+def _with_event_log(found: VerifiedEvidence, data: bytes) -> VerifiedEvidence:
+    """The claims with what the log proves, and a fault for everything that it does not.
+
+    Raises:
+        EvidenceFormat: it is no log, or of a TEE whose registers it does not extend.
+    """
+    if found.tee is not Tee.TDX:
+        raise EvidenceFormat(f"an event log of {found.tee} is not served here")
+    log = eventlog.parse(data)
+    measured = {name: bytes.fromhex(str(found.claims[name])) for name in eventlog.REGISTERS}
+    return replace(
+        found,
+        claims={**found.claims, eventlog.RULE: log.claims()},
+        faults=found.faults + log.mismatches(measured),
+    )
 
 
 def _refusal(found: VerifiedEvidence, failures: tuple[Reason, ...]) -> AttestationError:

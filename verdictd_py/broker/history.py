@@ -13,6 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final, Self
 
+from verdictd_py.domain import eventlog
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.evidence import JsonValue, Tee, measurements
@@ -37,7 +38,7 @@ class Judgement:
     Attributes:
         address: the guest's, `host:port`.
         code: what it was told.
-        claims: verified ones, empty where nothing verified.
+        claims: verified ones, without a boot's events; empty where nothing verified.
         evidence: SHA-256 of the quote, empty likewise.
         not_pinnable: why its measurements cannot become reference values; empty: they can.
     """
@@ -69,7 +70,7 @@ class Judgement:
             form=appraisal.form,
             tcb_status="" if found is None else found.tcb_status or "",
             advisory_ids=() if found is None else found.advisory_ids,
-            claims=appraisal.claims,
+            claims={name: v for name, v in appraisal.claims.items() if name != eventlog.RULE},
             evidence="" if found is None else found.digest,
             reasons=appraisal.reasons,
             not_pinnable=_not_pinnable(appraisal),

@@ -9,6 +9,7 @@ import json
 import sys
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -41,7 +42,8 @@ def run(argv: Sequence[str]) -> int:
     options = _parser().parse_args(list(argv))
     data = _read(options.file)
     try:
-        appraisal = asyncio.run(_appraiser(options).judge(partial(_evidence, data)))
+        log = None if options.event_log is None else _read(options.event_log)
+        appraisal = asyncio.run(_appraiser(options).judge(partial(_evidence, data, log)))
     except CollateralUnavailable as error:
         raise ConfigError(f"{error}; give collateral for it with --collateral") from error
     if options.json:
@@ -62,6 +64,9 @@ def _parser() -> Parser:
     parser.add_argument("--root-ca", metavar="FILE", type=Path, help="DER or PEM (Intel's)")
     parser.add_argument(
         "--collateral", metavar="PATH", type=Path, help="a JSON file or a directory (the guest's)"
+    )
+    parser.add_argument(
+        "--event-log", metavar="FILE", type=Path, help="the guest's boot (CCEL): replayed (none)"
     )
     parser.add_argument("--at", metavar="RFC3339", type=_moment, help="judge at this time (now)")
     parser.add_argument("--policy", metavar="FILE", type=Path, help="Rego (the packaged one)")
@@ -130,7 +135,11 @@ class _Policies:
         )
 
 
-def _evidence(data: bytes, now: datetime) -> Evidence:
+def _evidence(data: bytes, event_log: bytes | None, now: datetime) -> Evidence:
+    return replace(_presented(data, now), event_log=event_log)
+
+
+def _presented(data: bytes, now: datetime) -> Evidence:
     """Evidence of a certificate, PEM or DER, or else of a raw quote, bound to nothing."""
     if len(data) > MAX_FILE_BYTES:
         raise EvidenceFormat(f"the file is larger than {MAX_FILE_BYTES} bytes")

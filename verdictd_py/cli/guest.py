@@ -6,7 +6,7 @@ import asyncio
 import base64
 import signal
 import sys
-from argparse import SUPPRESS, ArgumentParser, Namespace
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
@@ -32,6 +32,8 @@ from verdictd_py.ratstls.issue import Form
 
 DEFAULT_PLATFORM: Final = Path("~/.local/state/verdictd-py/simulated-platform")
 MAX_PACKET_BYTES: Final = 8 * 1024 * 1024  # as the client API takes
+
+MAX_TIMEOUT_SECONDS: Final = 86_400  # a day, as the daemon's settings
 
 AGENT_DRAIN_SECONDS: Final = 2.0
 """For calls in flight when the agent is told to end."""
@@ -153,8 +155,19 @@ def _add_guest_options(parser: ArgumentParser, *, again: bool = False) -> None:
         help="send the platform's collateral along",
     )
     parser.add_argument(
-        "--timeout", metavar="S", type=float, default=default(30.0), help="seconds (30)"
+        "--timeout", metavar="S", type=_seconds, default=default(30.0), help="seconds (30)"
     )
+
+
+def _seconds(text: str) -> float:
+    """A time that ends: image tools wait for the agent without a deadline of their own."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
+    if not 0 < value <= MAX_TIMEOUT_SECONDS:  # not a number is neither
+        raise ArgumentTypeError(f"{text!r}: write seconds, above 0, at most {MAX_TIMEOUT_SECONDS}")
+    return value
 
 
 class _Word(Parser):

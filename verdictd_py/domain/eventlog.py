@@ -23,6 +23,9 @@ MAX_EVENTS: Final = 4096
 REGISTERS: Final = ("rtmr0", "rtmr1", "rtmr2", "rtmr3")
 """By measurement register: CCMR 1 to 4; CCMR 0 is MRTD, which the log does not extend."""
 
+RULE: Final = "eventLog"
+"""Of every refusal for the log, and the claim with what it proves."""
+
 _OF_PLATFORM, _OF_FIRMWARE, _OF_LOADER = 1, 2, 3
 """RTMR0: the firmware and its variables; RTMR1: what it starts; RTMR2: what that loads."""
 
@@ -129,11 +132,11 @@ class EventLog:
                 continue
             shown = "" if found is None else found.hex()
             text = f"{name}: the event log replays to {replayed.hex()}, measured {shown}"
-            yield Reason(name, shown, replayed.hex(), text)
+            yield Reason(RULE, shown, replayed.hex(), text)
         for number, event in enumerate(self.events):  # 2
             if event.data_proved is False:
                 text = f"event {number} of type {event.kind:#x}: its data is not what was measured"
-                yield Reason("eventLog", "", event.digest.hex(), text)
+                yield Reason(RULE, "", event.digest.hex(), text)
 
     def claims(self) -> dict[str, JsonValue]:
         """What the log proves, for the policy; data only of events that prove it.

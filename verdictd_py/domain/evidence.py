@@ -106,6 +106,7 @@ class Evidence:
             judged offline). Evidence without binding never becomes a peer.
         form: how it was carried, for the operator (`rats-tls tag 60000`).
         endorsements: collateral the peer brought along, if any: chosen by the peer.
+        event_log: what was measured at boot, if the peer says so: proved by replay only.
     """
 
     tee: Tee
@@ -113,6 +114,7 @@ class Evidence:
     binding: bytes | None = field(repr=False)
     form: str
     endorsements: Collateral | None = field(default=None, repr=False)
+    event_log: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

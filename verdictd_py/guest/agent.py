@@ -16,7 +16,7 @@ import grpc
 from verdictd_py._generated import keyprovider_pb2 as messages
 from verdictd_py._generated import keyprovider_pb2_grpc as services
 from verdictd_py.domain.secrets import SecretBytes
-from verdictd_py.errors import RequestError
+from verdictd_py.errors import ConfigError, RequestError
 from verdictd_py.guest.connection import BrokerRefused, BrokerUnreachable, GuestConnection
 from verdictd_py.keyprovider import protocol
 from verdictd_py.keyprovider.packet import AnnotationPacket, PacketForm
@@ -64,7 +64,7 @@ class KeyProviderAgent(services.KeyProviderServiceServicer):
         try:
             asked = protocol.decode_unwrap(request.KeyProviderKeyWrapProtocolInput)
             optsdata = await self._released(AnnotationPacket.decode(asked.annotation))
-        except (RequestError, BrokerRefused) as error:
+        except (RequestError, BrokerRefused, ConfigError) as error:
             status, text = grpc_answer(error)
         except Exception as error:  # noqa: BLE001  # the edge: grpc would show and log its text
             status = grpc.StatusCode.INTERNAL
@@ -81,6 +81,7 @@ class KeyProviderAgent(services.KeyProviderServiceServicer):
 
         Raises:
             BrokerRefused: it does not, or cannot be reached.
+            ConfigError: this guest has no evidence to show; nobody was asked.
         """
         blob = packet.blob
         legacy = packet.form is PacketForm.LEGACY
@@ -100,11 +101,12 @@ class KeyProviderAgent(services.KeyProviderServiceServicer):
             raise BrokerUnreachable("the broker is too slow") from error
 
 
-def grpc_answer(error: RequestError | BrokerRefused) -> tuple[grpc.StatusCode, str]:
+def grpc_answer(error: RequestError | BrokerRefused | ConfigError) -> tuple[grpc.StatusCode, str]:
     """Status and text of a failed call.
 
     A broker says "refused: ..." to a guest that it judged and turned away, and "not
-    judged: ..." where it could not judge; anything else is about this key or packet.
+    judged: ..." where it could not judge; anything else is about this key or packet, or about
+    a guest that cannot make evidence.
     """
     text = " ".join(str(error).split())
     if isinstance(error, RequestError):

@@ -29,6 +29,13 @@ MAX_MESSAGE_BYTES: Final = 8 * 1024 * 1024
 
 _MAX_CONCURRENT_CALLS: Final = 256
 
+PINNED: Final = "verdictd.pinned"
+"""Whether every measurement has reference values: while it has not, any guest is accepted
+whatever that measures."""
+
+READINESS_DETAILS: Final = (PINNED,)
+"""Names that gRPC's health service knows beside those of services."""
+
 Registration = Callable[[grpc.aio.Server], None]
 
 
@@ -128,8 +135,16 @@ class ClientApi:
         add_HealthServicer_to_server(self._health, self.server)
         for name in (*services, health.OVERALL_HEALTH):
             await self._health.set(name, HealthCheckResponse.SERVING)
+        for detail in READINESS_DETAILS:
+            await self._health.set(detail, HealthCheckResponse.NOT_SERVING)
         names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self.server)
+
+    async def set_ready(self, detail: str, *, ready: bool) -> None:
+        """Says one of `READINESS_DETAILS` to who asks the health service by its name."""
+        if self._health is not None:
+            status = HealthCheckResponse.SERVING if ready else HealthCheckResponse.NOT_SERVING
+            await self._health.set(detail, status)
 
     async def drain(self, seconds: float) -> None:
         """Stops accepting and lets calls in flight finish; health says so first."""

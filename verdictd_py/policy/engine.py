@@ -32,6 +32,12 @@ MAX_POLICY_BYTES: Final = 256 * 1024
 MAX_INPUT_BYTES: Final = 1024 * 1024
 """Claims of one guest are below 4 KiB."""
 
+MAX_DECIDED: Final = 256
+"""Decisions kept for one policy: a guest that comes again is not asked about anew."""
+
+MAX_DECIDED_CHARS: Final = 16 * 1024
+"""Of claims that are kept; they have some 3,000, and a boot's event log far more."""
+
 MAX_COMPILED: Final = 16
 """Policies kept ready: those in use, and those that a change has just replaced."""
 
@@ -76,6 +82,7 @@ class CompiledPolicy:
     def __init__(self, interpreter: Interpreter, bundle: Bundle) -> None:
         self._interpreter = interpreter
         self._bundle = bundle
+        self._decided: OrderedDict[str, PolicyResult] = OrderedDict()
 
     @classmethod
     def compile(cls, policy: str, data: str) -> Self:
@@ -98,7 +105,7 @@ class CompiledPolicy:
         return cls(interpreter, bundle)
 
     def evaluate(self, claims: Mapping[str, JsonValue]) -> PolicyResult:
-        """Asks the policy about `claims`.
+        """Asks the policy about `claims`; the same answer again for the same claims.
 
         Raises:
             PolicyInvalid: the claims are no JSON, a function was given a wrong type, a rule
@@ -111,6 +118,16 @@ class CompiledPolicy:
             raise PolicyInvalid(f"the claims are no JSON: {error}") from error
         if len(term.encode()) > MAX_INPUT_BYTES:
             raise PolicyInvalid(f"the claims are larger than {MAX_INPUT_BYTES} bytes")
+        result = self._decided.pop(term, None)
+        if result is None:
+            result = self._ask(term)
+        if len(term) <= MAX_DECIDED_CHARS:
+            self._decided[term] = result
+        while len(self._decided) > MAX_DECIDED:
+            self._decided.popitem(last=False)
+        return result
+
+    def _ask(self, term: str) -> PolicyResult:
         with _stdout_contained():
             try:
                 self._interpreter.set_input_term(term)
