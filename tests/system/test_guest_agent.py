@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.cli.command import Run, environment, run_all
+from tests.cli.command import environment, run_here
 from tests.system.broker import KEY, KID, RunningBroker, running_broker
 from tests.system.channel import store
 from tests.system.keyprovider_client import LAYER, KeyProviderClient, b64, unwrap_input, wrap_input
@@ -284,7 +284,9 @@ async def test_what_is_no_request_is_the_callers_fault(broker: RunningBroker) ->
     assert not broker.events.named("guest.accepted")
 
 
-def test_what_cannot_be_served_is_one_line(tmp_path: Path) -> None:
+def test_what_cannot_be_served_is_one_line(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
     """An agent that other hosts reach would give them this guest's keys."""
     place = ("--platform", str(tmp_path / "p"))
     words = ("guest", "agent", "--connect", "127.0.0.1:9", *place)
@@ -308,6 +310,6 @@ def test_what_cannot_be_served_is_one_line(tmp_path: Path) -> None:
             "'soon': write seconds": (*here, "--timeout", "soon"),
             "unrecognized arguments: more": (*here, "more"),
         }
-        ended = run_all({said: Run(case) for said, case in cases.items()})
+        ended = {said: run_here(case, capfdbinary) for said, case in cases.items()}
     for said, each in ended.items():
         assert said in each.complaint(2, each.stderr.partition(": ")[0])

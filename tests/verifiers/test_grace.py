@@ -72,3 +72,21 @@ def test_what_does_not_say_when_it_ends_is_said() -> None:
     nothing = Collateral("", b"", b"", "", "{}", b"", "", "{}", b"")
     with pytest.raises(ValueError, match="does not say"):
         ends_at(nothing)
+
+
+@pytest.mark.parametrize(("least", "accepted"), [(0, True), (17, True), (18, False)])
+@pytest.mark.parametrize("of_the_guest", [False, True])
+async def test_the_least_evaluation_number_is_asked_of_everybody(
+    platform: SimulatedPlatform, least: int, accepted: bool, of_the_guest: bool
+) -> None:
+    """Of the operator's files as of what a guest brings along."""
+    collateral = platform.collateral(NOW)
+    source = EndorsementsOnly() if of_the_guest else OneCollateral(collateral)
+    verifier = TdxVerifier(source, root_ca_der=platform.root_ca_der, minimum_evaluation=least)
+    shown = evidence(platform, collateral if of_the_guest else None)
+    if accepted:
+        assert (await verifier.verify(shown, now=NOW)).tcb_status == "UpToDate"
+    else:
+        with pytest.raises(AttestationError) as caught:
+            await verifier.verify(shown, now=NOW)
+        assert caught.value.reasons[0].expected == "at least 18"

@@ -119,6 +119,7 @@ class Daemon:
                 collateral=self._collateral.source,
                 root_ca_der=root_ca,
                 collateral_grace=timedelta(days=settings.collateral_grace),
+                minimum_evaluation=settings.min_tcb_evaluation,
             ),
             insecure_nullverifier=unsafe.insecure_nullverifier,
         )

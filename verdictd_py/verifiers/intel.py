@@ -123,6 +123,7 @@ class IntelEngine:
         root_ca_der: trusted root, None for Intel's.
         grace: for so long after its end collateral of the operator's is used as it was a
             moment before; what a guest chose has none.
+        minimum_evaluation: lowest `tcbEvaluationDataNumber` of any collateral, whoever has it.
 
     Raises:
         ConfigError: the root is not a certificate.
@@ -134,12 +135,14 @@ class IntelEngine:
         *,
         root_ca_der: bytes | None,
         grace: timedelta = timedelta(0),
+        minimum_evaluation: int = 0,
     ) -> None:
         self._source = source
         self._root_ca_der = root_ca_der
         self._root_key = root_key_digest(root_ca_der)
         self._floor = EvaluationFloor()
         self._grace = grace
+        self._minimum_evaluation = minimum_evaluation
 
     async def verify(self, quote: Quote, endorsements: Collateral | None, now: datetime) -> Finding:
         """Verifies signatures, chain, revocation and TCB.
@@ -188,6 +191,7 @@ class IntelEngine:
             chosen_by_guest = collateral is endorsements
             when = now if chosen_by_guest else self._within_grace(collateral, now)
             try:
+                self._require_recent(collateral)
                 finding = self._judge(quote, platform, collateral, when)
             except (CollateralExpired, CollateralRejected) as error:
                 errors.append(error)
@@ -197,6 +201,20 @@ class IntelEngine:
             )
             return replace(finding, behind_days=_behind_days(collateral, finding, now))
         raise errors[0]
+
+    def _require_recent(self, collateral: Collateral) -> None:
+        """Refuses collateral of before the TCB recovery that the operator asks for."""
+        if not self._minimum_evaluation:
+            return
+        try:
+            number = evaluation_number(collateral)
+        except ValueError:
+            number = 0
+        if number < self._minimum_evaluation:
+            text = "the collateral is of before the TCB recovery that is asked for"
+            expected = f"at least {self._minimum_evaluation}"
+            reason = Reason("tcb-info", str(number), expected, f"{text}: {number}, {expected}")
+            raise CollateralRejected(text, reasons=(reason,))
 
     def _within_grace(self, collateral: Collateral, now: datetime) -> datetime:
         """When to judge with it: dcap-qvl knows no grace, only another time."""

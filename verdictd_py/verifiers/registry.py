@@ -39,11 +39,13 @@ class VerifierContext:
         collateral: where collateral comes from.
         root_ca_der: trusted root certificate, None for the manufacturer's.
         collateral_grace: for so long the operator's collateral is used after its end.
+        minimum_evaluation: lowest `tcbEvaluationDataNumber` that is accepted.
     """
 
     collateral: CollateralSource
     root_ca_der: bytes | None = field(default=None, repr=False)
     collateral_grace: timedelta = timedelta(0)
+    minimum_evaluation: int = 0
 
 
 VerifierFactory = Callable[[VerifierContext], Verifier]
@@ -112,13 +114,19 @@ class VerifierSet(Mapping[Tee, Verifier]):
 
 def _make_tdx(context: VerifierContext) -> Verifier:
     return TdxVerifier(
-        context.collateral, root_ca_der=context.root_ca_der, grace=context.collateral_grace
+        context.collateral,
+        root_ca_der=context.root_ca_der,
+        grace=context.collateral_grace,
+        minimum_evaluation=context.minimum_evaluation,
     )
 
 
 def _make_sgx(context: VerifierContext) -> Verifier:
     return SgxVerifier(
-        context.collateral, root_ca_der=context.root_ca_der, grace=context.collateral_grace
+        context.collateral,
+        root_ca_der=context.root_ca_der,
+        grace=context.collateral_grace,
+        minimum_evaluation=context.minimum_evaluation,
     )
 
 

@@ -73,8 +73,14 @@ class TdxVerifier:
         *,
         root_ca_der: bytes | None,
         grace: timedelta = timedelta(0),
+        minimum_evaluation: int = 0,
     ) -> None:
-        self._engine = IntelEngine(collateral, root_ca_der=root_ca_der, grace=grace)
+        self._engine = IntelEngine(
+            collateral,
+            root_ca_der=root_ca_der,
+            grace=grace,
+            minimum_evaluation=minimum_evaluation,
+        )
 
     async def verify(self, evidence: Evidence, *, now: datetime) -> VerifiedEvidence:
         """Verifies a TDX quote.
