@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 
@@ -36,8 +37,11 @@ class FakeKernel:
 
         def remove(path: Path) -> None:
             if path.parent == self.root:
+                # A thread that still waits for a reader is let go.
+                reader = os.open(path / "outblob", os.O_RDONLY | os.O_NONBLOCK)
                 for file in path.iterdir():
                     file.unlink()
+                os.close(reader)
             rmdir(path)
 
         patch.setattr(Path, "mkdir", make)
@@ -50,7 +54,10 @@ class FakeKernel:
         Thread(target=self._answer, args=(entry,), daemon=True).start()
 
     def _answer(self, entry: Path) -> None:
-        with (entry / "outblob").open("wb") as stream:  # waits for a reader
+        with (
+            suppress(FileNotFoundError, BrokenPipeError),  # nobody ever read, and it is gone
+            (entry / "outblob").open("wb") as stream,  # waits for a reader
+        ):
             report_data = (entry / "inblob").read_bytes()
             self.asked.append(report_data)
             stream.write(self.quote(report_data))
