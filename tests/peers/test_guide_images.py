@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,16 @@ class Owner:
 
     def verdict(self, *words: str) -> None:
         run("-m", "verdictd_py.cli.verdict", "-c", self.client_api, *words)
+
+    def audited(self, event: str) -> list[dict[str, Any]]:
+        """The fields of each such event in the broker's audit trail."""
+        trail = (file.read_text() for file in (self.data / "audit").iterdir())
+        records = [json.loads(line) for text in trail for line in text.splitlines()]
+        return [record["fields"] for record in records if record["event"] == event]
+
+    def opened_layers(self) -> int:
+        """How many layer keys the broker has opened for guests."""
+        return sum(fields["what"] == "image-key" for fields in self.audited("secret.released"))
 
     def guest(self, *words: str) -> list[str]:
         platform = ("--platform", str(self.base / "platform"))
@@ -115,8 +126,6 @@ def owner(
     base = tmp_path_factory.mktemp("guide")
     plain = base / "alpine"
     oci.write_image(plain, *TEXTS)
-    (base / "data" / "keys").mkdir(parents=True)
-    (base / "data" / "keys" / KID).write_bytes(KEY)  # 2
     pair = cosign_pair(base / "pair")  # 3
     platform = base / "platform"
     simulated_platform(platform, now=app.utc_now())
@@ -134,9 +143,9 @@ def owner(
     ):
         started = daemon.wait_for("daemon.started")
         image = f"{registry}/test/alpine-encrypted"
-        made = Owner(
-            copier, base, started["listen"], started["client_api"], f"docker://{image}", plain
-        )
+        addresses = (started["listen"], started["client_api"])
+        made = Owner(copier, base, *addresses, f"docker://{image}", plain)
+        (made.data / "keys" / KID).write_bytes(KEY)  # 2, of a broker that runs
         made.verdict("cosign-key", "set", str(pair / "cosign.pub"))
         policy = base / "policy.json"
         policy.write_bytes(guides_policy(registry, base / "guest" / "cosign.pub"))
@@ -159,9 +168,12 @@ def owner(
 
 
 @contextmanager
-def agent(owner: Owner) -> Iterator[str]:
+def agent(owner: Owner, *, debug: bool) -> Iterator[str]:
     """The address of the guest's agent."""
     words = owner.guest("agent", "--keyprovider", "127.0.0.1:0")
+    if debug:
+        platform = str(owner.base / "platform")
+        words = [COMMAND[0], "-m", "tests.peers.debug_guest", owner.broker, platform]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment())
     with process:
         try:
@@ -171,19 +183,26 @@ def agent(owner: Owner) -> Iterator[str]:
             process.kill()
 
 
-def open_image(owner: Owner, directory: Path) -> subprocess.CompletedProcess[str]:
-    """What a guest does with an image, with the policy and key that lie in `base/guest`."""
+def open_image(
+    owner: Owner, directory: Path, image: str | None = None, *, debug: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """What a guest does with an image, with the policy and key that lie in `base/guest`.
+
+    Args:
+        image: another than the owner's.
+        debug: the guest is a TD under debug.
+    """
     guest = owner.base / "guest"
     signatures = directory / "registries.d"
     signatures.mkdir()
-    scope = owner.image.removeprefix("docker://")
+    scope = owner.image.removeprefix("docker://").partition("/")[0]
     (signatures / "local.yaml").write_text(
         f"docker:\n    {scope}:\n        use-sigstore-attachments: true\n"
     )
-    with agent(owner) as address:
+    with agent(owner, debug=debug) as address:
         return subprocess.run(
             owner.copier.transfer(
-                owner.image,
+                image or owner.image,
                 f"oci:{directory / 'opened'}",
                 "--decryption-key=provider:attestation-agent",
                 "--remove-signatures",
@@ -226,8 +245,10 @@ def test_the_image_in_the_registry_is_encrypted(owner: Owner, tmp_path: Path) ->
 
 def test_an_attested_guest_verifies_and_opens_it(owner: Owner, tmp_path: Path) -> None:
     fetch(owner)
+    before = owner.opened_layers()
     opened = open_image(owner, tmp_path)
     assert opened.returncode == 0, opened
+    assert owner.opened_layers() == before + len(TEXTS)
     layers = oci.layers(tmp_path / "opened")
     originals = oci.layers(owner.plain)
     assert [layer["digest"] for layer in layers] == [layer["digest"] for layer in originals]
@@ -236,48 +257,117 @@ def test_an_attested_guest_verifies_and_opens_it(owner: Owner, tmp_path: Path) -
         assert content == oci.blob(owner.plain, layer["digest"])
 
 
+def assert_not_opened(
+    owner: Owner, directory: Path, opened: subprocess.CompletedProcess[str], said: str, before: int
+) -> None:
+    """It failed for what `said` says, left no image, and the broker opened no layer key."""
+    assert opened.returncode != 0
+    assert said in opened.stderr
+    assert not (directory / "opened" / "index.json").exists()
+    assert owner.opened_layers() == before
+
+
 def test_with_another_cosign_key_it_is_not_opened(owner: Owner, tmp_path: Path) -> None:
     theirs = cosign_pair(tmp_path / "theirs")
+    before = owner.opened_layers()
     owner.verdict("cosign-key", "set", str(theirs / "cosign.pub"))
     try:
         fetch(owner)
         opened = open_image(owner, tmp_path)
     finally:
         owner.verdict("cosign-key", "set", str(owner.base / "pair" / "cosign.pub"))
-    assert opened.returncode != 0
-    assert "cryptographic signature verification failed" in opened.stderr
-    assert not (tmp_path / "opened" / "index.json").exists()
+    said = "cryptographic signature verification failed"
+    assert_not_opened(owner, tmp_path, opened, said, before)
 
 
 def test_with_a_policy_of_reject_it_is_not_opened(owner: Owner, tmp_path: Path) -> None:
     (tmp_path / "reject.json").write_text('{"default":[{"type":"reject"}]}')
+    before = owner.opened_layers()
     owner.verdict("image-policy", "set", str(tmp_path / "reject.json"))
     try:
         fetch(owner)
         opened = open_image(owner, tmp_path)
     finally:
         owner.verdict("image-policy", "set", str(owner.base / "policy.json"))
-    assert opened.returncode != 0
-    assert "rejected by policy" in opened.stderr
+    assert_not_opened(owner, tmp_path, opened, "rejected by policy", before)
 
 
-def test_a_guest_that_is_refused_opens_nothing(owner: Owner, tmp_path: Path) -> None:
+def test_an_image_that_nobody_signed_is_not_opened(owner: Owner, tmp_path: Path) -> None:
+    fetch(owner)
+    before = owner.opened_layers()
+    image = f"{owner.image}-unsigned"
+    run(*owner.copier.transfer(f"oci:{owner.plain}", image), command=False)
+    opened = open_image(owner, tmp_path, image)
+    said = "A signature was required, but no signature exists"
+    assert_not_opened(owner, tmp_path, opened, said, before)
+
+
+@pytest.mark.parametrize(
+    ("ours", "guides", "said"),
+    [
+        ('"insecureAccept', '" insecureAccept', "Unknown policy requirement type"),
+        ('"type": "matchRepository"', '"type": "matchRepoDigestOrExact"', "is not accepted"),
+    ],
+    ids=["space", "identity"],
+)
+def test_the_guides_policy_as_printed_opens_nothing(
+    owner: Owner, tmp_path: Path, ours: str, guides: str, said: str
+) -> None:
+    """`matchRepoDigestOrExact` is what the guide's lack of a `signedIdentity` means."""
+    fetch(owner)
+    before = owner.opened_layers()
+    policy = owner.base / "guest" / "policy.json"
+    assert ours in policy.read_text()
+    policy.write_text(policy.read_text().replace(ours, guides))
+    assert_not_opened(owner, tmp_path, open_image(owner, tmp_path), said, before)
+
+
+def test_the_guides_scope_as_printed_asks_for_no_signature(owner: Owner, tmp_path: Path) -> None:
+    """It matches nothing, so the default decides; the broker refuses to store it."""
+    theirs = cosign_pair(tmp_path / "theirs")
+    fetch(owner)
+    guest = owner.base / "guest"
+    (guest / "cosign.pub").write_bytes((theirs / "cosign.pub").read_bytes())
+    policy = guest / "policy.json"
+    registry = owner.image.removeprefix("docker://").partition("/")[0]
+    ours = f'"{registry}/test"'
+    assert ours in policy.read_text()
+    policy.write_text(policy.read_text().replace(ours, f'" {registry}/test/"'))
+    opened = open_image(owner, tmp_path)
+    assert opened.returncode == 0, opened
+    with pytest.raises(AssertionError, match="no image is in a scope that ends with '/'"):
+        owner.verdict("image-policy", "set", str(policy))
+
+
+def assert_refused(
+    owner: Owner, directory: Path, opened: subprocess.CompletedProcess[str], rule: str, before: int
+) -> None:
+    """The guest is told an id, and the operator finds `rule` there."""
+    said = "refused: policy-refused; ask the operator about "
+    assert_not_opened(owner, directory, opened, said, before)
+    told = [each for each in owner.audited("guest.refused") if each["appraisal"] in opened.stderr]
+    assert told
+    for fields in told:
+        assert [reason.partition(":")[0] for reason in fields["reasons"]] == [rule]
+
+
+def test_a_guest_under_debug_opens_nothing(owner: Owner, tmp_path: Path) -> None:
     """Even one that was given policy and key by somebody else."""
     fetch(owner)
+    before = owner.opened_layers()
+    assert_refused(owner, tmp_path, open_image(owner, tmp_path, debug=True), "debug", before)
+
+
+def test_a_guest_that_measures_something_else_opens_nothing(owner: Owner, tmp_path: Path) -> None:
+    fetch(owner)
+    before = owner.opened_layers()
     reference = owner.data / "opa" / "tdxData"
-    before = reference.read_bytes()
+    kept = reference.read_bytes()
     reference.write_text(json.dumps({"rtmr1": ["ab" * 48]}))
     try:
         opened = open_image(owner, tmp_path)
-        asked = subprocess.run(
-            owner.guest("policy"),
-            capture_output=True,
-            env=environment(),
-            timeout=SECONDS,
-            check=False,
-        )
+        asked = ask(owner, "policy")
     finally:
-        reference.write_bytes(before)
-    assert opened.returncode != 0
-    assert "refused: policy-refused; ask the operator about" in opened.stderr
+        reference.write_bytes(kept)
+    assert_refused(owner, tmp_path, opened, "rtmr1", before)
     assert (asked.returncode, asked.stdout) == (1, b"")
