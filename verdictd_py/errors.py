@@ -99,6 +99,36 @@ class CollateralUnavailable(VerdictdError):
     code = "collateral-unavailable"
 
 
+class ProtocolVersionRefused(VerdictdError):
+    """The peer speaks a version of its protocol that is not served."""
+
+    code = "protocol-version"
+
+
+class SessionMissing(VerdictdError):
+    """The peer shows no session or token at all; a guest begins anew."""
+
+    code = "session-missing"
+
+
+class SessionInvalid(VerdictdError):
+    """The session is unknown, over, or its challenge was answered already."""
+
+    code = "session-invalid"
+
+
+class TokenInvalid(VerdictdError):
+    """A token that this broker did not sign, or that is over."""
+
+    code = "token-invalid"
+
+
+class Overloaded(VerdictdError):
+    """Too much at once; trying again later helps."""
+
+    code = "overloaded"
+
+
 class AttestationError(VerdictdError):
     """Evidence was judged and refused.
 
@@ -144,6 +174,12 @@ class BindingMismatch(AttestationError):
     code = "binding-mismatch"
 
 
+class NonceMismatch(AttestationError):
+    """The evidence answers another challenge than the one that was given."""
+
+    code = "nonce-mismatch"
+
+
 class QuoteInvalid(AttestationError):
     """The quote does not verify up to the trusted root."""
 
@@ -160,6 +196,18 @@ class TcbStatusRefused(AttestationError):
     """The platform's TCB can never be accepted, whatever the policy says."""
 
     code = "tcb-status"
+
+
+class EventLogRefused(AttestationError):
+    """The event log is not that of the guest's boot."""
+
+    code = "event-log"
+
+
+class InitDataRefused(AttestationError):
+    """The init-data is not what the guest was started with."""
+
+    code = "init-data"
 
 
 class PolicyRefused(AttestationError):

@@ -88,9 +88,10 @@ async def test_what_everybody_accepts_is_accepted() -> None:
     appraisal = await appraiser(verifier, policy, events).admit(reads(EVIDENCE), address=ADDRESS)
     assert appraisal.accepted
     assert verifier.asked == [(EVIDENCE, NOW)]
-    assert policy.asked == [(Tee.TDX, VERIFIED.claims)]
+    claims = {**VERIFIED.claims, "initData": None}
+    assert policy.asked == [(Tee.TDX, claims)]
     peer = AppraisedPeer.of(appraisal, address=ADDRESS)
-    assert (peer.tee, peer.appraisal_id, peer.claims) == (Tee.TDX, appraisal.id, VERIFIED.claims)
+    assert (peer.tee, peer.appraisal_id, peer.claims) == (Tee.TDX, appraisal.id, claims)
     assert events.events == [
         (
             "guest.accepted",

@@ -239,3 +239,26 @@ async def test_one_of_several_that_is_kept_back_keeps_all() -> None:
     with pytest.raises(NotAuthorized):
         await tested.decrypt(PEER, [blob(), blob(TWO)])
     assert not events.named("secret.released")
+
+
+@pytest.mark.parametrize("name", ["default/key/2", "default/key/none"])
+async def test_what_is_kept_back_looks_the_same_whether_it_is_there_or_not(name: str) -> None:
+    """Otherwise a guest that gets nothing of a team could still list what the team has."""
+    events = MemoryEvents()
+    tested = releaser(events, refused=frozenset({f"keys/{name}"}))
+    key_id = KeyId.parse(name)
+    for asked in (
+        tested.decrypt(PEER, [blob(key_id)]),
+        tested.keks(PEER, [key_id]),
+        tested.find(PEER, ResourcePath(key_id.segments)),
+    ):
+        with pytest.raises(NotAuthorized):
+            await asked
+
+
+async def test_a_resource_that_is_missing_is_kept_back_as_one_that_is_there() -> None:
+    tested = releaser(refused=frozenset({"default/secret/none"}))
+    with pytest.raises(NotAuthorized):
+        await tested.find(PEER, ResourcePath.parse("default/secret/none"))
+    with pytest.raises(NotFound):
+        await tested.find(PEER, ResourcePath.parse("default/other/none"))

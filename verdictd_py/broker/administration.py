@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 from uuid import uuid4
 
@@ -18,7 +19,7 @@ from verdictd_py.domain.encoding import decode_object
 from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath
 from verdictd_py.domain.ports import Events, KeyringEditor, KeyStore, ResourceStore, StoredName
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
-from verdictd_py.errors import NotFound, RequestError
+from verdictd_py.errors import AlreadyExists, NotFound, RequestError
 
 MAX_PAGE: Final = 1000
 """Names in one answer, some 200 bytes each."""
@@ -78,6 +79,29 @@ class KeyAdministrator:
         key_id = KeyId.parse(name or str(uuid4()))
         await self._keys.create(key_id, SecretBytes(self._random(KEY_BYTES)))
         self._events.record("key.created", caller=caller.name, kid=str(key_id))
+        return key_id
+
+    async def register(self, caller: Caller, name: str, key: SecretBytes) -> KeyId:
+        """Stores a key that was made elsewhere; never over another.
+
+        The same key of the same name once more is no error: whoever sends it cannot know
+        whether it arrived.
+
+        Raises:
+            NotAuthorized, RequestError, AlreadyExists, StorageError: see `KeyStore.create`.
+        """
+        caller.require(Right.MANAGE)
+        key_id = KeyId.parse(name)
+        if len(key) != KEY_BYTES:
+            raise RequestError(f"a key has {KEY_BYTES} bytes, this one has {len(key)}")
+        try:
+            await self._keys.create(key_id, key)
+        except AlreadyExists:
+            with suppress(NotFound):
+                if await self._keys.get(key_id) == key:
+                    return key_id
+            raise
+        self._events.record("key.registered", caller=caller.name, kid=str(key_id))
         return key_id
 
     async def get(self, caller: Caller, name: str) -> SecretBytes:

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
+from typing import Final
 from uuid import uuid4
 
 from verdictd_py.broker.history import History, Judgement
-from verdictd_py.domain import eventlog
+from verdictd_py.domain import eventlog, initdata
 from verdictd_py.domain.appraisal import Appraisal
-from verdictd_py.domain.evidence import Evidence, Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import DEVICES, Evidence, JsonValue, Tee, VerifiedEvidence
 from verdictd_py.domain.ports import AppraisalPolicy, Events, Verifier
 from verdictd_py.errors import (
     AttestationError,
     BindingMismatch,
     CollateralUnavailable,
+    EventLogRefused,
     EvidenceFormat,
+    InitDataRefused,
     PolicyRefused,
     Reason,
     TcbStatusRefused,
@@ -84,9 +87,9 @@ class Appraiser:
 
         1. Read the evidence. 2. Find the verifier of its TEE. 3. Verify signature,
         chain, revocation and collateral. 4. Check that REPORTDATA begins with what
-        binds the peer's key. 5. Replay the event log, if there is one. 6. Refuse what the
-        verifier and the replay refuse under any policy. 7. Ask the policy, also then: a
-        refusal names every failed rule.
+        binds the peer's key. 5. Replay the event log, and compare the init-data's digest,
+        if there are any. 6. Refuse what the verifier and these refuse under any policy.
+        7. Ask the policy, also then: a refusal names every failed rule.
 
         Returns:
             The verdict, with every failed rule and whatever claims were verified.
@@ -109,8 +112,7 @@ class Appraiser:
                 raise EvidenceFormat(f"evidence of {tee} is not served here (served: {served})")
             found = await verifier.verify(evidence, now=now)  # 3
             bound = _check_binding(evidence, found)  # 4
-            if evidence.event_log is not None:  # 5
-                found = _with_event_log(found, evidence.event_log)
+            found = _with_surroundings(evidence, found)  # 5
             failures = await self._policy.failures(found.tee, found.claims)
             if found.faults or failures:  # 6, 7
                 raise _refusal(found, failures)
@@ -153,39 +155,53 @@ def _check_binding(evidence: Evidence, found: VerifiedEvidence) -> bool:
     """True where the evidence is bound to a channel, False where there is none to bind to."""
     if evidence.binding is None:
         return False
-    if not evidence.binding or not found.report_data.startswith(evidence.binding):
+    spellings = [evidence.binding]
+    if evidence.other_binding is not None:
+        spellings.append(evidence.other_binding)
+    if not all(spellings) or not any(map(found.report_data.startswith, spellings)):
         measured = found.report_data[: len(evidence.binding)].hex()
-        expected = evidence.binding.hex()
+        expected = " or ".join(spelling.hex() for spelling in spellings)
         raise BindingMismatch(
-            "the quote does not vouch for the key of the certificate",
+            "the evidence does not vouch for the peer's key",
             reasons=(
                 Reason(
                     "reportData",
                     measured,
                     expected,
                     f"reportData: measured {measured}, expected to begin with {expected}: "
-                    "the quote was made for another key",
+                    "the evidence was made for another key or another challenge",
                 ),
             ),
         )
     return True
 
 
-def _with_event_log(found: VerifiedEvidence, data: bytes) -> VerifiedEvidence:
-    """The claims with what the log proves, and a fault for everything that it does not.
+def _with_surroundings(evidence: Evidence, found: VerifiedEvidence) -> VerifiedEvidence:
+    """The claims with what comes beside the quote and is proved by it, and a fault for what is not.
 
     Raises:
-        EvidenceFormat: it is no log, or of a TEE whose registers it does not extend.
+        EvidenceFormat: something of it cannot be read, or belongs to another TEE.
     """
-    if found.tee is not Tee.TDX:
-        raise EvidenceFormat(f"an event log of {found.tee} is not served here")
-    log = eventlog.parse(data)
-    measured = {name: bytes.fromhex(str(found.claims[name])) for name in eventlog.REGISTERS}
-    return replace(
-        found,
-        claims={**found.claims, eventlog.RULE: log.claims()},
-        faults=found.faults + log.mismatches(measured),
-    )
+    claims: dict[str, JsonValue] = {}
+    faults: tuple[Reason, ...] = ()
+    if evidence.event_log is not None:
+        if found.tee is not Tee.TDX:
+            raise EvidenceFormat(f"an event log of {found.tee} is not served here")
+        log = eventlog.parse(evidence.event_log)
+        measured = {name: bytes.fromhex(str(found.claims[name])) for name in eventlog.REGISTERS}
+        claims[eventlog.RULE] = log.claims()
+        faults += log.mismatches(measured)
+    if found.tee is Tee.TDX:
+        claims[initdata.CLAIM] = None
+    if evidence.init_data is not None:
+        if found.tee is not Tee.TDX:
+            raise EvidenceFormat(f"init-data of {found.tee} is not served here")
+        document = initdata.parse(evidence.init_data)
+        claims[initdata.CLAIM] = dict(document.content)
+        faults += document.mismatches(str(found.claims["mrConfigId"]))
+    if evidence.devices:
+        claims[DEVICES] = list(evidence.devices)
+    return replace(found, claims={**found.claims, **claims}, faults=found.faults + faults)
 
 
 def _refusal(found: VerifiedEvidence, failures: tuple[Reason, ...]) -> AttestationError:
@@ -193,6 +209,15 @@ def _refusal(found: VerifiedEvidence, failures: tuple[Reason, ...]) -> Attestati
     faulty = {fault.rule for fault in found.faults}
     reasons = found.faults + tuple(f for f in failures if f.rule not in faulty)
     rules = ", ".join(reason.rule for reason in reasons)
-    if faulty == {"tcbStatus"}:
-        return TcbStatusRefused(f"the platform is refused: {rules}", reasons=reasons)
+    kind = _REFUSALS.get(next(iter(faulty))) if len(faulty) == 1 else None
+    if kind is not None:
+        return kind(f"refused: {rules}", reasons=reasons)
     return PolicyRefused(f"refused by policy: {rules}", reasons=reasons)
+
+
+_REFUSALS: Final[Mapping[str, type[AttestationError]]] = {
+    "tcbStatus": TcbStatusRefused,
+    eventlog.RULE: EventLogRefused,
+    initdata.CLAIM: InitDataRefused,
+}
+"""What it is where one rule that no policy decides has failed."""

@@ -13,7 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final, Self
 
-from verdictd_py.domain import eventlog
+from verdictd_py.domain import eventlog, initdata
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.evidence import JsonValue, Tee, measurements
@@ -21,6 +21,10 @@ from verdictd_py.errors import CollateralUnavailable, NotFound, PolicyRefused, R
 
 KEPT: Final = 500
 """Of each kind, some 10 KiB each."""
+
+
+_LARGE: Final = (eventlog.RULE, initdata.CLAIM)
+"""Claims that are not kept: a guest decides how long they are."""
 
 
 class Verdict(StrEnum):
@@ -38,7 +42,7 @@ class Judgement:
     Attributes:
         address: the guest's, `host:port`.
         code: what it was told.
-        claims: verified ones, without a boot's events; empty where nothing verified.
+        claims: verified ones, without a boot's events and init-data; empty where nothing verified.
         evidence: SHA-256 of the quote, empty likewise.
         not_pinnable: why its measurements cannot become reference values; empty: they can.
     """
@@ -70,7 +74,7 @@ class Judgement:
             form=appraisal.form,
             tcb_status="" if found is None else found.tcb_status or "",
             advisory_ids=() if found is None else found.advisory_ids,
-            claims={name: v for name, v in appraisal.claims.items() if name != eventlog.RULE},
+            claims={name: v for name, v in appraisal.claims.items() if name not in _LARGE},
             evidence="" if found is None else found.digest,
             reasons=appraisal.reasons,
             not_pinnable=_not_pinnable(appraisal),

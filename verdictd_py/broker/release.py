@@ -17,7 +17,13 @@ from verdictd_py.domain.ports import (
 )
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.domain.wrapping import Algorithm, WrappedBlob
-from verdictd_py.errors import DecryptionFailed, NotAuthorized, NotFound, RequestError
+from verdictd_py.errors import (
+    DecryptionFailed,
+    NotAuthorized,
+    NotFound,
+    RequestError,
+    StorageError,
+)
 
 
 class Releaser:
@@ -56,8 +62,8 @@ class Releaser:
         """
         plaintexts = []
         for blob in blobs:
-            key = await self._keys.get(blob.key_id)
             await self._require(peer, Kind.KEY, f"keys/{blob.key_id}")
+            key = await self._keys.get(blob.key_id)
             plaintexts.append(open_blob(blob, key, allow_a256ctr=self._allow_a256ctr))
         for blob in blobs:
             self._released(peer, "image-key", f"keys/{blob.key_id}")
@@ -70,9 +76,9 @@ class Releaser:
             NotFound, StorageError: of the first bad one.
             NotAuthorized: as `decrypt`.
         """
-        keys = [await self._keys.get(key_id) for key_id in key_ids]
         for key_id in dict.fromkeys(key_ids):
             await self._require(peer, Kind.KEY, f"keys/{key_id}")
+        keys = [await self._keys.get(key_id) for key_id in key_ids]
         for key_id in key_ids:
             self._released(peer, "kek", f"keys/{key_id}")
         return tuple(keys)
@@ -80,22 +86,32 @@ class Releaser:
     async def find(self, peer: AppraisedPeer, path: ResourcePath) -> StoredObject:
         """The resource at `path`, or else the key of that name; not handed out yet.
 
+        What the release policy keeps from a guest looks the same whether it is there or not.
+
         Raises:
             NotFound: neither.
             StorageError: it cannot be served.
             NotAuthorized: as `decrypt`.
         """
         try:
-            found = await self._resources.get(path)
+            found = await self._stored(path)
+        except (NotFound, StorageError):
+            await self._require(peer, Kind.RESOURCE, str(path))
+            await self._require(peer, Kind.KEY, f"keys/{path}")
+            raise
+        is_key = found.kind is Kind.KEY
+        await self._require(peer, found.kind, found.path if is_key else str(path))
+        return found
+
+    async def _stored(self, path: ResourcePath) -> StoredObject:
+        try:
+            return await self._resources.get(path)
         except NotFound:
             try:
                 key = await self._keys.get(KeyId(path.segments))
             except NotFound:
                 raise NotFound(f"there is no resource {path}") from None
-            found = StoredObject(Kind.KEY, f"keys/{path}", key)
-        is_key = found.kind is Kind.KEY
-        await self._require(peer, found.kind, found.path if is_key else str(path))
-        return found
+            return StoredObject(Kind.KEY, f"keys/{path}", key)
 
     def hand_out(self, peer: AppraisedPeer, found: StoredObject) -> SecretBytes:
         """The content of what `find` found, and a record that `peer` got it."""

@@ -32,6 +32,7 @@ class Tee(StrEnum):
     SEV_SNP = "snp"
     SEV = "sev"
     CSV = "csv"
+    SAMPLE = "sample"
     NONE = "none"
 
 
@@ -53,6 +54,10 @@ SGX_MEASUREMENTS: Final = ("mrEnclave", "mrSigner")
 def measurements(tee: Tee) -> tuple[str, ...]:
     """Claims that say what the guest runs, and that reference data pins; none for other TEEs."""
     return {Tee.TDX: TDX_MEASUREMENTS, Tee.SGX: SGX_MEASUREMENTS}.get(tee, ())
+
+
+DEVICES: Final = "unverifiedDevices"
+"""Claim: kinds of further devices whose evidence nobody here verifies, where there are any."""
 
 
 _TEE_TYPES: Final = {0x00: Tee.SGX, 0x81: Tee.TDX}  # quote header, offset 4
@@ -95,6 +100,19 @@ class Collateral:
 
 
 @dataclass(frozen=True, slots=True)
+class InitData:
+    """Configuration that the host gave a guest at its start, as the guest shows it.
+
+    Attributes:
+        form: how to read it, `toml` or `json`.
+        body: the document, every character of which is in the digest.
+    """
+
+    form: str
+    body: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """What one peer presents about itself, before anything of it is believed.
 
@@ -104,9 +122,14 @@ class Evidence:
         binding: what REPORTDATA must begin with for the evidence to vouch for the
             peer's key, or None where there is no channel to bind to (a raw quote
             judged offline). Evidence without binding never becomes a peer.
+        other_binding: the same in another spelling, where a protocol leaves open in which
+            order its parts are hashed; REPORTDATA may begin with this instead.
         form: how it was carried, for the operator (`rats-tls tag 60000`).
         endorsements: collateral the peer brought along, if any: chosen by the peer.
         event_log: what was measured at boot, if the peer says so: proved by replay only.
+        init_data: configuration that the host gave the guest, if the peer shows it: proved
+            by its digest only.
+        devices: further devices that the peer shows evidence of, which nobody here verifies.
     """
 
     tee: Tee
@@ -115,6 +138,9 @@ class Evidence:
     form: str
     endorsements: Collateral | None = field(default=None, repr=False)
     event_log: bytes | None = field(default=None, repr=False)
+    init_data: InitData | None = field(default=None, repr=False)
+    devices: tuple[str, ...] = ()
+    other_binding: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -343,6 +343,51 @@ class CollateralStore(Protocol):
         ...
 
 
+class SessionStore(Protocol):
+    """What is kept of HTTP guests between their requests, perhaps for several brokers.
+
+    A session is named by a digest of its id, which the guest alone has. It begins with a
+    challenge, which is answered once, and may then hold an attestation token. It is no
+    secret, and whoever can write it makes no peer: tokens are signed.
+    """
+
+    async def begin(self, name: str, challenge: str, *, expires: datetime) -> None:
+        """A new session with a challenge.
+
+        Bounded: where there are too many, the oldest unanswered challenge is forgotten.
+
+        Raises:
+            StorageError: the store fails.
+        """
+        ...
+
+    async def take_challenge(self, name: str, *, now: datetime) -> str | None:
+        """The challenge, to the first who asks; None for everybody else, and when it is over.
+
+        Raises:
+            StorageError: the store fails. The challenge may be spent.
+        """
+        ...
+
+    async def attested(self, name: str, token: str, *, expires: datetime) -> None:
+        """The session whose challenge was taken now holds a token.
+
+        Bounded too: unanswered challenges go first, then the oldest token.
+
+        Raises:
+            StorageError: the store fails.
+        """
+        ...
+
+    async def token(self, name: str, *, now: datetime) -> str | None:
+        """The token, None where there is none, or when it is over.
+
+        Raises:
+            StorageError: the store fails.
+        """
+        ...
+
+
 class Verifier(Protocol):
     """Verifies evidence of one kind up to a trusted root."""
 

@@ -54,14 +54,15 @@ class RegoAppraisalPolicy:
         except (NotFound, StorageError, PolicyInvalid) as error:
             return (*explain.revoked(claims), _policy_reason(str(error)))
         reasons = explain.revoked(claims)  # 4
-        unordered = explain.unordered(tee, claims, reference)
+        always = explain.unordered(tee, claims, reference)
+        always += explain.unverified_devices(claims, result.document)
         if self._require_reference_values:
             reasons += explain.not_pinned(tee, reference)
         if not result.allow:  # 5
             found = explain.differences(tee, claims, reference)
             found += explain.own_reasons(result.document)
             reasons += found or (_unexplained(result),)
-        return _once(reasons + unordered)
+        return _once(reasons + always)
 
 
 def _policy_reason(text: str) -> Reason:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from verdictd_py.domain.evidence import JsonValue, Tee, measurements
+from verdictd_py.domain.evidence import DEVICES, JsonValue, Tee, measurements
 from verdictd_py.errors import Reason
 from verdictd_py.policy.reference import Reference
 
@@ -24,6 +24,9 @@ MAX_OWN_REASONS: Final = 64
 
 MAX_OWN_CHARS: Final = 4096
 """Length of each text in them; twelve measurements of 96 digits with names fit."""
+
+ACCEPTED_DEVICES: Final = "accept_unverified_devices"
+"""What a policy may say beside `allow`."""
 
 _ADVISORIES: Final = "advisoryIds"
 """The one claim that is a list: each of its values must be among the accepted."""
@@ -133,6 +136,28 @@ def unordered(
         )
         if name in side and not _is_number(side[name])
     )
+
+
+def unverified_devices(
+    claims: Mapping[str, JsonValue], document: Mapping[str, JsonValue]
+) -> tuple[Reason, ...]:
+    """A reason where there are further devices that nobody verified and the policy does not name.
+
+    A policy says so in `accept_unverified_devices`, a list or set of their kinds.
+    """
+    devices, accepted = claims.get(DEVICES, []), document.get(ACCEPTED_DEVICES)
+    named = accepted if isinstance(accepted, list | dict) else ()
+    left = (
+        [show(each) for each in devices if each not in named] if isinstance(devices, list) else []
+    )
+    if not left:
+        return ()
+    kinds = ", ".join(left)
+    text = (
+        f"{DEVICES}: there is no verifier for {kinds}, "
+        f"and the policy does not name it in {ACCEPTED_DEVICES}"
+    )
+    return (Reason(DEVICES, kinds, "", text),)
 
 
 def own_reasons(document: Mapping[str, JsonValue]) -> tuple[Reason, ...]:

@@ -1,0 +1,104 @@
+"""Signed tokens (JWT), read with keys that the caller chose.
+
+A token's header never brings, names or chooses the key or the algorithm that judges it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey, OKPKey
+
+from verdictd_py.errors import TokenInvalid
+
+PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
+
+MAX_TOKEN_CHARACTERS: Final = 64 * 1024
+"""Ours have some 8,000: the claims of a guest stand in them."""
+
+LEEWAY_SECONDS: Final = 60
+"""Of clocks; a token that was made this very second is as good as it will ever be."""
+
+
+def verified(token: str, key: PublicKey, *, now: datetime, leeway: int = 0) -> dict[str, Any]:
+    """The claims of a token that `key` signed and that is not over.
+
+    1. ES256 for a P-256 key, EdDSA for an Ed25519 key, and nothing else. 2. The signature.
+    3. `exp` is there and not reached, `nbf` and `iat` are where they are there.
+
+    Args:
+        leeway: seconds by which `nbf` and `iat` may be in the future.
+
+    Raises:
+        TokenInvalid: one of these failed; the text says which, and shows nothing of it.
+    """
+    if len(token) > MAX_TOKEN_CHARACTERS:
+        raise TokenInvalid("the token is too long")
+    try:
+        found = jwt.decode(token, imported(key), algorithms=[_algorithm(key)])  # 1, 2
+    except (JoseError, ValueError, TypeError, KeyError, RecursionError):
+        raise TokenInvalid("the token is not signed by a key that is trusted here") from None
+    claims = found.claims
+    _check_time(claims, now.timestamp(), leeway)  # 3
+    return claims
+
+
+def _check_time(claims: dict[str, Any], now: float, leeway: int) -> None:
+    expires = _time(claims, "exp")
+    if expires is None:
+        raise TokenInvalid("the token has no exp: one that never ends is not taken")
+    if now >= expires:
+        raise TokenInvalid("the token is over")
+    for name in ("nbf", "iat"):
+        begins = _time(claims, name)
+        if begins is not None and begins > now + leeway:
+            raise TokenInvalid(f"the token is not valid yet ({name})")
+
+
+def _time(claims: dict[str, Any], name: str) -> float | None:
+    value = claims.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TokenInvalid(f"the token's {name} is no time")
+    return float(value)
+
+
+def signed(claims: dict[str, Any], header: dict[str, Any], key: ec.EllipticCurvePrivateKey) -> str:
+    """A token of ours, ES256."""
+    private = ECKey.import_key(key)
+    return jwt.encode({"alg": "ES256", **header}, claims, private, algorithms=["ES256"])
+
+
+def public_jwk(key: PublicKey) -> dict[str, Any]:
+    """The key as others may see it, with its RFC 7638 thumbprint as `kid`."""
+    made = imported(key)
+    return {**made.as_dict(private=False), "kid": made.thumbprint(), "use": "sig"}
+
+
+def imported(key: PublicKey) -> ECKey | OKPKey:
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return ECKey.import_key(key)
+    return OKPKey.import_key(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+
+
+def _algorithm(key: PublicKey) -> str:
+    return "ES256" if isinstance(key, ec.EllipticCurvePublicKey) else "EdDSA"
+
+
+def judging_key(key: object) -> PublicKey:
+    """The key, if `verified` can judge with it.
+
+    Raises:
+        ValueError: it is neither Ed25519 nor P-256.
+    """
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return key
+    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
+        return key
+    raise ValueError("neither Ed25519 nor P-256")
