@@ -79,6 +79,9 @@ class Unsafe:
     insecure_nullverifier: bool = False
     insecure_client_api: bool = False
     insecure_loopback: bool = False
+    insecure_kbs_http: bool = False
+    insecure_sample_verifier: bool = False
+    insecure_sample_data_dir: bool = False
     unsafe_tdx_root_ca: Path | None = None
 
     def chosen(self) -> tuple[str, ...]:
@@ -107,6 +110,12 @@ class Settings(BaseSettings):
     client_api_key: Path | None = None
     client_api_ca: Path | None = None
     client_api_roles: Path | None = None
+    kbs_http: str | None = None
+    kbs_tls_cert: Path | None = None
+    kbs_tls_key: Path | None = None
+    kbs_admins: Path | None = None
+    kbs_token_key: Path | None = None
+    kbs_sessions: Path | None = None
     verifier: Annotated[tuple[str, ...], NoDecode] = ()
     attester: Literal["nullattester", "tdx"] = "nullattester"
     mutual: bool = True
@@ -149,10 +158,11 @@ class Settings(BaseSettings):
                 raise ValueError(f"{url!r} is no URL: write https://host:port, or nothing at all")
         return value
 
-    @field_validator("listen")
+    @field_validator("listen", "kbs_http")
     @classmethod
-    def _check_listen(cls, value: str) -> str:
-        Address.parse(value)
+    def _check_listen(cls, value: str | None) -> str | None:
+        if value is not None:
+            Address.parse(value)
         return value
 
     @field_validator("client_api", "keyprovider_api")
@@ -186,6 +196,10 @@ class Settings(BaseSettings):
         if self.keyprovider_api is None:
             return None
         return Address.parse(self.keyprovider_api, unix_allowed=True)
+
+    @property
+    def kbs_http_address(self) -> Address | None:
+        return None if self.kbs_http is None else Address.parse(self.kbs_http)
 
     @classmethod
     def settings_customise_sources(

@@ -117,6 +117,12 @@ class SessionInvalid(VerdictdError):
     code = "session-invalid"
 
 
+class GuestRefused(VerdictdError):
+    """A guest was judged and refused; the text, code and id, is all that it may be told."""
+
+    code = "guest-refused"
+
+
 class TokenInvalid(VerdictdError):
     """A token that this broker did not sign, or that is over."""
 

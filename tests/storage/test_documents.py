@@ -11,7 +11,8 @@ from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.names import Name
 from verdictd_py.domain.ports import PolicyDocuments
 from verdictd_py.errors import NotFound, StorageError
-from verdictd_py.storage.defaults import POLICY_FILES, default_documents, default_file
+from verdictd_py.storage.defaults import POLICY_FILES, PROVED, default_documents, default_file
+from verdictd_py.storage.layout import prepare
 from verdictd_py.storage.stores import DirectoryDocumentStore
 
 REPOSITORY = Path(__file__).parents[2]
@@ -19,7 +20,7 @@ POLICY = Name.parse("tdxPolicy.rego")
 DATA = Name.parse("tdxData")
 
 
-@pytest.mark.parametrize("tee", POLICY_FILES)
+@pytest.mark.parametrize("tee", PROVED)
 async def test_documents_are_those_of_the_directory_at_once(
     documents: DirectoryDocumentStore, data: Path, tee: Tee
 ) -> None:
@@ -110,3 +111,12 @@ def test_defaults_of_a_checkout_are_its_files(folder: str) -> None:
 def test_the_example_key_is_the_guides() -> None:
     key = default_file("keys/84688df7-2c0c-40fa-956b-29d8e74d16c0")
     assert key == b"1234567890123456789012345678901\n"
+
+
+async def test_sample_guests_have_documents_only_where_they_may_come(tmp_path: Path) -> None:
+    directory, _ = prepare(tmp_path / "without")
+    with pytest.raises(NotFound):
+        await DirectoryDocumentStore(directory).documents(Tee.SAMPLE)
+    directory, _ = prepare(tmp_path / "with", sample=True)
+    found = await DirectoryDocumentStore(directory).documents(Tee.SAMPLE)
+    assert found == default_documents(Tee.SAMPLE)

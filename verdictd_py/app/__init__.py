@@ -14,6 +14,7 @@ from typing import Self
 from verdictd_py import __version__
 from verdictd_py._generated import clientapi_pb2, keyprovider_pb2, verdictd_v1_pb2
 from verdictd_py.app.collateral import CollateralService, collateral_source
+from verdictd_py.app.kbs import KbsService, UseCases
 from verdictd_py.broker.administration import KeyAdministrator, ResourceAdministrator
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.history import History
@@ -98,11 +99,18 @@ class Daemon:
                 "--unsafe-tdx-root-ca needs an explicit --data-dir, "
                 f"so that {DEFAULT_DATA_DIR} is never given to a rehearsal"
             )
+        if unsafe.insecure_sample_verifier and not unsafe.insecure_sample_data_dir:
+            raise ConfigError(
+                f"--insecure-sample-verifier would give every secret in {settings.data_dir} to "
+                "anybody; try it with `verdictd-py demo`, or add --insecure-sample-data-dir"
+            )
         self._settings = settings
         self._unsafe = unsafe
         self._events = events
         self._rules, tls = protection(settings, unsafe)
-        directory, self._warnings = prepare(settings.data_dir)
+        directory, self._warnings = prepare(
+            settings.data_dir, sample=unsafe.insecure_sample_verifier
+        )
         self._events = events = self._audit = AuditTrail(settings.data_dir / "audit", events)
         root = unsafe.unsafe_tdx_root_ca
         root_ca = None if root is None else read_root_ca(root, option="--unsafe-tdx-root-ca")
@@ -122,6 +130,7 @@ class Daemon:
                 minimum_evaluation=settings.min_tcb_evaluation,
             ),
             insecure_nullverifier=unsafe.insecure_nullverifier,
+            insecure_sample_verifier=unsafe.insecure_sample_verifier,
         )
         keys = DirectoryKeyStore(directory)
         resources = DirectoryResourceStore(directory, events=events)
@@ -180,6 +189,20 @@ class Daemon:
                 clock=clock,
             ),
         )
+        kbs = settings.kbs_http_address
+        self._kbs = (
+            None
+            if kbs is None
+            else KbsService(
+                kbs,
+                settings,
+                unsafe,
+                UseCases(appraiser, releaser, self._administration, self._unpinned),
+                clock=clock,
+                events=events,
+                limits=_limits(settings),
+            )
+        )
         self._client_api = ClientApi(tls=tls)
         self._keyprovider_api = ClientApi(tls=tls, option="--keyprovider-api")
         self._started_at = clock()
@@ -187,6 +210,11 @@ class Daemon:
         self.listen = settings.listen_address
         self.client_api = settings.client_api_addresses[0]
         self.keyprovider_api = settings.keyprovider_api_address
+
+    @property
+    def kbs_url(self) -> str | None:
+        """Where HTTP guests are served, None where they are not."""
+        return None if self._kbs is None else self._kbs.url
 
     async def start(self) -> Self:
         """Binds every address, then accepts on all of them.
@@ -199,6 +227,8 @@ class Daemon:
             self.client_api = self._bind_client_api()
             if self.keyprovider_api is not None:
                 self.keyprovider_api = self._keyprovider_api.bind(self.keyprovider_api)
+            if self._kbs is not None:
+                self._kbs.bind()
         except ConfigError:
             listening.close()
             raise
@@ -208,6 +238,8 @@ class Daemon:
         await self._register()
         self._collateral.start()
         await self._attested.start(listening)
+        if self._kbs is not None:
+            await self._kbs.start()
         await self._client_api.start()
         if self.keyprovider_api is not None:
             await self._keyprovider_api.start()
@@ -244,11 +276,15 @@ class Daemon:
         """
         open_ones: list[str] = []
         for tee in self._verifiers:
-            with suppress(NotFound, StorageError, PolicyInvalid):  # then nobody comes in at all
-                documents = await self._deciding.documents(tee)
-                open_ones += [f"{tee} {name}" for name in unpinned(documents.data, tee)]
+            open_ones += [f"{tee} {name}" for name in await self._unpinned(tee)]
         await self._client_api.set_ready(PINNED, ready=not open_ones)
         return tuple(open_ones)
+
+    async def _unpinned(self, tee: Tee) -> tuple[str, ...]:
+        """Measurements of a TEE that have no reference values."""
+        with suppress(NotFound, StorageError, PolicyInvalid):  # then nobody comes in at all
+            return unpinned((await self._deciding.documents(tee)).data, tee)
+        return ()
 
     async def _keep_readiness(self) -> None:
         """For ever: files edited by hand count too, and sets expire."""
@@ -282,6 +318,7 @@ class Daemon:
             self._attested.drain(seconds),
             self._client_api.drain(seconds),
             self._keyprovider_api.drain(seconds),
+            *(() if self._kbs is None else (self._kbs.drain(),)),
         )
         await self._collateral.stop()
         self._events.record("daemon.stopped")
@@ -305,6 +342,11 @@ class Daemon:
                 self._events.record("policy.loaded", tee=tee)
                 self._warn_unpinned(tee, unpinned(documents.data, tee))
 
+        if self._kbs is not None:
+            try:
+                self._kbs.reload()
+            except ConfigError as error:
+                self._events.record("warning.identity", reason=str(error))
         for problem in await self._release.problems():
             self._events.record("warning.policy", tee="release", reason=problem)
 
@@ -329,6 +371,7 @@ class Daemon:
             listen=str(self.listen),
             client_api=str(self.client_api),
             keyprovider_api=None if self.keyprovider_api is None else str(self.keyprovider_api),
+            kbs_http=self.kbs_url,
             verifiers=self._verifiers.names,
             attester=self._settings.attester,
             data_dir=str(self._settings.data_dir),

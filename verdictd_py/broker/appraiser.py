@@ -59,6 +59,10 @@ class Appraiser:
         self._history = history or History()
         self._insecure_accept_anyone = insecure_accept_anyone
 
+    def serves(self, tee: Tee) -> bool:
+        """Whether evidence of this TEE could be accepted."""
+        return self._insecure_accept_anyone or tee in self._verifiers
+
     async def admit(self, read: Reading, *, address: str) -> Appraisal:
         """Judges the peer at `address` and records the verdict, whichever it is.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -147,6 +147,30 @@ class PolicyAdministrator:
         name = self._documents.reference_name(kind)
         text = await self._documents.get(name)
         return name, text, pinning.unpinned(kind, _reference(text))
+
+    async def replace_reference(
+        self, caller: Caller, tee: Tee, values: Mapping[str, JsonValue]
+    ) -> None:
+        """Puts lists of values into the reference data of a TEE, each in the place of its name's.
+
+        Args:
+            values: a text, or a list of texts, by name.
+
+        Raises:
+            NotAuthorized, RequestError, PolicyInvalid, StorageError: nothing is stored.
+        """
+        caller.require(Right.MANAGE)
+        lists = {
+            name: value if isinstance(value, list) else [value] for name, value in values.items()
+        }
+        for name, each in lists.items():
+            if not all(isinstance(value, str) for value in each):
+                raise RequestError(f"{shown(name)}: reference values are texts, or a list of them")
+        async with self._changing:
+            stored = await self._documents.get(self._documents.reference_name(tee))
+            changed = {**_reference(stored), **lists}
+            text = json.dumps(changed, indent=2) + "\n"
+            await self._set_reference(caller, self._documents.reference_name(tee), text, tee)
 
     async def preview_pin(self, caller: Caller, which: str, fields: Sequence[str]) -> Pin:
         """What `pin` would change.

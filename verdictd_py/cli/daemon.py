@@ -19,6 +19,12 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (("-l", "--listen"), "ADDR", "attestation listener, host:port or [v6]:port (127.0.0.1:1234)"),
     (("--client-api",), "ADDR", "gRPC listener, also unix:/path ([::1]:60000)"),
     (("--keyprovider-api",), "ADDR", "wrap and unwrap here too, and nothing else (not given)"),
+    (("--kbs-http",), "ADDR", "HTTP listener for current guests, host:port (not given)"),
+    (("--kbs-tls-cert",), "FILE", "its certificate, PEM (self-signed; none on loopback)"),
+    (("--kbs-tls-key",), "FILE", "the certificate's private key, PEM"),
+    (("--kbs-admins",), "FILE", "TOML: keys of who may administer over HTTP (nobody)"),
+    (("--kbs-token-key",), "FILE", "P-256 key that signs attestation tokens, PEM (a new one)"),
+    (("--kbs-sessions",), "FILE", "sessions that brokers of this host share, SQLite (memory)"),
     (("--verifier",), "NAME[,NAME]", "tdx, ... (every real verifier)"),
     (("--attester",), "NAME", "evidence about the broker itself: tdx, or none (nullattester)"),
     (("-m", "--mutual"), _SWITCH, "accepted: guests are always attested"),
@@ -55,6 +61,9 @@ UNSAFE_OPTIONS: Final = (
     (("--insecure-nullverifier",), _SWITCH, "with --verifier nullverifier: secrets for anybody"),
     (("--insecure-client-api",), _SWITCH, "client API without TLS off loopback: for anybody"),
     (("--insecure-loopback",), _SWITCH, "client API: every local user has all rights"),
+    (("--insecure-kbs-http",), _SWITCH, "HTTP listener without TLS off loopback"),
+    (("--insecure-sample-verifier",), _SWITCH, "HTTP guests without hardware: for anybody"),
+    (("--insecure-sample-data-dir",), _SWITCH, "even with the secrets of this --data-dir"),
     (("--unsafe-tdx-root-ca",), "FILE", "trust this root, not Intel's; needs --data-dir"),
 )
 

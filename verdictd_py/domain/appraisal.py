@@ -41,6 +41,11 @@ class Appraisal:
         return "ok" if self.refusal is None else self.refusal.code
 
     @property
+    def told(self) -> str:
+        """All that a refused peer may be told."""
+        return f"refused: {self.code}; ask the operator about {self.id}"
+
+    @property
     def reasons(self) -> tuple[Reason, ...]:
         return () if self.refusal is None else self.refusal.reasons
 

@@ -173,7 +173,7 @@ class AttestedListener:
         else:
             if appraisal.accepted:
                 return AppraisedPeer.of(appraisal, address=address)
-            told = f"refused: {appraisal.code}; ask the operator about {appraisal.id}"
+            told = appraisal.told
         # The verdict is recorded; whether the peer stayed to hear it is worth no second line.
         with suppress(OSError):  # TimeoutError among them
             async with asyncio.timeout(_LINGER_SECONDS):

@@ -16,8 +16,12 @@ _CHECKOUT: Final = _PACKAGE.parent
 POLICY_FILES: Final = {
     Tee.TDX: ("tdxPolicy.rego", "tdxData"),
     Tee.SGX: ("sgxPolicy.rego", "sgxData"),
+    Tee.SAMPLE: ("samplePolicy.rego", "sampleData"),
 }
 """Policy and reference data of each TEE, below `opa/` (storage.md)."""
+
+PROVED: Final = (Tee.TDX, Tee.SGX)
+"""TEEs whose documents every data directory has; sample guests have theirs where they may come."""
 
 
 RELEASE_FILES: Final = ("releasePolicy.rego", "releaseData")

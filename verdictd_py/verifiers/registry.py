@@ -24,6 +24,8 @@ from typing import Final
 from verdictd_py.domain.evidence import REPORT_DATA_BYTES, Evidence, Tee, VerifiedEvidence
 from verdictd_py.domain.ports import CollateralSource, Verifier
 from verdictd_py.errors import ConfigError
+from verdictd_py.verifiers import sample
+from verdictd_py.verifiers.sample import InsecureSampleVerifier
 from verdictd_py.verifiers.sgx import SgxVerifier
 from verdictd_py.verifiers.tdx import TdxVerifier
 
@@ -139,6 +141,7 @@ def select(
     context: VerifierContext,
     *,
     insecure_nullverifier: bool = False,
+    insecure_sample_verifier: bool = False,
 ) -> VerifierSet:
     """Builds the verifiers that the operator named.
 
@@ -146,16 +149,26 @@ def select(
         names: as given to `--verifier`; None for every built-in one that verifies.
         context: what they are built from.
         insecure_nullverifier: whether `nullverifier` may be used.
+        insecure_sample_verifier: whether sample evidence is taken beside them.
 
     Raises:
         ConfigError: a name is not known, not allowed, or two serve the same TEE.
     """
+    more = [InsecureSampleVerifier()] if insecure_sample_verifier else []
     if names is None:
-        return VerifierSet([make(context) for make in _BUILT_IN.values()])
+        return VerifierSet([*(make(context) for make in _BUILT_IN.values()), *more])
     canonical = dict.fromkeys(_ALIASES.get(name, name) for name in names)
-    return VerifierSet(
-        [_make(name, context, insecure_nullverifier=insecure_nullverifier) for name in canonical]
-    )
+    if sample.NAME in canonical and not insecure_sample_verifier:
+        raise ConfigError(
+            "sample evidence can be made by anybody; "
+            "if that is what you want, add --insecure-sample-verifier"
+        )
+    chosen = [
+        _make(name, context, insecure_nullverifier=insecure_nullverifier)
+        for name in canonical
+        if name != sample.NAME
+    ]
+    return VerifierSet([*chosen, *more])
 
 
 def _make(name: str, context: VerifierContext, *, insecure_nullverifier: bool) -> Verifier:
@@ -170,7 +183,7 @@ def _make(name: str, context: VerifierContext, *, insecure_nullverifier: bool) -
         return _BUILT_IN[name](context)
     plugins = _plugins()
     if name not in plugins:
-        known = ", ".join(sorted({*_BUILT_IN, *_ALIASES, NULL_NAME, *plugins}))
+        known = ", ".join(sorted({*_BUILT_IN, *_ALIASES, NULL_NAME, sample.NAME, *plugins}))
         raise ConfigError(f"there is no verifier {name!r}; known are {known}")
     return _load(plugins[name], context)
 

@@ -1,0 +1,172 @@
+"""Builds the HTTP listener, its sessions and its keys."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Self
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from verdictd_py.broker.appraiser import Appraiser
+from verdictd_py.broker.handshakes import Handshakes
+from verdictd_py.broker.release import Releaser
+from verdictd_py.config import Address, Settings, Unsafe
+from verdictd_py.domain.evidence import Tee
+from verdictd_py.domain.ports import Events, SessionStore
+from verdictd_py.errors import ConfigError
+from verdictd_py.listeners import sockets
+from verdictd_py.listeners.attested import Limits
+from verdictd_py.listeners.kbs import KbsListener
+from verdictd_py.listeners.kbs.admins import AdminRoutes
+from verdictd_py.listeners.kbs.files import read_admins, read_token_key
+from verdictd_py.listeners.kbs.guests import GuestRoutes
+from verdictd_py.listeners.kbs.tls import KbsTls
+from verdictd_py.listeners.management import Administration
+from verdictd_py.rcar.admins import AdminKeys
+from verdictd_py.rcar.tokens import Tokens
+from verdictd_py.storage.sessions import MemorySessionStore, SqliteSessionStore
+
+
+@dataclass(frozen=True, slots=True)
+class UseCases:
+    """What HTTP clients can ask for, as every other listener offers it.
+
+    Attributes:
+        unpinned: measurements of a TEE that have no reference values.
+    """
+
+    appraiser: Appraiser
+    releaser: Releaser
+    administration: Administration
+    unpinned: Callable[[Tee], Awaitable[tuple[str, ...]]]
+
+
+class KbsService:
+    """The daemon's HTTP listener, where the operator gave it an address.
+
+    Attributes:
+        address: with the port that the system chose, once it is bound.
+        self_signed: the listener's certificate where it made one itself, PEM.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        settings: Settings,
+        unsafe: Unsafe,
+        use_cases: UseCases,
+        *,
+        clock: Callable[[], datetime],
+        events: Events,
+        limits: Limits,
+    ) -> None:
+        """Reads what the settings name; nothing is bound.
+
+        Raises:
+            ConfigError: one line: cause and remedy.
+        """
+        self.address = address
+        self._listening: socket.socket | None = None
+        self._tls = _tls(address, settings, unsafe, clock)
+        tokens = Tokens(_token_key(settings))
+        admins = AdminKeys() if settings.kbs_admins is None else read_admins(settings.kbs_admins)
+        self._sessions = _sessions(settings)
+        handshakes = Handshakes(
+            appraiser=use_cases.appraiser,
+            releaser=use_cases.releaser,
+            sessions=self._sessions,
+            tokens=tokens,
+            clock=clock,
+            unpinned=use_cases.unpinned,
+        )
+        self._listener = KbsListener(
+            guests=GuestRoutes(
+                handshakes,
+                tokens,
+                appraisal_seconds=limits.appraisal,
+                secure=self._tls is not None,
+            ),
+            admins=AdminRoutes(use_cases.administration, admins, clock),
+            events=events,
+            limits=limits,
+            tls=None if self._tls is None else self._tls.context,
+            drain_seconds=settings.drain_timeout,
+        )
+
+    @property
+    def self_signed(self) -> bytes:
+        return b"" if self._tls is None else self._tls.self_signed
+
+    @property
+    def url(self) -> str:
+        """What clients are given."""
+        return f"{'http' if self._tls is None else 'https'}://{self.address}"
+
+    def bind(self) -> Self:
+        """Binds, accepts nothing yet.
+
+        Raises:
+            ConfigError: one line: cause and remedy.
+        """
+        self._listening = sockets.bind(self.address, option="--kbs-http")
+        host, port = self._listening.getsockname()[:2]
+        self.address = Address(host, port)
+        return self
+
+    def unbind(self) -> None:
+        """Lets the address go, where another could not be had."""
+        if self._listening is not None:
+            self._listening.close()
+
+    async def start(self) -> None:
+        """Accepts on what was bound."""
+        if self._listening is not None:
+            await self._listener.start(self._listening)
+
+    async def drain(self) -> None:
+        """Stops accepting and lets requests in flight finish."""
+        await self._listener.drain()
+        if isinstance(self._sessions, SqliteSessionStore):
+            self._sessions.close()
+
+    def reload(self) -> None:
+        """Reads certificate and key again.
+
+        Raises:
+            ConfigError: they cannot be used; those from before stay.
+        """
+        if self._tls is not None:
+            self._tls.reload()
+
+
+def _tls(
+    address: Address, settings: Settings, unsafe: Unsafe, clock: Callable[[], datetime]
+) -> KbsTls | None:
+    """1. The operator's files. 2. None on loopback, or where that was asked for. 3. Our own."""
+    certificate, key = settings.kbs_tls_cert, settings.kbs_tls_key
+    if certificate is not None and key is not None:  # 1
+        return KbsTls.read(certificate, key)
+    if certificate is not None or key is not None:
+        raise ConfigError("--kbs-tls-cert and --kbs-tls-key go together; give both, or neither")
+    if address.local or unsafe.insecure_kbs_http:  # 2
+        return None
+    return KbsTls.own(address.host, now=clock())  # 3
+
+
+def _token_key(settings: Settings) -> ec.EllipticCurvePrivateKey:
+    if settings.kbs_token_key is not None:
+        return read_token_key(settings.kbs_token_key)
+    if settings.kbs_sessions is not None:
+        raise ConfigError(
+            "--kbs-sessions needs --kbs-token-key: brokers that share sessions sign with one key"
+        )
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def _sessions(settings: Settings) -> SessionStore:
+    if settings.kbs_sessions is None:
+        return MemorySessionStore()
+    return SqliteSessionStore.open(settings.kbs_sessions)

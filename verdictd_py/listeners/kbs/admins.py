@@ -1,0 +1,153 @@
+"""Routes of operators' tools: `kbs-client config ...`, coco_keyprovider's registration of keys.
+
+Off until keys are configured. The use cases are those of the client API.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final
+
+from aiohttp import web
+
+from verdictd_py.broker.policies import PolicyAdministrator
+from verdictd_py.domain.encoding import decode_base64, decode_object, encode_object, shown
+from verdictd_py.domain.evidence import JsonValue, Tee
+from verdictd_py.domain.secrets import SecretBytes
+from verdictd_py.errors import NotAuthorized, NotFound, RequestError, TokenInvalid
+from verdictd_py.listeners.kbs import answers
+from verdictd_py.listeners.kbs.guests import PREFIX, RESOURCE, bearer, resource_path
+from verdictd_py.listeners.management import Administration
+from verdictd_py.rcar.admins import Administrator, AdminKeys, Role
+from verdictd_py.rcar.teekey import decode_base64url, encode_base64url
+
+RELEASE_POLICY: Final = "releasePolicy.rego"
+
+_POLICY_IDS: Final = {
+    "default": Tee.TDX,  # kbs-client to v0.18
+    "default_cpu": Tee.TDX,  # and since
+    "tdx": Tee.TDX,
+    "sgx": Tee.SGX,
+    "sample": Tee.SAMPLE,
+}
+_RV_VERSION: Final = "0.1.0"
+_RV_TYPE: Final = "sample"
+
+
+class AdminRoutes:
+    """Handlers of operators' requests; each asks first who calls."""
+
+    def __init__(
+        self, administration: Administration, admins: AdminKeys, clock: Callable[[], datetime]
+    ) -> None:
+        self._administration = administration
+        self._admins = admins
+        self._clock = clock
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.post(RESOURCE, self.set_resource),
+            web.delete(RESOURCE, self.delete_resource),
+            web.get(PREFIX + "/resource-policy", self.resource_policy, allow_head=False),
+            web.post(PREFIX + "/resource-policy", self.set_resource_policy),
+            web.post(PREFIX + "/attestation-policy", self.set_attestation_policy),
+            web.post(PREFIX + "/reference-value", self.set_reference_value),
+            web.get(PREFIX + "/reference-value/{name}", self.reference_value, allow_head=False),
+        ]
+
+    @property
+    def _policies(self) -> PolicyAdministrator:
+        return self._administration.policies
+
+    def _administrator(self, request: web.Request) -> Administrator:
+        return self._admins.administrator(bearer(request), now=self._clock())
+
+    async def set_resource(self, request: web.Request) -> web.Response:
+        """Stores the body. What only registers keys stores a key, which is never replaced."""
+        administrator = self._administrator(request)
+        path = resource_path(request)
+        if path is None:
+            return answers.failed(404, answers.INVALID_PATH, "that is no name of a resource")
+        caller = administrator.require_resource(str(path))
+        content = SecretBytes(await request.read())
+        if administrator.role is Role.REGISTER:
+            await self._administration.keys.register(caller, str(path), content)
+        else:
+            await self._administration.resources.set(caller, str(path), content)
+        return web.Response()
+
+    async def delete_resource(self, request: web.Request) -> web.Response:
+        administrator = self._administrator(request)
+        path = resource_path(request)
+        if path is None:
+            return answers.failed(404, answers.INVALID_PATH, "that is no name of a resource")
+        caller = administrator.require_resource(str(path), deleting=True)
+        await self._administration.resources.delete(caller, str(path))
+        return web.Response()
+
+    async def resource_policy(self, request: web.Request) -> web.Response:
+        """The release policy, base64url, as it is set."""
+        caller = self._administrator(request).require_policies()
+        text = await self._policies.get(caller, RELEASE_POLICY)
+        return answers.succeeded(encode_object({"policy": encode_base64url(text.encode())}))
+
+    async def set_resource_policy(self, request: web.Request) -> web.Response:
+        """`{"policy"}`: checked, then stored as the release policy."""
+        caller = self._administrator(request).require_policies()
+        members = decode_object(await request.read(), "the request")
+        await self._policies.set_policy(caller, RELEASE_POLICY, _policy(members))
+        return web.Response()
+
+    async def set_attestation_policy(self, request: web.Request) -> web.Response:
+        """`{"type":"rego","policy_id","policy"}`: the appraisal policy of one TEE."""
+        caller = self._administrator(request).require_policies()
+        members = decode_object(await request.read(), "the request")
+        if members.get("type") != "rego":
+            raise RequestError("a policy has the type rego")
+        named = str(members.get("policy_id"))
+        if named not in _POLICY_IDS:
+            known = ", ".join(_POLICY_IDS)
+            raise RequestError(f"there is no policy_id {shown(named)}; there are {known}")
+        name = f"{_POLICY_IDS[named]}Policy.rego"
+        await self._policies.set_policy(caller, name, _policy(members))
+        return web.Response()
+
+    async def set_reference_value(self, request: web.Request) -> web.Response:
+        """`{"version","type":"sample","payload"}`: each name in it gets these values, no others."""
+        caller = self._administrator(request).require_policies()
+        members = decode_object(await request.read(), "the request")
+        if members.get("version", _RV_VERSION) != _RV_VERSION or members.get("type") != _RV_TYPE:
+            raise RequestError(f"reference values have version {_RV_VERSION} and type {_RV_TYPE}")
+        payload = members.get("payload")
+        if not isinstance(payload, str):
+            raise RequestError("the request has no payload")
+        values = decode_object(decode_base64(payload, "the payload"), "the payload")
+        await self._policies.replace_reference(caller, Tee.TDX, values)
+        return web.Response()
+
+    async def reference_value(self, request: web.Request) -> web.Response:
+        """The values of one name that are in the reference data, JSON."""
+        caller = self._administrator(request).require_policies()
+        _, text, _ = await self._policies.reference_of(caller, Tee.TDX.value)
+        found: JsonValue = decode_object(text.encode(), "the stored reference data").get(
+            request.match_info["name"]
+        )
+        if found is None:
+            raise NotFound("there are no reference values of this name")
+        return answers.succeeded(json.dumps(found).encode())
+
+
+def is_refused_admin(request: web.Request, error: Exception) -> bool:
+    """Whether `error` says that somebody may not administer: another variant than a guest's."""
+    is_guests = request.method == "GET" and request.path.startswith(PREFIX + "/resource/")
+    return isinstance(error, NotAuthorized | TokenInvalid) and not is_guests
+
+
+def _policy(members: dict[str, JsonValue]) -> bytes:
+    encoded = members.get("policy")
+    try:
+        return decode_base64url(encoded if isinstance(encoded, str) else "")
+    except ValueError:
+        raise RequestError("the policy is missing, or no base64url without padding") from None

@@ -1,0 +1,221 @@
+"""The OpenAPI description of the listener, served to whoever asks.
+
+A test holds it against the routes, and another asks the listener everything it describes.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import Any, Final
+
+from verdictd_py import __version__
+from verdictd_py.domain.evidence import Tee
+from verdictd_py.listeners.kbs.guests import COOKIE, PREFIX, RESOURCE
+from verdictd_py.rcar.messages import MAX_BODY_BYTES
+from verdictd_py.rcar.versions import Version
+
+_SEGMENT: Final = {"type": "string", "pattern": "^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,254}$"}
+_TEXT: Final = {"type": "string"}
+_BASE64URL: Final = {"type": "string", "pattern": "^[A-Za-z0-9_-]*$"}
+
+
+@cache
+def document() -> bytes:
+    """The description as JSON."""
+    return json.dumps(_document(), separators=(",", ":")).encode()
+
+
+def _document() -> dict[str, Any]:
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "verdictd-py, a key broker: RCAR and administration",
+            "version": __version__,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": {
+            PREFIX + "/auth": {"post": _AUTH},
+            PREFIX + "/attest": {"post": _ATTEST},
+            RESOURCE: {
+                "parameters": [_path(name) for name in ("repository", "type", "tag")],
+                "get": _GET_RESOURCE,
+                "post": _admin("Store a resource", body=_OCTETS, more=(404, 409)),
+                "delete": _admin("Delete a resource", more=(404,)),
+            },
+            PREFIX + "/resource-policy": {
+                "get": _admin("The release policy", answer=_object(policy=_BASE64URL), more=(404,)),
+                "post": _admin(
+                    "Set the release policy", body=_json(_object(policy=_BASE64URL)), more=(400,)
+                ),
+            },
+            PREFIX + "/attestation-policy": {
+                "post": _admin("Set an appraisal policy", body=_json(_POLICY), more=(400,)),
+            },
+            PREFIX + "/reference-value": {
+                "post": _admin("Replace reference values", body=_json(_VALUES), more=(400,)),
+            },
+            PREFIX + "/reference-value/{name}": {
+                "parameters": [_path("name", _TEXT)],
+                "get": _admin("Reference values of one name", answer={}, more=(404,)),
+            },
+            PREFIX + "/jwks": {"get": _JWKS},
+            "/.well-known/jwks.json": {"get": _JWKS},
+            PREFIX + "/openapi.json": {"get": _open("This description", {"type": "object"})},
+            "/healthz": {"get": {"summary": "Alive", "responses": {"200": {"description": "yes"}}}},
+        },
+        "components": {
+            "schemas": {"Error": _ERROR, "Jwk": _JWK},
+            "securitySchemes": {
+                "session": {"type": "apiKey", "in": "cookie", "name": COOKIE},
+                "token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+                "administrator": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+            },
+        },
+    }
+
+
+def _object(**members: object) -> dict[str, Any]:
+    """An object with all of these members."""
+    return {"type": "object", "properties": members, "required": list(members)}
+
+
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"required": True, "content": {"application/json": {"schema": schema}}}
+
+
+def _path(name: str, schema: dict[str, Any] = _SEGMENT) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _answers(
+    statuses: tuple[int, ...], schema: dict[str, Any] | None, headers: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    good: dict[str, Any] = {"description": "done"}
+    if schema is not None:
+        good["content"] = {"application/json": {"schema": schema}}
+    if headers:
+        good["headers"] = headers
+    bad = {
+        "description": "an error",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+    }
+    return {"200": good} | {str(status): bad for status in statuses}
+
+
+def _open(summary: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"summary": summary, "responses": _answers((), schema)}
+
+
+def _admin(
+    summary: str,
+    *,
+    body: dict[str, Any] | None = None,
+    answer: dict[str, Any] | None = None,
+    more: tuple[int, ...] = (),
+) -> dict[str, Any]:
+    statuses = tuple(sorted({400, 401, 403, 413, 500, 503, *more}))
+    found: dict[str, Any] = {
+        "summary": summary,
+        "security": [{"administrator": []}],
+        "responses": _answers(statuses, answer),
+    }
+    return found | ({"requestBody": body} if body is not None else {})
+
+
+_OCTETS: Final = {
+    "required": True,
+    "content": {
+        "application/octet-stream": {"schema": {"type": "string", "maxLength": MAX_BODY_BYTES}}
+    },
+}
+_ERROR: Final = _object(
+    type={
+        "type": "string",
+        "pattern": "^https://github.com/confidential-containers/kbs/errors/[A-Za-z]+$",
+    },
+    detail=_TEXT,
+)
+_JWK: Final = {
+    "type": "object",
+    "required": ["kty", "alg"],
+    "properties": {
+        "kty": {"enum": ["EC", "RSA"]},
+        "alg": {"enum": ["ECDH-ES+A256KW", "RSA-OAEP-256", "RSA1_5"]},
+        "crv": {"enum": ["P-256", "P-521"]},
+        **dict.fromkeys(("x", "y", "n", "e", "kid", "use"), _TEXT),
+    },
+    "additionalProperties": False,
+}
+_KEY: Final = {"$ref": "#/components/schemas/Jwk"}
+_POLICY: Final = _object(
+    type={"const": "rego"},
+    policy_id={"enum": ["default", "default_cpu", "tdx", "sgx", "sample"]},
+    policy=_BASE64URL,
+)
+_VALUES: Final = _object(
+    version={"const": "0.1.0"},
+    type={"const": "sample"},
+    payload={"type": "string", "contentEncoding": "base64"},
+)
+_AUTH: Final = {
+    "summary": "Ask for a challenge",
+    "requestBody": _json(
+        {
+            "type": "object",
+            "required": ["version", "tee"],
+            "properties": {
+                "version": {"enum": [version.value for version in Version]},
+                "tee": {"enum": [tee.value for tee in (Tee.TDX, Tee.SGX, Tee.SAMPLE)]},
+                "extra-params": {},
+            },
+        }
+    ),
+    "responses": _answers(
+        (400, 401, 413, 500, 503),
+        {
+            "type": "object",
+            "required": ["nonce", "extra-params"],
+            "properties": {"nonce": _TEXT, "extra-params": _TEXT},
+        },
+        {"Set-Cookie": {"schema": _TEXT}},
+    ),
+}
+_COMPOSITE: Final = {
+    "type": "object",
+    "required": ["runtime-data", "tee-evidence"],
+    "properties": {
+        "init-data": {"oneOf": [{"type": "null"}, _object(format=_TEXT, body=_TEXT)]},
+        "runtime-data": {
+            "type": "object",
+            "required": ["nonce", "tee-pubkey"],
+            "properties": {"nonce": _TEXT, "tee-pubkey": _KEY},
+        },
+        "tee-evidence": {
+            "type": "object",
+            "required": ["primary_evidence"],
+            "properties": {"primary_evidence": {}, "additional_evidence": _TEXT},
+        },
+    },
+}
+_OLDER: Final = {
+    "type": "object",
+    "required": ["tee-pubkey", "tee-evidence"],
+    "properties": {"tee-pubkey": _KEY, "tee-evidence": {}},
+}
+_ATTEST: Final = {
+    "summary": "Answer the challenge with evidence",
+    "security": [{"session": []}],
+    "requestBody": _json({"anyOf": [_COMPOSITE, _OLDER]}),
+    "responses": _answers((400, 401, 413, 500, 503), _object(token=_TEXT)),
+}
+_JWE: Final = _object(protected=_TEXT, encrypted_key=_TEXT, iv=_TEXT, ciphertext=_TEXT, tag=_TEXT)
+_GET_RESOURCE: Final = {
+    "summary": "Fetch a resource, encrypted to the key that was attested",
+    "security": [{"session": []}, {"token": []}],
+    "responses": _answers((401, 403, 404, 500, 503), _JWE),
+}
+_JWKS: Final = _open(
+    "Keys that check attestation tokens",
+    _object(keys={"type": "array", "items": {"type": "object"}}),
+)

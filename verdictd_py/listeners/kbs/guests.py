@@ -1,0 +1,122 @@
+"""Routes of guests: challenge, attestation, resources; and the keys that judge our tokens."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from aiohttp import web
+
+from verdictd_py.broker.handshakes import SESSION_LIFETIME, Handshakes
+from verdictd_py.domain.encoding import encode_object
+from verdictd_py.domain.names import ResourcePath
+from verdictd_py.errors import Overloaded, RequestError
+from verdictd_py.listeners.kbs import answers
+from verdictd_py.rcar.tokens import Tokens
+
+PREFIX: Final = "/kbs/v0"
+COOKIE: Final = "kbs-session-id"
+RESOURCE: Final = PREFIX + "/resource/{repository}/{type}/{tag}"
+
+_MAX_ID_CHARACTERS: Final = 256
+
+
+class GuestRoutes:
+    """Handlers of guests' requests; errors are answered by the server around them.
+
+    Args:
+        appraisal_seconds: what judging a guest may take, collateral fetched meanwhile.
+        secure: whether the session's cookie may travel over TLS only.
+    """
+
+    def __init__(
+        self, handshakes: Handshakes, tokens: Tokens, *, appraisal_seconds: float, secure: bool
+    ) -> None:
+        self._handshakes = handshakes
+        self._tokens = tokens
+        self._appraisal_seconds = appraisal_seconds
+        self._secure = secure
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.post(PREFIX + "/auth", self.auth),
+            web.post(PREFIX + "/attest", self.attest),
+            web.get(RESOURCE, self.resource, allow_head=False),
+            web.get(PREFIX + "/jwks", self.jwks, allow_head=False),
+            web.get("/.well-known/jwks.json", self.jwks, allow_head=False),
+        ]
+
+    async def auth(self, request: web.Request) -> web.Response:
+        """A challenge, and the cookie of a session."""
+        begun = await self._handshakes.begin(await request.read())
+        answer = answers.succeeded(begun.answer)
+        answer.set_cookie(
+            COOKIE,
+            begun.session_id,
+            path="/kbs",
+            httponly=True,
+            secure=self._secure,
+            max_age=int(SESSION_LIFETIME.total_seconds()),
+        )
+        return answer
+
+    async def attest(self, request: web.Request) -> web.Response:
+        """A token for evidence that answers the challenge and is accepted."""
+        body = await request.read()
+        try:
+            async with asyncio.timeout(self._appraisal_seconds):
+                answer = await self._handshakes.attest(
+                    session_id(request), body, address=address(request)
+                )
+        except TimeoutError:
+            raise Overloaded("the appraisal took too long; try again later") from None
+        return answers.succeeded(answer)
+
+    async def resource(self, request: web.Request) -> web.Response:
+        """A resource, encrypted to the guest's key. A query is for other brokers: ignored."""
+        path = resource_path(request)
+        if path is None:
+            return answers.failed(404, answers.INVALID_PATH, "that is no name of a resource")
+        return answers.succeeded(
+            await self._handshakes.resource(
+                path,
+                session_id=session_id(request),
+                token=bearer(request),
+                address=address(request),
+            )
+        )
+
+    async def jwks(self, request: web.Request) -> web.Response:
+        """The public keys of our tokens."""
+        del request
+        return answers.succeeded(encode_object(self._tokens.jwks()))
+
+
+def resource_path(request: web.Request) -> ResourcePath | None:
+    """The path in the address, None where it is no name."""
+    parts = (request.match_info[name] for name in ("repository", "type", "tag"))
+    try:
+        return ResourcePath.parse("/".join(parts))
+    except RequestError:
+        return None
+
+
+def session_id(request: web.Request) -> str | None:
+    """What the cookie says, None where there is none; too long is as good as unknown."""
+    found = request.cookies.get(COOKIE)
+    return None if found is None else found[:_MAX_ID_CHARACTERS]
+
+
+def bearer(request: web.Request) -> str | None:
+    """The token of an `Authorization: Bearer` header, None where there is none."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def address(request: web.Request) -> str:
+    """The peer's, `host:port`, for log and audit. What a proxy says of others is not believed."""
+    name = request.transport.get_extra_info("peername") if request.transport else None
+    if not name:
+        return "unknown"
+    host, port = name[0], name[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

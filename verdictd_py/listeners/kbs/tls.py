@@ -1,0 +1,125 @@
+"""The HTTP listener's certificate: the operator's, or one of its own."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import ssl
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final, Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from verdictd_py.errors import ConfigError
+
+_LIFETIME: Final = timedelta(days=365)
+_BACKDATED: Final = timedelta(hours=1)  # clocks of guests may be behind
+
+
+@dataclass(frozen=True, slots=True)
+class KbsTls:
+    """Settings of TLS for a listener, which a renewed certificate changes in place.
+
+    Attributes:
+        context: for the listener.
+        files: certificate chain and key, PEM; None for a certificate of its own.
+        self_signed: that certificate, PEM, for clients that want to trust it.
+    """
+
+    context: ssl.SSLContext = field(repr=False)
+    files: tuple[Path, Path] | None
+    self_signed: bytes = b""
+
+    @classmethod
+    def read(cls, certificate: Path, key: Path) -> Self:
+        """TLS with the operator's files.
+
+        Raises:
+            ConfigError: one line: cause and remedy.
+        """
+        made = cls(_context(), (certificate, key))
+        made.reload()
+        return made
+
+    @classmethod
+    def own(cls, host: str, *, now: datetime) -> Self:
+        """TLS with a certificate that lasts a year, for `host` and the names of this machine."""
+        private = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "verdictd-py")])
+        made = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(private.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - _BACKDATED)
+            .not_valid_after(now + _LIFETIME)
+            .add_extension(x509.SubjectAlternativeName(_names(host)), critical=False)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .sign(private, hashes.SHA256())
+        )
+        pem = made.public_bytes(Encoding.PEM)
+        secret = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        context = _context()
+        # OpenSSL reads files only: these never touch a disk.
+        with os.fdopen(os.memfd_create("certificate"), "wb", buffering=0) as file:
+            file.write(pem + secret)
+            context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
+        return cls(context, None, pem)
+
+    def reload(self) -> None:
+        """Reads the operator's files again; connections that are open keep what they have.
+
+        Raises:
+            ConfigError: one line: cause and remedy. The certificate from before stays.
+        """
+        if self.files is None:
+            return
+        certificate, key = self.files
+        for option, path in (("cert", certificate), ("key", key)):
+            try:
+                path.read_bytes()
+            except OSError as error:
+                raise ConfigError(
+                    f"cannot read {path}: {error.strerror}; check --kbs-tls-{option}"
+                ) from error
+        try:
+            _context().load_cert_chain(certificate, key, password=_no_password)
+            self.context.load_cert_chain(certificate, key, password=_no_password)
+        except (ssl.SSLError, ValueError):
+            raise ConfigError(
+                f"{certificate} and {key} are no PEM certificate and its unencrypted PEM key; "
+                "correct --kbs-tls-cert and --kbs-tls-key"
+            ) from None
+
+
+def _context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted")
+
+
+def _names(host: str) -> list[x509.GeneralName]:
+    """What clients may call this listener; any address of the machine, where it takes all."""
+    addresses = {"127.0.0.1", "::1"}
+    names = {"localhost", socket.gethostname()}
+    try:
+        if not ipaddress.ip_address(host).is_unspecified:
+            addresses.add(host)
+    except ValueError:
+        names.add(host)
+    return [
+        *(x509.DNSName(name) for name in sorted(names) if name.isascii()),
+        *(x509.IPAddress(ipaddress.ip_address(each)) for each in sorted(addresses)),
+    ]
