@@ -11,8 +11,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from jwcrypto import jwe, jwk
+from jwcrypto import jwk
 
+from tests.guest.fake import SECRET, sealed
 from verdictd_py.domain.evidence import JsonValue
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError
@@ -21,7 +22,6 @@ from verdictd_py.guest.rcar_jwe import associated_data, open_answer
 from verdictd_py.guest.rcar_keys import RSA1_5, RSA_OAEP_256, TeeKey, TeeKeyKind
 from verdictd_py.guest.rcar_messages import Version
 
-SECRET = b"the key of a layer \x00\xff"
 NEWER = (Version.V0_2_0, Version.V0_4_0)
 
 
@@ -38,14 +38,6 @@ def ec_key() -> TeeKey:
 @pytest.fixture(scope="module")
 def rsa_key() -> TeeKey:
     return TeeKey.new(TeeKeyKind.RSA)
-
-
-def sealed(key: TeeKey, secret: bytes = SECRET, protected: str = "") -> dict[str, Any]:
-    """An answer by another implementation: the members of the flattened form."""
-    text = protected or f'{{"alg":"{key.algorithm}","enc":"A256GCM"}}'
-    token = jwe.JWE(secret, protected=text, recipient=jwk.JWK(**key.jwk))
-    names = ("protected", "encrypted_key", "iv", "ciphertext", "tag")
-    return dict(zip(names, token.serialize(compact=True).split("."), strict=True))
 
 
 def sealed_as_before_0_2_0(key: TeeKey, **changes: str) -> dict[str, Any]:
