@@ -96,7 +96,7 @@ def test_nullverifier_stands_alone() -> None:
     [
         (
             ["sev"],
-            r"'sev'; known are gone, .*nullverifier, sgx, sgx_ecdsa, tdx, tdx_ecdsa, toy$",
+            r"'sev'; known are gone, .*nullverifier, sample, sgx, sgx_ecdsa, tdx, tdx_ecdsa, toy$",
         ),
         (["TDX"], "no verifier 'TDX'"),
         ([""], "no verifier ''"),

@@ -1,0 +1,448 @@
+"""A guest's session with a KBS that misbehaves. That it fits a real one is shown elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+import trustme
+
+from tests.guest.fake import CHALLENGE, ERRORS, SECRET, FakeKbs, error, jwt, sealed
+from tests.guest.support import attest, connected, sample_guest, session_id, use_session_id
+from verdictd_py.domain.names import ResourcePath
+from verdictd_py.errors import ConfigError
+from verdictd_py.guest import rcar_http
+from verdictd_py.guest.connection import BrokerRefused, BrokerUnreachable
+from verdictd_py.guest.rcar import RcarGuest, RcarSession
+from verdictd_py.guest.rcar_errors import MAX_DETAIL_CHARACTERS, AnswerInvalid, KbsRefused
+from verdictd_py.guest.rcar_http import KbsLink
+from verdictd_py.guest.rcar_messages import Version
+from verdictd_py.guest.rcar_token import Token
+
+URL = "http://127.0.0.1:8080"
+PATH = ResourcePath.parse("default/key/1")
+GET = f"resource/{PATH}"
+
+
+@pytest.fixture(scope="module")
+def guest() -> RcarGuest:
+    return sample_guest()
+
+
+@asynccontextmanager
+async def session_with(
+    kbs: FakeKbs, guest: RcarGuest, token: Token | None = None
+) -> AsyncIterator[RcarSession]:
+    async with connected(URL, guest, transport=kbs.transport, token=token) as session:
+        yield session
+
+
+def answering(**answers: httpx.Response) -> FakeKbs:
+    return FakeKbs({name.replace("get", GET): [answer] for name, answer in answers.items()})
+
+
+class TestGettingAResource:
+    async def test_it_is_asked_for_first_and_attested_for_when_told_so(
+        self, guest: RcarGuest
+    ) -> None:
+        key = guest.tee_key
+        found = httpx.Response(200, json=sealed(key, SECRET))
+        kbs = FakeKbs({GET: [error(401, "AttestationError"), found]})
+        async with session_with(kbs, guest) as session:
+            assert (await session.resource(PATH)).reveal() == SECRET
+            assert (await session.resource(PATH)).reveal() == SECRET
+        assert kbs.paths == [GET, "auth", "attest", GET, GET]
+
+    async def test_three_times_at_most(self, guest: RcarGuest) -> None:
+        kbs = FakeKbs({GET: [error(401, "TokenNotFound", "who are you")]})
+        async with session_with(kbs, guest) as session:
+            with pytest.raises(KbsRefused, match="TokenNotFound: who are you"):
+                await session.resource(PATH)
+        assert kbs.paths == [GET, "auth", "attest"] * 3
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            httpx.Response(401),
+            httpx.Response(401, text="no"),
+            httpx.Response(401, json={"detail": "no"}),
+            httpx.Response(401, json={"type": 5, "detail": "no"}),
+            error(403, "PolicyDeny"),
+            error(404, "PluginInternalError"),
+            httpx.Response(500),
+        ],
+    )
+    async def test_everything_else_stops_it(self, guest: RcarGuest, answer: httpx.Response) -> None:
+        """A 401 too whose body is not that of an error: guests cannot read it."""
+        kbs = answering(get=answer)
+        async with session_with(kbs, guest) as session:
+            with pytest.raises(KbsRefused) as raised:
+                await session.resource(PATH)
+        assert kbs.paths == [GET]
+        assert raised.value.status == answer.status_code
+
+    async def test_a_refused_handshake_ends_it(self, guest: RcarGuest) -> None:
+        kbs = answering(get=error(401, "TokenNotFound"), attest=error(401, "AttestationError"))
+        async with session_with(kbs, guest) as session:
+            with pytest.raises(KbsRefused) as raised:
+                await session.resource(PATH)
+        assert (raised.value.status, raised.value.variant) == (401, "AttestationError")
+        assert kbs.paths == [GET, "auth", "attest"]
+
+    async def test_with_a_token_there_is_neither_cookie_nor_handshake(
+        self, guest: RcarGuest
+    ) -> None:
+        token = Token.parse(jwt({"exp": 1}))  # that is for the KBS to say
+        kbs = answering(get=error(401, "TokenVerifierError"))
+        async with session_with(kbs, guest, token) as session:
+            with pytest.raises(KbsRefused, match="TokenVerifierError"):
+                await session.resource(PATH)
+        (asked,) = kbs.asked
+        assert asked.headers["authorization"] == f"Bearer {jwt({'exp': 1})}"
+        assert "cookie" not in asked.headers
+
+    async def test_a_path_is_sent_as_it_stands(self, guest: RcarGuest) -> None:
+        kbs = answering(get=httpx.Response(200, json=sealed(guest.tee_key)))
+        async with session_with(kbs, guest) as session:
+            await session.get(f"{PATH}?a=b%20c")
+        assert kbs.asked[0].url.raw_path == b"/kbs/v0/resource/default/key/1?a=b%20c"
+
+
+class TestCookies:
+    @staticmethod
+    def setting(cookie: str) -> FakeKbs:
+        challenge = httpx.Response(200, json=CHALLENGE, headers={"set-cookie": cookie})
+        return answering(auth=challenge, get=error(404, "PluginInternalError"))
+
+    async def test_the_sessions_cookie_comes_back(self, guest: RcarGuest) -> None:
+        kbs = self.setting("kbs-session-id=abc; Path=/kbs; HttpOnly; Max-Age=300")
+        async with session_with(kbs, guest) as session:
+            await session.handshake()
+            assert session_id(session) == "abc"
+            assert kbs.asked[1].headers["cookie"] == "kbs-session-id=abc"
+            use_session_id(session, "other")
+            with pytest.raises(KbsRefused):
+                await session.get(str(PATH))
+        assert kbs.asked[2].headers["cookie"] == "kbs-session-id=other"
+
+    @pytest.mark.parametrize(
+        "attributes",
+        ["Path=/other", "Path=/kbs/v1", "Path=/kbs; Secure", "Path=/kbs; Max-Age=0",
+         "Path=/kbs; Domain=example.org"],
+    )  # fmt: skip
+    async def test_a_cookie_for_somewhere_else_does_not(
+        self, guest: RcarGuest, attributes: str
+    ) -> None:
+        kbs = self.setting(f"kbs-session-id=abc; {attributes}")
+        async with session_with(kbs, guest) as session:
+            await session.handshake()
+        assert "cookie" not in kbs.asked[1].headers
+
+
+class TestRefusals:
+    async def test_a_refusal_is_told_in_the_brokers_words(self, guest: RcarGuest) -> None:
+        kbs = answering(auth=error(401, "ProtocolVersion", "KBS Client Protocol Version Mismatch"))
+        async with session_with(kbs, guest) as session:
+            with pytest.raises(KbsRefused) as raised:
+                await session.handshake()
+        refused = raised.value
+        assert str(refused) == (
+            "the KBS answered /auth with 401, ProtocolVersion: KBS Client Protocol Version Mismatch"
+        )
+        assert isinstance(refused, BrokerRefused)
+        assert refused.error_type == f"{ERRORS}ProtocolVersion"
+        assert (refused.variant, refused.has_body) == ("ProtocolVersion", True)
+
+    async def test_it_is_not_told_for_ever(self, guest: RcarGuest) -> None:
+        kbs = answering(auth=error(401, "x" * 9999, "y" * 99_999))
+        async with session_with(kbs, guest) as session:
+            with pytest.raises(KbsRefused) as raised:
+                await session.auth()
+        assert len(str(raised.value)) < 2 * MAX_DETAIL_CHARACTERS + 100
+
+    @pytest.mark.parametrize("status", [301, 302, 307, 308])
+    async def test_redirects_are_not_followed(self, guest: RcarGuest, status: int) -> None:
+        kbs = answering(auth=httpx.Response(status, headers={"location": f"{URL}/kbs/v0/attest"}))
+        async with session_with(kbs, guest) as session:
+            with pytest.raises(KbsRefused) as raised:
+                await session.handshake()
+        assert raised.value.status == status
+        assert kbs.paths == ["auth"]
+
+    @pytest.mark.parametrize("status", [201, 204, 400, 413, 500, 503])
+    async def test_only_200_is_yes(self, guest: RcarGuest, status: int) -> None:
+        kbs = answering(attest=httpx.Response(status, json={"token": jwt({})}))
+        async with session_with(kbs, guest) as session:
+            with pytest.raises(KbsRefused) as raised:
+                await session.handshake()
+        assert (raised.value.status, raised.value.variant) == (status, "")
+
+
+class TestGarbage:
+    @pytest.mark.parametrize(
+        "body",
+        [b"", b"\xff", b"[]", b"{}", b"[" * 100_000, b'{"nonce":5,"extra-params":""}',
+         b'{"nonce":"n"}', b'{"nonce":"n","extra-params":{"selected-hash-algorithm":"sm3"}}'],
+    )  # fmt: skip
+    async def test_challenges(self, guest: RcarGuest, body: bytes) -> None:
+        kbs = answering(auth=httpx.Response(200, content=body))
+        async with session_with(kbs, guest) as session:
+            with pytest.raises(AnswerInvalid):
+                await session.handshake()
+
+    async def test_the_oldest_guests_need_text_beside_the_nonce(self) -> None:
+        challenge = httpx.Response(200, json={"nonce": "n", "extra-params": {}})
+        for version in Version:
+            async with session_with(answering(auth=challenge), sample_guest(version)) as session:
+                if version is Version.V0_1_1:
+                    with pytest.raises(AnswerInvalid, match="extra-params"):
+                        await session.auth()
+                else:
+                    assert (await session.auth()).nonce == "n"
+
+    @pytest.mark.parametrize(
+        "body",
+        [{}, {"token": 5}, {"token": ""}, {"token": "a.b"}, {"token": "a.b.c.d"},
+         {"token": "e30.e30="}, {"token": "e30.W10.c2ln"}, {"token": "e30.e30.?"},
+         {"token": jwt({"exp": "soon"})}, {"token": jwt({"nbf": True})}, []],
+    )  # fmt: skip
+    async def test_tokens(self, guest: RcarGuest, body: Any) -> None:
+        kbs = answering(attest=httpx.Response(200, json=body))
+        async with session_with(kbs, guest) as session:
+            with pytest.raises(AnswerInvalid) as raised:
+                await session.handshake()
+        assert "e30" not in str(raised.value)
+
+    async def test_resources(self, guest: RcarGuest) -> None:
+        kbs = answering(get=httpx.Response(200, content=SECRET))
+        async with session_with(kbs, guest) as session:
+            with pytest.raises(AnswerInvalid) as raised:
+                await session.resource(PATH)
+        assert SECRET[:8].decode() not in repr(raised.value)
+        assert raised.value.__cause__ is None
+
+    @pytest.mark.parametrize("status", [200, 401])
+    async def test_no_end(
+        self, guest: RcarGuest, status: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(rcar_http, "MAX_ANSWER_BYTES", 100)
+        sent = 0
+
+        class Endless(httpx.AsyncByteStream):
+            async def __aiter__(self) -> AsyncIterator[bytes]:
+                nonlocal sent
+                while True:
+                    sent += 1
+                    yield b" " * 10
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            del request
+            return httpx.Response(status, stream=Endless())
+
+        async with session_with(FakeKbs({"auth": [answer]}), guest) as session:
+            with pytest.raises(AnswerInvalid, match="larger than 100 bytes"):
+                await session.auth()
+        assert sent == 11
+
+    async def test_compressed_answers_are_not_unpacked(self, guest: RcarGuest) -> None:
+        """The bound is one of the bytes that come; nobody asked for compression."""
+        headers = {"content-encoding": "gzip"}
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            assert request.headers["accept-encoding"] == "identity"
+            return httpx.Response(200, stream=httpx.ByteStream(b"\x1f\x8b\x08"), headers=headers)
+
+        async with session_with(FakeKbs({"auth": [answer]}), guest) as session:
+            with pytest.raises(AnswerInvalid, match="no JSON"):
+                await session.auth()
+
+
+@asynccontextmanager
+async def served(answer: bytes, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+    """The URL of a server that answers everybody the same bytes and waits for their end."""
+    talks: set[asyncio.Task[None]] = set()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+            while await reader.read(65_536):
+                pass
+        writer.close()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talks.add(asyncio.ensure_future(talk(reader, writer)))
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
+    async with server:
+        scheme = "http" if tls is None else "https"
+        yield f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        await asyncio.gather(*talks)
+
+
+def whole(body: object) -> bytes:
+    """An answer of 200 on the wire."""
+    content = json.dumps(body).encode()
+    return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(content) + content
+
+
+class TestNetwork:
+    async def test_nobody_there(self, guest: RcarGuest) -> None:
+        async with served(b"") as url:
+            pass
+        async with connected(url, guest) as session:
+            with pytest.raises(BrokerUnreachable, match="is it running"):
+                await session.auth()
+
+    @pytest.mark.parametrize("answer", [b"", whole(CHALLENGE)[:-1]])
+    async def test_no_whole_answer_in_time(self, guest: RcarGuest, answer: bytes) -> None:
+        async with (
+            served(answer) as url,
+            connected(url, guest, timeout_seconds=0.2) as session,
+        ):
+            with pytest.raises(BrokerUnreachable, match="too slow"):
+                await session.auth()
+
+    async def test_no_http(self, guest: RcarGuest) -> None:
+        async with served(b"SSH-2.0-OpenSSH_9.2\r\n\r\n") as url, connected(url, guest) as session:
+            with pytest.raises(BrokerUnreachable, match="does not speak HTTP") as raised:
+                await session.auth()
+        assert "SSH" not in str(raised.value)
+
+    async def test_a_proxy_of_the_environment_is_not_asked(
+        self, guest: RcarGuest, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("HTTP_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, "http://127.0.0.1:1")
+        async with served(whole(CHALLENGE)) as url, connected(url, guest) as session:
+            assert (await session.auth()).nonce == CHALLENGE["nonce"]
+
+
+class TestTls:
+    @pytest_asyncio.fixture
+    async def url(self, tmp_path: Path) -> AsyncIterator[str]:
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+        async with served(whole(CHALLENGE), context) as url:
+            yield url
+
+    async def test_who_is_not_trusted_is_told_nothing(self, guest: RcarGuest, url: str) -> None:
+        async with connected(url, guest) as session:
+            with pytest.raises(BrokerRefused, match="name its CA") as raised:
+                await session.auth()
+        assert not isinstance(raised.value, BrokerUnreachable)
+
+    @pytest.mark.parametrize("trust", ["ca", "insecure_no_tls_verification"])
+    async def test_a_ca_is_trusted_or_nobody_is_asked(
+        self, guest: RcarGuest, url: str, trust: str, tmp_path: Path
+    ) -> None:
+        link: dict[str, Any] = {trust: tmp_path / "ca.pem" if trust == "ca" else True}
+        async with connected(url, guest, **link) as session:
+            assert (await session.auth()).nonce == CHALLENGE["nonce"]
+
+    async def test_a_ca_that_cannot_be_used_is_told(self, guest: RcarGuest, tmp_path: Path) -> None:
+        (tmp_path / "ca.pem").write_text("no certificate")
+        for ca in (tmp_path / "ca.pem", tmp_path / "none.pem"):
+            with pytest.raises(ConfigError, match="no CA in PEM"):
+                async with connected("https://127.0.0.1:1", guest, ca=ca):
+                    pass
+
+
+class TestLink:
+    @pytest.mark.parametrize(
+        "url",
+        ["http://127.0.0.1:8080", "http://[::1]:8080", "http://localhost", "https://kbs:8080",
+         "https://10.0.0.1", "https://kbs/"],
+    )  # fmt: skip
+    def test_good(self, url: str) -> None:
+        assert KbsLink(url).url == url
+
+    @pytest.mark.parametrize(
+        ("url", "said"),
+        [
+            ("", "no http"),
+            ("kbs:8080", "no http"),
+            ("ftp://kbs", "no http"),
+            ("https://", "no http"),
+            ("https://kbs/prefix", "no http"),
+            ("https://user:word@kbs", "no http"),
+            ("https://kbs/?a=b", "no http"),
+            ("https://kbs/#a", "behind the port"),
+            ("https://kbs:port", "no http"),
+            ("http://kbs:8080", "whoever is in between"),
+            ("http://0.0.0.0:8080", "whoever is in between"),
+            ("http://localhost.example.org", "whoever is in between"),
+        ],
+    )
+    def test_bad(self, url: str, said: str) -> None:
+        with pytest.raises(ConfigError, match=said) as raised:
+            KbsLink(url)
+        assert "word" not in str(raised.value)
+
+    def test_what_is_insecure_says_so(self) -> None:
+        assert KbsLink("http://kbs", insecure_plain_http=True)
+        ca = Path("ca.pem")
+        with pytest.raises(ConfigError, match="would not be asked"):
+            KbsLink("https://kbs", ca=ca, insecure_no_tls_verification=True)
+        with pytest.raises(ConfigError, match="would not be asked"):
+            KbsLink("http://localhost", ca=ca)
+
+
+class TestToken:
+    async def test_one_that_is_valid_is_kept(self, guest: RcarGuest) -> None:
+        kbs = FakeKbs()
+        async with session_with(kbs, guest) as session:
+            first = await session.token()
+            assert await session.token() is first
+        assert kbs.paths == ["auth", "attest"]
+
+    async def test_one_that_is_of_no_use_is_told(self, guest: RcarGuest) -> None:
+        for claims, said in (({"exp": 1}, "expired"), ({"nbf": 9_999_999_999}, "not valid yet")):
+            kbs = answering(attest=httpx.Response(200, json={"token": jwt(claims)}))
+            async with session_with(kbs, guest) as session:
+                for _ in range(2):
+                    with pytest.raises(AnswerInvalid, match=said):
+                        await session.token()
+            assert kbs.paths == ["auth", "attest"] * 2
+
+    def test_the_tees_key_is_found_in_both_places(self) -> None:
+        claims: dict[str, Any] = {
+            "submods": {
+                "cpu0": {
+                    "ear.veraison.annotated-evidence": {
+                        "runtime_data_claims": {"tee-pubkey": {"kty": "EC"}}
+                    }
+                }
+            },
+            "customized_claims": {"runtime_data": {"tee-pubkey": {"kty": "RSA"}}},
+        }
+        assert Token.parse(jwt(claims)).tee_keys() == ({"kty": "EC"}, {"kty": "RSA"})
+        assert Token.parse(jwt({"submods": 5})).tee_keys() == (None, None)
+
+    def test_it_is_not_shown(self) -> None:
+        text = jwt({"a": "b"})
+        shown = repr(Token.parse(text))
+        for part in text.split("."):
+            assert part not in shown
+
+
+async def test_a_tampered_answer_is_what_is_sent(guest: RcarGuest) -> None:
+    """The helper that other tests rely on."""
+    kbs = FakeKbs()
+
+    def tamper(body: dict[str, Any]) -> None:
+        body["runtime-data"]["nonce"] = "other"
+
+    async with session_with(kbs, guest) as session:
+        await attest(session, tamper)
+    assert json.loads(kbs.asked[1].content)["runtime-data"]["nonce"] == "other"
