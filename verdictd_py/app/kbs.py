@@ -74,7 +74,7 @@ class KbsService:
         tokens = Tokens(_token_key(settings))
         admins = AdminKeys() if settings.kbs_admins is None else read_admins(settings.kbs_admins)
         self._sessions = _sessions(settings)
-        handshakes = Handshakes(
+        self._handshakes = Handshakes(
             appraiser=use_cases.appraiser,
             releaser=use_cases.releaser,
             sessions=self._sessions,
@@ -84,7 +84,7 @@ class KbsService:
         )
         self._listener = KbsListener(
             guests=GuestRoutes(
-                handshakes,
+                self._handshakes,
                 tokens,
                 appraisal_seconds=limits.appraisal,
                 secure=self._tls is not None,

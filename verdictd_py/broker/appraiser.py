@@ -159,9 +159,7 @@ def _check_binding(evidence: Evidence, found: VerifiedEvidence) -> bool:
     """True where the evidence is bound to a channel, False where there is none to bind to."""
     if evidence.binding is None:
         return False
-    spellings = [evidence.binding]
-    if evidence.other_binding is not None:
-        spellings.append(evidence.other_binding)
+    spellings = (evidence.binding, *evidence.other_bindings)
     if not all(spellings) or not any(map(found.report_data.startswith, spellings)):
         measured = found.report_data[: len(evidence.binding)].hex()
         expected = " or ".join(spelling.hex() for spelling in spellings)

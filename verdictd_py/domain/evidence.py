@@ -122,8 +122,8 @@ class Evidence:
         binding: what REPORTDATA must begin with for the evidence to vouch for the
             peer's key, or None where there is no channel to bind to (a raw quote
             judged offline). Evidence without binding never becomes a peer.
-        other_binding: the same in another spelling, where a protocol leaves open in which
-            order its parts are hashed; REPORTDATA may begin with this instead.
+        other_bindings: the same in other spellings, where a protocol leaves open in which
+            order its parts are hashed; REPORTDATA may begin with one of these instead.
         form: how it was carried, for the operator (`rats-tls tag 60000`).
         endorsements: collateral the peer brought along, if any: chosen by the peer.
         event_log: what was measured at boot, if the peer says so: proved by replay only.
@@ -140,7 +140,7 @@ class Evidence:
     event_log: bytes | None = field(default=None, repr=False)
     init_data: InitData | None = field(default=None, repr=False)
     devices: tuple[str, ...] = ()
-    other_binding: bytes | None = field(default=None, repr=False)
+    other_bindings: tuple[bytes, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

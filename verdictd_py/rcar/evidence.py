@@ -49,7 +49,7 @@ def read(answer: Attestation, challenge: Challenge) -> Evidence:
         tee=challenge.tee,
         quote=quote,
         binding=binding,
-        other_binding=next(iter(others), None),
+        other_bindings=tuple(others),
         form=f"rcar {challenge.version}",
         event_log=event_log,
         init_data=answer.init_data,
@@ -105,7 +105,8 @@ def _bindings(answer: Attestation, challenge: Challenge) -> tuple[bytes, ...]:
 
     Version 0.4.0 sorts names as RFC 8785 does. All names here are ASCII and all values are
     text, for which Python's compact JSON with sorted names is exactly that. Older guests
-    were built with either order, of the names in the key too.
+    leave the order to their JSON library, and builds of one release differ: sorted, or as
+    their source names the two, the key in it as it is sent.
     """
     jwk = text_members(answer.jwk)
     if challenge.version is Version.V0_4_0:
@@ -115,8 +116,9 @@ def _bindings(answer: Attestation, challenge: Challenge) -> tuple[bytes, ...]:
             "tee-pubkey": jwk,
         }
         return (_hashed(covered, sort=True),)
-    older = {"nonce": challenge.nonce, "tee-pubkey": jwk}
-    return (_hashed(older, sort=True), _hashed(older, sort=False))
+    older = {"tee-pubkey": jwk, "nonce": challenge.nonce}
+    other = {"nonce": challenge.nonce, "tee-pubkey": jwk}
+    return (_hashed(older, sort=True), _hashed(older, sort=False), _hashed(other, sort=False))
 
 
 def _hashed(covered: Mapping[str, object], *, sort: bool) -> bytes:

@@ -55,9 +55,12 @@ class KbsListener:
         self._limits = limits
         self._tls = tls
         self._server: asyncio.Server | None = None
-        app = web.Application(
-            middlewares=[web.middleware(self._answered)], client_max_size=MAX_BODY_BYTES
-        )
+
+        @web.middleware
+        async def answered(request: web.Request, handler: Handler) -> web.StreamResponse:
+            return await self._answered(request, handler)
+
+        app = web.Application(middlewares=[answered], client_max_size=MAX_BODY_BYTES)
         app.add_routes([*guests.routes(), *admins.routes()])
         app.add_routes(
             [
