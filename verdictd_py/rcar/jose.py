@@ -5,13 +5,14 @@ A token's header never brings, names or chooses the key or the algorithm that ju
 
 from __future__ import annotations
 
+import warnings
 from datetime import datetime
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from joserfc import jwt
-from joserfc.errors import JoseError
+from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jwk import ECKey, OKPKey
 
 from verdictd_py.errors import TokenInvalid
@@ -40,7 +41,10 @@ def verified(token: str, key: PublicKey, *, now: datetime, leeway: int = 0) -> d
     if len(token) > MAX_TOKEN_CHARACTERS:
         raise TokenInvalid("the token is too long")
     try:
-        found = jwt.decode(token, imported(key), algorithms=[_algorithm(key)])  # 1, 2
+        with warnings.catch_warnings():
+            # EdDSA is an older name of Ed25519 (RFC 9864), and the one that tools write.
+            warnings.simplefilter("ignore", SecurityWarning)
+            found = jwt.decode(token, imported(key), algorithms=_algorithms(key))  # 1, 2
     except (JoseError, ValueError, TypeError, KeyError, RecursionError):
         raise TokenInvalid("the token is not signed by a key that is trusted here") from None
     claims = found.claims
@@ -87,8 +91,8 @@ def imported(key: PublicKey) -> ECKey | OKPKey:
     return OKPKey.import_key(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
 
 
-def _algorithm(key: PublicKey) -> str:
-    return "ES256" if isinstance(key, ec.EllipticCurvePublicKey) else "EdDSA"
+def _algorithms(key: PublicKey) -> list[str]:
+    return ["ES256"] if isinstance(key, ec.EllipticCurvePublicKey) else ["EdDSA", "Ed25519"]
 
 
 def judging_key(key: object) -> PublicKey:

@@ -12,7 +12,7 @@ from typing import Final, cast
 from aiohttp import web
 
 from verdictd_py.domain.ports import Events
-from verdictd_py.errors import Overloaded, VerdictdError
+from verdictd_py.errors import Overloaded, SessionMissing, VerdictdError
 from verdictd_py.listeners.attested import Limits
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.kbs import answers, description
@@ -143,8 +143,10 @@ class KbsListener:
         if refusal is None:
             text = report_bug(self._events, error, doing=doing)
             return answers.failed(500, answers.BUG, text)
+        # Guests begin with a request that is answered so: nobody needs to look at it.
+        missing = isinstance(error, SessionMissing)
         self._events.record(
-            "request.failed",
+            "request.unattested" if missing else "request.failed",
             peer=address(request),
             doing=doing,
             code=error.code,
