@@ -243,10 +243,12 @@ async def test_another_broker_takes_no_tokens_of_this_one(tmp_path: Path) -> Non
         guest = tdx_guest(one.platform)
         async with attested(url_of(one), guest) as session:
             token = await session.token()
-        async with running_kbs(tmp_path / "two", platform=one.platform) as two:
-            async with connected(url_of(two), guest, token=token) as session:
-                with pytest.raises(KbsRefused, match="not signed by a key"):
-                    await session.get(str(PATH))
+        async with (
+            running_kbs(tmp_path / "two", platform=one.platform) as two,
+            connected(url_of(two), guest, token=token) as session,
+        ):
+            with pytest.raises(KbsRefused, match="not signed by a key"):
+                await session.get(str(PATH))
 
 
 async def test_the_policy_sees_init_data_that_is_proved(broker: RunningBroker) -> None:
@@ -272,10 +274,11 @@ async def test_devices_that_nobody_verifies_are_for_the_policy_to_accept(
         with pytest.raises(KbsRefused):
             await session.handshake()
     refused = broker.events.named("guest.refused")[-1]
-    assert refused["reasons"] == (
+    told = (
         "unverifiedDevices: there is no verifier for nvidia, "
-        "and the policy does not name it in accept_unverified_devices",
+        "and the policy does not name it in accept_unverified_devices"
     )
+    assert refused["reasons"] == (told,)
     policy = broker.data / "opa" / "tdxPolicy.rego"
     policy.write_text(policy.read_text() + '\naccept_unverified_devices := ["nvidia"]\n')
     async with attested(url_of(broker), guest) as session:
