@@ -12,7 +12,7 @@ from typing import Final, cast
 from aiohttp import web
 
 from verdictd_py.domain.ports import Events
-from verdictd_py.errors import Overloaded, SessionMissing, VerdictdError
+from verdictd_py.errors import GuestRefused, Overloaded, SessionMissing, VerdictdError
 from verdictd_py.listeners.attested import Limits
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.kbs import answers, description
@@ -143,16 +143,17 @@ class KbsListener:
         if refusal is None:
             text = report_bug(self._events, error, doing=doing)
             return answers.failed(500, answers.BUG, text)
-        # Guests begin with a request that is answered so: nobody needs to look at it.
-        missing = isinstance(error, SessionMissing)
-        self._events.record(
-            "request.unattested" if missing else "request.failed",
-            peer=address(request),
-            doing=doing,
-            code=error.code,
-            status=str(refusal.status),
-            reason=str(error),
-        )
+        if not isinstance(error, GuestRefused):  # the appraiser has said so, and why
+            # Guests begin with a request that is answered so: nobody needs to look at it.
+            missing = isinstance(error, SessionMissing)
+            self._events.record(
+                "request.unattested" if missing else "request.failed",
+                peer=address(request),
+                doing=doing,
+                code=error.code,
+                status=str(refusal.status),
+                reason=str(error),
+            )
         refused_admin = is_refused_admin(request, error)
         variant = answers.ADMIN_REFUSED if refused_admin else refusal.variant
         return answers.failed(refusal.status, variant, str(error))

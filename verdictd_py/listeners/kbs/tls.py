@@ -61,7 +61,7 @@ class KbsTls:
             .not_valid_before(now - _BACKDATED)
             .not_valid_after(now + _LIFETIME)
             .add_extension(x509.SubjectAlternativeName(_names(host)), critical=False)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .sign(private, hashes.SHA256())
         )
         pem = made.public_bytes(Encoding.PEM)
