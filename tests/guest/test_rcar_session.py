@@ -24,7 +24,6 @@ from verdictd_py.guest.connection import BrokerRefused, BrokerUnreachable
 from verdictd_py.guest.rcar import RcarGuest, RcarSession
 from verdictd_py.guest.rcar_errors import MAX_DETAIL_CHARACTERS, AnswerInvalid, KbsRefused
 from verdictd_py.guest.rcar_http import KbsLink
-from verdictd_py.guest.rcar_messages import Version
 from verdictd_py.guest.rcar_token import Token
 
 URL = "http://127.0.0.1:8080"
@@ -198,21 +197,13 @@ class TestGarbage:
             with pytest.raises(AnswerInvalid):
                 await session.handshake()
 
-    async def test_the_oldest_guests_need_text_beside_the_nonce(self) -> None:
-        challenge = httpx.Response(200, json={"nonce": "n", "extra-params": {}})
-        for version in Version:
-            async with session_with(answering(auth=challenge), sample_guest(version)) as session:
-                if version is Version.V0_1_1:
-                    with pytest.raises(AnswerInvalid, match="extra-params"):
-                        await session.auth()
-                else:
-                    assert (await session.auth()).nonce == "n"
-
     @pytest.mark.parametrize(
         "body",
         [{}, {"token": 5}, {"token": ""}, {"token": "a.b"}, {"token": "a.b.c.d"},
          {"token": "e30.e30="}, {"token": "e30.W10.c2ln"}, {"token": "e30.e30.?"},
-         {"token": jwt({"exp": "soon"})}, {"token": jwt({"nbf": True})}, []],
+         {"token": jwt({"exp": "soon"})}, {"token": jwt({"nbf": True})},
+         {"token": jwt({"iat": None})}, {"token": jwt({"nonce": {}})},
+         {"token": jwt({"aud": [5]})}, []],
     )  # fmt: skip
     async def test_tokens(self, guest: RcarGuest, body: Any) -> None:
         kbs = answering(attest=httpx.Response(200, json=body))
@@ -428,6 +419,10 @@ class TestToken:
         }
         assert Token.parse(jwt(claims)).tee_keys() == ({"kty": "EC"}, {"kty": "RSA"})
         assert Token.parse(jwt({"submods": 5})).tee_keys() == (None, None)
+
+    def test_claims_of_their_types_are_read(self) -> None:
+        claims: dict[str, Any] = {"exp": 1.5, "iat": 1, "iss": None, "aud": ["a"], "other": [{}]}
+        assert Token.parse(jwt(claims)).claims == claims
 
     def test_it_is_not_shown(self) -> None:
         text = jwt({"a": "b"})

@@ -57,6 +57,7 @@ class RcarGuest:
         init_data: the text of its init-data file; None for none.
         additional: evidence of its devices.
         order: of the JSON that versions before 0.4.0 measure.
+        offer_hashes: whether `auth` names hash algorithms.
     """
 
     evidence: Evidence
@@ -65,6 +66,7 @@ class RcarGuest:
     init_data: str | None = None
     additional: AdditionalEvidence = no_devices
     order: MemberOrder = MemberOrder.SORTED
+    offer_hashes: bool = True
     tee_key: TeeKey = field(init=False)
 
     def __post_init__(self) -> None:
@@ -133,14 +135,11 @@ class RcarSession:
             BrokerRefused: no answer that guests can read.
         """
         guest = self._guest
-        answer = await self._post("/auth", auth_request(guest.version, guest.evidence.tee))
+        request = auth_request(guest.version, guest.evidence.tee, offer_hashes=guest.offer_hashes)
+        answer = await self._post("/auth", request)
         nonce = text_of(answer, "nonce", "the challenge")
         if "extra-params" not in answer:  # guests' decoders need it
             raise AnswerInvalid("the challenge lacks 'extra-params'")
-        if guest.version is Version.V0_1_1:
-            text_of(answer, "extra-params", "the challenge")
-        if guest.version is not Version.V0_4_0:
-            return Challenge(nonce)
         try:
             return Challenge(nonce, selected_algorithm(answer["extra-params"]))
         except ValueError as error:

@@ -159,7 +159,7 @@ def _unwrap_ec(private: ec.EllipticCurvePrivateKey, epk: object, encrypted_key: 
     """ECDH-ES with Concat KDF, then AES-256 key wrap (RFC 7518, 4.6 and appendix C)."""
     if not isinstance(epk, dict):
         raise AnswerInvalid("the answer's header has no epk")
-    if epk.get("kty") != "EC" or epk.get("crv") != _NAMES[private.curve.name]:
+    if epk.get("kty", "EC") != "EC" or epk.get("crv") != _NAMES[private.curve.name]:
         raise AnswerInvalid("the answer's epk is on another curve than this guest's key")
     x, y = (_coordinate(epk, name, private.curve) for name in ("x", "y"))
     try:
