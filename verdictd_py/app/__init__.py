@@ -34,7 +34,7 @@ from verdictd_py.listeners.identity import RenewedIdentity
 from verdictd_py.listeners.keyprovider import KeyProviderService
 from verdictd_py.observability.audit import AuditTrail
 from verdictd_py.observability.log import LogEvents
-from verdictd_py.policy.appraisal import RegoAppraisalPolicy, unpinned
+from verdictd_py.policy.appraisal import OpenMeasurements, RegoAppraisalPolicy, unpinned
 from verdictd_py.policy.release import RegoReleasePolicy
 from verdictd_py.policy.sandbox import PolicySandbox
 from verdictd_py.policy.sets import DocumentsWithSets
@@ -136,6 +136,7 @@ class Daemon:
         resources = DirectoryResourceStore(directory, events=events)
         self._policies = DirectoryDocumentStore(directory)
         self._deciding = DocumentsWithSets(self._policies, clock)
+        self._open = OpenMeasurements(self._deciding)
         self._release = RegoReleasePolicy(self._policies)
         self._history = History()
         appraiser = build_appraiser(
@@ -197,7 +198,7 @@ class Daemon:
                 kbs,
                 settings,
                 unsafe,
-                UseCases(appraiser, releaser, self._administration, self._unpinned),
+                UseCases(appraiser, releaser, self._administration, self._open.of),
                 clock=clock,
                 events=events,
                 limits=_limits(settings),
@@ -276,15 +277,9 @@ class Daemon:
         """
         open_ones: list[str] = []
         for tee in self._verifiers:
-            open_ones += [f"{tee} {name}" for name in await self._unpinned(tee)]
+            open_ones += [f"{tee} {name}" for name in await self._open.of(tee)]
         await self._client_api.set_ready(PINNED, ready=not open_ones)
         return tuple(open_ones)
-
-    async def _unpinned(self, tee: Tee) -> tuple[str, ...]:
-        """Measurements of a TEE that have no reference values."""
-        with suppress(NotFound, StorageError, PolicyInvalid):  # then nobody comes in at all
-            return unpinned((await self._deciding.documents(tee)).data, tee)
-        return ()
 
     async def _keep_readiness(self) -> None:
         """For ever: files edited by hand count too, and sets expire."""
@@ -300,6 +295,7 @@ class Daemon:
             listen=str(self.listen),
             client_api=str(self.client_api),
             keyprovider_api="" if self.keyprovider_api is None else str(self.keyprovider_api),
+            kbs_http=self.kbs_url or "",
             data_dir=str(self._settings.data_dir),
             verifiers=self._verifiers.names,
             attester=self._settings.attester,

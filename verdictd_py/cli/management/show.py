@@ -225,6 +225,7 @@ def status(found: Any) -> Shown:  # noqa: ANN401  # as above
         ("guests", found.listen),
         ("client API", found.client_api),
         ("key provider", found.keyprovider_api or "on the client API"),
+        ("HTTP guests", found.kbs_http or "not served"),
         ("data directory", found.data_dir),
         ("verifiers", ", ".join(found.verifiers)),
         ("attester", found.attester),
