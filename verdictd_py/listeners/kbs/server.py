@@ -12,7 +12,13 @@ from typing import Final, cast
 from aiohttp import web
 
 from verdictd_py.domain.ports import Events
-from verdictd_py.errors import GuestRefused, Overloaded, SessionMissing, VerdictdError
+from verdictd_py.errors import (
+    CollateralUnavailable,
+    GuestRefused,
+    Overloaded,
+    SessionMissing,
+    VerdictdError,
+)
 from verdictd_py.listeners.attested import Limits
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.kbs import answers, description
@@ -156,7 +162,8 @@ class KbsListener:
             )
         refused_admin = is_refused_admin(request, error)
         variant = answers.ADMIN_REFUSED if refused_admin else refusal.variant
-        return answers.failed(refusal.status, variant, str(error))
+        detail = error.told if isinstance(error, CollateralUnavailable) else str(error)
+        return answers.failed(refusal.status, variant, detail)
 
 
 class _Refused(asyncio.Protocol):
