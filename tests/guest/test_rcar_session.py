@@ -257,17 +257,22 @@ class TestGarbage:
 
 
 @asynccontextmanager
-async def served(answer: bytes, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+async def served(
+    answer: bytes, tls: ssl.SSLContext | None = None, *, unasked: bool = False
+) -> AsyncIterator[str]:
     """The URL of a server that answers everybody the same bytes and waits for their end."""
     talks: set[asyncio.Task[None]] = set()
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(asyncio.IncompleteReadError, ConnectionError):
-            await reader.readuntil(b"\r\n\r\n")
+            if not unasked:
+                await reader.readuntil(b"\r\n\r\n")
             writer.write(answer)
             while await reader.read(65_536):
                 pass
         writer.close()
+        with suppress(ConnectionError, ssl.SSLError):
+            await writer.wait_closed()
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         talks.add(asyncio.ensure_future(talk(reader, writer)))
@@ -332,6 +337,14 @@ class TestTls:
             with pytest.raises(BrokerRefused, match="name its CA") as raised:
                 await session.auth()
         assert not isinstance(raised.value, BrokerUnreachable)
+
+    async def test_a_port_without_tls_is_told(self, guest: RcarGuest) -> None:
+        async with (
+            served(b"HTTP/1.1 400 Bad Request\r\n\r\n", unasked=True) as url,
+            connected(url.replace("http:", "https:"), guest) as session,
+        ):
+            with pytest.raises(BrokerRefused, match="speaks no TLS"):
+                await session.auth()
 
     @pytest.mark.parametrize("trust", ["ca", "insecure_no_tls_verification"])
     async def test_a_ca_is_trusted_or_nobody_is_asked(
