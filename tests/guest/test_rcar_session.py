@@ -15,7 +15,16 @@ import pytest
 import pytest_asyncio
 import trustme
 
-from tests.guest.fake import CHALLENGE, ERRORS, SECRET, FakeKbs, error, jwt, sealed
+from tests.guest.fake import (
+    CHALLENGE,
+    ERRORS,
+    SECRET,
+    FakeKbs,
+    error,
+    jwt,
+    sealed,
+    sealed_as_before_0_2_0,
+)
 from tests.guest.support import attest, connected, sample_guest, session_id, use_session_id
 from verdictd_py.domain.names import ResourcePath
 from verdictd_py.errors import ConfigError
@@ -24,6 +33,8 @@ from verdictd_py.guest.connection import BrokerRefused, BrokerUnreachable
 from verdictd_py.guest.rcar import RcarGuest, RcarSession
 from verdictd_py.guest.rcar_errors import MAX_DETAIL_CHARACTERS, AnswerInvalid, KbsRefused
 from verdictd_py.guest.rcar_http import KbsLink
+from verdictd_py.guest.rcar_keys import TeeKeyKind
+from verdictd_py.guest.rcar_messages import Version
 from verdictd_py.guest.rcar_token import Token
 
 URL = "http://127.0.0.1:8080"
@@ -59,6 +70,17 @@ class TestGettingAResource:
             assert (await session.resource(PATH)).reveal() == SECRET
             assert (await session.resource(PATH)).reveal() == SECRET
         assert kbs.paths == [GET, "auth", "attest", GET, GET]
+
+    async def test_the_answers_form_is_that_of_the_version(self) -> None:
+        for version, seal in (
+            (Version.V0_1_1, sealed_as_before_0_2_0),
+            (Version.V0_2_0, sealed),
+            (Version.V0_4_0, sealed),
+        ):
+            guest = sample_guest(version, TeeKeyKind.RSA)
+            kbs = answering(get=httpx.Response(200, json=seal(guest.tee_key)))
+            async with session_with(kbs, guest) as session:
+                assert (await session.resource(PATH)).reveal() == SECRET
 
     async def test_three_times_at_most(self, guest: RcarGuest) -> None:
         kbs = FakeKbs({GET: [error(401, "TokenNotFound", "who are you")]})
