@@ -32,9 +32,9 @@ def sealed(key: TeeKey, secret: bytes = SECRET, protected: str = "") -> dict[str
     return dict(zip(names, token.serialize(compact=True).split("."), strict=True))
 
 
-def sealed_as_before_0_2_0(key: TeeKey, **changes: str) -> dict[str, Any]:
+def sealed_as_before_0_2_0(key: TeeKey, key_bytes: int = 32, **changes: str) -> dict[str, Any]:
     """By hand: wire-rcar.md, "Versions", 0.1.1."""
-    content_key, iv = os.urandom(32), os.urandom(12)
+    content_key, iv = os.urandom(key_bytes), os.urandom(12)
     public = load_pem_private_key(key.to_pem().reveal(), None).public_key()
     encrypted = public.encrypt(content_key, padding.PKCS1v15())  # type: ignore[union-attr]
     return {

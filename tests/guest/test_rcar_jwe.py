@@ -72,6 +72,14 @@ def test_the_oldest_form_needs_its_tag_to_be_there_and_empty() -> None:
         opened(answer, key, Version.V0_1_1)
 
 
+@pytest.mark.parametrize("size", [16, 24])
+def test_a_content_key_of_another_size_is_none(size: int) -> None:
+    """AES-GCM would take it, and the header says A256GCM."""
+    key = TeeKey.new(TeeKeyKind.RSA, Version.V0_1_1)
+    with pytest.raises(AnswerInvalid, match="content key"):
+        opened(sealed_as_before_0_2_0(key, size), key, Version.V0_1_1)
+
+
 @pytest.mark.parametrize(
     "protected",
     [
