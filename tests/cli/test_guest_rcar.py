@@ -15,7 +15,7 @@ from jwcrypto import jwk
 from tests.cli.command import Ended, run_here
 from tests.guest.stand_in import StandIn, quote_in, standing_in
 from verdictd_py.cli.guest.tokens import read_token
-from verdictd_py.guest.rcar_messages import Version, init_data_digest
+from verdictd_py.guest.rcar.messages import Version, init_data_digest
 
 KEK = bytes(range(32))
 LAYER = b'{"symkey":"of a layer"}'

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from jwcrypto import jwe, jwk
 
-from verdictd_py.guest.rcar_errors import to_base64url
-from verdictd_py.guest.rcar_keys import TeeKey
+from verdictd_py.guest.rcar.errors import to_base64url
+from verdictd_py.guest.rcar.keys import TeeKey
 
 ERRORS = "https://github.com/confidential-containers/kbs/errors/"
 SECRET = b"the key of a layer \x00\xff"

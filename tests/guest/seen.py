@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from verdictd_py.guest.rcar_messages import JsonObject, Version
+from verdictd_py.guest.rcar.messages import JsonObject, Version
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from tests.guest.fake import SECRET, sealed, sealed_as_before_0_2_0
 from verdictd_py.domain.evidence import JsonValue
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError
-from verdictd_py.guest.rcar_errors import AnswerInvalid, to_base64url
-from verdictd_py.guest.rcar_jwe import associated_data, open_answer
-from verdictd_py.guest.rcar_keys import RSA1_5, RSA_OAEP_256, TeeKey, TeeKeyKind
-from verdictd_py.guest.rcar_messages import Version
+from verdictd_py.guest.rcar.errors import AnswerInvalid, to_base64url
+from verdictd_py.guest.rcar.jwe import associated_data, open_answer
+from verdictd_py.guest.rcar.keys import RSA1_5, RSA_OAEP_256, TeeKey, TeeKeyKind
+from verdictd_py.guest.rcar.messages import Version
 
 NEWER = (Version.V0_2_0, Version.V0_4_0)
 

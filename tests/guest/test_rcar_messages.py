@@ -9,8 +9,8 @@ import pytest
 
 from tests.guest.seen import SEEN, Seen
 from verdictd_py.errors import ConfigError
-from verdictd_py.guest.rcar_evidence import SampleEvidence, no_devices, sample_device
-from verdictd_py.guest.rcar_messages import (
+from verdictd_py.guest.rcar.evidence import SampleEvidence, no_devices, sample_device
+from verdictd_py.guest.rcar.messages import (
     Challenge,
     JsonObject,
     MemberOrder,

@@ -28,14 +28,14 @@ from tests.guest.fake import (
 from tests.guest.support import attest, connected, sample_guest, session_id, use_session_id
 from verdictd_py.domain.names import ResourcePath
 from verdictd_py.errors import ConfigError
-from verdictd_py.guest import rcar_http
 from verdictd_py.guest.connection import BrokerRefused, BrokerUnreachable
-from verdictd_py.guest.rcar import RcarGuest, RcarSession
-from verdictd_py.guest.rcar_errors import MAX_DETAIL_CHARACTERS, AnswerInvalid, KbsRefused
-from verdictd_py.guest.rcar_http import KbsLink
-from verdictd_py.guest.rcar_keys import TeeKeyKind
-from verdictd_py.guest.rcar_messages import Version
-from verdictd_py.guest.rcar_token import Token
+from verdictd_py.guest.rcar import http
+from verdictd_py.guest.rcar.errors import MAX_DETAIL_CHARACTERS, AnswerInvalid, KbsRefused
+from verdictd_py.guest.rcar.http import KbsLink
+from verdictd_py.guest.rcar.keys import TeeKeyKind
+from verdictd_py.guest.rcar.messages import Version
+from verdictd_py.guest.rcar.session import RcarGuest, RcarSession
+from verdictd_py.guest.rcar.token import Token
 
 URL = "http://127.0.0.1:8080"
 PATH = ResourcePath.parse("default/key/1")
@@ -246,7 +246,7 @@ class TestGarbage:
     async def test_no_end(
         self, guest: RcarGuest, status: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(rcar_http, "MAX_ANSWER_BYTES", 100)
+        monkeypatch.setattr(http, "MAX_ANSWER_BYTES", 100)
         sent = 0
 
         class Endless(httpx.AsyncByteStream):

@@ -29,9 +29,8 @@ from tests.guest.support import (
     with_nonce,
     with_quote,
 )
-from verdictd_py.guest.rcar import RcarGuest
-from verdictd_py.guest.rcar_keys import TeeKey, TeeKeyKind
-from verdictd_py.guest.rcar_messages import (
+from verdictd_py.guest.rcar.keys import TeeKey, TeeKeyKind
+from verdictd_py.guest.rcar.messages import (
     Challenge,
     JsonObject,
     Version,
@@ -39,7 +38,8 @@ from verdictd_py.guest.rcar_messages import (
     report_data,
     runtime_digest,
 )
-from verdictd_py.guest.rcar_token import Token
+from verdictd_py.guest.rcar.session import RcarGuest
+from verdictd_py.guest.rcar.token import Token
 from verdictd_py.simulator import SimulatedPlatform
 
 INIT_DATA = 'version = "0.1.0"\nalgorithm = "sha256"\n'

@@ -19,9 +19,9 @@ from verdictd_py.domain.wrapping import Algorithm
 from verdictd_py.errors import ConfigError, DecryptionFailed, RequestError
 from verdictd_py.guest.agent import Failure, grpc_answer
 from verdictd_py.guest.connection import BrokerRefused, BrokerUnreachable
-from verdictd_py.guest.rcar import RcarGuest
-from verdictd_py.guest.rcar_errors import AnswerInvalid, KbsRefused, refusal
-from verdictd_py.guest.unwrap import LayerKeys, path_of, unwrapped
+from verdictd_py.guest.rcar.errors import AnswerInvalid, KbsRefused, refusal
+from verdictd_py.guest.rcar.session import RcarGuest
+from verdictd_py.guest.rcar.unwrap import LayerKeys, path_of, unwrapped
 
 KEY = bytes(range(32))
 IV = bytes(12)

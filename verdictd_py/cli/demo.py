@@ -31,9 +31,9 @@ from verdictd_py.guest.attesters import (
     simulated_platform,
 )
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
-from verdictd_py.guest.rcar import RcarGuest, RcarSession
-from verdictd_py.guest.rcar_evidence import TdxEvidence
-from verdictd_py.guest.rcar_http import KbsLink
+from verdictd_py.guest.rcar.evidence import TdxEvidence
+from verdictd_py.guest.rcar.http import KbsLink
+from verdictd_py.guest.rcar.session import RcarGuest, RcarSession
 from verdictd_py.keyprovider.packet import AnnotationPacket
 from verdictd_py.ratstls.issue import Form
 from verdictd_py.simulator import Flaw, SimulatedPlatform, TdMeasurements

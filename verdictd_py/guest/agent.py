@@ -19,7 +19,7 @@ from verdictd_py._generated import keyprovider_pb2_grpc as services
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError, DecryptionFailed, RequestError
 from verdictd_py.guest.connection import BrokerRefused, BrokerUnreachable
-from verdictd_py.guest.rcar_errors import KbsRefused
+from verdictd_py.guest.rcar.errors import KbsRefused
 from verdictd_py.keyprovider import protocol
 from verdictd_py.keyprovider.packet import AnnotationPacket, PacketForm
 

@@ -8,8 +8,8 @@ from typing import Final
 
 from verdictd_py.cli.parsing import Parser
 from verdictd_py.errors import ConfigError
-from verdictd_py.guest.rcar_keys import TeeKeyKind
-from verdictd_py.guest.rcar_messages import Version
+from verdictd_py.guest.rcar.keys import TeeKeyKind
+from verdictd_py.guest.rcar.messages import Version
 from verdictd_py.ratstls.issue import Form
 
 DEFAULT_PLATFORM: Final = Path("~/.local/state/verdictd-py/simulated-platform")

@@ -22,19 +22,19 @@ from verdictd_py.errors import ConfigError, DecryptionFailed, EvidenceFormat
 from verdictd_py.guest.agent import Unwraps
 from verdictd_py.guest.attesters import SimulatedAttester, TsmAttester, simulated_platform
 from verdictd_py.guest.connection import BrokerRefused, BrokerUnreachable
-from verdictd_py.guest.rcar import RcarGuest, RcarSession
-from verdictd_py.guest.rcar_evidence import (
+from verdictd_py.guest.rcar.evidence import (
     Evidence,
     NoEvidence,
     SampleEvidence,
     TdxEvidence,
     measured,
 )
-from verdictd_py.guest.rcar_http import KbsLink, loopback
-from verdictd_py.guest.rcar_keys import TeeKey, TeeKeyKind
-from verdictd_py.guest.rcar_messages import MAX_INIT_DATA_BYTES, Version
-from verdictd_py.guest.rcar_token import Token
-from verdictd_py.guest.unwrap import LayerKeys, path_of
+from verdictd_py.guest.rcar.http import KbsLink, loopback
+from verdictd_py.guest.rcar.keys import TeeKey, TeeKeyKind
+from verdictd_py.guest.rcar.messages import MAX_INIT_DATA_BYTES, Version
+from verdictd_py.guest.rcar.session import RcarGuest, RcarSession
+from verdictd_py.guest.rcar.token import Token
+from verdictd_py.guest.rcar.unwrap import LayerKeys, path_of
 from verdictd_py.simulator import TdMeasurements
 
 Ask = Callable[[RcarSession], Awaitable[SecretBytes]]

@@ -13,9 +13,9 @@ from typing import Final
 
 from verdictd_py.errors import ConfigError
 from verdictd_py.guest.connection import BrokerRefused
-from verdictd_py.guest.rcar_keys import TeeKey
-from verdictd_py.guest.rcar_messages import Version
-from verdictd_py.guest.rcar_token import Token
+from verdictd_py.guest.rcar.keys import TeeKey
+from verdictd_py.guest.rcar.messages import Version
+from verdictd_py.guest.rcar.token import Token
 
 MAX_TOKEN_FILE_BYTES: Final = 1024 * 1024
 """Real ones take some 10 KiB; a token with a whole event log in it, some hundred."""

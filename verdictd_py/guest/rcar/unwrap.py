@@ -15,7 +15,7 @@ from verdictd_py.domain.names import ResourcePath
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.domain.wrapping import Algorithm, key_named
 from verdictd_py.errors import DecryptionFailed, RequestError
-from verdictd_py.guest.rcar import RcarSession
+from verdictd_py.guest.rcar.session import RcarSession
 
 _NO_CTR: Final = (
     "the packet says A256CTR, which does not show whether somebody changed the layer key; allow "

@@ -18,18 +18,18 @@ import httpx
 from verdictd_py.domain.evidence import JsonValue
 from verdictd_py.domain.names import ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
-from verdictd_py.guest.rcar_errors import (
+from verdictd_py.guest.rcar.errors import (
     AnswerInvalid,
     KbsRefused,
     read_object,
     refusal,
     text_of,
 )
-from verdictd_py.guest.rcar_evidence import AdditionalEvidence, Evidence, no_devices
-from verdictd_py.guest.rcar_http import KbsLink, exchange
-from verdictd_py.guest.rcar_jwe import open_answer
-from verdictd_py.guest.rcar_keys import TeeKey, TeeKeyKind
-from verdictd_py.guest.rcar_messages import (
+from verdictd_py.guest.rcar.evidence import AdditionalEvidence, Evidence, no_devices
+from verdictd_py.guest.rcar.http import KbsLink, exchange
+from verdictd_py.guest.rcar.jwe import open_answer
+from verdictd_py.guest.rcar.keys import TeeKey, TeeKeyKind
+from verdictd_py.guest.rcar.messages import (
     Challenge,
     JsonObject,
     MemberOrder,
@@ -40,7 +40,7 @@ from verdictd_py.guest.rcar_messages import (
     runtime_digest,
     selected_algorithm,
 )
-from verdictd_py.guest.rcar_token import Token
+from verdictd_py.guest.rcar.token import Token
 
 MAX_ATTEMPTS: Final = 3
 """To get one resource (kbs_protocol/src/client/mod.rs, KBS_GET_RESOURCE_MAX_ATTEMPT)."""

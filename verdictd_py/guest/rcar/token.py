@@ -13,8 +13,8 @@ from typing import Final, Self
 
 from verdictd_py.domain.evidence import JsonValue
 from verdictd_py.domain.secrets import SecretBytes
-from verdictd_py.guest.rcar_errors import AnswerInvalid, from_base64url, read_object
-from verdictd_py.guest.rcar_messages import JsonObject
+from verdictd_py.guest.rcar.errors import AnswerInvalid, from_base64url, read_object
+from verdictd_py.guest.rcar.messages import JsonObject
 
 _WHAT: Final = "the token"
 

@@ -13,8 +13,8 @@ import httpx
 
 from verdictd_py.errors import ConfigError
 from verdictd_py.guest.connection import BrokerRefused, BrokerUnreachable
-from verdictd_py.guest.rcar_errors import AnswerInvalid
-from verdictd_py.guest.rcar_messages import JsonObject
+from verdictd_py.guest.rcar.errors import AnswerInvalid
+from verdictd_py.guest.rcar.messages import JsonObject
 
 PREFIX: Final = "/kbs/v0"
 

@@ -15,7 +15,7 @@ from verdictd_py.domain.encoding import encode_base64
 from verdictd_py.domain.evidence import JsonValue
 from verdictd_py.errors import ConfigError
 from verdictd_py.guest.attesters import Attester
-from verdictd_py.guest.rcar_messages import canonical, init_data_digest, report_data
+from verdictd_py.guest.rcar.messages import canonical, init_data_digest, report_data
 from verdictd_py.simulator import TdMeasurements
 
 AdditionalEvidence = Callable[[bytes], str]

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.errors import ConfigError
-from verdictd_py.guest.rcar_errors import AnswerInvalid, from_base64url, text_of, to_base64url
-from verdictd_py.guest.rcar_messages import JsonObject, Version
+from verdictd_py.guest.rcar.errors import AnswerInvalid, from_base64url, text_of, to_base64url
+from verdictd_py.guest.rcar.messages import JsonObject, Version
 
 ECDH_ES_A256KW: Final = "ECDH-ES+A256KW"
 RSA_OAEP_256: Final = "RSA-OAEP-256"
