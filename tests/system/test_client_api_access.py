@@ -21,7 +21,7 @@ from tests.system.certificates import Certificates
 from tests.system.keyprovider_client import LAYER, KeyProviderClient, unwrap_input, wrap_input
 from verdictd_py import app
 from verdictd_py.errors import ConfigError
-from verdictd_py.listeners import callers
+from verdictd_py.listeners import loopback
 from verdictd_py.simulator import SimulatedPlatform
 
 NOBODY = 65534
@@ -230,7 +230,9 @@ class TestLoopback:
     ) -> None:
         table = tmp_path / "table"
         os.mkfifo(table)  # whoever reads it waits until somebody writes
-        monkeypatch.setattr(callers, "_TABLES", (table,))
+        monkeypatch.setattr(loopback, "_ask", lambda client, server: None)
+        monkeypatch.setattr(loopback, "_TABLES", (table,))
+        monkeypatch.setattr(loopback, "LOOKS", 1)
         async with running_broker(tmp_path, platform) as broker, client_of(broker) as client:
             call = asyncio.create_task(client.wrap(KID))
             async with broker.guest() as guest:

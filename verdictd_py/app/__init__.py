@@ -217,7 +217,7 @@ class Daemon:
 
     async def _register(self) -> None:
         """Puts the services on the two gRPC servers, which are bound and not started."""
-        rules, events = replace(self._rules, port=self.client_api.port), self._events
+        rules, events = replace(self._rules, listener=self.client_api), self._events
         server = self._client_api.server
         self._keyprovider(rules).register(server)
         management.register(server, self._administration, rules, events)
@@ -228,7 +228,7 @@ class Daemon:
             _names(keyprovider_pb2) + _names(clientapi_pb2) + _names(verdictd_v1_pb2)
         )
         if self.keyprovider_api is not None:
-            rules = replace(self._rules, port=self.keyprovider_api.port)
+            rules = replace(self._rules, listener=self.keyprovider_api)
             self._keyprovider(rules).register(self._keyprovider_api.server)
             await self._keyprovider_api.describe(_names(keyprovider_pb2))
 
