@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point: 0 done, 1 refused, 2 wrong command line, 3 no broker to be had."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
+    if any(not _is_text(argument) for argument in arguments):
+        parser.error("the command line is not UTF-8 text")
     if not arguments:
         parser.print_help()
         return EXIT_OK
@@ -171,6 +173,11 @@ class _Word(Parser):
     def __init__(self, prog: str, description: str = "", **more: object) -> None:
         del more
         super().__init__(prog, description)
+
+
+def _is_text(argument: str) -> bool:
+    """Python hands other bytes on as halves of surrogate pairs, which no message can hold."""
+    return not any("\ud800" <= character <= "\udfff" for character in argument)
 
 
 def _dest(option: str) -> str:
