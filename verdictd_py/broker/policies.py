@@ -17,9 +17,9 @@ from verdictd_py.broker.history import History, Judgement
 from verdictd_py.broker.pinning import Change
 from verdictd_py.domain import referencesets
 from verdictd_py.domain.callers import Caller, Right
-from verdictd_py.domain.encoding import decode_object, shown
+from verdictd_py.domain.encoding import decode_object
 from verdictd_py.domain.evidence import JsonValue, Tee
-from verdictd_py.domain.names import Name
+from verdictd_py.domain.names import REFERENCE_SETS, RELEASE_DATA, RELEASE_POLICIES, Name
 from verdictd_py.domain.ports import (
     DocumentStore,
     Events,
@@ -34,6 +34,10 @@ MAX_CLAIMS_BYTES: Final = 1024 * 1024
 
 _ANY_POLICY: Final = "package policy\n\ndefault allow = false\n"
 """Reference data of no policy that is known is checked for what it may not contain."""
+
+
+_DATA: Final = frozenset({REFERENCE_SETS, RELEASE_DATA, RELEASE_POLICIES})
+"""No policy has one of these names; the broker would find it where it reads JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +147,7 @@ class PolicyAdministrator:
             NotAuthorized, RequestError, NotFound, StorageError: see `DocumentStore.get`.
         """
         caller.require(Right.MANAGE)
-        kind = _tee(tee)
+        kind = referencesets.tee_named(tee)
         name = self._documents.reference_name(kind)
         text = await self._documents.get(name)
         return name, text, pinning.unpinned(kind, _reference(text))
@@ -201,12 +205,8 @@ class PolicyAdministrator:
     async def _pin(
         self, caller: Caller, which: str, fields: Sequence[str]
     ) -> tuple[Pin, dict[str, JsonValue]]:
-        if not which:
-            raise RequestError("say which guest: only one that is named by its id can be pinned")
-        judgement = self._history.find(caller, which)
-        if judgement.not_pinnable or judgement.tee is None:
-            raise RequestError(f"this guest cannot be pinned: {judgement.not_pinnable}")
-        name = self._documents.reference_name(judgement.tee)
+        judgement, tee = self._history.pinnable(caller, which)
+        name = self._documents.reference_name(tee)
         text = await self._documents.get(name)
         reference = _reference(text)
         changes = pinning.changes(judgement, reference, fields)
@@ -247,6 +247,8 @@ class PolicyAdministrator:
         """A policy is never stored as reference data, nor the reverse."""
         if not policy and str(name).endswith(".rego"):
             raise RequestError(f"{name} holds a policy; set it as that")
+        if policy and name in _DATA:
+            raise RequestError(f"{name} holds data; set it as reference data")
         if tee is None:
             return
         other = self._documents.reference_name(tee) if policy else self._documents.policy_name(tee)
@@ -267,13 +269,6 @@ class PolicyAdministrator:
             name=str(name),
             sha256=hashlib.sha256(text.encode()).hexdigest(),
         )
-
-
-def _tee(text: str) -> Tee:
-    try:
-        return Tee(text)
-    except ValueError:
-        raise RequestError(f"{shown(text)} is no kind of TEE; write tdx or sgx") from None
 
 
 def _name(text: str) -> Name:

@@ -54,7 +54,11 @@ class Shown:
             stream = sys.stderr if on_error else sys.stdout
             width = None if stream.isatty() else _WIDE
             text = cell(str(self.data)) if self.text is None else self.text
-            Console(file=stream, width=width, highlight=False, soft_wrap=False).print(text)
+            console = Console(file=stream, width=width, highlight=False, soft_wrap=False)
+            with console.capture() as captured:
+                console.print(text)
+            lines = captured.get().splitlines()  # rich pads the last column
+            print("\n".join(line.rstrip() for line in lines), file=stream)
 
 
 def content(name: str, value: bytes) -> Shown:
