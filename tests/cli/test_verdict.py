@@ -7,6 +7,7 @@ import base64
 import json
 import subprocess
 from collections.abc import AsyncIterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -264,19 +265,49 @@ async def test_policies_and_reference_data_have_commands_of_their_own(
     assert "holds a policy" in ended.complaint(1, "verdict-py")
 
 
-def test_completion_is_a_script_that_bash_can_read() -> None:
+# What bash does when the last word is to be completed.
+COMPLETING = """
+eval "$(cat)"
+COMP_WORDS=(verdict-py "$@")
+COMP_CWORD=$#
+$(complete -p verdict-py | sed 's/.* -F \\([^ ]*\\) .*/\\1/')
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        (("ref",), ["reference"]),
+        (("reference", "pi"), ["pin"]),
+        (("reference", "pin", "--f"), ["--from", "--field"]),
+        (("guest", "list", "acc"), ["accepted"]),
+        (("-c", "127.0.0.1:1", "key", "li"), ["list"]),
+        (("--set-o",), ["--set-opa-policy", "--set-opa-reference"]),
+        (("policy", "set", "x", "/etc/pass"), ["/etc/passwd"]),
+        (("--import-gpg-key", "/etc/pass"), ["/etc/passwd"]),
+    ],
+    ids=" ".join,
+)
+def test_bash_completes(words: tuple[str, ...], completed: list[str]) -> None:
     process = subprocess.run(
-        ["bash", "-c", 'eval "$(cat)"; complete -p verdict-py'],
+        ["bash", "-c", COMPLETING, "bash", *words],
         input=_completion("bash"),
         capture_output=True,
         timeout=30,
         check=True,
     )
-    assert b"verdict-py" in process.stdout
-    assert b"reference" in _completion("bash")
-    assert b"#compdef verdict-py" in _completion("zsh")
+    found = process.stdout.decode().split()
+    assert [word for word in found if word != "/etc/passwd-"] == completed
 
 
+def test_zsh_is_told_as_much() -> None:
+    script = _completion("zsh")
+    for said in (b"#compdef verdict-py", b"reference", b"pin", b"--field"):
+        assert said in script
+
+
+@cache
 def _completion(shell: str) -> bytes:
     ended = asyncio.run(verdict("127.0.0.1:1", "completion", shell))
     assert ended.status == 0
