@@ -170,7 +170,11 @@ class Daemon:
                 resources=resources, keyrings=SequoiaKeyringEditor(), events=events
             ),
             policies=PolicyAdministrator(
-                documents=self._policies, tester=tester, history=self._history, events=events
+                documents=self._policies,
+                deciding=self._deciding,
+                tester=tester,
+                history=self._history,
+                events=events,
             ),
             sets=SetAdministrator(
                 documents=self._policies,

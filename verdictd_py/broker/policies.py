@@ -24,6 +24,7 @@ from verdictd_py.domain.ports import (
     DocumentStore,
     Events,
     PolicyDocuments,
+    PolicySource,
     PolicyTester,
     TestedPolicy,
 )
@@ -55,12 +56,24 @@ class Pin:
 
 
 class PolicyAdministrator:
-    """Policies, reference data and pins; every use case asks first whether the caller may."""
+    """Policies, reference data and pins; every use case asks first whether the caller may.
+
+    Args:
+        documents: what operators store.
+        deciding: what guests are judged by: the stored data with the named sets in force.
+    """
 
     def __init__(
-        self, *, documents: DocumentStore, tester: PolicyTester, history: History, events: Events
+        self,
+        *,
+        documents: DocumentStore,
+        deciding: PolicySource,
+        tester: PolicyTester,
+        history: History,
+        events: Events,
     ) -> None:
         self._documents = documents
+        self._deciding = deciding
         self._tester = tester
         self._history = history
         self._events = events
@@ -126,7 +139,7 @@ class PolicyAdministrator:
 
         Args:
             policy: the text to test, or None for the stored one of that name.
-            reference: likewise.
+            reference: likewise; the stored one of a TEE is tested as it decides.
             claims: the input, a JSON object.
 
         Raises:
@@ -136,8 +149,14 @@ class PolicyAdministrator:
         if len(claims) > MAX_CLAIMS_BYTES:
             raise RequestError(f"the input is larger than {MAX_CLAIMS_BYTES} bytes")
         asked = decode_object(claims, "the input")
-        rules = await self._given_or_stored(policy, policy_name, "the policy")
-        data = await self._given_or_stored(reference, reference_name, "the reference data")
+        if policy is None:
+            rules = await self._documents.get(_name(policy_name))
+        else:
+            rules = _text(policy, "the policy")
+        if reference is None:
+            data = await self._deciding_data(_name(reference_name))
+        else:
+            data = _text(reference, "the reference data")
         return await self._tester.test(PolicyDocuments(rules, data), asked)
 
     async def reference_of(self, caller: Caller, tee: str) -> tuple[Name, str, tuple[str, ...]]:
@@ -256,10 +275,14 @@ class PolicyAdministrator:
             what = "reference data" if policy else "a policy"
             raise RequestError(f"{name} holds {what}; set it as that")
 
-    async def _given_or_stored(self, given: bytes | None, name: str, what: str) -> str:
-        if given is not None:
-            return _text(given, what)
-        return await self._documents.get(_name(name))
+    async def _deciding_data(self, name: Name) -> str:
+        tee = self._documents.tee_of(name)
+        if tee is None or name != self._documents.reference_name(tee):
+            return await self._documents.get(name)
+        try:
+            return (await self._deciding.documents(tee)).data
+        except NotFound:  # it may be the policy that is missing
+            return await self._documents.get(name)
 
     async def _store(self, caller: Caller, name: Name, text: str) -> None:
         await self._documents.put(name, text)
