@@ -14,7 +14,7 @@ from typing import Final
 
 from verdictd_py.cli import daemon
 from verdictd_py.cli.management.upstream import OPTIONS
-from verdictd_py.cli.verdict import COMMANDS
+from verdictd_py.cli.verdict import COMMANDS, build_parser
 from verdictd_py.config import ENVIRONMENT_PREFIX, Settings
 from verdictd_py.listeners.kbs import answers, description
 
@@ -94,6 +94,15 @@ def commands() -> Iterator[str]:
         arguments = " ".join(_argument(name, more) for name, more in command.arguments.items())
         yield _row(f"`{command.words}`", f"`{arguments}`" if arguments else "", command.help)
     yield '| `completion` | `bash` or `zsh` | `eval "$(verdict-py completion bash)"` |\n'
+    yield (
+        "\n## How to reach the broker, and what is written\n\n"
+        "Before the command or behind it (`-p` before it only).\n\n"
+        "| option | value | meaning |\n| --- | --- | --- |\n"
+    )
+    for action in build_parser()._actions:  # noqa: SLF001  # argparse shows them in no other way
+        if action.option_strings and action.option_strings[-1] not in OPTIONS:
+            names, value = "`, `".join(action.option_strings), str(action.metavar or "-")
+            yield _row(f"`{names}`", value, str(action.help))
     yield "\n## Options of upstream's `verdict`\n\n| option | values | what it does |\n"
     yield "| --- | --- | --- |\n"
     for name, option in OPTIONS.items():

@@ -179,7 +179,11 @@ class Daemon:
                 resources=resources, keyrings=SequoiaKeyringEditor(), events=events
             ),
             policies=PolicyAdministrator(
-                documents=self._policies, tester=tester, history=self._history, events=events
+                documents=self._policies,
+                deciding=self._deciding,
+                tester=tester,
+                history=self._history,
+                events=events,
             ),
             sets=SetAdministrator(
                 documents=self._policies,
@@ -249,7 +253,7 @@ class Daemon:
 
     async def _register(self) -> None:
         """Puts the services on the two gRPC servers, which are bound and not started."""
-        rules, events = replace(self._rules, port=self.client_api.port), self._events
+        rules, events = replace(self._rules, listener=self.client_api), self._events
         server = self._client_api.server
         self._keyprovider(rules).register(server)
         management.register(server, self._administration, rules, events)
@@ -260,7 +264,7 @@ class Daemon:
             _names(keyprovider_pb2) + _names(clientapi_pb2) + _names(verdictd_v1_pb2)
         )
         if self.keyprovider_api is not None:
-            rules = replace(self._rules, port=self.keyprovider_api.port)
+            rules = replace(self._rules, listener=self.keyprovider_api)
             self._keyprovider(rules).register(self._keyprovider_api.server)
             await self._keyprovider_api.describe(_names(keyprovider_pb2))
 

@@ -14,11 +14,10 @@ from typing import Final, Self
 
 from verdictd_py.domain.encoding import decode_object, shown
 from verdictd_py.domain.evidence import JsonValue, Tee, measurements
-from verdictd_py.domain.names import Name
+from verdictd_py.domain.names import REFERENCE_SETS, Name
 from verdictd_py.errors import RequestError
 
-DOCUMENT: Final = Name(("referenceSets",))
-"""JSON: sets by name by TEE."""
+DOCUMENT: Final = REFERENCE_SETS
 
 MAX_SETS: Final = 1000
 
@@ -170,6 +169,18 @@ def checked_values(tee: Tee, values: Mapping[str, tuple[str, ...]]) -> dict[str,
             if tee is Tee.TDX and not _is_digest(value):
                 raise RequestError(f"{name}: {shown(value)} is not 96 lower-case hex digits")
     return {name: tuple(dict.fromkeys(accepted)) for name, accepted in values.items()}
+
+
+def tee_named(text: str) -> Tee:
+    """The kind of TEE that an operator names.
+
+    Raises:
+        RequestError: there is none of that name.
+    """
+    try:
+        return Tee(text)
+    except ValueError:
+        raise RequestError(f"{shown(text)} is no kind of TEE; write tdx or sgx") from None
 
 
 def _is_digest(value: str) -> bool:

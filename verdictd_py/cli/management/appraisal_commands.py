@@ -40,18 +40,17 @@ async def _policy_set(client: BrokerClient, options: Namespace) -> Shown:
 
 async def _policy_test(client: BrokerClient, options: Namespace) -> Shown:
     """Status 1 where the policy does not allow."""
-    found = await ask_test(
+    text = await ask_test(
         client,
         policy=options.policy_file or options.policy,
         reference=options.reference_file or options.reference,
         claims=options.input,
     )
-    info = found.get("parseInfo")
-    pairs = info.items() if isinstance(info, dict) else ()
-    rows = [(name, *map(json.dumps, pair)) for name, pair in pairs]
+    found = json.loads(text)
+    rows = [(name, *map(json.dumps, pair)) for name, pair in found["parseInfo"].items()]
     verdict = "allowed" if found["allow"] else "not allowed"
-    text = Group(show.table(("claim", "input", "reference"), rows), show.cell(verdict))
-    return Shown(found, text, status=0 if found["allow"] else 1)
+    parts = Group(show.table(("claim", "input", "reference"), rows), show.cell(verdict))
+    return Shown(found, parts, status=0 if found["allow"] else 1)
 
 
 async def _reference_show(client: BrokerClient, options: Namespace) -> Shown:

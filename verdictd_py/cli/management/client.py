@@ -14,9 +14,13 @@ import grpc
 from verdictd_py._generated import clientapi_pb2_grpc as upstream
 from verdictd_py._generated import verdictd_v1_pb2_grpc as v1
 from verdictd_py.errors import ConfigError, VerdictdError
+from verdictd_py.listeners.tls import TlsFiles
 
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 """The largest reference data, 4 MiB, twice in the answer of a test, and room."""
+
+MAX_FILE_BYTES: Final = 4 * 1024 * 1024
+"""The largest file that a broker stores."""
 
 _NO_ANSWER: Final = {
     grpc.StatusCode.UNAVAILABLE: (
@@ -64,13 +68,12 @@ class Connection:
             ConfigError: one of the files cannot be read, or is missing.
         """
         options = [("grpc.max_receive_message_length", MAX_ANSWER_BYTES)]
-        files = (self.tls_ca, self.tls_cert, self.tls_key)
-        if not any(files):
+        if not (self.tls_ca or self.tls_cert or self.tls_key):
             return grpc.aio.insecure_channel(self.address, options=options)
-        if not all(files):
+        if not (self.tls_ca and self.tls_cert and self.tls_key):
             raise ConfigError("TLS needs all of --tls-ca, --tls-cert and --tls-key")
-        ca, certificate, key = (read(file) for file in files if file is not None)
-        credentials = grpc.ssl_channel_credentials(ca, key, certificate)
+        tls = TlsFiles.read("--tls", self.tls_cert, self.tls_key, self.tls_ca)
+        credentials = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.certificate)
         return grpc.aio.secure_channel(self.address, credentials, options=options)
 
 
@@ -138,12 +141,17 @@ def read(file: Path) -> bytes:
     """A file that the command line names.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: it cannot be read, or no broker would take so much.
     """
     try:
-        return file.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error.strerror}; check its name") from error
+        with file.open("rb") as stream:
+            content = stream.read(MAX_FILE_BYTES + 1)  # it may have no end
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        cause = error.strerror if isinstance(error, OSError) else "no name of a file"
+        raise ConfigError(f"cannot read {file}: {cause}; check its name") from error
+    if len(content) > MAX_FILE_BYTES:
+        raise ConfigError(f"{file} is larger than {MAX_FILE_BYTES} bytes; brokers take no more")
+    return content
 
 
 def write(file: Path, content: bytes) -> None:
