@@ -30,6 +30,7 @@ from verdictd_py.verifiers.collateral_cache import (
     MAX_FLIGHTS,
     CollateralCache,
 )
+from verdictd_py.verifiers.collateral_check import Validity
 from verdictd_py.verifiers.http import bounded_get
 from verdictd_py.verifiers.pck import root_key_digest
 from verdictd_py.verifiers.pcs import Pcs
@@ -58,6 +59,9 @@ class MemoryStore:
     """Port `CollateralStore`; survives what the test calls a restart."""
 
     files: dict[str, bytes] = field(default_factory=dict)
+
+    async def names(self) -> tuple[str, ...]:
+        return tuple(self.files)
 
     async def load(self, name: str) -> bytes | None:
         return self.files.get(name)
@@ -95,6 +99,11 @@ class Place:
             self.store,
             **{"clock": self.clock, "events": self.events, "root_ca_der": root, **more},
         )
+
+
+def believe(collateral: Collateral) -> Validity:
+    del collateral
+    return Validity(NOW, NOW, 0)
 
 
 @pytest_asyncio.fixture
@@ -306,6 +315,57 @@ async def test_the_next_service_is_asked_where_one_fails(place: Place) -> None:
         assert second.asked[TCB] == 1
 
 
+@pytest.mark.parametrize("how", ["changed text", "another chain", "older levels", "another root"])
+async def test_the_next_service_is_asked_where_one_lies(place: Place, how: str) -> None:
+    """What it says does not verify: that is no answer, and the next one may have it."""
+    await place.get()
+    async with running_pccs(place.pccs.platform) as second:
+        second.clock = place.clock
+        if how == "older levels":
+            older = PlatformOptions(tcb_evaluation_number=16)
+            place.pccs.platform = place.pccs.platform.with_options(older)
+        elif how == "another root":
+            place.pccs.platform = SimulatedPlatform.create(now=NOW)
+        else:
+            place.pccs.change = BROKEN[how]
+        root = second.platform.root_ca_der
+        cache = place.make(urls=(place.pccs.url, second.url), root_ca_der=root)
+        place.clock.now = NOW + LIFETIME * 0.9
+        (kept,) = await cache.candidates(REQUEST, None)
+        await cache.renew_due()
+        (found,) = await cache.candidates(REQUEST, None)
+        assert found is not kept
+        assert second.asked[TCB] == 1
+        assert not place.events.named("collateral.not-renewed")
+
+
+async def test_what_is_on_disk_is_renewed_before_any_guest_comes(place: Place) -> None:
+    """A broker that nobody asked since its restart must not wake up with ended collateral."""
+    await place.get()
+    place.pccs.asked.clear()
+    again = place.restarted()
+    place.clock.now = NOW + LIFETIME * 0.9
+    place.store.files["notes.txt"] = b"of somebody's"
+    await again.cache.restore()
+    await again.cache.renew_due()
+    assert place.pccs.asked[TCB] == 1
+    assert not place.events.named("collateral.unreadable")
+
+
+async def test_ended_collateral_of_before_a_restart_is_still_there_for_a_grace(
+    place: Place,
+) -> None:
+    (first,) = await place.get()
+    place.clock.now = NOW + LIFETIME + timedelta(hours=1)
+    place.pccs.change = BROKEN["500"]
+    assert await place.restarted().get() == (first,)
+    (name,) = place.store.files
+    changed = dataclasses.replace(first, tcb_info=first.tcb_info.replace("UpToDate", "Revoked"))
+    place.store.files[name] = collateral_to_json(changed).encode()
+    with pytest.raises(CollateralUnavailable):  # ended, and not what Intel signed either
+        await place.restarted().get()
+
+
 async def test_what_has_ended_is_said_to_have_ended(place: Place) -> None:
     """The verifier refuses it with its own reason; what the guest brought comes after it."""
     (first,) = await place.get()
@@ -354,9 +414,19 @@ async def test_intels_own_service_has_the_roots_list_elsewhere(place: Place) -> 
         return await get(url.replace("https://pcs.simulated.invalid", place.pccs.url))
 
     root_key = root_key_digest(place.pccs.platform.root_ca_der)
-    found = await Pcs(redirected, (place.pccs.url,), root_key=root_key).fetch(REQUEST)
+    service = Pcs(redirected, (place.pccs.url,), root_key=root_key)
+    found, _ = await service.fetch(REQUEST, believe)
     assert urls[-1] == place.pccs.platform.options.root_crl_url
     assert json.loads(found.tcb_info)["fmspc"].lower() == REQUEST.fmspc
+
+
+async def test_a_password_in_a_url_is_not_shown(place: Place) -> None:
+    place.pccs.change = BROKEN["500"]
+    url = place.pccs.url.replace("http://", "http://name:secret@")
+    with pytest.raises(CollateralUnavailable) as caught:
+        await place.make(urls=(url,)).candidates(REQUEST, None)
+    assert "secret" not in str(caught.value) + place.events.text
+    assert f"{place.pccs.url}: status 500 for {CRL}?ca=platform" in str(caught.value)
 
 
 async def test_early_updates_are_asked_for(place: Place) -> None:
@@ -369,7 +439,7 @@ async def test_early_updates_are_asked_for(place: Place) -> None:
 
     root_key = root_key_digest(place.pccs.platform.root_ca_der)
     service = Pcs(noted, (place.pccs.url,), root_key=root_key, update="early")
-    await service.fetch(REQUEST)
+    await service.fetch(REQUEST, believe)
     assert [("update=early" in url) for url in asked] == [False, True, True, False]
 
 
@@ -385,7 +455,7 @@ async def test_a_service_that_lies_does_not_choose_what_else_is_asked(place: Pla
 
     trusted = root_key_digest(SimulatedPlatform.create(now=NOW).root_ca_der)
     with pytest.raises(CollateralUnavailable, match="trusted root"):
-        await Pcs(noted, (place.pccs.url,), root_key=trusted).fetch(REQUEST)
+        await Pcs(noted, (place.pccs.url,), root_key=trusted).fetch(REQUEST, believe)
     assert all(url.startswith(place.pccs.url) for url in asked)
 
 

@@ -51,8 +51,8 @@ def test_collateral_of_an_unknown_form_is_not_read(what: str) -> None:
     collateral = UNKNOWN[what]()
     with pytest.raises(CollateralRejected):  # dcap-qvl, or we after it
         verify_tdx(good_quote(), collateral)
+    key = root_key_digest(platform().root_ca_der)
     with pytest.raises(CollateralRejected, match="version"):
-        key = root_key_digest(platform().root_ca_der)
         check_collateral(collateral, REQUEST, root_key=key, now=NOW)
     assert verify_tdx(good_quote(), collateral, good_collateral()).tcb_status == "UpToDate"
 
@@ -72,7 +72,6 @@ def test_a_module_that_the_collateral_does_not_know_is_refused(td: TdMeasurement
     with pytest.raises(QuoteInvalid) as caught:
         verify_tdx(quote, changed("tcb_info", tdxModuleIdentities=[]))
     assert caught.value.reasons[0].rule == "tdx-module"
-
 
 
 def with_root(root: pki.Signer) -> bytes:

@@ -7,6 +7,7 @@ import json
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from verdictd_py.verifiers.collateral import (
     collaterals_to_json,
     platform_of,
 )
-from verdictd_py.verifiers.collateral_check import check_collateral
+from verdictd_py.verifiers.collateral_check import Validity, check_collateral
 from verdictd_py.verifiers.http import bounded_get
 from verdictd_py.verifiers.pck import root_key_digest, verify_pck_chain
 from verdictd_py.verifiers.pcs import Pcs
@@ -149,8 +150,7 @@ async def _fetch(options: Namespace, root_key: bytes) -> int:
         )
         for request in dict.fromkeys(requests):
             try:
-                collateral = await service.fetch(request)
-                check_collateral(collateral, request, root_key=root_key, now=app.utc_now())
+                collateral, _ = await service.fetch(request, partial(_check, request, root_key))
             except CollateralUnavailable as error:
                 raise ConfigError(f"FMSPC {request.fmspc}: {error}") from error
             except AttestationError as error:
@@ -165,6 +165,10 @@ async def _fetch(options: Namespace, root_key: bytes) -> int:
         ) from error
     print(f"{options.output}: {len(found)} platform types")
     return EXIT_OK
+
+
+def _check(request: CollateralRequest, root_key: bytes, collateral: Collateral) -> Validity:
+    return check_collateral(collateral, request, root_key=root_key, now=app.utc_now())
 
 
 def _request_of(file: Path, root_key: bytes) -> CollateralRequest:

@@ -48,8 +48,8 @@ def check_collateral(
     """Verifies collateral for a platform type.
 
     1. TCB info and QE identity are signed under the root. 2. They are of the form known
-    here and for this platform type. 3. Both CRLs are signed by their issuers under the root. 4. None of the
-    certificates that signed is revoked. 5. Everything is valid at `now`.
+    here and for this platform type. 3. Both CRLs are signed by their issuers under the root.
+    4. None of the certificates that signed is revoked. 5. Everything is valid at `now`.
 
     Args:
         root_key: SHA-256 of the trusted root's SubjectPublicKeyInfo.
