@@ -37,6 +37,7 @@ class Appraiser:
         history: remembers them for operators.
         insecure_accept_anyone: every peer is accepted, with or without evidence, and
             no policy is asked (`nullverifier`).
+        allow_rtmr3_mismatch: of event logs, for guests that extend RTMR3 without entries.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Appraiser:
         events: Events,
         history: History | None = None,
         insecure_accept_anyone: bool = False,
+        allow_rtmr3_mismatch: bool = False,
     ) -> None:
         self._verifiers = verifiers
         self._policy = policy
@@ -55,6 +57,7 @@ class Appraiser:
         self._events = events
         self._history = history or History()
         self._insecure_accept_anyone = insecure_accept_anyone
+        self._allow_rtmr3_mismatch = allow_rtmr3_mismatch
 
     async def admit(self, read: Reading, *, address: str) -> Appraisal:
         """Judges the peer at `address` and records the verdict, whichever it is.
@@ -110,7 +113,9 @@ class Appraiser:
             found = await verifier.verify(evidence, now=now)  # 3
             bound = _check_binding(evidence, found)  # 4
             if evidence.event_log is not None:  # 5
-                found = _with_event_log(found, evidence.event_log)
+                found = _with_event_log(
+                    found, evidence.event_log, allow_rtmr3_mismatch=self._allow_rtmr3_mismatch
+                )
             failures = await self._policy.failures(found.tee, found.claims)
             if found.faults or failures:  # 6, 7
                 raise _refusal(found, failures)
@@ -171,7 +176,9 @@ def _check_binding(evidence: Evidence, found: VerifiedEvidence) -> bool:
     return True
 
 
-def _with_event_log(found: VerifiedEvidence, data: bytes) -> VerifiedEvidence:
+def _with_event_log(
+    found: VerifiedEvidence, data: bytes, *, allow_rtmr3_mismatch: bool
+) -> VerifiedEvidence:
     """The claims with what the log proves, and a fault for everything that it does not.
 
     Raises:
@@ -183,8 +190,8 @@ def _with_event_log(found: VerifiedEvidence, data: bytes) -> VerifiedEvidence:
     measured = {name: bytes.fromhex(str(found.claims[name])) for name in eventlog.REGISTERS}
     return replace(
         found,
-        claims={**found.claims, eventlog.RULE: log.claims()},
-        faults=found.faults + log.mismatches(measured),
+        claims={**found.claims, eventlog.RULE: log.proved_by(measured).claims()},
+        faults=found.faults + log.mismatches(measured, allow_rtmr3_mismatch=allow_rtmr3_mismatch),
     )
 
 

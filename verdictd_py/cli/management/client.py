@@ -13,7 +13,11 @@ import grpc
 
 from verdictd_py._generated import clientapi_pb2_grpc as upstream
 from verdictd_py._generated import verdictd_v1_pb2_grpc as v1
+from verdictd_py.cli.parsing import read_file
 from verdictd_py.errors import ConfigError, VerdictdError
+
+MAX_FILE_BYTES: Final = 8 * 1024 * 1024
+"""What one request to the broker can carry."""
 
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 """The largest reference data, 4 MiB, twice in the answer of a test, and room."""
@@ -138,12 +142,12 @@ def read(file: Path) -> bytes:
     """A file that the command line names.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: it cannot be read, or is larger than any request.
     """
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error.strerror}; check its name") from error
+    content = read_file(file, MAX_FILE_BYTES)
+    if len(content) > MAX_FILE_BYTES:
+        raise ConfigError(f"{file} is larger than {MAX_FILE_BYTES} bytes; check its name")
+    return content
 
 
 def write(file: Path, content: bytes) -> None:
