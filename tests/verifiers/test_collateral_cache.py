@@ -18,7 +18,7 @@ import pytest_asyncio
 from tests.system.broker import Recorder
 from tests.verifiers.pccs import Pccs, running_pccs
 from verdictd_py import app
-from verdictd_py.domain.evidence import Collateral, Tee
+from verdictd_py.domain.evidence import Collateral, Evidence, Tee
 from verdictd_py.domain.ports import CollateralRequest
 from verdictd_py.errors import CollateralUnavailable
 from verdictd_py.simulator import PlatformOptions, SimulatedPlatform
@@ -34,6 +34,7 @@ from verdictd_py.verifiers.collateral_check import Validity
 from verdictd_py.verifiers.http import bounded_get
 from verdictd_py.verifiers.pck import root_key_digest
 from verdictd_py.verifiers.pcs import Pcs
+from verdictd_py.verifiers.tdx import TdxVerifier
 
 NOW = app.utc_now()
 LIFETIME = timedelta(days=30)  # of the simulator's collateral, from the moment of its issue
@@ -124,6 +125,26 @@ async def test_one_fetch_serves_a_boot_storm(place: Place) -> None:
     assert place.pccs.asked == {CRL: 1, TCB: 1, QE: 1, ROOT: 1}
     assert {id(each[0]) for each in found} == {id(found[0][0])}
     assert found[0][0].tcb_info == place.pccs.platform.collateral(NOW).tcb_info
+
+
+async def test_a_thousand_guests_of_one_platform_are_verified_by_one_fetch(place: Place) -> None:
+    """From their quotes on, each with a key of its own; the service is slow meanwhile."""
+    platform = place.pccs.platform
+    verifier = TdxVerifier(place.cache, root_ca_der=platform.root_ca_der)
+    quotes = [platform.quote(number.to_bytes(64, "big")) for number in range(1000)]
+    place.pccs.stalled = True
+    guests = [
+        asyncio.create_task(verifier.verify(Evidence(Tee.TDX, quote, None, "test"), now=NOW))
+        for quote in quotes
+    ]
+    async with asyncio.timeout(30):
+        while not place.pccs.asked:  # noqa: ASYNC110  # no event says so
+            await asyncio.sleep(0)
+    assert not any(guest.done() for guest in guests)
+    place.pccs.go_on.set()
+    found = await asyncio.gather(*guests)
+    assert [int.from_bytes(each.report_data, "big") for each in found] == list(range(1000))
+    assert place.pccs.asked == {CRL: 1, TCB: 1, QE: 1, ROOT: 1}
 
 
 async def test_a_restart_asks_nobody(place: Place) -> None:
