@@ -24,6 +24,7 @@ DEFAULT_DATA_DIR: Final = Path("/opt/verdictd")
 INTEL_PCS: Final = "https://api.trustedservices.intel.com"
 DEFAULT_CLIENT_API: Final = "[::1]:60000"
 CLIENT_API_WITHOUT_IPV6: Final = "127.0.0.1:60000"
+MAX_GRACE_DAYS: Final = 90
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
@@ -128,11 +129,12 @@ class Settings(BaseSettings):
     collateral_proxy: str | None = None
     collateral_api_key_file: Path | None = None
     collateral_update: Literal["standard", "early"] = "standard"
-    collateral_grace: Annotated[float, Field(ge=0, le=90)] = 0
+    collateral_grace: Annotated[float, Field(ge=0, le=MAX_GRACE_DAYS)] = 0
     min_tcb_evaluation: Annotated[int, Field(ge=0)] = 0
     keyprovider_name: str | None = None
     allow_a256ctr: bool = False
     require_reference_values: bool = False
+    allow_rtmr3_mismatch: bool = False
     max_new_keys_per_minute: Annotated[int, Field(ge=1)] = 60
     max_connections: Annotated[int, Field(ge=1)] = 4096
     max_evidence_age: Seconds | None = None

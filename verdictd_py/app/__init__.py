@@ -70,6 +70,7 @@ def build_appraiser(
     events: Events,
     history: History | None = None,
     require_reference_values: bool = False,
+    allow_rtmr3_mismatch: bool = False,
 ) -> Appraiser:
     """The appraiser of the listener and of `verdictd-py appraise`: one code path."""
     return Appraiser(
@@ -79,6 +80,7 @@ def build_appraiser(
         events=events,
         history=history,
         insecure_accept_anyone=verifiers.accepts_anyone,
+        allow_rtmr3_mismatch=allow_rtmr3_mismatch,
     )
 
 
@@ -145,6 +147,7 @@ class Daemon:
             events=events,
             history=self._history,
             require_reference_values=settings.require_reference_values,
+            allow_rtmr3_mismatch=settings.allow_rtmr3_mismatch,
         )
         releaser = Releaser(
             keys=keys,

@@ -17,7 +17,7 @@ from verdictd_py.broker.history import History, Judgement
 from verdictd_py.broker.pinning import Change
 from verdictd_py.domain import referencesets
 from verdictd_py.domain.callers import Caller, Right
-from verdictd_py.domain.encoding import decode_object
+from verdictd_py.domain.encoding import decode_object, shown
 from verdictd_py.domain.evidence import JsonValue, Tee
 from verdictd_py.domain.names import REFERENCE_SETS, RELEASE_DATA, RELEASE_POLICIES, Name
 from verdictd_py.domain.ports import (

@@ -326,6 +326,10 @@ class CollateralSource(Protocol):
 class CollateralStore(Protocol):
     """Where fetched collateral survives a restart, by file name."""
 
+    async def names(self) -> tuple[str, ...]:
+        """Everything that was saved; asked once, at start."""
+        ...
+
     async def load(self, name: str) -> bytes | None:
         """What was saved under that name, None where nothing was.
 

@@ -13,6 +13,7 @@ import grpc
 
 from verdictd_py._generated import clientapi_pb2_grpc as upstream
 from verdictd_py._generated import verdictd_v1_pb2_grpc as v1
+from verdictd_py.cli.parsing import read_file
 from verdictd_py.errors import ConfigError, VerdictdError
 from verdictd_py.listeners.tls import TlsFiles
 
@@ -141,16 +142,11 @@ def read(file: Path) -> bytes:
     """A file that the command line names.
 
     Raises:
-        ConfigError: it cannot be read, or no broker would take so much.
+        ConfigError: it cannot be read, or is larger than any request.
     """
-    try:
-        with file.open("rb") as stream:
-            content = stream.read(MAX_FILE_BYTES + 1)  # it may have no end
-    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
-        cause = error.strerror if isinstance(error, OSError) else "no name of a file"
-        raise ConfigError(f"cannot read {file}: {cause}; check its name") from error
+    content = read_file(file, MAX_FILE_BYTES)
     if len(content) > MAX_FILE_BYTES:
-        raise ConfigError(f"{file} is larger than {MAX_FILE_BYTES} bytes; brokers take no more")
+        raise ConfigError(f"{file} is larger than {MAX_FILE_BYTES} bytes; check its name")
     return content
 
 
