@@ -33,6 +33,7 @@ from verdictd_py.errors import (
     CollateralUnavailable,
     EvidenceFormat,
     EvidenceMissing,
+    EventLogRefused,
     PolicyRefused,
     Reason,
     TcbStatusRefused,
@@ -329,7 +330,7 @@ async def test_an_event_log_that_replays_reaches_the_policy_as_claims() -> None:
 )
 async def test_an_event_log_that_does_not_replay_is_refused_and_never_pinned(log: bytes) -> None:
     appraisal = await judged_with_log(log)
-    assert isinstance(refused(appraisal), PolicyRefused)
+    assert isinstance(refused(appraisal), EventLogRefused)
     assert {reason.rule for reason in appraisal.reasons} == {"eventLog"}
     assert "eventLog" in Judgement.of(appraisal, ADDRESS).not_pinnable
 

@@ -383,13 +383,13 @@ def test_a_boots_event_log_is_replayed(appraise: Appraise, tmp_path: Path) -> No
     words = (tmp_path / "quote", *trust, "--event-log")
     found = report(appraise(*words, tmp_path / "log"), "accepted", "ok")
     assert found["claims"]["eventLog"]["kernelCommandLine"] == "quiet"
-    found = report(appraise(*words, tmp_path / "short"), "refused", "policy-refused")
+    found = report(appraise(*words, tmp_path / "short"), "refused", "event-log")
     assert found["reasons"][0]["text"].startswith("rtmr0: the event log replays to ")
     later = {**registers, "rtmr3": b"\x33" * 48}
     (tmp_path / "quote").write_bytes(
         platform.quote(bytes(64), TdMeasurements(**later))  # type: ignore[arg-type]  # by name
     )
-    found = report(appraise(*words, tmp_path / "log"), "refused", "policy-refused")
+    found = report(appraise(*words, tmp_path / "log"), "refused", "event-log")
     assert found["reasons"][0]["text"].startswith("rtmr3: the event log replays to ")
     report(appraise(*words, tmp_path / "log", "--allow-rtmr3-mismatch"), "accepted", "ok")
 

@@ -14,6 +14,7 @@ import pytest
 from OpenSSL import SSL
 
 from tests.domain.test_eventlog import command_line, event, written
+from tests.guest.support import Tamper, attest, connected, tdx_guest, with_init_data
 from tests.system.broker import KEY, RunningBroker, running_broker
 from tests.system.channel import store
 from tests.system.test_attested_refusals import anothers_quote, issued
@@ -22,6 +23,8 @@ from verdictd_py import app
 from verdictd_py.domain.ports import EventValue
 from verdictd_py.guest.attesters import Attester
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
+from verdictd_py.guest.rcar.errors import KbsRefused
+from verdictd_py.guest.rcar.session import RcarGuest
 from verdictd_py.ratstls.issue import Form
 from verdictd_py.simulator import Flaw, PlatformOptions, SimulatedPlatform, TdMeasurements
 
@@ -85,6 +88,24 @@ async def of_another_kernel(broker: RunningBroker) -> list[str]:
     return [reason.text for reason in appraisal.reasons]
 
 
+async def over_http(broker: RunningBroker, guest: RcarGuest, *tampers: Tamper) -> list[str]:
+    async with connected(str(broker.daemon.kbs_url), guest) as session:
+        with pytest.raises(KbsRefused):
+            await attest(session, *tampers)
+    return reasons(broker.events.named("guest.refused")[-1])
+
+
+async def with_a_device(broker: RunningBroker) -> list[str]:
+    guest = tdx_guest(broker.platform, additional=lambda _: '{"nvidia":{}}')
+    return await over_http(broker, guest)
+
+
+async def with_other_init_data(broker: RunningBroker) -> list[str]:
+    text = 'version = "0.1.0"\nalgorithm = "sha384"\n'
+    guest = tdx_guest(broker.platform, init_data=text)
+    return await over_http(broker, guest, with_init_data(text + "[data]\n"))
+
+
 async def not_released(broker: RunningBroker) -> list[str]:
     store(broker, "opa/releasePolicies", b'{"keys/team-a/": "teamA.rego"}')
     store(
@@ -113,6 +134,7 @@ def options(**changes: Any) -> PlatformOptions:
     return dataclasses.replace(PlatformOptions(), **changes)
 
 
+HTTP: Final = (("kbs_http", "127.0.0.1:0"),)
 ENDED: Final = timedelta(seconds=-1)
 CASES: Final = {
     "another kernel": Case(lambda broker: with_data(broker, rtmr1=[OTHER])),
@@ -146,6 +168,8 @@ CASES: Final = {
     ),
     "a boot that the log does not tell": Case(after_a_boot),
     "a log with another command line": Case(of_another_kernel),
+    "other init-data": Case(with_other_init_data, settings=HTTP),
+    "a device that nobody verifies": Case(with_a_device, settings=HTTP),
     "a secret of somebody else's": Case(not_released),
 }
 
