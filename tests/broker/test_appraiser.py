@@ -31,9 +31,9 @@ from verdictd_py.errors import (
     AttestationError,
     BindingMismatch,
     CollateralUnavailable,
+    EventLogRefused,
     EvidenceFormat,
     EvidenceMissing,
-    EventLogRefused,
     PolicyRefused,
     Reason,
     TcbStatusRefused,
@@ -332,7 +332,7 @@ async def test_an_event_log_that_does_not_replay_is_refused_and_never_pinned(log
     appraisal = await judged_with_log(log)
     assert isinstance(refused(appraisal), EventLogRefused)
     assert {reason.rule for reason in appraisal.reasons} == {"eventLog"}
-    assert "eventLog" in Judgement.of(appraisal, ADDRESS).not_pinnable
+    assert Judgement.of(appraisal, ADDRESS).not_pinnable.endswith(": event-log")
 
 
 async def test_what_runs_later_may_extend_rtmr3_where_the_operator_says_so() -> None:

@@ -131,7 +131,7 @@ def _not_pinnable(appraisal: Appraisal) -> str:
     if appraisal.refusal is None:
         return ""
     if not isinstance(appraisal.refusal, PolicyRefused):  # 3
-        return f"it was refused before its measurements were looked at: {appraisal.code}"
+        return f"it was refused for something else than its measurements: {appraisal.code}"
     rules = [reason.rule for reason in (*found.faults, *appraisal.reasons)]
     others = sorted(set(rules) - set(measurements(found.tee)))
     if others:  # 4
