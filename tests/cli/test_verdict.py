@@ -82,6 +82,8 @@ def test_every_option_of_upstreams_tool_is_in_the_help() -> None:
     help_text = build_parser().format_help()
     for option in UPSTREAM:
         assert f" {option}" in help_text, option
+    for short in ("-c ADDR", "-p DIR", "-h", "-V"):
+        assert f" {short}, --" in help_text, short
 
 
 def test_every_command_is_in_the_help() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
+import trustme
 
 from tests.cli.command import environment
 from tests.cli.verdict import verdict
@@ -175,6 +176,10 @@ async def test_tls_is_spoken_where_it_is_asked_for(tmp_path: Path) -> None:
         denied = await verdict(broker, *words, "key", "show", "x")
         assert "has no right to read-keys" in denied.complaint(1, "verdict-py")
         assert "does it want TLS" in await complaint(broker.client_api, "status")
+        stranger = trustme.CA()
+        stranger.cert_pem.write_to_path(str(tmp_path / "other"))
+        line = await complaint(broker.client_api, *words, f"--tls-ca={tmp_path}/other", "status")
+        assert line.endswith("each side accept the other's certificate (CA, names, dates)?")
         line = await complaint(broker.client_api, words[0], "status", status=2)
         assert line == "TLS needs all of --tls-ca, --tls-cert and --tls-key"
 

@@ -33,6 +33,11 @@ _NO_ANSWER: Final = {
     grpc.StatusCode.CANCELLED: "ended the call: is it stopping? try again",
 }
 
+_NO_TLS: Final = (
+    "cannot be reached: is it running, is -c right, and does each side accept the other's "
+    "certificate (CA, names, dates)?"
+)
+
 Answer = TypeVar("Answer")
 
 
@@ -132,6 +137,8 @@ class BrokerClient:
             return BrokerFailed(
                 f"the broker refused: {details or error.code().name}", answered=True
             )
+        if error.code() is grpc.StatusCode.UNAVAILABLE and self._connection.tls_ca is not None:
+            problem = _NO_TLS
         return BrokerFailed(self._described(problem), answered=False)
 
     def _described(self, problem: str) -> str:
