@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from verdictd_py.domain import releasepolicies
 from verdictd_py.domain.appraisal import AppraisedPeer
-from verdictd_py.domain.encoding import decode_object
 from verdictd_py.domain.evidence import JsonValue
 from verdictd_py.domain.names import Name
 from verdictd_py.domain.ports import DocumentStore, Kind, PolicyDocuments
@@ -15,8 +15,6 @@ from verdictd_py.policy.engine import CompiledPolicies
 
 DEFAULT: Final = Name(("releasePolicy.rego",))
 DATA: Final = Name(("releaseData",))
-BY_PREFIX: Final = Name(("releasePolicies",))
-"""JSON: names of policies by prefix of a path, `{"keys/team-a/": "teamA.rego"}`."""
 
 _UNREADABLE: Final = (NotFound, StorageError, PolicyInvalid, RequestError)
 
@@ -89,20 +87,9 @@ class RegoReleasePolicy:
     async def _named(self) -> dict[str, Name]:
         """Names of policies by prefix."""
         try:
-            text = await self._documents.get(BY_PREFIX)
+            return releasepolicies.parse(await self._documents.get(releasepolicies.DOCUMENT))
         except NotFound:
             return {}
-        return {
-            prefix: _policy_name(named)
-            for prefix, named in decode_object(text.encode(), str(BY_PREFIX)).items()
-        }
-
-
-def _policy_name(named: JsonValue) -> Name:
-    name = Name.parse(named) if isinstance(named, str) else None
-    if name is None or len(name.segments) != 1:
-        raise RequestError(f"{BY_PREFIX} has something that is no name of a policy")
-    return name
 
 
 def _labels(path: str) -> JsonValue:
