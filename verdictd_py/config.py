@@ -13,6 +13,7 @@ import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
@@ -156,7 +157,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for url in value:
-            if not url.startswith(("https://", "http://")):
+            if not _is_http_url(url):
                 raise ValueError(f"{url!r} is no URL: write https://host:port, or nothing at all")
         return value
 
@@ -215,6 +216,16 @@ class Settings(BaseSettings):
         """Command line and environment only: `load` has checked the file before."""
         del settings_cls, dotenv_settings, file_secret_settings
         return init_settings, env_settings
+
+
+def _is_http_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        port_is_one = parts.port != 0  # ValueError for what is none
+    except ValueError:
+        return False
+    scheme_is_http = parts.scheme in ("http", "https") and bool(parts.hostname) and port_is_one
+    return scheme_is_http and text.isascii() and text.isprintable() and " " not in text
 
 
 def load(flags: dict[str, Any], *, file: Path | None) -> Settings:

@@ -15,7 +15,7 @@ from typing import Final
 from verdictd_py.broker import pinning
 from verdictd_py.broker.history import History, Judgement
 from verdictd_py.broker.pinning import Change
-from verdictd_py.domain import referencesets
+from verdictd_py.domain import referencesets, releasepolicies
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.encoding import decode_object, shown
 from verdictd_py.domain.evidence import JsonValue, Tee
@@ -122,6 +122,8 @@ class PolicyAdministrator:
         self._refuse_other_half(checked, tee, policy=False)
         if checked == referencesets.DOCUMENT:
             referencesets.parse(data)
+        if checked == RELEASE_POLICIES:
+            await self._require_policies(data)
         async with self._changing:
             await self._set_reference(caller, checked, data, tee)
 
@@ -266,6 +268,17 @@ class PolicyAdministrator:
                 raise
             await self._tester.check(PolicyDocuments(_ANY_POLICY, data), tee)
         await self._store(caller, name, data)
+
+    async def _require_policies(self, text: str) -> None:
+        """Refuses names of release policies that nobody has stored: they release nothing."""
+        for prefix, name in releasepolicies.parse(text).items():
+            try:
+                await self._documents.get(name)
+            except NotFound:
+                raise RequestError(
+                    f"there is no policy {name} for {shown(prefix)}; "
+                    f"store it first (verdict-py policy set {name} FILE)"
+                ) from None
 
     async def _works(self, documents: PolicyDocuments, tee: Tee | None) -> bool:
         try:

@@ -23,6 +23,7 @@ from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.evidence import Evidence, Tee, tee_of_quote
 from verdictd_py.domain.ports import PolicyDocuments
 from verdictd_py.errors import CollateralUnavailable, ConfigError, EvidenceFormat
+from verdictd_py.policy.reference import MAX_DATA_BYTES
 from verdictd_py.ratstls import certificate
 from verdictd_py.storage.defaults import default_documents
 from verdictd_py.verifiers.registry import NULL_NAME, VerifierContext, select
@@ -126,7 +127,7 @@ def _text(path: Path | None) -> str | None:
     if path is None:
         return None
     try:
-        return read_file(path, MAX_FILE_BYTES).decode()
+        return read_file(path, MAX_DATA_BYTES).decode()
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8 text; check its name") from None
 

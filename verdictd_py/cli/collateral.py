@@ -13,7 +13,15 @@ from typing import Any, Final
 
 from verdictd_py import app, config
 from verdictd_py.app.collateral import http_client
-from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, complain, moment, read_file
+from verdictd_py.cli.parsing import (
+    EXIT_OK,
+    EXIT_REFUSED,
+    Parser,
+    complain,
+    moment,
+    printable,
+    read_file,
+)
 from verdictd_py.domain.evidence import MAX_QUOTE_BYTES, Collateral, Tee
 from verdictd_py.domain.ports import CollateralRequest
 from verdictd_py.errors import AttestationError, CollateralUnavailable, ConfigError
@@ -51,14 +59,18 @@ def run(argv: Sequence[str]) -> int:
     root_key = root_key_digest(root)
     if options.action == "fetch":
         return asyncio.run(_fetch(options, root_key))
-    found = [each for file in options.files for each in _read(file)]
     now = options.at or app.utc_now()
-    rows = [_row(each, root_key, now) for each in found]
+    rows = [
+        {"file": str(file), **_row(each, root_key, now)}
+        for file in options.files
+        for each in _read(file)
+    ]
     if options.json:
         print(json.dumps(rows, indent=2))
     else:
         for row in rows:
-            print("  ".join(f"{name}={value}" for name, value in row.items() if value != ""))
+            text = "  ".join(f"{name}={value}" for name, value in row.items() if value != "")
+            print(printable(text.replace("\n", " ")))
     bad = any(row["problem"] for row in rows)
     return EXIT_REFUSED if bad and options.action == "verify" else EXIT_OK
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from verdictd_py.domain import releasepolicies
 from verdictd_py.domain.appraisal import AppraisedPeer
-from verdictd_py.domain.encoding import decode_object
 from verdictd_py.domain.evidence import JsonValue
 from verdictd_py.domain.names import RELEASE_DATA, RELEASE_POLICIES, RELEASE_POLICY, Name
 from verdictd_py.domain.ports import DocumentStore, Kind, PolicyDocuments
@@ -84,20 +84,9 @@ class RegoReleasePolicy:
     async def _named(self) -> dict[str, Name]:
         """Names of policies by prefix."""
         try:
-            text = await self._documents.get(RELEASE_POLICIES)
+            return releasepolicies.parse(await self._documents.get(RELEASE_POLICIES))
         except NotFound:
             return {}
-        return {
-            prefix: _policy_name(named)
-            for prefix, named in decode_object(text.encode(), str(RELEASE_POLICIES)).items()
-        }
-
-
-def _policy_name(named: JsonValue) -> Name:
-    name = Name.parse(named) if isinstance(named, str) else None
-    if name is None or len(name.segments) != 1:
-        raise RequestError(f"{RELEASE_POLICIES} has something that is no name of a policy")
-    return name
 
 
 def _labels(path: str) -> JsonValue:
