@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +12,7 @@ import pytest
 
 from tests.cli.command import environment
 from tests.peers import oci
-from tests.peers.clients import ImageCopier, image_copier
+from tests.peers.clients import RUN_SECONDS, ImageCopier, image_copier, run_copier
 from tests.system.broker import RunningBroker
 from tests.system.kbs import running_kbs, url_of
 from verdictd_py import app
@@ -24,7 +22,6 @@ from verdictd_py.simulator import SimulatedPlatform
 
 TEXTS = ("first layer", "second layer")
 PROVIDER = "provider:attestation-agent"
-RUN_SECONDS = 30
 
 
 @pytest.fixture(params=["skopeo", "ocicopy"])
@@ -72,31 +69,16 @@ async def agent(broker: RunningBroker, *words: str) -> AsyncIterator[str]:
         await process.communicate()
 
 
-async def copied(command: list[str], directory: Path, keyprovider: str) -> tuple[int, str]:
-    config = directory / "keyprovider.conf"
-    provider = {"attestation-agent": {"grpc": keyprovider}}
-    config.write_text(json.dumps({"key-providers": provider}))
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        env={**os.environ, "OCICRYPT_KEYPROVIDER_CONFIG": str(config)},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    async with asyncio.timeout(RUN_SECONDS):
-        output, _ = await process.communicate()
-    return process.returncode or 0, output.decode()
-
-
 @pytest.mark.parametrize("algorithm", ["A256GCM", "A256CTR"])
 async def test_an_image_that_is_encrypted_once_opens_in_every_generation_of_guest(
     copier: ImageCopier, tmp_path: Path, broker: RunningBroker, algorithm: str
 ) -> None:
     """The owner names a path; its key is made, kept, and fetched by each in its own way."""
-    image, encrypted = tmp_path / "alpine", tmp_path / "encrypted"
+    image, encrypted, config = (tmp_path / name for name in ("alpine", "encrypted", "config"))
     oci.write_image(image, *TEXTS)
     parameter = f"{PROVIDER}:keyid=kbs:///default/key/1::algorithm={algorithm}"
     command = copier.copy(image, encrypted, "--encryption-key", parameter)
-    status, output = await copied(command, tmp_path, broker.client_api)
+    status, output = await run_copier(command, config, {"grpc": broker.client_api})
     assert status == 0, output
     for layer in oci.layers(encrypted):
         packet = AnnotationPacket.decode(oci.packet(layer))
@@ -109,7 +91,7 @@ async def test_an_image_that_is_encrypted_once_opens_in_every_generation_of_gues
         more = allowed if name != "ratstls" else []  # there the broker decrypts
         async with agent(broker, *words, *more) as keyprovider:
             command = copier.copy(encrypted, decrypted, "--decryption-key", PROVIDER)
-            status, output = await copied(command, tmp_path, keyprovider)
+            status, output = await run_copier(command, config, {"grpc": keyprovider})
         assert status == 0, output
         for before, after in zip(oci.layers(image), oci.layers(decrypted), strict=True):
             whole = oci.blob(image, before["digest"])
