@@ -80,8 +80,7 @@ FAMILIES = [
 @pytest.fixture(params=["asked", "searched"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """With each of the two ways alone."""
-    other = "_search" if request.param == "asked" else "_ask"
-    monkeypatch.setattr(loopback, other, lambda client, server: None)
+    monkeypatch.setattr(loopback, "_answers_about", lambda server: request.param == "asked")
     return str(request.param)
 
 
@@ -138,6 +137,16 @@ def test_an_exact_question_misses_nobody_while_sockets_come_and_go(
     assert found == [os.geteuid()] * CHURN
 
 
+def test_the_tables_are_not_searched_for_what_the_kernel_does_not_know(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or whoever hangs up at once makes the broker read megabytes, again and again."""
+    monkeypatch.setattr(loopback, "_search", lambda client, server: pytest.fail("searched"))
+    with connection() as (ours, client, server):
+        ours.close()
+        assert owner(client, server) is None
+
+
 class TestTables:
     """Where the kernel answers no questions about single sockets."""
 
@@ -191,6 +200,7 @@ def test_a_second_look_decides(
     monkeypatch: pytest.MonkeyPatch, looks: list[Seen | None], found: int | None
 ) -> None:
     turns = iter(looks)
+    monkeypatch.setattr(loopback, "_answers_about", lambda server: True)
     monkeypatch.setattr(loopback, "_ask", lambda client, server: next(turns))
     assert owner(CLIENT, SERVER) == found
 

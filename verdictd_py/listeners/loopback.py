@@ -70,26 +70,39 @@ def owner(client: Endpoint, server: Endpoint) -> int | None:
     that was closed in between as root's. So a second look decides: a socket that is
     established by then was not closed when the first one read its owner.
     """
-    for look in (_ask, _search):
-        first = look(client, server)
-        if first is not None:
-            second = look(client, server)
-            same = second is not None and second.inode == first.inode != 0
-            return first.uid if same else None
-    return None
+    look = _ask if _answers_about(server) else _search
+    first = look(client, server)
+    second = None if first is None else look(client, server)
+    if first is None or second is None:
+        return None
+    return first.uid if first.inode == second.inode != 0 else None
+
+
+def _answers_about(server: Endpoint) -> bool:
+    """Whether the kernel answers questions: who listens there is always to be found.
+
+    It says "not there" also where it has no module for them.
+    """
+    return _question(server, server._replace(port=0)) is not None
 
 
 def _ask(client: Endpoint, server: Endpoint) -> Seen | None:
-    """Asks for the one socket; None as well where this kernel does not answer such questions."""
-    six = client.address.version == 6
+    """Asks for the one socket."""
+    answer = _question(client, server)
+    return None if answer is None else _read(answer, client, server)
+
+
+def _question(near: Endpoint, far: Endpoint) -> bytes | None:
+    """The kernel's inet_diag_msg of the socket between two ends, None where it tells of none."""
+    six = near.address.version == 6
     question = b"".join(
         (
             _QUESTION.pack(
                 socket.AF_INET6 if six else socket.AF_INET, socket.IPPROTO_TCP, 0, _ANY_STATE
             ),
-            _PORTS.pack(client.port, server.port),
-            client.address.packed.ljust(16, b"\0"),
-            server.address.packed.ljust(16, b"\0"),
+            _PORTS.pack(near.port, far.port),
+            near.address.packed.ljust(16, b"\0"),
+            far.address.packed.ljust(16, b"\0"),
             _INTERFACE.pack(_LOOPBACK_INTERFACE, _NO_COOKIE),
         )
     )
@@ -105,7 +118,7 @@ def _ask(client: Endpoint, server: Endpoint) -> Seen | None:
         return None
     if _HEADER.unpack_from(answer)[1] != _SOCK_DIAG_BY_FAMILY:
         return None
-    return _read(answer[_HEADER.size :], client, server)
+    return answer[_HEADER.size :]
 
 
 def _read(answer: bytes, client: Endpoint, server: Endpoint) -> Seen | None:
