@@ -19,8 +19,8 @@ from verdictd_py.errors import TokenInvalid
 
 PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 
-MAX_TOKEN_CHARACTERS: Final = 64 * 1024
-"""Ours have some 8,000: the claims of a guest stand in them."""
+MAX_TOKEN_CHARACTERS: Final = 32 * 1024
+"""Ours have some 6,000, and never as many as this (`claims.MAX_SHOWN_BYTES`)."""
 
 _END: Final = 253402300800
 """First second after the year 9999: a time that nobody means is none."""
