@@ -63,7 +63,7 @@ def test_what_report_data_covers(kind: str, additional: str) -> None:
     """RFC 8785 by a library that shares nothing with ours."""
     jwk = jwk_of(kind)
     found = evidence.read(shown(jwk=jwk, additional=additional), challenge())
-    covered = {"tee-pubkey": jwk, "nonce": NONCE, "additional-evidence": additional}
+    covered: Any = {"tee-pubkey": jwk, "nonce": NONCE, "additional-evidence": additional}
     assert found.binding == filled(hashlib.sha384(rfc8785.dumps(covered)).digest())
     assert found.other_bindings == ()
 
@@ -114,7 +114,7 @@ def test_a_padded_key_is_covered_as_it_was_sent() -> None:
     x, y = coordinates(379, "P-256")
     jwk = ec_jwk(padded(x), padded(y))
     found = evidence.read(shown(jwk=jwk), challenge())
-    covered = {"additional-evidence": "", "nonce": NONCE, "tee-pubkey": jwk}
+    covered: Any = {"additional-evidence": "", "nonce": NONCE, "tee-pubkey": jwk}
     assert found.binding == filled(hashlib.sha384(rfc8785.dumps(covered)).digest())
 
 
@@ -126,7 +126,7 @@ def test_any_text_is_covered_as_rfc_8785_writes_it(kid: str, device: str) -> Non
     jwk: dict[str, JsonValue] = {**JWK, "kid": kid}
     additional = json.dumps({"nvidia": device}, ensure_ascii=False)
     found = evidence.read(shown(jwk=jwk, additional=additional), challenge())
-    covered = {"additional-evidence": additional, "nonce": NONCE, "tee-pubkey": jwk}
+    covered: Any = {"additional-evidence": additional, "nonce": NONCE, "tee-pubkey": jwk}
     assert found.binding == filled(hashlib.sha384(rfc8785.dumps(covered)).digest())
 
 
