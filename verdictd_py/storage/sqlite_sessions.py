@@ -17,7 +17,7 @@ from typing import Final, Self, TypeVar
 from verdictd_py.errors import ConfigError, StorageError
 from verdictd_py.storage.sessions import USUAL, Bounds
 
-_BUSY_SECONDS: Final = 5.0  # to wait for the other brokers; each holds the file for far less
+_BUSY_SECONDS: Final = 2.0  # to wait for the other brokers; each holds the file for far less
 
 # Counting rows takes time for each of them, so triggers keep the totals.
 _SCHEMA: Final = """
@@ -47,7 +47,7 @@ _PUT: Final = (
     "SET content = excluded.content, expires = excluded.expires"
 )
 # One statement, so that of two brokers only one gets it.
-_TAKE: Final = "DELETE FROM entries WHERE kind = ? AND name = ? RETURNING content, expires > ?"
+_TAKE: Final = "DELETE FROM entries WHERE kind = ? AND name = ? RETURNING content, expires"
 _GET: Final = "SELECT content FROM entries WHERE kind = ? AND name = ? AND expires > ?"
 _FORGET_ENDED: Final = "DELETE FROM entries WHERE kind = ? AND expires <= ?"
 _FORGET_OLDEST: Final = (
@@ -80,8 +80,13 @@ class SqliteSessionStore:
         self._closed = False
 
     @classmethod
-    def open(cls, path: Path, bounds: Bounds = USUAL) -> Self:
+    def open(
+        cls, path: Path, bounds: Bounds = USUAL, *, busy_seconds: float = _BUSY_SECONDS
+    ) -> Self:
         """Opens the file, or makes it, readable for its owner alone.
+
+        Args:
+            busy_seconds: how long to wait for the other brokers.
 
         Raises:
             ConfigError: one line: cause and remedy.
@@ -91,7 +96,7 @@ class SqliteSessionStore:
             path.touch(mode=0o600, exist_ok=True)
             path.chmod(0o600)  # its journals get the same mode
             connection = sqlite3.connect(
-                path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+                path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
             )
             connection.executescript(_SCHEMA)
             return cls(connection, path, bounds)
@@ -113,8 +118,12 @@ class SqliteSessionStore:
 
     async def take_challenge(self, name: str, *, now: datetime) -> str | None:
         def work() -> str | None:
-            found = self._one(_TAKE, _Kind.CHALLENGE, name, now.timestamp())
-            return None if found is None or not found[1] else _text(found[0])
+            found = self._one(_TAKE, _Kind.CHALLENGE, name)
+            if found is None:
+                return None
+            challenge, expires = _text(found[0]), found[1]
+            # SQLite 3.40 compares by whole seconds in RETURNING.
+            return challenge if isinstance(expires, float) and expires > now.timestamp() else None
 
         return await self._run(work)
 
