@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -92,7 +93,7 @@ class KbsService:
             admins=AdminRoutes(use_cases.administration, admins, clock),
             events=events,
             limits=limits,
-            tls=None if self._tls is None else self._tls.context,
+            tls=_context_of(self._tls),
             drain_seconds=settings.drain_timeout,
         )
 
@@ -140,6 +141,10 @@ class KbsService:
         """
         if self._tls is not None:
             self._tls.reload()
+
+
+def _context_of(tls: KbsTls | None) -> Callable[[], ssl.SSLContext] | None:
+    return None if tls is None else lambda: tls.context
 
 
 def _tls(

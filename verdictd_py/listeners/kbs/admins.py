@@ -68,8 +68,6 @@ class AdminRoutes:
         """Stores the body. What only registers keys stores a key, which is never replaced."""
         administrator = self._administrator(request)
         path = resource_path(request)
-        if path is None:
-            return answers.failed(404, answers.INVALID_PATH, "that is no name of a resource")
         caller = administrator.require_resource(str(path))
         content = SecretBytes(await request.read())
         if administrator.role is Role.REGISTER:
@@ -81,8 +79,6 @@ class AdminRoutes:
     async def delete_resource(self, request: web.Request) -> web.Response:
         administrator = self._administrator(request)
         path = resource_path(request)
-        if path is None:
-            return answers.failed(404, answers.INVALID_PATH, "that is no name of a resource")
         caller = administrator.require_resource(str(path), deleting=True)
         await self._administration.resources.delete(caller, str(path))
         return web.Response()
