@@ -22,6 +22,9 @@ PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 MAX_TOKEN_CHARACTERS: Final = 64 * 1024
 """Ours have some 8,000: the claims of a guest stand in them."""
 
+_NO_TIME: Final = 2**53
+"""Seconds; whole ones are exact below, and what a token says may be larger, and infinite."""
+
 LEEWAY_SECONDS: Final = 60
 """Of clocks; a token that was made this very second is as good as it will ever be."""
 
@@ -68,7 +71,7 @@ def _time(claims: dict[str, Any], name: str) -> float | None:
     value = claims.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _NO_TIME:
         raise TokenInvalid(f"the token's {name} is no time")
     return float(value)
 
