@@ -18,6 +18,15 @@ SECONDS: Final = 20
 ERROR_TYPE: Final = "https://github.com/confidential-containers/kbs/errors/"
 
 
+LINES = (
+    "request.answered",
+    "request.failed",
+    "request.unattested",
+    "connection.failed",
+    "connection.refused",
+)
+
+
 @dataclass(frozen=True)
 class Answer:
     """One answer, taken apart."""
@@ -102,3 +111,16 @@ def request(
     said = {"Host": "kbs", **length, **(headers or {})}
     lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {text}" for name, text in said.items())]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+async def all_closed(broker: RunningBroker) -> None:
+    """Waits until no connection is left."""
+    kbs = broker.daemon._kbs
+    assert kbs is not None
+    async with asyncio.timeout(SECONDS):
+        while tasks := tuple(kbs._listener._acceptor._tasks):
+            await asyncio.wait(tasks)
+
+
+def lines(broker: RunningBroker) -> list[str]:
+    return [event for event, _ in broker.events.events if event in LINES]
