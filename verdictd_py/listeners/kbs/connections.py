@@ -46,9 +46,22 @@ class Connection(web.RequestHandler):
     The library bounds how long it waits for a request. Here the rest: bytes that wait, a
     client that does not read its answer, and one that does not close. Whatever the library
     answers by itself is JSON too.
+
+    Attributes:
+        answering: whether an answer is due to a request that has begun; routes say so.
     """
 
-    __slots__ = ("_ending", "_events", "_limits", "_tcp", "_waiting", "closed", "serving")
+    __slots__ = (
+        "_draining",
+        "_ending",
+        "_events",
+        "_limits",
+        "_tcp",
+        "_waiting",
+        "answering",
+        "closed",
+        "serving",
+    )
 
     def __init__(self, server: web.Server, events: Events, limits: Limits) -> None:
         loop = asyncio.get_running_loop()
@@ -66,6 +79,8 @@ class Connection(web.RequestHandler):
         self._events = events
         self._limits = limits
         self._waiting = 0
+        self._draining = False
+        self.answering = False
         self._tcp: asyncio.Transport | None = None
         self._ending: asyncio.TimerHandle | None = None
         self.serving: asyncio.Task[None] | None = None
@@ -111,12 +126,16 @@ class Connection(web.RequestHandler):
             self._record(f"{request.method} unknown", resp.status, str(resp.reason))
             resp = answers.refused(resp.status, str(resp.reason), resp.headers.get("Allow"))
         resp.headers["Server"] = "verdictd-py"
+        if self._draining:
+            resp.force_close()
         try:
             async with asyncio.timeout(self._limits.request):
                 return await super().finish_response(request, resp, start_time)
         except TimeoutError:
             self.abort()
             return resp, True
+        finally:
+            self.answering = False
 
     def handle_error(
         self,
@@ -145,6 +164,12 @@ class Connection(web.RequestHandler):
             status=str(status),
             reason=reason,
         )
+
+    def drain(self) -> None:
+        """Ends it behind the answer that is due, or now. (The library drops the rest of a body.)"""
+        self._draining = True
+        if not self.answering:
+            self.force_close()
 
     def abort(self) -> None:
         """Ends it now; what was not sent is lost."""
@@ -180,17 +205,18 @@ class Acceptor:
         listening.listen(BACKLOG)
         self._accepting = asyncio.create_task(self._accept(listening, server))
 
-    async def stop_accepting(self) -> None:
-        """Lets the address go, and clients that have not said a word inside TLS."""
+    async def drain(self, seconds: float) -> None:
+        """Stops accepting, lets requests in flight finish, closes what is idle."""
         if self._accepting is not None:
             self._accepting.cancel()
             await asyncio.gather(self._accepting, return_exceptions=True)
         for task, connection in tuple(self._tasks.items()):
-            if connection.transport is None:
+            if connection.transport is None:  # its handshake is not completed
                 task.cancel()
-
-    async def close(self) -> None:
-        """Ends every connection that is left."""
+            else:
+                connection.drain()
+        if self._tasks:
+            await asyncio.wait(tuple(self._tasks), timeout=seconds)
         left = list(self._tasks)
         for task, connection in self._tasks.items():
             connection.cancel()

@@ -6,7 +6,6 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -18,7 +17,7 @@ from verdictd_py.listeners.attested import Limits
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.kbs import answers, description
 from verdictd_py.listeners.kbs.admins import AdminRoutes, is_refused_admin
-from verdictd_py.listeners.kbs.connections import Acceptor
+from verdictd_py.listeners.kbs.connections import Acceptor, Connection
 from verdictd_py.listeners.kbs.guests import PREFIX, GuestRoutes, address
 from verdictd_py.rcar.messages import MAX_BODY_BYTES
 
@@ -61,7 +60,7 @@ class KbsListener:
             handler = partial(self._answered, route.handler)
             app.router.add_route(route.method, route.path, handler)
         self.app = app
-        self._runner = web.AppRunner(app, shutdown_timeout=drain_seconds)
+        self._runner = web.AppRunner(app)
         self._acceptor = Acceptor(events=events, limits=limits, tls=tls)
 
     async def start(self, listening: socket.socket) -> None:
@@ -73,14 +72,13 @@ class KbsListener:
 
     async def drain(self) -> None:
         """Stops accepting, lets requests in flight finish, closes what is idle."""
-        await self._acceptor.stop_accepting()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._drain_seconds):  # the library takes twice as long
-                await self._runner.cleanup()
-        await self._acceptor.close()
+        await self._acceptor.drain(self._drain_seconds)
+        await self._runner.cleanup()
 
     async def _answered(self, handler: Handler, request: web.Request) -> web.StreamResponse:
         """One request: every failure is an answer in JSON, and one line in the log."""
+        if isinstance(request.protocol, Connection):
+            request.protocol.answering = True
         doing = f"{request.method} {_route(request)}"
         try:
             async with asyncio.timeout(self._limits.request + self._limits.appraisal):
