@@ -9,9 +9,9 @@ import asyncio
 import sqlite3
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
-from threading import Lock
 from typing import Final, Self, TypeVar
 
 from verdictd_py.errors import ConfigError, StorageError
@@ -74,7 +74,7 @@ def _current(found: tuple[str, datetime] | None, now: datetime) -> str | None:
 class SqliteSessionStore:
     """Port `SessionStore` in a SQLite file: several brokers, one host.
 
-    Each call is a transaction of its own, in a thread. Deleting what has ended is part of
+    Each call is a transaction of its own, in the store's thread. Deleting what has ended is part of
     every `begin`.
     """
 
@@ -82,7 +82,8 @@ class SqliteSessionStore:
         self, connection: sqlite3.Connection, *, max_challenges: int, max_sessions: int
     ) -> None:
         self._connection = connection
-        self._lock = Lock()
+        # Of its own: a file that somebody holds must not keep threads from the rest.
+        self._thread = ThreadPoolExecutor(1, "sessions")
         self._max_challenges = max_challenges
         self._max_sessions = max_sessions
 
@@ -187,26 +188,25 @@ class SqliteSessionStore:
             )
 
     async def _run(self, work: Callable[[], Result]) -> Result:
-        def locked() -> Result:
-            with self._lock:
-                self._connection.execute("BEGIN IMMEDIATE")
-                try:
-                    result = work()
-                except BaseException:
-                    self._connection.execute("ROLLBACK")
-                    raise
-                self._connection.execute("COMMIT")
-                return result
+        def transaction() -> Result:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                result = work()
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+            return result
 
         try:
-            return await asyncio.to_thread(locked)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, transaction)
         except sqlite3.Error as error:
             raise StorageError(f"the {_NAME} cannot be used: {_why(error)}") from error
 
     def close(self) -> None:
-        """Closes the file; open calls fail."""
-        with self._lock:
-            self._connection.close()
+        """Closes the file; calls that wait for their turn are given up."""
+        self._thread.shutdown(cancel_futures=True)
+        self._connection.close()
 
 
 def _why(error: OSError | sqlite3.Error) -> str:

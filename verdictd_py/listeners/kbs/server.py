@@ -12,7 +12,13 @@ from typing import Final
 from aiohttp import web
 
 from verdictd_py.domain.ports import Events
-from verdictd_py.errors import Overloaded, SessionMissing, VerdictdError
+from verdictd_py.errors import (
+    CollateralUnavailable,
+    GuestRefused,
+    Overloaded,
+    SessionMissing,
+    VerdictdError,
+)
 from verdictd_py.listeners.attested import Limits
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.kbs import answers, description
@@ -22,6 +28,9 @@ from verdictd_py.listeners.kbs.guests import PREFIX, GuestRoutes, address
 from verdictd_py.rcar.messages import MAX_BODY_BYTES
 
 HEALTH: Final = "/healthz"
+
+_JUDGED: Final = (GuestRefused, CollateralUnavailable)
+"""What the appraiser has told the log already."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -133,7 +142,10 @@ class KbsListener:
         missing = isinstance(error, SessionMissing)
         event = "request.unattested" if missing else "request.failed"
         status, reason = refusal.status, str(error)
-        self._record(request, doing, event=event, code=error.code, status=status, reason=reason)
+        if not isinstance(error, _JUDGED):
+            self._record(request, doing, event=event, code=error.code, status=status, reason=reason)
+        if isinstance(error, CollateralUnavailable):  # who was asked for it is nobody's business
+            reason = f"not judged: {error.code}; try again later"
         refused_admin = is_refused_admin(request, error)
         variant = answers.ADMIN_REFUSED if refused_admin else refusal.variant
         return answers.failed(status, variant, reason)
