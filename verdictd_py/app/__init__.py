@@ -13,7 +13,7 @@ from typing import Self
 from verdictd_py import __version__
 from verdictd_py._generated import clientapi_pb2, keyprovider_pb2, verdictd_v1_pb2
 from verdictd_py.app.collateral import CollateralService, collateral_source
-from verdictd_py.app.kbs import KbsService, UseCases
+from verdictd_py.app.kbs import UseCases, listener_of
 from verdictd_py.broker.administration import KeyAdministrator, ResourceAdministrator
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.history import History
@@ -104,6 +104,11 @@ class Daemon:
             raise ConfigError(
                 f"--insecure-sample-verifier would give every secret in {settings.data_dir} to "
                 "anybody; try it with `verdictd-py demo`, or add --insecure-sample-data-dir"
+            )
+        if unsafe.insecure_sample_data_dir and not unsafe.insecure_sample_verifier:
+            raise ConfigError(
+                "--insecure-sample-data-dir has no effect without --insecure-sample-verifier; "
+                "remove it"
             )
         self._settings = settings
         self._unsafe = unsafe
@@ -196,19 +201,13 @@ class Daemon:
                 clock=clock,
             ),
         )
-        kbs = settings.kbs_http_address
-        self._kbs = (
-            None
-            if kbs is None
-            else KbsService(
-                kbs,
-                settings,
-                unsafe,
-                UseCases(appraiser, releaser, self._administration, self._open.of),
-                clock=clock,
-                events=events,
-                limits=_limits(settings),
-            )
+        self._kbs = listener_of(
+            settings,
+            unsafe,
+            UseCases(appraiser, releaser, self._administration, self._open.of),
+            clock=clock,
+            events=events,
+            limits=_limits(settings),
         )
         self._client_api = ClientApi(tls=tls)
         self._keyprovider_api = ClientApi(tls=tls, option="--keyprovider-api")
@@ -238,6 +237,8 @@ class Daemon:
                 self._kbs.bind()
         except ConfigError:
             listening.close()
+            if self._kbs is not None:
+                self._kbs.unbind()
             raise
         self._audit.open()
         host, port = listening.getsockname()[:2]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Self
+from typing import Final, Self
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -30,6 +31,15 @@ from verdictd_py.rcar.tokens import Tokens
 from verdictd_py.storage.sessions import MemorySessionStore
 from verdictd_py.storage.sqlite_sessions import SqliteSessionStore
 
+_OF_LISTENER: Final = (
+    "kbs_tls_cert",
+    "kbs_tls_key",
+    "kbs_admins",
+    "kbs_token_key",
+    "kbs_sessions",
+)
+_UNSAFE_OF_LISTENER: Final = ("insecure_kbs_http", "insecure_sample_verifier")
+
 
 @dataclass(frozen=True, slots=True)
 class UseCases:
@@ -43,6 +53,36 @@ class UseCases:
     releaser: Releaser
     administration: Administration
     unpinned: Callable[[Tee], Awaitable[tuple[str, ...]]]
+
+
+def listener_of(
+    settings: Settings,
+    unsafe: Unsafe,
+    use_cases: UseCases,
+    *,
+    clock: Callable[[], datetime],
+    events: Events,
+    limits: Limits,
+) -> KbsService | None:
+    """The listener, None where there is no address for it.
+
+    Raises:
+        ConfigError: one line: cause and remedy; also for settings of a listener that is off.
+    """
+    address = settings.kbs_http_address
+    if address is not None:
+        return KbsService(
+            address, settings, unsafe, use_cases, clock=clock, events=events, limits=limits
+        )
+    given = [name for name in _OF_LISTENER if getattr(settings, name) is not None]
+    given += [name for name in _UNSAFE_OF_LISTENER if getattr(unsafe, name)]
+    if given:
+        option = "--" + given[0].replace("_", "-")
+        raise ConfigError(
+            f"{option} has no effect without --kbs-http; give the listener an address, "
+            f"or remove {option}"
+        )
+    return None
 
 
 class KbsService:
@@ -93,7 +133,7 @@ class KbsService:
             admins=AdminRoutes(use_cases.administration, admins, clock),
             events=events,
             limits=limits,
-            tls=None if self._tls is None else self._tls.context,
+            tls=_context_of(self._tls),
             drain_seconds=settings.drain_timeout,
         )
 
@@ -118,9 +158,10 @@ class KbsService:
         return self
 
     def unbind(self) -> None:
-        """Lets the address go, where another could not be had."""
+        """Lets the address and the sessions go, where another address could not be had."""
         if self._listening is not None:
             self._listening.close()
+        self._close_sessions()
 
     async def start(self) -> None:
         """Accepts on what was bound."""
@@ -130,6 +171,9 @@ class KbsService:
     async def drain(self) -> None:
         """Stops accepting and lets requests in flight finish."""
         await self._listener.drain()
+        self._close_sessions()
+
+    def _close_sessions(self) -> None:
         if isinstance(self._sessions, SqliteSessionStore):
             self._sessions.close()
 
@@ -143,11 +187,19 @@ class KbsService:
             self._tls.reload()
 
 
+def _context_of(tls: KbsTls | None) -> Callable[[], ssl.SSLContext] | None:
+    return None if tls is None else lambda: tls.context
+
+
 def _tls(
     address: Address, settings: Settings, unsafe: Unsafe, clock: Callable[[], datetime]
 ) -> KbsTls | None:
     """1. The operator's files. 2. None on loopback, or where that was asked for. 3. Our own."""
     certificate, key = settings.kbs_tls_cert, settings.kbs_tls_key
+    if certificate is not None and unsafe.insecure_kbs_http:
+        raise ConfigError(
+            "--insecure-kbs-http and --kbs-tls-cert contradict each other; remove one of them"
+        )
     if certificate is not None and key is not None:  # 1
         return KbsTls.read(certificate, key)
     if certificate is not None or key is not None:

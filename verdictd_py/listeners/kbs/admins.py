@@ -54,7 +54,8 @@ class AdminRoutes:
             web.post(PREFIX + "/resource-policy", self.set_resource_policy),
             web.post(PREFIX + "/attestation-policy", self.set_attestation_policy),
             web.post(PREFIX + "/reference-value", self.set_reference_value),
-            web.get(PREFIX + "/reference-value/{name}", self.reference_value, allow_head=False),
+            web.get(PREFIX + "/reference-value", self.reference_values, allow_head=False),
+            web.get(PREFIX + "/reference-value/{name:.+}", self.reference_value, allow_head=False),
         ]
 
     @property
@@ -68,8 +69,6 @@ class AdminRoutes:
         """Stores the body. What only registers keys stores a key, which is never replaced."""
         administrator = self._administrator(request)
         path = resource_path(request)
-        if path is None:
-            return answers.failed(404, answers.INVALID_PATH, "that is no name of a resource")
         caller = administrator.require_resource(str(path))
         content = SecretBytes(await request.read())
         if administrator.role is Role.REGISTER:
@@ -81,8 +80,6 @@ class AdminRoutes:
     async def delete_resource(self, request: web.Request) -> web.Response:
         administrator = self._administrator(request)
         path = resource_path(request)
-        if path is None:
-            return answers.failed(404, answers.INVALID_PATH, "that is no name of a resource")
         caller = administrator.require_resource(str(path), deleting=True)
         await self._administration.resources.delete(caller, str(path))
         return web.Response()
@@ -129,14 +126,19 @@ class AdminRoutes:
 
     async def reference_value(self, request: web.Request) -> web.Response:
         """The values of one name that are in the reference data, JSON."""
-        caller = self._administrator(request).require_policies()
-        _, text, _ = await self._policies.reference_of(caller, Tee.TDX.value)
-        found: JsonValue = decode_object(text.encode(), "the stored reference data").get(
-            request.match_info["name"]
-        )
+        found = (await self._reference(request)).get(request.match_info["name"])
         if found is None:
             raise NotFound("there are no reference values of this name")
         return answers.succeeded(json.dumps(found).encode())
+
+    async def reference_values(self, request: web.Request) -> web.Response:
+        """The whole reference data: kbs-client from v0.14 to v0.17 knows no names."""
+        return answers.succeeded(encode_object(await self._reference(request)))
+
+    async def _reference(self, request: web.Request) -> dict[str, JsonValue]:
+        caller = self._administrator(request).require_policies()
+        _, text, _ = await self._policies.reference_of(caller, Tee.TDX.value)
+        return decode_object(text.encode(), "the stored reference data")
 
 
 def is_refused_admin(request: web.Request, error: Exception) -> bool:

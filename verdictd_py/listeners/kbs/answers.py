@@ -151,10 +151,12 @@ REFUSALS: Final = (
 )
 """The first whose kind fits. Everything else is our bug: 500, with the id of an incident."""
 
-INVALID_PATH: Final = "InvalidRequestPath"
 ADMIN_REFUSED: Final = "AdminAuthAccess"
 BUG: Final = "PluginInternalError"
-TOO_LARGE: Final = "SerdeError"
+_INVALID_PATH: Final = "InvalidRequestPath"
+_NO_REQUEST: Final = "SerdeError"
+
+_NO_STORE: Final = {"Cache-Control": "no-store"}  # tokens among them
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +184,14 @@ OTHERS: Final = (
     ),
     OtherRefusal(
         404,
-        INVALID_PATH,
+        _INVALID_PATH,
         "That is no path of this listener, or no name of a resource.",
         "A resource is named <repository>/<type>/<tag>, of A-Z a-z 0-9 _ - and dots.",
     ),
-    OtherRefusal(405, INVALID_PATH, "The path has no such method.", "See the OpenAPI description."),
-    OtherRefusal(413, TOO_LARGE, "The body is larger than 2 MiB.", "Send less."),
+    OtherRefusal(
+        405, _INVALID_PATH, "The path has no such method.", "See the OpenAPI description."
+    ),
+    OtherRefusal(413, _NO_REQUEST, "The body is larger than 2 MiB.", "Send less."),
     OtherRefusal(
         500,
         BUG,
@@ -204,12 +208,25 @@ def refusal_of(error: VerdictdError) -> Refusal | None:
 
 def failed(status: int, variant: str, detail: str) -> web.Response:
     """An answer that is no success, with the body that every client looks for."""
-    headers = {"Retry-After": "5"} if status == 503 else None
+    headers = _NO_STORE | ({"Retry-After": "5"} if status == 503 else {})
     return web.Response(
         status=status, body=messages.error(variant, detail), content_type=JSON, headers=headers
     )
 
 
+def refused(status: int, detail: str, allow: str | None = None) -> web.Response:
+    """An answer to what is wrong with HTTP, not with what it carries.
+
+    Args:
+        allow: the methods that there are.
+    """
+    variant = BUG if status >= 500 else _INVALID_PATH if status in {404, 405} else _NO_REQUEST
+    answer = failed(status, variant, detail)
+    if allow is not None:
+        answer.headers["Allow"] = allow
+    return answer
+
+
 def succeeded(body: bytes) -> web.Response:
     """200 with JSON."""
-    return web.Response(body=body, content_type=JSON)
+    return web.Response(body=body, content_type=JSON, headers=_NO_STORE)

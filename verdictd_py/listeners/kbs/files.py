@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +14,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 from verdictd_py.errors import ConfigError
 from verdictd_py.rcar import jose
 from verdictd_py.rcar.admins import AdminKey, AdminKeys, Role
+
+_PREFIX: Final = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9_.-]*/){1,2}")
+"""One or two segments of a name (see `domain.names`); any other would never fit one."""
 
 _MEMBERS: Final = frozenset({"name", "public_key", "roles", "default_role", "prefix"})
 
@@ -78,8 +82,11 @@ def _admin_key(table: dict[str, Any], path: Path) -> AdminKey:
         raise ConfigError(f"{where} has a role that there is not; there are {known}") from None
     if not found and default_role is None:
         raise ConfigError(f'{where} has no role; write roles = ["admin"], or a default_role')
-    if not isinstance(prefix, str) or (prefix and not prefix.endswith("/")):
-        raise ConfigError(f'{where} has a prefix without its slash; write prefix = "default/key/"')
+    if not isinstance(prefix, str) or (prefix and not _PREFIX.fullmatch(prefix)):
+        raise ConfigError(
+            f"{where} has a prefix that is none of a resource's name, with its slash at the end; "
+            'write prefix = "default/key/"'
+        )
     if Role.REGISTER in {*found, default_role} and not prefix:
         raise ConfigError(f"{where} has the role register and no prefix; say where it may register")
     named = table.get("public_key")

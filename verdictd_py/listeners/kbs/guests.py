@@ -12,6 +12,7 @@ from verdictd_py.domain.encoding import encode_object
 from verdictd_py.domain.names import ResourcePath
 from verdictd_py.errors import Overloaded, RequestError
 from verdictd_py.listeners.kbs import answers
+from verdictd_py.listeners.kbs.connections import peer_text
 from verdictd_py.rcar.tokens import Tokens
 
 PREFIX: Final = "/kbs/v0"
@@ -74,12 +75,9 @@ class GuestRoutes:
 
     async def resource(self, request: web.Request) -> web.Response:
         """A resource, encrypted to the guest's key. A query is for other brokers: ignored."""
-        path = resource_path(request)
-        if path is None:
-            return answers.failed(404, answers.INVALID_PATH, "that is no name of a resource")
         return answers.succeeded(
             await self._handshakes.resource(
-                path,
+                resource_path(request),
                 session_id=session_id(request),
                 token=bearer(request),
                 address=address(request),
@@ -92,13 +90,17 @@ class GuestRoutes:
         return answers.succeeded(encode_object(self._tokens.jwks()))
 
 
-def resource_path(request: web.Request) -> ResourcePath | None:
-    """The path in the address, None where it is no name."""
+def resource_path(request: web.Request) -> ResourcePath:
+    """The path in the address.
+
+    Raises:
+        web.HTTPNotFound: it is no name of a resource.
+    """
     parts = (request.match_info[name] for name in ("repository", "type", "tag"))
     try:
         return ResourcePath.parse("/".join(parts))
     except RequestError:
-        return None
+        raise web.HTTPNotFound(reason="that is no name of a resource") from None
 
 
 def session_id(request: web.Request) -> str | None:
@@ -115,8 +117,4 @@ def bearer(request: web.Request) -> str | None:
 
 def address(request: web.Request) -> str:
     """The peer's, `host:port`, for log and audit. What a proxy says of others is not believed."""
-    name = request.transport.get_extra_info("peername") if request.transport else None
-    if not name:
-        return "unknown"
-    host, port = name[0], name[1]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return peer_text(request.transport and request.transport.get_extra_info("peername"))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import Final, cast
+from functools import partial
+from typing import Final
 
 from aiohttp import web
 
@@ -23,17 +23,14 @@ from verdictd_py.listeners.attested import Limits
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.kbs import answers, description
 from verdictd_py.listeners.kbs.admins import AdminRoutes, is_refused_admin
+from verdictd_py.listeners.kbs.connections import Acceptor, Connection
 from verdictd_py.listeners.kbs.guests import PREFIX, GuestRoutes, address
 from verdictd_py.rcar.messages import MAX_BODY_BYTES
 
-_BACKLOG: Final = 1024
-_MAX_HEADER_BYTES: Final = 128 * 1024
-"""Of one header: a token is up to 64 KiB long."""
+HEALTH: Final = "/healthz"
 
-_SILENT: Final = logging.getLogger("verdictd_py.http")
-"""Of the library: it would print what clients sent."""
-_SILENT.addHandler(logging.NullHandler())
-_SILENT.propagate = False
+_JUDGED: Final = (GuestRefused, CollateralUnavailable)
+"""What the appraiser has told the log already."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -43,7 +40,7 @@ class KbsListener:
 
     Args:
         limits: those of the attested listener.
-        tls: settings of TLS, None for plain HTTP.
+        tls: settings of TLS for the next connection, None for plain HTTP.
         drain_seconds: for requests in flight when it stops.
     """
 
@@ -54,66 +51,43 @@ class KbsListener:
         admins: AdminRoutes,
         events: Events,
         limits: Limits,
-        tls: ssl.SSLContext | None,
+        tls: Callable[[], ssl.SSLContext] | None,
         drain_seconds: float,
     ) -> None:
         self._events = events
         self._limits = limits
-        self._tls = tls
-        self._server: asyncio.Server | None = None
+        self._drain_seconds = drain_seconds
 
-        @web.middleware
-        async def answered(request: web.Request, handler: Handler) -> web.StreamResponse:
-            return await self._answered(request, handler)
-
-        app = web.Application(middlewares=[answered], client_max_size=MAX_BODY_BYTES)
-        app.add_routes([*guests.routes(), *admins.routes()])
-        app.add_routes(
-            [
-                web.get("/healthz", _healthy, allow_head=False),
-                web.get(PREFIX + "/openapi.json", _described, allow_head=False),
-            ]
-        )
+        app = web.Application(client_max_size=MAX_BODY_BYTES)
+        for route in (
+            *guests.routes(),
+            *admins.routes(),
+            web.get(HEALTH, _healthy, allow_head=False),
+            web.get(PREFIX + "/openapi.json", _described, allow_head=False),
+        ):
+            # Not as a middleware of the library: it keeps those for ever, and what they hold.
+            handler = partial(self._answered, route.handler)
+            app.router.add_route(route.method, route.path, handler)
         self.app = app
-        self._runner = web.AppRunner(
-            app,
-            shutdown_timeout=drain_seconds,
-            access_log=None,
-            logger=_SILENT,
-            keepalive_timeout=limits.request,  # also for the headers of the first request
-            lingering_time=1,
-            max_field_size=_MAX_HEADER_BYTES,
-            auto_decompress=False,  # a bomb would be unpacked before its size is seen
-        )
+        self._runner = web.AppRunner(app)
+        self._acceptor = Acceptor(events=events, limits=limits, tls=tls)
 
     async def start(self, listening: socket.socket) -> None:
         """Accepts connections on a socket that is bound already."""
         await self._runner.setup()
-        self._server = await asyncio.get_running_loop().create_server(
-            self._protocol,
-            sock=listening,
-            backlog=_BACKLOG,
-            ssl=self._tls,
-            ssl_handshake_timeout=None if self._tls is None else self._limits.handshake,
-        )
-
-    def _protocol(self) -> asyncio.Protocol:
         server = self._runner.server
-        if server is None or len(server.connections) >= self._limits.connections:
-            self._events.record("connection.refused", reason="too many connections")
-            return _Refused()
-        return cast("asyncio.Protocol", server())
+        assert server is not None  # noqa: S101  # set up
+        self._acceptor.start(listening, server)
 
     async def drain(self) -> None:
         """Stops accepting, lets requests in flight finish, closes what is idle."""
-        if self._server is None:
-            return
-        self._server.close()
-        self._server = None
+        await self._acceptor.drain(self._drain_seconds)
         await self._runner.cleanup()
 
-    async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _answered(self, handler: Handler, request: web.Request) -> web.StreamResponse:
         """One request: every failure is an answer in JSON, and one line in the log."""
+        if isinstance(request.protocol, Connection):
+            request.protocol.answering = True
         doing = f"{request.method} {_route(request)}"
         try:
             async with asyncio.timeout(self._limits.request + self._limits.appraisal):
@@ -123,54 +97,82 @@ class KbsListener:
         except TimeoutError:
             return self._failed(request, Overloaded("the request took too long"), doing)
         except web.HTTPException as error:
-            variant = answers.TOO_LARGE if error.status == 413 else answers.INVALID_PATH
-            return answers.failed(error.status, variant, f"{error.status} {error.reason}")
-        except (ConnectionError, asyncio.CancelledError):
+            return self._refused(request, error, doing)
+        except asyncio.CancelledError:
             raise
-        except Exception as error:  # noqa: BLE001  # the edge: one client's bug stops no other
+        except Exception as error:  # the edge: one client's bug stops no other
+            if isinstance(error, ConnectionError) and _gone(request):
+                raise
             text = report_bug(self._events, error, doing=doing)
             return answers.failed(500, answers.BUG, text)
-        self._events.record(
-            "request.answered",
-            peer=address(request),
-            command=doing,
-            answer_bytes=answer.content_length or 0,
-        )
+        if request.path != HEALTH:  # asked every few seconds, by what starts and stops daemons
+            self._events.record(
+                "request.answered",
+                peer=address(request),
+                command=doing,
+                answer_bytes=answer.content_length or 0,
+            )
         return answer
 
     async def _handled(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise web.HTTPUnsupportedMediaType(reason="send the body without Content-Encoding")
         if request.can_read_body:
-            async with asyncio.timeout(self._limits.request):
-                await request.read()  # the routes find it kept
+            try:
+                async with asyncio.timeout(self._limits.request):
+                    await request.read()  # the routes find it kept
+            except TimeoutError:
+                raise web.HTTPRequestTimeout(reason="the body came too slowly") from None
+            except web.RequestPayloadError:
+                raise web.HTTPBadRequest(reason="the body cannot be read") from None
         return await handler(request)
+
+    def _refused(self, request: web.Request, error: web.HTTPException, doing: str) -> web.Response:
+        """What the library refuses: unknown paths and methods, bodies that are too large."""
+        reason = str(error.reason)
+        self._record(request, doing, code="request", status=error.status, reason=reason)
+        return answers.refused(error.status, reason)
 
     def _failed(self, request: web.Request, error: VerdictdError, doing: str) -> web.Response:
         refusal = answers.refusal_of(error)
         if refusal is None:
             text = report_bug(self._events, error, doing=doing)
             return answers.failed(500, answers.BUG, text)
-        if not isinstance(error, GuestRefused):  # the appraiser has said so, and why
-            # Guests begin with a request that is answered so: nobody needs to look at it.
-            missing = isinstance(error, SessionMissing)
-            self._events.record(
-                "request.unattested" if missing else "request.failed",
-                peer=address(request),
-                doing=doing,
-                code=error.code,
-                status=str(refusal.status),
-                reason=str(error),
-            )
+        # Guests begin with a request that is answered so: nobody needs to look at it.
+        missing = isinstance(error, SessionMissing)
+        event = "request.unattested" if missing else "request.failed"
+        status, reason = refusal.status, str(error)
+        if not isinstance(error, _JUDGED):
+            self._record(request, doing, event=event, code=error.code, status=status, reason=reason)
+        if isinstance(error, CollateralUnavailable):  # who was asked for it is nobody's business
+            reason = error.told
         refused_admin = is_refused_admin(request, error)
         variant = answers.ADMIN_REFUSED if refused_admin else refusal.variant
-        detail = error.told if isinstance(error, CollateralUnavailable) else str(error)
-        return answers.failed(refusal.status, variant, detail)
+        return answers.failed(status, variant, reason)
+
+    def _record(
+        self,
+        request: web.Request,
+        doing: str,
+        *,
+        code: str,
+        status: int,
+        reason: str,
+        event: str = "request.failed",
+    ) -> None:
+        self._events.record(
+            event,
+            peer=address(request),
+            doing=doing,
+            code=code,
+            status=str(status),
+            reason=reason,
+        )
 
 
-class _Refused(asyncio.Protocol):
-    """A connection that is one too many."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast("asyncio.Transport", transport).abort()
+def _gone(request: web.Request) -> bool:
+    """Whether nobody is there any more to answer."""
+    return request.transport is None or request.transport.is_closing()
 
 
 def _route(request: web.Request) -> str:

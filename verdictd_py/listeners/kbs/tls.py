@@ -15,19 +15,21 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from verdictd_py.errors import ConfigError
 
+_SERVER: Final = ExtendedKeyUsageOID.SERVER_AUTH
 _LIFETIME: Final = timedelta(days=365)
 _BACKDATED: Final = timedelta(hours=1)  # clocks of guests may be behind
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class KbsTls:
-    """Settings of TLS for a listener, which a renewed certificate changes in place.
+    """Settings of TLS for a listener.
 
     Attributes:
-        context: for the listener.
+        context: for the next connection; another one after `reload`.
         files: certificate chain and key, PEM; None for a certificate of its own.
         self_signed: that certificate, PEM, for clients that want to trust it.
     """
@@ -51,17 +53,21 @@ class KbsTls:
     def own(cls, host: str, *, now: datetime) -> Self:
         """TLS with a certificate that lasts a year, for `host` and the names of this machine."""
         private = ec.generate_private_key(ec.SECP256R1())
+        public = private.public_key()
         name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "verdictd-py")])
         made = (
             x509.CertificateBuilder()
             .subject_name(name)
             .issuer_name(name)
-            .public_key(private.public_key())
+            .public_key(public)
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - _BACKDATED)
             .not_valid_after(now + _LIFETIME)
             .add_extension(x509.SubjectAlternativeName(_names(host)), critical=False)
+            # No CA: guests' TLS (webpki) takes none for a server, even where they trust it.
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+            .add_extension(x509.ExtendedKeyUsage([_SERVER]), critical=False)
             .sign(private, hashes.SHA256())
         )
         pem = made.public_bytes(Encoding.PEM)
@@ -90,13 +96,15 @@ class KbsTls:
                     f"cannot read {path}: {error.strerror}; check --kbs-tls-{option}"
                 ) from error
         try:
-            _context().load_cert_chain(certificate, key, password=_no_password)
-            self.context.load_cert_chain(certificate, key, password=_no_password)
+            # A new one: OpenSSL keeps a certificate of each kind of key, also those from before.
+            context = _context()
+            context.load_cert_chain(certificate, key, password=_no_password)
         except (ssl.SSLError, ValueError):
             raise ConfigError(
                 f"{certificate} and {key} are no PEM certificate and its unencrypted PEM key; "
                 "correct --kbs-tls-cert and --kbs-tls-key"
             ) from None
+        self.context = context
 
 
 def _context() -> ssl.SSLContext:

@@ -1,0 +1,88 @@
+"""The end of a broker with HTTP guests: requests in flight finish, what is idle is closed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.broker import RunningBroker
+from tests.system.kbs import running_kbs
+from tests.system.kbs_raw import SECONDS, Link, linked, request
+
+AUTH = b'{"version":"0.4.0","tee":"tdx","extra-params":""}'
+DRAIN_SECONDS = 2.0
+
+
+@pytest.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
+    async with running_kbs(tmp_path, drain_timeout=DRAIN_SECONDS) as running:
+        yield running
+
+
+async def stopping(broker: RunningBroker) -> asyncio.Task[None]:
+    """Begins what SIGTERM begins; returns once no connection is accepted any more."""
+    kbs = broker.daemon._kbs
+    assert kbs is not None
+    accepting = kbs._listener._acceptor._accepting
+    assert accepting is not None
+    task = asyncio.create_task(broker.daemon.stop())
+    async with asyncio.timeout(SECONDS):
+        await asyncio.wait([accepting])
+    return task
+
+
+async def begun(link: Link) -> None:
+    """Half of a request, and the broker is at it: it has answered the first half's Expect."""
+    head = {"Content-Length": str(len(AUTH)), "Expect": "100-continue"}
+    await link.send(request("POST", "/kbs/v0/auth", headers=head))
+    interim = await link.answer()
+    assert interim is not None
+    assert interim.status == 100
+    await link.send(AUTH[:10])
+
+
+async def test_a_request_in_flight_finishes_and_idle_connections_end(
+    broker: RunningBroker,
+) -> None:
+    async with linked(broker) as silent, linked(broker) as idle, linked(broker) as busy:
+        await idle.send(request("GET", "/healthz"))
+        assert await idle.answer() is not None
+        await begun(busy)
+        task = await stopping(broker)
+        assert await idle.closed()
+        assert await silent.closed()
+        with pytest.raises(OSError, match="Connect call failed"):
+            async with linked(broker):
+                pass
+        await busy.send(AUTH[10:])
+        answer = await busy.answer()
+        assert answer is not None
+        assert answer.status == 200
+        assert answer.headers.get("connection") == "close"
+        assert await busy.closed()
+        async with asyncio.timeout(DRAIN_SECONDS / 2):
+            await task
+
+
+async def test_who_never_finishes_does_not_keep_the_broker(broker: RunningBroker) -> None:
+    async with linked(broker) as busy:
+        await begun(busy)
+        before = time.monotonic()
+        async with asyncio.timeout(DRAIN_SECONDS + 2):
+            await broker.daemon.stop()
+        assert time.monotonic() - before > DRAIN_SECONDS * 0.9
+        assert await busy.closed()
+    assert not broker.events.named("request.answered", "warning.bug")
+    assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+
+
+async def test_half_a_header_is_no_request_in_flight(broker: RunningBroker) -> None:
+    async with linked(broker) as link:
+        await link.send(b"POST /kbs/v0/auth HTTP/1.1\r\nHost:")
+        async with asyncio.timeout(DRAIN_SECONDS / 2):
+            await broker.daemon.stop()
+        assert await link.closed()

@@ -1,0 +1,288 @@
+"""What fails behind the HTTP listener: sessions, collateral, time, ourselves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from tests.guest.support import attested, connected, session_id, tdx_guest, use_session_id
+from tests.system.broker import KEY, KID, RunningBroker
+from tests.system.kbs import PATH, SECRET, running_kbs, url_of
+from tests.system.kbs_raw import linked, request
+from tests.verifiers.pccs import Pccs, running_pccs
+from verdictd_py import app
+from verdictd_py.guest.rcar.errors import KbsRefused
+from verdictd_py.guest.rcar.session import RcarSession
+from verdictd_py.simulator import SimulatedPlatform
+from verdictd_py.simulator.pcs import PcsAnswer
+from verdictd_py.storage import sessions
+
+SECRET_OF_OURS = "9f2c-what-the-exception-says"
+
+
+@pytest.fixture
+def token_key(tmp_path: Path) -> Path:
+    key = ec.generate_private_key(ec.SECP256R1())
+    path = tmp_path / "token.pem"
+    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return path
+
+
+@pytest.fixture
+async def broker(
+    tmp_path: Path, token_key: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[RunningBroker]:
+    """One whose sessions are in a file, and that does not wait long for it."""
+    monkeypatch.setattr(sessions, "_BUSY_SECONDS", 0.2)
+    where: dict[str, Any] = {"kbs_sessions": tmp_path / "sessions", "kbs_token_key": token_key}
+    async with running_kbs(tmp_path, **where) as running:
+        yield running
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Somebody else holds the file, as a backup may, or a disk that hangs."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("BEGIN EXCLUSIVE")
+    try:
+        yield
+    finally:
+        connection.execute("ROLLBACK")
+        connection.close()
+
+
+async def refused(doing: Awaitable[object]) -> tuple[int, str]:
+    with pytest.raises(KbsRefused) as raised:
+        await doing
+    return raised.value.status, raised.value.variant
+
+
+async def test_sessions_that_cannot_be_kept_are_500_and_come_back(
+    broker: RunningBroker, tmp_path: Path
+) -> None:
+    """auth, attest and GET each say so, with one line; a token needs no session."""
+    guest = tdx_guest(broker.platform)
+    async with attested(url_of(broker), guest) as good, connected(url_of(broker), guest) as half:
+        token = await good.token()
+        use_session_id(good, session_id(good))
+        body = await half.answer(await half.auth())
+        broker.events.events.clear()
+        with locked(tmp_path / "sessions"):
+            async with connected(url_of(broker), guest) as new:
+                assert await refused(new.auth()) == (500, "PluginInternalError")
+            assert await refused(half.attest(body)) == (500, "PluginInternalError")
+            assert await refused(good.get(str(PATH))) == (500, "PluginInternalError")
+            async with connected(url_of(broker), guest, token=token) as bearing:
+                assert (await bearing.get(str(PATH))).reveal() == SECRET
+        failed = broker.events.named("request.failed")
+        assert [fields["status"] for fields in failed] == ["500"] * 3
+        assert {fields["reason"] for fields in failed} == {
+            "the sessions cannot be used: database is locked"
+        }
+        assert (await good.get(str(PATH))).reveal() == SECRET
+        await half.attest(body)  # its challenge was not spent
+        assert (await half.get(str(PATH))).reveal() == SECRET
+    assert not broker.events.named("warning.bug")
+
+
+async def test_guests_of_the_other_listener_do_not_wait_for_sessions(
+    tmp_path: Path, token_key: Path
+) -> None:
+    """However many HTTP guests hang on a file that is held."""
+    async with running_kbs(
+        tmp_path, kbs_sessions=tmp_path / "sessions", kbs_token_key=token_key
+    ) as broker:
+        with locked(tmp_path / "sessions"):
+            async with httpx.AsyncClient(base_url=url_of(broker), timeout=60) as http:
+                said = {"version": "0.4.0", "tee": "tdx", "extra-params": ""}
+                waiting = [
+                    asyncio.create_task(http.post("/kbs/v0/auth", json=said)) for _ in range(40)
+                ]
+                done, _ = await asyncio.wait(waiting, timeout=0.5)
+                assert not done
+                before = time.monotonic()
+                async with broker.guest() as guest:
+                    assert (await guest.keks([KID]))[KID].reveal() == KEY
+                assert time.monotonic() - before < 3
+                for task in waiting:
+                    task.cancel()
+                await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_a_file_that_is_no_database_any_more_is_500(
+    broker: RunningBroker, tmp_path: Path
+) -> None:
+    guest = tdx_guest(broker.platform)
+    async with attested(url_of(broker), guest) as session:
+        for path in tmp_path.glob("sessions*"):
+            with path.open("r+b") as file:
+                file.write(b"\xff" * max(path.stat().st_size, 65_536))
+        assert await refused(session.get(str(PATH))) == (500, "PluginInternalError")
+        assert await refused(session.auth()) == (500, "PluginInternalError")
+    assert {fields["code"] for fields in broker.events.named("request.failed")} == {"storage"}
+    assert not broker.events.named("warning.bug")
+
+
+async def test_two_brokers_serve_one_guest(tmp_path: Path, token_key: Path) -> None:
+    """Challenged by one, attested by the other, served by the first: as behind one address."""
+    where: dict[str, Any] = {"kbs_sessions": tmp_path / "sessions", "kbs_token_key": token_key}
+    async with (
+        running_kbs(tmp_path / "one", **where) as one,
+        running_kbs(tmp_path / "two", platform=one.platform, **where) as two,
+    ):
+        guest = tdx_guest(one.platform)
+        async with (
+            connected(url_of(one), guest) as first,
+            connected(url_of(two), guest) as second,
+        ):
+            body = await first.answer(await first.auth())
+            use_session_id(second, session_id(first))
+            token = await second.attest(body)
+            assert await refused(first.attest(body)) == (401, "TokenNotFound")  # spent there
+            assert (await first.get(str(PATH))).reveal() == SECRET
+            assert (await second.get(str(PATH))).reveal() == SECRET
+        for broker in (one, two):
+            async with connected(url_of(broker), guest, token=token) as session:
+                assert (await session.get(str(PATH))).reveal() == SECRET
+        assert [b.events.named("guest.accepted") != [] for b in (one, two)] == [False, True]
+        assert [len(b.events.named("secret.released")) for b in (one, two)] == [2, 2]
+        async with httpx.AsyncClient() as http:
+            found = [(await http.get(f"{url_of(b)}/kbs/v0/jwks")).json() for b in (one, two)]
+        assert found[0] == found[1]
+
+
+async def test_one_challenge_of_two_brokers_is_answered_once(
+    tmp_path: Path, token_key: Path
+) -> None:
+    """However close together the two answers come."""
+    where: dict[str, Any] = {"kbs_sessions": tmp_path / "sessions", "kbs_token_key": token_key}
+    async with (
+        running_kbs(tmp_path / "one", **where) as one,
+        running_kbs(tmp_path / "two", platform=one.platform, **where) as two,
+    ):
+        guest = tdx_guest(one.platform)
+        async with (
+            connected(url_of(one), guest) as first,
+            connected(url_of(two), guest) as second,
+        ):
+            for _ in range(10):
+                body = await first.answer(await first.auth())
+                use_session_id(second, session_id(first))
+                results = await asyncio.gather(
+                    *(each.attest(body) for each in (first, second) * 3), return_exceptions=True
+                )
+                refusals = [each for each in results if isinstance(each, KbsRefused)]
+                assert len(refusals) == 5
+                assert {(e.status, e.variant) for e in refusals} == {(401, "TokenNotFound")}
+
+
+@pytest.fixture
+async def pccs() -> AsyncIterator[Pccs]:
+    platform = SimulatedPlatform.create(now=app.utc_now())
+    async with running_pccs(platform) as running:
+        yield running
+
+
+async def attest_answer(session: RcarSession, broker: RunningBroker) -> httpx.Response:
+    """The bare answer to a handshake's second request."""
+    body = await session.answer(await session.auth())
+    cookies = {"kbs-session-id": session_id(session)}
+    async with httpx.AsyncClient(cookies=cookies) as http:
+        return await http.post(f"{url_of(broker)}/kbs/v0/attest", json=body)
+
+
+async def test_a_guest_that_cannot_be_judged_is_told_to_come_again(
+    tmp_path: Path, pccs: Pccs
+) -> None:
+    pccs.change = lambda path, answer: PcsAnswer(500)
+    async with running_kbs(
+        tmp_path, platform=pccs.platform, collateral=None, collateral_url=(pccs.url,)
+    ) as broker:
+        guest = tdx_guest(broker.platform)
+        async with connected(url_of(broker), guest) as session:
+            answer = await attest_answer(session, broker)
+            assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+            assert answer.json()["type"].endswith("/AttestationError")
+            assert await refused(session.get(str(PATH))) == (401, "TokenNotFound")
+            assert "http" not in answer.json()["detail"]  # who was asked is the operator's business
+        assert pccs.url in str(broker.events.named("guest.not-judged")[0]["reason"])
+        assert len(broker.events.named("guest.not-judged")) == 1
+        failed = broker.events.named("request.failed")
+        assert [fields["code"] for fields in failed] == ["session-invalid"]  # the GET's
+
+
+async def test_an_appraisal_has_an_end(tmp_path: Path, pccs: Pccs) -> None:
+    pccs.stalled = True
+    async with running_kbs(
+        tmp_path,
+        platform=pccs.platform,
+        collateral=None,
+        collateral_url=(pccs.url,),
+        appraisal_timeout=0.5,
+    ) as broker:
+        async with connected(url_of(broker), tdx_guest(broker.platform)) as session:
+            answer = await attest_answer(session, broker)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+        assert "took too long" in answer.json()["detail"]
+        failed = broker.events.named("request.failed")
+        assert [(f["status"], f["code"]) for f in failed] == [("503", "overloaded")]
+        pccs.go_on.set()
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ConnectionResetError, OSError, KeyError])
+async def test_a_bug_of_ours_is_an_incident_and_nothing_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    async with running_kbs(tmp_path) as broker:
+        kbs = broker.daemon._kbs
+        assert kbs is not None
+
+        def fail(*_: object, **__: object) -> None:
+            raise error(SECRET_OF_OURS)
+
+        monkeypatch.setattr(type(kbs._handshakes._tokens), "issue", fail)
+        async with connected(url_of(broker), tdx_guest(broker.platform)) as session:
+            answer = await attest_answer(session, broker)
+        bug = broker.events.named("warning.bug")[-1]
+        assert (answer.status_code, set(answer.json())) == (500, {"type", "detail"})
+        assert str(bug["incident"]) in answer.json()["detail"]
+        assert (bug["doing"], bug["error"]) == ("POST /attest", error.__name__)
+        for text in (answer.text, broker.events.text):
+            assert SECRET_OF_OURS not in text
+            assert "Traceback" not in text
+        monkeypatch.undo()
+        async with attested(url_of(broker), tdx_guest(broker.platform)) as session:
+            assert (await session.get(str(PATH))).reveal() == SECRET
+
+
+async def test_a_guest_that_leaves_is_no_bug(tmp_path: Path, pccs: Pccs) -> None:
+    """In the middle of its appraisal, too."""
+    pccs.stalled = True
+    async with running_kbs(
+        tmp_path, platform=pccs.platform, collateral=None, collateral_url=(pccs.url,)
+    ) as broker:
+        async with connected(url_of(broker), tdx_guest(broker.platform)) as session:
+            body = await session.answer(await session.auth())
+            cookie = {"Cookie": f"kbs-session-id={session_id(session)}"}
+            async with linked(broker) as link:
+                data = json.dumps(body).encode()
+                await link.send(request("POST", "/kbs/v0/attest", data, cookie))
+                async with asyncio.timeout(20):
+                    while not pccs.asked:  # noqa: ASYNC110  # the service's own state
+                        await asyncio.sleep(0.01)
+        pccs.go_on.set()
+        pccs.stalled = False
+        async with attested(url_of(broker), tdx_guest(broker.platform)) as session:
+            assert (await session.get(str(PATH))).reveal() == SECRET
+        assert not broker.events.named("warning.bug")

@@ -1,0 +1,269 @@
+"""Strangers of the HTTP listener that are slow, greedy or many: bounds in time, bytes, number."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import resource
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.guest.support import attested, tdx_guest
+from tests.system.broker import RunningBroker
+from tests.system.kbs import PATH, SECRET, running_kbs, url_of
+from tests.system.kbs_admins import AdminTokens, bearing
+from tests.system.kbs_raw import SECONDS, Answer, Link, all_closed, lines, linked, once, request
+from tests.system.test_kbs_hostile import REFUSED
+from verdictd_py.rcar.messages import MAX_BODY_BYTES
+
+REQUEST_SECONDS = 1.0
+CONNECTIONS = 20
+GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+POST = b"POST /kbs/v0/auth HTTP/1.1\r\nHost: x\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+AUTH = b'{"version":"0.4.0","tee":"tdx","extra-params":""}'
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> AdminTokens:
+    return AdminTokens(tmp_path / "admins")
+
+
+@pytest.fixture
+async def broker(tmp_path: Path, tokens: AdminTokens) -> AsyncIterator[RunningBroker]:
+    """One that must be as good as new afterwards."""
+    async with running_kbs(
+        tmp_path,
+        kbs_admins=tokens.file,
+        request_timeout=REQUEST_SECONDS,
+        max_connections=CONNECTIONS,
+    ) as running:
+        yield running
+        await all_closed(running)
+        async with attested(url_of(running), tdx_guest(running.platform)) as session:
+            assert (await session.get(str(PATH))).reveal() == SECRET
+        await all_closed(running)
+        assert not running.events.named("warning.bug")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"GET",
+        GET,
+        GET + b"X: " + b"x" * 1000,
+    ],
+)
+async def test_who_says_too_little_is_let_go(broker: RunningBroker, data: bytes) -> None:
+    async with asyncio.timeout(REQUEST_SECONDS + 5):
+        assert await once(broker, data) is None
+    assert lines(broker) == []
+
+
+async def test_a_header_a_byte_at_a_time_is_no_way_to_stay(broker: RunningBroker) -> None:
+    async with linked(broker) as link, asyncio.timeout(REQUEST_SECONDS + 5):
+        await link.send(GET + b"X: ")
+        closing = asyncio.create_task(link.closed())
+        while not closing.done():
+            try:
+                await link.send(b"x")
+            except ConnectionError:
+                break
+            await asyncio.wait([closing], timeout=0.05)
+        await closing
+
+
+@pytest.mark.parametrize("form", ["length", "chunks"])
+async def test_a_slow_body_is_ended_by_the_clock(broker: RunningBroker, form: str) -> None:
+    how = "Content-Length: 50" if form == "length" else "Transfer-Encoding: chunked"
+    begun = b'{"version"' if form == "length" else b'a\r\n{"version"\r\n'
+    head = f"POST /kbs/v0/auth HTTP/1.1\r\nHost: x\r\n{how}\r\n\r\n".encode()
+    async with linked(broker) as link:
+        async with asyncio.timeout(REQUEST_SECONDS + 5):
+            await link.send(head + begun)
+            answer = await link.answer()
+            assert answer is not None
+            assert (answer.status, answer.variant) == (408, "SerdeError")
+            assert await link.closed()
+    assert lines(broker) == ["request.failed"]
+
+
+async def test_a_body_shorter_than_its_length_is_nothing(broker: RunningBroker) -> None:
+    async with linked(broker) as link:
+        await link.send(POST + b"Content-Length: 999\r\n\r\n" + AUTH)
+    await all_closed(broker)
+    assert len(lines(broker)) <= 1
+    assert not broker.events.named("request.answered")
+
+
+async def test_what_follows_a_body_that_is_longer_than_said_is_no_request(
+    broker: RunningBroker,
+) -> None:
+    async with linked(broker) as link:
+        await link.send(request("POST", "/kbs/v0/auth", AUTH))
+        good = await link.answer()
+        assert good is not None
+        assert good.status == 200
+        await link.send(b"garbage" + request("POST", "/kbs/v0/auth", AUTH))
+        bad = await link.answer()
+        assert bad is not None
+        assert (bad.status, bad.variant) == (400, "SerdeError")
+        assert await link.closed()
+    assert lines(broker) == ["request.answered", "request.failed"]
+
+
+async def test_pipelined_requests_are_answered_in_order(broker: RunningBroker) -> None:
+    count = 200
+    async with linked(broker) as link:
+        sending = asyncio.create_task(
+            link.send(
+                b"".join(
+                    request("POST" if n % 2 else "GET", "/kbs/v0/auth", AUTH if n % 2 else b"")
+                    for n in range(count)
+                )
+            )
+        )
+        found = [await link.answer() for _ in range(count)]
+        await sending
+    assert [answer.status for answer in found if answer] == [405, 200] * (count // 2)
+    assert len(lines(broker)) == count
+
+
+async def test_answers_that_nobody_reads_hold_nothing(
+    broker: RunningBroker, tokens: AdminTokens
+) -> None:
+    """A client that asks for more than the kernel holds, and then only waits, is let go."""
+    large = b"x" * (1024 * 1024)
+    where = f"{url_of(broker)}/kbs/v0/reference-value"
+    values = {"mrtd": ["a" * 96] * 9000}
+    payload = base64.b64encode(json.dumps(values).encode()).decode()
+    token = tokens.token("boss")
+    async with httpx.AsyncClient(timeout=SECONDS) as http:
+        answer = await http.post(
+            where,
+            json={"version": "0.1.0", "type": "sample", "payload": payload},
+            headers=bearing(token),
+        )
+        assert answer.status_code == 200, answer.text
+        assert len((await http.get(where, headers=bearing(token))).content) > len(large) * 0.8
+    await all_closed(broker)
+    asked = request("GET", "/kbs/v0/reference-value", headers=bearing(token)) * 30
+    async with linked(broker) as link:
+        link.writer.write(asked)
+        async with asyncio.timeout(REQUEST_SECONDS * 3 + 10):
+            await all_closed(broker)
+        answered = len(broker.events.named("request.answered"))
+        assert answered < 30
+
+
+async def test_headers_of_many_requests_are_bounded_together(broker: RunningBroker) -> None:
+    """Sixty headers as long as they may be are one request; nobody gets to send many of them."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    header = "".join(f"X-{n}: {'x' * 70_000}\r\n" for n in range(60)).encode()
+    one = GET + header
+    async with linked(broker) as link, asyncio.timeout(SECONDS):
+        with pytest.raises(ConnectionError):
+            await flood(link, one + b"\r\n")
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 80 * 1024  # KiB
+
+
+async def flood(link: Link, data: bytes) -> None:
+    """Sends the same for ever."""
+    while True:
+        await link.send(data)
+
+
+async def test_no_more_connections_than_allowed_and_room_when_they_go(
+    broker: RunningBroker,
+) -> None:
+    async with asyncio.timeout(SECONDS):
+        held = [await asyncio.open_connection(*address(broker)) for _ in range(CONNECTIONS + 15)]
+        ended = 0
+        for reader, _ in held[CONNECTIONS:]:
+            assert await reader.read() == b""
+            ended += 1
+    assert ended == len(broker.events.named("connection.refused")) == 15
+    for _, writer in held:
+        writer.close()
+    await all_closed(broker)
+
+
+def address(broker: RunningBroker) -> tuple[str, int]:
+    host, _, port = url_of(broker).removeprefix("http://").rpartition(":")
+    return host, int(port)
+
+
+async def test_honest_guests_are_served_meanwhile(broker: RunningBroker) -> None:
+    """Half of the connections held, a quarter sends rubbish, and a guest notices nothing."""
+    held = [await asyncio.open_connection(*address(broker)) for _ in range(CONNECTIONS // 2)]
+    stop = asyncio.Event()
+
+    async def rubbish() -> None:
+        while not stop.is_set():
+            await once(broker, bytes(range(256)) * 100)
+
+    strangers = [asyncio.create_task(rubbish()) for _ in range(CONNECTIONS // 4)]
+    async with asyncio.timeout(SECONDS):
+        for _ in range(5):
+            async with attested(url_of(broker), tdx_guest(broker.platform)) as session:
+                assert (await session.get(str(PATH))).reveal() == SECRET
+    stop.set()
+    await asyncio.gather(*strangers)
+    for _, writer in held:
+        writer.close()
+
+
+async def test_neither_memory_nor_descriptors_grow(broker: RunningBroker) -> None:
+    """A thousand and more of everything above that is quick."""
+    quick = [data for data, _, _ in REFUSED.values() if len(data) < 10_000]
+
+    async def round_of() -> None:
+        for data in quick:
+            await once(broker, data)
+        await all_closed(broker)
+        broker.events.events.clear()
+
+    for _ in range(5):
+        await round_of()
+    descriptors, memory = descriptors_open(), resident()
+    for _ in range(25):
+        await round_of()
+    assert descriptors_open() == descriptors
+    assert resident() - memory < 8 * 1024 * 1024
+
+
+def descriptors_open() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+async def test_a_body_of_the_largest_size_is_taken(
+    broker: RunningBroker, tokens: AdminTokens
+) -> None:
+    content = os.urandom(MAX_BODY_BYTES)
+    head = {**bearing(tokens.token("ops", "operator")), "Expect": "100-continue"}
+    data = request("POST", "/kbs/v0/resource/a/b/c", content, head)
+    async with linked(broker) as link:
+        begin = data[: -len(content)]
+        await link.send(begin)
+        interim = await link.answer()
+        assert interim is not None
+        assert interim.status == 100
+        await link.send(content)
+        answer: Answer | None = await link.answer()
+    assert answer is not None
+    if answer.status == 200:
+        assert (broker.data / "resources/a/b/c").read_bytes() == content
+    else:  # resources have a bound of their own
+        assert (answer.status, answer.variant) == (400, "SerdeError")

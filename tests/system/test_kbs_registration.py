@@ -1,0 +1,118 @@
+"""Keys and policies that today's tools bring over HTTP, and what guests then get."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from tests.guest.support import attested, tdx_guest
+from tests.system.broker import RunningBroker
+from tests.system.kbs import PATH, SECRET, running_kbs, url_of
+from tests.system.kbs_admins import AdminTokens, bearing
+from tests.system.kbs_raw import once
+from tests.system.test_kbs_admin import b64url
+from verdictd_py.domain.names import ResourcePath
+from verdictd_py.guest.rcar.errors import KbsRefused
+
+PATH_OF_KEY = "default/key/6f1c2f0e-5a2e-4a7b-9a43-0d2f0c4b7f11"
+LAYER_KEY = b'{"symkeyopts":"of a layer, as ocicrypt wraps it"}'
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> AdminTokens:
+    return AdminTokens(tmp_path / "admins")
+
+
+@pytest.fixture
+async def broker(tmp_path: Path, tokens: AdminTokens) -> AsyncIterator[RunningBroker]:
+    async with running_kbs(tmp_path, kbs_admins=tokens.file) as running:
+        yield running
+
+
+async def test_an_image_key_that_coco_keyprovider_registers_opens_for_every_guest(
+    broker: RunningBroker, tokens: AdminTokens
+) -> None:
+    """The request byte for byte; it takes no notice of the answer, so the log must say it."""
+    key, iv = os.urandom(32), os.urandom(12)
+    host = url_of(broker).removeprefix("http://")
+    head = (
+        f"POST /kbs/v0/resource/{PATH_OF_KEY} HTTP/1.1\r\n"
+        "content-type: application/octet-stream\r\n"
+        f"authorization: Bearer {tokens.token('keyprovider')}\r\n"
+        f"accept: */*\r\nhost: {host}\r\ncontent-length: 32\r\n\r\n"
+    )
+    answer = await once(broker, head.encode() + key)
+    assert answer is not None
+    assert (answer.status, answer.body) == (200, b"")
+    wrapped = AESGCM(key).encrypt(iv, LAYER_KEY, None)
+    async with broker.guest() as guest:
+        opened = await guest.decrypt(
+            kid=PATH_OF_KEY, encrypted_data=wrapped, algorithm="A256GCM", iv=iv
+        )
+    assert opened.reveal() == LAYER_KEY
+    async with attested(url_of(broker), tdx_guest(broker.platform)) as session:
+        fetched = await session.resource(ResourcePath.parse(PATH_OF_KEY))
+    assert AESGCM(fetched.reveal()).decrypt(iv, wrapped, None) == LAYER_KEY
+    registered = broker.events.named("key.registered")
+    assert registered == [{"caller": "kbs admin keyprovider", "kid": PATH_OF_KEY}]
+    for form in (key.hex(), base64.b64encode(key).decode(), repr(key)[2:-1]):
+        assert form not in broker.events.text
+
+
+ALLOW_ALL = "package policy\n\ndefault allow = true\n"
+DENY_ALL = "package policy\n\ndefault allow = false\n"
+BY_PLUGIN = (
+    "package policy\n\ndefault allow = false\n\nplugin = data.plugin\n\n"
+    'allow if {\n\tplugin == "resource"\n}\n'
+)
+BY_TRUST = (
+    "package policy\nimport rego.v1\n\ndefault allow = false\n\n"
+    "allow if {\n    not any_not_affirming\n    count(input.submods) > 0\n}\n\n"
+    "any_not_affirming if {\n    some _, submod in input.submods\n"
+    '    submod["ear.status"] != "affirming"\n}\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("policy", "released"),
+    [(ALLOW_ALL, True), (DENY_ALL, False), (BY_PLUGIN, False), (BY_TRUST, False)],
+)
+async def test_release_policies_as_they_are_written_elsewhere(
+    broker: RunningBroker, tokens: AdminTokens, policy: str, released: bool
+) -> None:
+    """They are taken where they are Rego; what asks for input that there is not here denies."""
+    async with httpx.AsyncClient(base_url=url_of(broker)) as http:
+        answer = await http.post(
+            "/kbs/v0/resource-policy",
+            json={"policy": b64url(policy.encode())},
+            headers=bearing(tokens.token("boss", "admin")),
+        )
+        assert (answer.status_code, answer.content) == (200, b"")
+    async with attested(url_of(broker), tdx_guest(broker.platform)) as session:
+        if released:
+            assert (await session.get(str(PATH))).reveal() == SECRET
+        else:
+            with pytest.raises(KbsRefused) as raised:
+                await session.get(str(PATH))
+            assert (raised.value.status, raised.value.variant) == (403, "PolicyDeny")
+
+
+async def test_an_appraisal_policy_with_a_trust_vector_and_no_allow_is_refused(
+    broker: RunningBroker, tokens: AdminTokens
+) -> None:
+    """It would refuse every guest; the one before stays in force."""
+    vector = "package policy\n\nimport rego.v1\n\ndefault executables := 33\n\nexecutables := 3\n"
+    said = {"type": "rego", "policy_id": "default_cpu", "policy": b64url(vector.encode())}
+    async with httpx.AsyncClient(base_url=url_of(broker)) as http:
+        headers = bearing(tokens.token("boss", "admin"))
+        answer = await http.post("/kbs/v0/attestation-policy", json=said, headers=headers)
+    assert (answer.status_code, answer.json()["type"][-16:]) == (400, "ParsePolicyError")
+    assert "allow" in answer.json()["detail"]
+    async with attested(url_of(broker), tdx_guest(broker.platform)) as session:
+        assert (await session.get(str(PATH))).reveal() == SECRET

@@ -1,0 +1,285 @@
+"""HTTPS: whose certificate, which versions, renewed at SIGHUP; and where there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trustme
+from cryptography import x509
+
+from tests.guest.support import attested, tdx_guest
+from tests.system.broker import RunningBroker
+from tests.system.kbs import PATH, SECRET, running_kbs, url_of
+from tests.system.kbs_raw import SECONDS, all_closed, request
+from verdictd_py import app
+
+AUTH = {"version": "0.4.0", "tee": "tdx", "extra-params": ""}
+
+
+def port_of(broker: RunningBroker) -> int:
+    return int(url_of(broker).rpartition(":")[2])
+
+
+def self_signed(broker: RunningBroker) -> bytes:
+    assert broker.daemon._kbs is not None
+    return broker.daemon._kbs.self_signed
+
+
+def trusting(pem: bytes, *, version: ssl.TLSVersion | None = None) -> ssl.SSLContext:
+    """A client that trusts this certificate and nothing else, and is strict about it."""
+    context = ssl.create_default_context(cadata=pem.decode())
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    if version is not None:
+        context.minimum_version = context.maximum_version = version
+    return context
+
+
+class Files:
+    """The operator's certificate and key."""
+
+    def __init__(self, directory: Path) -> None:
+        self.ca = trustme.CA()
+        self.settings: dict[str, Any] = {
+            "kbs_tls_cert": directory / "kbs.pem",
+            "kbs_tls_key": directory / "kbs.key",
+        }
+
+    def write(self, kind: trustme.KeyType) -> int:
+        """A new one; its serial number."""
+        made = self.ca.issue_cert("127.0.0.1", key_type=kind)
+        chain = b"".join(pem.bytes() for pem in made.cert_chain_pems)
+        self.settings["kbs_tls_cert"].write_bytes(chain)
+        self.settings["kbs_tls_key"].write_bytes(made.private_key_pem.bytes())
+        return x509.load_pem_x509_certificate(chain).serial_number
+
+    @property
+    def trusting(self) -> ssl.SSLContext:
+        context = ssl.create_default_context()
+        self.ca.configure_trust(context)
+        return context
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    made = Files(tmp_path)
+    made.write(trustme.KeyType.ECDSA)
+    return made
+
+
+class Stream:
+    """One connection that is kept, with the certificate that it was opened with."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    @property
+    def serial(self) -> int:
+        der = self._writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        return x509.load_der_x509_certificate(der).serial_number
+
+    async def healthy(self) -> bool:
+        self._writer.write(request("GET", "/healthz"))
+        async with asyncio.timeout(SECONDS):
+            head = await self._reader.readuntil(b"\r\n\r\n")
+        return head.startswith(b"HTTP/1.1 200 ")
+
+
+@asynccontextmanager
+async def stream(broker: RunningBroker, context: ssl.SSLContext) -> AsyncIterator[Stream]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(broker), ssl=context)
+    try:
+        yield Stream(reader, writer)
+    finally:
+        writer.close()
+
+
+async def cookie(url: str, verify: ssl.SSLContext | bool = True) -> set[str]:
+    """The attributes of the cookie that a guest gets."""
+    async with httpx.AsyncClient(verify=verify) as http:
+        answer = await http.post(f"{url}/kbs/v0/auth", json=AUTH)
+    assert answer.status_code == 200
+    return {part.strip() for part in answer.headers["Set-Cookie"].split(";")[1:]}
+
+
+async def test_elsewhere_than_on_loopback_it_is_https_with_a_certificate_of_its_own(
+    tmp_path: Path,
+) -> None:
+    async with running_kbs(tmp_path, kbs_http="0.0.0.0:0") as broker:
+        assert url_of(broker).startswith("https://0.0.0.0:")
+        pem = self_signed(broker)
+        url = f"https://127.0.0.1:{port_of(broker)}"
+        ca = tmp_path / "kbs.pem"
+        ca.write_bytes(pem)
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            attributes = await cookie(url, trusting(pem, version=version))
+            assert attributes == {"Path=/kbs", "HttpOnly", "Secure", "Max-Age=300"}
+        async with attested(url, tdx_guest(broker.platform), ca=ca) as session:
+            assert (await session.get(str(PATH))).reveal() == SECRET
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            await cookie(url)
+
+
+async def test_its_own_certificate_is_valid_now_and_no_ca(tmp_path: Path) -> None:
+    """Guests' TLS refuses a CA's certificate for a server, and one without names."""
+    async with running_kbs(tmp_path, kbs_http="0.0.0.0:0") as broker:
+        made = x509.load_pem_x509_certificate(self_signed(broker))
+        constraints = made.extensions.get_extension_for_class(x509.BasicConstraints).value
+        names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert not constraints.ca
+        assert "127.0.0.1" in map(str, names.get_values_for_type(x509.IPAddress))
+        assert "localhost" in names.get_values_for_type(x509.DNSName)
+        now = app.utc_now()
+        assert made.not_valid_before_utc < now
+        assert made.not_valid_after_utc > now + timedelta(days=300)
+        assert b"PRIVATE" not in self_signed(broker)
+
+
+async def test_plain_http_elsewhere_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    unsafe = {"insecure_kbs_http": True}
+    async with running_kbs(tmp_path, kbs_http="0.0.0.0:0", unsafe=unsafe) as broker:
+        assert url_of(broker).startswith("http://0.0.0.0:")
+        url = f"http://127.0.0.1:{port_of(broker)}"
+        assert await cookie(url) == {"Path=/kbs", "HttpOnly", "Max-Age=300"}
+        assert {"flag": "--insecure-kbs-http"} in broker.events.named("unsafe.option")
+
+
+async def test_on_loopback_files_mean_https_too(tmp_path: Path, files: Files) -> None:
+    async with running_kbs(tmp_path, **files.settings) as broker:
+        assert url_of(broker).startswith("https://127.0.0.1:")
+        assert "Secure" in await cookie(url_of(broker), files.trusting)
+        assert self_signed(broker) == b""
+
+
+@pytest.mark.parametrize("version", ["tls1", "tls1_1", "tls1_2", "tls1_3"])
+async def test_old_versions_of_tls_are_refused(tmp_path: Path, version: str) -> None:
+    async with running_kbs(tmp_path, kbs_http="0.0.0.0:0") as broker:
+        process = await asyncio.create_subprocess_exec(
+            *("openssl", "s_client", f"-{version}", "-cipher", "ALL:@SECLEVEL=0"),
+            *("-connect", f"127.0.0.1:{port_of(broker)}"),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        async with asyncio.timeout(SECONDS):
+            output, _ = await process.communicate()
+        await all_closed(broker)
+        failed = broker.events.named("connection.failed")
+        if version in {"tls1", "tls1_1"}:
+            assert process.returncode != 0
+            assert b"BEGIN CERTIFICATE" not in output
+            assert [fields["reason"] for fields in failed] == ["TLS: unsupported protocol"]
+        else:
+            assert process.returncode == 0
+            assert b"BEGIN CERTIFICATE" in output
+            assert not failed
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "TLS: http request"),
+        (bytes(5000), "TLS: "),
+        (bytes(range(256)) * 100, "TLS: "),
+        (b"\x16\x03\x01\x40\x00" + b"\x01" * 16_384, "TLS: "),
+        (b"", "TLS: not completed"),
+    ],
+)
+async def test_what_is_no_tls_is_one_line(tmp_path: Path, data: bytes, reason: str) -> None:
+    async with running_kbs(tmp_path, kbs_http="0.0.0.0:0", handshake_timeout=0.5) as broker:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(broker))
+        writer.write(data)
+        async with asyncio.timeout(SECONDS):
+            try:
+                answer = await reader.read()
+            except ConnectionResetError:
+                answer = b""
+        writer.close()
+        assert b"HTTP" not in answer
+        await all_closed(broker)
+        failed = broker.events.named("connection.failed")
+        assert len(failed) == 1
+        assert str(failed[0]["reason"]).startswith(reason)
+        url = f"https://127.0.0.1:{port_of(broker)}"
+        assert await cookie(url, trusting(self_signed(broker)))
+
+
+async def test_handshakes_that_are_not_completed_count_and_end(tmp_path: Path) -> None:
+    async with running_kbs(
+        tmp_path, kbs_http="0.0.0.0:0", max_connections=5, handshake_timeout=0.5
+    ) as broker:
+        held = [await asyncio.open_connection("127.0.0.1", port_of(broker)) for _ in range(12)]
+        async with asyncio.timeout(SECONDS):
+            for reader, _ in held:
+                assert await reader.read() == b""
+        await all_closed(broker)
+        assert len(broker.events.named("connection.refused")) == 7
+        assert len(broker.events.named("connection.failed")) == 5
+        for _, writer in held:
+            writer.close()
+        url = f"https://127.0.0.1:{port_of(broker)}"
+        assert await cookie(url, trusting(self_signed(broker)))
+
+
+@pytest.mark.parametrize("kind", list(trustme.KeyType))
+async def test_a_renewed_certificate_is_for_new_connections(
+    tmp_path: Path, files: Files, kind: trustme.KeyType
+) -> None:
+    """Whatever kind of key it has: none from before may be left beside it."""
+    first = files.write(*(other for other in trustme.KeyType if other is not kind))
+    async with (
+        running_kbs(tmp_path, **files.settings) as broker,
+        stream(broker, files.trusting) as old,
+    ):
+        assert old.serial == first
+        second = files.write(kind)
+        await broker.daemon.reload()
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            context = files.trusting
+            context.minimum_version = context.maximum_version = version
+            async with stream(broker, context) as new:
+                assert new.serial == second
+                assert await new.healthy()
+        assert await old.healthy()
+
+
+@pytest.mark.parametrize("broken", ["kbs_tls_cert", "kbs_tls_key"])
+async def test_files_that_cannot_be_used_leave_the_certificate_from_before(
+    tmp_path: Path, files: Files, broken: str
+) -> None:
+    first = files.write(trustme.KeyType.ECDSA)
+    async with running_kbs(tmp_path, **files.settings) as broker:
+        good = {name: path.read_bytes() for name, path in files.settings.items()}
+        for damage in ("other", "garbage", "gone"):
+            path = files.settings[broken]
+            if damage == "other":
+                files.write(trustme.KeyType.ECDSA)
+                for name, content in good.items():
+                    if name != broken:
+                        files.settings[name].write_bytes(content)
+            elif damage == "garbage":
+                path.write_text("garbage")
+            else:
+                path.unlink()
+            await broker.daemon.reload()
+            warned = broker.events.named("warning.identity")[-1]["reason"]
+            assert str(path) in str(warned), damage
+            assert f"--{broken.replace('_', '-')}" in str(warned)
+            async with stream(broker, files.trusting) as link:
+                assert link.serial == first
+        assert len(broker.events.named("warning.identity")) == 3
+
+
+async def test_the_keys_of_certificates_are_nowhere(tmp_path: Path, files: Files) -> None:
+    async with running_kbs(tmp_path, **files.settings) as broker:
+        await broker.daemon.reload()
+        key = files.settings["kbs_tls_key"].read_text().split("\n")[1]
+        assert key not in broker.events.text
+        assert "PRIVATE" not in broker.events.text

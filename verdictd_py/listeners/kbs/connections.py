@@ -1,0 +1,283 @@
+"""Connections of HTTP clients: the library's, with the bounds and the answers that it lacks."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+
+from verdictd_py.domain.ports import Events
+from verdictd_py.listeners.attested import Limits
+from verdictd_py.listeners.kbs import answers
+from verdictd_py.rcar.messages import MAX_BODY_BYTES
+
+BACKLOG: Final = 1024
+_LINGER_SECONDS: Final = 1.0
+"""Of a client that was refused, to read why."""
+
+_MAX_HEADER_BYTES: Final = 72 * 1024
+"""Of one header: a token is up to 64 KiB long."""
+
+_MAX_HEADERS: Final = 64
+"""Guests send six; a proxy adds some."""
+
+_MAX_WAITING_BYTES: Final = 2 * MAX_BODY_BYTES
+"""That came and were not answered yet: a body in chunks, or requests behind it."""
+
+_NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_PAUSE_SECONDS: Final = 1.0
+
+_SILENT: Final = logging.getLogger("verdictd_py.http")
+"""Of the library: it would print what clients sent."""
+_SILENT.addHandler(logging.NullHandler())
+_SILENT.propagate = False
+
+
+class Connection(web.RequestHandler):
+    """One client.
+
+    The library bounds how long it waits for a request. Here the rest: bytes that wait, a
+    client that does not read its answer, and one that does not close. Whatever the library
+    answers by itself is JSON too.
+
+    Attributes:
+        answering: whether an answer is due to a request that has begun; routes say so.
+    """
+
+    __slots__ = (
+        "_draining",
+        "_ending",
+        "_events",
+        "_limits",
+        "_tcp",
+        "_waiting",
+        "answering",
+        "closed",
+        "serving",
+    )
+
+    def __init__(self, server: web.Server, events: Events, limits: Limits) -> None:
+        loop = asyncio.get_running_loop()
+        super().__init__(
+            server,
+            loop=loop,
+            access_log=None,  # type: ignore[arg-type]  # as the library documents
+            logger=_SILENT,
+            keepalive_timeout=limits.request,  # also for the headers of the first request
+            lingering_time=_LINGER_SECONDS,
+            max_field_size=_MAX_HEADER_BYTES,
+            max_headers=_MAX_HEADERS,
+            auto_decompress=False,  # a bomb would be unpacked before its size is seen
+        )
+        self._events = events
+        self._limits = limits
+        self._waiting = 0
+        self._draining = False
+        self.answering = False
+        self._tcp: asyncio.Transport | None = None
+        self._ending: asyncio.TimerHandle | None = None
+        self.serving: asyncio.Task[None] | None = None
+        self.closed: asyncio.Future[None] = loop.create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._tcp = cast("asyncio.Transport", transport)
+        # A drained write is then in the kernel's hands: who reads nothing holds one answer.
+        self._tcp.set_write_buffer_limits(high=1, low=0)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        if self._ending is not None:
+            self._ending.cancel()
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        self._waiting += len(data)
+        if self._waiting > _MAX_WAITING_BYTES:
+            self.abort()
+            return
+        super().data_received(data)
+
+    async def start(self) -> None:
+        """Serves requests until the last; then the connection ends, whatever the client does."""
+        self.serving = asyncio.current_task()
+        try:
+            await super().start()
+        finally:
+            if not self.closed.done():
+                loop = asyncio.get_running_loop()
+                self._ending = loop.call_later(self._limits.request, self.abort)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Sends an answer, in time."""
+        self._waiting = 0
+        if resp.status >= 400 and resp.content_type != answers.JSON:
+            # No route of ours: what the client asked for is not logged, the method is a known one.
+            self._record(f"{request.method} unknown", resp.status, str(resp.reason))
+            resp = answers.refused(resp.status, str(resp.reason), resp.headers.get("Allow"))
+        resp.headers["Server"] = "verdictd-py"
+        if self._draining:
+            resp.force_close()
+        try:
+            async with asyncio.timeout(self._limits.request):
+                return await super().finish_response(request, resp, start_time)
+        except TimeoutError:
+            self.abort()
+            return resp, True
+        finally:
+            self.answering = False
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to what is no request. The library's own would quote it."""
+        del request, message
+        told = "this is no request that can be read"
+        if status == 400 and isinstance(exc, LineTooLong):
+            status, told = 431, "the address or a header is too long"
+        self._record("read a request", status, told)
+        answer = answers.refused(status, told)
+        answer.force_close()
+        return answer
+
+    def _record(self, doing: str, status: int, reason: str) -> None:
+        name = None if self._tcp is None else self._tcp.get_extra_info("peername")
+        self._events.record(
+            "request.failed",
+            peer=peer_text(name),
+            doing=doing,
+            code="request",
+            status=str(status),
+            reason=reason,
+        )
+
+    def drain(self) -> None:
+        """Ends it behind the answer that is due, or now. (The library drops the rest of a body.)"""
+        self._draining = True
+        if not self.answering:
+            self.force_close()
+
+    def abort(self) -> None:
+        """Ends it now; what was not sent is lost."""
+        if self._tcp is not None and not self.closed.done():
+            self._tcp.abort()
+
+    def cancel(self) -> None:
+        """Ends it now, and what is done for it."""
+        if self.serving is not None:
+            self.serving.cancel()
+        self.abort()
+
+
+class Acceptor:
+    """Accepts connections, no more than so many at once, and sees each to its end.
+
+    Args:
+        tls: settings of TLS for the next connection, None for plain HTTP.
+    """
+
+    def __init__(
+        self, *, events: Events, limits: Limits, tls: Callable[[], ssl.SSLContext] | None
+    ) -> None:
+        self._events = events
+        self._limits = limits
+        self._tls = tls
+        self._accepting: asyncio.Task[None] | None = None
+        self._tasks: dict[asyncio.Task[None], Connection] = {}
+
+    def start(self, listening: socket.socket, server: web.Server) -> None:
+        """Accepts on a socket that is bound already."""
+        listening.setblocking(False)
+        listening.listen(BACKLOG)
+        self._accepting = asyncio.create_task(self._accept(listening, server))
+
+    async def drain(self, seconds: float) -> None:
+        """Stops accepting, lets requests in flight finish, closes what is idle."""
+        if self._accepting is not None:
+            self._accepting.cancel()
+            await asyncio.gather(self._accepting, return_exceptions=True)
+        for task, connection in tuple(self._tasks.items()):
+            if connection.transport is None:  # its handshake is not completed
+                task.cancel()
+            else:
+                connection.drain()
+        if self._tasks:
+            await asyncio.wait(tuple(self._tasks), timeout=seconds)
+        left = list(self._tasks)
+        for task, connection in self._tasks.items():
+            connection.cancel()
+            task.cancel()
+            if connection.serving is not None:
+                left.append(connection.serving)
+        await asyncio.gather(*left, return_exceptions=True)
+
+    async def _accept(self, listening: socket.socket, server: web.Server) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                try:
+                    accepted, name = await loop.sock_accept(listening)
+                except OSError as error:
+                    if error.errno in _NO_DESCRIPTORS:
+                        reason = "no descriptor or memory for another connection"
+                        self._events.record("connection.refused", reason=reason)
+                        await asyncio.sleep(_PAUSE_SECONDS)
+                    continue
+                self._take(accepted, name, server)
+                await asyncio.sleep(0)  # a flood of connections must not keep the others waiting
+        finally:
+            listening.close()
+
+    def _take(self, accepted: socket.socket, name: object, server: web.Server) -> None:
+        if len(self._tasks) >= self._limits.connections:
+            accepted.close()
+            self._events.record(
+                "connection.refused", peer=peer_text(name), reason="too many connections"
+            )
+            return
+        connection = Connection(server, self._events, self._limits)
+        task = asyncio.create_task(self._serve(accepted, peer_text(name), connection))
+        self._tasks[task] = connection
+        task.add_done_callback(self._tasks.pop)
+
+    async def _serve(self, accepted: socket.socket, peer: str, connection: Connection) -> None:
+        """Until the connection is closed: it counts as long."""
+        settings: dict[str, Any] = {}
+        if self._tls is not None:
+            settings = {
+                "ssl": self._tls(),
+                "ssl_handshake_timeout": self._limits.handshake,
+                "ssl_shutdown_timeout": _LINGER_SECONDS,
+            }
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.connect_accepted_socket(lambda: connection, accepted, **settings)
+        except ssl.SSLError as error:
+            reason = (error.reason or "no TLS").replace("_", " ").lower()
+            self._events.record("connection.failed", peer=peer, reason=f"TLS: {reason}")
+        except (OSError, EOFError):  # closed or too slow in the middle of a handshake
+            self._events.record("connection.failed", peer=peer, reason="TLS: not completed")
+        else:
+            await connection.closed
+
+
+def peer_text(name: object) -> str:
+    """A peer's address, `host:port`, for log and audit."""
+    if not isinstance(name, tuple):
+        return "unknown"
+    host, port = name[0], name[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
