@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import ssl
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from verdictd_py import app
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.errors import ConfigError
 from verdictd_py.guest.connection import BrokerRefused
-from verdictd_py.simulator import SimulatedPlatform
+from verdictd_py.simulator import SimulatedPlatform, collateral_json
 from verdictd_py.simulator.pcs import PcsAnswer
 
 
@@ -103,6 +105,27 @@ async def test_a_service_with_a_certificate_of_its_own_ca(tmp_path: Path) -> Non
         async with running_broker(tmp_path / "with", platform, **settings) as broker:
             await admitted(broker)
         assert set(pccs.asked.values()) == {1}
+
+
+async def test_files_are_looked_at_when_they_are_read(tmp_path: Path) -> None:
+    """What is not signed, or has ended, is said at start and after a change, not by a guest."""
+    now = app.utc_now()
+    platform = SimulatedPlatform.create(now=now)
+    ended = platform.collateral(now - timedelta(days=60))
+    good = platform.collateral(now)
+    unsigned = dataclasses.replace(good, tcb_info=good.tcb_info.replace("UpToDate", "OutOfDate"))
+    files = tmp_path / "files"
+    files.mkdir()
+    (files / "good.json").write_text(collateral_json(good))
+    async with running_broker(tmp_path, platform, collateral=files) as broker:
+        assert not broker.events.named("warning.collateral")
+        (files / "a.json").write_text(collateral_json(ended))
+        (files / "b.json").write_text(collateral_json(unsigned))
+        await admitted(broker)  # with the good one
+        found = broker.events.named("warning.collateral")
+    assert [Path(str(event["file"])).name for event in found] == ["a.json", "b.json"]
+    assert "outside its validity" in str(found[0]["problem"])
+    assert "signature" in str(found[1]["problem"])
 
 
 async def test_a_proxy_is_asked_instead(pccs: Pccs, tmp_path: Path) -> None:

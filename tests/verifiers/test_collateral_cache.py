@@ -23,7 +23,6 @@ from verdictd_py.domain.ports import CollateralRequest
 from verdictd_py.errors import CollateralUnavailable
 from verdictd_py.simulator import PlatformOptions, SimulatedPlatform
 from verdictd_py.simulator.pcs import PcsAnswer
-from verdictd_py.verifiers.collateral import collateral_to_json
 from verdictd_py.verifiers.collateral_cache import (
     FIRST_BACK_OFF,
     LONGEST_BACK_OFF,
@@ -31,6 +30,7 @@ from verdictd_py.verifiers.collateral_cache import (
     CollateralCache,
 )
 from verdictd_py.verifiers.collateral_check import Validity
+from verdictd_py.verifiers.collateral_form import collateral_to_json
 from verdictd_py.verifiers.http import bounded_get
 from verdictd_py.verifiers.pck import root_key_digest
 from verdictd_py.verifiers.pcs import Pcs
