@@ -128,6 +128,7 @@ CHECKED: Final = (
     "response_headers_conformance",
     "response_schema_conformance",
     "allow_header_conformance",
+    "negative_data_rejection",
 )
 
 
