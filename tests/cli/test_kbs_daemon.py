@@ -152,7 +152,8 @@ def test_standard_error_shows_lines_of_the_log_and_nothing_of_what_clients_sent(
     words = (*COMMON, "--kbs-http", where, "--kbs-admins", str(tokens.file))
     hidden: list[str] = []
     with running_daemon(
-        *words, "--data-dir", f"{tmp_path}/data", "--request-timeout", "1", "--handshake-timeout", "1"
+        *(*words, "--data-dir", f"{tmp_path}/data"),
+        *("--request-timeout", "1", "--handshake-timeout", "1"),
     ) as daemon:
         port = http_port(daemon)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
