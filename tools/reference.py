@@ -5,6 +5,7 @@ Usage: reference.py [check]   `check` only compares, and ends with 1 where they 
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -13,8 +14,9 @@ from typing import Final
 
 from verdictd_py.cli import daemon
 from verdictd_py.cli.management.upstream import OPTIONS
-from verdictd_py.cli.verdict import COMMANDS
+from verdictd_py.cli.verdict import COMMANDS, build_parser
 from verdictd_py.config import ENVIRONMENT_PREFIX, Settings
+from verdictd_py.listeners.kbs import answers, description
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 TARGET: Final = ROOT / "docs" / "reference"
@@ -34,6 +36,8 @@ def main(argv: list[str]) -> int:
         "verdict-py.md": "".join(commands()),
         "clientapi.md": "".join(api("clientapi")),
         "verdictd-v1.md": "".join(api("verdictd_v1")),
+        "kbs-errors.md": "".join(kbs_errors()),
+        "kbs-openapi.json": json.dumps(json.loads(description.document()), indent=1) + "\n",
     }
     different = [
         name
@@ -90,6 +94,15 @@ def commands() -> Iterator[str]:
         arguments = " ".join(_argument(name, more) for name, more in command.arguments.items())
         yield _row(f"`{command.words}`", f"`{arguments}`" if arguments else "", command.help)
     yield '| `completion` | `bash` or `zsh` | `eval "$(verdict-py completion bash)"` |\n'
+    yield (
+        "\n## How to reach the broker, and what is written\n\n"
+        "Before the command or behind it (`-p` before it only).\n\n"
+        "| option | value | meaning |\n| --- | --- | --- |\n"
+    )
+    for action in build_parser()._actions:  # noqa: SLF001  # argparse shows them in no other way
+        if action.option_strings and action.option_strings[-1] not in OPTIONS:
+            names, value = "`, `".join(action.option_strings), str(action.metavar or "-")
+            yield _row(f"`{names}`", value, str(action.help))
     yield "\n## Options of upstream's `verdict`\n\n| option | values | what it does |\n"
     yield "| --- | --- | --- |\n"
     for name, option in OPTIONS.items():
@@ -101,6 +114,27 @@ def commands() -> Iterator[str]:
         "| 1 | the broker refused, or a tested policy does not allow |\n"
         "| 2 | the command line is wrong, or a file that it names |\n| 3 | no broker to be had |\n"
     )
+
+
+def kbs_errors() -> Iterator[str]:
+    yield (
+        f"{NOTE}\n# Errors of the HTTP listener\n\nEvery answer that is no success has a body "
+        '`{"type": "https://github.com/confidential-containers/kbs/errors/<variant>", "detail"}`.\n'
+        "What a guest is told of its appraisal is a code and an id; the operator reads the rest "
+        "in the log, and with `verdict-py explain <id>`.\n\n"
+        "| status | variant | code in the log | meaning | remedy |\n"
+        "| --- | --- | --- | --- | --- |\n"
+    )
+    for each in answers.REFUSALS:
+        yield _row(
+            str(each.status),
+            f"`{each.variant}`",
+            f"`{each.kind.code}`",
+            each.meaning,
+            each.remedy,
+        )
+    for other in answers.OTHERS:
+        yield _row(str(other.status), f"`{other.variant}`", "-", other.meaning, other.remedy)
 
 
 def api(name: str) -> Iterator[str]:

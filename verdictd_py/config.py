@@ -13,6 +13,7 @@ import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
@@ -24,6 +25,7 @@ DEFAULT_DATA_DIR: Final = Path("/opt/verdictd")
 INTEL_PCS: Final = "https://api.trustedservices.intel.com"
 DEFAULT_CLIENT_API: Final = "[::1]:60000"
 CLIENT_API_WITHOUT_IPV6: Final = "127.0.0.1:60000"
+MAX_GRACE_DAYS: Final = 90
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
@@ -128,11 +130,12 @@ class Settings(BaseSettings):
     collateral_proxy: str | None = None
     collateral_api_key_file: Path | None = None
     collateral_update: Literal["standard", "early"] = "standard"
-    collateral_grace: Annotated[float, Field(ge=0, le=90)] = 0
+    collateral_grace: Annotated[float, Field(ge=0, le=MAX_GRACE_DAYS)] = 0
     min_tcb_evaluation: Annotated[int, Field(ge=0)] = 0
     keyprovider_name: str | None = None
     allow_a256ctr: bool = False
     require_reference_values: bool = False
+    allow_rtmr3_mismatch: bool = False
     max_new_keys_per_minute: Annotated[int, Field(ge=1)] = 60
     max_connections: Annotated[int, Field(ge=1)] = 4096
     max_evidence_age: Seconds | None = None
@@ -154,7 +157,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for url in value:
-            if not url.startswith(("https://", "http://")):
+            if not _is_http_url(url):
                 raise ValueError(f"{url!r} is no URL: write https://host:port, or nothing at all")
         return value
 
@@ -213,6 +216,16 @@ class Settings(BaseSettings):
         """Command line and environment only: `load` has checked the file before."""
         del settings_cls, dotenv_settings, file_secret_settings
         return init_settings, env_settings
+
+
+def _is_http_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        port_is_one = parts.port != 0  # ValueError for what is none
+    except ValueError:
+        return False
+    scheme_is_http = parts.scheme in ("http", "https") and bool(parts.hostname) and port_is_one
+    return scheme_is_http and text.isascii() and text.isprintable() and " " not in text
 
 
 def load(flags: dict[str, Any], *, file: Path | None) -> Settings:

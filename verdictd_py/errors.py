@@ -97,6 +97,8 @@ class CollateralUnavailable(VerdictdError):
     """No collateral could be had now; the guest may try again later."""
 
     code = "collateral-unavailable"
+    told: ClassVar[str] = f"not judged: {code}; try again later"
+    """All that the guest is told: the message is for the operator."""
 
 
 class ProtocolVersionRefused(VerdictdError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -30,6 +31,7 @@ from verdictd_py.errors import (
     AttestationError,
     BindingMismatch,
     CollateralUnavailable,
+    EventLogRefused,
     EvidenceFormat,
     EvidenceMissing,
     PolicyRefused,
@@ -55,6 +57,7 @@ def appraiser(
     events: MemoryEvents | None = None,
     *,
     insecure_accept_anyone: bool = False,
+    allow_rtmr3_mismatch: bool = False,
 ) -> Appraiser:
     return Appraiser(
         verifiers={Tee.TDX: verifier or ScriptedVerifier()},
@@ -62,6 +65,7 @@ def appraiser(
         clock=lambda: NOW,
         events=events or MemoryEvents(),
         insecure_accept_anyone=insecure_accept_anyone,
+        allow_rtmr3_mismatch=allow_rtmr3_mismatch,
     )
 
 
@@ -326,9 +330,39 @@ async def test_an_event_log_that_replays_reaches_the_policy_as_claims() -> None:
 )
 async def test_an_event_log_that_does_not_replay_is_refused_and_never_pinned(log: bytes) -> None:
     appraisal = await judged_with_log(log)
-    assert isinstance(refused(appraisal), PolicyRefused)
+    assert isinstance(refused(appraisal), EventLogRefused)
     assert {reason.rule for reason in appraisal.reasons} == {"eventLog"}
-    assert "eventLog" in Judgement.of(appraisal, ADDRESS).not_pinnable
+    assert Judgement.of(appraisal, ADDRESS).not_pinnable.endswith(": event-log")
+
+
+async def test_what_runs_later_may_extend_rtmr3_where_the_operator_says_so() -> None:
+    """Then nothing that the log says of RTMR3 is a claim: it is not proved."""
+    later = event(4, 0xD, b"what runs later")
+    log = written(*BOOT, later)
+    claims = {**BOOTED.claims, "rtmr3": "ee" * 48}
+    measured = dataclasses.replace(BOOTED, claims=claims)
+    evidence = dataclasses.replace(EVIDENCE, event_log=log)
+    strict = await appraiser(ScriptedVerifier(measured)).judge(reads(evidence))
+    assert [reason.text.split(":")[0] for reason in strict.reasons] == ["rtmr3"]
+    lax = appraiser(ScriptedVerifier(measured), allow_rtmr3_mismatch=True)
+    appraisal = await lax.judge(reads(evidence))
+    assert appraisal.accepted
+    proved = appraisal.claims["eventLog"]
+    assert isinstance(proved, dict)
+    assert later.digest.hex() not in json.dumps(proved)
+    assert proved["kernelCommandLine"] == "quiet root=/dev/vda"
+    other = dataclasses.replace(measured, claims={**claims, "rtmr1": "ee" * 48})
+    still = appraiser(ScriptedVerifier(other), allow_rtmr3_mismatch=True)
+    assert not (await still.judge(reads(evidence))).accepted
+
+
+@pytest.mark.parametrize("index", [0, 5, 77])
+async def test_an_event_of_no_register_is_no_claim(index: int) -> None:
+    """Nothing replays it, so anybody could have written it into the log."""
+    stray = event(index, 0xD, b"not measured")
+    appraisal = await judged_with_log(written(*BOOT, stray))
+    assert appraisal.accepted
+    assert stray.digest.hex() not in json.dumps(appraisal.claims["eventLog"])
 
 
 async def test_what_is_no_event_log_is_refused() -> None:

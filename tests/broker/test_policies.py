@@ -89,7 +89,11 @@ def place(
     documents = MemoryDocuments({"tdxPolicy.rego": "old", "tdxData": "{}", **texts})
     history, events = History(), MemoryEvents()
     admin = PolicyAdministrator(
-        documents=documents, tester=ScriptedTester(refuses), history=history, events=events
+        documents=documents,
+        deciding=documents,
+        tester=ScriptedTester(refuses),
+        history=history,
+        events=events,
     )
     return Place(documents, history, events, admin)
 

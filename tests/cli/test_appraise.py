@@ -6,6 +6,7 @@ import base64
 import json
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -382,5 +383,36 @@ def test_a_boots_event_log_is_replayed(appraise: Appraise, tmp_path: Path) -> No
     words = (tmp_path / "quote", *trust, "--event-log")
     found = report(appraise(*words, tmp_path / "log"), "accepted", "ok")
     assert found["claims"]["eventLog"]["kernelCommandLine"] == "quiet"
-    found = report(appraise(*words, tmp_path / "short"), "refused", "policy-refused")
+    found = report(appraise(*words, tmp_path / "short"), "refused", "event-log")
     assert found["reasons"][0]["text"].startswith("rtmr0: the event log replays to ")
+    later = {**registers, "rtmr3": b"\x33" * 48}
+    (tmp_path / "quote").write_bytes(
+        platform.quote(bytes(64), TdMeasurements(**later))  # type: ignore[arg-type]  # by name
+    )
+    found = report(appraise(*words, tmp_path / "log"), "refused", "event-log")
+    assert found["reasons"][0]["text"].startswith("rtmr3: the event log replays to ")
+    report(appraise(*words, tmp_path / "log", "--allow-rtmr3-mismatch"), "accepted", "ok")
+
+
+def test_collateral_is_judged_as_the_daemon_would(appraise: Appraise, tmp_path: Path) -> None:
+    now = app.utc_now()
+    platform = SimulatedPlatform.create(now=now)
+    (tmp_path / "quote").write_bytes(platform.quote(bytes(64)))
+    (tmp_path / "collateral").write_text(collateral_json(platform.collateral(now)))
+    (tmp_path / "root").write_text(platform.root_ca_pem)
+    trust = ("--root-ca", tmp_path / "root", "--collateral", tmp_path / "collateral")
+    words = (tmp_path / "quote", *trust)
+    late = ("--at", (now + timedelta(days=33)).isoformat())
+    report(appraise(*words, *late), "refused", "collateral-expired")
+    report(appraise(*words, *late, "--collateral-grace", "2"), "refused", "collateral-expired")
+    report(appraise(*words, *late, "--collateral-grace", "4"), "accepted", "ok")
+    report(appraise(*words, "--min-tcb-evaluation", "17"), "accepted", "ok")
+    report(appraise(*words, "--min-tcb-evaluation", "18"), "refused", "quote-invalid")
+    for option, wrong in (
+        ("--collateral-grace", "nan"),
+        ("--collateral-grace", "91"),
+        ("--collateral-grace", "x"),
+        ("--min-tcb-evaluation", "-1"),
+        ("--min-tcb-evaluation", "9" * 5000),
+    ):
+        assert option in appraise(*words, option, wrong).complaint(2, "verdictd-py appraise")

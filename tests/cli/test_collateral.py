@@ -14,10 +14,19 @@ from tests.cli.verdict import beside
 from tests.system.broker import running_broker
 from tests.verifiers.pccs import Pccs, running_pccs
 from verdictd_py import app
-from verdictd_py.simulator import SimulatedPlatform
+from verdictd_py.simulator import SimulatedPlatform, collateral_json
 from verdictd_py.simulator.pcs import PcsAnswer
 
 FMSPC = "50806f000000"
+FETCH = ("fetch", "--fmspc", FMSPC, "--collateral-url", "http://127.0.0.1:9", "--output")
+UNUSABLE = {
+    "binary": b"\xff\xfe\x00",
+    "list": b"[]",
+    "deep": b"[" * 100_000,
+    "number": b"9" * 5000,
+    "surrogate": json.dumps({"pck_crl_issuer_chain": "\ud800"}).encode(),
+    "lines": b"one\ntwo\n",
+}
 
 
 @pytest_asyncio.fixture
@@ -75,6 +84,11 @@ async def test_what_does_not_verify_is_not_written(pccs: Pccs, tmp_path: Path) -
 
 def test_a_wrong_command_line_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "junk").write_bytes(b"junk")
+    for name, content in UNUSABLE.items():
+        (tmp_path / name).write_bytes(content)
+    with (tmp_path / "huge").open("wb") as huge:
+        huge.truncate(8 * 1024**3)
+    (tmp_path / "directory").mkdir()
     junk, output = str(tmp_path / "junk"), str(tmp_path / "out")
     cases = {
         "is no FMSPC": ("fetch", "--fmspc", "xyz", "--output", output),
@@ -86,7 +100,35 @@ def test_a_wrong_command_line_is_one_line(tmp_path: Path) -> None:
             *("fetch", "--fmspc", FMSPC, "--output", output, "--collateral-url", "nowhere"),
         ),
         "ACTION": (),
+        "it is no text": ("show", str(tmp_path / "binary")),
+        "it is an empty list": ("verify", str(tmp_path / "list")),
+        "nested too deeply": ("verify", str(tmp_path / "deep")),
+        "a number in it is too long": ("verify", str(tmp_path / "number")),
+        "half of a surrogate pair": ("verify", str(tmp_path / "surrogate")),
+        "is larger than": ("verify", str(tmp_path / "huge")),
+        "Is a directory": ("verify", str(tmp_path / "directory")),
+        "longer than": ("fetch", "--quote", str(tmp_path / "huge"), "--output", output),
+        "is no URL": (*FETCH, output, "--collateral-url", "http://[::1"),
+        "one line of at most": (
+            *(*FETCH, output, "--collateral-api-key-file", str(tmp_path / "lines")),
+        ),
+        "letters and digits": (
+            *(*FETCH, output, "--collateral-api-key-file", str(tmp_path / "huge")),
+        ),
     }
     ended = run_all({said: Run(("collateral", *words)) for said, words in cases.items()})
     for said, each in ended.items():
         assert said in each.complaint(2, each.stderr.partition(": ")[0]), each
+
+
+def test_what_a_file_says_cannot_draw_on_the_terminal(tmp_path: Path) -> None:
+    info = {"id": "TDX", "fmspc": FMSPC, "issueDate": "\x1b[2J\n0"}
+    info["tcbEvaluationDataNumber"] = 17  # type: ignore[assignment]  # as Intel has it
+    platform = SimulatedPlatform.create(now=app.utc_now())
+    good = json.loads(collateral_json(platform.collateral(app.utc_now())))
+    file = tmp_path / "file"
+    file.write_text(json.dumps({**good, "tcb_info": json.dumps(info)}))
+    ended = run_all({"show": Run(("collateral", "show", str(file)))})["show"]
+    assert ended.stdout.count(b"\n") == 1
+    assert b"\x1b" not in ended.stdout
+    assert ended.stdout.startswith(f"file={file}  tee=tdx  fmspc={FMSPC}".encode())

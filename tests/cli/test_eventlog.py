@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,3 +76,13 @@ def test_what_cannot_be_read_is_one_line(
     assert said in ended.complaint(2, PROGRAM)
     ended = run(capfdbinary, "verify", "/nonexistent", "--quote", files["quote"])
     assert "cannot read /nonexistent" in ended.complaint(2, PROGRAM)
+
+
+def test_whoever_has_seen_enough_is_not_bothered(files: dict[str, str]) -> None:
+    """`eventlog show | head` ends quietly, and says neither yes nor no."""
+    program = [sys.executable, "-m", "verdictd_py.cli.main", "eventlog", "show", files["log"]]
+    read, write = os.pipe()
+    os.close(read)
+    ended = subprocess.run(program, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (141, b"")

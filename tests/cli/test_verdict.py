@@ -7,10 +7,13 @@ import base64
 import json
 import subprocess
 from collections.abc import AsyncIterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pysequoia import Tsk
 
 from tests.cli.command import Ended
@@ -65,6 +68,11 @@ def files(tmp_path: Path) -> Path:
     return directory
 
 
+def public_key_pem() -> bytes:
+    public = ec.generate_private_key(ec.SECP256R1()).public_key()
+    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
 def said(ended: Ended) -> str:
     assert (ended.status, ended.stderr) == (0, ""), ended
     return ended.stdout.decode().rstrip("\n")
@@ -74,6 +82,8 @@ def test_every_option_of_upstreams_tool_is_in_the_help() -> None:
     help_text = build_parser().format_help()
     for option in UPSTREAM:
         assert f" {option}" in help_text, option
+    for short in ("-c ADDR", "-p DIR", "-h", "-V"):
+        assert f" {short}, --" in help_text, short
 
 
 def test_every_command_is_in_the_help() -> None:
@@ -102,11 +112,10 @@ async def test_upstreams_acceptance_steps_for_policies(broker: RunningBroker, fi
         answers = await asyncio.gather(
             *(verdict(broker, form, *words, f"{path}/{claims}") for form, words in forms.items())
         )
+        word, svn = ("true", 2) if allow else ("false", 0)
+        info = f'{{"mrEnclave":["a",[]],"mrSigner":["b",[]],"productId":[0,0],"svn":[{svn},1]}}'
         for answer in answers:
-            found = json.loads(said(answer))
-            assert found["allow"] is allow
-            assert found["parseInfo"]["mrEnclave"] == ["a", []]
-            assert found["parseInfo"]["svn"][1] == 1
+            assert said(answer) == f'{{"allow":{word},"parseInfo":{info}}}'
 
 
 async def test_upstreams_acceptance_steps_for_the_keyring(
@@ -187,7 +196,7 @@ async def test_lists_longer_than_a_page_are_whole(broker: RunningBroker) -> None
 
 
 async def test_image_files_have_commands_of_their_own(broker: RunningBroker, files: Path) -> None:
-    cosign = b"-----BEGIN PUBLIC KEY-----\nMFkw\n-----END PUBLIC KEY-----\n"
+    cosign = public_key_pem()
     auth = b'{"auths":{"registry.example":{"auth":"dXNlcjpwYXNz"}}}'
     for name, content in (("cosign-key", cosign), ("credential", auth)):
         (files / name).write_bytes(content)
@@ -239,6 +248,7 @@ async def test_status_says_what_is_unsafe_and_who_asks(broker: RunningBroker) ->
     assert "tdx rtmr1" in found["unpinned"]
     shown = said(await verdict(broker, "status"))
     assert "UNSAFE" in shown
+    assert [line for line in shown.splitlines() if line != line.rstrip()] == []
     assert "UNPINNED" in shown
     store(broker, "opa/tdxData", json.dumps({"rtmr1": ["ab" * 48]}).encode())
     assert "tdx rtmr1" not in (await verdict(broker, "status", "--json")).json["unpinned"]
@@ -257,19 +267,49 @@ async def test_policies_and_reference_data_have_commands_of_their_own(
     assert "holds a policy" in ended.complaint(1, "verdict-py")
 
 
-def test_completion_is_a_script_that_bash_can_read() -> None:
+# What bash does when the last word is to be completed.
+COMPLETING = """
+eval "$(cat)"
+COMP_WORDS=(verdict-py "$@")
+COMP_CWORD=$#
+$(complete -p verdict-py | sed 's/.* -F \\([^ ]*\\) .*/\\1/')
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        (("ref",), ["reference"]),
+        (("reference", "pi"), ["pin"]),
+        (("reference", "pin", "--f"), ["--from", "--field"]),
+        (("guest", "list", "acc"), ["accepted"]),
+        (("-c", "127.0.0.1:1", "key", "li"), ["list"]),
+        (("--set-o",), ["--set-opa-policy", "--set-opa-reference"]),
+        (("policy", "set", "x", "/etc/pass"), ["/etc/passwd"]),
+        (("--import-gpg-key", "/etc/pass"), ["/etc/passwd"]),
+    ],
+    ids=" ".join,
+)
+def test_bash_completes(words: tuple[str, ...], completed: list[str]) -> None:
     process = subprocess.run(
-        ["bash", "-c", 'eval "$(cat)"; complete -p verdict-py'],
+        ["bash", "-c", COMPLETING, "bash", *words],
         input=_completion("bash"),
         capture_output=True,
         timeout=30,
         check=True,
     )
-    assert b"verdict-py" in process.stdout
-    assert b"reference" in _completion("bash")
-    assert b"#compdef verdict-py" in _completion("zsh")
+    found = process.stdout.decode().split()
+    assert [word for word in found if word != "/etc/passwd-"] == completed
 
 
+def test_zsh_is_told_as_much() -> None:
+    script = _completion("zsh")
+    for said in (b"#compdef verdict-py", b"reference", b"pin", b"--field"):
+        assert said in script
+
+
+@cache
 def _completion(shell: str) -> bytes:
     ended = asyncio.run(verdict("127.0.0.1:1", "completion", shell))
     assert ended.status == 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +13,9 @@ from typing import Any
 
 import grpc
 import pytest
+import trustme
 
+from tests.cli.command import environment
 from tests.cli.verdict import verdict
 from tests.system.broker import running_broker
 from tests.system.certificates import Certificates
@@ -128,6 +132,32 @@ async def test_a_test_without_a_verdict_is_none() -> None:
     assert "has no verdict" in line
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("status",), ("status", "--json"), ("policy", "show", "tdxPolicy.rego"), ("--list-gpg-keys",)],
+    ids=" ".join,
+)
+async def test_an_answer_that_cannot_be_written_is_one_line(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    platform = SimulatedPlatform.create(now=app.utc_now())
+    async with running_broker(tmp_path, platform) as broker:
+        program = [sys.executable, "-m", "verdictd_py.cli.verdict", "-c", broker.client_api]
+        for redirected, status, said in (
+            (">/dev/full", 2, "cannot write the answer: No space left on device; the broker has"),
+            (">&-", 0, ""),
+        ):
+            process = await asyncio.create_subprocess_shell(
+                f"{shlex.join([*program, *words])} {redirected}",
+                stderr=asyncio.subprocess.PIPE,
+                env=environment(),
+            )
+            _, stderr = await process.communicate()
+            assert process.returncode == status
+            assert stderr.decode().startswith(f"verdict-py: {said}" if said else "")
+            assert stderr.count(b"\n") == bool(said)
+
+
 async def test_tls_is_spoken_where_it_is_asked_for(tmp_path: Path) -> None:
     certificates = Certificates.make(tmp_path)
     ours = certificates.ca.issue_cert(common_name="ops")
@@ -146,6 +176,10 @@ async def test_tls_is_spoken_where_it_is_asked_for(tmp_path: Path) -> None:
         denied = await verdict(broker, *words, "key", "show", "x")
         assert "has no right to read-keys" in denied.complaint(1, "verdict-py")
         assert "does it want TLS" in await complaint(broker.client_api, "status")
+        stranger = trustme.CA()
+        stranger.cert_pem.write_to_path(str(tmp_path / "other"))
+        line = await complaint(broker.client_api, *words, f"--tls-ca={tmp_path}/other", "status")
+        assert line.endswith("each side accept the other's certificate (CA, names, dates)?")
         line = await complaint(broker.client_api, words[0], "status", status=2)
         assert line == "TLS needs all of --tls-ca, --tls-cert and --tls-key"
 
@@ -163,7 +197,17 @@ async def test_tls_is_spoken_where_it_is_asked_for(tmp_path: Path) -> None:
         (("explain", "x", "--last"), "its id, or --last"),
         (("reference", "pin", "--from", "x", "--yes"), "--yes needs --field"),
         (("--set-image-policy", "/nonexistent/file"), "cannot read /nonexistent/file"),
+        (("resource", "set", "a/b/c", "/dev/zero"), "/dev/zero is larger than 4194304 bytes"),
+        (("resource", "set", "a/b/c", "/"), "cannot read /: Is a directory"),
+        (("key", "create", "\udcff"), "the command line is not UTF-8 text"),
+        (("--export-opa-policy", "\udcff"), "the command line is not UTF-8 text"),
+        (
+            ("--tls-ca", __file__, "--tls-cert", __file__, "--tls-key", __file__, "status"),
+            "unencrypted PEM key and PEM certificate, in this order; correct --tls-cert, -key",
+        ),
         (("--timeout", "0", "status"), "--timeout"),
+        (("--timeout", "nan", "status"), "--timeout"),
+        (("--timeout", "inf", "status"), "--timeout"),
         (("-c", "nowhere", "status"), "--client-api 'nowhere' is no address"),
         (("--get_resource", "../../etc/passwd"), ""),
         (("guest", "list", "--limit", "-1"), "--limit"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from datetime import UTC, datetime, timedelta
 
@@ -109,6 +110,9 @@ def test_whatever_comes_in_is_refused_or_read(text: str) -> None:
         (Tee.TDX, {"rtmr1": ("AA" * 48,)}),
         (Tee.TDX, {"rtmr1": ("aa",)}),
         (Tee.SGX, {"rtmr1": (A,)}),
+        (Tee.SGX, {"mrEnclave": ("aaa",)}),
+        (Tee.SGX, {"mrEnclave": (A,)}),
+        (Tee.SGX, {"mrEnclave": ("A" * 42 + "B=",)}),  # more than 32 bytes have bits
     ],
 )
 def test_only_measurements_in_their_form_are_taken(
@@ -117,3 +121,5 @@ def test_only_measurements_in_their_form_are_taken(
     with pytest.raises(RequestError):
         checked_values(tee, values)
     assert checked_values(Tee.TDX, {"rtmr1": (A, A)}) == {"rtmr1": (A,)}
+    signer = base64.b64encode(bytes(range(224, 256))).decode()
+    assert checked_values(Tee.SGX, {"mrSigner": (signer,)}) == {"mrSigner": (signer,)}

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from jwcrypto import jwe, jwk
 
-from verdictd_py.guest.rcar_errors import to_base64url
-from verdictd_py.guest.rcar_keys import TeeKey
+from verdictd_py.guest.rcar.errors import to_base64url
+from verdictd_py.guest.rcar.keys import TeeKey
 
 ERRORS = "https://github.com/confidential-containers/kbs/errors/"
 SECRET = b"the key of a layer \x00\xff"
@@ -26,6 +30,21 @@ def sealed(key: TeeKey, secret: bytes = SECRET, protected: str = "") -> dict[str
     token = jwe.JWE(secret, protected=text, recipient=jwk.JWK(**key.jwk))
     names = ("protected", "encrypted_key", "iv", "ciphertext", "tag")
     return dict(zip(names, token.serialize(compact=True).split("."), strict=True))
+
+
+def sealed_as_before_0_2_0(key: TeeKey, key_bytes: int = 32, **changes: str) -> dict[str, Any]:
+    """By hand: wire-rcar.md, "Versions", 0.1.1."""
+    content_key, iv = os.urandom(key_bytes), os.urandom(12)
+    public = load_pem_private_key(key.to_pem().reveal(), None).public_key()
+    encrypted = public.encrypt(content_key, padding.PKCS1v15())  # type: ignore[union-attr]
+    return {
+        "protected": '{"alg":"RSA1_5","enc":"A256GCM"}',
+        "encrypted_key": to_base64url(encrypted),
+        "iv": to_base64url(iv),
+        "ciphertext": to_base64url(AESGCM(content_key).encrypt(iv, SECRET, None)),
+        "tag": "",
+        **changes,
+    }
 
 
 def jwt(claims: dict[str, Any]) -> str:

@@ -24,19 +24,19 @@ from jwcrypto import jwk, jws
 
 from verdictd_py.domain.evidence import JsonValue
 from verdictd_py.guest.attesters import SimulatedAttester
-from verdictd_py.guest.rcar import RcarGuest, RcarSession
-from verdictd_py.guest.rcar_errors import to_base64url
-from verdictd_py.guest.rcar_evidence import (
+from verdictd_py.guest.rcar.errors import to_base64url
+from verdictd_py.guest.rcar.evidence import (
     AdditionalEvidence,
     SampleEvidence,
     TdxEvidence,
     measured,
     no_devices,
 )
-from verdictd_py.guest.rcar_http import KbsLink
-from verdictd_py.guest.rcar_keys import TeeKey, TeeKeyKind
-from verdictd_py.guest.rcar_messages import JsonObject, MemberOrder, Version
-from verdictd_py.guest.rcar_token import Token
+from verdictd_py.guest.rcar.http import KbsLink
+from verdictd_py.guest.rcar.keys import TeeKey, TeeKeyKind
+from verdictd_py.guest.rcar.messages import JsonObject, MemberOrder, Version
+from verdictd_py.guest.rcar.session import RcarGuest, RcarSession
+from verdictd_py.guest.rcar.token import Token
 from verdictd_py.simulator import Flaw, SimulatedPlatform, TdMeasurements
 
 SESSION_COOKIE = "kbs-session-id"

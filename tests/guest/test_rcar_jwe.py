@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import padding
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from jwcrypto import jwk
 
-from tests.guest.fake import SECRET, sealed
+from tests.guest.fake import SECRET, sealed, sealed_as_before_0_2_0
 from verdictd_py.domain.evidence import JsonValue
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError
-from verdictd_py.guest.rcar_errors import AnswerInvalid, to_base64url
-from verdictd_py.guest.rcar_jwe import associated_data, open_answer
-from verdictd_py.guest.rcar_keys import RSA1_5, RSA_OAEP_256, TeeKey, TeeKeyKind
-from verdictd_py.guest.rcar_messages import Version
+from verdictd_py.guest.rcar.errors import AnswerInvalid, to_base64url
+from verdictd_py.guest.rcar.jwe import associated_data, open_answer
+from verdictd_py.guest.rcar.keys import RSA1_5, RSA_OAEP_256, TeeKey, TeeKeyKind
+from verdictd_py.guest.rcar.messages import Version
 
 NEWER = (Version.V0_2_0, Version.V0_4_0)
 
@@ -38,21 +33,6 @@ def ec_key() -> TeeKey:
 @pytest.fixture(scope="module")
 def rsa_key() -> TeeKey:
     return TeeKey.new(TeeKeyKind.RSA)
-
-
-def sealed_as_before_0_2_0(key: TeeKey, **changes: str) -> dict[str, Any]:
-    """By hand: wire-rcar.md, "Versions", 0.1.1."""
-    content_key, iv = os.urandom(32), os.urandom(12)
-    public = load_pem_private_key(key.to_pem().reveal(), None).public_key()
-    encrypted = public.encrypt(content_key, padding.PKCS1v15())  # type: ignore[union-attr]
-    return {
-        "protected": '{"alg":"RSA1_5","enc":"A256GCM"}',
-        "encrypted_key": to_base64url(encrypted),
-        "iv": to_base64url(iv),
-        "ciphertext": to_base64url(AESGCM(content_key).encrypt(iv, SECRET, None)),
-        "tag": "",
-        **changes,
-    }
 
 
 def opened(answer: object, key: TeeKey, version: Version = Version.V0_4_0) -> bytes:
@@ -90,6 +70,14 @@ def test_the_oldest_form_needs_its_tag_to_be_there_and_empty() -> None:
     del answer["tag"]
     with pytest.raises(AnswerInvalid, match="lacks 'tag'"):
         opened(answer, key, Version.V0_1_1)
+
+
+@pytest.mark.parametrize("size", [16, 24])
+def test_a_content_key_of_another_size_is_none(size: int) -> None:
+    """AES-GCM would take it, and the header says A256GCM."""
+    key = TeeKey.new(TeeKeyKind.RSA, Version.V0_1_1)
+    with pytest.raises(AnswerInvalid, match="content key"):
+        opened(sealed_as_before_0_2_0(key, size), key, Version.V0_1_1)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 
 import pytest
 
+from tests.guest.seen import SEEN, Seen
 from verdictd_py.errors import ConfigError
-from verdictd_py.guest.rcar_evidence import SampleEvidence, no_devices, sample_device
-from verdictd_py.guest.rcar_messages import (
+from verdictd_py.guest.rcar.evidence import SampleEvidence, no_devices, sample_device
+from verdictd_py.guest.rcar.messages import (
     Challenge,
     JsonObject,
     MemberOrder,
@@ -56,8 +58,15 @@ class TestAuth:
 
     @pytest.mark.parametrize("version", OLDER)
     def test_before(self, version: Version) -> None:
-        expected = {"version": version.value, "tee": "sample", "extra-params": ""}
+        hashes = ["sha256", "sha384", "sha512"]
+        expected: JsonObject = {
+            "version": version.value,
+            "tee": "sample",
+            "extra-params": {"supported-hash-algorithms": [*hashes]},
+        }
         assert auth_request(version, "sample") == expected
+        expected["extra-params"] = ""
+        assert auth_request(version, "sample", offer_hashes=False) == expected
 
     def test_the_challenge_selects_the_digest(self) -> None:
         assert selected_algorithm("") == "sha384"
@@ -94,11 +103,20 @@ class TestReportData:
     def test_before_each_order_has_its_digest(self, version: Version) -> None:
         texts = {
             MemberOrder.SORTED: '{"nonce":"bm9uY2U=","tee-pubkey":' + SORTED_EC + "}",
-            MemberOrder.INSERTION: '{"nonce":"bm9uY2U=","tee-pubkey":' + SENT_EC + "}",
-            MemberOrder.KEY_FIRST: '{"tee-pubkey":' + SENT_EC + ',"nonce":"bm9uY2U="}',
+            MemberOrder.INSERTION: '{"tee-pubkey":' + SENT_EC + ',"nonce":"bm9uY2U="}',
         }
         for order, text in texts.items():
             assert runtime_digest(version, CHALLENGE, EC, order=order) == sha384(text)
+
+    @pytest.mark.parametrize("seen", SEEN, ids=lambda seen: seen.name)
+    def test_what_upstreams_guests_were_seen_to_send(self, seen: Seen) -> None:
+        if seen.additional:
+            devices = device_digest(Challenge(seen.nonce), seen.jwk)
+            assert sample_device(devices) == seen.additional
+        digest = runtime_digest(
+            seen.version, Challenge(seen.nonce), seen.jwk, additional_evidence=seen.additional
+        )
+        assert base64.b64encode(digest).decode() == seen.report_data
 
     def test_it_is_padded_with_zeros(self) -> None:
         assert report_data(b"\x01" * 48) == b"\x01" * 48 + b"\0" * 16

@@ -15,17 +15,27 @@ import pytest
 import pytest_asyncio
 import trustme
 
-from tests.guest.fake import CHALLENGE, ERRORS, SECRET, FakeKbs, error, jwt, sealed
+from tests.guest.fake import (
+    CHALLENGE,
+    ERRORS,
+    SECRET,
+    FakeKbs,
+    error,
+    jwt,
+    sealed,
+    sealed_as_before_0_2_0,
+)
 from tests.guest.support import attest, connected, sample_guest, session_id, use_session_id
 from verdictd_py.domain.names import ResourcePath
 from verdictd_py.errors import ConfigError
-from verdictd_py.guest import rcar_http
 from verdictd_py.guest.connection import BrokerRefused, BrokerUnreachable
-from verdictd_py.guest.rcar import RcarGuest, RcarSession
-from verdictd_py.guest.rcar_errors import MAX_DETAIL_CHARACTERS, AnswerInvalid, KbsRefused
-from verdictd_py.guest.rcar_http import KbsLink
-from verdictd_py.guest.rcar_messages import Version
-from verdictd_py.guest.rcar_token import Token
+from verdictd_py.guest.rcar import http
+from verdictd_py.guest.rcar.errors import MAX_DETAIL_CHARACTERS, AnswerInvalid, KbsRefused
+from verdictd_py.guest.rcar.http import KbsLink
+from verdictd_py.guest.rcar.keys import TeeKeyKind
+from verdictd_py.guest.rcar.messages import Version
+from verdictd_py.guest.rcar.session import RcarGuest, RcarSession
+from verdictd_py.guest.rcar.token import Token
 
 URL = "http://127.0.0.1:8080"
 PATH = ResourcePath.parse("default/key/1")
@@ -60,6 +70,17 @@ class TestGettingAResource:
             assert (await session.resource(PATH)).reveal() == SECRET
             assert (await session.resource(PATH)).reveal() == SECRET
         assert kbs.paths == [GET, "auth", "attest", GET, GET]
+
+    async def test_the_answers_form_is_that_of_the_version(self) -> None:
+        for version, seal in (
+            (Version.V0_1_1, sealed_as_before_0_2_0),
+            (Version.V0_2_0, sealed),
+            (Version.V0_4_0, sealed),
+        ):
+            guest = sample_guest(version, TeeKeyKind.RSA)
+            kbs = answering(get=httpx.Response(200, json=seal(guest.tee_key)))
+            async with session_with(kbs, guest) as session:
+                assert (await session.resource(PATH)).reveal() == SECRET
 
     async def test_three_times_at_most(self, guest: RcarGuest) -> None:
         kbs = FakeKbs({GET: [error(401, "TokenNotFound", "who are you")]})
@@ -198,21 +219,13 @@ class TestGarbage:
             with pytest.raises(AnswerInvalid):
                 await session.handshake()
 
-    async def test_the_oldest_guests_need_text_beside_the_nonce(self) -> None:
-        challenge = httpx.Response(200, json={"nonce": "n", "extra-params": {}})
-        for version in Version:
-            async with session_with(answering(auth=challenge), sample_guest(version)) as session:
-                if version is Version.V0_1_1:
-                    with pytest.raises(AnswerInvalid, match="extra-params"):
-                        await session.auth()
-                else:
-                    assert (await session.auth()).nonce == "n"
-
     @pytest.mark.parametrize(
         "body",
         [{}, {"token": 5}, {"token": ""}, {"token": "a.b"}, {"token": "a.b.c.d"},
          {"token": "e30.e30="}, {"token": "e30.W10.c2ln"}, {"token": "e30.e30.?"},
-         {"token": jwt({"exp": "soon"})}, {"token": jwt({"nbf": True})}, []],
+         {"token": jwt({"exp": "soon"})}, {"token": jwt({"nbf": True})},
+         {"token": jwt({"iat": None})}, {"token": jwt({"nonce": {}})},
+         {"token": jwt({"aud": [5]})}, []],
     )  # fmt: skip
     async def test_tokens(self, guest: RcarGuest, body: Any) -> None:
         kbs = answering(attest=httpx.Response(200, json=body))
@@ -233,7 +246,7 @@ class TestGarbage:
     async def test_no_end(
         self, guest: RcarGuest, status: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(rcar_http, "MAX_ANSWER_BYTES", 100)
+        monkeypatch.setattr(http, "MAX_ANSWER_BYTES", 100)
         sent = 0
 
         class Endless(httpx.AsyncByteStream):
@@ -266,17 +279,22 @@ class TestGarbage:
 
 
 @asynccontextmanager
-async def served(answer: bytes, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+async def served(
+    answer: bytes, tls: ssl.SSLContext | None = None, *, unasked: bool = False
+) -> AsyncIterator[str]:
     """The URL of a server that answers everybody the same bytes and waits for their end."""
     talks: set[asyncio.Task[None]] = set()
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(asyncio.IncompleteReadError, ConnectionError):
-            await reader.readuntil(b"\r\n\r\n")
+            if not unasked:
+                await reader.readuntil(b"\r\n\r\n")
             writer.write(answer)
             while await reader.read(65_536):
                 pass
         writer.close()
+        with suppress(ConnectionError, ssl.SSLError):
+            await writer.wait_closed()
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         talks.add(asyncio.ensure_future(talk(reader, writer)))
@@ -341,6 +359,14 @@ class TestTls:
             with pytest.raises(BrokerRefused, match="name its CA") as raised:
                 await session.auth()
         assert not isinstance(raised.value, BrokerUnreachable)
+
+    async def test_a_port_without_tls_is_told(self, guest: RcarGuest) -> None:
+        async with (
+            served(b"HTTP/1.1 400 Bad Request\r\n\r\n", unasked=True) as url,
+            connected(url.replace("http:", "https:"), guest) as session,
+        ):
+            with pytest.raises(BrokerRefused, match="speaks no TLS"):
+                await session.auth()
 
     @pytest.mark.parametrize("trust", ["ca", "insecure_no_tls_verification"])
     async def test_a_ca_is_trusted_or_nobody_is_asked(
@@ -428,6 +454,10 @@ class TestToken:
         }
         assert Token.parse(jwt(claims)).tee_keys() == ({"kty": "EC"}, {"kty": "RSA"})
         assert Token.parse(jwt({"submods": 5})).tee_keys() == (None, None)
+
+    def test_claims_of_their_types_are_read(self) -> None:
+        claims: dict[str, Any] = {"exp": 1.5, "iat": 1, "iss": None, "aud": ["a"], "other": [{}]}
+        assert Token.parse(jwt(claims)).claims == claims
 
     def test_it_is_not_shown(self) -> None:
         text = jwt({"a": "b"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import hashlib
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -28,9 +29,8 @@ from tests.guest.support import (
     with_nonce,
     with_quote,
 )
-from verdictd_py.guest.rcar import RcarGuest
-from verdictd_py.guest.rcar_keys import TeeKey, TeeKeyKind
-from verdictd_py.guest.rcar_messages import (
+from verdictd_py.guest.rcar.keys import TeeKey, TeeKeyKind
+from verdictd_py.guest.rcar.messages import (
     Challenge,
     JsonObject,
     Version,
@@ -38,12 +38,17 @@ from verdictd_py.guest.rcar_messages import (
     report_data,
     runtime_digest,
 )
-from verdictd_py.guest.rcar_token import Token
+from verdictd_py.guest.rcar.session import RcarGuest
+from verdictd_py.guest.rcar.token import Token
 from verdictd_py.simulator import SimulatedPlatform
 
 INIT_DATA = 'version = "0.1.0"\nalgorithm = "sha256"\n'
 CHALLENGE = Challenge("bm9uY2U=")
-MR_CONFIG_ID, REPORT_DATA = slice(184 + 48, 184 + 96), slice(568, 632)  # tdx.md, "Quote v4"
+MR_CONFIG_ID, RTMR1, REPORT_DATA = (  # tdx.md, "Quote v4"
+    slice(232, 280),
+    slice(424, 472),
+    slice(568, 632),
+)
 
 JWK: JsonObject = {"kty": "EC"}
 
@@ -74,6 +79,22 @@ async def test_an_honest_guest_has_measured_its_init_data(platform: SimulatedPla
     evidence = primary_evidence(await said(tdx_guest(platform, init_data=INIT_DATA)))
     quote = base64.b64decode(str(evidence["quote"]))
     assert quote[MR_CONFIG_ID] == init_data_digest(INIT_DATA)
+
+
+async def test_an_honest_guest_has_measured_its_event_log(platform: SimulatedPlatform) -> None:
+    digest = hashlib.sha384(b"what was measured").digest()
+    header = b"Spec ID Event03\0" + bytes(8) + bytes.fromhex("01000000 0c00 3000 00")
+    log = b"".join(  # TCG_PCR_EVENT with a header, then one TCG_PCR_EVENT2 of CCMR 2
+        (
+            bytes.fromhex("00000000 03000000") + bytes(20),
+            len(header).to_bytes(4, "little") + header,
+            bytes.fromhex("02000000 0d000000 01000000 0c00") + digest + bytes(4),
+        )
+    )
+    evidence = primary_evidence(await said(tdx_guest(platform, event_log=log)))
+    assert base64.b64decode(str(evidence["cc_eventlog"])) == log
+    quote = base64.b64decode(str(evidence["quote"]))
+    assert quote[RTMR1] == hashlib.sha384(bytes(48) + digest).digest()
 
 
 def _set(*path: str, value: object) -> Callable[[JsonObject], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import re
@@ -100,3 +101,16 @@ def test_what_an_operator_should_look_at_is_a_warning(
         assert re.fullmatch(
             rf'\d{{4}}-\d\d-\d\dT[\d:.]+Z {level.upper()} {re.escape(event)} reason="x"\n', text
         )
+
+
+class Full(io.StringIO):
+    """A log on a disk that is full."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("log_format", FORMATS)
+def test_a_log_that_cannot_be_written_stops_nobody(log_format: Format) -> None:
+    for event in ("guest.accepted", "guest.refused"):
+        LogEvents(log_format, stream=Full()).record(event, peer="192.0.2.1:5")

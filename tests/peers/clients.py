@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import shutil
 import subprocess
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+RUN_SECONDS = 30
 CACHE = Path(__file__).parents[2] / ".cache" / "bin"
 
 
@@ -50,6 +53,22 @@ class ImageCopier:
             start += [] if policy is None else [f"-policy={policy}"]
             start += [] if signatures is None else [f"-registries.d={signatures}"]
         return [str(self.program), *start, *options, source, destination]
+
+
+async def run_copier(
+    command: list[str], config: Path, provider: dict[str, object]
+) -> tuple[int, str]:
+    """Runs a copy with that key provider for `attestation-agent`; status and what it printed."""
+    config.write_text(json.dumps({"key-providers": {"attestation-agent": provider}}))
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        env={**os.environ, "OCICRYPT_KEYPROVIDER_CONFIG": str(config)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    async with asyncio.timeout(RUN_SECONDS):
+        output, _ = await process.communicate()
+    return process.returncode or 0, output.decode()
 
 
 def program(name: str) -> Path:

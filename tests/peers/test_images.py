@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import re
 import sys
 from collections.abc import AsyncIterator
@@ -15,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from tests.peers import oci
-from tests.peers.clients import ImageCopier, image_copier
+from tests.peers.clients import ImageCopier, image_copier, run_copier
 from tests.system.broker import KEY, KID, RunningBroker, running_broker
 from verdictd_py import app
 from verdictd_py.keyprovider.packet import AnnotationPacket
@@ -59,16 +57,7 @@ async def run(command: list[str], config: Path, broker: RunningBroker | None) ->
         if broker is None
         else {"grpc": broker.client_api}
     )
-    config.write_text(json.dumps({"key-providers": {"attestation-agent": provider}}))
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        env={**os.environ, "OCICRYPT_KEYPROVIDER_CONFIG": str(config)},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    async with asyncio.timeout(RUN_SECONDS):
-        output, _ = await process.communicate()
-    return process.returncode or 0, output.decode()
+    return await run_copier(command, config, provider)
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,14 @@ async def test_what_does_not_work_is_not_accepted(policy: str, data: str, said: 
     assert "\n" not in str(caught.value)
 
 
+async def test_a_release_policy_is_tried_as_it_is_asked() -> None:
+    """It would fail for every guest, and only when the first one wants something."""
+    with pytest.raises(PolicyInvalid, match="the policy failed"):
+        await PolicySandbox().check(documents(V1 + "allow if input.resource.path % 2 == 0\n"), None)
+    good = 'allow if { input.claims.debug == false; startswith(input.resource.path, "default/") }\n'
+    await PolicySandbox().check(documents(V1 + good), None)
+
+
 @pytest.mark.parametrize("policy", [ENDLESS, BULKY], ids=["time", "memory"])
 async def test_a_policy_that_takes_everything_takes_little(policy: str) -> None:
     """tdx.md: a comprehension over 3,000 elements stops the process for seconds."""

@@ -9,7 +9,12 @@ import pytest
 from verdictd_py.domain.names import KeyId
 from verdictd_py.domain.secrets import KEY_BYTES
 from verdictd_py.errors import NotFound
-from verdictd_py.storage.stores import DirectoryKeyStore, DirectoryResourceStore
+from verdictd_py.storage.directory import Directory
+from verdictd_py.storage.stores import (
+    DirectoryCollateralStore,
+    DirectoryKeyStore,
+    DirectoryResourceStore,
+)
 
 
 def write(data: Path, name: str, content: bytes = bytes(KEY_BYTES)) -> None:
@@ -77,3 +82,14 @@ async def test_resources_are_listed_once_by_what_is_served(
     assert [each.name for each in await resources.page("a/b/c", 1)] == [
         "default/cosign-public-key/test"
     ]
+
+
+async def test_collateral_is_listed_by_file(data: Path) -> None:
+    store = DirectoryCollateralStore(Directory.open(data))
+    assert await store.names() == ()
+    await store.save("tdx-50806f000000-platform.json", b"{}")
+    write(data, "collateral/.tmp-0123", b"")
+    write(data, "collateral/below/other", b"")
+    assert await store.names() == ("tdx-50806f000000-platform.json",)
+    assert await store.load("tdx-50806f000000-platform.json") == b"{}"
+    assert await store.load("none") is None

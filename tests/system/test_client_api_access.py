@@ -6,22 +6,21 @@ import asyncio
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
-import grpc
 import pytest
-import trustme
 
-from tests.system.broker import KID, RunningBroker, running_broker
-from tests.system.certificates import Certificates
-from tests.system.keyprovider_client import LAYER, KeyProviderClient, unwrap_input, wrap_input
+from tests.system.access import (
+    client_of,
+    client_of_user,
+    may_do_everything,
+    may_wrap_only,
+)
+from tests.system.broker import KID, running_broker
+from tests.system.keyprovider_client import KeyProviderClient
 from verdictd_py import app
 from verdictd_py.errors import ConfigError
-from verdictd_py.listeners import callers
+from verdictd_py.listeners import loopback
 from verdictd_py.simulator import SimulatedPlatform
 
 NOBODY = 65534
@@ -31,77 +30,6 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become 
 @pytest.fixture
 def platform() -> SimulatedPlatform:
     return SimulatedPlatform.create(now=app.utc_now())
-
-
-async def may_wrap_only(client: KeyProviderClient, name: str) -> None:
-    """Wraps, and is refused unwrapping with its own name and the remedy."""
-    packet = await client.wrap(KID)
-    status, text = await client.refusal("UnWrapKey", unwrap_input(packet))
-    assert status == "PERMISSION_DENIED"
-    assert text.startswith(f"{name} has no right to unwrap; call as")
-
-
-async def may_do_everything(client: KeyProviderClient) -> None:
-    assert await client.unwrap(await client.wrap(KID)) == LAYER
-
-
-async def may_do_nothing(client: KeyProviderClient, name: str) -> None:
-    status, text = await client.refusal("WrapKey", wrap_input(KID))
-    assert status == "PERMISSION_DENIED"
-    assert text.startswith(f"{name} has no right to wrap; call as")
-    unreadable = unwrap_input({"kid": KID, "wrapped_data": [0], "iv": [0], "algorithm": "AES"})
-    assert (await client.refusal("UnWrapKey", unreadable))[0] == "PERMISSION_DENIED"
-
-
-async def cannot_connect(client: KeyProviderClient) -> None:
-    assert (await client.refusal("WrapKey", wrap_input(KID)))[0] == "UNAVAILABLE"
-
-
-@asynccontextmanager
-async def client_of(
-    broker: RunningBroker, credentials: grpc.ChannelCredentials | None = None
-) -> AsyncIterator[KeyProviderClient]:
-    async with KeyProviderClient.open(broker.client_api, credentials) as client:
-        yield client
-
-
-@asynccontextmanager
-async def client_of_user(
-    broker: RunningBroker, uid: int, directory: Path
-) -> AsyncIterator[KeyProviderClient]:
-    """A client whose connection belongs to `uid`: through a relay that opens it as that user.
-
-    The kernel notes the owner of a socket when it is made, so this process needs to be that
-    user for a moment only.
-    """
-
-    def connected() -> socket.socket:
-        "".encode("idna")  # loads the codec: another user may not read our Python
-        os.seteuid(uid)
-        try:
-            return socket.create_connection(
-                (broker.daemon.client_api.host, broker.daemon.client_api.port)
-            )
-        finally:
-            os.seteuid(0)
-
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            writer.write(data)
-        writer.close()
-        await writer.wait_closed()
-
-    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection(sock=connected())
-        relayed.append(asyncio.gather(pump(reader, back), pump(there, writer)))
-
-    relayed: list[asyncio.Future[tuple[None, None]]] = []
-    path = directory / "relay"
-    async with await asyncio.start_unix_server(relay, path):
-        async with KeyProviderClient.open(f"unix:{path}") as client:
-            yield client
-        await asyncio.gather(*relayed)
-    assert relayed
 
 
 class TestUnixSocket:
@@ -230,7 +158,9 @@ class TestLoopback:
     ) -> None:
         table = tmp_path / "table"
         os.mkfifo(table)  # whoever reads it waits until somebody writes
-        monkeypatch.setattr(callers, "_TABLES", (table,))
+        monkeypatch.setattr(loopback, "_answers_about", lambda server: False)
+        monkeypatch.setattr(loopback, "_TABLES", (table,))
+        monkeypatch.setattr(loopback, "LOOKS", 1)
         async with running_broker(tmp_path, platform) as broker, client_of(broker) as client:
             call = asyncio.create_task(client.wrap(KID))
             async with broker.guest() as guest:
@@ -265,105 +195,6 @@ class TestOpenAddress:
             await may_do_everything(client)
             flags = [event["flag"] for event in broker.events.named("unsafe.option")]
             assert "--insecure-client-api" in flags
-
-
-@pytest.fixture
-def certificates(tmp_path: Path) -> Certificates:
-    return Certificates.make(tmp_path)
-
-
-class TestTls:
-    async def test_a_certificate_has_the_role_of_its_name(
-        self, tmp_path: Path, platform: SimulatedPlatform, certificates: Certificates
-    ) -> None:
-        issue = certificates.ca.issue_cert
-        settings: dict[str, Any] = {"client_api": "0.0.0.0:0", **certificates.settings}
-        async with running_broker(tmp_path, platform, **settings) as broker:
-            target = f"127.0.0.1:{broker.daemon.client_api.port}"
-
-            @asynccontextmanager
-            async def client(
-                certificate: trustme.LeafCert | None,
-            ) -> AsyncIterator[KeyProviderClient]:
-                found = certificates.credentials(certificate)
-                async with KeyProviderClient.open(target, found) as opened:
-                    yield opened
-
-            async with client(issue(common_name="farm")) as one:
-                await may_wrap_only(one, "certificate farm")
-            async with client(issue(common_name="ops")) as one:
-                await may_wrap_only(one, "certificate ops")
-            async with client(issue("boss.example")) as one:
-                await may_do_everything(one)
-            async with client(issue(common_name="stranger")) as one:
-                await may_do_nothing(one, "certificate stranger")
-            yesterday = datetime.now(UTC) - timedelta(days=1)
-            expired = issue(
-                common_name="farm", not_before=yesterday - timedelta(1), not_after=yesterday
-            )
-            for refused in (None, trustme.CA().issue_cert(common_name="farm"), expired):
-                async with client(refused) as one:
-                    await cannot_connect(one)
-            async with KeyProviderClient.open(target) as one:
-                await cannot_connect(one)
-            assert broker.events.named("image-key.unwrapped") == [
-                {"caller": "certificate boss.example", "kid": KID}
-            ]
-
-    async def test_loopback_is_no_certificate(
-        self, tmp_path: Path, platform: SimulatedPlatform, certificates: Certificates
-    ) -> None:
-        """Where TLS is on, the daemon's own user needs a role too, insecure flags or not."""
-        unsafe = {"insecure_loopback": True, "insecure_client_api": True}
-        stranger = certificates.credentials(certificates.ca.issue_cert(common_name="stranger"))
-        async with (
-            running_broker(tmp_path, platform, unsafe=unsafe, **certificates.settings) as broker,
-            client_of(broker, stranger) as client,
-        ):
-            await may_do_nothing(client, "certificate stranger")
-
-    @pytest.mark.parametrize("missing", ["cert", "key", "ca", "roles"])
-    async def test_all_four_files_are_needed(
-        self, tmp_path: Path, platform: SimulatedPlatform, certificates: Certificates, missing: str
-    ) -> None:
-        file = certificates.settings.pop(f"client_api_{missing}")
-        with pytest.raises(ConfigError, match="TLS for the client API needs all of"):
-            async with running_broker(tmp_path, platform, **certificates.settings):
-                pass
-        certificates.settings[f"client_api_{missing}"] = file
-        file.unlink()
-        with pytest.raises(ConfigError, match=f"No such file.*--client-api-{missing}"):
-            async with running_broker(tmp_path, platform, **certificates.settings):
-                pass
-
-    @pytest.mark.parametrize(
-        ("name", "content", "cause"),
-        [
-            ("cert", b"", "is no PEM certificate"),
-            ("key", b"-----BEGIN PRIVATE KEY-----\n", "unencrypted PEM key"),
-            ("ca", b"\x30\x82", "PEM certificate"),
-            ("roles", b"", "must hold one table"),
-            ("key", None, "does not belong to the certificate"),
-        ],
-    )
-    async def test_a_wrong_file_is_named_at_start(
-        self,
-        tmp_path: Path,
-        platform: SimulatedPlatform,
-        certificates: Certificates,
-        name: str,
-        content: bytes | None,
-        cause: str,
-    ) -> None:
-        file = certificates.settings[f"client_api_{name}"]
-        if content is None:
-            content = certificates.ca.issue_cert("127.0.0.1").private_key_pem.bytes()
-        file.write_bytes(content)
-        with pytest.raises(ConfigError, match=cause) as caught:
-            async with running_broker(tmp_path, platform, **certificates.settings):
-                pass
-        assert str(file) in str(caught.value)
-        assert "\n" not in str(caught.value)
 
 
 def _has_ipv6() -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+import trustme
 
 from tests.system.broker import RunningBroker, running_broker
 from tests.verifiers.pccs import Pccs, running_pccs
@@ -79,6 +81,41 @@ async def test_a_subscription_key_is_sent_and_never_shown(pccs: Pccs, tmp_path: 
         if "ocp-apim-subscription-key: 0123456789abcdef" in head.lower()
     ]
     assert len(sent) == len(pccs.headers)
+
+
+async def test_a_service_with_a_certificate_of_its_own_ca(tmp_path: Path) -> None:
+    """A PCCS often has one; without its CA it is not believed, whatever it answers."""
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    ca.issue_cert("127.0.0.1").configure_cert(tls)
+    platform = SimulatedPlatform.create(now=app.utc_now())
+    for name in ("without", "with"):
+        (tmp_path / name).mkdir()
+    async with running_pccs(platform, tls) as pccs:
+        settings: dict[str, Any] = {"collateral": None, "collateral_url": (pccs.url,)}
+        async with running_broker(tmp_path / "without", platform, **settings) as broker:
+            with pytest.raises(BrokerRefused):
+                await admitted(broker)
+            assert broker.events.named("guest.not-judged")
+        assert not pccs.asked
+        settings["collateral_ca"] = tmp_path / "ca.pem"
+        async with running_broker(tmp_path / "with", platform, **settings) as broker:
+            await admitted(broker)
+        assert set(pccs.asked.values()) == {1}
+
+
+async def test_a_proxy_is_asked_instead(pccs: Pccs, tmp_path: Path) -> None:
+    """The service's own name need not resolve here."""
+    settings: dict[str, Any] = {
+        "collateral": None,
+        "collateral_url": ("http://pccs.invalid:8081",),
+        "collateral_proxy": pccs.url,
+    }
+    async with running_broker(tmp_path, pccs.platform, **settings) as broker:
+        await admitted(broker)
+    assert len(pccs.headers) == 4
+    assert all(head.startswith("GET http://pccs.invalid:8081/") for head in pccs.headers)
 
 
 @pytest.mark.parametrize(

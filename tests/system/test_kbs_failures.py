@@ -22,8 +22,8 @@ from tests.system.kbs import PATH, SECRET, running_kbs, url_of
 from tests.system.kbs_raw import linked, request
 from tests.verifiers.pccs import Pccs, running_pccs
 from verdictd_py import app
-from verdictd_py.guest.rcar import RcarSession
-from verdictd_py.guest.rcar_errors import KbsRefused
+from verdictd_py.guest.rcar.errors import KbsRefused
+from verdictd_py.guest.rcar.session import RcarSession
 from verdictd_py.simulator import SimulatedPlatform
 from verdictd_py.simulator.pcs import PcsAnswer
 from verdictd_py.storage import sessions

@@ -17,9 +17,9 @@ from tests.system.broker import KEY, RunningBroker
 from tests.system.kbs import PATH, POLICY, SECRET, running_kbs, url_of
 from verdictd_py.domain.encoding import decode_object
 from verdictd_py.domain.names import ResourcePath
-from verdictd_py.guest.rcar_errors import KbsRefused
-from verdictd_py.guest.rcar_keys import TeeKey, TeeKeyKind
-from verdictd_py.guest.rcar_messages import MemberOrder, Version
+from verdictd_py.guest.rcar.errors import KbsRefused
+from verdictd_py.guest.rcar.keys import TeeKey, TeeKeyKind
+from verdictd_py.guest.rcar.messages import MemberOrder, Version
 from verdictd_py.rcar.versions import Version as Served
 from verdictd_py.simulator import Flaw, TdMeasurements
 

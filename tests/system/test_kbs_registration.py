@@ -18,7 +18,7 @@ from tests.system.kbs_admins import AdminTokens, bearing
 from tests.system.kbs_raw import once
 from tests.system.test_kbs_admin import b64url
 from verdictd_py.domain.names import ResourcePath
-from verdictd_py.guest.rcar_errors import KbsRefused
+from verdictd_py.guest.rcar.errors import KbsRefused
 
 PATH_OF_KEY = "default/key/6f1c2f0e-5a2e-4a7b-9a43-0d2f0c4b7f11"
 LAYER_KEY = b'{"symkeyopts":"of a layer, as ocicrypt wraps it"}'

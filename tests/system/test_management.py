@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -18,6 +19,11 @@ from verdictd_py.simulator import SimulatedPlatform
 
 POLICY = (
     "package policy\n\nimport rego.v1\n\ndefault allow := false\n\nallow if input.debug == false\n"
+)
+BOMB = (
+    "package policy\nimport rego.v1\n\ndefault allow := false\n\n"
+    "allow if count([1 | some a in n; some b in n; some c in n; a * b == c + 0.5]) > 1\n"
+    f"n := [{','.join(map(str, range(1000)))}]\n"
 )
 
 
@@ -136,7 +142,8 @@ async def test_an_alias_is_the_file_behind_it(broker: RunningBroker) -> None:
 
 async def test_what_no_guest_may_get_is_not_stored(broker: RunningBroker) -> None:
     path = field(1, "default/cosign-public-key/test")
-    for content in (b"", b"-----BEGIN PRIVATE KEY-----\n", b"no key"):
+    cut_off = b"-----BEGIN PUBLIC KEY-----\nMFkw\n-----END PUBLIC KEY-----\n"
+    for content in (b"", b"-----BEGIN PRIVATE KEY-----\n", b"no key", cut_off):
         code, _ = await refused(broker, "ResourceService/SetResource", path, field(2, content))
         assert code is grpc.StatusCode.INVALID_ARGUMENT
     secret = Tsk.generate("Ann <ann@example.org>")
@@ -214,6 +221,80 @@ async def test_a_policy_is_tested_without_being_stored(broker: RunningBroker) ->
         "allow": True,
         "parseInfo": {"debug": [False, [False]], "more": [1, None]},
     }
+
+
+STORED = "package policy\n\ndefault allow = false\n\nallow { input.svn >= data.svn[_] }\n"
+
+
+@pytest.mark.parametrize("policy_local", [False, True])
+@pytest.mark.parametrize("reference_local", [False, True])
+async def test_the_four_forms_of_a_test_to_the_byte(
+    broker: RunningBroker, policy_local: bool, reference_local: bool
+) -> None:
+    """As upstream's serde_json writes it; what the two booleans do not ask for is not looked at."""
+    for method, name, content in (
+        ("SetOpaPolicy", "mine.rego", STORED),
+        ("setOpaReference", "mine", '{"svn":[2],"z":null}'),
+    ):
+        await call(broker, f"OpaService/{method}", field(1, name), field(2, content))
+    answer = await call(
+        broker,
+        "OpaService/TestOpa",
+        field(1, "mine.rego"),
+        field(2, POLICY),
+        field(3, policy_local),
+        field(4, "mine"),
+        field(5, '{"svn":[9],"debug":[false]}'),
+        field(6, reference_local),
+        field(7, '{"svn":3,"debug":false,"n\u00e4me":["<"]}'),
+    )
+    allow = b"true" if policy_local or not reference_local else b"false"
+    debug = b"[false,[false]]" if reference_local else b"[false,null]"
+    svn = b"[3,[9]]" if reference_local else b"[3,[2]]"
+    info = b'{"debug":%s,"n\xc3\xa4me":[["<"],null],"svn":%s}' % (debug, svn)
+    assert answer == {1: b'{"allow":%s,"parseInfo":%s}' % (allow, info)}
+
+
+async def test_a_policy_that_never_ends_keeps_nobody_waiting(broker: RunningBroker) -> None:
+    """It is tried elsewhere, whichever way it comes, and does not replace what is stored."""
+    before = (broker.data / "opa" / "tdxPolicy.rego").read_bytes()
+    setting = refused(broker, "OpaService/SetOpaPolicy", field(1, "tdxPolicy.rego"), field(2, BOMB))
+    parts = (field(2, BOMB), field(3, True), field(5, "{}"), field(6, True), field(7, "{}"))
+    bombs = asyncio.gather(setting, refused(broker, "OpaService/TestOpa", *parts))
+    guests = 0
+    while not bombs.done():
+        async with asyncio.timeout(5), broker.guest() as guest:
+            assert await guest.version() == "v1"
+        guests += 1
+    for code, text in await bombs:
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "at most 2 s of processor time and 256 MiB of memory" in text
+    assert guests > 5
+    assert (broker.data / "opa" / "tdxPolicy.rego").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["referenceSets", "releaseData", "releasePolicies", "tdxData"])
+async def test_no_policy_takes_the_name_of_data(broker: RunningBroker, name: str) -> None:
+    """`referenceSets` with a policy in it would keep every guest out."""
+    code, text = await refused(broker, "OpaService/SetOpaPolicy", field(1, name), field(2, POLICY))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert f"{name} holds" in text
+    async with broker.guest() as guest:
+        assert await guest.version() == "v1"
+
+
+@pytest.mark.parametrize("content", [b"\xff" * 10, b"\x0a\xff\xff\xff\xff\x0f", b"\x0a\x05ab"])
+@pytest.mark.parametrize(
+    "method", ["clientapi.KeyManagerService/GetKey", "keyprovider.KeyProviderService/WrapKey"]
+)
+async def test_bytes_that_are_no_message_are_the_callers_fault(
+    broker: RunningBroker, method: str, content: bytes
+) -> None:
+    async with grpc.aio.insecure_channel(broker.client_api) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary(f"/{method}", None, None)(content)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert (caught.value.details() or "").startswith(f"the request is no message of /{method}; ")
 
 
 async def test_the_image_policy_is_checked(broker: RunningBroker) -> None:

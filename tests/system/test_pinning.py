@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.cli.command import Ended
+from tests.cli.command import Ended, environment
 from tests.cli.verdict import verdict
 from tests.system.broker import RunningBroker, running_broker
 from tests.system.channel import store
@@ -124,6 +127,34 @@ async def test_it_is_shown_and_asked_before_anything_changes(broker: RunningBrok
         assert reference(broker) == {"rtmr1": [OTHER]}
     assert (await ask_on_terminal(broker, which, b"y\n")).status == 0
     assert reference(broker) == {"rtmr1": [OTHER, HONEST]}
+
+
+async def test_whoever_hangs_up_at_the_question_changes_nothing(broker: RunningBroker) -> None:
+    """Control-C ends it at once, not at the next line."""
+    which = await refused_for(broker, rtmr1=[OTHER])
+    ours, theirs = os.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "verdictd_py.cli.verdict", "-c", broker.client_api),
+        *("reference", "pin", "--from", which),
+        stdin=theirs,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment(),
+    )
+    try:
+        assert process.stderr is not None
+        async with asyncio.timeout(20):
+            await process.stderr.readuntil(b"[y/N] ")
+            process.send_signal(signal.SIGINT)
+            assert await process.wait() == 130
+            assert await process.stderr.read() == b""
+    finally:
+        os.close(theirs)
+        os.close(ours)
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert reference(broker) == {"rtmr1": [OTHER]}
 
 
 async def test_without_a_terminal_nobody_is_asked(broker: RunningBroker) -> None:

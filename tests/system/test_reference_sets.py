@@ -59,6 +59,22 @@ async def test_a_set_opens_and_closes(broker: RunningBroker) -> None:
     assert json.loads((broker.data / "opa" / "tdxData").read_text())["rtmr1"] == []
 
 
+async def test_a_test_decides_as_guests_are_decided(broker: RunningBroker, tmp_path: Path) -> None:
+    """The stored data of a TEE is tested with its sets."""
+    good = {"debug": False, "tcbStatus": "UpToDate", "rtmr1": HONEST}
+    (tmp_path / "claims").write_text(json.dumps(good))
+    for kernel, status in ((OTHER, 1), (HONEST, 0)):
+        assert (
+            await verdict(broker, "reference", "add", kernel[:8], f"rtmr1={kernel}")
+        ).status == 0
+        ended = await verdict(broker, "policy", "test", str(tmp_path / "claims"), "--json")
+        assert ended.status == status
+        assert ended.json["parseInfo"]["rtmr1"][1][-1] == kernel
+    (broker.data / "opa" / "tdxPolicy.rego").unlink()
+    ended = await verdict(broker, "policy", "test", str(tmp_path / "claims"))
+    assert "opa/tdxPolicy.rego is missing" in ended.complaint(1, "verdict-py")
+
+
 async def test_what_cannot_be_added_is_one_line(broker: RunningBroker) -> None:
     which = await refused_for(broker, rtmr1=[OTHER])
     await verdict(broker, "reference", "add", "one", f"rtmr1={OTHER}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -73,3 +74,29 @@ async def test_without_a_release_policy_nothing_is_released(broker: RunningBroke
             with pytest.raises(BrokerRefused):
                 await ask
     assert not broker.events.named("secret.released")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[]", "is not a JSON object|is no JSON object"),
+        ('{"keys/": 1}', "no name of a policy"),
+        ('{"keys/": "a/b/c"}', "no name of a policy"),
+        ('{"keys/": "../x"}', "segment"),
+        (
+            '{"keys/": "missing.rego"}',
+            r"store it first \(verdict-py policy set missing.rego FILE\)",
+        ),
+    ],
+)
+async def test_what_names_no_policy_is_not_stored(
+    broker: RunningBroker, tmp_path: Path, text: str, said: str
+) -> None:
+    """It would release nothing to anybody."""
+    (tmp_path / "prefixes").write_text(text)
+    words = ("reference", "set", "releasePolicies", str(tmp_path / "prefixes"))
+    line = (await verdict(broker, *words)).complaint(1, "verdict-py")
+    assert re.search(said, line)
+    assert not (broker.data / "opa" / "releasePolicies").exists()
+    async with broker.guest() as guest:
+        assert (await guest.keks([KID]))[KID].reveal() == KEY

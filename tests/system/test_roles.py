@@ -162,9 +162,7 @@ async def test_a_role_may_do_what_it_lists_and_nothing_else(
     name = "stranger" if role is None else NAMES[role]
     rights = frozenset() if role is None else ROLES[role]
     ours = certificates.credentials(certificates.ca.issue_cert(common_name=name))
-    before = {
-        p: p.read_bytes() for p in broker.data.rglob("*") if p.is_file() and "audit" not in p.parts
-    }
+    before = stored(broker)
     found = await codes(broker, ours)
     denied = {m for m, code in found.items() if code is grpc.StatusCode.PERMISSION_DENIED}
     assert denied == {m for m, (needed, _) in METHODS.items() if needed not in rights}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from datetime import datetime
 from functools import partial
@@ -11,6 +12,13 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+from OpenSSL import SSL, crypto
 
 from tests.ratstls.support import DICE, extensions_of, self_signed
 from tests.system.broker import RunningBroker, running_broker
@@ -18,8 +26,11 @@ from verdictd_py import app
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.domain.evidence import Evidence
 from verdictd_py.errors import BindingMismatch
+from verdictd_py.guest.attesters import use_certificate
+from verdictd_py.guest.connection import BrokerRefused, GuestConnection
 from verdictd_py.ratstls import certificate, dice
 from verdictd_py.ratstls.issue import Form, issue
+from verdictd_py.ratstls.session import client_context
 from verdictd_py.simulator import SimulatedPlatform
 
 GUESTS = (0, 1)
@@ -43,6 +54,39 @@ class Guest:
         self.evidence = dice.read_evidence(value)
 
 
+@pytest.mark.parametrize("stolen", [False, True])
+async def test_a_certificate_opens_nothing_without_its_key(
+    broker: RunningBroker, stolen: bool
+) -> None:
+    """All that it says is true, of the guest whose it is: TLS asks who shows it for its key."""
+    honest, thief = Guest(broker), Guest(broker)
+    shown = honest.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    context = client_context(shown)
+    use_certificate(context, honest.certificate)
+    use_key(context, of=(thief if stolen else honest).key, beside=honest.key)
+    if stolen:
+        with pytest.raises(BrokerRefused):
+            async with GuestConnection.open(*broker.address, context, timeout_seconds=10) as guest:
+                await guest.version()
+    else:
+        async with GuestConnection.open(*broker.address, context, timeout_seconds=10) as guest:
+            assert await guest.version() == "v1"
+    assert bool(broker.events.named("guest.accepted")) is not stolen
+
+
+def use_key(
+    context: SSL.Context, *, of: ec.EllipticCurvePrivateKey, beside: ec.EllipticCurvePrivateKey
+) -> None:
+    """Signs with one key, and says that its public half is the other's (RFC 5915)."""
+    number = of.private_numbers().private_value.to_bytes(32, "big")
+    point = beside.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    curve = bytes.fromhex("a00a06082a8648ce3d030107")  # [0] prime256v1
+    body = bytes.fromhex("0201010420") + number + curve + bytes.fromhex("a144034200") + point
+    with os.fdopen(os.memfd_create("key"), "wb", buffering=0) as file:
+        file.write(bytes([0x30, len(body)]) + body)
+        context.use_privatekey_file(f"/proc/self/fd/{file.fileno()}", crypto.FILETYPE_ASN1)
+
+
 @pytest.mark.parametrize(("key", "claims", "quote"), list(product(GUESTS, repeat=3)))
 async def test_only_what_belongs_together_is_accepted(
     broker: RunningBroker, key: int, claims: int, quote: int
@@ -57,11 +101,11 @@ async def test_only_what_belongs_together_is_accepted(
         begin=broker.now.replace(microsecond=0),
     )
     appraiser: Appraiser = broker.daemon._attested._appraiser
-    appraisal = await appraiser.judge(partial(_read, made))
+    appraisal = await appraiser.judge(partial(read, made))
     assert appraisal.accepted is (key == claims == quote)
     if not appraisal.accepted:
         assert isinstance(appraisal.refusal, BindingMismatch)
 
 
-def _read(der: bytes, now: datetime) -> Evidence:
+def read(der: bytes, now: datetime) -> Evidence:
     return certificate.read(der, now=now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -68,12 +69,14 @@ class Pccs:
 
 
 @asynccontextmanager
-async def running_pccs(platform: SimulatedPlatform) -> AsyncIterator[Pccs]:
+async def running_pccs(
+    platform: SimulatedPlatform, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Pccs]:
     """Serves the platform's collateral on a free port."""
     pccs = Pccs(platform)
-    server = await asyncio.start_server(pccs.answer, "127.0.0.1", 0)
+    server = await asyncio.start_server(pccs.answer, "127.0.0.1", 0, ssl=tls)
     async with server:
-        pccs.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        pccs.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         yield pccs
         pccs.go_on.set()
         pccs.endless = False

@@ -18,7 +18,7 @@ import pytest_asyncio
 from tests.system.broker import Recorder
 from tests.verifiers.pccs import Pccs, running_pccs
 from verdictd_py import app
-from verdictd_py.domain.evidence import Collateral, Tee
+from verdictd_py.domain.evidence import Collateral, Evidence, Tee
 from verdictd_py.domain.ports import CollateralRequest
 from verdictd_py.errors import CollateralUnavailable
 from verdictd_py.simulator import PlatformOptions, SimulatedPlatform
@@ -30,9 +30,11 @@ from verdictd_py.verifiers.collateral_cache import (
     MAX_FLIGHTS,
     CollateralCache,
 )
+from verdictd_py.verifiers.collateral_check import Validity
 from verdictd_py.verifiers.http import bounded_get
 from verdictd_py.verifiers.pck import root_key_digest
 from verdictd_py.verifiers.pcs import Pcs
+from verdictd_py.verifiers.tdx import TdxVerifier
 
 NOW = app.utc_now()
 LIFETIME = timedelta(days=30)  # of the simulator's collateral, from the moment of its issue
@@ -58,6 +60,9 @@ class MemoryStore:
     """Port `CollateralStore`; survives what the test calls a restart."""
 
     files: dict[str, bytes] = field(default_factory=dict)
+
+    async def names(self) -> tuple[str, ...]:
+        return tuple(self.files)
 
     async def load(self, name: str) -> bytes | None:
         return self.files.get(name)
@@ -97,6 +102,11 @@ class Place:
         )
 
 
+def believe(collateral: Collateral) -> Validity:
+    del collateral
+    return Validity(NOW, NOW, 0)
+
+
 @pytest_asyncio.fixture
 async def place() -> AsyncIterator[Place]:
     platform = SimulatedPlatform.create(now=NOW)
@@ -115,6 +125,26 @@ async def test_one_fetch_serves_a_boot_storm(place: Place) -> None:
     assert place.pccs.asked == {CRL: 1, TCB: 1, QE: 1, ROOT: 1}
     assert {id(each[0]) for each in found} == {id(found[0][0])}
     assert found[0][0].tcb_info == place.pccs.platform.collateral(NOW).tcb_info
+
+
+async def test_a_thousand_guests_of_one_platform_are_verified_by_one_fetch(place: Place) -> None:
+    """From their quotes on, each with a key of its own; the service is slow meanwhile."""
+    platform = place.pccs.platform
+    verifier = TdxVerifier(place.cache, root_ca_der=platform.root_ca_der)
+    quotes = [platform.quote(number.to_bytes(64, "big")) for number in range(1000)]
+    place.pccs.stalled = True
+    guests = [
+        asyncio.create_task(verifier.verify(Evidence(Tee.TDX, quote, None, "test"), now=NOW))
+        for quote in quotes
+    ]
+    async with asyncio.timeout(30):
+        while not place.pccs.asked:  # noqa: ASYNC110  # no event says so
+            await asyncio.sleep(0)
+    assert not any(guest.done() for guest in guests)
+    place.pccs.go_on.set()
+    found = await asyncio.gather(*guests)
+    assert [int.from_bytes(each.report_data, "big") for each in found] == list(range(1000))
+    assert place.pccs.asked == {CRL: 1, TCB: 1, QE: 1, ROOT: 1}
 
 
 async def test_a_restart_asks_nobody(place: Place) -> None:
@@ -306,6 +336,57 @@ async def test_the_next_service_is_asked_where_one_fails(place: Place) -> None:
         assert second.asked[TCB] == 1
 
 
+@pytest.mark.parametrize("how", ["changed text", "another chain", "older levels", "another root"])
+async def test_the_next_service_is_asked_where_one_lies(place: Place, how: str) -> None:
+    """What it says does not verify: that is no answer, and the next one may have it."""
+    await place.get()
+    async with running_pccs(place.pccs.platform) as second:
+        second.clock = place.clock
+        if how == "older levels":
+            older = PlatformOptions(tcb_evaluation_number=16)
+            place.pccs.platform = place.pccs.platform.with_options(older)
+        elif how == "another root":
+            place.pccs.platform = SimulatedPlatform.create(now=NOW)
+        else:
+            place.pccs.change = BROKEN[how]
+        root = second.platform.root_ca_der
+        cache = place.make(urls=(place.pccs.url, second.url), root_ca_der=root)
+        place.clock.now = NOW + LIFETIME * 0.9
+        (kept,) = await cache.candidates(REQUEST, None)
+        await cache.renew_due()
+        (found,) = await cache.candidates(REQUEST, None)
+        assert found is not kept
+        assert second.asked[TCB] == 1
+        assert not place.events.named("collateral.not-renewed")
+
+
+async def test_what_is_on_disk_is_renewed_before_any_guest_comes(place: Place) -> None:
+    """A broker that nobody asked since its restart must not wake up with ended collateral."""
+    await place.get()
+    place.pccs.asked.clear()
+    again = place.restarted()
+    place.clock.now = NOW + LIFETIME * 0.9
+    place.store.files["notes.txt"] = b"of somebody's"
+    await again.cache.restore()
+    await again.cache.renew_due()
+    assert place.pccs.asked[TCB] == 1
+    assert not place.events.named("collateral.unreadable")
+
+
+async def test_ended_collateral_of_before_a_restart_is_still_there_for_a_grace(
+    place: Place,
+) -> None:
+    (first,) = await place.get()
+    place.clock.now = NOW + LIFETIME + timedelta(hours=1)
+    place.pccs.change = BROKEN["500"]
+    assert await place.restarted().get() == (first,)
+    (name,) = place.store.files
+    changed = dataclasses.replace(first, tcb_info=first.tcb_info.replace("UpToDate", "Revoked"))
+    place.store.files[name] = collateral_to_json(changed).encode()
+    with pytest.raises(CollateralUnavailable):  # ended, and not what Intel signed either
+        await place.restarted().get()
+
+
 async def test_what_has_ended_is_said_to_have_ended(place: Place) -> None:
     """The verifier refuses it with its own reason; what the guest brought comes after it."""
     (first,) = await place.get()
@@ -354,9 +435,19 @@ async def test_intels_own_service_has_the_roots_list_elsewhere(place: Place) -> 
         return await get(url.replace("https://pcs.simulated.invalid", place.pccs.url))
 
     root_key = root_key_digest(place.pccs.platform.root_ca_der)
-    found = await Pcs(redirected, (place.pccs.url,), root_key=root_key).fetch(REQUEST)
+    service = Pcs(redirected, (place.pccs.url,), root_key=root_key)
+    found, _ = await service.fetch(REQUEST, believe)
     assert urls[-1] == place.pccs.platform.options.root_crl_url
     assert json.loads(found.tcb_info)["fmspc"].lower() == REQUEST.fmspc
+
+
+async def test_a_password_in_a_url_is_not_shown(place: Place) -> None:
+    place.pccs.change = BROKEN["500"]
+    url = place.pccs.url.replace("http://", "http://name:secret@")
+    with pytest.raises(CollateralUnavailable) as caught:
+        await place.make(urls=(url,)).candidates(REQUEST, None)
+    assert "secret" not in str(caught.value) + place.events.text
+    assert f"{place.pccs.url}: status 500 for {CRL}?ca=platform" in str(caught.value)
 
 
 async def test_early_updates_are_asked_for(place: Place) -> None:
@@ -369,7 +460,7 @@ async def test_early_updates_are_asked_for(place: Place) -> None:
 
     root_key = root_key_digest(place.pccs.platform.root_ca_der)
     service = Pcs(noted, (place.pccs.url,), root_key=root_key, update="early")
-    await service.fetch(REQUEST)
+    await service.fetch(REQUEST, believe)
     assert [("update=early" in url) for url in asked] == [False, True, True, False]
 
 
@@ -385,7 +476,7 @@ async def test_a_service_that_lies_does_not_choose_what_else_is_asked(place: Pla
 
     trusted = root_key_digest(SimulatedPlatform.create(now=NOW).root_ca_der)
     with pytest.raises(CollateralUnavailable, match="trusted root"):
-        await Pcs(noted, (place.pccs.url,), root_key=trusted).fetch(REQUEST)
+        await Pcs(noted, (place.pccs.url,), root_key=trusted).fetch(REQUEST, believe)
     assert all(url.startswith(place.pccs.url) for url in asked)
 
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.verifiers.test_single_bits import OneCollateral
+from tests.verifiers.support import Source as OneCollateral
 from verdictd_py import app
 from verdictd_py.domain.evidence import Collateral, Evidence, Tee
 from verdictd_py.errors import AttestationError, CollateralExpired

@@ -1034,6 +1034,7 @@ class Status(_message.Message):
     CALLER_FIELD_NUMBER: _builtins.int
     RIGHTS_FIELD_NUMBER: _builtins.int
     UNPINNED_FIELD_NUMBER: _builtins.int
+    KBS_HTTP_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     started_at: _builtins.str
     listen: _builtins.str
@@ -1048,6 +1049,8 @@ class Status(_message.Message):
     guests_unverified: _builtins.int
     caller: _builtins.str
     """who asks, and what that caller may do"""
+    kbs_http: _builtins.str
+    """URL for HTTP guests, empty: there is none"""
     @_builtins.property
     def verifiers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -1081,10 +1084,11 @@ class Status(_message.Message):
         caller: _builtins.str = ...,
         rights: _abc.Iterable[_builtins.str] | None = ...,
         unpinned: _abc.Iterable[_builtins.str] | None = ...,
+        kbs_http: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attester", b"attester", "caller", b"caller", "client_api", b"client_api", "data_dir", b"data_dir", "guests_accepted", b"guests_accepted", "guests_refused", b"guests_refused", "guests_unverified", b"guests_unverified", "keyprovider_api", b"keyprovider_api", "listen", b"listen", "rights", b"rights", "started_at", b"started_at", "unpinned", b"unpinned", "unsafe", b"unsafe", "verifiers", b"verifiers", "version", b"version", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attester", b"attester", "caller", b"caller", "client_api", b"client_api", "data_dir", b"data_dir", "guests_accepted", b"guests_accepted", "guests_refused", b"guests_refused", "guests_unverified", b"guests_unverified", "kbs_http", b"kbs_http", "keyprovider_api", b"keyprovider_api", "listen", b"listen", "rights", b"rights", "started_at", b"started_at", "unpinned", b"unpinned", "unsafe", b"unsafe", "verifiers", b"verifiers", "version", b"version", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

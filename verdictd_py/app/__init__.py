@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import ModuleType
@@ -35,7 +34,7 @@ from verdictd_py.listeners.identity import RenewedIdentity
 from verdictd_py.listeners.keyprovider import KeyProviderService
 from verdictd_py.observability.audit import AuditTrail
 from verdictd_py.observability.log import LogEvents
-from verdictd_py.policy.appraisal import RegoAppraisalPolicy, unpinned
+from verdictd_py.policy.appraisal import OpenMeasurements, RegoAppraisalPolicy, unpinned
 from verdictd_py.policy.release import RegoReleasePolicy
 from verdictd_py.policy.sandbox import PolicySandbox
 from verdictd_py.policy.sets import DocumentsWithSets
@@ -72,6 +71,7 @@ def build_appraiser(
     events: Events,
     history: History | None = None,
     require_reference_values: bool = False,
+    allow_rtmr3_mismatch: bool = False,
 ) -> Appraiser:
     """The appraiser of the listener and of `verdictd-py appraise`: one code path."""
     return Appraiser(
@@ -81,6 +81,7 @@ def build_appraiser(
         events=events,
         history=history,
         insecure_accept_anyone=verifiers.accepts_anyone,
+        allow_rtmr3_mismatch=allow_rtmr3_mismatch,
     )
 
 
@@ -142,6 +143,7 @@ class Daemon:
         resources = DirectoryResourceStore(directory, events=events)
         self._policies = DirectoryDocumentStore(directory)
         self._deciding = DocumentsWithSets(self._policies, clock)
+        self._open = OpenMeasurements(self._deciding)
         self._release = RegoReleasePolicy(self._policies)
         self._history = History()
         appraiser = build_appraiser(
@@ -151,6 +153,7 @@ class Daemon:
             events=events,
             history=self._history,
             require_reference_values=settings.require_reference_values,
+            allow_rtmr3_mismatch=settings.allow_rtmr3_mismatch,
         )
         releaser = Releaser(
             keys=keys,
@@ -185,7 +188,11 @@ class Daemon:
                 resources=resources, keyrings=SequoiaKeyringEditor(), events=events
             ),
             policies=PolicyAdministrator(
-                documents=self._policies, tester=tester, history=self._history, events=events
+                documents=self._policies,
+                deciding=self._deciding,
+                tester=tester,
+                history=self._history,
+                events=events,
             ),
             sets=SetAdministrator(
                 documents=self._policies,
@@ -198,7 +205,7 @@ class Daemon:
         self._kbs = listener_of(
             settings,
             unsafe,
-            UseCases(appraiser, releaser, self._administration, self._unpinned),
+            UseCases(appraiser, releaser, self._administration, self._open.of),
             clock=clock,
             events=events,
             limits=_limits(settings),
@@ -251,7 +258,7 @@ class Daemon:
 
     async def _register(self) -> None:
         """Puts the services on the two gRPC servers, which are bound and not started."""
-        rules, events = replace(self._rules, port=self.client_api.port), self._events
+        rules, events = replace(self._rules, listener=self.client_api), self._events
         server = self._client_api.server
         self._keyprovider(rules).register(server)
         management.register(server, self._administration, rules, events)
@@ -262,7 +269,7 @@ class Daemon:
             _names(keyprovider_pb2) + _names(clientapi_pb2) + _names(verdictd_v1_pb2)
         )
         if self.keyprovider_api is not None:
-            rules = replace(self._rules, port=self.keyprovider_api.port)
+            rules = replace(self._rules, listener=self.keyprovider_api)
             self._keyprovider(rules).register(self._keyprovider_api.server)
             await self._keyprovider_api.describe(_names(keyprovider_pb2))
 
@@ -278,15 +285,9 @@ class Daemon:
         """
         open_ones: list[str] = []
         for tee in self._verifiers:
-            open_ones += [f"{tee} {name}" for name in await self._unpinned(tee)]
+            open_ones += [f"{tee} {name}" for name in await self._open.of(tee)]
         await self._client_api.set_ready(PINNED, ready=not open_ones)
         return tuple(open_ones)
-
-    async def _unpinned(self, tee: Tee) -> tuple[str, ...]:
-        """Measurements of a TEE that have no reference values."""
-        with suppress(NotFound, StorageError, PolicyInvalid):  # then nobody comes in at all
-            return unpinned((await self._deciding.documents(tee)).data, tee)
-        return ()
 
     async def _keep_readiness(self) -> None:
         """For ever: files edited by hand count too, and sets expire."""
@@ -302,6 +303,7 @@ class Daemon:
             listen=str(self.listen),
             client_api=str(self.client_api),
             keyprovider_api="" if self.keyprovider_api is None else str(self.keyprovider_api),
+            kbs_http=self.kbs_url or "",
             data_dir=str(self._settings.data_dir),
             verifiers=self._verifiers.names,
             attester=self._settings.attester,

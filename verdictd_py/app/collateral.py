@@ -22,6 +22,7 @@ from verdictd_py.verifiers.pck import root_key_digest
 from verdictd_py.verifiers.pcs import Pcs
 
 CONNECT_SECONDS = 10.0
+MAX_API_KEY_CHARS = 1024  # Intel's have 32 hex digits
 
 
 class CollateralService:
@@ -91,10 +92,9 @@ def http_client(settings: Settings) -> httpx.AsyncClient:
     """
     headers = {"User-Agent": f"verdictd-py/{__version__}"}
     if settings.collateral_api_key_file is not None:
-        key = _read(settings.collateral_api_key_file, "--collateral-api-key-file")
-        headers["Ocp-Apim-Subscription-Key"] = key.decode("ascii", "replace").strip()
+        headers["Ocp-Apim-Subscription-Key"] = _api_key(settings.collateral_api_key_file)
     if settings.collateral_ca is not None:
-        _read(settings.collateral_ca, "--collateral-ca")
+        _read(settings.collateral_ca, "--collateral-ca")  # says which file, OpenSSL does not
     try:
         return httpx.AsyncClient(
             verify=ssl.create_default_context(cafile=settings.collateral_ca),
@@ -109,9 +109,22 @@ def http_client(settings: Settings) -> httpx.AsyncClient:
         ) from error
 
 
+def _api_key(file: Path) -> str:
+    """A subscription key: one line that can stand in an HTTP header. It is a secret."""
+    option = "--collateral-api-key-file"
+    key = _read(file, option).decode("latin-1").strip()
+    if not key or len(key) > MAX_API_KEY_CHARS or not key.isascii() or not key.isprintable():
+        raise ConfigError(
+            f"{file} is not one line of at most {MAX_API_KEY_CHARS} letters and digits; "
+            f"give a file with the subscription key alone to {option}"
+        )
+    return key
+
+
 def _read(file: Path, option: str) -> bytes:
     try:
-        return file.read_bytes()
+        with file.open("rb") as stream:
+            return stream.read(MAX_API_KEY_CHARS + 2)
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}; check {option}") from error
 

@@ -28,7 +28,8 @@ from verdictd_py.listeners.kbs.tls import KbsTls
 from verdictd_py.listeners.management import Administration
 from verdictd_py.rcar.admins import AdminKeys
 from verdictd_py.rcar.tokens import Tokens
-from verdictd_py.storage.sessions import MemorySessionStore, SqliteSessionStore
+from verdictd_py.storage.sessions import MemorySessionStore
+from verdictd_py.storage.sqlite_sessions import SqliteSessionStore
 
 _OF_LISTENER: Final = (
     "kbs_tls_cert",

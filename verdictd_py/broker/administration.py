@@ -13,6 +13,9 @@ from contextlib import suppress
 from typing import Final
 from uuid import uuid4
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
 from verdictd_py.domain import imagepolicy
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.encoding import decode_object
@@ -29,8 +32,6 @@ SIGSTORE: Final = str(LEGACY_RESOURCES["Sigstore Config"])
 COSIGN_KEY: Final = str(LEGACY_RESOURCES["Cosign Key"])
 CREDENTIAL: Final = str(LEGACY_RESOURCES["Credential"])
 KEYRING: Final = str(LEGACY_RESOURCES["GPG Keyring"])
-
-_PUBLIC_KEY: Final = b"-----BEGIN PUBLIC KEY-----"  # what cosign generate-key-pair writes
 
 
 class KeyAdministrator:
@@ -249,7 +250,7 @@ def _problems(path: str, content: bytes) -> tuple[str, ...]:
     """Why guests could not use `content`, a line each."""
     if path == IMAGE_POLICY:
         return imagepolicy.problems(content)
-    if path == COSIGN_KEY and _PUBLIC_KEY not in content:
+    if path == COSIGN_KEY and not _is_public_key(content):
         return ("it is no PEM public key; store cosign.pub, not a certificate or a private key",)
     if path == CREDENTIAL:
         try:
@@ -257,3 +258,12 @@ def _problems(path: str, content: bytes) -> tuple[str, ...]:
         except RequestError as error:
             return (f"{error}; store an auth.json, as podman login writes it",)
     return ()
+
+
+def _is_public_key(content: bytes) -> bool:
+    """Whether it is what `cosign generate-key-pair` writes as cosign.pub (RFC 7468, 13)."""
+    try:
+        load_pem_public_key(content)
+    except (ValueError, UnsupportedAlgorithm):
+        return False
+    return True

@@ -11,7 +11,7 @@ from uuid import uuid4
 from verdictd_py.broker.history import History, Judgement
 from verdictd_py.domain import eventlog, initdata
 from verdictd_py.domain.appraisal import Appraisal
-from verdictd_py.domain.evidence import DEVICES, Evidence, JsonValue, Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import DEVICES, Evidence, InitData, Tee, VerifiedEvidence
 from verdictd_py.domain.ports import AppraisalPolicy, Events, Verifier
 from verdictd_py.errors import (
     AttestationError,
@@ -24,6 +24,8 @@ from verdictd_py.errors import (
     Reason,
     TcbStatusRefused,
 )
+
+_WITH_INIT_DATA: Final = (Tee.TDX, Tee.SAMPLE)
 
 Reading = Callable[[datetime], Evidence]
 """Reads evidence out of what a transport carried it in; raises `AttestationError`."""
@@ -40,6 +42,7 @@ class Appraiser:
         history: remembers them for operators.
         insecure_accept_anyone: every peer is accepted, with or without evidence, and
             no policy is asked (`nullverifier`).
+        allow_rtmr3_mismatch: of event logs, for guests that extend RTMR3 without entries.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Appraiser:
         events: Events,
         history: History | None = None,
         insecure_accept_anyone: bool = False,
+        allow_rtmr3_mismatch: bool = False,
     ) -> None:
         self._verifiers = verifiers
         self._policy = policy
@@ -58,6 +62,7 @@ class Appraiser:
         self._events = events
         self._history = history or History()
         self._insecure_accept_anyone = insecure_accept_anyone
+        self._allow_rtmr3_mismatch = allow_rtmr3_mismatch
 
     def serves(self, tee: Tee) -> bool:
         """Whether evidence of this TEE could be accepted."""
@@ -116,7 +121,7 @@ class Appraiser:
                 raise EvidenceFormat(f"evidence of {tee} is not served here (served: {served})")
             found = await verifier.verify(evidence, now=now)  # 3
             bound = _check_binding(evidence, found)  # 4
-            found = _with_surroundings(evidence, found)  # 5
+            found = self._with_surroundings(evidence, found)  # 5
             failures = await self._policy.failures(found.tee, found.claims)
             if found.faults or failures:  # 6, 7
                 raise _refusal(found, failures)
@@ -125,6 +130,18 @@ class Appraiser:
             if isinstance(error.verified, VerifiedEvidence):
                 found = error.verified
         return Appraisal(uuid4().hex, now, tee, form, found, bound=bound, refusal=refusal)
+
+    def _with_surroundings(self, evidence: Evidence, found: VerifiedEvidence) -> VerifiedEvidence:
+        """The claims with what comes beside the quote: event log, init-data, further devices."""
+        if evidence.event_log is not None:
+            found = _with_event_log(
+                found, evidence.event_log, allow_rtmr3_mismatch=self._allow_rtmr3_mismatch
+            )
+        if found.tee in _WITH_INIT_DATA or evidence.init_data is not None:
+            found = _with_init_data(found, evidence.init_data)
+        if evidence.devices:
+            found = replace(found, claims={**found.claims, DEVICES: list(evidence.devices)})
+        return found
 
     def _record_unjudged(self, error: CollateralUnavailable, address: str) -> None:
         judgement = Judgement.not_judged(
@@ -178,32 +195,44 @@ def _check_binding(evidence: Evidence, found: VerifiedEvidence) -> bool:
     return True
 
 
-def _with_surroundings(evidence: Evidence, found: VerifiedEvidence) -> VerifiedEvidence:
-    """The claims with what comes beside the quote and is proved by it, and a fault for what is not.
+def _with_event_log(
+    found: VerifiedEvidence, data: bytes, *, allow_rtmr3_mismatch: bool
+) -> VerifiedEvidence:
+    """The claims with what the log proves, and a fault for everything that it does not.
 
     Raises:
-        EvidenceFormat: something of it cannot be read, or belongs to another TEE.
+        EvidenceFormat: it is no log, or of a TEE whose registers it does not extend.
     """
-    claims: dict[str, JsonValue] = {}
-    faults: tuple[Reason, ...] = ()
-    if evidence.event_log is not None:
-        if found.tee is not Tee.TDX:
-            raise EvidenceFormat(f"an event log of {found.tee} is not served here")
-        log = eventlog.parse(evidence.event_log)
-        measured = {name: bytes.fromhex(str(found.claims[name])) for name in eventlog.REGISTERS}
-        claims[eventlog.RULE] = log.claims()
-        faults += log.mismatches(measured)
-    if found.tee is Tee.TDX:
-        claims[initdata.CLAIM] = None
-    if evidence.init_data is not None:
-        if found.tee is not Tee.TDX:
-            raise EvidenceFormat(f"init-data of {found.tee} is not served here")
-        document = initdata.parse(evidence.init_data)
-        claims[initdata.CLAIM] = dict(document.content)
-        faults += document.mismatches(str(found.claims["mrConfigId"]))
-    if evidence.devices:
-        claims[DEVICES] = list(evidence.devices)
-    return replace(found, claims={**found.claims, **claims}, faults=found.faults + faults)
+    if found.tee is not Tee.TDX:
+        raise EvidenceFormat(f"an event log of {found.tee} is not served here")
+    log = eventlog.parse(data)
+    measured = {name: bytes.fromhex(str(found.claims[name])) for name in eventlog.REGISTERS}
+    return replace(
+        found,
+        claims={**found.claims, eventlog.RULE: log.proved_by(measured).claims()},
+        faults=found.faults + log.mismatches(measured, allow_rtmr3_mismatch=allow_rtmr3_mismatch),
+    )
+
+
+def _with_init_data(found: VerifiedEvidence, shown_by_guest: InitData | None) -> VerifiedEvidence:
+    """The claims with what the init-data says, and a fault where it is another guest's.
+
+    Raises:
+        EvidenceFormat: it cannot be read, or is of a TEE that does not measure it.
+    """
+    if shown_by_guest is None:
+        return replace(found, claims={**found.claims, initdata.CLAIM: None})
+    if found.tee not in _WITH_INIT_DATA:
+        raise EvidenceFormat(f"init-data of {found.tee} is not served here")
+    document = initdata.parse(shown_by_guest)
+    # Sample guests prove nothing, and not this either.
+    measured = found.tee is Tee.TDX
+    return replace(
+        found,
+        claims={**found.claims, initdata.CLAIM: dict(document.content)},
+        faults=found.faults
+        + (document.mismatches(str(found.claims["mrConfigId"])) if measured else ()),
+    )
 
 
 def _refusal(found: VerifiedEvidence, failures: tuple[Reason, ...]) -> AttestationError:

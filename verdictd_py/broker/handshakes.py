@@ -7,7 +7,6 @@ and to which key everything is encrypted. The session that a cookie names holds 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -21,12 +20,18 @@ from verdictd_py.domain.appraisal import AppraisedPeer
 from verdictd_py.domain.evidence import Evidence, Tee
 from verdictd_py.domain.names import ResourcePath
 from verdictd_py.domain.ports import SessionStore
-from verdictd_py.errors import EvidenceFormat, GuestRefused, SessionInvalid, SessionMissing
+from verdictd_py.errors import (
+    EvidenceFormat,
+    GuestRefused,
+    SessionInvalid,
+    SessionMissing,
+    TokenInvalid,
+)
 from verdictd_py.rcar import evidence, jwe, messages
+from verdictd_py.rcar.challenges import Challenges
 from verdictd_py.rcar.messages import Attestation, Challenge
 from verdictd_py.rcar.teekey import TeeKey
 from verdictd_py.rcar.tokens import LIFETIME, Attested, Tokens
-from verdictd_py.rcar.versions import Version
 
 SESSION_LIFETIME: Final = timedelta(minutes=5)
 """From the challenge to its answer, and from there to the end of the token."""
@@ -66,6 +71,7 @@ class Handshakes:
         self._releaser = releaser
         self._sessions = sessions
         self._tokens = tokens
+        self._challenges = Challenges.of(tokens.key)
         self._clock = clock
         self._unpinned = unpinned
         self._random = random
@@ -83,18 +89,20 @@ class Handshakes:
             raise EvidenceFormat(f"evidence of {tee} is not served here")
         nonce, answer = messages.challenge(self._random(messages.NONCE_BYTES))
         session_id = self._random(_ID_BYTES).hex()
-        await self._sessions.begin(
-            _name(session_id),
-            json.dumps([version.value, tee.value, nonce]),
-            expires=self._clock() + SESSION_LIFETIME,
+        name, now = _name(session_id), self._clock()
+        expires = now + SESSION_LIFETIME
+        sealed = self._challenges.seal(
+            Challenge(version, tee, nonce), session=name, expires=expires
         )
+        await self._sessions.begin(name, sealed, now=now, expires=expires)
         return Begun(session_id, answer)
 
     async def attest(self, session_id: str | None, body: bytes, *, address: str) -> bytes:
         """A token for a guest that answers its challenge.
 
         1. The challenge is spent now, whatever comes of it. 2. The answer's shape. 3. The
-        appraiser judges. 4. The session holds the token from now on.
+        appraiser judges. 4. The session holds the token from now on; what is too long for it
+        is kept beside it.
 
         Raises:
             SessionMissing, SessionInvalid: there is no such challenge, or no longer.
@@ -105,29 +113,37 @@ class Handshakes:
         if session_id is None:
             raise SessionMissing("there is no session; begin with /auth")
         name = _name(session_id)
-        stored = await self._sessions.take_challenge(name, now=self._clock())  # 1
-        if stored is None:
+        now = self._clock()
+        sealed = await self._sessions.take_challenge(name, now=now)  # 1
+        if sealed is None:
             raise SessionInvalid("the session is over, or its challenge was answered already")
-        challenge = _challenge(stored)
+        challenge = self._challenges.open(sealed, session=name, now=now)
         answer = messages.parse_attest(body, challenge.version)  # 2
         read = partial(_read, answer, challenge)
         appraisal = await self._appraiser.admit(read, address=address)  # 3
         if not appraisal.accepted:
             raise GuestRefused(appraisal.told)
         key = TeeKey.parse(answer.jwk, challenge.version)
+        unpinned = await self._unpinned(challenge.tee)
         now = self._clock()
-        token = self._tokens.issue(  # 4
-            Attested(appraisal, key, challenge.version),
-            now=now,
-            open_measurements=await self._unpinned(challenge.tee),
+        expires = now + LIFETIME
+        issued = self._tokens.issue(  # 4
+            Attested(appraisal, key, challenge.version), now=now, open_measurements=unpinned
         )
-        await self._sessions.attested(name, token, expires=now + LIFETIME)
-        return messages.token(token)
+        if issued.kept is not None:
+            digest, claims = issued.kept
+            await self._sessions.keep(digest, claims, now=now, expires=expires)
+        await self._sessions.attested(name, issued.token, now=now, expires=expires)
+        return messages.token(issued.token)
 
     async def resource(
         self, path: ResourcePath, *, session_id: str | None, token: str | None, address: str
     ) -> bytes:
         """A resource (or a key of that name), encrypted to the guest's key.
+
+        1. A token, or that of the session. 2. Whom it is about, all claims of the appraisal
+        together: no policy is asked about a part. 3. This broker still serves its TEE. 4. The
+        releaser decides, records and hands out.
 
         Args:
             token: what the guest shows itself; looked at before its session.
@@ -138,12 +154,21 @@ class Handshakes:
             NotFound, StorageError: it cannot be served.
         """
         if token is None:
-            token = await self._token_of(session_id)
-        attested = self._tokens.read(token, now=self._clock())
-        peer = AppraisedPeer.of(attested.appraisal, address=address)
+            token = await self._token_of(session_id)  # 1
+        attested = await self._attested(token)  # 2
+        if not self._appraiser.serves(attested.appraisal.tee or Tee.NONE):  # 3
+            raise TokenInvalid("the token is about a TEE that is not served here; attest again")
+        peer = AppraisedPeer.of(attested.appraisal, address=address)  # 4
         found = await self._releaser.find(peer, path)
         content = self._releaser.hand_out(peer, found)
         return jwe.encrypt(content, attested.key, attested.version)
+
+    async def _attested(self, token: str) -> Attested:
+        now = self._clock()
+        shown = self._tokens.read(token, now=now)
+        if shown.kept is None:
+            return shown.attested()
+        return shown.attested(await self._sessions.kept(shown.kept, now=now))
 
     async def _token_of(self, session_id: str | None) -> str:
         if session_id is None:
@@ -157,11 +182,6 @@ class Handshakes:
 def _name(session_id: str) -> str:
     """What a session is stored under: whoever reads the store cannot show its id."""
     return hashlib.sha256(session_id.encode("utf-8", "replace")).hexdigest()
-
-
-def _challenge(stored: str) -> Challenge:
-    version, tee, nonce = json.loads(stored)
-    return Challenge(Version(version), Tee(tee), nonce)
 
 
 def _read(answer: Attestation, challenge: Challenge, now: datetime) -> Evidence:

@@ -17,7 +17,7 @@ from verdictd_py.domain import eventlog, initdata
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.evidence import JsonValue, Tee, measurements
-from verdictd_py.errors import CollateralUnavailable, NotFound, PolicyRefused, Reason
+from verdictd_py.errors import CollateralUnavailable, NotFound, PolicyRefused, Reason, RequestError
 
 KEPT: Final = 500
 """Of each kind, some 10 KiB each."""
@@ -131,7 +131,7 @@ def _not_pinnable(appraisal: Appraisal) -> str:
     if appraisal.refusal is None:
         return ""
     if not isinstance(appraisal.refusal, PolicyRefused):  # 3
-        return f"it was refused before its measurements were looked at: {appraisal.code}"
+        return f"it was refused for something else than its measurements: {appraisal.code}"
     rules = [reason.rule for reason in (*found.faults, *appraisal.reasons)]
     others = sorted(set(rules) - set(measurements(found.tee)))
     if others:  # 4
@@ -171,6 +171,20 @@ class History:
         caller.require(Right.MANAGE)
         newest = reversed(self._kept[verdict])
         return tuple(judgement for judgement, _ in zip(newest, range(limit or KEPT), strict=False))
+
+    def pinnable(self, caller: Caller, which: str) -> tuple[Judgement, Tee]:
+        """The one with that id, whose measurements may become reference values of its TEE.
+
+        Raises:
+            NotAuthorized, NotFound: see `find`.
+            RequestError: no id was given, or the guest was not good in all else.
+        """
+        if not which:
+            raise RequestError("say which guest: only one that is named by its id can be pinned")
+        judgement = self.find(caller, which)
+        if judgement.not_pinnable or judgement.tee is None:
+            raise RequestError(f"this guest cannot be pinned: {judgement.not_pinnable}")
+        return judgement, judgement.tee
 
     def find(self, caller: Caller, which: str) -> Judgement:
         """The one with that id, or for an empty one the last that was not accepted.

@@ -15,15 +15,16 @@ from typing import Final
 from verdictd_py.broker import pinning
 from verdictd_py.broker.history import History, Judgement
 from verdictd_py.broker.pinning import Change
-from verdictd_py.domain import referencesets
+from verdictd_py.domain import referencesets, releasepolicies
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.encoding import decode_object, shown
 from verdictd_py.domain.evidence import JsonValue, Tee
-from verdictd_py.domain.names import Name
+from verdictd_py.domain.names import REFERENCE_SETS, RELEASE_DATA, RELEASE_POLICIES, Name
 from verdictd_py.domain.ports import (
     DocumentStore,
     Events,
     PolicyDocuments,
+    PolicySource,
     PolicyTester,
     TestedPolicy,
 )
@@ -34,6 +35,10 @@ MAX_CLAIMS_BYTES: Final = 1024 * 1024
 
 _ANY_POLICY: Final = "package policy\n\ndefault allow = false\n"
 """Reference data of no policy that is known is checked for what it may not contain."""
+
+
+_DATA: Final = frozenset({REFERENCE_SETS, RELEASE_DATA, RELEASE_POLICIES})
+"""No policy has one of these names; the broker would find it where it reads JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +56,24 @@ class Pin:
 
 
 class PolicyAdministrator:
-    """Policies, reference data and pins; every use case asks first whether the caller may."""
+    """Policies, reference data and pins; every use case asks first whether the caller may.
+
+    Args:
+        documents: what operators store.
+        deciding: what guests are judged by: the stored data with the named sets in force.
+    """
 
     def __init__(
-        self, *, documents: DocumentStore, tester: PolicyTester, history: History, events: Events
+        self,
+        *,
+        documents: DocumentStore,
+        deciding: PolicySource,
+        tester: PolicyTester,
+        history: History,
+        events: Events,
     ) -> None:
         self._documents = documents
+        self._deciding = deciding
         self._tester = tester
         self._history = history
         self._events = events
@@ -105,6 +122,8 @@ class PolicyAdministrator:
         self._refuse_other_half(checked, tee, policy=False)
         if checked == referencesets.DOCUMENT:
             referencesets.parse(data)
+        if checked == RELEASE_POLICIES:
+            await self._require_policies(data)
         async with self._changing:
             await self._set_reference(caller, checked, data, tee)
 
@@ -122,7 +141,7 @@ class PolicyAdministrator:
 
         Args:
             policy: the text to test, or None for the stored one of that name.
-            reference: likewise.
+            reference: likewise; the stored one of a TEE is tested as it decides.
             claims: the input, a JSON object.
 
         Raises:
@@ -132,8 +151,14 @@ class PolicyAdministrator:
         if len(claims) > MAX_CLAIMS_BYTES:
             raise RequestError(f"the input is larger than {MAX_CLAIMS_BYTES} bytes")
         asked = decode_object(claims, "the input")
-        rules = await self._given_or_stored(policy, policy_name, "the policy")
-        data = await self._given_or_stored(reference, reference_name, "the reference data")
+        if policy is None:
+            rules = await self._documents.get(_name(policy_name))
+        else:
+            rules = _text(policy, "the policy")
+        if reference is None:
+            data = await self._deciding_data(_name(reference_name))
+        else:
+            data = _text(reference, "the reference data")
         return await self._tester.test(PolicyDocuments(rules, data), asked)
 
     async def reference_of(self, caller: Caller, tee: str) -> tuple[Name, str, tuple[str, ...]]:
@@ -143,7 +168,7 @@ class PolicyAdministrator:
             NotAuthorized, RequestError, NotFound, StorageError: see `DocumentStore.get`.
         """
         caller.require(Right.MANAGE)
-        kind = _tee(tee)
+        kind = referencesets.tee_named(tee)
         name = self._documents.reference_name(kind)
         text = await self._documents.get(name)
         return name, text, pinning.unpinned(kind, _reference(text))
@@ -225,12 +250,8 @@ class PolicyAdministrator:
     async def _pin(
         self, caller: Caller, which: str, fields: Sequence[str]
     ) -> tuple[Pin, dict[str, JsonValue]]:
-        if not which:
-            raise RequestError("say which guest: only one that is named by its id can be pinned")
-        judgement = self._history.find(caller, which)
-        if judgement.not_pinnable or judgement.tee is None:
-            raise RequestError(f"this guest cannot be pinned: {judgement.not_pinnable}")
-        name = self._documents.reference_name(judgement.tee)
+        judgement, tee = self._history.pinnable(caller, which)
+        name = self._documents.reference_name(tee)
         text = await self._documents.get(name)
         reference = _reference(text)
         changes = pinning.changes(judgement, reference, fields)
@@ -247,6 +268,17 @@ class PolicyAdministrator:
                 raise
             await self._tester.check(PolicyDocuments(_ANY_POLICY, data), tee)
         await self._store(caller, name, data)
+
+    async def _require_policies(self, text: str) -> None:
+        """Refuses names of release policies that nobody has stored: they release nothing."""
+        for prefix, name in releasepolicies.parse(text).items():
+            try:
+                await self._documents.get(name)
+            except NotFound:
+                raise RequestError(
+                    f"there is no policy {name} for {shown(prefix)}; "
+                    f"store it first (verdict-py policy set {name} FILE)"
+                ) from None
 
     async def _works(self, documents: PolicyDocuments, tee: Tee | None) -> bool:
         try:
@@ -271,6 +303,8 @@ class PolicyAdministrator:
         """A policy is never stored as reference data, nor the reverse."""
         if not policy and str(name).endswith(".rego"):
             raise RequestError(f"{name} holds a policy; set it as that")
+        if policy and name in _DATA:
+            raise RequestError(f"{name} holds data; set it as reference data")
         if tee is None:
             return
         other = self._documents.reference_name(tee) if policy else self._documents.policy_name(tee)
@@ -278,10 +312,14 @@ class PolicyAdministrator:
             what = "reference data" if policy else "a policy"
             raise RequestError(f"{name} holds {what}; set it as that")
 
-    async def _given_or_stored(self, given: bytes | None, name: str, what: str) -> str:
-        if given is not None:
-            return _text(given, what)
-        return await self._documents.get(_name(name))
+    async def _deciding_data(self, name: Name) -> str:
+        tee = self._documents.tee_of(name)
+        if tee is None or name != self._documents.reference_name(tee):
+            return await self._documents.get(name)
+        try:
+            return (await self._deciding.documents(tee)).data
+        except NotFound:  # it may be the policy that is missing
+            return await self._documents.get(name)
 
     async def _store(self, caller: Caller, name: Name, text: str) -> None:
         await self._documents.put(name, text)
@@ -291,13 +329,6 @@ class PolicyAdministrator:
             name=str(name),
             sha256=hashlib.sha256(text.encode()).hexdigest(),
         )
-
-
-def _tee(text: str) -> Tee:
-    try:
-        return Tee(text)
-    except ValueError:
-        raise RequestError(f"{shown(text)} is no kind of TEE; write tdx or sgx") from None
 
 
 def _name(text: str) -> Name:

@@ -45,7 +45,7 @@ class SetAdministrator:
             NotAuthorized, RequestError, StorageError: the sets cannot be read.
         """
         caller.require(Right.MANAGE)
-        sets = (await self._all()).get(_tee(tee), {})
+        sets = (await self._all()).get(referencesets.tee_named(tee), {})
         now = self._clock()
         return {name: (each, each.state(now)) for name, each in sorted(sets.items())}
 
@@ -66,7 +66,7 @@ class SetAdministrator:
             NotAuthorized, RequestError, AlreadyExists, PolicyInvalid, StorageError
         """
         caller.require(Right.MANAGE)
-        kind = _tee(tee)
+        kind = referencesets.tee_named(tee)
         given = {field: tuple(accepted) for field, accepted in values.items()}
         made = ReferenceSet(
             referencesets.checked_values(kind, given),
@@ -88,24 +88,20 @@ class SetAdministrator:
                 guest that cannot be pinned.
         """
         caller.require(Right.MANAGE)
-        if not which:
-            raise RequestError("say which guest: only one that is named by its id can be pinned")
-        judgement = self._history.find(caller, which)
-        if judgement.not_pinnable or judgement.tee is None:
-            raise RequestError(f"this guest cannot be pinned: {judgement.not_pinnable}")
-        text = await self._documents.get(self._documents.reference_name(judgement.tee))
+        judgement, tee = self._history.pinnable(caller, which)
+        text = await self._documents.get(self._documents.reference_name(tee))
         reference = decode_object(text.encode(), "the stored reference data")
         changes = pinning.changes(judgement, reference, fields)
         measured = {change.field: (str(judgement.claims[change.field]),) for change in changes}
         made = ReferenceSet(
-            referencesets.checked_values(judgement.tee, measured),
+            referencesets.checked_values(tee, measured),
             caller.name,
             self._clock(),
             evidence=judgement.evidence,
             appraisal=judgement.id,
             expires_at=self._expiry(expires_at),
         )
-        await self._store(caller, judgement.tee, name, made)
+        await self._store(caller, tee, name, made)
         return made
 
     async def retire(self, caller: Caller, tee: str, name: str) -> ReferenceSet:
@@ -115,7 +111,7 @@ class SetAdministrator:
             NotAuthorized, RequestError, NotFound, StorageError
         """
         caller.require(Right.MANAGE)
-        kind = _tee(tee)
+        kind = referencesets.tee_named(tee)
         async with self._changing:
             sets = await self._all()
             each = sets.get(kind, {}).get(name)
@@ -170,10 +166,3 @@ class SetAdministrator:
         if moment is None or moment.tzinfo is None or moment <= self._clock():
             raise RequestError(f"{shown(text)} is no time to come; write 2027-11-24T12:00:00Z")
         return moment
-
-
-def _tee(text: str) -> Tee:
-    try:
-        return Tee(text)
-    except ValueError:
-        raise RequestError(f"{shown(text)} is no kind of TEE; write tdx or sgx") from None

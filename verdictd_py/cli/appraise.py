@@ -10,18 +10,20 @@ import sys
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from verdictd_py import app
 from verdictd_py.broker.appraiser import Appraiser
-from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, Silent
+from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, Silent, moment, read_file
+from verdictd_py.config import MAX_GRACE_DAYS
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.evidence import Evidence, Tee, tee_of_quote
 from verdictd_py.domain.ports import PolicyDocuments
 from verdictd_py.errors import CollateralUnavailable, ConfigError, EvidenceFormat
+from verdictd_py.policy.reference import MAX_DATA_BYTES
 from verdictd_py.ratstls import certificate
 from verdictd_py.storage.defaults import default_documents
 from verdictd_py.verifiers.registry import NULL_NAME, VerifierContext, select
@@ -40,9 +42,9 @@ def run(argv: Sequence[str]) -> int:
         ConfigError: it could not be judged.
     """
     options = _parser().parse_args(list(argv))
-    data = _read(options.file)
+    data = read_file(options.file, MAX_FILE_BYTES)
     try:
-        log = None if options.event_log is None else _read(options.event_log)
+        log = None if options.event_log is None else read_file(options.event_log, MAX_FILE_BYTES)
         appraisal = asyncio.run(_appraiser(options).judge(partial(_evidence, data, log)))
     except CollateralUnavailable as error:
         raise ConfigError(f"{error}; give collateral for it with --collateral") from error
@@ -68,28 +70,35 @@ def _parser() -> Parser:
     parser.add_argument(
         "--event-log", metavar="FILE", type=Path, help="the guest's boot (CCEL): replayed (none)"
     )
-    parser.add_argument("--at", metavar="RFC3339", type=_moment, help="judge at this time (now)")
+    parser.add_argument("--at", metavar="RFC3339", type=moment, help="judge at this time (now)")
     parser.add_argument("--policy", metavar="FILE", type=Path, help="Rego (the packaged one)")
     parser.add_argument("--data", metavar="FILE", type=Path, help="reference values (none)")
-    parser.add_argument("--require-reference-values", action="store_true")
+    for name in ("--require-reference-values", "--allow-rtmr3-mismatch"):
+        parser.add_argument(name, action="store_true", help="as the daemon's")
+    parser.add_argument(
+        "--collateral-grace", metavar="DAYS", type=_days, default=0.0, help="as the daemon's (0)"
+    )
+    parser.add_argument(
+        "--min-tcb-evaluation", metavar="N", type=_count, default=0, help="as the daemon's (0)"
+    )
     parser.add_argument("--json", action="store_true", help="the report as JSON, alone on stdout")
     return parser
 
 
-def _moment(text: str) -> datetime:
+def _days(text: str) -> float:
     try:
-        moment = datetime.fromisoformat(text)
+        days = float(text)
     except ValueError:
-        raise ArgumentTypeError(f"{text!r} is no time, write 2026-11-24T12:00:00Z") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        days = -1
+    if not 0 <= days <= MAX_GRACE_DAYS:
+        raise ArgumentTypeError(f"{text!r} is no number of days, 0 to {MAX_GRACE_DAYS}")
+    return days
 
 
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            return stream.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}; check its name") from error
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise ArgumentTypeError(f"{text!r} is no number, write 17")
+    return int(text)
 
 
 def _appraiser(options: Namespace) -> Appraiser:
@@ -97,6 +106,8 @@ def _appraiser(options: Namespace) -> Appraiser:
     context = VerifierContext(
         collateral=app.collateral_source(options.collateral),
         root_ca_der=None if root is None else read_root_ca(root, option="--root-ca"),
+        collateral_grace=timedelta(days=options.collateral_grace),
+        minimum_evaluation=options.min_tcb_evaluation,
     )
     names = None if options.verifier is None else options.verifier.split(",")
     if names is not None and NULL_NAME in names:
@@ -108,6 +119,7 @@ def _appraiser(options: Namespace) -> Appraiser:
         clock=lambda: moment,
         events=Silent(),
         require_reference_values=options.require_reference_values,
+        allow_rtmr3_mismatch=options.allow_rtmr3_mismatch,
     )
 
 
@@ -115,7 +127,7 @@ def _text(path: Path | None) -> str | None:
     if path is None:
         return None
     try:
-        return _read(path).decode()
+        return read_file(path, MAX_DATA_BYTES).decode()
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8 text; check its name") from None
 

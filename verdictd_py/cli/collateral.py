@@ -7,21 +7,31 @@ import json
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from verdictd_py import app, config
 from verdictd_py.app.collateral import http_client
-from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, complain
+from verdictd_py.cli.parsing import (
+    EXIT_OK,
+    EXIT_REFUSED,
+    Parser,
+    complain,
+    moment,
+    printable,
+    read_file,
+)
 from verdictd_py.domain.evidence import MAX_QUOTE_BYTES, Collateral, Tee
 from verdictd_py.domain.ports import CollateralRequest
 from verdictd_py.errors import AttestationError, CollateralUnavailable, ConfigError
 from verdictd_py.verifiers.collateral import (
+    MAX_COLLATERAL_BYTES,
     collaterals_from_json,
     collaterals_to_json,
     platform_of,
 )
-from verdictd_py.verifiers.collateral_check import check_collateral
+from verdictd_py.verifiers.collateral_check import Validity, check_collateral
 from verdictd_py.verifiers.http import bounded_get
 from verdictd_py.verifiers.pck import root_key_digest, verify_pck_chain
 from verdictd_py.verifiers.pcs import Pcs
@@ -29,7 +39,13 @@ from verdictd_py.verifiers.quote import parse_quote
 from verdictd_py.verifiers.roots import read_root_ca
 
 PROGRAM: Final = "verdictd-py collateral"
-_SERVICE: Final = ("collateral_url", "collateral_ca", "collateral_proxy", "collateral_update")
+_SERVICE: Final = (
+    "collateral_url",
+    "collateral_ca",
+    "collateral_proxy",
+    "collateral_api_key_file",
+    "collateral_update",
+)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -43,14 +59,18 @@ def run(argv: Sequence[str]) -> int:
     root_key = root_key_digest(root)
     if options.action == "fetch":
         return asyncio.run(_fetch(options, root_key))
-    found = [each for file in options.files for each in _read(file)]
     now = options.at or app.utc_now()
-    rows = [_row(each, root_key, now) for each in found]
+    rows = [
+        {"file": str(file), **_row(each, root_key, now)}
+        for file in options.files
+        for each in _read(file)
+    ]
     if options.json:
         print(json.dumps(rows, indent=2))
     else:
         for row in rows:
-            print("  ".join(f"{name}={value}" for name, value in row.items() if value != ""))
+            text = "  ".join(f"{name}={value}" for name, value in row.items() if value != "")
+            print(printable(text.replace("\n", " ")))
     bad = any(row["problem"] for row in rows)
     return EXIT_REFUSED if bad and options.action == "verify" else EXIT_OK
 
@@ -75,7 +95,7 @@ def _parser() -> Parser:
     for name, text in (("show", "what files hold"), ("verify", "and whether it holds now")):
         look = actions.add_parser(name, prog=f"{PROGRAM} {name}", description=text)
         look.add_argument("files", metavar="FILE", type=Path, nargs="+")
-        look.add_argument("--at", metavar="RFC3339", type=_moment, help="at this time (now)")
+        look.add_argument("--at", metavar="RFC3339", type=moment, help="at this time (now)")
         look.add_argument("--json", action="store_true")
     for action in actions.choices.values():
         action.add_argument("--root-ca", metavar="FILE", type=Path, help="DER or PEM (Intel's)")
@@ -90,19 +110,12 @@ def _fmspcs(text: str) -> tuple[str, ...]:
     return found
 
 
-def _moment(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ArgumentTypeError(f"{text!r} is no time, write 2026-11-24T12:00:00Z") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=app.utc_now().tzinfo)
-
-
 def _read(file: Path) -> tuple[Collateral, ...]:
     try:
-        return collaterals_from_json(file.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error.strerror}; check its name") from error
+        text = read_file(file, MAX_COLLATERAL_BYTES)
+        if len(text) > MAX_COLLATERAL_BYTES:
+            raise ValueError(f"it is larger than {MAX_COLLATERAL_BYTES} bytes")
+        return collaterals_from_json(text)
     except ValueError as error:
         problem = " ".join(str(error).split())
         raise ConfigError(f"{file} is no collateral: {problem}; fetch it again") from error
@@ -149,8 +162,7 @@ async def _fetch(options: Namespace, root_key: bytes) -> int:
         )
         for request in dict.fromkeys(requests):
             try:
-                collateral = await service.fetch(request)
-                check_collateral(collateral, request, root_key=root_key, now=app.utc_now())
+                collateral, _ = await service.fetch(request, partial(_check, request, root_key))
             except CollateralUnavailable as error:
                 raise ConfigError(f"FMSPC {request.fmspc}: {error}") from error
             except AttestationError as error:
@@ -167,14 +179,15 @@ async def _fetch(options: Namespace, root_key: bytes) -> int:
     return EXIT_OK
 
 
+def _check(request: CollateralRequest, root_key: bytes, collateral: Collateral) -> Validity:
+    return check_collateral(collateral, request, root_key=root_key, now=app.utc_now())
+
+
 def _request_of(file: Path, root_key: bytes) -> CollateralRequest:
     """The platform type of a quote, whose PCK chain leads to the root."""
     try:
-        with file.open("rb") as stream:
-            quote = parse_quote(stream.read(MAX_QUOTE_BYTES + 1))
+        quote = parse_quote(read_file(file, MAX_QUOTE_BYTES))
         platform = verify_pck_chain(quote.pck_chain, root_key=root_key, now=app.utc_now())
-    except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error.strerror}; check its name") from error
     except AttestationError as error:
         text = "; ".join(reason.text for reason in error.reasons)
         raise ConfigError(f"{file} names no platform: {text}") from error

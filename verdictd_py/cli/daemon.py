@@ -40,6 +40,7 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (("--collateral-grace",), "DAYS", "use collateral so long after its end (0)"),
     (("--min-tcb-evaluation",), "N", "lowest TCB evaluation number accepted (0)"),
     (("--require-reference-values",), _SWITCH, "refuse guests while a measurement has none"),
+    (("--allow-rtmr3-mismatch",), _SWITCH, "of event logs: RTMR3 may be extended without entries"),
     (("--keyprovider-name",), "NAME", "provider to answer for (the only one in a request)"),
     (("--allow-a256ctr",), _SWITCH, "decrypt packets without a tag, which anybody can change"),
     (("--max-new-keys-per-minute",), "N", "keys that wrapping may create (60)"),

@@ -21,6 +21,7 @@ from verdictd_py._generated import keyprovider_pb2 as messages
 from verdictd_py._generated import keyprovider_pb2_grpc as services
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser
 from verdictd_py.config import Settings, Unsafe
+from verdictd_py.domain.names import LEGACY_RESOURCES
 from verdictd_py.domain.ports import EventValue
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.guest.attesters import (
@@ -30,6 +31,9 @@ from verdictd_py.guest.attesters import (
     simulated_platform,
 )
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
+from verdictd_py.guest.rcar.evidence import TdxEvidence
+from verdictd_py.guest.rcar.http import KbsLink
+from verdictd_py.guest.rcar.session import RcarGuest, RcarSession
 from verdictd_py.keyprovider.packet import AnnotationPacket
 from verdictd_py.ratstls.issue import Form
 from verdictd_py.simulator import Flaw, SimulatedPlatform, TdMeasurements
@@ -72,12 +76,18 @@ def run(argv: Sequence[str]) -> int:
         "guest, and\nleaves the broker running for you to try.",
     )
     parser.add_argument("--exit", action="store_true", help="end after the story")
+    parser.add_argument(
+        "--insecure-sample-verifier",
+        action="store_true",
+        help="HTTP guests need no hardware: for kbs-client on this machine",
+    )
     options = parser.parse_args(list(argv))
     with tempfile.TemporaryDirectory(prefix="verdictd-py-demo-") as directory:
-        return asyncio.run(_tell(Path(directory), leave=options.exit))
+        sample: bool = options.insecure_sample_verifier
+        return asyncio.run(_tell(Path(directory), leave=options.exit, sample=sample))
 
 
-async def _tell(directory: Path, *, leave: bool) -> int:
+async def _tell(directory: Path, *, leave: bool, sample: bool) -> int:
     chronicle = Chronicle()
     now = app.utc_now()
     platform = simulated_platform(directory / "platform", now=now)
@@ -88,11 +98,16 @@ async def _tell(directory: Path, *, leave: bool) -> int:
         Settings(
             listen="127.0.0.1:0",
             client_api="127.0.0.1:0",
+            kbs_http="127.0.0.1:0",
             verifier=("tdx",),
             data_dir=data,
             collateral=directory / "platform" / COLLATERAL_FILE,
         ),
-        Unsafe(unsafe_tdx_root_ca=directory / "platform" / "root-ca.pem"),
+        Unsafe(
+            unsafe_tdx_root_ca=directory / "platform" / "root-ca.pem",
+            insecure_sample_verifier=sample,
+            insecure_sample_data_dir=sample,  # it is thrown away
+        ),
         chronicle,
     ).start()
     story = Story(daemon, platform, chronicle, now)
@@ -132,11 +147,13 @@ class Story:
             DemoFailed: one did not go as told.
         """
         print(f"The broker listens for guests on {self._daemon.listen},")
+        print(f"for guests of today on {self._daemon.kbs_url},")
         print(f"for image owners on {self._daemon.client_api}.\n")
         steps: tuple[tuple[str, Callable[[], Awaitable[str]]], ...] = (
             ("An image owner has a layer key wrapped, as skopeo does", self._wrap),
             ("A genuine guest attests and has it unwrapped", self._good_guest),
             ("The same guest fetches the image policy", self._policy),
+            ("A guest of today attests over HTTP and fetches it too", self._guest_of_today),
             ("A guest with a tampered quote is refused", self._tampered),
             ("A debug guest is refused, genuine as it is", self._debug),
             ("A guest without evidence is refused", self._without_evidence),
@@ -190,6 +207,13 @@ class Story:
             policy = await guest.resource("Policy")
         return f"the policy is {policy.reveal().decode().strip()}"
 
+    async def _guest_of_today(self) -> str:
+        guest = RcarGuest(TdxEvidence(SimulatedAttester(self._platform)))
+        link = KbsLink(str(self._daemon.kbs_url), timeout_seconds=_STEP_SECONDS)
+        async with RcarSession.open(link, guest) as session:
+            policy = await session.resource(LEGACY_RESOURCES["Policy"])
+        return f"the policy, encrypted to the guest's key, is {policy.reveal().decode().strip()}"
+
     async def _tampered(self) -> str:
         return await self._refused(
             SimulatedAttester(self._platform, flaw=Flaw.CHANGED_AFTER_SIGNING)
@@ -225,6 +249,8 @@ async def _stay(daemon: app.Daemon, directory: Path) -> None:
         f"  verdictd-py guest --connect {daemon.listen} --platform {platform} policy\n"
         f"  verdictd-py guest --connect {daemon.listen} --platform {platform} --base64 key {KID}\n"
         f"  verdictd-py guest --connect {daemon.listen} --attester none policy\n"
+        f"  verdictd-py guest --protocol rcar --connect {daemon.kbs_url} "
+        f"--platform {platform} policy\n"
         f"  verdict-py -c {daemon.client_api} explain --last\n"
         f"  verdict-py -c {daemon.client_api} guest list accepted\n\n"
         f"Its data directory is {directory / 'data'}; skopeo finds it with\n\n"

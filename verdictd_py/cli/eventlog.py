@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, printable
+from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, printable, read_file
 from verdictd_py.domain.eventlog import MAX_LOG_BYTES, REGISTERS, EventLog, parse
 from verdictd_py.domain.evidence import MAX_QUOTE_BYTES, Tee
 from verdictd_py.errors import ConfigError, EvidenceFormat, Reason
@@ -46,12 +46,13 @@ def run(argv: Sequence[str]) -> int:
     options = parser.parse_args(list(argv))
     log = _log(options.file)
     reasons: tuple[Reason, ...] = ()
+    claims = log.claims()
     if options.quote is not None:
-        reasons = log.mismatches(
-            _registers(options.quote), allow_rtmr3_mismatch=options.allow_rtmr3_mismatch
-        )
+        measured = _registers(options.quote)
+        claims = log.proved_by(measured).claims()
+        reasons = log.mismatches(measured, allow_rtmr3_mismatch=options.allow_rtmr3_mismatch)
     if options.json:
-        found = {"claims": log.claims(), "mismatches": [dict(each.as_json()) for each in reasons]}
+        found = {"claims": claims, "mismatches": [dict(each.as_json()) for each in reasons]}
         print(json.dumps(found, indent=2))
     else:
         if options.action == "show":
@@ -75,24 +76,16 @@ def _show(log: EventLog) -> None:
         )
 
 
-def _read(file: Path, limit: int) -> bytes:
-    try:
-        with file.open("rb") as stream:
-            return stream.read(limit + 1)
-    except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error.strerror}; check its name") from error
-
-
 def _log(file: Path) -> EventLog:
     try:
-        return parse(_read(file, MAX_LOG_BYTES))
+        return parse(read_file(file, MAX_LOG_BYTES))
     except EvidenceFormat as error:
         raise ConfigError(f"{file} is no event log: {error}") from error
 
 
 def _registers(file: Path) -> dict[str, bytes]:
     try:
-        quote = parse_quote(_read(file, MAX_QUOTE_BYTES))
+        quote = parse_quote(read_file(file, MAX_QUOTE_BYTES))
     except EvidenceFormat as error:
         raise ConfigError(f"{file} is no quote: {error}") from error
     if quote.tee is not Tee.TDX:

@@ -10,6 +10,9 @@ from typing import Final
 from verdictd_py.cli.parsing import fail
 from verdictd_py.errors import VerdictdError
 
+EXIT_BROKEN_PIPE: Final = 141
+"""As a shell says of SIGPIPE: neither a yes nor a no."""
+
 COMMANDS: Final = {
     "appraise": "judge a certificate or a quote offline, exactly as the listener would",
     "audit": "check that an audit trail is as it was written",
@@ -28,9 +31,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     module = import_module(f"verdictd_py.cli.{name or 'daemon'}")
     run: Callable[[Sequence[str]], int] = module.run
     try:
-        return run(arguments[1:] if name else arguments)
+        status = run(arguments[1:] if name else arguments)
+        sys.stdout.flush()
+        return status
     except VerdictdError as error:
         fail(f"verdictd-py {name}".strip(), str(error))
+    except BrokenPipeError:  # whoever read our output has seen enough
+        sys.stdout = None  # nothing to flush at exit
+        return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
         return 130
 

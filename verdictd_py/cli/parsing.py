@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final, NoReturn
 
 from verdictd_py.domain.ports import EventValue
+from verdictd_py.errors import ConfigError
 
 EXIT_OK: Final = 0
 EXIT_REFUSED: Final = 1
@@ -34,6 +37,31 @@ class Silent:
 
     def record(self, event: str, /, **fields: EventValue) -> None:
         del event, fields
+
+
+def moment(text: str) -> datetime:
+    """A time on a command line (RFC 3339); UTC where it names no zone."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no time, write 2026-11-24T12:00:00Z"
+        ) from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def read_file(file: Path, limit: int) -> bytes:
+    """A file that a command line names; one byte more than `limit` where it is larger.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        with file.open("rb") as stream:
+            return stream.read(limit + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in its name
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot read {file}: {why}; check its name") from error
 
 
 def printable(text: str) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
-from argparse import SUPPRESS, ArgumentParser, Namespace
+from argparse import SUPPRESS, Action, ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +16,7 @@ from verdictd_py import __version__
 from verdictd_py.cli.management import appraisal_commands, storage_commands
 from verdictd_py.cli.management.client import BrokerClient, BrokerFailed, Connection
 from verdictd_py.cli.management.command import Command
+from verdictd_py.cli.management.show import write
 from verdictd_py.cli.management.upstream import OPTIONS
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, complain, fail, printable
 from verdictd_py.config import DEFAULT_CLIENT_API, Address
@@ -22,7 +24,11 @@ from verdictd_py.errors import ConfigError
 
 PROGRAM: Final = "verdict-py"
 EXIT_NO_BROKER: Final = 3
+
 EXIT_INTERRUPTED: Final = 130
+
+MAX_TIMEOUT_SECONDS: Final = 86_400
+"""A day; gRPC takes what it cannot count for no time at all."""
 
 COMMANDS: Final = (*appraisal_commands.COMMANDS, *storage_commands.COMMANDS)
 
@@ -33,6 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point: 0 done, 1 refused, 2 wrong command line, 3 no broker to be had."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
+    if sys.stdout is None:  # it was closed before we began
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # ours to the end
+    if any(not _is_text(argument) for argument in arguments):
+        parser.error("the command line is not UTF-8 text")
     if not arguments:
         parser.print_help()
         return EXIT_OK
@@ -59,7 +69,7 @@ async def _run(parser: Parser, options: Namespace) -> int:
         if (values := getattr(options, _dest(name), None)) is not None
     ]
     if getattr(options, "shell", None):
-        print(shtab.complete(build_parser(), options.shell))
+        write(sys.stdout, shtab.complete(build_parser(completing=True), options.shell) + "\n")
         return EXIT_OK
     if len(actions) + (command is not None) != 1:
         parser.error("give one command, or one of upstream's options")
@@ -70,7 +80,7 @@ async def _run(parser: Parser, options: Namespace) -> int:
             return shown.status
         option, values = actions[0]
         said = await option.act(client, options, [values] if isinstance(values, str) else values)
-        print(printable(said))
+        write(sys.stdout, printable(said) + "\n")
         return EXIT_OK
 
 
@@ -79,15 +89,20 @@ def _connection(options: Namespace) -> Connection:
         address = Address.parse(options.client_api, unix_allowed=True)
     except ValueError as error:
         raise ConfigError(f"--client-api {error}") from None
-    if not options.timeout > 0:
-        raise ConfigError("--timeout is a number of seconds above 0")
+    if not 0 < options.timeout <= MAX_TIMEOUT_SECONDS:
+        raise ConfigError(f"--timeout is a number of seconds from above 0 to {MAX_TIMEOUT_SECONDS}")
     return Connection(
         str(address), options.timeout, options.tls_ca, options.tls_cert, options.tls_key
     )
 
 
-def build_parser() -> Parser:
-    """The whole command line; help and completion are made from it."""
+def build_parser(*, completing: bool = False) -> Parser:
+    """The whole command line; help and completion are made from it.
+
+    Args:
+        completing: with the help of each command, without which shtab passes it over; in the
+            program's own help they stand at the end.
+    """
     words = "\n".join(f"  {each.words:18} {each.help}" for each in COMMANDS)
     parser = Parser(
         PROGRAM,
@@ -107,8 +122,8 @@ def build_parser() -> Parser:
             more = {"metavar": option.values[0]}
         elif not option.values:
             more = {"action": "store_const", "const": []}
-        group.add_argument(name, help=option.help, **more)
-    _add_commands(parser)
+        _completed(group.add_argument(name, help=option.help, **more), option.values)
+    _add_commands(parser, completing=completing)
     return parser
 
 
@@ -133,36 +148,47 @@ def _add_connection(parser: ArgumentParser, *, first: bool) -> None:
         ("cert", "our certificate, PEM"),
         ("key", "our private key, PEM"),
     ):
-        parser.add_argument(
+        option = parser.add_argument(
             f"--tls-{name}", metavar="FILE", type=Path, default=default(None), help=text
         )
+        _completed(option, ("FILE",))
     if first:
-        parser.add_argument("-p", "--path", metavar="DIR", help="where exports are written (./)")
+        text = "where exports are written (./)"
+        _completed(parser.add_argument("-p", "--path", metavar="DIR", help=text), ("DIR",))
     parser.add_argument(
         "--json", action="store_true", default=default(False), help="commands: for programs"
     )
 
 
-def _add_commands(parser: Parser) -> None:
+def _add_commands(parser: Parser, *, completing: bool) -> None:
     top = parser.add_subparsers(metavar="COMMAND", parser_class=_Word, help="see below")
     groups: dict[str, Any] = {}
     for command in COMMANDS:
         first, _, second = command.words.partition(" ")
+        listed: dict[str, Any] = {"help": command.help} if completing else {}
         if not second:
-            made = top.add_parser(first, description=command.help)
+            made = top.add_parser(first, description=command.help, **listed)
         else:
             if first not in groups:
-                group = top.add_parser(first, description=f"{first}: choose one of these")
+                group = top.add_parser(first, description=f"{first}: choose one of these", **listed)
                 groups[first] = group.add_subparsers(
                     metavar="ACTION", required=True, parser_class=_Word
                 )
             made = groups[first].add_parser(second, description=command.help, help=command.help)
         for name, more in command.arguments.items():
-            made.add_argument(name, **more)
+            _completed(made.add_argument(name, **more), (str(more.get("metavar", "")),))
         _add_connection(made, first=False)
         made.set_defaults(command=command)
     completion = top.add_parser("completion", description="completion for a shell, to be evaluated")
     completion.add_argument("shell", choices=_SHELLS)
+
+
+def _completed(action: Action, values: Sequence[str]) -> None:
+    """Lets a shell complete names of files where one of `values` is one."""
+    if any(value.endswith(("FILE", "PATH")) for value in values):
+        action.complete = shtab.FILE  # type: ignore[attr-defined]  # shtab's own
+    elif "DIR" in values:
+        action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]  # as above
 
 
 class _Word(Parser):
@@ -171,6 +197,11 @@ class _Word(Parser):
     def __init__(self, prog: str, description: str = "", **more: object) -> None:
         del more
         super().__init__(prog, description)
+
+
+def _is_text(argument: str) -> bool:
+    """Python hands other bytes on as halves of surrogate pairs, which no message can hold."""
+    return not any("\ud800" <= character <= "\udfff" for character in argument)
 
 
 def _dest(option: str) -> str:

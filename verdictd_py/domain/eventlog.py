@@ -6,7 +6,7 @@ TCG_EfiSpecIDEvent); UEFI 2.10, 38.4 (confidential computing event log, CCEL); t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha384
 from typing import Final
@@ -109,6 +109,15 @@ class EventLog:
                 registers[name] = sha384(registers[name] + event.digest).digest()
         return registers
 
+    def proved_by(self, measured: Mapping[str, bytes]) -> EventLog:
+        """The events of registers that replay: of any other, anybody could have written them."""
+        proved = {
+            index
+            for index, (name, replayed) in enumerate(self.replay().items(), start=1)
+            if measured.get(name) == replayed
+        }
+        return EventLog(tuple(event for event in self.events if event.index in proved))
+
     def mismatches(
         self, measured: dict[str, bytes], *, allow_rtmr3_mismatch: bool = False
     ) -> tuple[Reason, ...]:
@@ -139,7 +148,7 @@ class EventLog:
                 yield Reason(RULE, "", event.digest.hex(), text)
 
     def claims(self) -> dict[str, JsonValue]:
-        """What the log proves, for the policy; data only of events that prove it.
+        """What the log proves, once it is `proved_by` registers; data only of events that prove it.
 
         A digest proves what was measured, never what the log calls it: whoever writes the
         log can give one event the type or the prefix of another, and what runs later can

@@ -7,6 +7,7 @@ Source: kata-containers and guest-components, "initdata": a TOML or JSON documen
 from __future__ import annotations
 
 import hashlib
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,18 @@ CLAIM: Final = "initData"
 _ALGORITHMS: Final = ("sha256", "sha384", "sha512")  # sm3 exists, and no library here has it
 _REGISTER_BYTES: Final = 48  # MRCONFIGID (tdx.md)
 _MAX_DEPTH: Final = 16
+_MAX_INTEGER: Final = 2**63  # TOML 1.0, "Integer": 64 bits; Python's can be too long to be written
+
+# TOML 1.0, "Comment" and "String": what dots of keys do not stand in. A string without its end
+# reaches as far as it could: looking for its end again behind each quote takes quadratic time.
+_NO_KEY: Final = re.compile(
+    r"#[^\n]*+"
+    r'|"""(?s:[^"\\]|\\.|"(?!""))*+(?:"{3,5}|\Z)'
+    r"|'''(?:[^']|'(?!''))*+(?:'{3,5}|\Z)"
+    r'|"(?:[^"\\\n]|\\.)*+"?'
+    r"|'[^'\n]*+'?"
+)
+_BETWEEN_KEYS: Final = re.compile(r"[\n,=\[\]{}]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +95,25 @@ def _content(form: str, body: str, data: bytes) -> dict[str, JsonValue]:
     if form != "toml":
         raise EvidenceFormat(f"init-data of format {shown(form)}; served are toml and json")
     try:
+        _check_keys(body)
         found = _json_value(tomllib.loads(body), 0)
     except (ValueError, RecursionError):  # TOMLDecodeError among them; its text quotes the body
         raise EvidenceFormat("the init-data is no TOML") from None
     assert isinstance(found, dict)  # noqa: S101  # a TOML document is a table
     return found
+
+
+def _check_keys(body: str) -> None:
+    """Refuses dotted keys that nest too deep before anything reads them.
+
+    `tomllib` takes quadratic time for `a.a.a...`: 24 seconds at `MAX_BYTES`. Dots stand in
+    numbers and dates too, one or two in each.
+
+    Raises:
+        ValueError: it has such a key.
+    """
+    if any(part.count(".") > _MAX_DEPTH for part in _BETWEEN_KEYS.split(_NO_KEY.sub("_", body))):
+        raise ValueError("nested too deep")
 
 
 def _json_value(value: object, depth: int) -> JsonValue:
@@ -102,6 +129,8 @@ def _json_value(value: object, depth: int) -> JsonValue:
             return value.isoformat()
         case float() if not isfinite(value):
             raise ValueError("a number that is not finite")
+        case int() if not -_MAX_INTEGER <= value < _MAX_INTEGER:
+            raise ValueError("a number of more than 64 bits")
         case str() | int() | float() | bool():
             return value
         case _:

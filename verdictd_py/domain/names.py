@@ -81,6 +81,15 @@ LEGACY_RESOURCES: Final = {  # first generation's names (wire-eaa.md) -> storage
 }
 
 
+RELEASE_POLICY: Final = Name(("releasePolicy.rego",))
+RELEASE_DATA: Final = Name(("releaseData",))
+RELEASE_POLICIES: Final = Name(("releasePolicies",))
+"""JSON: names of policies by prefix of a path, `{"keys/team-a/": "teamA.rego"}`."""
+
+REFERENCE_SETS: Final = Name(("referenceSets",))
+"""JSON: named sets of reference values by name by TEE."""
+
+
 def resource_named(text: str) -> ResourcePath:
     """Resource that a guest of any generation means by `text`.
 

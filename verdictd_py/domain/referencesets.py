@@ -7,6 +7,7 @@ list of the data with the values of every set that is in force.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -14,13 +15,15 @@ from typing import Final, Self
 
 from verdictd_py.domain.encoding import decode_object, shown
 from verdictd_py.domain.evidence import JsonValue, Tee, measurements
-from verdictd_py.domain.names import Name
+from verdictd_py.domain.names import REFERENCE_SETS, Name
 from verdictd_py.errors import RequestError
 
-DOCUMENT: Final = Name(("referenceSets",))
-"""JSON: sets by name by TEE."""
+DOCUMENT: Final = REFERENCE_SETS
 
 MAX_SETS: Final = 1000
+
+_SGX_DIGEST: Final = re.compile("[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=")
+"""Base64 of 32 bytes: the last digit has four bits."""
 
 _MEMBERS: Final = frozenset(
     {"values", "addedBy", "addedAt", "evidence", "appraisal", "expiresAt", "retiredAt"}
@@ -169,7 +172,21 @@ def checked_values(tee: Tee, values: Mapping[str, tuple[str, ...]]) -> dict[str,
         for value in accepted:
             if tee is Tee.TDX and not _is_digest(value):
                 raise RequestError(f"{name}: {shown(value)} is not 96 lower-case hex digits")
+            if tee is Tee.SGX and not _SGX_DIGEST.fullmatch(value):
+                raise RequestError(f"{name}: {shown(value)} is not base64 of 32 bytes")
     return {name: tuple(dict.fromkeys(accepted)) for name, accepted in values.items()}
+
+
+def tee_named(text: str) -> Tee:
+    """The kind of TEE that an operator names.
+
+    Raises:
+        RequestError: there is none of that name.
+    """
+    try:
+        return Tee(text)
+    except ValueError:
+        raise RequestError(f"{shown(text)} is no kind of TEE; write tdx or sgx") from None
 
 
 def _is_digest(value: str) -> bool:

@@ -166,7 +166,7 @@ class AttestedListener:
             async with asyncio.timeout(self._limits.appraisal):
                 appraisal = await self._appraiser.admit(read, address=address)
         except CollateralUnavailable as error:
-            told = f"not judged: {error.code}; try again later"
+            told = error.told
         except TimeoutError:
             self._events.record("guest.not-judged", peer=address, reason="appraisal took too long")
             told = "not judged: timeout; try again later"

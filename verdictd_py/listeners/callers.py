@@ -6,16 +6,16 @@ import ipaddress
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
+from verdictd_py.config import Address
 from verdictd_py.domain.callers import ROLES, Caller, Right
 from verdictd_py.errors import ConfigError
+from verdictd_py.listeners.loopback import Endpoint, owner
 
-_ESTABLISHED: Final = "01"  # TCP_ESTABLISHED, include/net/tcp_states.h of Linux
-_TABLES: Final = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _WRAP_ONLY: Final = ROLES["wrap"]
 _EVERYTHING: Final = ROLES["admin"]
 
@@ -33,13 +33,13 @@ class CallerRules:
     """How callers are told apart.
 
     Attributes:
-        port: TCP port of the listener, to find a caller's row in the kernel's table.
+        listener: where it listens, to find the owner of a caller's end of a connection.
         certificate_roles: role of each certificate name; None where TLS is off.
         insecure_loopback: every loopback caller has all rights.
         insecure_open: every caller has all rights (`--insecure-client-api`).
     """
 
-    port: int = 0
+    listener: Address = field(default_factory=Address)
     certificate_roles: Mapping[str, str] | None = None
     insecure_loopback: bool = False
     insecure_open: bool = False
@@ -47,7 +47,7 @@ class CallerRules:
     def caller(self, context: CallContext) -> Caller:
         """The caller of one gRPC call. Who is not known has the fewest rights.
 
-        Reads the kernel's table of connections, which takes milliseconds: call it in a
+        May read the kernel's table of connections, which takes milliseconds: call it in a
         thread, so that nobody else waits. gRPC has no place to keep an answer for a
         connection, and a cache by port would outlive its owner.
         """
@@ -59,16 +59,14 @@ class CallerRules:
         if self.insecure_open:
             return Caller(f"anybody at {peer}", _EVERYTHING)
         found = _address(peer)
-        if found is None or not found[0].is_loopback:
+        if found is None or not found.address.is_loopback:
             return Caller(f"unknown at {peer}", frozenset())
-        return self._on_loopback(*found)
+        return self._on_loopback(found)
 
-    def _on_loopback(
-        self, address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int
-    ) -> Caller:
+    def _on_loopback(self, client: Endpoint) -> Caller:
         if self.insecure_loopback:
             return Caller("anybody on loopback", _EVERYTHING)
-        uid = _uid_of(address, port, server_port=self.port)
+        uid = owner(client, _server_end(self.listener, client))
         if uid is None:
             return Caller("unknown user on loopback", _WRAP_ONLY)
         return Caller(f"uid {uid}", _EVERYTHING if uid in {0, os.geteuid()} else _WRAP_ONLY)
@@ -86,63 +84,22 @@ def _certified(auth: Mapping[str, Iterable[bytes]], roles: Mapping[str, str]) ->
     return Caller("certificate " + ", ".join(listed or sorted(names)), rights)
 
 
-def _address(peer: str) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int] | None:
+def _address(peer: str) -> Endpoint | None:
     """Address and port in gRPC's spelling: `ipv4:127.0.0.1:5`, `ipv6:%5B::1%5D:5`."""
     host, _, port = unquote(peer.partition(":")[2]).rpartition(":")
     try:
-        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
-        number = int(port)
+        return Endpoint.of(ipaddress.ip_address(host.strip("[]").partition("%")[0]), int(port))
     except ValueError:
         return None
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped
-    return address, number
 
 
-def _uid_of(
-    address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int, *, server_port: int
-) -> int | None:
-    found: list[int] = []
-    for table in _TABLES:
-        try:
-            text = table.read_text(encoding="ascii")
-        except (OSError, UnicodeDecodeError):
-            continue
-        found += uids_in(text, address, port, server_port=server_port)
-    return found[0] if len(found) == 1 else None
-
-
-def uids_in(
-    table: str,
-    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
-    port: int,
-    *,
-    server_port: int,
-) -> list[int]:
-    """Owners of the client's end of one connection in the text of `/proc/net/tcp`.
-
-    Only rows in the state ESTABLISHED count: the kernel shows sockets in TIME_WAIT with
-    uid 0, and a stranger who closes at once must not pass for root.
-    """
-    uids = []
-    for row in table.splitlines()[1:]:
-        fields = row.split()
-        if len(fields) < 10 or fields[3] != _ESTABLISHED:
-            continue
-        if _endpoint(fields[1]) == (address, port) and _endpoint(fields[2])[1] == server_port:
-            uids.append(int(fields[7]))
-    return uids
-
-
-def _endpoint(text: str) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]:
-    """`0100007F:1F90`: 32-bit words in the host's order (little-endian), port in hex."""
-    host, _, port = text.partition(":")
-    words = [bytes.fromhex(host[i : i + 8])[::-1] for i in range(0, len(host), 8)]
-    packed = b"".join(words)
-    if len(packed) == 4:
-        return ipaddress.IPv4Address(packed), int(port, 16)
-    address = ipaddress.IPv6Address(packed)
-    return address.ipv4_mapped or address, int(port, 16)
+def _server_end(listener: Address, client: Endpoint) -> Endpoint:
+    """Our end of a caller's connection; a listener on `localhost` has two addresses."""
+    try:
+        address = ipaddress.ip_address(listener.host)
+    except ValueError:
+        address = ipaddress.ip_address("127.0.0.1" if client.address.version == 4 else "::1")
+    return Endpoint.of(address, listener.port)
 
 
 def read_roles(file: Path) -> dict[str, str]:

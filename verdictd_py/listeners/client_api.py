@@ -6,14 +6,10 @@ import os
 import socket
 import stat
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import grpc
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.x509 import load_pem_x509_certificate, load_pem_x509_certificates
 from grpc_health.v1 import health
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
@@ -22,7 +18,9 @@ from grpc_reflection.v1alpha import reflection
 from verdictd_py.config import Address, Settings, Unsafe
 from verdictd_py.errors import ConfigError
 from verdictd_py.listeners.callers import CallerRules, read_roles
+from verdictd_py.listeners.errors import UndecodedIsInvalid
 from verdictd_py.listeners.sockets import explain_bind_failure, probe
+from verdictd_py.listeners.tls import TlsFiles
 
 MAX_MESSAGE_BYTES: Final = 8 * 1024 * 1024
 """1 MiB of optsdata as an array of integers (up to four characters a byte), and room."""
@@ -39,46 +37,6 @@ READINESS_DETAILS: Final = (PINNED,)
 Registration = Callable[[grpc.aio.Server], None]
 
 
-@dataclass(frozen=True, slots=True)
-class ServerTls:
-    """PEM texts of the listener's certificate, its key, and the CA of its clients."""
-
-    certificate: bytes
-    key: bytes
-    client_ca: bytes
-
-    @classmethod
-    def read(cls, certificate: Path, key: Path, client_ca: Path) -> ServerTls:
-        """Reads and checks the three files; gRPC itself would only fail at a handshake.
-
-        Raises:
-            ConfigError: one line that names the file, the cause and the remedy.
-        """
-        texts = {}
-        for option, path in (("cert", certificate), ("key", key), ("ca", client_ca)):
-            try:
-                texts[option] = path.read_bytes()
-            except OSError as error:
-                raise ConfigError(
-                    f"cannot read {path}: {error.strerror}; check --client-api-{option}"
-                ) from error
-        try:
-            ours = load_pem_x509_certificate(texts["cert"])
-            private = serialization.load_pem_private_key(texts["key"], password=None)
-            load_pem_x509_certificates(texts["ca"])
-        except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature):
-            raise ConfigError(
-                f"{certificate}, {key} or {client_ca} is no PEM certificate, unencrypted PEM key "
-                "and PEM certificate, in this order; correct --client-api-cert, -key and -ca"
-            ) from None
-        if private.public_key() != ours.public_key():
-            raise ConfigError(
-                f"the key {key} does not belong to the certificate {certificate}; "
-                "give the two that belong together"
-            )
-        return cls(texts["cert"], texts["key"], texts["ca"])
-
-
 class ClientApi:
     """One gRPC server on one address; services are registered on `server`.
 
@@ -86,7 +44,7 @@ class ClientApi:
         option: the command line option that gives the address, for messages.
     """
 
-    def __init__(self, *, tls: ServerTls | None, option: str = "--client-api") -> None:
+    def __init__(self, *, tls: TlsFiles | None, option: str = "--client-api") -> None:
         self._tls = tls
         self._option = option
         self._health: Any = None  # grpc's stubs do not know the asynchronous servicer
@@ -97,6 +55,7 @@ class ClientApi:
                 ("grpc.max_concurrent_streams", _MAX_CONCURRENT_CALLS),
             ],
             maximum_concurrent_rpcs=_MAX_CONCURRENT_CALLS,
+            interceptors=(UndecodedIsInvalid(),),
         )
 
     def bind(self, address: Address) -> Address:
@@ -174,15 +133,15 @@ class ClientApi:
         return address
 
     @staticmethod
-    def _credentials(tls: ServerTls) -> Any:  # noqa: ANN401  # grpc's stubs do not name the type
+    def _credentials(tls: TlsFiles) -> Any:  # noqa: ANN401  # grpc's stubs do not name the type
         return grpc.ssl_server_credentials(
             [(tls.key, tls.certificate)],
-            root_certificates=tls.client_ca,
+            root_certificates=tls.ca,
             require_client_auth=True,
         )
 
 
-def protection(settings: Settings, unsafe: Unsafe) -> tuple[CallerRules, ServerTls | None]:
+def protection(settings: Settings, unsafe: Unsafe) -> tuple[CallerRules, TlsFiles | None]:
     """Who may call, and TLS where it is on: on every address that is no unix socket.
 
     Raises:
@@ -196,7 +155,7 @@ def protection(settings: Settings, unsafe: Unsafe) -> tuple[CallerRules, ServerT
     }
     cert, key, client_ca, roles = files.values()
     if cert and key and client_ca and roles:
-        tls = ServerTls.read(cert, key, client_ca)
+        tls = TlsFiles.read("--client-api", cert, key, client_ca)
         return CallerRules(certificate_roles=read_roles(roles)), tls
     if any(files.values()):
         missing = ", ".join(option for option, file in files.items() if file is None)

@@ -9,6 +9,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from verdictd_py.domain.callers import Caller
 from verdictd_py.domain.ports import Events
@@ -43,6 +44,32 @@ def grpc_status(error: VerdictdError) -> grpc.StatusCode:
         if isinstance(error, kind):
             return status
     return grpc.StatusCode.INTERNAL
+
+
+class UndecodedIsInvalid(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # in stubs only
+    """Bytes that are no message of the method: INVALID_ARGUMENT; gRPC says UNKNOWN, our fault."""
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:  # noqa: ANN401  # as gRPC's own
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.unary_unary is None:
+            return handler
+
+        def decoded(data: bytes) -> object:
+            try:
+                return handler.request_deserializer(data)
+            except DecodeError:
+                return None
+
+        async def answer(request: object, context: Any) -> object:  # noqa: ANN401  # as above
+            if request is None:
+                method = handler_call_details.method
+                text = f"the request is no message of {method}; use the .proto files of this broker"
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
+            return await handler.unary_unary(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(
+            answer, request_deserializer=decoded, response_serializer=handler.response_serializer
+        )
 
 
 def report_bug(events: Events, error: BaseException, *, doing: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,6 +25,7 @@ from verdictd_py.broker.administration import (
 from verdictd_py.broker.policies import PolicyAdministrator
 from verdictd_py.broker.referencesets import SetAdministrator
 from verdictd_py.domain.callers import Caller
+from verdictd_py.domain.evidence import JsonValue
 from verdictd_py.domain.ports import Events
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import RequestError
@@ -145,8 +147,8 @@ class OpaService(Service, services.OpaServiceServicer):
                 reference=request.referencecontent if request.referencelocal else None,
                 claims=request.input,
             )
-            shown = {"allow": tested.allow, "parseInfo": dict(tested.parse_info)}
-            return messages.TestOpaResponse(status=json.dumps(shown).encode())
+            status = as_upstream(tested.allow, tested.parse_info).encode()
+            return messages.TestOpaResponse(status=status)
         raise AssertionError(UNREACHABLE)
 
 
@@ -246,6 +248,12 @@ class ResourceService(Service, services.ResourceServiceServicer):
             content = await self._admin.resources.get(caller, request.resource_id)
             return messages.GetResourceResponse(content=content.reveal())
         raise AssertionError(UNREACHABLE)
+
+
+def as_upstream(allow: bool, parse_info: Mapping[str, JsonValue]) -> str:
+    """A tested policy as upstream's serde_json writes it: no spaces, names in order, UTF-8."""
+    found = {"allow": allow, "parseInfo": dict(parse_info)}
+    return json.dumps(found, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
 
 
 def _text(name: bytes) -> str:

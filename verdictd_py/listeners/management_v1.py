@@ -31,6 +31,7 @@ class DaemonStatus:
     listen: str
     client_api: str
     keyprovider_api: str
+    kbs_http: str
     data_dir: str
     verifiers: tuple[str, ...]
     attester: str
@@ -280,6 +281,7 @@ class StatusService(Service, services.StatusServiceServicer):
                 listen=status.listen,
                 client_api=status.client_api,
                 keyprovider_api=status.keyprovider_api,
+                kbs_http=status.kbs_http,
                 data_dir=status.data_dir,
                 verifiers=status.verifiers,
                 attester=status.attester,

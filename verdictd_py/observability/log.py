@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
 from typing import Any, Final, Literal, TextIO
 
 import structlog
@@ -34,11 +35,16 @@ class LogEvents:
         )
 
     def record(self, event: str, /, **fields: EventValue) -> None:
-        """Writes one line; warnings are what an operator should look at."""
-        if event in _WARNINGS or event.startswith(_WARNING_PREFIXES):
-            self._logger.warning(event, **fields)
-        else:
-            self._logger.info(event, **fields)
+        """Writes one line; warnings are what an operator should look at.
+
+        A log that cannot be written, on a disk that is full, stops nobody: what must be
+        recorded or not happen is in the audit trail.
+        """
+        with suppress(OSError):
+            if event in _WARNINGS or event.startswith(_WARNING_PREFIXES):
+                self._logger.warning(event, **fields)
+            else:
+                self._logger.info(event, **fields)
 
 
 def _plain(value: object) -> object:

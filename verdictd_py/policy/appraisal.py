@@ -12,7 +12,7 @@ from verdictd_py.policy import explain
 from verdictd_py.policy.engine import CompiledPolicies, CompiledPolicy, PolicyResult
 from verdictd_py.policy.reference import parse_data, unpinned
 
-__all__ = ["RegoAppraisalPolicy", "unpinned"]
+__all__ = ["OpenMeasurements", "RegoAppraisalPolicy", "unpinned"]
 
 
 class RegoAppraisalPolicy:
@@ -63,6 +63,25 @@ class RegoAppraisalPolicy:
             found += explain.own_reasons(result.document)
             reasons += found or (_unexplained(result),)
         return _once(reasons + always)
+
+
+class OpenMeasurements:
+    """Measurements of a TEE for which any value passes.
+
+    Args:
+        source: where policies and reference data are kept.
+    """
+
+    def __init__(self, source: PolicySource) -> None:
+        self._source = source
+
+    async def of(self, tee: Tee) -> tuple[str, ...]:
+        """Their names; none where the documents cannot be read, for then nobody comes in at all."""
+        try:
+            documents = await self._source.documents(tee)
+        except (NotFound, StorageError, PolicyInvalid):
+            return ()
+        return unpinned(documents.data, tee)
 
 
 def _policy_reason(text: str) -> Reason:

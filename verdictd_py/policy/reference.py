@@ -14,6 +14,9 @@ MAX_DATA_BYTES: Final = 4 * 1024 * 1024
 MAX_DATA_DEPTH: Final = 32
 """Lists and objects inside each other; the defaults have 2. The engine's parser recurses."""
 
+MAX_DIGITS: Final = 100
+"""Of one number; a count of anything has far fewer."""
+
 RESERVED: Final = "policy"
 """Package of the verdict: the engine lets data of this name replace it."""
 
@@ -30,9 +33,16 @@ def parse_data(text: str) -> Reference:
     if len(text) > MAX_DATA_BYTES or len(text.encode("utf-8", "replace")) > MAX_DATA_BYTES:
         raise PolicyInvalid(f"the reference data is larger than {MAX_DATA_BYTES} bytes")
     try:
-        data = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        data = json.loads(
+            text,
+            object_pairs_hook=_no_duplicates,
+            parse_constant=_no_constant,
+            parse_int=_short_integer,
+        )
         canonical(data)
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise PolicyInvalid("the reference data is nested too deeply") from error
+    except ValueError as error:
         raise PolicyInvalid(f"the reference data is not usable JSON: {error}") from error
     if not isinstance(data, dict):
         raise PolicyInvalid("the reference data is not a JSON object")
@@ -92,6 +102,12 @@ def _no_duplicates(pairs: list[tuple[str, JsonValue]]) -> Reference:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _short_integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number has more than {MAX_DIGITS} digits")
+    return int(digits)
 
 
 def _depth(value: JsonValue) -> int:

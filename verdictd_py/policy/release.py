@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
+from verdictd_py.domain import releasepolicies
 from verdictd_py.domain.appraisal import AppraisedPeer
-from verdictd_py.domain.encoding import decode_object
 from verdictd_py.domain.evidence import JsonValue
-from verdictd_py.domain.names import Name
+from verdictd_py.domain.names import RELEASE_DATA, RELEASE_POLICIES, RELEASE_POLICY, Name
 from verdictd_py.domain.ports import DocumentStore, Kind, PolicyDocuments
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, RequestError, StorageError
 from verdictd_py.policy import explain
 from verdictd_py.policy.engine import CompiledPolicies
-
-DEFAULT: Final = Name(("releasePolicy.rego",))
-DATA: Final = Name(("releaseData",))
-BY_PREFIX: Final = Name(("releasePolicies",))
-"""JSON: names of policies by prefix of a path, `{"keys/team-a/": "teamA.rego"}`."""
 
 _UNREADABLE: Final = (NotFound, StorageError, PolicyInvalid, RequestError)
 
@@ -67,7 +62,7 @@ class RegoReleasePolicy:
             named = await self._named()
         except _UNREADABLE as error:
             return (str(error),)
-        for name in {DEFAULT, *named.values()}:
+        for name in {RELEASE_POLICY, *named.values()}:
             try:
                 self._compiled.of(await self._documents_of(name))
             except _UNREADABLE as error:
@@ -77,11 +72,11 @@ class RegoReleasePolicy:
     async def _documents_for(self, path: str) -> PolicyDocuments:
         named = await self._named()
         fitting = [prefix for prefix in named if path.startswith(prefix)]
-        return await self._documents_of(named[max(fitting, key=len)] if fitting else DEFAULT)
+        return await self._documents_of(named[max(fitting, key=len)] if fitting else RELEASE_POLICY)
 
     async def _documents_of(self, name: Name) -> PolicyDocuments:
         try:
-            data = await self._documents.get(DATA)
+            data = await self._documents.get(RELEASE_DATA)
         except NotFound:
             data = "{}"
         return PolicyDocuments(await self._documents.get(name), data)
@@ -89,20 +84,9 @@ class RegoReleasePolicy:
     async def _named(self) -> dict[str, Name]:
         """Names of policies by prefix."""
         try:
-            text = await self._documents.get(BY_PREFIX)
+            return releasepolicies.parse(await self._documents.get(RELEASE_POLICIES))
         except NotFound:
             return {}
-        return {
-            prefix: _policy_name(named)
-            for prefix, named in decode_object(text.encode(), str(BY_PREFIX)).items()
-        }
-
-
-def _policy_name(named: JsonValue) -> Name:
-    name = Name.parse(named) if isinstance(named, str) else None
-    if name is None or len(name.segments) != 1:
-        raise RequestError(f"{BY_PREFIX} has something that is no name of a policy")
-    return name
 
 
 def _labels(path: str) -> JsonValue:

@@ -6,12 +6,11 @@ wire-rcar.md for the two places where guests look for their own key.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from verdictd_py.domain import eventlog
 from verdictd_py.domain.appraisal import Appraisal
-from verdictd_py.domain.evidence import Tee
+from verdictd_py.domain.evidence import JsonValue, Tee
 from verdictd_py.rcar.teekey import TeeKey
 
 PROFILE: Final = "tag:github.com,2023:veraison/ear"
@@ -26,24 +25,23 @@ _NOT_UNSAFE: Final = 3  # configuration: nothing known to be unsafe
 _WARNING, _CONTRAINDICATED = 32, 96
 """Where AR4SI's tiers begin."""
 
-_NOT_IN_TOKENS: Final = frozenset({eventlog.RULE})
-"""Its digests would make a token longer than HTTP headers may be; what it proves stays."""
 
-
-def claims(appraisal: Appraisal, key: TeeKey, open_measurements: Sequence[str]) -> dict[str, Any]:
+def claims(
+    appraisal: Appraisal,
+    shown: Mapping[str, JsonValue],
+    key: TeeKey,
+    open_measurements: Sequence[str],
+) -> dict[str, Any]:
     """Claims of a token about a guest that was accepted, but for issuer and time.
 
     Args:
+        shown: those of the guest's claims that tokens have room for.
         open_measurements: those for which the operator has pinned no reference values.
     """
     vector = _vector(appraisal, open_measurements)
     worst = max(vector.values())
     status = "affirming" if worst < _WARNING else "warning"
     runtime_data = {"tee-pubkey": dict(key.jwk)}
-    shown = {name: value for name, value in appraisal.claims.items() if name not in _NOT_IN_TOKENS}
-    log = appraisal.claims.get(eventlog.RULE)
-    if isinstance(log, dict):
-        shown[eventlog.RULE] = {name: log[name] for name in log if name != "events"}
     tee = (appraisal.tee or Tee.NONE).value
     return {
         "eat_profile": PROFILE,
@@ -54,7 +52,7 @@ def claims(appraisal: Appraisal, key: TeeKey, open_measurements: Sequence[str]) 
                 "ear.trustworthiness-vector": vector,
                 "ear.appraisal-policy-id": f"{tee}Policy.rego",
                 "ear.veraison.annotated-evidence": {
-                    tee: shown,
+                    tee: dict(shown),
                     "runtime_data_claims": runtime_data,
                 },
             }

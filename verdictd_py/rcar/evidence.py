@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -25,6 +26,8 @@ from verdictd_py.rcar.teekey import TeeKey, text_members
 from verdictd_py.rcar.versions import Version
 
 MAX_DEVICES: Final = 16
+
+_DEVICE: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # kbs-types, `Tee`
 
 _QUOTES: Final = (Tee.TDX, Tee.SGX)
 
@@ -64,7 +67,10 @@ def _evidence(value: JsonValue, tee: Tee) -> tuple[bytes, bytes | None]:
     if not isinstance(value, dict):
         raise EvidenceFormat("the evidence is no object")
     if tee not in _QUOTES:
-        return encode_object(value), None
+        encoded = encode_object(value)
+        if len(encoded) > MAX_QUOTE_BYTES:
+            raise EvidenceFormat(f"the evidence is longer than {MAX_QUOTE_BYTES} bytes")
+        return encoded, None
     quote = _bytes(value, "quote")
     if quote is None:
         raise EvidenceMissing("the evidence has no quote")
@@ -97,7 +103,12 @@ def _devices(additional: str) -> tuple[str, ...]:
         raise EvidenceFormat(str(error)) from None
     if len(found) > MAX_DEVICES:
         raise EvidenceFormat(f"there is additional evidence of more than {MAX_DEVICES} devices")
-    return tuple(shown(name).strip("'\"") for name in found)
+    for name in found:
+        if not _DEVICE.fullmatch(name):
+            raise EvidenceFormat(
+                f"there is additional evidence of {shown(name)}, no kind of device"
+            )
+    return tuple(found)
 
 
 def _bindings(answer: Attestation, challenge: Challenge) -> tuple[bytes, ...]:

@@ -19,11 +19,11 @@ from verdictd_py.errors import TokenInvalid
 
 PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 
-MAX_TOKEN_CHARACTERS: Final = 64 * 1024
-"""Ours have some 8,000: the claims of a guest stand in them."""
+MAX_TOKEN_CHARACTERS: Final = 32 * 1024
+"""Ours have some 6,000, and never as many as this (`claims.MAX_SHOWN_BYTES`)."""
 
-_NO_TIME: Final = 2**53
-"""Seconds; whole ones are exact below, and what a token says may be larger, and infinite."""
+_END: Final = 253402300800
+"""First second after the year 9999: a time that nobody means is none."""
 
 LEEWAY_SECONDS: Final = 60
 """Of clocks; a token that was made this very second is as good as it will ever be."""
@@ -71,7 +71,8 @@ def _time(claims: dict[str, Any], name: str) -> float | None:
     value = claims.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _NO_TIME:
+    # Python's JSON has NaN and Infinity, which no end is behind.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _END:
         raise TokenInvalid(f"the token's {name} is no time")
     return float(value)
 

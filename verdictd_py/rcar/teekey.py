@@ -32,14 +32,25 @@ _CURVES: Final[Mapping[str, type[ec.EllipticCurve]]] = {
     "P-521": ec.SECP521R1,
 }
 _COORDINATE_BYTES: Final = {"P-256": 32, "P-521": 66}
+_FIELDS: Final = {  # SEC 2, 2.4.2 and 2.6.1: coordinates are below these primes
+    "P-256": 2**256 - 2**224 + 2**192 + 2**96 - 1,
+    "P-521": 2**521 - 1,
+}
 _ASCII_ZERO: Final = 0x30
 _MAX_PADDING: Final = 4
 """Zeros that a coordinate of some guests may have lost: one in 256 keys misses one byte."""
 
 _MIN_RSA_BITS, _MAX_RSA_BITS = 2048, 8192
 _MAX_EXPONENT_BITS: Final = 32
-_MEMBERS: Final = frozenset({"kty", "alg", "crv", "x", "y", "n", "e", "kid", "use"})
-_MAX_MEMBER_CHARACTERS: Final = 2048  # RSA of 8192 bits has 1366 in `n`
+_MAX_CHARACTERS: Final[Mapping[str, int]] = {
+    **dict.fromkeys(("kty", "crv", "use"), 16),
+    "alg": 32,
+    **dict.fromkeys(("x", "y"), 88),  # P-521
+    "n": 1368,  # RSA of 8192 bits, and a zero byte where somebody wants one
+    "e": 8,
+    "kid": 256,
+}
+"""The members that there may be, and how long: tokens hold them twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +103,9 @@ def text_members(jwk: JsonValue) -> dict[str, str]:
         raise EvidenceFormat("the TEE key is no JWK")
     members = {}
     for name, value in jwk.items():
-        if name not in _MEMBERS:
+        if name not in _MAX_CHARACTERS:
             raise EvidenceFormat(f"the TEE key has the unknown member {shown(name)}")
-        if not isinstance(value, str) or len(value) > _MAX_MEMBER_CHARACTERS:
+        if not isinstance(value, str) or len(value) > _MAX_CHARACTERS[name]:
             raise EvidenceFormat(f"the TEE key's {name} is no text, or too long")
         members[name] = value
     return members
@@ -110,13 +121,23 @@ def _ec_key(members: Mapping[str, str]) -> ec.EllipticCurvePublicKey:
         raise EvidenceFormat(f"the TEE key's coordinates have not {size} bytes each")
     for one in _spellings(x):
         for other in _spellings(y):
-            try:
-                return ec.EllipticCurvePublicNumbers(
-                    int.from_bytes(one), int.from_bytes(other), _CURVES[name]()
-                ).public_key()
-            except ValueError:
-                continue
+            found = _point(name, int.from_bytes(one), int.from_bytes(other))
+            if found is not None:
+                return found
     raise EvidenceFormat(f"the TEE key is no point of {name}")
+
+
+def _point(curve: str, x: int, y: int) -> ec.EllipticCurvePublicKey | None:
+    """The point, None where it is not on the curve.
+
+    OpenSSL takes coordinates modulo the field's prime: one key would have several JWKs.
+    """
+    if max(x, y) >= _FIELDS[curve]:
+        return None
+    try:
+        return ec.EllipticCurvePublicNumbers(x, y, _CURVES[curve]()).public_key()
+    except ValueError:
+        return None
 
 
 def _spellings(coordinate: bytes) -> Iterator[bytes]:
@@ -142,6 +163,8 @@ def _rsa_key(members: Mapping[str, str]) -> rsa.RSAPublicKey:
             f"the TEE key has {modulus.bit_length()} bits; served are "
             f"{_MIN_RSA_BITS} to {_MAX_RSA_BITS}"
         )
+    if modulus % 2 == 0:  # not every OpenSSL looks before it encrypts
+        raise EvidenceFormat("the TEE key has an even modulus")
     if exponent.bit_length() > _MAX_EXPONENT_BITS:
         raise EvidenceFormat("the TEE key has an exponent of more than 32 bits")
     try:

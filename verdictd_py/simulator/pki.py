@@ -147,9 +147,15 @@ def raw_public_key(key: ec.EllipticCurvePrivateKey) -> bytes:
     return point[1:]  # without SEC 1's leading 04
 
 
-def new_root(validity: Validity, crl_url: str) -> Signer:
-    """A root CA that issues itself, with its CRL's address as Intel's root has."""
-    key, name = new_key(), _name("Simulated SGX Root CA")
+def new_root(
+    validity: Validity, crl_url: str, key: ec.EllipticCurvePrivateKey | None = None
+) -> Signer:
+    """A root CA that issues itself, with its CRL's address as Intel's root has.
+
+    Args:
+        key: of a root that is renewed; a fresh one where left out.
+    """
+    key, name = key or new_key(), _name("Simulated SGX Root CA")
     builder = _builder(name, name, key, key, validity)
     return _finish(builder, key, key, path_length=1, crl_url=crl_url)
 

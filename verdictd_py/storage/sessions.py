@@ -1,213 +1,114 @@
-"""Sessions of HTTP guests: in memory, or in a file that several brokers of one host share.
+"""Sessions of HTTP guests in this process, and the bounds of every session store.
 
 Source: port `SessionStore`; wire-rcar.md, "Handshake".
 """
 
 from __future__ import annotations
 
-import asyncio
-import sqlite3
 from collections import OrderedDict
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
-from typing import Final, Self, TypeVar
+from typing import Final
 
-from verdictd_py.errors import ConfigError, StorageError
 
-MAX_CHALLENGES: Final = 20_000
-"""Unanswered ones, some 300 bytes each. Strangers can make them; a guest answers in a second,
-so they would have to make that many in this second to keep it out."""
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much a session store keeps; below each, whoever made it.
 
-MAX_SESSIONS: Final = 50_000
-"""Both kinds together; one with a token takes some 8 KiB."""
+    Attributes:
+        challenges: unanswered ones, some 400 bytes each. Strangers can make them; a guest
+            answers in a second, so they would have to make that many in this second to keep
+            it out.
+        sessions: challenges and tokens together.
+        token_bytes: of all tokens; one has some 6 KiB.
+        claims_bytes: of claims too long for tokens. Guests of one image share theirs.
+    """
 
-_BUSY_SECONDS: Final = 5.0
-_NAME: Final = "sessions"
+    challenges: int = 20_000
+    sessions: int = 50_000
+    token_bytes: int = 512 * 1024 * 1024
+    claims_bytes: int = 256 * 1024 * 1024
 
-Result = TypeVar("Result")
+
+USUAL: Final = Bounds()
 
 
 class MemorySessionStore:
     """Port `SessionStore` in this process."""
 
-    def __init__(
-        self, *, max_challenges: int = MAX_CHALLENGES, max_sessions: int = MAX_SESSIONS
-    ) -> None:
-        self._max_challenges = max_challenges
-        self._max_sessions = max_sessions
-        # In the order of their age, which is that of their ends: all live equally long.
-        self._challenges: OrderedDict[str, tuple[str, datetime]] = OrderedDict()
-        self._tokens: OrderedDict[str, tuple[str, datetime]] = OrderedDict()
+    def __init__(self, bounds: Bounds = USUAL) -> None:
+        self._bounds = bounds
+        self._challenges = _Shelf()
+        self._tokens = _Shelf()
+        self._claims = _Shelf()
 
-    async def begin(self, name: str, challenge: str, *, expires: datetime) -> None:
-        self._challenges[name] = (challenge, expires)
-        while len(self._challenges) > self._max_challenges:
-            self._challenges.popitem(last=False)
-        self._bound()
+    async def begin(self, name: str, challenge: str, *, now: datetime, expires: datetime) -> None:
+        self._challenges.put(name, challenge, now, expires)
+        self._challenges.bound(rows=self._bounds.challenges)
+        self._bound_sessions(now)
 
     async def take_challenge(self, name: str, *, now: datetime) -> str | None:
-        return _current(self._challenges.pop(name, None), now)
+        return self._challenges.take(name, now)
 
-    async def attested(self, name: str, token: str, *, expires: datetime) -> None:
-        self._tokens[name] = (token, expires)
-        self._bound()
+    async def attested(self, name: str, token: str, *, now: datetime, expires: datetime) -> None:
+        self._tokens.put(name, token, now, expires)
+        self._tokens.bound(size=self._bounds.token_bytes)
+        self._bound_sessions(now)
 
     async def token(self, name: str, *, now: datetime) -> str | None:
-        found = _current(self._tokens.get(name), now)
-        if found is None:
-            self._tokens.pop(name, None)
+        return self._tokens.get(name, now)
+
+    async def keep(self, digest: str, claims: str, *, now: datetime, expires: datetime) -> None:
+        self._claims.put(digest, claims, now, expires)
+        self._claims.bound(size=self._bounds.claims_bytes)
+
+    async def kept(self, digest: str, *, now: datetime) -> str | None:
+        return self._claims.get(digest, now)
+
+    def _bound_sessions(self, now: datetime) -> None:
+        """Unanswered challenges go first."""
+        self._tokens.forget_ended(now)
+        self._challenges.bound(rows=max(self._bounds.sessions - len(self._tokens), 0))
+        self._tokens.bound(rows=self._bounds.sessions - len(self._challenges))
+
+
+class _Shelf:
+    """Texts by name, in the order of their ends: all live equally long."""
+
+    def __init__(self) -> None:
+        self._texts: OrderedDict[str, tuple[str, datetime]] = OrderedDict()
+        self._size = 0
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def put(self, name: str, text: str, now: datetime, expires: datetime) -> None:
+        self.forget_ended(now)
+        self._remove(name)
+        self._texts[name] = (text, expires)
+        self._size += len(text)
+
+    def get(self, name: str, now: datetime) -> str | None:
+        text, expires = self._texts.get(name, (None, now))
+        return text if expires > now else None
+
+    def take(self, name: str, now: datetime) -> str | None:
+        found = self.get(name, now)
+        self._remove(name)
         return found
 
-    def _bound(self) -> None:
-        while len(self._challenges) + len(self._tokens) > self._max_sessions:
-            (self._challenges or self._tokens).popitem(last=False)
+    def forget_ended(self, now: datetime) -> None:
+        while self._texts and next(iter(self._texts.values()))[1] <= now:
+            self._remove(next(iter(self._texts)))
 
+    def bound(self, *, rows: int | None = None, size: int | None = None) -> None:
+        """Forgets the oldest until neither is exceeded."""
+        while (rows is not None and len(self._texts) > rows) or (
+            size is not None and self._size > size
+        ):
+            self._remove(next(iter(self._texts)))
 
-def _current(found: tuple[str, datetime] | None, now: datetime) -> str | None:
-    if found is None or found[1] <= now:
-        return None
-    return found[0]
-
-
-class SqliteSessionStore:
-    """Port `SessionStore` in a SQLite file: several brokers, one host.
-
-    Each call is a transaction of its own, in the store's thread. Deleting what has ended is part of
-    every `begin`.
-    """
-
-    def __init__(
-        self, connection: sqlite3.Connection, *, max_challenges: int, max_sessions: int
-    ) -> None:
-        self._connection = connection
-        # Of its own: a file that somebody holds must not keep threads from the rest.
-        self._thread = ThreadPoolExecutor(1, "sessions")
-        self._max_challenges = max_challenges
-        self._max_sessions = max_sessions
-
-    @classmethod
-    def open(
-        cls,
-        path: Path,
-        *,
-        max_challenges: int = MAX_CHALLENGES,
-        max_sessions: int = MAX_SESSIONS,
-    ) -> Self:
-        """Opens the file, or makes it, readable for its owner alone.
-
-        Raises:
-            ConfigError: one line: cause and remedy.
-        """
-        try:
-            path.touch(mode=0o600, exist_ok=True)
-            connection = sqlite3.connect(
-                path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = OFF")  # a crash of the host ends sessions
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS sessions ("
-                "name TEXT PRIMARY KEY, challenge TEXT, token TEXT, expires REAL NOT NULL)"
-            )
-            connection.execute("CREATE INDEX IF NOT EXISTS by_end ON sessions (expires)")
-        except (OSError, sqlite3.Error) as error:
-            raise ConfigError(
-                f"cannot keep sessions in {path}: {_why(error)}; choose another --kbs-sessions, or "
-                "make its directory writable for this user"
-            ) from error
-        return cls(connection, max_challenges=max_challenges, max_sessions=max_sessions)
-
-    async def begin(self, name: str, challenge: str, *, expires: datetime) -> None:
-        await self._run(lambda: self._begin(name, challenge, expires.timestamp()))
-
-    def _begin(self, name: str, challenge: str, expires: float) -> None:
-        self._connection.execute(
-            "INSERT INTO sessions (name, challenge, expires) VALUES (?, ?, ?)",
-            (name, challenge, expires),
-        )
-        self._forget("challenge IS NOT NULL", self._max_challenges)
-        self._bound()
-
-    async def take_challenge(self, name: str, *, now: datetime) -> str | None:
-        def take() -> str | None:
-            # One statement, so that of two brokers only one gets it.
-            found = self._connection.execute(
-                "DELETE FROM sessions WHERE name = ? AND challenge IS NOT NULL "
-                "RETURNING challenge, expires",
-                (name,),
-            ).fetchone()
-            return found[0] if found is not None and found[1] > now.timestamp() else None
-
-        return await self._run(take)
-
-    async def attested(self, name: str, token: str, *, expires: datetime) -> None:
-        def store() -> None:
-            self._connection.execute(
-                "INSERT OR REPLACE INTO sessions (name, token, expires) VALUES (?, ?, ?)",
-                (name, token, expires.timestamp()),
-            )
-            self._bound()
-
-        await self._run(store)
-
-    async def token(self, name: str, *, now: datetime) -> str | None:
-        def look() -> str | None:
-            found = self._connection.execute(
-                "SELECT token FROM sessions WHERE name = ? AND token IS NOT NULL AND expires > ?",
-                (name, now.timestamp()),
-            ).fetchone()
-            return None if found is None else str(found[0])
-
-        return await self._run(look)
-
-    def _bound(self) -> None:
-        """Unanswered challenges go first."""
-        excess = self._count("TRUE") - self._max_sessions
-        if excess > 0:
-            self._forget(
-                "challenge IS NOT NULL", max(self._count("challenge IS NOT NULL") - excess, 0)
-            )
-            self._forget("TRUE", self._max_sessions)
-
-    def _count(self, which: str) -> int:
-        found = self._connection.execute(
-            f"SELECT count(*) FROM sessions WHERE {which}"  # noqa: S608  # our own two texts
-        ).fetchone()
-        return int(found[0])
-
-    def _forget(self, which: str, kept: int) -> None:
-        """Deletes the oldest of these rows, so that `kept` stay."""
-        excess = self._count(which) - kept
-        if excess > 0:
-            self._connection.execute(
-                "DELETE FROM sessions WHERE name IN (SELECT name FROM sessions "  # noqa: S608
-                f"WHERE {which} ORDER BY expires LIMIT ?)",
-                (excess,),
-            )
-
-    async def _run(self, work: Callable[[], Result]) -> Result:
-        def transaction() -> Result:
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                result = work()
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-            self._connection.execute("COMMIT")
-            return result
-
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, transaction)
-        except sqlite3.Error as error:
-            raise StorageError(f"the {_NAME} cannot be used: {_why(error)}") from error
-
-    def close(self) -> None:
-        """Closes the file; calls that wait for their turn are given up."""
-        self._thread.shutdown(cancel_futures=True)
-        self._connection.close()
-
-
-def _why(error: OSError | sqlite3.Error) -> str:
-    return str(getattr(error, "strerror", None) or error)
+    def _remove(self, name: str) -> None:
+        found = self._texts.pop(name, None)
+        if found is not None:
+            self._size -= len(found[0])

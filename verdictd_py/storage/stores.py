@@ -197,6 +197,10 @@ class DirectoryCollateralStore:
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
 
+    async def names(self) -> tuple[str, ...]:
+        entries = await asyncio.to_thread(lambda: tuple(self._directory.walk(COLLATERAL)))
+        return tuple(each.segments[1] for each in entries if len(each.segments) == 2)
+
     async def load(self, name: str) -> bytes | None:
         try:
             return await asyncio.to_thread(self._directory.read, (COLLATERAL, name))

@@ -7,6 +7,7 @@ signature and date of it.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,7 @@ _TEXTS: Final = (
     "qe_identity",
 )
 _BYTES: Final = ("root_ca_crl", "pck_crl", "tcb_info_signature", "qe_identity_signature")
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _IGNORED: Final = {"pck_certificate_chain"}  # dcap-qvl writes it; the quote has its own chain
 
 
@@ -57,6 +59,8 @@ def collaterals_from_json(text: str | bytes) -> tuple[Collateral, ...]:
     found = _parsed(text)
     if not isinstance(found, list):
         return (_from_members(found),)
+    if not found:
+        raise ValueError("it is an empty list")
     if len(found) > MAX_COLLATERAL_FILES:
         raise ValueError(f"it has more than {MAX_COLLATERAL_FILES} sets")
     return tuple(_from_members(members) for members in found)
@@ -67,6 +71,12 @@ def _parsed(text: str | bytes) -> object:
         return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    except UnicodeDecodeError:
+        raise ValueError("it is no text") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is no JSON, see line {error.lineno}: {error.msg}") from None
+    except ValueError:  # more digits than Python reads
+        raise ValueError("a number in it is too long") from None
 
 
 def _from_members(members: object) -> Collateral:
@@ -78,6 +88,8 @@ def _from_members(members: object) -> Collateral:
     for name in (*_TEXTS, *_BYTES):
         if not isinstance(members.get(name), str):
             raise ValueError(f"{name} is missing or not a string")
+        if _SURROGATE.search(members[name]):
+            raise ValueError(f"{name} is no text: it has half of a surrogate pair")
     return Collateral(
         pck_crl_issuer_chain=members["pck_crl_issuer_chain"],
         root_ca_crl=_unhex(members, "root_ca_crl"),
@@ -134,14 +146,17 @@ def _index(collateral: Collateral) -> _Entry:
     Raises:
         ValueError: it does not say so.
     """
-    info: Any = json.loads(collateral.tcb_info)
+    info: Any = _parsed(collateral.tcb_info)
     try:
         tee = {"TDX": Tee.TDX, "SGX": Tee.SGX}[info.get("id", "SGX")]  # version 2 has no id
         fmspc = bytes.fromhex(info["fmspc"]).hex()
         issued = str(info["issueDate"])
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("tcb_info does not name TEE, FMSPC and issue date") from error
-    issuer = x509.load_der_x509_crl(collateral.pck_crl).issuer
+    try:
+        issuer = x509.load_der_x509_crl(collateral.pck_crl).issuer
+    except ValueError:
+        raise ValueError("pck_crl is no revocation list in DER") from None
     names = [str(name.value).lower() for name in issuer.get_attributes_for_oid(NameOID.COMMON_NAME)]
     cas = [ca for ca in ("processor", "platform") if any(ca in name for name in names)]
     if len(cas) != 1:

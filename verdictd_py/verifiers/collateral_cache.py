@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,8 +19,9 @@ from verdictd_py.domain.evidence import Collateral, Tee
 from verdictd_py.domain.ports import CollateralRequest, CollateralStore, Events
 from verdictd_py.errors import AttestationError, CollateralUnavailable, StorageError
 from verdictd_py.verifiers.collateral import collateral_from_json, collateral_to_json
-from verdictd_py.verifiers.collateral_check import Validity, check_collateral
+from verdictd_py.verifiers.collateral_check import Validity, check_collateral, ends_at
 from verdictd_py.verifiers.pck import root_key_digest
+from verdictd_py.verifiers.pcs import Check
 
 MAX_PLATFORMS: Final = 1024
 """Kept at once. The PCK chain is verified before its FMSPC gets here, so only platforms that
@@ -36,7 +38,9 @@ FIRST_BACK_OFF: Final = timedelta(seconds=5)
 LONGEST_BACK_OFF: Final = timedelta(minutes=5)
 """After a failed fetch nobody asks again for so long; doubled at each failure."""
 
-Fetch = Callable[[CollateralRequest], Awaitable[Collateral]]
+_NAME: Final = re.compile(r"(tdx|sgx)-([0-9a-f]{12})-(processor|platform)\.json")
+
+Fetch = Callable[[CollateralRequest, Check], Awaitable[tuple[Collateral, Validity]]]
 
 
 @dataclass(slots=True)
@@ -121,6 +125,12 @@ class CollateralCache:
                 raise
             return found
 
+    async def restore(self) -> None:
+        """Takes what the store has, so that it is renewed before any guest asks for it."""
+        for name in (await self._store.names())[:MAX_PLATFORMS]:
+            if (request := _request(name)) is not None:
+                await self._known(request)
+
     async def renew_due(self) -> None:
         """Renews everything that is due now; failures wait for the next time."""
         now = self._clock()
@@ -136,10 +146,11 @@ class CollateralCache:
         await asyncio.gather(*flights, return_exceptions=True)
 
     async def keep_renewed(self, *, every_seconds: float = 60) -> None:
-        """`renew_due` for ever."""
+        """`restore`, then `renew_due` for ever."""
+        await self.restore()
         while True:
-            await asyncio.sleep(every_seconds)
             await self.renew_due()
+            await asyncio.sleep(every_seconds)
 
     async def stop(self) -> None:
         """Ends every fetch that is under way."""
@@ -162,10 +173,16 @@ class CollateralCache:
         return self._kept.get(request)
 
     def _take_stored(self, request: CollateralRequest, text: bytes) -> None:
-        """What was verified when it was stored is verified again: files can be written over."""
+        """What was verified when it was stored is verified again: files can be written over.
+
+        What has ended meanwhile is kept, as it would be without the restart: the operator may
+        have set a grace.
+        """
         try:
             collateral = collateral_from_json(text)
-            self._keep(request, collateral, self._check(request, collateral))
+            last = ends_at(collateral) - timedelta(seconds=1)
+            validity = self._check(request, collateral, min(self._clock(), last))
+            self._keep(request, collateral, validity)
         except (ValueError, AttestationError, CollateralUnavailable) as error:
             problem = f"the collateral kept for {_label(request)} is not used: {error}"
             self._events.record("collateral.unreadable", problem=problem)
@@ -207,9 +224,9 @@ class CollateralCache:
             CollateralUnavailable: no answer, or one that does not verify.
         """
         try:
-            collateral = await self._fetch(request)
-            validity = self._check(request, collateral)
-            self._refuse_older(request, validity)
+            collateral, validity = await self._fetch(
+                request, lambda found: self._acceptable(request, found)
+            )
         except (AttestationError, CollateralUnavailable) as error:
             self._failed(request, str(error))
             raise CollateralUnavailable(str(error)) from error
@@ -229,8 +246,12 @@ class CollateralCache:
             self._events.record("collateral.not-stored", problem=str(error))
         return kept
 
-    def _check(self, request: CollateralRequest, collateral: Collateral) -> Validity:
-        now = self._clock()
+    def _acceptable(self, request: CollateralRequest, collateral: Collateral) -> Validity:
+        validity = self._check(request, collateral, self._clock())
+        self._refuse_older(request, validity)
+        return validity
+
+    def _check(self, request: CollateralRequest, collateral: Collateral, now: datetime) -> Validity:
         validity = check_collateral(collateral, request, root_key=self._root_key, now=now)
         if validity.evaluation_number < self._minimum:
             raise CollateralUnavailable(
@@ -274,6 +295,12 @@ class CollateralCache:
 def _name(request: CollateralRequest) -> str:
     """Below the store: all three parts are of known alphabets."""
     return f"{request.tee.value}-{request.fmspc}-{request.ca}.json"
+
+
+def _request(name: str) -> CollateralRequest | None:
+    """What a name in the store is of; None for files of somebody else's."""
+    found = _NAME.fullmatch(name)
+    return None if found is None else CollateralRequest(Tee(found[1]), found[2], found[3])
 
 
 def _label(request: CollateralRequest) -> str:

@@ -19,6 +19,9 @@ from verdictd_py.verifiers.pck import UNUSABLE, verify_chain, verify_signed_text
 _IDS: Final = {Tee.TDX: ("TDX", "TD_QE"), Tee.SGX: ("SGX", "QE")}
 """`id` of TCB info and of the quoting enclave's identity (PCS v4)."""
 
+_VERSIONS: Final = (3, 2)
+"""`version` of the same two (PCS v4); members of another could mean something else."""
+
 
 _UNREADABLE: Final = (*UNUSABLE, LookupError, AttributeError, RecursionError)
 """What reading something else than collateral raises, JSON of another shape among it."""
@@ -44,9 +47,9 @@ def check_collateral(
 ) -> Validity:
     """Verifies collateral for a platform type.
 
-    1. TCB info and QE identity are signed under the root. 2. They are for this platform
-    type. 3. Both CRLs are signed by their issuers under the root. 4. None of the
-    certificates that signed is revoked. 5. Everything is valid at `now`.
+    1. TCB info and QE identity are signed under the root. 2. They are of the form known
+    here and for this platform type. 3. Both CRLs are signed by their issuers under the root.
+    4. None of the certificates that signed is revoked. 5. Everything is valid at `now`.
 
     Args:
         root_key: SHA-256 of the trusted root's SubjectPublicKeyInfo.
@@ -66,7 +69,8 @@ def check_collateral(
         ]
         info, identity = json.loads(collateral.tcb_info), json.loads(collateral.qe_identity)
         _signatures(collateral, root_key, now)  # 1
-        _whose(info, identity, request)  # 2
+        _require_known_form(info, identity)  # 2
+        _whose(info, identity, request)
         crls = _crls(collateral, chains[2], request)  # 3
         _not_revoked(chains, crls[1])  # 4
         validity = _validity(info, identity, crls)
@@ -80,6 +84,27 @@ def check_collateral(
         reason = Reason("collateral", now.isoformat(), window, text)
         raise CollateralExpired(text, reasons=(reason,))
     return validity
+
+
+def check_fit(collateral: Collateral, pce_id: str) -> None:
+    """Checks what dcap-qvl does not ask of collateral that it has verified for a quote.
+
+    1. Its texts are of the form known here. 2. TCB info is for the platform's PCE.
+
+    Args:
+        pce_id: 4 lower-case hex digits, of the PCK certificate.
+
+    Raises:
+        CollateralRejected: one of them fails.
+    """
+    try:
+        info, identity = json.loads(collateral.tcb_info), json.loads(collateral.qe_identity)
+        _require_known_form(info, identity)  # 1
+        found = bytes.fromhex(info["pceId"]).hex()  # 2
+    except _UNREADABLE as error:
+        raise _rejected(f"it cannot be read: {type(error).__name__}") from error
+    if found != pce_id:
+        raise _rejected(f"it is for PCE {found}, the platform has {pce_id}")
 
 
 def ends_at(collateral: Collateral) -> datetime:
@@ -118,6 +143,13 @@ def _signatures(collateral: Collateral, root_key: bytes, now: datetime) -> None:
         signer = verify_chain(chain.encode(), root_key=root_key, now=now)
         verify_signed_text(text, signature, signer, rule=rule)
     verify_chain(collateral.pck_crl_issuer_chain.encode(), root_key=root_key, now=now)
+
+
+def _require_known_form(info: dict[str, Any], identity: dict[str, Any]) -> None:
+    found = (info.get("version"), identity.get("version"))
+    if found != _VERSIONS:
+        names = "TCB info and QE identity of versions"
+        raise _rejected(f"{names} {found[0]} and {found[1]}, 3 and 2 are known")
 
 
 def _whose(info: dict[str, Any], identity: dict[str, Any], request: CollateralRequest) -> None:

@@ -111,6 +111,16 @@ _TEXTS: Final = (
     ("certs", "pck-chain", _COLLATERAL),
 )
 
+_PLAIN: Final = {
+    "CertRevoked": "Intel has revoked a certificate of this platform",
+    "No matching TCB level": "the platform is older than every TCB level that Intel lists",
+    "TDX module": "Intel lists no TDX module like the platform's",
+    "TCBInfo expired": "newer TCB info is needed",
+    "QE Identity expired": "a newer QE identity is needed",
+    "CrlExpired": "a newer revocation list is needed",
+}
+"""For operators, before the library's own words, by part of those."""
+
 
 def to_library(collateral: Collateral) -> dcap_qvl.QuoteCollateralV3:
     """Collateral as dcap-qvl wants it (`QuoteCollateralV3`).
@@ -171,6 +181,7 @@ def translate(text: str) -> AttestationError:
     """The typed error for one of dcap-qvl's texts; what is not known is `QuoteInvalid`."""
     found = next(((rule, fault) for part, rule, fault in _TEXTS if part in text), None)
     rule, fault = found or ("quote", _EVIDENCE)
+    text = next((f"{plain} ({text})" for part, plain in _PLAIN.items() if part in text), text)
     if fault == _EXPIRED:
         message = "the collateral is outside its validity"
         return CollateralExpired(message, reasons=(Reason(rule, "", "", f"{message}: {text}"),))

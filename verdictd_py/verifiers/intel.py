@@ -16,7 +16,7 @@ from verdictd_py.errors import (
     Reason,
 )
 from verdictd_py.verifiers.collateral import EvaluationFloor
-from verdictd_py.verifiers.collateral_check import ends_at
+from verdictd_py.verifiers.collateral_check import check_fit, ends_at
 from verdictd_py.verifiers.dcap import CollateralRejected, Rated, RefusedLate, judge
 from verdictd_py.verifiers.pck import (
     Platform,
@@ -236,9 +236,11 @@ class IntelEngine:
                 text = "the quote's FMSPC reads differently in two libraries"
                 reason = Reason("fmspc", verdict.fmspc, platform.fmspc, text)
                 raise QuoteInvalid("the quote does not verify", reasons=(reason,))
+            check_fit(collateral, platform.pce_id)
             return Finding(platform, verdict.tcb)
         # The library refused for what the quote says and does not rate the platform.
         self._verify_texts(collateral, now)
+        check_fit(collateral, platform.pce_id)
         return Finding(platform, rate(quote, platform, collateral), verdict)
 
     def _rated(

@@ -52,13 +52,15 @@ class Platform:
         fmspc: 12 lower-case hex digits.
         ca: `processor` or `platform`, which of Intel's CAs issued it.
         cpu_svn: 16 bytes, one SVN each.
-        pce_svn: SVN of the provisioning certification enclave.
+        pce_id: 4 lower-case hex digits, which provisioning certification enclave.
+        pce_svn: its SVN.
         key: the PCK, which signs the QE's report.
     """
 
     fmspc: str
     ca: str
     cpu_svn: bytes = field(repr=False)
+    pce_id: str
     pce_svn: int
     key: ec.EllipticCurvePublicKey = field(repr=False)
 
@@ -84,10 +86,10 @@ def verify_chain(pem: bytes, *, root_key: bytes, now: datetime) -> x509.Certific
     """Verifies a chain of Intel's up to the trusted root.
 
     1. At most `MAX_CHAIN_CERTIFICATES`, and at least a leaf and the root.
-    2. The last one carries the trusted root's key.
+    2. The last one carries the trusted root's key, and is signed with it.
     3. From the root down, each signs the next: names chain, the issuer is a CA that may
        sign certificates, ECDSA P-256 with SHA-256 throughout.
-    4. Every certificate below the root is within its validity.
+    4. Every certificate is within its validity.
 
     Args:
         pem: certificates, leaf first, each followed by its issuer.
@@ -111,13 +113,14 @@ def verify_chain(pem: bytes, *, root_key: bytes, now: datetime) -> x509.Certific
         # 2. Nothing below is looked into before what signs it is trusted.
         if not compare_digest(key_digest(chain[-1]), root_key):
             raise _broken("it does not end at the trusted root")
+        chain[-1].verify_directly_issued_by(chain[-1])
         # 3.
         for depth in range(len(chain) - 1, 0, -1):
             _check_link(chain[depth], chain[depth - 1], below=depth - 1)
     except UNUSABLE as error:
         raise _broken(f"{type(error).__name__}: {error}") from error
     # 4.
-    for certificate in chain[:-1]:
+    for certificate in chain:
         _check_validity(certificate, now)
     return chain[0]
 
@@ -144,6 +147,7 @@ def verify_pck_chain(pem: bytes, *, root_key: bytes, now: datetime) -> Platform:
             fmspc=extension.fmspc.hex(),
             ca=cas[0],
             cpu_svn=extension.cpu_svn,
+            pce_id=extension.pce_id.hex(),
             pce_svn=extension.pce_svn,
             key=key,
         )

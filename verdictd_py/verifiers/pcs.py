@@ -1,7 +1,7 @@
 """Collateral from Intel's Provisioning Certification Service, or a PCCS that repeats it.
 
-Only what to ask and how to read the answers; the HTTP client is given. What comes back is
-believed by nobody: `collateral_check` verifies it before it is kept.
+Only what to ask and how to read the answers; the HTTP client is given, and what verifies the
+answers (`collateral_check`): a service whose answer does not verify has none.
 
 Sources: Intel "API documentation of the Provisioning Certification Service", version 4;
 "Design Guide for Intel SGX PCCS" for `rootcacrl`, which Intel itself does not serve.
@@ -13,13 +13,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from hmac import compare_digest
 from typing import Final, Literal
-from urllib.parse import unquote, urlencode
+from urllib.parse import unquote, urlencode, urlsplit
 
 from cryptography import x509
 
 from verdictd_py.domain.evidence import Collateral, Tee
 from verdictd_py.domain.ports import CollateralRequest
-from verdictd_py.errors import CollateralUnavailable
+from verdictd_py.errors import AttestationError, CollateralUnavailable, VerdictdError
+from verdictd_py.verifiers.collateral_check import Validity
+from verdictd_py.verifiers.dcap import CollateralRejected
 from verdictd_py.verifiers.pck import UNUSABLE, key_digest
 
 MAX_ANSWER_BYTES: Final = 1024 * 1024
@@ -41,6 +43,10 @@ class HttpAnswer:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
 
+
+Check = Callable[[Collateral], Validity]
+"""Verifies what a service answered; `AttestationError` or `CollateralUnavailable` where it is
+nothing to keep."""
 
 HttpGet = Callable[[str], Awaitable[HttpAnswer]]
 """GET of one URL, at most `MAX_ANSWER_BYTES`; `CollateralUnavailable` where there is no answer."""
@@ -70,19 +76,24 @@ class Pcs:
         self._root_key = root_key
         self._update = update
 
-    async def fetch(self, request: CollateralRequest) -> Collateral:
-        """Collateral for one platform type, not verified.
+    async def fetch(self, request: CollateralRequest, check: Check) -> tuple[Collateral, Validity]:
+        """Collateral for one platform type, of the first service whose answer `check` passes.
 
         Raises:
+            CollateralRejected: none has it, and one answered what does not verify.
             CollateralUnavailable: no service has it now; what each said.
         """
-        problems = []
+        problems: list[str] = []
+        failure: type[VerdictdError] = CollateralUnavailable
         for base in self._base_urls:
             try:
-                return await self._fetch(base, request)
-            except CollateralUnavailable as error:
-                problems.append(f"{base}: {error}")
-        raise CollateralUnavailable("; ".join(problems) or "no collateral service is set")
+                collateral = await self._fetch(base, request)
+                return collateral, check(collateral)
+            except (AttestationError, CollateralUnavailable) as error:
+                problems.append(f"{_without_password(base)}: {error}")
+                if isinstance(error, AttestationError):
+                    failure = CollateralRejected
+        raise failure("; ".join(problems) or "no collateral service is set")
 
     async def _fetch(self, base: str, request: CollateralRequest) -> Collateral:
         """1. PCK CRL. 2. TCB info. 3. QE identity. 4. Root CRL."""
@@ -121,8 +132,15 @@ class Pcs:
     async def _ok(self, url: str) -> HttpAnswer:
         answer = await self._get(url)
         if answer.status != 200:
-            raise CollateralUnavailable(f"status {answer.status} for {url}")
+            path = urlsplit(url)._replace(scheme="", netloc="").geturl()
+            raise CollateralUnavailable(f"status {answer.status} for {path}")
         return answer
+
+
+def _without_password(url: str) -> str:
+    """A base URL for logs: it may hold a name and a password."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _signed(body: bytes, member: str) -> tuple[str, bytes]:

@@ -142,8 +142,8 @@ def _platform_level(info: _Object, platform: Platform, tee_svn: bytes | None) ->
     # 2.
     if tee_svn is not None and tee_svn[1] > 0:
         wanted = f"TDX_{tee_svn[1]:02X}"
-        module = next(one for one in info["tdxModuleIdentities"] if one["id"].upper() == wanted)
-        level = _first_met(module["tcbLevels"], tee_svn[0])
+        modules = [one for one in info["tdxModuleIdentities"] if one["id"].upper() == wanted]
+        level = _first_met(modules[0]["tcbLevels"], tee_svn[0])
         status = _converge(status, level["tcbStatus"])
         advisories += level.get("advisoryIDs", ())
         date = min(date, level["tcbDate"], key=datetime.fromisoformat)

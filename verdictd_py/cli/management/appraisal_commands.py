@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from argparse import ArgumentTypeError, Namespace
@@ -40,18 +41,17 @@ async def _policy_set(client: BrokerClient, options: Namespace) -> Shown:
 
 async def _policy_test(client: BrokerClient, options: Namespace) -> Shown:
     """Status 1 where the policy does not allow."""
-    found = await ask_test(
+    text = await ask_test(
         client,
         policy=options.policy_file or options.policy,
         reference=options.reference_file or options.reference,
         claims=options.input,
     )
-    info = found.get("parseInfo")
-    pairs = info.items() if isinstance(info, dict) else ()
-    rows = [(name, *map(json.dumps, pair)) for name, pair in pairs]
+    found = json.loads(text)
+    rows = [(name, *map(json.dumps, pair)) for name, pair in found["parseInfo"].items()]
     verdict = "allowed" if found["allow"] else "not allowed"
-    text = Group(show.table(("claim", "input", "reference"), rows), show.cell(verdict))
-    return Shown(found, text, status=0 if found["allow"] else 1)
+    parts = Group(show.table(("claim", "input", "reference"), rows), show.cell(verdict))
+    return Shown(found, parts, status=0 if found["allow"] else 1)
 
 
 async def _reference_show(client: BrokerClient, options: Namespace) -> Shown:
@@ -76,7 +76,7 @@ async def _reference_pin(client: BrokerClient, options: Namespace) -> Shown:
     show.pinned(preview).print(as_json=False, on_error=options.json)
     if options.expires and not options.set:
         raise ConfigError("--expires needs --set: only a named set can end")
-    if not options.yes and not _agreed("Accept these values from now on?"):
+    if not options.yes and not await _agreed("Accept these values from now on?"):
         return Shown({"done": False}, show.cell("nothing was changed"), status=1)
     if options.set:
         added = v1.AddSetRequest(
@@ -132,10 +132,17 @@ async def _reference_diff(client: BrokerClient, options: Namespace) -> Shown:
     return show.difference(found[options.name], found[options.other])
 
 
-def _agreed(question: str) -> bool:
+async def _agreed(question: str) -> bool:
     if not sys.stdin.isatty():
         raise ConfigError("there is no terminal to ask on: give --yes and --field")
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    # Reading at once would block the loop, and with it the end that control-C asks for.
+    loop, answered = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(sys.stdin, answered.set)
+    try:
+        await answered.wait()
+    finally:
+        loop.remove_reader(sys.stdin)
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 

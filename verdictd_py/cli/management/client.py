@@ -13,10 +13,15 @@ import grpc
 
 from verdictd_py._generated import clientapi_pb2_grpc as upstream
 from verdictd_py._generated import verdictd_v1_pb2_grpc as v1
+from verdictd_py.cli.parsing import read_file
 from verdictd_py.errors import ConfigError, VerdictdError
+from verdictd_py.listeners.tls import TlsFiles
 
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 """The largest reference data, 4 MiB, twice in the answer of a test, and room."""
+
+MAX_FILE_BYTES: Final = 4 * 1024 * 1024
+"""The largest file that a broker stores."""
 
 _NO_ANSWER: Final = {
     grpc.StatusCode.UNAVAILABLE: (
@@ -27,6 +32,11 @@ _NO_ANSWER: Final = {
     grpc.StatusCode.UNKNOWN: "does not answer as a broker does: is -c right?",
     grpc.StatusCode.CANCELLED: "ended the call: is it stopping? try again",
 }
+
+_NO_TLS: Final = (
+    "cannot be reached: is it running, is -c right, and does each side accept the other's "
+    "certificate (CA, names, dates)?"
+)
 
 Answer = TypeVar("Answer")
 
@@ -64,13 +74,12 @@ class Connection:
             ConfigError: one of the files cannot be read, or is missing.
         """
         options = [("grpc.max_receive_message_length", MAX_ANSWER_BYTES)]
-        files = (self.tls_ca, self.tls_cert, self.tls_key)
-        if not any(files):
+        if not (self.tls_ca or self.tls_cert or self.tls_key):
             return grpc.aio.insecure_channel(self.address, options=options)
-        if not all(files):
+        if not (self.tls_ca and self.tls_cert and self.tls_key):
             raise ConfigError("TLS needs all of --tls-ca, --tls-cert and --tls-key")
-        ca, certificate, key = (read(file) for file in files if file is not None)
-        credentials = grpc.ssl_channel_credentials(ca, key, certificate)
+        tls = TlsFiles.read("--tls", self.tls_cert, self.tls_key, self.tls_ca)
+        credentials = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.certificate)
         return grpc.aio.secure_channel(self.address, credentials, options=options)
 
 
@@ -128,6 +137,8 @@ class BrokerClient:
             return BrokerFailed(
                 f"the broker refused: {details or error.code().name}", answered=True
             )
+        if error.code() is grpc.StatusCode.UNAVAILABLE and self._connection.tls_ca is not None:
+            problem = _NO_TLS
         return BrokerFailed(self._described(problem), answered=False)
 
     def _described(self, problem: str) -> str:
@@ -138,12 +149,12 @@ def read(file: Path) -> bytes:
     """A file that the command line names.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: it cannot be read, or is larger than any request.
     """
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error.strerror}; check its name") from error
+    content = read_file(file, MAX_FILE_BYTES)
+    if len(content) > MAX_FILE_BYTES:
+        raise ConfigError(f"{file} is larger than {MAX_FILE_BYTES} bytes; check its name")
+    return content
 
 
 def write(file: Path, content: bytes) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
@@ -16,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from verdictd_py.cli.parsing import printable
+from verdictd_py.errors import ConfigError
 
 _WIDE: Final = 400
 """Columns where no terminal is: a line of a table stays one line for grep."""
@@ -37,24 +39,57 @@ class Shown:
     text: RenderableType | None = None
     status: int = 0
     raw: bytes | None = field(default=None, repr=False)
-    """Content to be written as it is, where no JSON was asked for."""
+    """Content to be written as it is, where no JSON was asked for, and no terminal reads it."""
 
     def as_data(self) -> dict[str, Any]:
         """The data, where it is an object."""
         return self.data if isinstance(self.data, dict) else {}
 
     def print(self, *, as_json: bool, on_error: bool = False) -> None:
-        """To standard output, or standard error where that must stay JSON."""
+        """To standard output, or standard error where that must stay JSON.
+
+        Raises:
+            ConfigError: see `write`.
+        """
+        stream = sys.stderr if on_error else sys.stdout
         if as_json:
-            print(json.dumps(self.data, indent=2, ensure_ascii=True))
+            write(stream, json.dumps(self.data, indent=2, ensure_ascii=True) + "\n")
+        elif self.raw is not None and stream.isatty():
+            write(stream, printable(self.raw.decode(errors="replace")))
         elif self.raw is not None:
-            sys.stdout.buffer.write(self.raw)
-            sys.stdout.buffer.flush()
+            write(stream, self.raw)
         else:
-            stream = sys.stderr if on_error else sys.stdout
-            width = None if stream.isatty() else _WIDE
-            text = cell(str(self.data)) if self.text is None else self.text
-            Console(file=stream, width=width, highlight=False, soft_wrap=False).print(text)
+            write(stream, self._drawn(terminal=stream.isatty()))
+
+    def _drawn(self, *, terminal: bool) -> str:
+        """For people, without the blanks that rich pads the last column with."""
+        drawn = io.StringIO()
+        width = None if terminal else _WIDE
+        console = Console(file=drawn, width=width, force_terminal=terminal, highlight=False)
+        console.print(cell(str(self.data)) if self.text is None else self.text)
+        return "".join(line.rstrip() + "\n" for line in drawn.getvalue().splitlines())
+
+
+def write(stream: TextIO, content: str | bytes) -> None:
+    """Writes all of it now.
+
+    Raises:
+        BrokenPipeError: nobody reads on.
+        ConfigError: it cannot be written.
+    """
+    try:
+        if isinstance(content, bytes):
+            stream.buffer.write(content)
+        else:
+            stream.write(content)
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        sys.stdout = None  # what is left in it would be tried again at exit
+        raise ConfigError(
+            f"cannot write the answer: {error.strerror}; the broker has done what was asked"
+        ) from error
 
 
 def content(name: str, value: bytes) -> Shown:
@@ -225,6 +260,7 @@ def status(found: Any) -> Shown:  # noqa: ANN401  # as above
         ("guests", found.listen),
         ("client API", found.client_api),
         ("key provider", found.keyprovider_api or "on the client API"),
+        ("HTTP guests", found.kbs_http or "not served"),
         ("data directory", found.data_dir),
         ("verifiers", ", ".join(found.verifiers)),
         ("attester", found.attester),

@@ -76,8 +76,10 @@ async def _export_opa_reference(client: BrokerClient, options: Namespace, values
 
 async def ask_test(
     client: BrokerClient, *, policy: str | Path, reference: str | Path, claims: Path
-) -> dict[str, object]:
-    """`allow` and `parseInfo`; a `Path` is a local file, text the name of a stored one.
+) -> str:
+    """The broker's JSON of `allow` and `parseInfo`, which has both.
+
+    A `Path` is a local file, text the name of a stored one.
 
     Raises:
         BrokerFailed, ConfigError: there is no verdict; a file cannot be read.
@@ -93,12 +95,17 @@ async def ask_test(
         request.referencename = bytes(reference, "utf-8")
     answer = await client.ask(client.opa.TestOpa, request)
     try:
-        found = json.loads(answer.status)
-    except ValueError:
+        text = str(answer.status.decode())
+        found = json.loads(text)
+    except (ValueError, RecursionError):
         found = None
-    if not isinstance(found, dict) or not isinstance(found.get("allow"), bool):
+    if (
+        not isinstance(found, dict)
+        or not isinstance(found.get("allow"), bool)
+        or not isinstance(found.get("parseInfo"), dict)
+    ):
         raise BrokerFailed("the broker's answer has no verdict: is -c right?", answered=False)
-    return found
+    return text
 
 
 def _test_opa(
@@ -107,13 +114,12 @@ def _test_opa(
     async def act(client: BrokerClient, options: Namespace, values: list[str]) -> str:
         del options
         policy, reference, claims = values
-        found = await ask_test(
+        return await ask_test(
             client,
             policy=policy_kind(policy),
             reference=reference_kind(reference),
             claims=Path(claims),
         )
-        return json.dumps(found)
 
     return act
 

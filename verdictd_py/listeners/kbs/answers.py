@@ -159,6 +159,48 @@ _NO_REQUEST: Final = "SerdeError"
 _NO_STORE: Final = {"Cache-Control": "no-store"}  # tokens among them
 
 
+@dataclass(frozen=True, slots=True)
+class OtherRefusal:
+    """What is answered without an error of ours, for the reference."""
+
+    status: int
+    variant: str
+    meaning: str
+    remedy: str
+
+
+OTHERS: Final = (
+    OtherRefusal(
+        401,
+        ADMIN_REFUSED,
+        "Administration without a token, or with one that is over or of a key not configured.",
+        "See `--kbs-admins` in docs/operations.md.",
+    ),
+    OtherRefusal(
+        403,
+        ADMIN_REFUSED,
+        "Administration is off, or the token's role may not do this.",
+        "See `--kbs-admins` in docs/operations.md.",
+    ),
+    OtherRefusal(
+        404,
+        _INVALID_PATH,
+        "That is no path of this listener, or no name of a resource.",
+        "A resource is named <repository>/<type>/<tag>, of A-Z a-z 0-9 _ - and dots.",
+    ),
+    OtherRefusal(
+        405, _INVALID_PATH, "The path has no such method.", "See the OpenAPI description."
+    ),
+    OtherRefusal(413, _NO_REQUEST, "The body is larger than 2 MiB.", "Send less."),
+    OtherRefusal(
+        500,
+        BUG,
+        "A bug of the broker's; the body has the id of an incident.",
+        "The log's `warning.bug` with that id says where; report it.",
+    ),
+)
+
+
 def refusal_of(error: VerdictdError) -> Refusal | None:
     """How `error` is answered; None for what no client can cause."""
     return next((each for each in REFUSALS if isinstance(error, each.kind)), None)

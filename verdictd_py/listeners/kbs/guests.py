@@ -70,7 +70,7 @@ class GuestRoutes:
                     session_id(request), body, address=address(request)
                 )
         except TimeoutError:
-            raise Overloaded("the appraisal took too long; try again later") from None
+            raise Overloaded("not judged: timeout; try again later") from None
         return answers.succeeded(answer)
 
     async def resource(self, request: web.Request) -> web.Response:

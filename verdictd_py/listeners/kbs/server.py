@@ -145,7 +145,7 @@ class KbsListener:
         if not isinstance(error, _JUDGED):
             self._record(request, doing, event=event, code=error.code, status=status, reason=reason)
         if isinstance(error, CollateralUnavailable):  # who was asked for it is nobody's business
-            reason = f"not judged: {error.code}; try again later"
+            reason = error.told
         refused_admin = is_refused_admin(request, error)
         variant = answers.ADMIN_REFUSED if refused_admin else refusal.variant
         return answers.failed(status, variant, reason)

@@ -18,18 +18,18 @@ import httpx
 from verdictd_py.domain.evidence import JsonValue
 from verdictd_py.domain.names import ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
-from verdictd_py.guest.rcar_errors import (
+from verdictd_py.guest.rcar.errors import (
     AnswerInvalid,
     KbsRefused,
     read_object,
     refusal,
     text_of,
 )
-from verdictd_py.guest.rcar_evidence import AdditionalEvidence, Evidence, no_devices
-from verdictd_py.guest.rcar_http import KbsLink, exchange
-from verdictd_py.guest.rcar_jwe import open_answer
-from verdictd_py.guest.rcar_keys import TeeKey, TeeKeyKind
-from verdictd_py.guest.rcar_messages import (
+from verdictd_py.guest.rcar.evidence import AdditionalEvidence, Evidence, no_devices
+from verdictd_py.guest.rcar.http import KbsLink, exchange
+from verdictd_py.guest.rcar.jwe import open_answer
+from verdictd_py.guest.rcar.keys import TeeKey, TeeKeyKind
+from verdictd_py.guest.rcar.messages import (
     Challenge,
     JsonObject,
     MemberOrder,
@@ -40,7 +40,7 @@ from verdictd_py.guest.rcar_messages import (
     runtime_digest,
     selected_algorithm,
 )
-from verdictd_py.guest.rcar_token import Token
+from verdictd_py.guest.rcar.token import Token
 
 MAX_ATTEMPTS: Final = 3
 """To get one resource (kbs_protocol/src/client/mod.rs, KBS_GET_RESOURCE_MAX_ATTEMPT)."""
@@ -57,6 +57,7 @@ class RcarGuest:
         init_data: the text of its init-data file; None for none.
         additional: evidence of its devices.
         order: of the JSON that versions before 0.4.0 measure.
+        offer_hashes: whether `auth` names hash algorithms.
     """
 
     evidence: Evidence
@@ -65,6 +66,7 @@ class RcarGuest:
     init_data: str | None = None
     additional: AdditionalEvidence = no_devices
     order: MemberOrder = MemberOrder.SORTED
+    offer_hashes: bool = True
     tee_key: TeeKey = field(init=False)
 
     def __post_init__(self) -> None:
@@ -133,14 +135,11 @@ class RcarSession:
             BrokerRefused: no answer that guests can read.
         """
         guest = self._guest
-        answer = await self._post("/auth", auth_request(guest.version, guest.evidence.tee))
+        request = auth_request(guest.version, guest.evidence.tee, offer_hashes=guest.offer_hashes)
+        answer = await self._post("/auth", request)
         nonce = text_of(answer, "nonce", "the challenge")
         if "extra-params" not in answer:  # guests' decoders need it
             raise AnswerInvalid("the challenge lacks 'extra-params'")
-        if guest.version is Version.V0_1_1:
-            text_of(answer, "extra-params", "the challenge")
-        if guest.version is not Version.V0_4_0:
-            return Challenge(nonce)
         try:
             return Challenge(nonce, selected_algorithm(answer["extra-params"]))
         except ValueError as error:

@@ -26,7 +26,7 @@ MAX_INIT_DATA_BYTES: Final = 1024 * 1024
 """A KBS takes bodies of 2 MiB (wire-rcar.md, "Errors"), and evidence needs room beside it."""
 
 _HASHES: Final = ("sha256", "sha384", "sha512")
-_OFFERED: Final = [*_HASHES, "sm3"]  # kbs-types, HashAlgorithm::list_all
+_LATER_HASHES: Final = ("sm3",)  # kbs-types 0.15, HashAlgorithm::list_all
 _DEFAULT_HASH: Final = "sha384"  # rcar_client.rs, DEFAULT_HASH_ALGORITHM
 
 
@@ -44,14 +44,13 @@ class Version(Enum):
 class MemberOrder(Enum):
     """How guests before 0.4.0 order the JSON that their report data covers.
 
-    They leave it to the JSON library, and builds of one release differ.
+    They leave it to serde_json, which sorts unless some crate of the build turns on
+    `preserve_order`.
     """
 
     SORTED = "sorted"
     INSERTION = "insertion"
-    """`nonce`, then `tee-pubkey` with the JWK as it is sent (wire-rcar.md, "Versions")."""
-    KEY_FIRST = "key-first"
-    """`tee-pubkey`, then `nonce`: as the guests' source names them."""
+    """`tee-pubkey` with the JWK as it is sent, then `nonce`: as the guests' source has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +66,17 @@ class Challenge:
     algorithm: str = _DEFAULT_HASH
 
 
-def auth_request(version: Version, tee: str) -> JsonObject:
+def auth_request(version: Version, tee: str, *, offer_hashes: bool = True) -> JsonObject:
     """Body of `POST /kbs/v0/auth`.
 
     Args:
         tee: name of the TEE: `tdx`, `sample`.
+        offer_hashes: False for the oldest builds, which have nothing to say there.
     """
     extra: JsonValue = ""
-    if version is Version.V0_4_0:
-        extra = {"supported-hash-algorithms": [*_OFFERED]}
+    if offer_hashes:
+        offered = [*_HASHES, *(_LATER_HASHES if version is Version.V0_4_0 else ())]
+        extra = {"supported-hash-algorithms": [*offered]}
     return {"version": version.value, "tee": tee, "extra-params": extra}
 
 
@@ -100,8 +101,8 @@ def runtime_digest(
 ) -> bytes:
     """What the primary evidence covers: nonce, key and, from 0.4.0 on, additional evidence.
 
-    1. 0.4.0: a digest of the algorithm that the challenge selects, over RFC 8785 JSON.
-    2. Before: SHA-384 over compact JSON in the order of the guest's build.
+    1. 0.4.0: RFC 8785 JSON. 2. Before: compact JSON in the order of the guest's build.
+    3. Its digest, of the algorithm that the challenge selects: SHA-384, as a rule.
 
     Args:
         order: of no account for 0.4.0, which fixes it.
@@ -109,19 +110,14 @@ def runtime_digest(
     Returns:
         The digest, not yet padded: the evidence of some TEEs holds it so.
     """
-    said: JsonObject = {"nonce": challenge.nonce, "tee-pubkey": jwk}
+    said: JsonObject = {"tee-pubkey": jwk, "nonce": challenge.nonce}
     if version is Version.V0_4_0:  # 1
-        said["additional-evidence"] = additional_evidence
-        return hashlib.new(challenge.algorithm, canonical(said)).digest()
-    if order is MemberOrder.KEY_FIRST:  # 2
-        said = {"tee-pubkey": jwk, "nonce": challenge.nonce}
-    text = json.dumps(
-        said,
-        sort_keys=order is MemberOrder.SORTED,
-        separators=(",", ":"),
-        ensure_ascii=False,
-    )
-    return hashlib.sha384(text.encode()).digest()
+        text = canonical({**said, "additional-evidence": additional_evidence})
+    elif order is MemberOrder.SORTED:  # 2
+        text = canonical(said)
+    else:
+        text = json.dumps(said, separators=(",", ":"), ensure_ascii=False).encode()
+    return hashlib.new(challenge.algorithm, text).digest()  # 3
 
 
 def report_data(digest: bytes) -> bytes:

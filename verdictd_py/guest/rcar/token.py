@@ -1,7 +1,8 @@
 """The attestation token as a guest sees it: carried, looked into, never judged.
 
-Guests do not verify its signature; whoever is shown it does. Sources: wire-rcar.md, the end
-of "Handshake"; RFC 7519; guest-components, kbs_protocol/src/token_provider/mod.rs.
+Guests do not verify its signature; whoever is shown it does. They do need its registered
+claims to be of their types. Sources: wire-rcar.md, the end of "Handshake"; RFC 7519, 4.1;
+guest-components, kbs_protocol/src/token_provider/mod.rs (jwt-simple, `JWTClaims`).
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Final, Self
 
 from verdictd_py.domain.evidence import JsonValue
 from verdictd_py.domain.secrets import SecretBytes
-from verdictd_py.guest.rcar_errors import AnswerInvalid, from_base64url, read_object
-from verdictd_py.guest.rcar_messages import JsonObject
+from verdictd_py.guest.rcar.errors import AnswerInvalid, from_base64url, read_object
+from verdictd_py.guest.rcar.messages import JsonObject
 
 _WHAT: Final = "the token"
 
@@ -56,10 +57,9 @@ class Token:
             for part in parts[:2]
         )
         from_base64url(parts[2], "the token's signature")
-        for name in ("exp", "nbf"):
-            value = claims.get(name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-                raise AnswerInvalid(f"the token's {name} is no number of seconds")
+        for name, value in claims.items():
+            if not _fits(name, value):
+                raise AnswerInvalid(f"the token's {name} is of another type than guests read")
         return cls(SecretBytes(text.encode()), header, claims)
 
     def check(self, now: datetime) -> None:
@@ -71,16 +71,27 @@ class Token:
         Raises:
             AnswerInvalid: this token is of no use now.
         """
-        seconds = int(now.timestamp())
+        seconds = int(now.timestamp())  # as guests count
         expires, begins = self.claims.get("exp"), self.claims.get("nbf")
-        if isinstance(expires, int) and expires < seconds:
+        if isinstance(expires, int | float) and expires < seconds:
             raise AnswerInvalid("the token has expired: attest again")
-        if isinstance(begins, int) and begins > seconds:
+        if isinstance(begins, int | float) and begins > seconds:
             raise AnswerInvalid("the token is not valid yet: is the clock of this guest right?")
 
     def tee_keys(self) -> tuple[JsonValue, ...]:
         """The JWK at each of `TEE_KEY_PATHS`, None where there is none."""
         return tuple(_at(self.claims, path) for path in TEE_KEY_PATHS)
+
+
+def _fits(name: str, value: JsonValue) -> bool:
+    """Whether guests can read a claim; those that RFC 7519 does not register, they can."""
+    if name in ("iat", "exp", "nbf"):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if name in ("iss", "sub", "jti", "nonce"):
+        return value is None or isinstance(value, str)
+    if name == "aud" and isinstance(value, list):
+        return all(isinstance(element, str) for element in value)
+    return name != "aud" or isinstance(value, str)
 
 
 def _at(value: JsonValue, path: tuple[str, ...]) -> JsonValue:

@@ -13,8 +13,8 @@ import httpx
 
 from verdictd_py.errors import ConfigError
 from verdictd_py.guest.connection import BrokerRefused, BrokerUnreachable
-from verdictd_py.guest.rcar_errors import AnswerInvalid
-from verdictd_py.guest.rcar_messages import JsonObject
+from verdictd_py.guest.rcar.errors import AnswerInvalid
+from verdictd_py.guest.rcar.messages import JsonObject
 
 PREFIX: Final = "/kbs/v0"
 
@@ -82,6 +82,9 @@ class KbsLink:
         )
 
     def _context(self) -> ssl.SSLContext:
+        if httpx.URL(self.url).scheme == "http":
+            # It trusts nobody: reading the system's authorities takes longer than a handshake.
+            return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         try:
             context = ssl.create_default_context(cafile=self.ca)
         except OSError as error:  # ssl.SSLError among them
@@ -144,11 +147,7 @@ async def exchange(
     except httpx.TimeoutException as error:
         raise BrokerUnreachable("the KBS is too slow") from error
     except httpx.ConnectError as error:
-        if _is_about_certificates(error):
-            raise BrokerRefused(
-                f"the certificate of {where} is not trusted here: name its CA"
-            ) from error
-        raise BrokerUnreachable(f"cannot connect to {where}: is it running?") from error
+        raise _unconnected(error, where) from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         # The text may hold what the answer held.
         raise BrokerUnreachable(
@@ -156,9 +155,13 @@ async def exchange(
         ) from None
 
 
-def _is_about_certificates(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+def _unconnected(error: httpx.ConnectError, where: httpx.URL) -> BrokerRefused:
+    """What went wrong below HTTP: the certificate, TLS, or that nobody is there."""
+    below: BaseException | None = error
+    while below is not None and not isinstance(below, ssl.SSLError):
+        below = below.__cause__ or below.__context__
+    if isinstance(below, ssl.SSLCertVerificationError):
+        return BrokerRefused(f"the certificate of {where} is not trusted here: name its CA")
+    if below is not None:
+        return BrokerRefused(f"{where} speaks no TLS, or none that this guest does")
+    return BrokerUnreachable(f"cannot connect to {where}: is it running?")

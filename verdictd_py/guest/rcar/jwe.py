@@ -15,15 +15,15 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from verdictd_py.domain.evidence import JsonValue
 from verdictd_py.domain.secrets import SecretBytes
-from verdictd_py.guest.rcar_errors import (
+from verdictd_py.guest.rcar.errors import (
     AnswerInvalid,
     from_base64url,
     read_object,
     text_of,
     to_base64url,
 )
-from verdictd_py.guest.rcar_keys import TeeKey
-from verdictd_py.guest.rcar_messages import JsonObject, Version
+from verdictd_py.guest.rcar.keys import TeeKey
+from verdictd_py.guest.rcar.messages import JsonObject, Version
 
 _WHAT: Final = "the encrypted answer"
 _HEADER: Final = "the answer's header"

@@ -13,8 +13,9 @@ from typing import Protocol
 from verdictd_py.domain import eventlog
 from verdictd_py.domain.encoding import encode_base64
 from verdictd_py.domain.evidence import JsonValue
+from verdictd_py.errors import ConfigError
 from verdictd_py.guest.attesters import Attester
-from verdictd_py.guest.rcar_messages import canonical, init_data_digest, report_data
+from verdictd_py.guest.rcar.messages import canonical, init_data_digest, report_data
 from verdictd_py.simulator import TdMeasurements
 
 AdditionalEvidence = Callable[[bytes], str]
@@ -66,6 +67,16 @@ class SampleEvidence:
     def collect(self, digest: bytes) -> JsonValue:
         """The digest itself, not padded (attester/src/sample/mod.rs)."""
         return {"svn": "1", "report_data": encode_base64(digest)}
+
+
+class NoEvidence:
+    """Of a guest that was attested for: it has a token, and shows nothing else."""
+
+    tee = "none"
+
+    def collect(self, digest: bytes) -> JsonValue:
+        del digest
+        raise ConfigError("this guest has no evidence to show, only a token")
 
 
 def no_devices(digest: bytes) -> str:

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.errors import ConfigError
-from verdictd_py.guest.rcar_errors import AnswerInvalid, from_base64url, text_of, to_base64url
-from verdictd_py.guest.rcar_messages import JsonObject, Version
+from verdictd_py.guest.rcar.errors import AnswerInvalid, from_base64url, text_of, to_base64url
+from verdictd_py.guest.rcar.messages import JsonObject, Version
 
 ECDH_ES_A256KW: Final = "ECDH-ES+A256KW"
 RSA_OAEP_256: Final = "RSA-OAEP-256"
@@ -159,7 +159,7 @@ def _unwrap_ec(private: ec.EllipticCurvePrivateKey, epk: object, encrypted_key: 
     """ECDH-ES with Concat KDF, then AES-256 key wrap (RFC 7518, 4.6 and appendix C)."""
     if not isinstance(epk, dict):
         raise AnswerInvalid("the answer's header has no epk")
-    if epk.get("kty") != "EC" or epk.get("crv") != _NAMES[private.curve.name]:
+    if epk.get("kty", "EC") != "EC" or epk.get("crv") != _NAMES[private.curve.name]:
         raise AnswerInvalid("the answer's epk is on another curve than this guest's key")
     x, y = (_coordinate(epk, name, private.curve) for name in ("x", "y"))
     try:

@@ -1,0 +1,195 @@
+"""The use cases of HTTP guests on ports in memory, and guests whose evidence is scripted."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from jwcrypto import jwe as other_jwe
+from jwcrypto import jwk as other_jwk
+
+from tests.broker.support import (
+    NOW,
+    MemoryEvents,
+    MemoryKeys,
+    MemoryResources,
+    ScriptedPolicy,
+    ScriptedVerifier,
+)
+from tests.rcar.support import jwk_of, private_key
+from verdictd_py.broker.appraiser import Appraiser
+from verdictd_py.broker.handshakes import Handshakes
+from verdictd_py.broker.release import Releaser
+from verdictd_py.domain.appraisal import AppraisedPeer
+from verdictd_py.domain.evidence import JsonValue, Tee, VerifiedEvidence
+from verdictd_py.domain.names import KeyId, ResourcePath
+from verdictd_py.domain.ports import EventValue, Kind, SessionStore
+from verdictd_py.domain.secrets import SecretBytes
+from verdictd_py.errors import (
+    Reason,
+    StorageError,
+)
+from verdictd_py.rcar.tokens import Tokens
+from verdictd_py.storage.sessions import MemorySessionStore
+
+PATH = ResourcePath.parse("repo/type/tag")
+SECRET = SecretBytes(b"the secret")
+ADDRESS = "192.0.2.1:5"
+QUOTE = b"\x04\0\x02\0\x81\0\0\0" + bytes(60)
+AUTH = b'{"version":"0.4.0","tee":"tdx","extra-params":""}'
+TOKEN_KEY = ec.generate_private_key(ec.SECP256R1())
+
+
+@dataclass
+class Release:
+    """A release policy that keeps what it was asked."""
+
+    refused: bool = False
+    asked: list[tuple[AppraisedPeer, str]] = field(default_factory=list)
+
+    async def failures(self, peer: AppraisedPeer, kind: Kind, path: str) -> tuple[Reason, ...]:
+        self.asked.append((peer, path))
+        return (Reason("release", "", "", "no"),) if self.refused else ()
+
+
+class BrokenSessions(MemorySessionStore):
+    """Fails where it is told to."""
+
+    broken = ""
+
+    def _check(self, name: str) -> None:
+        if name == self.broken:
+            raise StorageError("the sessions cannot be used: disk full")
+
+    async def begin(self, *args: Any, **more: Any) -> None:
+        self._check("begin")
+        await super().begin(*args, **more)
+
+    async def take_challenge(self, *args: Any, **more: Any) -> str | None:
+        self._check("take_challenge")
+        return await super().take_challenge(*args, **more)
+
+    async def attested(self, *args: Any, **more: Any) -> None:
+        self._check("attested")
+        await super().attested(*args, **more)
+
+    async def token(self, *args: Any, **more: Any) -> str | None:
+        self._check("token")
+        return await super().token(*args, **more)
+
+    async def keep(self, *args: Any, **more: Any) -> None:
+        self._check("keep")
+        await super().keep(*args, **more)
+
+    async def kept(self, *args: Any, **more: Any) -> str | None:
+        self._check("kept")
+        return await super().kept(*args, **more)
+
+
+class RefusesToRecord(MemoryEvents):
+    def record(self, event: str, /, **fields: EventValue) -> None:
+        if event == "secret.released":
+            raise StorageError("the audit trail cannot be written")
+        super().record(event, **fields)
+
+
+@dataclass
+class Broker:
+    """The use cases on ports in memory."""
+
+    now: datetime = NOW
+    anyone: bool = False
+    claims: dict[str, JsonValue] = field(default_factory=lambda: {"mrTd": "ab"})
+    sessions: SessionStore = field(default_factory=MemorySessionStore)
+    events: MemoryEvents = field(default_factory=MemoryEvents)
+    release: Release = field(default_factory=Release)
+    verifier: ScriptedVerifier = field(default_factory=ScriptedVerifier)
+    policy: ScriptedPolicy = field(default_factory=ScriptedPolicy)
+    resources: MemoryResources = field(default_factory=lambda: MemoryResources({PATH: SECRET}))
+    unpinned: tuple[str, ...] | Exception = ()
+    more: dict[Tee, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        appraiser = Appraiser(
+            verifiers={Tee.TDX: self.verifier, **self.more},
+            policy=self.policy,
+            clock=lambda: self.now,
+            events=self.events,
+            insecure_accept_anyone=self.anyone,
+        )
+        releaser = Releaser(
+            keys=MemoryKeys({KeyId.parse("default/kek/1"): SecretBytes(b"k" * 32)}),
+            resources=self.resources,
+            policy=self.release,
+            events=self.events,
+        )
+        self.use_cases = Handshakes(
+            appraiser=appraiser,
+            releaser=releaser,
+            sessions=self.sessions,
+            tokens=Tokens(TOKEN_KEY),
+            clock=lambda: self.now,
+            unpinned=self._unpinned,
+        )
+
+    async def _unpinned(self, tee: Tee) -> tuple[str, ...]:
+        if isinstance(self.unpinned, Exception):
+            raise self.unpinned
+        return self.unpinned
+
+    async def begin(self) -> tuple[str, str]:
+        """Id of a new session, and its nonce."""
+        begun = await self.use_cases.begin(AUTH)
+        return begun.session_id, json.loads(begun.answer)["nonce"]
+
+    def vouch(self, nonce: str, jwk: dict[str, JsonValue]) -> None:
+        """The verifier finds that the hardware vouches for this answer."""
+        text = json.dumps(
+            {"additional-evidence": "", "nonce": nonce, "tee-pubkey": jwk},
+            sort_keys=True,
+            separators=(",", ":"),
+        )
+        report_data = hashlib.sha384(text.encode()).digest().ljust(64, b"\0")
+        self.verifier.answer = VerifiedEvidence(
+            Tee.TDX, report_data, self.claims, "UpToDate", (), "cd" * 32
+        )
+
+    async def attest(self, kind: str = "P-256", **changes: Any) -> tuple[str, str]:
+        """A whole handshake: id of the session, and the token."""
+        session_id, nonce = await self.begin()
+        self.vouch(nonce, jwk_of(kind))
+        body = answer(nonce, kind, **changes)
+        made = await self.use_cases.attest(session_id, body, address=ADDRESS)
+        return session_id, json.loads(made)["token"]
+
+    async def get(
+        self, session_id: str | None = None, token: str | None = None, path: ResourcePath = PATH
+    ) -> bytes:
+        return await self.use_cases.resource(
+            path, session_id=session_id, token=token, address=ADDRESS
+        )
+
+
+def answer(nonce: str, kind: str = "P-256", /, **changes: Any) -> bytes:
+    evidence = {"quote": base64.b64encode(QUOTE).decode(), "cc_eventlog": None}
+    body = {
+        "init-data": None,
+        "runtime-data": {"nonce": nonce, "tee-pubkey": jwk_of(kind)},
+        "tee-evidence": {"primary_evidence": evidence, "additional_evidence": ""},
+        **changes,
+    }
+    return json.dumps(body).encode()
+
+
+def opened(text: bytes, kind: str = "P-256") -> bytes:
+    pem = private_key(kind).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    found = other_jwe.JWE()
+    found.deserialize(text.decode(), other_jwk.JWK.from_pem(pem))
+    assert isinstance(found.payload, bytes)
+    return found.payload

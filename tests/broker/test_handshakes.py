@@ -1,0 +1,278 @@
+"""HTTP guests: one challenge, one answer, and nothing of what a store holds is believed."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tests.broker.http_guests import ADDRESS, PATH, SECRET, Broker, answer, opened
+from tests.broker.support import (
+    NOW,
+)
+from tests.rcar.support import jwk_of
+from verdictd_py.domain.evidence import Tee
+from verdictd_py.errors import (
+    CollateralUnavailable,
+    EvidenceFormat,
+    GuestRefused,
+    ProtocolVersionRefused,
+    QuoteInvalid,
+    Reason,
+    RequestError,
+    SessionInvalid,
+    SessionMissing,
+    StorageError,
+    TokenInvalid,
+    VerdictdError,
+)
+from verdictd_py.storage.sessions import MemorySessionStore
+
+
+@pytest.fixture
+def broker() -> Broker:
+    return Broker()
+
+
+@pytest.mark.parametrize("kind", ["P-256", "P-521", "RSA-OAEP-256"])
+async def test_a_guest(broker: Broker, kind: str) -> None:
+    session_id, token = await broker.attest(kind)
+    for found in (await broker.get(session_id), await broker.get(token=token)):
+        assert opened(found, kind) == SECRET.reveal()
+    peer, path = broker.release.asked[0]
+    assert (peer.tee, peer.address, dict(peer.claims)) == (
+        Tee.TDX,
+        ADDRESS,
+        {"mrTd": "ab", "initData": None},
+    )
+    assert path == str(PATH)
+    (accepted,) = broker.events.named("guest.accepted")
+    for released in broker.events.named("secret.released"):
+        assert released["appraisal"] == accepted["appraisal"] == peer.appraisal_id
+
+
+async def test_challenges_and_ids_are_all_different(broker: Broker) -> None:
+    begun = [await broker.begin() for _ in range(50)]
+    assert len({session_id for session_id, _ in begun}) == 50
+    assert len({nonce for _, nonce in begun}) == 50
+    assert {len(session_id) for session_id, _ in begun} == {64}
+    assert {len(base64.b64decode(nonce)) for _, nonce in begun} == {32}
+
+
+async def test_the_store_never_sees_an_id() -> None:
+    """Whoever reads the store cannot show a session's cookie."""
+    seen: list[str] = []
+
+    class Watched(MemorySessionStore):
+        async def begin(self, name: str, challenge: str, **more: Any) -> None:
+            seen.extend((name, challenge))
+            await super().begin(name, challenge, **more)
+
+    session_id, _ = await Broker(sessions=Watched()).begin()
+    assert seen
+    assert all(session_id not in text for text in seen)
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (b"", RequestError),
+        (b'{"version":"0.3.0","tee":"tdx"}', ProtocolVersionRefused),
+        (b'{"version":"0.4.0","tee":"sample"}', EvidenceFormat),
+        (b'{"version":"0.4.0","tee":"none"}', EvidenceFormat),
+        (b'{"version":"0.4.0","tee":"nvidia"}', EvidenceFormat),
+    ],
+)
+async def test_who_gets_no_challenge(
+    broker: Broker, body: bytes, error: type[VerdictdError]
+) -> None:
+    with pytest.raises(error):
+        await broker.use_cases.begin(body)
+
+
+# One challenge, one answer.
+
+
+async def test_no_session(broker: Broker) -> None:
+    with pytest.raises(SessionMissing):
+        await broker.use_cases.attest(None, answer("x"), address=ADDRESS)
+    with pytest.raises(SessionMissing):
+        await broker.get()
+    for unknown in ("", "0" * 64, "\ud800", "é" * 300):
+        with pytest.raises(SessionInvalid):
+            await broker.use_cases.attest(unknown, answer("x"), address=ADDRESS)
+        with pytest.raises(SessionInvalid):
+            await broker.get(unknown)
+    assert not broker.verifier.asked
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param(lambda nonce: b"{", id="no JSON"),
+        pytest.param(lambda nonce: answer("b3RoZXI="), id="another nonce"),
+        pytest.param(lambda nonce: answer(nonce, **{"runtime-data": None}), id="no shape"),
+        pytest.param(lambda nonce: answer(nonce, "P-521"), id="another key"),
+    ],
+)
+async def test_a_challenge_is_spent_by_a_bad_answer(broker: Broker, bad: Any) -> None:
+    """Otherwise one challenge would be good for as many guesses as fit into five minutes."""
+    session_id, nonce = await broker.begin()
+    broker.vouch(nonce, jwk_of("P-256"))
+    with pytest.raises((RequestError, GuestRefused)):
+        await broker.use_cases.attest(session_id, bad(nonce), address=ADDRESS)
+    with pytest.raises(SessionInvalid, match="answered already"):
+        await broker.use_cases.attest(session_id, answer(nonce), address=ADDRESS)
+    with pytest.raises(SessionInvalid):
+        await broker.get(session_id)
+
+
+async def test_a_challenge_is_spent_by_a_good_answer(broker: Broker) -> None:
+    session_id, nonce = await broker.begin()
+    broker.vouch(nonce, jwk_of("P-256"))
+    await broker.use_cases.attest(session_id, answer(nonce), address=ADDRESS)
+    with pytest.raises(SessionInvalid, match="answered already"):
+        await broker.use_cases.attest(session_id, answer(nonce), address=ADDRESS)
+    assert len(broker.verifier.asked) == 1
+    assert opened(await broker.get(session_id)) == SECRET.reveal()  # and the session stays good
+
+
+async def test_of_many_answers_at_once_one_is_judged(broker: Broker) -> None:
+    session_id, nonce = await broker.begin()
+    broker.vouch(nonce, jwk_of("P-256"))
+    results = await asyncio.gather(
+        *(broker.use_cases.attest(session_id, answer(nonce), address=ADDRESS) for _ in range(100)),
+        return_exceptions=True,
+    )
+    assert sum(isinstance(each, bytes) for each in results) == 1
+    assert sum(isinstance(each, SessionInvalid) for each in results) == 99
+    assert len(broker.verifier.asked) == 1
+
+
+async def test_a_challenge_ends(broker: Broker) -> None:
+    for seconds, good in ((299, True), (300, False)):
+        broker.now = NOW
+        session_id, nonce = await broker.begin()
+        broker.vouch(nonce, jwk_of("P-256"))
+        broker.now = NOW + timedelta(seconds=seconds)
+        if good:
+            assert await broker.use_cases.attest(session_id, answer(nonce), address=ADDRESS)
+        else:
+            with pytest.raises(SessionInvalid):
+                await broker.use_cases.attest(session_id, answer(nonce), address=ADDRESS)
+
+
+async def test_an_answer_is_for_its_own_session(broker: Broker) -> None:
+    """The network between sees everything: it swaps the cookies of two guests."""
+    (_, nonce), (other_id, _) = await broker.begin(), await broker.begin()
+    broker.vouch(nonce, jwk_of("P-256"))
+    with pytest.raises(GuestRefused, match="nonce-mismatch"):
+        await broker.use_cases.attest(other_id, answer(nonce), address=ADDRESS)
+
+
+async def test_an_old_challenge_put_into_the_store_is_worth_nothing(broker: Broker) -> None:
+    """Whoever can write the store has the old evidence of a guest answer again."""
+    session_id, nonce = await broker.begin()
+    broker.vouch(nonce, jwk_of("P-256"))
+    name = hashlib.sha256(session_id.encode()).hexdigest()
+    old = await broker.sessions.take_challenge(name, now=NOW)
+    assert old is not None
+    later = NOW + timedelta(hours=1)
+    forged = json.dumps(["0.4.0", "tdx", nonce, later.timestamp()])
+    other_id = "1" * 64
+    other = hashlib.sha256(other_id.encode()).hexdigest()
+    for now, put_id, put_name, text in (
+        (later, session_id, name, old),  # over
+        (NOW, other_id, other, old),  # of another session
+        (NOW, session_id, name, forged),
+        (NOW, session_id, name, f"{old.split()[0]} {forged}"),
+        (NOW, session_id, name, ""),
+    ):
+        broker.now = now
+        await broker.sessions.begin(put_name, text, now=now, expires=now + timedelta(hours=1))
+        with pytest.raises(SessionInvalid):
+            await broker.use_cases.attest(put_id, answer(nonce), address=ADDRESS)
+    assert not broker.verifier.asked
+
+
+async def test_a_token_put_into_the_store_is_worth_nothing(broker: Broker) -> None:
+    session_id, _ = await broker.begin()
+    name = hashlib.sha256(session_id.encode()).hexdigest()
+    _, good = await broker.attest()
+    for text in ("", "a.b.c", good[:-4] + "AAAA"):
+        await broker.sessions.attested(name, text, now=NOW, expires=NOW + timedelta(hours=9))
+        with pytest.raises(TokenInvalid):
+            await broker.get(session_id)
+    # A good one is as good as it was: for the guest whose key is in it, until it ends.
+    await broker.sessions.attested(name, good, now=NOW, expires=NOW + timedelta(hours=9))
+    assert opened(await broker.get(session_id)) == SECRET.reveal()
+    broker.now = NOW + timedelta(minutes=5)
+    with pytest.raises(TokenInvalid, match="over"):
+        await broker.get(session_id)
+
+
+# Who is refused, and what becomes of it.
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda broker: setattr(broker.verifier, "answer", QuoteInvalid("no")), "quote-invalid"),
+        (
+            lambda broker: setattr(broker.policy, "answer", (Reason("x", "", "", "no"),)),
+            "policy-refused",
+        ),
+        (
+            lambda broker: setattr(
+                broker.verifier, "answer", replace(broker.verifier.answer, report_data=bytes(64))
+            ),
+            "binding-mismatch",
+        ),
+    ],
+)
+async def test_a_refused_guest_learns_a_code_and_gets_nothing(
+    broker: Broker, change: Any, code: str
+) -> None:
+    session_id, nonce = await broker.begin()
+    broker.vouch(nonce, jwk_of("P-256"))
+    change(broker)
+    with pytest.raises(GuestRefused) as caught:
+        await broker.use_cases.attest(session_id, answer(nonce), address=ADDRESS)
+    (refused,) = broker.events.named("guest.refused")
+    told = f"refused: {code}; ask the operator about {refused['appraisal']}"
+    assert str(caught.value) == told
+    with pytest.raises(SessionInvalid):
+        await broker.get(session_id)
+    assert not broker.release.asked
+
+
+@pytest.mark.parametrize(
+    "error", [CollateralUnavailable("later"), StorageError("the policies cannot be read")]
+)
+async def test_who_cannot_be_judged_now_is_told_so(broker: Broker, error: VerdictdError) -> None:
+    session_id, nonce = await broker.begin()
+    broker.verifier.answer = error
+    with pytest.raises(type(error)):
+        await broker.use_cases.attest(session_id, answer(nonce), address=ADDRESS)
+    with pytest.raises(SessionInvalid):
+        await broker.get(session_id)
+
+
+async def test_unpinned_measurements_that_cannot_be_read(broker: Broker) -> None:
+    broker.unpinned = StorageError("the reference data cannot be read")
+    with pytest.raises(StorageError):
+        await broker.attest()
+
+
+async def test_unpinned_measurements_are_a_warning(broker: Broker) -> None:
+    broker.unpinned = ("rtmr1",)
+    _, token = await broker.attest()
+    payload = token.split(".")[1]
+    said = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    assert said["submods"]["cpu0"]["ear.status"] == "warning"

@@ -1,0 +1,258 @@
+"""Whose a loopback connection is: asked of the running kernel, and of its tables."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+
+from verdictd_py.listeners import loopback
+from verdictd_py.listeners.loopback import LOOKS, Endpoint, Seen, owner, seen_in
+
+HEADER = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid"
+IPV4 = ipaddress.ip_address("127.0.0.1")
+IPV6 = ipaddress.ip_address("::1")
+CLIENT = Endpoint(IPV4, 0xD431)
+SERVER = Endpoint(IPV4, 0x4E21)
+STRANGER = 65534
+CHURN = 500  # connections that come and go meanwhile
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+
+
+def row(local: str, remote: str, state: str, uid: int, inode: int = 4242) -> str:
+    return (
+        f"   0: {local} {remote} {state} 00000000:00000000 00:00000000 00000000  {uid}"
+        f"        0 {inode} 1 0 20 4 30 10 -1"
+    )
+
+
+def table(*rows: str) -> bytes:
+    return "\n".join([HEADER, *rows, ""]).encode()
+
+
+OURS = row("0100007F:D431", "0100007F:4E21", "01", 1000)
+
+
+@contextmanager
+def connection(
+    family: socket.AddressFamily = socket.AF_INET, host: str = "127.0.0.1", *, uid: int = 0
+) -> Iterator[tuple[socket.socket, Endpoint, Endpoint]]:
+    """The client's socket of a real connection, opened by `uid`, and both ends."""
+    listening = "::1" if host == "::1" else "127.0.0.1"
+    with socket.create_server((listening, 0), family=_family(listening)) as server:
+        port = server.getsockname()[1]
+        if uid:
+            os.seteuid(uid)
+        try:
+            client = socket.socket(family)
+        finally:
+            if uid:
+                os.seteuid(0)
+        with client:
+            client.connect((host, port))
+            accepted, _ = server.accept()
+            with accepted:
+                address = ipaddress.ip_address(client.getsockname()[0])
+                own = Endpoint.of(address, client.getsockname()[1])
+                yield client, own, Endpoint.of(ipaddress.ip_address(listening), port)
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+FAMILIES = [
+    (socket.AF_INET, "127.0.0.1"),
+    (socket.AF_INET6, "::1"),
+    (socket.AF_INET6, "::ffff:127.0.0.1"),
+]
+
+
+@pytest.fixture(params=["asked", "searched"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """With each of the two ways alone."""
+    monkeypatch.setattr(loopback, "_answers_about", lambda server: request.param == "asked")
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("way")
+class TestRealConnection:
+    @pytest.mark.parametrize(("family", "host"), FAMILIES)
+    def test_its_owner_is_found(self, family: socket.AddressFamily, host: str) -> None:
+        with connection(family, host) as (_, client, server):
+            assert owner(client, server) == os.geteuid()
+
+    @needs_root
+    @pytest.mark.parametrize(("family", "host"), FAMILIES)
+    def test_a_strangers_is_a_strangers(self, family: socket.AddressFamily, host: str) -> None:
+        with connection(family, host, uid=STRANGER) as (_, client, server):
+            assert owner(client, server) == STRANGER
+
+    @needs_root
+    def test_one_that_closes_is_nobodys(self) -> None:
+        """The kernel shows what its process has closed as root's."""
+        with connection(uid=STRANGER) as (ours, client, server):
+            ours.close()
+            assert owner(client, server) is None
+
+    def test_another_port_or_address_is_another_connection(self) -> None:
+        with connection() as (_, client, server):
+            elsewhere = ipaddress.ip_address("127.0.0.2")
+            for other in (
+                server._replace(port=server.port ^ 1),
+                server._replace(address=elsewhere),
+                Endpoint(IPV6, server.port),
+            ):
+                assert owner(client, other) is None
+            assert owner(client._replace(address=elsewhere), server) is None
+            assert owner(server, client) == os.geteuid()  # our own end of it
+            assert owner(Endpoint(IPV4, 0), server) is None  # who listens is no caller
+
+
+def test_an_exact_question_misses_nobody_while_sockets_come_and_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The tables are no snapshot: one reading in a hundred missed its row."""
+    monkeypatch.setattr(loopback, "_TABLES", ())
+    with connection() as (_, client, server), socket.create_server(("127.0.0.1", 0)) as busy:
+        held: deque[socket.socket] = deque()
+        found = []
+        for _ in range(CHURN):
+            held.append(socket.create_connection(busy.getsockname()))
+            held.append(busy.accept()[0])
+            if len(held) > 50:
+                held.popleft().close()
+            found.append(owner(client, server))
+        for each in held:
+            each.close()
+    assert found == [os.geteuid()] * CHURN
+
+
+def test_the_tables_are_not_searched_for_what_the_kernel_does_not_know(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or whoever hangs up at once makes the broker read megabytes, again and again."""
+    monkeypatch.setattr(loopback, "_search", lambda client, server: pytest.fail("searched"))
+    with connection() as (ours, client, server):
+        ours.close()
+        assert owner(client, server) is None
+
+
+class TestTables:
+    """Where the kernel answers no questions about single sockets."""
+
+    @pytest.fixture(autouse=True)
+    def unanswered(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(loopback, "_NETLINK_SOCK_DIAG", 31)  # no such protocol
+
+    def readings(self, monkeypatch: pytest.MonkeyPatch, *texts: bytes) -> None:
+        """What the table is at each reading, over and over."""
+        turns = cycle(texts)
+        monkeypatch.setattr(loopback, "_TABLES", (Path("/proc/net/tcp"),))
+        monkeypatch.setattr(Path, "read_bytes", lambda path: next(turns))
+
+    def test_a_missing_row_is_looked_for_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.readings(monkeypatch, *[table()] * (LOOKS - 1), table(OURS))
+        assert owner(CLIENT, SERVER) == 1000
+
+    def test_a_row_that_is_never_there_is_nobodys(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.readings(monkeypatch, table())
+        assert owner(CLIENT, SERVER) is None
+
+    def test_a_row_that_is_there_twice_is_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.readings(monkeypatch, table(OURS, OURS))
+        assert owner(CLIENT, SERVER) == 1000
+
+    @pytest.mark.parametrize(("uid", "inode"), [(0, 4242), (1000, 4243), (0, 4243)])
+    def test_rows_that_contradict_are_nobodys(
+        self, monkeypatch: pytest.MonkeyPatch, uid: int, inode: int
+    ) -> None:
+        other = row("0100007F:D431", "0100007F:4E21", "01", uid, inode)
+        self.readings(monkeypatch, table(OURS, other))
+        assert owner(CLIENT, SERVER) is None
+
+    def test_a_table_that_cannot_be_read_is_nobodys(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(loopback, "_TABLES", (tmp_path / "none",))
+        assert owner(CLIENT, SERVER) is None
+
+
+@pytest.mark.parametrize(
+    ("looks", "found"),
+    [
+        ([Seen(7, 1), Seen(7, 1)], 7),
+        ([Seen(0, 1), None], None),  # closed meanwhile: its owner may never have been root
+        ([Seen(0, 1), Seen(0, 2)], None),  # and somebody else has the port by now
+        ([Seen(0, 0), Seen(0, 0)], None),  # of no process any more
+    ],
+)
+def test_a_second_look_decides(
+    monkeypatch: pytest.MonkeyPatch, looks: list[Seen | None], found: int | None
+) -> None:
+    turns = iter(looks)
+    monkeypatch.setattr(loopback, "_answers_about", lambda server: True)
+    monkeypatch.setattr(loopback, "_ask", lambda client, server: next(turns))
+    assert owner(CLIENT, SERVER) == found
+
+
+class TestAnswer:
+    """inet_diag_msg of include/uapi/linux/inet_diag.h, by hand."""
+
+    def answer(self, *, state: int = 1, client: int = 0xD431, server: int = 0x4E21) -> bytes:
+        addresses = (IPV4.packed + bytes(12)) * 2
+        ends = struct.pack("!HH", client, server) + addresses + bytes(12)
+        return struct.pack("=BBBB", 2, state, 0, 0) + ends + struct.pack("=IIIII", 0, 0, 0, 9, 5)
+
+    def test_an_established_socket_has_an_owner(self) -> None:
+        assert loopback._read(self.answer(), CLIENT, SERVER) == Seen(9, 5)
+
+    @pytest.mark.parametrize("state", [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12])
+    def test_any_other_state_names_nobody(self, state: int) -> None:
+        assert loopback._read(self.answer(state=state), CLIENT, SERVER) is None
+
+    def test_an_answer_about_another_socket_names_nobody(self) -> None:
+        for answer in (self.answer(client=1), self.answer(server=1)):
+            assert loopback._read(answer, CLIENT, SERVER) is None
+
+
+class TestRows:
+    def test_the_row_of_the_clients_end_names_its_owner(self) -> None:
+        text = table(
+            row("0100007F:4E21", "0100007F:D431", "01", 0),  # the server's own end
+            OURS,
+            row("0100007F:D432", "0100007F:4E21", "01", 1001),
+        )
+        assert seen_in(text, CLIENT, SERVER) == {Seen(1000, 4242)}
+
+    def test_ipv6_and_mapped_ipv4_are_found(self) -> None:
+        six = "00000000000000000000000001000000"
+        mapped = "0000000000000000FFFF00000100007F"
+        text = table(
+            row(f"{six}:D431", f"{six}:4E21", "01", 7),
+            row(f"{mapped}:D433", f"{mapped}:4E21", "01", 8),
+        )
+        assert seen_in(text, Endpoint(IPV6, 0xD431), Endpoint(IPV6, 0x4E21)) == {Seen(7, 4242)}
+        assert seen_in(text, Endpoint(IPV4, 0xD433), SERVER) == {Seen(8, 4242)}
+
+    @pytest.mark.parametrize("state", ["02", "03", "04", "05", "06", "07", "08", "0A", "0B"])
+    def test_a_socket_that_is_not_established_names_nobody(self, state: str) -> None:
+        """TIME_WAIT rows show uid 0: a stranger who closes at once must not pass for root."""
+        text = table(row("0100007F:D431", "0100007F:4E21", state, 0))
+        assert seen_in(text, CLIENT, SERVER) == set()
+
+    def test_a_connection_to_another_end_does_not_count(self) -> None:
+        for remote in ("0100007F:4E22", "0200007F:4E21"):
+            assert seen_in(table(row("0100007F:D431", remote, "01", 0)), CLIENT, SERVER) == set()
+
+    def test_a_row_that_is_cut_off_names_nobody(self) -> None:
+        assert seen_in(table(OURS[:75]), CLIENT, SERVER) == set()

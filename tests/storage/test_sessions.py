@@ -1,0 +1,365 @@
+"""The suite against both stores; several brokers on one file; a store that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sqlite3
+import stat
+import sys
+import textwrap
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.storage.sessions import END, NOW, SessionStoreConformance, name
+from verdictd_py.domain.ports import SessionStore
+from verdictd_py.errors import ConfigError, StorageError
+from verdictd_py.storage.sessions import Bounds, MemorySessionStore
+from verdictd_py.storage.sqlite_sessions import SqliteSessionStore
+
+
+class TestMemory(SessionStoreConformance):
+    async def opened(self, directory: Path, bounds: Bounds) -> SessionStore:
+        return MemorySessionStore(bounds)
+
+
+class TestSqlite(SessionStoreConformance):
+    @pytest.fixture(autouse=True)
+    def _closed(self) -> Iterator[None]:
+        self.stores: list[SqliteSessionStore] = []
+        yield
+        for store in self.stores:
+            store.close()
+
+    async def opened(self, directory: Path, bounds: Bounds) -> SessionStore:
+        self.stores.append(SqliteSessionStore.open(directory / "sessions", bounds))
+        return self.stores[-1]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "sessions"
+
+
+@pytest.fixture
+async def shared(file: Path) -> AsyncIterator[tuple[SqliteSessionStore, SqliteSessionStore]]:
+    stores = SqliteSessionStore.open(file), SqliteSessionStore.open(file)
+    yield stores
+    for store in stores:
+        store.close()
+
+
+Shared = tuple[SqliteSessionStore, SqliteSessionStore]
+Call = Callable[[SessionStore], Awaitable[object]]
+CALLS: list[Call] = [
+    lambda store: store.begin(name(7), "c", now=NOW, expires=END),
+    lambda store: store.take_challenge(name(1), now=NOW),
+    lambda store: store.attested(name(7), "t", now=NOW, expires=END),
+    lambda store: store.token(name(2), now=NOW),
+    lambda store: store.keep(name(7), "k", now=NOW, expires=END),
+    lambda store: store.kept(name(3), now=NOW),
+]
+
+
+async def with_one_of_each(store: SessionStore) -> None:
+    await store.begin(name(1), "c", now=NOW, expires=END)
+    await store.attested(name(2), "t", now=NOW, expires=END)
+    await store.keep(name(3), "k", now=NOW, expires=END)
+
+
+async def fails(store: SessionStore, *, calls: list[Call] = CALLS) -> None:
+    """Every call fails: none says what it could not know."""
+    for call in calls:
+        with pytest.raises(StorageError, match="the sessions cannot be used") as caught:
+            await call(store)
+        assert "/" not in str(caught.value)  # a peer may read it: no paths
+        assert "\n" not in str(caught.value)
+
+
+async def works(store: SessionStore) -> None:
+    await store.begin(name(8), "c", now=NOW, expires=END)
+    assert await store.take_challenge(name(8), now=NOW) == "c"
+
+
+async def test_several_brokers_share_a_file(shared: Shared) -> None:
+    one, two = shared
+    await with_one_of_each(one)
+    assert await two.take_challenge(name(1), now=NOW) == "c"
+    assert await one.take_challenge(name(1), now=NOW) is None
+    assert await two.token(name(2), now=NOW) == "t"
+    assert await two.kept(name(3), now=NOW) == "k"
+
+
+async def test_of_several_brokers_only_one_gets_a_challenge(shared: Shared) -> None:
+    for number in range(50):
+        await shared[number % 2].begin(name(number), f"{number}", now=NOW, expires=END)
+    taken = await asyncio.gather(
+        *(
+            store.take_challenge(name(number), now=NOW)
+            for number in range(50)
+            for store in (*shared, *shared)
+        )
+    )
+    assert sorted(each for each in taken if each) == sorted(str(number) for number in range(50))
+
+
+PROCESS = textwrap.dedent(
+    """
+    import asyncio, json, sys
+    from pathlib import Path
+    from tests.storage.sessions import NOW, name
+    from verdictd_py.storage.sqlite_sessions import SqliteSessionStore
+
+    async def main() -> None:
+        store = SqliteSessionStore.open(Path(sys.argv[1]))
+        print("ready", flush=True)
+        sys.stdin.readline()
+        taken = await asyncio.gather(
+            *(store.take_challenge(name(number), now=NOW) for number in range(200))
+        )
+        store.close()
+        print(json.dumps([each for each in taken if each]))
+
+    asyncio.run(main())
+    """
+)
+
+
+async def test_of_several_processes_only_one_gets_a_challenge(file: Path) -> None:
+    store = SqliteSessionStore.open(file)
+    for number in range(200):
+        await store.begin(name(number), f"{number}", now=NOW, expires=END)
+    store.close()
+    pipe = asyncio.subprocess.PIPE
+    running = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", PROCESS, str(file), stdin=pipe, stdout=pipe
+        )
+        for _ in range(3)
+    ]
+    for process in running:
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"ready\n"
+    answers = await asyncio.gather(*(process.communicate(b"\n") for process in running))
+    assert [process.returncode for process in running] == [0, 0, 0]
+    taken = [number for out, _ in answers for number in json.loads(out)]
+    assert sorted(taken) == sorted(str(number) for number in range(200))
+
+
+async def test_bounds_hold_across_brokers(file: Path) -> None:
+    bounds = Bounds(challenges=5, sessions=8)
+    stores = [SqliteSessionStore.open(file, bounds) for _ in range(2)]
+    for number in range(20):
+        expires = END + timedelta(seconds=number)
+        await stores[number % 2].begin(name(number), "c", now=NOW, expires=expires)
+    taken = [await stores[0].take_challenge(name(number), now=NOW) for number in range(20)]
+    assert taken == [None] * 15 + ["c"] * 5
+    for store in stores:
+        store.close()
+
+
+async def test_what_was_kept_is_there_after_a_restart(file: Path) -> None:
+    store = SqliteSessionStore.open(file)
+    await with_one_of_each(store)
+    store.close()
+    again = SqliteSessionStore.open(file)
+    assert await again.take_challenge(name(1), now=NOW) == "c"
+    assert await again.token(name(2), now=NOW) == "t"
+    again.close()
+
+
+async def test_only_its_owner_reads_it(file: Path) -> None:
+    file.touch(mode=0o644)
+    file.chmod(0o644)
+    store = SqliteSessionStore.open(file)
+    await with_one_of_each(store)
+    made = sorted(file.parent.iterdir())
+    assert [each.name for each in made] == ["sessions", "sessions-shm", "sessions-wal"]
+    assert {stat.S_IMODE(each.stat().st_mode) for each in made} == {0o600}
+    store.close()
+
+
+async def test_closing(file: Path) -> None:
+    store = SqliteSessionStore.open(file)
+    await with_one_of_each(store)
+    waiting = asyncio.gather(*(store.token(name(2), now=NOW) for _ in range(20)))
+    await asyncio.sleep(0)  # they are under way
+    store.close()
+    assert set(await waiting) == {"t"}
+    await fails(store)
+    store.close()  # as often as one likes
+
+
+# A store that fails.
+
+
+async def test_the_file_is_removed(file: Path) -> None:
+    """SQLite would go on with a file that no other broker sees."""
+    store = SqliteSessionStore.open(file)
+    await with_one_of_each(store)
+    file.unlink()
+    await fails(store)
+    SqliteSessionStore.open(file).close()  # another broker makes a new one
+    await fails(store)
+    store.close()
+
+
+async def test_the_directory_is_removed(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    store = SqliteSessionStore.open(tmp_path / "d" / "sessions")
+    await with_one_of_each(store)
+    shutil.rmtree(tmp_path / "d")
+    await fails(store)
+    store.close()
+
+
+async def test_another_process_holds_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = SqliteSessionStore.open(file, busy_seconds=0.05)
+    await with_one_of_each(store)
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    await fails(store)
+    other.execute("ROLLBACK")
+    other.close()
+    assert await store.take_challenge(name(1), now=NOW) == "c"  # it was not spent
+    await works(store)
+    store.close()
+
+
+async def test_a_lock_that_another_broker_lets_go_is_waited_for(file: Path) -> None:
+    store = SqliteSessionStore.open(file)
+    await with_one_of_each(store)
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    waiting = asyncio.ensure_future(store.take_challenge(name(1), now=NOW))
+    done, _ = await asyncio.wait([waiting], timeout=0.05)
+    assert not done  # and the loop went on meanwhile
+    other.execute("COMMIT")
+    other.close()
+    assert await waiting == "c"
+    store.close()
+
+
+async def test_the_disk_is_full(file: Path) -> None:
+    """A guest gets no answer, never a challenge that was not spent; what goes still goes."""
+    store = SqliteSessionStore.open(file)
+    await with_one_of_each(store)
+    used = store._connection.execute("PRAGMA page_count").fetchone()[0]
+    store._connection.execute(f"PRAGMA max_page_count = {used + 2}")
+
+    async def fill() -> None:
+        for number in range(100):
+            await store.attested(name(100 + number), "t" * 4000, now=NOW, expires=END)
+
+    with pytest.raises(StorageError, match="full"):
+        await fill()
+    with pytest.raises(StorageError, match="full"):
+        await store.keep(name(4), "k" * 100_000, now=NOW, expires=END)
+    assert await store.kept(name(4), now=NOW) is None
+    assert await store.take_challenge(name(1), now=NOW) == "c"
+    assert await store.take_challenge(name(1), now=NOW) is None
+    store._connection.execute("PRAGMA max_page_count = 1000000")
+    await works(store)
+    store.close()
+
+
+async def test_the_commit_fails(file: Path) -> None:
+    """What was taken is not handed out, and the next call works."""
+    store = SqliteSessionStore.open(file)
+    await with_one_of_each(store)
+
+    def denied(action: int, argument: str | None, *_: object) -> int:
+        commits = action == sqlite3.SQLITE_TRANSACTION and argument == "COMMIT"
+        return sqlite3.SQLITE_DENY if commits else sqlite3.SQLITE_OK
+
+    store._connection.set_authorizer(denied)
+    await fails(store)
+    store._connection.set_authorizer(None)
+    assert await store.take_challenge(name(1), now=NOW) == "c"
+    assert await store.token(name(7), now=NOW) is None
+    store.close()
+
+
+async def test_the_file_is_overwritten(file: Path) -> None:
+    store = SqliteSessionStore.open(file)
+    for number in range(500):
+        await store.attested(name(number), "t" * 500, now=NOW, expires=END)
+    store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with file.open("r+b") as broken:
+        broken.write(b"\xff" * file.stat().st_size)
+    store._connection.execute("PRAGMA shrink_memory")
+    await fails(store, calls=CALLS[:3])
+    store.close()
+
+
+@pytest.mark.parametrize("value", [b"blob", b"\xff\xfe", 5])
+async def test_rows_that_others_wrote(file: Path, value: object) -> None:
+    """Whoever can write the file makes no session of it (see also `rcar.challenges`)."""
+    store = SqliteSessionStore.open(file)
+    await with_one_of_each(store)
+    other = sqlite3.connect(file)
+    if isinstance(value, int):
+        other.execute("DROP TABLE entries")
+        other.execute("CREATE TABLE entries (kind, name, content, expires)")
+        for kind, number in (("challenge", 1), ("token", 2), ("claims", 3)):
+            other.execute("INSERT INTO entries VALUES (?, ?, ?, 1e300)", (kind, name(number), 5))
+    else:
+        other.execute("UPDATE entries SET content = ?", (value,))
+    other.commit()
+    other.close()
+    await fails(store, calls=[CALLS[1], CALLS[3], CALLS[5]])
+    store.close()
+
+
+async def test_totals_that_others_wrote(file: Path) -> None:
+    store = SqliteSessionStore.open(file)
+    await with_one_of_each(store)
+    for change in ("UPDATE totals SET rows = 99999999", "UPDATE totals SET rows = 'x'"):
+        other = sqlite3.connect(file)
+        other.execute(change)
+        other.commit()
+        other.close()
+        await fails(store, calls=[CALLS[0], CALLS[2]])
+    store.close()
+
+
+def test_what_cannot_be_opened(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("this is no database, but long enough to be looked at" * 40)
+    (tmp_path / "plain").touch()
+    for path in (
+        tmp_path,
+        tmp_path / "none" / "sessions",
+        tmp_path / "text",
+        tmp_path / "plain" / "sessions",
+        Path("/proc/sessions"),
+    ):
+        with pytest.raises(ConfigError, match="choose another --kbs-sessions") as caught:
+            SqliteSessionStore.open(path)
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+async def test_many_sessions_are_no_slower(file: Path) -> None:
+    """Counting rows at every call took time for each of them: 50,000 made it ten times slower."""
+    store = SqliteSessionStore.open(file)
+    clock = asyncio.get_running_loop().time
+
+    async def seconds(first: int) -> float:
+        begins = clock()
+        for number in range(first, first + 300):
+            await store.begin(name(number), "c" * 300, now=NOW, expires=END)
+            assert await store.take_challenge(name(number), now=NOW)
+        return clock() - begins
+
+    empty = await seconds(1_000_000)
+    rows = [("token", name(number), "t" * 200, END.timestamp()) for number in range(49_000)]
+    store._connection.execute("BEGIN")
+    store._connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?)", rows)
+    store._connection.execute("COMMIT")
+    full = await seconds(2_000_000)
+    assert full < 5 * empty + 1  # seconds; a loaded machine is no reason to fail
+    store.close()

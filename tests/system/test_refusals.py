@@ -1,0 +1,190 @@
+"""docs/refusals.md is what the broker says: each of its rows comes out of a running one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from OpenSSL import SSL
+
+from tests.domain.test_eventlog import command_line, event, written
+from tests.guest.support import Tamper, attest, connected, tdx_guest, with_init_data
+from tests.system.broker import KEY, RunningBroker, running_broker
+from tests.system.channel import store
+from tests.system.test_attested_refusals import anothers_quote, issued
+from tests.system.test_event_log import BOOT, judged
+from verdictd_py import app
+from verdictd_py.domain.ports import EventValue
+from verdictd_py.guest.attesters import Attester
+from verdictd_py.guest.connection import BrokerRefused, GuestConnection
+from verdictd_py.guest.rcar.errors import KbsRefused
+from verdictd_py.guest.rcar.session import RcarGuest
+from verdictd_py.ratstls.issue import Form
+from verdictd_py.simulator import Flaw, PlatformOptions, SimulatedPlatform, TdMeasurements
+
+PAGE: Final = Path(__file__).parents[2] / "docs" / "refusals.md"
+ROW: Final = re.compile(r"^\| (?P<case>[^|]+?) \| `(?P<says>[^`]+)` \| (?P<do>[^|]+) \|$", re.M)
+OTHER: Final = "ab" * 48
+MY_RULE: Final = b"""package policy
+
+import rego.v1
+
+default allow := false
+
+reasons contains "only machines of the first rack" if not input.fmspc in data.rack
+"""
+
+
+def rows() -> dict[str, str]:
+    """What the page says the operator reads, by case."""
+    return {found["case"]: found["says"] for found in ROW.finditer(PAGE.read_text())}
+
+
+def reasons(event: dict[str, EventValue]) -> list[str]:
+    found = event["reasons"]
+    assert isinstance(found, tuple)
+    return list(found)
+
+
+async def shown(broker: RunningBroker, context: SSL.Context) -> list[str]:
+    """What the log says of a guest with this context."""
+    with pytest.raises(BrokerRefused):
+        async with GuestConnection.open(*broker.address, context, timeout_seconds=10) as guest:
+            await guest.version()
+    refused = broker.events.named("guest.refused")
+    if refused:
+        return reasons(refused[-1])
+    return [str(broker.events.named("guest.not-judged")[-1]["reason"])]
+
+
+async def of_guest(broker: RunningBroker, attester: Attester | None = None) -> list[str]:
+    return await shown(broker, broker.context(attester or broker.attester()))
+
+
+async def with_data(broker: RunningBroker, **data: Any) -> list[str]:
+    store(broker, "opa/tdxData", json.dumps(data).encode())
+    return await of_guest(broker)
+
+
+async def with_policy(broker: RunningBroker, policy: bytes) -> list[str]:
+    store(broker, "opa/tdxPolicy.rego", policy)
+    return await of_guest(broker)
+
+
+async def after_a_boot(broker: RunningBroker) -> list[str]:
+    appraisal = await judged(broker, written(*BOOT, event(2, 0x4, b"one more")))
+    return [reason.text for reason in appraisal.reasons]
+
+
+async def of_another_kernel(broker: RunningBroker) -> list[str]:
+    lie = dataclasses.replace(command_line(b"quiet"), data=b"kernel_cmdline: other\0")
+    appraisal = await judged(broker, written(lie, BOOT[1]))
+    return [reason.text for reason in appraisal.reasons]
+
+
+async def over_http(broker: RunningBroker, guest: RcarGuest, *tampers: Tamper) -> list[str]:
+    async with connected(str(broker.daemon.kbs_url), guest) as session:
+        with pytest.raises(KbsRefused):
+            await attest(session, *tampers)
+    return reasons(broker.events.named("guest.refused")[-1])
+
+
+async def with_a_device(broker: RunningBroker) -> list[str]:
+    guest = tdx_guest(broker.platform, additional=lambda _: '{"nvidia":{}}')
+    return await over_http(broker, guest)
+
+
+async def with_other_init_data(broker: RunningBroker) -> list[str]:
+    text = 'version = "0.1.0"\nalgorithm = "sha384"\n'
+    guest = tdx_guest(broker.platform, init_data=text)
+    return await over_http(broker, guest, with_init_data(text + "[data]\n"))
+
+
+async def not_released(broker: RunningBroker) -> list[str]:
+    store(broker, "opa/releasePolicies", b'{"keys/team-a/": "teamA.rego"}')
+    store(
+        broker,
+        "opa/teamA.rego",
+        MY_RULE.replace(b"only machines of the first rack", b"not team A's guest"),
+    )
+    store(broker, "keys/team-a/key/1", KEY)
+    async with broker.guest() as guest:
+        with pytest.raises(BrokerRefused):
+            await guest.resource("team-a/key/1")
+    (refused,) = broker.events.named("release.refused")
+    return reasons(refused)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A broker on a platform, and how it comes to refuse."""
+
+    refuse: Callable[[RunningBroker], Awaitable[list[str]]]
+    platform: PlatformOptions = dataclasses.field(default_factory=PlatformOptions)
+    settings: tuple[tuple[str, Any], ...] = ()
+
+
+def options(**changes: Any) -> PlatformOptions:
+    return dataclasses.replace(PlatformOptions(), **changes)
+
+
+HTTP: Final = (("kbs_http", "127.0.0.1:0"),)
+ENDED: Final = timedelta(seconds=-1)
+CASES: Final = {
+    "another kernel": Case(lambda broker: with_data(broker, rtmr1=[OTHER])),
+    "a debug TD": Case(
+        lambda broker: of_guest(broker, broker.attester(measurements=TdMeasurements().debug()))
+    ),
+    "an old platform": Case(of_guest, options(tcb_status="OutOfDate")),
+    "an advisory that is not accepted": Case(
+        lambda broker: with_data(broker, advisoryIds=["INTEL-SA-00615"]),
+        options(tcb_status="SWHardeningNeeded", advisory_ids=("INTEL-SA-00837",)),
+    ),
+    "a revoked platform": Case(of_guest, options(pck_revoked=True)),
+    "a revoked TCB": Case(of_guest, options(tcb_status="Revoked")),
+    "a changed quote": Case(
+        lambda broker: of_guest(broker, broker.attester(flaw=Flaw.CHANGED_AFTER_SIGNING))
+    ),
+    "another guest's quote": Case(
+        lambda broker: shown(broker, anothers_quote(Form.CURRENT)(broker))
+    ),
+    "no evidence": Case(lambda broker: shown(broker, broker.context(None))),
+    "an old certificate": Case(lambda broker: shown(broker, issued(timedelta(days=-400))(broker))),
+    "no collateral": Case(of_guest, settings=(("collateral", None),)),
+    "collateral that has ended": Case(of_guest, options(collateral_lifetime=ENDED)),
+    "collateral of before a TCB recovery": Case(of_guest, settings=(("min_tcb_evaluation", 18),)),
+    "your own rule": Case(lambda broker: with_policy(broker, MY_RULE)),
+    "a policy that is broken": Case(
+        lambda broker: with_policy(broker, b"package policy\nallow if { true\n")
+    ),
+    "nothing is pinned, and must be": Case(
+        of_guest, settings=(("require_reference_values", True),)
+    ),
+    "a boot that the log does not tell": Case(after_a_boot),
+    "a log with another command line": Case(of_another_kernel),
+    "other init-data": Case(with_other_init_data, settings=HTTP),
+    "a device that nobody verifies": Case(with_a_device, settings=HTTP),
+    "a secret of somebody else's": Case(not_released),
+}
+
+
+def test_the_page_has_these_cases() -> None:
+    assert list(rows()) == list(CASES)
+    assert len(CASES) >= 10
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_the_operator_reads_what_the_page_says(tmp_path: Path, name: str) -> None:
+    case = CASES[name]
+    platform = SimulatedPlatform.create(now=app.utc_now()).with_options(case.platform)
+    async with running_broker(tmp_path, platform, **dict(case.settings)) as broker:
+        said = await case.refuse(broker)
+    # Digits and dates are cut on the page.
+    pattern = r"\S+".join(re.escape(part) for part in rows()[name].split("..."))
+    assert any(re.fullmatch(pattern, text) for text in said), said

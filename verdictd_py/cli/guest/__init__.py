@@ -1,0 +1,39 @@
+"""`verdictd-py guest`: attest to a broker and ask it for one thing, or serve image tools."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import sys
+from collections.abc import Sequence
+
+from verdictd_py.cli.guest import agent, ratstls, rcar
+from verdictd_py.cli.guest.options import check, guest_parser
+from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, complain
+from verdictd_py.guest.connection import BrokerRefused
+
+
+def run(argv: Sequence[str]) -> int:
+    """0 with what was asked for on standard output; 1 where the broker refused.
+
+    Raises:
+        ConfigError: the command line or the simulated platform cannot be used.
+    """
+    parser = guest_parser()
+    options = parser.parse_args(list(argv))
+    if options.connect is None:
+        parser.error("the following arguments are required: --connect")
+    check(options)
+    protocol = rcar if options.protocol == "rcar" else ratstls
+    if options.asked == "agent":
+        asyncio.run(agent.serve(options, protocol.connecting(options)))
+        return EXIT_OK
+    try:
+        secret = asyncio.run(protocol.ask(options))
+    except BrokerRefused as error:
+        complain("verdictd-py guest", str(error))
+        return EXIT_REFUSED
+    content = secret.reveal()
+    sys.stdout.buffer.write(base64.b64encode(content) + b"\n" if options.base64 else content)
+    sys.stdout.flush()
+    return EXIT_OK
