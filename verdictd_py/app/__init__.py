@@ -29,6 +29,7 @@ from verdictd_py.listeners import management, management_v1, sockets
 from verdictd_py.listeners.attested import AttestedListener, Limits
 from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.listeners.client_api import PINNED, ClientApi, protection
+from verdictd_py.listeners.errors import unhandled
 from verdictd_py.listeners.identity import RenewedIdentity
 from verdictd_py.listeners.keyprovider import KeyProviderService
 from verdictd_py.observability.audit import AuditTrail
@@ -415,6 +416,7 @@ async def run(settings: Settings, unsafe: Unsafe) -> None:
     stopping = asyncio.Event()
     reloading = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(unhandled(events))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, reloading.set)

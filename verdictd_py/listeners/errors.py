@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 from uuid import uuid4
@@ -92,6 +92,18 @@ def report_bug(events: Events, error: BaseException, *, doing: str) -> str:
         frames=tuple(frames),
     )
     return f"internal error, ask the operator about {incident}"
+
+
+def unhandled(events: Events) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
+    """For a loop: reports what nobody waited for. Asyncio would print it, whatever it quotes."""
+
+    def report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        del loop
+        error = context.get("exception")
+        missing = RuntimeError("asyncio complains without an exception")
+        report_bug(events, error if isinstance(error, BaseException) else missing, doing="run")
+
+    return report
 
 
 @asynccontextmanager

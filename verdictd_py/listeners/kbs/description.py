@@ -15,6 +15,7 @@ from verdictd_py.listeners.kbs.guests import COOKIE, PREFIX, RESOURCE
 from verdictd_py.rcar.messages import MAX_BODY_BYTES
 from verdictd_py.rcar.versions import Version
 
+_ANYWHERE: Final = (400, 408, 413, 415, 417, 431, 500, 503)
 _SEGMENT: Final = {"type": "string", "pattern": "^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,254}$"}
 _TEXT: Final = {"type": "string"}
 _BASE64URL: Final = {"type": "string", "pattern": "^[A-Za-z0-9_-]*$"}
@@ -40,29 +41,36 @@ def _document() -> dict[str, Any]:
             RESOURCE: {
                 "parameters": [_path(name) for name in ("repository", "type", "tag")],
                 "get": _GET_RESOURCE,
-                "post": _admin("Store a resource", body=_OCTETS, more=(404, 409)),
+                "post": _admin(
+                    "Store a resource; a key, where the caller only registers keys",
+                    body=_OCTETS,
+                    more=(404, 409),
+                ),
                 "delete": _admin("Delete a resource", more=(404,)),
             },
             PREFIX + "/resource-policy": {
                 "get": _admin("The release policy", answer=_object(policy=_BASE64URL), more=(404,)),
-                "post": _admin(
-                    "Set the release policy", body=_json(_object(policy=_BASE64URL)), more=(400,)
-                ),
+                "post": _admin("Set the release policy", body=_json(_object(policy=_BASE64URL))),
             },
             PREFIX + "/attestation-policy": {
-                "post": _admin("Set an appraisal policy", body=_json(_POLICY), more=(400,)),
+                "post": _admin("Set an appraisal policy", body=_json(_POLICY)),
             },
             PREFIX + "/reference-value": {
-                "post": _admin("Replace reference values", body=_json(_VALUES), more=(400,)),
+                "get": _admin("Every reference value", answer={"type": "object"}, more=(404,)),
+                "post": _admin("Replace reference values", body=_json(_VALUES), more=(404,)),
             },
             PREFIX + "/reference-value/{name}": {
-                "parameters": [_path("name", _TEXT)],
-                "get": _admin("Reference values of one name", answer={}, more=(404,)),
+                "parameters": [_path("name", {"type": "string", "minLength": 1})],
+                "get": _admin(
+                    "Reference values of one name, which may have slashes",
+                    answer={"type": "array", "items": _TEXT},
+                    more=(404,),
+                ),
             },
             PREFIX + "/jwks": {"get": _JWKS},
             "/.well-known/jwks.json": {"get": _JWKS},
             PREFIX + "/openapi.json": {"get": _open("This description", {"type": "object"})},
-            "/healthz": {"get": {"summary": "Alive", "responses": {"200": {"description": "yes"}}}},
+            "/healthz": {"get": {"summary": "Alive", "responses": _answers((), None)}},
         },
         "components": {
             "schemas": {"Error": _ERROR, "Jwk": _JWK},
@@ -91,6 +99,7 @@ def _path(name: str, schema: dict[str, Any] = _SEGMENT) -> dict[str, Any]:
 def _answers(
     statuses: tuple[int, ...], schema: dict[str, Any] | None, headers: dict[str, Any] | None = None
 ) -> dict[str, Any]:
+    """What an operation answers: 200, these, and what any request may be answered."""
     good: dict[str, Any] = {"description": "done"}
     if schema is not None:
         good["content"] = {"application/json": {"schema": schema}}
@@ -100,7 +109,9 @@ def _answers(
         "description": "an error",
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
     }
-    return {"200": good} | {str(status): bad for status in statuses}
+    found = {str(status): bad for status in sorted({*statuses, *_ANYWHERE})}
+    found["503"] = bad | {"headers": {"Retry-After": {"schema": {"type": "integer"}}}}
+    return {"200": good} | found
 
 
 def _open(summary: str, schema: dict[str, Any]) -> dict[str, Any]:
@@ -114,11 +125,10 @@ def _admin(
     answer: dict[str, Any] | None = None,
     more: tuple[int, ...] = (),
 ) -> dict[str, Any]:
-    statuses = tuple(sorted({400, 401, 403, 413, 500, 503, *more}))
     found: dict[str, Any] = {
         "summary": summary,
         "security": [{"administrator": []}],
-        "responses": _answers(statuses, answer),
+        "responses": _answers((401, 403, *more), answer),
     }
     return found | ({"requestBody": body} if body is not None else {})
 
@@ -172,7 +182,7 @@ _AUTH: Final = {
         }
     ),
     "responses": _answers(
-        (400, 401, 413, 500, 503),
+        (401,),
         {
             "type": "object",
             "required": ["nonce", "extra-params"],
@@ -207,13 +217,13 @@ _ATTEST: Final = {
     "summary": "Answer the challenge with evidence",
     "security": [{"session": []}],
     "requestBody": _json({"anyOf": [_COMPOSITE, _OLDER]}),
-    "responses": _answers((400, 401, 413, 500, 503), _object(token=_TEXT)),
+    "responses": _answers((401,), _object(token=_TEXT)),
 }
 _JWE: Final = _object(protected=_TEXT, encrypted_key=_TEXT, iv=_TEXT, ciphertext=_TEXT, tag=_TEXT)
 _GET_RESOURCE: Final = {
     "summary": "Fetch a resource, encrypted to the key that was attested",
     "security": [{"session": []}, {"token": []}],
-    "responses": _answers((401, 403, 404, 500, 503), _JWE),
+    "responses": _answers((401, 403, 404), _JWE),
 }
 _JWKS: Final = _open(
     "Keys that check attestation tokens",

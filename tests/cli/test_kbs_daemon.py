@@ -1,0 +1,184 @@
+"""The HTTP listener of a daemon as its users run it: signals, and what standard error shows."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+import trustme
+from cryptography import x509
+
+from tests.cli.command import RunningDaemon, port_of, running_daemon
+from tests.system.kbs_admins import AdminTokens, bearing
+from tests.system.kbs_raw import request
+
+SECONDS = 20
+CANARY = "canary-4711-must-not-be-seen"
+AUTH = {"version": "0.4.0", "tee": "tdx", "extra-params": ""}
+COMMON = ("--listen", "127.0.0.1:0", "--client-api", "127.0.0.1:0", "--collateral-url", "")
+
+
+def http_port(daemon: RunningDaemon) -> int:
+    started = daemon.wait_for("daemon.started")
+    return port_of(started["kbs_http"])
+
+
+def write(ca: trustme.CA, directory: Path) -> int:
+    """A new certificate; its serial number."""
+    made = ca.issue_cert("127.0.0.1")
+    chain = b"".join(pem.bytes() for pem in made.cert_chain_pems)
+    (directory / "kbs.pem").write_bytes(chain)
+    (directory / "kbs.key").write_bytes(made.private_key_pem.bytes())
+    return x509.load_pem_x509_certificate(chain).serial_number
+
+
+def serial(port: int, context: ssl.SSLContext) -> int:
+    """Of the certificate that a new connection is shown."""
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as tcp,
+        context.wrap_socket(tcp, server_hostname="127.0.0.1") as tls,
+    ):
+        der = tls.getpeercert(binary_form=True)
+    assert der is not None
+    return x509.load_der_x509_certificate(der).serial_number
+
+
+def test_it_renews_its_certificate_and_stops(tmp_path: Path) -> None:
+    """SIGHUP for the files, SIGTERM for the end; an idle connection does not hold it up."""
+    ca = trustme.CA()
+    first = write(ca, tmp_path)
+    context = ssl.create_default_context()
+    ca.configure_trust(context)
+    files = ("--kbs-tls-cert", f"{tmp_path}/kbs.pem", "--kbs-tls-key", f"{tmp_path}/kbs.key")
+    words = (*COMMON, "--kbs-http", "0.0.0.0:0", *files, "--data-dir", f"{tmp_path}/data")
+    with running_daemon(*words) as daemon:
+        port = http_port(daemon)
+        assert serial(port, context) == first
+        with httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=context) as kept:
+            assert kept.get("/healthz").status_code == 200
+            second = write(ca, tmp_path)
+            daemon.send(signal.SIGHUP)
+            daemon.wait_for("policy.loaded", tee="tdx")
+            daemon.send(signal.SIGHUP)  # the next line of the first would be of this one
+            daemon.wait_for("policy.loaded", tee="tdx")
+            assert serial(port, context) == second
+            (tmp_path / "kbs.key").write_text("garbage")
+            daemon.send(signal.SIGHUP)
+            warned = daemon.wait_for("warning.identity")
+            assert "correct --kbs-tls-cert and --kbs-tls-key" in warned["reason"]
+            assert serial(port, context) == second
+            assert kept.get("/healthz").status_code == 200
+            before = time.monotonic()
+            assert daemon.end(signal.SIGTERM) == (0, "")
+            assert time.monotonic() - before < 5
+    assert "daemon.stopped" in {line["event"] for line in daemon.seen}
+
+
+def test_a_request_in_flight_at_the_end_is_answered(tmp_path: Path) -> None:
+    words = (*COMMON, "--kbs-http", "127.0.0.1:0", "--data-dir", f"{tmp_path}/data")
+    body = json.dumps(AUTH).encode()
+    with (
+        running_daemon(*words) as daemon,
+        socket.create_connection(("127.0.0.1", http_port(daemon)), timeout=SECONDS) as tcp,
+    ):
+        head = {"Content-Length": str(len(body)), "Expect": "100-continue"}
+        tcp.sendall(request("POST", "/kbs/v0/auth", headers=head) + body[:5])
+        assert tcp.recv(1000).startswith(b"HTTP/1.1 100 ")
+        daemon.send(signal.SIGTERM)
+        daemon.wait_for("daemon.stopping")
+        tcp.sendall(body[5:])
+        answer = b"".join(iter(lambda: tcp.recv(65_536), b""))
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert daemon.end(signal.SIGCONT)[0] == 0
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> AdminTokens:
+    return AdminTokens(tmp_path / "admins")
+
+
+def rubbish(tokens: AdminTokens) -> Iterator[tuple[bytes, list[str]]]:
+    """Requests, and what of each must not be shown anywhere."""
+    boss = tokens.token("boss")
+    secret = os.urandom(32)
+    path = f"/kbs/v0/resource/default/x/{CANARY}"
+    for method in ("POST", "GET", "DELETE"):
+        yield request(method, path, secret, bearing(boss)), [boss, secret.hex(), repr(secret)]
+    yield request("POST", "/kbs/v0/auth", CANARY.encode() * 10), [CANARY]
+    yield request("POST", "/kbs/v0/auth", json.dumps({"version": CANARY}).encode()), []
+    yield request("POST", f"/{CANARY}"), [CANARY]
+    yield request(CANARY, "/"), [CANARY]
+    yield f"{CANARY}\r\n\r\n".encode(), [CANARY]
+    yield request("GET", path, headers={"Cookie": f"kbs-session-id={CANARY}"}), [CANARY]
+    yield request("GET", path, headers=bearing(CANARY)), [CANARY]
+    yield request("GET", "/healthz", headers={"X": CANARY + "\x00"}), [CANARY]
+    yield request("GET", "/healthz", headers={"Expect": CANARY}), [CANARY]
+    chunks = "POST /kbs/v0/auth HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    yield f"{chunks}{CANARY}\r\n".encode(), [CANARY]
+    yield f"{chunks}5\r\nhello\r\n{CANARY}\r\n".encode(), [CANARY]
+    yield f"POST /kbs/v0/auth HTTP/1.1\r\nContent-Length: 99\r\nHost: {CANARY}\r\n\r\n".encode(), []
+    yield b"\x16\x03\x01\x02\x00" + CANARY.encode(), [CANARY]
+    yield bytes(range(256)), []
+
+
+def exchanged(port: int, data: bytes, context: ssl.SSLContext | None) -> bytes:
+    """What comes back, nothing where the connection is closed."""
+    with ExitStack() as stack:
+        link = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=SECONDS))
+        if context is not None:
+            link = stack.enter_context(context.wrap_socket(link))
+        link.sendall(data)
+        try:
+            return link.recv(65_536)
+        except ConnectionError:
+            return b""
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_standard_error_shows_lines_of_the_log_and_nothing_of_what_clients_sent(
+    tmp_path: Path, tokens: AdminTokens, tls: bool
+) -> None:
+    """Not even through the loggers of the libraries."""
+    where = "0.0.0.0:0" if tls else "127.0.0.1:0"
+    words = (*COMMON, "--kbs-http", where, "--kbs-admins", str(tokens.file))
+    hidden: list[str] = []
+    with running_daemon(
+        *(*words, "--data-dir", f"{tmp_path}/data"),
+        *("--request-timeout", "1", "--handshake-timeout", "1"),
+    ) as daemon:
+        port = http_port(daemon)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        for data, secrets in rubbish(tokens):
+            hidden += secrets
+            for encrypted in {False, tls}:
+                answer = exchanged(port, data, context if encrypted else None)
+                assert b"Traceback" not in answer
+                assert b"aiohttp" not in answer.lower()
+        status, stdout = daemon.end(signal.SIGTERM)
+    assert (status, stdout) == (0, "")
+    # Each line of standard error was a line of the log: JSON, or `seen` could not have it.
+    events = {line["event"] for line in daemon.seen}
+    assert {"request.failed", "request.answered", "daemon.stopped"} <= events
+    assert "warning.bug" not in events
+    shown = json.dumps(daemon.seen)
+    for secret in hidden:
+        if secret == CANARY:
+            continue
+        assert secret not in shown
+    lines = [line for line in daemon.seen if CANARY in json.dumps(line)]
+    # What an administrator stores, by name; and a version that is not served, quoted and cut.
+    told = {"resource.set", "resource.deleted", "request.failed"}
+    assert {line["event"] for line in lines} <= told
+    for line in lines:
+        if line["event"] == "request.failed":
+            assert "Version Mismatch" in line["reason"]

@@ -1,0 +1,33 @@
+"""What nobody waited for is an incident too, and its text stays here."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+import pytest
+
+from tests.system.broker import Recorder
+from verdictd_py.listeners.errors import unhandled
+
+SECRET = "9f2c-what-the-exception-says"
+
+
+async def test_a_task_that_nobody_waits_for_is_reported_without_its_text(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    events = Recorder()
+    asyncio.get_running_loop().set_exception_handler(unhandled(events))
+
+    async def fail() -> None:
+        raise RuntimeError(SECRET)
+
+    task = asyncio.create_task(fail())
+    await asyncio.wait([task])
+    del task
+    gc.collect()
+    asyncio.get_running_loop().call_exception_handler({"message": SECRET})
+    found = events.named("warning.bug")
+    assert [(fields["doing"], fields["error"]) for fields in found] == [("run", "RuntimeError")] * 2
+    assert SECRET not in events.text
+    assert capfd.readouterr() == ("", "")

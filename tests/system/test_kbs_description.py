@@ -1,0 +1,188 @@
+"""The OpenAPI description: it is one, it agrees with the routes, and the listener with it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import CHECKS
+
+from tests.guest.support import attested, session_id, tdx_guest
+from tests.system.broker import Recorder
+from tests.system.kbs import PATH, running_kbs, url_of
+from tests.system.kbs_admins import AdminTokens, bearing
+from verdictd_py.listeners.kbs import description
+
+EXAMPLES: Final = 15
+"""Requests of each operation, caller and kind: some 900 in all."""
+
+DOCUMENT: Final[dict[str, Any]] = json.loads(description.document())
+OPERATIONS: Final = sorted(
+    (method, path)
+    for path, item in DOCUMENT["paths"].items()
+    for method in item
+    if method != "parameters"
+)
+
+
+@dataclass
+class Live:
+    """A broker in a thread of its own: schemathesis asks and waits."""
+
+    url: str = ""
+    events: Recorder = field(default_factory=Recorder)
+    routes: set[tuple[str, str]] = field(default_factory=set)
+    callers: dict[str, dict[str, str]] = field(default_factory=dict)
+
+
+@contextmanager
+def live(directory: Path) -> Iterator[Live]:
+    found, started = Live(), threading.Event()
+    loop = asyncio.new_event_loop()
+    ending = asyncio.Event()
+
+    async def serve() -> None:
+        tokens = AdminTokens(directory / "admins")
+        async with running_kbs(directory, kbs_admins=tokens.file) as broker:
+            kbs = broker.daemon._kbs
+            assert kbs is not None
+            found.url, found.events = url_of(broker), broker.events
+            found.routes = {
+                (route.method.lower(), route.resource.canonical)
+                for route in kbs._listener.app.router.routes()
+                if route.resource is not None
+            }
+            async with attested(found.url, tdx_guest(broker.platform)) as session:
+                found.callers = {
+                    "nobody": {},
+                    "admin": bearing(tokens.token("boss")),
+                    "guest": {"Cookie": f"kbs-session-id={session_id(session)}"},
+                }
+                started.set()
+                await ending.wait()
+
+    def run() -> None:
+        try:
+            loop.run_until_complete(serve())
+        finally:
+            started.set()
+            loop.close()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    assert started.wait(30)
+    assert found.url, "the broker did not start"
+    try:
+        yield found
+    finally:
+        loop.call_soon_threadsafe(ending.set)
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    with live(tmp_path_factory.mktemp("description")) as running:
+        yield running
+        assert not running.events.named("warning.bug")
+
+
+def test_it_is_served_to_anybody(broker: Live) -> None:
+    answer = httpx.get(f"{broker.url}/kbs/v0/openapi.json")
+    assert (answer.status_code, answer.json()) == (200, DOCUMENT)
+
+
+def test_it_is_a_description() -> None:
+    schemathesis.openapi.from_dict(DOCUMENT).validate()
+
+
+def test_it_has_every_route_and_no_other(broker: Live) -> None:
+    assert set(OPERATIONS) == broker.routes
+
+
+def test_every_error_is_described_as_it_is_answered() -> None:
+    """Each status but 200 has the body that guests read."""
+    for method, path in OPERATIONS:
+        answers = DOCUMENT["paths"][path][method]["responses"]
+        for status, answer in answers.items():
+            if status != "200":
+                schema = answer["content"]["application/json"]["schema"]
+                assert schema == {"$ref": "#/components/schemas/Error"}, (method, path, status)
+
+
+CHECKED: Final = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "allow_header_conformance",
+    "negative_data_rejection",
+)
+
+
+def has_input(method: str, path: str) -> bool:
+    """Whether a request can be wrong at all."""
+    return "{" in path or "requestBody" in DOCUMENT["paths"][path][method]
+
+
+@pytest.mark.parametrize("caller", ["nobody", "admin", "guest"])
+@pytest.mark.parametrize(
+    ("method", "path", "mode"),
+    [
+        (*operation, mode)
+        for operation in OPERATIONS
+        for mode in GenerationMode
+        if mode is GenerationMode.POSITIVE or has_input(*operation)
+    ],
+)
+def test_the_listener_answers_as_described(
+    broker: Live, method: str, path: str, caller: str, mode: GenerationMode
+) -> None:
+    """Requests made from the description, good ones and bad ones, always the same."""
+    operation = schemathesis.openapi.from_dict(DOCUMENT)[path][method]
+    checks: Any = CHECKS.get_by_names(list(CHECKED))
+    statuses: set[int] = set()
+
+    @settings(
+        max_examples=EXAMPLES,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def ask(case: schemathesis.Case[Any]) -> None:
+        answer = case.call(base_url=broker.url, headers=broker.callers[caller])
+        statuses.add(answer.status_code)
+        case.validate_response(answer, checks=checks)
+
+    ask()
+    assert statuses
+
+
+def test_good_requests_are_described_well_enough_to_succeed(broker: Live) -> None:
+    """Otherwise the test above would only ever see refusals."""
+    admin = broker.callers["admin"]
+    with httpx.Client(base_url=broker.url) as http:
+        where = "/kbs/v0/resource/described/kind/1"
+        assert http.post(where, content=b"x", headers=admin).status_code == 200
+        assert http.get("/kbs/v0/reference-value", headers=admin).status_code == 200
+        assert http.get("/kbs/v0/resource-policy", headers=admin).status_code == 200
+        answer = http.get(f"/kbs/v0/resource/{PATH}", headers=broker.callers["guest"])
+        assert answer.status_code == 200
+        schema = DOCUMENT["paths"]["/kbs/v0/resource/{repository}/{type}/{tag}"]["get"]
+        jwe = schema["responses"]["200"]["content"]["application/json"]["schema"]
+        assert set(answer.json()) == set(jwe["required"])
