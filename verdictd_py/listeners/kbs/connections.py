@@ -22,8 +22,8 @@ BACKLOG: Final = 1024
 _LINGER_SECONDS: Final = 1.0
 """Of a client that was refused, to read why."""
 
-_MAX_HEADER_BYTES: Final = 40 * 1024
-"""Of one header: a token is up to 32 KiB long."""
+_MAX_HEADER_BYTES: Final = 72 * 1024
+"""Of one header: a token is up to 32 KiB long, and proxies add to it."""
 
 _MAX_HEADERS: Final = 64
 """Guests send six; a proxy adds some."""
