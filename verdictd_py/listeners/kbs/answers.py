@@ -191,7 +191,16 @@ OTHERS: Final = (
     OtherRefusal(
         405, _INVALID_PATH, "The path has no such method.", "See the OpenAPI description."
     ),
+    OtherRefusal(408, _NO_REQUEST, "The body came too slowly.", "See `--request-timeout`."),
     OtherRefusal(413, _NO_REQUEST, "The body is larger than 2 MiB.", "Send less."),
+    OtherRefusal(415, _NO_REQUEST, "The body is compressed.", "Send it without Content-Encoding."),
+    OtherRefusal(417, _NO_REQUEST, "An Expect that nobody knows.", "Send 100-continue, or none."),
+    OtherRefusal(
+        431,
+        _NO_REQUEST,
+        "The address is longer than 8 KiB, or a header than 72 KiB.",
+        "Look at the cookies: a proxy may have added some.",
+    ),
     OtherRefusal(
         500,
         BUG,
