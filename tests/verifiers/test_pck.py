@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -197,6 +198,20 @@ def test_intel_chains(name: str, fmspc: str, ca: str) -> None:
 def test_root_that_is_no_certificate() -> None:
     with pytest.raises(ConfigError, match="openssl x509"):
         root_key_digest(b"-----BEGIN CERTIFICATE-----")
+
+
+def test_a_serial_that_the_library_warns_of_is_refused_without_a_word() -> None:
+    """Warnings are errors in these tests, and lines on standard error elsewhere."""
+    pem, root = _chain(*_links())
+    leaf = x509.load_pem_x509_certificates(pem)[0]
+    der = bytearray(leaf.public_bytes(serialization.Encoding.DER))
+    serial = leaf.serial_number.to_bytes((leaf.serial_number.bit_length() + 7) // 8)
+    der[der.index(serial)] |= 0x80  # a negative number
+    odd = ssl.DER_cert_to_PEM_cert(bytes(der)).encode()
+    with pytest.raises(QuoteInvalid):
+        verify_chain(
+            odd + pem[pem.index(b"-----END") :].partition(b"\n")[2], root_key=root, now=NOW
+        )
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**4), st.integers(1, 255)), min_size=1, max_size=3))

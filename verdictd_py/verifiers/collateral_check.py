@@ -14,7 +14,7 @@ from verdictd_py.domain.evidence import Collateral, Tee
 from verdictd_py.domain.ports import CollateralRequest
 from verdictd_py.errors import AttestationError, CollateralExpired, Reason
 from verdictd_py.verifiers.dcap import CollateralRejected
-from verdictd_py.verifiers.pck import UNUSABLE, verify_chain, verify_signed_text
+from verdictd_py.verifiers.pck import UNUSABLE, load_chain, verify_chain, verify_signed_text
 
 _IDS: Final = {Tee.TDX: ("TDX", "TD_QE"), Tee.SGX: ("SGX", "QE")}
 """`id` of TCB info and of the quoting enclave's identity (PCS v4)."""
@@ -60,7 +60,7 @@ def check_collateral(
     """
     try:
         chains = [
-            x509.load_pem_x509_certificates(text.encode())
+            load_chain(text.encode())
             for text in (
                 collateral.tcb_info_issuer_chain,
                 collateral.qe_identity_issuer_chain,

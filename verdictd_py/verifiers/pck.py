@@ -7,6 +7,7 @@ inside another library is relied on. Revocation and TCB come after, with the col
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
@@ -19,6 +20,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
 
 from verdictd_py.errors import CollateralExpired, ConfigError, QuoteInvalid, Reason
@@ -82,6 +84,20 @@ def root_key_digest(root_ca_der: bytes | None) -> bytes:
         ) from error
 
 
+def load_chain(pem: bytes) -> list[x509.Certificate]:
+    """Certificates in PEM, none of them looked at.
+
+    The library warns of odd ones on standard error, where strangers' certificates have no
+    business: what is odd and signed by nobody trusted is refused for that.
+
+    Raises:
+        ValueError: they are none, or one of `UNUSABLE`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+        return x509.load_pem_x509_certificates(pem)
+
+
 def verify_chain(pem: bytes, *, root_key: bytes, now: datetime) -> x509.Certificate:
     """Verifies a chain of Intel's up to the trusted root.
 
@@ -104,7 +120,7 @@ def verify_chain(pem: bytes, *, root_key: bytes, now: datetime) -> x509.Certific
         CollateralExpired: it does, but not at `now`.
     """
     try:
-        chain = x509.load_pem_x509_certificates(pem.rstrip(b"\0"))
+        chain = load_chain(pem.rstrip(b"\0"))
         # 1.
         if not 2 <= len(chain) <= MAX_CHAIN_CERTIFICATES:
             raise _broken(

@@ -22,7 +22,7 @@ from verdictd_py.domain.ports import CollateralRequest
 from verdictd_py.errors import AttestationError, CollateralUnavailable, VerdictdError
 from verdictd_py.verifiers.collateral_check import Validity
 from verdictd_py.verifiers.dcap import CollateralRejected
-from verdictd_py.verifiers.pck import UNUSABLE, key_digest
+from verdictd_py.verifiers.pck import UNUSABLE, key_digest, load_chain
 
 MAX_ANSWER_BYTES: Final = 1024 * 1024
 """TCB info is about 20 KiB, a CRL of a whole generation below 200 KiB."""
@@ -181,7 +181,7 @@ def _distribution_point(chain: str, root_key: bytes) -> str:
     must have signed itself too.
     """
     try:
-        root = x509.load_pem_x509_certificates(chain.encode())[-1]
+        root = load_chain(chain.encode())[-1]
         if not compare_digest(key_digest(root), root_key):
             raise CollateralUnavailable("its issuer chain does not end at the trusted root")
         root.verify_directly_issued_by(root)
