@@ -31,8 +31,8 @@ _MAX_HEADERS: Final = 64
 _MAX_WAITING_BYTES: Final = 2 * MAX_BODY_BYTES
 """That came and were not answered yet: a body in chunks, or requests behind it."""
 
-_NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _PAUSE_SECONDS: Final = 1.0
+"""After a connection that could not be accepted: there are no descriptors left, say."""
 
 _SILENT: Final = logging.getLogger("verdictd_py.http")
 """Of the library: it would print what clients sent."""
@@ -211,7 +211,7 @@ class Acceptor:
             self._accepting.cancel()
             await asyncio.gather(self._accepting, return_exceptions=True)
         for task, connection in tuple(self._tasks.items()):
-            if connection.transport is None:  # its handshake is not completed
+            if connection.serving is None:  # its handshake is not completed
                 task.cancel()
             else:
                 connection.drain()
@@ -232,8 +232,8 @@ class Acceptor:
                 try:
                     accepted, name = await loop.sock_accept(listening)
                 except OSError as error:
-                    if error.errno in _NO_DESCRIPTORS:
-                        reason = "no descriptor or memory for another connection"
+                    if error.errno != errno.ECONNABORTED:  # the client's business
+                        reason = f"cannot accept: {error.strerror}"
                         self._events.record("connection.refused", reason=reason)
                         await asyncio.sleep(_PAUSE_SECONDS)
                     continue
@@ -255,7 +255,10 @@ class Acceptor:
         task.add_done_callback(self._tasks.pop)
 
     async def _serve(self, accepted: socket.socket, peer: str, connection: Connection) -> None:
-        """Until the connection is closed: it counts as long."""
+        """Until the connection is closed and nothing is done for it: it counts as long.
+
+        A client that asks for what takes long and leaves must not be able to ask again.
+        """
         settings: dict[str, Any] = {}
         if self._tls is not None:
             settings = {
@@ -272,7 +275,11 @@ class Acceptor:
         except (OSError, EOFError):  # closed or too slow in the middle of a handshake
             self._events.record("connection.failed", peer=peer, reason="TLS: not completed")
         else:
-            await connection.closed
+            await asyncio.wait([connection.closed])
+            if connection.serving is not None:
+                await asyncio.wait([connection.serving])
+        finally:
+            connection.abort()
 
 
 def peer_text(name: object) -> str:
