@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import ssl
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from verdictd_py import app
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.errors import ConfigError
 from verdictd_py.guest.connection import BrokerRefused
-from verdictd_py.simulator import SimulatedPlatform
+from verdictd_py.simulator import PlatformOptions, SimulatedPlatform, collateral_json
 from verdictd_py.simulator.pcs import PcsAnswer
 
 
@@ -103,6 +105,72 @@ async def test_a_service_with_a_certificate_of_its_own_ca(tmp_path: Path) -> Non
         async with running_broker(tmp_path / "with", platform, **settings) as broker:
             await admitted(broker)
         assert set(pccs.asked.values()) == {1}
+
+
+async def test_files_are_looked_at_when_they_are_read(tmp_path: Path) -> None:
+    """What is not signed, or has ended, is said at start and after a change, not by a guest."""
+    now = app.utc_now()
+    platform = SimulatedPlatform.create(now=now)
+    ended = platform.collateral(now - timedelta(days=60))
+    good = platform.collateral(now)
+    unsigned = dataclasses.replace(good, tcb_info=good.tcb_info.replace("UpToDate", "OutOfDate"))
+    files = tmp_path / "files"
+    files.mkdir()
+    (files / "good.json").write_text(collateral_json(good))
+    async with running_broker(tmp_path, platform, collateral=files) as broker:
+        assert not broker.events.named("warning.collateral")
+        (files / "a.json").write_text(collateral_json(ended))
+        (files / "b.json").write_text(collateral_json(unsigned))
+        await admitted(broker)  # with the good one
+        found = broker.events.named("warning.collateral")
+    assert [Path(str(event["file"])).name for event in found] == ["a.json", "b.json"]
+    assert "outside its validity" in str(found[0]["problem"])
+    assert "signature" in str(found[1]["problem"])
+
+
+async def test_what_is_on_disk_is_renewed_before_any_guest_comes(
+    pccs: Pccs, tmp_path: Path
+) -> None:
+    """Collateral of 25 hours, a day old: due at once."""
+    short = PlatformOptions(collateral_lifetime=timedelta(hours=1))
+    pccs.platform = pccs.platform.with_options(short)
+    settings: dict[str, Any] = {"collateral": None, "collateral_url": (pccs.url,)}
+    async with running_broker(tmp_path, pccs.platform, **settings) as broker:
+        await admitted(broker)
+    pccs.asked.clear()
+    async with running_broker(tmp_path, pccs.platform, **settings) as broker:
+        async with asyncio.timeout(10):
+            while not broker.events.named("collateral.renewed"):  # noqa: ASYNC110  # no event says so
+                await asyncio.sleep(0)
+        assert set(pccs.asked.values()) == {1}
+        assert not broker.events.named("guest.accepted")
+
+
+async def test_the_operators_conditions_reach_what_is_fetched(pccs: Pccs, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "collateral": None,
+        "collateral_url": (pccs.url,),
+        "collateral_update": "early",
+        "min_tcb_evaluation": 18,
+    }
+    async with running_broker(tmp_path, pccs.platform, **settings) as broker:
+        with pytest.raises(BrokerRefused):
+            await admitted(broker)
+        (event,) = broker.events.named("collateral.not-renewed")
+        assert "at least 18" in str(event["problem"])
+    assert sum("update=early" in head for head in pccs.headers) == 2  # TCB info, QE identity
+
+
+@pytest.mark.parametrize("grace", [0, 1])
+async def test_grace_is_the_operators(tmp_path: Path, grace: float) -> None:
+    ended = PlatformOptions(collateral_lifetime=timedelta(hours=-1))
+    platform = SimulatedPlatform.create(now=app.utc_now(), options=ended)
+    async with running_broker(tmp_path, platform, collateral_grace=grace) as broker:
+        if grace:
+            await admitted(broker)
+        else:
+            with pytest.raises(BrokerRefused, match="collateral-expired"):
+                await admitted(broker)
 
 
 async def test_a_proxy_is_asked_instead(pccs: Pccs, tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ async def test_an_appraisal_has_an_end(tmp_path: Path, pccs: Pccs) -> None:
         async with connected(url_of(broker), tdx_guest(broker.platform)) as session:
             answer = await attest_answer(session, broker)
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
-        assert "not judged: timeout" in answer.json()["detail"]
+        assert answer.json()["detail"] == "not judged: timeout; try again later"
         failed = broker.events.named("request.failed")
         assert [(f["status"], f["code"]) for f in failed] == [("503", "overloaded")]
         pccs.go_on.set()

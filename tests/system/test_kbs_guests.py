@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.domain.test_eventlog import event, written
 from tests.guest import support
 from tests.guest.support import EVERY_GUEST, attest, attested, connected, tdx_guest
 from tests.system.broker import KEY, RunningBroker
@@ -264,6 +265,37 @@ async def test_the_policy_sees_init_data_that_is_proved(broker: RunningBroker) -
         with pytest.raises(KbsRefused):
             await session.handshake()
     assert broker.events.named("guest.refused")[-1]["reasons"] == ("no init-data",)
+
+
+async def test_what_is_too_long_for_a_token_is_not_lost(broker: RunningBroker) -> None:
+    """A release policy that refuses for one event, or one line of init-data, sees all of them."""
+    long = INIT_DATA + f'"policy.rego" = "{"x" * 200_000}"\n'
+    bad = event(2, 0x80000003, b"a kernel that is not wanted")
+    boot = [event(1, 4, bytes(4)), *(event(3, 0x80000003, bytes([n % 256])) for n in range(600))]
+    (broker.data / "opa" / "releasePolicy.rego").write_text(
+        "package policy\nimport rego.v1\ndefault allow := false\n"
+        "allow if not unwanted\n"
+        "unwanted if { some each in input.claims.eventLog.events; "
+        f'each.digest == "{bad.digest.hex()}" }}\n'
+        'unwanted if startswith(input.claims.initData.data["policy.rego"], "y")\n'
+    )
+    for log, init_data, good in (
+        (boot, long, True),
+        ([*boot, bad], long, False),
+        (boot, long.replace("xx", "yy"), False),
+    ):
+        guest = tdx_guest(broker.platform, init_data=init_data, event_log=written(*log))
+        async with attested(url_of(broker), guest) as session:
+            token = await session.token()
+            assert len(token.content) < 32 * 1024
+            async with connected(url_of(broker), guest, token=token) as by_token:
+                for each in (session, by_token):
+                    if good:
+                        assert (await each.get(str(PATH))).reveal() == SECRET
+                    else:
+                        with pytest.raises(KbsRefused) as raised:
+                            await each.get(str(PATH))
+                        assert (raised.value.status, raised.value.variant) == (403, "PolicyDeny")
 
 
 async def test_devices_that_nobody_verifies_are_for_the_policy_to_accept(

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
-from tests.system.broker import running_broker
+from tests.system.broker import Recorder, running_broker
 from tests.tsm.kernel import FakeKernel
 from verdictd_py import app
 from verdictd_py.domain.evidence import Tee
 from verdictd_py.errors import ConfigError
+from verdictd_py.guest.attesters import TsmAttester
 from verdictd_py.guest.connection import GuestConnection
+from verdictd_py.listeners.identity import RenewedIdentity
 from verdictd_py.ratstls import certificate
 from verdictd_py.simulator import SimulatedPlatform
 from verdictd_py.tsm import TsmQuotes
@@ -80,6 +83,43 @@ async def test_the_broker_shows_evidence_about_itself(
     assert evidence.binding is not None
     assert kernel.asked[-1].startswith(evidence.binding)
     assert "60000" in evidence.form
+
+
+async def test_the_reference_guest_attests_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = SimulatedPlatform.create(now=app.utc_now())
+    kernel = FakeKernel(tmp_path / "report", platform.quote)
+    kernel.install(monkeypatch)
+    monkeypatch.setattr("verdictd_py.tsm.REPORTS", kernel.root)
+    async with running_broker(tmp_path, platform) as broker:
+        async with broker.guest(TsmAttester()) as guest:
+            assert await guest.version() == "v1"
+        assert broker.events.named("guest.accepted")
+    assert len(kernel.asked) == 1
+    assert list(kernel.root.iterdir()) == []
+
+
+def test_a_renewed_certificate_has_a_quote_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a key of its own: the old quote would vouch for the old one."""
+    now = app.utc_now()
+    platform = SimulatedPlatform.create(now=now)
+    kernel = FakeKernel(tmp_path / "report", platform.quote)
+    kernel.install(monkeypatch)
+    identity = RenewedIdentity(
+        lambda: now,
+        require_certificate=True,
+        events=Recorder(),
+        quote_for=TsmQuotes(kernel.root).quote,
+    )
+    identity.context()
+    assert len(kernel.asked) == 1
+    now += timedelta(days=300)
+    identity.context()
+    first, second = kernel.asked
+    assert first != second
 
 
 async def test_a_broker_that_cannot_prove_itself_does_not_start(

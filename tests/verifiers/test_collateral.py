@@ -20,9 +20,8 @@ from verdictd_py.verifiers.collateral import (
     EndorsementsOnly,
     FileCollateral,
     FirstAnswer,
-    collateral_from_json,
-    collateral_to_json,
 )
+from verdictd_py.verifiers.collateral_form import collateral_from_json, collateral_to_json
 from verdictd_py.verifiers.dcap import to_library
 
 REQUEST = CollateralRequest(Tee.TDX, "50806f000000", "platform")

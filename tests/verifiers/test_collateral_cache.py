@@ -23,7 +23,7 @@ from verdictd_py.domain.ports import CollateralRequest
 from verdictd_py.errors import CollateralUnavailable
 from verdictd_py.simulator import PlatformOptions, SimulatedPlatform
 from verdictd_py.simulator.pcs import PcsAnswer
-from verdictd_py.verifiers.collateral import collateral_to_json
+from verdictd_py.verifiers import collateral_cache
 from verdictd_py.verifiers.collateral_cache import (
     FIRST_BACK_OFF,
     LONGEST_BACK_OFF,
@@ -31,6 +31,7 @@ from verdictd_py.verifiers.collateral_cache import (
     CollateralCache,
 )
 from verdictd_py.verifiers.collateral_check import Validity
+from verdictd_py.verifiers.collateral_form import collateral_to_json
 from verdictd_py.verifiers.http import bounded_get
 from verdictd_py.verifiers.pck import root_key_digest
 from verdictd_py.verifiers.pcs import Pcs
@@ -183,6 +184,28 @@ async def test_it_is_renewed_ahead_while_guests_are_served_from_what_is_kept(pla
     assert place.pccs.asked[TCB] == 2
 
 
+async def test_a_guest_starts_the_renewal_that_is_due(place: Place) -> None:
+    """It does not wait for it, and the next guests do not start another."""
+    (first,) = await place.get()
+    place.clock.now = NOW + LIFETIME * 0.9
+    for _ in range(3):
+        assert await place.get() == (first,)
+    await asyncio.gather(*place.cache._flights.values())
+    assert place.pccs.asked[TCB] == 2
+    assert await place.get() != (first,)
+
+
+async def test_what_is_kept_has_a_bound(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    await place.get()
+    monkeypatch.setattr(collateral_cache, "MAX_PLATFORMS", 1)
+    place.cache._kept[CollateralRequest(Tee.TDX, "0" * 12, "platform")] = place.cache._kept.pop(
+        REQUEST
+    )
+    with pytest.raises(CollateralUnavailable, match="too many platform types are kept"):
+        await place.get()
+    assert len(place.cache._kept) == 1
+
+
 async def test_many_brokers_do_not_renew_together(place: Place) -> None:
     chance = random.Random(7)  # noqa: S311  # a test's choice
     moments = set()
@@ -203,6 +226,9 @@ BROKEN: dict[str, Callable[[str, PcsAnswer], PcsAnswer]] = {
     "no headers": lambda path, answer: PcsAnswer(200, {}, answer.body),
     "redirect": lambda path, answer: PcsAnswer(302, {"location": "http://127.0.0.1:9/"}),
     "huge": lambda path, answer: PcsAnswer(200, answer.headers, bytes(3 * 1024 * 1024)),
+    "padded": lambda path, answer: dataclasses.replace(
+        answer, body=answer.body + b" " * (3 * 1024 * 1024 if path == TCB else 0)
+    ),
     "changed text": lambda path, answer: dataclasses.replace(
         answer, body=answer.body.replace(b'"UpToDate"', b'"UpToDatE"')
     ),
@@ -319,10 +345,10 @@ async def test_a_dead_service_is_not_asked_again_at_once(place: Place) -> None:
 
 
 async def test_slow_and_endless_answers_end(place: Place) -> None:
-    for name in ("stalled", "endless"):
+    for name, seconds, said in (("stalled", 0.3, "within"), ("endless", 60, "more than")):
         setattr(place.pccs, name, True)
-        cache = place.make(seconds=0.3)
-        with pytest.raises(CollateralUnavailable):
+        cache = place.make(seconds=seconds)
+        with pytest.raises(CollateralUnavailable, match=said):
             await cache.candidates(REQUEST, None)
         setattr(place.pccs, name, False)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -14,20 +15,24 @@ from cryptography import x509
 from tests.verifiers.support import (
     NOW,
     REPORT_DATA,
+    Source,
     good_collateral,
     good_quote,
     platform,
+    run,
     signed_again,
+    tdx_evidence,
     verify_tdx,
 )
 from verdictd_py.domain.evidence import Collateral, Tee
 from verdictd_py.domain.ports import CollateralRequest
 from verdictd_py.errors import CollateralExpired, QuoteInvalid
-from verdictd_py.simulator import TdMeasurements, pki
+from verdictd_py.simulator import SimulatedPlatform, TdMeasurements, pki
 from verdictd_py.verifiers.collateral_check import check_collateral
 from verdictd_py.verifiers.dcap import CollateralRejected
 from verdictd_py.verifiers.pck import root_key_digest
 from verdictd_py.verifiers.quote import parse_quote
+from verdictd_py.verifiers.tdx import TdxVerifier
 
 REQUEST = CollateralRequest(Tee.TDX, "50806f000000", "platform")
 
@@ -110,3 +115,39 @@ def test_the_root_of_a_chain_is_signed_by_itself() -> None:
     with pytest.raises(QuoteInvalid) as caught:
         verify_tdx(with_root(forged))
     assert caught.value.reasons[0].rule == "pck-chain"
+
+
+def ending(which: str) -> SimulatedPlatform:
+    """A platform one of whose certificates ends an hour after NOW."""
+    made = platform()
+    url = made.options.root_crl_url
+    ends = dict.fromkeys(("root", "pck_ca", "pck", "tcb_signer"), timedelta(days=3650))
+    ends[which] = timedelta(hours=1)
+    valid = {
+        name: pki.Validity(NOW - timedelta(days=1), NOW + after) for name, after in ends.items()
+    }
+    root = pki.new_root(valid["root"], url)
+    pck_ca = pki.new_pck_ca(root, made.options.ca, valid["pck_ca"], url)
+    return replace(
+        made,
+        root=root,
+        pck_ca=pck_ca,
+        pck=pki.new_pck(pck_ca, made.identity, valid["pck"], made.options.pck_crl_url),
+        tcb_signer=pki.new_tcb_signer(root, valid["tcb_signer"], url),
+    )
+
+
+@pytest.mark.parametrize("which", ["root", "pck_ca", "pck", "tcb_signer"])
+@pytest.mark.parametrize("grace", [timedelta(0), timedelta(days=30)])
+def test_a_certificate_that_ends_is_refused_from_then_on(which: str, grace: timedelta) -> None:
+    """Whichever it is; a grace is for collateral, not for certificates."""
+    made = ending(which)
+    verifier = TdxVerifier(Source(made.collateral(NOW)), root_ca_der=made.root_ca_der, grace=grace)
+    evidence = tdx_evidence(made.quote(REPORT_DATA))
+    for minutes, good in ((59, True), (61, False)):
+        work = verifier.verify(evidence, now=NOW + timedelta(minutes=minutes))
+        if good:
+            assert run(work).tcb_status == "UpToDate"
+        else:
+            with pytest.raises(CollateralExpired):
+                run(work)

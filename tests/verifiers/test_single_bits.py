@@ -25,7 +25,7 @@ from verdictd_py import app
 from verdictd_py.domain.evidence import Collateral, Evidence, Tee, VerifiedEvidence
 from verdictd_py.errors import AttestationError
 from verdictd_py.simulator import SimulatedPlatform
-from verdictd_py.verifiers.collateral import collateral_from_json
+from verdictd_py.verifiers.collateral_form import collateral_from_json
 from verdictd_py.verifiers.quote import parse_quote
 from verdictd_py.verifiers.tdx import TdxVerifier
 

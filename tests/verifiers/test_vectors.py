@@ -16,7 +16,8 @@ from verdictd_py.errors import (
     QuoteInvalid,
 )
 from verdictd_py.ratstls.certificate import read
-from verdictd_py.verifiers.collateral import EndorsementsOnly, FileCollateral, collateral_from_json
+from verdictd_py.verifiers.collateral import EndorsementsOnly, FileCollateral
+from verdictd_py.verifiers.collateral_form import collateral_from_json
 from verdictd_py.verifiers.pck import root_key_digest, verify_pck_chain
 from verdictd_py.verifiers.quote import parse_quote
 from verdictd_py.verifiers.sgx import SgxVerifier

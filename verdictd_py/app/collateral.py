@@ -7,16 +7,19 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import httpx
 
 from verdictd_py import __version__
 from verdictd_py.config import Settings
-from verdictd_py.domain.ports import CollateralSource, CollateralStore, Events
-from verdictd_py.errors import ConfigError
-from verdictd_py.verifiers.collateral import EndorsementsOnly, FileCollateral, FirstAnswer
+from verdictd_py.domain.evidence import Collateral
+from verdictd_py.domain.ports import CollateralRequest, CollateralSource, CollateralStore, Events
+from verdictd_py.errors import AttestationError, ConfigError
+from verdictd_py.verifiers.collateral import EndorsementsOnly, FileCollateral, FirstAnswer, Inspect
 from verdictd_py.verifiers.collateral_cache import CollateralCache
+from verdictd_py.verifiers.collateral_check import check_collateral
 from verdictd_py.verifiers.http import bounded_get
 from verdictd_py.verifiers.pck import root_key_digest
 from verdictd_py.verifiers.pcs import Pcs
@@ -48,7 +51,8 @@ class CollateralService:
         self._cache: CollateralCache | None = None
         self._renewing: asyncio.Task[None] | None = None
         if settings.collateral is not None or not settings.collateral_url:
-            self.source = collateral_source(settings.collateral, events)
+            inspect = partial(_inspected, root_key_digest(root_ca_der), clock)
+            self.source = collateral_source(settings.collateral, events, inspect)
             return
         self._client = http_client(settings)
         get = bounded_get(self._client)
@@ -129,7 +133,23 @@ def _read(file: Path, option: str) -> bytes:
         raise ConfigError(f"cannot read {file}: {error.strerror}; check {option}") from error
 
 
-def collateral_source(path: Path | None, events: Events | None = None) -> CollateralSource:
+def _inspected(
+    root_key: bytes,
+    clock: Callable[[], datetime],
+    request: CollateralRequest,
+    collateral: Collateral,
+) -> str:
+    """What is wrong with a set of the operator's now, empty where nothing is."""
+    try:
+        check_collateral(collateral, request, root_key=root_key, now=clock())
+    except AttestationError as error:
+        return "; ".join(reason.text for reason in error.reasons)
+    return ""
+
+
+def collateral_source(
+    path: Path | None, events: Events | None = None, inspect: Inspect | None = None
+) -> CollateralSource:
     """Collateral of the operator's, and only where it has none the guest's own.
 
     Raises:
@@ -137,4 +157,4 @@ def collateral_source(path: Path | None, events: Events | None = None) -> Collat
     """
     if path is None:
         return EndorsementsOnly()
-    return FirstAnswer(FileCollateral(path, events=events), EndorsementsOnly())
+    return FirstAnswer(FileCollateral(path, events=events, inspect=inspect), EndorsementsOnly())

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import datetime
 from typing import Final, Self
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from verdictd_py.broker.appraiser import Appraiser
+from verdictd_py.app.usecases import UseCases
 from verdictd_py.broker.handshakes import Handshakes
-from verdictd_py.broker.release import Releaser
 from verdictd_py.config import Address, Settings, Unsafe
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.ports import Events, SessionStore
 from verdictd_py.errors import ConfigError
 from verdictd_py.listeners import sockets
@@ -25,7 +22,6 @@ from verdictd_py.listeners.kbs.admins import AdminRoutes
 from verdictd_py.listeners.kbs.files import read_admins, read_token_key
 from verdictd_py.listeners.kbs.guests import GuestRoutes
 from verdictd_py.listeners.kbs.tls import KbsTls
-from verdictd_py.listeners.management import Administration
 from verdictd_py.rcar.admins import AdminKeys
 from verdictd_py.rcar.tokens import Tokens
 from verdictd_py.storage.sessions import MemorySessionStore
@@ -39,20 +35,6 @@ _OF_LISTENER: Final = (
     "kbs_sessions",
 )
 _UNSAFE_OF_LISTENER: Final = ("insecure_kbs_http", "insecure_sample_verifier")
-
-
-@dataclass(frozen=True, slots=True)
-class UseCases:
-    """What HTTP clients can ask for, as every other listener offers it.
-
-    Attributes:
-        unpinned: measurements of a TEE that have no reference values.
-    """
-
-    appraiser: Appraiser
-    releaser: Releaser
-    administration: Administration
-    unpinned: Callable[[Tee], Awaitable[tuple[str, ...]]]
 
 
 def listener_of(
@@ -121,7 +103,7 @@ class KbsService:
             sessions=self._sessions,
             tokens=tokens,
             clock=clock,
-            unpinned=use_cases.unpinned,
+            unpinned=use_cases.open_measurements.of,
         )
         self._listener = KbsListener(
             guests=GuestRoutes(

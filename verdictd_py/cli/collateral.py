@@ -25,13 +25,9 @@ from verdictd_py.cli.parsing import (
 from verdictd_py.domain.evidence import MAX_QUOTE_BYTES, Collateral, Tee
 from verdictd_py.domain.ports import CollateralRequest
 from verdictd_py.errors import AttestationError, CollateralUnavailable, ConfigError
-from verdictd_py.verifiers.collateral import (
-    MAX_COLLATERAL_BYTES,
-    collaterals_from_json,
-    collaterals_to_json,
-    platform_of,
-)
+from verdictd_py.verifiers.collateral import MAX_COLLATERAL_BYTES, platform_of
 from verdictd_py.verifiers.collateral_check import Validity, check_collateral
+from verdictd_py.verifiers.collateral_form import collaterals_from_json, collaterals_to_json
 from verdictd_py.verifiers.http import bounded_get
 from verdictd_py.verifiers.pck import root_key_digest, verify_pck_chain
 from verdictd_py.verifiers.pcs import Pcs

@@ -6,9 +6,7 @@ signature and date of it.
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -24,95 +22,14 @@ from verdictd_py.errors import (
     QuoteInvalid,
     Reason,
 )
+from verdictd_py.verifiers.collateral_form import (
+    MAX_COLLATERAL_SETS,
+    collaterals_from_json,
+    parsed,
+)
 from verdictd_py.verifiers.tcb import evaluation_number
 
 MAX_COLLATERAL_BYTES: Final = 32 * 1024 * 1024  # one file; each platform type is about 60 KiB
-MAX_COLLATERAL_FILES: Final = 4096  # in a directory: Intel has some dozens of FMSPCs
-
-_TEXTS: Final = (
-    "pck_crl_issuer_chain",
-    "tcb_info_issuer_chain",
-    "tcb_info",
-    "qe_identity_issuer_chain",
-    "qe_identity",
-)
-_BYTES: Final = ("root_ca_crl", "pck_crl", "tcb_info_signature", "qe_identity_signature")
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
-_IGNORED: Final = {"pck_certificate_chain"}  # dcap-qvl writes it; the quote has its own chain
-
-
-def collateral_from_json(text: str | bytes) -> Collateral:
-    """Reads collateral as dcap-qvl writes it: chains PEM, CRLs and signatures hex.
-
-    Raises:
-        ValueError: it has not that form; the text says what is wrong.
-    """
-    return _from_members(_parsed(text))
-
-
-def collaterals_from_json(text: str | bytes) -> tuple[Collateral, ...]:
-    """Several of them from a JSON array, or the only one: a file for a hall without a network.
-
-    Raises:
-        ValueError: as `collateral_from_json`.
-    """
-    found = _parsed(text)
-    if not isinstance(found, list):
-        return (_from_members(found),)
-    if not found:
-        raise ValueError("it is an empty list")
-    if len(found) > MAX_COLLATERAL_FILES:
-        raise ValueError(f"it has more than {MAX_COLLATERAL_FILES} sets")
-    return tuple(_from_members(members) for members in found)
-
-
-def _parsed(text: str | bytes) -> object:
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    except UnicodeDecodeError:
-        raise ValueError("it is no text") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"it is no JSON, see line {error.lineno}: {error.msg}") from None
-    except ValueError:  # more digits than Python reads
-        raise ValueError("a number in it is too long") from None
-
-
-def _from_members(members: object) -> Collateral:
-    if not isinstance(members, dict):
-        raise ValueError("it is not a JSON object")
-    unknown = set(members) - set(_TEXTS) - set(_BYTES) - _IGNORED
-    if unknown:
-        raise ValueError(f"unknown member {min(unknown)!r}")
-    for name in (*_TEXTS, *_BYTES):
-        if not isinstance(members.get(name), str):
-            raise ValueError(f"{name} is missing or not a string")
-        if _SURROGATE.search(members[name]):
-            raise ValueError(f"{name} is no text: it has half of a surrogate pair")
-    return Collateral(
-        pck_crl_issuer_chain=members["pck_crl_issuer_chain"],
-        root_ca_crl=_unhex(members, "root_ca_crl"),
-        pck_crl=_unhex(members, "pck_crl"),
-        tcb_info_issuer_chain=members["tcb_info_issuer_chain"],
-        tcb_info=members["tcb_info"],
-        tcb_info_signature=_unhex(members, "tcb_info_signature"),
-        qe_identity_issuer_chain=members["qe_identity_issuer_chain"],
-        qe_identity=members["qe_identity"],
-        qe_identity_signature=_unhex(members, "qe_identity_signature"),
-    )
-
-
-def collateral_to_json(collateral: Collateral) -> str:
-    """Writes collateral as `collateral_from_json` and dcap-qvl read it."""
-    members = {name: getattr(collateral, name) for name in _TEXTS}
-    members |= {name: getattr(collateral, name).hex() for name in _BYTES}
-    return json.dumps(members, indent=2)
-
-
-def collaterals_to_json(collaterals: Sequence[Collateral]) -> str:
-    """Writes a file that `collaterals_from_json` reads."""
-    return "[" + ",\n".join(collateral_to_json(each) for each in collaterals) + "]\n"
 
 
 def platform_of(collateral: Collateral) -> CollateralRequest:
@@ -122,13 +39,6 @@ def platform_of(collateral: Collateral) -> CollateralRequest:
         ValueError: it does not say so.
     """
     return _index(collateral).request
-
-
-def _unhex(members: Mapping[str, str], name: str) -> bytes:
-    try:
-        return bytes.fromhex(members[name])
-    except ValueError:
-        raise ValueError(f"{name} is not hexadecimal") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +56,7 @@ def _index(collateral: Collateral) -> _Entry:
     Raises:
         ValueError: it does not say so.
     """
-    info: Any = _parsed(collateral.tcb_info)
+    info: Any = parsed(collateral.tcb_info)
     try:
         tee = {"TDX": Tee.TDX, "SGX": Tee.SGX}[info.get("id", "SGX")]  # version 2 has no id
         fmspc = bytes.fromhex(info["fmspc"]).hex()
@@ -165,6 +75,10 @@ def _index(collateral: Collateral) -> _Entry:
     return _Entry(request, (evaluation_number(collateral), issued), collateral)
 
 
+Inspect = Callable[[CollateralRequest, Collateral], str]
+"""What is wrong with a set by itself, signatures and dates; empty where nothing is."""
+
+
 class FileCollateral:
     """Collateral from one file, or from all `*.json` of a directory.
 
@@ -175,14 +89,20 @@ class FileCollateral:
     Args:
         path: file or directory. An empty directory is allowed: it may be filled later.
         events: where to record an unreadable change.
+        inspect: looks at every set that is read. What it finds is recorded as
+            `warning.collateral`, and the set is kept: ended collateral may have a grace, and
+            a revocation must be found by the verifier, not become an absence.
 
     Raises:
         ConfigError: a file cannot be read or used; it is named.
     """
 
-    def __init__(self, path: Path, *, events: Events | None = None) -> None:
+    def __init__(
+        self, path: Path, *, events: Events | None = None, inspect: Inspect | None = None
+    ) -> None:
         self._path = path
         self._events = events
+        self._inspect = inspect
         self._seen = self._look()
         self._entries = self._load()
 
@@ -226,9 +146,9 @@ class FileCollateral:
         """What tells that a file has changed, for every file."""
         try:
             files = self._files()
-            if len(files) > MAX_COLLATERAL_FILES:
+            if len(files) > MAX_COLLATERAL_SETS:
                 raise ConfigError(
-                    f"{self._path} holds more than {MAX_COLLATERAL_FILES} collateral files; "
+                    f"{self._path} holds more than {MAX_COLLATERAL_SETS} collateral files; "
                     "remove those of platforms you do not have"
                 )
             stats = {file: file.stat() for file in files}
@@ -248,14 +168,27 @@ class FileCollateral:
                 text = stream.read(MAX_COLLATERAL_BYTES + 1)
             if len(text) > MAX_COLLATERAL_BYTES:
                 raise ValueError(f"it is larger than {MAX_COLLATERAL_BYTES} bytes")
-            return tuple(_index(each) for each in collaterals_from_json(text))
+            entries = tuple(_index(each) for each in collaterals_from_json(text))
         except OSError as error:
             problem = error.strerror or str(error)
         except ValueError as error:
             problem = " ".join(str(error).split())
+        else:
+            self._warn(file, entries)
+            return entries
         raise ConfigError(
             f"collateral file {file} cannot be used: {problem}; fetch it again or remove it"
         )
+
+    def _warn(self, file: Path, entries: tuple[_Entry, ...]) -> None:
+        if self._events is None or self._inspect is None:
+            return
+        for entry in entries:
+            if problem := self._inspect(entry.request, entry.collateral):
+                about = _platform(entry.request)
+                self._events.record(
+                    "warning.collateral", file=str(file), about=about, problem=problem
+                )
 
 
 class EndorsementsOnly:

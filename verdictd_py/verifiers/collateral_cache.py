@@ -18,8 +18,8 @@ from typing import Final
 from verdictd_py.domain.evidence import Collateral, Tee
 from verdictd_py.domain.ports import CollateralRequest, CollateralStore, Events
 from verdictd_py.errors import AttestationError, CollateralUnavailable, StorageError
-from verdictd_py.verifiers.collateral import collateral_from_json, collateral_to_json
 from verdictd_py.verifiers.collateral_check import Validity, check_collateral, ends_at
+from verdictd_py.verifiers.collateral_form import collateral_from_json, collateral_to_json
 from verdictd_py.verifiers.pck import root_key_digest
 from verdictd_py.verifiers.pcs import Check
 

@@ -68,7 +68,8 @@ def check_collateral(
             )
         ]
         info, identity = json.loads(collateral.tcb_info), json.loads(collateral.qe_identity)
-        _signatures(collateral, root_key, now)  # 1
+        verify_texts(collateral, root_key=root_key, now=now)  # 1
+        verify_chain(collateral.pck_crl_issuer_chain.encode(), root_key=root_key, now=now)
         _require_known_form(info, identity)  # 2
         _whose(info, identity, request)
         crls = _crls(collateral, chains[2], request)  # 3
@@ -125,7 +126,12 @@ def ends_at(collateral: Collateral) -> datetime:
         raise ValueError("the collateral does not say when it ends") from error
 
 
-def _signatures(collateral: Collateral, root_key: bytes, now: datetime) -> None:
+def verify_texts(collateral: Collateral, *, root_key: bytes, now: datetime) -> None:
+    """Verifies that TCB info and QE identity are signed under the root.
+
+    Raises:
+        QuoteInvalid, CollateralExpired: one is not, or by a certificate outside its validity.
+    """
     for chain, text, signature, rule in (
         (
             collateral.tcb_info_issuer_chain,
@@ -140,9 +146,9 @@ def _signatures(collateral: Collateral, root_key: bytes, now: datetime) -> None:
             "qe-identity",
         ),
     ):
-        signer = verify_chain(chain.encode(), root_key=root_key, now=now)
+        pem = chain.encode("utf-8", "surrogatepass")
+        signer = verify_chain(pem, root_key=root_key, now=now)
         verify_signed_text(text, signature, signer, rule=rule)
-    verify_chain(collateral.pck_crl_issuer_chain.encode(), root_key=root_key, now=now)
 
 
 def _require_known_form(info: dict[str, Any], identity: dict[str, Any]) -> None:

@@ -16,15 +16,13 @@ from verdictd_py.errors import (
     Reason,
 )
 from verdictd_py.verifiers.collateral import EvaluationFloor
-from verdictd_py.verifiers.collateral_check import check_fit, ends_at
+from verdictd_py.verifiers.collateral_check import check_fit, ends_at, verify_texts
 from verdictd_py.verifiers.dcap import CollateralRejected, Rated, RefusedLate, judge
 from verdictd_py.verifiers.pck import (
     Platform,
     root_key_digest,
-    verify_chain,
     verify_pck_chain,
     verify_quote_signatures,
-    verify_signed_text,
 )
 from verdictd_py.verifiers.quote import Quote, parse_quote
 from verdictd_py.verifiers.tcb import REVOKED, TcbVerdict, behind_days, evaluation_number, rate
@@ -238,8 +236,9 @@ class IntelEngine:
                 raise QuoteInvalid("the quote does not verify", reasons=(reason,))
             check_fit(collateral, platform.pce_id)
             return Finding(platform, verdict.tcb)
-        # The library refused for what the quote says and does not rate the platform.
-        self._verify_texts(collateral, now)
+        # The library refused for what the quote says and does not rate the platform. So the
+        # texts that do are verified here, and in no order of the library's.
+        verify_texts(collateral, root_key=self._root_key, now=now)
         check_fit(collateral, platform.pce_id)
         return Finding(platform, rate(quote, platform, collateral), verdict)
 
@@ -248,31 +247,7 @@ class IntelEngine:
     ) -> TcbVerdict | None:
         """Intel's rating for a refusal's report, from texts that are signed but may be old."""
         try:
-            self._verify_texts(collateral, now)
+            verify_texts(collateral, root_key=self._root_key, now=now)
         except AttestationError:
             return None
         return rate(quote, platform, collateral)
-
-    def _verify_texts(self, collateral: Collateral, now: datetime) -> None:
-        """Verifies the texts that rate a platform, here and so in no order of the library's.
-
-        Raises:
-            AttestationError: one is not signed by Intel.
-        """
-        for chain, text, signature, rule in (
-            (
-                collateral.tcb_info_issuer_chain,
-                collateral.tcb_info,
-                collateral.tcb_info_signature,
-                "tcb-info",
-            ),
-            (
-                collateral.qe_identity_issuer_chain,
-                collateral.qe_identity,
-                collateral.qe_identity_signature,
-                "qe-identity",
-            ),
-        ):
-            pem = chain.encode("utf-8", "surrogatepass")
-            signer = verify_chain(pem, root_key=self._root_key, now=now)
-            verify_signed_text(text, signature, signer, rule=rule)

@@ -23,7 +23,7 @@ _LINGER_SECONDS: Final = 1.0
 """Of a client that was refused, to read why."""
 
 _MAX_HEADER_BYTES: Final = 72 * 1024
-"""Of one header: a token is up to 64 KiB long."""
+"""Of one header: a token is up to 32 KiB long, and proxies add to it."""
 
 _MAX_HEADERS: Final = 64
 """Guests send six; a proxy adds some."""

@@ -1,0 +1,13 @@
+"""The wall clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """The wall clock, the daemon's only one for certificates and collateral."""
+    return datetime.now(UTC)

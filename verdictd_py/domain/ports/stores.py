@@ -1,0 +1,164 @@
+"""Where keys and resources are kept, and keyrings as bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+from verdictd_py.domain.names import KeyId, ResourcePath
+from verdictd_py.domain.secrets import SecretBytes
+
+
+class Kind(StrEnum):
+    """Kind of a stored object, as the release policy and the audit trail see it."""
+
+    KEY = "key"
+    RESOURCE = "resource"
+    IMAGE = "image"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """What was found: canonical path (`keys/default/key/1`, `image/policy.json`)."""
+
+    kind: Kind
+    path: str
+    content: SecretBytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredName:
+    """What can be said of a stored object without its content.
+
+    Attributes:
+        name: of the key, or path of the resource.
+        file: canonical path, as in `StoredObject`.
+        size: bytes.
+        changed: when it was written last, with a time zone.
+        problem: why it cannot be used; empty where it can.
+    """
+
+    name: str
+    file: str
+    size: int
+    changed: datetime
+    problem: str = ""
+
+
+class KeyStore(Protocol):
+    """Keys of exactly 32 bytes."""
+
+    async def page(self, after: str, limit: int) -> tuple[StoredName, ...]:
+        """The first `limit` keys by name behind the name `after`.
+
+        Raises:
+            StorageError: they cannot be listed.
+        """
+        ...
+
+    async def describe(self, key_id: KeyId) -> StoredName:
+        """A key without its bytes.
+
+        Raises:
+            NotFound, StorageError: as `get`; a wrong size is no error here.
+        """
+        ...
+
+    async def get(self, key_id: KeyId) -> SecretBytes:
+        """The key's bytes.
+
+        Raises:
+            NotFound: no such key.
+            StorageError: stored with a wrong size, or unreadable.
+        """
+        ...
+
+    async def create(self, key_id: KeyId, key: SecretBytes) -> None:
+        """Stores a new key.
+
+        Raises:
+            AlreadyExists: a key, a resource or an alias has that name.
+            StorageError: not 32 bytes, or it could not be written.
+        """
+        ...
+
+    async def delete(self, key_id: KeyId) -> None:
+        """Deletes a key.
+
+        Raises:
+            NotFound: no such key.
+            StorageError: it could not be deleted.
+        """
+        ...
+
+
+class ResourceStore(Protocol):
+    """Resources, the aliases of the image directory among them (storage.md)."""
+
+    async def page(self, after: str, limit: int) -> tuple[StoredName, ...]:
+        """The first `limit` resources by path behind the path `after`.
+
+        Raises:
+            StorageError: they cannot be listed.
+        """
+        ...
+
+    async def get(self, path: ResourcePath) -> StoredObject:
+        """The resource, or the file behind the alias; never a key.
+
+        Raises:
+            NotFound: neither.
+            StorageError: it cannot be served; the message says why, without a path.
+        """
+        ...
+
+    async def put(self, path: ResourcePath, content: SecretBytes) -> StoredObject:
+        """Creates or replaces a resource or the file behind an alias, atomically.
+
+        Raises:
+            RequestError: empty content (no guest could fetch it).
+            AlreadyExists: a key has that name.
+            StorageError: it could not be written.
+        """
+        ...
+
+    async def delete(self, path: ResourcePath) -> None:
+        """Deletes a resource or the file behind an alias.
+
+        Raises:
+            NotFound: neither.
+            StorageError: it could not be deleted.
+        """
+        ...
+
+
+class KeyringEditor(Protocol):
+    """OpenPGP keyrings as bytes: public certificates, binary, one after the other."""
+
+    def added(self, keyring: bytes, certificates: bytes) -> bytes:
+        """The keyring with more certificates, armoured or binary.
+
+        Raises:
+            RequestError: they are broken, or hold secrets.
+            StorageError: the keyring cannot be read.
+        """
+        ...
+
+    def without(self, keyring: bytes, which: str) -> bytes:
+        """The keyring without one certificate, named by fingerprint, key id or e-mail.
+
+        Raises:
+            NotFound, RequestError: none, or several, are meant.
+            StorageError: the keyring cannot be read.
+        """
+        ...
+
+    def listed(self, keyring: bytes) -> str:
+        """Text for people: fingerprint, user ids, created, expires.
+
+        Raises:
+            StorageError: the keyring cannot be read.
+        """
+        ...

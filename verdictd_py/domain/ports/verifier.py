@@ -1,0 +1,31 @@
+"""What verifies evidence of one kind."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Protocol
+
+from verdictd_py.domain.evidence import Evidence, Tee, VerifiedEvidence
+
+
+class Verifier(Protocol):
+    """Verifies evidence of one kind up to a trusted root."""
+
+    @property
+    def name(self) -> str:
+        """As on the command line: `tdx`."""
+        ...
+
+    @property
+    def tee(self) -> Tee:
+        """Kind of TEE whose evidence this verifies."""
+        ...
+
+    async def verify(self, evidence: Evidence, *, now: datetime) -> VerifiedEvidence:
+        """Verifies signature, chain, revocation and TCB of `evidence` at `now`.
+
+        Raises:
+            AttestationError: refused before its claims could be believed.
+            CollateralUnavailable: it cannot be judged now.
+        """
+        ...
