@@ -196,11 +196,13 @@ class Acceptor:
         self._events = events
         self._limits = limits
         self._tls = tls
+        self._listening: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._tasks: dict[asyncio.Task[None], Connection] = {}
 
     def start(self, listening: socket.socket, server: web.Server) -> None:
         """Accepts on a socket that is bound already."""
+        self._listening = listening
         listening.setblocking(False)
         listening.listen(BACKLOG)
         self._accepting = asyncio.create_task(self._accept(listening, server))
@@ -210,6 +212,8 @@ class Acceptor:
         if self._accepting is not None:
             self._accepting.cancel()
             await asyncio.gather(self._accepting, return_exceptions=True)
+        if self._listening is not None:
+            self._listening.close()
         for task, connection in tuple(self._tasks.items()):
             if connection.serving is None:  # its handshake is not completed
                 task.cancel()
@@ -227,20 +231,17 @@ class Acceptor:
 
     async def _accept(self, listening: socket.socket, server: web.Server) -> None:
         loop = asyncio.get_running_loop()
-        try:
-            while True:
-                try:
-                    accepted, name = await loop.sock_accept(listening)
-                except OSError as error:
-                    if error.errno != errno.ECONNABORTED:  # the client's business
-                        reason = f"cannot accept: {error.strerror}"
-                        self._events.record("connection.refused", reason=reason)
-                        await asyncio.sleep(_PAUSE_SECONDS)
-                    continue
-                self._take(accepted, name, server)
-                await asyncio.sleep(0)  # a flood of connections must not keep the others waiting
-        finally:
-            listening.close()
+        while True:
+            try:
+                accepted, name = await loop.sock_accept(listening)
+            except OSError as error:
+                if error.errno != errno.ECONNABORTED:  # the client's business
+                    reason = f"cannot accept: {error.strerror}"
+                    self._events.record("connection.refused", reason=reason)
+                    await asyncio.sleep(_PAUSE_SECONDS)
+                continue
+            self._take(accepted, name, server)
+            await asyncio.sleep(0)  # a flood of connections must not keep the others waiting
 
     def _take(self, accepted: socket.socket, name: object, server: web.Server) -> None:
         if len(self._tasks) >= self._limits.connections:
