@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -182,3 +183,20 @@ def test_standard_error_shows_lines_of_the_log_and_nothing_of_what_clients_sent(
     for line in lines:
         if line["event"] == "request.failed":
             assert "Version Mismatch" in line["reason"]
+
+
+def test_without_descriptors_it_waits_until_there_are_some(tmp_path: Path) -> None:
+    words = (*COMMON, "--kbs-http", "127.0.0.1:0", "--data-dir", f"{tmp_path}/data")
+    with running_daemon(*words) as daemon, ExitStack() as stack:
+        port = http_port(daemon)
+        pid = daemon.process.pid
+        used = max(int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir())
+        kept = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 5, kept[1]))
+        for _ in range(20):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=SECONDS))
+        refused = daemon.wait_for("connection.refused")
+        assert refused["reason"] == "cannot accept: Too many open files"
+        stack.close()
+        assert httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=SECONDS).status_code == 200
+        assert daemon.end(signal.SIGTERM) == (0, "")

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 from jwcrypto import jwk, jws
 from jwcrypto.common import JWSEHeaderParameter
+
+from tests.system.broker import RunningBroker
+
+POLICY = b"package policy\nimport rego.v1\ndefault allow := false\nallow if input.resource.path\n"
+OTHER_KEY = bytes(range(32))
+
 
 KINDS: dict[str, dict[str, str]] = {
     "EdDSA": {"kty": "OKP", "crv": "Ed25519"},
@@ -69,3 +77,32 @@ class AdminTokens:
 def bearing(token: str | None) -> dict[str, str]:
     """Headers that show a token."""
     return {} if token is None else {"Authorization": f"Bearer {token}"}
+
+
+def b64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def reference(values: object, **more: Any) -> dict[str, Any]:
+    payload = base64.b64encode(json.dumps(values).encode()).decode()
+    return {"version": "0.1.0", "type": "sample", "payload": payload, **more}
+
+
+def stored(broker: RunningBroker) -> dict[str, bytes]:
+    """Everything that administration could change."""
+    return {
+        str(path.relative_to(broker.data)): path.read_bytes()
+        for path in broker.data.rglob("*")
+        if path.is_file() and "audit" not in path.parts
+    }
+
+
+def variant(answer: httpx.Response) -> str:
+    """Of an answer that is no success: its body is JSON of exactly two texts."""
+    body = answer.json()
+    assert set(body) == {"type", "detail"}
+    assert answer.headers["Content-Type"] == "application/json"
+    assert isinstance(body["detail"], str)
+    head, _, tail = str(body["type"]).rpartition("/")
+    assert head == "https://github.com/confidential-containers/kbs/errors"
+    return tail

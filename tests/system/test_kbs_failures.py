@@ -6,8 +6,9 @@ import asyncio
 import json
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tests.guest.support import attested, connected, session_id, tdx_guest, use_session_id
 from tests.system.broker import KEY, KID, RunningBroker
 from tests.system.kbs import PATH, SECRET, running_kbs, url_of
-from tests.system.kbs_raw import linked, request
+from tests.system.kbs_raw import all_closed, linked, request
 from tests.verifiers.pccs import Pccs, running_pccs
 from verdictd_py import app
 from verdictd_py.guest.rcar.errors import KbsRefused
@@ -262,6 +263,50 @@ async def test_a_bug_of_ours_is_an_incident_and_nothing_more(
             assert (await session.get(str(PATH))).reveal() == SECRET
 
 
+def holds(broker: RunningBroker, number: int) -> bool:
+    """Whether so many connections count, open or not, and an answer is due on each."""
+    kbs = broker.daemon._kbs
+    assert kbs is not None
+    due = [each.answering for each in kbs._listener._acceptor._tasks.values()]
+    return due == [True] * number
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110  # the listener's own state, without an event
+            await asyncio.sleep(0)
+
+
+async def test_guests_that_leave_count_as_long_as_they_are_judged(
+    tmp_path: Path, pccs: Pccs
+) -> None:
+    """Who asks and leaves, again and again, must not get more done at once than is allowed."""
+    pccs.stalled = True
+    async with running_kbs(
+        tmp_path,
+        platform=pccs.platform,
+        collateral=None,
+        collateral_url=(pccs.url,),
+        max_connections=3,
+    ) as broker:
+        for number in range(3):
+            async with connected(url_of(broker), tdx_guest(broker.platform)) as session:
+                body = json.dumps(await session.answer(await session.auth())).encode()
+                cookie = {"Cookie": f"kbs-session-id={session_id(session)}"}
+            await until(partial(holds, broker, number))
+            async with linked(broker) as link:
+                await link.send(request("POST", "/kbs/v0/attest", body, cookie))
+                await until(partial(holds, broker, number + 1))
+        async with linked(broker) as link:
+            assert await link.closed()
+        assert len(broker.events.named("connection.refused")) == 1
+        pccs.go_on.set()
+        pccs.stalled = False
+        await all_closed(broker)
+        async with attested(url_of(broker), tdx_guest(broker.platform)) as session:
+            assert (await session.get(str(PATH))).reveal() == SECRET
+
+
 async def test_a_guest_that_leaves_is_no_bug(tmp_path: Path, pccs: Pccs) -> None:
     """In the middle of its appraisal, too."""
     pccs.stalled = True
@@ -274,9 +319,7 @@ async def test_a_guest_that_leaves_is_no_bug(tmp_path: Path, pccs: Pccs) -> None
             async with linked(broker) as link:
                 data = json.dumps(body).encode()
                 await link.send(request("POST", "/kbs/v0/attest", data, cookie))
-                async with asyncio.timeout(20):
-                    while not pccs.asked:  # noqa: ASYNC110  # the service's own state
-                        await asyncio.sleep(0)
+                await until(lambda: bool(pccs.asked))
         pccs.go_on.set()
         pccs.stalled = False
         async with attested(url_of(broker), tdx_guest(broker.platform)) as session:

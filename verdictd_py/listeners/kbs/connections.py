@@ -31,8 +31,8 @@ _MAX_HEADERS: Final = 64
 _MAX_WAITING_BYTES: Final = 2 * MAX_BODY_BYTES
 """That came and were not answered yet: a body in chunks, or requests behind it."""
 
-_NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _PAUSE_SECONDS: Final = 1.0
+"""After a connection that could not be accepted: there are no descriptors left, say."""
 
 _SILENT: Final = logging.getLogger("verdictd_py.http")
 """Of the library: it would print what clients sent."""
@@ -196,11 +196,13 @@ class Acceptor:
         self._events = events
         self._limits = limits
         self._tls = tls
+        self._listening: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._tasks: dict[asyncio.Task[None], Connection] = {}
 
     def start(self, listening: socket.socket, server: web.Server) -> None:
         """Accepts on a socket that is bound already."""
+        self._listening = listening
         listening.setblocking(False)
         listening.listen(BACKLOG)
         self._accepting = asyncio.create_task(self._accept(listening, server))
@@ -210,8 +212,10 @@ class Acceptor:
         if self._accepting is not None:
             self._accepting.cancel()
             await asyncio.gather(self._accepting, return_exceptions=True)
+        if self._listening is not None:
+            self._listening.close()
         for task, connection in tuple(self._tasks.items()):
-            if connection.transport is None:  # its handshake is not completed
+            if connection.serving is None:  # its handshake is not completed
                 task.cancel()
             else:
                 connection.drain()
@@ -227,20 +231,17 @@ class Acceptor:
 
     async def _accept(self, listening: socket.socket, server: web.Server) -> None:
         loop = asyncio.get_running_loop()
-        try:
-            while True:
-                try:
-                    accepted, name = await loop.sock_accept(listening)
-                except OSError as error:
-                    if error.errno in _NO_DESCRIPTORS:
-                        reason = "no descriptor or memory for another connection"
-                        self._events.record("connection.refused", reason=reason)
-                        await asyncio.sleep(_PAUSE_SECONDS)
-                    continue
-                self._take(accepted, name, server)
-                await asyncio.sleep(0)  # a flood of connections must not keep the others waiting
-        finally:
-            listening.close()
+        while True:
+            try:
+                accepted, name = await loop.sock_accept(listening)
+            except OSError as error:
+                if error.errno != errno.ECONNABORTED:  # the client's business
+                    reason = f"cannot accept: {error.strerror}"
+                    self._events.record("connection.refused", reason=reason)
+                    await asyncio.sleep(_PAUSE_SECONDS)
+                continue
+            self._take(accepted, name, server)
+            await asyncio.sleep(0)  # a flood of connections must not keep the others waiting
 
     def _take(self, accepted: socket.socket, name: object, server: web.Server) -> None:
         if len(self._tasks) >= self._limits.connections:
@@ -255,7 +256,10 @@ class Acceptor:
         task.add_done_callback(self._tasks.pop)
 
     async def _serve(self, accepted: socket.socket, peer: str, connection: Connection) -> None:
-        """Until the connection is closed: it counts as long."""
+        """Until the connection is closed and nothing is done for it: it counts as long.
+
+        A client that asks for what takes long and leaves must not be able to ask again.
+        """
         settings: dict[str, Any] = {}
         if self._tls is not None:
             settings = {
@@ -272,7 +276,11 @@ class Acceptor:
         except (OSError, EOFError):  # closed or too slow in the middle of a handshake
             self._events.record("connection.failed", peer=peer, reason="TLS: not completed")
         else:
-            await connection.closed
+            await asyncio.wait([connection.closed])
+            if connection.serving is not None:
+                await asyncio.wait([connection.serving])
+        finally:
+            connection.abort()
 
 
 def peer_text(name: object) -> str:
