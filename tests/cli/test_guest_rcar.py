@@ -159,6 +159,8 @@ class TestAttest:
         (["--attester", "none", "policy"], 2, "asks for evidence"),
         (["--kbs-version", "0.1.0", "policy"], 2, f"{PROGRAM} --help"),
         (["--kbs-version", "0.1.1", "--tee-key", "ec-p256", "policy"], 2, "--tee-key rsa"),
+        (["--kbs-version", "0.2.0", "--tee-key", "ec-p521", "policy"], 2, "of --kbs-version 0.4.0"),
+        (["resource", "kbs+sample:///a/b/c"], 2, "write kbs:///"),
         (["--init-data", "/none", "policy"], 2, "/none: cannot be read (No such file"),
         (["--init-data", "/dev/null", "policy"], 2, "lacks algorithm"),
         (["--init-data", "/dev/zero", "policy"], 2, "/dev/zero: larger than"),

@@ -331,7 +331,7 @@ class TestNetwork:
 
     async def test_no_http(self, guest: RcarGuest) -> None:
         async with served(b"SSH-2.0-OpenSSH_9.2\r\n\r\n") as url, connected(url, guest) as session:
-            with pytest.raises(BrokerUnreachable, match="does not speak HTTP") as raised:
+            with pytest.raises(BrokerUnreachable, match=r"does not speak HTTP.*https://") as raised:
                 await session.auth()
         assert "SSH" not in str(raised.value)
 
@@ -476,3 +476,12 @@ async def test_a_tampered_answer_is_what_is_sent(guest: RcarGuest) -> None:
     async with session_with(kbs, guest) as session:
         await attest(session, tamper)
     assert json.loads(kbs.asked[1].content)["runtime-data"]["nonce"] == "other"
+
+
+def test_what_upstream_says_of_a_missing_resource_is_explained() -> None:
+    """Its newer KBS answers 401 and no more; ours 404."""
+    missing = KbsRefused("GET", 401, error_type="x/PluginInternalError", detail="Plugin error")
+    assert "where there is no such resource" in str(missing)
+    for status, variant in ((404, "PluginInternalError"), (401, "PolicyDeny")):
+        other = KbsRefused("GET", status, error_type=f"x/{variant}", detail="Plugin error")
+        assert "no such resource" not in str(other)

@@ -157,7 +157,7 @@ def test_prefix(role: Role) -> None:
         "",
         "Default/kek/1",
     ):
-        with pytest.raises(NotAuthorized, match="only touch resources below default/kek/"):
+        with pytest.raises(NotAuthorized, match=f"below default/kek/, not {path}$"):
             found.require_resource(path)
     with pytest.raises(NotAuthorized):
         found.require_policies()

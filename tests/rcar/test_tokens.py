@@ -105,6 +105,8 @@ def test_others_read_it_with_the_published_keys() -> None:
     assert header["alg"] == "ES256"
     assert other_jwk.JWK(**header["jwk"]).thumbprint() == key.thumbprint()
     assert "d" not in header["jwk"]
+    assert header["jwk"]["alg"] == "ES256"
+    assert header["kid"] == header["jwk"]["kid"] == tokens().jwks()["keys"][0]["kid"]
 
 
 def test_guests_can_parse_the_types_of_its_claims() -> None:

@@ -25,7 +25,7 @@ MAX_BYTES: Final = 256 * 1024
 CLAIM: Final = "initData"
 """The claim with what the document says, None where the guest showed none."""
 
-_ALGORITHMS: Final = ("sha256", "sha384", "sha512")  # sm3 exists, and no library here has it
+_ALGORITHMS: Final = ("sha256", "sha384", "sha512")  # sm3 exists (wire-rcar.md): refused
 _REGISTER_BYTES: Final = 48  # MRCONFIGID (tdx.md)
 _MAX_DEPTH: Final = 16
 _MAX_INTEGER: Final = 2**63  # TOML 1.0, "Integer": 64 bits; Python's can be too long to be written

@@ -82,9 +82,11 @@ class Administrator:
             NotAuthorized: it may not.
         """
         if deleting and self.role is Role.REGISTER:
-            raise NotAuthorized(f"{self.caller.name} may only register keys, not delete them")
+            raise NotAuthorized(f"{self.caller.name} may only register keys, not delete {path}")
         if not path.startswith(self.prefix):
-            raise NotAuthorized(f"{self.caller.name} may only touch resources below {self.prefix}")
+            raise NotAuthorized(
+                f"{self.caller.name} may only touch resources below {self.prefix}, not {path}"
+            )
         return self.caller
 
 

@@ -17,6 +17,9 @@ from joserfc.jwk import ECKey, OKPKey
 
 from verdictd_py.errors import TokenInvalid
 
+ALGORITHM: Final = "ES256"
+"""Of our own tokens."""
+
 PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 
 MAX_TOKEN_CHARACTERS: Final = 32 * 1024
@@ -80,7 +83,7 @@ def _time(claims: dict[str, Any], name: str) -> float | None:
 def signed(claims: dict[str, Any], header: dict[str, Any], key: ec.EllipticCurvePrivateKey) -> str:
     """A token of ours, ES256."""
     private = ECKey.import_key(key)
-    return jwt.encode({"alg": "ES256", **header}, claims, private, algorithms=["ES256"])
+    return jwt.encode({"alg": ALGORITHM, **header}, claims, private, algorithms=[ALGORITHM])
 
 
 def public_jwk(key: PublicKey) -> dict[str, Any]:

@@ -117,7 +117,8 @@ class Tokens:
             "jti": appraisal.id,
             _OWN: _own(attested, divided.kept[0] if divided.kept else None),
         }
-        header = {"jwk": jose.public_jwk(self.key.public_key())}
+        public = {**jose.public_jwk(self.key.public_key()), "alg": jose.ALGORITHM}
+        header = {"jwk": public, "kid": public["kid"]}
         return Issued(jose.signed(said, header, self.key), divided.kept)
 
     def read(self, token: str, *, now: datetime) -> Shown:
@@ -136,7 +137,7 @@ class Tokens:
 
     def jwks(self) -> dict[str, Any]:
         """What others need to check these tokens (RFC 7517, 5)."""
-        return {"keys": [{**jose.public_jwk(self.key.public_key()), "alg": "ES256"}]}
+        return {"keys": [{**jose.public_jwk(self.key.public_key()), "alg": jose.ALGORITHM}]}
 
 
 def _own(attested: Attested, kept: str | None) -> dict[str, Any]:

@@ -115,6 +115,8 @@ def _path(options: Namespace) -> ResourcePath:
     if options.asked in NAMED:
         return LEGACY_RESOURCES[NAMED[options.asked]]
     value: str = options.value
+    if value.startswith("kbs+"):
+        raise ConfigError("resources of a KBS's plugins are not asked for here: write kbs:///")
     if options.asked == "key" or "://" in value:
         return path_of(value)
     return ResourcePath.parse(value)
@@ -152,6 +154,8 @@ def _kind(options: Namespace, version: Version) -> TeeKeyKind:
     kind = TeeKeyKind(options.tee_key) if options.tee_key else TeeKeyKind.usual(version)
     if version is Version.V0_1_1 and kind is not TeeKeyKind.RSA:
         raise ConfigError("--kbs-version 0.1.1 knows RSA keys only: --tee-key rsa")
+    if kind is TeeKeyKind.EC_P521 and version is not Version.V0_4_0:
+        raise ConfigError("--tee-key ec-p521 is of --kbs-version 0.4.0: choose another of the two")
     return kind
 
 

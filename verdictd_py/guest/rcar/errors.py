@@ -14,6 +14,8 @@ MAX_DETAIL_CHARACTERS: Final = 1024
 """Of a KBS's words that are repeated: enough for a sentence, too little to flood a terminal."""
 
 _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]*")
+_PERHAPS_MISSING: Final = (401, "PluginInternalError")
+
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")  # RFC 8259, 7: perhaps half of a pair
 
 
@@ -35,6 +37,8 @@ class KbsRefused(BrokerRefused):
         self.variant = self.error_type.rpartition("/")[2]
         self.detail = detail[:MAX_DETAIL_CHARACTERS]
         said = ": ".join(part for part in (self.variant, self.detail) if part)
+        if (status, self.variant) == _PERHAPS_MISSING:
+            said += " (upstream's KBS says no more where there is no such resource)"
         super().__init__(f"the KBS answered {what} with {status}" + (f", {said}" if said else ""))
 
     @property

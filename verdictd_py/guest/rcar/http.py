@@ -150,8 +150,9 @@ async def exchange(
         raise _unconnected(error, where) from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         # The text may hold what the answer held.
+        perhaps = "; perhaps it speaks TLS: write https://" if where.scheme == "http" else ""
         raise BrokerUnreachable(
-            f"{where} does not speak HTTP as it should ({type(error).__name__})"
+            f"{where} does not speak HTTP as it should ({type(error).__name__}){perhaps}"
         ) from None
 
 
