@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
+from hashlib import sha384
 
 import pytest
 
@@ -26,7 +27,7 @@ from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.history import Judgement
 from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
 from verdictd_py.domain.eventlog import EventLog
-from verdictd_py.domain.evidence import Evidence, Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import Evidence, InitData, JsonValue, Tee, VerifiedEvidence
 from verdictd_py.errors import (
     AttestationError,
     BindingMismatch,
@@ -34,6 +35,7 @@ from verdictd_py.errors import (
     EventLogRefused,
     EvidenceFormat,
     EvidenceMissing,
+    InitDataRefused,
     PolicyRefused,
     Reason,
     TcbStatusRefused,
@@ -363,6 +365,23 @@ async def test_an_event_of_no_register_is_no_claim(index: int) -> None:
     appraisal = await judged_with_log(written(*BOOT, stray))
     assert appraisal.accepted
     assert stray.digest.hex() not in json.dumps(appraisal.claims["eventLog"])
+
+
+@pytest.mark.parametrize("is_its_own", [True, False])
+async def test_init_data_reaches_the_policy_once_its_digest_was_measured(is_its_own: bool) -> None:
+    """Of another guest's nothing is shown, not even to the policy that names what else failed."""
+    body = 'algorithm = "sha384"\n[data]\nwho = "me"'
+    digest = sha384(body.encode()).hexdigest() if is_its_own else "aa" * 48
+    verified = dataclasses.replace(VERIFIED, claims={**VERIFIED.claims, "mrConfigId": digest})
+    policy = ScriptedPolicy()
+    evidence = dataclasses.replace(EVIDENCE, init_data=InitData("toml", body))
+    appraisal = await appraiser(ScriptedVerifier(verified), policy).judge(reads(evidence))
+    ((_, claims),) = policy.asked
+    document: JsonValue = {"algorithm": "sha384", "data": {"who": "me"}}
+    assert claims["initData"] == (document if is_its_own else None)
+    assert appraisal.accepted is is_its_own
+    if not is_its_own:
+        assert isinstance(refused(appraisal), InitDataRefused)
 
 
 async def test_what_is_no_event_log_is_refused() -> None:

@@ -215,7 +215,7 @@ def _with_event_log(
 
 
 def _with_init_data(found: VerifiedEvidence, shown_by_guest: InitData | None) -> VerifiedEvidence:
-    """The claims with what the init-data says, and a fault where it is another guest's.
+    """The claims with what the init-data says, or nothing and a fault where it is another's.
 
     Raises:
         EvidenceFormat: it cannot be read, or is of a TEE that does not measure it.
@@ -225,13 +225,14 @@ def _with_init_data(found: VerifiedEvidence, shown_by_guest: InitData | None) ->
     if found.tee not in _WITH_INIT_DATA:
         raise EvidenceFormat(f"init-data of {found.tee} is not served here")
     document = initdata.parse(shown_by_guest)
-    # Sample guests prove nothing, and not this either.
-    measured = found.tee is Tee.TDX
+    faults: tuple[Reason, ...] = ()
+    if found.tee is Tee.TDX:  # sample guests prove nothing, and not this either
+        faults = document.mismatches(str(found.claims["mrConfigId"]))
+    claim = None if faults else dict(document.content)
     return replace(
         found,
-        claims={**found.claims, initdata.CLAIM: dict(document.content)},
-        faults=found.faults
-        + (document.mismatches(str(found.claims["mrConfigId"])) if measured else ()),
+        claims={**found.claims, initdata.CLAIM: claim},
+        faults=found.faults + faults,
     )
 
 
