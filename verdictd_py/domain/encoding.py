@@ -167,6 +167,20 @@ def _constant(text: str) -> NoReturn:
     raise RequestError(f"the JSON has {text}, which is no JSON")
 
 
+def has_more_values(value: JsonValue, most: int) -> bool:
+    """Whether there are more than `most` values inside of this one, however deep."""
+    count, waiting = 0, [value]
+    while waiting:
+        item = waiting.pop()
+        inner = list(item.values()) if isinstance(item, dict) else item
+        if isinstance(inner, list):
+            count += len(inner)
+            if count > most:
+                return True
+            waiting.extend(inner)
+    return False
+
+
 def encode_object(members: dict[str, JsonValue]) -> bytes:
     """Compact ASCII JSON, members in their order; `/` is not escaped."""
     return json.dumps(members, separators=(",", ":")).encode("ascii")
