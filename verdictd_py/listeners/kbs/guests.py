@@ -19,6 +19,9 @@ PREFIX: Final = "/kbs/v0"
 COOKIE: Final = "kbs-session-id"
 RESOURCE: Final = PREFIX + "/resource/{repository}/{type}/{tag}"
 
+MAX_COOKIE_CHARACTERS: Final = 8 * 1024
+"""Of all cookies; guests have one. Reading many takes long, and strangers send them."""
+
 _MAX_ID_CHARACTERS: Final = 256
 
 
@@ -105,6 +108,8 @@ def resource_path(request: web.Request) -> ResourcePath:
 
 def session_id(request: web.Request) -> str | None:
     """What the cookie says, None where there is none; too long is as good as unknown."""
+    if len(request.headers.get("Cookie", "")) > MAX_COOKIE_CHARACTERS:
+        return None
     found = request.cookies.get(COOKIE)
     return None if found is None else found[:_MAX_ID_CHARACTERS]
 
