@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 from collections.abc import Callable
@@ -24,11 +25,13 @@ from tests.broker.support import (
 from tests.domain.test_eventlog import command_line, event, written
 from verdictd_py import errors
 from verdictd_py.broker.appraiser import Appraiser
-from verdictd_py.broker.history import Judgement
+from verdictd_py.broker.history import History, Judgement, Verdict
 from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
+from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.eventlog import EventLog
 from verdictd_py.domain.evidence import Evidence, InitData, JsonValue, Tee, VerifiedEvidence
 from verdictd_py.errors import (
+    AppraisalTimeout,
     AttestationError,
     BindingMismatch,
     CollateralUnavailable,
@@ -60,6 +63,8 @@ def appraiser(
     *,
     insecure_accept_anyone: bool = False,
     allow_rtmr3_mismatch: bool = False,
+    history: History | None = None,
+    seconds: float | None = None,
 ) -> Appraiser:
     return Appraiser(
         verifiers={Tee.TDX: verifier or ScriptedVerifier()},
@@ -68,6 +73,8 @@ def appraiser(
         events=events or MemoryEvents(),
         insecure_accept_anyone=insecure_accept_anyone,
         allow_rtmr3_mismatch=allow_rtmr3_mismatch,
+        history=history,
+        seconds=seconds,
     )
 
 
@@ -252,6 +259,24 @@ async def test_what_cannot_be_judged_now_is_neither_accepted_nor_refused() -> No
     assert event == "guest.not-judged"
     assert fields.pop("appraisal")
     assert fields == {"peer": ADDRESS, "code": "collateral-unavailable", "reason": str(later)}
+
+
+async def test_what_takes_too_long_is_not_judged_and_recorded_by_its_id() -> None:
+    class Slow(ScriptedVerifier):
+        async def verify(self, evidence: Evidence, *, now: datetime) -> VerifiedEvidence:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    events, history = MemoryEvents(), History()
+    judge = appraiser(Slow(), events=events, history=history, seconds=0.01)
+    with pytest.raises(AppraisalTimeout) as raised:
+        await judge.admit(reads(EVIDENCE), address=ADDRESS)
+    assert raised.value.told == "not judged: timeout; try again later"
+    (fields,) = events.named("guest.not-judged")
+    assert (fields["peer"], fields["code"]) == (ADDRESS, "timeout")
+    operator = Caller("operator", frozenset({Right.MANAGE}))
+    judgement = history.find(operator, str(fields["appraisal"]))
+    assert (judgement.verdict, judgement.reasons[0].rule) == (Verdict.UNVERIFIED, "appraisal")
 
 
 async def test_a_judgement_without_a_peer_is_not_recorded() -> None:

@@ -106,12 +106,7 @@ class KbsService:
             unpinned=use_cases.open_measurements.of,
         )
         self._listener = KbsListener(
-            guests=GuestRoutes(
-                self._handshakes,
-                tokens,
-                appraisal_seconds=limits.appraisal,
-                secure=self._tls is not None,
-            ),
+            guests=GuestRoutes(self._handshakes, tokens, secure=self._tls is not None),
             admins=AdminRoutes(use_cases.administration, admins, clock),
             events=events,
             limits=limits,

@@ -21,7 +21,7 @@ from verdictd_py.domain.evidence import Evidence
 from verdictd_py.domain.ports import Events
 from verdictd_py.eaa import answers
 from verdictd_py.eaa.answers import FailureForm
-from verdictd_py.errors import CollateralUnavailable, EvidenceMissing, VerdictdError
+from verdictd_py.errors import EvidenceMissing, NotJudged, VerdictdError
 from verdictd_py.listeners.conversation import Conversation
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.ratstls import certificate
@@ -163,13 +163,9 @@ class AttestedListener:
         der = link.session.peer_certificate()
         read = partial(_read_certificate, der, self._limits.evidence_age)
         try:
-            async with asyncio.timeout(self._limits.appraisal):
-                appraisal = await self._appraiser.admit(read, address=address)
-        except CollateralUnavailable as error:
+            appraisal = await self._appraiser.admit(read, address=address)
+        except NotJudged as error:
             told = error.told
-        except TimeoutError:
-            self._events.record("guest.not-judged", peer=address, reason="appraisal took too long")
-            told = "not judged: timeout; try again later"
         else:
             if appraisal.accepted:
                 return AppraisedPeer.of(appraisal, address=address)

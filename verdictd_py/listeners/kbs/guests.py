@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from aiohttp import web
@@ -10,7 +9,7 @@ from aiohttp import web
 from verdictd_py.broker.handshakes import SESSION_LIFETIME, Handshakes
 from verdictd_py.domain.encoding import encode_object
 from verdictd_py.domain.names import ResourcePath
-from verdictd_py.errors import Overloaded, RequestError
+from verdictd_py.errors import RequestError
 from verdictd_py.listeners.kbs import answers
 from verdictd_py.listeners.kbs.connections import peer_text
 from verdictd_py.rcar.tokens import Tokens
@@ -29,16 +28,12 @@ class GuestRoutes:
     """Handlers of guests' requests; errors are answered by the server around them.
 
     Args:
-        appraisal_seconds: what judging a guest may take, collateral fetched meanwhile.
         secure: whether the session's cookie may travel over TLS only.
     """
 
-    def __init__(
-        self, handshakes: Handshakes, tokens: Tokens, *, appraisal_seconds: float, secure: bool
-    ) -> None:
+    def __init__(self, handshakes: Handshakes, tokens: Tokens, *, secure: bool) -> None:
         self._handshakes = handshakes
         self._tokens = tokens
-        self._appraisal_seconds = appraisal_seconds
         self._secure = secure
 
     def routes(self) -> list[web.RouteDef]:
@@ -66,15 +61,11 @@ class GuestRoutes:
 
     async def attest(self, request: web.Request) -> web.Response:
         """A token for evidence that answers the challenge and is accepted."""
-        body = await request.read()
-        try:
-            async with asyncio.timeout(self._appraisal_seconds):
-                answer = await self._handshakes.attest(
-                    session_id(request), body, address=address(request)
-                )
-        except TimeoutError:
-            raise Overloaded("not judged: timeout; try again later") from None
-        return answers.succeeded(answer)
+        return answers.succeeded(
+            await self._handshakes.attest(
+                session_id(request), await request.read(), address=address(request)
+            )
+        )
 
     async def resource(self, request: web.Request) -> web.Response:
         """A resource, encrypted to the guest's key. A query is for other brokers: ignored."""
