@@ -16,6 +16,7 @@ from aiohttp.http_exceptions import LineTooLong
 from verdictd_py.domain.ports import Events
 from verdictd_py.listeners.attested import Limits
 from verdictd_py.listeners.kbs import answers
+from verdictd_py.listeners.sockets import peer_text
 from verdictd_py.rcar.messages import MAX_BODY_BYTES
 
 BACKLOG: Final = 1024
@@ -281,11 +282,3 @@ class Acceptor:
                 await asyncio.wait([connection.serving])
         finally:
             connection.abort()
-
-
-def peer_text(name: object) -> str:
-    """A peer's address, `host:port`, for log and audit."""
-    if not isinstance(name, tuple):
-        return "unknown"
-    host, port = name[0], name[1]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -11,7 +11,7 @@ from verdictd_py.domain.encoding import encode_object
 from verdictd_py.domain.names import ResourcePath
 from verdictd_py.errors import RequestError
 from verdictd_py.listeners.kbs import answers
-from verdictd_py.listeners.kbs.connections import peer_text
+from verdictd_py.listeners.sockets import peer_text
 from verdictd_py.rcar.tokens import Tokens
 
 PREFIX: Final = "/kbs/v0"
