@@ -93,12 +93,33 @@ class PolicyInvalid(VerdictdError):
     code = "policy-invalid"
 
 
-class CollateralUnavailable(VerdictdError):
-    """No collateral could be had now; the guest may try again later."""
+class NotJudged(VerdictdError):
+    """A guest could not be judged now; it may try again later.
+
+    Attributes:
+        rule: of the reason that the history shows.
+    """
+
+    code = "not-judged"
+    rule: ClassVar[str] = "appraisal"
+
+    @property
+    def told(self) -> str:
+        """All that the guest is told: the message is for the operator."""
+        return f"not judged: {self.code}; try again later"
+
+
+class CollateralUnavailable(NotJudged):
+    """No collateral could be had now."""
 
     code = "collateral-unavailable"
-    told: ClassVar[str] = f"not judged: {code}; try again later"
-    """All that the guest is told: the message is for the operator."""
+    rule = "collateral"
+
+
+class AppraisalTimeout(NotJudged):
+    """Judging the guest took longer than the operator allows."""
+
+    code = "timeout"
 
 
 class ProtocolVersionRefused(VerdictdError):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
+from hashlib import sha384
 
 import pytest
 
@@ -23,17 +25,20 @@ from tests.broker.support import (
 from tests.domain.test_eventlog import command_line, event, written
 from verdictd_py import errors
 from verdictd_py.broker.appraiser import Appraiser
-from verdictd_py.broker.history import Judgement
+from verdictd_py.broker.history import History, Judgement, Verdict
 from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
+from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.eventlog import EventLog
-from verdictd_py.domain.evidence import Evidence, Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import Evidence, InitData, JsonValue, Tee, VerifiedEvidence
 from verdictd_py.errors import (
+    AppraisalTimeout,
     AttestationError,
     BindingMismatch,
     CollateralUnavailable,
     EventLogRefused,
     EvidenceFormat,
     EvidenceMissing,
+    InitDataRefused,
     PolicyRefused,
     Reason,
     TcbStatusRefused,
@@ -58,6 +63,8 @@ def appraiser(
     *,
     insecure_accept_anyone: bool = False,
     allow_rtmr3_mismatch: bool = False,
+    history: History | None = None,
+    seconds: float | None = None,
 ) -> Appraiser:
     return Appraiser(
         verifiers={Tee.TDX: verifier or ScriptedVerifier()},
@@ -66,6 +73,8 @@ def appraiser(
         events=events or MemoryEvents(),
         insecure_accept_anyone=insecure_accept_anyone,
         allow_rtmr3_mismatch=allow_rtmr3_mismatch,
+        history=history,
+        seconds=seconds,
     )
 
 
@@ -252,6 +261,24 @@ async def test_what_cannot_be_judged_now_is_neither_accepted_nor_refused() -> No
     assert fields == {"peer": ADDRESS, "code": "collateral-unavailable", "reason": str(later)}
 
 
+async def test_what_takes_too_long_is_not_judged_and_recorded_by_its_id() -> None:
+    class Slow(ScriptedVerifier):
+        async def verify(self, evidence: Evidence, *, now: datetime) -> VerifiedEvidence:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    events, history = MemoryEvents(), History()
+    judge = appraiser(Slow(), events=events, history=history, seconds=0.01)
+    with pytest.raises(AppraisalTimeout) as raised:
+        await judge.admit(reads(EVIDENCE), address=ADDRESS)
+    assert raised.value.told == "not judged: timeout; try again later"
+    (fields,) = events.named("guest.not-judged")
+    assert (fields["peer"], fields["code"]) == (ADDRESS, "timeout")
+    operator = Caller("operator", frozenset({Right.MANAGE}))
+    judgement = history.find(operator, str(fields["appraisal"]))
+    assert (judgement.verdict, judgement.reasons[0].rule) == (Verdict.UNVERIFIED, "appraisal")
+
+
 async def test_a_judgement_without_a_peer_is_not_recorded() -> None:
     """Offline appraisal is no guest."""
     events = MemoryEvents()
@@ -363,6 +390,23 @@ async def test_an_event_of_no_register_is_no_claim(index: int) -> None:
     appraisal = await judged_with_log(written(*BOOT, stray))
     assert appraisal.accepted
     assert stray.digest.hex() not in json.dumps(appraisal.claims["eventLog"])
+
+
+@pytest.mark.parametrize("is_its_own", [True, False])
+async def test_init_data_reaches_the_policy_once_its_digest_was_measured(is_its_own: bool) -> None:
+    """Of another guest's nothing is shown, not even to the policy that names what else failed."""
+    body = 'algorithm = "sha384"\n[data]\nwho = "me"'
+    digest = sha384(body.encode()).hexdigest() if is_its_own else "aa" * 48
+    verified = dataclasses.replace(VERIFIED, claims={**VERIFIED.claims, "mrConfigId": digest})
+    policy = ScriptedPolicy()
+    evidence = dataclasses.replace(EVIDENCE, init_data=InitData("toml", body))
+    appraisal = await appraiser(ScriptedVerifier(verified), policy).judge(reads(evidence))
+    ((_, claims),) = policy.asked
+    document: JsonValue = {"algorithm": "sha384", "data": {"who": "me"}}
+    assert claims["initData"] == (document if is_its_own else None)
+    assert appraisal.accepted is is_its_own
+    if not is_its_own:
+        assert isinstance(refused(appraisal), InitDataRefused)
 
 
 async def test_what_is_no_event_log_is_refused() -> None:

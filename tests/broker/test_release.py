@@ -10,7 +10,7 @@ from tests.broker.support import MemoryEvents, MemoryKeys, MemoryResources, acce
 from verdictd_py.broker import ciphers
 from verdictd_py.broker.release import Releaser
 from verdictd_py.domain.appraisal import AppraisedPeer
-from verdictd_py.domain.names import KeyId, ResourcePath
+from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath
 from verdictd_py.domain.ports import EventValue, Kind
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.domain.wrapping import Algorithm, WrappedBlob
@@ -43,13 +43,14 @@ class RefusesToRecord(MemoryEvents):
 
 @dataclass
 class ScriptedRelease:
-    """A release policy that keeps some paths from everybody."""
+    """A release policy that keeps some paths, and some kinds, from everybody."""
 
     refused: frozenset[str] = frozenset()
 
     async def failures(self, peer: AppraisedPeer, kind: Kind, path: str) -> tuple[Reason, ...]:
-        del peer, kind
-        return (Reason("release", "", "", f"not {path}"),) if path in self.refused else ()
+        del peer
+        kept = path in self.refused or kind.value in self.refused
+        return (Reason("release", "", "", f"not {path}"),) if kept else ()
 
 
 def releaser(
@@ -254,6 +255,20 @@ async def test_what_is_kept_back_looks_the_same_whether_it_is_there_or_not(name:
     ):
         with pytest.raises(NotAuthorized):
             await asked
+
+
+@pytest.mark.parametrize("path", LEGACY_RESOURCES.values(), ids=str)
+async def test_a_file_for_images_that_is_missing_is_kept_back_as_one_that_is_there(
+    path: ResourcePath,
+) -> None:
+    """A policy may speak of their kind: what is there is an image's, so what is not is too."""
+    tested = releaser(refused=frozenset({"image"}))
+    with pytest.raises(NotAuthorized):
+        await tested.find(PEER, path)
+    with pytest.raises(NotFound):
+        await releaser().find(PEER, path)
+    with pytest.raises(NotFound):
+        await tested.find(PEER, ResourcePath(MISSING.segments))
 
 
 async def test_a_resource_that_is_missing_is_kept_back_as_one_that_is_there() -> None:

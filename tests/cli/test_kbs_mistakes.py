@@ -101,6 +101,10 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("--kbs-http", "TAKEN", "--kbs-sessions", "DIR/s", "--kbs-token-key", "DIR/p256.key"),
         ("the address is in use", "--kbs-http"),
     ),
+    "guests' tokens as administrators'": (
+        (*HTTP, "--kbs-token-key", "DIR/p256.key", "--kbs-admins", "DIR/of-tokens.toml"),
+        ("key 'a' in", "is that of --kbs-token-key", "a key of their own"),
+    ),
     "certificate alone": ((*HTTP, "--kbs-tls-cert", "DIR/a.pem"), ("go together", "give both")),
     "key alone": ((*HTTP, "--kbs-tls-key", "DIR/a.key"), ("go together", "give both")),
     "certificate missing": (
@@ -238,6 +242,7 @@ def write_files(base: Path) -> None:
         keys["p256"].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
     )
     (base / "bytes").write_bytes(b"\xff\xfe")
+    (base / "of-tokens.toml").write_text(KEY.replace("ed25519.pub", "p256.pub"))
     ca = trustme.CA()
     for name in ("a", "b"):
         made = ca.issue_cert("127.0.0.1")

@@ -111,6 +111,20 @@ def test_every_changed_event_shows(real: tuple[bytes, dict[str, bytes]]) -> None
             assert [reason.rule for reason in reasons] == ["eventLog"]
 
 
+def test_a_log_of_lies_is_refused_in_a_few_lines() -> None:
+    """They are logged, audited and remembered; a guest decides how many events there are."""
+    log = EventLog((event(1, 4, b"data", b"other"),) * eventlog.MAX_EVENTS)
+    reasons = log.mismatches(log.replay())
+    told = eventlog.MAX_TOLD_EVENTS
+    assert len(reasons) == told + 1
+    assert {reason.rule for reason in reasons} == {"eventLog"}
+    assert reasons[-1].text == (
+        f"{eventlog.MAX_EVENTS - told} more events whose data is not what was measured"
+    )
+    few = EventLog(log.events[:told])
+    assert len(few.mismatches(few.replay())) == told
+
+
 @pytest.mark.parametrize(
     "kind", [0x4, 0x80000001, 0x80000006, 0x80000007, 0x800000E0], ids=lambda kind: f"{kind:#x}"
 )

@@ -368,6 +368,14 @@ class TestTls:
             with pytest.raises(BrokerRefused, match="speaks no TLS"):
                 await session.auth()
 
+    @pytest.mark.parametrize("scheme", ["HTTPS:", "Https:", "httpS:"])
+    async def test_a_scheme_in_capitals_is_verified_too(
+        self, guest: RcarGuest, url: str, scheme: str
+    ) -> None:
+        async with connected(url.replace("https:", scheme), guest) as session:
+            with pytest.raises(BrokerRefused, match="name its CA"):
+                await session.auth()
+
     @pytest.mark.parametrize("trust", ["ca", "insecure_no_tls_verification"])
     async def test_a_ca_is_trusted_or_nobody_is_asked(
         self, guest: RcarGuest, url: str, trust: str, tmp_path: Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import json
 import os
@@ -10,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.system.broker import KEY, KID, Recorder, running_broker
-from verdictd_py import app
+from verdictd_py import app, broker
 from verdictd_py.cli import audit as command
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError, StorageError
 from verdictd_py.guest.connection import BrokerRefused
-from verdictd_py.observability.audit import MAX_STRANGERS_PER_MINUTE, AuditTrail, verify
+from verdictd_py.observability.audit import AUDITED, MAX_STRANGERS_PER_MINUTE, AuditTrail, verify
 from verdictd_py.simulator import SimulatedPlatform
 
 
@@ -121,6 +122,27 @@ async def test_what_cannot_be_recorded_is_not_released(
             await guest.keks([KID])
         monkeypatch.undo()
         assert (await guest.keks([KID]))[KID].reveal() == KEY
+
+
+def test_whatever_the_use_cases_do_is_kept() -> None:
+    """All of it but what precedes something that is."""
+    texts = [file.read_text() for file in Path(broker.__file__).parent.glob("*.py")]
+    calls = [
+        node.args[0]
+        for text in texts
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "record"
+    ]
+    named = {
+        each.value
+        for call in calls
+        for each in ast.walk(call)
+        if isinstance(each, ast.Constant) and isinstance(each.value, str)
+    }
+    assert len(named) > 15
+    assert named - AUDITED == {"wrap.requested", "key.read"}
 
 
 def test_a_half_written_line_is_taken_back(

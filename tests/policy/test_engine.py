@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from verdictd_py.policy.engine import (
     MAX_DECIDED,
     MAX_DECIDED_CHARS,
     MAX_INPUT_BYTES,
+    MAX_INPUT_VALUES,
     MAX_POLICY_BYTES,
     CompiledPolicy,
     PolicyResult,
@@ -136,12 +138,24 @@ def test_what_cannot_be_used_says_why(policy: str, text: str) -> None:
         {"x": b"bytes"},
         {"x": {1, 2}},
         {"x": "a" * MAX_INPUT_BYTES},
+        {"x": [1] * MAX_INPUT_VALUES},
+        {"x": {f"{number}": [] for number in range(MAX_INPUT_VALUES)}},
     ],
 )
 def test_claims_that_are_no_json_are_refused(claims: dict[str, object]) -> None:
     policy = CompiledPolicy.compile(HEAD + "allow := true", "{}")
     with pytest.raises(PolicyInvalid, match="the claims are"):
         policy.evaluate(claims)  # type: ignore[arg-type]  # what must not come, comes
+
+
+def test_claims_that_take_long_are_refused_at_once() -> None:
+    """The engine's time grows with the square of their number: 40 s for what has 400 KiB."""
+    policy = CompiledPolicy.compile(HEAD + "allow := true", "{}")
+    begins = time.process_time()
+    with pytest.raises(PolicyInvalid, match=f"more than {MAX_INPUT_VALUES} values"):
+        policy.evaluate({"x": [1] * 130_000})
+    assert policy.evaluate({"x": [1] * (MAX_INPUT_VALUES - 1)}).allow
+    assert time.process_time() - begins < 1
 
 
 def test_claims_never_stay_for_the_next_guest() -> None:

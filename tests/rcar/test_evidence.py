@@ -19,7 +19,7 @@ from verdictd_py.domain.evidence import MAX_QUOTE_BYTES, InitData, JsonValue, Te
 from verdictd_py.errors import AttestationError, EvidenceFormat, EvidenceMissing, NonceMismatch
 from verdictd_py.rcar import evidence
 from verdictd_py.rcar.evidence import MAX_DEVICES
-from verdictd_py.rcar.messages import Attestation, Challenge
+from verdictd_py.rcar.messages import MAX_NUMBERS, Attestation, Challenge
 from verdictd_py.rcar.versions import Version
 
 HEADERS = {Tee.TDX: b"\x04\0\x02\0\x81\0\0\0", Tee.SGX: b"\x03\0\x02\0\0\0\0\0"}
@@ -199,6 +199,13 @@ def test_devices_that_are_none(additional: str) -> None:
     """A name that a policy's author would take for another is none."""
     with pytest.raises(EvidenceFormat):
         evidence.read(shown(additional=additional), challenge())
+
+
+def test_numbers_in_additional_evidence_are_few() -> None:
+    devices = json.dumps({"nvidia": [1] * MAX_NUMBERS})
+    assert evidence.read(shown(additional=devices), challenge()).devices == ("nvidia",)
+    with pytest.raises(EvidenceFormat, match=f"more than {MAX_NUMBERS} numbers"):
+        evidence.read(shown(additional=devices[:-2] + ",1]}"), challenge())
 
 
 def test_every_device_is_named() -> None:

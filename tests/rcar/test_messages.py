@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from tests.rcar.support import NONCE, jwk_of
 from verdictd_py.domain.evidence import InitData, Tee
 from verdictd_py.errors import AttestationError, ProtocolVersionRefused, RequestError
 from verdictd_py.rcar import messages, versions
-from verdictd_py.rcar.messages import Attestation
+from verdictd_py.rcar.messages import MAX_AUTH_BYTES, MAX_BODY_BYTES, MAX_NUMBERS, Attestation
 from verdictd_py.rcar.versions import Version
 
 JWK = jwk_of("P-256")
@@ -94,6 +95,36 @@ def test_tees_that_nobody_knows(tee: str) -> None:
 def test_auth_of_another_shape(body: bytes) -> None:
     with pytest.raises(RequestError):
         messages.parse_auth(body)
+
+
+def test_auth_of_any_length() -> None:
+    """Anybody may ask, as often as they like."""
+    longest = auth(**{"extra-params": "x" * (MAX_AUTH_BYTES - len(auth()))})
+    assert len(longest) == MAX_AUTH_BYTES
+    assert messages.parse_auth(longest)
+    with pytest.raises(RequestError, match=f"longer than {MAX_AUTH_BYTES} bytes"):
+        messages.parse_auth(longest + b" ")
+
+
+def filled(unit: str, behind: str = "") -> bytes:
+    """An answer at the cap, with what takes long to read in its evidence."""
+    body = encoded(answer(**{"tee-evidence/primary_evidence": ...}))
+    room = MAX_BODY_BYTES - len(body) - len(behind) - 30
+    numbers = (unit * (room // len(unit)) + behind).encode()
+    return body[:-2] + b', "primary_evidence": [' + numbers + b"]}}"
+
+
+@pytest.mark.parametrize("version", Version)
+@pytest.mark.parametrize(("unit", "last"), [("1,", "1"), ("1.5,", "0"), ("-1e1,", "1e5")])
+def test_numbers_in_an_answer_are_few(version: Version, unit: str, last: str) -> None:
+    """Reading them takes Python's time, and nobody has to attest to be read."""
+    assert messages.parse_attest(encoded(answer()), Version.V0_4_0)
+    begins = time.process_time()
+    with pytest.raises(RequestError, match=f"more than {MAX_NUMBERS} numbers"):
+        messages.parse_attest(filled(unit, last), version)
+    assert time.process_time() - begins < 0.15
+    many = {"tee-evidence/primary_evidence": {"report": [1] * MAX_NUMBERS}}
+    assert messages.parse_attest(encoded(answer(**many)), Version.V0_4_0)
 
 
 def test_challenge() -> None:

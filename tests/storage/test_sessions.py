@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import sqlite3
 import stat
@@ -341,6 +342,24 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
             SqliteSessionStore.open(path)
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_what_is_somebody_elses_is_not_altered(tmp_path: Path) -> None:
+    """Neither a file named by mistake, nor what a link of somebody else's leads to."""
+    other, link = tmp_path / "other", tmp_path / "link"
+    other.write_text("key = 1\n" * 1000)
+    for target in (other, tmp_path / "nothing"):
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        other.chmod(0o644)
+        for path in (link, other):
+            with pytest.raises(ConfigError, match="choose another --kbs-sessions"):
+                SqliteSessionStore.open(path)
+        assert stat.S_IMODE(other.stat().st_mode) == 0o644
+        assert sorted(each.name for each in tmp_path.iterdir()) == ["link", "other"]
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="a link, or no file"):
+        SqliteSessionStore.open(tmp_path / "pipe")
 
 
 async def test_many_sessions_are_no_slower(file: Path) -> None:

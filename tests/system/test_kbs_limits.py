@@ -8,6 +8,7 @@ import json
 import os
 import resource
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -19,6 +20,7 @@ from tests.system.kbs import PATH, SECRET, running_kbs, url_of
 from tests.system.kbs_admins import AdminTokens, bearing
 from tests.system.kbs_raw import SECONDS, Answer, Link, all_closed, lines, linked, once, request
 from tests.system.test_kbs_hostile import REFUSED
+from verdictd_py.listeners.kbs import connections
 from verdictd_py.rcar.messages import MAX_BODY_BYTES
 
 REQUEST_SECONDS = 1.0
@@ -172,6 +174,31 @@ async def test_headers_of_many_requests_are_bounded_together(broker: RunningBrok
             await flood(link, one + b"\r\n")
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 80 * 1024  # KiB
+
+
+async def test_what_all_send_together_is_bounded_and_the_greediest_goes(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many bodies that never end must not take the memory of everybody."""
+    monkeypatch.setattr(connections, "MAX_ALL_WAITING_BYTES", 1_000_000)
+    begun = POST + f"Content-Length: {MAX_BODY_BYTES}\r\n\r\n".encode()
+    async with AsyncExitStack() as stack:
+        small = [await stack.enter_async_context(linked(broker)) for _ in range(6)]
+        greedy = await stack.enter_async_context(linked(broker))
+        for link in small:
+            await link.send(begun + b" " * 50_000)
+        with suppress(ConnectionError):
+            await greedy.send(begun + b" " * 900_000)
+        async with asyncio.timeout(REQUEST_SECONDS / 2):
+            assert await greedy.closed()
+        async with attested(url_of(broker), tdx_guest(broker.platform)) as session:
+            assert (await session.get(str(PATH))).reveal() == SECRET
+        assert not [link for link in small if link.reader.at_eof()]
+    await all_closed(broker)
+    for _ in range(30):  # what was answered, or is gone, counts no more
+        answer = await once(broker, request("POST", "/kbs/v0/auth", b" " * 100_000))
+        assert answer is not None
+        assert answer.status == 400
 
 
 async def flood(link: Link, data: bytes) -> None:

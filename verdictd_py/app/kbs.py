@@ -95,7 +95,7 @@ class KbsService:
         self._listening: socket.socket | None = None
         self._tls = _tls(address, settings, unsafe, clock)
         tokens = Tokens(_token_key(settings))
-        admins = AdminKeys() if settings.kbs_admins is None else read_admins(settings.kbs_admins)
+        admins = _admins(settings, tokens)
         self._sessions = _sessions(settings)
         self._handshakes = Handshakes(
             appraiser=use_cases.appraiser,
@@ -106,12 +106,7 @@ class KbsService:
             unpinned=use_cases.open_measurements.of,
         )
         self._listener = KbsListener(
-            guests=GuestRoutes(
-                self._handshakes,
-                tokens,
-                appraisal_seconds=limits.appraisal,
-                secure=self._tls is not None,
-            ),
+            guests=GuestRoutes(self._handshakes, tokens, secure=self._tls is not None),
             admins=AdminRoutes(use_cases.administration, admins, clock),
             events=events,
             limits=limits,
@@ -199,6 +194,19 @@ def _token_key(settings: Settings) -> ec.EllipticCurvePrivateKey:
             "--kbs-sessions needs --kbs-token-key: brokers that share sessions sign with one key"
         )
     return ec.generate_private_key(ec.SECP256R1())
+
+
+def _admins(settings: Settings, tokens: Tokens) -> AdminKeys:
+    if settings.kbs_admins is None:
+        return AdminKeys()
+    admins = read_admins(settings.kbs_admins)
+    for each in admins.keys:
+        if each.key == tokens.key.public_key():
+            raise ConfigError(
+                f"key {each.name!r} in {settings.kbs_admins} is that of --kbs-token-key, so every "
+                "guest's token would be one of its; give administrators a key of their own"
+            )
+    return admins
 
 
 def _sessions(settings: Settings) -> SessionStore:

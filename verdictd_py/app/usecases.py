@@ -59,6 +59,7 @@ def build_appraiser(
     history: History | None = None,
     require_reference_values: bool = False,
     allow_rtmr3_mismatch: bool = False,
+    seconds: float | None = None,
 ) -> Appraiser:
     """The appraiser of the listener and of `verdictd-py appraise`: one code path."""
     return Appraiser(
@@ -69,6 +70,7 @@ def build_appraiser(
         history=history,
         insecure_accept_anyone=verifiers.accepts_anyone,
         allow_rtmr3_mismatch=allow_rtmr3_mismatch,
+        seconds=seconds,
     )
 
 
@@ -119,6 +121,7 @@ def use_cases(
             history=history,
             require_reference_values=settings.require_reference_values,
             allow_rtmr3_mismatch=settings.allow_rtmr3_mismatch,
+            seconds=settings.appraisal_timeout,
         ),
         releaser=Releaser(
             keys=keys,

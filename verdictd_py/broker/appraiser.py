@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -14,12 +15,13 @@ from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.evidence import DEVICES, Evidence, InitData, Tee, VerifiedEvidence
 from verdictd_py.domain.ports import AppraisalPolicy, Events, Verifier
 from verdictd_py.errors import (
+    AppraisalTimeout,
     AttestationError,
     BindingMismatch,
-    CollateralUnavailable,
     EventLogRefused,
     EvidenceFormat,
     InitDataRefused,
+    NotJudged,
     PolicyRefused,
     Reason,
     TcbStatusRefused,
@@ -43,6 +45,7 @@ class Appraiser:
         insecure_accept_anyone: every peer is accepted, with or without evidence, and
             no policy is asked (`nullverifier`).
         allow_rtmr3_mismatch: of event logs, for guests that extend RTMR3 without entries.
+        seconds: what judging one peer may take, collateral fetched meanwhile; None for ever.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Appraiser:
         history: History | None = None,
         insecure_accept_anyone: bool = False,
         allow_rtmr3_mismatch: bool = False,
+        seconds: float | None = None,
     ) -> None:
         self._verifiers = verifiers
         self._policy = policy
@@ -63,6 +67,7 @@ class Appraiser:
         self._history = history or History()
         self._insecure_accept_anyone = insecure_accept_anyone
         self._allow_rtmr3_mismatch = allow_rtmr3_mismatch
+        self._seconds = seconds
 
     def serves(self, tee: Tee) -> bool:
         """Whether evidence of this TEE could be accepted."""
@@ -76,7 +81,7 @@ class Appraiser:
             a refused peer is told its code and its id, nothing else.
 
         Raises:
-            CollateralUnavailable: it cannot be judged now; recorded too.
+            NotJudged: it cannot be judged now; recorded too.
         """
         if self._insecure_accept_anyone:
             appraisal = Appraisal(
@@ -84,12 +89,19 @@ class Appraiser:
             )
         else:
             try:
-                appraisal = await self.judge(read)
-            except CollateralUnavailable as error:
+                appraisal = await self._judge_in_time(read)
+            except NotJudged as error:
                 self._record_unjudged(error, address)
                 raise
         self._record(appraisal, address)
         return appraisal
+
+    async def _judge_in_time(self, read: Reading) -> Appraisal:
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await self.judge(read)
+        except TimeoutError:
+            raise AppraisalTimeout(f"appraisal took longer than {self._seconds} s") from None
 
     async def judge(self, read: Reading) -> Appraisal:
         """Judges what `read` reads, now.
@@ -143,7 +155,7 @@ class Appraiser:
             found = replace(found, claims={**found.claims, DEVICES: list(evidence.devices)})
         return found
 
-    def _record_unjudged(self, error: CollateralUnavailable, address: str) -> None:
+    def _record_unjudged(self, error: NotJudged, address: str) -> None:
         judgement = Judgement.not_judged(
             error, judgement_id=uuid4().hex, at=self._clock(), address=address
         )
@@ -215,7 +227,7 @@ def _with_event_log(
 
 
 def _with_init_data(found: VerifiedEvidence, shown_by_guest: InitData | None) -> VerifiedEvidence:
-    """The claims with what the init-data says, and a fault where it is another guest's.
+    """The claims with what the init-data says, or nothing and a fault where it is another's.
 
     Raises:
         EvidenceFormat: it cannot be read, or is of a TEE that does not measure it.
@@ -225,13 +237,14 @@ def _with_init_data(found: VerifiedEvidence, shown_by_guest: InitData | None) ->
     if found.tee not in _WITH_INIT_DATA:
         raise EvidenceFormat(f"init-data of {found.tee} is not served here")
     document = initdata.parse(shown_by_guest)
-    # Sample guests prove nothing, and not this either.
-    measured = found.tee is Tee.TDX
+    faults: tuple[Reason, ...] = ()
+    if found.tee is Tee.TDX:  # sample guests prove nothing, and not this either
+        faults = document.mismatches(str(found.claims["mrConfigId"]))
+    claim = None if faults else dict(document.content)
     return replace(
         found,
-        claims={**found.claims, initdata.CLAIM: dict(document.content)},
-        faults=found.faults
-        + (document.mismatches(str(found.claims["mrConfigId"])) if measured else ()),
+        claims={**found.claims, initdata.CLAIM: claim},
+        faults=found.faults + faults,
     )
 
 

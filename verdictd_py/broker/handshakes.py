@@ -108,7 +108,7 @@ class Handshakes:
             SessionMissing, SessionInvalid: there is no such challenge, or no longer.
             RequestError: another shape.
             GuestRefused: it is told its code and the id of its appraisal, nothing else.
-            CollateralUnavailable, StorageError: it cannot be judged now.
+            NotJudged, StorageError: it cannot be judged now.
         """
         if session_id is None:
             raise SessionMissing("there is no session; begin with /auth")

@@ -17,7 +17,7 @@ from verdictd_py.domain import eventlog, initdata
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.evidence import JsonValue, Tee, measurements
-from verdictd_py.errors import CollateralUnavailable, NotFound, PolicyRefused, Reason, RequestError
+from verdictd_py.errors import NotFound, NotJudged, PolicyRefused, Reason, RequestError
 
 KEPT: Final = 500
 """Of each kind, some 10 KiB each."""
@@ -83,7 +83,7 @@ class Judgement:
     @classmethod
     def not_judged(
         cls,
-        error: CollateralUnavailable,
+        error: NotJudged,
         *,
         judgement_id: str,
         at: datetime,
@@ -102,7 +102,7 @@ class Judgement:
             advisory_ids=(),
             claims={},
             evidence="",
-            reasons=(Reason("collateral", "", "", str(error)),),
+            reasons=(Reason(error.rule, "", "", str(error)),),
             not_pinnable="it was not judged",
         )
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from verdictd_py.broker import ciphers
 from verdictd_py.domain.appraisal import AppraisedPeer
-from verdictd_py.domain.names import KeyId, ResourcePath
+from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath
 from verdictd_py.domain.ports import (
     Events,
     KeyStore,
@@ -24,6 +25,8 @@ from verdictd_py.errors import (
     RequestError,
     StorageError,
 )
+
+_OF_IMAGES: Final = frozenset(LEGACY_RESOURCES.values())
 
 
 class Releaser:
@@ -97,6 +100,8 @@ class Releaser:
             found = await self._stored(path)
         except (NotFound, StorageError):
             await self._require(peer, Kind.RESOURCE, str(path))
+            if path in _OF_IMAGES:
+                await self._require(peer, Kind.IMAGE, str(path))
             await self._require(peer, Kind.KEY, f"keys/{path}")
             raise
         is_key = found.kind is Kind.KEY

@@ -7,10 +7,13 @@ may be a layer key.
 from __future__ import annotations
 
 import binascii
+import itertools
 import json
 import math
 import re
-from typing import Final, NoReturn
+from collections import Counter
+from collections.abc import Callable
+from typing import Final, NoReturn, TypeVar
 
 from verdictd_py.domain.evidence import JsonValue
 from verdictd_py.errors import RequestError
@@ -35,6 +38,8 @@ _STRING_BODY: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _QUOTE: Final = ord('"')
 _CLOSING: Final = {ord("{"): ord("}"), ord("["): ord("]")}
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")  # RFC 8259, 7: half of a pair
+
+_Number = TypeVar("_Number", int, float)
 
 
 class StructureScanner:
@@ -98,7 +103,9 @@ class StructureScanner:
         return False
 
 
-def decode_object(data: bytes, what: str) -> dict[str, JsonValue]:
+def decode_object(
+    data: bytes, what: str, *, max_numbers: int | None = None
+) -> dict[str, JsonValue]:
     """The JSON object that `data` is.
 
     Refused besides what is no JSON: anything else than one object, other encodings than
@@ -108,17 +115,19 @@ def decode_object(data: bytes, what: str) -> dict[str, JsonValue]:
     Args:
         data: bytes whose number the caller has bounded.
         what: names them in messages: `the request`.
+        max_numbers: where strangers send it; each number costs a step in Python too.
 
     Raises:
         RequestError: refused. Neither the text nor the cause shows what was read.
     """
     StructureScanner().end(data, len(data))  # bounds depth before anything recurses
+    counted = _counted(max_numbers)
     try:
         found = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=_members,
-            parse_int=_integer,
-            parse_float=_number,
+            parse_int=counted(_integer),
+            parse_float=counted(_number),
             parse_constant=_constant,
         )
     except UnicodeDecodeError as error:
@@ -140,12 +149,28 @@ def _check_text(found: dict[str, JsonValue], what: str) -> None:
 
 
 def _members(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
-    members: dict[str, JsonValue] = {}
-    for name, value in pairs:
-        if name in members:
-            raise RequestError(f"the JSON has the member {shown(name)} twice")
-        members[name] = value
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise RequestError(f"the JSON has the member {shown(twice)} twice")
     return members
+
+
+def _counted(most: int | None) -> Callable[[Callable[[str], _Number]], Callable[[str], _Number]]:
+    """Bounds how many numbers its readers read, together."""
+    if most is None:
+        return lambda read: read
+    left = itertools.chain(itertools.repeat(True, most), itertools.repeat(False))
+
+    def bounded(read: Callable[[str], _Number]) -> Callable[[str], _Number]:
+        def read_one(text: str) -> _Number:
+            if not next(left):
+                raise RequestError(f"the JSON has more than {most} numbers")
+            return read(text)
+
+        return read_one
+
+    return bounded
 
 
 def _integer(text: str) -> int:
@@ -165,6 +190,20 @@ def _number(text: str) -> float:
 
 def _constant(text: str) -> NoReturn:
     raise RequestError(f"the JSON has {text}, which is no JSON")
+
+
+def has_more_values(value: JsonValue, most: int) -> bool:
+    """Whether there are more than `most` values inside of this one, however deep."""
+    count, waiting = 0, [value]
+    while waiting:
+        item = waiting.pop()
+        inner = list(item.values()) if isinstance(item, dict) else item
+        if isinstance(inner, list):
+            count += len(inner)
+            if count > most:
+                return True
+            waiting.extend(inner)
+    return False
 
 
 def encode_object(members: dict[str, JsonValue]) -> bytes:

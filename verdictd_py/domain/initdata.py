@@ -15,12 +15,16 @@ from datetime import date, datetime, time
 from math import isfinite
 from typing import Final
 
-from verdictd_py.domain.encoding import decode_object, shown
+from verdictd_py.domain.encoding import decode_object, has_more_values, shown
 from verdictd_py.domain.evidence import InitData, JsonValue
 from verdictd_py.errors import EvidenceFormat, Reason, RequestError
 
 MAX_BYTES: Final = 256 * 1024
 """A policy of the agent and some certificates; real ones have below 64 KiB."""
+
+MAX_VALUES: Final = 1024
+"""Keys and elements together; real ones have some ten. The time that a policy engine takes
+for them grows with the square of their number (`policy.engine`)."""
 
 CLAIM: Final = "initData"
 """The claim with what the document says, None where the guest showed none."""
@@ -28,6 +32,7 @@ CLAIM: Final = "initData"
 _ALGORITHMS: Final = ("sha256", "sha384", "sha512")  # sm3 exists (wire-rcar.md): refused
 _REGISTER_BYTES: Final = 48  # MRCONFIGID (tdx.md)
 _MAX_DEPTH: Final = 16
+_MAX_PARTS: Final = 8 * MAX_VALUES  # ends of lines among them, so that comments have room
 _MAX_INTEGER: Final = 2**63  # TOML 1.0, "Integer": 64 bits; Python's can be too long to be written
 
 # TOML 1.0, "Comment" and "String": what dots of keys do not stand in. A string without its end
@@ -76,6 +81,8 @@ def parse(shown_by_guest: InitData) -> Document:
     if len(data) > MAX_BYTES:
         raise EvidenceFormat(f"the init-data is larger than {MAX_BYTES} bytes")
     content = _content(shown_by_guest.form, shown_by_guest.body, data)
+    if has_more_values(content, MAX_VALUES):
+        raise _too_many()
     algorithm = content.get("algorithm")
     spelled = algorithm.replace("-", "").lower() if isinstance(algorithm, str) else ""
     if spelled not in _ALGORITHMS:
@@ -95,7 +102,7 @@ def _content(form: str, body: str, data: bytes) -> dict[str, JsonValue]:
     if form != "toml":
         raise EvidenceFormat(f"init-data of format {shown(form)}; served are toml and json")
     try:
-        _check_keys(body)
+        _check_parts(body)
         found = _json_value(tomllib.loads(body), 0)
     except (ValueError, RecursionError):  # TOMLDecodeError among them; its text quotes the body
         raise EvidenceFormat("the init-data is no TOML") from None
@@ -103,17 +110,25 @@ def _content(form: str, body: str, data: bytes) -> dict[str, JsonValue]:
     return found
 
 
-def _check_keys(body: str) -> None:
-    """Refuses dotted keys that nest too deep before anything reads them.
+def _check_parts(body: str) -> None:
+    """Refuses what takes long before anything reads it: many parts, and deep dotted keys.
 
     `tomllib` takes quadratic time for `a.a.a...`: 24 seconds at `MAX_BYTES`. Dots stand in
     numbers and dates too, one or two in each.
 
     Raises:
+        EvidenceFormat: there are too many lines, keys, values and brackets.
         ValueError: it has such a key.
     """
-    if any(part.count(".") > _MAX_DEPTH for part in _BETWEEN_KEYS.split(_NO_KEY.sub("_", body))):
+    parts = _BETWEEN_KEYS.split(_NO_KEY.sub("_", body))
+    if len(parts) > _MAX_PARTS:
+        raise _too_many()
+    if any(part.count(".") > _MAX_DEPTH for part in parts):
         raise ValueError("nested too deep")
+
+
+def _too_many() -> EvidenceFormat:
+    return EvidenceFormat(f"the init-data has more than {MAX_VALUES} values")
 
 
 def _json_value(value: object, depth: int) -> JsonValue:

@@ -21,9 +21,10 @@ from verdictd_py.domain.evidence import Evidence
 from verdictd_py.domain.ports import Events
 from verdictd_py.eaa import answers
 from verdictd_py.eaa.answers import FailureForm
-from verdictd_py.errors import CollateralUnavailable, EvidenceMissing, VerdictdError
+from verdictd_py.errors import EvidenceMissing, NotJudged, VerdictdError
 from verdictd_py.listeners.conversation import Conversation
 from verdictd_py.listeners.errors import report_bug
+from verdictd_py.listeners.sockets import peer_text
 from verdictd_py.ratstls import certificate
 from verdictd_py.ratstls.session import TlsClosed, TlsSession
 
@@ -97,7 +98,7 @@ class AttestedListener:
         return self._server is None
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        address = _address(writer)
+        address = peer_text(writer.get_extra_info("peername"))
         if self._draining or len(self._tasks) >= self._limits.connections:
             self._events.record("connection.refused", peer=address, reason="too many connections")
             writer.transport.abort()
@@ -163,13 +164,9 @@ class AttestedListener:
         der = link.session.peer_certificate()
         read = partial(_read_certificate, der, self._limits.evidence_age)
         try:
-            async with asyncio.timeout(self._limits.appraisal):
-                appraisal = await self._appraiser.admit(read, address=address)
-        except CollateralUnavailable as error:
+            appraisal = await self._appraiser.admit(read, address=address)
+        except NotJudged as error:
             told = error.told
-        except TimeoutError:
-            self._events.record("guest.not-judged", peer=address, reason="appraisal took too long")
-            told = "not judged: timeout; try again later"
         else:
             if appraisal.accepted:
                 return AppraisedPeer.of(appraisal, address=address)
@@ -255,11 +252,3 @@ class _Link:
         if data:
             self._writer.write(data)
             await self._writer.drain()
-
-
-def _address(writer: asyncio.StreamWriter) -> str:
-    name = writer.get_extra_info("peername")
-    if not name:
-        return "unknown"
-    host, port = name[0], name[1]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

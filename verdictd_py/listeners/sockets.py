@@ -1,4 +1,4 @@
-"""Binding, with failures an operator can act on."""
+"""Binding, with failures an operator can act on; addresses as text."""
 
 from __future__ import annotations
 
@@ -80,3 +80,11 @@ def explain_bind_failure(where: str, error: OSError, *, option: str) -> ConfigEr
     # Python's own objections, a path that is too long say, have no number.
     text = remedy.format(option=option, reason=(error.strerror or str(error)).lower())
     return ConfigError(f"cannot listen on {where}: {text}")
+
+
+def peer_text(name: object) -> str:
+    """A peer's address (`peername`), `host:port`, for log and audit."""
+    if not isinstance(name, tuple):
+        return "unknown"
+    host, port = name[0], name[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

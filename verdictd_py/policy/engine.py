@@ -20,6 +20,7 @@ from typing import Final, Self
 
 from regopy import Bundle, Interpreter, LogLevel, Output, RegoError, rego_shared
 
+from verdictd_py.domain.encoding import has_more_values
 from verdictd_py.domain.evidence import JsonValue
 from verdictd_py.domain.ports import PolicyDocuments
 from verdictd_py.errors import PolicyInvalid
@@ -30,7 +31,11 @@ MAX_POLICY_BYTES: Final = 256 * 1024
 """The defaults are below 4 KiB; the compiler's time grows with the text."""
 
 MAX_INPUT_BYTES: Final = 1024 * 1024
-"""Claims of one guest are below 4 KiB."""
+"""Claims of one guest are below 4 KiB, but for its init-data and its boot's event log."""
+
+MAX_INPUT_VALUES: Final = 8 * 1024
+"""Members and elements of the input: the time for them grows with the square of their number,
+and everybody else waits. An event log of `eventlog.MAX_EVENTS` has some 5,000."""
 
 MAX_DECIDED: Final = 256
 """Decisions kept for one policy: a guest that comes again is not asked about anew."""
@@ -118,6 +123,8 @@ class CompiledPolicy:
             raise PolicyInvalid(f"the claims are no JSON: {error}") from error
         if len(term.encode()) > MAX_INPUT_BYTES:
             raise PolicyInvalid(f"the claims are larger than {MAX_INPUT_BYTES} bytes")
+        if has_more_values(dict(claims), MAX_INPUT_VALUES):
+            raise PolicyInvalid(f"the claims are more than {MAX_INPUT_VALUES} values")
         result = self._decided.pop(term, None)
         if result is None:
             result = self._ask(term)

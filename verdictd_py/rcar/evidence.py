@@ -21,7 +21,7 @@ from verdictd_py.domain.evidence import (
     tee_of_quote,
 )
 from verdictd_py.errors import EvidenceFormat, EvidenceMissing, NonceMismatch, RequestError
-from verdictd_py.rcar.messages import Attestation, Challenge
+from verdictd_py.rcar.messages import MAX_NUMBERS, Attestation, Challenge
 from verdictd_py.rcar.teekey import TeeKey, text_members
 from verdictd_py.rcar.versions import Version
 
@@ -98,7 +98,9 @@ def _devices(additional: str) -> tuple[str, ...]:
     if not additional:
         return ()
     try:
-        found = decode_object(additional.encode(), "the additional evidence")
+        found = decode_object(
+            additional.encode(), "the additional evidence", max_numbers=MAX_NUMBERS
+        )
     except RequestError as error:
         raise EvidenceFormat(str(error)) from None
     if len(found) > MAX_DEVICES:

@@ -19,6 +19,12 @@ from verdictd_py.rcar.versions import Version, served
 MAX_BODY_BYTES: Final = 2 * 1024 * 1024
 """A quote of 8 KiB, a boot's log of 256 KiB and the evidence of some GPUs, in base64."""
 
+MAX_AUTH_BYTES: Final = 16 * 1024
+"""Of the first request, which anybody may send; guests' have some 150."""
+
+MAX_NUMBERS: Final = 16 * 1024
+"""In an answer, or what is inside of it: some TEEs' evidence has arrays of some hundred bytes."""
+
 NONCE_BYTES: Final = 32
 
 _ERROR_TYPE: Final = "https://github.com/confidential-containers/kbs/errors/"
@@ -66,6 +72,8 @@ def parse_auth(body: bytes) -> tuple[Version, Tee]:
         ProtocolVersionRefused: a version that is not served.
         EvidenceFormat: a TEE that nobody knows.
     """
+    if len(body) > MAX_AUTH_BYTES:
+        raise RequestError(f"the request is longer than {MAX_AUTH_BYTES} bytes")
     members = decode_object(body, "the request")
     version = served(_text(members, "version"))
     named = _text(members, "tee")
@@ -88,7 +96,7 @@ def parse_attest(body: bytes, version: Version) -> Attestation:
     Raises:
         RequestError: another shape.
     """
-    members = decode_object(body, "the request")
+    members = decode_object(body, "the request", max_numbers=MAX_NUMBERS)
     if version is not Version.V0_4_0:
         return Attestation(None, _member(members, "tee-pubkey"), _member(members, "tee-evidence"))
     runtime = _object(members, "runtime-data")

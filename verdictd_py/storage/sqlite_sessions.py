@@ -6,7 +6,10 @@ Source: port `SessionStore`; SQLite, "Write-Ahead Logging" and "Isolation".
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import sqlite3
+import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -93,11 +96,12 @@ class SqliteSessionStore:
         """
         connection = None
         try:
-            path.touch(mode=0o600, exist_ok=True)
-            path.chmod(0o600)  # its journals get the same mode
+            _make(path)
             connection = sqlite3.connect(
                 path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
             )
+            connection.execute("PRAGMA schema_version")  # it is a database, and nothing else
+            path.chmod(0o600)  # its journals get the same mode
             connection.executescript(_SCHEMA)
             return cls(connection, path, bounds)
         except (OSError, sqlite3.Error) as error:
@@ -215,6 +219,19 @@ class SqliteSessionStore:
             self._closed = True
             self._thread.submit(self._connection.close)
             self._thread.shutdown()
+
+
+def _make(path: Path) -> None:
+    """Makes the file if it is missing. (Opening one that is there would end locks of SQLite's.)
+
+    Raises:
+        OSError: it cannot be made; or it is a link, which could lead to any file.
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise OSError(errno.ELOOP, "it is a link, or no file") from None
 
 
 def _identity(path: Path) -> tuple[int, int]:

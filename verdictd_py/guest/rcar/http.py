@@ -73,7 +73,7 @@ class KbsLink:
         """
         return httpx.AsyncClient(
             base_url=self.url,
-            verify=self.url.startswith("https:") and self._context(),
+            verify=self._context(),
             follow_redirects=False,
             trust_env=False,  # no proxy and no authority that nobody named
             timeout=self.timeout_seconds,

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from verdictd_py.errors import (
     AlreadyExists,
+    AppraisalTimeout,
     AttestationError,
     CollateralUnavailable,
     GuestRefused,
@@ -133,6 +134,13 @@ REFUSALS: Final = (
         "AttestationError",
         "The guest cannot be judged now: there is no collateral for its platform.",
         "Guests try again by themselves; see the log's `guest.not-judged`.",
+    ),
+    Refusal(
+        AppraisalTimeout,
+        503,
+        "AttestationError",
+        "Judging the guest took longer than `--appraisal-timeout`.",
+        "Guests try again by themselves; is the collateral service slow?",
     ),
     Refusal(
         Overloaded,

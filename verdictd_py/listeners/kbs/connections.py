@@ -16,6 +16,7 @@ from aiohttp.http_exceptions import LineTooLong
 from verdictd_py.domain.ports import Events
 from verdictd_py.listeners.attested import Limits
 from verdictd_py.listeners.kbs import answers
+from verdictd_py.listeners.sockets import peer_text
 from verdictd_py.rcar.messages import MAX_BODY_BYTES
 
 BACKLOG: Final = 1024
@@ -31,6 +32,9 @@ _MAX_HEADERS: Final = 64
 _MAX_WAITING_BYTES: Final = 2 * MAX_BODY_BYTES
 """That came and were not answered yet: a body in chunks, or requests behind it."""
 
+MAX_ALL_WAITING_BYTES: Final = 256 * 1024 * 1024
+"""The same of all connections together: 4,096 of them would hold as many bodies."""
+
 _PAUSE_SECONDS: Final = 1.0
 """After a connection that could not be accepted: there are no descriptors left, say."""
 
@@ -38,6 +42,31 @@ _SILENT: Final = logging.getLogger("verdictd_py.http")
 """Of the library: it would print what clients sent."""
 _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
+
+
+class _Waiting:
+    """Bytes that came and were not answered yet, of every connection.
+
+    Where they are too many, the connection that holds most of them is let go: guests send
+    some KiB, and notice nothing of strangers who send as much as they can.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[Connection, int] = {}
+        self._total = 0
+
+    def came(self, connection: Connection, size: int) -> None:
+        held = self._held[connection] = self._held.get(connection, 0) + size
+        self._total += size
+        if held > _MAX_WAITING_BYTES:
+            connection.abort()
+        elif self._total > MAX_ALL_WAITING_BYTES:
+            # What was let go before is held until nothing is done for it any more.
+            left = [each for each in self._held if not each.aborted]
+            max(left, key=self._held.__getitem__).abort()
+
+    def done(self, connection: Connection) -> None:
+        self._total -= self._held.pop(connection, 0)
 
 
 class Connection(web.RequestHandler):
@@ -49,6 +78,7 @@ class Connection(web.RequestHandler):
 
     Attributes:
         answering: whether an answer is due to a request that has begun; routes say so.
+        aborted: whether it was ended by us, whatever the client wants.
     """
 
     __slots__ = (
@@ -58,12 +88,15 @@ class Connection(web.RequestHandler):
         "_limits",
         "_tcp",
         "_waiting",
+        "aborted",
         "answering",
         "closed",
         "serving",
     )
 
-    def __init__(self, server: web.Server, events: Events, limits: Limits) -> None:
+    def __init__(
+        self, server: web.Server, events: Events, limits: Limits, waiting: _Waiting
+    ) -> None:
         loop = asyncio.get_running_loop()
         super().__init__(
             server,
@@ -78,8 +111,9 @@ class Connection(web.RequestHandler):
         )
         self._events = events
         self._limits = limits
-        self._waiting = 0
+        self._waiting = waiting
         self._draining = False
+        self.aborted = False
         self.answering = False
         self._tcp: asyncio.Transport | None = None
         self._ending: asyncio.TimerHandle | None = None
@@ -100,11 +134,10 @@ class Connection(web.RequestHandler):
             self.closed.set_result(None)
 
     def data_received(self, data: bytes) -> None:
-        self._waiting += len(data)
-        if self._waiting > _MAX_WAITING_BYTES:
-            self.abort()
-            return
-        super().data_received(data)
+        if data and not self.aborted:  # the library calls this too, with nothing
+            self._waiting.came(self, len(data))
+        if not self.aborted:
+            super().data_received(data)
 
     async def start(self) -> None:
         """Serves requests until the last; then the connection ends, whatever the client does."""
@@ -120,7 +153,7 @@ class Connection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Sends an answer, in time."""
-        self._waiting = 0
+        self._waiting.done(self)
         if resp.status >= 400 and resp.content_type != answers.JSON:
             # No route of ours: what the client asked for is not logged, the method is a known one.
             self._record(f"{request.method} unknown", resp.status, str(resp.reason))
@@ -173,6 +206,7 @@ class Connection(web.RequestHandler):
 
     def abort(self) -> None:
         """Ends it now; what was not sent is lost."""
+        self.aborted = True
         if self._tcp is not None and not self.closed.done():
             self._tcp.abort()
 
@@ -199,6 +233,7 @@ class Acceptor:
         self._listening: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._tasks: dict[asyncio.Task[None], Connection] = {}
+        self._waiting = _Waiting()
 
     def start(self, listening: socket.socket, server: web.Server) -> None:
         """Accepts on a socket that is bound already."""
@@ -250,7 +285,7 @@ class Acceptor:
                 "connection.refused", peer=peer_text(name), reason="too many connections"
             )
             return
-        connection = Connection(server, self._events, self._limits)
+        connection = Connection(server, self._events, self._limits, self._waiting)
         task = asyncio.create_task(self._serve(accepted, peer_text(name), connection))
         self._tasks[task] = connection
         task.add_done_callback(self._tasks.pop)
@@ -281,11 +316,4 @@ class Acceptor:
                 await asyncio.wait([connection.serving])
         finally:
             connection.abort()
-
-
-def peer_text(name: object) -> str:
-    """A peer's address, `host:port`, for log and audit."""
-    if not isinstance(name, tuple):
-        return "unknown"
-    host, port = name[0], name[1]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            self._waiting.done(connection)

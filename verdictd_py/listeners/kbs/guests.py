@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from aiohttp import web
@@ -10,14 +9,17 @@ from aiohttp import web
 from verdictd_py.broker.handshakes import SESSION_LIFETIME, Handshakes
 from verdictd_py.domain.encoding import encode_object
 from verdictd_py.domain.names import ResourcePath
-from verdictd_py.errors import Overloaded, RequestError
+from verdictd_py.errors import RequestError
 from verdictd_py.listeners.kbs import answers
-from verdictd_py.listeners.kbs.connections import peer_text
+from verdictd_py.listeners.sockets import peer_text
 from verdictd_py.rcar.tokens import Tokens
 
 PREFIX: Final = "/kbs/v0"
 COOKIE: Final = "kbs-session-id"
 RESOURCE: Final = PREFIX + "/resource/{repository}/{type}/{tag}"
+
+MAX_COOKIE_CHARACTERS: Final = 8 * 1024
+"""Of all cookies; guests have one. Reading many takes long, and strangers send them."""
 
 _MAX_ID_CHARACTERS: Final = 256
 
@@ -26,16 +28,12 @@ class GuestRoutes:
     """Handlers of guests' requests; errors are answered by the server around them.
 
     Args:
-        appraisal_seconds: what judging a guest may take, collateral fetched meanwhile.
         secure: whether the session's cookie may travel over TLS only.
     """
 
-    def __init__(
-        self, handshakes: Handshakes, tokens: Tokens, *, appraisal_seconds: float, secure: bool
-    ) -> None:
+    def __init__(self, handshakes: Handshakes, tokens: Tokens, *, secure: bool) -> None:
         self._handshakes = handshakes
         self._tokens = tokens
-        self._appraisal_seconds = appraisal_seconds
         self._secure = secure
 
     def routes(self) -> list[web.RouteDef]:
@@ -63,15 +61,11 @@ class GuestRoutes:
 
     async def attest(self, request: web.Request) -> web.Response:
         """A token for evidence that answers the challenge and is accepted."""
-        body = await request.read()
-        try:
-            async with asyncio.timeout(self._appraisal_seconds):
-                answer = await self._handshakes.attest(
-                    session_id(request), body, address=address(request)
-                )
-        except TimeoutError:
-            raise Overloaded("not judged: timeout; try again later") from None
-        return answers.succeeded(answer)
+        return answers.succeeded(
+            await self._handshakes.attest(
+                session_id(request), await request.read(), address=address(request)
+            )
+        )
 
     async def resource(self, request: web.Request) -> web.Response:
         """A resource, encrypted to the guest's key. A query is for other brokers: ignored."""
@@ -105,6 +99,8 @@ def resource_path(request: web.Request) -> ResourcePath:
 
 def session_id(request: web.Request) -> str | None:
     """What the cookie says, None where there is none; too long is as good as unknown."""
+    if len(request.headers.get("Cookie", "")) > MAX_COOKIE_CHARACTERS:
+        return None
     found = request.cookies.get(COOKIE)
     return None if found is None else found[:_MAX_ID_CHARACTERS]
 

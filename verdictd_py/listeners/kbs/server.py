@@ -13,8 +13,8 @@ from aiohttp import web
 
 from verdictd_py.domain.ports import Events
 from verdictd_py.errors import (
-    CollateralUnavailable,
     GuestRefused,
+    NotJudged,
     Overloaded,
     SessionMissing,
     VerdictdError,
@@ -29,7 +29,7 @@ from verdictd_py.rcar.messages import MAX_BODY_BYTES
 
 HEALTH: Final = "/healthz"
 
-_JUDGED: Final = (GuestRefused, CollateralUnavailable)
+_JUDGED: Final = (GuestRefused, NotJudged)
 """What the appraiser has told the log already."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -144,7 +144,7 @@ class KbsListener:
         status, reason = refusal.status, str(error)
         if not isinstance(error, _JUDGED):
             self._record(request, doing, event=event, code=error.code, status=status, reason=reason)
-        if isinstance(error, CollateralUnavailable):  # who was asked for it is nobody's business
+        if isinstance(error, NotJudged):  # who was asked for collateral is nobody's business
             reason = error.told
         refused_admin = is_refused_admin(request, error)
         variant = answers.ADMIN_REFUSED if refused_admin else refusal.variant
