@@ -149,8 +149,10 @@ def test_another_broker_takes_no_token_of_this_one() -> None:
 def test_a_broker_that_trusts_another_root_takes_none_either() -> None:
     """Of a rehearsal with the same key file, say: its guests are made of software."""
     rehearsal, other = (Tokens(tokens().key, root=digest * 64) for digest in "ab")
-    given = {"now": NOW, "open_measurements": ()}
-    made = {each: each.issue(attested(), **given).token for each in (tokens(), rehearsal, other)}
+    made = {
+        each: each.issue(attested(), now=NOW, open_measurements=()).token
+        for each in (tokens(), rehearsal, other)
+    }
     for reader in made:
         for maker, token in made.items():
             if maker == reader:

@@ -43,8 +43,8 @@ def run(argv: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         "verdictd-py admin-token",
-        "Signs a token for a broker whose --kbs-admins names the public half of the key, and prints\n"
-        "it. Whoever has it has the role until it ends: keep it as you keep the key.",
+        "Signs a token for a broker whose --kbs-admins names the public half of the key, and "
+        "prints it.\nWhoever has it has the role until it ends: keep it as you keep the key.",
     )
     parser.add_argument(
         "--key", type=Path, metavar="FILE", required=True, help="private key, PEM: Ed25519 or P-256"

@@ -33,6 +33,7 @@ AUDITED: Final = frozenset(
         "image-key.wrapped",
         "image-key.unwrapped",
         "key.created",
+        "key.registered",
         "key.exported",
         "key.deleted",
         "resource.exported",
