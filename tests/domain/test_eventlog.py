@@ -111,6 +111,18 @@ def test_every_changed_event_shows(real: tuple[bytes, dict[str, bytes]]) -> None
             assert [reason.rule for reason in reasons] == ["eventLog"]
 
 
+def test_a_guest_decides_not_how_long_its_refusal_is() -> None:
+    """Each reason is a line in the log, in the audit trail and in memory."""
+    lie = event(1, eventlog.EV_SEPARATOR, b"data", b"other")
+    reasons = EventLog((lie,) * eventlog.MAX_EVENTS).mismatches({})
+    assert len(reasons) == eventlog.MAX_MISMATCHES + 1
+    assert [reason.rule for reason in reasons] == ["eventLog"] * len(reasons)
+    assert reasons[-1].text == f"and {4 + eventlog.MAX_EVENTS - eventlog.MAX_MISMATCHES} more"
+    few = EventLog((lie,) * (eventlog.MAX_MISMATCHES - 4)).mismatches({})
+    assert len(few) == eventlog.MAX_MISMATCHES
+    assert "more" not in few[-1].text
+
+
 @pytest.mark.parametrize(
     "kind", [0x4, 0x80000001, 0x80000006, 0x80000007, 0x800000E0], ids=lambda kind: f"{kind:#x}"
 )

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import os
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from verdictd_py.domain import eventlog, initdata
+from verdictd_py.domain.evidence import JsonValue
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy import engine
 from verdictd_py.policy.engine import (
     MAX_DECIDED,
     MAX_DECIDED_CHARS,
     MAX_INPUT_BYTES,
+    MAX_INPUT_VALUES,
     MAX_POLICY_BYTES,
     CompiledPolicy,
     PolicyResult,
@@ -136,12 +140,27 @@ def test_what_cannot_be_used_says_why(policy: str, text: str) -> None:
         {"x": b"bytes"},
         {"x": {1, 2}},
         {"x": "a" * MAX_INPUT_BYTES},
+        {"x": [1] * MAX_INPUT_VALUES},
+        {"x": {str(n): 1 for n in range(MAX_INPUT_VALUES // 2)}},
     ],
 )
 def test_claims_that_are_no_json_are_refused(claims: dict[str, object]) -> None:
     policy = CompiledPolicy.compile(HEAD + "allow := true", "{}")
     with pytest.raises(PolicyInvalid, match="the claims are"):
         policy.evaluate(claims)  # type: ignore[arg-type]  # what must not come, comes
+
+
+def test_no_claims_take_long() -> None:
+    """The longest that a genuine guest can bring: everybody else waits meanwhile."""
+    rows = [{"index": 1, "type": 2**31, "digest": "ab" * 48}] * eventlog.MAX_EVENTS
+    claims: dict[str, JsonValue] = {
+        "eventLog": {"events": [*rows], "efiApplications": ["cd" * 48] * eventlog.MAX_EVENTS},
+        "initData": {f"name{n}": n for n in range(initdata.MAX_VALUES)},
+    }
+    policy = CompiledPolicy.compile(HEAD + "allow if count(input.eventLog.events) > 0", "{}")
+    begins = time.process_time()
+    assert policy.evaluate(claims).allow
+    assert time.process_time() - begins < 2
 
 
 def test_claims_never_stay_for_the_next_guest() -> None:

@@ -17,8 +17,11 @@ from verdictd_py.errors import EvidenceFormat, Reason
 MAX_LOG_BYTES: Final = 1024 * 1024
 """The area that firmware reserves is 256 KiB."""
 
-MAX_EVENTS: Final = 4096
-"""A boot has some hundred."""
+MAX_EVENTS: Final = 1024
+"""A boot has some hundred; the policy engine takes time for each."""
+
+MAX_MISMATCHES: Final = 16
+"""Reasons that are told; each is a line for an operator, and a guest decides how many there are."""
 
 REGISTERS: Final = ("rtmr0", "rtmr1", "rtmr2", "rtmr3")
 """By measurement register: CCMR 1 to 4; CCMR 0 is MRTD, which the log does not extend."""
@@ -130,7 +133,11 @@ class EventLog:
             measured: 48 bytes by register, out of a verified quote.
             allow_rtmr3_mismatch: some guests extend RTMR3 at run time without log entries.
         """
-        return tuple(self._mismatches(measured, allow_rtmr3_mismatch))
+        found = tuple(self._mismatches(measured, allow_rtmr3_mismatch))
+        more = len(found) - MAX_MISMATCHES
+        if more <= 0:
+            return found
+        return (*found[:MAX_MISMATCHES], Reason(RULE, "", "", f"and {more} more"))
 
     def _mismatches(
         self, measured: dict[str, bytes], allow_rtmr3_mismatch: bool

@@ -22,6 +22,10 @@ from verdictd_py.errors import EvidenceFormat, Reason, RequestError
 MAX_BYTES: Final = 256 * 1024
 """A policy of the agent and some certificates; real ones have below 64 KiB."""
 
+MAX_VALUES: Final = 1024
+"""Texts, numbers, tables and lists in it; real ones have some ten. The policy engine takes time
+that grows with the square of their number: half a minute for a hundred thousand."""
+
 CLAIM: Final = "initData"
 """The claim with what the document says, None where the guest showed none."""
 
@@ -76,6 +80,8 @@ def parse(shown_by_guest: InitData) -> Document:
     if len(data) > MAX_BYTES:
         raise EvidenceFormat(f"the init-data is larger than {MAX_BYTES} bytes")
     content = _content(shown_by_guest.form, shown_by_guest.body, data)
+    if _values(content) > MAX_VALUES:
+        raise EvidenceFormat(f"the init-data has more than {MAX_VALUES} values")
     algorithm = content.get("algorithm")
     spelled = algorithm.replace("-", "").lower() if isinstance(algorithm, str) else ""
     if spelled not in _ALGORITHMS:
@@ -114,6 +120,12 @@ def _check_keys(body: str) -> None:
     """
     if any(part.count(".") > _MAX_DEPTH for part in _BETWEEN_KEYS.split(_NO_KEY.sub("_", body))):
         raise ValueError("nested too deep")
+
+
+def _values(value: JsonValue) -> int:
+    """How many values a value is, itself among them."""
+    within = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + sum(map(_values, within))
 
 
 def _json_value(value: object, depth: int) -> JsonValue:

@@ -32,6 +32,10 @@ MAX_POLICY_BYTES: Final = 256 * 1024
 MAX_INPUT_BYTES: Final = 1024 * 1024
 """Claims of one guest are below 4 KiB."""
 
+MAX_INPUT_VALUES: Final = 16 * 1024
+"""Names and values in them, which take the engine 0.5 s; time grows with their square. A quote's
+claims are some 30, and those of the longest event log and init-data some 11,000."""
+
 MAX_DECIDED: Final = 256
 """Decisions kept for one policy: a guest that comes again is not asked about anew."""
 
@@ -113,11 +117,13 @@ class CompiledPolicy:
                 it is a refusal.
         """
         try:
-            term = canonical(dict(claims))
-        except ValueError as error:
+            term, size = canonical(dict(claims)), _size(dict(claims))
+        except (ValueError, RecursionError) as error:
             raise PolicyInvalid(f"the claims are no JSON: {error}") from error
         if len(term.encode()) > MAX_INPUT_BYTES:
             raise PolicyInvalid(f"the claims are larger than {MAX_INPUT_BYTES} bytes")
+        if size > MAX_INPUT_VALUES:
+            raise PolicyInvalid(f"the claims are more than {MAX_INPUT_VALUES} names and values")
         result = self._decided.pop(term, None)
         if result is None:
             result = self._ask(term)
@@ -135,6 +141,13 @@ class CompiledPolicy:
                 return _result(output)
             except _ENGINE_FAILURES as error:
                 raise PolicyInvalid(_failure(error)) from error
+
+
+def _size(value: JsonValue) -> int:
+    """Names and values in a value, itself among them."""
+    if isinstance(value, dict):
+        return 1 + len(value) + sum(map(_size, value.values()))
+    return 1 + sum(map(_size, value)) if isinstance(value, list) else 1
 
 
 class CompiledPolicies:
