@@ -28,7 +28,7 @@ OFF = "has no effect without --kbs-http; give the listener an address, or remove
 KEY = '[[key]]\nname = "a"\npublic_key = "ed25519.pub"\nroles = ["admin"]\n'
 ADMINS: dict[str, tuple[str, tuple[str, ...]]] = {
     "no TOML": ("[[key]", ("is no TOML: ", "mend that line")),
-    "empty": ("", ("something else than tables [[key]]", "docs/operations.md")),
+    "empty": ("", ("something else than tables [[key]]", "docs/http-guests.md")),
     "one table": (KEY.replace("[[key]]", "[key]"), ("something else than tables [[key]]",)),
     "another table": (KEY + "[other]\n", ("something else than tables [[key]]",)),
     "no name": (KEY.replace('name = "a"', ""), ("has a key without a name", 'write name = "')),

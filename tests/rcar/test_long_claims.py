@@ -17,6 +17,7 @@ from tests.rcar.support import (
     tokens,
 )
 from tests.rcar.token_tools import MAX_CHARACTERS, came_out, issued, parts
+from verdictd_py.domain import eventlog
 from verdictd_py.domain.evidence import JsonValue
 from verdictd_py.errors import TokenInvalid
 from verdictd_py.rcar import claims
@@ -28,7 +29,8 @@ from verdictd_py.rcar.versions import Version
 def huge(**more: JsonValue) -> dict[str, JsonValue]:
     """Claims of a guest that shows as much as it may."""
     events: list[JsonValue] = [
-        {"index": 1, "type": 2**31, "digest": f"{number:096x}"} for number in range(4096)
+        {"index": 1, "type": 2**31, "digest": f"{number:096x}"}
+        for number in range(eventlog.MAX_EVENTS)
     ]
     return {
         **{f"rtmr{number}": "ab" * 48 for number in range(4)},
@@ -37,7 +39,7 @@ def huge(**more: JsonValue) -> dict[str, JsonValue]:
         "initData": {"algorithm": "sha384", "data": {"policy.rego": "\0" * 262_000}},
         "eventLog": {
             "events": events,
-            "efiApplications": ["ef" * 48] * 4096,
+            "efiApplications": ["ef" * 48] * eventlog.MAX_EVENTS,
             "kernelCommandLine": "\0" * 900_000,
         },
         **more,

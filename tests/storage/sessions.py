@@ -158,6 +158,24 @@ class SessionStoreConformance(ABC):
             assert await small.token(name(number), now=END)
             assert await small.kept(name(number), now=END)
 
+    async def test_a_clock_that_was_ahead_leaves_nothing(self, small: SessionStore) -> None:
+        """What was put in then would else take the room of every new guest, for as long."""
+        ahead, tomorrow = NOW + timedelta(days=1), END + timedelta(days=1)
+        for number in range(5):
+            await small.begin(name(number), "c", now=ahead, expires=tomorrow)
+            await small.attested(name(number), "t" * 200, now=ahead, expires=tomorrow)
+            await small.keep(name(number), "k" * 200, now=ahead, expires=tomorrow)
+        for number in range(10, 13):
+            await small.begin(name(number), "c", now=NOW, expires=END)
+            await small.attested(name(number), "t" * 200, now=NOW, expires=END)
+            await small.keep(name(number), "k" * 200, now=NOW, expires=END)
+        for number in range(10, 13):
+            assert await small.take_challenge(name(number), now=NOW)
+            assert await small.token(name(number), now=NOW)
+            assert await small.kept(name(number), now=NOW)
+        for number in range(5):
+            assert await small.token(name(number), now=NOW) is None
+
     async def test_bytes_are_bounded(self, small: SessionStore) -> None:
         for number in range(7):
             expires = END + timedelta(seconds=number)

@@ -100,7 +100,12 @@ TAMPERED = [
     pytest.param(
         support.with_init_data(INIT_DATA.replace("text", "tact")), "init-data", id="init-data"
     ),
-    pytest.param(support.with_event_log(b"\x00" * 40), "evidence-format", id="event-log"),
+    pytest.param(support.with_event_log(b"\x00" * 40), "evidence-format", id="no event log"),
+    pytest.param(
+        support.with_event_log(written(event(2, 0x80000003, b"kernel"))),
+        "event-log",
+        id="event-log",
+    ),
     pytest.param(
         support.with_quote(lambda quote: quote[:300] + b"\xff" + quote[301:]),
         "quote-invalid",

@@ -235,10 +235,10 @@ class Daemon:
                 self._warn_unpinned(tee, unpinned(documents.data, tee))
 
         if self._kbs is not None:
-            try:
-                self._kbs.reload()
-            except ConfigError as error:
-                self._events.record("warning.identity", reason=str(error))
+            for problem in self._kbs.reload():
+                self._events.record("warning.identity", reason=problem)
+            if self._kbs.administrators:
+                self._events.record("kbs.administrators", names=self._kbs.administrators)
         for problem in await self._use_cases.release.problems():
             self._events.record("warning.policy", tee="release", reason=problem)
 
@@ -257,6 +257,8 @@ class Daemon:
         for warning in self._warnings:
             self._events.record("warning.storage", reason=warning)
         await self.reload()
+        if self._kbs is not None and self._kbs.fingerprint is not None:
+            self._events.record("kbs.self-signed", sha256=self._kbs.fingerprint)
         self._events.record(
             "daemon.started",
             version=__version__,

@@ -6,9 +6,12 @@ import socket
 import ssl
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Final, Self
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
 
 from verdictd_py.app.usecases import UseCases
 from verdictd_py.broker.handshakes import Handshakes
@@ -94,8 +97,9 @@ class KbsService:
         self.address = address
         self._listening: socket.socket | None = None
         self._tls = _tls(address, settings, unsafe, clock)
-        tokens = Tokens(_token_key(settings))
-        admins = _admins(settings, tokens)
+        tokens = Tokens(_token_key(settings), use_cases.trusted_root)
+        self._read_admins = partial(_admins, settings, tokens)
+        self._admins = self._read_admins()
         self._sessions = _sessions(settings)
         self._handshakes = Handshakes(
             appraiser=use_cases.appraiser,
@@ -107,7 +111,7 @@ class KbsService:
         )
         self._listener = KbsListener(
             guests=GuestRoutes(self._handshakes, tokens, secure=self._tls is not None),
-            admins=AdminRoutes(use_cases.administration, admins, clock),
+            admins=AdminRoutes(use_cases.administration, lambda: self._admins, clock),
             events=events,
             limits=limits,
             tls=_context_of(self._tls),
@@ -117,6 +121,19 @@ class KbsService:
     @property
     def self_signed(self) -> bytes:
         return b"" if self._tls is None else self._tls.self_signed
+
+    @property
+    def fingerprint(self) -> str | None:
+        """SHA-256 of that certificate, as openssl writes it, to compare with what clients see."""
+        if not self.self_signed:
+            return None
+        certificate = x509.load_pem_x509_certificate(self.self_signed)
+        return certificate.fingerprint(SHA256()).hex(":").upper()
+
+    @property
+    def administrators(self) -> tuple[str, ...]:
+        """Names of the keys whose tokens are taken."""
+        return tuple(key.name for key in self._admins.keys)
 
     @property
     def url(self) -> str:
@@ -154,14 +171,26 @@ class KbsService:
         if isinstance(self._sessions, SqliteSessionStore):
             self._sessions.close()
 
-    def reload(self) -> None:
-        """Reads certificate and key again.
+    def reload(self) -> tuple[str, ...]:
+        """Reads the certificate with its key, and who may administer, again.
 
-        Raises:
-            ConfigError: they cannot be used; those from before stay.
+        Returns:
+            A line for each that cannot be used; what was read before stays in force.
         """
+        problems = []
+        for read in (self._reload_tls, self._reload_admins):
+            try:
+                read()
+            except ConfigError as error:
+                problems.append(str(error))
+        return tuple(problems)
+
+    def _reload_tls(self) -> None:
         if self._tls is not None:
             self._tls.reload()
+
+    def _reload_admins(self) -> None:
+        self._admins = self._read_admins()
 
 
 def _context_of(tls: KbsTls | None) -> Callable[[], ssl.SSLContext] | None:

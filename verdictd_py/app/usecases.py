@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -37,6 +38,7 @@ class UseCases:
     Attributes:
         deciding: the policies, with reference data as it decides.
         open_measurements: those that have no reference values.
+        trusted_root: digest of the root that is trusted instead of the vendors', None for theirs.
     """
 
     verifiers: VerifierSet
@@ -48,6 +50,7 @@ class UseCases:
     releaser: Releaser
     wrapper: Wrapper
     administration: Administration
+    trusted_root: str | None
 
 
 def build_appraiser(
@@ -152,4 +155,5 @@ def use_cases(
                 documents=documents, tester=tester, history=history, events=events, clock=clock
             ),
         ),
+        trusted_root=None if root_ca_der is None else hashlib.sha256(root_ca_der).hexdigest(),
     )

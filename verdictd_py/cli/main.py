@@ -14,6 +14,7 @@ EXIT_BROKEN_PIPE: Final = 141
 """As a shell says of SIGPIPE: neither a yes nor a no."""
 
 COMMANDS: Final = {
+    "admin-token": "a token for whoever administers over HTTP (kbs-client config)",
     "appraise": "judge a certificate or a quote offline, exactly as the listener would",
     "audit": "check that an audit trail is as it was written",
     "collateral": "fetch, show and verify collateral, for a hall without a network",
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. A command is loaded only when it is named."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments and arguments[0] in COMMANDS else ""
-    module = import_module(f"verdictd_py.cli.{name or 'daemon'}")
+    module = import_module(f"verdictd_py.cli.{name.replace('-', '_') or 'daemon'}")
     run: Callable[[Sequence[str]], int] = module.run
     try:
         status = run(arguments[1:] if name else arguments)

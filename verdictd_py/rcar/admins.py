@@ -9,7 +9,7 @@ Source: wire-rcar.md, "Administration".
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -121,6 +121,17 @@ class AdminKeys:
                 continue
             return _administrator(each, claims.get("role"))
         raise refusal
+
+
+def token(key: jose.PrivateKey, *, role: Role | None, now: datetime, lifetime: timedelta) -> str:
+    """A token for `AdminKeys` that know the other half of this key.
+
+    Args:
+        role: None for the key's `default_role`.
+    """
+    begins = int(now.timestamp())
+    claims = {"iat": begins, "exp": begins + int(lifetime.total_seconds())}
+    return jose.signed(claims if role is None else {**claims, "role": role.value}, {}, key)
 
 
 def _administrator(key: AdminKey, said: object) -> Administrator:

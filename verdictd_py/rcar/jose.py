@@ -10,7 +10,12 @@ from datetime import datetime
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 from joserfc import jwt
 from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jwk import ECKey, OKPKey
@@ -18,9 +23,10 @@ from joserfc.jwk import ECKey, OKPKey
 from verdictd_py.errors import TokenInvalid
 
 ALGORITHM: Final = "ES256"
-"""Of our own tokens."""
+"""Of our own attestation tokens."""
 
 PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
+PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
 MAX_TOKEN_CHARACTERS: Final = 32 * 1024
 """Ours have some 6,000, and never as many as this (`claims.MAX_SHOWN_BYTES`)."""
@@ -80,10 +86,17 @@ def _time(claims: dict[str, Any], name: str) -> float | None:
     return float(value)
 
 
-def signed(claims: dict[str, Any], header: dict[str, Any], key: ec.EllipticCurvePrivateKey) -> str:
-    """A token of ours, ES256."""
-    private = ECKey.import_key(key)
-    return jwt.encode({"alg": ALGORITHM, **header}, claims, private, algorithms=[ALGORITHM])
+def signed(claims: dict[str, Any], header: dict[str, Any], key: PrivateKey) -> str:
+    """A token of ours: ES256 with a P-256 key, EdDSA with an Ed25519 key."""
+    private: ECKey | OKPKey
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        algorithm, private = ALGORITHM, ECKey.import_key(key)
+    else:
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        algorithm, private = "EdDSA", OKPKey.import_key(pem)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SecurityWarning)  # as in `verified`
+        return jwt.encode({"alg": algorithm, **header}, claims, private, algorithms=[algorithm])
 
 
 def public_jwk(key: PublicKey) -> dict[str, Any]:

@@ -88,9 +88,12 @@ class Tokens:
 
     Attributes:
         key: P-256; brokers that share sessions share it.
+        root: digest of the root that this broker trusts instead of the vendors'. A token of a
+            broker with another root says nothing here: a rehearsal's may have the same key.
     """
 
     key: ec.EllipticCurvePrivateKey = field(repr=False)
+    root: str | None = None
 
     def issue(
         self, attested: Attested, *, now: datetime, open_measurements: tuple[str, ...]
@@ -111,11 +114,14 @@ class Tokens:
         said = ear.claims(appraisal, divided.shown, attested.key, open_measurements)
         said |= {
             "iss": ISSUER,
+            # No `nbf`: guests hold it against their own clock, which may be behind.
             "iat": begins,
-            "nbf": begins,
             "exp": begins + int(LIFETIME.total_seconds()),
             "jti": appraisal.id,
-            _OWN: _own(attested, divided.kept[0] if divided.kept else None),
+            _OWN: {
+                **_own(attested, divided.kept[0] if divided.kept else None),
+                "root": self.root,
+            },
         }
         public = {**jose.public_jwk(self.key.public_key()), "alg": jose.ALGORITHM}
         header = {"jwk": public, "kid": public["kid"]}
@@ -125,15 +131,20 @@ class Tokens:
         """What a token of this broker says.
 
         Raises:
-            TokenInvalid: signed by another key, over, or not one of these.
+            TokenInvalid: signed by another key, over, not one of these, or of a broker that
+                trusts another root.
         """
-        said = jose.verified(token, self.key.public_key(), now=now)
+        # With leeway: a clock that is set back by a second ends no session.
+        said = jose.verified(token, self.key.public_key(), now=now, leeway=jose.LEEWAY_SECONDS)
         if said.get("iss") != ISSUER:
             raise TokenInvalid("the token is no attestation token of this broker")
         try:
-            return _shown(said)
+            shown, root = _shown(said), said[_OWN]["root"]
         except (KeyError, TypeError, ValueError, EvidenceFormat):
             raise TokenInvalid("the token is no attestation token of this broker") from None
+        if root != self.root:
+            raise TokenInvalid("the token is of a broker that trusts another root; attest again")
+        return shown
 
     def jwks(self) -> dict[str, Any]:
         """What others need to check these tokens (RFC 7517, 5)."""

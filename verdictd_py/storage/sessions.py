@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 
@@ -31,6 +31,10 @@ class Bounds:
 
 
 USUAL: Final = Bounds()
+
+AHEAD: Final = timedelta(minutes=1)
+"""All of a kind live equally long. What ends later than a new one by more than this was put
+in while the clock was ahead: it would take the room of all that come until then."""
 
 
 class MemorySessionStore:
@@ -84,6 +88,8 @@ class _Shelf:
 
     def put(self, name: str, text: str, now: datetime, expires: datetime) -> None:
         self.forget_ended(now)
+        while self._texts and next(iter(self._texts.values()))[1] > expires + AHEAD:
+            self._remove(next(iter(self._texts)))
         self._remove(name)
         self._texts[name] = (text, expires)
         self._size += len(text)

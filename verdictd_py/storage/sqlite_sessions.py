@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final, Self, TypeVar
 
 from verdictd_py.errors import ConfigError, StorageError
-from verdictd_py.storage.sessions import USUAL, Bounds
+from verdictd_py.storage.sessions import AHEAD, USUAL, Bounds
 
 _BUSY_SECONDS: Final = 2.0  # to wait for the other brokers; each holds the file for far less
 
@@ -53,6 +53,7 @@ _PUT: Final = (
 _TAKE: Final = "DELETE FROM entries WHERE kind = ? AND name = ? RETURNING content, expires"
 _GET: Final = "SELECT content FROM entries WHERE kind = ? AND name = ? AND expires > ?"
 _FORGET_ENDED: Final = "DELETE FROM entries WHERE kind = ? AND expires <= ?"
+_FORGET_AHEAD: Final = "DELETE FROM entries WHERE kind = ? AND expires > ?"
 _FORGET_OLDEST: Final = (
     "DELETE FROM entries WHERE kind = ?1 AND name IN "
     "(SELECT name FROM entries WHERE kind = ?1 ORDER BY expires LIMIT ?2)"
@@ -162,6 +163,7 @@ class SqliteSessionStore:
 
     def _put(self, kind: _Kind, name: str, content: str, now: datetime, expires: datetime) -> None:
         self._connection.execute(_FORGET_ENDED, (kind, now.timestamp()))
+        self._connection.execute(_FORGET_AHEAD, (kind, (expires + AHEAD).timestamp()))
         self._connection.execute(_PUT, (kind, name, content, expires.timestamp()))
 
     def _totals(self, kind: _Kind) -> tuple[int, int]:

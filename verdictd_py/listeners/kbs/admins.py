@@ -37,10 +37,17 @@ _RV_TYPE: Final = "sample"
 
 
 class AdminRoutes:
-    """Handlers of operators' requests; each asks first who calls."""
+    """Handlers of operators' requests; each asks first who calls.
+
+    Args:
+        admins: whose tokens are taken, now.
+    """
 
     def __init__(
-        self, administration: Administration, admins: AdminKeys, clock: Callable[[], datetime]
+        self,
+        administration: Administration,
+        admins: Callable[[], AdminKeys],
+        clock: Callable[[], datetime],
     ) -> None:
         self._administration = administration
         self._admins = admins
@@ -63,7 +70,7 @@ class AdminRoutes:
         return self._administration.policies
 
     def _administrator(self, request: web.Request) -> Administrator:
-        return self._admins.administrator(bearer(request), now=self._clock())
+        return self._admins().administrator(bearer(request), now=self._clock())
 
     async def set_resource(self, request: web.Request) -> web.Response:
         """Stores the body. What only registers keys stores a key, which is never replaced."""

@@ -182,13 +182,13 @@ OTHERS: Final = (
         401,
         ADMIN_REFUSED,
         "Administration without a token, or with one that is over or of a key not configured.",
-        "See `--kbs-admins` in docs/operations.md.",
+        "See [administration](../http-guests.md#administration).",
     ),
     OtherRefusal(
         403,
         ADMIN_REFUSED,
         "Administration is off, or the token's role may not do this.",
-        "See `--kbs-admins` in docs/operations.md.",
+        "See [administration](../http-guests.md#administration).",
     ),
     OtherRefusal(
         404,

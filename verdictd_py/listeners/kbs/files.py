@@ -55,7 +55,7 @@ def read_admins(path: Path) -> AdminKeys:
         raise ConfigError(f"{path} is no TOML: {error}; mend that line") from None
     tables = table.get("key")
     if set(table) != {"key"} or not isinstance(tables, list) or not tables:
-        raise ConfigError(f"{path} has something else than tables [[key]]; see docs/operations.md")
+        raise ConfigError(f"{path} has something else than tables [[key]]; see docs/http-guests.md")
     keys = tuple(_admin_key(each, path) for each in tables)
     names = [key.name for key in keys]
     if len(set(names)) != len(names):

@@ -1,0 +1,226 @@
+"""Whom an HTTP listener trusts and for how long: other brokers, administrators, its own record."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from tests.guest.support import attested, connected, tdx_guest
+from tests.system.broker import KEY, RunningBroker
+from tests.system.kbs import PATH, SECRET, running_kbs, url_of
+from tests.system.kbs_admins import (
+    POLICY,
+    AdminTokens,
+    b64url,
+    bearing,
+    reference,
+    variant,
+)
+from verdictd_py.guest.rcar.errors import KbsRefused
+
+NOBODY = "package policy\nimport rego.v1\ndefault allow := false\n"
+AUTH = {"version": "0.4.0", "tee": "tdx", "extra-params": ""}
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> dict[str, Any]:
+    """What brokers behind one address have in common."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    path = tmp_path / "token.key"
+    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return {"kbs_token_key": path, "kbs_sessions": tmp_path / "sessions"}
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> AdminTokens:
+    return AdminTokens(tmp_path / "admins")
+
+
+@pytest.fixture
+async def broker(tmp_path: Path, tokens: AdminTokens) -> AsyncIterator[RunningBroker]:
+    async with running_kbs(tmp_path, kbs_admins=tokens.file) as running:
+        yield running
+        assert not running.events.named("warning.bug")
+
+
+async def test_brokers_with_one_token_key_share_who_comes_in_and_not_who_gets_what(
+    tmp_path: Path, shared: dict[str, Any]
+) -> None:
+    """A token says that a guest was accepted; what it gets, each broker decides at each request."""
+    async with (
+        running_kbs(tmp_path / "one", **shared) as one,
+        running_kbs(tmp_path / "two", platform=one.platform, **shared) as two,
+    ):
+        (two.data / "opa" / "tdxPolicy.rego").write_text(NOBODY)
+        guest = tdx_guest(one.platform)
+        async with connected(url_of(two), guest) as refused:
+            with pytest.raises(KbsRefused, match="policy-refused"):
+                await refused.handshake()
+        async with attested(url_of(one), guest) as session:
+            token = await session.token()
+        async with connected(url_of(two), guest, token=token) as session:
+            assert (await session.get(str(PATH))).reveal() == SECRET
+            (two.data / "opa" / "releasePolicy.rego").write_text(NOBODY)
+            with pytest.raises(KbsRefused) as raised:
+                await session.get(str(PATH))
+            assert (raised.value.status, raised.value.variant) == (403, "PolicyDeny")
+
+
+async def test_a_rehearsal_with_the_same_token_key_opens_nothing(
+    tmp_path: Path, shared: dict[str, Any]
+) -> None:
+    """Its platform is software, whose root the other broker does not trust."""
+    async with (
+        running_kbs(tmp_path / "rehearsal", **shared) as rehearsal,
+        running_kbs(tmp_path / "real", **shared) as real,
+    ):
+        guest = tdx_guest(rehearsal.platform)
+        async with attested(url_of(rehearsal), guest) as session:
+            token = await session.token()
+            assert (await session.get(str(PATH))).reveal() == SECRET
+        async with connected(url_of(real), guest, token=token) as session:
+            with pytest.raises(KbsRefused, match="another root") as raised:
+                await session.get(str(PATH))
+        assert (raised.value.status, raised.value.variant) == (401, "TokenVerifierError")
+        assert not real.events.named("secret.released")
+
+
+async def test_a_planted_cookie_is_of_no_use_to_who_planted_it(broker: RunningBroker) -> None:
+    """A guest that begins gets a session of its own, whatever cookie it brings."""
+    async with httpx.AsyncClient(base_url=url_of(broker)) as http:
+        planted = (await http.post("/kbs/v0/auth", json=AUTH)).cookies["kbs-session-id"]
+        http.cookies.clear()
+        headers = {"Cookie": f"kbs-session-id={planted}"}
+        answer = await http.post("/kbs/v0/auth", json=AUTH, headers=headers)
+        given = answer.cookies["kbs-session-id"]
+        assert given != planted
+        http.cookies.clear()
+        found = await http.get(f"/kbs/v0/resource/{PATH}", headers=headers)
+        assert (found.status_code, variant(found)) == (401, "TokenNotFound")
+        made_up = {"Cookie": f"kbs-session-id={'0' * 64}"}
+        answer = await http.post("/kbs/v0/auth", json=AUTH, headers=made_up)
+        assert answer.cookies["kbs-session-id"] not in {"0" * 64, planted, given}
+
+
+async def test_an_administrator_who_is_taken_out_of_the_file_is_none_from_then_on(
+    broker: RunningBroker, tokens: AdminTokens
+) -> None:
+    """SIGHUP, as for the certificate; a file that cannot be used changes nothing, and is said."""
+    boss, ops = bearing(tokens.token("boss")), bearing(tokens.token("ops", "operator"))
+    other = "/kbs/v0/resource/default/other/1"
+    text = tokens.file.read_text()
+    async with httpx.AsyncClient(base_url=url_of(broker)) as http:
+
+        async def statuses() -> list[int]:
+            asked = [await http.get("/kbs/v0/resource-policy", headers=boss)]
+            asked.append(await http.post(other, content=b"x", headers=ops))
+            return [answer.status_code for answer in asked]
+
+        assert await statuses() == [200, 200]
+        tokens.file.write_text(text[text.index("[[key]]", 1) :])
+        assert await statuses() == [200, 200]
+        await broker.daemon.reload()
+        assert await statuses() == [401, 200]
+        named = broker.events.named("kbs.administrators")
+        assert [fields["names"] for fields in named] == [
+            ("boss", "ops", "team", "keyprovider"),
+            ("ops", "team", "keyprovider"),
+        ]
+        for broken in ("[[key", ""):
+            tokens.file.write_text(broken)
+            await broker.daemon.reload()
+            assert await statuses() == [401, 200]
+            assert str(tokens.file) in str(broker.events.named("warning.identity")[-1]["reason"])
+        assert len(broker.events.named("warning.identity")) == 2
+
+
+async def test_every_change_over_http_is_in_the_audit_trail(
+    broker: RunningBroker, tokens: AdminTokens
+) -> None:
+    boss, keys = bearing(tokens.token("boss")), bearing(tokens.token("keyprovider"))
+    policy = {"type": "rego", "policy_id": "default_cpu", "policy": b64url(POLICY)}
+    changes: list[tuple[str, str, dict[str, Any], str]] = [
+        ("POST", "resource/default/other/1", {"content": b"x", "headers": boss}, "resource.set"),
+        ("DELETE", "resource/default/other/1", {"headers": boss}, "resource.deleted"),
+        ("POST", "resource/default/key/9", {"content": KEY, "headers": keys}, "key.registered"),
+        (
+            "POST",
+            "reference-value",
+            {"json": reference({"mrTd": []}), "headers": boss},
+            "policy.set",
+        ),
+        ("POST", "attestation-policy", {"json": policy, "headers": boss}, "policy.set"),
+        (
+            "POST",
+            "resource-policy",
+            {"json": {"policy": b64url(POLICY)}, "headers": boss},
+            "policy.set",
+        ),
+    ]
+    (trail,) = (broker.data / "audit").glob("*.jsonl")
+    async with httpx.AsyncClient(base_url=url_of(broker)) as http:
+        for method, path, more, event in changes:
+            before = len(trail.read_text().splitlines())
+            answer = await http.request(method, f"/kbs/v0/{path}", **more)
+            assert answer.status_code == 200, (path, answer.text)
+            lines = [json.loads(line) for line in trail.read_text().splitlines()[before:]]
+            assert event in [line["event"] for line in lines], path
+            callers = {str(line["fields"].get("caller")) for line in lines}
+            assert callers == {f"kbs admin {'keyprovider' if more['headers'] is keys else 'boss'}"}
+    for headers in (boss, keys):
+        assert headers["Authorization"].split()[1] not in trail.read_text()
+
+
+@contextmanager
+def full_disk(broker: RunningBroker) -> Iterator[None]:
+    """The audit trail cannot be written meanwhile."""
+    trail = broker.daemon._audit
+    room, full = trail._file, os.open("/dev/full", os.O_WRONLY)
+    trail._file = full
+    try:
+        yield
+    finally:
+        trail._file = room
+        os.close(full)
+
+
+async def test_a_full_disk_lets_nothing_out_and_nobody_in(broker: RunningBroker) -> None:
+    """What cannot be recorded does not happen; when there is room again, all is as before."""
+    guest = tdx_guest(broker.platform)
+    async with attested(url_of(broker), guest) as good, connected(url_of(broker), guest) as new:
+        with full_disk(broker):
+            with pytest.raises(KbsRefused) as raised:
+                await new.handshake()
+            assert (raised.value.status, raised.value.variant) == (500, "PluginInternalError")
+            with pytest.raises(KbsRefused) as raised:
+                await new.get(str(PATH))
+            assert (raised.value.status, raised.value.variant) == (401, "TokenNotFound")
+            with pytest.raises(KbsRefused, match="audit trail cannot be written") as raised:
+                await good.get(str(PATH))
+            assert (raised.value.status, raised.value.variant) == (500, "PluginInternalError")
+        assert not broker.events.named("secret.released")
+        assert (await good.get(str(PATH))).reveal() == SECRET
+        await new.handshake()
+        assert (await new.get(str(PATH))).reveal() == SECRET
+    assert len(broker.events.named("secret.released")) == 2
+
+
+async def test_a_change_that_cannot_be_recorded_is_told(
+    broker: RunningBroker, tokens: AdminTokens
+) -> None:
+    """Who asked for it must not believe that all is well: the record is a part of it."""
+    where, boss = "/kbs/v0/resource/default/other/1", bearing(tokens.token("boss"))
+    async with httpx.AsyncClient(base_url=url_of(broker)) as http:
+        with full_disk(broker):
+            answer = await http.post(where, content=b"x", headers=boss)
+        assert (answer.status_code, variant(answer)) == (500, "PluginInternalError")
+        assert (await http.post(where, content=b"x", headers=boss)).status_code == 200
