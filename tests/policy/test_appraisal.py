@@ -151,6 +151,18 @@ async def test_claims_that_are_not_there() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["initData", "eventLog"])
+async def test_what_a_guest_may_make_long_is_not_told_whole(name: str) -> None:
+    """Reasons are logged, audited and remembered; such a claim is no list's to pin."""
+    documents = PolicyDocuments(HEAD + "allow := false", json.dumps({name: ["x"]}))
+    claims = tdx_claims() | {name: {"said": "y" * 100_000, "mrTd": ONE}}
+    (reason,) = await refusals(documents, claims)
+    assert reason.rule == name
+    assert reason.text.startswith(f'{name}: measured {{"said": "yyyy')
+    assert len(reason.measured) == MAX_OWN_CHARS
+    assert len(reason.text) < MAX_OWN_CHARS + 100
+
+
 async def test_reference_data_of_a_wrong_shape() -> None:
     data = json.dumps({"rtmr0": ONE, "rtmr1": None, "tcbStatus": {"UpToDate": 1}})
     assert await texts(default_documents(Tee.TDX, data), tdx_claims()) == [

@@ -122,7 +122,7 @@ def test_numbers_in_an_answer_are_few(version: Version, unit: str, last: str) ->
     begins = time.process_time()
     with pytest.raises(RequestError, match=f"more than {MAX_NUMBERS} numbers"):
         messages.parse_attest(filled(unit, last), version)
-    assert time.process_time() - begins < 0.15
+    assert time.process_time() - begins < 0.5
     many = {"tee-evidence/primary_evidence": {"report": [1] * MAX_NUMBERS}}
     assert messages.parse_attest(encoded(answer(**many)), Version.V0_4_0)
 

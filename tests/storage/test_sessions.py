@@ -344,6 +344,14 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+async def test_a_crash_of_the_host_leaves_a_file_that_can_be_opened(file: Path) -> None:
+    """SQLite, "PRAGMA synchronous": with OFF the file may be corrupt, and no broker starts."""
+    store = SqliteSessionStore.open(file)
+    assert store._connection.execute("PRAGMA synchronous").fetchone() == (1,)
+    assert store._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    store.close()
+
+
 def test_what_is_somebody_elses_is_not_altered(tmp_path: Path) -> None:
     """Neither a file named by mistake, nor what a link of somebody else's leads to."""
     other, link = tmp_path / "other", tmp_path / "link"

@@ -23,7 +23,8 @@ MAX_OWN_REASONS: Final = 64
 """Reasons of a policy's own that are shown; each is a line in the log."""
 
 MAX_OWN_CHARS: Final = 4096
-"""Length of each text in them; twelve measurements of 96 digits with names fit."""
+"""Length of each text in them, and of a claim in any reason; twelve measurements of 96 digits
+with names fit."""
 
 ACCEPTED_DEVICES: Final = "accept_unverified_devices"
 """What a policy may say beside `allow`."""
@@ -193,7 +194,8 @@ def show(value: JsonValue) -> str:
 
 
 def _measured(name: str, claims: Mapping[str, JsonValue]) -> str:
-    return show(claims[name]) if name in claims else ""
+    """The whole value of a measurement; of what a guest may make as long as it likes, a part."""
+    return show(claims[name])[:MAX_OWN_CHARS] if name in claims else ""
 
 
 def _mismatch(name: str, claims: Mapping[str, JsonValue], expected: str) -> Reason:

@@ -61,9 +61,9 @@ class _Waiting:
         if held > _MAX_WAITING_BYTES:
             connection.abort()
         elif self._total > MAX_ALL_WAITING_BYTES:
-            # What was let go before is held until nothing is done for it any more.
-            left = [each for each in self._held if not each.aborted]
-            max(left, key=self._held.__getitem__).abort()
+            greediest = max(self._held, key=self._held.__getitem__)
+            greediest.abort()
+            self.done(greediest)
 
     def done(self, connection: Connection) -> None:
         self._total -= self._held.pop(connection, 0)

@@ -125,6 +125,10 @@ class KbsListener:
                 raise web.HTTPRequestTimeout(reason="the body came too slowly") from None
             except web.RequestPayloadError:
                 raise web.HTTPBadRequest(reason="the body cannot be read") from None
+            except RuntimeError:  # so says the library of a client that left before
+                if _gone(request):
+                    raise ConnectionResetError from None
+                raise
         return await handler(request)
 
     def _refused(self, request: web.Request, error: web.HTTPException, doing: str) -> web.Response:
