@@ -152,9 +152,12 @@ def test_claims_that_are_no_json_are_refused(claims: dict[str, object]) -> None:
 
 def test_no_claims_take_long() -> None:
     """The longest that a genuine guest can bring: everybody else waits meanwhile."""
-    rows = [{"index": 1, "type": 2**31, "digest": "ab" * 48}] * eventlog.MAX_EVENTS
+    row: JsonValue = {"index": 1, "type": 2**31, "digest": "ab" * 48}
     claims: dict[str, JsonValue] = {
-        "eventLog": {"events": [*rows], "efiApplications": ["cd" * 48] * eventlog.MAX_EVENTS},
+        "eventLog": {
+            "events": [row] * eventlog.MAX_EVENTS,
+            "efiApplications": ["cd" * 48] * eventlog.MAX_EVENTS,
+        },
         "initData": {f"name{n}": n for n in range(initdata.MAX_VALUES)},
     }
     policy = CompiledPolicy.compile(HEAD + "allow if count(input.eventLog.events) > 0", "{}")
