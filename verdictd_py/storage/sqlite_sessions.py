@@ -21,7 +21,6 @@ _BUSY_SECONDS: Final = 2.0  # to wait for the other brokers; each holds the file
 
 # Counting rows takes time for each of them, so triggers keep the totals.
 _SCHEMA: Final = """
-PRAGMA trusted_schema = OFF;  -- whoever writes the file runs nothing here
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = OFF;  -- a crash of the host ends sessions, and nothing else
 BEGIN IMMEDIATE;
