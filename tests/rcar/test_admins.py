@@ -245,10 +245,14 @@ def test_each_key_has_its_own_rights() -> None:
 
 
 def test_a_guest_administers_nothing_with_its_token() -> None:
-    """Not even where one key signs both: it says no role."""
+    """Not even where one key signs both, and what says no role has one."""
     made = tokens().issue(attested(), now=NOW, open_measurements=()).token
     assert isinstance(refused(made), TokenInvalid)
-    assert isinstance(refused(made, keys(key=tokens().key)), NotAuthorized)
+    public = tokens().key.public_key()
+    for default in (None, Role.ADMIN):
+        both = AdminKeys((AdminKey("ops", public, frozenset({Role.ADMIN}), default),))
+        assert isinstance(refused(made, both), NotAuthorized)
+        assert admin(token(tokens().key, role="admin"), both).role is Role.ADMIN
 
 
 def test_an_administrator_attests_to_nothing() -> None:

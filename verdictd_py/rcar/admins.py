@@ -16,6 +16,7 @@ from typing import Final
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.errors import NotAuthorized, TokenInvalid
 from verdictd_py.rcar import jose
+from verdictd_py.rcar.tokens import ISSUER
 
 
 class Role(StrEnum):
@@ -119,6 +120,11 @@ class AdminKeys:
                 # What is over or too early was at least signed: that is worth telling.
                 refusal = error if "signed" not in str(error) else refusal
                 continue
+            if claims.get("iss") == ISSUER:
+                # The operator's mistake: without a role, every guest would have the default one.
+                raise NotAuthorized(
+                    f"a guest's token administers nothing; {each.name} needs a key of its own"
+                )
             return _administrator(each, claims.get("role"))
         raise refusal
 
