@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ OLDEST = Version.V0_1_1
 def encrypted(
     kind: str, version: Version = Version.V0_4_0, content: bytes = SECRET
 ) -> dict[str, Any]:
-    text = jwe.encrypt(SecretBytes(content), tee_key(kind, version), version)
+    text = jwe.encrypt(SecretBytes(content), tee_key(kind, version), version, random=os.urandom)
     found: dict[str, Any] = json.loads(text)
     return found
 
@@ -141,7 +142,9 @@ def test_a_key_that_older_guests_spell_wrongly_opens_its_answer(scalar: int) -> 
     x, y = coordinates(scalar, "P-256")
     jwk = ec_jwk(padded(x), padded(y))
     version = Version.V0_2_0
-    answer = jwe.encrypt(SecretBytes(SECRET), TeeKey.parse(jwk, version), version)
+    answer = jwe.encrypt(
+        SecretBytes(SECRET), TeeKey.parse(jwk, version), version, random=os.urandom
+    )
     private = ec.derive_private_key(scalar, ec.SECP256R1())
     assert opened(json.loads(answer), private) == SECRET
 

@@ -161,7 +161,7 @@ class Handshakes:
         peer = AppraisedPeer.of(attested.appraisal, address=address)  # 4
         found = await self._releaser.find(peer, path)
         content = self._releaser.hand_out(peer, found)
-        return jwe.encrypt(content, attested.key, attested.version)
+        return jwe.encrypt(content, attested.key, attested.version, random=self._random)
 
     async def _attested(self, token: str) -> Attested:
         now = self._clock()

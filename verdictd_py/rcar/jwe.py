@@ -11,7 +11,7 @@ Source: wire-rcar.md, "Versions" and "Resources"; RFC 7518, 4.4 and 4.6.
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Callable
 from typing import Final
 
 from cryptography.hazmat.primitives import hashes, keywrap
@@ -29,7 +29,9 @@ ENCRYPTION: Final = "A256GCM"
 _IV_BYTES, _TAG_BYTES = 12, 16
 
 
-def encrypt(content: SecretBytes, key: TeeKey, version: Version) -> bytes:
+def encrypt(
+    content: SecretBytes, key: TeeKey, version: Version, *, random: Callable[[int], bytes]
+) -> bytes:
     """The answer to a guest, JSON.
 
     1. A content key for this answer alone. 2. It is encrypted to the guest's key. 3. The
@@ -37,7 +39,7 @@ def encrypt(content: SecretBytes, key: TeeKey, version: Version) -> bytes:
     with the encoded header as authenticated data; the oldest guests authenticate none, and
     read the header bare and the tag at the end of the ciphertext.
     """
-    content_key = AESGCM.generate_key(8 * KEY_BYTES)  # 1
+    content_key = random(KEY_BYTES)  # 1
     encrypted_key, ephemeral = _encrypt_key(content_key, key)  # 2
     header: dict[str, JsonValue] = {"alg": key.algorithm.value, "enc": ENCRYPTION}  # 3
     if ephemeral is not None:
@@ -45,7 +47,7 @@ def encrypt(content: SecretBytes, key: TeeKey, version: Version) -> bytes:
     text = json.dumps(header, separators=(",", ":"))
     oldest = version is Version.V0_1_1
     protected = text if oldest else encode_base64url(text.encode())
-    iv = os.urandom(_IV_BYTES)
+    iv = random(_IV_BYTES)
     sealed = AESGCM(content_key).encrypt(  # 4
         iv, content.reveal(), None if oldest else protected.encode()
     )
