@@ -152,6 +152,10 @@ class TokenInvalid(VerdictdError):
     code = "token-invalid"
 
 
+class TokenOutOfTime(TokenInvalid):
+    """A token that a trusted key signed, and that is over, too early, or says no end."""
+
+
 class Overloaded(VerdictdError):
     """Too much at once; trying again later helps."""
 

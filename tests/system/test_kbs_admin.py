@@ -37,7 +37,11 @@ REQUESTS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "/kbs/v0/attestation-policy",
         {"json": {"type": "rego", "policy_id": "default_cpu", "policy": b64url(POLICY)}},
     ),
-    "set reference value": ("POST", "/kbs/v0/reference-value", {"json": reference({"mrtd": []})}),
+    "set reference value": (
+        "POST",
+        "/kbs/v0/reference-value",
+        {"json": reference({"mrtd": ["ab"]})},
+    ),
     "get reference value": ("GET", "/kbs/v0/reference-value/mrtd", {}),
     "get reference values": ("GET", "/kbs/v0/reference-value", {}),
 }

@@ -225,6 +225,7 @@ async def test_reference_values_are_set_by_name(
         (reference({"mrtd": None}), "SerdeError"),
         (reference({"mrtd": {"a": "b"}}), "SerdeError"),
         (reference({"mrtd": [["a"]]}), "SerdeError"),
+        (reference({"mrtd": []}), "SerdeError"),  # would open what is pinned
         (reference({"policy": ["x"]}), "ParsePolicyError"),
         (reference(["mrtd"]), "SerdeError"),
         (reference("mrtd"), "SerdeError"),

@@ -179,7 +179,7 @@ class PolicyAdministrator:
         """Puts lists of values into the reference data of a TEE, each in the place of its name's.
 
         Args:
-            values: a text, or a list of texts, by name.
+            values: a text, or a list of texts that is not empty, by name.
 
         Raises:
             NotAuthorized, RequestError, PolicyInvalid, StorageError: nothing is stored.
@@ -191,6 +191,8 @@ class PolicyAdministrator:
         for name, each in lists.items():
             if not all(isinstance(value, str) for value in each):
                 raise RequestError(f"{shown(name)}: reference values are texts, or a list of them")
+            if not each:  # it would open what is pinned
+                raise RequestError(f"{shown(name)}: an empty list means any value; give values")
         async with self._changing:
             stored = await self._documents.get(self._documents.reference_name(tee))
             changed = {**_reference(stored), **lists}

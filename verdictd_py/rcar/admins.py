@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Final
 
 from verdictd_py.domain.callers import Caller, Right
-from verdictd_py.errors import NotAuthorized, TokenInvalid
+from verdictd_py.errors import NotAuthorized, TokenInvalid, TokenOutOfTime
 from verdictd_py.rcar import jose
 from verdictd_py.rcar.tokens import ISSUER
 
@@ -116,9 +116,10 @@ class AdminKeys:
         for each in self.keys:
             try:
                 claims = jose.verified(token, each.key, now=now, leeway=jose.LEEWAY_SECONDS)
-            except TokenInvalid as error:
-                # What is over or too early was at least signed: that is worth telling.
-                refusal = error if "signed" not in str(error) else refusal
+            except TokenOutOfTime as error:
+                refusal = error  # it was at least signed: that is worth telling
+                continue
+            except TokenInvalid:
                 continue
             if claims.get("iss") == ISSUER:
                 # The operator's mistake: without a role, every guest would have the default one.

@@ -20,7 +20,7 @@ from joserfc import jwt
 from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jwk import ECKey, OKPKey
 
-from verdictd_py.errors import TokenInvalid
+from verdictd_py.errors import TokenInvalid, TokenOutOfTime
 
 ALGORITHM: Final = "ES256"
 """Of our own attestation tokens."""
@@ -67,13 +67,13 @@ def verified(token: str, key: PublicKey, *, now: datetime, leeway: int = 0) -> d
 def _check_time(claims: dict[str, Any], now: float, leeway: int) -> None:
     expires = _time(claims, "exp")
     if expires is None:
-        raise TokenInvalid("the token has no exp: one that never ends is not taken")
+        raise TokenOutOfTime("the token has no exp: one that never ends is not taken")
     if now >= expires:
-        raise TokenInvalid("the token is over")
+        raise TokenOutOfTime("the token is over")
     for name in ("nbf", "iat"):
         begins = _time(claims, name)
         if begins is not None and begins > now + leeway:
-            raise TokenInvalid(f"the token is not valid yet ({name})")
+            raise TokenOutOfTime(f"the token is not valid yet ({name})")
 
 
 def _time(claims: dict[str, Any], name: str) -> float | None:
@@ -82,7 +82,7 @@ def _time(claims: dict[str, Any], name: str) -> float | None:
         return None
     # Python's JSON has NaN and Infinity, which no end is behind.
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _END:
-        raise TokenInvalid(f"the token's {name} is no time")
+        raise TokenOutOfTime(f"the token's {name} is no time")
     return float(value)
 
 
