@@ -112,14 +112,15 @@ class AdminKeys:
             )
         if token is None:
             raise TokenInvalid("administration needs Authorization: Bearer and a token")
-        refusal = TokenInvalid("the token is not signed by a key that is trusted here")
+        refusals: list[TokenInvalid] = []
         for each in self.keys:
             try:
                 claims = jose.verified(token, each.key, now=now, leeway=jose.LEEWAY_SECONDS)
             except TokenOutOfTime as error:
-                refusal = error  # it was at least signed: that is worth telling
+                refusals.insert(0, error)  # it was at least signed: that is worth telling
                 continue
-            except TokenInvalid:
+            except TokenInvalid as error:
+                refusals.append(error)
                 continue
             if claims.get("iss") == ISSUER:
                 # The operator's mistake: without a role, every guest would have the default one.
@@ -127,7 +128,7 @@ class AdminKeys:
                     f"a guest's token administers nothing; {each.name} needs a key of its own"
                 )
             return _administrator(each, claims.get("role"))
-        raise refusal
+        raise refusals[0]
 
 
 def token(key: jose.PrivateKey, *, role: Role | None, now: datetime, lifetime: timedelta) -> str:
