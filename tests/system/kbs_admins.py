@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from jwcrypto import jwk, jws
 from jwcrypto.common import JWSEHeaderParameter
 
 from tests.system.broker import RunningBroker
+from tests.system.kbs import running_kbs
 
 POLICY = b"package policy\nimport rego.v1\ndefault allow := false\nallow if input.resource.path\n"
 OTHER_KEY = bytes(range(32))
@@ -72,6 +75,16 @@ class AdminTokens:
         made.allowed_algs = ["EdDSA", "ES256", "HS256"]
         made.add_signature(key, protected=json.dumps({"alg": algorithm, "typ": "JWT", **header}))
         return str(made.serialize(compact=True))
+
+
+@asynccontextmanager
+async def administered(
+    directory: Path, tokens: AdminTokens, **settings: Any
+) -> AsyncIterator[RunningBroker]:
+    """A broker with these administrators, and without a bug of its own in the end."""
+    async with running_kbs(directory, kbs_admins=tokens.file, **settings) as running:
+        yield running
+        assert not running.events.named("warning.bug")
 
 
 def bearing(token: str | None) -> dict[str, str]:

@@ -18,6 +18,7 @@ from tests.system.kbs_admins import (
     OTHER_KEY,
     POLICY,
     AdminTokens,
+    administered,
     b64url,
     bearing,
     reference,
@@ -52,15 +53,9 @@ RESOURCES = {"set resource", "delete resource"}
 
 
 @pytest.fixture
-def tokens(tmp_path: Path) -> AdminTokens:
-    return AdminTokens(tmp_path / "admins")
-
-
-@pytest.fixture
 async def broker(tmp_path: Path, tokens: AdminTokens) -> AsyncIterator[RunningBroker]:
-    async with running_kbs(tmp_path, kbs_admins=tokens.file) as running:
+    async with administered(tmp_path, tokens) as running:
         yield running
-        assert not running.events.named("warning.bug")
 
 
 @pytest.fixture

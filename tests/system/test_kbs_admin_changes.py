@@ -11,11 +11,12 @@ import httpx
 import pytest
 
 from tests.system.broker import KEY, RunningBroker
-from tests.system.kbs import SECRET, running_kbs, url_of
+from tests.system.kbs import SECRET, url_of
 from tests.system.kbs_admins import (
     OTHER_KEY,
     POLICY,
     AdminTokens,
+    administered,
     b64url,
     bearing,
     reference,
@@ -25,15 +26,9 @@ from tests.system.kbs_admins import (
 
 
 @pytest.fixture
-def tokens(tmp_path: Path) -> AdminTokens:
-    return AdminTokens(tmp_path / "admins")
-
-
-@pytest.fixture
 async def broker(tmp_path: Path, tokens: AdminTokens) -> AsyncIterator[RunningBroker]:
-    async with running_kbs(tmp_path, kbs_admins=tokens.file) as running:
+    async with administered(tmp_path, tokens) as running:
         yield running
-        assert not running.events.named("warning.bug")
 
 
 @pytest.fixture

@@ -28,11 +28,6 @@ CANARY = "canary-4711-must-not-be-seen"
 
 
 @pytest.fixture
-def tokens(tmp_path: Path) -> AdminTokens:
-    return AdminTokens(tmp_path / "admins")
-
-
-@pytest.fixture
 async def broker(tmp_path: Path, tokens: AdminTokens) -> AsyncIterator[RunningBroker]:
     """One that must be as good as new afterwards."""
     async with running_kbs(

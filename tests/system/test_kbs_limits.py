@@ -32,11 +32,6 @@ AUTH = b'{"version":"0.4.0","tee":"tdx","extra-params":""}'
 
 
 @pytest.fixture
-def tokens(tmp_path: Path) -> AdminTokens:
-    return AdminTokens(tmp_path / "admins")
-
-
-@pytest.fixture
 async def broker(tmp_path: Path, tokens: AdminTokens) -> AsyncIterator[RunningBroker]:
     """One that must be as good as new afterwards."""
     async with running_kbs(

@@ -24,11 +24,6 @@ LAYER_KEY = b'{"symkeyopts":"of a layer, as ocicrypt wraps it"}'
 
 
 @pytest.fixture
-def tokens(tmp_path: Path) -> AdminTokens:
-    return AdminTokens(tmp_path / "admins")
-
-
-@pytest.fixture
 async def broker(tmp_path: Path, tokens: AdminTokens) -> AsyncIterator[RunningBroker]:
     async with running_kbs(tmp_path, kbs_admins=tokens.file) as running:
         yield running

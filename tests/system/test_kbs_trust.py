@@ -20,6 +20,7 @@ from tests.system.kbs import PATH, SECRET, running_kbs, url_of
 from tests.system.kbs_admins import (
     POLICY,
     AdminTokens,
+    administered,
     b64url,
     bearing,
     reference,
@@ -41,15 +42,9 @@ def shared(tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def tokens(tmp_path: Path) -> AdminTokens:
-    return AdminTokens(tmp_path / "admins")
-
-
-@pytest.fixture
 async def broker(tmp_path: Path, tokens: AdminTokens) -> AsyncIterator[RunningBroker]:
-    async with running_kbs(tmp_path, kbs_admins=tokens.file) as running:
+    async with administered(tmp_path, tokens) as running:
         yield running
-        assert not running.events.named("warning.bug")
 
 
 async def test_brokers_with_one_token_key_share_who_comes_in_and_not_who_gets_what(
