@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import subprocess
 from collections.abc import AsyncIterator
 from functools import cache
@@ -82,8 +83,9 @@ def test_every_option_of_upstreams_tool_is_in_the_help() -> None:
     help_text = build_parser().format_help()
     for option in UPSTREAM:
         assert f" {option}" in help_text, option
-    for short in ("-c ADDR", "-p DIR", "-h", "-V"):
-        assert f" {short}, --" in help_text, short
+    for short in ("-c", "-p", "-h", "-V"):
+        # Python 3.13 shows the value behind the long one only.
+        assert re.search(rf"^  {short}( [A-Z]+)?, --", help_text, re.MULTILINE), short
 
 
 def test_every_command_is_in_the_help() -> None:
