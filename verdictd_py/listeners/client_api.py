@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,8 +33,6 @@ whatever that measures."""
 
 READINESS_DETAILS: Final = (PINNED,)
 """Names that gRPC's health service knows beside those of services."""
-
-Registration = Callable[[grpc.aio.Server], None]
 
 
 class ClientApi:

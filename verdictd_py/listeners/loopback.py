@@ -12,7 +12,6 @@ import ipaddress
 import socket
 import struct
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -56,9 +55,6 @@ class Seen(NamedTuple):
 
     uid: int
     inode: int
-
-
-Look = Callable[[Endpoint, Endpoint], Seen | None]
 
 
 def owner(client: Endpoint, server: Endpoint) -> int | None:
