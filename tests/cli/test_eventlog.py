@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import Ended, run_here
-from tests.domain.test_eventlog import VECTORS, real  # noqa: F401  # a fixture
+from tests.formats.test_eventlog import (
+    VECTORS,
+)  # a fixture
 
 PROGRAM = "verdictd-py eventlog"
 
 
 @pytest.fixture
-def files(real: object, tmp_path: Path) -> dict[str, str]:  # noqa: F811  # as above
+def files(real: object, tmp_path: Path) -> dict[str, str]:  # as above
     log, quote = VECTORS / "ccel.bin", VECTORS / "quote.bin"
     changed = bytearray(quote.read_bytes())
     changed[520] ^= 1  # RTMR3
