@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.guide import from_guide
+from tests.support.vectors import from_guide
 from verdictd_py.domain.encoding import shown
 from verdictd_py.domain.imagepolicy import MAX_PROBLEMS, problems
 
