@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -15,23 +14,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.cli.command import Ended, Run, run_all, run_here
 from tests.formats.test_eventlog import command_line, event, written
+from tests.support.vectors import vector
 from verdictd_py import daemon as app
 from verdictd_py.formats.eventlog import EventLog
 from verdictd_py.guest.attesters import SimulatedAttester
 from verdictd_py.protocols.ratstls.issue import Form, issue
 from verdictd_py.simulator import Flaw, SimulatedPlatform, TdMeasurements, collateral_json
 
-VECTORS: Final = Path(__file__).resolve().parents[3] / "shared" / "vectors"
-RATS_TLS: Final = VECTORS / "rats-tls"
-TDX: Final = VECTORS / "quotes/tdx-v4-up-to-date"
-SGX: Final = VECTORS / "quotes/sgx-v3"
+RATS_TLS: Final = vector("rats-tls")
+TDX: Final = vector("quotes/tdx-v4-up-to-date")
+SGX: Final = vector("quotes/sgx-v3")
 CAPTURED: Final = "2026-11-24T12:00:00Z"
 MEMBERS: Final = ["verdict", "code", "tee", "tcbStatus", "advisoryIds", "claims", "reasons"]
-
-needs_vectors = pytest.mark.skipif(
-    not VECTORS.exists() and not os.environ.get("CI"),
-    reason="the real vectors are not beside this checkout",
-)
 
 Appraise = Callable[..., Ended]
 
@@ -64,7 +58,6 @@ def captured(name: str, *more: object) -> tuple[object, ...]:
     return RATS_TLS / f"{name}.der", *trust, "--at", CAPTURED, *more
 
 
-@needs_vectors
 class TestRealEvidence:
     def test_a_tdx_quote_is_accepted_at_its_time(self, appraise: Appraise) -> None:
         found = report(appraise(*real(TDX, "2025-06-20T10:16:03Z")), "accepted", "ok")
@@ -131,7 +124,6 @@ class TestRealEvidence:
         assert report(appraise(*arguments), "refused", "evidence-format")["tee"] == "tdx"
 
 
-@needs_vectors
 class TestCapturedCertificates:
     @pytest.mark.parametrize(
         "name",

@@ -11,16 +11,14 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import Ended, run_here
-from tests.formats.test_eventlog import (
-    VECTORS,
-)  # a fixture
+from tests.support.vectors import vector
 
 PROGRAM = "verdictd-py eventlog"
 
 
 @pytest.fixture
-def files(real: object, tmp_path: Path) -> dict[str, str]:  # as above
-    log, quote = VECTORS / "ccel.bin", VECTORS / "quote.bin"
+def files(tmp_path: Path) -> dict[str, str]:
+    log, quote = vector("eventlog/ccel.bin"), vector("eventlog/quote.bin")
     changed = bytearray(quote.read_bytes())
     changed[520] ^= 1  # RTMR3
     (tmp_path / "changed").write_bytes(changed)

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import os
 from hashlib import sha384
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.vectors import vector
 from verdictd_py.errors import EvidenceFormat
 from verdictd_py.formats import eventlog
 from verdictd_py.formats.eventlog import Event, EventLog, parse
 
-VECTORS = Path(__file__).resolve().parents[3] / "shared" / "vectors" / "eventlog"
 RTMR0 = 376  # offset of RTMR0 in a v4 quote (tdx.md)
 
 
 @pytest.fixture(scope="module")
 def real() -> tuple[bytes, dict[str, bytes]]:
     """A log and the registers of the quote made after it."""
-    if not VECTORS.exists() and not os.environ.get("CI"):
-        pytest.skip("the folder of real vectors is absent")
-    quote = (VECTORS / "quote.bin").read_bytes()
+    quote = vector("eventlog/quote.bin").read_bytes()
     registers = {
         name: quote[RTMR0 + 48 * index : RTMR0 + 48 * (index + 1)]
         for index, name in enumerate(eventlog.REGISTERS)
     }
-    return (VECTORS / "ccel.bin").read_bytes(), registers
+    return vector("eventlog/ccel.bin").read_bytes(), registers
 
 
 def number(value: int, size: int = 4) -> bytes:

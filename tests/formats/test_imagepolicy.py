@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.guide import from_guide
+from tests.support.vectors import from_guide
 from verdictd_py.encoding import shown
 from verdictd_py.formats.imagepolicy import MAX_PROBLEMS, problems
 

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 import dcap_qvl
 import pytest
 
 from tests.simulator.conftest import NOW
+from tests.support.vectors import vector
 from verdictd_py.simulator import SimulatedPlatform, collateral_json
-
-VECTORS = Path(__file__).resolve().parents[2].parent / "shared" / "vectors"
 
 
 @pytest.fixture(scope="module")
 def accepted() -> dict[str, str]:
-    path = VECTORS / "rats-tls" / "collateral.json"
-    if not path.exists() and not os.environ.get("CI"):
-        pytest.skip("the shared vectors are not beside this checkout")
-    found: dict[str, str] = json.loads(path.read_text())
+    found: dict[str, str] = json.loads(vector("rats-tls/collateral.json").read_text())
     return found
 
 

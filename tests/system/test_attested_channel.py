@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from tests.guide import from_guide
+from tests.support.vectors import from_guide
 from tests.system.broker import KEY, KID, RunningBroker, running_broker
 from tests.system.channel import (
     VERSIONS,

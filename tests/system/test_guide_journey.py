@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from OpenSSL import SSL
 
-from tests.guide import from_guide
+from tests.support.vectors import from_guide
 from tests.system.broker import KEY, KID, RunningBroker, running_broker
 from verdictd_py import daemon as app
 from verdictd_py.errors import EvidenceMissing

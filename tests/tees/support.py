@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
-from pathlib import Path
 from typing import Any, Final, TypeVar
-
-import pytest
 
 from verdictd_py.domain.evidence import Collateral, Evidence, Tee, VerifiedEvidence
 from verdictd_py.ports import CollateralRequest
@@ -22,14 +18,6 @@ T = TypeVar("T")
 
 NOW: Final = datetime(2026, 11, 24, 12, tzinfo=UTC)
 REPORT_DATA: Final = bytes(range(64))
-VECTORS: Final = Path(__file__).parents[2].parent / "shared" / "vectors"
-
-
-def vector(name: str) -> Path:
-    """A real vector; the test is skipped where the folder is absent, except in CI."""
-    if not VECTORS.is_dir() and "CI" not in os.environ:
-        pytest.skip("the folder of real vectors is absent")
-    return VECTORS / name
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tees.support import NOW, good_collateral, platform, run, vector, with_options
+from tests.support.vectors import vector
+from tests.tees.support import NOW, good_collateral, platform, run, with_options
 from verdictd_py.domain.evidence import Collateral, Tee
 from verdictd_py.errors import CollateralUnavailable, ConfigError
 from verdictd_py.ports import CollateralRequest, EventValue

@@ -15,7 +15,8 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.tees.support import NOW, good_quote, platform, vector
+from tests.support.vectors import vector
+from tests.tees.support import NOW, good_quote, platform
 from verdictd_py.errors import AttestationError, CollateralExpired, ConfigError, QuoteInvalid
 from verdictd_py.tees.intel.pck import (
     INTEL_ROOT_KEY_SHA256,

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.tees.support import REPORT_DATA, good_quote, platform, vector
+from tests.support.vectors import vector
+from tests.tees.support import REPORT_DATA, good_quote, platform
 from verdictd_py.domain.evidence import MAX_QUOTE_BYTES, Tee
 from verdictd_py.errors import EvidenceFormat
 from verdictd_py.simulator import TdBody

@@ -20,7 +20,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tests.tees.support import Source, vector
+from tests.support.vectors import vector
+from tests.tees.support import Source
 from verdictd_py import daemon as app
 from verdictd_py.domain.evidence import Collateral, Evidence, Tee, VerifiedEvidence
 from verdictd_py.errors import AttestationError

@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from tests.tees.support import Source, run, vector
+from tests.support.vectors import vector
+from tests.tees.support import Source, run
 from verdictd_py.domain.evidence import Collateral, Evidence, Tee, VerifiedEvidence
 from verdictd_py.errors import (
     CollateralExpired,

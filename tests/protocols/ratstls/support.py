@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from pathlib import Path
 from typing import Any, Final
 
 import cbor2
-import pytest
 from asn1crypto import x509 as asn1
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -22,11 +19,11 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
+from tests.support import vectors
 from verdictd_py.domain.evidence import Collateral
 from verdictd_py.protocols.ratstls.issue import Form, PrivateKey, issue
 
 NOW: Final = datetime(2026, 11, 24, 12, tzinfo=UTC)
-VECTORS: Final = Path(__file__).parents[3].parent / "shared" / "vectors" / "rats-tls"
 
 DICE: Final = "2.23.133.5.4.9"
 ENDORSEMENTS: Final = "2.23.133.5.4.2"
@@ -42,10 +39,8 @@ Extensions = Sequence[tuple[str, bool, bytes]]
 
 
 def vector(name: str) -> bytes:
-    """A real vector; the test is skipped where the folder is absent, except in CI."""
-    if not VECTORS.is_dir() and "CI" not in os.environ:
-        pytest.skip("the folder of real vectors is absent")
-    return (VECTORS / name).read_bytes()
+    """Return a certificate of the C library rats-tls, or its collateral."""
+    return vectors.vector(f"rats-tls/{name}").read_bytes()
 
 
 @cache
