@@ -191,7 +191,12 @@ async def test_the_key_of_a_guest_is_parsed_once(
 ) -> None:
     """Walk 2: evidence, binding and token use one parsed key."""
     parsed: list[Any] = []
-    monkeypatch.setattr(teekey, "text_members", lambda jwk: parsed.append(jwk) or text_members(jwk))
+
+    def counted(jwk: Any) -> dict[str, str]:
+        parsed.append(jwk)
+        return text_members(jwk)
+
+    monkeypatch.setattr(teekey, "text_members", counted)
     await broker.attest()
     assert len(parsed) == 1
 
