@@ -89,9 +89,10 @@ def address(guest: GuestConnection) -> str:
 def lines(broker: RunningBroker, peer: str) -> list[str]:
     """What the log says about one connection, without its requests."""
     return [
-        event
-        for event, fields in broker.events.events
-        if fields.get("peer") == peer and event.startswith(("connection.", "guest.", "warning."))
+        event.spec.name
+        for event in broker.events.events
+        if getattr(event, "peer", None) == peer
+        and event.spec.name.startswith(("connection.", "guest.", "warning."))
     ]
 
 

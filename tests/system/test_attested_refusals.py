@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
 
 from tests.protocols.ratstls.support import DICE, VENDOR, extensions_of, key_der, self_signed
+from tests.support.events import RecordedEvents
 from tests.system.broker import KEY, KID, RunningBroker, running_broker
 from tests.system.channel import (
     VERSIONS,
@@ -294,7 +295,7 @@ async def test_nullverifier_needs_its_flag(tmp_path: Path) -> None:
     """defects.md 7: upstream fell back to it by itself."""
     settings = Settings(verifier=("nullverifier",), data_dir=tmp_path / "data")
     with pytest.raises(ConfigError, match="--insecure-nullverifier"):
-        app.Daemon(settings, Unsafe(), _Silent())
+        app.Daemon(settings, Unsafe(), RecordedEvents())
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -313,11 +314,6 @@ async def test_nullverifier_takes_clients_without_certificate(
         async with broker.guest() as guest:
             assert await guest.version() == "v1"
         assert {"flag": "--insecure-nullverifier"} in broker.events.named("unsafe.option")
-
-
-class _Silent:
-    def record(self, event: str, /, **fields: object) -> None:
-        del event, fields
 
 
 @asynccontextmanager

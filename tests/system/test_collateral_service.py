@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 import trustme
 
+from tests.support.events import RecordedEvents
 from tests.system.broker import RunningBroker, running_broker
 from tests.tees.pccs import Pccs, running_pccs
 from verdictd_py import daemon as app
@@ -207,10 +208,5 @@ def test_what_cannot_be_used_is_said_at_start(
         app.Daemon(
             Settings(data_dir=tmp_path / "data", **given),  # type: ignore[arg-type]  # a table
             Unsafe(),
-            _Silent(),
+            RecordedEvents(),
         )
-
-
-class _Silent:
-    def record(self, event: str, /, **fields: object) -> None:
-        del event, fields

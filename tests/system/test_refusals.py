@@ -20,11 +20,11 @@ from tests.system.channel import store
 from tests.system.test_attested_refusals import anothers_quote, issued
 from tests.system.test_event_log import BOOT, judged
 from verdictd_py import daemon as app
+from verdictd_py.domain.eventtypes import EventValue
 from verdictd_py.guest.attesters import Attester
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
 from verdictd_py.guest.rcar.errors import KbsRefused
 from verdictd_py.guest.rcar.session import RcarGuest
-from verdictd_py.ports import EventValue
 from verdictd_py.protocols.ratstls.issue import Form
 from verdictd_py.simulator import Flaw, PlatformOptions, SimulatedPlatform, TdMeasurements
 
