@@ -143,14 +143,16 @@ def kbs_errors() -> Iterator[str]:
 
 def events() -> Iterator[str]:
     yield (
-        f"{NOTE}\n# Events\n\nThe daemon logs each of these events as one line: time, level, name, "
-        "fields. With\n`--log-format json` the line is a JSON object. A text or list that is longer "
-        "than its bound is cut\nthere, and a marker such as `...[12 more characters]` follows. A "
-        "secret is replaced by its size.\n\nAudited events are also written to the audit trail "
-        "below `audit/` of the data directory, before\nthey are logged. If the record cannot be "
-        "written, a secret is not released. *limited* means that\nunauthenticated peers can cause "
-        f"the event: at most {MAX_LIMITED_PER_MINUTE} such records are written in a minute, and\n"
-        "`audit.not-kept` has the number of the others.\n\n"
+        f"{NOTE}\n# Events\n\n"
+        "The daemon logs each of these events as one line: time, level, name, fields. With\n"
+        "`--log-format json` the line is a JSON object. A text or list that is longer than\n"
+        "its bound is cut there, and a marker such as `...[12 more characters]` follows. A\n"
+        "secret is replaced by its size.\n\n"
+        "Audited events are also written to the audit trail below `audit/` of the data\n"
+        "directory, before they are logged. If the record cannot be written, a secret is not\n"
+        "released. *limited* means that unauthenticated peers can cause the event: at most\n"
+        f"{MAX_LIMITED_PER_MINUTE} such records are written in a minute, and `audit.not-kept`\n"
+        "has the number of the others.\n\n"
         "| event | level | audited | when |\n| --- | --- | --- | --- |\n"
     )
     for kind in CATALOGUE:

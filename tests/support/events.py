@@ -41,8 +41,13 @@ class RecordedEvents:
 
     @property
     def text(self) -> str:
-        """Everything that was recorded, to assert that a secret is not in it."""
+        """Everything that was recorded, uncut, to assert that a secret is not in it."""
         return repr([(event.spec.name, fields_of(event)) for event in self.events])
+
+    @property
+    def logged(self) -> str:
+        """The same as the log would have it: cut at its bounds."""
+        return repr([(event.spec.name, event.rendered()) for event in self.events])
 
 
 def fields_of(event: Event) -> dict[str, EventValue]:

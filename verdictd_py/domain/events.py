@@ -46,7 +46,7 @@ Pinned = Annotated[
 ]
 Doing = Annotated[str, About("Operation that was requested.", characters=256)]
 Status = Annotated[str, About("Status of the response: that of gRPC or of HTTP.", characters=64)]
-Command = Annotated[str, About("Command of the request, or method and route.", characters=128)]
+Command = Annotated[str, About("Command of the request, or method and route.", characters=64)]
 ResponseBytes = Annotated[int, About("Size of the response's body in bytes.")]
 Problem = Annotated[str, About("Cause of the failure.", characters=2048)]
 Fmspc = Annotated[str, About("FMSPC of the platform, in hexadecimal.", characters=16)]
