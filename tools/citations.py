@@ -2,7 +2,7 @@
 
 Usage: citations.py [--root DIR]   exit status 1 where something does not resolve.
 
-Four kinds of reference are checked:
+Five kinds of reference are checked:
 
 1. A Markdown file named in a source or page: `wire-rcar.md`, `docs/guide.md`. It resolves relative
    to the file that names it, to the root, or to one of the folders of documentation.
@@ -10,6 +10,7 @@ Four kinds of reference are checked:
    there, `defects.md 9` a numbered heading, `ADR 4` a file `docs/adr/0004-*.md`.
 3. A link between pages and its anchor, spelled as forges derive it from the heading.
 4. A source file that a page names: `ratstls/session.py` is below the root or `verdictd_py/`.
+5. A test that a page of the design names: `test_a_pinned_measurement_decides` is defined in `tests/`.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ _ANCHOR: Final = re.compile(r"<a (?:id|name)=\"([^\"]+)\"")
 _FENCE: Final = re.compile(r"^( *)(```+|~~~+).*?^\1\2[^\n]*$", re.MULTILINE | re.DOTALL)
 _CODE: Final = re.compile(r"`[^`\n]+`")
 _MODULE: Final = re.compile(r"`((?:[\w.-]+/)+[\w.-]+\.py)`")
+_TEST: Final = re.compile(r"`(test_\w+)`")
+_DEFINED: Final = re.compile(r"^ *(?:async )?def (test_\w+)", re.MULTILINE)
 _LINE_START: Final = re.compile(r"\n[ \t]*(?:#|//)?[ \t]*")
 
 
@@ -55,7 +58,7 @@ def problems(root: Path) -> Iterator[str]:
         if path.suffix == ".md":
             found += [*links(root, path, text)]
             if path.name != "CHANGELOG.md":  # it tells of files that were
-                found += [*modules(root, path, text)]
+                found += [*modules(root, path, text), *named_tests(root, path, text)]
         for offset, problem in sorted(found):
             line = text.count("\n", 0, offset) + 1
             yield f"{path.relative_to(root)}:{line}: {problem}"
@@ -126,6 +129,22 @@ def modules(root: Path, path: Path, text: str) -> Iterator[tuple[int, str]]:
         places = (path.parent, root, root / "verdictd_py")
         if not any((place / match[1]).exists() for place in places):
             yield match.start(), f"there is no file {match[1]}"
+
+
+def named_tests(root: Path, path: Path, text: str) -> Iterator[tuple[int, str]]:
+    """Yield offset and problem of each test that a page of the design names and nothing defines."""
+    if path.parent != root / "docs" / "design":
+        return
+    for match in _TEST.finditer(text):
+        if match[1] not in defined_tests(root):
+            yield match.start(), f"there is no test {match[1]}"
+
+
+@cache
+def defined_tests(root: Path) -> frozenset[str]:
+    """Return the names of all tests."""
+    sources = (path.read_text(encoding="utf-8") for path in (root / "tests").rglob("*.py"))
+    return frozenset(match[1] for text in sources for match in _DEFINED.finditer(text))
 
 
 def resolve(root: Path, path: Path, name: str) -> Path | None:

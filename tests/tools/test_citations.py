@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +115,28 @@ def test_a_dangling_link_fails(root: Path, text: str, said: str) -> None:
     ended = check(root)
     assert ended.returncode == 1
     assert ended.stderr == f"docs/page{'.md'}:3: {said}\n"
+
+
+def test_a_test_that_the_design_names_must_exist(root: Path) -> None:
+    (root / "tests").mkdir()
+    (root / "tests" / "test_it.py").write_text("class TestIt:\n    def test_here(self): ...\n")
+    (root / "docs/design" / A).write_text("`test_here`\n`test_gone`\n")
+    ended = check(root)
+    assert ended.stderr == f"docs/design/{A}:2: there is no test test_gone\n"
+
+
+def test_each_defect_of_the_original_is_cited_by_a_test() -> None:
+    page = "defects." + "md"
+    headings = re.findall(r"^## (\d+)\. ", (ROOT / "docs/design" / page).read_text(), re.MULTILINE)
+    texts = [path.read_text() for path in (ROOT / "tests").rglob("*.py")]
+    cited = {
+        number
+        for text in texts
+        for numbers in re.findall(page + r"\s+(\d+(?:(?:, | and )\d+)*)", text)
+        for number in re.findall(r"\d+", numbers)
+    }
+    assert headings
+    assert set(headings) <= cited
 
 
 def test_an_empty_folder_fails(tmp_path: Path) -> None:
