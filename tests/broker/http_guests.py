@@ -22,20 +22,18 @@ from tests.broker.support import (
     ScriptedPolicy,
     ScriptedVerifier,
 )
-from tests.rcar.support import jwk_of, private_key
+from tests.protocols.rcar.support import jwk_of, private_key
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.handshakes import Handshakes
 from verdictd_py.broker.release import Releaser
 from verdictd_py.domain.appraisal import AppraisedPeer
-from verdictd_py.domain.evidence import JsonValue, Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import Tee, VerifiedEvidence
 from verdictd_py.domain.names import KeyId, ResourcePath
-from verdictd_py.domain.ports import EventValue, Kind, SessionStore
 from verdictd_py.domain.secrets import SecretBytes
-from verdictd_py.errors import (
-    Reason,
-    StorageError,
-)
-from verdictd_py.rcar.tokens import Tokens
+from verdictd_py.encoding import JsonValue
+from verdictd_py.errors import Reason, StorageError
+from verdictd_py.ports import EventValue, Kind, SessionStore
+from verdictd_py.protocols.rcar.tokens import Tokens
 from verdictd_py.storage.sessions import MemorySessionStore
 
 PATH = ResourcePath.parse("repo/type/tag")

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
-from verdictd_py.domain.evidence import Evidence, JsonValue, Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import Evidence, Tee, VerifiedEvidence
 from verdictd_py.domain.names import KeyId, ResourcePath
-from verdictd_py.domain.ports import EventValue, Kind, StoredName, StoredObject
 from verdictd_py.domain.secrets import SecretBytes
+from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import AlreadyExists, NotFound, Reason, RequestError, StorageError
+from verdictd_py.ports import EventValue, Kind, StoredName, StoredObject
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 BINDING = b"hash of the key" * 2

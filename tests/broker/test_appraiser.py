@@ -22,14 +22,14 @@ from tests.broker.support import (
     ScriptedPolicy,
     ScriptedVerifier,
 )
-from tests.domain.test_eventlog import command_line, event, written
+from tests.formats.test_eventlog import command_line, event, written
 from verdictd_py import errors
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.history import History, Judgement, Verdict
 from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
 from verdictd_py.domain.callers import Caller, Right
-from verdictd_py.domain.eventlog import EventLog
-from verdictd_py.domain.evidence import Evidence, InitData, JsonValue, Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import Evidence, InitData, Tee, VerifiedEvidence
+from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import (
     AppraisalTimeout,
     AttestationError,
@@ -43,6 +43,7 @@ from verdictd_py.errors import (
     Reason,
     TcbStatusRefused,
 )
+from verdictd_py.formats.eventlog import EventLog
 
 ADDRESS = "192.0.2.1:5"
 REFUSALS = [

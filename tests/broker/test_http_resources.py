@@ -19,12 +19,11 @@ from tests.broker.http_guests import (
     answer,
     opened,
 )
-from tests.broker.support import (
-    NOW,
-)
-from tests.rcar.support import jwk_of
-from verdictd_py.domain.evidence import JsonValue, Tee, VerifiedEvidence
+from tests.broker.support import NOW
+from tests.protocols.rcar.support import jwk_of
+from verdictd_py.domain.evidence import Tee, VerifiedEvidence
 from verdictd_py.domain.names import ResourcePath
+from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import (
     EvidenceFormat,
     NotAuthorized,
@@ -33,7 +32,7 @@ from verdictd_py.errors import (
     StorageError,
     TokenInvalid,
 )
-from verdictd_py.verifiers.sample import InsecureSampleVerifier
+from verdictd_py.tees.sample.verifier import InsecureSampleVerifier
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from verdictd_py.broker.history import History, Judgement
 from verdictd_py.broker.policies import PolicyAdministrator
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import ROLES, Caller
-from verdictd_py.domain.evidence import JsonValue, Tee
+from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.names import Name
-from verdictd_py.domain.ports import PolicyDocuments, TestedPolicy
+from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import (
     NotAuthorized,
     NotFound,
@@ -25,6 +25,7 @@ from verdictd_py.errors import (
     Reason,
     RequestError,
 )
+from verdictd_py.ports import PolicyDocuments, TestedPolicy
 
 OPERATOR = Caller("operator", ROLES["operator"])
 FILES = {Tee.TDX: (Name(("tdxPolicy.rego",)), Name(("tdxData",)))}

@@ -11,7 +11,6 @@ from verdictd_py.broker import ciphers
 from verdictd_py.broker.release import Releaser
 from verdictd_py.domain.appraisal import AppraisedPeer
 from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath
-from verdictd_py.domain.ports import EventValue, Kind
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.domain.wrapping import Algorithm, WrappedBlob
 from verdictd_py.errors import (
@@ -23,6 +22,7 @@ from verdictd_py.errors import (
     StorageError,
     VerdictdError,
 )
+from verdictd_py.ports import EventValue, Kind
 
 ONE, TWO, BROKEN, MISSING = (
     KeyId.parse(name) for name in ("one", "default/key/2", "broken", "default/key/none")

@@ -22,8 +22,14 @@ from verdictd_py.errors import (
     RequestError,
     StorageError,
 )
-from verdictd_py.keyprovider.packet import PacketForm
-from verdictd_py.keyprovider.parameter import ExistingKey, KbsKey, NewKey, Parameter, parse
+from verdictd_py.protocols.keyprovider.packet import PacketForm
+from verdictd_py.protocols.keyprovider.parameter import (
+    ExistingKey,
+    KbsKey,
+    NewKey,
+    Parameter,
+    parse,
+)
 
 ADMIN = Caller("uid 0", ROLES["admin"])
 WRAPS = Caller("certificate build-farm", ROLES["wrap"])

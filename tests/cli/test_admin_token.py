@@ -11,10 +11,10 @@ import pytest
 from jwcrypto import jwk, jws
 
 from tests.cli.command import Run, run, run_here
-from verdictd_py import app
+from verdictd_py import daemon as app
 from verdictd_py.errors import NotAuthorized, TokenInvalid
 from verdictd_py.listeners.kbs.files import read_admins
-from verdictd_py.rcar.admins import Administrator, Role
+from verdictd_py.protocols.rcar.admins import Administrator, Role
 
 Capture = pytest.CaptureFixture[bytes]
 

@@ -13,12 +13,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.cli.command import Ended, Run, run_all, run_here
-from tests.domain.test_eventlog import command_line, event, written
+from tests.formats.test_eventlog import command_line, event, written
 from tests.support.vectors import vector
-from verdictd_py import app
-from verdictd_py.domain.eventlog import EventLog
+from verdictd_py import daemon as app
+from verdictd_py.formats.eventlog import EventLog
 from verdictd_py.guest.attesters import SimulatedAttester
-from verdictd_py.ratstls.issue import Form, issue
+from verdictd_py.protocols.ratstls.issue import Form, issue
 from verdictd_py.simulator import Flaw, SimulatedPlatform, TdMeasurements, collateral_json
 
 RATS_TLS: Final = vector("rats-tls")

@@ -12,8 +12,8 @@ import pytest_asyncio
 from tests.cli.command import Run, run_all
 from tests.cli.verdict import beside
 from tests.system.broker import running_broker
-from tests.verifiers.pccs import Pccs, running_pccs
-from verdictd_py import app
+from tests.tees.pccs import Pccs, running_pccs
+from verdictd_py import daemon as app
 from verdictd_py.simulator import SimulatedPlatform, collateral_json
 from verdictd_py.simulator.pcs import PcsAnswer
 

@@ -12,7 +12,8 @@ import pytest
 
 from tests.cli.command import port_of, running_daemon
 from tests.system.broker import Recorder
-from verdictd_py import __version__, app, config
+from verdictd_py import __version__, config
+from verdictd_py import daemon as app
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.errors import ConfigError
 from verdictd_py.listeners import sockets

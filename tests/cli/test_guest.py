@@ -14,14 +14,15 @@ import pytest
 
 from tests.cli.command import Ended, Run, run, run_all, run_here, running_daemon
 from tests.system.broker import KEY, KID
-from verdictd_py import __version__, app
+from verdictd_py import __version__
+from verdictd_py import daemon as app
 from verdictd_py.broker import ciphers
 from verdictd_py.cli.verdict import main as verdict
 from verdictd_py.domain.names import KeyId
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.domain.wrapping import Algorithm, WrappedBlob
 from verdictd_py.guest.attesters import COLLATERAL_FILE, simulated_platform
-from verdictd_py.keyprovider.packet import AnnotationPacket, PacketForm
+from verdictd_py.protocols.keyprovider.packet import AnnotationPacket, PacketForm
 
 LAYER = b'{"symkey":"of a layer"}'
 RESOURCE = bytes(range(256)) * 64

@@ -21,7 +21,7 @@ from tests.cli.command import Ended
 from tests.cli.verdict import verdict
 from tests.system.broker import KEY, KID, RunningBroker, running_broker
 from tests.system.channel import store
-from verdictd_py import app
+from verdictd_py import daemon as app
 from verdictd_py.cli.verdict import COMMANDS, build_parser
 from verdictd_py.simulator import SimulatedPlatform
 

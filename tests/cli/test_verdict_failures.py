@@ -19,7 +19,7 @@ from tests.cli.command import environment
 from tests.cli.verdict import verdict
 from tests.system.broker import running_broker
 from tests.system.certificates import Certificates
-from verdictd_py import app
+from verdictd_py import daemon as app
 from verdictd_py.simulator import SimulatedPlatform
 
 COMMANDS = (("key", "list"), ("--list-gpg-keys",))

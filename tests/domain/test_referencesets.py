@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verdictd_py.domain.evidence import JsonValue, Tee
+from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.referencesets import (
     MAX_SETS,
     ReferenceSet,
@@ -20,6 +20,7 @@ from verdictd_py.domain.referencesets import (
     union,
     written,
 )
+from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import RequestError
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)

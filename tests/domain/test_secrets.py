@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verdictd_py.domain.ports import Kind, StoredObject
 from verdictd_py.domain.secrets import SecretBytes
+from verdictd_py.ports import Kind, StoredObject
 
 BYTES = b"hunter2-hunter2-hunter2-hunter2!"
 SECRET = SecretBytes(BYTES)

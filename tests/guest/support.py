@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 from jwcrypto import jwk, jws
 
-from verdictd_py.domain.evidence import JsonValue
+from verdictd_py.encoding import JsonValue
 from verdictd_py.guest.attesters import SimulatedAttester
 from verdictd_py.guest.rcar.errors import to_base64url
 from verdictd_py.guest.rcar.evidence import (

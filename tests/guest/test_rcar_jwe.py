@@ -9,8 +9,8 @@ import pytest
 from jwcrypto import jwk
 
 from tests.guest.fake import SECRET, sealed, sealed_as_before_0_2_0
-from verdictd_py.domain.evidence import JsonValue
 from verdictd_py.domain.secrets import SecretBytes
+from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import ConfigError
 from verdictd_py.guest.rcar.errors import AnswerInvalid, to_base64url
 from verdictd_py.guest.rcar.jwe import associated_data, open_answer

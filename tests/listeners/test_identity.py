@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from tests.system.broker import Recorder
-from verdictd_py import app
+from verdictd_py import daemon as app
 from verdictd_py.errors import ConfigError
 from verdictd_py.listeners.identity import RETRY, RenewedIdentity
 from verdictd_py.simulator import SimulatedPlatform

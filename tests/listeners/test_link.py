@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 import pytest
 
 from verdictd_py.listeners.attested import _Link
-from verdictd_py.ratstls.identity import ServerIdentity
-from verdictd_py.ratstls.session import TlsSession, server_context
+from verdictd_py.protocols.ratstls.identity import ServerIdentity
+from verdictd_py.protocols.ratstls.session import TlsSession, server_context
 
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds (socket(7))
 

@@ -10,13 +10,13 @@ import sys
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-from verdictd_py import app
+from verdictd_py import daemon as app
 from verdictd_py.config import Address
 from verdictd_py.guest.agent import KeyProviderAgent
 from verdictd_py.guest.attesters import SimulatedAttester, guest_context, simulated_platform
 from verdictd_py.guest.connection import GuestConnection
 from verdictd_py.listeners.client_api import ClientApi
-from verdictd_py.ratstls.issue import Form
+from verdictd_py.protocols.ratstls.issue import Form
 from verdictd_py.simulator import TdMeasurements
 
 TIMEOUT_SECONDS = 10

@@ -29,7 +29,7 @@ from tests.peers.actors import (
 from tests.peers.clients import image_copier, program
 from tests.peers.registry import running_registry
 from tests.system.broker import KEY, KID
-from verdictd_py import app
+from verdictd_py import daemon as app
 from verdictd_py.guest.attesters import COLLATERAL_FILE, simulated_platform
 
 TEXTS = ("first layer", "second layer")

@@ -15,9 +15,9 @@ from tests.peers import oci
 from tests.peers.clients import RUN_SECONDS, ImageCopier, image_copier, run_copier
 from tests.system.broker import RunningBroker
 from tests.system.kbs import running_kbs, url_of
-from verdictd_py import app
-from verdictd_py.keyprovider.packet import AnnotationPacket
-from verdictd_py.rcar.versions import Version
+from verdictd_py import daemon as app
+from verdictd_py.protocols.keyprovider.packet import AnnotationPacket
+from verdictd_py.protocols.rcar.versions import Version
 from verdictd_py.simulator import SimulatedPlatform
 
 TEXTS = ("first layer", "second layer")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from verdictd_py.domain.evidence import JsonValue, Tee
-from verdictd_py.domain.ports import PolicyDocuments
+from verdictd_py.domain.evidence import Tee
+from verdictd_py.encoding import JsonValue
+from verdictd_py.ports import PolicyDocuments
 
 POLICIES: Final = Path(__file__).parents[2] / "policies"
 ONE: Final = "1" * 96

@@ -16,13 +16,14 @@ from tests.policy.support import (
     tdx_claims,
     without,
 )
-from verdictd_py.domain.evidence import JsonValue, Tee
-from verdictd_py.domain.ports import AppraisalPolicy, PolicyDocuments
+from verdictd_py.domain.evidence import Tee
+from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, Reason, StorageError
 from verdictd_py.policy import engine
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy
 from verdictd_py.policy.engine import MAX_COMPILED, CompiledPolicy
 from verdictd_py.policy.explain import MAX_OWN_CHARS, MAX_OWN_REASONS
+from verdictd_py.ports import AppraisalPolicy, PolicyDocuments
 
 HEAD = "package policy\nimport rego.v1\n"
 OPERAND = (

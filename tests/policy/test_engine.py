@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verdictd_py.domain import eventlog, initdata
-from verdictd_py.domain.evidence import JsonValue
+from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
+from verdictd_py.formats import eventlog, initdata
 from verdictd_py.policy import engine
 from verdictd_py.policy.engine import (
     MAX_DECIDED,

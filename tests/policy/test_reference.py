@@ -12,12 +12,7 @@ from tests.policy.support import POLICIES
 from verdictd_py.domain.evidence import SGX_MEASUREMENTS, TDX_MEASUREMENTS, Tee
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy.engine import CompiledPolicy
-from verdictd_py.policy.reference import (
-    MAX_DATA_BYTES,
-    MAX_DATA_DEPTH,
-    parse_data,
-    unpinned,
-)
+from verdictd_py.policy.reference import MAX_DATA_BYTES, MAX_DATA_DEPTH, parse_data, unpinned
 
 
 @pytest.mark.parametrize(

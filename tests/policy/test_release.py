@@ -11,9 +11,9 @@ from tests.broker.support import accepted_peer
 from tests.policy.support import POLICIES
 from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.names import Name
-from verdictd_py.domain.ports import Kind, PolicyDocuments
 from verdictd_py.errors import NotFound
 from verdictd_py.policy.release import RegoReleasePolicy
+from verdictd_py.ports import Kind, PolicyDocuments
 
 PEER = accepted_peer()
 HEAD = "package policy\nimport rego.v1\ndefault allow := false\n"

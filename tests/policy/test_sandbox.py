@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from verdictd_py.domain.evidence import JsonValue, Tee
-from verdictd_py.domain.ports import PolicyDocuments
+from verdictd_py.domain.evidence import Tee
+from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy.sandbox import CPU_SECONDS, PolicySandbox
+from verdictd_py.ports import PolicyDocuments
 from verdictd_py.storage.defaults import default_documents
 
 V1 = "package policy\nimport rego.v1\n\ndefault allow := false\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from verdictd_py.domain.ports import SessionStore
+from verdictd_py.ports import SessionStore
 from verdictd_py.storage.sessions import Bounds
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)

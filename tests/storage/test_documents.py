@@ -9,8 +9,8 @@ import pytest
 
 from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.names import Name
-from verdictd_py.domain.ports import PolicyDocuments
 from verdictd_py.errors import NotFound, StorageError
+from verdictd_py.ports import PolicyDocuments
 from verdictd_py.storage.defaults import POLICY_FILES, PROVED, default_documents, default_file
 from verdictd_py.storage.layout import prepare
 from verdictd_py.storage.stores import DirectoryDocumentStore

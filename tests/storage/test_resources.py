@@ -8,9 +8,9 @@ import pytest
 
 from tests.system.broker import Recorder
 from verdictd_py.domain.names import LEGACY_RESOURCES, ResourcePath, resource_named
-from verdictd_py.domain.ports import Kind
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import AlreadyExists, NotFound, RequestError, StorageError
+from verdictd_py.ports import Kind
 from verdictd_py.storage.layout import prepare
 from verdictd_py.storage.stores import DirectoryResourceStore
 

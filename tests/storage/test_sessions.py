@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.storage.sessions import END, NOW, SessionStoreConformance, name
-from verdictd_py.domain.ports import SessionStore
 from verdictd_py.errors import ConfigError, StorageError
+from verdictd_py.ports import SessionStore
 from verdictd_py.storage.sessions import Bounds, MemorySessionStore
 from verdictd_py.storage.sqlite_sessions import SqliteSessionStore
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from OpenSSL import SSL
 
-from verdictd_py import app
+from verdictd_py import daemon as app
 from verdictd_py.config import Settings, Unsafe
-from verdictd_py.domain.ports import EventValue
 from verdictd_py.guest.attesters import Attester, SimulatedAttester, guest_context
 from verdictd_py.guest.connection import GuestConnection
-from verdictd_py.ratstls.issue import Form
+from verdictd_py.ports import EventValue
+from verdictd_py.protocols.ratstls.issue import Form
 from verdictd_py.simulator import SimulatedPlatform, collateral_json
 
 KID = "84688df7-2c0c-40fa-956b-29d8e74d16c0"

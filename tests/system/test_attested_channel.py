@@ -30,10 +30,10 @@ from tests.system.channel import (
     send_records,
     store,
 )
-from verdictd_py import app
+from verdictd_py import daemon as app
 from verdictd_py.guest.attesters import guest_context
 from verdictd_py.guest.connection import GuestConnection
-from verdictd_py.ratstls.issue import Form
+from verdictd_py.protocols.ratstls.issue import Form
 from verdictd_py.simulator import SimulatedPlatform
 
 FORMS = [form for form in Form if form is not Form.NULL]

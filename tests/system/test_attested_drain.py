@@ -14,7 +14,7 @@ import pytest_asyncio
 from tests.system.broker import KEY, KID, RunningBroker, running_broker
 from tests.system.channel import SECONDS, answer, encoded, nothing_stays, records, rest, store
 from tests.system.channel import send_records as send
-from verdictd_py import app
+from verdictd_py import daemon as app
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
 from verdictd_py.simulator import SimulatedPlatform
 

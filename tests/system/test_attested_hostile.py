@@ -21,7 +21,7 @@ import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
 
-from tests.ratstls.support import DICE, VENDOR, key_der, self_signed
+from tests.protocols.ratstls.support import DICE, VENDOR, key_der, self_signed
 from tests.system.broker import KEY, KID, RunningBroker, running_broker
 from tests.system.channel import (
     SECONDS,
@@ -36,10 +36,10 @@ from tests.system.channel import (
     still_serves,
     store,
 )
-from verdictd_py import app
+from verdictd_py import daemon as app
 from verdictd_py.guest.attesters import use_certificate
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
-from verdictd_py.ratstls.session import TlsSession, client_context
+from verdictd_py.protocols.ratstls.session import TlsSession, client_context
 from verdictd_py.simulator import SimulatedPlatform
 
 LARGE = 4 * 1024 * 1024 - 1

@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tests.system.broker import KEY, KID, RunningBroker, running_broker
 from tests.system.channel import assert_no_secret, nothing_stays, store
 from tests.system.test_openssl_peer import OPENSSL, Client
-from verdictd_py import app
-from verdictd_py.ratstls.issue import Form, PrivateKey, issue
+from verdictd_py import daemon as app
+from verdictd_py.protocols.ratstls.issue import Form, PrivateKey, issue
 from verdictd_py.simulator import SimulatedPlatform
 
 pytestmark = pytest.mark.skipif(OPENSSL is None, reason="openssl is not installed")

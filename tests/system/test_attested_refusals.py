@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
 
-from tests.ratstls.support import DICE, VENDOR, extensions_of, key_der, self_signed
+from tests.protocols.ratstls.support import DICE, VENDOR, extensions_of, key_der, self_signed
 from tests.system.broker import KEY, KID, RunningBroker, running_broker
 from tests.system.channel import (
     VERSIONS,
@@ -29,14 +29,14 @@ from tests.system.channel import (
     send_records,
     store,
 )
-from verdictd_py import app
+from verdictd_py import daemon as app
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.domain.evidence import Collateral
 from verdictd_py.errors import ConfigError
 from verdictd_py.guest.attesters import guest_context, use_certificate
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
-from verdictd_py.ratstls.issue import Form, issue
-from verdictd_py.ratstls.session import TlsSession, client_context
+from verdictd_py.protocols.ratstls.issue import Form, issue
+from verdictd_py.protocols.ratstls.session import TlsSession, client_context
 from verdictd_py.simulator import Flaw, PlatformOptions, SimulatedPlatform, TdMeasurements
 
 MARK = "a-command-that-nobody-may-look-at"

@@ -15,7 +15,7 @@ from tests.system.broker import KID, running_broker
 from tests.system.certificates import Certificates
 from tests.system.channel import store
 from tests.system.keyprovider_client import LAYER, KeyProviderClient
-from verdictd_py import app
+from verdictd_py import daemon as app
 from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py._generated import verdictd_v1_pb2_grpc as v1_grpc
 from verdictd_py.domain.evidence import TDX_MEASUREMENTS

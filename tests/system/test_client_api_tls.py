@@ -21,7 +21,7 @@ from tests.system.access import (
 from tests.system.broker import KID, running_broker
 from tests.system.certificates import Certificates
 from tests.system.keyprovider_client import KeyProviderClient
-from verdictd_py import app
+from verdictd_py import daemon as app
 from verdictd_py.errors import ConfigError
 from verdictd_py.simulator import SimulatedPlatform
 

@@ -15,8 +15,8 @@ import pytest_asyncio
 import trustme
 
 from tests.system.broker import RunningBroker, running_broker
-from tests.verifiers.pccs import Pccs, running_pccs
-from verdictd_py import app
+from tests.tees.pccs import Pccs, running_pccs
+from verdictd_py import daemon as app
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.errors import ConfigError
 from verdictd_py.guest.connection import BrokerRefused

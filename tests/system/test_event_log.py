@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.domain.test_eventlog import command_line, event, written
+from tests.formats.test_eventlog import command_line, event, written
 from tests.system.broker import RunningBroker, running_broker
 from tests.system.channel import store
 from tests.system.test_swapped_evidence import read
-from verdictd_py import app
+from verdictd_py import daemon as app
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.domain.appraisal import Appraisal
-from verdictd_py.domain.eventlog import EventLog
-from verdictd_py.ratstls.issue import Form, issue
+from verdictd_py.formats.eventlog import EventLog
+from verdictd_py.protocols.ratstls.issue import Form, issue
 from verdictd_py.simulator import SimulatedPlatform, TdMeasurements
 
 BOOT = (command_line(b"quiet"), event(1, 0x80000007, b"action"))

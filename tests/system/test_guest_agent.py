@@ -20,13 +20,13 @@ from tests.cli.command import environment, run_here
 from tests.system.broker import KEY, KID, RunningBroker, running_broker
 from tests.system.channel import store
 from tests.system.keyprovider_client import LAYER, KeyProviderClient, b64, unwrap_input, wrap_input
-from verdictd_py import app
+from verdictd_py import daemon as app
 from verdictd_py.config import Address
 from verdictd_py.errors import ConfigError
 from verdictd_py.guest.agent import MAX_TOLD_CHARACTERS, Connect, KeyProviderAgent
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
 from verdictd_py.listeners.client_api import ClientApi
-from verdictd_py.ratstls.issue import Form
+from verdictd_py.protocols.ratstls.issue import Form
 from verdictd_py.simulator import SimulatedPlatform
 from verdictd_py.tsm import REPORTS
 

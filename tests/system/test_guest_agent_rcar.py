@@ -18,7 +18,7 @@ from tests.cli.command import environment
 from tests.guest.stand_in import StandIn, standing_in
 from tests.system.broker import KID, running_broker
 from tests.system.keyprovider_client import LAYER, KeyProviderClient, unwrap_input, wrap_input
-from verdictd_py import app
+from verdictd_py import daemon as app
 from verdictd_py.simulator import SimulatedPlatform
 
 RUN_SECONDS = 30

@@ -12,10 +12,10 @@ from OpenSSL import SSL
 
 from tests.support.vectors import from_guide
 from tests.system.broker import KEY, KID, RunningBroker, running_broker
-from verdictd_py import app
+from verdictd_py import daemon as app
 from verdictd_py.errors import EvidenceMissing
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
-from verdictd_py.ratstls.issue import Form
+from verdictd_py.protocols.ratstls.issue import Form
 from verdictd_py.simulator import SimulatedPlatform
 
 FORMS = [form for form in Form if form is not Form.NULL]

@@ -14,12 +14,12 @@ import pytest
 import pytest_asyncio
 
 from tests.system.broker import KEY, KID, RunningBroker, running_broker
-from verdictd_py import app
+from verdictd_py import daemon as app
 from verdictd_py.domain.evidence import Collateral
 from verdictd_py.guest.attesters import guest_context
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
-from verdictd_py.ratstls.issue import Form
-from verdictd_py.ratstls.session import TlsSession
+from verdictd_py.protocols.ratstls.issue import Form
+from verdictd_py.protocols.ratstls.session import TlsSession
 from verdictd_py.simulator import SimulatedPlatform
 
 SECONDS = 20

@@ -21,8 +21,8 @@ from tests.guest.support import attested, connected, session_id, tdx_guest, use_
 from tests.system.broker import KEY, KID, RunningBroker
 from tests.system.kbs import PATH, SECRET, running_kbs, url_of
 from tests.system.kbs_raw import all_closed, linked, request
-from tests.verifiers.pccs import Pccs, running_pccs
-from verdictd_py import app
+from tests.tees.pccs import Pccs, running_pccs
+from verdictd_py import daemon as app
 from verdictd_py.guest.rcar.errors import KbsRefused
 from verdictd_py.guest.rcar.session import RcarSession
 from verdictd_py.simulator import SimulatedPlatform

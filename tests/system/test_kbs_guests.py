@@ -11,17 +11,17 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.domain.test_eventlog import event, written
+from tests.formats.test_eventlog import event, written
 from tests.guest import support
 from tests.guest.support import EVERY_GUEST, attest, attested, connected, tdx_guest
 from tests.system.broker import KEY, RunningBroker
 from tests.system.kbs import PATH, POLICY, SECRET, running_kbs, url_of
-from verdictd_py.domain.encoding import decode_object
 from verdictd_py.domain.names import ResourcePath
+from verdictd_py.encoding import decode_object
 from verdictd_py.guest.rcar.errors import KbsRefused
 from verdictd_py.guest.rcar.keys import TeeKey, TeeKeyKind
 from verdictd_py.guest.rcar.messages import MemberOrder, Version
-from verdictd_py.rcar.versions import Version as Served
+from verdictd_py.protocols.rcar.versions import Version as Served
 from verdictd_py.simulator import Flaw, TdMeasurements
 
 INIT_DATA = 'version = "0.1.0"\nalgorithm = "sha384"\n\n[data]\n"aa.toml" = "text"\n'

@@ -21,7 +21,7 @@ from tests.system.kbs_admins import AdminTokens, bearing
 from tests.system.kbs_raw import SECONDS, Answer, Link, all_closed, lines, linked, once, request
 from tests.system.test_kbs_hostile import REFUSED
 from verdictd_py.listeners.kbs import connections
-from verdictd_py.rcar.messages import MAX_BODY_BYTES
+from verdictd_py.protocols.rcar.messages import MAX_BODY_BYTES
 
 REQUEST_SECONDS = 1.0
 CONNECTIONS = 20

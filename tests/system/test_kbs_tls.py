@@ -19,7 +19,7 @@ from tests.guest.support import attested, tdx_guest
 from tests.system.broker import RunningBroker
 from tests.system.kbs import PATH, SECRET, running_kbs, url_of
 from tests.system.kbs_raw import SECONDS, all_closed, request
-from verdictd_py import app
+from verdictd_py import daemon as app
 
 AUTH = {"version": "0.4.0", "tee": "tdx", "extra-params": ""}
 

@@ -25,7 +25,7 @@ from tests.system.keyprovider_client import (
     unwrap_input,
     wrap_input,
 )
-from verdictd_py import app
+from verdictd_py import daemon as app
 from verdictd_py.simulator import SimulatedPlatform
 
 URI = "keyid=kbs:///default/key/1"

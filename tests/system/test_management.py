@@ -14,7 +14,7 @@ import pytest_asyncio
 from pysequoia import Tsk
 
 from tests.system.broker import KEY, KID, RunningBroker, running_broker
-from verdictd_py import app
+from verdictd_py import daemon as app
 from verdictd_py.simulator import SimulatedPlatform
 
 POLICY = (

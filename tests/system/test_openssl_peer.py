@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.system.broker import RunningBroker, running_broker
-from verdictd_py import app
-from verdictd_py.ratstls.issue import Form, issue
+from verdictd_py import daemon as app
+from verdictd_py.protocols.ratstls.issue import Form, issue
 from verdictd_py.simulator import SimulatedPlatform
 
 OPENSSL = shutil.which("openssl")

@@ -18,7 +18,7 @@ from tests.cli.command import Ended, environment
 from tests.cli.verdict import verdict
 from tests.system.broker import RunningBroker, running_broker
 from tests.system.channel import store
-from verdictd_py import app
+from verdictd_py import daemon as app
 from verdictd_py.guest.attesters import Attester
 from verdictd_py.guest.connection import BrokerRefused
 from verdictd_py.simulator import Flaw, SimulatedPlatform, TdMeasurements

@@ -13,7 +13,7 @@ from tests.cli.verdict import verdict
 from tests.system.broker import RunningBroker, running_broker
 from tests.system.channel import store
 from tests.system.test_pinning import HONEST, OTHER, refused_for, seen
-from verdictd_py import app
+from verdictd_py import daemon as app
 from verdictd_py.simulator import SimulatedPlatform
 
 

@@ -13,7 +13,7 @@ import pytest_asyncio
 from tests.cli.verdict import verdict
 from tests.system.broker import KEY, KID, RunningBroker, running_broker
 from tests.system.channel import store
-from verdictd_py import app
+from verdictd_py import daemon as app
 from verdictd_py.guest.connection import BrokerRefused
 from verdictd_py.simulator import SimulatedPlatform, TdMeasurements
 

@@ -16,7 +16,7 @@ import trustme
 from tests.system.broker import KID, RunningBroker, running_broker
 from tests.system.certificates import Certificates
 from tests.system.keyprovider_client import unwrap_input, wrap_input
-from verdictd_py import app
+from verdictd_py import daemon as app
 from verdictd_py._generated import clientapi_pb2 as upstream
 from verdictd_py._generated import keyprovider_pb2 as keyprovider
 from verdictd_py._generated import verdictd_v1_pb2 as v1

@@ -20,17 +20,17 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from OpenSSL import SSL, crypto
 
-from tests.ratstls.support import DICE, extensions_of, self_signed
+from tests.protocols.ratstls.support import DICE, extensions_of, self_signed
 from tests.system.broker import RunningBroker, running_broker
-from verdictd_py import app
+from verdictd_py import daemon as app
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.domain.evidence import Evidence
 from verdictd_py.errors import BindingMismatch
 from verdictd_py.guest.attesters import use_certificate
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
-from verdictd_py.ratstls import certificate, dice
-from verdictd_py.ratstls.issue import Form, issue
-from verdictd_py.ratstls.session import client_context
+from verdictd_py.protocols.ratstls import certificate, dice
+from verdictd_py.protocols.ratstls.issue import Form, issue
+from verdictd_py.protocols.ratstls.session import client_context
 from verdictd_py.simulator import SimulatedPlatform
 
 GUESTS = (0, 1)

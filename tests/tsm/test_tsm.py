@@ -11,13 +11,13 @@ from OpenSSL import SSL
 
 from tests.system.broker import Recorder, running_broker
 from tests.tsm.kernel import FakeKernel
-from verdictd_py import app
+from verdictd_py import daemon as app
 from verdictd_py.domain.evidence import Tee
 from verdictd_py.errors import ConfigError
 from verdictd_py.guest.attesters import TsmAttester
 from verdictd_py.guest.connection import GuestConnection
 from verdictd_py.listeners.identity import RenewedIdentity
-from verdictd_py.ratstls import certificate
+from verdictd_py.protocols.ratstls import certificate
 from verdictd_py.simulator import SimulatedPlatform
 from verdictd_py.tsm import TsmQuotes
 

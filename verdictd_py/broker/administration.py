@@ -10,19 +10,22 @@ import asyncio
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 from uuid import uuid4
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from verdictd_py.domain import imagepolicy
+from verdictd_py.broker.policies import PolicyAdministrator
+from verdictd_py.broker.referencesets import SetAdministrator
 from verdictd_py.domain.callers import Caller, Right
-from verdictd_py.domain.encoding import decode_object
 from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath
-from verdictd_py.domain.ports import Events, KeyringEditor, KeyStore, ResourceStore, StoredName
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
+from verdictd_py.encoding import decode_object
 from verdictd_py.errors import AlreadyExists, NotFound, RequestError
+from verdictd_py.formats import imagepolicy
+from verdictd_py.ports import Events, KeyringEditor, KeyStore, ResourceStore, StoredName
 
 MAX_PAGE: Final = 1000
 """Names in one answer, some 200 bytes each."""
@@ -267,3 +270,13 @@ def _is_public_key(content: bytes) -> bool:
     except (ValueError, UnsupportedAlgorithm):
         return False
     return True
+
+
+@dataclass(frozen=True, slots=True)
+class Administration:
+    """What operators may do, as the services of both packages need it."""
+
+    keys: KeyAdministrator
+    resources: ResourceAdministrator
+    policies: PolicyAdministrator
+    sets: SetAdministrator

@@ -10,10 +10,8 @@ from typing import Final
 from uuid import uuid4
 
 from verdictd_py.broker.history import History, Judgement
-from verdictd_py.domain import eventlog, initdata
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.evidence import DEVICES, Evidence, InitData, Tee, VerifiedEvidence
-from verdictd_py.domain.ports import AppraisalPolicy, Events, Verifier
 from verdictd_py.errors import (
     AppraisalTimeout,
     AttestationError,
@@ -26,6 +24,8 @@ from verdictd_py.errors import (
     Reason,
     TcbStatusRefused,
 )
+from verdictd_py.formats import eventlog, initdata
+from verdictd_py.ports import AppraisalPolicy, Events, Verifier
 
 _WITH_INIT_DATA: Final = (Tee.TDX, Tee.SAMPLE)
 

@@ -19,7 +19,6 @@ from verdictd_py.broker.release import Releaser
 from verdictd_py.domain.appraisal import AppraisedPeer
 from verdictd_py.domain.evidence import Evidence, Tee
 from verdictd_py.domain.names import ResourcePath
-from verdictd_py.domain.ports import SessionStore
 from verdictd_py.errors import (
     EvidenceFormat,
     GuestRefused,
@@ -27,11 +26,12 @@ from verdictd_py.errors import (
     SessionMissing,
     TokenInvalid,
 )
-from verdictd_py.rcar import evidence, jwe, messages
-from verdictd_py.rcar.challenges import Challenges
-from verdictd_py.rcar.messages import Attestation, Challenge
-from verdictd_py.rcar.teekey import TeeKey
-from verdictd_py.rcar.tokens import LIFETIME, Attested, Tokens
+from verdictd_py.ports import SessionStore
+from verdictd_py.protocols.rcar import evidence, jwe, messages
+from verdictd_py.protocols.rcar.challenges import Challenges
+from verdictd_py.protocols.rcar.messages import Attestation, Challenge
+from verdictd_py.protocols.rcar.teekey import TeeKey
+from verdictd_py.protocols.rcar.tokens import LIFETIME, Attested, Tokens
 
 SESSION_LIFETIME: Final = timedelta(minutes=5)
 """From the challenge to its answer, and from there to the end of the token."""

@@ -13,11 +13,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final, Self
 
-from verdictd_py.domain import eventlog, initdata
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import Caller, Right
-from verdictd_py.domain.evidence import JsonValue, Tee, measurements
+from verdictd_py.domain.evidence import Tee, measurements
+from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, NotJudged, PolicyRefused, Reason, RequestError
+from verdictd_py.formats import eventlog, initdata
 
 KEPT: Final = 500
 """Of each kind, some 10 KiB each."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from verdictd_py.broker.history import Judgement, Verdict
-from verdictd_py.domain.encoding import shown
-from verdictd_py.domain.evidence import JsonValue, Tee, measurements
+from verdictd_py.domain.evidence import Tee, measurements
+from verdictd_py.encoding import JsonValue, shown
 from verdictd_py.errors import RequestError
 
 

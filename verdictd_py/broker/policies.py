@@ -17,10 +17,11 @@ from verdictd_py.broker.history import History, Judgement
 from verdictd_py.broker.pinning import Change
 from verdictd_py.domain import referencesets, releasepolicies
 from verdictd_py.domain.callers import Caller, Right
-from verdictd_py.domain.encoding import decode_object, shown
-from verdictd_py.domain.evidence import JsonValue, Tee
+from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.names import REFERENCE_SETS, RELEASE_DATA, RELEASE_POLICIES, Name
-from verdictd_py.domain.ports import (
+from verdictd_py.encoding import JsonValue, decode_object, shown
+from verdictd_py.errors import NotFound, PolicyInvalid, RequestError, StorageError
+from verdictd_py.ports import (
     DocumentStore,
     Events,
     PolicyDocuments,
@@ -28,7 +29,6 @@ from verdictd_py.domain.ports import (
     PolicyTester,
     TestedPolicy,
 )
-from verdictd_py.errors import NotFound, PolicyInvalid, RequestError, StorageError
 
 MAX_CLAIMS_BYTES: Final = 1024 * 1024
 """Of the input of a test, as the engine takes."""

@@ -11,12 +11,12 @@ from verdictd_py.broker import pinning
 from verdictd_py.broker.history import History
 from verdictd_py.domain import referencesets
 from verdictd_py.domain.callers import Caller, Right
-from verdictd_py.domain.encoding import decode_object, shown
 from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.names import Name
-from verdictd_py.domain.ports import DocumentStore, Events, PolicyDocuments, PolicyTester
 from verdictd_py.domain.referencesets import ReferenceSet
+from verdictd_py.encoding import decode_object, shown
 from verdictd_py.errors import AlreadyExists, NotFound, RequestError
+from verdictd_py.ports import DocumentStore, Events, PolicyDocuments, PolicyTester
 
 
 class SetAdministrator:

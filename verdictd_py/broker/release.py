@@ -8,23 +8,10 @@ from typing import Final
 from verdictd_py.broker import ciphers
 from verdictd_py.domain.appraisal import AppraisedPeer
 from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath
-from verdictd_py.domain.ports import (
-    Events,
-    KeyStore,
-    Kind,
-    ReleasePolicy,
-    ResourceStore,
-    StoredObject,
-)
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.domain.wrapping import Algorithm, WrappedBlob
-from verdictd_py.errors import (
-    DecryptionFailed,
-    NotAuthorized,
-    NotFound,
-    RequestError,
-    StorageError,
-)
+from verdictd_py.errors import DecryptionFailed, NotAuthorized, NotFound, RequestError, StorageError
+from verdictd_py.ports import Events, KeyStore, Kind, ReleasePolicy, ResourceStore, StoredObject
 
 _OF_IMAGES: Final = frozenset(LEGACY_RESOURCES.values())
 

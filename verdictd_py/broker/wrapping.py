@@ -13,12 +13,12 @@ from verdictd_py.broker import ciphers
 from verdictd_py.broker.release import open_blob
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.names import KeyId
-from verdictd_py.domain.ports import Events, KeyStore
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.domain.wrapping import WrappedBlob
 from verdictd_py.errors import AlreadyExists, NotFound, RequestError
-from verdictd_py.keyprovider.packet import AnnotationPacket
-from verdictd_py.keyprovider.parameter import ExistingKey, KbsKey, NewKey, Parameter
+from verdictd_py.ports import Events, KeyStore
+from verdictd_py.protocols.keyprovider.packet import AnnotationPacket
+from verdictd_py.protocols.keyprovider.parameter import ExistingKey, KbsKey, NewKey, Parameter
 
 _MINUTE: Final = 60.0
 

@@ -12,11 +12,11 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from verdictd_py import app
+from verdictd_py import daemon as app
 from verdictd_py.cli.parsing import EXIT_OK, Parser, read_file
 from verdictd_py.errors import ConfigError
-from verdictd_py.rcar import admins, jose
-from verdictd_py.rcar.admins import Role
+from verdictd_py.protocols.rcar import admins, jose
+from verdictd_py.protocols.rcar.admins import Role
 
 _HOURS: Final = 2.0
 _MAX_HOURS: Final = 10 * 365 * 24.0

@@ -15,19 +15,19 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from verdictd_py import app
+from verdictd_py import daemon as app
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, Silent, moment, read_file
 from verdictd_py.config import MAX_GRACE_DAYS
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.evidence import Evidence, Tee, tee_of_quote
-from verdictd_py.domain.ports import PolicyDocuments
 from verdictd_py.errors import CollateralUnavailable, ConfigError, EvidenceFormat
 from verdictd_py.policy.reference import MAX_DATA_BYTES
-from verdictd_py.ratstls import certificate
+from verdictd_py.ports import PolicyDocuments
+from verdictd_py.protocols.ratstls import certificate
 from verdictd_py.storage.defaults import default_documents
-from verdictd_py.verifiers.registry import NULL_NAME, VerifierContext, select
-from verdictd_py.verifiers.roots import read_root_ca
+from verdictd_py.tees.intel.roots import read_root_ca
+from verdictd_py.tees.registry import NULL_NAME, VerifierContext, select
 
 MAX_FILE_BYTES: Final = 1024 * 1024
 """Certificates and quotes are capped at 64 KiB when they are read; PEM is longer."""

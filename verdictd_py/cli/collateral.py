@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from verdictd_py import app, config
-from verdictd_py.app.collateral import http_client
+from verdictd_py import config
+from verdictd_py import daemon as app
 from verdictd_py.cli.parsing import (
     EXIT_OK,
     EXIT_REFUSED,
@@ -22,17 +22,18 @@ from verdictd_py.cli.parsing import (
     printable,
     read_file,
 )
+from verdictd_py.daemon.collateral import http_client
 from verdictd_py.domain.evidence import MAX_QUOTE_BYTES, Collateral, Tee
-from verdictd_py.domain.ports import CollateralRequest
 from verdictd_py.errors import AttestationError, CollateralUnavailable, ConfigError
-from verdictd_py.verifiers.collateral import MAX_COLLATERAL_BYTES, platform_of
-from verdictd_py.verifiers.collateral_check import Validity, check_collateral
-from verdictd_py.verifiers.collateral_form import collaterals_from_json, collaterals_to_json
-from verdictd_py.verifiers.http import bounded_get
-from verdictd_py.verifiers.pck import root_key_digest, verify_pck_chain
-from verdictd_py.verifiers.pcs import Pcs
-from verdictd_py.verifiers.quote import parse_quote
-from verdictd_py.verifiers.roots import read_root_ca
+from verdictd_py.ports import CollateralRequest
+from verdictd_py.tees.intel.collateral.check import Validity, check_collateral
+from verdictd_py.tees.intel.collateral.forms import collaterals_from_json, collaterals_to_json
+from verdictd_py.tees.intel.collateral.http import bounded_get
+from verdictd_py.tees.intel.collateral.pcs import Pcs
+from verdictd_py.tees.intel.collateral.sources import MAX_COLLATERAL_BYTES, platform_of
+from verdictd_py.tees.intel.pck import root_key_digest, verify_pck_chain
+from verdictd_py.tees.intel.quote import parse_quote
+from verdictd_py.tees.intel.roots import read_root_ca
 
 PROGRAM: Final = "verdictd-py collateral"
 _SERVICE: Final = (

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from verdictd_py import __version__, app, config
+from verdictd_py import __version__, config
+from verdictd_py import daemon as app
 from verdictd_py.cli.main import COMMANDS
 from verdictd_py.cli.parsing import EXIT_OK, Parser
 

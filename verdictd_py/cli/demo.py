@@ -16,13 +16,12 @@ from typing import Any, Final
 
 import grpc
 
-from verdictd_py import app
+from verdictd_py import daemon as app
 from verdictd_py._generated import keyprovider_pb2 as messages
 from verdictd_py._generated import keyprovider_pb2_grpc as services
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.domain.names import LEGACY_RESOURCES
-from verdictd_py.domain.ports import EventValue
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.guest.attesters import (
     COLLATERAL_FILE,
@@ -34,8 +33,9 @@ from verdictd_py.guest.connection import BrokerRefused, GuestConnection
 from verdictd_py.guest.rcar.evidence import TdxEvidence
 from verdictd_py.guest.rcar.http import KbsLink
 from verdictd_py.guest.rcar.session import RcarGuest, RcarSession
-from verdictd_py.keyprovider.packet import AnnotationPacket
-from verdictd_py.ratstls.issue import Form
+from verdictd_py.ports import EventValue
+from verdictd_py.protocols.keyprovider.packet import AnnotationPacket
+from verdictd_py.protocols.ratstls.issue import Form
 from verdictd_py.simulator import Flaw, SimulatedPlatform, TdMeasurements
 from verdictd_py.storage.defaults import default_file
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Final
 
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, printable, read_file
-from verdictd_py.domain.eventlog import MAX_LOG_BYTES, REGISTERS, EventLog, parse
 from verdictd_py.domain.evidence import MAX_QUOTE_BYTES, Tee
 from verdictd_py.errors import ConfigError, EvidenceFormat, Reason
-from verdictd_py.verifiers.quote import parse_quote
-from verdictd_py.verifiers.tdx import body_claims
+from verdictd_py.formats.eventlog import MAX_LOG_BYTES, REGISTERS, EventLog, parse
+from verdictd_py.tees.intel.quote import parse_quote
+from verdictd_py.tees.tdx.verifier import body_claims
 
 PROGRAM: Final = "verdictd-py eventlog"
 _SHOWN_CHARACTERS: Final = 100

@@ -20,9 +20,9 @@ from verdictd_py.config import DEFAULT_DATA_DIR
 from verdictd_py.domain.callers import ROLES, Caller
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.errors import ConfigError, RequestError, StorageError, VerdictdError
-from verdictd_py.keyprovider import protocol
-from verdictd_py.keyprovider.packet import AnnotationPacket
-from verdictd_py.keyprovider.parameter import KbsKey
+from verdictd_py.protocols.keyprovider import protocol
+from verdictd_py.protocols.keyprovider.packet import AnnotationPacket
+from verdictd_py.protocols.keyprovider.parameter import KbsKey
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.stores import DirectoryKeyStore
 

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NoReturn
 
-from verdictd_py.domain.ports import EventValue
 from verdictd_py.errors import ConfigError
+from verdictd_py.ports import EventValue
 
 EXIT_OK: Final = 0
 EXIT_REFUSED: Final = 1

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Self
 
-from verdictd_py.domain.evidence import JsonValue, Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import Tee, VerifiedEvidence
+from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import AttestationError, Reason
 
 

@@ -11,10 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import EvidenceFormat, Reason
-
-JsonScalar = str | int | float | bool | None
-JsonValue = JsonScalar | list["JsonValue"] | dict[str, "JsonValue"]
 
 REPORT_DATA_BYTES: Final = 64
 """REPORTDATA of SGX and TDX reports (tdx.md, offset 568)."""

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Self
 
-from verdictd_py.domain.encoding import decode_object, shown
-from verdictd_py.domain.evidence import JsonValue, Tee, measurements
+from verdictd_py.domain.evidence import Tee, measurements
 from verdictd_py.domain.names import REFERENCE_SETS, Name
+from verdictd_py.encoding import JsonValue, decode_object, shown
 from verdictd_py.errors import RequestError
 
 DOCUMENT: Final = REFERENCE_SETS

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from verdictd_py.domain.encoding import decode_object, shown
-from verdictd_py.domain.evidence import JsonValue
 from verdictd_py.domain.names import RELEASE_POLICIES, Name
+from verdictd_py.encoding import JsonValue, decode_object, shown
 from verdictd_py.errors import RequestError
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Self
 
-from verdictd_py.domain.encoding import shown
 from verdictd_py.domain.names import KeyId
+from verdictd_py.encoding import shown
 from verdictd_py.errors import RequestError
 
 KEY_BITS: Final = 256

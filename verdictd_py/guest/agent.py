@@ -20,8 +20,8 @@ from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError, DecryptionFailed, RequestError
 from verdictd_py.guest.connection import BrokerRefused, BrokerUnreachable
 from verdictd_py.guest.rcar.errors import KbsRefused
-from verdictd_py.keyprovider import protocol
-from verdictd_py.keyprovider.packet import AnnotationPacket, PacketForm
+from verdictd_py.protocols.keyprovider import protocol
+from verdictd_py.protocols.keyprovider.packet import AnnotationPacket, PacketForm
 
 MAX_TOLD_CHARACTERS: Final = 512
 """Of the broker's words: a gRPC status travels in headers, which gRPC bounds at 8 KiB."""

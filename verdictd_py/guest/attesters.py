@@ -13,8 +13,8 @@ from OpenSSL import SSL, crypto
 
 from verdictd_py.domain.evidence import Collateral
 from verdictd_py.errors import ConfigError
-from verdictd_py.ratstls.issue import Form, issue
-from verdictd_py.ratstls.session import client_context
+from verdictd_py.protocols.ratstls.issue import Form, issue
+from verdictd_py.protocols.ratstls.session import client_context
 from verdictd_py.simulator import Flaw, SimulatedPlatform, TdMeasurements, collateral_json
 from verdictd_py.tsm import TsmQuotes
 

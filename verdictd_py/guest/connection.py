@@ -18,7 +18,7 @@ from OpenSSL import SSL
 
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import RequestError, VerdictdError
-from verdictd_py.ratstls.session import TlsSession
+from verdictd_py.protocols.ratstls.session import TlsSession
 
 CLIENT_BUFFER_BYTES: Final = 16_384
 _SMALL_ANSWER_BYTES: Final = 4096

@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
@@ -18,32 +17,21 @@ from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.release import Releaser
 from verdictd_py.domain.appraisal import AppraisedPeer
 from verdictd_py.domain.evidence import Evidence
-from verdictd_py.domain.ports import Events
-from verdictd_py.eaa import answers
-from verdictd_py.eaa.answers import FailureForm
 from verdictd_py.errors import EvidenceMissing, NotJudged, VerdictdError
 from verdictd_py.listeners.conversation import Conversation
 from verdictd_py.listeners.errors import report_bug
+from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.sockets import peer_text
-from verdictd_py.ratstls import certificate
-from verdictd_py.ratstls.session import TlsClosed, TlsSession
+from verdictd_py.ports import Events
+from verdictd_py.protocols.eaa import answers
+from verdictd_py.protocols.eaa.answers import FailureForm
+from verdictd_py.protocols.ratstls import certificate
+from verdictd_py.protocols.ratstls.session import TlsClosed, TlsSession
 
 _READ_BYTES: Final = 65_536
 _LINGER_SECONDS: Final = 1.0
 """How long a refused peer may take to read why, before its connection is dropped."""
 _BACKLOG: Final = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of one listener, times in seconds (wire-rats-tls.md, "Session")."""
-
-    handshake: float = 10
-    appraisal: float = 30
-    request: float = 30
-    idle: float = 300
-    connections: int = 4096
-    evidence_age: timedelta | None = None
 
 
 class AttestedListener:

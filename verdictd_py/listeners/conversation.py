@@ -9,13 +9,13 @@ from typing import Final
 
 from verdictd_py.broker.release import Releaser
 from verdictd_py.domain.appraisal import AppraisedPeer
-from verdictd_py.domain.evidence import JsonValue
 from verdictd_py.domain.names import ResourcePath
-from verdictd_py.domain.ports import Events, StoredObject
-from verdictd_py.eaa import answers, messages
-from verdictd_py.eaa.answers import FailureForm
-from verdictd_py.eaa.reader import RequestReader
+from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import RequestError, VerdictdError
+from verdictd_py.ports import Events, StoredObject
+from verdictd_py.protocols.eaa import answers, messages
+from verdictd_py.protocols.eaa.answers import FailureForm
+from verdictd_py.protocols.eaa.reader import RequestReader
 
 _SHOWN_CHARACTERS: Final = 64
 """Of a command, in the log: enough to know it, too little to fill a disk with."""

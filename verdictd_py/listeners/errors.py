@@ -12,7 +12,6 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from verdictd_py.domain.callers import Caller
-from verdictd_py.domain.ports import Events
 from verdictd_py.errors import (
     AlreadyExists,
     CollateralUnavailable,
@@ -25,6 +24,7 @@ from verdictd_py.errors import (
     VerdictdError,
 )
 from verdictd_py.listeners.callers import CallerRules
+from verdictd_py.ports import Events
 
 _GRPC: Final[tuple[tuple[type[VerdictdError], grpc.StatusCode], ...]] = (
     (RequestError, grpc.StatusCode.INVALID_ARGUMENT),

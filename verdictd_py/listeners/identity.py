@@ -8,10 +8,10 @@ from typing import Final
 
 from OpenSSL import SSL
 
-from verdictd_py.domain.ports import Events
 from verdictd_py.errors import AttestationError, ConfigError
-from verdictd_py.ratstls.identity import ServerIdentity
-from verdictd_py.ratstls.session import server_context
+from verdictd_py.ports import Events
+from verdictd_py.protocols.ratstls.identity import ServerIdentity
+from verdictd_py.protocols.ratstls.session import server_context
 
 RETRY: Final = timedelta(minutes=1)
 """After a renewal that failed; a third of the certificate's life is left for it."""

@@ -9,11 +9,11 @@ import grpc
 from verdictd_py._generated import keyprovider_pb2 as messages
 from verdictd_py._generated import keyprovider_pb2_grpc as services
 from verdictd_py.broker.wrapping import Wrapper
-from verdictd_py.domain.ports import Events
-from verdictd_py.keyprovider import protocol
-from verdictd_py.keyprovider.packet import AnnotationPacket
 from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.listeners.errors import answering
+from verdictd_py.ports import Events
+from verdictd_py.protocols.keyprovider import protocol
+from verdictd_py.protocols.keyprovider.packet import AnnotationPacket
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

@@ -9,43 +9,25 @@ import base64
 import json
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
 
 from verdictd_py._generated import clientapi_pb2 as messages
 from verdictd_py._generated import clientapi_pb2_grpc as services
-from verdictd_py.broker.administration import (
-    IMAGE_POLICY,
-    SIGSTORE,
-    KeyAdministrator,
-    ResourceAdministrator,
-)
-from verdictd_py.broker.policies import PolicyAdministrator
-from verdictd_py.broker.referencesets import SetAdministrator
+from verdictd_py.broker.administration import IMAGE_POLICY, SIGSTORE, Administration
 from verdictd_py.domain.callers import Caller
-from verdictd_py.domain.evidence import JsonValue
-from verdictd_py.domain.ports import Events
 from verdictd_py.domain.secrets import SecretBytes
+from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import RequestError
 from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.listeners.errors import answering
+from verdictd_py.ports import Events
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 OK: Final = b"OK"
 UNREACHABLE: Final = "answering() ends the call where it swallows an error"
-
-
-@dataclass(frozen=True, slots=True)
-class Administration:
-    """What operators may do, as the services of both packages need it."""
-
-    keys: KeyAdministrator
-    resources: ResourceAdministrator
-    policies: PolicyAdministrator
-    sets: SetAdministrator
 
 
 class Service:

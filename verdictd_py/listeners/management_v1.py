@@ -11,13 +11,19 @@ import grpc
 
 from verdictd_py._generated import verdictd_v1_pb2 as messages
 from verdictd_py._generated import verdictd_v1_pb2_grpc as services
-from verdictd_py.broker.administration import COSIGN_KEY, CREDENTIAL, IMAGE_POLICY, MAX_PAGE
+from verdictd_py.broker.administration import (
+    COSIGN_KEY,
+    CREDENTIAL,
+    IMAGE_POLICY,
+    MAX_PAGE,
+    Administration,
+)
 from verdictd_py.broker.history import History, Verdict
-from verdictd_py.domain.ports import Events
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.listeners import v1_messages
 from verdictd_py.listeners.callers import CallerRules
-from verdictd_py.listeners.management import UNREACHABLE, Administration, Service
+from verdictd_py.listeners.management import UNREACHABLE, Service
+from verdictd_py.ports import Events
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

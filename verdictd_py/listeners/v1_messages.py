@@ -10,8 +10,8 @@ from verdictd_py._generated import verdictd_v1_pb2 as messages
 from verdictd_py.broker.administration import MAX_PAGE
 from verdictd_py.broker.history import Judgement, Verdict
 from verdictd_py.broker.policies import Pin
-from verdictd_py.domain.ports import StoredName
 from verdictd_py.domain.referencesets import ReferenceSet
+from verdictd_py.ports import StoredName
 
 VERDICTS: Final = {
     messages.VERDICT_REFUSED: Verdict.REFUSED,

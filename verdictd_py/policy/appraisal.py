@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from verdictd_py.domain.evidence import JsonValue, Tee
-from verdictd_py.domain.ports import PolicyDocuments, PolicySource
+from verdictd_py.domain.evidence import Tee
+from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, StorageError
 from verdictd_py.policy import explain
 from verdictd_py.policy.engine import CompiledPolicies, CompiledPolicy, PolicyResult
 from verdictd_py.policy.reference import parse_data, unpinned
+from verdictd_py.ports import PolicyDocuments, PolicySource
 
 __all__ = ["OpenMeasurements", "RegoAppraisalPolicy", "unpinned"]
 

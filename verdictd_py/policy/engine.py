@@ -20,12 +20,11 @@ from typing import Final, Self
 
 from regopy import Bundle, Interpreter, LogLevel, Output, RegoError, rego_shared
 
-from verdictd_py.domain.encoding import has_more_values
-from verdictd_py.domain.evidence import JsonValue
-from verdictd_py.domain.ports import PolicyDocuments
+from verdictd_py.encoding import JsonValue, has_more_values
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy import builtins
 from verdictd_py.policy.reference import canonical, parse_data
+from verdictd_py.ports import PolicyDocuments
 
 MAX_POLICY_BYTES: Final = 256 * 1024
 """The defaults are below 4 KiB; the compiler's time grows with the text."""

@@ -10,7 +10,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from verdictd_py.domain.evidence import DEVICES, JsonValue, Tee, measurements
+from verdictd_py.domain.evidence import DEVICES, Tee, measurements
+from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Reason
 from verdictd_py.policy.reference import Reference
 

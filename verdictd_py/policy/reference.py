@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Final, NoReturn
 
-from verdictd_py.domain.evidence import SGX_MEASUREMENTS, JsonValue, Tee, measurements
+from verdictd_py.domain.evidence import SGX_MEASUREMENTS, Tee, measurements
+from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
 
 MAX_DATA_BYTES: Final = 4 * 1024 * 1024

@@ -6,12 +6,12 @@ from typing import Final
 
 from verdictd_py.domain import releasepolicies
 from verdictd_py.domain.appraisal import AppraisedPeer
-from verdictd_py.domain.evidence import JsonValue
 from verdictd_py.domain.names import RELEASE_DATA, RELEASE_POLICIES, RELEASE_POLICY, Name
-from verdictd_py.domain.ports import DocumentStore, Kind, PolicyDocuments
+from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, RequestError, StorageError
 from verdictd_py.policy import explain
 from verdictd_py.policy.engine import CompiledPolicies
+from verdictd_py.ports import DocumentStore, Kind, PolicyDocuments
 
 _UNREADABLE: Final = (NotFound, StorageError, PolicyInvalid, RequestError)
 

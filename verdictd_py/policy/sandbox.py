@@ -17,9 +17,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from verdictd_py.domain.evidence import JsonValue, Tee
-from verdictd_py.domain.ports import PolicyDocuments, TestedPolicy
+from verdictd_py.domain.evidence import Tee
+from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
+from verdictd_py.ports import PolicyDocuments, TestedPolicy
 
 CPU_SECONDS: Final = 2
 """Processor time of a child, its start (0.2 s) included."""

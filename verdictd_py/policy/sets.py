@@ -8,9 +8,9 @@ from datetime import datetime
 
 from verdictd_py.domain import referencesets
 from verdictd_py.domain.evidence import Tee
-from verdictd_py.domain.ports import DocumentStore, PolicyDocuments
 from verdictd_py.errors import NotFound, RequestError, StorageError
 from verdictd_py.policy.reference import parse_data
+from verdictd_py.ports import DocumentStore, PolicyDocuments
 
 
 class DocumentsWithSets:

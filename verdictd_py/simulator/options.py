@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Any, Final, Self
 
-from verdictd_py.domain.evidence import JsonValue
+from verdictd_py.encoding import JsonValue
 from verdictd_py.simulator.collateral import TCB_STATUSES, TcbStatus
 from verdictd_py.simulator.pki import PckCa
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from verdictd_py.domain.evidence import Tee
-from verdictd_py.domain.ports import PolicyDocuments
 from verdictd_py.errors import NotFound
+from verdictd_py.ports import PolicyDocuments
 
 _PACKAGE: Final = Path(__file__).resolve().parent.parent
 _INSTALLED: Final = _PACKAGE / "_data"

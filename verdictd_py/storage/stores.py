@@ -10,9 +10,9 @@ from typing import Final
 
 from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, Name, ResourcePath
-from verdictd_py.domain.ports import Events, Kind, PolicyDocuments, StoredName, StoredObject
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.errors import AlreadyExists, NotFound, RequestError, StorageError
+from verdictd_py.ports import Events, Kind, PolicyDocuments, StoredName, StoredObject
 from verdictd_py.storage.content import COSIGN_KEY, KEYRING, unservable
 from verdictd_py.storage.defaults import POLICY_FILES
 from verdictd_py.storage.directory import Directory, Entry

@@ -10,7 +10,7 @@ from verdictd_py.cli.parsing import Parser
 from verdictd_py.errors import ConfigError
 from verdictd_py.guest.rcar.keys import TeeKeyKind
 from verdictd_py.guest.rcar.messages import Version
-from verdictd_py.ratstls.issue import Form
+from verdictd_py.protocols.ratstls.issue import Form
 
 DEFAULT_PLATFORM: Final = Path("~/.local/state/verdictd-py/simulated-platform")
 MAX_TIMEOUT_SECONDS: Final = 86_400  # a day, as the daemon's settings

@@ -10,7 +10,7 @@ from typing import Final
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError
 from verdictd_py.guest.agent import Unwraps
-from verdictd_py.keyprovider.packet import AnnotationPacket
+from verdictd_py.protocols.keyprovider.packet import AnnotationPacket
 
 MAX_PACKET_BYTES: Final = 8 * 1024 * 1024  # as the client API takes
 

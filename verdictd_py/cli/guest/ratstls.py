@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 
-from verdictd_py import app
+from verdictd_py import daemon as app
 from verdictd_py.cli.guest.options import NAMED
 from verdictd_py.cli.guest.packets import opened, packet_of
 from verdictd_py.config import Address
@@ -21,7 +21,7 @@ from verdictd_py.guest.attesters import (
     simulated_platform,
 )
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
-from verdictd_py.ratstls.issue import Form
+from verdictd_py.protocols.ratstls.issue import Form
 
 Ask = Callable[[GuestConnection], Awaitable[SecretBytes]]
 

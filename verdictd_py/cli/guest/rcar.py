@@ -10,15 +10,15 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from verdictd_py import app
+from verdictd_py import daemon as app
 from verdictd_py.cli.guest.options import NAMED
 from verdictd_py.cli.guest.packets import opened, packet_of
 from verdictd_py.cli.guest.tokens import read_token, write_token
 from verdictd_py.config import Address
-from verdictd_py.domain.eventlog import MAX_LOG_BYTES
 from verdictd_py.domain.names import LEGACY_RESOURCES, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError, DecryptionFailed, EvidenceFormat
+from verdictd_py.formats.eventlog import MAX_LOG_BYTES
 from verdictd_py.guest.agent import Unwraps
 from verdictd_py.guest.attesters import SimulatedAttester, TsmAttester, simulated_platform
 from verdictd_py.guest.connection import BrokerRefused, BrokerUnreachable

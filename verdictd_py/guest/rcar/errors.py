@@ -7,7 +7,7 @@ import json
 import re
 from typing import Final, NoReturn
 
-from verdictd_py.domain.evidence import JsonValue
+from verdictd_py.encoding import JsonValue
 from verdictd_py.guest.connection import BrokerRefused
 
 MAX_DETAIL_CHARACTERS: Final = 1024

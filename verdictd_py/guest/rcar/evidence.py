@@ -10,10 +10,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
-from verdictd_py.domain import eventlog
-from verdictd_py.domain.encoding import encode_base64
-from verdictd_py.domain.evidence import JsonValue
+from verdictd_py.encoding import JsonValue, encode_base64
 from verdictd_py.errors import ConfigError
+from verdictd_py.formats import eventlog
 from verdictd_py.guest.attesters import Attester
 from verdictd_py.guest.rcar.messages import canonical, init_data_digest, report_data
 from verdictd_py.simulator import TdMeasurements

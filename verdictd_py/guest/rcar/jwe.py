@@ -13,8 +13,8 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from verdictd_py.domain.evidence import JsonValue
 from verdictd_py.domain.secrets import SecretBytes
+from verdictd_py.encoding import JsonValue
 from verdictd_py.guest.rcar.errors import (
     AnswerInvalid,
     from_base64url,

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from verdictd_py.domain.evidence import REPORT_DATA_BYTES, JsonValue
+from verdictd_py.domain.evidence import REPORT_DATA_BYTES
+from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import ConfigError
 
 JsonObject = dict[str, JsonValue]

@@ -15,16 +15,10 @@ from typing import Final
 
 import httpx
 
-from verdictd_py.domain.evidence import JsonValue
 from verdictd_py.domain.names import ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
-from verdictd_py.guest.rcar.errors import (
-    AnswerInvalid,
-    KbsRefused,
-    read_object,
-    refusal,
-    text_of,
-)
+from verdictd_py.encoding import JsonValue
+from verdictd_py.guest.rcar.errors import AnswerInvalid, KbsRefused, read_object, refusal, text_of
 from verdictd_py.guest.rcar.evidence import AdditionalEvidence, Evidence, no_devices
 from verdictd_py.guest.rcar.http import KbsLink, exchange
 from verdictd_py.guest.rcar.jwe import open_answer

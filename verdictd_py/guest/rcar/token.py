@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Self
 
-from verdictd_py.domain.evidence import JsonValue
 from verdictd_py.domain.secrets import SecretBytes
+from verdictd_py.encoding import JsonValue
 from verdictd_py.guest.rcar.errors import AnswerInvalid, from_base64url, read_object
 from verdictd_py.guest.rcar.messages import JsonObject
 

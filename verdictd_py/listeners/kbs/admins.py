@@ -12,16 +12,23 @@ from typing import Final
 
 from aiohttp import web
 
+from verdictd_py.broker.administration import Administration
 from verdictd_py.broker.policies import PolicyAdministrator
-from verdictd_py.domain.encoding import decode_base64, decode_object, encode_object, shown
-from verdictd_py.domain.evidence import JsonValue, Tee
+from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.secrets import SecretBytes
+from verdictd_py.encoding import (
+    JsonValue,
+    decode_base64,
+    decode_base64url,
+    decode_object,
+    encode_base64url,
+    encode_object,
+    shown,
+)
 from verdictd_py.errors import NotAuthorized, NotFound, RequestError, TokenInvalid
 from verdictd_py.listeners.kbs import answers
 from verdictd_py.listeners.kbs.guests import PREFIX, RESOURCE, bearer, resource_path
-from verdictd_py.listeners.management import Administration
-from verdictd_py.rcar.admins import Administrator, AdminKeys, Role
-from verdictd_py.rcar.teekey import decode_base64url, encode_base64url
+from verdictd_py.protocols.rcar.admins import Administrator, AdminKeys, Role
 
 RELEASE_POLICY: Final = "releasePolicy.rego"
 

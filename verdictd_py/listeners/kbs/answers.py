@@ -29,7 +29,7 @@ from verdictd_py.errors import (
     TokenInvalid,
     VerdictdError,
 )
-from verdictd_py.rcar import messages
+from verdictd_py.protocols.rcar import messages
 
 JSON: Final = "application/json"
 

@@ -13,11 +13,11 @@ from typing import Any, Final, cast
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
-from verdictd_py.domain.ports import Events
-from verdictd_py.listeners.attested import Limits
 from verdictd_py.listeners.kbs import answers
+from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.sockets import peer_text
-from verdictd_py.rcar.messages import MAX_BODY_BYTES
+from verdictd_py.ports import Events
+from verdictd_py.protocols.rcar.messages import MAX_BODY_BYTES
 
 BACKLOG: Final = 1024
 _LINGER_SECONDS: Final = 1.0

@@ -12,8 +12,8 @@ from typing import Any, Final
 from verdictd_py import __version__
 from verdictd_py.domain.evidence import Tee
 from verdictd_py.listeners.kbs.guests import COOKIE, PREFIX, RESOURCE
-from verdictd_py.rcar.messages import MAX_BODY_BYTES
-from verdictd_py.rcar.versions import Version
+from verdictd_py.protocols.rcar.messages import MAX_BODY_BYTES
+from verdictd_py.protocols.rcar.versions import Version
 
 _ANYWHERE: Final = (400, 408, 413, 415, 417, 431, 500, 503)
 _SEGMENT: Final = {"type": "string", "pattern": "^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,254}$"}

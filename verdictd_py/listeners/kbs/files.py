@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
 from verdictd_py.errors import ConfigError
-from verdictd_py.rcar import jose
-from verdictd_py.rcar.admins import AdminKey, AdminKeys, Role
+from verdictd_py.protocols.rcar import jose
+from verdictd_py.protocols.rcar.admins import AdminKey, AdminKeys, Role
 
 _PREFIX: Final = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9_.-]*/){1,2}")
 """One or two segments of a name (see `domain.names`); any other would never fit one."""

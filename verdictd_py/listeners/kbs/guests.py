@@ -7,12 +7,12 @@ from typing import Final
 from aiohttp import web
 
 from verdictd_py.broker.handshakes import SESSION_LIFETIME, Handshakes
-from verdictd_py.domain.encoding import encode_object
 from verdictd_py.domain.names import ResourcePath
+from verdictd_py.encoding import encode_object
 from verdictd_py.errors import RequestError
 from verdictd_py.listeners.kbs import answers
 from verdictd_py.listeners.sockets import peer_text
-from verdictd_py.rcar.tokens import Tokens
+from verdictd_py.protocols.rcar.tokens import Tokens
 
 PREFIX: Final = "/kbs/v0"
 COOKIE: Final = "kbs-session-id"

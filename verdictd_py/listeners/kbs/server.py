@@ -11,21 +11,15 @@ from typing import Final
 
 from aiohttp import web
 
-from verdictd_py.domain.ports import Events
-from verdictd_py.errors import (
-    GuestRefused,
-    NotJudged,
-    Overloaded,
-    SessionMissing,
-    VerdictdError,
-)
-from verdictd_py.listeners.attested import Limits
+from verdictd_py.errors import GuestRefused, NotJudged, Overloaded, SessionMissing, VerdictdError
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.kbs import answers, description
 from verdictd_py.listeners.kbs.admins import AdminRoutes, is_refused_admin
 from verdictd_py.listeners.kbs.connections import Acceptor, Connection
 from verdictd_py.listeners.kbs.guests import PREFIX, GuestRoutes, address
-from verdictd_py.rcar.messages import MAX_BODY_BYTES
+from verdictd_py.listeners.limits import Limits
+from verdictd_py.ports import Events
+from verdictd_py.protocols.rcar.messages import MAX_BODY_BYTES
 
 HEALTH: Final = "/healthz"
 

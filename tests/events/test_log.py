@@ -1,0 +1,116 @@
+"""The log: a line an event, no secret in it, and no line that a peer wrote."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import re
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from verdictd_py.domain.secrets import SecretBytes
+from verdictd_py.events.log import LogEvents
+from verdictd_py.ports import EventValue
+
+BYTES = b"hunter2-hunter2-hunter2-hunter2!"
+Format = Literal["text", "json"]
+FORMATS: tuple[Format, ...] = ("text", "json")
+HOSTILE = [
+    "a\n2026-11-24T00:00:00Z INFO guest.accepted peer=x",
+    "a\r\nb",
+    "\x1b[2J\x1b]0;title\x07",
+    "\x9b31m",
+    "\u2028\u2029\x85\x0b\x0c\x1c",
+    '" level="info" event="x',
+    "\u202egnp.exe",
+    "\0",
+    "\udcff",
+]
+
+
+def logged(log_format: Format, event: str, /, **fields: EventValue) -> str:
+    """The text that one event makes."""
+    stream = io.StringIO()
+    LogEvents(log_format, stream=stream).record(event, **fields)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("log_format", FORMATS)
+def test_a_secret_is_its_size(log_format: Format) -> None:
+    """defects.md 2: the original logs every key."""
+    text = logged(log_format, "key.read", kid="k", key=SecretBytes(BYTES))
+    assert "<32 secret bytes>" in text
+    assert "hunter2" not in text
+    assert BYTES.hex() not in text
+
+
+@pytest.mark.parametrize("log_format", FORMATS)
+@pytest.mark.parametrize("value", HOSTILE)
+def test_no_value_forges_a_line_or_moves_a_terminal(log_format: Format, value: str) -> None:
+    for text in (
+        logged(log_format, "guest.refused", peer=value, code="x"),
+        logged(log_format, "guest.refused", reasons=(value, value), code="x"),
+    ):
+        assert text.endswith("\n")
+        assert text.isascii()
+        line = text.removesuffix("\n")
+        assert line.isprintable()
+        assert len(text.splitlines()) == 1
+
+
+@given(st.text(), st.lists(st.text(), max_size=3).map(tuple))
+def test_values_come_back_from_json_unchanged(value: str, values: tuple[str, ...]) -> None:
+    found = json.loads(logged("json", "x", value=value, values=values, none=None, number=3))
+    assert (found["value"], found["values"]) == (value, list(values))
+    assert (found["none"], found["number"], found["event"]) == (None, 3, "x")
+
+
+@given(st.text())
+def test_values_come_back_from_text_unchanged(value: str) -> None:
+    text = logged("text", "x", value=value, none=None)
+    found = re.fullmatch(r"\S+ INFO x value=(.*)\n", text)
+    assert found is not None
+    assert json.loads(found[1]) == value
+
+
+@pytest.mark.parametrize("log_format", FORMATS)
+@pytest.mark.parametrize(
+    ("event", "level"),
+    [
+        ("guest.accepted", "info"),
+        ("guest.refused", "warning"),
+        ("guest.not-judged", "warning"),
+        ("request.failed", "warning"),
+        ("unsafe.option", "warning"),
+        ("warning.storage", "warning"),
+    ],
+)
+def test_what_an_operator_should_look_at_is_a_warning(
+    log_format: Format, event: str, level: str
+) -> None:
+    text = logged(log_format, event, reason="x")
+    if log_format == "json":
+        found: dict[str, Any] = json.loads(text)
+        assert (found["event"], found["level"]) == (event, level)
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", found["timestamp"])
+    else:
+        assert re.fullmatch(
+            rf'\d{{4}}-\d\d-\d\dT[\d:.]+Z {level.upper()} {re.escape(event)} reason="x"\n', text
+        )
+
+
+class Full(io.StringIO):
+    """A log on a disk that is full."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("log_format", FORMATS)
+def test_a_log_that_cannot_be_written_stops_nobody(log_format: Format) -> None:
+    for event in ("guest.accepted", "guest.refused"):
+        LogEvents(log_format, stream=Full()).record(event, peer="192.0.2.1:5")

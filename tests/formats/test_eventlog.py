@@ -1,0 +1,196 @@
+"""Boot event logs: a real one replays; every lie about it shows, or proves nothing."""
+
+from __future__ import annotations
+
+from hashlib import sha384
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.vectors import vector
+from verdictd_py.errors import EvidenceFormat
+from verdictd_py.formats import eventlog
+from verdictd_py.formats.eventlog import Event, EventLog, parse
+
+RTMR0 = 376  # offset of RTMR0 in a v4 quote (tdx.md)
+
+
+@pytest.fixture(scope="module")
+def real() -> tuple[bytes, dict[str, bytes]]:
+    """A log and the registers of the quote made after it."""
+    quote = vector("eventlog/quote.bin").read_bytes()
+    registers = {
+        name: quote[RTMR0 + 48 * index : RTMR0 + 48 * (index + 1)]
+        for index, name in enumerate(eventlog.REGISTERS)
+    }
+    return vector("eventlog/ccel.bin").read_bytes(), registers
+
+
+def number(value: int, size: int = 4) -> bytes:
+    return value.to_bytes(size, "little")
+
+
+HEADER_BODY = (
+    b"Spec ID Event03\0" + bytes(8) + number(1) + number(0x0C, 2) + number(48, 2) + number(0, 1)
+)
+HEADER = number(0) + number(3) + bytes(20) + number(len(HEADER_BODY)) + HEADER_BODY
+
+
+def written(*events: Event) -> bytes:
+    """A log as firmware writes it, with reserved space behind."""
+    rows = [
+        number(each.index)
+        + number(each.kind)
+        + number(1)
+        + number(0x0C, 2)
+        + each.digest
+        + number(len(each.data))
+        + each.data
+        for each in events
+    ]
+    return HEADER + b"".join(rows) + b"\xff" * 64
+
+
+def event(index: int, kind: int, data: bytes, measured: bytes | None = None) -> Event:
+    return Event(index, kind, sha384(data if measured is None else measured).digest(), data)
+
+
+def command_line(text: bytes, index: int = 3) -> Event:
+    return event(index, eventlog.EV_IPL, b"kernel_cmdline: " + text + b"\0", text)
+
+
+def secure_boot(value: bytes, index: int = 1) -> Event:
+    name = "SecureBoot".encode("utf-16-le")
+    guid = bytes.fromhex("61dfe48bca93d211aa0d00e098032b8c")
+    data = guid + number(10, 8) + number(len(value), 8) + name + value
+    return event(index, eventlog.EV_EFI_VARIABLE_DRIVER_CONFIG, data)
+
+
+def test_a_real_log_replays(real: tuple[bytes, dict[str, bytes]]) -> None:
+    data, registers = real
+    log = parse(data)
+    assert len(log.events) == 43
+    assert log.replay() == registers
+    assert log.mismatches(registers) == ()
+    claims = log.claims()
+    assert claims["secureBoot"] is False
+    assert str(claims["kernelCommandLine"]).startswith("/syslinux/vmlinuz.A init=")
+    assert len(str(claims["kernelDigest"])) == 96
+
+
+def test_a_register_that_does_not_replay_is_named(real: tuple[bytes, dict[str, bytes]]) -> None:
+    data, registers = real
+    log = parse(data)
+    for name in registers:
+        (reason,) = log.mismatches({**registers, name: b"\x02" * 48})
+        assert (reason.rule, reason.measured) == ("eventLog", "02" * 48)
+        assert reason.text.startswith(f"{name}: ")
+        assert reason.expected == registers[name].hex()
+    changed = {**registers, "rtmr3": b"\x01" * 48}
+    assert log.mismatches(changed, allow_rtmr3_mismatch=True) == ()
+    assert len(log.mismatches({})) == 4
+
+
+def test_every_changed_event_shows(real: tuple[bytes, dict[str, bytes]]) -> None:
+    """Another digest, another order, one more, one less: it does not replay."""
+    data, registers = real
+    events = parse(data).events
+    for place, each in enumerate(events):
+        other = Event(each.index, each.kind, sha384(each.digest).digest(), each.data)
+        assert EventLog((*events[:place], other, *events[place + 1 :])).mismatches(registers)
+        assert EventLog((*events[:place], *events[place + 1 :])).mismatches(registers)
+        assert EventLog((*events[:place], each, *events[place:])).mismatches(registers)
+        if each.data_proved is not None:  # data that is not what was measured
+            lie = Event(each.index, each.kind, each.digest, each.data + b"x")
+            reasons = EventLog((*events[:place], lie, *events[place + 1 :])).mismatches(registers)
+            assert [reason.rule for reason in reasons] == ["eventLog"]
+
+
+def test_a_log_of_lies_is_refused_in_a_few_lines() -> None:
+    """They are logged, audited and remembered; a guest decides how many events there are."""
+    log = EventLog((event(1, 4, b"data", b"other"),) * eventlog.MAX_EVENTS)
+    reasons = log.mismatches(log.replay())
+    told = eventlog.MAX_TOLD_EVENTS
+    assert len(reasons) == told + 1
+    assert {reason.rule for reason in reasons} == {"eventLog"}
+    assert reasons[-1].text == (
+        f"{eventlog.MAX_EVENTS - told} more events whose data is not what was measured"
+    )
+    few = EventLog(log.events[:told])
+    assert len(few.mismatches(few.replay())) == told
+
+
+@pytest.mark.parametrize(
+    "kind", [0x4, 0x80000001, 0x80000006, 0x80000007, 0x800000E0], ids=lambda kind: f"{kind:#x}"
+)
+def test_data_of_these_types_is_proved_by_its_digest(kind: int) -> None:
+    assert event(1, kind, b"data").data_proved is True
+    assert event(1, kind, b"data", b"other").data_proved is False
+    assert event(1, 0xA, b"data").data_proved is None
+
+
+def test_the_text_behind_a_prefix_is_proved_without_its_end() -> None:
+    for prefix in (b"grub_cmd: ", b"kernel_cmdline: "):
+        assert event(3, eventlog.EV_IPL, prefix + b"x\0", b"x").data_proved is True
+        assert event(3, eventlog.EV_IPL, prefix + b"x\0", b"y").data_proved is False
+    assert event(3, eventlog.EV_IPL, b"something", b"x").data_proved is None
+
+
+def test_claims_come_from_their_own_register_and_once() -> None:
+    """What runs later can extend a register with whatever it likes, and call it anything."""
+    good = (command_line(b"good"), secure_boot(b"\x01"))
+    claims = EventLog(good).claims()
+    assert (claims["kernelCommandLine"], claims["secureBoot"]) == ("good", True)
+    elsewhere = (command_line(b"good", 4), secure_boot(b"\x01", 4))
+    assert not {"kernelCommandLine", "secureBoot"} & EventLog(elsewhere).claims().keys()
+    twice = (*good, command_line(b"bad"), secure_boot(b"\x00"))
+    assert not {"kernelCommandLine", "secureBoot"} & EventLog(twice).claims().keys()
+    application = event(4, eventlog.EV_EFI_BOOT_SERVICES_APPLICATION, b"kernel")
+    assert "kernelDigest" not in EventLog((application,)).claims()
+    unproved = event(3, eventlog.EV_IPL, b"kernel_cmdline: good\0", b"bad")
+    assert "kernelCommandLine" not in EventLog((unproved,)).claims()
+
+
+def test_what_was_written_is_read() -> None:
+    events = (command_line(b"x"), secure_boot(b"\x01"), event(2, 0xA, b""))
+    assert parse(written(*events)).events == events
+    assert parse(HEADER).events == ()
+
+
+ROW = number(1) + number(4) + number(1) + number(0x0C, 2) + bytes(48)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        bytes(64),
+        HEADER[:-1],
+        HEADER.replace(b"Event03", b"Event02"),
+        HEADER.replace(number(48, 2), number(32, 2)),
+        HEADER + ROW,
+        HEADER + ROW + number(0xFFFFFFF0),
+        HEADER + number(1) + number(4) + number(0),
+        HEADER + number(1) + number(4) + number(17),
+        HEADER + number(1) + number(4) + number(1) + number(0x0B, 2) + bytes(36),
+        HEADER + number(1) + number(4) + number(2) + (number(0x0C, 2) + bytes(48)) * 2 + number(0),
+        written(*[event(1, 4, b"")] * (eventlog.MAX_EVENTS + 1)),
+        bytes(eventlog.MAX_LOG_BYTES + 1),
+    ],
+)
+def test_what_is_no_log_is_refused(data: bytes) -> None:
+    with pytest.raises(EvidenceFormat):
+        parse(data)
+
+
+@given(st.binary(max_size=200), st.integers(0, 200), st.binary(max_size=8))
+def test_whatever_comes_in_is_a_log_or_refused(junk: bytes, cut: int, more: bytes) -> None:
+    good = written(command_line(b"x"), secure_boot(b"\x01"))
+    for data in (junk, HEADER + junk, good[:cut] + more + good[cut + len(more) :]):
+        try:
+            log = parse(data)
+        except EvidenceFormat:
+            continue
+        log.replay()
+        log.claims()

@@ -1,0 +1,293 @@
+"""Init-data: proved by its digest alone, and read in time that does not depend on who wrote it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import tomllib
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from verdictd_py.domain.evidence import InitData
+from verdictd_py.errors import EvidenceFormat
+from verdictd_py.formats import initdata
+from verdictd_py.formats.initdata import MAX_BYTES, MAX_VALUES
+
+SECRET = "PRIVATE-f00d"
+HEAD = 'version = "0.1.0"\nalgorithm = "sha384"\n'
+MAX_SECONDS = 0.25
+TOO_MANY = f"the init-data has more than {MAX_VALUES} values"
+
+
+def document(algorithm: str, form: str = "toml") -> str:
+    data = {"aa.toml": "key = 1", "policy.rego": 'package x\n# "é" \\ tab\t'}
+    if form == "json":
+        return json.dumps({"version": "0.1.0", "algorithm": algorithm, "data": data})
+    lines = [f'"{name}" = {json.dumps(text)}' for name, text in data.items()]
+    return "\n".join([f'version = "0.1.0"\nalgorithm = "{algorithm}"\n[data]', *lines])
+
+
+def refused(body: str, form: str = "toml") -> str:
+    """The text of the refusal, which shows nothing of the document's data."""
+    with pytest.raises(EvidenceFormat) as caught:
+        initdata.parse(InitData(form, body))
+    assert SECRET not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    return str(caught.value)
+
+
+def measured(body: str, algorithm: str) -> str:
+    """MRCONFIGID of a guest that was started with it: cut, or zeros behind, 48 bytes."""
+    return hashlib.new(algorithm, body.encode()).hexdigest()[:96].ljust(96, "0")
+
+
+@pytest.mark.parametrize("form", ["toml", "json"])
+@pytest.mark.parametrize("algorithm", ["sha256", "sha384", "sha512"])
+def test_digest(algorithm: str, form: str) -> None:
+    body = document(algorithm, form)
+    found = initdata.parse(InitData(form, body))
+    assert found.digest == hashlib.new(algorithm, body.encode()).digest()
+    assert found.mismatches(measured(body, algorithm)) == ()
+    assert found.content["data"] == {
+        "aa.toml": "key = 1",
+        "policy.rego": 'package x\n# "é" \\ tab\t',
+    }
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha384", "sha512"])
+def test_any_other_register_is_a_mismatch(algorithm: str) -> None:
+    """That of another text, another algorithm, zeros, and a digest that is cut shorter."""
+    body = document(algorithm)
+    found = initdata.parse(InitData("toml", body))
+    right = measured(body, algorithm)
+    others = {"sha256", "sha384", "sha512"} - {algorithm}
+    wrong = [measured(body + " ", algorithm), "0" * 96, right[:62].ljust(96, "0"), right[:64], ""]
+    for register in [*wrong, *(measured(body, other) for other in others)]:
+        if register != right:
+            (reason,) = found.mismatches(register)
+            assert (reason.rule, reason.measured) == ("initData", register)
+            assert reason.expected == right
+
+
+@pytest.mark.parametrize("changed", [" ", "\n", "#"])
+def test_every_character_counts(changed: str) -> None:
+    body = document("sha256")
+    found = initdata.parse(InitData("toml", body + changed))
+    assert found.content == initdata.parse(InitData("toml", body)).content
+    assert found.mismatches(measured(body, "sha256"))
+
+
+@pytest.mark.parametrize("spelled", ["sha384", "SHA384", "sha-384", "SHA-384"])
+def test_spellings_of_the_algorithm(spelled: str) -> None:
+    assert len(initdata.parse(InitData("toml", document(spelled))).digest) == 48
+
+
+@pytest.mark.parametrize("named", ["sm3", "md5", "sha1", "sha224", "shake_256", "", "sha3843"])
+def test_algorithms_that_are_not_served(named: str) -> None:
+    told = refused(document(named))
+    assert named in told
+    assert "served are sha256, sha384 and sha512" in told
+
+
+@pytest.mark.parametrize("head", ["", "algorithm = 384", 'algorithm = ["sha384"]', "[algorithm]"])
+def test_no_algorithm(head: str) -> None:
+    assert "names the digest none" in refused(head)
+
+
+@pytest.mark.parametrize("form", ["", "yaml", "TOML", "toml\n", "jsontoml"])
+def test_forms_that_are_not_served(form: str) -> None:
+    assert "served are toml and json" in refused(document("sha384"), form)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("1979-05-27", "1979-05-27"),
+        ("07:32:00", "07:32:00"),
+        ("1979-05-27T07:32:00Z", "1979-05-27T07:32:00+00:00"),
+        ("1979-05-27 07:32:00.5", "1979-05-27T07:32:00.500000"),
+        ("true", True),
+        ("9223372036854775807", 2**63 - 1),
+        ("-9223372036854775808", -(2**63)),
+        ("1.5", 1.5),
+        ("[1, [2], {a = 3}]", [1, [2], {"a": 3}]),
+    ],
+)
+def test_what_json_has_not_becomes_text(value: str, expected: Any) -> None:
+    found = initdata.parse(InitData("toml", f"{HEAD}x = {value}")).content["x"]
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("nan", "-nan", "inf", "-inf", "1e999", "9223372036854775808", "-9223372036854775809"),
+        *("0x" + "f" * 6000, "0b" + "1" * 70, "9" * 6000, "[" * 20 + "]" * 20, "[" * 5000),
+        *("{a = " * 20 + "1" + "}" * 20, f'"{SECRET}', f"{SECRET} = {SECRET}", "1 2"),
+    ],
+)
+def test_what_no_policy_could_be_given_is_refused(value: str) -> None:
+    assert refused(f'{HEAD}s = "{SECRET}"\nx = {value}') == "the init-data is no TOML"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *("[]", "1", "", "{", f'{{"data":"{SECRET}"', f'{{"a":"{SECRET}"}}x', '{"a":1,"a":2}'),
+        *(f'{{"a":"{SECRET}","b":NaN}}', '{"a":' + "[" * 40 + "]" * 40 + "}", '{"a":"\\ud800"}'),
+        '{"a":' + "9" * 400 + "}",
+    ],
+)
+def test_json_that_is_none(body: str) -> None:
+    refused(body, "json")
+
+
+@pytest.mark.parametrize("form", ["toml", "json"])
+def test_size(form: str) -> None:
+    filling = "#" if form == "toml" else " "
+    body = document("sha384", form)
+    for size in (MAX_BYTES, MAX_BYTES + 1):
+        filled = body + "\n" + filling * (size - len(body.encode()) - 1)
+        assert len(filled.encode()) == size
+        if size > MAX_BYTES:
+            assert "larger than 262144 bytes" in refused(filled, form)
+        else:
+            assert initdata.parse(InitData(form, filled)).digest
+    two_bytes = "é" * (MAX_BYTES // 2 + 1)
+    assert "larger" in refused(f"#{two_bytes}", form)  # bytes count, not characters
+
+
+def test_a_key_is_as_deep_as_a_policy_can_look() -> None:
+    good = ".".join("k" * 10)
+    assert initdata.parse(InitData("toml", f"{HEAD}{good} = 1\n[b.{good}]\nc = 1.5"))
+    for part in ("k", '"k"', "'k'", '"k.k"', ' "\\"" '):
+        for key in (".".join([part] * 40), f"{'.'.join([part] * 40)} = 1\n[t]"):
+            for text in (key, f"[{key}]", f"x = {{{key} = 1}}", f"x = [{{{key} = 1}}]"):
+                refused(f"{HEAD}{text}\n")
+
+
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        '"{}"',
+        "'{}'",
+        '"""{}"""',
+        "'''{}'''",
+        '"\\"{}"',
+        '"""\\"""{}"\n\n""{}"""""',
+        "'''\n''{}\n'{}'''''",
+        "1 # {}",
+        '"#" # "{}',
+        '"""#\n{}"""',
+    ],
+)
+def test_dots_in_text_are_no_keys(quoted: str) -> None:
+    """Policies of agents are full of them."""
+    body = f"{HEAD}x = {quoted.replace('{}', 'a.' * 500)}\ny = 1"
+    assert initdata.parse(InitData("toml", body)).content == tomllib.loads(body)
+
+
+def fill(unit: str, *, before: str = "", behind: str = "") -> str:
+    """A document at the cap."""
+    room = MAX_BYTES - len(HEAD + before + behind)
+    return HEAD + before + unit * (room // len(unit)) + behind
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(fill("a.", behind="a=1"), id="one dotted key"),  # 24 s without a bound
+        pytest.param(fill("a.", before="[", behind="a]"), id="one dotted table"),
+        pytest.param(fill(" . a", before="a", behind="=1"), id="with spaces"),
+        pytest.param(fill('"".', behind='""=1'), id="quoted and empty"),
+        pytest.param(fill(".".join("a" * 16) + ".b=1\n"), id="keys as deep as may be"),
+        pytest.param(fill('\\"""x\n'), id="triple quotes that never end"),
+        pytest.param(fill('\\"', before='a="'), id="quotes that never end"),
+        pytest.param(fill("''x\n", before="a='''"), id="literal that never ends"),
+        pytest.param(fill('"x\n'), id="a quote a line"),
+        pytest.param(fill("\\n", before='a="', behind='"'), id="escapes"),
+        pytest.param(fill("\\\n", before='a="""', behind='"""'), id="escaped ends of lines"),
+        pytest.param(fill("[", before="a="), id="arrays"),
+        pytest.param(fill("{a=", before="a="), id="inline tables"),
+        pytest.param(fill("1,", before="a=[", behind="]"), id="elements"),
+        pytest.param(fill("{},", before="a=[", behind="]"), id="tables in an array"),
+        pytest.param(fill("[[a]]\n"), id="array of tables"),
+        pytest.param(fill("[[a]]\n[[a.b]]\n"), id="arrays of tables of tables"),
+        pytest.param(fill("f", before="a=0x"), id="one number"),
+        pytest.param(fill("9", before="a="), id="one decimal number"),
+        pytest.param(fill("9", before="a=1."), id="one fraction"),
+        pytest.param(fill(" ", before="a=", behind="1"), id="spaces"),
+        pytest.param(fill("\r\n"), id="ends of lines"),
+        pytest.param(
+            HEAD + "".join(f"[t{number}]\n" for number in range(MAX_BYTES // 10)), id="many tables"
+        ),
+        pytest.param(
+            HEAD + "".join(f"k{number}=1\n" for number in range(MAX_BYTES // 10)), id="many keys"
+        ),
+    ],
+)
+def test_no_document_takes_long(body: str) -> None:
+    """A genuine guest can show any: everybody else waits meanwhile."""
+    begins = time.process_time()
+    try:
+        assert initdata.parse(InitData("toml", body[:MAX_BYTES])).content["algorithm"] == "sha384"
+    except EvidenceFormat as error:
+        assert str(error) in {"the init-data is no TOML", TOO_MANY}  # noqa: PT017
+    assert time.process_time() - begins < MAX_SECONDS
+
+
+def with_values(form: str, count: int) -> str:
+    """A document of so many values: the algorithm, a list, and what is in it."""
+    if form == "json":
+        return json.dumps({"algorithm": "sha384", "x": [1] * (count - 2)})
+    return f'algorithm = "sha384"\nx = [{", ".join(["1"] * (count - 2))}]'
+
+
+@pytest.mark.parametrize("form", ["toml", "json"])
+def test_a_document_has_few_values(form: str) -> None:
+    """A policy engine takes minutes for a hundred thousand, and everybody else waits."""
+    assert initdata.parse(InitData(form, with_values(form, MAX_VALUES))).digest
+    for count in (MAX_VALUES + 1, 20 * MAX_VALUES):
+        assert refused(with_values(form, count), form) == TOO_MANY
+
+
+def test_nested_values_count_and_long_texts_do_not() -> None:
+    keys = "".join(f"a.b.c.d.e.f.k{number} = {{}}\n" for number in range(MAX_VALUES // 2))
+    assert initdata.parse(InitData("toml", HEAD + keys)).digest
+    tables = "".join(f"[t{number}.a.b.c.d]\n" for number in range(MAX_VALUES // 4))
+    assert refused(HEAD + tables) == TOO_MANY
+    text = "a, b = [{}]\n" * 10_000
+    assert initdata.parse(InitData("toml", f'{HEAD}x = """\n{text}"""')).digest
+    assert initdata.parse(InitData("toml", HEAD + "# a, b = [{}]\n" * MAX_VALUES)).digest
+
+
+@given(st.sampled_from(["toml", "json"]), st.text(st.characters(codec=None), max_size=200))
+@settings(max_examples=150, deadline=None)
+def test_only_its_own_error(form: str, body: str) -> None:
+    try:
+        initdata.parse(InitData(form, body))
+    except EvidenceFormat as error:
+        assert "\n" not in str(error)  # noqa: PT017
+
+
+FRAGMENTS = st.sampled_from(
+    ["a", ".", '"', "'", '"""', "'''", "\\", "#", "\n", "=", "[", "]", "{", "}", ",", "1", " "]
+)
+
+
+@given(st.lists(FRAGMENTS, max_size=40).map("".join))
+@settings(max_examples=300, deadline=None)
+def test_the_bound_on_keys_refuses_nothing_else(body: str) -> None:
+    """What `tomllib` reads and what has no key deeper than 16 is read."""
+    try:
+        tomllib.loads(HEAD + body)
+    except ValueError:
+        return
+    if body.count(".") <= 16:
+        assert initdata.parse(InitData("toml", HEAD + body)).digest

@@ -1,0 +1,328 @@
+"""OpenPGP keyrings without gpg: what comes in, what goes out, what is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pysequoia import Cert, Tsk
+from pysequoia.packet import PacketPile, Tag
+
+from verdictd_py.errors import NotFound, RequestError, StorageError
+from verdictd_py.formats.openpgp import MAX_CERTIFICATES, MAX_IMPORT_BYTES, SequoiaKeyringEditor
+
+EDITOR = SequoiaKeyringEditor()
+ANN_SECRET = Tsk.generate("Ann <ann@example.org>")
+ANN: Cert = ANN_SECRET.extract_certificate()
+BOB: Cert = Tsk.generate("Bob <bob@example.org>").extract_certificate()
+BOTH = EDITOR.added(EDITOR.added(b"", bytes(ANN)), bytes(BOB))
+
+PUBLIC_KEY, PUBLIC_SUBKEY, SECRET_SUBKEY, USER_ID, UNKNOWN = 6, 14, 7, 13, 40  # RFC 9580, 5
+VERSION, ALGORITHM = 0, 5  # offsets in a version 4 key packet (RFC 9580, 5.5.2.2)
+
+
+def packet(tag: int, body: bytes) -> bytes:
+    """New format, length in four bytes (RFC 9580, 4.2.1)."""
+    return bytes([0xC0 | tag, 0xFF]) + len(body).to_bytes(4) + body
+
+
+def body_of(data: bytes, tag: Tag) -> bytes:
+    return next(bytes(found.body) for found in PacketPile.from_bytes(data) if found.tag == tag)
+
+
+def changed(body: bytes, offset: int, value: int) -> bytes:
+    return body[:offset] + bytes([value]) + body[offset + 1 :]
+
+
+ANN_KEY = body_of(bytes(ANN), Tag.PublicKey)
+ANN_SUBKEY = body_of(bytes(ANN), Tag.PublicSubkey)
+ANN_SECRET_SUBKEY = body_of(bytes(ANN_SECRET), Tag.SecretSubkey)
+BARE = packet(PUBLIC_KEY, ANN_KEY)  # a certificate that no signature holds together
+
+
+@pytest.mark.parametrize(
+    "given_form",
+    [
+        bytes(ANN) + bytes(BOB),
+        str(ANN).encode() + str(BOB).encode(),
+        str(ANN).encode() + b"\n\n" + str(BOB).encode() + b"\n",
+        "Grüße,\r\nAnn\r\n".encode() + str(ANN).replace("\n", "\r\n").encode() + str(BOB).encode(),
+        "\ufeff".encode() + str(ANN).encode() + str(BOB).rstrip().encode(),
+        bytes(ANN) + bytes(ANN) + bytes(BOB),
+    ],
+    ids=["binary", "armoured", "apart", "a letter", "byte order mark", "twice"],
+)
+def test_certificates_come_in_either_form_and_many_at_once(given_form: bytes) -> None:
+    assert EDITOR.added(b"", given_form) == BOTH
+    assert EDITOR.added(BOTH, given_form) == BOTH  # a second time changes nothing
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no certificate",
+        b"-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nAAAA\n-----END PGP PUBLIC KEY BLOCK-----\n",
+        bytes(ANN)[:-9],
+        bytes(ANN) + b"junk",
+        bytes(BOB) + bytes(ANN)[:-9],
+        str(ANN).encode()[:400],
+        str(ANN).encode().rstrip()[:-5],
+        str(BOB).encode() + str(ANN).encode()[:400],
+        bytes(ANN).replace(b"\x16\x21\x04", b"\x16\x21\x00", 1),  # can be read, not written
+        bytes(MAX_IMPORT_BYTES + 1),
+    ],
+)
+def test_broken_material_is_refused_whole(content: bytes) -> None:
+    with pytest.raises(RequestError) as caught:
+        EDITOR.added(BOTH, content)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (bytes(ANN)[:-9], "it is cut off"),
+        (str(ANN).encode().rstrip()[:-1], "it is cut off"),
+        (str(ANN).replace("END PGP PUBLIC", "END PGP PRIVATE").encode(), "its armour is damaged"),
+        (bytes(ANN) + packet(11, b"b\x00\x00\x00\x00\x00"), "there is something else in it"),
+        (packet(PUBLIC_KEY, changed(ANN_KEY, VERSION, 9)), "not supported"),
+    ],
+)
+def test_the_cause_is_said(content: bytes, said: str) -> None:
+    with pytest.raises(RequestError, match=f"{said}; give what gpg --export writes"):
+        EDITOR.added(b"", content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        str(BOB).encode() + bytes(ANN),
+        str(BOB).encode().rstrip() + bytes(ANN_SECRET),
+        bytes(BOB) + str(ANN_SECRET).encode(),
+        b"\xff\n" + str(BOB).encode() + bytes(ANN_SECRET),
+    ],
+)
+def test_binary_beside_armour_is_not_passed_over(content: bytes) -> None:
+    """The library reads the one and is silent about the other."""
+    with pytest.raises(RequestError, match="binary data beside the armour; give what gpg"):
+        EDITOR.added(b"", content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        bytes(ANN_SECRET),
+        str(ANN_SECRET).encode(),
+        bytes(BOB) + bytes(ANN_SECRET),
+        str(BOB).encode() + str(ANN_SECRET).encode(),
+        str(ANN_SECRET).replace("PRIVATE", "PUBLIC").encode(),
+        bytes(ANN) + packet(SECRET_SUBKEY, ANN_SECRET_SUBKEY),
+        bytes(ANN) + packet(SECRET_SUBKEY, changed(ANN_SECRET_SUBKEY, ALGORITHM, 200)),
+        bytes(ANN) + packet(SECRET_SUBKEY, changed(ANN_SECRET_SUBKEY, VERSION, 9)) + bytes(BOB),
+    ],
+    ids=[
+        *("binary", "armoured", "behind a public one", "armoured behind a public one"),
+        *("labelled public", "a subkey", "unknown algorithm", "unknown version"),
+    ],
+)
+def test_secret_keys_are_refused_and_not_repeated(content: bytes) -> None:
+    with pytest.raises(RequestError, match="secret key") as caught:
+        EDITOR.added(b"", content)
+    assert "BEGIN" not in str(caught.value)
+    with pytest.raises(StorageError, match="secret key"):
+        EDITOR.listed(content)
+
+
+@settings(deadline=None)
+@given(st.sampled_from([bytes(ANN), bytes(ANN_SECRET)]), st.data())
+def test_no_message_shows_bytes_of_a_key(content: bytes, data: st.DataObject) -> None:
+    """Some of the library's own do: `7 unused bits not zeroed: (b4)`."""
+    offset = data.draw(st.integers(0, len(content) - 1))
+    broken = changed(content, offset, data.draw(st.integers(0, 255)))
+    with contextlib.suppress(RequestError):
+        EDITOR.listed(EDITOR.added(b"", broken))
+        return
+    with pytest.raises(RequestError) as caught:
+        EDITOR.added(b"", broken)
+    assert re.fullmatch(r"the certificates are refused: [A-Za-z ,]+; give .*", str(caught.value))
+
+
+def bare_certificates(count: int) -> list[bytes]:
+    """They differ in the time of creation (RFC 9580, 5.5.2.2), and so in the fingerprint."""
+    return [
+        packet(PUBLIC_KEY, ANN_KEY[:1] + number.to_bytes(4) + ANN_KEY[5:])
+        for number in range(count)
+    ]
+
+
+def test_a_keyring_has_a_bound() -> None:
+    made = bare_certificates(MAX_CERTIFICATES + 1)
+    full = EDITOR.added(b"", b"".join(made[:-1]))
+    assert EDITOR.added(full, made[0]) == full
+    with pytest.raises(RequestError, match="at most 1000 certificates"):
+        EDITOR.added(full, made[-1])
+
+
+def spellings(cert: Cert) -> list[str]:
+    fingerprint = cert.fingerprint
+    return [
+        fingerprint,
+        fingerprint.upper(),
+        "0x" + fingerprint,
+        " ".join(fingerprint[i : i + 4] for i in range(0, len(fingerprint), 4)),
+        fingerprint[-16:],
+        "0x" + fingerprint[-16:].upper(),
+        fingerprint[-16:] + "\n",
+    ]
+
+
+@pytest.mark.parametrize("which", [*spellings(ANN), "ann@example.org", "<Ann@Example.org>"])
+def test_one_is_deleted_by_any_of_its_names(which: str) -> None:
+    assert EDITOR.without(BOTH, which) == bytes(BOB)
+
+
+def test_a_subkey_names_its_certificate() -> None:
+    subkeys = [
+        found for found in PacketPile.from_bytes(bytes(ANN)) if found.tag == Tag.PublicSubkey
+    ]
+    assert len(subkeys) == 2
+    for subkey in subkeys:
+        assert EDITOR.without(BOTH, subkey.fingerprint) == bytes(BOB)
+        assert EDITOR.without(BOTH, subkey.key_id.upper()) == bytes(BOB)
+
+
+@pytest.mark.parametrize(
+    "which", ["", "@", "example.org", "ann", "00" * 20, "\x00", "Ann", "None", ANN.fingerprint[-8:]]
+)
+def test_who_is_not_there_is_not_deleted(which: str) -> None:
+    odd = bytes(ANN) + packet(PUBLIC_SUBKEY, changed(ANN_SUBKEY, VERSION, 9))  # has no fingerprint
+    with pytest.raises(NotFound):
+        EDITOR.without(odd + bytes(BOB), which)
+
+
+def test_who_is_meant_must_be_clear() -> None:
+    other = Tsk.generate("Ann at work <ann@example.org>").extract_certificate()
+    three = EDITOR.added(BOTH, bytes(other))
+    with pytest.raises(RequestError, match=other.fingerprint.upper()):
+        EDITOR.without(three, "ann@example.org")
+    assert EDITOR.without(three, other.fingerprint) == BOTH
+
+
+def test_a_message_names_only_so_many() -> None:
+    same = packet(USER_ID, b"Ann <ann@example.org>")
+    many = EDITOR.added(b"", b"".join(made + same for made in bare_certificates(30)))
+    with pytest.raises(
+        RequestError, match=r"several certificates are meant.* and 10 more$"
+    ) as caught:
+        EDITOR.without(many, "ann@example.org")
+    assert len(re.findall("[0-9A-F]{40}", str(caught.value))) == 20
+
+
+def test_a_list_is_as_gpg_shows_it() -> None:
+    lines = EDITOR.listed(BOTH).splitlines()
+    assert re.fullmatch(r"pub   EdDSA \d{4}-\d\d-\d\d", lines[0])
+    assert lines[1:4] == [f"      {ANN.fingerprint.upper()}", "uid   Ann <ann@example.org>", ""]
+    day = 86_400
+    short = Tsk.generate("Cleo <c@example.org>", validity_seconds=day).extract_certificate()
+    first = EDITOR.listed(bytes(short)).splitlines()[0]
+    assert re.fullmatch(r"pub   EdDSA [-\d]{10} \[expires: \d{4}-\d\d-\d\d\]", first)
+    assert EDITOR.listed(b"") == ""
+
+
+def test_a_user_id_cannot_draw_on_the_terminal() -> None:
+    odd = Tsk.generate("Eve \x1b[31m\r\npub   EdDSA").extract_certificate()
+    listed = EDITOR.listed(bytes(odd))
+    assert "\x1b" not in listed
+    assert "\r" not in listed
+    assert len(listed.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "uids"),
+    [
+        (BARE, []),
+        (BARE + packet(USER_ID, b"Ann"), ["uid   [unverified] Ann"]),
+        (BARE + packet(USER_ID, b"L\xe9on \x1b"), ["uid   [unverified] L\ufffdon \\x1b"]),
+    ],
+)
+def test_a_certificate_that_nothing_signs_is_listed_as_such(
+    content: bytes, uids: list[str]
+) -> None:
+    """To the library one of SHA-1 alone is no different: one such hid the whole keyring."""
+    lines = EDITOR.listed(EDITOR.added(bytes(BOB), content)).splitlines()
+    assert re.fullmatch(r"pub   EdDSA [-\d]{10} \[no valid self-signature\]", lines[4])
+    assert lines[5:] == [f"      {ANN.fingerprint.upper()}", *uids]
+    assert EDITOR.without(EDITOR.added(bytes(BOB), content), ANN.fingerprint) == bytes(BOB)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        packet(UNKNOWN, b"abc"),
+        packet(PUBLIC_SUBKEY, changed(ANN_SUBKEY, VERSION, 9)),
+        packet(PUBLIC_SUBKEY, changed(ANN_SUBKEY, ALGORITHM, 200)),
+        packet(USER_ID, b"\xff\xfe <ann@example.org>"),
+        BARE + packet(USER_ID, b"Anybody"),
+    ],
+    ids=["tag", "version", "algorithm", "not UTF-8", "name that nobody signed"],
+)
+def test_what_the_library_does_not_know_hides_nothing(odd: bytes) -> None:
+    keyring = EDITOR.added(bytes(BOB), bytes(ANN) + odd)
+    assert EDITOR.listed(keyring) == EDITOR.listed(bytes(BOB) + bytes(ANN))
+    assert EDITOR.without(keyring, ANN.fingerprint) == bytes(BOB)
+
+
+def test_an_algorithm_without_a_name_is_listed() -> None:
+    odd = packet(PUBLIC_KEY, changed(ANN_KEY, ALGORITHM, 200))
+    assert EDITOR.listed(EDITOR.added(b"", odd)).startswith("pub   unknown ")
+
+
+def test_a_revocation_that_comes_later_is_merged() -> None:
+    revoked = bytes(ANN) + bytes(ANN.revoke(ANN_SECRET.certifier()))
+    keyring = EDITOR.added(BOTH, revoked)
+    first, *_ = EDITOR.listed(keyring).splitlines()
+    assert first.endswith(" [revoked]")
+    assert EDITOR.added(keyring, bytes(ANN)) == keyring  # and an old copy does not take it back
+
+
+@pytest.mark.parametrize("stored", [b"KBXf", b"\x00" * 40, bytes(ANN)[:-9]])
+def test_a_stored_keyring_that_cannot_be_read_is_said(stored: bytes) -> None:
+    for ask in (
+        lambda: EDITOR.listed(stored),
+        lambda: EDITOR.without(stored, ANN.fingerprint),
+        lambda: EDITOR.added(stored, bytes(BOB)),
+    ):
+        with pytest.raises(StorageError, match="gpg --export"):
+            ask()
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=80), st.integers(0, len(bytes(ANN))))
+def test_whatever_comes_in_is_refused_or_a_certificate(junk: bytes, cut: int) -> None:
+    for content in (junk, bytes(ANN)[:cut] + junk):
+        try:
+            EDITOR.listed(EDITOR.added(b"", content))
+        except RequestError:
+            continue
+
+
+@pytest.mark.skipif(shutil.which("gpg") is None, reason="gpg is not installed")
+def test_gpg_reads_what_is_exported(tmp_path: Path) -> None:
+    keyring = tmp_path / "keyring.gpg"
+    keyring.write_bytes(BOTH)
+    shown = subprocess.run(
+        ["gpg", "--homedir", tmp_path, "--show-keys", "--with-colons", keyring],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    ).stdout
+    for cert in (ANN, BOB):
+        assert f":{cert.fingerprint.upper()}:" in shown

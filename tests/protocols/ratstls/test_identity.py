@@ -1,0 +1,126 @@
+"""The broker's own certificate, as real clients look at it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_der_private_key
+from OpenSSL import SSL, crypto
+
+from tests.protocols.ratstls.support import (
+    DICE,
+    FORMS,
+    NOW,
+    ec_key,
+    extensions_of,
+    key_der,
+    make,
+    quote_for,
+    report_data,
+)
+from verdictd_py.domain.evidence import Tee
+from verdictd_py.errors import EvidenceMissing
+from verdictd_py.guest.attesters import use_certificate
+from verdictd_py.protocols.ratstls import certificate
+from verdictd_py.protocols.ratstls.identity import ServerIdentity
+from verdictd_py.protocols.ratstls.issue import Form
+from verdictd_py.protocols.ratstls.session import TlsSession, client_context, server_context
+
+DAY = timedelta(days=1)
+
+
+def test_the_certificate_is_one_that_every_client_accepts() -> None:
+    identity = ServerIdentity.create(NOW)
+    written = x509.load_der_x509_certificate(identity.certificate)
+    written.verify_directly_issued_by(written)
+    assert written.version is x509.Version.v3
+    assert written.issuer == written.subject
+    assert written.signature_hash_algorithm is not None
+    assert written.signature_hash_algorithm.name == "sha256"
+    key = written.public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    assert key.curve.name == "secp256r1"
+    assert written.not_valid_before_utc == identity.not_before == NOW - timedelta(hours=1)
+    assert written.not_valid_after_utc == identity.not_after == NOW + 365 * DAY
+    written.extensions.get_extension_for_class(x509.BasicConstraints)
+    with pytest.raises(x509.ExtensionNotFound):
+        written.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
+    assert not any(extension.critical for extension in written.extensions)
+    assert extensions_of(identity.certificate) == {}
+    private = load_der_private_key(identity.private_key, None)
+    assert isinstance(private, ec.EllipticCurvePrivateKey)
+    assert private.public_key() == key
+
+
+def test_without_an_attester_there_is_no_evidence() -> None:
+    with pytest.raises(EvidenceMissing):
+        certificate.read(ServerIdentity.create(NOW).certificate, now=NOW)
+
+
+def test_with_an_attester_it_carries_evidence_of_the_current_form() -> None:
+    identity = ServerIdentity.create(NOW, quote_for=quote_for)
+    for found in (identity, identity.fresh(NOW + DAY)):
+        evidence = certificate.read(found.certificate, now=NOW + DAY)
+        assert evidence.tee is Tee.TDX
+        assert evidence.form == "rats-tls tag 60000 with claims"
+        assert evidence.binding is not None
+        assert report_data(evidence.quote).startswith(evidence.binding)
+        assert set(extensions_of(found.certificate)) == {DICE}
+
+
+def test_it_is_renewed_well_before_it_expires() -> None:
+    identity = ServerIdentity.create(NOW, lifetime=90 * DAY)
+    assert not identity.due(NOW)
+    assert not identity.due(NOW + 59 * DAY)
+    assert identity.due(NOW + 60 * DAY)
+    assert identity.due(NOW + 1000 * DAY)
+    assert identity.due(NOW - DAY), "the clock was set back to before it is valid"
+    renewed = identity.fresh(NOW + 60 * DAY)
+    assert renewed.not_after == NOW + 150 * DAY
+    assert renewed.private_key != identity.private_key
+    assert not renewed.due(NOW + 60 * DAY)
+
+
+def test_its_key_is_in_no_text() -> None:
+    identity = ServerIdentity.create(NOW)
+    assert "private_key" not in repr(identity)
+    assert repr(identity.private_key) not in repr(identity)
+
+
+# Only pyOpenSSL's own objects can hold the version INTEGER 3.
+@pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
+@pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_handshake_shows_the_client_one_error_and_the_server_the_evidence(
+    form: Form, version: int
+) -> None:
+    """Real clients tolerate "self-signed certificate" (18) and nothing else."""
+    identity = ServerIdentity.create(datetime.now(UTC))  # OpenSSL looks at the real clock
+    guest = make(form)
+    seen: list[int] = []
+
+    def look(_c: SSL.Connection, _x: crypto.X509, error: int, _d: int, ok: int) -> bool:
+        if not ok:
+            seen.append(error)
+        return True
+
+    context = client_context(key_der(ec_key()))
+    use_certificate(context, guest)
+    context.set_min_proto_version(version)
+    context.set_max_proto_version(version)
+    context.set_verify(SSL.VERIFY_PEER, look)
+    client = TlsSession(context, server=False)
+    server = TlsSession(server_context(identity.certificate, identity.private_key), server=True)
+    done = False
+    while not done:
+        done = client.handshake()
+        server.receive(client.outgoing())
+        done = server.handshake() and done
+        client.receive(server.outgoing())
+    assert seen == [18]
+    shown = server.peer_certificate()
+    assert shown == guest
+    assert certificate.read(shown, now=NOW).tee is Tee.TDX

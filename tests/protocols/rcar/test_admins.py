@@ -1,0 +1,268 @@
+"""Who may administer over HTTP: nobody, but for what the operator said of a key."""
+
+from __future__ import annotations
+
+import hmac
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+
+from tests.protocols.rcar.support import NOW, attested, b64url, tokens
+from verdictd_py.domain.callers import Right
+from verdictd_py.errors import NotAuthorized, TokenInvalid, VerdictdError
+from verdictd_py.protocols.rcar import jose
+from verdictd_py.protocols.rcar.admins import Administrator, AdminKey, AdminKeys, Role
+
+ED = ed25519.Ed25519PrivateKey.generate()
+P256 = ec.generate_private_key(ec.SECP256R1())
+OTHER = ed25519.Ed25519PrivateKey.generate()
+BEGINS = int(NOW.timestamp())
+EVERYTHING = frozenset(Role)
+
+
+def token(key: Any = ED, *, header: dict[str, Any] | None = None, **said: Any) -> str:
+    """As kbs-client and coco_keyprovider make it; `...` leaves a claim out."""
+    claims = {"iat": BEGINS, "nbf": BEGINS, "exp": BEGINS + 7200, **said}
+    claims = {name: value for name, value in claims.items() if value is not ...}
+    algorithm = "EdDSA" if isinstance(key, ed25519.Ed25519PrivateKey) else "ES256"
+    head = {"alg": algorithm, "typ": "JWT", **(header or {})}
+    text = ".".join(b64url(json.dumps(part).encode()) for part in (head, claims))
+    return f"{text}.{b64url(_signature(key, text.encode()))}"
+
+
+def _signature(key: Any, text: bytes) -> bytes:
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return key.sign(text)
+    r, s = decode_dss_signature(key.sign(text, ec.ECDSA(hashes.SHA256())))
+    return r.to_bytes(32) + s.to_bytes(32)
+
+
+def keys(
+    *,
+    key: Any = ED,
+    roles: frozenset[Role] = EVERYTHING,
+    default: Role | None = None,
+    prefix: str = "",
+) -> AdminKeys:
+    return AdminKeys((AdminKey("ops", key.public_key(), roles, default, prefix),))
+
+
+def admin(text: str | None, known: AdminKeys | None = None) -> Administrator:
+    return (known or keys()).administrator(text, now=NOW)
+
+
+def refused(text: str | None, known: AdminKeys | None = None) -> VerdictdError:
+    with pytest.raises((TokenInvalid, NotAuthorized)) as caught:
+        admin(text, known)
+    return caught.value
+
+
+@pytest.mark.parametrize("key", [ED, P256], ids=["Ed25519", "P-256"])
+@pytest.mark.parametrize("role", Role)
+def test_good_tokens(key: Any, role: Role) -> None:
+    found = admin(token(key, role=role.value), keys(key=key))
+    assert (found.role, found.prefix) == (role, "")
+    assert found.caller.name == "kbs admin ops"
+    assert found.caller.rights == frozenset({Right.MANAGE})
+
+
+@pytest.mark.parametrize("algorithm", ["EdDSA", "Ed25519"])
+def test_both_names_of_one_algorithm(algorithm: str) -> None:
+    """RFC 9864 renamed it."""
+    assert admin(token(header={"alg": algorithm}, role="admin")).role is Role.ADMIN
+
+
+def test_nobody_by_default() -> None:
+    for text in (None, "", token(role="admin"), token()):
+        error = refused(text, AdminKeys())
+        assert isinstance(error, NotAuthorized)
+        assert "off" in str(error)
+
+
+def test_no_token() -> None:
+    assert isinstance(refused(None), TokenInvalid)
+    assert isinstance(refused(""), TokenInvalid)
+
+
+ROLES = [
+    # what the key may give, its default, what the token says; the role, or None for a refusal
+    *((EVERYTHING, None, role.value, role) for role in Role),
+    *((frozenset({Role.OPERATOR}), None, role.value, None) for role in (Role.ADMIN, Role.REGISTER)),
+    (frozenset({Role.OPERATOR}), None, "operator", Role.OPERATOR),
+    (frozenset({Role.OPERATOR}), Role.REGISTER, ..., Role.REGISTER),
+    (frozenset({Role.OPERATOR}), Role.REGISTER, "register", None),  # only where none is said
+    (frozenset(), Role.REGISTER, ..., Role.REGISTER),
+    (frozenset(), Role.REGISTER, "admin", None),
+    (frozenset(), Role.REGISTER, "operator", None),
+    (EVERYTHING, None, ..., None),
+    (EVERYTHING, None, None, None),
+    (EVERYTHING, Role.ADMIN, "root", None),  # never the default for a role that there is not
+    (EVERYTHING, Role.ADMIN, "", None),
+    (EVERYTHING, Role.ADMIN, "Admin", None),
+    (EVERYTHING, Role.ADMIN, "admin ", None),
+    (EVERYTHING, Role.ADMIN, ["admin"], None),
+    (EVERYTHING, Role.ADMIN, [], None),
+    (EVERYTHING, Role.ADMIN, {"admin": True}, None),
+    (EVERYTHING, Role.ADMIN, True, None),
+    (EVERYTHING, Role.ADMIN, 0, None),
+]
+
+
+@pytest.mark.parametrize(("roles", "default", "said", "expected"), ROLES)
+def test_roles(
+    roles: frozenset[Role], default: Role | None, said: object, expected: Role | None
+) -> None:
+    text = token(role=said)
+    known = keys(roles=roles, default=default)
+    if expected is None:
+        assert isinstance(refused(text, known), NotAuthorized)
+    else:
+        assert admin(text, known).role is expected
+
+
+def test_what_each_role_may() -> None:
+    for role, policies, sets, deletes in (
+        (Role.REGISTER, False, True, False),
+        (Role.OPERATOR, False, True, True),
+        (Role.ADMIN, True, True, True),
+    ):
+        found = admin(token(role=role.value))
+        for may, ask in (
+            (policies, found.require_policies),
+            (sets, lambda found=found: found.require_resource("a/b/c")),
+            (deletes, lambda found=found: found.require_resource("a/b/c", deleting=True)),
+        ):
+            if may:
+                assert ask() == found.caller
+            else:
+                with pytest.raises(NotAuthorized, match="kbs admin ops"):
+                    ask()
+
+
+@pytest.mark.parametrize("role", Role)
+def test_prefix(role: Role) -> None:
+    """Of a key for one path: it sets no policies, which would release every path."""
+    found = admin(token(role=role.value), keys(prefix="default/kek/"))
+    assert found.require_resource("default/kek/1")
+    for path in (
+        "default/key/1",
+        "default/kekx/1",
+        "default/kek",
+        "x/default/kek/1",
+        "",
+        "Default/kek/1",
+    ):
+        with pytest.raises(NotAuthorized, match=f"below default/kek/, not {path}$"):
+            found.require_resource(path)
+    with pytest.raises(NotAuthorized):
+        found.require_policies()
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"exp": BEGINS}, "over"),
+        ({"exp": BEGINS - 1}, "over"),
+        ({"exp": BEGINS + 0.5}, None),
+        ({"exp": ...}, "no exp"),
+        ({"exp": None}, "no exp"),
+        ({"exp": str(BEGINS + 60)}, "no time"),
+        ({"exp": float("inf")}, "no time"),
+        ({"exp": float("nan")}, "no time"),
+        ({"exp": 10**400}, "no time"),
+        ({"nbf": BEGINS + 60}, None),  # clocks differ, and tools say the second they run in
+        ({"nbf": BEGINS + 61}, "not valid yet"),
+        ({"iat": BEGINS + 60}, None),
+        ({"iat": BEGINS + 61}, "not valid yet"),
+        ({"nbf": ..., "iat": ...}, None),
+        ({"exp": BEGINS + 315_360_000}, None),  # upstream's own example: ten years
+    ],
+)
+def test_time(said: dict[str, Any], told: str | None) -> None:
+    text = token(role="admin", **said)
+    if told is None:
+        assert admin(text).role is Role.ADMIN
+    else:
+        error = refused(text)
+        assert isinstance(error, TokenInvalid)
+        assert told in str(error)
+
+
+def test_leeway_is_not_for_the_end() -> None:
+    text = token(role="admin", exp=BEGINS + 10)
+    with pytest.raises(TokenInvalid, match="over"):
+        keys().administrator(text, now=NOW + timedelta(seconds=10))
+
+
+def test_keys_of_others() -> None:
+    """Whatever the header says of the key."""
+    own = jose.public_jwk(OTHER.public_key())
+    for header in (
+        {},
+        {"jwk": own},
+        {"kid": jose.public_jwk(ED.public_key())["kid"]},
+        {"jku": "https://example.com"},
+    ):
+        error = refused(token(OTHER, role="admin", header=header))
+        assert isinstance(error, TokenInvalid)
+        assert "not signed by a key that is trusted here" in str(error)
+    assert isinstance(refused(token(P256, role="admin")), TokenInvalid)
+
+
+def test_algorithms_of_others() -> None:
+    claims = {"exp": BEGINS + 60, "role": "admin"}
+    public = json.dumps(jose.public_jwk(ED.public_key())).encode()
+    text = ".".join(b64url(json.dumps(part).encode()) for part in ({"alg": "HS256"}, claims))
+    mac = f"{text}.{b64url(hmac.digest(public, text.encode(), 'sha256'))}"
+    head = b64url(b'{"alg":"none"}')
+    none = f"{head}.{b64url(json.dumps(claims).encode())}."
+    for text in (mac, none, none + "AA", token(role="admin").rpartition(".")[0] + "."):
+        for known in (keys(), keys(key=P256)):
+            assert isinstance(refused(text, known), TokenInvalid)
+
+
+def test_each_key_has_its_own_rights() -> None:
+    """A key that only registers gains nothing from another that may do more."""
+    register = AdminKey("coco", OTHER.public_key(), frozenset(), Role.REGISTER, "default/kek/")
+    known = AdminKeys((register, *keys().keys))
+    found = admin(token(OTHER), known)
+    assert (found.caller.name, found.role, found.prefix) == (
+        "kbs admin coco",
+        Role.REGISTER,
+        "default/kek/",
+    )
+    assert isinstance(refused(token(OTHER, role="admin"), known), NotAuthorized)
+    assert admin(token(role="admin"), known).caller.name == "kbs admin ops"
+    # What was signed and is over says so, whichever key is looked at last.
+    for order in (known, AdminKeys(known.keys[::-1])):
+        assert "over" in str(refused(token(OTHER, exp=BEGINS), order))
+        assert "over" in str(refused(token(exp=BEGINS), order))
+
+
+def test_a_guest_administers_nothing_with_its_token() -> None:
+    """Not even where one key signs both, and what says no role has one."""
+    made = tokens().issue(attested(), now=NOW, open_measurements=()).token
+    assert isinstance(refused(made), TokenInvalid)
+    public = tokens().key.public_key()
+    for default in (None, Role.ADMIN):
+        both = AdminKeys((AdminKey("ops", public, frozenset({Role.ADMIN}), default),))
+        assert isinstance(refused(made, both), NotAuthorized)
+        assert admin(token(tokens().key, role="admin"), both).role is Role.ADMIN
+
+
+def test_an_administrator_attests_to_nothing() -> None:
+    with pytest.raises(TokenInvalid):
+        tokens().read(token(tokens().key, role="admin"), now=NOW)
+
+
+@pytest.mark.parametrize("key", [ec.generate_private_key(ec.SECP384R1()).public_key(), b"", None])
+def test_keys_that_judge_nothing(key: object) -> None:
+    with pytest.raises(ValueError, match="neither Ed25519 nor P-256"):
+        jose.judging_key(key)
+    assert jose.judging_key(ED.public_key()) == ED.public_key()
+    assert jose.judging_key(P256.public_key()) == P256.public_key()

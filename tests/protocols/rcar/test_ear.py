@@ -1,0 +1,75 @@
+"""The trustworthiness vector of every kind of acceptance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.protocols.rcar.support import NOW, appraisal, tee_key
+from verdictd_py.domain.appraisal import Appraisal
+from verdictd_py.domain.evidence import Tee
+from verdictd_py.protocols.rcar import ear
+
+WEAK = [
+    *("SWHardeningNeeded", "ConfigurationNeeded", "ConfigurationAndSWHardeningNeeded"),
+    *("OutOfDate", "OutOfDateConfigurationNeeded", "TDRelaunchAdvised", "uptodate", "", None),
+]
+
+
+def of(judged: Appraisal, unpinned: tuple[str, ...] = ()) -> dict[str, Any]:
+    made = ear.claims(judged, judged.claims, tee_key(), unpinned)
+    submodule: dict[str, Any] = made["submods"]["cpu0"]
+    return submodule
+
+
+@pytest.mark.parametrize("tee", [Tee.TDX, Tee.SGX])
+def test_all_is_well(tee: Tee) -> None:
+    found = of(appraisal(tee))
+    assert found["ear.status"] == "affirming"
+    assert found["ear.trustworthiness-vector"] == {
+        "hardware": 2,
+        "executables": 2,
+        "configuration": 3,
+    }
+    assert found["ear.appraisal-policy-id"] == f"{tee}Policy.rego"
+
+
+@pytest.mark.parametrize("status", WEAK)
+def test_hardware_with_known_weaknesses_is_a_warning(status: str | None) -> None:
+    """The operator accepted it; whoever reads the token may not."""
+    found = of(appraisal(tcb_status=status))
+    assert found["ear.status"] == "warning"
+    assert found["ear.trustworthiness-vector"]["hardware"] == 32
+
+
+@pytest.mark.parametrize("unpinned", [("mrTd",), ("rtmr1", "rtmr2")])
+def test_what_nobody_pinned_is_a_warning(unpinned: tuple[str, ...]) -> None:
+    found = of(appraisal(), unpinned)
+    assert found["ear.status"] == "warning"
+    assert found["ear.trustworthiness-vector"] == {
+        "hardware": 2,
+        "executables": 33,
+        "configuration": 3,
+    }
+
+
+@pytest.mark.parametrize("status", ["UpToDate", None])
+def test_sample_evidence_is_contraindicated_whatever_it_says(status: str | None) -> None:
+    found = of(appraisal(Tee.SAMPLE, tcb_status=status))
+    assert found["ear.status"] == "contraindicated"
+    assert found["ear.trustworthiness-vector"] == {"hardware": 97}
+
+
+def test_a_guest_without_evidence_is_contraindicated() -> None:
+    found = of(Appraisal("77", NOW, Tee.NONE, "none", None, bound=True, refusal=None))
+    assert found["ear.status"] == "contraindicated"
+
+
+def test_claims_stand_where_others_look() -> None:
+    judged = appraisal()
+    made = ear.claims(judged, {"mrTd": "ab"}, tee_key(), ())
+    annotated = made["submods"]["cpu0"]["ear.veraison.annotated-evidence"]
+    assert annotated["tdx"] == {"mrTd": "ab"}
+    assert made["eat_profile"] == "tag:github.com,2023:veraison/ear"
+    assert set(made["ear.verifier-id"]) == {"developer", "build"}

@@ -1,0 +1,116 @@
+"""What a guest can make long stands in no token, and is not lost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.protocols.rcar.support import NOW, appraisal, attested, jwk_of, tokens
+from tests.protocols.rcar.token_tools import MAX_CHARACTERS, came_out, issued, parts
+from verdictd_py.encoding import JsonValue
+from verdictd_py.errors import TokenInvalid
+from verdictd_py.formats import eventlog
+from verdictd_py.protocols.rcar import claims
+from verdictd_py.protocols.rcar.teekey import TeeKey
+from verdictd_py.protocols.rcar.tokens import Attested
+from verdictd_py.protocols.rcar.versions import Version
+
+
+def huge(**more: JsonValue) -> dict[str, JsonValue]:
+    """Claims of a guest that shows as much as it may."""
+    events: list[JsonValue] = [
+        {"index": 1, "type": 2**31, "digest": f"{number:096x}"}
+        for number in range(eventlog.MAX_EVENTS)
+    ]
+    return {
+        **{f"rtmr{number}": "ab" * 48 for number in range(4)},
+        **dict.fromkeys(("mrTd", "mrSeam", "mrOwner", "mrConfigId"), "cd" * 48),
+        "unverifiedDevices": ["d" * 64] * 16,
+        "initData": {"algorithm": "sha384", "data": {"policy.rego": "\0" * 262_000}},
+        "eventLog": {
+            "events": events,
+            "efiApplications": ["ef" * 48] * eventlog.MAX_EVENTS,
+            "kernelCommandLine": "\0" * 900_000,
+        },
+        **more,
+    }
+
+
+def long_jwk() -> dict[str, JsonValue]:
+    return {
+        **jwk_of("P-521"),
+        "n": "A" * 1368,
+        "e": "A" * 8,
+        "kid": "\0" * 256,
+        "use": "\0" * 16,
+    }
+
+
+def test_no_token_is_too_long_whatever_a_guest_sends() -> None:
+    """It travels in a header."""
+    key = TeeKey.parse(long_jwk(), Version.V0_4_0)
+    guest = Attested(
+        appraisal(claims=huge(), advisory_ids=tuple(f"INTEL-SA-{n:05}" for n in range(60))),
+        key,
+        Version.V0_4_0,
+    )
+    made = issued(guest, open_measurements=("rtmr0", "rtmr1"))
+    assert len(made.token) < MAX_CHARACTERS
+    assert came_out(made).appraisal == guest.appraisal
+    usual = issued(attested()).token
+    assert len(usual) < 4096
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["initData", "eventLog", "unverifiedDevices", "mrTd", "x"]),
+        st.integers(0, 40_000).map(lambda size: "\0" * size)
+        | st.integers(0, 9000).map(lambda size: {"events": [1] * size, "rest": "\n" * size}),
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_claims_of_any_length(found: dict[str, JsonValue]) -> None:
+    guest = attested(claims=found)
+    made = issued(guest)
+    assert len(made.token) < MAX_CHARACTERS
+    assert came_out(made).appraisal == guest.appraisal
+    divided = claims.divide(found)
+    assert len(json.dumps(dict(divided.shown))) <= claims.MAX_SHOWN_BYTES + 2
+
+
+def test_digests_of_events_stand_in_no_token() -> None:
+    events: list[JsonValue] = [{"index": 1, "type": 3, "digest": "f00d" * 24}]
+    log: dict[str, JsonValue] = {"events": events, "kernelDigest": "ab" * 48}
+    made = issued(attested(claims={"eventLog": log}))
+    assert "f00d" not in json.dumps(parts(made.token))
+    _, said = parts(made.token)
+    shown = said["submods"]["cpu0"]["ear.veraison.annotated-evidence"]["tdx"]
+    assert shown == {"eventLog": {"kernelDigest": "ab" * 48}}  # others still read what it proves
+
+
+def test_what_is_left_out_must_be_brought() -> None:
+    """A policy that is asked about a part could take what is left out for what is not there."""
+    guest = attested(claims=huge())
+    made = issued(guest)
+    assert made.kept is not None
+    shown = tokens().read(made.token, now=NOW)
+    for other in (None, "", "{}", made.kept[1] + " ", made.kept[1].replace("sha384", "sha256")):
+        with pytest.raises(TokenInvalid, match="attest again"):
+            shown.attested(other)
+    assert shown.attested(made.kept[1]).appraisal == guest.appraisal
+
+
+def test_guests_with_equal_claims_share_what_is_kept() -> None:
+    """However their members are ordered."""
+    one = issued(attested(claims=huge()))
+    again = issued(attested("P-521", claims=dict(reversed(huge().items()))))
+    assert one.kept == again.kept
+    other = issued(attested(claims=huge(initData={"data": "x" * 9000})))
+    assert one.kept is not None
+    assert other.kept is not None
+    assert other.kept[0] != one.kept[0]
+    assert one.kept[0] == hashlib.sha256(one.kept[1].encode()).hexdigest()

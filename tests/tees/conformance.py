@@ -1,0 +1,139 @@
+"""What every verifier must do: one suite, run against each implementation.
+
+A `Case` brings a verifier with evidence it accepts; the checks ask nothing of how.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.tees.support import run
+from verdictd_py.domain.evidence import Evidence, Tee, VerifiedEvidence
+from verdictd_py.errors import AttestationError, CollateralUnavailable, EvidenceFormat
+from verdictd_py.ports import Verifier
+
+
+@dataclass(frozen=True)
+class Case:
+    """One verifier under test.
+
+    Attributes:
+        verifier: under a root that `good` leads to.
+        good: evidence without faults at `now`.
+        debug: the same from a debug TEE, duly signed.
+        stranger: a verifier of the same kind, under a root that `good` does not lead to.
+    """
+
+    verifier: Verifier
+    good: Evidence
+    debug: Evidence
+    stranger: Verifier
+    report_data: bytes
+    now: datetime
+
+
+class VerifierConformance:
+    """Subclasses give `case`."""
+
+    case: Case
+
+    def _refuse(self, evidence: Evidence, *, verifier: Verifier | None = None) -> AttestationError:
+        with pytest.raises(AttestationError) as caught:
+            run((verifier or self.case.verifier).verify(evidence, now=self.case.now))
+        for reason in caught.value.reasons:
+            assert reason.rule
+            assert reason.text
+        assert "\n" not in str(caught.value)
+        return caught.value
+
+    def test_name_and_tee(self) -> None:
+        assert re.fullmatch(r"[a-z][a-z0-9_-]*", self.case.verifier.name)
+        assert self.case.verifier.tee is self.case.good.tee is not Tee.NONE
+
+    def test_good_evidence(self) -> None:
+        case = self.case
+        found = run(case.verifier.verify(case.good, now=case.now))
+        assert found.tee is case.good.tee
+        assert found.report_data == case.report_data
+        assert found.claims["reportData"] == case.report_data.hex()
+        assert found.claims["debug"] is False
+        assert found.faults == ()
+        assert re.fullmatch(r"[0-9a-f]{64}", found.digest)
+        assert json.loads(json.dumps(dict(found.claims))) == found.claims
+        assert found == run(case.verifier.verify(case.good, now=case.now))
+
+    def test_carrying_and_binding_are_not_its_business(self) -> None:
+        case = self.case
+        plain = run(case.verifier.verify(case.good, now=case.now))
+        other = replace(case.good, form="otherwise", binding=b"anything")
+        assert run(case.verifier.verify(other, now=case.now)) == plain
+
+    def test_padding_does_not_change_the_digest(self) -> None:
+        case = self.case
+        padded = replace(case.good, quote=case.good.quote + bytes(70))
+        found = run(case.verifier.verify(padded, now=case.now))
+        assert found == run(case.verifier.verify(case.good, now=case.now))
+
+    def test_debug_is_a_fault_and_shows_its_claims(self) -> None:
+        """defects.md 9: debug TEEs are looked at."""
+        found = run(self.case.verifier.verify(self.case.debug, now=self.case.now))
+        assert "debug" in [reason.rule for reason in found.faults]
+        assert found.claims["debug"] is True
+        assert found.report_data == self.case.report_data
+
+    def test_another_root_trusts_nothing(self) -> None:
+        self._refuse(self.case.good, verifier=self.case.stranger)
+        self._refuse(self.case.debug, verifier=self.case.stranger)
+
+    def test_long_before_and_long_after(self) -> None:
+        for days in (-20_000, 40_000):
+            now = self.case.now + timedelta(days=days)
+            with pytest.raises(AttestationError):
+                run(self.case.verifier.verify(self.case.good, now=now))
+
+    @pytest.mark.parametrize("tee", Tee)
+    def test_other_tees(self, tee: Tee) -> None:
+        if tee is not self.case.verifier.tee:
+            error = self._refuse(replace(self.case.good, tee=tee))
+            assert isinstance(error, EvidenceFormat)
+
+    @pytest.mark.parametrize("quote", [b"", b"\0", bytes(1000), bytes(70_000)])
+    def test_garbage(self, quote: bytes) -> None:
+        self._refuse(replace(self.case.good, quote=quote))
+
+    def test_truncated(self) -> None:
+        quote = self.case.good.quote
+        for size in range(0, len(quote), max(1, len(quote) // 200)):
+            self._refuse(replace(self.case.good, quote=quote[:size]))
+
+    def test_only_its_own_errors(self) -> None:
+        """Changed evidence says what it said before, or is refused as an attestation."""
+        plain = run(self.case.verifier.verify(self.case.good, now=self.case.now))
+        for_each_change(self.case.good.quote, lambda quote: self._same_or_refused(quote, plain))
+
+    def _same_or_refused(self, quote: bytes, plain: VerifiedEvidence) -> None:
+        evidence = replace(self.case.good, quote=quote)
+        try:
+            found = run(self.case.verifier.verify(evidence, now=self.case.now))
+        except (AttestationError, CollateralUnavailable):
+            return
+        assert replace(found, digest="") == replace(plain, digest="")
+
+
+def for_each_change(quote: bytes, check: Callable[[bytes], None]) -> None:
+    """Runs `check` with changed copies of `quote`."""
+
+    @given(st.integers(0, len(quote) - 1), st.binary(min_size=1, max_size=8))
+    @settings(max_examples=60, deadline=None)
+    def changed(at: int, by: bytes) -> None:
+        check(quote[:at] + by + quote[at + len(by) :])
+
+    changed()

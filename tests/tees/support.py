@@ -1,0 +1,81 @@
+"""What the tests of verifiers share: a simulated platform, real vectors, a collateral source."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, Final, TypeVar
+
+from verdictd_py.domain.evidence import Collateral, Evidence, Tee, VerifiedEvidence
+from verdictd_py.ports import CollateralRequest
+from verdictd_py.simulator import PlatformOptions, SimulatedPlatform, pki
+from verdictd_py.tees.tdx.verifier import TdxVerifier
+
+T = TypeVar("T")
+
+NOW: Final = datetime(2026, 11, 24, 12, tzinfo=UTC)
+REPORT_DATA: Final = bytes(range(64))
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(work)
+
+
+@cache
+def platform() -> SimulatedPlatform:
+    """One simulated platform for all tests: it never changes."""
+    return SimulatedPlatform.create(now=NOW)
+
+
+@cache
+def good_collateral() -> Collateral:
+    return platform().collateral(NOW)
+
+
+@cache
+def good_quote() -> bytes:
+    return platform().quote(REPORT_DATA)
+
+
+def with_options(**changes: Any) -> SimulatedPlatform:
+    return platform().with_options(replace(PlatformOptions(), **changes))
+
+
+def signed_again(collateral: Collateral, **texts: str) -> Collateral:
+    """Collateral with other texts for `tcb_info` or `qe_identity`, duly signed."""
+    signer = platform().tcb_signer
+    for name, text in texts.items():
+        signature = pki.sign_raw(signer.key, text.encode())
+        changes: dict[str, Any] = {name: text, f"{name}_signature": signature}
+        collateral = replace(collateral, **changes)
+    return collateral
+
+
+class Source:
+    """A collateral source that gives what it is told and counts who asks."""
+
+    def __init__(self, *collateral: Collateral) -> None:
+        self.collateral = collateral
+        self.requests: list[CollateralRequest] = []
+
+    async def candidates(
+        self, request: CollateralRequest, endorsements: Collateral | None
+    ) -> tuple[Collateral, ...]:
+        self.requests.append(request)
+        return self.collateral
+
+
+def tdx_evidence(quote: bytes, endorsements: Collateral | None = None) -> Evidence:
+    return Evidence(Tee.TDX, quote, None, "raw quote", endorsements)
+
+
+def verify_tdx(
+    quote: bytes, *collateral: Collateral, now: datetime = NOW, root: bytes | None = None
+) -> VerifiedEvidence:
+    """Verifies one TDX quote against the simulated root (or another)."""
+    source = Source(*(collateral or (good_collateral(),)))
+    verifier = TdxVerifier(source, root_ca_der=root or platform().root_ca_der)
+    return run(verifier.verify(tdx_evidence(quote), now=now))

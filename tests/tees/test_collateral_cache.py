@@ -1,0 +1,520 @@
+"""The collateral service against a real HTTP server that fails in every way."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import random
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from tests.system.broker import Recorder
+from tests.tees.pccs import Pccs, running_pccs
+from verdictd_py import daemon as app
+from verdictd_py.domain.evidence import Collateral, Evidence, Tee
+from verdictd_py.errors import CollateralUnavailable
+from verdictd_py.ports import CollateralRequest
+from verdictd_py.simulator import PlatformOptions, SimulatedPlatform
+from verdictd_py.simulator.pcs import PcsAnswer
+from verdictd_py.tees.intel.collateral import cache as collateral_cache
+from verdictd_py.tees.intel.collateral.cache import (
+    FIRST_BACK_OFF,
+    LONGEST_BACK_OFF,
+    MAX_FLIGHTS,
+    CollateralCache,
+)
+from verdictd_py.tees.intel.collateral.check import Validity
+from verdictd_py.tees.intel.collateral.forms import collateral_to_json
+from verdictd_py.tees.intel.collateral.http import bounded_get
+from verdictd_py.tees.intel.collateral.pcs import Pcs
+from verdictd_py.tees.intel.pck import root_key_digest
+from verdictd_py.tees.tdx.verifier import TdxVerifier
+
+NOW = app.utc_now()
+LIFETIME = timedelta(days=30)  # of the simulator's collateral, from the moment of its issue
+REQUEST = CollateralRequest(Tee.TDX, "50806f000000", "platform")
+TCB = "/tdx/certification/v4/tcb"
+CRL = "/sgx/certification/v4/pckcrl"
+QE = "/tdx/certification/v4/qe/identity"
+ROOT = "/sgx/certification/v4/rootcacrl"
+
+
+@dataclass
+class Clock:
+    """A clock that stands until it is moved."""
+
+    now: datetime = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@dataclass
+class MemoryStore:
+    """Port `CollateralStore`; survives what the test calls a restart."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    async def names(self) -> tuple[str, ...]:
+        return tuple(self.files)
+
+    async def load(self, name: str) -> bytes | None:
+        return self.files.get(name)
+
+    async def save(self, name: str, content: bytes) -> None:
+        self.files[name] = content
+
+
+@dataclass
+class Place:
+    """A service, a cache over it, and what happened."""
+
+    pccs: Pccs
+    client: httpx.AsyncClient
+    clock: Clock
+    store: MemoryStore
+    events: Recorder
+    cache: CollateralCache
+
+    async def get(self, endorsements: Collateral | None = None) -> tuple[Collateral, ...]:
+        return await self.cache.candidates(REQUEST, endorsements)
+
+    def restarted(self, **more: Any) -> Place:
+        """Another broker on the same store."""
+        return dataclasses.replace(self, cache=self.make(**more))
+
+    def make(
+        self, *, seconds: float = 5, urls: tuple[str, ...] = (), **more: Any
+    ) -> CollateralCache:
+        root = self.pccs.platform.root_ca_der
+        get = bounded_get(self.client, seconds=seconds)
+        service = Pcs(get, urls or (self.pccs.url,), root_key=root_key_digest(root))
+        return CollateralCache(
+            service.fetch,
+            self.store,
+            **{"clock": self.clock, "events": self.events, "root_ca_der": root, **more},
+        )
+
+
+def believe(collateral: Collateral) -> Validity:
+    del collateral
+    return Validity(NOW, NOW, 0)
+
+
+@pytest_asyncio.fixture
+async def place() -> AsyncIterator[Place]:
+    platform = SimulatedPlatform.create(now=NOW)
+    async with running_pccs(platform) as pccs, httpx.AsyncClient(trust_env=False) as client:
+        clock = Clock()
+        pccs.clock = clock
+        made = Place(pccs, client, clock, MemoryStore(), Recorder(), None)  # type: ignore[arg-type]  # made below
+        made.cache = made.make()
+        yield made
+        await made.cache.stop()
+
+
+async def test_one_fetch_serves_a_boot_storm(place: Place) -> None:
+    """A thousand guests of one type make one request of each kind."""
+    found = await asyncio.gather(*(place.get() for _ in range(1000)))
+    assert place.pccs.asked == {CRL: 1, TCB: 1, QE: 1, ROOT: 1}
+    assert {id(each[0]) for each in found} == {id(found[0][0])}
+    assert found[0][0].tcb_info == place.pccs.platform.collateral(NOW).tcb_info
+
+
+async def test_a_thousand_guests_of_one_platform_are_verified_by_one_fetch(place: Place) -> None:
+    """From their quotes on, each with a key of its own; the service is slow meanwhile."""
+    platform = place.pccs.platform
+    verifier = TdxVerifier(place.cache, root_ca_der=platform.root_ca_der)
+    quotes = [platform.quote(number.to_bytes(64, "big")) for number in range(1000)]
+    place.pccs.stalled = True
+    guests = [
+        asyncio.create_task(verifier.verify(Evidence(Tee.TDX, quote, None, "test"), now=NOW))
+        for quote in quotes
+    ]
+    async with asyncio.timeout(30):
+        while not place.pccs.asked:  # noqa: ASYNC110  # no event says so
+            await asyncio.sleep(0)
+    assert not any(guest.done() for guest in guests)
+    place.pccs.go_on.set()
+    found = await asyncio.gather(*guests)
+    assert [int.from_bytes(each.report_data, "big") for each in found] == list(range(1000))
+    assert place.pccs.asked == {CRL: 1, TCB: 1, QE: 1, ROOT: 1}
+
+
+async def test_a_restart_asks_nobody(place: Place) -> None:
+    before = await place.get()
+    place.pccs.asked.clear()
+    assert await place.restarted().get() == before
+    assert not place.pccs.asked
+
+
+async def test_a_file_that_was_written_over_is_not_believed(place: Place) -> None:
+    (good,) = await place.get()
+    (name,) = place.store.files
+    for bad in (
+        b"{",
+        collateral_to_json(dataclasses.replace(good, tcb_info=good.tcb_info + " ")).encode(),
+        collateral_to_json(SimulatedPlatform.create(now=NOW).collateral(NOW)).encode(),
+    ):
+        place.store.files[name] = bad
+        place.pccs.asked.clear()
+        place.events.events.clear()
+        assert len(await place.restarted().get()) == 1
+        assert place.pccs.asked[TCB] == 1
+        assert place.events.named("collateral.unreadable")
+
+
+async def test_it_is_renewed_ahead_while_guests_are_served_from_what_is_kept(place: Place) -> None:
+    (first,) = await place.get()
+    place.clock.now = NOW + LIFETIME * 0.9
+    place.pccs.stalled = True
+    (second,) = await place.get()  # at once, although the service does not answer
+    assert second is first
+    place.pccs.go_on.set()
+    await place.cache.renew_due()
+    (third,) = await place.get()
+    assert third is not first
+    assert place.pccs.asked[TCB] == 2
+
+
+async def test_a_guest_starts_the_renewal_that_is_due(place: Place) -> None:
+    """It does not wait for it, and the next guests do not start another."""
+    (first,) = await place.get()
+    place.clock.now = NOW + LIFETIME * 0.9
+    for _ in range(3):
+        assert await place.get() == (first,)
+    await asyncio.gather(*place.cache._flights.values())
+    assert place.pccs.asked[TCB] == 2
+    assert await place.get() != (first,)
+
+
+async def test_what_is_kept_has_a_bound(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    await place.get()
+    monkeypatch.setattr(collateral_cache, "MAX_PLATFORMS", 1)
+    place.cache._kept[CollateralRequest(Tee.TDX, "0" * 12, "platform")] = place.cache._kept.pop(
+        REQUEST
+    )
+    with pytest.raises(CollateralUnavailable, match="too many platform types are kept"):
+        await place.get()
+    assert len(place.cache._kept) == 1
+
+
+async def test_many_brokers_do_not_renew_together(place: Place) -> None:
+    chance = random.Random(7)  # noqa: S311  # a test's choice
+    moments = set()
+    for _ in range(20):
+        cache = place.restarted(chance=chance.uniform).cache
+        await cache.candidates(REQUEST, None)
+        moments.add(cache._kept[REQUEST].renew_at)
+    assert len(moments) == 20
+    assert min(moments) > NOW + LIFETIME * 0.4
+    assert max(moments) < NOW + LIFETIME * 0.9
+
+
+BROKEN: dict[str, Callable[[str, PcsAnswer], PcsAnswer]] = {
+    "500": lambda path, answer: PcsAnswer(500),
+    "429": lambda path, answer: PcsAnswer(429, {"retry-after": "60"}),
+    "garbage": lambda path, answer: PcsAnswer(200, answer.headers, b"\xff\x00{"),
+    "empty": lambda path, answer: PcsAnswer(200),
+    "no headers": lambda path, answer: PcsAnswer(200, {}, answer.body),
+    "redirect": lambda path, answer: PcsAnswer(302, {"location": "http://127.0.0.1:9/"}),
+    "huge": lambda path, answer: PcsAnswer(200, answer.headers, bytes(3 * 1024 * 1024)),
+    "padded": lambda path, answer: dataclasses.replace(
+        answer, body=answer.body + b" " * (3 * 1024 * 1024 if path == TCB else 0)
+    ),
+    "changed text": lambda path, answer: dataclasses.replace(
+        answer, body=answer.body.replace(b'"UpToDate"', b'"UpToDatE"')
+    ),
+    "changed signature": lambda path, answer: dataclasses.replace(
+        answer, body=answer.body[:-4] + b'00"}' if path == TCB else answer.body
+    ),
+    "changed list": lambda path, answer: dataclasses.replace(
+        answer, body=answer.body[:-1] + b"\x00" if path == CRL else answer.body
+    ),
+    "another chain": lambda path, answer: dataclasses.replace(
+        answer, headers=dict.fromkeys(answer.headers, "-----BEGIN CERTIFICATE-----")
+    ),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+class TestServiceThatFails:
+    async def test_nothing_wrong_is_kept_and_valid_collateral_is_served(
+        self, place: Place, how: str
+    ) -> None:
+        (first,) = await place.get()
+        stored = dict(place.store.files)
+        place.pccs.change = BROKEN[how]
+        place.clock.now = NOW + LIFETIME * 0.9
+        await place.cache.renew_due()
+        assert await place.get() == (first,)
+        assert place.store.files == stored
+        (event,) = place.events.named("collateral.not-renewed")
+        assert event["again_after_seconds"] == FIRST_BACK_OFF.total_seconds()
+
+    async def test_without_anything_kept_the_guest_is_told_to_come_back(
+        self, place: Place, how: str
+    ) -> None:
+        place.pccs.change = BROKEN[how]
+        with pytest.raises(CollateralUnavailable):
+            await place.get()
+        brought = place.pccs.platform.collateral(NOW)
+        assert await place.get(brought) == (brought,)
+        assert not place.store.files
+
+
+async def lying(place: Place, platform: SimulatedPlatform) -> None:
+    """The service answers for another platform or another time; nothing of it is kept."""
+    stored = dict(place.store.files)
+    (first,) = await place.get()
+    place.pccs.platform = platform
+    place.clock.now = NOW + LIFETIME * 0.9
+    await place.cache.renew_due()
+    assert await place.get() == (first,)
+    assert place.events.named("collateral.not-renewed")
+    assert place.store.files == stored
+
+
+async def test_older_levels_than_those_kept_are_refused(place: Place) -> None:
+    """A service could repeat what Intel signed before the last TCB recovery."""
+    await place.get()
+    await lying(place, place.pccs.platform.with_options(PlatformOptions(tcb_evaluation_number=16)))
+
+
+async def test_collateral_of_another_root_is_refused(place: Place) -> None:
+    await place.get()
+    await lying(place, SimulatedPlatform.create(now=NOW))
+
+
+async def test_collateral_of_another_platform_type_is_refused(place: Place) -> None:
+    other = CollateralRequest(Tee.TDX, "00906ea10000", "platform")
+
+    def same_for_all(path: str, answer: PcsAnswer) -> PcsAnswer:
+        good = place.pccs.platform.collateral(NOW)
+        if path != TCB:
+            return answer
+        body = f'{{"tcbInfo":{good.tcb_info},"signature":"{good.tcb_info_signature.hex()}"}}'
+        chain = "".join(
+            line.replace("\n", "%0A")
+            for line in good.tcb_info_issuer_chain.splitlines(keepends=True)
+        )
+        return PcsAnswer(200, {"TCB-Info-Issuer-Chain": chain}, body.encode())
+
+    place.pccs.change = same_for_all
+    with pytest.raises(CollateralUnavailable, match="another FMSPC"):
+        await place.cache.candidates(other, None)
+
+
+async def test_a_certificate_that_is_revoked_signs_nothing(place: Place) -> None:
+    place.pccs.platform = place.pccs.platform.with_options(PlatformOptions(pck_ca_revoked=True))
+    with pytest.raises(CollateralUnavailable, match="revoked"):
+        await place.get()
+
+
+async def test_a_minimum_evaluation_number_can_be_asked_for(place: Place) -> None:
+    assert len(await place.restarted(minimum_evaluation=17).get()) == 1
+    with pytest.raises(CollateralUnavailable, match="at least 18"):
+        await place.restarted(minimum_evaluation=18).get()
+
+
+async def test_a_dead_service_is_not_asked_again_at_once(place: Place) -> None:
+    """Negative caching with back-off: 5 s, doubled up to 5 minutes."""
+    place.pccs.change = BROKEN["500"]
+    pauses = []
+    for _ in range(9):
+        with pytest.raises(CollateralUnavailable):
+            await place.get()
+        asked = place.pccs.asked.total()
+        for _ in range(20):
+            with pytest.raises(CollateralUnavailable):
+                await place.get()
+        assert place.pccs.asked.total() == asked
+        pauses.append(place.events.named("collateral.not-renewed")[-1]["again_after_seconds"])
+        place.clock.now += timedelta(seconds=float(str(pauses[-1])))
+    assert pauses[:3] == [5, 10, 20]
+    assert pauses[-1] == LONGEST_BACK_OFF.total_seconds()
+    place.pccs.change = lambda path, answer: answer
+    assert len(await place.get()) == 1
+
+
+async def test_slow_and_endless_answers_end(place: Place) -> None:
+    for name, seconds, said in (("stalled", 0.3, "within"), ("endless", 60, "more than")):
+        setattr(place.pccs, name, True)
+        cache = place.make(seconds=seconds)
+        with pytest.raises(CollateralUnavailable, match=said):
+            await cache.candidates(REQUEST, None)
+        setattr(place.pccs, name, False)
+
+
+async def test_the_next_service_is_asked_where_one_fails(place: Place) -> None:
+    async with running_pccs(place.pccs.platform) as second:
+        second.clock = place.clock
+        place.pccs.change = BROKEN["500"]
+        cache = place.make(urls=("http://127.0.0.1:9", place.pccs.url, second.url + "/"))
+        assert len(await cache.candidates(REQUEST, None)) == 1
+        assert second.asked[TCB] == 1
+
+
+@pytest.mark.parametrize("how", ["changed text", "another chain", "older levels", "another root"])
+async def test_the_next_service_is_asked_where_one_lies(place: Place, how: str) -> None:
+    """What it says does not verify: that is no answer, and the next one may have it."""
+    await place.get()
+    async with running_pccs(place.pccs.platform) as second:
+        second.clock = place.clock
+        if how == "older levels":
+            older = PlatformOptions(tcb_evaluation_number=16)
+            place.pccs.platform = place.pccs.platform.with_options(older)
+        elif how == "another root":
+            place.pccs.platform = SimulatedPlatform.create(now=NOW)
+        else:
+            place.pccs.change = BROKEN[how]
+        root = second.platform.root_ca_der
+        cache = place.make(urls=(place.pccs.url, second.url), root_ca_der=root)
+        place.clock.now = NOW + LIFETIME * 0.9
+        (kept,) = await cache.candidates(REQUEST, None)
+        await cache.renew_due()
+        (found,) = await cache.candidates(REQUEST, None)
+        assert found is not kept
+        assert second.asked[TCB] == 1
+        assert not place.events.named("collateral.not-renewed")
+
+
+async def test_what_is_on_disk_is_renewed_before_any_guest_comes(place: Place) -> None:
+    """A broker that nobody asked since its restart must not wake up with ended collateral."""
+    await place.get()
+    place.pccs.asked.clear()
+    again = place.restarted()
+    place.clock.now = NOW + LIFETIME * 0.9
+    place.store.files["notes.txt"] = b"of somebody's"
+    await again.cache.restore()
+    await again.cache.renew_due()
+    assert place.pccs.asked[TCB] == 1
+    assert not place.events.named("collateral.unreadable")
+
+
+async def test_ended_collateral_of_before_a_restart_is_still_there_for_a_grace(
+    place: Place,
+) -> None:
+    (first,) = await place.get()
+    place.clock.now = NOW + LIFETIME + timedelta(hours=1)
+    place.pccs.change = BROKEN["500"]
+    assert await place.restarted().get() == (first,)
+    (name,) = place.store.files
+    changed = dataclasses.replace(first, tcb_info=first.tcb_info.replace("UpToDate", "Revoked"))
+    place.store.files[name] = collateral_to_json(changed).encode()
+    with pytest.raises(CollateralUnavailable):  # ended, and not what Intel signed either
+        await place.restarted().get()
+
+
+async def test_what_has_ended_is_said_to_have_ended(place: Place) -> None:
+    """The verifier refuses it with its own reason; what the guest brought comes after it."""
+    (first,) = await place.get()
+    place.clock.now = NOW + LIFETIME * 1.1
+    place.pccs.change = BROKEN["500"]
+    assert await place.get() == (first,)
+    brought = place.pccs.platform.collateral(place.clock.now)
+    assert await place.get(brought) == (first, brought)
+
+
+async def test_too_many_platform_types_at_once_are_told_to_come_back(place: Place) -> None:
+    place.pccs.stalled = True
+    requests = [CollateralRequest(Tee.TDX, f"{n:012x}", "platform") for n in range(MAX_FLIGHTS)]
+    waiting = [asyncio.create_task(place.cache.candidates(each, None)) for each in requests]
+    while len(place.cache._flights) < MAX_FLIGHTS:  # noqa: ASYNC110  # no event says so
+        await asyncio.sleep(0)
+    with pytest.raises(CollateralUnavailable, match="too many"):
+        await place.get()
+    place.pccs.go_on.set()
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_a_guest_that_leaves_does_not_end_the_fetch_of_the_others(place: Place) -> None:
+    place.pccs.stalled = True
+    leaving, staying = (asyncio.create_task(place.get()) for _ in range(2))
+    while not place.pccs.asked:  # noqa: ASYNC110  # as above
+        await asyncio.sleep(0)
+    leaving.cancel()
+    place.pccs.go_on.set()
+    assert len(await staying) == 1
+    assert place.pccs.asked[CRL] == 1
+
+
+async def test_intels_own_service_has_the_roots_list_elsewhere(place: Place) -> None:
+    """No `rootcacrl` there: it is where the root certificate says."""
+    urls = []
+
+    def without(path: str, answer: PcsAnswer) -> PcsAnswer:
+        return PcsAnswer(404) if path == ROOT else answer
+
+    place.pccs.change = without
+    get = bounded_get(place.client)
+
+    async def redirected(url: str) -> Any:
+        urls.append(url)
+        return await get(url.replace("https://pcs.simulated.invalid", place.pccs.url))
+
+    root_key = root_key_digest(place.pccs.platform.root_ca_der)
+    service = Pcs(redirected, (place.pccs.url,), root_key=root_key)
+    found, _ = await service.fetch(REQUEST, believe)
+    assert urls[-1] == place.pccs.platform.options.root_crl_url
+    assert json.loads(found.tcb_info)["fmspc"].lower() == REQUEST.fmspc
+
+
+async def test_a_password_in_a_url_is_not_shown(place: Place) -> None:
+    place.pccs.change = BROKEN["500"]
+    url = place.pccs.url.replace("http://", "http://name:secret@")
+    with pytest.raises(CollateralUnavailable) as caught:
+        await place.make(urls=(url,)).candidates(REQUEST, None)
+    assert "secret" not in str(caught.value) + place.events.text
+    assert f"{place.pccs.url}: status 500 for {CRL}?ca=platform" in str(caught.value)
+
+
+async def test_early_updates_are_asked_for(place: Place) -> None:
+    asked: list[str] = []
+    get = bounded_get(place.client)
+
+    async def noted(url: str) -> Any:
+        asked.append(url)
+        return await get(url)
+
+    root_key = root_key_digest(place.pccs.platform.root_ca_der)
+    service = Pcs(noted, (place.pccs.url,), root_key=root_key, update="early")
+    await service.fetch(REQUEST, believe)
+    assert [("update=early" in url) for url in asked] == [False, True, True, False]
+
+
+async def test_a_service_that_lies_does_not_choose_what_else_is_asked(place: Place) -> None:
+    """Its own root would say where a revocation list is: at any address that we can reach."""
+    asked: list[str] = []
+    get = bounded_get(place.client)
+    place.pccs.change = lambda path, answer: PcsAnswer(404) if path == ROOT else answer
+
+    async def noted(url: str) -> Any:
+        asked.append(url)
+        return await get(url)
+
+    trusted = root_key_digest(SimulatedPlatform.create(now=NOW).root_ca_der)
+    with pytest.raises(CollateralUnavailable, match="trusted root"):
+        await Pcs(noted, (place.pccs.url,), root_key=trusted).fetch(REQUEST, believe)
+    assert all(url.startswith(place.pccs.url) for url in asked)
+
+
+async def test_what_is_valid_is_served_while_the_air_is_full(place: Place) -> None:
+    (first,) = await place.get()
+    place.clock.now = NOW + LIFETIME * 0.9
+    place.pccs.stalled = True
+    requests = [CollateralRequest(Tee.TDX, f"{n:012x}", "platform") for n in range(MAX_FLIGHTS)]
+    waiting = [asyncio.create_task(place.cache.candidates(each, None)) for each in requests]
+    while len(place.cache._flights) < MAX_FLIGHTS:  # noqa: ASYNC110  # no event says so
+        await asyncio.sleep(0)
+    assert await place.get() == (first,)
+    await place.cache.renew_due()
+    place.pccs.go_on.set()
+    await asyncio.gather(*waiting, return_exceptions=True)

@@ -1,0 +1,92 @@
+"""Collateral that has ended: used for a while if the operator said so, and never a guest's own."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from tests.tees.support import Source as OneCollateral
+from verdictd_py import daemon as app
+from verdictd_py.domain.evidence import Collateral, Evidence, Tee
+from verdictd_py.errors import AttestationError, CollateralExpired
+from verdictd_py.simulator import PlatformOptions, SimulatedPlatform
+from verdictd_py.tees.intel.collateral.check import ends_at
+from verdictd_py.tees.intel.collateral.sources import EndorsementsOnly
+from verdictd_py.tees.tdx.verifier import TdxVerifier
+
+NOW = app.utc_now()
+WEEK = timedelta(days=7)
+
+
+@pytest.fixture(scope="module")
+def platform() -> SimulatedPlatform:
+    return SimulatedPlatform.create(now=NOW)
+
+
+def evidence(platform: SimulatedPlatform, brought: Collateral | None = None) -> Evidence:
+    quote = platform.quote(bytes(64))
+    return Evidence(tee=Tee.TDX, quote=quote, binding=None, form="test", endorsements=brought)
+
+
+@pytest.mark.parametrize(
+    ("grace", "after", "accepted"),
+    [
+        (timedelta(0), timedelta(seconds=-2), True),
+        (timedelta(0), timedelta(seconds=1), False),
+        (WEEK, timedelta(seconds=1), True),
+        (WEEK, WEEK - timedelta(minutes=1), True),
+        (WEEK, WEEK + timedelta(minutes=1), False),
+    ],
+)
+async def test_grace_ends_when_it_was_said_to(
+    platform: SimulatedPlatform, grace: timedelta, after: timedelta, accepted: bool
+) -> None:
+    collateral = platform.collateral(NOW)
+    verifier = TdxVerifier(OneCollateral(collateral), root_ca_der=platform.root_ca_der, grace=grace)
+    moment = ends_at(collateral) + after
+    if accepted:
+        found = await verifier.verify(evidence(platform), now=moment)
+        assert found.tcb_status == "UpToDate"
+    else:
+        with pytest.raises(CollateralExpired):
+            await verifier.verify(evidence(platform), now=moment)
+
+
+async def test_what_a_guest_brought_has_no_grace(platform: SimulatedPlatform) -> None:
+    collateral = platform.collateral(NOW)
+    verifier = TdxVerifier(EndorsementsOnly(), root_ca_der=platform.root_ca_der, grace=WEEK)
+    moment = ends_at(collateral) + timedelta(hours=1)
+    with pytest.raises(CollateralExpired):
+        await verifier.verify(evidence(platform, collateral), now=moment)
+
+
+async def test_grace_forgives_time_and_nothing_else(platform: SimulatedPlatform) -> None:
+    revoked = platform.with_options(PlatformOptions(pck_revoked=True)).collateral(NOW)
+    verifier = TdxVerifier(OneCollateral(revoked), root_ca_der=platform.root_ca_der, grace=WEEK)
+    with pytest.raises(AttestationError):
+        await verifier.verify(evidence(platform), now=ends_at(revoked) + timedelta(hours=1))
+
+
+def test_what_does_not_say_when_it_ends_is_said() -> None:
+    nothing = Collateral("", b"", b"", "", "{}", b"", "", "{}", b"")
+    with pytest.raises(ValueError, match="does not say"):
+        ends_at(nothing)
+
+
+@pytest.mark.parametrize(("least", "accepted"), [(0, True), (17, True), (18, False)])
+@pytest.mark.parametrize("of_the_guest", [False, True])
+async def test_the_least_evaluation_number_is_asked_of_everybody(
+    platform: SimulatedPlatform, least: int, accepted: bool, of_the_guest: bool
+) -> None:
+    """Of the operator's files as of what a guest brings along."""
+    collateral = platform.collateral(NOW)
+    source = EndorsementsOnly() if of_the_guest else OneCollateral(collateral)
+    verifier = TdxVerifier(source, root_ca_der=platform.root_ca_der, minimum_evaluation=least)
+    shown = evidence(platform, collateral if of_the_guest else None)
+    if accepted:
+        assert (await verifier.verify(shown, now=NOW)).tcb_status == "UpToDate"
+    else:
+        with pytest.raises(AttestationError) as caught:
+            await verifier.verify(shown, now=NOW)
+        assert caught.value.reasons[0].expected == "at least 18"

@@ -1,0 +1,230 @@
+"""Chains are verified here before anybody is asked for collateral."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import NameOID
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.vectors import vector
+from tests.tees.support import NOW, good_quote, platform
+from verdictd_py.errors import AttestationError, CollateralExpired, ConfigError, QuoteInvalid
+from verdictd_py.tees.intel.pck import (
+    INTEL_ROOT_KEY_SHA256,
+    root_key_digest,
+    verify_chain,
+    verify_pck_chain,
+)
+from verdictd_py.tees.intel.quote import parse_quote
+
+DAY = timedelta(days=1)
+
+
+@dataclass
+class Link:
+    """One certificate to be made; the defaults make a chain that verifies."""
+
+    name: str
+    ca: bool = True
+    path_length: int | None = None
+    key_cert_sign: bool = True
+    key: Any = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
+    hash: Any = field(default_factory=hashes.SHA256)
+    start: datetime = NOW - DAY
+    end: datetime = NOW + DAY
+    issuer_name: str | None = None
+    bare: bool = False  # without any extension
+
+
+def _certificate(link: Link, issuer: Link) -> x509.Certificate:
+    def named(text: str) -> x509.Name:
+        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+    usage = dict.fromkeys(
+        (
+            "digital_signature",
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "crl_sign",
+            "encipher_only",
+            "decipher_only",
+        ),
+        False,
+    )
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(named(link.name))
+        .issuer_name(named(link.issuer_name or issuer.name))
+        .public_key(link.key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(link.start)
+        .not_valid_after(link.end)
+    )
+    if not link.bare:
+        length = link.path_length if link.ca else None
+        builder = builder.add_extension(
+            x509.BasicConstraints(ca=link.ca, path_length=length), critical=True
+        ).add_extension(x509.KeyUsage(key_cert_sign=link.key_cert_sign, **usage), critical=True)
+    return builder.sign(issuer.key, link.hash)
+
+
+def _chain(root: Link, *links: Link) -> tuple[bytes, bytes]:
+    """PEM, leaf first, and the digest of the root's key; `links` from the top down."""
+    certificates = [_certificate(root, root)]
+    for link, issuer in zip(links, (root, *links), strict=False):
+        certificates.append(_certificate(link, issuer))
+    pem = b"".join(one.public_bytes(serialization.Encoding.PEM) for one in reversed(certificates))
+    return pem, root_key_digest(certificates[0].public_bytes(serialization.Encoding.DER))
+
+
+def _links(**changes: dict[str, Any]) -> list[Link]:
+    """Root, CA and leaf, each with changes."""
+    made = {
+        "root": Link("root"),
+        "ca": Link("a platform CA", path_length=0),
+        "leaf": Link("leaf", ca=False),
+    }
+    return [replace(made[name], **changes.get(name, {})) for name in made]
+
+
+def test_good_chain() -> None:
+    pem, root = _chain(*_links())
+    leaf = verify_chain(pem + b"\0", root_key=root, now=NOW)
+    assert leaf.subject.rfc4514_string() == "CN=leaf"
+
+
+P384 = {"key": ec.generate_private_key(ec.SECP384R1())}
+RSA = {"key": rsa.generate_private_key(public_exponent=65537, key_size=2048)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"ca": {"ca": False}}, "not a CA"),
+        ({"ca": {"key_cert_sign": False}}, "not a CA"),
+        ({"root": {"ca": False}}, "not a CA"),
+        ({"root": {"path_length": 0}}, "longer than a CA"),
+        ({"ca": {"bare": True}}, "ExtensionNotFound"),
+        ({"leaf": {"issuer_name": "someone else"}}, "issuer"),
+        ({"leaf": {"hash": hashes.SHA384()}}, "SHA-256"),
+        ({"ca": P384}, "P-256"),
+        ({"root": RSA}, "P-256"),
+    ],
+)
+def test_links_that_do_not_hold(changes: dict[str, Any], says: str) -> None:
+    pem, root = _chain(*_links(**changes))
+    with pytest.raises(QuoteInvalid) as caught:
+        verify_chain(pem, root_key=root, now=NOW)
+    assert caught.value.reasons[0].rule == "pck-chain"
+    assert says.lower() in caught.value.reasons[0].text.lower()
+
+
+def test_signed_by_another_key_of_the_same_name() -> None:
+    root, ca, leaf = _links()
+    impostor = replace(ca, key=ec.generate_private_key(ec.SECP256R1()))
+    pem, digest = _chain(root, ca, leaf)
+    forged = _certificate(leaf, impostor).public_bytes(serialization.Encoding.PEM)
+    rest = pem[pem.index(b"-----END") :].partition(b"-----\n")[2]
+    with pytest.raises(QuoteInvalid, match="trusted root"):
+        verify_chain(forged + rest, root_key=digest, now=NOW)
+
+
+@pytest.mark.parametrize("who", ["ca", "leaf"])
+@pytest.mark.parametrize("moved", [-3 * DAY, 3 * DAY])
+def test_outside_validity(who: str, moved: timedelta) -> None:
+    pem, root = _chain(*_links(**{who: {"start": NOW - DAY + moved, "end": NOW + DAY + moved}}))
+    with pytest.raises(CollateralExpired):
+        verify_chain(pem, root_key=root, now=NOW)
+
+
+def test_lengths() -> None:
+    """One certificate is no chain, five are too many, the root alone vouches for nothing."""
+    root = Link("root")
+    pem, digest = _chain(root)
+    with pytest.raises(QuoteInvalid):
+        verify_chain(pem, root_key=digest, now=NOW)
+    pem, digest = _chain(root, Link("1"), Link("2"), Link("3"), Link("leaf", ca=False))
+    with pytest.raises(QuoteInvalid):
+        verify_chain(pem, root_key=digest, now=NOW)
+    with pytest.raises(QuoteInvalid):
+        verify_chain(b"", root_key=digest, now=NOW)
+
+
+def test_chain_in_another_order_or_without_root() -> None:
+    pem, root = _chain(*_links())
+    parts = [
+        part + b"-----END CERTIFICATE-----\n" for part in pem.split(b"-----END CERTIFICATE-----\n")
+    ][:-1]
+    for order in ([1, 0, 2], [0, 1], [0, 2], [2, 1, 0], [0, 0, 2]):
+        with pytest.raises(QuoteInvalid):
+            verify_chain(b"".join(parts[at] for at in order), root_key=root, now=NOW)
+
+
+def test_leaf_that_is_no_pck_certificate() -> None:
+    """A chain of Intel's own for another purpose says nothing about a platform."""
+    pem, root = _chain(*_links())
+    with pytest.raises(QuoteInvalid, match="trusted root") as caught:
+        verify_pck_chain(pem, root_key=root, now=NOW)
+    assert "not a PCK certificate" in caught.value.reasons[0].text
+
+
+@pytest.mark.parametrize(
+    ("name", "fmspc", "ca"),
+    [
+        ("tdx-v4-up-to-date", "b0c06f000000", "platform"),
+        ("tdx-v4-spr", "50806f000000", "platform"),
+        ("tdx-v5", "90c06f000000", "platform"),
+        ("sgx-v3", "00a067110000", "processor"),
+    ],
+)
+def test_intel_chains(name: str, fmspc: str, ca: str) -> None:
+    """The pinned key is the one that real chains end at."""
+    quote = parse_quote(vector(f"quotes/{name}/quote.bin").read_bytes())
+    now = datetime.fromisoformat("2026-06-20T10:16:03Z")
+    found = verify_pck_chain(quote.pck_chain, root_key=INTEL_ROOT_KEY_SHA256, now=now)
+    assert (found.fmspc, found.ca, len(found.cpu_svn)) == (fmspc, ca, 16)
+
+
+def test_root_that_is_no_certificate() -> None:
+    with pytest.raises(ConfigError, match="openssl x509"):
+        root_key_digest(b"-----BEGIN CERTIFICATE-----")
+
+
+def test_a_serial_that_the_library_warns_of_is_refused_without_a_word() -> None:
+    """Warnings are errors in these tests, and lines on standard error elsewhere."""
+    pem, root = _chain(*_links())
+    leaf = x509.load_pem_x509_certificates(pem)[0]
+    der = bytearray(leaf.public_bytes(serialization.Encoding.DER))
+    serial = leaf.serial_number.to_bytes((leaf.serial_number.bit_length() + 7) // 8)
+    der[der.index(serial)] |= 0x80  # a negative number
+    odd = ssl.DER_cert_to_PEM_cert(bytes(der)).encode()
+    with pytest.raises(QuoteInvalid):
+        verify_chain(
+            odd + pem[pem.index(b"-----END") :].partition(b"\n")[2], root_key=root, now=NOW
+        )
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**4), st.integers(1, 255)), min_size=1, max_size=3))
+@settings(max_examples=200, deadline=None)
+def test_flipped_chains(flips: list[tuple[int, int]]) -> None:
+    quote = parse_quote(good_quote())
+    pem = bytearray(quote.pck_chain)
+    for at, mask in flips:
+        pem[at % len(pem)] ^= mask
+    root = root_key_digest(platform().root_ca_der)
+    try:
+        found = verify_pck_chain(bytes(pem), root_key=root, now=NOW)
+    except AttestationError:
+        return
+    assert found.fmspc == verify_pck_chain(quote.pck_chain, root_key=root, now=NOW).fmspc

@@ -1,0 +1,129 @@
+"""Taking quotes apart: real ones, cut ones, and kinds that are not served."""
+
+from __future__ import annotations
+
+import struct
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.vectors import vector
+from tests.tees.support import REPORT_DATA, good_quote, platform
+from verdictd_py.domain.evidence import MAX_QUOTE_BYTES, Tee
+from verdictd_py.errors import EvidenceFormat
+from verdictd_py.simulator import TdBody
+from verdictd_py.tees.intel.quote import BodyKind, parse_quote
+from verdictd_py.tees.tdx.verifier import body_claims
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "tee", "kind"),
+    [
+        ("quotes/tdx-v4-up-to-date/quote.bin", 4, Tee.TDX, BodyKind.TD10),
+        ("quotes/tdx-v4-spr/quote.bin", 4, Tee.TDX, BodyKind.TD10),
+        ("quotes/tdx-v5/quote.bin", 5, Tee.TDX, BodyKind.TD15),
+        ("quotes/sgx-v3/quote.bin", 3, Tee.SGX, BodyKind.SGX),
+        ("eventlog/quote.bin", 4, Tee.TDX, BodyKind.TD10),
+    ],
+)
+def test_real_quotes(name: str, version: int, tee: Tee, kind: BodyKind) -> None:
+    data = vector(name).read_bytes()
+    quote = parse_quote(data)
+    assert (quote.version, quote.tee, quote.kind) == (version, tee, kind)
+    assert data.startswith(quote.raw)
+    assert quote.raw.startswith(quote.signed)
+    assert quote.pck_chain.startswith(b"-----BEGIN CERTIFICATE-----")
+    assert parse_quote(quote.raw + b"padding") == quote
+    if tee is Tee.TDX:
+        claims = body_claims(quote)
+        assert claims["debug"] is False
+        assert str(claims["mrTd"]) in data.hex()
+        assert ("mrServiceTd" in claims) is (kind is BodyKind.TD15)
+
+
+def test_offsets_of_version_4() -> None:
+    """Every claim stands where tdx.md says, counted from the beginning of the quote."""
+    data = bytearray(good_quote())
+    offsets = {
+        "teeTcbSvn": (48, 16),
+        "mrSeam": (64, 48),
+        "mrSignerSeam": (112, 48),
+        "tdAttributes": (168, 8),
+        "xfam": (176, 8),
+        "mrTd": (184, 48),
+        "mrConfigId": (232, 48),
+        "mrOwner": (280, 48),
+        "mrOwnerConfig": (328, 48),
+        "rtmr0": (376, 48),
+        "rtmr1": (424, 48),
+        "rtmr2": (472, 48),
+        "rtmr3": (520, 48),
+        "reportData": (568, 64),
+    }
+    for number, (at, size) in enumerate(offsets.values(), start=1):
+        data[at : at + size] = bytes([2 * number]) * size
+    claims = body_claims(parse_quote(bytes(data)))
+    assert claims.pop("debug") is False
+    assert claims == {
+        name: bytes([2 * number]).hex() * size
+        for number, (name, (_, size)) in enumerate(offsets.items(), start=1)
+    }
+
+
+def _changed(at: int, replacement: bytes, data: bytes | None = None) -> bytes:
+    quote = data or good_quote()
+    return quote[:at] + replacement + quote[at + len(replacement) :]
+
+
+V5 = platform().quote(REPORT_DATA, version=5, body=TdBody.TD15)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "shorter than its header"),
+        (good_quote()[:47], "shorter than its header"),
+        (_changed(0, b"\x06"), "version 6"),
+        (_changed(0, b"\x00"), "version 0"),
+        (_changed(0, b"\x03"), "cannot carry"),  # version 3 is for SGX
+        (_changed(2, b"\x03"), "type 3"),  # P-384
+        (_changed(4, bytes(4)), "quote"),  # SGX in version 4, of another size
+        (_changed(4, b"\x82"), "unknown TEE type 0x82"),
+        (_changed(12, b"\x00"), "quoting enclave"),
+        (_changed(48, b"\x01\x00", V5), "cannot have"),
+        (_changed(48, b"\x01\x00" + struct.pack("<I", 384), V5), "cannot carry"),
+        (_changed(48, b"\x05", V5), "type 5"),
+        (_changed(50, b"\x00", V5), "cannot have"),
+        (good_quote()[:-1], "ends inside"),
+        (_changed(632, b"\xff\xff\xff\xff"), "ends inside"),
+        (_changed(764, b"\x05"), "type 5"),  # certification data of the quote
+        (good_quote() + bytes(MAX_QUOTE_BYTES), "longer than"),
+    ],
+)
+def test_what_is_not_served(data: bytes, says: str) -> None:
+    with pytest.raises(EvidenceFormat, match=says):
+        parse_quote(data)
+
+
+@pytest.mark.parametrize("kind", [1, 2, 3, 4, 6, 7])
+def test_only_pck_chains_certify(kind: int) -> None:
+    """Certification data of the QE report other than type 5 is refused in clear words."""
+    at = 764 + 6 + 384 + 64 + 2 + 32
+    assert good_quote()[at : at + 2] == b"\x05\x00"
+    with pytest.raises(EvidenceFormat, match=rf"type {kind} is not served.*PCK certificate chain"):
+        parse_quote(_changed(at, bytes([kind])))
+
+
+@given(st.binary(max_size=2000))
+def test_garbage(data: bytes) -> None:
+    with pytest.raises(EvidenceFormat):
+        parse_quote(data)
+
+
+@given(st.integers(0, 5000), st.binary(min_size=1, max_size=64))
+@settings(deadline=None)
+def test_overwritten(at: int, garbage: bytes) -> None:
+    with suppress(EvidenceFormat):
+        parse_quote(_changed(at % len(V5), garbage, V5))

@@ -1,0 +1,126 @@
+"""Verifiers by name: built-in, aliases, plugins, and the one that accepts anybody."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, EntryPoints
+
+import pytest
+
+from tests.tees.support import NOW, Source, good_collateral, good_quote, run, tdx_evidence
+from tests.tees.toy import ToyVerifier
+from verdictd_py.domain.evidence import Tee
+from verdictd_py.errors import ConfigError, QuoteInvalid
+from verdictd_py.tees import registry
+from verdictd_py.tees.registry import NullVerifier, VerifierContext, select
+from verdictd_py.tees.sgx.verifier import SgxVerifier
+from verdictd_py.tees.tdx.verifier import TdxVerifier
+
+CONTEXT = VerifierContext(Source(good_collateral()))
+
+
+@pytest.fixture(autouse=True)
+def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packages that bring verifiers, good and bad, as if they were installed."""
+    points = EntryPoints(
+        EntryPoint(name, value, registry.ENTRY_POINT_GROUP)
+        for name, value in {
+            "toy": "tests.tees.toy:make_toy",
+            "tdx": "tests.tees.toy:make_toy",
+            "tdx_ecdsa": "tests.tees.toy:make_toy",
+            "nullverifier": "tests.tees.toy:make_toy",
+            "gone": "tests.tees.no_such_module:make",
+            "nameless": "tests.tees.toy:no_such_function",
+            "nothing": "tests.tees.toy:make_nothing",
+        }.items()
+    )
+    monkeypatch.setattr(registry, "entry_points", lambda group: points.select(group=group))
+
+
+def test_default_is_every_real_built_in_verifier() -> None:
+    """defects.md 7: nobody is accepted unattested by default, and no plugin is loaded."""
+    found = select(None, CONTEXT)
+    assert set(found) == {Tee.TDX, Tee.SGX}
+    assert found.names == ("tdx", "sgx")
+    assert not found.accepts_anyone
+
+
+@pytest.mark.parametrize(
+    ("names", "tees"),
+    [
+        (["tdx"], {Tee.TDX}),
+        (["tdx_ecdsa"], {Tee.TDX}),
+        (["tdx", "tdx_ecdsa"], {Tee.TDX}),
+        (["sgx_ecdsa"], {Tee.SGX}),
+        (["sgx", "tdx"], {Tee.TDX, Tee.SGX}),
+        (["toy", "tdx"], {Tee.SEV_SNP, Tee.TDX}),
+    ],
+)
+def test_names(names: list[str], tees: set[Tee]) -> None:
+    found = select(names, CONTEXT)
+    assert set(found) == tees
+    for tee in tees:
+        assert found[tee].tee is tee
+    assert not found.accepts_anyone
+
+
+def test_built_in_names_cannot_be_taken() -> None:
+    assert isinstance(select(["tdx"], CONTEXT)[Tee.TDX], TdxVerifier)
+    assert isinstance(select(["tdx_ecdsa"], CONTEXT)[Tee.TDX], TdxVerifier)
+    assert isinstance(select(["sgx"], CONTEXT)[Tee.SGX], SgxVerifier)
+    assert isinstance(select(["toy"], CONTEXT)[Tee.SEV_SNP], ToyVerifier)
+
+
+def test_nullverifier_needs_its_flag() -> None:
+    """defects.md 7: accepting anybody takes a flag that says so."""
+    with pytest.raises(ConfigError, match="--insecure-nullverifier"):
+        select(["nullverifier"], CONTEXT)
+    found = select(["nullverifier"], CONTEXT, insecure_nullverifier=True)
+    assert found.accepts_anyone
+    assert isinstance(found[Tee.NONE], NullVerifier)
+    claims = run(found[Tee.NONE].verify(tdx_evidence(good_quote()), now=NOW))
+    assert (claims.tee, claims.claims) == (Tee.NONE, {})
+
+
+def test_flag_alone_changes_nothing() -> None:
+    """defects.md 7: the flag does not make the default set accept anybody."""
+    assert not select(None, CONTEXT, insecure_nullverifier=True).accepts_anyone
+
+
+def test_nullverifier_stands_alone() -> None:
+    with pytest.raises(ConfigError, match="name it alone"):
+        select(["tdx", "nullverifier"], CONTEXT, insecure_nullverifier=True)
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (
+            ["sev"],
+            r"'sev'; known are gone, .*nullverifier, sample, sgx, sgx_ecdsa, tdx, tdx_ecdsa, toy$",
+        ),
+        (["TDX"], "no verifier 'TDX'"),
+        ([""], "no verifier ''"),
+        ([], "no verifier is named"),
+        (["gone"], "cannot be loaded: No module named"),
+        (["nameless"], "cannot be loaded"),
+        (["nothing"], "does not name a TEE"),
+    ],
+)
+def test_names_that_cannot_be_used(names: list[str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
+        select(names, CONTEXT)
+    assert "\n" not in str(caught.value)
+
+
+def test_two_for_one_tee(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ToyVerifier, "tee", Tee.TDX)
+    with pytest.raises(ConfigError, match="toy and tdx both serve tdx"):
+        select(["toy", "tdx"], CONTEXT)
+
+
+def test_root_is_passed_on() -> None:
+    with pytest.raises(ConfigError, match="root CA"):
+        select(None, VerifierContext(Source(), root_ca_der=b"no certificate"))
+    verifier = select(None, CONTEXT)[Tee.TDX]
+    with pytest.raises(QuoteInvalid, match="trusted root"):  # the simulated root is not Intel's
+        run(verifier.verify(tdx_evidence(good_quote()), now=NOW))

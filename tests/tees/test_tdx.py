@@ -1,0 +1,414 @@
+"""TDX verification against the simulated platform: claims, faults, refusals, whose fault."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.tees.support import (
+    NOW,
+    REPORT_DATA,
+    Source,
+    good_collateral,
+    good_quote,
+    platform,
+    run,
+    signed_again,
+    tdx_evidence,
+    verify_tdx,
+    with_options,
+)
+from verdictd_py.domain.evidence import Collateral, Evidence, Tee, VerifiedEvidence
+from verdictd_py.errors import (
+    AttestationError,
+    CollateralExpired,
+    CollateralUnavailable,
+    EvidenceFormat,
+    QuoteInvalid,
+)
+from verdictd_py.simulator import (
+    TCB_DATE,
+    TCB_STATUSES,
+    Flaw,
+    PlatformOptions,
+    SimulatedPlatform,
+    TdAttributes,
+    TdBody,
+    TdMeasurements,
+)
+from verdictd_py.tees.intel import verification as intel
+from verdictd_py.tees.intel.collateral.sources import EndorsementsOnly
+from verdictd_py.tees.intel.dcap import RefusedLate
+from verdictd_py.tees.tdx.verifier import TdxVerifier
+
+HONEST = TdMeasurements()
+BODIES = [(4, TdBody.TD10), (5, TdBody.TD10), (5, TdBody.TD15), (5, TdBody.TD15_EX)]
+
+
+@pytest.mark.parametrize(("version", "body"), BODIES)
+def test_measurements_reach_the_claims(version: Any, body: TdBody) -> None:
+    """defects.md 8: every TDX measurement is a claim."""
+    quote = platform().quote(REPORT_DATA, version=version, body=body)
+    found = verify_tdx(quote)
+    expected: dict[str, Any] = {
+        "mrTd": HONEST.mr_td.hex(),
+        "mrConfigId": HONEST.mr_config_id.hex(),
+        "mrOwner": HONEST.mr_owner.hex(),
+        "mrOwnerConfig": HONEST.mr_owner_config.hex(),
+        "rtmr0": HONEST.rtmr0.hex(),
+        "rtmr1": HONEST.rtmr1.hex(),
+        "rtmr2": HONEST.rtmr2.hex(),
+        "rtmr3": HONEST.rtmr3.hex(),
+        "reportData": REPORT_DATA.hex(),
+        "teeTcbSvn": "05010200000000000000000000000000",
+        "tdAttributes": "0000001000000000",
+        "debug": False,
+        "xfam": "e702060000000000",
+        "tcbStatus": "UpToDate",
+        "advisoryIds": [],
+        "tcbDate": TCB_DATE,
+        "tcbBehindDays": 0,
+        "fmspc": "50806f000000",
+        "mrSignerSeam": "00" * 48,
+    }
+    if body is not TdBody.TD10:
+        expected |= {
+            "teeTcbSvn2": "05010200000000000000000000000000",
+            "mrServiceTd": "00" * 48,
+        }
+    claims = dict(found.claims)
+    assert claims.pop("mrSeam") not in ("", "00" * 48)
+    assert claims == expected
+    assert found.tee is Tee.TDX
+    assert found.report_data == REPORT_DATA
+    assert found.faults == ()
+    assert found.digest == hashlib.sha256(quote).hexdigest()
+
+
+@pytest.mark.parametrize("status", TCB_STATUSES)
+def test_every_tcb_status_is_told(status: str) -> None:
+    """defects.md 9: a platform that is out of date is not called good; `Revoked` is a fault."""
+    machine = with_options(tcb_status=status, advisory_ids=("INTEL-SA-00615",))
+    found = verify_tdx(machine.quote(REPORT_DATA), machine.collateral(NOW))
+    assert found.tcb_status == found.claims["tcbStatus"] == status
+    assert found.advisory_ids == ("INTEL-SA-00615",)
+    assert [reason.rule for reason in found.faults] == (
+        ["tcbStatus"] if status == "Revoked" else []
+    )
+
+
+SERVICE_TD = replace(HONEST, mr_service_td=b"\1" * 48)
+
+
+@pytest.mark.parametrize(
+    ("measurements", "rules"),
+    [
+        (HONEST.debug(), ["debug"]),
+        (HONEST.without_attributes(TdAttributes.SEPT_VE_DISABLE), ["tdAttributes"]),
+        (HONEST.debug().without_attributes(1 << 28), ["debug", "tdAttributes"]),
+        (HONEST.with_attributes(1 << 4), ["tdAttributes"]),  # profiling
+        (HONEST.with_attributes(1 << 1), ["tdAttributes"]),  # reserved
+        (HONEST.with_attributes(1 << 61), ["tdAttributes"]),  # reserved
+        (HONEST.with_attributes(TdAttributes.MIGRATABLE), ["tdAttributes"]),
+        (HONEST.with_attributes(TdAttributes.SERVTD_EXT), ["tdAttributes"]),
+        (SERVICE_TD, ["mrServiceTd"]),
+        (SERVICE_TD.debug(), ["debug", "mrServiceTd"]),
+    ],
+)
+@pytest.mark.parametrize("status", ["UpToDate", "OutOfDate", "TDRelaunchAdvised", "Revoked"])
+def test_what_no_policy_may_accept(
+    measurements: TdMeasurements, rules: list[str], status: str
+) -> None:
+    """defects.md 9: debug TDs are looked at; the refusal shows claims, TCB and advisories."""
+    machine = with_options(tcb_status=status, advisory_ids=("INTEL-SA-00615",))
+    quote = machine.quote(REPORT_DATA, measurements, version=5, body=TdBody.TD15)
+    found = verify_tdx(quote, machine.collateral(NOW))
+    expected = rules + (["tcbStatus"] if status == "Revoked" else [])
+    assert [reason.rule for reason in found.faults] == expected
+    assert found.claims["rtmr1"] == HONEST.rtmr1.hex()
+    assert found.claims["debug"] is ("debug" in rules)
+    assert found.claims["tcbStatus"] == found.tcb_status == status
+    assert found.advisory_ids == ("INTEL-SA-00615",)
+    honest = machine.quote(REPORT_DATA, version=5, body=TdBody.TD15)
+    same = verify_tdx(honest, machine.collateral(NOW))  # rated by the library, unless revoked
+    assert found.claims["tcbDate"] == same.claims["tcbDate"]
+    for reason in found.faults:
+        assert reason.text.startswith(f"{reason.rule}: ")
+        assert reason.measured
+        assert reason.expected
+
+
+@pytest.mark.parametrize("bit", range(64))
+def test_no_attribute_is_accepted_that_the_library_refuses(bit: int) -> None:
+    """Each bit of TDATTRIBUTES: a fault, with a measured value, or one of the harmless."""
+    quote = platform().quote(REPORT_DATA, replace(HONEST, td_attributes=1 << 28 ^ 1 << bit))
+    found = verify_tdx(quote)
+    harmless = {16, *range(18, 23), 27, 30, 31, 62, 63}
+    assert (not found.faults) is (bit in harmless)
+    assert all(reason.measured for reason in found.faults)
+
+
+def test_debug_bit_flipped_after_signing_shows_no_claims() -> None:
+    """defects.md 9: claims of a quote whose signature is broken are never believed."""
+    quote = bytearray(good_quote())
+    quote[168] ^= 1  # TDATTRIBUTES.DEBUG
+    source = Source(good_collateral())
+    verifier = TdxVerifier(source, root_ca_der=platform().root_ca_der)
+    with pytest.raises(QuoteInvalid) as caught:
+        run(verifier.verify(tdx_evidence(bytes(quote)), now=NOW))
+    assert [reason.rule for reason in caught.value.reasons] == ["signature"]
+    assert source.requests == []  # and nobody was asked for collateral
+
+
+@pytest.mark.parametrize("flaw", Flaw)
+def test_forged_quotes_never_cause_a_fetch(flaw: Flaw) -> None:
+    source = Source(good_collateral())
+    verifier = TdxVerifier(source, root_ca_der=platform().root_ca_der)
+    with pytest.raises(QuoteInvalid) as caught:
+        run(verifier.verify(tdx_evidence(platform().quote(REPORT_DATA, flaw=flaw)), now=NOW))
+    assert caught.value.reasons[0].rule == "signature"
+    assert source.requests == []
+
+
+def test_foreign_root_never_causes_a_fetch() -> None:
+    """A whole platform under another root is refused at its chain; None trusts Intel only."""
+    source = Source(good_collateral())
+    for root in (SimulatedPlatform.create(now=NOW).root_ca_der, None):
+        verifier = TdxVerifier(source, root_ca_der=root)
+        with pytest.raises(QuoteInvalid, match="trusted root") as caught:
+            run(verifier.verify(tdx_evidence(good_quote()), now=NOW))
+        assert caught.value.reasons[0].rule == "pck-chain"
+    assert source.requests == []
+
+
+def test_request_names_tee_fmspc_and_ca() -> None:
+    machine = SimulatedPlatform.create(
+        now=NOW, options=PlatformOptions(fmspc="00A067110000", ca="processor")
+    )
+    source = Source(machine.collateral(NOW))
+    verifier = TdxVerifier(source, root_ca_der=machine.root_ca_der)
+    found = run(verifier.verify(tdx_evidence(machine.quote(REPORT_DATA)), now=NOW))
+    request = source.requests[0]
+    assert (request.tee, request.fmspc, request.ca) == (Tee.TDX, "00a067110000", "processor")
+    assert found.claims["fmspc"] == "00a067110000"
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [({"pck_revoked": True}, "revocation"), ({"pck_ca_revoked": True}, "revocation")],
+)
+def test_revocation_is_final(changes: dict[str, bool], rule: str) -> None:
+    """Older collateral, that does not know of the revocation, is not tried afterwards."""
+    revoking = with_options(**changes).collateral(NOW)
+    with pytest.raises(QuoteInvalid) as caught:
+        verify_tdx(good_quote(), revoking, good_collateral())
+    assert caught.value.reasons[0].rule == rule
+
+
+@pytest.mark.parametrize("offset", [timedelta(days=31), timedelta(days=-2)])
+def test_collateral_outside_its_validity(offset: timedelta) -> None:
+    machine = SimulatedPlatform.create(now=NOW - timedelta(days=10))
+    verifier = TdxVerifier(Source(machine.collateral(NOW)), root_ca_der=machine.root_ca_der)
+    with pytest.raises(CollateralExpired):
+        run(verifier.verify(tdx_evidence(machine.quote(REPORT_DATA)), now=NOW + offset))
+
+
+@pytest.mark.parametrize("days", [-3, 365 * 31])
+def test_certificates_outside_their_validity(days: int) -> None:
+    with pytest.raises(CollateralExpired) as caught:
+        verify_tdx(good_quote(), now=NOW + timedelta(days=days))
+    assert caught.value.reasons[0].rule == "pck-chain"
+    assert caught.value.reasons[0].measured == (NOW + timedelta(days=days)).isoformat()
+
+
+def _unsigned(name: str) -> Collateral:
+    good = good_collateral()
+    return replace(good, **{name: getattr(good, name).replace('"tcbType":0', '"tcbType":1') + " "})
+
+
+OTHER = SimulatedPlatform.create(now=NOW)
+
+BAD_COLLATERAL = {
+    "tcb-info changed": (_unsigned("tcb_info"), "tcb-info"),
+    "qe-identity changed": (_unsigned("qe_identity"), "qe-identity"),
+    "no JSON": (replace(good_collateral(), tcb_info="{"), "tcb-info"),
+    "signature too short": (replace(good_collateral(), tcb_info_signature=b"1"), "collateral"),
+    "no chain": (replace(good_collateral(), tcb_info_issuer_chain=""), "tcb-info"),
+    "garbage chain": (replace(good_collateral(), qe_identity_issuer_chain="x"), "qe-identity"),
+    "lone surrogate": (replace(good_collateral(), tcb_info="\ud800"), None),
+    "no CRL": (replace(good_collateral(), pck_crl=b""), "revocation"),
+    "root CRL of another": (
+        replace(good_collateral(), root_ca_crl=OTHER.collateral(NOW).root_ca_crl),
+        "revocation",
+    ),
+    "PCK CRL of another": (
+        replace(good_collateral(), pck_crl=OTHER.collateral(NOW).pck_crl),
+        "revocation",
+    ),
+    "another platform's": (OTHER.collateral(NOW), "revocation"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_COLLATERAL)
+def test_collateral_that_does_not_hold(name: str) -> None:
+    """Refused alone; with good collateral behind it, the good one decides."""
+    bad, rule = BAD_COLLATERAL[name]
+    with pytest.raises(QuoteInvalid) as caught:
+        verify_tdx(good_quote(), bad)
+    if rule is not None:
+        assert caught.value.reasons[0].rule == rule
+    assert caught.value.reasons[0].text not in str(caught.value)  # details: operator only
+
+
+@pytest.mark.parametrize(
+    "name", ["tcb-info changed", "qe-identity changed", "no JSON", "no CRL", "another platform's"]
+)
+def test_next_candidate_is_tried(name: str) -> None:
+    expired = platform().collateral(NOW - timedelta(days=60))
+    found = verify_tdx(good_quote(), BAD_COLLATERAL[name][0], expired, good_collateral())
+    assert found.tcb_status == "UpToDate"
+    with pytest.raises(CollateralExpired):  # the best candidate's error is told
+        verify_tdx(good_quote(), expired, BAD_COLLATERAL[name][0])
+
+
+def test_debug_td_with_unsigned_tcb_info_is_not_rated() -> None:
+    quote = platform().quote(REPORT_DATA, HONEST.debug())
+    with pytest.raises(QuoteInvalid) as caught:
+        verify_tdx(quote, _unsigned("tcb_info"))
+    assert caught.value.reasons[0].rule == "tcb-info"
+
+
+@pytest.mark.parametrize("name", ["tcb_info", "qe_identity"])
+def test_no_order_of_the_library_is_relied_on(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A library that looked at the debug bit first would not make us believe forged TCB info."""
+
+    def too_early(*_: object, **__: object) -> RefusedLate:
+        return RefusedLate("debug", "Debug mode is enabled")
+
+    monkeypatch.setattr(intel, "judge", too_early)
+    quote = platform().quote(REPORT_DATA, HONEST.debug())
+    assert verify_tdx(quote).tcb_status == "UpToDate"
+    with pytest.raises(QuoteInvalid) as caught:
+        verify_tdx(quote, _unsigned(name))
+    assert caught.value.reasons[0].rule == name.replace("_", "-")
+    with pytest.raises(QuoteInvalid) as caught:
+        verify_tdx(quote, OTHER.collateral(NOW))
+    assert caught.value.reasons[0].rule == "pck-chain"
+
+
+def test_no_tcb_level_is_met() -> None:
+    info = good_collateral().tcb_info.replace('"pcesvn":1', '"pcesvn":9')
+    with pytest.raises(QuoteInvalid) as caught:
+        verify_tdx(good_quote(), signed_again(good_collateral(), tcb_info=info))
+    assert "No matching TCB level" in caught.value.reasons[0].text
+
+
+def test_source_without_an_answer() -> None:
+    verifier = TdxVerifier(Source(), root_ca_der=platform().root_ca_der)
+    with pytest.raises(CollateralUnavailable):
+        run(verifier.verify(tdx_evidence(good_quote()), now=NOW))
+
+
+def test_endorsements_cannot_be_older_than_what_was_seen() -> None:
+    """The guest chose them: TCB evaluation numbers never go down. The operator's may."""
+    verifier = TdxVerifier(EndorsementsOnly(), root_ca_der=platform().root_ca_der)
+
+    def judge(number: int) -> str | None:
+        brought = with_options(tcb_evaluation_number=number).collateral(NOW)
+        return run(verifier.verify(tdx_evidence(good_quote(), brought), now=NOW)).tcb_status
+
+    assert judge(17) == judge(18) == judge(18) == "UpToDate"
+    with pytest.raises(QuoteInvalid) as caught:
+        judge(17)
+    assert (caught.value.reasons[0].measured, caught.value.reasons[0].expected) == (
+        "17",
+        "at least 18",
+    )
+    forged = with_options(tcb_evaluation_number=99).collateral(NOW)
+    forged = replace(forged, tcb_info_signature=bytes(64))
+    with pytest.raises(QuoteInvalid):
+        run(verifier.verify(tdx_evidence(good_quote(), forged), now=NOW))
+    assert judge(18) == "UpToDate"  # what was not signed does not raise the floor
+
+
+def test_operator_collateral_may_be_older() -> None:
+    source = Source(with_options(tcb_evaluation_number=18).collateral(NOW))
+    verifier = TdxVerifier(source, root_ca_der=platform().root_ca_der)
+    run(verifier.verify(tdx_evidence(good_quote()), now=NOW))
+    source.collateral = (good_collateral(),)
+    assert run(verifier.verify(tdx_evidence(good_quote()), now=NOW)).faults == ()
+
+
+@pytest.mark.parametrize("padding", [bytes(70), bytes(3065), b"garbage"])
+def test_padding_changes_nothing(padding: bytes) -> None:
+    assert verify_tdx(good_quote() + padding) == verify_tdx(good_quote())
+
+
+def test_evidence_of_another_tee() -> None:
+    verifier = TdxVerifier(Source(), root_ca_der=None)
+    with pytest.raises(EvidenceFormat):
+        run(verifier.verify(Evidence(Tee.SGX, good_quote(), None, "raw"), now=NOW))
+
+
+def test_truncations_and_flips_raise_only_their_own_errors() -> None:
+    """Every truncation, and one flipped bit in each byte of header and body."""
+
+    async def judge_all() -> None:
+        verifier = TdxVerifier(Source(good_collateral()), root_ca_der=platform().root_ca_der)
+        quote = good_quote()
+        for size in range(len(quote)):
+            with pytest.raises(AttestationError):
+                await verifier.verify(tdx_evidence(quote[:size]), now=NOW)
+        for at in range(636):
+            changed = quote[:at] + bytes([quote[at] ^ 0x10]) + quote[at + 1 :]
+            with pytest.raises(AttestationError):
+                await verifier.verify(tdx_evidence(changed), now=NOW)
+
+    run(judge_all())
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**4), st.integers(1, 255)), min_size=1, max_size=4))
+@settings(max_examples=200, deadline=None)
+def test_flipped_bytes_anywhere(flips: list[tuple[int, int]]) -> None:
+    """A changed quote is refused, or the change was where nobody looks (base64, padding)."""
+    quote = bytearray(good_quote())
+    for at, mask in flips:
+        quote[at % len(quote)] ^= mask
+    try:
+        found = verify_tdx(bytes(quote))
+    except (AttestationError, CollateralUnavailable):
+        return
+    assert found.claims == verify_tdx(good_quote()).claims
+
+
+@pytest.mark.parametrize(
+    ("collateral", "error"),
+    [
+        (lambda: with_options(pck_revoked=True).collateral(NOW), QuoteInvalid),
+        (lambda: platform().collateral(NOW - timedelta(days=60)), CollateralExpired),
+    ],
+)
+def test_claims_travel_with_a_refusal_once_the_signature_verified(
+    collateral: Callable[[], Collateral], error: type[AttestationError]
+) -> None:
+    """The operator sees what was refused; whoever only looks at the verdict sees a refusal."""
+    with pytest.raises(error) as caught:
+        verify_tdx(good_quote(), collateral())
+    verified = caught.value.verified
+    assert isinstance(verified, VerifiedEvidence)
+    assert verified.claims["mrTd"] == HONEST.mr_td.hex()
+    assert verified.tcb_status == "UpToDate"
+
+
+@pytest.mark.parametrize("flaw", list(Flaw))
+def test_no_claims_travel_where_a_signature_is_wrong(flaw: Flaw) -> None:
+    with pytest.raises(QuoteInvalid) as caught:
+        verify_tdx(platform().quote(REPORT_DATA, flaw=flaw), good_collateral())
+    assert caught.value.verified is None

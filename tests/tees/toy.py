@@ -1,0 +1,60 @@
+"""A verifier as another package would bring it: evidence sealed with a shared key."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from datetime import UTC, datetime
+
+from verdictd_py.domain.evidence import Evidence, Tee, VerifiedEvidence
+from verdictd_py.errors import CollateralExpired, EvidenceFormat, QuoteInvalid, Reason
+from verdictd_py.ports import Verifier
+from verdictd_py.tees.registry import VerifierContext
+
+BODY_BYTES = 65  # debug flag and report data; 32 bytes of MAC follow
+EXPIRES = datetime(2030, 1, 1, tzinfo=UTC)
+BEGINS = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def toy_quote(key: bytes, report_data: bytes, *, debug: bool = False) -> bytes:
+    body = bytes([debug]) + report_data
+    return body + hmac.digest(key, body, "sha256")
+
+
+class ToyVerifier:
+    name = "toy"
+    tee = Tee.SEV_SNP
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    async def verify(self, evidence: Evidence, *, now: datetime) -> VerifiedEvidence:
+        body, seal = evidence.quote[:BODY_BYTES], evidence.quote[BODY_BYTES : BODY_BYTES + 32]
+        if evidence.tee is not self.tee or len(seal) != 32:
+            raise EvidenceFormat("this is no toy")
+        if not hmac.compare_digest(seal, hmac.digest(self._key, body, "sha256")):
+            raise QuoteInvalid("the seal is broken")
+        if not BEGINS <= now <= EXPIRES:
+            raise CollateralExpired("toys were sealed from 2020 to 2029")
+        debug = bool(body[0])
+        return VerifiedEvidence(
+            tee=self.tee,
+            report_data=body[1:],
+            claims={"reportData": body[1:].hex(), "debug": debug},
+            tcb_status=None,
+            advisory_ids=(),
+            digest=hashlib.sha256(body + seal).hexdigest(),
+            faults=(Reason("debug", "true", "false", "debug: the toy is open"),) if debug else (),
+        )
+
+
+def make_toy(context: VerifierContext) -> Verifier:
+    """The entry point's callable."""
+    return ToyVerifier(context.root_ca_der or b"")
+
+
+def make_nothing(context: VerifierContext) -> Verifier:
+    """A plugin that serves no TEE."""
+    toy = ToyVerifier(b"")
+    toy.tee = Tee.NONE
+    return toy

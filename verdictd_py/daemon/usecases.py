@@ -1,0 +1,162 @@
+"""Builds the use cases that every listener offers, on one data directory."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import timedelta
+
+from verdictd_py.broker.administration import (
+    Administration,
+    KeyAdministrator,
+    ResourceAdministrator,
+)
+from verdictd_py.broker.appraiser import Appraiser
+from verdictd_py.broker.history import History
+from verdictd_py.broker.policies import PolicyAdministrator
+from verdictd_py.broker.referencesets import SetAdministrator
+from verdictd_py.broker.release import Releaser
+from verdictd_py.broker.wrapping import Wrapper
+from verdictd_py.config import Settings, Unsafe
+from verdictd_py.daemon.clock import Clock
+from verdictd_py.formats.openpgp import SequoiaKeyringEditor
+from verdictd_py.policy.appraisal import OpenMeasurements, RegoAppraisalPolicy
+from verdictd_py.policy.release import RegoReleasePolicy
+from verdictd_py.policy.sandbox import PolicySandbox
+from verdictd_py.policy.sets import DocumentsWithSets
+from verdictd_py.ports import CollateralSource, Events, PolicySource
+from verdictd_py.storage.directory import Directory
+from verdictd_py.storage.stores import (
+    DirectoryDocumentStore,
+    DirectoryKeyStore,
+    DirectoryResourceStore,
+)
+from verdictd_py.tees.registry import VerifierContext, VerifierSet, select
+
+
+@dataclass(frozen=True, slots=True)
+class UseCases:
+    """What the broker can do.
+
+    Attributes:
+        deciding: the policies, with reference data as it decides.
+        open_measurements: those that have no reference values.
+        trusted_root: digest of the root that is trusted instead of the vendors', None for theirs.
+    """
+
+    verifiers: VerifierSet
+    deciding: PolicySource
+    open_measurements: OpenMeasurements
+    release: RegoReleasePolicy
+    history: History
+    appraiser: Appraiser
+    releaser: Releaser
+    wrapper: Wrapper
+    administration: Administration
+    trusted_root: str | None
+
+
+def build_appraiser(
+    *,
+    verifiers: VerifierSet,
+    policies: PolicySource,
+    clock: Clock,
+    events: Events,
+    history: History | None = None,
+    require_reference_values: bool = False,
+    allow_rtmr3_mismatch: bool = False,
+    seconds: float | None = None,
+) -> Appraiser:
+    """The appraiser of the listener and of `verdictd-py appraise`: one code path."""
+    return Appraiser(
+        verifiers=verifiers,
+        policy=RegoAppraisalPolicy(policies, require_reference_values=require_reference_values),
+        clock=clock,
+        events=events,
+        history=history,
+        insecure_accept_anyone=verifiers.accepts_anyone,
+        allow_rtmr3_mismatch=allow_rtmr3_mismatch,
+        seconds=seconds,
+    )
+
+
+def use_cases(
+    settings: Settings,
+    unsafe: Unsafe,
+    directory: Directory,
+    *,
+    collateral: CollateralSource,
+    root_ca_der: bytes | None,
+    clock: Clock,
+    events: Events,
+) -> UseCases:
+    """Builds what every listener offers, on one data directory.
+
+    Raises:
+        ConfigError: a verifier cannot be built.
+    """
+    verifiers = select(
+        settings.verifier or None,
+        VerifierContext(
+            collateral=collateral,
+            root_ca_der=root_ca_der,
+            collateral_grace=timedelta(days=settings.collateral_grace),
+            minimum_evaluation=settings.min_tcb_evaluation,
+        ),
+        insecure_nullverifier=unsafe.insecure_nullverifier,
+        insecure_sample_verifier=unsafe.insecure_sample_verifier,
+    )
+    keys = DirectoryKeyStore(directory)
+    resources = DirectoryResourceStore(directory, events=events)
+    documents = DirectoryDocumentStore(directory)
+    deciding = DocumentsWithSets(documents, clock)
+    release = RegoReleasePolicy(documents)
+    history = History()
+    tester = PolicySandbox()
+    return UseCases(
+        verifiers=verifiers,
+        deciding=deciding,
+        open_measurements=OpenMeasurements(deciding),
+        release=release,
+        history=history,
+        appraiser=build_appraiser(
+            verifiers=verifiers,
+            policies=deciding,
+            clock=clock,
+            events=events,
+            history=history,
+            require_reference_values=settings.require_reference_values,
+            allow_rtmr3_mismatch=settings.allow_rtmr3_mismatch,
+            seconds=settings.appraisal_timeout,
+        ),
+        releaser=Releaser(
+            keys=keys,
+            resources=resources,
+            policy=release,
+            events=events,
+            allow_a256ctr=settings.allow_a256ctr,
+        ),
+        wrapper=Wrapper(
+            keys=keys,
+            events=events,
+            max_new_keys_per_minute=settings.max_new_keys_per_minute,
+            allow_a256ctr=settings.allow_a256ctr,
+        ),
+        administration=Administration(
+            keys=KeyAdministrator(keys=keys, events=events),
+            resources=ResourceAdministrator(
+                resources=resources, keyrings=SequoiaKeyringEditor(), events=events
+            ),
+            policies=PolicyAdministrator(
+                documents=documents,
+                deciding=deciding,
+                tester=tester,
+                history=history,
+                events=events,
+            ),
+            sets=SetAdministrator(
+                documents=documents, tester=tester, history=history, events=events, clock=clock
+            ),
+        ),
+        trusted_root=None if root_ca_der is None else hashlib.sha256(root_ca_der).hexdigest(),
+    )

@@ -1,0 +1,78 @@
+"""Cuts the stream of a guest's bytes into JSON objects.
+
+The protocol has neither lengths nor delimiters: a request ends where its outermost
+bracket closes. Source: wire-eaa.md, "How the broker must read".
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from verdictd_py.encoding import JsonValue, StructureScanner, decode_object
+from verdictd_py.errors import RequestError
+
+MAX_REQUEST_BYTES: Final = 1024 * 1024
+"""One request, 1 MiB. A wrapped layer key takes under 1 KiB; the rest is room for many."""
+
+_SPACE: Final = b" \t\n\r"  # RFC 8259, 2
+
+
+class RequestReader:
+    """Yields complete JSON objects, however their bytes were split or joined.
+
+    Feed what arrived, then take requests until there is none. After an error the stream
+    has no meaning left: every further call raises it again, and the caller hangs up.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._scanner = StructureScanner()
+        self._refusal: str | None = None
+
+    @property
+    def pending(self) -> bool:
+        """Whether a request has begun that `next_request` has not returned yet.
+
+        White space before a request does not begin it.
+        """
+        return bool(self._buffer)
+
+    def feed(self, data: bytes) -> None:
+        """Adds bytes to the end of the stream. Raises nothing: requests before an error
+        are still to be answered."""
+        if self._refusal is None:
+            self._buffer += data if self._buffer else data.lstrip(_SPACE)
+
+    def next_request(self) -> dict[str, JsonValue] | None:
+        """The next complete object, None where more bytes are needed.
+
+        Raises:
+            RequestError: what comes next is no JSON object, or is longer than
+                `MAX_REQUEST_BYTES`, or nested too deeply.
+        """
+        if self._refusal is not None:
+            raise RequestError(self._refusal)
+        try:
+            return self._next()
+        except RequestError as error:
+            self._refusal = str(error)
+            self._buffer = bytearray()
+            raise
+
+    def _next(self) -> dict[str, JsonValue] | None:
+        buffer = self._buffer
+        if not buffer:
+            return None
+        if buffer[0] != ord("{"):
+            raise RequestError("a request is a JSON object and begins with '{'")
+        end = self._scanner.end(buffer, MAX_REQUEST_BYTES)
+        if end is None:
+            if len(buffer) >= MAX_REQUEST_BYTES:
+                raise RequestError(f"a request is longer than {MAX_REQUEST_BYTES} bytes")
+            return None
+        text = bytes(buffer[:end])
+        while end < len(buffer) and buffer[end] in _SPACE:
+            end += 1
+        del buffer[:end]
+        self._scanner = StructureScanner()
+        return decode_object(text, "the request")

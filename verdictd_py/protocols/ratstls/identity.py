@@ -1,0 +1,74 @@
+"""The broker's own certificate, as clients of every revision of rats-tls accept it.
+
+Source: wire-rats-tls.md, "The server's certificate".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final, Self
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from verdictd_py.formats import der
+from verdictd_py.protocols.ratstls.issue import LIFETIME, Form, issue
+
+_SPARE: Final = 1 / 3  # of the lifetime is left at renewal: clocks of clients may be wrong
+
+
+@dataclass(frozen=True, slots=True)
+class ServerIdentity:
+    """A private key and its self-signed certificate; a renewed one has another key.
+
+    Clients pin neither, so it lives in memory only.
+
+    Attributes:
+        private_key: P-256, PKCS#8 DER: a secret.
+        certificate: DER.
+        not_before, not_after: its validity period.
+        lifetime: asked for when it was made, and for those that follow.
+        quote_for: makes quotes with the REPORTDATA it is given, for clients that verify
+            the broker; None for an identity without evidence.
+    """
+
+    private_key: bytes = field(repr=False)
+    certificate: bytes = field(repr=False)
+    not_before: datetime
+    not_after: datetime
+    lifetime: timedelta
+    quote_for: Callable[[bytes], bytes] | None = field(repr=False)
+
+    @classmethod
+    def create(
+        cls,
+        now: datetime,
+        *,
+        lifetime: timedelta = LIFETIME,
+        quote_for: Callable[[bytes], bytes] | None = None,
+    ) -> Self:
+        """A new identity, valid from an hour before `now`, an aware time."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        # What a client without verifier accepts is just what the null attester sends.
+        form = Form.NULL if quote_for is None else Form.CURRENT
+        certificate = issue(form, key=key, quote_for=quote_for, now=now, lifetime=lifetime)
+        written = der.read_certificate(certificate)
+        return cls(
+            key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
+            certificate,
+            written.not_before,
+            written.not_after,
+            lifetime,
+            quote_for,
+        )
+
+    def due(self, now: datetime) -> bool:
+        """Whether it should be replaced: near its end, or the clock was set back."""
+        renewal = self.not_after - _SPARE * self.lifetime
+        return not self.not_before <= now < renewal
+
+    def fresh(self, now: datetime) -> Self:
+        """The next identity, with a new key and, where this one has it, new evidence."""
+        return self.create(now, lifetime=self.lifetime, quote_for=self.quote_for)

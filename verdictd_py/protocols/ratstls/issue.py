@@ -1,0 +1,198 @@
+"""Writes certificates as each generation of rats-tls does, for guests, tests and ourselves.
+
+Source: wire-rats-tls.md, "Client certificates, oldest first" and "Padding".
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import NameOID
+
+from verdictd_py.domain.evidence import REPORT_DATA_BYTES, Collateral, tee_of_quote
+from verdictd_py.formats import der
+from verdictd_py.protocols.ratstls import dice
+from verdictd_py.protocols.ratstls.certificate import VENDOR_OIDS
+from verdictd_py.protocols.ratstls.endorsements import write as write_endorsements
+
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+BACKDATED: Final = timedelta(hours=1)  # wire-rats-tls.md: "notBefore one hour ago"
+LIFETIME: Final = timedelta(days=365)  # the same: "one year"
+
+_SUBJECT: Final = x509.Name(  # the same, in this order
+    [
+        x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Inclavare Containers"),
+        x509.NameAttribute(NameOID.COMMON_NAME, "RATS-TLS"),
+    ]
+)
+_SERIAL: Final = 1  # the same
+_V3: Final = 2  # RFC 5280, 4.1.2.1: the INTEGER of X.509 v3
+_V4: Final = 3  # what rats-tls wrote before cf464bb
+_VENDOR_OID_OF: Final = {tee: dotted for dotted, tee in VENDOR_OIDS.items()}
+
+
+class Form(StrEnum):
+    """How evidence is carried, oldest first; one row of the table each.
+
+    The two "v4" forms of the second generation were written until cf464bb with the
+    version INTEGER 3, and after it with 2.
+    """
+
+    LEGACY = "legacy"  # to 5de6fc3, and the packaged 0.6.4: raw quote under a vendor's OID
+    BARE_V4 = "dice-bare-v4"  # 8fbfdb6 on: 0x1a7501([quote]), critical
+    BARE = "dice-bare"
+    CUSTOM_V4 = "dice-custom-v4"  # the same with custom claims: 0x1a7501([quote, claims])
+    INTERIM = "dice-interim"  # 15724cf on, and before it with custom claims
+    CRITICAL = "dice-critical"  # defec92 on: 60000([quote, claims]), critical
+    CURRENT = "dice"  # 2378719 to HEAD: not critical
+    NULL = "null"  # the null attester: no evidence
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What distinguishes a form. `tag` is None where there is no CBOR."""
+
+    version: int
+    tag: int | None
+    critical: bool
+    claims: bool
+
+
+_SHAPES: Final = {
+    Form.LEGACY: _Shape(_V4, None, critical=False, claims=False),
+    Form.BARE_V4: _Shape(_V4, dice.INTERIM_TAG, critical=True, claims=False),
+    Form.BARE: _Shape(_V3, dice.INTERIM_TAG, critical=True, claims=False),
+    Form.CUSTOM_V4: _Shape(_V4, dice.INTERIM_TAG, critical=True, claims=True),
+    Form.INTERIM: _Shape(_V3, dice.INTERIM_TAG, critical=True, claims=True),
+    Form.CRITICAL: _Shape(_V3, dice.TCG_TAG, critical=True, claims=True),
+    Form.CURRENT: _Shape(_V3, dice.TCG_TAG, critical=False, claims=True),
+    Form.NULL: _Shape(_V3, None, critical=False, claims=False),
+}
+
+
+def issue(
+    form: Form,
+    *,
+    key: PrivateKey,
+    quote_for: Callable[[bytes], bytes] | None,
+    now: datetime,
+    lifetime: timedelta = LIFETIME,
+    endorsements: Collateral | None = None,
+    claims: Mapping[str, bytes] | None = None,
+    garbage: bytes = b"",
+) -> bytes:
+    """A self-signed certificate with evidence for its key.
+
+    Args:
+        key: P-256, or RSA of 2048 bits or more; its public half is what is attested.
+        quote_for: makes an Intel quote with the REPORTDATA it is given (64 bytes); None
+            for `Form.NULL`, which has none.
+        now: aware time; the certificate is valid from an hour before it.
+        lifetime: from `now` to the end of its validity.
+        endorsements: collateral to send along; only in forms with CBOR.
+        claims: nonce and custom claims; only in forms with claims.
+        garbage: what guests with libcbor before 0.10 happen to have in memory behind each
+            of their CBOR buffers, repeated as needed; empty for buffers without padding.
+
+    Returns:
+        DER.
+
+    Raises:
+        ValueError: the form cannot carry what is asked of it.
+        EvidenceFormat: `quote_for` made no Intel quote.
+    """
+    shape = _SHAPES[form]
+    if (form is Form.NULL) != (quote_for is None):
+        raise ValueError("the null attester has no quotes, and every other form needs one")
+    if (claims and not shape.claims) or (endorsements and shape.tag is None):
+        raise ValueError(f"certificates of the form {form} carry no such thing")
+    spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    extensions = []
+    if quote_for is not None:
+        extensions.append(_evidence(shape, spki, quote_for, claims or {}, garbage))
+    if endorsements is not None and shape.tag is not None:
+        value = _padded(write_endorsements(endorsements, tag=shape.tag), garbage)
+        extensions.append((dice.ENDORSEMENTS_OID, value))
+    builder = _builder(key, now, now + lifetime)
+    for dotted, value in extensions:
+        unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier(dotted), value)
+        builder = builder.add_extension(unknown, critical=shape.critical)
+    certificate = builder.sign(key, hashes.SHA256())
+    if shape.version == _V3:
+        return certificate.public_bytes(Encoding.DER)
+    return _resigned(certificate, key, shape.version)
+
+
+def _evidence(
+    shape: _Shape,
+    spki: bytes,
+    quote_for: Callable[[bytes], bytes],
+    claims: Mapping[str, bytes],
+    garbage: bytes,
+) -> tuple[str, bytes]:
+    """OID and value of the extension with the evidence."""
+    if shape.tag is None:
+        quote = quote_for(_report_data(hashlib.sha256(spki).digest()))
+        return _VENDOR_OID_OF[tee_of_quote(quote)], quote
+    buffer = None
+    if shape.claims:
+        pubkey_hash = _padded(dice.write_pubkey_hash(spki), garbage)
+        buffer = _padded(dice.write_claims(pubkey_hash, claims), garbage)
+    quote = quote_for(_report_data(dice.binding_of(buffer, spki)))
+    evidence = dice.write_evidence(dice.DiceEvidence(shape.tag, quote, buffer))
+    return dice.EVIDENCE_OID, _padded(evidence, garbage)
+
+
+def _report_data(binding: bytes) -> bytes:
+    return binding.ljust(REPORT_DATA_BYTES, b"\0")
+
+
+def _padded(buffer: bytes, garbage: bytes) -> bytes:
+    """A CBOR buffer with its allocated size, which libcbor doubles until all fits."""
+    if not garbage:
+        return buffer
+    missing = (1 << (len(buffer) - 1).bit_length()) - len(buffer)
+    return buffer + (garbage * (missing // len(garbage) + 1))[:missing]
+
+
+def _builder(key: PrivateKey, now: datetime, end: datetime) -> x509.CertificateBuilder:
+    """Everything but the evidence, extensions in the order of rats-tls."""
+    public = key.public_key()
+    return (
+        x509.CertificateBuilder()
+        .serial_number(_SERIAL)
+        .subject_name(_SUBJECT)
+        .issuer_name(_SUBJECT)
+        .not_valid_before(now - BACKDATED)
+        .not_valid_after(end)
+        .public_key(public)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public), critical=False)
+    )
+
+
+def _resigned(certificate: x509.Certificate, key: PrivateKey, version: int) -> bytes:
+    """The certificate with another version INTEGER, signed again; DER."""
+    tbs = der.with_version(certificate.tbs_certificate_bytes, version)
+    if isinstance(key, rsa.RSAPrivateKey):
+        signature = key.sign(tbs, padding.PKCS1v15(), hashes.SHA256())
+    else:
+        signature = key.sign(tbs, ec.ECDSA(hashes.SHA256()))
+    original = der.Reader(certificate.public_bytes(Encoding.DER), "the certificate").inner(
+        der.SEQUENCE
+    )
+    original.content(der.SEQUENCE)
+    algorithm = original.element(der.SEQUENCE)
+    # The first byte of a BIT STRING says how many bits of the last one are unused: none.
+    return der.encode(der.SEQUENCE, tbs, algorithm, der.encode(der.BIT_STRING, b"\0", signature))

@@ -1,0 +1,138 @@
+"""A guest's answer to its challenge becomes evidence, whichever version it speaks.
+
+Source: wire-rcar.md, "Handshake".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from verdictd_py.domain.evidence import (
+    MAX_QUOTE_BYTES,
+    REPORT_DATA_BYTES,
+    Evidence,
+    Tee,
+    tee_of_quote,
+)
+from verdictd_py.encoding import JsonValue, decode_base64, decode_object, encode_object, shown
+from verdictd_py.errors import EvidenceFormat, EvidenceMissing, NonceMismatch, RequestError
+from verdictd_py.protocols.rcar.messages import MAX_NUMBERS, Attestation, Challenge
+from verdictd_py.protocols.rcar.teekey import TeeKey, text_members
+from verdictd_py.protocols.rcar.versions import Version
+
+MAX_DEVICES: Final = 16
+
+_DEVICE: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # kbs-types, `Tee`
+
+_QUOTES: Final = (Tee.TDX, Tee.SGX)
+
+
+def read(answer: Attestation, challenge: Challenge) -> Evidence:
+    """Reads a guest's answer.
+
+    1. It answers this challenge. 2. Its key is one that secrets can be encrypted to. 3. Its
+    evidence has the form of the TEE that it named first. 4. Further devices are named.
+    5. REPORTDATA must be the hash of key, nonce, and what the guest says of its devices.
+
+    Raises:
+        NonceMismatch, EvidenceMissing, EvidenceFormat: one of these failed.
+    """
+    if answer.nonce is not None and answer.nonce != challenge.nonce:  # 1
+        raise NonceMismatch("the evidence answers another challenge than the one given")
+    TeeKey.parse(answer.jwk, challenge.version)  # 2
+    quote, event_log = _evidence(answer.evidence, challenge.tee)  # 3
+    devices = _devices(answer.additional)  # 4
+    binding, *others = _bindings(answer, challenge)  # 5
+    return Evidence(
+        tee=challenge.tee,
+        quote=quote,
+        binding=binding,
+        other_bindings=tuple(others),
+        form=f"rcar {challenge.version}",
+        event_log=event_log,
+        init_data=answer.init_data,
+        devices=devices,
+    )
+
+
+def _evidence(value: JsonValue, tee: Tee) -> tuple[bytes, bytes | None]:
+    """Quote and event log; of a TEE that has no quotes, its evidence as JSON."""
+    if not value:
+        raise EvidenceMissing("the guest shows no evidence")
+    if not isinstance(value, dict):
+        raise EvidenceFormat("the evidence is no object")
+    if tee not in _QUOTES:
+        encoded = encode_object(value)
+        if len(encoded) > MAX_QUOTE_BYTES:
+            raise EvidenceFormat(f"the evidence is longer than {MAX_QUOTE_BYTES} bytes")
+        return encoded, None
+    quote = _bytes(value, "quote")
+    if quote is None:
+        raise EvidenceMissing("the evidence has no quote")
+    if len(quote) > MAX_QUOTE_BYTES:
+        raise EvidenceFormat(f"the quote is longer than {MAX_QUOTE_BYTES} bytes")
+    if tee_of_quote(quote) is not tee:
+        raise EvidenceFormat(f"the guest said it is {tee}, and its quote is of another TEE")
+    return quote, _bytes(value, "cc_eventlog")
+
+
+def _bytes(members: Mapping[str, JsonValue], name: str) -> bytes | None:
+    text = members.get(name)
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise EvidenceFormat(f"the evidence's {name} is no text")
+    try:
+        return decode_base64(text, f"the evidence's {name}")
+    except RequestError as error:
+        raise EvidenceFormat(str(error)) from None
+
+
+def _devices(additional: str) -> tuple[str, ...]:
+    """Kinds of the further devices: names in an object, or nothing."""
+    if not additional:
+        return ()
+    try:
+        found = decode_object(
+            additional.encode(), "the additional evidence", max_numbers=MAX_NUMBERS
+        )
+    except RequestError as error:
+        raise EvidenceFormat(str(error)) from None
+    if len(found) > MAX_DEVICES:
+        raise EvidenceFormat(f"there is additional evidence of more than {MAX_DEVICES} devices")
+    for name in found:
+        if not _DEVICE.fullmatch(name):
+            raise EvidenceFormat(
+                f"there is additional evidence of {shown(name)}, no kind of device"
+            )
+    return tuple(found)
+
+
+def _bindings(answer: Attestation, challenge: Challenge) -> tuple[bytes, ...]:
+    """What REPORTDATA may be: SHA-384 of the JSON below, then zeros to its end.
+
+    Version 0.4.0 sorts names as RFC 8785 does. All names here are ASCII and all values are
+    text, for which Python's compact JSON with sorted names is exactly that. Older guests
+    leave the order to their JSON library, and builds of one release differ: sorted, or as
+    their source names the two, the key in it as it is sent.
+    """
+    jwk = text_members(answer.jwk)
+    if challenge.version is Version.V0_4_0:
+        covered = {
+            "additional-evidence": answer.additional,
+            "nonce": challenge.nonce,
+            "tee-pubkey": jwk,
+        }
+        return (_hashed(covered, sort=True),)
+    older = {"tee-pubkey": jwk, "nonce": challenge.nonce}
+    other = {"nonce": challenge.nonce, "tee-pubkey": jwk}
+    return (_hashed(older, sort=True), _hashed(older, sort=False), _hashed(other, sort=False))
+
+
+def _hashed(covered: Mapping[str, object], *, sort: bool) -> bytes:
+    text = json.dumps(covered, sort_keys=sort, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha384(text.encode()).digest().ljust(REPORT_DATA_BYTES, b"\0")

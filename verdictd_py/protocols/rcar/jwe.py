@@ -1,0 +1,89 @@
+"""Encrypts what a guest fetches to the key that its evidence vouches for.
+
+RFC 7516, flattened JSON, without `aad`. Own code on cryptography's primitives, because guests
+serialise the parsed header again to rebuild the authenticated data: the members must stand in
+their order, which no JOSE library promises (docs/adr/0007). The oldest guests (0.1.1) expect
+something that is no RFC 7516 at all.
+
+Source: wire-rcar.md, "Versions" and "Resources"; RFC 7518, 4.4 and 4.6.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Final
+
+from cryptography.hazmat.primitives import hashes, keywrap
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHash
+
+from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
+from verdictd_py.encoding import JsonValue, encode_base64url, encode_object
+from verdictd_py.protocols.rcar.teekey import KeyAlgorithm, TeeKey
+from verdictd_py.protocols.rcar.versions import Version
+
+ENCRYPTION: Final = "A256GCM"
+_IV_BYTES, _TAG_BYTES = 12, 16
+
+
+def encrypt(
+    content: SecretBytes, key: TeeKey, version: Version, *, random: Callable[[int], bytes]
+) -> bytes:
+    """The answer to a guest, JSON.
+
+    1. A content key for this answer alone. 2. It is encrypted to the guest's key. 3. The
+    header names both algorithms, then the ephemeral key. 4. AES-256-GCM over the content,
+    with the encoded header as authenticated data; the oldest guests authenticate none, and
+    read the header bare and the tag at the end of the ciphertext.
+    """
+    content_key = random(KEY_BYTES)  # 1
+    encrypted_key, ephemeral = _encrypt_key(content_key, key)  # 2
+    header: dict[str, JsonValue] = {"alg": key.algorithm.value, "enc": ENCRYPTION}  # 3
+    if ephemeral is not None:
+        header["epk"] = ephemeral
+    text = json.dumps(header, separators=(",", ":"))
+    oldest = version is Version.V0_1_1
+    protected = text if oldest else encode_base64url(text.encode())
+    iv = random(_IV_BYTES)
+    sealed = AESGCM(content_key).encrypt(  # 4
+        iv, content.reveal(), None if oldest else protected.encode()
+    )
+    end = len(sealed) if oldest else len(sealed) - _TAG_BYTES
+    return encode_object(
+        {
+            "protected": protected,
+            "encrypted_key": encode_base64url(encrypted_key),
+            "iv": encode_base64url(iv),
+            "ciphertext": encode_base64url(sealed[:end]),
+            "tag": encode_base64url(sealed[end:]),
+        }
+    )
+
+
+def _encrypt_key(content_key: bytes, key: TeeKey) -> tuple[bytes, dict[str, JsonValue] | None]:
+    """The content key for the guest alone, and the ephemeral public key where there is one."""
+    public = key.public
+    if isinstance(public, rsa.RSAPublicKey):
+        if key.algorithm is KeyAlgorithm.RSA1_5:
+            return public.encrypt(content_key, padding.PKCS1v15()), None
+        oaep = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), label=None)
+        return public.encrypt(content_key, oaep), None
+    ephemeral = ec.generate_private_key(public.curve)
+    shared = ephemeral.exchange(ec.ECDH(), public)
+    wrapping = ConcatKDFHash(hashes.SHA256(), KEY_BYTES, _other_info(key.algorithm)).derive(shared)
+    size = (public.curve.key_size + 7) // 8
+    numbers = ephemeral.public_key().public_numbers()
+    return keywrap.aes_key_wrap(wrapping, content_key), {
+        "crv": key.jwk["crv"],
+        "kty": "EC",
+        "x": encode_base64url(numbers.x.to_bytes(size)),
+        "y": encode_base64url(numbers.y.to_bytes(size)),
+    }
+
+
+def _other_info(algorithm: KeyAlgorithm) -> bytes:
+    """RFC 7518, 4.6.2: AlgorithmID, empty PartyUInfo and PartyVInfo, bits of the key."""
+    name = algorithm.value.encode()
+    return len(name).to_bytes(4) + name + bytes(4) + bytes(4) + (8 * KEY_BYTES).to_bytes(4)

@@ -1,0 +1,1 @@
+"""What SGX and TDX share: quotes, certificate chains, TCB levels and collateral."""

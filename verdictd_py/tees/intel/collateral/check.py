@@ -1,0 +1,217 @@
+"""Verifies collateral by itself, before it is kept: signatures, dates, and whose it is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from verdictd_py.domain.evidence import Collateral, Tee
+from verdictd_py.errors import AttestationError, CollateralExpired, Reason
+from verdictd_py.ports import CollateralRequest
+from verdictd_py.tees.intel.dcap import CollateralRejected
+from verdictd_py.tees.intel.pck import UNUSABLE, load_chain, verify_chain, verify_signed_text
+
+_IDS: Final = {Tee.TDX: ("TDX", "TD_QE"), Tee.SGX: ("SGX", "QE")}
+"""`id` of TCB info and of the quoting enclave's identity (PCS v4)."""
+
+_VERSIONS: Final = (3, 2)
+"""`version` of the same two (PCS v4); members of another could mean something else."""
+
+
+_UNREADABLE: Final = (*UNUSABLE, LookupError, AttributeError, RecursionError)
+"""What reading something else than collateral raises, JSON of another shape among it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """Until when collateral holds, and how recent its TCB levels are.
+
+    Attributes:
+        start: the latest of its dates of issue.
+        end: the earliest of its next updates.
+        evaluation_number: the lower of the two `tcbEvaluationDataNumber`.
+    """
+
+    start: datetime
+    end: datetime
+    evaluation_number: int
+
+
+def check_collateral(
+    collateral: Collateral, request: CollateralRequest, *, root_key: bytes, now: datetime
+) -> Validity:
+    """Verifies collateral for a platform type.
+
+    1. TCB info and QE identity are signed under the root. 2. They are of the form known
+    here and for this platform type. 3. Both CRLs are signed by their issuers under the root.
+    4. None of the certificates that signed is revoked. 5. Everything is valid at `now`.
+
+    Args:
+        root_key: SHA-256 of the trusted root's SubjectPublicKeyInfo.
+
+    Raises:
+        CollateralRejected: 1 to 4 failed; the text says which.
+        CollateralExpired: 5 failed.
+    """
+    try:
+        chains = [
+            load_chain(text.encode())
+            for text in (
+                collateral.tcb_info_issuer_chain,
+                collateral.qe_identity_issuer_chain,
+                collateral.pck_crl_issuer_chain,
+            )
+        ]
+        info, identity = json.loads(collateral.tcb_info), json.loads(collateral.qe_identity)
+        verify_texts(collateral, root_key=root_key, now=now)  # 1
+        verify_chain(collateral.pck_crl_issuer_chain.encode(), root_key=root_key, now=now)
+        _require_known_form(info, identity)  # 2
+        _whose(info, identity, request)
+        crls = _crls(collateral, chains[2], request)  # 3
+        _not_revoked(chains, crls[1])  # 4
+        validity = _validity(info, identity, crls)
+    except AttestationError:
+        raise
+    except _UNREADABLE as error:
+        raise _rejected(f"it cannot be read: {type(error).__name__}") from error
+    if not validity.start <= now <= validity.end:  # 5
+        window = f"{validity.start.isoformat()} to {validity.end.isoformat()}"
+        text = "the collateral is outside its validity"
+        reason = Reason("collateral", now.isoformat(), window, text)
+        raise CollateralExpired(text, reasons=(reason,))
+    return validity
+
+
+def check_fit(collateral: Collateral, pce_id: str) -> None:
+    """Checks what dcap-qvl does not ask of collateral that it has verified for a quote.
+
+    1. Its texts are of the form known here. 2. TCB info is for the platform's PCE.
+
+    Args:
+        pce_id: 4 lower-case hex digits, of the PCK certificate.
+
+    Raises:
+        CollateralRejected: one of them fails.
+    """
+    try:
+        info, identity = json.loads(collateral.tcb_info), json.loads(collateral.qe_identity)
+        _require_known_form(info, identity)  # 1
+        found = bytes.fromhex(info["pceId"]).hex()  # 2
+    except _UNREADABLE as error:
+        raise _rejected(f"it cannot be read: {type(error).__name__}") from error
+    if found != pce_id:
+        raise _rejected(f"it is for PCE {found}, the platform has {pce_id}")
+
+
+def ends_at(collateral: Collateral) -> datetime:
+    """The earliest of its next updates; nothing is verified.
+
+    Raises:
+        ValueError: it does not say so.
+    """
+    try:
+        texts = [json.loads(text) for text in (collateral.tcb_info, collateral.qe_identity)]
+        crls = [
+            x509.load_der_x509_crl(each) for each in (collateral.pck_crl, collateral.root_ca_crl)
+        ]
+        ends = [datetime.fromisoformat(each["nextUpdate"]) for each in texts]
+        ends += [crl.next_update_utc for crl in crls if crl.next_update_utc is not None]
+        return min(ends)
+    except _UNREADABLE as error:
+        raise ValueError("the collateral does not say when it ends") from error
+
+
+def verify_texts(collateral: Collateral, *, root_key: bytes, now: datetime) -> None:
+    """Verifies that TCB info and QE identity are signed under the root.
+
+    Raises:
+        QuoteInvalid, CollateralExpired: one is not, or by a certificate outside its validity.
+    """
+    for chain, text, signature, rule in (
+        (
+            collateral.tcb_info_issuer_chain,
+            collateral.tcb_info,
+            collateral.tcb_info_signature,
+            "tcb-info",
+        ),
+        (
+            collateral.qe_identity_issuer_chain,
+            collateral.qe_identity,
+            collateral.qe_identity_signature,
+            "qe-identity",
+        ),
+    ):
+        pem = chain.encode("utf-8", "surrogatepass")
+        signer = verify_chain(pem, root_key=root_key, now=now)
+        verify_signed_text(text, signature, signer, rule=rule)
+
+
+def _require_known_form(info: dict[str, Any], identity: dict[str, Any]) -> None:
+    found = (info.get("version"), identity.get("version"))
+    if found != _VERSIONS:
+        names = "TCB info and QE identity of versions"
+        raise _rejected(f"{names} {found[0]} and {found[1]}, 3 and 2 are known")
+
+
+def _whose(info: dict[str, Any], identity: dict[str, Any], request: CollateralRequest) -> None:
+    wanted = _IDS.get(request.tee)
+    if wanted is None or (info["id"], identity["id"]) != wanted:
+        raise _rejected(f"it is not for {request.tee}")
+    if bytes.fromhex(info["fmspc"]).hex() != request.fmspc:
+        raise _rejected("it is for another FMSPC")
+
+
+def _crls(
+    collateral: Collateral, chain: list[x509.Certificate], request: CollateralRequest
+) -> tuple[x509.CertificateRevocationList, x509.CertificateRevocationList]:
+    """The CRL of the PCK certificates, and that of the root."""
+    pck = x509.load_der_x509_crl(collateral.pck_crl)
+    root = x509.load_der_x509_crl(collateral.root_ca_crl)
+    for crl, issuer in ((pck, chain[0]), (root, chain[-1])):
+        key = issuer.public_key()
+        if (
+            crl.issuer != issuer.subject
+            or not isinstance(key, ec.EllipticCurvePublicKey)
+            or not crl.is_signature_valid(key)
+        ):
+            raise _rejected("a revocation list is not signed by its issuer")
+    names = [str(each.value).lower() for each in chain[0].subject]
+    if not any(request.ca in name for name in names):
+        raise _rejected(f"its revocation list is not that of the {request.ca} CA")
+    return pck, root
+
+
+def _not_revoked(
+    chains: list[list[x509.Certificate]], root_crl: x509.CertificateRevocationList
+) -> None:
+    for chain in chains:
+        for certificate in chain[:-1]:
+            found = root_crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
+            if found is not None:
+                raise _rejected("a certificate that signed it is revoked")
+
+
+def _validity(
+    info: dict[str, Any],
+    identity: dict[str, Any],
+    crls: tuple[x509.CertificateRevocationList, ...],
+) -> Validity:
+    starts = [datetime.fromisoformat(each["issueDate"]) for each in (info, identity)]
+    ends = [datetime.fromisoformat(each["nextUpdate"]) for each in (info, identity)]
+    for crl in crls:
+        if crl.next_update_utc is None:
+            raise _rejected("a revocation list has no next update")
+        starts.append(crl.last_update_utc)
+        ends.append(crl.next_update_utc)
+    numbers = [int(each["tcbEvaluationDataNumber"]) for each in (info, identity)]
+    return Validity(max(starts), min(ends), min(numbers))
+
+
+def _rejected(why: str) -> CollateralRejected:
+    text = f"the collateral does not verify: {why}"
+    return CollateralRejected(text, reasons=(Reason("collateral", "", "", text),))

@@ -1,0 +1,258 @@
+"""The one place that talks to dcap-qvl: its arguments, its answers, its bare errors.
+
+dcap-qvl raises `ValueError` with a text for everything. The texts are those of its
+`src/verify.rs` and of rustls-webpki's error names (dcap-qvl 0.7). One that is not
+known refuses.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, TypeVar
+
+import dcap_qvl
+
+from verdictd_py.domain.evidence import Collateral
+from verdictd_py.errors import AttestationError, CollateralExpired, QuoteInvalid, Reason
+from verdictd_py.tees.intel.tcb import TcbVerdict
+
+_T = TypeVar("_T")
+
+LATE_REFUSALS: Final = {
+    "Invalid MR service TD": "mrServiceTd",
+    "Debug mode is enabled": "debug",
+    "TD profiling is enabled": "tdAttributes",
+    "Reserved bits in TD attributes are set": "tdAttributes",
+    "TD migration is enabled": "tdAttributes",
+    "SERVTD_EXT is enabled": "tdAttributes",
+    "SEPT_VE_DISABLE is not enabled": "tdAttributes",
+    "TCB status is invalid: Revoked": "tcbStatus",
+}
+"""What dcap-qvl says, whole, of evidence whose signatures it has verified: the rule.
+
+They stand at the end of `verify_impl`, behind every signature, revocation and TCB check.
+The caller verifies the signatures again all the same before it believes a claim.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """The quote verifies: what Intel says of the platform.
+
+    Attributes:
+        fmspc: 12 lower-case hex digits, as dcap-qvl read it.
+    """
+
+    tcb: TcbVerdict
+    fmspc: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedLate:
+    """The quote verifies, and is refused for what it says: one of `LATE_REFUSALS`."""
+
+    rule: str
+    text: str
+
+
+class CollateralRejected(QuoteInvalid):
+    """Collateral that does not hold by itself; other collateral may be better."""
+
+
+_EXPIRED: Final = "expired"
+_COLLATERAL: Final = "collateral"
+_EVIDENCE: Final = "evidence"
+
+# (part of the text, rule, whose fault): the first that is found decides. Revocation comes
+# first: no other collateral may be tried then, it could be older and not know of it.
+_TEXTS: Final = (
+    ("CertRevoked", "revocation", _EVIDENCE),
+    ("CertExpired", "collateral", _EXPIRED),
+    ("CertNotValidYet", "collateral", _EXPIRED),
+    ("CrlExpired", "revocation", _EXPIRED),
+    ("TCBInfo expired", "tcb-info", _EXPIRED),
+    ("TCBInfo issue date is in the future", "tcb-info", _EXPIRED),
+    ("QE Identity expired", "qe-identity", _EXPIRED),
+    ("QE Identity issue date is in the future", "qe-identity", _EXPIRED),
+    ("UnknownRevocationStatus", "revocation", _COLLATERAL),
+    ("InvalidCrlSignature", "revocation", _COLLATERAL),
+    ("CRL", "revocation", _COLLATERAL),
+    ("Crl", "revocation", _COLLATERAL),
+    ("No matching TCB level", "tcb-info", _EVIDENCE),
+    ("TDX module", "tdx-module", _EVIDENCE),
+    ("current TDX TCB", "tcb-info", _EVIDENCE),
+    ("QE MRSIGNER", "qe-identity", _EVIDENCE),
+    ("QE ISVPRODID", "qe-identity", _EVIDENCE),
+    ("QE MISCSELECT", "qe-identity", _EVIDENCE),
+    ("QE ATTRIBUTES", "qe-identity", _EVIDENCE),
+    ("QE ISVSVN", "qe-identity", _EVIDENCE),
+    ("QE report validation failed", "qe-identity", _EVIDENCE),
+    ("Signature is invalid for qe_report", "signature", _EVIDENCE),
+    ("QE report hash mismatch", "signature", _EVIDENCE),
+    ("QE auth data", "signature", _EVIDENCE),
+    ("ISV enclave report signature", "signature", _EVIDENCE),
+    ("tcb_info", "tcb-info", _COLLATERAL),
+    ("TcbInfo", "tcb-info", _COLLATERAL),
+    ("TCB Info", "tcb-info", _COLLATERAL),
+    ("TCB info", "tcb-info", _COLLATERAL),
+    ("TCB FMSPC", "tcb-info", _COLLATERAL),
+    ("Fmspc mismatch", "tcb-info", _COLLATERAL),
+    ("qe_identity", "qe-identity", _COLLATERAL),
+    ("QeIdentity", "qe-identity", _COLLATERAL),
+    ("QE Identity", "qe-identity", _COLLATERAL),
+    ("Failed to decode quote", "quote", _EVIDENCE),
+    ("Invalid key length", "collateral", _COLLATERAL),  # a signature not of 64 bytes
+    ("PCK", "pck-chain", _EVIDENCE),
+    ("certificate", "pck-chain", _COLLATERAL),  # the quote's own chain was verified before
+    ("certs", "pck-chain", _COLLATERAL),
+)
+
+_PLAIN: Final = {
+    "CertRevoked": "Intel has revoked a certificate of this platform",
+    "No matching TCB level": "the platform is older than every TCB level that Intel lists",
+    "TDX module": "Intel lists no TDX module like the platform's",
+    "TCBInfo expired": "newer TCB info is needed",
+    "QE Identity expired": "a newer QE identity is needed",
+    "CrlExpired": "a newer revocation list is needed",
+}
+"""For operators, before the library's own words, by part of those."""
+
+
+def to_library(collateral: Collateral) -> dcap_qvl.QuoteCollateralV3:
+    """Collateral as dcap-qvl wants it (`QuoteCollateralV3`).
+
+    Raises:
+        ValueError: a text in it is no text (lone surrogates).
+    """
+    return dcap_qvl.QuoteCollateralV3(
+        pck_crl_issuer_chain=collateral.pck_crl_issuer_chain,
+        root_ca_crl=collateral.root_ca_crl,
+        pck_crl=collateral.pck_crl,
+        tcb_info_issuer_chain=collateral.tcb_info_issuer_chain,
+        tcb_info=collateral.tcb_info,
+        tcb_info_signature=collateral.tcb_info_signature,
+        qe_identity_issuer_chain=collateral.qe_identity_issuer_chain,
+        qe_identity=collateral.qe_identity,
+        qe_identity_signature=collateral.qe_identity_signature,
+    )
+
+
+def judge(
+    quote: bytes, collateral: Collateral, *, now: datetime, root_ca_der: bytes | None
+) -> Rated | RefusedLate:
+    """Has dcap-qvl judge one quote with one set of collateral.
+
+    Args:
+        quote: without what follows its stated length.
+        now: when everything must be valid.
+        root_ca_der: trusted root, None for Intel's.
+
+    Raises:
+        CollateralExpired: collateral, a CRL or a certificate is outside its validity.
+        CollateralRejected: the collateral is not for this quote, or not signed.
+        QuoteInvalid: anything else.
+    """
+    seconds = int(now.timestamp())
+    try:
+        library_collateral = to_library(collateral)
+        claims = _guarded(
+            lambda: dcap_qvl.QuoteVerifier(root_ca_der).verify_with_policy(
+                quote, library_collateral, seconds, dcap_qvl.QuotePolicy.claims_only(seconds)
+            )
+        )
+        return _read_claims(claims.to_json())
+    except (ValueError, OverflowError) as error:
+        text = str(error).removeprefix("Verification failed: ")
+        # Only the whole text counts: the quoting enclave's own report can be refused for
+        # debug mode too, long before, and then another text stands in front of it.
+        if text in LATE_REFUSALS:
+            return RefusedLate(LATE_REFUSALS[text], text)
+        raise translate(_full_text(quote, collateral, seconds, root_ca_der) or text) from error
+
+
+_UNIX_TIME: Final = re.compile(r"UnixTime\((\d{1,15})\)")  # Rust's debug form in the texts
+
+
+def translate(text: str) -> AttestationError:
+    """The typed error for one of dcap-qvl's texts; what is not known is `QuoteInvalid`."""
+    found = next(((rule, fault) for part, rule, fault in _TEXTS if part in text), None)
+    rule, fault = found or ("quote", _EVIDENCE)
+    text = next((f"{plain} ({text})" for part, plain in _PLAIN.items() if part in text), text)
+    if fault == _EXPIRED:
+        message = "the collateral is outside its validity"
+        return CollateralExpired(message, reasons=(Reason(rule, "", "", f"{message}: {text}"),))
+    if fault == _COLLATERAL:
+        message = "the collateral does not verify for this quote"
+        return CollateralRejected(message, reasons=(Reason(rule, "", "", f"{message}: {text}"),))
+    message = "the quote does not verify"
+    return QuoteInvalid(message, reasons=(Reason(rule, "", "", f"{message}: {text}"),))
+
+
+def _full_text(
+    quote: bytes, collateral: Collateral, seconds: int, root_ca_der: bytes | None
+) -> str | None:
+    """What dcap-qvl says of a refusal together with its cause, in one line.
+
+    `verify_with_policy` tells the outermost context only ("Failed to verify certificate
+    chain"), the older functions the whole chain of causes. They run the same checks.
+    """
+    try:
+        library_collateral = to_library(collateral)
+        if root_ca_der is None:
+            _guarded(lambda: dcap_qvl.verify(quote, library_collateral, seconds))
+        else:
+            _guarded(
+                lambda: dcap_qvl.verify_with_root_ca(
+                    quote, library_collateral, root_ca_der, seconds
+                )
+            )
+    except (ValueError, OverflowError) as error:
+        text = str(error).partition("Stack backtrace:")[0].removeprefix("Verification failed: ")
+        return _UNIX_TIME.sub(_as_date, " ".join(text.split()))
+    return None
+
+
+def _as_date(found: re.Match[str]) -> str:
+    try:
+        return datetime.fromtimestamp(int(found[1]), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError):
+        return found[0]  # a year that no calendar has
+
+
+def _guarded(call: Callable[[], _T]) -> _T:
+    """Calls into Rust; a panic becomes a `ValueError`.
+
+    PyO3's PanicException derives from BaseException and cannot be imported, so that it
+    passes every handler: it would end the task of a listener instead of one request.
+    """
+    try:
+        return call()
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":
+            raise ValueError(f"dcap-qvl panicked: {error}") from error
+        raise
+
+
+def _read_claims(text: str) -> Rated:
+    """What is needed of dcap-qvl's claims.
+
+    Raises:
+        ValueError: they have not the form known here.
+    """
+    claims = json.loads(text)
+    try:
+        tcb, platform = claims["tcb"], claims["platform"]
+        return Rated(
+            tcb=TcbVerdict(
+                status=tcb["status"],
+                advisory_ids=tuple(dict.fromkeys(tcb["advisory_ids"])),
+                date=platform["tcb_level"]["tcbDate"],
+            ),
+            fmspc=bytes(platform["pck"]["fmspc"]).hex(),
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"dcap-qvl's claims have an unknown form: {error}") from error

@@ -1,0 +1,1 @@
+"""The sample TEE of guest-components: evidence that proves nothing, for tests."""

@@ -1,0 +1,1 @@
+"""SGX: its quotes and what their claims mean."""

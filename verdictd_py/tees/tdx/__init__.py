@@ -1,0 +1,1 @@
+"""TDX: its quotes and what their claims mean."""

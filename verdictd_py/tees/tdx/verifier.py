@@ -1,0 +1,149 @@
+"""Verifies TDX quotes: versions 4 and 5, report bodies TD 1.0, 1.5 and 1.5 extended."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from verdictd_py.domain.evidence import Evidence, Tee, VerifiedEvidence
+from verdictd_py.encoding import JsonValue
+from verdictd_py.errors import Reason
+from verdictd_py.ports import CollateralSource
+from verdictd_py.tees.intel.quote import BodyKind, Quote
+from verdictd_py.tees.intel.verification import IntelEngine, parse_evidence
+
+# (claim, offset, size) in the report body, which begins at offset 48 of a version 4 quote.
+# Source: Intel, "TDX DCAP Quoting Library API", appendix A.3.
+_TD10_FIELDS: Final = (
+    ("teeTcbSvn", 0, 16),
+    ("mrSeam", 16, 48),
+    ("mrSignerSeam", 64, 48),
+    ("tdAttributes", 120, 8),
+    ("xfam", 128, 8),
+    ("mrTd", 136, 48),
+    ("mrConfigId", 184, 48),
+    ("mrOwner", 232, 48),
+    ("mrOwnerConfig", 280, 48),
+    ("rtmr0", 328, 48),
+    ("rtmr1", 376, 48),
+    ("rtmr2", 424, 48),
+    ("rtmr3", 472, 48),
+    ("reportData", 520, 64),
+)
+_TD15_FIELDS: Final = (("teeTcbSvn2", 584, 16), ("mrServiceTd", 600, 48))
+
+
+def _bits(*ranges: tuple[int, int]) -> int:
+    """A mask of the bits from the first to the last of each range, both included."""
+    return sum((1 << last + 1) - (1 << first) for first, last in ranges)
+
+
+# Bits of TDATTRIBUTES. Source: Intel, "TDX Module ABI Specification" 348551-008US, table 3.23.
+_DEBUG: Final = 1 << 0
+_PROFILING: Final = _bits((4, 6))
+_RESERVED: Final = _bits((1, 3), (7, 15), (23, 26), (32, 61))
+_SERVTD_EXT: Final = 1 << 17
+_SEPT_VE_DISABLE: Final = 1 << 28
+_MIGRATABLE: Final = 1 << 29
+
+_MUST_BE_UNSET: Final = (
+    (_PROFILING, "profiling bits 4 to 6 unset", "the host may profile the TD"),
+    (_RESERVED, "reserved bits unset", "reserved bits are set"),
+    (_SERVTD_EXT, "SERVTD_EXT (bit 17) unset", "service TDs are bound to the TD"),
+    (_MIGRATABLE, "MIGRATABLE (bit 29) unset", "the TD may be migrated"),
+)
+
+
+class TdxVerifier:
+    """Verifier for TDX (port `Verifier`).
+
+    Args:
+        collateral: where collateral comes from.
+        root_ca_der: trusted root certificate, None for Intel's.
+
+    Raises:
+        ConfigError: the root is not a certificate.
+    """
+
+    name = "tdx"
+    tee = Tee.TDX
+
+    def __init__(
+        self,
+        collateral: CollateralSource,
+        *,
+        root_ca_der: bytes | None,
+        grace: timedelta = timedelta(0),
+        minimum_evaluation: int = 0,
+    ) -> None:
+        self._engine = IntelEngine(
+            collateral,
+            root_ca_der=root_ca_der,
+            grace=grace,
+            minimum_evaluation=minimum_evaluation,
+        )
+
+    async def verify(self, evidence: Evidence, *, now: datetime) -> VerifiedEvidence:
+        """Verifies a TDX quote.
+
+        1. Take the quote apart: size, version, TEE type, body.
+        2. Look at what no policy may accept: debug and other attributes, service TDs.
+           Nothing is said of it before the signatures are verified.
+        3. PCK chain, signatures, collateral, revocation, TCB (`IntelEngine.verify`).
+        4. Put the claims together. They travel with a refusal of steps 2 and 3 as well, where
+           the signatures verified.
+
+        Raises:
+            AttestationError: refused before its claims could be believed.
+            CollateralUnavailable: it cannot be judged now.
+        """
+        # 1.
+        quote = parse_evidence(evidence, self.tee)
+        # 2.
+        found = find_faults(quote)
+        # 3.
+        finding = await self._engine.verify(quote, evidence.endorsements, now)
+        # 4.
+        return finding.evidence(
+            quote,
+            report_data=quote.body[520:584],  # REPORTDATA
+            claims=body_claims(quote),
+            faults=found,
+        )
+
+
+def body_claims(quote: Quote) -> dict[str, JsonValue]:
+    """What the report body of a TDX quote says, believed or not: names as in tdx.md, hex."""
+    fields = _TD10_FIELDS if quote.kind is BodyKind.TD10 else _TD10_FIELDS + _TD15_FIELDS
+    claims: dict[str, JsonValue] = {
+        name: quote.body[at : at + size].hex() for name, at, size in fields
+    }
+    claims["debug"] = bool(_attributes(quote) & _DEBUG)
+    return claims
+
+
+def find_faults(quote: Quote) -> tuple[Reason, ...]:
+    """What is refused whatever the policy says, as far as the report body tells."""
+    attributes = _attributes(quote)
+    shown = quote.body[120:128].hex()
+    faults = []
+    if attributes & _DEBUG:
+        text = "debug: measured true, expected false: the host can read the TD's memory"
+        faults.append(Reason("debug", "true", "false", text))
+    wrong = [(expected, why) for mask, expected, why in _MUST_BE_UNSET if attributes & mask]
+    if not attributes & _SEPT_VE_DISABLE:
+        wrong.append(("SEPT_VE_DISABLE (bit 28) set", "the host can inject #VE by unmapping pages"))
+    for expected, why in wrong:
+        text = f"tdAttributes: measured {shown}, expected {expected}: {why}"
+        faults.append(Reason("tdAttributes", shown, expected, text))
+    service = quote.body[600:648]  # MRSERVICETD; empty in a TD 1.0 body
+    if any(service):
+        zeros = bytes(48).hex()
+        text = f"mrServiceTd: measured {service.hex()}, expected {zeros}: a service TD is bound"
+        faults.append(Reason("mrServiceTd", service.hex(), zeros, text))
+    return tuple(faults)
+
+
+def _attributes(quote: Quote) -> int:
+    """TDATTRIBUTES as a number: little-endian, so bit 0 is in the first byte."""
+    return int.from_bytes(quote.body[120:128], "little")
