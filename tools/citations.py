@@ -10,7 +10,7 @@ Five kinds of reference are checked:
    there, `defects.md 9` a numbered heading, `ADR 4` a file `docs/adr/0004-*.md`.
 3. A link between pages and its anchor, spelled as forges derive it from the heading.
 4. A source file that a page names: `ratstls/session.py` is below the root or `verdictd_py/`.
-5. A test that a page of the design names: `test_a_pinned_measurement_decides` is defined in `tests/`.
+5. A test that a page of the design names: `test_a_pinned_measurement_decides` is in `tests/`.
 """
 
 from __future__ import annotations

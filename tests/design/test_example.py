@@ -26,6 +26,7 @@ from verdictd_py.domain.appraisal import AppraisedPeer
 from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.names import KeyId
 from verdictd_py.domain.secrets import SecretBytes
+from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Reason
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy
 from verdictd_py.ports import Kind
@@ -89,7 +90,7 @@ async def by_the_broker(der: bytes) -> dict[str, object]:
     peer = AppraisedPeer.of(appraisal, address="192.0.2.7:40000")
     layer = base64.b64decode(from_guide(r'optsdata: Some\("([A-Za-z0-9+/=]+)"\)'))
     sealed = base64.b64encode(AESGCM(KEY).encrypt(IV, layer, None)).decode()
-    blob = {
+    blob: JsonValue = {
         "kid": KID,
         "encrypted_data": sealed,
         "algorithm": "AES",
