@@ -104,7 +104,7 @@ def citations(root: Path, path: Path, text: str) -> Iterator[tuple[int, str]]:
 
 
 def decisions(root: Path, text: str) -> Iterator[tuple[int, str]]:
-    """Yield offset and problem of each decision that is cited by a number nobody took."""
+    """Yield offset and problem of each cited decision that does not exist."""
     for match in _ADR.finditer(text):
         if not any((root / "docs/adr").glob(f"{int(match[1]):04}-*.md")):
             yield match.start(), f"there is no decision {match[0]} in docs/adr"
@@ -182,7 +182,7 @@ def anchors(page: Path) -> frozenset[str]:
 
 
 def _blanked(text: str, *patterns: re.Pattern[str]) -> str:
-    """Return `text` with what the patterns match replaced by spaces, lines kept."""
+    """Return `text` with what the patterns match replaced by spaces; line breaks stay."""
     for pattern in patterns:
         text = pattern.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
     return text
