@@ -49,7 +49,7 @@ _MODULE: Final = re.compile(r"`((?:[\w.-]+/)+[\w.-]+\.py)`")
 _TEST: Final = re.compile(r"`(test_\w+)`")
 _DEFINED: Final = re.compile(r"^ *(?:async )?def (test_\w+)", re.MULTILINE)
 _COMMAND: Final = re.compile(r"\./dev ([a-z]+)")
-_USAGE: Final = re.compile(r"^  ([a-z]+)  +\w", re.MULTILINE)
+_USAGE: Final = re.compile(r"^  ([a-z]+) +\w", re.MULTILINE)
 _LINE_START: Final = re.compile(r"\n[ \t]*(?:#|//)?[ \t]*")
 
 
