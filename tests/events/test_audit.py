@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.broker import KEY, KID, Recorder, running_broker
+from tests.support.broker import KEY, KID, Recorder, running_broker
 from verdictd_py import broker
 from verdictd_py import daemon as app
 from verdictd_py.cli import audit as command

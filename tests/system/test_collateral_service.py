@@ -14,8 +14,8 @@ import pytest
 import pytest_asyncio
 import trustme
 
-from tests.system.broker import RunningBroker, running_broker
-from tests.tees.pccs import Pccs, running_pccs
+from tests.support.broker import RunningBroker, running_broker
+from tests.support.pccs import Pccs, running_pccs
 from verdictd_py import daemon as app
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.errors import ConfigError

@@ -8,7 +8,7 @@ from asn1crypto import x509 as asn1
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.protocols.ratstls.support import (
+from tests.support.ratstls import (
     DICE,
     FORMS,
     GARBAGE,

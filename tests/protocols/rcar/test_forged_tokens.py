@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.protocols.rcar.support import NOW, attested, b64url, tokens, unb64url
 from tests.protocols.rcar.token_tools import MAX_CHARACTERS, issued, parts, refused, signed
+from tests.support.rcar import NOW, attested, b64url, tokens, unb64url
 from verdictd_py.domain.evidence import Tee
 from verdictd_py.errors import TokenInvalid
 from verdictd_py.protocols.rcar import jose

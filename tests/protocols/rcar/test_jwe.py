@@ -16,16 +16,16 @@ from jwcrypto import jwe as other_jwe
 from jwcrypto import jwk as other_jwk
 from jwcrypto.common import JWException
 
-from tests.protocols.rcar.support import (
+from tests.support.rcar import (
     KINDS,
     b64url,
     coordinates,
     ec_jwk,
+    padded,
     private_key,
     tee_key,
     unb64url,
 )
-from tests.protocols.rcar.test_teekey import padded
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.protocols.rcar import jwe
 from verdictd_py.protocols.rcar.teekey import TeeKey

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.protocols.rcar.support import NOW, appraisal, attested, jwk_of, tokens
 from tests.protocols.rcar.token_tools import MAX_CHARACTERS, came_out, issued, parts
+from tests.support.rcar import NOW, appraisal, attested, jwk_of, tokens
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import TokenInvalid
 from verdictd_py.formats import eventlog
