@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from jwcrypto import jwe as other_jwe
 from jwcrypto import jwk as other_jwk
 
-from tests.broker.support import (
+from tests.support.memory import (
     NOW,
     MemoryEvents,
     MemoryKeys,
@@ -22,7 +22,7 @@ from tests.broker.support import (
     ScriptedPolicy,
     ScriptedVerifier,
 )
-from tests.protocols.rcar.support import jwk_of, private_key
+from tests.support.rcar import jwk_of, private_key
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.handshakes import Handshakes
 from verdictd_py.broker.release import Releaser

@@ -12,7 +12,8 @@ from hashlib import sha384
 
 import pytest
 
-from tests.broker.support import (
+from tests.support.eventlogs import command_line, event, written
+from tests.support.memory import (
     BINDING,
     EVIDENCE,
     NOW,
@@ -22,7 +23,6 @@ from tests.broker.support import (
     ScriptedPolicy,
     ScriptedVerifier,
 )
-from tests.formats.test_eventlog import command_line, event, written
 from verdictd_py import errors
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.history import History, Judgement, Verdict

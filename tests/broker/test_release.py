@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.broker.support import MemoryEvents, MemoryKeys, MemoryResources, accepted_peer
+from tests.support.memory import MemoryEvents, MemoryKeys, MemoryResources, accepted_peer
 from verdictd_py.broker import ciphers
 from verdictd_py.broker.release import Releaser
 from verdictd_py.domain.appraisal import AppraisedPeer

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from tests.broker.support import MemoryEvents, MemoryKeys
+from tests.support.memory import MemoryEvents, MemoryKeys
 from verdictd_py.broker.wrapping import Wrapper
 from verdictd_py.domain.callers import ROLES, Caller
 from verdictd_py.domain.names import KeyId

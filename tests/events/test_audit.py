@@ -14,8 +14,8 @@ from typing import Annotated
 
 import pytest
 
+from tests.support.broker import KEY, KID, running_broker
 from tests.support.events import RecordedEvents
-from tests.system.broker import KEY, KID, running_broker
 from verdictd_py import broker
 from verdictd_py import daemon as app
 from verdictd_py.cli import audit as command
@@ -32,7 +32,7 @@ from verdictd_py.domain.events import (
 from verdictd_py.domain.eventtypes import About, Audit, Event, Level, event
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError, StorageError
-from verdictd_py.events.audit import MAX_LIMITED_PER_MINUTE, AuditTrail, verify
+from verdictd_py.events.audit import MAX_LIMITED_PER_MINUTE, AuditTrail, sealed, verify
 from verdictd_py.guest.connection import BrokerRefused
 from verdictd_py.simulator import SimulatedPlatform
 
@@ -113,6 +113,35 @@ def test_every_damage_shows(trail: AuditTrail, tmp_path: Path, damage: str) -> N
             kept[2] = b"[" * 100_000 + b"\n"
     with pytest.raises(StorageError, match="line "):
         verify(iter(kept))
+
+
+def test_a_line_changed_and_sealed_again_does_not_fit_the_next(
+    trail: AuditTrail, tmp_path: Path
+) -> None:
+    """An attacker who computes a new digest must rewrite every later line too."""
+    for number in range(3):
+        trail.record(released(f"keys/{number}"))
+    kept = lines(tmp_path)
+    members = json.loads(kept[1])
+    del members["digest"]
+    members["fields"]["path"] = "keys/9"
+    kept[1], _ = sealed(members, members["previous"])
+    with pytest.raises(StorageError, match="line 3 does not follow the line before it"):
+        verify(iter(kept))
+
+
+def test_a_line_of_another_trail_does_not_fit(tmp_path: Path) -> None:
+    """It has the right number and a good seal of its own."""
+    kept = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        trail = AuditTrail(tmp_path / name, RecordedEvents(), monotonic=Clock())
+        trail.open()
+        for number in range(2):
+            trail.record(released(f"keys/{name}/{number}"))
+        kept.append(lines(tmp_path / name))
+    with pytest.raises(StorageError, match="line 2 does not follow the line before it"):
+        verify(iter([kept[0][0], kept[1][1]]))
 
 
 def test_the_end_cut_off_shows_against_the_log(

@@ -21,9 +21,8 @@ import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
 
-from tests.protocols.ratstls.support import DICE, VENDOR, key_der, self_signed
-from tests.system.broker import KEY, KID, RunningBroker, running_broker
-from tests.system.channel import (
+from tests.support.broker import KEY, KID, RunningBroker, running_broker
+from tests.support.channel import (
     SECONDS,
     VERSIONS,
     answer,
@@ -36,6 +35,7 @@ from tests.system.channel import (
     still_serves,
     store,
 )
+from tests.support.ratstls import DICE, VENDOR, key_der, self_signed
 from verdictd_py import daemon as app
 from verdictd_py.guest.attesters import use_certificate
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection

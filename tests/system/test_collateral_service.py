@@ -14,9 +14,9 @@ import pytest
 import pytest_asyncio
 import trustme
 
+from tests.support.broker import RunningBroker, running_broker
 from tests.support.events import RecordedEvents
-from tests.system.broker import RunningBroker, running_broker
-from tests.tees.pccs import Pccs, running_pccs
+from tests.support.pccs import Pccs, running_pccs
 from verdictd_py import daemon as app
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.errors import ConfigError

@@ -16,8 +16,8 @@ import grpc
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from tests.system.broker import KEY, KID, RunningBroker, running_broker
-from tests.system.keyprovider_client import (
+from tests.support.broker import KEY, KID, RunningBroker, running_broker
+from tests.support.keyprovider_client import (
     LAYER,
     KeyProviderClient,
     b64,

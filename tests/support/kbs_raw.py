@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from tests.system.broker import RunningBroker
-from tests.system.kbs import url_of
+from tests.support.broker import RunningBroker
+from tests.support.kbs import url_of
 
 SECONDS: Final = 20
 """Longest wait for anything; whatever takes this long has failed."""
