@@ -4,16 +4,18 @@ use std::num::{NonZeroU32, NonZeroUsize};
 
 use regorus::{Engine, PolicyLengthConfig, Value};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::functions::{self, operators::sorted};
 use crate::rewrite::{self, Globals};
-use crate::syntax::Parsed;
+use crate::syntax::{Head, Module, Parsed, Rule};
 
 /// What `compile` takes.
 #[derive(Deserialize)]
-pub struct Request {
+pub struct Request<'a> {
     policy: String,
-    data: serde_json::Value,
+    #[serde(borrow)]
+    data: &'a RawValue,
     /// Further modules, and a query instead of `data.policy`: for OPA's conformance cases.
     #[serde(default)]
     modules: Vec<String>,
@@ -42,19 +44,27 @@ pub fn compile(request: &[u8]) -> Result<Policy, String> {
         None => match parse(&request, false) {
             Ok(parsed) => (parsed, false),
             Err(error) if says_v1(&request.policy) => return Err(error),
-            Err(error) => (parse(&request, true).map_err(|_| error)?, true),
+            Err(error) => (parse(&request, true).map_err(|older| choose(error, older))?, true),
         },
     };
+    if request.query.is_none() && !parsed.iter().any(|each| has_verdict(&each.ast)) {
+        return Err("the policy has no rule `allow` in `package policy`".to_owned());
+    }
     let mut engine = engine(false);
     for text in rewritten(&request, &parsed)? {
         engine.add_policy("policy".to_owned(), text).map_err(text_of)?;
     }
     drop(parsed);
-    let data = Value::from_json_str(&request.data.to_string()).map_err(text_of)?;
+    let data = Value::from_json_str(request.data.get()).map_err(text_of)?;
     engine.add_data(data).map_err(text_of)?;
     engine.set_strict_builtin_errors(!request.lenient);
     functions::add(&mut engine).map_err(text_of)?;
     Ok(Policy { engine, v0, query: request.query })
+}
+
+/// The error that helps: that of v0 where v1 only misses its keywords.
+fn choose(v1: String, v0: String) -> String {
+    if v1.contains("keyword is required") { v0 } else { v1 }
 }
 
 /// JSON text of the host, without the name that marks numbers inside the JSON library.
@@ -68,7 +78,7 @@ fn json(text: &[u8]) -> Result<&str, String> {
 }
 
 /// The modules with their source texts, in the engine's order.
-fn sources(request: &Request) -> impl Iterator<Item = &String> {
+fn sources<'r>(request: &'r Request<'_>) -> impl Iterator<Item = &'r String> {
     std::iter::once(&request.policy).chain(&request.modules).filter(|module| !module.is_empty())
 }
 
@@ -86,7 +96,7 @@ const LENGTHS: PolicyLengthConfig = PolicyLengthConfig {
     max_lines: NonZeroUsize::new(1 << 20).unwrap(),
 };
 
-fn parse(request: &Request, v0: bool) -> Result<Vec<Parsed>, String> {
+fn parse(request: &Request<'_>, v0: bool) -> Result<Vec<Parsed>, String> {
     let mut engine = engine(v0);
     for module in sources(request) {
         engine.add_policy("policy".to_owned(), module.clone()).map_err(text_of)?;
@@ -95,7 +105,16 @@ fn parse(request: &Request, v0: bool) -> Result<Vec<Parsed>, String> {
     serde_json::from_str(&tree).map_err(|error| format!("the policy is nested too deeply: {error}"))
 }
 
-fn rewritten(request: &Request, parsed: &[Parsed]) -> Result<Vec<String>, String> {
+fn has_verdict(module: &Module) -> bool {
+    let named = |rule: &Rule| match rule {
+        Rule::Spec { head: Head::Func { .. }, .. } => false,
+        Rule::Spec { head, .. } => head.reference().root() == Some("allow"),
+        Rule::Default { refr, args, .. } => args.is_empty() && refr.root() == Some("allow"),
+    };
+    rewrite::package(module).as_deref() == Ok(PACKAGE) && module.rules.iter().any(named)
+}
+
+fn rewritten(request: &Request<'_>, parsed: &[Parsed]) -> Result<Vec<String>, String> {
     let mut globals = Globals::default();
     for each in parsed {
         globals.add(&each.ast)?;
@@ -183,6 +202,9 @@ fn write(value: &Value, out: &mut String) -> Result<(), String> {
                 let mut name = String::new();
                 write(key, &mut name)?;
                 let quoted = matches!(key, Value::String(_));
+                if !quoted && name.contains(['\u{2028}', '\u{2029}', '<', '>', '&']) {
+                    return Err(format!("the key {name} has more than one form in JSON"));
+                }
                 out.push_str(&if quoted { name } else { json(&Value::from(name))? });
                 out.push(':');
                 write(item, out)?;

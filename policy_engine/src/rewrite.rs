@@ -122,7 +122,8 @@ impl Writer<'_> {
             self.import(import)?;
         }
         for rule in &module.rules {
-            self.rule(rule)?;
+            let (Rule::Spec { span, .. } | Rule::Default { span, .. }) = rule;
+            self.rule(rule).map_err(|error| in_line(span.line, error))?;
         }
         self.put("\n");
         Ok(())
@@ -298,11 +299,12 @@ impl Writer<'_> {
     /// The statements of a rule's body, each in its line.
     fn statements(&mut self, query: &Query) -> Result<()> {
         for (index, statement) in query.stmts.iter().enumerate() {
-            if index > 0 && self.line >= statement.span.line {
-                self.put(";");
+            if index > 0 {
+                self.put(";"); // a line break alone would make a call of `a` and `(b == c)`
             }
             self.at(statement.span.line);
-            let text = self.statement(statement)?;
+            let text =
+                self.statement(statement).map_err(|error| in_line(statement.span.line, error))?;
             self.put(&text);
         }
         Ok(())
@@ -745,6 +747,10 @@ impl Writer<'_> {
 
 const WHOLE_DATA: &str =
     "a reference to the whole of data, or of the policy's package, is not supported";
+
+fn in_line(line: usize, error: String) -> String {
+    if error.starts_with("line ") { error } else { format!("line {line}: {error}") }
+}
 
 fn field(name: &str) -> String {
     let mut characters = name.chars();

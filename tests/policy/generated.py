@@ -1,5 +1,6 @@
 """Random Rego policies and inputs, for comparing two engines."""
 
+# ruff: noqa: E501, PLR0911  # one row for each type of operand, one return for each statement
 from __future__ import annotations
 
 import json
@@ -7,14 +8,54 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-from verdictd_py.domain.evidence import JsonValue
+from verdictd_py.encoding import JsonValue
 
 HEAD: Final = "package policy\n\nimport rego.v1\n\n"
 
 TEXTS: Final = (
-    *("", "a", "b", "ab", "A", "aBc", "a,b,c", " a ", "10", "-1.5", "0x10", "true", "null", "é", "Ü"),
-    *("ß", "日本", "😀", "e\u0301", "\u2028", "a/b", "a.b", 'a"b', "a\\b", "a\nb", "\t", "[a-z]+", "%d"),
-    *("2024-03-13T00:00:00Z", "1h30m", "v1.2.3", "1.2.3-rc1", "10.0.0.0/8", "10.1.2.3", "YWI=", "6162"),
+    *(
+        "",
+        "a",
+        "b",
+        "ab",
+        "A",
+        "aBc",
+        "a,b,c",
+        " a ",
+        "10",
+        "-1.5",
+        "0x10",
+        "true",
+        "null",
+        "é",
+        "Ü",
+    ),
+    *(
+        "ß",
+        "日本",
+        "😀",
+        "e\u0301",
+        "\u2028",
+        "a/b",
+        "a.b",
+        'a"b',
+        "a\\b",
+        "a\nb",
+        "\t",
+        "<&>",
+        "[a-z]+",
+        "%d",
+    ),
+    *(
+        "2024-03-13T00:00:00Z",
+        "1h30m",
+        "v1.2.3",
+        "1.2.3-rc1",
+        "10.0.0.0/8",
+        "10.1.2.3",
+        "YWI=",
+        "6162",
+    ),
 )
 NUMBERS: Final = (
     *("0", "1", "2", "3", "-1", "10", "255", "1.5", "-2.5", "0.1", "0.2", "100", "0.001", "1.25"),
@@ -144,38 +185,144 @@ SPECIAL: Final[dict[str, tuple[str, ...]]] = {
     "i": ("0", "1", "2", "5", "-1", "-3", "12", "31"),
     "B": ("2", "8", "10", "16", "3"),
     "R": (
-        *(r"`[a-z]+`", r"`^a.c$`", r"`(?i)AB`", r"`\p{L}+`", r"`\d+`", r"`(a)(b)?`", r"`a|b`", r"`.`"),
+        *(
+            r"`[a-z]+`",
+            r"`^a.c$`",
+            r"`(?i)AB`",
+            r"`\p{L}+`",
+            r"`\d+`",
+            r"`(a)(b)?`",
+            r"`a|b`",
+            r"`.`",
+        ),
         *(r"`[`", r"`(?P<n>a)`", r"`\bA`", r"`x*`", r"`[[:alpha:]]`", r"`\w+`", r"`\s`", r"`^$`"),
-        *(r"`(?s)a.b`", r"`[^a]`", r"`a{2,3}`", r"`\x{65E5}`", r"`(?m)^b`", r"`urn:{.*}`", r'"\\d"'),
+        *(
+            r"`(?s)a.b`",
+            r"`[^a]`",
+            r"`a{2,3}`",
+            r"`\x{65E5}`",
+            r"`(?m)^b`",
+            r"`urn:{.*}`",
+            r'"\\d"',
+        ),
     ),
     "G": (*('"*"', '"**"', '"a*"', '"*.b"', '"[a-c]b"', '"{a,b}*"', '"a?"', '"[!a]"', '"a/**"'),),
     "D": ("[]", '["."]', '["/"]', '["/", "."]'),
     "F": (
-        *('"%d"', '"%s"', '"%v"', '"%v %v"', '"%d-%s"', '"%x"', '"%q"', '"%5d"', '"%.2f"', '"%t"', '"%%"'),
-        *('"%-5s|"', '"%05d"', '"%e"', '"%X"', '"%o"', '"%b"', '"%c"', '"%T"', '"%+d"', '"%5.1f"', '"é%v"'),
+        *(
+            '"%d"',
+            '"%s"',
+            '"%v"',
+            '"%v %v"',
+            '"%d-%s"',
+            '"%x"',
+            '"%q"',
+            '"%5d"',
+            '"%.2f"',
+            '"%t"',
+            '"%%"',
+        ),
+        *(
+            '"%-5s|"',
+            '"%05d"',
+            '"%e"',
+            '"%X"',
+            '"%o"',
+            '"%b"',
+            '"%c"',
+            '"%T"',
+            '"%+d"',
+            '"%5.1f"',
+            '"é%v"',
+        ),
     ),
     "J": (
         *(r'"[1,2]"', r'"{\"a\": 1}"', r'"{"', r'"1"', r'"\"\\u0041\""', r'"nul"', r'"[1.0, 1e2]"'),
-        *(r'"{\"a\":1,\"a\":2}"', r'"9007199254740993"', r'"a: b"', r'"- 1"', r'"\ufeff1"', r'""', r'"1 2"'),
+        *(
+            r'"{\"a\":1,\"a\":2}"',
+            r'"9007199254740993"',
+            r'"a: b"',
+            r'"- 1"',
+            r'"\ufeff1"',
+            r'""',
+            r'"1 2"',
+        ),
         *(r'"\"<&>\""', r'"true"', r'"yes"', r'"1e400"', r'"0x10"', r'"~"', r'"2024-01-01"'),
     ),
-    "V": ('"1.2.3"', '"v1.2.3"', '"1.2.3-rc.1"', '"1.2"', '"1.10.0"', '"1.2.3+b"', '"x"', '"01.2.3"'),
+    "V": (
+        '"1.2.3"',
+        '"v1.2.3"',
+        '"1.2.3-rc.1"',
+        '"1.2"',
+        '"1.10.0"',
+        '"1.2.3+b"',
+        '"x"',
+        '"01.2.3"',
+    ),
     "U": (
-        *('"10"', '"10K"', '"1.5M"', '"2Ki"', '"3MiB"', '"1e3"', '"100m"', '"m"', '"1GB"', '"0.1"', '"1 K"'),
+        *(
+            '"10"',
+            '"10K"',
+            '"1.5M"',
+            '"2Ki"',
+            '"3MiB"',
+            '"1e3"',
+            '"100m"',
+            '"m"',
+            '"1GB"',
+            '"0.1"',
+            '"1 K"',
+        ),
         *('"1k"', '"1Ti"', '"-1"', '"+2K"', '"1E"', '"1e2K"', '".5M"', '"10b"'),
     ),
     "g": ('{"a": ["b"], "b": ["c"], "c": []}', '{"a": ["a"], "b": {"a"}}', "{}"),
     "C": (
-        *('"10.0.0.0/8"', '"10.1.2.3"', '"10.1.0.0/16"', '"::/0"', '"2001:db8::/32"', '"2001:db8::1"'),
-        *('"::ffff:10.0.0.1"', '"1.2.3"', '"10.0.0.0/33"', '"0.0.0.0/0"', '"10.0.0.1/32"', '"a"', '"1.2.3.04"'),
+        *(
+            '"10.0.0.0/8"',
+            '"10.1.2.3"',
+            '"10.1.0.0/16"',
+            '"::/0"',
+            '"2001:db8::/32"',
+            '"2001:db8::1"',
+        ),
+        *(
+            '"::ffff:10.0.0.1"',
+            '"1.2.3"',
+            '"10.0.0.0/33"',
+            '"0.0.0.0/0"',
+            '"10.0.0.1/32"',
+            '"a"',
+            '"1.2.3.04"',
+        ),
     ),
     "t": (
         *('"2024-03-13T00:00:00Z"', '"2024-02-29T23:59:59.123456789Z"', '"2023-02-29T00:00:00Z"'),
         *('"1970-01-01T00:00:00+02:00"', '"2024-03-13T24:00:00Z"', '"2024-03-13t00:00:00z"'),
-        *('"2024-03-13"', '"2024-13-01T00:00:00Z"', '"1600-01-01T00:00:00Z"', '"2024-03-13T00:00:60Z"'),
-        *('"2024-03-13T00:00:00.5-05:30"', '"2024-03-13T00:00:00"', '"2262-04-11T23:47:16.854775807Z"'),
+        *(
+            '"2024-03-13"',
+            '"2024-13-01T00:00:00Z"',
+            '"1600-01-01T00:00:00Z"',
+            '"2024-03-13T00:00:60Z"',
+        ),
+        *(
+            '"2024-03-13T00:00:00.5-05:30"',
+            '"2024-03-13T00:00:00"',
+            '"2262-04-11T23:47:16.854775807Z"',
+        ),
     ),
-    "d": ('"1h"', '"1h30m5.5s"', '"-1.5h"', '"100ns"', '"1d"', '""', '"0"', '"3us"', '".5s"', '"1h 1m"', '"."'),
+    "d": (
+        '"1h"',
+        '"1h30m5.5s"',
+        '"-1.5h"',
+        '"100ns"',
+        '"1d"',
+        '""',
+        '"0"',
+        '"3us"',
+        '".5s"',
+        '"1h 1m"',
+        '"."',
+    ),
     "k": ("0", "1710288000000000000", "-1", "1709251199123456789", '[1710288000000000000, "UTC"]'),
 }
 
@@ -211,7 +358,10 @@ class Generator:
 
     def inputs(self, count: int) -> list[dict[str, JsonValue]]:
         return [
-            {name: self._json(kind) for name, kind in (("s", "s"), ("n", "n"), ("a", "a"), ("o", "o"))}
+            {
+                name: self._json(kind)
+                for name, kind in (("s", "s"), ("n", "n"), ("a", "a"), ("o", "o"))
+            }
             for _ in range(count)
         ]
 
@@ -225,7 +375,9 @@ class Generator:
             found: JsonValue = json.loads(chance.choice(NUMBERS))
             return found
         if kind == "a" and depth:
-            return [self._json(chance.choice("snao"), depth - 1) for _ in range(chance.randrange(4))]
+            return [
+                self._json(chance.choice("snao"), depth - 1) for _ in range(chance.randrange(4))
+            ]
         if kind == "o" and depth:
             names = chance.sample(["a", "b", "c", "é"], chance.randrange(4))
             return {name: self._json(chance.choice("snao"), depth - 1) for name in names}
@@ -289,7 +441,10 @@ class Generator:
             return f"every {free[0]} in {domain} {{ {inner} }}", scope
         if free and roll < 0.68:
             pattern = chance.choice((f"[{free[0]}, 1]", f"[1, {free[0]}]", f'{{"a": {free[0]}}}'))
-            return f"{pattern} = {self._of(chance.choice('ao'), depth, scope)}", (*scope, (free[0], "?"))
+            return f"{pattern} = {self._of(chance.choice('ao'), depth, scope)}", (
+                *scope,
+                (free[0], "?"),
+            )
         if roll < 0.78:
             return f"not {self._boolean(depth, scope)}", scope
         if roll < 0.86:
@@ -315,11 +470,17 @@ class Generator:
         if depth and chance.random() < 0.3:
             return self._call_of(kind, depth, scope)
         if chance.random() < 0.08:
-            return chance.choice(("input.a[0]", "input.o.a", "input.missing", "data.n", "data.l[_]", "f(1)"))
+            return chance.choice(
+                ("input.a[0]", "input.o.a", "input.missing", "data.n", "data.l[_]", "f(1)")
+            )
         return self._makers[kind](depth, scope)
 
     def _leaf(self, kind: str) -> str:
-        leaves = {"n": ("input.n", *NUMBERS), "s": ("input.s", self._text()), "b": ("true", "false")}
+        leaves = {
+            "n": ("input.n", *NUMBERS),
+            "s": ("input.s", self._text()),
+            "b": ("true", "false"),
+        }
         leaves |= {"a": ("[]", "[1]", "input.a"), "e": ("set()", "{1}"), "o": ("{}", "input.o")}
         return self._random.choice(leaves[kind])
 
@@ -366,7 +527,9 @@ class Generator:
         return "[" + ", ".join(values) + "]"
 
     def _constant(self) -> str:
-        return self._random.choice((self._text(), self._literal_number(), "true", "false", "null", "[]", "{}"))
+        return self._random.choice(
+            (self._text(), self._literal_number(), "true", "false", "null", "[]", "{}")
+        )
 
     def _literal_number(self) -> str:
         return self._random.choice(NUMBERS)

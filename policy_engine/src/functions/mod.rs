@@ -26,7 +26,10 @@ pub fn entries() -> impl Iterator<Item = &'static Entry> {
 pub fn add(engine: &mut Engine) -> Result<()> {
     for (name, operands, function) in entries() {
         let call = move |values: Vec<Value>| {
-            function(&values).map_err(|error| anyhow::anyhow!("{name}: {error}"))
+            function(&values).map_err(|error| match name.starts_with("__") {
+                true => error, // guards and operators have no names of their own
+                false => anyhow::anyhow!("{name}: {error}"),
+            })
         };
         engine.add_extension((*name).to_owned(), *operands, Box::new(call))?;
     }
