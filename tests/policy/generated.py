@@ -10,7 +10,7 @@ from typing import Final
 
 from verdictd_py.encoding import JsonValue
 
-HEAD: Final = "package policy\n\nimport rego.v1\n\n"
+HEAD: Final = "package policy\n\nimport rego.v1\n\ndefault allow := false\n\n"
 
 TEXTS: Final = (
     *(
