@@ -25,7 +25,9 @@ class Flights(Generic[K, V]):
         limit: computations at once, None for no bound.
     """
 
-    def __init__(self, work: Callable[[K], Coroutine[Any, Any, V]], *, limit: int | None = None):
+    def __init__(
+        self, work: Callable[[K], Coroutine[Any, Any, V]], *, limit: int | None = None
+    ) -> None:
         self._work = work
         self._limit = limit
         self._tasks: dict[K, asyncio.Task[V]] = {}
@@ -77,4 +79,4 @@ class Flights(Generic[K, V]):
     def _ended(self, key: K, task: asyncio.Task[V]) -> None:
         self._tasks.pop(key, None)
         if not task.cancelled():
-            task.exception()  # retrieved: asyncio would print the traceback of one nobody waited for
+            task.exception()  # marks it as retrieved: `work` has recorded it
