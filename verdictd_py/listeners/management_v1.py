@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -29,14 +29,15 @@ from verdictd_py.ports import Events
 
 @dataclass(frozen=True, slots=True)
 class DaemonStatus:
-    """What the daemon says about itself; nothing in it is secret."""
+    """What the daemon reports about itself; nothing in it is secret.
+
+    Attributes:
+        endpoints: where clients connect to, by the name of the listener.
+    """
 
     version: str
     started_at: datetime
-    listen: str
-    client_api: str
-    keyprovider_api: str
-    kbs_http: str
+    endpoints: Mapping[str, str]
     data_dir: str
     verifiers: tuple[str, ...]
     attester: str
@@ -264,10 +265,10 @@ class StatusService(Service, services.StatusServiceServicer):
         return messages.Status(
             version=status.version,
             started_at=v1_messages.time(status.started_at),
-            listen=status.listen,
-            client_api=status.client_api,
-            keyprovider_api=status.keyprovider_api,
-            kbs_http=status.kbs_http,
+            listen=status.endpoints.get("listen", ""),
+            client_api=status.endpoints.get("client_api", ""),
+            keyprovider_api=status.endpoints.get("keyprovider_api", ""),
+            kbs_http=status.endpoints.get("kbs_http", ""),
             data_dir=status.data_dir,
             verifiers=status.verifiers,
             attester=status.attester,
