@@ -325,7 +325,7 @@ async def test_essential_work_that_fails_is_the_exit_status(
 async def test_a_bug_before_the_handshake_ends_that_connection_only(
     broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """TLS settings that cannot be made used to leave the connection open for ever."""
+    """TLS settings that cannot be made are reported, and the next guest is served."""
 
     def broken() -> None:
         raise RuntimeError("secret")

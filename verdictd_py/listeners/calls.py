@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ S = TypeVar("S", bound="GrpcService")
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
-Method = Callable[[S, Request, Caller], Awaitable[Response]]
+Method = Callable[[S, Request, Caller], Coroutine[Any, Any, Response]]
 """A method of a service as it is written here: the request and who sent it."""
 
 Handler = Callable[[S, Request, Context], Coroutine[Any, Any, Response]]
@@ -62,7 +62,7 @@ def answered(
             caller = Caller("not known yet", frozenset())
             try:
                 caller = await asyncio.to_thread(service.rules.caller, context)
-                return await method(service, request, caller)
+                return await _to_its_end(method(service, request, caller))
             except VerdictdError as error:
                 status = grpc_status(error)
                 service.events.record(
@@ -81,3 +81,23 @@ def answered(
         return handler
 
     return decorate
+
+
+async def _to_its_end(work: Coroutine[Any, Any, Response]) -> Response:
+    """Await `work`, which ends also if this call is cancelled meanwhile.
+
+    gRPC cancels a call whose client disconnects. A change that has begun to be written in a
+    thread cannot be taken back, so it must also reach the audit trail, and its lock must not be
+    released before. The call lasts until then: clients that leave still count as served.
+
+    Raises:
+        CancelledError: the call was cancelled, and `work` has succeeded.
+    """
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.result()  # a failure is recorded like any other
+        raise
