@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.system.broker import Recorder, RunningBroker, running_broker
+from tests.support.broker import Recorder, RunningBroker, running_broker
 from verdictd_py import daemon as app
 from verdictd_py.config import Address, Settings, Unsafe
 from verdictd_py.daemon.collateral import CollateralService

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from tests.system.broker import Recorder
+from tests.support.broker import Recorder
 from verdictd_py.daemon.supervisor import FIRST_BACK_OFF, LONGEST_BACK_OFF, Supervisor, Work
 from verdictd_py.errors import StorageError
 

@@ -17,8 +17,8 @@ import pytest
 from asn1crypto import x509
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from tests.broker.support import MemoryEvents, MemoryKeys, MemoryResources
 from tests.policy.support import Documents, default_documents
+from tests.support.memory import MemoryEvents, MemoryKeys, MemoryResources
 from tests.support.vectors import from_guide, vector
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.release import Releaser

@@ -8,6 +8,7 @@ from datetime import datetime
 from verdictd_py import __version__
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.readiness import Readiness
+from verdictd_py.domain.events import DaemonStarted, ListenerStarted, UnsafeOption, WarningStorage
 from verdictd_py.listeners.listener import Listener
 from verdictd_py.listeners.management_v1 import DaemonStatus
 from verdictd_py.ports import Events
@@ -48,25 +49,26 @@ class About:
     def warn(self, events: Events) -> None:
         """Record every unsafe option, and every defect of the data directory."""
         for flag in self._unsafe.chosen():
-            events.record("unsafe.option", flag=flag)
+            events.record(UnsafeOption(flag=flag))
         for warning in self._warnings:
-            events.record("warning.storage", reason=warning)
+            events.record(WarningStorage(reason=warning))
 
     def announce(self, events: Events) -> None:
         """Record that the daemon serves its listeners."""
         endpoints = self._endpoints()
         for name, endpoint in endpoints.items():
-            events.record("listener.started", name=name, endpoint=endpoint)
+            events.record(ListenerStarted(name=name, endpoint=endpoint))
         events.record(
-            "daemon.started",
-            version=__version__,
-            listen=endpoints.get("listen"),
-            client_api=endpoints.get("client_api"),
-            keyprovider_api=endpoints.get("keyprovider_api"),
-            kbs_http=endpoints.get("kbs_http"),
-            verifiers=self._verifiers,
-            attester=self._settings.attester,
-            data_dir=str(self._settings.data_dir),
+            DaemonStarted(
+                version=__version__,
+                listen=endpoints.get("listen", ""),
+                client_api=endpoints.get("client_api", ""),
+                keyprovider_api=endpoints.get("keyprovider_api"),
+                kbs_http=endpoints.get("kbs_http"),
+                verifiers=self._verifiers,
+                attester=self._settings.attester,
+                data_dir=str(self._settings.data_dir),
+            )
         )
 
     async def status(self) -> DaemonStatus:

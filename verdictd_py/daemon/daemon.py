@@ -11,6 +11,7 @@ from typing import Final, Self
 from verdictd_py.daemon.about import About
 from verdictd_py.daemon.readiness import Readiness
 from verdictd_py.daemon.supervisor import Supervisor, Work
+from verdictd_py.domain.events import DaemonStopped, DaemonStopping
 from verdictd_py.events.audit import AuditTrail
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.listener import Listener
@@ -98,7 +99,7 @@ class Daemon:
         if self._stopped:
             return
         self._stopped = True
-        self._events.record("daemon.stopping")
+        self._events.record(DaemonStopping())
         await self._release(self._parts.drain_seconds)
 
     async def refresh_readiness(self) -> tuple[str, ...]:
@@ -125,7 +126,7 @@ class Daemon:
         for close in self._parts.closing:
             await self._attempt("close", close, 0)
         if self._stopped:
-            self._events.record("daemon.stopped")
+            self._events.record(DaemonStopped())
         self._parts.audit.close()
 
     async def _attempt(

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Sequence
 from typing import Final, Protocol
 
 from verdictd_py.daemon.usecases import UseCases
+from verdictd_py.domain.events import PolicyLoaded, WarningPolicy, WarningUnpinned
 from verdictd_py.errors import NotFound, PolicyInvalid, StorageError
 from verdictd_py.listeners.grpc_listener import PINNED
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy, unpinned
@@ -66,19 +67,20 @@ class Readiness:
             try:
                 documents = await self._use_cases.deciding.documents(tee)
             except (NotFound, StorageError, PolicyInvalid) as error:
-                self._events.record("warning.policy", tee=tee, reason=str(error))
+                self._events.record(WarningPolicy(tee=tee, reason=str(error)))
                 continue
             problem = RegoAppraisalPolicy.problem(documents)
             if problem:
-                self._events.record("warning.policy", tee=tee, reason=problem)
+                self._events.record(WarningPolicy(tee=tee, reason=problem))
                 continue
-            self._events.record("policy.loaded", tee=tee)
+            self._events.record(PolicyLoaded(tee=tee))
             if names := unpinned(documents.data, tee):
                 self._events.record(
-                    "warning.unpinned",
-                    tee=tee,
-                    measurements=names,
-                    reason="UNPINNED: guests are accepted whatever these measure",
+                    WarningUnpinned(
+                        tee=tee,
+                        measurements=names,
+                        reason="UNPINNED: guests are accepted whatever these measure",
+                    )
                 )
         for problem in await self._use_cases.release.problems():
-            self._events.record("warning.policy", tee="release", reason=problem)
+            self._events.record(WarningPolicy(tee="release", reason=problem))

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+from verdictd_py.domain.events import WarningTask
 from verdictd_py.errors import VerdictdError
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.ports import Events
@@ -126,9 +127,10 @@ class Supervisor:
         else:
             reason = report_bug(self._events, error, doing=f"run {work.name}")
         self._events.record(
-            "warning.task",
-            task=work.name,
-            error=type(error).__name__,
-            reason=reason,
-            restarts_in_seconds=None if work.essential else pause,
+            WarningTask(
+                task=work.name,
+                error=type(error).__name__,
+                reason=reason,
+                restarts_in_seconds=None if work.essential else int(pause),
+            )
         )

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import grpc
 
 from verdictd_py.domain.callers import Caller
+from verdictd_py.domain.events import RequestFailed
 from verdictd_py.errors import VerdictdError
 from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.listeners.errors import grpc_status, report_bug
@@ -66,12 +67,13 @@ def answered(
             except VerdictdError as error:
                 status = grpc_status(error)
                 service.events.record(
-                    "request.failed",
-                    doing=name,
-                    caller=caller.name,
-                    code=error.code,
-                    status=status.name,
-                    reason=str(error),
+                    RequestFailed(
+                        doing=name,
+                        caller=caller.name,
+                        code=error.code,
+                        status=status.name,
+                        reason=str(error),
+                    )
                 )
                 await context.abort(status, str(error))
             except Exception as error:  # noqa: BLE001  # the edge: grpc would send its text

@@ -10,6 +10,7 @@ from uuid import uuid4
 import grpc
 from google.protobuf.message import DecodeError
 
+from verdictd_py.domain.events import WarningBug
 from verdictd_py.errors import (
     AlreadyExists,
     CollateralUnavailable,
@@ -82,11 +83,7 @@ def report_bug(events: Events, error: BaseException, *, doing: str) -> str:
         frames.append(f"{code.co_qualname}:{trace.tb_lineno}")
         trace = trace.tb_next
     events.record(
-        "warning.bug",
-        doing=doing,
-        incident=incident,
-        error=type(error).__name__,
-        frames=tuple(frames),
+        WarningBug(doing=doing, incident=incident, error=type(error).__name__, frames=tuple(frames))
     )
     return f"internal error, ask the operator about {incident}"
 

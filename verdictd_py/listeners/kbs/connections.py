@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
+from verdictd_py.domain.events import ConnectionFailed, ConnectionRefused, RequestFailed
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.kbs import answers
 from verdictd_py.listeners.limits import Limits
@@ -196,12 +197,9 @@ class Connection(web.RequestHandler):
     def _record(self, doing: str, status: int, reason: str) -> None:
         name = None if self._tcp is None else self._tcp.get_extra_info("peername")
         self._events.record(
-            "request.failed",
-            peer=peer_text(name),
-            doing=doing,
-            code="request",
-            status=str(status),
-            reason=reason,
+            RequestFailed(
+                peer=peer_text(name), doing=doing, code="request", status=str(status), reason=reason
+            )
         )
 
     def drain(self) -> None:
@@ -287,7 +285,7 @@ class Acceptor:
                     raise
                 if error.errno != errno.ECONNABORTED:  # the client's business
                     reason = f"cannot accept: {error.strerror}"
-                    self._events.record("connection.refused", reason=reason)
+                    self._events.record(ConnectionRefused(reason=reason))
                     await asyncio.sleep(_PAUSE_SECONDS)
                 continue
             try:
@@ -301,7 +299,7 @@ class Acceptor:
         if len(self._tasks) >= self._limits.connections:
             accepted.close()
             self._events.record(
-                "connection.refused", peer=peer_text(name), reason="too many connections"
+                ConnectionRefused(peer=peer_text(name), reason="too many connections")
             )
             return
         connection = Connection(server, self._events, self._limits, self._waiting)
@@ -329,9 +327,9 @@ class Acceptor:
             await loop.connect_accepted_socket(lambda: connection, accepted, **settings)
         except ssl.SSLError as error:
             reason = (error.reason or "no TLS").replace("_", " ").lower()
-            self._events.record("connection.failed", peer=peer, reason=f"TLS: {reason}")
+            self._events.record(ConnectionFailed(peer=peer, reason=f"TLS: {reason}"))
         except (OSError, EOFError):  # closed or too slow in the middle of a handshake
-            self._events.record("connection.failed", peer=peer, reason="TLS: not completed")
+            self._events.record(ConnectionFailed(peer=peer, reason="TLS: not completed"))
         else:
             await asyncio.wait([connection.closed])
             if connection.serving is not None:

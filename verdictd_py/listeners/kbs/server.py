@@ -13,6 +13,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from verdictd_py.config import Address
+from verdictd_py.domain.events import (
+    KbsAdministrators,
+    KbsSelfSigned,
+    RequestAnswered,
+    RequestFailed,
+    RequestUnattested,
+    WarningIdentity,
+)
 from verdictd_py.errors import (
     ConfigError,
     GuestRefused,
@@ -117,7 +125,7 @@ class KbsListener:
         assert server is not None  # noqa: S101  # set up
         self._acceptor.start(self._listening, server, background)
         if self.self_signed:
-            self._events.record("kbs.self-signed", sha256=_fingerprint(self.self_signed))
+            self._events.record(KbsSelfSigned(sha256=_fingerprint(self.self_signed)))
 
     def reload(self) -> None:
         """Read the certificate with its key, and who may administer, again."""
@@ -128,10 +136,10 @@ class KbsListener:
             try:
                 read()
             except ConfigError as error:
-                self._events.record("warning.identity", reason=str(error))
+                self._events.record(WarningIdentity(reason=str(error)))
         names = tuple(key.name for key in self._admins.keys.keys)
         if names:
-            self._events.record("kbs.administrators", names=names)
+            self._events.record(KbsAdministrators(names=names))
 
     async def stop(self, seconds: float) -> None:
         if self._listening is not None:
@@ -163,10 +171,9 @@ class KbsListener:
             return answers.failed(500, answers.BUG, text)
         if request.path != HEALTH:  # asked every few seconds, by what starts and stops daemons
             self._events.record(
-                "request.answered",
-                peer=address(request),
-                command=doing,
-                answer_bytes=answer.content_length or 0,
+                RequestAnswered(
+                    peer=address(request), command=doing, answer_bytes=answer.content_length or 0
+                )
             )
         return answer
 
@@ -198,9 +205,10 @@ class KbsListener:
         if refusal is None:
             text = report_bug(self._events, error, doing=doing)
             return answers.failed(500, answers.BUG, text)
-        # Guests begin with a request that is answered so: nobody needs to look at it.
+        # Guests begin with such a request, so it is no warning.
         missing = isinstance(error, SessionMissing)
-        event = "request.unattested" if missing else "request.failed"
+        event: type[RequestFailed | RequestUnattested]
+        event = RequestUnattested if missing else RequestFailed
         status, reason = refusal.status, str(error)
         if not isinstance(error, _JUDGED):
             self._record(request, doing, event=event, code=error.code, status=status, reason=reason)
@@ -218,15 +226,16 @@ class KbsListener:
         code: str,
         status: int,
         reason: str,
-        event: str = "request.failed",
+        event: type[RequestFailed | RequestUnattested] = RequestFailed,
     ) -> None:
         self._events.record(
-            event,
-            peer=address(request),
-            doing=doing,
-            code=code,
-            status=str(status),
-            reason=reason,
+            event(
+                peer=address(request),
+                doing=doing,
+                code=code,
+                status=str(status),
+                reason=reason,
+            )
         )
 
 
