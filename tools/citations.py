@@ -2,7 +2,7 @@
 
 Usage: citations.py [--root DIR]   exit status 1 where something does not resolve.
 
-Five kinds of reference are checked:
+Six kinds of reference are checked:
 
 1. A Markdown file named in a source or page: `wire-rcar.md`, `docs/guide.md`. It resolves relative
    to the file that names it, to the root, or to one of the folders of documentation.
@@ -11,6 +11,7 @@ Five kinds of reference are checked:
 3. A link between pages and its anchor, spelled as forges derive it from the heading.
 4. A source file that a page names: `ratstls/session.py` is below the root or `verdictd_py/`.
 5. A test that a page of the design names: `test_a_pinned_measurement_decides` is in `tests/`.
+6. A command of `./dev` that a page names: it is in the list that `./dev help` prints.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ _CODE: Final = re.compile(r"`[^`\n]+`")
 _MODULE: Final = re.compile(r"`((?:[\w.-]+/)+[\w.-]+\.py)`")
 _TEST: Final = re.compile(r"`(test_\w+)`")
 _DEFINED: Final = re.compile(r"^ *(?:async )?def (test_\w+)", re.MULTILINE)
+_COMMAND: Final = re.compile(r"\./dev ([a-z]+)")
+_USAGE: Final = re.compile(r"^  ([a-z]+) +\w", re.MULTILINE)
 _LINE_START: Final = re.compile(r"\n[ \t]*(?:#|//)?[ \t]*")
 
 
@@ -57,6 +60,7 @@ def problems(root: Path) -> Iterator[str]:
         found = [*citations(root, path, text), *decisions(root, text)]
         if path.suffix == ".md":
             found += [*links(root, path, text)]
+            found += [*commands(root, text)]
             if path.name != "CHANGELOG.md":  # it tells of files that were
                 found += [*modules(root, path, text), *named_tests(root, path, text)]
         for offset, problem in sorted(found):
@@ -104,7 +108,7 @@ def citations(root: Path, path: Path, text: str) -> Iterator[tuple[int, str]]:
 
 
 def decisions(root: Path, text: str) -> Iterator[tuple[int, str]]:
-    """Yield offset and problem of each decision that is cited by a number nobody took."""
+    """Yield offset and problem of each cited decision that does not exist."""
     for match in _ADR.finditer(text):
         if not any((root / "docs/adr").glob(f"{int(match[1]):04}-*.md")):
             yield match.start(), f"there is no decision {match[0]} in docs/adr"
@@ -147,6 +151,20 @@ def defined_tests(root: Path) -> frozenset[str]:
     return frozenset(match[1] for text in sources for match in _DEFINED.finditer(text))
 
 
+def commands(root: Path, text: str) -> Iterator[tuple[int, str]]:
+    """Yield offset and problem of each command of `./dev` that its help does not list."""
+    for match in _COMMAND.finditer(text):
+        if match[1] not in {"help", *listed_commands(root)}:
+            yield match.start(), f"./dev has no command {match[1]}"
+
+
+@cache
+def listed_commands(root: Path) -> tuple[str, ...]:
+    """Return the commands of `./dev`."""
+    script = root / "dev"
+    return tuple(_USAGE.findall(script.read_text(encoding="utf-8"))) if script.is_file() else ()
+
+
 def resolve(root: Path, path: Path, name: str) -> Path | None:
     """Return the file that `path` cites as `name`, None where there is none."""
     name = name.removeprefix(IN_THE_WHEEL)
@@ -182,7 +200,7 @@ def anchors(page: Path) -> frozenset[str]:
 
 
 def _blanked(text: str, *patterns: re.Pattern[str]) -> str:
-    """Return `text` with what the patterns match replaced by spaces, lines kept."""
+    """Return `text` with what the patterns match replaced by spaces; line breaks stay."""
     for pattern in patterns:
         text = pattern.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
     return text

@@ -242,7 +242,7 @@ async def test_no_event_has_a_secret() -> None:
     setup = Setup()
     packet = await setup.wrapper.wrap(WRAPS, GUIDE, OPTSDATA)
     await setup.wrapper.unwrap(ADMIN, packet)
-    text = repr(setup.events.events)
+    text = setup.events.text
     assert "23 secret bytes" in text
     assert "symkey" not in text
     assert "1234567890" not in text

@@ -123,4 +123,4 @@ async def all_closed(broker: RunningBroker) -> None:
 
 
 def lines(broker: RunningBroker) -> list[str]:
-    return [event for event, _ in broker.events.events if event in LINES]
+    return [name for name in broker.events.names if name in LINES]

@@ -35,6 +35,7 @@ from tests.support.channel import (
     send_records,
     store,
 )
+from tests.support.events import RecordedEvents
 from tests.support.ratstls import key_der
 from verdictd_py import daemon as app
 from verdictd_py.config import Settings, Unsafe
@@ -222,7 +223,7 @@ async def test_nullverifier_needs_its_flag(tmp_path: Path) -> None:
     """defects.md 7: upstream fell back to it by itself."""
     settings = Settings(verifier=("nullverifier",), data_dir=tmp_path / "data")
     with pytest.raises(ConfigError, match="--insecure-nullverifier"):
-        app.Daemon(settings, Unsafe(), _Silent())
+        app.Daemon(settings, Unsafe(), RecordedEvents())
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -241,11 +242,6 @@ async def test_nullverifier_takes_clients_without_certificate(
         async with broker.guest() as guest:
             assert await guest.version() == "v1"
         assert {"flag": "--insecure-nullverifier"} in broker.events.named("unsafe.option")
-
-
-class _Silent:
-    def record(self, event: str, /, **fields: object) -> None:
-        del event, fields
 
 
 @asynccontextmanager

@@ -20,11 +20,11 @@ from tests.support.eventlogs import command_line, event, written
 from tests.support.measured_boot import BOOT, judged
 from tests.support.rcar_guests import Tamper, attest, connected, tdx_guest, with_init_data
 from verdictd_py import daemon as app
+from verdictd_py.domain.eventtypes import EventValue
 from verdictd_py.guest.attesters import Attester
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
 from verdictd_py.guest.rcar.errors import KbsRefused
 from verdictd_py.guest.rcar.session import RcarGuest
-from verdictd_py.ports import EventValue
 from verdictd_py.protocols.ratstls.issue import Form
 from verdictd_py.simulator import Flaw, PlatformOptions, SimulatedPlatform, TdMeasurements
 

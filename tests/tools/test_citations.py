@@ -125,6 +125,12 @@ def test_a_test_that_the_design_names_must_exist(root: Path) -> None:
     assert ended.stderr == f"docs/design/{A}:2: there is no test test_gone\n"
 
 
+def test_a_command_that_a_page_names_must_exist(root: Path) -> None:
+    (root / "dev").write_text("usage: ./dev COMMAND\n\n  lint      style\n  test      all tests\n")
+    page(root, "`./dev lint`\n`./dev test -q`\n`./dev polish`\n")
+    assert check(root).stderr == f"docs/page{'.md'}:3: ./dev has no command polish\n"
+
+
 def test_each_defect_of_the_original_is_cited_by_a_test() -> None:
     page = "defects." + "md"
     headings = re.findall(r"^## (\d+)\. ", (ROOT / "docs/design" / page).read_text(), re.MULTILINE)

@@ -5,7 +5,7 @@ a file, a single process or a cheap listing.
 """
 
 from verdictd_py.ports.collateral import CollateralRequest, CollateralSource, CollateralStore
-from verdictd_py.ports.events import Events, EventValue
+from verdictd_py.ports.events import Events
 from verdictd_py.ports.policies import (
     AppraisalPolicy,
     DocumentStore,
@@ -32,7 +32,6 @@ __all__ = [
     "CollateralSource",
     "CollateralStore",
     "DocumentStore",
-    "EventValue",
     "Events",
     "KeyStore",
     "KeyringEditor",
