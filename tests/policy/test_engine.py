@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from verdictd_py.documents.reference import canonical
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.formats import eventlog, initdata
@@ -23,7 +24,6 @@ from verdictd_py.policy.engine import (
     CompiledPolicy,
     PolicyResult,
 )
-from verdictd_py.policy.reference import canonical
 
 HEAD = "package policy\nimport rego.v1\n"
 

@@ -16,7 +16,7 @@ from verdictd_py.daemon.clock import Clock, utc_now
 from verdictd_py.daemon.collateral import CollateralService
 from verdictd_py.daemon.kbs import listener_of
 from verdictd_py.daemon.usecases import use_cases
-from verdictd_py.domain.evidence import Tee
+from verdictd_py.domain.evidence import Tee, measurements
 from verdictd_py.errors import ConfigError, NotFound, PolicyInvalid, StorageError
 from verdictd_py.events.audit import AuditTrail
 from verdictd_py.events.log import LogEvents
@@ -28,7 +28,6 @@ from verdictd_py.listeners.errors import unhandled
 from verdictd_py.listeners.identity import RenewedIdentity
 from verdictd_py.listeners.keyprovider import KeyProviderService
 from verdictd_py.listeners.limits import Limits
-from verdictd_py.policy.appraisal import RegoAppraisalPolicy, unpinned
 from verdictd_py.ports import Events
 from verdictd_py.storage.layout import prepare
 from verdictd_py.storage.stores import DirectoryCollateralStore
@@ -218,29 +217,25 @@ class Daemon:
         self._audit.close()
 
     async def reload(self) -> None:
-        """Reads the policies again and says whether they can be used.
+        """Compile the policies again and report whether they can be used.
 
-        Every decision reads them anyway; what this adds is the operator's early warning.
+        Every decision reads them anyway. This warns the operator early, and lets the next
+        guest find them compiled.
         """
         for tee in self._use_cases.verifiers:
             try:
-                documents = await self._use_cases.deciding.documents(tee)
+                documents = await self._use_cases.appraisal.prepare(tee)
             except (NotFound, StorageError, PolicyInvalid) as error:
                 self._events.record("warning.policy", tee=tee, reason=str(error))
                 continue
-            problem = RegoAppraisalPolicy.problem(documents)
-            if problem:
-                self._events.record("warning.policy", tee=tee, reason=problem)
-            else:
-                self._events.record("policy.loaded", tee=tee)
-                self._warn_unpinned(tee, unpinned(documents.data, tee))
-
+            self._events.record("policy.loaded", tee=tee)
+            self._warn_unpinned(tee, documents.reference.unpinned(measurements(tee)))
         if self._kbs is not None:
             for problem in self._kbs.reload():
                 self._events.record("warning.identity", reason=problem)
             if self._kbs.administrators:
                 self._events.record("kbs.administrators", names=self._kbs.administrators)
-        for problem in await self._use_cases.release.problems():
+        for problem in await self._use_cases.release.prepare():
             self._events.record("warning.policy", tee="release", reason=problem)
 
     def _warn_unpinned(self, tee: Tee, names: tuple[str, ...]) -> None:

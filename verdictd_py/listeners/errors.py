@@ -15,6 +15,7 @@ from verdictd_py.domain.callers import Caller
 from verdictd_py.errors import (
     AlreadyExists,
     CollateralUnavailable,
+    Conflict,
     DecryptionFailed,
     NotAuthorized,
     NotFound,
@@ -30,6 +31,7 @@ _GRPC: Final[tuple[tuple[type[VerdictdError], grpc.StatusCode], ...]] = (
     (RequestError, grpc.StatusCode.INVALID_ARGUMENT),
     (NotFound, grpc.StatusCode.NOT_FOUND),
     (AlreadyExists, grpc.StatusCode.ALREADY_EXISTS),
+    (Conflict, grpc.StatusCode.ABORTED),
     (NotAuthorized, grpc.StatusCode.PERMISSION_DENIED),
     (DecryptionFailed, grpc.StatusCode.FAILED_PRECONDITION),
     (StorageError, grpc.StatusCode.FAILED_PRECONDITION),

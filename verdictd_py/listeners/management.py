@@ -89,7 +89,7 @@ class OpaService(Service, services.OpaServiceServicer):
         self, request: messages.SetOpaPolicyRequest, context: Context
     ) -> messages.SetOpaPolicyResponse:
         async with self._answering(context, "SetOpaPolicy") as caller:
-            await self._admin.policies.set_policy(caller, _text(request.name), request.content)
+            await self._admin.documents.set_policy(caller, _text(request.name), request.content)
             return messages.SetOpaPolicyResponse(status=OK)
         raise AssertionError(UNREACHABLE)
 
@@ -97,7 +97,7 @@ class OpaService(Service, services.OpaServiceServicer):
         self, request: messages.ExportOpaPolicyRequest, context: Context
     ) -> messages.ExportOpaPolicyResponse:
         async with self._answering(context, "exportOpaPolicy") as caller:
-            text = await self._admin.policies.get(caller, _text(request.name))
+            text = await self._admin.documents.get(caller, _text(request.name))
             return messages.ExportOpaPolicyResponse(status=OK, content=text.encode())
         raise AssertionError(UNREACHABLE)
 
@@ -105,7 +105,7 @@ class OpaService(Service, services.OpaServiceServicer):
         self, request: messages.SetOpaReferenceRequest, context: Context
     ) -> messages.SetOpaReferenceResponse:
         async with self._answering(context, "setOpaReference") as caller:
-            await self._admin.policies.set_reference(caller, _text(request.name), request.content)
+            await self._admin.documents.set_reference(caller, _text(request.name), request.content)
             return messages.SetOpaReferenceResponse(status=OK)
         raise AssertionError(UNREACHABLE)
 
@@ -113,7 +113,7 @@ class OpaService(Service, services.OpaServiceServicer):
         self, request: messages.ExportOpaReferenceRequest, context: Context
     ) -> messages.ExportOpaReferenceResponse:
         async with self._answering(context, "exportOpaReference") as caller:
-            text = await self._admin.policies.get(caller, _text(request.name))
+            text = await self._admin.documents.get(caller, _text(request.name))
             return messages.ExportOpaReferenceResponse(status=OK, content=text.encode())
         raise AssertionError(UNREACHABLE)
 
@@ -121,7 +121,7 @@ class OpaService(Service, services.OpaServiceServicer):
         self, request: messages.TestOpaRequest, context: Context
     ) -> messages.TestOpaResponse:
         async with self._answering(context, "TestOpa") as caller:
-            tested = await self._admin.policies.test(
+            tested = await self._admin.documents.test(
                 caller,
                 policy_name=_text(request.policyname),
                 policy=request.policycontent if request.policylocal else None,

@@ -20,10 +20,10 @@ from typing import Final, Self
 
 from regopy import Bundle, Interpreter, LogLevel, Output, RegoError, rego_shared
 
+from verdictd_py.documents.reference import canonical, parse_data
 from verdictd_py.encoding import JsonValue, has_more_values
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy import builtins
-from verdictd_py.policy.reference import canonical, parse_data
 from verdictd_py.ports import PolicyDocuments
 
 MAX_POLICY_BYTES: Final = 256 * 1024

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from verdictd_py.domain import releasepolicies
+from verdictd_py.documents import releasepolicies
 from verdictd_py.domain.appraisal import AppraisedPeer
 from verdictd_py.domain.names import RELEASE_DATA, RELEASE_POLICIES, RELEASE_POLICY, Name
 from verdictd_py.encoding import JsonValue
@@ -55,8 +55,12 @@ class RegoReleasePolicy:
             _reason(f"the release policy does not allow {path} to this guest"),
         )
 
-    async def problems(self) -> tuple[str, ...]:
-        """What is wrong with the policies that are named, a line each; for a warning."""
+    async def prepare(self) -> tuple[str, ...]:
+        """Compile every release policy ahead of the next guest, which then finds it compiled.
+
+        Returns:
+            A line for each policy that cannot be used, for a warning.
+        """
         found = []
         try:
             named = await self._named()
@@ -75,16 +79,16 @@ class RegoReleasePolicy:
         return await self._documents_of(named[max(fitting, key=len)] if fitting else RELEASE_POLICY)
 
     async def _documents_of(self, name: Name) -> PolicyDocuments:
-        try:
-            data = await self._documents.get(RELEASE_DATA)
-        except NotFound:
-            data = "{}"
-        return PolicyDocuments(await self._documents.get(name), data)
+        found = await self._documents.snapshot((name, RELEASE_DATA))
+        policy = found.get(name) or await self._documents.get(name)
+        return PolicyDocuments(
+            policy.text, found[RELEASE_DATA].text if RELEASE_DATA in found else "{}"
+        )
 
     async def _named(self) -> dict[str, Name]:
-        """Names of policies by prefix."""
+        """Return names of policies by prefix."""
         try:
-            return releasepolicies.parse(await self._documents.get(RELEASE_POLICIES))
+            return releasepolicies.parse((await self._documents.get(RELEASE_POLICIES)).text)
         except NotFound:
             return {}
 

@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from verdictd_py.documents.reference import parse_data
 from verdictd_py.domain.evidence import SGX_MEASUREMENTS, TDX_MEASUREMENTS, Tee
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy.engine import CompiledPolicy
-from verdictd_py.policy.reference import parse_data
 from verdictd_py.policy.sandbox import CPU_SECONDS, MEMORY_BYTES
 
 MAX_DECISION_SECONDS: Final = 0.25

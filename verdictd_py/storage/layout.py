@@ -14,7 +14,8 @@ from verdictd_py.errors import AlreadyExists, ConfigError, NotFound, StorageErro
 from verdictd_py.storage.content import unservable
 from verdictd_py.storage.defaults import POLICY_FILES, PROVED, RELEASE_FILES, default_file
 from verdictd_py.storage.directory import Directory, Entry, Segments
-from verdictd_py.storage.stores import ALIASES, COLLATERAL, KEYS, OPA, README, RESOURCES
+from verdictd_py.storage.documents import OPA
+from verdictd_py.storage.stores import ALIASES, COLLATERAL, KEYS, README, RESOURCES
 
 _DIRECTORIES: Final = (KEYS, "image", "gpg", OPA, RESOURCES, COLLATERAL, "audit")
 
