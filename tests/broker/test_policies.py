@@ -10,7 +10,8 @@ from datetime import datetime
 
 import pytest
 
-from tests.broker.support import NOW, VERIFIED, MemoryEvents
+from tests.support.memory import NOW, VERIFIED, MemoryEvents
+from verdictd_py.broker.changes import CheckedDocuments
 from verdictd_py.broker.documents import DocumentAdministrator
 from verdictd_py.broker.history import History, Judgement
 from verdictd_py.domain.appraisal import Appraisal
@@ -58,12 +59,11 @@ def administrator(
 
     return DocumentAdministrator(
         documents=documents,
+        changes=CheckedDocuments(documents, tester, clock, prepare),
         deciding=DocumentsWithSets(documents, clock),
         tester=tester,
         history=history,
         events=events,
-        clock=clock,
-        prepare=prepare,
     )
 
 

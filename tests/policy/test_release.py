@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from tests.broker.support import accepted_peer
 from tests.policy.support import POLICIES
+from tests.support.memory import accepted_peer
 from verdictd_py.policy.release import RegoReleasePolicy
 from verdictd_py.ports import Kind
 from verdictd_py.storage.memory import MemoryDocumentStore

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.broker import Recorder
+from tests.support.broker import Recorder
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.documents import DirectoryDocumentStore
 from verdictd_py.storage.layout import prepare

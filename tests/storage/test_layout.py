@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.broker import Recorder
+from tests.support.broker import Recorder
 from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.names import resource_named
 from verdictd_py.domain.secrets import SecretBytes

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.broker import Recorder
+from tests.support.broker import Recorder
 from verdictd_py.domain.names import LEGACY_RESOURCES, ResourcePath, resource_named
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import AlreadyExists, NotFound, RequestError, StorageError

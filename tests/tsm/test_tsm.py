@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
-from tests.system.broker import Recorder, running_broker
+from tests.support.broker import Recorder, running_broker
 from tests.tsm.kernel import FakeKernel
 from verdictd_py import daemon as app
 from verdictd_py.domain.evidence import Tee

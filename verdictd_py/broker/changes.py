@@ -1,8 +1,9 @@
-"""Changes of the documents that decide: read, check, compare-and-swap.
+"""The one owner of the documents that decide: read, check, compare-and-swap.
 
-Only this module stores such a document. A change is computed from what was read, checked
-together with the other documents that guests will be appraised by, and stored only if all
-of them are still the same. So no lock is needed: neither in this process nor across several.
+Only this module stores policies, reference data, named sets and release policies. A change is
+computed from what was read, checked together with the other documents that guests will be
+appraised by, and stored only if all of them are still the same. So no lock is needed, neither
+in this process nor across several.
 
 Example: `reference retire` reads revision 1 of the sets. `reference add` stores revision 2
 meanwhile. The store answers `Conflict`, the retirement is computed again from revision 2, and
@@ -69,6 +70,8 @@ class CheckedDocuments:
 
     Args:
         clock: now, with a time zone: sets expire.
+        prepare: compiles what decides from now on. Callers await it after a change, so that
+            the next guest does not wait for the compiler.
     """
 
     def __init__(
@@ -76,10 +79,12 @@ class CheckedDocuments:
         documents: DocumentStore,
         tester: PolicyTester,
         clock: Callable[[], datetime],
+        prepare: Callable[[], Awaitable[object]],
     ) -> None:
         self._documents = documents
         self._tester = tester
         self._clock = clock
+        self.prepare = prepare
 
     async def change(
         self,

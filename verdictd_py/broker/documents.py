@@ -1,7 +1,7 @@
-"""Administration of the documents that decide: policies, reference data, named sets, pins.
+"""Administration of policies, reference data and pins.
 
-One administrator changes all of them, through `CheckedDocuments`. A caller who can set policies
-can release every key: `Right.MANAGE` is trust, not a formality.
+Every change goes through `CheckedDocuments`, as those of named sets do. A caller who can set
+policies can release every key: `Right.MANAGE` is trust, not a formality.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
 from typing import Final
 
 from verdictd_py.broker import pinning
@@ -18,8 +17,8 @@ from verdictd_py.broker.history import History
 from verdictd_py.broker.pinning import Change, Pin
 from verdictd_py.documents import referencesets, releasepolicies
 from verdictd_py.documents.reference import ReferenceData
-from verdictd_py.documents.referencesets import ReferenceSet
 from verdictd_py.domain.callers import Caller, Right
+from verdictd_py.domain.events import PolicySet, ReferencePinned
 from verdictd_py.domain.evidence import Tee, measurements
 from verdictd_py.domain.names import REFERENCE_SETS, RELEASE_DATA, RELEASE_POLICIES, Name
 from verdictd_py.encoding import JsonValue, decode_object, shown
@@ -43,34 +42,30 @@ _DATA: Final = frozenset({REFERENCE_SETS, RELEASE_DATA, RELEASE_POLICIES})
 
 
 class DocumentAdministrator:
-    """Use cases of operators; each first requires the caller's right.
+    """Use cases for policies, reference data and pins; each first requires the caller's right.
 
     Args:
-        documents: what operators store.
+        documents: what operators store; only read here.
+        changes: the one place that stores.
         deciding: what guests are appraised by: the stored data with the named sets in force.
-        prepare: called after each change; compiles what decides from now on, so that the next
-            guest does not wait for it.
     """
 
     def __init__(
         self,
         *,
         documents: DocumentStore,
+        changes: CheckedDocuments,
         deciding: PolicySource,
         tester: PolicyTester,
         history: History,
         events: Events,
-        clock: Callable[[], datetime],
-        prepare: Callable[[], Awaitable[object]],
     ) -> None:
         self._documents = documents
+        self._changes = changes
         self._deciding = deciding
         self._tester = tester
         self._history = history
         self._events = events
-        self._clock = clock
-        self._prepare = prepare
-        self._changes = CheckedDocuments(documents, tester, clock)
 
     async def get(self, caller: Caller, name: str) -> str:
         """Return a policy, or reference data.
@@ -97,7 +92,7 @@ class DocumentAdministrator:
         # Nothing edits a policy in place, so that a whole new one loses no change: ANY.
         await self._changes.change(checked, lambda _: policy, check, based_on=ANY)
         self._record_set(caller, checked, policy)
-        await self._prepare()
+        await self._changes.prepare()
 
     async def set_reference(self, caller: Caller, name: str, content: bytes) -> None:
         """Store a whole document of data that its policy works with, or leave the old in force.
@@ -114,7 +109,7 @@ class DocumentAdministrator:
         check = self._check_of(checked)
         await self._changes.change(checked, lambda _: data, check, based_on=based_on)
         self._record_set(caller, checked, data)
-        await self._prepare()
+        await self._changes.prepare()
 
     async def test(
         self,
@@ -183,7 +178,7 @@ class DocumentAdministrator:
 
         text = await self._changes.change(name, edit, self._check_of(name))
         self._record_set(caller, name, text)
-        await self._prepare()
+        await self._changes.prepare()
 
     async def preview_pin(self, caller: Caller, which: str, fields: Sequence[str]) -> Pin:
         """Return what `pin` would change.
@@ -232,126 +227,15 @@ class DocumentAdministrator:
         text = await self._changes.change(name, edit, check, based_on=revision)
         self._record_set(caller, name, text)
         self._events.record(
-            "reference.pinned",
-            caller=caller.name,
-            appraisal=judgement.id,
-            name=str(name),
-            values=tuple(f"{change.field}={change.added}" for change in changes if change.added),
+            ReferencePinned(
+                caller=caller.name,
+                appraisal=judgement.id,
+                name=str(name),
+                values=tuple(f"{item.field}={item.added}" for item in changes if item.added),
+            )
         )
-        await self._prepare()
+        await self._changes.prepare()
         return Pin(judgement, name, changes, revision)
-
-    async def list_sets(self, caller: Caller, tee: str) -> dict[str, tuple[ReferenceSet, str]]:
-        """Return every named set of a TEE with its state, retired ones among them.
-
-        Raises:
-            NotAuthorized, RequestError, StorageError: the sets cannot be read.
-        """
-        caller.require(Right.MANAGE)
-        kind, now = referencesets.tee_named(tee), self._clock()
-        try:
-            document = await self._documents.get(REFERENCE_SETS)
-        except NotFound:
-            return {}
-        sets = _sets(document).get(kind, {})
-        return {name: (made, made.state(now)) for name, made in sorted(sets.items())}
-
-    async def add_set(
-        self,
-        caller: Caller,
-        tee: str,
-        name: str,
-        values: Mapping[str, Sequence[str]],
-        expires_at: str,
-    ) -> ReferenceSet:
-        """Add a named set of values given by hand.
-
-        Args:
-            expires_at: RFC 3339; empty for never.
-
-        Raises:
-            NotAuthorized, RequestError, AlreadyExists, PolicyInvalid, StorageError
-        """
-        caller.require(Right.MANAGE)
-        kind, now = referencesets.tee_named(tee), self._clock()
-        given = {field: tuple(accepted) for field, accepted in values.items()}
-        made = ReferenceSet(
-            referencesets.checked_values(kind, given),
-            caller.name,
-            now,
-            expires_at=referencesets.expiry(expires_at, now),
-        )
-        return await self._add(caller, kind, name, made)
-
-    async def pin_set(
-        self, caller: Caller, which: str, name: str, fields: Sequence[str], expires_at: str
-    ) -> ReferenceSet:
-        """Add a named set of what a guest measured.
-
-        Raises:
-            NotAuthorized, NotFound: see `History.find`.
-            RequestError, AlreadyExists, PolicyInvalid, StorageError: as `add_set`; also for a
-                guest that cannot be pinned.
-        """
-        caller.require(Right.MANAGE)
-        judgement, tee = self._history.pinnable(caller, which)
-        document = await self._documents.get(self._documents.reference_name(tee))
-        changes = pinning.changes(judgement, _reference(document), fields)
-        measured = {change.field: (str(judgement.claims[change.field]),) for change in changes}
-        now = self._clock()
-        made = ReferenceSet(
-            referencesets.checked_values(tee, measured),
-            caller.name,
-            now,
-            evidence=judgement.evidence,
-            appraisal=judgement.id,
-            expires_at=referencesets.expiry(expires_at, now),
-        )
-        return await self._add(caller, tee, name, made)
-
-    async def retire_set(self, caller: Caller, tee: str, name: str) -> ReferenceSet:
-        """Retire a set now. It stays listed, and its lists still accept no further value.
-
-        Nothing is checked with the policy: a retirement must succeed under a broken one too.
-
-        Raises:
-            NotAuthorized, RequestError, NotFound, StorageError
-        """
-        caller.require(Right.MANAGE)
-        kind, now = referencesets.tee_named(tee), self._clock()
-
-        def edit(before: Document | None) -> str:
-            return referencesets.written(referencesets.with_retired(_sets(before), kind, name, now))
-
-        async def unchecked(text: str) -> Relied:
-            del text
-            return {}
-
-        text = await self._changes.change(REFERENCE_SETS, edit, unchecked)
-        self._events.record("reference.retired", caller=caller.name, tee=kind, name=name)
-        await self._prepare()
-        return referencesets.parse(text)[kind][name]
-
-    async def _add(self, caller: Caller, tee: Tee, name: str, made: ReferenceSet) -> ReferenceSet:
-        def edit(before: Document | None) -> str:
-            return referencesets.written(referencesets.with_set(_sets(before), tee, name, made))
-
-        async def check(text: str) -> Relied:
-            return await self._changes.check_sets(referencesets.parse(text), tee)
-
-        await self._changes.change(REFERENCE_SETS, edit, check)
-        self._events.record(
-            "reference.added",
-            caller=caller.name,
-            tee=tee,
-            name=name,
-            appraisal=made.appraisal,
-            values=tuple(
-                f"{field}={value}" for field, accepted in made.values.items() for value in accepted
-            ),
-        )
-        await self._prepare()
-        return made
 
     def _check_of(self, name: Name) -> Callable[[str], Awaitable[Relied]]:
         """Return what checks a whole document of that name before it is stored."""
@@ -403,10 +287,9 @@ class DocumentAdministrator:
 
     def _record_set(self, caller: Caller, name: Name, text: str) -> None:
         self._events.record(
-            "policy.set",
-            caller=caller.name,
-            name=str(name),
-            sha256=hashlib.sha256(text.encode()).hexdigest(),
+            PolicySet(
+                caller=caller.name, name=str(name), sha256=hashlib.sha256(text.encode()).hexdigest()
+            )
         )
 
 
@@ -426,10 +309,6 @@ def _text(content: bytes, what: str) -> str:
 
 def _reference(document: Document | None) -> ReferenceData:
     return ReferenceData.parse("{}" if document is None else document.text)
-
-
-def _sets(document: Document | None) -> dict[Tee, referencesets.Sets]:
-    return {} if document is None else referencesets.parse(document.text)
 
 
 def _lists(values: Mapping[str, JsonValue]) -> dict[str, JsonValue]:

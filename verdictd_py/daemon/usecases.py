@@ -13,8 +13,10 @@ from verdictd_py.broker.administration import (
     ResourceAdministrator,
 )
 from verdictd_py.broker.appraiser import Appraiser
+from verdictd_py.broker.changes import CheckedDocuments
 from verdictd_py.broker.documents import DocumentAdministrator
 from verdictd_py.broker.history import History
+from verdictd_py.broker.referencesets import SetAdministrator
 from verdictd_py.broker.release import Releaser
 from verdictd_py.broker.wrapping import Wrapper
 from verdictd_py.config import Settings, Unsafe
@@ -119,6 +121,8 @@ def use_cases(
                 await appraisal.prepare(tee)
         await release.prepare()
 
+    tester = PolicySandbox()
+    changes = CheckedDocuments(documents, tester, clock, prepare)
     return UseCases(
         verifiers=verifiers,
         appraisal=appraisal,
@@ -154,12 +158,14 @@ def use_cases(
             ),
             documents=DocumentAdministrator(
                 documents=documents,
+                changes=changes,
                 deciding=deciding,
-                tester=PolicySandbox(),
+                tester=tester,
                 history=history,
                 events=events,
-                clock=clock,
-                prepare=prepare,
+            ),
+            sets=SetAdministrator(
+                documents=documents, changes=changes, history=history, events=events, clock=clock
             ),
         ),
         trusted_root=None if root_ca_der is None else hashlib.sha256(root_ca_der).hexdigest(),

@@ -205,7 +205,7 @@ class ReferenceService(Service, services.ReferenceServiceServicer):
         self, request: messages.ListSetsRequest, context: Context
     ) -> messages.ListSetsResponse:
         async with self._answering(context, "ListSets") as caller:
-            found = await self._admin.documents.list_sets(caller, request.tee)
+            found = await self._admin.sets.listed(caller, request.tee)
             sets = [
                 v1_messages.reference_set(request.tee, name, each, state)
                 for name, (each, state) in found.items()
@@ -217,12 +217,12 @@ class ReferenceService(Service, services.ReferenceServiceServicer):
         self, request: messages.AddSetRequest, context: Context
     ) -> messages.ReferenceSet:
         async with self._answering(context, "AddSet") as caller:
-            documents, name, expires = self._admin.documents, request.name, request.expires_at
+            sets, name, expires = self._admin.sets, request.name, request.expires_at
             if request.id or not request.values:
-                made = await documents.pin_set(caller, request.id, name, request.fields, expires)
+                made = await sets.pin(caller, request.id, name, request.fields, expires)
             else:
                 values = {each.field: each.values for each in request.values}
-                made = await documents.add_set(caller, request.tee, name, values, expires)
+                made = await sets.add(caller, request.tee, name, values, expires)
             return v1_messages.reference_set(request.tee, name, made, "in force")
         raise AssertionError(UNREACHABLE)
 
@@ -230,7 +230,7 @@ class ReferenceService(Service, services.ReferenceServiceServicer):
         self, request: messages.RetireSetRequest, context: Context
     ) -> messages.ReferenceSet:
         async with self._answering(context, "RetireSet") as caller:
-            ended = await self._admin.documents.retire_set(caller, request.tee, request.name)
+            ended = await self._admin.sets.retire(caller, request.tee, request.name)
             return v1_messages.reference_set(request.tee, request.name, ended, "retired")
         raise AssertionError(UNREACHABLE)
 

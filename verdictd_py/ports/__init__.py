@@ -6,7 +6,7 @@ a file, a single process or a cheap listing.
 
 from verdictd_py.ports.collateral import CollateralRequest, CollateralSource, CollateralStore
 from verdictd_py.ports.documents import Document, DocumentStore
-from verdictd_py.ports.events import Events, EventValue
+from verdictd_py.ports.events import Events
 from verdictd_py.ports.policies import (
     AppraisalPolicy,
     PolicyDocuments,
@@ -36,7 +36,6 @@ __all__ = [
     "CollateralStore",
     "Document",
     "DocumentStore",
-    "EventValue",
     "Events",
     "Expected",
     "KeyStore",

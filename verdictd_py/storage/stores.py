@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from heapq import nsmallest
 from typing import Final
 
+from verdictd_py.domain.events import WarningShadowed
 from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.errors import AlreadyExists, Conflict, NotFound, RequestError, StorageError
@@ -213,7 +214,7 @@ class DirectoryResourceStore:
     def _warn_if_shadowed(self, path: ResourcePath) -> None:
         own = (RESOURCES, *path.segments)
         if _target(path) != own and self._directory.exists(own):
-            self._events.record("warning.shadowed", resource=str(path), by="/".join(own))
+            self._events.record(WarningShadowed(resource=str(path), by="/".join(own)))
 
 
 def _target(path: ResourcePath) -> tuple[str, ...]:
