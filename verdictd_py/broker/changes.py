@@ -39,6 +39,8 @@ changes have to overlap before one of them fails."""
 ANY_POLICY: Final = "package policy\n\ndefault allow = false\n"
 """Policy to check data with that no known policy uses, or whose policy is broken."""
 
+_NO_DATA: Final = ReferenceData.of({})
+
 Relied = Mapping[Name, Expected]
 """Documents that a check has relied on, as it read them."""
 
@@ -141,14 +143,14 @@ class CheckedDocuments:
         """
         tee = self._documents.tee_of(name)
         relied: dict[Name, Expected] = {}
-        data = "{}"
+        data = _NO_DATA
         try:
             data = await self._deciding_data(tee, relied)
-            await self._tester.check(PolicyDocuments(policy, data), tee)
+            await self._tester.check(PolicyDocuments.over(policy, data), tee)
         except PolicyInvalid:
-            if data != "{}" and await self._works(PolicyDocuments(ANY_POLICY, data), tee):
+            if data is not _NO_DATA and await self._works(ANY_POLICY, data, tee):
                 raise
-            await self._tester.check(PolicyDocuments(policy, "{}"), tee)
+            await self._tester.check(PolicyDocuments.over(policy, _NO_DATA), tee)
         return relied
 
     async def check_data(self, name: Name, text: str) -> Relied:
@@ -183,8 +185,7 @@ class CheckedDocuments:
         relied: dict[Name, Expected] = {}
         for tee in tees:
             stored = await self._read(self._documents.reference_name(tee), relied)
-            reference = ReferenceData.parse("{}" if stored is None else stored.text)
-            reference = self._union(reference, sets.get(tee, {}))
+            reference = self._union(_parsed(stored), sets.get(tee, {}))
             policy = self._documents.policy_name(tee)
             await self._check_with_policy(reference, policy, tee, relied)
         return relied
@@ -202,26 +203,25 @@ class CheckedDocuments:
         try:
             await self._tester.check(PolicyDocuments.over(policy, reference), tee)
         except PolicyInvalid:
-            if await self._works(PolicyDocuments(policy, "{}"), tee):
+            if await self._works(policy, _NO_DATA, tee):
                 raise
             await self._tester.check(PolicyDocuments.over(ANY_POLICY, reference), tee)
 
-    async def _deciding_data(self, tee: Tee | None, relied: dict[Name, Expected]) -> str:
-        """Return the data that a policy decides with; of no TEE, it may be a release policy.
+    async def _deciding_data(self, tee: Tee | None, relied: dict[Name, Expected]) -> ReferenceData:
+        """Return the data that a policy decides with; without a TEE, it may be a release policy.
 
         Raises:
-            PolicyInvalid: the stored data or the sets are broken.
+            PolicyInvalid: the stored data is broken.
         """
         name = RELEASE_DATA if tee is None else self._documents.reference_name(tee)
-        stored = await self._read(name, relied)
-        text = "{}" if stored is None else stored.text
+        reference = _parsed(await self._read(name, relied))
         if tee is None:
-            return text
+            return reference
         try:
             sets = (await self._sets(relied)).get(tee, {})
-        except RequestError:
+        except RequestError:  # broken sets refuse every guest; the policy may be right
             sets = {}
-        return self._union(ReferenceData.parse(text), sets).text if sets else text
+        return self._union(reference, sets)
 
     def _union(self, reference: ReferenceData, sets: referencesets.Sets) -> ReferenceData:
         if not sets:
@@ -232,9 +232,9 @@ class CheckedDocuments:
         stored = await self._read(referencesets.DOCUMENT, relied)
         return {} if stored is None else referencesets.parse(stored.text)
 
-    async def _works(self, documents: PolicyDocuments, tee: Tee | None) -> bool:
+    async def _works(self, policy: str, reference: ReferenceData, tee: Tee | None) -> bool:
         try:
-            await self._tester.check(documents, tee)
+            await self._tester.check(PolicyDocuments.over(policy, reference), tee)
         except PolicyInvalid:
             return False
         return True
@@ -252,3 +252,7 @@ class CheckedDocuments:
         except StorageError:
             return None, ANY
         return document, document.revision
+
+
+def _parsed(document: Document | None) -> ReferenceData:
+    return _NO_DATA if document is None else ReferenceData.parse(document.text)

@@ -24,9 +24,10 @@ from verdictd_py.daemon.clock import Clock
 from verdictd_py.errors import NotFound, PolicyInvalid, StorageError
 from verdictd_py.formats.openpgp import SequoiaKeyringEditor
 from verdictd_py.policy.appraisal import OpenMeasurements, RegoAppraisalPolicy
+from verdictd_py.policy.engine import CompiledPolicies
 from verdictd_py.policy.release import RegoReleasePolicy
-from verdictd_py.policy.sandbox import PolicySandbox
 from verdictd_py.policy.sets import DocumentsWithSets
+from verdictd_py.policy.trial import PolicyTrial
 from verdictd_py.ports import AppraisalPolicy, CollateralSource, Events
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.documents import DirectoryDocumentStore
@@ -109,10 +110,11 @@ def use_cases(
     resources = DirectoryResourceStore(directory, events=events)
     documents = DirectoryDocumentStore(directory)
     deciding = DocumentsWithSets(documents, clock)
+    compiled = CompiledPolicies()
     appraisal = RegoAppraisalPolicy(
-        deciding, require_reference_values=settings.require_reference_values
+        deciding, compiled, require_reference_values=settings.require_reference_values
     )
-    release = RegoReleasePolicy(documents)
+    release = RegoReleasePolicy(documents, compiled)
     history = History()
 
     async def prepare() -> None:
@@ -121,7 +123,7 @@ def use_cases(
                 await appraisal.prepare(tee)
         await release.prepare()
 
-    tester = PolicySandbox()
+    tester = PolicyTrial(compiled)
     changes = CheckedDocuments(documents, tester, clock, prepare)
     return UseCases(
         verifiers=verifiers,

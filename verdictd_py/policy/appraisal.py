@@ -9,7 +9,7 @@ from verdictd_py.domain.evidence import Tee, measurements
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, StorageError
 from verdictd_py.policy import explain, floor
-from verdictd_py.policy.engine import CompiledPolicies, PolicyResult
+from verdictd_py.policy.engine import CompiledPolicies, PolicyResult, in_thread
 from verdictd_py.ports import PolicyDocuments, PolicySource
 
 
@@ -21,14 +21,21 @@ class RegoAppraisalPolicy:
 
     Args:
         source: documents that decide, with the named sets that are in force.
+        compiled: cache of compiled policies, shared with what checks them.
         require_reference_values: a list that is missing or empty refuses, where otherwise
             it means any value (for `tcbStatus`, its default).
     """
 
-    def __init__(self, source: PolicySource, *, require_reference_values: bool = False) -> None:
+    def __init__(
+        self,
+        source: PolicySource,
+        compiled: CompiledPolicies | None = None,
+        *,
+        require_reference_values: bool = False,
+    ) -> None:
         self._source = source
         self._require_reference_values = require_reference_values
-        self._compiled = CompiledPolicies()
+        self._compiled = CompiledPolicies() if compiled is None else compiled
 
     async def prepare(self, tee: Tee) -> PolicyDocuments:
         """Compile a TEE's policy ahead of its next guest, which then finds it compiled.
@@ -40,7 +47,7 @@ class RegoAppraisalPolicy:
             NotFound, StorageError, PolicyInvalid: every guest is refused until it is fixed.
         """
         documents = await self._source.documents(tee)
-        self._compiled.of(documents)
+        await in_thread(self._compiled.of, documents)
         return documents
 
     async def failures(self, tee: Tee, claims: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
@@ -51,7 +58,7 @@ class RegoAppraisalPolicy:
         """
         try:
             documents = await self._source.documents(tee)  # 1
-            result = self._compiled.of(documents).evaluate(claims)  # 2, 3
+            _, result = await self._compiled.evaluate(documents, claims)  # 2, 3
             reference = documents.reference.values
         except (NotFound, StorageError, PolicyInvalid) as error:
             return (*floor.revoked(claims), _policy_reason(str(error)))

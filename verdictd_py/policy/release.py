@@ -10,7 +10,7 @@ from verdictd_py.domain.names import RELEASE_DATA, RELEASE_POLICIES, RELEASE_POL
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, RequestError, StorageError
 from verdictd_py.policy import explain
-from verdictd_py.policy.engine import CompiledPolicies
+from verdictd_py.policy.engine import CompiledPolicies, in_thread
 from verdictd_py.ports import DocumentStore, Kind, PolicyDocuments
 
 _UNREADABLE: Final = (NotFound, StorageError, PolicyInvalid, RequestError)
@@ -23,12 +23,13 @@ class RegoReleasePolicy:
     hand counts at once.
 
     Args:
-        documents: where policies are kept.
+        documents: where policies are stored.
+        compiled: cache of compiled policies, shared with what checks them.
     """
 
-    def __init__(self, documents: DocumentStore) -> None:
+    def __init__(self, documents: DocumentStore, compiled: CompiledPolicies | None = None) -> None:
         self._documents = documents
-        self._compiled = CompiledPolicies()
+        self._compiled = CompiledPolicies() if compiled is None else compiled
 
     async def failures(self, peer: AppraisedPeer, kind: Kind, path: str) -> tuple[Reason, ...]:
         """Why the guest must not have it; empty only if the policy's `allow` is `true`.
@@ -46,7 +47,7 @@ class RegoReleasePolicy:
         }
         try:
             documents = await self._documents_for(path)  # 1
-            result = self._compiled.of(documents).evaluate(asked)  # 2, 3
+            _, result = await self._compiled.evaluate(documents, asked)  # 2, 3
         except _UNREADABLE as error:
             return (_reason(f"the release policy for {path} cannot be used: {error}"),)
         if result.allow:
@@ -68,7 +69,7 @@ class RegoReleasePolicy:
             return (str(error),)
         for name in {RELEASE_POLICY, *named.values()}:
             try:
-                self._compiled.of(await self._documents_of(name))
+                await in_thread(self._compiled.of, await self._documents_of(name))
             except _UNREADABLE as error:
                 found.append(f"{name}: {error}")
         return tuple(sorted(found))
