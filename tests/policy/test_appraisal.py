@@ -16,6 +16,7 @@ from tests.policy.support import (
     tdx_claims,
     without,
 )
+from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.evidence import Tee
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, StorageError
@@ -300,8 +301,8 @@ class TestDocuments:
 
         class Counting(CompiledPolicy):
             @classmethod
-            def compile(cls, policy: str, data: str) -> CompiledPolicy:  # type: ignore[override]
-                compiled.append(policy + data)
+            def compile(cls, policy: str, data: str | ReferenceData) -> CompiledPolicy:  # type: ignore[override]
+                compiled.append(policy)
                 return CompiledPolicy.compile(policy, data)
 
         monkeypatch.setattr(engine, "CompiledPolicy", Counting)

@@ -21,6 +21,10 @@ from verdictd_py.errors import AlreadyExists, NotFound, RequestError
 DOCUMENT: Final = REFERENCE_SETS
 
 MAX_SETS: Final = 1000
+"""Sets of one TEE, retired ones among them."""
+
+_MAX_CONTAINERS: Final = 64 * MAX_SETS
+"""Objects and arrays of the whole document. A set has two and one more for each measurement."""
 
 _SGX_DIGEST: Final = re.compile("[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=")
 """Base64 of 32 bytes: the last digit has four bits."""
@@ -115,12 +119,12 @@ def parse(text: str) -> dict[Tee, Sets]:
     """
     found: dict[Tee, Sets] = {}
     try:
-        for tee, sets in decode_object(text.encode(), str(DOCUMENT)).items():
+        members = decode_object(text.encode(), str(DOCUMENT), max_containers=_MAX_CONTAINERS)
+        for tee, sets in members.items():
             if not isinstance(sets, dict) or len(sets) > MAX_SETS:
                 raise ValueError(f"{shown(tee)} is no object of at most {MAX_SETS} sets")
             found[Tee(tee)] = {
-                str(Name.parse(name)): ReferenceSet.from_json(members)
-                for name, members in sets.items()
+                str(Name.parse(name)): ReferenceSet.from_json(made) for name, made in sets.items()
             }
     except ValueError as error:
         raise RequestError(f"{DOCUMENT} cannot be used: {error}") from None
