@@ -22,8 +22,8 @@ from verdictd_py.daemon.clock import Clock
 from verdictd_py.formats.openpgp import SequoiaKeyringEditor
 from verdictd_py.policy.appraisal import OpenMeasurements, RegoAppraisalPolicy
 from verdictd_py.policy.release import RegoReleasePolicy
-from verdictd_py.policy.sandbox import PolicySandbox
 from verdictd_py.policy.sets import DocumentsWithSets
+from verdictd_py.policy.trial import PolicyTrial
 from verdictd_py.ports import CollateralSource, Events, PolicySource
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.stores import (
@@ -112,7 +112,7 @@ def use_cases(
     deciding = DocumentsWithSets(documents, clock)
     release = RegoReleasePolicy(documents)
     history = History()
-    tester = PolicySandbox()
+    tester = PolicyTrial()
     return UseCases(
         verifiers=verifiers,
         deciding=deciding,

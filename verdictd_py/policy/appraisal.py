@@ -10,7 +10,7 @@ from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, StorageError
 from verdictd_py.policy import explain
 from verdictd_py.policy.engine import CompiledPolicies, CompiledPolicy, PolicyResult
-from verdictd_py.policy.reference import parse_data, unpinned
+from verdictd_py.policy.reference import unpinned
 from verdictd_py.ports import PolicyDocuments, PolicySource
 
 __all__ = ["OpenMeasurements", "RegoAppraisalPolicy", "unpinned"]
@@ -50,10 +50,10 @@ class RegoAppraisalPolicy:
         """
         try:
             documents = await self._source.documents(tee)  # 1
-            result = self._compiled.of(documents).evaluate(claims)  # 2, 3
-            reference = parse_data(documents.data)
+            compiled, result = await self._compiled.evaluate(documents, claims)  # 2, 3
         except (NotFound, StorageError, PolicyInvalid) as error:
             return (*explain.revoked(claims), _policy_reason(str(error)))
+        reference = compiled.reference
         reasons = explain.revoked(claims)  # 4
         always = explain.unordered(tee, claims, reference)
         always += explain.unverified_devices(claims, result.document)
