@@ -17,6 +17,7 @@ from verdictd_py.cli.management.upstream import OPTIONS
 from verdictd_py.cli.verdict import COMMANDS, build_parser
 from verdictd_py.config import ENVIRONMENT_PREFIX, Settings
 from verdictd_py.listeners.kbs import answers, description
+from verdictd_py.tees.registry import known_tees
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 TARGET: Final = ROOT / "docs" / "reference"
@@ -30,6 +31,10 @@ _FIELD: Final = re.compile(r"^\s*((?:repeated )?[\w.]+) (\w+) = (\d+);(?:\s*//\s
 _VALUE: Final = re.compile(r"^\s*()(\w+) = (\d+);(?:\s*//\s*(.*))?$")
 
 
+def _indented(document: bytes) -> str:
+    return json.dumps(json.loads(document), indent=1) + "\n"
+
+
 def main(argv: list[str]) -> int:
     pages = {
         "configuration.md": "".join(configuration()),
@@ -37,7 +42,8 @@ def main(argv: list[str]) -> int:
         "clientapi.md": "".join(api("clientapi")),
         "verdictd-v1.md": "".join(api("verdictd_v1")),
         "kbs-errors.md": "".join(kbs_errors()),
-        "kbs-openapi.json": json.dumps(json.loads(description.document()), indent=1) + "\n",
+        "kbs-openapi.json": json.dumps(json.loads(description.document(known_tees())), indent=1)
+        + "\n",
     }
     different = [
         name

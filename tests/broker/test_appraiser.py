@@ -23,12 +23,13 @@ from tests.broker.support import (
     ScriptedVerifier,
 )
 from tests.formats.test_eventlog import command_line, event, written
+from tests.support.tees import TEES
 from verdictd_py import errors
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.history import History, Judgement, Verdict
 from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
 from verdictd_py.domain.callers import Caller, Right
-from verdictd_py.domain.evidence import Evidence, InitData, Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import Evidence, InitData, VerifiedEvidence
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import (
     AppraisalTimeout,
@@ -44,6 +45,7 @@ from verdictd_py.errors import (
     TcbStatusRefused,
 )
 from verdictd_py.formats.eventlog import EventLog
+from verdictd_py.tees.tdx import tee as tdx
 
 ADDRESS = "192.0.2.1:5"
 REFUSALS = [
@@ -68,12 +70,13 @@ def appraiser(
     seconds: float | None = None,
 ) -> Appraiser:
     return Appraiser(
-        verifiers={Tee.TDX: verifier or ScriptedVerifier()},
+        tees=TEES,
+        verifiers={"tdx": verifier or ScriptedVerifier()},
         policy=policy or ScriptedPolicy(),
         clock=lambda: NOW,
         events=events or MemoryEvents(),
         insecure_accept_anyone=insecure_accept_anyone,
-        allow_rtmr3_mismatch=allow_rtmr3_mismatch,
+        allow_unlogged=allow_rtmr3_mismatch,
         history=history,
         seconds=seconds,
     )
@@ -103,9 +106,9 @@ async def test_what_everybody_accepts_is_accepted() -> None:
     assert appraisal.accepted
     assert verifier.asked == [(EVIDENCE, NOW)]
     claims = {**VERIFIED.claims, "initData": None}
-    assert policy.asked == [(Tee.TDX, claims)]
+    assert policy.asked == [("tdx", claims)]
     peer = AppraisedPeer.of(appraisal, address=ADDRESS)
-    assert (peer.tee, peer.appraisal_id, peer.claims) == (Tee.TDX, appraisal.id, claims)
+    assert (peer.tee, peer.appraisal_id, peer.claims) == ("tdx", appraisal.id, claims)
     assert events.events == [
         (
             "guest.accepted",
@@ -113,7 +116,7 @@ async def test_what_everybody_accepts_is_accepted() -> None:
                 "peer": ADDRESS,
                 "appraisal": appraisal.id,
                 "code": "ok",
-                "tee": Tee.TDX,
+                "tee": "tdx",
                 "form": "test",
                 "tcb_status": "UpToDate",
                 "evidence": VERIFIED.digest,
@@ -146,7 +149,7 @@ async def test_whoever_refuses_the_peer_is_refused(
     assert len(verifier.asked) == (where != "reading")
     assert len(policy.asked) == (where == "policy")
     assert (appraisal.evidence is None) == (where != "policy")
-    assert appraisal.tee is (None if where == "reading" else Tee.TDX)
+    assert appraisal.tee is (None if where == "reading" else "tdx")
     ((name, fields),) = events.events
     assert (name, fields["code"], fields["peer"]) == ("guest.refused", kind.code, ADDRESS)
     assert fields["reasons"] == (MR_TD.text,)
@@ -162,8 +165,8 @@ async def test_without_evidence_nobody_is_asked() -> None:
     assert not policy.asked
 
 
-@pytest.mark.parametrize("tee", [Tee.SGX, Tee.NONE, Tee.CSV])
-async def test_a_tee_that_is_not_served(tee: Tee) -> None:
+@pytest.mark.parametrize("tee", ["sgx", "none", "csv"])
+async def test_a_tee_that_is_not_served(tee: str) -> None:
     verifier = ScriptedVerifier()
     appraisal = await appraiser(verifier).judge(reads(replace(EVIDENCE, tee=tee)))
     error = refused(appraisal)
@@ -307,11 +310,11 @@ async def test_the_open_door_asks_nobody_and_says_so() -> None:
     missing = EvidenceMissing("the certificate carries no evidence")
     appraisal = await judge.admit(reads(missing), address=ADDRESS)
     peer = AppraisedPeer.of(appraisal, address=ADDRESS)
-    assert (peer.tee, dict(peer.claims)) == (Tee.NONE, {})
+    assert (peer.tee, dict(peer.claims)) == ("none", {})
     assert not verifier.asked
     assert not policy.asked
     (fields,) = events.named("guest.accepted")
-    assert (fields["tee"], fields["form"], fields["evidence"]) == (Tee.NONE, "none", None)
+    assert (fields["tee"], fields["form"], fields["evidence"]) == ("none", "none", None)
 
 
 async def test_the_open_door_is_none_for_offline_judgement() -> None:
@@ -323,7 +326,7 @@ BOOT = (
     command_line(b"quiet root=/dev/vda"),
     event(1, 0x80000007, b"Calling EFI Application from Boot Option"),
 )
-REGISTERS = EventLog(BOOT).replay()
+REGISTERS = EventLog(BOOT, tdx.REGISTERS).replay()
 BOOTED = dataclasses.replace(
     VERIFIED, claims={**VERIFIED.claims, **{name: each.hex() for name, each in REGISTERS.items()}}
 )
@@ -360,7 +363,9 @@ async def test_an_event_log_that_does_not_replay_is_refused_and_never_pinned(log
     appraisal = await judged_with_log(log)
     assert isinstance(refused(appraisal), EventLogRefused)
     assert {reason.rule for reason in appraisal.reasons} == {"eventLog"}
-    assert Judgement.of(appraisal, ADDRESS).not_pinnable.endswith(": event-log")
+    assert Judgement.of(appraisal, ADDRESS, TEES.measurements("tdx")).not_pinnable.endswith(
+        ": event-log"
+    )
 
 
 async def test_what_runs_later_may_extend_rtmr3_where_the_operator_says_so() -> None:
@@ -372,7 +377,7 @@ async def test_what_runs_later_may_extend_rtmr3_where_the_operator_says_so() -> 
     evidence = dataclasses.replace(EVIDENCE, event_log=log)
     strict = await appraiser(ScriptedVerifier(measured)).judge(reads(evidence))
     assert [reason.text.split(":")[0] for reason in strict.reasons] == ["rtmr3"]
-    lax = appraiser(ScriptedVerifier(measured), allow_rtmr3_mismatch=True)
+    lax = appraiser(ScriptedVerifier(measured), allow_unlogged=True)
     appraisal = await lax.judge(reads(evidence))
     assert appraisal.accepted
     proved = appraisal.claims["eventLog"]
@@ -380,7 +385,7 @@ async def test_what_runs_later_may_extend_rtmr3_where_the_operator_says_so() -> 
     assert later.digest.hex() not in json.dumps(proved)
     assert proved["kernelCommandLine"] == "quiet root=/dev/vda"
     other = dataclasses.replace(measured, claims={**claims, "rtmr1": "ee" * 48})
-    still = appraiser(ScriptedVerifier(other), allow_rtmr3_mismatch=True)
+    still = appraiser(ScriptedVerifier(other), allow_unlogged=True)
     assert not (await still.judge(reads(evidence))).accepted
 
 
@@ -412,11 +417,11 @@ async def test_init_data_reaches_the_policy_once_its_digest_was_measured(is_its_
 
 async def test_what_is_no_event_log_is_refused() -> None:
     assert type(refused(await judged_with_log(b"junk"))) is EvidenceFormat
-    sgx = dataclasses.replace(VERIFIED, tee=Tee.SGX)
+    sgx = dataclasses.replace(VERIFIED, tee="sgx")
     assert type(refused(await judged_with_log(written(*BOOT), sgx))) is EvidenceFormat
 
 
 async def test_a_boots_events_are_not_remembered_for_hours() -> None:
     appraisal = await judged_with_log(written(*BOOT))
     assert "eventLog" in appraisal.claims
-    assert "eventLog" not in Judgement.of(appraisal, ADDRESS).claims
+    assert "eventLog" not in Judgement.of(appraisal, ADDRESS, TEES.measurements("tdx")).claims

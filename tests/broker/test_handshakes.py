@@ -15,7 +15,6 @@ import pytest
 from tests.broker.http_guests import ADDRESS, PATH, SECRET, Broker, answer, opened
 from tests.broker.support import NOW
 from tests.protocols.rcar.support import jwk_of
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.errors import (
     CollateralUnavailable,
     EvidenceFormat,
@@ -45,7 +44,7 @@ async def test_a_guest(broker: Broker, kind: str) -> None:
         assert opened(found, kind) == SECRET.reveal()
     peer, path = broker.release.asked[0]
     assert (peer.tee, peer.address, dict(peer.claims)) == (
-        Tee.TDX,
+        "tdx",
         ADDRESS,
         {"mrTd": "ab", "initData": None},
     )

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.broker.support import NOW, VERIFIED, MemoryEvents
+from tests.support.tees import TEES
 from verdictd_py.broker.history import History, Judgement
 from verdictd_py.broker.policies import PolicyAdministrator
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import ROLES, Caller
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.names import Name
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import (
@@ -28,7 +28,7 @@ from verdictd_py.errors import (
 from verdictd_py.ports import PolicyDocuments, TestedPolicy
 
 OPERATOR = Caller("operator", ROLES["operator"])
-FILES = {Tee.TDX: (Name(("tdxPolicy.rego",)), Name(("tdxData",)))}
+FILES = {"tdx": (Name(("tdxPolicy.rego",)), Name(("tdxData",)))}
 
 
 @dataclass
@@ -47,18 +47,18 @@ class MemoryDocuments:
         await asyncio.sleep(0)
         self.texts[str(name)] = text
 
-    async def documents(self, tee: Tee) -> PolicyDocuments:
+    async def documents(self, tee: str) -> PolicyDocuments:
         policy, data = FILES[tee]
         return PolicyDocuments(await self.get(policy), await self.get(data))
 
-    def policy_name(self, tee: Tee) -> Name:
+    def policy_name(self, tee: str) -> Name:
         return FILES[tee][0]
 
-    def reference_name(self, tee: Tee) -> Name:
+    def reference_name(self, tee: str) -> Name:
         return FILES[tee][1]
 
-    def tee_of(self, name: Name) -> Tee | None:
-        return Tee.TDX if name in FILES[Tee.TDX] else None
+    def tee_of(self, name: Name) -> str | None:
+        return "tdx" if name in FILES["tdx"] else None
 
 
 @dataclass
@@ -67,7 +67,7 @@ class ScriptedTester:
 
     refuses: Callable[[PolicyDocuments], bool] = lambda documents: False
 
-    async def check(self, documents: PolicyDocuments, tee: Tee | None) -> None:
+    async def check(self, documents: PolicyDocuments, tee: str | None) -> None:
         await asyncio.sleep(0)
         if self.refuses(documents):
             raise PolicyInvalid("the policy does not work")
@@ -90,6 +90,7 @@ def place(
     documents = MemoryDocuments({"tdxPolicy.rego": "old", "tdxData": "{}", **texts})
     history, events = History(), MemoryEvents()
     admin = PolicyAdministrator(
+        tees=TEES,
         documents=documents,
         deciding=documents,
         tester=ScriptedTester(refuses),
@@ -102,8 +103,8 @@ def place(
 def remember(history: History, rule: str = "mrTd") -> None:
     reason = Reason(rule, "ab", "cd", "")
     refusal = PolicyRefused("refused", reasons=(reason,))
-    appraisal = Appraisal("id", NOW, Tee.TDX, "test", VERIFIED, bound=True, refusal=refusal)
-    history.remember(Judgement.of(appraisal, "192.0.2.1:5"))
+    appraisal = Appraisal("id", NOW, "tdx", "test", VERIFIED, bound=True, refusal=refusal)
+    history.remember(Judgement.of(appraisal, "192.0.2.1:5", TEES.measurements("tdx")))
 
 
 async def test_what_does_not_work_is_not_stored() -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from tests.broker.support import accepted_peer
 from tests.policy.support import POLICIES
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.names import Name
 from verdictd_py.errors import NotFound
 from verdictd_py.policy.release import RegoReleasePolicy
@@ -32,16 +31,16 @@ class Documents:
     async def put(self, name: Name, text: str) -> None:
         self.texts[str(name)] = text
 
-    async def documents(self, tee: Tee) -> PolicyDocuments:
+    async def documents(self, tee: str) -> PolicyDocuments:
         raise NotFound(str(tee))
 
-    def policy_name(self, tee: Tee) -> Name:
+    def policy_name(self, tee: str) -> Name:
         raise NotFound(str(tee))
 
-    def reference_name(self, tee: Tee) -> Name:
+    def reference_name(self, tee: str) -> Name:
         raise NotFound(str(tee))
 
-    def tee_of(self, name: Name) -> Tee | None:
+    def tee_of(self, name: Name) -> str | None:
         return None
 
 

@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+from verdictd_py.storage.defaults import default_documents
 
-from verdictd_py.domain.evidence import Tee
+from tests.support.tees import TEES
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy.sandbox import CPU_SECONDS, PolicySandbox
 from verdictd_py.ports import PolicyDocuments
-from verdictd_py.storage.defaults import default_documents
 
 V1 = "package policy\nimport rego.v1\n\ndefault allow := false\n"
 TO_1000 = ",".join(map(str, range(1000)))
@@ -46,9 +46,9 @@ def documents(policy: str, data: str = "{}") -> PolicyDocuments:
     return PolicyDocuments(policy, data)
 
 
-@pytest.mark.parametrize("tee", [Tee.TDX, Tee.SGX])
-async def test_the_packaged_policies_pass(tee: Tee) -> None:
-    await PolicySandbox().check(default_documents(tee), tee)
+@pytest.mark.parametrize("tee", ["tdx", "sgx"])
+async def test_the_packaged_policies_pass(tee: str) -> None:
+    await PolicySandbox(TEES).check(default_documents(tee), tee)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ async def test_the_packaged_policies_pass(tee: Tee) -> None:
 async def test_what_does_not_work_is_not_accepted(policy: str, data: str, said: str) -> None:
     """defects.md 13: a policy is checked before it is stored; it fails on a sample, too."""
     with pytest.raises(PolicyInvalid) as caught:
-        await PolicySandbox().check(documents(policy, data), Tee.TDX)
+        await PolicySandbox(TEES).check(documents(policy, data), "tdx")
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -77,9 +77,11 @@ async def test_what_does_not_work_is_not_accepted(policy: str, data: str, said: 
 async def test_a_release_policy_is_tried_as_it_is_asked() -> None:
     """It would fail for every guest, and only when the first one wants something."""
     with pytest.raises(PolicyInvalid, match="the policy failed"):
-        await PolicySandbox().check(documents(V1 + "allow if input.resource.path % 2 == 0\n"), None)
+        await PolicySandbox(TEES).check(
+            documents(V1 + "allow if input.resource.path % 2 == 0\n"), None
+        )
     good = 'allow if { input.claims.debug == false; startswith(input.resource.path, "default/") }\n'
-    await PolicySandbox().check(documents(V1 + good), None)
+    await PolicySandbox(TEES).check(documents(V1 + good), None)
 
 
 @pytest.mark.parametrize("policy", [ENDLESS, BULKY], ids=["time", "memory"])
@@ -87,7 +89,7 @@ async def test_a_policy_that_takes_everything_takes_little(policy: str) -> None:
     """tdx.md: a comprehension over 3,000 elements stops the process for seconds."""
     began = time.monotonic()
     with pytest.raises(PolicyInvalid):
-        await PolicySandbox().check(documents(policy), None)
+        await PolicySandbox(TEES).check(documents(policy), None)
     assert time.monotonic() - began < 10 * CPU_SECONDS
 
 
@@ -105,7 +107,7 @@ async def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     wrapper.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(wrapper))
     with pytest.raises(PolicyInvalid):
-        await PolicySandbox().check(documents(BULKY), None)
+        await PolicySandbox(TEES).check(documents(BULKY), None)
     peak_kib = int((tmp_path / "peak").read_text())
     assert peak_kib < 300 * 1024
 
@@ -116,7 +118,7 @@ async def test_a_slow_decision_is_not_accepted() -> None:
         f"n := [{','.join(map(str, range(300)))}]\n"
     )
     with pytest.raises(PolicyInvalid, match="for one guest"):
-        await PolicySandbox().check(documents(slow), None)
+        await PolicySandbox(TEES).check(documents(slow), None)
 
 
 async def test_the_environment_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +128,7 @@ async def test_the_environment_is_empty(tmp_path: Path, monkeypatch: pytest.Monk
     program.write_text(f"#!/bin/sh\n/usr/bin/env > {seen}\n/bin/pwd >> {seen}\necho '{{}}'\n")
     program.chmod(stat.S_IRWXU)
     monkeypatch.setattr(sys, "executable", str(program))
-    await PolicySandbox().check(documents(V1), None)
+    await PolicySandbox(TEES).check(documents(V1), None)
     lines = [line for line in seen.read_text().splitlines() if not line.startswith(("_=", "PWD="))]
     assert lines == ["/"]
 
@@ -149,13 +151,13 @@ async def test_the_environment_is_empty(tmp_path: Path, monkeypatch: pytest.Monk
 async def test_a_test_shows_a_boolean_and_both_sides(
     policy: str, data: str, claims: JsonValue, allow: bool, info: dict[str, JsonValue]
 ) -> None:
-    tested = await PolicySandbox().test(documents(policy, data), claims)
+    tested = await PolicySandbox(TEES).test(documents(policy, data), claims)
     assert tested.allow is allow
     assert tested.parse_info == info
 
 
 async def test_a_question_that_nobody_waits_for_ends(tmp_path: Path) -> None:
-    sandbox = PolicySandbox()
+    sandbox = PolicySandbox(TEES)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.5):
             await sandbox.check(documents(ENDLESS), None)
@@ -164,7 +166,7 @@ async def test_a_question_that_nobody_waits_for_ends(tmp_path: Path) -> None:
 
 
 async def test_many_at_once_are_all_answered() -> None:
-    sandbox = PolicySandbox()
+    sandbox = PolicySandbox(TEES)
     policies = [documents(V1 + f"allow if input.a == {number}\n") for number in range(6)]
     tested = await asyncio.gather(*(sandbox.test(each, {"a": 1}) for each in policies))
     assert [each.allow for each in tested] == [False, True, False, False, False, False]

@@ -10,7 +10,7 @@ from typing import Any
 import dcap_qvl
 import pytest
 
-from verdictd_py.domain.evidence import Collateral
+from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import SimulatedPlatform, collateral_json
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)

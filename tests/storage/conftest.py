@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.tees import TEES
 from tests.system.broker import Recorder
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.layout import prepare
@@ -47,4 +48,4 @@ def resources(directory: Directory, events: Recorder) -> DirectoryResourceStore:
 
 @pytest.fixture
 def documents(directory: Directory) -> DirectoryDocumentStore:
-    return DirectoryDocumentStore(directory)
+    return DirectoryDocumentStore(directory, TEES)

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from verdictd_py.storage.defaults import POLICY_FILES, PROVED, default_documents, default_file
 
-from verdictd_py.domain.evidence import Tee
+from tests.support.tees import TEES
 from verdictd_py.domain.names import Name
 from verdictd_py.errors import NotFound, StorageError
 from verdictd_py.ports import PolicyDocuments
-from verdictd_py.storage.defaults import POLICY_FILES, PROVED, default_documents, default_file
 from verdictd_py.storage.layout import prepare
 from verdictd_py.storage.stores import DirectoryDocumentStore
 
@@ -22,7 +22,7 @@ DATA = Name.parse("tdxData")
 
 @pytest.mark.parametrize("tee", PROVED)
 async def test_documents_are_those_of_the_directory_at_once(
-    documents: DirectoryDocumentStore, data: Path, tee: Tee
+    documents: DirectoryDocumentStore, data: Path, tee: str
 ) -> None:
     assert await documents.documents(tee) == default_documents(tee)
     for name, text in zip(POLICY_FILES[tee], ("package policy\n", '{"ü": 1}'), strict=True):
@@ -31,26 +31,26 @@ async def test_documents_are_those_of_the_directory_at_once(
 
 
 @pytest.mark.parametrize("tee", sorted(set(Tee) - set(POLICY_FILES)))
-async def test_other_tees_have_none(documents: DirectoryDocumentStore, tee: Tee) -> None:
+async def test_other_tees_have_none(documents: DirectoryDocumentStore, tee: str) -> None:
     with pytest.raises(NotFound, match=f"no policy is kept for {tee}"):
         await documents.documents(tee)
     with pytest.raises(NotFound, match=f"no policy is packaged for {tee}"):
         default_documents(tee)
 
 
-@pytest.mark.parametrize("missing", POLICY_FILES[Tee.TDX])
+@pytest.mark.parametrize("missing", POLICY_FILES["tdx"])
 async def test_half_of_the_documents_is_none(
     documents: DirectoryDocumentStore, data: Path, missing: str
 ) -> None:
     (data / "opa" / missing).unlink()
     with pytest.raises(NotFound, match=f"^opa/{missing} is missing$"):
-        await documents.documents(Tee.TDX)
+        await documents.documents("tdx")
 
 
 async def test_what_is_no_text_is_refused(documents: DirectoryDocumentStore, data: Path) -> None:
     (data / "opa" / "tdxData").write_bytes(b"\xff")
     with pytest.raises(StorageError, match=r"^opa/tdxData is not UTF-8 text$"):
-        await documents.documents(Tee.TDX)
+        await documents.documents("tdx")
     with (data / "opa" / "tdxData").open("r+b") as file:
         file.truncate(5_000_000)
     with pytest.raises(StorageError, match=r"^opa/tdxData is larger than"):
@@ -62,7 +62,7 @@ async def test_reference_data_as_large_as_the_policy_room_reads(
 ) -> None:
     text = json.dumps({"mrTd": ["x" * 4_000_000]})
     await documents.put(DATA, text)
-    assert (await documents.documents(Tee.TDX)).data == text
+    assert (await documents.documents("tdx")).data == text
 
 
 async def test_a_document_is_put_and_got_by_name(
@@ -116,7 +116,7 @@ def test_the_example_key_is_the_guides() -> None:
 async def test_sample_guests_have_documents_only_where_they_may_come(tmp_path: Path) -> None:
     directory, _ = prepare(tmp_path / "without")
     with pytest.raises(NotFound):
-        await DirectoryDocumentStore(directory).documents(Tee.SAMPLE)
+        await DirectoryDocumentStore(directory, TEES).documents("sample")
     directory, _ = prepare(tmp_path / "with", sample=True)
-    found = await DirectoryDocumentStore(directory).documents(Tee.SAMPLE)
-    assert found == default_documents(Tee.SAMPLE)
+    found = await DirectoryDocumentStore(directory, TEES).documents("sample")
+    assert found == default_documents("sample")

@@ -12,13 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from verdictd_py.storage.defaults import default_documents, default_file
 
 from tests.system.broker import Recorder
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.names import resource_named
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError
-from verdictd_py.storage.defaults import default_documents, default_file
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.layout import MAX_WARNINGS, prepare
 from verdictd_py.storage.stores import DirectoryResourceStore
@@ -56,8 +55,8 @@ def test_a_new_directory_gets_the_defaults(tmp_path: Path) -> None:
         == b"default-docker:\n    sigstore: file:///var/lib/containers/sigstore\n"
     )
     for tee, names in {
-        Tee.TDX: ("opa/tdxPolicy.rego", "opa/tdxData"),
-        Tee.SGX: ("opa/sgxPolicy.rego", "opa/sgxData"),
+        "tdx": ("opa/tdxPolicy.rego", "opa/tdxData"),
+        "sgx": ("opa/sgxPolicy.rego", "opa/sgxData"),
     }.items():
         packaged = default_documents(tee)
         assert [files.pop(name).decode() for name in names] == [packaged.policy, packaged.data]

@@ -31,8 +31,8 @@ from tests.system.channel import (
 )
 from verdictd_py import daemon as app
 from verdictd_py.config import Settings, Unsafe
-from verdictd_py.domain.evidence import Collateral
 from verdictd_py.errors import ConfigError
+from verdictd_py.formats.collateral import Collateral
 from verdictd_py.guest.attesters import guest_context, use_certificate
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
 from verdictd_py.protocols.ratstls.issue import Form, issue

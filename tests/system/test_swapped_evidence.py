@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 from OpenSSL import SSL, crypto
 
 from tests.protocols.ratstls.support import DICE, extensions_of, self_signed
+from tests.support.tees import TEES
 from tests.system.broker import RunningBroker, running_broker
 from verdictd_py import daemon as app
 from verdictd_py.broker.appraiser import Appraiser
@@ -51,7 +52,7 @@ class Guest:
         quote_for = broker.attester().quote
         self.certificate = issue(Form.CURRENT, key=self.key, quote_for=quote_for, now=broker.now)
         _, value = extensions_of(self.certificate)[DICE]
-        self.evidence = dice.read_evidence(value)
+        self.evidence = dice.read_evidence(value, TEES.tags)
 
 
 @pytest.mark.parametrize("stolen", [False, True])
@@ -108,4 +109,4 @@ async def test_only_what_belongs_together_is_accepted(
 
 
 def read(der: bytes, now: datetime) -> Evidence:
-    return certificate.read(der, now=now)
+    return certificate.read(der, TEES, now=now)

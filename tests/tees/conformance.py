@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tees.support import run
-from verdictd_py.domain.evidence import Evidence, Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import Evidence, VerifiedEvidence
 from verdictd_py.errors import AttestationError, CollateralUnavailable, EvidenceFormat
 from verdictd_py.ports import Verifier
 
@@ -56,7 +56,7 @@ class VerifierConformance:
 
     def test_name_and_tee(self) -> None:
         assert re.fullmatch(r"[a-z][a-z0-9_-]*", self.case.verifier.name)
-        assert self.case.verifier.tee is self.case.good.tee is not Tee.NONE
+        assert self.case.verifier.tee is self.case.good.tee != "none"
 
     def test_good_evidence(self) -> None:
         case = self.case
@@ -99,8 +99,8 @@ class VerifierConformance:
             with pytest.raises(AttestationError):
                 run(self.case.verifier.verify(self.case.good, now=now))
 
-    @pytest.mark.parametrize("tee", Tee)
-    def test_other_tees(self, tee: Tee) -> None:
+    @pytest.mark.parametrize("tee", str)
+    def test_other_tees(self, tee: str) -> None:
         if tee is not self.case.verifier.tee:
             error = self._refuse(replace(self.case.good, tee=tee))
             assert isinstance(error, EvidenceFormat)

@@ -19,8 +19,9 @@ from tests.tees.support import (
     run,
     signed_again,
 )
-from verdictd_py.domain.evidence import Collateral, Evidence, Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import Evidence, VerifiedEvidence
 from verdictd_py.errors import AttestationError, EvidenceFormat, QuoteInvalid
+from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import pki
 from verdictd_py.tees.intel.quote import parse_quote
 from verdictd_py.tees.sgx.verifier import SgxVerifier
@@ -73,7 +74,7 @@ def sgx_collateral(status: str = "UpToDate") -> Collateral:
 
 def verify_sgx(quote: bytes, status: str = "UpToDate") -> VerifiedEvidence:
     verifier = SgxVerifier(Source(sgx_collateral(status)), root_ca_der=platform().root_ca_der)
-    return run(verifier.verify(Evidence(Tee.SGX, quote, None, "raw"), now=NOW))
+    return run(verifier.verify(Evidence("sgx", quote, None, "raw"), now=NOW))
 
 
 def test_claims() -> None:
@@ -110,10 +111,10 @@ def test_truncations_and_flips() -> None:
         quote = sgx_quote()
         for size in range(0, len(quote), 3):
             with pytest.raises(AttestationError):
-                await verifier.verify(Evidence(Tee.SGX, quote[:size], None, "raw"), now=NOW)
+                await verifier.verify(Evidence("sgx", quote[:size], None, "raw"), now=NOW)
         for at in range(48, 432, 5):
             changed = quote[:at] + bytes([quote[at] ^ 1]) + quote[at + 1 :]
             with pytest.raises(QuoteInvalid):
-                await verifier.verify(Evidence(Tee.SGX, changed, None, "raw"), now=NOW)
+                await verifier.verify(Evidence("sgx", changed, None, "raw"), now=NOW)
 
     run(judge_all())

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 from datetime import UTC, datetime
 
-from verdictd_py.domain.evidence import Evidence, Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import Evidence, VerifiedEvidence
 from verdictd_py.errors import CollateralExpired, EvidenceFormat, QuoteInvalid, Reason
 from verdictd_py.ports import Verifier
 from verdictd_py.tees.registry import VerifierContext
@@ -23,7 +23,7 @@ def toy_quote(key: bytes, report_data: bytes, *, debug: bool = False) -> bytes:
 
 class ToyVerifier:
     name = "toy"
-    tee = Tee.SEV_SNP
+    tee = "snp"
 
     def __init__(self, key: bytes) -> None:
         self._key = key
@@ -56,5 +56,5 @@ def make_toy(context: VerifierContext) -> Verifier:
 def make_nothing(context: VerifierContext) -> Verifier:
     """A plugin that serves no TEE."""
     toy = ToyVerifier(b"")
-    toy.tee = Tee.NONE
+    toy.tee = "none"
     return toy

@@ -16,9 +16,11 @@ from typing import Final
 
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.release import Releaser
-from verdictd_py.domain.appraisal import AppraisedPeer
-from verdictd_py.domain.evidence import Evidence, Tee
+from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
+from verdictd_py.domain.evidence import NO_TEE, Evidence
 from verdictd_py.domain.names import ResourcePath
+from verdictd_py.domain.trust import HARDWARE_UNKNOWN
+from verdictd_py.encoding import shown
 from verdictd_py.errors import (
     EvidenceFormat,
     GuestRefused,
@@ -26,9 +28,10 @@ from verdictd_py.errors import (
     SessionMissing,
     TokenInvalid,
 )
-from verdictd_py.ports import SessionStore
+from verdictd_py.ports import SessionStore, Tees
 from verdictd_py.protocols.rcar import evidence, jwe, messages
 from verdictd_py.protocols.rcar.challenges import Challenges
+from verdictd_py.protocols.rcar.ear import Assessment
 from verdictd_py.protocols.rcar.messages import Attestation, Challenge
 from verdictd_py.protocols.rcar.teekey import TeeKey
 from verdictd_py.protocols.rcar.tokens import LIFETIME, Attested, Tokens
@@ -64,7 +67,7 @@ class Handshakes:
         sessions: SessionStore,
         tokens: Tokens,
         clock: Callable[[], datetime],
-        unpinned: Callable[[Tee], Awaitable[tuple[str, ...]]],
+        unpinned: Callable[[str], Awaitable[tuple[str, ...]]],
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._appraiser = appraiser
@@ -74,6 +77,7 @@ class Handshakes:
         self._challenges = Challenges.of(tokens.key)
         self._clock = clock
         self._unpinned = unpinned
+        self._tees = appraiser.tees
         self._random = random
 
     async def begin(self, body: bytes) -> Begun:
@@ -84,17 +88,19 @@ class Handshakes:
             ProtocolVersionRefused, EvidenceFormat: version or TEE is not served.
             StorageError: sessions cannot be kept.
         """
-        version, tee = messages.parse_auth(body)
-        if not self._appraiser.serves(tee):
-            raise EvidenceFormat(f"evidence of {tee} is not served here")
+        version, named = messages.parse_auth(body)
+        tee = self._tees.of_rcar(named)
+        name = NO_TEE if tee is None else tee.name
+        if (tee is None and named != NO_TEE) or not self._appraiser.serves(name):
+            raise EvidenceFormat(f"evidence of {shown(named)} is not served here")
         nonce, answer = messages.challenge(self._random(messages.NONCE_BYTES))
         session_id = self._random(_ID_BYTES).hex()
-        name, now = _name(session_id), self._clock()
+        stored, now = _name(session_id), self._clock()
         expires = now + SESSION_LIFETIME
         sealed = self._challenges.seal(
-            Challenge(version, tee, nonce), session=name, expires=expires
+            Challenge(version, name, nonce), session=stored, expires=expires
         )
-        await self._sessions.begin(name, sealed, now=now, expires=expires)
+        await self._sessions.begin(stored, sealed, now=now, expires=expires)
         return Begun(session_id, answer)
 
     async def attest(self, session_id: str | None, body: bytes, *, address: str) -> bytes:
@@ -119,16 +125,16 @@ class Handshakes:
             raise SessionInvalid("the session is over, or its challenge was answered already")
         challenge = self._challenges.open(sealed, session=name, now=now)
         answer = messages.parse_attest(body, challenge.version)  # 2
-        read = partial(_read, answer, challenge)
+        read = partial(_read, answer, challenge, self._tees)
         appraisal = await self._appraiser.admit(read, address=address)  # 3
         if not appraisal.accepted:
             raise GuestRefused(appraisal.told)
         key = TeeKey.parse(answer.jwk, challenge.version)
-        unpinned = await self._unpinned(challenge.tee)
+        assessment = await self._assessment(appraisal)
         now = self._clock()
         expires = now + LIFETIME
         issued = self._tokens.issue(  # 4
-            Attested(appraisal, key, challenge.version), now=now, open_measurements=unpinned
+            Attested(appraisal, key, challenge.version), now=now, assessment=assessment
         )
         if issued.kept is not None:
             digest, claims = issued.kept
@@ -156,7 +162,7 @@ class Handshakes:
         if token is None:
             token = await self._token_of(session_id)  # 1
         attested = await self._attested(token)  # 2
-        if not self._appraiser.serves(attested.appraisal.tee or Tee.NONE):  # 3
+        if not self._appraiser.serves(attested.appraisal.tee or NO_TEE):  # 3
             raise TokenInvalid("the token is about a TEE that is not served here; attest again")
         peer = AppraisedPeer.of(attested.appraisal, address=address)  # 4
         found = await self._releaser.find(peer, path)
@@ -169,6 +175,13 @@ class Handshakes:
         if shown.kept is None:
             return shown.attested()
         return shown.attested(await self._sessions.kept(shown.kept, now=now))
+
+    async def _assessment(self, appraisal: Appraisal) -> Assessment:
+        tee, found = self._tees.get(appraisal.tee), appraisal.evidence
+        if tee is None or found is None:
+            return Assessment(NO_TEE, {"hardware": HARDWARE_UNKNOWN})
+        unpinned = await self._unpinned(tee.name)
+        return Assessment(tee.documents.policy, tee.trust(found, unpinned))
 
     async def _token_of(self, session_id: str | None) -> str:
         if session_id is None:
@@ -184,6 +197,6 @@ def _name(session_id: str) -> str:
     return hashlib.sha256(session_id.encode("utf-8", "replace")).hexdigest()
 
 
-def _read(answer: Attestation, challenge: Challenge, now: datetime) -> Evidence:
+def _read(answer: Attestation, challenge: Challenge, tees: Tees, now: datetime) -> Evidence:
     del now  # evidence is as old as its nonce
-    return evidence.read(answer, challenge)
+    return evidence.read(answer, challenge, tees)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from verdictd_py.broker.history import Judgement, Verdict
-from verdictd_py.domain.evidence import Tee, measurements
 from verdictd_py.encoding import JsonValue, shown
 from verdictd_py.errors import RequestError
 
@@ -42,22 +41,20 @@ def changes(
     return tuple(_change(judgement, reference, each) for each in chosen)
 
 
-def unpinned(tee: Tee, reference: Mapping[str, JsonValue]) -> tuple[str, ...]:
-    """Measurements for which any value passes: the list is missing or empty."""
-    return tuple(name for name in measurements(tee) if reference.get(name, []) == [])
+def unpinned(measurements: Sequence[str], reference: Mapping[str, JsonValue]) -> tuple[str, ...]:
+    """Return the measurements for which any value passes: their list is missing or empty."""
+    return tuple(name for name in measurements if reference.get(name, []) == [])
 
 
 def _default_fields(judgement: Judgement, reference: Mapping[str, JsonValue]) -> tuple[str, ...]:
-    if judgement.tee is None:
-        return ()
     if judgement.verdict is Verdict.ACCEPTED:
-        return unpinned(judgement.tee, reference)
+        return unpinned(judgement.measurements, reference)
     refused = {reason.rule for reason in judgement.reasons}
-    return tuple(name for name in measurements(judgement.tee) if name in refused)
+    return tuple(name for name in judgement.measurements if name in refused)
 
 
 def _change(judgement: Judgement, reference: Mapping[str, JsonValue], field: str) -> Change:
-    known = () if judgement.tee is None else measurements(judgement.tee)
+    known = judgement.measurements
     measured = judgement.claims.get(field)
     if field not in known or not isinstance(measured, str):
         raise RequestError(

@@ -17,7 +17,6 @@ from verdictd_py.broker.history import History, Judgement
 from verdictd_py.broker.pinning import Change
 from verdictd_py.domain import referencesets, releasepolicies
 from verdictd_py.domain.callers import Caller, Right
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.names import REFERENCE_SETS, RELEASE_DATA, RELEASE_POLICIES, Name
 from verdictd_py.encoding import JsonValue, decode_object, shown
 from verdictd_py.errors import NotFound, PolicyInvalid, RequestError, StorageError
@@ -27,6 +26,7 @@ from verdictd_py.ports import (
     PolicyDocuments,
     PolicySource,
     PolicyTester,
+    Tees,
     TestedPolicy,
 )
 
@@ -61,6 +61,7 @@ class PolicyAdministrator:
     Args:
         documents: what operators store.
         deciding: what guests are judged by: the stored data with the named sets in force.
+        tees: those that are known.
     """
 
     def __init__(
@@ -68,17 +69,24 @@ class PolicyAdministrator:
         *,
         documents: DocumentStore,
         deciding: PolicySource,
+        tees: Tees,
         tester: PolicyTester,
         history: History,
         events: Events,
     ) -> None:
         self._documents = documents
         self._deciding = deciding
+        self._tees = tees
         self._tester = tester
         self._history = history
         self._events = events
         # What was checked together must be stored before the other half changes.
         self._changing = asyncio.Lock()
+
+    @property
+    def tees(self) -> Tees:
+        """The TEEs that are known, whose documents these are."""
+        return self._tees
 
     async def get(self, caller: Caller, name: str) -> str:
         """A policy, or reference data.
@@ -121,7 +129,8 @@ class PolicyAdministrator:
         tee = self._documents.tee_of(checked)
         self._refuse_other_half(checked, tee, policy=False)
         if checked == referencesets.DOCUMENT:
-            referencesets.parse(data)
+            for named in referencesets.parse(data):
+                self._tees.named(named)
         if checked == RELEASE_POLICIES:
             await self._require_policies(data)
         async with self._changing:
@@ -168,13 +177,13 @@ class PolicyAdministrator:
             NotAuthorized, RequestError, NotFound, StorageError: see `DocumentStore.get`.
         """
         caller.require(Right.MANAGE)
-        kind = referencesets.tee_named(tee)
-        name = self._documents.reference_name(kind)
+        known = self._tees.named(tee)
+        name = self._documents.reference_name(known.name)
         text = await self._documents.get(name)
-        return name, text, pinning.unpinned(kind, _reference(text))
+        return name, text, pinning.unpinned(known.measurements, _reference(text))
 
     async def replace_reference(
-        self, caller: Caller, tee: Tee, values: Mapping[str, JsonValue]
+        self, caller: Caller, tee: str, values: Mapping[str, JsonValue]
     ) -> None:
         """Puts lists of values into the reference data of a TEE, each in the place of its name's.
 
@@ -259,7 +268,7 @@ class PolicyAdministrator:
         changes = pinning.changes(judgement, reference, fields)
         return Pin(judgement, name, changes, _revision(text)), reference
 
-    async def _set_reference(self, caller: Caller, name: Name, data: str, tee: Tee | None) -> None:
+    async def _set_reference(self, caller: Caller, name: Name, data: str, tee: str | None) -> None:
         """Checks and stores, inside the lock."""
         stored = await self._stored(tee)
         try:
@@ -282,14 +291,14 @@ class PolicyAdministrator:
                     f"store it first (verdict-py policy set {name} FILE)"
                 ) from None
 
-    async def _works(self, documents: PolicyDocuments, tee: Tee | None) -> bool:
+    async def _works(self, documents: PolicyDocuments, tee: str | None) -> bool:
         try:
             await self._tester.check(documents, tee)
         except PolicyInvalid:
             return False
         return True
 
-    async def _stored(self, tee: Tee | None) -> PolicyDocuments:
+    async def _stored(self, tee: str | None) -> PolicyDocuments:
         """What is stored for the TEE; where a half is missing, one that decides nothing."""
         halves = [_ANY_POLICY, "{}"]
         if tee is not None:
@@ -301,7 +310,7 @@ class PolicyAdministrator:
                     continue
         return PolicyDocuments(*halves)
 
-    def _refuse_other_half(self, name: Name, tee: Tee | None, *, policy: bool) -> None:
+    def _refuse_other_half(self, name: Name, tee: str | None, *, policy: bool) -> None:
         """A policy is never stored as reference data, nor the reverse."""
         if not policy and str(name).endswith(".rego"):
             raise RequestError(f"{name} holds a policy; set it as that")

@@ -11,12 +11,11 @@ from verdictd_py.broker import pinning
 from verdictd_py.broker.history import History
 from verdictd_py.domain import referencesets
 from verdictd_py.domain.callers import Caller, Right
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.names import Name
 from verdictd_py.domain.referencesets import ReferenceSet
 from verdictd_py.encoding import decode_object, shown
 from verdictd_py.errors import AlreadyExists, NotFound, RequestError
-from verdictd_py.ports import DocumentStore, Events, PolicyDocuments, PolicyTester
+from verdictd_py.ports import DocumentStore, Events, PolicyDocuments, PolicyTester, Tees
 
 
 class SetAdministrator:
@@ -26,12 +25,14 @@ class SetAdministrator:
         self,
         *,
         documents: DocumentStore,
+        tees: Tees,
         tester: PolicyTester,
         history: History,
         events: Events,
         clock: Callable[[], datetime],
     ) -> None:
         self._documents = documents
+        self._tees = tees
         self._tester = tester
         self._history = history
         self._events = events
@@ -45,7 +46,7 @@ class SetAdministrator:
             NotAuthorized, RequestError, StorageError: the sets cannot be read.
         """
         caller.require(Right.MANAGE)
-        sets = (await self._all()).get(referencesets.tee_named(tee), {})
+        sets = (await self._all()).get(self._tees.named(tee).name, {})
         now = self._clock()
         return {name: (each, each.state(now)) for name, each in sorted(sets.items())}
 
@@ -66,15 +67,15 @@ class SetAdministrator:
             NotAuthorized, RequestError, AlreadyExists, PolicyInvalid, StorageError
         """
         caller.require(Right.MANAGE)
-        kind = referencesets.tee_named(tee)
+        kind = self._tees.named(tee)
         given = {field: tuple(accepted) for field, accepted in values.items()}
         made = ReferenceSet(
-            referencesets.checked_values(kind, given),
+            referencesets.checked_values(kind.claims, given),
             caller.name,
             self._clock(),
             expires_at=self._expiry(expires_at),
         )
-        await self._store(caller, kind, name, made)
+        await self._store(caller, kind.name, name, made)
         return made
 
     async def pin(
@@ -94,7 +95,7 @@ class SetAdministrator:
         changes = pinning.changes(judgement, reference, fields)
         measured = {change.field: (str(judgement.claims[change.field]),) for change in changes}
         made = ReferenceSet(
-            referencesets.checked_values(tee, measured),
+            referencesets.checked_values(self._tees.named(tee).claims, measured),
             caller.name,
             self._clock(),
             evidence=judgement.evidence,
@@ -111,7 +112,7 @@ class SetAdministrator:
             NotAuthorized, RequestError, NotFound, StorageError
         """
         caller.require(Right.MANAGE)
-        kind = referencesets.tee_named(tee)
+        kind = self._tees.named(tee).name
         async with self._changing:
             sets = await self._all()
             each = sets.get(kind, {}).get(name)
@@ -122,7 +123,7 @@ class SetAdministrator:
         self._events.record("reference.retired", caller=caller.name, tee=kind, name=name)
         return sets[kind][name]
 
-    async def _store(self, caller: Caller, tee: Tee, name: str, made: ReferenceSet) -> None:
+    async def _store(self, caller: Caller, tee: str, name: str, made: ReferenceSet) -> None:
         """Stores a new set with which the policy works."""
         if len(Name.parse(name).segments) != 1:
             raise RequestError("a set has a name of one segment")
@@ -150,7 +151,7 @@ class SetAdministrator:
             ),
         )
 
-    async def _all(self) -> dict[Tee, referencesets.Sets]:
+    async def _all(self) -> dict[str, referencesets.Sets]:
         try:
             return referencesets.parse(await self._documents.get(referencesets.DOCUMENT))
         except NotFound:

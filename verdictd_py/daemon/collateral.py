@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -14,13 +14,15 @@ import httpx
 
 from verdictd_py import __version__
 from verdictd_py.config import Settings
-from verdictd_py.domain.evidence import Collateral
 from verdictd_py.errors import AttestationError, ConfigError
-from verdictd_py.ports import CollateralRequest, CollateralSource, CollateralStore, Events
+from verdictd_py.formats.collateral import Collateral
+from verdictd_py.ports import CollateralStore, Events
+from verdictd_py.ports.tees import HttpGet
 from verdictd_py.tees.intel.collateral.cache import CollateralCache
 from verdictd_py.tees.intel.collateral.check import check_collateral
 from verdictd_py.tees.intel.collateral.http import bounded_get
 from verdictd_py.tees.intel.collateral.pcs import Pcs
+from verdictd_py.tees.intel.collateral.port import CollateralRequest, CollateralSource
 from verdictd_py.tees.intel.collateral.sources import (
     EndorsementsOnly,
     FileCollateral,
@@ -93,22 +95,37 @@ class CollateralService:
             await self._client.aclose()
 
 
-def http_client(settings: Settings) -> httpx.AsyncClient:
-    """A client with the operator's CAs, proxy and subscription key.
+@asynccontextmanager
+async def site_get(settings: Settings) -> AsyncIterator[HttpGet]:
+    """Open a client with the site's CAs and proxy for a verifier; it sends no credentials.
 
     Raises:
         ConfigError: one of them cannot be used.
     """
-    headers = {"User-Agent": f"verdictd-py/{__version__}"}
+    async with _client(settings, {}) as client:
+        yield bounded_get(client)
+
+
+def http_client(settings: Settings) -> httpx.AsyncClient:
+    """Make a client with the site's CAs and proxy, and Intel's subscription key.
+
+    Raises:
+        ConfigError: one of them cannot be used.
+    """
+    headers = {}
     if settings.collateral_api_key_file is not None:
         headers["Ocp-Apim-Subscription-Key"] = _api_key(settings.collateral_api_key_file)
+    return _client(settings, headers)
+
+
+def _client(settings: Settings, headers: Mapping[str, str]) -> httpx.AsyncClient:
     if settings.collateral_ca is not None:
         _read(settings.collateral_ca, "--collateral-ca")  # says which file, OpenSSL does not
     try:
         return httpx.AsyncClient(
             verify=ssl.create_default_context(cafile=settings.collateral_ca),
             proxy=settings.collateral_proxy,
-            headers=headers,
+            headers={"User-Agent": f"verdictd-py/{__version__}", **headers},
             timeout=CONNECT_SECONDS,
         )
     except (OSError, ValueError, httpx.InvalidURL) as error:  # SSLError is an OSError

@@ -11,12 +11,17 @@ from typing import Self
 
 from verdictd_py import __version__
 from verdictd_py._generated import clientapi_pb2, keyprovider_pb2, verdictd_v1_pb2
-from verdictd_py.config import DEFAULT_DATA_DIR, Address, Settings, Unsafe
+from verdictd_py.config import (
+    DEFAULT_DATA_DIR,
+    UNSAFE_ROOT_OPTION,
+    Address,
+    Settings,
+    Unsafe,
+)
 from verdictd_py.daemon.clock import Clock, utc_now
 from verdictd_py.daemon.collateral import CollateralService
 from verdictd_py.daemon.kbs import listener_of
 from verdictd_py.daemon.usecases import use_cases
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.errors import ConfigError, NotFound, PolicyInvalid, StorageError
 from verdictd_py.events.audit import AuditTrail
 from verdictd_py.events.log import LogEvents
@@ -33,6 +38,7 @@ from verdictd_py.ports import Events
 from verdictd_py.storage.layout import prepare
 from verdictd_py.storage.stores import DirectoryCollateralStore
 from verdictd_py.tees.intel.roots import read_root_ca
+from verdictd_py.tees.registry import known_tees
 from verdictd_py.tsm import TsmQuotes
 
 READINESS_SECONDS = 30.0
@@ -55,12 +61,14 @@ class Daemon:
         self._unsafe = unsafe
         self._events = events
         self._rules, tls = protection(settings, unsafe)
+        tees = known_tees(settings.verifier)
+        sample = unsafe.insecure_sample_verifier
         directory, self._warnings = prepare(
-            settings.data_dir, sample=unsafe.insecure_sample_verifier
+            settings.data_dir, [tee.documents for tee in tees if tee.proves or sample]
         )
         self._events = events = self._audit = AuditTrail(settings.data_dir / "audit", events)
-        root = unsafe.unsafe_tdx_root_ca
-        root_ca = None if root is None else read_root_ca(root, option="--unsafe-tdx-root-ca")
+        root = unsafe.root_ca
+        root_ca = None if root is None else read_root_ca(root, option=UNSAFE_ROOT_OPTION)
         self._collateral = CollateralService(
             settings,
             DirectoryCollateralStore(directory),
@@ -72,6 +80,7 @@ class Daemon:
             settings,
             unsafe,
             directory,
+            tees=tees,
             collateral=self._collateral.source,
             root_ca_der=root_ca,
             clock=clock,
@@ -81,7 +90,7 @@ class Daemon:
             clock,
             require_certificate=not found.verifiers.accepts_anyone,
             events=events,
-            quote_for=TsmQuotes().quote if settings.attester == "tdx" else None,
+            quote_for=TsmQuotes().quote if settings.attests else None,
         )
         limits = _limits(settings)
         self._attested = AttestedListener(
@@ -168,7 +177,7 @@ class Daemon:
         """Says whether every measurement is pinned to who asks the health service.
 
         Returns:
-            Those that are not, `tdx rtmr1`.
+            Those that are not, TEE and claim.
         """
         open_ones: list[str] = []
         for tee in self._use_cases.verifiers:
@@ -233,7 +242,9 @@ class Daemon:
                 self._events.record("warning.policy", tee=tee, reason=problem)
             else:
                 self._events.record("policy.loaded", tee=tee)
-                self._warn_unpinned(tee, unpinned(documents.data, tee))
+                self._warn_unpinned(
+                    tee, unpinned(documents.data, self._use_cases.tees.measurements(tee))
+                )
 
         if self._kbs is not None:
             for problem in self._kbs.reload():
@@ -243,7 +254,7 @@ class Daemon:
         for problem in await self._use_cases.release.problems():
             self._events.record("warning.policy", tee="release", reason=problem)
 
-    def _warn_unpinned(self, tee: Tee, names: tuple[str, ...]) -> None:
+    def _warn_unpinned(self, tee: str, names: tuple[str, ...]) -> None:
         if names:
             self._events.record(
                 "warning.unpinned",
@@ -286,9 +297,9 @@ def _check_unsafe(settings: Settings, unsafe: Unsafe) -> None:
     Raises:
         ConfigError: it would be.
     """
-    if unsafe.unsafe_tdx_root_ca and "data_dir" not in settings.model_fields_set:
+    if unsafe.root_ca and "data_dir" not in settings.model_fields_set:
         raise ConfigError(
-            "--unsafe-tdx-root-ca needs an explicit --data-dir, "
+            f"{UNSAFE_ROOT_OPTION} needs an explicit --data-dir, "
             f"so that {DEFAULT_DATA_DIR} is never given to a rehearsal"
         )
     if unsafe.insecure_sample_verifier and not unsafe.insecure_sample_data_dir:

@@ -113,6 +113,7 @@ class KbsService:
             guests=GuestRoutes(self._handshakes, tokens, secure=self._tls is not None),
             admins=AdminRoutes(use_cases.administration, lambda: self._admins, clock),
             events=events,
+            tees=use_cases.tees,
             limits=limits,
             tls=_context_of(self._tls),
             drain_seconds=settings.drain_timeout,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from verdictd_py.broker.administration import (
     Administration,
@@ -19,19 +20,23 @@ from verdictd_py.broker.release import Releaser
 from verdictd_py.broker.wrapping import Wrapper
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.clock import Clock
+from verdictd_py.daemon.collateral import site_get
 from verdictd_py.formats.openpgp import SequoiaKeyringEditor
 from verdictd_py.policy.appraisal import OpenMeasurements, RegoAppraisalPolicy
 from verdictd_py.policy.release import RegoReleasePolicy
 from verdictd_py.policy.sandbox import PolicySandbox
 from verdictd_py.policy.sets import DocumentsWithSets
-from verdictd_py.ports import CollateralSource, Events, PolicySource
+from verdictd_py.ports import Events, PolicySource, Tees, VerifierContext
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.stores import (
+    DirectoryCollateralStore,
     DirectoryDocumentStore,
     DirectoryKeyStore,
     DirectoryResourceStore,
 )
-from verdictd_py.tees.registry import VerifierContext, VerifierSet, select
+from verdictd_py.tees.intel.collateral.port import CollateralSource
+from verdictd_py.tees.intel.tee import VENDOR, IntelService
+from verdictd_py.tees.registry import VerifierSet, select
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +44,13 @@ class UseCases:
     """What the broker can do.
 
     Attributes:
+        tees: those that are known.
         deciding: the policies, with reference data as it decides.
         open_measurements: those that have no reference values.
         trusted_root: digest of the root that is trusted instead of the vendors', None for theirs.
     """
 
+    tees: Tees
     verifiers: VerifierSet
     deciding: PolicySource
     open_measurements: OpenMeasurements
@@ -56,26 +63,30 @@ class UseCases:
     trusted_root: str | None
 
 
-def build_appraiser(
+def build_appraiser(  # noqa: PLR0913  # as the appraiser
     *,
     verifiers: VerifierSet,
+    tees: Tees,
     policies: PolicySource,
     clock: Clock,
     events: Events,
     history: History | None = None,
     require_reference_values: bool = False,
-    allow_rtmr3_mismatch: bool = False,
+    allow_unlogged: bool = False,
     seconds: float | None = None,
 ) -> Appraiser:
     """The appraiser of the listener and of `verdictd-py appraise`: one code path."""
     return Appraiser(
         verifiers=verifiers,
-        policy=RegoAppraisalPolicy(policies, require_reference_values=require_reference_values),
+        tees=tees,
+        policy=RegoAppraisalPolicy(
+            policies, tees, require_reference_values=require_reference_values
+        ),
         clock=clock,
         events=events,
         history=history,
         insecure_accept_anyone=verifiers.accepts_anyone,
-        allow_rtmr3_mismatch=allow_rtmr3_mismatch,
+        allow_unlogged=allow_unlogged,
         seconds=seconds,
     )
 
@@ -85,6 +96,7 @@ def use_cases(
     unsafe: Unsafe,
     directory: Directory,
     *,
+    tees: Tees,
     collateral: CollateralSource,
     root_ca_der: bytes | None,
     clock: Clock,
@@ -97,36 +109,48 @@ def use_cases(
     """
     verifiers = select(
         settings.verifier or None,
+        tees,
         VerifierContext(
-            collateral=collateral,
+            clock=clock,
+            events=events,
+            store=DirectoryCollateralStore(directory),
+            http=partial(site_get, settings),
             root_ca_der=root_ca_der,
-            collateral_grace=timedelta(days=settings.collateral_grace),
-            minimum_evaluation=settings.min_tcb_evaluation,
+            services={
+                VENDOR: IntelService(
+                    collateral,
+                    grace=timedelta(days=settings.collateral_grace),
+                    minimum_evaluation=settings.min_tcb_evaluation,
+                )
+            },
         ),
+        sections=settings.tee,
         insecure_nullverifier=unsafe.insecure_nullverifier,
         insecure_sample_verifier=unsafe.insecure_sample_verifier,
     )
     keys = DirectoryKeyStore(directory)
     resources = DirectoryResourceStore(directory, events=events)
-    documents = DirectoryDocumentStore(directory)
+    documents = DirectoryDocumentStore(directory, tees)
     deciding = DocumentsWithSets(documents, clock)
     release = RegoReleasePolicy(documents)
     history = History()
-    tester = PolicySandbox()
+    tester = PolicySandbox(tees)
     return UseCases(
+        tees=tees,
         verifiers=verifiers,
         deciding=deciding,
-        open_measurements=OpenMeasurements(deciding),
+        open_measurements=OpenMeasurements(deciding, tees),
         release=release,
         history=history,
         appraiser=build_appraiser(
             verifiers=verifiers,
+            tees=tees,
             policies=deciding,
             clock=clock,
             events=events,
             history=history,
             require_reference_values=settings.require_reference_values,
-            allow_rtmr3_mismatch=settings.allow_rtmr3_mismatch,
+            allow_unlogged=settings.allow_unlogged,
             seconds=settings.appraisal_timeout,
         ),
         releaser=Releaser(
@@ -150,12 +174,18 @@ def use_cases(
             policies=PolicyAdministrator(
                 documents=documents,
                 deciding=deciding,
+                tees=tees,
                 tester=tester,
                 history=history,
                 events=events,
             ),
             sets=SetAdministrator(
-                documents=documents, tester=tester, history=history, events=events, clock=clock
+                documents=documents,
+                tees=tees,
+                tester=tester,
+                history=history,
+                events=events,
+                clock=clock,
             ),
         ),
         trusted_root=None if root_ca_der is None else hashlib.sha256(root_ca_der).hexdigest(),

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, StorageError
 from verdictd_py.policy import explain
 from verdictd_py.policy.engine import CompiledPolicies, CompiledPolicy, PolicyResult
 from verdictd_py.policy.reference import parse_data, unpinned
-from verdictd_py.ports import PolicyDocuments, PolicySource
+from verdictd_py.ports import PolicyDocuments, PolicySource, Tees
 
 __all__ = ["OpenMeasurements", "RegoAppraisalPolicy", "unpinned"]
 
@@ -23,13 +22,17 @@ class RegoAppraisalPolicy:
     once; what was compiled is kept by their digest.
 
     Args:
-        source: where policies and reference data are kept.
+        source: where policies and reference data are stored.
+        tees: those whose guests it appraises; it refuses those of any other.
         require_reference_values: a list that is missing or empty refuses, where otherwise
-            it means any value (for `tcbStatus`, its default).
+            it means any value (for the TCB status, its default).
     """
 
-    def __init__(self, source: PolicySource, *, require_reference_values: bool = False) -> None:
+    def __init__(
+        self, source: PolicySource, tees: Tees, *, require_reference_values: bool = False
+    ) -> None:
         self._source = source
+        self._tees = tees
         self._require_reference_values = require_reference_values
         self._compiled = CompiledPolicies()
 
@@ -42,25 +45,28 @@ class RegoAppraisalPolicy:
             return str(error)
         return None
 
-    async def failures(self, tee: Tee, claims: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
-        """Every failed rule; empty only if the policy's `allow` is `true`.
+    async def failures(self, tee: str, claims: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
+        """Return every failed rule; empty only if the policy's `allow` is `true`.
 
         1. Read the documents. 2. Compile them, or take what was compiled. 3. Evaluate.
-        4. What is refused whatever the policy says. 5. Explain a refusal.
+        4. Refuse what no policy may accept. 5. Explain a refusal.
         """
+        known = self._tees.get(tee)
+        if known is None:
+            return (_policy_reason(f"the TEE {tee} is not known here"),)
         try:
             documents = await self._source.documents(tee)  # 1
             result = self._compiled.of(documents).evaluate(claims)  # 2, 3
             reference = parse_data(documents.data)
         except (NotFound, StorageError, PolicyInvalid) as error:
-            return (*explain.revoked(claims), _policy_reason(str(error)))
-        reasons = explain.revoked(claims)  # 4
-        always = explain.unordered(tee, claims, reference)
+            return (*explain.revoked(known, claims), _policy_reason(str(error)))
+        reasons = explain.revoked(known, claims)  # 4
+        always = explain.unordered(known, claims, reference)
         always += explain.unverified_devices(claims, result.document)
         if self._require_reference_values:
-            reasons += explain.not_pinned(tee, reference)
+            reasons += explain.not_pinned(known, reference)
         if not result.allow:  # 5
-            found = explain.differences(tee, claims, reference)
+            found = explain.differences(known, claims, reference)
             found += explain.own_reasons(result.document)
             reasons += found or (_unexplained(result),)
         return _once(reasons + always)
@@ -70,19 +76,20 @@ class OpenMeasurements:
     """Measurements of a TEE for which any value passes.
 
     Args:
-        source: where policies and reference data are kept.
+        source: where policies and reference data are stored.
     """
 
-    def __init__(self, source: PolicySource) -> None:
+    def __init__(self, source: PolicySource, tees: Tees) -> None:
         self._source = source
+        self._tees = tees
 
-    async def of(self, tee: Tee) -> tuple[str, ...]:
-        """Their names; none where the documents cannot be read, for then nobody comes in at all."""
+    async def of(self, tee: str) -> tuple[str, ...]:
+        """Return their names; none where the documents cannot be read: every guest is refused."""
         try:
             documents = await self._source.documents(tee)
         except (NotFound, StorageError, PolicyInvalid):
             return ()
-        return unpinned(documents.data, tee)
+        return unpinned(documents.data, self._tees.measurements(tee))
 
 
 def _policy_reason(text: str) -> Reason:

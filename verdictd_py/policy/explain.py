@@ -10,15 +10,12 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from verdictd_py.domain.evidence import DEVICES, Tee, measurements
+from verdictd_py.domain.claims import Compared, is_number
+from verdictd_py.domain.evidence import DEVICES
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Reason
 from verdictd_py.policy.reference import Reference
-
-DEFAULT_TCB: Final = ("UpToDate", "SWHardeningNeeded")
-"""What passes where `tcbStatus` is not pinned (tdx.md); the packaged policies say the same."""
-
-REVOKED: Final = "Revoked"
+from verdictd_py.ports.tees import TcbStatus, Tee
 
 MAX_OWN_REASONS: Final = 64
 """Reasons of a policy's own that are shown; each is a line in the log."""
@@ -30,54 +27,63 @@ with names fit."""
 ACCEPTED_DEVICES: Final = "accept_unverified_devices"
 """What a policy may say beside `allow`."""
 
-_ADVISORIES: Final = "advisoryIds"
-"""The one claim that is a list: each of its values must be among the accepted."""
-
-_MINIMA: Final = ("productId", "svn")
-"""SGX: the measured number is at least the one in the data."""
+Claims = Mapping[str, JsonValue]
 
 
-def differences(
-    tee: Tee, claims: Mapping[str, JsonValue], reference: Reference
-) -> tuple[Reason, ...]:
-    """Every claim that does not fit: debug, TCB, pinned lists, then minima of SGX."""
+def differences(tee: Tee, claims: Claims, reference: Reference) -> tuple[Reason, ...]:
+    """Return a reason for every claim that does not fit.
+
+    The order is: claims that must be false, TCB, measurements, other pinned lists, minima.
+    """
     return tuple(_differences(tee, claims, reference))
 
 
-def _differences(
-    tee: Tee, claims: Mapping[str, JsonValue], reference: Reference
-) -> Iterator[Reason]:
-    sgx = tee is Tee.SGX
-    if claims.get("debug") is not False and ("debug" in claims or not sgx):
-        yield _mismatch("debug", claims, "false")
-    pinned_tcb = reference.get("tcbStatus", [])
-    accepted: JsonValue = list(DEFAULT_TCB) if pinned_tcb == [] else pinned_tcb
-    if ("tcbStatus" in claims or not sgx) and (sgx or not _in_grace(claims, reference)):
-        yield from _pinned("tcbStatus", claims, accepted)
-    for name in measurements(tee):
-        if sgx and name not in reference:
+def _differences(tee: Tee, claims: Claims, reference: Reference) -> Iterator[Reason]:
+    for name in _compared(tee, Compared.ALWAYS_FALSE):
+        if claims.get(name) is not False and (name in claims or not tee.claims[name].optional):
+            yield _mismatch(name, claims, "false")
+    if tee.tcb is not None:
+        yield from _tcb(tee, tee.tcb, claims, reference)
+    for name in tee.measurements:
+        if tee.lists_required and name not in reference:
             yield Reason(name, "", "", f"{name}: the reference data has no list of this name")
-        yield from _pinned(name, claims, reference.get(name, []))
-    done = {"debug", "tcbStatus", *measurements(tee), *_MINIMA}
+        yield from _pinned(tee, name, claims, reference.get(name, []))
+    done = {*_compared(tee, Compared.ALWAYS_FALSE), *tee.measurements}
+    done.update(_compared(tee, Compared.AT_LEAST), () if tee.tcb is None else (tee.tcb.claim,))
     for name in sorted(reference.keys() & claims.keys() - done):
-        yield from _pinned(name, claims, reference[name])
-    if sgx:
-        yield from _below(claims, reference)
+        yield from _pinned(tee, name, claims, reference[name])
+    yield from _below(tee, claims, reference)
 
 
-def _in_grace(claims: Mapping[str, JsonValue], reference: Reference) -> bool:
-    """Whether `tcbGraceDays` names the status, and it is not over, as in the packaged policy."""
-    graces, status = reference.get("tcbGraceDays"), claims.get("tcbStatus")
-    behind = claims.get("tcbBehindDays")
-    if not isinstance(graces, dict) or not isinstance(status, str) or status == REVOKED:
+def _tcb(tee: Tee, tcb: TcbStatus, claims: Claims, reference: Reference) -> Iterator[Reason]:
+    claim = tee.claims.get(tcb.claim)
+    absent = tcb.claim not in claims and claim is not None and claim.optional
+    if absent or _in_grace(tcb, claims, reference):
+        return
+    pinned = reference.get(tcb.claim, [])
+    accepted: JsonValue = list(tcb.accepted) if pinned == [] else pinned
+    yield from _pinned(tee, tcb.claim, claims, accepted)
+
+
+def _in_grace(tcb: TcbStatus, claims: Claims, reference: Reference) -> bool:
+    """Whether reference data grants the status a grace that has not expired."""
+    if tcb.grace is None:
+        return False
+    graces, behind = reference.get(tcb.grace[0]), claims.get(tcb.grace[1])
+    status = claims.get(tcb.claim)
+    if not isinstance(graces, dict) or not isinstance(status, str) or status in tcb.revoked:
         return False
     days = graces.get(status)
-    if not _is_number(days) or not _is_number(behind):
+    if not is_number(days) or not is_number(behind):
         return False
     return behind <= days  # type: ignore[operator]  # numbers
 
 
-def _pinned(name: str, claims: Mapping[str, JsonValue], values: JsonValue) -> Iterator[Reason]:
+def _compared(tee: Tee, how: Compared) -> tuple[str, ...]:
+    return tuple(name for name, claim in tee.claims.items() if claim.compared is how)
+
+
+def _pinned(tee: Tee, name: str, claims: Claims, values: JsonValue) -> Iterator[Reason]:
     if not isinstance(values, list):
         text = f"{name}: the reference value {show(values)} is not a list, nothing matches it"
         yield Reason(name, _measured(name, claims), show(values), text)
@@ -85,64 +91,61 @@ def _pinned(name: str, claims: Mapping[str, JsonValue], values: JsonValue) -> It
     measured = claims.get(name)
     if not values or (isinstance(measured, str) and measured in values):
         return
-    listed = measured if name == _ADVISORIES else None
+    claim = tee.claims.get(name)
+    listed = measured if claim is not None and claim.compared is Compared.EACH_ONE_OF else None
     if isinstance(listed, list) and all(each in values for each in listed):
         return
     yield _mismatch(name, claims, "one of " + ", ".join(show(value) for value in values))
 
 
-def _below(claims: Mapping[str, JsonValue], reference: Reference) -> Iterator[Reason]:
-    for name in _MINIMA:
+def _below(tee: Tee, claims: Claims, reference: Reference) -> Iterator[Reason]:
+    for name in _compared(tee, Compared.AT_LEAST):
         measured, least = claims.get(name), reference.get(name)
-        if not _is_number(least):
+        if not is_number(least):
             text = f"{name}: the reference data has no number of this name"
             yield Reason(name, _measured(name, claims), show(least), text)
-        elif not _is_number(measured) or measured < least:  # type: ignore[operator]  # numbers
+        elif not is_number(measured) or measured < least:  # type: ignore[operator]  # numbers
             yield _mismatch(name, claims, f"at least {show(least)}")
 
 
 def not_pinned(tee: Tee, reference: Reference) -> tuple[Reason, ...]:
-    """A reason for each list that is missing or empty, for `require_reference_values`."""
+    """Return a reason for each list that is missing or empty (`require_reference_values`)."""
+    tcb = () if tee.tcb is None else (tee.tcb.claim,)
     return tuple(
         Reason(name, "", "", f"{name}: no reference values, and reference values are required")
-        for name in (*measurements(tee), "tcbStatus")
+        for name in (*tee.measurements, *tcb)
         if not reference.get(name, [])
     )
 
 
-def revoked(claims: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
-    """A reason where Intel revoked the platform's TCB: refused whatever a policy says."""
-    if claims.get("tcbStatus") != REVOKED:
+def revoked(tee: Tee, claims: Claims) -> tuple[Reason, ...]:
+    """Return a reason where the vendor revoked the platform's TCB: no policy can accept it."""
+    status = None if tee.tcb is None else claims.get(tee.tcb.claim)
+    if tee.tcb is None or not isinstance(status, str) or status not in tee.tcb.revoked:
         return ()
-    text = f"tcbStatus: measured {REVOKED}, which no policy can accept"
-    return (Reason("tcbStatus", REVOKED, "a TCB that is not revoked", text),)
+    text = f"{tee.tcb.claim}: measured {status}, which no policy can accept"
+    return (Reason(tee.tcb.claim, status, "a TCB that is not revoked", text),)
 
 
-def unordered(
-    tee: Tee, claims: Mapping[str, JsonValue], reference: Reference
-) -> tuple[Reason, ...]:
-    """A reason where one of SGX's minima, measured or expected, is no number.
+def unordered(tee: Tee, claims: Claims, reference: Reference) -> tuple[Reason, ...]:
+    """Return a reason where a minimum, measured or expected, is not a number.
 
     The engine (rego-cpp 1.5) orders values of different types by their text, where Rego has
-    an order of types: `2 >= "3"` would be a yes. The packaged policy asks for numbers itself;
+    an order of types: `2 >= "3"` would be a yes. A packaged policy requires numbers itself;
     the original's does not.
     """
-    if tee is not Tee.SGX:
-        return ()
     return tuple(
         Reason(name, show(claims.get(name)), show(reference.get(name)), f"{name}: {what}")
-        for name in _MINIMA
+        for name in _compared(tee, Compared.AT_LEAST)
         for side, what in (
             (reference, "the reference value is no number, nothing matches it"),
             (claims, "what was measured is no number"),
         )
-        if name in side and not _is_number(side[name])
+        if name in side and not is_number(side[name])
     )
 
 
-def unverified_devices(
-    claims: Mapping[str, JsonValue], document: Mapping[str, JsonValue]
-) -> tuple[Reason, ...]:
+def unverified_devices(claims: Claims, document: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
     """A reason where there are further devices that nobody verified and the policy does not name.
 
     A policy says so in `accept_unverified_devices`, a list or set of their kinds.
@@ -194,18 +197,14 @@ def show(value: JsonValue) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _measured(name: str, claims: Mapping[str, JsonValue]) -> str:
+def _measured(name: str, claims: Claims) -> str:
     """The whole value of a measurement; of what a guest may make as long as it likes, a part."""
     return show(claims[name])[:MAX_OWN_CHARS] if name in claims else ""
 
 
-def _mismatch(name: str, claims: Mapping[str, JsonValue], expected: str) -> Reason:
+def _mismatch(name: str, claims: Claims, expected: str) -> Reason:
     measured = _measured(name, claims)
     said = f"measured {measured}" if name in claims else "not measured"
     return Reason(
         name, measured, expected.removeprefix("one of "), f"{name}: {said}, expected {expected}"
     )
-
-
-def _is_number(value: JsonValue) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

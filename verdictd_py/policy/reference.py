@@ -1,11 +1,11 @@
-"""Reference data (`tdxData`, `sgxData`): read strictly, because all of it decides."""
+"""Reference data of a TEE: read strictly, because all of it decides."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Final, NoReturn
 
-from verdictd_py.domain.evidence import SGX_MEASUREMENTS, Tee, measurements
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
 
@@ -73,25 +73,22 @@ def canonical(value: object) -> str:
     return text
 
 
-def unpinned(data: str, tee: Tee | None = None) -> tuple[str, ...]:
-    """Measurements for which any value passes, because the list is missing or empty.
+def unpinned(data: str, measurements: Sequence[str]) -> tuple[str, ...]:
+    """Return the measurements for which any value passes: their list is missing or empty.
 
     Args:
         data: the reference data's text.
-        tee: kind of TEE it is for; guessed from its names where it is not given.
+        measurements: those of the TEE.
 
     Returns:
-        Names in their usual order. Nothing for data that cannot be read: such data lets
-        nobody in.
+        Names in their usual order. Nothing for data that cannot be read: such data refuses
+        every guest.
     """
     try:
         reference = parse_data(data)
     except PolicyInvalid:
         return ()
-    if tee is None:
-        sgx = (*SGX_MEASUREMENTS, "productId", "svn")
-        tee = Tee.SGX if any(name in reference for name in sgx) else Tee.TDX
-    return tuple(name for name in measurements(tee) if reference.get(name, []) == [])
+    return tuple(name for name in measurements if reference.get(name, []) == [])
 
 
 def _no_duplicates(pairs: list[tuple[str, JsonValue]]) -> Reference:

@@ -17,10 +17,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
-from verdictd_py.ports import PolicyDocuments, TestedPolicy
+from verdictd_py.ports import PolicyDocuments, Tees, TestedPolicy
 
 CPU_SECONDS: Final = 2
 """Processor time of a child, its start (0.2 s) included."""
@@ -47,18 +46,39 @@ _LIMITS: Final = (
 
 
 class PolicySandbox:
-    """Port `PolicyTester`."""
+    """Port `PolicyTester`.
 
-    def __init__(self) -> None:
+    Args:
+        tees: those whose sample claims policies are tried on.
+    """
+
+    def __init__(self, tees: Tees) -> None:
+        self._tees = tees
         self._free = asyncio.Semaphore(MAX_CHILDREN)
 
-    async def check(self, documents: PolicyDocuments, tee: Tee | None) -> None:
-        await self._ask(documents, {"do": "check", "tee": None if tee is None else tee.value})
+    async def check(self, documents: PolicyDocuments, tee: str | None) -> None:
+        known = self._tees.get(tee)
+        sample = self._any_sample() if known is None else known.sample_claims
+        await self._ask(documents, {"do": "check", "claims": sample})
 
     async def test(self, documents: PolicyDocuments, claims: JsonValue) -> TestedPolicy:
         answer = await self._ask(documents, {"do": "test", "claims": claims})
         allow, info = answer.get("allow"), answer.get("parseInfo")
         return TestedPolicy(allow is True, info if isinstance(info, dict) else {})
+
+    def _any_sample(self) -> dict[str, JsonValue]:
+        """Input for a policy of no TEE: it may also be a release policy, with other members."""
+        tee = self._tees.default
+        return {
+            **tee.sample_claims,
+            "claims": tee.sample_claims,
+            "appraisal": {"id": "00" * 16, "tee": tee.name},
+            "resource": {
+                "kind": "resource",
+                "path": "default/key/1",
+                "labels": {"repository": "default", "type": "key", "tag": "1"},
+            },
+        }
 
     async def _ask(
         self, documents: PolicyDocuments, question: Mapping[str, JsonValue]

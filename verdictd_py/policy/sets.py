@@ -7,7 +7,6 @@ from collections.abc import Callable
 from datetime import datetime
 
 from verdictd_py.domain import referencesets
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.errors import NotFound, RequestError, StorageError
 from verdictd_py.policy.reference import parse_data
 from verdictd_py.ports import DocumentStore, PolicyDocuments
@@ -24,7 +23,7 @@ class DocumentsWithSets:
         self._documents = documents
         self._clock = clock
 
-    async def documents(self, tee: Tee) -> PolicyDocuments:
+    async def documents(self, tee: str) -> PolicyDocuments:
         stored = await self._documents.documents(tee)
         try:
             text = await self._documents.get(referencesets.DOCUMENT)

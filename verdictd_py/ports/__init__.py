@@ -4,7 +4,7 @@ Stores are asynchronous: directories are the embedded default, but no caller may
 a file, a single process or a cheap listing.
 """
 
-from verdictd_py.ports.collateral import CollateralRequest, CollateralSource, CollateralStore
+from verdictd_py.ports.collateral import CollateralStore
 from verdictd_py.ports.events import Events, EventValue
 from verdictd_py.ports.policies import (
     AppraisalPolicy,
@@ -24,12 +24,11 @@ from verdictd_py.ports.stores import (
     StoredName,
     StoredObject,
 )
+from verdictd_py.ports.tees import Tee, Tees, VerifierContext
 from verdictd_py.ports.verifier import Verifier
 
 __all__ = [
     "AppraisalPolicy",
-    "CollateralRequest",
-    "CollateralSource",
     "CollateralStore",
     "DocumentStore",
     "EventValue",
@@ -45,6 +44,9 @@ __all__ = [
     "SessionStore",
     "StoredName",
     "StoredObject",
+    "Tee",
+    "Tees",
     "TestedPolicy",
     "Verifier",
+    "VerifierContext",
 ]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from verdictd_py.domain.appraisal import AppraisedPeer
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.names import Name
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Reason
@@ -16,7 +15,7 @@ from verdictd_py.ports.stores import Kind
 
 @dataclass(frozen=True, slots=True)
 class PolicyDocuments:
-    """One policy with its reference data, as text: `opa/tdxPolicy.rego`, `opa/tdxData`."""
+    """One policy with its reference data, as text."""
 
     policy: str
     data: str
@@ -25,7 +24,7 @@ class PolicyDocuments:
 class PolicySource(Protocol):
     """Where appraisal policies are kept."""
 
-    async def documents(self, tee: Tee) -> PolicyDocuments:
+    async def documents(self, tee: str) -> PolicyDocuments:
         """Policy and reference data for one kind of TEE.
 
         Raises:
@@ -36,7 +35,7 @@ class PolicySource(Protocol):
 
 
 class DocumentStore(PolicySource, Protocol):
-    """The same, one document at a time and by name (`tdxPolicy.rego`, `tdxData`)."""
+    """The same, one document at a time and by name."""
 
     async def get(self, name: Name) -> str:
         """Text of a document.
@@ -54,7 +53,7 @@ class DocumentStore(PolicySource, Protocol):
         """
         ...
 
-    def policy_name(self, tee: Tee) -> Name:
+    def policy_name(self, tee: str) -> Name:
         """Name of a TEE's policy.
 
         Raises:
@@ -62,7 +61,7 @@ class DocumentStore(PolicySource, Protocol):
         """
         ...
 
-    def reference_name(self, tee: Tee) -> Name:
+    def reference_name(self, tee: str) -> Name:
         """Name of a TEE's reference data.
 
         Raises:
@@ -70,7 +69,7 @@ class DocumentStore(PolicySource, Protocol):
         """
         ...
 
-    def tee_of(self, name: Name) -> Tee | None:
+    def tee_of(self, name: Name) -> str | None:
         """The TEE whose policy or reference data has that name, None for any other."""
         ...
 
@@ -88,7 +87,7 @@ class TestedPolicy:
 class PolicyTester(Protocol):
     """Runs policies that nobody has checked yet, where they can do no harm."""
 
-    async def check(self, documents: PolicyDocuments, tee: Tee | None) -> None:
+    async def check(self, documents: PolicyDocuments, tee: str | None) -> None:
         """Returns if these documents may be stored: they compile and judge a sample in time.
 
         Args:
@@ -111,7 +110,7 @@ class PolicyTester(Protocol):
 class AppraisalPolicy(Protocol):
     """Decides about verified claims."""
 
-    async def failures(self, tee: Tee, claims: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
+    async def failures(self, tee: str, claims: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
         """Every failed rule; empty means allowed, and only an explicit yes is empty.
 
         An undefined result, a type error, an unreadable policy: a reason each.

@@ -8,13 +8,12 @@ from datetime import UTC, datetime
 from heapq import nsmallest
 from typing import Final
 
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, Name, ResourcePath
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.errors import AlreadyExists, NotFound, RequestError, StorageError
-from verdictd_py.ports import Events, Kind, PolicyDocuments, StoredName, StoredObject
+from verdictd_py.ports import Events, Kind, PolicyDocuments, StoredName, StoredObject, Tees
+from verdictd_py.ports.tees import Documents
 from verdictd_py.storage.content import COSIGN_KEY, KEYRING, unservable
-from verdictd_py.storage.defaults import POLICY_FILES
 from verdictd_py.storage.directory import Directory, Entry
 
 KEYS: Final = "keys"
@@ -217,15 +216,14 @@ class DirectoryCollateralStore:
 
 
 class DirectoryDocumentStore:
-    """Port `DocumentStore`: `opa/tdxPolicy.rego` with `opa/tdxData`, and their siblings."""
+    """Port `DocumentStore`: the files in `opa/`, those of each TEE among them."""
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, tees: Tees) -> None:
         self._directory = directory
+        self._tees = tees
 
-    async def documents(self, tee: Tee) -> PolicyDocuments:
-        names = POLICY_FILES.get(tee)
-        if names is None:
-            raise NotFound(f"no policy is kept for {tee}")
+    async def documents(self, tee: str) -> PolicyDocuments:
+        names = self._of(tee).names
         policy, data = await asyncio.to_thread(lambda: [self._text(name) for name in names])
         return PolicyDocuments(policy, data)
 
@@ -238,25 +236,21 @@ class DirectoryDocumentStore:
         except (AlreadyExists, StorageError) as error:
             raise StorageError(f"{OPA}/{name} {error}") from None
 
-    def policy_name(self, tee: Tee) -> Name:
-        return self._names(tee)[0]
+    def policy_name(self, tee: str) -> Name:
+        return Name((self._of(tee).policy,))
 
-    def reference_name(self, tee: Tee) -> Name:
-        return self._names(tee)[1]
+    def reference_name(self, tee: str) -> Name:
+        return Name((self._of(tee).data,))
 
-    @staticmethod
-    def _names(tee: Tee) -> tuple[Name, Name]:
-        try:
-            policy, reference = POLICY_FILES[tee]
-        except KeyError:
-            raise NotFound(f"no policy is kept for {tee}") from None
-        return Name((policy,)), Name((reference,))
+    def tee_of(self, name: Name) -> str | None:
+        tee = self._tees.of_document(str(name))
+        return None if tee is None else tee.name
 
-    def tee_of(self, name: Name) -> Tee | None:
-        for tee, names in POLICY_FILES.items():
-            if str(name) in names:
-                return tee
-        return None
+    def _of(self, tee: str) -> Documents:
+        known = self._tees.get(tee)
+        if known is None:
+            raise NotFound(f"there is no policy for {tee}: this TEE is not known here")
+        return known.documents
 
     def _text(self, *segments: str) -> str:
         name = "/".join(segments)

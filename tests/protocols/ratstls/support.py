@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from tests.support import vectors
-from verdictd_py.domain.evidence import Collateral
+from verdictd_py.formats.collateral import Collateral
 from verdictd_py.protocols.ratstls.issue import Form, PrivateKey, issue
 
 NOW: Final = datetime(2026, 11, 24, 12, tzinfo=UTC)

@@ -10,7 +10,7 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from verdictd_py.domain.appraisal import Appraisal
-from verdictd_py.domain.evidence import Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import VerifiedEvidence
 from verdictd_py.encoding import JsonValue
 from verdictd_py.protocols.rcar.teekey import TeeKey
 from verdictd_py.protocols.rcar.tokens import Attested, Tokens
@@ -84,7 +84,7 @@ def tokens() -> Tokens:
     return Tokens(ec.generate_private_key(ec.SECP256R1()))
 
 
-def appraisal(tee: Tee = Tee.TDX, **evidence: Any) -> Appraisal:
+def appraisal(tee: str = "tdx", **evidence: Any) -> Appraisal:
     """An acceptance, of verified evidence with some members changed."""
     found = VerifiedEvidence(
         **{

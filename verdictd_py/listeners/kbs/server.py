@@ -18,7 +18,7 @@ from verdictd_py.listeners.kbs.admins import AdminRoutes, is_refused_admin
 from verdictd_py.listeners.kbs.connections import Acceptor, Connection
 from verdictd_py.listeners.kbs.guests import PREFIX, GuestRoutes, address
 from verdictd_py.listeners.limits import Limits
-from verdictd_py.ports import Events
+from verdictd_py.ports import Events, Tees
 from verdictd_py.protocols.rcar.messages import MAX_BODY_BYTES
 
 HEALTH: Final = "/healthz"
@@ -33,6 +33,7 @@ class KbsListener:
     """Serves guests and their operators over HTTP.
 
     Args:
+        tees: those that its description names.
         limits: those of the attested listener.
         tls: settings of TLS for the next connection, None for plain HTTP.
         drain_seconds: for requests in flight when it stops.
@@ -44,6 +45,7 @@ class KbsListener:
         guests: GuestRoutes,
         admins: AdminRoutes,
         events: Events,
+        tees: Tees,
         limits: Limits,
         tls: Callable[[], ssl.SSLContext] | None,
         drain_seconds: float,
@@ -51,13 +53,14 @@ class KbsListener:
         self._events = events
         self._limits = limits
         self._drain_seconds = drain_seconds
+        self._description = description.document(tees)
 
         app = web.Application(client_max_size=MAX_BODY_BYTES)
         for route in (
             *guests.routes(),
             *admins.routes(),
             web.get(HEALTH, _healthy, allow_head=False),
-            web.get(PREFIX + "/openapi.json", _described, allow_head=False),
+            web.get(PREFIX + "/openapi.json", self._described, allow_head=False),
         ):
             # Not as a middleware of the library: it keeps those for ever, and what they hold.
             handler = partial(self._answered, route.handler)
@@ -77,6 +80,10 @@ class KbsListener:
         """Stops accepting, lets requests in flight finish, closes what is idle."""
         await self._acceptor.drain(self._drain_seconds)
         await self._runner.cleanup()
+
+    async def _described(self, request: web.Request) -> web.Response:
+        del request
+        return answers.succeeded(self._description)
 
     async def _answered(self, handler: Handler, request: web.Request) -> web.StreamResponse:
         """One request: every failure is an answer in JSON, and one line in the log."""
@@ -182,8 +189,3 @@ def _route(request: web.Request) -> str:
 async def _healthy(request: web.Request) -> web.Response:
     del request
     return web.Response()
-
-
-async def _described(request: web.Request) -> web.Response:
-    del request
-    return answers.succeeded(description.document())

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from verdictd_py.domain.evidence import InitData, Tee
-from verdictd_py.encoding import JsonValue, decode_object, encode_base64, encode_object, shown
-from verdictd_py.errors import EvidenceFormat, RequestError
+from verdictd_py.domain.evidence import InitData
+from verdictd_py.encoding import JsonValue, decode_object, encode_base64, encode_object
+from verdictd_py.errors import RequestError
 from verdictd_py.protocols.rcar.versions import Version, served
 
 MAX_BODY_BYTES: Final = 2 * 1024 * 1024
@@ -35,11 +35,12 @@ class Challenge:
     """What one guest has to answer, once.
 
     Attributes:
+        tee: name of the TEE, as the registry has it.
         nonce: base64, exactly as the guest got it and as its evidence covers it.
     """
 
     version: Version
-    tee: Tee
+    tee: str
     nonce: str
 
 
@@ -61,8 +62,10 @@ class Attestation:
     init_data: InitData | None = None
 
 
-def parse_auth(body: bytes) -> tuple[Version, Tee]:
-    """The first request: `{"version","tee","extra-params"}`.
+def parse_auth(body: bytes) -> tuple[Version, str]:
+    """Return version and TEE of the first request, `{"version","tee","extra-params"}`.
+
+    The TEE is the text that the guest sent: the caller looks it up.
 
     What a guest could choose in `extra-params` (a hash) is chosen for it: SHA-384, which
     every guest takes where the answer names none.
@@ -70,18 +73,12 @@ def parse_auth(body: bytes) -> tuple[Version, Tee]:
     Raises:
         RequestError: another shape.
         ProtocolVersionRefused: a version that is not served.
-        EvidenceFormat: a TEE that nobody knows.
     """
     if len(body) > MAX_AUTH_BYTES:
         raise RequestError(f"the request is longer than {MAX_AUTH_BYTES} bytes")
     members = decode_object(body, "the request")
     version = served(_text(members, "version"))
-    named = _text(members, "tee")
-    try:
-        tee = Tee(named)
-    except ValueError:
-        raise EvidenceFormat(f"evidence of {shown(named)} is not served here") from None
-    return version, tee
+    return version, _text(members, "tee")
 
 
 def challenge(nonce: bytes) -> tuple[str, bytes]:
