@@ -65,7 +65,7 @@ def appraiser(
     events: MemoryEvents | None = None,
     *,
     insecure_accept_anyone: bool = False,
-    allow_rtmr3_mismatch: bool = False,
+    allow_unlogged: bool = False,
     history: History | None = None,
     seconds: float | None = None,
 ) -> Appraiser:
@@ -76,7 +76,7 @@ def appraiser(
         clock=lambda: NOW,
         events=events or MemoryEvents(),
         insecure_accept_anyone=insecure_accept_anyone,
-        allow_unlogged=allow_rtmr3_mismatch,
+        allow_unlogged=allow_unlogged,
         history=history,
         seconds=seconds,
     )

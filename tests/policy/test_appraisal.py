@@ -360,12 +360,12 @@ async def test_a_status_may_have_a_grace_by_name(
     if behind is not None:
         claims["tcbBehindDays"] = behind
     data = json.dumps({"tcbStatus": ["UpToDate"], "tcbGraceDays": graces, "rtmr1": []})
-    policy = RegoAppraisalPolicy(Documents(default_documents("tdx", data)))
+    policy = RegoAppraisalPolicy(Documents(default_documents("tdx", data)), TEES)
     reasons = await policy.failures("tdx", claims)
     assert (reasons == ()) is accepted
     if not accepted:
         assert reasons[0].rule == "tcbStatus"
     pinned = json.dumps({"tcbGraceDays": graces, "rtmr1": ["cd" * 48]})
-    policy = RegoAppraisalPolicy(Documents(default_documents("tdx", pinned)))
+    policy = RegoAppraisalPolicy(Documents(default_documents("tdx", pinned)), TEES)
     rules = {reason.rule for reason in await policy.failures("tdx", claims)}
     assert rules == ({"rtmr1"} if accepted else {"tcbStatus", "rtmr1"})

@@ -25,18 +25,17 @@ from tests.policy.support import (
     tdx_claims,
     without,
 )
-from tests.support.tees import TEES
-from verdictd_py.domain.evidence import TDX_MEASUREMENTS
+from tests.support.tees import TDX, TEES
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy
 from verdictd_py.policy.engine import CompiledPolicy
-from verdictd_py.policy.explain import DEFAULT_TCB
 from verdictd_py.policy.reference import parse_data
 from verdictd_py.ports import PolicyDocuments
+from verdictd_py.tees.intel.tee import ACCEPTED_TCB
 
 PINNABLE = (
-    *TDX_MEASUREMENTS,
+    *TDX.measurements,
     *("mrServiceTd", "reportData", "teeTcbSvn", "teeTcbSvn2"),
     *("tdAttributes", "xfam", "fmspc", "tcbDate"),
 )
@@ -79,9 +78,9 @@ class TestTdx:
     def test_tcb_status(self, status: str) -> None:
         """defects.md 9: a platform out of date is refused unless the operator says otherwise."""
         claims = tdx_claims(tcbStatus=status)
-        same: tuple[object, ...] = (None, {}, {"tcbStatus": []}, {"tcbStatus": list(DEFAULT_TCB)})
+        same: tuple[object, ...] = (None, {}, {"tcbStatus": []}, {"tcbStatus": list(ACCEPTED_TCB)})
         for data in same:
-            assert allowed("tdx", claims, data) == (status in DEFAULT_TCB)
+            assert allowed("tdx", claims, data) == (status in ACCEPTED_TCB)
         assert allowed("tdx", claims, {"tcbStatus": [status]}) == (status != "Revoked")
         assert not allowed("tdx", claims, {"tcbStatus": ["Other"]})
 
@@ -138,7 +137,7 @@ class TestTdx:
 
     def test_the_packaged_data_names_every_measurement(self) -> None:
         data = parse_data((POLICIES / "tdxData").read_text(encoding="utf-8"))
-        assert data == {"tcbStatus": list(DEFAULT_TCB), **{name: [] for name in TDX_MEASUREMENTS}}
+        assert data == {"tcbStatus": list(ACCEPTED_TCB), **{name: [] for name in TDX.measurements}}
 
 
 class TestSgx:
@@ -178,7 +177,7 @@ class TestSgx:
         """defects.md 9."""
         data: Claims = {"mrEnclave": [], "mrSigner": [], "productId": 0, "svn": 0}
         claims = sgx_claims(tcbStatus=status, debug=False)
-        assert allowed("sgx", claims) == (status in DEFAULT_TCB)
+        assert allowed("sgx", claims) == (status in ACCEPTED_TCB)
         pinned = {**data, "tcbStatus": [status]}
         assert allowed("sgx", claims, pinned) == (status != "Revoked")
         assert not allowed("sgx", claims, {**data, "tcbStatus": ["Other"]})
@@ -205,7 +204,7 @@ def test_nothing_that_misses_its_pin_is_accepted(
     claims = without(tdx_claims(**changes), *gone)
     status = claims.get("tcbStatus")
     accepted = data.get("tcbStatus", [])
-    accepted = list(DEFAULT_TCB) if accepted == [] else accepted
+    accepted = list(ACCEPTED_TCB) if accepted == [] else accepted
     fits = [
         claims.get("debug") is False,
         isinstance(status, str) and isinstance(accepted, list) and status in accepted,
@@ -228,7 +227,7 @@ async def test_a_refusal_always_has_a_reason_and_an_acceptance_none(
 ) -> None:
     """defects.md 17."""
     claims = without(tdx_claims(**changes), *gone)
-    policy = RegoAppraisalPolicy(Documents(default_documents("tdx", json.dumps(data))))
+    policy = RegoAppraisalPolicy(Documents(default_documents("tdx", json.dumps(data))), TEES)
     reasons = await policy.failures("tdx", claims)
     assert (reasons == ()) == allowed("tdx", claims, data)
     assert all(reason.text for reason in reasons)
@@ -311,7 +310,7 @@ async def test_opa_reads_policies_of_the_originals_syntax_as_this_engine_does(
             cases.append(without(good, *chance.sample(keys, chance.randrange(2))))
         (tmp_path / "data.json").write_text(json.dumps(data), encoding="utf-8")
         answers = _ask_opa(tmp_path / "v0.rego", tmp_path / "data.json", cases, "--v0-compatible")
-        policy = RegoAppraisalPolicy(Documents(PolicyDocuments(V0_POLICY, json.dumps(data))))
+        policy = RegoAppraisalPolicy(Documents(PolicyDocuments(V0_POLICY, json.dumps(data))), TEES)
         ours = [await policy.failures("sgx", claims) == () for claims in cases]
         ordered = [_has_numbers(data) and _has_numbers(claims) for claims in cases]
         assert ours == [opa and numbers for opa, numbers in zip(answers, ordered, strict=True)]

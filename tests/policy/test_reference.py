@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.policy.support import POLICIES
-from verdictd_py.domain.evidence import SGX_MEASUREMENTS, TDX_MEASUREMENTS
+from tests.support.tees import SGX, TDX, TEES
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy.engine import CompiledPolicy
 from verdictd_py.policy.reference import MAX_DATA_BYTES, MAX_DATA_DEPTH, parse_data, unpinned
@@ -60,7 +60,7 @@ def test_the_reader_raises_its_own_error_only(text: str) -> None:
     try:
         found = parse_data(text)
     except PolicyInvalid:
-        assert unpinned(text) == ()
+        assert unpinned(text, TDX.measurements) == ()
         return
     assert found == json.loads(text)
 
@@ -77,23 +77,21 @@ def test_data_nested_under_another_name_cannot_reach_the_verdict() -> None:
 @pytest.mark.parametrize(
     ("text", "tee", "names"),
     [
-        ("{}", None, TDX_MEASUREMENTS),
-        ("{}", "sgx", SGX_MEASUREMENTS),
+        ("{}", "tdx", TDX.measurements),
+        ("{}", "sgx", SGX.measurements),
         ("{}", "csv", ()),
-        ((POLICIES / "tdxData").read_text(), None, TDX_MEASUREMENTS),
-        ((POLICIES / "sgxData").read_text(), None, SGX_MEASUREMENTS),
-        ('{"svn": 0, "mrSigner": ["a"]}', None, ("mrEnclave",)),
+        ((POLICIES / "tdxData").read_text(), "tdx", TDX.measurements),
+        ((POLICIES / "sgxData").read_text(), "sgx", SGX.measurements),
+        ('{"svn": 0, "mrSigner": ["a"]}', "sgx", ("mrEnclave",)),
         (
             '{"rtmr1": ["a"], "mrTd": ["b"]}',
-            None,
-            ("rtmr0", "rtmr2", "rtmr3", *TDX_MEASUREMENTS[5:]),
+            "tdx",
+            ("rtmr0", "rtmr2", "rtmr3", *TDX.measurements[5:]),
         ),
-        (json.dumps({name: ["a"] for name in TDX_MEASUREMENTS}), None, ()),
-        (json.dumps(dict.fromkeys(TDX_MEASUREMENTS, "a")), None, ()),
-        ("broken", None, ()),
+        (json.dumps({name: ["a"] for name in TDX.measurements}), "tdx", ()),
+        (json.dumps(dict.fromkeys(TDX.measurements, "a")), "tdx", ()),
+        ("broken", "tdx", ()),
     ],
 )
-def test_which_measurements_are_not_pinned(
-    text: str, tee: str | None, names: tuple[str, ...]
-) -> None:
-    assert unpinned(text, tee) == names
+def test_which_measurements_are_not_pinned(text: str, tee: str, names: tuple[str, ...]) -> None:
+    assert unpinned(text, TEES.measurements(tee)) == names

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-from verdictd_py.storage.defaults import default_documents
 
 from tests.support.tees import TEES
 from verdictd_py.encoding import JsonValue
@@ -48,7 +47,7 @@ def documents(policy: str, data: str = "{}") -> PolicyDocuments:
 
 @pytest.mark.parametrize("tee", ["tdx", "sgx"])
 async def test_the_packaged_policies_pass(tee: str) -> None:
-    await PolicySandbox(TEES).check(default_documents(tee), tee)
+    await PolicySandbox(TEES).check(TEES.named(tee).documents.defaults(), tee)
 
 
 @pytest.mark.parametrize(

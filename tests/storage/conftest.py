@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.tees import TEES
+from tests.support.tees import PROVING, TEES
 from tests.system.broker import Recorder
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.layout import prepare
@@ -25,7 +25,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def directory(data: Path) -> Iterator[Directory]:
-    opened, warnings = prepare(data)
+    opened, warnings = prepare(data, PROVING)
     assert warnings == ()
     yield opened
     opened.close()

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from verdictd_py.storage.defaults import POLICY_FILES, PROVED, default_documents, default_file
 
-from tests.support.tees import TEES
+from tests.support.tees import PROVING, TEES
 from verdictd_py.domain.names import Name
 from verdictd_py.errors import NotFound, StorageError
+from verdictd_py.packaged import default_file
 from verdictd_py.ports import PolicyDocuments
 from verdictd_py.storage.layout import prepare
 from verdictd_py.storage.stores import DirectoryDocumentStore
@@ -20,25 +20,25 @@ POLICY = Name.parse("tdxPolicy.rego")
 DATA = Name.parse("tdxData")
 
 
-@pytest.mark.parametrize("tee", PROVED)
+@pytest.mark.parametrize("tee", ["tdx", "sgx"])
 async def test_documents_are_those_of_the_directory_at_once(
     documents: DirectoryDocumentStore, data: Path, tee: str
 ) -> None:
-    assert await documents.documents(tee) == default_documents(tee)
-    for name, text in zip(POLICY_FILES[tee], ("package policy\n", '{"ü": 1}'), strict=True):
+    assert await documents.documents(tee) == TEES.named(tee).documents.defaults()
+    for name, text in zip(
+        TEES.named(tee).documents.names, ("package policy\n", '{"ü": 1}'), strict=True
+    ):
         (data / "opa" / name).write_text(text, encoding="utf-8")
     assert await documents.documents(tee) == PolicyDocuments("package policy\n", '{"ü": 1}')
 
 
-@pytest.mark.parametrize("tee", sorted(set(Tee) - set(POLICY_FILES)))
+@pytest.mark.parametrize("tee", ["snp", "none", ""])
 async def test_other_tees_have_none(documents: DirectoryDocumentStore, tee: str) -> None:
-    with pytest.raises(NotFound, match=f"no policy is kept for {tee}"):
+    with pytest.raises(NotFound, match=f"there is no policy for {tee}"):
         await documents.documents(tee)
-    with pytest.raises(NotFound, match=f"no policy is packaged for {tee}"):
-        default_documents(tee)
 
 
-@pytest.mark.parametrize("missing", POLICY_FILES["tdx"])
+@pytest.mark.parametrize("missing", TEES.named("tdx").documents.names)
 async def test_half_of_the_documents_is_none(
     documents: DirectoryDocumentStore, data: Path, missing: str
 ) -> None:
@@ -94,8 +94,9 @@ async def test_a_name_of_three_segments_leads_through_no_link(
 
 
 def test_the_tee_of_a_name(documents: DirectoryDocumentStore) -> None:
-    for tee, names in POLICY_FILES.items():
-        assert [documents.tee_of(Name.parse(name)) for name in names] == [tee, tee]
+    for tee in TEES:
+        names = [documents.tee_of(Name.parse(name)) for name in tee.documents.names]
+        assert names == [tee.name, tee.name]
     assert documents.tee_of(Name.parse("mine.rego")) is None
     assert documents.tee_of(Name.parse("opa/x/tdxData")) is None
 
@@ -114,9 +115,9 @@ def test_the_example_key_is_the_guides() -> None:
 
 
 async def test_sample_guests_have_documents_only_where_they_may_come(tmp_path: Path) -> None:
-    directory, _ = prepare(tmp_path / "without")
+    directory, _ = prepare(tmp_path / "without", PROVING)
     with pytest.raises(NotFound):
         await DirectoryDocumentStore(directory, TEES).documents("sample")
-    directory, _ = prepare(tmp_path / "with", sample=True)
+    directory, _ = prepare(tmp_path / "with", [tee.documents for tee in TEES])
     found = await DirectoryDocumentStore(directory, TEES).documents("sample")
-    assert found == default_documents("sample")
+    assert found == TEES.named("sample").documents.defaults()

@@ -11,6 +11,9 @@ from verdictd_py.tees.intel.tee import VENDOR, IntelService
 from verdictd_py.tees.registry import known_tees
 
 TEES = known_tees()
+PROVING = tuple(tee.documents for tee in TEES if tee.proves)
+"""Documents that every data directory has."""
+
 TDX, SGX = TEES.named("tdx"), TEES.named("sgx")
 
 

@@ -11,6 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from tests.support.tees import TDX
 from tests.system.broker import KID, running_broker
 from tests.system.certificates import Certificates
 from tests.system.channel import store
@@ -18,7 +19,6 @@ from tests.system.keyprovider_client import LAYER, KeyProviderClient
 from verdictd_py import daemon as app
 from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py._generated import verdictd_v1_pb2_grpc as v1_grpc
-from verdictd_py.domain.evidence import TDX_MEASUREMENTS
 from verdictd_py.errors import ConfigError
 from verdictd_py.simulator import SimulatedPlatform
 
@@ -76,7 +76,7 @@ async def test_readiness_says_whether_everything_is_pinned(
         response = health_pb2.HealthCheckResponse
         assert await health(broker.client_api, "verdictd.pinned") == response.NOT_SERVING
         assert await health(broker.client_api, "") == response.SERVING
-        everything = {name: ["ab" * 48] for name in TDX_MEASUREMENTS}
+        everything = {name: ["ab" * 48] for name in TDX.measurements}
         store(broker, "opa/tdxData", json.dumps(everything).encode())
         assert await broker.daemon.refresh_readiness() == ()
         assert await health(broker.client_api, "verdictd.pinned") == response.SERVING

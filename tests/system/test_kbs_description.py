@@ -19,6 +19,7 @@ from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS
 
 from tests.guest.support import attested, session_id, tdx_guest
+from tests.support.tees import TEES
 from tests.system.broker import Recorder
 from tests.system.kbs import PATH, running_kbs, url_of
 from tests.system.kbs_admins import AdminTokens, bearing
@@ -27,7 +28,7 @@ from verdictd_py.listeners.kbs import description
 EXAMPLES: Final = 15
 """Requests of each operation, caller and kind: some 900 in all."""
 
-DOCUMENT: Final[dict[str, Any]] = json.loads(description.document())
+DOCUMENT: Final[dict[str, Any]] = json.loads(description.document(TEES))
 OPERATIONS: Final = sorted(
     (method, path)
     for path, item in DOCUMENT["paths"].items()

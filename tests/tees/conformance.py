@@ -56,12 +56,12 @@ class VerifierConformance:
 
     def test_name_and_tee(self) -> None:
         assert re.fullmatch(r"[a-z][a-z0-9_-]*", self.case.verifier.name)
-        assert self.case.verifier.tee is self.case.good.tee != "none"
+        assert self.case.verifier.tee == self.case.good.tee != "none"
 
     def test_good_evidence(self) -> None:
         case = self.case
         found = run(case.verifier.verify(case.good, now=case.now))
-        assert found.tee is case.good.tee
+        assert found.tee == case.good.tee
         assert found.report_data == case.report_data
         assert found.claims["reportData"] == case.report_data.hex()
         assert found.claims["debug"] is False
@@ -99,9 +99,9 @@ class VerifierConformance:
             with pytest.raises(AttestationError):
                 run(self.case.verifier.verify(self.case.good, now=now))
 
-    @pytest.mark.parametrize("tee", str)
+    @pytest.mark.parametrize("tee", ["tdx", "sgx", "sample", "toy", "snp", "none", ""])
     def test_other_tees(self, tee: str) -> None:
-        if tee is not self.case.verifier.tee:
+        if tee != self.case.verifier.tee:
             error = self._refuse(replace(self.case.good, tee=tee))
             assert isinstance(error, EvidenceFormat)
 

@@ -45,8 +45,8 @@ class TestSgx(VerifierConformance):
 class TestToy(VerifierConformance):
     case = Case(
         verifier=ToyVerifier(b"key"),
-        good=Evidence("snp", toy_quote(b"key", REPORT_DATA), None, "toy"),
-        debug=Evidence("snp", toy_quote(b"key", REPORT_DATA, debug=True), None, "toy"),
+        good=Evidence("toy", toy_quote(b"key", REPORT_DATA), None, "toy"),
+        debug=Evidence("toy", toy_quote(b"key", REPORT_DATA, debug=True), None, "toy"),
         stranger=ToyVerifier(b"other"),
         report_data=REPORT_DATA,
         now=NOW,
