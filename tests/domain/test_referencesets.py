@@ -74,7 +74,7 @@ GOOD = json.loads(written({"tdx": {"one": made(A)}}))
     "change",
     [
         lambda good: [],
-        lambda good: {"tdy": {}},
+        lambda good: {"../x": {}},
         lambda good: {"tdx": []},
         lambda good: {"tdx": {"../x": good["tdx"]["one"]}},
         lambda good: {"tdx": {"one": 1}},

@@ -227,7 +227,7 @@ os.setgroups([])
 os.setgid({NOBODY})
 os.setuid({NOBODY})
 try:
-    print(prepare(Path(sys.argv[1]), PROVING)[1])
+    print(prepare(Path(sys.argv[1]), [])[1])
 except ConfigError as error:
     sys.exit(str(error))
 """

@@ -91,7 +91,7 @@ class Handshakes:
         version, named = messages.parse_auth(body)
         tee = self._tees.of_rcar(named)
         name = NO_TEE if tee is None else tee.name
-        if (tee is None and named != NO_TEE) or not self._appraiser.serves(name):
+        if not self._appraiser.serves(name):
             raise EvidenceFormat(f"evidence of {shown(named)} is not served here")
         nonce, answer = messages.challenge(self._random(messages.NONCE_BYTES))
         session_id = self._random(_ID_BYTES).hex()

@@ -147,7 +147,7 @@ def test_the_legacy_form_of_sgx_has_its_own_oid() -> None:
     def sgx(data: bytes) -> bytes:
         return quote_for(data, tee_type=0)
 
-    der_ = issue(Form.LEGACY, key=ec_key(), quote_for=sgx, now=NOW)
+    der_ = issue(Form.LEGACY, key=ec_key(), quote_for=sgx, now=NOW, oid=VENDOR + "6")
     assert certificate.read(der_, TEES, now=NOW).tee == "sgx"
     assert der.oid(VENDOR + "6") in der.read_certificate(der_).extensions
 
