@@ -1,5 +1,5 @@
 # Shorthand for ./dev, which does the work.
-COMMANDS := demo test coverage lint format types imports stubs package audit lock
+COMMANDS := demo test coverage lint format types imports stubs docs citations package audit lock
 .PHONY: $(COMMANDS)
 $(COMMANDS):
 	./dev $@

@@ -16,6 +16,9 @@ from verdictd_py.cli import daemon
 from verdictd_py.cli.management.upstream import OPTIONS
 from verdictd_py.cli.verdict import COMMANDS, build_parser
 from verdictd_py.config import ENVIRONMENT_PREFIX, Settings
+from verdictd_py.domain.events import CATALOGUE
+from verdictd_py.domain.eventtypes import About
+from verdictd_py.events.audit import MAX_LIMITED_PER_MINUTE
 from verdictd_py.listeners.kbs import answers, description
 from verdictd_py.tees.registry import known_tees
 
@@ -41,6 +44,7 @@ def main(argv: list[str]) -> int:
         "verdict-py.md": "".join(commands()),
         "clientapi.md": "".join(api("clientapi")),
         "verdictd-v1.md": "".join(api("verdictd_v1")),
+        "events.md": "".join(events()),
         "kbs-errors.md": "".join(kbs_errors()),
         "kbs-openapi.json": json.dumps(json.loads(description.document(known_tees())), indent=1)
         + "\n",
@@ -141,6 +145,51 @@ def kbs_errors() -> Iterator[str]:
         )
     for other in answers.OTHERS:
         yield _row(str(other.status), f"`{other.variant}`", "-", other.meaning, other.remedy)
+
+
+def events() -> Iterator[str]:
+    yield (
+        f"{NOTE}\n# Events\n\n"
+        "The daemon logs each of these events as one line: time, level, name, fields. With\n"
+        "`--log-format json` the line is a JSON object. A text or list that is longer than\n"
+        "its bound is cut there, and a marker such as `...[12 more characters]` follows. A\n"
+        "secret is replaced by its size.\n\n"
+        "Audited events are also written to the audit trail below `audit/` of the data\n"
+        "directory, before they are logged. If the record cannot be written, a secret is not\n"
+        "released. *limited* means that unauthenticated peers can cause the event: at most\n"
+        f"{MAX_LIMITED_PER_MINUTE} such records are written in a minute, and `audit.not-kept`\n"
+        "has the number of the others.\n\n"
+        "| event | level | audited | when |\n| --- | --- | --- | --- |\n"
+    )
+    for kind in CATALOGUE:
+        spec, when = kind.spec, kind.__doc__ or ""
+        yield _row(f"[`{spec.name}`](#{_anchor(spec.name)})", spec.level, spec.audit, when)
+    for kind in CATALOGUE:
+        yield f"\n## {kind.spec.name}\n\n{kind.__doc__}\n\n"
+        if not kind.spec.fields:
+            yield "No fields.\n"
+            continue
+        yield "| field | type | bound | meaning |\n| --- | --- | --- | --- |\n"
+        for field in kind.spec.fields.values():
+            yield _row(
+                f"`{field.name}`",
+                field.type + (", optional" if field.optional else ""),
+                _bound(field.about),
+                field.about.meaning,
+            )
+
+
+def _bound(about: About) -> str:
+    texts = [
+        f"{number} {unit}"
+        for number, unit in ((about.items, "items"), (about.characters, "characters"))
+        if number is not None
+    ]
+    return " of ".join(texts) or "-"
+
+
+def _anchor(title: str) -> str:
+    return title.replace(".", "")
 
 
 def api(name: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from jwcrypto import jwe as other_jwe
 from jwcrypto import jwk as other_jwk
 
-from tests.broker.support import (
+from tests.support.memory import (
     NOW,
     MemoryEvents,
     MemoryKeys,
@@ -22,18 +22,20 @@ from tests.broker.support import (
     ScriptedPolicy,
     ScriptedVerifier,
 )
-from tests.protocols.rcar.support import jwk_of, private_key
+from tests.support.rcar import jwk_of, private_key
 from tests.support.tees import TEES
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.handshakes import Handshakes
 from verdictd_py.broker.release import Releaser
 from verdictd_py.domain.appraisal import AppraisedPeer
+from verdictd_py.domain.events import SecretReleased
+from verdictd_py.domain.eventtypes import Event
 from verdictd_py.domain.evidence import VerifiedEvidence
 from verdictd_py.domain.names import KeyId, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Reason, StorageError
-from verdictd_py.ports import EventValue, Kind, SessionStore
+from verdictd_py.ports import Kind, SessionStore
 from verdictd_py.protocols.rcar.tokens import Tokens
 from verdictd_py.storage.sessions import MemorySessionStore
 
@@ -92,10 +94,10 @@ class BrokenSessions(MemorySessionStore):
 
 
 class RefusesToRecord(MemoryEvents):
-    def record(self, event: str, /, **fields: EventValue) -> None:
-        if event == "secret.released":
+    def record(self, event: Event) -> None:
+        if isinstance(event, SecretReleased):
             raise StorageError("the audit trail cannot be written")
-        super().record(event, **fields)
+        super().record(event)
 
 
 @dataclass

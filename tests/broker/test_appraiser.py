@@ -12,7 +12,8 @@ from hashlib import sha384
 
 import pytest
 
-from tests.broker.support import (
+from tests.support.eventlogs import command_line, event, written
+from tests.support.memory import (
     BINDING,
     EVIDENCE,
     NOW,
@@ -22,13 +23,13 @@ from tests.broker.support import (
     ScriptedPolicy,
     ScriptedVerifier,
 )
-from tests.formats.test_eventlog import command_line, event, written
 from tests.support.tees import TEES
 from verdictd_py import errors
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.history import History, Judgement, Verdict
 from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
 from verdictd_py.domain.callers import Caller, Right
+from verdictd_py.domain.events import GuestAccepted, GuestNotJudged, GuestRefused
 from verdictd_py.domain.evidence import Evidence, InitData, VerifiedEvidence
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import (
@@ -110,18 +111,15 @@ async def test_what_everybody_accepts_is_accepted() -> None:
     peer = AppraisedPeer.of(appraisal, address=ADDRESS)
     assert (peer.tee, peer.appraisal_id, peer.claims) == ("tdx", appraisal.id, claims)
     assert events.events == [
-        (
-            "guest.accepted",
-            {
-                "peer": ADDRESS,
-                "appraisal": appraisal.id,
-                "code": "ok",
-                "tee": "tdx",
-                "form": "test",
-                "tcb_status": "UpToDate",
-                "evidence": VERIFIED.digest,
-                "reasons": (),
-            },
+        GuestAccepted(
+            peer=ADDRESS,
+            appraisal=appraisal.id,
+            code="ok",
+            tee="tdx",
+            form="test",
+            tcb_status="UpToDate",
+            evidence=VERIFIED.digest,
+            reasons=(),
         )
     ]
 
@@ -150,9 +148,9 @@ async def test_whoever_refuses_the_peer_is_refused(
     assert len(policy.asked) == (where == "policy")
     assert (appraisal.evidence is None) == (where != "policy")
     assert appraisal.tee is (None if where == "reading" else "tdx")
-    ((name, fields),) = events.events
-    assert (name, fields["code"], fields["peer"]) == ("guest.refused", kind.code, ADDRESS)
-    assert fields["reasons"] == (MR_TD.text,)
+    (event,) = events.events
+    assert isinstance(event, GuestRefused)
+    assert (event.code, event.peer, event.reasons) == (kind.code, ADDRESS, (MR_TD.text,))
 
 
 async def test_without_evidence_nobody_is_asked() -> None:
@@ -259,10 +257,11 @@ async def test_what_cannot_be_judged_now_is_neither_accepted_nor_refused() -> No
     assert events.events == []
     with pytest.raises(CollateralUnavailable):
         await judge.admit(reads(EVIDENCE), address=ADDRESS)
-    ((event, fields),) = events.events
-    assert event == "guest.not-judged"
-    assert fields.pop("appraisal")
-    assert fields == {"peer": ADDRESS, "code": "collateral-unavailable", "reason": str(later)}
+    (event,) = events.events
+    assert isinstance(event, GuestNotJudged)
+    assert event.appraisal
+    assert (event.peer, event.code) == (ADDRESS, "collateral-unavailable")
+    assert event.reason == str(later)
 
 
 async def test_what_takes_too_long_is_not_judged_and_recorded_by_its_id() -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tests.broker.http_guests import ADDRESS, PATH, SECRET, Broker, answer, opened
-from tests.broker.support import NOW
-from tests.protocols.rcar.support import jwk_of
+from tests.support.memory import NOW
+from tests.support.rcar import jwk_of
 from verdictd_py.errors import (
     CollateralUnavailable,
     EvidenceFormat,

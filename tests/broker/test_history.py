@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.broker.support import NOW, VERIFIED
+from tests.support.memory import NOW, VERIFIED
 from tests.support.tees import TEES
 from verdictd_py.broker.history import History, Judgement, Verdict
 from verdictd_py.domain.appraisal import Appraisal

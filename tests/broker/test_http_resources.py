@@ -19,8 +19,8 @@ from tests.broker.http_guests import (
     answer,
     opened,
 )
-from tests.broker.support import NOW
-from tests.protocols.rcar.support import jwk_of
+from tests.support.memory import NOW
+from tests.support.rcar import jwk_of
 from verdictd_py.domain.evidence import VerifiedEvidence
 from verdictd_py.domain.names import ResourcePath
 from verdictd_py.encoding import JsonValue

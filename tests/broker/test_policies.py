@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tests.broker.support import NOW, VERIFIED, MemoryEvents
+from tests.support.memory import NOW, VERIFIED, MemoryEvents
 from tests.support.tees import TEES
 from verdictd_py.broker.history import History, Judgement
 from verdictd_py.broker.policies import PolicyAdministrator

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.broker.support import MemoryEvents, MemoryKeys, MemoryResources, accepted_peer
+from tests.support.memory import MemoryEvents, MemoryKeys, MemoryResources, accepted_peer
 from verdictd_py.broker import ciphers
 from verdictd_py.broker.release import Releaser
 from verdictd_py.domain.appraisal import AppraisedPeer
+from verdictd_py.domain.eventtypes import Event
 from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.domain.wrapping import Algorithm, WrappedBlob
@@ -22,7 +23,7 @@ from verdictd_py.errors import (
     StorageError,
     VerdictdError,
 )
-from verdictd_py.ports import EventValue, Kind
+from verdictd_py.ports import Kind
 
 ONE, TWO, BROKEN, MISSING = (
     KeyId.parse(name) for name in ("one", "default/key/2", "broken", "default/key/none")
@@ -37,7 +38,7 @@ GCM, CTR = Algorithm.AES_GCM, Algorithm.A256CTR
 class RefusesToRecord(MemoryEvents):
     """An audit trail whose disk is full."""
 
-    def record(self, event: str, /, **fields: EventValue) -> None:
+    def record(self, event: Event) -> None:
         raise StorageError("the audit trail cannot be written")
 
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from tests.broker.support import MemoryEvents, MemoryKeys
+from tests.support.memory import MemoryEvents, MemoryKeys
 from verdictd_py.broker.wrapping import Wrapper
 from verdictd_py.domain.callers import ROLES, Caller
 from verdictd_py.domain.names import KeyId
@@ -242,7 +242,7 @@ async def test_no_event_has_a_secret() -> None:
     setup = Setup()
     packet = await setup.wrapper.wrap(WRAPS, GUIDE, OPTSDATA)
     await setup.wrapper.unwrap(ADMIN, packet)
-    text = repr(setup.events.events)
+    text = setup.events.text
     assert "23 secret bytes" in text
     assert "symkey" not in text
     assert "1234567890" not in text

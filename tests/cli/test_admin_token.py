@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from jwcrypto import jwk, jws
 
-from tests.cli.command import Run, run, run_here
+from tests.support.command import Run, run, run_here
 from verdictd_py import daemon as app
 from verdictd_py.errors import NotAuthorized, TokenInvalid
 from verdictd_py.listeners.kbs.files import read_admins

@@ -12,8 +12,8 @@ from typing import Any, Final
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.cli.command import Ended, Run, run_all, run_here
-from tests.formats.test_eventlog import command_line, event, written
+from tests.support.command import Ended, Run, run_all, run_here
+from tests.support.eventlogs import command_line, event, written
 from tests.support.vectors import vector
 from verdictd_py import daemon as app
 from verdictd_py.formats.eventlog import EventLog

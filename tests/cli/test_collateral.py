@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest_asyncio
 
-from tests.cli.command import Run, run_all
-from tests.cli.verdict import beside
-from tests.system.broker import running_broker
-from tests.tees.pccs import Pccs, running_pccs
+from tests.support.broker import running_broker
+from tests.support.command import Run, run_all
+from tests.support.pccs import Pccs, running_pccs
+from tests.support.verdict import beside
 from verdictd_py import daemon as app
 from verdictd_py.simulator import SimulatedPlatform, collateral_json
 from verdictd_py.simulator.pcs import PcsAnswer

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.cli.command import port_of, running_daemon
-from tests.system.broker import Recorder
+from tests.support.broker import Recorder
+from tests.support.command import port_of, running_daemon
 from verdictd_py import __version__, config
 from verdictd_py import daemon as app
 from verdictd_py.config import Settings, Unsafe

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import Ended, run_here
+from tests.support.command import Ended, run_here
 from tests.support.vectors import vector
 
 PROGRAM = "verdictd-py eventlog"

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import Ended, Run, run, run_all, run_here, running_daemon
-from tests.system.broker import KEY, KID
+from tests.support.broker import KEY, KID
+from tests.support.command import Ended, Run, run, run_all, run_here, running_daemon
 from verdictd_py import __version__
 from verdictd_py import daemon as app
 from verdictd_py.broker import ciphers

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from jwcrypto import jwk
 
-from tests.cli.command import Ended, run_here
-from tests.guest.stand_in import StandIn, quote_in, standing_in
+from tests.support.command import Ended, run_here
+from tests.support.stand_in import StandIn, quote_in, standing_in
 from verdictd_py.cli.guest.tokens import read_token
 from verdictd_py.guest.rcar.messages import Version, init_data_digest
 

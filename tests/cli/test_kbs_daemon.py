@@ -18,9 +18,9 @@ import pytest
 import trustme
 from cryptography import x509
 
-from tests.cli.command import RunningDaemon, port_of, running_daemon
-from tests.system.kbs_admins import AdminTokens, bearing
-from tests.system.kbs_raw import request
+from tests.support.command import RunningDaemon, port_of, running_daemon
+from tests.support.kbs_admins import AdminTokens, bearing
+from tests.support.kbs_raw import request
 
 SECONDS = 20
 CANARY = "canary-4711-must-not-be-seen"

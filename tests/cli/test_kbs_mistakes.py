@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from tests.cli.command import Run, run_all, run_here
+from tests.support.command import Run, run_all, run_here
 
 FREE = ("--listen", "127.0.0.1:0", "--client-api", "127.0.0.1:0")
 HTTP = ("--kbs-http", "127.0.0.1:0")

@@ -9,9 +9,9 @@ from uuid import UUID
 
 import pytest
 
-from tests.cli.command import Ended, Run, run, run_all
-from tests.system.broker import KEY, KID
-from tests.system.keyprovider_client import (
+from tests.support.broker import KEY, KID
+from tests.support.command import Ended, Run, run, run_all
+from tests.support.keyprovider_client import (
     LAYER,
     b64,
     opened,

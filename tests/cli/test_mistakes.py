@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import Ended, Run, run_all, run_here
+from tests.support.command import Ended, Run, run_all, run_here
 
 FREE = ("--listen", "127.0.0.1:0", "--client-api", "127.0.0.1:0")
 

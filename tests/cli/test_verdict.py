@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pysequoia import Tsk
 
-from tests.cli.command import Ended
-from tests.cli.verdict import verdict
-from tests.system.broker import KEY, KID, RunningBroker, running_broker
-from tests.system.channel import store
+from tests.support.broker import KEY, KID, RunningBroker, running_broker
+from tests.support.channel import store
+from tests.support.command import Ended
+from tests.support.verdict import verdict
 from verdictd_py import daemon as app
 from verdictd_py.cli.verdict import COMMANDS, build_parser
 from verdictd_py.simulator import SimulatedPlatform

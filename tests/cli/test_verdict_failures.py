@@ -15,10 +15,10 @@ import grpc
 import pytest
 import trustme
 
-from tests.cli.command import environment
-from tests.cli.verdict import verdict
-from tests.system.broker import running_broker
-from tests.system.certificates import Certificates
+from tests.support.broker import running_broker
+from tests.support.certificates import Certificates
+from tests.support.command import environment
+from tests.support.verdict import verdict
 from verdictd_py import daemon as app
 from verdictd_py.simulator import SimulatedPlatform
 

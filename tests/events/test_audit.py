@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-import ast
 import errno
+import hashlib
+import importlib
 import json
 import os
+import pkgutil
+import re
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 
-from tests.system.broker import KEY, KID, Recorder, running_broker
+from tests.support.broker import KEY, KID, running_broker
+from tests.support.events import RecordedEvents
 from verdictd_py import broker
 from verdictd_py import daemon as app
 from verdictd_py.cli import audit as command
+from verdictd_py.domain.events import (
+    AuditClosed,
+    AuditNotKept,
+    GuestRefused,
+    KeyRead,
+    RequestAnswered,
+    ResourceSet,
+    SecretReleased,
+    WrapRequested,
+)
+from verdictd_py.domain.eventtypes import About, Audit, Event, Level, event
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError, StorageError
-from verdictd_py.events.audit import AUDITED, MAX_STRANGERS_PER_MINUTE, AuditTrail, verify
+from verdictd_py.events.audit import MAX_LIMITED_PER_MINUTE, AuditTrail, sealed, verify
 from verdictd_py.guest.connection import BrokerRefused
 from verdictd_py.simulator import SimulatedPlatform
 
@@ -31,9 +47,30 @@ class Clock:
         return self.now
 
 
+REFUSED = GuestRefused(
+    peer="192.0.2.1:5",
+    appraisal="a1",
+    code="policy-refused",
+    tee=None,
+    form="test",
+    tcb_status=None,
+    evidence=None,
+    reasons=("r1", "r2"),
+)
+
+
+def released(path: str) -> SecretReleased:
+    return SecretReleased(peer="192.0.2.1:5", appraisal="a1", tee="tdx", what="key", path=path)
+
+
 @pytest.fixture
-def trail(tmp_path: Path) -> AuditTrail:
-    trail = AuditTrail(tmp_path, Recorder(), monotonic=Clock())
+def log() -> RecordedEvents:
+    return RecordedEvents()
+
+
+@pytest.fixture
+def trail(tmp_path: Path, log: RecordedEvents) -> AuditTrail:
+    trail = AuditTrail(tmp_path, log, monotonic=Clock())
     trail.open()
     return trail
 
@@ -45,11 +82,10 @@ def lines(directory: Path) -> list[bytes]:
 
 def test_records_are_kept_in_order_and_verify(trail: AuditTrail, tmp_path: Path) -> None:
     for number in range(5):
-        trail.record("secret.released", path=f"keys/{number}", key=SecretBytes(KEY))
-    trail.record("request.answered", command="version")
+        trail.record(released(f"keys/{number}"))
+    trail.record(RequestAnswered(peer="192.0.2.1:5", command="version", answer_bytes=2))
     kept = lines(tmp_path)
     assert [json.loads(line)["fields"]["path"] for line in kept] == [f"keys/{n}" for n in range(5)]
-    assert b"<32 secret bytes>" in kept[0]
     assert verify(iter(kept))[0] == 5
     (file,) = tmp_path.glob("*.jsonl")
     assert file.stat().st_mode & 0o777 == 0o600
@@ -58,7 +94,7 @@ def test_records_are_kept_in_order_and_verify(trail: AuditTrail, tmp_path: Path)
 @pytest.mark.parametrize("damage", ["change", "remove", "swap", "insert", "cut", "garbage", "deep"])
 def test_every_damage_shows(trail: AuditTrail, tmp_path: Path, damage: str) -> None:
     for number in range(4):
-        trail.record("secret.released", path=f"keys/{number}")
+        trail.record(released(f"keys/{number}"))
     kept = lines(tmp_path)
     match damage:
         case "change":
@@ -79,31 +115,62 @@ def test_every_damage_shows(trail: AuditTrail, tmp_path: Path, damage: str) -> N
         verify(iter(kept))
 
 
-def test_the_end_cut_off_shows_against_the_log(trail: AuditTrail, tmp_path: Path) -> None:
-    log = trail._log
-    assert isinstance(log, Recorder)
+def test_a_line_changed_and_sealed_again_does_not_fit_the_next(
+    trail: AuditTrail, tmp_path: Path
+) -> None:
+    """An attacker who computes a new digest must rewrite every later line too."""
     for number in range(3):
-        trail.record("secret.released", path=f"keys/{number}")
+        trail.record(released(f"keys/{number}"))
+    kept = lines(tmp_path)
+    members = json.loads(kept[1])
+    del members["digest"]
+    members["fields"]["path"] = "keys/9"
+    kept[1], _ = sealed(members, members["previous"])
+    with pytest.raises(StorageError, match="line 3 does not follow the line before it"):
+        verify(iter(kept))
+
+
+def test_a_line_of_another_trail_does_not_fit(tmp_path: Path) -> None:
+    """It has the right number and a good seal of its own."""
+    kept = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        trail = AuditTrail(tmp_path / name, RecordedEvents(), monotonic=Clock())
+        trail.open()
+        for number in range(2):
+            trail.record(released(f"keys/{name}/{number}"))
+        kept.append(lines(tmp_path / name))
+    with pytest.raises(StorageError, match="line 2 does not follow the line before it"):
+        verify(iter([kept[0][0], kept[1][1]]))
+
+
+def test_the_end_cut_off_shows_against_the_log(
+    trail: AuditTrail, log: RecordedEvents, tmp_path: Path
+) -> None:
+    for number in range(3):
+        trail.record(released(f"keys/{number}"))
     trail.close()
-    (closed,) = log.named("audit.closed")
-    assert verify(iter(lines(tmp_path))) == (closed["records"], closed["digest"])
-    assert verify(iter(lines(tmp_path)[:-1])) != (closed["records"], closed["digest"])
+    (closed,) = log.of(AuditClosed)
+    assert verify(iter(lines(tmp_path))) == (closed.records, closed.digest)
+    assert verify(iter(lines(tmp_path)[:-1])) != (closed.records, closed.digest)
 
 
-def test_strangers_cannot_fill_the_disk(tmp_path: Path) -> None:
+def test_unauthenticated_peers_cannot_fill_the_disk(tmp_path: Path) -> None:
     clock = Clock()
-    trail = AuditTrail(tmp_path, Recorder(), monotonic=clock)
+    log = RecordedEvents()
+    trail = AuditTrail(tmp_path, log, monotonic=clock)
     trail.open()
-    for _ in range(MAX_STRANGERS_PER_MINUTE + 50):
-        trail.record("guest.refused", peer="192.0.2.1:5")
-    trail.record("secret.released", path="keys/x")
-    assert len(lines(tmp_path)) == MAX_STRANGERS_PER_MINUTE + 1
+    for _ in range(MAX_LIMITED_PER_MINUTE + 50):
+        trail.record(REFUSED)
+    trail.record(released("keys/x"))
+    assert len(lines(tmp_path)) == MAX_LIMITED_PER_MINUTE + 1
     clock.now = 61
-    trail.record("guest.refused", peer="192.0.2.1:5")
+    trail.record(REFUSED)
     kept = [json.loads(line) for line in lines(tmp_path)]
     assert kept[-2]["event"] == "audit.not-kept"
     assert kept[-2]["fields"] == {"refusals": 50}
-    assert verify(iter(lines(tmp_path)))[0] == MAX_STRANGERS_PER_MINUTE + 3
+    assert log.of(AuditNotKept) == [AuditNotKept(refusals=50)]
+    assert verify(iter(lines(tmp_path)))[0] == MAX_LIMITED_PER_MINUTE + 3
 
 
 async def test_what_cannot_be_recorded_is_not_released(
@@ -125,49 +192,130 @@ async def test_what_cannot_be_recorded_is_not_released(
         assert (await guest.keks([KID]))[KID].reveal() == KEY
 
 
-def test_whatever_the_use_cases_do_is_kept() -> None:
-    """All of it but what precedes something that is."""
-    texts = [file.read_text() for file in Path(broker.__file__).parent.glob("*.py")]
-    calls = [
-        node.args[0]
-        for text in texts
-        for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr == "record"
+def test_all_events_of_the_use_cases_are_audited() -> None:
+    """Except those that precede one that is."""
+    modules = [
+        importlib.import_module(module.name)
+        for module in pkgutil.iter_modules(broker.__path__, f"{broker.__name__}.")
     ]
-    named = {
-        each.value
-        for call in calls
-        for each in ast.walk(call)
-        if isinstance(each, ast.Constant) and isinstance(each.value, str)
+    used = {
+        kind
+        for module in modules
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, Event)
     }
-    assert len(named) > 15
-    assert named - AUDITED == {"wrap.requested", "key.read"}
+    assert len(used) > 15
+    assert {kind for kind in used if kind.spec.audit is Audit.NO} == {WrapRequested, KeyRead}
+
+
+class Watched(RecordedEvents):
+    """A log that notes how many lines the audit trail has when an event reaches the log."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.directory = directory
+        self.counts: list[int] = []
+
+    def record(self, event: Event) -> None:
+        super().record(event)
+        self.counts.append(len(lines(self.directory)))
+
+
+def test_an_event_is_audited_before_it_is_logged(tmp_path: Path) -> None:
+    log = Watched(tmp_path)
+    trail = AuditTrail(tmp_path, log)
+    trail.open()
+    trail.record(released("keys/1"))
+    trail.record(REFUSED)
+    assert log.names == ["audit.opened", "secret.released", "guest.refused"]
+    assert log.counts == [0, 1, 2]
+
+
+def test_an_event_that_cannot_be_audited_is_not_logged(
+    trail: AuditTrail, log: RecordedEvents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its caller then does not do what the log would report."""
+
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(StorageError):
+        trail.record(released("keys/1"))
+    monkeypatch.undo()
+    assert log.names == ["audit.opened"]
+
+
+def test_the_form_of_a_line_is_unchanged(trail: AuditTrail, tmp_path: Path) -> None:
+    """Existing files and the tools that read them depend on each byte."""
+    trail.record(ResourceSet(caller="uid 0", path="resources/a/b/\u00fc", content=SecretBytes(KEY)))
+    trail.record(REFUSED)
+    first, second = lines(tmp_path)
+    time = r'"time":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+\+00:00"'
+    digest = r'"digest":"([0-9a-f]{64})"'
+    match = re.fullmatch(
+        r"\{" + digest + r',"event":"resource.set","fields":'
+        r'\{"caller":"uid 0","content":"<32 secret bytes>","path":"resources/a/b/\\u00fc"\},'
+        r'"number":0,"previous":"0{64}",' + time + r"\}\n",
+        first.decode("ascii"),
+    )
+    assert match is not None
+    expected = (
+        r"\{" + digest + r',"event":"guest.refused","fields":\{"appraisal":"a1",'
+        r'"code":"policy-refused","evidence":null,"form":"test","peer":"192.0.2.1:5",'
+        r'"reasons":\["r1","r2"\],"tcb_status":null,"tee":null\},'
+        r'"number":1,"previous":"' + match[1] + '",' + time + r"\}\n"
+    )
+    assert re.fullmatch(expected, second.decode("ascii"))
+
+
+def test_a_file_of_an_earlier_version_verifies() -> None:
+    """A line whose fields are not those of the catalogue."""
+    earlier = (
+        b'{"digest":"DIGEST","event":"secret.released","fields":{"path":"keys/x"},'
+        b'"number":0,"previous":"' + b"0" * 64 + b'","time":"2026-11-24T12:00:00+00:00"}'
+    )
+    body = earlier.replace(b'"digest":"DIGEST",', b"")
+    digest = hashlib.sha256(body).hexdigest()
+    assert verify(iter([earlier.replace(b"DIGEST", digest.encode()) + b"\n"])) == (1, digest)
+
+
+@event("vendor.rebooted", level=Level.WARNING, audit=Audit.YES)
+class VendorRebooted(Event):
+    """A plug-in's event."""
+
+    host: Annotated[str, About("Name of the host.", characters=8)]
+
+
+def test_an_event_of_a_plug_in_is_audited(trail: AuditTrail, tmp_path: Path) -> None:
+    trail.record(VendorRebooted(host="a-long-host-name"))
+    (line,) = lines(tmp_path)
+    assert json.loads(line)["event"] == "vendor.rebooted"
+    assert json.loads(line)["fields"] == {"host": "a-long-h...[8 more characters]"}
 
 
 def test_a_half_written_line_is_taken_back(
     trail: AuditTrail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = os.write
-    trail.record("secret.released", path="keys/1")
+    trail.record(released("keys/1"))
     monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:10]))
     with pytest.raises(StorageError):
-        trail.record("secret.released", path="keys/2")
+        trail.record(released("keys/2"))
     monkeypatch.undo()
-    trail.record("secret.released", path="keys/3")
+    trail.record(released("keys/3"))
     assert verify(iter(lines(tmp_path)))[0] == 2
 
 
 def test_a_directory_that_is_gone_stops_the_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="audit trail"):
-        AuditTrail(tmp_path / "none", Recorder()).open()
+        AuditTrail(tmp_path / "none", RecordedEvents()).open()
 
 
 def test_the_command_says_which_file_was_changed(
     trail: AuditTrail, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trail.record("secret.released", path="keys/1")
+    trail.record(released("keys/1"))
     (file,) = tmp_path.glob("*.jsonl")
     assert command.run(["verify", str(file)]) == 0
     assert "1 records, digest " in capsys.readouterr().out

@@ -9,9 +9,10 @@ import tomllib
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from verdictd_py.domain.evidence import InitData
 from verdictd_py.errors import EvidenceFormat
 from verdictd_py.formats import initdata
@@ -279,7 +280,7 @@ def test_nested_values_count_and_long_texts_do_not() -> None:
 
 
 @given(st.sampled_from(["toml", "json"]), st.text(st.characters(codec=None), max_size=200))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_only_its_own_error(form: str, body: str) -> None:
     try:
         initdata.parse(InitData(form, body))
@@ -293,7 +294,7 @@ FRAGMENTS = st.sampled_from(
 
 
 @given(st.lists(FRAGMENTS, max_size=40).map("".join))
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_the_bound_on_keys_refuses_nothing_else(body: str) -> None:
     """What `tomllib` reads and what has no key deeper than 16 is read."""
     try:

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pysequoia import Cert, Tsk
 from pysequoia.packet import PacketPile, Tag
@@ -140,7 +140,6 @@ def test_secret_keys_are_refused_and_not_repeated(content: bytes) -> None:
         EDITOR.listed(content)
 
 
-@settings(deadline=None)
 @given(st.sampled_from([bytes(ANN), bytes(ANN_SECRET)]), st.data())
 def test_no_message_shows_bytes_of_a_key(content: bytes, data: st.DataObject) -> None:
     """Some of the library's own do: `7 unused bits not zeroed: (b4)`."""
@@ -303,7 +302,6 @@ def test_a_stored_keyring_that_cannot_be_read_is_said(stored: bytes) -> None:
             ask()
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=80), st.integers(0, len(bytes(ANN))))
 def test_whatever_comes_in_is_refused_or_a_certificate(junk: bytes, cut: int) -> None:
     for content in (junk, bytes(ANN)[:cut] + junk):

@@ -8,7 +8,7 @@ import json
 import pytest
 from jwcrypto import jwk
 
-from tests.guest.fake import SECRET, sealed, sealed_as_before_0_2_0
+from tests.support.fake_kbs import SECRET, sealed, sealed_as_before_0_2_0
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import ConfigError

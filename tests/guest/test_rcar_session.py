@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 import trustme
 
-from tests.guest.fake import (
+from tests.support.fake_kbs import (
     CHALLENGE,
     ERRORS,
     SECRET,
@@ -25,7 +25,7 @@ from tests.guest.fake import (
     sealed,
     sealed_as_before_0_2_0,
 )
-from tests.guest.support import attest, connected, sample_guest, session_id, use_session_id
+from tests.support.rcar_guests import attest, connected, sample_guest, session_id, use_session_id
 from verdictd_py.domain.names import ResourcePath
 from verdictd_py.errors import ConfigError
 from verdictd_py.guest.connection import BrokerRefused, BrokerUnreachable

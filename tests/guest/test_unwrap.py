@@ -12,8 +12,8 @@ import pytest
 import pytest_asyncio
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from tests.guest.fake import FakeKbs, error, sealed
-from tests.guest.support import connected, sample_guest
+from tests.support.fake_kbs import FakeKbs, error, sealed
+from tests.support.rcar_guests import connected, sample_guest
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.domain.wrapping import Algorithm
 from verdictd_py.errors import ConfigError, DecryptionFailed, RequestError

@@ -7,7 +7,7 @@ import gc
 
 import pytest
 
-from tests.system.broker import Recorder
+from tests.support.broker import Recorder
 from verdictd_py.listeners.errors import unhandled
 
 SECRET = "9f2c-what-the-exception-says"

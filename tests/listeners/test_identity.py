@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from tests.system.broker import Recorder
+from tests.support.broker import Recorder
 from verdictd_py import daemon as app
 from verdictd_py.errors import ConfigError
 from verdictd_py.listeners.identity import RETRY, RenewedIdentity

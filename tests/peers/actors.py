@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.cli.command import COMMAND, environment
 from tests.peers.clients import ImageCopier, program
+from tests.support.command import COMMAND, environment
 
 SECONDS = 60
 

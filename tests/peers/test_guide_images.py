@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import running_daemon
 from tests.peers import oci
 from tests.peers.actors import (
     Owner,
@@ -28,7 +27,8 @@ from tests.peers.actors import (
 )
 from tests.peers.clients import image_copier, program
 from tests.peers.registry import running_registry
-from tests.system.broker import KEY, KID
+from tests.support.broker import KEY, KID
+from tests.support.command import running_daemon
 from verdictd_py import daemon as app
 from verdictd_py.guest.attesters import COLLATERAL_FILE, simulated_platform
 

@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from tests.peers import oci
 from tests.peers.clients import ImageCopier, image_copier, run_copier
-from tests.system.broker import KEY, KID, RunningBroker, running_broker
+from tests.support.broker import KEY, KID, RunningBroker, running_broker
 from verdictd_py import daemon as app
 from verdictd_py.protocols.keyprovider.packet import AnnotationPacket
 from verdictd_py.simulator import SimulatedPlatform

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import environment
 from tests.peers import oci
 from tests.peers.clients import RUN_SECONDS, ImageCopier, image_copier, run_copier
-from tests.system.broker import RunningBroker
-from tests.system.kbs import running_kbs, url_of
+from tests.support.broker import RunningBroker
+from tests.support.command import environment
+from tests.support.kbs import running_kbs, url_of
 from verdictd_py import daemon as app
 from verdictd_py.protocols.keyprovider.packet import AnnotationPacket
 from verdictd_py.protocols.rcar.versions import Version

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.policy.support import (
@@ -25,6 +25,7 @@ from tests.policy.support import (
     tdx_claims,
     without,
 )
+from tests.support.examples import examples
 from tests.support.tees import TDX, TEES
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
@@ -195,7 +196,7 @@ some_claims = st.dictionaries(names, st.one_of(pool, pool, odd))
 some_data = st.dictionaries(names, st.one_of(st.lists(pool, max_size=3), st.lists(odd), odd))
 
 
-@settings(max_examples=70)
+@examples(70)
 @given(changes=some_claims, gone=st.sets(names), data=some_data)
 def test_nothing_that_misses_its_pin_is_accepted(
     changes: Claims, gone: set[str], data: Claims
@@ -220,7 +221,7 @@ def _fits(measured: JsonValue, values: JsonValue) -> bool:
     return not values or (isinstance(measured, str) and measured in values)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(changes=some_claims, gone=st.sets(names), data=some_data)
 async def test_a_refusal_always_has_a_reason_and_an_acceptance_none(
     changes: Claims, gone: set[str], data: Claims

@@ -7,9 +7,10 @@ import os
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.formats import eventlog, initdata
@@ -192,7 +193,7 @@ def test_values_are_equal_in_the_engine_as_in_json(one: object, two: object) -> 
     assert policy.evaluate({"x": one}).allow == (_typed(one) == _typed(two))  # type: ignore[dict-item]
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(text=st.text(max_size=40))
 def test_whatever_the_text_compiling_raises_its_own_error_only(text: str) -> None:
     for policy in (text, HEAD + text, HEAD + "allow if {" + text + "}"):

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tests.broker.support import accepted_peer
 from tests.policy.support import POLICIES
+from tests.support.memory import accepted_peer
 from verdictd_py.domain.names import Name
 from verdictd_py.errors import NotFound
 from verdictd_py.policy.release import RegoReleasePolicy

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 import pytest
 from cryptography import x509
 
-from tests.simulator.conftest import NOW, judge
+from tests.simulator.support import NOW, judge
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import PlatformOptions, SimulatedPlatform, pcs_answer
 

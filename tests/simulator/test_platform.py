@@ -12,7 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from tests.simulator.conftest import NOW, judge
+from tests.simulator.support import NOW, judge
 from verdictd_py.simulator import (
     BACKDATE,
     RELAUNCH_STATUSES,

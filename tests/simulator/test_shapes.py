@@ -8,7 +8,7 @@ from typing import Any
 import dcap_qvl
 import pytest
 
-from tests.simulator.conftest import NOW
+from tests.simulator.support import NOW
 from tests.support.vectors import vector
 from verdictd_py.simulator import SimulatedPlatform, collateral_json
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulator.conftest import NOW, judge
+from tests.simulator.support import NOW, judge
 from verdictd_py.errors import ConfigError
 from verdictd_py.simulator import PlatformOptions, SimulatedPlatform
 

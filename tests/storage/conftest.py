@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.broker import Recorder
 from tests.support.tees import PROVING, TEES
-from tests.system.broker import Recorder
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.layout import prepare
 from verdictd_py.storage.stores import (

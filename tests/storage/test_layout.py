@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.broker import Recorder
 from tests.support.tees import PROVING, TEES
-from tests.system.broker import Recorder
 from verdictd_py.domain.names import resource_named
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.broker import Recorder
 from tests.support.tees import PROVING
-from tests.system.broker import Recorder
 from verdictd_py.domain.names import LEGACY_RESOURCES, ResourcePath, resource_named
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import AlreadyExists, NotFound, RequestError, StorageError

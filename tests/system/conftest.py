@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.kbs_admins import AdminTokens
+from tests.support.kbs_admins import AdminTokens
 
 
 @pytest.fixture

@@ -14,9 +14,8 @@ import pytest
 import pytest_asyncio
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from tests.support.vectors import from_guide
-from tests.system.broker import KEY, KID, RunningBroker, running_broker
-from tests.system.channel import (
+from tests.support.broker import KEY, KID, RunningBroker, running_broker
+from tests.support.channel import (
     VERSIONS,
     answer,
     ask,
@@ -30,6 +29,7 @@ from tests.system.channel import (
     send_records,
     store,
 )
+from tests.support.vectors import from_guide
 from verdictd_py import daemon as app
 from verdictd_py.guest.attesters import guest_context
 from verdictd_py.guest.connection import GuestConnection

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.system.broker import KEY, KID, RunningBroker, running_broker
-from tests.system.channel import SECONDS, answer, encoded, nothing_stays, records, rest, store
-from tests.system.channel import send_records as send
+from tests.support.broker import KEY, KID, RunningBroker, running_broker
+from tests.support.channel import SECONDS, answer, encoded, nothing_stays, records, rest, store
+from tests.support.channel import send_records as send
 from verdictd_py import daemon as app
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
 from verdictd_py.simulator import SimulatedPlatform

@@ -19,9 +19,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from tests.system.broker import KEY, KID, RunningBroker, running_broker
-from tests.system.channel import assert_no_secret, nothing_stays, store
-from tests.system.test_openssl_peer import OPENSSL, Client
+from tests.support.broker import KEY, KID, RunningBroker, running_broker
+from tests.support.channel import assert_no_secret, nothing_stays, store
+from tests.support.openssl import OPENSSL, Client
 from verdictd_py import daemon as app
 from verdictd_py.protocols.ratstls.issue import Form, PrivateKey, issue
 from verdictd_py.simulator import SimulatedPlatform

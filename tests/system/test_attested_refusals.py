@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
 
-from tests.protocols.ratstls.support import DICE, VENDOR, extensions_of, key_der, self_signed
-from tests.system.broker import KEY, KID, RunningBroker, running_broker
-from tests.system.channel import (
+from tests.support.bad_guests import (
+    Contexts,
+    anothers_extension,
+    anothers_quote,
+    fresh_key,
+    issued,
+    of_another_root,
+    simulated,
+)
+from tests.support.broker import KEY, KID, RunningBroker, running_broker
+from tests.support.channel import (
     VERSIONS,
     assert_no_secret,
     encoded,
@@ -29,18 +35,18 @@ from tests.system.channel import (
     send_records,
     store,
 )
+from tests.support.events import RecordedEvents
+from tests.support.ratstls import key_der
 from verdictd_py import daemon as app
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.errors import ConfigError
-from verdictd_py.formats.collateral import Collateral
-from verdictd_py.guest.attesters import guest_context, use_certificate
+from verdictd_py.guest.attesters import use_certificate
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
 from verdictd_py.protocols.ratstls.issue import Form, issue
 from verdictd_py.protocols.ratstls.session import TlsSession, client_context
 from verdictd_py.simulator import Flaw, PlatformOptions, SimulatedPlatform, TdMeasurements
 
 MARK = "a-command-that-nobody-may-look-at"
-Contexts = Callable[[RunningBroker], SSL.Context]
 
 
 @pytest.fixture
@@ -74,83 +80,6 @@ async def refused(broker: RunningBroker, context: SSL.Context) -> dict[str, Any]
     expected = f"refused: {event['code']}; ask the operator about {event['appraisal']}"
     assert answer == expected
     return event
-
-
-def fresh_key() -> ec.EllipticCurvePrivateKey:
-    return ec.generate_private_key(ec.SECP256R1())
-
-
-def with_certificate(key: ec.EllipticCurvePrivateKey, certificate: bytes) -> SSL.Context:
-    context = client_context(key_der(key))
-    use_certificate(context, certificate)
-    return context
-
-
-class FixedQuote:
-    """An attester that shows one quote, whatever it is asked to vouch for."""
-
-    def __init__(self, quote: bytes) -> None:
-        self._quote = quote
-
-    def quote(self, report_data: bytes) -> bytes:
-        del report_data
-        return self._quote
-
-    def endorsements(self, now: datetime) -> Collateral | None:
-        del now
-        return None
-
-
-def anothers_quote(form: Form) -> Contexts:
-    """The quote of guest A in a certificate that is B's otherwise."""
-
-    def context(broker: RunningBroker) -> SSL.Context:
-        quotes: list[bytes] = []
-
-        def kept(report_data: bytes) -> bytes:
-            quotes.append(broker.attester().quote(report_data))
-            return quotes[0]
-
-        issue(form, key=fresh_key(), quote_for=kept, now=broker.now)
-        return guest_context(FixedQuote(quotes[0]), form, now=broker.now)
-
-    return context
-
-
-def anothers_extension(form: Form) -> Contexts:
-    """The whole evidence of guest A, claims and all, in a certificate for the key of B."""
-
-    def context(broker: RunningBroker) -> SSL.Context:
-        quote_for = broker.attester().quote
-        extensions = extensions_of(
-            issue(form, key=fresh_key(), quote_for=quote_for, now=broker.now)
-        )
-        oid = VENDOR + "8" if form is Form.LEGACY else DICE
-        key = fresh_key()
-        day = timedelta(days=1)
-        certificate = self_signed(
-            [(oid, *extensions[oid])], key=key, begin=broker.now - day, end=broker.now + day
-        )
-        return with_certificate(key, certificate)
-
-    return context
-
-
-def issued(after: timedelta) -> Contexts:
-    """A genuine guest whose certificate was made some time before or after now."""
-    return lambda broker: guest_context(broker.attester(), Form.CURRENT, now=broker.now + after)
-
-
-def simulated(**how: Any) -> Contexts:
-    return lambda broker: broker.context(broker.attester(**how))
-
-
-def of_another_root(*, endorse: bool) -> Contexts:
-    def context(broker: RunningBroker) -> SSL.Context:
-        other = dataclasses.replace(broker, platform=SimulatedPlatform.create(now=broker.now))
-        return broker.context(other.attester(endorse=endorse))
-
-    return context
 
 
 YEAR_AND_A_DAY = timedelta(days=366)
@@ -294,7 +223,7 @@ async def test_nullverifier_needs_its_flag(tmp_path: Path) -> None:
     """defects.md 7: upstream fell back to it by itself."""
     settings = Settings(verifier=("nullverifier",), data_dir=tmp_path / "data")
     with pytest.raises(ConfigError, match="--insecure-nullverifier"):
-        app.Daemon(settings, Unsafe(), _Silent())
+        app.Daemon(settings, Unsafe(), RecordedEvents())
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -313,11 +242,6 @@ async def test_nullverifier_takes_clients_without_certificate(
         async with broker.guest() as guest:
             assert await guest.version() == "v1"
         assert {"flag": "--insecure-nullverifier"} in broker.events.named("unsafe.option")
-
-
-class _Silent:
-    def record(self, event: str, /, **fields: object) -> None:
-        del event, fields
 
 
 @asynccontextmanager

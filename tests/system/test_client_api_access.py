@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.access import client_of, client_of_user, may_do_everything, may_wrap_only
-from tests.system.broker import KID, running_broker
-from tests.system.keyprovider_client import KeyProviderClient
+from tests.support.access import client_of, client_of_user, may_do_everything, may_wrap_only
+from tests.support.broker import KID, running_broker
+from tests.support.keyprovider_client import KeyProviderClient
 from verdictd_py import daemon as app
 from verdictd_py.errors import ConfigError
 from verdictd_py.listeners import loopback

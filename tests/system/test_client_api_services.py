@@ -11,11 +11,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from tests.support.broker import KID, running_broker
+from tests.support.certificates import Certificates
+from tests.support.channel import store
+from tests.support.keyprovider_client import LAYER, KeyProviderClient
 from tests.support.tees import TDX
-from tests.system.broker import KID, running_broker
-from tests.system.certificates import Certificates
-from tests.system.channel import store
-from tests.system.keyprovider_client import LAYER, KeyProviderClient
 from verdictd_py import daemon as app
 from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py._generated import verdictd_v1_pb2_grpc as v1_grpc

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 import trustme
 
-from tests.system.access import (
+from tests.support.access import (
     cannot_connect,
     client_of,
     may_do_everything,
     may_do_nothing,
     may_wrap_only,
 )
-from tests.system.broker import KID, running_broker
-from tests.system.certificates import Certificates
-from tests.system.keyprovider_client import KeyProviderClient
+from tests.support.broker import KID, running_broker
+from tests.support.certificates import Certificates
+from tests.support.keyprovider_client import KeyProviderClient
 from verdictd_py import daemon as app
 from verdictd_py.errors import ConfigError
 from verdictd_py.simulator import SimulatedPlatform

@@ -14,8 +14,9 @@ import pytest
 import pytest_asyncio
 import trustme
 
-from tests.system.broker import RunningBroker, running_broker
-from tests.tees.pccs import Pccs, running_pccs
+from tests.support.broker import RunningBroker, running_broker
+from tests.support.events import RecordedEvents
+from tests.support.pccs import Pccs, running_pccs
 from verdictd_py import daemon as app
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.errors import ConfigError
@@ -207,10 +208,5 @@ def test_what_cannot_be_used_is_said_at_start(
         app.Daemon(
             Settings(data_dir=tmp_path / "data", **given),  # type: ignore[arg-type]  # a table
             Unsafe(),
-            _Silent(),
+            RecordedEvents(),
         )
-
-
-class _Silent:
-    def record(self, event: str, /, **fields: object) -> None:
-        del event, fields

@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import pytest_asyncio
 
-from tests.system.broker import RunningBroker, running_broker
+from tests.support.broker import RunningBroker, running_broker
 from verdictd_py import daemon as app
 from verdictd_py._generated import clientapi_pb2 as messages
 from verdictd_py._generated import clientapi_pb2_grpc as services

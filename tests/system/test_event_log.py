@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.formats.test_eventlog import command_line, event, written
-from tests.system.broker import RunningBroker, running_broker
-from tests.system.channel import store
-from tests.system.test_swapped_evidence import read
+from tests.support.broker import running_broker
+from tests.support.channel import store
+from tests.support.eventlogs import written
+from tests.support.measured_boot import BOOT, judged
 from verdictd_py import daemon as app
-from verdictd_py.broker.appraiser import Appraiser
-from verdictd_py.domain.appraisal import Appraisal
-from verdictd_py.formats.eventlog import EventLog
-from verdictd_py.protocols.ratstls.issue import Form, issue
-from verdictd_py.simulator import SimulatedPlatform, TdMeasurements
-from verdictd_py.tees.tdx import tee as tdx
+from verdictd_py.simulator import SimulatedPlatform
 
-BOOT = (command_line(b"quiet"), event(1, 0x80000007, b"action"))
 POLICY = b"""package policy
 
 import rego.v1
@@ -31,19 +23,6 @@ allow if input.eventLog.kernelCommandLine == data.commandLine
 
 reasons contains "another command line" if not allow
 """
-
-
-async def judged(broker: RunningBroker, log: bytes, *, rtmr3: bytes = bytes(48)) -> Appraisal:
-    """A guest that measured BOOT, and `rtmr3`, and shows `log`."""
-    td = TdMeasurements(**{**EventLog(BOOT, tdx.REGISTERS).replay(), "rtmr3": rtmr3})  # type: ignore[arg-type]  # by name
-    certificate = issue(
-        Form.CURRENT,
-        key=ec.generate_private_key(ec.SECP256R1()),
-        quote_for=broker.attester(measurements=td).quote,
-        now=broker.now,
-    )
-    appraiser: Appraiser = broker.daemon._attested._appraiser
-    return await appraiser.judge(lambda now: replace(read(certificate, now), event_log=log))
 
 
 @pytest.mark.parametrize("allowed", [False, True])

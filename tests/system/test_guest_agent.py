@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.cli.command import environment, run_here
-from tests.system.broker import KEY, KID, RunningBroker, running_broker
-from tests.system.channel import store
-from tests.system.keyprovider_client import LAYER, KeyProviderClient, b64, unwrap_input, wrap_input
+from tests.support.broker import KEY, KID, RunningBroker, running_broker
+from tests.support.channel import store
+from tests.support.command import environment, run_here
+from tests.support.keyprovider_client import LAYER, KeyProviderClient, b64, unwrap_input, wrap_input
 from verdictd_py import daemon as app
 from verdictd_py.config import Address
 from verdictd_py.errors import ConfigError

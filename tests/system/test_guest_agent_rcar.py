@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import environment
-from tests.guest.stand_in import StandIn, standing_in
-from tests.system.broker import KID, running_broker
-from tests.system.keyprovider_client import LAYER, KeyProviderClient, unwrap_input, wrap_input
+from tests.support.broker import KID, running_broker
+from tests.support.command import environment
+from tests.support.keyprovider_client import LAYER, KeyProviderClient, unwrap_input, wrap_input
+from tests.support.stand_in import StandIn, standing_in
 from verdictd_py import daemon as app
 from verdictd_py.simulator import SimulatedPlatform
 

@@ -10,8 +10,8 @@ import pytest
 import pytest_asyncio
 from OpenSSL import SSL
 
+from tests.support.broker import KEY, KID, RunningBroker, running_broker
 from tests.support.vectors import from_guide
-from tests.system.broker import KEY, KID, RunningBroker, running_broker
 from verdictd_py import daemon as app
 from verdictd_py.errors import EvidenceMissing
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection

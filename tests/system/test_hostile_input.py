@@ -13,7 +13,7 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from tests.system.broker import KEY, KID, RunningBroker, running_broker
+from tests.support.broker import KEY, KID, RunningBroker, running_broker
 from verdictd_py import daemon as app
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.guest.attesters import guest_context

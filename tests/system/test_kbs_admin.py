@@ -12,9 +12,9 @@ import httpx
 import pytest
 from jwcrypto import jwk, jws
 
-from tests.system.broker import RunningBroker
-from tests.system.kbs import running_kbs, url_of
-from tests.system.kbs_admins import (
+from tests.support.broker import RunningBroker
+from tests.support.kbs import running_kbs, url_of
+from tests.support.kbs_admins import (
     OTHER_KEY,
     POLICY,
     AdminTokens,

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.system.broker import KEY, RunningBroker
-from tests.system.kbs import SECRET, url_of
-from tests.system.kbs_admins import (
+from tests.support.broker import KEY, RunningBroker
+from tests.support.kbs import SECRET, url_of
+from tests.support.kbs_admins import (
     OTHER_KEY,
     POLICY,
     AdminTokens,

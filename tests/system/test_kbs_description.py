@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS
 
-from tests.guest.support import attested, session_id, tdx_guest
+from tests.support.broker import Recorder
+from tests.support.kbs import PATH, running_kbs, url_of
+from tests.support.kbs_admins import AdminTokens, bearing
+from tests.support.rcar_guests import attested, session_id, tdx_guest
 from tests.support.tees import TEES
-from tests.system.broker import Recorder
-from tests.system.kbs import PATH, running_kbs, url_of
-from tests.system.kbs_admins import AdminTokens, bearing
 from verdictd_py.listeners.kbs import description
 
 EXAMPLES: Final = 15

@@ -8,10 +8,10 @@ from typing import Any
 
 from cryptography import x509
 
-from tests.cli.command import port_of
-from tests.guest.support import attested, tdx_guest
-from tests.system.kbs import PATH, SECRET, running_kbs, url_of
-from tests.system.kbs_raw import SECONDS
+from tests.support.command import port_of
+from tests.support.kbs import PATH, SECRET, running_kbs, url_of
+from tests.support.kbs_raw import SECONDS
+from tests.support.rcar_guests import attested, tdx_guest
 
 
 async def said_by(*command: str) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.broker import RunningBroker
-from tests.system.kbs import running_kbs
-from tests.system.kbs_raw import SECONDS, Link, linked, request
+from tests.support.broker import RunningBroker
+from tests.support.kbs import running_kbs
+from tests.support.kbs_raw import SECONDS, Link, linked, request
 
 AUTH = b'{"version":"0.4.0","tee":"tdx","extra-params":""}'
 DRAIN_SECONDS = 2.0

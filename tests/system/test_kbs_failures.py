@@ -17,11 +17,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from tests.guest.support import attested, connected, session_id, tdx_guest, use_session_id
-from tests.system.broker import KEY, KID, RunningBroker
-from tests.system.kbs import PATH, SECRET, running_kbs, url_of
-from tests.system.kbs_raw import all_closed, linked, request
-from tests.tees.pccs import Pccs, running_pccs
+from tests.support.broker import KEY, KID, RunningBroker
+from tests.support.kbs import PATH, SECRET, running_kbs, url_of
+from tests.support.kbs_raw import all_closed, linked, request
+from tests.support.pccs import Pccs, running_pccs
+from tests.support.rcar_guests import attested, connected, session_id, tdx_guest, use_session_id
 from verdictd_py import daemon as app
 from verdictd_py.guest.rcar.errors import KbsRefused
 from verdictd_py.guest.rcar.session import RcarSession

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.broker import RunningBroker
-from tests.system.kbs import running_kbs
-from tests.system.kbs_raw import SECONDS, all_closed, linked
+from tests.support.broker import RunningBroker
+from tests.support.kbs import running_kbs
+from tests.support.kbs_raw import SECONDS, all_closed, linked
 
 AUTH = b'{"version":"0.4.0","tee":"tdx","extra-params":""}'
 POST = b"POST /kbs/v0/auth HTTP/1.1\r\nHost: x\r\n"

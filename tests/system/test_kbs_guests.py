@@ -11,11 +11,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.formats.test_eventlog import event, written
-from tests.guest import support
-from tests.guest.support import EVERY_GUEST, attest, attested, connected, tdx_guest
-from tests.system.broker import KEY, RunningBroker
-from tests.system.kbs import PATH, POLICY, SECRET, running_kbs, url_of
+from tests.support import rcar_guests as support
+from tests.support.broker import KEY, RunningBroker
+from tests.support.eventlogs import event, written
+from tests.support.kbs import PATH, POLICY, SECRET, running_kbs, url_of
+from tests.support.rcar_guests import EVERY_GUEST, attest, attested, connected, tdx_guest
 from verdictd_py.domain.names import ResourcePath
 from verdictd_py.encoding import decode_object
 from verdictd_py.guest.rcar.errors import KbsRefused

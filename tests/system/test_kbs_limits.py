@@ -14,12 +14,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.guest.support import attested, tdx_guest
-from tests.system.broker import RunningBroker
-from tests.system.kbs import PATH, SECRET, running_kbs, url_of
-from tests.system.kbs_admins import AdminTokens, bearing
-from tests.system.kbs_raw import SECONDS, Answer, Link, all_closed, lines, linked, once, request
-from tests.system.test_kbs_hostile import REFUSED
+from tests.support.broker import RunningBroker
+from tests.support.hostile_requests import REFUSED
+from tests.support.kbs import PATH, SECRET, running_kbs, url_of
+from tests.support.kbs_admins import AdminTokens, bearing
+from tests.support.kbs_raw import SECONDS, Answer, Link, all_closed, lines, linked, once, request
+from tests.support.rcar_guests import attested, tdx_guest
 from verdictd_py.listeners.kbs import connections
 from verdictd_py.protocols.rcar.messages import MAX_BODY_BYTES
 

@@ -11,11 +11,11 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from tests.guest.support import attested, tdx_guest
-from tests.system.broker import RunningBroker
-from tests.system.kbs import PATH, SECRET, running_kbs, url_of
-from tests.system.kbs_admins import AdminTokens, b64url, bearing
-from tests.system.kbs_raw import once
+from tests.support.broker import RunningBroker
+from tests.support.kbs import PATH, SECRET, running_kbs, url_of
+from tests.support.kbs_admins import AdminTokens, b64url, bearing
+from tests.support.kbs_raw import once
+from tests.support.rcar_guests import attested, tdx_guest
 from verdictd_py.domain.names import ResourcePath
 from verdictd_py.guest.rcar.errors import KbsRefused
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.guest.support import (
+from tests.support.broker import RunningBroker
+from tests.support.kbs import PATH, SECRET, running_kbs, url_of
+from tests.support.rcar_guests import (
     EVERY_GUEST,
     attest,
     attested,
@@ -17,8 +19,6 @@ from tests.guest.support import (
     tdx_guest,
     with_key,
 )
-from tests.system.broker import RunningBroker
-from tests.system.kbs import PATH, SECRET, running_kbs, url_of
 from verdictd_py.errors import ConfigError
 from verdictd_py.guest.rcar.errors import KbsRefused
 from verdictd_py.guest.rcar.keys import TeeKey, TeeKeyKind

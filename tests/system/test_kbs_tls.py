@@ -15,10 +15,10 @@ import pytest
 import trustme
 from cryptography import x509
 
-from tests.guest.support import attested, tdx_guest
-from tests.system.broker import RunningBroker
-from tests.system.kbs import PATH, SECRET, running_kbs, url_of
-from tests.system.kbs_raw import SECONDS, all_closed, request
+from tests.support.broker import RunningBroker
+from tests.support.kbs import PATH, SECRET, running_kbs, url_of
+from tests.support.kbs_raw import SECONDS, all_closed, request
+from tests.support.rcar_guests import attested, tdx_guest
 from verdictd_py import daemon as app
 
 AUTH = {"version": "0.4.0", "tee": "tdx", "extra-params": ""}

@@ -14,10 +14,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from tests.guest.support import attested, connected, tdx_guest
-from tests.system.broker import KEY, RunningBroker
-from tests.system.kbs import PATH, SECRET, running_kbs, url_of
-from tests.system.kbs_admins import (
+from tests.support.broker import KEY, RunningBroker
+from tests.support.kbs import PATH, SECRET, running_kbs, url_of
+from tests.support.kbs_admins import (
     POLICY,
     AdminTokens,
     administered,
@@ -26,6 +25,7 @@ from tests.system.kbs_admins import (
     reference,
     variant,
 )
+from tests.support.rcar_guests import attested, connected, tdx_guest
 from verdictd_py.guest.rcar.errors import KbsRefused
 
 NOBODY = "package policy\nimport rego.v1\ndefault allow := false\n"

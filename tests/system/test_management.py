@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from pysequoia import Tsk
 
-from tests.system.broker import KEY, KID, RunningBroker, running_broker
+from tests.support.broker import KEY, KID, RunningBroker, running_broker
 from verdictd_py import daemon as app
 from verdictd_py.simulator import SimulatedPlatform
 

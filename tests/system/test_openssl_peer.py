@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from tests.system.broker import RunningBroker, running_broker
+from tests.support.broker import RunningBroker, running_broker
+from tests.support.openssl import OPENSSL, Client, write_credentials
 from verdictd_py import daemon as app
-from verdictd_py.protocols.ratstls.issue import Form, issue
+from verdictd_py.protocols.ratstls.issue import Form
 from verdictd_py.simulator import SimulatedPlatform
-
-OPENSSL = shutil.which("openssl")
-SECONDS = 20
 
 pytestmark = pytest.mark.skipif(OPENSSL is None, reason="openssl is not installed")
 
@@ -30,60 +23,6 @@ async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
     platform = SimulatedPlatform.create(now=app.utc_now())
     async with running_broker(tmp_path, platform, handshake_timeout=5) as running:
         yield running
-
-
-def write_credentials(broker: RunningBroker, directory: Path, form: Form) -> list[str]:
-    """Certificate and key as files; the options that name them."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    quote_for = None if form is Form.NULL else broker.attester().quote
-    der = issue(form, key=key, quote_for=quote_for, now=broker.now)
-    certificate = x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM)
-    (directory / "cert.pem").write_bytes(certificate)
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    (directory / "key.pem").write_bytes(private)
-    return ["-cert", f"{directory}/cert.pem", "-key", f"{directory}/key.pem"]
-
-
-class Client:
-    """One `openssl s_client`, typed to and read from."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-        self.output = b""
-
-    @classmethod
-    async def connect(cls, broker: RunningBroker, *options: str) -> Client:
-        host, port = broker.address
-        command = [str(OPENSSL), "s_client", "-connect", f"{host}:{port}", *options]
-        pipe, joined = asyncio.subprocess.PIPE, asyncio.subprocess.STDOUT
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=pipe, stdout=pipe, stderr=joined
-        )
-        return cls(process)
-
-    async def until(self, text: bytes) -> None:
-        """Reads until `text` was printed."""
-        assert self._process.stdout is not None
-        async with asyncio.timeout(SECONDS):
-            while text not in self.output:
-                chunk = await self._process.stdout.read(4096)
-                assert chunk, f"ended without {text!r}: {self.output!r}"
-                self.output += chunk
-
-    def send(self, data: bytes) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(data)
-
-    async def ended(self) -> bytes:
-        """Everything it printed, once it has ended by itself.
-
-        Not `communicate`: it ends standard input first, and s_client would end with it.
-        """
-        assert self._process.stdout is not None
-        async with asyncio.timeout(SECONDS):
-            self.output += await self._process.stdout.read()
-            await self._process.wait()
-        return self.output
 
 
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])

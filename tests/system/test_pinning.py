@@ -14,17 +14,13 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.cli.command import Ended, environment
-from tests.cli.verdict import verdict
-from tests.system.broker import RunningBroker, running_broker
-from tests.system.channel import store
+from tests.support.broker import RunningBroker, running_broker
+from tests.support.channel import store
+from tests.support.command import Ended, environment
+from tests.support.refused_guests import HONEST, OTHER, refused_for, seen
+from tests.support.verdict import verdict
 from verdictd_py import daemon as app
-from verdictd_py.guest.attesters import Attester
-from verdictd_py.guest.connection import BrokerRefused
 from verdictd_py.simulator import Flaw, SimulatedPlatform, TdMeasurements
-
-OTHER = "ab" * 48
-HONEST = TdMeasurements().rtmr1.hex()
 
 
 @pytest_asyncio.fixture
@@ -38,22 +34,6 @@ def reference(broker: RunningBroker) -> dict[str, Any]:
     found = json.loads((broker.data / "opa" / "tdxData").read_text())
     assert isinstance(found, dict)
     return found
-
-
-async def seen(broker: RunningBroker, attester: Attester | None = None) -> str:
-    """A guest comes and is accepted or refused; the id of its appraisal."""
-    try:
-        async with broker.guest(attester) as guest:
-            await guest.version()
-    except BrokerRefused:
-        pass
-    return str(broker.events.named("guest.accepted", "guest.refused")[-1]["appraisal"])
-
-
-async def refused_for(broker: RunningBroker, **values: list[str]) -> str:
-    """A good guest is refused by reference data with these values."""
-    store(broker, "opa/tdxData", json.dumps(values).encode())
-    return await seen(broker)
 
 
 async def test_a_refusal_is_explained_measured_beside_expected(broker: RunningBroker) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest_asyncio
 
-from tests.cli.verdict import verdict
-from tests.system.broker import RunningBroker, running_broker
-from tests.system.channel import store
-from tests.system.test_pinning import HONEST, OTHER, refused_for, seen
+from tests.support.broker import RunningBroker, running_broker
+from tests.support.channel import store
+from tests.support.refused_guests import HONEST, OTHER, refused_for, seen
+from tests.support.verdict import verdict
 from verdictd_py import daemon as app
 from verdictd_py.simulator import SimulatedPlatform
 

@@ -13,18 +13,18 @@ from typing import Any, Final
 import pytest
 from OpenSSL import SSL
 
-from tests.formats.test_eventlog import command_line, event, written
-from tests.guest.support import Tamper, attest, connected, tdx_guest, with_init_data
-from tests.system.broker import KEY, RunningBroker, running_broker
-from tests.system.channel import store
-from tests.system.test_attested_refusals import anothers_quote, issued
-from tests.system.test_event_log import BOOT, judged
+from tests.support.bad_guests import anothers_quote, issued
+from tests.support.broker import KEY, RunningBroker, running_broker
+from tests.support.channel import store
+from tests.support.eventlogs import command_line, event, written
+from tests.support.measured_boot import BOOT, judged
+from tests.support.rcar_guests import Tamper, attest, connected, tdx_guest, with_init_data
 from verdictd_py import daemon as app
+from verdictd_py.domain.eventtypes import EventValue
 from verdictd_py.guest.attesters import Attester
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
 from verdictd_py.guest.rcar.errors import KbsRefused
 from verdictd_py.guest.rcar.session import RcarGuest
-from verdictd_py.ports import EventValue
 from verdictd_py.protocols.ratstls.issue import Form
 from verdictd_py.simulator import Flaw, PlatformOptions, SimulatedPlatform, TdMeasurements
 

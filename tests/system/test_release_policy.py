@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.cli.verdict import verdict
-from tests.system.broker import KEY, KID, RunningBroker, running_broker
-from tests.system.channel import store
+from tests.support.broker import KEY, KID, RunningBroker, running_broker
+from tests.support.channel import store
+from tests.support.verdict import verdict
 from verdictd_py import daemon as app
 from verdictd_py.guest.connection import BrokerRefused
 from verdictd_py.simulator import SimulatedPlatform, TdMeasurements

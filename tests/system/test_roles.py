@@ -13,9 +13,9 @@ import pytest
 import pytest_asyncio
 import trustme
 
-from tests.system.broker import KID, RunningBroker, running_broker
-from tests.system.certificates import Certificates
-from tests.system.keyprovider_client import unwrap_input, wrap_input
+from tests.support.broker import KID, RunningBroker, running_broker
+from tests.support.certificates import Certificates
+from tests.support.keyprovider_client import unwrap_input, wrap_input
 from verdictd_py import daemon as app
 from verdictd_py._generated import clientapi_pb2 as upstream
 from verdictd_py._generated import keyprovider_pb2 as keyprovider

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
-from datetime import datetime
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -20,16 +19,15 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from OpenSSL import SSL, crypto
 
-from tests.protocols.ratstls.support import DICE, extensions_of, self_signed
+from tests.support.broker import RunningBroker, running_broker
+from tests.support.ratstls import DICE, extensions_of, read, self_signed
 from tests.support.tees import TEES
-from tests.system.broker import RunningBroker, running_broker
 from verdictd_py import daemon as app
 from verdictd_py.broker.appraiser import Appraiser
-from verdictd_py.domain.evidence import Evidence
 from verdictd_py.errors import BindingMismatch
 from verdictd_py.guest.attesters import use_certificate
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
-from verdictd_py.protocols.ratstls import certificate, dice
+from verdictd_py.protocols.ratstls import dice
 from verdictd_py.protocols.ratstls.issue import Form, issue
 from verdictd_py.protocols.ratstls.session import client_context
 from verdictd_py.simulator import SimulatedPlatform
@@ -106,7 +104,3 @@ async def test_only_what_belongs_together_is_accepted(
     assert appraisal.accepted is (key == claims == quote)
     if not appraisal.accepted:
         assert isinstance(appraisal.refusal, BindingMismatch)
-
-
-def read(der: bytes, now: datetime) -> Evidence:
-    return certificate.read(der, TEES, now=now)

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from tests.tees.support import run
 from verdictd_py.domain.evidence import Evidence, VerifiedEvidence
 from verdictd_py.errors import AttestationError, CollateralUnavailable, EvidenceFormat
@@ -132,7 +133,7 @@ def for_each_change(quote: bytes, check: Callable[[bytes], None]) -> None:
     """Runs `check` with changed copies of `quote`."""
 
     @given(st.integers(0, len(quote) - 1), st.binary(min_size=1, max_size=8))
-    @settings(max_examples=60, deadline=None)
+    @examples(60)
     def changed(at: int, by: bytes) -> None:
         check(quote[:at] + by + quote[at + len(by) :])
 

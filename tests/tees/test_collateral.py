@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.events import RecordedEvents
 from tests.support.vectors import vector
 from tests.tees.support import NOW, good_collateral, platform, run, with_options
+from verdictd_py.domain.events import CollateralUnreadable
 from verdictd_py.errors import CollateralUnavailable, ConfigError
 from verdictd_py.formats.collateral import Collateral
-from verdictd_py.ports import EventValue
 from verdictd_py.simulator import PlatformOptions, SimulatedPlatform, collateral_json
 from verdictd_py.tees.intel.collateral.forms import collateral_from_json, collateral_to_json
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
@@ -23,14 +24,6 @@ from verdictd_py.tees.intel.collateral.sources import EndorsementsOnly, FileColl
 from verdictd_py.tees.intel.dcap import to_library
 
 REQUEST = CollateralRequest("tdx", "50806f000000", "platform")
-
-
-class Recorder:
-    def __init__(self) -> None:
-        self.events: list[tuple[str, dict[str, EventValue]]] = []
-
-    def record(self, event: str, /, **fields: EventValue) -> None:
-        self.events.append((event, fields))
 
 
 def _write(path: Path, collateral: Collateral, *, at: int) -> None:
@@ -130,7 +123,7 @@ def test_most_recent_first(tmp_path: Path) -> None:
 
 
 def test_changes_on_disk_are_noticed(tmp_path: Path) -> None:
-    recorder = Recorder()
+    recorder = RecordedEvents()
     source = FileCollateral(tmp_path, events=recorder)
     with pytest.raises(CollateralUnavailable):
         run(source.candidates(REQUEST, None))
@@ -144,8 +137,9 @@ def test_changes_on_disk_are_noticed(tmp_path: Path) -> None:
     os.utime(file, (3, 3))
     assert run(source.candidates(REQUEST, None)) == (changed,)  # what was read before
     assert run(source.candidates(REQUEST, None)) == (changed,)
-    assert [event for event, _ in recorder.events] == ["collateral.unreadable"]  # told once
-    assert str(file) in str(recorder.events[0][1]["problem"])
+    (event,) = recorder.events  # reported once
+    assert isinstance(event, CollateralUnreadable)
+    assert str(file) in event.problem
     file.unlink()
     with pytest.raises(CollateralUnavailable):
         run(source.candidates(REQUEST, None))

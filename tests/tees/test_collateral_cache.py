@@ -15,8 +15,8 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from tests.system.broker import Recorder
-from tests.tees.pccs import Pccs, running_pccs
+from tests.support.broker import Recorder
+from tests.support.pccs import Pccs, running_pccs
 from verdictd_py import daemon as app
 from verdictd_py.domain.evidence import Evidence
 from verdictd_py.errors import CollateralUnavailable

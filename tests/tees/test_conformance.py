@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.tees.conformance import Case, VerifierConformance
+from tests.tees.sgx_quotes import DEBUG, FLAGS, sgx_collateral, sgx_quote
 from tests.tees.support import (
     NOW,
     REPORT_DATA,
@@ -12,7 +13,6 @@ from tests.tees.support import (
     platform,
     tdx_evidence,
 )
-from tests.tees.test_sgx import DEBUG, FLAGS, sgx_collateral, sgx_quote
 from tests.tees.toy import ToyVerifier, toy_quote
 from verdictd_py.domain.evidence import Evidence
 from verdictd_py.simulator import TdMeasurements

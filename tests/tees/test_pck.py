@@ -12,9 +12,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from tests.support.vectors import vector
 from tests.tees.support import NOW, good_quote, platform
 from verdictd_py.errors import AttestationError, CollateralExpired, ConfigError, QuoteInvalid
@@ -216,7 +217,7 @@ def test_a_serial_that_the_library_warns_of_is_refused_without_a_word() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**4), st.integers(1, 255)), min_size=1, max_size=3))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_flipped_chains(flips: list[tuple[int, int]]) -> None:
     quote = parse_quote(good_quote())
     pem = bytearray(quote.pck_chain)

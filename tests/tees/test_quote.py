@@ -6,7 +6,7 @@ import struct
 from contextlib import suppress
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.vectors import vector
@@ -123,7 +123,6 @@ def test_garbage(data: bytes) -> None:
 
 
 @given(st.integers(0, 5000), st.binary(min_size=1, max_size=64))
-@settings(deadline=None)
 def test_overwritten(at: int, garbage: bytes) -> None:
     with suppress(EvidenceFormat):
         parse_quote(_changed(at % len(V5), garbage, V5))

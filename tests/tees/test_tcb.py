@@ -6,9 +6,10 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from tests.tees.support import (
     NOW,
     REPORT_DATA,
@@ -107,7 +108,7 @@ def _by_the_library(raw: bytes, collateral: Collateral) -> TcbVerdict | str | No
 @given(
     st.sampled_from(sorted(QUOTES)), TCB_LEVELS, MODULE_LEVELS, ENCLAVE_LEVELS, st.integers(0, 1)
 )
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_same_verdict(which: Any, levels: Any, module: Any, enclave: Any, evaluation: int) -> None:
     info = json.loads(good_collateral().tcb_info)
     info["tcbLevels"] = levels

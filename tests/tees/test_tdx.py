@@ -9,9 +9,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from tests.tees.support import (
     NOW,
     REPORT_DATA,
@@ -376,7 +377,7 @@ def test_truncations_and_flips_raise_only_their_own_errors() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**4), st.integers(1, 255)), min_size=1, max_size=4))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_flipped_bytes_anywhere(flips: list[tuple[int, int]]) -> None:
     """A changed quote is refused, or the change was where nobody looks (base64, padding)."""
     quote = bytearray(good_quote())

@@ -9,8 +9,8 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
+from tests.support.broker import Recorder, running_broker
 from tests.support.tees import TEES
-from tests.system.broker import Recorder, running_broker
 from tests.tsm.kernel import FakeKernel
 from verdictd_py import daemon as app
 from verdictd_py.errors import ConfigError

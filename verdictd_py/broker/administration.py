@@ -20,6 +20,15 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from verdictd_py.broker.policies import PolicyAdministrator
 from verdictd_py.broker.referencesets import SetAdministrator
 from verdictd_py.domain.callers import Caller, Right
+from verdictd_py.domain.events import (
+    KeyCreated,
+    KeyDeleted,
+    KeyExported,
+    KeyRegistered,
+    ResourceDeleted,
+    ResourceExported,
+    ResourceSet,
+)
 from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.encoding import decode_object
@@ -82,7 +91,7 @@ class KeyAdministrator:
         caller.require(Right.MANAGE)
         key_id = KeyId.parse(name or str(uuid4()))
         await self._keys.create(key_id, SecretBytes(self._random(KEY_BYTES)))
-        self._events.record("key.created", caller=caller.name, kid=str(key_id))
+        self._events.record(KeyCreated(caller=caller.name, kid=str(key_id)))
         return key_id
 
     async def register(self, caller: Caller, name: str, key: SecretBytes) -> KeyId:
@@ -105,7 +114,7 @@ class KeyAdministrator:
                 if await self._keys.get(key_id) == key:
                     return key_id
             raise
-        self._events.record("key.registered", caller=caller.name, kid=str(key_id))
+        self._events.record(KeyRegistered(caller=caller.name, kid=str(key_id)))
         return key_id
 
     async def get(self, caller: Caller, name: str) -> SecretBytes:
@@ -117,7 +126,7 @@ class KeyAdministrator:
         caller.require(Right.READ_KEYS)
         key_id = KeyId.parse(name)
         key = await self._keys.get(key_id)
-        self._events.record("key.exported", caller=caller.name, kid=str(key_id))
+        self._events.record(KeyExported(caller=caller.name, kid=str(key_id)))
         return key
 
     async def delete(self, caller: Caller, name: str) -> None:
@@ -129,7 +138,7 @@ class KeyAdministrator:
         caller.require(Right.MANAGE)
         key_id = KeyId.parse(name)
         await self._keys.delete(key_id)
-        self._events.record("key.deleted", caller=caller.name, kid=str(key_id))
+        self._events.record(KeyDeleted(caller=caller.name, kid=str(key_id)))
 
 
 class ResourceAdministrator:
@@ -160,7 +169,7 @@ class ResourceAdministrator:
         """
         caller.require(Right.MANAGE)
         found = await self._resources.get(ResourcePath.parse(path))
-        self._events.record("resource.exported", caller=caller.name, path=found.path)
+        self._events.record(ResourceExported(caller=caller.name, path=found.path))
         return found.content
 
     async def set(
@@ -197,7 +206,7 @@ class ResourceAdministrator:
         """
         caller.require(Right.MANAGE)
         await self._resources.delete(ResourcePath.parse(path))
-        self._events.record("resource.deleted", caller=caller.name, path=path)
+        self._events.record(ResourceDeleted(caller=caller.name, path=path))
 
     async def listed_keyring(self, caller: Caller) -> str:
         """The keyring's certificates, as text for people.
@@ -246,7 +255,7 @@ class ResourceAdministrator:
 
     async def _put(self, caller: Caller, path: ResourcePath, content: SecretBytes) -> None:
         stored = await self._resources.put(path, content)
-        self._events.record("resource.set", caller=caller.name, path=stored.path, content=content)
+        self._events.record(ResourceSet(caller=caller.name, path=stored.path, content=content))
 
 
 def _problems(path: str, content: bytes) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from verdictd_py.broker.history import History, Judgement
 from verdictd_py.domain.appraisal import Appraisal
+from verdictd_py.domain.events import GuestAccepted, GuestNotJudged, GuestRefused
 from verdictd_py.domain.evidence import DEVICES, NO_TEE, Evidence, InitData, VerifiedEvidence
 from verdictd_py.errors import (
     AppraisalTimeout,
@@ -167,26 +168,25 @@ class Appraiser:
             error, judgement_id=uuid4().hex, at=self._clock(), address=address
         )
         self._events.record(
-            "guest.not-judged",
-            peer=address,
-            appraisal=judgement.id,
-            code=error.code,
-            reason=str(error),
+            GuestNotJudged(peer=address, appraisal=judgement.id, code=error.code, reason=str(error))
         )
         self._history.remember(judgement)
 
     def _record(self, appraisal: Appraisal, address: str) -> None:
         evidence = appraisal.evidence
+        result: type[GuestAccepted | GuestRefused]
+        result = GuestAccepted if appraisal.accepted else GuestRefused
         self._events.record(
-            "guest.accepted" if appraisal.accepted else "guest.refused",
-            peer=address,
-            appraisal=appraisal.id,
-            code=appraisal.code,
-            tee=appraisal.tee,
-            form=appraisal.form,
-            tcb_status=None if evidence is None else evidence.tcb_status,
-            evidence=None if evidence is None else evidence.digest,
-            reasons=tuple(reason.text for reason in appraisal.reasons),
+            result(
+                peer=address,
+                appraisal=appraisal.id,
+                code=appraisal.code,
+                tee=appraisal.tee,
+                form=appraisal.form,
+                tcb_status=None if evidence is None else evidence.tcb_status,
+                evidence=None if evidence is None else evidence.digest,
+                reasons=tuple(reason.text for reason in appraisal.reasons),
+            )
         )
         self._history.remember(
             Judgement.of(appraisal, address, self._tees.measurements(appraisal.tee))

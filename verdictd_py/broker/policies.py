@@ -17,6 +17,7 @@ from verdictd_py.broker.history import History, Judgement
 from verdictd_py.broker.pinning import Change
 from verdictd_py.domain import referencesets, releasepolicies
 from verdictd_py.domain.callers import Caller, Right
+from verdictd_py.domain.events import PolicySet, ReferencePinned
 from verdictd_py.domain.names import REFERENCE_SETS, RELEASE_DATA, RELEASE_POLICIES, Name
 from verdictd_py.encoding import JsonValue, decode_object, shown
 from verdictd_py.errors import NotFound, PolicyInvalid, RequestError, StorageError
@@ -250,11 +251,12 @@ class PolicyAdministrator:
             text = json.dumps(reference, indent=2) + "\n"
             await self._set_reference(caller, found.name, text, found.judgement.tee)
             self._events.record(
-                "reference.pinned",
-                caller=caller.name,
-                appraisal=found.judgement.id,
-                name=str(found.name),
-                values=tuple(f"{change.field}={change.added}" for change in added),
+                ReferencePinned(
+                    caller=caller.name,
+                    appraisal=found.judgement.id,
+                    name=str(found.name),
+                    values=tuple(f"{change.field}={change.added}" for change in added),
+                )
             )
         return found
 
@@ -335,10 +337,9 @@ class PolicyAdministrator:
     async def _store(self, caller: Caller, name: Name, text: str) -> None:
         await self._documents.put(name, text)
         self._events.record(
-            "policy.set",
-            caller=caller.name,
-            name=str(name),
-            sha256=hashlib.sha256(text.encode()).hexdigest(),
+            PolicySet(
+                caller=caller.name, name=str(name), sha256=hashlib.sha256(text.encode()).hexdigest()
+            )
         )
 
 

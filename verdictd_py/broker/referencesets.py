@@ -11,6 +11,7 @@ from verdictd_py.broker import pinning
 from verdictd_py.broker.history import History
 from verdictd_py.domain import referencesets
 from verdictd_py.domain.callers import Caller, Right
+from verdictd_py.domain.events import ReferenceAdded, ReferenceRetired
 from verdictd_py.domain.names import Name
 from verdictd_py.domain.referencesets import ReferenceSet
 from verdictd_py.encoding import decode_object, shown
@@ -120,7 +121,7 @@ class SetAdministrator:
                 raise NotFound(f"there is no set {shown(name)}")
             sets[kind][name] = referencesets.retired(each, self._clock())
             await self._documents.put(referencesets.DOCUMENT, referencesets.written(sets))
-        self._events.record("reference.retired", caller=caller.name, tee=kind, name=name)
+        self._events.record(ReferenceRetired(caller=caller.name, tee=kind, name=name))
         return sets[kind][name]
 
     async def _store(self, caller: Caller, tee: str, name: str, made: ReferenceSet) -> None:
@@ -141,14 +142,17 @@ class SetAdministrator:
             await self._tester.check(PolicyDocuments(stored.policy, data), tee)
             await self._documents.put(referencesets.DOCUMENT, referencesets.written(sets))
         self._events.record(
-            "reference.added",
-            caller=caller.name,
-            tee=tee,
-            name=name,
-            appraisal=made.appraisal,
-            values=tuple(
-                f"{field}={value}" for field, accepted in made.values.items() for value in accepted
-            ),
+            ReferenceAdded(
+                caller=caller.name,
+                tee=tee,
+                name=name,
+                appraisal=made.appraisal,
+                values=tuple(
+                    f"{field}={value}"
+                    for field, accepted in made.values.items()
+                    for value in accepted
+                ),
+            )
         )
 
     async def _all(self) -> dict[str, referencesets.Sets]:

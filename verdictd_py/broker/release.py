@@ -7,6 +7,7 @@ from typing import Final
 
 from verdictd_py.broker import ciphers
 from verdictd_py.domain.appraisal import AppraisedPeer
+from verdictd_py.domain.events import ReleaseRefused, SecretReleased
 from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.domain.wrapping import Algorithm, WrappedBlob
@@ -120,24 +121,22 @@ class Releaser:
         if not reasons:
             return
         self._events.record(
-            "release.refused",
-            peer=peer.address,
-            appraisal=peer.appraisal_id,
-            tee=peer.tee,
-            what=kind,
-            path=path,
-            reasons=tuple(reason.text for reason in reasons),
+            ReleaseRefused(
+                peer=peer.address,
+                appraisal=peer.appraisal_id,
+                tee=peer.tee,
+                what=kind,
+                path=path,
+                reasons=tuple(reason.text for reason in reasons),
+            )
         )
         raise NotAuthorized(f"not released to this guest; ask about {peer.appraisal_id}")
 
     def _released(self, peer: AppraisedPeer, what: str, path: str) -> None:
         self._events.record(
-            "secret.released",
-            peer=peer.address,
-            appraisal=peer.appraisal_id,
-            tee=peer.tee,
-            what=what,
-            path=path,
+            SecretReleased(
+                peer=peer.address, appraisal=peer.appraisal_id, tee=peer.tee, what=what, path=path
+            )
         )
 
 

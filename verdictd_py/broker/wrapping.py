@@ -12,6 +12,13 @@ from uuid import uuid4
 from verdictd_py.broker import ciphers
 from verdictd_py.broker.release import open_blob
 from verdictd_py.domain.callers import Caller, Right
+from verdictd_py.domain.events import (
+    ImageKeyUnwrapped,
+    ImageKeyWrapped,
+    KeyCreated,
+    KeyRead,
+    WrapRequested,
+)
 from verdictd_py.domain.names import KeyId
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.domain.wrapping import WrappedBlob
@@ -64,10 +71,7 @@ class Wrapper:
         """
         caller.require(Right.WRAP)
         self._events.record(
-            "wrap.requested",
-            caller=caller.name,
-            parameter=type(parameter).__name__,
-            optsdata=optsdata,
+            WrapRequested(caller=caller.name, parameter=type(parameter).__name__, optsdata=optsdata)
         )
         match parameter:
             case ExistingKey():
@@ -98,14 +102,11 @@ class Wrapper:
         """
         caller.require(Right.WRAP)
         algorithm = parameter.algorithm
-        self._events.record("key.read", kid=parameter.kid, key=key)
+        self._events.record(KeyRead(kid=parameter.kid, key=key))
         iv = self._random(algorithm.iv_bytes)
         ciphertext = ciphers.encrypt(algorithm, key, iv, optsdata)
         self._events.record(
-            "image-key.wrapped",
-            caller=caller.name,
-            kid=parameter.kid,
-            algorithm=algorithm.value,
+            ImageKeyWrapped(caller=caller.name, kid=parameter.kid, algorithm=algorithm.value)
         )
         blob = WrappedBlob(parameter.key_id, algorithm, iv, ciphertext)
         return AnnotationPacket(parameter.form, parameter.kid, blob)
@@ -120,7 +121,7 @@ class Wrapper:
         caller.require(Right.UNWRAP)
         key = await self._keys.get(packet.blob.key_id)
         optsdata = open_blob(packet.blob, key, allow_a256ctr=self._allow_a256ctr)
-        self._events.record("image-key.unwrapped", caller=caller.name, kid=packet.kid)
+        self._events.record(ImageKeyUnwrapped(caller=caller.name, kid=packet.kid))
         return optsdata
 
     async def _get_or_create(self, caller: Caller, key_id: KeyId) -> SecretBytes:
@@ -147,5 +148,5 @@ class Wrapper:
         self._created.append(now)
         key = SecretBytes(self._random(KEY_BYTES))
         await self._keys.create(key_id, key)
-        self._events.record("key.created", caller=caller.name, kid=str(key_id))
+        self._events.record(KeyCreated(caller=caller.name, kid=str(key_id)))
         return key

@@ -21,6 +21,8 @@ from verdictd_py._generated import keyprovider_pb2 as messages
 from verdictd_py._generated import keyprovider_pb2_grpc as services
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser
 from verdictd_py.config import Settings, Unsafe
+from verdictd_py.domain.events import GuestRefused
+from verdictd_py.domain.eventtypes import Event
 from verdictd_py.domain.names import LEGACY_RESOURCES
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.guest.attesters import (
@@ -34,7 +36,6 @@ from verdictd_py.guest.rcar.evidence import TdxEvidence
 from verdictd_py.guest.rcar.http import KbsLink
 from verdictd_py.guest.rcar.session import RcarGuest, RcarSession
 from verdictd_py.packaged import default_file
-from verdictd_py.ports import EventValue
 from verdictd_py.protocols.keyprovider.packet import AnnotationPacket
 from verdictd_py.protocols.ratstls.issue import Form
 from verdictd_py.simulator import Flaw, SimulatedPlatform, TdMeasurements
@@ -54,16 +55,15 @@ class Chronicle:
     """Remembers what the broker logs, so that the story can quote its reasons."""
 
     def __init__(self) -> None:
-        self.events: list[tuple[str, dict[str, EventValue]]] = []
+        self.events: list[Event] = []
 
-    def record(self, event: str, /, **fields: EventValue) -> None:
-        self.events.append((event, fields))
+    def record(self, event: Event) -> None:
+        self.events.append(event)
 
     def reasons_of_last_refusal(self) -> tuple[str, ...]:
-        for event, fields in reversed(self.events):
-            if event == "guest.refused":
-                reasons = fields.get("reasons")
-                return reasons if isinstance(reasons, tuple) else ()
+        for event in reversed(self.events):
+            if isinstance(event, GuestRefused):
+                return event.reasons
         return ()
 
 

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NoReturn
 
+from verdictd_py.domain.eventtypes import Event
 from verdictd_py.errors import ConfigError
-from verdictd_py.ports import EventValue
 
 EXIT_OK: Final = 0
 EXIT_REFUSED: Final = 1
@@ -35,8 +35,8 @@ class Parser(argparse.ArgumentParser):
 class Silent:
     """Events of a command whose whole answer is what it prints."""
 
-    def record(self, event: str, /, **fields: EventValue) -> None:
-        del event, fields
+    def record(self, event: Event) -> None:
+        del event
 
 
 def moment(text: str) -> datetime:

@@ -22,6 +22,19 @@ from verdictd_py.daemon.clock import Clock, utc_now
 from verdictd_py.daemon.collateral import CollateralService
 from verdictd_py.daemon.kbs import listener_of
 from verdictd_py.daemon.usecases import use_cases
+from verdictd_py.domain.events import (
+    DaemonStarted,
+    DaemonStopped,
+    DaemonStopping,
+    KbsAdministrators,
+    KbsSelfSigned,
+    PolicyLoaded,
+    UnsafeOption,
+    WarningIdentity,
+    WarningPolicy,
+    WarningStorage,
+    WarningUnpinned,
+)
 from verdictd_py.errors import ConfigError, NotFound, PolicyInvalid, StorageError
 from verdictd_py.events.audit import AuditTrail
 from verdictd_py.events.log import LogEvents
@@ -212,7 +225,7 @@ class Daemon:
 
     async def stop(self) -> None:
         """Stops accepting, lets requests in flight finish, then ends."""
-        self._events.record("daemon.stopping")
+        self._events.record(DaemonStopping())
         if self._readiness is not None:
             self._readiness.cancel()
         seconds = self._settings.drain_timeout
@@ -223,7 +236,7 @@ class Daemon:
             *(() if self._kbs is None else (self._kbs.drain(),)),
         )
         await self._collateral.stop()
-        self._events.record("daemon.stopped")
+        self._events.record(DaemonStopped())
         self._audit.close()
 
     async def reload(self) -> None:
@@ -235,52 +248,53 @@ class Daemon:
             try:
                 documents = await self._use_cases.deciding.documents(tee)
             except (NotFound, StorageError, PolicyInvalid) as error:
-                self._events.record("warning.policy", tee=tee, reason=str(error))
+                self._events.record(WarningPolicy(tee=tee, reason=str(error)))
                 continue
             problem = RegoAppraisalPolicy.problem(documents)
             if problem:
-                self._events.record("warning.policy", tee=tee, reason=problem)
+                self._events.record(WarningPolicy(tee=tee, reason=problem))
             else:
-                self._events.record("policy.loaded", tee=tee)
-                self._warn_unpinned(
-                    tee, unpinned(documents.data, self._use_cases.tees.measurements(tee))
-                )
+                self._events.record(PolicyLoaded(tee=tee))
+                measurements = self._use_cases.tees.measurements(tee)
+                self._warn_unpinned(tee, unpinned(documents.data, measurements))
 
         if self._kbs is not None:
             for problem in self._kbs.reload():
-                self._events.record("warning.identity", reason=problem)
+                self._events.record(WarningIdentity(reason=problem))
             if self._kbs.administrators:
-                self._events.record("kbs.administrators", names=self._kbs.administrators)
+                self._events.record(KbsAdministrators(names=self._kbs.administrators))
         for problem in await self._use_cases.release.problems():
-            self._events.record("warning.policy", tee="release", reason=problem)
+            self._events.record(WarningPolicy(tee="release", reason=problem))
 
     def _warn_unpinned(self, tee: str, names: tuple[str, ...]) -> None:
         if names:
             self._events.record(
-                "warning.unpinned",
-                tee=tee,
-                measurements=names,
-                reason="UNPINNED: guests are accepted whatever these measure",
+                WarningUnpinned(
+                    tee=tee,
+                    measurements=names,
+                    reason="UNPINNED: guests are accepted whatever these measure",
+                )
             )
 
     async def _say_hello(self) -> None:
         for flag in self._unsafe.chosen():
-            self._events.record("unsafe.option", flag=flag)
+            self._events.record(UnsafeOption(flag=flag))
         for warning in self._warnings:
-            self._events.record("warning.storage", reason=warning)
+            self._events.record(WarningStorage(reason=warning))
         await self.reload()
         if self._kbs is not None and self._kbs.fingerprint is not None:
-            self._events.record("kbs.self-signed", sha256=self._kbs.fingerprint)
+            self._events.record(KbsSelfSigned(sha256=self._kbs.fingerprint))
         self._events.record(
-            "daemon.started",
-            version=__version__,
-            listen=str(self.listen),
-            client_api=str(self.client_api),
-            keyprovider_api=None if self.keyprovider_api is None else str(self.keyprovider_api),
-            kbs_http=self.kbs_url,
-            verifiers=self._use_cases.verifiers.names,
-            attester=self._settings.attester,
-            data_dir=str(self._settings.data_dir),
+            DaemonStarted(
+                version=__version__,
+                listen=str(self.listen),
+                client_api=str(self.client_api),
+                keyprovider_api=None if self.keyprovider_api is None else str(self.keyprovider_api),
+                kbs_http=self.kbs_url,
+                verifiers=self._use_cases.verifiers.names,
+                attester=self._settings.attester,
+                data_dir=str(self._settings.data_dir),
+            )
         )
 
     def _bind_client_api(self) -> Address:

@@ -1,10 +1,10 @@
-"""The audit trail: who was judged how and what was released, each line sealed to the last.
+"""Audit trail: appraisals, releases and changes, in a chain of digests.
 
-Every start of a broker writes a file of its own below `audit/`, so several brokers on one
-directory never share one. Each line holds the digest of the line before it and of itself:
-a line that was changed, removed or put in shows, and so does a file that was cut, if its
-last digest is compared with the one in the ordinary log. What is not proved is that
-nobody rewrote the whole file: ship the log elsewhere for that.
+Each start of the daemon writes a new file below `audit/`, so that several daemons on one
+directory never share a file. Each line contains its own digest and that of the line before it.
+`verify` therefore detects a line that was changed, removed or inserted. It also detects a file
+that was cut, if its last digest is compared with the one in the log. The chain cannot prove that
+the whole file was not rewritten: for that, store the log on another machine.
 """
 
 from __future__ import annotations
@@ -19,54 +19,32 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
-from verdictd_py.domain.secrets import SecretBytes
+from verdictd_py.domain.events import AuditClosed, AuditNotKept, AuditOpened
+from verdictd_py.domain.eventtypes import Audit, Event
 from verdictd_py.errors import ConfigError, StorageError
-from verdictd_py.ports import Events, EventValue
+from verdictd_py.ports import Events
 
-AUDITED: Final = frozenset(
-    {
-        "guest.accepted",
-        "guest.refused",
-        "guest.not-judged",
-        "secret.released",
-        "release.refused",
-        "image-key.wrapped",
-        "image-key.unwrapped",
-        "key.created",
-        "key.registered",
-        "key.exported",
-        "key.deleted",
-        "resource.exported",
-        "resource.set",
-        "resource.deleted",
-        "policy.set",
-        "reference.pinned",
-        "reference.added",
-        "reference.retired",
-        "unsafe.option",
-        "daemon.started",
-        "daemon.stopped",
-    }
-)
+MAX_LIMITED_PER_MINUTE: Final = 600
+"""Maximum number of `Audit.LIMITED` records in a minute, some 700 bytes each.
 
-MAX_STRANGERS_PER_MINUTE: Final = 600
-"""Records of peers that were refused, some 700 bytes each: strangers must not fill the disk.
-What goes beyond is counted, and the count recorded."""
+Unauthenticated peers cause them and must not fill the disk. The trail records how many more
+there were.
+"""
 
-_STRANGERS: Final = frozenset({"guest.refused", "guest.not-judged"})
 _FIRST: Final = "0" * 64
 _MINUTE: Final = 60.0
 
 
 class AuditTrail:
-    """An `Events` that keeps what must be kept and passes everything on to the log.
+    """Receiver of events that writes those to be audited to the trail, and then all to the log.
 
-    A release whose record cannot be written does not happen: the error reaches the broker
+    A secret whose release cannot be recorded is not released: the error reaches the broker
     before the secret reaches the guest.
 
     Args:
         directory: `audit/` of the data directory.
-        log: where every event goes as well.
+        log: receives every event, after the trail.
+        monotonic: clock for the limit of records per minute, in seconds.
     """
 
     def __init__(
@@ -84,13 +62,13 @@ class AuditTrail:
         self._previous = _FIRST
         self._number = 0
         self._minute = monotonic()
-        self._strangers = 0
+        self._limited = 0
 
     def open(self) -> None:
-        """Begins a new file. Until then everything is only logged.
+        """Create a new file. Before that, events are only logged.
 
         Raises:
-            ConfigError: it cannot be made.
+            ConfigError: the file cannot be created.
         """
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid4().hex[:8]}.jsonl"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
@@ -101,50 +79,55 @@ class AuditTrail:
                 f"cannot write the audit trail in {self._directory}: {error.strerror}; "
                 "make the directory writable for this user"
             ) from error
-        self._log.record("audit.opened", file=f"audit/{name}")
+        self._log.record(AuditOpened(file=f"audit/{name}"))
 
-    def record(self, event: str, /, **fields: EventValue) -> None:
-        """Keeps and logs one event.
+    def record(self, event: Event) -> None:
+        """Write one event to the trail if it is to be audited, then to the log.
+
+        The order matters: the log must not report what the error then prevents.
 
         Raises:
-            StorageError: it had to be kept and could not be.
+            StorageError: the event must be audited, and the trail cannot be written.
         """
-        if self._file is not None and event in AUDITED and self._within_bound(event):
-            self._append(self._file, event, fields)
-        self._log.record(event, **fields)
+        if self._file is not None and self._is_audited(event.spec.audit):
+            self._append(self._file, event)
+        self._log.record(event)
 
     def close(self) -> None:
-        """Ends the file and logs the digest of its last line."""
+        """Close the file, and log the digest of its last line."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
-            self._log.record("audit.closed", records=self._number, digest=self._previous)
+            self._log.record(AuditClosed(records=self._number, digest=self._previous))
 
-    def _within_bound(self, event: str) -> bool:
-        if event not in _STRANGERS:
-            return True
+    def _is_audited(self, audit: Audit) -> bool:
+        if audit is Audit.LIMITED:
+            return self._is_within_limit()
+        return audit is Audit.YES
+
+    def _is_within_limit(self) -> bool:
         now = self._monotonic()
         if now - self._minute >= _MINUTE:
-            beyond = self._strangers - MAX_STRANGERS_PER_MINUTE
-            self._minute, self._strangers = now, 0
-            if beyond > 0 and self._file is not None:
-                self._append(self._file, "audit.not-kept", {"refusals": beyond})
-        self._strangers += 1
-        return self._strangers <= MAX_STRANGERS_PER_MINUTE
+            omitted = self._limited - MAX_LIMITED_PER_MINUTE
+            self._minute, self._limited = now, 0
+            if omitted > 0:
+                self.record(AuditNotKept(refusals=omitted))
+        self._limited += 1
+        return self._limited <= MAX_LIMITED_PER_MINUTE
 
-    def _append(self, file: int, event: str, fields: Mapping[str, EventValue]) -> None:
+    def _append(self, file: int, event: Event) -> None:
         line, digest = sealed(
             {
                 "number": self._number,
                 "time": datetime.now(UTC).isoformat(),
-                "event": event,
-                "fields": {name: _plain(value) for name, value in fields.items()},
+                "event": event.spec.name,
+                "fields": event.rendered(),
             },
             self._previous,
         )
         try:
             if os.write(file, line) != len(line):
-                os.ftruncate(file, self._length)  # half a line would break the chain
+                os.ftruncate(file, self._length)  # a partial line would break the chain
                 raise StorageError("the audit trail cannot be written whole")
         except OSError as error:
             raise StorageError("the audit trail cannot be written") from error
@@ -154,20 +137,20 @@ class AuditTrail:
 
 
 def sealed(members: Mapping[str, Any], previous: str) -> tuple[bytes, str]:
-    """One line with its seal, and the digest to put into the next."""
+    """Return one line with its digest, and this digest for the next line's `previous`."""
     body = {**members, "previous": previous}
     digest = hashlib.sha256(_canonical(body)).hexdigest()
     return _canonical({**body, "digest": digest}) + b"\n", digest
 
 
 def verify(lines: Iterator[bytes]) -> tuple[int, str]:
-    """Checks a file's lines from the first.
+    """Check the chain of a file's lines, from the first line.
 
     Returns:
-        Number of records, and the digest of the last: the log's `audit.closed` has both.
+        The number of records and the digest of the last one, as in the event `AuditClosed`.
 
     Raises:
-        StorageError: the first line that does not fit, by its number.
+        StorageError: the chain is broken; the text names the first such line by its number.
     """
     previous, count = _FIRST, 0
     for count, line in enumerate(lines, start=1):
@@ -188,9 +171,3 @@ def verify(lines: Iterator[bytes]) -> tuple[int, str]:
 
 def _canonical(members: Mapping[str, Any]) -> bytes:
     return json.dumps(members, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _plain(value: EventValue) -> object:
-    if isinstance(value, SecretBytes):
-        return repr(value)
-    return list(value) if isinstance(value, tuple) else value

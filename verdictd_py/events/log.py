@@ -1,4 +1,4 @@
-"""Structured log on standard error, a line an event, nothing secret in any of them."""
+"""Structured log on standard error: one line for each event, without secrets."""
 
 from __future__ import annotations
 
@@ -10,13 +10,9 @@ from typing import Any, Final, Literal, TextIO
 
 import structlog
 
-from verdictd_py.domain.secrets import SecretBytes
-from verdictd_py.ports import EventValue
+from verdictd_py.domain.eventtypes import Event, Level
 
-_WARNINGS: Final = frozenset(
-    {"guest.refused", "guest.not-judged", "request.failed", "release.refused"}
-)
-_WARNING_PREFIXES: Final = ("unsafe.", "warning.")
+_METHODS: Final = {Level.INFO: "info", Level.WARNING: "warning"}
 
 
 class LogEvents:
@@ -34,38 +30,31 @@ class LogEvents:
             ],
         )
 
-    def record(self, event: str, /, **fields: EventValue) -> None:
-        """Writes one line; warnings are what an operator should look at.
+    def record(self, event: Event) -> None:
+        """Write one line with the level of the event's type.
 
-        A log that cannot be written, on a disk that is full, stops nobody: what must be
-        recorded or not happen is in the audit trail.
+        A log that cannot be written, for example because its disk is full, raises no error: the
+        audit trail is what must be written.
         """
+        write = getattr(self._logger, _METHODS[event.spec.level])
         with suppress(OSError):
-            if event in _WARNINGS or event.startswith(_WARNING_PREFIXES):
-                self._logger.warning(event, **fields)
-            else:
-                self._logger.info(event, **fields)
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, SecretBytes):
-        return repr(value)
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return value
+            write(event.spec.name, **event.rendered())
 
 
 def _json_line(logger: object, method: str, event: MutableMapping[str, Any]) -> str:
     del logger, method
-    return json.dumps({name: _plain(value) for name, value in event.items()})
+    return json.dumps(dict(event))
 
 
 def _text_line(logger: object, method: str, event: Mapping[str, Any]) -> str:
-    """`time level event name="value" ...`: values as JSON, so no peer can forge a line."""
+    """Return `time LEVEL event name="value" ...`.
+
+    Values are JSON, so that no peer can forge a line.
+    """
     del logger, method
-    shown = [
-        f"{name}={json.dumps(_plain(value))}"
+    texts = [
+        f"{name}={json.dumps(value)}"
         for name, value in event.items()
         if name not in {"timestamp", "level", "event"} and value is not None
     ]
-    return " ".join([event["timestamp"], event["level"].upper(), event["event"], *shown])
+    return " ".join([event["timestamp"], event["level"].upper(), event["event"], *texts])

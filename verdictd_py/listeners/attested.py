@@ -16,6 +16,12 @@ from OpenSSL import SSL
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.release import Releaser
 from verdictd_py.domain.appraisal import AppraisedPeer
+from verdictd_py.domain.events import (
+    ConnectionClosed,
+    ConnectionFailed,
+    ConnectionRefused,
+    ConnectionTimeout,
+)
 from verdictd_py.domain.evidence import Evidence
 from verdictd_py.errors import EvidenceMissing, NotJudged, VerdictdError
 from verdictd_py.listeners.conversation import Conversation
@@ -88,7 +94,7 @@ class AttestedListener:
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         address = peer_text(writer.get_extra_info("peername"))
         if self._draining or len(self._tasks) >= self._limits.connections:
-            self._events.record("connection.refused", peer=address, reason="too many connections")
+            self._events.record(ConnectionRefused(peer=address, reason="too many connections"))
             writer.transport.abort()
             return
         task = asyncio.ensure_future(self._serve(reader, writer, address))
@@ -102,12 +108,12 @@ class AttestedListener:
         try:
             await self._converse(link, address)
         except TlsClosed:
-            self._events.record("connection.closed", peer=address)
+            self._events.record(ConnectionClosed(peer=address))
         except TimeoutError:
-            self._events.record("connection.timeout", peer=address, reason="the peer was too slow")
+            self._events.record(ConnectionTimeout(peer=address, reason="the peer was too slow"))
         except (VerdictdError, OSError) as error:
             reason = str(error) if isinstance(error, VerdictdError) else "network failure"
-            self._events.record("connection.failed", peer=address, reason=reason)
+            self._events.record(ConnectionFailed(peer=address, reason=reason))
         except Exception as error:  # noqa: BLE001  # the edge: one guest's bug stops no other guest
             report_bug(self._events, error, doing="serve a guest")
         finally:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Final
 
 from verdictd_py.broker.release import Releaser
 from verdictd_py.domain.appraisal import AppraisedPeer
+from verdictd_py.domain.events import RequestAnswered, RequestFailed, RequestReceived
 from verdictd_py.domain.names import ResourcePath
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import RequestError, VerdictdError
@@ -17,7 +17,6 @@ from verdictd_py.protocols.eaa import answers, messages
 from verdictd_py.protocols.eaa.answers import FailureForm
 from verdictd_py.protocols.eaa.reader import RequestReader
 
-_SHOWN_CHARACTERS: Final = 64
 """Of a command, in the log: enough to know it, too little to fill a disk with."""
 
 
@@ -75,9 +74,7 @@ class Conversation:
             RequestError: it has no command; nothing after it can be trusted.
         """
         command = str(members.get("command"))
-        self._events.record(
-            "request.received", peer=self._peer.address, command=command[:_SHOWN_CHARACTERS]
-        )
+        self._events.record(RequestReceived(peer=self._peer.address, command=command))
         try:
             request = messages.parse(members)
         except messages.MalformedRequest as error:
@@ -87,10 +84,7 @@ class Conversation:
         except VerdictdError as error:
             return self._failed(command, request.failure_form, error)
         self._events.record(
-            "request.answered",
-            peer=self._peer.address,
-            command=command[:_SHOWN_CHARACTERS],
-            answer_bytes=len(data),
+            RequestAnswered(peer=self._peer.address, command=command, answer_bytes=len(data))
         )
         return Answer(data, close=isinstance(request, messages.Echo))
 
@@ -133,10 +127,8 @@ class Conversation:
         close: bool = False,
     ) -> Answer:
         self._events.record(
-            "request.failed",
-            peer=self._peer.address,
-            command=command[:_SHOWN_CHARACTERS],
-            code=error.code,
-            reason=str(error),
+            RequestFailed(
+                peer=self._peer.address, command=command, code=error.code, reason=str(error)
+            )
         )
         return Answer(answers.failure(form, str(error)), close=close)

@@ -12,6 +12,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from verdictd_py.domain.callers import Caller
+from verdictd_py.domain.events import RequestFailed, WarningBug
 from verdictd_py.errors import (
     AlreadyExists,
     CollateralUnavailable,
@@ -85,11 +86,7 @@ def report_bug(events: Events, error: BaseException, *, doing: str) -> str:
         frames.append(f"{code.co_qualname}:{trace.tb_lineno}")
         trace = trace.tb_next
     events.record(
-        "warning.bug",
-        doing=doing,
-        incident=incident,
-        error=type(error).__name__,
-        frames=tuple(frames),
+        WarningBug(doing=doing, incident=incident, error=type(error).__name__, frames=tuple(frames))
     )
     return f"internal error, ask the operator about {incident}"
 
@@ -122,12 +119,13 @@ async def answering(
     except VerdictdError as error:
         status = grpc_status(error)
         events.record(
-            "request.failed",
-            doing=doing,
-            caller=caller.name,
-            code=error.code,
-            status=status.name,
-            reason=str(error),
+            RequestFailed(
+                doing=doing,
+                caller=caller.name,
+                code=error.code,
+                status=status.name,
+                reason=str(error),
+            )
         )
         await context.abort(status, str(error))
     except (grpc.aio.AbortError, grpc.aio.UsageError):

@@ -8,6 +8,7 @@ from typing import Final
 
 from OpenSSL import SSL
 
+from verdictd_py.domain.events import WarningIdentity
 from verdictd_py.errors import AttestationError, ConfigError
 from verdictd_py.ports import Events
 from verdictd_py.protocols.ratstls.identity import ServerIdentity
@@ -53,7 +54,7 @@ class RenewedIdentity:
                 self._context = self._build()
             except (ConfigError, AttestationError) as error:
                 self._not_before = now + RETRY
-                self._events.record("warning.identity", reason=str(error))
+                self._events.record(WarningIdentity(reason=str(error)))
         return self._context
 
     def _build(self) -> SSL.Context:

@@ -5,7 +5,7 @@ a file, a single process or a cheap listing.
 """
 
 from verdictd_py.ports.collateral import CollateralStore
-from verdictd_py.ports.events import Events, EventValue
+from verdictd_py.ports.events import Events
 from verdictd_py.ports.policies import (
     AppraisalPolicy,
     DocumentStore,
@@ -31,7 +31,6 @@ __all__ = [
     "AppraisalPolicy",
     "CollateralStore",
     "DocumentStore",
-    "EventValue",
     "Events",
     "KeyStore",
     "KeyringEditor",

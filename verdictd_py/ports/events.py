@@ -1,17 +1,19 @@
-"""Where the lower rooms say what happened."""
+"""Port through which every package reports what happened."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from verdictd_py.domain.secrets import SecretBytes
-
-EventValue = str | int | float | bool | None | SecretBytes | tuple[str, ...]
+from verdictd_py.domain.eventtypes import Event
 
 
 class Events(Protocol):
-    """Where the lower rooms say what happened; the logger is behind it, not in them."""
+    """Receiver of events: the audit trail and the log, or a test's recorder."""
 
-    def record(self, event: str, /, **fields: EventValue) -> None:
-        """Records one event. `SecretBytes` among the fields are shown as their size."""
+    def record(self, event: Event) -> None:
+        """Record one event.
+
+        Raises:
+            StorageError: the event must be audited, and the audit trail cannot be written.
+        """
         ...

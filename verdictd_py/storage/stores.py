@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from heapq import nsmallest
 from typing import Final
 
+from verdictd_py.domain.events import WarningShadowed
 from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, Name, ResourcePath
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.errors import AlreadyExists, NotFound, RequestError, StorageError
@@ -175,7 +176,7 @@ class DirectoryResourceStore:
         except (AlreadyExists, StorageError) as error:
             raise type(error)(f"the resource {path} {error}") from None
         if alias is not None and self._directory.exists(own):
-            self._events.record("warning.shadowed", resource=str(path), by="/".join(own))
+            self._events.record(WarningShadowed(resource=str(path), by="/".join(own)))
         kind = Kind.RESOURCE if alias is None else Kind.IMAGE
         return StoredObject(kind, "/".join(target), content)
 

@@ -8,9 +8,10 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from verdictd_py.encoding import MAX_CONTAINERS, MAX_DEPTH
 from verdictd_py.errors import RequestError
 from verdictd_py.protocols.eaa.reader import MAX_REQUEST_BYTES, RequestReader
@@ -64,7 +65,7 @@ def test_any_split_gives_the_same_requests(
 
 
 @given(st.binary(max_size=200) | st.text(alphabet='{}[]":,\\u0dD8 1eN-', max_size=60))
-@settings(max_examples=400)
+@examples(400)
 def test_arbitrary_bytes_raise_only_request_errors(data: bytes | str) -> None:
     raw = data.encode() if isinstance(data, str) else data
     for stream in (raw, b"{" + raw, b'{"a":' + raw + b"}"):

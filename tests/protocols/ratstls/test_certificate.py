@@ -9,7 +9,7 @@ import cbor2
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from tests.protocols.ratstls.support import (
+from tests.support.ratstls import (
     CBOR_FORMS,
     CLAIM_FORMS,
     DICE,

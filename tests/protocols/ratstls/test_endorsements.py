@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.protocols.ratstls.support import GARBAGE, collateral
+from tests.support.ratstls import GARBAGE, collateral
 from verdictd_py.errors import AttestationError, EvidenceFormat
 from verdictd_py.formats import collateral as endorsements
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import cbor2
 import pytest
 from asn1crypto import x509 as asn1
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.protocols.ratstls.support import (
+from tests.support.examples import examples
+from tests.support.ratstls import (
     DICE,
     FORMS,
     GARBAGE,
@@ -44,7 +45,7 @@ def test_random_bytes(data: bytes) -> None:
         certificate.read(data, TEES, now=NOW)
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(form=st.sampled_from(FORMS), at=st.integers(0, 1 << 16), byte=st.integers(0, 255))
 def test_one_changed_byte(form: Form, at: int, byte: int) -> None:
     genuine = GENUINE[form]

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 from OpenSSL import SSL, crypto
 
-from tests.protocols.ratstls.support import (
+from tests.support.ratstls import (
     DICE,
     FORMS,
     NOW,

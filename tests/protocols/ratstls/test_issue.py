@@ -11,7 +11,7 @@ from asn1crypto import x509 as asn1
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 
-from tests.protocols.ratstls.support import (
+from tests.support.ratstls import (
     CBOR_FORMS,
     CLAIM_FORMS,
     DICE,

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.protocols.ratstls.support import NOW, report_data, vector
+from tests.support.ratstls import NOW, report_data, vector
 from tests.support.tees import TEES
 from verdictd_py.errors import EvidenceExpired, EvidenceMissing
 from verdictd_py.formats.collateral import Collateral

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-from tests.protocols.rcar.support import ASSESSMENT, NOW, attested, b64url, tokens
+from tests.support.rcar import ASSESSMENT, NOW, attested, b64url, tokens
 from verdictd_py.domain.callers import Right
 from verdictd_py.errors import NotAuthorized, TokenInvalid, VerdictdError
 from verdictd_py.protocols.rcar import jose

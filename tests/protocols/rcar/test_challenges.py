@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.protocols.rcar.support import NONCE, NOW, tokens
+from tests.support.rcar import NONCE, NOW, tokens
 from verdictd_py.errors import SessionInvalid
 from verdictd_py.protocols.rcar.challenges import Challenges
 from verdictd_py.protocols.rcar.messages import Challenge

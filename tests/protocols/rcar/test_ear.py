@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.protocols.rcar.support import NOW, appraisal, tee_key
+from tests.support.rcar import NOW, appraisal, tee_key
 from tests.support.tees import TEES
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.protocols.rcar import ear

@@ -13,8 +13,7 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.protocols.rcar.support import NONCE, coordinates, ec_jwk, jwk_of
-from tests.protocols.rcar.test_teekey import padded
+from tests.support.rcar import NONCE, coordinates, ec_jwk, jwk_of, padded
 from tests.support.tees import TEES
 from verdictd_py.domain.evidence import MAX_QUOTE_BYTES, InitData
 from verdictd_py.encoding import JsonValue

@@ -12,11 +12,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.protocols.rcar.support import NOW, attested, b64url, tokens, unb64url
 from tests.protocols.rcar.token_tools import MAX_CHARACTERS, issued, parts, refused, signed
+from tests.support.examples import examples
+from tests.support.rcar import NOW, attested, b64url, tokens, unb64url
 from verdictd_py.errors import TokenInvalid
 from verdictd_py.protocols.rcar import jose
 
@@ -206,7 +207,7 @@ def paths(value: Any, at: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_nothing_but_its_own_error(data: st.DataObject) -> None:
     """A member anywhere in a signed token, changed to anything."""
     _, said = parts(issued(attested()).token)
@@ -228,7 +229,7 @@ def test_nothing_but_its_own_error(data: st.DataObject) -> None:
 @given(
     st.text(max_size=60) | st.lists(st.binary(max_size=40).map(b64url), max_size=6).map(".".join)
 )
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_any_text(text: str) -> None:
     refused(text)
 

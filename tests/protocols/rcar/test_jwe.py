@@ -10,22 +10,23 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jwcrypto import jwe as other_jwe
 from jwcrypto import jwk as other_jwk
 from jwcrypto.common import JWException
 
-from tests.protocols.rcar.support import (
+from tests.support.examples import examples
+from tests.support.rcar import (
     KINDS,
     b64url,
     coordinates,
     ec_jwk,
+    padded,
     private_key,
     tee_key,
     unb64url,
 )
-from tests.protocols.rcar.test_teekey import padded
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.protocols.rcar import jwe
 from verdictd_py.protocols.rcar.teekey import TeeKey
@@ -158,6 +159,6 @@ def test_a_key_that_older_guests_spell_wrongly_opens_its_answer(scalar: int) -> 
 
 
 @given(st.binary(min_size=1, max_size=300))  # jwcrypto takes no empty one, and no store has one
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_any_content(content: bytes) -> None:
     assert opened(encrypted("P-256", content=content), private_key("P-256")) == content

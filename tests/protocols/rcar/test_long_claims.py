@@ -6,11 +6,12 @@ import hashlib
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.protocols.rcar.support import NOW, appraisal, attested, jwk_of, tokens
 from tests.protocols.rcar.token_tools import MAX_CHARACTERS, came_out, issued, parts
+from tests.support.examples import examples
+from tests.support.rcar import NOW, appraisal, attested, jwk_of, tokens
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import TokenInvalid
 from verdictd_py.formats import eventlog
@@ -73,7 +74,7 @@ def test_no_token_is_too_long_whatever_a_guest_sends() -> None:
         | st.integers(0, 9000).map(lambda size: {"events": [1] * size, "rest": "\n" * size}),
     )
 )
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_claims_of_any_length(found: dict[str, JsonValue]) -> None:
     guest = attested(claims=found)
     made = issued(guest)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.protocols.rcar.support import NONCE, jwk_of
+from tests.support.rcar import NONCE, jwk_of
 from verdictd_py.domain.evidence import InitData
 from verdictd_py.errors import AttestationError, ProtocolVersionRefused, RequestError
 from verdictd_py.protocols.rcar import messages, versions

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.protocols.rcar.support import (
+from tests.support.rcar import (
     CURVES,
     KINDS,
     SIZES,
@@ -19,6 +19,7 @@ from tests.protocols.rcar.support import (
     ec_jwk,
     jwk_of,
     number,
+    padded,
     private_key,
     rsa_jwk,
 )
@@ -198,12 +199,6 @@ def test_coordinates_have_their_full_size(curve: str, change: int, which: int) -
     parts[which] = parts[which][1:] if change < 0 else b"\0" + parts[which]
     told = refused(ec_jwk(parts[0], parts[1], curve))
     assert "bytes each" in told or "too long" in told
-
-
-def padded(coordinate: bytes) -> bytes:
-    """As guests v0.12 to v0.18 on OpenSSL: without leading zeros, filled with "0" behind."""
-    short = coordinate.lstrip(b"\0")
-    return short + b"0" * (len(coordinate) - len(short))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from jwcrypto import jwk as other_jwk
 from jwcrypto import jws as other_jws
 
-from tests.protocols.rcar.support import (
+from tests.protocols.rcar.token_tools import JWK_PLACES, came_out, issued, parts, refused
+from tests.support.rcar import (
     ASSESSMENT,
     KINDS,
     NOW,
@@ -21,11 +22,10 @@ from tests.protocols.rcar.support import (
     coordinates,
     ec_jwk,
     jwk_of,
+    padded,
     tee_key,
     tokens,
 )
-from tests.protocols.rcar.test_teekey import padded
-from tests.protocols.rcar.token_tools import JWK_PLACES, came_out, issued, parts, refused
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.errors import EvidenceFormat, TokenInvalid
 from verdictd_py.protocols.rcar.teekey import TeeKey

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.protocols.rcar.support import ASSESSMENT, NOW, tokens, unb64url
+from tests.support.rcar import ASSESSMENT, NOW, tokens, unb64url
 from verdictd_py.errors import TokenInvalid
 from verdictd_py.protocols.rcar import jose
 from verdictd_py.protocols.rcar.tokens import Attested, Issued

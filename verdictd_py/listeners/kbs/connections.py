@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
+from verdictd_py.domain.events import ConnectionFailed, ConnectionRefused, RequestFailed
 from verdictd_py.listeners.kbs import answers
 from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.sockets import peer_text
@@ -190,12 +191,9 @@ class Connection(web.RequestHandler):
     def _record(self, doing: str, status: int, reason: str) -> None:
         name = None if self._tcp is None else self._tcp.get_extra_info("peername")
         self._events.record(
-            "request.failed",
-            peer=peer_text(name),
-            doing=doing,
-            code="request",
-            status=str(status),
-            reason=reason,
+            RequestFailed(
+                peer=peer_text(name), doing=doing, code="request", status=str(status), reason=reason
+            )
         )
 
     def drain(self) -> None:
@@ -272,7 +270,7 @@ class Acceptor:
             except OSError as error:
                 if error.errno != errno.ECONNABORTED:  # the client's business
                     reason = f"cannot accept: {error.strerror}"
-                    self._events.record("connection.refused", reason=reason)
+                    self._events.record(ConnectionRefused(reason=reason))
                     await asyncio.sleep(_PAUSE_SECONDS)
                 continue
             self._take(accepted, name, server)
@@ -282,7 +280,7 @@ class Acceptor:
         if len(self._tasks) >= self._limits.connections:
             accepted.close()
             self._events.record(
-                "connection.refused", peer=peer_text(name), reason="too many connections"
+                ConnectionRefused(peer=peer_text(name), reason="too many connections")
             )
             return
         connection = Connection(server, self._events, self._limits, self._waiting)
@@ -307,9 +305,9 @@ class Acceptor:
             await loop.connect_accepted_socket(lambda: connection, accepted, **settings)
         except ssl.SSLError as error:
             reason = (error.reason or "no TLS").replace("_", " ").lower()
-            self._events.record("connection.failed", peer=peer, reason=f"TLS: {reason}")
+            self._events.record(ConnectionFailed(peer=peer, reason=f"TLS: {reason}"))
         except (OSError, EOFError):  # closed or too slow in the middle of a handshake
-            self._events.record("connection.failed", peer=peer, reason="TLS: not completed")
+            self._events.record(ConnectionFailed(peer=peer, reason="TLS: not completed"))
         else:
             await asyncio.wait([connection.closed])
             if connection.serving is not None:

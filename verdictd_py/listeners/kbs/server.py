@@ -11,6 +11,7 @@ from typing import Final
 
 from aiohttp import web
 
+from verdictd_py.domain.events import RequestAnswered, RequestFailed, RequestUnattested
 from verdictd_py.errors import GuestRefused, NotJudged, Overloaded, SessionMissing, VerdictdError
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.kbs import answers, description
@@ -108,10 +109,9 @@ class KbsListener:
             return answers.failed(500, answers.BUG, text)
         if request.path != HEALTH:  # asked every few seconds, by what starts and stops daemons
             self._events.record(
-                "request.answered",
-                peer=address(request),
-                command=doing,
-                answer_bytes=answer.content_length or 0,
+                RequestAnswered(
+                    peer=address(request), command=doing, answer_bytes=answer.content_length or 0
+                )
             )
         return answer
 
@@ -143,9 +143,10 @@ class KbsListener:
         if refusal is None:
             text = report_bug(self._events, error, doing=doing)
             return answers.failed(500, answers.BUG, text)
-        # Guests begin with a request that is answered so: nobody needs to look at it.
+        # Guests begin with such a request, so it is no warning.
         missing = isinstance(error, SessionMissing)
-        event = "request.unattested" if missing else "request.failed"
+        event: type[RequestFailed | RequestUnattested]
+        event = RequestUnattested if missing else RequestFailed
         status, reason = refusal.status, str(error)
         if not isinstance(error, _JUDGED):
             self._record(request, doing, event=event, code=error.code, status=status, reason=reason)
@@ -163,15 +164,16 @@ class KbsListener:
         code: str,
         status: int,
         reason: str,
-        event: str = "request.failed",
+        event: type[RequestFailed | RequestUnattested] = RequestFailed,
     ) -> None:
         self._events.record(
-            event,
-            peer=address(request),
-            doing=doing,
-            code=code,
-            status=str(status),
-            reason=reason,
+            event(
+                peer=address(request),
+                doing=doing,
+                code=code,
+                status=str(status),
+                reason=reason,
+            )
         )
 
 

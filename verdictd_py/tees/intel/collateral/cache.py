@@ -15,6 +15,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
+from verdictd_py.domain.events import (
+    CollateralNotRenewed,
+    CollateralNotStored,
+    CollateralRenewed,
+    CollateralUnreadable,
+)
 from verdictd_py.errors import AttestationError, CollateralUnavailable, StorageError
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.ports import CollateralStore, Events
@@ -167,7 +173,7 @@ class CollateralCache:
             try:
                 text = await self._store.load(_name(request))
             except StorageError as error:
-                self._events.record("collateral.unreadable", problem=str(error))
+                self._events.record(CollateralUnreadable(problem=str(error)))
                 text = None
             if text is not None:
                 self._take_stored(request, text)
@@ -186,7 +192,7 @@ class CollateralCache:
             self._keep(request, collateral, validity)
         except (ValueError, AttestationError, CollateralUnavailable) as error:
             problem = f"the collateral kept for {_label(request)} is not used: {error}"
-            self._events.record("collateral.unreadable", problem=problem)
+            self._events.record(CollateralUnreadable(problem=problem))
 
     async def _fetched(self, request: CollateralRequest, now: datetime) -> _Kept:
         failure = self._failures.get(request)
@@ -234,17 +240,18 @@ class CollateralCache:
         self._failures.pop(request, None)
         kept = self._keep(request, collateral, validity)
         self._events.record(
-            "collateral.renewed",
-            tee=request.tee,
-            fmspc=request.fmspc,
-            ca=request.ca,
-            until=validity.end.isoformat(),
-            evaluation=validity.evaluation_number,
+            CollateralRenewed(
+                tee=request.tee,
+                fmspc=request.fmspc,
+                ca=request.ca,
+                until=validity.end.isoformat(),
+                evaluation=validity.evaluation_number,
+            )
         )
         try:
             await self._store.save(_name(request), collateral_to_json(collateral).encode())
         except StorageError as error:
-            self._events.record("collateral.not-stored", problem=str(error))
+            self._events.record(CollateralNotStored(problem=str(error)))
         return kept
 
     def _acceptable(self, request: CollateralRequest, collateral: Collateral) -> Validity:
@@ -284,12 +291,13 @@ class CollateralCache:
         pause = FIRST_BACK_OFF if before is None else min(before.pause * 2, LONGEST_BACK_OFF)
         self._failures[request] = _Failure(self._clock() + pause, pause, text)
         self._events.record(
-            "collateral.not-renewed",
-            tee=request.tee,
-            fmspc=request.fmspc,
-            ca=request.ca,
-            problem=text,
-            again_after_seconds=int(pause.total_seconds()),
+            CollateralNotRenewed(
+                tee=request.tee,
+                fmspc=request.fmspc,
+                ca=request.ca,
+                problem=text,
+                again_after_seconds=int(pause.total_seconds()),
+            )
         )
 
 

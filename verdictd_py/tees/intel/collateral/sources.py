@@ -14,6 +14,7 @@ from typing import Any, Final
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from verdictd_py.domain.events import CollateralUnreadable, WarningCollateral
 from verdictd_py.errors import CollateralUnavailable, ConfigError, QuoteInvalid, Reason
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.ports import Events
@@ -132,7 +133,7 @@ class FileCollateral:
             self._entries = self._load()
         except ConfigError as error:
             if self._events is not None:
-                self._events.record("collateral.unreadable", problem=str(error))
+                self._events.record(CollateralUnreadable(problem=str(error)))
 
     def _files(self) -> list[Path]:
         if self._path.is_dir():
@@ -183,9 +184,7 @@ class FileCollateral:
         for entry in entries:
             if problem := self._inspect(entry.request, entry.collateral):
                 about = _platform(entry.request)
-                self._events.record(
-                    "warning.collateral", file=str(file), about=about, problem=problem
-                )
+                self._events.record(WarningCollateral(file=str(file), about=about, problem=problem))
 
 
 class EndorsementsOnly:

@@ -4,40 +4,24 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from OpenSSL import SSL
 
+from tests.support.events import RecordedEvents
 from verdictd_py import daemon as app
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.guest.attesters import Attester, SimulatedAttester, guest_context
 from verdictd_py.guest.connection import GuestConnection
-from verdictd_py.ports import EventValue
 from verdictd_py.protocols.ratstls.issue import Form
 from verdictd_py.simulator import SimulatedPlatform, collateral_json
 
+Recorder = RecordedEvents
 KID = "84688df7-2c0c-40fa-956b-29d8e74d16c0"
 KEY = b"1234567890123456789012345678901\n"
-
-
-@dataclass
-class Recorder:
-    """Keeps every event, for assertions about what the log would say."""
-
-    events: list[tuple[str, dict[str, EventValue]]] = field(default_factory=list)
-
-    def record(self, event: str, /, **fields: EventValue) -> None:
-        self.events.append((event, fields))
-
-    def named(self, *names: str) -> list[dict[str, EventValue]]:
-        return [fields for event, fields in self.events if event in names]
-
-    @property
-    def text(self) -> str:
-        return repr(self.events)
 
 
 @dataclass

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from tests.cli.command import Ended, environment
-from tests.system.broker import RunningBroker
+from tests.support.broker import RunningBroker
+from tests.support.command import Ended, environment
 
 SECONDS = 30
 

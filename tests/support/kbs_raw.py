@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from tests.system.broker import RunningBroker
-from tests.system.kbs import url_of
+from tests.support.broker import RunningBroker
+from tests.support.kbs import url_of
 
 SECONDS: Final = 20
 """Longest wait for anything; whatever takes this long has failed."""
@@ -123,4 +123,4 @@ async def all_closed(broker: RunningBroker) -> None:
 
 
 def lines(broker: RunningBroker) -> list[str]:
-    return [event for event, _ in broker.events.events if event in LINES]
+    return [name for name in broker.events.names if name in LINES]

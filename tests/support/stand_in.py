@@ -16,7 +16,7 @@ from typing import Any
 
 from jwcrypto import jwe, jwk
 
-from tests.guest.fake import CHALLENGE, ERRORS, jwt
+from tests.support.fake_kbs import CHALLENGE, ERRORS, jwt
 
 COOKIE = "kbs-session-id=abc"
 

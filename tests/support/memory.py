@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from tests.support.events import RecordedEvents
 from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
 from verdictd_py.domain.evidence import Evidence, VerifiedEvidence
 from verdictd_py.domain.names import KeyId, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import AlreadyExists, NotFound, Reason, RequestError, StorageError
-from verdictd_py.ports import EventValue, Kind, StoredName, StoredObject
+from verdictd_py.ports import Kind, StoredName, StoredObject
 
+MemoryEvents = RecordedEvents
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 BINDING = b"hash of the key" * 2
 REPORT_DATA = BINDING.ljust(64, b"\0")
@@ -27,19 +29,6 @@ VERIFIED = VerifiedEvidence(
     advisory_ids=(),
     digest="00" * 32,
 )
-
-
-@dataclass
-class MemoryEvents:
-    """Keeps every event."""
-
-    events: list[tuple[str, dict[str, EventValue]]] = field(default_factory=list)
-
-    def record(self, event: str, /, **fields: EventValue) -> None:
-        self.events.append((event, fields))
-
-    def named(self, name: str) -> list[dict[str, EventValue]]:
-        return [fields for event, fields in self.events if event == name]
 
 
 @dataclass

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.system.broker import RunningBroker, running_broker
+from tests.support.broker import RunningBroker, running_broker
 from verdictd_py import daemon as app
 from verdictd_py.domain.names import ResourcePath
 from verdictd_py.simulator import SimulatedPlatform

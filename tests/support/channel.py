@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from OpenSSL import SSL
 
-from tests.system.broker import KEY, KID, RunningBroker
+from tests.support.broker import KEY, KID, RunningBroker
 from verdictd_py.errors import VerdictdError
 from verdictd_py.guest.connection import GuestConnection
 

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 import pytest
 from jwcrypto import jwk, jws
 
-from tests.guest.fake import FakeKbs, jwt
-from tests.guest.support import (
+from tests.support.fake_kbs import FakeKbs, jwt
+from tests.support.rcar_guests import (
     EVERY_GUEST,
     Tamper,
     connected,

@@ -20,7 +20,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from tests.support import vectors
+from tests.support.tees import TEES
+from verdictd_py.domain.evidence import Evidence
 from verdictd_py.formats.collateral import Collateral
+from verdictd_py.protocols.ratstls import certificate as certificates
 from verdictd_py.protocols.ratstls.issue import Form, PrivateKey, issue
 
 NOW: Final = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -144,3 +147,8 @@ def collateral() -> Collateral:
         qe_identity='{"id":"TD_QE","version":2}',
         qe_identity_signature=bytes(range(64, 128)),
     )
+
+
+def read(der: bytes, now: datetime) -> Evidence:
+    """Return the evidence in a certificate, as the broker reads it."""
+    return certificates.read(der, TEES, now=now)

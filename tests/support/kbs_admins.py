@@ -14,8 +14,8 @@ import httpx
 from jwcrypto import jwk, jws
 from jwcrypto.common import JWSEHeaderParameter
 
-from tests.system.broker import RunningBroker
-from tests.system.kbs import running_kbs
+from tests.support.broker import RunningBroker
+from tests.support.kbs import running_kbs
 
 POLICY = b"package policy\nimport rego.v1\ndefault allow := false\nallow if input.resource.path\n"
 OTHER_KEY = bytes(range(32))

@@ -106,3 +106,9 @@ def appraisal(tee: str = "tdx", **evidence: Any) -> Appraisal:
 
 def attested(kind: str = "P-256", **evidence: Any) -> Attested:
     return Attested(appraisal(**evidence), tee_key(kind), Version.V0_4_0)
+
+
+def padded(coordinate: bytes) -> bytes:
+    """As guests v0.12 to v0.18 on OpenSSL: without leading zeros, filled with "0" behind."""
+    short = coordinate.lstrip(b"\0")
+    return short + b"0" * (len(coordinate) - len(short))

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import grpc
 
-from tests.system.broker import KID, RunningBroker
-from tests.system.keyprovider_client import LAYER, KeyProviderClient, unwrap_input, wrap_input
+from tests.support.broker import KID, RunningBroker
+from tests.support.keyprovider_client import LAYER, KeyProviderClient, unwrap_input, wrap_input
 
 
 async def may_wrap_only(client: KeyProviderClient, name: str) -> None:

@@ -1,0 +1,525 @@
+"""Catalogue of the daemon's events.
+
+The log, the audit trail and `docs/reference/events.md` are derived from these types. A wire name
+never changes and never gets another meaning, because operators' tools read it. The class of
+`guest.not-judged` is `GuestNotJudged`, and so on. A docstring says when the event is recorded.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from verdictd_py.domain.eventtypes import About, Audit, Event, Level, event
+from verdictd_py.domain.secrets import SecretBytes
+
+Peer = Annotated[str, About("Address of the peer: IP address and port.", characters=128)]
+CallerName = Annotated[
+    str,
+    About("Name of the management client: its user id or its certificate's name.", characters=512),
+]
+AppraisalId = Annotated[str, About("Id of the appraisal, for `verdict-py explain`.", characters=64)]
+Code = Annotated[
+    str, About("Code of the refusal or failure; `ok` for an accepted guest.", characters=64)
+]
+Form = Annotated[str, About("Form in which the guest presented its evidence.", characters=64)]
+TcbStatus = Annotated[
+    str, About("TCB status of the platform, if the evidence was verified.", characters=64)
+]
+EvidenceDigest = Annotated[
+    str, About("SHA-256 digest of the evidence, if it was verified.", characters=128)
+]
+TeeName = Annotated[str, About("Name of the TEE.", characters=64)]
+Reason = Annotated[str, About("Cause, and the remedy if there is one.", characters=2048)]
+Reasons = Annotated[tuple[str, ...], About("Reasons of the refusal.", characters=512, items=64)]
+KeyName = Annotated[str, About("Id of the key.", characters=1024)]
+SecretKind = Annotated[
+    str, About("Kind of the secret: `key`, `resource` or `image`.", characters=64)
+]
+Path = Annotated[
+    str, About("Path of the key or resource below the data directory.", characters=1024)
+]
+Pinned = Annotated[
+    tuple[str, ...],
+    About(
+        "Accepted reference values that were added, as `claim=value`.", characters=1024, items=256
+    ),
+]
+Doing = Annotated[str, About("Operation that was requested.", characters=256)]
+Status = Annotated[str, About("Status of the response: that of gRPC or of HTTP.", characters=64)]
+Command = Annotated[str, About("Command of the request, or method and route.", characters=64)]
+ResponseBytes = Annotated[int, About("Size of the response's body in bytes.")]
+Problem = Annotated[str, About("Cause of the failure.", characters=2048)]
+Fmspc = Annotated[str, About("FMSPC of the platform, in hexadecimal.", characters=16)]
+Ca = Annotated[
+    str, About("CA of the platform's PCK certificate: `platform` or `processor`.", characters=16)
+]
+Digest = Annotated[str, About("SHA-256 digest, in hexadecimal.", characters=128)]
+KeyProviderAddress = Annotated[
+    str, About("Address of the key provider's own listener, if there is one.", characters=512)
+]
+KbsUrl = Annotated[str, About("URL of the HTTP listener, if there is one.", characters=512)]
+
+
+@event("guest.accepted", audit=Audit.YES)
+class GuestAccepted(Event):
+    """The evidence of a guest was verified, and the appraisal policy accepts the guest."""
+
+    peer: Peer
+    appraisal: AppraisalId
+    code: Code
+    tee: TeeName | None
+    form: Form
+    tcb_status: TcbStatus | None
+    evidence: EvidenceDigest | None
+    reasons: Reasons
+
+
+@event("guest.refused", level=Level.WARNING, audit=Audit.LIMITED)
+class GuestRefused(Event):
+    """The evidence of a guest was refused by its verification or by the appraisal policy."""
+
+    peer: Peer
+    appraisal: AppraisalId
+    code: Code
+    tee: TeeName | None
+    form: Form
+    tcb_status: TcbStatus | None
+    evidence: EvidenceDigest | None
+    reasons: Reasons
+
+
+@event("guest.not-judged", level=Level.WARNING, audit=Audit.LIMITED)
+class GuestNotJudged(Event):
+    """A guest could not be appraised, for example because collateral is unavailable."""
+
+    peer: Peer
+    appraisal: AppraisalId
+    code: Code
+    reason: Reason
+
+
+@event("secret.released", audit=Audit.YES)
+class SecretReleased(Event):
+    """A key, a resource or the content of a wrapped blob is released to an accepted guest."""
+
+    peer: Peer
+    appraisal: AppraisalId
+    tee: TeeName
+    what: SecretKind
+    path: Path
+
+
+@event("release.refused", level=Level.WARNING, audit=Audit.YES)
+class ReleaseRefused(Event):
+    """The release policy refuses a secret to an accepted guest."""
+
+    peer: Peer
+    appraisal: AppraisalId
+    tee: TeeName
+    what: SecretKind
+    path: Path
+    reasons: Reasons
+
+
+@event("wrap.requested")
+class WrapRequested(Event):
+    """A client requests that the options of an image layer be wrapped."""
+
+    caller: CallerName
+    parameter: Annotated[str, About("Form of the key provider's parameter.", characters=64)]
+    optsdata: Annotated[SecretBytes, About("Options of the layer.")]
+
+
+@event("key.read")
+class KeyRead(Event):
+    """A key is used to wrap the options of an image layer."""
+
+    kid: KeyName
+    key: Annotated[SecretBytes, About("The key.")]
+
+
+@event("image-key.wrapped", audit=Audit.YES)
+class ImageKeyWrapped(Event):
+    """The options of an image layer were wrapped."""
+
+    caller: CallerName
+    kid: KeyName
+    algorithm: Annotated[str, About("Cipher that wraps them.", characters=64)]
+
+
+@event("image-key.unwrapped", audit=Audit.YES)
+class ImageKeyUnwrapped(Event):
+    """The options of an image layer are unwrapped and returned to a client."""
+
+    caller: CallerName
+    kid: KeyName
+
+
+@event("key.created", audit=Audit.YES)
+class KeyCreated(Event):
+    """A new key was created."""
+
+    caller: CallerName
+    kid: KeyName
+
+
+@event("key.registered", audit=Audit.YES)
+class KeyRegistered(Event):
+    """A key that a client provides was stored."""
+
+    caller: CallerName
+    kid: KeyName
+
+
+@event("key.exported", audit=Audit.YES)
+class KeyExported(Event):
+    """A key is returned to a client."""
+
+    caller: CallerName
+    kid: KeyName
+
+
+@event("key.deleted", audit=Audit.YES)
+class KeyDeleted(Event):
+    """A key was deleted."""
+
+    caller: CallerName
+    kid: KeyName
+
+
+@event("resource.exported", audit=Audit.YES)
+class ResourceExported(Event):
+    """A resource is returned to a client."""
+
+    caller: CallerName
+    path: Path
+
+
+@event("resource.set", audit=Audit.YES)
+class ResourceSet(Event):
+    """A resource was stored."""
+
+    caller: CallerName
+    path: Path
+    content: Annotated[SecretBytes, About("The resource.")]
+
+
+@event("resource.deleted", audit=Audit.YES)
+class ResourceDeleted(Event):
+    """A resource was deleted."""
+
+    caller: CallerName
+    path: Path
+
+
+@event("policy.set", audit=Audit.YES)
+class PolicySet(Event):
+    """A policy, its reference data or another document that decides was stored."""
+
+    caller: CallerName
+    name: Annotated[str, About("Name of the document.", characters=1024)]
+    sha256: Digest
+
+
+@event("policy.loaded")
+class PolicyLoaded(Event):
+    """A policy was read and can be used: at start and at each reload."""
+
+    tee: TeeName
+
+
+@event("reference.pinned", audit=Audit.YES)
+class ReferencePinned(Event):
+    """Measurements of a known guest were added to the reference data."""
+
+    caller: CallerName
+    appraisal: AppraisalId
+    name: Annotated[str, About("Name of the reference data.", characters=1024)]
+    values: Pinned
+
+
+@event("reference.added", audit=Audit.YES)
+class ReferenceAdded(Event):
+    """A set of reference values was added."""
+
+    caller: CallerName
+    tee: TeeName
+    name: Annotated[str, About("Name of the set.", characters=256)]
+    appraisal: Annotated[
+        str,
+        About(
+            "Id of the appraisal that the values come from; empty if there is none.", characters=64
+        ),
+    ]
+    values: Pinned
+
+
+@event("reference.retired", audit=Audit.YES)
+class ReferenceRetired(Event):
+    """A set of reference values was retired."""
+
+    caller: CallerName
+    tee: TeeName
+    name: Annotated[str, About("Name of the set.", characters=256)]
+
+
+@event("daemon.started", audit=Audit.YES)
+class DaemonStarted(Event):
+    """The daemon serves its listeners."""
+
+    version: Annotated[str, About("Version of verdictd-py.", characters=64)]
+    listen: Annotated[str, About("Address of the listener for attested guests.", characters=512)]
+    client_api: Annotated[str, About("Address of the management API.", characters=512)]
+    keyprovider_api: KeyProviderAddress | None
+    kbs_http: KbsUrl | None
+    verifiers: Annotated[tuple[str, ...], About("Names of the verifiers.", characters=64, items=64)]
+    attester: Annotated[
+        str, About("Name of the attester of the daemon's own certificate.", characters=64)
+    ]
+    data_dir: Annotated[str, About("Path of the data directory.", characters=4096)]
+
+
+@event("daemon.stopping")
+class DaemonStopping(Event):
+    """The daemon was told to stop; it completes the requests in progress."""
+
+
+@event("daemon.stopped", audit=Audit.YES)
+class DaemonStopped(Event):
+    """The daemon has stopped."""
+
+
+@event("unsafe.option", level=Level.WARNING, audit=Audit.YES)
+class UnsafeOption(Event):
+    """The daemon runs with an unsafe option."""
+
+    flag: Annotated[str, About("Name of the option.", characters=128)]
+
+
+@event("kbs.self-signed")
+class KbsSelfSigned(Event):
+    """The HTTP listener made a certificate for itself."""
+
+    sha256: Digest
+
+
+@event("kbs.administrators")
+class KbsAdministrators(Event):
+    """The HTTP listener accepts the tokens of these administrators."""
+
+    names: Annotated[
+        tuple[str, ...], About("Names of the administrators.", characters=256, items=64)
+    ]
+
+
+@event("audit.opened")
+class AuditOpened(Event):
+    """A new file of the audit trail was created."""
+
+    file: Annotated[str, About("Its path below the data directory.", characters=256)]
+
+
+@event("audit.closed")
+class AuditClosed(Event):
+    """The file of the audit trail is complete."""
+
+    records: Annotated[int, About("Number of its records.")]
+    digest: Annotated[
+        str, About("Digest of its last record, for `verdictd-py audit verify`.", characters=64)
+    ]
+
+
+@event("audit.not-kept", level=Level.WARNING, audit=Audit.YES)
+class AuditNotKept(Event):
+    """Refusals were left out of the audit trail, because there were too many within a minute."""
+
+    refusals: Annotated[int, About("Number of refusals that were left out.")]
+
+
+@event("connection.refused")
+class ConnectionRefused(Event):
+    """A connection was closed because there are too many, or could not be accepted."""
+
+    peer: Peer | None = None
+    reason: Reason
+
+
+@event("connection.closed")
+class ConnectionClosed(Event):
+    """The peer closed its connection."""
+
+    peer: Peer
+
+
+@event("connection.timeout")
+class ConnectionTimeout(Event):
+    """A connection was closed because the peer was too slow."""
+
+    peer: Peer
+    reason: Reason
+
+
+@event("connection.failed")
+class ConnectionFailed(Event):
+    """A connection failed: its TLS handshake, its protocol or the network."""
+
+    peer: Peer
+    reason: Reason
+
+
+@event("request.received")
+class RequestReceived(Event):
+    """A request of an accepted guest was received."""
+
+    peer: Peer
+    command: Command
+
+
+@event("request.answered")
+class RequestAnswered(Event):
+    """A request was answered."""
+
+    peer: Peer
+    command: Command
+    answer_bytes: ResponseBytes
+
+
+@event("request.failed", level=Level.WARNING)
+class RequestFailed(Event):
+    """A request was answered with an error."""
+
+    peer: Peer | None = None
+    command: Command | None = None
+    doing: Doing | None = None
+    caller: CallerName | None = None
+    code: Code
+    status: Status | None = None
+    reason: Reason
+
+
+@event("request.unattested")
+class RequestUnattested(Event):
+    """A guest requested a secret without a session; it is asked to attest itself."""
+
+    peer: Peer
+    doing: Doing
+    code: Code
+    status: Status
+    reason: Reason
+
+
+@event("collateral.renewed")
+class CollateralRenewed(Event):
+    """Collateral was fetched and verified."""
+
+    tee: TeeName
+    fmspc: Fmspc
+    ca: Ca
+    until: Annotated[str, About("Time at which it expires (RFC 3339).", characters=64)]
+    evaluation: Annotated[int, About("Its TCB evaluation number.")]
+
+
+@event("collateral.not-renewed")
+class CollateralNotRenewed(Event):
+    """Collateral could not be fetched or verified."""
+
+    tee: TeeName
+    fmspc: Fmspc
+    ca: Ca
+    problem: Problem
+    again_after_seconds: Annotated[int, About("Seconds until the next attempt.")]
+
+
+@event("collateral.not-stored")
+class CollateralNotStored(Event):
+    """Collateral could not be stored; the daemon uses it until it stops."""
+
+    problem: Problem
+
+
+@event("collateral.unreadable")
+class CollateralUnreadable(Event):
+    """Stored collateral could not be read or verified."""
+
+    problem: Problem
+
+
+@event("warning.collateral", level=Level.WARNING)
+class WarningCollateral(Event):
+    """A file of collateral will expire soon, has expired, or cannot be used."""
+
+    file: Annotated[str, About("Path of the file.", characters=4096)]
+    about: Annotated[str, About("Platform of the collateral.", characters=256)]
+    problem: Problem
+
+
+@event("warning.policy", level=Level.WARNING)
+class WarningPolicy(Event):
+    """A policy cannot be used: every guest that needs it is refused."""
+
+    tee: Annotated[str, About("Name of the TEE, or `release`.", characters=64)]
+    reason: Reason
+
+
+@event("warning.unpinned", level=Level.WARNING)
+class WarningUnpinned(Event):
+    """A policy accepts guests with any value of some measurements."""
+
+    tee: TeeName
+    measurements: Annotated[
+        tuple[str, ...], About("Names of these measurements.", characters=128, items=64)
+    ]
+    reason: Reason
+
+
+@event("warning.identity", level=Level.WARNING)
+class WarningIdentity(Event):
+    """A certificate or key of the daemon could not be renewed or read again."""
+
+    reason: Reason
+
+
+@event("warning.storage", level=Level.WARNING)
+class WarningStorage(Event):
+    """The data directory has a defect that the daemon tolerates."""
+
+    reason: Reason
+
+
+@event("warning.shadowed", level=Level.WARNING)
+class WarningShadowed(Event):
+    """A resource that was stored is not what guests get, because a file has the same name."""
+
+    resource: Annotated[str, About("Path of the resource.", characters=1024)]
+    by: Annotated[str, About("Path of the file.", characters=1024)]
+
+
+@event("warning.bug", level=Level.WARNING)
+class WarningBug(Event):
+    """An internal error occurred. The exception's text is withheld: it could quote a secret."""
+
+    doing: Doing
+    incident: Annotated[str, About("Id that the peer received with its response.", characters=64)]
+    error: Annotated[str, About("Type of the exception.", characters=128)]
+    frames: Annotated[
+        tuple[str, ...],
+        About(
+            "Functions and lines of the traceback, innermost last.",
+            characters=256,
+            items=100,
+            last_items=True,
+        ),
+    ]
+
+
+CATALOGUE: Final[tuple[type[Event], ...]] = tuple(
+    sorted(
+        (
+            member
+            for member in tuple(globals().values())
+            if isinstance(member, type) and issubclass(member, Event) and member is not Event
+        ),
+        key=lambda member: member.spec.name,
+    )
+)
+"""All event types above, by wire name."""
