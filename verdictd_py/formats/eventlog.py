@@ -1,7 +1,7 @@
 """A guest's boot event log: what was measured into its registers, one after the other.
 
 Sources: TCG "PC Client Platform Firmware Profile", 10.2 (TCG_PCR_EVENT, TCG_PCR_EVENT2,
-TCG_EfiSpecIDEvent); UEFI 2.10, 38.4 (confidential computing event log, CCEL); tdx.md.
+TCG_EfiSpecIDEvent); UEFI 2.10, 38.4 (confidential computing event log, CCEL).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _PROVED_WHOLE: Final = frozenset(
         EV_EFI_VARIABLE_AUTHORITY,
     }
 )
-"""Types whose digest is that of their data as it stands (tdx.md, "Event log")."""
+"""Types whose digest is that of their data as it stands."""
 
 _COMMAND_LINE: Final = b"kernel_cmdline: "
 _PROVED_BEHIND: Final = (b"grub_cmd: ", _COMMAND_LINE)
