@@ -24,8 +24,8 @@ from verdictd_py.daemon.collateral import site_get
 from verdictd_py.formats.openpgp import SequoiaKeyringEditor
 from verdictd_py.policy.appraisal import OpenMeasurements, RegoAppraisalPolicy
 from verdictd_py.policy.release import RegoReleasePolicy
-from verdictd_py.policy.sandbox import PolicySandbox
 from verdictd_py.policy.sets import DocumentsWithSets
+from verdictd_py.policy.trial import PolicyTrial
 from verdictd_py.ports import Events, PolicySource, Tees, VerifierContext
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.stores import (
@@ -134,7 +134,7 @@ def use_cases(
     deciding = DocumentsWithSets(documents, clock)
     release = RegoReleasePolicy(documents)
     history = History()
-    tester = PolicySandbox(tees)
+    tester = PolicyTrial(tees)
     return UseCases(
         tees=tees,
         verifiers=verifiers,

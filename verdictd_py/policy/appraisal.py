@@ -9,7 +9,7 @@ from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, StorageError
 from verdictd_py.policy import explain
 from verdictd_py.policy.engine import CompiledPolicies, CompiledPolicy, PolicyResult
-from verdictd_py.policy.reference import parse_data, unpinned
+from verdictd_py.policy.reference import unpinned
 from verdictd_py.ports import PolicyDocuments, PolicySource, Tees
 
 __all__ = ["OpenMeasurements", "RegoAppraisalPolicy", "unpinned"]
@@ -46,7 +46,7 @@ class RegoAppraisalPolicy:
         return None
 
     async def failures(self, tee: str, claims: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
-        """Return every failed rule; empty only if the policy's `allow` is `true`.
+        """Every failed rule; empty only if the policy's `allow` is `true`.
 
         1. Read the documents. 2. Compile them, or take what was compiled. 3. Evaluate.
         4. Refuse what no policy may accept. 5. Explain a refusal.
@@ -56,10 +56,10 @@ class RegoAppraisalPolicy:
             return (_policy_reason(f"the TEE {tee} is not known here"),)
         try:
             documents = await self._source.documents(tee)  # 1
-            result = self._compiled.of(documents).evaluate(claims)  # 2, 3
-            reference = parse_data(documents.data)
+            compiled, result = await self._compiled.evaluate(documents, claims)  # 2, 3
         except (NotFound, StorageError, PolicyInvalid) as error:
             return (*explain.revoked(known, claims), _policy_reason(str(error)))
+        reference = compiled.reference
         reasons = explain.revoked(known, claims)  # 4
         always = explain.unordered(known, claims, reference)
         always += explain.unverified_devices(claims, result.document)

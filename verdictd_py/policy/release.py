@@ -46,7 +46,7 @@ class RegoReleasePolicy:
         }
         try:
             documents = await self._documents_for(path)  # 1
-            result = self._compiled.of(documents).evaluate(asked)  # 2, 3
+            _, result = await self._compiled.evaluate(documents, asked)  # 2, 3
         except _UNREADABLE as error:
             return (_reason(f"the release policy for {path} cannot be used: {error}"),)
         if result.allow:

@@ -1,0 +1,61 @@
+"""Trials of new policies: compiled and evaluated for a sample before they are stored.
+
+A policy is code. What protects the daemon from it is the budget of the policy engine, which is
+the same here as for every decision.
+"""
+
+from __future__ import annotations
+
+from verdictd_py.encoding import JsonValue
+from verdictd_py.errors import PolicyInvalid
+from verdictd_py.policy.engine import CompiledPolicy, in_thread
+from verdictd_py.ports import PolicyDocuments, Tees, TestedPolicy
+
+
+class PolicyTrial:
+    """Port `PolicyTester`.
+
+    Args:
+        tees: those whose sample claims policies are tried on.
+    """
+
+    def __init__(self, tees: Tees) -> None:
+        self._tees = tees
+
+    async def check(self, documents: PolicyDocuments, tee: str | None) -> None:
+        known = self._tees.get(tee)
+        sample = self._any_sample() if known is None else known.sample_claims
+        await in_thread(_check, documents, sample)
+
+    async def test(self, documents: PolicyDocuments, claims: JsonValue) -> TestedPolicy:
+        return await in_thread(_test, documents, claims)
+
+    def _any_sample(self) -> dict[str, JsonValue]:
+        """Input for a policy without a TEE, which may also be a release policy with its input."""
+        tee = self._tees.default
+        return {
+            **tee.sample_claims,
+            "claims": tee.sample_claims,
+            "appraisal": {"id": "00" * 16, "tee": tee.name},
+            "resource": {
+                "kind": "resource",
+                "path": "default/key/1",
+                "labels": {"repository": "default", "type": "key", "tag": "1"},
+            },
+        }
+
+
+def _check(documents: PolicyDocuments, sample: dict[str, JsonValue]) -> None:
+    CompiledPolicy.compile(documents.policy, documents.data).evaluate(sample)
+
+
+def _test(documents: PolicyDocuments, claims: JsonValue) -> TestedPolicy:
+    """The verdict, and each input next to its reference value (wire-client-api.md, `TestOpa`)."""
+    if not isinstance(claims, dict):
+        raise PolicyInvalid("the claims are not a JSON object")
+    compiled = CompiledPolicy.compile(documents.policy, documents.data)
+    allow = compiled.evaluate(claims).allow
+    info: dict[str, JsonValue] = {
+        name: [value, compiled.reference.get(name)] for name, value in claims.items()
+    }
+    return TestedPolicy(allow, info)
