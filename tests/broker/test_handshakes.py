@@ -78,6 +78,15 @@ async def test_the_store_never_sees_an_id() -> None:
     assert all(session_id not in text for text in seen)
 
 
+@pytest.mark.parametrize("tee", ["nvidia", "az-tdx-vtpm", "TDX", "tdx ", "", "é\n", "x" * 9999])
+async def test_the_name_of_an_unknown_tee_is_bounded(broker: Broker, tee: str) -> None:
+    body = json.dumps({"version": "0.4.0", "tee": tee}).encode()
+    with pytest.raises(EvidenceFormat, match="is not served here") as refused:
+        await broker.use_cases.begin(body)
+    assert len(str(refused.value)) < 150
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("body", "error"),
     [
