@@ -20,6 +20,7 @@ from verdictd_py.domain.events import CATALOGUE
 from verdictd_py.domain.eventtypes import About
 from verdictd_py.events.audit import MAX_LIMITED_PER_MINUTE
 from verdictd_py.listeners.kbs import answers, description
+from verdictd_py.tees.registry import known_tees
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 TARGET: Final = ROOT / "docs" / "reference"
@@ -33,6 +34,10 @@ _FIELD: Final = re.compile(r"^\s*((?:repeated )?[\w.]+) (\w+) = (\d+);(?:\s*//\s
 _VALUE: Final = re.compile(r"^\s*()(\w+) = (\d+);(?:\s*//\s*(.*))?$")
 
 
+def _indented(document: bytes) -> str:
+    return json.dumps(json.loads(document), indent=1) + "\n"
+
+
 def main(argv: list[str]) -> int:
     pages = {
         "configuration.md": "".join(configuration()),
@@ -41,7 +46,8 @@ def main(argv: list[str]) -> int:
         "verdictd-v1.md": "".join(api("verdictd_v1")),
         "events.md": "".join(events()),
         "kbs-errors.md": "".join(kbs_errors()),
-        "kbs-openapi.json": json.dumps(json.loads(description.document()), indent=1) + "\n",
+        "kbs-openapi.json": json.dumps(json.loads(description.document(known_tees())), indent=1)
+        + "\n",
     }
     different = [
         name

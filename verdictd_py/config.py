@@ -86,6 +86,11 @@ class Unsafe:
     insecure_sample_data_dir: bool = False
     unsafe_tdx_root_ca: Path | None = None
 
+    @property
+    def root_ca(self) -> Path | None:
+        """Root certificate that is trusted instead of the vendors'."""
+        return self.unsafe_tdx_root_ca
+
     def chosen(self) -> tuple[str, ...]:
         """The flags that were given, as on the command line."""
         return tuple(
@@ -94,6 +99,8 @@ class Unsafe:
             if getattr(self, field.name)
         )
 
+
+UNSAFE_ROOT_OPTION: Final = "--unsafe-tdx-root-ca"
 
 UNSAFE_NAMES: Final = frozenset(field.name for field in fields(Unsafe))
 
@@ -136,6 +143,7 @@ class Settings(BaseSettings):
     allow_a256ctr: bool = False
     require_reference_values: bool = False
     allow_rtmr3_mismatch: bool = False
+    tee: dict[str, dict[str, Any]] = {}
     max_new_keys_per_minute: Annotated[int, Field(ge=1)] = 60
     max_connections: Annotated[int, Field(ge=1)] = 4096
     max_evidence_age: Seconds | None = None
@@ -181,6 +189,16 @@ class Settings(BaseSettings):
         if not value:
             raise ValueError("guests are always attested: remove it, or set it to true")
         return value
+
+    @property
+    def attests(self) -> bool:
+        """Whether the broker presents evidence about itself."""
+        return self.attester != "nullattester"
+
+    @property
+    def allow_unlogged(self) -> bool:
+        """Whether guests may extend some registers at run time without log entries."""
+        return self.allow_rtmr3_mismatch
 
     @property
     def listen_address(self) -> Address:

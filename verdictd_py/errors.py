@@ -18,7 +18,7 @@ class Reason:
     """One rule that refused, with whole values, for the operator.
 
     Attributes:
-        rule: what was checked, a claim's name where there is one (`rtmr1`, `debug`).
+        rule: what was checked, a claim's name where there is one (`debug`).
         measured: the value found, as text; empty where there is none.
         expected: what would have passed, as text; empty where nothing would.
         text: the sentence an operator reads.

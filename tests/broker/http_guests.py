@@ -24,13 +24,14 @@ from tests.support.memory import (
     ScriptedVerifier,
 )
 from tests.support.rcar import jwk_of, private_key
+from tests.support.tees import TEES
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.handshakes import Handshakes
 from verdictd_py.broker.release import Releaser
 from verdictd_py.domain.appraisal import AppraisedPeer
 from verdictd_py.domain.events import SecretReleased
 from verdictd_py.domain.eventtypes import Event
-from verdictd_py.domain.evidence import Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import VerifiedEvidence
 from verdictd_py.domain.names import KeyId, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.encoding import JsonValue
@@ -143,11 +144,12 @@ class Broker:
     policy: ScriptedPolicy = field(default_factory=ScriptedPolicy)
     resources: MemoryResources = field(default_factory=lambda: MemoryResources({PATH: SECRET}))
     unpinned: tuple[str, ...] | Exception = ()
-    more: dict[Tee, Any] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         appraiser = Appraiser(
-            verifiers={Tee.TDX: self.verifier, **self.more},
+            tees=TEES,
+            verifiers={"tdx": self.verifier, **self.more},
             policy=self.policy,
             clock=lambda: self.now,
             events=self.events,
@@ -169,7 +171,7 @@ class Broker:
         )
         self.use_cases = Guests(self.handshakes)
 
-    async def _unpinned(self, tee: Tee) -> tuple[str, ...]:
+    async def _unpinned(self, tee: str) -> tuple[str, ...]:
         if isinstance(self.unpinned, Exception):
             raise self.unpinned
         return self.unpinned
@@ -188,7 +190,7 @@ class Broker:
         )
         report_data = hashlib.sha384(text.encode()).digest().ljust(64, b"\0")
         self.verifier.answer = VerifiedEvidence(
-            Tee.TDX, report_data, self.claims, "UpToDate", (), "cd" * 32
+            "tdx", report_data, self.claims, "UpToDate", (), "cd" * 32
         )
 
     async def attest(self, kind: str = "P-256", **changes: Any) -> tuple[str, str]:

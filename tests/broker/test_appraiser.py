@@ -23,13 +23,14 @@ from tests.support.memory import (
     ScriptedPolicy,
     ScriptedVerifier,
 )
+from tests.support.tees import TEES
 from verdictd_py import errors
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.history import History, Judgement, Verdict
 from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.events import GuestAccepted, GuestNotJudged, GuestRefused
-from verdictd_py.domain.evidence import Evidence, InitData, Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import Evidence, InitData, VerifiedEvidence
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import (
     AppraisalTimeout,
@@ -45,6 +46,7 @@ from verdictd_py.errors import (
     TcbStatusRefused,
 )
 from verdictd_py.formats.eventlog import EventLog
+from verdictd_py.tees.tdx import tee as tdx
 
 ADDRESS = "192.0.2.1:5"
 REFUSALS = [
@@ -64,17 +66,18 @@ def appraiser(
     events: MemoryEvents | None = None,
     *,
     insecure_accept_anyone: bool = False,
-    allow_rtmr3_mismatch: bool = False,
+    allow_unlogged: bool = False,
     history: History | None = None,
     seconds: float | None = None,
 ) -> Appraiser:
     return Appraiser(
-        verifiers={Tee.TDX: verifier or ScriptedVerifier()},
+        tees=TEES,
+        verifiers={"tdx": verifier or ScriptedVerifier()},
         policy=policy or ScriptedPolicy(),
         clock=lambda: NOW,
         events=events or MemoryEvents(),
         insecure_accept_anyone=insecure_accept_anyone,
-        allow_rtmr3_mismatch=allow_rtmr3_mismatch,
+        allow_unlogged=allow_unlogged,
         history=history,
         seconds=seconds,
     )
@@ -104,15 +107,15 @@ async def test_what_everybody_accepts_is_accepted() -> None:
     assert appraisal.accepted
     assert verifier.asked == [(EVIDENCE, NOW)]
     claims = {**VERIFIED.claims, "initData": None}
-    assert policy.asked == [(Tee.TDX, claims)]
+    assert policy.asked == [("tdx", claims)]
     peer = AppraisedPeer.of(appraisal, address=ADDRESS)
-    assert (peer.tee, peer.appraisal_id, peer.claims) == (Tee.TDX, appraisal.id, claims)
+    assert (peer.tee, peer.appraisal_id, peer.claims) == ("tdx", appraisal.id, claims)
     assert events.events == [
         GuestAccepted(
             peer=ADDRESS,
             appraisal=appraisal.id,
             code="ok",
-            tee=Tee.TDX,
+            tee="tdx",
             form="test",
             tcb_status="UpToDate",
             evidence=VERIFIED.digest,
@@ -144,7 +147,7 @@ async def test_whoever_refuses_the_peer_is_refused(
     assert len(verifier.asked) == (where != "reading")
     assert len(policy.asked) == (where == "policy")
     assert (appraisal.evidence is None) == (where != "policy")
-    assert appraisal.tee is (None if where == "reading" else Tee.TDX)
+    assert appraisal.tee is (None if where == "reading" else "tdx")
     (event,) = events.events
     assert isinstance(event, GuestRefused)
     assert (event.code, event.peer, event.reasons) == (kind.code, ADDRESS, (MR_TD.text,))
@@ -160,8 +163,8 @@ async def test_without_evidence_nobody_is_asked() -> None:
     assert not policy.asked
 
 
-@pytest.mark.parametrize("tee", [Tee.SGX, Tee.NONE, Tee.CSV])
-async def test_a_tee_that_is_not_served(tee: Tee) -> None:
+@pytest.mark.parametrize("tee", ["sgx", "none", "csv"])
+async def test_a_tee_that_is_not_served(tee: str) -> None:
     verifier = ScriptedVerifier()
     appraisal = await appraiser(verifier).judge(reads(replace(EVIDENCE, tee=tee)))
     error = refused(appraisal)
@@ -306,11 +309,11 @@ async def test_the_open_door_asks_nobody_and_says_so() -> None:
     missing = EvidenceMissing("the certificate carries no evidence")
     appraisal = await judge.admit(reads(missing), address=ADDRESS)
     peer = AppraisedPeer.of(appraisal, address=ADDRESS)
-    assert (peer.tee, dict(peer.claims)) == (Tee.NONE, {})
+    assert (peer.tee, dict(peer.claims)) == ("none", {})
     assert not verifier.asked
     assert not policy.asked
     (fields,) = events.named("guest.accepted")
-    assert (fields["tee"], fields["form"], fields["evidence"]) == (Tee.NONE, "none", None)
+    assert (fields["tee"], fields["form"], fields["evidence"]) == ("none", "none", None)
 
 
 async def test_the_open_door_is_none_for_offline_judgement() -> None:
@@ -322,7 +325,7 @@ BOOT = (
     command_line(b"quiet root=/dev/vda"),
     event(1, 0x80000007, b"Calling EFI Application from Boot Option"),
 )
-REGISTERS = EventLog(BOOT).replay()
+REGISTERS = EventLog(BOOT, tdx.REGISTERS).replay()
 BOOTED = dataclasses.replace(
     VERIFIED, claims={**VERIFIED.claims, **{name: each.hex() for name, each in REGISTERS.items()}}
 )
@@ -359,7 +362,9 @@ async def test_an_event_log_that_does_not_replay_is_refused_and_never_pinned(log
     appraisal = await judged_with_log(log)
     assert isinstance(refused(appraisal), EventLogRefused)
     assert {reason.rule for reason in appraisal.reasons} == {"eventLog"}
-    assert Judgement.of(appraisal, ADDRESS).not_pinnable.endswith(": event-log")
+    assert Judgement.of(appraisal, ADDRESS, TEES.measurements("tdx")).not_pinnable.endswith(
+        ": event-log"
+    )
 
 
 async def test_what_runs_later_may_extend_rtmr3_where_the_operator_says_so() -> None:
@@ -371,7 +376,7 @@ async def test_what_runs_later_may_extend_rtmr3_where_the_operator_says_so() -> 
     evidence = dataclasses.replace(EVIDENCE, event_log=log)
     strict = await appraiser(ScriptedVerifier(measured)).judge(reads(evidence))
     assert [reason.text.split(":")[0] for reason in strict.reasons] == ["rtmr3"]
-    lax = appraiser(ScriptedVerifier(measured), allow_rtmr3_mismatch=True)
+    lax = appraiser(ScriptedVerifier(measured), allow_unlogged=True)
     appraisal = await lax.judge(reads(evidence))
     assert appraisal.accepted
     proved = appraisal.claims["eventLog"]
@@ -379,7 +384,7 @@ async def test_what_runs_later_may_extend_rtmr3_where_the_operator_says_so() -> 
     assert later.digest.hex() not in json.dumps(proved)
     assert proved["kernelCommandLine"] == "quiet root=/dev/vda"
     other = dataclasses.replace(measured, claims={**claims, "rtmr1": "ee" * 48})
-    still = appraiser(ScriptedVerifier(other), allow_rtmr3_mismatch=True)
+    still = appraiser(ScriptedVerifier(other), allow_unlogged=True)
     assert not (await still.judge(reads(evidence))).accepted
 
 
@@ -411,7 +416,7 @@ async def test_init_data_reaches_the_policy_once_its_digest_was_measured(is_its_
 
 async def test_init_data_of_a_tee_that_does_not_measure_it_is_refused() -> None:
     """Nothing in the evidence would prove it, and a policy would take it for proved."""
-    sgx = dataclasses.replace(VERIFIED, tee=Tee.SGX)
+    sgx = dataclasses.replace(VERIFIED, tee="sgx")
     body = 'algorithm = "sha384"\n[data]\nwho = "me"'
     policy = ScriptedPolicy()
     evidence = dataclasses.replace(EVIDENCE, init_data=InitData("toml", body))
@@ -424,11 +429,11 @@ async def test_init_data_of_a_tee_that_does_not_measure_it_is_refused() -> None:
 
 async def test_what_is_no_event_log_is_refused() -> None:
     assert type(refused(await judged_with_log(b"junk"))) is EvidenceFormat
-    sgx = dataclasses.replace(VERIFIED, tee=Tee.SGX)
+    sgx = dataclasses.replace(VERIFIED, tee="sgx")
     assert type(refused(await judged_with_log(written(*BOOT), sgx))) is EvidenceFormat
 
 
 async def test_a_boots_events_are_not_remembered_for_hours() -> None:
     appraisal = await judged_with_log(written(*BOOT))
     assert "eventLog" in appraisal.claims
-    assert "eventLog" not in Judgement.of(appraisal, ADDRESS).claims
+    assert "eventLog" not in Judgement.of(appraisal, ADDRESS, TEES.measurements("tdx")).claims

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from tests.support.memory import NOW, VERIFIED, MemoryEvents
+from tests.support.tees import TEES
 from verdictd_py.broker.changes import MAX_ATTEMPTS, CheckedDocuments
 from verdictd_py.broker.documents import DocumentAdministrator
 from verdictd_py.broker.history import History, Judgement
@@ -19,7 +20,6 @@ from verdictd_py.documents import referencesets
 from verdictd_py.documents.referencesets import MAX_SETS, ReferenceSet
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import ROLES, Caller
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.names import Name
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Conflict, NotFound, PolicyInvalid, RequestError
@@ -42,7 +42,7 @@ class HeldTester:
     go: asyncio.Event = field(default_factory=asyncio.Event)
     checked: list[PolicyDocuments] = field(default_factory=list)
 
-    async def check(self, documents: PolicyDocuments, tee: Tee | None) -> None:
+    async def check(self, documents: PolicyDocuments, tee: str | None) -> None:
         self.checked.append(documents)
         if self.held:
             self.held = False
@@ -59,7 +59,7 @@ class Place:
     """Administrators on one store; each call of `another` adds those of a further broker."""
 
     def __init__(self, **texts: str) -> None:
-        self.store = MemoryDocumentStore({"tdxPolicy.rego": "old", "tdxData": "{}", **texts})
+        self.store = MemoryDocumentStore(TEES, {"tdxPolicy.rego": "old", "tdxData": "{}", **texts})
         self.history = History()
         self.prepared = 0
         self.tester = HeldTester()
@@ -78,17 +78,23 @@ class Place:
             documents=self.store,
             changes=changes,
             deciding=DocumentsWithSets(self.store, clock),
+            tees=TEES,
             tester=tester,
             history=self.history,
             events=events,
         )
         sets = SetAdministrator(
-            documents=self.store, changes=changes, history=self.history, events=events, clock=clock
+            documents=self.store,
+            tees=TEES,
+            changes=changes,
+            history=self.history,
+            events=events,
+            clock=clock,
         )
         return documents, sets
 
     def states(self) -> dict[str, str]:
-        sets = referencesets.parse(self.store.texts["referenceSets"])[Tee.TDX]
+        sets = referencesets.parse(self.store.texts["referenceSets"])["tdx"]
         return {name: made.state(NOW) for name, made in sets.items()}
 
 
@@ -197,8 +203,8 @@ async def test_two_whole_policies_at_once_are_both_stored_one_after_the_other() 
 
 async def test_a_pin_during_whole_new_data_is_not_lost() -> None:
     place = Place()
-    appraisal = Appraisal("id", NOW, Tee.TDX, "test", VERIFIED, bound=True, refusal=None)
-    place.history.remember(Judgement.of(appraisal, "192.0.2.1:5"))
+    appraisal = Appraisal("id", NOW, "tdx", "test", VERIFIED, bound=True, refusal=None)
+    place.history.remember(Judgement.of(appraisal, "192.0.2.1:5", TEES.measurements("tdx")))
     others, _ = place.another(HeldTester())
     preview = await others.preview_pin(OPERATOR, "id", ("mrTd",))
     place.tester.held = True
@@ -236,7 +242,7 @@ async def test_the_check_sees_the_sets_in_force_as_guests_do() -> None:
     await place.documents.set_reference(OPERATOR, "tdxData", json.dumps({"rtmr1": [B]}).encode())
     await place.documents.set_policy(OPERATOR, "tdxPolicy.rego", b"new")
     assert [dict(checked.reference.values) for checked in place.tester.checked] == [expected] * 2
-    deciding = await DocumentsWithSets(place.store, lambda: NOW).documents(Tee.TDX)
+    deciding = await DocumentsWithSets(place.store, lambda: NOW).documents("tdx")
     assert deciding == place.tester.checked[-1]
     assert place.prepared == 2
 
@@ -281,16 +287,16 @@ async def test_sets_have_a_largest_number() -> None:
         f"s{number}": ReferenceSet({"rtmr1": (A,)}, "a", NOW - timedelta(days=1))
         for number in range(MAX_SETS)
     }
-    place = Place(referenceSets=referencesets.written({Tee.TDX: most}))
+    place = Place(referenceSets=referencesets.written({"tdx": most}))
     with pytest.raises(RequestError, match=f"{MAX_SETS} sets already"):
         await place.sets.add(OPERATOR, "tdx", "more", {"rtmr1": [B]}, "")
     del most["s0"]
-    await place.store.put(SETS, referencesets.written({Tee.TDX: most}), expected=ANY)
+    await place.store.put(SETS, referencesets.written({"tdx": most}), expected=ANY)
     await place.sets.add(OPERATOR, "tdx", "more", {"rtmr1": [B]}, "")
     more = {**most, "s0": most["s1"], "s": most["s1"]}
     with pytest.raises(RequestError, match=f"at most {MAX_SETS}"):
         await place.documents.set_reference(
-            OPERATOR, "referenceSets", referencesets.written({Tee.TDX: more}).encode()
+            OPERATOR, "referenceSets", referencesets.written({"tdx": more}).encode()
         )
 
 

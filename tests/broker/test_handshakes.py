@@ -15,7 +15,6 @@ import pytest
 from tests.broker.http_guests import ADDRESS, PATH, SECRET, Broker, answer, opened
 from tests.support.memory import NOW
 from tests.support.rcar import jwk_of
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.errors import (
     CollateralUnavailable,
     EvidenceFormat,
@@ -47,7 +46,7 @@ async def test_a_guest(broker: Broker, kind: str) -> None:
         assert opened(found, kind) == SECRET.reveal()
     peer, path = broker.release.asked[0]
     assert (peer.tee, peer.address, dict(peer.claims)) == (
-        Tee.TDX,
+        "tdx",
         ADDRESS,
         {"mrTd": "ab", "initData": None},
     )
@@ -77,6 +76,15 @@ async def test_the_store_never_sees_an_id() -> None:
     session_id, _ = await Broker(sessions=Watched()).begin()
     assert seen
     assert all(session_id not in text for text in seen)
+
+
+@pytest.mark.parametrize("tee", ["nvidia", "az-tdx-vtpm", "TDX", "tdx ", "", "é\n", "x" * 9999])
+async def test_the_name_of_an_unknown_tee_is_bounded(broker: Broker, tee: str) -> None:
+    body = json.dumps({"version": "0.4.0", "tee": tee}).encode()
+    with pytest.raises(EvidenceFormat, match="is not served here") as refused:
+        await broker.use_cases.begin(body)
+    assert len(str(refused.value)) < 150
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

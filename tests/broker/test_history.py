@@ -8,10 +8,11 @@ from datetime import timedelta
 import pytest
 
 from tests.support.memory import NOW, VERIFIED
+from tests.support.tees import TEES
 from verdictd_py.broker.history import History, Judgement, Verdict
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import ROLES, Caller
-from verdictd_py.domain.evidence import Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import VerifiedEvidence
 from verdictd_py.errors import (
     AttestationError,
     BindingMismatch,
@@ -39,11 +40,11 @@ def appraisal(
     bound: bool = True,
 ) -> Appraisal:
     at = NOW + timedelta(seconds=number)
-    return Appraisal(f"id{number}", at, Tee.TDX, "test", evidence, bound=bound, refusal=refusal)
+    return Appraisal(f"id{number}", at, "tdx", "test", evidence, bound=bound, refusal=refusal)
 
 
 def judged(*of: Appraisal) -> tuple[Judgement, ...]:
-    return tuple(Judgement.of(each, ADDRESS) for each in of)
+    return tuple(Judgement.of(each, ADDRESS, TEES.measurements("tdx")) for each in of)
 
 
 def policy_refused(*reasons: Reason) -> PolicyRefused:

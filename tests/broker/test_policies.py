@@ -11,12 +11,12 @@ from datetime import datetime
 import pytest
 
 from tests.support.memory import NOW, VERIFIED, MemoryEvents
+from tests.support.tees import TEES
 from verdictd_py.broker.changes import CheckedDocuments
 from verdictd_py.broker.documents import DocumentAdministrator
 from verdictd_py.broker.history import History, Judgement
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import ROLES, Caller
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import (
     Conflict,
@@ -39,7 +39,7 @@ class ScriptedTester:
 
     refuses: Callable[[PolicyDocuments], bool] = lambda documents: False
 
-    async def check(self, documents: PolicyDocuments, tee: Tee | None) -> None:
+    async def check(self, documents: PolicyDocuments, tee: str | None) -> None:
         await asyncio.sleep(0)
         if self.refuses(documents):
             raise PolicyInvalid("the policy does not work")
@@ -61,6 +61,7 @@ def administrator(
         documents=documents,
         changes=CheckedDocuments(documents, tester, clock, prepare),
         deciding=DocumentsWithSets(documents, clock),
+        tees=TEES,
         tester=tester,
         history=history,
         events=events,
@@ -78,7 +79,7 @@ class Place:
 def place(
     refuses: Callable[[PolicyDocuments], bool] = lambda documents: False, **texts: str
 ) -> Place:
-    documents = MemoryDocumentStore({"tdxPolicy.rego": "old", "tdxData": "{}", **texts})
+    documents = MemoryDocumentStore(TEES, {"tdxPolicy.rego": "old", "tdxData": "{}", **texts})
     history, events = History(), MemoryEvents()
     admin = administrator(documents, ScriptedTester(refuses), history, events)
     return Place(documents, history, events, admin)
@@ -87,8 +88,8 @@ def place(
 def remember(history: History, rule: str = "mrTd") -> None:
     reason = Reason(rule, "ab", "cd", "")
     refusal = PolicyRefused("refused", reasons=(reason,))
-    appraisal = Appraisal("id", NOW, Tee.TDX, "test", VERIFIED, bound=True, refusal=refusal)
-    history.remember(Judgement.of(appraisal, "192.0.2.1:5"))
+    appraisal = Appraisal("id", NOW, "tdx", "test", VERIFIED, bound=True, refusal=refusal)
+    history.remember(Judgement.of(appraisal, "192.0.2.1:5", TEES.measurements("tdx")))
 
 
 async def test_what_does_not_work_is_not_stored() -> None:

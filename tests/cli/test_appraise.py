@@ -20,6 +20,7 @@ from verdictd_py.formats.eventlog import EventLog
 from verdictd_py.guest.attesters import SimulatedAttester
 from verdictd_py.protocols.ratstls.issue import Form, issue
 from verdictd_py.simulator import Flaw, SimulatedPlatform, TdMeasurements, collateral_json
+from verdictd_py.tees.tdx import tee as tdx
 
 RATS_TLS: Final = vector("rats-tls")
 TDX: Final = vector("quotes/tdx-v4-up-to-date")
@@ -361,7 +362,7 @@ class TestCannotJudge:
 
 def test_a_boots_event_log_is_replayed(appraise: Appraise, tmp_path: Path) -> None:
     boot = (command_line(b"quiet"), event(1, 0x80000007, b"action"))
-    registers = EventLog(boot).replay()
+    registers = EventLog(boot, tdx.REGISTERS).replay()
     now = app.utc_now()
     platform = SimulatedPlatform.create(now=now)
     (tmp_path / "quote").write_bytes(

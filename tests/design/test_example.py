@@ -19,11 +19,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tests.policy.support import Documents, default_documents
 from tests.support.memory import MemoryEvents, MemoryKeys, MemoryResources
+from tests.support.tees import TEES
 from tests.support.vectors import from_guide, vector
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.release import Releaser
 from verdictd_py.domain.appraisal import AppraisedPeer
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.names import KeyId
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.encoding import JsonValue
@@ -81,12 +81,13 @@ async def by_the_broker(der: bytes) -> dict[str, object]:
     source = FileCollateral(vector("rats-tls/collateral.json"))
     root = vector("rats-tls/root.der").read_bytes()
     appraiser = Appraiser(
-        verifiers={Tee.TDX: TdxVerifier(source, root_ca_der=root)},
-        policy=RegoAppraisalPolicy(Documents(default_documents(Tee.TDX))),
+        tees=TEES,
+        verifiers={"tdx": TdxVerifier(source, root_ca_der=root)},
+        policy=RegoAppraisalPolicy(Documents(default_documents("tdx")), TEES),
         clock=lambda: NOW,
         events=MemoryEvents(),
     )
-    appraisal = await appraiser.judge(lambda now: certificate.read(der, now=now))
+    appraisal = await appraiser.judge(lambda now: certificate.read(der, TEES, now=now))
     peer = AppraisedPeer.of(appraisal, address="192.0.2.7:40000")
     layer = base64.b64decode(from_guide(r'optsdata: Some\("([A-Za-z0-9+/=]+)"\)'))
     sealed = base64.b64encode(AESGCM(KEY).encrypt(IV, layer, None)).decode()

@@ -9,15 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.policy.support import POLICIES
+from tests.support.tees import SGX, TDX
 from verdictd_py.documents.reference import (
     MAX_DATA_BYTES,
     MAX_DATA_DEPTH,
     ReferenceData,
     parse_data,
 )
-from verdictd_py.domain.evidence import SGX_MEASUREMENTS, TDX_MEASUREMENTS, Tee, measurements
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy.engine import CompiledPolicy
+from verdictd_py.ports.tees import Tee
 
 
 @pytest.mark.parametrize(
@@ -81,22 +82,22 @@ def test_data_nested_under_another_name_cannot_reach_the_verdict() -> None:
 @pytest.mark.parametrize(
     ("text", "tee", "names"),
     [
-        ("{}", Tee.TDX, TDX_MEASUREMENTS),
-        ("{}", Tee.SGX, SGX_MEASUREMENTS),
-        ((POLICIES / "tdxData").read_text(), Tee.TDX, TDX_MEASUREMENTS),
-        ((POLICIES / "sgxData").read_text(), Tee.SGX, SGX_MEASUREMENTS),
-        ('{"svn": 0, "mrSigner": ["a"]}', Tee.SGX, ("mrEnclave",)),
+        ("{}", TDX, TDX.measurements),
+        ("{}", SGX, SGX.measurements),
+        ((POLICIES / "tdxData").read_text(), TDX, TDX.measurements),
+        ((POLICIES / "sgxData").read_text(), SGX, SGX.measurements),
+        ('{"svn": 0, "mrSigner": ["a"]}', SGX, ("mrEnclave",)),
         (
             '{"rtmr1": ["a"], "mrTd": ["b"]}',
-            Tee.TDX,
-            ("rtmr0", "rtmr2", "rtmr3", *TDX_MEASUREMENTS[5:]),
+            TDX,
+            ("rtmr0", "rtmr2", "rtmr3", *TDX.measurements[5:]),
         ),
-        (json.dumps({name: ["a"] for name in TDX_MEASUREMENTS}), Tee.TDX, ()),
-        (json.dumps(dict.fromkeys(TDX_MEASUREMENTS, "a")), Tee.TDX, ()),
+        (json.dumps({name: ["a"] for name in TDX.measurements}), TDX, ()),
+        (json.dumps(dict.fromkeys(TDX.measurements, "a")), TDX, ()),
     ],
 )
 def test_which_measurements_are_not_pinned(text: str, tee: Tee, names: tuple[str, ...]) -> None:
-    assert ReferenceData.parse(text).unpinned(measurements(tee)) == names
+    assert ReferenceData.parse(text).unpinned(tee.measurements) == names
 
 
 def test_a_value_has_one_text_however_it_was_made() -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.tees import TEES
 from verdictd_py.documents.referencesets import (
     MAX_SETS,
     ReferenceSet,
@@ -19,7 +20,6 @@ from verdictd_py.documents.referencesets import (
     union,
     written,
 )
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import RequestError
 
@@ -56,7 +56,7 @@ def test_a_list_that_is_none_stays_as_it_is() -> None:
 
 def test_what_was_written_is_read() -> None:
     sets = {
-        Tee.TDX: {
+        "tdx": {
             "prod-kernel-5.10": ReferenceSet(
                 {"rtmr1": (A, B), "mrTd": (C,)}, "uid 0", NOW, "00" * 32, "id", NOW, None
             ),
@@ -67,14 +67,14 @@ def test_what_was_written_is_read() -> None:
     assert parse("{}") == {}
 
 
-GOOD = json.loads(written({Tee.TDX: {"one": made(A)}}))
+GOOD = json.loads(written({"tdx": {"one": made(A)}}))
 
 
 @pytest.mark.parametrize(
     "change",
     [
         lambda good: [],
-        lambda good: {"tdy": {}},
+        lambda good: {"../x": {}},
         lambda good: {"tdx": []},
         lambda good: {"tdx": {"../x": good["tdx"]["one"]}},
         lambda good: {"tdx": {"one": 1}},
@@ -105,22 +105,24 @@ def test_whatever_comes_in_is_refused_or_read(text: str) -> None:
 @pytest.mark.parametrize(
     ("tee", "values"),
     [
-        (Tee.TDX, {}),
-        (Tee.TDX, {"reportData": ("aa" * 64,)}),
-        (Tee.TDX, {"tcbStatus": ("UpToDate",)}),
-        (Tee.TDX, {"rtmr1": ("AA" * 48,)}),
-        (Tee.TDX, {"rtmr1": ("aa",)}),
-        (Tee.SGX, {"rtmr1": (A,)}),
-        (Tee.SGX, {"mrEnclave": ("aaa",)}),
-        (Tee.SGX, {"mrEnclave": (A,)}),
-        (Tee.SGX, {"mrEnclave": ("A" * 42 + "B=",)}),  # more than 32 bytes have bits
+        ("tdx", {}),
+        ("tdx", {"reportData": ("aa" * 64,)}),
+        ("tdx", {"tcbStatus": ("UpToDate",)}),
+        ("tdx", {"rtmr1": ("AA" * 48,)}),
+        ("tdx", {"rtmr1": ("aa",)}),
+        ("sgx", {"rtmr1": (A,)}),
+        ("sgx", {"mrEnclave": ("aaa",)}),
+        ("sgx", {"mrEnclave": (A,)}),
+        ("sgx", {"mrEnclave": ("A" * 42 + "B=",)}),  # more than 32 bytes have bits
     ],
 )
 def test_only_measurements_in_their_form_are_taken(
-    tee: Tee, values: dict[str, tuple[str, ...]]
+    tee: str, values: dict[str, tuple[str, ...]]
 ) -> None:
     with pytest.raises(RequestError):
-        checked_values(tee, values)
-    assert checked_values(Tee.TDX, {"rtmr1": (A, A)}) == {"rtmr1": (A,)}
+        checked_values(TEES.named(tee).claims, values)
+    assert checked_values(TEES.named("tdx").claims, {"rtmr1": (A, A)}) == {"rtmr1": (A,)}
     signer = base64.b64encode(bytes(range(224, 256))).decode()
-    assert checked_values(Tee.SGX, {"mrSigner": (signer,)}) == {"mrSigner": (signer,)}
+    assert checked_values(TEES.named("sgx").claims, {"mrSigner": (signer,)}) == {
+        "mrSigner": (signer,)
+    }

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 import pytest
 
 from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
-from verdictd_py.domain.evidence import Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import VerifiedEvidence
 from verdictd_py.errors import AttestationError, PolicyRefused, Reason
 
 EVIDENCE = VerifiedEvidence(
-    tee=Tee.TDX,
+    tee="tdx",
     report_data=bytes(64),
     claims={"mrTd": "ab", "debug": False},
     tcb_status="UpToDate",
@@ -24,7 +24,7 @@ EVIDENCE = VerifiedEvidence(
 ACCEPTED = Appraisal(
     id="0123",
     at=datetime(2026, 11, 24, tzinfo=UTC),
-    tee=Tee.TDX,
+    tee="tdx",
     form="test",
     evidence=EVIDENCE,
     bound=True,
@@ -36,22 +36,22 @@ REFUSED = replace(ACCEPTED, refusal=PolicyRefused("refused by policy: mrTd", rea
 
 def test_a_peer_of_an_accepted_appraisal() -> None:
     peer = AppraisedPeer.of(ACCEPTED, address="192.0.2.1:5")
-    assert (peer.appraisal_id, peer.tee, peer.address) == ("0123", Tee.TDX, "192.0.2.1:5")
+    assert (peer.appraisal_id, peer.tee, peer.address) == ("0123", "tdx", "192.0.2.1:5")
     assert peer.claims == EVIDENCE.claims
     assert "mrTd" not in repr(peer)
 
 
 def test_a_peer_without_evidence_is_that_of_the_open_door_only() -> None:
     """defects.md 7: with `nullverifier` it has no TEE, and says so."""
-    anyone = replace(ACCEPTED, tee=Tee.NONE, evidence=None)
-    assert AppraisedPeer.of(anyone, address="").tee is Tee.NONE
+    anyone = replace(ACCEPTED, tee="none", evidence=None)
+    assert AppraisedPeer.of(anyone, address="").tee == "none"
     with pytest.raises(ValueError, match="evidence of none makes no peer of tdx"):
         AppraisedPeer.of(replace(ACCEPTED, evidence=None), address="")
 
 
 def test_evidence_of_one_tee_makes_no_peer_of_another() -> None:
     with pytest.raises(ValueError, match="evidence of tdx makes no peer of sgx"):
-        AppraisedPeer.of(replace(ACCEPTED, tee=Tee.SGX), address="")
+        AppraisedPeer.of(replace(ACCEPTED, tee="sgx"), address="")
 
 
 def test_a_refused_appraisal_raises_its_refusal() -> None:
@@ -75,7 +75,7 @@ def test_the_refusal_comes_before_all_else() -> None:
 
 def test_a_peer_is_made_in_no_other_way() -> None:
     made: Callable[..., AppraisedPeer] = AppraisedPeer
-    values = {"appraisal_id": "x", "tee": Tee.TDX, "address": "", "claims": {}}
+    values = {"appraisal_id": "x", "tee": "tdx", "address": "", "claims": {}}
     peer = AppraisedPeer.of(ACCEPTED, address="")
     with pytest.raises(TypeError, match=r"AppraisedPeer\.of"):
         AppraisedPeer()
@@ -84,7 +84,7 @@ def test_a_peer_is_made_in_no_other_way() -> None:
     with pytest.raises(TypeError):
         made(*values.values())
     with pytest.raises(TypeError):
-        replace(peer, tee=Tee.SGX)
+        replace(peer, tee="sgx")
     for field in fields(AppraisedPeer):
         with pytest.raises(FrozenInstanceError):
             setattr(peer, field.name, values[field.name])

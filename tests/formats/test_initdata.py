@@ -53,7 +53,7 @@ def test_digest(algorithm: str, form: str) -> None:
     body = document(algorithm, form)
     found = initdata.parse(InitData(form, body))
     assert found.digest == hashlib.new(algorithm, body.encode()).digest()
-    assert found.mismatches(measured(body, algorithm)) == ()
+    assert found.mismatches("register", bytes.fromhex(measured(body, algorithm)), 48) == ()
     assert found.content["data"] == {
         "aa.toml": "key = 1",
         "policy.rego": 'package x\n# "é" \\ tab\t',
@@ -70,9 +70,20 @@ def test_any_other_register_is_a_mismatch(algorithm: str) -> None:
     wrong = [measured(body + " ", algorithm), "0" * 96, right[:62].ljust(96, "0"), right[:64], ""]
     for register in [*wrong, *(measured(body, other) for other in others)]:
         if register != right:
-            (reason,) = found.mismatches(register)
+            (reason,) = found.mismatches("register", bytes.fromhex(register), 48)
             assert (reason.rule, reason.measured) == ("initData", register)
             assert reason.expected == right
+
+
+@pytest.mark.parametrize("size", [32, 48, 64])
+@pytest.mark.parametrize("algorithm", ["sha256", "sha384", "sha512"])
+def test_a_digest_is_cut_or_filled_to_the_size_of_the_claim(algorithm: str, size: int) -> None:
+    body = document(algorithm)
+    found = initdata.parse(InitData("toml", body))
+    right = hashlib.new(algorithm, body.encode()).digest()[:size].ljust(size, b"\0")
+    assert found.mismatches("hostData", right, size) == ()
+    (reason,) = found.mismatches("hostData", right[:-1] + b"\1", size)
+    assert "hostData" in reason.text
 
 
 @pytest.mark.parametrize("changed", [" ", "\n", "#"])
@@ -80,7 +91,7 @@ def test_every_character_counts(changed: str) -> None:
     body = document("sha256")
     found = initdata.parse(InitData("toml", body + changed))
     assert found.content == initdata.parse(InitData("toml", body)).content
-    assert found.mismatches(measured(body, "sha256"))
+    assert found.mismatches("register", bytes.fromhex(measured(body, "sha256")), 48)
 
 
 @pytest.mark.parametrize("spelled", ["sha384", "SHA384", "sha-384", "SHA-384"])

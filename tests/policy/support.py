@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.encoding import JsonValue
 from verdictd_py.ports import PolicyDocuments
 
@@ -16,7 +15,7 @@ TWO: Final = "2" * 96
 Claims = dict[str, JsonValue]
 
 
-def default_documents(tee: Tee, data: str | None = None) -> PolicyDocuments:
+def default_documents(tee: str, data: str | None = None) -> PolicyDocuments:
     """The packaged policy of `tee`, over `data` or the packaged reference data."""
     policy = (POLICIES / f"{tee}Policy.rego").read_text(encoding="utf-8")
     packaged = (POLICIES / f"{tee}Data").read_text(encoding="utf-8")
@@ -61,7 +60,7 @@ class Documents:
     def __init__(self, documents: PolicyDocuments | Exception) -> None:
         self.now = documents
 
-    async def documents(self, tee: Tee) -> PolicyDocuments:
+    async def documents(self, tee: str) -> PolicyDocuments:
         if isinstance(self.now, Exception):
             raise self.now
         return self.now

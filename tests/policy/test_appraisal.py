@@ -16,8 +16,8 @@ from tests.policy.support import (
     tdx_claims,
     without,
 )
+from tests.support.tees import TEES
 from verdictd_py.documents.reference import ReferenceData
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, StorageError
 from verdictd_py.policy import engine
@@ -35,14 +35,14 @@ YES = PolicyDocuments(HEAD + "allow := true", "{}")
 
 
 async def refusals(
-    documents: PolicyDocuments | Exception, claims: Claims, tee: Tee = Tee.TDX
+    documents: PolicyDocuments | Exception, claims: Claims, tee: str = "tdx"
 ) -> tuple[Reason, ...]:
-    policy: AppraisalPolicy = RegoAppraisalPolicy(Documents(documents))
+    policy: AppraisalPolicy = RegoAppraisalPolicy(Documents(documents), TEES)
     return await policy.failures(tee, claims)
 
 
 async def texts(
-    documents: PolicyDocuments | Exception, claims: Claims, tee: Tee = Tee.TDX
+    documents: PolicyDocuments | Exception, claims: Claims, tee: str = "tdx"
 ) -> list[str]:
     return [reason.text for reason in await refusals(documents, claims, tee)]
 
@@ -122,7 +122,7 @@ async def test_whatever_is_wrong_refuses_and_says_so(
 async def test_whole_values_side_by_side() -> None:
     """defects.md 8 and 17: measurements reach the policy, and a refusal shows them."""
     data = json.dumps({"rtmr1": [TWO, "3" * 96], "rtmr2": [ONE]})
-    assert await refusals(default_documents(Tee.TDX, data), tdx_claims()) == (
+    assert await refusals(default_documents("tdx", data), tdx_claims()) == (
         Reason(
             "rtmr1",
             ONE,
@@ -136,7 +136,7 @@ async def test_every_failed_rule_is_told() -> None:
     """defects.md 9 and 17."""
     data = json.dumps({"mrTd": [TWO], "fmspc": ["00906ed50000"], "advisoryIds": ["INTEL-SA-1"]})
     claims = tdx_claims(debug=True, tcbStatus="OutOfDate", advisoryIds=["INTEL-SA-1", "INTEL-SA-2"])
-    assert await texts(default_documents(Tee.TDX, data), claims) == [
+    assert await texts(default_documents("tdx", data), claims) == [
         "debug: measured true, expected false",
         "tcbStatus: measured OutOfDate, expected one of UpToDate, SWHardeningNeeded",
         f"mrTd: measured {ONE}, expected one of {TWO}",
@@ -148,7 +148,7 @@ async def test_every_failed_rule_is_told() -> None:
 async def test_claims_that_are_not_there() -> None:
     data = json.dumps({"rtmr0": [ONE]})
     claims = without(tdx_claims(), "rtmr0", "debug", "tcbStatus")
-    assert await texts(default_documents(Tee.TDX, data), claims) == [
+    assert await texts(default_documents("tdx", data), claims) == [
         "debug: not measured, expected false",
         "tcbStatus: not measured, expected one of UpToDate, SWHardeningNeeded",
         f"rtmr0: not measured, expected one of {ONE}",
@@ -169,7 +169,7 @@ async def test_what_a_guest_may_make_long_is_not_told_whole(name: str) -> None:
 
 async def test_reference_data_of_a_wrong_shape() -> None:
     data = json.dumps({"rtmr0": ONE, "rtmr1": None, "tcbStatus": {"UpToDate": 1}})
-    assert await texts(default_documents(Tee.TDX, data), tdx_claims()) == [
+    assert await texts(default_documents("tdx", data), tdx_claims()) == [
         'tcbStatus: the reference value {"UpToDate": 1} is not a list, nothing matches it',
         f"rtmr0: the reference value {ONE} is not a list, nothing matches it",
         "rtmr1: the reference value null is not a list, nothing matches it",
@@ -178,16 +178,16 @@ async def test_reference_data_of_a_wrong_shape() -> None:
 
 async def test_sgx() -> None:
     data = '{"mrEnclave": ["a"], "mrSigner": [], "productId": 4, "svn": 3}'
-    documents = default_documents(Tee.SGX, data)
+    documents = default_documents("sgx", data)
     claims = sgx_claims(debug=True, tcbStatus="OutOfDate")
-    assert await texts(documents, claims, Tee.SGX) == [
+    assert await texts(documents, claims, "sgx") == [
         "debug: measured true, expected false",
         "tcbStatus: measured OutOfDate, expected one of UpToDate, SWHardeningNeeded",
         "mrEnclave: measured ZW5jbGF2ZQ==, expected one of a",
         "productId: measured 3, expected at least 4",
         "svn: measured 2, expected at least 3",
     ]
-    assert await texts(default_documents(Tee.SGX, "{}"), sgx_claims(svn="2"), Tee.SGX) == [
+    assert await texts(default_documents("sgx", "{}"), sgx_claims(svn="2"), "sgx") == [
         "mrEnclave: the reference data has no list of this name",
         "mrSigner: the reference data has no list of this name",
         "productId: the reference data has no number of this name",
@@ -201,8 +201,8 @@ async def test_a_revoked_tcb_is_refused_whatever_the_policy_says() -> None:
     claims = tdx_claims(tcbStatus="Revoked")
     assert await texts(YES, claims) == [expected]
     data = '{"tcbStatus": ["Revoked"]}'
-    assert (await texts(default_documents(Tee.TDX, data), claims))[0] == expected
-    assert await texts(default_documents(Tee.TDX), claims) == [expected]
+    assert (await texts(default_documents("tdx", data), claims))[0] == expected
+    assert await texts(default_documents("tdx"), claims) == [expected]
 
 
 class TestReasonsOfThePolicy:
@@ -255,8 +255,8 @@ class TestReasonsOfThePolicy:
 class TestRequiredReferenceValues:
     async def test_missing_and_empty_lists_refuse(self) -> None:
         source = Documents(PolicyDocuments(YES.policy, '{"mrTd": ["a"], "rtmr0": [], "rtmr1": 0}'))
-        policy = RegoAppraisalPolicy(source, require_reference_values=True)
-        found = [reason.rule for reason in await policy.failures(Tee.TDX, tdx_claims())]
+        policy = RegoAppraisalPolicy(source, TEES, require_reference_values=True)
+        found = [reason.rule for reason in await policy.failures("tdx", tdx_claims())]
         assert found == [
             *("rtmr0", "rtmr1", "rtmr2", "rtmr3", "mrSeam", "mrSignerSeam", "mrConfigId"),
             *("mrOwner", "mrOwnerConfig", "tcbStatus"),
@@ -265,34 +265,34 @@ class TestRequiredReferenceValues:
     async def test_a_guest_with_everything_pinned_passes(self) -> None:
         registers = {name: [ONE] for name in tdx_claims() if name.startswith(("mr", "rtmr"))}
         data = json.dumps({**registers, "tcbStatus": ["UpToDate"]})
-        source = Documents(default_documents(Tee.TDX, data))
-        policy = RegoAppraisalPolicy(source, require_reference_values=True)
-        assert await policy.failures(Tee.TDX, tdx_claims()) == ()
-        (only,) = await policy.failures(Tee.TDX, tdx_claims(rtmr3=TWO))
+        source = Documents(default_documents("tdx", data))
+        policy = RegoAppraisalPolicy(source, TEES, require_reference_values=True)
+        assert await policy.failures("tdx", tdx_claims()) == ()
+        (only,) = await policy.failures("tdx", tdx_claims(rtmr3=TWO))
         assert only.text == f"rtmr3: measured {TWO}, expected one of {ONE}"
 
     async def test_the_text(self) -> None:
         pins = {"mrEnclave": ["ZW5jbGF2ZQ=="], "tcbStatus": ["UpToDate"]}
         data = json.dumps({**pins, "mrSigner": [], "productId": 0, "svn": 0})
-        source = Documents(default_documents(Tee.SGX, data))
-        policy = RegoAppraisalPolicy(source, require_reference_values=True)
-        (only,) = await policy.failures(Tee.SGX, sgx_claims())
+        source = Documents(default_documents("sgx", data))
+        policy = RegoAppraisalPolicy(source, TEES, require_reference_values=True)
+        (only,) = await policy.failures("sgx", sgx_claims())
         assert only.text == "mrSigner: no reference values, and reference values are required"
 
 
 class TestDocuments:
     async def test_a_change_counts_at_once(self) -> None:
         source = Documents(YES)
-        policy = RegoAppraisalPolicy(source)
-        assert await policy.failures(Tee.TDX, tdx_claims()) == ()
+        policy = RegoAppraisalPolicy(source, TEES)
+        assert await policy.failures("tdx", tdx_claims()) == ()
         source.now = PolicyDocuments(HEAD + "default allow := false", "{}")
-        assert await policy.failures(Tee.TDX, tdx_claims())
+        assert await policy.failures("tdx", tdx_claims())
         source.now = PolicyDocuments(HEAD + "allow if data.x == 1", '{"x": 1}')
-        assert await policy.failures(Tee.TDX, tdx_claims()) == ()
+        assert await policy.failures("tdx", tdx_claims()) == ()
         source.now = PolicyDocuments(HEAD + "allow if data.x == 1", '{"x": 2}')
-        assert await policy.failures(Tee.TDX, tdx_claims())
+        assert await policy.failures("tdx", tdx_claims())
         source.now = NotFound("it is gone")
-        assert await policy.failures(Tee.TDX, tdx_claims())
+        assert await policy.failures("tdx", tdx_claims())
 
     async def test_each_text_is_compiled_once_and_few_are_kept(
         self, monkeypatch: pytest.MonkeyPatch
@@ -308,17 +308,17 @@ class TestDocuments:
         monkeypatch.setattr(engine, "CompiledPolicy", Counting)
         broken = PolicyDocuments("garbage", "{}")
         source = Documents(YES)
-        policy = RegoAppraisalPolicy(source)
+        policy = RegoAppraisalPolicy(source, TEES)
         for documents in (YES, broken, YES, broken):
             source.now = documents
-            await policy.failures(Tee.TDX, tdx_claims())
+            await policy.failures("tdx", tdx_claims())
         assert len(compiled) == 2
         for number in range(MAX_COMPILED):
             source.now = PolicyDocuments(YES.policy, json.dumps({"n": number}))
-            assert await policy.failures(Tee.TDX, tdx_claims()) == ()
+            assert await policy.failures("tdx", tdx_claims()) == ()
         assert len(policy._compiled._compiled) == MAX_COMPILED
         source.now = YES
-        await policy.failures(Tee.TDX, tdx_claims())
+        await policy.failures("tdx", tdx_claims())
         assert len(compiled) == 2 + MAX_COMPILED + 1
 
     async def test_policy_and_data_do_not_run_into_each_other(self) -> None:
@@ -326,11 +326,11 @@ class TestDocuments:
         assert one != engine._digest(PolicyDocuments("a", "bc"))
 
     async def test_a_problem_is_reported_before_any_guest_comes(self) -> None:
-        for good in (YES, default_documents(Tee.TDX), default_documents(Tee.SGX)):
-            assert await RegoAppraisalPolicy(Documents(good)).prepare(Tee.TDX) is good
-        broken = RegoAppraisalPolicy(Documents(PolicyDocuments("garbage", "{}")))
+        for good in (YES, default_documents("tdx"), default_documents("sgx")):
+            assert await RegoAppraisalPolicy(Documents(good), TEES).prepare("tdx") is good
+        broken = RegoAppraisalPolicy(Documents(PolicyDocuments("garbage", "{}")), TEES)
         with pytest.raises(PolicyInvalid, match="cannot be compiled: line 1: expecting `package`"):
-            await broken.prepare(Tee.TDX)
+            await broken.prepare("tdx")
 
 
 async def test_claims_that_are_no_json_refuse() -> None:
@@ -363,12 +363,12 @@ async def test_a_status_may_have_a_grace_by_name(
     if behind is not None:
         claims["tcbBehindDays"] = behind
     data = json.dumps({"tcbStatus": ["UpToDate"], "tcbGraceDays": graces, "rtmr1": []})
-    policy = RegoAppraisalPolicy(Documents(default_documents(Tee.TDX, data)))
-    reasons = await policy.failures(Tee.TDX, claims)
+    policy = RegoAppraisalPolicy(Documents(default_documents("tdx", data)), TEES)
+    reasons = await policy.failures("tdx", claims)
     assert (reasons == ()) is accepted
     if not accepted:
         assert reasons[0].rule == "tcbStatus"
     pinned = json.dumps({"tcbGraceDays": graces, "rtmr1": ["cd" * 48]})
-    policy = RegoAppraisalPolicy(Documents(default_documents(Tee.TDX, pinned)))
-    rules = {reason.rule for reason in await policy.failures(Tee.TDX, claims)}
+    policy = RegoAppraisalPolicy(Documents(default_documents("tdx", pinned)), TEES)
+    rules = {reason.rule for reason in await policy.failures("tdx", claims)}
     assert rules == ({"rtmr1"} if accepted else {"tcbStatus", "rtmr1"})

@@ -10,13 +10,13 @@ import pytest
 
 from tests.policy.support import ONE, POLICIES, TWO, tdx_claims
 from tests.support.memory import MemoryEvents, accepted_peer
+from tests.support.tees import TEES
 from verdictd_py.broker.changes import CheckedDocuments
 from verdictd_py.broker.documents import DocumentAdministrator
 from verdictd_py.broker.history import History
 from verdictd_py.broker.referencesets import SetAdministrator
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.callers import ROLES, Caller
-from verdictd_py.domain.evidence import Tee, measurements
 from verdictd_py.policy.appraisal import OpenMeasurements, RegoAppraisalPolicy
 from verdictd_py.policy.engine import CompiledPolicies, CompiledPolicy
 from verdictd_py.policy.release import RegoReleasePolicy
@@ -37,24 +37,26 @@ class Broker:
     def __init__(self, **texts: str) -> None:
         names = ("tdxPolicy.rego", "tdxData", "releasePolicy.rego", "releaseData")
         packaged = {name: (POLICIES / name).read_text(encoding="utf-8") for name in names}
-        self.store = MemoryDocumentStore({**packaged, **texts})
+        self.store = MemoryDocumentStore(TEES, {**packaged, **texts})
         self.source = DocumentsWithSets(self.store, lambda: NOW)
         compiled = CompiledPolicies()
-        self.appraisal = RegoAppraisalPolicy(self.source, compiled)
+        self.appraisal = RegoAppraisalPolicy(self.source, TEES, compiled)
         self.release = RegoReleasePolicy(self.store, compiled)
-        self.open = OpenMeasurements(self.source)
-        tester, history, events = PolicyTrial(compiled), History(), MemoryEvents()
+        self.open = OpenMeasurements(self.source, TEES)
+        tester, history, events = PolicyTrial(TEES, compiled), History(), MemoryEvents()
         changes = CheckedDocuments(self.store, tester, lambda: NOW, self.prepare)
         self.documents = DocumentAdministrator(
             documents=self.store,
             changes=changes,
             deciding=self.source,
+            tees=TEES,
             tester=tester,
             history=history,
             events=events,
         )
         self.sets = SetAdministrator(
             documents=self.store,
+            tees=TEES,
             changes=changes,
             history=history,
             events=events,
@@ -62,13 +64,13 @@ class Broker:
         )
 
     async def prepare(self) -> None:
-        await self.appraisal.prepare(Tee.TDX)
+        await self.appraisal.prepare("tdx")
         await self.release.prepare()
 
     async def guest(self) -> bool:
         """A guest is appraised and requests a key."""
-        reasons = await self.appraisal.failures(Tee.TDX, tdx_claims())
-        await self.open.of(Tee.TDX)
+        reasons = await self.appraisal.failures("tdx", tdx_claims())
+        await self.open.of("tdx")
         await self.release.failures(accepted_peer(), Kind.KEY, "keys/one")
         return not reasons
 
@@ -141,7 +143,7 @@ async def test_reference_data_is_parsed_and_written_once_for_all_guests(
 
     monkeypatch.setattr(json, "loads", counting_loads)
     monkeypatch.setattr(json, "dumps", counting_dumps)
-    lists = {name: [ONE, TWO, MARK] for name in measurements(Tee.TDX)}
+    lists = {name: [ONE, TWO, MARK] for name in TEES.measurements("tdx")}
     broker = Broker(tdxData=dumps(lists))
     assert await broker.guest()
     assert dict(counts) == {"parsed": 1, "written": 1}

@@ -26,17 +26,17 @@ from tests.policy.support import (
     without,
 )
 from tests.support.examples import examples
+from tests.support.tees import TDX, TEES
 from verdictd_py.documents.reference import parse_data
-from verdictd_py.domain.evidence import TDX_MEASUREMENTS, Tee
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy
 from verdictd_py.policy.engine import CompiledPolicy
-from verdictd_py.policy.explain import DEFAULT_TCB
 from verdictd_py.ports import PolicyDocuments
+from verdictd_py.tees.intel.tee import ACCEPTED_TCB
 
 PINNABLE = (
-    *TDX_MEASUREMENTS,
+    *TDX.measurements,
     *("mrServiceTd", "reportData", "teeTcbSvn", "teeTcbSvn2"),
     *("tdAttributes", "xfam", "fmspc", "tcbDate"),
 )
@@ -49,11 +49,11 @@ WRONG_TYPES: tuple[JsonValue, ...] = (None, False, True, 0, 1, [], {}, [ONE], {O
 
 
 @lru_cache(maxsize=64)
-def compiled(tee: Tee, data: str) -> CompiledPolicy:
+def compiled(tee: str, data: str) -> CompiledPolicy:
     return CompiledPolicy.compile(default_documents(tee).policy, data)
 
 
-def allowed(tee: Tee, claims: Claims, data: object = None) -> bool:
+def allowed(tee: str, claims: Claims, data: object = None) -> bool:
     """What the packaged policy of `tee` says; a decision that fails is a no."""
     packaged = default_documents(tee).data
     try:
@@ -65,56 +65,56 @@ def allowed(tee: Tee, claims: Claims, data: object = None) -> bool:
 
 class TestTdx:
     def test_a_good_guest_passes(self) -> None:
-        assert allowed(Tee.TDX, tdx_claims())
-        assert allowed(Tee.TDX, tdx_claims(), {})
+        assert allowed("tdx", tdx_claims())
+        assert allowed("tdx", tdx_claims(), {})
 
     @pytest.mark.parametrize("value", [True, None, 0, 1, "", "false", [], {}, [False]])
     def test_debug_must_be_false(self, value: JsonValue) -> None:
         """defects.md 9."""
-        assert not allowed(Tee.TDX, tdx_claims(debug=value))
-        assert not allowed(Tee.TDX, tdx_claims(debug=value), {"debug": [value, True]})
-        assert not allowed(Tee.TDX, without(tdx_claims(), "debug"))
+        assert not allowed("tdx", tdx_claims(debug=value))
+        assert not allowed("tdx", tdx_claims(debug=value), {"debug": [value, True]})
+        assert not allowed("tdx", without(tdx_claims(), "debug"))
 
     @pytest.mark.parametrize("status", STATUSES)
     def test_tcb_status(self, status: str) -> None:
         """defects.md 9: a platform out of date is refused unless the operator says otherwise."""
         claims = tdx_claims(tcbStatus=status)
-        same: tuple[object, ...] = (None, {}, {"tcbStatus": []}, {"tcbStatus": list(DEFAULT_TCB)})
+        same: tuple[object, ...] = (None, {}, {"tcbStatus": []}, {"tcbStatus": list(ACCEPTED_TCB)})
         for data in same:
-            assert allowed(Tee.TDX, claims, data) == (status in DEFAULT_TCB)
-        assert allowed(Tee.TDX, claims, {"tcbStatus": [status]}) == (status != "Revoked")
-        assert not allowed(Tee.TDX, claims, {"tcbStatus": ["Other"]})
+            assert allowed("tdx", claims, data) == (status in ACCEPTED_TCB)
+        assert allowed("tdx", claims, {"tcbStatus": [status]}) == (status != "Revoked")
+        assert not allowed("tdx", claims, {"tcbStatus": ["Other"]})
 
     @pytest.mark.parametrize("value", WRONG_TYPES)
     def test_tcb_status_of_a_wrong_type(self, value: JsonValue) -> None:
-        assert not allowed(Tee.TDX, tdx_claims(tcbStatus=value))
+        assert not allowed("tdx", tdx_claims(tcbStatus=value))
         if value != []:
-            assert not allowed(Tee.TDX, tdx_claims(), {"tcbStatus": value})
-        assert not allowed(Tee.TDX, without(tdx_claims(), "tcbStatus"))
+            assert not allowed("tdx", tdx_claims(), {"tcbStatus": value})
+        assert not allowed("tdx", without(tdx_claims(), "tcbStatus"))
 
     @pytest.mark.parametrize("name", PINNABLE)
     def test_a_pinned_claim(self, name: str) -> None:
         """defects.md 8: every measurement reaches the policy."""
         claims = tdx_claims(**{name: ONE})
-        assert allowed(Tee.TDX, claims, {name: []})
-        assert allowed(Tee.TDX, claims, {name: [ONE]})
-        assert allowed(Tee.TDX, claims, {name: [TWO, ONE]})
-        assert not allowed(Tee.TDX, claims, {name: [TWO]})
-        assert not allowed(Tee.TDX, claims, {name: [TWO, ONE[:-1], ONE + "1", ""]})
-        assert not allowed(Tee.TDX, without(claims, name), {name: [ONE]})
-        assert allowed(Tee.TDX, without(claims, name), {name: []})
+        assert allowed("tdx", claims, {name: []})
+        assert allowed("tdx", claims, {name: [ONE]})
+        assert allowed("tdx", claims, {name: [TWO, ONE]})
+        assert not allowed("tdx", claims, {name: [TWO]})
+        assert not allowed("tdx", claims, {name: [TWO, ONE[:-1], ONE + "1", ""]})
+        assert not allowed("tdx", without(claims, name), {name: [ONE]})
+        assert allowed("tdx", without(claims, name), {name: []})
 
     @pytest.mark.parametrize("value", WRONG_TYPES)
     def test_pins_and_claims_of_a_wrong_type(self, value: JsonValue) -> None:
         if value != []:
-            assert allowed(Tee.TDX, tdx_claims(), {"rtmr1": value}) == (value == [ONE])
-        assert not allowed(Tee.TDX, tdx_claims(rtmr1=value), {"rtmr1": [TWO]})
+            assert allowed("tdx", tdx_claims(), {"rtmr1": value}) == (value == [ONE])
+        assert not allowed("tdx", tdx_claims(rtmr1=value), {"rtmr1": [TWO]})
         if value != "":
-            assert not allowed(Tee.TDX, tdx_claims(rtmr1=value), {"rtmr1": [value]})
+            assert not allowed("tdx", tdx_claims(rtmr1=value), {"rtmr1": [value]})
 
     def test_a_string_is_no_list_of_its_parts(self) -> None:
-        assert not allowed(Tee.TDX, tdx_claims(), {"rtmr1": ONE})
-        assert not allowed(Tee.TDX, tdx_claims(), {"rtmr1": {"0": ONE}})
+        assert not allowed("tdx", tdx_claims(), {"rtmr1": ONE})
+        assert not allowed("tdx", tdx_claims(), {"rtmr1": {"0": ONE}})
 
     @pytest.mark.parametrize(
         ("measured", "passes"),
@@ -133,12 +133,12 @@ class TestTdx:
     )
     def test_each_advisory_must_be_accepted(self, measured: JsonValue, passes: bool) -> None:
         claims = tdx_claims(advisoryIds=measured)
-        assert allowed(Tee.TDX, claims, {"advisoryIds": ["A", "B"]}) == passes
-        assert allowed(Tee.TDX, claims, {"advisoryIds": []})
+        assert allowed("tdx", claims, {"advisoryIds": ["A", "B"]}) == passes
+        assert allowed("tdx", claims, {"advisoryIds": []})
 
     def test_the_packaged_data_names_every_measurement(self) -> None:
         data = parse_data((POLICIES / "tdxData").read_text(encoding="utf-8"))
-        assert data == {"tcbStatus": list(DEFAULT_TCB), **{name: [] for name in TDX_MEASUREMENTS}}
+        assert data == {"tcbStatus": list(ACCEPTED_TCB), **{name: [] for name in TDX.measurements}}
 
 
 class TestSgx:
@@ -147,46 +147,46 @@ class TestSgx:
     def test_the_packaged_data_is_the_original(self) -> None:
         data = parse_data((POLICIES / "sgxData").read_text(encoding="utf-8"))
         assert data == {"mrEnclave": [], "mrSigner": [], "productId": 0, "svn": 0}
-        assert allowed(Tee.SGX, sgx_claims())
+        assert allowed("sgx", sgx_claims())
 
     @pytest.mark.parametrize("name", ["mrEnclave", "mrSigner"])
     def test_lists(self, name: str) -> None:
         data: Claims = {"mrEnclave": [], "mrSigner": [], "productId": 0, "svn": 0}
         mine = sgx_claims()[name]
-        assert allowed(Tee.SGX, sgx_claims(), {**data, name: [mine]})
-        assert allowed(Tee.SGX, sgx_claims(), {**data, name: ["b3RoZXI=", mine]})
-        assert not allowed(Tee.SGX, sgx_claims(), {**data, name: ["b3RoZXI="]})
-        assert not allowed(Tee.SGX, without(sgx_claims(), name), {**data, name: [mine]})
-        assert not allowed(Tee.SGX, sgx_claims(), without(data, name))
+        assert allowed("sgx", sgx_claims(), {**data, name: [mine]})
+        assert allowed("sgx", sgx_claims(), {**data, name: ["b3RoZXI=", mine]})
+        assert not allowed("sgx", sgx_claims(), {**data, name: ["b3RoZXI="]})
+        assert not allowed("sgx", without(sgx_claims(), name), {**data, name: [mine]})
+        assert not allowed("sgx", sgx_claims(), without(data, name))
         for value in ({}, "", mine, None, False, 0, {"0": mine}):
-            assert not allowed(Tee.SGX, sgx_claims(), {**data, name: value})
+            assert not allowed("sgx", sgx_claims(), {**data, name: value})
 
     @pytest.mark.parametrize("name", ["productId", "svn"])
     def test_minima(self, name: str) -> None:
         data: Claims = {"mrEnclave": [], "mrSigner": [], "productId": 0, "svn": 0}
         for least, passes in ((1, True), (2, True), (3, False), (2.5, False), (-1, True)):
-            assert allowed(Tee.SGX, sgx_claims(**{name: 2}), {**data, name: least}) == passes
+            assert allowed("sgx", sgx_claims(**{name: 2}), {**data, name: least}) == passes
         wrong: tuple[JsonValue, ...] = ("0", None, False, True, [], {}, "")
         for value in wrong:
-            assert not allowed(Tee.SGX, sgx_claims(), {**data, name: value})
-            assert not allowed(Tee.SGX, sgx_claims(**{name: value}))
-        assert not allowed(Tee.SGX, without(sgx_claims(), name))
-        assert not allowed(Tee.SGX, sgx_claims(), without(data, name))
+            assert not allowed("sgx", sgx_claims(), {**data, name: value})
+            assert not allowed("sgx", sgx_claims(**{name: value}))
+        assert not allowed("sgx", without(sgx_claims(), name))
+        assert not allowed("sgx", sgx_claims(), without(data, name))
 
     @pytest.mark.parametrize("status", STATUSES)
     def test_tcb_status_where_a_verifier_gives_one(self, status: str) -> None:
         """defects.md 9."""
         data: Claims = {"mrEnclave": [], "mrSigner": [], "productId": 0, "svn": 0}
         claims = sgx_claims(tcbStatus=status, debug=False)
-        assert allowed(Tee.SGX, claims) == (status in DEFAULT_TCB)
+        assert allowed("sgx", claims) == (status in ACCEPTED_TCB)
         pinned = {**data, "tcbStatus": [status]}
-        assert allowed(Tee.SGX, claims, pinned) == (status != "Revoked")
-        assert not allowed(Tee.SGX, claims, {**data, "tcbStatus": ["Other"]})
+        assert allowed("sgx", claims, pinned) == (status != "Revoked")
+        assert not allowed("sgx", claims, {**data, "tcbStatus": ["Other"]})
 
     @pytest.mark.parametrize("value", WRONG_TYPES)
     def test_what_a_verifier_adds_must_be_good(self, value: JsonValue) -> None:
-        assert not allowed(Tee.SGX, sgx_claims(tcbStatus=value))
-        assert allowed(Tee.SGX, sgx_claims(debug=value)) == (value is False)
+        assert not allowed("sgx", sgx_claims(tcbStatus=value))
+        assert allowed("sgx", sgx_claims(debug=value)) == (value is False)
 
 
 pool = st.sampled_from([ONE, TWO, "", "A", "UpToDate", "OutOfDate", "Revoked"])
@@ -205,14 +205,14 @@ def test_nothing_that_misses_its_pin_is_accepted(
     claims = without(tdx_claims(**changes), *gone)
     status = claims.get("tcbStatus")
     accepted = data.get("tcbStatus", [])
-    accepted = list(DEFAULT_TCB) if accepted == [] else accepted
+    accepted = list(ACCEPTED_TCB) if accepted == [] else accepted
     fits = [
         claims.get("debug") is False,
         isinstance(status, str) and isinstance(accepted, list) and status in accepted,
         status != "Revoked",
         *(_fits(claims.get(name), data.get(name, [])) for name in PINNABLE),
     ]
-    assert allowed(Tee.TDX, claims, data) == all(fits)
+    assert allowed("tdx", claims, data) == all(fits)
 
 
 def _fits(measured: JsonValue, values: JsonValue) -> bool:
@@ -228,9 +228,9 @@ async def test_a_refusal_always_has_a_reason_and_an_acceptance_none(
 ) -> None:
     """defects.md 17."""
     claims = without(tdx_claims(**changes), *gone)
-    policy = RegoAppraisalPolicy(Documents(default_documents(Tee.TDX, json.dumps(data))))
-    reasons = await policy.failures(Tee.TDX, claims)
-    assert (reasons == ()) == allowed(Tee.TDX, claims, data)
+    policy = RegoAppraisalPolicy(Documents(default_documents("tdx", json.dumps(data))), TEES)
+    reasons = await policy.failures("tdx", claims)
+    assert (reasons == ()) == allowed("tdx", claims, data)
     assert all(reason.text for reason in reasons)
 
 
@@ -238,15 +238,15 @@ async def test_a_refusal_always_has_a_reason_and_an_acceptance_none(
     shutil.which("opa") is None and not os.environ.get("REQUIRE_OPA"),
     reason="OPA is not installed (on PATH)",
 )
-@pytest.mark.parametrize("tee", [Tee.TDX, Tee.SGX])
-def test_opa_says_the_same(tee: Tee, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tee", ["tdx", "sgx"])
+def test_opa_says_the_same(tee: str, tmp_path: Path) -> None:
     """OPA reads the packaged policies as this engine does."""
     chance = random.Random(2718)  # noqa: S311  # cases, not secrets
     values: list[JsonValue] = [ONE, TWO, "UpToDate", "Revoked", "", 0, 2, 3, True, False, None]
     values += [[], [ONE], {}]
-    make = tdx_claims if tee is Tee.TDX else sgx_claims
+    make = tdx_claims if tee == "tdx" else sgx_claims
     keys = ["debug", "tcbStatus", "rtmr0", "mrTd", "fmspc", "advisoryIds"]
-    if tee is Tee.SGX:
+    if tee == "sgx":
         keys = ["debug", "tcbStatus", "mrEnclave", "mrSigner", "productId", "svn"]
     said: set[bool] = set()
     for _ in range(8):
@@ -311,8 +311,8 @@ async def test_opa_reads_policies_of_the_originals_syntax_as_this_engine_does(
             cases.append(without(good, *chance.sample(keys, chance.randrange(2))))
         (tmp_path / "data.json").write_text(json.dumps(data), encoding="utf-8")
         answers = _ask_opa(tmp_path / "v0.rego", tmp_path / "data.json", cases, "--v0-compatible")
-        policy = RegoAppraisalPolicy(Documents(PolicyDocuments(V0_POLICY, json.dumps(data))))
-        ours = [await policy.failures(Tee.SGX, claims) == () for claims in cases]
+        policy = RegoAppraisalPolicy(Documents(PolicyDocuments(V0_POLICY, json.dumps(data))), TEES)
+        ours = [await policy.failures("sgx", claims) == () for claims in cases]
         ordered = [_has_numbers(data) and _has_numbers(claims) for claims in cases]
         assert ours == [opa and numbers for opa, numbers in zip(answers, ordered, strict=True)]
         said |= set(ours)
@@ -331,7 +331,7 @@ async def test_a_minimum_that_is_no_number_refuses(wrong: JsonValue) -> None:
     data: Claims = {"mrEnclave": [], "mrSigner": [], "productId": 1, "svn": 1}
     for claims, reference in ((good, {**data, "svn": wrong}), ({**good, "svn": wrong}, data)):
         documents = PolicyDocuments(V0_POLICY, json.dumps(reference))
-        reasons = await RegoAppraisalPolicy(Documents(documents)).failures(Tee.SGX, claims)
+        reasons = await RegoAppraisalPolicy(Documents(documents), TEES).failures("sgx", claims)
         assert "svn" in {reason.rule for reason in reasons}
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from tests.policy.support import POLICIES
 from tests.support.memory import accepted_peer
+from tests.support.tees import TEES
 from verdictd_py.policy.release import RegoReleasePolicy
 from verdictd_py.ports import Kind
 from verdictd_py.storage.memory import MemoryDocumentStore
@@ -20,7 +21,7 @@ DEFAULT = (POLICIES / "releasePolicy.rego").read_text()
 
 
 async def reasons(texts: dict[str, str], path: str = "keys/one", kind: Kind = Kind.KEY) -> str:
-    found = await RegoReleasePolicy(MemoryDocumentStore(texts)).failures(PEER, kind, path)
+    found = await RegoReleasePolicy(MemoryDocumentStore(TEES, texts)).failures(PEER, kind, path)
     return "; ".join(reason.text for reason in found)
 
 
@@ -91,11 +92,15 @@ async def test_the_longest_prefix_decides() -> None:
 
 async def test_what_is_broken_is_said_before_a_guest_finds_out() -> None:
     broken = {"releasePolicy.rego": DEFAULT, "releasePolicies": '{"a": "x.rego"}', "x.rego": "?"}
-    (problem,) = await RegoReleasePolicy(MemoryDocumentStore(broken)).prepare()
+    (problem,) = await RegoReleasePolicy(MemoryDocumentStore(TEES, broken)).prepare()
     assert problem.startswith("x.rego: ")
     assert (
-        await RegoReleasePolicy(MemoryDocumentStore({"releasePolicy.rego": DEFAULT})).prepare()
+        await RegoReleasePolicy(
+            MemoryDocumentStore(TEES, {"releasePolicy.rego": DEFAULT})
+        ).prepare()
         == ()
     )
-    (problem,) = await RegoReleasePolicy(MemoryDocumentStore({"releasePolicies": "{"})).prepare()
+    (problem,) = await RegoReleasePolicy(
+        MemoryDocumentStore(TEES, {"releasePolicies": "{"})
+    ).prepare()
     assert "no JSON" in problem

@@ -7,12 +7,11 @@ import time
 
 import pytest
 
-from verdictd_py.domain.evidence import Tee
+from tests.support.tees import TEES
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy.trial import PolicyTrial
 from verdictd_py.ports import PolicyDocuments
-from verdictd_py.storage.defaults import default_documents
 
 V1 = "package policy\nimport rego.v1\n\ndefault allow := false\n"
 TO_1000 = ",".join(map(str, range(1000)))
@@ -42,9 +41,9 @@ def documents(policy: str, data: str = "{}") -> PolicyDocuments:
     return PolicyDocuments(policy, data)
 
 
-@pytest.mark.parametrize("tee", [Tee.TDX, Tee.SGX])
-async def test_the_packaged_policies_pass(tee: Tee) -> None:
-    await PolicyTrial().check(default_documents(tee), tee)
+@pytest.mark.parametrize("tee", ["tdx", "sgx"])
+async def test_the_packaged_policies_pass(tee: str) -> None:
+    await PolicyTrial(TEES).check(TEES.named(tee).documents.defaults(), tee)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +64,7 @@ async def test_the_packaged_policies_pass(tee: Tee) -> None:
 async def test_what_does_not_work_is_not_accepted(policy: str, data: str, said: str) -> None:
     """defects.md 13: a policy is checked before it is stored; it fails on a sample, too."""
     with pytest.raises(PolicyInvalid) as caught:
-        await PolicyTrial().check(documents(policy, data), Tee.TDX)
+        await PolicyTrial(TEES).check(documents(policy, data), "tdx")
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -73,9 +72,11 @@ async def test_what_does_not_work_is_not_accepted(policy: str, data: str, said: 
 async def test_a_release_policy_is_tried_as_it_is_asked() -> None:
     """It would fail for every guest, and only when the first one wants something."""
     with pytest.raises(PolicyInvalid, match="the policy failed"):
-        await PolicyTrial().check(documents(V1 + "allow if input.resource.path % 2 == 0\n"), None)
+        await PolicyTrial(TEES).check(
+            documents(V1 + "allow if input.resource.path % 2 == 0\n"), None
+        )
     good = 'allow if { input.claims.debug == false; startswith(input.resource.path, "default/") }\n'
-    await PolicyTrial().check(documents(V1 + good), None)
+    await PolicyTrial(TEES).check(documents(V1 + good), None)
 
 
 @pytest.mark.parametrize("policy", [ENDLESS, BULKY], ids=["time", "memory"])
@@ -83,7 +84,7 @@ async def test_a_policy_that_takes_everything_takes_little(policy: str) -> None:
     """tdx.md: a comprehension over 3,000 elements stops the process for seconds."""
     began = time.monotonic()
     with pytest.raises(PolicyInvalid):
-        await PolicyTrial().check(documents(policy), None)
+        await PolicyTrial(TEES).check(documents(policy), None)
     assert time.monotonic() - began < 20
 
 
@@ -93,7 +94,7 @@ async def test_a_slow_decision_is_not_accepted() -> None:
         f"n := [{','.join(map(str, range(300)))}]\n"
     )
     with pytest.raises(PolicyInvalid, match="takes too long: its budget is"):
-        await PolicyTrial().check(documents(slow), None)
+        await PolicyTrial(TEES).check(documents(slow), None)
 
 
 @pytest.mark.parametrize(
@@ -114,13 +115,13 @@ async def test_a_slow_decision_is_not_accepted() -> None:
 async def test_a_test_shows_a_boolean_and_both_sides(
     policy: str, data: str, claims: JsonValue, allow: bool, info: dict[str, JsonValue]
 ) -> None:
-    tested = await PolicyTrial().test(documents(policy, data), claims)
+    tested = await PolicyTrial(TEES).test(documents(policy, data), claims)
     assert tested.allow is allow
     assert tested.parse_info == info
 
 
 async def test_many_at_once_are_all_answered() -> None:
-    sandbox = PolicyTrial()
+    sandbox = PolicyTrial(TEES)
     policies = [documents(V1 + f"allow if input.a == {number}\n") for number in range(6)]
     tested = await asyncio.gather(*(sandbox.test(each, {"a": 1}) for each in policies))
     assert [each.allow for each in tested] == [False, True, False, False, False, False]

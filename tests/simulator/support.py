@@ -9,7 +9,7 @@ from typing import Any
 
 import dcap_qvl
 
-from verdictd_py.domain.evidence import Collateral
+from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import collateral_json
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)

@@ -8,7 +8,7 @@ import pytest
 from cryptography import x509
 
 from tests.simulator.support import NOW, judge
-from verdictd_py.domain.evidence import Collateral
+from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import PlatformOptions, SimulatedPlatform, pcs_answer
 
 PCKCRL = "/sgx/certification/v4/pckcrl?ca=platform&encoding=der"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.broker import Recorder
+from tests.support.tees import PROVING, TEES
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.documents import DirectoryDocumentStore
 from verdictd_py.storage.layout import prepare
@@ -21,7 +22,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def directory(data: Path) -> Iterator[Directory]:
-    opened, warnings = prepare(data)
+    opened, warnings = prepare(data, PROVING)
     assert warnings == ()
     yield opened
     opened.close()
@@ -44,4 +45,4 @@ def resources(directory: Directory, events: Recorder) -> DirectoryResourceStore:
 
 @pytest.fixture
 def documents(directory: Directory) -> DirectoryDocumentStore:
-    return DirectoryDocumentStore(directory)
+    return DirectoryDocumentStore(directory, TEES)

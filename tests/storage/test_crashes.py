@@ -16,6 +16,7 @@ from types import FrameType
 import pytest
 
 from tests.storage.interrupted import NAME, NEW, OLD, RACES
+from tests.support.tees import PROVING
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.layout import prepare
 
@@ -82,13 +83,13 @@ def test_killed_at_any_moment_and_read_all_along(tmp_path: Path) -> None:
 @pytest.mark.parametrize("call", ["flock", "fchmod", "fsync", "rename"])
 def test_a_broker_that_starts_leaves_a_living_writer_alone(tmp_path: Path, call: str) -> None:
     """Before the lock its file may be taken for a leftover; then it makes another."""
-    prepare(tmp_path)[0].close()
+    prepare(tmp_path, PROVING)[0].close()
     with closing(Directory.open(tmp_path)) as directory:
         directory.replace(NAME, OLD)
     process = child(tmp_path, "replace", "SIGSTOP", call)
     os.waitpid(process.pid, os.WUNTRACED)
     assert len(temporary_files(tmp_path)) == 1
-    prepare(tmp_path)[0].close()
+    prepare(tmp_path, PROVING)[0].close()
     assert len(temporary_files(tmp_path)) == (0 if call == "flock" else 1)
     process.send_signal(signal.SIGCONT)
     answer(process)
@@ -115,7 +116,7 @@ def test_a_start_removes_leftovers_where_we_write_and_nowhere_else(tmp_path: Pat
         path.write_bytes(b"half")
     with kept[-1].open() as held:
         fcntl.flock(held, fcntl.LOCK_SH)
-        prepare(tmp_path)[0].close()
+        prepare(tmp_path, PROVING)[0].close()
     assert not any(path.exists() for path in removed)
     assert all(path.exists() for path in kept)
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.tees import PROVING, TEES
 from verdictd_py.daemon import utc_now
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.names import Name
 from verdictd_py.errors import Conflict, NotFound, StorageError
+from verdictd_py.packaged import default_file
 from verdictd_py.policy.sets import DocumentsWithSets
 from verdictd_py.ports import ANY, PolicyDocuments
-from verdictd_py.storage.defaults import POLICY_FILES, PROVED, default_documents, default_file
 from verdictd_py.storage.documents import DirectoryDocumentStore
 from verdictd_py.storage.layout import prepare
 
@@ -22,44 +22,45 @@ POLICY = Name.parse("tdxPolicy.rego")
 DATA = Name.parse("tdxData")
 
 
-async def deciding(documents: DirectoryDocumentStore, tee: Tee) -> PolicyDocuments:
+async def deciding(documents: DirectoryDocumentStore, tee: str) -> PolicyDocuments:
     return await DocumentsWithSets(documents, utc_now).documents(tee)
 
 
-@pytest.mark.parametrize("tee", PROVED)
+@pytest.mark.parametrize("tee", ["tdx", "sgx"])
 async def test_documents_are_those_of_the_directory_at_once(
-    documents: DirectoryDocumentStore, data: Path, tee: Tee
+    documents: DirectoryDocumentStore, data: Path, tee: str
 ) -> None:
     found = await deciding(documents, tee)
-    assert found.policy == default_documents(tee).policy
-    assert found.reference == default_documents(tee).reference
-    for name, text in zip(POLICY_FILES[tee], ("package policy\n", '{"ü": 1}'), strict=True):
+    defaults = TEES.named(tee).documents.defaults()
+    assert found.policy == defaults.policy
+    assert found.reference == defaults.reference
+    for name, text in zip(
+        TEES.named(tee).documents.names, ("package policy\n", '{"ü": 1}'), strict=True
+    ):
         (data / "opa" / name).write_text(text, encoding="utf-8")
     assert await deciding(documents, tee) == PolicyDocuments("package policy\n", '{"ü": 1}')
 
 
-@pytest.mark.parametrize("tee", sorted(set(Tee) - set(POLICY_FILES)))
-async def test_other_tees_have_none(documents: DirectoryDocumentStore, tee: Tee) -> None:
+@pytest.mark.parametrize("tee", ["snp", "none", ""])
+async def test_other_tees_have_none(documents: DirectoryDocumentStore, tee: str) -> None:
     for name in (documents.policy_name, documents.reference_name):
-        with pytest.raises(NotFound, match=f"no policy is kept for {tee}"):
+        with pytest.raises(NotFound, match=f"there is no policy for {tee}"):
             name(tee)
-    with pytest.raises(NotFound, match=f"no policy is packaged for {tee}"):
-        default_documents(tee)
 
 
-@pytest.mark.parametrize("missing", POLICY_FILES[Tee.TDX])
+@pytest.mark.parametrize("missing", TEES.named("tdx").documents.names)
 async def test_half_of_the_documents_is_none(
     documents: DirectoryDocumentStore, data: Path, missing: str
 ) -> None:
     (data / "opa" / missing).unlink()
     with pytest.raises(NotFound, match=f"^opa/{missing} is missing$"):
-        await deciding(documents, Tee.TDX)
+        await deciding(documents, "tdx")
 
 
 async def test_what_is_no_text_is_refused(documents: DirectoryDocumentStore, data: Path) -> None:
     (data / "opa" / "tdxData").write_bytes(b"\xff")
     with pytest.raises(StorageError, match=r"^opa/tdxData is not UTF-8 text$"):
-        await deciding(documents, Tee.TDX)
+        await deciding(documents, "tdx")
     with (data / "opa" / "tdxData").open("r+b") as file:
         file.truncate(5_000_000)
     with pytest.raises(StorageError, match=r"^opa/tdxData is larger than"):
@@ -107,8 +108,9 @@ async def test_a_name_of_three_segments_leads_through_no_link(
 
 
 def test_the_tee_of_a_name(documents: DirectoryDocumentStore) -> None:
-    for tee, names in POLICY_FILES.items():
-        assert [documents.tee_of(Name.parse(name)) for name in names] == [tee, tee]
+    for tee in TEES:
+        names = [documents.tee_of(Name.parse(name)) for name in tee.documents.names]
+        assert names == [tee.name, tee.name]
     assert documents.tee_of(Name.parse("mine.rego")) is None
     assert documents.tee_of(Name.parse("opa/x/tdxData")) is None
 
@@ -127,9 +129,9 @@ def test_the_example_key_is_the_guides() -> None:
 
 
 async def test_sample_guests_have_documents_only_where_they_may_come(tmp_path: Path) -> None:
-    directory, _ = prepare(tmp_path / "without")
+    directory, _ = prepare(tmp_path / "without", PROVING)
     with pytest.raises(NotFound):
-        await deciding(DirectoryDocumentStore(directory), Tee.SAMPLE)
-    directory, _ = prepare(tmp_path / "with", sample=True)
-    found = await deciding(DirectoryDocumentStore(directory), Tee.SAMPLE)
-    assert found.reference == default_documents(Tee.SAMPLE).reference
+        await deciding(DirectoryDocumentStore(directory, TEES), "sample")
+    directory, _ = prepare(tmp_path / "with", [tee.documents for tee in TEES])
+    found = await deciding(DirectoryDocumentStore(directory, TEES), "sample")
+    assert found.reference == TEES.named("sample").documents.defaults().reference

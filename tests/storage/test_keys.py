@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.tees import PROVING
 from verdictd_py.domain.names import KeyId, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import AlreadyExists, NotFound, RequestError, StorageError
@@ -82,7 +83,7 @@ async def test_a_key_of_a_wrong_size_is_refused_and_the_others_work(
     assert str(data) not in str(refused.value)
     assert "kk" not in str(refused.value)
     assert await keys.get(KeyId.parse("good")) == KEY
-    directory, warnings = prepare(data)
+    directory, warnings = prepare(data, PROVING)
     directory.close()
     assert [line for line in warnings if f"key bad has {size} bytes" in line]
 

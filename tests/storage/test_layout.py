@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.broker import Recorder
-from verdictd_py.domain.evidence import Tee
+from tests.support.tees import PROVING, TEES
 from verdictd_py.domain.names import resource_named
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError
-from verdictd_py.storage.defaults import default_documents, default_file
+from verdictd_py.packaged import default_file
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.layout import MAX_WARNINGS, prepare
 from verdictd_py.storage.stores import DirectoryResourceStore
@@ -29,7 +29,7 @@ DIRECTORIES = ("audit", "collateral", "gpg", "image", "keys", "opa", "resources"
 
 
 def start(data: Path) -> tuple[str, ...]:
-    directory, warnings = prepare(data)
+    directory, warnings = prepare(data, PROVING)
     directory.close()
     return warnings
 
@@ -56,10 +56,10 @@ def test_a_new_directory_gets_the_defaults(tmp_path: Path) -> None:
         == b"default-docker:\n    sigstore: file:///var/lib/containers/sigstore\n"
     )
     for tee, names in {
-        Tee.TDX: ("opa/tdxPolicy.rego", "opa/tdxData"),
-        Tee.SGX: ("opa/sgxPolicy.rego", "opa/sgxData"),
+        "tdx": ("opa/tdxPolicy.rego", "opa/tdxData"),
+        "sgx": ("opa/sgxPolicy.rego", "opa/sgxData"),
     }.items():
-        packaged = default_documents(tee)
+        packaged = TEES.named(tee).documents.defaults()
         assert [files.pop(name).decode() for name in names] == [packaged.policy, packaged.data]
     for release in ("releasePolicy.rego", "releaseData"):
         assert files.pop(f"opa/{release}") == default_file(f"policies/{release}")
@@ -200,7 +200,7 @@ def test_something_else_where_a_directory_belongs(tmp_path: Path, name: str, kin
         (data / name).symlink_to(tmp_path)
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # an iterator holds one itself
     with pytest.raises(ConfigError) as refused:
-        prepare(data)
+        prepare(data, PROVING)
     assert str(refused.value) == (
         f"cannot use {data / name}: it is a file or a link where a directory belongs; "
         "move it away, or choose another --data-dir"
@@ -227,7 +227,7 @@ os.setgroups([])
 os.setgid({NOBODY})
 os.setuid({NOBODY})
 try:
-    print(prepare(Path(sys.argv[1]))[1])
+    print(prepare(Path(sys.argv[1]), [])[1])
 except ConfigError as error:
     sys.exit(str(error))
 """

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.broker import Recorder
+from tests.support.tees import PROVING
 from verdictd_py.domain.names import LEGACY_RESOURCES, ResourcePath, resource_named
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import AlreadyExists, NotFound, RequestError, StorageError
@@ -33,7 +34,7 @@ def private_key(label: str) -> bytes:
 
 
 def warnings_of(data: Path) -> tuple[str, ...]:
-    directory, warnings = prepare(data)
+    directory, warnings = prepare(data, PROVING)
     directory.close()
     return warnings
 

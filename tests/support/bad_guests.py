@@ -12,7 +12,7 @@ from OpenSSL import SSL
 
 from tests.support.broker import RunningBroker
 from tests.support.ratstls import DICE, VENDOR, extensions_of, key_der, self_signed
-from verdictd_py.domain.evidence import Collateral
+from verdictd_py.formats.collateral import Collateral
 from verdictd_py.guest.attesters import guest_context, use_certificate
 from verdictd_py.protocols.ratstls.issue import Form, issue
 from verdictd_py.protocols.ratstls.session import client_context

@@ -14,13 +14,14 @@ from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.formats.eventlog import EventLog
 from verdictd_py.protocols.ratstls.issue import Form, issue
 from verdictd_py.simulator import TdMeasurements
+from verdictd_py.tees.tdx.tee import REGISTERS
 
 BOOT = (command_line(b"quiet"), event(1, 0x80000007, b"action"))
 
 
 async def judged(broker: RunningBroker, log: bytes, *, rtmr3: bytes = bytes(48)) -> Appraisal:
     """A guest that measured BOOT, and `rtmr3`, and shows `log`."""
-    td = TdMeasurements(**{**EventLog(BOOT).replay(), "rtmr3": rtmr3})  # type: ignore[arg-type]  # by name
+    td = TdMeasurements(**{**EventLog(BOOT, REGISTERS).replay(), "rtmr3": rtmr3})  # type: ignore[arg-type]  # by name
     certificate = issue(
         Form.CURRENT,
         key=ec.generate_private_key(ec.SECP256R1()),

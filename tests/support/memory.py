@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from tests.support.events import RecordedEvents
 from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
-from verdictd_py.domain.evidence import Evidence, Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import Evidence, VerifiedEvidence
 from verdictd_py.domain.names import KeyId, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.encoding import JsonValue
@@ -20,9 +20,9 @@ MemoryEvents = RecordedEvents
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 BINDING = b"hash of the key" * 2
 REPORT_DATA = BINDING.ljust(64, b"\0")
-EVIDENCE = Evidence(tee=Tee.TDX, quote=b"quote", binding=BINDING, form="test")
+EVIDENCE = Evidence(tee="tdx", quote=b"quote", binding=BINDING, form="test")
 VERIFIED = VerifiedEvidence(
-    tee=Tee.TDX,
+    tee="tdx",
     report_data=REPORT_DATA,
     claims={"mrTd": "ab"},
     tcb_status="UpToDate",
@@ -37,7 +37,7 @@ class ScriptedVerifier:
 
     answer: VerifiedEvidence | Exception = VERIFIED
     name: str = "scripted"
-    tee: Tee = Tee.TDX
+    tee: str = "tdx"
     asked: list[tuple[Evidence, datetime]] = field(default_factory=list)
 
     async def verify(self, evidence: Evidence, *, now: datetime) -> VerifiedEvidence:
@@ -52,9 +52,9 @@ class ScriptedPolicy:
     """As the verifier; no reasons mean yes."""
 
     answer: tuple[Reason, ...] | Exception = ()
-    asked: list[tuple[Tee, Mapping[str, JsonValue]]] = field(default_factory=list)
+    asked: list[tuple[str, Mapping[str, JsonValue]]] = field(default_factory=list)
 
-    async def failures(self, tee: Tee, claims: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
+    async def failures(self, tee: str, claims: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
         self.asked.append((tee, claims))
         if isinstance(self.answer, Exception):
             raise self.answer
@@ -131,5 +131,5 @@ class MemoryResources:
 
 def accepted_peer() -> AppraisedPeer:
     """A peer as the appraiser would make it."""
-    appraisal = Appraisal("0123", NOW, Tee.TDX, "test", VERIFIED, bound=True, refusal=None)
+    appraisal = Appraisal("0123", NOW, "tdx", "test", VERIFIED, bound=True, refusal=None)
     return AppraisedPeer.of(appraisal, address="192.0.2.1:5")

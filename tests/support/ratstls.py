@@ -20,7 +20,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from tests.support import vectors
-from verdictd_py.domain.evidence import Collateral, Evidence
+from tests.support.tees import TEES
+from verdictd_py.domain.evidence import Evidence
+from verdictd_py.formats.collateral import Collateral
 from verdictd_py.protocols.ratstls import certificate as certificates
 from verdictd_py.protocols.ratstls.issue import Form, PrivateKey, issue
 
@@ -149,4 +151,4 @@ def collateral() -> Collateral:
 
 def read(der: bytes, now: datetime) -> Evidence:
     """Return the evidence in a certificate, as the broker reads it."""
-    return certificates.read(der, now=now)
+    return certificates.read(der, TEES, now=now)

@@ -10,8 +10,9 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from verdictd_py.domain.appraisal import Appraisal
-from verdictd_py.domain.evidence import Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import VerifiedEvidence
 from verdictd_py.encoding import JsonValue
+from verdictd_py.protocols.rcar import ear
 from verdictd_py.protocols.rcar.teekey import TeeKey
 from verdictd_py.protocols.rcar.tokens import Attested, Tokens
 from verdictd_py.protocols.rcar.versions import Version
@@ -78,13 +79,16 @@ def tee_key(kind: str = "P-256", version: Version = Version.V0_4_0) -> TeeKey:
     return TeeKey.parse(jwk_of(kind), version)
 
 
+ASSESSMENT: Final = ear.Assessment("tdxPolicy.rego", {"hardware": 2})
+
+
 @cache
 def tokens() -> Tokens:
     """One broker's."""
     return Tokens(ec.generate_private_key(ec.SECP256R1()))
 
 
-def appraisal(tee: Tee = Tee.TDX, **evidence: Any) -> Appraisal:
+def appraisal(tee: str = "tdx", **evidence: Any) -> Appraisal:
     """An acceptance, of verified evidence with some members changed."""
     found = VerifiedEvidence(
         **{

@@ -13,15 +13,16 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
+from typing import cast
 
+from tests.support.tees import PROVING, TEES
 from verdictd_py import daemon as app
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.usecases import UseCases, use_cases
 from verdictd_py.domain.callers import ROLES, Caller
 from verdictd_py.domain.eventtypes import Event
-from verdictd_py.domain.evidence import Tee
-from verdictd_py.ports import CollateralSource
 from verdictd_py.storage.layout import prepare
+from verdictd_py.tees.intel.collateral.port import CollateralSource
 
 OPERATOR = Caller("operator", ROLES["operator"])
 VALUE = "ab" * 48
@@ -35,12 +36,13 @@ class NoEvents:
 
 
 def opened(root: Path) -> UseCases:
-    directory, _ = prepare(root)
-    source: CollateralSource = object()  # type: ignore[assignment]  # no guest comes here
+    directory, _ = prepare(root, PROVING)
+    source = cast("CollateralSource", object())  # no guest comes here
     return use_cases(
         Settings(data_dir=root),
         Unsafe(),
         directory,
+        tees=TEES,
         collateral=source,
         root_ca_der=None,
         clock=app.utc_now,
@@ -62,7 +64,7 @@ async def main(root: Path, what: str, *words: str) -> None:
                 await admin.sets.retire(OPERATOR, "tdx", f"{prefix}{number}")
         case ["replace", name, count]:
             for number in range(int(count)):
-                await admin.documents.replace_reference(OPERATOR, Tee.TDX, {f"{name}{number}": "x"})
+                await admin.documents.replace_reference(OPERATOR, "tdx", {f"{name}{number}": "x"})
         case ["certificates", *files]:
             for file in files:
                 certificate = Path(file).read_bytes()

@@ -15,10 +15,10 @@ from tests.support.broker import KID, running_broker
 from tests.support.certificates import Certificates
 from tests.support.channel import store
 from tests.support.keyprovider_client import LAYER, KeyProviderClient
+from tests.support.tees import TDX
 from verdictd_py import daemon as app
 from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py._generated import verdictd_v1_pb2_grpc as v1_grpc
-from verdictd_py.domain.evidence import TDX_MEASUREMENTS
 from verdictd_py.errors import ConfigError
 from verdictd_py.simulator import SimulatedPlatform
 
@@ -76,7 +76,7 @@ async def test_readiness_says_whether_everything_is_pinned(
         response = health_pb2.HealthCheckResponse
         assert await health(broker.client_api, "verdictd.pinned") == response.NOT_SERVING
         assert await health(broker.client_api, "") == response.SERVING
-        everything = {name: ["ab" * 48] for name in TDX_MEASUREMENTS}
+        everything = {name: ["ab" * 48] for name in TDX.measurements}
         store(broker, "opa/tdxData", json.dumps(everything).encode())
         assert await broker.daemon.refresh_readiness() == ()
         assert await health(broker.client_api, "verdictd.pinned") == response.SERVING

@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from tests.support.broker import KEY, KID, RunningBroker, running_broker
 from verdictd_py import daemon as app
-from verdictd_py.domain.evidence import Collateral
+from verdictd_py.formats.collateral import Collateral
 from verdictd_py.guest.attesters import guest_context
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
 from verdictd_py.protocols.ratstls.issue import Form

@@ -22,12 +22,13 @@ from tests.support.broker import Recorder
 from tests.support.kbs import PATH, running_kbs, url_of
 from tests.support.kbs_admins import AdminTokens, bearing
 from tests.support.rcar_guests import attested, session_id, tdx_guest
+from tests.support.tees import TEES
 from verdictd_py.listeners.kbs import description
 
 EXAMPLES: Final = 15
 """Requests of each operation, caller and kind: some 900 in all."""
 
-DOCUMENT: Final[dict[str, Any]] = json.loads(description.document())
+DOCUMENT: Final[dict[str, Any]] = json.loads(description.document(TEES))
 OPERATIONS: Final = sorted(
     (method, path)
     for path, item in DOCUMENT["paths"].items()

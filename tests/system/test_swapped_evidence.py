@@ -21,6 +21,7 @@ from OpenSSL import SSL, crypto
 
 from tests.support.broker import RunningBroker, running_broker
 from tests.support.ratstls import DICE, extensions_of, read, self_signed
+from tests.support.tees import TEES
 from verdictd_py import daemon as app
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.errors import BindingMismatch
@@ -49,7 +50,7 @@ class Guest:
         quote_for = broker.attester().quote
         self.certificate = issue(Form.CURRENT, key=self.key, quote_for=quote_for, now=broker.now)
         _, value = extensions_of(self.certificate)[DICE]
-        self.evidence = dice.read_evidence(value)
+        self.evidence = dice.read_evidence(value, TEES.tags)
 
 
 @pytest.mark.parametrize("stolen", [False, True])

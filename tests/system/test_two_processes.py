@@ -14,7 +14,6 @@ import pytest
 from tests.support.command import environment
 from tests.system.changing import OPERATOR, VALUE, opened
 from verdictd_py.documents import referencesets
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.errors import StorageError
 from verdictd_py.storage.directory import LOCK_FILE, Directory
 from verdictd_py.storage.exclusive import exclusively
@@ -62,7 +61,7 @@ async def test_no_retirement_of_one_is_undone_by_the_other(tmp_path: Path) -> No
     found = states(tmp_path)
     assert {found[f"old{number}"] for number in range(15)} == {"retired"}
     assert {found[f"new{number}"] for number in range(15)} == {"in force"}
-    assert set(referencesets.parse((tmp_path / "opa" / "referenceSets").read_text())) == {Tee.TDX}
+    assert set(referencesets.parse((tmp_path / "opa" / "referenceSets").read_text())) == {"tdx"}
 
 
 async def test_no_list_of_the_reference_data_is_lost(tmp_path: Path) -> None:

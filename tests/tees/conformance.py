@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.support.examples import examples
 from tests.tees.support import run
-from verdictd_py.domain.evidence import Evidence, Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import Evidence, VerifiedEvidence
 from verdictd_py.errors import AttestationError, CollateralUnavailable, EvidenceFormat
 from verdictd_py.ports import Verifier
 
@@ -57,12 +57,12 @@ class VerifierConformance:
 
     def test_name_and_tee(self) -> None:
         assert re.fullmatch(r"[a-z][a-z0-9_-]*", self.case.verifier.name)
-        assert self.case.verifier.tee is self.case.good.tee is not Tee.NONE
+        assert self.case.verifier.tee == self.case.good.tee != "none"
 
     def test_good_evidence(self) -> None:
         case = self.case
         found = run(case.verifier.verify(case.good, now=case.now))
-        assert found.tee is case.good.tee
+        assert found.tee == case.good.tee
         assert found.report_data == case.report_data
         assert found.claims["reportData"] == case.report_data.hex()
         assert found.claims["debug"] is False
@@ -100,9 +100,9 @@ class VerifierConformance:
             with pytest.raises(AttestationError):
                 run(self.case.verifier.verify(self.case.good, now=now))
 
-    @pytest.mark.parametrize("tee", Tee)
-    def test_other_tees(self, tee: Tee) -> None:
-        if tee is not self.case.verifier.tee:
+    @pytest.mark.parametrize("tee", ["tdx", "sgx", "sample", "toy", "snp", "none", ""])
+    def test_other_tees(self, tee: str) -> None:
+        if tee != self.case.verifier.tee:
             error = self._refuse(replace(self.case.good, tee=tee))
             assert isinstance(error, EvidenceFormat)
 

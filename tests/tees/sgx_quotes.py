@@ -12,7 +12,7 @@ from tests.tees.support import (
     platform,
     signed_again,
 )
-from verdictd_py.domain.evidence import Collateral
+from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import pki
 from verdictd_py.tees.intel.quote import parse_quote
 

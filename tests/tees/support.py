@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Final, TypeVar
 
-from verdictd_py.domain.evidence import Collateral, Evidence, Tee, VerifiedEvidence
-from verdictd_py.ports import CollateralRequest
+from verdictd_py.domain.evidence import Evidence, VerifiedEvidence
+from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import PlatformOptions, SimulatedPlatform, pki
+from verdictd_py.tees.intel.collateral.port import CollateralRequest
 from verdictd_py.tees.tdx.verifier import TdxVerifier
 
 T = TypeVar("T")
@@ -69,7 +70,7 @@ class Source:
 
 
 def tdx_evidence(quote: bytes, endorsements: Collateral | None = None) -> Evidence:
-    return Evidence(Tee.TDX, quote, None, "raw quote", endorsements)
+    return Evidence("tdx", quote, None, "raw quote", endorsements)
 
 
 def verify_tdx(

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from verdictd_py.domain.evidence import Collateral
+from verdictd_py.formats.collateral import Collateral
 from verdictd_py.tees.intel.tcb import TcbVerdict, behind_days
 
 NOW = datetime(2024, 4, 12, 12, tzinfo=UTC)

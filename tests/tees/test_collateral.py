@@ -15,15 +15,15 @@ from tests.support.events import RecordedEvents
 from tests.support.vectors import vector
 from tests.tees.support import NOW, good_collateral, platform, run, with_options
 from verdictd_py.domain.events import CollateralUnreadable
-from verdictd_py.domain.evidence import Collateral, Tee
 from verdictd_py.errors import CollateralUnavailable, ConfigError
-from verdictd_py.ports import CollateralRequest
+from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import PlatformOptions, SimulatedPlatform, collateral_json
 from verdictd_py.tees.intel.collateral.forms import collateral_from_json, collateral_to_json
+from verdictd_py.tees.intel.collateral.port import CollateralRequest
 from verdictd_py.tees.intel.collateral.sources import EndorsementsOnly, FileCollateral, FirstAnswer
 from verdictd_py.tees.intel.dcap import to_library
 
-REQUEST = CollateralRequest(Tee.TDX, "50806f000000", "platform")
+REQUEST = CollateralRequest("tdx", "50806f000000", "platform")
 
 
 def _write(path: Path, collateral: Collateral, *, at: int) -> None:
@@ -99,13 +99,13 @@ def test_directory_is_chosen_from_by_tee_fmspc_and_ca(tmp_path: Path) -> None:
     (tmp_path / "readme.txt").write_text("no collateral")
     source = FileCollateral(tmp_path)
     assert run(source.candidates(REQUEST, None)) == (good_collateral(),)
-    found = run(source.candidates(CollateralRequest(Tee.TDX, "00a067110000", "processor"), None))
+    found = run(source.candidates(CollateralRequest("tdx", "00a067110000", "processor"), None))
     assert len(found) == 1
     assert found != run(
-        source.candidates(CollateralRequest(Tee.SGX, "00a067110000", "processor"), None)
+        source.candidates(CollateralRequest("sgx", "00a067110000", "processor"), None)
     )
     for other in (
-        replace(REQUEST, tee=Tee.SGX),
+        replace(REQUEST, tee="sgx"),
         replace(REQUEST, ca="processor"),
         replace(REQUEST, fmspc="50806f000001"),
     ):

@@ -18,9 +18,9 @@ import pytest_asyncio
 from tests.support.broker import Recorder
 from tests.support.pccs import Pccs, running_pccs
 from verdictd_py import daemon as app
-from verdictd_py.domain.evidence import Collateral, Evidence, Tee
+from verdictd_py.domain.evidence import Evidence
 from verdictd_py.errors import CollateralUnavailable
-from verdictd_py.ports import CollateralRequest
+from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import PlatformOptions, SimulatedPlatform
 from verdictd_py.simulator.pcs import PcsAnswer
 from verdictd_py.tees.intel.collateral import cache as collateral_cache
@@ -34,12 +34,13 @@ from verdictd_py.tees.intel.collateral.check import Validity
 from verdictd_py.tees.intel.collateral.forms import collateral_to_json
 from verdictd_py.tees.intel.collateral.http import bounded_get
 from verdictd_py.tees.intel.collateral.pcs import Pcs
+from verdictd_py.tees.intel.collateral.port import CollateralRequest
 from verdictd_py.tees.intel.pck import root_key_digest
 from verdictd_py.tees.tdx.verifier import TdxVerifier
 
 NOW = app.utc_now()
 LIFETIME = timedelta(days=30)  # of the simulator's collateral, from the moment of its issue
-REQUEST = CollateralRequest(Tee.TDX, "50806f000000", "platform")
+REQUEST = CollateralRequest("tdx", "50806f000000", "platform")
 TCB = "/tdx/certification/v4/tcb"
 CRL = "/sgx/certification/v4/pckcrl"
 QE = "/tdx/certification/v4/qe/identity"
@@ -135,7 +136,7 @@ async def test_a_thousand_guests_of_one_platform_are_verified_by_one_fetch(place
     quotes = [platform.quote(number.to_bytes(64, "big")) for number in range(1000)]
     place.pccs.stalled = True
     guests = [
-        asyncio.create_task(verifier.verify(Evidence(Tee.TDX, quote, None, "test"), now=NOW))
+        asyncio.create_task(verifier.verify(Evidence("tdx", quote, None, "test"), now=NOW))
         for quote in quotes
     ]
     async with asyncio.timeout(30):
@@ -198,7 +199,7 @@ async def test_a_guest_starts_the_renewal_that_is_due(place: Place) -> None:
 async def test_what_is_kept_has_a_bound(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     await place.get()
     monkeypatch.setattr(collateral_cache, "MAX_PLATFORMS", 1)
-    place.cache._kept[CollateralRequest(Tee.TDX, "0" * 12, "platform")] = place.cache._kept.pop(
+    place.cache._kept[CollateralRequest("tdx", "0" * 12, "platform")] = place.cache._kept.pop(
         REQUEST
     )
     with pytest.raises(CollateralUnavailable, match="too many platform types are kept"):
@@ -294,7 +295,7 @@ async def test_collateral_of_another_root_is_refused(place: Place) -> None:
 
 
 async def test_collateral_of_another_platform_type_is_refused(place: Place) -> None:
-    other = CollateralRequest(Tee.TDX, "00906ea10000", "platform")
+    other = CollateralRequest("tdx", "00906ea10000", "platform")
 
     def same_for_all(path: str, answer: PcsAnswer) -> PcsAnswer:
         good = place.pccs.platform.collateral(NOW)
@@ -425,7 +426,7 @@ async def test_what_has_ended_is_said_to_have_ended(place: Place) -> None:
 
 async def test_too_many_platform_types_at_once_are_told_to_come_back(place: Place) -> None:
     place.pccs.stalled = True
-    requests = [CollateralRequest(Tee.TDX, f"{n:012x}", "platform") for n in range(MAX_FLIGHTS)]
+    requests = [CollateralRequest("tdx", f"{n:012x}", "platform") for n in range(MAX_FLIGHTS)]
     waiting = [asyncio.create_task(place.cache.candidates(each, None)) for each in requests]
     while len(place.cache._fetches) < MAX_FLIGHTS:  # noqa: ASYNC110  # no event says so
         await asyncio.sleep(0)
@@ -611,7 +612,7 @@ async def test_what_is_valid_is_served_while_the_air_is_full(place: Place) -> No
     (first,) = await place.get()
     place.clock.now = NOW + LIFETIME * 0.9
     place.pccs.stalled = True
-    requests = [CollateralRequest(Tee.TDX, f"{n:012x}", "platform") for n in range(MAX_FLIGHTS)]
+    requests = [CollateralRequest("tdx", f"{n:012x}", "platform") for n in range(MAX_FLIGHTS)]
     waiting = [asyncio.create_task(place.cache.candidates(each, None)) for each in requests]
     while len(place.cache._fetches) < MAX_FLIGHTS:  # noqa: ASYNC110  # no event says so
         await asyncio.sleep(0)

@@ -12,15 +12,15 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.tees.support import NOW, good_collateral, platform
-from verdictd_py.domain.evidence import Collateral, Tee
 from verdictd_py.errors import CollateralExpired, QuoteInvalid
-from verdictd_py.ports import CollateralRequest
+from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import SimulatedPlatform, pki
 from verdictd_py.tees.intel.collateral.check import Validity, check_collateral
+from verdictd_py.tees.intel.collateral.port import CollateralRequest
 from verdictd_py.tees.intel.dcap import CollateralRejected
 from verdictd_py.tees.intel.pck import root_key_digest
 
-REQUEST = CollateralRequest(Tee.TDX, "50806f000000", "platform")
+REQUEST = CollateralRequest("tdx", "50806f000000", "platform")
 DAY = timedelta(days=1)
 VALID = pki.Validity(NOW - DAY, NOW + 30 * DAY)
 

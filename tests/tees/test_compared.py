@@ -24,17 +24,17 @@ from tests.tees.support import (
     tdx_evidence,
     verify_tdx,
 )
-from verdictd_py.domain.evidence import Collateral, Tee
 from verdictd_py.errors import CollateralExpired, QuoteInvalid
-from verdictd_py.ports import CollateralRequest
+from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import SimulatedPlatform, TdMeasurements, pki
 from verdictd_py.tees.intel.collateral.check import check_collateral
+from verdictd_py.tees.intel.collateral.port import CollateralRequest
 from verdictd_py.tees.intel.dcap import CollateralRejected
 from verdictd_py.tees.intel.pck import root_key_digest
 from verdictd_py.tees.intel.quote import parse_quote
 from verdictd_py.tees.tdx.verifier import TdxVerifier
 
-REQUEST = CollateralRequest(Tee.TDX, "50806f000000", "platform")
+REQUEST = CollateralRequest("tdx", "50806f000000", "platform")
 
 
 def changed(text: str, **members: Any) -> Collateral:

@@ -14,7 +14,7 @@ from tests.tees.support import (
     tdx_evidence,
 )
 from tests.tees.toy import ToyVerifier, toy_quote
-from verdictd_py.domain.evidence import Evidence, Tee
+from verdictd_py.domain.evidence import Evidence
 from verdictd_py.simulator import TdMeasurements
 from verdictd_py.tees.sgx.verifier import SgxVerifier
 from verdictd_py.tees.tdx.verifier import TdxVerifier
@@ -34,8 +34,8 @@ class TestTdx(VerifierConformance):
 class TestSgx(VerifierConformance):
     case = Case(
         verifier=SgxVerifier(Source(sgx_collateral()), root_ca_der=platform().root_ca_der),
-        good=Evidence(Tee.SGX, sgx_quote(), None, "raw"),
-        debug=Evidence(Tee.SGX, sgx_quote(FLAGS | DEBUG), None, "raw"),
+        good=Evidence("sgx", sgx_quote(), None, "raw"),
+        debug=Evidence("sgx", sgx_quote(FLAGS | DEBUG), None, "raw"),
         stranger=SgxVerifier(Source(sgx_collateral()), root_ca_der=None),
         report_data=REPORT_DATA,
         now=NOW,
@@ -45,8 +45,8 @@ class TestSgx(VerifierConformance):
 class TestToy(VerifierConformance):
     case = Case(
         verifier=ToyVerifier(b"key"),
-        good=Evidence(Tee.SEV_SNP, toy_quote(b"key", REPORT_DATA), None, "toy"),
-        debug=Evidence(Tee.SEV_SNP, toy_quote(b"key", REPORT_DATA, debug=True), None, "toy"),
+        good=Evidence("toy", toy_quote(b"key", REPORT_DATA), None, "toy"),
+        debug=Evidence("toy", toy_quote(b"key", REPORT_DATA, debug=True), None, "toy"),
         stranger=ToyVerifier(b"other"),
         report_data=REPORT_DATA,
         now=NOW,

@@ -8,8 +8,9 @@ import pytest
 
 from tests.tees.support import Source as OneCollateral
 from verdictd_py import daemon as app
-from verdictd_py.domain.evidence import Collateral, Evidence, Tee
+from verdictd_py.domain.evidence import Evidence
 from verdictd_py.errors import AttestationError, CollateralExpired
+from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import PlatformOptions, SimulatedPlatform
 from verdictd_py.tees.intel.collateral.check import ends_at
 from verdictd_py.tees.intel.collateral.sources import EndorsementsOnly
@@ -26,7 +27,7 @@ def platform() -> SimulatedPlatform:
 
 def evidence(platform: SimulatedPlatform, brought: Collateral | None = None) -> Evidence:
     quote = platform.quote(bytes(64))
-    return Evidence(tee=Tee.TDX, quote=quote, binding=None, form="test", endorsements=brought)
+    return Evidence(tee="tdx", quote=quote, binding=None, form="test", endorsements=brought)
 
 
 @pytest.mark.parametrize(

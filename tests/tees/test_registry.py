@@ -6,16 +6,25 @@ from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
 
+from tests.support.tees import context
 from tests.tees.support import NOW, Source, good_collateral, good_quote, run, tdx_evidence
 from tests.tees.toy import ToyVerifier
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.errors import ConfigError, QuoteInvalid
+from verdictd_py.ports import VerifierContext
 from verdictd_py.tees import registry
-from verdictd_py.tees.registry import NullVerifier, VerifierContext, select
+from verdictd_py.tees.registry import NullVerifier, VerifierSet, known_tees
 from verdictd_py.tees.sgx.verifier import SgxVerifier
 from verdictd_py.tees.tdx.verifier import TdxVerifier
 
-CONTEXT = VerifierContext(Source(good_collateral()))
+CONTEXT = context(Source(good_collateral()))
+
+
+def select(
+    names: list[str] | None, given: VerifierContext, *, insecure_nullverifier: bool = False
+) -> VerifierSet:
+    return registry.select(
+        names, known_tees(names), given, insecure_nullverifier=insecure_nullverifier
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -24,13 +33,17 @@ def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
     points = EntryPoints(
         EntryPoint(name, value, registry.ENTRY_POINT_GROUP)
         for name, value in {
-            "toy": "tests.tees.toy:make_toy",
-            "tdx": "tests.tees.toy:make_toy",
-            "tdx_ecdsa": "tests.tees.toy:make_toy",
-            "nullverifier": "tests.tees.toy:make_toy",
+            "toy": "tests.tees.toy:TEE",
+            "tdx": "tests.tees.toy:TEE",
+            "tdx_ecdsa": "tests.tees.toy:TEE",
+            "nullverifier": "tests.tees.toy:TEE",
+            "wrong": "tests.tees.toy:WRONG",
+            "thief": "tests.tees.toy:THIEF",
+            "twin": "tests.tees.toy:TWIN",
+            "renamed": "tests.tees.toy:TEE",
             "gone": "tests.tees.no_such_module:make",
             "nameless": "tests.tees.toy:no_such_function",
-            "nothing": "tests.tees.toy:make_nothing",
+            "nothing": "tests.tees.toy:ToyVerifier",
         }.items()
     )
     monkeypatch.setattr(registry, "entry_points", lambda group: points.select(group=group))
@@ -39,7 +52,7 @@ def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_default_is_every_real_built_in_verifier() -> None:
     """defects.md 7: nobody is accepted unattested by default, and no plugin is loaded."""
     found = select(None, CONTEXT)
-    assert set(found) == {Tee.TDX, Tee.SGX}
+    assert set(found) == {"tdx", "sgx"}
     assert found.names == ("tdx", "sgx")
     assert not found.accepts_anyone
 
@@ -47,27 +60,27 @@ def test_default_is_every_real_built_in_verifier() -> None:
 @pytest.mark.parametrize(
     ("names", "tees"),
     [
-        (["tdx"], {Tee.TDX}),
-        (["tdx_ecdsa"], {Tee.TDX}),
-        (["tdx", "tdx_ecdsa"], {Tee.TDX}),
-        (["sgx_ecdsa"], {Tee.SGX}),
-        (["sgx", "tdx"], {Tee.TDX, Tee.SGX}),
-        (["toy", "tdx"], {Tee.SEV_SNP, Tee.TDX}),
+        (["tdx"], {"tdx"}),
+        (["tdx_ecdsa"], {"tdx"}),
+        (["tdx", "tdx_ecdsa"], {"tdx"}),
+        (["sgx_ecdsa"], {"sgx"}),
+        (["sgx", "tdx"], {"tdx", "sgx"}),
+        (["toy", "tdx"], {"toy", "tdx"}),
     ],
 )
-def test_names(names: list[str], tees: set[Tee]) -> None:
+def test_names(names: list[str], tees: set[str]) -> None:
     found = select(names, CONTEXT)
     assert set(found) == tees
     for tee in tees:
-        assert found[tee].tee is tee
+        assert found[tee].tee == tee
     assert not found.accepts_anyone
 
 
 def test_built_in_names_cannot_be_taken() -> None:
-    assert isinstance(select(["tdx"], CONTEXT)[Tee.TDX], TdxVerifier)
-    assert isinstance(select(["tdx_ecdsa"], CONTEXT)[Tee.TDX], TdxVerifier)
-    assert isinstance(select(["sgx"], CONTEXT)[Tee.SGX], SgxVerifier)
-    assert isinstance(select(["toy"], CONTEXT)[Tee.SEV_SNP], ToyVerifier)
+    assert isinstance(select(["tdx"], CONTEXT)["tdx"], TdxVerifier)
+    assert isinstance(select(["tdx_ecdsa"], CONTEXT)["tdx"], TdxVerifier)
+    assert isinstance(select(["sgx"], CONTEXT)["sgx"], SgxVerifier)
+    assert isinstance(select(["toy"], CONTEXT)["toy"], ToyVerifier)
 
 
 def test_nullverifier_needs_its_flag() -> None:
@@ -76,9 +89,9 @@ def test_nullverifier_needs_its_flag() -> None:
         select(["nullverifier"], CONTEXT)
     found = select(["nullverifier"], CONTEXT, insecure_nullverifier=True)
     assert found.accepts_anyone
-    assert isinstance(found[Tee.NONE], NullVerifier)
-    claims = run(found[Tee.NONE].verify(tdx_evidence(good_quote()), now=NOW))
-    assert (claims.tee, claims.claims) == (Tee.NONE, {})
+    assert isinstance(found["none"], NullVerifier)
+    claims = run(found["none"].verify(tdx_evidence(good_quote()), now=NOW))
+    assert (claims.tee, claims.claims) == ("none", {})
 
 
 def test_flag_alone_changes_nothing() -> None:
@@ -96,14 +109,19 @@ def test_nullverifier_stands_alone() -> None:
     [
         (
             ["sev"],
-            r"'sev'; known are gone, .*nullverifier, sample, sgx, sgx_ecdsa, tdx, tdx_ecdsa, toy$",
+            r"'sev'; known are gone, .*nullverifier, .*sample, sgx, .*tdx_ecdsa, thief, toy, twin",
         ),
         (["TDX"], "no verifier 'TDX'"),
         ([""], "no verifier ''"),
         ([], "no verifier is named"),
         (["gone"], "cannot be loaded: No module named"),
         (["nameless"], "cannot be loaded"),
-        (["nothing"], "does not name a TEE"),
+        (["nothing"], "is not a TEE"),
+        (["renamed"], "must have the TEE's name"),
+        (["wrong"], "serves 'tdx'"),
+        (["thief"], "takes the name 'tdx_ecdsa', which is built in"),
+        (["twin"], "both have the document 'tdxData'"),
+        (["toy", "wrong"], "both have the RCAR name 'toy'"),
     ],
 )
 def test_names_that_cannot_be_used(names: list[str], says: str) -> None:
@@ -112,15 +130,9 @@ def test_names_that_cannot_be_used(names: list[str], says: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_two_for_one_tee(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ToyVerifier, "tee", Tee.TDX)
-    with pytest.raises(ConfigError, match="toy and tdx both serve tdx"):
-        select(["toy", "tdx"], CONTEXT)
-
-
 def test_root_is_passed_on() -> None:
     with pytest.raises(ConfigError, match="root CA"):
-        select(None, VerifierContext(Source(), root_ca_der=b"no certificate"))
-    verifier = select(None, CONTEXT)[Tee.TDX]
+        select(None, context(Source(), root_ca_der=b"no certificate"))
+    verifier = select(None, CONTEXT)["tdx"]
     with pytest.raises(QuoteInvalid, match="trusted root"):  # the simulated root is not Intel's
         run(verifier.verify(tdx_evidence(good_quote()), now=NOW))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.tees.conformance import Case, VerifierConformance
 from tests.tees.support import NOW, REPORT_DATA, run
-from verdictd_py.domain.evidence import Evidence, Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import Evidence, VerifiedEvidence
 from verdictd_py.errors import EvidenceFormat
 from verdictd_py.tees.sample.verifier import InsecureSampleVerifier
 
@@ -22,7 +22,7 @@ from verdictd_py.tees.sample.verifier import InsecureSampleVerifier
 def sample(raw: bytes = REPORT_DATA, /, **changes: Any) -> Evidence:
     members = {"svn": "1", "report_data": base64.b64encode(raw).decode(), **changes}
     quote = json.dumps({name: value for name, value in members.items() if value is not ...})
-    return Evidence(Tee.SAMPLE, quote.encode(), None, "sample")
+    return Evidence("sample", quote.encode(), None, "sample")
 
 
 def verified(evidence: Evidence) -> VerifiedEvidence:
@@ -43,7 +43,7 @@ class TestSample(VerifierConformance):
 
     def test_good_evidence(self) -> None:
         found = verified(self.case.good)
-        assert (found.tee, found.report_data) == (Tee.SAMPLE, REPORT_DATA)
+        assert (found.tee, found.report_data) == ("sample", REPORT_DATA)
         assert found.claims == {"svn": "1", "reportData": REPORT_DATA.hex()}
         assert found.tcb_status is None
         assert (found.advisory_ids, found.faults) == ((), ())
@@ -55,7 +55,7 @@ class TestSample(VerifierConformance):
 
     def test_another_root_trusts_nothing(self) -> None:
         """Anybody can make it, hence the flag."""
-        assert self.case.verifier.tee is Tee.SAMPLE
+        assert self.case.verifier.tee == "sample"
 
     def test_long_before_and_long_after(self) -> None:
         for days in (-20_000, 40_000):
@@ -64,13 +64,13 @@ class TestSample(VerifierConformance):
 
     def test_padding_does_not_change_the_digest(self) -> None:
         """It has none: what is behind the JSON is refused."""
-        padded = Evidence(Tee.SAMPLE, self.case.good.quote + bytes(70), None, "sample")
+        padded = Evidence("sample", self.case.good.quote + bytes(70), None, "sample")
         self._refuse(padded)
 
     def _same_or_refused(self, quote: bytes, plain: VerifiedEvidence) -> None:
         """Changed evidence says something else: nothing seals it. But nothing else breaks."""
         try:
-            found = verified(Evidence(Tee.SAMPLE, quote, None, "sample"))
+            found = verified(Evidence("sample", quote, None, "sample"))
         except EvidenceFormat:
             return
         assert len(found.report_data) == 64
@@ -109,4 +109,4 @@ def test_more_members_are_not_claims() -> None:
 @given(st.binary(max_size=200))
 def test_only_its_own_error(quote: bytes) -> None:
     with pytest.raises(EvidenceFormat):
-        verified(Evidence(Tee.SAMPLE, quote, None, "sample"))
+        verified(Evidence("sample", quote, None, "sample"))

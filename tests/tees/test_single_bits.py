@@ -23,8 +23,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from tests.support.vectors import vector
 from tests.tees.support import Source
 from verdictd_py import daemon as app
-from verdictd_py.domain.evidence import Collateral, Evidence, Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import Evidence, VerifiedEvidence
 from verdictd_py.errors import AttestationError
+from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import SimulatedPlatform
 from verdictd_py.tees.intel.collateral.forms import collateral_from_json
 from verdictd_py.tees.intel.quote import parse_quote
@@ -49,7 +50,7 @@ class Sample:
     async def judged(self, quote: bytes) -> VerifiedEvidence | None:
         """What is found, None where it is refused."""
         verifier = TdxVerifier(Source(self.collateral), root_ca_der=self.root)
-        evidence = Evidence(tee=Tee.TDX, quote=quote, binding=None, form="test")
+        evidence = Evidence(tee="tdx", quote=quote, binding=None, form="test")
         try:
             return await verifier.verify(evidence, now=self.now)
         except AttestationError:

@@ -18,8 +18,8 @@ from tests.tees.support import (
     signed_again,
     with_options,
 )
-from verdictd_py.domain.evidence import Collateral
 from verdictd_py.errors import QuoteInvalid
+from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import TCB_STATUSES, TdBody
 from verdictd_py.tees.intel.dcap import Rated, RefusedLate, judge
 from verdictd_py.tees.intel.pck import root_key_digest, verify_pck_chain

@@ -26,7 +26,7 @@ from tests.tees.support import (
     verify_tdx,
     with_options,
 )
-from verdictd_py.domain.evidence import Collateral, Evidence, Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import Evidence, VerifiedEvidence
 from verdictd_py.errors import (
     AttestationError,
     CollateralExpired,
@@ -34,6 +34,7 @@ from verdictd_py.errors import (
     EvidenceFormat,
     QuoteInvalid,
 )
+from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import (
     TCB_DATE,
     TCB_STATUSES,
@@ -87,7 +88,7 @@ def test_measurements_reach_the_claims(version: Any, body: TdBody) -> None:
     claims = dict(found.claims)
     assert claims.pop("mrSeam") not in ("", "00" * 48)
     assert claims == expected
-    assert found.tee is Tee.TDX
+    assert found.tee == "tdx"
     assert found.report_data == REPORT_DATA
     assert found.faults == ()
     assert found.digest == hashlib.sha256(quote).hexdigest()
@@ -197,7 +198,7 @@ def test_request_names_tee_fmspc_and_ca() -> None:
     verifier = TdxVerifier(source, root_ca_der=machine.root_ca_der)
     found = run(verifier.verify(tdx_evidence(machine.quote(REPORT_DATA)), now=NOW))
     request = source.requests[0]
-    assert (request.tee, request.fmspc, request.ca) == (Tee.TDX, "00a067110000", "processor")
+    assert (request.tee, request.fmspc, request.ca) == ("tdx", "00a067110000", "processor")
     assert found.claims["fmspc"] == "00a067110000"
 
 
@@ -355,7 +356,7 @@ def test_padding_changes_nothing(padding: bytes) -> None:
 def test_evidence_of_another_tee() -> None:
     verifier = TdxVerifier(Source(), root_ca_der=None)
     with pytest.raises(EvidenceFormat):
-        run(verifier.verify(Evidence(Tee.SGX, good_quote(), None, "raw"), now=NOW))
+        run(verifier.verify(Evidence("sgx", good_quote(), None, "raw"), now=NOW))
 
 
 def test_truncations_and_flips_raise_only_their_own_errors() -> None:

@@ -7,15 +7,17 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from tests.support.tees import TEES
 from tests.support.vectors import vector
 from tests.tees.support import Source, run
-from verdictd_py.domain.evidence import Collateral, Evidence, Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import Evidence, VerifiedEvidence
 from verdictd_py.errors import (
     CollateralExpired,
     CollateralUnavailable,
     EvidenceFormat,
     QuoteInvalid,
 )
+from verdictd_py.formats.collateral import Collateral
 from verdictd_py.protocols.ratstls.certificate import read
 from verdictd_py.tees.intel.collateral.forms import collateral_from_json
 from verdictd_py.tees.intel.collateral.sources import EndorsementsOnly, FileCollateral
@@ -39,15 +41,15 @@ RATS_TLS = [
 ]
 
 
-def _verify(tee: Tee, folder: str, now: datetime, quote: bytes | None = None) -> VerifiedEvidence:
+def _verify(tee: str, folder: str, now: datetime, quote: bytes | None = None) -> VerifiedEvidence:
     data = quote or vector(f"quotes/{folder}/quote.bin").read_bytes()
     source = FileCollateral(vector(f"quotes/{folder}/collateral.json"))
-    verifier = (TdxVerifier if tee is Tee.TDX else SgxVerifier)(source, root_ca_der=None)
+    verifier = (TdxVerifier if tee == "tdx" else SgxVerifier)(source, root_ca_der=None)
     return run(verifier.verify(Evidence(tee, data, None, "raw"), now=now))
 
 
 def test_tdx() -> None:
-    found = _verify(Tee.TDX, "tdx-v4-up-to-date", TDX_TIME)
+    found = _verify("tdx", "tdx-v4-up-to-date", TDX_TIME)
     assert (found.tcb_status, found.advisory_ids, found.faults) == ("UpToDate", (), ())
     assert found.claims["fmspc"] == "b0c06f000000"
     assert found.claims["tcbDate"] == "2024-03-13T00:00:00Z"
@@ -57,7 +59,7 @@ def test_tdx() -> None:
 
 
 def test_sgx() -> None:
-    found = _verify(Tee.SGX, "sgx-v3", SGX_TIME)
+    found = _verify("sgx", "sgx-v3", SGX_TIME)
     assert found.tcb_status == "ConfigurationAndSWHardeningNeeded"
     assert found.advisory_ids == ("INTEL-SA-00289", "INTEL-SA-00615")
     assert found.faults == ()
@@ -78,9 +80,9 @@ def test_sgx() -> None:
 
 @pytest.mark.parametrize(
     ("tee", "folder", "now"),
-    [(Tee.TDX, "tdx-v4-up-to-date", TDX_TIME), (Tee.SGX, "sgx-v3", SGX_TIME)],
+    [("tdx", "tdx-v4-up-to-date", TDX_TIME), ("sgx", "sgx-v3", SGX_TIME)],
 )
-def test_expired_changed_and_misnamed(tee: Tee, folder: str, now: datetime) -> None:
+def test_expired_changed_and_misnamed(tee: str, folder: str, now: datetime) -> None:
     data = vector(f"quotes/{folder}/quote.bin").read_bytes()
     for moved in (timedelta(days=60), timedelta(days=-365)):
         with pytest.raises(CollateralExpired):
@@ -88,7 +90,7 @@ def test_expired_changed_and_misnamed(tee: Tee, folder: str, now: datetime) -> N
     for at in (60, 100, 300, 430):  # in the signed body
         with pytest.raises(QuoteInvalid):
             _verify(tee, folder, now, data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
-    other = Tee.SGX if tee is Tee.TDX else Tee.TDX
+    other = "sgx" if tee == "tdx" else "tdx"
     with pytest.raises(EvidenceFormat):
         _verify(other, folder, now)
 
@@ -116,7 +118,7 @@ def _collateral(name: str) -> Collateral:
 @pytest.mark.parametrize("name", RATS_TLS)
 def test_certificates_of_rats_tls(name: str) -> None:
     """Every generation verifies under its root, and never under Intel's."""
-    evidence = read(vector(f"rats-tls/{name}.der").read_bytes(), now=RATS_TLS_TIME)
+    evidence = read(vector(f"rats-tls/{name}.der").read_bytes(), TEES, now=RATS_TLS_TIME)
     root = vector("rats-tls/root.der").read_bytes()
     source = FileCollateral(vector("rats-tls/collateral.json"))
     found = run(TdxVerifier(source, root_ca_der=root).verify(evidence, now=RATS_TLS_TIME))
@@ -130,7 +132,7 @@ def test_certificates_of_rats_tls(name: str) -> None:
 def test_endorsements_of_rats_tls_suffice() -> None:
     """A guest that brings collateral along is verified by a broker that has none."""
     certificate = vector("rats-tls/6675532-cbor010-tdx-endorsements-client.der").read_bytes()
-    evidence = read(certificate, now=RATS_TLS_TIME)
+    evidence = read(certificate, TEES, now=RATS_TLS_TIME)
     root = vector("rats-tls/root.der").read_bytes()
     verifier = TdxVerifier(EndorsementsOnly(), root_ca_der=root)
     assert run(verifier.verify(evidence, now=RATS_TLS_TIME)).tcb_status == "UpToDate"
@@ -145,7 +147,7 @@ def test_sgx_debug_bit_needs_a_signature() -> None:
     source = Source(_collateral("quotes/sgx-v3/collateral.json"))
     verifier = SgxVerifier(source, root_ca_der=None)
     with pytest.raises(QuoteInvalid) as caught:
-        run(verifier.verify(Evidence(Tee.SGX, bytes(data), None, "raw"), now=SGX_TIME))
+        run(verifier.verify(Evidence("sgx", bytes(data), None, "raw"), now=SGX_TIME))
     assert caught.value.reasons[0].rule == "signature"
     assert source.requests == []
 
@@ -161,7 +163,7 @@ def test_collateral_of_the_other_tee() -> None:
         tcb_info_issuer_chain=sgx.tcb_info_issuer_chain,
     )
     quote = vector("quotes/tdx-v4-up-to-date/quote.bin").read_bytes()
-    evidence = Evidence(Tee.TDX, quote, None, "raw")
+    evidence = Evidence("tdx", quote, None, "raw")
     verifier = TdxVerifier(Source(mixed), root_ca_der=None)
     with pytest.raises(QuoteInvalid) as caught:
         run(verifier.verify(evidence, now=TDX_TIME + timedelta(hours=1)))

@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
 from tests.support.broker import Recorder, running_broker
+from tests.support.tees import TEES
 from tests.tsm.kernel import FakeKernel
 from verdictd_py import daemon as app
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.errors import ConfigError
 from verdictd_py.guest.attesters import TsmAttester
 from verdictd_py.guest.connection import GuestConnection
@@ -78,8 +78,8 @@ async def test_the_broker_shows_evidence_about_itself(
         context.set_verify(SSL.VERIFY_PEER, keep)
         async with GuestConnection.open(*broker.address, context, timeout_seconds=10) as guest:
             assert await guest.version() == "v1"
-    evidence = certificate.read(shown[-1], now=broker.now, max_age=None)
-    assert evidence.tee is Tee.TDX
+    evidence = certificate.read(shown[-1], TEES, now=broker.now, max_age=None)
+    assert evidence.tee == "tdx"
     assert evidence.binding is not None
     assert kernel.asked[-1].startswith(evidence.binding)
     assert "60000" in evidence.form

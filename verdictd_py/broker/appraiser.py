@@ -12,7 +12,7 @@ from uuid import uuid4
 from verdictd_py.broker.history import History, Judgement
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.events import GuestAccepted, GuestNotJudged, GuestRefused
-from verdictd_py.domain.evidence import DEVICES, Evidence, InitData, Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import DEVICES, NO_TEE, Evidence, InitData, VerifiedEvidence
 from verdictd_py.errors import (
     AppraisalTimeout,
     AttestationError,
@@ -26,9 +26,7 @@ from verdictd_py.errors import (
     TcbStatusRefused,
 )
 from verdictd_py.formats import eventlog, initdata
-from verdictd_py.ports import AppraisalPolicy, Events, Verifier
-
-_WITH_INIT_DATA: Final = (Tee.TDX, Tee.SAMPLE)
+from verdictd_py.ports import AppraisalPolicy, Events, Tee, Tees, Verifier
 
 Reading = Callable[[datetime], Evidence]
 """Reads evidence out of what a transport carried it in; raises `AttestationError`."""
@@ -38,39 +36,47 @@ class Appraiser:
     """Judges evidence of any transport.
 
     Args:
-        verifiers: one for each kind of TEE that is served.
+        verifiers: one for each TEE that is served, by its name.
+        tees: those that are known, at least those that are served.
         policy: decides about verified claims.
         clock: now, with a time zone.
         events: told of every judgement made for a peer.
         history: remembers them for operators.
         insecure_accept_anyone: every peer is accepted, with or without evidence, and
             no policy is asked (`nullverifier`).
-        allow_rtmr3_mismatch: of event logs, for guests that extend RTMR3 without entries.
+        allow_unlogged: whether guests may extend some registers at run time without log entries.
         seconds: what judging one peer may take, collateral fetched meanwhile; None for ever.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # its collaborators, all by keyword
         self,
         *,
-        verifiers: Mapping[Tee, Verifier],
+        verifiers: Mapping[str, Verifier],
+        tees: Tees,
         policy: AppraisalPolicy,
         clock: Callable[[], datetime],
         events: Events,
         history: History | None = None,
         insecure_accept_anyone: bool = False,
-        allow_rtmr3_mismatch: bool = False,
+        allow_unlogged: bool = False,
         seconds: float | None = None,
     ) -> None:
         self._verifiers = verifiers
+        self._tees = tees
         self._policy = policy
         self._clock = clock
         self._events = events
         self._history = history or History()
         self._insecure_accept_anyone = insecure_accept_anyone
-        self._allow_rtmr3_mismatch = allow_rtmr3_mismatch
+        self._allow_unlogged = allow_unlogged
         self._seconds = seconds
 
-    def serves(self, tee: Tee) -> bool:
+    @property
+    def tees(self) -> Tees:
+        """The TEEs that are known, for the readers of evidence."""
+        return self._tees
+
+    def serves(self, tee: str) -> bool:
         """Whether evidence of this TEE could be accepted."""
         return self._insecure_accept_anyone or tee in self._verifiers
 
@@ -86,7 +92,7 @@ class Appraiser:
         """
         if self._insecure_accept_anyone:
             appraisal = Appraisal(
-                uuid4().hex, self._clock(), Tee.NONE, "none", None, bound=True, refusal=None
+                uuid4().hex, self._clock(), NO_TEE, "none", None, bound=True, refusal=None
             )
         else:
             try:
@@ -120,7 +126,7 @@ class Appraiser:
             CollateralUnavailable: it cannot be judged now.
         """
         now = self._clock()
-        tee: Tee | None = None
+        tee: str | None = None
         form = ""
         bound = False
         found: VerifiedEvidence | None = None
@@ -137,7 +143,7 @@ class Appraiser:
             found = self._with_surroundings(evidence, found)  # 5
             failures = await self._policy.failures(found.tee, found.claims)
             if found.faults or failures:  # 6, 7
-                raise _refusal(found, failures)
+                raise _refusal(self._tees.get(found.tee), found, failures)
         except AttestationError as error:
             refusal = error
             if isinstance(error.verified, VerifiedEvidence):
@@ -146,12 +152,13 @@ class Appraiser:
 
     def _with_surroundings(self, evidence: Evidence, found: VerifiedEvidence) -> VerifiedEvidence:
         """The claims with what comes beside the quote: event log, init-data, further devices."""
+        tee = self._tees.get(found.tee)
         if evidence.event_log is not None:
             found = _with_event_log(
-                found, evidence.event_log, allow_rtmr3_mismatch=self._allow_rtmr3_mismatch
+                tee, found, evidence.event_log, allow_unlogged=self._allow_unlogged
             )
-        if found.tee in _WITH_INIT_DATA or evidence.init_data is not None:
-            found = _with_init_data(found, evidence.init_data)
+        if evidence.init_data is not None or (tee is not None and tee.init_data is not None):
+            found = _with_init_data(tee, found, evidence.init_data)
         if evidence.devices:
             found = replace(found, claims={**found.claims, DEVICES: list(evidence.devices)})
         return found
@@ -181,7 +188,9 @@ class Appraiser:
                 reasons=tuple(reason.text for reason in appraisal.reasons),
             )
         )
-        self._history.remember(Judgement.of(appraisal, address))
+        self._history.remember(
+            Judgement.of(appraisal, address, self._tees.measurements(appraisal.tee))
+        )
 
 
 def _check_binding(evidence: Evidence, found: VerifiedEvidence) -> bool:
@@ -208,38 +217,50 @@ def _check_binding(evidence: Evidence, found: VerifiedEvidence) -> bool:
 
 
 def _with_event_log(
-    found: VerifiedEvidence, data: bytes, *, allow_rtmr3_mismatch: bool
+    tee: Tee | None, found: VerifiedEvidence, data: bytes, *, allow_unlogged: bool
 ) -> VerifiedEvidence:
-    """The claims with what the log proves, and a fault for everything that it does not.
+    """Return the claims with what the log proves, and a fault for everything that it does not.
 
     Raises:
         EvidenceFormat: it is no log, or of a TEE whose registers it does not extend.
     """
-    if found.tee is not Tee.TDX:
+    registers = None if tee is None else tee.event_log
+    if tee is None or registers is None:
         raise EvidenceFormat(f"an event log of {found.tee} is not served here")
-    log = eventlog.parse(data)
-    measured = {name: bytes.fromhex(str(found.claims[name])) for name in eventlog.REGISTERS}
+    log = eventlog.parse(data, registers.claims)
+    measured = {name: _measured(tee, found, name) for name in registers.claims}
+    unlogged = registers.extended_later if allow_unlogged else ()
     return replace(
         found,
         claims={**found.claims, eventlog.RULE: log.proved_by(measured).claims()},
-        faults=found.faults + log.mismatches(measured, allow_rtmr3_mismatch=allow_rtmr3_mismatch),
+        faults=found.faults + log.mismatches(measured, unlogged=unlogged),
     )
 
 
-def _with_init_data(found: VerifiedEvidence, shown_by_guest: InitData | None) -> VerifiedEvidence:
-    """The claims with what the init-data says, or nothing and a fault where it is another's.
+def _measured(tee: Tee, found: VerifiedEvidence, name: str) -> bytes:
+    """Return the bytes that a claim stands for; none where the guest does not have the claim."""
+    bytes_of, value = tee.claims[name].form.bytes_of, found.claims.get(name)
+    return bytes_of(value) if bytes_of is not None and isinstance(value, str) else b""
+
+
+def _with_init_data(
+    tee: Tee | None, found: VerifiedEvidence, shown_by_guest: InitData | None
+) -> VerifiedEvidence:
+    """Return the claims with what the init-data says, or none and a fault for another's.
 
     Raises:
         EvidenceFormat: it cannot be read, or is of a TEE that does not measure it.
     """
     if shown_by_guest is None:
         return replace(found, claims={**found.claims, initdata.CLAIM: None})
-    if found.tee not in _WITH_INIT_DATA:
+    binding = None if tee is None else tee.init_data
+    if tee is None or binding is None:
         raise EvidenceFormat(f"init-data of {found.tee} is not served here")
     document = initdata.parse(shown_by_guest)
     faults: tuple[Reason, ...] = ()
-    if found.tee is Tee.TDX:  # sample guests prove nothing, and not this either
-        faults = document.mismatches(str(found.claims["mrConfigId"]))
+    if binding.claim is not None:  # otherwise the guest proves nothing, its init-data included
+        measured = _measured(tee, found, binding.claim)
+        faults = document.mismatches(binding.claim, measured, binding.size)
     claim = None if faults else dict(document.content)
     return replace(
         found,
@@ -248,19 +269,23 @@ def _with_init_data(found: VerifiedEvidence, shown_by_guest: InitData | None) ->
     )
 
 
-def _refusal(found: VerifiedEvidence, failures: tuple[Reason, ...]) -> AttestationError:
-    """Every failed rule once: the verifier's faults first, then the policy's failures."""
+def _refusal(
+    tee: Tee | None, found: VerifiedEvidence, failures: tuple[Reason, ...]
+) -> AttestationError:
+    """Return a refusal with every failed rule once: the verifier's faults, then the policy's."""
     faulty = {fault.rule for fault in found.faults}
     reasons = found.faults + tuple(f for f in failures if f.rule not in faulty)
     rules = ", ".join(reason.rule for reason in reasons)
-    kind = _REFUSALS.get(next(iter(faulty))) if len(faulty) == 1 else None
+    refusals = dict(_REFUSALS)
+    if tee is not None and tee.tcb is not None:
+        refusals[tee.tcb.claim] = TcbStatusRefused
+    kind = refusals.get(next(iter(faulty))) if len(faulty) == 1 else None
     if kind is not None:
         return kind(f"refused: {rules}", reasons=reasons)
     return PolicyRefused(f"refused by policy: {rules}", reasons=reasons)
 
 
 _REFUSALS: Final[Mapping[str, type[AttestationError]]] = {
-    "tcbStatus": TcbStatusRefused,
     eventlog.RULE: EventLogRefused,
     initdata.CLAIM: InitDataRefused,
 }

@@ -19,7 +19,6 @@ from typing import Final, TypeVar
 
 from verdictd_py.documents import referencesets
 from verdictd_py.documents.reference import ReferenceData
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.names import RELEASE_DATA, RELEASE_POLICY, Name
 from verdictd_py.errors import Conflict, NotFound, PolicyInvalid, RequestError, StorageError
 from verdictd_py.ports import (
@@ -175,7 +174,7 @@ class CheckedDocuments:
         await self._check_with_policy(reference, policy, tee, relied)
         return relied
 
-    async def check_sets(self, sets: Mapping[Tee, referencesets.Sets], *tees: Tee) -> Relied:
+    async def check_sets(self, sets: Mapping[str, referencesets.Sets], *tees: str) -> Relied:
         """Check, for each of `tees`, the policy with the data and these sets.
 
         Raises:
@@ -194,7 +193,7 @@ class CheckedDocuments:
         self,
         reference: ReferenceData,
         name: Name | None,
-        tee: Tee | None,
+        tee: str | None,
         relied: dict[Name, Expected],
     ) -> None:
         """Check data with the policy `name`, or with any if there is none."""
@@ -207,7 +206,7 @@ class CheckedDocuments:
                 raise
             await self._tester.check(PolicyDocuments.over(ANY_POLICY, reference), tee)
 
-    async def _deciding_data(self, tee: Tee | None, relied: dict[Name, Expected]) -> ReferenceData:
+    async def _deciding_data(self, tee: str | None, relied: dict[Name, Expected]) -> ReferenceData:
         """Return the data that a policy decides with; without a TEE, it may be a release policy.
 
         Raises:
@@ -228,11 +227,11 @@ class CheckedDocuments:
             return reference
         return ReferenceData.of(referencesets.union(reference.values, sets, self._clock()))
 
-    async def _sets(self, relied: dict[Name, Expected]) -> dict[Tee, referencesets.Sets]:
+    async def _sets(self, relied: dict[Name, Expected]) -> dict[str, referencesets.Sets]:
         stored = await self._read(referencesets.DOCUMENT, relied)
         return {} if stored is None else referencesets.parse(stored.text)
 
-    async def _works(self, policy: str, reference: ReferenceData, tee: Tee | None) -> bool:
+    async def _works(self, policy: str, reference: ReferenceData, tee: str | None) -> bool:
         try:
             await self._tester.check(PolicyDocuments.over(policy, reference), tee)
         except PolicyInvalid:

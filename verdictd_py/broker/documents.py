@@ -19,7 +19,6 @@ from verdictd_py.documents import referencesets, releasepolicies
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.events import PolicySet, ReferencePinned
-from verdictd_py.domain.evidence import Tee, measurements
 from verdictd_py.domain.names import REFERENCE_SETS, RELEASE_DATA, RELEASE_POLICIES, Name
 from verdictd_py.encoding import JsonValue, decode_object, shown
 from verdictd_py.errors import NotFound, RequestError
@@ -31,6 +30,7 @@ from verdictd_py.ports import (
     PolicyDocuments,
     PolicySource,
     PolicyTester,
+    Tees,
     TestedPolicy,
 )
 
@@ -56,6 +56,7 @@ class DocumentAdministrator:
         documents: DocumentStore,
         changes: CheckedDocuments,
         deciding: PolicySource,
+        tees: Tees,
         tester: PolicyTester,
         history: History,
         events: Events,
@@ -63,9 +64,15 @@ class DocumentAdministrator:
         self._documents = documents
         self._changes = changes
         self._deciding = deciding
+        self._tees = tees
         self._tester = tester
         self._history = history
         self._events = events
+
+    @property
+    def tees(self) -> Tees:
+        """The TEEs that are known, whose documents these are."""
+        return self._tees
 
     async def get(self, caller: Caller, name: str) -> str:
         """Return a policy, or reference data.
@@ -153,13 +160,13 @@ class DocumentAdministrator:
                 `DocumentStore.get`.
         """
         caller.require(Right.MANAGE)
-        kind = referencesets.tee_named(tee)
-        name = self._documents.reference_name(kind)
+        kind = self._tees.named(tee)
+        name = self._documents.reference_name(kind.name)
         text = (await self._documents.get(name)).text
-        return name, text, ReferenceData.parse(text).unpinned(measurements(kind))
+        return name, text, ReferenceData.parse(text).unpinned(kind.measurements)
 
     async def replace_reference(
-        self, caller: Caller, tee: Tee, values: Mapping[str, JsonValue]
+        self, caller: Caller, tee: str, values: Mapping[str, JsonValue]
     ) -> None:
         """Replace some lists of a TEE's reference data; the others stay.
 
@@ -244,8 +251,9 @@ class DocumentAdministrator:
             if name == REFERENCE_SETS:
                 sets = referencesets.parse(text)
                 for tee, of_tee in sets.items():
+                    claims = self._tees.named(tee).claims
                     for made in of_tee.values():
-                        referencesets.checked_values(tee, made.values)
+                        referencesets.checked_values(claims, made.values)
                 return await self._changes.check_sets(sets, *sets)
             if name == RELEASE_POLICIES:
                 await self._require_policies(text)

@@ -15,10 +15,11 @@ from typing import Final
 
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.release import Releaser
-from verdictd_py.domain.appraisal import AppraisedPeer
-from verdictd_py.domain.evidence import Tee
+from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
+from verdictd_py.domain.evidence import NO_TEE
 from verdictd_py.domain.names import ResourcePath
-from verdictd_py.encoding import encode_base64
+from verdictd_py.domain.trust import HARDWARE_UNKNOWN
+from verdictd_py.encoding import encode_base64, shown
 from verdictd_py.errors import (
     EvidenceFormat,
     GuestRefused,
@@ -29,6 +30,7 @@ from verdictd_py.errors import (
 from verdictd_py.ports import SessionStore
 from verdictd_py.protocols.rcar import evidence, messages
 from verdictd_py.protocols.rcar.challenges import Challenges
+from verdictd_py.protocols.rcar.ear import Assessment
 from verdictd_py.protocols.rcar.messages import (
     Attestation,
     AuthRequest,
@@ -82,7 +84,7 @@ class Handshakes:
         sessions: SessionStore,
         tokens: Tokens,
         clock: Callable[[], datetime],
-        unpinned: Callable[[Tee], Awaitable[tuple[str, ...]]],
+        unpinned: Callable[[str], Awaitable[tuple[str, ...]]],
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._appraiser = appraiser
@@ -92,6 +94,7 @@ class Handshakes:
         self._challenges = Challenges.of(tokens.key)
         self._clock = clock
         self._unpinned = unpinned
+        self._tees = appraiser.tees
         self._random = random
 
     async def begin(self, request: AuthRequest) -> NewSession:
@@ -101,10 +104,13 @@ class Handshakes:
             EvidenceFormat: the TEE is not served.
             StorageError: the session cannot be stored.
         """
-        if not self._appraiser.serves(request.tee):
-            raise EvidenceFormat(f"evidence of {request.tee} is not served here")
+        known = self._tees.of_rcar(request.tee)
+        tee = NO_TEE if known is None else known.name
+        if not self._appraiser.serves(tee):
+            named = shown(request.tee) if known is None else tee
+            raise EvidenceFormat(f"evidence of {named} is not served here")
         nonce = encode_base64(self._random(messages.NONCE_BYTES))
-        challenge = Challenge(request.version, request.tee, nonce)
+        challenge = Challenge(request.version, tee, nonce)
         session_id = self._random(_ID_BYTES).hex()
         name, now = _name(session_id), self._clock()
         expires = now + SESSION_LIFETIME
@@ -145,15 +151,15 @@ class Handshakes:
         if answer.challenge is not session.challenge:
             raise ValueError("the attestation was read for another challenge")
         appraisal = await self._appraiser.admit(  # 1
-            lambda _: evidence.read(answer), address=address
+            lambda _: evidence.read(answer, self._tees), address=address
         )
         if not appraisal.accepted:
             raise GuestRefused(appraisal.told)
         attested = Attested(appraisal, answer.key, session.challenge.version)
-        unpinned = await self._unpinned(session.challenge.tee)
+        assessment = await self._assessment(appraisal)
         now = self._clock()
         expires = now + LIFETIME
-        issued = self._tokens.issue(attested, now=now, open_measurements=unpinned)  # 2
+        issued = self._tokens.issue(attested, now=now, assessment=assessment)  # 2
         if issued.kept is not None:
             digest, claims = issued.kept
             await self._sessions.keep(digest, claims, now=now, expires=expires)
@@ -182,7 +188,7 @@ class Handshakes:
         if token is None:
             token = await self._token_of(session_id)  # 1
         attested = await self._attested(token)  # 2
-        if not self._appraiser.serves(attested.appraisal.tee or Tee.NONE):  # 3
+        if not self._appraiser.serves(attested.appraisal.tee or NO_TEE):  # 3
             raise TokenInvalid("the token is about a TEE that is not served here; attest again")
         peer = AppraisedPeer.of(attested.appraisal, address=address)  # 4
         found = await self._releaser.find(peer, path)
@@ -195,6 +201,13 @@ class Handshakes:
         if shown.kept is None:
             return shown.attested()
         return shown.attested(await self._sessions.kept(shown.kept, now=now))
+
+    async def _assessment(self, appraisal: Appraisal) -> Assessment:
+        tee, found = self._tees.get(appraisal.tee), appraisal.evidence
+        if tee is None or found is None:
+            return Assessment(NO_TEE, {"hardware": HARDWARE_UNKNOWN})
+        unpinned = await self._unpinned(tee.name)
+        return Assessment(tee.documents.policy, tee.trust(found, unpinned))
 
     async def _token_of(self, session_id: str | None) -> str:
         if session_id is None:

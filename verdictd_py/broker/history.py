@@ -15,7 +15,6 @@ from typing import Final, Self
 
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import Caller, Right
-from verdictd_py.domain.evidence import Tee, measurements
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, NotJudged, PolicyRefused, Reason, RequestError
 from verdictd_py.formats import eventlog, initdata
@@ -45,6 +44,7 @@ class Judgement:
         code: what it was told.
         claims: verified ones, without a boot's events and init-data; empty where nothing verified.
         evidence: SHA-256 of the quote, empty likewise.
+        measurements: names of the claims that identify its software.
         not_pinnable: why its measurements cannot become reference values; empty: they can.
     """
 
@@ -53,17 +53,23 @@ class Judgement:
     address: str
     verdict: Verdict
     code: str
-    tee: Tee | None
+    tee: str | None
     form: str
     tcb_status: str
     advisory_ids: tuple[str, ...]
     claims: Mapping[str, JsonValue] = field(repr=False)
     evidence: str
     reasons: tuple[Reason, ...]
+    measurements: tuple[str, ...]
     not_pinnable: str
 
     @classmethod
-    def of(cls, appraisal: Appraisal, address: str) -> Self:
+    def of(cls, appraisal: Appraisal, address: str, measurements: tuple[str, ...]) -> Self:
+        """Make the judgement of an appraisal.
+
+        Args:
+            measurements: names of the claims of its TEE that identify software.
+        """
         found = appraisal.evidence
         return cls(
             id=appraisal.id,
@@ -78,7 +84,8 @@ class Judgement:
             claims={name: v for name, v in appraisal.claims.items() if name not in _LARGE},
             evidence="" if found is None else found.digest,
             reasons=appraisal.reasons,
-            not_pinnable=_not_pinnable(appraisal),
+            measurements=measurements,
+            not_pinnable=_not_pinnable(appraisal, measurements),
         )
 
     @classmethod
@@ -104,6 +111,7 @@ class Judgement:
             claims={},
             evidence="",
             reasons=(Reason(error.rule, "", "", str(error)),),
+            measurements=(),
             not_pinnable="it was not judged",
         )
 
@@ -117,7 +125,7 @@ def _verdict(appraisal: Appraisal) -> Verdict:
     return Verdict.REFUSED if genuine else Verdict.UNVERIFIED
 
 
-def _not_pinnable(appraisal: Appraisal) -> str:
+def _not_pinnable(appraisal: Appraisal, measurements: tuple[str, ...]) -> str:
     """Only evidence that is good in every respect but the measurements may be pinned.
 
     1. Quote and collateral verified. 2. It is bound to the guest's key. 3. It was accepted,
@@ -134,7 +142,7 @@ def _not_pinnable(appraisal: Appraisal) -> str:
     if not isinstance(appraisal.refusal, PolicyRefused):  # 3
         return f"it was refused for something else than its measurements: {appraisal.code}"
     rules = [reason.rule for reason in (*found.faults, *appraisal.reasons)]
-    others = sorted(set(rules) - set(measurements(found.tee)))
+    others = sorted(set(rules) - set(measurements))
     if others:  # 4
         return "not its measurements alone were refused, but also " + ", ".join(others)
     return ""
@@ -173,7 +181,7 @@ class History:
         newest = reversed(self._kept[verdict])
         return tuple(judgement for judgement, _ in zip(newest, range(limit or KEPT), strict=False))
 
-    def pinnable(self, caller: Caller, which: str) -> tuple[Judgement, Tee]:
+    def pinnable(self, caller: Caller, which: str) -> tuple[Judgement, str]:
         """The one with that id, whose measurements may become reference values of its TEE.
 
         Raises:

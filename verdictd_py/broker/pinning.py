@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from verdictd_py.broker.history import Judgement, Verdict
 from verdictd_py.documents.reference import ReferenceData
-from verdictd_py.domain.evidence import measurements
 from verdictd_py.domain.names import Name
 from verdictd_py.encoding import JsonValue, shown
 from verdictd_py.errors import RequestError
@@ -73,16 +72,14 @@ def changes(
 
 
 def _default_fields(judgement: Judgement, reference: ReferenceData) -> tuple[str, ...]:
-    if judgement.tee is None:
-        return ()
     if judgement.verdict is Verdict.ACCEPTED:
-        return reference.unpinned(measurements(judgement.tee))
+        return reference.unpinned(judgement.measurements)
     refused = {reason.rule for reason in judgement.reasons}
-    return tuple(name for name in measurements(judgement.tee) if name in refused)
+    return tuple(name for name in judgement.measurements if name in refused)
 
 
 def _change(judgement: Judgement, reference: ReferenceData, field: str) -> Change:
-    known = () if judgement.tee is None else measurements(judgement.tee)
+    known = judgement.measurements
     measured = judgement.claims.get(field)
     if field not in known or not isinstance(measured, str):
         raise RequestError(

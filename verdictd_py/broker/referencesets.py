@@ -13,10 +13,9 @@ from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.documents.referencesets import ReferenceSet
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.events import ReferenceAdded, ReferenceRetired
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.names import REFERENCE_SETS
 from verdictd_py.errors import NotFound
-from verdictd_py.ports import Document, DocumentStore, Events
+from verdictd_py.ports import Document, DocumentStore, Events, Tees
 
 
 class SetAdministrator:
@@ -33,12 +32,14 @@ class SetAdministrator:
         *,
         documents: DocumentStore,
         changes: CheckedDocuments,
+        tees: Tees,
         history: History,
         events: Events,
         clock: Callable[[], datetime],
     ) -> None:
         self._documents = documents
         self._changes = changes
+        self._tees = tees
         self._history = history
         self._events = events
         self._clock = clock
@@ -50,7 +51,7 @@ class SetAdministrator:
             NotAuthorized, RequestError, StorageError: the sets cannot be read.
         """
         caller.require(Right.MANAGE)
-        kind, now = referencesets.tee_named(tee), self._clock()
+        kind, now = self._tees.named(tee).name, self._clock()
         try:
             document = await self._documents.get(REFERENCE_SETS)
         except NotFound:
@@ -75,15 +76,15 @@ class SetAdministrator:
             NotAuthorized, RequestError, AlreadyExists, PolicyInvalid, StorageError
         """
         caller.require(Right.MANAGE)
-        kind, now = referencesets.tee_named(tee), self._clock()
+        kind, now = self._tees.named(tee), self._clock()
         given = {field: tuple(accepted) for field, accepted in values.items()}
         made = ReferenceSet(
-            referencesets.checked_values(kind, given),
+            referencesets.checked_values(kind.claims, given),
             caller.name,
             now,
             expires_at=referencesets.expiry(expires_at, now),
         )
-        return await self._add(caller, kind, name, made)
+        return await self._add(caller, kind.name, name, made)
 
     async def pin(
         self, caller: Caller, which: str, name: str, fields: Sequence[str], expires_at: str
@@ -102,7 +103,7 @@ class SetAdministrator:
         measured = {change.field: (str(judgement.claims[change.field]),) for change in changes}
         now = self._clock()
         made = ReferenceSet(
-            referencesets.checked_values(tee, measured),
+            referencesets.checked_values(self._tees.named(tee).claims, measured),
             caller.name,
             now,
             evidence=judgement.evidence,
@@ -120,7 +121,7 @@ class SetAdministrator:
             NotAuthorized, RequestError, NotFound, StorageError
         """
         caller.require(Right.MANAGE)
-        kind, now = referencesets.tee_named(tee), self._clock()
+        kind, now = self._tees.named(tee).name, self._clock()
 
         def edit(before: Document | None) -> str:
             return referencesets.written(referencesets.with_retired(_sets(before), kind, name, now))
@@ -134,7 +135,7 @@ class SetAdministrator:
         await self._changes.prepare()
         return referencesets.parse(text)[kind][name]
 
-    async def _add(self, caller: Caller, tee: Tee, name: str, made: ReferenceSet) -> ReferenceSet:
+    async def _add(self, caller: Caller, tee: str, name: str, made: ReferenceSet) -> ReferenceSet:
         def edit(before: Document | None) -> str:
             return referencesets.written(referencesets.with_set(_sets(before), tee, name, made))
 
@@ -159,5 +160,5 @@ class SetAdministrator:
         return made
 
 
-def _sets(document: Document | None) -> dict[Tee, referencesets.Sets]:
+def _sets(document: Document | None) -> dict[str, referencesets.Sets]:
     return {} if document is None else referencesets.parse(document.text)

@@ -21,14 +21,14 @@ from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, Silent, momen
 from verdictd_py.config import MAX_GRACE_DAYS
 from verdictd_py.documents.reference import MAX_DATA_BYTES
 from verdictd_py.domain.appraisal import Appraisal
-from verdictd_py.domain.evidence import Evidence, Tee, tee_of_quote
+from verdictd_py.domain.evidence import Evidence
 from verdictd_py.errors import CollateralUnavailable, ConfigError, EvidenceFormat
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy
-from verdictd_py.ports import PolicyDocuments
+from verdictd_py.ports import PolicyDocuments, Tees, VerifierContext
 from verdictd_py.protocols.ratstls import certificate
-from verdictd_py.storage.defaults import default_documents
 from verdictd_py.tees.intel.roots import read_root_ca
-from verdictd_py.tees.registry import NULL_NAME, VerifierContext, select
+from verdictd_py.tees.intel.tee import VENDOR, IntelService
+from verdictd_py.tees.registry import NULL_NAME, known_tees, select
 
 MAX_FILE_BYTES: Final = 1024 * 1024
 """Certificates and quotes are capped at 64 KiB when they are read; PEM is longer."""
@@ -46,7 +46,9 @@ def run(argv: Sequence[str]) -> int:
     data = read_file(options.file, MAX_FILE_BYTES)
     try:
         log = None if options.event_log is None else read_file(options.event_log, MAX_FILE_BYTES)
-        appraisal = asyncio.run(_appraiser(options).judge(partial(_evidence, data, log)))
+        appraiser = _appraiser(options)
+        read = partial(_evidence, data, log, appraiser.tees)
+        appraisal = asyncio.run(appraiser.judge(read))
     except CollateralUnavailable as error:
         raise ConfigError(f"{error}; give collateral for it with --collateral") from error
     if options.json:
@@ -104,25 +106,34 @@ def _count(text: str) -> int:
 
 def _appraiser(options: Namespace) -> Appraiser:
     root = options.root_ca
-    context = VerifierContext(
-        collateral=app.collateral_source(options.collateral),
-        root_ca_der=None if root is None else read_root_ca(root, option="--root-ca"),
-        collateral_grace=timedelta(days=options.collateral_grace),
-        minimum_evaluation=options.min_tcb_evaluation,
-    )
     names = None if options.verifier is None else options.verifier.split(",")
     if names is not None and NULL_NAME in names:
         raise ConfigError(f"{NULL_NAME} judges nothing; leave it out of --verifier")
     moment = options.at or app.utc_now()
+    tees = known_tees(names)
+    context = VerifierContext(
+        clock=lambda: moment,
+        events=Silent(),
+        root_ca_der=None if root is None else read_root_ca(root, option="--root-ca"),
+        services={
+            VENDOR: IntelService(
+                app.collateral_source(options.collateral),
+                grace=timedelta(days=options.collateral_grace),
+                minimum_evaluation=options.min_tcb_evaluation,
+            )
+        },
+    )
     return app.build_appraiser(
-        verifiers=select(names, context),
+        verifiers=select(names, tees, context),
+        tees=tees,
         policy=RegoAppraisalPolicy(
-            _Policies(_text(options.policy), _text(options.data)),
+            _Policies(tees, _text(options.policy), _text(options.data)),
+            tees,
             require_reference_values=options.require_reference_values,
         ),
         clock=lambda: moment,
         events=Silent(),
-        allow_rtmr3_mismatch=options.allow_rtmr3_mismatch,
+        allow_unlogged=options.allow_rtmr3_mismatch,
     )
 
 
@@ -138,31 +149,32 @@ def _text(path: Path | None) -> str | None:
 class _Policies:
     """The packaged policies, or the texts the user gave for every TEE."""
 
-    def __init__(self, policy: str | None, data: str | None) -> None:
+    def __init__(self, tees: Tees, policy: str | None, data: str | None) -> None:
+        self._tees = tees
         self._policy = policy
         self._data = data
 
-    async def documents(self, tee: Tee) -> PolicyDocuments:
-        packaged = default_documents(tee)
+    async def documents(self, tee: str) -> PolicyDocuments:
+        packaged = self._tees.named(tee).documents.defaults()
         return PolicyDocuments(
             packaged.policy if self._policy is None else self._policy,
             packaged.data if self._data is None else self._data,
         )
 
 
-def _evidence(data: bytes, event_log: bytes | None, now: datetime) -> Evidence:
-    return replace(_presented(data, now), event_log=event_log)
+def _evidence(data: bytes, event_log: bytes | None, tees: Tees, now: datetime) -> Evidence:
+    return replace(_presented(data, tees, now), event_log=event_log)
 
 
-def _presented(data: bytes, now: datetime) -> Evidence:
-    """Evidence of a certificate, PEM or DER, or else of a raw quote, bound to nothing."""
+def _presented(data: bytes, tees: Tees, now: datetime) -> Evidence:
+    """Read evidence from a certificate, PEM or DER, or a raw quote, which is bound to nothing."""
     if len(data) > MAX_FILE_BYTES:
         raise EvidenceFormat(f"the file is larger than {MAX_FILE_BYTES} bytes")
     if b"-----BEGIN" in data[:1024]:
         data = _unarmour(data)
     if data.startswith(_DER_SEQUENCE):
-        return certificate.read(data, now=now)
-    return Evidence(tee_of_quote(data), data, binding=None, form="raw quote")
+        return certificate.read(data, tees, now=now)
+    return Evidence(tees.of_evidence(data).name, data, binding=None, form="raw quote")
 
 
 def _unarmour(data: bytes) -> bytes:

@@ -22,17 +22,18 @@ from verdictd_py.cli.parsing import (
     printable,
     read_file,
 )
-from verdictd_py.daemon.collateral import http_client
-from verdictd_py.domain.evidence import MAX_QUOTE_BYTES, Collateral, Tee
+from verdictd_py.daemon.http import http_client
+from verdictd_py.domain.evidence import MAX_QUOTE_BYTES
 from verdictd_py.errors import AttestationError, CollateralUnavailable, ConfigError
-from verdictd_py.ports import CollateralRequest
+from verdictd_py.formats.collateral import Collateral
 from verdictd_py.tees.intel.collateral.check import Validity, check_collateral
 from verdictd_py.tees.intel.collateral.forms import collaterals_from_json, collaterals_to_json
 from verdictd_py.tees.intel.collateral.http import bounded_get
 from verdictd_py.tees.intel.collateral.pcs import Pcs
+from verdictd_py.tees.intel.collateral.port import CollateralRequest
 from verdictd_py.tees.intel.collateral.sources import MAX_COLLATERAL_BYTES, platform_of
 from verdictd_py.tees.intel.pck import root_key_digest, verify_pck_chain
-from verdictd_py.tees.intel.quote import parse_quote
+from verdictd_py.tees.intel.quote import TEES, parse_quote
 from verdictd_py.tees.intel.roots import read_root_ca
 
 PROGRAM: Final = "verdictd-py collateral"
@@ -83,7 +84,7 @@ def _parser() -> Parser:
     fetch = actions.add_parser("fetch", prog=f"{PROGRAM} fetch", description="from PCS or a PCCS")
     fetch.add_argument("--fmspc", metavar="HEX[,HEX]", type=_fmspcs, default=())
     fetch.add_argument("--quote", metavar="FILE", type=Path, action="append", default=[])
-    fetch.add_argument("--tee", choices=("tdx", "sgx"), default="tdx", help="of --fmspc (tdx)")
+    fetch.add_argument("--tee", choices=TEES, default=TEES[0], help="of --fmspc (%(default)s)")
     fetch.add_argument("--ca", choices=("platform", "processor"), default="platform")
     fetch.add_argument("--output", metavar="FILE", type=Path, required=True)
     for name in _SERVICE:
@@ -126,7 +127,7 @@ def _row(collateral: Collateral, root_key: bytes, now: datetime) -> dict[str, An
     except ValueError as error:
         return {"problem": f"it does not say what it is for: {error}"}
     row: dict[str, Any] = {
-        "tee": request.tee.value,
+        "tee": request.tee,
         "fmspc": request.fmspc,
         "ca": request.ca,
         "issued": str(info.get("issueDate", "")),
@@ -143,7 +144,7 @@ def _row(collateral: Collateral, root_key: bytes, now: datetime) -> dict[str, An
 
 
 async def _fetch(options: Namespace, root_key: bytes) -> int:
-    requests = [CollateralRequest(Tee(options.tee), each, options.ca) for each in options.fmspc]
+    requests = [CollateralRequest(options.tee, each, options.ca) for each in options.fmspc]
     requests += [_request_of(file, root_key) for file in options.quote]
     if not requests:
         raise ConfigError("say for which platforms: --fmspc HEX or --quote FILE")

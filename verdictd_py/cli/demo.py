@@ -35,10 +35,10 @@ from verdictd_py.guest.connection import BrokerRefused, GuestConnection
 from verdictd_py.guest.rcar.evidence import TdxEvidence
 from verdictd_py.guest.rcar.http import KbsLink
 from verdictd_py.guest.rcar.session import RcarGuest, RcarSession
+from verdictd_py.packaged import default_file
 from verdictd_py.protocols.keyprovider.packet import AnnotationPacket
 from verdictd_py.protocols.ratstls.issue import Form
 from verdictd_py.simulator import Flaw, SimulatedPlatform, TdMeasurements
-from verdictd_py.storage.defaults import default_file
 
 KID: Final = "84688df7-2c0c-40fa-956b-29d8e74d16c0"
 """The key of the guide, which stands in `keys/` as an example for everybody to see."""

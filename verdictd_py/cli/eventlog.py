@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, printable, read_file
-from verdictd_py.domain.evidence import MAX_QUOTE_BYTES, Tee
+from verdictd_py.domain.evidence import MAX_QUOTE_BYTES
 from verdictd_py.errors import ConfigError, EvidenceFormat, Reason
-from verdictd_py.formats.eventlog import MAX_LOG_BYTES, REGISTERS, EventLog, parse
-from verdictd_py.tees.intel.quote import parse_quote
-from verdictd_py.tees.tdx.verifier import body_claims
+from verdictd_py.formats.eventlog import MAX_LOG_BYTES, EventLog, parse
+from verdictd_py.ports.tees import EventLogRegisters
+from verdictd_py.tees.registry import known_tees
 
 PROGRAM: Final = "verdictd-py eventlog"
 _SHOWN_CHARACTERS: Final = 100
@@ -44,13 +44,23 @@ def run(argv: Sequence[str]) -> int:
             help="for guests that extend RTMR3 at run time without log entries",
         )
     options = parser.parse_args(list(argv))
-    log = _log(options.file)
+    tees = known_tees()
+    quote = None if options.quote is None else read_file(options.quote, MAX_QUOTE_BYTES)
+    try:
+        tee = tees.default if quote is None else tees.of_evidence(quote)
+    except EvidenceFormat as error:
+        raise ConfigError(f"{options.quote} is no quote: {error}") from error
+    registers = tee.event_log
+    if registers is None:
+        raise ConfigError(f"{options.quote} is of {tee.name}, whose registers no event log extends")
+    log = _log(options.file, registers)
     reasons: tuple[Reason, ...] = ()
     claims = log.claims()
-    if options.quote is not None:
-        measured = _registers(options.quote)
+    if quote is not None:
+        measured = _measured(options.quote, quote, registers)
         claims = log.proved_by(measured).claims()
-        reasons = log.mismatches(measured, allow_rtmr3_mismatch=options.allow_rtmr3_mismatch)
+        unlogged = registers.extended_later if options.allow_rtmr3_mismatch else ()
+        reasons = log.mismatches(measured, unlogged=unlogged)
     if options.json:
         found = {"claims": claims, "mismatches": [dict(each.as_json()) for each in reasons]}
         print(json.dumps(found, indent=2))
@@ -70,25 +80,21 @@ def _show(log: EventLog) -> None:
         text = printable(event.data.decode("ascii", "replace"))[:_SHOWN_CHARACTERS]
         proved = words[event.data_proved]
         data = text.replace("\n", " ") if event.data_proved else ""
-        name = REGISTERS[event.index - 1] if 1 <= event.index <= len(REGISTERS) else "-"
+        name = log.registers[event.index - 1] if 1 <= event.index <= len(log.registers) else "-"
         print(
             f"{number:4} {name:5} {event.kind:#010x} {event.digest.hex()} {proved} {data}".rstrip()
         )
 
 
-def _log(file: Path) -> EventLog:
+def _log(file: Path, registers: EventLogRegisters) -> EventLog:
     try:
-        return parse(read_file(file, MAX_LOG_BYTES))
+        return parse(read_file(file, MAX_LOG_BYTES), registers.claims)
     except EvidenceFormat as error:
         raise ConfigError(f"{file} is no event log: {error}") from error
 
 
-def _registers(file: Path) -> dict[str, bytes]:
+def _measured(file: Path, quote: bytes, registers: EventLogRegisters) -> Mapping[str, bytes]:
     try:
-        quote = parse_quote(read_file(file, MAX_QUOTE_BYTES))
+        return registers.measured(quote)
     except EvidenceFormat as error:
         raise ConfigError(f"{file} is no quote: {error}") from error
-    if quote.tee is not Tee.TDX:
-        raise ConfigError(f"{file} is a quote of {quote.tee}, only TDX has these registers")
-    claims = body_claims(quote)
-    return {name: bytes.fromhex(str(claims[name])) for name in REGISTERS}

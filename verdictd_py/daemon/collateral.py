@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
@@ -10,16 +9,17 @@ from pathlib import Path
 
 import httpx
 
-from verdictd_py import __version__
 from verdictd_py.config import Settings
+from verdictd_py.daemon.http import http_client
 from verdictd_py.daemon.supervisor import Work
-from verdictd_py.domain.evidence import Collateral
-from verdictd_py.errors import AttestationError, ConfigError
-from verdictd_py.ports import CollateralRequest, CollateralSource, CollateralStore, Events
+from verdictd_py.errors import AttestationError
+from verdictd_py.formats.collateral import Collateral
+from verdictd_py.ports import CollateralStore, Events
 from verdictd_py.tees.intel.collateral.cache import CollateralCache
 from verdictd_py.tees.intel.collateral.check import check_collateral
 from verdictd_py.tees.intel.collateral.http import bounded_get
 from verdictd_py.tees.intel.collateral.pcs import Pcs
+from verdictd_py.tees.intel.collateral.port import CollateralRequest, CollateralSource
 from verdictd_py.tees.intel.collateral.sources import (
     EndorsementsOnly,
     FileCollateral,
@@ -27,9 +27,6 @@ from verdictd_py.tees.intel.collateral.sources import (
     Inspect,
 )
 from verdictd_py.tees.intel.pck import root_key_digest
-
-CONNECT_SECONDS = 10.0
-MAX_API_KEY_CHARS = 1024  # Intel's have 32 hex digits
 
 
 class CollateralService:
@@ -86,51 +83,6 @@ class CollateralService:
             await self._cache.stop()
         if self._client is not None:
             await self._client.aclose()
-
-
-def http_client(settings: Settings) -> httpx.AsyncClient:
-    """A client with the operator's CAs, proxy and subscription key.
-
-    Raises:
-        ConfigError: one of them cannot be used.
-    """
-    headers = {"User-Agent": f"verdictd-py/{__version__}"}
-    if settings.collateral_api_key_file is not None:
-        headers["Ocp-Apim-Subscription-Key"] = _api_key(settings.collateral_api_key_file)
-    if settings.collateral_ca is not None:
-        _read(settings.collateral_ca, "--collateral-ca")  # says which file, OpenSSL does not
-    try:
-        return httpx.AsyncClient(
-            verify=ssl.create_default_context(cafile=settings.collateral_ca),
-            proxy=settings.collateral_proxy,
-            headers=headers,
-            timeout=CONNECT_SECONDS,
-        )
-    except (OSError, ValueError, httpx.InvalidURL) as error:  # SSLError is an OSError
-        raise ConfigError(
-            "the collateral service cannot be reached like this; --collateral-ca is a file of PEM "
-            "certificates, --collateral-proxy an http:// URL"
-        ) from error
-
-
-def _api_key(file: Path) -> str:
-    """A subscription key: one line that can stand in an HTTP header. It is a secret."""
-    option = "--collateral-api-key-file"
-    key = _read(file, option).decode("latin-1").strip()
-    if not key or len(key) > MAX_API_KEY_CHARS or not key.isascii() or not key.isprintable():
-        raise ConfigError(
-            f"{file} is not one line of at most {MAX_API_KEY_CHARS} letters and digits; "
-            f"give a file with the subscription key alone to {option}"
-        )
-    return key
-
-
-def _read(file: Path, option: str) -> bytes:
-    try:
-        with file.open("rb") as stream:
-            return stream.read(MAX_API_KEY_CHARS + 2)
-    except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error.strerror}; check {option}") from error
 
 
 def _inspected(

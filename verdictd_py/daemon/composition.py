@@ -13,7 +13,7 @@ from types import ModuleType
 import grpc
 
 from verdictd_py._generated import clientapi_pb2, keyprovider_pb2, verdictd_v1_pb2
-from verdictd_py.config import DEFAULT_DATA_DIR, Settings, Unsafe
+from verdictd_py.config import DEFAULT_DATA_DIR, UNSAFE_ROOT_OPTION, Settings, Unsafe
 from verdictd_py.daemon.about import About
 from verdictd_py.daemon.clock import Clock, utc_now
 from verdictd_py.daemon.collateral import CollateralService
@@ -38,6 +38,7 @@ from verdictd_py.ports import Events
 from verdictd_py.storage.layout import prepare
 from verdictd_py.storage.stores import DirectoryCollateralStore
 from verdictd_py.tees.intel.roots import read_root_ca
+from verdictd_py.tees.registry import known_tees
 from verdictd_py.tsm import TsmQuotes
 
 
@@ -60,10 +61,14 @@ def build_daemon(
     """
     _check_unsafe(settings, unsafe)
     rules, tls = protection(settings, unsafe)
-    directory, warnings = prepare(settings.data_dir, sample=unsafe.insecure_sample_verifier)
+    tees = known_tees(settings.verifier)
+    sample = unsafe.insecure_sample_verifier
+    directory, warnings = prepare(
+        settings.data_dir, [tee.documents for tee in tees if tee.proves or sample]
+    )
     audit = AuditTrail(settings.data_dir / "audit", events)
-    root = unsafe.unsafe_tdx_root_ca
-    root_ca = None if root is None else read_root_ca(root, option="--unsafe-tdx-root-ca")
+    root = unsafe.root_ca
+    root_ca = None if root is None else read_root_ca(root, option=UNSAFE_ROOT_OPTION)
     collateral = CollateralService(
         settings,
         DirectoryCollateralStore(directory),
@@ -75,6 +80,7 @@ def build_daemon(
         settings,
         unsafe,
         directory,
+        tees=tees,
         collateral=collateral.source,
         root_ca_der=root_ca,
         clock=clock,
@@ -127,7 +133,7 @@ class _Listeners:
             self.clock,
             require_certificate=not self.cases.verifiers.accepts_anyone,
             events=self.events,
-            quote_for=TsmQuotes().quote if self.settings.attester == "tdx" else None,
+            quote_for=TsmQuotes().quote if self.settings.attests else None,
         )
         return AttestedListener(
             self.settings.listen_address,
@@ -203,9 +209,9 @@ def _check_unsafe(settings: Settings, unsafe: Unsafe) -> None:
     Raises:
         ConfigError: one line: cause and remedy.
     """
-    if unsafe.unsafe_tdx_root_ca and "data_dir" not in settings.model_fields_set:
+    if unsafe.root_ca and "data_dir" not in settings.model_fields_set:
         raise ConfigError(
-            "--unsafe-tdx-root-ca needs an explicit --data-dir, "
+            f"{UNSAFE_ROOT_OPTION} needs an explicit --data-dir, "
             f"so that {DEFAULT_DATA_DIR} is never given to a rehearsal"
         )
     if unsafe.insecure_sample_verifier and not unsafe.insecure_sample_data_dir:

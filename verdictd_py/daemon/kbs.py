@@ -71,6 +71,7 @@ def kbs_listener(
         administration=AdminRoutes(use_cases.administration, lambda: admins.keys, clock),
         admins=admins,
         events=events,
+        tees=use_cases.tees,
         limits=limits,
         tls=tls,
         on_stopped=sessions.close,

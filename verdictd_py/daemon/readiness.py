@@ -8,7 +8,6 @@ from typing import Final, Protocol
 
 from verdictd_py.daemon.usecases import UseCases
 from verdictd_py.domain.events import PolicyLoaded, WarningPolicy, WarningUnpinned
-from verdictd_py.domain.evidence import measurements
 from verdictd_py.errors import NotFound, PolicyInvalid, StorageError
 from verdictd_py.listeners.grpc_listener import PINNED
 from verdictd_py.ports import Events
@@ -41,7 +40,7 @@ class Readiness:
         """Publish whether every measurement is pinned.
 
         Returns:
-            The measurements that are not, `tdx rtmr1`.
+            The measurements that are not, TEE and claim.
         """
         open_ones: list[str] = []
         for tee in self._use_cases.verifiers:
@@ -71,7 +70,8 @@ class Readiness:
                 self._events.record(WarningPolicy(tee=tee, reason=str(error)))
                 continue
             self._events.record(PolicyLoaded(tee=tee))
-            if names := documents.reference.unpinned(measurements(tee)):
+            measurements = self._use_cases.tees.measurements(tee)
+            if names := documents.reference.unpinned(measurements):
                 self._events.record(
                     WarningUnpinned(
                         tee=tee,

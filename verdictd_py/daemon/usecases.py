@@ -6,6 +6,7 @@ import hashlib
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from verdictd_py.broker.administration import (
     Administration,
@@ -21,6 +22,7 @@ from verdictd_py.broker.release import Releaser
 from verdictd_py.broker.wrapping import Wrapper
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.clock import Clock
+from verdictd_py.daemon.http import site_get
 from verdictd_py.errors import NotFound, PolicyInvalid, StorageError
 from verdictd_py.formats.openpgp import SequoiaKeyringEditor
 from verdictd_py.policy.appraisal import OpenMeasurements, RegoAppraisalPolicy
@@ -28,11 +30,17 @@ from verdictd_py.policy.engine import CompiledPolicies
 from verdictd_py.policy.release import RegoReleasePolicy
 from verdictd_py.policy.sets import DocumentsWithSets
 from verdictd_py.policy.trial import PolicyTrial
-from verdictd_py.ports import AppraisalPolicy, CollateralSource, Events
+from verdictd_py.ports import AppraisalPolicy, Events, Tees, VerifierContext
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.documents import DirectoryDocumentStore
-from verdictd_py.storage.stores import DirectoryKeyStore, DirectoryResourceStore
-from verdictd_py.tees.registry import VerifierContext, VerifierSet, select
+from verdictd_py.storage.stores import (
+    DirectoryCollateralStore,
+    DirectoryKeyStore,
+    DirectoryResourceStore,
+)
+from verdictd_py.tees.intel.collateral.port import CollateralSource
+from verdictd_py.tees.intel.tee import VENDOR, IntelService
+from verdictd_py.tees.registry import VerifierSet, select
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +48,13 @@ class UseCases:
     """What the broker can do.
 
     Attributes:
+        tees: those that are known.
         appraisal: decides about guests; `prepare` compiles what decides.
         open_measurements: those that have no reference values.
         trusted_root: digest of the root that is trusted instead of the vendors', None for theirs.
     """
 
+    tees: Tees
     verifiers: VerifierSet
     appraisal: RegoAppraisalPolicy
     open_measurements: OpenMeasurements
@@ -57,25 +67,27 @@ class UseCases:
     trusted_root: str | None
 
 
-def build_appraiser(
+def build_appraiser(  # as the appraiser
     *,
     verifiers: VerifierSet,
+    tees: Tees,
     policy: AppraisalPolicy,
     clock: Clock,
     events: Events,
     history: History | None = None,
-    allow_rtmr3_mismatch: bool = False,
+    allow_unlogged: bool = False,
     seconds: float | None = None,
 ) -> Appraiser:
     """The appraiser of the listener and of `verdictd-py appraise`: one code path."""
     return Appraiser(
         verifiers=verifiers,
+        tees=tees,
         policy=policy,
         clock=clock,
         events=events,
         history=history,
         insecure_accept_anyone=verifiers.accepts_anyone,
-        allow_rtmr3_mismatch=allow_rtmr3_mismatch,
+        allow_unlogged=allow_unlogged,
         seconds=seconds,
     )
 
@@ -85,6 +97,7 @@ def use_cases(
     unsafe: Unsafe,
     directory: Directory,
     *,
+    tees: Tees,
     collateral: CollateralSource,
     root_ca_der: bytes | None,
     clock: Clock,
@@ -97,22 +110,32 @@ def use_cases(
     """
     verifiers = select(
         settings.verifier or None,
+        tees,
         VerifierContext(
-            collateral=collateral,
+            clock=clock,
+            events=events,
+            store=DirectoryCollateralStore(directory),
+            http=partial(site_get, settings),
             root_ca_der=root_ca_der,
-            collateral_grace=timedelta(days=settings.collateral_grace),
-            minimum_evaluation=settings.min_tcb_evaluation,
+            services={
+                VENDOR: IntelService(
+                    collateral,
+                    grace=timedelta(days=settings.collateral_grace),
+                    minimum_evaluation=settings.min_tcb_evaluation,
+                )
+            },
         ),
+        sections=settings.tee,
         insecure_nullverifier=unsafe.insecure_nullverifier,
         insecure_sample_verifier=unsafe.insecure_sample_verifier,
     )
     keys = DirectoryKeyStore(directory)
     resources = DirectoryResourceStore(directory, events=events)
-    documents = DirectoryDocumentStore(directory)
+    documents = DirectoryDocumentStore(directory, tees)
     deciding = DocumentsWithSets(documents, clock)
     compiled = CompiledPolicies()
     appraisal = RegoAppraisalPolicy(
-        deciding, compiled, require_reference_values=settings.require_reference_values
+        deciding, tees, compiled, require_reference_values=settings.require_reference_values
     )
     release = RegoReleasePolicy(documents, compiled)
     history = History()
@@ -123,21 +146,23 @@ def use_cases(
                 await appraisal.prepare(tee)
         await release.prepare()
 
-    tester = PolicyTrial(compiled)
+    tester = PolicyTrial(tees, compiled)
     changes = CheckedDocuments(documents, tester, clock, prepare)
     return UseCases(
+        tees=tees,
         verifiers=verifiers,
         appraisal=appraisal,
-        open_measurements=OpenMeasurements(deciding),
+        open_measurements=OpenMeasurements(deciding, tees),
         release=release,
         history=history,
         appraiser=build_appraiser(
             verifiers=verifiers,
+            tees=tees,
             policy=appraisal,
             clock=clock,
             events=events,
             history=history,
-            allow_rtmr3_mismatch=settings.allow_rtmr3_mismatch,
+            allow_unlogged=settings.allow_unlogged,
             seconds=settings.appraisal_timeout,
         ),
         releaser=Releaser(
@@ -162,12 +187,18 @@ def use_cases(
                 documents=documents,
                 changes=changes,
                 deciding=deciding,
+                tees=tees,
                 tester=tester,
                 history=history,
                 events=events,
             ),
             sets=SetAdministrator(
-                documents=documents, changes=changes, history=history, events=events, clock=clock
+                documents=documents,
+                changes=changes,
+                tees=tees,
+                history=history,
+                events=events,
+                clock=clock,
             ),
         ),
         trusted_root=None if root_ca_der is None else hashlib.sha256(root_ca_der).hexdigest(),

@@ -1,4 +1,4 @@
-"""Reference data (`tdxData`, `sgxData`): read strictly, because all of it decides."""
+"""Reference data of a TEE: read strictly, because all of it decides."""
 
 from __future__ import annotations
 

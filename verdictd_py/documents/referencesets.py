@@ -1,19 +1,18 @@
 """Named sets of reference values: who added them, when, from which evidence, until when.
 
-They stand beside the reference data of a TEE (`tdxData`). What decides is the union: each
+They stand beside the reference data of a TEE. What decides is the union: each
 list of the data with the values of every set that is in force.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Self
 
-from verdictd_py.domain.evidence import Tee, measurements
+from verdictd_py.domain.claims import Claim
 from verdictd_py.domain.names import REFERENCE_SETS, Name
 from verdictd_py.encoding import JsonValue, decode_object, shown
 from verdictd_py.errors import AlreadyExists, NotFound, RequestError
@@ -25,9 +24,6 @@ MAX_SETS: Final = 1000
 
 _MAX_CONTAINERS: Final = 64 * MAX_SETS
 """Objects and arrays of the whole document. A set has two and one more for each measurement."""
-
-_SGX_DIGEST: Final = re.compile("[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=")
-"""Base64 of 32 bytes: the last digit has four bits."""
 
 _MEMBERS: Final = frozenset(
     {"values", "addedBy", "addedAt", "evidence", "appraisal", "expiresAt", "retiredAt"}
@@ -111,19 +107,19 @@ def _moment(text: JsonValue) -> datetime | None:
     return moment
 
 
-def parse(text: str) -> dict[Tee, Sets]:
+def parse(text: str) -> dict[str, Sets]:
     """Every set, by TEE and name.
 
     Raises:
         RequestError: it is something else; one line.
     """
-    found: dict[Tee, Sets] = {}
+    found: dict[str, Sets] = {}
     try:
         members = decode_object(text.encode(), str(DOCUMENT), max_containers=_MAX_CONTAINERS)
         for tee, sets in members.items():
             if not isinstance(sets, dict) or len(sets) > MAX_SETS:
                 raise ValueError(f"{shown(tee)} is no object of at most {MAX_SETS} sets")
-            found[Tee(tee)] = {
+            found[str(Name.parse(tee))] = {
                 str(Name.parse(name)): ReferenceSet.from_json(made) for name, made in sets.items()
             }
     except ValueError as error:
@@ -131,11 +127,10 @@ def parse(text: str) -> dict[Tee, Sets]:
     return found
 
 
-def written(sets: Mapping[Tee, Mapping[str, ReferenceSet]]) -> str:
+def written(sets: Mapping[str, Mapping[str, ReferenceSet]]) -> str:
     """The text that `parse` reads."""
     members = {
-        tee.value: {name: each.as_json() for name, each in of_tee.items()}
-        for tee, of_tee in sets.items()
+        tee: {name: each.as_json() for name, each in of_tee.items()} for tee, of_tee in sets.items()
     }
     return json.dumps(members, indent=2) + "\n"
 
@@ -161,43 +156,31 @@ def union(
     return found
 
 
-def checked_values(tee: Tee, values: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """Values for a new set: measurements of the TEE, in the form that they are measured in.
+def checked_values(
+    claims: Mapping[str, Claim], values: Mapping[str, tuple[str, ...]]
+) -> dict[str, tuple[str, ...]]:
+    """Return the values of a new set, each once.
+
+    Args:
+        claims: those of the TEE. Only its measurements can be in a set.
 
     Raises:
-        RequestError: a name is no measurement, or a value none of its form.
+        RequestError: a name is not a measurement, or a value does not have its form.
     """
-    known = measurements(tee)
+    known = [name for name, claim in claims.items() if claim.measurement]
     if not values:
         raise RequestError("a set without values accepts nothing; give some")
     for name, accepted in values.items():
         if name not in known:
             raise RequestError(f"{shown(name)} is no measurement; choose among {', '.join(known)}")
+        form = claims[name].form
         for value in accepted:
-            if tee is Tee.TDX and not _is_digest(value):
-                raise RequestError(f"{name}: {shown(value)} is not 96 lower-case hex digits")
-            if tee is Tee.SGX and not _SGX_DIGEST.fullmatch(value):
-                raise RequestError(f"{name}: {shown(value)} is not base64 of 32 bytes")
+            if not form.accepts(value):
+                raise RequestError(f"{name}: {shown(value)} is not {form.description}")
     return {name: tuple(dict.fromkeys(accepted)) for name, accepted in values.items()}
 
 
-def tee_named(text: str) -> Tee:
-    """The kind of TEE that an operator names.
-
-    Raises:
-        RequestError: there is none of that name.
-    """
-    try:
-        return Tee(text)
-    except ValueError:
-        raise RequestError(f"{shown(text)} is no kind of TEE; write tdx or sgx") from None
-
-
-def _is_digest(value: str) -> bool:
-    return len(value) == 96 and all(c in "0123456789abcdef" for c in value)
-
-
-def with_set(sets: Mapping[Tee, Sets], tee: Tee, name: str, made: ReferenceSet) -> dict[Tee, Sets]:
+def with_set(sets: Mapping[str, Sets], tee: str, name: str, made: ReferenceSet) -> dict[str, Sets]:
     """Return the sets with a new one.
 
     Raises:
@@ -214,7 +197,7 @@ def with_set(sets: Mapping[Tee, Sets], tee: Tee, name: str, made: ReferenceSet) 
     return {**sets, tee: {**of_tee, name: made}}
 
 
-def with_retired(sets: Mapping[Tee, Sets], tee: Tee, name: str, now: datetime) -> dict[Tee, Sets]:
+def with_retired(sets: Mapping[str, Sets], tee: str, name: str, now: datetime) -> dict[str, Sets]:
     """Return the sets with one that accepts nothing from `now` on.
 
     Raises:

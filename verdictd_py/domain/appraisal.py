@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Self
 
-from verdictd_py.domain.evidence import Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import NO_TEE, VerifiedEvidence
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import AttestationError, Reason
 
@@ -27,7 +27,7 @@ class Appraisal:
 
     id: str
     at: datetime
-    tee: Tee | None
+    tee: str | None
     form: str
     evidence: VerifiedEvidence | None
     bound: bool
@@ -60,7 +60,7 @@ class Appraisal:
         return {
             "verdict": "accepted" if self.accepted else "refused",
             "code": self.code,
-            "tee": None if self.tee is None else self.tee.value,
+            "tee": self.tee,
             "tcbStatus": None if found is None else found.tcb_status,
             "advisoryIds": [] if found is None else list(found.advisory_ids),
             "claims": dict(self.claims),
@@ -73,7 +73,7 @@ class AppraisedPeer:
     """A peer that may ask for secrets. Made by `of` from an accepted appraisal only."""
 
     appraisal_id: str
-    tee: Tee
+    tee: str
     address: str
     claims: Mapping[str, JsonValue] = field(repr=False)
 
@@ -96,8 +96,8 @@ class AppraisedPeer:
             raise appraisal.refusal
         if not appraisal.bound or appraisal.tee is None:
             raise ValueError("evidence that is bound to no channel makes no peer")
-        proved = Tee.NONE if appraisal.evidence is None else appraisal.evidence.tee
-        if appraisal.tee is not proved:
+        proved = NO_TEE if appraisal.evidence is None else appraisal.evidence.tee
+        if appraisal.tee != proved:
             raise ValueError(f"evidence of {proved} makes no peer of {appraisal.tee}")
         peer = cls.__new__(cls)
         object.__setattr__(peer, "appraisal_id", appraisal.id)

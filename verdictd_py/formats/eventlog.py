@@ -1,12 +1,12 @@
 """A guest's boot event log: what was measured into its registers, one after the other.
 
 Sources: TCG "PC Client Platform Firmware Profile", 10.2 (TCG_PCR_EVENT, TCG_PCR_EVENT2,
-TCG_EfiSpecIDEvent); UEFI 2.10, 38.4 (confidential computing event log, CCEL); tdx.md.
+TCG_EfiSpecIDEvent); UEFI 2.10, 38.4 (confidential computing event log, CCEL).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha384
 from typing import Final
@@ -24,14 +24,11 @@ else waits; for four times as many it takes more than ten times as long."""
 MAX_TOLD_EVENTS: Final = 16
 """Of those that are not what was measured: each is a line for the log and the audit trail."""
 
-REGISTERS: Final = ("rtmr0", "rtmr1", "rtmr2", "rtmr3")
-"""By measurement register: CCMR 1 to 4; CCMR 0 is MRTD, which the log does not extend."""
-
 RULE: Final = "eventLog"
 """Of every refusal for the log, and the claim with what it proves."""
 
 _OF_PLATFORM, _OF_FIRMWARE, _OF_LOADER = 1, 2, 3
-"""RTMR0: the firmware and its variables; RTMR1: what it starts; RTMR2: what that loads."""
+"""Indices of registers: the firmware with its variables, what it starts, what that loads."""
 
 _SHA384: Final = 0x000C  # TPM_ALG_SHA384
 _DIGEST_BYTES: Final = 48
@@ -57,7 +54,7 @@ _PROVED_WHOLE: Final = frozenset(
         EV_EFI_VARIABLE_AUTHORITY,
     }
 )
-"""Types whose digest is that of their data as it stands (tdx.md, "Event log")."""
+"""Types whose digest is that of their data as it stands."""
 
 _COMMAND_LINE: Final = b"kernel_cmdline: "
 _PROVED_BEHIND: Final = (b"grub_cmd: ", _COMMAND_LINE)
@@ -71,7 +68,7 @@ class Event:
     """One measurement.
 
     Attributes:
-        index: of the register, 0 for MRTD, 1 to 4 for RTMR0 to RTMR3.
+        index: of the register, from 1 on; no log extends register 0 (UEFI 2.10, 38.4).
         kind: TCG's number of the type.
         digest: SHA-384, what the register was extended with.
         data: what the log says was measured; proved only where `data_proved` says so.
@@ -100,16 +97,21 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class EventLog:
-    """The events of one boot, in their order."""
+    """The events of one boot, in their order.
+
+    Attributes:
+        registers: names of the registers that it extends, by index from 1 on.
+    """
 
     events: tuple[Event, ...]
+    registers: tuple[str, ...]
 
     def replay(self) -> dict[str, bytes]:
         """What the registers are after all events: 48 bytes each, by name."""
-        registers = dict.fromkeys(REGISTERS, bytes(_DIGEST_BYTES))
+        registers = dict.fromkeys(self.registers, bytes(_DIGEST_BYTES))
         for event in self.events:
-            if event.kind != EV_NO_ACTION and 1 <= event.index <= len(REGISTERS):
-                name = REGISTERS[event.index - 1]
+            if event.kind != EV_NO_ACTION and 1 <= event.index <= len(self.registers):
+                name = self.registers[event.index - 1]
                 registers[name] = sha384(registers[name] + event.digest).digest()
         return registers
 
@@ -120,10 +122,12 @@ class EventLog:
             for index, (name, replayed) in enumerate(self.replay().items(), start=1)
             if measured.get(name) == replayed
         }
-        return EventLog(tuple(event for event in self.events if event.index in proved))
+        return EventLog(
+            tuple(event for event in self.events if event.index in proved), self.registers
+        )
 
     def mismatches(
-        self, measured: dict[str, bytes], *, allow_rtmr3_mismatch: bool = False
+        self, measured: Mapping[str, bytes], *, unlogged: Collection[str] = ()
     ) -> tuple[Reason, ...]:
         """Why this log is not that of a guest with these registers; empty: it is.
 
@@ -132,16 +136,16 @@ class EventLog:
 
         Args:
             measured: 48 bytes by register, out of a verified quote.
-            allow_rtmr3_mismatch: some guests extend RTMR3 at run time without log entries.
+            unlogged: registers that the guest may have extended without log entries.
         """
-        return tuple(self._mismatches(measured, allow_rtmr3_mismatch))
+        return tuple(self._mismatches(measured, unlogged))
 
     def _mismatches(
-        self, measured: dict[str, bytes], allow_rtmr3_mismatch: bool
+        self, measured: Mapping[str, bytes], unlogged: Collection[str]
     ) -> Iterator[Reason]:
         for name, replayed in self.replay().items():  # 1
             found = measured.get(name)
-            if found == replayed or (name == "rtmr3" and allow_rtmr3_mismatch):
+            if found == replayed or name in unlogged:
                 continue
             shown = "" if found is None else found.hex()
             text = f"{name}: the event log replays to {replayed.hex()}, measured {shown}"
@@ -216,8 +220,11 @@ def _variable(data: bytes, name: str) -> bytes | None:
     return value if len(value) == size else None
 
 
-def parse(data: bytes) -> EventLog:
-    """Reads an event log, and what firmware left behind its end is not looked at.
+def parse(data: bytes, registers: tuple[str, ...]) -> EventLog:
+    """Read an event log; what firmware left behind its end is ignored.
+
+    Args:
+        registers: names of the registers that it extends, by index from 1 on.
 
     Raises:
         EvidenceFormat: it is none; the text says where.
@@ -231,7 +238,7 @@ def parse(data: bytes) -> EventLog:
         if len(events) >= MAX_EVENTS:
             raise EvidenceFormat(f"the event log has more than {MAX_EVENTS} events")
         events.append(_event(reader, sizes))
-    return EventLog(tuple(events))
+    return EventLog(tuple(events), registers)
 
 
 def _header(reader: _Reader) -> dict[int, int]:

@@ -1,7 +1,7 @@
 """Init-data: what a host configures a guest with, and a quote proves by its digest.
 
 Source: kata-containers and guest-components, "initdata": a TOML or JSON document with
-`version`, `algorithm` and `data`; the digest over its text as it stands is in MRCONFIGID.
+`version`, `algorithm` and `data`; a TEE measures the digest over its text as it stands.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ CLAIM: Final = "initData"
 """The claim with what the document says, None where the guest showed none."""
 
 _ALGORITHMS: Final = ("sha256", "sha384", "sha512")  # sm3 exists (wire-rcar.md): refused
-_REGISTER_BYTES: Final = 48  # MRCONFIGID (tdx.md)
 _MAX_DEPTH: Final = 16
 _MAX_PARTS: Final = 8 * MAX_VALUES  # ends of lines among them, so that comments have room
 _MAX_INTEGER: Final = 2**63  # TOML 1.0, "Integer": 64 bits; Python's can be too long to be written
@@ -59,16 +58,20 @@ class Document:
     digest: bytes
     content: Mapping[str, JsonValue] = field(repr=False)
 
-    def mismatches(self, mr_config_id: str) -> tuple[Reason, ...]:
-        """Why this is not the init-data of the guest whose MRCONFIGID (hex) that is; empty: it is.
+    def mismatches(self, claim: str, measured: bytes, size: int) -> tuple[Reason, ...]:
+        """Return why this is not the init-data that a guest was started with; empty: it is.
 
-        The register holds the digest, cut or filled with zeros to 48 bytes.
+        Args:
+            claim: name of the claim that holds the digest.
+            measured: its bytes.
+            size: the digest is cut or filled with zeros to so many bytes.
         """
-        expected = self.digest[:_REGISTER_BYTES].ljust(_REGISTER_BYTES, b"\0").hex()
-        if mr_config_id == expected:
+        expected = self.digest[:size].ljust(size, b"\0")
+        if measured == expected:
             return ()
-        text = f"{CLAIM}: its digest is {expected}, but mrConfigId measured {mr_config_id}"
-        return (Reason(CLAIM, mr_config_id, expected, text),)
+        shown = measured.hex()
+        text = f"{CLAIM}: its digest is {expected.hex()}, but {claim} measured {shown}"
+        return (Reason(CLAIM, shown, expected.hex(), text),)
 
 
 def parse(shown_by_guest: InitData) -> Document:

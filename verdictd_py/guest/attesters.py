@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from OpenSSL import SSL, crypto
 
-from verdictd_py.domain.evidence import Collateral
 from verdictd_py.errors import ConfigError
+from verdictd_py.formats.collateral import Collateral
 from verdictd_py.protocols.ratstls.issue import Form, issue
 from verdictd_py.protocols.ratstls.session import client_context
 from verdictd_py.simulator import Flaw, SimulatedPlatform, TdMeasurements, collateral_json

@@ -31,7 +31,7 @@ from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.listener import Background
 from verdictd_py.listeners.sockets import peer_text
-from verdictd_py.ports import Events
+from verdictd_py.ports import Events, Tees
 from verdictd_py.protocols.eaa import answers
 from verdictd_py.protocols.eaa.answers import FailureForm
 from verdictd_py.protocols.ratstls import certificate
@@ -182,7 +182,7 @@ class AttestedListener:
     async def _admit(self, link: _Link, address: str) -> AppraisedPeer | None:
         """The peer, or None after a refused one was told its code and id."""
         der = link.session.peer_certificate()
-        read = partial(_read_certificate, der, self._limits.evidence_age)
+        read = partial(_read_certificate, der, self._appraiser.tees, self._limits.evidence_age)
         try:
             appraisal = await self._appraiser.admit(read, address=address)
         except NotJudged as error:
@@ -199,10 +199,12 @@ class AttestedListener:
         return None
 
 
-def _read_certificate(der: bytes | None, max_age: timedelta | None, now: datetime) -> Evidence:
+def _read_certificate(
+    der: bytes | None, tees: Tees, max_age: timedelta | None, now: datetime
+) -> Evidence:
     if der is None:
         raise EvidenceMissing("the peer showed no certificate")
-    return certificate.read(der, now=now, max_age=max_age)
+    return certificate.read(der, tees, now=now, max_age=max_age)
 
 
 class _Link:

@@ -85,7 +85,7 @@ def guest(judgement: Judgement) -> messages.Guest:
         peer=judgement.address,
         verdict=NUMBERS[judgement.verdict],
         code=judgement.code,
-        tee="" if judgement.tee is None else judgement.tee.value,
+        tee=judgement.tee or "",
         form=judgement.form,
         tcb_status=judgement.tcb_status,
         advisory_ids=judgement.advisory_ids,

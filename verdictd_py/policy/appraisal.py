@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from verdictd_py.domain.evidence import Tee, measurements
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, StorageError
 from verdictd_py.policy import explain, floor
 from verdictd_py.policy.engine import CompiledPolicies, PolicyResult, in_thread
-from verdictd_py.ports import PolicyDocuments, PolicySource
+from verdictd_py.ports import PolicyDocuments, PolicySource, Tees
 
 
 class RegoAppraisalPolicy:
@@ -21,23 +20,26 @@ class RegoAppraisalPolicy:
 
     Args:
         source: documents that decide, with the named sets that are in force.
+        tees: those whose guests it appraises; it refuses those of any other.
         compiled: cache of compiled policies, shared with what checks them.
         require_reference_values: a list that is missing or empty refuses, where otherwise
-            it means any value (for `tcbStatus`, its default).
+            it means any value (for the TCB status, its default).
     """
 
     def __init__(
         self,
         source: PolicySource,
+        tees: Tees,
         compiled: CompiledPolicies | None = None,
         *,
         require_reference_values: bool = False,
     ) -> None:
         self._source = source
+        self._tees = tees
         self._require_reference_values = require_reference_values
         self._compiled = CompiledPolicies() if compiled is None else compiled
 
-    async def prepare(self, tee: Tee) -> PolicyDocuments:
+    async def prepare(self, tee: str) -> PolicyDocuments:
         """Compile a TEE's policy ahead of its next guest, which then finds it compiled.
 
         Returns:
@@ -50,25 +52,28 @@ class RegoAppraisalPolicy:
         await in_thread(self._compiled.of, documents)
         return documents
 
-    async def failures(self, tee: Tee, claims: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
+    async def failures(self, tee: str, claims: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
         """Return every failed rule; empty only if the policy's `allow` is `true`.
 
         1. Read the documents. 2. Compile them, or take the cached policy. 3. Evaluate it.
         4. Apply the rules that no policy can overrule (`floor`). 5. Explain a refusal.
         """
+        known = self._tees.get(tee)
+        if known is None:
+            return (_policy_reason(f"the TEE {tee} is not known here"),)
         try:
             documents = await self._source.documents(tee)  # 1
             _, result = await self._compiled.evaluate(documents, claims)  # 2, 3
             reference = documents.reference.values
         except (NotFound, StorageError, PolicyInvalid) as error:
-            return (*floor.revoked(claims), _policy_reason(str(error)))
-        reasons = floor.revoked(claims)  # 4
-        always = floor.unordered(tee, claims, reference)
+            return (*floor.revoked(known, claims), _policy_reason(str(error)))
+        reasons = floor.revoked(known, claims)  # 4
+        always = floor.unordered(known, claims, reference)
         always += floor.unverified_devices(claims, result.document)
         if self._require_reference_values:
-            reasons += floor.not_pinned(tee, reference)
+            reasons += floor.not_pinned(known, reference)
         if not result.allow:  # 5
-            found = explain.differences(tee, claims, reference)
+            found = explain.differences(known, claims, reference)
             found += explain.own_reasons(result.document)
             reasons += found or (_unexplained(result),)
         return _once(reasons + always)
@@ -81,14 +86,15 @@ class OpenMeasurements:
         source: documents that decide.
     """
 
-    def __init__(self, source: PolicySource) -> None:
+    def __init__(self, source: PolicySource, tees: Tees) -> None:
         self._source = source
+        self._tees = tees
 
-    async def of(self, tee: Tee) -> tuple[str, ...]:
+    async def of(self, tee: str) -> tuple[str, ...]:
         """Return their names; none if the documents cannot be read, as every guest is refused."""
         try:
             documents = await self._source.documents(tee)
-            return documents.reference.unpinned(measurements(tee))
+            return documents.reference.unpinned(self._tees.measurements(tee))
         except (NotFound, StorageError, PolicyInvalid):
             return ()
 

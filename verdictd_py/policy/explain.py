@@ -11,13 +11,11 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from verdictd_py.documents.reference import Reference
-from verdictd_py.domain.evidence import Tee, measurements
+from verdictd_py.domain.claims import Compared, is_number
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Reason
-from verdictd_py.policy.floor import MINIMA, REVOKED, is_number, show
-
-DEFAULT_TCB: Final = ("UpToDate", "SWHardeningNeeded")
-"""What passes where `tcbStatus` is not pinned (tdx.md); the packaged policies say the same."""
+from verdictd_py.policy.floor import Claims, compared, show
+from verdictd_py.ports.tees import TcbStatus, Tee
 
 MAX_OWN_REASONS: Final = 64
 """A policy's own reasons that are reported; each is a line in the log."""
@@ -26,43 +24,49 @@ MAX_OWN_CHARS: Final = 4096
 """Length of each text in them, and of a claim in any reason; twelve measurements of 96 digits
 with names fit."""
 
-_ADVISORIES: Final = "advisoryIds"
-"""The one claim that is a list: each of its values must be among the accepted."""
 
+def differences(tee: Tee, claims: Claims, reference: Reference) -> tuple[Reason, ...]:
+    """Return a reason for every claim that does not fit.
 
-def differences(
-    tee: Tee, claims: Mapping[str, JsonValue], reference: Reference
-) -> tuple[Reason, ...]:
-    """Return a reason for every claim that does not match: debug, TCB, lists, SGX's minima."""
+    The order is: claims that must be false, TCB, measurements, other pinned lists, minima.
+    """
     return tuple(_differences(tee, claims, reference))
 
 
-def _differences(
-    tee: Tee, claims: Mapping[str, JsonValue], reference: Reference
-) -> Iterator[Reason]:
-    sgx = tee is Tee.SGX
-    if claims.get("debug") is not False and ("debug" in claims or not sgx):
-        yield _mismatch("debug", claims, "false")
-    pinned_tcb = reference.get("tcbStatus", [])
-    accepted: JsonValue = list(DEFAULT_TCB) if pinned_tcb == [] else pinned_tcb
-    if ("tcbStatus" in claims or not sgx) and (sgx or not _in_grace(claims, reference)):
-        yield from _pinned("tcbStatus", claims, accepted)
-    for name in measurements(tee):
-        if sgx and name not in reference:
+def _differences(tee: Tee, claims: Claims, reference: Reference) -> Iterator[Reason]:
+    for name in compared(tee, Compared.ALWAYS_FALSE):
+        if claims.get(name) is not False and (name in claims or not tee.claims[name].optional):
+            yield _mismatch(name, claims, "false")
+    if tee.tcb is not None:
+        yield from _tcb(tee, tee.tcb, claims, reference)
+    for name in tee.measurements:
+        if tee.lists_required and name not in reference:
             yield Reason(name, "", "", f"{name}: the reference data has no list of this name")
-        yield from _pinned(name, claims, reference.get(name, []))
-    done = {"debug", "tcbStatus", *measurements(tee), *MINIMA}
+        yield from _pinned(tee, name, claims, reference.get(name, []))
+    done = {*compared(tee, Compared.ALWAYS_FALSE), *tee.measurements}
+    done.update(compared(tee, Compared.AT_LEAST), () if tee.tcb is None else (tee.tcb.claim,))
     for name in sorted(reference.keys() & claims.keys() - done):
-        yield from _pinned(name, claims, reference[name])
-    if sgx:
-        yield from _below(claims, reference)
+        yield from _pinned(tee, name, claims, reference[name])
+    yield from _below(tee, claims, reference)
 
 
-def _in_grace(claims: Mapping[str, JsonValue], reference: Reference) -> bool:
-    """Tell whether a grace of `tcbGraceDays` covers the status, as in the packaged policy."""
-    graces, status = reference.get("tcbGraceDays"), claims.get("tcbStatus")
-    behind = claims.get("tcbBehindDays")
-    if not isinstance(graces, dict) or not isinstance(status, str) or status == REVOKED:
+def _tcb(tee: Tee, tcb: TcbStatus, claims: Claims, reference: Reference) -> Iterator[Reason]:
+    claim = tee.claims.get(tcb.claim)
+    absent = tcb.claim not in claims and claim is not None and claim.optional
+    if absent or _in_grace(tcb, claims, reference):
+        return
+    pinned = reference.get(tcb.claim, [])
+    accepted: JsonValue = list(tcb.accepted) if pinned == [] else pinned
+    yield from _pinned(tee, tcb.claim, claims, accepted)
+
+
+def _in_grace(tcb: TcbStatus, claims: Claims, reference: Reference) -> bool:
+    """Whether reference data grants the status a grace that has not expired."""
+    if tcb.grace is None:
+        return False
+    graces, behind = reference.get(tcb.grace[0]), claims.get(tcb.grace[1])
+    status = claims.get(tcb.claim)
+    if not isinstance(graces, dict) or not isinstance(status, str) or status in tcb.revoked:
         return False
     days = graces.get(status)
     if not is_number(days) or not is_number(behind):
@@ -70,7 +74,7 @@ def _in_grace(claims: Mapping[str, JsonValue], reference: Reference) -> bool:
     return behind <= days  # type: ignore[operator]  # numbers
 
 
-def _pinned(name: str, claims: Mapping[str, JsonValue], values: JsonValue) -> Iterator[Reason]:
+def _pinned(tee: Tee, name: str, claims: Claims, values: JsonValue) -> Iterator[Reason]:
     if not isinstance(values, list):
         text = f"{name}: the reference value {show(values)} is not a list, nothing matches it"
         yield Reason(name, _measured(name, claims), show(values), text)
@@ -78,14 +82,15 @@ def _pinned(name: str, claims: Mapping[str, JsonValue], values: JsonValue) -> It
     measured = claims.get(name)
     if not values or (isinstance(measured, str) and measured in values):
         return
-    listed = measured if name == _ADVISORIES else None
+    claim = tee.claims.get(name)
+    listed = measured if claim is not None and claim.compared is Compared.EACH_ONE_OF else None
     if isinstance(listed, list) and all(each in values for each in listed):
         return
     yield _mismatch(name, claims, "one of " + ", ".join(show(value) for value in values))
 
 
-def _below(claims: Mapping[str, JsonValue], reference: Reference) -> Iterator[Reason]:
-    for name in MINIMA:
+def _below(tee: Tee, claims: Claims, reference: Reference) -> Iterator[Reason]:
+    for name in compared(tee, Compared.AT_LEAST):
         measured, least = claims.get(name), reference.get(name)
         if not is_number(least):
             text = f"{name}: the reference data has no number of this name"
@@ -121,12 +126,12 @@ def _own(item: str | dict[str, JsonValue]) -> Reason:
     )
 
 
-def _measured(name: str, claims: Mapping[str, JsonValue]) -> str:
+def _measured(name: str, claims: Claims) -> str:
     """Return the value of a claim as text, cut where a guest could make it arbitrarily long."""
     return show(claims[name])[:MAX_OWN_CHARS] if name in claims else ""
 
 
-def _mismatch(name: str, claims: Mapping[str, JsonValue], expected: str) -> Reason:
+def _mismatch(name: str, claims: Claims, expected: str) -> Reason:
     measured = _measured(name, claims)
     said = f"measured {measured}" if name in claims else "not measured"
     return Reason(

@@ -3,8 +3,8 @@
 This module decides. `RegoAppraisalPolicy` applies every rule here to every guest, also to
 one that the policy accepts, and one reason of these rules is a refusal:
 
-* `revoked`: Intel revoked the platform's TCB.
-* `unordered`: one of SGX's minima is no number, so that no comparison of it is sound.
+* `revoked`: the vendor revoked the platform's TCB.
+* `unordered`: a minimum is not a number, so that no comparison with it is sound.
 * `unverified_devices`: the guest has devices that nobody verified, unless the policy names them.
 * `not_pinned`: a list of reference values is missing or empty, where the operator requires them.
 
@@ -19,50 +19,46 @@ from collections.abc import Mapping
 from typing import Final
 
 from verdictd_py.documents.reference import Reference
-from verdictd_py.domain.evidence import DEVICES, Tee, measurements
+from verdictd_py.domain.claims import Compared, is_number
+from verdictd_py.domain.evidence import DEVICES
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Reason
-
-REVOKED: Final = "Revoked"
+from verdictd_py.ports.tees import Tee
 
 ACCEPTED_DEVICES: Final = "accept_unverified_devices"
 """Rule of a policy that lists the kinds of devices which it accepts unverified."""
 
-MINIMA: Final = ("productId", "svn")
-"""SGX: the measured number is at least the one in the data."""
+Claims = Mapping[str, JsonValue]
 
 
 def not_pinned(tee: Tee, reference: Reference) -> tuple[Reason, ...]:
     """Refuse for each list that is missing or empty, for `require_reference_values`."""
+    tcb = () if tee.tcb is None else (tee.tcb.claim,)
     return tuple(
         Reason(name, "", "", f"{name}: no reference values, and reference values are required")
-        for name in (*measurements(tee), "tcbStatus")
+        for name in (*tee.measurements, *tcb)
         if not reference.get(name, [])
     )
 
 
-def revoked(claims: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
-    """Refuse a platform whose TCB Intel revoked."""
-    if claims.get("tcbStatus") != REVOKED:
+def revoked(tee: Tee, claims: Claims) -> tuple[Reason, ...]:
+    """Refuse a platform whose TCB the vendor revoked."""
+    status = None if tee.tcb is None else claims.get(tee.tcb.claim)
+    if tee.tcb is None or not isinstance(status, str) or status not in tee.tcb.revoked:
         return ()
-    text = f"tcbStatus: measured {REVOKED}, which no policy can accept"
-    return (Reason("tcbStatus", REVOKED, "a TCB that is not revoked", text),)
+    text = f"{tee.tcb.claim}: measured {status}, which no policy can accept"
+    return (Reason(tee.tcb.claim, status, "a TCB that is not revoked", text),)
 
 
-def unordered(
-    tee: Tee, claims: Mapping[str, JsonValue], reference: Reference
-) -> tuple[Reason, ...]:
-    """Refuse where one of SGX's minima, measured or expected, is no number.
+def unordered(tee: Tee, claims: Claims, reference: Reference) -> tuple[Reason, ...]:
+    """Refuse where a minimum, measured or expected, is not a number.
 
-    The engine (rego-cpp 1.5) orders values of different types by their text, where Rego has
-    an order of types: `2 >= "3"` would be true. The packaged policy requires numbers itself;
-    the original's does not.
+    Rego orders values of different types by their types: `"1" >= 2` would be true. A packaged
+    policy requires numbers itself; the original's does not.
     """
-    if tee is not Tee.SGX:
-        return ()
     return tuple(
         Reason(name, show(claims.get(name)), show(reference.get(name)), f"{name}: {what}")
-        for name in MINIMA
+        for name in compared(tee, Compared.AT_LEAST)
         for side, what in (
             (reference, "the reference value is no number, nothing matches it"),
             (claims, "what was measured is no number"),
@@ -101,6 +97,6 @@ def show(value: JsonValue) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def is_number(value: JsonValue) -> bool:
-    """Tell whether a JSON value is a number; Python's `bool` is none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def compared(tee: Tee, how: Compared) -> tuple[str, ...]:
+    """Return the names of a TEE's claims that are compared with reference data in that way."""
+    return tuple(name for name, claim in tee.claims.items() if claim.compared is how)

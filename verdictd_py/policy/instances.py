@@ -22,14 +22,14 @@ from verdictd_py.policy import native
 
 DECISION_FUEL: Final = 1_000_000_000
 """A unit is about one instruction; this is a tenth of a second of one processor. Measured: 1.3
-million for the packaged TDX policy, 2.3 million with 10,000 reference values, 28 million with an
+million for the packaged policy, 2.3 million with 10,000 reference values, 28 million with an
 event log of 1,023 events and 1,000 values of init-data, 43 million where the policy walks both."""
 
 COMPILE_FUEL: Final = 10_000_000_000
-"""Measured: 17 million for the packaged TDX policy, 470 million with 40,000 reference values."""
+"""Measured: 17 million for the packaged policy, 470 million with 40,000 reference values."""
 
 MEMORY_BYTES: Final = 64 * 1024 * 1024
-"""Of one instance, and the addresses that it reserves. Measured: 2 MiB for the packaged TDX policy,
+"""Of one instance, and the addresses that it reserves. Measured: 2 MiB for the packaged policy,
 23 MiB with 40,000 reference values. All of it is reserved at once, because a memory that moves when
 it grows is copied each time, and that costs no fuel."""
 

@@ -46,7 +46,7 @@ class RegoReleasePolicy:
         """
         asked: dict[str, JsonValue] = {
             "claims": dict(peer.claims),
-            "appraisal": {"id": peer.appraisal_id, "tee": peer.tee.value},
+            "appraisal": {"id": peer.appraisal_id, "tee": peer.tee},
             "resource": {"kind": kind.value, "path": path, "labels": _labels(path)},
         }
         try:

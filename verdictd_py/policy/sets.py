@@ -8,7 +8,6 @@ from datetime import datetime
 
 from verdictd_py.documents import referencesets
 from verdictd_py.documents.reference import ReferenceData
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.errors import PolicyInvalid, RequestError, StorageError
 from verdictd_py.ports import Document, DocumentStore, PolicyDocuments
 
@@ -37,10 +36,10 @@ class DocumentsWithSets:
     def __init__(self, documents: DocumentStore, clock: Callable[[], datetime]) -> None:
         self._documents = documents
         self._clock = clock
-        self._sets: tuple[str, dict[Tee, referencesets.Sets]] = ("", {})
-        self._made: dict[Tee, tuple[_Key, PolicyDocuments | PolicyInvalid]] = {}
+        self._sets: tuple[str, dict[str, referencesets.Sets]] = ("", {})
+        self._made: dict[str, tuple[_Key, PolicyDocuments | PolicyInvalid]] = {}
 
-    async def documents(self, tee: Tee) -> PolicyDocuments:
+    async def documents(self, tee: str) -> PolicyDocuments:
         names = self._documents.policy_name(tee), self._documents.reference_name(tee)
         found = await self._documents.snapshot((*names, referencesets.DOCUMENT))
         policy, data = [found.get(name) or await self._documents.get(name) for name in names]
@@ -57,7 +56,7 @@ class DocumentsWithSets:
             raise PolicyInvalid(str(known[1]))
         return known[1]
 
-    def _parsed(self, document: Document) -> dict[Tee, referencesets.Sets]:
+    def _parsed(self, document: Document) -> dict[str, referencesets.Sets]:
         revision, sets = self._sets
         if revision != document.revision:
             try:

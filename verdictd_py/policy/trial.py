@@ -6,74 +6,49 @@ the same here as for every decision.
 
 from __future__ import annotations
 
-from typing import Final
-
-from verdictd_py.domain.evidence import SGX_MEASUREMENTS, TDX_MEASUREMENTS, Tee
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy.engine import CompiledPolicies, CompiledPolicy, in_thread
-from verdictd_py.ports import PolicyDocuments, TestedPolicy
-
-_ANYTHING: Final = "ff" * 48
-
-_TDX_SAMPLE: Final[dict[str, JsonValue]] = {
-    **dict.fromkeys((*TDX_MEASUREMENTS, "mrServiceTd"), _ANYTHING),
-    "reportData": "ff" * 64,
-    "teeTcbSvn": "ff" * 16,
-    "teeTcbSvn2": "ff" * 16,
-    "tdAttributes": "00" * 8,
-    "xfam": "ff" * 8,
-    "debug": False,
-    "tcbStatus": "UpToDate",
-    "advisoryIds": ["INTEL-SA-00000"],
-    "fmspc": "ff" * 6,
-    "tcbDate": "2024-03-13T00:00:00Z",
-    "tcbBehindDays": 0,
-}
-_SGX_SAMPLE: Final[dict[str, JsonValue]] = {
-    **dict.fromkeys(SGX_MEASUREMENTS, "/" * 43 + "="),
-    "productId": 1,
-    "svn": 1,
-    "debug": False,
-    "tcbStatus": "UpToDate",
-    "advisoryIds": [],
-}
-"""Claims of a good guest that match no reference value, so that every list is searched whole."""
-
-_ANY_SAMPLE: Final[dict[str, JsonValue]] = {
-    **_TDX_SAMPLE,
-    "claims": dict(_TDX_SAMPLE),
-    "appraisal": {"id": "00" * 16, "tee": "tdx"},
-    "resource": {
-        "kind": "resource",
-        "path": "default/key/1",
-        "labels": {"repository": "default", "type": "key", "tag": "1"},
-    },
-}
-"""For a policy without a TEE, which may also be a release policy with its input."""
-
-_SAMPLES: Final = {None: _ANY_SAMPLE, Tee.SGX: _SGX_SAMPLE}
+from verdictd_py.ports import PolicyDocuments, Tees, TestedPolicy
 
 
 class PolicyTrial:
     """Port `PolicyTester`.
 
     Args:
+        tees: those whose sample claims policies are tried on.
         compiled: where a checked policy stays compiled, for the decisions that follow if it is
             stored.
     """
 
-    def __init__(self, compiled: CompiledPolicies | None = None) -> None:
+    def __init__(self, tees: Tees, compiled: CompiledPolicies | None = None) -> None:
+        self._tees = tees
         self._compiled = CompiledPolicies() if compiled is None else compiled
 
-    async def check(self, documents: PolicyDocuments, tee: Tee | None) -> None:
-        await in_thread(self._check, documents, tee)
+    async def check(self, documents: PolicyDocuments, tee: str | None) -> None:
+        known = self._tees.get(tee)
+        sample = self._any_sample() if known is None else known.sample_claims
+        await in_thread(self._check, documents, sample)
 
     async def test(self, documents: PolicyDocuments, claims: JsonValue) -> TestedPolicy:
         return await in_thread(_test, documents, claims)
 
-    def _check(self, documents: PolicyDocuments, tee: Tee | None) -> None:
-        self._compiled.of(documents).evaluate(_SAMPLES.get(tee, _TDX_SAMPLE))
+    def _check(self, documents: PolicyDocuments, sample: dict[str, JsonValue]) -> None:
+        self._compiled.of(documents).evaluate(sample)
+
+    def _any_sample(self) -> dict[str, JsonValue]:
+        """Input for a policy without a TEE, which may also be a release policy with its input."""
+        tee = self._tees.default
+        return {
+            **tee.sample_claims,
+            "claims": tee.sample_claims,
+            "appraisal": {"id": "00" * 16, "tee": tee.name},
+            "resource": {
+                "kind": "resource",
+                "path": "default/key/1",
+                "labels": {"repository": "default", "type": "key", "tag": "1"},
+            },
+        }
 
 
 def _test(documents: PolicyDocuments, claims: JsonValue) -> TestedPolicy:

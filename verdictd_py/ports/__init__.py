@@ -4,7 +4,7 @@ Stores are asynchronous: directories are the embedded default, but no caller may
 a file, a single process or a cheap listing.
 """
 
-from verdictd_py.ports.collateral import CollateralRequest, CollateralSource, CollateralStore
+from verdictd_py.ports.collateral import CollateralStore
 from verdictd_py.ports.documents import Document, DocumentStore
 from verdictd_py.ports.events import Events
 from verdictd_py.ports.policies import (
@@ -25,14 +25,13 @@ from verdictd_py.ports.stores import (
     StoredName,
     StoredObject,
 )
+from verdictd_py.ports.tees import Tee, Tees, VerifierContext
 from verdictd_py.ports.verifier import Verifier
 
 __all__ = [
     "ABSENT",
     "ANY",
     "AppraisalPolicy",
-    "CollateralRequest",
-    "CollateralSource",
     "CollateralStore",
     "Document",
     "DocumentStore",
@@ -49,8 +48,11 @@ __all__ = [
     "SessionStore",
     "StoredName",
     "StoredObject",
+    "Tee",
+    "Tees",
     "TestedPolicy",
     "Verifier",
+    "VerifierContext",
     "meets",
     "revision_of",
 ]

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.names import Name
 from verdictd_py.ports.revisions import Expected, revision_of
 
@@ -71,7 +70,7 @@ class DocumentStore(Protocol):
         """
         ...
 
-    def policy_name(self, tee: Tee) -> Name:
+    def policy_name(self, tee: str) -> Name:
         """Return the name of a TEE's policy.
 
         Raises:
@@ -79,7 +78,7 @@ class DocumentStore(Protocol):
         """
         ...
 
-    def reference_name(self, tee: Tee) -> Name:
+    def reference_name(self, tee: str) -> Name:
         """Return the name of a TEE's reference data.
 
         Raises:
@@ -87,6 +86,6 @@ class DocumentStore(Protocol):
         """
         ...
 
-    def tee_of(self, name: Name) -> Tee | None:
+    def tee_of(self, name: Name) -> str | None:
         """Return the TEE whose policy or reference data has that name, None for any other."""
         ...

@@ -9,7 +9,6 @@ from typing import Protocol, Self
 
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.appraisal import AppraisedPeer
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Reason
 from verdictd_py.ports.stores import Kind
@@ -17,7 +16,7 @@ from verdictd_py.ports.stores import Kind
 
 @dataclass(frozen=True)
 class PolicyDocuments:
-    """One policy with its reference data, as text: `opa/tdxPolicy.rego`, `opa/tdxData`."""
+    """One policy with its reference data, as text."""
 
     policy: str
     data: str
@@ -42,7 +41,7 @@ class PolicyDocuments:
 class PolicySource(Protocol):
     """Source of the documents by which guests are appraised."""
 
-    async def documents(self, tee: Tee) -> PolicyDocuments:
+    async def documents(self, tee: str) -> PolicyDocuments:
         """Return policy and reference data for one TEE, both as they were at one moment.
 
         Raises:
@@ -66,7 +65,7 @@ class TestedPolicy:
 class PolicyTester(Protocol):
     """Runs policies that nobody has checked yet, where they can do no harm."""
 
-    async def check(self, documents: PolicyDocuments, tee: Tee | None) -> None:
+    async def check(self, documents: PolicyDocuments, tee: str | None) -> None:
         """Returns if these documents may be stored: they compile and judge a sample in time.
 
         Args:
@@ -89,7 +88,7 @@ class PolicyTester(Protocol):
 class AppraisalPolicy(Protocol):
     """Decides about verified claims."""
 
-    async def failures(self, tee: Tee, claims: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
+    async def failures(self, tee: str, claims: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
         """Every failed rule; empty means allowed, and only an explicit yes is empty.
 
         An undefined result, a type error, an unreadable policy: a reason each.

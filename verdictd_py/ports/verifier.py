@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Protocol
 
-from verdictd_py.domain.evidence import Evidence, Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import Evidence, VerifiedEvidence
 
 
 class Verifier(Protocol):
@@ -13,12 +13,12 @@ class Verifier(Protocol):
 
     @property
     def name(self) -> str:
-        """As on the command line: `tdx`."""
+        """Name of the verifier, as on the command line."""
         ...
 
     @property
-    def tee(self) -> Tee:
-        """Kind of TEE whose evidence this verifies."""
+    def tee(self) -> str:
+        """Name of the TEE whose evidence it verifies."""
         ...
 
     async def verify(self, evidence: Evidence, *, now: datetime) -> VerifiedEvidence:

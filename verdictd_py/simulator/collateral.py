@@ -10,8 +10,8 @@ import json
 from datetime import UTC, datetime
 from typing import Final, Literal, get_args
 
-from verdictd_py.domain.evidence import Collateral
 from verdictd_py.encoding import JsonValue
+from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator.pki import PckIdentity, Validity
 from verdictd_py.simulator.tdreport import QuotingEnclave, TdxModule
 

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Final
 from urllib.parse import parse_qs, quote, urlsplit
 
-from verdictd_py.domain.evidence import Collateral
+from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator.options import ROOT_CRL_PATH
 from verdictd_py.simulator.platform import SimulatedPlatform
 

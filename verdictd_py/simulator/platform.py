@@ -13,8 +13,8 @@ from typing import Final, Self
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from verdictd_py.domain.evidence import Collateral
 from verdictd_py.errors import ConfigError
+from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import pki, store, tdreport
 from verdictd_py.simulator.collateral import (
     CURRENT_TEE_TCB_SVN,

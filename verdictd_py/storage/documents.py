@@ -6,11 +6,10 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.names import Name
 from verdictd_py.errors import AlreadyExists, Conflict, NotFound, StorageError
-from verdictd_py.ports import ANY, Document, Expected, meets, revision_of
-from verdictd_py.storage.defaults import POLICY_FILES
+from verdictd_py.ports import ANY, Document, Expected, Tees, meets, revision_of
+from verdictd_py.ports.tees import Documents
 from verdictd_py.storage.directory import Directory, Entry
 from verdictd_py.storage.exclusive import exclusively
 
@@ -23,31 +22,31 @@ _SNAPSHOTS: Final = 10
 class PolicyFileNames:
     """Names of the documents of each TEE, as every document store answers them."""
 
-    def policy_name(self, tee: Tee) -> Name:
-        return self._names(tee)[0]
+    def __init__(self, tees: Tees) -> None:
+        self._tees = tees
 
-    def reference_name(self, tee: Tee) -> Name:
-        return self._names(tee)[1]
+    def policy_name(self, tee: str) -> Name:
+        return Name((self._documents_of(tee).policy,))
 
-    @staticmethod
-    def _names(tee: Tee) -> tuple[Name, Name]:
-        try:
-            policy, reference = POLICY_FILES[tee]
-        except KeyError:
-            raise NotFound(f"no policy is kept for {tee}") from None
-        return Name((policy,)), Name((reference,))
+    def reference_name(self, tee: str) -> Name:
+        return Name((self._documents_of(tee).data,))
 
-    def tee_of(self, name: Name) -> Tee | None:
-        for tee, names in POLICY_FILES.items():
-            if str(name) in names:
-                return tee
-        return None
+    def tee_of(self, name: Name) -> str | None:
+        tee = self._tees.of_document(str(name))
+        return None if tee is None else tee.name
+
+    def _documents_of(self, tee: str) -> Documents:
+        known = self._tees.get(tee)
+        if known is None:
+            raise NotFound(f"there is no policy for {tee}: this TEE is not known here")
+        return known.documents
 
 
 class DirectoryDocumentStore(PolicyFileNames):
     """Port `DocumentStore`: one file for each document, below `opa/`."""
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, tees: Tees) -> None:
+        super().__init__(tees)
         self._directory = directory
 
     async def get(self, name: Name) -> Document:

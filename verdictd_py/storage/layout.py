@@ -8,14 +8,17 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.secrets import KEY_BYTES
 from verdictd_py.errors import AlreadyExists, ConfigError, NotFound, StorageError
+from verdictd_py.packaged import policy_text
+from verdictd_py.ports.tees import Documents
 from verdictd_py.storage.content import unservable
-from verdictd_py.storage.defaults import POLICY_FILES, PROVED, RELEASE_FILES, default_file
 from verdictd_py.storage.directory import LOCK_FILE, Directory, Entry, Segments
 from verdictd_py.storage.documents import OPA
 from verdictd_py.storage.stores import ALIASES, COLLATERAL, KEYS, README, RESOURCES
+
+RELEASE_FILES: Final = ("releasePolicy.rego", "releaseData")
+"""Which accepted guest gets what, in `opa/`."""
 
 _DIRECTORIES: Final = (KEYS, "image", "gpg", OPA, RESOURCES, COLLATERAL, "audit")
 
@@ -28,13 +31,13 @@ MAX_WARNINGS: Final = 100
 """A directory full of wrong files is one problem, not a thousand lines."""
 
 
-def prepare(path: Path, *, sample: bool = False) -> tuple[Directory, tuple[str, ...]]:
+def prepare(path: Path, documents: Iterable[Documents]) -> tuple[Directory, tuple[str, ...]]:
     """Opens the data directory and writes the defaults that are missing.
 
     Nothing that exists is altered.
 
     Args:
-        sample: whether sample guests may come, who prove nothing.
+        documents: policies and reference data of the TEEs, whose defaults are written.
 
     Returns:
         The directory, and warnings, a line each.
@@ -49,7 +52,7 @@ def prepare(path: Path, *, sample: bool = False) -> tuple[Directory, tuple[str, 
             with _as_config_error(path, name):
                 directory.make(name)
                 directory.remove_leftovers(name)
-        for segments, content in _defaults((*PROVED, Tee.SAMPLE) if sample else PROVED):
+        for segments, content in _defaults(documents):
             with _as_config_error(path, *segments), suppress(AlreadyExists):
                 directory.create(segments, content)
         on_failure.pop_all()
@@ -72,15 +75,15 @@ def _as_config_error(path: Path, *segments: str) -> Iterator[None]:
         ) from error
 
 
-def _defaults(tees: Iterable[Tee]) -> list[tuple[Segments, bytes]]:
+def _defaults(documents: Iterable[Documents]) -> list[tuple[Segments, bytes]]:
     found: list[tuple[Segments, bytes]] = [
         ((LOCK_FILE,), b""),
         (("image", "policy.json"), _REJECT),
         (("image", "sigstore.yaml"), _SIGSTORE),
     ]
-    for names in (POLICY_FILES[tee] for tee in tees):
-        found += [((OPA, name), default_file(f"policies/{name}")) for name in names]
-    found += [((OPA, name), default_file(f"policies/{name}")) for name in RELEASE_FILES]
+    for of_tee in documents:
+        found += [((OPA, name), of_tee.packaged(name).encode()) for name in of_tee.names]
+    found += [((OPA, name), policy_text(name).encode()) for name in RELEASE_FILES]
     return found
 
 

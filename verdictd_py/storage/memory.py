@@ -21,6 +21,7 @@ from verdictd_py.ports import (
     Kind,
     StoredName,
     StoredObject,
+    Tees,
     meets,
 )
 from verdictd_py.storage.content import unservable
@@ -34,7 +35,8 @@ Files = dict[tuple[str, ...], bytes]
 class MemoryDocumentStore(PolicyFileNames):
     """Port `DocumentStore`. Every call lets other tasks run, as a directory does."""
 
-    def __init__(self, texts: Mapping[str, str] | None = None) -> None:
+    def __init__(self, tees: Tees, texts: Mapping[str, str] | None = None) -> None:
+        super().__init__(tees)
         self.texts = dict(texts or {})
 
     async def get(self, name: Name) -> Document:

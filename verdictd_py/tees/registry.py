@@ -1,69 +1,55 @@
-"""Verifiers by name: the built-in ones, and those of other packages.
+"""TEEs by name, and the verifiers in use: the built-in ones, and those of other packages.
 
-Another package offers a verifier through an entry point of the group
-`verdictd_py.verifiers`: a callable that takes a `VerifierContext` and returns an object
-with the port `Verifier`::
+Another package brings a TEE through an entry point whose name is the TEE's and whose value is
+a `Tee` object::
 
     [project.entry-points."verdictd_py.tees"]
-    acme = "acme_verdictd:make_verifier"      # def make_verifier(context: VerifierContext)
+    acme = "acme_verdictd:TEE"
 
-It is loaded only when it is named, is never part of the default set, and cannot take the
-name or an alias of a built-in verifier.
+It is loaded only when `--verifier` names it, is never part of the default set, and cannot take
+the name or an alias of a built-in TEE.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
 from hashlib import sha256
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import Final
 
-from verdictd_py.domain.evidence import REPORT_DATA_BYTES, Evidence, Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import NO_TEE, REPORT_DATA_BYTES, Evidence, VerifiedEvidence
+from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import ConfigError
-from verdictd_py.ports import CollateralSource, Verifier
-from verdictd_py.tees.sample import verifier as sample
-from verdictd_py.tees.sample.verifier import InsecureSampleVerifier
-from verdictd_py.tees.sgx.verifier import SgxVerifier
-from verdictd_py.tees.tdx.verifier import TdxVerifier
+from verdictd_py.ports.tees import Tee, Tees, VerifierContext
+from verdictd_py.ports.verifier import Verifier
 
 ENTRY_POINT_GROUP: Final = "verdictd_py.tees"
 NULL_NAME: Final = "nullverifier"
 
+BUILT_IN: Final = (
+    EntryPoint("tdx", "verdictd_py.tees.tdx:TEE", ENTRY_POINT_GROUP),
+    EntryPoint("sgx", "verdictd_py.tees.sgx:TEE", ENTRY_POINT_GROUP),
+    EntryPoint("sample", "verdictd_py.tees.sample:TEE", ENTRY_POINT_GROUP),
+)
+"""One line registers a TEE of this package. The first one is the default."""
 
-@dataclass(frozen=True, slots=True)
-class VerifierContext:
-    """What a verifier is built from.
-
-    Attributes:
-        collateral: where collateral comes from.
-        root_ca_der: trusted root certificate, None for the manufacturer's.
-        collateral_grace: for so long the operator's collateral is used after its end.
-        minimum_evaluation: lowest `tcbEvaluationDataNumber` that is accepted.
-    """
-
-    collateral: CollateralSource
-    root_ca_der: bytes | None = field(default=None, repr=False)
-    collateral_grace: timedelta = timedelta(0)
-    minimum_evaluation: int = 0
-
-
-VerifierFactory = Callable[[VerifierContext], Verifier]
+DEFAULT_NAME: Final = BUILT_IN[0].name
 
 
 class NullVerifier:
-    """Accepts anybody, and claims nothing. For trials: it needs a flag of its own."""
+    """Accepts every peer and claims nothing. For trials: it needs a flag of its own."""
 
     name = NULL_NAME
-    tee = Tee.NONE
+    tee = NO_TEE
 
     async def verify(self, evidence: Evidence, *, now: datetime) -> VerifiedEvidence:
-        """No claims, whatever the evidence is."""
+        """Return no claims, whatever the evidence is."""
         del now
         return VerifiedEvidence(
-            tee=Tee.NONE,
+            tee=NO_TEE,
             report_data=bytes(REPORT_DATA_BYTES),
             claims={},
             tcb_status=None,
@@ -72,8 +58,8 @@ class NullVerifier:
         )
 
 
-class VerifierSet(Mapping[Tee, Verifier]):
-    """The verifiers in use, by the kind of TEE they serve; never empty.
+class VerifierSet(Mapping[str, Verifier]):
+    """The verifiers in use, by the name of the TEE they serve; never empty.
 
     Attributes:
         accepts_anyone: whether peers without evidence are served (`nullverifier`). Then
@@ -81,14 +67,7 @@ class VerifierSet(Mapping[Tee, Verifier]):
     """
 
     def __init__(self, verifiers: Sequence[Verifier]) -> None:
-        by_tee: dict[Tee, Verifier] = {}
-        for verifier in verifiers:
-            other = by_tee.setdefault(verifier.tee, verifier)
-            if other is not verifier:
-                raise ConfigError(
-                    f"the verifiers {other.name} and {verifier.name} both serve "
-                    f"{verifier.tee}; name one of them"
-                )
+        by_tee = {verifier.tee: verifier for verifier in verifiers}
         if not by_tee:
             raise ConfigError("no verifier is named; name one, or leave --verifier out")
         self.accepts_anyone = any(isinstance(one, NullVerifier) for one in verifiers)
@@ -99,10 +78,10 @@ class VerifierSet(Mapping[Tee, Verifier]):
             )
         self._by_tee = MappingProxyType(by_tee)
 
-    def __getitem__(self, tee: Tee) -> Verifier:
+    def __getitem__(self, tee: str) -> Verifier:
         return self._by_tee[tee]
 
-    def __iter__(self) -> Iterator[Tee]:
+    def __iter__(self) -> Iterator[str]:
         return iter(self._by_tee)
 
     def __len__(self) -> int:
@@ -114,102 +93,107 @@ class VerifierSet(Mapping[Tee, Verifier]):
         return tuple(verifier.name for verifier in self._by_tee.values())
 
 
-def _make_tdx(context: VerifierContext) -> Verifier:
-    return TdxVerifier(
-        context.collateral,
-        root_ca_der=context.root_ca_der,
-        grace=context.collateral_grace,
-        minimum_evaluation=context.minimum_evaluation,
-    )
+def known_tees(verifiers: Sequence[str] | None = None) -> Tees:
+    """Return the built-in TEEs, and those of other packages that are named.
 
+    Args:
+        verifiers: as given to `--verifier`, None for no TEE of another package.
 
-def _make_sgx(context: VerifierContext) -> Verifier:
-    return SgxVerifier(
-        context.collateral,
-        root_ca_der=context.root_ca_der,
-        grace=context.collateral_grace,
-        minimum_evaluation=context.minimum_evaluation,
-    )
-
-
-_BUILT_IN: Final[Mapping[str, VerifierFactory]] = {"tdx": _make_tdx, "sgx": _make_sgx}
-_ALIASES: Final = {"tdx_ecdsa": "tdx", "sgx_ecdsa": "sgx"}  # spellings of the original
+    Raises:
+        ConfigError: a name is not known, a package cannot be loaded, or brings a TEE that
+            takes a name of another one.
+    """
+    built_in = tuple(_load(point) for point in BUILT_IN)
+    taken = {NULL_NAME, *(name for tee in built_in for name in (tee.name, *tee.aliases))}
+    more = [name for name in dict.fromkeys(verifiers or ()) if name not in taken]
+    plugins = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    for name in more:
+        if name not in plugins:
+            known = ", ".join(sorted(taken | plugins.keys()))
+            raise ConfigError(f"there is no verifier {name!r}; known are {known}")
+    loaded = tuple(_load(plugins[name]) for name in more)
+    for tee in loaded:
+        stolen = sorted(taken.intersection(tee.aliases))
+        if stolen:
+            raise ConfigError(
+                f"the TEE {tee.name!r} takes the name {stolen[0]!r}, which is built in; "
+                "install a package without this alias"
+            )
+    return Tees((*built_in, *loaded))
 
 
 def select(
     names: Sequence[str] | None,
+    tees: Tees,
     context: VerifierContext,
     *,
+    sections: Mapping[str, Mapping[str, JsonValue]] | None = None,
     insecure_nullverifier: bool = False,
     insecure_sample_verifier: bool = False,
 ) -> VerifierSet:
-    """Builds the verifiers that the operator named.
+    """Build the verifiers that the operator named.
 
     Args:
-        names: as given to `--verifier`; None for every built-in one that verifies.
+        names: as given to `--verifier`; None for every built-in TEE whose evidence proves
+            something.
+        tees: from `known_tees` with the same names.
         context: what they are built from.
+        sections: settings by TEE; each verifier is given its own section.
         insecure_nullverifier: whether `nullverifier` may be used.
-        insecure_sample_verifier: whether sample evidence is taken beside them.
+        insecure_sample_verifier: whether TEEs that prove nothing are served too.
 
     Raises:
-        ConfigError: a name is not known, not allowed, or two serve the same TEE.
+        ConfigError: a name is not allowed, or a verifier cannot be built.
     """
-    more = [InsecureSampleVerifier()] if insecure_sample_verifier else []
-    if names is None:
-        return VerifierSet([*(make(context) for make in _BUILT_IN.values()), *more])
-    canonical = dict.fromkeys(_ALIASES.get(name, name) for name in names)
-    if sample.NAME in canonical and not insecure_sample_verifier:
-        raise ConfigError(
-            "sample evidence can be made by anybody; "
-            "if that is what you want, add --insecure-sample-verifier"
-        )
-    chosen = [
-        _make(name, context, insecure_nullverifier=insecure_nullverifier)
-        for name in canonical
-        if name != sample.NAME
-    ]
-    return VerifierSet([*chosen, *more])
-
-
-def _make(name: str, context: VerifierContext, *, insecure_nullverifier: bool) -> Verifier:
-    if name == NULL_NAME:
+    canonical = {alias: tee.name for tee in tees for alias in (tee.name, *tee.aliases)}
+    asked = dict.fromkeys(tees.names if names is None else (canonical.get(n, n) for n in names))
+    chosen = [tee for tee in tees if tee.name in asked and tee.proves]
+    unproved = [tee for tee in tees if not tee.proves]
+    if insecure_sample_verifier:
+        chosen += unproved
+    elif names is not None:
+        for tee in unproved:
+            if tee.name in asked:
+                raise ConfigError(
+                    f"{tee.name} evidence can be made by anybody; "
+                    "if that is what you want, add --insecure-sample-verifier"
+                )
+    verifiers = [_built(tee, context, (sections or {}).get(tee.name, {})) for tee in chosen]
+    if NULL_NAME in asked:
         if not insecure_nullverifier:
             raise ConfigError(
                 f"{NULL_NAME} lets anybody have every secret; "
                 "if that is what you want, add --insecure-nullverifier"
             )
-        return NullVerifier()
-    if name in _BUILT_IN:
-        return _BUILT_IN[name](context)
-    plugins = _plugins()
-    if name not in plugins:
-        known = ", ".join(sorted({*_BUILT_IN, *_ALIASES, NULL_NAME, sample.NAME, *plugins}))
-        raise ConfigError(f"there is no verifier {name!r}; known are {known}")
-    return _load(plugins[name], context)
+        verifiers.append(NullVerifier())
+    return VerifierSet(verifiers)
 
 
-def _plugins() -> dict[str, EntryPoint]:
-    """Entry points of other packages by name, none of them loaded.
+def _built(tee: Tee, context: VerifierContext, section: Mapping[str, JsonValue]) -> Verifier:
+    verifier = tee.verifier(replace(context, settings=section))
+    if verifier.tee != tee.name:
+        raise ConfigError(f"the verifier of {tee.name} serves {verifier.tee!r}; update its package")
+    return verifier
 
-    Only asked for names that no built-in verifier or alias has: those are looked up first.
-    """
-    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
 
-
-def _load(point: EntryPoint, context: VerifierContext) -> Verifier:
-    """Loads one plugin and has it build its verifier.
+def _load(point: EntryPoint) -> Tee:
+    """Load the TEE of one entry point.
 
     Raises:
-        ConfigError: it cannot be loaded, or what it builds serves no TEE.
+        ConfigError: it cannot be loaded, or is not a TEE of that name.
     """
     try:
-        factory = point.load()
+        tee = point.load()
     except (ImportError, AttributeError) as error:
         raise ConfigError(
             f"verifier {point.name!r} ({point.value}) cannot be loaded: {error}; "
             "install its package again or do not name it"
         ) from error
-    verifier: Verifier = factory(context)
-    if not isinstance(verifier.tee, Tee) or verifier.tee is Tee.NONE:
-        raise ConfigError(f"verifier {point.name!r} ({point.value}) does not name a TEE it serves")
-    return verifier
+    if not isinstance(tee, Tee):
+        raise ConfigError(f"verifier {point.name!r} ({point.value}) is not a TEE; see its package")
+    if tee.name != point.name:
+        raise ConfigError(
+            f"verifier {point.name!r} ({point.value}) is the TEE {tee.name!r}; "
+            "the entry point must have the TEE's name"
+        )
+    return tee

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.support.ratstls import GARBAGE, collateral
 from verdictd_py.errors import AttestationError, EvidenceFormat
-from verdictd_py.protocols.ratstls import endorsements
+from verdictd_py.formats import collateral as endorsements
 
 TAG = 60000
 

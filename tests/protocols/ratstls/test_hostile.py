@@ -23,6 +23,7 @@ from tests.support.ratstls import (
     self_signed,
     with_claims,
 )
+from tests.support.tees import TEES
 from verdictd_py.errors import AttestationError, EvidenceFormat
 from verdictd_py.formats import cbor, der
 from verdictd_py.protocols.ratstls import certificate, dice
@@ -35,7 +36,7 @@ FULL = 65_000
 
 def survives(data: bytes) -> None:
     try:
-        certificate.read(data, now=NOW)
+        certificate.read(data, TEES, now=NOW)
     except AttestationError:
         return
 
@@ -43,7 +44,7 @@ def survives(data: bytes) -> None:
 @given(st.binary(max_size=300))
 def test_random_bytes(data: bytes) -> None:
     with pytest.raises(EvidenceFormat):
-        certificate.read(data, now=NOW)
+        certificate.read(data, TEES, now=NOW)
 
 
 @examples(300)
@@ -70,14 +71,14 @@ def test_truncated_anywhere(form: Form) -> None:
     genuine = GENUINE[form]
     for size in range(len(genuine)):
         with pytest.raises(EvidenceFormat):
-            certificate.read(genuine[:size], now=NOW)
+            certificate.read(genuine[:size], TEES, now=NOW)
 
 
 @given(st.binary(max_size=200))
 def test_random_bytes_as_evidence(data: bytes) -> None:
     for value in (data, bytes.fromhex("d9ea60") + data, bytes.fromhex("d9ea6082") + data):
         try:
-            dice.read_evidence(value)
+            dice.read_evidence(value, TEES.tags)
         except EvidenceFormat:
             continue
 
@@ -128,7 +129,7 @@ def test_bombs_are_refused_at_every_level(bomb: bytes) -> None:
     ]
     for hostile in certificates:
         with pytest.raises(EvidenceFormat):
-            certificate.read(hostile, now=NOW)
+            certificate.read(hostile, TEES, now=NOW)
 
 
 def test_claims_have_a_cap() -> None:
@@ -231,7 +232,7 @@ VERSION = "a003020102"
 )
 def test_certificates_that_are_not_der_or_not_x509(old: str, new: str) -> None:
     with pytest.raises(EvidenceFormat):
-        certificate.read(rewritten(old, new), now=NOW)
+        certificate.read(rewritten(old, new), TEES, now=NOW)
 
 
 EXTRA = b"\x05\0"
@@ -278,9 +279,9 @@ def assembled(place: str) -> bytes:
     ],
 )
 def test_nothing_may_stand_where_nothing_belongs(place: str) -> None:
-    assert certificate.read(assembled("nowhere"), now=NOW).quote == quote_for(bytes(64))
+    assert certificate.read(assembled("nowhere"), TEES, now=NOW).quote == quote_for(bytes(64))
     with pytest.raises(EvidenceFormat, match="nothing may be"):
-        certificate.read(assembled(place), now=NOW)
+        certificate.read(assembled(place), TEES, now=NOW)
 
 
 @pytest.mark.parametrize("info", [28, 29, 30, 31])

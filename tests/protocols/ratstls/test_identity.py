@@ -21,7 +21,7 @@ from tests.support.ratstls import (
     quote_for,
     report_data,
 )
-from verdictd_py.domain.evidence import Tee
+from tests.support.tees import TEES
 from verdictd_py.errors import EvidenceMissing
 from verdictd_py.guest.attesters import use_certificate
 from verdictd_py.protocols.ratstls import certificate
@@ -57,14 +57,14 @@ def test_the_certificate_is_one_that_every_client_accepts() -> None:
 
 def test_without_an_attester_there_is_no_evidence() -> None:
     with pytest.raises(EvidenceMissing):
-        certificate.read(ServerIdentity.create(NOW).certificate, now=NOW)
+        certificate.read(ServerIdentity.create(NOW).certificate, TEES, now=NOW)
 
 
 def test_with_an_attester_it_carries_evidence_of_the_current_form() -> None:
     identity = ServerIdentity.create(NOW, quote_for=quote_for)
     for found in (identity, identity.fresh(NOW + DAY)):
-        evidence = certificate.read(found.certificate, now=NOW + DAY)
-        assert evidence.tee is Tee.TDX
+        evidence = certificate.read(found.certificate, TEES, now=NOW + DAY)
+        assert evidence.tee == "tdx"
         assert evidence.form == "rats-tls tag 60000 with claims"
         assert evidence.binding is not None
         assert report_data(evidence.quote).startswith(evidence.binding)
@@ -123,4 +123,4 @@ def test_a_handshake_shows_the_client_one_error_and_the_server_the_evidence(
     assert seen == [18]
     shown = server.peer_certificate()
     assert shown == guest
-    assert certificate.read(shown, now=NOW).tee is Tee.TDX
+    assert certificate.read(shown, TEES, now=NOW).tee == "tdx"

@@ -16,6 +16,7 @@ from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import TokenInvalid
 from verdictd_py.formats import eventlog
 from verdictd_py.protocols.rcar import claims
+from verdictd_py.protocols.rcar.ear import Assessment
 from verdictd_py.protocols.rcar.teekey import TeeKey
 from verdictd_py.protocols.rcar.tokens import Attested
 from verdictd_py.protocols.rcar.versions import Version
@@ -59,7 +60,7 @@ def test_no_token_is_too_long_whatever_a_guest_sends() -> None:
         key,
         Version.V0_4_0,
     )
-    made = issued(guest, open_measurements=("rtmr0", "rtmr1"))
+    made = issued(guest, assessment=Assessment("tdxPolicy.rego", {"executables": 33}))
     assert len(made.token) < MAX_CHARACTERS
     assert came_out(made).appraisal == guest.appraisal
     usual = issued(attested()).token

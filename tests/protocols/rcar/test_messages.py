@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.rcar import NONCE, jwk_of
-from verdictd_py.domain.evidence import InitData, Tee
+from verdictd_py.domain.evidence import InitData
 from verdictd_py.errors import AttestationError, ProtocolVersionRefused, RequestError
 from verdictd_py.protocols.rcar import messages, versions
 from verdictd_py.protocols.rcar.messages import (
@@ -29,7 +29,7 @@ OLDER = (Version.V0_1_1, Version.V0_2_0)
 
 
 def challenge_of(version: Version) -> Challenge:
-    return Challenge(version, Tee.TDX, NONCE)
+    return Challenge(version, "tdx", NONCE)
 
 
 CHALLENGE = challenge_of(Version.V0_4_0)
@@ -63,12 +63,12 @@ def answer(**changes: object) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("version", Version)
-@pytest.mark.parametrize("tee", [Tee.TDX, Tee.SGX, Tee.SAMPLE, Tee.SEV_SNP])
+@pytest.mark.parametrize("tee", ["tdx", "sgx", "sample", "snp"])
 @pytest.mark.parametrize(
     "extra", [..., "", {"supported-hash-algorithms": ["sha256", "sm3"]}, None, 1]
 )
-def test_auth(version: Version, tee: Tee, extra: object) -> None:
-    body = auth(version=version.value, tee=tee.value, **{"extra-params": extra})
+def test_auth(version: Version, tee: str, extra: object) -> None:
+    body = auth(version=version.value, tee=tee, **{"extra-params": extra})
     assert messages.parse_auth(body) == AuthRequest(version, tee)
 
 
@@ -88,13 +88,6 @@ def test_a_long_version_does_not_fill_the_log() -> None:
     with pytest.raises(ProtocolVersionRefused) as refused:
         versions.served("9" * 100_000)
     assert len(str(refused.value)) < 250
-
-
-@pytest.mark.parametrize("tee", ["nvidia", "az-tdx-vtpm", "TDX", "tdx ", "", "x" * 9999])
-def test_tees_that_nobody_knows(tee: str) -> None:
-    with pytest.raises(AttestationError, match="is not served here") as refused:
-        messages.parse_auth(auth(tee=tee))
-    assert len(str(refused.value)) < 150
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from verdictd_py.cli.management.command import FILE, NAME, Arguments, Command
 from verdictd_py.cli.management.show import Shown
 from verdictd_py.cli.management.upstream import ask_test
 from verdictd_py.errors import ConfigError
+from verdictd_py.tees.registry import DEFAULT_NAME
 
 
 async def _status(client: BrokerClient, options: Namespace) -> Shown:
@@ -169,7 +170,7 @@ def _text(name: str, content: bytes) -> Shown:
 
 
 def _field_value(text: str) -> tuple[str, str]:
-    """For argparse: `rtmr1=<hex>`."""
+    """For argparse: name of a claim, `=`, value."""
     field, equals, value = text.partition("=")
     if not field or not equals or not value:
         raise ArgumentTypeError(f"{text!r} is not FIELD=VALUE")
@@ -187,9 +188,10 @@ def _count(text: str) -> int:
 _MAX_GUESTS: Final = 1000
 """More are not remembered."""
 
-_TEES: Final = ("tdx", "sgx")
-_OF_TEE: Final[Arguments] = {"tee": {"nargs": "?", "choices": _TEES, "default": "tdx"}}
-_TEE: Final[Arguments] = {"--tee": {"choices": _TEES, "default": "tdx", "help": "(%(default)s)"}}
+_OF_TEE: Final[Arguments] = {"tee": {"nargs": "?", "metavar": "TEE", "default": DEFAULT_NAME}}
+_TEE: Final[Arguments] = {
+    "--tee": {"metavar": "TEE", "default": DEFAULT_NAME, "help": "(%(default)s)"}
+}
 _DIFF: Final[Arguments] = {**NAME, "other": {"metavar": "NAME"}, **_TEE}
 _ADD: Final[Arguments] = {
     **NAME,
@@ -199,15 +201,20 @@ _ADD: Final[Arguments] = {
 }
 _PIN: Final[Arguments] = {
     "--from": {"dest": "origin", "metavar": "ID", "required": True, "help": "see guest list"},
-    "--field": {"nargs": "+", "action": "extend", "metavar": "NAME", "help": "rtmr1, ..."},
+    "--field": {"nargs": "+", "action": "extend", "metavar": "NAME", "help": "measurements"},
     "--set": {"metavar": "NAME", "help": "as a set of this name, not into the reference data"},
     "--expires": {"metavar": "RFC3339", "help": "until when the set accepts"},
     "--yes": {"action": "store_true", "help": "do not ask; needs --field"},
 }
+_POLICY, _DATA = f"{DEFAULT_NAME}Policy.rego", f"{DEFAULT_NAME}Data"
 _TEST: Final[Arguments] = {
-    "--policy": {"metavar": "NAME", "default": "tdxPolicy.rego", "help": "(%(default)s)"},
+    "--policy": {
+        "metavar": "NAME",
+        "default": f"{DEFAULT_NAME}Policy.rego",
+        "help": "(%(default)s)",
+    },
     "--policy-file": {"metavar": "FILE", "type": Path, "help": "this one instead"},
-    "--reference": {"metavar": "NAME", "default": "tdxData", "help": "(%(default)s)"},
+    "--reference": {"metavar": "NAME", "default": _DATA, "help": "(%(default)s)"},
     "--reference-file": {"metavar": "FILE", "type": Path, "help": "this one instead"},
     "input": {"metavar": "CLAIMS_FILE", "type": Path},
 }

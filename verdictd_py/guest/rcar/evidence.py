@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import Final, Protocol
 
 from verdictd_py.encoding import JsonValue, encode_base64
 from verdictd_py.errors import ConfigError
@@ -16,6 +16,8 @@ from verdictd_py.formats import eventlog
 from verdictd_py.guest.attesters import Attester
 from verdictd_py.guest.rcar.messages import canonical, init_data_digest, report_data
 from verdictd_py.simulator import TdMeasurements
+
+_REGISTERS: Final = ("rtmr0", "rtmr1", "rtmr2", "rtmr3")
 
 AdditionalEvidence = Callable[[bytes], str]
 """Digest that devices' evidence covers -> JSON text of it by TEE, empty where there are none."""
@@ -102,7 +104,7 @@ def measured(
     if init_data is not None:
         td = replace(td, mr_config_id=init_data_digest(init_data))
     if event_log is not None:
-        registers = eventlog.parse(event_log).replay()
+        registers = eventlog.parse(event_log, _REGISTERS).replay()
         td = replace(
             td,
             rtmr0=registers["rtmr0"],

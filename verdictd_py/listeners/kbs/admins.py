@@ -14,7 +14,6 @@ from aiohttp import web
 
 from verdictd_py.broker.administration import Administration
 from verdictd_py.broker.documents import DocumentAdministrator
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.encoding import (
     JsonValue,
@@ -28,19 +27,21 @@ from verdictd_py.encoding import (
 from verdictd_py.errors import NotAuthorized, NotFound, RequestError, TokenInvalid
 from verdictd_py.listeners.kbs import answers
 from verdictd_py.listeners.kbs.guests import PREFIX, RESOURCE, bearer, resource_path
+from verdictd_py.ports import Tees
 from verdictd_py.protocols.rcar.admins import Administrator, AdminKeys, Role
 
 RELEASE_POLICY: Final = "releasePolicy.rego"
 
-_POLICY_IDS: Final = {
-    "default": Tee.TDX,  # kbs-client to v0.18
-    "default_cpu": Tee.TDX,  # and since
-    "tdx": Tee.TDX,
-    "sgx": Tee.SGX,
-    "sample": Tee.SAMPLE,
-}
+_DEFAULT_IDS: Final = ("default", "default_cpu")
+"""Policies of the default TEE: kbs-client to v0.18, and since."""
+
 _RV_VERSION: Final = "0.1.0"
 _RV_TYPE: Final = "sample"
+
+
+def policy_ids(tees: Tees) -> tuple[str, ...]:
+    """Return the values of `policy_id` that are served."""
+    return (*_DEFAULT_IDS, *tees.names)
 
 
 class AdminRoutes:
@@ -118,11 +119,12 @@ class AdminRoutes:
         if members.get("type") != "rego":
             raise RequestError("a policy has the type rego")
         named = str(members.get("policy_id"))
-        if named not in _POLICY_IDS:
-            known = ", ".join(_POLICY_IDS)
+        tees = self._policies.tees
+        tee = tees.default if named in _DEFAULT_IDS else tees.get(named)
+        if tee is None:
+            known = ", ".join(policy_ids(tees))
             raise RequestError(f"there is no policy_id {shown(named)}; there are {known}")
-        name = f"{_POLICY_IDS[named]}Policy.rego"
-        await self._policies.set_policy(caller, name, _policy(members))
+        await self._policies.set_policy(caller, tee.documents.policy, _policy(members))
         return web.Response()
 
     async def set_reference_value(self, request: web.Request) -> web.Response:
@@ -135,7 +137,7 @@ class AdminRoutes:
         if not isinstance(payload, str):
             raise RequestError("the request has no payload")
         values = decode_object(decode_base64(payload, "the payload"), "the payload")
-        await self._policies.replace_reference(caller, Tee.TDX, values)
+        await self._policies.replace_reference(caller, self._policies.tees.default.name, values)
         return web.Response()
 
     async def reference_value(self, request: web.Request) -> web.Response:
@@ -151,7 +153,7 @@ class AdminRoutes:
 
     async def _reference(self, request: web.Request) -> dict[str, JsonValue]:
         caller = self._administrator(request).require_policies()
-        _, text, _ = await self._policies.reference_of(caller, Tee.TDX.value)
+        _, text, _ = await self._policies.reference_of(caller, self._policies.tees.default.name)
         return decode_object(text.encode(), "the stored reference data")
 
 

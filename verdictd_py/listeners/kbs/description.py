@@ -6,12 +6,12 @@ A test holds it against the routes, and another asks the listener everything it 
 from __future__ import annotations
 
 import json
-from functools import cache
 from typing import Any, Final
 
 from verdictd_py import __version__
-from verdictd_py.domain.evidence import Tee
+from verdictd_py.listeners.kbs.admins import policy_ids
 from verdictd_py.listeners.kbs.guests import COOKIE, PREFIX, RESOURCE
+from verdictd_py.ports import Tees
 from verdictd_py.protocols.rcar.messages import MAX_BODY_BYTES
 from verdictd_py.protocols.rcar.versions import Version
 
@@ -21,13 +21,16 @@ _TEXT: Final = {"type": "string"}
 _BASE64URL: Final = {"type": "string", "pattern": "^[A-Za-z0-9_-]*$"}
 
 
-@cache
-def document() -> bytes:
-    """The description as JSON."""
-    return json.dumps(_document(), separators=(",", ":")).encode()
+def document(tees: Tees) -> bytes:
+    """Return the description as JSON.
+
+    Args:
+        tees: those that are known.
+    """
+    return json.dumps(_document(tees), separators=(",", ":")).encode()
 
 
-def _document() -> dict[str, Any]:
+def _document(tees: Tees) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {
@@ -36,7 +39,7 @@ def _document() -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": {
-            PREFIX + "/auth": {"post": _AUTH},
+            PREFIX + "/auth": {"post": _auth(tees)},
             PREFIX + "/attest": {"post": _ATTEST},
             RESOURCE: {
                 "parameters": [_path(name) for name in ("repository", "type", "tag")],
@@ -53,7 +56,7 @@ def _document() -> dict[str, Any]:
                 "post": _admin("Set the release policy", body=_json(_object(policy=_BASE64URL))),
             },
             PREFIX + "/attestation-policy": {
-                "post": _admin("Set an appraisal policy", body=_json(_POLICY)),
+                "post": _admin("Set an appraisal policy", body=_json(_policy(tees))),
             },
             PREFIX + "/reference-value": {
                 "get": _admin("Every reference value", answer={"type": "object"}, more=(404,)),
@@ -158,39 +161,11 @@ _JWK: Final = {
     "additionalProperties": False,
 }
 _KEY: Final = {"$ref": "#/components/schemas/Jwk"}
-_POLICY: Final = _object(
-    type={"const": "rego"},
-    policy_id={"enum": ["default", "default_cpu", "tdx", "sgx", "sample"]},
-    policy=_BASE64URL,
-)
 _VALUES: Final = _object(
     version={"const": "0.1.0"},
     type={"const": "sample"},
     payload={"type": "string", "contentEncoding": "base64"},
 )
-_AUTH: Final = {
-    "summary": "Ask for a challenge",
-    "requestBody": _json(
-        {
-            "type": "object",
-            "required": ["version", "tee"],
-            "properties": {
-                "version": {"enum": [version.value for version in Version]},
-                "tee": {"enum": [tee.value for tee in (Tee.TDX, Tee.SGX, Tee.SAMPLE)]},
-                "extra-params": {},
-            },
-        }
-    ),
-    "responses": _answers(
-        (401,),
-        {
-            "type": "object",
-            "required": ["nonce", "extra-params"],
-            "properties": {"nonce": _TEXT, "extra-params": _TEXT},
-        },
-        {"Set-Cookie": {"schema": _TEXT}},
-    ),
-}
 _COMPOSITE: Final = {
     "type": "object",
     "required": ["runtime-data", "tee-evidence"],
@@ -229,3 +204,30 @@ _JWKS: Final = _open(
     "Keys that check attestation tokens",
     _object(keys={"type": "array", "items": {"type": "object"}}),
 )
+
+
+def _policy(tees: Tees) -> dict[str, Any]:
+    return _object(
+        type={"const": "rego"},
+        policy_id={"enum": list(policy_ids(tees))},
+        policy=_BASE64URL,
+    )
+
+
+def _auth(tees: Tees) -> dict[str, Any]:
+    members = {
+        "version": {"enum": [version.value for version in Version]},
+        "tee": {"enum": [name for tee in tees for name in tee.wire.rcar]},
+        "extra-params": {},
+    }
+    body = {"type": "object", "required": ["version", "tee"], "properties": members}
+    answer = {
+        "type": "object",
+        "required": ["nonce", "extra-params"],
+        "properties": {"nonce": _TEXT, "extra-params": _TEXT},
+    }
+    return {
+        "summary": "Ask for a challenge",
+        "requestBody": _json(body),
+        "responses": _answers((401,), answer, {"Set-Cookie": {"schema": _TEXT}}),
+    }

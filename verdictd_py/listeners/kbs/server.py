@@ -39,7 +39,7 @@ from verdictd_py.listeners.kbs.guests import PREFIX, GuestRoutes, address
 from verdictd_py.listeners.kbs.tls import KbsTls
 from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.listener import Background
-from verdictd_py.ports import Events
+from verdictd_py.ports import Events, Tees
 from verdictd_py.protocols.rcar.messages import MAX_BODY_BYTES
 
 HEALTH: Final = "/healthz"
@@ -55,6 +55,7 @@ class KbsListener:
 
     Args:
         address: where it listens.
+        tees: those that its description names.
         limits: those of the attested listener.
         tls: None for plain HTTP.
         admins: who may administer.
@@ -65,7 +66,7 @@ class KbsListener:
         app: all routes, as the library holds them.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # its parts, all by keyword
         self,
         address: Address,
         *,
@@ -73,6 +74,7 @@ class KbsListener:
         administration: AdminRoutes,
         admins: AdminFile,
         events: Events,
+        tees: Tees,
         limits: Limits,
         tls: KbsTls | None,
         on_stopped: Callable[[], None],
@@ -85,6 +87,7 @@ class KbsListener:
         self._tls = tls
         self._events = events
         self._limits = limits
+        self._description = description.document(tees)
         self._listening: socket.socket | None = None
 
         app = web.Application(client_max_size=MAX_BODY_BYTES)
@@ -92,7 +95,7 @@ class KbsListener:
             *guests.routes(),
             *administration.routes(),
             web.get(HEALTH, _healthy, allow_head=False),
-            web.get(PREFIX + "/openapi.json", _described, allow_head=False),
+            web.get(PREFIX + "/openapi.json", self._described, allow_head=False),
         ):
             # Not as a middleware of the library: it keeps those for ever, and what they hold.
             handler = partial(self._answered, route.handler)
@@ -147,6 +150,10 @@ class KbsListener:
         await self._acceptor.drain(seconds)
         await self._runner.cleanup()
         self._on_stopped()
+
+    async def _described(self, request: web.Request) -> web.Response:
+        del request
+        return answers.succeeded(self._description)
 
     async def _answered(self, handler: Handler, request: web.Request) -> web.StreamResponse:
         """One request: every failure is an answer in JSON, and one line in the log."""
@@ -253,11 +260,6 @@ def _route(request: web.Request) -> str:
 async def _healthy(request: web.Request) -> web.Response:
     del request
     return web.Response()
-
-
-async def _described(request: web.Request) -> web.Response:
-    del request
-    return answers.succeeded(description.document())
 
 
 def _fingerprint(pem: bytes) -> str:

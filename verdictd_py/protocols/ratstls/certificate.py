@@ -9,30 +9,26 @@ import hashlib
 from datetime import datetime, timedelta
 from typing import Final
 
-from verdictd_py.domain.evidence import Collateral, Evidence, Tee, tee_of_quote
+from verdictd_py.domain.evidence import Evidence
 from verdictd_py.errors import EvidenceExpired, EvidenceFormat, EvidenceMissing
 from verdictd_py.formats import der
-from verdictd_py.protocols.ratstls import dice, endorsements
+from verdictd_py.ports.tees import Tees
+from verdictd_py.protocols.ratstls import dice
 
 MAX_CERTIFICATE_BYTES: Final = 64 * 1024
 """Genuine ones take 5 to 15 KiB with endorsements (wire-rats-tls.md: "Cap ... at 64 KiB")."""
 
-VENDOR_OIDS: Final = {  # wire-rats-tls.md, first row of the table
-    "1.2.840.113741.1337.8": Tee.TDX,
-    "1.2.840.113741.1337.6": Tee.SGX,
-    "1.2.840.113741.1337.14": Tee.SGX_LOCAL,
-    "1.2.840.113741.1337.20": Tee.SEV_SNP,
-    "1.2.840.113741.1337.22": Tee.SEV,
-    "1.2.840.113741.1337.24": Tee.CSV,
-}
+_ARC: Final = der.oid("1.2.840.113741.1337.0")[:-1]
+"""Beginning of the OIDs in which rats-tls has carried the evidence of all TEEs that it knew."""
 
-_VENDORS: Final = {der.oid(dotted): dotted for dotted in VENDOR_OIDS}
 _DICE: Final = der.oid(dice.EVIDENCE_OID)
 _ENDORSEMENTS: Final = der.oid(dice.ENDORSEMENTS_OID)
 
 
-def read(certificate: bytes, *, now: datetime, max_age: timedelta | None = None) -> Evidence:
-    """Reads the evidence in a guest's certificate.
+def read(
+    certificate: bytes, tees: Tees, *, now: datetime, max_age: timedelta | None = None
+) -> Evidence:
+    """Read the evidence in a guest's certificate.
 
     1. The size has a cap.
     2. The certificate is read, by a reader that also takes the "v4" of older guests.
@@ -40,8 +36,8 @@ def read(certificate: bytes, *, now: datetime, max_age: timedelta | None = None)
     4. Exactly one extension holds evidence, of any generation.
     5. Its form says what REPORTDATA must begin with; claims, where there are some, must
        name the certificate's key.
-    6. The TEE comes from the OID, or from the quote where one OID serves several.
-    7. Endorsements, if any, are collateral in the form of the evidence's generation.
+    6. The TEE comes from the OID, or from tag and evidence where one OID serves several.
+    7. The TEE's own reader takes evidence and endorsements apart.
 
     The signature of the certificate is not looked at. It is the guest's own: whoever can
     complete a handshake with this key can also sign any certificate with it, other dates
@@ -50,6 +46,7 @@ def read(certificate: bytes, *, now: datetime, max_age: timedelta | None = None)
 
     Args:
         certificate: DER, of the certificate whose key completed the handshake.
+        tees: those that are known.
         now: aware time.
         max_age: longest time since notBefore, which guests set to an hour ago; None for
             the validity period alone.
@@ -68,15 +65,20 @@ def read(certificate: bytes, *, now: datetime, max_age: timedelta | None = None)
     # 3.
     _check_time(parsed, now, max_age)
     # 4.
-    found = [name for name in (*_VENDORS, _DICE) if name in parsed.extensions]
+    known = {der.oid(dotted): dotted for dotted in tees.oids}
+    found = [
+        name
+        for name in parsed.extensions
+        if name in known or name == _DICE or name.startswith(_ARC)
+    ]
     if not found:
         raise EvidenceMissing("the certificate carries no evidence")
     if len(found) > 1:
         raise EvidenceFormat("the certificate carries evidence in several extensions")
     # 5., 6. and 7.
     if found == [_DICE]:
-        return _dice_evidence(parsed)
-    return _vendor_evidence(parsed, found[0])
+        return _dice_evidence(parsed, tees)
+    return _vendor_evidence(parsed, found[0], known.get(found[0], ""), tees)
 
 
 def _check_time(parsed: der.Certificate, now: datetime, max_age: timedelta | None) -> None:
@@ -88,26 +90,33 @@ def _check_time(parsed: der.Certificate, now: datetime, max_age: timedelta | Non
         raise EvidenceExpired(f"the certificate is from {parsed.not_before}, older than {max_age}")
 
 
-def _vendor_evidence(parsed: der.Certificate, name: bytes) -> Evidence:
-    """The first generation: the quote itself, bound by the hash of the key."""
+def _vendor_evidence(parsed: der.Certificate, name: bytes, dotted: str, tees: Tees) -> Evidence:
+    """Read the first generation: the quote itself, bound by the hash of the key."""
     if _ENDORSEMENTS in parsed.extensions:
         raise EvidenceFormat("the certificate carries endorsements of another generation")
-    dotted = _VENDORS[name]
+    tee = tees.of_oid(dotted)
+    if tee is None:
+        raise EvidenceFormat("the certificate carries evidence of a TEE that is not known here")
     return Evidence(
-        tee=VENDOR_OIDS[dotted],
+        tee=tee.name,
         quote=parsed.extensions[name].value,
         binding=hashlib.sha256(parsed.spki).digest(),
         form=f"rats-tls OID {dotted}",
     )
 
 
-def _dice_evidence(parsed: der.Certificate) -> Evidence:
+def _dice_evidence(parsed: der.Certificate, tees: Tees) -> Evidence:
     extension = parsed.extensions[_DICE]
-    evidence = dice.read_evidence(extension.value)
+    evidence = dice.read_evidence(extension.value, tees.tags)
+    tee = tees.of_tagged(evidence.tag, evidence.quote)
+    endorsements = parsed.extensions.get(_ENDORSEMENTS)
+    carried = tee.wire.read_certificate(
+        evidence.quote, None if endorsements is None else endorsements.value, evidence.tag
+    )
     tag = f"{evidence.tag:#x}" if evidence.tag == dice.INTERIM_TAG else str(evidence.tag)
     return Evidence(
-        tee=tee_of_quote(evidence.quote),
-        quote=evidence.quote,
+        tee=tee.name,
+        quote=carried.quote,
         binding=dice.binding_of(evidence.claims, parsed.spki),
         form=" ".join(
             (
@@ -116,10 +125,5 @@ def _dice_evidence(parsed: der.Certificate) -> Evidence:
                 *(["critical"] if extension.critical else []),
             )
         ),
-        endorsements=_collateral(parsed, evidence.tag),
+        endorsements=carried.endorsements,
     )
-
-
-def _collateral(parsed: der.Certificate, tag: int) -> Collateral | None:
-    extension = parsed.extensions.get(_ENDORSEMENTS)
-    return None if extension is None else endorsements.read(extension.value, tag=tag)

@@ -7,7 +7,7 @@ algorithms by IANA's "Named Information Hash Algorithm Registry".
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -33,7 +33,7 @@ class DiceEvidence:
     """Evidence as it stands in the extension.
 
     Attributes:
-        tag: `INTERIM_TAG` or `TCG_TAG`.
+        tag: says what the quote is: `INTERIM_TAG`, `TCG_TAG`, or that of another TEE.
         quote: the quote.
         claims: the whole byte string with its padding, or None in the first form.
     """
@@ -43,15 +43,18 @@ class DiceEvidence:
     claims: bytes | None = field(repr=False)
 
 
-def read_evidence(value: bytes) -> DiceEvidence:
-    """Reads `tag([quote])` or `tag([quote, claims])`; what follows it is padding.
+def read_evidence(value: bytes, tags: Collection[int]) -> DiceEvidence:
+    """Read `tag([quote])` or `tag([quote, claims])`; what follows it is padding.
+
+    Args:
+        tags: those of the TEEs that are known.
 
     Raises:
         EvidenceFormat: anything else, or `60000([quote])`, which was never written.
     """
     reader = cbor.Reader(value, "the contents of the evidence extension")
     tag = reader.tag()
-    if tag not in (INTERIM_TAG, TCG_TAG):
+    if tag not in tags:
         raise EvidenceFormat(f"the evidence has the unknown tag {tag:#x}")
     entries = reader.array()
     if entries != 2 and (tag, entries) != (INTERIM_TAG, 1):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from verdictd_py.domain.evidence import REPORT_DATA_BYTES, Collateral, tee_of_quote
+from verdictd_py.domain.evidence import REPORT_DATA_BYTES
 from verdictd_py.formats import der
+from verdictd_py.formats.collateral import Collateral
+from verdictd_py.formats.collateral import write as write_endorsements
 from verdictd_py.protocols.ratstls import dice
-from verdictd_py.protocols.ratstls.certificate import VENDOR_OIDS
-from verdictd_py.protocols.ratstls.endorsements import write as write_endorsements
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
@@ -38,7 +38,9 @@ _SUBJECT: Final = x509.Name(  # the same, in this order
 _SERIAL: Final = 1  # the same
 _V3: Final = 2  # RFC 5280, 4.1.2.1: the INTEGER of X.509 v3
 _V4: Final = 3  # what rats-tls wrote before cf464bb
-_VENDOR_OID_OF: Final = {tee: dotted for dotted, tee in VENDOR_OIDS.items()}
+
+GUIDE_OID: Final = "1.2.840.113741.1337.8"
+"""Extension in which the guide's guests carry their evidence."""
 
 
 class Form(StrEnum):
@@ -80,7 +82,7 @@ _SHAPES: Final = {
 }
 
 
-def issue(
+def issue(  # noqa: PLR0913  # what differs between guests, all by keyword
     form: Form,
     *,
     key: PrivateKey,
@@ -90,12 +92,14 @@ def issue(
     endorsements: Collateral | None = None,
     claims: Mapping[str, bytes] | None = None,
     garbage: bytes = b"",
+    oid: str = GUIDE_OID,
+    tag: int | None = None,
 ) -> bytes:
     """A self-signed certificate with evidence for its key.
 
     Args:
         key: P-256, or RSA of 2048 bits or more; its public half is what is attested.
-        quote_for: makes an Intel quote with the REPORTDATA it is given (64 bytes); None
+        quote_for: makes evidence with the REPORTDATA it is given (64 bytes); None
             for `Form.NULL`, which has none.
         now: aware time; the certificate is valid from an hour before it.
         lifetime: from `now` to the end of its validity.
@@ -103,15 +107,18 @@ def issue(
         claims: nonce and custom claims; only in forms with claims.
         garbage: what guests with libcbor before 0.10 happen to have in memory behind each
             of their CBOR buffers, repeated as needed; empty for buffers without padding.
+        oid: extension of `Form.LEGACY`, which differs between TEEs.
+        tag: instead of the form's, for TEEs with a tag of their own.
 
     Returns:
         DER.
 
     Raises:
         ValueError: the form cannot carry what is asked of it.
-        EvidenceFormat: `quote_for` made no Intel quote.
     """
     shape = _SHAPES[form]
+    if tag is not None and shape.tag is not None:
+        shape = replace(shape, tag=tag)
     if (form is Form.NULL) != (quote_for is None):
         raise ValueError("the null attester has no quotes, and every other form needs one")
     if (claims and not shape.claims) or (endorsements and shape.tag is None):
@@ -119,7 +126,7 @@ def issue(
     spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     extensions = []
     if quote_for is not None:
-        extensions.append(_evidence(shape, spki, quote_for, claims or {}, garbage))
+        extensions.append(_evidence(shape, spki, quote_for, claims or {}, garbage, oid))
     if endorsements is not None and shape.tag is not None:
         value = _padded(write_endorsements(endorsements, tag=shape.tag), garbage)
         extensions.append((dice.ENDORSEMENTS_OID, value))
@@ -139,11 +146,12 @@ def _evidence(
     quote_for: Callable[[bytes], bytes],
     claims: Mapping[str, bytes],
     garbage: bytes,
+    oid: str,
 ) -> tuple[str, bytes]:
     """OID and value of the extension with the evidence."""
     if shape.tag is None:
         quote = quote_for(_report_data(hashlib.sha256(spki).digest()))
-        return _VENDOR_OID_OF[tee_of_quote(quote)], quote
+        return oid, quote
     buffer = None
     if shape.claims:
         pubkey_hash = _padded(dice.write_pubkey_hash(spki), garbage)

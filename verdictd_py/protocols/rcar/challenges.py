@@ -17,7 +17,6 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.errors import SessionInvalid
 from verdictd_py.protocols.rcar.messages import Challenge
 from verdictd_py.protocols.rcar.versions import Version
@@ -59,7 +58,7 @@ class Challenges:
         version, tee, nonce, expires = json.loads(text)  # ours, so it has this shape
         if expires <= now.timestamp():
             raise SessionInvalid("the session is over")
-        return Challenge(Version(version), Tee(tee), nonce)
+        return Challenge(Version(version), tee, nonce)
 
     def _mac(self, session: str, text: str) -> str:
         sealed = f"{session} {text}".encode("utf-8", "replace")

@@ -11,15 +11,10 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from verdictd_py.domain.evidence import (
-    MAX_QUOTE_BYTES,
-    REPORT_DATA_BYTES,
-    Evidence,
-    Tee,
-    tee_of_quote,
-)
-from verdictd_py.encoding import JsonValue, decode_base64, decode_object, encode_object, shown
+from verdictd_py.domain.evidence import MAX_QUOTE_BYTES, REPORT_DATA_BYTES, Evidence
+from verdictd_py.encoding import JsonValue, decode_object, shown
 from verdictd_py.errors import EvidenceFormat, EvidenceMissing, NonceMismatch, RequestError
+from verdictd_py.ports.tees import Carried, Tees
 from verdictd_py.protocols.rcar.messages import MAX_NUMBERS, Attestation
 from verdictd_py.protocols.rcar.versions import Version
 
@@ -27,10 +22,8 @@ MAX_DEVICES: Final = 16
 
 _DEVICE: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # kbs-types, `Tee`
 
-_QUOTES: Final = (Tee.TDX, Tee.SGX)
 
-
-def read(answer: Attestation) -> Evidence:
+def read(answer: Attestation, tees: Tees) -> Evidence:
     """Read the evidence in a guest's attestation.
 
     1. The attestation repeats the nonce of its challenge. 2. Secrets can be encrypted to its
@@ -45,52 +38,35 @@ def read(answer: Attestation) -> Evidence:
     if answer.nonce is not None and answer.nonce != challenge.nonce:  # 1
         raise NonceMismatch("the evidence answers another challenge than the one given")
     jwk = answer.key.jwk  # 2
-    quote, event_log = _evidence(answer.evidence, challenge.tee)  # 3
+    carried = _carried(answer.evidence, challenge.tee, tees)  # 3
     devices = _devices(answer.additional)  # 4
     binding, *others = _bindings(answer, jwk)  # 5
     return Evidence(
         tee=challenge.tee,
-        quote=quote,
+        quote=carried.quote,
         binding=binding,
         other_bindings=tuple(others),
         form=f"rcar {challenge.version}",
-        event_log=event_log,
+        endorsements=carried.endorsements,
+        event_log=carried.event_log,
         init_data=answer.init_data,
         devices=devices,
     )
 
 
-def _evidence(value: JsonValue, tee: Tee) -> tuple[bytes, bytes | None]:
-    """Return quote and event log, or the evidence as JSON for a TEE without quotes."""
+def _carried(value: JsonValue, name: str, tees: Tees) -> Carried:
+    """Return the evidence that the TEE's own reader takes out of the guest's JSON object."""
     if not value:
         raise EvidenceMissing("the guest sent no evidence")
     if not isinstance(value, dict):
         raise EvidenceFormat("the evidence is no object")
-    if tee not in _QUOTES:
-        encoded = encode_object(value)
-        if len(encoded) > MAX_QUOTE_BYTES:
-            raise EvidenceFormat(f"the evidence is longer than {MAX_QUOTE_BYTES} bytes")
-        return encoded, None
-    quote = _bytes(value, "quote")
-    if quote is None:
-        raise EvidenceMissing("the evidence has no quote")
-    if len(quote) > MAX_QUOTE_BYTES:
-        raise EvidenceFormat(f"the quote is longer than {MAX_QUOTE_BYTES} bytes")
-    if tee_of_quote(quote) is not tee:
-        raise EvidenceFormat(f"the guest said it is {tee}, and its quote is of another TEE")
-    return quote, _bytes(value, "cc_eventlog")
-
-
-def _bytes(members: Mapping[str, JsonValue], name: str) -> bytes | None:
-    text = members.get(name)
-    if text is None:
-        return None
-    if not isinstance(text, str):
-        raise EvidenceFormat(f"the evidence's {name} is no text")
-    try:
-        return decode_base64(text, f"the evidence's {name}")
-    except RequestError as error:
-        raise EvidenceFormat(str(error)) from None
+    tee = tees.get(name)
+    if tee is None:
+        raise EvidenceFormat(f"evidence of {shown(name)} is not served here")
+    carried = tee.wire.read_rcar(value)
+    if len(carried.quote) > MAX_QUOTE_BYTES:
+        raise EvidenceFormat(f"the evidence is longer than {MAX_QUOTE_BYTES} bytes")
+    return carried
 
 
 def _devices(additional: str) -> tuple[str, ...]:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
-from verdictd_py.domain.evidence import InitData, Tee
+from verdictd_py.domain.evidence import InitData
 from verdictd_py.domain.secrets import SecretBytes
-from verdictd_py.encoding import JsonValue, decode_object, encode_object, shown
-from verdictd_py.errors import EvidenceFormat, RequestError
+from verdictd_py.encoding import JsonValue, decode_object, encode_object
+from verdictd_py.errors import RequestError
 from verdictd_py.protocols.rcar.teekey import TeeKey
 from verdictd_py.protocols.rcar.versions import Version, served
 
@@ -38,7 +38,7 @@ class AuthRequest:
     """The first request of a guest: the version it uses, and the TEE it says it is."""
 
     version: Version
-    tee: Tee
+    tee: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Challenge:
     """
 
     version: Version
-    tee: Tee
+    tee: str
     nonce: str
 
 
@@ -101,18 +101,12 @@ def parse_auth(body: bytes) -> AuthRequest:
     Raises:
         RequestError: the body has another shape.
         ProtocolVersionRefused: the version is not served.
-        EvidenceFormat: the TEE is unknown.
     """
     if len(body) > MAX_AUTH_BYTES:
         raise RequestError(f"the request is longer than {MAX_AUTH_BYTES} bytes")
     members = decode_object(body, "the request")
     version = served(_text(members, "version"))
-    named = _text(members, "tee")
-    try:
-        tee = Tee(named)
-    except ValueError:
-        raise EvidenceFormat(f"evidence of {shown(named)} is not served here") from None
-    return AuthRequest(version, tee)
+    return AuthRequest(version, _text(members, "tee"))
 
 
 def challenge(given: Challenge) -> bytes:

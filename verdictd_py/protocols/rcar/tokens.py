@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from verdictd_py.domain.appraisal import Appraisal
-from verdictd_py.domain.evidence import REPORT_DATA_BYTES, Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import NO_TEE, REPORT_DATA_BYTES, VerifiedEvidence
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import EvidenceFormat, TokenInvalid
 from verdictd_py.protocols.rcar import claims, ear, jose
@@ -96,13 +96,11 @@ class Tokens:
     key: ec.EllipticCurvePrivateKey = field(repr=False)
     root: str | None = None
 
-    def issue(
-        self, attested: Attested, *, now: datetime, open_measurements: tuple[str, ...]
-    ) -> Issued:
+    def issue(self, attested: Attested, *, now: datetime, assessment: ear.Assessment) -> Issued:
         """A token about an accepted guest.
 
         Args:
-            open_measurements: see `ear.claims`.
+            assessment: see `ear.claims`.
 
         Raises:
             AttestationError: the appraisal refused.
@@ -112,7 +110,7 @@ class Tokens:
             raise appraisal.refusal
         begins = int(now.timestamp())
         divided = claims.divide(appraisal.claims)
-        said = ear.claims(appraisal, divided.shown, attested.key, open_measurements)
+        said = ear.claims(appraisal, divided.shown, attested.key, assessment)
         said |= {
             "iss": ISSUER,
             # No `nbf`: guests hold it against their own clock, which may be behind.
@@ -157,7 +155,7 @@ def _own(attested: Attested, kept: str | None) -> dict[str, Any]:
     evidence = appraisal.evidence
     return {
         "version": attested.version.value,
-        "tee": (appraisal.tee or Tee.NONE).value,
+        "tee": appraisal.tee or NO_TEE,
         "form": appraisal.form,
         "at": appraisal.at.isoformat(),
         "appraisal": appraisal.id,
@@ -188,8 +186,8 @@ def _shown(said: dict[str, Any]) -> Shown:
 
 
 def _appraisal(own: dict[str, Any], annotated: Mapping[str, Any]) -> Appraisal:
-    tee, found = Tee(own["tee"]), own["evidence"]
-    if (found is None) is not (tee is Tee.NONE):
+    tee, found = _typed(own["tee"], str), own["evidence"]
+    if (found is None) is not (tee == NO_TEE):
         raise ValueError("a TEE without evidence, or evidence of none")
     at = datetime.fromisoformat(own["at"])
     if at.tzinfo is None:
@@ -199,13 +197,13 @@ def _appraisal(own: dict[str, Any], annotated: Mapping[str, Any]) -> Appraisal:
         at=at,
         tee=tee,
         form=_typed(own["form"], str),
-        evidence=None if found is None else _evidence(tee, found, annotated[tee.value]),
+        evidence=None if found is None else _evidence(tee, found, annotated[tee]),
         bound=True,
         refusal=None,
     )
 
 
-def _evidence(tee: Tee, found: dict[str, Any], shown: dict[str, JsonValue]) -> VerifiedEvidence:
+def _evidence(tee: str, found: dict[str, Any], shown: dict[str, JsonValue]) -> VerifiedEvidence:
     report_data = bytes.fromhex(found["reportData"])
     if len(report_data) != REPORT_DATA_BYTES:
         raise ValueError("no report data")

@@ -16,8 +16,8 @@ from typing import Final, TypeVar
 
 import dcap_qvl
 
-from verdictd_py.domain.evidence import Collateral
 from verdictd_py.errors import AttestationError, CollateralExpired, QuoteInvalid, Reason
+from verdictd_py.formats.collateral import Collateral
 from verdictd_py.tees.intel.tcb import TcbVerdict
 
 _T = TypeVar("_T")

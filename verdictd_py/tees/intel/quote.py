@@ -12,10 +12,15 @@ from enum import IntEnum
 from hashlib import sha256
 from typing import Final
 
-from verdictd_py.domain.evidence import MAX_QUOTE_BYTES, Tee, tee_of_quote
+from verdictd_py.domain.evidence import MAX_QUOTE_BYTES
 from verdictd_py.errors import EvidenceFormat
 
+TDX: Final = "tdx"
+SGX: Final = "sgx"
+TEES: Final = (TDX, SGX)
+
 HEADER_BYTES: Final = 48
+_TEE_TYPES: Final = {0x00: SGX, 0x81: TDX}  # header, offset 4
 _INTEL_QE_VENDOR: Final = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")  # header, offset 12
 _KEY_TYPE_P256: Final = 2  # header, offset 2: ECDSA-256-with-P-256
 _REPORT_BYTES: Final = 384  # an SGX report body, the quoting enclave's among them
@@ -46,7 +51,7 @@ class Quote:
 
     Attributes:
         version: 3, 4 or 5.
-        tee: kind of TEE the header names.
+        tee: `TDX` or `SGX`, as the header says.
         kind: kind of report body.
         raw: the quote without what follows its stated length.
         signed: what the attestation key signs: header, body descriptor, body.
@@ -60,7 +65,7 @@ class Quote:
     """
 
     version: int
-    tee: Tee
+    tee: str
     kind: BodyKind
     raw: bytes = field(repr=False)
     signed: bytes = field(repr=False)
@@ -93,6 +98,20 @@ class _Reader:
 
     def number(self, size: int, what: str) -> int:
         return int.from_bytes(self.take(size, what), "little")
+
+
+def tee_of_quote(quote: bytes) -> str:
+    """Return `TDX` or `SGX`, as the header of a quote says.
+
+    Raises:
+        EvidenceFormat: it is too short for a header, or has an unknown type.
+    """
+    if len(quote) < HEADER_BYTES:
+        raise EvidenceFormat("the quote is shorter than its header of 48 bytes")
+    kind = int.from_bytes(quote[4:8], "little")
+    if kind not in _TEE_TYPES:
+        raise EvidenceFormat(f"the quote names an unknown TEE type {kind:#x}")
+    return _TEE_TYPES[kind]
 
 
 def parse_quote(data: bytes) -> Quote:
@@ -156,7 +175,7 @@ def _read_header(reader: _Reader) -> int:
     return version
 
 
-def _read_kind(reader: _Reader, version: int, tee: Tee) -> BodyKind:
+def _read_kind(reader: _Reader, version: int, tee: str) -> BodyKind:
     """Kind of body; the descriptor of version 5 must agree with the header's TEE type."""
     if version == 5:
         number = reader.number(2, "body descriptor")
@@ -168,8 +187,8 @@ def _read_kind(reader: _Reader, version: int, tee: Tee) -> BodyKind:
         if size != _BODY_BYTES[kind]:
             raise EvidenceFormat(f"a report body of type {number} cannot have {size} bytes")
     else:
-        kind = BodyKind.SGX if tee is Tee.SGX else BodyKind.TD10
-    if (kind is BodyKind.SGX) != (tee is Tee.SGX) or (version == 3 and tee is not Tee.SGX):
+        kind = BodyKind.SGX if tee == SGX else BodyKind.TD10
+    if (kind is BodyKind.SGX) != (tee == SGX) or (version == 3 and tee != SGX):
         raise EvidenceFormat(f"a version {version} quote for {tee} cannot carry this report body")
     return kind
 

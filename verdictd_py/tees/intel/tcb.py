@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from verdictd_py.domain.evidence import Collateral, Tee
+from verdictd_py.formats.collateral import Collateral
 from verdictd_py.tees.intel.collateral.parsed import parsed
 from verdictd_py.tees.intel.pck import Platform
-from verdictd_py.tees.intel.quote import BodyKind, Quote
+from verdictd_py.tees.intel.quote import TDX, BodyKind, Quote
 
 _Object = Mapping[str, Any]  # of collateral that dcap-qvl has read: a slip is a LookupError
 
@@ -107,7 +107,7 @@ def rate(quote: Quote, platform: Platform, collateral: Collateral) -> TcbVerdict
             view.qe_identity["tcbLevels"],
             int.from_bytes(quote.qe_report[258:260], "little"),  # ISVSVN of a report body
         )
-        launch = _platform_level(info, platform, quote.body[:16] if quote.tee is Tee.TDX else None)
+        launch = _platform_level(info, platform, quote.body[:16] if quote.tee == TDX else None)
         status = _converge(launch.status, enclave["tcbStatus"])
         if quote.kind in (BodyKind.TD15, BodyKind.TD15_EXTENDED):
             current = _platform_level(info, platform, quote.body[584:600])  # TEE_TCB_SVN_2

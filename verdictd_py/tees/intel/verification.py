@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from verdictd_py.domain.evidence import Collateral, Evidence, Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import Evidence, VerifiedEvidence
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import (
     AttestationError,
@@ -15,8 +15,9 @@ from verdictd_py.errors import (
     QuoteInvalid,
     Reason,
 )
-from verdictd_py.ports import CollateralRequest, CollateralSource
+from verdictd_py.formats.collateral import Collateral
 from verdictd_py.tees.intel.collateral.check import check_fit, ends_at, verify_texts
+from verdictd_py.tees.intel.collateral.port import CollateralRequest, CollateralSource
 from verdictd_py.tees.intel.collateral.sources import EvaluationFloor
 from verdictd_py.tees.intel.dcap import CollateralRejected, Rated, RefusedLate, judge
 from verdictd_py.tees.intel.pck import (
@@ -100,14 +101,14 @@ def _behind_days(collateral: Collateral, finding: Finding, now: datetime) -> int
         return None
 
 
-def parse_evidence(evidence: Evidence, tee: Tee) -> Quote:
+def parse_evidence(evidence: Evidence, tee: str) -> Quote:
     """The quote in `evidence`, which must be of the TEE that a verifier serves.
 
     Raises:
         EvidenceFormat: it is not, or cannot be read.
     """
     quote = parse_quote(evidence.quote)
-    if quote.tee is not tee or evidence.tee is not tee:
+    if quote.tee != tee or evidence.tee != tee:
         raise EvidenceFormat(
             f"evidence for {evidence.tee} with a quote for {quote.tee} is not served, {tee} is"
         )
@@ -143,7 +144,7 @@ class IntelEngine:
         self._grace = grace
         self._minimum_evaluation = minimum_evaluation
 
-    async def verify(self, quote: Quote, endorsements: Collateral | None, now: datetime) -> Finding:
+    async def verify(self, quote: Quote, endorsements: object | None, now: datetime) -> Finding:
         """Verifies signatures, chain, revocation and TCB.
 
         1. The PCK chain in the quote leads to the root: only then is its FMSPC believed.
@@ -166,6 +167,8 @@ class IntelEngine:
         # 2.
         verify_quote_signatures(quote, platform)
         # 3.
+        if endorsements is not None and not isinstance(endorsements, Collateral):
+            raise TypeError("the endorsements of an Intel quote are collateral")
         request = CollateralRequest(tee=quote.tee, fmspc=platform.fmspc, ca=platform.ca)
         candidates = await self._source.candidates(request, endorsements)
         if not candidates:

@@ -9,7 +9,7 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Final
 
-from verdictd_py.domain.evidence import REPORT_DATA_BYTES, Evidence, Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import REPORT_DATA_BYTES, Evidence, VerifiedEvidence
 from verdictd_py.encoding import decode_base64, decode_object
 from verdictd_py.errors import EvidenceFormat, RequestError
 
@@ -21,8 +21,7 @@ _MAX_SVN_CHARACTERS: Final = 64  # a number
 class InsecureSampleVerifier:
     """Believes whatever is said (port `Verifier`). It needs a flag of its own."""
 
-    name = NAME
-    tee = Tee.SAMPLE
+    name = tee = NAME
 
     async def verify(self, evidence: Evidence, *, now: datetime) -> VerifiedEvidence:
         """Takes sample evidence apart. Nothing of it is verified, for nothing can be.
@@ -31,7 +30,7 @@ class InsecureSampleVerifier:
             EvidenceFormat: it has another form.
         """
         del now
-        if evidence.tee is not self.tee:
+        if evidence.tee != self.tee:
             raise EvidenceFormat(f"evidence of {evidence.tee} is no sample evidence")
         try:
             members = decode_object(evidence.quote, "the sample evidence")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from base64 import b64encode
 from datetime import datetime, timedelta
 
-from verdictd_py.domain.evidence import Evidence, Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import Evidence, VerifiedEvidence
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import EvidenceFormat, Reason
-from verdictd_py.ports import CollateralSource
-from verdictd_py.tees.intel.quote import Quote
+from verdictd_py.tees.intel.collateral.port import CollateralSource
+from verdictd_py.tees.intel.quote import SGX, Quote
 from verdictd_py.tees.intel.verification import IntelEngine, parse_evidence
 
 
@@ -24,8 +24,7 @@ class SgxVerifier:
         ConfigError: the root is not a certificate.
     """
 
-    name = "sgx"
-    tee = Tee.SGX
+    name = tee = SGX
 
     def __init__(
         self,

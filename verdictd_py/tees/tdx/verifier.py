@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Final
 
-from verdictd_py.domain.evidence import Evidence, Tee, VerifiedEvidence
+from verdictd_py.domain.evidence import Evidence, VerifiedEvidence
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Reason
-from verdictd_py.ports import CollateralSource
-from verdictd_py.tees.intel.quote import BodyKind, Quote
+from verdictd_py.tees.intel.collateral.port import CollateralSource
+from verdictd_py.tees.intel.quote import TDX, BodyKind, Quote
 from verdictd_py.tees.intel.verification import IntelEngine, parse_evidence
 
 # (claim, offset, size) in the report body, which begins at offset 48 of a version 4 quote.
@@ -65,8 +65,7 @@ class TdxVerifier:
         ConfigError: the root is not a certificate.
     """
 
-    name = "tdx"
-    tee = Tee.TDX
+    name = tee = TDX
 
     def __init__(
         self,

@@ -21,13 +21,14 @@ from verdictd_py.domain.events import (
     CollateralRenewed,
     CollateralUnreadable,
 )
-from verdictd_py.domain.evidence import Collateral, Tee
 from verdictd_py.errors import AttestationError, CollateralUnavailable, StorageError
-from verdictd_py.ports import CollateralRequest, CollateralStore, Events
+from verdictd_py.formats.collateral import Collateral
+from verdictd_py.ports import CollateralStore, Events
 from verdictd_py.tees.intel.collateral.check import Validity, check_collateral, ends_at
 from verdictd_py.tees.intel.collateral.flights import Flights
 from verdictd_py.tees.intel.collateral.forms import collateral_from_json, collateral_to_json
 from verdictd_py.tees.intel.collateral.pcs import Check
+from verdictd_py.tees.intel.collateral.port import CollateralRequest
 from verdictd_py.tees.intel.pck import root_key_digest
 
 MAX_PLATFORMS: Final = 1024
@@ -300,15 +301,15 @@ class CollateralCache:
 
 def _name(request: CollateralRequest) -> str:
     """Below the store: all three parts are of known alphabets."""
-    return f"{request.tee.value}-{request.fmspc}-{request.ca}.json"
+    return f"{request.tee}-{request.fmspc}-{request.ca}.json"
 
 
 def _request(name: str) -> CollateralRequest | None:
     """What a name in the store is of; None for files of somebody else's."""
     found = _NAME.fullmatch(name)
-    return None if found is None else CollateralRequest(Tee(found[1]), found[2], found[3])
+    return None if found is None else CollateralRequest(found[1], found[2], found[3])
 
 
 def _label(request: CollateralRequest) -> str:
-    kind = "TDX" if request.tee is Tee.TDX else "SGX"
+    kind = request.tee.upper()
     return f"{kind} FMSPC {request.fmspc} ({request.ca} CA)"

@@ -9,14 +9,15 @@ from typing import Any, Final
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from verdictd_py.domain.evidence import Collateral, Tee
 from verdictd_py.errors import AttestationError, CollateralExpired, Reason
-from verdictd_py.ports import CollateralRequest
+from verdictd_py.formats.collateral import Collateral
 from verdictd_py.tees.intel.collateral.parsed import parsed
+from verdictd_py.tees.intel.collateral.port import CollateralRequest
 from verdictd_py.tees.intel.dcap import CollateralRejected
 from verdictd_py.tees.intel.pck import UNUSABLE, load_chain, verify_chain, verify_signed_text
+from verdictd_py.tees.intel.quote import SGX, TDX
 
-_IDS: Final = {Tee.TDX: ("TDX", "TD_QE"), Tee.SGX: ("SGX", "QE")}
+_IDS: Final = {TDX: ("TDX", "TD_QE"), SGX: ("SGX", "QE")}
 """`id` of TCB info and of the quoting enclave's identity (PCS v4)."""
 
 _VERSIONS: Final = (3, 2)

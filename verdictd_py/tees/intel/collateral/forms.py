@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from verdictd_py.domain.evidence import Collateral
+from verdictd_py.formats.collateral import Collateral
 
 MAX_COLLATERAL_SETS: Final = 4096
 """In one file, or files in a directory: Intel has some dozens of FMSPCs."""

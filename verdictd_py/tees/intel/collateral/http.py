@@ -8,7 +8,8 @@ from typing import Final
 import httpx
 
 from verdictd_py.errors import CollateralUnavailable
-from verdictd_py.tees.intel.collateral.pcs import MAX_ANSWER_BYTES, HttpAnswer, HttpGet
+from verdictd_py.ports.tees import HttpAnswer, HttpGet
+from verdictd_py.tees.intel.collateral.pcs import MAX_ANSWER_BYTES
 
 MAX_SECONDS: Final = 20.0
 """For one answer, however slowly its bytes come; a guest waits for four of them."""

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from cryptography import x509
 
-from verdictd_py.domain.evidence import Collateral
+from verdictd_py.formats.collateral import Collateral
 
 _SETS: Final = 16
 """Sets that stay parsed; a guest can bring its own, so the number is bounded."""

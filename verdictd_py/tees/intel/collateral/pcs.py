@@ -9,20 +9,21 @@ Sources: Intel "API documentation of the Provisioning Certification Service", ve
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from hmac import compare_digest
 from typing import Final, Literal
 from urllib.parse import unquote, urlencode, urlsplit
 
 from cryptography import x509
 
-from verdictd_py.domain.evidence import Collateral, Tee
 from verdictd_py.errors import AttestationError, CollateralUnavailable, VerdictdError
-from verdictd_py.ports import CollateralRequest
+from verdictd_py.formats.collateral import Collateral
+from verdictd_py.ports.tees import HttpAnswer, HttpGet
 from verdictd_py.tees.intel.collateral.check import Validity
+from verdictd_py.tees.intel.collateral.port import CollateralRequest
 from verdictd_py.tees.intel.dcap import CollateralRejected
 from verdictd_py.tees.intel.pck import UNUSABLE, key_digest, load_chain
+from verdictd_py.tees.intel.quote import SGX, TDX
 
 MAX_ANSWER_BYTES: Final = 1024 * 1024
 """TCB info is about 20 KiB, a CRL of a whole generation below 200 KiB."""
@@ -30,26 +31,14 @@ MAX_ANSWER_BYTES: Final = 1024 * 1024
 _TCB_CHAINS: Final = ("TCB-Info-Issuer-Chain", "SGX-TCB-Info-Issuer-Chain")
 _CRL_CHAIN: Final = "SGX-PCK-CRL-Issuer-Chain"
 _QE_CHAIN: Final = "SGX-Enclave-Identity-Issuer-Chain"
-_SERVED: Final = (Tee.TDX, Tee.SGX)
+_SERVED: Final = (TDX, SGX)
 
 Update = Literal["standard", "early"]
-
-
-@dataclass(frozen=True, slots=True)
-class HttpAnswer:
-    """One HTTP answer; names of `headers` are lower-case."""
-
-    status: int
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
 
 
 Check = Callable[[Collateral], Validity]
 """Verifies what a service answered; `AttestationError` or `CollateralUnavailable` where it is
 nothing to keep."""
-
-HttpGet = Callable[[str], Awaitable[HttpAnswer]]
-"""GET of one URL, at most `MAX_ANSWER_BYTES`; `CollateralUnavailable` where there is no answer."""
 
 
 class Pcs:
@@ -100,7 +89,7 @@ class Pcs:
         if request.tee not in _SERVED:
             raise CollateralUnavailable(f"there is none for {request.tee}")
         sgx = f"{base}/sgx/certification/v4"
-        own = f"{base}/{request.tee.value}/certification/v4"
+        own = f"{base}/{request.tee}/certification/v4"
         update = {} if self._update == "standard" else {"update": self._update}
         crl = await self._ok(  # 1
             f"{sgx}/pckcrl?{urlencode({'ca': request.ca, 'encoding': 'der'})}"

@@ -15,14 +15,16 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from verdictd_py.domain.events import CollateralUnreadable, WarningCollateral
-from verdictd_py.domain.evidence import Collateral, Tee
 from verdictd_py.errors import CollateralUnavailable, ConfigError, QuoteInvalid, Reason
-from verdictd_py.ports import CollateralRequest, CollateralSource, Events
+from verdictd_py.formats.collateral import Collateral
+from verdictd_py.ports import Events
 from verdictd_py.tees.intel.collateral.forms import (
     MAX_COLLATERAL_SETS,
     collaterals_from_json,
     parsed,
 )
+from verdictd_py.tees.intel.collateral.port import CollateralRequest, CollateralSource
+from verdictd_py.tees.intel.quote import SGX, TDX
 from verdictd_py.tees.intel.tcb import evaluation_number
 
 MAX_COLLATERAL_BYTES: Final = 32 * 1024 * 1024  # one file; each platform type is about 60 KiB
@@ -54,7 +56,7 @@ def _index(collateral: Collateral) -> _Entry:
     """
     info: Any = parsed(collateral.tcb_info)
     try:
-        tee = {"TDX": Tee.TDX, "SGX": Tee.SGX}[info.get("id", "SGX")]  # version 2 has no id
+        tee = {"TDX": TDX, "SGX": SGX}[info.get("id", "SGX")]  # version 2 has no id
         fmspc = bytes.fromhex(info["fmspc"]).hex()
         issued = str(info["issueDate"])
     except (KeyError, TypeError, AttributeError) as error:

@@ -1,10 +1,9 @@
-"""Collateral that a guest brings along in its certificate, in both directions.
+"""Intel's collateral, and its encoding in the certificates of guests, in both directions.
 
-It is signed by Intel but chosen by the guest; whether it holds is the verifier's business,
-here it is only taken apart.
+Intel signs collateral, but a guest chooses what it sends. Nothing is verified here.
 
-Source: wire-rats-tls.md, "Endorsements"; Intel's "SGX DCAP Quoting Library API",
-`sgx_ql_qve_collateral_t`, for the versions.
+Source: wire-rats-tls.md, "Endorsements"; the structure of quote verification collateral in
+Intel's "DCAP Quoting Library API", for the versions.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ import base64
 import binascii
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
-from verdictd_py.domain.evidence import Collateral
 from verdictd_py.errors import EvidenceFormat
 from verdictd_py.formats import cbor, der
 
-_CRLS_PEM: Final = 0x0000_0001  # sgx_ql_qve_collateral_t: major | minor << 16
+_CRLS_PEM: Final = 0x0000_0001  # in Intel's structure: major | minor << 16
 _CRLS_HEX: Final = 0x0000_0003
 _CRLS_DER: Final = 0x0001_0003
 
@@ -32,6 +31,25 @@ _PEM_CRL: Final = re.compile(
 _ANSWER: Final = r'\s*\{\s*"%s"\s*:\s*(\{.*\})\s*,\s*"signature"\s*:\s*"([0-9A-Fa-f]{128})"\s*\}\s*'
 _TCB_INFO: Final = re.compile(_ANSWER % "tcbInfo", re.DOTALL)
 _QE_IDENTITY: Final = re.compile(_ANSWER % "enclaveIdentity", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Collateral:
+    """Intel's QuoteCollateralV3: what a verifier needs in addition to the quote.
+
+    Chains are PEM text, CRLs DER bytes, signatures 64 raw bytes (r and s), the two JSON
+    texts exactly what was signed.
+    """
+
+    pck_crl_issuer_chain: str
+    root_ca_crl: bytes
+    pck_crl: bytes
+    tcb_info_issuer_chain: str
+    tcb_info: str
+    tcb_info_signature: bytes
+    qe_identity_issuer_chain: str
+    qe_identity: str
+    qe_identity_signature: bytes
 
 
 def read(value: bytes, *, tag: int) -> Collateral:

@@ -1,0 +1,113 @@
+"""Claims of a TEE: the form of each value, what it means, and how reference data pins it."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from verdictd_py.encoding import JsonValue
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Form of a claim's value.
+
+    Attributes:
+        description: completes "is not ...": `96 lower-case hex digits`.
+        accepts: whether a value has this form.
+        sample: a value of this form that no real guest measures.
+        bytes_of: the bytes that a value of this form stands for; None for numbers and the like.
+    """
+
+    description: str
+    accepts: Callable[[JsonValue], bool]
+    sample: JsonValue
+    bytes_of: Callable[[str], bytes] | None = None
+
+
+def hexadecimal(size: int) -> Form:
+    """Form of `size` bytes as lower-case hexadecimal digits."""
+    digits = re.compile(f"[0-9a-f]{{{2 * size}}}")
+    return Form(
+        f"{2 * size} lower-case hex digits",
+        lambda value: isinstance(value, str) and digits.fullmatch(value) is not None,
+        "ff" * size,
+        bytes.fromhex,
+    )
+
+
+def base64_of(size: int) -> Form:
+    """Form of `size` bytes as base64 with padding, in its one canonical spelling."""
+
+    def accepts(value: JsonValue) -> bool:
+        if not isinstance(value, str):
+            return False
+        try:
+            decoded = b64decode(value, validate=True)
+        except ValueError:
+            return False
+        return len(decoded) == size and b64encode(decoded).decode() == value
+
+    sample = b64encode(b"\xff" * size).decode()
+    return Form(f"base64 of {size} bytes", accepts, sample, b64decode)
+
+
+def is_number(value: JsonValue) -> bool:
+    """Whether a JSON value is a number; `true` and `false` are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+NUMBER: Final = Form("a number", is_number, 1)
+FLAG: Final = Form("true or false", lambda value: isinstance(value, bool), False)
+TEXT: Final = Form("text", lambda value: isinstance(value, str), "a text")
+TEXTS: Final = Form(
+    "a list of texts",
+    lambda value: isinstance(value, list) and all(isinstance(each, str) for each in value),
+    [],
+)
+
+
+class Compared(Enum):
+    """How a packaged policy compares a claim with its reference value."""
+
+    ONE_OF = "one of"
+    """The reference value is a list, and an empty list accepts any value."""
+
+    EACH_ONE_OF = "each one of"
+    """The claim is a list, and each of its values must be in the list of reference values."""
+
+    AT_LEAST = "at least"
+    """Both are numbers. No policy may accept another type: see `policy.explain.unordered`."""
+
+    ALWAYS_FALSE = "false"
+    """There is no reference value: the packaged policy refuses every other value than false."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One claim of a TEE.
+
+    Attributes:
+        form: form of its value.
+        meaning: one sentence for operators, without a full stop.
+        measurement: whether it identifies software, so that operators pin it.
+        compared: how a packaged policy compares it.
+        optional: whether a packaged policy accepts a guest without this claim.
+        sample: value of a good guest in checks of policies; None for that of the form.
+    """
+
+    form: Form
+    meaning: str
+    measurement: bool = False
+    compared: Compared = Compared.ONE_OF
+    optional: bool = False
+    sample: JsonValue = None
+
+
+def measurement(form: Form, meaning: str) -> Claim:
+    """Claim that identifies software, pinned by a list of accepted values."""
+    return Claim(form, meaning, measurement=True)

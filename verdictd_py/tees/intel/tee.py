@@ -1,0 +1,160 @@
+"""Members that the `Tee` objects of TDX and SGX share: claims, wire formats, TCB, collateral."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
+
+from verdictd_py.domain.claims import (
+    FLAG,
+    NUMBER,
+    TEXT,
+    TEXTS,
+    Claim,
+    Compared,
+    hexadecimal,
+)
+from verdictd_py.domain.evidence import REPORT_DATA_BYTES, VerifiedEvidence
+from verdictd_py.domain.trust import (
+    CONFIGURATION_NOT_UNSAFE,
+    EXECUTABLES_APPROVED,
+    EXECUTABLES_UNRECOGNIZED,
+    HARDWARE_GENUINE,
+    HARDWARE_WARNING,
+    TrustVector,
+)
+from verdictd_py.encoding import JsonValue, decode_base64
+from verdictd_py.errors import ConfigError, EvidenceFormat, EvidenceMissing, RequestError
+from verdictd_py.formats import collateral
+from verdictd_py.ports.tees import Carried, VerifierContext, Wire
+from verdictd_py.protocols.ratstls.dice import INTERIM_TAG, TCG_TAG
+from verdictd_py.tees.intel.collateral.port import CollateralSource
+from verdictd_py.tees.intel.quote import tee_of_quote
+from verdictd_py.tees.intel.tcb import REVOKED
+
+VENDOR: Final = "intel"
+"""Name of Intel's service among the services of a `VerifierContext`."""
+
+TCB_CLAIM: Final = "tcbStatus"
+ACCEPTED_TCB: Final = ("UpToDate", "SWHardeningNeeded")
+"""Statuses that pass where reference data does not pin any; the packaged policies say the same."""
+
+REVOKED_TCB: Final = (REVOKED,)
+
+
+@dataclass(frozen=True, slots=True)
+class IntelService:
+    """What the verifiers of all Intel TEEs share.
+
+    Attributes:
+        collateral: where collateral comes from.
+        grace: for so long after its end the operator's collateral is still used.
+        minimum_evaluation: lowest `tcbEvaluationDataNumber` that is accepted.
+    """
+
+    collateral: CollateralSource = field(repr=False)
+    grace: timedelta = timedelta(0)
+    minimum_evaluation: int = 0
+
+
+def service_of(context: VerifierContext) -> IntelService:
+    """Return Intel's service.
+
+    Raises:
+        ConfigError: the composition built none.
+    """
+    service = context.services.get(VENDOR)
+    if not isinstance(service, IntelService):
+        raise ConfigError("Intel quotes cannot be verified: there is no source of collateral")
+    return service
+
+
+def shared_claims(*, optional: bool) -> dict[str, Claim]:
+    """Return the claims that every Intel TEE has in addition to its measurements.
+
+    Args:
+        optional: whether the packaged policy accepts a guest without `debug` and `tcbStatus`.
+    """
+    return {
+        "reportData": Claim(hexadecimal(REPORT_DATA_BYTES), "data that the guest had signed"),
+        "debug": Claim(
+            FLAG,
+            "whether the host can read the guest's memory",
+            compared=Compared.ALWAYS_FALSE,
+            optional=optional,
+        ),
+        TCB_CLAIM: Claim(
+            TEXT, "Intel's verdict about the platform", optional=optional, sample=ACCEPTED_TCB[0]
+        ),
+        "advisoryIds": Claim(
+            TEXTS,
+            "Intel's security advisories that apply to the platform",
+            compared=Compared.EACH_ONE_OF,
+            sample=["INTEL-SA-00000"],
+        ),
+        "fmspc": Claim(hexadecimal(6), "Intel's number of the platform type"),
+        "tcbDate": Claim(
+            TEXT, "date of the platform's TCB level, RFC 3339", sample="2024-03-13T00:00:00Z"
+        ),
+        "tcbBehindDays": Claim(NUMBER, "days since a newer TCB came out", sample=0),
+    }
+
+
+def wire(tee: str, oid: str) -> Wire:
+    """Return how protocols name and carry the quotes of an Intel TEE.
+
+    Args:
+        oid: of the certificate extension in the first generation of rats-tls.
+    """
+
+    def recognizes(quote: bytes) -> bool:
+        try:
+            return tee_of_quote(quote) == tee
+        except EvidenceFormat:
+            return False
+
+    def read_rcar(value: Mapping[str, JsonValue]) -> Carried:
+        quote = _bytes(value, "quote")
+        if quote is None:
+            raise EvidenceMissing("the evidence has no quote")
+        if tee_of_quote(quote) != tee:
+            raise EvidenceFormat(f"the guest said it is {tee}, and its quote is of another TEE")
+        return Carried(quote, _bytes(value, "cc_eventlog"))
+
+    return Wire(
+        recognizes=recognizes,
+        rcar=(tee,),
+        oids=(oid,),
+        tags=(INTERIM_TAG, TCG_TAG),
+        read_rcar=read_rcar,
+        read_certificate=_read_certificate,
+    )
+
+
+def trust(found: VerifiedEvidence, open_measurements: tuple[str, ...]) -> TrustVector:
+    """Return the trust vector of a guest that was accepted."""
+    current = found.tcb_status == ACCEPTED_TCB[0]
+    return {
+        "hardware": HARDWARE_GENUINE if current else HARDWARE_WARNING,
+        "executables": EXECUTABLES_UNRECOGNIZED if open_measurements else EXECUTABLES_APPROVED,
+        "configuration": CONFIGURATION_NOT_UNSAFE,
+    }
+
+
+def _read_certificate(quote: bytes, endorsements: bytes | None, tag: int) -> Carried:
+    own = None if endorsements is None else collateral.read(endorsements, tag=tag)
+    return Carried(quote, endorsements=own)
+
+
+def _bytes(members: Mapping[str, JsonValue], name: str) -> bytes | None:
+    text = members.get(name)
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise EvidenceFormat(f"the evidence's {name} is no text")
+    try:
+        return decode_base64(text, f"the evidence's {name}")
+    except RequestError as error:
+        raise EvidenceFormat(str(error)) from None
