@@ -8,9 +8,9 @@ from typing import Final, Protocol
 
 from verdictd_py.daemon.usecases import UseCases
 from verdictd_py.domain.events import PolicyLoaded, WarningPolicy, WarningUnpinned
+from verdictd_py.domain.evidence import measurements
 from verdictd_py.errors import NotFound, PolicyInvalid, StorageError
 from verdictd_py.listeners.grpc_listener import PINNED
-from verdictd_py.policy.appraisal import RegoAppraisalPolicy, unpinned
 from verdictd_py.ports import Events
 
 READINESS_SECONDS: Final = 30.0
@@ -59,22 +59,19 @@ class Readiness:
             await asyncio.sleep(READINESS_SECONDS)
 
     async def report(self) -> None:
-        """Read the policies again, and record whether they can be used.
+        """Compile the policies again, and record whether they can be used.
 
-        Every decision reads them anyway. This is the operator's early warning.
+        Every decision reads them anyway. This warns the operator early, and lets the next
+        guest find them compiled.
         """
         for tee in self._use_cases.verifiers:
             try:
-                documents = await self._use_cases.deciding.documents(tee)
+                documents = await self._use_cases.appraisal.prepare(tee)
             except (NotFound, StorageError, PolicyInvalid) as error:
                 self._events.record(WarningPolicy(tee=tee, reason=str(error)))
                 continue
-            problem = RegoAppraisalPolicy.problem(documents)
-            if problem:
-                self._events.record(WarningPolicy(tee=tee, reason=problem))
-                continue
             self._events.record(PolicyLoaded(tee=tee))
-            if names := unpinned(documents.data, tee):
+            if names := documents.reference.unpinned(measurements(tee)):
                 self._events.record(
                     WarningUnpinned(
                         tee=tee,
@@ -82,5 +79,5 @@ class Readiness:
                         reason="UNPINNED: guests are accepted whatever these measure",
                     )
                 )
-        for problem in await self._use_cases.release.problems():
+        for problem in await self._use_cases.release.prepare():
             self._events.record(WarningPolicy(tee="release", reason=problem))

@@ -14,6 +14,7 @@ from verdictd_py.domain.events import WarningBug
 from verdictd_py.errors import (
     AlreadyExists,
     CollateralUnavailable,
+    Conflict,
     DecryptionFailed,
     NotAuthorized,
     NotFound,
@@ -28,6 +29,7 @@ _GRPC: Final[tuple[tuple[type[VerdictdError], grpc.StatusCode], ...]] = (
     (RequestError, grpc.StatusCode.INVALID_ARGUMENT),
     (NotFound, grpc.StatusCode.NOT_FOUND),
     (AlreadyExists, grpc.StatusCode.ALREADY_EXISTS),
+    (Conflict, grpc.StatusCode.ABORTED),
     (NotAuthorized, grpc.StatusCode.PERMISSION_DENIED),
     (DecryptionFailed, grpc.StatusCode.FAILED_PRECONDITION),
     (StorageError, grpc.StatusCode.FAILED_PRECONDITION),

@@ -78,35 +78,35 @@ class OpaService(Service, services.OpaServiceServicer):
     async def SetOpaPolicy(
         self, request: messages.SetOpaPolicyRequest, caller: Caller
     ) -> messages.SetOpaPolicyResponse:
-        await self._admin.policies.set_policy(caller, _text(request.name), request.content)
+        await self._admin.documents.set_policy(caller, _text(request.name), request.content)
         return messages.SetOpaPolicyResponse(status=OK)
 
     @answered()
     async def exportOpaPolicy(
         self, request: messages.ExportOpaPolicyRequest, caller: Caller
     ) -> messages.ExportOpaPolicyResponse:
-        text = await self._admin.policies.get(caller, _text(request.name))
+        text = await self._admin.documents.get(caller, _text(request.name))
         return messages.ExportOpaPolicyResponse(status=OK, content=text.encode())
 
     @answered()
     async def setOpaReference(
         self, request: messages.SetOpaReferenceRequest, caller: Caller
     ) -> messages.SetOpaReferenceResponse:
-        await self._admin.policies.set_reference(caller, _text(request.name), request.content)
+        await self._admin.documents.set_reference(caller, _text(request.name), request.content)
         return messages.SetOpaReferenceResponse(status=OK)
 
     @answered()
     async def exportOpaReference(
         self, request: messages.ExportOpaReferenceRequest, caller: Caller
     ) -> messages.ExportOpaReferenceResponse:
-        text = await self._admin.policies.get(caller, _text(request.name))
+        text = await self._admin.documents.get(caller, _text(request.name))
         return messages.ExportOpaReferenceResponse(status=OK, content=text.encode())
 
     @answered()
     async def TestOpa(
         self, request: messages.TestOpaRequest, caller: Caller
     ) -> messages.TestOpaResponse:
-        tested = await self._admin.policies.test(
+        tested = await self._admin.documents.test(
             caller,
             policy_name=_text(request.policyname),
             policy=request.policycontent if request.policylocal else None,

@@ -167,7 +167,7 @@ class ReferenceService(Service, services.ReferenceServiceServicer):
     async def GetReference(
         self, request: messages.GetReferenceRequest, caller: Caller
     ) -> messages.Reference:
-        name, text, open_ones = await self._admin.policies.reference_of(caller, request.tee)
+        name, text, open_ones = await self._admin.documents.reference_of(caller, request.tee)
         return messages.Reference(name=str(name), content=text, unpinned=open_ones)
 
     @answered()
@@ -175,14 +175,14 @@ class ReferenceService(Service, services.ReferenceServiceServicer):
         self, request: messages.PreviewPinRequest, caller: Caller
     ) -> messages.PinnedValues:
         return v1_messages.pinned(
-            await self._admin.policies.preview_pin(caller, request.id, request.fields)
+            await self._admin.documents.preview_pin(caller, request.id, request.fields)
         )
 
     @answered()
     async def PinValues(
         self, request: messages.PinValuesRequest, caller: Caller
     ) -> messages.PinnedValues:
-        pinned = await self._admin.policies.pin(
+        pinned = await self._admin.documents.pin(
             caller, request.id, request.fields, request.revision
         )
         return v1_messages.pinned(pinned)
