@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -35,6 +36,7 @@ from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Reason, StorageError
 from verdictd_py.ports import Kind, SessionStore
+from verdictd_py.protocols.rcar import jwe, messages
 from verdictd_py.protocols.rcar.tokens import Tokens
 from verdictd_py.storage.sessions import MemorySessionStore
 
@@ -100,6 +102,34 @@ class RefusesToRecord(MemoryEvents):
 
 
 @dataclass
+class Begun:
+    """What a guest gets for its first request."""
+
+    session_id: str
+    answer: bytes
+
+
+@dataclass
+class Guests:
+    """The use cases as HTTP guests reach them: bodies in and out, as the listener does it."""
+
+    handshakes: Handshakes
+
+    async def begin(self, body: bytes) -> Begun:
+        session = await self.handshakes.begin(messages.parse_auth(body))
+        return Begun(session.session_id, messages.challenge(session.challenge))
+
+    async def attest(self, session_id: str | None, body: bytes, *, address: str) -> bytes:
+        session = await self.handshakes.open(session_id)
+        read = messages.parse_attest(body, session.challenge)
+        return messages.token(await self.handshakes.attest(session, read, address=address))
+
+    async def resource(self, path: ResourcePath, **more: Any) -> bytes:
+        found = await self.handshakes.resource(path, **more)
+        return jwe.encrypt(found.content, found.key, found.version, random=os.urandom)
+
+
+@dataclass
 class Broker:
     """The use cases on ports in memory."""
 
@@ -129,7 +159,7 @@ class Broker:
             policy=self.release,
             events=self.events,
         )
-        self.use_cases = Handshakes(
+        self.handshakes = Handshakes(
             appraiser=appraiser,
             releaser=releaser,
             sessions=self.sessions,
@@ -137,6 +167,7 @@ class Broker:
             clock=lambda: self.now,
             unpinned=self._unpinned,
         )
+        self.use_cases = Guests(self.handshakes)
 
     async def _unpinned(self, tee: Tee) -> tuple[str, ...]:
         if isinstance(self.unpinned, Exception):

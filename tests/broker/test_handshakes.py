@@ -30,6 +30,8 @@ from verdictd_py.errors import (
     TokenInvalid,
     VerdictdError,
 )
+from verdictd_py.protocols.rcar import messages, teekey
+from verdictd_py.protocols.rcar.teekey import text_members
 from verdictd_py.storage.sessions import MemorySessionStore
 
 
@@ -172,6 +174,31 @@ async def test_an_answer_is_for_its_own_session(broker: Broker) -> None:
     broker.vouch(nonce, jwk_of("P-256"))
     with pytest.raises(GuestRefused, match="nonce-mismatch"):
         await broker.use_cases.attest(other_id, answer(nonce), address=ADDRESS)
+
+
+async def test_an_answer_read_for_another_challenge_is_an_internal_error(broker: Broker) -> None:
+    (one, nonce), (other, _) = await broker.begin(), await broker.begin()
+    broker.vouch(nonce, jwk_of("P-256"))
+    first, second = await broker.handshakes.open(one), await broker.handshakes.open(other)
+    attestation = messages.parse_attest(answer(nonce), first.challenge)
+    with pytest.raises(ValueError, match="another challenge"):
+        await broker.handshakes.attest(second, attestation, address=ADDRESS)
+    assert not broker.verifier.asked
+
+
+async def test_the_key_of_a_guest_is_parsed_once(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Walk 2: evidence, binding and token use one parsed key."""
+    parsed: list[Any] = []
+
+    def counted(jwk: Any) -> dict[str, str]:
+        parsed.append(jwk)
+        return text_members(jwk)
+
+    monkeypatch.setattr(teekey, "text_members", counted)
+    await broker.attest()
+    assert len(parsed) == 1
 
 
 async def test_an_old_challenge_put_into_the_store_is_worth_nothing(broker: Broker) -> None:

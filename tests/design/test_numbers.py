@@ -37,12 +37,6 @@ def test_limits_of_the_attested_connection(name: str, sentence: str) -> None:
         assert {float(number) for number in found} == {default(name)}, page
 
 
-def test_the_drain() -> None:
-    text = (DESIGN / "cancellation.md").read_text()
-    (seconds,) = re.findall(r"`drain_timeout` \((\d+) s\)", text)
-    assert float(seconds) == default("drain_timeout")
-
-
 def test_the_lifetime_of_a_session() -> None:
     found = re.findall(r"(\d+) minutes", (DESIGN / "states.md").read_text())
     assert found

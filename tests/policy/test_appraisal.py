@@ -16,9 +16,10 @@ from tests.policy.support import (
     tdx_claims,
     without,
 )
+from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.evidence import Tee
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import NotFound, Reason, StorageError
+from verdictd_py.errors import NotFound, PolicyInvalid, Reason, StorageError
 from verdictd_py.policy import engine
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy
 from verdictd_py.policy.engine import MAX_COMPILED, CompiledPolicy
@@ -27,12 +28,8 @@ from verdictd_py.ports import AppraisalPolicy, PolicyDocuments
 
 HEAD = "package policy\nimport rego.v1\n"
 OPERAND = (
-    "policy: the policy failed: operand 1 must be one of "
+    "policy: the policy failed: line 3: count: operand 1 must be one of "
     "{array, object, set, string} but got number"
-)
-NO_ANSWER = (
-    "policy: the policy failed: the engine gives no answer "
-    "(a rule that needs itself, or too much memory, does this)"
 )
 YES = PolicyDocuments(HEAD + "allow := true", "{}")
 
@@ -61,11 +58,14 @@ async def test_an_explicit_yes_is_no_failure() -> None:
         (StorageError("it cannot be read"), "policy: it cannot be read"),
         (
             PolicyDocuments("garbage", "{}"),
-            "policy: the policy has no rule `allow` in `package policy`",
+            (
+                "policy: the policy cannot be compiled: line 1: expecting `package` "
+                "Missing package declaration."
+            ),
         ),
         (
             PolicyDocuments(HEAD + "allow if {", "{}"),
-            "policy: the engine cannot compile the policy: line 3: this is unclosed",
+            "policy: the policy cannot be compiled: line 3: expecting expression",
         ),
         (
             PolicyDocuments(YES.policy, '{"policy": {"allow": true}}'),
@@ -77,11 +77,11 @@ async def test_an_explicit_yes_is_no_failure() -> None:
         ),
         (
             PolicyDocuments(HEAD + "allow := true\nallow := false", "{}"),
-            "policy: the policy failed: complete rules must not produce multiple outputs",
+            "policy: the policy failed: line 4: rule conflicts with rule at policy:3:1",
         ),
         (
             PolicyDocuments(HEAD + "allow if a\na if b\nb if a", "{}"),
-            NO_ANSWER,
+            "policy: the policy failed: line 4: depends on: cyclic evaluation",
         ),
         (
             PolicyDocuments(HEAD + "allow if input.nothing", "{}"),
@@ -105,7 +105,10 @@ async def test_an_explicit_yes_is_no_failure() -> None:
         ),
         (
             PolicyDocuments(HEAD + "allow if opa.runtime()", "{}"),
-            "policy: the policy calls what it may not, or what is not there: ['opa.runtime']",
+            (
+                "policy: the policy cannot be compiled: the policy calls functions that it cannot "
+                "call: opa.runtime (absent on purpose: a policy has no environment)"
+            ),
         ),
     ],
 )
@@ -298,8 +301,8 @@ class TestDocuments:
 
         class Counting(CompiledPolicy):
             @classmethod
-            def compile(cls, policy: str, data: str) -> CompiledPolicy:  # type: ignore[override]
-                compiled.append(policy + data)
+            def compile(cls, policy: str, data: str | ReferenceData) -> CompiledPolicy:  # type: ignore[override]
+                compiled.append(policy)
                 return CompiledPolicy.compile(policy, data)
 
         monkeypatch.setattr(engine, "CompiledPolicy", Counting)
@@ -322,17 +325,17 @@ class TestDocuments:
         one = engine._digest(PolicyDocuments("ab", "c"))
         assert one != engine._digest(PolicyDocuments("a", "bc"))
 
-    def test_a_problem_is_told_before_any_guest_comes(self) -> None:
-        assert RegoAppraisalPolicy.problem(YES) is None
-        assert RegoAppraisalPolicy.problem(default_documents(Tee.TDX)) is None
-        assert RegoAppraisalPolicy.problem(default_documents(Tee.SGX)) is None
-        problem = RegoAppraisalPolicy.problem(PolicyDocuments("garbage", "{}"))
-        assert problem == "the policy has no rule `allow` in `package policy`"
+    async def test_a_problem_is_reported_before_any_guest_comes(self) -> None:
+        for good in (YES, default_documents(Tee.TDX), default_documents(Tee.SGX)):
+            assert await RegoAppraisalPolicy(Documents(good)).prepare(Tee.TDX) is good
+        broken = RegoAppraisalPolicy(Documents(PolicyDocuments("garbage", "{}")))
+        with pytest.raises(PolicyInvalid, match="cannot be compiled: line 1: expecting `package`"):
+            await broken.prepare(Tee.TDX)
 
 
 async def test_claims_that_are_no_json_refuse() -> None:
     (only,) = await refusals(YES, tdx_claims(xfam=float("nan")))
-    assert only.text.startswith("policy: the claims are no JSON")
+    assert only.text.startswith("policy: the claims are not JSON")
 
 
 @pytest.mark.parametrize(

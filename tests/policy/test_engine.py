@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import time
 
 import pytest
@@ -11,20 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.examples import examples
+from verdictd_py.documents.reference import canonical
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.formats import eventlog, initdata
-from verdictd_py.policy import engine
 from verdictd_py.policy.engine import (
-    MAX_DECIDED,
-    MAX_DECIDED_CHARS,
     MAX_INPUT_BYTES,
-    MAX_INPUT_VALUES,
     MAX_POLICY_BYTES,
     CompiledPolicy,
-    PolicyResult,
 )
-from verdictd_py.policy.reference import canonical
 
 HEAD = "package policy\nimport rego.v1\n"
 
@@ -106,24 +99,24 @@ def test_a_failure_while_evaluating_is_an_error_and_no_yes(rules: str) -> None:
 
 def test_a_wrong_type_is_named() -> None:
     policy = CompiledPolicy.compile(HEAD + "allow if not count(input.x) == 2", "{}")
-    with pytest.raises(PolicyInvalid, match="the policy failed: operand 1 must be one of"):
+    with pytest.raises(PolicyInvalid, match="the policy failed: line 3: count: operand 1 must"):
         policy.evaluate({"x": 1})
 
 
 @pytest.mark.parametrize(
     ("policy", "text"),
     [
-        ("garbage", "no rule `allow`"),
-        ("", "cannot compile"),
+        ("garbage", "line 1: expecting `package`"),
+        ("", "no rule `allow`"),
         ("package other\nallow := true", "no rule `allow`"),
         ("package policy.inner\nallow := true", "no rule `allow`"),
         ("package policy\nother := true", "no rule `allow`"),
-        (HEAD + "allow if {", "line 3: this is unclosed"),
-        (HEAD + "allow := true\npackage policy", "line 4: Invalid literal"),
+        (HEAD + "allow if {", "line 3: expecting expression"),
+        (HEAD + "allow := true\npackage policy", "line 4: unexpected keyword"),
         (HEAD + "allow := true\0 if false", "NUL"),
         (HEAD + "allow if frobnicate(1)", "frobnicate"),
         (HEAD + "allow := true\n#" + "x" * MAX_POLICY_BYTES, "larger than"),
-        ("\ud800", "cannot compile"),
+        ("\ud800", "not text"),
     ],
 )
 def test_what_cannot_be_used_says_why(policy: str, text: str) -> None:
@@ -141,24 +134,12 @@ def test_what_cannot_be_used_says_why(policy: str, text: str) -> None:
         {"x": b"bytes"},
         {"x": {1, 2}},
         {"x": "a" * MAX_INPUT_BYTES},
-        {"x": [1] * MAX_INPUT_VALUES},
-        {"x": {f"{number}": [] for number in range(MAX_INPUT_VALUES)}},
     ],
 )
 def test_claims_that_are_no_json_are_refused(claims: dict[str, object]) -> None:
     policy = CompiledPolicy.compile(HEAD + "allow := true", "{}")
     with pytest.raises(PolicyInvalid, match="the claims are"):
         policy.evaluate(claims)  # type: ignore[arg-type]  # what must not come, comes
-
-
-def test_claims_that_take_long_are_refused_at_once() -> None:
-    """The engine's time grows with the square of their number: 40 s for what has 400 KiB."""
-    policy = CompiledPolicy.compile(HEAD + "allow := true", "{}")
-    begins = time.process_time()
-    with pytest.raises(PolicyInvalid, match=f"more than {MAX_INPUT_VALUES} values"):
-        policy.evaluate({"x": [1] * 130_000})
-    assert policy.evaluate({"x": [1] * (MAX_INPUT_VALUES - 1)}).allow
-    assert time.process_time() - begins < 1
 
 
 def test_the_longest_claims_of_a_genuine_guest_are_judged_in_time() -> None:
@@ -215,68 +196,3 @@ def _typed(value: object) -> object:
     if isinstance(value, dict):
         return {name: _typed(each) for name, each in value.items()}
     return (type(value), value)
-
-
-class TestStandardOutput:
-    def test_nothing_is_printed_whatever_goes_wrong(
-        self, capfd: pytest.CaptureFixture[str]
-    ) -> None:
-        for policy in ("garbage {", "", HEAD + "allow if {", HEAD + "allow := true\npackage x"):
-            with pytest.raises(PolicyInvalid):
-                CompiledPolicy.compile(policy, "{}")
-        broken = CompiledPolicy.compile(HEAD + "allow if count(input.x) == 1", "{}")
-        with pytest.raises(PolicyInvalid):
-            broken.evaluate({"x": 1})
-        assert capfd.readouterr() == ("", "")
-
-    def test_what_is_written_to_it_meanwhile_is_lost_and_it_comes_back(
-        self, capfd: pytest.CaptureFixture[str]
-    ) -> None:
-        libc = ctypes.CDLL(None)
-        stdout = ctypes.c_void_p.in_dll(libc, "stdout")
-        libc.setvbuf(stdout, None, 0, 4096)  # _IOFBF: as where standard output is a pipe
-        with engine._stdout_contained():
-            os.write(1, b"from a descriptor\n")
-            libc.puts(b"from C, which holds it back")
-        os.write(1, b"after\n")
-        libc.fflush(None)
-        assert capfd.readouterr() == ("after\n", "")
-
-    def test_it_comes_back_after_an_exception(self, capfd: pytest.CaptureFixture[str]) -> None:
-        with pytest.raises(KeyError), engine._stdout_contained():
-            raise KeyError
-        os.write(1, b"after\n")
-        assert capfd.readouterr().out == "after\n"
-
-    def test_no_descriptor_is_left_open(self) -> None:
-        policy = CompiledPolicy.compile(HEAD + "allow := true", "{}")
-        before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # as text, nothing is opened
-        for _ in range(20):
-            policy.evaluate({})
-        assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
-
-
-def test_the_same_claims_are_not_asked_about_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decisions are kept by policy, data and claims; a failure is asked about again."""
-    policy = CompiledPolicy.compile(
-        HEAD + "default allow := false\nallow if upper(input.a) == input.b\n", "{}"
-    )
-    asked: list[str] = []
-    ask = policy._ask
-
-    def counting(term: str) -> PolicyResult:
-        asked.append(term)
-        return ask(term)
-
-    monkeypatch.setattr(policy, "_ask", counting)
-    for _ in range(3):
-        assert policy.evaluate({"a": "x", "b": "X"}).allow
-        assert not policy.evaluate({"a": "y", "b": "X"}).allow
-        with pytest.raises(PolicyInvalid):
-            policy.evaluate({"a": 1, "b": "X"})
-    assert len(asked) == 5
-    for number in range(2 * MAX_DECIDED):
-        policy.evaluate({"a": "x", "b": "X", "n": number})
-    assert len(policy._decided) == MAX_DECIDED
-    policy.evaluate({"a": "x", "b": "X", "log": "z" * MAX_DECIDED_CHARS})
-    assert len(policy._decided) == MAX_DECIDED

@@ -1,7 +1,7 @@
-"""Guests that attest over several HTTP requests: challenge, evidence, then resources.
+"""Use cases of guests that attest over several HTTP requests: challenge, evidence, resources.
 
-What the attested channel is for RATS-TLS, a token is here: it says which guest was accepted,
-and to which key everything is encrypted. The session that a cookie names holds one.
+A token replaces the attested channel of RATS-TLS: it states which guest was accepted, and the
+key that everything is encrypted to. The session that a cookie names holds one token.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Final
 
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.release import Releaser
 from verdictd_py.domain.appraisal import AppraisedPeer
-from verdictd_py.domain.evidence import Evidence, Tee
+from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.names import ResourcePath
+from verdictd_py.encoding import encode_base64
 from verdictd_py.errors import (
     EvidenceFormat,
     GuestRefused,
@@ -27,33 +27,51 @@ from verdictd_py.errors import (
     TokenInvalid,
 )
 from verdictd_py.ports import SessionStore
-from verdictd_py.protocols.rcar import evidence, jwe, messages
+from verdictd_py.protocols.rcar import evidence, messages
 from verdictd_py.protocols.rcar.challenges import Challenges
-from verdictd_py.protocols.rcar.messages import Attestation, Challenge
-from verdictd_py.protocols.rcar.teekey import TeeKey
+from verdictd_py.protocols.rcar.messages import (
+    Attestation,
+    AuthRequest,
+    Challenge,
+    ReleasedResource,
+)
 from verdictd_py.protocols.rcar.tokens import LIFETIME, Attested, Tokens
 
 SESSION_LIFETIME: Final = timedelta(minutes=5)
-"""From the challenge to its answer, and from there to the end of the token."""
+"""Lifetime of a session from its challenge; once attested, it lives as long as its token."""
 
 _ID_BYTES: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
-    """A new session: what the guest gets, and the id it has to show again."""
+class NewSession:
+    """A new session: the challenge, and the id that the guest must send again."""
 
     session_id: str = field(repr=False)
-    answer: bytes = field(repr=False)
+    challenge: Challenge
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    """A session whose challenge was taken from the store and can be answered once.
+
+    Attributes:
+        name: the key under which the session is stored.
+    """
+
+    name: str = field(repr=False)
+    challenge: Challenge
 
 
 class Handshakes:
-    """The use cases of HTTP guests, each a request.
+    """The use cases of HTTP guests, one for each request.
+
+    They take and return typed values. `protocols.rcar` reads these from bodies and writes them.
 
     Args:
-        appraiser: judges them, as it judges every guest.
-        releaser: gives those that were accepted what they ask for.
-        unpinned: measurements of a TEE that have no reference values, for tokens.
+        appraiser: judges HTTP guests as it judges every guest.
+        releaser: releases secrets to guests that were accepted.
+        unpinned: returns the measurements of a TEE without reference values, for tokens.
     """
 
     def __init__(
@@ -76,81 +94,89 @@ class Handshakes:
         self._unpinned = unpinned
         self._random = random
 
-    async def begin(self, body: bytes) -> Begun:
-        """A challenge for whoever asks.
+    async def begin(self, request: AuthRequest) -> NewSession:
+        """Create a session with a challenge.
 
         Raises:
-            RequestError: another shape.
-            ProtocolVersionRefused, EvidenceFormat: version or TEE is not served.
-            StorageError: sessions cannot be kept.
+            EvidenceFormat: the TEE is not served.
+            StorageError: the session cannot be stored.
         """
-        version, tee = messages.parse_auth(body)
-        if not self._appraiser.serves(tee):
-            raise EvidenceFormat(f"evidence of {tee} is not served here")
-        nonce, answer = messages.challenge(self._random(messages.NONCE_BYTES))
+        if not self._appraiser.serves(request.tee):
+            raise EvidenceFormat(f"evidence of {request.tee} is not served here")
+        nonce = encode_base64(self._random(messages.NONCE_BYTES))
+        challenge = Challenge(request.version, request.tee, nonce)
         session_id = self._random(_ID_BYTES).hex()
         name, now = _name(session_id), self._clock()
         expires = now + SESSION_LIFETIME
-        sealed = self._challenges.seal(
-            Challenge(version, tee, nonce), session=name, expires=expires
-        )
+        sealed = self._challenges.seal(challenge, session=name, expires=expires)
         await self._sessions.begin(name, sealed, now=now, expires=expires)
-        return Begun(session_id, answer)
+        return NewSession(session_id, challenge)
 
-    async def attest(self, session_id: str | None, body: bytes, *, address: str) -> bytes:
-        """A token for a guest that answers its challenge.
+    async def open(self, session_id: str | None) -> OpenSession:
+        """Take the challenge of a session: it is spent now, whatever the answer is worth.
 
-        1. The challenge is spent now, whatever comes of it. 2. The answer's shape. 3. The
-        appraiser judges. 4. The session holds the token from now on; what is too long for it
-        is kept beside it.
+        Call this before the answer's body is parsed; otherwise a guest could try any number
+        of malformed bodies against one challenge.
 
         Raises:
-            SessionMissing, SessionInvalid: there is no such challenge, or no longer.
-            RequestError: another shape.
-            GuestRefused: it is told its code and the id of its appraisal, nothing else.
-            NotJudged, StorageError: it cannot be judged now.
+            SessionMissing: the guest sent no session id.
+            SessionInvalid: the session is unknown or expired, or its challenge was answered.
+            StorageError: the session cannot be read.
         """
         if session_id is None:
             raise SessionMissing("there is no session; begin with /auth")
-        name = _name(session_id)
-        now = self._clock()
-        sealed = await self._sessions.take_challenge(name, now=now)  # 1
+        name, now = _name(session_id), self._clock()
+        sealed = await self._sessions.take_challenge(name, now=now)
         if sealed is None:
             raise SessionInvalid("the session is over, or its challenge was answered already")
-        challenge = self._challenges.open(sealed, session=name, now=now)
-        answer = messages.parse_attest(body, challenge.version)  # 2
-        read = partial(_read, answer, challenge)
-        appraisal = await self._appraiser.admit(read, address=address)  # 3
+        return OpenSession(name, self._challenges.open(sealed, session=name, now=now))
+
+    async def attest(self, session: OpenSession, answer: Attestation, *, address: str) -> str:
+        """Return the token of a guest that answered its challenge and is accepted.
+
+        1. The appraiser judges. 2. The token is issued; claims that do not fit into it are
+        stored next to it. 3. The session holds the token from now on.
+
+        Raises:
+            GuestRefused: the guest learns its code and the id of its appraisal, nothing else.
+            NotJudged, StorageError: the guest cannot be judged now.
+            ValueError: the answer is for the challenge of another session (internal error).
+        """
+        if answer.challenge is not session.challenge:
+            raise ValueError("the attestation was read for another challenge")
+        appraisal = await self._appraiser.admit(  # 1
+            lambda _: evidence.read(answer), address=address
+        )
         if not appraisal.accepted:
             raise GuestRefused(appraisal.told)
-        key = TeeKey.parse(answer.jwk, challenge.version)
-        unpinned = await self._unpinned(challenge.tee)
+        attested = Attested(appraisal, answer.key, session.challenge.version)
+        unpinned = await self._unpinned(session.challenge.tee)
         now = self._clock()
         expires = now + LIFETIME
-        issued = self._tokens.issue(  # 4
-            Attested(appraisal, key, challenge.version), now=now, open_measurements=unpinned
-        )
+        issued = self._tokens.issue(attested, now=now, open_measurements=unpinned)  # 2
         if issued.kept is not None:
             digest, claims = issued.kept
             await self._sessions.keep(digest, claims, now=now, expires=expires)
-        await self._sessions.attested(name, issued.token, now=now, expires=expires)
-        return messages.token(issued.token)
+        await self._sessions.attested(  # 3
+            session.name, issued.token, now=now, expires=expires
+        )
+        return issued.token
 
     async def resource(
         self, path: ResourcePath, *, session_id: str | None, token: str | None, address: str
-    ) -> bytes:
-        """A resource (or a key of that name), encrypted to the guest's key.
+    ) -> ReleasedResource:
+        """Release a resource, or a key of that name, with the key to encrypt it to.
 
-        1. A token, or that of the session. 2. Whom it is about, all claims of the appraisal
-        together: no policy is asked about a part. 3. This broker still serves its TEE. 4. The
-        releaser decides, records and hands out.
+        1. Take the guest's token, or that of its session. 2. Read the appraisal in it, with all
+        its claims: no policy decides on a part of them. 3. Check that this broker still serves
+        the guest's TEE. 4. The releaser decides, records and releases.
 
         Args:
-            token: what the guest shows itself; looked at before its session.
+            token: the token that the guest sent, if any; it has precedence over the session.
 
         Raises:
             SessionMissing, SessionInvalid, TokenInvalid: the guest has to attest (again).
-            NotAuthorized: not for this guest, whether it is there or not.
+            NotAuthorized: the release policy denies it, whether it exists or not.
             NotFound, StorageError: it cannot be served.
         """
         if token is None:
@@ -161,7 +187,7 @@ class Handshakes:
         peer = AppraisedPeer.of(attested.appraisal, address=address)  # 4
         found = await self._releaser.find(peer, path)
         content = self._releaser.hand_out(peer, found)
-        return jwe.encrypt(content, attested.key, attested.version, random=self._random)
+        return ReleasedResource(content, attested.key, attested.version)
 
     async def _attested(self, token: str) -> Attested:
         now = self._clock()
@@ -180,10 +206,5 @@ class Handshakes:
 
 
 def _name(session_id: str) -> str:
-    """What a session is stored under: whoever reads the store cannot show its id."""
+    """Return the name that a session is stored under; its id cannot be derived from it."""
     return hashlib.sha256(session_id.encode("utf-8", "replace")).hexdigest()
-
-
-def _read(answer: Attestation, challenge: Challenge, now: datetime) -> Evidence:
-    del now  # evidence is as old as its nonce
-    return evidence.read(answer, challenge)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.rcar import NONCE, coordinates, ec_jwk, jwk_of, padded
-from verdictd_py.domain.evidence import MAX_QUOTE_BYTES, InitData, Tee
+from verdictd_py.domain.evidence import MAX_QUOTE_BYTES, Evidence, InitData, Tee
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import AttestationError, EvidenceFormat, EvidenceMissing, NonceMismatch
 from verdictd_py.protocols.rcar import evidence
@@ -32,12 +32,18 @@ def b64(data: bytes) -> str:
 
 
 def shown(**changes: Any) -> Attestation:
-    good = Attestation(NONCE, JWK, {"quote": b64(QUOTES[Tee.TDX]), "cc_eventlog": None})
+    good = Attestation(
+        challenge(), NONCE, JWK, {"quote": b64(QUOTES[Tee.TDX]), "cc_eventlog": None}
+    )
     return replace(good, **changes)
 
 
 def challenge(version: Version = Version.V0_4_0, tee: Tee = Tee.TDX) -> Challenge:
     return Challenge(version, tee, NONCE)
+
+
+def read(answer: Attestation, given: Challenge) -> Evidence:
+    return evidence.read(replace(answer, challenge=given))
 
 
 def filled(digest: bytes) -> bytes:
@@ -50,7 +56,7 @@ def test_evidence() -> None:
         init_data=InitData("toml", "x = 1"),
         additional='{"nvidia":{"evidence":"..."},"tpm":[]}',
     )
-    found = evidence.read(answer, challenge())
+    found = read(answer, challenge())
     assert (found.tee, found.quote, found.event_log) == (Tee.TDX, QUOTES[Tee.TDX], b"log")
     assert (found.init_data, found.devices) == (answer.init_data, ("nvidia", "tpm"))
     assert found.form == "rcar 0.4.0"
@@ -62,7 +68,7 @@ def test_evidence() -> None:
 def test_what_report_data_covers(kind: str, additional: str) -> None:
     """RFC 8785 by a library that shares nothing with ours."""
     jwk = jwk_of(kind)
-    found = evidence.read(shown(jwk=jwk, additional=additional), challenge())
+    found = read(shown(jwk=jwk, additional=additional), challenge())
     covered: Any = {"tee-pubkey": jwk, "nonce": NONCE, "additional-evidence": additional}
     assert found.binding == filled(hashlib.sha384(rfc8785.dumps(covered)).digest())
     assert found.other_bindings == ()
@@ -73,7 +79,7 @@ def test_what_report_data_covers_byte_for_byte() -> None:
         '{"additional-evidence":"","nonce":"' + NONCE + '","tee-pubkey":{"alg":"ECDH-ES+A256KW",'
         f'"crv":"P-256","kty":"EC","x":"{JWK["x"]}","y":"{JWK["y"]}"}}}}'
     )
-    found = evidence.read(shown(), challenge())
+    found = read(shown(), challenge())
     assert found.binding == filled(hashlib.sha384(text.encode()).digest())
 
 
@@ -90,7 +96,7 @@ def test_what_older_report_data_covers(version: Version) -> None:
         f'{{"nonce":"{NONCE}","tee-pubkey":{{"alg":"{jwk["alg"]}","e":"AQAB","kty":"RSA",'
         f'"n":"{jwk["n"]}"}}}}'
     )
-    found = evidence.read(shown(nonce=None, jwk=jwk), challenge(version))
+    found = read(shown(nonce=None, jwk=jwk), challenge(version))
     assert found.binding is not None
     assert {found.binding, *found.other_bindings} == {
         filled(hashlib.sha384(text.encode()).digest())
@@ -104,7 +110,7 @@ def test_no_version_takes_the_binding_of_another() -> None:
     bindings = []
     for version in Version:
         nonce = NONCE if version is Version.V0_4_0 else None
-        found = evidence.read(shown(nonce=nonce), challenge(version))
+        found = read(shown(nonce=nonce), challenge(version))
         bindings.append({found.binding, *found.other_bindings})
     assert not bindings[0] & bindings[2]
     assert bindings[0] == bindings[1]  # both hash the same; RSA1_5 is in the key's own `alg`
@@ -113,7 +119,7 @@ def test_no_version_takes_the_binding_of_another() -> None:
 def test_a_padded_key_is_covered_as_it_was_sent() -> None:
     x, y = coordinates(379, "P-256")
     jwk = ec_jwk(padded(x), padded(y))
-    found = evidence.read(shown(jwk=jwk), challenge())
+    found = read(shown(jwk=jwk), challenge())
     covered: Any = {"additional-evidence": "", "nonce": NONCE, "tee-pubkey": jwk}
     assert found.binding == filled(hashlib.sha384(rfc8785.dumps(covered)).digest())
 
@@ -125,7 +131,7 @@ def test_a_padded_key_is_covered_as_it_was_sent() -> None:
 def test_any_text_is_covered_as_rfc_8785_writes_it(kid: str, device: str) -> None:
     jwk: dict[str, JsonValue] = {**JWK, "kid": kid}
     additional = json.dumps({"nvidia": device}, ensure_ascii=False)
-    found = evidence.read(shown(jwk=jwk, additional=additional), challenge())
+    found = read(shown(jwk=jwk, additional=additional), challenge())
     covered: Any = {"additional-evidence": additional, "nonce": NONCE, "tee-pubkey": jwk}
     assert found.binding == filled(hashlib.sha384(rfc8785.dumps(covered)).digest())
 
@@ -133,20 +139,20 @@ def test_any_text_is_covered_as_rfc_8785_writes_it(kid: str, device: str) -> Non
 @pytest.mark.parametrize("nonce", ["", NONCE + " ", NONCE.rstrip("="), NONCE[::-1], "0" * 44])
 def test_another_nonce(nonce: str) -> None:
     with pytest.raises(NonceMismatch):
-        evidence.read(shown(nonce=nonce), challenge())
+        read(shown(nonce=nonce), challenge())
 
 
 def test_a_bad_key_is_refused_before_any_evidence_is_looked_at() -> None:
     with pytest.raises(EvidenceFormat, match="no point"):
-        evidence.read(shown(jwk={**JWK, "y": JWK["x"]}, evidence=None), challenge())
+        read(shown(jwk={**JWK, "y": JWK["x"]}, evidence=None), challenge())
     with pytest.raises(EvidenceFormat, match="RSA1_5"):
-        evidence.read(shown(jwk=jwk_of("RSA1_5")), challenge())
+        read(shown(jwk=jwk_of("RSA1_5")), challenge())
 
 
 @pytest.mark.parametrize("value", [None, {}, "", [], {"quote": None}, {"cc_eventlog": ""}])
 def test_no_evidence(value: JsonValue) -> None:
     with pytest.raises(EvidenceMissing):
-        evidence.read(shown(evidence=value), challenge())
+        read(shown(evidence=value), challenge())
 
 
 @pytest.mark.parametrize(
@@ -163,7 +169,7 @@ def test_no_evidence(value: JsonValue) -> None:
 )
 def test_evidence_of_another_form(value: JsonValue) -> None:
     with pytest.raises(EvidenceFormat) as refused:
-        evidence.read(shown(evidence=value), challenge())
+        read(shown(evidence=value), challenge())
     assert len(str(refused.value)) < 200
 
 
@@ -171,19 +177,17 @@ def test_evidence_of_another_form(value: JsonValue) -> None:
 def test_a_quote_of_another_tee(said: Tee, is_really: Tee) -> None:
     """The TEE was named before the challenge: another policy must not judge the quote."""
     with pytest.raises(EvidenceFormat, match="of another TEE"):
-        evidence.read(shown(evidence={"quote": b64(QUOTES[is_really])}), challenge(tee=said))
-    assert evidence.read(shown(evidence={"quote": b64(QUOTES[said])}), challenge(tee=said))
+        read(shown(evidence={"quote": b64(QUOTES[is_really])}), challenge(tee=said))
+    assert read(shown(evidence={"quote": b64(QUOTES[said])}), challenge(tee=said))
 
 
 def test_a_quote_is_no_sample_evidence_of_another_size() -> None:
     """Evidence without quotes stays JSON, and has the same bound."""
-    found = evidence.read(
-        shown(evidence={"svn": "1", "report_data": "é"}), challenge(tee=Tee.SAMPLE)
-    )
+    found = read(shown(evidence={"svn": "1", "report_data": "é"}), challenge(tee=Tee.SAMPLE))
     assert json.loads(found.quote) == {"svn": "1", "report_data": "é"}
     assert found.event_log is None
     with pytest.raises(EvidenceFormat, match="longer than 65536 bytes"):
-        evidence.read(shown(evidence={"svn": "1" * MAX_QUOTE_BYTES}), challenge(tee=Tee.SAMPLE))
+        read(shown(evidence={"svn": "1" * MAX_QUOTE_BYTES}), challenge(tee=Tee.SAMPLE))
 
 
 @pytest.mark.parametrize(
@@ -198,21 +202,21 @@ def test_a_quote_is_no_sample_evidence_of_another_size() -> None:
 def test_devices_that_are_none(additional: str) -> None:
     """A name that a policy's author would take for another is none."""
     with pytest.raises(EvidenceFormat):
-        evidence.read(shown(additional=additional), challenge())
+        read(shown(additional=additional), challenge())
 
 
 def test_numbers_in_additional_evidence_are_few() -> None:
     devices = json.dumps({"nvidia": [1] * MAX_NUMBERS})
-    assert evidence.read(shown(additional=devices), challenge()).devices == ("nvidia",)
+    assert read(shown(additional=devices), challenge()).devices == ("nvidia",)
     with pytest.raises(EvidenceFormat, match=f"more than {MAX_NUMBERS} numbers"):
-        evidence.read(shown(additional=devices[:-2] + ",1]}"), challenge())
+        read(shown(additional=devices[:-2] + ",1]}"), challenge())
 
 
 def test_every_device_is_named() -> None:
     names = [f"device-{number}" for number in range(MAX_DEVICES)]
-    found = evidence.read(shown(additional=json.dumps(dict.fromkeys(names))), challenge())
+    found = read(shown(additional=json.dumps(dict.fromkeys(names))), challenge())
     assert found.devices == tuple(names)
-    assert evidence.read(shown(additional="{}"), challenge()).devices == ()
+    assert read(shown(additional="{}"), challenge()).devices == ()
 
 
 JSON = st.recursive(
@@ -243,8 +247,9 @@ def test_only_its_own_errors(
     tee: Tee,
 ) -> None:
     try:
-        found = evidence.read(
-            Attestation(nonce, jwk, value, additional), Challenge(version, tee, NONCE)
+        found = read(
+            Attestation(challenge(version, tee), nonce, jwk, value, additional),
+            challenge(version, tee),
         )
     except AttestationError as error:
         assert "\n" not in str(error)  # noqa: PT017

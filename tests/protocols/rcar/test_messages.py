@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import time
 from typing import Any
@@ -20,11 +19,20 @@ from verdictd_py.protocols.rcar.messages import (
     MAX_BODY_BYTES,
     MAX_NUMBERS,
     Attestation,
+    AuthRequest,
+    Challenge,
 )
 from verdictd_py.protocols.rcar.versions import Version
 
 JWK = jwk_of("P-256")
 OLDER = (Version.V0_1_1, Version.V0_2_0)
+
+
+def challenge_of(version: Version) -> Challenge:
+    return Challenge(version, Tee.TDX, NONCE)
+
+
+CHALLENGE = challenge_of(Version.V0_4_0)
 
 
 def encoded(value: object) -> bytes:
@@ -61,7 +69,7 @@ def answer(**changes: object) -> dict[str, Any]:
 )
 def test_auth(version: Version, tee: Tee, extra: object) -> None:
     body = auth(version=version.value, tee=tee.value, **{"extra-params": extra})
-    assert messages.parse_auth(body) == (version, tee)
+    assert messages.parse_auth(body) == AuthRequest(version, tee)
 
 
 @pytest.mark.parametrize("said", ["0.1.0", "0.3.0", "0.4", "0.4.0 ", "v0.4.0", "", "1.0.0", "é\n"])
@@ -123,25 +131,24 @@ def filled(unit: str, behind: str = "") -> bytes:
 @pytest.mark.parametrize(("unit", "last"), [("1,", "1"), ("1.5,", "0"), ("-1e1,", "1e5")])
 def test_numbers_in_an_answer_are_few(version: Version, unit: str, last: str) -> None:
     """Reading them takes Python's time, and nobody has to attest to be read."""
-    assert messages.parse_attest(encoded(answer()), Version.V0_4_0)
+    assert messages.parse_attest(encoded(answer()), CHALLENGE)
     begins = time.process_time()
     with pytest.raises(RequestError, match=f"more than {MAX_NUMBERS} numbers"):
-        messages.parse_attest(filled(unit, last), version)
+        messages.parse_attest(filled(unit, last), challenge_of(version))
     assert time.process_time() - begins < 0.5
     many = {"tee-evidence/primary_evidence": {"report": [1] * MAX_NUMBERS}}
-    assert messages.parse_attest(encoded(answer(**many)), Version.V0_4_0)
+    assert messages.parse_attest(encoded(answer(**many)), CHALLENGE)
 
 
 def test_challenge() -> None:
     """Both members have to be there; `extra-params` without a choice means SHA-384."""
-    nonce, body = messages.challenge(bytes(range(32)))
-    assert base64.b64decode(nonce) == bytes(range(32))
-    assert body == b'{"nonce":"' + nonce.encode() + b'","extra-params":""}'
+    body = messages.challenge(CHALLENGE)
+    assert body == b'{"nonce":"' + NONCE.encode() + b'","extra-params":""}'
 
 
 def test_answer() -> None:
-    found = messages.parse_attest(encoded(answer()), Version.V0_4_0)
-    assert found == Attestation(NONCE, JWK, {"quote": "AA=="}, "", None)
+    found = messages.parse_attest(encoded(answer()), CHALLENGE)
+    assert found == Attestation(CHALLENGE, NONCE, JWK, {"quote": "AA=="}, "", None)
     assert isinstance(found.jwk, dict)
     assert list(found.jwk) == list(JWK)  # older guests' evidence covers this order
 
@@ -154,21 +161,21 @@ def test_answer_with_everything() -> None:
             "unknown": 1,
         }
     )
-    found = messages.parse_attest(encoded(body), Version.V0_4_0)
+    found = messages.parse_attest(encoded(body), CHALLENGE)
     assert (found.additional, found.init_data) == ('{"nvidia":{}}', InitData("toml", 'x = "é"'))
 
 
 @pytest.mark.parametrize("left_out", ["init-data", "tee-evidence/additional_evidence"])
 def test_members_that_may_be_absent(left_out: str) -> None:
-    found = messages.parse_attest(encoded(answer(**{left_out: ...})), Version.V0_4_0)
+    found = messages.parse_attest(encoded(answer(**{left_out: ...})), CHALLENGE)
     assert (found.additional, found.init_data) == ("", None)
 
 
 @pytest.mark.parametrize("version", OLDER)
 def test_answer_of_older_guests(version: Version) -> None:
     body = {"tee-pubkey": JWK, "tee-evidence": {"quote": "AA=="}}
-    assert messages.parse_attest(encoded(body), version) == Attestation(
-        None, JWK, {"quote": "AA=="}, "", None
+    assert messages.parse_attest(encoded(body), challenge_of(version)) == Attestation(
+        challenge_of(version), None, JWK, {"quote": "AA=="}, "", None
     )
 
 
@@ -177,7 +184,7 @@ def test_older_guests_cannot_say_what_their_evidence_does_not_cover(version: Ver
     """Members of 0.4.0 in an older body: neither believed nor looked at."""
     said = {**answer(), "init-data": {"format": "toml", "body": "x"}, "nonce": "x"}
     body = {**said, "tee-pubkey": JWK, "tee-evidence": {"quote": "AA=="}}
-    found = messages.parse_attest(encoded(body), version)
+    found = messages.parse_attest(encoded(body), challenge_of(version))
     assert (found.nonce, found.additional, found.init_data) == (None, "", None)
 
 
@@ -195,7 +202,7 @@ def test_older_guests_cannot_say_what_their_evidence_does_not_cover(version: Ver
 )
 def test_answers_of_another_shape(changes: dict[str, object]) -> None:
     with pytest.raises(RequestError):
-        messages.parse_attest(encoded(answer(**changes)), Version.V0_4_0)
+        messages.parse_attest(encoded(answer(**changes)), CHALLENGE)
 
 
 @pytest.mark.parametrize("version", OLDER)
@@ -204,9 +211,9 @@ def test_older_answers_of_another_shape(version: Version, left_out: str) -> None
     body = {"tee-pubkey": JWK, "tee-evidence": {}}
     del body[left_out]
     with pytest.raises(RequestError, match=left_out):
-        messages.parse_attest(encoded(body), version)
+        messages.parse_attest(encoded(body), challenge_of(version))
     with pytest.raises(RequestError):
-        messages.parse_attest(encoded(answer()), version)  # and that of newer guests
+        messages.parse_attest(encoded(answer()), challenge_of(version))  # and that of newer guests
 
 
 def test_the_answers_to_guests() -> None:
@@ -250,7 +257,7 @@ BODIES = (
 @given(BODIES, st.sampled_from(Version))
 def test_only_their_own_errors(body: bytes, version: Version) -> None:
     try:
-        found = messages.parse_attest(body, version)
+        found = messages.parse_attest(body, challenge_of(version))
     except RequestError as error:
         assert "\n" not in str(error)  # noqa: PT017
     else:

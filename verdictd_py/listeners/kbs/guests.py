@@ -1,7 +1,12 @@
-"""Routes of guests: challenge, attestation, resources; and the keys that judge our tokens."""
+"""Routes of guests: challenge, attestation, resources, and the public keys of our tokens.
+
+Each handler reads a typed request from a body (`protocols.rcar`), calls the use case
+(`broker.handshakes`), and writes its result into a body.
+"""
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
 from aiohttp import web
@@ -12,6 +17,7 @@ from verdictd_py.encoding import encode_object
 from verdictd_py.errors import RequestError
 from verdictd_py.listeners.kbs import answers
 from verdictd_py.listeners.sockets import peer_text
+from verdictd_py.protocols.rcar import jwe, messages
 from verdictd_py.protocols.rcar.tokens import Tokens
 
 PREFIX: Final = "/kbs/v0"
@@ -46,12 +52,12 @@ class GuestRoutes:
         ]
 
     async def auth(self, request: web.Request) -> web.Response:
-        """A challenge, and the cookie of a session."""
-        begun = await self._handshakes.begin(await request.read())
-        answer = answers.succeeded(begun.answer)
+        """Answer with a challenge, and the cookie of a new session."""
+        session = await self._handshakes.begin(messages.parse_auth(await request.read()))
+        answer = answers.succeeded(messages.challenge(session.challenge))
         answer.set_cookie(
             COOKIE,
-            begun.session_id,
+            session.session_id,
             path="/kbs",
             httponly=True,
             secure=self._secure,
@@ -60,22 +66,23 @@ class GuestRoutes:
         return answer
 
     async def attest(self, request: web.Request) -> web.Response:
-        """A token for evidence that answers the challenge and is accepted."""
-        return answers.succeeded(
-            await self._handshakes.attest(
-                session_id(request), await request.read(), address=address(request)
-            )
-        )
+        """Answer with a token if the evidence answers the challenge and is accepted."""
+        body = await request.read()
+        session = await self._handshakes.open(session_id(request))
+        attestation = messages.parse_attest(body, session.challenge)
+        token = await self._handshakes.attest(session, attestation, address=address(request))
+        return answers.succeeded(messages.token(token))
 
     async def resource(self, request: web.Request) -> web.Response:
-        """A resource, encrypted to the guest's key. A query is for other brokers: ignored."""
+        """Answer with a resource, encrypted to the guest's key. The query is ignored."""
+        released = await self._handshakes.resource(
+            resource_path(request),
+            session_id=session_id(request),
+            token=bearer(request),
+            address=address(request),
+        )
         return answers.succeeded(
-            await self._handshakes.resource(
-                resource_path(request),
-                session_id=session_id(request),
-                token=bearer(request),
-                address=address(request),
-            )
+            jwe.encrypt(released.content, released.key, released.version, random=os.urandom)
         )
 
     async def jwks(self, request: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""A guest's answer to its challenge becomes evidence, whichever version it speaks.
+"""Turns a guest's attestation into evidence, for every version of RCAR.
 
 Source: wire-rcar.md, "Handshake".
 """
@@ -20,8 +20,7 @@ from verdictd_py.domain.evidence import (
 )
 from verdictd_py.encoding import JsonValue, decode_base64, decode_object, encode_object, shown
 from verdictd_py.errors import EvidenceFormat, EvidenceMissing, NonceMismatch, RequestError
-from verdictd_py.protocols.rcar.messages import MAX_NUMBERS, Attestation, Challenge
-from verdictd_py.protocols.rcar.teekey import TeeKey, text_members
+from verdictd_py.protocols.rcar.messages import MAX_NUMBERS, Attestation
 from verdictd_py.protocols.rcar.versions import Version
 
 MAX_DEVICES: Final = 16
@@ -31,22 +30,24 @@ _DEVICE: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # kbs-types, `Tee`
 _QUOTES: Final = (Tee.TDX, Tee.SGX)
 
 
-def read(answer: Attestation, challenge: Challenge) -> Evidence:
-    """Reads a guest's answer.
+def read(answer: Attestation) -> Evidence:
+    """Read the evidence in a guest's attestation.
 
-    1. It answers this challenge. 2. Its key is one that secrets can be encrypted to. 3. Its
-    evidence has the form of the TEE that it named first. 4. Further devices are named.
-    5. REPORTDATA must be the hash of key, nonce, and what the guest says of its devices.
+    1. The attestation repeats the nonce of its challenge. 2. Secrets can be encrypted to its
+    key. 3. Its evidence has the form of the TEE that the guest named first. 4. Further devices
+    have valid names. 5. REPORTDATA must be the hash of the key, the nonce, and the evidence of
+    further devices.
 
     Raises:
-        NonceMismatch, EvidenceMissing, EvidenceFormat: one of these failed.
+        NonceMismatch, EvidenceMissing, EvidenceFormat: one of steps 1 to 4 failed.
     """
+    challenge = answer.challenge
     if answer.nonce is not None and answer.nonce != challenge.nonce:  # 1
         raise NonceMismatch("the evidence answers another challenge than the one given")
-    TeeKey.parse(answer.jwk, challenge.version)  # 2
+    jwk = answer.key.jwk  # 2
     quote, event_log = _evidence(answer.evidence, challenge.tee)  # 3
     devices = _devices(answer.additional)  # 4
-    binding, *others = _bindings(answer, challenge)  # 5
+    binding, *others = _bindings(answer, jwk)  # 5
     return Evidence(
         tee=challenge.tee,
         quote=quote,
@@ -60,9 +61,9 @@ def read(answer: Attestation, challenge: Challenge) -> Evidence:
 
 
 def _evidence(value: JsonValue, tee: Tee) -> tuple[bytes, bytes | None]:
-    """Quote and event log; of a TEE that has no quotes, its evidence as JSON."""
+    """Return quote and event log, or the evidence as JSON for a TEE without quotes."""
     if not value:
-        raise EvidenceMissing("the guest shows no evidence")
+        raise EvidenceMissing("the guest sent no evidence")
     if not isinstance(value, dict):
         raise EvidenceFormat("the evidence is no object")
     if tee not in _QUOTES:
@@ -93,7 +94,7 @@ def _bytes(members: Mapping[str, JsonValue], name: str) -> bytes | None:
 
 
 def _devices(additional: str) -> tuple[str, ...]:
-    """Kinds of the further devices: names in an object, or nothing."""
+    """Return the kinds of the further devices: the names in an object."""
     if not additional:
         return ()
     try:
@@ -112,24 +113,25 @@ def _devices(additional: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _bindings(answer: Attestation, challenge: Challenge) -> tuple[bytes, ...]:
-    """What REPORTDATA may be: SHA-384 of the JSON below, then zeros to its end.
+def _bindings(answer: Attestation, jwk: Mapping[str, str]) -> tuple[bytes, ...]:
+    """Return the accepted values of REPORTDATA: SHA-384 of the JSON below, padded with zeros.
 
     Version 0.4.0 sorts names as RFC 8785 does. All names here are ASCII and all values are
     text, for which Python's compact JSON with sorted names is exactly that. Older guests
     leave the order to their JSON library, and builds of one release differ: sorted, or as
     their source names the two, the key in it as it is sent.
     """
-    jwk = text_members(answer.jwk)
+    challenge = answer.challenge
+    members = dict(jwk)
     if challenge.version is Version.V0_4_0:
         covered = {
             "additional-evidence": answer.additional,
             "nonce": challenge.nonce,
-            "tee-pubkey": jwk,
+            "tee-pubkey": members,
         }
         return (_hashed(covered, sort=True),)
-    older = {"tee-pubkey": jwk, "nonce": challenge.nonce}
-    other = {"nonce": challenge.nonce, "tee-pubkey": jwk}
+    older = {"tee-pubkey": members, "nonce": challenge.nonce}
+    other = {"nonce": challenge.nonce, "tee-pubkey": members}
     return (_hashed(older, sort=True), _hashed(older, sort=False), _hashed(other, sort=False))
 
 

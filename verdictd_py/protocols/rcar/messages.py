@@ -1,6 +1,6 @@
-"""What guests and broker say to each other, as JSON bodies.
+"""Typed requests and answers of RCAR, and their JSON bodies.
 
-Shapes only: whether what a guest says is true is the appraiser's business.
+Only the shape is checked here. The appraiser decides whether the content is true.
 
 Source: wire-rcar.md, "Handshake".
 """
@@ -9,21 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 from verdictd_py.domain.evidence import InitData, Tee
-from verdictd_py.encoding import JsonValue, decode_object, encode_base64, encode_object, shown
+from verdictd_py.domain.secrets import SecretBytes
+from verdictd_py.encoding import JsonValue, decode_object, encode_object, shown
 from verdictd_py.errors import EvidenceFormat, RequestError
+from verdictd_py.protocols.rcar.teekey import TeeKey
 from verdictd_py.protocols.rcar.versions import Version, served
 
 MAX_BODY_BYTES: Final = 2 * 1024 * 1024
 """A quote of 8 KiB, a boot's log of 256 KiB and the evidence of some GPUs, in base64."""
 
 MAX_AUTH_BYTES: Final = 16 * 1024
-"""Of the first request, which anybody may send; guests' have some 150."""
+"""Limit of the first request, which any client may send; guests send some 150 bytes."""
 
 MAX_NUMBERS: Final = 16 * 1024
-"""In an answer, or what is inside of it: some TEEs' evidence has arrays of some hundred bytes."""
+"""Limit for an attest body and its parts: the evidence of some TEEs has arrays of bytes."""
 
 NONCE_BYTES: Final = 32
 
@@ -31,11 +34,19 @@ _ERROR_TYPE: Final = "https://github.com/confidential-containers/kbs/errors/"
 
 
 @dataclass(frozen=True, slots=True)
+class AuthRequest:
+    """The first request of a guest: the version it uses, and the TEE it says it is."""
+
+    version: Version
+    tee: Tee
+
+
+@dataclass(frozen=True, slots=True)
 class Challenge:
-    """What one guest has to answer, once.
+    """A nonce that one guest must answer, at most once.
 
     Attributes:
-        nonce: base64, exactly as the guest got it and as its evidence covers it.
+        nonce: base64, exactly as the guest received it and as its evidence covers it.
     """
 
     version: Version
@@ -43,34 +54,54 @@ class Challenge:
     nonce: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Attestation:
-    """A guest's answer to its challenge, nothing of it believed yet.
+    """The answer of a guest to its challenge; nothing in it is verified yet.
 
     Attributes:
-        nonce: as the guest repeats it; None for the versions that do not.
+        challenge: the challenge that the broker gave.
+        nonce: the nonce as the guest repeats it; None for the versions that do not.
         jwk: the guest's key, as it stands in the body.
-        evidence: of the TEE itself.
+        evidence: the evidence of the TEE itself, as it stands in the body.
         additional: evidence of further devices, the JSON text that the main evidence covers.
     """
 
+    challenge: Challenge
     nonce: str | None
     jwk: JsonValue = field(repr=False)
     evidence: JsonValue = field(repr=False)
     additional: str = field(default="", repr=False)
     init_data: InitData | None = None
 
+    @cached_property
+    def key(self) -> TeeKey:
+        """The guest's key, parsed and checked once.
 
-def parse_auth(body: bytes) -> tuple[Version, Tee]:
-    """The first request: `{"version","tee","extra-params"}`.
+        Raises:
+            EvidenceFormat: secrets cannot be encrypted to it (`TeeKey.parse`).
+        """
+        return TeeKey.parse(self.jwk, self.challenge.version)
 
-    What a guest could choose in `extra-params` (a hash) is chosen for it: SHA-384, which
-    every guest takes where the answer names none.
+
+@dataclass(frozen=True, slots=True)
+class ReleasedResource:
+    """A resource that was released to a guest, and the key that it must be encrypted to."""
+
+    content: SecretBytes = field(repr=False)
+    key: TeeKey = field(repr=False)
+    version: Version
+
+
+def parse_auth(body: bytes) -> AuthRequest:
+    """Read the first request: `{"version","tee","extra-params"}`.
+
+    The broker ignores `extra-params`, in which a guest may list hash algorithms. It always
+    uses SHA-384, which every guest assumes where the answer names no algorithm.
 
     Raises:
-        RequestError: another shape.
-        ProtocolVersionRefused: a version that is not served.
-        EvidenceFormat: a TEE that nobody knows.
+        RequestError: the body has another shape.
+        ProtocolVersionRefused: the version is not served.
+        EvidenceFormat: the TEE is unknown.
     """
     if len(body) > MAX_AUTH_BYTES:
         raise RequestError(f"the request is longer than {MAX_AUTH_BYTES} bytes")
@@ -81,27 +112,28 @@ def parse_auth(body: bytes) -> tuple[Version, Tee]:
         tee = Tee(named)
     except ValueError:
         raise EvidenceFormat(f"evidence of {shown(named)} is not served here") from None
-    return version, tee
+    return AuthRequest(version, tee)
 
 
-def challenge(nonce: bytes) -> tuple[str, bytes]:
-    """The nonce as text, and the answer to the first request."""
-    text = encode_base64(nonce)
-    return text, encode_object({"nonce": text, "extra-params": ""})
+def challenge(given: Challenge) -> bytes:
+    """Write the answer to the first request."""
+    return encode_object({"nonce": given.nonce, "extra-params": ""})
 
 
-def parse_attest(body: bytes, version: Version) -> Attestation:
-    """The second request, in the shape of the guest's version.
+def parse_attest(body: bytes, challenge: Challenge) -> Attestation:
+    """Read the second request, in the shape of the version that the guest named.
 
     Raises:
-        RequestError: another shape.
+        RequestError: the body has another shape.
     """
     members = decode_object(body, "the request", max_numbers=MAX_NUMBERS)
-    if version is not Version.V0_4_0:
-        return Attestation(None, _member(members, "tee-pubkey"), _member(members, "tee-evidence"))
+    if challenge.version is not Version.V0_4_0:
+        jwk, evidence = _member(members, "tee-pubkey"), _member(members, "tee-evidence")
+        return Attestation(challenge, None, jwk, evidence)
     runtime = _object(members, "runtime-data")
     composite = _object(members, "tee-evidence")
     return Attestation(
+        challenge,
         nonce=_text(runtime, "nonce"),
         jwk=_member(runtime, "tee-pubkey"),
         evidence=_member(composite, "primary_evidence"),
@@ -118,12 +150,12 @@ def _init_data(members: Mapping[str, JsonValue]) -> InitData | None:
 
 
 def token(jwt: str) -> bytes:
-    """The answer to the second request."""
+    """Write the answer to the second request."""
     return encode_object({"token": jwt})
 
 
 def error(variant: str, detail: str) -> bytes:
-    """The body of every answer that is no success: guests stop at any other."""
+    """Write the body of an error; guests stop at any other body."""
     return encode_object({"type": _ERROR_TYPE + variant, "detail": detail})
 
 

@@ -9,13 +9,13 @@ shown and never accepts anything.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 from verdictd_py.domain.evidence import Collateral, Tee
+from verdictd_py.tees.intel.collateral.parsed import parsed
 from verdictd_py.tees.intel.pck import Platform
 from verdictd_py.tees.intel.quote import BodyKind, Quote
 
@@ -58,9 +58,9 @@ def evaluation_number(collateral: Collateral) -> int:
         ValueError: one of them has none.
     """
     try:
+        view = parsed(collateral)
         numbers: list[int] = [
-            json.loads(text)["tcbEvaluationDataNumber"]
-            for text in (collateral.tcb_info, collateral.qe_identity)
+            members["tcbEvaluationDataNumber"] for members in (view.tcb_info, view.qe_identity)
         ]
     except (KeyError, TypeError, RecursionError) as error:
         raise ValueError("the collateral has no TCB evaluation number") from error
@@ -77,7 +77,7 @@ def behind_days(collateral: Collateral, verdict: TcbVerdict, now: datetime) -> i
             it is at that level.
     """
     try:
-        levels = json.loads(collateral.tcb_info)["tcbLevels"]
+        levels = parsed(collateral).tcb_info["tcbLevels"]
         newest = max(datetime.fromisoformat(level["tcbDate"]) for level in levels)
         own = datetime.fromisoformat(verdict.date)
     except (LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -101,9 +101,10 @@ def rate(quote: Quote, platform: Platform, collateral: Collateral) -> TcbVerdict
         None where no level is met, or the collateral has not the expected form.
     """
     try:
-        info = json.loads(collateral.tcb_info)
+        view = parsed(collateral)
+        info = view.tcb_info
         enclave = _first_met(
-            json.loads(collateral.qe_identity)["tcbLevels"],
+            view.qe_identity["tcbLevels"],
             int.from_bytes(quote.qe_report[258:260], "little"),  # ISVSVN of a report body
         )
         launch = _platform_level(info, platform, quote.body[:16] if quote.tee is Tee.TDX else None)

@@ -1,8 +1,7 @@
-"""Verifies collateral by itself, before it is kept: signatures, dates, and whose it is."""
+"""Verifies collateral by itself, before it is stored: signatures, dates, and its platform type."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -13,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from verdictd_py.domain.evidence import Collateral, Tee
 from verdictd_py.errors import AttestationError, CollateralExpired, Reason
 from verdictd_py.ports import CollateralRequest
+from verdictd_py.tees.intel.collateral.parsed import parsed
 from verdictd_py.tees.intel.dcap import CollateralRejected
 from verdictd_py.tees.intel.pck import UNUSABLE, load_chain, verify_chain, verify_signed_text
 
@@ -67,7 +67,7 @@ def check_collateral(
                 collateral.pck_crl_issuer_chain,
             )
         ]
-        info, identity = json.loads(collateral.tcb_info), json.loads(collateral.qe_identity)
+        info, identity = parsed(collateral).tcb_info, parsed(collateral).qe_identity
         verify_texts(collateral, root_key=root_key, now=now)  # 1
         verify_chain(collateral.pck_crl_issuer_chain.encode(), root_key=root_key, now=now)
         _require_known_form(info, identity)  # 2
@@ -99,7 +99,7 @@ def check_fit(collateral: Collateral, pce_id: str) -> None:
         CollateralRejected: one of them fails.
     """
     try:
-        info, identity = json.loads(collateral.tcb_info), json.loads(collateral.qe_identity)
+        info, identity = parsed(collateral).tcb_info, parsed(collateral).qe_identity
         _require_known_form(info, identity)  # 1
         found = bytes.fromhex(info["pceId"]).hex()  # 2
     except _UNREADABLE as error:
@@ -109,17 +109,18 @@ def check_fit(collateral: Collateral, pce_id: str) -> None:
 
 
 def ends_at(collateral: Collateral) -> datetime:
-    """The earliest of its next updates; nothing is verified.
+    """Return the earliest of its next updates; nothing is verified.
 
     Raises:
-        ValueError: it does not say so.
+        ValueError: the collateral has no such dates.
     """
     try:
-        texts = [json.loads(text) for text in (collateral.tcb_info, collateral.qe_identity)]
-        crls = [
-            x509.load_der_x509_crl(each) for each in (collateral.pck_crl, collateral.root_ca_crl)
+        view = parsed(collateral)
+        ends = [
+            datetime.fromisoformat(members["nextUpdate"])
+            for members in (view.tcb_info, view.qe_identity)
         ]
-        ends = [datetime.fromisoformat(each["nextUpdate"]) for each in texts]
+        crls = (view.pck_crl, view.root_ca_crl)
         ends += [crl.next_update_utc for crl in crls if crl.next_update_utc is not None]
         return min(ends)
     except _UNREADABLE as error:
@@ -169,9 +170,8 @@ def _whose(info: dict[str, Any], identity: dict[str, Any], request: CollateralRe
 def _crls(
     collateral: Collateral, chain: list[x509.Certificate], request: CollateralRequest
 ) -> tuple[x509.CertificateRevocationList, x509.CertificateRevocationList]:
-    """The CRL of the PCK certificates, and that of the root."""
-    pck = x509.load_der_x509_crl(collateral.pck_crl)
-    root = x509.load_der_x509_crl(collateral.root_ca_crl)
+    """Return the CRL of the PCK certificates and that of the root, both verified."""
+    pck, root = parsed(collateral).pck_crl, parsed(collateral).root_ca_crl
     for crl, issuer in ((pck, chain[0]), (root, chain[-1])):
         key = issuer.public_key()
         if (
@@ -180,6 +180,12 @@ def _crls(
             or not crl.is_signature_valid(key)
         ):
             raise _rejected("a revocation list is not signed by its issuer")
+        extensions = issuer.extensions
+        if (
+            not extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+            or not extensions.get_extension_for_class(x509.KeyUsage).value.crl_sign
+        ):
+            raise _rejected("the issuer of a revocation list is no CA, or may not sign one")
     names = [str(each.value).lower() for each in chain[0].subject]
     if not any(request.ca in name for name in names):
         raise _rejected(f"its revocation list is not that of the {request.ca} CA")

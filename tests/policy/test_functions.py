@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from regopy import Interpreter
 
 from verdictd_py.errors import PolicyInvalid
-from verdictd_py.policy import builtins, engine
 from verdictd_py.policy.engine import CompiledPolicy
 
 HEAD = "package policy\nimport rego.v1\n"
@@ -46,18 +44,13 @@ ATTACKS = [
     "allow if time.clock([time.now_ns()])",
     'allow if http.send({"method": "get", "url": "http://127.0.0.1:9"})',
     'allow if net.lookup_ip_addr("localhost")',
-    'allow if net.cidr_contains("127.0.0.0/8", "127.0.0.1")',
     'allow if uuid.rfc4122("a")',
     'allow if io.jwt.decode("a.b.c")',
     "allow if rego.metadata.rule()",
     "allow if rego.metadata.chain()",
     'allow if print("leak")',
     'allow if trace("leak")',
-    "allow if count(numbers.range(1, 10)) == 10",
-    "allow if bits.lsh(1, 100000) > 0",
-    'allow if json.patch({}, [{"op": "add", "path": "/a", "value": 1}])',
     "allow if providers.aws.sign_req({}, {}, 1)",
-    'allow if graph.reachable({"a": []}, ["a"])',
     "import data.policy as opa\nallow if opa.runtime()",
     "import opa.runtime as harmless\nallow if harmless()",
     "import input as opa\nallow if opa.runtime()",
@@ -83,7 +76,8 @@ def test_nor_in_the_older_syntax(body: str) -> None:
 
 
 def test_the_message_names_what_is_called() -> None:
-    with pytest.raises(PolicyInvalid, match=r"not there: \['opa.runtime', 'rand.intn'\]"):
+    said = r"opa\.runtime \(absent on purpose: .* environment\), rand\.intn \(absent on purpose: .*"
+    with pytest.raises(PolicyInvalid, match=said):
         CompiledPolicy.compile(HEAD + 'allow if opa.runtime()\nx := rand.intn("a", 2)', "{}")
 
 
@@ -110,33 +104,9 @@ def test_what_depends_on_its_arguments_only_compiles(rules: str) -> None:
     CompiledPolicy.compile(HEAD + rules, '{"values": []}')
 
 
-def test_every_allowed_name_is_one_of_the_engine() -> None:
-    interpreter = Interpreter()
-    assert [name for name in sorted(builtins.ALLOWED) if not interpreter.is_builtin(name)] == []
-
-
-def test_an_engine_that_cannot_be_inspected_runs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine._check_engine.cache_clear()
-    monkeypatch.setattr(
-        builtins,
-        "names_in",
-        lambda bundle: builtins.PlanNames(frozenset(), frozenset({builtins.VERDICT})),
-    )
-    with pytest.raises(PolicyInvalid, match="not seen with this regopy"):
-        CompiledPolicy.compile(HEAD + "allow := true", "{}")
-    monkeypatch.undo()
-    CompiledPolicy.compile(HEAD + "allow := true", "{}")
-
-
-def test_reference_data_cannot_name_a_function_to_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CANARY_OF_THE_TEST", "in the environment")
-    policy = CompiledPolicy.compile(
-        HEAD + "allow if data.policy[input.f]\nf := 1\ndocument := data.names[input.f]",
-        '{"names": {"f": "opa.runtime", "opa": {"runtime": "opa.runtime"}}}',
-    )
-    for name in ("opa.runtime", "f", "opa", "policy", "g0.data.policy.f"):
-        try:
-            result = policy.evaluate({"f": name})
-        except PolicyInvalid:
-            continue
-        assert "CANARY" not in str(result.document)
+def test_reference_data_cannot_name_a_function_to_call() -> None:
+    with pytest.raises(PolicyInvalid, match="the policy's package"):
+        CompiledPolicy.compile(
+            HEAD + "allow if data.policy[input.f]\nf := 1\ndocument := data.names[input.f]",
+            '{"names": {"f": "opa.runtime", "opa": {"runtime": "opa.runtime"}}}',
+        )

@@ -1,0 +1,145 @@
+"""Native code of the policy engine: compiled once for each machine, stored for its user only.
+
+Loading native code runs it. So the file is read only from a directory, and only if it is a file,
+that no other user can write; and its name says from what it was compiled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from wasmtime import Engine, Module, WasmtimeError
+
+from verdictd_py.errors import PolicyInvalid
+
+WAITING: Final = "compiling the policy engine for this machine, once (some seconds)"
+
+_DIGEST_BYTES: Final = 32
+_MAX_BYTES: Final = 64 * 1024 * 1024
+"""Of a stored file; it has some 12 MiB."""
+
+_WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
+
+
+def load(engine: Engine, code: bytes, report: Callable[[str], None]) -> Module:
+    """Return the module, compiled now or before.
+
+    Args:
+        engine: its settings are part of the compiled code, and wasmtime compares them.
+        code: WebAssembly of the module.
+        report: receives `WAITING` before a compilation.
+
+    Raises:
+        PolicyInvalid: the module is damaged, or memory for compiling it is missing.
+    """
+    name = _name(code)
+    with suppress(OSError), _directory() as directory:
+        stored = _read(directory, name)
+        if stored is not None:
+            with suppress(WasmtimeError):  # of another build of wasmtime
+                return Module.deserialize(engine, stored)
+    report(WAITING)
+    try:
+        module = Module(engine, code)
+    except WasmtimeError as error:
+        first = str(error).partition("\n")[0]
+        raise PolicyInvalid(
+            f"the policy engine cannot be compiled: {first}; install the package again"
+        ) from error
+    with suppress(OSError), _directory() as directory:
+        _write(directory, name, bytes(module.serialize()))
+    return module
+
+
+def cache_directory() -> Path:
+    """Where the file is stored: systemd's cache directory, or the user's."""
+    for variable, below in (("CACHE_DIRECTORY", ""), ("XDG_CACHE_HOME", "verdictd-py")):
+        value = os.environ.get(variable, "").partition(":")[0]
+        if Path(value).is_absolute():
+            return Path(value) / below
+    return Path.home() / ".cache" / "verdictd-py"
+
+
+def _name(code: bytes) -> str:
+    digest = hashlib.sha256(code)
+    for part in (version("wasmtime"), platform.machine(), _processor()):
+        digest.update(hashlib.sha256(part.encode()).digest())
+    return f"policy-engine-{digest.hexdigest()}"
+
+
+def _processor() -> str:
+    """Features of the processor: code for more of them must not run on another one."""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return ""
+
+
+@contextmanager
+def _directory() -> Iterator[int]:
+    """Descriptor of the directory.
+
+    Raises:
+        OSError: it cannot be made, or another user can write there.
+    """
+    path = cache_directory()
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except RuntimeError as error:  # no home directory
+        raise OSError(str(error)) from error
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _require_own(os.fstat(descriptor))
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _require_own(found: os.stat_result) -> None:
+    if found.st_uid != os.geteuid() or found.st_mode & _WRITABLE_BY_OTHERS:
+        raise PermissionError("another user can write there")
+
+
+def _read(directory: int, name: str) -> bytes | None:
+    """Stored code, or None where it is missing, another user's, or damaged."""
+    try:
+        descriptor = os.open(
+            name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory
+        )
+    except OSError:
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _MAX_BYTES:
+            return None
+        try:
+            _require_own(found)
+        except PermissionError:
+            return None
+        content = file.read(_MAX_BYTES)
+    digest, stored = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+    return stored if hashlib.sha256(stored).digest() == digest else None
+
+
+def _write(directory: int, name: str, stored: bytes) -> None:
+    """Replace the file as a whole: another process reads the old one, or the new one."""
+    temporary = f"{name}.{secrets.token_hex(8)}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o600, dir_fd=directory)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(hashlib.sha256(stored).digest() + stored)
+        os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(temporary, dir_fd=directory)
+        raise
