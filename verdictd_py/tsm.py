@@ -1,4 +1,4 @@
-"""Quotes from Linux, where this process runs in a TDX guest: configfs-tsm.
+"""Quotes of the TDX guest that this process runs in, from Linux's configfs-tsm.
 
 Source: Linux, Documentation/ABI/testing/configfs-tsm-report (6.7 and later).
 """
@@ -18,31 +18,31 @@ REPORTS: Final = Path("/sys/kernel/config/tsm/report")
 _PROVIDER: Final = "tdx_guest"  # drivers/virt/coco/tdx-guest/tdx-guest.c
 
 _REMEDIES: Final = {
-    errno.ENOENT: "this is no TDX guest, or has no Linux 6.7 with configfs mounted",
-    errno.EACCES: "run as root, or give this user the directory",
-    errno.EPERM: "run as root, or give this user the directory",
-    errno.ENXIO: "the quoting service of the host does not answer",
-    errno.ETIMEDOUT: "the quoting service of the host does not answer",
+    errno.ENOENT: "not a TDX guest with Linux 6.7 or later and configfs mounted",
+    errno.EACCES: "permission denied; run as root, or give this user access to the directory",
+    errno.EPERM: "permission denied; run as root, or give this user access to the directory",
+    errno.ENXIO: "the host's quoting service does not answer; check it on the host",
+    errno.ETIMEDOUT: "the host's quoting service does not answer; check it on the host",
 }
 
 
 class TsmQuotes:
-    """Makes quotes of this TDX guest.
+    """Source of quotes of this TDX guest.
 
     Args:
-        reports: the kernel's directory, None for `REPORTS`.
+        reports: the kernel's directory; None for `REPORTS`.
     """
 
     def __init__(self, reports: Path | None = None) -> None:
         self._reports = reports or REPORTS
 
     def quote(self, report_data: bytes) -> bytes:
-        """A quote with `report_data`, 64 bytes, in it.
+        """Return a quote with `report_data`, 64 bytes, in it.
 
-        An entry of its own for each quote: nobody else writes to it meanwhile.
+        Every quote has an entry of its own, so that no other process writes to it.
 
         Raises:
-            ConfigError: the kernel has none; one line: cause and remedy.
+            ConfigError: the kernel provides no quote; the text has cause and remedy.
         """
         if len(report_data) != REPORT_DATA_BYTES:
             raise ValueError(f"REPORTDATA has {REPORT_DATA_BYTES} bytes")
@@ -55,13 +55,13 @@ class TsmQuotes:
                 entry.rmdir()
         except OSError as error:
             remedy = _REMEDIES.get(error.errno or 0, (error.strerror or "it failed").lower())
-            raise ConfigError(f"no TDX quote can be had from {self._reports}: {remedy}") from error
+            raise ConfigError(f"cannot get a TDX quote from {self._reports}: {remedy}") from error
 
     def _read(self, entry: Path, report_data: bytes) -> bytes:
         provider = (entry / "provider").read_text(encoding="ascii").strip()
         if provider != _PROVIDER:
-            raise ConfigError(f"quotes of {provider!r} are not served by this version, tdx is")
-        # The whole value in one write, into a file that the kernel has made.
+            raise ConfigError(f"quotes of {provider!r} are not supported; use a TDX guest")
+        # The kernel needs the whole value in one write, into the file that it created.
         descriptor = os.open(entry / "inblob", os.O_WRONLY)
         try:
             os.write(descriptor, report_data)
@@ -70,5 +70,7 @@ class TsmQuotes:
         with (entry / "outblob").open("rb") as stream:
             quote = stream.read(MAX_QUOTE_BYTES + 1)
         if not quote or len(quote) > MAX_QUOTE_BYTES:
-            raise ConfigError(f"the kernel's quote has {len(quote)} bytes")
+            raise ConfigError(
+                f"the kernel's quote has {len(quote)} bytes, not 1 to {MAX_QUOTE_BYTES}"
+            )
         return quote

@@ -144,8 +144,12 @@ class TestAttest:
     [
         (["resource", "no/such/one"], 1, "answered GET of no/such/one with 404, PluginInternalErr"),
         (["decrypt", packet(kid="kbs:///no/key/1")], 1, "404"),
-        (["decrypt", packet().replace("AAAAAAAAAAAAAAAA", "AAAAAAAAAAAAAAAB")], 1, "does not open"),
-        (["decrypt", packet(kid="kbs:///my/secret/1")], 1, "no key"),
+        (
+            ["decrypt", packet().replace("AAAAAAAAAAAAAAAA", "AAAAAAAAAAAAAAAB")],
+            1,
+            "cannot decrypt the packet",
+        ),
+        (["decrypt", packet(kid="kbs:///my/secret/1")], 1, "not a key"),
         (["decrypt", packet("A256CTR")], 2, "--allow-a256ctr"),
         (["decrypt", packet(kid="84688df7")], 2, "--protocol ratstls"),
         (["decrypt", "nothing like it"], 2, "give its JSON, its base64, or a file"),
@@ -169,11 +173,11 @@ class TestAttest:
         (["--token-file", "/none", "policy"], 2, "/none: no token can be read there"),
         (["--token-file", "/dev/null", "policy"], 2, "holds no"),
         (["--token-file", "/none/token", "attest"], 2, "/none/token: the token cannot be saved"),
-        (["--ca", "/none", "policy"], 2, "/none: no CA in PEM"),
+        (["--ca", "/none", "policy"], 2, "/none: cannot read a CA in PEM"),
         (["--connect", "nowhere", "policy"], 2, "write host:port or [ipv6]:port, or a URL"),
         (["--connect", "http://kbs:8080", "policy"], 2, "--connect: http://kbs"),
-        (["--connect", "ftp://kbs", "policy"], 2, "no http://host:port or https://host:port"),
-        (["--connect", "https://kbs/kbs/v0", "policy"], 2, "no http://host:port"),
+        (["--connect", "ftp://kbs", "policy"], 2, "is not http://host:port or https://host:port"),
+        (["--connect", "https://kbs/kbs/v0", "policy"], 2, "is not http://host:port"),
         (["--protocol", "ratstls", "--show-token", "policy"], 2, "option of --protocol rcar"),
         (["--protocol", "ratstls", "--tee-key", "rsa", "policy"], 2, "option of --protocol rcar"),
         (["--protocol", "ratstls", "attest"], 2, "attest is a request of --protocol rcar"),
@@ -224,5 +228,8 @@ def test_https_is_spoken_where_it_is_asked_for(ask: Ask, kbs: StandIn) -> None:
         ("--insecure-no-tls-verification",),
     ):
         line = ask(*words, "policy").complaint(1, PROGRAM)
-        assert line == f"https://127.0.0.1:{port} speaks no TLS, or none that this guest does"
+        assert (
+            line
+            == f"https://127.0.0.1:{port} does not use TLS, or no version that this guest supports"
+        )
     assert not kbs.asked

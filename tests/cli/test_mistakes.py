@@ -36,7 +36,7 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "abbreviated option": ("--verif", "see verdictd-py --help"),
     "unknown command": ("frobnicate", "see verdictd-py --help"),
     "option without value": ("--listen", "see verdictd-py --help"),
-    "attester": ("no TDX quote can be had from", "this is no TDX guest"),
+    "attester": ("cannot get a TDX quote from", "not a TDX guest"),
     "tls": ("--tls: ", "openssl"),
     "number": ("--idle-timeout: ", "number"),
     "collateral missing": ("/none cannot be read: No such file", "name a file or a directory"),

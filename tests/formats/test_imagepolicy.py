@@ -1,4 +1,4 @@
-"""What is wrong with an image policy (containers-policy.json(5)), before a guest finds out."""
+"""Validation of image policies (containers-policy.json(5)), before a guest uses them."""
 
 from __future__ import annotations
 
@@ -77,12 +77,12 @@ def scope(name: str, *requirements: Any) -> dict[str, Any]:
         ),
     ],
 )
-def test_what_works_has_no_problem(content: bytes) -> None:
+def test_a_valid_policy_has_no_problem(content: bytes) -> None:
     assert problems(content) == ()
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "problem"),
     [
         (b"", "no JSON"),
         (b"\xff", "not UTF-8"),
@@ -91,54 +91,57 @@ def test_what_works_has_no_problem(content: bytes) -> None:
         (b"[]", "no JSON object"),
         (b"{}", "default: it is missing"),
         (b'{"default":[]}', "default: the list is empty"),
-        (b'{"default":{}}', "no list"),
-        (b'{"default":["reject"]}', "default[0]: it is no object"),
-        (policy(defaults=[]), "'defaults' is no member"),
-        (policy(transports=[]), "transports: it is no object"),
-        (policy(transports={"docker": []}), "no object of scopes"),
+        (b'{"default":{}}', "not a list"),
+        (b'{"default":["reject"]}', "default[0]: it is not an object"),
+        (policy(defaults=[]), "'defaults' is not a known member"),
+        (policy(transports=[]), "transports: it is not an object"),
+        (policy(transports={"docker": []}), "not an object of scopes"),
         (policy({}), "default[0].type: it is missing"),
-        (policy({"type": 1}), "default[0].type: it is missing, or no text"),
-        (policy({"type": "accept"}), "'accept'; the known ones are"),
+        (policy({"type": 1}), "default[0].type: it is missing or not a string"),
+        (policy({"type": "accept"}), "'accept' is unknown; the known types are"),
         (policy({"type": " insecureAcceptAnything"}), 'write "insecureAcceptAnything"'),
-        (policy({"type": "reject", "keyPath": "x"}), "'keyPath' is no member"),
+        (policy({"type": "reject", "keyPath": "x"}), "'keyPath' is not a known member"),
         (policy({"type": "sigstoreSigned"}), "exactly one of keyPath and keyData"),
         (policy({**SIGSTORE, "keyData": "AAAA"}), "there are 2"),
-        (policy({**SIGSTORE, "keyPath": ""}), "keyPath: it is no text"),
+        (policy({**SIGSTORE, "keyPath": ""}), "keyPath: it is not a string"),
         (policy({**SIGSTORE, "keyPath": " /x"}), "keyPath: it has white space"),
-        (policy({"type": "sigstoreSigned", "keyData": "?"}), "keyData: it is no base64"),
+        (policy({"type": "sigstoreSigned", "keyData": "?"}), "keyData: it is not base64"),
         (policy({"type": "sigstoreSigned", "keyData": "AAAA"}), "keyData: guests read it as PEM"),
         (
             policy({"type": "signedBy", "keyType": "GPGKeys", "keyData": "AB=="}),
-            "keyData: it is no base64",
+            "keyData: it is not base64",
         ),
-        (policy({**SIGSTORE, "rekorPublicKeyPath": ""}), "rekorPublicKeyPath: it is no text"),
-        (policy({**SIGSTORE, "rekorPublicKeyPath": 5}), "rekorPublicKeyPath: it is no text"),
-        (policy({**SIGSTORE, "rekorPublicKeyPaths": []}), "rekorPublicKeyPaths: it is no list"),
-        (policy({**SIGSTORE, "rekorPublicKeyPaths": "/r"}), "rekorPublicKeyPaths: it is no list"),
-        (policy({**SIGSTORE, "rekorPublicKeyData": "?"}), "rekorPublicKeyData: it is no base64"),
-        (policy({**SIGSTORE, "rekorPublicKeyDatas": ["?"]}), "it is no base64"),
+        (policy({**SIGSTORE, "rekorPublicKeyPath": ""}), "rekorPublicKeyPath: it is not a string"),
+        (policy({**SIGSTORE, "rekorPublicKeyPath": 5}), "rekorPublicKeyPath: it is not a string"),
+        (policy({**SIGSTORE, "rekorPublicKeyPaths": []}), "rekorPublicKeyPaths: it is not a list"),
+        (
+            policy({**SIGSTORE, "rekorPublicKeyPaths": "/r"}),
+            "rekorPublicKeyPaths: it is not a list",
+        ),
+        (policy({**SIGSTORE, "rekorPublicKeyData": "?"}), "rekorPublicKeyData: it is not base64"),
+        (policy({**SIGSTORE, "rekorPublicKeyDatas": ["?"]}), "it is not base64"),
         (
             policy({**SIGSTORE, "rekorPublicKeyPath": "/r", "rekorPublicKeyData": "AAAA"}),
             "at most one of rekorPublicKeyPath",
         ),
-        (policy({"type": "sigstoreSigned", "fulcio": {}}), "fulcio: guests do not know it"),
+        (policy({"type": "sigstoreSigned", "fulcio": {}}), "fulcio: guests do not support it"),
         (policy({**GPG, "keyType": "X509"}), 'keyType: it must be "GPGKeys"'),
-        (policy({"type": "signedBaseLayer", "baseLayerIdentity": {}}), "guests do not know"),
-        (policy({**SIGSTORE, "signedIdentity": "x"}), "signedIdentity: it is no object"),
+        (policy({"type": "signedBaseLayer", "baseLayerIdentity": {}}), "guests do not support"),
+        (policy({**SIGSTORE, "signedIdentity": "x"}), "signedIdentity: it is not an object"),
         (policy({**SIGSTORE, "signedIdentity": {}}), "signedIdentity.type: it is missing"),
         (
             policy({**SIGSTORE, "signedIdentity": {"type": "exactReference"}}),
             "signedIdentity.dockerReference: it is missing",
         ),
-        (policy(**scope(" docker.io/test", SIGSTORE)), "white space around it, and matches"),
+        (policy(**scope(" docker.io/test", SIGSTORE)), "white space around it, so it matches"),
         (policy(**scope("docker.io/test/", SIGSTORE)), "ends with '/'"),
         (policy(**scope("docker.io/test", {"type": "x"})), "transports.'docker'.'docker.io/test'"),
     ],
 )
-def test_what_does_not_work_is_named_with_its_place(content: bytes, said: str) -> None:
-    found = problems(content)
-    assert any(said in line for line in found), found
-    assert all("\n" not in line for line in found)
+def test_a_problem_is_reported_with_its_position(content: bytes, problem: str) -> None:
+    lines = problems(content)
+    assert any(problem in line for line in lines), lines
+    assert all("\n" not in line for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -151,8 +154,8 @@ def test_what_does_not_work_is_named_with_its_place(content: bytes, said: str) -
     ],
 )
 def test_a_scope_has_the_form_of_its_transport(transport: str, scope: str) -> None:
-    (found,) = problems(policy(transports={transport: {scope: REJECT}}))
-    assert found.startswith(f"transports.'{transport}'.{shown(scope)}: ")
+    (line,) = problems(policy(transports={transport: {scope: REJECT}}))
+    assert line.startswith(f"transports.'{transport}'.{shown(scope)}: ")
 
 
 @pytest.mark.parametrize(
@@ -163,51 +166,59 @@ def test_a_scope_has_the_form_of_its_transport(transport: str, scope: str) -> No
         *(f"a@md5:{HASH[:32]}", "a:" + "t" * 129, "r.x/" + "a" * 256 + ":1", "a-" * 100_000),
     ],
 )
-def test_an_image_that_nobody_can_name_is_said(reference: str) -> None:
+def test_an_invalid_image_name_is_reported(reference: str) -> None:
     for kind, name in (("exactReference", "dockerReference"), ("exactRepository", None)):
         member = name or "dockerRepository"
         identity = {"type": kind, member: reference}
-        found = problems(policy({**GPG, "signedIdentity": identity}))
-        assert len(found) == 1
-        assert found[0].startswith(f"default[0].signedIdentity.{member}: ")
-        assert found[0].endswith(" is no name of an image")
+        lines = problems(policy({**GPG, "signedIdentity": identity}))
+        assert len(lines) == 1
+        assert lines[0].startswith(f"default[0].signedIdentity.{member}: ")
+        assert lines[0].endswith(" is not the name of an image")
 
 
 @pytest.mark.parametrize(
-    ("identity", "said"),
+    ("identity", "problem"),
     [
         ({"type": "exactReference", "dockerReference": "a/b"}, "has neither tag nor digest"),
         ({"type": "exactRepository", "dockerRepository": "a/b:c"}, "guests find no image"),
-        ({"type": "remapIdentity", "prefix": "a:b", "signedPrefix": "b"}, "prefix: 'a:b' is no"),
+        (
+            {"type": "remapIdentity", "prefix": "a:b", "signedPrefix": "b"},
+            "prefix: 'a:b' is neither",
+        ),
         ({"type": "remapIdentity", "prefix": "a", "signedPrefix": "b/"}, "signedPrefix: 'b/' is"),
-        ({"type": "remapIdentity", "prefix": "a" * 256, "signedPrefix": "b"}, "is no registry"),
+        (
+            {"type": "remapIdentity", "prefix": "a" * 256, "signedPrefix": "b"},
+            "is neither a registry",
+        ),
     ],
 )
-def test_an_identity_that_matches_nothing_is_said(identity: dict[str, str], said: str) -> None:
-    (found,) = problems(policy({**GPG, "signedIdentity": identity}))
-    assert said in found
+def test_an_identity_that_matches_nothing_is_reported(
+    identity: dict[str, str], problem: str
+) -> None:
+    (line,) = problems(policy({**GPG, "signedIdentity": identity}))
+    assert problem in line
 
 
 @pytest.mark.parametrize("kind", ["matchExact", "matchRepoDigestOrExact"])
 def test_guests_refuse_cosign_signatures_by_tag(kind: str) -> None:
-    (found,) = problems(policy({**SIGSTORE, "signedIdentity": {"type": kind}}))
-    assert found.endswith("guests refuse every image; write matchRepository or exactRepository")
+    (line,) = problems(policy({**SIGSTORE, "signedIdentity": {"type": kind}}))
+    assert line.endswith("guests refuse every image; write matchRepository or exactRepository")
     assert problems(policy({**GPG, "signedIdentity": {"type": kind}})) == ()
 
 
 def test_the_guides_own_policy_is_reported() -> None:
-    """Two spaces that nobody sees, and a slash: every image is accepted, or none."""
+    """Two invisible spaces and a slash make it accept every image, or none."""
     text = from_guide(r"(?s)policy\.json\n(\{.*?\n\})\nEOF")
-    found = problems(text.encode())
-    assert len(found) == 3
-    assert found[0].startswith("default[0].type: ' insecureAcceptAnything' has white space")
+    lines = problems(text.encode())
+    assert len(lines) == 3
+    assert lines[0].startswith("default[0].type: ' insecureAcceptAnything' has white space")
 
 
-def test_many_mistakes_are_a_few_lines() -> None:
-    found = problems(policy(*({"type": "x" * 1000} for _ in range(500))))
-    assert len(found) == MAX_PROBLEMS
-    assert found[-1] == f"and {500 - MAX_PROBLEMS + 1} more"
-    assert all(len(line) < 300 for line in found)
+def test_the_number_of_problems_is_limited() -> None:
+    lines = problems(policy(*({"type": "x" * 1000} for _ in range(500))))
+    assert len(lines) == MAX_PROBLEMS
+    assert lines[-1] == f"and {500 - MAX_PROBLEMS + 1} more"
+    assert all(len(line) < 300 for line in lines)
 
 
 VALUES = st.recursive(
@@ -225,5 +236,5 @@ VALUES = st.recursive(
 
 
 @given(st.binary(max_size=60) | VALUES.map(lambda value: json.dumps(value).encode()))
-def test_whatever_comes_in_is_answered(content: bytes) -> None:
+def test_arbitrary_bytes_are_handled(content: bytes) -> None:
     assert all(isinstance(line, str) for line in problems(content))

@@ -1,4 +1,4 @@
-"""What kbs-client of upstream was seen to send, each report data with what it covers.
+"""Recorded messages of upstream's kbs-client, with the data that each report data covers.
 
 Builds: trustee 78962cd with guest-components da8d93f2 (0.4.0), trustee v0.12.0 with
 guest-components 27b8245 (0.2.0), both with the sample TEE. The keys are spent.
@@ -13,7 +13,7 @@ from verdictd_py.guest.rcar.messages import JsonObject, Version
 
 @dataclass(frozen=True)
 class Seen:
-    """One handshake."""
+    """One recorded handshake."""
 
     name: str
     version: Version

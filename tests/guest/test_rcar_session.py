@@ -1,4 +1,4 @@
-"""A guest's session with a KBS that misbehaves. That it fits a real one is shown elsewhere."""
+"""A guest's session with a misbehaving KBS; tests/system covers a real one."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def answering(**answers: httpx.Response) -> FakeKbs:
 
 
 class TestGettingAResource:
-    async def test_it_is_asked_for_first_and_attested_for_when_told_so(
+    async def test_a_resource_is_requested_first_and_after_a_401_the_guest_attests(
         self, guest: RcarGuest
     ) -> None:
         key = guest.tee_key
-        found = httpx.Response(200, json=sealed(key, SECRET))
-        kbs = FakeKbs({GET: [error(401, "AttestationError"), found]})
+        success = httpx.Response(200, json=sealed(key, SECRET))
+        kbs = FakeKbs({GET: [error(401, "AttestationError"), success]})
         async with session_with(kbs, guest) as session:
             assert (await session.resource(PATH)).reveal() == SECRET
             assert (await session.resource(PATH)).reveal() == SECRET
@@ -102,7 +102,7 @@ class TestGettingAResource:
         ],
     )
     async def test_everything_else_stops_it(self, guest: RcarGuest, answer: httpx.Response) -> None:
-        """A 401 too whose body is not that of an error: guests cannot read it."""
+        """A guest also gives up after a 401 whose body is not an error it can read."""
         kbs = answering(get=answer)
         async with session_with(kbs, guest) as session:
             with pytest.raises(KbsRefused) as raised:
@@ -169,7 +169,7 @@ class TestCookies:
 
 
 class TestRefusals:
-    async def test_a_refusal_is_told_in_the_brokers_words(self, guest: RcarGuest) -> None:
+    async def test_a_refusal_repeats_the_text_of_the_broker(self, guest: RcarGuest) -> None:
         kbs = answering(auth=error(401, "ProtocolVersion", "KBS Client Protocol Version Mismatch"))
         async with session_with(kbs, guest) as session:
             with pytest.raises(KbsRefused) as raised:
@@ -182,7 +182,7 @@ class TestRefusals:
         assert refused.error_type == f"{ERRORS}ProtocolVersion"
         assert (refused.variant, refused.has_body) == ("ProtocolVersion", True)
 
-    async def test_it_is_not_told_for_ever(self, guest: RcarGuest) -> None:
+    async def test_a_long_text_is_cut(self, guest: RcarGuest) -> None:
         kbs = answering(auth=error(401, "x" * 9999, "y" * 99_999))
         async with session_with(kbs, guest) as session:
             with pytest.raises(KbsRefused) as raised:
@@ -266,7 +266,7 @@ class TestGarbage:
         assert sent == 11
 
     async def test_compressed_answers_are_not_unpacked(self, guest: RcarGuest) -> None:
-        """The bound is one of the bytes that come; nobody asked for compression."""
+        """The size limit applies to received bytes; the guest requested no compression."""
         headers = {"content-encoding": "gzip"}
 
         def answer(request: httpx.Request) -> httpx.Response:
@@ -274,7 +274,7 @@ class TestGarbage:
             return httpx.Response(200, stream=httpx.ByteStream(b"\x1f\x8b\x08"), headers=headers)
 
         async with session_with(FakeKbs({"auth": [answer]}), guest) as session:
-            with pytest.raises(AnswerInvalid, match="no JSON"):
+            with pytest.raises(AnswerInvalid, match="not JSON"):
                 await session.auth()
 
 
@@ -282,7 +282,7 @@ class TestGarbage:
 async def served(
     answer: bytes, tls: ssl.SSLContext | None = None, *, unasked: bool = False
 ) -> AsyncIterator[str]:
-    """The URL of a server that answers everybody the same bytes and waits for their end."""
+    """Run a server that answers every client with the same bytes, and yield its URL."""
     talks: set[asyncio.Task[None]] = set()
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -307,7 +307,7 @@ async def served(
 
 
 def whole(body: object) -> bytes:
-    """An answer of 200 on the wire."""
+    """Return the bytes of an answer with status 200."""
     content = json.dumps(body).encode()
     return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(content) + content
 
@@ -326,12 +326,14 @@ class TestNetwork:
             served(answer) as url,
             connected(url, guest, timeout_seconds=0.2) as session,
         ):
-            with pytest.raises(BrokerUnreachable, match="too slow"):
+            with pytest.raises(BrokerUnreachable, match="did not answer in time"):
                 await session.auth()
 
     async def test_no_http(self, guest: RcarGuest) -> None:
         async with served(b"SSH-2.0-OpenSSH_9.2\r\n\r\n") as url, connected(url, guest) as session:
-            with pytest.raises(BrokerUnreachable, match=r"does not speak HTTP.*https://") as raised:
+            with pytest.raises(
+                BrokerUnreachable, match=r"does not answer with valid HTTP.*https://"
+            ) as raised:
                 await session.auth()
         assert "SSH" not in str(raised.value)
 
@@ -354,18 +356,18 @@ class TestTls:
         async with served(whole(CHALLENGE), context) as url:
             yield url
 
-    async def test_who_is_not_trusted_is_told_nothing(self, guest: RcarGuest, url: str) -> None:
+    async def test_an_untrusted_kbs_receives_nothing(self, guest: RcarGuest, url: str) -> None:
         async with connected(url, guest) as session:
             with pytest.raises(BrokerRefused, match="name its CA") as raised:
                 await session.auth()
         assert not isinstance(raised.value, BrokerUnreachable)
 
-    async def test_a_port_without_tls_is_told(self, guest: RcarGuest) -> None:
+    async def test_a_port_without_tls_is_reported(self, guest: RcarGuest) -> None:
         async with (
             served(b"HTTP/1.1 400 Bad Request\r\n\r\n", unasked=True) as url,
             connected(url.replace("http:", "https:"), guest) as session,
         ):
-            with pytest.raises(BrokerRefused, match="speaks no TLS"):
+            with pytest.raises(BrokerRefused, match="does not use TLS"):
                 await session.auth()
 
     @pytest.mark.parametrize("scheme", ["HTTPS:", "Https:", "httpS:"])
@@ -377,17 +379,17 @@ class TestTls:
                 await session.auth()
 
     @pytest.mark.parametrize("trust", ["ca", "insecure_no_tls_verification"])
-    async def test_a_ca_is_trusted_or_nobody_is_asked(
+    async def test_a_ca_is_trusted_or_nothing_is_verified(
         self, guest: RcarGuest, url: str, trust: str, tmp_path: Path
     ) -> None:
         link: dict[str, Any] = {trust: tmp_path / "ca.pem" if trust == "ca" else True}
         async with connected(url, guest, **link) as session:
             assert (await session.auth()).nonce == CHALLENGE["nonce"]
 
-    async def test_a_ca_that_cannot_be_used_is_told(self, guest: RcarGuest, tmp_path: Path) -> None:
+    async def test_an_unreadable_ca_is_reported(self, guest: RcarGuest, tmp_path: Path) -> None:
         (tmp_path / "ca.pem").write_text("no certificate")
         for ca in (tmp_path / "ca.pem", tmp_path / "none.pem"):
-            with pytest.raises(ConfigError, match="no CA in PEM"):
+            with pytest.raises(ConfigError, match="cannot read a CA in PEM"):
                 async with connected("https://127.0.0.1:1", guest, ca=ca):
                     pass
 
@@ -402,50 +404,50 @@ class TestLink:
         assert KbsLink(url).url == url
 
     @pytest.mark.parametrize(
-        ("url", "said"),
+        ("url", "message"),
         [
-            ("", "no http"),
-            ("kbs:8080", "no http"),
-            ("ftp://kbs", "no http"),
-            ("https://", "no http"),
-            ("https://kbs/prefix", "no http"),
-            ("https://user:word@kbs", "no http"),
-            ("https://kbs/?a=b", "no http"),
-            ("https://kbs/#a", "behind the port"),
-            ("https://kbs:port", "no http"),
-            ("http://kbs:8080", "whoever is in between"),
-            ("http://0.0.0.0:8080", "whoever is in between"),
-            ("http://localhost.example.org", "whoever is in between"),
+            ("", "is not http"),
+            ("kbs:8080", "is not http"),
+            ("ftp://kbs", "is not http"),
+            ("https://", "is not http"),
+            ("https://kbs/prefix", "is not http"),
+            ("https://user:word@kbs", "is not http"),
+            ("https://kbs/?a=b", "is not http"),
+            ("https://kbs/#a", "query or fragment"),
+            ("https://kbs:port", "is not http"),
+            ("http://kbs:8080", "attacker in between"),
+            ("http://0.0.0.0:8080", "attacker in between"),
+            ("http://localhost.example.org", "attacker in between"),
         ],
     )
-    def test_bad(self, url: str, said: str) -> None:
-        with pytest.raises(ConfigError, match=said) as raised:
+    def test_bad(self, url: str, message: str) -> None:
+        with pytest.raises(ConfigError, match=message) as raised:
             KbsLink(url)
         assert "word" not in str(raised.value)
 
-    def test_what_is_insecure_says_so(self) -> None:
+    def test_insecure_links_need_an_insecure_option(self) -> None:
         assert KbsLink("http://kbs", insecure_plain_http=True)
         ca = Path("ca.pem")
-        with pytest.raises(ConfigError, match="would not be asked"):
+        with pytest.raises(ConfigError, match="TLS is off or not verified"):
             KbsLink("https://kbs", ca=ca, insecure_no_tls_verification=True)
-        with pytest.raises(ConfigError, match="would not be asked"):
+        with pytest.raises(ConfigError, match="TLS is off or not verified"):
             KbsLink("http://localhost", ca=ca)
 
 
 class TestToken:
-    async def test_one_that_is_valid_is_kept(self, guest: RcarGuest) -> None:
+    async def test_a_valid_token_is_reused(self, guest: RcarGuest) -> None:
         kbs = FakeKbs()
         async with session_with(kbs, guest) as session:
             first = await session.token()
             assert await session.token() is first
         assert kbs.paths == ["auth", "attest"]
 
-    async def test_one_that_is_of_no_use_is_told(self, guest: RcarGuest) -> None:
-        for claims, said in (({"exp": 1}, "expired"), ({"nbf": 9_999_999_999}, "not valid yet")):
+    async def test_an_invalid_token_is_refused(self, guest: RcarGuest) -> None:
+        for claims, message in (({"exp": 1}, "expired"), ({"nbf": 9_999_999_999}, "not valid yet")):
             kbs = answering(attest=httpx.Response(200, json={"token": jwt(claims)}))
             async with session_with(kbs, guest) as session:
                 for _ in range(2):
-                    with pytest.raises(AnswerInvalid, match=said):
+                    with pytest.raises(AnswerInvalid, match=message):
                         await session.token()
             assert kbs.paths == ["auth", "attest"] * 2
 
@@ -467,7 +469,7 @@ class TestToken:
         claims: dict[str, Any] = {"exp": 1.5, "iat": 1, "iss": None, "aud": ["a"], "other": [{}]}
         assert Token.parse(jwt(claims)).claims == claims
 
-    def test_it_is_not_shown(self) -> None:
+    def test_a_token_is_redacted(self) -> None:
         text = jwt({"a": "b"})
         shown = repr(Token.parse(text))
         for part in text.split("."):
@@ -475,7 +477,7 @@ class TestToken:
 
 
 async def test_a_tampered_answer_is_what_is_sent(guest: RcarGuest) -> None:
-    """The helper that other tests rely on."""
+    """The helper that changes answers works; other tests depend on it."""
     kbs = FakeKbs()
 
     def tamper(body: dict[str, Any]) -> None:
@@ -486,10 +488,10 @@ async def test_a_tampered_answer_is_what_is_sent(guest: RcarGuest) -> None:
     assert json.loads(kbs.asked[1].content)["runtime-data"]["nonce"] == "other"
 
 
-def test_what_upstream_says_of_a_missing_resource_is_explained() -> None:
-    """Its newer KBS answers 401 and no more; ours 404."""
+def test_the_answer_of_upstream_for_a_missing_resource_is_explained() -> None:
+    """Upstream's newer KBS answers 401 without detail; this project's KBS answers 404."""
     missing = KbsRefused("GET", 401, error_type="x/PluginInternalError", detail="Plugin error")
-    assert "where there is no such resource" in str(missing)
+    assert "if there is no such resource" in str(missing)
     for status, variant in ((404, "PluginInternalError"), (401, "PolicyDeny")):
         other = KbsRefused("GET", status, error_type=f"x/{variant}", detail="Plugin error")
         assert "no such resource" not in str(other)

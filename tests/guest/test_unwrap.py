@@ -1,4 +1,4 @@
-"""Layer keys are opened in the guest, against another library's AES and published vectors."""
+"""Unwrapping of layer keys in the guest, compared with published vectors and other AES code."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NIST_SEALED = bytes.fromhex("601ec313775789a5b7a7f504bbf3d228")
 
 
 def gcm(plaintext: bytes = LAYER, key: bytes = KEY) -> bytes:
-    """By the cipher's low-level form, the tag put behind it by hand."""
+    """Encrypt with the cipher's low-level interface and append the tag."""
     encryptor = Cipher(algorithms.AES(key), modes.GCM(IV)).encryptor()
     return encryptor.update(plaintext) + encryptor.finalize() + encryptor.tag
 
@@ -50,13 +50,13 @@ class TestCiphers:
         assert unwrapped(Algorithm.A256CTR, kek, NIST_IV, NIST_SEALED).reveal() == NIST_PLAIN
 
     @pytest.mark.parametrize("ciphertext", [b"", gcm()[:-1], gcm()[1:], gcm(key=os.urandom(32))])
-    def test_what_does_not_authenticate(self, ciphertext: bytes) -> None:
-        with pytest.raises(DecryptionFailed, match="does not open"):
+    def test_a_changed_blob_is_refused(self, ciphertext: bytes) -> None:
+        with pytest.raises(DecryptionFailed, match="cannot decrypt"):
             unwrapped(Algorithm.AES_GCM, SecretBytes(KEY), IV, ciphertext)
 
-    def test_what_is_no_key(self) -> None:
+    def test_a_resource_that_is_not_a_key_is_refused(self) -> None:
         for size in (0, 16, 31, 33):
-            with pytest.raises(DecryptionFailed, match="no key"):
+            with pytest.raises(DecryptionFailed, match="not a key"):
                 unwrapped(Algorithm.AES_GCM, SecretBytes(bytes(size)), IV, gcm())
 
     def test_an_iv_of_the_other_cipher(self) -> None:
@@ -110,8 +110,8 @@ class TestLayerKeys:
 
 
 def refused(status: int, variant: str = "X", detail: str = "no") -> KbsRefused:
-    found = error(status, variant, detail)
-    return refusal("GET", status, found.content)
+    response = error(status, variant, detail)
+    return refusal("GET", status, response.content)
 
 
 @pytest.mark.parametrize(
@@ -133,5 +133,5 @@ def refused(status: int, variant: str = "X", detail: str = "no") -> KbsRefused:
         (ConfigError("x"), "FAILED_PRECONDITION"),
     ],
 )
-def test_image_tools_are_told_what_kind_of_failure_it_is(failure: Failure, status: str) -> None:
+def test_the_grpc_status_depends_on_the_failure(failure: Failure, status: str) -> None:
     assert grpc_answer(failure) == (grpc.StatusCode[status], str(failure))

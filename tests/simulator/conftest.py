@@ -1,4 +1,4 @@
-"""One platform for the room's tests, and dcap-qvl as the judge of what it makes."""
+"""One platform for the tests of the simulator, and dcap-qvl as the verifier of its quotes."""
 
 from __future__ import annotations
 

@@ -21,12 +21,12 @@ Judge = Callable[..., dict[str, Any]]
 def judge(
     quote: bytes, collateral: Collateral, root_ca_der: bytes, *, now: datetime = NOW
 ) -> dict[str, Any]:
-    """dcap-qvl's claims; raises its ValueError with the whole chain of causes."""
+    """Return dcap-qvl's claims, or raise its ValueError with the whole chain of causes."""
     seconds = int(now.timestamp())
     theirs = dcap_qvl.QuoteCollateralV3.from_json(collateral_json(collateral))
     dcap_qvl.verify_with_root_ca(quote, theirs, root_ca_der, seconds)
     claims = dcap_qvl.QuoteVerifier(root_ca_der).verify_with_policy(
         quote, theirs, seconds, dcap_qvl.QuotePolicy.claims_only(seconds)
     )
-    found: dict[str, Any] = json.loads(claims.to_json())
-    return found
+    verified: dict[str, Any] = json.loads(claims.to_json())
+    return verified

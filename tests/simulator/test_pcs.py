@@ -1,4 +1,4 @@
-"""Collateral put together from PCS answers is what dcap-qvl accepts."""
+"""dcap-qvl accepts collateral that is assembled from PCS answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT_CRL = "/sgx/certification/v4/rootcacrl"
 
 
 def _inner(body: bytes, member: str) -> tuple[str, bytes]:
-    """The signed text and the signature, cut out of the envelope as a client must."""
+    """Return the signed text and the signature from the envelope, as a client must."""
     head, tail = f'{{"{member}":', ',"signature":"'
     text, signature = body.decode()[len(head) : -2].rsplit(tail, 1)
     return text, bytes.fromhex(signature)

@@ -1,4 +1,4 @@
-"""Every option gives what it says. The judge is dcap-qvl, not this project's verifier."""
+"""Every option has its documented effect, by dcap-qvl and not this project's verifier."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_measurements_stand_where_the_verifier_reads_them(platform: SimulatedPla
 
 
 def test_default_measurements_are_the_same_in_every_process() -> None:
-    """They are pinned as reference values, so they may never change by accident."""
+    """The default measurements are pinned as reference values, so they must never change."""
     td = TdMeasurements()
     assert td == TdMeasurements()
     assert td.mr_td.hex().startswith("4abca82542b30a5d1d54a133")
@@ -351,7 +351,7 @@ def test_root_pem_is_the_root(platform: SimulatedPlatform) -> None:
 
 
 def test_a_platform_is_made_quickly() -> None:
-    """Well under a second: suites and demos make many (about 10 ms here, P-256 throughout)."""
+    """Creation takes far less than a second, because suites and demos create many (10 ms here)."""
     started = time.process_time()
     platform = SimulatedPlatform.create(now=NOW)
     platform.collateral(NOW)

@@ -1,4 +1,4 @@
-"""Simulated collateral has the shape of collateral that others' verifiers accept."""
+"""Simulated collateral has the shape of collateral that other verifiers accept."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from verdictd_py.simulator import SimulatedPlatform, collateral_json
 
 @pytest.fixture(scope="module")
 def accepted() -> dict[str, str]:
-    found: dict[str, str] = json.loads(vector("rats-tls/collateral.json").read_text())
-    return found
+    members: dict[str, str] = json.loads(vector("rats-tls/collateral.json").read_text())
+    return members
 
 
 def _shape(value: Any) -> Any:
-    """Names and types, with lists cut to their first element."""
+    """Return names and types, with only the first element of lists."""
     if isinstance(value, dict):
         return {key: _shape(member) for key, member in value.items() if key != "advisoryIDs"}
     if isinstance(value, list):

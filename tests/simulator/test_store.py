@@ -1,4 +1,4 @@
-"""A saved platform is the same platform in another process, and nobody else's."""
+"""A saved platform is the same platform in another process, and only its owner can read it."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from tests.support.keyprovider_client import LAYER, KeyProviderClient, b64, unwr
 from verdictd_py import daemon as app
 from verdictd_py.config import Address
 from verdictd_py.errors import ConfigError
-from verdictd_py.guest.agent import MAX_TOLD_CHARACTERS, Connect, KeyProviderAgent
+from verdictd_py.guest.agent import MAX_STATUS_CHARACTERS, Connect, KeyProviderAgent
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
 from verdictd_py.listeners.grpc_listener import GrpcListener
 from verdictd_py.protocols.ratstls.issue import Form
@@ -174,7 +174,10 @@ async def test_a_broker_that_never_answers_is_unavailable(broker: RunningBroker)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel accepts, nobody reads
         connect = f"127.0.0.1:{silent.getsockname()[1]}"
         async with running_agent(broker, "--connect", connect, "--timeout", "0.5") as agent:
-            assert await refusal(agent, packet) == ("UNAVAILABLE", "the broker is too slow")
+            assert await refusal(agent, packet) == (
+                "UNAVAILABLE",
+                "the broker did not answer in time",
+            )
 
 
 async def test_a_broker_that_cannot_judge_is_unavailable(broker: RunningBroker) -> None:
@@ -197,7 +200,7 @@ async def test_a_guest_that_has_no_evidence_to_show_says_why(broker: RunningBrok
     async with running_agent(broker, "--attester", "tdx") as agent:
         status, text = await refusal(agent, packet)
     assert status == "FAILED_PRECONDITION"
-    assert "this is no TDX guest" in text
+    assert "not a TDX guest" in text
 
 
 @asynccontextmanager
@@ -240,7 +243,7 @@ async def test_each_generation_of_brokers_is_told_the_name_it_knows(broker: Runn
         for parameter in (KID, URI):
             packet = unwrap_input(await wrapped(broker, parameter))
             answer = await client.refusal("UnWrapKey", packet)
-            assert answer == ("UNAVAILABLE", "the broker is too slow")
+            assert answer == ("UNAVAILABLE", "the broker did not answer in time")
     names = [request["blobs"][0]["algorithm"] for request in connection.asked]
     assert names == ["AES", "A256GCM"]
 
@@ -249,7 +252,11 @@ async def test_each_generation_of_brokers_is_told_the_name_it_knows(broker: Runn
     ("error", "status", "text"),
     [
         (ConfigError("no quote"), "FAILED_PRECONDITION", "no quote"),
-        (BrokerRefused("x\n y" * 999), "FAILED_PRECONDITION", ("x y" * 999)[:MAX_TOLD_CHARACTERS]),
+        (
+            BrokerRefused("x\n y" * 999),
+            "FAILED_PRECONDITION",
+            ("x y" * 999)[:MAX_STATUS_CHARACTERS],
+        ),
         (ValueError(KEY), "INTERNAL", "internal error of the guest's agent (ValueError)"),
     ],
     ids=["config", "long", "internal"],

@@ -90,7 +90,7 @@ async def test_what_cannot_be_opened_says_why(kbs: StandIn, tmp_path: Path) -> N
         assert not kbs.asked
         kbs.secrets["default/key/1"] = bytes(32)
         status, text = await client.refusal("UnWrapKey", unwrap_input(gcm))
-        assert (status, "does not open" in text) == ("FAILED_PRECONDITION", True)
+        assert (status, "cannot decrypt the packet" in text) == ("FAILED_PRECONDITION", True)
         del kbs.secrets["default/key/1"]
         status, text = await client.refusal("UnWrapKey", unwrap_input(gcm))
         assert (status, "nothing there" in text) == ("NOT_FOUND", True)

@@ -1,4 +1,4 @@
-"""The directory tree of configfs-tsm, with a thread in the place of the kernel."""
+"""The directory tree of configfs-tsm, with a thread instead of the kernel."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ Quote = Callable[[bytes], bytes]
 
 
 class FakeKernel:
-    """Makes the files of an entry when it is made, and removes them with it, as configfs does.
+    """Creates and removes the files of an entry with the entry, as configfs does.
 
-    `outblob` is a FIFO: whoever reads it waits until the quote for `inblob` is there.
+    `outblob` is a FIFO: its reader waits until the quote for `inblob` is written.
     """
 
     def __init__(self, root: Path, quote: Quote, *, provider: str = "tdx_guest\n") -> None:
         self.root = root
         self.quote = quote
         self.provider = provider
-        self.asked: list[bytes] = []
+        self.report_data: list[bytes] = []
         root.mkdir(parents=True)
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
-        """From now on every `mkdir` and `rmdir` below the root is the kernel's too."""
+        """Patch `mkdir` and `rmdir`, to create and remove an entry's files below the root."""
         mkdir, rmdir = Path.mkdir, Path.rmdir
 
-        def make(path: Path, *arguments: object, **more: object) -> None:
-            mkdir(path, *arguments, **more)  # type: ignore[arg-type]  # handed on
+        def make(path: Path, *arguments: object, **keywords: object) -> None:
+            mkdir(path, *arguments, **keywords)  # type: ignore[arg-type]  # passed through
             if path.parent == self.root:
                 self._fill(path)
 
         def remove(path: Path) -> None:
             if path.parent == self.root:
-                # A thread that still waits for a reader is let go.
+                # Unblock the thread, which may still wait for a reader.
                 reader = os.open(path / "outblob", os.O_RDONLY | os.O_NONBLOCK)
                 for file in path.iterdir():
                     file.unlink()
@@ -55,9 +55,9 @@ class FakeKernel:
 
     def _answer(self, entry: Path) -> None:
         with (
-            suppress(FileNotFoundError, BrokenPipeError),  # nobody ever read, and it is gone
+            suppress(FileNotFoundError, BrokenPipeError),  # removed without having been read
             (entry / "outblob").open("wb") as stream,  # waits for a reader
         ):
             report_data = (entry / "inblob").read_bytes()
-            self.asked.append(report_data)
+            self.report_data.append(report_data)
             stream.write(self.quote(report_data))

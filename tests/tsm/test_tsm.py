@@ -1,4 +1,4 @@
-"""Quotes of configfs-tsm, of a guest and of the broker itself."""
+"""Quotes from configfs-tsm, of a guest and of the broker itself."""
 
 from __future__ import annotations
 
@@ -32,56 +32,56 @@ def test_a_quote_is_for_the_data_and_leaves_nothing_behind(
     quotes = TsmQuotes(kernel.root)
     for data in (DATA, DATA[::-1]):
         assert quotes.quote(data) == b"quote of " + data
-    assert kernel.asked == [DATA, DATA[::-1]]
+    assert kernel.report_data == [DATA, DATA[::-1]]
     assert list(kernel.root.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("quote", "provider", "said"),
+    ("quote", "provider", "message"),
     [
         (b"", "tdx_guest", "0 bytes"),
         (bytes(70_000), "tdx_guest", "bytes"),
-        (b"x", "sev_guest", "'sev_guest' are not served"),
+        (b"x", "sev_guest", "'sev_guest' are not supported"),
     ],
 )
-def test_what_is_no_tdx_quote_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quote: bytes, provider: str, said: str
+def test_anything_but_a_tdx_quote_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quote: bytes, provider: str, message: str
 ) -> None:
     kernel = FakeKernel(tmp_path / "report", lambda data: quote, provider=provider)
     kernel.install(monkeypatch)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         TsmQuotes(kernel.root).quote(DATA)
     assert list(kernel.root.iterdir()) == []
 
 
-def test_a_host_without_it_is_told_so(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="this is no TDX guest"):
+def test_a_machine_that_is_not_a_tdx_guest_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not a TDX guest"):
         TsmQuotes(tmp_path / "none").quote(DATA)
 
 
-async def test_the_broker_shows_evidence_about_itself(
+async def test_the_broker_presents_evidence_about_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For clients that insist on it: form 60000, bound to the broker's own key."""
+    """The broker's evidence, for clients that require it, has form 60000 and covers its key."""
     platform = SimulatedPlatform.create(now=app.utc_now())
     kernel = FakeKernel(tmp_path / "report", platform.quote)
     kernel.install(monkeypatch)
     monkeypatch.setattr("verdictd_py.tsm.REPORTS", kernel.root)
     async with running_broker(tmp_path, platform, attester="tdx") as broker:
-        shown: list[bytes] = []
+        certificates: list[bytes] = []
         context = broker.context(broker.attester())
 
-        def keep(connection: SSL.Connection, seen: object, *more: object) -> bool:
-            shown.append(seen.to_cryptography().public_bytes(Encoding.DER))  # type: ignore[attr-defined]  # an X509
+        def record(connection: SSL.Connection, peer: object, *arguments: object) -> bool:
+            certificates.append(peer.to_cryptography().public_bytes(Encoding.DER))  # type: ignore[attr-defined]  # an X509
             return True
 
-        context.set_verify(SSL.VERIFY_PEER, keep)
+        context.set_verify(SSL.VERIFY_PEER, record)
         async with GuestConnection.open(*broker.address, context, timeout_seconds=10) as guest:
             assert await guest.version() == "v1"
-    evidence = certificate.read(shown[-1], TEES, now=broker.now, max_age=None)
+    evidence = certificate.read(certificates[-1], TEES, now=broker.now, max_age=None)
     assert evidence.tee == "tdx"
     assert evidence.binding is not None
-    assert kernel.asked[-1].startswith(evidence.binding)
+    assert kernel.report_data[-1].startswith(evidence.binding)
     assert "60000" in evidence.form
 
 
@@ -96,14 +96,14 @@ async def test_the_reference_guest_attests_with_it(
         async with broker.guest(TsmAttester()) as guest:
             assert await guest.version() == "v1"
         assert broker.events.named("guest.accepted")
-    assert len(kernel.asked) == 1
+    assert len(kernel.report_data) == 1
     assert list(kernel.root.iterdir()) == []
 
 
 def test_a_renewed_certificate_has_a_quote_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For a key of its own: the old quote would vouch for the old one."""
+    """A renewed certificate has a new key, which the old quote does not cover."""
     now = app.utc_now()
     platform = SimulatedPlatform.create(now=now)
     kernel = FakeKernel(tmp_path / "report", platform.quote)
@@ -115,10 +115,10 @@ def test_a_renewed_certificate_has_a_quote_of_its_own(
         quote_for=TsmQuotes(kernel.root).quote,
     )
     identity.context()
-    assert len(kernel.asked) == 1
+    assert len(kernel.report_data) == 1
     now += timedelta(days=300)
     identity.context()
-    first, second = kernel.asked
+    first, second = kernel.report_data
     assert first != second
 
 
@@ -127,6 +127,6 @@ async def test_a_broker_that_cannot_prove_itself_does_not_start(
 ) -> None:
     monkeypatch.setattr("verdictd_py.tsm.REPORTS", tmp_path / "none")
     platform = SimulatedPlatform.create(now=app.utc_now())
-    with pytest.raises(ConfigError, match="no TDX quote can be had"):
+    with pytest.raises(ConfigError, match="cannot get a TDX quote"):
         async with running_broker(tmp_path, platform, attester="tdx"):
             pass

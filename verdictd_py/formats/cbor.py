@@ -1,8 +1,8 @@
-"""The subset of CBOR that rats-tls writes: no more is read, so no more can hurt.
+"""Reader and writer of the subset of CBOR that rats-tls writes.
 
-A general decoder builds whatever hostile bytes ask for (nesting, tags, big numbers)
-before a caller sees it; here the caller asks for one head after the other, nothing
-recurses, and every length is checked against the bytes there are.
+A general decoder builds nested structures, tags and big numbers from hostile bytes before
+its caller can refuse them. Here the caller reads one head at a time, nothing recurses, and
+every length is checked against the remaining bytes.
 
 Source: RFC 8949, 3 (heads) and 3.1 (major types).
 """
@@ -24,15 +24,15 @@ _LONGEST: Final = 27
 
 
 class Reader:
-    """Takes items from the beginning of a buffer. Only definite lengths are read.
+    """Reader of the items in a buffer, in order. Only definite lengths are accepted.
 
-    Nothing here looks at what follows the last item: libcbor before 0.10 lets guests send
-    its buffers with their allocated size, and this is the one place that tolerates it.
-    Heads longer than needed are read too: libcbor writes 32-bit numbers for small ones.
+    Bytes after the last item are ignored: guests with libcbor before 0.10 send its buffers
+    with their allocated size. Heads longer than necessary are accepted, because libcbor
+    writes small numbers with 32 bits.
 
     Args:
         data: the buffer.
-        what: names it in messages: `the claims`.
+        what: name of the buffer in messages, a plural: `the claims`.
     """
 
     def __init__(self, data: bytes, what: str) -> None:
@@ -41,34 +41,34 @@ class Reader:
         self._at = 0
 
     def unsigned(self) -> int:
-        """An unsigned integer.
+        """Read an unsigned integer.
 
         Raises:
-            EvidenceFormat: something else comes next, or it is cut off; so do the others.
+            EvidenceFormat: another type, or truncated; the other methods raise it too.
         """
         return self._head(_UNSIGNED)
 
     def byte_string(self) -> bytes:
-        """A byte string."""
+        """Read a byte string."""
         return self._take(self._head(_BYTES))
 
     def text(self) -> str:
-        """A text string."""
+        """Read a text string."""
         try:
             return self._take(self._head(_TEXT)).decode("utf-8")
         except UnicodeDecodeError as error:
             raise EvidenceFormat(f"{self._what} have text that is not UTF-8") from error
 
     def array(self) -> int:
-        """Head of an array: how many items follow."""
+        """Read the head of an array, and return the number of items that follow."""
         return self._head(_ARRAY)
 
     def mapping(self) -> int:
-        """Head of a map: how many pairs follow."""
+        """Read the head of a map, and return the number of pairs that follow."""
         return self._head(_MAP)
 
     def tag(self) -> int:
-        """A tag; its item follows."""
+        """Read a tag; its item follows."""
         return self._head(_TAG)
 
     def _head(self, major: int) -> int:
@@ -90,27 +90,27 @@ class Reader:
 
 
 def unsigned(value: int) -> bytes:
-    """An unsigned integer, as short as possible."""
+    """Encode an unsigned integer, as short as possible."""
     return _head(_UNSIGNED, value)
 
 
 def unsigned32(value: int) -> bytes:
-    """An unsigned integer in 32 bits, however small: the C library's verifier insists."""
+    """Encode an unsigned integer with 32 bits, which the C library's verifier requires."""
     return bytes([_UNSIGNED << 5 | _IMMEDIATE + 2]) + value.to_bytes(4, "big")
 
 
 def byte_string(value: bytes) -> bytes:
-    """A byte string."""
+    """Encode a byte string."""
     return _head(_BYTES, len(value)) + value
 
 
 def array(*items: bytes) -> bytes:
-    """An array of encoded items."""
+    """Encode an array of encoded items."""
     return _head(_ARRAY, len(items)) + b"".join(items)
 
 
 def mapping(entries: dict[str, bytes]) -> bytes:
-    """A map from text to byte strings, in the order given."""
+    """Encode a map from text to byte strings, in the order of `entries`."""
     encoded = [_head(_MAP, len(entries))]
     for name, value in entries.items():
         key = name.encode("utf-8")
@@ -119,7 +119,7 @@ def mapping(entries: dict[str, bytes]) -> bytes:
 
 
 def tagged(tag: int, item: bytes) -> bytes:
-    """An encoded item under a tag."""
+    """Add a tag to an encoded item."""
     return _head(_TAG, tag) + item
 
 

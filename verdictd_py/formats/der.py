@@ -1,8 +1,8 @@
 """A strict reader of DER, and of the X.509 certificates that guests send.
 
-Older guests write the version INTEGER 3, an X.509 that does not exist, and `cryptography`
-refuses to load it. Of a certificate four things are needed here, each at a fixed place,
-so they are read directly; nothing is computed with a key, and nothing recurses.
+Older guests write the version INTEGER 3, which X.509 does not define, and `cryptography`
+refuses to load it. The four required fields of a certificate have fixed positions, so they
+are read directly; nothing is computed with a key, and nothing recurses.
 
 Source: X.690 (DER); RFC 5280, 4.1 (structure of certificates).
 """
@@ -37,11 +37,11 @@ _GENERALIZED: Final = re.compile(rb"([0-9]{4})" + rb"([0-9]{2})" * 5 + rb"Z")
 
 
 class Reader:
-    """Takes one element after the other; definite, minimal lengths and short tags only.
+    """Reader of elements in order; only definite, minimal lengths and short tags are accepted.
 
     Args:
         data: concatenated elements.
-        what: names them in messages: `the certificate`.
+        what: name of the data in messages: `the certificate`.
     """
 
     def __init__(self, data: bytes, what: str) -> None:
@@ -50,17 +50,17 @@ class Reader:
         self._at = 0
 
     def content(self, tag: int) -> bytes:
-        """Content of the next element, which must have `tag`.
+        """Read the next element, which must have `tag`, and return its content.
 
         Raises:
-            EvidenceFormat: it has another, is cut off, or is not DER.
+            EvidenceFormat: another tag, truncated, or not DER.
         """
         begin, end = self._extent(tag)
         self._at = end
         return self._data[begin:end]
 
     def element(self, tag: int) -> bytes:
-        """The next element, which must have `tag`, with its header.
+        """Read the next element, which must have `tag`, and return it with its header.
 
         Raises:
             EvidenceFormat: as `content`.
@@ -70,7 +70,7 @@ class Reader:
         return self._data[start : self._at]
 
     def inner(self, tag: int) -> Reader:
-        """A reader of the content of the next element.
+        """Read the next element, and return a reader of its content.
 
         Raises:
             EvidenceFormat: as `content`.
@@ -78,28 +78,28 @@ class Reader:
         return Reader(self.content(tag), self._what)
 
     def at(self, tag: int) -> bool:
-        """Whether an element with `tag` comes next."""
+        """Return whether the next element has `tag`."""
         return self._at < len(self._data) and self._data[self._at] == tag
 
     @property
     def rest(self) -> bytes:
-        """What was not taken yet."""
+        """The bytes that were not read yet."""
         return self._data[self._at :]
 
     def end(self) -> None:
-        """Returns if everything was taken.
+        """Check that all bytes were read.
 
         Raises:
-            EvidenceFormat: something is left.
+            EvidenceFormat: bytes are left.
         """
         if self._at != len(self._data):
-            raise self._refused("has something where nothing may be")
+            raise self._refused("has unexpected extra bytes")
 
     def _extent(self, tag: int) -> tuple[int, int]:
-        """Where the content of the next element begins and ends."""
+        """Return start and end of the next element's content."""
         data, at = self._data, self._at
         if not self.at(tag):
-            raise self._refused("is not built as it must be")
+            raise self._refused("does not have the required structure")
         if at + 2 > len(data):
             raise self._refused("is cut off")
         length, begin = data[at + 1], at + 2
@@ -107,7 +107,7 @@ class Reader:
             size = length & 0x7F
             length = int.from_bytes(data[begin : begin + size], "big")
             begin += size
-            # Too long a form, zeros in front of it, or no size: X.690, 10.1.
+            # A form that is longer than necessary, leading zeros, or no size: X.690, 10.1.
             if length < 0x80 or length >> 8 * (size - 1) == 0:
                 raise self._refused("has a length that is not DER")
         if length > len(data) - begin:
@@ -128,11 +128,11 @@ class Extension:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What is read of a certificate.
+    """The required fields of a certificate.
 
     Attributes:
         not_before, not_after: validity period, both ends included, UTC.
-        spki: the SubjectPublicKeyInfo, its DER bytes as they stand in the certificate.
+        spki: the SubjectPublicKeyInfo, exactly the DER bytes of the certificate.
         extensions: by OID, as `oid` encodes it.
     """
 
@@ -143,12 +143,13 @@ class Certificate:
 
 
 def read_certificate(der: bytes) -> Certificate:
-    """Reads the certificate that `der` consists of; one with unique ids, which no guest
-    sends, is refused.
+    """Read a certificate.
+
+    Certificates with unique ids, which no guest sends, are refused.
 
     Raises:
-        EvidenceFormat: not DER, not a certificate, something behind it, or an extension
-            twice.
+        EvidenceFormat: not DER, not a certificate, extra bytes after it, or a duplicate
+            extension.
     """
     outer = Reader(der, "the certificate")
     whole = outer.inner(SEQUENCE)
@@ -160,7 +161,7 @@ def read_certificate(der: bytes) -> Certificate:
     if signed.at(_VERSION):
         version = signed.inner(_VERSION)
         if version.content(INTEGER) not in _VERSIONS:
-            raise EvidenceFormat("the certificate is neither X.509 v3 nor as older guests send it")
+            raise EvidenceFormat("the certificate is neither X.509 v3 nor the v4 of older guests")
         version.end()
     signed.content(INTEGER)  # serialNumber
     signed.content(SEQUENCE)  # signature
@@ -176,7 +177,7 @@ def read_certificate(der: bytes) -> Certificate:
 
 
 def with_version(tbs: bytes, version: int) -> bytes:
-    """A tbsCertificate with another version INTEGER, as older guests sign it.
+    """Return a tbsCertificate with another version INTEGER, as older guests sign it.
 
     Args:
         tbs: DER of an X.509 v3 tbsCertificate.
@@ -193,7 +194,7 @@ def with_version(tbs: bytes, version: int) -> bytes:
 
 
 def encode(tag: int, *contents: bytes) -> bytes:
-    """One element around `contents`."""
+    """Encode one element with `contents`."""
     content = b"".join(contents)
     length = len(content)
     if length < 0x80:
@@ -203,7 +204,7 @@ def encode(tag: int, *contents: bytes) -> bytes:
 
 
 def oid(dotted: str) -> bytes:
-    """Content of an OBJECT IDENTIFIER (X.690, 8.19): `2.23.133.5.4.9`."""
+    """Encode the content of an OBJECT IDENTIFIER (X.690, 8.19), as `2.23.133.5.4.9`."""
     first, second, *others = (int(arc) for arc in dotted.split("."))
     encoded = b""
     for arc in (40 * first + second, *others):
@@ -218,21 +219,21 @@ def _extensions(signed: Reader) -> dict[bytes, Extension]:
     wrapper = signed.inner(_EXTENSIONS)
     entries = wrapper.inner(SEQUENCE)
     wrapper.end()
-    found: dict[bytes, Extension] = {}
+    extensions: dict[bytes, Extension] = {}
     while entries.at(SEQUENCE):
         entry = entries.inner(SEQUENCE)
         name = entry.content(OBJECT_IDENTIFIER)
-        # DER leaves FALSE out, it being the default; TRUE is written 0xff.
+        # DER omits FALSE, the default, and encodes TRUE as 0xff.
         critical = entry.at(BOOLEAN)
         if critical and entry.content(BOOLEAN) != b"\xff":
             raise EvidenceFormat("the certificate has a BOOLEAN that is not DER")
         value = entry.content(OCTET_STRING)
         entry.end()
-        if name in found:
+        if name in extensions:
             raise EvidenceFormat("the certificate has an extension twice")
-        found[name] = Extension(critical, value)
+        extensions[name] = Extension(critical, value)
     entries.end()
-    return found
+    return extensions
 
 
 def _time(validity: Reader) -> datetime:
@@ -246,5 +247,5 @@ def _time(validity: Reader) -> datetime:
         year += 1900 if year >= _PIVOT_YEAR else 2000
     try:
         return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
-    except ValueError as error:  # a 13th month, say
+    except ValueError as error:  # a 13th month, for example
         raise EvidenceFormat("the certificate has a time that does not exist") from error

@@ -1,4 +1,4 @@
-"""A reference guest: proves itself to a broker and asks, as real guests do.
+"""A reference guest that attests itself to a broker and requests secrets, as real guests do.
 
-Used by the command line and by tests; nothing the daemon loads imports it.
+The command line and the tests use it; the daemon never imports it.
 """

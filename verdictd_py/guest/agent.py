@@ -1,7 +1,7 @@
-"""Stands in for attestation-agent: ocicrypt's key provider on the guest's side.
+"""ocicrypt's key provider on the guest's side, a replacement of attestation-agent.
 
-Image tools of the guest ask it to unwrap a layer key. It has the broker do so over an attested
-channel, or does so itself with the key that a KBS releases. Sources: wire-keyprovider.md,
+The guest's image tools request it to unwrap layer keys. The broker unwraps them over an
+attested channel, or this process with the key that a KBS releases. Sources: wire-keyprovider.md,
 "gRPC"; wire-eaa.md, `Decrypt`; wire-rcar.md, "Resources".
 """
 
@@ -23,45 +23,45 @@ from verdictd_py.guest.rcar.errors import KbsRefused
 from verdictd_py.protocols.keyprovider import protocol
 from verdictd_py.protocols.keyprovider.packet import AnnotationPacket, PacketForm
 
-MAX_TOLD_CHARACTERS: Final = 512
-"""Of the broker's words: a gRPC status travels in headers, which gRPC bounds at 8 KiB."""
+MAX_STATUS_CHARACTERS: Final = 512
+"""Largest text of a gRPC status: it is sent in headers, which gRPC limits to 8 KiB."""
 
-_NOT_JUDGED: Final = "not judged:"
+_NOT_JUDGED: Final = "not judged:"  # on the wire: the guest was not appraised
 _NO_WRAPPING: Final = (
-    "a guest's agent only unwraps; to encrypt an image, ask the broker: "
-    "give the address of its --client-api"
+    "a guest's agent only unwraps keys; to encrypt an image, use the broker: "
+    "configure the address of its --client-api"
 )
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class Unwraps(Protocol):
-    """What opens layer keys: a connection to a broker, or this guest with a KBS's keys."""
+class Unwrapper(Protocol):
+    """Unwrapper of layer keys: a connection to a broker, or this guest with a KBS's keys."""
 
     async def decrypt(
         self, *, kid: str, encrypted_data: bytes, algorithm: str, iv: bytes
     ) -> SecretBytes:
-        """The plaintext of one wrapped blob.
+        """Return the plaintext of one wrapped blob.
 
         Raises:
-            BrokerRefused: the broker does not help, or cannot be reached.
-            RequestError, DecryptionFailed: this blob cannot be opened.
-            ConfigError: this guest has no evidence to show.
+            BrokerRefused: the broker refuses, or is unreachable.
+            RequestError, DecryptionFailed: this blob cannot be decrypted.
+            ConfigError: this guest has no evidence to present.
         """
         ...
 
 
-Connect = Callable[[], AbstractAsyncContextManager[Unwraps]]
+Connect = Callable[[], AbstractAsyncContextManager[Unwrapper]]
 Failure = RequestError | DecryptionFailed | BrokerRefused | ConfigError
 
 
 class KeyProviderAgent(services.KeyProviderServiceServicer):
-    """Unwraps layer keys through the broker; a failure is a gRPC status, never an OK answer.
+    """gRPC service that unwraps layer keys; a failure is a gRPC status, never an OK answer.
 
     Args:
-        connect: opens a new connection of this guest; one is made for every call, as
+        connect: opens a new connection of this guest; every call opens one, as
             attestation-agent does, so that each layer is released on fresh evidence.
-        timeout_seconds: for one call as a whole.
+        timeout_seconds: time limit of a whole call.
     """
 
     def __init__(self, connect: Connect, *, timeout_seconds: float) -> None:
@@ -74,7 +74,7 @@ class KeyProviderAgent(services.KeyProviderServiceServicer):
     async def WrapKey(
         self, request: messages.keyProviderKeyWrapProtocolInput, context: Context
     ) -> messages.keyProviderKeyWrapProtocolOutput:
-        """UNIMPLEMENTED: a guest holds no key to wrap with."""
+        """Abort with UNIMPLEMENTED: a guest has no key to wrap with."""
         del request
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, _NO_WRAPPING)
         raise AssertionError("abort() raises")
@@ -82,13 +82,13 @@ class KeyProviderAgent(services.KeyProviderServiceServicer):
     async def UnWrapKey(
         self, request: messages.keyProviderKeyWrapProtocolInput, context: Context
     ) -> messages.keyProviderKeyWrapProtocolOutput:
-        """JSON of an operation `keyunwrap` -> JSON with the layer key's options."""
+        """Unwrap a layer key: JSON of the operation `keyunwrap` in, JSON with optsdata out."""
         try:
-            asked = protocol.decode_unwrap(request.KeyProviderKeyWrapProtocolInput)
-            optsdata = await self._released(AnnotationPacket.decode(asked.annotation))
+            operation = protocol.decode_unwrap(request.KeyProviderKeyWrapProtocolInput)
+            optsdata = await self._unwrap(AnnotationPacket.decode(operation.annotation))
         except (RequestError, DecryptionFailed, BrokerRefused, ConfigError) as error:
             status, text = grpc_answer(error)
-        except Exception as error:  # noqa: BLE001  # the edge: grpc would show and log its text
+        except Exception as error:  # noqa: BLE001  # grpc would send and log its text
             status = grpc.StatusCode.INTERNAL
             text = f"internal error of the guest's agent ({type(error).__name__})"
         else:
@@ -98,11 +98,11 @@ class KeyProviderAgent(services.KeyProviderServiceServicer):
         await context.abort(status, text)
         raise AssertionError("abort() raises")
 
-    async def _released(self, packet: AnnotationPacket) -> SecretBytes:
-        """What is opened for this guest.
+    async def _unwrap(self, packet: AnnotationPacket) -> SecretBytes:
+        """Return the plaintext of the packet's blob.
 
         Raises:
-            Failure: as in `Unwraps.decrypt`.
+            Failure: as in `Unwrapper.decrypt`.
         """
         blob = packet.blob
         legacy = packet.form is PacketForm.LEGACY
@@ -119,11 +119,11 @@ class KeyProviderAgent(services.KeyProviderServiceServicer):
                     iv=blob.iv,
                 )
         except TimeoutError as error:
-            raise BrokerUnreachable("the broker is too slow") from error
+            raise BrokerUnreachable("the broker did not answer in time") from error
 
 
 def grpc_answer(error: Failure) -> tuple[grpc.StatusCode, str]:
-    """Status and text of a failed call."""
+    """Return the status and the text of a failed call."""
     text = " ".join(str(error).split())
     if isinstance(error, RequestError):
         status = grpc.StatusCode.INVALID_ARGUMENT
@@ -133,14 +133,14 @@ def grpc_answer(error: Failure) -> tuple[grpc.StatusCode, str]:
         status = _broker_status(error, text)
     else:
         status = grpc.StatusCode.FAILED_PRECONDITION
-    return status, text[:MAX_TOLD_CHARACTERS]
+    return status, text[:MAX_STATUS_CHARACTERS]
 
 
 def _broker_status(error: BrokerRefused, text: str) -> grpc.StatusCode:
-    """Of a broker's words.
+    """Return the status for a broker's failure.
 
-    It says "refused: ..." to a guest that it judged and turned away, and "not judged: ..."
-    where it could not judge; anything else is about this key or packet.
+    The text starts with "refused:" if the guest was appraised and refused, and with
+    "not judged:" if it was not appraised; any other text is about this key or packet.
     """
     if isinstance(error, BrokerUnreachable) or text.startswith(_NOT_JUDGED):
         return grpc.StatusCode.UNAVAILABLE
@@ -150,7 +150,7 @@ def _broker_status(error: BrokerRefused, text: str) -> grpc.StatusCode:
 
 
 def _kbs_status(error: KbsRefused) -> grpc.StatusCode:
-    """Of a KBS's status: every refusal of a guest is 401, and so is "could not judge"."""
+    """Return the status for a KBS's failure; 401 means refused or not appraised."""
     if error.status >= 500 or error.detail.startswith(_NOT_JUDGED):
         return grpc.StatusCode.UNAVAILABLE
     return {

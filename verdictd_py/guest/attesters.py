@@ -1,4 +1,4 @@
-"""Where a guest's evidence comes from: nowhere, or a platform in software."""
+"""Sources of a guest's evidence: a simulated platform, or the TDX guest it runs in."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from verdictd_py.simulator import Flaw, SimulatedPlatform, TdMeasurements, colla
 from verdictd_py.tsm import TsmQuotes
 
 COLLATERAL_FILE: Final = "collateral.json"
-"""Beside the platform's own files: what a broker takes with `--collateral`."""
+"""File next to the platform's own files, for a broker's option `--collateral`."""
 
 
 class Attester(Protocol):
-    """Makes evidence about the guest it runs in."""
+    """Source of evidence about the guest."""
 
     def quote(self, report_data: bytes) -> bytes:
-        """A quote over 64 bytes of REPORTDATA."""
+        """Return a quote over 64 bytes of REPORTDATA."""
         ...
 
     def endorsements(self, now: datetime) -> Collateral | None:
-        """Collateral to send along, or None."""
+        """Return the collateral to send with the evidence, or None."""
         ...
 
 
@@ -38,9 +38,9 @@ class SimulatedAttester:
     """Evidence of a simulated TDX guest.
 
     Args:
-        measurements: what the guest is; an ordinary one where left out.
-        flaw: what is wrong with its quotes.
-        endorse: put the platform's collateral into the certificate.
+        measurements: of the guest; default: those of an honest one.
+        flaw: the flaw of its quotes, or None.
+        endorse: send the platform's collateral in the certificate.
     """
 
     def __init__(
@@ -78,10 +78,10 @@ class TsmAttester:
 
 
 def simulated_platform(directory: Path, *, now: datetime) -> SimulatedPlatform:
-    """The platform saved in `directory`, made there if it is not; its collateral is renewed.
+    """Load the platform in `directory`, or create it there, and renew its collateral.
 
     Raises:
-        ConfigError: the directory cannot be used.
+        ConfigError: the directory cannot be read or written.
     """
     if (directory / "platform.json").exists():
         platform = SimulatedPlatform.load(directory)
@@ -98,12 +98,12 @@ def simulated_platform(directory: Path, *, now: datetime) -> SimulatedPlatform:
 def guest_context(
     attester: Attester | None, form: Form, *, now: datetime, garbage: bytes = b""
 ) -> SSL.Context:
-    """TLS settings of a guest with a fresh key and a certificate that carries its evidence.
+    """Return TLS settings of a guest with a fresh key and a certificate with its evidence.
 
     Args:
-        attester: None for a certificate without evidence.
-        form: the generation of certificate; of no account without an attester.
-        garbage: padding, as guests with libcbor before 0.10 send.
+        attester: source of the evidence; None for a certificate without evidence.
+        form: the generation of the certificate; ignored without an attester.
+        garbage: padding, as guests with libcbor before 0.10 send it.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     if attester is None:
@@ -124,7 +124,7 @@ def guest_context(
 
 
 def use_certificate(context: SSL.Context, certificate: bytes) -> None:
-    """Gives `context` a certificate of any generation, through a file in memory."""
+    """Load a certificate of any generation into `context`, through a file in memory."""
     with os.fdopen(os.memfd_create("certificate"), "wb", buffering=0) as file:
         file.write(certificate)
         context.use_certificate_file(f"/proc/self/fd/{file.fileno()}", crypto.FILETYPE_ASN1)

@@ -1,7 +1,7 @@
-"""One attested connection of a guest: RATS-TLS outside, eaa_kbc's JSON inside.
+"""One attested connection of a guest: eaa_kbc's JSON over RATS-TLS.
 
 It reads exactly as eaa_kbc does (wire-eaa.md, "How the client reads"), so that an answer
-which would surprise real guests surprises this one too.
+that real guests misread fails here too.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _NETWORK_READ_BYTES: Final = 65_536
 
 
 class BrokerRefused(VerdictdError):
-    """The broker answered `Fail`, or ended the connection. The text is the broker's."""
+    """The broker answered `Fail`, or closed the connection. The text is the broker's."""
 
     code = "broker-refused"
 
 
 class BrokerUnreachable(BrokerRefused):
-    """Nobody listens there, or the connection broke or is too slow: trying again may help."""
+    """The broker cannot be reached, or the connection broke or timed out; a retry may succeed."""
 
     code = "broker-unreachable"
 
 
 class GuestConnection:
-    """Sends one request after the other over an attested channel."""
+    """Client of a broker that sends one request at a time over an attested channel."""
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, session: TlsSession
@@ -52,10 +52,10 @@ class GuestConnection:
     async def open(
         cls, host: str, port: int, context: SSL.Context, *, timeout_seconds: float = 30
     ) -> AsyncIterator[GuestConnection]:
-        """Connects and completes the handshake.
+        """Connect and complete the handshake.
 
         Raises:
-            BrokerUnreachable: nobody listens there, or not in time.
+            BrokerUnreachable: the connection is refused or times out.
             BrokerRefused: the handshake failed.
         """
         try:
@@ -72,16 +72,16 @@ class GuestConnection:
             yield connection
         except RequestError as error:
             raise BrokerRefused(f"the broker ended the connection: {error}") from error
-        except OSError as error:  # TimeoutError among them
-            raise BrokerUnreachable("the broker ended the connection, or is too slow") from error
+        except OSError as error:  # includes TimeoutError
+            raise BrokerUnreachable("the connection to the broker broke or timed out") from error
         finally:
             connection._close()
 
     async def call(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The answer to a command that is answered with JSON.
+        """Send a command and return its JSON answer.
 
         Raises:
-            BrokerRefused: the answer is `Fail`, or no answer.
+            BrokerRefused: the answer is `Fail`, or not a valid answer.
         """
         return _accepted(await self._exchange(request, _SMALL_ANSWER_BYTES))
 
@@ -92,14 +92,14 @@ class GuestConnection:
         return str((await self.call({"command": "version"}))["version"])
 
     async def keks(self, kids: list[str]) -> dict[str, SecretBytes]:
-        """Keys by kid."""
+        """Return keys by kid."""
         data = (await self.call({"command": "Get KEK", "kids": kids})).get("data") or {}
         return {kid: _decoded(text) for kid, text in data.items()}
 
     async def decrypt(
         self, *, kid: str, encrypted_data: bytes, algorithm: str, iv: bytes
     ) -> SecretBytes:
-        """The plaintext of one wrapped blob."""
+        """Return the plaintext of one wrapped blob."""
         wrapped = base64.b64encode(encrypted_data).decode()
         blob = {
             "kid": kid,
@@ -115,7 +115,7 @@ class GuestConnection:
         return _decoded(opened)
 
     async def resource(self, name: str) -> SecretBytes:
-        """A resource by its first-generation name (`Policy`) or its path."""
+        """Return a resource by its first-generation name (`Policy`) or its path."""
         info = await self.call({"command": "Get Resource Info", "name": name})
         size = int((info.get("data") or {})["base64size"])
         if "/" in name:
@@ -128,7 +128,9 @@ class GuestConnection:
         text = await self._exchange(request, size)
         content = _decoded(text)
         if len(text) != size:
-            raise BrokerRefused(_fail_text(content.reveal()) or "the answer has another size")
+            raise BrokerRefused(
+                _fail_text(content.reveal()) or "the answer has another size than announced"
+            )
         return content
 
     async def _handshake(self) -> None:
@@ -165,22 +167,22 @@ class GuestConnection:
 
 def _accepted(answer: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(answer)
+        members = json.loads(answer)
     except ValueError:
-        raise BrokerRefused("the answer is no JSON") from None
-    if not isinstance(found, dict) or found.get("status") != "OK":
-        raise BrokerRefused(_fail_text(answer) or "the answer says neither OK nor Fail")
-    return found
+        raise BrokerRefused("the answer is not JSON") from None
+    if not isinstance(members, dict) or members.get("status") != "OK":
+        raise BrokerRefused(_fail_text(answer) or "the answer is neither OK nor Fail")
+    return members
 
 
 def _fail_text(answer: bytes) -> str:
-    """The broker's words in a `Fail` answer, empty where it is none."""
+    """Return the broker's text in a `Fail` answer; empty for any other answer."""
     try:
-        found = json.loads(answer)
+        members = json.loads(answer)
     except ValueError:
         return ""
-    if isinstance(found, dict) and found.get("status") == "Fail":
-        return str(found.get("error", "no reason given"))
+    if isinstance(members, dict) and members.get("status") == "Fail":
+        return str(members.get("error", "no reason given"))
     return ""
 
 
@@ -188,5 +190,5 @@ def _decoded(text: str | bytes) -> SecretBytes:
     try:
         return SecretBytes(base64.b64decode(text, validate=True))
     except (binascii.Error, ValueError):
-        told = _fail_text(text.encode() if isinstance(text, str) else text)
-        raise BrokerRefused(told or "the answer is no base64") from None
+        failure = _fail_text(text.encode() if isinstance(text, str) else text)
+        raise BrokerRefused(failure or "the answer is not base64") from None

@@ -6,9 +6,9 @@
     debug = platform.quote(report_data, TdMeasurements().debug())
     late = platform.with_options(PlatformOptions(tcb_status="OutOfDate")).collateral(now)
 
-For policy tests, rehearsals and `verdictd-py demo`. Everything verifies exactly as evidence
-of hardware does, and only where the platform's own root is the trusted one. Nothing that
-the daemon loads imports this room.
+For policy tests, rehearsals and `verdictd-py demo`. Its evidence verifies exactly as evidence
+of hardware does, but only with the platform's own root as the trusted root. The daemon never
+imports this package.
 """
 
 from verdictd_py.simulator.collateral import (

@@ -26,19 +26,19 @@ TcbStatus = Literal[
     "TDRelaunchAdvisedConfigurationNeeded",
     "Revoked",
 ]
-"""Every status that a verifier can find, in Intel's spelling (tdx notes)."""
+"""Every status that a verifier can return, in Intel's spelling (tdx.md)."""
 
 TCB_STATUSES: Final[tuple[TcbStatus, ...]] = get_args(TcbStatus)
 
 RELAUNCH_STATUSES: Final[dict[TcbStatus, TcbStatus]] = {
-    # Found by comparing launch and current SVNs of a TD 1.5 body, so never written in
-    # TCB info: the platform has the status on the right, the TD's launch is older.
+    # They result from comparing launch and current SVNs of a TD 1.5 body, so they are never
+    # in TCB info: the platform has the status on the right, the TD's launch is older.
     "TDRelaunchAdvised": "UpToDate",
     "TDRelaunchAdvisedConfigurationNeeded": "ConfigurationNeeded",
 }
 
 TCB_DATE: Final = "2024-03-13T00:00:00Z"
-"""`tcbDate` of the platform's own TCB level, whatever its status."""
+"""`tcbDate` of the platform's own TCB level, with any status."""
 
 _NEWER_DATE: Final = "2025-05-14T00:00:00Z"
 _OLDER_DATE: Final = "2018-01-04T00:00:00Z"
@@ -60,10 +60,10 @@ def tcb_info(
     evaluation_number: int,
     validity: Validity,
 ) -> str:
-    """The text of TDX TCB info by which this platform's quotes have `status`.
+    """Return the text of TDX TCB info that gives this platform's quotes `status`.
 
-    A newer level that the platform misses stands first where it is not up to date, an
-    older one last, so that a verifier has to choose.
+    A newer level comes first unless the platform is up to date, and an older one last, so
+    that a verifier must select the level.
     """
     level = RELAUNCH_STATUSES.get(status, status)
     own = _level(identity.pce_svn, level, TCB_DATE, advisory_ids)
@@ -101,7 +101,7 @@ def tcb_info(
 
 
 def qe_identity(enclave: QuotingEnclave, evaluation_number: int, validity: Validity) -> str:
-    """The text of the QE identity that `enclave` satisfies."""
+    """Return the text of the QE identity that `enclave` satisfies."""
     return _compact(
         {
             "id": "TD_QE",
@@ -121,9 +121,9 @@ def qe_identity(enclave: QuotingEnclave, evaluation_number: int, validity: Valid
 
 
 def collateral_json(collateral: Collateral) -> str:
-    """Collateral as the JSON text `QuoteCollateralV3`: CRLs and signatures in hex.
+    """Return collateral as the JSON text `QuoteCollateralV3`, with CRLs and signatures in hex.
 
-    It is what dcap-qvl's `QuoteCollateralV3.from_json` and directories of collateral read.
+    dcap-qvl's `QuoteCollateralV3.from_json` and directories of collateral read this form.
     """
     members: dict[str, JsonValue] = {
         "pck_crl_issuer_chain": collateral.pck_crl_issuer_chain,
@@ -140,14 +140,14 @@ def collateral_json(collateral: Collateral) -> str:
 
 
 def rfc3339(moment: datetime) -> str:
-    """Intel's form of a time: UTC, whole seconds, `Z`."""
+    """Format a time as Intel does: UTC, whole seconds, `Z`."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _level(
     pce_svn: int, status: TcbStatus, date: str, advisory_ids: tuple[str, ...] = ()
 ) -> dict[str, JsonValue]:
-    # The module's SVN and version (the first two) are judged by tdxModuleIdentities.
+    # tdxModuleIdentities evaluate the module's SVN and version (the first two bytes).
     tdx_svns = bytes(2) + CURRENT_TEE_TCB_SVN[2:]
     level: dict[str, JsonValue] = {
         "tcb": {
@@ -168,5 +168,5 @@ def _svn_level(isv_svn: int, status: TcbStatus, date: str) -> dict[str, JsonValu
 
 
 def _compact(document: dict[str, JsonValue]) -> str:
-    """The exact text that is signed; like Intel's, without spaces."""
+    """Return the exact text that is signed, without spaces as Intel's."""
     return json.dumps(document, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""How a simulated platform is, and what its collateral says about it."""
+"""Properties of a simulated platform, and of the collateral about it."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from verdictd_py.simulator.collateral import TCB_STATUSES, TcbStatus
 from verdictd_py.simulator.pki import PckCa
 
 ROOT_CRL_PATH: Final = "/SimulatedRootCA.der"
-"""Below `pcs_url`, as Intel's root names `/IntelSGXRootCA.der`."""
+"""Path under `pcs_url`; Intel's root certificate names `/IntelSGXRootCA.der`."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlatformOptions:
-    """How the platform is, and what its collateral says about it.
+    """Properties of the platform, and of the collateral about it.
 
     Attributes:
         fmspc: 12 hex digits; fixed once the platform exists.
-        ca: which CA issued the PCK certificate; fixed once the platform exists.
-        pcs_url: what CRL addresses in certificates begin with; fixed as well. The
-            default resolves nowhere (RFC 2606).
-        tcb_status: what a verifier finds. The two `TDRelaunch...` need TD 1.5 bodies.
-        advisory_ids: Intel's, listed with the platform's TCB level.
+        ca: the CA that issues the PCK certificate; fixed once the platform exists.
+        pcs_url: prefix of the CRL addresses in certificates; fixed as well. The default
+            never resolves (RFC 2606).
+        tcb_status: result of a verifier. The two `TDRelaunch...` need TD 1.5 bodies.
+        advisory_ids: Intel's identifiers, listed with the platform's TCB level.
         tcb_evaluation_number: `tcbEvaluationDataNumber` of TCB info and QE identity.
         pck_revoked: the PCK certificate is in the PCK CRL.
         pck_ca_revoked: the CA that issued it is in the root's CRL.
-        collateral_lifetime: from the `now` collateral is asked for to its next update.
+        collateral_lifetime: from the `now` of `collateral` to its next update.
 
     Raises:
-        ValueError: one of them cannot be had.
+        ValueError: one of them is invalid.
     """
 
     fmspc: str = "50806f000000"
@@ -50,11 +50,11 @@ class PlatformOptions:
         if self.ca not in ("platform", "processor"):
             raise ValueError("the CA of a PCK is 'platform' or 'processor'")
         if self.tcb_status not in TCB_STATUSES:
-            raise ValueError(f"no TCB status {self.tcb_status!r}; one of {TCB_STATUSES}")
+            raise ValueError(f"unknown TCB status {self.tcb_status!r}; use one of {TCB_STATUSES}")
 
     @property
     def fixed(self) -> tuple[str, str, str]:
-        """What stands in certificates, so cannot change."""
+        """Properties that are in certificates, so that they cannot change."""
         return (self.fmspc.lower(), self.ca, self.pcs_url)
 
     @property
@@ -66,7 +66,7 @@ class PlatformOptions:
         return f"{self.pcs_url}/sgx/certification/v4/pckcrl?ca={self.ca}&encoding=der"
 
     def as_json(self) -> dict[str, JsonValue]:
-        """All members as JSON has them; the lifetime in seconds."""
+        """Return all members as JSON; the lifetime is in seconds."""
         members: dict[str, JsonValue] = {
             member.name: getattr(self, member.name) for member in fields(self)
         }
@@ -76,10 +76,10 @@ class PlatformOptions:
 
     @classmethod
     def from_json(cls, members: dict[str, Any]) -> Self:
-        """The inverse of `as_json`.
+        """Construct options from the result of `as_json`.
 
         Raises:
-            ValueError, TypeError, KeyError: a member is unknown, missing or of another shape.
+            ValueError, TypeError, KeyError: a member is unknown, missing or malformed.
         """
         return cls(
             **{

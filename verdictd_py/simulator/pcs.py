@@ -1,7 +1,7 @@
-"""What a provisioning certification service answers for the simulated platform, without IO.
+"""Answers of a provisioning certification service for the simulated platform, without IO.
 
-Any HTTP server can be put around `pcs_answer`: collateral sources, demos and rehearsals then
-fetch as they would from Intel or a PCCS. Source of paths, parameters and headers: Intel
+An HTTP server that calls `pcs_answer` serves collateral sources, demos and rehearsals as Intel
+or a PCCS does. Source of paths, parameters and headers: Intel
 "API documentation of the Provisioning Certification Service", version 4; `rootcacrl` is
 the PCCS's own ("Design Guide for the PCCS").
 """
@@ -36,11 +36,11 @@ _Query = Mapping[str, list[str]]
 
 
 def pcs_answer(platform: SimulatedPlatform, target: str, now: datetime) -> PcsAnswer:
-    """The answer to `GET <target>`.
+    """Return the answer to `GET <target>`.
 
     Args:
-        target: path and query as they stand in the request line.
-        now: aware; collateral is issued for this moment.
+        target: path and query as in the request line.
+        now: aware time; the collateral is issued for it.
 
     Returns:
         200 with freshly signed collateral; 404 for another path, platform or CA.
@@ -53,7 +53,7 @@ def pcs_answer(platform: SimulatedPlatform, target: str, now: datetime) -> PcsAn
 
 
 def _pck_crl(platform: SimulatedPlatform, collateral: Collateral, query: _Query) -> PcsAnswer:
-    # Only the DER form: the default is PEM at Intel's and hex at a PCCS.
+    # Only DER is supported: the default is PEM at Intel and hex at a PCCS.
     if query.get("ca") != [platform.options.ca] or query.get("encoding") != ["der"]:
         return _NOT_FOUND
     headers = {"SGX-PCK-CRL-Issuer-Chain": quote(collateral.pck_crl_issuer_chain)}
@@ -90,7 +90,7 @@ def _root_crl(_: SimulatedPlatform, collateral: Collateral, __: _Query) -> PcsAn
 
 
 def _signed(member: str, text: str, signature: bytes, headers: Mapping[str, str]) -> PcsAnswer:
-    """The envelope of signed documents; `text` goes in untouched, for it is what was signed."""
+    """Return the envelope of a signed document; it contains exactly the signed `text`."""
     body = f'{{"{member}":{text},"signature":"{signature.hex()}"}}'
     return PcsAnswer(200, {"Content-Type": _JSON, **headers}, body.encode("ascii"))
 

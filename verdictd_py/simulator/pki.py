@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.x509.oid import NameOID
 
 PckCa = Literal["platform", "processor"]
-"""Which CA issued the PCK certificate; the `ca` of Intel's PCS."""
+"""CA that issues a PCK certificate; the parameter `ca` of Intel's PCS."""
 
 SGX_EXTENSION: Final = "1.2.840.113741.1.13.1"  # PCK profile, "SGX Extensions"
 _SGX_EXTENSION_DER: Final = bytes.fromhex("2a864886f84d010d01")  # the same, DER content
@@ -47,15 +47,15 @@ class Signer:
         return self.certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")
 
     def as_json(self) -> dict[str, str]:
-        """Key and certificate as PEM: a secret."""
+        """Return key and certificate as PEM; the result is secret."""
         return {"key": key_to_pem(self.key), "certificate": self.pem}
 
     @classmethod
     def from_json(cls, members: dict[str, str]) -> Self:
-        """The inverse of `as_json`.
+        """Construct a signer from the result of `as_json`.
 
         Raises:
-            ValueError, TypeError, KeyError: not what `as_json` makes.
+            ValueError, TypeError, KeyError: a member is missing or malformed.
         """
         certificate = x509.load_pem_x509_certificate(members["certificate"].encode("ascii"))
         return cls(key_from_pem(members["key"]), certificate)
@@ -63,7 +63,7 @@ class Signer:
 
 @dataclass(frozen=True, slots=True)
 class Validity:
-    """Both ends of a validity period, aware times.
+    """A validity period: its first and last moment, as aware times.
 
     Raises:
         ValueError: one of them has no time zone.
@@ -79,19 +79,19 @@ class Validity:
 
 @dataclass(frozen=True, slots=True)
 class PckIdentity:
-    """What a PCK certificate says about its platform (PCK profile, "SGX Extensions").
+    """Identity of a platform in its PCK certificate (PCK profile, "SGX Extensions").
 
     Attributes:
         ppid: 16 bytes.
-        cpu_svn: 16 bytes, each also one TCB component.
+        cpu_svn: 16 bytes; every byte is also one TCB component.
         pce_svn: 0 to 65535.
         pce_id: 2 bytes.
         fmspc: 6 bytes.
-        platform_instance_id: 16 bytes; only a platform CA's certificate has it, and the
-            configuration with it.
+        platform_instance_id: 16 bytes; only a platform CA's certificate has it, together
+            with the configuration; None otherwise.
 
     Raises:
-        ValueError: an identifier of another size.
+        ValueError: an identifier has another size.
     """
 
     ppid: bytes
@@ -108,12 +108,12 @@ class PckIdentity:
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
-    """A fresh P-256 key."""
+    """Generate a P-256 key."""
     return ec.generate_private_key(ec.SECP256R1())
 
 
 def key_to_pem(key: ec.EllipticCurvePrivateKey) -> str:
-    """The private key as PKCS#8 PEM, not encrypted."""
+    """Encode the private key as PKCS#8 PEM, not encrypted."""
     return key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
@@ -122,7 +122,7 @@ def key_to_pem(key: ec.EllipticCurvePrivateKey) -> str:
 
 
 def key_from_pem(text: str) -> ec.EllipticCurvePrivateKey:
-    """The inverse of `key_to_pem`.
+    """Decode the result of `key_to_pem`.
 
     Raises:
         ValueError, TypeError: not such a PEM, or not a P-256 key.
@@ -134,13 +134,13 @@ def key_from_pem(text: str) -> ec.EllipticCurvePrivateKey:
 
 
 def sign_raw(key: ec.EllipticCurvePrivateKey, message: bytes) -> bytes:
-    """ECDSA with SHA-256 as 64 bytes, r and s big-endian: the form of quotes and PCS."""
+    """Sign by ECDSA with SHA-256 and return 64 bytes, r and s big-endian, as in quotes."""
     r, s = decode_dss_signature(key.sign(message, ec.ECDSA(hashes.SHA256())))
     return r.to_bytes(_COORDINATE_BYTES, "big") + s.to_bytes(_COORDINATE_BYTES, "big")
 
 
 def raw_public_key(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """The public point as 64 bytes, x and y big-endian: the form of quotes."""
+    """Return the public point as 64 bytes, x and y big-endian, as in quotes."""
     point = key.public_key().public_bytes(
         serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
     )
@@ -150,10 +150,10 @@ def raw_public_key(key: ec.EllipticCurvePrivateKey) -> bytes:
 def new_root(
     validity: Validity, crl_url: str, key: ec.EllipticCurvePrivateKey | None = None
 ) -> Signer:
-    """A root CA that issues itself, with its CRL's address as Intel's root has.
+    """Create a self-signed root CA, with the address of its CRL as in Intel's root.
 
     Args:
-        key: of a root that is renewed; a fresh one where left out.
+        key: the key of a renewed root; default: a new one.
     """
     key, name = key or new_key(), _name("Simulated SGX Root CA")
     builder = _builder(name, name, key, key, validity)
@@ -161,21 +161,21 @@ def new_root(
 
 
 def new_pck_ca(root: Signer, ca: PckCa, validity: Validity, root_crl_url: str) -> Signer:
-    """The intermediate CA between root and PCK certificate."""
+    """Create the intermediate CA between root and PCK certificate."""
     key = new_key()
     builder = _builder(_name(_CA_NAMES[ca]), root.certificate.subject, key, root.key, validity)
     return _finish(builder, key, root.key, path_length=0, crl_url=root_crl_url)
 
 
 def new_tcb_signer(root: Signer, validity: Validity, root_crl_url: str) -> Signer:
-    """The key that signs TCB info and QE identity."""
+    """Create the signer of TCB info and QE identity."""
     key, name = new_key(), _name("Simulated SGX TCB Signing")
     builder = _builder(name, root.certificate.subject, key, root.key, validity)
     return _finish(builder, key, root.key, path_length=None, crl_url=root_crl_url)
 
 
 def new_pck(ca: Signer, identity: PckIdentity, validity: Validity, crl_url: str) -> Signer:
-    """The platform's PCK, which certifies its quoting enclave."""
+    """Create the platform's PCK, which certifies its quoting enclave."""
     key, name = new_key(), _name("Simulated SGX PCK Certificate")
     builder = _builder(name, ca.certificate.subject, key, ca.key, validity).add_extension(
         x509.UnrecognizedExtension(x509.ObjectIdentifier(SGX_EXTENSION), sgx_extension(identity)),
@@ -185,7 +185,7 @@ def new_pck(ca: Signer, identity: PckIdentity, validity: Validity, crl_url: str)
 
 
 def new_crl(issuer: Signer, revoked: tuple[x509.Certificate, ...], validity: Validity) -> bytes:
-    """DER of `issuer`'s CRL, listing `revoked` since the CRL's own issue."""
+    """Return the DER of `issuer`'s CRL, which lists `revoked` since the CRL's own issue."""
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(issuer.certificate.subject)
@@ -208,7 +208,7 @@ def new_crl(issuer: Signer, revoked: tuple[x509.Certificate, ...], validity: Val
 
 
 def sgx_extension(identity: PckIdentity) -> bytes:
-    """DER value of the SGX extension (PCK profile, "SGX Extensions"; numbers are OID arcs)."""
+    """Encode the SGX extension as DER (PCK profile, "SGX Extensions"; numbers are OID arcs)."""
     components = [
         _entry((2, arc), _integer(svn)) for arc, svn in enumerate(identity.cpu_svn, start=1)
     ]
@@ -277,7 +277,7 @@ def _finish(
     path_length: int | None,
     crl_url: str,
 ) -> Signer:
-    """Adds usage and CRL address, and signs; `path_length` None makes no CA."""
+    """Add usage and CRL address, and sign; with `path_length` None it is not a CA."""
     is_ca = path_length is not None
     usage = x509.KeyUsage(
         digital_signature=not is_ca,
@@ -306,7 +306,7 @@ def _finish(
 
 
 def _entry(arcs: tuple[int, ...], value: bytes) -> bytes:
-    """One member of the extension: its OID below SGX_EXTENSION (arcs below 128), its value."""
+    """Encode one member of the extension: OID under SGX_EXTENSION (arcs below 128) and value."""
     return _sequence(_tlv(0x06, _SGX_EXTENSION_DER + bytes(arcs)), value)
 
 
@@ -323,7 +323,7 @@ def _integer(value: int) -> bytes:
 
 
 def _tlv(tag: int, content: bytes) -> bytes:
-    """DER (X.690): tag, length in its shortest form, content."""
+    """Encode one element of DER (X.690): tag, length in its shortest form, content."""
     size = len(content)
     if size < 0x80:
         return bytes([tag, size]) + content

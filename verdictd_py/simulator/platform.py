@@ -1,4 +1,4 @@
-"""The simulated platform itself: keys, collateral and quotes."""
+"""The simulated platform: its keys, collateral and quotes."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from verdictd_py.simulator.options import PlatformOptions
 from verdictd_py.simulator.tdreport import QuotingEnclave, TdBody, TdMeasurements, TdxModule
 
 CERTIFICATE_LIFETIME: Final = timedelta(days=30 * 365)
-"""Of root and all certificates: longer than any test or demo."""
+"""Lifetime of all certificates: longer than any test or demo."""
 
 BACKDATE: Final = timedelta(days=1)
-"""How long before `now` certificates and collateral begin: a verifier's clock may lag."""
+"""Time from notBefore of certificates and collateral to `now`: a verifier's clock may lag."""
 
 _QE_AUTH_DATA: Final = bytes(range(32))  # 32 bytes are what verifiers of TDX quotes accept
 _PCK_CHAIN: Final = 5  # certification data type: PEM chain (appendix A.3.9)
@@ -44,7 +44,7 @@ _SIGNERS: Final = ("root", "pck_ca", "pck", "tcb_signer")  # fields, and members
 
 
 class Flaw(Enum):
-    """What can be wrong with a quote although its platform is in order."""
+    """Flaw of a quote whose platform is genuine."""
 
     CHANGED_AFTER_SIGNING = "one bit of RTMR1 changed after the quote was signed"
     WRONG_SIGNATURE = "signed by another key than the attestation key it names"
@@ -54,10 +54,10 @@ class Flaw(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SimulatedPlatform:
-    """A TDX machine in software, under a root of its own that nobody else trusts.
+    """A TDX machine in software, with a root of trust of its own.
 
-    `create` makes one, `save` and `load` let processes share it. Its
-    quotes verify with `collateral` and `root_ca_der`, and with no other root.
+    `create` generates one; `save` and `load` share it between processes. Its quotes verify
+    with `collateral` and `root_ca_der`, and with no other root.
     """
 
     options: PlatformOptions
@@ -70,11 +70,11 @@ class SimulatedPlatform:
 
     @classmethod
     def create(cls, *, now: datetime, options: PlatformOptions | None = None) -> Self:
-        """A new platform with new random keys; certificates are valid from a day before `now`.
+        """Generate a platform with random keys and certificates valid from a day before `now`.
 
         Args:
-            now: aware.
-            options: an honest, up-to-date platform where left out.
+            now: aware time.
+            options: default: those of an honest, up-to-date platform.
         """
         chosen = options or PlatformOptions()
         valid = pki.Validity(now - BACKDATE, now + CERTIFICATE_LIFETIME)
@@ -94,12 +94,12 @@ class SimulatedPlatform:
         )
 
     def save(self, directory: Path) -> None:
-        """Writes keys and certificates, for other processes to `load`.
+        """Write keys and certificates, for `load` in other processes.
 
-        The directory is made with mode 0700, the files in it have mode 0600.
+        The directory is created with mode 0700; the files in it have mode 0600.
 
         Raises:
-            ConfigError: it cannot be written, or others can read it.
+            ConfigError: the directory cannot be written, or others can read it.
         """
         document = {
             "format": _FORMAT,
@@ -113,10 +113,10 @@ class SimulatedPlatform:
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """The platform that `save` wrote.
+        """Load the platform that `save` wrote.
 
         Raises:
-            ConfigError: there is none, or it cannot be used.
+            ConfigError: it is missing, unreadable or malformed.
         """
         document = store.read(directory)
         try:
@@ -134,8 +134,8 @@ class SimulatedPlatform:
                 **{name: pki.Signer.from_json(document[name]) for name in _SIGNERS},
             )
         except (ValueError, TypeError, KeyError, AttributeError):
-            # What the library says could hold a part of a key.
-            raise ConfigError(f"{directory}: holds no simulated platform of this version") from None
+            # The library's text could contain a part of a key.
+            raise ConfigError(f"{directory}: not a simulated platform of this version") from None
 
     @property
     def root_ca_der(self) -> bytes:
@@ -147,20 +147,20 @@ class SimulatedPlatform:
         return self.root.pem
 
     def with_options(self, options: PlatformOptions) -> Self:
-        """The same machine, judged differently by its collateral from now on.
+        """Return the same machine with other options for its collateral.
 
         Raises:
-            ValueError: `fmspc`, `ca` or `pcs_url` differ, and they are in certificates.
+            ValueError: `fmspc`, `ca` or `pcs_url` differ, which are in certificates.
         """
         if options.fixed != self.options.fixed:
-            raise ValueError("fmspc, ca and pcs_url of a platform are in its certificates")
+            raise ValueError("fmspc, ca and pcs_url are in certificates and cannot change")
         return replace(self, options=options)
 
     def collateral(self, now: datetime) -> Collateral:
-        """Freshly signed collateral, issued a day before `now`.
+        """Return freshly signed collateral, issued a day before `now`.
 
-        It expires `options.collateral_lifetime` after `now`: ask with an earlier `now`
-        for collateral that is expired.
+        It expires `options.collateral_lifetime` after `now`: pass an earlier `now` for
+        expired collateral.
         """
         options = self.options
         valid = pki.Validity(now - BACKDATE, now + options.collateral_lifetime)
@@ -197,17 +197,17 @@ class SimulatedPlatform:
         body: TdBody | None = None,
         flaw: Flaw | None = None,
     ) -> bytes:
-        """A quote over `report_data`, signed as the hardware would.
+        """Return a quote over `report_data`, signed as by hardware.
 
         Args:
             report_data: 64 bytes.
-            measurements: an honest TD's where left out.
-            version: 4, or 5 where the body or the TCB status needs it, where left out.
-            body: TD 1.0 in version 4, TD 1.5 in version 5, where left out.
-            flaw: what to do wrong on purpose.
+            measurements: default: those of an honest TD.
+            version: 4 or 5; default: 4, unless the body or the TCB status needs 5.
+            body: default: TD 1.0 in version 4, TD 1.5 in version 5.
+            flaw: an intentional flaw of the quote, or None.
 
         Raises:
-            ValueError: a combination that no hardware makes (a TD 1.5 body in version 4).
+            ValueError: a combination that hardware never produces, as a TD 1.5 body in version 4.
         """
         version, body = self._form(version, body)
         content = tdreport.body(measurements or TdMeasurements(), self._module(), report_data, body)
@@ -219,7 +219,7 @@ class SimulatedPlatform:
         return signed + struct.pack("<I", len(signature_data)) + signature_data
 
     def _form(self, version: int | None, body: TdBody | None) -> tuple[int, TdBody]:
-        """Version and body of a quote, where either or both may be left to the platform."""
+        """Return version and body of a quote, with defaults for those that are None."""
         relaunch = self.options.tcb_status in RELAUNCH_STATUSES
         if version is None:
             version = 5 if relaunch or (body or TdBody.TD10) is not TdBody.TD10 else 4
@@ -241,7 +241,7 @@ class SimulatedPlatform:
         )
 
     def _signature_data(self, signed: bytes, flaw: Flaw | None) -> bytes:
-        """ECDSA signature data (appendix A.3.8): signature, key, and who vouches for the key."""
+        """Return ECDSA signature data (appendix A.3.8): signature, key, the key's certification."""
         named = pki.new_key() if flaw is Flaw.FOREIGN_KEY else self.attestation_key
         signing = pki.new_key() if flaw is Flaw.WRONG_SIGNATURE else named
         reported = pki.raw_public_key(self.attestation_key)
@@ -270,7 +270,7 @@ class SimulatedPlatform:
 def _identity(
     options: PlatformOptions, ppid: bytes, platform_instance_id: bytes | None
 ) -> pki.PckIdentity:
-    """What the PCK certificate says: the same SVNs on every simulated platform."""
+    """Return the identity in the PCK certificate; all simulated platforms have the same SVNs."""
     return pki.PckIdentity(
         ppid=ppid,
         cpu_svn=PLATFORM_CPU_SVN,
@@ -282,5 +282,5 @@ def _identity(
 
 
 def _flip(data: bytes, offset: int) -> bytes:
-    """`data` with one bit changed at `offset`."""
+    """Return `data` with one bit of the byte at `offset` changed."""
     return data[:offset] + bytes([data[offset] ^ 1]) + data[offset + 1 :]

@@ -1,4 +1,4 @@
-"""The files of a simulated platform: one directory that only its owner can read."""
+"""The files of a simulated platform, in one directory that only its owner can read."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ PLATFORM_FILE: Final = "platform.json"
 """Options, certificates and private keys."""
 
 ROOT_FILE: Final = "root-ca.pem"
-"""The root certificate alone, to be named as the trusted root of a broker under test."""
+"""The root certificate only, for use as the trusted root of a broker under test."""
 
 MAX_PLATFORM_BYTES: Final = 256 * 1024
 """A platform takes about 6 KiB; a larger file is something else."""
 
 
 def write(directory: Path, document: dict[str, Any], root_pem: str) -> None:
-    """Writes both files, each atomically and with mode 0600; replaces older ones.
+    """Write or replace both files, each atomically and with mode 0600.
 
     Raises:
-        ConfigError: the directory cannot be made or written, or others can read it.
+        ConfigError: the directory cannot be created or written, or others can read it.
     """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if directory.stat().st_mode & 0o077:
             raise ConfigError(
-                f"{directory}: others may look into it, and it is to hold private keys; "
-                "make it mode 0700"
+                f"{directory}: other users can access it, but it will contain private keys; "
+                "set mode 0700"
             )
         _replace(directory / ROOT_FILE, root_pem)
         _replace(directory / PLATFORM_FILE, json.dumps(document, indent=2) + "\n")
@@ -42,10 +42,10 @@ def write(directory: Path, document: dict[str, Any], root_pem: str) -> None:
 
 
 def read(directory: Path) -> dict[str, Any]:
-    """The JSON object that `write` wrote, its members unchecked.
+    """Read the JSON object that `write` wrote, without validating its members.
 
     Raises:
-        ConfigError: there is none, or it is no JSON object.
+        ConfigError: the file is missing, unreadable or not a JSON object.
     """
     path = directory / PLATFORM_FILE
     try:
@@ -53,7 +53,7 @@ def read(directory: Path) -> dict[str, Any]:
             content = file.read(MAX_PLATFORM_BYTES + 1)
     except OSError as error:
         raise ConfigError(
-            f"{path}: no simulated platform can be read there ({error.strerror})"
+            f"{path}: cannot read the simulated platform ({error.strerror})"
         ) from error
     if len(content) > MAX_PLATFORM_BYTES:
         raise ConfigError(f"{path}: larger than any simulated platform")
@@ -62,13 +62,13 @@ def read(directory: Path) -> dict[str, Any]:
         if not isinstance(document, dict):
             raise ValueError
     except (ValueError, RecursionError):
-        # The text could hold a key: no part of it travels with the error.
+        # The text could contain a key: no part of it may be in the error.
         raise ConfigError(f"{path}: not the file of a simulated platform") from None
     return document
 
 
 def _replace(path: Path, text: str) -> None:
-    """Writes `text` beside `path` (mkstemp makes mode 0600), then renames."""
+    """Write `text` to a temporary file next to `path` (mkstemp sets mode 0600) and rename it."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     temporary = Path(name)
     try:

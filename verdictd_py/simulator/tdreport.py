@@ -1,4 +1,4 @@
-"""What a simulated TD measures, and the bytes of quotes that are signed.
+"""Measurements of a simulated TD, and the signed bytes of its quotes.
 
 Source of every layout: Intel "TDX DCAP Quoting Library API", appendix A (quote v4 and
 v5), and "SGX Developer Reference" for the report of the quoting enclave.
@@ -15,7 +15,7 @@ from typing import Final, Self
 from verdictd_py.domain.evidence import REPORT_DATA_BYTES
 
 DIGEST_BYTES: Final = 48
-"""SHA-384, the size of every measurement of TDX."""
+"""Size of SHA-384, and so of every measurement of TDX."""
 
 HEADER_BYTES: Final = 48  # appendix A.3.1
 RTMR1_OFFSET: Final = 376  # within the body, appendix A.3.2
@@ -26,7 +26,7 @@ _TD15_EX_BYTES: Final = 237  # TD 1.5 extended body (885) without the TD 1.5 bod
 
 
 class TdAttributes(IntFlag):
-    """TDATTRIBUTES, a 64-bit set ("TDX Module ABI", TD_ATTRIBUTES); unknown bits are kept."""
+    """TDATTRIBUTES, a 64-bit set ("TDX Module ABI", TD_ATTRIBUTES); unknown bits are preserved."""
 
     DEBUG = 1 << 0
     SERVTD_EXT = 1 << 17
@@ -46,7 +46,7 @@ class TdBody(IntEnum):
 
 
 def simulated_digest(what: str) -> bytes:
-    """The measurement of something that exists in name only: SHA-384 of a sentence."""
+    """Return the measurement of something that does not exist: SHA-384 of a sentence."""
     return hashlib.sha384(f"verdictd-py simulator: {what}".encode()).digest()
 
 
@@ -55,14 +55,14 @@ _ZEROS: Final = bytes(DIGEST_BYTES)
 
 @dataclass(frozen=True, slots=True)
 class TdMeasurements:
-    """What the simulated hardware reports about one TD.
+    """Report of the simulated hardware about one TD.
 
-    Registers are 48 bytes each; `td_attributes` and `xfam` are 64-bit numbers, written
-    little-endian. The defaults are an honest TD: the same digests in every process, so
-    they can be pinned as reference values. `mr_service_td` needs a TD 1.5 body.
+    Every register has 48 bytes; `td_attributes` and `xfam` are 64-bit numbers, written
+    little-endian. The defaults are those of an honest TD, with the same digests in every
+    process, so that they can be pinned. `mr_service_td` needs a TD 1.5 body.
 
     Raises:
-        ValueError: a register is not 48 bytes, a number not one of 64 bits.
+        ValueError: a register does not have 48 bytes, or a number not 64 bits.
     """
 
     mr_td: bytes = simulated_digest("MRTD")
@@ -87,15 +87,15 @@ class TdMeasurements:
                 raise ValueError(f"{member.name} has {len(value)} bytes, not {DIGEST_BYTES}")
 
     def with_attributes(self, attributes: int) -> Self:
-        """The same TD with more bits of TDATTRIBUTES set."""
+        """Return the same TD with further bits of TDATTRIBUTES set."""
         return replace(self, td_attributes=self.td_attributes | attributes)
 
     def without_attributes(self, attributes: int) -> Self:
-        """The same TD with some bits of TDATTRIBUTES cleared."""
+        """Return the same TD with some bits of TDATTRIBUTES cleared."""
         return replace(self, td_attributes=self.td_attributes & ~attributes)
 
     def debug(self) -> Self:
-        """The same TD, under debug: its host can read and change it."""
+        """Return the same TD in debug mode, in which its host can read and change it."""
         return self.with_attributes(TdAttributes.DEBUG)
 
 
@@ -104,8 +104,8 @@ class TdxModule:
     """The simulated TDX module and its SVNs.
 
     Attributes:
-        launch_svn: TEE_TCB_SVN, 16 bytes: what the TD was started on.
-        current_svn: TEE_TCB_SVN_2, 16 bytes: what runs now; only TD 1.5 bodies say it.
+        launch_svn: TEE_TCB_SVN, 16 bytes: SVNs at the TD's launch.
+        current_svn: TEE_TCB_SVN_2, 16 bytes: SVNs now; only TD 1.5 bodies contain them.
     """
 
     launch_svn: bytes
@@ -116,15 +116,15 @@ class TdxModule:
 
 
 def header(version: int) -> bytes:
-    """The 48 bytes every quote begins with; the QE's user data stays zero."""
+    """Return the header of a quote, 48 bytes; the QE's user data is zero."""
     return struct.pack("<HHI4x16s20x", version, _ECDSA_P256, _TEE_TYPE_TDX, _INTEL_QE)
 
 
 def body(td: TdMeasurements, module: TdxModule, report_data: bytes, kind: TdBody) -> bytes:
-    """A TD report's body: 584, 648 or 885 bytes by `kind` (appendix A.3.2, A.4.2).
+    """Return a TD report's body: 584, 648 or 885 bytes by `kind` (appendix A.3.2, A.4.2).
 
     Raises:
-        ValueError: REPORTDATA is not 64 bytes, or a TD 1.0 body cannot say what is asked.
+        ValueError: REPORTDATA does not have 64 bytes, or a TD 1.0 body has no MRSERVICETD.
     """
     if len(report_data) != REPORT_DATA_BYTES:
         raise ValueError(f"REPORTDATA has {len(report_data)} bytes, not {REPORT_DATA_BYTES}")
@@ -156,13 +156,13 @@ def body(td: TdMeasurements, module: TdxModule, report_data: bytes, kind: TdBody
 
 
 def body_descriptor(kind: TdBody, content: bytes) -> bytes:
-    """What stands before the body in quotes of version 5: type and size."""
+    """Return the body descriptor of quotes of version 5: type and size of the body."""
     return struct.pack("<HI", kind, len(content))
 
 
 @dataclass(frozen=True, slots=True)
 class QuotingEnclave:
-    """The simulated TD quoting enclave; QE identity says the same about it."""
+    """The simulated TD quoting enclave, which the simulated QE identity describes."""
 
     mr_enclave: bytes = simulated_digest("quoting enclave")[:32]
     mr_signer: bytes = simulated_digest("quoting enclave's signer")[:32]
@@ -171,7 +171,7 @@ class QuotingEnclave:
     isv_svn: int = 4
 
     def report(self, cpu_svn: bytes, report_data: bytes) -> bytes:
-        """Its SGX report, 384 bytes; `cpu_svn` has 16 and `report_data` 64."""
+        """Return its SGX report, 384 bytes; `cpu_svn` has 16 bytes and `report_data` 64."""
         return struct.pack(
             "<16sI28x16s32s32x32s96xHH60x64s",
             cpu_svn,

@@ -50,7 +50,7 @@ def test_golden_failures() -> None:
     [(r"response: (ewog[A-Za-z0-9+/=]+)", 452), (r"response: (LS0t[A-Za-z0-9+/]+=*)", 240)],
 )
 def test_the_guides_resources(blob: str, size: int) -> None:
-    """The guide's policy and cosign key come back byte for byte, with the size it logs."""
+    """The guide's policy and cosign key are sent byte for byte, with the size in its log."""
     text = from_guide(blob)
     assert len(text) == size
     content = base64.b64decode(text, validate=True)
@@ -73,7 +73,7 @@ def test_nothing_cannot_be_fetched() -> None:
 
 @pytest.mark.parametrize(("length", "fits"), [(16_383, True), (16_384, True), (16_385, False)])
 def test_the_clients_buffer(length: int, fits: bool) -> None:
-    """What is longer than the client reads is refused, not sent."""
+    """An answer longer than the client reads is refused, not sent."""
     name = "n" * (length - len('{"status":"OK","data":{"":"AAAA"}}'))
     pairs = [(name, SecretBytes(bytes(3)))]
     for encode in (answers.decrypted, answers.keks):
@@ -86,7 +86,7 @@ def test_the_clients_buffer(length: int, fits: bool) -> None:
 
 @given(text=st.text(max_size=3000), form=st.sampled_from(FailureForm))
 def test_every_failure_is_short_ascii(text: str, form: FailureForm) -> None:
-    """A failure of any text fits one read of the client's, and is ASCII."""
+    """A failure with any text fits one read of the client and is ASCII."""
     answer = answers.failure(form, text)
     assert answer.isascii()
     assert len(answer) < MAX_ANSWER_BYTES

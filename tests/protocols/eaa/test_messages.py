@@ -1,4 +1,4 @@
-"""Requests of all three generations, and every way to get one wrong."""
+"""Requests of all three generations, and every mistake in them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def b64(data: bytes) -> str:
 
 
 def blob(**changes: object) -> dict[str, Any]:
-    """A good blob, with members changed; `...` leaves one out."""
+    """Return a valid blob with changed members; `...` removes one."""
     members: dict[str, object] = {
         "kid": KID,
         "encrypted_data": b64(DATA),
@@ -168,13 +168,13 @@ def test_key_length_may_be_missing(key_length: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("members", "told"),
+    ("members", "message"),
     [
         ({}, "'blobs' is missing"),
         ({"blobs": None}, "'blobs' is missing"),
-        ({"blobs": {}}, "no array"),
+        ({"blobs": {}}, "not an array"),
         ({"blobs": []}, "empty"),
-        ({"blobs": ["x"]}, "blob 0 is no object"),
+        ({"blobs": ["x"]}, "blob 0 is not an object"),
         ({"blobs": [blob(), blob(kid=...)]}, "blob 1: kid: 'kid' is missing"),
         ({"blobs": [blob(kid=1)]}, "blob 0: kid"),
         ({"blobs": [blob(kid="../../../etc/shadow")]}, "blob 0: kid: a"),
@@ -186,7 +186,7 @@ def test_key_length_may_be_missing(key_length: object) -> None:
         ({"blobs": [blob(encrypted_data="ÄÄÄÄ")]}, f"{KID}: 'encrypted_data' is no padded"),
         ({"blobs": [blob(encrypted_data="__--")]}, f"{KID}: 'encrypted_data' is no padded"),
         ({"blobs": [blob(iv="A")]}, f"{KID}: 'iv' is no padded"),
-        ({"blobs": [blob(iv=[0] * 12)]}, f"{KID}: 'iv' is missing, or no string"),
+        ({"blobs": [blob(iv=[0] * 12)]}, f"{KID}: 'iv' is missing or not a string"),
         ({"blobs": [blob(algorithm="ROT13")]}, f"{KID}: unsupported algorithm 'ROT13'"),
         ({"blobs": [blob(algorithm=...)]}, f"{KID}: 'algorithm' is missing"),
         ({"blobs": [blob(key_length=128)]}, f"{KID}: 'key_length' is not 256"),
@@ -197,11 +197,11 @@ def test_key_length_may_be_missing(key_length: object) -> None:
         ({"blobs": [blob(), blob(iv=b64(b"x" * 12))]}, "another blob"),
     ],
 )
-def test_malformed_decrypt(members: dict[str, Any], told: str) -> None:
+def test_malformed_decrypt(members: dict[str, Any], message: str) -> None:
     """Malformed parameters are answered in form A and say what is wrong (defects.md 1, 4)."""
     with pytest.raises(MalformedRequest) as caught:
         messages.parse({"command": "Decrypt", **members})
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert caught.value.failure_form is FailureForm.A
 
 
@@ -212,14 +212,14 @@ def test_blobs_sent_twice_are_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("members", "form", "told"),
+    ("members", "form", "message"),
     [
         ({"command": "echo"}, FailureForm.A, "'data'"),
         ({"command": "echo", "data": 1}, FailureForm.A, "'data'"),
         ({"command": "Get KEK"}, FailureForm.A, "'kids'"),
         ({"command": "Get KEK", "kids": "k1"}, FailureForm.A, "'kids'"),
         ({"command": "Get KEK", "kids": []}, FailureForm.A, "'kids'"),
-        ({"command": "Get KEK", "kids": ["k", 1]}, FailureForm.A, "kid 1 is no string"),
+        ({"command": "Get KEK", "kids": ["k", 1]}, FailureForm.A, "kid 1 is not a string"),
         ({"command": "Get KEK", "kids": ["../x"]}, FailureForm.A, "kid 0: "),
         ({"command": "Get KEK", "kids": ["k"] * (MAX_KIDS + 1)}, FailureForm.A, "at most 256"),
         ({"command": "Get Resource Info"}, FailureForm.B, "'name'"),
@@ -237,18 +237,18 @@ def test_blobs_sent_twice_are_one() -> None:
         ({"command": "Get a/b"}, FailureForm.B_BASE64, "one segment, or three"),
     ],
 )
-def test_malformed_parameters(members: dict[str, Any], form: FailureForm, told: str) -> None:
+def test_malformed_parameters(members: dict[str, Any], form: FailureForm, message: str) -> None:
     """Each known command fails in the form that its client reads (defects.md 1, 4)."""
     with pytest.raises(MalformedRequest) as caught:
         messages.parse(members)
     assert caught.value.failure_form is form
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "etc" not in str(caught.value)
 
 
 @pytest.mark.parametrize("members", [{}, {"command": None}, {"command": 1}, {"command": ["x"]}])
 def test_missing_command(members: dict[str, Any]) -> None:
-    """No string `command`: the plain error, after which the shell hangs up (defects.md 4)."""
+    """A request without a string `command` closes the connection (defects.md 4)."""
     with pytest.raises(RequestError) as caught:
         messages.parse(members)
     assert not isinstance(caught.value, MalformedRequest)
@@ -261,7 +261,7 @@ def test_unknown_commands_are_named_briefly() -> None:
 
 
 def decrypt_answer_of(size: int) -> dict[str, Any]:
-    """A `Decrypt` with one CTR blob whose answer is of `size` bytes, or as many as fit."""
+    """Return a `Decrypt` with one CTR blob whose answer has `size` bytes, or as many as fit."""
     frame = len('{"status":"OK","data":{"":""}}')
     half, odd = divmod(size - frame, 2)
     assert not odd
@@ -271,7 +271,7 @@ def decrypt_answer_of(size: int) -> dict[str, Any]:
 
 
 def test_decrypt_whose_answer_cannot_be_read_is_refused_before_anything_is_opened() -> None:
-    """16384 bytes is what the client reads: the last size that fits, and the next."""
+    """The client reads 16384 bytes: an answer of that size fits, and a longer one does not."""
     assert isinstance(messages.parse(decrypt_answer_of(16_382)), Decrypt)
     with pytest.raises(MalformedRequest, match="16390 bytes"):
         messages.parse(decrypt_answer_of(16_390))
@@ -282,10 +282,10 @@ def test_decrypt_whose_answer_cannot_be_read_is_refused_before_anything_is_opene
 @pytest.mark.parametrize(("length", "fits"), [(16_383, True), (16_384, True), (16_385, False)])
 def test_keks_whose_answer_cannot_be_read(length: int, fits: bool) -> None:
     frame = len('{"status":"OK","data":{}}') - 1  # the last pair has no comma
-    each = len('"":"",') + 44
+    entry_bytes = len('"":"",') + 44
     kids = [f"{n:0120d}" for n in range(93)]
-    left = length - frame - sum(len(kid) + each for kid in kids)
-    kids += ["k" * (left // 2 - each), "l" * (left - left // 2 - each)]
+    left = length - frame - sum(len(kid) + entry_bytes for kid in kids)
+    kids += ["k" * (left // 2 - entry_bytes), "l" * (left - left // 2 - entry_bytes)]
     members = command("Get KEK", kids=kids)
     if fits:
         assert isinstance(messages.parse(members), GetKek)

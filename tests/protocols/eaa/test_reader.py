@@ -1,4 +1,4 @@
-"""Cutting the stream of bytes into requests: every split, every size, every abuse."""
+"""Splitting the byte stream into requests: every split, size and abuse."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _OBJECTS = st.dictionaries(st.text(max_size=8), _VALUES, max_size=5)
 
 
 def read_all(chunks: list[bytes]) -> tuple[list[Any], bool, bool]:
-    """Requests, whether the stream then failed, and whether one is half there."""
+    """Return the requests, whether the stream then failed, and whether one is incomplete."""
     reader = RequestReader()
-    found: list[Any] = []
+    requests: list[Any] = []
     try:
         for chunk in chunks:
             reader.feed(chunk)
             while (request := reader.next_request()) is not None:
-                found.append(request)
+                requests.append(request)
     except RequestError:
-        return found, True, reader.pending
-    return found, False, reader.pending
+        return requests, True, reader.pending
+    return requests, False, reader.pending
 
 
 def singles(data: bytes) -> list[bytes]:
@@ -54,7 +54,7 @@ def singles(data: bytes) -> list[bytes]:
 def test_any_split_gives_the_same_requests(
     objects: list[Any], space: str, escape: bool, cuts: list[int]
 ) -> None:
-    """Several requests in one record, one over several, white space (defects.md 5)."""
+    """Requests may share a record, span records and have white space (defects.md 5)."""
     text = space.join(["", *(json.dumps(o, ensure_ascii=escape) for o in objects), ""])
     data = text.encode()
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
@@ -139,7 +139,7 @@ def test_pending_is_from_the_first_byte_to_the_last() -> None:
 
 
 def padded(size: int) -> bytes:
-    """A request of exactly `size` bytes."""
+    """Return a request of exactly `size` bytes."""
     frame = b'{"command":"echo","data":""}'
     return frame[:-2] + b"x" * (size - len(frame)) + frame[-2:]
 
@@ -159,9 +159,9 @@ def test_cap(record: int) -> None:
     for size, refused in ((MAX_REQUEST_BYTES, False), (MAX_REQUEST_BYTES + 1, True)):
         data = padded(size) + b'{"next":1}'
         chunks = [data[i : i + record] for i in range(0, len(data), record)]
-        found, failed, _ = read_all(chunks)
+        requests, failed, _ = read_all(chunks)
         assert failed is refused
-        assert len(found) == (0 if refused else 2)
+        assert len(requests) == (0 if refused else 2)
 
 
 def test_an_endless_request_is_refused_at_the_cap() -> None:
@@ -181,8 +181,8 @@ def nested(depth: int, opening: bytes = b"[", closing: bytes = b"]") -> bytes:
 @pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
 def test_depth(opening: bytes, closing: bytes) -> None:
     """The depth is bounded before the decoder recurses."""
-    found, failed, _ = read_all([nested(MAX_DEPTH, opening, closing)])
-    assert (len(found), failed) == (1, False)
+    requests, failed, _ = read_all([nested(MAX_DEPTH, opening, closing)])
+    assert (len(requests), failed) == (1, False)
     for depth in (MAX_DEPTH + 1, 100_000):
         assert read_all([nested(depth, opening, closing)]) == ([], True, False)
 
@@ -212,7 +212,7 @@ def test_time_is_linear_a_byte_at_a_time(body: bytes) -> None:
 
 
 def test_time_is_linear_in_members() -> None:
-    """Shapes that cost much a byte: many strings, members and small requests."""
+    """Inputs with a high cost per byte (strings, members, small requests) are read in time."""
     strings = b'{"a":[' + b'"",' * 340_000 + b"0]}"
     members = b"{" + b",".join(b'"%d":0' % i for i in range(90_000)) + b',"0":1}'
     small = b"{}" * 50_000
@@ -224,7 +224,7 @@ def test_time_is_linear_in_members() -> None:
 
 
 def test_brackets_are_bounded() -> None:
-    """Each bracket costs a step in Python, so a request may not be made of them."""
+    """Every bracket costs a step in Python, so a request of brackets only is refused."""
     for count, refused in ((MAX_CONTAINERS - 2, False), (MAX_CONTAINERS - 1, True)):
         data = b'{"a":[' + b"[]," * count + b"0]}"
         assert read_all([data])[1] is refused

@@ -1,4 +1,4 @@
-"""Golden bytes of both packets, and what is read of foreign ones."""
+"""Golden bytes of both packet forms, and decoding of packets from other tools."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ V1_PACKET = AnnotationPacket(PacketForm.V1, "kbs:///default/key/1", blob())
 
 @pytest.mark.parametrize(("data", "expected"), [(LEGACY, LEGACY_PACKET), (V1, V1_PACKET)])
 def test_golden_bytes(data: bytes, expected: AnnotationPacket) -> None:
-    """Members in the order shown, compact, and no escapes in the kid."""
+    """Packets are compact JSON in the expected order, without escapes in the kid."""
     assert expected.encode() == data
     assert AnnotationPacket.decode(data) == expected
 
@@ -52,7 +52,7 @@ def test_ctr_is_written_by_its_name() -> None:
 
 
 def changed(data: bytes, **changes: object) -> bytes:
-    """The packet with members changed; `...` leaves one out."""
+    """Return the packet with changed members; `...` removes one."""
     members = {**json.loads(data), **changes}
     return json.dumps({k: v for k, v in members.items() if v is not ...}, indent=1).encode()
 
@@ -91,7 +91,7 @@ def test_tolerated(data: bytes, expected: AnnotationPacket) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (b"", "no JSON"),
         (b"[]", "no JSON object"),
@@ -118,20 +118,20 @@ def test_tolerated(data: bytes, expected: AnnotationPacket) -> None:
         (changed(V1, wrap_type=7), "wrap_type is missing"),
         (changed(V1, algorithm="A256CTR"), "differ"),
         (changed(V1, provider="aliyun"), "provider 'aliyun'"),
-        (changed(V1, provider=["kbs"]), "no name"),
+        (changed(V1, provider=["kbs"]), "not a string"),
         (b" " * (packet.MAX_PACKET_BYTES + 1), "longer than"),
     ],
 )
-def test_refused(data: bytes, told: str) -> None:
-    """Nothing malformed passes, and no kid leaves the alphabet (defects.md 1, 4)."""
+def test_refused(data: bytes, message: str) -> None:
+    """Malformed packets and kids outside the alphabet are refused (defects.md 1, 4)."""
     with pytest.raises(RequestError) as caught:
         AnnotationPacket.decode(data)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "etc" not in str(caught.value)
 
 
 def test_largest() -> None:
-    """What may be wrapped fits a packet of either form, one byte more does not."""
+    """The largest plaintext fits a packet of either form, one byte more does not."""
     for form, kid in ((PacketForm.LEGACY, "default/key/1"), (PacketForm.V1, "/default/key/1")):
         for size, fits in ((packet.MAX_WRAPPED_BYTES, True), (packet.MAX_WRAPPED_BYTES + 1, False)):
             big = WrappedBlob(PATH, Algorithm.AES_GCM, IV, b"\xff" * size)
@@ -170,8 +170,8 @@ _VALUES: Any = (
 )
 def test_arbitrary_bytes_raise_only_request_errors(data: bytes) -> None:
     with suppress(RequestError):
-        found = AnnotationPacket.decode(data)
-        assert AnnotationPacket.decode(found.encode()) == found
+        packet = AnnotationPacket.decode(data)
+        assert AnnotationPacket.decode(packet.encode()) == packet
 
 
 @given(

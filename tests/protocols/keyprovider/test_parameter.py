@@ -1,4 +1,4 @@
-"""The text after `provider:<name>:`, in each form and each way to get it wrong."""
+"""The text after `provider:<name>:`: every form, and every mistake."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_forms(text: str, expected: Parameter) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("sample=true::keyid=/default/key/1", "sample="),
         ("keyid=/default/key/1::sample=false", "sample="),
@@ -81,18 +81,18 @@ def test_forms(text: str, expected: Parameter) -> None:
         ("keyid=/default/key/1::algorithm=", "unsupported algorithm ''"),
         ("keyid=/default/key/1::keypath=", "keypath="),
         ("keyid=/default/key/1::keypath=/a\0b", "keypath="),
-        ("../../../etc/shadow", "no name of a key"),
+        ("../../../etc/shadow", "not the name of a key"),
         ("kbs:///default/key/1", "write a URI as keyid="),
-        ("a b", "no name of a key"),
-        ("x" * 256, "no name of a key"),
+        ("a b", "not the name of a key"),
+        ("x" * 256, "not the name of a key"),
         ("x" * 4097, "longer than 4096"),
     ],
 )
-def test_refused(text: str, told: str) -> None:
-    """What is wrong is named; no name leaves the alphabet (defects.md 1)."""
+def test_refused(text: str, message: str) -> None:
+    """The error names the mistake; names outside the alphabet are refused (defects.md 1)."""
     with pytest.raises(RequestError) as caught:
         parameter.parse(text.encode())
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert len(str(caught.value)) < 300
 
 
@@ -107,12 +107,12 @@ def test_what_a_parameter_means_for_the_packet() -> None:
 def test_arbitrary_bytes_raise_only_request_errors(data: bytes) -> None:
     for prefix in (b"", b"keyid=", b"keyid=kbs://", b"keyid=/a/b/c::"):
         with suppress(RequestError):
-            found = parameter.parse(prefix + data)
-            if isinstance(found, KbsKey):
-                assert found.kid.isascii()
-                assert '"' not in found.kid
-                assert "\\" not in found.kid
-                assert key_named(found.kid) == found.key_id
+            parsed = parameter.parse(prefix + data)
+            if isinstance(parsed, KbsKey):
+                assert parsed.kid.isascii()
+                assert '"' not in parsed.kid
+                assert "\\" not in parsed.kid
+                assert key_named(parsed.kid) == parsed.key_id
 
 
 _SEGMENT = st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,20}", fullmatch=True)

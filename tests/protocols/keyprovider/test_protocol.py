@@ -1,4 +1,4 @@
-"""ocicrypt's input and output: golden bytes, tolerances, refusals, and no secret shown."""
+"""ocicrypt's input and output: golden bytes, tolerances, refusals, and redacted secrets."""
 
 from __future__ import annotations
 
@@ -89,16 +89,16 @@ def test_golden_outputs() -> None:
 
 
 def test_the_guides_wrap() -> None:
-    """The request that the guide's log shows, rebuilt as ocicrypt sends it."""
+    """The request in the guide's log, as ocicrypt sends it, is decoded."""
     parameter = from_guide(r'"attestation-agent": \["([A-Za-z0-9+/=]+)"\]')
     optsdata = from_guide(r'optsdata: Some\("([A-Za-z0-9+/=]+)"\)')
     assert parameter.startswith("ODQ2ODhk")
-    found = protocol.decode_wrap(
+    request = protocol.decode_wrap(
         wrap_json({"attestation-agent": [parameter]}, optsdata), provider=None
     )
-    assert found.parameter == ExistingKey(KeyId(("84688df7-2c0c-40fa-956b-29d8e74d16c0",)))
-    assert found.optsdata.reveal() == base64.b64decode(optsdata)
-    assert json.loads(found.optsdata.reveal()).keys() == {"symkey", "digest", "cipheroptions"}
+    assert request.parameter == ExistingKey(KeyId(("84688df7-2c0c-40fa-956b-29d8e74d16c0",)))
+    assert request.optsdata.reveal() == base64.b64decode(optsdata)
+    assert json.loads(request.optsdata.reveal()).keys() == {"symkey", "digest", "cipheroptions"}
 
 
 @pytest.mark.parametrize(
@@ -115,24 +115,24 @@ def test_the_guides_wrap() -> None:
     ],
 )
 def test_which_provider(parameters: object, configured: str | None) -> None:
-    found = protocol.decode_wrap(wrap_json(parameters), provider=configured)
-    assert found.parameter == K1
+    request = protocol.decode_wrap(wrap_json(parameters), provider=configured)
+    assert request.parameter == K1
 
 
 @pytest.mark.parametrize("value", ["", None, b64("Enabled"), []])
 def test_no_parameter_is_a_new_key(value: object) -> None:
-    found = protocol.decode_wrap(wrap_json({"attestation-agent": [value]}), provider=None)
-    assert found.parameter == NewKey()
+    request = protocol.decode_wrap(wrap_json({"attestation-agent": [value]}), provider=None)
+    assert request.parameter == NewKey()
 
 
 @pytest.mark.parametrize("optsdata", [b64(OPTSDATA), list(OPTSDATA)])
 def test_optsdata_as_text_or_integers(optsdata: object) -> None:
-    found = protocol.decode_wrap(wrap_json({"a": [b64("k1")]}, optsdata), provider=None)
-    assert found.optsdata == SecretBytes(OPTSDATA)
+    request = protocol.decode_wrap(wrap_json({"a": [b64("k1")]}, optsdata), provider=None)
+    assert request.optsdata == SecretBytes(OPTSDATA)
 
 
 @pytest.mark.parametrize(
-    ("data", "configured", "told"),
+    ("data", "configured", "message"),
     [
         (b"", None, "no JSON"),
         (b"{", None, "no JSON"),
@@ -141,13 +141,13 @@ def test_optsdata_as_text_or_integers(optsdata: object) -> None:
         (b"{}", None, "op is neither"),
         (b'{"op":"KeyWrap"}', None, "op is neither"),
         (b'{"op":"keywrap"}', None, "named: none"),
-        (b'{"op":"keywrap","keywrapparams":[]}', None, "keywrapparams is no object"),
+        (b'{"op":"keywrap","keywrapparams":[]}', None, "keywrapparams is not an object"),
         (b'{"op":"keywrap","keywrapparams":{"ec":null,"optsdata":"AA=="}}', None, "named: none"),
-        (b'{"op":"keywrap","keywrapparams":{"ec":7}}', None, "ec is no object"),
-        (wrap_json([]), None, "Parameters is no object"),
+        (b'{"op":"keywrap","keywrapparams":{"ec":7}}', None, "ec is not an object"),
+        (wrap_json([]), None, "Parameters is not an object"),
         (wrap_json({"pubkeys": [""]}), None, "named: none"),
         (wrap_json({"a": [""], "b": [""]}), None, "(named: 'a', 'b')"),
-        (wrap_json({"a": [""]}), "eaa", "names no provider 'eaa' (named: 'a')"),
+        (wrap_json({"a": [""]}), "eaa", "does not name the provider 'eaa' (named: 'a')"),
         (wrap_json({"a": []}), None, "'a' has no parameter"),
         (wrap_json({"a": None}), None, "'a' has no parameter"),
         (wrap_json({"a": "azE="}), None, "'a' has no parameter"),
@@ -163,11 +163,11 @@ def test_optsdata_as_text_or_integers(optsdata: object) -> None:
         (b" " * (protocol.MAX_INPUT_BYTES + 1), None, "longer than"),
     ],
 )
-def test_refused_wraps(data: bytes, configured: str | None, told: str) -> None:
-    """Malformed and ambiguous input is an error that says why (defects.md 3, 4)."""
+def test_refused_wraps(data: bytes, configured: str | None, message: str) -> None:
+    """Malformed and ambiguous input is refused with the cause (defects.md 3, 4)."""
     with pytest.raises(RequestError) as caught:
         protocol.decode_wrap(data, provider=configured)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("form", [list, b64])
@@ -193,13 +193,13 @@ def test_largest_optsdata(form: Any) -> None:
     ],
 )
 def test_unwraps(data: bytes) -> None:
-    """The packet decides, so who decrypts may name any provider or none."""
-    found = protocol.decode_unwrap(data)
-    assert found.annotation == b"packet"
+    """The packet decides, so a decryption tool may name any provider or none."""
+    request = protocol.decode_unwrap(data)
+    assert request.annotation == b"packet"
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (b'{"op":"keyunwrap"}', "annotation is missing"),
         (unwrap_json({}, None), "annotation is missing"),
@@ -209,16 +209,16 @@ def test_unwraps(data: bytes) -> None:
         (wrap_json({"a": [""]}), "unwrapping needs"),
     ],
 )
-def test_refused_unwraps(data: bytes, told: str) -> None:
-    """Malformed input is an error that says why (defects.md 3, 4)."""
+def test_refused_unwraps(data: bytes, message: str) -> None:
+    """Malformed input is refused with the cause (defects.md 3, 4)."""
     with pytest.raises(RequestError) as caught:
         protocol.decode_unwrap(data)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("secret", ["c2VjcmV0LWtleQ", "secret-key\n", "geheim\x00"])
 def test_no_error_and_no_repr_shows_the_layer_key(secret: str) -> None:
-    """Whatever is wrong around it, optsdata is never shown (defects.md 2)."""
+    """No error about the input discloses optsdata (defects.md 2)."""
     good = wrap_json({"a": [b64("k1")]}, b64(secret))
     assert secret.strip() not in repr(protocol.decode(good, provider=None))
     assert b64(secret) not in repr(protocol.decode(good, provider=None))
@@ -234,9 +234,9 @@ def test_no_error_and_no_repr_shows_the_layer_key(secret: str) -> None:
     for data in spoiled:
         with pytest.raises(RequestError) as caught:
             protocol.decode(data, provider=None)
-        told = str(caught.value) + repr(caught.value)
-        assert secret.strip() not in told
-        assert b64(secret)[:8] not in told
+        message = str(caught.value) + repr(caught.value)
+        assert secret.strip() not in message
+        assert b64(secret)[:8] not in message
         assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 

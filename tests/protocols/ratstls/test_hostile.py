@@ -278,9 +278,9 @@ def assembled(place: str) -> bytes:
         "extension",
     ],
 )
-def test_nothing_may_stand_where_nothing_belongs(place: str) -> None:
+def test_extra_bytes_are_refused(place: str) -> None:
     assert certificate.read(assembled("nowhere"), TEES, now=NOW).quote == quote_for(bytes(64))
-    with pytest.raises(EvidenceFormat, match="nothing may be"):
+    with pytest.raises(EvidenceFormat, match="unexpected extra bytes"):
         certificate.read(assembled(place), TEES, now=NOW)
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError
-from verdictd_py.guest.agent import Unwraps
+from verdictd_py.guest.agent import Unwrapper
 from verdictd_py.protocols.keyprovider.packet import AnnotationPacket
 
 MAX_PACKET_BYTES: Final = 8 * 1024 * 1024  # as the client API takes
@@ -25,11 +25,11 @@ def packet_of(value: str) -> AnnotationPacket:
     return AnnotationPacket.decode(_packet_bytes(value))
 
 
-async def opened(packet: AnnotationPacket, by: Unwraps) -> SecretBytes:
+async def opened(packet: AnnotationPacket, by: Unwrapper) -> SecretBytes:
     """What the packet wraps.
 
     Raises:
-        RequestError, DecryptionFailed, BrokerRefused, ConfigError: as in `Unwraps.decrypt`.
+        RequestError, DecryptionFailed, BrokerRefused, ConfigError: as in `Unwrapper.decrypt`.
     """
     return await by.decrypt(
         kid=str(packet.blob.key_id),

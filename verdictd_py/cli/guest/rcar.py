@@ -19,7 +19,7 @@ from verdictd_py.domain.names import LEGACY_RESOURCES, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError, DecryptionFailed, EvidenceFormat
 from verdictd_py.formats.eventlog import MAX_LOG_BYTES
-from verdictd_py.guest.agent import Unwraps
+from verdictd_py.guest.agent import Unwrapper
 from verdictd_py.guest.attesters import SimulatedAttester, TsmAttester, simulated_platform
 from verdictd_py.guest.connection import BrokerRefused, BrokerUnreachable
 from verdictd_py.guest.rcar.evidence import (
@@ -76,12 +76,12 @@ async def ask(options: Namespace) -> SecretBytes:
         async with asyncio.timeout(options.timeout), asker.session() as session:
             return await asked(session)
     except TimeoutError as error:
-        raise BrokerUnreachable("the KBS is too slow") from error
+        raise BrokerUnreachable("the KBS did not answer in time") from error
     except DecryptionFailed as error:
         raise BrokerRefused(str(error)) from error
 
 
-def connecting(options: Namespace) -> Callable[[], AbstractAsyncContextManager[Unwraps]]:
+def connecting(options: Namespace) -> Callable[[], AbstractAsyncContextManager[Unwrapper]]:
     """Opens sessions as this guest, each with a key and evidence of its own.
 
     Raises:
@@ -90,7 +90,7 @@ def connecting(options: Namespace) -> Callable[[], AbstractAsyncContextManager[U
     asker = _asker(options)
 
     @asynccontextmanager
-    async def connect() -> AsyncIterator[Unwraps]:
+    async def connect() -> AsyncIterator[Unwrapper]:
         async with asker.session() as session:
             yield LayerKeys(session, allow_a256ctr=options.allow_a256ctr)
 

@@ -1,4 +1,4 @@
-"""What can go wrong between a guest and a KBS, told apart as guests do."""
+"""Errors between a guest and a KBS, distinguished as real guests distinguish them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from verdictd_py.encoding import JsonValue
 from verdictd_py.guest.connection import BrokerRefused
 
 MAX_DETAIL_CHARACTERS: Final = 1024
-"""Of a KBS's words that are repeated: enough for a sentence, too little to flood a terminal."""
+"""Largest part of a KBS's text that is repeated: long enough for a sentence."""
 
 _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]*")
 _PERHAPS_MISSING: Final = (401, "PluginInternalError")
@@ -20,13 +20,13 @@ _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")  # RFC 8259, 7: perhaps ha
 
 
 class KbsRefused(BrokerRefused):
-    """The KBS said no, in the error body of wire-rcar.md, "Errors", or in none.
+    """The KBS refused, with the error body of wire-rcar.md, "Errors", or without a body.
 
     Attributes:
-        status: of HTTP.
-        variant: the last segment of the error's `type`: `PolicyDeny`; empty without a body.
-        error_type: the whole of `type`.
-        detail: the KBS's words, cut; empty without a body.
+        status: HTTP status.
+        variant: the last segment of the error's `type`, as `PolicyDeny`; empty without a body.
+        error_type: the whole `type`.
+        detail: the KBS's text, cut; empty without a body.
     """
 
     code = "kbs-refused"
@@ -36,10 +36,10 @@ class KbsRefused(BrokerRefused):
         self.error_type = error_type[:MAX_DETAIL_CHARACTERS]
         self.variant = self.error_type.rpartition("/")[2]
         self.detail = detail[:MAX_DETAIL_CHARACTERS]
-        said = ": ".join(part for part in (self.variant, self.detail) if part)
+        text = ": ".join(part for part in (self.variant, self.detail) if part)
         if (status, self.variant) == _PERHAPS_MISSING:
-            said += " (upstream's KBS says no more where there is no such resource)"
-        super().__init__(f"the KBS answered {what} with {status}" + (f", {said}" if said else ""))
+            text += " (upstream's KBS answers this also if there is no such resource)"
+        super().__init__(f"the KBS answered {what} with {status}" + (f", {text}" if text else ""))
 
     @property
     def has_body(self) -> bool:
@@ -48,26 +48,26 @@ class KbsRefused(BrokerRefused):
 
 
 class AnswerInvalid(BrokerRefused):
-    """The KBS answered something that guests cannot read or open. Nothing of it is repeated."""
+    """The KBS's answer cannot be read or decrypted by guests; no part of it is repeated."""
 
     code = "kbs-answer-invalid"
 
 
 def read_json(data: bytes, what: str) -> JsonValue:
-    """The JSON value that an answer is; members named twice and halves of characters are none.
+    """Decode an answer as JSON, and refuse duplicate members and unpaired surrogates.
 
     Raises:
-        AnswerInvalid: it is none.
+        AnswerInvalid: not such JSON.
     """
     try:
-        found: JsonValue = json.loads(
+        value: JsonValue = json.loads(
             data.decode("utf-8"), object_pairs_hook=_members, parse_constant=_constant
         )
         if _SURROGATE.search(data):
-            json.dumps(found, ensure_ascii=False).encode()
-    except (ValueError, RecursionError):  # the cause would show what may be secret
-        raise AnswerInvalid(f"{what} is no JSON that guests read") from None
-    return found
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):  # the cause could contain a secret
+        raise AnswerInvalid(f"{what} is not JSON that guests can read") from None
+    return value
 
 
 def _members(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
@@ -78,53 +78,53 @@ def _members(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
 
 
 def _constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON")
+    raise ValueError(f"{text} is not JSON")
 
 
 def read_object(data: bytes, what: str) -> dict[str, JsonValue]:
-    """The JSON object that an answer is.
+    """Decode an answer as a JSON object.
 
     Raises:
-        AnswerInvalid: it is none.
+        AnswerInvalid: not a JSON object.
     """
-    found = read_json(data, what)
-    if not isinstance(found, dict):
-        raise AnswerInvalid(f"{what} is no JSON object")
-    return found
+    value = read_json(data, what)
+    if not isinstance(value, dict):
+        raise AnswerInvalid(f"{what} is not a JSON object")
+    return value
 
 
 def text_of(members: dict[str, JsonValue], name: str, what: str) -> str:
-    """A member that guests need, and need as a string.
+    """Return a required member, a string.
 
     Raises:
-        AnswerInvalid: it is missing, or something else.
+        AnswerInvalid: it is missing or not a string.
     """
     value = members.get(name)
     if not isinstance(value, str):
-        raise AnswerInvalid(f"{what} lacks {name!r}, or it is no string")
+        raise AnswerInvalid(f"{what} lacks {name!r}, or it is not a string")
     return value
 
 
 def from_base64url(text: str, what: str) -> bytes:
-    """Bytes of base64url without padding, as strictly as guests read it (RFC 4648, 5 and 3.5).
+    """Decode base64url without padding, as strictly as guests do (RFC 4648, 5 and 3.5).
 
     Raises:
-        AnswerInvalid: it has padding, characters of the other alphabet, or stray bits.
+        AnswerInvalid: it has padding, characters of the other alphabet, or trailing bits.
     """
     if _BASE64URL.fullmatch(text) and len(text) % 4 != 1:
         data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
         if to_base64url(data) == text:
             return data
-    raise AnswerInvalid(f"{what} is no base64url without padding")
+    raise AnswerInvalid(f"{what} is not base64url without padding")
 
 
 def to_base64url(data: bytes) -> str:
-    """Base64url without padding."""
+    """Encode bytes as base64url without padding."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
 def refusal(what: str, status: int, body: bytes) -> KbsRefused:
-    """The exception for an answer that is no 200; not raised here."""
+    """Return the exception for an answer whose status is not 200."""
     try:
         members = read_object(body, "the error")
         error_type = text_of(members, "type", "the error")

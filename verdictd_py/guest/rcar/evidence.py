@@ -1,4 +1,4 @@
-"""Evidence in the form that RCAR carries it: a JSON value of each TEE's own shape.
+"""Evidence as RCAR carries it: a JSON value whose shape depends on the TEE.
 
 Sources: wire-rcar.md, "Handshake"; guest-components, attestation-agent/attester/src/tdx and
 .../sample.
@@ -20,11 +20,11 @@ from verdictd_py.simulator import TdMeasurements
 _REGISTERS: Final = ("rtmr0", "rtmr1", "rtmr2", "rtmr3")
 
 AdditionalEvidence = Callable[[bytes], str]
-"""Digest that devices' evidence covers -> JSON text of it by TEE, empty where there are none."""
+"""Function from the digest that devices' evidence covers to its JSON text, empty without any."""
 
 
 class Evidence(Protocol):
-    """Evidence about the guest it runs in."""
+    """Source of evidence about the guest that it runs in."""
 
     @property
     def tee(self) -> str:
@@ -32,20 +32,20 @@ class Evidence(Protocol):
         ...
 
     def collect(self, digest: bytes) -> JsonValue:
-        """The primary evidence over `digest`, at most 64 bytes. It may take its time.
+        """Collect the primary evidence over `digest`, at most 64 bytes; it may block.
 
         Raises:
-            ConfigError: this guest has none.
+            ConfigError: this guest has no evidence.
         """
         ...
 
 
 class TdxEvidence:
-    """A TDX guest's: a quote, and its boot event log where there is one.
+    """Evidence of a TDX guest: a quote, and its boot event log if available.
 
     Args:
-        attester: makes the quotes.
-        event_log: in binary (CCEL), None for guests that cannot read it.
+        attester: source of the quotes.
+        event_log: in binary (CCEL); None for guests that cannot read it.
     """
 
     tee = "tdx"
@@ -61,45 +61,45 @@ class TdxEvidence:
 
 
 class SampleEvidence:
-    """What guest-components show where there is no TEE: it proves nothing to anybody."""
+    """Evidence that guest-components present without a TEE; it proves nothing."""
 
     tee = "sample"
 
     def collect(self, digest: bytes) -> JsonValue:
-        """The digest itself, not padded (attester/src/sample/mod.rs)."""
+        """Return the digest itself, not padded (attester/src/sample/mod.rs)."""
         return {"svn": "1", "report_data": encode_base64(digest)}
 
 
 class NoEvidence:
-    """Of a guest that was attested for: it has a token, and shows nothing else."""
+    """Evidence of a guest that only has a token, so `collect` always fails."""
 
     tee = "none"
 
     def collect(self, digest: bytes) -> JsonValue:
         del digest
-        raise ConfigError("this guest has no evidence to show, only a token")
+        raise ConfigError("this guest has no evidence to present, only a token")
 
 
 def no_devices(digest: bytes) -> str:
-    """Additional evidence of a guest without attestable devices."""
+    """Return the additional evidence of a guest without attestable devices: none."""
     del digest
     return ""
 
 
 def sample_device(digest: bytes) -> str:
-    """Additional evidence of guest-components' sample device (attester/src/sample_device)."""
-    shown: JsonValue = {"svn": "2", "report_data": encode_base64(digest)}
-    return canonical({"sampledevice": shown}).decode()
+    """Return the evidence of guest-components' sample device (attester/src/sample_device)."""
+    evidence: JsonValue = {"svn": "2", "report_data": encode_base64(digest)}
+    return canonical({"sampledevice": evidence}).decode()
 
 
 def measured(
     td: TdMeasurements, *, init_data: str | None = None, event_log: bytes | None = None
 ) -> TdMeasurements:
-    """What an honest TD measures that was started with this init-data and wrote this log.
+    """Return the measurements of an honest TD with this init-data and this event log.
 
     Raises:
-        ConfigError: the init-data names no algorithm.
-        EvidenceFormat: the event log is none.
+        ConfigError: the init-data names no supported algorithm.
+        EvidenceFormat: the event log is invalid.
     """
     if init_data is not None:
         td = replace(td, mr_config_id=init_data_digest(init_data))

@@ -1,4 +1,4 @@
-"""HTTP to a KBS with bounds: the only place where RCAR touches the network."""
+"""HTTP client of a KBS with limits; the only module of this package with network access."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ from verdictd_py.guest.rcar.messages import JsonObject
 PREFIX: Final = "/kbs/v0"
 
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
-"""16 MiB: base64 of the largest resources that anybody keeps in a KBS, several times over."""
+"""16 MiB, several times the base64 of the largest resources stored in a KBS."""
 
 
 @dataclass(frozen=True, slots=True)
 class KbsLink:
-    """Where a KBS is, and how far it is trusted.
+    """Address of a KBS, and the conditions for trusting it.
 
     Attributes:
-        url: `http(s)://host[:port]`, nothing behind it.
-        ca: a PEM file that its certificate must lead to; None for the system's authorities.
-        insecure_no_tls_verification: whoever is in between can be the KBS.
-        insecure_plain_http: allow `http://` to other hosts; whoever is in between reads and
-            changes everything but the encrypted answers.
-        timeout_seconds: for each answer as a whole.
+        url: `http(s)://host[:port]`, without a path.
+        ca: a PEM file of the CA of its certificate; None for the system's authorities.
+        insecure_no_tls_verification: do not verify its certificate; an attacker in between
+            can then impersonate the KBS.
+        insecure_plain_http: allow `http://` to other hosts; an attacker in between can then
+            read and change everything but the encrypted answers.
+        timeout_seconds: time limit of each whole answer.
 
     Raises:
-        ConfigError: the URL is none of these, or is not safe.
+        ConfigError: the URL does not have this form, or is not safe.
     """
 
     url: str
@@ -51,44 +52,46 @@ class KbsLink:
         except httpx.InvalidURL:
             scheme, host, rest = "", "", b""
         if scheme not in ("http", "https") or not host or rest != b"/" or "@" in self.url:
-            raise ConfigError("the KBS's URL is no http://host:port or https://host:port")
+            raise ConfigError("the KBS's URL is not http://host:port or https://host:port")
         if "?" in self.url or "#" in self.url:
-            raise ConfigError("the KBS's URL has something behind the port: leave it away")
+            raise ConfigError("the KBS's URL has a query or fragment: remove it")
         if scheme == "http" and not self.insecure_plain_http and not loopback(host):
             raise ConfigError(
-                f"http://{host} is read and changed by whoever is in between: write https://, or "
-                "allow plain HTTP by its insecure name"
+                f"http://{host} lets an attacker in between read and change requests: write "
+                "https://, or allow plain HTTP with its insecure option"
             )
         if self.ca is not None and (scheme == "http" or self.insecure_no_tls_verification):
-            raise ConfigError("a CA is given, and would not be asked: TLS is off or not verified")
+            raise ConfigError(
+                "a CA is given, but TLS is off or not verified: remove the CA, or verify TLS"
+            )
 
     def client(self, transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
-        """A client for this KBS alone: no redirects, no proxies, cookies of its own.
+        """Return a client for this KBS only: no redirects, no proxies, cookies of its own.
 
         Args:
-            transport: answers in place of the network.
+            transport: replaces the network, for tests.
 
         Raises:
-            ConfigError: the CA cannot be used.
+            ConfigError: the CA file cannot be read.
         """
         return httpx.AsyncClient(
             base_url=self.url,
             verify=self._context(),
             follow_redirects=False,
-            trust_env=False,  # no proxy and no authority that nobody named
+            trust_env=False,  # no proxy and no authority from environment variables
             timeout=self.timeout_seconds,
             transport=transport,
-            headers={"accept-encoding": "identity"},  # so that the bound is that of the bytes
+            headers={"accept-encoding": "identity"},  # the size limit applies to these bytes
         )
 
     def _context(self) -> ssl.SSLContext:
         if httpx.URL(self.url).scheme == "http":
-            # It trusts nobody: reading the system's authorities takes longer than a handshake.
+            # An empty trust store: loading the system's authorities is slower than a handshake.
             return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         try:
             context = ssl.create_default_context(cafile=self.ca)
-        except OSError as error:  # ssl.SSLError among them
-            raise ConfigError(f"{self.ca}: no CA in PEM can be read there") from error
+        except OSError as error:  # includes ssl.SSLError
+            raise ConfigError(f"{self.ca}: cannot read a CA in PEM from this file") from error
         if self.ca is not None:
             # A KBS's own certificate, named as its CA, need not have a CA's extensions.
             context.verify_flags &= ~ssl.VerifyFlags.VERIFY_X509_STRICT
@@ -99,7 +102,7 @@ class KbsLink:
 
 
 def loopback(host: str) -> bool:
-    """Whether only this machine can be there."""
+    """Return whether `host` is a loopback address or `localhost`."""
     if host == "localhost":
         return True
     try:
@@ -117,17 +120,17 @@ async def exchange(
     token: str = "",
     seconds: float,
 ) -> tuple[int, bytes]:
-    """One request and its answer: status and body.
+    """Send one request and return status and body of the answer.
 
     Args:
-        path: behind `PREFIX`.
+        path: without `PREFIX`.
         token: bearer token, empty for none.
-        seconds: for the answer as a whole, however slowly its bytes come.
+        seconds: time limit of the whole answer, however slowly its bytes arrive.
 
     Raises:
-        BrokerUnreachable: no whole answer.
-        BrokerRefused: its certificate is not trusted.
-        AnswerInvalid: it is larger than `MAX_ANSWER_BYTES`.
+        BrokerUnreachable: no complete answer.
+        BrokerRefused: the KBS's certificate is not trusted.
+        AnswerInvalid: the answer is larger than `MAX_ANSWER_BYTES`.
     """
     headers = {"authorization": f"Bearer {token}"} if token else {}
     where = client.base_url
@@ -142,27 +145,25 @@ async def exchange(
                 if len(body) > MAX_ANSWER_BYTES:
                     raise AnswerInvalid(f"the KBS's answer is larger than {MAX_ANSWER_BYTES} bytes")
             return answer.status_code, bytes(body)
-    except TimeoutError as error:
-        raise BrokerUnreachable("the KBS is too slow") from error
-    except httpx.TimeoutException as error:
-        raise BrokerUnreachable("the KBS is too slow") from error
+    except (TimeoutError, httpx.TimeoutException) as error:
+        raise BrokerUnreachable("the KBS did not answer in time") from error
     except httpx.ConnectError as error:
         raise _unconnected(error, where) from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        # The text may hold what the answer held.
-        perhaps = "; perhaps it speaks TLS: write https://" if where.scheme == "http" else ""
+        # The error's text may contain parts of the answer.
+        hint = "; it may use TLS: write https://" if where.scheme == "http" else ""
         raise BrokerUnreachable(
-            f"{where} does not speak HTTP as it should ({type(error).__name__}){perhaps}"
+            f"{where} does not answer with valid HTTP ({type(error).__name__}){hint}"
         ) from None
 
 
 def _unconnected(error: httpx.ConnectError, where: httpx.URL) -> BrokerRefused:
-    """What went wrong below HTTP: the certificate, TLS, or that nobody is there."""
-    below: BaseException | None = error
-    while below is not None and not isinstance(below, ssl.SSLError):
-        below = below.__cause__ or below.__context__
-    if isinstance(below, ssl.SSLCertVerificationError):
+    """Return the error for a failed connection: the certificate, TLS, or no listener."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, ssl.SSLCertVerificationError):
         return BrokerRefused(f"the certificate of {where} is not trusted here: name its CA")
-    if below is not None:
-        return BrokerRefused(f"{where} speaks no TLS, or none that this guest does")
+    if cause is not None:
+        return BrokerRefused(f"{where} does not use TLS, or no version that this guest supports")
     return BrokerUnreachable(f"cannot connect to {where}: is it running?")

@@ -1,7 +1,7 @@
-"""Opens the encrypted answer of a KBS as guests do.
+"""Decryption of a KBS's encrypted answer, as guests do it.
 
-They parse the protected header and serialise it again for the associated data, so a KBS
-that writes it in another way than they do is found out here. Sources: wire-rcar.md,
+Guests parse the protected header and serialise it again for the associated data, so the
+answer of a KBS that serialises it differently is refused here. Sources: wire-rcar.md,
 "Resources" and "Versions"; RFC 7516, 5.2; kbs-types, `ProtectedHeader::generate_aad`.
 """
 
@@ -32,18 +32,18 @@ _TAG_BYTES: Final = 16
 
 
 def open_answer(body: bytes, key: TeeKey, version: Version) -> SecretBytes:
-    """The secret inside an answer.
+    """Decrypt the secret in an answer.
 
-    1. All five members are there; the guests' own decoder needs each.
+    1. All five members exist; the guests' own decoder requires them.
     2. The header is base64url of JSON; for 0.1.1 it is the JSON itself.
     3. Only AES-256-GCM, with an iv and a tag of its sizes; for 0.1.1 the tag is behind the
        ciphertext and the member `tag` is empty.
     4. The content key is unwrapped with the TEE's key.
-    5. The ciphertext opens with the header, serialised anew, as associated data; for 0.1.1
-       with none.
+    5. The ciphertext is decrypted with the header, serialised again, as associated data; for
+       0.1.1 with none.
 
     Raises:
-        AnswerInvalid: it does not open, or guests could not read it.
+        AnswerInvalid: it cannot be decrypted, or guests could not read it.
     """
     members = read_object(body, _WHAT)
     protected, sealed_key, iv, ciphertext, tag = (  # 1
@@ -55,30 +55,31 @@ def open_answer(body: bytes, key: TeeKey, version: Version) -> SecretBytes:
         protected.encode() if old else from_base64url(protected, "the member protected"), _HEADER
     )
     if text_of(header, "enc", _HEADER) != "A256GCM":  # 3
-        raise AnswerInvalid("the answer's content is encrypted by something else than A256GCM")
+        raise AnswerInvalid("the answer's content is not encrypted with A256GCM")
     nonce = from_base64url(iv, "the member iv")
     sealed = from_base64url(ciphertext, "the member ciphertext")
-    behind = from_base64url(tag, "the member tag")
-    if len(nonce) != _IV_BYTES or len(behind) != (0 if old else _TAG_BYTES):
+    tag_bytes = from_base64url(tag, "the member tag")
+    if len(nonce) != _IV_BYTES or len(tag_bytes) != (0 if old else _TAG_BYTES):
         raise AnswerInvalid("the answer's iv or tag has a wrong size for this protocol version")
     content_key = key.unwrap(header, from_base64url(sealed_key, "the member encrypted_key"))  # 4
     try:  # 5
         return SecretBytes(
             AESGCM(content_key.reveal()).decrypt(
-                nonce, sealed + behind, None if old else associated_data(header)
+                nonce, sealed + tag_bytes, None if old else associated_data(header)
             )
         )
     except InvalidTag:
         raise AnswerInvalid(
-            "the answer does not authenticate: it was changed, or its header is not written as "
-            "guests write it"
+            "the answer does not authenticate: it was changed, or its header is not serialised "
+            "as guests serialise it"
         ) from None
 
 
 def associated_data(header: JsonObject) -> bytes:
-    """The header as guests write it, whatever it looked like when it came.
+    """Serialise the header as guests do, independently of its received form.
 
-    `alg`, `enc`, then all others by name, and so inside of them: compact JSON, base64url.
+    The result is base64url of compact JSON: `alg`, `enc`, then all other members sorted by
+    name at every level.
     """
     first: JsonObject = {name: header[name] for name in ("alg", "enc") if name in header}
     rest = {name: _by_name(header[name]) for name in sorted(header) if name not in first}

@@ -1,4 +1,4 @@
-"""The key pair of a guest's TEE: what evidence vouches for, and answers are encrypted to.
+"""The key pair of a guest's TEE: evidence covers it, and answers are encrypted to it.
 
 Sources: wire-rcar.md, "Handshake" and "Resources"; RFC 7518, 4.2, 4.3, 4.6 and 6;
 guest-components, attestation-agent/kbs_protocol/src/keypair.rs.
@@ -30,7 +30,7 @@ PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 class TeeKeyKind(Enum):
-    """What kind of key pair a guest makes."""
+    """Kind of key pair that a guest generates."""
 
     EC_P256 = "ec-p256"
     """Default of guest-components from v0.12 on."""
@@ -40,7 +40,7 @@ class TeeKeyKind(Enum):
 
     @classmethod
     def usual(cls, version: Version) -> Self:
-        """What guests of that version make unless told otherwise."""
+        """Return the default kind of guests of that version."""
         return cls("rsa" if version is Version.V0_1_1 else "ec-p256")
 
 
@@ -52,10 +52,10 @@ _NAMES: Final = {"secp256r1": "P-256", "secp521r1": "P-521"}  # cryptography -> 
 
 
 class TeeKey:
-    """One key pair; its text forms show the kind only.
+    """One key pair, whose repr contains only the algorithm.
 
     Args:
-        rsa_algorithm: what the JWK of an RSA key says, and answers must say.
+        rsa_algorithm: `alg` of an RSA key's JWK, and of the answers to it.
     """
 
     def __init__(self, private: PrivateKey, *, rsa_algorithm: str = RSA_OAEP_256) -> None:
@@ -64,7 +64,7 @@ class TeeKey:
 
     @classmethod
     def new(cls, kind: TeeKeyKind, version: Version = Version.V0_4_0) -> Self:
-        """A fresh key of a guest that speaks `version`."""
+        """Generate a key of a guest that speaks `version`."""
         if kind is TeeKeyKind.RSA:
             private: PrivateKey = rsa.generate_private_key(65537, _RSA_BITS)
         else:
@@ -73,23 +73,23 @@ class TeeKey:
 
     @classmethod
     def from_pem(cls, pem: bytes, version: Version = Version.V0_4_0) -> Self:
-        """The key that attestation-agent hands out beside a token: `tee_keypair`.
+        """Load the key that attestation-agent returns next to a token: `tee_keypair`.
 
         Raises:
-            ConfigError: it is none.
+            ConfigError: not the PEM of such a key.
         """
         try:
             private = serialization.load_pem_private_key(pem, None)
-        except (ValueError, TypeError):  # what the library says could hold a part of the key
-            raise ConfigError("the TEE key is no PEM of a private key") from None
+        except (ValueError, TypeError):  # the library's text could contain a part of the key
+            raise ConfigError("the TEE key is not a private key in PEM") from None
         if isinstance(private, ec.EllipticCurvePrivateKey) and private.curve.name in _NAMES:
             return cls(private)
         if isinstance(private, rsa.RSAPrivateKey):
             return cls(private, rsa_algorithm=_rsa_algorithm(version))
-        raise ConfigError("the TEE key is of no kind that guests have: EC P-256, P-521 or RSA")
+        raise ConfigError("the TEE key is not an EC P-256, EC P-521 or RSA key, as guests have")
 
     def to_pem(self) -> SecretBytes:
-        """As attestation-agent writes it: PKCS#1 for RSA, PKCS#8 for EC."""
+        """Return the PEM that attestation-agent writes: PKCS#1 for RSA, PKCS#8 for EC."""
         rsa_key = isinstance(self._private, rsa.RSAPrivateKey)
         form = serialization.PrivateFormat
         return SecretBytes(
@@ -123,17 +123,17 @@ class TeeKey:
         }
 
     def unwrap(self, header: JsonObject, encrypted_key: bytes) -> SecretBytes:
-        """The content key of an answer to this guest.
+        """Unwrap the content key of an answer to this guest.
 
-        1. `alg` is that of this key's JWK: nobody else chooses how it is used.
-        2. RSA: decrypted. 3. EC: a secret with `epk`, which unwraps it.
-        4. It is a key of AES-256.
+        1. `alg` is that of this key's JWK: the answer cannot choose another use of the key.
+        2. RSA: decryption. 3. EC: key agreement with `epk`, then AES key unwrap.
+        4. The content key is an AES-256 key.
 
         Raises:
-            AnswerInvalid: it is for another key, or changed.
+            AnswerInvalid: it is for another key, or was changed.
         """
         if text_of(header, "alg", "the answer's header") != self.algorithm:  # 1
-            raise AnswerInvalid("the answer is encrypted by another algorithm than this key's")
+            raise AnswerInvalid("the answer is encrypted with another algorithm than this key's")
         if isinstance(self._private, rsa.RSAPrivateKey):  # 2
             key = self._decrypt(self._private, encrypted_key)
         else:  # 3
@@ -156,7 +156,7 @@ class TeeKey:
 
 
 def _unwrap_ec(private: ec.EllipticCurvePrivateKey, epk: object, encrypted_key: bytes) -> bytes:
-    """ECDH-ES with Concat KDF, then AES-256 key wrap (RFC 7518, 4.6 and appendix C)."""
+    """Unwrap by ECDH-ES with Concat KDF, then AES-256 key wrap (RFC 7518, 4.6 and appendix C)."""
     if not isinstance(epk, dict):
         raise AnswerInvalid("the answer's header has no epk")
     if epk.get("kty", "EC") != "EC" or epk.get("crv") != _NAMES[private.curve.name]:
@@ -172,7 +172,7 @@ def _unwrap_ec(private: ec.EllipticCurvePrivateKey, epk: object, encrypted_key: 
 
 
 def _other_info() -> bytes:
-    """AlgorithmID, no PartyUInfo, no PartyVInfo, SuppPubInfo: bits of the key (RFC 7518, 4.6.2)."""
+    """Return AlgorithmID, empty PartyUInfo and PartyVInfo, and SuppPubInfo (RFC 7518, 4.6.2)."""
     name = ECDH_ES_A256KW.encode()
     return len(name).to_bytes(4, "big") + name + bytes(8) + (KEY_BYTES * 8).to_bytes(4, "big")
 
@@ -189,7 +189,7 @@ def _coordinate_bytes(curve: ec.EllipticCurve) -> int:
 
 
 def _unsigned(number: int, size: int | None = None) -> str:
-    """Base64urlUInt of RFC 7518, 2: big-endian, as short as it gets unless a size is given."""
+    """Encode Base64urlUInt (RFC 7518, 2): big-endian, as short as possible or `size` bytes."""
     return to_base64url(number.to_bytes(size or (number.bit_length() + 7) // 8, "big"))
 
 

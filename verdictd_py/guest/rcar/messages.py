@@ -1,6 +1,6 @@
-"""What a guest says in RCAR, as plain values: nothing here talks to anybody.
+"""Messages of a guest in RCAR, as plain values without IO.
 
-Each part is a function of its own, so that a test can change one thing and leave the rest.
+Every part has its own function, so that a test can change one part and leave the rest.
 Sources: wire-rcar.md, "Versions" and "Handshake"; RFC 8785; guest-components,
 attestation-agent/kbs_protocol/src/client/rcar_client.rs.
 """
@@ -21,10 +21,10 @@ from verdictd_py.errors import ConfigError
 JsonObject = dict[str, JsonValue]
 
 MR_CONFIG_ID_BYTES: Final = 48
-"""Of TDX's MRCONFIGID (tdx.md): what init-data is measured into."""
+"""Size of TDX's MRCONFIGID (tdx.md), which contains the digest of the init-data."""
 
 MAX_INIT_DATA_BYTES: Final = 1024 * 1024
-"""A KBS takes bodies of 2 MiB (wire-rcar.md, "Errors"), and evidence needs room beside it."""
+"""A KBS accepts bodies of 2 MiB (wire-rcar.md, "Errors"), which also carry the evidence."""
 
 _HASHES: Final = ("sha256", "sha384", "sha512")
 _LATER_HASHES: Final = ("sm3",)  # kbs-types 0.15, HashAlgorithm::list_all
@@ -32,7 +32,7 @@ _DEFAULT_HASH: Final = "sha384"  # rcar_client.rs, DEFAULT_HASH_ALGORITHM
 
 
 class Version(Enum):
-    """Version of the protocol that a guest speaks: each speaks exactly one."""
+    """Version of the protocol; a guest speaks exactly one."""
 
     V0_1_1 = "0.1.1"
     """guest-components v0.10, v0.11."""
@@ -43,24 +43,24 @@ class Version(Enum):
 
 
 class MemberOrder(Enum):
-    """How guests before 0.4.0 order the JSON that their report data covers.
+    """Order of the JSON that the report data of guests before 0.4.0 covers.
 
-    They leave it to serde_json, which sorts unless some crate of the build turns on
+    It depends on serde_json, which sorts unless a crate of the guest's build enables
     `preserve_order`.
     """
 
     SORTED = "sorted"
     INSERTION = "insertion"
-    """`tee-pubkey` with the JWK as it is sent, then `nonce`: as the guests' source has them."""
+    """`tee-pubkey` with the JWK as it is sent, then `nonce`, as in the guests' source."""
 
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """What a KBS answers to `auth`.
+    """Challenge of a KBS, its answer to `auth`.
 
     Attributes:
-        nonce: as it stands in the answer; guests never decode it.
-        algorithm: of the report data's digest.
+        nonce: exactly as in the answer; guests never decode it.
+        algorithm: hash algorithm of the report data's digest.
     """
 
     nonce: str
@@ -68,11 +68,11 @@ class Challenge:
 
 
 def auth_request(version: Version, tee: str, *, offer_hashes: bool = True) -> JsonObject:
-    """Body of `POST /kbs/v0/auth`.
+    """Return the body of `POST /kbs/v0/auth`.
 
     Args:
         tee: name of the TEE: `tdx`, `sample`.
-        offer_hashes: False for the oldest builds, which have nothing to say there.
+        offer_hashes: False for the oldest builds, which offer no hash algorithms.
     """
     extra: JsonValue = ""
     if offer_hashes:
@@ -82,14 +82,14 @@ def auth_request(version: Version, tee: str, *, offer_hashes: bool = True) -> Js
 
 
 def canonical(value: JsonValue) -> bytes:
-    """JSON as RFC 8785 has it, of values without numbers; their members' names are ASCII."""
+    """Encode JSON by RFC 8785, for values without numbers whose members have ASCII names."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def device_digest(challenge: Challenge, jwk: JsonObject) -> bytes:
-    """What evidence of additional devices covers, which the primary evidence then covers."""
-    said: JsonObject = {"nonce": challenge.nonce, "tee-pubkey": jwk}
-    return hashlib.new(challenge.algorithm, canonical(said)).digest()
+    """Return the digest that the evidence of additional devices covers."""
+    covered: JsonObject = {"nonce": challenge.nonce, "tee-pubkey": jwk}
+    return hashlib.new(challenge.algorithm, canonical(covered)).digest()
 
 
 def runtime_digest(
@@ -100,29 +100,31 @@ def runtime_digest(
     additional_evidence: str = "",
     order: MemberOrder = MemberOrder.SORTED,
 ) -> bytes:
-    """What the primary evidence covers: nonce, key and, from 0.4.0 on, additional evidence.
+    """Return the digest that the primary evidence covers.
+
+    It covers nonce and key and, from 0.4.0 on, the additional evidence.
 
     1. 0.4.0: RFC 8785 JSON. 2. Before: compact JSON in the order of the guest's build.
-    3. Its digest, of the algorithm that the challenge selects: SHA-384, as a rule.
+    3. Its digest by the algorithm that the challenge selects, usually SHA-384.
 
     Args:
-        order: of no account for 0.4.0, which fixes it.
+        order: ignored for 0.4.0, which defines the order.
 
     Returns:
-        The digest, not yet padded: the evidence of some TEEs holds it so.
+        The digest without padding, because the evidence of some TEEs is not padded.
     """
-    said: JsonObject = {"tee-pubkey": jwk, "nonce": challenge.nonce}
+    covered: JsonObject = {"tee-pubkey": jwk, "nonce": challenge.nonce}
     if version is Version.V0_4_0:  # 1
-        text = canonical({**said, "additional-evidence": additional_evidence})
+        text = canonical({**covered, "additional-evidence": additional_evidence})
     elif order is MemberOrder.SORTED:  # 2
-        text = canonical(said)
+        text = canonical(covered)
     else:
-        text = json.dumps(said, separators=(",", ":"), ensure_ascii=False).encode()
+        text = json.dumps(covered, separators=(",", ":"), ensure_ascii=False).encode()
     return hashlib.new(challenge.algorithm, text).digest()  # 3
 
 
 def report_data(digest: bytes) -> bytes:
-    """REPORTDATA of a quote: 64 bytes, the digest and then zeros."""
+    """Return REPORTDATA of a quote: 64 bytes, the digest followed by zeros."""
     return digest.ljust(REPORT_DATA_BYTES, b"\0")
 
 
@@ -135,15 +137,15 @@ def attestation(
     additional_evidence: str = "",
     init_data: str | None = None,
 ) -> JsonObject:
-    """Body of `POST /kbs/v0/attest`.
+    """Return the body of `POST /kbs/v0/attest`.
 
     Args:
-        evidence: of the primary TEE, already over `runtime_digest`.
-        additional_evidence: JSON text, empty for none. Only 0.4.0 has a place for it.
-        init_data: the text of an init-data file. Only 0.4.0 has a place for it.
+        evidence: primary evidence, which covers `runtime_digest`.
+        additional_evidence: JSON text, empty for none. Only 0.4.0 supports it.
+        init_data: the text of an init-data file. Only 0.4.0 supports it.
 
     Raises:
-        ConfigError: this version cannot carry what is given.
+        ConfigError: this version does not support one of the arguments.
     """
     if version is Version.V0_4_0:
         init: JsonValue = None if init_data is None else {"format": "toml", "body": init_data}
@@ -157,39 +159,39 @@ def attestation(
         }
     if init_data is not None or additional_evidence:
         raise ConfigError(
-            f"protocol {version.value} carries neither init-data nor additional evidence: "
-            f"speak {Version.V0_4_0.value}"
+            f"protocol {version.value} supports neither init-data nor additional evidence: "
+            f"use {Version.V0_4_0.value}"
         )
     return {"tee-pubkey": jwk, "tee-evidence": evidence}
 
 
 def selected_algorithm(extra_params: JsonValue) -> str:
-    """The digest that a challenge's `extra-params` ask for.
+    """Return the hash algorithm that a challenge's `extra-params` select.
 
     Raises:
-        ValueError: one that this guest does not have.
+        ValueError: this guest does not support the algorithm.
     """
     if not isinstance(extra_params, dict) or "selected-hash-algorithm" not in extra_params:
         return _DEFAULT_HASH
     name = extra_params["selected-hash-algorithm"]
     if not isinstance(name, str) or name.lower() not in _HASHES:
-        raise ValueError("it selects a hash algorithm that this guest does not have")
+        raise ValueError("it selects a hash algorithm that this guest does not support")
     return name.lower()
 
 
 def init_data_digest(init_data: str) -> bytes:
-    """What MRCONFIGID of a guest with this init-data is: 48 bytes.
+    """Return MRCONFIGID of a guest with this init-data: 48 bytes.
 
-    The digest that its own member `algorithm` names, of the text as it stands, cut or padded
-    with zeros (wire-rcar.md, "Handshake").
+    It is the digest of the exact text by the algorithm that the member `algorithm` names, cut
+    or padded with zeros (wire-rcar.md, "Handshake").
 
     Raises:
-        ConfigError: it is no TOML, or names no algorithm of these.
+        ConfigError: not TOML, or without a supported algorithm.
     """
     try:
         algorithm = tomllib.loads(init_data).get("algorithm")
     except ValueError:
-        raise ConfigError("the init-data is no TOML; see the format of init-data files") from None
+        raise ConfigError("the init-data is not TOML; see the format of init-data files") from None
     if algorithm not in _HASHES:
         raise ConfigError(f'the init-data lacks algorithm = "...", one of {", ".join(_HASHES)}')
     digest = hashlib.new(algorithm, init_data.encode()).digest()

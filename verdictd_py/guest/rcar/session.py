@@ -1,6 +1,6 @@
-"""RCAR as guests speak it: one session of a guest with a key broker (KBS) over HTTP.
+"""One RCAR session of a guest with a key broker (KBS) over HTTP, as real guests have it.
 
-It knows the broker by the documents only and shares no code with it, so that it tests any.
+It follows the documents and shares no code with the broker, so that it can test any KBS.
 Sources: wire-rcar.md; guest-components, attestation-agent/kbs_protocol/src/client.
 """
 
@@ -37,21 +37,22 @@ from verdictd_py.guest.rcar.messages import (
 from verdictd_py.guest.rcar.token import Token
 
 MAX_ATTEMPTS: Final = 3
-"""To get one resource (kbs_protocol/src/client/mod.rs, KBS_GET_RESOURCE_MAX_ATTEMPT)."""
+"""Attempts to get one resource (kbs_protocol/src/client/mod.rs, KBS_GET_RESOURCE_MAX_ATTEMPT)."""
 
 _UNAUTHORIZED: Final = 401
 
 
 @dataclass(frozen=True, slots=True)
 class RcarGuest:
-    """Who asks: its evidence, its key, and the version it speaks.
+    """A guest: its evidence, its key and its protocol version.
 
     Attributes:
-        key: as guests of that version make it, where left out.
+        key: default: a new key of the kind that guests of that version generate.
         init_data: the text of its init-data file; None for none.
-        additional: evidence of its devices.
-        order: of the JSON that versions before 0.4.0 measure.
-        offer_hashes: whether `auth` names hash algorithms.
+        additional: source of the evidence of its devices.
+        order: order of the JSON that the evidence of versions before 0.4.0 covers.
+        offer_hashes: whether `auth` offers hash algorithms.
+        tee_key: `key`, or the generated one.
     """
 
     evidence: Evidence
@@ -72,7 +73,7 @@ class RcarSession:
     """Requests of one guest, which share its cookies.
 
     `handshake` and `resource` do what guests do; `auth`, `answer`, `attest` and `get` are
-    their steps, for whoever wants to change something in between.
+    their steps, for callers that change something between the steps.
     """
 
     def __init__(
@@ -99,15 +100,15 @@ class RcarSession:
         token: Token | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> AsyncIterator[RcarSession]:
-        """A session that has said nothing yet.
+        """Open a session, without sending anything.
 
         Args:
-            token: resources are asked for with it and no handshake is made, as guests do
+            token: requests resources with this token and without a handshake, as guests do
                 whose attestation-agent attests for them; `guest.key` is the key in it.
-            transport: answers in place of the network.
+            transport: replaces the network, for tests.
 
         Raises:
-            ConfigError: the link cannot be used.
+            ConfigError: the link's CA file cannot be read.
         """
         async with link.client(transport) as http:
             yield cls(http, guest, timeout_seconds=link.timeout_seconds, token=token)
@@ -118,32 +119,32 @@ class RcarSession:
 
     @property
     def cookies(self) -> httpx.Cookies:
-        """What the KBS has set."""
+        """Cookies that the KBS has set."""
         return self._http.cookies
 
     async def auth(self) -> Challenge:
-        """Asks to be challenged.
+        """Request a challenge.
 
         Raises:
-            KbsRefused: not this version, or not this TEE.
-            BrokerRefused: no answer that guests can read.
+            KbsRefused: the KBS does not support this version or this TEE.
+            BrokerRefused: the answer cannot be read by guests.
         """
         guest = self._guest
         request = auth_request(guest.version, guest.evidence.tee, offer_hashes=guest.offer_hashes)
         answer = await self._post("/auth", request)
         nonce = text_of(answer, "nonce", "the challenge")
-        if "extra-params" not in answer:  # guests' decoders need it
+        if "extra-params" not in answer:  # guests' decoders require it
             raise AnswerInvalid("the challenge lacks 'extra-params'")
         try:
             return Challenge(nonce, selected_algorithm(answer["extra-params"]))
         except ValueError as error:
-            raise AnswerInvalid(f"the challenge cannot be met: {error}") from None
+            raise AnswerInvalid(f"the challenge cannot be answered: {error}") from None
 
     async def answer(self, challenge: Challenge) -> JsonObject:
-        """The body that answers a challenge, with fresh evidence; nothing is sent.
+        """Return the body that answers a challenge, with fresh evidence, without sending it.
 
         Raises:
-            ConfigError: this guest has no evidence, or its version cannot carry it all.
+            ConfigError: this guest has no evidence, or its version does not support all of it.
         """
         guest = self._guest
         jwk = guest.tee_key.jwk
@@ -162,18 +163,18 @@ class RcarSession:
         )
 
     async def attest(self, body: JsonObject) -> Token:
-        """Sends an answer to a challenge.
+        """Send the answer to a challenge and return the token.
 
         Raises:
-            KbsRefused: the evidence was judged and refused, or could not be judged.
-            BrokerRefused: no answer that guests can read.
+            KbsRefused: the guest was refused, or could not be appraised.
+            BrokerRefused: the answer cannot be read by guests.
         """
         answer = await self._post("/attest", body)
         self._token = Token.parse(text_of(answer, "token", "the answer"))
         return self._token
 
     async def handshake(self) -> Token:
-        """All of it: challenge, evidence, token. The cookie is this session's from then on.
+        """Attest: request a challenge, send evidence, return the token; the session has a cookie.
 
         Raises:
             ConfigError, KbsRefused, BrokerRefused: as in its steps.
@@ -181,10 +182,10 @@ class RcarSession:
         return await self.attest(await self.answer(await self.auth()))
 
     async def token(self) -> Token:
-        """A token that is valid now: the last one, or that of a new handshake.
+        """Return a token that is valid now: the last one, or that of a new handshake.
 
         Raises:
-            AnswerInvalid: not even a new one is valid now.
+            AnswerInvalid: even the new token is not valid now.
             ConfigError, KbsRefused, BrokerRefused: as in a handshake.
         """
         now = datetime.now(UTC)
@@ -193,19 +194,19 @@ class RcarSession:
                 self._token.check(now)
             except AnswerInvalid:
                 self._token = None
-        found = self._token or await self.handshake()
-        found.check(datetime.now(UTC))
-        return found
+        token = self._token or await self.handshake()
+        token.check(datetime.now(UTC))
+        return token
 
     async def get(self, path: str) -> SecretBytes:
-        """Asks for a resource once.
+        """Request a resource once.
 
         Args:
-            path: behind `/resource/`, sent as it stands, with a query if it has one.
+            path: follows `/resource/`, sent unchanged, with its query if any.
 
         Raises:
-            KbsRefused: 401 without a session or token, 403 by policy, 404 not there.
-            BrokerRefused: no answer that this guest can open.
+            KbsRefused: 401 without a session or token, 403 by policy, 404 if it is missing.
+            BrokerRefused: this guest cannot read or decrypt the answer.
         """
         token = "" if self._passport is None else self._passport.content.reveal().decode()
         what = f"GET of {path}"
@@ -217,11 +218,12 @@ class RcarSession:
         return open_answer(body, self._guest.tee_key, self._guest.version)
 
     async def resource(self, path: ResourcePath) -> SecretBytes:
-        """A resource, as guests get it: they ask first, and attest when they are told to.
+        """Return a resource as guests get it: request it first, and attest after a 401.
 
-        1. It is asked for at most `MAX_ATTEMPTS` times.
-        2. A 401 with an error body: a new handshake, then again. One without stops guests.
-        3. With a token from elsewhere there is no handshake.
+        1. At most `MAX_ATTEMPTS` requests.
+        2. After a 401 with an error body: a handshake, then another request. Guests give up
+           after a 401 without one.
+        3. No handshake with a token from another source.
 
         Raises:
             ConfigError, KbsRefused, BrokerRefused: as in `get` and `handshake`.

@@ -1,8 +1,8 @@
-"""The attestation token as a guest sees it: carried, looked into, never judged.
+"""The attestation token as a guest uses it: read and sent, but not verified.
 
-Guests do not verify its signature; whoever is shown it does. They do need its registered
-claims to be of their types. Sources: wire-rcar.md, the end of "Handshake"; RFC 7519, 4.1;
-guest-components, kbs_protocol/src/token_provider/mod.rs (jwt-simple, `JWTClaims`).
+The recipients of a token verify its signature; guests do not. They require only that the
+registered claims have the right types. Sources: wire-rcar.md, the end of "Handshake"; RFC 7519,
+4.1; guest-components, kbs_protocol/src/token_provider/mod.rs (jwt-simple, `JWTClaims`).
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ TEE_KEY_PATHS: Final = (
     ),
     ("customized_claims", "runtime_data", "tee-pubkey"),
 )
-"""Where a token holds the TEE's public key; readers of different ages look at either."""
+"""Paths of the TEE's public key in a token; older and newer readers use different ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One token. Whoever has its text and the TEE's key is this guest, so neither is shown.
+    """One token. Its text with the TEE's key authenticates the guest, so both are redacted.
 
     Attributes:
         content: the JWT.
@@ -44,14 +44,14 @@ class Token:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Reads a JWT as guests do: its claims, and no signature.
+        """Read a JWT as guests do: the claims, without verifying the signature.
 
         Raises:
-            AnswerInvalid: it is none.
+            AnswerInvalid: not a JWT that guests can read.
         """
         parts = text.split(".")
         if len(parts) != 3 or not text.isascii():
-            raise AnswerInvalid("the token is no JWT: it has not three parts")
+            raise AnswerInvalid("the token is not a JWT: it does not have three parts")
         header, claims = (
             read_object(from_base64url(part, f"a part of {_WHAT}"), f"a part of {_WHAT}")
             for part in parts[:2]
@@ -59,17 +59,17 @@ class Token:
         from_base64url(parts[2], "the token's signature")
         for name, value in claims.items():
             if not _fits(name, value):
-                raise AnswerInvalid(f"the token's {name} is of another type than guests read")
+                raise AnswerInvalid(f"the token's {name} does not have the type that guests read")
         return cls(SecretBytes(text.encode()), header, claims)
 
     def check(self, now: datetime) -> None:
-        """That `exp` is not past and `nbf` not to come, where the token has them.
+        """Check that the token has not expired and is valid already, by `exp` and `nbf` if any.
 
         Args:
-            now: aware.
+            now: aware time.
 
         Raises:
-            AnswerInvalid: this token is of no use now.
+            AnswerInvalid: the token is not valid now.
         """
         seconds = int(now.timestamp())  # as guests count
         expires, begins = self.claims.get("exp"), self.claims.get("nbf")
@@ -79,12 +79,12 @@ class Token:
             raise AnswerInvalid("the token is not valid yet: is the clock of this guest right?")
 
     def tee_keys(self) -> tuple[JsonValue, ...]:
-        """The JWK at each of `TEE_KEY_PATHS`, None where there is none."""
+        """Return the JWK at each of `TEE_KEY_PATHS`, None where it is missing."""
         return tuple(_at(self.claims, path) for path in TEE_KEY_PATHS)
 
 
 def _fits(name: str, value: JsonValue) -> bool:
-    """Whether guests can read a claim; those that RFC 7519 does not register, they can."""
+    """Return whether a claim has a type that guests read; unregistered claims may have any."""
     if name in ("iat", "exp", "nbf"):
         return isinstance(value, int | float) and not isinstance(value, bool)
     if name in ("iss", "sub", "jti", "nonce"):

@@ -1,4 +1,4 @@
-"""Opens layer keys in the guest itself, as confidential-data-hub does: the KBS only has the KEK.
+"""Unwrapping of layer keys in the guest, as in confidential-data-hub: the KBS has only the KEK.
 
 Sources: wire-keyprovider.md, "Annotation packet"; guest-components, confidential-data-hub/kms.
 """
@@ -18,17 +18,17 @@ from verdictd_py.errors import DecryptionFailed, RequestError
 from verdictd_py.guest.rcar.session import RcarSession
 
 _NO_CTR: Final = (
-    "the packet says A256CTR, which does not show whether somebody changed the layer key; allow "
-    "it by --allow-a256ctr"
+    "the packet uses A256CTR, which does not detect changes of the layer key; allow it with "
+    "--allow-a256ctr"
 )
 
 
 class LayerKeys:
-    """What opens packets with keys that a KBS releases to this guest.
+    """Unwrapper of layer keys with keys that a KBS releases to this guest.
 
     Args:
-        allow_a256ctr: such packets can be changed by whoever holds the image, and those of
-            A256GCM relabelled as such.
+        allow_a256ctr: accept packets that an attacker with access to the image can change,
+            including packets of A256GCM that are relabelled.
     """
 
     def __init__(self, session: RcarSession, *, allow_a256ctr: bool = False) -> None:
@@ -38,14 +38,14 @@ class LayerKeys:
     async def decrypt(
         self, *, kid: str, encrypted_data: bytes, algorithm: str, iv: bytes
     ) -> SecretBytes:
-        """The plaintext of one wrapped blob.
+        """Return the plaintext of one wrapped blob.
 
-        1. The cipher is one that is allowed. 2. The KEK is fetched by the kid's path.
-        3. It opens the blob.
+        1. The cipher is allowed. 2. The KEK is fetched by the kid's path.
+        3. The KEK decrypts the blob.
 
         Raises:
-            RequestError: the kid is no path, or the cipher is not served.
-            DecryptionFailed: the KEK is of another size, or does not open it.
+            RequestError: the kid is not a path, or the cipher is not supported.
+            DecryptionFailed: the KEK has another size, or does not decrypt the blob.
             ConfigError, BrokerRefused: as in `RcarSession.resource`.
         """
         cipher = Algorithm.parse(algorithm)  # 1
@@ -55,29 +55,31 @@ class LayerKeys:
 
 
 def path_of(kid: str) -> ResourcePath:
-    """Where a KBS keeps the key that a packet names.
+    """Return the path in a KBS of the key that a packet names.
 
     Raises:
-        RequestError: it is no name at all, or one of the first generation.
+        RequestError: not the name of a key, or a name of the first generation.
     """
     segments = key_named(kid).segments
     if len(segments) != 3:
         raise RequestError(
-            "this key's name is of the first generation, and a KBS keeps keys below "
-            "<repository>/<type>/<tag>: ask by --protocol ratstls"
+            "this key's name is of the first generation, and a KBS stores keys under "
+            "<repository>/<type>/<tag>: use --protocol ratstls"
         )
     return ResourcePath(segments)
 
 
 def unwrapped(cipher: Algorithm, kek: SecretBytes, iv: bytes, ciphertext: bytes) -> SecretBytes:
-    """The plaintext of a blob: the tag of GCM at its end, no associated data.
+    """Decrypt a blob, which ends with the GCM tag and has no associated data.
 
     Raises:
         RequestError: the iv has a wrong length.
-        DecryptionFailed: this is no key of AES-256, or not the one, or the blob was changed.
+        DecryptionFailed: not an AES-256 key, or another key, or the blob was changed.
     """
     if len(kek) != KEY_BYTES:
-        raise DecryptionFailed(f"what the KBS keeps there is no key: it is not {KEY_BYTES} bytes")
+        raise DecryptionFailed(
+            f"the KBS's resource is not a key: it does not have {KEY_BYTES} bytes"
+        )
     if len(iv) != cipher.iv_bytes:
         raise RequestError(f"the packet's iv is {len(iv)} bytes long, not {cipher.iv_bytes}")
     if cipher is Algorithm.A256CTR:
@@ -86,4 +88,4 @@ def unwrapped(cipher: Algorithm, kek: SecretBytes, iv: bytes, ciphertext: bytes)
     try:
         return SecretBytes(AESGCM(kek.reveal()).decrypt(iv, ciphertext, None))
     except InvalidTag:
-        raise DecryptionFailed("the packet does not open: another key, or changed data") from None
+        raise DecryptionFailed("cannot decrypt the packet: another key, or changed data") from None

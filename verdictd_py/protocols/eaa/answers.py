@@ -1,7 +1,7 @@
-"""Encodes answers to guests, byte for byte as their client reads them.
+"""Encoder of answers to guests, byte for byte as their client reads them.
 
-The client takes an answer for complete when a read is short of its buffer or when it
-has what it expects, so what does not fit is refused here rather than sent. Source:
+The client considers an answer complete when a read does not fill its buffer or when it
+has the expected length, so an answer that does not fit is refused here, not sent. Source:
 wire-eaa.md, "How the client reads" and "Commands".
 """
 
@@ -17,14 +17,18 @@ from verdictd_py.errors import RequestError, StorageError
 
 MAX_ANSWER_BYTES: Final = 16_384
 """The client's buffer (`version`, `Decrypt`, `Get KEK`, `Get Resource Info`): it cuts a
-longer answer there and takes the rest for the next one."""
+longer answer there and reads the rest as the next answer."""
 
 MAX_FAILURE_CHARACTERS: Final = 512
-"""Of a failure's text; at most 6 bytes each in JSON, so that its base64 fits the buffer too."""
+"""Largest length of a failure's text: JSON takes at most 6 bytes for a character, so that
+the base64 of the answer fits the buffer too."""
+
+
+_EMPTY_RESOURCE: Final = "the resource is empty, and guests cannot fetch an empty resource"
 
 
 class FailureForm(Enum):
-    """Shape of a failure, by what the command's success looks like (wire-eaa.md)."""
+    """Shape of a failure, which depends on the shape of the command's success (wire-eaa.md)."""
 
     A = "A"
     B = "B"
@@ -32,75 +36,75 @@ class FailureForm(Enum):
 
 
 def version() -> bytes:
-    """Answer to `version`."""
+    """Encode the answer to `version`."""
     return encode_object({"status": "OK", "version": "v1"})
 
 
 def echo(text: str) -> bytes:
-    """Answer to `echo`: the text itself. The connection is then closed."""
+    """Encode the answer to `echo`: the text itself. The connection is then closed."""
     return text.encode("utf-8")
 
 
 def decrypted(pairs: Iterable[tuple[str, SecretBytes]]) -> bytes:
-    """Answer to `Decrypt`.
+    """Encode the answer to `Decrypt`.
 
     Args:
         pairs: `encrypted_data` exactly as sent, and its plaintext.
 
     Raises:
-        RequestError: longer than the client can read.
+        RequestError: the answer is longer than the client can read.
     """
     return _mapping(pairs)
 
 
 def keks(pairs: Iterable[tuple[str, SecretBytes]]) -> bytes:
-    """Answer to `Get KEK`.
+    """Encode the answer to `Get KEK`.
 
     Args:
         pairs: kid exactly as sent, and the key.
 
     Raises:
-        RequestError: longer than the client can read.
+        RequestError: the answer is longer than the client can read.
     """
     return _mapping(pairs)
 
 
 def base64_size(content_bytes: int) -> int:
-    """Characters of padded base64 for so many bytes."""
+    """Return the number of characters of the padded base64 of `content_bytes` bytes."""
     return (content_bytes + 2) // 3 * 4
 
 
 def resource_info(size_of_base64: int) -> bytes:
-    """Answer to `Get Resource Info`.
+    """Encode the answer to `Get Resource Info`.
 
     Args:
-        size_of_base64: characters that `resource` will send, see `base64_size`.
+        size_of_base64: number of characters that `resource` will send, see `base64_size`.
 
     Raises:
-        StorageError: none; the client fails on "0".
+        StorageError: the size is 0, on which the client fails.
     """
     if size_of_base64 <= 0:
-        raise StorageError("the resource is empty, which no guest can fetch")
+        raise StorageError(_EMPTY_RESOURCE)
     return _small({"status": "OK", "data": {"base64size": str(size_of_base64)}})
 
 
 def resource(content: SecretBytes) -> bytes:
-    """Answer to every command that gets a resource: its base64, bare.
+    """Encode the answer to every command that gets a resource: its base64 without JSON.
 
     Raises:
         StorageError: the content is empty.
     """
     if not len(content):
-        raise StorageError("the resource is empty, which no guest can fetch")
+        raise StorageError(_EMPTY_RESOURCE)
     return encode_base64(content.reveal()).encode("ascii")
 
 
 def failure(form: FailureForm, text: str) -> bytes:
-    """A `Fail` answer.
+    """Encode a `Fail` answer.
 
     Args:
-        form: as the request's `failure_form`; A where there is no request.
-        text: safe for the peer; cut at `MAX_FAILURE_CHARACTERS`.
+        form: the request's `failure_form`; A if there is no request.
+        text: a text that may be disclosed to the peer; cut at `MAX_FAILURE_CHARACTERS`.
     """
     error = text.encode("ascii", "backslashreplace").decode("ascii")[:MAX_FAILURE_CHARACTERS]
     if form is FailureForm.A:
@@ -121,6 +125,6 @@ def _small(members: dict[str, JsonValue]) -> bytes:
     if len(answer) > MAX_ANSWER_BYTES:
         raise RequestError(
             f"the answer would take {len(answer)} bytes and the client reads "
-            f"{MAX_ANSWER_BYTES}; ask for less at once"
+            f"{MAX_ANSWER_BYTES}; request less at once"
         )
     return answer

@@ -1,7 +1,7 @@
 """Typed requests of guests, for all three generations of the wire.
 
-Source: wire-eaa.md, "Commands". What names something is checked here, so that nothing
-unchecked reaches the broker; whether it exists is the broker's to say.
+Source: wire-eaa.md, "Commands". Names are validated here, so that the broker receives only
+valid names; the broker decides whether the named thing exists.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from verdictd_py.protocols.eaa import answers
 from verdictd_py.protocols.eaa.answers import FailureForm
 
 MAX_BLOBS: Final = 64
-"""Clients send one. An answer of 16384 bytes holds about 20 real layer keys anyway."""
+"""Clients send one. An answer of 16384 bytes has capacity for about 20 real layer keys."""
 MAX_KIDS: Final = 256
-"""Each key takes 50 bytes of the answer at least, and 16384 bytes hold 327 of these."""
+"""A key takes at least 50 bytes of the answer, and 16384 bytes have capacity for 327."""
 
 _GET: Final = "Get "
 
 
 class MalformedRequest(RequestError):
-    """A known command with wrong parameters: answered, and the connection stays open.
+    """A known command with wrong parameters; it is answered and the connection stays open.
 
     Attributes:
-        failure_form: shape of the answer that the command's client can read.
+        failure_form: shape of a failure that the command's client can read.
     """
 
     def __init__(self, message: str, failure_form: FailureForm) -> None:
@@ -58,8 +58,9 @@ class Blob:
     """One wrapped key.
 
     Attributes:
-        kid: as sent, for messages.
-        encrypted_data: base64 as sent, the name of the plaintext in the answer.
+        kid: the key's name as sent, for messages.
+        encrypted_data: base64 as sent, which names the plaintext in the answer.
+        wrapped: the decoded blob.
     """
 
     kid: str
@@ -69,7 +70,7 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Decrypt:
-    """`Decrypt`: all or nothing. No two blobs have the same `encrypted_data`."""
+    """`Decrypt`: all blobs or none. No two blobs have the same `encrypted_data`."""
 
     failure_form: ClassVar[FailureForm] = FailureForm.A
     blobs: tuple[Blob, ...]
@@ -77,7 +78,7 @@ class Decrypt:
 
 @dataclass(frozen=True, slots=True)
 class Kid:
-    """A key's name as sent, which the answer repeats, and the key it means."""
+    """A key's name as sent, which the answer repeats, and the id of that key."""
 
     sent: str
     key_id: KeyId
@@ -85,7 +86,7 @@ class Kid:
 
 @dataclass(frozen=True, slots=True)
 class GetKek:
-    """`Get KEK`. No name is there twice."""
+    """`Get KEK`; every name occurs once."""
 
     failure_form: ClassVar[FailureForm] = FailureForm.A
     kids: tuple[Kid, ...]
@@ -93,7 +94,7 @@ class GetKek:
 
 @dataclass(frozen=True, slots=True)
 class GetResourceInfo:
-    """`Get Resource Info`: how long is the base64 of a resource?"""
+    """`Get Resource Info`, which requests the length of a resource's base64."""
 
     failure_form: ClassVar[FailureForm] = FailureForm.B
     path: ResourcePath
@@ -109,14 +110,14 @@ class GetResource:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A command that is not served. The connection stays open."""
+    """A command that is not supported. The connection stays open."""
 
     failure_form: ClassVar[FailureForm] = FailureForm.A
     command: str
 
     @property
     def text(self) -> str:
-        """What to answer."""
+        """Text of the failure to send."""
         return f"unknown command {shown(self.command)}"
 
 
@@ -124,16 +125,16 @@ Request = Version | Echo | Decrypt | GetKek | GetResourceInfo | GetResource | Un
 
 
 def parse(members: Mapping[str, JsonValue]) -> Request:
-    """The request that a JSON object is.
+    """Parse a JSON object into a typed request.
 
     Args:
         members: from `RequestReader.next_request`.
 
     Raises:
         MalformedRequest: the command is known and its parameters are wrong. The answer
-            takes the form it names.
-        RequestError: no string `command`. The answer takes form A and the connection
-            is closed.
+            has the error's `failure_form`.
+        RequestError: `command` is missing or not a string. The answer has form A and the
+            connection is closed.
     """
     command = members.get("command")
     if not isinstance(command, str):
@@ -163,7 +164,7 @@ def _parse(command: str, members: Mapping[str, JsonValue]) -> Request:
 
 
 def _version(members: Mapping[str, JsonValue]) -> Version:
-    del members  # it has no parameters, and more members do no harm
+    del members  # the command has no parameters; further members are ignored
     return Version()
 
 
@@ -178,16 +179,16 @@ def _get_resource_info(members: Mapping[str, JsonValue]) -> GetResourceInfo:
 def _get_resource(members: Mapping[str, JsonValue]) -> GetResource:
     optional = members.get("optional")
     if not isinstance(optional, dict):
-        raise RequestError("'optional' is missing, or no object")
+        raise RequestError("'optional' is missing or not an object")
     return GetResource(resource_named(_text(optional, "resource_path")))
 
 
 def _decrypt(members: Mapping[str, JsonValue]) -> Decrypt:
-    """Reads the blobs, joins those sent twice, and refuses what no answer can hold.
+    """Parse the blobs, merge duplicates, and refuse requests that no answer has capacity for.
 
-    The answer names plaintexts by ciphertext, so one ciphertext that is to be opened in
-    two ways has no answer. Its length is known before anything is decrypted, so a key
-    is never released into an answer that is then refused.
+    The answer names plaintexts by ciphertext, so one ciphertext with two sets of
+    parameters cannot be answered. The answer's length is known before anything is
+    decrypted, so a key is never released into an answer that is then refused.
     """
     blobs: dict[str, Blob] = {}
     for number, entry in enumerate(_list(members, "blobs", MAX_BLOBS)):
@@ -196,7 +197,7 @@ def _decrypt(members: Mapping[str, JsonValue]) -> Decrypt:
         if known.wrapped != blob.wrapped:
             raise RequestError(
                 f"{shown(blob.kid)}: another blob has the same encrypted_data, and the answer "
-                "could not tell them apart; ask for them one by one"
+                "could not distinguish them; send them in separate requests"
             )
     answers.decrypted(
         (name, SecretBytes(bytes(blob.wrapped.plaintext_bytes))) for name, blob in blobs.items()
@@ -206,7 +207,7 @@ def _decrypt(members: Mapping[str, JsonValue]) -> Decrypt:
 
 def _blob(entry: JsonValue, what: str) -> Blob:
     if not isinstance(entry, dict):
-        raise RequestError(f"{what} is no object")
+        raise RequestError(f"{what} is not an object")
     try:
         kid = _text(entry, "kid")
         key_id = key_named(kid)
@@ -229,11 +230,11 @@ def _blob(entry: JsonValue, what: str) -> Blob:
 
 
 def _get_kek(members: Mapping[str, JsonValue]) -> GetKek:
-    """Reads the names, once each, and refuses what no answer can hold."""
+    """Parse the names without duplicates, and refuse more than one answer has capacity for."""
     kids: dict[str, Kid] = {}
     for number, entry in enumerate(_list(members, "kids", MAX_KIDS)):
         if not isinstance(entry, str):
-            raise RequestError(f"kid {number} is no string")
+            raise RequestError(f"kid {number} is not a string")
         try:
             kids[entry] = Kid(entry, key_named(entry))
         except RequestError as error:
@@ -245,16 +246,16 @@ def _get_kek(members: Mapping[str, JsonValue]) -> GetKek:
 def _text(members: Mapping[str, JsonValue], name: str) -> str:
     value = members.get(name)
     if not isinstance(value, str):
-        raise RequestError(f"'{name}' is missing, or no string")
+        raise RequestError(f"'{name}' is missing or not a string")
     return value
 
 
-def _list(members: Mapping[str, JsonValue], name: str, most: int) -> list[JsonValue]:
+def _list(members: Mapping[str, JsonValue], name: str, max_entries: int) -> list[JsonValue]:
     value = members.get(name)
     if not isinstance(value, list) or not value:
-        raise RequestError(f"'{name}' is missing, empty, or no array")
-    if len(value) > most:
-        raise RequestError(f"'{name}' has {len(value)} entries, at most {most} are accepted")
+        raise RequestError(f"'{name}' is missing, empty or not an array")
+    if len(value) > max_entries:
+        raise RequestError(f"'{name}' has {len(value)} entries, at most {max_entries} are accepted")
     return value
 
 

@@ -1,7 +1,7 @@
-"""Cuts the stream of a guest's bytes into JSON objects.
+"""Reader that splits a guest's byte stream into JSON objects.
 
-The protocol has neither lengths nor delimiters: a request ends where its outermost
-bracket closes. Source: wire-eaa.md, "How the broker must read".
+The protocol has neither lengths nor delimiters: a request ends with its outermost closing
+bracket. Source: wire-eaa.md, "How the broker must read".
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from verdictd_py.encoding import JsonValue, StructureScanner, decode_object
 from verdictd_py.errors import RequestError
 
 MAX_REQUEST_BYTES: Final = 1024 * 1024
-"""One request, 1 MiB. A wrapped layer key takes under 1 KiB; the rest is room for many."""
+"""Largest request, 1 MiB. A wrapped layer key takes less than 1 KiB."""
 
 _SPACE: Final = b" \t\n\r"  # RFC 8259, 2
 
 
 class RequestReader:
-    """Yields complete JSON objects, however their bytes were split or joined.
+    """Incremental reader of JSON objects, however their bytes were split or joined.
 
-    Feed what arrived, then take requests until there is none. After an error the stream
-    has no meaning left: every further call raises it again, and the caller hangs up.
+    Feed the received bytes, then take requests until `next_request` returns None. After an
+    error the rest of the stream has no meaning: every further call raises the error again,
+    and the caller closes the connection.
     """
 
     def __init__(self) -> None:
@@ -31,24 +32,26 @@ class RequestReader:
 
     @property
     def pending(self) -> bool:
-        """Whether a request has begun that `next_request` has not returned yet.
+        """Whether a request has started that `next_request` has not returned yet.
 
-        White space before a request does not begin it.
+        White space before a request does not start it.
         """
         return bool(self._buffer)
 
     def feed(self, data: bytes) -> None:
-        """Adds bytes to the end of the stream. Raises nothing: requests before an error
-        are still to be answered."""
+        """Append received bytes to the stream.
+
+        It raises nothing, because requests before an error must still be answered.
+        """
         if self._refusal is None:
             self._buffer += data if self._buffer else data.lstrip(_SPACE)
 
     def next_request(self) -> dict[str, JsonValue] | None:
-        """The next complete object, None where more bytes are needed.
+        """Return the next complete object, or None if more bytes are needed.
 
         Raises:
-            RequestError: what comes next is no JSON object, or is longer than
-                `MAX_REQUEST_BYTES`, or nested too deeply.
+            RequestError: the next bytes are not a JSON object, or one longer than
+                `MAX_REQUEST_BYTES`, or one that is nested too deeply.
         """
         if self._refusal is not None:
             raise RequestError(self._refusal)

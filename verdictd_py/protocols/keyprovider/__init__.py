@@ -1,4 +1,5 @@
 """ocicrypt's key provider protocol: its JSON, its parameter, its annotation packet.
 
-Bytes in, typed requests out, and back (wire-keyprovider.md). No IO, no ciphers.
+Decodes bytes into typed requests and encodes results (wire-keyprovider.md), without IO or
+encryption.
 """

@@ -1,4 +1,4 @@
-"""The annotation packet: what an encrypted layer carries to find and open its key.
+"""The annotation packet: the wrapped key of an encrypted layer and how to unwrap it.
 
 Source: wire-keyprovider.md, "Annotation packet".
 """
@@ -21,19 +21,19 @@ from verdictd_py.encoding import (
 from verdictd_py.errors import RequestError
 
 MAX_OPTSDATA_BYTES: Final = 1024 * 1024
-"""1 MiB of what is wrapped (wire-keyprovider.md). Real ones take about 200 bytes."""
+"""Upper bound of the plaintext, 1 MiB (wire-keyprovider.md). Real ones take about 200 bytes."""
 MAX_WRAPPED_BYTES: Final = MAX_OPTSDATA_BYTES + 16
-"""The same, encrypted: with the tag of GCM."""
+"""Upper bound of the ciphertext: `MAX_OPTSDATA_BYTES` and the GCM tag."""
 MAX_IV_BYTES: Final = 64
-"""Real ones have 12 or 16; whoever decrypts checks which."""
+"""Real ones have 12 or 16 bytes; the decryption checks the exact size."""
 MAX_PACKET_BYTES: Final = 5 * 1024 * 1024
-"""The first form writes up to four characters a byte, with room for white space."""
+"""The first form takes up to four characters for a byte; the rest is for white space."""
 
 _PROVIDER: Final = "kbs"  # v2's default; others are key management services of clouds
 
 
 class PacketForm(Enum):
-    """Generation of guest that a packet is for."""
+    """Generation of guests that can read a packet."""
 
     LEGACY = "legacy"
     """attestation-agent up to v0.4: arrays of integers, `algorithm`, `key_length`."""
@@ -43,15 +43,16 @@ class PacketForm(Enum):
 
 @dataclass(frozen=True, slots=True)
 class AnnotationPacket:
-    """One packet.
+    """One annotation packet.
 
     Attributes:
+        form: the generation of guests that can read it.
         kid: the key's name as it stands in the packet; for V1 a normalised `kbs://` URI,
-            except in foreign packets whose kid is no path.
-        blob: what it wraps, and how; `blob.key_id` is the key that `kid` names.
+            except in packets from other tools whose kid is not a path.
+        blob: the wrapped key with its parameters; `blob.key_id` is the key that `kid` names.
 
     Raises:
-        ValueError: `kid` names another key than the blob's (our bug).
+        ValueError: `kid` names another key than the blob's (a bug of the caller).
     """
 
     form: PacketForm
@@ -63,7 +64,7 @@ class AnnotationPacket:
             raise ValueError("the packet's kid names another key than its blob's")
 
     def encode(self) -> bytes:
-        """Compact JSON, members in the order that guests' own tools write."""
+        """Return compact JSON, with the members in the order that guests' own tools write."""
         blob = self.blob
         if self.form is PacketForm.LEGACY:
             return encode_object(
@@ -86,20 +87,20 @@ class AnnotationPacket:
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Reads a packet of any generation; byte strings as base64 or integers in each.
+        """Read a packet of any generation, with byte strings as base64 or arrays of integers.
 
         Raises:
-            RequestError: it is none, or not for a key broker, or over a cap.
+            RequestError: not a packet, not one for a key broker, or too large.
         """
         if len(data) > MAX_PACKET_BYTES:
             raise RequestError(f"the annotation packet is longer than {MAX_PACKET_BYTES} bytes")
         members = decode_object(data, "the annotation packet")
         provider = members.get("provider")
         if provider not in (None, _PROVIDER):
-            told = shown(provider) if isinstance(provider, str) else "something that is no name"
+            name = shown(provider) if isinstance(provider, str) else "that is not a string"
             raise RequestError(
-                f"the annotation packet names the provider {told}, and a key broker is "
-                f"'{_PROVIDER}': another service holds this key"
+                f"the annotation packet names the provider {name} instead of '{_PROVIDER}': "
+                "another service holds this key"
             )
         form, algorithm = _cipher(members)
         key_length = members.get("key_length")
@@ -121,7 +122,7 @@ class AnnotationPacket:
 
 
 def _cipher(members: dict[str, JsonValue]) -> tuple[PacketForm, Algorithm]:
-    """Form and algorithm; a packet may have both names of the member if they agree."""
+    """Return form and algorithm; a packet may have both members if they agree."""
     newer, older = members.get("wrap_type"), members.get("algorithm")
     if newer is None:
         return PacketForm.LEGACY, Algorithm.parse(_text(members, "algorithm"))
@@ -134,5 +135,5 @@ def _cipher(members: dict[str, JsonValue]) -> tuple[PacketForm, Algorithm]:
 def _text(members: dict[str, JsonValue], name: str) -> str:
     value = members.get(name)
     if not isinstance(value, str):
-        raise RequestError(f"the annotation packet's {name} is missing, or no string")
+        raise RequestError(f"the annotation packet's {name} is missing or not a string")
     return value

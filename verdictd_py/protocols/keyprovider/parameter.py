@@ -1,4 +1,4 @@
-"""What the image owner wrote after `provider:<name>:`.
+"""The parameter that the image owner writes after `provider:<name>:`.
 
 Source: wire-keyprovider.md, "Parameter".
 """
@@ -15,7 +15,7 @@ from verdictd_py.errors import RequestError
 from verdictd_py.protocols.keyprovider.packet import PacketForm
 
 MAX_PARAMETER_BYTES: Final = 4096
-"""A URI of three longest names takes 1 KiB, the path of a file as much as PATH_MAX."""
+"""A URI of three names of maximum length takes 1 KiB; a file's path at most PATH_MAX."""
 
 _FIELDS: Final = ("keyid", "algorithm", "keypath")
 _ALGORITHMS: Final = ("A256GCM", "A256CTR")
@@ -23,7 +23,7 @@ _ALGORITHMS: Final = ("A256GCM", "A256CTR")
 
 @dataclass(frozen=True, slots=True)
 class ExistingKey:
-    """Wrap with the key of this name, which must exist (the guide's form)."""
+    """An existing key, selected by its name (the guide's form)."""
 
     key_id: KeyId
 
@@ -34,7 +34,7 @@ class ExistingKey:
 
     @property
     def form(self) -> PacketForm:
-        """A plain kid makes the packet of the first generation."""
+        """Form of the packet: a plain kid is written in the first generation's form."""
         return PacketForm.LEGACY
 
     @property
@@ -45,17 +45,17 @@ class ExistingKey:
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """Wrap with a key that is made for this, named by a UUID."""
+    """A new key that is generated for this image and named by a UUID."""
 
 
 @dataclass(frozen=True, slots=True)
 class KbsKey:
-    """Wrap with the key at a URI, made if it is missing (coco_keyprovider's form).
+    """The key at a URI, generated if it does not exist (coco_keyprovider's form).
 
     Attributes:
-        kid_uri: `kbs://[host]/<repo>/<type>/<tag>`, as the packet is to name it.
-        keypath: a file of the caller's host that holds the key, else None. Only the
-            stdin form may open it.
+        kid_uri: `kbs://[host]/<repo>/<type>/<tag>`, the kid of the packet.
+        keypath: path of a file on the caller's host that contains the key, or None. Only
+            the stdin form may open it.
     """
 
     key_id: KeyId
@@ -70,7 +70,7 @@ class KbsKey:
 
     @property
     def form(self) -> PacketForm:
-        """A URI makes the packet of guest-components."""
+        """Form of the packet: a URI is written in the form of guest-components."""
         return PacketForm.V1
 
 
@@ -78,15 +78,15 @@ Parameter = ExistingKey | NewKey | KbsKey
 
 
 def parse(data: bytes) -> Parameter:
-    """Reads the parameter.
+    """Parse the parameter.
 
-    1. Nothing, or `Enabled`: a new key. 2. With a `=` or `::`: fields. 3. A name.
+    1. Empty, or `Enabled`: a new key. 2. With a `=` or `::`: fields. 3. The name of a key.
 
     Args:
-        data: one value of the provider's, no longer in base64.
+        data: one of the provider's values, decoded from base64.
 
     Raises:
-        RequestError: none of the three; the text says what would be.
+        RequestError: none of the three; the text names the accepted forms.
     """
     if len(data) > MAX_PARAMETER_BYTES:
         raise RequestError(f"the parameter is longer than {MAX_PARAMETER_BYTES} bytes")
@@ -102,7 +102,7 @@ def parse(data: bytes) -> Parameter:
         return ExistingKey(KeyId.parse(text))  # 3
     except RequestError as error:
         hint = "; write a URI as keyid=kbs:///..." if "/" in text else ""
-        raise RequestError(f"the parameter is no name of a key: {error}{hint}") from None
+        raise RequestError(f"the parameter is not the name of a key: {error}{hint}") from None
 
 
 def _split(text: str) -> dict[str, str]:
@@ -112,12 +112,10 @@ def _split(text: str) -> dict[str, str]:
         if not equals:
             raise RequestError("the parameter's fields are name=value, with :: between them")
         if name == "sample":
-            raise RequestError(
-                "sample= wraps with a key that everybody knows and is refused; leave it out"
-            )
+            raise RequestError("sample= selects a publicly known key and is refused; remove it")
         if name not in _FIELDS:
             raise RequestError(
-                f"the parameter has the unknown field {shown(name)}; known are "
+                f"the parameter has the unknown field {shown(name)}; the known fields are "
                 + ", ".join(_FIELDS)
             )
         if name in fields:
@@ -137,5 +135,5 @@ def _kbs_key(fields: dict[str, str]) -> KbsKey:
         )
     keypath = fields.get("keypath")
     if keypath is not None and (not keypath or "\0" in keypath):
-        raise RequestError("keypath= names no file")
+        raise RequestError("keypath= is empty or contains NUL; write keypath=/path/to/key")
     return KbsKey(uri.key_id, str(uri), Algorithm.parse(algorithm), keypath)

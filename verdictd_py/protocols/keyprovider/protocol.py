@@ -1,4 +1,4 @@
-"""ocicrypt's JSON: what a key provider gets, and what it answers.
+"""ocicrypt's JSON: requests to a key provider and its answers.
 
 Sources: wire-keyprovider.md, "gRPC"; containers/ocicrypt keywrap/keyprovider and
 config/constructors.go.
@@ -29,12 +29,12 @@ from verdictd_py.protocols.keyprovider.parameter import MAX_PARAMETER_BYTES, Par
 
 MAX_INPUT_BYTES: Final = 8 * 1024 * 1024
 """1 MiB of optsdata as an array of integers (up to five characters a byte), the longest
-packet in base64 (7 MiB), and room."""
+packet in base64 (7 MiB), and some reserve."""
 
 DEFAULT_PROVIDER: Final = "attestation-agent"
-"""The guide's name; asked for where a request names several and none is configured."""
+"""The guide's name; used if a request names several providers and none is configured."""
 
-_OCICRYPTS_OWN: Final = frozenset(  # ocicrypt config/constructors.go: recipients of other kinds
+_NOT_PROVIDERS: Final = frozenset(  # ocicrypt config/constructors.go: its other key wrappers
     {
         "gpg-pubkeyringfile",
         "gpg-recipients",
@@ -49,8 +49,8 @@ _OCICRYPTS_OWN: Final = frozenset(  # ocicrypt config/constructors.go: recipient
         "privkeys-passwords",
     }
 )
-_NAMES_SHOWN: Final = 5
-"""Of providers in a message."""
+_MAX_LISTED_NAMES: Final = 5
+"""Largest number of provider names in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,8 @@ class WrapRequest:
     """`keywrap`.
 
     Attributes:
-        parameter: which key, and how.
-        optsdata: opaque; holds the layer key.
+        parameter: the key to wrap with, and the algorithm.
+        optsdata: opaque data that contains the layer key.
     """
 
     parameter: Parameter
@@ -78,14 +78,15 @@ class UnwrapRequest:
 
 
 def decode(data: bytes, *, provider: str | None) -> WrapRequest | UnwrapRequest:
-    """Reads either operation, by its `op` (the stdin form has one entry for both).
+    """Decode either operation, selected by `op` (the stdin form has one entry for both).
 
     Args:
-        provider: the configured provider name; None takes the only one of the request,
-            else `DEFAULT_PROVIDER`.
+        provider: the configured provider name; None selects the only one in the request,
+            or `DEFAULT_PROVIDER` if there are several.
 
     Raises:
-        RequestError: it is neither, or ambiguous, or over a cap; never with its content.
+        RequestError: neither operation, ambiguous, or too large; the text never contains
+            the content.
     """
     members = _input(data)
     match members.get("op"):
@@ -97,28 +98,28 @@ def decode(data: bytes, *, provider: str | None) -> WrapRequest | UnwrapRequest:
 
 
 def decode_wrap(data: bytes, *, provider: str | None) -> WrapRequest:
-    """Reads a `keywrap`; arguments and errors as `decode`."""
+    """Decode a `keywrap`; arguments and errors as for `decode`."""
     request = decode(data, provider=provider)
     if not isinstance(request, WrapRequest):
-        raise RequestError("op is 'keyunwrap', and wrapping needs 'keywrap'")
+        raise RequestError("op is 'keyunwrap', but wrapping needs 'keywrap'")
     return request
 
 
 def decode_unwrap(data: bytes, *, provider: str | None = None) -> UnwrapRequest:
-    """Reads a `keyunwrap`; arguments and errors as `decode`."""
+    """Decode a `keyunwrap`; arguments and errors as for `decode`."""
     request = decode(data, provider=provider)
     if not isinstance(request, UnwrapRequest):
-        raise RequestError("op is 'keywrap', and unwrapping needs 'keyunwrap'")
+        raise RequestError("op is 'keywrap', but unwrapping needs 'keyunwrap'")
     return request
 
 
 def encode_wrapped(packet: AnnotationPacket) -> bytes:
-    """The output of a wrap."""
+    """Encode the output of a wrap."""
     return encode_object({"keywrapresults": {"annotation": encode_base64(packet.encode())}})
 
 
 def encode_unwrapped(optsdata: SecretBytes) -> bytes:
-    """The output of an unwrap."""
+    """Encode the output of an unwrap."""
     return encode_object({"keyunwrapresults": {"optsdata": encode_base64(optsdata.reveal())}})
 
 
@@ -130,9 +131,9 @@ def _input(data: bytes) -> dict[str, JsonValue]:
 
 def _wrap(members: dict[str, JsonValue], configured: str | None) -> WrapRequest:
     params = _object(members, "keywrapparams")
-    given = _object(_object(params, "ec"), "Parameters")
-    provider = _provider(given, configured)
-    values = given[provider]
+    by_provider = _object(_object(params, "ec"), "Parameters")
+    provider = _provider(by_provider, configured)
+    values = by_provider[provider]
     if not isinstance(values, list) or not values:
         raise RequestError(f"the provider {shown(provider)} has no parameter")
     optsdata = decode_byte_string(params.get("optsdata"), "optsdata", MAX_OPTSDATA_BYTES)
@@ -144,29 +145,29 @@ def _unwrap(members: dict[str, JsonValue], configured: str | None) -> UnwrapRequ
     annotation = decode_byte_string(params.get("annotation"), "annotation", MAX_PACKET_BYTES)
     if not annotation:
         raise RequestError("annotation is empty: the layer has no packet of this provider")
-    given = _object(_object(params, "dc"), "Parameters")
+    by_provider = _object(_object(params, "dc"), "Parameters")
     try:
-        provider = _provider(given, configured)
+        provider = _provider(by_provider, configured)
     except RequestError:  # a client that decrypts may name any provider, or none
         return UnwrapRequest(annotation)
-    values = given[provider]
+    values = by_provider[provider]
     for value in values if isinstance(values, list) else ():
         _value(value)  # ocicrypt sends `Enabled` or nothing; a malformed value is refused
     return UnwrapRequest(annotation)
 
 
-def _provider(given: dict[str, JsonValue], configured: str | None) -> str:
-    """The name of the provider that is meant.
+def _provider(by_provider: dict[str, JsonValue], configured: str | None) -> str:
+    """Return the name of the provider that the request is for.
 
-    ocicrypt sends every provider's parameters to each, beside those of its own kinds of
-    recipients, and never says which one is being asked.
+    ocicrypt sends the parameters of all providers and of its other key wrappers to every
+    provider, and never says which provider the request is for.
     """
-    names = sorted(given.keys() - _OCICRYPTS_OWN)
-    told = ", ".join(shown(name) for name in names[:_NAMES_SHOWN]) or "none"
+    names = sorted(by_provider.keys() - _NOT_PROVIDERS)
+    listed = ", ".join(shown(name) for name in names[:_MAX_LISTED_NAMES]) or "none"
     if configured is not None:
-        if configured not in given:
+        if configured not in by_provider:
             raise RequestError(
-                f"the input names no provider {shown(configured)} (named: {told}); "
+                f"the input does not name the provider {shown(configured)} (named: {listed}); "
                 f"encrypt with provider:{configured}:..."
             )
         return configured
@@ -175,23 +176,23 @@ def _provider(given: dict[str, JsonValue], configured: str | None) -> str:
     if DEFAULT_PROVIDER in names:
         return DEFAULT_PROVIDER
     raise RequestError(
-        f"the input does not tell which provider is asked (named: {told}); name one, or "
-        f"'{DEFAULT_PROVIDER}' among them"
+        f"the input does not say which provider it is for (named: {listed}); name only one, "
+        f"or '{DEFAULT_PROVIDER}' as one of them"
     )
 
 
 def _value(value: JsonValue) -> bytes:
-    """One value; Go writes an empty one as `null` or as empty text."""
+    """Decode one value; Go writes an empty one as `null` or as an empty string."""
     if value is None:
         return b""
     return decode_byte_string(value, "the provider's parameter", MAX_PARAMETER_BYTES)
 
 
 def _object(members: dict[str, JsonValue], name: str) -> dict[str, JsonValue]:
-    """A member that is an object; missing and `null` are an empty one, as for Go."""
+    """Return a member that is an object; a missing one and `null` are empty, as in Go."""
     value = members.get(name)
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise RequestError(f"{name} is no object")
+        raise RequestError(f"{name} is not an object")
     return value

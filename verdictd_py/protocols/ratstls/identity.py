@@ -16,22 +16,22 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from verdictd_py.formats import der
 from verdictd_py.protocols.ratstls.issue import LIFETIME, Form, issue
 
-_SPARE: Final = 1 / 3  # of the lifetime is left at renewal: clocks of clients may be wrong
+_SPARE: Final = 1 / 3  # part of the lifetime left at renewal: clients' clocks may be wrong
 
 
 @dataclass(frozen=True, slots=True)
 class ServerIdentity:
-    """A private key and its self-signed certificate; a renewed one has another key.
+    """A private key and its self-signed certificate; a renewal has another key.
 
-    Clients pin neither, so it lives in memory only.
+    Clients pin neither, so both are only in memory.
 
     Attributes:
         private_key: P-256, PKCS#8 DER: a secret.
         certificate: DER.
         not_before, not_after: its validity period.
-        lifetime: asked for when it was made, and for those that follow.
-        quote_for: makes quotes with the REPORTDATA it is given, for clients that verify
-            the broker; None for an identity without evidence.
+        lifetime: lifetime of this identity and of its renewals.
+        quote_for: returns a quote with the given REPORTDATA, for clients that verify the
+            broker; None for an identity without evidence.
     """
 
     private_key: bytes = field(repr=False)
@@ -49,9 +49,9 @@ class ServerIdentity:
         lifetime: timedelta = LIFETIME,
         quote_for: Callable[[bytes], bytes] | None = None,
     ) -> Self:
-        """A new identity, valid from an hour before `now`, an aware time."""
+        """Create an identity that is valid from an hour before `now`, an aware time."""
         key = ec.generate_private_key(ec.SECP256R1())
-        # What a client without verifier accepts is just what the null attester sends.
+        # Clients without a verifier accept exactly the certificates of the null attester.
         form = Form.NULL if quote_for is None else Form.CURRENT
         certificate = issue(form, key=key, quote_for=quote_for, now=now, lifetime=lifetime)
         written = der.read_certificate(certificate)
@@ -65,10 +65,10 @@ class ServerIdentity:
         )
 
     def due(self, now: datetime) -> bool:
-        """Whether it should be replaced: near its end, or the clock was set back."""
+        """Return whether to renew it: it expires soon, or the clock was set back."""
         renewal = self.not_after - _SPARE * self.lifetime
         return not self.not_before <= now < renewal
 
     def fresh(self, now: datetime) -> Self:
-        """The next identity, with a new key and, where this one has it, new evidence."""
+        """Create the next identity, with a new key and new evidence if this one has evidence."""
         return self.create(now, lifetime=self.lifetime, quote_for=self.quote_for)

@@ -1,11 +1,10 @@
-"""One TLS connection as a state machine: bytes in, bytes out, no socket.
+"""One TLS connection as a state machine over bytes, without a socket.
 
-The standard `ssl` module cannot ask for a self-signed client certificate; OpenSSL can,
-with a verify callback that says yes to every chain. That yes is no judgement: what
-vouches for a peer is the evidence in its certificate, which the caller appraises after
-the handshake and before it reads the first byte of plaintext (wire-rats-tls.md,
-"Session"). A resumed session would skip the certificate and with it the evidence, so
-nothing here can be resumed.
+The standard `ssl` module cannot request a self-signed client certificate; OpenSSL can, with
+a verify callback that accepts every chain. This does not authenticate the peer: the caller
+appraises the evidence in its certificate after the handshake and before it reads the first
+byte of plaintext (wire-rats-tls.md, "Session"). A resumed session would have no certificate
+and so no evidence; therefore sessions cannot be resumed.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ from OpenSSL import SSL, crypto
 from verdictd_py.errors import RequestError
 
 RECORD_BYTES: Final = 16_384
-"""Plaintext of one TLS record at most (RFC 8446, 5.1)."""
+"""Largest plaintext of one TLS record (RFC 8446, 5.1)."""
 
 _CIPHERTEXT_CHUNK: Final = 65_536
 
 
 class TlsFailed(RequestError):
-    """The peer broke TLS, refused our certificate, or showed none."""
+    """The peer violated TLS, refused our certificate, or sent none."""
 
     code = "tls"
 
 
 class TlsClosed(RequestError):
-    """The peer ended the connection."""
+    """The peer closed the connection."""
 
     code = "tls-closed"
 
@@ -40,31 +39,31 @@ class TlsClosed(RequestError):
 def server_context(
     certificate: bytes, private_key: bytes, *, require_certificate: bool = True
 ) -> SSL.Context:
-    """Settings of the attested listener, TLS 1.2 and 1.3.
+    """Return the settings of the attested listener, TLS 1.2 and 1.3.
 
     Args:
-        certificate: our own, DER.
+        certificate: the listener's certificate, DER.
         private_key: its key, PKCS#8 DER.
-        require_certificate: end the handshake of a client that shows none.
+        require_certificate: fail the handshake of a client that sends no certificate.
     """
     context = _context(SSL.TLS_SERVER_METHOD, private_key)
     context.use_certificate(x509.load_der_x509_certificate(certificate))
     required = SSL.VERIFY_FAIL_IF_NO_PEER_CERT if require_certificate else 0
-    context.set_verify(SSL.VERIFY_PEER | required, _leave_it_to_the_appraiser)
+    context.set_verify(SSL.VERIFY_PEER | required, _accept_every_chain)
     return context
 
 
 def client_context(private_key: bytes) -> SSL.Context:
-    """Settings of the reference guest. As real guests, it takes any self-signed server.
+    """Return the settings of the reference guest, which like real ones accepts any server.
 
-    The caller gives it the certificate: those of old guests can be loaded from a file
-    only, since `cryptography` refuses their version.
+    The caller loads the certificate: those of old guests can only be loaded from a file,
+    because `cryptography` refuses their version.
 
     Args:
         private_key: the key of the guest's certificate, PKCS#8 DER.
     """
     context = _context(SSL.TLS_CLIENT_METHOD, private_key)
-    context.set_verify(SSL.VERIFY_PEER, _leave_it_to_the_appraiser)
+    context.set_verify(SSL.VERIFY_PEER, _accept_every_chain)
     return context
 
 
@@ -74,15 +73,15 @@ def _context(method: int, private_key: bytes) -> SSL.Context:
         raise TypeError("rats-tls has certificates with EC and RSA keys only")
     context = SSL.Context(method)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
-    # Both. TLS 1.3 sends two tickets all the same, and pyOpenSSL has no call to forbid it; with
-    # NO_TICKET they hold no state but name a session, and without the cache none was kept.
+    # Both settings are needed: TLS 1.3 always sends two tickets, and pyOpenSSL has no call to
+    # disable them. With NO_TICKET they only name a session, and the cache stores no session.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION)
     context.use_privatekey(key)
     return context
 
 
-def _leave_it_to_the_appraiser(
+def _accept_every_chain(
     connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int
 ) -> bool:
     del connection, certificate, error, depth, ok
@@ -90,10 +89,10 @@ def _leave_it_to_the_appraiser(
 
 
 class TlsSession:
-    """TLS over memory: `receive` ciphertext, `read` plaintext, `outgoing` ciphertext.
+    """TLS in memory: `receive` takes ciphertext, `read` returns plaintext, `outgoing` ciphertext.
 
-    After any call, whatever `outgoing` returns must be sent, also after a failure: it
-    holds the alert that tells the peer why.
+    After every call the result of `outgoing` must be sent, also after a failure, because it
+    contains the alert with the cause for the peer.
     """
 
     def __init__(self, context: SSL.Context, *, server: bool) -> None:
@@ -104,7 +103,7 @@ class TlsSession:
             self._connection.set_connect_state()
 
     def receive(self, data: bytes) -> None:
-        """Takes ciphertext from the network; `b""` says that the peer closed it."""
+        """Accept ciphertext from the network; `b""` means that the peer closed it."""
         if not data:
             self._connection.bio_shutdown()
             return
@@ -114,7 +113,7 @@ class TlsSession:
             view = view[taken:]
 
     def outgoing(self) -> bytes:
-        """Ciphertext to be sent now, in order; empty where there is none."""
+        """Return the ciphertext to send now, in order; empty if there is none."""
         chunks = []
         while True:
             try:
@@ -123,11 +122,11 @@ class TlsSession:
                 return b"".join(chunks)
 
     def handshake(self) -> bool:
-        """Goes as far as the bytes received allow; True once it is complete.
+        """Continue the handshake with the received bytes; return True when it is complete.
 
         Raises:
-            TlsFailed: the peer's TLS is wrong, or it showed no certificate.
-            TlsClosed: it went away.
+            TlsFailed: the peer violated TLS, or sent no certificate.
+            TlsClosed: the peer closed the connection.
         """
         try:
             self._connection.do_handshake()
@@ -138,7 +137,7 @@ class TlsSession:
         return True
 
     def peer_certificate(self) -> bytes | None:
-        """DER of the certificate whose key completed the handshake, None if none was shown."""
+        """Return the DER of the peer's certificate, None if it sent none."""
         certificate = self._connection.get_peer_certificate()
         if certificate is None:
             return None
@@ -150,11 +149,11 @@ class TlsSession:
         return self._connection.get_protocol_version_name()
 
     def read(self) -> bytes:
-        """Plaintext received so far, at most one record of it; empty where there is none.
+        """Return received plaintext, at most one record; empty if there is none yet.
 
         Raises:
-            TlsFailed: the peer's TLS is wrong.
-            TlsClosed: it ended the connection.
+            TlsFailed: the peer violated TLS.
+            TlsClosed: the peer closed the connection.
         """
         try:
             return self._connection.recv(RECORD_BYTES)
@@ -164,10 +163,10 @@ class TlsSession:
             raise _translated(error) from None
 
     def write(self, plaintext: bytes) -> None:
-        """Encrypts `plaintext` as one TLS write: full records, the last one shorter.
+        """Encrypt `plaintext` as one TLS write: full records, the last one shorter.
 
         Raises:
-            TlsFailed: the connection is past writing.
+            TlsFailed: the connection can no longer be written to.
         """
         try:
             self._connection.sendall(plaintext)
@@ -175,18 +174,18 @@ class TlsSession:
             raise _translated(error) from None
 
     def close(self) -> None:
-        """Says goodbye (close_notify); harmless on a connection that already failed."""
+        """Send close_notify; without effect on a connection that already failed."""
         try:
             self._connection.shutdown()
         except SSL.Error:
-            # A peer that is gone, or never finished its handshake, needs no goodbye.
+            # The peer disconnected, or never completed its handshake.
             return
 
 
 def _translated(error: SSL.Error) -> RequestError:
     if isinstance(error, (SSL.ZeroReturnError, SSL.SysCallError)):
         return TlsClosed("the peer closed the connection")
-    # OpenSSL's queue: (library, function, reason) each; the reasons are constant texts.
+    # OpenSSL's queue has tuples (library, function, reason); the reasons are constant texts.
     queue = error.args[0] if error.args and isinstance(error.args[0], list) else []
     reasons = ", ".join(str(entry[-1]) for entry in queue if entry and entry[-1])
     if "unexpected eof" in reasons:
