@@ -53,8 +53,12 @@ class Readiness:
         return tuple(open_ones)
 
     async def keep_fresh(self) -> None:
-        """Call `refresh` again and again: files are edited by hand, and sets expire."""
+        """Call `refresh` again and again: files are edited by hand, and sets expire.
+
+        Then other documents decide, which are compiled here rather than for the next guest.
+        """
         while True:
+            await self._use_cases.prepare()
             await self.refresh()
             await asyncio.sleep(READINESS_SECONDS)
 
