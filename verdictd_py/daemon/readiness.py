@@ -58,9 +58,9 @@ class Readiness:
         Then other documents decide, which are compiled here rather than for the next guest.
         """
         while True:
-            await self._use_cases.prepare()
             await self.refresh()
             await asyncio.sleep(READINESS_SECONDS)
+            await self._use_cases.prepare()
 
     async def report(self) -> None:
         """Compile the policies again, and record whether they can be used.
