@@ -10,35 +10,17 @@ import sqlite3
 import stat
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from tests.storage.sessions import END, NOW, SessionStoreConformance, name
+from tests.conformance.sessions import END, NOW, name
 from verdictd_py.errors import ConfigError, StorageError
 from verdictd_py.ports import SessionStore
-from verdictd_py.storage.sessions import Bounds, MemorySessionStore
+from verdictd_py.storage.sessions import Bounds
 from verdictd_py.storage.sqlite_sessions import SqliteSessionStore
-
-
-class TestMemory(SessionStoreConformance):
-    async def opened(self, directory: Path, bounds: Bounds) -> SessionStore:
-        return MemorySessionStore(bounds)
-
-
-class TestSqlite(SessionStoreConformance):
-    @pytest.fixture(autouse=True)
-    def _closed(self) -> Iterator[None]:
-        self.stores: list[SqliteSessionStore] = []
-        yield
-        for store in self.stores:
-            store.close()
-
-    async def opened(self, directory: Path, bounds: Bounds) -> SessionStore:
-        self.stores.append(SqliteSessionStore.open(directory / "sessions", bounds))
-        return self.stores[-1]
 
 
 @pytest.fixture
@@ -112,7 +94,7 @@ PROCESS = textwrap.dedent(
     """
     import asyncio, json, sys
     from pathlib import Path
-    from tests.storage.sessions import NOW, name
+    from tests.conformance.sessions import NOW, name
     from verdictd_py.storage.sqlite_sessions import SqliteSessionStore
 
     async def main() -> None:

@@ -52,10 +52,14 @@ class Readiness:
         return tuple(open_ones)
 
     async def keep_fresh(self) -> None:
-        """Call `refresh` again and again: files are edited by hand, and sets expire."""
+        """Call `refresh` again and again: files are edited by hand, and sets expire.
+
+        Then other documents decide, which are compiled here rather than for the next guest.
+        """
         while True:
             await self.refresh()
             await asyncio.sleep(READINESS_SECONDS)
+            await self._use_cases.prepare()
 
     async def report(self) -> None:
         """Compile the policies again, and record whether they can be used.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -51,6 +52,7 @@ class UseCases:
         tees: those that are known.
         appraisal: decides about guests; `prepare` compiles what decides.
         open_measurements: those that have no reference values.
+        prepare: compiles every policy that decides, ahead of the next guest.
         trusted_root: digest of the root that is trusted instead of the vendors', None for theirs.
     """
 
@@ -59,6 +61,7 @@ class UseCases:
     appraisal: RegoAppraisalPolicy
     open_measurements: OpenMeasurements
     release: RegoReleasePolicy
+    prepare: Callable[[], Awaitable[None]]
     history: History
     appraiser: Appraiser
     releaser: Releaser
@@ -154,6 +157,7 @@ def use_cases(
         appraisal=appraisal,
         open_measurements=OpenMeasurements(deciding, tees),
         release=release,
+        prepare=prepare,
         history=history,
         appraiser=build_appraiser(
             verifiers=verifiers,

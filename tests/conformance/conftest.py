@@ -1,0 +1,18 @@
+"""A data directory for the suites of the stores on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from verdictd_py.storage.directory import Directory
+from verdictd_py.storage.layout import prepare
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[Directory]:
+    opened, _ = prepare(tmp_path / "data")
+    yield opened
+    opened.close()

@@ -1,0 +1,101 @@
+"""Conformance of the port `AppraisalPolicy`, over documents of each store."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+import pytest
+
+from tests.policy.support import ONE, TWO, tdx_claims
+from verdictd_py.domain.evidence import Tee
+from verdictd_py.domain.names import Name
+from verdictd_py.policy.appraisal import RegoAppraisalPolicy
+from verdictd_py.policy.sets import DocumentsWithSets
+from verdictd_py.ports import ANY, AppraisalPolicy, DocumentStore
+from verdictd_py.storage.defaults import default_documents
+from verdictd_py.storage.directory import Directory
+from verdictd_py.storage.documents import DirectoryDocumentStore
+from verdictd_py.storage.memory import MemoryDocumentStore
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+SetReference = Callable[[str], Awaitable[None]]
+
+
+class AppraisalPolicySuite(ABC):
+    """Subclasses define the fixtures `policy` and `set_reference`."""
+
+    @pytest.fixture
+    @abstractmethod
+    def policy(self) -> AppraisalPolicy:
+        """The packaged policy of TDX over the packaged reference data."""
+
+    @pytest.fixture
+    @abstractmethod
+    def set_reference(self) -> SetReference:
+        """Replaces the text of the reference data."""
+
+    async def test_a_good_guest_is_accepted(self, policy: AppraisalPolicy) -> None:
+        assert await policy.failures(Tee.TDX, tdx_claims()) == ()
+
+    async def test_each_failed_rule_is_a_reason(
+        self, policy: AppraisalPolicy, set_reference: SetReference
+    ) -> None:
+        await set_reference(json.dumps({"rtmr1": [TWO], "rtmr2": [TWO], "mrTd": [ONE]}))
+        reasons = await policy.failures(Tee.TDX, tdx_claims(debug=True))
+        assert {reason.rule for reason in reasons} == {"debug", "rtmr1", "rtmr2"}
+        (rtmr1,) = [reason for reason in reasons if reason.rule == "rtmr1"]
+        assert (rtmr1.measured, rtmr1.expected) == (ONE, TWO)
+
+    async def test_a_change_decides_about_the_next_guest(
+        self, policy: AppraisalPolicy, set_reference: SetReference
+    ) -> None:
+        for values, accepted in (([TWO], False), ([TWO, ONE], True), ([], True)):
+            await set_reference(json.dumps({"rtmr1": values}))
+            assert (await policy.failures(Tee.TDX, tdx_claims()) == ()) is accepted
+
+    @pytest.mark.parametrize("text", ["", "{", '{"policy": {"allow": true}}'])
+    async def test_data_that_cannot_be_used_refuses(
+        self, policy: AppraisalPolicy, set_reference: SetReference, text: str
+    ) -> None:
+        await set_reference(text)
+        assert await policy.failures(Tee.TDX, tdx_claims())
+
+    async def test_a_tee_without_documents_is_refused(self, policy: AppraisalPolicy) -> None:
+        assert await policy.failures(Tee.CSV, tdx_claims())
+
+    @pytest.mark.parametrize("claims", [{}, {"tcbStatus": "Revoked"}])
+    async def test_claims_that_say_nothing_good_are_refused(
+        self, policy: AppraisalPolicy, claims: dict[str, str]
+    ) -> None:
+        assert await policy.failures(Tee.TDX, dict(claims))
+
+
+class _OverDocuments(AppraisalPolicySuite):
+    """The Rego policy over a document store, which subclasses define as `documents`."""
+
+    @pytest.fixture
+    def policy(self, documents: DocumentStore) -> AppraisalPolicy:
+        return RegoAppraisalPolicy(DocumentsWithSets(documents, lambda: NOW))
+
+    @pytest.fixture
+    def set_reference(self, documents: DocumentStore) -> SetReference:
+        async def put(text: str) -> None:
+            await documents.put(Name.parse("tdxData"), text, expected=ANY)
+
+        return put
+
+
+class TestDirectory(_OverDocuments):
+    @pytest.fixture
+    def documents(self, directory: Directory) -> DocumentStore:
+        return DirectoryDocumentStore(directory)
+
+
+class TestMemory(_OverDocuments):
+    @pytest.fixture
+    def documents(self) -> DocumentStore:
+        packaged = default_documents(Tee.TDX)
+        return MemoryDocumentStore({"tdxPolicy.rego": packaged.policy, "tdxData": packaged.data})

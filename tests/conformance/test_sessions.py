@@ -1,0 +1,31 @@
+"""Conformance of the port `SessionStore`; the suite is in `sessions`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.sessions import SessionStoreConformance
+from verdictd_py.ports import SessionStore
+from verdictd_py.storage.sessions import Bounds, MemorySessionStore
+from verdictd_py.storage.sqlite_sessions import SqliteSessionStore
+
+
+class TestMemory(SessionStoreConformance):
+    async def opened(self, directory: Path, bounds: Bounds) -> SessionStore:
+        return MemorySessionStore(bounds)
+
+
+class TestSqlite(SessionStoreConformance):
+    @pytest.fixture(autouse=True)
+    def _closed(self) -> Iterator[None]:
+        self.stores: list[SqliteSessionStore] = []
+        yield
+        for store in self.stores:
+            store.close()
+
+    async def opened(self, directory: Path, bounds: Bounds) -> SessionStore:
+        self.stores.append(SqliteSessionStore.open(directory / "sessions", bounds))
+        return self.stores[-1]
