@@ -51,7 +51,6 @@ pub fn function(name: &str) -> Option<Function> {
         "regex.is_valid" => (1, &[PATTERN]),
         "regex.replace" => (3, &[None, PATTERN]),
         "regex.find_n" | "regex.find_all_string_submatch_n" => (3, &[PATTERN, None, INTEGER]),
-        "glob.match" => (3, &[Some("__ascii"), None, Some("__ascii")]),
         "bits.and" | "bits.or" | "bits.xor" => (2, &[MODERATE, MODERATE]),
         "bits.negate" => (1, &[MODERATE]),
         "bits.lsh" | "bits.rsh" => (2, &[MODERATE, INTEGER]),

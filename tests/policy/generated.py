@@ -123,7 +123,6 @@ FUNCTIONS: Final[tuple[tuple[str, str, str], ...]] = (
     ("regex.replace", "sRs", "s"),
     ("regex.find_n", "Rsn", "a"),
     ("regex.find_all_string_submatch_n", "Rsn", "a"),
-    ("glob.match", "GDs", "b"),
     ("bits.and", "nn", "n"),
     ("bits.or", "nn", "n"),
     ("bits.xor", "nn", "n"),
@@ -206,8 +205,6 @@ SPECIAL: Final[dict[str, tuple[str, ...]]] = {
             r'"\\d"',
         ),
     ),
-    "G": (*('"*"', '"**"', '"a*"', '"*.b"', '"[a-c]b"', '"{a,b}*"', '"a?"', '"[!a]"', '"a/**"'),),
-    "D": ("[]", '["."]', '["/"]', '["/", "."]'),
     "F": (
         *(
             '"%d"',

@@ -36,12 +36,6 @@ pub const ENTRIES: &[Entry] = &[
         }
         Ok(v[0].clone())
     }),
-    ("__ascii", 1, |v| {
-        if matches!(&v[0], Value::String(text) if !text.is_ascii()) {
-            bail!("the operand has characters outside ASCII, which is not supported");
-        }
-        Ok(v[0].clone())
-    }),
     ("__paths", 1, |v| passed(v, paths)),
     ("__iterated", 1, |v| passed(v, iterated)),
     ("__plain", 1, |v| passed(v, plain)),
