@@ -22,6 +22,7 @@ from verdictd_py.domain.events import (
     DaemonStopping,
     KbsAdministrators,
     KbsSelfSigned,
+    PolicyEngineCompiling,
     PolicyLoaded,
     UnsafeOption,
     WarningIdentity,
@@ -41,6 +42,7 @@ from verdictd_py.listeners.errors import unhandled
 from verdictd_py.listeners.identity import RenewedIdentity
 from verdictd_py.listeners.keyprovider import KeyProviderService
 from verdictd_py.listeners.limits import Limits
+from verdictd_py.policy import instances
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy, unpinned
 from verdictd_py.ports import Events
 from verdictd_py.storage.layout import prepare
@@ -348,11 +350,27 @@ async def run(settings: Settings, unsafe: Unsafe) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, reloading.set)
-    daemon = await Daemon(settings, unsafe, events).start()
+    daemon = Daemon(settings, unsafe, events)
+    await _load_policy_engine(events)
+    await daemon.start()
     reloader = asyncio.create_task(_reload_when(reloading, daemon))
     await stopping.wait()
     reloader.cancel()
     await daemon.stop()
+
+
+async def _load_policy_engine(events: Events) -> None:
+    """Load the policy engine, and report when that takes seconds because it must be compiled.
+
+    Raises:
+        PolicyInvalid: it cannot be loaded; the message names the cause.
+    """
+    loop = asyncio.get_running_loop()
+
+    def compiling(reason: str) -> None:  # called in the thread
+        loop.call_soon_threadsafe(events.record, PolicyEngineCompiling(reason=reason))
+
+    await asyncio.to_thread(instances.prepare, compiling)
 
 
 async def _reload_when(asked: asyncio.Event, daemon: Daemon) -> None:
