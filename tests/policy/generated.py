@@ -20,6 +20,8 @@ TEXTS: Final = (
         "ab",
         "A",
         "aBc",
+        "aa",
+        "aaab",
         "a,b,c",
         " a ",
         "10",
@@ -513,7 +515,12 @@ class Generator:
         if letter == "S":
             return f"{{{self._set(1, scope)}, {self._set(1, scope)}}}"
         if letter == "T":
-            return f"{{{self._text()}: {self._text()}}}"
+            texts = chance.sample([json.dumps(text, ensure_ascii=False) for text in TEXTS], 4)
+            return (
+                "{"
+                + f"{texts[0]}: {texts[1]}, {texts[1]}: {texts[2]}, {texts[3]}: {texts[0]}"
+                + "}"
+            )
         operation = chance.choice(("add", "replace", "remove", "test", "copy", "move"))
         path = chance.choice(("/a", "/b", "a", "/a/0", "/a/-"))  # OPA 1.4 fails to remove ""
         return f'[{{"op": "{operation}", "path": "{path}", "from": "/a", "value": {self._constant()}}}]'

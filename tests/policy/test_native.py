@@ -23,7 +23,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def load(code: bytes = CODE) -> bool:
     """Whether the module was compiled, not loaded from the cache."""
-    engine, reported = Engine(Config()), []
+    engine = Engine(Config())
+    reported: list[str] = []
     module = native.load(engine, code, reported.append)
     assert [export.name for export in module.exports] == ["f"]
     return bool(reported)

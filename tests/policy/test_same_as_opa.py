@@ -37,6 +37,10 @@ HEAD = "package policy\nimport rego.v1\n"
         ("allow if every x in [] { x == 1 }", {}, True),
         ("allow if regex.match(`(?i)^\\p{L}+$`, input.s)", {"s": "aÉ"}, True),
         ('allow if json.unmarshal("\\"\\\\u0026\\"") == "&"', {}, True),
+        # In one pass, and without overlaps.
+        ('allow if strings.replace_n({"a": "b", "b": "c"}, "ab") == "bc"', {}, True),
+        ('allow if strings.count("aaa", "aa") == 1', {}, True),
+        ('allow if strings.count("ab", "") == 3', {}, True),
         ('allow if 2 >= "3"', {}, False),
         (
             'allow if crypto.sha256("") == input.s',
