@@ -30,7 +30,6 @@ pub fn function(name: &str) -> Option<Function> {
         "array.reverse" => (1, &[]),
         "array.slice" => (3, &[None, INTEGER, INTEGER]),
         "intersection" | "union" => (1, &[]),
-        "json.filter" | "json.remove" => (2, &[None, Some("__paths")]),
         "object.filter" | "object.remove" | "object.union" => (2, &[]),
         "json.patch" => (2, &[]),
         "object.get" => (3, &[]),
