@@ -123,9 +123,8 @@ def unordered(
 ) -> tuple[Reason, ...]:
     """A reason where one of SGX's minima, measured or expected, is no number.
 
-    The engine (rego-cpp 1.5) orders values of different types by their text, where Rego has
-    an order of types: `2 >= "3"` would be a yes. The packaged policy asks for numbers itself;
-    the original's does not.
+    Rego orders values of different types by their types: `"3" >= 2` is true. The packaged
+    policy requires numbers itself; the original's does not.
     """
     if tee is not Tee.SGX:
         return ()
