@@ -50,9 +50,10 @@ class StructureScanner:
     It knows brackets, strings and escapes only: what it finds may still be no JSON.
     """
 
-    __slots__ = ("_at", "_containers", "_in_string", "_open")
+    __slots__ = ("_at", "_containers", "_in_string", "_max_containers", "_open")
 
-    def __init__(self) -> None:
+    def __init__(self, max_containers: int = MAX_CONTAINERS) -> None:
+        self._max_containers = max_containers
         self._at = 0
         self._containers = 0
         self._in_string = False
@@ -100,13 +101,17 @@ class StructureScanner:
         self._containers += 1
         if len(self._open) > MAX_DEPTH:
             raise RequestError(f"the JSON is nested deeper than {MAX_DEPTH} levels")
-        if self._containers > MAX_CONTAINERS:
-            raise RequestError(f"the JSON has more than {MAX_CONTAINERS} objects and arrays")
+        if self._containers > self._max_containers:
+            raise RequestError(f"the JSON has more than {self._max_containers} objects and arrays")
         return False
 
 
 def decode_object(
-    data: bytes, what: str, *, max_numbers: int | None = None
+    data: bytes,
+    what: str,
+    *,
+    max_numbers: int | None = None,
+    max_containers: int = MAX_CONTAINERS,
 ) -> dict[str, JsonValue]:
     """The JSON object that `data` is.
 
@@ -118,11 +123,12 @@ def decode_object(
         data: bytes whose number the caller has bounded.
         what: names them in messages: `the request`.
         max_numbers: where strangers send it; each number costs a step in Python too.
+        max_containers: objects and arrays; more than the default for our own documents.
 
     Raises:
         RequestError: refused. Neither the text nor the cause shows what was read.
     """
-    StructureScanner().end(data, len(data))  # bounds depth before anything recurses
+    StructureScanner(max_containers).end(data, len(data))  # bounds depth before anything recurses
     counted = _counted(max_numbers)
     try:
         found = json.loads(

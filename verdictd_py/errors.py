@@ -69,6 +69,12 @@ class AlreadyExists(VerdictdError):
     code = "already-exists"
 
 
+class Conflict(VerdictdError):
+    """Something stored has changed after the caller read it; the caller reads it again."""
+
+    code = "conflict"
+
+
 class NotAuthorized(VerdictdError):
     """The caller is known, and may not do this."""
 

@@ -409,6 +409,19 @@ async def test_init_data_reaches_the_policy_once_its_digest_was_measured(is_its_
         assert isinstance(refused(appraisal), InitDataRefused)
 
 
+async def test_init_data_of_a_tee_that_does_not_measure_it_is_refused() -> None:
+    """Nothing in the evidence would prove it, and a policy would take it for proved."""
+    sgx = dataclasses.replace(VERIFIED, tee=Tee.SGX)
+    body = 'algorithm = "sha384"\n[data]\nwho = "me"'
+    policy = ScriptedPolicy()
+    evidence = dataclasses.replace(EVIDENCE, init_data=InitData("toml", body))
+    appraisal = await appraiser(ScriptedVerifier(sgx), policy).judge(reads(evidence))
+    error = refused(appraisal)
+    assert type(error) is EvidenceFormat
+    assert str(error) == "init-data of sgx is not served here"
+    assert not policy.asked
+
+
 async def test_what_is_no_event_log_is_refused() -> None:
     assert type(refused(await judged_with_log(b"junk"))) is EvidenceFormat
     sgx = dataclasses.replace(VERIFIED, tee=Tee.SGX)

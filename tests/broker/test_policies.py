@@ -5,60 +5,32 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import datetime
 
 import pytest
 
 from tests.support.memory import NOW, VERIFIED, MemoryEvents
+from verdictd_py.broker.changes import CheckedDocuments
+from verdictd_py.broker.documents import DocumentAdministrator
 from verdictd_py.broker.history import History, Judgement
-from verdictd_py.broker.policies import PolicyAdministrator
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import ROLES, Caller
 from verdictd_py.domain.evidence import Tee
-from verdictd_py.domain.names import Name
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import (
+    Conflict,
     NotAuthorized,
-    NotFound,
     PolicyInvalid,
     PolicyRefused,
     Reason,
     RequestError,
 )
-from verdictd_py.ports import PolicyDocuments, TestedPolicy
+from verdictd_py.policy.sets import DocumentsWithSets
+from verdictd_py.ports import DocumentStore, Events, PolicyDocuments, PolicyTester, TestedPolicy
+from verdictd_py.storage.memory import MemoryDocumentStore
 
 OPERATOR = Caller("operator", ROLES["operator"])
-FILES = {Tee.TDX: (Name(("tdxPolicy.rego",)), Name(("tdxData",)))}
-
-
-@dataclass
-class MemoryDocuments:
-    """A document store that lets others run at every call."""
-
-    texts: dict[str, str] = field(default_factory=dict)
-
-    async def get(self, name: Name) -> str:
-        await asyncio.sleep(0)
-        if str(name) not in self.texts:
-            raise NotFound(f"opa/{name} is missing")
-        return self.texts[str(name)]
-
-    async def put(self, name: Name, text: str) -> None:
-        await asyncio.sleep(0)
-        self.texts[str(name)] = text
-
-    async def documents(self, tee: Tee) -> PolicyDocuments:
-        policy, data = FILES[tee]
-        return PolicyDocuments(await self.get(policy), await self.get(data))
-
-    def policy_name(self, tee: Tee) -> Name:
-        return FILES[tee][0]
-
-    def reference_name(self, tee: Tee) -> Name:
-        return FILES[tee][1]
-
-    def tee_of(self, name: Name) -> Tee | None:
-        return Tee.TDX if name in FILES[Tee.TDX] else None
 
 
 @dataclass
@@ -76,26 +48,39 @@ class ScriptedTester:
         return TestedPolicy(documents.policy == "yes", {})
 
 
+def administrator(
+    documents: DocumentStore, tester: PolicyTester, history: History, events: Events
+) -> DocumentAdministrator:
+    def clock() -> datetime:
+        return NOW
+
+    async def prepare() -> None:
+        await asyncio.sleep(0)
+
+    return DocumentAdministrator(
+        documents=documents,
+        changes=CheckedDocuments(documents, tester, clock, prepare),
+        deciding=DocumentsWithSets(documents, clock),
+        tester=tester,
+        history=history,
+        events=events,
+    )
+
+
 @dataclass
 class Place:
-    documents: MemoryDocuments
+    documents: MemoryDocumentStore
     history: History
     events: MemoryEvents
-    admin: PolicyAdministrator
+    admin: DocumentAdministrator
 
 
 def place(
     refuses: Callable[[PolicyDocuments], bool] = lambda documents: False, **texts: str
 ) -> Place:
-    documents = MemoryDocuments({"tdxPolicy.rego": "old", "tdxData": "{}", **texts})
+    documents = MemoryDocumentStore({"tdxPolicy.rego": "old", "tdxData": "{}", **texts})
     history, events = History(), MemoryEvents()
-    admin = PolicyAdministrator(
-        documents=documents,
-        deciding=documents,
-        tester=ScriptedTester(refuses),
-        history=history,
-        events=events,
-    )
+    admin = administrator(documents, ScriptedTester(refuses), history, events)
     return Place(documents, history, events, admin)
 
 
@@ -112,9 +97,9 @@ async def test_what_does_not_work_is_not_stored() -> None:
     with pytest.raises(PolicyInvalid):
         await here.admin.set_policy(OPERATOR, "tdxPolicy.rego", b"new")
     assert here.documents.texts["tdxPolicy.rego"] == "old"
-    here = place(lambda documents: documents.data == "new" and documents.policy == "old")
+    here = place(lambda documents: documents.data == '{"a": 1}' and documents.policy == "old")
     with pytest.raises(PolicyInvalid):
-        await here.admin.set_reference(OPERATOR, "tdxData", b"new")
+        await here.admin.set_reference(OPERATOR, "tdxData", b'{"a": 1}')
     assert here.documents.texts["tdxData"] == "{}"
     assert here.events.events == []
 
@@ -160,7 +145,7 @@ async def test_data_that_changed_since_it_was_shown_is_not_touched() -> None:
         ("mrTd", (), "ab")
     ]
     here.documents.texts["tdxData"] = '{"rtmr1": ["00"]}'
-    with pytest.raises(RequestError, match="has changed since"):
+    with pytest.raises(Conflict, match="has changed since"):
         await here.admin.pin(OPERATOR, "id", ("mrTd",), preview.revision)
     assert here.documents.texts["tdxData"] == '{"rtmr1": ["00"]}'
 
@@ -173,7 +158,7 @@ async def test_two_who_pin_at_once_lose_nothing() -> None:
         *(here.admin.pin(OPERATOR, "id", (), preview.revision) for _ in range(3)),
         return_exceptions=True,
     )
-    assert sum(isinstance(each, RequestError) for each in results) == 2
+    assert sum(isinstance(each, Conflict) for each in results) == 2
     assert json.loads(here.documents.texts["tdxData"]) == {"mrTd": ["ab"]}
 
 

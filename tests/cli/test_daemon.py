@@ -122,13 +122,13 @@ class TestDefaultClientApi:
     ) -> None:
         monkeypatch.setattr(config, "CLIENT_API_WITHOUT_IPV6", "127.0.0.1:0")
         monkeypatch.setattr(sockets, "bind", _without_ipv6(sockets.bind))
-        daemon = await app.Daemon(Settings(**options), Unsafe(), Recorder()).start()
+        daemon = await app.build_daemon(Settings(**options), Unsafe(), Recorder()).start()
         try:
-            assert daemon.client_api.host == "127.0.0.1"
+            assert daemon.listener("client_api").address.host == "127.0.0.1"
         finally:
             await daemon.stop()
         with pytest.raises(ConfigError, match=r"\[::1\]:0: this host has no such address"):
-            await app.Daemon(
+            await app.build_daemon(
                 Settings(**options, client_api="[::1]:0"), Unsafe(), Recorder()
             ).start()
 
@@ -145,7 +145,7 @@ class TestDefaultClientApi:
             settings = Settings.model_construct(**options, client_api=taken)
             settings.model_fields_set.discard("client_api")  # as if it were the default
             with pytest.raises(ConfigError, match="the address is in use; stop what listens"):
-                await app.Daemon(settings, Unsafe(), Recorder()).start()
+                await app.build_daemon(settings, Unsafe(), Recorder()).start()
 
 
 def _without_ipv6(bind: Any) -> Any:
@@ -173,7 +173,7 @@ async def test_an_address_in_use_lets_the_other_go(tmp_path: Path) -> None:
             client_api=f"127.0.0.1:{server.getsockname()[1]}",
             data_dir=tmp_path / "data",
         )
-        daemon = app.Daemon(settings, Unsafe(), Recorder())
+        daemon = app.build_daemon(settings, Unsafe(), Recorder())
         with pytest.raises(ConfigError, match="the address is in use; stop what listens"):
             await daemon.start()
         sockets.bind(config.Address.parse(listen), option="--listen").close()

@@ -23,7 +23,7 @@ NAMES = {kind.spec.name: kind for kind in CATALOGUE}
 WARNINGS = {
     "audit.not-kept", "guest.not-judged", "guest.refused", "release.refused", "request.failed",
     "unsafe.option", "warning.bug", "warning.collateral", "warning.identity", "warning.policy",
-    "warning.shadowed", "warning.storage", "warning.unpinned",
+    "warning.shadowed", "warning.storage", "warning.task", "warning.unpinned",
 }  # fmt: skip
 LIMITED = {"guest.refused", "guest.not-judged"}
 AUDITED = {

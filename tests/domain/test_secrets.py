@@ -107,3 +107,7 @@ def test_equality_is_that_of_the_bytes(left: bytes, right: bytes) -> None:
     assert SecretBytes(left) != left
     assert SecretBytes(left).reveal() == left
     assert len(SecretBytes(left)) == len(left)
+
+
+def test_formatting_shows_the_size_of_the_secret() -> None:
+    assert f"{SECRET}" == f"{SECRET:>99}" == repr(SECRET)

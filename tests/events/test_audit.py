@@ -22,6 +22,7 @@ from verdictd_py.cli import audit as command
 from verdictd_py.domain.events import (
     AuditClosed,
     AuditNotKept,
+    AuditOpened,
     GuestRefused,
     KeyRead,
     RequestAnswered,
@@ -298,13 +299,14 @@ def test_a_half_written_line_is_taken_back(
     trail: AuditTrail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = os.write
-    trail.record(released("keys/1"))
+    for number in range(2):
+        trail.record(released(f"keys/{number}"))
     monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:10]))
     with pytest.raises(StorageError):
         trail.record(released("keys/2"))
     monkeypatch.undo()
     trail.record(released("keys/3"))
-    assert verify(iter(lines(tmp_path)))[0] == 2
+    assert verify(iter(lines(tmp_path)))[0] == 3
 
 
 def test_a_directory_that_is_gone_stops_the_start(tmp_path: Path) -> None:
@@ -324,3 +326,38 @@ def test_the_command_says_which_file_was_changed(
     assert "line 1 was changed" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="cannot read"):
         command.run(["verify", str(tmp_path / "none")])
+
+
+def test_the_limit_starts_again_after_each_minute(tmp_path: Path) -> None:
+    """Every minute has its own full count, and only a minute with omissions records them."""
+    clock = Clock()
+    trail = AuditTrail(tmp_path, RecordedEvents(), monotonic=clock)
+    trail.open()
+    expected = []
+    for minute, extra in enumerate((0, 1, 2, 0)):
+        clock.now = 60.0 * minute
+        for _ in range(MAX_LIMITED_PER_MINUTE + extra):
+            trail.record(REFUSED)
+        expected += [extra] if extra else []
+    trail.record(released("keys/x"))
+    kept = [json.loads(line) for line in lines(tmp_path)]
+    omitted = [line["fields"]["refusals"] for line in kept if line["event"] == "audit.not-kept"]
+    assert omitted == expected
+    assert len(kept) == 4 * MAX_LIMITED_PER_MINUTE + len(expected) + 1
+
+
+def test_nothing_verifies_as_no_record() -> None:
+    assert verify(iter([])) == (0, "0" * 64)
+
+
+def test_the_log_names_the_file(trail: AuditTrail, log: RecordedEvents, tmp_path: Path) -> None:
+    (file,) = tmp_path.glob("*.jsonl")
+    (opened,) = log.of(AuditOpened)
+    assert opened.file == f"audit/{file.name}"
+
+
+def test_a_closed_trail_only_logs(trail: AuditTrail, log: RecordedEvents, tmp_path: Path) -> None:
+    trail.close()
+    trail.record(released("keys/x"))
+    assert lines(tmp_path) == []
+    assert log.of(SecretReleased)

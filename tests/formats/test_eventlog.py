@@ -120,6 +120,39 @@ def test_claims_come_from_their_own_register_and_once() -> None:
     assert "kernelCommandLine" not in EventLog((unproved,)).claims()
 
 
+@pytest.mark.parametrize("value", [b"", b"\x00", b"\x02", b"\x01\x00"])
+def test_secure_boot_is_on_only_where_its_value_is_one(value: bytes) -> None:
+    """Firmware measures a variable that is not set as an empty value."""
+    assert EventLog((secure_boot(value),)).claims()["secureBoot"] is False
+
+
+def test_secure_boot_is_read_from_the_global_variable_alone() -> None:
+    good = secure_boot(b"\x01")
+    for place in (0, 15):  # the GUID of the vendor
+        data = bytearray(good.data)
+        data[place] ^= 1
+        other = event(good.index, good.kind, bytes(data))
+        assert other.data_proved
+        assert "secureBoot" not in EventLog((other,)).claims()
+
+
+@pytest.mark.parametrize("size", [0, 2, 2**63])
+def test_a_variable_of_another_size_than_it_says_is_not_read(size: int) -> None:
+    good = secure_boot(b"\x01")
+    other = event(good.index, good.kind, good.data[:24] + number(size, 8) + good.data[32:])
+    assert other.data_proved
+    assert "secureBoot" not in EventLog((other,)).claims()
+
+
+def test_an_event_without_action_extends_no_register() -> None:
+    informative = event(1, eventlog.EV_NO_ACTION, b"StartupLocality")
+    boot = (secure_boot(b"\x01"), command_line(b"x"))
+    log = EventLog((boot[0], informative, boot[1]))
+    assert log.replay() == EventLog(boot).replay()
+    assert log.mismatches(EventLog(boot).replay()) == ()
+    assert log.claims()["events"] == EventLog(boot).claims()["events"]
+
+
 def test_what_was_written_is_read() -> None:
     events = (command_line(b"x"), secure_boot(b"\x01"), event(2, 0xA, b""))
     assert parse(written(*events)).events == events

@@ -292,3 +292,10 @@ def test_the_bound_on_keys_refuses_nothing_else(body: str) -> None:
         return
     if body.count(".") <= 16:
         assert initdata.parse(InitData("toml", HEAD + body)).digest
+
+
+@pytest.mark.parametrize("form", ["toml", "json"])
+def test_text_that_utf_8_cannot_encode_is_refused(form: str) -> None:
+    body = '{"algorithm": "sha256", "version": "\ud800"}'
+    with pytest.raises(EvidenceFormat):
+        initdata.parse(InitData(form, body))

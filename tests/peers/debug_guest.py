@@ -15,7 +15,7 @@ from verdictd_py.config import Address
 from verdictd_py.guest.agent import KeyProviderAgent
 from verdictd_py.guest.attesters import SimulatedAttester, guest_context, simulated_platform
 from verdictd_py.guest.connection import GuestConnection
-from verdictd_py.listeners.client_api import ClientApi
+from verdictd_py.listeners.grpc_listener import GrpcListener
 from verdictd_py.protocols.ratstls.issue import Form
 from verdictd_py.simulator import TdMeasurements
 
@@ -33,11 +33,13 @@ async def serve(broker: Address, directory: Path) -> None:
             broker.host, broker.port, context, timeout_seconds=TIMEOUT_SECONDS
         )
 
-    listener = ClientApi(tls=None)
-    KeyProviderAgent(connect, timeout_seconds=TIMEOUT_SECONDS).register(listener.server)
-    bound = listener.bind(Address("127.0.0.1", 0))
+    agent = KeyProviderAgent(connect, timeout_seconds=TIMEOUT_SECONDS)
+    listener = GrpcListener(
+        "keyprovider", [Address("127.0.0.1", 0)], lambda server, _: agent.register(server)
+    )
+    listener.bind()
     await listener.start()
-    print(f"serving ocicrypt's key provider on {bound}", flush=True)  # noqa: T201  # as the agent
+    print(f"serving ocicrypt's key provider on {listener.endpoint}", flush=True)  # noqa: T201  # as the agent
     await asyncio.Event().wait()
 
 

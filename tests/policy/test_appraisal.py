@@ -16,9 +16,10 @@ from tests.policy.support import (
     tdx_claims,
     without,
 )
+from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.evidence import Tee
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import NotFound, Reason, StorageError
+from verdictd_py.errors import NotFound, PolicyInvalid, Reason, StorageError
 from verdictd_py.policy import engine
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy
 from verdictd_py.policy.engine import MAX_COMPILED, CompiledPolicy
@@ -300,8 +301,8 @@ class TestDocuments:
 
         class Counting(CompiledPolicy):
             @classmethod
-            def compile(cls, policy: str, data: str) -> CompiledPolicy:  # type: ignore[override]
-                compiled.append(policy + data)
+            def compile(cls, policy: str, data: str | ReferenceData) -> CompiledPolicy:  # type: ignore[override]
+                compiled.append(policy)
                 return CompiledPolicy.compile(policy, data)
 
         monkeypatch.setattr(engine, "CompiledPolicy", Counting)
@@ -324,13 +325,12 @@ class TestDocuments:
         one = engine._digest(PolicyDocuments("ab", "c"))
         assert one != engine._digest(PolicyDocuments("a", "bc"))
 
-    def test_a_problem_is_told_before_any_guest_comes(self) -> None:
-        assert RegoAppraisalPolicy.problem(YES) is None
-        assert RegoAppraisalPolicy.problem(default_documents(Tee.TDX)) is None
-        assert RegoAppraisalPolicy.problem(default_documents(Tee.SGX)) is None
-        problem = RegoAppraisalPolicy.problem(PolicyDocuments("garbage", "{}"))
-        assert problem is not None
-        assert problem.startswith("the policy cannot be compiled: line 1: expecting `package`")
+    async def test_a_problem_is_reported_before_any_guest_comes(self) -> None:
+        for good in (YES, default_documents(Tee.TDX), default_documents(Tee.SGX)):
+            assert await RegoAppraisalPolicy(Documents(good)).prepare(Tee.TDX) is good
+        broken = RegoAppraisalPolicy(Documents(PolicyDocuments("garbage", "{}")))
+        with pytest.raises(PolicyInvalid, match="cannot be compiled: line 1: expecting `package`"):
+            await broken.prepare(Tee.TDX)
 
 
 async def test_claims_that_are_no_json_refuse() -> None:

@@ -26,13 +26,13 @@ from tests.policy.support import (
     without,
 )
 from tests.support.examples import examples
+from verdictd_py.documents.reference import parse_data
 from verdictd_py.domain.evidence import TDX_MEASUREMENTS, Tee
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy
 from verdictd_py.policy.engine import CompiledPolicy
 from verdictd_py.policy.explain import DEFAULT_TCB
-from verdictd_py.policy.reference import parse_data
 from verdictd_py.ports import PolicyDocuments
 
 PINNABLE = (

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.examples import examples
+from verdictd_py.documents.reference import canonical
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.formats import eventlog, initdata
@@ -17,7 +18,6 @@ from verdictd_py.policy.engine import (
     MAX_POLICY_BYTES,
     CompiledPolicy,
 )
-from verdictd_py.policy.reference import canonical
 
 HEAD = "package policy\nimport rego.v1\n"
 

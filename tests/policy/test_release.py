@@ -3,50 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 
 import pytest
 
 from tests.policy.support import POLICIES
 from tests.support.memory import accepted_peer
-from verdictd_py.domain.evidence import Tee
-from verdictd_py.domain.names import Name
-from verdictd_py.errors import NotFound
 from verdictd_py.policy.release import RegoReleasePolicy
-from verdictd_py.ports import Kind, PolicyDocuments
+from verdictd_py.ports import Kind
+from verdictd_py.storage.memory import MemoryDocumentStore
 
 PEER = accepted_peer()
 HEAD = "package policy\nimport rego.v1\ndefault allow := false\n"
+UNDEFINED = "package policy\nimport rego.v1\nallow if input.claims.mrTd == 0\n"
+"""`allow` is neither true nor false for any guest."""
 DEFAULT = (POLICIES / "releasePolicy.rego").read_text()
 
 
-@dataclass
-class Documents:
-    texts: dict[str, str] = field(default_factory=dict)
-
-    async def get(self, name: Name) -> str:
-        if str(name) not in self.texts:
-            raise NotFound(f"opa/{name} is missing")
-        return self.texts[str(name)]
-
-    async def put(self, name: Name, text: str) -> None:
-        self.texts[str(name)] = text
-
-    async def documents(self, tee: Tee) -> PolicyDocuments:
-        raise NotFound(str(tee))
-
-    def policy_name(self, tee: Tee) -> Name:
-        raise NotFound(str(tee))
-
-    def reference_name(self, tee: Tee) -> Name:
-        raise NotFound(str(tee))
-
-    def tee_of(self, name: Name) -> Tee | None:
-        return None
-
-
 async def reasons(texts: dict[str, str], path: str = "keys/one", kind: Kind = Kind.KEY) -> str:
-    found = await RegoReleasePolicy(Documents(texts)).failures(PEER, kind, path)
+    found = await RegoReleasePolicy(MemoryDocumentStore(texts)).failures(PEER, kind, path)
     return "; ".join(reason.text for reason in found)
 
 
@@ -66,6 +40,8 @@ async def test_the_packaged_policy_gives_every_accepted_guest_everything() -> No
         ({}, "opa/releasePolicy.rego is missing"),
         ({"releasePolicy.rego": "garbage"}, "cannot be used"),
         ({"releasePolicy.rego": HEAD}, "does not allow keys/one to this guest"),
+        ({"releasePolicy.rego": UNDEFINED}, "does not allow keys/one to this guest"),
+        ({"releasePolicy.rego": UNDEFINED + 'reasons contains "never"\n'}, "never"),
         ({"releasePolicy.rego": HEAD + "allow := 1 if true\n"}, "does not allow"),
         ({"releasePolicy.rego": 'package policy\nallow := "true"\n'}, "does not allow"),
         ({"releasePolicy.rego": HEAD + 'reasons contains "never"\n'}, "never"),
@@ -115,8 +91,11 @@ async def test_the_longest_prefix_decides() -> None:
 
 async def test_what_is_broken_is_said_before_a_guest_finds_out() -> None:
     broken = {"releasePolicy.rego": DEFAULT, "releasePolicies": '{"a": "x.rego"}', "x.rego": "?"}
-    (problem,) = await RegoReleasePolicy(Documents(broken)).problems()
+    (problem,) = await RegoReleasePolicy(MemoryDocumentStore(broken)).prepare()
     assert problem.startswith("x.rego: ")
-    assert await RegoReleasePolicy(Documents({"releasePolicy.rego": DEFAULT})).problems() == ()
-    (problem,) = await RegoReleasePolicy(Documents({"releasePolicies": "{"})).problems()
+    assert (
+        await RegoReleasePolicy(MemoryDocumentStore({"releasePolicy.rego": DEFAULT})).prepare()
+        == ()
+    )
+    (problem,) = await RegoReleasePolicy(MemoryDocumentStore({"releasePolicies": "{"})).prepare()
     assert "no JSON" in problem

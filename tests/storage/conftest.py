@@ -9,12 +9,9 @@ import pytest
 
 from tests.support.broker import Recorder
 from verdictd_py.storage.directory import Directory
+from verdictd_py.storage.documents import DirectoryDocumentStore
 from verdictd_py.storage.layout import prepare
-from verdictd_py.storage.stores import (
-    DirectoryDocumentStore,
-    DirectoryKeyStore,
-    DirectoryResourceStore,
-)
+from verdictd_py.storage.stores import DirectoryKeyStore, DirectoryResourceStore
 
 
 @pytest.fixture

@@ -7,33 +7,42 @@ from pathlib import Path
 
 import pytest
 
+from verdictd_py.daemon import utc_now
 from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.names import Name
-from verdictd_py.errors import NotFound, StorageError
-from verdictd_py.ports import PolicyDocuments
+from verdictd_py.errors import Conflict, NotFound, StorageError
+from verdictd_py.policy.sets import DocumentsWithSets
+from verdictd_py.ports import ANY, PolicyDocuments
 from verdictd_py.storage.defaults import POLICY_FILES, PROVED, default_documents, default_file
+from verdictd_py.storage.documents import DirectoryDocumentStore
 from verdictd_py.storage.layout import prepare
-from verdictd_py.storage.stores import DirectoryDocumentStore
 
 REPOSITORY = Path(__file__).parents[2]
 POLICY = Name.parse("tdxPolicy.rego")
 DATA = Name.parse("tdxData")
 
 
+async def deciding(documents: DirectoryDocumentStore, tee: Tee) -> PolicyDocuments:
+    return await DocumentsWithSets(documents, utc_now).documents(tee)
+
+
 @pytest.mark.parametrize("tee", PROVED)
 async def test_documents_are_those_of_the_directory_at_once(
     documents: DirectoryDocumentStore, data: Path, tee: Tee
 ) -> None:
-    assert await documents.documents(tee) == default_documents(tee)
+    found = await deciding(documents, tee)
+    assert found.policy == default_documents(tee).policy
+    assert found.reference == default_documents(tee).reference
     for name, text in zip(POLICY_FILES[tee], ("package policy\n", '{"ü": 1}'), strict=True):
         (data / "opa" / name).write_text(text, encoding="utf-8")
-    assert await documents.documents(tee) == PolicyDocuments("package policy\n", '{"ü": 1}')
+    assert await deciding(documents, tee) == PolicyDocuments("package policy\n", '{"ü": 1}')
 
 
 @pytest.mark.parametrize("tee", sorted(set(Tee) - set(POLICY_FILES)))
 async def test_other_tees_have_none(documents: DirectoryDocumentStore, tee: Tee) -> None:
-    with pytest.raises(NotFound, match=f"no policy is kept for {tee}"):
-        await documents.documents(tee)
+    for name in (documents.policy_name, documents.reference_name):
+        with pytest.raises(NotFound, match=f"no policy is kept for {tee}"):
+            name(tee)
     with pytest.raises(NotFound, match=f"no policy is packaged for {tee}"):
         default_documents(tee)
 
@@ -44,38 +53,42 @@ async def test_half_of_the_documents_is_none(
 ) -> None:
     (data / "opa" / missing).unlink()
     with pytest.raises(NotFound, match=f"^opa/{missing} is missing$"):
-        await documents.documents(Tee.TDX)
+        await deciding(documents, Tee.TDX)
 
 
 async def test_what_is_no_text_is_refused(documents: DirectoryDocumentStore, data: Path) -> None:
     (data / "opa" / "tdxData").write_bytes(b"\xff")
     with pytest.raises(StorageError, match=r"^opa/tdxData is not UTF-8 text$"):
-        await documents.documents(Tee.TDX)
+        await deciding(documents, Tee.TDX)
     with (data / "opa" / "tdxData").open("r+b") as file:
         file.truncate(5_000_000)
     with pytest.raises(StorageError, match=r"^opa/tdxData is larger than"):
         await documents.get(DATA)
 
 
-async def test_reference_data_as_large_as_the_policy_room_reads(
+async def test_reference_data_as_large_as_the_policy_reads(
     documents: DirectoryDocumentStore,
 ) -> None:
     text = json.dumps({"mrTd": ["x" * 4_000_000]})
-    await documents.put(DATA, text)
-    assert (await documents.documents(Tee.TDX)).data == text
+    await documents.put(DATA, text, expected=ANY)
+    assert (await documents.get(DATA)).text == text
 
 
-async def test_a_document_is_put_and_got_by_name(
+async def test_a_document_is_readable_for_its_owner_alone(
     documents: DirectoryDocumentStore, data: Path
 ) -> None:
-    await documents.put(POLICY, "package policy\n# ü\n")
-    assert await documents.get(POLICY) == "package policy\n# ü\n"
+    await documents.put(POLICY, "package policy\n# ü\n", expected=ANY)
     assert (data / "opa" / "tdxPolicy.rego").stat().st_mode & 0o777 == 0o600
-    mine = Name.parse("mine.rego")
-    with pytest.raises(NotFound, match=r"^opa/mine.rego is missing$"):
-        await documents.get(mine)
-    await documents.put(mine, "package mine")
-    assert await documents.get(mine) == "package mine"
+
+
+async def test_a_file_edited_by_hand_has_another_revision(
+    documents: DirectoryDocumentStore, data: Path
+) -> None:
+    revision = (await documents.get(POLICY)).revision
+    (data / "opa" / "tdxPolicy.rego").write_text("package policy # by hand\n")
+    with pytest.raises(Conflict, match=r"^opa/tdxPolicy.rego has changed since it was read"):
+        await documents.put(POLICY, "package policy # by API\n", expected=revision)
+    assert (await documents.get(POLICY)).text == "package policy # by hand\n"
 
 
 async def test_a_name_of_three_segments_leads_through_no_link(
@@ -89,7 +102,7 @@ async def test_a_name_of_three_segments_leads_through_no_link(
     with pytest.raises(NotFound):
         await documents.get(name)
     with pytest.raises(StorageError, match=r"^opa/a/b/c begins with a, which is taken$"):
-        await documents.put(name, "x")
+        await documents.put(name, "x", expected=ANY)
     assert (tmp_path / "b" / "c").read_text() == "secret of the host"
 
 
@@ -116,7 +129,7 @@ def test_the_example_key_is_the_guides() -> None:
 async def test_sample_guests_have_documents_only_where_they_may_come(tmp_path: Path) -> None:
     directory, _ = prepare(tmp_path / "without")
     with pytest.raises(NotFound):
-        await DirectoryDocumentStore(directory).documents(Tee.SAMPLE)
+        await deciding(DirectoryDocumentStore(directory), Tee.SAMPLE)
     directory, _ = prepare(tmp_path / "with", sample=True)
-    found = await DirectoryDocumentStore(directory).documents(Tee.SAMPLE)
-    assert found == default_documents(Tee.SAMPLE)
+    found = await deciding(DirectoryDocumentStore(directory), Tee.SAMPLE)
+    assert found.reference == default_documents(Tee.SAMPLE).reference

@@ -63,8 +63,8 @@ def test_a_new_directory_gets_the_defaults(tmp_path: Path) -> None:
         assert [files.pop(name).decode() for name in names] == [packaged.policy, packaged.data]
     for release in ("releasePolicy.rego", "releaseData"):
         assert files.pop(f"opa/{release}") == default_file(f"policies/{release}")
-    assert files == {}
-    assert sorted(path.name for path in data.iterdir()) == list(DIRECTORIES)
+    assert files == {".lock": b""}
+    assert sorted(path.name for path in data.iterdir() if path.is_dir()) == list(DIRECTORIES)
     for path in data.rglob("*"):
         assert path.stat().st_mode & 0o777 == (0o600 if path.is_file() else 0o700)
     assert data.stat().st_mode & 0o777 == 0o700

@@ -62,7 +62,10 @@ async def client_of_user(
         os.seteuid(uid)
         try:
             return socket.create_connection(
-                (broker.daemon.client_api.host, broker.daemon.client_api.port)
+                (
+                    broker.daemon.listener("client_api").address.host,
+                    broker.daemon.listener("client_api").address.port,
+                )
             )
         finally:
             os.seteuid(0)

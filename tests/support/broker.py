@@ -16,6 +16,8 @@ from verdictd_py import daemon as app
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.guest.attesters import Attester, SimulatedAttester, guest_context
 from verdictd_py.guest.connection import GuestConnection
+from verdictd_py.listeners.attested import AttestedListener
+from verdictd_py.listeners.kbs import KbsListener
 from verdictd_py.protocols.ratstls.issue import Form
 from verdictd_py.simulator import SimulatedPlatform, collateral_json
 
@@ -36,11 +38,26 @@ class RunningBroker:
 
     @property
     def address(self) -> tuple[str, int]:
-        return self.daemon.listen.host, self.daemon.listen.port
+        listening = self.daemon.listener("listen").address
+        return listening.host, listening.port
+
+    @property
+    def attested(self) -> AttestedListener:
+        """The listener of guests over RATS-TLS."""
+        found = self.daemon.listener("listen")
+        assert isinstance(found, AttestedListener)
+        return found
+
+    @property
+    def kbs(self) -> KbsListener:
+        """The listener of HTTP guests."""
+        found = self.daemon.listener("kbs_http")
+        assert isinstance(found, KbsListener)
+        return found
 
     @property
     def client_api(self) -> str:
-        return str(self.daemon.client_api)
+        return self.daemon.listener("client_api").endpoint
 
     def attester(self, **more: Any) -> SimulatedAttester:
         return SimulatedAttester(self.platform, **more)
@@ -90,7 +107,7 @@ async def running_broker(
         **settings,
     }
     events = Recorder()
-    daemon = app.Daemon(
+    daemon = app.build_daemon(
         Settings(**chosen), Unsafe(**{"unsafe_tdx_root_ca": root, **(unsafe or {})}), events
     )
     await daemon.start()

@@ -92,7 +92,7 @@ async def rest(guest: GuestConnection) -> bytes:
 async def nothing_stays(broker: RunningBroker) -> None:
     """Waits until the listener holds no connection."""
     async with asyncio.timeout(SECONDS):
-        while tasks := broker.daemon._attested._tasks:
+        while tasks := broker.attested._tasks:
             await asyncio.wait(tasks)
 
 

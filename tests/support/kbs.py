@@ -33,5 +33,4 @@ async def running_kbs(
 
 def url_of(broker: RunningBroker) -> str:
     """Where its guests connect to."""
-    assert broker.daemon.kbs_url is not None
-    return broker.daemon.kbs_url
+    return broker.kbs.endpoint

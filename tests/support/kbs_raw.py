@@ -115,10 +115,9 @@ def request(
 
 async def all_closed(broker: RunningBroker) -> None:
     """Waits until no connection is left."""
-    kbs = broker.daemon._kbs
-    assert kbs is not None
+    kbs = broker.kbs
     async with asyncio.timeout(SECONDS):
-        while tasks := tuple(kbs._listener._acceptor._tasks):
+        while tasks := tuple(kbs._acceptor._tasks):
             await asyncio.wait(tasks)
 
 

@@ -27,5 +27,5 @@ async def judged(broker: RunningBroker, log: bytes, *, rtmr3: bytes = bytes(48))
         quote_for=broker.attester(measurements=td).quote,
         now=broker.now,
     )
-    appraiser: Appraiser = broker.daemon._attested._appraiser
+    appraiser: Appraiser = broker.attested._appraiser
     return await appraiser.judge(lambda now: replace(read(certificate, now), event_log=log))

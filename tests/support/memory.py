@@ -14,7 +14,7 @@ from verdictd_py.domain.names import KeyId, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import AlreadyExists, NotFound, Reason, RequestError, StorageError
-from verdictd_py.ports import Kind, StoredName, StoredObject
+from verdictd_py.ports import ANY, Expected, Kind, StoredName, StoredObject
 
 MemoryEvents = RecordedEvents
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -116,13 +116,15 @@ class MemoryResources:
             raise NotFound(f"there is no resource {path}")
         return StoredObject(Kind.RESOURCE, f"resources/{path}", self.contents[path])
 
-    async def put(self, path: ResourcePath, content: SecretBytes) -> StoredObject:
+    async def put(
+        self, path: ResourcePath, content: SecretBytes, *, expected: Expected = ANY
+    ) -> StoredObject:
         if not len(content):
             raise RequestError("empty")
         self.contents[path] = content
         return await self.get(path)
 
-    async def delete(self, path: ResourcePath) -> None:
+    async def delete(self, path: ResourcePath, *, expected: Expected = ANY) -> None:
         if self.contents.pop(path, None) is None:
             raise NotFound(f"there is no resource {path}")
 

@@ -39,22 +39,22 @@ async def until(condition: Callable[[], bool]) -> None:
 async def begin(broker: RunningBroker, guest: GuestConnection, begun: bytes) -> None:
     """Sends the beginning of a request, and waits until the broker has it."""
     assert await guest.version() == "v1"
-    await until(lambda: len(broker.daemon._attested._idle) == 1)
+    await until(lambda: len(broker.attested._idle) == 1)
     await send(guest, begun)
-    await until(lambda: not broker.daemon._attested._idle)
+    await until(lambda: not broker.attested._idle)
 
 
 async def stop(broker: RunningBroker) -> asyncio.Task[None]:
     """Begins what SIGTERM begins; returns once no connection is accepted any more."""
     task = asyncio.create_task(broker.daemon.stop())
-    await until(lambda: broker.daemon._attested._draining)
+    await until(lambda: broker.attested._draining)
     return task
 
 
 async def test_idle_guests_are_told_goodbye_at_once(broker: RunningBroker) -> None:
     async with broker.guest() as guest, broker.guest() as silent:
         assert await guest.version() == "v1"
-        await until(lambda: len(broker.daemon._attested._idle) == 2)
+        await until(lambda: len(broker.attested._idle) == 2)
         async with asyncio.timeout(DRAIN_SECONDS / 2):
             await broker.daemon.stop()
         for each in (guest, silent):

@@ -223,7 +223,7 @@ async def test_nullverifier_needs_its_flag(tmp_path: Path) -> None:
     """defects.md 7: upstream fell back to it by itself."""
     settings = Settings(verifier=("nullverifier",), data_dir=tmp_path / "data")
     with pytest.raises(ConfigError, match="--insecure-nullverifier"):
-        app.Daemon(settings, Unsafe(), RecordedEvents())
+        app.build_daemon(settings, Unsafe(), RecordedEvents())
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -119,7 +119,7 @@ class TestLoopback:
             running_broker(tmp_path, platform, client_api="[::1]:0") as broker,
             client_of(broker) as client,
         ):
-            assert broker.daemon.client_api.host == "::1"
+            assert broker.daemon.listener("client_api").address.host == "::1"
             await may_do_everything(client)
 
     @needs_root
@@ -185,7 +185,9 @@ class TestOpenAddress:
         options = {"insecure_client_api": True}
         async with (
             running_broker(tmp_path, platform, unsafe=options, client_api="0.0.0.0:0") as broker,
-            KeyProviderClient.open(f"127.0.0.1:{broker.daemon.client_api.port}") as client,
+            KeyProviderClient.open(
+                f"127.0.0.1:{broker.daemon.listener('client_api').address.port}"
+            ) as client,
         ):
             await may_do_everything(client)
             flags = [event["flag"] for event in broker.events.named("unsafe.option")]

@@ -91,7 +91,7 @@ class TestKeyProviderApi:
             "keyprovider_api": "127.0.0.1:0",
         }
         async with running_broker(tmp_path, platform, **settings) as broker:
-            address = str(broker.daemon.keyprovider_api)
+            address = broker.daemon.listener("keyprovider_api").endpoint
             for target in (address, broker.client_api):
                 async with KeyProviderClient.open(target) as client:
                     assert await client.unwrap(await client.wrap(KID)) == LAYER
@@ -114,8 +114,7 @@ class TestKeyProviderApi:
             "keyprovider_api": "0.0.0.0:0",
         }
         async with running_broker(tmp_path, platform, **settings) as broker:
-            assert broker.daemon.keyprovider_api is not None
-            port = broker.daemon.keyprovider_api.port
+            port = broker.daemon.listener("keyprovider_api").address.port
             async with KeyProviderClient.open(f"127.0.0.1:{port}", farm) as client:
                 packet = await client.wrap(KID)
             async with KeyProviderClient.open(broker.client_api) as client:  # unix: no TLS
@@ -132,7 +131,7 @@ class TestKeyProviderApi:
         self, tmp_path: Path, platform: SimulatedPlatform
     ) -> None:
         async with running_broker(tmp_path, platform) as broker:
-            taken = str(broker.daemon.client_api)
+            taken = broker.daemon.listener("client_api").endpoint
             (tmp_path / "2").mkdir()
             with pytest.raises(ConfigError, match="choose another --keyprovider-api"):
                 async with running_broker(tmp_path / "2", platform, keyprovider_api=taken):

@@ -43,7 +43,7 @@ class TestTls:
         issue = certificates.ca.issue_cert
         settings: dict[str, Any] = {"client_api": "0.0.0.0:0", **certificates.settings}
         async with running_broker(tmp_path, platform, **settings) as broker:
-            target = f"127.0.0.1:{broker.daemon.client_api.port}"
+            target = f"127.0.0.1:{broker.daemon.listener('client_api').address.port}"
 
             @asynccontextmanager
             async def client(

@@ -205,7 +205,7 @@ def test_what_cannot_be_used_is_said_at_start(
         for name, value in settings.items()
     }
     with pytest.raises(ConfigError, match=said):
-        app.Daemon(
+        app.build_daemon(
             Settings(data_dir=tmp_path / "data", **given),  # type: ignore[arg-type]  # a table
             Unsafe(),
             RecordedEvents(),

@@ -25,7 +25,7 @@ from verdictd_py.config import Address
 from verdictd_py.errors import ConfigError
 from verdictd_py.guest.agent import MAX_TOLD_CHARACTERS, Connect, KeyProviderAgent
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
-from verdictd_py.listeners.client_api import ClientApi
+from verdictd_py.listeners.grpc_listener import GrpcListener
 from verdictd_py.protocols.ratstls.issue import Form
 from verdictd_py.simulator import SimulatedPlatform
 from verdictd_py.tsm import REPORTS
@@ -203,15 +203,17 @@ async def test_a_guest_that_has_no_evidence_to_show_says_why(broker: RunningBrok
 @asynccontextmanager
 async def served(connect: Connect) -> AsyncIterator[KeyProviderClient]:
     """A client of an agent in this process that connects so."""
-    listener = ClientApi(tls=None)
-    KeyProviderAgent(connect, timeout_seconds=0.5).register(listener.server)
-    address = listener.bind(Address("127.0.0.1", 0))
+    agent = KeyProviderAgent(connect, timeout_seconds=0.5)
+    listener = GrpcListener(
+        "keyprovider", [Address("127.0.0.1", 0)], lambda server, _: agent.register(server)
+    )
+    listener.bind()
     await listener.start()
     try:
-        async with KeyProviderClient.open(str(address)) as client:
+        async with KeyProviderClient.open(listener.endpoint) as client:
             yield client
     finally:
-        await listener.drain(0)
+        await listener.stop(0)
 
 
 class AnyBroker(GuestConnection):

@@ -47,8 +47,8 @@ async def still_serves(broker: RunningBroker) -> None:
 
 async def nothing_stays(broker: RunningBroker) -> None:
     async with asyncio.timeout(SECONDS):
-        while broker.daemon._attested._tasks:
-            await asyncio.wait(broker.daemon._attested._tasks)
+        while broker.attested._tasks:
+            await asyncio.wait(broker.attested._tasks)
 
 
 async def send_raw(broker: RunningBroker, data: bytes) -> bytes:

@@ -55,12 +55,11 @@ def live(directory: Path) -> Iterator[Live]:
     async def serve() -> None:
         tokens = AdminTokens(directory / "admins")
         async with running_kbs(directory, kbs_admins=tokens.file) as broker:
-            kbs = broker.daemon._kbs
-            assert kbs is not None
+            kbs = broker.kbs
             found.url, found.events = url_of(broker), broker.events
             found.routes = {
                 (route.method.lower(), route.resource.canonical)
-                for route in kbs._listener.app.router.routes()
+                for route in kbs.app.router.routes()
                 if route.resource is not None
             }
             async with attested(found.url, tdx_guest(broker.platform)) as session:

@@ -25,9 +25,8 @@ async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
 
 async def stopping(broker: RunningBroker) -> asyncio.Task[None]:
     """Begins what SIGTERM begins; returns once no connection is accepted any more."""
-    kbs = broker.daemon._kbs
-    assert kbs is not None
-    accepting = kbs._listener._acceptor._accepting
+    kbs = broker.kbs
+    accepting = kbs._acceptor._accepting
     assert accepting is not None
     task = asyncio.create_task(broker.daemon.stop())
     async with asyncio.timeout(SECONDS):

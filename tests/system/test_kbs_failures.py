@@ -244,13 +244,12 @@ async def test_a_bug_of_ours_is_an_incident_and_nothing_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     async with running_kbs(tmp_path) as broker:
-        kbs = broker.daemon._kbs
-        assert kbs is not None
+        kbs = broker.kbs
 
         def fail(*_: object, **__: object) -> None:
             raise error(SECRET_OF_OURS)
 
-        monkeypatch.setattr(type(kbs._handshakes._tokens), "issue", fail)
+        monkeypatch.setattr(type(kbs.guests._handshakes._tokens), "issue", fail)
         async with connected(url_of(broker), tdx_guest(broker.platform)) as session:
             answer = await attest_answer(session, broker)
         bug = broker.events.named("warning.bug")[-1]
@@ -267,9 +266,8 @@ async def test_a_bug_of_ours_is_an_incident_and_nothing_more(
 
 def holds(broker: RunningBroker, number: int) -> bool:
     """Whether so many connections count, open or not, and an answer is due on each."""
-    kbs = broker.daemon._kbs
-    assert kbs is not None
-    due = [each.answering for each in kbs._listener._acceptor._tasks.values()]
+    kbs = broker.kbs
+    due = [each.answering for each in kbs._acceptor._tasks.values()]
     return due == [True] * number
 
 

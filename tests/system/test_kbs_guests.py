@@ -232,9 +232,8 @@ async def test_a_token_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         async with attested(url_of(broker), guest) as session:
             token = await session.token()
             later = broker.now + timedelta(minutes=6)
-            kbs = broker.daemon._kbs
-            assert kbs is not None
-            monkeypatch.setattr(kbs._handshakes, "_clock", lambda: later)
+            kbs = broker.kbs
+            monkeypatch.setattr(kbs.guests._handshakes, "_clock", lambda: later)
             with pytest.raises(KbsRefused) as raised:
                 await session.get(str(PATH))
             assert raised.value.variant == "TokenNotFound"

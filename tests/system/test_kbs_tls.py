@@ -29,8 +29,7 @@ def port_of(broker: RunningBroker) -> int:
 
 
 def self_signed(broker: RunningBroker) -> bytes:
-    assert broker.daemon._kbs is not None
-    return broker.daemon._kbs.self_signed
+    return broker.kbs.self_signed
 
 
 def trusting(pem: bytes, *, version: ssl.TLSVersion | None = None) -> ssl.SSLContext:

@@ -178,7 +178,7 @@ async def test_every_change_over_http_is_in_the_audit_trail(
 @contextmanager
 def full_disk(broker: RunningBroker) -> Iterator[None]:
     """The audit trail cannot be written meanwhile."""
-    trail = broker.daemon._audit
+    trail = broker.daemon._parts.audit
     room, full = trail._file, os.open("/dev/full", os.O_WRONLY)
     trail._file = full
     try:

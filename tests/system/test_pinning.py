@@ -109,6 +109,7 @@ async def test_it_is_shown_and_asked_before_anything_changes(broker: RunningBrok
     assert reference(broker) == {"rtmr1": [OTHER, HONEST]}
 
 
+@pytest.mark.usefixtures("interruptible")
 async def test_whoever_hangs_up_at_the_question_changes_nothing(broker: RunningBroker) -> None:
     """Control-C ends it at once, not at the next line."""
     which = await refused_for(broker, rtmr1=[OTHER])

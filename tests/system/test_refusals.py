@@ -89,7 +89,7 @@ async def of_another_kernel(broker: RunningBroker) -> list[str]:
 
 
 async def over_http(broker: RunningBroker, guest: RcarGuest, *tampers: Tamper) -> list[str]:
-    async with connected(str(broker.daemon.kbs_url), guest) as session:
+    async with connected(broker.kbs.endpoint, guest) as session:
         with pytest.raises(KbsRefused):
             await attest(session, *tampers)
     return reasons(broker.events.named("guest.refused")[-1])

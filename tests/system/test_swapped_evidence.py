@@ -98,7 +98,7 @@ async def test_only_what_belongs_together_is_accepted(
         key=guests[key].key,
         begin=broker.now.replace(microsecond=0),
     )
-    appraiser: Appraiser = broker.daemon._attested._appraiser
+    appraiser: Appraiser = broker.attested._appraiser
     appraisal = await appraiser.judge(partial(read, made))
     assert appraisal.accepted is (key == claims == quote)
     if not appraisal.accepted:

@@ -190,7 +190,7 @@ async def test_a_guest_starts_the_renewal_that_is_due(place: Place) -> None:
     place.clock.now = NOW + LIFETIME * 0.9
     for _ in range(3):
         assert await place.get() == (first,)
-    await asyncio.gather(*place.cache._flights.values())
+    await asyncio.gather(*place.cache._fetches._tasks.values())
     assert place.pccs.asked[TCB] == 2
     assert await place.get() != (first,)
 
@@ -427,7 +427,7 @@ async def test_too_many_platform_types_at_once_are_told_to_come_back(place: Plac
     place.pccs.stalled = True
     requests = [CollateralRequest(Tee.TDX, f"{n:012x}", "platform") for n in range(MAX_FLIGHTS)]
     waiting = [asyncio.create_task(place.cache.candidates(each, None)) for each in requests]
-    while len(place.cache._flights) < MAX_FLIGHTS:  # noqa: ASYNC110  # no event says so
+    while len(place.cache._fetches) < MAX_FLIGHTS:  # noqa: ASYNC110  # no event says so
         await asyncio.sleep(0)
     with pytest.raises(CollateralUnavailable, match="too many"):
         await place.get()
@@ -444,6 +444,107 @@ async def test_a_guest_that_leaves_does_not_end_the_fetch_of_the_others(place: P
     place.pccs.go_on.set()
     assert len(await staying) == 1
     assert place.pccs.asked[CRL] == 1
+
+
+class Gate:
+    """A store whose reads wait until the test opens it."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self.reading, self.open = asyncio.Event(), asyncio.Event()
+        self.reads = 0
+
+    async def names(self) -> tuple[str, ...]:
+        return await self._store.names()
+
+    async def load(self, name: str) -> bytes | None:
+        self.reads += 1
+        self.reading.set()
+        await self.open.wait()
+        return await self._store.load(name)
+
+    async def save(self, name: str, content: bytes) -> None:
+        await self._store.save(name, content)
+
+
+class TestGuestsTogetherAfterARestart:
+    """The collateral is on disk, and the service does not answer."""
+
+    @pytest_asyncio.fixture
+    async def gate(self, place: Place) -> Gate:
+        await place.get()
+        place.pccs.change = BROKEN["500"]
+        place.pccs.asked.clear()
+        gate = Gate(place.store)
+        place.store = gate  # type: ignore[assignment]  # the same port
+        place.cache = place.make()
+        return gate
+
+    async def test_all_are_served_from_disk_by_one_read(self, place: Place, gate: Gate) -> None:
+        guests = [asyncio.create_task(place.get()) for _ in range(5)]
+        await gate.reading.wait()
+        gate.open.set()
+        found = await asyncio.gather(*guests)
+        assert len({id(collateral) for (collateral,) in found}) == 1
+        assert gate.reads == 1
+        assert not place.pccs.asked
+
+    async def test_the_first_that_disconnects_does_not_fail_the_others(
+        self, place: Place, gate: Gate
+    ) -> None:
+        first, *others = (asyncio.create_task(place.get()) for _ in range(5))
+        await gate.reading.wait()
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        gate.open.set()
+        found = await asyncio.gather(*others)
+        assert len({id(collateral) for (collateral,) in found}) == 1
+        assert gate.reads == 1
+        assert not place.pccs.asked
+
+    async def test_the_renewal_does_not_hide_the_file_from_guests(
+        self, place: Place, gate: Gate
+    ) -> None:
+        """`restore` reads the same file at the same time."""
+        restoring = asyncio.create_task(place.cache.restore())
+        await gate.reading.wait()
+        guest = asyncio.create_task(place.get())
+        await asyncio.sleep(0)  # the guest has looked into the memory
+        gate.open.set()
+        assert len(await guest) == 1
+        await restoring
+        assert not place.pccs.asked
+
+    async def test_those_that_wait_when_the_broker_stops_are_not_cancelled(
+        self, place: Place, gate: Gate
+    ) -> None:
+        """Their connections would end without the line in the log that says why."""
+        guest = asyncio.create_task(place.get())
+        await gate.reading.wait()
+        await place.cache.stop()
+        with pytest.raises(CollateralUnavailable, match="stopping"):
+            await guest
+
+
+async def test_a_bug_in_a_renewal_is_recorded_and_not_repeated_at_once(place: Place) -> None:
+    """No guest waits for a renewal, so nothing else would ever report it."""
+    asked = 0
+
+    async def broken(request: CollateralRequest, check: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        raise KeyError("secret text")
+
+    (first,) = await place.get()
+    place.clock.now = NOW + LIFETIME * 0.9
+    place.cache._fetch = broken
+    for _ in range(3):
+        await place.cache.renew_due()
+        assert await place.get() == (first,)
+    assert asked == 1
+    (event,) = place.events.named("collateral.not-renewed")
+    assert event["problem"] == "internal error: KeyError"
 
 
 async def test_intels_own_service_has_the_roots_list_elsewhere(place: Place) -> None:
@@ -512,7 +613,7 @@ async def test_what_is_valid_is_served_while_the_air_is_full(place: Place) -> No
     place.pccs.stalled = True
     requests = [CollateralRequest(Tee.TDX, f"{n:012x}", "platform") for n in range(MAX_FLIGHTS)]
     waiting = [asyncio.create_task(place.cache.candidates(each, None)) for each in requests]
-    while len(place.cache._flights) < MAX_FLIGHTS:  # noqa: ASYNC110  # no event says so
+    while len(place.cache._fetches) < MAX_FLIGHTS:  # noqa: ASYNC110  # no event says so
         await asyncio.sleep(0)
     assert await place.get() == (first,)
     await place.cache.renew_due()

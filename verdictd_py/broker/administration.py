@@ -6,7 +6,6 @@ trust, not a formality.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,7 +16,8 @@ from uuid import uuid4
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from verdictd_py.broker.policies import PolicyAdministrator
+from verdictd_py.broker.changes import repeated
+from verdictd_py.broker.documents import DocumentAdministrator
 from verdictd_py.broker.referencesets import SetAdministrator
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.events import (
@@ -34,7 +34,16 @@ from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.encoding import decode_object
 from verdictd_py.errors import AlreadyExists, NotFound, RequestError
 from verdictd_py.formats import imagepolicy
-from verdictd_py.ports import Events, KeyringEditor, KeyStore, ResourceStore, StoredName
+from verdictd_py.ports import (
+    ABSENT,
+    ANY,
+    Events,
+    Expected,
+    KeyringEditor,
+    KeyStore,
+    ResourceStore,
+    StoredName,
+)
 
 MAX_PAGE: Final = 1000
 """Names in one answer, some 200 bytes each."""
@@ -150,7 +159,6 @@ class ResourceAdministrator:
         self._resources = resources
         self._keyrings = keyrings
         self._events = events
-        self._keyring_lock = asyncio.Lock()
 
     async def page(self, caller: Caller, after: str, limit: int) -> tuple[StoredName, ...]:
         """The next resources by path; a `limit` of 0 means as many as one answer holds.
@@ -217,44 +225,63 @@ class ResourceAdministrator:
         return self._keyrings.listed(await self.keyring(caller))
 
     async def keyring(self, caller: Caller) -> bytes:
-        """The keyring as guests get it; empty where there is none.
+        """Return the keyring as guests get it; empty if there is none.
 
         Raises:
             NotAuthorized, StorageError: see `ResourceStore.get`.
         """
         caller.require(Right.MANAGE)
-        try:
-            return (await self._resources.get(ResourcePath.parse(KEYRING))).content.reveal()
-        except NotFound:
-            return b""
+        return (await self._stored_keyring())[0]
 
     async def import_certificates(self, caller: Caller, certificates: bytes) -> None:
-        """Adds OpenPGP certificates to the keyring.
+        """Add OpenPGP certificates to the keyring.
 
         Raises:
             NotAuthorized, RequestError, StorageError: see `KeyringEditor.added`.
+            Conflict: others kept changing the keyring.
         """
         caller.require(Right.MANAGE)
-        async with self._keyring_lock:
-            changed = self._keyrings.added(await self.keyring(caller), certificates)
-            await self._put(caller, ResourcePath.parse(KEYRING), SecretBytes(changed))
+        await self._change_keyring(
+            caller, lambda keyring: self._keyrings.added(keyring, certificates)
+        )
 
     async def delete_certificate(self, caller: Caller, which: str) -> None:
-        """Takes one certificate out of the keyring.
+        """Remove one certificate from the keyring.
 
         Raises:
             NotAuthorized, NotFound, RequestError, StorageError: see `KeyringEditor.without`.
+            Conflict: others kept changing the keyring.
         """
         caller.require(Right.MANAGE)
-        async with self._keyring_lock:
-            changed = self._keyrings.without(await self.keyring(caller), which)
-            if changed:
-                await self._put(caller, ResourcePath.parse(KEYRING), SecretBytes(changed))
-            else:
-                await self.delete(caller, KEYRING)
+        await self._change_keyring(caller, lambda keyring: self._keyrings.without(keyring, which))
 
-    async def _put(self, caller: Caller, path: ResourcePath, content: SecretBytes) -> None:
-        stored = await self._resources.put(path, content)
+    async def _change_keyring(self, caller: Caller, edit: Callable[[bytes], bytes]) -> None:
+        """Edit the keyring by compare-and-swap, again while others change it."""
+        path = ResourcePath.parse(KEYRING)
+
+        async def attempt() -> None:
+            keyring, expected = await self._stored_keyring()
+            changed = edit(keyring)
+            if changed:
+                await self._put(caller, path, SecretBytes(changed), expected)
+            else:
+                await self._resources.delete(path, expected=expected)
+                self._events.record(ResourceDeleted(caller=caller.name, path=KEYRING))
+
+        await repeated(attempt)
+
+    async def _stored_keyring(self) -> tuple[bytes, Expected]:
+        """Return the keyring, empty if there is none, and its revision."""
+        try:
+            found = await self._resources.get(ResourcePath.parse(KEYRING))
+        except NotFound:
+            return b"", ABSENT
+        return found.content.reveal(), found.revision
+
+    async def _put(
+        self, caller: Caller, path: ResourcePath, content: SecretBytes, expected: Expected = ANY
+    ) -> None:
+        stored = await self._resources.put(path, content, expected=expected)
         self._events.record(ResourceSet(caller=caller.name, path=stored.path, content=content))
 
 
@@ -287,5 +314,5 @@ class Administration:
 
     keys: KeyAdministrator
     resources: ResourceAdministrator
-    policies: PolicyAdministrator
+    documents: DocumentAdministrator
     sets: SetAdministrator

@@ -1,19 +1,21 @@
-"""A guest's measurements as reference values: what would change, without doing it."""
+"""Pinning: which reference values a guest's measurements would add. Nothing is stored here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from verdictd_py.broker.history import Judgement, Verdict
-from verdictd_py.domain.evidence import Tee, measurements
+from verdictd_py.documents.reference import ReferenceData
+from verdictd_py.domain.evidence import measurements
+from verdictd_py.domain.names import Name
 from verdictd_py.encoding import JsonValue, shown
 from verdictd_py.errors import RequestError
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What pinning would do to one list.
+    """Effect of pinning on one list of reference values.
 
     Attributes:
         accepted: the values in it now; none means that any value is accepted.
@@ -25,10 +27,38 @@ class Change:
     added: str
 
 
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A guest's measurements next to the reference data `name`.
+
+    Attributes:
+        revision: of the data before the change; a pin of another revision is refused.
+    """
+
+    judgement: Judgement
+    name: Name
+    changes: tuple[Change, ...]
+    revision: str
+
+
+def pinned(reference: ReferenceData, changes: Sequence[Change]) -> ReferenceData:
+    """Return the reference data with the values that these changes add.
+
+    Raises:
+        RequestError: they add none.
+    """
+    lists: dict[str, JsonValue] = {
+        change.field: [*change.accepted, change.added] for change in changes if change.added
+    }
+    if not lists:
+        raise RequestError("every one of these measurements is accepted already")
+    return ReferenceData.of({**reference.values, **lists})
+
+
 def changes(
-    judgement: Judgement, reference: Mapping[str, JsonValue], fields: Sequence[str]
+    judgement: Judgement, reference: ReferenceData, fields: Sequence[str]
 ) -> tuple[Change, ...]:
-    """What pinning this guest does to each list.
+    """Return what pinning this guest does to each list.
 
     Args:
         fields: measurements; none for those that refused the guest, or of a guest that was
@@ -39,32 +69,27 @@ def changes(
             `reportData`: it is another one for every key.
     """
     chosen = tuple(dict.fromkeys(fields)) or _default_fields(judgement, reference)
-    return tuple(_change(judgement, reference, each) for each in chosen)
+    return tuple(_change(judgement, reference, field) for field in chosen)
 
 
-def unpinned(tee: Tee, reference: Mapping[str, JsonValue]) -> tuple[str, ...]:
-    """Measurements for which any value passes: the list is missing or empty."""
-    return tuple(name for name in measurements(tee) if reference.get(name, []) == [])
-
-
-def _default_fields(judgement: Judgement, reference: Mapping[str, JsonValue]) -> tuple[str, ...]:
+def _default_fields(judgement: Judgement, reference: ReferenceData) -> tuple[str, ...]:
     if judgement.tee is None:
         return ()
     if judgement.verdict is Verdict.ACCEPTED:
-        return unpinned(judgement.tee, reference)
+        return reference.unpinned(measurements(judgement.tee))
     refused = {reason.rule for reason in judgement.reasons}
     return tuple(name for name in measurements(judgement.tee) if name in refused)
 
 
-def _change(judgement: Judgement, reference: Mapping[str, JsonValue], field: str) -> Change:
+def _change(judgement: Judgement, reference: ReferenceData, field: str) -> Change:
     known = () if judgement.tee is None else measurements(judgement.tee)
     measured = judgement.claims.get(field)
     if field not in known or not isinstance(measured, str):
         raise RequestError(
             f"{shown(field)} cannot be pinned from this guest; choose among {', '.join(known)}"
         )
-    values = reference.get(field, [])
+    values = reference.values.get(field, [])
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise RequestError(f"{field} in the reference data is no list of texts; mend it first")
+        raise RequestError(f"{field} in the reference data is no list of texts; fix it first")
     accepted = tuple(str(value) for value in values)
     return Change(field, accepted, "" if measured in accepted else measured)

@@ -1,54 +1,62 @@
-"""What operators do with named sets of reference values."""
+"""Administration of named sets of reference values."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from verdictd_py.broker import pinning
+from verdictd_py.broker.changes import CheckedDocuments, Relied
 from verdictd_py.broker.history import History
-from verdictd_py.domain import referencesets
+from verdictd_py.documents import referencesets
+from verdictd_py.documents.reference import ReferenceData
+from verdictd_py.documents.referencesets import ReferenceSet
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.events import ReferenceAdded, ReferenceRetired
 from verdictd_py.domain.evidence import Tee
-from verdictd_py.domain.names import Name
-from verdictd_py.domain.referencesets import ReferenceSet
-from verdictd_py.encoding import decode_object, shown
-from verdictd_py.errors import AlreadyExists, NotFound, RequestError
-from verdictd_py.ports import DocumentStore, Events, PolicyDocuments, PolicyTester
+from verdictd_py.domain.names import REFERENCE_SETS
+from verdictd_py.errors import NotFound
+from verdictd_py.ports import Document, DocumentStore, Events
 
 
 class SetAdministrator:
-    """Named sets; every use case asks first whether the caller may."""
+    """Use cases for named sets; each first requires the caller's right.
+
+    Args:
+        documents: what operators store; only read here.
+        changes: the one place that stores.
+        clock: now, with a time zone.
+    """
 
     def __init__(
         self,
         *,
         documents: DocumentStore,
-        tester: PolicyTester,
+        changes: CheckedDocuments,
         history: History,
         events: Events,
         clock: Callable[[], datetime],
     ) -> None:
         self._documents = documents
-        self._tester = tester
+        self._changes = changes
         self._history = history
         self._events = events
         self._clock = clock
-        self._changing = asyncio.Lock()
 
     async def listed(self, caller: Caller, tee: str) -> dict[str, tuple[ReferenceSet, str]]:
-        """Every set of a TEE with its state, retired ones among them.
+        """Return every named set of a TEE with its state, retired ones among them.
 
         Raises:
             NotAuthorized, RequestError, StorageError: the sets cannot be read.
         """
         caller.require(Right.MANAGE)
-        sets = (await self._all()).get(referencesets.tee_named(tee), {})
-        now = self._clock()
-        return {name: (each, each.state(now)) for name, each in sorted(sets.items())}
+        kind, now = referencesets.tee_named(tee), self._clock()
+        try:
+            document = await self._documents.get(REFERENCE_SETS)
+        except NotFound:
+            return {}
+        sets = _sets(document).get(kind, {})
+        return {name: (made, made.state(now)) for name, made in sorted(sets.items())}
 
     async def add(
         self,
@@ -58,7 +66,7 @@ class SetAdministrator:
         values: Mapping[str, Sequence[str]],
         expires_at: str,
     ) -> ReferenceSet:
-        """A new set of values given by hand.
+        """Add a named set of values given by hand.
 
         Args:
             expires_at: RFC 3339; empty for never.
@@ -67,21 +75,20 @@ class SetAdministrator:
             NotAuthorized, RequestError, AlreadyExists, PolicyInvalid, StorageError
         """
         caller.require(Right.MANAGE)
-        kind = referencesets.tee_named(tee)
+        kind, now = referencesets.tee_named(tee), self._clock()
         given = {field: tuple(accepted) for field, accepted in values.items()}
         made = ReferenceSet(
             referencesets.checked_values(kind, given),
             caller.name,
-            self._clock(),
-            expires_at=self._expiry(expires_at),
+            now,
+            expires_at=referencesets.expiry(expires_at, now),
         )
-        await self._store(caller, kind, name, made)
-        return made
+        return await self._add(caller, kind, name, made)
 
     async def pin(
         self, caller: Caller, which: str, name: str, fields: Sequence[str], expires_at: str
     ) -> ReferenceSet:
-        """A new set of what a guest measured.
+        """Add a named set of what a guest measured.
 
         Raises:
             NotAuthorized, NotFound: see `History.find`.
@@ -90,56 +97,51 @@ class SetAdministrator:
         """
         caller.require(Right.MANAGE)
         judgement, tee = self._history.pinnable(caller, which)
-        text = await self._documents.get(self._documents.reference_name(tee))
-        reference = decode_object(text.encode(), "the stored reference data")
-        changes = pinning.changes(judgement, reference, fields)
+        document = await self._documents.get(self._documents.reference_name(tee))
+        changes = pinning.changes(judgement, ReferenceData.parse(document.text), fields)
         measured = {change.field: (str(judgement.claims[change.field]),) for change in changes}
+        now = self._clock()
         made = ReferenceSet(
             referencesets.checked_values(tee, measured),
             caller.name,
-            self._clock(),
+            now,
             evidence=judgement.evidence,
             appraisal=judgement.id,
-            expires_at=self._expiry(expires_at),
+            expires_at=referencesets.expiry(expires_at, now),
         )
-        await self._store(caller, tee, name, made)
-        return made
+        return await self._add(caller, tee, name, made)
 
     async def retire(self, caller: Caller, tee: str, name: str) -> ReferenceSet:
-        """Ends a set now. It stays listed, and its lists stay closed.
+        """Retire a set now. It stays listed, and its lists still accept no further value.
+
+        Nothing is checked with the policy: a retirement must succeed under a broken one too.
 
         Raises:
             NotAuthorized, RequestError, NotFound, StorageError
         """
         caller.require(Right.MANAGE)
-        kind = referencesets.tee_named(tee)
-        async with self._changing:
-            sets = await self._all()
-            each = sets.get(kind, {}).get(name)
-            if each is None:
-                raise NotFound(f"there is no set {shown(name)}")
-            sets[kind][name] = referencesets.retired(each, self._clock())
-            await self._documents.put(referencesets.DOCUMENT, referencesets.written(sets))
-        self._events.record(ReferenceRetired(caller=caller.name, tee=kind, name=name))
-        return sets[kind][name]
+        kind, now = referencesets.tee_named(tee), self._clock()
 
-    async def _store(self, caller: Caller, tee: Tee, name: str, made: ReferenceSet) -> None:
-        """Stores a new set with which the policy works."""
-        if len(Name.parse(name).segments) != 1:
-            raise RequestError("a set has a name of one segment")
-        async with self._changing:
-            sets = await self._all()
-            of_tee = sets.setdefault(tee, {})
-            if name in of_tee:
-                raise AlreadyExists(f"there is a set {name} already; choose another name")
-            if len(of_tee) >= referencesets.MAX_SETS:
-                raise RequestError(f"there are {referencesets.MAX_SETS} sets already")
-            of_tee[name] = made
-            stored = await self._documents.documents(tee)
-            reference = decode_object(stored.data.encode(), "the stored reference data")
-            data = json.dumps(referencesets.union(reference, of_tee, self._clock()))
-            await self._tester.check(PolicyDocuments(stored.policy, data), tee)
-            await self._documents.put(referencesets.DOCUMENT, referencesets.written(sets))
+        def edit(before: Document | None) -> str:
+            return referencesets.written(referencesets.with_retired(_sets(before), kind, name, now))
+
+        async def unchecked(text: str) -> Relied:
+            del text
+            return {}
+
+        text = await self._changes.change(REFERENCE_SETS, edit, unchecked)
+        self._events.record(ReferenceRetired(caller=caller.name, tee=kind, name=name))
+        await self._changes.prepare()
+        return referencesets.parse(text)[kind][name]
+
+    async def _add(self, caller: Caller, tee: Tee, name: str, made: ReferenceSet) -> ReferenceSet:
+        def edit(before: Document | None) -> str:
+            return referencesets.written(referencesets.with_set(_sets(before), tee, name, made))
+
+        async def check(text: str) -> Relied:
+            return await self._changes.check_sets(referencesets.parse(text), tee)
+
+        await self._changes.change(REFERENCE_SETS, edit, check)
         self._events.record(
             ReferenceAdded(
                 caller=caller.name,
@@ -153,20 +155,9 @@ class SetAdministrator:
                 ),
             )
         )
+        await self._changes.prepare()
+        return made
 
-    async def _all(self) -> dict[Tee, referencesets.Sets]:
-        try:
-            return referencesets.parse(await self._documents.get(referencesets.DOCUMENT))
-        except NotFound:
-            return {}
 
-    def _expiry(self, text: str) -> datetime | None:
-        if not text:
-            return None
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            moment = None
-        if moment is None or moment.tzinfo is None or moment <= self._clock():
-            raise RequestError(f"{shown(text)} is no time to come; write 2027-11-24T12:00:00Z")
-        return moment
+def _sets(document: Document | None) -> dict[Tee, referencesets.Sets]:
+    return {} if document is None else referencesets.parse(document.text)

@@ -19,10 +19,11 @@ from verdictd_py import daemon as app
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, Silent, moment, read_file
 from verdictd_py.config import MAX_GRACE_DAYS
+from verdictd_py.documents.reference import MAX_DATA_BYTES
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.evidence import Evidence, Tee, tee_of_quote
 from verdictd_py.errors import CollateralUnavailable, ConfigError, EvidenceFormat
-from verdictd_py.policy.reference import MAX_DATA_BYTES
+from verdictd_py.policy.appraisal import RegoAppraisalPolicy
 from verdictd_py.ports import PolicyDocuments
 from verdictd_py.protocols.ratstls import certificate
 from verdictd_py.storage.defaults import default_documents
@@ -115,10 +116,12 @@ def _appraiser(options: Namespace) -> Appraiser:
     moment = options.at or app.utc_now()
     return app.build_appraiser(
         verifiers=select(names, context),
-        policies=_Policies(_text(options.policy), _text(options.data)),
+        policy=RegoAppraisalPolicy(
+            _Policies(_text(options.policy), _text(options.data)),
+            require_reference_values=options.require_reference_values,
+        ),
         clock=lambda: moment,
         events=Silent(),
-        require_reference_values=options.require_reference_values,
         allow_rtmr3_mismatch=options.allow_rtmr3_mismatch,
     )
 

@@ -11,7 +11,7 @@ from typing import Final
 from verdictd_py import __version__, config
 from verdictd_py import daemon as app
 from verdictd_py.cli.main import COMMANDS
-from verdictd_py.cli.parsing import EXIT_OK, Parser
+from verdictd_py.cli.parsing import Parser
 
 _SWITCH: Final = ""
 
@@ -71,7 +71,7 @@ UNSAFE_OPTIONS: Final = (
 
 
 def run(argv: Sequence[str]) -> int:
-    """Runs until SIGTERM; 0 after a clean stop.
+    """Run until SIGTERM: 0 after a clean stop, 1 after a failure that ended the daemon.
 
     Raises:
         ConfigError: it cannot start; one line says why.
@@ -82,8 +82,7 @@ def run(argv: Sequence[str]) -> int:
     if "unsafe_tdx_root_ca" in unsafe:
         unsafe["unsafe_tdx_root_ca"] = Path(unsafe["unsafe_tdx_root_ca"])
     settings = config.load(given, file=None if file is None else Path(file))
-    asyncio.run(app.run(settings, config.Unsafe(**unsafe)))
-    return EXIT_OK
+    return asyncio.run(app.run(settings, config.Unsafe(**unsafe)))
 
 
 def _parser() -> Parser:

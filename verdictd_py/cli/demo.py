@@ -94,7 +94,7 @@ async def _tell(directory: Path, *, leave: bool, sample: bool) -> int:
     data = directory / "data"
     (data / "keys").mkdir(mode=0o700, parents=True)
     (data / "keys" / KID).write_bytes(default_file(f"keys/{KID}"))
-    daemon = await app.Daemon(
+    daemon = await app.build_daemon(
         Settings(
             listen="127.0.0.1:0",
             client_api="127.0.0.1:0",
@@ -146,9 +146,9 @@ class Story:
         Raises:
             DemoFailed: one did not go as told.
         """
-        print(f"The broker listens for guests on {self._daemon.listen},")
-        print(f"for guests of today on {self._daemon.kbs_url},")
-        print(f"for image owners on {self._daemon.client_api}.\n")
+        print(f"The broker listens for guests on {self._daemon.listener('listen').endpoint},")
+        print(f"for guests of today on {self._daemon.listener('kbs_http').endpoint},")
+        print(f"for image owners on {self._daemon.listener('client_api').endpoint}.\n")
         steps: tuple[tuple[str, Callable[[], Awaitable[str]]], ...] = (
             ("An image owner has a layer key wrapped, as skopeo does", self._wrap),
             ("A genuine guest attests and has it unwrapped", self._good_guest),
@@ -176,7 +176,9 @@ class Story:
             },
             "keyunwrapparams": {"dc": None, "annotation": None},
         }
-        async with grpc.aio.insecure_channel(str(self._daemon.client_api)) as channel:
+        async with grpc.aio.insecure_channel(
+            self._daemon.listener("client_api").endpoint
+        ) as channel:
             stub: Any = services.KeyProviderServiceStub(channel)
             answer = await stub.WrapKey(
                 messages.keyProviderKeyWrapProtocolInput(
@@ -209,7 +211,7 @@ class Story:
 
     async def _guest_of_today(self) -> str:
         guest = RcarGuest(TdxEvidence(SimulatedAttester(self._platform)))
-        link = KbsLink(str(self._daemon.kbs_url), timeout_seconds=_STEP_SECONDS)
+        link = KbsLink(self._daemon.listener("kbs_http").endpoint, timeout_seconds=_STEP_SECONDS)
         async with RcarSession.open(link, guest) as session:
             policy = await session.resource(LEGACY_RESOURCES["Policy"])
         return f"the policy, encrypted to the guest's key, is {policy.reveal().decode().strip()}"
@@ -237,24 +239,27 @@ class Story:
     def _guest(
         self, attester: SimulatedAttester | None
     ) -> AbstractAsyncContextManager[GuestConnection]:
-        listen = self._daemon.listen
+        listen = self._daemon.listener("listen").address
         context = guest_context(attester, Form.CURRENT, now=self._now)
         return GuestConnection.open(listen.host, listen.port, context)
 
 
 async def _stay(daemon: app.Daemon, directory: Path) -> None:
     platform = directory / "platform"
+    listen, api, kbs = (
+        daemon.listener(name).endpoint for name in ("listen", "client_api", "kbs_http")
+    )
     print(
         "The broker stays until you press Ctrl-C. Try, in another terminal:\n\n"
-        f"  verdictd-py guest --connect {daemon.listen} --platform {platform} policy\n"
-        f"  verdictd-py guest --connect {daemon.listen} --platform {platform} --base64 key {KID}\n"
-        f"  verdictd-py guest --connect {daemon.listen} --attester none policy\n"
-        f"  verdictd-py guest --protocol rcar --connect {daemon.kbs_url} "
+        f"  verdictd-py guest --connect {listen} --platform {platform} policy\n"
+        f"  verdictd-py guest --connect {listen} --platform {platform} --base64 key {KID}\n"
+        f"  verdictd-py guest --connect {listen} --attester none policy\n"
+        f"  verdictd-py guest --protocol rcar --connect {kbs} "
         f"--platform {platform} policy\n"
-        f"  verdict-py -c {daemon.client_api} explain --last\n"
-        f"  verdict-py -c {daemon.client_api} guest list accepted\n\n"
+        f"  verdict-py -c {api} explain --last\n"
+        f"  verdict-py -c {api} guest list accepted\n\n"
         f"Its data directory is {directory / 'data'}; skopeo finds it with\n\n"
-        f'  {{"key-providers":{{"attestation-agent":{{"grpc":"{daemon.client_api}"}}}}}}\n',
+        f'  {{"key-providers":{{"attestation-agent":{{"grpc":"{api}"}}}}}}\n',
         flush=True,
     )
     ended = asyncio.Event()

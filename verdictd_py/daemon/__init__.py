@@ -1,8 +1,18 @@
-"""Composition root: the only place that builds concrete parts and starts them."""
+"""The daemon: `composition` builds its parts, `daemon` is its life, `process` its signals."""
 
 from verdictd_py.daemon.clock import Clock, utc_now
 from verdictd_py.daemon.collateral import collateral_source
-from verdictd_py.daemon.daemon import Daemon, run
+from verdictd_py.daemon.composition import build_daemon
+from verdictd_py.daemon.daemon import Daemon
+from verdictd_py.daemon.process import run
 from verdictd_py.daemon.usecases import build_appraiser
 
-__all__ = ["Clock", "Daemon", "build_appraiser", "collateral_source", "run", "utc_now"]
+__all__ = [
+    "Clock",
+    "Daemon",
+    "build_appraiser",
+    "build_daemon",
+    "collateral_source",
+    "run",
+    "utc_now",
+]

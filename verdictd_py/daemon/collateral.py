@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -14,6 +12,7 @@ import httpx
 
 from verdictd_py import __version__
 from verdictd_py.config import Settings
+from verdictd_py.daemon.supervisor import Work
 from verdictd_py.domain.evidence import Collateral
 from verdictd_py.errors import AttestationError, ConfigError
 from verdictd_py.ports import CollateralRequest, CollateralSource, CollateralStore, Events
@@ -39,6 +38,10 @@ class CollateralService:
     Files where the operator names them, and then nothing is ever fetched; otherwise a
     service with its cache; without either only what guests bring along.
 
+    Attributes:
+        source: the port.
+        background: renews collateral before it expires.
+
     Raises:
         ConfigError: a file or address that the settings name cannot be used.
     """
@@ -54,7 +57,7 @@ class CollateralService:
     ) -> None:
         self._client: httpx.AsyncClient | None = None
         self._cache: CollateralCache | None = None
-        self._renewing: asyncio.Task[None] | None = None
+        self.background: tuple[Work, ...] = ()
         if settings.collateral is not None or not settings.collateral_url:
             inspect = partial(_inspected, root_key_digest(root_ca_der), clock)
             self.source = collateral_source(settings.collateral, events, inspect)
@@ -75,18 +78,10 @@ class CollateralService:
             root_ca_der=root_ca_der,
             minimum_evaluation=settings.min_tcb_evaluation,
         )
+        self.background = (Work("renew collateral", self._cache.keep_renewed),)
 
-    def start(self) -> None:
-        """Renews what is kept from now on, ahead of its end."""
-        if self._cache is not None:
-            self._renewing = asyncio.create_task(self._cache.keep_renewed())
-
-    async def stop(self) -> None:
-        """Ends the background work and every connection."""
-        if self._renewing is not None:
-            self._renewing.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._renewing
+    async def close(self) -> None:
+        """Cancel every fetch, and close every connection."""
         if self._cache is not None:
             await self._cache.stop()
         if self._client is not None:

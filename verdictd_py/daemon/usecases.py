@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -12,25 +13,25 @@ from verdictd_py.broker.administration import (
     ResourceAdministrator,
 )
 from verdictd_py.broker.appraiser import Appraiser
+from verdictd_py.broker.changes import CheckedDocuments
+from verdictd_py.broker.documents import DocumentAdministrator
 from verdictd_py.broker.history import History
-from verdictd_py.broker.policies import PolicyAdministrator
 from verdictd_py.broker.referencesets import SetAdministrator
 from verdictd_py.broker.release import Releaser
 from verdictd_py.broker.wrapping import Wrapper
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.clock import Clock
+from verdictd_py.errors import NotFound, PolicyInvalid, StorageError
 from verdictd_py.formats.openpgp import SequoiaKeyringEditor
 from verdictd_py.policy.appraisal import OpenMeasurements, RegoAppraisalPolicy
+from verdictd_py.policy.engine import CompiledPolicies
 from verdictd_py.policy.release import RegoReleasePolicy
 from verdictd_py.policy.sets import DocumentsWithSets
 from verdictd_py.policy.trial import PolicyTrial
-from verdictd_py.ports import CollateralSource, Events, PolicySource
+from verdictd_py.ports import AppraisalPolicy, CollateralSource, Events
 from verdictd_py.storage.directory import Directory
-from verdictd_py.storage.stores import (
-    DirectoryDocumentStore,
-    DirectoryKeyStore,
-    DirectoryResourceStore,
-)
+from verdictd_py.storage.documents import DirectoryDocumentStore
+from verdictd_py.storage.stores import DirectoryKeyStore, DirectoryResourceStore
 from verdictd_py.tees.registry import VerifierContext, VerifierSet, select
 
 
@@ -39,13 +40,13 @@ class UseCases:
     """What the broker can do.
 
     Attributes:
-        deciding: the policies, with reference data as it decides.
+        appraisal: decides about guests; `prepare` compiles what decides.
         open_measurements: those that have no reference values.
         trusted_root: digest of the root that is trusted instead of the vendors', None for theirs.
     """
 
     verifiers: VerifierSet
-    deciding: PolicySource
+    appraisal: RegoAppraisalPolicy
     open_measurements: OpenMeasurements
     release: RegoReleasePolicy
     history: History
@@ -59,18 +60,17 @@ class UseCases:
 def build_appraiser(
     *,
     verifiers: VerifierSet,
-    policies: PolicySource,
+    policy: AppraisalPolicy,
     clock: Clock,
     events: Events,
     history: History | None = None,
-    require_reference_values: bool = False,
     allow_rtmr3_mismatch: bool = False,
     seconds: float | None = None,
 ) -> Appraiser:
     """The appraiser of the listener and of `verdictd-py appraise`: one code path."""
     return Appraiser(
         verifiers=verifiers,
-        policy=RegoAppraisalPolicy(policies, require_reference_values=require_reference_values),
+        policy=policy,
         clock=clock,
         events=events,
         history=history,
@@ -110,22 +110,33 @@ def use_cases(
     resources = DirectoryResourceStore(directory, events=events)
     documents = DirectoryDocumentStore(directory)
     deciding = DocumentsWithSets(documents, clock)
-    release = RegoReleasePolicy(documents)
+    compiled = CompiledPolicies()
+    appraisal = RegoAppraisalPolicy(
+        deciding, compiled, require_reference_values=settings.require_reference_values
+    )
+    release = RegoReleasePolicy(documents, compiled)
     history = History()
-    tester = PolicyTrial()
+
+    async def prepare() -> None:
+        for tee in verifiers:
+            with suppress(NotFound, StorageError, PolicyInvalid):  # every guest is refused then
+                await appraisal.prepare(tee)
+        await release.prepare()
+
+    tester = PolicyTrial(compiled)
+    changes = CheckedDocuments(documents, tester, clock, prepare)
     return UseCases(
         verifiers=verifiers,
-        deciding=deciding,
+        appraisal=appraisal,
         open_measurements=OpenMeasurements(deciding),
         release=release,
         history=history,
         appraiser=build_appraiser(
             verifiers=verifiers,
-            policies=deciding,
+            policy=appraisal,
             clock=clock,
             events=events,
             history=history,
-            require_reference_values=settings.require_reference_values,
             allow_rtmr3_mismatch=settings.allow_rtmr3_mismatch,
             seconds=settings.appraisal_timeout,
         ),
@@ -147,15 +158,16 @@ def use_cases(
             resources=ResourceAdministrator(
                 resources=resources, keyrings=SequoiaKeyringEditor(), events=events
             ),
-            policies=PolicyAdministrator(
+            documents=DocumentAdministrator(
                 documents=documents,
+                changes=changes,
                 deciding=deciding,
                 tester=tester,
                 history=history,
                 events=events,
             ),
             sets=SetAdministrator(
-                documents=documents, tester=tester, history=history, events=events, clock=clock
+                documents=documents, changes=changes, history=history, events=events, clock=clock
             ),
         ),
         trusted_root=None if root_ca_der is None else hashlib.sha256(root_ca_der).hexdigest(),

@@ -57,6 +57,7 @@ Digest = Annotated[str, About("SHA-256 digest, in hexadecimal.", characters=128)
 KeyProviderAddress = Annotated[
     str, About("Address of the key provider's own listener, if there is one.", characters=512)
 ]
+RestartSeconds = Annotated[int, About("Pause before the restart, unless the daemon ends.")]
 KbsUrl = Annotated[str, About("URL of the HTTP listener, if there is one.", characters=512)]
 
 
@@ -286,6 +287,14 @@ class DaemonStarted(Event):
     data_dir: Annotated[str, About("Path of the data directory.", characters=4096)]
 
 
+@event("listener.started")
+class ListenerStarted(Event):
+    """A listener serves clients. Recorded for each listener before `daemon.started`."""
+
+    name: Annotated[str, About("Name of the setting that gives its address.", characters=64)]
+    endpoint: Annotated[str, About("Address or URL for clients.", characters=512)]
+
+
 @event("daemon.stopping")
 class DaemonStopping(Event):
     """The daemon was told to stop; it completes the requests in progress."""
@@ -499,6 +508,16 @@ class WarningShadowed(Event):
 
     resource: Annotated[str, About("Path of the resource.", characters=1024)]
     by: Annotated[str, About("Path of the file.", characters=1024)]
+
+
+@event("warning.task", level=Level.WARNING)
+class WarningTask(Event):
+    """Background work failed. It is restarted, or the daemon ends with exit status 1."""
+
+    task: Annotated[str, About("Name of the work.", characters=128)]
+    error: Annotated[str, About("Type of the exception.", characters=128)]
+    reason: Reason
+    restarts_in_seconds: RestartSeconds | None
 
 
 @event("warning.bug", level=Level.WARNING)

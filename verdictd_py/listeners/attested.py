@@ -15,6 +15,7 @@ from OpenSSL import SSL
 
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.release import Releaser
+from verdictd_py.config import Address
 from verdictd_py.domain.appraisal import AppraisedPeer
 from verdictd_py.domain.events import (
     ConnectionClosed,
@@ -24,9 +25,11 @@ from verdictd_py.domain.events import (
 )
 from verdictd_py.domain.evidence import Evidence
 from verdictd_py.errors import EvidenceMissing, NotJudged, VerdictdError
+from verdictd_py.listeners import sockets
 from verdictd_py.listeners.conversation import Conversation
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.limits import Limits
+from verdictd_py.listeners.listener import Background
 from verdictd_py.listeners.sockets import peer_text
 from verdictd_py.ports import Events
 from verdictd_py.protocols.eaa import answers
@@ -41,9 +44,10 @@ _BACKLOG: Final = 1024
 
 
 class AttestedListener:
-    """Serves guests.
+    """Serves guests over RATS-TLS (see `Listener`).
 
     Args:
+        address: where it listens.
         appraiser: judges every peer before the first byte of plaintext is looked at.
         releaser: answers those that were accepted.
         context: settings of TLS for the next connection; called for each, so that a
@@ -52,6 +56,7 @@ class AttestedListener:
 
     def __init__(
         self,
+        address: Address,
         *,
         appraiser: Appraiser,
         releaser: Releaser,
@@ -64,21 +69,37 @@ class AttestedListener:
         self._context = context
         self._events = events
         self._limits = limits
+        self.name = "listen"
+        self.address = address
+        self._listening: socket.socket | None = None
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: set[asyncio.Task[None]] = set()
 
-    async def start(self, listening: socket.socket) -> None:
-        """Accepts connections on a socket that is bound already."""
+    @property
+    def endpoint(self) -> str:
+        return str(self.address)
+
+    def bind(self) -> None:
+        self._listening = sockets.bind(self.address, option="--listen")
+        host, port = self._listening.getsockname()[:2]
+        self.address = Address(host, port)
+
+    async def start(self, background: Background) -> None:
+        del background  # asyncio's own server accepts
         self._server = await asyncio.start_server(
-            self._accept, sock=listening, backlog=_BACKLOG, limit=_READ_BYTES
+            self._accept, sock=self._listening, backlog=_BACKLOG, limit=_READ_BYTES
         )
 
-    async def drain(self, seconds: float) -> None:
-        """Stops accepting, lets requests in flight finish, closes what is idle."""
-        if self._server is not None:
-            self._server.close()
-        self._server = None
+    def reload(self) -> None:
+        """Do nothing: the certificate is renewed without being asked (see `RenewedIdentity`)."""
+
+    async def stop(self, seconds: float) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+        elif self._listening is not None:
+            self._listening.close()
         for task in tuple(self._idle):
             task.cancel()
         if self._tasks:
@@ -104,7 +125,12 @@ class AttestedListener:
     async def _serve(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str
     ) -> None:
-        link = _Link(reader, writer, TlsSession(self._context(), server=True))
+        try:
+            link = _Link(reader, writer, TlsSession(self._context(), server=True))
+        except Exception as error:  # noqa: BLE001  # as below
+            report_bug(self._events, error, doing="serve a guest")
+            writer.transport.abort()
+            return
         try:
             await self._converse(link, address)
         except TlsClosed:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any, Final
 from uuid import uuid4
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from verdictd_py.domain.callers import Caller
-from verdictd_py.domain.events import RequestFailed, WarningBug
+from verdictd_py.domain.events import WarningBug
 from verdictd_py.errors import (
     AlreadyExists,
     CollateralUnavailable,
+    Conflict,
     DecryptionFailed,
     NotAuthorized,
     NotFound,
@@ -24,13 +23,13 @@ from verdictd_py.errors import (
     StorageError,
     VerdictdError,
 )
-from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.ports import Events
 
 _GRPC: Final[tuple[tuple[type[VerdictdError], grpc.StatusCode], ...]] = (
     (RequestError, grpc.StatusCode.INVALID_ARGUMENT),
     (NotFound, grpc.StatusCode.NOT_FOUND),
     (AlreadyExists, grpc.StatusCode.ALREADY_EXISTS),
+    (Conflict, grpc.StatusCode.ABORTED),
     (NotAuthorized, grpc.StatusCode.PERMISSION_DENIED),
     (DecryptionFailed, grpc.StatusCode.FAILED_PRECONDITION),
     (StorageError, grpc.StatusCode.FAILED_PRECONDITION),
@@ -101,34 +100,3 @@ def unhandled(events: Events) -> Callable[[asyncio.AbstractEventLoop, dict[str, 
         report_bug(events, error if isinstance(error, BaseException) else missing, doing="run")
 
     return report
-
-
-@asynccontextmanager
-async def answering(
-    context: grpc.aio.ServicerContext[Any, Any], rules: CallerRules, events: Events, *, doing: str
-) -> AsyncIterator[Caller]:
-    """One call: finds out who calls, and turns whatever is raised inside into a gRPC error.
-
-    Never an OK answer: after an error the context is aborted, and nothing behind the
-    block runs.
-    """
-    caller = Caller("not known yet", frozenset())
-    try:
-        caller = await asyncio.to_thread(rules.caller, context)
-        yield caller
-    except VerdictdError as error:
-        status = grpc_status(error)
-        events.record(
-            RequestFailed(
-                doing=doing,
-                caller=caller.name,
-                code=error.code,
-                status=status.name,
-                reason=str(error),
-            )
-        )
-        await context.abort(status, str(error))
-    except (grpc.aio.AbortError, grpc.aio.UsageError):
-        raise
-    except Exception as error:  # noqa: BLE001  # the edge: grpc would show its text to the peer
-        await context.abort(grpc.StatusCode.INTERNAL, report_bug(events, error, doing=doing))

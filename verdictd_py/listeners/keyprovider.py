@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import grpc
 
 from verdictd_py._generated import keyprovider_pb2 as messages
 from verdictd_py._generated import keyprovider_pb2_grpc as services
 from verdictd_py.broker.wrapping import Wrapper
+from verdictd_py.domain.callers import Caller
 from verdictd_py.listeners.callers import CallerRules
-from verdictd_py.listeners.errors import answering
+from verdictd_py.listeners.calls import GrpcService, answered
 from verdictd_py.ports import Events
 from verdictd_py.protocols.keyprovider import protocol
 from verdictd_py.protocols.keyprovider.packet import AnnotationPacket
 
-Context = grpc.aio.ServicerContext[Any, Any]
 
-
-class KeyProviderService(services.KeyProviderServiceServicer):
+class KeyProviderService(GrpcService, services.KeyProviderServiceServicer):
     """Wraps and unwraps layer keys; a failure is a gRPC status, never an OK answer.
 
     Args:
@@ -28,37 +25,34 @@ class KeyProviderService(services.KeyProviderServiceServicer):
     def __init__(
         self, wrapper: Wrapper, rules: CallerRules, events: Events, *, provider: str | None
     ) -> None:
+        super().__init__(rules, events)
         self._wrapper = wrapper
-        self._rules = rules
-        self._events = events
         self._provider = provider
 
     def register(self, server: grpc.aio.Server) -> None:
         services.add_KeyProviderServiceServicer_to_server(self, server)
 
+    @answered()
     async def WrapKey(
-        self, request: messages.keyProviderKeyWrapProtocolInput, context: Context
+        self, request: messages.keyProviderKeyWrapProtocolInput, caller: Caller
     ) -> messages.keyProviderKeyWrapProtocolOutput:
         """JSON of an operation `keywrap` -> JSON with the annotation packet."""
-        async with answering(context, self._rules, self._events, doing="WrapKey") as caller:
-            asked = protocol.decode_wrap(
-                request.KeyProviderKeyWrapProtocolInput, provider=self._provider
-            )
-            packet = await self._wrapper.wrap(caller, asked.parameter, asked.optsdata)
-            return messages.keyProviderKeyWrapProtocolOutput(
-                KeyProviderKeyWrapProtocolOutput=protocol.encode_wrapped(packet)
-            )
-        raise AssertionError("answering() ends the call where it swallows an error")
+        asked = protocol.decode_wrap(
+            request.KeyProviderKeyWrapProtocolInput, provider=self._provider
+        )
+        packet = await self._wrapper.wrap(caller, asked.parameter, asked.optsdata)
+        return messages.keyProviderKeyWrapProtocolOutput(
+            KeyProviderKeyWrapProtocolOutput=protocol.encode_wrapped(packet)
+        )
 
+    @answered()
     async def UnWrapKey(
-        self, request: messages.keyProviderKeyWrapProtocolInput, context: Context
+        self, request: messages.keyProviderKeyWrapProtocolInput, caller: Caller
     ) -> messages.keyProviderKeyWrapProtocolOutput:
         """JSON of an operation `keyunwrap` -> JSON with the layer key's options."""
-        async with answering(context, self._rules, self._events, doing="UnWrapKey") as caller:
-            asked = protocol.decode_unwrap(request.KeyProviderKeyWrapProtocolInput)
-            packet = AnnotationPacket.decode(asked.annotation)
-            optsdata = await self._wrapper.unwrap(caller, packet)
-            return messages.keyProviderKeyWrapProtocolOutput(
-                KeyProviderKeyWrapProtocolOutput=protocol.encode_unwrapped(optsdata)
-            )
-        raise AssertionError("answering() ends the call where it swallows an error")
+        asked = protocol.decode_unwrap(request.KeyProviderKeyWrapProtocolInput)
+        packet = AnnotationPacket.decode(asked.annotation)
+        optsdata = await self._wrapper.unwrap(caller, packet)
+        return messages.keyProviderKeyWrapProtocolOutput(
+            KeyProviderKeyWrapProtocolOutput=protocol.encode_unwrapped(optsdata)
+        )

@@ -8,8 +8,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
-from typing import Any, Final
+from typing import Final
 
 import grpc
 
@@ -21,25 +20,18 @@ from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import RequestError
 from verdictd_py.listeners.callers import CallerRules
-from verdictd_py.listeners.errors import answering
+from verdictd_py.listeners.calls import GrpcService, answered
 from verdictd_py.ports import Events
 
-Context = grpc.aio.ServicerContext[Any, Any]
-
 OK: Final = b"OK"
-UNREACHABLE: Final = "answering() ends the call where it swallows an error"
 
 
-class Service:
-    """What the services have in common."""
+class Service(GrpcService):
+    """Base of the services that administer the broker."""
 
     def __init__(self, admin: Administration, rules: CallerRules, events: Events) -> None:
+        super().__init__(rules, events)
         self._admin = admin
-        self._rules = rules
-        self._events = events
-
-    def _answering(self, context: Context, doing: str) -> AbstractAsyncContextManager[Caller]:
-        return answering(context, self._rules, self._events, doing=doing)
 
 
 def register(
@@ -57,179 +49,161 @@ def register(
 class KeyManagerService(Service, services.KeyManagerServiceServicer):
     """Keys, by name."""
 
+    @answered()
     async def CreateKey(
-        self, request: messages.CreateKeyRequest, context: Context
+        self, request: messages.CreateKeyRequest, caller: Caller
     ) -> messages.CreateKeyResponse:
-        async with self._answering(context, "CreateKey") as caller:
-            key_id = await self._admin.keys.create(caller, request.keyid)
-            return messages.CreateKeyResponse(status=OK, uuid=str(key_id).encode())
-        raise AssertionError(UNREACHABLE)
+        key_id = await self._admin.keys.create(caller, request.keyid)
+        return messages.CreateKeyResponse(status=OK, uuid=str(key_id).encode())
 
+    @answered()
     async def GetKey(
-        self, request: messages.GetKeyRequest, context: Context
+        self, request: messages.GetKeyRequest, caller: Caller
     ) -> messages.GetKeyResponse:
-        async with self._answering(context, "GetKey") as caller:
-            key = await self._admin.keys.get(caller, _text(request.uuid))
-            return messages.GetKeyResponse(status=OK, key=base64.b64encode(key.reveal()))
-        raise AssertionError(UNREACHABLE)
+        key = await self._admin.keys.get(caller, _text(request.uuid))
+        return messages.GetKeyResponse(status=OK, key=base64.b64encode(key.reveal()))
 
+    @answered()
     async def DeleteKey(
-        self, request: messages.DeleteKeyRequest, context: Context
+        self, request: messages.DeleteKeyRequest, caller: Caller
     ) -> messages.DeleteKeyResponse:
-        async with self._answering(context, "DeleteKey") as caller:
-            await self._admin.keys.delete(caller, _text(request.uuid))
-            return messages.DeleteKeyResponse(status=OK)
-        raise AssertionError(UNREACHABLE)
+        await self._admin.keys.delete(caller, _text(request.uuid))
+        return messages.DeleteKeyResponse(status=OK)
 
 
 class OpaService(Service, services.OpaServiceServicer):
     """Policies and reference data, by name."""
 
+    @answered()
     async def SetOpaPolicy(
-        self, request: messages.SetOpaPolicyRequest, context: Context
+        self, request: messages.SetOpaPolicyRequest, caller: Caller
     ) -> messages.SetOpaPolicyResponse:
-        async with self._answering(context, "SetOpaPolicy") as caller:
-            await self._admin.policies.set_policy(caller, _text(request.name), request.content)
-            return messages.SetOpaPolicyResponse(status=OK)
-        raise AssertionError(UNREACHABLE)
+        await self._admin.documents.set_policy(caller, _text(request.name), request.content)
+        return messages.SetOpaPolicyResponse(status=OK)
 
+    @answered()
     async def exportOpaPolicy(
-        self, request: messages.ExportOpaPolicyRequest, context: Context
+        self, request: messages.ExportOpaPolicyRequest, caller: Caller
     ) -> messages.ExportOpaPolicyResponse:
-        async with self._answering(context, "exportOpaPolicy") as caller:
-            text = await self._admin.policies.get(caller, _text(request.name))
-            return messages.ExportOpaPolicyResponse(status=OK, content=text.encode())
-        raise AssertionError(UNREACHABLE)
+        text = await self._admin.documents.get(caller, _text(request.name))
+        return messages.ExportOpaPolicyResponse(status=OK, content=text.encode())
 
+    @answered()
     async def setOpaReference(
-        self, request: messages.SetOpaReferenceRequest, context: Context
+        self, request: messages.SetOpaReferenceRequest, caller: Caller
     ) -> messages.SetOpaReferenceResponse:
-        async with self._answering(context, "setOpaReference") as caller:
-            await self._admin.policies.set_reference(caller, _text(request.name), request.content)
-            return messages.SetOpaReferenceResponse(status=OK)
-        raise AssertionError(UNREACHABLE)
+        await self._admin.documents.set_reference(caller, _text(request.name), request.content)
+        return messages.SetOpaReferenceResponse(status=OK)
 
+    @answered()
     async def exportOpaReference(
-        self, request: messages.ExportOpaReferenceRequest, context: Context
+        self, request: messages.ExportOpaReferenceRequest, caller: Caller
     ) -> messages.ExportOpaReferenceResponse:
-        async with self._answering(context, "exportOpaReference") as caller:
-            text = await self._admin.policies.get(caller, _text(request.name))
-            return messages.ExportOpaReferenceResponse(status=OK, content=text.encode())
-        raise AssertionError(UNREACHABLE)
+        text = await self._admin.documents.get(caller, _text(request.name))
+        return messages.ExportOpaReferenceResponse(status=OK, content=text.encode())
 
+    @answered()
     async def TestOpa(
-        self, request: messages.TestOpaRequest, context: Context
+        self, request: messages.TestOpaRequest, caller: Caller
     ) -> messages.TestOpaResponse:
-        async with self._answering(context, "TestOpa") as caller:
-            tested = await self._admin.policies.test(
-                caller,
-                policy_name=_text(request.policyname),
-                policy=request.policycontent if request.policylocal else None,
-                reference_name=_text(request.referencename),
-                reference=request.referencecontent if request.referencelocal else None,
-                claims=request.input,
-            )
-            status = as_upstream(tested.allow, tested.parse_info).encode()
-            return messages.TestOpaResponse(status=status)
-        raise AssertionError(UNREACHABLE)
+        tested = await self._admin.documents.test(
+            caller,
+            policy_name=_text(request.policyname),
+            policy=request.policycontent if request.policylocal else None,
+            reference_name=_text(request.referencename),
+            reference=request.referencecontent if request.referencelocal else None,
+            claims=request.input,
+        )
+        status = as_upstream(tested.allow, tested.parse_info).encode()
+        return messages.TestOpaResponse(status=status)
 
 
 class GpgService(Service, services.GpgServiceServicer):
     """The keyring of simple signing."""
 
+    @answered()
     async def listGpgKeys(
-        self, request: messages.ListGpgKeysRequest, context: Context
+        self, request: messages.ListGpgKeysRequest, caller: Caller
     ) -> messages.ListGpgKeysResponse:
         del request
-        async with self._answering(context, "listGpgKeys") as caller:
-            text = await self._admin.resources.listed_keyring(caller)
-            return messages.ListGpgKeysResponse(keys=text.encode())
-        raise AssertionError(UNREACHABLE)
+        text = await self._admin.resources.listed_keyring(caller)
+        return messages.ListGpgKeysResponse(keys=text.encode())
 
+    @answered()
     async def importGpgKey(
-        self, request: messages.ImportGpgKeyRequest, context: Context
+        self, request: messages.ImportGpgKeyRequest, caller: Caller
     ) -> messages.ImportGpgKeyResponse:
-        async with self._answering(context, "importGpgKey") as caller:
-            await self._admin.resources.import_certificates(caller, request.key)
-            return messages.ImportGpgKeyResponse(status=OK)
-        raise AssertionError(UNREACHABLE)
+        await self._admin.resources.import_certificates(caller, request.key)
+        return messages.ImportGpgKeyResponse(status=OK)
 
+    @answered()
     async def deleteGpgKey(
-        self, request: messages.DeleteGpgKeyRequest, context: Context
+        self, request: messages.DeleteGpgKeyRequest, caller: Caller
     ) -> messages.DeleteGpgKeyResponse:
-        async with self._answering(context, "deleteGpgKey") as caller:
-            await self._admin.resources.delete_certificate(caller, _text(request.keyid))
-            return messages.DeleteGpgKeyResponse(status=OK)
-        raise AssertionError(UNREACHABLE)
+        await self._admin.resources.delete_certificate(caller, _text(request.keyid))
+        return messages.DeleteGpgKeyResponse(status=OK)
 
+    @answered()
     async def exportGpgKeyring(
-        self, request: messages.ExportGpgKeyringRequest, context: Context
+        self, request: messages.ExportGpgKeyringRequest, caller: Caller
     ) -> messages.ExportGpgKeyringResponse:
         del request
-        async with self._answering(context, "exportGpgKeyring") as caller:
-            keyring = await self._admin.resources.keyring(caller)
-            content = base64.b64encode(keyring)
-            return messages.ExportGpgKeyringResponse(status=OK, content=content)
-        raise AssertionError(UNREACHABLE)
+        keyring = await self._admin.resources.keyring(caller)
+        content = base64.b64encode(keyring)
+        return messages.ExportGpgKeyringResponse(status=OK, content=content)
 
 
 class ImageService(Service, services.ImageServiceServicer):
     """The image policy and the lookaside configuration."""
 
+    @answered()
     async def exportImageSigstore(
-        self, request: messages.ExportImageSigstoreRequest, context: Context
+        self, request: messages.ExportImageSigstoreRequest, caller: Caller
     ) -> messages.ExportImageSigstoreResponse:
         del request
-        async with self._answering(context, "exportImageSigstore") as caller:
-            content = await self._admin.resources.get(caller, SIGSTORE)
-            return messages.ExportImageSigstoreResponse(status=OK, content=content.reveal())
-        raise AssertionError(UNREACHABLE)
+        content = await self._admin.resources.get(caller, SIGSTORE)
+        return messages.ExportImageSigstoreResponse(status=OK, content=content.reveal())
 
+    @answered()
     async def setImageSigstore(
-        self, request: messages.SetImageSigstoreRequest, context: Context
+        self, request: messages.SetImageSigstoreRequest, caller: Caller
     ) -> messages.SetImageSigstoreResponse:
-        async with self._answering(context, "setImageSigstore") as caller:
-            await self._admin.resources.set(caller, SIGSTORE, SecretBytes(request.content))
-            return messages.SetImageSigstoreResponse(status=OK)
-        raise AssertionError(UNREACHABLE)
+        await self._admin.resources.set(caller, SIGSTORE, SecretBytes(request.content))
+        return messages.SetImageSigstoreResponse(status=OK)
 
+    @answered()
     async def exportImagePolicy(
-        self, request: messages.ExportImagePolicyRequest, context: Context
+        self, request: messages.ExportImagePolicyRequest, caller: Caller
     ) -> messages.ExportImagePolicyResponse:
         del request
-        async with self._answering(context, "exportImagePolicy") as caller:
-            content = await self._admin.resources.get(caller, IMAGE_POLICY)
-            return messages.ExportImagePolicyResponse(status=OK, content=content.reveal())
-        raise AssertionError(UNREACHABLE)
+        content = await self._admin.resources.get(caller, IMAGE_POLICY)
+        return messages.ExportImagePolicyResponse(status=OK, content=content.reveal())
 
+    @answered()
     async def setImagePolicy(
-        self, request: messages.SetImagePolicyRequest, context: Context
+        self, request: messages.SetImagePolicyRequest, caller: Caller
     ) -> messages.SetImagePolicyResponse:
-        async with self._answering(context, "setImagePolicy") as caller:
-            await self._admin.resources.set(caller, IMAGE_POLICY, SecretBytes(request.content))
-            return messages.SetImagePolicyResponse(status=OK)
-        raise AssertionError(UNREACHABLE)
+        await self._admin.resources.set(caller, IMAGE_POLICY, SecretBytes(request.content))
+        return messages.SetImagePolicyResponse(status=OK)
 
 
 class ResourceService(Service, services.ResourceServiceServicer):
     """Resources by path, as upstream's branch CC."""
 
+    @answered()
     async def SetResource(
-        self, request: messages.SetResourceRequest, context: Context
+        self, request: messages.SetResourceRequest, caller: Caller
     ) -> messages.SetResourceResponse:
-        async with self._answering(context, "SetResource") as caller:
-            content = SecretBytes(request.content)
-            await self._admin.resources.set(caller, request.resource_id, content)
-            return messages.SetResourceResponse()
-        raise AssertionError(UNREACHABLE)
+        content = SecretBytes(request.content)
+        await self._admin.resources.set(caller, request.resource_id, content)
+        return messages.SetResourceResponse()
 
+    @answered()
     async def GetResource(
-        self, request: messages.GetResourceRequest, context: Context
+        self, request: messages.GetResourceRequest, caller: Caller
     ) -> messages.GetResourceResponse:
-        async with self._answering(context, "GetResource") as caller:
-            content = await self._admin.resources.get(caller, request.resource_id)
-            return messages.GetResourceResponse(content=content.reveal())
-        raise AssertionError(UNREACHABLE)
+        content = await self._admin.resources.get(caller, request.resource_id)
+        return messages.GetResourceResponse(content=content.reveal())
 
 
 def as_upstream(allow: bool, parse_info: Mapping[str, JsonValue]) -> str:

@@ -9,8 +9,8 @@ from typing import Final
 from verdictd_py._generated import verdictd_v1_pb2 as messages
 from verdictd_py.broker.administration import MAX_PAGE
 from verdictd_py.broker.history import Judgement, Verdict
-from verdictd_py.broker.policies import Pin
-from verdictd_py.domain.referencesets import ReferenceSet
+from verdictd_py.broker.pinning import Pin
+from verdictd_py.documents.referencesets import ReferenceSet
 from verdictd_py.ports import StoredName
 
 VERDICTS: Final = {

@@ -1,64 +1,72 @@
-"""The appraisal policy: Rego over stored documents, where only an explicit yes is a yes."""
+"""The appraisal policy: Rego over stored documents, where only an explicit `true` accepts."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 
-from verdictd_py.domain.evidence import Tee
+from verdictd_py.domain.evidence import Tee, measurements
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, StorageError
-from verdictd_py.policy import explain
-from verdictd_py.policy.engine import CompiledPolicies, CompiledPolicy, PolicyResult
-from verdictd_py.policy.reference import unpinned
+from verdictd_py.policy import explain, floor
+from verdictd_py.policy.engine import CompiledPolicies, PolicyResult, in_thread
 from verdictd_py.ports import PolicyDocuments, PolicySource
-
-__all__ = ["OpenMeasurements", "RegoAppraisalPolicy", "unpinned"]
 
 
 class RegoAppraisalPolicy:
     """Decides with the stored Rego policy of each TEE (port `AppraisalPolicy`).
 
     The documents are read for every decision, so that a file changed by hand counts at
-    once; what was compiled is kept by their digest.
+    once. The compiled policy is cached by the digest of the documents.
 
     Args:
-        source: where policies and reference data are kept.
+        source: documents that decide, with the named sets that are in force.
+        compiled: cache of compiled policies, shared with what checks them.
         require_reference_values: a list that is missing or empty refuses, where otherwise
             it means any value (for `tcbStatus`, its default).
     """
 
-    def __init__(self, source: PolicySource, *, require_reference_values: bool = False) -> None:
+    def __init__(
+        self,
+        source: PolicySource,
+        compiled: CompiledPolicies | None = None,
+        *,
+        require_reference_values: bool = False,
+    ) -> None:
         self._source = source
         self._require_reference_values = require_reference_values
-        self._compiled = CompiledPolicies()
+        self._compiled = CompiledPolicies() if compiled is None else compiled
 
-    @staticmethod
-    def problem(documents: PolicyDocuments) -> str | None:
-        """Why these documents let nobody in, or None where they can be used."""
-        try:
-            CompiledPolicy.compile(documents.policy, documents.data)
-        except PolicyInvalid as error:
-            return str(error)
-        return None
+    async def prepare(self, tee: Tee) -> PolicyDocuments:
+        """Compile a TEE's policy ahead of its next guest, which then finds it compiled.
+
+        Returns:
+            The documents that decide about that guest.
+
+        Raises:
+            NotFound, StorageError, PolicyInvalid: every guest is refused until it is fixed.
+        """
+        documents = await self._source.documents(tee)
+        await in_thread(self._compiled.of, documents)
+        return documents
 
     async def failures(self, tee: Tee, claims: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
-        """Every failed rule; empty only if the policy's `allow` is `true`.
+        """Return every failed rule; empty only if the policy's `allow` is `true`.
 
-        1. Read the documents. 2. Compile them, or take what was compiled. 3. Evaluate.
-        4. What is refused whatever the policy says. 5. Explain a refusal.
+        1. Read the documents. 2. Compile them, or take the cached policy. 3. Evaluate it.
+        4. Apply the rules that no policy can overrule (`floor`). 5. Explain a refusal.
         """
         try:
             documents = await self._source.documents(tee)  # 1
-            compiled, result = await self._compiled.evaluate(documents, claims)  # 2, 3
+            _, result = await self._compiled.evaluate(documents, claims)  # 2, 3
+            reference = documents.reference.values
         except (NotFound, StorageError, PolicyInvalid) as error:
-            return (*explain.revoked(claims), _policy_reason(str(error)))
-        reference = compiled.reference
-        reasons = explain.revoked(claims)  # 4
-        always = explain.unordered(tee, claims, reference)
-        always += explain.unverified_devices(claims, result.document)
+            return (*floor.revoked(claims), _policy_reason(str(error)))
+        reasons = floor.revoked(claims)  # 4
+        always = floor.unordered(tee, claims, reference)
+        always += floor.unverified_devices(claims, result.document)
         if self._require_reference_values:
-            reasons += explain.not_pinned(tee, reference)
+            reasons += floor.not_pinned(tee, reference)
         if not result.allow:  # 5
             found = explain.differences(tee, claims, reference)
             found += explain.own_reasons(result.document)
@@ -70,19 +78,19 @@ class OpenMeasurements:
     """Measurements of a TEE for which any value passes.
 
     Args:
-        source: where policies and reference data are kept.
+        source: documents that decide.
     """
 
     def __init__(self, source: PolicySource) -> None:
         self._source = source
 
     async def of(self, tee: Tee) -> tuple[str, ...]:
-        """Their names; none where the documents cannot be read, for then nobody comes in at all."""
+        """Return their names; none if the documents cannot be read, as every guest is refused."""
         try:
             documents = await self._source.documents(tee)
+            return documents.reference.unpinned(measurements(tee))
         except (NotFound, StorageError, PolicyInvalid):
             return ()
-        return unpinned(documents.data, tee)
 
 
 def _policy_reason(text: str) -> Reason:

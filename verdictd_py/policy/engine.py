@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Final, ParamSpec, Self, TypeVar
 
+from verdictd_py.documents.reference import ReferenceData, canonical
 from verdictd_py.encoding import JsonValue, has_more_values
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy.instances import COMPILE_FUEL, DECISION_FUEL, EngineInstance
-from verdictd_py.policy.reference import Reference, canonical, parse_data
 from verdictd_py.ports import PolicyDocuments
 
 P = ParamSpec("P")
@@ -64,14 +64,14 @@ class CompiledPolicy:
         reference: the reference data.
     """
 
-    def __init__(self, request: bytes, reference: Reference) -> None:
+    def __init__(self, request: bytes, reference: ReferenceData) -> None:
         self.reference = reference
         self._request = request
         self._idle = deque([self._new_instance()])
 
     @classmethod
-    def compile(cls, policy: str, data: str) -> Self:
-        """Compile `policy` over the reference data in the JSON text `data`.
+    def compile(cls, policy: str, data: str | ReferenceData) -> Self:
+        """Compile `policy` over reference data, which is parsed here if it is JSON text.
 
         A policy that parses as Rego v1 is Rego v1; every other one is read as Rego v0.
 
@@ -84,9 +84,9 @@ class CompiledPolicy:
             raise PolicyInvalid(f"the policy is larger than {MAX_POLICY_BYTES} bytes")
         if "\0" in policy:
             raise PolicyInvalid("the policy contains a NUL character; remove it")
-        reference = parse_data(data)
+        reference = data if isinstance(data, ReferenceData) else ReferenceData.parse(data)
         try:
-            request = canonical({"policy": policy, "data": reference}).encode()
+            request = f'{{"policy": {canonical(policy)}, "data": {reference.text}}}'.encode()
         except ValueError as error:
             raise PolicyInvalid(f"the policy is not text: {error}") from error
         return cls(request, reference)
@@ -154,7 +154,7 @@ class CompiledPolicies:
         compiled = self._stored(digest)
         if compiled is None:
             try:
-                compiled = CompiledPolicy.compile(documents.policy, documents.data)
+                compiled = CompiledPolicy.compile(documents.policy, documents.reference)
             except PolicyInvalid as error:
                 compiled = error.with_traceback(None)
             self._store(digest, compiled)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from verdictd_py.domain import releasepolicies
+from verdictd_py.documents import releasepolicies
+from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.appraisal import AppraisedPeer
 from verdictd_py.domain.names import RELEASE_DATA, RELEASE_POLICIES, RELEASE_POLICY, Name
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, RequestError, StorageError
 from verdictd_py.policy import explain
-from verdictd_py.policy.engine import CompiledPolicies
-from verdictd_py.ports import DocumentStore, Kind, PolicyDocuments
+from verdictd_py.policy.engine import CompiledPolicies, in_thread
+from verdictd_py.ports import Document, DocumentStore, Kind, PolicyDocuments
 
 _UNREADABLE: Final = (NotFound, StorageError, PolicyInvalid, RequestError)
+
+_NO_DATA: Final = ReferenceData.of({})
 
 
 class RegoReleasePolicy:
@@ -23,12 +26,14 @@ class RegoReleasePolicy:
     hand counts at once.
 
     Args:
-        documents: where policies are kept.
+        documents: where policies are stored.
+        compiled: cache of compiled policies, shared with what checks them.
     """
 
-    def __init__(self, documents: DocumentStore) -> None:
+    def __init__(self, documents: DocumentStore, compiled: CompiledPolicies | None = None) -> None:
         self._documents = documents
-        self._compiled = CompiledPolicies()
+        self._data: tuple[str, ReferenceData] | None = None
+        self._compiled = CompiledPolicies() if compiled is None else compiled
 
     async def failures(self, peer: AppraisedPeer, kind: Kind, path: str) -> tuple[Reason, ...]:
         """Why the guest must not have it; empty only if the policy's `allow` is `true`.
@@ -55,8 +60,12 @@ class RegoReleasePolicy:
             _reason(f"the release policy does not allow {path} to this guest"),
         )
 
-    async def problems(self) -> tuple[str, ...]:
-        """What is wrong with the policies that are named, a line each; for a warning."""
+    async def prepare(self) -> tuple[str, ...]:
+        """Compile every release policy ahead of the next guest, which then finds it compiled.
+
+        Returns:
+            A line for each policy that cannot be used, for a warning.
+        """
         found = []
         try:
             named = await self._named()
@@ -64,7 +73,7 @@ class RegoReleasePolicy:
             return (str(error),)
         for name in {RELEASE_POLICY, *named.values()}:
             try:
-                self._compiled.of(await self._documents_of(name))
+                await in_thread(self._compiled.of, await self._documents_of(name))
             except _UNREADABLE as error:
                 found.append(f"{name}: {error}")
         return tuple(sorted(found))
@@ -75,16 +84,22 @@ class RegoReleasePolicy:
         return await self._documents_of(named[max(fitting, key=len)] if fitting else RELEASE_POLICY)
 
     async def _documents_of(self, name: Name) -> PolicyDocuments:
-        try:
-            data = await self._documents.get(RELEASE_DATA)
-        except NotFound:
-            data = "{}"
-        return PolicyDocuments(await self._documents.get(name), data)
+        found = await self._documents.snapshot((name, RELEASE_DATA))
+        policy = found.get(name) or await self._documents.get(name)
+        return PolicyDocuments.over(policy.text, self._parsed(found.get(RELEASE_DATA)))
+
+    def _parsed(self, document: Document | None) -> ReferenceData:
+        """Return the data as one value, parsed once for each revision."""
+        if document is None:
+            return _NO_DATA
+        if self._data is None or self._data[0] != document.revision:
+            self._data = document.revision, ReferenceData.parse(document.text)
+        return self._data[1]
 
     async def _named(self) -> dict[str, Name]:
-        """Names of policies by prefix."""
+        """Return names of policies by prefix."""
         try:
-            return releasepolicies.parse(await self._documents.get(RELEASE_POLICIES))
+            return releasepolicies.parse((await self._documents.get(RELEASE_POLICIES)).text)
         except NotFound:
             return {}
 

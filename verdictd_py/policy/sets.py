@@ -1,20 +1,34 @@
-"""The policy documents that decide: reference data with the named sets in force."""
+"""The documents by which guests are appraised: reference data with the named sets in force."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 
-from verdictd_py.domain import referencesets
+from verdictd_py.documents import referencesets
+from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.evidence import Tee
-from verdictd_py.errors import NotFound, RequestError, StorageError
-from verdictd_py.policy.reference import parse_data
-from verdictd_py.ports import DocumentStore, PolicyDocuments
+from verdictd_py.errors import PolicyInvalid, RequestError, StorageError
+from verdictd_py.ports import Document, DocumentStore, PolicyDocuments
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """Everything that the result depends on. A set changes it by expiring, too."""
+
+    policy: str
+    data: str
+    sets: str
+    states: tuple[str, ...]
 
 
 class DocumentsWithSets:
-    """Port `PolicySource` over a document store; without any set, the data as it stands.
+    """Port `PolicySource` over a document store.
+
+    The stored documents are read each time, so that a file changed by hand counts at once.
+    What is made of them is cached by their revisions and the states of the sets: reference
+    data is parsed, combined and written once for all guests that it decides about.
 
     Args:
         clock: now, with a time zone: sets expire.
@@ -23,18 +37,46 @@ class DocumentsWithSets:
     def __init__(self, documents: DocumentStore, clock: Callable[[], datetime]) -> None:
         self._documents = documents
         self._clock = clock
+        self._sets: tuple[str, dict[Tee, referencesets.Sets]] = ("", {})
+        self._made: dict[Tee, tuple[_Key, PolicyDocuments | PolicyInvalid]] = {}
 
     async def documents(self, tee: Tee) -> PolicyDocuments:
-        stored = await self._documents.documents(tee)
-        try:
-            text = await self._documents.get(referencesets.DOCUMENT)
-        except NotFound:
-            return stored
-        try:
-            sets = referencesets.parse(text).get(tee, {})
-        except RequestError as error:
-            raise StorageError(str(error)) from None  # nobody comes in until it is mended
-        if not sets:
-            return stored
-        data = referencesets.union(parse_data(stored.data), sets, self._clock())
-        return PolicyDocuments(stored.policy, json.dumps(data))
+        names = self._documents.policy_name(tee), self._documents.reference_name(tee)
+        found = await self._documents.snapshot((*names, referencesets.DOCUMENT))
+        policy, data = [found.get(name) or await self._documents.get(name) for name in names]
+        stored_sets = found.get(referencesets.DOCUMENT)
+        sets = {} if stored_sets is None else self._parsed(stored_sets).get(tee, {})
+        sets_revision = "" if stored_sets is None or not sets else stored_sets.revision
+        now = self._clock()
+        states = tuple(each.state(now) for each in sets.values())
+        key = _Key(policy.revision, data.revision, sets_revision, states)
+        known = self._made.get(tee)
+        if known is None or known[0] != key:
+            known = self._made[tee] = key, _made(policy.text, data.text, sets, now)
+        if isinstance(known[1], PolicyInvalid):
+            raise PolicyInvalid(str(known[1]))
+        return known[1]
+
+    def _parsed(self, document: Document) -> dict[Tee, referencesets.Sets]:
+        revision, sets = self._sets
+        if revision != document.revision:
+            try:
+                sets = referencesets.parse(document.text)
+            except RequestError as error:
+                # Every guest is refused until it is fixed.
+                raise StorageError(str(error)) from None
+            self._sets = document.revision, sets
+        return sets
+
+
+def _made(
+    policy: str, data: str, sets: referencesets.Sets, now: datetime
+) -> PolicyDocuments | PolicyInvalid:
+    """Combine the documents; a failure is a result, so that it is cached as well."""
+    try:
+        reference = ReferenceData.parse(data)
+        if sets:
+            reference = ReferenceData.of(referencesets.union(reference.values, sets, now))
+    except PolicyInvalid as error:
+        return error.with_traceback(None)
+    return PolicyDocuments.over(policy, reference)

@@ -11,7 +11,7 @@ from typing import Final
 from verdictd_py.domain.evidence import SGX_MEASUREMENTS, TDX_MEASUREMENTS, Tee
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
-from verdictd_py.policy.engine import CompiledPolicy, in_thread
+from verdictd_py.policy.engine import CompiledPolicies, CompiledPolicy, in_thread
 from verdictd_py.ports import PolicyDocuments, TestedPolicy
 
 _ANYTHING: Final = "ff" * 48
@@ -56,19 +56,24 @@ _SAMPLES: Final = {None: _ANY_SAMPLE, Tee.SGX: _SGX_SAMPLE}
 
 
 class PolicyTrial:
-    """Port `PolicyTester`."""
+    """Port `PolicyTester`.
+
+    Args:
+        compiled: where a checked policy stays compiled, for the decisions that follow if it is
+            stored.
+    """
+
+    def __init__(self, compiled: CompiledPolicies | None = None) -> None:
+        self._compiled = CompiledPolicies() if compiled is None else compiled
 
     async def check(self, documents: PolicyDocuments, tee: Tee | None) -> None:
-        await in_thread(_check, documents, tee)
+        await in_thread(self._check, documents, tee)
 
     async def test(self, documents: PolicyDocuments, claims: JsonValue) -> TestedPolicy:
         return await in_thread(_test, documents, claims)
 
-
-def _check(documents: PolicyDocuments, tee: Tee | None) -> None:
-    CompiledPolicy.compile(documents.policy, documents.data).evaluate(
-        _SAMPLES.get(tee, _TDX_SAMPLE)
-    )
+    def _check(self, documents: PolicyDocuments, tee: Tee | None) -> None:
+        self._compiled.of(documents).evaluate(_SAMPLES.get(tee, _TDX_SAMPLE))
 
 
 def _test(documents: PolicyDocuments, claims: JsonValue) -> TestedPolicy:
@@ -78,6 +83,6 @@ def _test(documents: PolicyDocuments, claims: JsonValue) -> TestedPolicy:
     compiled = CompiledPolicy.compile(documents.policy, documents.data)
     allow = compiled.evaluate(claims).allow
     info: dict[str, JsonValue] = {
-        name: [value, compiled.reference.get(name)] for name, value in claims.items()
+        name: [value, compiled.reference.values.get(name)] for name, value in claims.items()
     }
     return TestedPolicy(allow, info)

@@ -5,16 +5,17 @@ a file, a single process or a cheap listing.
 """
 
 from verdictd_py.ports.collateral import CollateralRequest, CollateralSource, CollateralStore
+from verdictd_py.ports.documents import Document, DocumentStore
 from verdictd_py.ports.events import Events
 from verdictd_py.ports.policies import (
     AppraisalPolicy,
-    DocumentStore,
     PolicyDocuments,
     PolicySource,
     PolicyTester,
     ReleasePolicy,
     TestedPolicy,
 )
+from verdictd_py.ports.revisions import ABSENT, ANY, Expected, meets, revision_of
 from verdictd_py.ports.sessions import SessionStore
 from verdictd_py.ports.stores import (
     KeyringEditor,
@@ -27,12 +28,16 @@ from verdictd_py.ports.stores import (
 from verdictd_py.ports.verifier import Verifier
 
 __all__ = [
+    "ABSENT",
+    "ANY",
     "AppraisalPolicy",
     "CollateralRequest",
     "CollateralSource",
     "CollateralStore",
+    "Document",
     "DocumentStore",
     "Events",
+    "Expected",
     "KeyStore",
     "KeyringEditor",
     "Kind",
@@ -46,4 +51,6 @@ __all__ = [
     "StoredObject",
     "TestedPolicy",
     "Verifier",
+    "meets",
+    "revision_of",
 ]

@@ -1,77 +1,55 @@
-"""Where policies are kept, how they are tried, and what they decide."""
+"""Policies: where they come from, how they are checked, and what they decide."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
+from typing import Protocol, Self
 
+from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.appraisal import AppraisedPeer
 from verdictd_py.domain.evidence import Tee
-from verdictd_py.domain.names import Name
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Reason
 from verdictd_py.ports.stores import Kind
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PolicyDocuments:
     """One policy with its reference data, as text: `opa/tdxPolicy.rego`, `opa/tdxData`."""
 
     policy: str
     data: str
 
+    @classmethod
+    def over(cls, policy: str, reference: ReferenceData) -> Self:
+        """Combine a policy with reference data that is parsed already."""
+        made = cls(policy, reference.text)
+        made.__dict__["reference"] = reference
+        return made
+
+    @cached_property
+    def reference(self) -> ReferenceData:
+        """The reference data as one value, parsed at most once.
+
+        Raises:
+            PolicyInvalid: it cannot be parsed.
+        """
+        return ReferenceData.parse(self.data)
+
 
 class PolicySource(Protocol):
-    """Where appraisal policies are kept."""
+    """Source of the documents by which guests are appraised."""
 
     async def documents(self, tee: Tee) -> PolicyDocuments:
-        """Policy and reference data for one kind of TEE.
+        """Return policy and reference data for one TEE, both as they were at one moment.
 
         Raises:
-            NotFound: none is kept for it.
+            NotFound: one of them is not stored.
+            PolicyInvalid: the reference data cannot be parsed.
             StorageError: one of them cannot be read.
         """
-        ...
-
-
-class DocumentStore(PolicySource, Protocol):
-    """The same, one document at a time and by name (`tdxPolicy.rego`, `tdxData`)."""
-
-    async def get(self, name: Name) -> str:
-        """Text of a document.
-
-        Raises:
-            NotFound, StorageError: as `documents`.
-        """
-        ...
-
-    async def put(self, name: Name, text: str) -> None:
-        """Creates or replaces a document, atomically.
-
-        Raises:
-            StorageError: it could not be written.
-        """
-        ...
-
-    def policy_name(self, tee: Tee) -> Name:
-        """Name of a TEE's policy.
-
-        Raises:
-            NotFound: none is kept for it.
-        """
-        ...
-
-    def reference_name(self, tee: Tee) -> Name:
-        """Name of a TEE's reference data.
-
-        Raises:
-            NotFound: none is kept for it.
-        """
-        ...
-
-    def tee_of(self, name: Name) -> Tee | None:
-        """The TEE whose policy or reference data has that name, None for any other."""
         ...
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from verdictd_py.domain.names import KeyId, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
+from verdictd_py.ports.revisions import ANY, Expected, revision_of
 
 
 class Kind(StrEnum):
@@ -21,11 +22,16 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """What was found: canonical path (`keys/default/key/1`, `image/policy.json`)."""
+    """A stored object with its canonical path (`keys/default/key/1`, `image/policy.json`)."""
 
     kind: Kind
     path: str
     content: SecretBytes
+
+    @property
+    def revision(self) -> str:
+        """Revision of the content, for `expected`. It identifies the content: never log it."""
+        return revision_of(self.content.reveal())
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,20 +120,31 @@ class ResourceStore(Protocol):
         """
         ...
 
-    async def put(self, path: ResourcePath, content: SecretBytes) -> StoredObject:
-        """Creates or replaces a resource or the file behind an alias, atomically.
+    async def put(
+        self, path: ResourcePath, content: SecretBytes, *, expected: Expected = ANY
+    ) -> StoredObject:
+        """Create or replace a resource or the file behind an alias, atomically.
+
+        Args:
+            expected: revision of what `get` returned, `ABSENT` or `ANY`. Comparison and
+                replacement are one step for every process that uses the store.
 
         Raises:
+            Conflict: something else is stored by now; the caller reads it again.
             RequestError: empty content (no guest could fetch it).
             AlreadyExists: a key has that name.
             StorageError: it could not be written.
         """
         ...
 
-    async def delete(self, path: ResourcePath) -> None:
-        """Deletes a resource or the file behind an alias.
+    async def delete(self, path: ResourcePath, *, expected: Expected = ANY) -> None:
+        """Delete a resource or the file behind an alias.
+
+        Args:
+            expected: as for `put`.
 
         Raises:
+            Conflict: something else is stored by now; the caller reads it again.
             NotFound: neither.
             StorageError: it could not be deleted.
         """

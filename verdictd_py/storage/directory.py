@@ -23,10 +23,14 @@ from uuid import uuid4
 from verdictd_py.errors import AlreadyExists, ConfigError, NotFound, StorageError
 
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
-"""The largest reference data that the policy room reads, 4 MiB; all else is smaller."""
+"""The largest reference data that is read, 4 MiB; all else is smaller."""
 
 MAX_DEPTH: Final = 3
 """No name has more segments, so nothing below is ours to look at."""
+
+LOCK_FILE: Final = ".lock"
+"""Locked while something is compared and replaced. It is never removed or replaced: a second
+file of this name would be a second lock."""
 
 _TEMPORARY: Final = re.compile(r"\.tmp-.*", re.DOTALL)  # storage.md: by its beginning
 # Names never begin with a dot, so no request can ask for a temporary file.
@@ -37,6 +41,7 @@ _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # flock for writing needs a descriptor for writing where the file system is NFS.
 _LOCK: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_LOCK_OR_CREATE: Final = _LOCK | os.O_CREAT
 # ELOOP is O_NOFOLLOW's word for a link, ENXIO that of a socket: neither is ours.
 _ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
 _IN_THE_WAY: Final = frozenset({errno.ENOTDIR, errno.ELOOP})
@@ -49,12 +54,20 @@ Segments = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A regular file: its name below the root, bytes, mode bits, change time in ns."""
+    """A regular file: its name below the root, bytes, mode bits, change time in ns, inode.
+
+    Two entries of one name are equal only if nobody has replaced the file between them.
+    """
 
     segments: Segments
     size: int
     mode: int
     modified_ns: int
+    inode: int
+
+
+class DirectoryBusy(StorageError):
+    """Another process or task holds the lock of the directory now."""
 
 
 class Directory:
@@ -147,7 +160,7 @@ class Directory:
             status = os.stat(segments[-1], dir_fd=parent, follow_symlinks=False)
         if not stat.S_ISREG(status.st_mode):
             raise NotFound("nothing of that name")
-        return Entry(segments, status.st_size, stat.S_IMODE(status.st_mode), status.st_mtime_ns)
+        return _entry(segments, status)
 
     def replace(self, segments: Segments, content: bytes) -> None:
         """Creates or replaces a file; readers see the old bytes or the new ones.
@@ -202,7 +215,7 @@ class Directory:
             top: the directory, one segment or none.
         """
         for entry in self._files(top):
-            if not _TEMPORARY.fullmatch(entry.segments[-1]):
+            if not _TEMPORARY.fullmatch(entry.segments[-1]) and entry.segments != (LOCK_FILE,):
                 yield entry
 
     def _files(self, top: Segments) -> Iterator[Entry]:
@@ -219,8 +232,7 @@ class Directory:
         for name, status in found:
             segments = (*top, name)
             if stat.S_ISREG(status.st_mode):
-                mode = stat.S_IMODE(status.st_mode)
-                yield Entry(segments, status.st_size, mode, status.st_mtime_ns)
+                yield _entry(segments, status)
             elif stat.S_ISDIR(status.st_mode) and len(segments) <= MAX_DEPTH:
                 yield from self._files(segments)
 
@@ -230,6 +242,35 @@ class Directory:
             if _TEMPORARY.fullmatch(entry.segments[-1]):
                 with suppress(OSError), self._parent(entry.segments) as parent:
                     _remove_unless_locked(entry.segments[-1], parent)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the one lock of the directory, against threads and other processes alike.
+
+        It is not waited for. The kernel releases it when the process ends, however it ends.
+
+        Raises:
+            DirectoryBusy: somebody else holds it.
+            StorageError: the lock file cannot be opened for writing.
+        """
+        try:
+            descriptor = os.open(LOCK_FILE, _LOCK_OR_CREATE, 0o600, dir_fd=self._root)
+        except OSError as error:
+            reason = (error.strerror or "input or output failed").lower()
+            raise StorageError(
+                f"cannot be changed: {LOCK_FILE} in the data directory: {reason}"
+            ) from None
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DirectoryBusy("is being changed by others") from None
+            except OSError as error:
+                reason = (error.strerror or "input or output failed").lower()
+                raise StorageError(f"cannot be changed: no lock: {reason}") from None
+            yield
+        finally:
+            os.close(descriptor)
 
     @contextmanager
     def _parent(self, segments: Segments, *, make: bool = False) -> Iterator[int]:
@@ -271,6 +312,11 @@ class Directory:
             with suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=parent)
             os.close(descriptor)
+
+
+def _entry(segments: Segments, status: os.stat_result) -> Entry:
+    mode = stat.S_IMODE(status.st_mode)
+    return Entry(segments, status.st_size, mode, status.st_mtime_ns, status.st_ino)
 
 
 def _locked_file(parent: int) -> tuple[str, int]:

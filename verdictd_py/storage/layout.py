@@ -13,8 +13,9 @@ from verdictd_py.domain.secrets import KEY_BYTES
 from verdictd_py.errors import AlreadyExists, ConfigError, NotFound, StorageError
 from verdictd_py.storage.content import unservable
 from verdictd_py.storage.defaults import POLICY_FILES, PROVED, RELEASE_FILES, default_file
-from verdictd_py.storage.directory import Directory, Entry, Segments
-from verdictd_py.storage.stores import ALIASES, COLLATERAL, KEYS, OPA, README, RESOURCES
+from verdictd_py.storage.directory import LOCK_FILE, Directory, Entry, Segments
+from verdictd_py.storage.documents import OPA
+from verdictd_py.storage.stores import ALIASES, COLLATERAL, KEYS, README, RESOURCES
 
 _DIRECTORIES: Final = (KEYS, "image", "gpg", OPA, RESOURCES, COLLATERAL, "audit")
 
@@ -73,6 +74,7 @@ def _as_config_error(path: Path, *segments: str) -> Iterator[None]:
 
 def _defaults(tees: Iterable[Tee]) -> list[tuple[Segments, bytes]]:
     found: list[tuple[Segments, bytes]] = [
+        ((LOCK_FILE,), b""),
         (("image", "policy.json"), _REJECT),
         (("image", "sigstore.yaml"), _SIGSTORE),
     ]

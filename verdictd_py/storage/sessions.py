@@ -69,6 +69,9 @@ class MemorySessionStore:
     async def kept(self, digest: str, *, now: datetime) -> str | None:
         return self._claims.get(digest, now)
 
+    def close(self) -> None:
+        """Do nothing: there is no file to close."""
+
     def _bound_sessions(self, now: datetime) -> None:
         """Unanswered challenges go first."""
         self._tokens.forget_ended(now)

@@ -9,18 +9,24 @@ from heapq import nsmallest
 from typing import Final
 
 from verdictd_py.domain.events import WarningShadowed
-from verdictd_py.domain.evidence import Tee
-from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, Name, ResourcePath
+from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
-from verdictd_py.errors import AlreadyExists, NotFound, RequestError, StorageError
-from verdictd_py.ports import Events, Kind, PolicyDocuments, StoredName, StoredObject
+from verdictd_py.errors import AlreadyExists, Conflict, NotFound, RequestError, StorageError
+from verdictd_py.ports import (
+    ANY,
+    Events,
+    Expected,
+    Kind,
+    StoredName,
+    StoredObject,
+    meets,
+)
 from verdictd_py.storage.content import COSIGN_KEY, KEYRING, unservable
-from verdictd_py.storage.defaults import POLICY_FILES
 from verdictd_py.storage.directory import Directory, Entry
+from verdictd_py.storage.exclusive import exclusively
 
 KEYS: Final = "keys"
 RESOURCES: Final = "resources"
-OPA: Final = "opa"
 COLLATERAL: Final = "collateral"
 README: Final = "README.md"
 """What a checkout used as a data directory has among its keys."""
@@ -158,38 +164,62 @@ class DirectoryResourceStore:
             return StoredObject(kind, "/".join(segments), SecretBytes(content))
         raise NotFound(f"there is no resource {path}")
 
-    async def put(self, path: ResourcePath, content: SecretBytes) -> StoredObject:
+    async def put(
+        self, path: ResourcePath, content: SecretBytes, *, expected: Expected = ANY
+    ) -> StoredObject:
         if not len(content):
             raise RequestError("an empty resource cannot be fetched by any guest")
-        return await asyncio.to_thread(self._put, path, content)
-
-    def _put(self, path: ResourcePath, content: SecretBytes) -> StoredObject:
-        own = (RESOURCES, *path.segments)
-        alias = ALIASES.get(path.segments)
-        target = alias or own
+        target = _target(path)
         problem = unservable(target, content.reveal())
         if problem:
             raise RequestError(f"the resource {path} is refused: {problem}")
-        try:
-            if alias is None and self._directory.exists((KEYS, *path.segments)):
+
+        def change() -> None:
+            self._require(path, expected)
+            if target[0] == RESOURCES and self._directory.exists((KEYS, *path.segments)):
                 raise AlreadyExists("names a key, not a resource")
             self._directory.replace(target, content.reveal())
+
+        try:
+            await exclusively(self._directory, change)
         except (AlreadyExists, StorageError) as error:
             raise type(error)(f"the resource {path} {error}") from None
-        if alias is not None and self._directory.exists(own):
-            self._events.record(WarningShadowed(resource=str(path), by="/".join(own)))
-        kind = Kind.RESOURCE if alias is None else Kind.IMAGE
+        await asyncio.to_thread(self._warn_if_shadowed, path)
+        kind = Kind.RESOURCE if target[0] == RESOURCES else Kind.IMAGE
         return StoredObject(kind, "/".join(target), content)
 
-    async def delete(self, path: ResourcePath) -> None:
-        alias = ALIASES.get(path.segments)
-        target = alias or (RESOURCES, *path.segments)
+    async def delete(self, path: ResourcePath, *, expected: Expected = ANY) -> None:
+        def change() -> None:
+            self._require(path, expected)
+            self._directory.delete(_target(path))
+
         try:
-            await asyncio.to_thread(self._directory.delete, target)
+            await exclusively(self._directory, change)
         except NotFound:
             raise NotFound(f"there is no resource {path}") from None
         except StorageError as error:
             raise StorageError(f"the resource {path} {error}") from None
+
+    def _require(self, path: ResourcePath, expected: Expected) -> None:
+        """Return if what `get` would return now is what the caller expects."""
+        if expected is ANY:
+            return
+        try:
+            content = self._get(path).content.reveal()
+        except NotFound:
+            content = None
+        if not meets(content, expected):
+            raise Conflict(f"the resource {path} has changed since it was read; read it again")
+
+    def _warn_if_shadowed(self, path: ResourcePath) -> None:
+        own = (RESOURCES, *path.segments)
+        if _target(path) != own and self._directory.exists(own):
+            self._events.record(WarningShadowed(resource=str(path), by="/".join(own)))
+
+
+def _target(path: ResourcePath) -> tuple[str, ...]:
+    """Return the file that a change of the resource changes: its alias's, where it has one."""
+    return ALIASES.get(path.segments) or (RESOURCES, *path.segments)
 
 
 class DirectoryCollateralStore:
@@ -215,60 +245,6 @@ class DirectoryCollateralStore:
             await asyncio.to_thread(self._directory.replace, (COLLATERAL, name), content)
         except (AlreadyExists, StorageError) as error:
             raise StorageError(f"{COLLATERAL}/{name} {error}") from None
-
-
-class DirectoryDocumentStore:
-    """Port `DocumentStore`: `opa/tdxPolicy.rego` with `opa/tdxData`, and their siblings."""
-
-    def __init__(self, directory: Directory) -> None:
-        self._directory = directory
-
-    async def documents(self, tee: Tee) -> PolicyDocuments:
-        names = POLICY_FILES.get(tee)
-        if names is None:
-            raise NotFound(f"no policy is kept for {tee}")
-        policy, data = await asyncio.to_thread(lambda: [self._text(name) for name in names])
-        return PolicyDocuments(policy, data)
-
-    async def get(self, name: Name) -> str:
-        return await asyncio.to_thread(self._text, *name.segments)
-
-    async def put(self, name: Name, text: str) -> None:
-        try:
-            await asyncio.to_thread(self._directory.replace, (OPA, *name.segments), text.encode())
-        except (AlreadyExists, StorageError) as error:
-            raise StorageError(f"{OPA}/{name} {error}") from None
-
-    def policy_name(self, tee: Tee) -> Name:
-        return self._names(tee)[0]
-
-    def reference_name(self, tee: Tee) -> Name:
-        return self._names(tee)[1]
-
-    @staticmethod
-    def _names(tee: Tee) -> tuple[Name, Name]:
-        try:
-            policy, reference = POLICY_FILES[tee]
-        except KeyError:
-            raise NotFound(f"no policy is kept for {tee}") from None
-        return Name((policy,)), Name((reference,))
-
-    def tee_of(self, name: Name) -> Tee | None:
-        for tee, names in POLICY_FILES.items():
-            if str(name) in names:
-                return tee
-        return None
-
-    def _text(self, *segments: str) -> str:
-        name = "/".join(segments)
-        try:
-            return self._directory.read((OPA, *segments)).decode()
-        except NotFound:
-            raise NotFound(f"{OPA}/{name} is missing") from None
-        except UnicodeDecodeError:
-            raise StorageError(f"{OPA}/{name} is not UTF-8 text") from None
-        except StorageError as error:
-            raise StorageError(f"{OPA}/{name} {error}") from None
 
 
 def _named(entry: Entry, name: str, problem: str) -> StoredName:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import cbor2
 import pytest
 from asn1crypto import x509 as asn1
@@ -152,7 +154,19 @@ def test_maps_are_those_of_another_library(entries: dict[str, bytes]) -> None:
     assert dice.read_claims(cbor2.dumps(entries)) == entries
 
 
+@pytest.mark.parametrize("value", [n + by for n in (24, 2**8, 2**16, 2**32) for by in (-1, 0)])
+def test_heads_are_as_short_as_those_of_another_library(value: int) -> None:
+    assert cbor.unsigned(value) == cbor2.dumps(value)
+
+
 # DER.
+
+
+@pytest.mark.parametrize("year", [1950, 1999, 2000, 2049, 2050])  # RFC 5280, 4.1.2.5
+def test_times_of_either_form_are_read_to_the_second(year: int) -> None:
+    begin = datetime(year, 2, 3, 4, 5, 6, tzinfo=UTC)
+    found = der.read_certificate(self_signed([], begin=begin, end=begin + timedelta(seconds=1)))
+    assert (found.not_before, found.not_after) == (begin, begin + timedelta(seconds=1))
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -81,3 +81,12 @@ def test_the_session_cannot_be_taken_for_the_challenge() -> None:
 @given(st.text(st.characters(codec=None), max_size=200))
 def test_any_text(sealed: str) -> None:
     refused(sealed)
+
+
+@pytest.mark.parametrize("sealed", ["\ud800 []", "\ud800", f"{'0' * 64} \ud800"])
+def test_text_that_utf_8_cannot_encode_is_refused(sealed: str) -> None:
+    refused(sealed)
+
+
+def test_a_session_that_utf_8_cannot_encode_is_refused() -> None:
+    refused(SEALED, "\ud800")

@@ -10,7 +10,7 @@ from typing import Final
 from verdictd_py.config import Address
 from verdictd_py.errors import ConfigError
 from verdictd_py.guest.agent import Connect, KeyProviderAgent
-from verdictd_py.listeners.client_api import ClientApi
+from verdictd_py.listeners.grpc_listener import GrpcListener
 
 AGENT_DRAIN_SECONDS: Final = 2.0
 """For calls in flight when the agent is told to end."""
@@ -28,13 +28,12 @@ async def serve(options: Namespace, connect: Connect) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    listener = ClientApi(tls=None, option="--keyprovider")
-    agent.register(listener.server)
-    bound = listener.bind(address)
+    listener = GrpcListener("keyprovider", [address], lambda server, _: agent.register(server))
+    listener.bind()
     await listener.start()
-    print(f"serving ocicrypt's key provider on {bound}", flush=True)
+    print(f"serving ocicrypt's key provider on {listener.endpoint}", flush=True)
     await ended.wait()
-    await listener.drain(AGENT_DRAIN_SECONDS)
+    await listener.stop(AGENT_DRAIN_SECONDS)
 
 
 def _agent_address(text: str) -> Address:

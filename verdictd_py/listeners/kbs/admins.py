@@ -13,7 +13,7 @@ from typing import Final
 from aiohttp import web
 
 from verdictd_py.broker.administration import Administration
-from verdictd_py.broker.policies import PolicyAdministrator
+from verdictd_py.broker.documents import DocumentAdministrator
 from verdictd_py.domain.evidence import Tee
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.encoding import (
@@ -73,8 +73,8 @@ class AdminRoutes:
         ]
 
     @property
-    def _policies(self) -> PolicyAdministrator:
-        return self._administration.policies
+    def _policies(self) -> DocumentAdministrator:
+        return self._administration.documents
 
     def _administrator(self, request: web.Request) -> Administrator:
         return self._admins().administrator(bearer(request), now=self._clock())

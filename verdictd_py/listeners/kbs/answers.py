@@ -16,6 +16,7 @@ from verdictd_py.errors import (
     AppraisalTimeout,
     AttestationError,
     CollateralUnavailable,
+    Conflict,
     GuestRefused,
     NotAuthorized,
     NotFound,
@@ -120,6 +121,13 @@ REFUSALS: Final = (
         "PluginInternalError",
         "Something of this name is there already, and is not replaced.",
         "Choose another name, or delete it first.",
+    ),
+    Refusal(
+        Conflict,
+        409,
+        "PluginInternalError",
+        "What was to be changed has changed meanwhile; nothing was stored.",
+        "Read it again, and repeat the change.",
     ),
     Refusal(
         RequestError,

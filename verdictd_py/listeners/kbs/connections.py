@@ -8,14 +8,17 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
 from verdictd_py.domain.events import ConnectionFailed, ConnectionRefused, RequestFailed
+from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.kbs import answers
 from verdictd_py.listeners.limits import Limits
+from verdictd_py.listeners.listener import Background
 from verdictd_py.listeners.sockets import peer_text
 from verdictd_py.ports import Events
 from verdictd_py.protocols.rcar.messages import MAX_BODY_BYTES
@@ -38,6 +41,9 @@ MAX_ALL_WAITING_BYTES: Final = 256 * 1024 * 1024
 
 _PAUSE_SECONDS: Final = 1.0
 """After a connection that could not be accepted: there are no descriptors left, say."""
+
+_UNUSABLE: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
+"""Of accept(2): they say that the socket itself is of no use any more, so no retry helps."""
 
 _SILENT: Final = logging.getLogger("verdictd_py.http")
 """Of the library: it would print what clients sent."""
@@ -233,12 +239,14 @@ class Acceptor:
         self._tasks: dict[asyncio.Task[None], Connection] = {}
         self._waiting = _Waiting()
 
-    def start(self, listening: socket.socket, server: web.Server) -> None:
-        """Accepts on a socket that is bound already."""
+    def start(self, listening: socket.socket, server: web.Server, background: Background) -> None:
+        """Accept connections on a socket that is bound already."""
         self._listening = listening
         listening.setblocking(False)
         listening.listen(BACKLOG)
-        self._accepting = asyncio.create_task(self._accept(listening, server))
+        self._accepting = background(
+            "kbs_http.accept", partial(self._accept, listening, server), essential=True
+        )
 
     async def drain(self, seconds: float) -> None:
         """Stops accepting, lets requests in flight finish, closes what is idle."""
@@ -263,17 +271,28 @@ class Acceptor:
         await asyncio.gather(*left, return_exceptions=True)
 
     async def _accept(self, listening: socket.socket, server: web.Server) -> None:
+        """Accept connections for ever.
+
+        Raises:
+            OSError: the socket can no longer be used.
+        """
         loop = asyncio.get_running_loop()
         while True:
             try:
                 accepted, name = await loop.sock_accept(listening)
             except OSError as error:
+                if error.errno in _UNUSABLE:
+                    raise
                 if error.errno != errno.ECONNABORTED:  # the client's business
                     reason = f"cannot accept: {error.strerror}"
                     self._events.record(ConnectionRefused(reason=reason))
                     await asyncio.sleep(_PAUSE_SECONDS)
                 continue
-            self._take(accepted, name, server)
+            try:
+                self._take(accepted, name, server)
+            except Exception as error:  # noqa: BLE001  # the edge: one client's bug stops no other
+                accepted.close()
+                report_bug(self._events, error, doing="accept a connection")
             await asyncio.sleep(0)  # a flood of connections must not keep the others waiting
 
     def _take(self, accepted: socket.socket, name: object, server: web.Server) -> None:
@@ -288,20 +307,23 @@ class Acceptor:
         self._tasks[task] = connection
         task.add_done_callback(self._tasks.pop)
 
+    def _tls_settings(self) -> dict[str, Any]:
+        if self._tls is None:
+            return {}
+        return {
+            "ssl": self._tls(),
+            "ssl_handshake_timeout": self._limits.handshake,
+            "ssl_shutdown_timeout": _LINGER_SECONDS,
+        }
+
     async def _serve(self, accepted: socket.socket, peer: str, connection: Connection) -> None:
         """Until the connection is closed and nothing is done for it: it counts as long.
 
         A client that asks for what takes long and leaves must not be able to ask again.
         """
-        settings: dict[str, Any] = {}
-        if self._tls is not None:
-            settings = {
-                "ssl": self._tls(),
-                "ssl_handshake_timeout": self._limits.handshake,
-                "ssl_shutdown_timeout": _LINGER_SECONDS,
-            }
         loop = asyncio.get_running_loop()
         try:
+            settings = self._tls_settings()
             await loop.connect_accepted_socket(lambda: connection, accepted, **settings)
         except ssl.SSLError as error:
             reason = (error.reason or "no TLS").replace("_", " ").lower()

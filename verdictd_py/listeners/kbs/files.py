@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,29 @@ _PREFIX: Final = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9_.-]*/){1,2}")
 """One or two segments of a name (see `domain.names`); any other would never fit one."""
 
 _MEMBERS: Final = frozenset({"name", "public_key", "roles", "default_role", "prefix"})
+
+
+class AdminFile:
+    """Who may administer over HTTP: a file that can be read again.
+
+    Args:
+        read: reads and checks the file.
+
+    Raises:
+        ConfigError: one line: cause and remedy.
+    """
+
+    def __init__(self, read: Callable[[], AdminKeys]) -> None:
+        self._read = read
+        self.keys = read()
+
+    def reload(self) -> None:
+        """Read the file again.
+
+        Raises:
+            ConfigError: one line: cause and remedy. The keys from before stay in force.
+        """
+        self.keys = self._read()
 
 
 def read_token_key(path: Path) -> ec.EllipticCurvePrivateKey:

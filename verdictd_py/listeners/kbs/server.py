@@ -4,21 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
 from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 
-from verdictd_py.domain.events import RequestAnswered, RequestFailed, RequestUnattested
-from verdictd_py.errors import GuestRefused, NotJudged, Overloaded, SessionMissing, VerdictdError
+from verdictd_py.config import Address
+from verdictd_py.domain.events import (
+    KbsAdministrators,
+    KbsSelfSigned,
+    RequestAnswered,
+    RequestFailed,
+    RequestUnattested,
+    WarningIdentity,
+)
+from verdictd_py.errors import (
+    ConfigError,
+    GuestRefused,
+    NotJudged,
+    Overloaded,
+    SessionMissing,
+    VerdictdError,
+)
+from verdictd_py.listeners import sockets
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.kbs import answers, description
 from verdictd_py.listeners.kbs.admins import AdminRoutes, is_refused_admin
 from verdictd_py.listeners.kbs.connections import Acceptor, Connection
+from verdictd_py.listeners.kbs.files import AdminFile
 from verdictd_py.listeners.kbs.guests import PREFIX, GuestRoutes, address
+from verdictd_py.listeners.kbs.tls import KbsTls
 from verdictd_py.listeners.limits import Limits
+from verdictd_py.listeners.listener import Background
 from verdictd_py.ports import Events
 from verdictd_py.protocols.rcar.messages import MAX_BODY_BYTES
 
@@ -31,32 +51,46 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class KbsListener:
-    """Serves guests and their operators over HTTP.
+    """Serves guests and their operators over HTTP (see `Listener`).
 
     Args:
+        address: where it listens.
         limits: those of the attested listener.
-        tls: settings of TLS for the next connection, None for plain HTTP.
-        drain_seconds: for requests in flight when it stops.
+        tls: None for plain HTTP.
+        admins: who may administer.
+        on_stopped: called when it has stopped.
+
+    Attributes:
+        guests: the routes of guests.
+        app: all routes, as the library holds them.
     """
 
     def __init__(
         self,
+        address: Address,
         *,
         guests: GuestRoutes,
-        admins: AdminRoutes,
+        administration: AdminRoutes,
+        admins: AdminFile,
         events: Events,
         limits: Limits,
-        tls: Callable[[], ssl.SSLContext] | None,
-        drain_seconds: float,
+        tls: KbsTls | None,
+        on_stopped: Callable[[], None],
     ) -> None:
+        self.name = "kbs_http"
+        self.address = address
+        self.guests = guests
+        self._admins = admins
+        self._on_stopped = on_stopped
+        self._tls = tls
         self._events = events
         self._limits = limits
-        self._drain_seconds = drain_seconds
+        self._listening: socket.socket | None = None
 
         app = web.Application(client_max_size=MAX_BODY_BYTES)
         for route in (
             *guests.routes(),
-            *admins.routes(),
+            *administration.routes(),
             web.get(HEALTH, _healthy, allow_head=False),
             web.get(PREFIX + "/openapi.json", _described, allow_head=False),
         ):
@@ -65,19 +99,54 @@ class KbsListener:
             app.router.add_route(route.method, route.path, handler)
         self.app = app
         self._runner = web.AppRunner(app)
-        self._acceptor = Acceptor(events=events, limits=limits, tls=tls)
+        self._acceptor = Acceptor(
+            events=events, limits=limits, tls=None if tls is None else lambda: tls.context
+        )
 
-    async def start(self, listening: socket.socket) -> None:
-        """Accepts connections on a socket that is bound already."""
+    @property
+    def endpoint(self) -> str:
+        return f"{'http' if self._tls is None else 'https'}://{self.address}"
+
+    @property
+    def self_signed(self) -> bytes:
+        """The listener's certificate where it made one itself, PEM; empty otherwise."""
+        return b"" if self._tls is None else self._tls.self_signed
+
+    def bind(self) -> None:
+        self._listening = sockets.bind(self.address, option="--kbs-http")
+        host, port = self._listening.getsockname()[:2]
+        self.address = Address(host, port)
+
+    async def start(self, background: Background) -> None:
+        if self._listening is None:
+            return
         await self._runner.setup()
         server = self._runner.server
         assert server is not None  # noqa: S101  # set up
-        self._acceptor.start(listening, server)
+        self._acceptor.start(self._listening, server, background)
+        if self.self_signed:
+            self._events.record(KbsSelfSigned(sha256=_fingerprint(self.self_signed)))
 
-    async def drain(self) -> None:
-        """Stops accepting, lets requests in flight finish, closes what is idle."""
-        await self._acceptor.drain(self._drain_seconds)
+    def reload(self) -> None:
+        """Read the certificate with its key, and who may administer, again."""
+        reads = [self._admins.reload]
+        if self._tls is not None:
+            reads.insert(0, self._tls.reload)
+        for read in reads:
+            try:
+                read()
+            except ConfigError as error:
+                self._events.record(WarningIdentity(reason=str(error)))
+        names = tuple(key.name for key in self._admins.keys.keys)
+        if names:
+            self._events.record(KbsAdministrators(names=names))
+
+    async def stop(self, seconds: float) -> None:
+        if self._listening is not None:
+            self._listening.close()
+        await self._acceptor.drain(seconds)
         await self._runner.cleanup()
+        self._on_stopped()
 
     async def _answered(self, handler: Handler, request: web.Request) -> web.StreamResponse:
         """One request: every failure is an answer in JSON, and one line in the log."""
@@ -189,3 +258,8 @@ async def _healthy(request: web.Request) -> web.Response:
 async def _described(request: web.Request) -> web.Response:
     del request
     return answers.succeeded(description.document())
+
+
+def _fingerprint(pem: bytes) -> str:
+    """SHA-256 of a certificate, as openssl writes it."""
+    return x509.load_pem_x509_certificate(pem).fingerprint(SHA256()).hex(":").upper()

@@ -58,12 +58,10 @@ class WrapRequest:
     """`keywrap`.
 
     Attributes:
-        provider: the name that was asked for.
         parameter: which key, and how.
         optsdata: opaque; holds the layer key.
     """
 
-    provider: str
     parameter: Parameter
     optsdata: SecretBytes
 
@@ -73,15 +71,10 @@ class UnwrapRequest:
     """`keyunwrap`.
 
     Attributes:
-        provider: the name that was asked for, None where the request does not say: the
-            packet alone decides what is unwrapped.
         annotation: the packet's bytes, for `AnnotationPacket.decode`.
-        parameters: the provider's values. ocicrypt sends `Enabled` or nothing.
     """
 
-    provider: str | None
     annotation: bytes = field(repr=False)
-    parameters: tuple[bytes, ...] = field(repr=False)
 
 
 def decode(data: bytes, *, provider: str | None) -> WrapRequest | UnwrapRequest:
@@ -143,7 +136,7 @@ def _wrap(members: dict[str, JsonValue], configured: str | None) -> WrapRequest:
     if not isinstance(values, list) or not values:
         raise RequestError(f"the provider {shown(provider)} has no parameter")
     optsdata = decode_byte_string(params.get("optsdata"), "optsdata", MAX_OPTSDATA_BYTES)
-    return WrapRequest(provider, parameter.parse(_value(values[0])), SecretBytes(optsdata))
+    return WrapRequest(parameter.parse(_value(values[0])), SecretBytes(optsdata))
 
 
 def _unwrap(members: dict[str, JsonValue], configured: str | None) -> UnwrapRequest:
@@ -154,12 +147,12 @@ def _unwrap(members: dict[str, JsonValue], configured: str | None) -> UnwrapRequ
     given = _object(_object(params, "dc"), "Parameters")
     try:
         provider = _provider(given, configured)
-    except RequestError:
-        # Whoever decrypts an image names any provider, and needs to name none.
-        return UnwrapRequest(None, annotation, ())
+    except RequestError:  # a client that decrypts may name any provider, or none
+        return UnwrapRequest(annotation)
     values = given[provider]
-    parameters = tuple(map(_value, values)) if isinstance(values, list) else ()
-    return UnwrapRequest(provider, annotation, parameters)
+    for value in values if isinstance(values, list) else ():
+        _value(value)  # ocicrypt sends `Enabled` or nothing; a malformed value is refused
+    return UnwrapRequest(annotation)
 
 
 def _provider(given: dict[str, JsonValue], configured: str | None) -> str:

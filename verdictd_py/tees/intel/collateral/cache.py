@@ -25,6 +25,7 @@ from verdictd_py.domain.evidence import Collateral, Tee
 from verdictd_py.errors import AttestationError, CollateralUnavailable, StorageError
 from verdictd_py.ports import CollateralRequest, CollateralStore, Events
 from verdictd_py.tees.intel.collateral.check import Validity, check_collateral, ends_at
+from verdictd_py.tees.intel.collateral.flights import Flights
 from verdictd_py.tees.intel.collateral.forms import collateral_from_json, collateral_to_json
 from verdictd_py.tees.intel.collateral.pcs import Check
 from verdictd_py.tees.intel.pck import root_key_digest
@@ -98,9 +99,10 @@ class CollateralCache:
         self._minimum = minimum_evaluation
         self._chance = chance
         self._kept: dict[CollateralRequest, _Kept] = {}
-        self._looked: set[CollateralRequest] = set()
+        self._loaded: set[CollateralRequest] = set()
         self._failures: dict[CollateralRequest, _Failure] = {}
-        self._flights: dict[CollateralRequest, asyncio.Task[_Kept]] = {}
+        self._loads = Flights(self._load)
+        self._fetches = Flights(self._fetch_and_keep, limit=MAX_FLIGHTS)
 
     async def candidates(
         self, request: CollateralRequest, endorsements: Collateral | None
@@ -119,8 +121,8 @@ class CollateralCache:
         now = self._clock()
         if kept is not None and kept.validity.start <= now <= kept.validity.end:  # 1
             if now >= kept.renew_at and not self._is_pausing(request, now):
-                with suppress(CollateralUnavailable):  # others are in the air: later, then
-                    self._start(request)
+                with suppress(CollateralUnavailable):  # too many others: the next guest tries again
+                    self._fetches.start(request)
             return (kept.collateral,)
         try:
             return ((await self._fetched(request, now)).collateral,)  # 2
@@ -132,13 +134,17 @@ class CollateralCache:
             return found
 
     async def restore(self) -> None:
-        """Takes what the store has, so that it is renewed before any guest asks for it."""
+        """Load everything from the store, so that it is renewed before a guest needs it.
+
+        Raises:
+            StorageError: the store cannot be listed.
+        """
         for name in (await self._store.names())[:MAX_PLATFORMS]:
             if (request := _request(name)) is not None:
                 await self._known(request)
 
     async def renew_due(self) -> None:
-        """Renews everything that is due now; failures wait for the next time."""
+        """Renew everything that is due now, and wait for it. Failures are recorded."""
         now = self._clock()
         due = [
             request
@@ -146,37 +152,45 @@ class CollateralCache:
             if now >= kept.renew_at and not self._is_pausing(request, now)
         ]
         for request in due:
-            with suppress(CollateralUnavailable):  # the next time, then
-                self._start(request)
-        flights = [self._flights[request] for request in due if request in self._flights]
-        await asyncio.gather(*flights, return_exceptions=True)
+            with suppress(CollateralUnavailable):  # too many others: at the next call
+                self._fetches.start(request)
+        await self._fetches.wait()
 
     async def keep_renewed(self, *, every_seconds: float = 60) -> None:
-        """`restore`, then `renew_due` for ever."""
+        """Call `restore`, then `renew_due` again and again. Returns never.
+
+        Raises:
+            StorageError: the store cannot be listed.
+        """
         await self.restore()
         while True:
             await self.renew_due()
             await asyncio.sleep(every_seconds)
 
     async def stop(self) -> None:
-        """Ends every fetch that is under way."""
-        flights = list(self._flights.values())
-        for flight in flights:
-            flight.cancel()
-        await asyncio.gather(*flights, return_exceptions=True)
+        """Cancel every load and fetch; guests that wait for one get `CollateralUnavailable`."""
+        await self._loads.stop()
+        await self._fetches.stop()
 
     async def _known(self, request: CollateralRequest) -> _Kept | None:
-        """From memory, or the first time from the store."""
-        if request not in self._looked:
-            self._looked.add(request)
-            try:
-                text = await self._store.load(_name(request))
-            except StorageError as error:
-                self._events.record(CollateralUnreadable(problem=str(error)))
-                text = None
-            if text is not None:
-                self._take_stored(request, text)
+        """Return what is in memory; the first time, load it from the store.
+
+        Guests that arrive together after a restart wait for the same load: none of them may
+        conclude from an empty memory that there is nothing on disk.
+        """
+        if request not in self._loaded:
+            await self._loads.result(request)
         return self._kept.get(request)
+
+    async def _load(self, request: CollateralRequest) -> None:
+        try:
+            text = await self._store.load(_name(request))
+        except StorageError as error:
+            self._events.record(CollateralUnreadable(problem=str(error)))
+            text = None
+        if text is not None:
+            self._take_stored(request, text)
+        self._loaded.add(request)
 
     def _take_stored(self, request: CollateralRequest, text: bytes) -> None:
         """What was verified when it was stored is verified again: files can be written over.
@@ -197,34 +211,14 @@ class CollateralCache:
         failure = self._failures.get(request)
         if failure is not None and now < failure.until:
             raise CollateralUnavailable(failure.text)
-        return await asyncio.shield(self._start(request))
+        return await self._fetches.result(request)
 
     def _is_pausing(self, request: CollateralRequest, now: datetime) -> bool:
         failure = self._failures.get(request)
         return failure is not None and now < failure.until
 
-    def _start(self, request: CollateralRequest) -> asyncio.Task[_Kept]:
-        """The flight of this request, one for all.
-
-        Raises:
-            CollateralUnavailable: too many others are in the air.
-        """
-        flight = self._flights.get(request)
-        if flight is None:
-            if len(self._flights) >= MAX_FLIGHTS:
-                raise CollateralUnavailable("too many platform types are being fetched; try again")
-            flight = asyncio.create_task(self._fly(request))
-            self._flights[request] = flight
-            flight.add_done_callback(lambda done: self._landed(request, done))
-        return flight
-
-    def _landed(self, request: CollateralRequest, flight: asyncio.Task[_Kept]) -> None:
-        self._flights.pop(request, None)
-        if not flight.cancelled():
-            flight.exception()  # asked for, so that nobody is told it never was
-
-    async def _fly(self, request: CollateralRequest) -> _Kept:
-        """Fetches, verifies, keeps.
+    async def _fetch_and_keep(self, request: CollateralRequest) -> _Kept:
+        """Fetch, verify, keep and store.
 
         Raises:
             CollateralUnavailable: no answer, or one that does not verify.
@@ -233,11 +227,15 @@ class CollateralCache:
             collateral, validity = await self._fetch(
                 request, lambda found: self._acceptable(request, found)
             )
+            kept = self._keep(request, collateral, validity)
         except (AttestationError, CollateralUnavailable) as error:
             self._failed(request, str(error))
             raise CollateralUnavailable(str(error)) from error
+        except Exception as error:
+            # A bug. It is recorded here, because a renewal has no caller that would report it.
+            self._failed(request, f"internal error: {type(error).__name__}")
+            raise
         self._failures.pop(request, None)
-        kept = self._keep(request, collateral, validity)
         self._events.record(
             CollateralRenewed(
                 tee=request.tee,

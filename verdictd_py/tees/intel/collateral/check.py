@@ -170,7 +170,7 @@ def _whose(info: dict[str, Any], identity: dict[str, Any], request: CollateralRe
 def _crls(
     collateral: Collateral, chain: list[x509.Certificate], request: CollateralRequest
 ) -> tuple[x509.CertificateRevocationList, x509.CertificateRevocationList]:
-    """The CRL of the PCK certificates, and that of the root."""
+    """Return the CRL of the PCK certificates and that of the root, both verified."""
     pck, root = parsed(collateral).pck_crl, parsed(collateral).root_ca_crl
     for crl, issuer in ((pck, chain[0]), (root, chain[-1])):
         key = issuer.public_key()
@@ -180,6 +180,12 @@ def _crls(
             or not crl.is_signature_valid(key)
         ):
             raise _rejected("a revocation list is not signed by its issuer")
+        extensions = issuer.extensions
+        if (
+            not extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+            or not extensions.get_extension_for_class(x509.KeyUsage).value.crl_sign
+        ):
+            raise _rejected("the issuer of a revocation list is no CA, or may not sign one")
     names = [str(each.value).lower() for each in chain[0].subject]
     if not any(request.ca in name for name in names):
         raise _rejected(f"its revocation list is not that of the {request.ca} CA")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Final, NoReturn
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, NoReturn, Self
 
-from verdictd_py.domain.evidence import SGX_MEASUREMENTS, Tee, measurements
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
 
@@ -21,18 +22,67 @@ MAX_DIGITS: Final = 100
 RESERVED: Final = "policy"
 """Package of the verdict: the engine lets data of this name replace it."""
 
-Reference = dict[str, JsonValue]
+Reference = Mapping[str, JsonValue]
+"""Parsed reference values by name."""
 
 
-def parse_data(text: str) -> Reference:
-    """Reference data out of its JSON text.
+@dataclass(frozen=True, slots=True)
+class ReferenceData:
+    """Reference values of one TEE, parsed once for everything that uses them.
+
+    Attributes:
+        values: by name; nobody alters them.
+        text: the one JSON text of the values (`canonical`), as the engine takes it.
+    """
+
+    values: Reference
+    text: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read the text of a stored document.
+
+        Raises:
+            PolicyInvalid: see `parse_data`.
+        """
+        return cls(*_read(text))
+
+    @classmethod
+    def of(cls, values: Reference) -> Self:
+        """Make reference data of values that were parsed before, for example of a union.
+
+        Raises:
+            PolicyInvalid: they are no JSON, or together larger than `MAX_DATA_BYTES`.
+        """
+        try:
+            text = canonical(dict(values))
+        except ValueError as error:
+            raise PolicyInvalid(f"the reference data is not usable JSON: {error}") from error
+        _require_size(text)
+        return cls(values, text)
+
+    def unpinned(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return those of `names` for which any value passes: the list is missing or empty."""
+        return tuple(name for name in names if self.values.get(name, []) == [])
+
+    def written(self) -> str:
+        """Return the text to store: indented, for people."""
+        return json.dumps(self.values, indent=2) + "\n"
+
+
+def parse_data(text: str) -> dict[str, JsonValue]:
+    """Parse the JSON text of reference data.
 
     Raises:
         PolicyInvalid: too large or too deep, not JSON, not one object, a name given twice,
             a number that is none, text that is no Unicode, or the reserved name.
     """
-    if len(text) > MAX_DATA_BYTES or len(text.encode("utf-8", "replace")) > MAX_DATA_BYTES:
-        raise PolicyInvalid(f"the reference data is larger than {MAX_DATA_BYTES} bytes")
+    return _read(text)[0]
+
+
+def _read(text: str) -> tuple[dict[str, JsonValue], str]:
+    """Return the values and their canonical text."""
+    _require_size(text)
     try:
         data = json.loads(
             text,
@@ -40,7 +90,7 @@ def parse_data(text: str) -> Reference:
             parse_constant=_no_constant,
             parse_int=_short_integer,
         )
-        canonical(data)
+        written = canonical(data)
     except RecursionError as error:
         raise PolicyInvalid("the reference data is nested too deeply") from error
     except ValueError as error:
@@ -53,7 +103,12 @@ def parse_data(text: str) -> Reference:
         )
     if _depth(data) > MAX_DATA_DEPTH:
         raise PolicyInvalid(f"the reference data is nested deeper than {MAX_DATA_DEPTH}")
-    return data
+    return data, written
+
+
+def _require_size(text: str) -> None:
+    if len(text) > MAX_DATA_BYTES or len(text.encode("utf-8", "replace")) > MAX_DATA_BYTES:
+        raise PolicyInvalid(f"the reference data is larger than {MAX_DATA_BYTES} bytes")
 
 
 def canonical(value: object) -> str:
@@ -73,28 +128,7 @@ def canonical(value: object) -> str:
     return text
 
 
-def unpinned(data: str, tee: Tee | None = None) -> tuple[str, ...]:
-    """Measurements for which any value passes, because the list is missing or empty.
-
-    Args:
-        data: the reference data's text.
-        tee: kind of TEE it is for; guessed from its names where it is not given.
-
-    Returns:
-        Names in their usual order. Nothing for data that cannot be read: such data lets
-        nobody in.
-    """
-    try:
-        reference = parse_data(data)
-    except PolicyInvalid:
-        return ()
-    if tee is None:
-        sgx = (*SGX_MEASUREMENTS, "productId", "svn")
-        tee = Tee.SGX if any(name in reference for name in sgx) else Tee.TDX
-    return tuple(name for name in measurements(tee) if reference.get(name, []) == [])
-
-
-def _no_duplicates(pairs: list[tuple[str, JsonValue]]) -> Reference:
+def _no_duplicates(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a name is given twice in one object")

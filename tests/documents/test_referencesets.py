@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verdictd_py.domain.evidence import Tee
-from verdictd_py.domain.referencesets import (
+from verdictd_py.documents.referencesets import (
     MAX_SETS,
     ReferenceSet,
     checked_values,
@@ -20,6 +19,7 @@ from verdictd_py.domain.referencesets import (
     union,
     written,
 )
+from verdictd_py.domain.evidence import Tee
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import RequestError
 

@@ -16,11 +16,15 @@ from typing import Final, Self
 from verdictd_py.domain.evidence import Tee, measurements
 from verdictd_py.domain.names import REFERENCE_SETS, Name
 from verdictd_py.encoding import JsonValue, decode_object, shown
-from verdictd_py.errors import RequestError
+from verdictd_py.errors import AlreadyExists, NotFound, RequestError
 
 DOCUMENT: Final = REFERENCE_SETS
 
 MAX_SETS: Final = 1000
+"""Sets of one TEE, retired ones among them."""
+
+_MAX_CONTAINERS: Final = 64 * MAX_SETS
+"""Objects and arrays of the whole document. A set has two and one more for each measurement."""
 
 _SGX_DIGEST: Final = re.compile("[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=")
 """Base64 of 32 bytes: the last digit has four bits."""
@@ -115,12 +119,12 @@ def parse(text: str) -> dict[Tee, Sets]:
     """
     found: dict[Tee, Sets] = {}
     try:
-        for tee, sets in decode_object(text.encode(), str(DOCUMENT)).items():
+        members = decode_object(text.encode(), str(DOCUMENT), max_containers=_MAX_CONTAINERS)
+        for tee, sets in members.items():
             if not isinstance(sets, dict) or len(sets) > MAX_SETS:
                 raise ValueError(f"{shown(tee)} is no object of at most {MAX_SETS} sets")
             found[Tee(tee)] = {
-                str(Name.parse(name)): ReferenceSet.from_json(members)
-                for name, members in sets.items()
+                str(Name.parse(name)): ReferenceSet.from_json(made) for name, made in sets.items()
             }
     except ValueError as error:
         raise RequestError(f"{DOCUMENT} cannot be used: {error}") from None
@@ -193,6 +197,52 @@ def _is_digest(value: str) -> bool:
     return len(value) == 96 and all(c in "0123456789abcdef" for c in value)
 
 
-def retired(each: ReferenceSet, now: datetime) -> ReferenceSet:
-    """The same set, accepting nothing from now on."""
-    return replace(each, retired_at=each.retired_at or now)
+def with_set(sets: Mapping[Tee, Sets], tee: Tee, name: str, made: ReferenceSet) -> dict[Tee, Sets]:
+    """Return the sets with a new one.
+
+    Raises:
+        RequestError: the name is none of one segment, or there are `MAX_SETS` already.
+        AlreadyExists: there is a set of that name.
+    """
+    if len(Name.parse(name).segments) != 1:
+        raise RequestError("a set has a name of one segment")
+    of_tee = sets.get(tee, {})
+    if name in of_tee:
+        raise AlreadyExists(f"there is a set {name} already; choose another name")
+    if len(of_tee) >= MAX_SETS:
+        raise RequestError(f"there are {MAX_SETS} sets already")
+    return {**sets, tee: {**of_tee, name: made}}
+
+
+def with_retired(sets: Mapping[Tee, Sets], tee: Tee, name: str, now: datetime) -> dict[Tee, Sets]:
+    """Return the sets with one that accepts nothing from `now` on.
+
+    Raises:
+        NotFound: there is no set of that name.
+    """
+    of_tee = sets.get(tee, {})
+    if name not in of_tee:
+        raise NotFound(f"there is no set {shown(name)}")
+    return {**sets, tee: {**of_tee, name: retired(of_tee[name], now)}}
+
+
+def retired(made: ReferenceSet, now: datetime) -> ReferenceSet:
+    """Return the set as retired, at `now` unless it was retired before."""
+    return replace(made, retired_at=made.retired_at or now)
+
+
+def expiry(text: str, now: datetime) -> datetime | None:
+    """Return when a set expires, None for the empty text: never.
+
+    Raises:
+        RequestError: the text is no time of RFC 3339 with a time zone, or not after `now`.
+    """
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None or moment <= now:
+        raise RequestError(f"{shown(text)} is no time to come; write 2027-11-24T12:00:00Z")
+    return moment

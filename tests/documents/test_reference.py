@@ -9,10 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.policy.support import POLICIES
-from verdictd_py.domain.evidence import SGX_MEASUREMENTS, TDX_MEASUREMENTS, Tee
+from verdictd_py.documents.reference import (
+    MAX_DATA_BYTES,
+    MAX_DATA_DEPTH,
+    ReferenceData,
+    parse_data,
+)
+from verdictd_py.domain.evidence import SGX_MEASUREMENTS, TDX_MEASUREMENTS, Tee, measurements
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy.engine import CompiledPolicy
-from verdictd_py.policy.reference import MAX_DATA_BYTES, MAX_DATA_DEPTH, parse_data, unpinned
 
 
 @pytest.mark.parametrize(
@@ -60,7 +65,6 @@ def test_the_reader_raises_its_own_error_only(text: str) -> None:
     try:
         found = parse_data(text)
     except PolicyInvalid:
-        assert unpinned(text) == ()
         return
     assert found == json.loads(text)
 
@@ -77,23 +81,28 @@ def test_data_nested_under_another_name_cannot_reach_the_verdict() -> None:
 @pytest.mark.parametrize(
     ("text", "tee", "names"),
     [
-        ("{}", None, TDX_MEASUREMENTS),
+        ("{}", Tee.TDX, TDX_MEASUREMENTS),
         ("{}", Tee.SGX, SGX_MEASUREMENTS),
-        ("{}", Tee.CSV, ()),
-        ((POLICIES / "tdxData").read_text(), None, TDX_MEASUREMENTS),
-        ((POLICIES / "sgxData").read_text(), None, SGX_MEASUREMENTS),
-        ('{"svn": 0, "mrSigner": ["a"]}', None, ("mrEnclave",)),
+        ((POLICIES / "tdxData").read_text(), Tee.TDX, TDX_MEASUREMENTS),
+        ((POLICIES / "sgxData").read_text(), Tee.SGX, SGX_MEASUREMENTS),
+        ('{"svn": 0, "mrSigner": ["a"]}', Tee.SGX, ("mrEnclave",)),
         (
             '{"rtmr1": ["a"], "mrTd": ["b"]}',
-            None,
+            Tee.TDX,
             ("rtmr0", "rtmr2", "rtmr3", *TDX_MEASUREMENTS[5:]),
         ),
-        (json.dumps({name: ["a"] for name in TDX_MEASUREMENTS}), None, ()),
-        (json.dumps(dict.fromkeys(TDX_MEASUREMENTS, "a")), None, ()),
-        ("broken", None, ()),
+        (json.dumps({name: ["a"] for name in TDX_MEASUREMENTS}), Tee.TDX, ()),
+        (json.dumps(dict.fromkeys(TDX_MEASUREMENTS, "a")), Tee.TDX, ()),
     ],
 )
-def test_which_measurements_are_not_pinned(
-    text: str, tee: Tee | None, names: tuple[str, ...]
-) -> None:
-    assert unpinned(text, tee) == names
+def test_which_measurements_are_not_pinned(text: str, tee: Tee, names: tuple[str, ...]) -> None:
+    assert ReferenceData.parse(text).unpinned(measurements(tee)) == names
+
+
+def test_a_value_has_one_text_however_it_was_made() -> None:
+    parsed = ReferenceData.parse('{ "a" : ["\\u0041"], "b": 1 }')
+    assert parsed.text == '{"a": ["A"], "b": 1}'
+    assert ReferenceData.of(parsed.values) == parsed
+    assert ReferenceData.parse(parsed.written()) == parsed
+    with pytest.raises(PolicyInvalid, match="larger than"):
+        ReferenceData.of({"a": "x" * MAX_DATA_BYTES})

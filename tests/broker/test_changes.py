@@ -1,0 +1,341 @@
+"""Changes of documents that overlap: none is lost, and what is stored was checked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import pytest
+
+from tests.support.memory import NOW, VERIFIED, MemoryEvents
+from verdictd_py.broker.changes import MAX_ATTEMPTS, CheckedDocuments
+from verdictd_py.broker.documents import DocumentAdministrator
+from verdictd_py.broker.history import History, Judgement
+from verdictd_py.broker.referencesets import SetAdministrator
+from verdictd_py.documents import referencesets
+from verdictd_py.documents.referencesets import MAX_SETS, ReferenceSet
+from verdictd_py.domain.appraisal import Appraisal
+from verdictd_py.domain.callers import ROLES, Caller
+from verdictd_py.domain.evidence import Tee
+from verdictd_py.domain.names import Name
+from verdictd_py.encoding import JsonValue
+from verdictd_py.errors import Conflict, NotFound, PolicyInvalid, RequestError
+from verdictd_py.policy.sets import DocumentsWithSets
+from verdictd_py.ports import ANY, PolicyDocuments, TestedPolicy
+from verdictd_py.storage.memory import MemoryDocumentStore
+
+OPERATOR = Caller("operator", ROLES["operator"])
+SETS = Name(("referenceSets",))
+A, B = "aa" * 48, "bb" * 48
+
+
+@dataclass
+class HeldTester:
+    """Checks nothing, until `held` is set: then each check waits for `go`."""
+
+    refuses: Callable[[PolicyDocuments], bool] = lambda documents: False
+    held: bool = False
+    checking: asyncio.Event = field(default_factory=asyncio.Event)
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+    checked: list[PolicyDocuments] = field(default_factory=list)
+
+    async def check(self, documents: PolicyDocuments, tee: Tee | None) -> None:
+        self.checked.append(documents)
+        if self.held:
+            self.held = False
+            self.checking.set()
+            await self.go.wait()
+        if self.refuses(documents):
+            raise PolicyInvalid("the policy does not work")
+
+    async def test(self, documents: PolicyDocuments, claims: JsonValue) -> TestedPolicy:
+        return TestedPolicy(documents.policy == "yes", {})
+
+
+class Place:
+    """Administrators on one store; each call of `another` adds those of a further broker."""
+
+    def __init__(self, **texts: str) -> None:
+        self.store = MemoryDocumentStore({"tdxPolicy.rego": "old", "tdxData": "{}", **texts})
+        self.history = History()
+        self.prepared = 0
+        self.tester = HeldTester()
+        self.documents, self.sets = self.another(self.tester)
+
+    def another(self, tester: HeldTester) -> tuple[DocumentAdministrator, SetAdministrator]:
+        def clock() -> datetime:
+            return NOW
+
+        async def prepare() -> None:
+            self.prepared += 1
+
+        changes = CheckedDocuments(self.store, tester, clock, prepare)
+        events = MemoryEvents()
+        documents = DocumentAdministrator(
+            documents=self.store,
+            changes=changes,
+            deciding=DocumentsWithSets(self.store, clock),
+            tester=tester,
+            history=self.history,
+            events=events,
+        )
+        sets = SetAdministrator(
+            documents=self.store, changes=changes, history=self.history, events=events, clock=clock
+        )
+        return documents, sets
+
+    def states(self) -> dict[str, str]:
+        sets = referencesets.parse(self.store.texts["referenceSets"])[Tee.TDX]
+        return {name: made.state(NOW) for name, made in sets.items()}
+
+
+def stored_sets(*names: str, tee: str = "tdx", values: JsonValue = None) -> str:
+    members: JsonValue = {"rtmr1": [A]} if values is None else values
+    made: dict[str, JsonValue] = {
+        name: {"values": members, "addedBy": "a", "addedAt": NOW.isoformat()} for name in names
+    }
+    return json.dumps({tee: made})
+
+
+async def during(place: Place, change: asyncio.Task[object]) -> None:
+    """Wait until a change is being checked."""
+    del change
+    async with asyncio.timeout(30):
+        await place.tester.checking.wait()
+
+
+async def test_a_retirement_during_an_addition_is_not_lost() -> None:
+    place = Place(referenceSets=stored_sets("old"))
+    _, others = place.another(HeldTester())
+    place.tester.held = True
+    adding = asyncio.create_task(place.sets.add(OPERATOR, "tdx", "new", {"rtmr1": [B]}, ""))
+    await during(place, adding)
+    await others.retire(OPERATOR, "tdx", "old")
+    place.tester.go.set()
+    await adding
+    assert place.states() == {"old": "retired", "new": "in force"}
+
+
+async def test_an_addition_during_an_addition_is_not_lost() -> None:
+    place = Place()
+    _, others = place.another(HeldTester())
+    place.tester.held = True
+    adding = asyncio.create_task(place.sets.add(OPERATOR, "tdx", "one", {"rtmr1": [B]}, ""))
+    await during(place, adding)
+    await others.add(OPERATOR, "tdx", "two", {"rtmr1": [A]}, "")
+    place.tester.go.set()
+    await adding
+    assert place.states() == {"one": "in force", "two": "in force"}
+
+
+async def test_a_retirement_while_all_sets_are_replaced_is_not_undone() -> None:
+    """The caller of `reference set referenceSets` reads again; the retirement stands."""
+    place = Place(referenceSets=stored_sets("old"))
+    _, others = place.another(HeldTester())
+    place.tester.held = True
+    replacing = asyncio.create_task(
+        place.documents.set_reference(OPERATOR, "referenceSets", stored_sets("old", "new").encode())
+    )
+    await during(place, replacing)
+    await others.retire(OPERATOR, "tdx", "old")
+    place.tester.go.set()
+    with pytest.raises(Conflict, match="referenceSets has changed since it was read"):
+        await replacing
+    assert place.states() == {"old": "retired"}
+
+
+async def test_all_sets_replaced_during_a_retirement_are_retired_in_the_new_text() -> None:
+    place = Place(referenceSets=stored_sets("old"))
+    others, _ = place.another(HeldTester())
+    get = place.store.get
+    replaced: list[bool] = []
+
+    async def get_and_be_overtaken(name: Name) -> object:
+        found = await get(name)
+        if name == SETS and not replaced:
+            replaced.append(True)
+            text = stored_sets("old", "new").encode()
+            await others.set_reference(OPERATOR, "referenceSets", text)
+        return found
+
+    place.store.get = get_and_be_overtaken  # type: ignore[method-assign, assignment]
+    await place.sets.retire(OPERATOR, "tdx", "old")
+    assert place.states() == {"old": "retired", "new": "in force"}
+
+
+async def test_a_policy_is_checked_with_the_data_that_it_is_stored_with() -> None:
+    """Data that changes during the check is checked too: both halves never slip in unchecked."""
+    place = Place()
+    place.tester.refuses = lambda documents: (
+        documents.policy == "new" and documents.reference.values == {"rtmr1": [B]}
+    )
+    others, _ = place.another(HeldTester())
+    place.tester.held = True
+    setting = asyncio.create_task(place.documents.set_policy(OPERATOR, "tdxPolicy.rego", b"new"))
+    await during(place, setting)
+    await others.set_reference(OPERATOR, "tdxData", json.dumps({"rtmr1": [B]}).encode())
+    place.tester.go.set()
+    with pytest.raises(PolicyInvalid):
+        await setting
+    assert place.store.texts["tdxPolicy.rego"] == "old"
+
+
+async def test_two_whole_policies_at_once_are_both_stored_one_after_the_other() -> None:
+    place = Place()
+    others, _ = place.another(HeldTester())
+    place.tester.held = True
+    setting = asyncio.create_task(place.documents.set_policy(OPERATOR, "tdxPolicy.rego", b"one"))
+    await during(place, setting)
+    await others.set_policy(OPERATOR, "tdxPolicy.rego", b"two")
+    place.tester.go.set()
+    await setting
+    assert place.store.texts["tdxPolicy.rego"] == "one"
+
+
+async def test_a_pin_during_whole_new_data_is_not_lost() -> None:
+    place = Place()
+    appraisal = Appraisal("id", NOW, Tee.TDX, "test", VERIFIED, bound=True, refusal=None)
+    place.history.remember(Judgement.of(appraisal, "192.0.2.1:5"))
+    others, _ = place.another(HeldTester())
+    preview = await others.preview_pin(OPERATOR, "id", ("mrTd",))
+    place.tester.held = True
+    setting = asyncio.create_task(
+        place.documents.set_reference(OPERATOR, "tdxData", b'{"rtmr1": []}')
+    )
+    await during(place, setting)
+    await others.pin(OPERATOR, "id", ("mrTd",), preview.revision)
+    place.tester.go.set()
+    with pytest.raises(Conflict):
+        await setting
+    assert json.loads(place.store.texts["tdxData"]) == {"mrTd": ["ab"]}
+
+
+async def test_a_store_that_always_changes_is_a_conflict_in_the_end() -> None:
+    place = Place()
+    puts = 0
+
+    async def put(name: Name, text: str, **more: object) -> str:
+        nonlocal puts
+        puts += 1
+        raise Conflict("changed")
+
+    place.store.put = put  # type: ignore[method-assign]
+    with pytest.raises(Conflict):
+        await place.sets.add(OPERATOR, "tdx", "new", {"rtmr1": [B]}, "")
+    assert puts == MAX_ATTEMPTS
+
+
+async def test_the_check_sees_the_sets_in_force_as_guests_do() -> None:
+    sets = json.loads(stored_sets("kernel", "gone"))
+    sets["tdx"]["gone"]["retiredAt"] = NOW.isoformat()
+    place = Place(referenceSets=json.dumps(sets))
+    expected = {"rtmr1": [B, A, "(gone is retired)"]}
+    await place.documents.set_reference(OPERATOR, "tdxData", json.dumps({"rtmr1": [B]}).encode())
+    await place.documents.set_policy(OPERATOR, "tdxPolicy.rego", b"new")
+    assert [dict(checked.reference.values) for checked in place.tester.checked] == [expected] * 2
+    deciding = await DocumentsWithSets(place.store, lambda: NOW).documents(Tee.TDX)
+    assert deciding == place.tester.checked[-1]
+    assert place.prepared == 2
+
+
+async def test_a_policy_that_works_only_without_the_stored_data_is_refused() -> None:
+    """The data is good: the policy is at fault, and must not be tried without it."""
+    place = Place(tdxData='{"rtmr1": []}')
+    place.tester.refuses = lambda checked: checked.policy == "new" and checked.data != "{}"
+    with pytest.raises(PolicyInvalid):
+        await place.documents.set_policy(OPERATOR, "tdxPolicy.rego", b"new")
+    assert place.store.texts["tdxPolicy.rego"] == "old"
+
+
+async def test_data_that_works_only_without_the_stored_policy_is_refused() -> None:
+    place = Place()
+    place.tester.refuses = lambda checked: checked.policy == "old" and checked.data != "{}"
+    with pytest.raises(PolicyInvalid):
+        await place.documents.set_reference(OPERATOR, "tdxData", b'{"rtmr1": []}')
+    assert place.store.texts["tdxData"] == "{}"
+
+
+async def test_a_set_with_which_the_policy_does_not_work_is_refused() -> None:
+    place = Place()
+    place.tester.refuses = lambda checked: checked.policy == "old" and checked.data != "{}"
+    with pytest.raises(PolicyInvalid):
+        await place.sets.add(OPERATOR, "tdx", "new", {"rtmr1": [B]}, "")
+    with pytest.raises(PolicyInvalid):
+        await place.documents.set_reference(OPERATOR, "referenceSets", stored_sets("new").encode())
+    assert "referenceSets" not in place.store.texts
+
+
+async def test_a_set_can_be_retired_under_a_policy_that_does_not_work() -> None:
+    place = Place(referenceSets=stored_sets("old"))
+    place.tester.refuses = lambda checked: True
+    await place.sets.retire(OPERATOR, "tdx", "old")
+    assert place.states() == {"old": "retired"}
+    assert place.prepared == 1
+
+
+async def test_sets_have_a_largest_number() -> None:
+    most = {
+        f"s{number}": ReferenceSet({"rtmr1": (A,)}, "a", NOW - timedelta(days=1))
+        for number in range(MAX_SETS)
+    }
+    place = Place(referenceSets=referencesets.written({Tee.TDX: most}))
+    with pytest.raises(RequestError, match=f"{MAX_SETS} sets already"):
+        await place.sets.add(OPERATOR, "tdx", "more", {"rtmr1": [B]}, "")
+    del most["s0"]
+    await place.store.put(SETS, referencesets.written({Tee.TDX: most}), expected=ANY)
+    await place.sets.add(OPERATOR, "tdx", "more", {"rtmr1": [B]}, "")
+    more = {**most, "s0": most["s1"], "s": most["s1"]}
+    with pytest.raises(RequestError, match=f"at most {MAX_SETS}"):
+        await place.documents.set_reference(
+            OPERATOR, "referenceSets", referencesets.written({Tee.TDX: more}).encode()
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "no JSON"),
+        ('{"tdx": []}', "no object of at most"),
+        ('{"tdx": {"a": {}}}', "values"),
+        (stored_sets("a", values={"rtmr1": ["AA" * 48]}), "96 lower-case hex digits"),
+        (stored_sets("a", values={"rtmr1": ["aa"]}), "96 lower-case hex digits"),
+        (stored_sets("a", values={"reportData": [A]}), "no measurement"),
+        (stored_sets("a", values={}), "without values"),
+        (stored_sets("a", tee="sgx", values={"mrSigner": [A]}), "base64 of 32 bytes"),
+    ],
+)
+async def test_sets_set_as_a_document_have_the_form_of_their_tee(text: str, said: str) -> None:
+    place = Place(referenceSets=stored_sets("old"))
+    with pytest.raises(RequestError, match=said):
+        await place.documents.set_reference(OPERATOR, "referenceSets", text.encode())
+    assert place.store.texts["referenceSets"] == stored_sets("old")
+
+
+async def test_sets_of_a_tee_without_policy_are_refused() -> None:
+    place = Place()
+    text = stored_sets("a", tee="csv", values={"x": ["y"]}).encode()
+    with pytest.raises((NotFound, RequestError)):
+        await place.documents.set_reference(OPERATOR, "referenceSets", text)
+
+
+@pytest.mark.parametrize("name", ["tdxData", "releaseData", "mine"])
+@pytest.mark.parametrize("text", ["{", "[]", '{"policy": {}}', '{"a": 1, "a": 2}'])
+async def test_data_that_is_none_is_never_stored(name: str, text: str) -> None:
+    """Whatever the tester says: it is parsed before anything else."""
+    place = Place()
+    with pytest.raises(PolicyInvalid):
+        await place.documents.set_reference(OPERATOR, name, text.encode())
+    assert place.store.texts == {"tdxPolicy.rego": "old", "tdxData": "{}"}
+
+
+async def test_release_data_is_checked_with_the_release_policy_and_the_reverse() -> None:
+    place = Place(**{"releasePolicy.rego": "release", "releaseData": '{"a": 1}'})
+    await place.documents.set_reference(OPERATOR, "releaseData", b'{"a": 2}')
+    await place.documents.set_policy(OPERATOR, "releasePolicy.rego", b"new")
+    assert [(checked.policy, checked.data) for checked in place.tester.checked] == [
+        ("release", '{"a": 2}'),
+        ("new", '{"a": 2}'),
+    ]

@@ -1,0 +1,1 @@
+"""Tests of the daemon's life: listeners, background work, start, reload, stop."""

@@ -1,0 +1,341 @@
+"""The daemon's life over any listeners: bind all, start all, stop all at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.support.broker import Recorder, RunningBroker, running_broker
+from verdictd_py import daemon as app
+from verdictd_py.config import Address, Settings, Unsafe
+from verdictd_py.daemon.collateral import CollateralService
+from verdictd_py.daemon.process import EXIT_FAILED, reload_when
+from verdictd_py.daemon.supervisor import Supervisor, Work
+from verdictd_py.errors import ConfigError, StorageError
+from verdictd_py.guest.connection import BrokerRefused
+from verdictd_py.listeners import sockets
+from verdictd_py.listeners.kbs.connections import Acceptor
+from verdictd_py.listeners.listener import Background, Listener
+from verdictd_py.simulator import SimulatedPlatform
+
+SECONDS = 20
+
+
+class Spy:
+    """A listener that notes what the daemon does with it, around another or around none."""
+
+    def __init__(self, name: str, calls: list[str], inner: Listener | None = None) -> None:
+        self.name = name
+        self.inner = inner
+        self.calls = calls
+        self.address = Address("127.0.0.1", 1)
+        self.endpoint = f"spy://{name}"
+        self.on_stop: Callable[[], Any] | None = None
+
+    def bind(self) -> None:
+        self.calls.append("bind")
+        if self.inner is not None:
+            self.inner.bind()
+
+    async def start(self, background: Background) -> None:
+        self.calls.append("start")
+        if self.inner is not None:
+            await self.inner.start(background)
+
+    def reload(self) -> None:
+        self.calls.append("reload")
+
+    async def stop(self, seconds: float) -> None:
+        self.calls.append("stop")
+        if self.on_stop is not None:
+            await self.on_stop()
+        if self.inner is not None:
+            await self.inner.stop(seconds)
+
+
+def settings_for(directory: Path, **more: Any) -> Settings:
+    chosen = {
+        "listen": "127.0.0.1:0",
+        "client_api": "127.0.0.1:0",
+        "keyprovider_api": "127.0.0.1:0",
+        "kbs_http": "127.0.0.1:0",
+        "data_dir": directory / "data",
+        "collateral_url": (),
+        **more,
+    }
+    return Settings(**chosen)
+
+
+def spied(daemon: app.Daemon, calls: list[str]) -> tuple[app.Daemon, tuple[Spy, ...]]:
+    """The same daemon with a spy around each listener, and one listener more."""
+    spies = tuple(Spy(listener.name, calls, listener) for listener in daemon.listeners)
+    spies = (*spies, Spy("another", calls))
+    daemon._parts.about.listeners = spies
+    return app.Daemon(replace(daemon._parts, listeners=spies)), spies
+
+
+async def test_every_address_is_bound_before_any_listener_accepts(tmp_path: Path) -> None:
+    calls: list[str] = []
+    events = Recorder()
+    built = app.build_daemon(settings_for(tmp_path), Unsafe(), events)
+    daemon, spies = spied(built, calls)
+    await daemon.start()
+    try:
+        assert calls == ["bind"] * 5 + ["start"] * 5 + ["reload"] * 5
+        # A listener that only the parts know is announced like the others.
+        announced = {str(one["name"]): one["endpoint"] for one in events.named("listener.started")}
+        assert announced == {spy.name: spy.endpoint for spy in spies}
+    finally:
+        await daemon.stop()
+    assert calls[-5:] == ["stop"] * 5
+
+
+async def test_listeners_stop_at_the_same_time(tmp_path: Path) -> None:
+    """Each waits here until all others have begun to stop."""
+    daemon, spies = spied(
+        app.build_daemon(settings_for(tmp_path, drain_timeout=60), Unsafe(), Recorder()), []
+    )
+    barrier = asyncio.Barrier(len(spies))
+    for spy in spies:
+        spy.on_stop = barrier.wait
+    await daemon.start()
+    async with asyncio.timeout(SECONDS):
+        await daemon.stop()
+
+
+async def test_a_listener_that_cannot_stop_does_not_keep_the_others(tmp_path: Path) -> None:
+    events = Recorder()
+    daemon, spies = spied(app.build_daemon(settings_for(tmp_path), Unsafe(), events), [])
+
+    async def broken() -> None:
+        raise RuntimeError("secret")
+
+    spies[0].on_stop = broken
+    await daemon.start()
+    await daemon.stop()
+    assert [bug["doing"] for bug in events.named("warning.bug")] == ["stop listen"]
+    for spy in spies[1:4]:
+        sockets.bind(spy.inner.address, option="").close()  # type: ignore[union-attr]  # not the last
+    assert events.named("daemon.stopped")
+    assert events.named("audit.closed")
+    assert spies[0].inner is not None
+    await spies[0].inner.stop(0)
+
+
+class TestAddressThatIsTaken:
+    @pytest.fixture
+    def free(self) -> dict[str, str]:
+        """Addresses that were free a moment ago."""
+        names = ("listen", "client_api", "keyprovider_api", "kbs_http")
+        held = [socket.create_server(("127.0.0.1", 0)) for _ in names]
+        found = {
+            name: f"127.0.0.1:{one.getsockname()[1]}" for name, one in zip(names, held, strict=True)
+        }
+        for one in held:
+            one.close()
+        return found
+
+    @pytest.mark.parametrize("name", ["listen", "client_api", "keyprovider_api", "kbs_http"])
+    async def test_every_other_address_is_released(
+        self, tmp_path: Path, free: dict[str, str], name: str
+    ) -> None:
+        """While the daemon that failed still exists: nothing waits for its deletion."""
+        address = Address.parse(free[name])
+        daemon = app.build_daemon(settings_for(tmp_path, **free), Unsafe(), Recorder())
+        with (
+            socket.create_server((address.host, address.port)),
+            pytest.raises(ConfigError, match="the address is in use; stop what listens"),
+        ):
+            await daemon.start()
+        for text in free.values():
+            sockets.bind(Address.parse(text), option="").close()
+        assert len(daemon.listeners) == 4
+
+    async def test_a_unix_socket_is_removed(self, tmp_path: Path, free: dict[str, str]) -> None:
+        path = tmp_path / "api"
+        chosen = {**free, "client_api": f"unix:{path}"}
+        daemon = app.build_daemon(settings_for(tmp_path, **chosen), Unsafe(), Recorder())
+        taken = Address.parse(free["kbs_http"])
+        with socket.create_server((taken.host, taken.port)), pytest.raises(ConfigError):
+            await daemon.start()
+        assert not path.exists()
+
+
+async def test_an_audit_trail_that_cannot_be_opened_releases_every_address(tmp_path: Path) -> None:
+    daemon = app.build_daemon(settings_for(tmp_path), Unsafe(), Recorder())
+    (tmp_path / "data" / "audit").rmdir()
+    with pytest.raises(ConfigError, match="audit trail"):
+        await daemon.start()
+    for listener in daemon.listeners:
+        sockets.bind(listener.address, option="").close()
+
+
+@pytest_asyncio.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
+    platform = SimulatedPlatform.create(now=app.utc_now())
+    async with running_broker(tmp_path, platform, kbs_http="127.0.0.1:0") as running:
+        yield running
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(SECONDS):
+        while not condition():  # noqa: ASYNC110  # no event says so
+            await asyncio.sleep(0.01)
+
+
+class TestLoopsThatFail:
+    """Each used to end at its first exception, silently and for good."""
+
+    async def test_the_check_of_readiness_goes_on(
+        self, broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        readiness, events = broker.daemon._parts.readiness, Recorder()
+        refreshed, failures = asyncio.Event(), [RuntimeError("secret")]
+        refresh = readiness.refresh
+
+        async def failing_once() -> tuple[str, ...]:
+            if failures:
+                raise failures.pop()
+            refreshed.set()
+            return await refresh()
+
+        monkeypatch.setattr(readiness, "refresh", failing_once)
+        (work,) = broker.daemon._parts.background
+        await self._goes_on(work, refreshed, events)
+        assert events.named("warning.task")[0]["task"] == "check readiness"
+
+    async def test_the_renewal_of_collateral_goes_on(self, tmp_path: Path) -> None:
+        """The store cannot be listed once, on a network file system say."""
+        events, listed = Recorder(), asyncio.Event()
+        failures = [StorageError("the directory cannot be read")]
+
+        class Store:
+            async def names(self) -> tuple[str, ...]:
+                if failures:
+                    raise failures.pop()
+                listed.set()
+                return ()
+
+            async def load(self, name: str) -> bytes | None:
+                return None
+
+            async def save(self, name: str, content: bytes) -> None:
+                del content
+
+        settings = settings_for(tmp_path, collateral_url="https://127.0.0.1:9")
+        service = CollateralService(
+            settings, Store(), clock=app.utc_now, events=events, root_ca_der=None
+        )
+        (work,) = service.background
+        await self._goes_on(work, listed, events)
+        (task,) = events.named("warning.task")
+        assert (task["task"], task["error"]) == ("renew collateral", "StorageError")
+        await service.close()
+
+    async def test_the_reload_goes_on(
+        self, broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A SIGHUP whose reload fails is recorded; the daemon serves, and the next one works."""
+        requested, reloaded = asyncio.Event(), asyncio.Event()
+        failures = [RuntimeError("secret")]
+        events = Recorder()
+
+        def failing_once() -> None:
+            if failures:
+                requested.set()  # the next SIGHUP
+                raise failures.pop()
+            reloaded.set()
+
+        monkeypatch.setattr(broker.kbs, "reload", failing_once)
+
+        async def run() -> None:
+            await reload_when(requested, broker.daemon)
+
+        requested.set()
+        await self._goes_on(Work("reload", run), reloaded, events)
+        assert events.named("warning.task")[0]["task"] == "reload"
+        async with broker.guest() as guest:
+            assert await guest.version() == "v1"
+
+    async def test_a_connection_that_cannot_be_taken_does_not_end_accepting(
+        self, broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(self: object, *_: object) -> None:
+            raise RuntimeError("secret")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Acceptor, "_take", broken)
+            with socket.create_connection((broker.kbs.address.host, broker.kbs.address.port)):
+                await eventually(lambda: broker.events.named("warning.bug"))
+        reader, writer = await asyncio.open_connection(
+            broker.kbs.address.host, broker.kbs.address.port
+        )
+        writer.write(b"GET /healthz HTTP/1.0\r\nHost: x\r\n\r\n")
+        assert b" 200 " in await reader.readline()
+        writer.close()
+        await writer.wait_closed()
+        assert "secret" not in broker.events.text
+
+    async def _goes_on(self, work: Work, done: asyncio.Event, events: Recorder) -> None:
+        async def at_once(seconds: float) -> None:
+            await asyncio.sleep(0)
+
+        supervisor = Supervisor(events, sleep=at_once)
+        supervisor.start(work)
+        async with asyncio.timeout(SECONDS):
+            await done.wait()
+        await supervisor.stop()
+        assert "secret" not in events.text
+
+
+async def test_a_socket_that_accepts_no_more_ends_the_daemon(broker: RunningBroker) -> None:
+    """Such a daemon would look alive and serve no HTTP guest, until someone notices."""
+    listening = broker.kbs._listening
+    assert listening is not None
+    listening.shutdown(socket.SHUT_RDWR)
+    await eventually(lambda: broker.daemon.supervisor.failed)
+    (task,) = broker.events.named("warning.task")
+    assert (task["task"], task["error"]) == ("kbs_http.accept", "OSError")
+    assert task["restarts_in_seconds"] is None
+
+
+async def test_essential_work_that_fails_is_the_exit_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def broken(self: object, *_: object) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(Acceptor, "_accept", broken)
+    async with asyncio.timeout(SECONDS):
+        status = await app.run(settings_for(tmp_path, log_format="json"), Unsafe())
+    assert status == EXIT_FAILED
+    logged = capfd.readouterr().err
+    assert '"warning.task"' in logged
+    assert '"daemon.stopped"' in logged
+    assert "secret" not in logged
+
+
+async def test_a_bug_before_the_handshake_ends_that_connection_only(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TLS settings that cannot be made are reported, and the next guest is served."""
+
+    def broken() -> None:
+        raise RuntimeError("secret")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(broker.attested, "_context", broken)
+        with pytest.raises((BrokerRefused, OSError)):
+            async with broker.guest():
+                pass
+    assert broker.events.named("warning.bug")
+    assert "secret" not in broker.events.text
+    async with broker.guest() as guest:
+        assert await guest.version() == "v1"

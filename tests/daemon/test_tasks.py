@@ -1,0 +1,49 @@
+"""No background task of the daemon runs without the supervisor."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import verdictd_py
+
+PACKAGE = Path(verdictd_py.__file__).parent
+NOT_THE_DAEMON = {"cli", "guest", "simulator", "_generated"}
+STARTERS = {"create_task", "ensure_future", "run_coroutine_threadsafe"}
+
+ALLOWED = {
+    ("daemon/supervisor.py", "Supervisor.start"): "the supervisor itself",
+    ("listeners/attested.py", "AttestedListener._accept"): "one guest; awaited by stop()",
+    ("listeners/calls.py", "_to_its_end"): "one call; awaited by the call",
+    ("listeners/kbs/connections.py", "Acceptor._take"): "one client; awaited by drain()",
+    ("tees/intel/collateral/flights.py", "Flights.start"): "one value; awaited by who wants it",
+}
+
+
+def starters(tree: ast.AST, inside: str = "") -> Iterator[str]:
+    """Where tasks are started: qualified names of functions."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from starters(node, f"{inside}.{node.name}".lstrip("."))
+            continue
+        if isinstance(node, ast.Attribute) and node.attr in STARTERS:
+            yield inside
+        if isinstance(node, ast.Name) and node.id in STARTERS:
+            yield inside
+        yield from starters(node, inside)
+
+
+def test_tasks_are_started_only_where_their_end_is_awaited() -> None:
+    found = {
+        (str(file.relative_to(PACKAGE)), where)
+        for file in PACKAGE.rglob("*.py")
+        if file.relative_to(PACKAGE).parts[0] not in NOT_THE_DAEMON
+        for where in starters(ast.parse(file.read_text()))
+    }
+    assert found == set(ALLOWED)
+
+
+def test_a_bare_task_would_be_found() -> None:
+    text = "class A:\n async def f(self):\n  t = asyncio.create_task(x())\n  ensure_future(t)\n"
+    assert list(starters(ast.parse(text))) == ["A.f", "A.f"]

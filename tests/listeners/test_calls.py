@@ -1,0 +1,108 @@
+"""What every gRPC method does around its use case."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+
+from tests.support.broker import RunningBroker, running_broker
+from verdictd_py import daemon as app
+from verdictd_py._generated import clientapi_pb2 as messages
+from verdictd_py._generated import clientapi_pb2_grpc as services
+from verdictd_py.errors import StorageError
+from verdictd_py.simulator import SimulatedPlatform
+from verdictd_py.storage.stores import DirectoryKeyStore
+
+SECONDS = 20
+
+
+@pytest_asyncio.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
+    platform = SimulatedPlatform.create(now=app.utc_now())
+    async with running_broker(tmp_path, platform) as running:
+        yield running
+
+
+@pytest_asyncio.fixture
+async def keys(broker: RunningBroker) -> AsyncIterator[services.KeyManagerServiceAsyncStub]:
+    async with grpc.aio.insecure_channel(broker.client_api) as channel:
+        yield services.KeyManagerServiceStub(channel)
+
+
+class Slow:
+    """A key store whose writes wait until the test lets them go on."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, *, error: Exception | None = None) -> None:
+        self.begun, self.go_on = asyncio.Event(), asyncio.Event()
+        create = DirectoryKeyStore.create
+
+        async def slow(store: Any, *arguments: Any) -> None:
+            self.begun.set()
+            await self.go_on.wait()
+            if error is not None:
+                raise error
+            await create(store, *arguments)
+
+        patch.setattr(DirectoryKeyStore, "create", slow)
+
+
+async def cancelled(call: Any, slow: Slow) -> None:
+    """Cancels a call once its write has begun, and lets the write go on."""
+    async with asyncio.timeout(SECONDS):
+        await slow.begun.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        slow.go_on.set()
+
+
+async def recorded(broker: RunningBroker, event: str) -> dict[str, Any]:
+    async with asyncio.timeout(SECONDS):
+        while not (found := broker.events.named(event)):  # noqa: ASYNC110  # no event says so
+            await asyncio.sleep(0.01)
+    (fields,) = found
+    return fields
+
+
+async def test_a_change_that_has_begun_is_recorded_although_its_client_left(
+    broker: RunningBroker,
+    keys: services.KeyManagerServiceAsyncStub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise a client could change the store and leave no line in the audit trail."""
+    slow = Slow(monkeypatch)
+    await cancelled(keys.CreateKey(messages.CreateKeyRequest(keyid="default/key/new")), slow)
+    assert (await recorded(broker, "key.created"))["kid"] == "default/key/new"
+
+
+async def test_a_failure_is_recorded_although_its_client_left(
+    broker: RunningBroker,
+    keys: services.KeyManagerServiceAsyncStub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow = Slow(monkeypatch, error=StorageError("the disk is full"))
+    await cancelled(keys.CreateKey(messages.CreateKeyRequest(keyid="default/key/new")), slow)
+    assert (await recorded(broker, "request.failed"))["reason"] == "the disk is full"
+    assert not broker.events.named("key.created", "warning.bug")
+
+
+async def test_a_bug_is_an_incident_and_nothing_more(
+    broker: RunningBroker,
+    keys: services.KeyManagerServiceAsyncStub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow = Slow(monkeypatch, error=RuntimeError("secret"))
+    slow.go_on.set()
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await keys.CreateKey(messages.CreateKeyRequest(keyid="default/key/new"))
+    bug = await recorded(broker, "warning.bug")
+    assert raised.value.code() is grpc.StatusCode.INTERNAL
+    assert raised.value.details() == f"internal error, ask the operator about {bug['incident']}"
+    assert (bug["doing"], bug["error"]) == ("CreateKey", "RuntimeError")
+    assert "secret" not in broker.events.text

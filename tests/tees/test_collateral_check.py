@@ -1,0 +1,172 @@
+"""Revocation lists of collateral: signed by the right CA under the root, and valid now."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.tees.support import NOW, good_collateral, platform
+from verdictd_py.domain.evidence import Collateral, Tee
+from verdictd_py.errors import CollateralExpired, QuoteInvalid
+from verdictd_py.ports import CollateralRequest
+from verdictd_py.simulator import SimulatedPlatform, pki
+from verdictd_py.tees.intel.collateral.check import Validity, check_collateral
+from verdictd_py.tees.intel.dcap import CollateralRejected
+from verdictd_py.tees.intel.pck import root_key_digest
+
+REQUEST = CollateralRequest(Tee.TDX, "50806f000000", "platform")
+DAY = timedelta(days=1)
+VALID = pki.Validity(NOW - DAY, NOW + 30 * DAY)
+
+
+def check(collateral: Collateral, now: datetime = NOW) -> Validity:
+    key = root_key_digest(platform().root_ca_der)
+    return check_collateral(collateral, REQUEST, root_key=key, now=now)
+
+
+def test_good_collateral_passes() -> None:
+    validity = check(good_collateral())
+    assert (validity.start, validity.end) == (NOW - DAY, NOW + 30 * DAY)
+
+
+def test_the_chain_of_the_crl_issuer_leads_to_the_root() -> None:
+    """Another root, whose CRLs revoke nothing, must not replace ours."""
+    other = SimulatedPlatform.create(now=NOW).collateral(NOW)
+    forged = replace(
+        good_collateral(),
+        pck_crl_issuer_chain=other.pck_crl_issuer_chain,
+        pck_crl=other.pck_crl,
+        root_ca_crl=other.root_ca_crl,
+    )
+    with pytest.raises(QuoteInvalid, match="certificate chain does not verify"):
+        check(forged)
+
+
+CRLS = {"pck_crl": "pck_ca", "root_ca_crl": "root"}
+
+
+def with_bytes(name: str, crl: bytes) -> Collateral:
+    changes: dict[str, Any] = {name: crl}
+    return replace(good_collateral(), **changes)
+
+
+def with_crl(name: str, validity: pki.Validity) -> Collateral:
+    crl = pki.new_crl(getattr(platform(), CRLS[name]), (), validity)
+    return with_bytes(name, crl)
+
+
+@pytest.mark.parametrize("name", CRLS)
+def test_a_crl_that_ends_first_ends_the_collateral(name: str) -> None:
+    collateral = with_crl(name, pki.Validity(NOW - DAY, NOW + DAY))
+    assert check(collateral).end == NOW + DAY
+    with pytest.raises(CollateralExpired):
+        check(collateral, NOW + DAY + timedelta(seconds=1))
+
+
+@pytest.mark.parametrize("name", CRLS)
+def test_a_crl_that_is_not_valid_yet_is_refused(name: str) -> None:
+    collateral = with_crl(name, pki.Validity(NOW + DAY, NOW + 9 * DAY))
+    with pytest.raises(CollateralExpired):
+        check(collateral)
+    assert check(collateral, NOW + DAY).start == NOW + DAY
+
+
+def sequence(content: bytes) -> bytes:
+    """A DER SEQUENCE, its length in two bytes at most."""
+    size = len(content)
+    form = b"\x82" + size.to_bytes(2) if size > 255 else b"\x81" + size.to_bytes(1)
+    return b"\x30" + (form if size > 127 else size.to_bytes(1)) + content
+
+
+def without_next_update(crl: bytes, key: ec.EllipticCurvePrivateKey) -> bytes:
+    """The CRL signed again without its next update, which no library writes."""
+    body = x509.load_der_x509_crl(crl).tbs_certlist_bytes
+    header = 2 + (body[1] & 0x7F if body[1] & 0x80 else 0)
+    at = body.index(b"\x17\x0d")  # UTCTime of the last update, 15 bytes; then the next update
+    assert body[at + 15 : at + 17] == b"\x17\x0d"
+    signed = sequence(body[header : at + 15] + body[at + 30 :])
+    signature = b"\0" + key.sign(signed, ec.ECDSA(hashes.SHA256()))
+    algorithm = bytes.fromhex("300a06082a8648ce3d040302")  # ecdsa-with-SHA256
+    return sequence(signed + algorithm + b"\x03" + len(signature).to_bytes(1) + signature)
+
+
+@pytest.mark.parametrize("name", CRLS)
+def test_a_crl_without_a_next_update_is_refused(name: str) -> None:
+    """It would be valid for ever, and never know of a later revocation."""
+    key = getattr(platform(), CRLS[name]).key
+    crl = without_next_update(getattr(good_collateral(), name), key)
+    assert x509.load_der_x509_crl(crl).is_signature_valid(key.public_key())
+    with pytest.raises(CollateralRejected, match="no next update"):
+        check(with_bytes(name, crl))
+
+
+@pytest.mark.parametrize("name", CRLS)
+def test_a_crl_in_the_name_of_another_issuer_is_refused(name: str) -> None:
+    """The key is right and the name is not: it is the list of another CA."""
+    others = {"pck_crl": platform().root, "root_ca_crl": platform().pck_ca}
+    key = getattr(platform(), CRLS[name]).key
+    crl = pki.new_crl(pki.Signer(key, others[name].certificate), (), VALID)
+    assert x509.load_der_x509_crl(crl).is_signature_valid(key.public_key())
+    with pytest.raises(CollateralRejected, match="not signed by its issuer"):
+        check(with_bytes(name, crl))
+
+
+@pytest.mark.parametrize("name", CRLS)
+def test_a_crl_signed_by_another_key_is_refused(name: str) -> None:
+    issuer = getattr(platform(), CRLS[name])
+    crl = pki.new_crl(pki.Signer(pki.new_key(), issuer.certificate), (), VALID)
+    with pytest.raises(CollateralRejected, match="not signed by its issuer"):
+        check(with_bytes(name, crl))
+
+
+def issued_by(signer: pki.Signer) -> Collateral:
+    return replace(
+        good_collateral(),
+        pck_crl_issuer_chain=signer.pem + platform().root.pem,
+        pck_crl=pki.new_crl(signer, (), VALID),
+    )
+
+
+def test_the_crl_is_that_of_the_ca_that_is_asked_for() -> None:
+    """The other CA under the same root knows nothing of this platform's certificate."""
+    url = platform().options.root_crl_url
+    processor = pki.new_pck_ca(platform().root, "processor", VALID, url)
+    with pytest.raises(CollateralRejected, match="not that of the platform CA"):
+        check(issued_by(processor))
+
+
+@pytest.mark.parametrize(("is_ca", "signs_crls"), [(False, True), (True, False)])
+def test_the_issuer_of_a_crl_is_a_ca_that_may_sign_it(is_ca: bool, signs_crls: bool) -> None:
+    """A certificate under the root, named like the CA, that is no CA."""
+    root, model, key = platform().root, platform().pck_ca.certificate, pki.new_key()
+    usage = x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=is_ca,
+        crl_sign=signs_crls,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(model.subject)
+        .issuer_name(root.certificate.subject)
+        .public_key(key.public_key())
+        .serial_number(7)
+        .not_valid_before(VALID.not_before)
+        .not_valid_after(VALID.not_after)
+        .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
+        .add_extension(usage, critical=True)
+        .sign(root.key, hashes.SHA256())
+    )
+    with pytest.raises(CollateralRejected, match="may not sign"):
+        check(issued_by(pki.Signer(key, certificate)))

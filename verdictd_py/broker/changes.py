@@ -1,0 +1,258 @@
+"""The one owner of the documents that decide: read, check, compare-and-swap.
+
+Only this module stores policies, reference data, named sets and release policies. A change is
+computed from what was read, checked together with the other documents that guests will be
+appraised by, and stored only if all of them are still the same. So no lock is needed, neither
+in this process nor across several.
+
+Example: `reference retire` reads revision 1 of the sets. `reference add` stores revision 2
+meanwhile. The store answers `Conflict`, the retirement is computed again from revision 2, and
+neither change is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from datetime import datetime
+from typing import Final, TypeVar
+
+from verdictd_py.documents import referencesets
+from verdictd_py.documents.reference import ReferenceData
+from verdictd_py.domain.evidence import Tee
+from verdictd_py.domain.names import RELEASE_DATA, RELEASE_POLICY, Name
+from verdictd_py.errors import Conflict, NotFound, PolicyInvalid, RequestError, StorageError
+from verdictd_py.ports import (
+    ABSENT,
+    ANY,
+    Document,
+    DocumentStore,
+    Expected,
+    PolicyDocuments,
+    PolicyTester,
+)
+
+MAX_ATTEMPTS: Final = 20
+"""Attempts at one change. In each failed one another change was stored, so that this many
+changes have to overlap before one of them fails."""
+
+ANY_POLICY: Final = "package policy\n\ndefault allow = false\n"
+"""Policy to check data with that no known policy uses, or whose policy is broken."""
+
+_NO_DATA: Final = ReferenceData.of({})
+
+Relied = Mapping[Name, Expected]
+"""Documents that a check has relied on, as it read them."""
+
+Result = TypeVar("Result")
+
+
+class _Outdated(Conflict):
+    """The change is based on a revision that is not stored any more: repeating cannot help."""
+
+
+async def repeated(attempt: Callable[[], Awaitable[Result]]) -> Result:
+    """Run a whole read-check-store `attempt`, again while others store in between.
+
+    Raises:
+        Conflict: still after `MAX_ATTEMPTS`, or the caller's revision is outdated.
+    """
+    for _ in range(MAX_ATTEMPTS - 1):
+        try:
+            return await attempt()
+        except _Outdated:
+            raise
+        except Conflict:
+            continue
+    return await attempt()
+
+
+class CheckedDocuments:
+    """Stores documents that decide, each only after a check that is still true when it is stored.
+
+    Args:
+        clock: now, with a time zone: sets expire.
+        prepare: compiles what decides from now on. Callers await it after a change, so that
+            the next guest does not wait for the compiler.
+    """
+
+    def __init__(
+        self,
+        documents: DocumentStore,
+        tester: PolicyTester,
+        clock: Callable[[], datetime],
+        prepare: Callable[[], Awaitable[object]],
+    ) -> None:
+        self._documents = documents
+        self._tester = tester
+        self._clock = clock
+        self.prepare = prepare
+
+    async def change(
+        self,
+        name: Name,
+        edit: Callable[[Document | None], str],
+        check: Callable[[str], Awaitable[Relied]],
+        *,
+        based_on: Expected | None = None,
+    ) -> str:
+        """Edit a document, check the result and store it.
+
+        Args:
+            edit: returns the new text for the stored document, None where there is none; it
+                may be called several times.
+            check: raises if the new text must not be stored.
+            based_on: revision that the caller has seen, `ABSENT`, or `ANY` for a text that
+                replaces whatever is stored; None to edit whatever is stored.
+
+        Returns:
+            The stored text.
+
+        Raises:
+            Conflict: the document is not the one that the change is based on.
+            PolicyInvalid, RequestError, NotFound: of `edit` and `check`.
+            StorageError: it could not be stored.
+        """
+
+        async def attempt() -> str:
+            before, expected = await self._current(name)
+            if based_on is not None:
+                if based_on is not ANY and based_on != expected:
+                    raise _Outdated(f"{name} has changed since it was read; read it again")
+                expected = based_on
+            text = edit(before)
+            relied = await check(text)
+            others = {other: wanted for other, wanted in relied.items() if other != name}
+            await self._documents.put(name, text, expected=expected, unchanged=others)
+            return text
+
+        return await repeated(attempt)
+
+    async def current(self, name: Name) -> Expected:
+        """Return the revision of a document, `ABSENT`, or `ANY` if it cannot be read."""
+        return (await self._current(name))[1]
+
+    async def check_policy(self, name: Name, policy: str) -> Relied:
+        """Check a policy with the data that it will decide with.
+
+        Broken data must not keep a good policy out: otherwise neither could be fixed. Then
+        the policy is checked without data.
+
+        Raises:
+            PolicyInvalid: guests would be refused by it.
+        """
+        tee = self._documents.tee_of(name)
+        relied: dict[Name, Expected] = {}
+        data = _NO_DATA
+        try:
+            data = await self._deciding_data(tee, relied)
+            await self._tester.check(PolicyDocuments.over(policy, data), tee)
+        except PolicyInvalid:
+            if data is not _NO_DATA and await self._works(ANY_POLICY, data, tee):
+                raise
+            await self._tester.check(PolicyDocuments.over(policy, _NO_DATA), tee)
+        return relied
+
+    async def check_data(self, name: Name, text: str) -> Relied:
+        """Check reference data, with the sets in force, with the policy that it is for.
+
+        A policy that is broken with any data must not keep good data out. Then the data is
+        checked by itself.
+
+        Raises:
+            PolicyInvalid: guests would be refused by it.
+        """
+        reference = ReferenceData.parse(text)
+        tee = self._documents.tee_of(name)
+        relied: dict[Name, Expected] = {}
+        if tee is None:
+            policy = RELEASE_POLICY if name == RELEASE_DATA else None
+            await self._check_with_policy(reference, policy, None, relied)
+            return relied
+        with suppress(RequestError):  # broken sets refuse every guest; the data may be right
+            reference = self._union(reference, (await self._sets(relied)).get(tee, {}))
+        policy = self._documents.policy_name(tee)
+        await self._check_with_policy(reference, policy, tee, relied)
+        return relied
+
+    async def check_sets(self, sets: Mapping[Tee, referencesets.Sets], *tees: Tee) -> Relied:
+        """Check, for each of `tees`, the policy with the data and these sets.
+
+        Raises:
+            NotFound: a TEE has no policy.
+            PolicyInvalid: guests would be refused.
+        """
+        relied: dict[Name, Expected] = {}
+        for tee in tees:
+            stored = await self._read(self._documents.reference_name(tee), relied)
+            reference = self._union(_parsed(stored), sets.get(tee, {}))
+            policy = self._documents.policy_name(tee)
+            await self._check_with_policy(reference, policy, tee, relied)
+        return relied
+
+    async def _check_with_policy(
+        self,
+        reference: ReferenceData,
+        name: Name | None,
+        tee: Tee | None,
+        relied: dict[Name, Expected],
+    ) -> None:
+        """Check data with the policy `name`, or with any if there is none."""
+        stored = None if name is None else await self._read(name, relied)
+        policy = ANY_POLICY if stored is None else stored.text
+        try:
+            await self._tester.check(PolicyDocuments.over(policy, reference), tee)
+        except PolicyInvalid:
+            if await self._works(policy, _NO_DATA, tee):
+                raise
+            await self._tester.check(PolicyDocuments.over(ANY_POLICY, reference), tee)
+
+    async def _deciding_data(self, tee: Tee | None, relied: dict[Name, Expected]) -> ReferenceData:
+        """Return the data that a policy decides with; without a TEE, it may be a release policy.
+
+        Raises:
+            PolicyInvalid: the stored data is broken.
+        """
+        name = RELEASE_DATA if tee is None else self._documents.reference_name(tee)
+        reference = _parsed(await self._read(name, relied))
+        if tee is None:
+            return reference
+        try:
+            sets = (await self._sets(relied)).get(tee, {})
+        except RequestError:  # broken sets refuse every guest; the policy may be right
+            sets = {}
+        return self._union(reference, sets)
+
+    def _union(self, reference: ReferenceData, sets: referencesets.Sets) -> ReferenceData:
+        if not sets:
+            return reference
+        return ReferenceData.of(referencesets.union(reference.values, sets, self._clock()))
+
+    async def _sets(self, relied: dict[Name, Expected]) -> dict[Tee, referencesets.Sets]:
+        stored = await self._read(referencesets.DOCUMENT, relied)
+        return {} if stored is None else referencesets.parse(stored.text)
+
+    async def _works(self, policy: str, reference: ReferenceData, tee: Tee | None) -> bool:
+        try:
+            await self._tester.check(PolicyDocuments.over(policy, reference), tee)
+        except PolicyInvalid:
+            return False
+        return True
+
+    async def _read(self, name: Name, relied: dict[Name, Expected]) -> Document | None:
+        """Return a document, None where it is missing or cannot be read, and note its revision."""
+        document, relied[name] = await self._current(name)
+        return document
+
+    async def _current(self, name: Name) -> tuple[Document | None, Expected]:
+        try:
+            document = await self._documents.get(name)
+        except NotFound:
+            return None, ABSENT
+        except StorageError:
+            return None, ANY
+        return document, document.revision
+
+
+def _parsed(document: Document | None) -> ReferenceData:
+    return _NO_DATA if document is None else ReferenceData.parse(document.text)

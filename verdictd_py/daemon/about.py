@@ -1,0 +1,89 @@
+"""What the daemon reports about itself: at its start, and to operators that ask for its status."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from verdictd_py import __version__
+from verdictd_py.config import Settings, Unsafe
+from verdictd_py.daemon.readiness import Readiness
+from verdictd_py.domain.events import DaemonStarted, ListenerStarted, UnsafeOption, WarningStorage
+from verdictd_py.listeners.listener import Listener
+from verdictd_py.listeners.management_v1 import DaemonStatus
+from verdictd_py.ports import Events
+
+
+class About:
+    """Describes one daemon.
+
+    Args:
+        verifiers: their names.
+        warnings: about the data directory.
+
+    Attributes:
+        listeners: those that the daemon has; set once they are built, because the client API,
+            which is one of them, reports them all.
+        readiness: as `listeners`.
+    """
+
+    listeners: Sequence[Listener]
+    readiness: Readiness
+
+    def __init__(
+        self,
+        settings: Settings,
+        unsafe: Unsafe,
+        *,
+        verifiers: tuple[str, ...],
+        warnings: tuple[str, ...],
+        started_at: datetime,
+    ) -> None:
+        self._settings = settings
+        self._unsafe = unsafe
+        self._verifiers = verifiers
+        self._warnings = warnings
+        self._started_at = started_at
+        self.listeners = ()
+
+    def warn(self, events: Events) -> None:
+        """Record every unsafe option, and every defect of the data directory."""
+        for flag in self._unsafe.chosen():
+            events.record(UnsafeOption(flag=flag))
+        for warning in self._warnings:
+            events.record(WarningStorage(reason=warning))
+
+    def announce(self, events: Events) -> None:
+        """Record that the daemon serves its listeners."""
+        endpoints = self._endpoints()
+        for name, endpoint in endpoints.items():
+            events.record(ListenerStarted(name=name, endpoint=endpoint))
+        events.record(
+            DaemonStarted(
+                version=__version__,
+                listen=endpoints.get("listen", ""),
+                client_api=endpoints.get("client_api", ""),
+                keyprovider_api=endpoints.get("keyprovider_api"),
+                kbs_http=endpoints.get("kbs_http"),
+                verifiers=self._verifiers,
+                attester=self._settings.attester,
+                data_dir=str(self._settings.data_dir),
+            )
+        )
+
+    async def status(self) -> DaemonStatus:
+        """Describe the daemon as it is now."""
+        return DaemonStatus(
+            version=__version__,
+            started_at=self._started_at,
+            endpoints=self._endpoints(),
+            data_dir=str(self._settings.data_dir),
+            verifiers=self._verifiers,
+            attester=self._settings.attester,
+            unsafe=self._unsafe.chosen(),
+            warnings=self._warnings,
+            unpinned=await self.readiness.refresh(),
+        )
+
+    def _endpoints(self) -> dict[str, str]:
+        return {listener.name: listener.endpoint for listener in self.listeners}

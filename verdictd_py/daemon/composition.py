@@ -1,0 +1,228 @@
+"""Builds a daemon from its settings: the only place that puts concrete parts together.
+
+A new listener is one class (see `listeners.listener`) and one line in `candidates` below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from types import ModuleType
+
+import grpc
+
+from verdictd_py._generated import clientapi_pb2, keyprovider_pb2, verdictd_v1_pb2
+from verdictd_py.config import DEFAULT_DATA_DIR, Settings, Unsafe
+from verdictd_py.daemon.about import About
+from verdictd_py.daemon.clock import Clock, utc_now
+from verdictd_py.daemon.collateral import CollateralService
+from verdictd_py.daemon.daemon import Daemon, Parts
+from verdictd_py.daemon.kbs import kbs_listener
+from verdictd_py.daemon.readiness import Readiness
+from verdictd_py.daemon.supervisor import Work
+from verdictd_py.daemon.usecases import UseCases, use_cases
+from verdictd_py.errors import ConfigError
+from verdictd_py.events.audit import AuditTrail
+from verdictd_py.listeners import management, management_v1
+from verdictd_py.listeners.attested import AttestedListener
+from verdictd_py.listeners.callers import CallerRules
+from verdictd_py.listeners.grpc_listener import GrpcListener
+from verdictd_py.listeners.identity import RenewedIdentity
+from verdictd_py.listeners.keyprovider import KeyProviderService
+from verdictd_py.listeners.limits import Limits
+from verdictd_py.listeners.listener import Listener
+from verdictd_py.listeners.protection import protection
+from verdictd_py.listeners.tls import TlsFiles
+from verdictd_py.ports import Events
+from verdictd_py.storage.layout import prepare
+from verdictd_py.storage.stores import DirectoryCollateralStore
+from verdictd_py.tees.intel.roots import read_root_ca
+from verdictd_py.tsm import TsmQuotes
+
+
+def build_daemon(
+    settings: Settings,
+    unsafe: Unsafe,
+    events: Events,
+    clock: Clock = utc_now,
+    *,
+    on_failure: Callable[[], None] = lambda: None,
+) -> Daemon:
+    """Check every setting, open the data directory, and build a daemon that is not started.
+
+    Args:
+        events: the log.
+        on_failure: see `Daemon`.
+
+    Raises:
+        ConfigError: one line: cause and remedy.
+    """
+    _check_unsafe(settings, unsafe)
+    rules, tls = protection(settings, unsafe)
+    directory, warnings = prepare(settings.data_dir, sample=unsafe.insecure_sample_verifier)
+    audit = AuditTrail(settings.data_dir / "audit", events)
+    root = unsafe.unsafe_tdx_root_ca
+    root_ca = None if root is None else read_root_ca(root, option="--unsafe-tdx-root-ca")
+    collateral = CollateralService(
+        settings,
+        DirectoryCollateralStore(directory),
+        clock=clock,
+        events=audit,
+        root_ca_der=root_ca,
+    )
+    cases = use_cases(
+        settings,
+        unsafe,
+        directory,
+        collateral=collateral.source,
+        root_ca_der=root_ca,
+        clock=clock,
+        events=audit,
+    )
+    about = About(
+        settings, unsafe, verifiers=cases.verifiers.names, warnings=warnings, started_at=clock()
+    )
+    build = _Listeners(settings, unsafe, cases, rules, tls, audit, clock)
+    candidates: tuple[Listener | None, ...] = (
+        build.attested(),
+        build.client_api(about),
+        build.keyprovider_api(),
+        build.kbs(),
+    )
+    listeners = tuple(listener for listener in candidates if listener is not None)
+    publish = [one.set_ready for one in listeners if isinstance(one, GrpcListener)]
+    readiness = Readiness(cases, audit, publish=publish)
+    about.listeners, about.readiness = listeners, readiness
+    parts = Parts(
+        events=audit,
+        audit=audit,
+        listeners=listeners,
+        background=(
+            *collateral.background,
+            Work("check readiness", readiness.keep_fresh),
+        ),
+        readiness=readiness,
+        about=about,
+        closing=(collateral.close,),
+        drain_seconds=settings.drain_timeout,
+    )
+    return Daemon(parts, on_failure=on_failure)
+
+
+@dataclass(frozen=True, slots=True)
+class _Listeners:
+    """Builds the listeners; those that have no address in the settings are None."""
+
+    settings: Settings
+    unsafe: Unsafe
+    cases: UseCases
+    rules: CallerRules
+    tls: TlsFiles | None
+    events: Events
+    clock: Clock
+
+    def attested(self) -> Listener:
+        identity = RenewedIdentity(
+            self.clock,
+            require_certificate=not self.cases.verifiers.accepts_anyone,
+            events=self.events,
+            quote_for=TsmQuotes().quote if self.settings.attester == "tdx" else None,
+        )
+        return AttestedListener(
+            self.settings.listen_address,
+            appraiser=self.cases.appraiser,
+            releaser=self.cases.releaser,
+            context=identity.context,
+            events=self.events,
+            limits=_limits(self.settings),
+        )
+
+    def client_api(self, about: About) -> Listener:
+        def register(server: grpc.aio.Server, rules: CallerRules) -> None:
+            self._register_keyprovider(server, rules)
+            administration = self.cases.administration
+            management.register(server, administration, rules, self.events)
+            management_v1.register(
+                server, administration, self.cases.history, about.status, rules, self.events
+            )
+
+        return GrpcListener(
+            "client_api",
+            self.settings.client_api_addresses,
+            register,
+            described=_names(keyprovider_pb2, clientapi_pb2, verdictd_v1_pb2),
+            rules=self.rules,
+            tls=self.tls,
+        )
+
+    def keyprovider_api(self) -> Listener | None:
+        address = self.settings.keyprovider_api_address
+        if address is None:
+            return None
+        return GrpcListener(
+            "keyprovider_api",
+            [address],
+            self._register_keyprovider,
+            described=_names(keyprovider_pb2),
+            rules=self.rules,
+            tls=self.tls,
+        )
+
+    def kbs(self) -> Listener | None:
+        return kbs_listener(
+            self.settings,
+            self.unsafe,
+            self.cases,
+            clock=self.clock,
+            events=self.events,
+            limits=_limits(self.settings),
+        )
+
+    def _register_keyprovider(self, server: grpc.aio.Server, rules: CallerRules) -> None:
+        provider = self.settings.keyprovider_name
+        service = KeyProviderService(self.cases.wrapper, rules, self.events, provider=provider)
+        service.register(server)
+
+
+def _limits(settings: Settings) -> Limits:
+    age = settings.max_evidence_age
+    return Limits(
+        handshake=settings.handshake_timeout,
+        appraisal=settings.appraisal_timeout,
+        request=settings.request_timeout,
+        idle=settings.idle_timeout,
+        connections=settings.max_connections,
+        evidence_age=None if age is None else timedelta(seconds=age),
+    )
+
+
+def _check_unsafe(settings: Settings, unsafe: Unsafe) -> None:
+    """Refuse to give the secrets of a real data directory to what is unsafe.
+
+    Raises:
+        ConfigError: one line: cause and remedy.
+    """
+    if unsafe.unsafe_tdx_root_ca and "data_dir" not in settings.model_fields_set:
+        raise ConfigError(
+            "--unsafe-tdx-root-ca needs an explicit --data-dir, "
+            f"so that {DEFAULT_DATA_DIR} is never given to a rehearsal"
+        )
+    if unsafe.insecure_sample_verifier and not unsafe.insecure_sample_data_dir:
+        raise ConfigError(
+            f"--insecure-sample-verifier would give every secret in {settings.data_dir} to "
+            "anybody; try it with `verdictd-py demo`, or add --insecure-sample-data-dir"
+        )
+    if unsafe.insecure_sample_data_dir and not unsafe.insecure_sample_verifier:
+        raise ConfigError(
+            "--insecure-sample-data-dir has no effect without --insecure-sample-verifier; remove it"
+        )
+
+
+def _names(*modules: ModuleType) -> tuple[str, ...]:
+    """Full names of the services in generated modules."""
+    return tuple(
+        service.full_name
+        for module in modules
+        for service in module.DESCRIPTOR.services_by_name.values()
+    )

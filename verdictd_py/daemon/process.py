@@ -1,0 +1,69 @@
+"""The daemon as a process: signals in, exit status out."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from functools import partial
+from typing import Final
+
+from verdictd_py.config import Settings, Unsafe
+from verdictd_py.daemon.composition import build_daemon
+from verdictd_py.daemon.daemon import Daemon
+from verdictd_py.daemon.supervisor import Work
+from verdictd_py.domain.events import PolicyEngineCompiling
+from verdictd_py.events.log import LogEvents
+from verdictd_py.listeners.errors import unhandled
+from verdictd_py.policy import instances
+from verdictd_py.ports import Events
+
+EXIT_STOPPED: Final = 0
+EXIT_FAILED: Final = 1
+"""Work has failed without which the daemon is of no use; the log says which."""
+
+
+async def run(settings: Settings, unsafe: Unsafe) -> int:
+    """Run the daemon until SIGTERM or SIGINT, or until essential work fails. SIGHUP reloads.
+
+    Returns:
+        The exit status: `EXIT_STOPPED` or `EXIT_FAILED`.
+
+    Raises:
+        ConfigError: it cannot start.
+    """
+    events = LogEvents(settings.log_format)
+    stopping, reloading = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(unhandled(events))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    loop.add_signal_handler(signal.SIGHUP, reloading.set)
+    daemon = build_daemon(settings, unsafe, events, on_failure=stopping.set)
+    await _load_policy_engine(events)
+    await daemon.start()
+    daemon.supervisor.start(Work("reload", partial(reload_when, reloading, daemon)))
+    await stopping.wait()
+    await daemon.stop()
+    return EXIT_FAILED if daemon.supervisor.failed else EXIT_STOPPED
+
+
+async def _load_policy_engine(events: Events) -> None:
+    """Load the policy engine, and report when that takes seconds because it must be compiled.
+
+    Raises:
+        PolicyInvalid: it cannot be loaded; the message names the cause.
+    """
+    loop = asyncio.get_running_loop()
+
+    def compiling(reason: str) -> None:  # called in the thread
+        loop.call_soon_threadsafe(events.record, PolicyEngineCompiling(reason=reason))
+
+    await asyncio.to_thread(instances.prepare, compiling)
+
+
+async def reload_when(requested: asyncio.Event, daemon: Daemon) -> None:
+    """Reload the daemon each time that `requested` is set."""
+    while True:
+        await requested.wait()
+        requested.clear()
+        await daemon.reload()

@@ -1,0 +1,105 @@
+"""What every gRPC method does around its use case: identify the caller, report failures."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any, TypeVar
+
+import grpc
+
+from verdictd_py.domain.callers import Caller
+from verdictd_py.domain.events import RequestFailed
+from verdictd_py.errors import VerdictdError
+from verdictd_py.listeners.callers import CallerRules
+from verdictd_py.listeners.errors import grpc_status, report_bug
+from verdictd_py.ports import Events
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+S = TypeVar("S", bound="GrpcService")
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+Method = Callable[[S, Request, Caller], Coroutine[Any, Any, Response]]
+"""A method of a service as it is written here: the request and who sent it."""
+
+Handler = Callable[[S, Request, Context], Coroutine[Any, Any, Response]]
+"""The same method as gRPC calls it."""
+
+
+class GrpcService:
+    """Base of every service.
+
+    Args:
+        rules: how callers of this listener are identified.
+        events: where failed requests and bugs are recorded.
+    """
+
+    def __init__(self, rules: CallerRules, events: Events) -> None:
+        self.rules = rules
+        self.events = events
+
+
+def answered(
+    doing: str = "",
+) -> Callable[[Method[S, Request, Response]], Handler[S, Request, Response]]:
+    """Decorate a method of a service that takes the request and the caller.
+
+    The decorated method identifies the caller, then runs the method. A `VerdictdError` ends the
+    call with the status of the table in `listeners.errors`. Any other exception is a bug:
+    it is recorded, and the caller gets the id of the incident, never the exception's text.
+
+    Args:
+        doing: the name of the method in events; by default its own name.
+    """
+
+    def decorate(method: Method[S, Request, Response]) -> Handler[S, Request, Response]:
+        name = doing or method.__name__
+
+        @wraps(method)
+        async def handler(service: S, request: Request, context: Context) -> Response:
+            caller = Caller("not known yet", frozenset())
+            try:
+                caller = await asyncio.to_thread(service.rules.caller, context)
+                return await _to_its_end(method(service, request, caller))
+            except VerdictdError as error:
+                status = grpc_status(error)
+                service.events.record(
+                    RequestFailed(
+                        doing=name,
+                        caller=caller.name,
+                        code=error.code,
+                        status=status.name,
+                        reason=str(error),
+                    )
+                )
+                await context.abort(status, str(error))
+            except Exception as error:  # noqa: BLE001  # the edge: grpc would send its text
+                text = report_bug(service.events, error, doing=name)
+                await context.abort(grpc.StatusCode.INTERNAL, text)
+
+        return handler
+
+    return decorate
+
+
+async def _to_its_end(work: Coroutine[Any, Any, Response]) -> Response:
+    """Await `work`, which ends also if this call is cancelled meanwhile.
+
+    gRPC cancels a call whose client disconnects. A change that has begun to be written in a
+    thread cannot be taken back, so it must also reach the audit trail, and its lock must not be
+    released before. The call lasts until then: clients that leave still count as served.
+
+    Raises:
+        CancelledError: the call was cancelled, and `work` has succeeded.
+    """
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.result()  # a failure is recorded like any other
+        raise

@@ -1,0 +1,56 @@
+"""Changes of a data directory that must not overlap, in this process or another one.
+
+The lock is `flock` on one file in the directory. The kernel releases it when its holder
+dies, so there are no stale locks to clean up. It is held only while content is compared and
+replaced, never while a policy is checked or a client is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from verdictd_py.errors import StorageError
+from verdictd_py.storage.directory import Directory, DirectoryBusy
+
+WAIT_SECONDS: Final = 10.0
+"""How long a change waits for the others. Each of them holds the lock for a few milliseconds."""
+
+_FIRST_PAUSE: Final = 0.002  # seconds
+_LONGEST_PAUSE: Final = 0.05  # seconds
+
+Result = TypeVar("Result")
+
+
+async def exclusively(
+    directory: Directory, change: Callable[[], Result], *, wait_seconds: float = WAIT_SECONDS
+) -> Result:
+    """Run `change` in a thread while no other change of the directory runs.
+
+    Waiting takes up neither the event loop nor a thread: the lock is only tried, again after
+    a pause. So guests are served from the same directory while another process holds it.
+
+    Raises:
+        StorageError: others held the directory for `wait_seconds`, or the lock file is unusable.
+    """
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + wait_seconds
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            return await asyncio.to_thread(_locked, directory, change)
+        except DirectoryBusy:
+            if clock() >= deadline:
+                raise StorageError(
+                    f"cannot be changed: another process has held the data directory for "
+                    f"{wait_seconds:g} s; stop it, or try again"
+                ) from None
+        await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # no secret
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _locked(directory: Directory, change: Callable[[], Result]) -> Result:
+    with directory.locked():
+        return change()

@@ -1,0 +1,225 @@
+"""Stores in this process's memory, behind the same ports as those on a directory.
+
+They behave as the directory does (`tests/conformance` runs one suite against both) and lose
+everything when the process ends. Tests and rehearsals use them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from heapq import nsmallest
+
+from verdictd_py.domain.names import KeyId, Name, ResourcePath
+from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
+from verdictd_py.errors import AlreadyExists, Conflict, NotFound, RequestError, StorageError
+from verdictd_py.ports import (
+    ANY,
+    Document,
+    Expected,
+    Kind,
+    StoredName,
+    StoredObject,
+    meets,
+)
+from verdictd_py.storage.content import unservable
+from verdictd_py.storage.documents import OPA, PolicyFileNames
+from verdictd_py.storage.stores import ALIASES, KEYS, RESOURCES
+
+Files = dict[tuple[str, ...], bytes]
+"""Contents by name below the root, as in a data directory; shared by keys and resources."""
+
+
+class MemoryDocumentStore(PolicyFileNames):
+    """Port `DocumentStore`. Every call lets other tasks run, as a directory does."""
+
+    def __init__(self, texts: Mapping[str, str] | None = None) -> None:
+        self.texts = dict(texts or {})
+
+    async def get(self, name: Name) -> Document:
+        await asyncio.sleep(0)
+        if str(name) not in self.texts:
+            raise NotFound(f"{OPA}/{name} is missing")
+        return Document.of(self.texts[str(name)])
+
+    async def snapshot(self, names: Sequence[Name]) -> Mapping[Name, Document]:
+        await asyncio.sleep(0)
+        return {
+            name: Document.of(self.texts[str(name)]) for name in names if str(name) in self.texts
+        }
+
+    async def put(
+        self,
+        name: Name,
+        text: str,
+        *,
+        expected: Expected,
+        unchanged: Mapping[Name, Expected] | None = None,
+    ) -> str:
+        await asyncio.sleep(0)
+        for each, revision in {**(unchanged or {}), name: expected}.items():
+            stored = self.texts.get(str(each))
+            if not meets(None if stored is None else stored.encode(), revision):
+                raise Conflict(f"{OPA}/{each} has changed since it was read; read it again")
+        document = Document.of(text)
+        self.texts[str(name)] = text
+        return document.revision
+
+
+class MemoryKeyStore:
+    """Port `KeyStore`.
+
+    Args:
+        files: shared with a `MemoryResourceStore`, so that no name is both key and resource.
+    """
+
+    def __init__(self, files: Files | None = None) -> None:
+        self.files = {} if files is None else files
+
+    async def page(self, after: str, limit: int) -> tuple[StoredName, ...]:
+        await asyncio.sleep(0)
+        keys = (file for file in self.files if file[0] == KEYS)
+        return _page((self._described(file) for file in keys), after, limit)
+
+    async def describe(self, key_id: KeyId) -> StoredName:
+        await asyncio.sleep(0)
+        file = (KEYS, *key_id.segments)
+        if file not in self.files:
+            raise NotFound(f"there is no key {key_id}")
+        return self._described(file)
+
+    async def get(self, key_id: KeyId) -> SecretBytes:
+        await asyncio.sleep(0)
+        content = self.files.get((KEYS, *key_id.segments))
+        if content is None:
+            raise NotFound(f"there is no key {key_id}")
+        if len(content) != KEY_BYTES:
+            raise StorageError(
+                f"the key {key_id} has {len(content)} bytes and cannot be used: "
+                f"a key has {KEY_BYTES}"
+            )
+        return SecretBytes(content)
+
+    async def create(self, key_id: KeyId, key: SecretBytes) -> None:
+        await asyncio.sleep(0)
+        if len(key) != KEY_BYTES:
+            raise StorageError(f"a key has {KEY_BYTES} bytes, this one has {len(key)}")
+        if key_id.segments in ALIASES or (RESOURCES, *key_id.segments) in self.files:
+            raise AlreadyExists(f"the key {key_id} names a resource, not a key")
+        if (KEYS, *key_id.segments) in self.files:
+            raise AlreadyExists(f"the key {key_id} exists already")
+        self.files[(KEYS, *key_id.segments)] = key.reveal()
+
+    async def delete(self, key_id: KeyId) -> None:
+        await asyncio.sleep(0)
+        if self.files.pop((KEYS, *key_id.segments), None) is None:
+            raise NotFound(f"there is no key {key_id}")
+
+    def _described(self, file: tuple[str, ...]) -> StoredName:
+        size = len(self.files[file])
+        problem = "" if size == KEY_BYTES else f"a key has {KEY_BYTES} bytes"
+        return _stored_name(file, "/".join(file[1:]), size, problem)
+
+
+class MemoryResourceStore:
+    """Port `ResourceStore`, the aliases of the image directory among them.
+
+    Args:
+        files: shared with a `MemoryKeyStore`, so that no name is both key and resource.
+    """
+
+    def __init__(self, files: Files | None = None) -> None:
+        self.files = {} if files is None else files
+
+    async def page(self, after: str, limit: int) -> tuple[StoredName, ...]:
+        await asyncio.sleep(0)
+        found = {file[1:]: file for file in self.files if file[0] == RESOURCES}
+        for path, alias in ALIASES.items():
+            if alias in self.files:
+                found.setdefault(path, alias)
+        return _page((self._described(path, file) for path, file in found.items()), after, limit)
+
+    async def get(self, path: ResourcePath) -> StoredObject:
+        await asyncio.sleep(0)
+        return self._get(path)
+
+    async def put(
+        self, path: ResourcePath, content: SecretBytes, *, expected: Expected = ANY
+    ) -> StoredObject:
+        await asyncio.sleep(0)
+        if not len(content):
+            raise RequestError("an empty resource cannot be fetched by any guest")
+        target = ALIASES.get(path.segments) or (RESOURCES, *path.segments)
+        problem = unservable(target, content.reveal())
+        if problem:
+            raise RequestError(f"the resource {path} is refused: {problem}")
+        self._require(path, expected)
+        if target[0] == RESOURCES and (KEYS, *path.segments) in self.files:
+            raise AlreadyExists(f"the resource {path} names a key, not a resource")
+        self.files[target] = content.reveal()
+        kind = Kind.RESOURCE if target[0] == RESOURCES else Kind.IMAGE
+        return StoredObject(kind, "/".join(target), content)
+
+    async def delete(self, path: ResourcePath, *, expected: Expected = ANY) -> None:
+        await asyncio.sleep(0)
+        self._require(path, expected)
+        if self.files.pop(ALIASES.get(path.segments) or (RESOURCES, *path.segments), None) is None:
+            raise NotFound(f"there is no resource {path}")
+
+    def _get(self, path: ResourcePath) -> StoredObject:
+        own = (RESOURCES, *path.segments)
+        alias = ALIASES.get(path.segments)
+        file = own if own in self.files or alias is None else alias
+        if file not in self.files:
+            raise NotFound(f"there is no resource {path}")
+        problem = unservable(alias or own, self.files[file])
+        if problem:
+            raise StorageError(f"the resource {path} is not served: {problem}")
+        kind = Kind.RESOURCE if file == own else Kind.IMAGE
+        return StoredObject(kind, "/".join(file), SecretBytes(self.files[file]))
+
+    def _require(self, path: ResourcePath, expected: Expected) -> None:
+        if expected is ANY:
+            return
+        try:
+            content = self._get(path).content.reveal()
+        except NotFound:
+            content = None
+        if not meets(content, expected):
+            raise Conflict(f"the resource {path} has changed since it was read; read it again")
+
+    def _described(self, path: tuple[str, ...], file: tuple[str, ...]) -> StoredName:
+        content = self.files[file]
+        problem = unservable(ALIASES.get(path, file), content) or ""
+        if not content:
+            problem = "it is empty, and no guest could fetch it"
+        return _stored_name(file, "/".join(path), len(content), problem)
+
+
+class MemoryCollateralStore:
+    """Port `CollateralStore`."""
+
+    def __init__(self) -> None:
+        self.contents: dict[str, bytes] = {}
+
+    async def names(self) -> tuple[str, ...]:
+        await asyncio.sleep(0)
+        return tuple(sorted(self.contents))
+
+    async def load(self, name: str) -> bytes | None:
+        await asyncio.sleep(0)
+        return self.contents.get(name)
+
+    async def save(self, name: str, content: bytes) -> None:
+        await asyncio.sleep(0)
+        self.contents[name] = content
+
+
+def _stored_name(file: tuple[str, ...], name: str, size: int, problem: str) -> StoredName:
+    return StoredName(name, "/".join(file), size, datetime.now(UTC), problem)
+
+
+def _page(names: Iterable[StoredName], after: str, limit: int) -> tuple[StoredName, ...]:
+    behind = (stored for stored in names if stored.name > after)
+    return tuple(nsmallest(limit, behind, key=lambda stored: stored.name))
