@@ -64,6 +64,33 @@ def test_the_guides_command_line_runs_reloads_and_stops(tmp_path: Path) -> None:
         assert "daemon.stopped" in [event["event"] for event in daemon.seen]
 
 
+def test_the_first_start_reports_what_it_waits_for_and_later_ones_do_not_wait(
+    tmp_path: Path,
+) -> None:
+    words = (*FREE, "--verifier", "tdx", "--data-dir", str(tmp_path / "data"))
+    cache = str(tmp_path / "cache")
+    with running_daemon(*words, CACHE_DIRECTORY=cache) as daemon:
+        daemon.wait_for("daemon.started")
+        assert [event["reason"] for event in daemon.seen if "compiling" in event["event"]] == [
+            "compiling the policy engine for this machine, once (some seconds)"
+        ]
+        assert daemon.end(signal.SIGTERM) == (0, "")
+    with running_daemon(*words, CACHE_DIRECTORY=cache) as daemon:
+        daemon.wait_for("daemon.started")
+        assert not [event for event in daemon.seen if "compiling" in event["event"]]
+        assert daemon.end(signal.SIGTERM) == (0, "")
+
+
+def test_the_daemon_starts_in_four_gigabytes_of_addresses(tmp_path: Path) -> None:
+    """As under `ulimit -v 4000000`, with a policy engine that must be compiled first."""
+    words = (*FREE, "--verifier", "tdx", "--data-dir", str(tmp_path / "data"))
+    limit = ("prlimit", f"--as={4_000_000 * 1024}")
+    cache = str(tmp_path / "cache")
+    with running_daemon(*words, wrapper=limit, CACHE_DIRECTORY=cache) as daemon:
+        daemon.wait_for("daemon.started")
+        assert daemon.end(signal.SIGTERM) == (0, "")
+
+
 def test_the_short_command_line_runs(tmp_path: Path) -> None:
     """`verdictd-py --listen 0.0.0.0:20002 --verifier tdx`, the client API by default."""
     _skip_unless_free()

@@ -61,17 +61,25 @@ def test_the_wheel_has_defaults_stubs_and_types(packages: tuple[set[str], set[st
     assert {
         f"verdictd_py/_generated/{name}.{end}" for name in stubs for end in ("py", "pyi")
     } <= wheel
-    assert "verdictd_py/py.typed" in wheel
+    assert {"verdictd_py/py.typed", "verdictd_py/policy/engine.wasm"} <= wheel
 
 
 def test_the_source_distribution_can_build_again(packages: tuple[set[str], set[str]]) -> None:
     source, _ = packages
     needed = {"pyproject.toml", "requirements-dev.lock", "requirements.lock", "dev", "LICENSE"}
-    assert needed | {
-        "policies/tdxPolicy.rego",
-        f"keys/{EXAMPLE_KEY}",
-        "protos/keyprovider.proto",
-    } <= (source)
+    assert (
+        needed
+        | {
+            "policies/tdxPolicy.rego",
+            f"keys/{EXAMPLE_KEY}",
+            "protos/keyprovider.proto",
+            "verdictd_py/policy/engine.wasm",
+            "policy_engine/Cargo.lock",
+            "policy_engine/src/lib.rs",
+            "policy_engine/build.sh",
+        }
+        <= source
+    )
 
 
 def test_no_secret_of_the_builder_is_shipped(packages: tuple[set[str], set[str]]) -> None:

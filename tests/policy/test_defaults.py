@@ -326,7 +326,7 @@ def _has_numbers(values: Claims) -> bool:
 
 @pytest.mark.parametrize("wrong", ["3", "", None, True, [], [1], {}])
 async def test_a_minimum_that_is_no_number_refuses(wrong: JsonValue) -> None:
-    """`2 >= "3"` is a yes for the engine; the original's policy compares as it comes."""
+    """`"3" >= 2` is true in Rego; the original's policy does not require numbers."""
     good: Claims = {"mrEnclave": ONE, "mrSigner": TWO, "productId": 2, "svn": 2}
     data: Claims = {"mrEnclave": [], "mrSigner": [], "productId": 1, "svn": 1}
     for claims, reference in ((good, {**data, "svn": wrong}), ({**good, "svn": wrong}, data)):

@@ -82,6 +82,23 @@ def test_the_message_names_what_is_called() -> None:
 
 
 @pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ('glob.match("[!a]", ["."], "")', r"glob\.match \(not available\)"),
+        ('json.remove({"a": 1}, [["a", "b"]])', r"json\.remove \(not available\)"),
+        ('json.filter({"a": "x"}, ["a/b"])', r"json\.filter \(not available\)"),
+        ('yaml.unmarshal("a: 1")', r"yaml\.unmarshal \(not available\)"),
+        ('io.jwt.decode("a.b.c")', r"io\.jwt\.decode \(not available\)"),
+        ("frobnicate(1)", r"frobnicate \(unknown\)"),
+    ],
+)
+def test_a_function_that_is_not_available_is_named(call: str, said: str) -> None:
+    """The engine's `glob.match`, `json.filter` and `json.remove` give other answers than OPA."""
+    with pytest.raises(PolicyInvalid, match=said):
+        CompiledPolicy.compile(HEAD + f"allow if {call}", "{}")
+
+
+@pytest.mark.parametrize(
     "rules",
     [
         'allow if input.text == "opa.runtime()"',

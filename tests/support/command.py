@@ -129,14 +129,17 @@ class RunningDaemon:
 
 
 @contextmanager
-def running_daemon(*arguments: str, **more: str) -> Iterator[RunningDaemon]:
+def running_daemon(
+    *arguments: str, wrapper: Sequence[str] = (), **more: str
+) -> Iterator[RunningDaemon]:
     """Starts the daemon with a log in JSON, and kills it at the end if it still runs.
 
     Args:
+        wrapper: a program and its arguments that runs the daemon.
         more: environment.
     """
     process = subprocess.Popen(
-        [*COMMAND, *arguments],
+        [*wrapper, *COMMAND, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -11,8 +11,11 @@ from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.composition import build_daemon
 from verdictd_py.daemon.daemon import Daemon
 from verdictd_py.daemon.supervisor import Work
+from verdictd_py.domain.events import PolicyEngineCompiling
 from verdictd_py.events.log import LogEvents
 from verdictd_py.listeners.errors import unhandled
+from verdictd_py.policy import instances
+from verdictd_py.ports import Events
 
 EXIT_STOPPED: Final = 0
 EXIT_FAILED: Final = 1
@@ -36,11 +39,26 @@ async def run(settings: Settings, unsafe: Unsafe) -> int:
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, reloading.set)
     daemon = build_daemon(settings, unsafe, events, on_failure=stopping.set)
+    await _load_policy_engine(events)
     await daemon.start()
     daemon.supervisor.start(Work("reload", partial(reload_when, reloading, daemon)))
     await stopping.wait()
     await daemon.stop()
     return EXIT_FAILED if daemon.supervisor.failed else EXIT_STOPPED
+
+
+async def _load_policy_engine(events: Events) -> None:
+    """Load the policy engine, and report when that takes seconds because it must be compiled.
+
+    Raises:
+        PolicyInvalid: it cannot be loaded; the message names the cause.
+    """
+    loop = asyncio.get_running_loop()
+
+    def compiling(reason: str) -> None:  # called in the thread
+        loop.call_soon_threadsafe(events.record, PolicyEngineCompiling(reason=reason))
+
+    await asyncio.to_thread(instances.prepare, compiling)
 
 
 async def reload_when(requested: asyncio.Event, daemon: Daemon) -> None:

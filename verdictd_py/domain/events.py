@@ -264,6 +264,13 @@ class ReferenceRetired(Event):
     name: Annotated[str, About("Name of the set.", characters=256)]
 
 
+@event("policy-engine.compiling")
+class PolicyEngineCompiling(Event):
+    """The daemon compiles the policy engine for this machine before it serves its listeners."""
+
+    reason: Annotated[str, About("What the start waits for, and for how long.", characters=256)]
+
+
 @event("daemon.started", audit=Audit.YES)
 class DaemonStarted(Event):
     """The daemon serves its listeners."""

@@ -36,6 +36,7 @@ it grows is copied each time, and that costs no fuel."""
 STACK_BYTES: Final = 512 * 1024
 """Of the thread's own stack, which has 8 MiB, or 2 MiB and more in a thread of musl."""
 
+_EXPORTS: Final = frozenset({"memory", "buffer", "compile", "evaluate"})
 _LOADING: Final = Lock()
 _MASK: Final = 2**32 - 1
 
@@ -119,7 +120,10 @@ def _load(report: Callable[[str], None]) -> tuple[Engine, Module]:
         engine = Engine(config)
     except WasmtimeError as error:
         raise PolicyInvalid(_no_address_space()) from error
-    return engine, native.load(engine, _code(), report)
+    module = native.load(engine, _code(), report)
+    if not {export.name for export in module.exports} >= _EXPORTS:
+        raise PolicyInvalid("engine.wasm is not the policy engine; install the package again")
+    return engine, module
 
 
 @cache

@@ -36,13 +36,6 @@ pub const ENTRIES: &[Entry] = &[
         }
         Ok(v[0].clone())
     }),
-    ("__ascii", 1, |v| {
-        if matches!(&v[0], Value::String(text) if !text.is_ascii()) {
-            bail!("the operand has characters outside ASCII, which is not supported");
-        }
-        Ok(v[0].clone())
-    }),
-    ("__paths", 1, |v| passed(v, paths)),
     ("__iterated", 1, |v| passed(v, iterated)),
     ("__plain", 1, |v| passed(v, plain)),
     ("__json", 1, |v| passed(v, json)),
@@ -127,24 +120,6 @@ fn plain(value: &Value) -> Result<()> {
             plain(item)
         })?,
         _ => {}
-    }
-    Ok(())
-}
-
-/// Paths into an object, none of which is the whole object.
-fn paths(value: &Value) -> Result<()> {
-    let whole = |path: &Value| match path {
-        Value::String(text) => text.trim_matches('/').is_empty(),
-        Value::Array(parts) => parts.is_empty(),
-        _ => true,
-    };
-    let found = match value {
-        Value::Array(items) => items.iter().any(whole),
-        Value::Set(items) => items.iter().any(whole),
-        _ => true,
-    };
-    if found {
-        bail!("a path must be a text or a list, and not empty");
     }
     Ok(())
 }

@@ -11,6 +11,8 @@ pub const ENTRIES: &[Entry] = &[
     ("urlquery.encode", 1, |v| Ok(Value::from(encode_query(string(v, 0)?)))),
     ("urlquery.decode", 1, |v| Ok(Value::from(decode_query(string(v, 0)?)?))),
     ("sprintf", 2, sprintf),
+    ("strings.count", 2, |v| Ok(Value::from(string(v, 0)?.matches(string(v, 1)?).count() as u64))),
+    ("strings.replace_n", 2, |v| replace(&v[0], string(v, 1)?)),
 ];
 
 /// Character by character, as Go does; where Unicode makes several of one, Go has another rule.
@@ -20,6 +22,36 @@ fn cased(text: &str, change: fn(char) -> Vec<char>) -> Result<Value> {
         match change(character).as_slice() {
             [one] => result.push(*one),
             _ => bail!("the letter {character:?} has no single letter of the other case"),
+        }
+    }
+    Ok(Value::from(result))
+}
+
+/// In one pass: what was replaced is not replaced again. Of several texts that begin at a place,
+/// the first in their order is replaced.
+fn replace(replacements: &Value, text: &str) -> Result<Value> {
+    let Value::Object(replacements) = replacements else {
+        bail!("operand 1 must be object but got {}", type_name(replacements))
+    };
+    let mut pairs = Vec::new();
+    for pair in replacements.iter() {
+        match pair {
+            (Value::String(old), Value::String(new)) if !old.is_empty() => pairs.push((old, new)),
+            _ => bail!("operand 1 must have texts, and texts that are not empty to replace"),
+        }
+    }
+    pairs.sort();
+    let (mut result, mut rest) = (String::new(), text);
+    while let Some(character) = rest.chars().next() {
+        match pairs.iter().find(|(old, _)| rest.starts_with(&***old)) {
+            Some((old, new)) => {
+                result.push_str(new);
+                rest = &rest[old.len()..];
+            }
+            None => {
+                result.push(character);
+                rest = &rest[character.len_utf8()..];
+            }
         }
     }
     Ok(Value::from(result))

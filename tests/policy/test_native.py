@@ -1,0 +1,128 @@
+"""The cache of native code: read only where no other user can write, compiled again otherwise."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from wasmtime import Config, Engine, wat2wasm
+
+from verdictd_py.errors import PolicyInvalid
+from verdictd_py.policy import instances, native
+
+CODE = bytes(wat2wasm('(module (func (export "f") (result i32) (i32.const 7)))'))
+OTHER = bytes(wat2wasm('(module (func (export "f") (result i32) (i32.const 666)))'))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def load(code: bytes = CODE) -> bool:
+    """Whether the module was compiled, not loaded from the cache."""
+    engine = Engine(Config())
+    reported: list[str] = []
+    module = native.load(engine, code, reported.append)
+    assert [export.name for export in module.exports] == ["f"]
+    return bool(reported)
+
+
+def stored(cache: Path) -> Path:
+    (file,) = cache.iterdir()
+    return file
+
+
+def test_compiled_code_is_stored_for_its_user_and_loaded_again(cache: Path) -> None:
+    assert load()
+    assert (cache.stat().st_mode & 0o777, stored(cache).stat().st_mode & 0o777) == (0o700, 0o600)
+    assert not load()
+    assert load(OTHER)  # another module is not taken from the first one's file
+
+
+@pytest.mark.parametrize("length", [0, 1, 31, 32, 1000, -1])
+def test_a_truncated_file_is_compiled_again_and_replaced(cache: Path, length: int) -> None:
+    load()
+    whole = stored(cache).read_bytes()
+    stored(cache).write_bytes(whole[:length])
+    assert load()
+    assert len(stored(cache).read_bytes()) == len(whole)
+    assert not load()
+
+
+def test_a_changed_byte_is_noticed(cache: Path) -> None:
+    load()
+    content = bytearray(stored(cache).read_bytes())
+    content[len(content) // 2] ^= 1
+    stored(cache).write_bytes(content)
+    assert load()
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777, 0o1777])
+def test_a_directory_that_others_can_write_is_not_used(cache: Path, mode: int) -> None:
+    load()
+    cache.chmod(mode)
+    assert load()
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602])
+def test_a_file_that_others_can_write_is_not_used(cache: Path, mode: int) -> None:
+    load()
+    stored(cache).chmod(mode)
+    assert load()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+def test_what_another_user_planted_is_not_used(cache: Path) -> None:
+    load()
+    os.chown(stored(cache), 1, 1)
+    assert load()
+    assert stored(cache).stat().st_uid == os.geteuid()
+    os.chown(cache, 1, 1)
+    assert load()
+
+
+def test_a_symbolic_link_is_not_followed(cache: Path, tmp_path: Path) -> None:
+    load()
+    file = stored(cache)
+    (tmp_path / "elsewhere").write_bytes(file.read_bytes())
+    file.unlink()
+    file.symlink_to(tmp_path / "elsewhere")
+    assert load()
+    assert not file.is_symlink()
+    cache.rename(tmp_path / "moved")
+    cache.symlink_to(tmp_path / "moved")
+    assert load()
+
+
+def test_a_named_pipe_does_not_block(cache: Path) -> None:
+    load()
+    file = stored(cache)
+    file.unlink()
+    os.mkfifo(file)
+    assert load()
+
+
+def test_a_cache_that_cannot_be_written_does_not_matter(cache: Path) -> None:
+    cache.write_bytes(b"no directory")
+    assert load()
+
+
+@pytest.mark.parametrize("length", [0, 4, 9, -1])
+def test_a_truncated_module_is_refused_with_one_line(cache: Path, length: int) -> None:
+    damaged = CODE[:length]
+    with pytest.raises(PolicyInvalid, match="install the package again") as caught:
+        native.load(Engine(Config()), damaged, lambda _: None)
+    assert "\n" not in str(caught.value)
+    assert not cache.exists() or not list(cache.iterdir())
+
+
+def test_a_module_that_is_another_program_is_refused(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(instances, "_code", lambda: OTHER)
+    monkeypatch.setattr(instances, "_LOADED", [])
+    with pytest.raises(PolicyInvalid, match=r"is not the policy engine.*install the package again"):
+        instances.prepare(lambda _: None)
