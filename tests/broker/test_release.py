@@ -272,6 +272,23 @@ async def test_a_file_for_images_that_is_missing_is_kept_back_as_one_that_is_the
         await tested.find(PEER, ResourcePath(MISSING.segments))
 
 
+@pytest.mark.parametrize("path", [PATH, LEGACY_RESOURCES["Policy"]], ids=str)
+async def test_a_resource_that_cannot_be_read_is_withheld_as_one_that_is_missing(
+    path: ResourcePath,
+) -> None:
+    """An error in place of the refusal would tell the guest that there is something."""
+    for resources in (MemoryResources(), MemoryResources(broken={path})):
+        tested = Releaser(
+            keys=MemoryKeys(),
+            resources=resources,
+            policy=ScriptedRelease(frozenset({str(path), "image", "key"})),
+            events=MemoryEvents(),
+        )
+        with pytest.raises(NotAuthorized) as caught:
+            await tested.find(PEER, path)
+        assert str(caught.value) == f"not released to this guest; ask about {PEER.appraisal_id}"
+
+
 async def test_a_resource_that_is_missing_is_kept_back_as_one_that_is_there() -> None:
     tested = releaser(refused=frozenset({"default/secret/none"}))
     with pytest.raises(NotAuthorized):

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one listener, times in seconds (wire-rats-tls.md, "Session")."""
+    """Bounds of each guest-facing listener (wire-rats-tls.md, "Session"). Times are in seconds."""
 
     handshake: float = 10
     appraisal: float = 30

@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import Final
 
 from verdictd_py.documents import releasepolicies
+from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.appraisal import AppraisedPeer
 from verdictd_py.domain.names import RELEASE_DATA, RELEASE_POLICIES, RELEASE_POLICY, Name
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, RequestError, StorageError
 from verdictd_py.policy import explain
 from verdictd_py.policy.engine import CompiledPolicies, in_thread
-from verdictd_py.ports import DocumentStore, Kind, PolicyDocuments
+from verdictd_py.ports import Document, DocumentStore, Kind, PolicyDocuments
 
 _UNREADABLE: Final = (NotFound, StorageError, PolicyInvalid, RequestError)
+
+_NO_DATA: Final = ReferenceData.of({})
 
 
 class RegoReleasePolicy:
@@ -29,6 +32,7 @@ class RegoReleasePolicy:
 
     def __init__(self, documents: DocumentStore, compiled: CompiledPolicies | None = None) -> None:
         self._documents = documents
+        self._data: tuple[str, ReferenceData] | None = None
         self._compiled = CompiledPolicies() if compiled is None else compiled
 
     async def failures(self, peer: AppraisedPeer, kind: Kind, path: str) -> tuple[Reason, ...]:
@@ -82,9 +86,15 @@ class RegoReleasePolicy:
     async def _documents_of(self, name: Name) -> PolicyDocuments:
         found = await self._documents.snapshot((name, RELEASE_DATA))
         policy = found.get(name) or await self._documents.get(name)
-        return PolicyDocuments(
-            policy.text, found[RELEASE_DATA].text if RELEASE_DATA in found else "{}"
-        )
+        return PolicyDocuments.over(policy.text, self._parsed(found.get(RELEASE_DATA)))
+
+    def _parsed(self, document: Document | None) -> ReferenceData:
+        """Return the data as one value, parsed once for each revision."""
+        if document is None:
+            return _NO_DATA
+        if self._data is None or self._data[0] != document.revision:
+            self._data = document.revision, ReferenceData.parse(document.text)
+        return self._data[1]
 
     async def _named(self) -> dict[str, Name]:
         """Return names of policies by prefix."""

@@ -1,0 +1,73 @@
+"""A second broker for test_two_processes: changes documents of a data directory.
+
+    python -m tests.system.changing ROOT add PREFIX COUNT
+    python -m tests.system.changing ROOT retire PREFIX COUNT
+    python -m tests.system.changing ROOT replace NAME COUNT
+    python -m tests.system.changing ROOT certificates FILE ...
+
+It prints a line when it is ready, and begins once its standard input ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from verdictd_py import daemon as app
+from verdictd_py.config import Settings, Unsafe
+from verdictd_py.daemon.usecases import UseCases, use_cases
+from verdictd_py.domain.callers import ROLES, Caller
+from verdictd_py.domain.eventtypes import Event
+from verdictd_py.domain.evidence import Tee
+from verdictd_py.ports import CollateralSource
+from verdictd_py.storage.layout import prepare
+
+OPERATOR = Caller("operator", ROLES["operator"])
+VALUE = "ab" * 48
+
+
+class NoEvents:
+    """Port `Events` that records nothing."""
+
+    def record(self, event: Event) -> None:
+        del event
+
+
+def opened(root: Path) -> UseCases:
+    directory, _ = prepare(root)
+    source: CollateralSource = object()  # type: ignore[assignment]  # no guest comes here
+    return use_cases(
+        Settings(data_dir=root),
+        Unsafe(),
+        directory,
+        collateral=source,
+        root_ca_der=None,
+        clock=app.utc_now,
+        events=NoEvents(),
+    )
+
+
+async def main(root: Path, what: str, *words: str) -> None:
+    admin = opened(root).administration
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+    match what, *words:
+        case ["add", prefix, count]:
+            for number in range(int(count)):
+                await admin.sets.add(OPERATOR, "tdx", f"{prefix}{number}", {"rtmr1": [VALUE]}, "")
+        case ["retire", prefix, count]:
+            for number in range(int(count)):
+                await admin.sets.retire(OPERATOR, "tdx", f"{prefix}{number}")
+        case ["replace", name, count]:
+            for number in range(int(count)):
+                await admin.documents.replace_reference(OPERATOR, Tee.TDX, {f"{name}{number}": "x"})
+        case ["certificates", *files]:
+            for file in files:
+                certificate = Path(file).read_bytes()
+                await admin.resources.import_certificates(OPERATOR, certificate)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1]), *sys.argv[2:]))
