@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.tees import PROVING
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.layout import prepare
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Iterator[Directory]:
-    opened, _ = prepare(tmp_path / "data")
+    opened, _ = prepare(tmp_path / "data", PROVING)
     yield opened
     opened.close()

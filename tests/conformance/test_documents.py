@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 
 import pytest
 
-from verdictd_py.domain.evidence import Tee
+from tests.support.tees import TEES
 from verdictd_py.domain.names import Name
 from verdictd_py.errors import Conflict, NotFound
 from verdictd_py.ports import ABSENT, ANY, Document, DocumentStore
@@ -109,18 +109,18 @@ class DocumentStoreSuite(ABC):
         await changing
 
     def test_documents_of_a_tee(self, documents: DocumentStore) -> None:
-        policy, data = documents.policy_name(Tee.TDX), documents.reference_name(Tee.TDX)
+        policy, data = documents.policy_name("tdx"), documents.reference_name("tdx")
         assert (str(policy), str(data)) == ("tdxPolicy.rego", "tdxData")
-        assert [documents.tee_of(name) for name in (policy, data, MINE)] == [Tee.TDX, Tee.TDX, None]
+        assert [documents.tee_of(name) for name in (policy, data, MINE)] == ["tdx", "tdx", None]
 
 
 class TestDirectory(DocumentStoreSuite):
     @pytest.fixture
     def documents(self, directory: Directory) -> DocumentStore:
-        return DirectoryDocumentStore(directory)
+        return DirectoryDocumentStore(directory, TEES)
 
 
 class TestMemory(DocumentStoreSuite):
     @pytest.fixture
     def documents(self) -> DocumentStore:
-        return MemoryDocumentStore()
+        return MemoryDocumentStore(TEES)

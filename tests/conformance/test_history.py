@@ -8,18 +8,20 @@ from dataclasses import replace
 import pytest
 
 from tests.support.memory import NOW, VERIFIED
+from tests.support.tees import TEES
 from verdictd_py.broker.history import History, Judgement, Verdict
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import ROLES, Caller
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.errors import NotAuthorized, NotFound
 
 OPERATOR = Caller("operator", ROLES["operator"])
 
 
 def judgement(name: str, verdict: Verdict = Verdict.ACCEPTED) -> Judgement:
-    appraisal = Appraisal(name, NOW, Tee.TDX, "test", VERIFIED, bound=True, refusal=None)
-    return replace(Judgement.of(appraisal, "192.0.2.1:5"), verdict=verdict)
+    appraisal = Appraisal(name, NOW, "tdx", "test", VERIFIED, bound=True, refusal=None)
+    return replace(
+        Judgement.of(appraisal, "192.0.2.1:5", TEES.measurements("tdx")), verdict=verdict
+    )
 
 
 class HistorySuite(ABC):

@@ -10,12 +10,11 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.policy.support import ONE, TWO, tdx_claims
-from verdictd_py.domain.evidence import Tee
+from tests.support.tees import TEES
 from verdictd_py.domain.names import Name
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy
 from verdictd_py.policy.sets import DocumentsWithSets
 from verdictd_py.ports import ANY, AppraisalPolicy, DocumentStore
-from verdictd_py.storage.defaults import default_documents
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.documents import DirectoryDocumentStore
 from verdictd_py.storage.memory import MemoryDocumentStore
@@ -38,13 +37,13 @@ class AppraisalPolicySuite(ABC):
         """Replaces the text of the reference data."""
 
     async def test_a_good_guest_is_accepted(self, policy: AppraisalPolicy) -> None:
-        assert await policy.failures(Tee.TDX, tdx_claims()) == ()
+        assert await policy.failures("tdx", tdx_claims()) == ()
 
     async def test_each_failed_rule_is_a_reason(
         self, policy: AppraisalPolicy, set_reference: SetReference
     ) -> None:
         await set_reference(json.dumps({"rtmr1": [TWO], "rtmr2": [TWO], "mrTd": [ONE]}))
-        reasons = await policy.failures(Tee.TDX, tdx_claims(debug=True))
+        reasons = await policy.failures("tdx", tdx_claims(debug=True))
         assert {reason.rule for reason in reasons} == {"debug", "rtmr1", "rtmr2"}
         (rtmr1,) = [reason for reason in reasons if reason.rule == "rtmr1"]
         assert (rtmr1.measured, rtmr1.expected) == (ONE, TWO)
@@ -54,23 +53,23 @@ class AppraisalPolicySuite(ABC):
     ) -> None:
         for values, accepted in (([TWO], False), ([TWO, ONE], True), ([], True)):
             await set_reference(json.dumps({"rtmr1": values}))
-            assert (await policy.failures(Tee.TDX, tdx_claims()) == ()) is accepted
+            assert (await policy.failures("tdx", tdx_claims()) == ()) is accepted
 
     @pytest.mark.parametrize("text", ["", "{", '{"policy": {"allow": true}}'])
     async def test_data_that_cannot_be_used_refuses(
         self, policy: AppraisalPolicy, set_reference: SetReference, text: str
     ) -> None:
         await set_reference(text)
-        assert await policy.failures(Tee.TDX, tdx_claims())
+        assert await policy.failures("tdx", tdx_claims())
 
     async def test_a_tee_without_documents_is_refused(self, policy: AppraisalPolicy) -> None:
-        assert await policy.failures(Tee.CSV, tdx_claims())
+        assert await policy.failures("csv", tdx_claims())
 
     @pytest.mark.parametrize("claims", [{}, {"tcbStatus": "Revoked"}])
     async def test_claims_that_say_nothing_good_are_refused(
         self, policy: AppraisalPolicy, claims: dict[str, str]
     ) -> None:
-        assert await policy.failures(Tee.TDX, dict(claims))
+        assert await policy.failures("tdx", dict(claims))
 
 
 class _OverDocuments(AppraisalPolicySuite):
@@ -78,7 +77,7 @@ class _OverDocuments(AppraisalPolicySuite):
 
     @pytest.fixture
     def policy(self, documents: DocumentStore) -> AppraisalPolicy:
-        return RegoAppraisalPolicy(DocumentsWithSets(documents, lambda: NOW))
+        return RegoAppraisalPolicy(DocumentsWithSets(documents, lambda: NOW), TEES)
 
     @pytest.fixture
     def set_reference(self, documents: DocumentStore) -> SetReference:
@@ -91,11 +90,13 @@ class _OverDocuments(AppraisalPolicySuite):
 class TestDirectory(_OverDocuments):
     @pytest.fixture
     def documents(self, directory: Directory) -> DocumentStore:
-        return DirectoryDocumentStore(directory)
+        return DirectoryDocumentStore(directory, TEES)
 
 
 class TestMemory(_OverDocuments):
     @pytest.fixture
     def documents(self) -> DocumentStore:
-        packaged = default_documents(Tee.TDX)
-        return MemoryDocumentStore({"tdxPolicy.rego": packaged.policy, "tdxData": packaged.data})
+        packaged = TEES.named("tdx").documents.defaults()
+        return MemoryDocumentStore(
+            TEES, {"tdxPolicy.rego": packaged.policy, "tdxData": packaged.data}
+        )

@@ -11,7 +11,6 @@ from typing import Final
 import pytest
 
 from tests.policy.support import default_documents, tdx_claims
-from verdictd_py.domain.evidence import Tee
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.formats import eventlog, initdata
@@ -101,7 +100,7 @@ async def test_the_largest_claims_are_decided_without_blocking_the_event_loop() 
         eventLog={"events": [row] * (eventlog.MAX_EVENTS - 1)},
         initData={f"name{number}": number for number in range(initdata.MAX_VALUES)},
     )
-    documents = default_documents(Tee.TDX)
+    documents = default_documents("tdx")
     walking = PolicyDocuments(
         documents.policy + "\nwalked := count([1 | walk(input, _)])\n", documents.data
     )

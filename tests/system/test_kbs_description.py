@@ -152,7 +152,10 @@ def test_the_listener_answers_as_described(
 ) -> None:
     """Requests made from the description, good ones and bad ones, always the same."""
     operation = schemathesis.openapi.from_dict(DOCUMENT)[path][method]
-    checks: Any = CHECKS.get_by_names(list(CHECKED))
+    # Any bytes are a resource, and the caller's token is added below: no body is wrong here.
+    octets = "application/octet-stream" in str(DOCUMENT["paths"][path][method].get("requestBody"))
+    names = [name for name in CHECKED if not octets or name != "negative_data_rejection"]
+    checks: Any = CHECKS.get_by_names(names)
     statuses: set[int] = set()
 
     @settings(

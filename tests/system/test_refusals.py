@@ -37,7 +37,9 @@ import rego.v1
 
 default allow := false
 
-reasons contains "only machines of the first rack" if not input.fmspc in data.rack
+in_rack if input.fmspc in data.rack
+
+reasons contains "only machines of the first rack" if not in_rack
 """
 
 
