@@ -111,6 +111,7 @@ _LOADED: Final[list[tuple[Engine, Module]]] = []
 def _load(report: Callable[[str], None]) -> tuple[Engine, Module]:
     config = Config()
     config.consume_fuel = True
+    config.parallel_compilation = False  # its threads hung under a low ulimit -v
     config.max_wasm_stack = STACK_BYTES
     config.memory_reservation = MEMORY_BYTES
     config.memory_may_move = False
