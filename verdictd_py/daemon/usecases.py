@@ -70,7 +70,7 @@ class UseCases:
     trusted_root: str | None
 
 
-def build_appraiser(  # as the appraiser
+def build_appraiser(
     *,
     verifiers: VerifierSet,
     tees: Tees,
