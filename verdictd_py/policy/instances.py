@@ -80,14 +80,6 @@ class EngineInstance:
             raise PolicyInvalid(_message(answer["error"]))
         return dict(answer)
 
-    def fuel_used(self, fuel: int) -> int:
-        """Fuel that the last call used of `fuel`."""
-        return fuel - self._store.get_fuel()
-
-    def memory_bytes(self) -> int:
-        """Size of the memory, which never shrinks."""
-        return int(self._memory.data_len(self._store))
-
 
 def prepare(report: Callable[[str], None]) -> None:
     """Load the engine now, so that the first decision does not wait for it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final
+from typing import Final, Self
 
 from verdictd_py.domain.claims import (
     FLAG,
@@ -33,6 +33,7 @@ from verdictd_py.protocols.ratstls.dice import INTERIM_TAG, TCG_TAG
 from verdictd_py.tees.intel.collateral.port import CollateralSource
 from verdictd_py.tees.intel.quote import tee_of_quote
 from verdictd_py.tees.intel.tcb import REVOKED
+from verdictd_py.tees.intel.verification import IntelEngine
 
 VENDOR: Final = "intel"
 """Name of Intel's service among the services of a `VerifierContext`."""
@@ -158,3 +159,43 @@ def _bytes(members: Mapping[str, JsonValue], name: str) -> bytes | None:
         return decode_base64(text, f"the evidence's {name}")
     except RequestError as error:
         raise EvidenceFormat(str(error)) from None
+
+
+class IntelVerifier:
+    """Verifier of a TEE whose quotes lead to Intel's root; subclasses add `verify`.
+
+    Args:
+        collateral: where collateral comes from.
+        root_ca_der: trusted root certificate, None for Intel's.
+        grace: how long expired collateral is still used.
+        minimum_evaluation: lowest `tcbEvaluationDataNumber` that is accepted.
+
+    Raises:
+        ConfigError: the root is not a certificate.
+    """
+
+    def __init__(
+        self,
+        collateral: CollateralSource,
+        *,
+        root_ca_der: bytes | None,
+        grace: timedelta = timedelta(0),
+        minimum_evaluation: int = 0,
+    ) -> None:
+        self._engine = IntelEngine(
+            collateral,
+            root_ca_der=root_ca_der,
+            grace=grace,
+            minimum_evaluation=minimum_evaluation,
+        )
+
+    @classmethod
+    def of(cls, context: VerifierContext) -> Self:
+        """Build the verifier on Intel's service of the composition."""
+        service = service_of(context)
+        return cls(
+            service.collateral,
+            root_ca_der=context.root_ca_der,
+            grace=service.grace,
+            minimum_evaluation=service.minimum_evaluation,
+        )

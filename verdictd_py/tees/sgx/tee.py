@@ -7,14 +7,12 @@ from typing import Final
 
 from verdictd_py.domain.claims import NUMBER, Claim, Compared, base64_of, measurement
 from verdictd_py.packaged import policy_text
-from verdictd_py.ports import Verifier
-from verdictd_py.ports.tees import Documents, TcbStatus, Tee, VerifierContext
+from verdictd_py.ports.tees import Documents, TcbStatus, Tee
 from verdictd_py.tees.intel.quote import SGX
 from verdictd_py.tees.intel.tee import (
     ACCEPTED_TCB,
     REVOKED_TCB,
     TCB_CLAIM,
-    service_of,
     shared_claims,
     trust,
     wire,
@@ -30,23 +28,13 @@ _CLAIMS: Final[Mapping[str, Claim]] = {
 }
 
 
-def _verifier(context: VerifierContext) -> Verifier:
-    service = service_of(context)
-    return SgxVerifier(
-        service.collateral,
-        root_ca_der=context.root_ca_der,
-        grace=service.grace,
-        minimum_evaluation=service.minimum_evaluation,
-    )
-
-
 TEE: Final = Tee(
     name=SGX,
     aliases=("sgx_ecdsa",),  # spelling of the original
     wire=wire(SGX, "1.2.840.113741.1337.6"),  # wire-rats-tls.md, first row of the table
     claims=_CLAIMS,
     documents=Documents("sgxPolicy.rego", "sgxData", policy_text),
-    verifier=_verifier,
+    verifier=SgxVerifier.of,
     tcb=TcbStatus(TCB_CLAIM, ACCEPTED_TCB, revoked=REVOKED_TCB),
     lists_required=True,
     trust=trust,

@@ -3,43 +3,20 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from verdictd_py.domain.evidence import Evidence, VerifiedEvidence
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import EvidenceFormat, Reason
-from verdictd_py.tees.intel.collateral.port import CollateralSource
 from verdictd_py.tees.intel.quote import SGX, Quote
-from verdictd_py.tees.intel.verification import IntelEngine, parse_evidence
+from verdictd_py.tees.intel.tee import IntelVerifier
+from verdictd_py.tees.intel.verification import parse_evidence
 
 
-class SgxVerifier:
-    """Verifier for SGX (port `Verifier`).
-
-    Args:
-        collateral: where collateral comes from.
-        root_ca_der: trusted root certificate, None for Intel's.
-
-    Raises:
-        ConfigError: the root is not a certificate.
-    """
+class SgxVerifier(IntelVerifier):
+    """Verifier for SGX (port `Verifier`)."""
 
     name = tee = SGX
-
-    def __init__(
-        self,
-        collateral: CollateralSource,
-        *,
-        root_ca_der: bytes | None,
-        grace: timedelta = timedelta(0),
-        minimum_evaluation: int = 0,
-    ) -> None:
-        self._engine = IntelEngine(
-            collateral,
-            root_ca_der=root_ca_der,
-            grace=grace,
-            minimum_evaluation=minimum_evaluation,
-        )
 
     async def verify(self, evidence: Evidence, *, now: datetime) -> VerifiedEvidence:
         """Verifies an SGX quote.

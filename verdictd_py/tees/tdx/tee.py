@@ -8,21 +8,18 @@ from typing import Final
 from verdictd_py.domain.claims import Claim, hexadecimal, measurement
 from verdictd_py.errors import EvidenceFormat
 from verdictd_py.packaged import policy_text
-from verdictd_py.ports import Verifier
 from verdictd_py.ports.tees import (
     Documents,
     EventLogRegisters,
     InitDataBinding,
     TcbStatus,
     Tee,
-    VerifierContext,
 )
 from verdictd_py.tees.intel.quote import TDX, parse_quote
 from verdictd_py.tees.intel.tee import (
     ACCEPTED_TCB,
     REVOKED_TCB,
     TCB_CLAIM,
-    service_of,
     shared_claims,
     trust,
     wire,
@@ -60,23 +57,13 @@ def _registers(quote: bytes) -> dict[str, bytes]:
     return {name: bytes.fromhex(str(claims[name])) for name in REGISTERS}
 
 
-def _verifier(context: VerifierContext) -> Verifier:
-    service = service_of(context)
-    return TdxVerifier(
-        service.collateral,
-        root_ca_der=context.root_ca_der,
-        grace=service.grace,
-        minimum_evaluation=service.minimum_evaluation,
-    )
-
-
 TEE: Final = Tee(
     name=TDX,
     aliases=("tdx_ecdsa",),  # spelling of the original
     wire=wire(TDX, "1.2.840.113741.1337.8"),  # wire-rats-tls.md, first row of the table
     claims=_CLAIMS,
     documents=Documents("tdxPolicy.rego", "tdxData", policy_text),
-    verifier=_verifier,
+    verifier=TdxVerifier.of,
     tcb=TcbStatus(
         TCB_CLAIM, ACCEPTED_TCB, revoked=REVOKED_TCB, grace=("tcbGraceDays", "tcbBehindDays")
     ),

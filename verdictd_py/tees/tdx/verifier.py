@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from verdictd_py.domain.evidence import Evidence, VerifiedEvidence
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Reason
-from verdictd_py.tees.intel.collateral.port import CollateralSource
 from verdictd_py.tees.intel.quote import TDX, BodyKind, Quote
-from verdictd_py.tees.intel.verification import IntelEngine, parse_evidence
+from verdictd_py.tees.intel.tee import IntelVerifier
+from verdictd_py.tees.intel.verification import parse_evidence
 
 # (claim, offset, size) in the report body, which begins at offset 48 of a version 4 quote.
 # Source: Intel, "TDX DCAP Quoting Library API", appendix A.3.
@@ -54,33 +54,10 @@ _MUST_BE_UNSET: Final = (
 )
 
 
-class TdxVerifier:
-    """Verifier for TDX (port `Verifier`).
-
-    Args:
-        collateral: where collateral comes from.
-        root_ca_der: trusted root certificate, None for Intel's.
-
-    Raises:
-        ConfigError: the root is not a certificate.
-    """
+class TdxVerifier(IntelVerifier):
+    """Verifier for TDX (port `Verifier`)."""
 
     name = tee = TDX
-
-    def __init__(
-        self,
-        collateral: CollateralSource,
-        *,
-        root_ca_der: bytes | None,
-        grace: timedelta = timedelta(0),
-        minimum_evaluation: int = 0,
-    ) -> None:
-        self._engine = IntelEngine(
-            collateral,
-            root_ca_der=root_ca_der,
-            grace=grace,
-            minimum_evaluation=minimum_evaluation,
-        )
 
     async def verify(self, evidence: Evidence, *, now: datetime) -> VerifiedEvidence:
         """Verifies a TDX quote.
