@@ -17,6 +17,7 @@ from verdictd_py.broker.administration import (
     MAX_PAGE,
     Administration,
 )
+from verdictd_py.broker.explanation import Explainer
 from verdictd_py.broker.history import History, Verdict
 from verdictd_py.domain.callers import Caller
 from verdictd_py.domain.secrets import SecretBytes
@@ -50,16 +51,17 @@ def register(
     server: grpc.aio.Server,
     admin: Administration,
     history: History,
+    explainer: Explainer,
     status: Callable[[], Awaitable[DaemonStatus]],
     rules: CallerRules,
     events: Events,
 ) -> None:
-    """Adds every service of the package `verdictd.v1` to `server`."""
+    """Add every service of the package `verdictd.v1` to `server`."""
     services.add_KeyServiceServicer_to_server(KeyService(admin, rules, events), server)
     services.add_ResourceServiceServicer_to_server(ResourceService(admin, rules, events), server)
     services.add_ImageServiceServicer_to_server(ImageService(admin, rules, events), server)
     services.add_ReferenceServiceServicer_to_server(ReferenceService(admin, rules, events), server)
-    appraisals = AppraisalService(admin, rules, events, history)
+    appraisals = AppraisalService(admin, rules, events, history, explainer)
     services.add_AppraisalServiceServicer_to_server(appraisals, server)
     about = StatusService(admin, rules, events, history, status)
     services.add_StatusServiceServicer_to_server(about, server)
@@ -219,13 +221,19 @@ class ReferenceService(Service, services.ReferenceServiceServicer):
 
 
 class AppraisalService(Service, services.AppraisalServiceServicer):
-    """What became of the guests that were judged lately."""
+    """Recent appraisals, and explanations of refusals."""
 
     def __init__(
-        self, admin: Administration, rules: CallerRules, events: Events, history: History
+        self,
+        admin: Administration,
+        rules: CallerRules,
+        events: Events,
+        history: History,
+        explainer: Explainer,
     ) -> None:
         super().__init__(admin, rules, events)
         self._history = history
+        self._explainer = explainer
 
     @answered()
     async def ListGuests(
@@ -237,7 +245,7 @@ class AppraisalService(Service, services.AppraisalServiceServicer):
 
     @answered()
     async def GetGuest(self, request: messages.GetGuestRequest, caller: Caller) -> messages.Guest:
-        return v1_messages.guest(self._history.find(caller, request.id))
+        return v1_messages.guest(await self._explainer.explain(caller, request.id))
 
 
 class StatusService(Service, services.StatusServiceServicer):
