@@ -159,15 +159,15 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "sessions in no directory": (
         (*HTTP, "--kbs-sessions", "DIR/none/s", "--kbs-token-key", "DIR/p256.key"),
-        ("cannot keep sessions in", NO_FILE, "choose another --kbs-sessions"),
+        ("cannot store sessions in", NO_FILE, "choose another --kbs-sessions"),
     ),
     "sessions in a directory": (
         (*HTTP, "--kbs-sessions", "DIR/directory", "--kbs-token-key", "DIR/p256.key"),
-        ("cannot keep sessions in", "choose another --kbs-sessions"),
+        ("cannot store sessions in", "choose another --kbs-sessions"),
     ),
     "sessions in garbage": (
         (*HTTP, "--kbs-sessions", "DIR/garbage", "--kbs-token-key", "DIR/p256.key"),
-        ("cannot keep sessions in", "not a database", "choose another --kbs-sessions"),
+        ("cannot store sessions in", "not a database", "choose another --kbs-sessions"),
     ),
     "admins missing": (
         (*HTTP, "--kbs-admins", "DIR/none"),

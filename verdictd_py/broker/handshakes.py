@@ -115,7 +115,7 @@ class Handshakes:
         name, now = _name(session_id), self._clock()
         expires = now + SESSION_LIFETIME
         sealed = self._challenges.seal(challenge, session=name, expires=expires)
-        await self._sessions.begin(name, sealed, now=now, expires=expires)
+        await self._sessions.add_challenge(name, sealed, now=now, expires=expires)
         return NewSession(session_id, challenge)
 
     async def open(self, session_id: str | None) -> OpenSession:
@@ -162,8 +162,8 @@ class Handshakes:
         issued = self._tokens.issue(attested, now=now, assessment=assessment)  # 2
         if issued.kept is not None:
             digest, claims = issued.kept
-            await self._sessions.keep(digest, claims, now=now, expires=expires)
-        await self._sessions.attested(  # 3
+            await self._sessions.add_claims(digest, claims, now=now, expires=expires)
+        await self._sessions.add_token(  # 3
             session.name, issued.token, now=now, expires=expires
         )
         return issued.token
@@ -200,7 +200,7 @@ class Handshakes:
         shown = self._tokens.read(token, now=now)
         if shown.kept is None:
             return shown.attested()
-        return shown.attested(await self._sessions.kept(shown.kept, now=now))
+        return shown.attested(await self._sessions.claims(shown.kept, now=now))
 
     async def _assessment(self, appraisal: Appraisal) -> Assessment:
         tee, found = self._tees.get(appraisal.tee), appraisal.evidence
