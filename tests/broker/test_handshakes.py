@@ -221,7 +221,7 @@ async def test_an_old_challenge_put_into_the_store_is_worth_nothing(broker: Brok
     other_id = "1" * 64
     other = hashlib.sha256(other_id.encode()).hexdigest()
     for now, put_id, put_name, text in (
-        (later, session_id, name, old),  # over
+        (later, session_id, name, old),  # expired
         (NOW, other_id, other, old),  # of another session
         (NOW, session_id, name, forged),
         (NOW, session_id, name, f"{old.split()[0]} {forged}"),
@@ -248,7 +248,7 @@ async def test_a_token_put_into_the_store_is_worth_nothing(broker: Broker) -> No
     await broker.sessions.add_token(name, good, now=NOW, expires=NOW + timedelta(hours=9))
     assert opened(await broker.get(session_id)) == SECRET.reveal()
     broker.now = NOW + timedelta(minutes=5)
-    with pytest.raises(TokenInvalid, match="over"):
+    with pytest.raises(TokenInvalid, match="expired"):
         await broker.get(session_id)
 
 

@@ -181,7 +181,7 @@ class SessionStoreConformance(ABC):
             expires = END + timedelta(seconds=number)
             await small.add_token(name(number), f"{number}" * 300, now=NOW, expires=expires)
             await small.add_claims(name(number), f"{number}" * 300, now=NOW, expires=expires)
-        for ask in (small.token, small.kept):
+        for ask in (small.token, small.claims):
             found = [await ask(name(number), now=NOW) for number in range(7)]
             assert found == [None] * 4 + ["4" * 300, "5" * 300, "6" * 300]
         await small.add_claims(name(9), "k" * 1001, now=NOW, expires=END + timedelta(minutes=1))

@@ -188,7 +188,7 @@ async def test_a_keyring_with_a_secret_key_is_refused(
     resources: DirectoryResourceStore, data: Path, first: bytes
 ) -> None:
     """What gpg --export-secret-keys writes, in the older and the newer format of packets."""
-    with pytest.raises(RequestError, match="holds a secret key"):
+    with pytest.raises(RequestError, match="contains a secret key"):
         await resources.put(KEYRING, SecretBytes(first + bytes(100)))
     (data / "gpg" / "keyring.gpg").write_bytes(first + bytes(100))
     with pytest.raises(StorageError, match="is not served: it contains a secret key"):
