@@ -98,12 +98,11 @@ class AdminKeys:
     keys: tuple[AdminKey, ...] = ()
 
     def administrator(self, token: str | None, *, now: datetime) -> Administrator:
-        """Whoever shows `token`.
+        """Return the administrator that `token` proves.
 
         Raises:
-            NotAuthorized: nobody may administer here, or the token says no role that its key
-                may give.
-            TokenInvalid: no token, or one that no configured key signed, or that is over.
+            NotAuthorized: administration is off, or the token has no role that its key may give.
+            TokenInvalid: there is no token, no configured key signed it, or it has expired.
         """
         if not self.keys:
             raise NotAuthorized(
@@ -113,29 +112,29 @@ class AdminKeys:
         if token is None:
             raise TokenInvalid("administration needs Authorization: Bearer and a token")
         refusals: list[TokenInvalid] = []
-        for each in self.keys:
+        for key in self.keys:
             try:
-                claims = jose.verified(token, each.key, now=now, leeway=jose.LEEWAY_SECONDS)
-            except TokenOutOfTime as error:
-                refusals.insert(0, error)  # it was at least signed: that is worth telling
-                continue
+                claims = jose.verified(token, key.key, now=now, leeway=jose.LEEWAY_SECONDS)
+            except TokenOutOfTime:
+                raise  # this key signed it, so no other key did
             except TokenInvalid as error:
                 refusals.append(error)
                 continue
             if claims.get("iss") == ISSUER:
                 # The operator's mistake: without a role, every guest would have the default one.
                 raise NotAuthorized(
-                    f"a guest's token administers nothing; {each.name} needs a key of its own"
+                    f"a guest's token administers nothing; {key.name} needs a key of its own"
                 )
-            return _administrator(each, claims.get("role"))
+            return _administrator(key, claims.get("role"))
         raise refusals[0]
 
 
 def token(key: jose.PrivateKey, *, role: Role | None, now: datetime, lifetime: timedelta) -> str:
-    """A token for `AdminKeys` that know the other half of this key.
+    """Return a new token for brokers that know the public half of `key`.
 
     Args:
         role: None for the key's `default_role`.
+        lifetime: in whole seconds; a fraction is dropped.
     """
     begins = int(now.timestamp())
     claims = {"iat": begins, "exp": begins + int(lifetime.total_seconds())}
