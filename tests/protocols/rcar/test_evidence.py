@@ -217,7 +217,7 @@ def test_a_quote_is_no_sample_evidence_of_another_size() -> None:
 )
 def test_devices_that_are_none(additional: str) -> None:
     """A name that a policy's author would take for another is none."""
-    with pytest.raises(EvidenceFormat, match="additional evidence|the JSON has"):
+    with pytest.raises(EvidenceFormat, match=r"additional evidence|the JSON has"):
         read(shown(additional=additional), challenge())
 
 
