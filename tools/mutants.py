@@ -87,6 +87,8 @@ def configuration(work: Path, names: Sequence[str], tests: Sequence[str]) -> str
         f"do_not_mutate_patterns = {json.dumps([ERROR_TEXT])}\n"
         f"also_copy = {json.dumps(copied)}\n"
         "track_dependencies = false\n"
+        # Not a mere fork: threads that earlier tests started would be missing after it.
+        'process_isolation = "forkserver"\n'
         f"pytest_add_cli_args_test_selection = {json.dumps([f'tests/{test}' for test in tests])}\n"
         'pytest_add_cli_args = ["-q", "-x", "-p", "no:cacheprovider"]\n'
     )
