@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, ReasonKind, StorageError
@@ -24,6 +24,7 @@ class RegoAppraisalPolicy:
         compiled: cache of compiled policies, shared with what checks them.
         require_reference_values: a list that is missing or empty refuses, where otherwise
             it means any value (for the TCB status, its default).
+        pinned_only: TEEs whose guests are refused while no measurement is pinned.
     """
 
     def __init__(
@@ -33,10 +34,12 @@ class RegoAppraisalPolicy:
         compiled: CompiledPolicies | None = None,
         *,
         require_reference_values: bool = False,
+        pinned_only: Container[str] = frozenset(),
     ) -> None:
         self._source = source
         self._tees = tees
         self._require_reference_values = require_reference_values
+        self._pinned_only = pinned_only
         self._compiled = CompiledPolicies() if compiled is None else compiled
 
     async def prepare(self, tee: str) -> PolicyDocuments:
@@ -51,6 +54,17 @@ class RegoAppraisalPolicy:
         documents = await self._source.documents(tee)
         await in_thread(self._compiled.of, documents)
         return documents
+
+    async def awaits_pin(self, tee: str) -> bool:
+        """Return whether every guest of a TEE is refused because no measurement is pinned."""
+        known = self._tees.get(tee)
+        if known is None or tee not in self._pinned_only:
+            return False
+        try:
+            documents = await self._source.documents(tee)
+            return bool(floor.nothing_pinned(known, documents.reference.values))
+        except (NotFound, StorageError, PolicyInvalid):
+            return True
 
     async def failures(self, tee: str, claims: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
         """Return every failed rule; empty only if the policy's `allow` is `true`.
@@ -70,6 +84,8 @@ class RegoAppraisalPolicy:
         reasons = known.revoked(claims)  # 4
         always = floor.unordered(known, claims, reference)
         always += floor.unverified_devices(claims, result.document)
+        if tee in self._pinned_only:
+            reasons += floor.nothing_pinned(known, reference)
         if self._require_reference_values:
             reasons += floor.not_pinned(known, reference)
         if not result.allow:  # 5
