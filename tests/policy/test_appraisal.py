@@ -59,13 +59,13 @@ async def test_an_explicit_yes_is_no_failure() -> None:
         (
             PolicyDocuments("garbage", "{}"),
             (
-                "policy: the policy cannot be compiled: line 1: expecting `package` "
+                "policy: the policy cannot be compiled: line 1, column 1: expecting `package` "
                 "Missing package declaration."
             ),
         ),
         (
             PolicyDocuments(HEAD + "allow if {", "{}"),
-            "policy: the policy cannot be compiled: line 3: expecting expression",
+            "policy: the policy cannot be compiled: line 3, column 11: expecting expression",
         ),
         (
             PolicyDocuments(YES.policy, '{"policy": {"allow": true}}'),
@@ -107,7 +107,7 @@ async def test_an_explicit_yes_is_no_failure() -> None:
             PolicyDocuments(HEAD + "allow if opa.runtime()", "{}"),
             (
                 "policy: the policy cannot be compiled: the policy calls functions that it cannot "
-                "call: opa.runtime (absent on purpose: a policy has no environment)"
+                "call: opa.runtime (absent on purpose: a policy has no environment) in line 3"
             ),
         ),
     ],
@@ -329,7 +329,7 @@ class TestDocuments:
         for good in (YES, default_documents("tdx"), default_documents("sgx")):
             assert await RegoAppraisalPolicy(Documents(good), TEES).prepare("tdx") is good
         broken = RegoAppraisalPolicy(Documents(PolicyDocuments("garbage", "{}")), TEES)
-        with pytest.raises(PolicyInvalid, match="cannot be compiled: line 1: expecting `package`"):
+        with pytest.raises(PolicyInvalid, match="cannot be compiled: line 1, column 1: expecting `package`"):
             await broken.prepare("tdx")
 
 
