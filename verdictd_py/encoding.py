@@ -113,11 +113,29 @@ def decode_object(
     max_numbers: int | None = None,
     max_containers: int = MAX_CONTAINERS,
 ) -> dict[str, JsonValue]:
-    """The JSON object that `data` is.
+    """The JSON object that `data` is; see `decode_value`.
 
-    Refused besides what is no JSON: anything else than one object, other encodings than
-    UTF-8, members named twice, numbers that are not finite or too long, halves of
-    surrogate pairs (they are no text), and deep nesting.
+    Raises:
+        RequestError: refused, or no object. Neither the text nor the cause shows what was read.
+    """
+    found = decode_value(data, what, max_numbers=max_numbers, max_containers=max_containers)
+    if not isinstance(found, dict):
+        raise RequestError(f"{what} is no JSON object")
+    return found
+
+
+def decode_value(
+    data: bytes,
+    what: str,
+    *,
+    max_numbers: int | None = None,
+    max_containers: int = MAX_CONTAINERS,
+) -> JsonValue:
+    """Return the JSON value that `data` is.
+
+    Refused besides what is no JSON: other encodings than UTF-8, members named twice, numbers
+    that are not finite or too long, halves of surrogate pairs (they are no text), and deep
+    nesting.
 
     Args:
         data: bytes whose number the caller has bounded.
@@ -131,7 +149,7 @@ def decode_object(
     StructureScanner(max_containers).end(data, len(data))  # bounds depth before anything recurses
     counted = _counted(max_numbers)
     try:
-        found = json.loads(
+        found: JsonValue = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=_members,
             parse_int=counted(_integer),
@@ -142,14 +160,12 @@ def decode_object(
         raise RequestError(f"{what} is not UTF-8, see byte {error.start}") from None
     except json.JSONDecodeError as error:
         raise RequestError(f"{what} is no JSON: {error.msg}, see character {error.pos}") from None
-    if not isinstance(found, dict):
-        raise RequestError(f"{what} is no JSON object")
     if _SURROGATE.search(data):
         _check_text(found, what)
     return found
 
 
-def _check_text(found: dict[str, JsonValue], what: str) -> None:
+def _check_text(found: JsonValue, what: str) -> None:
     try:
         json.dumps(found, ensure_ascii=False).encode()
     except UnicodeEncodeError:

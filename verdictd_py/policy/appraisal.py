@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from verdictd_py.documents.reference import Reference
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, StorageError
 from verdictd_py.policy import explain, floor
 from verdictd_py.policy.engine import CompiledPolicies, PolicyResult, in_thread
-from verdictd_py.ports import PolicyDocuments, PolicySource, Tees
+from verdictd_py.ports import PolicyDocuments, PolicySource, Tee, Tees
 
 
 class RegoAppraisalPolicy:
@@ -66,17 +67,46 @@ class RegoAppraisalPolicy:
             _, result = await self._compiled.evaluate(documents, claims)  # 2, 3
             reference = documents.reference.values
         except (NotFound, StorageError, PolicyInvalid) as error:
-            return (*floor.revoked(known, claims), _policy_reason(str(error)))
-        reasons = floor.revoked(known, claims)  # 4
-        always = floor.unordered(known, claims, reference)
-        always += floor.unverified_devices(claims, result.document)
-        if self._require_reference_values:
-            reasons += floor.not_pinned(known, reference)
-        if not result.allow:  # 5
-            found = explain.differences(known, claims, reference)
-            found += explain.own_reasons(result.document)
-            reasons += found or (_unexplained(result),)
-        return _once(reasons + always)
+            return failed(known, claims, error)
+        return refusals(  # 4, 5
+            known,
+            claims,
+            reference,
+            result,
+            require_reference_values=self._require_reference_values,
+        )
+
+
+def refusals(
+    tee: Tee,
+    claims: Mapping[str, JsonValue],
+    reference: Reference,
+    result: PolicyResult,
+    *,
+    require_reference_values: bool,
+) -> tuple[Reason, ...]:
+    """Return every reason to refuse a guest for whom the policy was evaluated; empty accepts it.
+
+    A test of a policy calls this as well, so that it reports what the broker decides.
+    """
+    reasons = floor.revoked(tee, claims)
+    always = floor.unordered(tee, claims, reference)
+    always += floor.unverified_devices(claims, result.document)
+    if require_reference_values:
+        reasons += floor.not_pinned(tee, reference)
+    if not result.allow:
+        found = explain.differences(tee, claims, reference)
+        found += explain.own_reasons(result.document)
+        reasons += found or (unexplained(result),)
+    return _once(reasons + always)
+
+
+def failed(
+    tee: Tee | None, claims: Mapping[str, JsonValue], error: Exception
+) -> tuple[Reason, ...]:
+    """Return the reasons to refuse a guest whose policy could not be evaluated."""
+    revoked = () if tee is None else floor.revoked(tee, claims)
+    return (*revoked, _policy_reason(str(error)))
 
 
 class OpenMeasurements:
@@ -103,7 +133,8 @@ def _policy_reason(text: str) -> Reason:
     return Reason("policy", "", "allow is true", f"policy: {text}")
 
 
-def _unexplained(result: PolicyResult) -> Reason:
+def unexplained(result: PolicyResult) -> Reason:
+    """Return the reason for a refusal of a policy that gives no reasons."""
     if "allow" not in result.document:
         return _policy_reason("allow is undefined for this guest, and the policy says no more")
     shown = json.dumps(result.document["allow"], ensure_ascii=False)
