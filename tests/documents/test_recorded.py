@@ -56,7 +56,7 @@ def test_an_event_log_of_the_largest_size_is_read() -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"", "f is no JSON"),
+        (b"", "f is not valid JSON"),
         (b"\xff", "f is not UTF-8, see byte 0; record the claims again"),
         (b'{"a": NaN}', "f: the JSON has NaN"),
         (b'{"a": 1e999}', "f: the JSON has a number that is not finite"),
@@ -64,9 +64,9 @@ def test_an_event_log_of_the_largest_size_is_read() -> None:
         (b'{"a": "\\ud800"}', "half of a surrogate pair"),
         (b"[" * 100_000, "nested deeper than 32"),
         (b'{"a":' * 100_000, "nested deeper than 32"),
-        (b"1", "f is no JSON object"),
+        (b"1", "f is not a JSON object"),
         (b"[]", "f is an empty list"),
-        (b"[1]", "f, entry 0 is no JSON object"),
+        (b"[1]", "f, entry 0 is not a JSON object"),
         (b" " * (MAX_RECORDED_BYTES + 1), "f is larger than"),
         (
             b'{"verdict": "refused", "id": "1b", "claims": {}}',

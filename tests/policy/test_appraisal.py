@@ -329,7 +329,7 @@ class TestDocuments:
         for good in (YES, default_documents("tdx"), default_documents("sgx")):
             assert await RegoAppraisalPolicy(Documents(good), TEES).prepare("tdx") is good
         broken = RegoAppraisalPolicy(Documents(PolicyDocuments("garbage", "{}")), TEES)
-        with pytest.raises(PolicyInvalid, match="cannot be compiled: line 1, column 1: expecting `package`"):
+        with pytest.raises(PolicyInvalid, match="cannot be compiled: line 1, column 1: expect"):
             await broken.prepare("tdx")
 
 

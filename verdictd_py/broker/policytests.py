@@ -12,7 +12,7 @@ from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.names import RELEASE_DATA, RELEASE_POLICY, Name
 from verdictd_py.domain.policyreport import PolicyOutline, PolicyReport
-from verdictd_py.encoding import shown
+from verdictd_py.encoding import quoted
 from verdictd_py.errors import NotFound, RequestError
 from verdictd_py.ports import (
     DocumentStore,
@@ -112,7 +112,7 @@ class PolicyTests:
         judgement = self._history.find(caller, test.guest)
         if not judgement.claims:
             raise RequestError(
-                f"the guest {shown(test.guest)} has no claims: its evidence did not verify "
+                f"the guest {quoted(test.guest)} has no claims: its evidence did not verify "
                 f"({judgement.code}); use a guest with genuine evidence (verdict-py guest list)"
             )
         return RecordedClaims(judgement.claims, judgement.tee, judgement.withheld)

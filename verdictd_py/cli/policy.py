@@ -107,7 +107,7 @@ def _test(options: Namespace) -> Shown:
         for file in _files(options.coverage):
             coverage.add(file)
         return policyreport.covered(coverage.report())
-    what = str(options.claims)
+    what = "standard input" if str(options.claims) == "-" else str(options.claims)
     data = read_input(options.claims, MAX_RECORDED_BYTES)
     recorded = only_guest(read_recorded(data, what), what)
     tee = tee_of_claims(tees, recorded, options.tee or "", options.file.name)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from verdictd_py.encoding import JsonValue, decode_value, shown
+from verdictd_py.encoding import JsonValue, decode_value, quoted
 from verdictd_py.errors import RequestError
 
 MAX_RECORDED_BYTES: Final = 4 * 1024 * 1024
@@ -71,7 +71,7 @@ def read_recorded(data: bytes, what: str) -> tuple[RecordedClaims, ...]:
 
 def _one(value: JsonValue, what: str) -> RecordedClaims:
     if not isinstance(value, dict):
-        raise RequestError(f"{what} is no JSON object; write the claims as an object")
+        raise RequestError(f"{what} is not a JSON object; write the claims as an object")
     if not value.keys() >= _REPORT:
         return RecordedClaims(value)
     claims, tee, withheld = value["claims"], value.get("tee"), value.get("withheld_claims")
@@ -90,4 +90,4 @@ def _one(value: JsonValue, what: str) -> RecordedClaims:
 
 def _guest(report: Mapping[str, JsonValue]) -> str:
     name = report.get("id")
-    return f"the evidence of guest {shown(name)}" if isinstance(name, str) else "its evidence"
+    return f"the evidence of guest {quoted(name)}" if isinstance(name, str) else "its evidence"
