@@ -12,7 +12,7 @@ from hashlib import sha384
 from typing import Final
 
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import EvidenceFormat, Reason
+from verdictd_py.errors import EvidenceFormat, Reason, ReasonKind
 
 MAX_LOG_BYTES: Final = 1024 * 1024
 """The area that firmware reserves is 256 KiB."""
@@ -149,14 +149,14 @@ class EventLog:
                 continue
             shown = "" if found is None else found.hex()
             text = f"{name}: the event log replays to {replayed.hex()}, measured {shown}"
-            yield Reason(RULE, shown, replayed.hex(), text)
+            yield Reason(RULE, shown, replayed.hex(), text, kind=ReasonKind.EVENT_LOG)
         others = [each for each in enumerate(self.events) if each[1].data_proved is False]  # 2
         for number, event in others[:MAX_TOLD_EVENTS]:
             text = f"event {number} of type {event.kind:#x}: its data is not what was measured"
-            yield Reason(RULE, "", event.digest.hex(), text)
+            yield Reason(RULE, "", event.digest.hex(), text, kind=ReasonKind.EVENT_LOG)
         if left := len(others[MAX_TOLD_EVENTS:]):
             text = f"{left} more events whose data is not what was measured"
-            yield Reason(RULE, "", "", text)
+            yield Reason(RULE, "", "", text, kind=ReasonKind.EVENT_LOG)
 
     def claims(self) -> dict[str, JsonValue]:
         """What the log proves, once it is `proved_by` registers; data only of events that prove it.

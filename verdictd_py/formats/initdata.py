@@ -17,7 +17,7 @@ from typing import Final
 
 from verdictd_py.domain.evidence import InitData
 from verdictd_py.encoding import JsonValue, decode_object, has_more_values, quoted
-from verdictd_py.errors import EvidenceFormat, Reason, RequestError
+from verdictd_py.errors import EvidenceFormat, Reason, ReasonKind, RequestError
 
 MAX_BYTES: Final = 256 * 1024
 """A policy of the agent and some certificates; real ones have below 64 KiB."""
@@ -71,7 +71,7 @@ class Document:
             return ()
         shown = measured.hex()
         text = f"{CLAIM}: its digest is {expected.hex()}, but {claim} measured {shown}"
-        return (Reason(CLAIM, shown, expected.hex(), text),)
+        return (Reason(CLAIM, shown, expected.hex(), text, kind=ReasonKind.INIT_DATA),)
 
 
 def parse(shown_by_guest: InitData) -> Document:

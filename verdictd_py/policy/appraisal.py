@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from verdictd_py.documents.reference import Reference
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import NotFound, PolicyInvalid, Reason, StorageError
+from verdictd_py.errors import NotFound, PolicyInvalid, Reason, ReasonKind, StorageError
 from verdictd_py.policy import explain, floor
 from verdictd_py.policy.engine import CompiledPolicies, PolicyResult, in_thread
 from verdictd_py.ports import PolicyDocuments, PolicySource, Tee, Tees
@@ -89,14 +89,14 @@ def refusals(
 
     A test of a policy calls this as well, so that it reports what the broker decides.
     """
-    reasons = floor.revoked(tee, claims)
+    reasons = tee.revoked(claims)
     always = floor.unordered(tee, claims, reference)
     always += floor.unverified_devices(claims, result.document)
     if require_reference_values:
         reasons += floor.not_pinned(tee, reference)
     if not result.allow:
         found = explain.differences(tee, claims, reference)
-        found += explain.own_reasons(result.document)
+        found += explain.own_reasons(result.document, tee.reason_kind)
         reasons += found or (unexplained(result),)
     return _once(reasons + always)
 
@@ -105,7 +105,7 @@ def failed(
     tee: Tee | None, claims: Mapping[str, JsonValue], error: Exception
 ) -> tuple[Reason, ...]:
     """Return the reasons to refuse a guest whose policy could not be evaluated."""
-    revoked = () if tee is None else floor.revoked(tee, claims)
+    revoked = () if tee is None else tee.revoked(claims)
     return (*revoked, _policy_reason(str(error)))
 
 
@@ -130,7 +130,7 @@ class OpenMeasurements:
 
 
 def _policy_reason(text: str) -> Reason:
-    return Reason("policy", "", "allow is true", f"policy: {text}")
+    return Reason(explain.UNNAMED, "", "allow is true", f"policy: {text}", kind=ReasonKind.POLICY)
 
 
 def unexplained(result: PolicyResult) -> Reason:
@@ -138,15 +138,11 @@ def unexplained(result: PolicyResult) -> Reason:
     if "allow" not in result.document:
         return _policy_reason("allow is undefined for this guest, and the policy says no more")
     shown = json.dumps(result.document["allow"], ensure_ascii=False)
-    return Reason(
-        "policy",
-        shown,
-        "allow is true",
-        f"policy: allow is {shown}, expected true, and the policy says no more",
-    )
+    text = f"policy: allow is {shown}, expected true, and the policy says no more"
+    return Reason(explain.UNNAMED, shown, "allow is true", text, kind=ReasonKind.POLICY)
 
 
 def _once(reasons: tuple[Reason, ...]) -> tuple[Reason, ...]:
-    """One reason for each rule, the first; the policy's own texts all stay."""
-    rules = {reason.rule: reason for reason in reversed(reasons) if reason.rule != "policy"}
-    return tuple(r for r in reasons if r.rule == "policy" or rules.get(r.rule) is r)
+    """Return the first reason of each rule, and every reason that names no rule."""
+    first = {reason.rule: reason for reason in reversed(reasons)}
+    return tuple(r for r in reasons if r.rule == explain.UNNAMED or first[r.rule] is r)
