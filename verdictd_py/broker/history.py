@@ -43,6 +43,7 @@ class Judgement:
         address: the guest's, `host:port`.
         code: what it was told.
         claims: verified ones, without a boot's events and init-data; empty where nothing verified.
+        withheld: names of the claims that it had and that are not in `claims`.
         evidence: SHA-256 of the quote, empty likewise.
         measurements: names of the claims that identify its software.
         not_pinnable: why its measurements cannot become reference values; empty: they can.
@@ -62,6 +63,7 @@ class Judgement:
     reasons: tuple[Reason, ...]
     measurements: tuple[str, ...]
     not_pinnable: str
+    withheld: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, appraisal: Appraisal, address: str, measurements: tuple[str, ...]) -> Self:
@@ -86,6 +88,7 @@ class Judgement:
             reasons=appraisal.reasons,
             measurements=measurements,
             not_pinnable=_not_pinnable(appraisal),
+            withheld=tuple(name for name in _LARGE if name in appraisal.claims),
         )
 
     @classmethod

@@ -24,6 +24,7 @@ from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.evidence import Evidence
 from verdictd_py.errors import CollateralUnavailable, ConfigError, EvidenceFormat
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy
+from verdictd_py.policy.floor import Pinning
 from verdictd_py.ports import PolicyDocuments, Tees, VerifierContext
 from verdictd_py.protocols.ratstls import certificate
 from verdictd_py.tees.intel.roots import read_root_ca
@@ -130,8 +131,7 @@ def _appraiser(options: Namespace) -> Appraiser:
         policy=RegoAppraisalPolicy(
             _Policies(tees, _text(options.policy), _text(options.data)),
             tees,
-            require_reference_values=options.require_reference_values,
-            pinned_only=verifiers.pinned_only,
+            pinning=Pinning(verifiers.pinned_only, options.require_reference_values),
         ),
         clock=lambda: moment,
         events=Silent(),
