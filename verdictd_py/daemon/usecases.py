@@ -17,6 +17,7 @@ from verdictd_py.broker.administration import (
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.changes import CheckedDocuments
 from verdictd_py.broker.documents import DocumentAdministrator
+from verdictd_py.broker.explanation import Explainer
 from verdictd_py.broker.history import History
 from verdictd_py.broker.policytests import PolicyTests
 from verdictd_py.broker.referencesets import SetAdministrator
@@ -66,6 +67,7 @@ class UseCases:
     release: RegoReleasePolicy
     prepare: Callable[[], Awaitable[None]]
     history: History
+    explainer: Explainer
     appraiser: Appraiser
     releaser: Releaser
     wrapper: Wrapper
@@ -166,6 +168,7 @@ def use_cases(
         release=release,
         prepare=prepare,
         history=history,
+        explainer=Explainer(history, appraisal),
         appraiser=build_appraiser(
             verifiers=verifiers,
             tees=tees,
