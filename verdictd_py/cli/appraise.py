@@ -25,6 +25,7 @@ from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.evidence import Evidence
 from verdictd_py.errors import CollateralUnavailable, ConfigError, EvidenceFormat
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy
+from verdictd_py.policy.floor import Pinning
 from verdictd_py.ports import PolicyDocuments, Tees, VerifierContext
 from verdictd_py.protocols.ratstls import certificate
 from verdictd_py.tees.intel.roots import read_root_ca
@@ -129,13 +130,14 @@ def _appraiser(options: Namespace) -> tuple[Appraiser, RegoAppraisalPolicy]:
             )
         },
     )
+    verifiers = select(names, tees, context)
     policy = RegoAppraisalPolicy(
         _Policies(tees, _text(options.policy), _text(options.data)),
         tees,
-        require_reference_values=options.require_reference_values,
+        pinning=Pinning(verifiers.pinned_only, options.require_reference_values),
     )
     appraiser = app.build_appraiser(
-        verifiers=select(names, tees, context),
+        verifiers=verifiers,
         tees=tees,
         policy=policy,
         clock=lambda: moment,

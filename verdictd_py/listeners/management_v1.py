@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -63,6 +64,8 @@ def register(
     services.add_ReferenceServiceServicer_to_server(ReferenceService(admin, rules, events), server)
     appraisals = AppraisalService(admin, rules, events, history, explainer)
     services.add_AppraisalServiceServicer_to_server(appraisals, server)
+    tests = PolicyTestService(admin, rules, events)
+    services.add_PolicyTestServiceServicer_to_server(tests, server)
     about = StatusService(admin, rules, events, history, status)
     services.add_StatusServiceServicer_to_server(about, server)
 
@@ -246,6 +249,26 @@ class AppraisalService(Service, services.AppraisalServiceServicer):
     @answered()
     async def GetGuest(self, request: messages.GetGuestRequest, caller: Caller) -> messages.Guest:
         return v1_messages.guest(await self._explainer.explain(caller, request.id))
+
+
+class PolicyTestService(Service, services.PolicyTestServiceServicer):
+    """Policies, before they decide."""
+
+    @answered()
+    async def CheckPolicy(
+        self, request: messages.CheckPolicyRequest, caller: Caller
+    ) -> messages.CheckPolicyResponse:
+        outline = await self._admin.policy_tests.check(caller, request.name, request.content)
+        return messages.CheckPolicyResponse(syntax=outline.syntax, rules=outline.rules)
+
+    @answered()
+    async def TestPolicy(
+        self, request: messages.TestPolicyRequest, caller: Caller
+    ) -> messages.TestPolicyResponse:
+        report = await self._admin.policy_tests.report(caller, v1_messages.policy_test(request))
+        return messages.TestPolicyResponse(
+            accepted=report.accepted, report=json.dumps(report.as_json())
+        )
 
 
 class StatusService(Service, services.StatusServiceServicer):

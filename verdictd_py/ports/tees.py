@@ -218,6 +218,8 @@ class Tee:
             names the measurements for which the operator has pinned no values.
         proves: False for a TEE whose evidence any client can make: it is served only with a
             flag of its own.
+        served_unpinned: whether guests can be accepted before a measurement is pinned, although
+            `--verifier` does not name the TEE.
     """
 
     name: str
@@ -234,6 +236,7 @@ class Tee:
         default=no_trust, repr=False
     )
     proves: bool = True
+    served_unpinned: bool = False
 
     @property
     def measurements(self) -> tuple[str, ...]:
@@ -323,6 +326,11 @@ class Tees:
     def of_document(self, name: str) -> Tee | None:
         """The TEE whose policy or reference data has that file name."""
         return self._by_document.get(name)
+
+    def of_claims(self, claims: Mapping[str, JsonValue]) -> Tee | None:
+        """The TEE whose measurements are among the claims; None for none, and for several."""
+        found = [tee for tee in self._tees if any(name in claims for name in tee.measurements)]
+        return found[0] if len(found) == 1 else None
 
     def of_rcar(self, name: str) -> Tee | None:
         """The TEE that an RCAR guest names."""
