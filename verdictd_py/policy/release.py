@@ -9,7 +9,14 @@ from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.appraisal import AppraisedPeer
 from verdictd_py.domain.names import RELEASE_DATA, RELEASE_POLICIES, RELEASE_POLICY, Name
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import NotFound, PolicyInvalid, Reason, RequestError, StorageError
+from verdictd_py.errors import (
+    NotFound,
+    PolicyInvalid,
+    Reason,
+    ReasonKind,
+    RequestError,
+    StorageError,
+)
 from verdictd_py.policy import explain
 from verdictd_py.policy.engine import CompiledPolicies, in_thread
 from verdictd_py.ports import Document, DocumentStore, Kind, PolicyDocuments
@@ -113,4 +120,4 @@ def _labels(path: str) -> JsonValue:
 
 
 def _reason(text: str) -> Reason:
-    return Reason("release", "", "", text)
+    return Reason("release", "", "", text, kind=ReasonKind.POLICY)
