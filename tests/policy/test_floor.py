@@ -35,8 +35,15 @@ async def reasons(
     return [reason.as_json() for reason in await tested.failures(tee, claims)]
 
 
-async def rules(*args: str | Claims, **options: bool) -> list[str]:
-    return [reason["rule"] for reason in await reasons(*args, **options)]  # type: ignore[arg-type]
+async def rules(
+    policy: str, claims: Claims, data: str = "{}", tee: str = "tdx", *, required: bool = False
+) -> list[str]:
+    found = await reasons(policy, claims, data, tee, required=required)
+    return [reason["rule"] for reason in found]
+
+
+def with_devices(kinds: JsonValue) -> Claims:
+    return tdx_claims() | {DEVICES: kinds}
 
 
 class TestRevokedTcb:
@@ -108,7 +115,7 @@ class TestMinimaThatAreNoNumbers:
 
 class TestUnverifiedDevices:
     async def test_they_are_refused(self) -> None:
-        claims = tdx_claims(**{DEVICES: ["nvidia", "tpm"]})
+        claims = with_devices(["nvidia", "tpm"])
         assert await reasons(YES, claims) == [
             {
                 "rule": DEVICES,
@@ -124,27 +131,27 @@ class TestUnverifiedDevices:
     )
     async def test_a_policy_accepts_kinds_that_it_names(self, accepted: str) -> None:
         policy = f"{YES}accept_unverified_devices := {accepted}\n"
-        assert await rules(policy, tdx_claims(**{DEVICES: ["nvidia", "tpm"]})) == []
-        (left,) = await reasons(policy, tdx_claims(**{DEVICES: ["nvidia", "gpu"]}))
+        assert await rules(policy, with_devices(["nvidia", "tpm"])) == []
+        (left,) = await reasons(policy, with_devices(["nvidia", "gpu"]))
         assert left["measured"] == "gpu"
 
     @pytest.mark.parametrize("accepted", ["true", '"nvidia"', "null", "[]", '"nvidia,tpm"', "1"])
     async def test_another_value_accepts_none(self, accepted: str) -> None:
         policy = f"{YES}accept_unverified_devices := {accepted}\n"
-        assert await rules(policy, tdx_claims(**{DEVICES: ["nvidia"]})) == [DEVICES]
+        assert await rules(policy, with_devices(["nvidia"])) == [DEVICES]
 
     async def test_a_guest_without_devices_passes(self) -> None:
-        for claims in (tdx_claims(), tdx_claims(**{DEVICES: []})):
+        for claims in (tdx_claims(), with_devices([])):
             assert await rules(YES, claims) == []
 
     @pytest.mark.parametrize("value", ["nvidia", None, {"nvidia": 1}, 0])
     async def test_a_claim_of_another_type_is_refused(self, value: JsonValue) -> None:
-        assert await rules(YES, tdx_claims(**{DEVICES: value})) == [DEVICES]
+        assert await rules(YES, with_devices(value)) == [DEVICES]
 
 
 async def test_every_rule_that_fails_is_reported() -> None:
     """Two rules at once: the later one replaces no earlier one."""
-    claims = sgx_claims(svn="2", tcbStatus="Revoked", **{DEVICES: ["nvidia"]})
+    claims = sgx_claims(svn="2", tcbStatus="Revoked") | {DEVICES: ["nvidia"]}
     data = '{"mrEnclave": ["a"], "svn": 1, "productId": 1}'
     found = await rules(YES, claims, data, "sgx", required=True)
     assert found == ["tcbStatus", "mrSigner", "svn", DEVICES]
