@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from verdictd_py.errors import AlreadyExists, ConfigError, NotFound, StorageError
-from verdictd_py.storage.directory import MAX_DEPTH, MAX_FILE_BYTES, Directory
+from verdictd_py.storage.directory import MAX_DEPTH, Directory
+from verdictd_py.storage.files import MAX_FILE_BYTES
 
 LEFT_OVER = ".tmp-" + "0" * 32
 
