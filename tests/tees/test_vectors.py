@@ -136,7 +136,7 @@ def test_endorsements_of_rats_tls_suffice() -> None:
     root = vector("rats-tls/root.der").read_bytes()
     verifier = TdxVerifier(EndorsementsOnly(), root_ca_der=root)
     assert run(verifier.verify(evidence, now=RATS_TLS_TIME)).tcb_status == "UpToDate"
-    with pytest.raises(CollateralUnavailable, match="the guest brought none"):
+    with pytest.raises(CollateralUnavailable, match="the guest sent none"):
         run(verifier.verify(replace(evidence, endorsements=None), now=RATS_TLS_TIME))
 
 

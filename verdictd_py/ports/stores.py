@@ -1,4 +1,4 @@
-"""Where keys and resources are kept, and keyrings as bytes."""
+"""Stores of keys and resources, and the editor of keyrings."""
 
 from __future__ import annotations
 
