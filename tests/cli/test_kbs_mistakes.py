@@ -35,7 +35,7 @@ ADMINS: dict[str, tuple[str, tuple[str, ...]]] = {
     "an empty name": (KEY.replace('"a"', '""'), ("has a key without a name",)),
     "an unprintable name": (KEY.replace('"a"', '"a\\n"'), ("has a key without a name",)),
     "a name of another type": (KEY.replace('"a"', "5"), ("has a key without a name",)),
-    "unknown member": (KEY + 'role = "admin"\n', ("key 'a' in", "has the unknown setting 'role'", "remove it")),
+    "unknown member": (KEY + 'role = "admin"\n', ("has the unknown setting 'role'", "remove it")),
     "unknown role": (
         KEY.replace('["admin"]', '["boss"]'),
         ("key 'a' in", "the roles are register, operator, admin"),
