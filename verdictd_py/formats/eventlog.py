@@ -12,7 +12,7 @@ from hashlib import sha384
 from typing import Final
 
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import EvidenceFormat, Reason
+from verdictd_py.errors import EvidenceFormat, Reason, ReasonKind
 
 MAX_LOG_BYTES: Final = 1024 * 1024
 """Maximum size of a log. Firmware reserves 256 KiB for it."""
@@ -156,7 +156,7 @@ class EventLog:
                 continue
             digits = "" if value is None else value.hex()
             text = f"{name}: the event log replays to {replayed.hex()}, measured {digits}"
-            yield Reason(RULE, digits, replayed.hex(), text)
+            yield Reason(RULE, digits, replayed.hex(), text, kind=ReasonKind.EVENT_LOG)
         mismatching = [
             (number, event)
             for number, event in enumerate(self.events)
@@ -164,10 +164,10 @@ class EventLog:
         ]
         for number, event in mismatching[:MAX_REPORTED_EVENTS]:
             text = f"event {number} of type {event.kind:#x}: its data is not what was measured"
-            yield Reason(RULE, "", event.digest.hex(), text)
+            yield Reason(RULE, "", event.digest.hex(), text, kind=ReasonKind.EVENT_LOG)
         if unreported := len(mismatching[MAX_REPORTED_EVENTS:]):
             text = f"{unreported} more events whose data is not what was measured"
-            yield Reason(RULE, "", "", text)
+            yield Reason(RULE, "", "", text, kind=ReasonKind.EVENT_LOG)
 
     def claims(self) -> dict[str, JsonValue]:
         """Return what a log that is `proved_by` registers proves, as claims.

@@ -17,7 +17,7 @@ from typing import Final
 
 from verdictd_py.domain.evidence import InitData
 from verdictd_py.encoding import JsonValue, decode_object, has_more_values, quoted
-from verdictd_py.errors import EvidenceFormat, Reason, RequestError
+from verdictd_py.errors import EvidenceFormat, Reason, ReasonKind, RequestError
 
 MAX_BYTES: Final = 256 * 1024
 """Maximum size. Real init-data has below 64 KiB: an agent policy and some certificates."""
@@ -71,7 +71,7 @@ class Document:
             return ()
         digits = measured.hex()
         text = f"{CLAIM}: its digest is {expected.hex()}, but {claim} measured {digits}"
-        return (Reason(CLAIM, digits, expected.hex(), text),)
+        return (Reason(CLAIM, digits, expected.hex(), text, kind=ReasonKind.INIT_DATA),)
 
 
 def parse(init_data: InitData) -> Document:

@@ -35,7 +35,13 @@ PINNED: Final = "verdictd.pinned"
 whatever it measures."""
 
 READINESS_DETAILS: Final = (PINNED,)
-"""Names that gRPC's health service knows in addition to those of services."""
+"""Names that gRPC's health service knows in addition to those of services, from the start."""
+
+
+def served(tee: str) -> str:
+    """Return the detail that says whether guests of a TEE can be accepted."""
+    return f"verdictd.served.{tee}"
+
 
 Register = Callable[[grpc.aio.Server, CallerRules], None]
 """Adds services to a server; the rules identify the callers of this listener."""
@@ -111,7 +117,7 @@ class GrpcListener:
         """Do nothing: gRPC cannot change its certificate while it runs."""
 
     async def set_ready(self, detail: str, *, ready: bool) -> None:
-        """Set one of `READINESS_DETAILS`, which clients query at the health service by its name."""
+        """Set `PINNED` or a detail of `served`, which clients query by its name."""
         if self._health is not None:
             status = HealthCheckResponse.SERVING if ready else HealthCheckResponse.NOT_SERVING
             await self._health.set(detail, status)

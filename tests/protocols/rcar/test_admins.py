@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from tests.support.rcar import ASSESSMENT, NOW, attested, b64url, tokens
 from verdictd_py.domain.callers import Right
-from verdictd_py.errors import NotAuthorized, TokenInvalid, VerdictdError
-from verdictd_py.protocols.rcar import jose
+from verdictd_py.errors import NotAuthorized, TokenInvalid, TokenOutOfTime, VerdictdError
+from verdictd_py.protocols.rcar import admins, jose
 from verdictd_py.protocols.rcar.admins import Administrator, AdminKey, AdminKeys, Role
 
 ED = ed25519.Ed25519PrivateKey.generate()
@@ -197,6 +197,19 @@ def test_leeway_is_not_for_the_end() -> None:
     text = token(role="admin", exp=BEGINS + 10)
     with pytest.raises(TokenInvalid, match="expired"):
         keys().authenticate(text, now=NOW + timedelta(seconds=10))
+
+
+@pytest.mark.parametrize("key", [ED, P256])
+@pytest.mark.parametrize("role", [None, *Role])
+def test_a_token_of_ours_has_its_role_until_it_expires(key: Any, role: Role | None) -> None:
+    lifetime = timedelta(minutes=3)
+    text = admins.token(key, role=role, now=NOW, lifetime=lifetime)
+    known = keys(key=key, default=Role.REGISTER)
+    assert admin(text, known).role is (role or Role.REGISTER)
+    claims = jose.verify(text, key.public_key(), now=NOW)
+    assert (claims["iat"], claims["exp"]) == (BEGINS, BEGINS + 180)
+    with pytest.raises(TokenOutOfTime):
+        known.authenticate(text, now=NOW + lifetime)
 
 
 def test_keys_of_others() -> None:

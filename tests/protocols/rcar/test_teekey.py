@@ -145,6 +145,13 @@ def test_rsa_exponents_that_hide_nothing(exponent: int) -> None:
     refused({**rsa_jwk(numbers.n), "e": number(exponent, 6)})
 
 
+def test_an_rsa_exponent_has_at_most_32_bits() -> None:
+    numbers = private_key("RSA-OAEP-256").public_key().public_numbers()
+    assert isinstance(numbers, rsa.RSAPublicNumbers)
+    assert parse({**rsa_jwk(numbers.n), "e": number(2**32 - 1)})
+    assert "32 bits" in refused({**rsa_jwk(numbers.n), "e": number(2**32 + 1)})
+
+
 def test_rsa_with_an_even_modulus_fails_now_and_not_at_the_first_secret() -> None:
     numbers = private_key("RSA-OAEP-256").public_key().public_numbers()
     assert isinstance(numbers, rsa.RSAPublicNumbers)
@@ -220,6 +227,28 @@ def test_short_coordinates_of_older_guests(scalar: int) -> None:
     found = parse(jwk)
     assert found.public.public_numbers() == parse(ec_jwk(x, y)).public.public_numbers()
     assert found.jwk == jwk
+
+
+@pytest.mark.parametrize("lost", [3, 4, 5])
+def test_at_most_four_bytes_of_a_coordinate_are_completed(lost: int) -> None:
+    """The accepted keys are those that guests make by chance: more lost bytes are forged."""
+    x, y = point_with_short_x(32 - lost)
+    assert parse(ec_jwk(x, y))
+    if lost <= 4:
+        assert parse(ec_jwk(padded(x), y)).public == parse(ec_jwk(x, y)).public
+    else:
+        assert "not a point" in refused(ec_jwk(padded(x), y))
+
+
+def point_with_short_x(size: int) -> tuple[bytes, bytes]:
+    """Return a point of P-256 whose x has `size` bytes without the leading zeros."""
+    prime = PRIMES["P-256"]
+    for x in range(256**size - 1, 0, -1):
+        square = (x**3 - 3 * x + B_256) % prime
+        y = pow(square, (prime + 1) // 4, prime)
+        if y * y % prime == square:
+            return x.to_bytes(32), y.to_bytes(32)
+    raise AssertionError("half of all x are on the curve")
 
 
 @pytest.mark.parametrize("curve", SIZES)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from verdictd_py.errors import BindingMismatch, EvidenceFormat, Reason
+from verdictd_py.errors import BindingMismatch, EvidenceFormat, Reason, ReasonKind
 from verdictd_py.formats import cbor
 
 EVIDENCE_OID: Final = "2.23.133.5.4.9"  # wire-rats-tls.md; TCG's tcg-dice-TaggedEvidence
@@ -154,5 +154,5 @@ def _check_pubkey_hash(claims: Mapping[str, bytes], spki: bytes) -> None:
         raise BindingMismatch(f"pubkey-hash has {len(claimed)} bytes instead of {len(expected)}")
     if claimed != expected:
         text = "the claims name another key than the certificate's"
-        reason = Reason(_PUBKEY_HASH, claimed.hex(), expected.hex(), text)
+        reason = Reason(_PUBKEY_HASH, claimed.hex(), expected.hex(), text, kind=ReasonKind.BINDING)
         raise BindingMismatch(text, reasons=(reason,))

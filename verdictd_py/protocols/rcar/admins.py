@@ -115,9 +115,8 @@ class AdminKeys:
         for key in self.keys:
             try:
                 claims = jose.verify(token, key.key, now=now, leeway=jose.LEEWAY_SECONDS)
-            except TokenOutOfTime as error:
-                refusals.insert(0, error)  # reported first: this key did sign the token
-                continue
+            except TokenOutOfTime:
+                raise  # this key signed it, so no other key did
             except TokenInvalid as error:
                 refusals.append(error)
                 continue
@@ -136,6 +135,7 @@ def token(key: jose.PrivateKey, *, role: Role | None, now: datetime, lifetime: t
 
     Args:
         role: role in the token; None for the key's `default_role`.
+        lifetime: in whole seconds; a fraction is dropped.
     """
     issued_at = int(now.timestamp())
     claims = {"iat": issued_at, "exp": issued_at + int(lifetime.total_seconds())}

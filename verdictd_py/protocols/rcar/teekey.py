@@ -178,8 +178,7 @@ def _rsa_key(members: Mapping[str, str]) -> rsa.RSAPublicKey:
 
 def _number_bytes(members: Mapping[str, str], name: str) -> bytes:
     """Return the big-endian bytes of a member in base64url without padding (RFC 7518, 2)."""
-    text = members.get(name, "")
     try:
-        return decode_base64url(text)
-    except ValueError:
+        return decode_base64url(members[name])
+    except (KeyError, ValueError):
         raise EvidenceFormat(f"the TEE key's {name} is not base64url without padding") from None
