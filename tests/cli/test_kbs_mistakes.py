@@ -109,7 +109,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "guests' tokens as administrators'": (
         (*HTTP, "--kbs-token-key", "DIR/p256.key", "--kbs-admins", "DIR/of-tokens.toml"),
-        ("key 'a' in", "is that of --kbs-token-key", "a key of their own"),
+        ("key 'a' in", "is that of --kbs-token-key", "another key"),
     ),
     "certificate alone": ((*HTTP, "--kbs-tls-cert", "DIR/a.pem"), ("go together", "give both")),
     "key alone": ((*HTTP, "--kbs-tls-key", "DIR/a.key"), ("go together", "give both")),
