@@ -10,6 +10,7 @@ from verdictd_py.ports.events import Events
 from verdictd_py.ports.policies import (
     AppraisalPolicy,
     PolicyDocuments,
+    PolicyReporter,
     PolicySource,
     PolicyTester,
     ReleasePolicy,
@@ -41,6 +42,7 @@ __all__ = [
     "KeyringEditor",
     "Kind",
     "PolicyDocuments",
+    "PolicyReporter",
     "PolicySource",
     "PolicyTester",
     "ReleasePolicy",
