@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pytest
@@ -23,7 +24,7 @@ from verdictd_py.errors import (
     StorageError,
     VerdictdError,
 )
-from verdictd_py.ports import Kind
+from verdictd_py.ports import NO_QUERY, Kind
 
 ONE, TWO, BROKEN, MISSING = (
     KeyId.parse(name) for name in ("one", "default/key/2", "broken", "default/key/none")
@@ -48,7 +49,9 @@ class ScriptedRelease:
 
     refused: frozenset[str] = frozenset()
 
-    async def failures(self, peer: AppraisedPeer, kind: Kind, path: str) -> tuple[Reason, ...]:
+    async def failures(
+        self, peer: AppraisedPeer, kind: Kind, path: str, query: Mapping[str, str] = NO_QUERY
+    ) -> tuple[Reason, ...]:
         del peer
         kept = path in self.refused or kind.value in self.refused
         return (Reason("release", "", "", f"not {path}"),) if kept else ()

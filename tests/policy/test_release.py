@@ -21,7 +21,8 @@ DEFAULT = (POLICIES / "releasePolicy.rego").read_text()
 
 
 async def reasons(texts: dict[str, str], path: str = "keys/one", kind: Kind = Kind.KEY) -> str:
-    found = await RegoReleasePolicy(MemoryDocumentStore(TEES, texts)).failures(PEER, kind, path)
+    release = RegoReleasePolicy(MemoryDocumentStore(TEES, texts), TEES)
+    found = await release.failures(PEER, kind, path)
     return "; ".join(reason.text for reason in found)
 
 
@@ -92,15 +93,15 @@ async def test_the_longest_prefix_decides() -> None:
 
 async def test_what_is_broken_is_said_before_a_guest_finds_out() -> None:
     broken = {"releasePolicy.rego": DEFAULT, "releasePolicies": '{"a": "x.rego"}', "x.rego": "?"}
-    (problem,) = await RegoReleasePolicy(MemoryDocumentStore(TEES, broken)).prepare()
+    (problem,) = await RegoReleasePolicy(MemoryDocumentStore(TEES, broken), TEES).prepare()
     assert problem.startswith("x.rego: ")
     assert (
         await RegoReleasePolicy(
-            MemoryDocumentStore(TEES, {"releasePolicy.rego": DEFAULT})
+            MemoryDocumentStore(TEES, {"releasePolicy.rego": DEFAULT}), TEES
         ).prepare()
         == ()
     )
     (problem,) = await RegoReleasePolicy(
-        MemoryDocumentStore(TEES, {"releasePolicies": "{"})
+        MemoryDocumentStore(TEES, {"releasePolicies": "{"}), TEES
     ).prepare()
     assert "no JSON" in problem

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
@@ -13,6 +13,7 @@ from verdictd_py.broker.history import History, Judgement
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.events import GuestAccepted, GuestNotJudged, GuestRefused
 from verdictd_py.domain.evidence import DEVICES, NO_TEE, Evidence, InitData, VerifiedEvidence
+from verdictd_py.domain.trust import TrustVector
 from verdictd_py.errors import (
     AppraisalTimeout,
     AttestationError,
@@ -46,6 +47,7 @@ class Appraiser:
             no policy is asked (`nullverifier`).
         allow_unlogged: whether guests may extend some registers at run time without log entries.
         seconds: what judging one peer may take, collateral fetched meanwhile; None for ever.
+        trust: rates a guest that was accepted; None for an appraiser that admits no peers.
     """
 
     def __init__(  # noqa: PLR0913  # its collaborators, all by keyword
@@ -60,6 +62,7 @@ class Appraiser:
         insecure_accept_anyone: bool = False,
         allow_unlogged: bool = False,
         seconds: float | None = None,
+        trust: Callable[[VerifiedEvidence], Awaitable[TrustVector]] | None = None,
     ) -> None:
         self._verifiers = verifiers
         self._tees = tees
@@ -70,6 +73,7 @@ class Appraiser:
         self._insecure_accept_anyone = insecure_accept_anyone
         self._allow_unlogged = allow_unlogged
         self._seconds = seconds
+        self._trust = trust
 
     @property
     def tees(self) -> Tees:
@@ -100,6 +104,8 @@ class Appraiser:
             except NotJudged as error:
                 self._record_unjudged(error, address)
                 raise
+            if appraisal.accepted and appraisal.evidence is not None and self._trust is not None:
+                appraisal = replace(appraisal, trust=await self._trust(appraisal.evidence))
         self._record(appraisal, address)
         return appraisal
 

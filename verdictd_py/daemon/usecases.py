@@ -26,7 +26,7 @@ from verdictd_py.daemon.clock import Clock
 from verdictd_py.daemon.http import site_get
 from verdictd_py.errors import NotFound, PolicyInvalid, StorageError
 from verdictd_py.formats.openpgp import SequoiaKeyringEditor
-from verdictd_py.policy.appraisal import OpenMeasurements, RegoAppraisalPolicy
+from verdictd_py.policy.appraisal import GuestTrust, OpenMeasurements, RegoAppraisalPolicy
 from verdictd_py.policy.engine import CompiledPolicies
 from verdictd_py.policy.release import RegoReleasePolicy
 from verdictd_py.policy.sets import DocumentsWithSets
@@ -70,7 +70,7 @@ class UseCases:
     trusted_root: str | None
 
 
-def build_appraiser(
+def build_appraiser(  # noqa: PLR0913  # as those of `Appraiser`, all by keyword
     *,
     verifiers: VerifierSet,
     tees: Tees,
@@ -80,6 +80,7 @@ def build_appraiser(
     history: History | None = None,
     allow_unlogged: bool = False,
     seconds: float | None = None,
+    trust: GuestTrust | None = None,
 ) -> Appraiser:
     """The appraiser of the listener and of `verdictd-py appraise`: one code path."""
     return Appraiser(
@@ -92,6 +93,7 @@ def build_appraiser(
         insecure_accept_anyone=verifiers.accepts_anyone,
         allow_unlogged=allow_unlogged,
         seconds=seconds,
+        trust=trust,
     )
 
 
@@ -144,7 +146,7 @@ def use_cases(
         require_reference_values=settings.require_reference_values,
         pinned_only=verifiers.pinned_only,
     )
-    release = RegoReleasePolicy(documents, compiled)
+    release = RegoReleasePolicy(documents, tees, compiled)
     history = History()
 
     async def prepare() -> None:
@@ -172,6 +174,7 @@ def use_cases(
             history=history,
             allow_unlogged=settings.allow_unlogged,
             seconds=settings.appraisal_timeout,
+            trust=GuestTrust(deciding, tees),
         ),
         releaser=Releaser(
             keys=keys,

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Self
 
 from verdictd_py.domain.evidence import NO_TEE, VerifiedEvidence
+from verdictd_py.domain.trust import UNTRUSTED, TrustVector
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import AttestationError, Reason
 
@@ -23,6 +24,7 @@ class Appraisal:
         tee: what the peer claimed to be, None where that could not be read.
         bound: whether the evidence vouches for the key of a channel.
         refusal: None where accepted.
+        trust: trust vector of a guest that was accepted.
     """
 
     id: str
@@ -32,6 +34,7 @@ class Appraisal:
     evidence: VerifiedEvidence | None
     bound: bool
     refusal: AttestationError | None
+    trust: TrustVector = field(default_factory=lambda: UNTRUSTED, repr=False)
 
     @property
     def accepted(self) -> bool:
@@ -76,6 +79,7 @@ class AppraisedPeer:
     tee: str
     address: str
     claims: Mapping[str, JsonValue] = field(repr=False)
+    trust: TrustVector = field(repr=False)
 
     def __init__(self) -> None:
         raise TypeError("an AppraisedPeer is made by AppraisedPeer.of(appraisal)")
@@ -104,4 +108,5 @@ class AppraisedPeer:
         object.__setattr__(peer, "tee", appraisal.tee)
         object.__setattr__(peer, "address", address)
         object.__setattr__(peer, "claims", appraisal.claims)
+        object.__setattr__(peer, "trust", appraisal.trust)
         return peer

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Container, Mapping
 
+from verdictd_py.domain.evidence import DEVICES, VerifiedEvidence
+from verdictd_py.domain.trust import HARDWARE_WARNING, UNTRUSTED, TrustVector
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, StorageError
 from verdictd_py.policy import explain, floor
 from verdictd_py.policy.engine import CompiledPolicies, PolicyResult, in_thread
-from verdictd_py.ports import PolicyDocuments, PolicySource, Tees
+from verdictd_py.ports import PolicyDocuments, PolicySource, Tee, Tees
 
 
 class RegoAppraisalPolicy:
@@ -93,6 +95,46 @@ class RegoAppraisalPolicy:
             found += explain.own_reasons(result.document)
             reasons += found or (_unexplained(result),)
         return _once(reasons + always)
+
+
+class GuestTrust:
+    """Rates guests that were accepted.
+
+    Args:
+        source: documents that decide.
+    """
+
+    def __init__(self, source: PolicySource, tees: Tees) -> None:
+        self._source = source
+        self._tees = tees
+
+    async def __call__(self, found: VerifiedEvidence) -> TrustVector:
+        """Return the trust vector of an accepted guest.
+
+        Measurements count as approved only if a reference value equals them: a policy may accept
+        other values. Devices that nobody verified make the hardware a warning.
+        """
+        tee = self._tees.get(found.tee)
+        if tee is None:
+            return UNTRUSTED
+        vector = tee.trust(found, await self._unrecognized(tee, found.claims))
+        if not found.claims.get(DEVICES):
+            return vector
+        hardware = max(vector.get("hardware", HARDWARE_WARNING), HARDWARE_WARNING)
+        return {**vector, "hardware": hardware}
+
+    async def _unrecognized(self, tee: Tee, claims: Mapping[str, JsonValue]) -> tuple[str, ...]:
+        """Return the measurements that no reference value equals."""
+        try:
+            reference = (await self._source.documents(tee.name)).reference.values
+        except (NotFound, StorageError, PolicyInvalid):
+            return tee.measurements
+        lists = {name: reference.get(name) for name in tee.measurements}
+        return tuple(
+            name
+            for name, values in lists.items()
+            if not isinstance(values, list) or name not in claims or claims[name] not in values
+        )
 
 
 class OpenMeasurements:

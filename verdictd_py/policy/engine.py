@@ -14,11 +14,13 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
+from types import MappingProxyType
 from typing import Final, ParamSpec, Self, TypeVar
 
 from verdictd_py.documents.reference import ReferenceData, canonical
 from verdictd_py.encoding import JsonValue, has_more_values
 from verdictd_py.errors import PolicyInvalid
+from verdictd_py.policy import trustee
 from verdictd_py.policy.instances import COMPILE_FUEL, DECISION_FUEL, EngineInstance
 from verdictd_py.ports import PolicyDocuments
 
@@ -40,6 +42,8 @@ MAX_IDLE_INSTANCES: Final = 1
 _SMALL_VALUES: Final = 256
 _SMALL_CHARS: Final = 64 * 1024
 """Decisions over less than this take well below a millisecond and are made on the event loop."""
+
+_NO_DATA: Final[Mapping[str, JsonValue]] = MappingProxyType({})
 
 _THREADS: Final = ThreadPoolExecutor(max_workers=2, thread_name_prefix="policy")
 
@@ -64,9 +68,11 @@ class CompiledPolicy:
         reference: the reference data.
     """
 
-    def __init__(self, request: bytes, reference: ReferenceData) -> None:
+    def __init__(self, policy: str, request: bytes, reference: ReferenceData) -> None:
         self.reference = reference
+        self._policy = policy
         self._request = request
+        self._overlaid = False  # whether an instance may have data of an earlier decision
         self._idle = deque([self._new_instance()])
 
     @classmethod
@@ -89,10 +95,15 @@ class CompiledPolicy:
             request = f'{{"policy": {canonical(policy)}, "data": {reference.text}}}'.encode()
         except ValueError as error:
             raise PolicyInvalid(f"the policy is not text: {error}") from error
-        return cls(request, reference)
+        return cls(policy, request, reference)
 
-    def evaluate(self, claims: Mapping[str, JsonValue]) -> PolicyResult:
+    def evaluate(
+        self, claims: Mapping[str, JsonValue], data: Mapping[str, JsonValue] = _NO_DATA
+    ) -> PolicyResult:
         """Evaluate the policy for `claims`. Any thread may call this at any time.
+
+        Args:
+            data: of this decision; it replaces reference data of the same names.
 
         Raises:
             PolicyInvalid: the claims are not JSON or too large, a function received a wrong
@@ -105,17 +116,20 @@ class CompiledPolicy:
             raise PolicyInvalid(f"the claims are not JSON: {error}") from error
         if len(term) > MAX_INPUT_BYTES:
             raise PolicyInvalid(f"the claims are larger than {MAX_INPUT_BYTES} bytes")
-        document = self._answer(term)
+        document = self._answer(term, canonical(dict(data)).encode() if data else None)
         if not isinstance(document, dict):
             raise PolicyInvalid("the policy's answer is not an object")
         return PolicyResult(document.get("allow") is True, document)
 
-    def _answer(self, term: bytes) -> JsonValue:
+    def _answer(self, term: bytes, data: bytes | None) -> JsonValue:
         try:
             instance = self._idle.popleft()
         except IndexError:
             instance = self._new_instance()
         try:
+            if data is not None or self._overlaid:
+                self._overlaid = True
+                instance.call("overlay", data or b"{}", DECISION_FUEL)
             answer: JsonValue = instance.call("evaluate", term, DECISION_FUEL)["document"]
         except PolicyInvalid as error:
             if instance.broken:
@@ -133,7 +147,9 @@ class CompiledPolicy:
         except PolicyInvalid as error:
             if instance.broken:
                 raise
-            raise PolicyInvalid(f"the policy cannot be compiled: {error}") from error
+            raise PolicyInvalid(
+                f"the policy cannot be compiled: {error}{trustee.advice(self._policy)}"
+            ) from error
         return instance
 
 
@@ -163,7 +179,10 @@ class CompiledPolicies:
         return compiled
 
     async def evaluate(
-        self, documents: PolicyDocuments, claims: Mapping[str, JsonValue]
+        self,
+        documents: PolicyDocuments,
+        claims: Mapping[str, JsonValue],
+        data: Mapping[str, JsonValue] = _NO_DATA,
     ) -> tuple[CompiledPolicy, PolicyResult]:
         """Evaluate the policy in these documents without blocking the event loop.
 
@@ -173,14 +192,17 @@ class CompiledPolicies:
         if _is_small(documents, claims):
             compiled = self._stored(_digest(documents))
             if isinstance(compiled, CompiledPolicy):
-                return compiled, compiled.evaluate(claims)
-        return await in_thread(self._evaluate, documents, claims)
+                return compiled, compiled.evaluate(claims, data)
+        return await in_thread(self._evaluate, documents, claims, data)
 
     def _evaluate(
-        self, documents: PolicyDocuments, claims: Mapping[str, JsonValue]
+        self,
+        documents: PolicyDocuments,
+        claims: Mapping[str, JsonValue],
+        data: Mapping[str, JsonValue],
     ) -> tuple[CompiledPolicy, PolicyResult]:
         compiled = self.of(documents)
-        return compiled, compiled.evaluate(claims)
+        return compiled, compiled.evaluate(claims, data)
 
     def _stored(self, digest: bytes) -> CompiledPolicy | PolicyInvalid | None:
         with self._lock:

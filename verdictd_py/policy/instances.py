@@ -36,7 +36,7 @@ it grows is copied each time, and that costs no fuel."""
 STACK_BYTES: Final = 512 * 1024
 """Of the thread's own stack, which has 8 MiB, or 2 MiB and more in a thread of musl."""
 
-_EXPORTS: Final = frozenset({"memory", "buffer", "compile", "evaluate"})
+_EXPORTS: Final = frozenset({"memory", "buffer", "compile", "evaluate", "overlay"})
 _LOADING: Final = Lock()
 _MASK: Final = 2**32 - 1
 

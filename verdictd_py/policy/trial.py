@@ -6,10 +6,16 @@ the same here as for every decision.
 
 from __future__ import annotations
 
+from typing import Final
+
+from verdictd_py.domain.trust import HARDWARE_GENUINE
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
+from verdictd_py.policy import trustee
 from verdictd_py.policy.engine import CompiledPolicies, CompiledPolicy, in_thread
-from verdictd_py.ports import PolicyDocuments, Tees, TestedPolicy
+from verdictd_py.ports import NO_QUERY, PolicyDocuments, Tees, TestedPolicy
+
+_SAMPLE_PATH: Final = "default/key/1"
 
 
 class PolicyTrial:
@@ -27,14 +33,22 @@ class PolicyTrial:
 
     async def check(self, documents: PolicyDocuments, tee: str | None) -> None:
         known = self._tees.get(tee)
-        sample = self._any_sample() if known is None else known.sample_claims
-        await in_thread(self._check, documents, sample)
+        if known is None:
+            data = trustee.request(_SAMPLE_PATH, NO_QUERY)
+            await in_thread(self._check, documents, self._any_sample(), data)
+        else:
+            await in_thread(self._check, documents, known.sample_claims, {})
 
     async def test(self, documents: PolicyDocuments, claims: JsonValue) -> TestedPolicy:
         return await in_thread(_test, documents, claims)
 
-    def _check(self, documents: PolicyDocuments, sample: dict[str, JsonValue]) -> None:
-        self._compiled.of(documents).evaluate(sample)
+    def _check(
+        self,
+        documents: PolicyDocuments,
+        sample: dict[str, JsonValue],
+        data: dict[str, JsonValue],
+    ) -> None:
+        self._compiled.of(documents).evaluate(sample, data)
 
     def _any_sample(self) -> dict[str, JsonValue]:
         """Input for a policy without a TEE, which may also be a release policy with its input."""
@@ -45,9 +59,12 @@ class PolicyTrial:
             "appraisal": {"id": "00" * 16, "tee": tee.name},
             "resource": {
                 "kind": "resource",
-                "path": "default/key/1",
+                "path": _SAMPLE_PATH,
                 "labels": {"repository": "default", "type": "key", "tag": "1"},
             },
+            trustee.SUBMODS: trustee.submods(
+                self._tees, tee.name, tee.sample_claims, {"hardware": HARDWARE_GENUINE}
+            ),
         }
 
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-from tests.support.rcar import ASSESSMENT, NOW, attested, b64url, tokens
+from tests.support.rcar import NOW, POLICY, attested, b64url, tokens
 from verdictd_py.domain.callers import Right
 from verdictd_py.errors import NotAuthorized, TokenInvalid, VerdictdError
 from verdictd_py.protocols.rcar import jose
@@ -246,7 +246,7 @@ def test_each_key_has_its_own_rights() -> None:
 
 def test_a_guest_administers_nothing_with_its_token() -> None:
     """Not even where one key signs both, and what says no role has one."""
-    made = tokens().issue(attested(), now=NOW, assessment=ASSESSMENT).token
+    made = tokens().issue(attested(), now=NOW, policy=POLICY).token
     assert isinstance(refused(made), TokenInvalid)
     public = tokens().key.public_key()
     for default in (None, Role.ADMIN):

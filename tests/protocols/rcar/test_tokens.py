@@ -14,9 +14,9 @@ from jwcrypto import jws as other_jws
 
 from tests.protocols.rcar.token_tools import JWK_PLACES, came_out, issued, parts, refused
 from tests.support.rcar import (
-    ASSESSMENT,
     KINDS,
     NOW,
+    POLICY,
     appraisal,
     attested,
     coordinates,
@@ -152,7 +152,7 @@ def test_a_broker_that_trusts_another_root_takes_none_either() -> None:
     """Of a rehearsal with the same key file, say: its guests are made of software."""
     rehearsal, other = (Tokens(tokens().key, root=digest * 64) for digest in "ab")
     made = {
-        each: each.issue(attested(), now=NOW, assessment=ASSESSMENT).token
+        each: each.issue(attested(), now=NOW, policy=POLICY).token
         for each in (tokens(), rehearsal, other)
     }
     for reader in made:

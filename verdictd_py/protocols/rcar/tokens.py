@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.evidence import NO_TEE, REPORT_DATA_BYTES, VerifiedEvidence
+from verdictd_py.domain.trust import TrustVector
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import EvidenceFormat, TokenInvalid
 from verdictd_py.protocols.rcar import claims, ear, jose
@@ -96,11 +97,11 @@ class Tokens:
     key: ec.EllipticCurvePrivateKey = field(repr=False)
     root: str | None = None
 
-    def issue(self, attested: Attested, *, now: datetime, assessment: ear.Assessment) -> Issued:
+    def issue(self, attested: Attested, *, now: datetime, policy: str) -> Issued:
         """A token about an accepted guest.
 
         Args:
-            assessment: see `ear.claims`.
+            policy: file name of the policy that accepted the guest.
 
         Raises:
             AttestationError: the appraisal refused.
@@ -110,7 +111,7 @@ class Tokens:
             raise appraisal.refusal
         begins = int(now.timestamp())
         divided = claims.divide(appraisal.claims)
-        said = ear.claims(appraisal, divided.shown, attested.key, assessment)
+        said = ear.claims(appraisal, divided.shown, attested.key, policy)
         said |= {
             "iss": ISSUER,
             # No `nbf`: guests hold it against their own clock, which may be behind.
@@ -179,13 +180,19 @@ def _shown(said: dict[str, Any]) -> Shown:
     """
     own = _typed(said[_OWN], dict)
     version = Version(own["version"])
-    annotated = said["submods"]["cpu0"]["ear.veraison.annotated-evidence"]
+    cpu = said["submods"]["cpu0"]
+    annotated = cpu["ear.veraison.annotated-evidence"]
     key = TeeKey.parse(annotated["runtime_data_claims"]["tee-pubkey"], version)
     kept = None if own["kept"] is None else _typed(own["kept"], str)
-    return Shown(kept, Attested(_appraisal(own, annotated), key, version))
+    return Shown(kept, Attested(_appraisal(own, annotated, _trust(cpu)), key, version))
 
 
-def _appraisal(own: dict[str, Any], annotated: Mapping[str, Any]) -> Appraisal:
+def _trust(cpu: Mapping[str, Any]) -> TrustVector:
+    vector = _typed(cpu["ear.trustworthiness-vector"], dict)
+    return {_typed(name, str): _typed(value, int) for name, value in vector.items()}
+
+
+def _appraisal(own: dict[str, Any], annotated: Mapping[str, Any], trust: TrustVector) -> Appraisal:
     tee, found = _typed(own["tee"], str), own["evidence"]
     if (found is None) is not (tee == NO_TEE):
         raise ValueError("a TEE without evidence, or evidence of none")
@@ -200,6 +207,7 @@ def _appraisal(own: dict[str, Any], annotated: Mapping[str, Any]) -> Appraisal:
         evidence=None if found is None else _evidence(tee, found, annotated[tee]),
         bound=True,
         refusal=None,
+        trust=trust,
     )
 
 
