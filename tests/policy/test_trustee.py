@@ -181,6 +181,17 @@ async def test_a_guest_is_affirming_only_if_each_measurement_equals_a_reference_
     assert await trust(absent, pinned()) == WARNED
 
 
+async def test_the_longest_claims_are_not_too_long_for_a_release_policy() -> None:
+    """A log of 1,023 events, and init-data of 256 KiB in 1,000 values."""
+    events: list[JsonValue] = [
+        {"index": 1 + n % 4, "type": 2**31 + n % 20, "digest": "ab" * 48} for n in range(1023)
+    ]
+    content: JsonValue = {"data": {f"name{n}": "x" * 250 for n in range(999)}}
+    guest = peer(eventLog={"events": events}, initData=content)
+    policy = HEAD + f"allow if {{\n\t{EVIDENCE}.init_data_claims.data.name998\n\tdata.plugin\n}}\n"
+    assert await allows(policy, guest)
+
+
 @pytest.mark.parametrize("error", [StorageError("unreadable"), PolicyInvalid("no JSON")])
 async def test_unreadable_reference_data_affirms_no_guest(error: Exception) -> None:
     assert await trust(GUEST, error) == WARNED

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Final, TypeVar
 
+from tests.support.verifiers import verified_by
 from verdictd_py.domain.evidence import Evidence, VerifiedEvidence
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import PlatformOptions, SimulatedPlatform, pki
@@ -84,4 +85,4 @@ def verify_tdx(
     """Verifies one TDX quote against the simulated root (or another)."""
     source = Source(*(collateral or (good_collateral(),)))
     verifier = TdxVerifier(source, root_ca_der=root or platform().root_ca_der)
-    return run(verifier.verify(tdx_evidence(quote), now=now))
+    return run(verified_by(verifier, tdx_evidence(quote), now=now))

@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint, EntryPoints
 import pytest
 
 from tests.support.tees import context
+from tests.support.verifiers import verified_by
 from tests.tees.support import NOW, Source, good_collateral, good_quote, run, tdx_evidence
 from tests.tees.toy import ToyVerifier
 from verdictd_py.errors import ConfigError, QuoteInvalid
@@ -101,7 +102,7 @@ def test_nullverifier_needs_its_flag() -> None:
     found = select(["nullverifier"], CONTEXT, insecure_nullverifier=True)
     assert found.accepts_anyone
     assert isinstance(found["none"], NullVerifier)
-    claims = run(found["none"].verify(tdx_evidence(good_quote()), now=NOW))
+    claims = run(verified_by(found["none"], tdx_evidence(good_quote()), now=NOW))
     assert (claims.tee, claims.claims) == ("none", {})
 
 
@@ -146,4 +147,4 @@ def test_root_is_passed_on() -> None:
         select(None, context(Source(), root_ca_der=b"no certificate"))
     verifier = select(None, CONTEXT)["tdx"]
     with pytest.raises(QuoteInvalid, match="trusted root"):  # the simulated root is not Intel's
-        run(verifier.verify(tdx_evidence(good_quote()), now=NOW))
+        run(verified_by(verifier, tdx_evidence(good_quote()), now=NOW))

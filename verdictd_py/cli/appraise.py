@@ -48,7 +48,7 @@ def run(argv: Sequence[str]) -> int:
         log = None if options.event_log is None else read_file(options.event_log, MAX_FILE_BYTES)
         appraiser = _appraiser(options)
         read = partial(_evidence, data, log, appraiser.tees)
-        appraisal = asyncio.run(appraiser.judge(read))
+        appraisal = asyncio.run(appraiser.appraise(read))
     except CollateralUnavailable as error:
         raise ConfigError(f"{error}; give collateral for it with --collateral") from error
     if options.json:

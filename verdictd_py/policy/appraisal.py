@@ -8,7 +8,7 @@ from collections.abc import Container, Mapping
 from verdictd_py.domain.evidence import DEVICES, VerifiedEvidence
 from verdictd_py.domain.trust import HARDWARE_WARNING, UNTRUSTED, TrustVector
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import NotFound, PolicyInvalid, Reason, StorageError
+from verdictd_py.errors import NotFound, PolicyInvalid, Reason, ReasonKind, StorageError
 from verdictd_py.policy import explain, floor
 from verdictd_py.policy.engine import CompiledPolicies, PolicyResult, in_thread
 from verdictd_py.ports import PolicyDocuments, PolicySource, Tee, Tees
@@ -82,8 +82,8 @@ class RegoAppraisalPolicy:
             _, result = await self._compiled.evaluate(documents, claims)  # 2, 3
             reference = documents.reference.values
         except (NotFound, StorageError, PolicyInvalid) as error:
-            return (*floor.revoked(known, claims), _policy_reason(str(error)))
-        reasons = floor.revoked(known, claims)  # 4
+            return (*known.revoked(claims), _policy_reason(str(error)))
+        reasons = known.revoked(claims)  # 4
         always = floor.unordered(known, claims, reference)
         always += floor.unverified_devices(claims, result.document)
         if tee in self._pinned_only:
@@ -92,7 +92,7 @@ class RegoAppraisalPolicy:
             reasons += floor.not_pinned(known, reference)
         if not result.allow:  # 5
             found = explain.differences(known, claims, reference)
-            found += explain.own_reasons(result.document)
+            found += explain.own_reasons(result.document, known.reason_kind)
             reasons += found or (_unexplained(result),)
         return _once(reasons + always)
 
@@ -158,22 +158,18 @@ class OpenMeasurements:
 
 
 def _policy_reason(text: str) -> Reason:
-    return Reason("policy", "", "allow is true", f"policy: {text}")
+    return Reason(explain.UNNAMED, "", "allow is true", f"policy: {text}", kind=ReasonKind.POLICY)
 
 
 def _unexplained(result: PolicyResult) -> Reason:
     if "allow" not in result.document:
         return _policy_reason("allow is undefined for this guest, and the policy says no more")
     shown = json.dumps(result.document["allow"], ensure_ascii=False)
-    return Reason(
-        "policy",
-        shown,
-        "allow is true",
-        f"policy: allow is {shown}, expected true, and the policy says no more",
-    )
+    text = f"policy: allow is {shown}, expected true, and the policy says no more"
+    return Reason(explain.UNNAMED, shown, "allow is true", text, kind=ReasonKind.POLICY)
 
 
 def _once(reasons: tuple[Reason, ...]) -> tuple[Reason, ...]:
-    """One reason for each rule, the first; the policy's own texts all stay."""
-    rules = {reason.rule: reason for reason in reversed(reasons) if reason.rule != "policy"}
-    return tuple(r for r in reasons if r.rule == "policy" or rules.get(r.rule) is r)
+    """Return the first reason of each rule, and every reason that names no rule."""
+    first = {reason.rule: reason for reason in reversed(reasons)}
+    return tuple(r for r in reasons if r.rule == explain.UNNAMED or first[r.rule] is r)

@@ -20,18 +20,18 @@ PROFILE: Final = "tag:github.com,2023:veraison/ear"
 
 def claims(
     appraisal: Appraisal,
-    shown: Mapping[str, JsonValue],
+    guest_claims: Mapping[str, JsonValue],
     key: TeeKey,
     policy: str,
 ) -> dict[str, Any]:
-    """Return the claims of a token about a guest that was accepted, except issuer and time.
+    """Return the claims of a token about an accepted guest, without issuer and times.
 
     Args:
-        shown: the guest's claims that fit into a token.
+        guest_claims: the guest's claims that are in the token.
         policy: file name of the policy that accepted the guest.
     """
     runtime_data: dict[str, JsonValue] = {"tee-pubkey": dict(key.jwk)}
-    evidence = {appraisal.tee or NO_TEE: dict(shown), "runtime_data_claims": runtime_data}
+    evidence = {appraisal.tee or NO_TEE: dict(guest_claims), "runtime_data_claims": runtime_data}
     cpu = submodule(appraisal.trust, policy=policy, evidence=evidence)
     return {
         "eat_profile": PROFILE,
