@@ -52,7 +52,7 @@ async def test_the_packaged_policy_gives_every_accepted_guest_everything() -> No
         ({"releasePolicy.rego": HEAD + 'reasons contains "never"\n'}, "never"),
         ({"releasePolicy.rego": DEFAULT, "releaseData": "{"}, "not usable JSON"),
         ({"releasePolicy.rego": DEFAULT, "releaseData": '{"policy": {}}'}, "replace the verdict"),
-        ({"releasePolicy.rego": DEFAULT, "releasePolicies": "{"}, "no JSON"),
+        ({"releasePolicy.rego": DEFAULT, "releasePolicies": "{"}, "not valid JSON"),
         ({"releasePolicy.rego": DEFAULT, "releasePolicies": '{"keys/": 1}'}, "no name"),
         ({"releasePolicy.rego": DEFAULT, "releasePolicies": '{"keys/": "../x"}'}, "cannot be used"),
         ({"releasePolicy.rego": DEFAULT, "releasePolicies": '{"keys/": "none"}'}, "is missing"),
@@ -102,7 +102,7 @@ async def test_the_whole_input_of_a_policy(
     asked = {
         "claims": dict(PEER.claims),
         "appraisal": {"id": PEER.appraisal_id, "tee": PEER.tee},
-        "resource": {"kind": kind.value, "path": path, "labels": labels},
+        "resource": {"kind": kind.value, "path": path, "labels": labels, "query": {}},
         "submods": {"cpu0": part},
     }
     texts = {
@@ -180,4 +180,4 @@ async def test_what_is_broken_is_said_before_a_guest_finds_out() -> None:
     (problem,) = await RegoReleasePolicy(
         MemoryDocumentStore(TEES, {"releasePolicies": "{"}), TEES
     ).prepare()
-    assert "no JSON" in problem
+    assert "not valid JSON" in problem

@@ -150,7 +150,13 @@ class _Listeners:
             administration = self.cases.administration
             management.register(server, administration, rules, self.events)
             management_v1.register(
-                server, administration, self.cases.history, about.status, rules, self.events
+                server,
+                administration,
+                self.cases.history,
+                self.cases.explainer,
+                about.status,
+                rules,
+                self.events,
             )
 
         return GrpcListener(

@@ -17,7 +17,9 @@ from verdictd_py.broker.administration import (
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.changes import CheckedDocuments
 from verdictd_py.broker.documents import DocumentAdministrator
+from verdictd_py.broker.explanation import Explainer
 from verdictd_py.broker.history import History
+from verdictd_py.broker.policytests import PolicyTests
 from verdictd_py.broker.referencesets import SetAdministrator
 from verdictd_py.broker.release import Releaser
 from verdictd_py.broker.wrapping import Wrapper
@@ -28,7 +30,9 @@ from verdictd_py.errors import NotFound, PolicyInvalid, StorageError
 from verdictd_py.formats.openpgp import SequoiaKeyringEditor
 from verdictd_py.policy.appraisal import GuestTrust, OpenMeasurements, RegoAppraisalPolicy
 from verdictd_py.policy.engine import CompiledPolicies
+from verdictd_py.policy.floor import Pinning
 from verdictd_py.policy.release import RegoReleasePolicy
+from verdictd_py.policy.report import PolicyReports
 from verdictd_py.policy.sets import DocumentsWithSets
 from verdictd_py.policy.trial import PolicyTrial
 from verdictd_py.ports import AppraisalPolicy, Events, Tees, VerifierContext
@@ -63,6 +67,7 @@ class UseCases:
     release: RegoReleasePolicy
     prepare: Callable[[], Awaitable[None]]
     history: History
+    explainer: Explainer
     appraiser: Appraiser
     releaser: Releaser
     wrapper: Wrapper
@@ -139,12 +144,12 @@ def use_cases(
     documents = DirectoryDocumentStore(directory, tees)
     deciding = DocumentsWithSets(documents, clock)
     compiled = CompiledPolicies()
+    pinning = Pinning(verifiers.pinned_only, settings.require_reference_values)
     appraisal = RegoAppraisalPolicy(
         deciding,
         tees,
         compiled,
-        require_reference_values=settings.require_reference_values,
-        pinned_only=verifiers.pinned_only,
+        pinning=pinning,
     )
     release = RegoReleasePolicy(documents, tees, compiled)
     history = History()
@@ -165,6 +170,7 @@ def use_cases(
         release=release,
         prepare=prepare,
         history=history,
+        explainer=Explainer(history, appraisal),
         appraiser=build_appraiser(
             verifiers=verifiers,
             tees=tees,
@@ -210,6 +216,14 @@ def use_cases(
                 history=history,
                 events=events,
                 clock=clock,
+            ),
+            policy_tests=PolicyTests(
+                documents=documents,
+                changes=changes,
+                deciding=deciding,
+                tees=tees,
+                reporter=PolicyReports(tees, pinning=pinning),
+                history=history,
             ),
         ),
         trusted_root=None if root_ca_der is None else hashlib.sha256(root_ca_der).hexdigest(),

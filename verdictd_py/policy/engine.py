@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
 from types import MappingProxyType
-from typing import Final, ParamSpec, Self, TypeVar
+from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from verdictd_py.documents.reference import ReferenceData, canonical
 from verdictd_py.encoding import JsonValue, has_more_values
@@ -62,19 +62,59 @@ class PolicyResult:
     document: Mapping[str, JsonValue]
 
 
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """One definition of a rule of the policy; a rule may have several.
+
+    Attributes:
+        path: parts of the name; a computed last part is left out.
+        line: where it begins, from 1 on.
+        function: whether it takes arguments, so that it has no value of its own.
+    """
+
+    path: tuple[str, ...]
+    line: int
+    function: bool
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> Self:
+        """Read a definition as the engine describes it."""
+        return cls(tuple(answer["path"] or ("?",)), int(answer["line"]), bool(answer["function"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Comparisons that the policy makes for some claims.
+
+    Attributes:
+        rows: `line`, `operator`, `left`, `right` and `result` of the first comparisons; both
+            sides are texts of JSON, which the engine cuts.
+        made: how many comparisons there were.
+        document: value of every rule, as in `PolicyResult`.
+    """
+
+    rows: tuple[Mapping[str, JsonValue], ...]
+    made: int
+    document: Mapping[str, JsonValue]
+
+
 class CompiledPolicy:
     """A policy with its reference data, ready to judge claims. Made by `compile`.
 
     Attributes:
         reference: the reference data.
+        syntax: `v1` or `v0`, the version of Rego that the policy is read as.
+        definitions: of its rules, in their order.
     """
 
-    def __init__(self, policy: str, request: bytes, reference: ReferenceData) -> None:
+    def __init__(self, request: bytes, reference: ReferenceData) -> None:
         self.reference = reference
-        self._policy = policy
         self._request = request
+        instance, description = compiled_instance(request)
+        self.syntax = str(description["syntax"])
+        self.definitions = tuple(Definition.of(each) for each in description["rules"])
         self._overlaid = False  # whether an instance may have data of an earlier decision
-        self._idle = deque([self._new_instance()])
+        self._idle = deque([instance])
 
     @classmethod
     def compile(cls, policy: str, data: str | ReferenceData) -> Self:
@@ -96,7 +136,10 @@ class CompiledPolicy:
             request = f'{{"policy": {canonical(policy)}, "data": {reference.text}}}'.encode()
         except ValueError as error:
             raise PolicyInvalid(f"the policy is not text: {error}") from error
-        return cls(policy, request, reference)
+        try:
+            return cls(request, reference)
+        except PolicyInvalid as error:
+            raise PolicyInvalid(f"{error}{trustee.advice(policy)}") from error
 
     def evaluate(
         self, claims: Mapping[str, JsonValue], data: Mapping[str, JsonValue] = _NO_DATA
@@ -111,26 +154,37 @@ class CompiledPolicy:
                 type, a rule contradicts itself, or the decision exceeds its budget. An
                 undefined `allow` is not an error, it is a refusal.
         """
-        try:
-            term = canonical(dict(claims)).encode()
-        except ValueError as error:
-            raise PolicyInvalid(f"the claims are not JSON: {error}") from error
-        if len(term) > MAX_INPUT_BYTES:
-            raise PolicyInvalid(f"the claims are larger than {MAX_INPUT_BYTES} bytes")
-        document = self._answer(term, canonical(dict(data)).encode() if data else None)
+        document = self._answer(input_term(claims), data)
         if not isinstance(document, dict):
             raise PolicyInvalid("the policy's answer is not an object")
         return PolicyResult(document.get("allow") is True, document)
 
-    def _answer(self, term: bytes, data: bytes | None) -> JsonValue:
+    def trace(
+        self, claims: Mapping[str, JsonValue], data: Mapping[str, JsonValue] = _NO_DATA
+    ) -> Trace:
+        """Evaluate the policy again, and record its comparisons. For reports, never to decide.
+
+        Raises:
+            PolicyInvalid: as `evaluate`; recording costs some of the budget.
+        """
+        instance, _ = compiled_instance(self._request.removesuffix(b"}") + b', "trace": true}')
+        _overlay(instance, data)
+        answer = instance.call("evaluate", input_term(claims), DECISION_FUEL)
+        return Trace(tuple(answer["comparisons"]), answer["comparisons_made"], answer["document"])
+
+    def coverage(self) -> LineCoverage:
+        """Return a recorder of the lines that evaluations reach."""
+        return LineCoverage(self._request)
+
+    def _answer(self, term: bytes, data: Mapping[str, JsonValue]) -> JsonValue:
         try:
             instance = self._idle.popleft()
         except IndexError:
-            instance = self._new_instance()
+            instance, _ = compiled_instance(self._request)
         try:
-            if data is not None or self._overlaid:
+            if data or self._overlaid:
                 self._overlaid = True
-                instance.call("overlay", data or b"{}", DECISION_FUEL)
+                _overlay(instance, data)
             answer: JsonValue = instance.call("evaluate", term, DECISION_FUEL)["document"]
         except PolicyInvalid as error:
             if instance.broken:
@@ -141,17 +195,76 @@ class CompiledPolicy:
                 self._idle.append(instance)
         return answer
 
-    def _new_instance(self) -> EngineInstance:
-        instance = EngineInstance()
+
+class LineCoverage:
+    """Lines of a policy that its evaluations reach, from 1 on.
+
+    Attributes:
+        reached: lines that at least one evaluation reached.
+        not_reached: lines with an expression that no evaluation reached.
+    """
+
+    def __init__(self, request: bytes) -> None:
+        self.reached: frozenset[int] = frozenset()
+        self.not_reached: frozenset[int] = frozenset()
+        self._request = request
+        self._instance: EngineInstance | None = None
+
+    def evaluate(
+        self, claims: Mapping[str, JsonValue], data: Mapping[str, JsonValue] = _NO_DATA
+    ) -> None:
+        """Evaluate the policy for `claims`, and add the lines that this reaches.
+
+        Raises:
+            PolicyInvalid: see `CompiledPolicy.evaluate`.
+        """
+        if self._instance is None or self._instance.broken:
+            self._instance, _ = compiled_instance(self._request)
+            self._instance.call("record_coverage", None, DECISION_FUEL)
         try:
-            instance.call("compile", self._request, COMPILE_FUEL)
-        except PolicyInvalid as error:
-            if instance.broken:
-                raise
-            raise PolicyInvalid(
-                f"the policy cannot be compiled: {error}{trustee.advice(self._policy)}"
-            ) from error
-        return instance
+            _overlay(self._instance, data)
+            self._instance.call("evaluate", input_term(claims), DECISION_FUEL)
+        finally:
+            if not self._instance.broken:
+                answer = self._instance.call("coverage", None, DECISION_FUEL)
+                covered, missed = answer["covered"] or (), answer["not_covered"] or ()
+                self.reached |= frozenset(covered)
+                self.not_reached = (self.not_reached | frozenset(missed)) - self.reached
+
+
+def compiled_instance(request: bytes) -> tuple[EngineInstance, Mapping[str, Any]]:
+    """Return an instance that has compiled a policy, and the engine's description of the policy.
+
+    Raises:
+        PolicyInvalid: the policy cannot be compiled; the message names cause and place.
+    """
+    instance = EngineInstance()
+    try:
+        return instance, instance.call("compile", request, COMPILE_FUEL)
+    except PolicyInvalid as error:
+        if instance.broken:
+            raise
+        raise PolicyInvalid(f"the policy cannot be compiled: {error}") from error
+
+
+def input_term(claims: Mapping[str, JsonValue]) -> bytes:
+    """Return the input of an evaluation as the engine takes it.
+
+    Raises:
+        PolicyInvalid: the claims are not JSON, or too large.
+    """
+    try:
+        term = canonical(dict(claims)).encode()
+    except ValueError as error:
+        raise PolicyInvalid(f"the claims are not JSON: {error}") from error
+    if len(term) > MAX_INPUT_BYTES:
+        raise PolicyInvalid(f"the claims are larger than {MAX_INPUT_BYTES} bytes")
+    return term
+
+
+def _overlay(instance: EngineInstance, data: Mapping[str, JsonValue]) -> None:
+    """Put data of one decision in place of reference data of the same names."""
+    instance.call("overlay", canonical(dict(data)).encode(), DECISION_FUEL)
 
 
 class CompiledPolicies:

@@ -59,16 +59,22 @@ class RegoReleasePolicy:
             path: `keys/<kid>`, or `<repository>/<type>/<tag>` of a resource.
             query: of the request's URL.
         """
+        resource: dict[str, JsonValue] = {
+            "kind": kind.value,
+            "path": path,
+            "labels": _labels(path),
+            "query": dict(query),
+        }
         asked: dict[str, JsonValue] = {
             "claims": dict(peer.claims),
             "appraisal": {"id": peer.appraisal_id, "tee": peer.tee},
-            "resource": {"kind": kind.value, "path": path, "labels": _labels(path)},
+            "resource": resource,
             trustee.SUBMODS: trustee.submods(self._tees, peer.tee, peer.claims, peer.trust),
         }
         try:
             documents = await self._documents_for(path)  # 1
             _, result = await self._compiled.evaluate(  # 2, 3
-                documents, asked, trustee.request(path, query)
+                documents, asked, trustee.request(asked)
             )
         except _UNREADABLE as error:
             return (_reason(f"the release policy for {path} cannot be used: {error}"),)

@@ -30,16 +30,18 @@ _ATTESTATION_POLICY: Final = re.compile(
 )
 
 
-def request(path: str, query: Mapping[str, str]) -> dict[str, JsonValue]:
-    """Return the data that describes a request.
+def request(release_input: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """Return the data that describes the request in the input of a release policy.
 
-    Args:
-        path: `keys/<kid>`, or `<repository>/<type>/<tag>` of a resource. A key has the path under
-            which a guest requests it.
-        query: of the request's URL.
+    A key has the path under which a guest requests it. Any other input, such as the claims in a
+    test of an appraisal policy, describes no request: the result is empty.
     """
+    resource = release_input.get("resource")
+    path = resource.get("path") if isinstance(resource, dict) else None
+    if not isinstance(resource, dict) or not isinstance(path, str):
+        return {}
     segments: list[JsonValue] = [*path.removeprefix(_KEYS).split("/")]
-    return {"plugin": PLUGIN, "resource-path": segments, "query": dict(query)}
+    return {"plugin": PLUGIN, "resource-path": segments, "query": resource.get("query", {})}
 
 
 def submods(
