@@ -17,8 +17,11 @@ from verdictd_py.domain.trust import UNTRUSTED, TrustVector
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid, StorageError
 from verdictd_py.policy.appraisal import GuestTrust
+from verdictd_py.policy.coverage import PolicyCoverage
 from verdictd_py.policy.engine import CompiledPolicies, CompiledPolicy
+from verdictd_py.policy.floor import NO_REQUIREMENTS
 from verdictd_py.policy.release import RegoReleasePolicy
+from verdictd_py.policy.report import report
 from verdictd_py.policy.trial import PolicyTrial
 from verdictd_py.ports import Kind, PolicyDocuments
 from verdictd_py.storage.memory import MemoryDocumentStore
@@ -211,6 +214,32 @@ async def test_a_policy_for_paths_that_are_text_is_refused_when_it_is_set() -> N
     older = HEAD + 'path := split(data["resource-path"], "/")\n\nallow if path[0] == "default"\n'
     with pytest.raises(PolicyInvalid, match="the policy failed: line 5: "):
         await PolicyTrial(TEES).check(PolicyDocuments(older, "{}"), None)
+
+
+def test_reports_and_coverage_give_such_a_policy_the_request_of_its_input() -> None:
+    written: dict[str, JsonValue] = {
+        "resource": {"path": "keys/a/b/c", "query": {"version": "1"}},
+        "submods": {"cpu0": {"ear.status": "affirming"}},
+    }
+    policy = TRUSTED + 'path := data["resource-path"]\n\nversion := data.query.version\n'
+    compiled = CompiledPolicy.compile(policy, "{}")
+    found = report(compiled, policy, written, None, pinning=NO_REQUIREMENTS)
+    assert found.allow
+    values = {rule.name: rule.value for rule in found.rules}
+    assert (values["path"], values["version"]) == (["a", "b", "c"], "1")
+    assert [each.right for each in found.comparisons if each.operator == "!="] == ['"affirming"']
+    assert found.notes == ()
+    counted = PolicyCoverage(compiled, pinning=NO_REQUIREMENTS)
+    counted.add(written, None)
+    assert counted.accepted == 1
+    claims = tdx_claims(resource={"path": "keys/a/b/c"})
+    values = {
+        rule.name: rule.value
+        for rule in report(
+            compiled, policy, claims, TEES.named("tdx"), pinning=NO_REQUIREMENTS
+        ).rules
+    }
+    assert values["path"] is None
 
 
 RATING = "package policy\n\nimport rego.v1\n\n"
