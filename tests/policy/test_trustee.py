@@ -16,6 +16,7 @@ from verdictd_py.domain.evidence import VerifiedEvidence
 from verdictd_py.domain.trust import UNTRUSTED, TrustVector
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid, StorageError
+from verdictd_py.policy import trustee
 from verdictd_py.policy.appraisal import GuestTrust
 from verdictd_py.policy.coverage import PolicyCoverage
 from verdictd_py.policy.engine import CompiledPolicies, CompiledPolicy
@@ -23,7 +24,8 @@ from verdictd_py.policy.floor import NO_REQUIREMENTS
 from verdictd_py.policy.release import RegoReleasePolicy
 from verdictd_py.policy.report import report
 from verdictd_py.policy.trial import PolicyTrial
-from verdictd_py.ports import Kind, PolicyDocuments
+from verdictd_py.ports import Kind, PolicyDocuments, Tees
+from verdictd_py.ports.tees import InitDataBinding
 from verdictd_py.storage.memory import MemoryDocumentStore
 
 AFFIRMED: TrustVector = {"hardware": 2, "executables": 2, "configuration": 3}
@@ -142,6 +144,14 @@ async def test_init_data_has_its_name_only_where_the_evidence_proves_it(
 ) -> None:
     policy = HEAD + f'allow if {EVIDENCE}.init_data_claims.data["a.toml"] == "x"\n'
     assert await allows(policy, guest) is expected
+
+
+def test_a_tee_that_does_not_measure_init_data_proves_none() -> None:
+    for binding in (InitDataBinding(claim=None), None):
+        tees = Tees((replace(TEES.named("tdx"), init_data=binding),))
+        found = trustee.submods(tees, "tdx", {"initData": {"data": {}}}, AFFIRMED)["cpu0"]
+        assert isinstance(found, dict)
+        assert found["ear.veraison.annotated-evidence"] == {"tdx": {"initData": {"data": {}}}}
 
 
 async def test_the_older_name_of_the_submodule_refuses_who_proves_nothing() -> None:
