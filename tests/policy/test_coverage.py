@@ -9,8 +9,9 @@ import pytest
 from tests.policy.support import tdx_claims
 from tests.support.tees import TEES
 from verdictd_py.errors import PolicyInvalid
+from verdictd_py.policy.appraisal import Requirements
 from verdictd_py.policy.coverage import PolicyCoverage
-from verdictd_py.policy.engine import CompiledPolicy
+from verdictd_py.ports import PolicyDocuments
 
 POLICY = """package policy
 
@@ -47,8 +48,8 @@ def not_reached(counted: PolicyCoverage) -> list[int]:
 
 
 def coverage(policy: str = POLICY) -> PolicyCoverage:
-    compiled = CompiledPolicy.compile(policy, '{"rack": ["b0c06f000000"]}')
-    return PolicyCoverage(compiled, require_reference_values=False)
+    documents = PolicyDocuments(policy, '{"rack": ["b0c06f000000"]}')
+    return PolicyCoverage(documents, Requirements())
 
 
 def rule(counted: PolicyCoverage, name: str) -> dict[str, Any]:

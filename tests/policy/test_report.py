@@ -6,15 +6,24 @@ import json
 
 import pytest
 
-from tests.policy.support import ONE, TWO, Claims, default_documents, tdx_claims, without
+from tests.policy.support import (
+    ONE,
+    TWO,
+    Claims,
+    default_documents,
+    sgx_claims,
+    tdx_claims,
+    without,
+)
 from tests.support.tees import TEES
 from verdictd_py.domain.policyreport import PolicyReport, RuleState
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
-from verdictd_py.policy.appraisal import RegoAppraisalPolicy
+from verdictd_py.policy.appraisal import RegoAppraisalPolicy, Requirements
 from verdictd_py.policy.report import PolicyReports
 from verdictd_py.ports import PolicyDocuments
 
+PINNED_ONLY = frozenset({"sgx"})
 HEAD = "package policy\n\nimport rego.v1\n\ndefault allow := false\n\n"
 RACK = HEAD + (
     "allow if {\n\tinput.debug == false\n\tin_rack\n}\n\n"
@@ -27,7 +36,7 @@ RACK_DATA = '{"rack": ["50806f000000"]}'
 async def report_of(
     policy: str, data: str, claims: Claims, tee: str | None = "tdx", *, required: bool = False
 ) -> PolicyReport:
-    reports = PolicyReports(TEES, require_reference_values=required)
+    reports = PolicyReports(TEES, Requirements(required, PINNED_ONLY))
     return await reports.report(PolicyDocuments(policy, data), claims, tee)
 
 
@@ -170,7 +179,9 @@ async def test_the_reasons_are_those_of_the_decision(
             assert tee == "tdx"
             return documents
 
-    decides = RegoAppraisalPolicy(Source(), TEES, require_reference_values=required)
+    decides = RegoAppraisalPolicy(
+        Source(), TEES, require_reference_values=required, pinned_only=PINNED_ONLY
+    )
     reasons = await decides.failures("tdx", claims)
     report = await report_of(documents.policy, documents.data, claims, required=required)
     assert report.reasons == reasons
@@ -182,6 +193,12 @@ async def test_a_policy_that_accepts_is_overruled_by_the_floor() -> None:
     assert report.allow
     assert not report.accepted
     assert [reason.rule for reason in report.reasons] == ["tcbStatus"]
+
+
+async def test_a_tee_that_is_not_pinned_is_refused_as_the_broker_refuses_it() -> None:
+    report = await report_of(HEAD + "allow if true\n", "{}", sgx_claims(), "sgx")
+    assert report.allow
+    assert "no measurement of sgx is pinned" in report.reasons[0].text
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,12 @@ def with_options(**changes: Any) -> SimulatedPlatform:
 
 def signed_again(collateral: Collateral, **texts: str) -> Collateral:
     """Collateral with other texts for `tcb_info` or `qe_identity`, duly signed."""
-    signer = platform().tcb_signer
+    return signed_by(platform(), collateral, **texts)
+
+
+def signed_by(of: SimulatedPlatform, collateral: Collateral, /, **texts: str) -> Collateral:
+    """Return collateral with other texts, signed for a platform."""
+    signer = of.tcb_signer
     for name, text in texts.items():
         signature = pki.sign_raw(signer.key, text.encode())
         changes: dict[str, Any] = {name: text, f"{name}_signature": signature}

@@ -77,6 +77,17 @@ def test_names(names: list[str], tees: set[str]) -> None:
     assert not found.accepts_anyone
 
 
+def test_only_a_tee_that_says_so_is_served_unnamed_before_a_pin() -> None:
+    assert select(None, CONTEXT).pinned_only == {"sgx"}
+    for names in (["sgx"], ["sgx_ecdsa", "tdx"], ["toy"]):
+        assert select(names, CONTEXT).pinned_only == frozenset()
+
+
+def test_a_tee_of_another_package_waits_for_a_pin_where_it_is_not_named() -> None:
+    tees = known_tees(["toy"])
+    assert registry.select(None, tees, CONTEXT).pinned_only == {"sgx", "toy"}
+
+
 def test_built_in_names_cannot_be_taken() -> None:
     assert isinstance(select(["tdx"], CONTEXT)["tdx"], TdxVerifier)
     assert isinstance(select(["tdx_ecdsa"], CONTEXT)["tdx"], TdxVerifier)

@@ -123,13 +123,15 @@ def _appraiser(options: Namespace) -> Appraiser:
             )
         },
     )
+    verifiers = select(names, tees, context)
     return app.build_appraiser(
-        verifiers=select(names, tees, context),
+        verifiers=verifiers,
         tees=tees,
         policy=RegoAppraisalPolicy(
             _Policies(tees, _text(options.policy), _text(options.data)),
             tees,
             require_reference_values=options.require_reference_values,
+            pinned_only=verifiers.pinned_only,
         ),
         clock=lambda: moment,
         events=Silent(),

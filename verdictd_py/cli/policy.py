@@ -18,6 +18,7 @@ from verdictd_py.documents.recorded import MAX_RECORDED_BYTES, RecordedClaims, r
 from verdictd_py.documents.reference import MAX_DATA_BYTES
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import ConfigError, PolicyInvalid, RequestError
+from verdictd_py.policy.appraisal import Requirements
 from verdictd_py.policy.coverage import PolicyCoverage
 from verdictd_py.policy.engine import CompiledPolicy
 from verdictd_py.policy.report import outline, report
@@ -80,11 +81,12 @@ def _parser() -> Parser:
         help="count what each rule decided for the recorded claims in DIR/*.json",
     )
     test.add_argument("--require-reference-values", action="store_true", help="as the daemon's")
+    test.add_argument("--verifier", metavar="NAME[,NAME]", help="as the daemon's (none)")
     return parser
 
 
 def _check(options: Namespace) -> Shown:
-    tees = known_tees(_plugin(options))
+    tees = known_tees(_named(options))
     policy = _text(options.file, "the policy", MAX_DATA_BYTES)
     tee = tees.named(options.tee) if options.tee else tees.of_document(options.file.name)
     documents = _documents(options, policy, tee)
@@ -100,7 +102,7 @@ def _check(options: Namespace) -> Shown:
 def _test(options: Namespace) -> Shown:
     if (options.claims is None) == (options.coverage is None):
         raise ConfigError("give either a file of claims, or --coverage with a directory of them")
-    tees = known_tees(_plugin(options))
+    tees = known_tees(_named(options))
     policy = _text(options.file, "the policy", MAX_DATA_BYTES)
     if options.coverage is not None:
         coverage = _Coverage(options, tees, policy)
@@ -112,13 +114,10 @@ def _test(options: Namespace) -> Shown:
     recorded = only_guest(read_recorded(data, what), what)
     tee = tee_of_claims(tees, recorded, options.tee or "", options.file.name)
     documents = _documents(options, policy, tee)
-    result = report(
-        _compiled(options, documents),
-        policy,
-        recorded.claims,
-        tee,
-        require_reference_values=options.require_reference_values,
-    )
+    try:
+        result = report(documents, recorded.claims, tee, _requirements(options, tees))
+    except PolicyInvalid as error:
+        raise _unusable(options, error) from error
     result = replace(result, notes=(*notes(tees, recorded, ""), *result.notes))
     return policyreport.tested(result.as_json())
 
@@ -159,9 +158,12 @@ class _Coverage:
         options = self._options
         tee = tee_of_claims(self._tees, recorded, options.tee or "", options.file.name)
         if self._counted is None:
-            compiled = _compiled(options, _documents(options, self._policy, tee))
-            required = options.require_reference_values
-            self._counted = tee, PolicyCoverage(compiled, require_reference_values=required)
+            documents = _documents(options, self._policy, tee)
+            try:
+                made = PolicyCoverage(documents, _requirements(options, self._tees))
+            except PolicyInvalid as error:
+                raise _unusable(options, error) from error
+            self._counted = tee, made
         first, counted = self._counted
         if first is not tee:
             names = ["no TEE" if each is None else each.name for each in (tee, first)]
@@ -203,11 +205,17 @@ def _files(directory: Path) -> Iterator[Path]:
     return (file for name in names if (file := directory / name).is_file())
 
 
-def _compiled(options: Namespace, documents: PolicyDocuments) -> CompiledPolicy:
-    try:
-        return CompiledPolicy.compile(documents.policy, documents.reference)
-    except PolicyInvalid as error:
-        raise ConfigError(f"{options.file}: {error}; correct it") from error
+def _unusable(options: Namespace, error: PolicyInvalid) -> ConfigError:
+    return ConfigError(f"{options.file}: {error}; correct it")
+
+
+def _requirements(options: Namespace, tees: Tees) -> Requirements:
+    """Return what a daemon with these settings requires in addition to the policy."""
+    unnamed = [tee.name for tee in tees if tee.proves and not tee.served_unpinned]
+    return Requirements(
+        options.require_reference_values,
+        frozenset(unnamed if options.verifier is None else ()),
+    )
 
 
 def _documents(options: Namespace, policy: str, tee: Tee | None) -> PolicyDocuments:
@@ -244,5 +252,10 @@ def _text(file: Path, what: str, limit: int) -> str:
         ) from None
 
 
-def _plugin(options: Namespace) -> Sequence[str] | None:
-    return None if options.tee is None else [options.tee]
+def _named(options: Namespace) -> Sequence[str]:
+    """Return the TEEs that the command line names, which may be those of other packages."""
+    verifiers = getattr(options, "verifier", None)
+    return [
+        *(() if options.tee is None else (options.tee,)),
+        *(() if verifiers is None else verifiers.split(",")),
+    ]

@@ -140,7 +140,11 @@ def use_cases(
     deciding = DocumentsWithSets(documents, clock)
     compiled = CompiledPolicies()
     appraisal = RegoAppraisalPolicy(
-        deciding, tees, compiled, require_reference_values=settings.require_reference_values
+        deciding,
+        tees,
+        compiled,
+        require_reference_values=settings.require_reference_values,
+        pinned_only=verifiers.pinned_only,
     )
     release = RegoReleasePolicy(documents, compiled)
     history = History()
@@ -211,9 +215,7 @@ def use_cases(
                 changes=changes,
                 deciding=deciding,
                 tees=tees,
-                reporter=PolicyReports(
-                    tees, require_reference_values=settings.require_reference_values
-                ),
+                reporter=PolicyReports(tees, appraisal.requirements),
                 history=history,
             ),
         ),

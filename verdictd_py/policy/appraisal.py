@@ -3,14 +3,55 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
 
-from verdictd_py.documents.reference import Reference
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, ReasonKind, StorageError
 from verdictd_py.policy import explain, floor
 from verdictd_py.policy.engine import CompiledPolicies, PolicyResult, in_thread
 from verdictd_py.ports import PolicyDocuments, PolicySource, Tee, Tees
+
+
+@dataclass(frozen=True, slots=True)
+class Requirements:
+    """The operator's requirements of a guest in addition to the policy.
+
+    Attributes:
+        require_reference_values: a list that is missing or empty refuses, where otherwise
+            it means any value (for the TCB status, its default).
+        pinned_only: TEEs whose guests are refused while no measurement is pinned.
+    """
+
+    require_reference_values: bool = False
+    pinned_only: Container[str] = frozenset()
+
+    def refusals(
+        self,
+        tee: Tee,
+        documents: PolicyDocuments,
+        claims: Mapping[str, JsonValue],
+        result: PolicyResult,
+    ) -> tuple[Reason, ...]:
+        """Return every reason to refuse a guest after the policy was evaluated; empty accepts.
+
+        A test of a policy calls this as well, so that it reports what the broker decides.
+
+        1. Apply the rules that no policy can overrule (`floor`). 2. Explain a refusal.
+        """
+        reference = documents.reference.values
+        reasons = tee.revoked(claims)  # 1
+        always = floor.unordered(tee, claims, reference)
+        always += floor.unverified_devices(claims, result.document)
+        if tee.name in self.pinned_only:
+            reasons += floor.nothing_pinned(tee, reference)
+        if self.require_reference_values:
+            reasons += floor.not_pinned(tee, reference)
+        if not result.allow:  # 2
+            found = explain.differences(tee, claims, reference)
+            found += explain.own_reasons(result.document, tee.reason_kind)
+            reasons += found or (unexplained(result),)
+        return _once(reasons + always)
 
 
 class RegoAppraisalPolicy:
@@ -23,8 +64,7 @@ class RegoAppraisalPolicy:
         source: documents that decide, with the named sets that are in force.
         tees: those whose guests it appraises; it refuses those of any other.
         compiled: cache of compiled policies, shared with what checks them.
-        require_reference_values: a list that is missing or empty refuses, where otherwise
-            it means any value (for the TCB status, its default).
+        require_reference_values, pinned_only: see `Requirements`.
     """
 
     def __init__(
@@ -34,10 +74,11 @@ class RegoAppraisalPolicy:
         compiled: CompiledPolicies | None = None,
         *,
         require_reference_values: bool = False,
+        pinned_only: Container[str] = frozenset(),
     ) -> None:
         self._source = source
         self._tees = tees
-        self._require_reference_values = require_reference_values
+        self.requirements = Requirements(require_reference_values, pinned_only)
         self._compiled = CompiledPolicies() if compiled is None else compiled
 
     async def prepare(self, tee: str) -> PolicyDocuments:
@@ -53,6 +94,17 @@ class RegoAppraisalPolicy:
         await in_thread(self._compiled.of, documents)
         return documents
 
+    async def awaits_pin(self, tee: str) -> bool:
+        """Return whether every guest of a TEE is refused because no measurement is pinned."""
+        known = self._tees.get(tee)
+        if known is None or tee not in self.requirements.pinned_only:
+            return False
+        try:
+            documents = await self._source.documents(tee)
+            return bool(floor.nothing_pinned(known, documents.reference.values))
+        except (NotFound, StorageError, PolicyInvalid):
+            return True
+
     async def failures(self, tee: str, claims: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
         """Return every failed rule; empty only if the policy's `allow` is `true`.
 
@@ -65,40 +117,9 @@ class RegoAppraisalPolicy:
         try:
             documents = await self._source.documents(tee)  # 1
             _, result = await self._compiled.evaluate(documents, claims)  # 2, 3
-            reference = documents.reference.values
         except (NotFound, StorageError, PolicyInvalid) as error:
             return failed(known, claims, error)
-        return refusals(  # 4, 5
-            known,
-            claims,
-            reference,
-            result,
-            require_reference_values=self._require_reference_values,
-        )
-
-
-def refusals(
-    tee: Tee,
-    claims: Mapping[str, JsonValue],
-    reference: Reference,
-    result: PolicyResult,
-    *,
-    require_reference_values: bool,
-) -> tuple[Reason, ...]:
-    """Return every reason to refuse a guest for whom the policy was evaluated; empty accepts it.
-
-    A test of a policy calls this as well, so that it reports what the broker decides.
-    """
-    reasons = tee.revoked(claims)
-    always = floor.unordered(tee, claims, reference)
-    always += floor.unverified_devices(claims, result.document)
-    if require_reference_values:
-        reasons += floor.not_pinned(tee, reference)
-    if not result.allow:
-        found = explain.differences(tee, claims, reference)
-        found += explain.own_reasons(result.document, tee.reason_kind)
-        reasons += found or (unexplained(result),)
-    return _once(reasons + always)
+        return self.requirements.refusals(known, documents, claims, result)  # 4, 5
 
 
 def failed(

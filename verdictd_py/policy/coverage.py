@@ -8,9 +8,10 @@ from dataclasses import dataclass, fields
 from verdictd_py.domain.policyreport import RuleState
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
+from verdictd_py.policy.appraisal import Requirements
 from verdictd_py.policy.engine import CompiledPolicy
 from verdictd_py.policy.report import decision, rule_values
-from verdictd_py.ports import Tee
+from verdictd_py.ports import PolicyDocuments, Tee
 
 
 @dataclass(slots=True)
@@ -52,19 +53,23 @@ class PolicyCoverage:
     """Evaluates a policy for many recorded claims, and counts.
 
     Args:
-        require_reference_values: as for `RegoAppraisalPolicy`.
+        requirements: those of the broker.
+
+    Raises:
+        PolicyInvalid: the policy cannot be compiled.
 
     Attributes:
         accepted, refused: claims by the broker's decision.
     """
 
-    def __init__(self, compiled: CompiledPolicy, *, require_reference_values: bool) -> None:
+    def __init__(self, documents: PolicyDocuments, requirements: Requirements) -> None:
         self.accepted = 0
         self.refused = 0
-        self._compiled = compiled
-        self._require_reference_values = require_reference_values
-        self._lines = compiled.coverage()
-        self._rules = {rule.name: (rule, Counts()) for rule in rule_values(compiled, None)}
+        self._documents = documents
+        self._requirements = requirements
+        self._compiled = CompiledPolicy.compile(documents.policy, documents.reference)
+        self._lines = self._compiled.coverage()
+        self._rules = {rule.name: (rule, Counts()) for rule in rule_values(self._compiled, None)}
 
     def add(self, claims: Mapping[str, JsonValue], tee: Tee | None) -> None:
         """Count one guest.
@@ -78,13 +83,7 @@ class PolicyCoverage:
         except PolicyInvalid:
             self.refused += 1
             raise
-        reasons = decision(
-            claims,
-            self._compiled.reference.values,
-            result,
-            tee,
-            require_reference_values=self._require_reference_values,
-        )
+        reasons = decision(self._documents, claims, result, tee, self._requirements)
         if reasons:
             self.refused += 1
         else:

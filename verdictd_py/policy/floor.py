@@ -6,6 +6,7 @@ one that the policy accepts, and one reason of these rules is a refusal:
 * `unordered`: a minimum is not a number, so that no comparison with it is sound.
 * `unverified_devices`: the guest has devices that nobody verified, unless the policy names them.
 * `not_pinned`: a list of reference values is missing or empty, where the operator requires them.
+* `nothing_pinned`: no measurement is pinned at all, for a TEE that the operator has not named.
 
 A platform whose TCB the vendor revoked is refused as well (`Tee.revoked`), before a policy is
 evaluated. The verifiers have a floor of their own, because it needs the quote rather than
@@ -45,6 +46,33 @@ def not_pinned(tee: Tee, reference: Reference) -> tuple[Reason, ...]:
         for name in (*tee.measurements, *tcb)
         if not reference.get(name, [])
     )
+
+
+def nothing_pinned(tee: Tee, reference: Reference) -> tuple[Reason, ...]:
+    """Refuse every guest of a TEE without a usable reference value for any measurement.
+
+    There is a reason for each measurement, so that this refusal alone does not prevent a pin
+    of the refused guest.
+    """
+    if any(_pins(tee, name, reference) for name in tee.measurements):
+        return ()
+    remedy = f"pin this guest (verdict-py reference pin) or start with --verifier {tee.name}"
+    return tuple(
+        Reason(
+            name,
+            "",
+            "",
+            f"{name}: no measurement of {tee.name} is pinned; {remedy}",
+            kind=ReasonKind.MEASUREMENT,
+        )
+        for name in tee.measurements or (tee.name,)
+    )
+
+
+def _pins(tee: Tee, name: str, reference: Reference) -> bool:
+    """Whether a list has a value that a guest could measure: marks of ended sets are none."""
+    values = reference.get(name)
+    return isinstance(values, list) and any(map(tee.claims[name].form.accepts, values))
 
 
 def unordered(tee: Tee, claims: Claims, reference: Reference) -> tuple[Reason, ...]:

@@ -112,11 +112,11 @@ class RegoReleasePolicy:
 
 
 def _labels(path: str) -> JsonValue:
-    """Parts of a name of three segments, by what they are; a key's prefix is none of them."""
-    parts = path.removeprefix("keys/").split("/")
-    if len(parts) != 3:
-        return {}
-    return dict(zip(("repository", "type", "tag"), parts, strict=True))
+    """Return the parts of a name of three segments; the prefix of a key's path is no part."""
+    match path.removeprefix("keys/").split("/"):
+        case repository, kind, tag:
+            return {"repository": repository, "type": kind, "tag": tag}
+    return {}
 
 
 def _reason(text: str) -> Reason:

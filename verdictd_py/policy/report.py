@@ -8,6 +8,7 @@ records them. It decides nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Final
 
 from verdictd_py.documents.reference import Reference
 from verdictd_py.domain.claims import Compared
@@ -22,10 +23,13 @@ from verdictd_py.domain.policyreport import (
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid, Reason
 from verdictd_py.policy import appraisal, explain
+from verdictd_py.policy.appraisal import Requirements
 from verdictd_py.policy.engine import CompiledPolicy, PolicyResult, in_thread
 from verdictd_py.ports import PolicyDocuments, Tee, Tees
 
 Claims = Mapping[str, JsonValue]
+
+_NONE: Final = Requirements()
 
 
 class PolicyReports:
@@ -33,12 +37,12 @@ class PolicyReports:
 
     Args:
         tees: those whose claims can be tested.
-        require_reference_values: as for `RegoAppraisalPolicy`.
+        requirements: those of the broker.
     """
 
-    def __init__(self, tees: Tees, *, require_reference_values: bool = False) -> None:
+    def __init__(self, tees: Tees, requirements: Requirements = _NONE) -> None:
         self._tees = tees
-        self._require_reference_values = require_reference_values
+        self._requirements = requirements
 
     async def outline(self, policy: str) -> PolicyOutline:
         return outline(await in_thread(CompiledPolicy.compile, policy, "{}"))
@@ -49,32 +53,24 @@ class PolicyReports:
         return await in_thread(self._report, documents, claims, tee)
 
     def _report(self, documents: PolicyDocuments, claims: Claims, tee: str | None) -> PolicyReport:
-        return report(
-            CompiledPolicy.compile(documents.policy, documents.reference),
-            documents.policy,
-            claims,
-            self._tees.get(tee),
-            require_reference_values=self._require_reference_values,
-        )
+        return report(documents, claims, self._tees.get(tee), self._requirements)
 
 
 def report(
-    compiled: CompiledPolicy,
-    source: str,
-    claims: Claims,
-    tee: Tee | None,
-    *,
-    require_reference_values: bool,
+    documents: PolicyDocuments, claims: Claims, tee: Tee | None, requirements: Requirements
 ) -> PolicyReport:
     """Return the report of a policy and the claims of one guest.
 
     Args:
-        source: text of the policy, for the lines of comparisons.
         tee: of the claims; None for the input of a release policy.
 
     An evaluation that fails is a refusal, as it is in the broker; `error` names its cause.
+
+    Raises:
+        PolicyInvalid: the policy cannot be compiled.
     """
-    reference = compiled.reference.values
+    compiled = CompiledPolicy.compile(documents.policy, documents.reference)
+    reference = documents.reference.values
     compared = () if tee is None else tuple(_claims(tee, claims, reference))
     try:
         result = compiled.evaluate(claims)
@@ -89,14 +85,12 @@ def report(
             comparisons=(),
             comparisons_made=0,
         )
-    comparisons, made, notes = _comparisons(compiled, source, claims, result)
+    comparisons, made, notes = _comparisons(compiled, documents.policy, claims, result)
     return PolicyReport(
         allow=result.allow,
         tee=None if tee is None else tee.name,
         error="",
-        reasons=decision(
-            claims, reference, result, tee, require_reference_values=require_reference_values
-        ),
+        reasons=decision(documents, claims, result, tee, requirements),
         rules=rule_values(compiled, result.document),
         claims=compared,
         comparisons=comparisons,
@@ -111,18 +105,15 @@ def outline(compiled: CompiledPolicy) -> PolicyOutline:
 
 
 def decision(
+    documents: PolicyDocuments,
     claims: Claims,
-    reference: Reference,
     result: PolicyResult,
     tee: Tee | None,
-    *,
-    require_reference_values: bool,
+    requirements: Requirements,
 ) -> tuple[Reason, ...]:
     """Return every reason to refuse; empty accepts the guest, or releases the secret to it."""
     if tee is not None:
-        return appraisal.refusals(
-            tee, claims, reference, result, require_reference_values=require_reference_values
-        )
+        return requirements.refusals(tee, documents, claims, result)
     if result.allow:
         return ()
     return explain.own_reasons(result.document) or (appraisal.unexplained(result),)

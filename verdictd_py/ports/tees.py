@@ -218,6 +218,8 @@ class Tee:
             names the measurements for which the operator has pinned no values.
         proves: False for a TEE whose evidence any client can make: it is served only with a
             flag of its own.
+        served_unpinned: whether guests can be accepted before a measurement is pinned, although
+            `--verifier` does not name the TEE.
     """
 
     name: str
@@ -234,6 +236,7 @@ class Tee:
         default=no_trust, repr=False
     )
     proves: bool = True
+    served_unpinned: bool = False
 
     @property
     def measurements(self) -> tuple[str, ...]:
