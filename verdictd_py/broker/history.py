@@ -24,7 +24,12 @@ KEPT: Final = 500
 
 
 _LARGE: Final = (eventlog.RULE, initdata.CLAIM)
-"""Claims that are not kept: a guest decides how long they are."""
+"""Claims that are not stored unless they are null: a guest decides how long they are."""
+
+
+def _is_large(name: str, value: JsonValue) -> bool:
+    """Whether a claim is not stored; that a guest sent nothing is short, and a policy sees it."""
+    return name in _LARGE and value is not None
 
 
 class Verdict(StrEnum):
@@ -83,12 +88,12 @@ class Judgement:
             form=appraisal.form,
             tcb_status="" if found is None else found.tcb_status or "",
             advisory_ids=() if found is None else found.advisory_ids,
-            claims={name: v for name, v in appraisal.claims.items() if name not in _LARGE},
+            claims={name: v for name, v in appraisal.claims.items() if not _is_large(name, v)},
             evidence="" if found is None else found.digest,
             reasons=appraisal.reasons,
             measurements=measurements,
             not_pinnable=_not_pinnable(appraisal),
-            withheld=tuple(name for name in _LARGE if name in appraisal.claims),
+            withheld=tuple(n for n, value in appraisal.claims.items() if _is_large(n, value)),
         )
 
     @classmethod
