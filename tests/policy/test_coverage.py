@@ -9,9 +9,9 @@ import pytest
 from tests.policy.support import tdx_claims
 from tests.support.tees import TEES
 from verdictd_py.errors import PolicyInvalid
-from verdictd_py.policy.appraisal import Requirements
 from verdictd_py.policy.coverage import PolicyCoverage
-from verdictd_py.ports import PolicyDocuments
+from verdictd_py.policy.engine import CompiledPolicy
+from verdictd_py.policy.floor import NO_REQUIREMENTS
 
 POLICY = """package policy
 
@@ -48,8 +48,8 @@ def not_reached(counted: PolicyCoverage) -> list[int]:
 
 
 def coverage(policy: str = POLICY) -> PolicyCoverage:
-    documents = PolicyDocuments(policy, '{"rack": ["b0c06f000000"]}')
-    return PolicyCoverage(documents, Requirements())
+    compiled = CompiledPolicy.compile(policy, '{"rack": ["b0c06f000000"]}')
+    return PolicyCoverage(compiled, pinning=NO_REQUIREMENTS)
 
 
 def rule(counted: PolicyCoverage, name: str) -> dict[str, Any]:

@@ -19,11 +19,11 @@ from tests.support.tees import TEES
 from verdictd_py.domain.policyreport import PolicyReport, RuleState
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
-from verdictd_py.policy.appraisal import RegoAppraisalPolicy, Requirements
+from verdictd_py.policy.appraisal import RegoAppraisalPolicy
+from verdictd_py.policy.floor import Pinning
 from verdictd_py.policy.report import PolicyReports
 from verdictd_py.ports import PolicyDocuments
 
-PINNED_ONLY = frozenset({"sgx"})
 HEAD = "package policy\n\nimport rego.v1\n\ndefault allow := false\n\n"
 RACK = HEAD + (
     "allow if {\n\tinput.debug == false\n\tin_rack\n}\n\n"
@@ -36,7 +36,7 @@ RACK_DATA = '{"rack": ["50806f000000"]}'
 async def report_of(
     policy: str, data: str, claims: Claims, tee: str | None = "tdx", *, required: bool = False
 ) -> PolicyReport:
-    reports = PolicyReports(TEES, Requirements(required, PINNED_ONLY))
+    reports = PolicyReports(TEES, pinning=Pinning(frozenset({"sgx"}), required))
     return await reports.report(PolicyDocuments(policy, data), claims, tee)
 
 
@@ -179,9 +179,7 @@ async def test_the_reasons_are_those_of_the_decision(
             assert tee == "tdx"
             return documents
 
-    decides = RegoAppraisalPolicy(
-        Source(), TEES, require_reference_values=required, pinned_only=PINNED_ONLY
-    )
+    decides = RegoAppraisalPolicy(Source(), TEES, pinning=Pinning(frozenset({"sgx"}), required))
     reasons = await decides.failures("tdx", claims)
     report = await report_of(documents.policy, documents.data, claims, required=required)
     assert report.reasons == reasons

@@ -18,9 +18,9 @@ from verdictd_py.documents.recorded import MAX_RECORDED_BYTES, RecordedClaims, r
 from verdictd_py.documents.reference import MAX_DATA_BYTES
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import ConfigError, PolicyInvalid, RequestError
-from verdictd_py.policy.appraisal import Requirements
 from verdictd_py.policy.coverage import PolicyCoverage
 from verdictd_py.policy.engine import CompiledPolicy
+from verdictd_py.policy.floor import Pinning
 from verdictd_py.policy.report import outline, report
 from verdictd_py.policy.sets import combined
 from verdictd_py.policy.trial import sample_input
@@ -114,12 +114,23 @@ def _test(options: Namespace) -> Shown:
     recorded = only_guest(read_recorded(data, what), what)
     tee = tee_of_claims(tees, recorded, options.tee or "", options.file.name)
     documents = _documents(options, policy, tee)
-    try:
-        result = report(documents, recorded.claims, tee, _requirements(options, tees))
-    except PolicyInvalid as error:
-        raise _unusable(options, error) from error
+    result = report(
+        _compiled(options, documents),
+        policy,
+        recorded.claims,
+        tee,
+        pinning=_pinning(options, tees),
+    )
     result = replace(result, notes=(*notes(tees, recorded, ""), *result.notes))
     return policyreport.tested(result.as_json())
+
+
+def _pinning(options: Namespace, tees: Tees) -> Pinning:
+    """Return what a daemon with these settings requires of the reference data."""
+    unnamed = [tee.name for tee in tees if tee.proves and not tee.served_unpinned]
+    return Pinning(
+        frozenset(unnamed if options.verifier is None else ()), options.require_reference_values
+    )
 
 
 class _Coverage:
@@ -158,12 +169,8 @@ class _Coverage:
         options = self._options
         tee = tee_of_claims(self._tees, recorded, options.tee or "", options.file.name)
         if self._counted is None:
-            documents = _documents(options, self._policy, tee)
-            try:
-                made = PolicyCoverage(documents, _requirements(options, self._tees))
-            except PolicyInvalid as error:
-                raise _unusable(options, error) from error
-            self._counted = tee, made
+            compiled = _compiled(options, _documents(options, self._policy, tee))
+            self._counted = tee, PolicyCoverage(compiled, pinning=_pinning(options, self._tees))
         first, counted = self._counted
         if first is not tee:
             names = ["no TEE" if each is None else each.name for each in (tee, first)]
@@ -205,17 +212,11 @@ def _files(directory: Path) -> Iterator[Path]:
     return (file for name in names if (file := directory / name).is_file())
 
 
-def _unusable(options: Namespace, error: PolicyInvalid) -> ConfigError:
-    return ConfigError(f"{options.file}: {error}; correct it")
-
-
-def _requirements(options: Namespace, tees: Tees) -> Requirements:
-    """Return what a daemon with these settings requires in addition to the policy."""
-    unnamed = [tee.name for tee in tees if tee.proves and not tee.served_unpinned]
-    return Requirements(
-        options.require_reference_values,
-        frozenset(unnamed if options.verifier is None else ()),
-    )
+def _compiled(options: Namespace, documents: PolicyDocuments) -> CompiledPolicy:
+    try:
+        return CompiledPolicy.compile(documents.policy, documents.reference)
+    except PolicyInvalid as error:
+        raise ConfigError(f"{options.file}: {error}; correct it") from error
 
 
 def _documents(options: Namespace, policy: str, tee: Tee | None) -> PolicyDocuments:

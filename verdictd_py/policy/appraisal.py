@@ -3,55 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
+from verdictd_py.documents.reference import Reference
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, ReasonKind, StorageError
 from verdictd_py.policy import explain, floor
 from verdictd_py.policy.engine import CompiledPolicies, PolicyResult, in_thread
+from verdictd_py.policy.floor import NO_REQUIREMENTS, Pinning
 from verdictd_py.ports import PolicyDocuments, PolicySource, Tee, Tees
-
-
-@dataclass(frozen=True, slots=True)
-class Requirements:
-    """The operator's requirements of a guest in addition to the policy.
-
-    Attributes:
-        require_reference_values: a list that is missing or empty refuses, where otherwise
-            it means any value (for the TCB status, its default).
-        pinned_only: TEEs whose guests are refused while no measurement is pinned.
-    """
-
-    require_reference_values: bool = False
-    pinned_only: Container[str] = frozenset()
-
-    def refusals(
-        self,
-        tee: Tee,
-        documents: PolicyDocuments,
-        claims: Mapping[str, JsonValue],
-        result: PolicyResult,
-    ) -> tuple[Reason, ...]:
-        """Return every reason to refuse a guest after the policy was evaluated; empty accepts.
-
-        A test of a policy calls this as well, so that it reports what the broker decides.
-
-        1. Apply the rules that no policy can overrule (`floor`). 2. Explain a refusal.
-        """
-        reference = documents.reference.values
-        reasons = tee.revoked(claims)  # 1
-        always = floor.unordered(tee, claims, reference)
-        always += floor.unverified_devices(claims, result.document)
-        if tee.name in self.pinned_only:
-            reasons += floor.nothing_pinned(tee, reference)
-        if self.require_reference_values:
-            reasons += floor.not_pinned(tee, reference)
-        if not result.allow:  # 2
-            found = explain.differences(tee, claims, reference)
-            found += explain.own_reasons(result.document, tee.reason_kind)
-            reasons += found or (unexplained(result),)
-        return _once(reasons + always)
 
 
 class RegoAppraisalPolicy:
@@ -64,7 +24,7 @@ class RegoAppraisalPolicy:
         source: documents that decide, with the named sets that are in force.
         tees: those whose guests it appraises; it refuses those of any other.
         compiled: cache of compiled policies, shared with what checks them.
-        require_reference_values, pinned_only: see `Requirements`.
+        pinning: what the operator requires of the reference data.
     """
 
     def __init__(
@@ -73,12 +33,11 @@ class RegoAppraisalPolicy:
         tees: Tees,
         compiled: CompiledPolicies | None = None,
         *,
-        require_reference_values: bool = False,
-        pinned_only: Container[str] = frozenset(),
+        pinning: Pinning = NO_REQUIREMENTS,
     ) -> None:
         self._source = source
         self._tees = tees
-        self.requirements = Requirements(require_reference_values, pinned_only)
+        self._pinning = pinning
         self._compiled = CompiledPolicies() if compiled is None else compiled
 
     async def prepare(self, tee: str) -> PolicyDocuments:
@@ -97,7 +56,7 @@ class RegoAppraisalPolicy:
     async def awaits_pin(self, tee: str) -> bool:
         """Return whether every guest of a TEE is refused because no measurement is pinned."""
         known = self._tees.get(tee)
-        if known is None or tee not in self.requirements.pinned_only:
+        if known is None or tee not in self._pinning.pinned_only:
             return False
         try:
             documents = await self._source.documents(tee)
@@ -117,9 +76,31 @@ class RegoAppraisalPolicy:
         try:
             documents = await self._source.documents(tee)  # 1
             _, result = await self._compiled.evaluate(documents, claims)  # 2, 3
+            reference = documents.reference.values
         except (NotFound, StorageError, PolicyInvalid) as error:
             return failed(known, claims, error)
-        return self.requirements.refusals(known, documents, claims, result)  # 4, 5
+        return refusals(known, claims, reference, result, self._pinning)  # 4, 5
+
+
+def refusals(
+    tee: Tee,
+    claims: Mapping[str, JsonValue],
+    reference: Reference,
+    result: PolicyResult,
+    pinning: Pinning,
+) -> tuple[Reason, ...]:
+    """Return every reason to refuse a guest for whom the policy was evaluated; empty accepts it.
+
+    A test of a policy calls this as well, so that it reports what the broker decides.
+    """
+    reasons = tee.revoked(claims) + pinning.unmet(tee, reference)
+    always = floor.unordered(tee, claims, reference)
+    always += floor.unverified_devices(claims, result.document)
+    if not result.allow:
+        found = explain.differences(tee, claims, reference)
+        found += explain.own_reasons(result.document, tee.reason_kind)
+        reasons += found or (unexplained(result),)
+    return _once(reasons + always)
 
 
 def failed(

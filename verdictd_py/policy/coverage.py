@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields
 from verdictd_py.domain.policyreport import RuleState
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
-from verdictd_py.policy.appraisal import Requirements
 from verdictd_py.policy.engine import CompiledPolicy
+from verdictd_py.policy.floor import Pinning
 from verdictd_py.policy.report import decision, rule_values
-from verdictd_py.ports import PolicyDocuments, Tee
+from verdictd_py.ports import Tee
 
 
 @dataclass(slots=True)
@@ -53,23 +53,19 @@ class PolicyCoverage:
     """Evaluates a policy for many recorded claims, and counts.
 
     Args:
-        requirements: those of the broker.
-
-    Raises:
-        PolicyInvalid: the policy cannot be compiled.
+        pinning: as for `RegoAppraisalPolicy`.
 
     Attributes:
         accepted, refused: claims by the broker's decision.
     """
 
-    def __init__(self, documents: PolicyDocuments, requirements: Requirements) -> None:
+    def __init__(self, compiled: CompiledPolicy, *, pinning: Pinning) -> None:
         self.accepted = 0
         self.refused = 0
-        self._documents = documents
-        self._requirements = requirements
-        self._compiled = CompiledPolicy.compile(documents.policy, documents.reference)
-        self._lines = self._compiled.coverage()
-        self._rules = {rule.name: (rule, Counts()) for rule in rule_values(self._compiled, None)}
+        self._compiled = compiled
+        self._pinning = pinning
+        self._lines = compiled.coverage()
+        self._rules = {rule.name: (rule, Counts()) for rule in rule_values(compiled, None)}
 
     def add(self, claims: Mapping[str, JsonValue], tee: Tee | None) -> None:
         """Count one guest.
@@ -83,7 +79,13 @@ class PolicyCoverage:
         except PolicyInvalid:
             self.refused += 1
             raise
-        reasons = decision(self._documents, claims, result, tee, self._requirements)
+        reasons = decision(
+            claims,
+            self._compiled.reference.values,
+            result,
+            tee,
+            pinning=self._pinning,
+        )
         if reasons:
             self.refused += 1
         else:

@@ -8,7 +8,6 @@ records them. It decides nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Final
 
 from verdictd_py.documents.reference import Reference
 from verdictd_py.domain.claims import Compared
@@ -23,13 +22,11 @@ from verdictd_py.domain.policyreport import (
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid, Reason
 from verdictd_py.policy import appraisal, explain
-from verdictd_py.policy.appraisal import Requirements
 from verdictd_py.policy.engine import CompiledPolicy, PolicyResult, in_thread
+from verdictd_py.policy.floor import Pinning
 from verdictd_py.ports import PolicyDocuments, Tee, Tees
 
 Claims = Mapping[str, JsonValue]
-
-_NONE: Final = Requirements()
 
 
 class PolicyReports:
@@ -37,12 +34,12 @@ class PolicyReports:
 
     Args:
         tees: those whose claims can be tested.
-        requirements: those of the broker.
+        pinning: as for `RegoAppraisalPolicy`.
     """
 
-    def __init__(self, tees: Tees, requirements: Requirements = _NONE) -> None:
+    def __init__(self, tees: Tees, *, pinning: Pinning) -> None:
         self._tees = tees
-        self._requirements = requirements
+        self._pinning = pinning
 
     async def outline(self, policy: str) -> PolicyOutline:
         return outline(await in_thread(CompiledPolicy.compile, policy, "{}"))
@@ -53,24 +50,32 @@ class PolicyReports:
         return await in_thread(self._report, documents, claims, tee)
 
     def _report(self, documents: PolicyDocuments, claims: Claims, tee: str | None) -> PolicyReport:
-        return report(documents, claims, self._tees.get(tee), self._requirements)
+        return report(
+            CompiledPolicy.compile(documents.policy, documents.reference),
+            documents.policy,
+            claims,
+            self._tees.get(tee),
+            pinning=self._pinning,
+        )
 
 
 def report(
-    documents: PolicyDocuments, claims: Claims, tee: Tee | None, requirements: Requirements
+    compiled: CompiledPolicy,
+    source: str,
+    claims: Claims,
+    tee: Tee | None,
+    *,
+    pinning: Pinning,
 ) -> PolicyReport:
     """Return the report of a policy and the claims of one guest.
 
     Args:
+        source: text of the policy, for the lines of comparisons.
         tee: of the claims; None for the input of a release policy.
 
     An evaluation that fails is a refusal, as it is in the broker; `error` names its cause.
-
-    Raises:
-        PolicyInvalid: the policy cannot be compiled.
     """
-    compiled = CompiledPolicy.compile(documents.policy, documents.reference)
-    reference = documents.reference.values
+    reference = compiled.reference.values
     compared = () if tee is None else tuple(_claims(tee, claims, reference))
     try:
         result = compiled.evaluate(claims)
@@ -85,12 +90,12 @@ def report(
             comparisons=(),
             comparisons_made=0,
         )
-    comparisons, made, notes = _comparisons(compiled, documents.policy, claims, result)
+    comparisons, made, notes = _comparisons(compiled, source, claims, result)
     return PolicyReport(
         allow=result.allow,
         tee=None if tee is None else tee.name,
         error="",
-        reasons=decision(documents, claims, result, tee, requirements),
+        reasons=decision(claims, reference, result, tee, pinning=pinning),
         rules=rule_values(compiled, result.document),
         claims=compared,
         comparisons=comparisons,
@@ -105,15 +110,16 @@ def outline(compiled: CompiledPolicy) -> PolicyOutline:
 
 
 def decision(
-    documents: PolicyDocuments,
     claims: Claims,
+    reference: Reference,
     result: PolicyResult,
     tee: Tee | None,
-    requirements: Requirements,
+    *,
+    pinning: Pinning,
 ) -> tuple[Reason, ...]:
     """Return every reason to refuse; empty accepts the guest, or releases the secret to it."""
     if tee is not None:
-        return requirements.refusals(tee, documents, claims, result)
+        return appraisal.refusals(tee, claims, reference, result, pinning)
     if result.allow:
         return ()
     return explain.own_reasons(result.document) or (appraisal.unexplained(result),)
