@@ -149,7 +149,7 @@ class Handshakes:
             lambda _: evidence.read(answer, self._tees), address=address
         )
         if not appraisal.accepted:
-            raise GuestRefused(appraisal.told)
+            raise GuestRefused(appraisal.text_for_guest)
         guest = AttestedGuest(appraisal, answer.key, session.challenge.version)
         now = self._clock()
         expires = now + LIFETIME
