@@ -50,7 +50,7 @@ class DocumentsWithSets:
         key = _Key(policy.revision, data.revision, sets, states)
         known = self._made.get(tee)
         if known is None or known[0] != key:
-            known = self._made[tee] = key, _made(policy.text, data.text, sets, now)
+            known = self._made[tee] = key, _combined_or_error(policy.text, data.text, sets, now)
         if isinstance(known[1], PolicyInvalid):
             raise PolicyInvalid(str(known[1]))
         return known[1]
@@ -67,14 +67,23 @@ class DocumentsWithSets:
         return sets
 
 
-def _made(
+def combined(policy: str, data: str, sets: referencesets.Sets, now: datetime) -> PolicyDocuments:
+    """Combine a policy with the union of reference data and the named sets in force.
+
+    Raises:
+        PolicyInvalid: the reference data cannot be parsed.
+    """
+    reference = ReferenceData.parse(data)
+    if sets:
+        reference = ReferenceData.of(referencesets.union(reference.values, sets, now))
+    return PolicyDocuments.over(policy, reference)
+
+
+def _combined_or_error(
     policy: str, data: str, sets: referencesets.Sets, now: datetime
 ) -> PolicyDocuments | PolicyInvalid:
     """Combine the documents; a failure is a result, so that it is cached as well."""
     try:
-        reference = ReferenceData.parse(data)
-        if sets:
-            reference = ReferenceData.of(referencesets.union(reference.values, sets, now))
+        return combined(policy, data, sets, now)
     except PolicyInvalid as error:
         return error.with_traceback(None)
-    return PolicyDocuments.over(policy, reference)
