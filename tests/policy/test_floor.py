@@ -13,6 +13,7 @@ from verdictd_py.domain.evidence import DEVICES
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, StorageError
 from verdictd_py.policy.appraisal import OpenMeasurements, RegoAppraisalPolicy
+from verdictd_py.policy.floor import Pinning
 from verdictd_py.ports import PolicyDocuments
 from verdictd_py.ports.tees import Tees
 
@@ -31,7 +32,8 @@ async def reasons(
     required: bool = False,
 ) -> list[dict[str, str]]:
     source = Documents(PolicyDocuments(policy, data))
-    tested = RegoAppraisalPolicy(source, tees, require_reference_values=required)
+    pinning = Pinning(require_reference_values=required)
+    tested = RegoAppraisalPolicy(source, tees, pinning=pinning)
     return [reason.as_json() for reason in await tested.failures(tee, claims)]
 
 
@@ -166,6 +168,17 @@ async def test_required_reference_values() -> None:
             "expected": "",
             "text": "mrSigner: no reference values, and reference values are required",
         }
+    ]
+
+
+def test_a_guest_that_nothing_pins_is_told_so_before_each_missing_list() -> None:
+    found = Pinning({"sgx"}, require_reference_values=True).unmet(SGX, {})
+    assert [(reason.rule, "is pinned" in reason.text) for reason in found] == [
+        ("mrEnclave", True),
+        ("mrSigner", True),
+        ("mrEnclave", False),
+        ("mrSigner", False),
+        ("tcbStatus", False),
     ]
 
 
