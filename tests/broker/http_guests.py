@@ -144,6 +144,7 @@ class Broker:
     policy: ScriptedPolicy = field(default_factory=ScriptedPolicy)
     resources: MemoryResources = field(default_factory=lambda: MemoryResources({PATH: SECRET}))
     unpinned: tuple[str, ...] | Exception = ()
+    asked_unpinned: list[str] = field(default_factory=list)
     more: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -172,6 +173,7 @@ class Broker:
         self.use_cases = Guests(self.handshakes)
 
     async def _unpinned(self, tee: str) -> tuple[str, ...]:
+        self.asked_unpinned.append(tee)
         if isinstance(self.unpinned, Exception):
             raise self.unpinned
         return self.unpinned
