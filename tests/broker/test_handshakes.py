@@ -92,8 +92,8 @@ async def test_the_name_of_an_unknown_tee_is_bounded(broker: Broker, tee: str) -
 @pytest.mark.parametrize(
     ("body", "error", "text"),
     [
-        (b"", RequestError, ""),
-        (b'{"version":"0.3.0","tee":"tdx"}', ProtocolVersionRefused, ""),
+        (b"", RequestError, "not valid JSON"),
+        (b'{"version":"0.3.0","tee":"tdx"}', ProtocolVersionRefused, "0.3.0"),
         (b'{"version":"0.4.0","tee":"sample"}', EvidenceFormat, "evidence of sample is not"),
         (b'{"version":"0.4.0","tee":"none"}', EvidenceFormat, "evidence of 'none' is not"),
         (b'{"version":"0.4.0","tee":"nvidia"}', EvidenceFormat, "evidence of 'nvidia' is not"),
