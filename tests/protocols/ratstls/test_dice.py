@@ -40,7 +40,7 @@ def test_claims_of_another_key_are_refused_with_both_hashes() -> None:
 
 
 def test_what_cannot_be_read_is_named() -> None:
-    with pytest.raises(EvidenceFormat, match="^the contents of the evidence extension "):
+    with pytest.raises(EvidenceFormat, match=r"^the contents of the evidence extension "):
         dice.read_evidence(b"", frozenset({1}))
-    with pytest.raises(EvidenceFormat, match="^the contents of pubkey-hash "):
+    with pytest.raises(EvidenceFormat, match=r"^the contents of pubkey-hash "):
         dice.binding_of(dice.write_claims(b"", {}), SPKI)
