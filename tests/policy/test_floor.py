@@ -32,7 +32,8 @@ async def reasons(
     required: bool = False,
 ) -> list[dict[str, str]]:
     source = Documents(PolicyDocuments(policy, data))
-    tested = RegoAppraisalPolicy(source, tees, pinning=Pinning(require_reference_values=required))
+    pinning = Pinning(require_reference_values=required)
+    tested = RegoAppraisalPolicy(source, tees, pinning=pinning)
     return [reason.as_json() for reason in await tested.failures(tee, claims)]
 
 
