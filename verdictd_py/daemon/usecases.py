@@ -1,4 +1,4 @@
-"""Builds the use cases that every listener offers, on one data directory."""
+"""Construction of the use cases that the listeners offer, on one data directory."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ from verdictd_py.tees.registry import VerifierSet, select
 
 @dataclass(frozen=True, slots=True)
 class UseCases:
-    """What the broker can do.
+    """Use cases of the broker.
 
     Attributes:
-        tees: those that are known.
-        appraisal: decides about guests; `prepare` compiles what decides.
-        open_measurements: those that have no reference values.
-        prepare: compiles every policy that decides, ahead of the next guest.
-        trusted_root: digest of the root that is trusted instead of the vendors', None for theirs.
+        tees: the known TEEs.
+        appraisal: the appraisal policy.
+        open_measurements: lists measurements without reference values.
+        prepare: compiles all policies in force before the next guest needs them.
+        trusted_root: digest of the root that is trusted instead of the vendors', or None.
     """
 
     tees: Tees
@@ -87,7 +87,7 @@ def build_appraiser(  # noqa: PLR0913  # as those of `Appraiser`, all by keyword
     seconds: float | None = None,
     trust: GuestTrust | None = None,
 ) -> Appraiser:
-    """The appraiser of the listener and of `verdictd-py appraise`: one code path."""
+    """Build the appraiser; the listeners and `verdictd-py appraise` both use this function."""
     return Appraiser(
         verifiers=verifiers,
         tees=tees,
@@ -113,7 +113,7 @@ def use_cases(
     clock: Clock,
     events: Events,
 ) -> UseCases:
-    """Builds what every listener offers, on one data directory.
+    """Build the use cases on one data directory.
 
     Raises:
         ConfigError: a verifier cannot be built.

@@ -133,11 +133,10 @@ def unverified_devices(
     Args:
         document: everything that the policy defines for these claims.
     """
-    devices, accepted = claims.get(DEVICES, []), document.get(ACCEPTED_DEVICES)
-    named = accepted if isinstance(accepted, list | dict) else ()
-    left = (
-        [show(each) for each in devices if each not in named] if isinstance(devices, list) else []
-    )
+    claim, accepted = claims.get(DEVICES, []), document.get(ACCEPTED_DEVICES)
+    devices = claim if isinstance(claim, list) else [claim]
+    named = list(accepted) if isinstance(accepted, list | dict) else []
+    left = [show(device) for device in devices if device not in named]
     if not left:
         return ()
     kinds = ", ".join(left)
