@@ -69,7 +69,7 @@ class Handshakes:
     They take and return typed values. `protocols.rcar` reads these from bodies and writes them.
 
     Args:
-        appraiser: judges HTTP guests as it judges every guest.
+        appraiser: appraises HTTP guests as it appraises every guest.
         releaser: releases secrets to guests that were accepted.
     """
 
@@ -135,7 +135,7 @@ class Handshakes:
     async def attest(self, session: OpenSession, answer: Attestation, *, address: str) -> str:
         """Return the token of a guest that answered its challenge and is accepted.
 
-        1. The appraiser judges. 2. The token is issued; claims that do not fit into it are
+        1. The appraiser appraises. 2. The token is issued; claims that do not fit into it are
         stored next to it. 3. The session holds the token from now on.
 
         Raises:
@@ -149,7 +149,7 @@ class Handshakes:
             lambda _: evidence.read(answer, self._tees), address=address
         )
         if not appraisal.accepted:
-            raise GuestRefused(appraisal.told)
+            raise GuestRefused(appraisal.text_for_guest)
         guest = AttestedGuest(appraisal, answer.key, session.challenge.version)
         now = self._clock()
         expires = now + LIFETIME

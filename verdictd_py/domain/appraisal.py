@@ -49,7 +49,7 @@ class Appraisal:
         return "ok" if self.refusal is None else self.refusal.code
 
     @property
-    def told(self) -> str:
+    def text_for_guest(self) -> str:
         """The only text that is disclosed to a refused peer."""
         return f"refused: {self.code}; ask the operator about {self.id}"
 
