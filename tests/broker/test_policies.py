@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import pytest
@@ -31,6 +31,8 @@ from verdictd_py.ports import DocumentStore, Events, PolicyDocuments, PolicyTest
 from verdictd_py.storage.memory import MemoryDocumentStore
 
 OPERATOR = Caller("operator", ROLES["operator"])
+A, B = "ab" * 48, "cd" * 48
+GUEST = replace(VERIFIED, claims={"mrTd": A})
 
 
 @dataclass
@@ -59,8 +61,8 @@ def administrator(
 
     return DocumentAdministrator(
         documents=documents,
-        changes=CheckedDocuments(documents, tester, clock, prepare),
-        deciding=DocumentsWithSets(documents, clock),
+        changes=CheckedDocuments(documents, TEES, tester, clock, prepare),
+        deciding=DocumentsWithSets(documents, TEES, clock),
         tees=TEES,
         tester=tester,
         history=history,
@@ -86,9 +88,9 @@ def place(
 
 
 def remember(history: History, rule: str = "mrTd") -> None:
-    reason = Reason(rule, "ab", "cd", "")
+    reason = Reason(rule, A, B, "")
     refusal = PolicyRefused("refused", reasons=(reason,))
-    appraisal = Appraisal("id", NOW, "tdx", "test", VERIFIED, bound=True, refusal=refusal)
+    appraisal = Appraisal("id", NOW, "tdx", "test", GUEST, bound=True, refusal=refusal)
     history.remember(Judgement.of(appraisal, "192.0.2.1:5", TEES.measurements("tdx")))
 
 
@@ -143,7 +145,7 @@ async def test_data_that_changed_since_it_was_shown_is_not_touched() -> None:
     remember(here.history)
     preview = await here.admin.preview_pin(OPERATOR, "id", ())
     assert [(change.field, change.accepted, change.added) for change in preview.changes] == [
-        ("mrTd", (), "ab")
+        ("mrTd", (), A)
     ]
     here.documents.texts["tdxData"] = '{"rtmr1": ["00"]}'
     with pytest.raises(Conflict, match="has changed since"):
@@ -160,11 +162,11 @@ async def test_two_who_pin_at_once_lose_nothing() -> None:
         return_exceptions=True,
     )
     assert sum(isinstance(each, Conflict) for each in results) == 2
-    assert json.loads(here.documents.texts["tdxData"]) == {"mrTd": ["ab"]}
+    assert json.loads(here.documents.texts["tdxData"]) == {"mrTd": [A]}
 
 
 async def test_what_is_accepted_already_is_said() -> None:
-    here = place(tdxData='{"mrTd": ["ab", "cd"]}')
+    here = place(tdxData=json.dumps({"mrTd": [A, B]}))
     remember(here.history)
     preview = await here.admin.preview_pin(OPERATOR, "id", ())
     assert preview.changes[0].added == ""

@@ -24,8 +24,15 @@ def refusal(values: dict[str, JsonValue], reads: DataNames = PACKAGED, tee: Tee 
 
 @pytest.mark.parametrize(
     ("name", "meant"),
-    [("mrtd", "mrTd"), ("mr_td", "mrTd"), ("RTMR1", "rtmr1"), ("mrConfigID", "mrConfigId")]
-    + [("tcbstatus", "tcbStatus"), ("tcbGraceDay", "tcbGraceDays"), ("rtmr-1", "rtmr1")],
+    [
+        ("mrtd", "mrTd"),
+        ("mr_td", "mrTd"),
+        ("RTMR1", "rtmr1"),
+        ("mrConfigID", "mrConfigId"),
+        ("tcbstatus", "tcbStatus"),
+        ("tcbGraceDay", "tcbGraceDays"),
+        ("rtmr-1", "rtmr1"),
+    ],
 )
 def test_a_name_that_is_nearly_right_is_refused(name: str, meant: str) -> None:
     assert refusal({name: [A]}) == (
@@ -66,7 +73,8 @@ def test_minima_of_sgx_are_numbers_and_its_policy_reads_no_platform() -> None:
     assert "svn is not a number" in refusal({"svn": True}, policy, SGX)
     assert "is not base64 of 32 bytes" in refusal({"mrSigner": [A]}, policy, SGX)
     assert "no policy reads 'fmspc'" in refusal({"fmspc": ["00" * 6]}, policy, SGX)
-    SGX.reference_schema().require("sgxData", {"fmspc": ["x"]}, DataNames(frozenset({"fmspc"}), False))
+    own = DataNames(frozenset({"fmspc"}), any_name=False)
+    SGX.reference_schema().require("sgxData", {"fmspc": ["x"]}, own)
 
 
 @pytest.mark.parametrize("tee", tuple(TEES), ids=lambda tee: tee.name)
@@ -85,8 +93,9 @@ def test_every_term_of_the_vendor_is_known() -> None:
 
 def test_a_policy_may_read_names_of_its_own() -> None:
     schema = TDX.reference_schema()
-    schema.require("tdxData", {"rack": 1, "mrtd": [A]}, DataNames(frozenset({"rack", "mrtd"}), False))
-    whole = DataNames(frozenset(), True)
+    own = DataNames(frozenset({"rack", "mrtd"}), any_name=False)
+    schema.require("tdxData", {"rack": 1, "mrtd": [A]}, own)
+    whole = DataNames(frozenset(), any_name=True)
     schema.require("tdxData", {"rack": 1}, whole)
     assert "did you mean mrTd?" in refusal({"mrtd": [A]}, whole)
 
@@ -94,8 +103,8 @@ def test_a_policy_may_read_names_of_its_own() -> None:
 def test_values_that_the_policy_in_force_does_not_read() -> None:
     schema = TDX.reference_schema()
     values: dict[str, JsonValue] = {"mrTd": [A], "rtmr1": [], "tcbStatus": ["UpToDate"]}
-    assert schema.unread(values, DataNames(frozenset({"tcbStatus"}), False)) == ("mrTd",)
-    assert schema.unread(values, DataNames(frozenset(), True)) == ()
+    assert schema.unread(values, DataNames(frozenset({"tcbStatus"}), any_name=False)) == ("mrTd",)
+    assert schema.unread(values, DataNames(frozenset(), any_name=True)) == ()
     assert schema.unread(values, PACKAGED) == ()
 
 
@@ -110,7 +119,7 @@ def test_a_tee_whose_policy_reads_nothing_has_no_names() -> None:
         ("allow if data.rack", {"rack"}, False),
         ('x := data["a b"]; y := data[`c`]', {"a b", "c"}, False),
         ("import data.rack.row as r", {"rack"}, False),
-        ("# data.rack\nx := \"data.rack\"; y := `data[x]`", set(), False),
+        ('# data.rack\nx := "data.rack"; y := `data[x]`', set(), False),
         ('x := "\\"data.a"; data.b', {"b"}, False),
         ("input.data.x; input.initData.data[y]", set(), False),
         ("some x; data[x]", set(), True),
@@ -124,8 +133,8 @@ def test_a_tee_whose_policy_reads_nothing_has_no_names() -> None:
         ('data["\\u0061"]', {"a"}, False),
     ],
 )
-def test_names_that_a_policy_reads(policy: str, named: set[str], any_name: bool) -> None:
-    assert data_names(policy) == DataNames(frozenset(named), any_name)
+def test_names_that_a_policy_reads(policy: str, named: set[str], *, any_name: bool) -> None:
+    assert data_names(policy) == DataNames(frozenset(named), any_name=any_name)
 
 
 def test_names_of_documents_are_suggested_too() -> None:

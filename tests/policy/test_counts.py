@@ -38,13 +38,13 @@ class Broker:
         names = ("tdxPolicy.rego", "tdxData", "releasePolicy.rego", "releaseData")
         packaged = {name: (POLICIES / name).read_text(encoding="utf-8") for name in names}
         self.store = MemoryDocumentStore(TEES, {**packaged, **texts})
-        self.source = DocumentsWithSets(self.store, lambda: NOW)
+        self.source = DocumentsWithSets(self.store, TEES, lambda: NOW)
         compiled = CompiledPolicies()
         self.appraisal = RegoAppraisalPolicy(self.source, TEES, compiled)
         self.release = RegoReleasePolicy(self.store, compiled)
         self.open = OpenMeasurements(self.source, TEES)
         tester, history, events = PolicyTrial(TEES, compiled), History(), MemoryEvents()
-        changes = CheckedDocuments(self.store, tester, lambda: NOW, self.prepare)
+        changes = CheckedDocuments(self.store, TEES, tester, lambda: NOW, self.prepare)
         self.documents = DocumentAdministrator(
             documents=self.store,
             changes=changes,
@@ -107,10 +107,10 @@ async def test_what_was_compiled_for_a_check_is_what_decides(compilations: list[
     await broker.documents.set_policy(OPERATOR, "tdxPolicy.rego", policy.encode())
     assert not await broker.guest()
     assert len(compilations) == 1
-    await broker.documents.set_reference(OPERATOR, "tdxData", b'{"rtmr1": [1]}')
+    await broker.documents.set_reference(OPERATOR, "tdxData", json.dumps({"rtmr1": [ONE]}).encode())
     assert await broker.guest()
     assert len(compilations) == 2
-    await broker.sets.add(OPERATOR, "tdx", "more", {"rtmr1": [ONE]}, "")
+    await broker.sets.add(OPERATOR, "tdx", "more", {"rtmr1": [TWO]}, "")
     assert not await broker.guest()
     assert len(compilations) == 3
     await broker.sets.retire(OPERATOR, "tdx", "more")  # stored unchecked, compiled all the same

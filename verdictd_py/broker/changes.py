@@ -13,11 +13,11 @@ neither change is lost.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from datetime import datetime
 from typing import Final, TypeVar
 
 from verdictd_py.documents import referencesets
+from verdictd_py.documents.deciding import combined, require_sets
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.names import RELEASE_DATA, RELEASE_POLICY, Name
 from verdictd_py.errors import Conflict, NotFound, PolicyInvalid, RequestError, StorageError
@@ -29,6 +29,7 @@ from verdictd_py.ports import (
     Expected,
     PolicyDocuments,
     PolicyTester,
+    Tees,
 )
 
 MAX_ATTEMPTS: Final = 20
@@ -70,6 +71,7 @@ class CheckedDocuments:
     """Stores documents that decide, each only after a check that is still true when it is stored.
 
     Args:
+        tees: whose schemas reference data must fit.
         clock: now, with a time zone: sets expire.
         prepare: compiles what decides from now on. Callers await it after a change, so that
             the next guest does not wait for the compiler.
@@ -78,11 +80,13 @@ class CheckedDocuments:
     def __init__(
         self,
         documents: DocumentStore,
+        tees: Tees,
         tester: PolicyTester,
         clock: Callable[[], datetime],
         prepare: Callable[[], Awaitable[object]],
     ) -> None:
         self._documents = documents
+        self._tees = tees
         self._tester = tester
         self._clock = clock
         self.prepare = prepare
@@ -142,15 +146,31 @@ class CheckedDocuments:
         """
         tee = self._documents.tee_of(name)
         relied: dict[Name, Expected] = {}
+        before = await self._read(name, relied)
         data = _NO_DATA
         try:
-            data = await self._deciding_data(tee, relied)
+            data = await self._deciding_data(tee, relied, policy)
             await self._tester.check(PolicyDocuments.over(policy, data), tee)
         except PolicyInvalid:
             if data is not _NO_DATA and await self._works(ANY_POLICY, data, tee):
                 raise
+            if data is _NO_DATA and before is not None:
+                await self._require_broken_data(tee, before.text, policy)
             await self._tester.check(PolicyDocuments.over(policy, _NO_DATA), tee)
         return relied
+
+    async def _require_broken_data(self, tee: str | None, before: str, policy: str) -> None:
+        """Refuse a policy that does not read names for which the policy before has values.
+
+        Raises:
+            PolicyInvalid: the data fits the policy `before`, and not the new one.
+        """
+        relied: dict[Name, Expected] = {}
+        try:
+            await self._deciding_data(tee, relied, before)
+        except PolicyInvalid:
+            return  # it is broken under both
+        await self._deciding_data(tee, relied, policy)
 
     async def check_data(self, name: Name, text: str) -> Relied:
         """Check reference data, with the sets in force, with the policy that it is for.
@@ -168,9 +188,9 @@ class CheckedDocuments:
             policy = RELEASE_POLICY if name == RELEASE_DATA else None
             await self._check_with_policy(reference, policy, None, relied)
             return relied
-        with suppress(RequestError):  # broken sets refuse every guest; the data may be right
-            reference = self._union(reference, (await self._sets(relied)).get(tee, {}))
         policy = self._documents.policy_name(tee)
+        sets = await self._usable_sets(tee, relied)
+        reference = await self._combined(tee, reference, sets, relied)
         await self._check_with_policy(reference, policy, tee, relied)
         return relied
 
@@ -184,7 +204,7 @@ class CheckedDocuments:
         relied: dict[Name, Expected] = {}
         for tee in tees:
             stored = await self._read(self._documents.reference_name(tee), relied)
-            reference = self._union(_parsed(stored), sets.get(tee, {}))
+            reference = await self._combined(tee, _parsed(stored), sets.get(tee, {}), relied)
             policy = self._documents.policy_name(tee)
             await self._check_with_policy(reference, policy, tee, relied)
         return relied
@@ -206,30 +226,54 @@ class CheckedDocuments:
                 raise
             await self._tester.check(PolicyDocuments.over(ANY_POLICY, reference), tee)
 
-    async def _deciding_data(self, tee: str | None, relied: dict[Name, Expected]) -> ReferenceData:
-        """Return the data that a policy decides with; without a TEE, it may be a release policy.
+    async def _deciding_data(
+        self, tee: str | None, relied: dict[Name, Expected], policy: str
+    ) -> ReferenceData:
+        """Return the data that `policy` would decide with; without a TEE, that of releases.
 
         Raises:
-            PolicyInvalid: the stored data is broken.
+            PolicyInvalid: the stored data is broken, or does not fit the policy.
         """
         name = RELEASE_DATA if tee is None else self._documents.reference_name(tee)
         reference = _parsed(await self._read(name, relied))
         if tee is None:
             return reference
-        try:
-            sets = (await self._sets(relied)).get(tee, {})
-        except RequestError:  # broken sets refuse every guest; the policy may be right
-            sets = {}
-        return self._union(reference, sets)
+        sets = await self._usable_sets(tee, relied)
+        return self._combine(tee, reference, sets, policy)
 
-    def _union(self, reference: ReferenceData, sets: referencesets.Sets) -> ReferenceData:
-        if not sets:
-            return reference
-        return ReferenceData.of(referencesets.union(reference.values, sets, self._clock()))
+    async def _combined(
+        self,
+        tee: str,
+        reference: ReferenceData,
+        sets: referencesets.Sets,
+        relied: dict[Name, Expected],
+    ) -> ReferenceData:
+        """Combine data and sets as they decide under the stored policy."""
+        stored = await self._read(self._documents.policy_name(tee), relied)
+        return self._combine(tee, reference, sets, "" if stored is None else stored.text)
 
-    async def _sets(self, relied: dict[Name, Expected]) -> dict[str, referencesets.Sets]:
+    def _combine(
+        self, tee: str, reference: ReferenceData, sets: referencesets.Sets, policy: str
+    ) -> ReferenceData:
+        name = self._documents.reference_name(tee)
+        schema, now = self._tees.schema(tee), self._clock()
+        return combined(schema, name, reference, sets, policy=policy, now=now)
+
+    async def _usable_sets(self, tee: str, relied: dict[Name, Expected]) -> referencesets.Sets:
+        """Return the stored sets of a TEE; none if they are broken.
+
+        Broken sets refuse every guest until they are fixed. The document that is being changed
+        may be right, and is checked without them.
+        """
         stored = await self._read(referencesets.DOCUMENT, relied)
-        return {} if stored is None else referencesets.parse(stored.text)
+        if stored is None:
+            return {}
+        try:
+            sets = referencesets.parse(stored.text).get(tee, {})
+            require_sets(self._tees.schema(tee), sets)
+        except (RequestError, PolicyInvalid):
+            return {}
+        return sets
 
     async def _works(self, policy: str, reference: ReferenceData, tee: str | None) -> bool:
         try:

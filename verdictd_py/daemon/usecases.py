@@ -135,7 +135,7 @@ def use_cases(
     keys = DirectoryKeyStore(directory)
     resources = DirectoryResourceStore(directory, events=events)
     documents = DirectoryDocumentStore(directory, tees)
-    deciding = DocumentsWithSets(documents, clock)
+    deciding = DocumentsWithSets(documents, tees, clock)
     compiled = CompiledPolicies()
     appraisal = RegoAppraisalPolicy(
         deciding, tees, compiled, require_reference_values=settings.require_reference_values
@@ -150,7 +150,7 @@ def use_cases(
         await release.prepare()
 
     tester = PolicyTrial(tees, compiled)
-    changes = CheckedDocuments(documents, tester, clock, prepare)
+    changes = CheckedDocuments(documents, tees, tester, clock, prepare)
     return UseCases(
         tees=tees,
         verifiers=verifiers,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-_TOKEN: Final = re.compile(r'"(?:[^"\\\n]|\\.)*"|`[^`]*`|#[^\n]*|[^\W\d]\w*|\S')
+_WORD: Final = re.compile(r'"(?:[^"\\\n]|\\.)*"|`[^`]*`|#[^\n]*|[^\W\d]\w*|\S')
 """Texts and comments whole, so that nothing in them counts; names; every other character."""
 
 
@@ -36,13 +36,13 @@ def data_names(policy: str) -> DataNames:
 
     The text need not compile. A name in a comment or in a text is no reference.
     """
-    tokens = [token for token in _TOKEN.findall(policy) if not token.startswith("#")]
+    words = [word for word in _WORD.findall(policy) if not word.startswith("#")]
     named: set[str] = set()
     any_name = False
-    for index, token in enumerate(tokens):
-        if token != "data" or (index > 0 and tokens[index - 1] == "."):
+    for index, word in enumerate(words):
+        if word != "data" or (index > 0 and words[index - 1] == "."):
             continue
-        name = _name(tokens[index + 1 : index + 4])
+        name = _name(words[index + 1 : index + 4])
         if name is None:
             any_name = True
         else:
@@ -59,11 +59,11 @@ def _name(following: list[str]) -> str | None:
     return None
 
 
-def _text(token: str) -> str | None:
-    if token.startswith("`"):
-        return token[1:-1]
+def _text(word: str) -> str | None:
+    if word.startswith("`"):
+        return word[1:-1]
     try:
-        text = json.loads(token)
+        text = json.loads(word)
     except ValueError:
         return None
     return text if isinstance(text, str) else None

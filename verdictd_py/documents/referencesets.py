@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Self
 
+from verdictd_py.documents.schema import closest
 from verdictd_py.domain.claims import Claim
 from verdictd_py.domain.names import REFERENCE_SETS, Name
 from verdictd_py.encoding import JsonValue, decode_object, shown
@@ -172,7 +173,11 @@ def checked_values(
         raise RequestError("a set without values accepts nothing; give some")
     for name, accepted in values.items():
         if name not in known:
-            raise RequestError(f"{shown(name)} is no measurement; choose among {', '.join(known)}")
+            suggestion = closest(name, known)
+            remedy = f"choose among {', '.join(known)}"
+            if suggestion is not None:
+                remedy = f"did you mean {suggestion}?"
+            raise RequestError(f"{shown(name)} is no measurement; {remedy}")
         form = claims[name].form
         for value in accepted:
             if not form.accepts(value):

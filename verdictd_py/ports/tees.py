@@ -253,7 +253,7 @@ class Tee:
         reads = data_names(self.documents.packaged(self.documents.policy)).named
         grace = None if self.tcb is None or self.tcb.grace is None else self.tcb.grace[0]
         return ReferenceSchema(
-            tuple(name for name in (*self.claims, *sorted(reads - set(self.claims))) if name in reads),
+            (*(name for name in self.claims if name in reads), *sorted(reads - set(self.claims))),
             self.claims,
             status=None if self.tcb is None else self.tcb.claim,
             statuses=() if self.tcb is None else self.tcb.known,
