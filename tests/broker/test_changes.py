@@ -12,9 +12,11 @@ import pytest
 
 from tests.support.memory import NOW, VERIFIED, MemoryEvents
 from tests.support.tees import TEES
+from verdictd_py.broker.catalogue import Catalogue
 from verdictd_py.broker.changes import MAX_ATTEMPTS, CheckedDocuments
 from verdictd_py.broker.documents import DocumentAdministrator
 from verdictd_py.broker.history import History, Judgement
+from verdictd_py.broker.references import ReferenceAdministrator
 from verdictd_py.broker.referencesets import SetAdministrator
 from verdictd_py.documents import referencesets
 from verdictd_py.documents.referencesets import MAX_SETS, ReferenceSet
@@ -74,13 +76,22 @@ class Place:
             self.prepared += 1
 
         changes = CheckedDocuments(self.store, TEES, tester, clock, prepare)
+        deciding = DocumentsWithSets(self.store, TEES, clock)
         events = MemoryEvents()
         documents = DocumentAdministrator(
             documents=self.store,
             changes=changes,
-            deciding=DocumentsWithSets(self.store, TEES, clock),
+            catalogue=Catalogue(self.store, TEES, ("tdx",)),
+            deciding=deciding,
             tees=TEES,
             tester=tester,
+            events=events,
+        )
+        self.references = ReferenceAdministrator(
+            documents=self.store,
+            changes=changes,
+            deciding=deciding,
+            tees=TEES,
             history=self.history,
             events=events,
         )
@@ -88,6 +99,7 @@ class Place:
             documents=self.store,
             tees=TEES,
             changes=changes,
+            deciding=deciding,
             history=self.history,
             events=events,
             clock=clock,
@@ -206,7 +218,8 @@ async def test_a_pin_during_whole_new_data_is_not_lost() -> None:
     place = Place()
     appraisal = Appraisal("id", NOW, "tdx", "test", GUEST, bound=True, refusal=None)
     place.history.remember(Judgement.of(appraisal, "192.0.2.1:5", TEES.measurements("tdx")))
-    others, _ = place.another(HeldTester())
+    place.another(HeldTester())
+    others = place.references
     preview = await others.preview_pin(OPERATOR, "id", ("mrTd",))
     place.tester.held = True
     setting = asyncio.create_task(

@@ -12,9 +12,11 @@ import pytest
 
 from tests.support.memory import NOW, VERIFIED, MemoryEvents
 from tests.support.tees import TEES
+from verdictd_py.broker.catalogue import Catalogue
 from verdictd_py.broker.changes import CheckedDocuments
 from verdictd_py.broker.documents import DocumentAdministrator
 from verdictd_py.broker.history import History, Judgement
+from verdictd_py.broker.references import ReferenceAdministrator
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import ROLES, Caller
 from verdictd_py.encoding import JsonValue
@@ -50,21 +52,30 @@ class ScriptedTester:
         return TestedPolicy(documents.policy == "yes", {})
 
 
-def administrator(
+def administrators(
     documents: DocumentStore, tester: PolicyTester, history: History, events: Events
-) -> DocumentAdministrator:
+) -> tuple[DocumentAdministrator, ReferenceAdministrator]:
     def clock() -> datetime:
         return NOW
 
     async def prepare() -> None:
         await asyncio.sleep(0)
 
+    changes = CheckedDocuments(documents, TEES, tester, clock, prepare)
+    deciding = DocumentsWithSets(documents, TEES, clock)
     return DocumentAdministrator(
         documents=documents,
-        changes=CheckedDocuments(documents, TEES, tester, clock, prepare),
-        deciding=DocumentsWithSets(documents, TEES, clock),
+        changes=changes,
+        catalogue=Catalogue(documents, TEES, ("tdx",)),
+        deciding=deciding,
         tees=TEES,
         tester=tester,
+        events=events,
+    ), ReferenceAdministrator(
+        documents=documents,
+        changes=changes,
+        deciding=deciding,
+        tees=TEES,
         history=history,
         events=events,
     )
@@ -76,6 +87,7 @@ class Place:
     history: History
     events: MemoryEvents
     admin: DocumentAdministrator
+    references: ReferenceAdministrator
 
 
 def place(
@@ -83,8 +95,8 @@ def place(
 ) -> Place:
     documents = MemoryDocumentStore(TEES, {"tdxPolicy.rego": "old", "tdxData": "{}", **texts})
     history, events = History(), MemoryEvents()
-    admin = administrator(documents, ScriptedTester(refuses), history, events)
-    return Place(documents, history, events, admin)
+    admin, references = administrators(documents, ScriptedTester(refuses), history, events)
+    return Place(documents, history, events, admin, references)
 
 
 def remember(history: History, rule: str = "mrTd") -> None:
@@ -143,22 +155,22 @@ async def test_a_name_has_one_segment(name: str) -> None:
 async def test_data_that_changed_since_it_was_shown_is_not_touched() -> None:
     here = place()
     remember(here.history)
-    preview = await here.admin.preview_pin(OPERATOR, "id", ())
+    preview = await here.references.preview_pin(OPERATOR, "id", ())
     assert [(change.field, change.accepted, change.added) for change in preview.changes] == [
         ("mrTd", (), A)
     ]
     here.documents.texts["tdxData"] = '{"rtmr1": ["00"]}'
     with pytest.raises(Conflict, match="has changed since"):
-        await here.admin.pin(OPERATOR, "id", ("mrTd",), preview.revision)
+        await here.references.pin(OPERATOR, "id", ("mrTd",), preview.revision)
     assert here.documents.texts["tdxData"] == '{"rtmr1": ["00"]}'
 
 
 async def test_two_who_pin_at_once_lose_nothing() -> None:
     here = place()
     remember(here.history)
-    preview = await here.admin.preview_pin(OPERATOR, "id", ())
+    preview = await here.references.preview_pin(OPERATOR, "id", ())
     results = await asyncio.gather(
-        *(here.admin.pin(OPERATOR, "id", (), preview.revision) for _ in range(3)),
+        *(here.references.pin(OPERATOR, "id", (), preview.revision) for _ in range(3)),
         return_exceptions=True,
     )
     assert sum(isinstance(each, Conflict) for each in results) == 2
@@ -168,17 +180,17 @@ async def test_two_who_pin_at_once_lose_nothing() -> None:
 async def test_what_is_accepted_already_is_said() -> None:
     here = place(tdxData=json.dumps({"mrTd": [A, B]}))
     remember(here.history)
-    preview = await here.admin.preview_pin(OPERATOR, "id", ())
+    preview = await here.references.preview_pin(OPERATOR, "id", ())
     assert preview.changes[0].added == ""
     with pytest.raises(RequestError, match="accepted already"):
-        await here.admin.pin(OPERATOR, "id", (), preview.revision)
+        await here.references.pin(OPERATOR, "id", (), preview.revision)
 
 
 async def test_a_list_that_is_none_is_not_overwritten() -> None:
     here = place(tdxData='{"mrTd": "cd"}')
     remember(here.history)
-    with pytest.raises(RequestError, match="no list of texts"):
-        await here.admin.preview_pin(OPERATOR, "id", ())
+    with pytest.raises(PolicyInvalid, match="mrTd is not a list of accepted values"):
+        await here.references.preview_pin(OPERATOR, "id", ())
 
 
 async def test_whoever_may_not_manage_learns_nothing() -> None:
@@ -188,9 +200,9 @@ async def test_whoever_may_not_manage_learns_nothing() -> None:
         here.admin.get(caller, "tdxData"),
         here.admin.set_policy(caller, "../x", b""),
         here.admin.set_reference(caller, "../x", b""),
-        here.admin.reference_of(caller, "nonsense"),
-        here.admin.preview_pin(caller, "", ()),
-        here.admin.pin(caller, "", (), ""),
+        here.references.view(caller, "nonsense"),
+        here.references.preview_pin(caller, "", ()),
+        here.references.pin(caller, "", (), ""),
     ):
         with pytest.raises(NotAuthorized):
             await ask

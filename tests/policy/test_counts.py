@@ -11,6 +11,7 @@ import pytest
 from tests.policy.support import ONE, POLICIES, TWO, tdx_claims
 from tests.support.memory import MemoryEvents, accepted_peer
 from tests.support.tees import TEES
+from verdictd_py.broker.catalogue import Catalogue
 from verdictd_py.broker.changes import CheckedDocuments
 from verdictd_py.broker.documents import DocumentAdministrator
 from verdictd_py.broker.history import History
@@ -48,16 +49,17 @@ class Broker:
         self.documents = DocumentAdministrator(
             documents=self.store,
             changes=changes,
+            catalogue=Catalogue(self.store, TEES, ("tdx",)),
             deciding=self.source,
             tees=TEES,
             tester=tester,
-            history=history,
             events=events,
         )
         self.sets = SetAdministrator(
             documents=self.store,
             tees=TEES,
             changes=changes,
+            deciding=self.source,
             history=history,
             events=events,
             clock=lambda: NOW,

@@ -41,9 +41,9 @@ REQUESTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "set reference value": (
         "POST",
         "/kbs/v0/reference-value",
-        {"json": reference({"mrtd": ["ab"]})},
+        {"json": reference({"mrTd": ["ab" * 48]})},
     ),
-    "get reference value": ("GET", "/kbs/v0/reference-value/mrtd", {}),
+    "get reference value": ("GET", "/kbs/v0/reference-value/mrTd", {}),
     "get reference values": ("GET", "/kbs/v0/reference-value", {}),
 }
 """One good request of every route."""

@@ -164,7 +164,7 @@ async def test_only_genuine_guests_that_measurements_alone_refused_can_be_pinned
     assert "did not verify" in await refusal(broker, tampered)
     both = await refused_for(broker, rtmr1=[OTHER], tcbStatus=["OutOfDate"])
     assert "tcbStatus" in await refusal(broker, both)
-    elsewhere = await refused_for(broker, fmspc=["none"], rtmr1=[OTHER])
+    elsewhere = await refused_for(broker, fmspc=["00" * 6], rtmr1=[OTHER])
     assert "fmspc" in await refusal(broker, elsewhere)
     for unknown in ("0" * 32, "", "../x"):
         line = await refusal(broker, unknown)

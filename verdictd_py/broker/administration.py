@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from verdictd_py.broker.changes import repeated
 from verdictd_py.broker.documents import DocumentAdministrator
+from verdictd_py.broker.references import ReferenceAdministrator
 from verdictd_py.broker.referencesets import SetAdministrator
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.events import (
@@ -315,4 +316,5 @@ class Administration:
     keys: KeyAdministrator
     resources: ResourceAdministrator
     documents: DocumentAdministrator
+    references: ReferenceAdministrator
     sets: SetAdministrator

@@ -12,13 +12,16 @@ neither change is lost.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import hashlib
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Final, TypeVar
 
 from verdictd_py.documents import referencesets
 from verdictd_py.documents.deciding import combined, require_sets
 from verdictd_py.documents.reference import ReferenceData
+from verdictd_py.domain.callers import Caller
+from verdictd_py.domain.events import PolicySet
 from verdictd_py.domain.names import RELEASE_DATA, RELEASE_POLICY, Name
 from verdictd_py.errors import Conflict, NotFound, PolicyInvalid, RequestError, StorageError
 from verdictd_py.ports import (
@@ -47,7 +50,13 @@ Relied = Mapping[Name, Expected]
 Result = TypeVar("Result")
 
 
-class _Outdated(Conflict):
+def policy_set(caller: Caller, name: Name, text: str) -> PolicySet:
+    """Return the event for a document that was stored."""
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return PolicySet(caller=caller.name, name=str(name), sha256=digest)
+
+
+class Outdated(Conflict):
     """The change is based on a revision that is not stored any more: repeating cannot help."""
 
 
@@ -60,7 +69,7 @@ async def repeated(attempt: Callable[[], Awaitable[Result]]) -> Result:
     for _ in range(MAX_ATTEMPTS - 1):
         try:
             return await attempt()
-        except _Outdated:
+        except Outdated:
             raise
         except Conflict:
             continue
@@ -121,7 +130,7 @@ class CheckedDocuments:
             before, expected = await self._current(name)
             if based_on is not None:
                 if based_on is not ANY and based_on != expected:
-                    raise _Outdated(f"{name} has changed since it was read; read it again")
+                    raise Outdated(f"{name} has changed since it was read; read it again")
                 expected = based_on
             text = edit(before)
             relied = await check(text)
@@ -130,6 +139,28 @@ class CheckedDocuments:
             return text
 
         return await repeated(attempt)
+
+    async def delete(
+        self, name: Name, check: Callable[[], Awaitable[Relied]], *, based_on: Expected = ANY
+    ) -> None:
+        """Delete a document.
+
+        Args:
+            check: raises if the document must stay, and returns what that relies on.
+            based_on: revision that the caller has seen.
+
+        Raises:
+            NotFound: no document has that name.
+            Conflict: it is not the one that the caller has seen.
+            StorageError: it could not be deleted.
+        """
+
+        async def attempt() -> None:
+            relied = await check()
+            others = {other: wanted for other, wanted in relied.items() if other != name}
+            await self._documents.delete(name, expected=based_on, unchanged=others)
+
+        await repeated(attempt)
 
     async def current(self, name: Name) -> Expected:
         """Return the revision of a document, `ABSENT`, or `ANY` if it cannot be read."""
@@ -207,6 +238,31 @@ class CheckedDocuments:
             reference = await self._combined(tee, _parsed(stored), sets.get(tee, {}), relied)
             policy = self._documents.policy_name(tee)
             await self._check_with_policy(reference, policy, tee, relied)
+        return relied
+
+    async def check_without_set(
+        self, sets: referencesets.Sets, tee: str, fields: Iterable[str]
+    ) -> Relied:
+        """Check that the sets of a TEE without a deleted one leave no list open.
+
+        Nothing is checked with the policy: a deletion must succeed under a broken one too.
+
+        Args:
+            fields: measurements of the deleted set.
+
+        Raises:
+            RequestError: a list would be empty, so that any value would be accepted.
+            PolicyInvalid: the reference data cannot be read.
+        """
+        relied: dict[Name, Expected] = {}
+        stored = _parsed(await self._read(self._documents.reference_name(tee), relied))
+        left = ReferenceData.of(referencesets.union(stored.values, sets, self._clock()))
+        opened = left.unpinned(fields)
+        if opened:
+            raise RequestError(
+                f"without this set any value of {', '.join(opened)} would be accepted; "
+                "add a set in force or pin a value first"
+            )
         return relied
 
     async def _check_with_policy(

@@ -73,6 +73,7 @@ class About:
 
     async def status(self) -> DaemonStatus:
         """Describe the daemon as it is now."""
+        standing = await self.readiness.refresh()
         return DaemonStatus(
             version=__version__,
             started_at=self._started_at,
@@ -82,7 +83,9 @@ class About:
             attester=self._settings.attester,
             unsafe=self._unsafe.chosen(),
             warnings=self._warnings,
-            unpinned=await self.readiness.refresh(),
+            unpinned=standing.unpinned,
+            problems=tuple(f"{who}: {text}" for who, text in standing.problems.items()),
+            unread=tuple(f"{name}: {text}" for name, text in standing.unread.items()),
         )
 
     def _endpoints(self) -> dict[str, str]:

@@ -15,9 +15,11 @@ from verdictd_py.broker.administration import (
     ResourceAdministrator,
 )
 from verdictd_py.broker.appraiser import Appraiser
+from verdictd_py.broker.catalogue import Catalogue
 from verdictd_py.broker.changes import CheckedDocuments
 from verdictd_py.broker.documents import DocumentAdministrator
 from verdictd_py.broker.history import History
+from verdictd_py.broker.references import ReferenceAdministrator
 from verdictd_py.broker.referencesets import SetAdministrator
 from verdictd_py.broker.release import Releaser
 from verdictd_py.broker.wrapping import Wrapper
@@ -52,6 +54,7 @@ class UseCases:
         tees: those that are known.
         appraisal: decides about guests; `prepare` compiles what decides.
         open_measurements: those that have no reference values.
+        catalogue: what reads each stored document.
         prepare: compiles every policy that decides, ahead of the next guest.
         trusted_root: digest of the root that is trusted instead of the vendors', None for theirs.
     """
@@ -60,6 +63,7 @@ class UseCases:
     verifiers: VerifierSet
     appraisal: RegoAppraisalPolicy
     open_measurements: OpenMeasurements
+    catalogue: Catalogue
     release: RegoReleasePolicy
     prepare: Callable[[], Awaitable[None]]
     history: History
@@ -150,12 +154,14 @@ def use_cases(
         await release.prepare()
 
     tester = PolicyTrial(tees, compiled)
+    catalogue = Catalogue(documents, tees, verifiers)
     changes = CheckedDocuments(documents, tees, tester, clock, prepare)
     return UseCases(
         tees=tees,
         verifiers=verifiers,
         appraisal=appraisal,
         open_measurements=OpenMeasurements(deciding, tees),
+        catalogue=catalogue,
         release=release,
         prepare=prepare,
         history=history,
@@ -190,15 +196,24 @@ def use_cases(
             documents=DocumentAdministrator(
                 documents=documents,
                 changes=changes,
+                catalogue=catalogue,
                 deciding=deciding,
                 tees=tees,
                 tester=tester,
+                events=events,
+            ),
+            references=ReferenceAdministrator(
+                documents=documents,
+                changes=changes,
+                deciding=deciding,
+                tees=tees,
                 history=history,
                 events=events,
             ),
             sets=SetAdministrator(
                 documents=documents,
                 changes=changes,
+                deciding=deciding,
                 tees=tees,
                 history=history,
                 events=events,

@@ -214,6 +214,23 @@ def with_retired(sets: Mapping[str, Sets], tee: str, name: str, now: datetime) -
     return {**sets, tee: {**of_tee, name: retired(of_tee[name], now)}}
 
 
+def without(sets: Mapping[str, Sets], tee: str, name: str, now: datetime) -> dict[str, Sets]:
+    """Return the sets without one that is no longer in force.
+
+    Raises:
+        NotFound: there is no set of that name.
+        RequestError: it is in force.
+    """
+    of_tee = sets.get(tee, {})
+    if name not in of_tee:
+        raise NotFound(f"there is no set {shown(name)}")
+    if of_tee[name].state(now) == "in force":
+        raise RequestError(
+            f"the set {name} is in force; retire it first (verdict-py reference retire {name})"
+        )
+    return {**sets, tee: {other: made for other, made in of_tee.items() if other != name}}
+
+
 def retired(made: ReferenceSet, now: datetime) -> ReferenceSet:
     """Return the set as retired, at `now` unless it was retired before."""
     return replace(made, retired_at=made.retired_at or now)
