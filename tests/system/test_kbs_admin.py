@@ -76,7 +76,7 @@ def test_the_table_has_every_route() -> None:
         for method, path, _ in REQUESTS.values()
     }
     named = {
-        (m, p.replace("default/key/1", "{repository}/{type}/{tag}").replace("/mrtd", "/{name:.+}"))
+        (m, p.replace("default/key/1", "{repository}/{type}/{tag}").replace("/mrTd", "/{name:.+}"))
         for m, p in named
     }
     assert named == routes

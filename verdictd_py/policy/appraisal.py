@@ -9,7 +9,8 @@ from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, StorageError
 from verdictd_py.policy import explain, floor
 from verdictd_py.policy.engine import CompiledPolicies, PolicyResult, in_thread
-from verdictd_py.ports import PolicyDocuments, PolicySource, Tees
+from verdictd_py.policy.explain import MAX_OWN_CHARS
+from verdictd_py.ports import PolicyDocuments, PolicySource, Tee, Tees
 
 
 class RegoAppraisalPolicy:
@@ -38,6 +39,7 @@ class RegoAppraisalPolicy:
         self._tees = tees
         self._require_reference_values = require_reference_values
         self._compiled = CompiledPolicies() if compiled is None else compiled
+        self._packaged_texts: dict[str, str] = {}
 
     async def prepare(self, tee: str) -> PolicyDocuments:
         """Compile a TEE's policy ahead of its next guest, which then finds it compiled.
@@ -73,10 +75,34 @@ class RegoAppraisalPolicy:
         if self._require_reference_values:
             reasons += floor.not_pinned(known, reference)
         if not result.allow:  # 5
-            found = explain.differences(known, claims, reference)
-            found += explain.own_reasons(result.document)
-            reasons += found or (_unexplained(result),)
+            reasons += self._explained(known, documents, claims, result)
         return _once(reasons + always)
+
+    def _explained(
+        self,
+        tee: Tee,
+        documents: PolicyDocuments,
+        claims: Mapping[str, JsonValue],
+        result: PolicyResult,
+    ) -> tuple[Reason, ...]:
+        """Explain a refusal by what the policy in force said.
+
+        The rules of the packaged policy are known here. Those of any other policy are not, so
+        that only its own answer explains it.
+        """
+        reference = documents.reference.values
+        if documents.policy.strip() == self._packaged(tee):
+            found = explain.differences(tee, claims, reference)
+        else:
+            found = explain.mismatches(tee, claims, reference, result.document)
+        found += explain.own_reasons(result.document)
+        return found or (_unexplained(result),)
+
+    def _packaged(self, tee: Tee) -> str:
+        if tee.name not in self._packaged_texts:
+            text = tee.documents.packaged(tee.documents.policy)
+            self._packaged_texts[tee.name] = text.strip()
+        return self._packaged_texts[tee.name]
 
 
 class OpenMeasurements:
@@ -104,15 +130,21 @@ def _policy_reason(text: str) -> Reason:
 
 
 def _unexplained(result: PolicyResult) -> Reason:
+    """Return the values of all rules of a policy that gives no reasons."""
+    rules = {name: value for name, value in result.document.items() if name != "allow"}
+    values = ", ".join(f"{name} is {_json(value)}" for name, value in sorted(rules.items()))
+    more = "; its other rules: " + values[:MAX_OWN_CHARS]
+    if not rules:
+        more = ", and the policy says no more"
     if "allow" not in result.document:
-        return _policy_reason("allow is undefined for this guest, and the policy says no more")
-    shown = json.dumps(result.document["allow"], ensure_ascii=False)
-    return Reason(
-        "policy",
-        shown,
-        "allow is true",
-        f"policy: allow is {shown}, expected true, and the policy says no more",
-    )
+        return _policy_reason(f"allow is undefined for this guest{more}")
+    shown = _json(result.document["allow"])
+    text = f"policy: allow is {shown}, expected true{more}"
+    return Reason("policy", shown, "allow is true", text)
+
+
+def _json(value: JsonValue) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _once(reasons: tuple[Reason, ...]) -> tuple[Reason, ...]:
