@@ -19,7 +19,7 @@ from verdictd_py.domain.names import (
     RELEASE_POLICY,
     Name,
 )
-from verdictd_py.encoding import shown
+from verdictd_py.encoding import quoted
 from verdictd_py.errors import NotFound, RequestError, StorageError
 from verdictd_py.ports import Document, DocumentStore, Tees
 
@@ -123,7 +123,7 @@ class Catalogue:
             for text in tee.documents.names:
                 found[Name((text,))] = (f"appraisal of {tee.name}{served}",)
         for prefix, name in (await self._named()).items():
-            found[name] = (*found.get(name, ()), f"release of {shown(prefix)}")
+            found[name] = (*found.get(name, ()), f"release of {quoted(prefix)}")
         return found
 
     async def _named(self) -> Mapping[str, Name]:

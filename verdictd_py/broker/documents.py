@@ -16,7 +16,7 @@ from verdictd_py.documents import referencesets, releasepolicies
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.events import PolicyDeleted
 from verdictd_py.domain.names import REFERENCE_SETS, RELEASE_DATA, RELEASE_POLICIES, Name
-from verdictd_py.encoding import decode_object, shown
+from verdictd_py.encoding import decode_object, quoted
 from verdictd_py.errors import NotFound, RequestError
 from verdictd_py.ports import (
     ANY,
@@ -231,7 +231,7 @@ class DocumentAdministrator:
                 relied[name] = (await self._documents.get(name)).revision
             except NotFound:
                 raise RequestError(
-                    f"there is no policy {name} for {shown(prefix)}; "
+                    f"there is no policy {name} for {quoted(prefix)}; "
                     f"store it first (verdict-py policy set {name} FILE)"
                 ) from None
         return relied

@@ -19,7 +19,7 @@ from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
 from verdictd_py.domain.evidence import NO_TEE
 from verdictd_py.domain.names import ResourcePath
 from verdictd_py.domain.trust import HARDWARE_UNKNOWN
-from verdictd_py.encoding import encode_base64, shown
+from verdictd_py.encoding import encode_base64, quoted
 from verdictd_py.errors import (
     EvidenceFormat,
     GuestRefused,
@@ -107,7 +107,7 @@ class Handshakes:
         known = self._tees.of_rcar(request.tee)
         tee = NO_TEE if known is None else known.name
         if not self._appraiser.serves(tee):
-            named = shown(request.tee) if known is None else tee
+            named = quoted(request.tee) if known is None else tee
             raise EvidenceFormat(f"evidence of {named} is not served here")
         nonce = encode_base64(self._random(messages.NONCE_BYTES))
         challenge = Challenge(request.version, tee, nonce)

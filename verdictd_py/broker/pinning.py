@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from verdictd_py.broker.history import Judgement, Verdict
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.names import Name
-from verdictd_py.encoding import JsonValue, shown
+from verdictd_py.encoding import JsonValue, quoted
 from verdictd_py.errors import RequestError
 
 
@@ -86,7 +86,7 @@ def _change(judgement: Judgement, reference: ReferenceData, field: str) -> Chang
     measured = judgement.claims.get(field)
     if field not in known or not isinstance(measured, str):
         raise RequestError(
-            f"{shown(field)} cannot be pinned from this guest; choose among {', '.join(known)}"
+            f"{quoted(field)} cannot be pinned from this guest; choose among {', '.join(known)}"
         )
     accepted = _texts(reference, field)
     return Change(field, accepted, "" if measured in accepted else measured)

@@ -19,7 +19,7 @@ from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.events import ReferencePinned
 from verdictd_py.domain.names import REFERENCE_SETS, Name
-from verdictd_py.encoding import JsonValue, shown
+from verdictd_py.encoding import JsonValue, quoted
 from verdictd_py.errors import PolicyInvalid, RequestError
 from verdictd_py.ports import (
     ABSENT,
@@ -221,8 +221,8 @@ def _lists(values: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     for name, value in values.items():
         accepted: list[JsonValue] = value if isinstance(value, list) else [value]
         if not all(isinstance(text, str) for text in accepted):
-            raise RequestError(f"{shown(name)}: reference values are texts, or a list of them")
+            raise RequestError(f"{quoted(name)}: reference values are texts, or a list of them")
         if not accepted:  # it would open what is pinned
-            raise RequestError(f"{shown(name)}: an empty list means any value; give values")
+            raise RequestError(f"{quoted(name)}: an empty list means any value; give values")
         lists[name] = accepted
     return lists

@@ -15,7 +15,7 @@ from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.documents.referencesets import Sets
 from verdictd_py.documents.schema import ReferenceSchema, closest
 from verdictd_py.domain.names import Name
-from verdictd_py.encoding import shown
+from verdictd_py.encoding import quoted
 from verdictd_py.errors import PolicyInvalid, RequestError
 
 
@@ -74,6 +74,6 @@ def require_known_tees(sets: Iterable[str], known: Iterable[str]) -> None:
         suggestion = None if tee in names else closest(tee, names)
         if suggestion is not None:
             raise RequestError(
-                f"{referencesets.DOCUMENT}: there is no TEE {shown(tee)}; "
+                f"{referencesets.DOCUMENT}: there is no TEE {quoted(tee)}; "
                 f"did you mean {suggestion}?"
             )

@@ -19,7 +19,7 @@ from typing import Final
 
 from verdictd_py.documents.datanames import DataNames
 from verdictd_py.domain.claims import Claim, Compared, is_number
-from verdictd_py.encoding import JsonValue, shown
+from verdictd_py.encoding import JsonValue, quoted
 from verdictd_py.errors import PolicyInvalid
 
 _SIMILAR: Final = 0.75
@@ -75,7 +75,7 @@ class ReferenceSchema:
                     yield self._unknown(name, suggestion)
 
     def _unknown(self, name: str, suggestion: str | None) -> str:
-        said = f"no policy reads {shown(name)}, so that it would pin nothing"
+        said = f"no policy reads {quoted(name)}, so that it would pin nothing"
         if suggestion is None:
             return f"{said}; remove it, or store the policy that reads data.{name} first"
         return f"{said}; did you mean {suggestion}?"
@@ -117,7 +117,7 @@ class ReferenceSchema:
             return None if isinstance(item, str) else f"{name}: each value is a text"
         if claim.form.accepts(item):
             return None
-        said = f"{name}: {_shown(item)} is not {claim.form.description}"
+        said = f"{name}: {_as_text(item)} is not {claim.form.description}"
         if isinstance(item, str) and claim.form.accepts(item.strip().lower()):
             return f"{said}; did you mean {item.strip().lower()}?"
         return said
@@ -127,8 +127,8 @@ class ReferenceSchema:
             return None
         suggestion = closest(status, self.statuses) if isinstance(status, str) else None
         if suggestion is None:
-            return f"{name}: {_shown(status)} is not one of {', '.join(self.statuses)}"
-        return f"{name}: there is no status {_shown(status)}; did you mean {suggestion}?"
+            return f"{name}: {_as_text(status)} is not one of {', '.join(self.statuses)}"
+        return f"{name}: there is no status {_as_text(status)}; did you mean {suggestion}?"
 
     def _grace_problems(self, name: str, value: JsonValue) -> Iterator[str]:
         if not isinstance(value, dict):
@@ -139,7 +139,7 @@ class ReferenceSchema:
             if problem is not None:
                 yield problem
             if not is_number(days):
-                yield f"{name}: {_shown(days)} for {shown(status)} is not a number of days"
+                yield f"{name}: {_as_text(days)} for {quoted(status)} is not a number of days"
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
@@ -156,7 +156,7 @@ def _plain(name: str) -> str:
     return "".join(character for character in name.lower() if character not in "_-.")
 
 
-def _shown(value: JsonValue) -> str:
+def _as_text(value: JsonValue) -> str:
     if isinstance(value, str):
-        return shown(value)
+        return quoted(value)
     return "an object" if isinstance(value, dict | list) else str(value)

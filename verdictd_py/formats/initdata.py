@@ -16,7 +16,7 @@ from math import isfinite
 from typing import Final
 
 from verdictd_py.domain.evidence import InitData
-from verdictd_py.encoding import JsonValue, decode_object, has_more_values, shown
+from verdictd_py.encoding import JsonValue, decode_object, has_more_values, quoted
 from verdictd_py.errors import EvidenceFormat, Reason, RequestError
 
 MAX_BYTES: Final = 256 * 1024
@@ -89,7 +89,7 @@ def parse(shown_by_guest: InitData) -> Document:
     algorithm = content.get("algorithm")
     spelled = algorithm.replace("-", "").lower() if isinstance(algorithm, str) else ""
     if spelled not in _ALGORITHMS:
-        named = shown(algorithm) if isinstance(algorithm, str) else "none"
+        named = quoted(algorithm) if isinstance(algorithm, str) else "none"
         raise EvidenceFormat(
             f"the init-data names the digest {named}; served are sha256, sha384 and sha512"
         )
@@ -103,7 +103,7 @@ def _content(form: str, body: str, data: bytes) -> dict[str, JsonValue]:
         except RequestError as error:
             raise EvidenceFormat(str(error)) from None
     if form != "toml":
-        raise EvidenceFormat(f"init-data of format {shown(form)}; served are toml and json")
+        raise EvidenceFormat(f"init-data of format {quoted(form)}; served are toml and json")
     try:
         _check_parts(body)
         found = _json_value(tomllib.loads(body), 0)

@@ -19,7 +19,7 @@ from verdictd_py.documents.schema import ReferenceSchema
 from verdictd_py.domain.claims import Claim
 from verdictd_py.domain.evidence import NO_TEE, VerifiedEvidence
 from verdictd_py.domain.trust import HARDWARE_UNKNOWN, TrustVector
-from verdictd_py.encoding import JsonValue, encode_object, shown
+from verdictd_py.encoding import JsonValue, encode_object, quoted
 from verdictd_py.errors import ConfigError, EvidenceFormat, RequestError
 from verdictd_py.ports.collateral import CollateralStore
 from verdictd_py.ports.events import Events
@@ -316,7 +316,7 @@ class Tees:
         tee = self._by_name.get(text)
         if tee is None:
             known = " or ".join(self._by_name)
-            raise RequestError(f"{shown(text)} is no kind of TEE; write {known}")
+            raise RequestError(f"{quoted(text)} is no kind of TEE; write {known}")
         return tee
 
     def schema(self, name: str) -> ReferenceSchema:

@@ -22,7 +22,7 @@ from verdictd_py.encoding import (
     decode_object,
     encode_base64url,
     encode_object,
-    shown,
+    quoted,
 )
 from verdictd_py.errors import NotAuthorized, NotFound, RequestError, TokenInvalid
 from verdictd_py.listeners.kbs import answers
@@ -123,7 +123,7 @@ class AdminRoutes:
         tee = tees.default if named in _DEFAULT_IDS else tees.get(named)
         if tee is None:
             known = ", ".join(policy_ids(tees))
-            raise RequestError(f"there is no policy_id {shown(named)}; there are {known}")
+            raise RequestError(f"there is no policy_id {quoted(named)}; there are {known}")
         await self._policies.set_policy(caller, tee.documents.policy, _policy(members))
         return web.Response()
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from verdictd_py.domain.evidence import MAX_QUOTE_BYTES, REPORT_DATA_BYTES, Evidence
-from verdictd_py.encoding import JsonValue, decode_object, shown
+from verdictd_py.encoding import JsonValue, decode_object, quoted
 from verdictd_py.errors import EvidenceFormat, EvidenceMissing, NonceMismatch, RequestError
 from verdictd_py.ports.tees import Carried, Tees
 from verdictd_py.protocols.rcar.messages import MAX_NUMBERS, Attestation
@@ -62,7 +62,7 @@ def _carried(value: JsonValue, name: str, tees: Tees) -> Carried:
         raise EvidenceFormat("the evidence is no object")
     tee = tees.get(name)
     if tee is None:
-        raise EvidenceFormat(f"evidence of {shown(name)} is not served here")
+        raise EvidenceFormat(f"evidence of {quoted(name)} is not served here")
     carried = tee.wire.read_rcar(value)
     if len(carried.quote) > MAX_QUOTE_BYTES:
         raise EvidenceFormat(f"the evidence is longer than {MAX_QUOTE_BYTES} bytes")
@@ -84,7 +84,7 @@ def _devices(additional: str) -> tuple[str, ...]:
     for name in found:
         if not _DEVICE.fullmatch(name):
             raise EvidenceFormat(
-                f"there is additional evidence of {shown(name)}, no kind of device"
+                f"there is additional evidence of {quoted(name)}, no kind of device"
             )
     return tuple(found)
 

@@ -12,7 +12,7 @@ from typing import Final, Self
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from verdictd_py.encoding import JsonValue, decode_base64url, shown
+from verdictd_py.encoding import JsonValue, decode_base64url, quoted
 from verdictd_py.errors import EvidenceFormat
 from verdictd_py.protocols.rcar.versions import Version
 
@@ -82,7 +82,7 @@ class TeeKey:
             algorithm = KeyAlgorithm(named)  # 2
         except ValueError:
             raise EvidenceFormat(
-                f"the TEE key is for {shown(named)}; served are {', '.join(KeyAlgorithm)}"
+                f"the TEE key is for {quoted(named)}; served are {', '.join(KeyAlgorithm)}"
             ) from None
         if algorithm is KeyAlgorithm.RSA1_5 and version is not Version.V0_1_1:
             raise EvidenceFormat(f"RSA1_5 is not served to guests of version {version}")
@@ -102,7 +102,7 @@ def text_members(jwk: JsonValue) -> dict[str, str]:
     members = {}
     for name, value in jwk.items():
         if name not in _MAX_CHARACTERS:
-            raise EvidenceFormat(f"the TEE key has the unknown member {shown(name)}")
+            raise EvidenceFormat(f"the TEE key has the unknown member {quoted(name)}")
         if not isinstance(value, str) or len(value) > _MAX_CHARACTERS[name]:
             raise EvidenceFormat(f"the TEE key's {name} is no text, or too long")
         members[name] = value
@@ -112,7 +112,7 @@ def text_members(jwk: JsonValue) -> dict[str, str]:
 def _ec_key(members: Mapping[str, str]) -> ec.EllipticCurvePublicKey:
     name = members.get("crv", "")
     if members.get("kty") != "EC" or name not in _CURVES:
-        raise EvidenceFormat(f"the TEE key is on {shown(name)}; served are {', '.join(_CURVES)}")
+        raise EvidenceFormat(f"the TEE key is on {quoted(name)}; served are {', '.join(_CURVES)}")
     size = _COORDINATE_BYTES[name]
     x, y = (_number_bytes(members, part) for part in ("x", "y"))
     if len(x) != size or len(y) != size:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
-from verdictd_py.encoding import shown
+from verdictd_py.encoding import quoted
 from verdictd_py.errors import ProtocolVersionRefused
 
 
@@ -31,5 +31,5 @@ def served(text: str) -> Version:
     except ValueError:
         raise ProtocolVersionRefused(
             f"KBS Client Protocol Version Mismatch: expect {SERVED} while the request is "
-            f"{shown(text)}"
+            f"{quoted(text)}"
         ) from None
