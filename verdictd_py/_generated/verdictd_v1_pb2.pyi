@@ -510,6 +510,7 @@ class Document(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    IN_FORCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     kind: _builtins.str
     """policy, reference data, ...; empty: nothing reads it"""
@@ -520,6 +521,8 @@ class Document(_message.Message):
     size: _builtins.int
     """bytes"""
     problem: _builtins.str
+    in_force: _builtins.bool
+    """the broker decides with it now"""
     @_builtins.property
     def read_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """what the broker decides with it; none: nothing"""
@@ -534,10 +537,11 @@ class Document(_message.Message):
         sha256: _builtins.str = ...,
         size: _builtins.int = ...,
         problem: _builtins.str = ...,
+        in_force: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "name", b"name", "problem", b"problem", "read_by", b"read_by", "remark", b"remark", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_force", b"in_force", "kind", b"kind", "name", b"name", "problem", b"problem", "read_by", b"read_by", "remark", b"remark", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

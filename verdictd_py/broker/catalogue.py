@@ -42,18 +42,22 @@ class DocumentUse:
         kind: what a document of this name holds; empty if nothing reads it.
         read_by: what the broker decides with it; empty for nothing.
         suggestion: the name that was probably meant; empty if it is read, or none is similar.
+        decides: whether the broker decides with it now: its TEE is served.
     """
 
     name: Name
     kind: str
     read_by: tuple[str, ...]
     suggestion: str = ""
+    decides: bool = False
 
     @property
     def remark(self) -> str:
-        """One sentence about a document that nothing reads; empty for one that is read."""
-        if self.read_by:
+        """One sentence about a document that decides nothing; empty for one that decides."""
+        if self.decides:
             return ""
+        if self.read_by:
+            return f"{self.name} decides nothing now: it is for {' and '.join(self.read_by)}"
         if self.suggestion:
             return f"nothing reads {self.name}; did you mean {self.suggestion}?"
         return (
@@ -142,7 +146,9 @@ class Catalogue:
     def _use(self, name: Name, uses: Mapping[Name, tuple[str, ...]]) -> DocumentUse:
         read_by = uses.get(name, ())
         if read_by:
-            return DocumentUse(name, self._kind(name), read_by)
+            tee = self._tees.of_document(str(name))
+            decides = tee is None or tee.name in self._served or len(read_by) > 1
+            return DocumentUse(name, self._kind(name), read_by, decides=decides)
         return DocumentUse(name, "", (), closest(str(name), map(str, uses)) or "")
 
     def _kind(self, name: Name) -> str:

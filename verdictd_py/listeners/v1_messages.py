@@ -86,6 +86,7 @@ def document(use: DocumentUse, stored: Document | None) -> messages.Document:
         sha256="" if stored is None else stored.revision,
         size=0 if stored is None else len(stored.text.encode()),
         problem="it is missing, or cannot be read" if stored is None else "",
+        in_force=use.decides and stored is not None,
     )
 
 

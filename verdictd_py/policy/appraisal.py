@@ -138,9 +138,7 @@ def _unexplained(result: PolicyResult) -> Reason:
         more = ", and the policy says no more"
     if "allow" not in result.document:
         return _policy_reason(f"allow is undefined for this guest{more}")
-    shown = _json(result.document["allow"])
-    text = f"policy: allow is {shown}, expected true{more}"
-    return Reason("policy", shown, "allow is true", text)
+    return _policy_reason(f"allow is {_json(result.document['allow'])}, expected true{more}")
 
 
 def _json(value: JsonValue) -> str:
