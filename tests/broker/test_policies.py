@@ -100,7 +100,8 @@ def place(
 
 
 def remember(history: History, rule: str = "mrTd") -> None:
-    reason = Reason(rule, A, B, "")
+    kind = TEES.named("tdx").reason_kind(rule)
+    reason = Reason(rule, A, B, "", kind=kind)
     refusal = PolicyRefused("refused", reasons=(reason,))
     appraisal = Appraisal("id", NOW, "tdx", "test", GUEST, bound=True, refusal=refusal)
     history.remember(Judgement.of(appraisal, "192.0.2.1:5", TEES.measurements("tdx")))

@@ -133,7 +133,7 @@ class TestAnswers:
         ("garbage", 1, "the input is not valid JSON"),
         ("nothing", 1, "the input is not valid JSON"),
         ("option", 2, "--nosuch; see verdictd-py keyprovider --help"),
-        ("no directory", 2, "is no directory; choose another --data-dir"),
+        ("no directory", 2, "is not a directory; choose another --data-dir"),
     ],
 )
 def test_a_failure_is_one_line_that_ocicrypt_can_show(

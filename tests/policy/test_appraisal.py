@@ -19,7 +19,7 @@ from tests.policy.support import (
 from tests.support.tees import TEES
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import NotFound, PolicyInvalid, Reason, StorageError
+from verdictd_py.errors import NotFound, PolicyInvalid, Reason, ReasonKind, StorageError
 from verdictd_py.policy import engine
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy
 from verdictd_py.policy.engine import MAX_COMPILED, CompiledPolicy
@@ -128,6 +128,7 @@ async def test_whole_values_side_by_side() -> None:
             ONE,
             f"{TWO}, {'3' * 96}",
             f"rtmr1: measured {ONE}, expected one of {TWO}, {'3' * 96}",
+            kind=ReasonKind.MEASUREMENT,
         ),
     )
 
@@ -231,7 +232,8 @@ class TestReasonsOfThePolicy:
     async def test_all_parts(self) -> None:
         rule = 'reasons contains {"rule": "rack", "measured": 3, "expected": [1], "text": "t"}'
         documents = PolicyDocuments(HEAD + "default allow := false\n" + rule, "{}")
-        assert await refusals(documents, tdx_claims()) == (Reason("rack", "3", "[1]", "t"),)
+        reason = Reason("rack", "3", "[1]", "t", kind=ReasonKind.POLICY)
+        assert await refusals(documents, tdx_claims()) == (reason,)
 
     async def test_they_stand_beside_the_comparison(self) -> None:
         data = json.dumps({"rtmr0": [TWO], "rtmr1": [TWO]})
@@ -253,7 +255,21 @@ class TestReasonsOfThePolicy:
         assert found == [
             "a: not measured, expected what the policy accepts",
             f"fmspc: measured {tdx_claims()['fmspc']}, expected what the policy accepts",
+            "policy: allow is false, expected true; "
+            'its other rules: mismatches is ["a", "fmspc"], x is 1',
         ]
+
+    async def test_a_guest_with_another_defect_is_not_one_of_measurements_alone(self) -> None:
+        """Such a guest could be pinned: a policy that names measurements alone must not hide it."""
+        rules = 'default allow := false\nmismatches contains "rtmr0"'
+        documents = PolicyDocuments(HEAD + rules, json.dumps({"rtmr0": [TWO]}))
+        for more, kinds in (
+            ({}, [ReasonKind.MEASUREMENT]),
+            ({"tcbStatus": "OutOfDate"}, [ReasonKind.MEASUREMENT, ReasonKind.POLICY]),
+            ({"debug": True}, [ReasonKind.MEASUREMENT, ReasonKind.POLICY]),
+        ):
+            found = await refusals(documents, tdx_claims() | more)
+            assert [reason.kind for reason in found] == kinds
 
     async def test_they_refuse_nothing(self) -> None:
         rules = 'allow := true\nreasons contains "never mind"'

@@ -9,7 +9,7 @@ from verdictd_py.broker.history import Judgement, Verdict
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.names import Name
 from verdictd_py.encoding import JsonValue, quoted
-from verdictd_py.errors import RequestError
+from verdictd_py.errors import ReasonKind, RequestError
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def changes(
 def _default_fields(judgement: Judgement, reference: ReferenceData) -> tuple[str, ...]:
     if judgement.verdict is Verdict.ACCEPTED:
         return reference.unpinned(judgement.measurements)
-    refused = {reason.rule for reason in judgement.reasons}
+    refused = {reason.rule for reason in judgement.reasons if reason.kind is ReasonKind.MEASUREMENT}
     return tuple(name for name in judgement.measurements if name in refused)
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from verdictd_py import __version__
 from verdictd_py.config import Settings, Unsafe
-from verdictd_py.daemon.readiness import Readiness
+from verdictd_py.daemon.readiness import Readiness, not_served
 from verdictd_py.domain.events import DaemonStarted, ListenerStarted, UnsafeOption, WarningStorage
 from verdictd_py.listeners.listener import Listener
 from verdictd_py.listeners.management_v1 import DaemonStatus
@@ -74,6 +74,7 @@ class About:
     async def status(self) -> DaemonStatus:
         """Describe the daemon as it is now."""
         standing = await self.readiness.refresh()
+        closed = sorted(standing.not_served)
         return DaemonStatus(
             version=__version__,
             started_at=self._started_at,
@@ -82,8 +83,8 @@ class About:
             verifiers=self._verifiers,
             attester=self._settings.attester,
             unsafe=self._unsafe.chosen(),
-            warnings=self._warnings,
-            unpinned=standing.unpinned,
+            warnings=(*self._warnings, *map(not_served, closed)),
+            unpinned=standing.open_measurements,
             problems=tuple(f"{who}: {text}" for who, text in standing.problems.items()),
             unread=tuple(f"{name}: {text}" for name, text in standing.unread.items()),
         )

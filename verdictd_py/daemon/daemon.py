@@ -104,7 +104,7 @@ class Daemon:
 
     async def refresh_readiness(self) -> tuple[str, ...]:
         """Publish whether every measurement is pinned; returns those that are not."""
-        return (await self._parts.readiness.refresh()).unpinned
+        return (await self._parts.readiness.refresh()).open_measurements
 
     def _run(
         self, name: str, run: Callable[[], Awaitable[None]], *, essential: bool = False

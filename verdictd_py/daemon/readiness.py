@@ -1,4 +1,4 @@
-"""Whether guests can be judged as the operator means it: policies that work, values pinned."""
+"""Readiness of the broker: whether policies can be used, values are pinned and TEEs are served."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from verdictd_py.daemon.usecases import UseCases
 from verdictd_py.documents.datanames import data_names
 from verdictd_py.domain.events import (
     PolicyLoaded,
+    TeeNotServed,
+    TeeServed,
     WarningDocument,
     WarningPolicy,
     WarningUnpinned,
 )
 from verdictd_py.errors import NotFound, PolicyInvalid, StorageError
-from verdictd_py.listeners.grpc_listener import DOCUMENTS, PINNED
-from verdictd_py.ports import Events
+from verdictd_py.listeners.grpc_listener import DOCUMENTS, PINNED, served
+from verdictd_py.ports import Events, PolicyDocuments, Tee
 
 READINESS_SECONDS: Final = 30.0
 """Between two checks of whether everything is pinned."""
@@ -37,14 +39,24 @@ class Standing:
     """How far the documents that decide do what the operator means by them.
 
     Attributes:
-        unpinned: measurements of served TEEs for which any value is accepted, as `tdx rtmr1`.
+        unpinned: by TEE that is served: measurements for which any value is accepted.
         problems: by TEE, or `release`: why its guests, or releases, are refused.
-        unread: documents, or parts of them, that decide nothing: name and sentence.
+        unread: by name of a document: that it, or a part of it, decides nothing.
+        not_served: TEEs whose guests are all refused until a measurement is pinned.
     """
 
-    unpinned: tuple[str, ...]
+    unpinned: Mapping[str, tuple[str, ...]]
     problems: Mapping[str, str]
     unread: Mapping[str, str]
+    not_served: frozenset[str] = frozenset()
+
+    @property
+    def open_measurements(self) -> tuple[str, ...]:
+        """Measurements for which any value is accepted, as `tdx rtmr1`."""
+        return tuple(f"{tee} {name}" for tee, names in self.unpinned.items() for name in names)
+
+
+_NOTHING: Final = Standing({}, {}, {})
 
 
 class Readiness:
@@ -62,17 +74,16 @@ class Readiness:
         self._use_cases = use_cases
         self._events = events
         self._publish = tuple(publish)
-        self._reported: Standing | None = None
+        self._reported = _NOTHING
 
     async def refresh(self) -> Standing:
         """Examine the documents, publish the result, and record what has changed in it."""
         standing = await self._examine()
-        if self._reported is not None:
-            self._record(standing, self._reported)
-            self._reported = standing
-        for publish in self._publish:
-            await publish(PINNED, ready=not standing.unpinned and not standing.problems)
-            await publish(DOCUMENTS, ready=not standing.problems)
+        before, self._reported = self._reported, standing  # one step: calls overlap
+        self._record(standing, before)
+        for tee in before.problems.keys() - standing.problems.keys() - {RELEASE}:
+            self._events.record(PolicyLoaded(tee=tee))
+        await self._published(standing)
         return standing
 
     async def keep_fresh(self) -> None:
@@ -89,14 +100,14 @@ class Readiness:
         guest find them compiled.
         """
         standing = await self._examine()
-        self._record(standing, None)
+        # What was reported of TEEs that are not served stands: nothing has changed for them.
+        before = Standing({}, {}, {}, self._reported.not_served)
         self._reported = standing
         for tee in self._use_cases.verifiers:
-            names = tuple(
-                name.removeprefix(f"{tee} ")
-                for name in standing.unpinned
-                if name.startswith(f"{tee} ")
-            )
+            if tee in self._use_cases.tees and tee not in standing.problems:
+                self._events.record(PolicyLoaded(tee=tee))
+        self._record(standing, before)
+        for tee, names in standing.unpinned.items():
             if names:
                 self._events.record(
                     WarningUnpinned(
@@ -108,33 +119,37 @@ class Readiness:
 
     async def _examine(self) -> Standing:
         cases = self._use_cases
-        unpinned: list[str] = []
+        unpinned: dict[str, tuple[str, ...]] = {}
         problems: dict[str, str] = {}
-        unread: dict[str, str] = {}
-        for tee in cases.verifiers:
-            known = cases.tees.get(tee)
-            if known is None:  # the guests of `nullverifier`, which no document decides about
+        unread = await self._strays()
+        waiting: set[str] = set()
+        for name in cases.verifiers:
+            tee = cases.tees.get(name)
+            if tee is None:  # the guests of `nullverifier`, which no document decides about
                 continue
             try:
-                documents = await cases.appraisal.prepare(tee)
+                documents = await cases.appraisal.prepare(name)
             except (NotFound, StorageError, PolicyInvalid) as error:
-                problems[tee] = str(error)
+                problems[name] = str(error)
                 continue
-            values = documents.reference.values
-            unpinned += [
-                f"{tee} {name}" for name in documents.reference.unpinned(known.measurements)
-            ]
-            names = cases.tees.schema(tee).unread(values, data_names(documents.policy))
-            if names:
-                unread[known.documents.data] = (
-                    f"{known.documents.policy} does not read {', '.join(names)}: "
-                    "these values decide nothing"
-                )
+            unread |= self._unread(tee, documents)
+            if await cases.appraisal.awaits_pin(name):
+                waiting.add(name)
+            else:
+                unpinned[name] = documents.reference.unpinned(tee.measurements)
         released = await cases.release.prepare()
         if released:
             problems[RELEASE] = "; ".join(released)
-        unread |= await self._strays()
-        return Standing(tuple(unpinned), problems, unread)
+        return Standing(unpinned, problems, unread, frozenset(waiting))
+
+    def _unread(self, tee: Tee, documents: PolicyDocuments) -> dict[str, str]:
+        """Return a sentence about values that the policy in force does not read, by document."""
+        schema = self._use_cases.tees.schema(tee.name)
+        names = schema.unread(documents.reference.values, data_names(documents.policy))
+        if not names:
+            return {}
+        said = f"{tee.documents.policy} does not read {', '.join(names)}"
+        return {tee.documents.data: f"{said}: these values decide nothing"}
 
     async def _strays(self) -> dict[str, str]:
         """Return documents that nothing reads and whose name is nearly one that is read."""
@@ -144,16 +159,32 @@ class Readiness:
             return {}
         return {str(use.name): use.remark for use, _ in found if use.suggestion}
 
-    def _record(self, standing: Standing, before: Standing | None) -> None:
-        """Record what is wrong and was not so `before`, and what is right again."""
-        known = {} if before is None else before.problems
+    def _record(self, standing: Standing, before: Standing) -> None:
+        """Record what is wrong and was not so `before`."""
         for who, problem in standing.problems.items():
-            if known.get(who) != problem:
+            if before.problems.get(who) != problem:
                 self._events.record(WarningPolicy(tee=who, reason=problem))
-        for tee in self._use_cases.verifiers:
-            if tee not in standing.problems and (before is None or tee in known):
-                self._events.record(PolicyLoaded(tee=tee))
-        noted = {} if before is None else before.unread
         for name, reason in standing.unread.items():
-            if noted.get(name) != reason:
+            if before.unread.get(name) != reason:
                 self._events.record(WarningDocument(name=name, reason=reason))
+        for tee in sorted(standing.not_served - before.not_served):
+            self._events.record(TeeNotServed(tee=tee, reason=not_served(tee)))
+        for tee in sorted(before.not_served - standing.not_served - standing.problems.keys()):
+            self._events.record(TeeServed(tee=tee))
+
+    async def _published(self, standing: Standing) -> None:
+        usable = not standing.problems
+        for publish in self._publish:
+            await publish(PINNED, ready=usable and not standing.open_measurements)
+            await publish(DOCUMENTS, ready=usable)
+            for tee in self._use_cases.verifiers:
+                refused = tee in standing.not_served or tee in standing.problems
+                await publish(served(tee), ready=not refused)
+
+
+def not_served(tee: str) -> str:
+    """Return why no guest of a TEE is accepted, and what the operator can do."""
+    return (
+        f"{tee} guests are refused: no measurement is pinned; pin a guest "
+        f"(verdict-py reference pin) or start with --verifier {tee}"
+    )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import NotFound, PolicyInvalid, Reason, StorageError
+from verdictd_py.errors import NotFound, PolicyInvalid, Reason, ReasonKind, StorageError
 from verdictd_py.policy import explain, floor
 from verdictd_py.policy.engine import CompiledPolicies, PolicyResult, in_thread
 from verdictd_py.policy.explain import MAX_OWN_CHARS
@@ -25,6 +25,7 @@ class RegoAppraisalPolicy:
         compiled: cache of compiled policies, shared with what checks them.
         require_reference_values: a list that is missing or empty refuses, where otherwise
             it means any value (for the TCB status, its default).
+        pinned_only: TEEs whose guests are refused while no measurement is pinned.
     """
 
     def __init__(
@@ -34,10 +35,12 @@ class RegoAppraisalPolicy:
         compiled: CompiledPolicies | None = None,
         *,
         require_reference_values: bool = False,
+        pinned_only: Container[str] = frozenset(),
     ) -> None:
         self._source = source
         self._tees = tees
         self._require_reference_values = require_reference_values
+        self._pinned_only = pinned_only
         self._compiled = CompiledPolicies() if compiled is None else compiled
         self._packaged_texts: dict[str, str] = {}
 
@@ -54,6 +57,17 @@ class RegoAppraisalPolicy:
         await in_thread(self._compiled.of, documents)
         return documents
 
+    async def awaits_pin(self, tee: str) -> bool:
+        """Return whether every guest of a TEE is refused because no measurement is pinned."""
+        known = self._tees.get(tee)
+        if known is None or tee not in self._pinned_only:
+            return False
+        try:
+            documents = await self._source.documents(tee)
+            return bool(floor.nothing_pinned(known, documents.reference.values))
+        except (NotFound, StorageError, PolicyInvalid):
+            return True
+
     async def failures(self, tee: str, claims: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
         """Return every failed rule; empty only if the policy's `allow` is `true`.
 
@@ -68,10 +82,12 @@ class RegoAppraisalPolicy:
             _, result = await self._compiled.evaluate(documents, claims)  # 2, 3
             reference = documents.reference.values
         except (NotFound, StorageError, PolicyInvalid) as error:
-            return (*floor.revoked(known, claims), _policy_reason(str(error)))
-        reasons = floor.revoked(known, claims)  # 4
+            return (*known.revoked(claims), _policy_reason(str(error)))
+        reasons = known.revoked(claims)  # 4
         always = floor.unordered(known, claims, reference)
         always += floor.unverified_devices(claims, result.document)
+        if tee in self._pinned_only:
+            reasons += floor.nothing_pinned(known, reference)
         if self._require_reference_values:
             reasons += floor.not_pinned(known, reference)
         if not result.allow:  # 5
@@ -91,12 +107,18 @@ class RegoAppraisalPolicy:
         that only its own answer explains it.
         """
         reference = documents.reference.values
+        differences = explain.differences(tee, claims, reference)
+        own = explain.own_reasons(result.document, tee.reason_kind)
         if documents.policy.strip() == self._packaged(tee):
-            found = explain.differences(tee, claims, reference)
-        else:
-            found = explain.mismatches(tee, claims, reference, result.document)
-        found += explain.own_reasons(result.document)
-        return found or (_unexplained(result),)
+            return (differences + own) or (_unexplained(result),)
+        found = explain.mismatches(tee, claims, reference, result.document) + own
+        # The policy may have refused more than it names. A guest whose measurements alone were
+        # refused can be pinned, so that this must not be said of one with another defect.
+        named = {reason.rule for reason in found}
+        others = [each for each in differences if each.kind is not ReasonKind.MEASUREMENT]
+        if not found or any(each.rule not in named for each in others):
+            found += (_unexplained(result),)
+        return found
 
     def _packaged(self, tee: Tee) -> str:
         if tee.name not in self._packaged_texts:
@@ -126,7 +148,7 @@ class OpenMeasurements:
 
 
 def _policy_reason(text: str) -> Reason:
-    return Reason("policy", "", "allow is true", f"policy: {text}")
+    return Reason(explain.UNNAMED, "", "allow is true", f"policy: {text}", kind=ReasonKind.POLICY)
 
 
 def _unexplained(result: PolicyResult) -> Reason:
@@ -146,6 +168,6 @@ def _json(value: JsonValue) -> str:
 
 
 def _once(reasons: tuple[Reason, ...]) -> tuple[Reason, ...]:
-    """One reason for each rule, the first; the policy's own texts all stay."""
-    rules = {reason.rule: reason for reason in reversed(reasons) if reason.rule != "policy"}
-    return tuple(r for r in reasons if r.rule == "policy" or rules.get(r.rule) is r)
+    """Return the first reason of each rule, and every reason that names no rule."""
+    first = {reason.rule: reason for reason in reversed(reasons)}
+    return tuple(r for r in reasons if r.rule == explain.UNNAMED or first[r.rule] is r)
