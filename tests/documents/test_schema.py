@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.support.tees import SGX, TDX, TEES
 from tests.tees import toy
 from verdictd_py.documents.datanames import DataNames, data_names
-from verdictd_py.documents.schema import closest
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.ports.tees import Tee
@@ -112,6 +113,15 @@ def test_a_tee_whose_policy_reads_nothing_has_no_names() -> None:
     assert toy.TEE.reference_schema().names == ()
 
 
+def test_a_packaged_policy_that_reads_data_as_a_whole_may_read_every_claim() -> None:
+    def packaged(name: str) -> str:
+        return "package policy\nallow if { some name; input[name] in data[name] }\n"
+
+    whole = replace(SGX, documents=replace(SGX.documents, packaged=packaged))
+    names = whole.reference_schema().names
+    assert set(names) == set(SGX.claims) - {"debug"}
+
+
 @pytest.mark.parametrize(
     ("policy", "named", "any_name"),
     [
@@ -135,16 +145,3 @@ def test_a_tee_whose_policy_reads_nothing_has_no_names() -> None:
 )
 def test_names_that_a_policy_reads(policy: str, named: set[str], *, any_name: bool) -> None:
     assert data_names(policy) == DataNames(frozenset(named), any_name=any_name)
-
-
-def test_names_of_documents_are_suggested_too() -> None:
-    files = ("tdxPolicy.rego", "sgxPolicy.rego", "releasePolicy.rego", "tdxData", "referenceSets")
-    for wrong, meant in (
-        ("tdxpolicy.rego", "tdxPolicy.rego"),
-        ("tdx-policy.rego", "tdxPolicy.rego"),
-        ("tdxPolicy", "tdxPolicy.rego"),
-        ("tdxdata", "tdxData"),
-        ("referencesets", "referenceSets"),
-    ):
-        assert closest(wrong, files) == meant
-    assert closest("team.rego", files) is None

@@ -252,22 +252,23 @@ class TestReasonsOfThePolicy:
         for name in ("a", "fmspc"):
             rules += f'\nmismatches contains "{name}" if not in_rack'
         found = await texts(PolicyDocuments(HEAD + rules, data), claims)
+        listed = 'mismatches is ["a", "fmspc"]'
         assert found == [
             "a: not measured, expected what the policy accepts",
             f"fmspc: measured {tdx_claims()['fmspc']}, expected what the policy accepts",
-            "policy: allow is false, expected true; "
-            'its other rules: mismatches is ["a", "fmspc"], x is 1',
+            f"policy: allow is false, expected true; its other rules: {listed}, x is 1",
         ]
 
     async def test_a_guest_with_another_defect_is_not_one_of_measurements_alone(self) -> None:
         """Such a guest could be pinned: a policy that names measurements alone must not hide it."""
         rules = 'default allow := false\nmismatches contains "rtmr0"'
         documents = PolicyDocuments(HEAD + rules, json.dumps({"rtmr0": [TWO]}))
-        for more, kinds in (
+        cases: list[tuple[dict[str, JsonValue], list[ReasonKind]]] = [
             ({}, [ReasonKind.MEASUREMENT]),
             ({"tcbStatus": "OutOfDate"}, [ReasonKind.MEASUREMENT, ReasonKind.POLICY]),
             ({"debug": True}, [ReasonKind.MEASUREMENT, ReasonKind.POLICY]),
-        ):
+        ]
+        for more, kinds in cases:
             found = await refusals(documents, tdx_claims() | more)
             assert [reason.kind for reason in found] == kinds
 

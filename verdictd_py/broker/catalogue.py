@@ -26,6 +26,11 @@ from verdictd_py.ports import Document, DocumentStore, Tees
 POLICY: Final = "policy"
 DATA: Final = "reference data"
 
+_SUFFIX: Final = ".rego"
+
+_SIMILAR: Final = 0.85
+"""Least similarity of a suggested name; `teamPolicy.rego` is another name than `tdxPolicy.rego`."""
+
 _KINDS: Final = {
     RELEASE_POLICY: POLICY,
     RELEASE_DATA: DATA,
@@ -42,6 +47,7 @@ class DocumentUse:
         kind: what a document of this name holds; empty if nothing reads it.
         read_by: what the broker decides with it; empty for nothing.
         suggestion: the name that was probably meant; empty if it is read, or none is similar.
+        misspelled: whether it differs from the suggestion in case, separators or suffix alone.
         decides: whether the broker decides with it now: its TEE is served.
     """
 
@@ -49,6 +55,7 @@ class DocumentUse:
     kind: str
     read_by: tuple[str, ...]
     suggestion: str = ""
+    misspelled: bool = False
     decides: bool = False
 
     @property
@@ -58,11 +65,11 @@ class DocumentUse:
             return ""
         if self.read_by:
             return f"{self.name} decides nothing now: it is for {' and '.join(self.read_by)}"
-        if self.suggestion:
-            return f"nothing reads {self.name}; did you mean {self.suggestion}?"
-        return (
-            f"nothing reads {self.name}: it decides once {RELEASE_POLICIES} names it for a prefix"
-        )
+        said = f"nothing reads {self.name}"
+        if self.misspelled:
+            return f"{said}; did you mean {self.suggestion}?"
+        said = f"{said}: it decides once {RELEASE_POLICIES} names it for a prefix"
+        return f"{said}; or did you mean {self.suggestion}?" if self.suggestion else said
 
 
 class Catalogue:
@@ -99,16 +106,15 @@ class Catalogue:
         return self._use(name, await self._read_by())
 
     async def require_reader(self, name: Name, *, kind: str) -> None:
-        """Refuse a name that nothing reads, if another one was probably meant.
+        """Refuse a misspelled name, and reference data that nothing reads.
 
-        Reference data is refused under every name that nothing reads. A policy is not:
-        `releasePolicies` may name it later.
+        A policy of another name may be stored: `releasePolicies` may name it later.
 
         Raises:
             RequestError: one line with the right name.
         """
         use = await self.use(name)
-        if use.read_by or (kind == POLICY and not use.suggestion):
+        if use.read_by or (kind == POLICY and not use.misspelled):
             return
         if use.suggestion:
             raise RequestError(f"nothing reads {name}; did you mean {use.suggestion}?")
@@ -149,7 +155,11 @@ class Catalogue:
             tee = self._tees.of_document(str(name))
             decides = tee is None or tee.name in self._served or len(read_by) > 1
             return DocumentUse(name, self._kind(name), read_by, decides=decides)
-        return DocumentUse(name, "", (), closest(str(name), map(str, uses)) or "")
+        known = [str(each) for each in uses]
+        for spelled in (str(name), f"{name}{_SUFFIX}"):
+            if same := closest(spelled, known, similarity=1):
+                return DocumentUse(name, "", (), same, misspelled=True)
+        return DocumentUse(name, "", (), closest(str(name), known, similarity=_SIMILAR) or "")
 
     def _kind(self, name: Name) -> str:
         tee = self._tees.of_document(str(name))

@@ -152,12 +152,12 @@ class Readiness:
         return {tee.documents.data: f"{said}: these values decide nothing"}
 
     async def _strays(self) -> dict[str, str]:
-        """Return documents that nothing reads and whose name is nearly one that is read."""
+        """Return documents with a misspelled name, which nothing reads."""
         try:
             found = await self._use_cases.catalogue.all()
         except StorageError:
             return {}
-        return {str(use.name): use.remark for use, _ in found if use.suggestion}
+        return {str(use.name): use.remark for use, _ in found if use.misspelled}
 
     def _record(self, standing: Standing, before: Standing) -> None:
         """Record what is wrong and was not so `before`."""

@@ -142,13 +142,16 @@ class ReferenceSchema:
                 yield f"{name}: {_as_text(days)} for {quoted(status)} is not a number of days"
 
 
-def closest(name: str, known: Iterable[str]) -> str | None:
+def closest(name: str, known: Iterable[str], *, similarity: float = _SIMILAR) -> str | None:
     """Return the name among `known` that was probably meant, None where none is similar.
 
     Case, `_`, `-` and `.` make no difference.
+
+    Args:
+        similarity: least ratio of `difflib`; 1 for names that differ in nothing else.
     """
     plain = {_plain(each): each for each in known}
-    matches = get_close_matches(_plain(name), plain, n=1, cutoff=_SIMILAR)
+    matches = get_close_matches(_plain(name), plain, n=1, cutoff=similarity)
     return plain[matches[0]] if matches else None
 
 

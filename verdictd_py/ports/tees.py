@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from verdictd_py.documents.datanames import data_names
 from verdictd_py.documents.schema import ReferenceSchema
-from verdictd_py.domain.claims import Claim
+from verdictd_py.domain.claims import Claim, Compared
 from verdictd_py.domain.evidence import NO_TEE, VerifiedEvidence
 from verdictd_py.domain.trust import HARDWARE_UNKNOWN, TrustVector
 from verdictd_py.encoding import JsonValue, encode_object, quoted
@@ -251,16 +251,24 @@ class Tee:
     def reference_schema(self) -> ReferenceSchema:
         """Return names and forms of its reference data: what its packaged policy reads.
 
+        A packaged policy that reads `data` as a whole may read a value for each claim.
+
         The policy is read from the TEE's package; `Tees.schema` does it once.
         """
-        reads = data_names(self.documents.packaged(self.documents.policy)).named
-        grace = None if self.tcb is None or self.tcb.grace is None else self.tcb.grace[0]
+        reads = data_names(self.documents.packaged(self.documents.policy))
+        names = reads.named
+        if reads.any_name:
+            names |= {
+                name
+                for name, claim in self.claims.items()
+                if claim.compared is not Compared.ALWAYS_FALSE
+            }
         return ReferenceSchema(
-            (*(name for name in self.claims if name in reads), *sorted(reads - set(self.claims))),
+            (*(name for name in self.claims if name in names), *sorted(names - set(self.claims))),
             self.claims,
             status=None if self.tcb is None else self.tcb.claim,
             statuses=() if self.tcb is None else self.tcb.known,
-            grace=grace,
+            grace=None if self.tcb is None or self.tcb.grace is None else self.tcb.grace[0],
         )
 
     def reason_kind(self, claim: str) -> ReasonKind:
