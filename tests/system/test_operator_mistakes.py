@@ -87,7 +87,7 @@ async def test_reference_data_that_would_pin_nothing_is_refused(
 async def test_names_of_the_policys_own_are_stored_once_it_reads_them(
     broker: RunningBroker,
 ) -> None:
-    data = json.dumps({"rack": ["b0c06f000000"], "mrTd": []})
+    data = json.dumps({"rack": ["50806f000000"], "mrTd": []})
     assert (await set_policy(broker, "tdxPolicy.rego", OWN)).status == 0
     assert (await set_data(broker, data)).stdout == b"tdxData is in force\n"
     packaged = (Path(__file__).parents[2] / "policies" / "tdxPolicy.rego").read_bytes()
@@ -309,7 +309,7 @@ async def test_explain_shows_what_the_policy_in_force_said(broker: RunningBroker
     await set_policy(broker, "tdxPolicy.rego", own)
     which = await seen(broker)
     explained = (await verdict(broker, "explain", which)).stdout.decode()
-    assert "rack b0c06f000000" in explained
+    assert "rack 50806f000000" in explained
     assert "rtmr1" not in explained
 
 

@@ -12,7 +12,7 @@ import pytest_asyncio
 from tests.support.broker import RunningBroker, running_broker
 from tests.support.channel import store
 from tests.support.refused_guests import HONEST, OTHER, refused_for, seen
-from tests.support.verdict import verdict
+from tests.support.verdict import only_remarks, verdict
 from verdictd_py import daemon as app
 from verdictd_py.simulator import SimulatedPlatform
 
@@ -38,7 +38,7 @@ async def test_a_set_opens_and_closes(broker: RunningBroker) -> None:
     soon = (app.utc_now() + timedelta(days=30)).isoformat()
     pin = ("reference", "pin", "--from", which, "--set", "prod", "--expires", soon, "--yes")
     ended = await verdict(broker, *pin, "--field", "rtmr1")
-    assert (ended.status, ended.stderr) == (0, "")
+    only_remarks(ended)
     assert await accepted(broker)
     listed = json.loads((await verdict(broker, "reference", "sets", "--json")).stdout)
     assert [(each["name"], each["state"]) for each in listed] == [
@@ -69,7 +69,8 @@ async def test_a_test_decides_as_guests_are_decided(broker: RunningBroker, tmp_p
         ).status == 0
         ended = await verdict(broker, "policy", "test", str(tmp_path / "claims"), "--json")
         assert ended.status == status
-        assert ended.json["parseInfo"]["rtmr1"][1][-1] == kernel
+        (row,) = [row for row in ended.json["claims"] if row["claim"] == "rtmr1"]
+        assert row["expected"][-1] == kernel
     (broker.data / "opa" / "tdxPolicy.rego").unlink()
     ended = await verdict(broker, "policy", "test", str(tmp_path / "claims"))
     assert "opa/tdxPolicy.rego is missing" in ended.complaint(1, "verdict-py")

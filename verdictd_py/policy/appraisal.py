@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, ReasonKind, StorageError
 from verdictd_py.policy import explain, floor
 from verdictd_py.policy.engine import CompiledPolicies, PolicyResult, in_thread
 from verdictd_py.policy.explain import MAX_OWN_CHARS
+from verdictd_py.policy.floor import NO_REQUIREMENTS, Pinning
 from verdictd_py.ports import PolicyDocuments, PolicySource, Tee, Tees
 
 
@@ -23,9 +25,7 @@ class RegoAppraisalPolicy:
         source: documents that decide, with the named sets that are in force.
         tees: those whose guests it appraises; it refuses those of any other.
         compiled: cache of compiled policies, shared with what checks them.
-        require_reference_values: a list that is missing or empty refuses, where otherwise
-            it means any value (for the TCB status, its default).
-        pinned_only: TEEs whose guests are refused while no measurement is pinned.
+        pinning: what the operator requires of the reference data.
     """
 
     def __init__(
@@ -34,15 +34,12 @@ class RegoAppraisalPolicy:
         tees: Tees,
         compiled: CompiledPolicies | None = None,
         *,
-        require_reference_values: bool = False,
-        pinned_only: Container[str] = frozenset(),
+        pinning: Pinning = NO_REQUIREMENTS,
     ) -> None:
         self._source = source
         self._tees = tees
-        self._require_reference_values = require_reference_values
-        self._pinned_only = pinned_only
+        self._pinning = pinning
         self._compiled = CompiledPolicies() if compiled is None else compiled
-        self._packaged_texts: dict[str, str] = {}
 
     async def prepare(self, tee: str) -> PolicyDocuments:
         """Compile a TEE's policy ahead of its next guest, which then finds it compiled.
@@ -60,7 +57,7 @@ class RegoAppraisalPolicy:
     async def awaits_pin(self, tee: str) -> bool:
         """Return whether every guest of a TEE is refused because no measurement is pinned."""
         known = self._tees.get(tee)
-        if known is None or tee not in self._pinned_only:
+        if known is None or tee not in self._pinning.pinned_only:
             return False
         try:
             documents = await self._source.documents(tee)
@@ -80,51 +77,65 @@ class RegoAppraisalPolicy:
         try:
             documents = await self._source.documents(tee)  # 1
             _, result = await self._compiled.evaluate(documents, claims)  # 2, 3
-            reference = documents.reference.values
         except (NotFound, StorageError, PolicyInvalid) as error:
-            return (*known.revoked(claims), _policy_reason(str(error)))
-        reasons = known.revoked(claims)  # 4
-        always = floor.unordered(known, claims, reference)
-        always += floor.unverified_devices(claims, result.document)
-        if tee in self._pinned_only:
-            reasons += floor.nothing_pinned(known, reference)
-        if self._require_reference_values:
-            reasons += floor.not_pinned(known, reference)
-        if not result.allow:  # 5
-            reasons += self._explained(known, documents, claims, result)
-        return _once(reasons + always)
+            return failed(known, claims, error)
+        return refusals(known, documents, claims, result, self._pinning)  # 4, 5
 
-    def _explained(
-        self,
-        tee: Tee,
-        documents: PolicyDocuments,
-        claims: Mapping[str, JsonValue],
-        result: PolicyResult,
-    ) -> tuple[Reason, ...]:
-        """Explain a refusal by what the policy in force said.
 
-        The rules of the packaged policy are known here. Those of any other policy are not, so
-        that only its own answer explains it.
-        """
-        reference = documents.reference.values
-        differences = explain.differences(tee, claims, reference)
-        own = explain.own_reasons(result.document, tee.reason_kind)
-        if documents.policy.strip() == self._packaged(tee):
-            return (differences + own) or (_unexplained(result),)
-        found = explain.mismatches(tee, claims, reference, result.document) + own
-        # The policy may have refused more than it names. A guest whose measurements alone were
-        # refused can be pinned, so that this must not be said of one with another defect.
-        named = {reason.rule for reason in found}
-        others = [each for each in differences if each.kind is not ReasonKind.MEASUREMENT]
-        if not found or any(each.rule not in named for each in others):
-            found += (_unexplained(result),)
-        return found
+def refusals(
+    tee: Tee,
+    documents: PolicyDocuments,
+    claims: Mapping[str, JsonValue],
+    result: PolicyResult,
+    pinning: Pinning,
+) -> tuple[Reason, ...]:
+    """Return every reason to refuse a guest for whom the policy was evaluated; empty accepts it.
 
-    def _packaged(self, tee: Tee) -> str:
-        if tee.name not in self._packaged_texts:
-            text = tee.documents.packaged(tee.documents.policy)
-            self._packaged_texts[tee.name] = text.strip()
-        return self._packaged_texts[tee.name]
+    A test of a policy calls this as well, so that it reports what the broker decides.
+    """
+    reference = documents.reference.values
+    reasons = tee.revoked(claims) + pinning.unmet(tee, reference)
+    always = floor.unordered(tee, claims, reference)
+    always += floor.unverified_devices(claims, result.document)
+    if not result.allow:
+        reasons += _explained(tee, documents, claims, result)
+    return _once(reasons + always)
+
+
+def _explained(
+    tee: Tee, documents: PolicyDocuments, claims: Mapping[str, JsonValue], result: PolicyResult
+) -> tuple[Reason, ...]:
+    """Explain a refusal by what the policy in force said.
+
+    The rules of the packaged policy are known here. Those of any other policy are not, so that
+    only its own answer explains it.
+    """
+    reference = documents.reference.values
+    differences = explain.differences(tee, claims, reference)
+    own = explain.own_reasons(result.document, tee.reason_kind)
+    if documents.policy.strip() == _packaged(tee.documents.packaged, tee.documents.policy):
+        return (differences + own) or (unexplained(result),)
+    found = explain.mismatches(tee, claims, reference, result.document) + own
+    # The policy may have refused more than it names. A guest whose measurements alone were
+    # refused can be pinned, so that this must not be said of one with another defect.
+    named = {reason.rule for reason in found}
+    others = [each for each in differences if each.kind is not ReasonKind.MEASUREMENT]
+    if not found or any(each.rule not in named for each in others):
+        found += (unexplained(result),)
+    return found
+
+
+@lru_cache
+def _packaged(read: Callable[[str], str], name: str) -> str:
+    return read(name).strip()
+
+
+def failed(
+    tee: Tee | None, claims: Mapping[str, JsonValue], error: Exception
+) -> tuple[Reason, ...]:
+    """Return the reasons to refuse a guest whose policy could not be evaluated."""
+    revoked = () if tee is None else tee.revoked(claims)
+    return (*revoked, _policy_reason(str(error)))
 
 
 class OpenMeasurements:
@@ -151,8 +162,8 @@ def _policy_reason(text: str) -> Reason:
     return Reason(explain.UNNAMED, "", "allow is true", f"policy: {text}", kind=ReasonKind.POLICY)
 
 
-def _unexplained(result: PolicyResult) -> Reason:
-    """Return the values of all rules of a policy that gives no reasons."""
+def unexplained(result: PolicyResult) -> Reason:
+    """Return the values of all rules, for a refusal of a policy that gives no reasons."""
     rules = {name: value for name, value in result.document.items() if name != "allow"}
     values = ", ".join(f"{name} is {_json(value)}" for name, value in sorted(rules.items()))
     more = "; its other rules: " + values[:MAX_OWN_CHARS]

@@ -17,11 +17,11 @@ from verdictd_py.ports import Document, DocumentStore, PolicyDocuments, Tees
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """Everything that the result depends on. A set changes it by expiring, too."""
+    """Everything that the documents depend on: a set changes them also when it expires."""
 
     policy: str
     data: str
-    sets: str
+    sets: referencesets.Sets
     states: tuple[str, ...]
 
 
@@ -53,10 +53,9 @@ class DocumentsWithSets:
         policy, data = [found.get(name) or await self._documents.get(name) for name in names]
         stored_sets = found.get(referencesets.DOCUMENT)
         sets = {} if stored_sets is None else self._parsed(stored_sets).get(tee, {})
-        sets_revision = "" if stored_sets is None or not sets else stored_sets.revision
         now = self._clock()
         states = tuple(each.state(now) for each in sets.values())
-        key = _Key(policy.revision, data.revision, sets_revision, states)
+        key = _Key(policy.revision, data.revision, sets, states)
         known = self._made.get(tee)
         if known is None or known[0] != key:
             made = _made(self._tees.schema(tee), names[1], policy.text, data.text, sets, now)

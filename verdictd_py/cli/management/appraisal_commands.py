@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from argparse import ArgumentTypeError, Namespace
-from pathlib import Path
 from typing import Final
 
-from rich.console import Group
-
 from verdictd_py._generated import verdictd_v1_pb2 as v1
-from verdictd_py.cli.management import document_commands, show
+from verdictd_py.cli.management import document_commands, policy_commands, show
 from verdictd_py.cli.management.client import BrokerClient, BrokerFailed
 from verdictd_py.cli.management.command import NAME, Arguments, Command
 from verdictd_py.cli.management.show import Shown
-from verdictd_py.cli.management.upstream import ask_test
 from verdictd_py.errors import ConfigError
 from verdictd_py.tees.registry import DEFAULT_NAME
 
@@ -24,21 +19,6 @@ from verdictd_py.tees.registry import DEFAULT_NAME
 async def _status(client: BrokerClient, options: Namespace) -> Shown:
     del options
     return show.status(await client.ask(client.about.GetStatus, v1.GetStatusRequest()))
-
-
-async def _policy_test(client: BrokerClient, options: Namespace) -> Shown:
-    """Status 1 where the policy does not allow."""
-    text = await ask_test(
-        client,
-        policy=options.policy_file or options.policy,
-        reference=options.reference_file or options.reference,
-        claims=options.input,
-    )
-    found = json.loads(text)
-    rows = [(name, *map(json.dumps, pair)) for name, pair in found["parseInfo"].items()]
-    verdict = "allowed" if found["allow"] else "not allowed"
-    parts = Group(show.table(("claim", "input", "reference"), rows), show.cell(verdict))
-    return Shown(found, parts, status=0 if found["allow"] else 1)
 
 
 async def _reference_pin(client: BrokerClient, options: Namespace) -> Shown:
@@ -181,18 +161,6 @@ _PIN: Final[Arguments] = {
     "--expires": {"metavar": "RFC3339", "help": "until when the set accepts"},
     "--yes": {"action": "store_true", "help": "do not ask; needs --field"},
 }
-_POLICY, _DATA = f"{DEFAULT_NAME}Policy.rego", f"{DEFAULT_NAME}Data"
-_TEST: Final[Arguments] = {
-    "--policy": {
-        "metavar": "NAME",
-        "default": f"{DEFAULT_NAME}Policy.rego",
-        "help": "(%(default)s)",
-    },
-    "--policy-file": {"metavar": "FILE", "type": Path, "help": "this one instead"},
-    "--reference": {"metavar": "NAME", "default": _DATA, "help": "(%(default)s)"},
-    "--reference-file": {"metavar": "FILE", "type": Path, "help": "this one instead"},
-    "input": {"metavar": "CLAIMS_FILE", "type": Path},
-}
 _GUESTS: Final[Arguments] = {
     "verdict": {
         "nargs": "?",
@@ -212,7 +180,7 @@ COMMANDS: Final = (
     Command("explain", "why a guest was refused: measured, expected", _explain, _EXPLAIN),
     Command("guest list", "the guests judged lately", _guest_list, _GUESTS),
     *document_commands.POLICIES,
-    Command("policy test", "what it would decide; status 1: not allowed", _policy_test, _TEST),
+    *policy_commands.COMMANDS,
     *document_commands.REFERENCES,
     Command("reference sets", "named sets of values, ended ones too", _reference_sets, _OF_TEE),
     Command(
