@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from verdictd_py.broker.history import History, Judgement
 from verdictd_py.broker.references import ReferenceAdministrator
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import ROLES, Caller
+from verdictd_py.domain.names import Name
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import (
     Conflict,
@@ -207,3 +209,70 @@ async def test_whoever_may_not_manage_learns_nothing() -> None:
     ):
         with pytest.raises(NotAuthorized):
             await ask
+
+
+async def test_a_document_that_release_policies_name_meanwhile_is_not_deleted() -> None:
+    """The catalogue says that nothing reads it; then another operator names it."""
+    here = place()
+    here.documents.texts["team.rego"] = "policy"
+    delete = here.documents.delete
+
+    async def named_first(name: Name, **more: Any) -> None:
+        here.documents.delete = delete  # type: ignore[method-assign]
+        await here.admin.set_reference(OPERATOR, "releasePolicies", b'{"keys/a/": "team.rego"}')
+        await delete(name, **more)
+
+    here.documents.delete = named_first  # type: ignore[method-assign]
+    with pytest.raises(RequestError, match=r"team\.rego decides about release of 'keys/a/'"):
+        await here.admin.delete(OPERATOR, "team.rego")
+    assert "team.rego" in here.documents.texts
+
+
+async def test_release_policies_do_not_name_a_document_that_is_deleted_meanwhile() -> None:
+    here = place()
+    here.documents.texts["team.rego"] = "policy"
+    put = here.documents.put
+
+    async def deleted_first(name: Name, text: str, **more: Any) -> str:
+        here.documents.put = put  # type: ignore[method-assign]
+        await here.admin.delete(OPERATOR, "team.rego")
+        return await put(name, text, **more)
+
+    here.documents.put = deleted_first  # type: ignore[method-assign]
+    with pytest.raises(RequestError, match=r"there is no policy team\.rego"):
+        await here.admin.set_reference(OPERATOR, "releasePolicies", b'{"keys/a/": "team.rego"}')
+    assert "releasePolicies" not in here.documents.texts
+
+
+async def test_a_good_policy_is_stored_over_data_that_is_broken_under_both() -> None:
+    """Otherwise neither could be fixed; every guest is refused until the data is."""
+    here = place(tdxData='{"mrtd": []}')
+    await here.admin.set_policy(OPERATOR, "tdxPolicy.rego", b"new")
+    assert here.documents.texts["tdxPolicy.rego"] == "new"
+    with pytest.raises(PolicyInvalid, match="did you mean mrTd"):
+        await here.references.preview_pin(OPERATOR, remembered(here), ())
+    view = await here.references.view(OPERATOR, "tdx")
+    assert (view.deciding, view.stored) == (None, '{"mrtd": []}')
+    assert "did you mean mrTd" in view.problem
+
+
+async def test_a_set_that_changes_after_the_preview_refuses_the_pin() -> None:
+    """What is accepted already depends on the named sets as well as on the data."""
+    here = place()
+    remember(here.history)
+    preview = await here.references.preview_pin(OPERATOR, "id", ())
+    values = {"mrTd": [B]}
+    made = {"values": values, "addedBy": "a", "addedAt": NOW.isoformat()}
+    here.documents.texts["referenceSets"] = json.dumps({"tdx": {"new": made}})
+    with pytest.raises(Conflict, match="referenceSets has changed since"):
+        await here.references.pin(OPERATOR, "id", ("mrTd",), preview.revision)
+    assert here.documents.texts["tdxData"] == "{}"
+    preview = await here.references.preview_pin(OPERATOR, "id", ())
+    assert [(change.accepted, change.added) for change in preview.changes] == [((B,), A)]
+    await here.references.pin(OPERATOR, "id", ("mrTd",), preview.revision)
+    assert json.loads(here.documents.texts["tdxData"]) == {"mrTd": [A]}
+
+
+def remembered(here: Place) -> str:
+    remember(here.history)
+    return "id"

@@ -52,7 +52,7 @@ class Standing:
 
     @property
     def open_measurements(self) -> tuple[str, ...]:
-        """Measurements for which any value is accepted, as `tdx rtmr1`."""
+        """Measurements for which any value is accepted, each as TEE and claim."""
         return tuple(f"{tee} {name}" for tee, names in self.unpinned.items() for name in names)
 
 

@@ -2,8 +2,8 @@
 
 The schema is derived from the TEE: its names are those that the packaged policy reads, their forms
 are those of the claims. A name outside it decides nothing under the packaged policy: a pin with
-a misspelled name (`mrtd` for `mrTd`) would leave the measurement open. Such data is refused, when
-it is stored and for every guest that it would decide about.
+a misspelled name would leave the measurement open. Such data is refused, when it is stored and for
+every guest that it would decide about.
 
 A policy of the operator's may read names of its own. They are allowed where the text of the
 policy refers to them (`data.rack`). If it reads `data` as a whole, every name is allowed that is
