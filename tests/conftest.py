@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
+from tests.support.clock import SteppedLoop
 from tests.support.examples import load_profile
 
 load_profile()
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run every asynchronous test on a loop whose clock it can move."""
+    return {"stepped": SteppedLoop}
 
 
 @pytest.fixture(autouse=True)

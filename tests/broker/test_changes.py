@@ -109,8 +109,7 @@ def stored_sets(*names: str, tee: str = "tdx", values: JsonValue = None) -> str:
 async def during(place: Place, change: asyncio.Task[object]) -> None:
     """Wait until a change is being checked."""
     del change
-    async with asyncio.timeout(30):
-        await place.tester.checking.wait()
+    await place.tester.checking.wait()
 
 
 async def test_a_retirement_during_an_addition_is_not_lost() -> None:

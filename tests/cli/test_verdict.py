@@ -298,7 +298,7 @@ def test_bash_completes(words: tuple[str, ...], completed: list[str]) -> None:
         ["bash", "-c", COMPLETING, "bash", *words],
         input=_completion("bash"),
         capture_output=True,
-        timeout=30,
+        timeout=120,
         check=True,
     )
     found = process.stdout.decode().split()

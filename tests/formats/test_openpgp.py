@@ -319,7 +319,7 @@ def test_gpg_reads_what_is_exported(tmp_path: Path) -> None:
         ["gpg", "--homedir", tmp_path, "--show-keys", "--with-colons", keyring],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=True,
     ).stdout
     for cert in (ANN, BOB):

@@ -21,7 +21,6 @@ from verdictd_py.simulator import SimulatedPlatform
 
 TEXTS = ("first layer", "second layer")
 PROVIDER = "provider:attestation-agent"
-RUN_SECONDS = 30
 
 
 @pytest.fixture(params=["skopeo", "ocicopy"])

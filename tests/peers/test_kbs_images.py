@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.peers import oci
-from tests.peers.clients import RUN_SECONDS, ImageCopier, image_copier, run_copier
+from tests.peers.clients import ImageCopier, image_copier, run_copier
 from tests.support.broker import RunningBroker
 from tests.support.command import environment
 from tests.support.kbs import running_kbs, url_of
@@ -61,8 +61,7 @@ async def agent(broker: RunningBroker, *words: str) -> AsyncIterator[str]:
     )
     try:
         assert process.stdout is not None
-        async with asyncio.timeout(RUN_SECONDS):
-            line = (await process.stdout.readline()).decode()
+        line = (await process.stdout.readline()).decode()
         yield line.split()[-1]
     finally:
         process.kill()

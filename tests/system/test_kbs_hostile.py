@@ -19,7 +19,6 @@ from tests.support.kbs_admins import AdminTokens
 from tests.support.kbs_raw import all_closed, lines, once, request
 from tests.support.rcar_guests import attested, tdx_guest
 
-REQUEST_SECONDS = 1.0
 CONNECTIONS = 20
 
 
@@ -29,7 +28,6 @@ async def broker(tmp_path: Path, tokens: AdminTokens) -> AsyncIterator[RunningBr
     async with running_kbs(
         tmp_path,
         kbs_admins=tokens.file,
-        request_timeout=REQUEST_SECONDS,
         max_connections=CONNECTIONS,
     ) as running:
         yield running

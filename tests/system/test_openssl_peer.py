@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(OPENSSL is None, reason="openssl is not installe
 @pytest_asyncio.fixture
 async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
     platform = SimulatedPlatform.create(now=app.utc_now())
-    async with running_broker(tmp_path, platform, handshake_timeout=5) as running:
+    async with running_broker(tmp_path, platform) as running:
         yield running
 
 

@@ -97,7 +97,7 @@ async def tls_guest(
     )
     context = client_context(key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()))
     use_certificate(context, certificate)
-    async with GuestConnection.open(*broker.address, context, timeout_seconds=10) as guest:
+    async with GuestConnection.open(*broker.address, context, timeout_seconds=60) as guest:
         yield guest
 
 

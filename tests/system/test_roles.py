@@ -143,7 +143,7 @@ async def codes(
         for method, (_, request) in METHODS.items():
             call = channel.unary_unary(f"/{method}", type(request).SerializeToString, None)  # type: ignore[attr-defined]  # messages are made at run time
             try:
-                await call(request, timeout=10)
+                await call(request, timeout=120)
                 found[method] = grpc.StatusCode.OK
             except grpc.aio.AioRpcError as error:
                 found[method] = error.code()

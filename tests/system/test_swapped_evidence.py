@@ -65,10 +65,10 @@ async def test_a_certificate_opens_nothing_without_its_key(
     use_key(context, of=(thief if stolen else honest).key, beside=honest.key)
     if stolen:
         with pytest.raises(BrokerRefused):
-            async with GuestConnection.open(*broker.address, context, timeout_seconds=10) as guest:
+            async with GuestConnection.open(*broker.address, context, timeout_seconds=60) as guest:
                 await guest.version()
     else:
-        async with GuestConnection.open(*broker.address, context, timeout_seconds=10) as guest:
+        async with GuestConnection.open(*broker.address, context, timeout_seconds=60) as guest:
             assert await guest.version() == "v1"
     assert bool(broker.events.named("guest.accepted")) is not stolen
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -151,7 +150,8 @@ class AttestedListener:
         peer = await self._admit(link, address)
         if peer is None:
             return
-        conversation = Conversation(peer, self._releaser, self._events)
+        clock = asyncio.get_running_loop().time  # the clock of the time limits
+        conversation = Conversation(peer, self._releaser, self._events, monotonic=clock)
         # A request that has begun is in flight, however many records its rest takes.
         while not self._draining or conversation.began is not None:
             plaintext = await self._next(link, conversation)
@@ -164,11 +164,14 @@ class AttestedListener:
         await link.goodbye()
 
     async def _next(self, link: _Link, conversation: Conversation) -> bytes:
-        """Plaintext, in time: a request begun must end, a silent peer is let go."""
+        """Return the next plaintext.
+
+        Raises:
+            TimeoutError: the rest of a request, or the next request, did not arrive in time.
+        """
         began = conversation.began
         if began is not None:
-            deadline = began + self._limits.request - time.monotonic()
-            async with asyncio.timeout(max(deadline, 0)):
+            async with asyncio.timeout_at(began + self._limits.request):
                 return await link.receive()
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  # always true inside a coroutine
