@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -13,6 +14,7 @@ from verdictd_py.broker.history import History, Judgement, Verdict
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import ROLES, Caller
 from verdictd_py.domain.evidence import VerifiedEvidence
+from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import (
     AttestationError,
     BindingMismatch,
@@ -23,12 +25,20 @@ from verdictd_py.errors import (
     PolicyRefused,
     QuoteInvalid,
     Reason,
+    ReasonKind,
     TcbStatusRefused,
 )
 
 OPERATOR = Caller("operator", ROLES["operator"])
 ADDRESS = "192.0.2.1:5"
-RTMR1 = Reason("rtmr1", "ab", "cd", "rtmr1: measured ab, expected one of cd")
+RTMR1 = Reason(
+    "rtmr1",
+    "ab",
+    "cd",
+    "rtmr1: measured ab, expected one of cd",
+    kind=ReasonKind.MEASUREMENT,
+)
+NAMED_AS_A_MEASUREMENT = replace(RTMR1, kind=ReasonKind.OTHER)
 DEBUG = Reason("debug", "true", "false", "debug: measured true, expected false")
 
 
@@ -103,7 +113,8 @@ def test_what_could_not_be_judged_is_remembered_too() -> None:
     assert judgement.not_pinnable
 
 
-FAULTY = dataclasses.replace(VERIFIED, faults=(DEBUG,))
+FAULTY = replace(VERIFIED, faults=(DEBUG,))
+FAULTY_MEASUREMENT = replace(VERIFIED, faults=(RTMR1,))
 
 
 @pytest.mark.parametrize(
@@ -112,11 +123,13 @@ FAULTY = dataclasses.replace(VERIFIED, faults=(DEBUG,))
         (appraisal(), ""),
         (appraisal(refusal=policy_refused(RTMR1)), ""),
         (appraisal(refusal=policy_refused(RTMR1, DEBUG)), "debug"),
+        (appraisal(refusal=policy_refused(NAMED_AS_A_MEASUREMENT)), "rtmr1"),
         (appraisal(refusal=policy_refused(Reason("policy", "", "", "not yet"))), "policy"),
         (appraisal(refusal=policy_refused(Reason("tcbStatus", "", "", ""), RTMR1)), "tcbStatus"),
         (appraisal(refusal=policy_refused(Reason("fmspc", "", "", ""))), "fmspc"),
         (appraisal(refusal=policy_refused(Reason("reportData", "", "", ""))), "reportData"),
         (appraisal(refusal=policy_refused(RTMR1), evidence=FAULTY), "debug"),
+        (appraisal(refusal=policy_refused(RTMR1), evidence=FAULTY_MEASUREMENT), "rtmr1"),
         (appraisal(refusal=TcbStatusRefused("no")), "tcb-status"),
         (appraisal(refusal=CollateralExpired("no")), "collateral-expired"),
         (appraisal(refusal=QuoteInvalid("no"), evidence=None), "did not verify"),
@@ -126,6 +139,7 @@ FAULTY = dataclasses.replace(VERIFIED, faults=(DEBUG,))
     ],
 )
 def test_only_measurements_alone_can_be_pinned(seen: Appraisal, said: str) -> None:
+    """The kinds of the reasons decide, not their names; a fault never leaves a guest pinnable."""
     (judgement,) = judged(seen)
     assert said in judgement.not_pinnable
     assert bool(judgement.not_pinnable) == bool(said)
@@ -139,3 +153,14 @@ def test_a_judgement_keeps_no_exception_and_no_frames() -> None:
         (judgement,) = judged(appraisal(refusal=error))
     values = [getattr(judgement, field.name) for field in dataclasses.fields(judgement)]
     assert not any(isinstance(value, BaseException) for value in values)
+
+
+def test_claims_that_a_guest_makes_long_are_withheld_and_named() -> None:
+    """A test of a policy with the stored claims must not pass for one with all of them."""
+    long: dict[str, JsonValue] = {"eventLog": {"events": []}, "initData": None}
+    evidence = replace(VERIFIED, claims={**VERIFIED.claims, **long})
+    (judgement,) = judged(appraisal(evidence=evidence))
+    assert judgement.claims == {**VERIFIED.claims, "initData": None}
+    assert judgement.withheld == ("eventLog",)
+    (judgement,) = judged(appraisal())
+    assert judgement.withheld == ()

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -29,7 +29,7 @@ from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Reason
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy
-from verdictd_py.ports import Kind
+from verdictd_py.ports import NO_QUERY, Kind
 from verdictd_py.protocols.eaa import answers, messages
 from verdictd_py.protocols.ratstls import certificate
 from verdictd_py.tees.intel.collateral.sources import FileCollateral
@@ -46,7 +46,9 @@ DICE_OID: Final = "2.23.133.5.4.9"
 class AllowsAll:
     """A release policy that refuses nothing, as the packaged one."""
 
-    async def failures(self, peer: AppraisedPeer, kind: Kind, path: str) -> tuple[Reason, ...]:
+    async def failures(
+        self, peer: AppraisedPeer, kind: Kind, path: str, query: Mapping[str, str] = NO_QUERY
+    ) -> tuple[Reason, ...]:
         return ()
 
 
@@ -87,7 +89,7 @@ async def by_the_broker(der: bytes) -> dict[str, object]:
         clock=lambda: NOW,
         events=MemoryEvents(),
     )
-    appraisal = await appraiser.judge(lambda now: certificate.read(der, TEES, now=now))
+    appraisal = await appraiser.appraise(lambda now: certificate.read(der, TEES, now=now))
     peer = AppraisedPeer.of(appraisal, address="192.0.2.7:40000")
     layer = base64.b64decode(from_guide(r'optsdata: Some\("([A-Za-z0-9+/=]+)"\)'))
     sealed = base64.b64encode(AESGCM(KEY).encrypt(IV, layer, None)).decode()
@@ -107,7 +109,7 @@ async def by_the_broker(der: bytes) -> dict[str, object]:
         events=MemoryEvents(),
     )
     (opened,) = await releaser.decrypt(peer, [row.wrapped for row in request.blobs])
-    answer: dict[str, Any] = json.loads(answers.decrypted([(sealed, opened)]))
+    answer: dict[str, Any] = json.loads(answers.encode_plaintexts([(sealed, opened)]))
     return {
         "form": appraisal.form,
         "quote digest": appraisal.evidence.digest if appraisal.evidence else None,

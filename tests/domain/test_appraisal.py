@@ -11,7 +11,7 @@ import pytest
 
 from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
 from verdictd_py.domain.evidence import VerifiedEvidence
-from verdictd_py.errors import AttestationError, PolicyRefused, Reason
+from verdictd_py.errors import AttestationError, PolicyRefused, Reason, ReasonKind
 
 EVIDENCE = VerifiedEvidence(
     tee="tdx",
@@ -75,7 +75,7 @@ def test_the_refusal_comes_before_all_else() -> None:
 
 def test_a_peer_is_made_in_no_other_way() -> None:
     made: Callable[..., AppraisedPeer] = AppraisedPeer
-    values = {"appraisal_id": "x", "tee": "tdx", "address": "", "claims": {}}
+    values = {"appraisal_id": "x", "tee": "tdx", "address": "", "claims": {}, "trust": {}}
     peer = AppraisedPeer.of(ACCEPTED, address="")
     with pytest.raises(TypeError, match=r"AppraisedPeer\.of"):
         AppraisedPeer()
@@ -113,4 +113,5 @@ def test_the_report_of_a_refusal_has_the_same_members() -> None:
 def test_a_refusal_always_has_a_reason() -> None:
     """defects.md 17."""
     error = PolicyRefused("no")
-    assert error.reasons == (Reason("policy-refused", "", "", "no"),)
+    reason = Reason("policy-refused", "", "", "no", kind=ReasonKind.POLICY)
+    assert error.reasons == (reason,)

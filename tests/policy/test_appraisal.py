@@ -19,11 +19,12 @@ from tests.policy.support import (
 from tests.support.tees import TEES
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import NotFound, PolicyInvalid, Reason, StorageError
+from verdictd_py.errors import NotFound, PolicyInvalid, Reason, ReasonKind, StorageError
 from verdictd_py.policy import engine
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy
 from verdictd_py.policy.engine import MAX_COMPILED, CompiledPolicy
 from verdictd_py.policy.explain import MAX_OWN_CHARS, MAX_OWN_REASONS
+from verdictd_py.policy.floor import Pinning
 from verdictd_py.ports import AppraisalPolicy, PolicyDocuments
 
 HEAD = "package policy\nimport rego.v1\n"
@@ -59,13 +60,13 @@ async def test_an_explicit_yes_is_no_failure() -> None:
         (
             PolicyDocuments("garbage", "{}"),
             (
-                "policy: the policy cannot be compiled: line 1: expecting `package` "
+                "policy: the policy cannot be compiled: line 1, column 1: expecting `package` "
                 "Missing package declaration."
             ),
         ),
         (
             PolicyDocuments(HEAD + "allow if {", "{}"),
-            "policy: the policy cannot be compiled: line 3: expecting expression",
+            "policy: the policy cannot be compiled: line 3, column 11: expecting expression",
         ),
         (
             PolicyDocuments(YES.policy, '{"policy": {"allow": true}}'),
@@ -107,7 +108,7 @@ async def test_an_explicit_yes_is_no_failure() -> None:
             PolicyDocuments(HEAD + "allow if opa.runtime()", "{}"),
             (
                 "policy: the policy cannot be compiled: the policy calls functions that it cannot "
-                "call: opa.runtime (absent on purpose: a policy has no environment)"
+                "call: opa.runtime (absent on purpose: a policy has no environment) in line 3"
             ),
         ),
     ],
@@ -128,6 +129,7 @@ async def test_whole_values_side_by_side() -> None:
             ONE,
             f"{TWO}, {'3' * 96}",
             f"rtmr1: measured {ONE}, expected one of {TWO}, {'3' * 96}",
+            kind=ReasonKind.MEASUREMENT,
         ),
     )
 
@@ -230,7 +232,8 @@ class TestReasonsOfThePolicy:
     async def test_all_parts(self) -> None:
         rule = 'reasons contains {"rule": "rack", "measured": 3, "expected": [1], "text": "t"}'
         documents = PolicyDocuments(HEAD + "default allow := false\n" + rule, "{}")
-        assert await refusals(documents, tdx_claims()) == (Reason("rack", "3", "[1]", "t"),)
+        reason = Reason("rack", "3", "[1]", "t", kind=ReasonKind.POLICY)
+        assert await refusals(documents, tdx_claims()) == (reason,)
 
     async def test_they_stand_beside_the_comparison(self) -> None:
         data = json.dumps({"rtmr0": [TWO]})
@@ -255,7 +258,7 @@ class TestReasonsOfThePolicy:
 class TestRequiredReferenceValues:
     async def test_missing_and_empty_lists_refuse(self) -> None:
         source = Documents(PolicyDocuments(YES.policy, '{"mrTd": ["a"], "rtmr0": [], "rtmr1": 0}'))
-        policy = RegoAppraisalPolicy(source, TEES, require_reference_values=True)
+        policy = RegoAppraisalPolicy(source, TEES, pinning=Pinning(require_reference_values=True))
         found = [reason.rule for reason in await policy.failures("tdx", tdx_claims())]
         assert found == [
             *("rtmr0", "rtmr1", "rtmr2", "rtmr3", "mrSeam", "mrSignerSeam", "mrConfigId"),
@@ -266,7 +269,7 @@ class TestRequiredReferenceValues:
         registers = {name: [ONE] for name in tdx_claims() if name.startswith(("mr", "rtmr"))}
         data = json.dumps({**registers, "tcbStatus": ["UpToDate"]})
         source = Documents(default_documents("tdx", data))
-        policy = RegoAppraisalPolicy(source, TEES, require_reference_values=True)
+        policy = RegoAppraisalPolicy(source, TEES, pinning=Pinning(require_reference_values=True))
         assert await policy.failures("tdx", tdx_claims()) == ()
         (only,) = await policy.failures("tdx", tdx_claims(rtmr3=TWO))
         assert only.text == f"rtmr3: measured {TWO}, expected one of {ONE}"
@@ -275,7 +278,7 @@ class TestRequiredReferenceValues:
         pins = {"mrEnclave": ["ZW5jbGF2ZQ=="], "tcbStatus": ["UpToDate"]}
         data = json.dumps({**pins, "mrSigner": [], "productId": 0, "svn": 0})
         source = Documents(default_documents("sgx", data))
-        policy = RegoAppraisalPolicy(source, TEES, require_reference_values=True)
+        policy = RegoAppraisalPolicy(source, TEES, pinning=Pinning(require_reference_values=True))
         (only,) = await policy.failures("sgx", sgx_claims())
         assert only.text == "mrSigner: no reference values, and reference values are required"
 
@@ -329,7 +332,7 @@ class TestDocuments:
         for good in (YES, default_documents("tdx"), default_documents("sgx")):
             assert await RegoAppraisalPolicy(Documents(good), TEES).prepare("tdx") is good
         broken = RegoAppraisalPolicy(Documents(PolicyDocuments("garbage", "{}")), TEES)
-        with pytest.raises(PolicyInvalid, match="cannot be compiled: line 1: expecting `package`"):
+        with pytest.raises(PolicyInvalid, match="cannot be compiled: line 1, column 1: expect"):
             await broken.prepare("tdx")
 
 

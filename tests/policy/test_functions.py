@@ -76,7 +76,10 @@ def test_nor_in_the_older_syntax(body: str) -> None:
 
 
 def test_the_message_names_what_is_called() -> None:
-    said = r"opa\.runtime \(absent on purpose: .* environment\), rand\.intn \(absent on purpose: .*"
+    said = (
+        r"opa\.runtime \(absent on purpose: .* environment\) in line 3, "
+        r"rand\.intn \(absent on purpose: .* randomness\) in line 4"
+    )
     with pytest.raises(PolicyInvalid, match=said):
         CompiledPolicy.compile(HEAD + 'allow if opa.runtime()\nx := rand.intn("a", 2)', "{}")
 

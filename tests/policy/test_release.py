@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 
 import pytest
 
 from tests.policy.support import POLICIES
 from tests.support.memory import accepted_peer
 from tests.support.tees import TEES
+from verdictd_py.domain.names import Name
+from verdictd_py.encoding import JsonValue
 from verdictd_py.policy.release import RegoReleasePolicy
-from verdictd_py.ports import Kind
+from verdictd_py.ports import Document, Kind
 from verdictd_py.storage.memory import MemoryDocumentStore
 
 PEER = accepted_peer()
@@ -21,7 +24,8 @@ DEFAULT = (POLICIES / "releasePolicy.rego").read_text()
 
 
 async def reasons(texts: dict[str, str], path: str = "keys/one", kind: Kind = Kind.KEY) -> str:
-    found = await RegoReleasePolicy(MemoryDocumentStore(TEES, texts)).failures(PEER, kind, path)
+    release = RegoReleasePolicy(MemoryDocumentStore(TEES, texts), TEES)
+    found = await release.failures(PEER, kind, path)
     return "; ".join(reason.text for reason in found)
 
 
@@ -48,7 +52,7 @@ async def test_the_packaged_policy_gives_every_accepted_guest_everything() -> No
         ({"releasePolicy.rego": HEAD + 'reasons contains "never"\n'}, "never"),
         ({"releasePolicy.rego": DEFAULT, "releaseData": "{"}, "not usable JSON"),
         ({"releasePolicy.rego": DEFAULT, "releaseData": '{"policy": {}}'}, "replace the verdict"),
-        ({"releasePolicy.rego": DEFAULT, "releasePolicies": "{"}, "no JSON"),
+        ({"releasePolicy.rego": DEFAULT, "releasePolicies": "{"}, "not valid JSON"),
         ({"releasePolicy.rego": DEFAULT, "releasePolicies": '{"keys/": 1}'}, "no name"),
         ({"releasePolicy.rego": DEFAULT, "releasePolicies": '{"keys/": "../x"}'}, "cannot be used"),
         ({"releasePolicy.rego": DEFAULT, "releasePolicies": '{"keys/": "none"}'}, "is missing"),
@@ -77,6 +81,79 @@ async def test_a_policy_sees_the_parts_of_a_name() -> None:
     assert await reasons(texts, "default/secret/1", Kind.RESOURCE)
 
 
+@pytest.mark.parametrize(
+    ("path", "kind", "labels"),
+    [
+        ("keys/one", Kind.KEY, {}),
+        ("keys/a/b/c", Kind.KEY, {"repository": "a", "type": "b", "tag": "c"}),
+        ("a/b/c", Kind.RESOURCE, {"repository": "a", "type": "b", "tag": "c"}),
+        ("a/b", Kind.IMAGE, {}),
+    ],
+)
+async def test_the_whole_input_of_a_policy(
+    path: str, kind: Kind, labels: dict[str, JsonValue]
+) -> None:
+    part = {
+        "ear.status": "contraindicated",  # this peer was not rated
+        "ear.trustworthiness-vector": {"hardware": 97},
+        "ear.appraisal-policy-id": "tdxPolicy.rego",
+        "ear.veraison.annotated-evidence": {PEER.tee: dict(PEER.claims)},
+    }
+    asked = {
+        "claims": dict(PEER.claims),
+        "appraisal": {"id": PEER.appraisal_id, "tee": PEER.tee},
+        "resource": {"kind": kind.value, "path": path, "labels": labels, "query": {}},
+        "submods": {"cpu0": part},
+    }
+    texts = {
+        "releasePolicy.rego": HEAD + "allow if input == data.asked\n",
+        "releaseData": json.dumps({"asked": asked}),
+    }
+    assert await reasons(texts, path, kind) == ""
+
+
+async def test_changed_data_decides_about_the_next_secret() -> None:
+    store = MemoryDocumentStore(
+        TEES, {"releasePolicy.rego": HEAD + "allow if data.open\n", "releaseData": '{"open": true}'}
+    )
+    policy = RegoReleasePolicy(store, TEES)
+    assert not await policy.failures(PEER, Kind.KEY, "keys/one")
+    store.texts["releaseData"] = '{"open": false}'
+    assert await policy.failures(PEER, Kind.KEY, "keys/one")
+    store.texts["releaseData"] = "{"
+    (reason,) = await policy.failures(PEER, Kind.KEY, "keys/one")
+    assert "cannot be used" in reason.text
+    del store.texts["releaseData"]
+    assert await policy.failures(PEER, Kind.KEY, "keys/one")
+
+
+async def test_policy_and_data_are_of_one_moment() -> None:
+    """A policy never decides with the data of another state: each of the two states refuses."""
+
+    class Changing(MemoryDocumentStore):
+        """A store whose documents are all replaced after each snapshot."""
+
+        async def snapshot(self, names: Sequence[Name]) -> Mapping[Name, Document]:
+            found = await super().snapshot(names)
+            self.texts = {"releasePolicy.rego": allows, "releaseData": "{}"}
+            return found
+
+    allows = HEAD + "allow if data.open\n"
+    store = Changing(TEES, {"releasePolicy.rego": HEAD, "releaseData": '{"open": true}'})
+    assert await RegoReleasePolicy(store, TEES).failures(PEER, Kind.KEY, "keys/one")
+
+
+async def test_a_refusal_is_of_the_rule_release() -> None:
+    store = MemoryDocumentStore(TEES, {"releasePolicy.rego": HEAD})
+    (reason,) = await RegoReleasePolicy(store, TEES).failures(PEER, Kind.KEY, "keys/one")
+    assert reason.as_json() == {
+        "rule": "release",
+        "measured": "",
+        "expected": "",
+        "text": "the release policy does not allow keys/one to this guest",
+    }
+
+
 async def test_the_longest_prefix_decides() -> None:
     texts = {
         "releasePolicy.rego": HEAD + 'reasons contains "default"\n',
@@ -92,15 +169,15 @@ async def test_the_longest_prefix_decides() -> None:
 
 async def test_what_is_broken_is_said_before_a_guest_finds_out() -> None:
     broken = {"releasePolicy.rego": DEFAULT, "releasePolicies": '{"a": "x.rego"}', "x.rego": "?"}
-    (problem,) = await RegoReleasePolicy(MemoryDocumentStore(TEES, broken)).prepare()
+    (problem,) = await RegoReleasePolicy(MemoryDocumentStore(TEES, broken), TEES).prepare()
     assert problem.startswith("x.rego: ")
     assert (
         await RegoReleasePolicy(
-            MemoryDocumentStore(TEES, {"releasePolicy.rego": DEFAULT})
+            MemoryDocumentStore(TEES, {"releasePolicy.rego": DEFAULT}), TEES
         ).prepare()
         == ()
     )
     (problem,) = await RegoReleasePolicy(
-        MemoryDocumentStore(TEES, {"releasePolicies": "{"})
+        MemoryDocumentStore(TEES, {"releasePolicies": "{"}), TEES
     ).prepare()
-    assert "no JSON" in problem
+    assert "not valid JSON" in problem

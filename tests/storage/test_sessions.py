@@ -1,4 +1,4 @@
-"""The suite against both stores; several brokers on one file; a store that fails."""
+"""Session store in a file: several brokers on one file, and failures of the store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 from tests.conformance.sessions import END, NOW, name
 from verdictd_py.errors import ConfigError, StorageError
 from verdictd_py.ports import SessionStore
-from verdictd_py.storage.sessions import Bounds
+from verdictd_py.storage.sessions import SessionLimits
 from verdictd_py.storage.sqlite_sessions import SqliteSessionStore
 
 
@@ -39,23 +39,23 @@ async def shared(file: Path) -> AsyncIterator[tuple[SqliteSessionStore, SqliteSe
 Shared = tuple[SqliteSessionStore, SqliteSessionStore]
 Call = Callable[[SessionStore], Awaitable[object]]
 CALLS: list[Call] = [
-    lambda store: store.begin(name(7), "c", now=NOW, expires=END),
+    lambda store: store.add_challenge(name(7), "c", now=NOW, expires=END),
     lambda store: store.take_challenge(name(1), now=NOW),
-    lambda store: store.attested(name(7), "t", now=NOW, expires=END),
+    lambda store: store.add_token(name(7), "t", now=NOW, expires=END),
     lambda store: store.token(name(2), now=NOW),
-    lambda store: store.keep(name(7), "k", now=NOW, expires=END),
-    lambda store: store.kept(name(3), now=NOW),
+    lambda store: store.add_claims(name(7), "k", now=NOW, expires=END),
+    lambda store: store.claims(name(3), now=NOW),
 ]
 
 
 async def with_one_of_each(store: SessionStore) -> None:
-    await store.begin(name(1), "c", now=NOW, expires=END)
-    await store.attested(name(2), "t", now=NOW, expires=END)
-    await store.keep(name(3), "k", now=NOW, expires=END)
+    await store.add_challenge(name(1), "c", now=NOW, expires=END)
+    await store.add_token(name(2), "t", now=NOW, expires=END)
+    await store.add_claims(name(3), "k", now=NOW, expires=END)
 
 
 async def fails(store: SessionStore, *, calls: list[Call] = CALLS) -> None:
-    """Every call fails: none says what it could not know."""
+    """Check that every call fails instead of returning a result that it cannot know."""
     for call in calls:
         with pytest.raises(StorageError, match="the sessions cannot be used") as caught:
             await call(store)
@@ -64,7 +64,7 @@ async def fails(store: SessionStore, *, calls: list[Call] = CALLS) -> None:
 
 
 async def works(store: SessionStore) -> None:
-    await store.begin(name(8), "c", now=NOW, expires=END)
+    await store.add_challenge(name(8), "c", now=NOW, expires=END)
     assert await store.take_challenge(name(8), now=NOW) == "c"
 
 
@@ -74,12 +74,12 @@ async def test_several_brokers_share_a_file(shared: Shared) -> None:
     assert await two.take_challenge(name(1), now=NOW) == "c"
     assert await one.take_challenge(name(1), now=NOW) is None
     assert await two.token(name(2), now=NOW) == "t"
-    assert await two.kept(name(3), now=NOW) == "k"
+    assert await two.claims(name(3), now=NOW) == "k"
 
 
-async def test_of_several_brokers_only_one_gets_a_challenge(shared: Shared) -> None:
+async def test_only_one_of_several_brokers_takes_a_challenge(shared: Shared) -> None:
     for number in range(50):
-        await shared[number % 2].begin(name(number), f"{number}", now=NOW, expires=END)
+        await shared[number % 2].add_challenge(name(number), f"{number}", now=NOW, expires=END)
     taken = await asyncio.gather(
         *(
             store.take_challenge(name(number), now=NOW)
@@ -112,10 +112,10 @@ PROCESS = textwrap.dedent(
 )
 
 
-async def test_of_several_processes_only_one_gets_a_challenge(file: Path) -> None:
+async def test_only_one_of_several_processes_takes_a_challenge(file: Path) -> None:
     store = SqliteSessionStore.open(file)
     for number in range(200):
-        await store.begin(name(number), f"{number}", now=NOW, expires=END)
+        await store.add_challenge(name(number), f"{number}", now=NOW, expires=END)
     store.close()
     pipe = asyncio.subprocess.PIPE
     running = [
@@ -133,19 +133,19 @@ async def test_of_several_processes_only_one_gets_a_challenge(file: Path) -> Non
     assert sorted(taken) == sorted(str(number) for number in range(200))
 
 
-async def test_bounds_hold_across_brokers(file: Path) -> None:
-    bounds = Bounds(challenges=5, sessions=8)
-    stores = [SqliteSessionStore.open(file, bounds) for _ in range(2)]
+async def test_limits_apply_to_all_brokers_together(file: Path) -> None:
+    limits = SessionLimits(challenges=5, sessions=8)
+    stores = [SqliteSessionStore.open(file, limits) for _ in range(2)]
     for number in range(20):
         expires = END + timedelta(seconds=number)
-        await stores[number % 2].begin(name(number), "c", now=NOW, expires=expires)
+        await stores[number % 2].add_challenge(name(number), "c", now=NOW, expires=expires)
     taken = [await stores[0].take_challenge(name(number), now=NOW) for number in range(20)]
     assert taken == [None] * 15 + ["c"] * 5
     for store in stores:
         store.close()
 
 
-async def test_what_was_kept_is_there_after_a_restart(file: Path) -> None:
+async def test_sessions_survive_a_restart(file: Path) -> None:
     store = SqliteSessionStore.open(file)
     await with_one_of_each(store)
     store.close()
@@ -155,7 +155,7 @@ async def test_what_was_kept_is_there_after_a_restart(file: Path) -> None:
     again.close()
 
 
-async def test_only_its_owner_reads_it(file: Path) -> None:
+async def test_the_file_is_readable_for_its_owner_only(file: Path) -> None:
     file.touch(mode=0o644)
     file.chmod(0o644)
     store = SqliteSessionStore.open(file)
@@ -166,7 +166,7 @@ async def test_only_its_owner_reads_it(file: Path) -> None:
     store.close()
 
 
-async def test_closing(file: Path) -> None:
+async def test_a_closed_store_refuses_every_call(file: Path) -> None:
     store = SqliteSessionStore.open(file)
     await with_one_of_each(store)
     waiting = asyncio.gather(*(store.token(name(2), now=NOW) for _ in range(20)))
@@ -180,8 +180,8 @@ async def test_closing(file: Path) -> None:
 # A store that fails.
 
 
-async def test_the_file_is_removed(file: Path) -> None:
-    """SQLite would go on with a file that no other broker sees."""
+async def test_a_removed_file_fails_every_call(file: Path) -> None:
+    """SQLite would continue with a file that no other broker uses."""
     store = SqliteSessionStore.open(file)
     await with_one_of_each(store)
     file.unlink()
@@ -191,7 +191,7 @@ async def test_the_file_is_removed(file: Path) -> None:
     store.close()
 
 
-async def test_the_directory_is_removed(file: Path, tmp_path: Path) -> None:
+async def test_a_removed_directory_fails_every_call(file: Path, tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     store = SqliteSessionStore.open(tmp_path / "d" / "sessions")
     await with_one_of_each(store)
@@ -200,7 +200,7 @@ async def test_the_directory_is_removed(file: Path, tmp_path: Path) -> None:
     store.close()
 
 
-async def test_another_process_holds_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_locked_file_fails_every_call(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = SqliteSessionStore.open(file, busy_seconds=0)
     await with_one_of_each(store)
     other = sqlite3.connect(file, isolation_level=None)
@@ -213,7 +213,7 @@ async def test_another_process_holds_the_file(file: Path, monkeypatch: pytest.Mo
     store.close()
 
 
-async def test_the_store_waits_until_another_broker_releases_its_lock(file: Path) -> None:
+async def test_a_call_waits_for_the_lock_of_another_broker(file: Path) -> None:
     store = SqliteSessionStore.open(file, busy_seconds=60)
     await with_one_of_each(store)
     other = sqlite3.connect(file, isolation_level=None)
@@ -228,8 +228,8 @@ async def test_the_store_waits_until_another_broker_releases_its_lock(file: Path
     store.close()
 
 
-async def test_the_disk_is_full(file: Path) -> None:
-    """A guest gets no answer, never a challenge that was not spent; what goes still goes."""
+async def test_a_full_disk_fails_writing_calls(file: Path) -> None:
+    """A challenge that could not be removed is never returned; reads still succeed."""
     store = SqliteSessionStore.open(file)
     await with_one_of_each(store)
     used = store._connection.execute("PRAGMA page_count").fetchone()[0]
@@ -237,13 +237,13 @@ async def test_the_disk_is_full(file: Path) -> None:
 
     async def fill() -> None:
         for number in range(100):
-            await store.attested(name(100 + number), "t" * 4000, now=NOW, expires=END)
+            await store.add_token(name(100 + number), "t" * 4000, now=NOW, expires=END)
 
     with pytest.raises(StorageError, match="full"):
         await fill()
     with pytest.raises(StorageError, match="full"):
-        await store.keep(name(4), "k" * 100_000, now=NOW, expires=END)
-    assert await store.kept(name(4), now=NOW) is None
+        await store.add_claims(name(4), "k" * 100_000, now=NOW, expires=END)
+    assert await store.claims(name(4), now=NOW) is None
     assert await store.take_challenge(name(1), now=NOW) == "c"
     assert await store.take_challenge(name(1), now=NOW) is None
     store._connection.execute("PRAGMA max_page_count = 1000000")
@@ -251,8 +251,8 @@ async def test_the_disk_is_full(file: Path) -> None:
     store.close()
 
 
-async def test_the_commit_fails(file: Path) -> None:
-    """What was taken is not handed out, and the next call works."""
+async def test_a_failed_commit_returns_nothing(file: Path) -> None:
+    """The taken challenge is not returned, and the next call succeeds."""
     store = SqliteSessionStore.open(file)
     await with_one_of_each(store)
 
@@ -268,10 +268,10 @@ async def test_the_commit_fails(file: Path) -> None:
     store.close()
 
 
-async def test_the_file_is_overwritten(file: Path) -> None:
+async def test_an_overwritten_file_fails_every_call(file: Path) -> None:
     store = SqliteSessionStore.open(file)
     for number in range(500):
-        await store.attested(name(number), "t" * 500, now=NOW, expires=END)
+        await store.add_token(name(number), "t" * 500, now=NOW, expires=END)
     store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     with file.open("r+b") as broken:
         broken.write(b"\xff" * file.stat().st_size)
@@ -281,8 +281,8 @@ async def test_the_file_is_overwritten(file: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [b"blob", b"\xff\xfe", 5])
-async def test_rows_that_others_wrote(file: Path, value: object) -> None:
-    """Whoever can write the file makes no session of it (see also `rcar.challenges`)."""
+async def test_rows_of_another_type_are_refused(file: Path, value: object) -> None:
+    """Write access to the file is not enough to forge a session (see also `rcar.challenges`)."""
     store = SqliteSessionStore.open(file)
     await with_one_of_each(store)
     other = sqlite3.connect(file)
@@ -299,7 +299,7 @@ async def test_rows_that_others_wrote(file: Path, value: object) -> None:
     store.close()
 
 
-async def test_totals_that_others_wrote(file: Path) -> None:
+async def test_totals_of_another_type_are_refused(file: Path) -> None:
     store = SqliteSessionStore.open(file)
     await with_one_of_each(store)
     for change in ("UPDATE totals SET rows = 99999999", "UPDATE totals SET rows = 'x'"):
@@ -311,7 +311,7 @@ async def test_totals_that_others_wrote(file: Path) -> None:
     store.close()
 
 
-def test_what_cannot_be_opened(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("this is no database, but long enough to be looked at" * 40)
     (tmp_path / "plain").touch()
     for path in (
@@ -328,15 +328,15 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
 
 
 async def test_a_crash_of_the_host_leaves_a_file_that_can_be_opened(file: Path) -> None:
-    """SQLite, "PRAGMA synchronous": with OFF the file may be corrupt, and no broker starts."""
+    """SQLite, "PRAGMA synchronous": with OFF the file could be corrupt, and no broker start."""
     store = SqliteSessionStore.open(file)
     assert store._connection.execute("PRAGMA synchronous").fetchone() == (1,)
     assert store._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     store.close()
 
 
-def test_what_is_somebody_elses_is_not_altered(tmp_path: Path) -> None:
-    """Neither a file named by mistake, nor what a link of somebody else's leads to."""
+def test_other_files_are_not_changed(tmp_path: Path) -> None:
+    """Neither a file named by mistake, nor the target of another user's link."""
     other, link = tmp_path / "other", tmp_path / "link"
     other.write_text("key = 1\n" * 1000)
     for target in (other, tmp_path / "nothing"):
@@ -349,19 +349,19 @@ def test_what_is_somebody_elses_is_not_altered(tmp_path: Path) -> None:
         assert stat.S_IMODE(other.stat().st_mode) == 0o644
         assert sorted(each.name for each in tmp_path.iterdir()) == ["link", "other"]
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ConfigError, match="a link, or no file"):
+    with pytest.raises(ConfigError, match="a link, or not a regular file"):
         SqliteSessionStore.open(tmp_path / "pipe")
 
 
-async def test_many_sessions_are_no_slower(file: Path) -> None:
-    """Counting rows at every call took time for each of them: 50,000 made it ten times slower."""
+async def test_many_sessions_do_not_slow_the_store_down(file: Path) -> None:
+    """Counting rows at every call was ten times slower with 50,000 rows."""
     store = SqliteSessionStore.open(file)
     clock = asyncio.get_running_loop().time
 
     async def seconds(first: int) -> float:
         begins = clock()
         for number in range(first, first + 300):
-            await store.begin(name(number), "c" * 300, now=NOW, expires=END)
+            await store.add_challenge(name(number), "c" * 300, now=NOW, expires=END)
             assert await store.take_challenge(name(number), now=NOW)
         return clock() - begins
 

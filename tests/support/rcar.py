@@ -12,9 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.evidence import VerifiedEvidence
 from verdictd_py.encoding import JsonValue
-from verdictd_py.protocols.rcar import ear
 from verdictd_py.protocols.rcar.teekey import TeeKey
-from verdictd_py.protocols.rcar.tokens import Attested, Tokens
+from verdictd_py.protocols.rcar.tokens import AttestedGuest, Tokens
 from verdictd_py.protocols.rcar.versions import Version
 
 NOW: Final = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -79,7 +78,7 @@ def tee_key(kind: str = "P-256", version: Version = Version.V0_4_0) -> TeeKey:
     return TeeKey.parse(jwk_of(kind), version)
 
 
-ASSESSMENT: Final = ear.Assessment("tdxPolicy.rego", {"hardware": 2})
+POLICY: Final = "tdxPolicy.rego"
 
 
 @cache
@@ -104,8 +103,8 @@ def appraisal(tee: str = "tdx", **evidence: Any) -> Appraisal:
     return Appraisal("0123", NOW, tee, "rcar 0.4.0", found, bound=True, refusal=None)
 
 
-def attested(kind: str = "P-256", **evidence: Any) -> Attested:
-    return Attested(appraisal(**evidence), tee_key(kind), Version.V0_4_0)
+def attested(kind: str = "P-256", **evidence: Any) -> AttestedGuest:
+    return AttestedGuest(appraisal(**evidence), tee_key(kind), Version.V0_4_0)
 
 
 def padded(coordinate: bytes) -> bytes:

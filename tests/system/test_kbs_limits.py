@@ -233,7 +233,7 @@ async def test_what_all_send_together_is_bounded_and_the_greediest_goes(
 
 def waiting(broker: RunningBroker) -> int:
     """Return the number of bytes that were received and not answered yet."""
-    return broker.kbs._acceptor._waiting._total
+    return broker.kbs._acceptor._unanswered._total
 
 
 def open_connections(broker: RunningBroker) -> int:

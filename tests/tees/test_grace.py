@@ -1,4 +1,4 @@
-"""Collateral that has ended: used for a while if the operator said so, and never a guest's own."""
+"""Grace period of expired collateral, for the operator's and never for a guest's."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from tests.support.verifiers import verified_by
 from tests.tees.support import Source as OneCollateral
 from verdictd_py import daemon as app
 from verdictd_py.domain.evidence import Evidence
@@ -40,54 +41,54 @@ def evidence(platform: SimulatedPlatform, brought: Collateral | None = None) -> 
         (WEEK, WEEK + timedelta(minutes=1), False),
     ],
 )
-async def test_grace_ends_when_it_was_said_to(
+async def test_the_grace_period_ends_as_configured(
     platform: SimulatedPlatform, grace: timedelta, after: timedelta, accepted: bool
 ) -> None:
     collateral = platform.collateral(NOW)
     verifier = TdxVerifier(OneCollateral(collateral), root_ca_der=platform.root_ca_der, grace=grace)
     moment = ends_at(collateral) + after
     if accepted:
-        found = await verifier.verify(evidence(platform), now=moment)
+        found = await verified_by(verifier, evidence(platform), now=moment)
         assert found.tcb_status == "UpToDate"
     else:
         with pytest.raises(CollateralExpired):
-            await verifier.verify(evidence(platform), now=moment)
+            await verified_by(verifier, evidence(platform), now=moment)
 
 
-async def test_what_a_guest_brought_has_no_grace(platform: SimulatedPlatform) -> None:
+async def test_collateral_of_a_guest_has_no_grace_period(platform: SimulatedPlatform) -> None:
     collateral = platform.collateral(NOW)
     verifier = TdxVerifier(EndorsementsOnly(), root_ca_der=platform.root_ca_der, grace=WEEK)
     moment = ends_at(collateral) + timedelta(hours=1)
     with pytest.raises(CollateralExpired):
-        await verifier.verify(evidence(platform, collateral), now=moment)
+        await verified_by(verifier, evidence(platform, collateral), now=moment)
 
 
-async def test_grace_forgives_time_and_nothing_else(platform: SimulatedPlatform) -> None:
+async def test_the_grace_period_applies_to_the_expiry_only(platform: SimulatedPlatform) -> None:
     revoked = platform.with_options(PlatformOptions(pck_revoked=True)).collateral(NOW)
     verifier = TdxVerifier(OneCollateral(revoked), root_ca_der=platform.root_ca_der, grace=WEEK)
     with pytest.raises(AttestationError):
-        await verifier.verify(evidence(platform), now=ends_at(revoked) + timedelta(hours=1))
+        await verified_by(verifier, evidence(platform), now=ends_at(revoked) + timedelta(hours=1))
 
 
-def test_what_does_not_say_when_it_ends_is_said() -> None:
+def test_collateral_without_an_expiry_date_is_refused() -> None:
     nothing = Collateral("", b"", b"", "", "{}", b"", "", "{}", b"")
-    with pytest.raises(ValueError, match="does not say"):
+    with pytest.raises(ValueError, match="has no expiry date"):
         ends_at(nothing)
 
 
 @pytest.mark.parametrize(("least", "accepted"), [(0, True), (17, True), (18, False)])
 @pytest.mark.parametrize("of_the_guest", [False, True])
-async def test_the_least_evaluation_number_is_asked_of_everybody(
+async def test_the_minimum_evaluation_number_applies_to_all_sources(
     platform: SimulatedPlatform, least: int, accepted: bool, of_the_guest: bool
 ) -> None:
-    """Of the operator's files as of what a guest brings along."""
+    """It applies to the operator's files and to the guest's collateral."""
     collateral = platform.collateral(NOW)
     source = EndorsementsOnly() if of_the_guest else OneCollateral(collateral)
     verifier = TdxVerifier(source, root_ca_der=platform.root_ca_der, minimum_evaluation=least)
     shown = evidence(platform, collateral if of_the_guest else None)
     if accepted:
-        assert (await verifier.verify(shown, now=NOW)).tcb_status == "UpToDate"
+        assert (await verified_by(verifier, shown, now=NOW)).tcb_status == "UpToDate"
     else:
         with pytest.raises(AttestationError) as caught:
-            await verifier.verify(shown, now=NOW)
+            await verified_by(verifier, shown, now=NOW)
         assert caught.value.reasons[0].expected == "at least 18"

@@ -1,4 +1,4 @@
-"""What the daemon reports about itself: at its start, and to operators that ask for its status."""
+"""Reports of the daemon about itself: at its start, and in answer to status requests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import datetime
 
 from verdictd_py import __version__
 from verdictd_py.config import Settings, Unsafe
-from verdictd_py.daemon.readiness import Readiness
+from verdictd_py.daemon.readiness import Readiness, not_served
 from verdictd_py.domain.events import DaemonStarted, ListenerStarted, UnsafeOption, WarningStorage
 from verdictd_py.listeners.listener import Listener
 from verdictd_py.listeners.management_v1 import DaemonStatus
@@ -15,16 +15,16 @@ from verdictd_py.ports import Events
 
 
 class About:
-    """Describes one daemon.
+    """Description of the daemon.
 
     Args:
-        verifiers: their names.
-        warnings: about the data directory.
+        verifiers: names of the verifiers.
+        warnings: warnings about the data directory.
 
     Attributes:
-        listeners: those that the daemon has; set once they are built, because the client API,
-            which is one of them, reports them all.
-        readiness: as `listeners`.
+        listeners: the daemon's listeners. They are set after construction, because one of
+            them, the client API, reports this description.
+        readiness: the daemon's readiness, set likewise.
     """
 
     listeners: Sequence[Listener]
@@ -73,6 +73,8 @@ class About:
 
     async def status(self) -> DaemonStatus:
         """Describe the daemon as it is now."""
+        unpinned = await self.readiness.refresh()
+        closed = sorted(self.readiness.not_served)
         return DaemonStatus(
             version=__version__,
             started_at=self._started_at,
@@ -81,8 +83,8 @@ class About:
             verifiers=self._verifiers,
             attester=self._settings.attester,
             unsafe=self._unsafe.chosen(),
-            warnings=self._warnings,
-            unpinned=await self.readiness.refresh(),
+            warnings=(*self._warnings, *map(not_served, closed)),
+            unpinned=unpinned,
         )
 
     def _endpoints(self) -> dict[str, str]:

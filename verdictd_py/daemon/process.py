@@ -1,4 +1,4 @@
-"""The daemon as a process: signals in, exit status out."""
+"""The daemon as a process: signals and exit status."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from verdictd_py.daemon.daemon import Daemon
 from verdictd_py.daemon.supervisor import Work
 from verdictd_py.domain.events import PolicyEngineCompiling
 from verdictd_py.events.log import LogEvents
-from verdictd_py.listeners.errors import unhandled
+from verdictd_py.listeners.errors import exception_handler
 from verdictd_py.policy import instances
 from verdictd_py.ports import Events
 
 EXIT_STOPPED: Final = 0
 EXIT_FAILED: Final = 1
-"""Work has failed without which the daemon is of no use; the log says which."""
+"""Exit status after essential work has failed; the log has the reason."""
 
 
 async def run(settings: Settings, unsafe: Unsafe) -> int:
@@ -29,12 +29,12 @@ async def run(settings: Settings, unsafe: Unsafe) -> int:
         The exit status: `EXIT_STOPPED` or `EXIT_FAILED`.
 
     Raises:
-        ConfigError: it cannot start.
+        ConfigError: the daemon cannot start.
     """
     events = LogEvents(settings.log_format)
     stopping, reloading = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(unhandled(events))
+    loop.set_exception_handler(exception_handler(events))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, reloading.set)
@@ -48,7 +48,7 @@ async def run(settings: Settings, unsafe: Unsafe) -> int:
 
 
 async def _load_policy_engine(events: Events) -> None:
-    """Load the policy engine, and report when that takes seconds because it must be compiled.
+    """Load the policy engine; record an event if it must be compiled, which takes seconds.
 
     Raises:
         PolicyInvalid: it cannot be loaded; the message names the cause.

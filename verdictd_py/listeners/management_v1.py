@@ -1,7 +1,8 @@
-"""The services of package `verdictd.v1`: what upstream's lack, with gRPC's own failures."""
+"""Services of the package `verdictd.v1`, which add to upstream's `clientapi`."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +18,7 @@ from verdictd_py.broker.administration import (
     MAX_PAGE,
     Administration,
 )
+from verdictd_py.broker.explanation import Explainer
 from verdictd_py.broker.history import History, Verdict
 from verdictd_py.domain.callers import Caller
 from verdictd_py.domain.secrets import SecretBytes
@@ -29,10 +31,10 @@ from verdictd_py.ports import Events
 
 @dataclass(frozen=True, slots=True)
 class DaemonStatus:
-    """What the daemon reports about itself; nothing in it is secret.
+    """Status of the daemon; nothing in it is secret.
 
     Attributes:
-        endpoints: where clients connect to, by the name of the listener.
+        endpoints: addresses for clients, by the name of the listener.
     """
 
     version: str
@@ -50,23 +52,26 @@ def register(
     server: grpc.aio.Server,
     admin: Administration,
     history: History,
+    explainer: Explainer,
     status: Callable[[], Awaitable[DaemonStatus]],
     rules: CallerRules,
     events: Events,
 ) -> None:
-    """Adds every service of the package `verdictd.v1` to `server`."""
+    """Add all services of the package `verdictd.v1` to `server`."""
     services.add_KeyServiceServicer_to_server(KeyService(admin, rules, events), server)
     services.add_ResourceServiceServicer_to_server(ResourceService(admin, rules, events), server)
     services.add_ImageServiceServicer_to_server(ImageService(admin, rules, events), server)
     services.add_ReferenceServiceServicer_to_server(ReferenceService(admin, rules, events), server)
-    appraisals = AppraisalService(admin, rules, events, history)
+    appraisals = AppraisalService(admin, rules, events, history, explainer)
     services.add_AppraisalServiceServicer_to_server(appraisals, server)
+    tests = PolicyTestService(admin, rules, events)
+    services.add_PolicyTestServiceServicer_to_server(tests, server)
     about = StatusService(admin, rules, events, history, status)
     services.add_StatusServiceServicer_to_server(about, server)
 
 
 class KeyService(Service, services.KeyServiceServicer):
-    """Keys, never their bytes."""
+    """Service for keys; it never returns their bytes."""
 
     @answered()
     async def ListKeys(
@@ -97,7 +102,7 @@ class KeyService(Service, services.KeyServiceServicer):
 
 
 class ResourceService(Service, services.ResourceServiceServicer):
-    """Resources, without their contents."""
+    """Service for resources; it never returns their contents."""
 
     @answered()
     async def ListResources(
@@ -105,8 +110,8 @@ class ResourceService(Service, services.ResourceServiceServicer):
     ) -> messages.ListResourcesResponse:
         page = await self._admin.resources.page(caller, request.page_token, request.page_size)
         more = v1_messages.next_page(page, request.page_size)
-        found = [v1_messages.resource(stored) for stored in page]
-        return messages.ListResourcesResponse(resources=found, next_page_token=more)
+        resources = [v1_messages.resource(stored) for stored in page]
+        return messages.ListResourcesResponse(resources=resources, next_page_token=more)
 
     @answered()
     async def DeleteResource(
@@ -117,7 +122,7 @@ class ResourceService(Service, services.ResourceServiceServicer):
 
 
 class ImageService(Service, services.ImageServiceServicer):
-    """What guests need to check and fetch images."""
+    """Service for the documents that guests need to verify and fetch images."""
 
     @answered()
     async def SetImagePolicy(
@@ -161,7 +166,7 @@ class ImageService(Service, services.ImageServiceServicer):
 
 
 class ReferenceService(Service, services.ReferenceServiceServicer):
-    """What guests are measured against."""
+    """Service for reference values."""
 
     @answered()
     async def GetReference(
@@ -191,10 +196,10 @@ class ReferenceService(Service, services.ReferenceServiceServicer):
     async def ListSets(
         self, request: messages.ListSetsRequest, caller: Caller
     ) -> messages.ListSetsResponse:
-        found = await self._admin.sets.listed(caller, request.tee)
+        by_name = await self._admin.sets.listed(caller, request.tee)
         sets = [
-            v1_messages.reference_set(request.tee, name, each, state)
-            for name, (each, state) in found.items()
+            v1_messages.reference_set(request.tee, name, values, state)
+            for name, (values, state) in by_name.items()
         ]
         return messages.ListSetsResponse(sets=sets)
 
@@ -204,44 +209,70 @@ class ReferenceService(Service, services.ReferenceServiceServicer):
     ) -> messages.ReferenceSet:
         sets, name, expires = self._admin.sets, request.name, request.expires_at
         if request.id or not request.values:
-            made = await sets.pin(caller, request.id, name, request.fields, expires)
+            added = await sets.pin(caller, request.id, name, request.fields, expires)
         else:
-            values = {each.field: each.values for each in request.values}
-            made = await sets.add(caller, request.tee, name, values, expires)
-        return v1_messages.reference_set(request.tee, name, made, "in force")
+            values = {accepted.field: accepted.values for accepted in request.values}
+            added = await sets.add(caller, request.tee, name, values, expires)
+        return v1_messages.reference_set(request.tee, name, added, "in force")
 
     @answered()
     async def RetireSet(
         self, request: messages.RetireSetRequest, caller: Caller
     ) -> messages.ReferenceSet:
-        ended = await self._admin.sets.retire(caller, request.tee, request.name)
-        return v1_messages.reference_set(request.tee, request.name, ended, "retired")
+        retired = await self._admin.sets.retire(caller, request.tee, request.name)
+        return v1_messages.reference_set(request.tee, request.name, retired, "retired")
 
 
 class AppraisalService(Service, services.AppraisalServiceServicer):
-    """What became of the guests that were judged lately."""
+    """Service for the results of recent appraisals."""
 
     def __init__(
-        self, admin: Administration, rules: CallerRules, events: Events, history: History
+        self,
+        admin: Administration,
+        rules: CallerRules,
+        events: Events,
+        history: History,
+        explainer: Explainer,
     ) -> None:
         super().__init__(admin, rules, events)
         self._history = history
+        self._explainer = explainer
 
     @answered()
     async def ListGuests(
         self, request: messages.ListGuestsRequest, caller: Caller
     ) -> messages.ListGuestsResponse:
         verdict = v1_messages.VERDICTS.get(request.verdict, Verdict.REFUSED)
-        found = self._history.last(caller, verdict, min(request.limit or MAX_PAGE, MAX_PAGE))
-        return messages.ListGuestsResponse(guests=[v1_messages.guest(each) for each in found])
+        judgements = self._history.last(caller, verdict, min(request.limit or MAX_PAGE, MAX_PAGE))
+        return messages.ListGuestsResponse(guests=list(map(v1_messages.guest, judgements)))
 
     @answered()
     async def GetGuest(self, request: messages.GetGuestRequest, caller: Caller) -> messages.Guest:
-        return v1_messages.guest(self._history.find(caller, request.id))
+        return v1_messages.guest(await self._explainer.explain(caller, request.id))
+
+
+class PolicyTestService(Service, services.PolicyTestServiceServicer):
+    """Policies, before they decide."""
+
+    @answered()
+    async def CheckPolicy(
+        self, request: messages.CheckPolicyRequest, caller: Caller
+    ) -> messages.CheckPolicyResponse:
+        outline = await self._admin.policy_tests.check(caller, request.name, request.content)
+        return messages.CheckPolicyResponse(syntax=outline.syntax, rules=outline.rules)
+
+    @answered()
+    async def TestPolicy(
+        self, request: messages.TestPolicyRequest, caller: Caller
+    ) -> messages.TestPolicyResponse:
+        report = await self._admin.policy_tests.report(caller, v1_messages.policy_test(request))
+        return messages.TestPolicyResponse(
+            accepted=report.accepted, report=json.dumps(report.as_json())
+        )
 
 
 class StatusService(Service, services.StatusServiceServicer):
-    """The daemon about itself."""
+    """Service for the status of the daemon."""
 
     def __init__(
         self,

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from verdictd_py.documents.reference import Reference
+from verdictd_py.domain.evidence import DEVICES, VerifiedEvidence
+from verdictd_py.domain.trust import HARDWARE_WARNING, UNTRUSTED, TrustVector
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import NotFound, PolicyInvalid, Reason, StorageError
+from verdictd_py.errors import NotFound, PolicyInvalid, Reason, ReasonKind, StorageError
 from verdictd_py.policy import explain, floor
 from verdictd_py.policy.engine import CompiledPolicies, PolicyResult, in_thread
-from verdictd_py.ports import PolicyDocuments, PolicySource, Tees
+from verdictd_py.policy.floor import NO_REQUIREMENTS, Pinning
+from verdictd_py.ports import PolicyDocuments, PolicySource, Tee, Tees
 
 
 class RegoAppraisalPolicy:
@@ -22,8 +26,7 @@ class RegoAppraisalPolicy:
         source: documents that decide, with the named sets that are in force.
         tees: those whose guests it appraises; it refuses those of any other.
         compiled: cache of compiled policies, shared with what checks them.
-        require_reference_values: a list that is missing or empty refuses, where otherwise
-            it means any value (for the TCB status, its default).
+        pinning: what the operator requires of the reference data.
     """
 
     def __init__(
@@ -32,11 +35,11 @@ class RegoAppraisalPolicy:
         tees: Tees,
         compiled: CompiledPolicies | None = None,
         *,
-        require_reference_values: bool = False,
+        pinning: Pinning = NO_REQUIREMENTS,
     ) -> None:
         self._source = source
         self._tees = tees
-        self._require_reference_values = require_reference_values
+        self._pinning = pinning
         self._compiled = CompiledPolicies() if compiled is None else compiled
 
     async def prepare(self, tee: str) -> PolicyDocuments:
@@ -52,6 +55,17 @@ class RegoAppraisalPolicy:
         await in_thread(self._compiled.of, documents)
         return documents
 
+    async def awaits_pin(self, tee: str) -> bool:
+        """Return whether every guest of a TEE is refused because no measurement is pinned."""
+        known = self._tees.get(tee)
+        if known is None or tee not in self._pinning.pinned_only:
+            return False
+        try:
+            documents = await self._source.documents(tee)
+            return bool(floor.nothing_pinned(known, documents.reference.values))
+        except (NotFound, StorageError, PolicyInvalid):
+            return True
+
     async def failures(self, tee: str, claims: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
         """Return every failed rule; empty only if the policy's `allow` is `true`.
 
@@ -66,17 +80,77 @@ class RegoAppraisalPolicy:
             _, result = await self._compiled.evaluate(documents, claims)  # 2, 3
             reference = documents.reference.values
         except (NotFound, StorageError, PolicyInvalid) as error:
-            return (*floor.revoked(known, claims), _policy_reason(str(error)))
-        reasons = floor.revoked(known, claims)  # 4
-        always = floor.unordered(known, claims, reference)
-        always += floor.unverified_devices(claims, result.document)
-        if self._require_reference_values:
-            reasons += floor.not_pinned(known, reference)
-        if not result.allow:  # 5
-            found = explain.differences(known, claims, reference)
-            found += explain.own_reasons(result.document)
-            reasons += found or (_unexplained(result),)
-        return _once(reasons + always)
+            return failed(known, claims, error)
+        return refusals(known, claims, reference, result, self._pinning)  # 4, 5
+
+
+def refusals(
+    tee: Tee,
+    claims: Mapping[str, JsonValue],
+    reference: Reference,
+    result: PolicyResult,
+    pinning: Pinning,
+) -> tuple[Reason, ...]:
+    """Return every reason to refuse a guest for whom the policy was evaluated; empty accepts it.
+
+    A test of a policy calls this as well, so that it reports what the broker decides.
+    """
+    reasons = tee.revoked(claims) + pinning.unmet(tee, reference)
+    always = floor.unordered(tee, claims, reference)
+    always += floor.unverified_devices(claims, result.document)
+    if not result.allow:
+        found = explain.differences(tee, claims, reference)
+        found += explain.own_reasons(result.document, tee.reason_kind)
+        reasons += found or (unexplained(result),)
+    return _once(reasons + always)
+
+
+def failed(
+    tee: Tee | None, claims: Mapping[str, JsonValue], error: Exception
+) -> tuple[Reason, ...]:
+    """Return the reasons to refuse a guest whose policy could not be evaluated."""
+    revoked = () if tee is None else tee.revoked(claims)
+    return (*revoked, _policy_reason(str(error)))
+
+
+class GuestTrust:
+    """Rates guests that were accepted.
+
+    Args:
+        source: documents that decide.
+    """
+
+    def __init__(self, source: PolicySource, tees: Tees) -> None:
+        self._source = source
+        self._tees = tees
+
+    async def __call__(self, found: VerifiedEvidence) -> TrustVector:
+        """Return the trust vector of an accepted guest.
+
+        Measurements count as approved only if a reference value equals them: a policy may accept
+        other values. Devices that nobody verified make the hardware a warning.
+        """
+        tee = self._tees.get(found.tee)
+        if tee is None:
+            return UNTRUSTED
+        vector = tee.trust(found, await self._unrecognized(tee, found.claims))
+        if not found.claims.get(DEVICES):
+            return vector
+        hardware = max(vector.get("hardware", HARDWARE_WARNING), HARDWARE_WARNING)
+        return {**vector, "hardware": hardware}
+
+    async def _unrecognized(self, tee: Tee, claims: Mapping[str, JsonValue]) -> tuple[str, ...]:
+        """Return the measurements that no reference value equals."""
+        try:
+            reference = (await self._source.documents(tee.name)).reference.values
+        except (NotFound, StorageError, PolicyInvalid):
+            return tee.measurements
+        lists = {name: reference.get(name) for name in tee.measurements}
+        return tuple(
+            name
+            for name, values in lists.items()
+            if not isinstance(values, list) or name not in claims or claims[name] not in values
+        )
 
 
 class OpenMeasurements:
@@ -100,22 +174,19 @@ class OpenMeasurements:
 
 
 def _policy_reason(text: str) -> Reason:
-    return Reason("policy", "", "allow is true", f"policy: {text}")
+    return Reason(explain.UNNAMED, "", "allow is true", f"policy: {text}", kind=ReasonKind.POLICY)
 
 
-def _unexplained(result: PolicyResult) -> Reason:
+def unexplained(result: PolicyResult) -> Reason:
+    """Return the reason for a refusal of a policy that gives no reasons."""
     if "allow" not in result.document:
         return _policy_reason("allow is undefined for this guest, and the policy says no more")
     shown = json.dumps(result.document["allow"], ensure_ascii=False)
-    return Reason(
-        "policy",
-        shown,
-        "allow is true",
-        f"policy: allow is {shown}, expected true, and the policy says no more",
-    )
+    text = f"policy: allow is {shown}, expected true, and the policy says no more"
+    return Reason(explain.UNNAMED, shown, "allow is true", text, kind=ReasonKind.POLICY)
 
 
 def _once(reasons: tuple[Reason, ...]) -> tuple[Reason, ...]:
-    """One reason for each rule, the first; the policy's own texts all stay."""
-    rules = {reason.rule: reason for reason in reversed(reasons) if reason.rule != "policy"}
-    return tuple(r for r in reasons if r.rule == "policy" or rules.get(r.rule) is r)
+    """Return the first reason of each rule, and every reason that names no rule."""
+    first = {reason.rule: reason for reason in reversed(reasons)}
+    return tuple(r for r in reasons if r.rule == explain.UNNAMED or first[r.rule] is r)

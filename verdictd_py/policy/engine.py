@@ -14,11 +14,13 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
-from typing import Final, ParamSpec, Self, TypeVar
+from types import MappingProxyType
+from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from verdictd_py.documents.reference import ReferenceData, canonical
 from verdictd_py.encoding import JsonValue, has_more_values
 from verdictd_py.errors import PolicyInvalid
+from verdictd_py.policy import trustee
 from verdictd_py.policy.instances import COMPILE_FUEL, DECISION_FUEL, EngineInstance
 from verdictd_py.ports import PolicyDocuments
 
@@ -28,8 +30,9 @@ T = TypeVar("T")
 MAX_POLICY_BYTES: Final = 256 * 1024
 """The packaged policies have less than 4 KiB; the time for compiling grows with the text."""
 
-MAX_INPUT_BYTES: Final = 1024 * 1024
-"""Claims of one guest have less than 4 KiB, apart from its init-data and its event log."""
+MAX_INPUT_BYTES: Final = 2 * 1024 * 1024
+"""Claims of one guest have less than 4 KiB, apart from its init-data and its event log. A release
+policy gets both twice: 1.1 MB for the longest ones, which cost 56 million units of fuel."""
 
 MAX_COMPILED: Final = 16
 """Policies stored compiled: those in force, and those that a change has just replaced."""
@@ -40,6 +43,8 @@ MAX_IDLE_INSTANCES: Final = 1
 _SMALL_VALUES: Final = 256
 _SMALL_CHARS: Final = 64 * 1024
 """Decisions over less than this take well below a millisecond and are made on the event loop."""
+
+_NO_DATA: Final[Mapping[str, JsonValue]] = MappingProxyType({})
 
 _THREADS: Final = ThreadPoolExecutor(max_workers=2, thread_name_prefix="policy")
 
@@ -57,17 +62,59 @@ class PolicyResult:
     document: Mapping[str, JsonValue]
 
 
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """One definition of a rule of the policy; a rule may have several.
+
+    Attributes:
+        path: parts of the name; a computed last part is left out.
+        line: where it begins, from 1 on.
+        function: whether it takes arguments, so that it has no value of its own.
+    """
+
+    path: tuple[str, ...]
+    line: int
+    function: bool
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> Self:
+        """Read a definition as the engine describes it."""
+        return cls(tuple(answer["path"] or ("?",)), int(answer["line"]), bool(answer["function"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Comparisons that the policy makes for some claims.
+
+    Attributes:
+        rows: `line`, `operator`, `left`, `right` and `result` of the first comparisons; both
+            sides are texts of JSON, which the engine cuts.
+        made: how many comparisons there were.
+        document: value of every rule, as in `PolicyResult`.
+    """
+
+    rows: tuple[Mapping[str, JsonValue], ...]
+    made: int
+    document: Mapping[str, JsonValue]
+
+
 class CompiledPolicy:
     """A policy with its reference data, ready to judge claims. Made by `compile`.
 
     Attributes:
         reference: the reference data.
+        syntax: `v1` or `v0`, the version of Rego that the policy is read as.
+        definitions: of its rules, in their order.
     """
 
     def __init__(self, request: bytes, reference: ReferenceData) -> None:
         self.reference = reference
         self._request = request
-        self._idle = deque([self._new_instance()])
+        instance, description = compiled_instance(request)
+        self.syntax = str(description["syntax"])
+        self.definitions = tuple(Definition.of(each) for each in description["rules"])
+        self._overlaid = False  # whether an instance may have data of an earlier decision
+        self._idle = deque([instance])
 
     @classmethod
     def compile(cls, policy: str, data: str | ReferenceData) -> Self:
@@ -89,33 +136,55 @@ class CompiledPolicy:
             request = f'{{"policy": {canonical(policy)}, "data": {reference.text}}}'.encode()
         except ValueError as error:
             raise PolicyInvalid(f"the policy is not text: {error}") from error
-        return cls(request, reference)
+        try:
+            return cls(request, reference)
+        except PolicyInvalid as error:
+            raise PolicyInvalid(f"{error}{trustee.advice(policy)}") from error
 
-    def evaluate(self, claims: Mapping[str, JsonValue]) -> PolicyResult:
+    def evaluate(
+        self, claims: Mapping[str, JsonValue], data: Mapping[str, JsonValue] = _NO_DATA
+    ) -> PolicyResult:
         """Evaluate the policy for `claims`. Any thread may call this at any time.
+
+        Args:
+            data: of this decision; it replaces reference data of the same names.
 
         Raises:
             PolicyInvalid: the claims are not JSON or too large, a function received a wrong
                 type, a rule contradicts itself, or the decision exceeds its budget. An
                 undefined `allow` is not an error, it is a refusal.
         """
-        try:
-            term = canonical(dict(claims)).encode()
-        except ValueError as error:
-            raise PolicyInvalid(f"the claims are not JSON: {error}") from error
-        if len(term) > MAX_INPUT_BYTES:
-            raise PolicyInvalid(f"the claims are larger than {MAX_INPUT_BYTES} bytes")
-        document = self._answer(term)
+        document = self._answer(input_term(claims), data)
         if not isinstance(document, dict):
             raise PolicyInvalid("the policy's answer is not an object")
         return PolicyResult(document.get("allow") is True, document)
 
-    def _answer(self, term: bytes) -> JsonValue:
+    def trace(
+        self, claims: Mapping[str, JsonValue], data: Mapping[str, JsonValue] = _NO_DATA
+    ) -> Trace:
+        """Evaluate the policy again, and record its comparisons. For reports, never to decide.
+
+        Raises:
+            PolicyInvalid: as `evaluate`; recording costs some of the budget.
+        """
+        instance, _ = compiled_instance(self._request.removesuffix(b"}") + b', "trace": true}')
+        _overlay(instance, data)
+        answer = instance.call("evaluate", input_term(claims), DECISION_FUEL)
+        return Trace(tuple(answer["comparisons"]), answer["comparisons_made"], answer["document"])
+
+    def coverage(self) -> LineCoverage:
+        """Return a recorder of the lines that evaluations reach."""
+        return LineCoverage(self._request)
+
+    def _answer(self, term: bytes, data: Mapping[str, JsonValue]) -> JsonValue:
         try:
             instance = self._idle.popleft()
         except IndexError:
-            instance = self._new_instance()
+            instance, _ = compiled_instance(self._request)
         try:
+            if data or self._overlaid:
+                self._overlaid = True
+                _overlay(instance, data)
             answer: JsonValue = instance.call("evaluate", term, DECISION_FUEL)["document"]
         except PolicyInvalid as error:
             if instance.broken:
@@ -126,15 +195,76 @@ class CompiledPolicy:
                 self._idle.append(instance)
         return answer
 
-    def _new_instance(self) -> EngineInstance:
-        instance = EngineInstance()
+
+class LineCoverage:
+    """Lines of a policy that its evaluations reach, from 1 on.
+
+    Attributes:
+        reached: lines that at least one evaluation reached.
+        not_reached: lines with an expression that no evaluation reached.
+    """
+
+    def __init__(self, request: bytes) -> None:
+        self.reached: frozenset[int] = frozenset()
+        self.not_reached: frozenset[int] = frozenset()
+        self._request = request
+        self._instance: EngineInstance | None = None
+
+    def evaluate(
+        self, claims: Mapping[str, JsonValue], data: Mapping[str, JsonValue] = _NO_DATA
+    ) -> None:
+        """Evaluate the policy for `claims`, and add the lines that this reaches.
+
+        Raises:
+            PolicyInvalid: see `CompiledPolicy.evaluate`.
+        """
+        if self._instance is None or self._instance.broken:
+            self._instance, _ = compiled_instance(self._request)
+            self._instance.call("record_coverage", None, DECISION_FUEL)
         try:
-            instance.call("compile", self._request, COMPILE_FUEL)
-        except PolicyInvalid as error:
-            if instance.broken:
-                raise
-            raise PolicyInvalid(f"the policy cannot be compiled: {error}") from error
-        return instance
+            _overlay(self._instance, data)
+            self._instance.call("evaluate", input_term(claims), DECISION_FUEL)
+        finally:
+            if not self._instance.broken:
+                answer = self._instance.call("coverage", None, DECISION_FUEL)
+                covered, missed = answer["covered"] or (), answer["not_covered"] or ()
+                self.reached |= frozenset(covered)
+                self.not_reached = (self.not_reached | frozenset(missed)) - self.reached
+
+
+def compiled_instance(request: bytes) -> tuple[EngineInstance, Mapping[str, Any]]:
+    """Return an instance that has compiled a policy, and the engine's description of the policy.
+
+    Raises:
+        PolicyInvalid: the policy cannot be compiled; the message names cause and place.
+    """
+    instance = EngineInstance()
+    try:
+        return instance, instance.call("compile", request, COMPILE_FUEL)
+    except PolicyInvalid as error:
+        if instance.broken:
+            raise
+        raise PolicyInvalid(f"the policy cannot be compiled: {error}") from error
+
+
+def input_term(claims: Mapping[str, JsonValue]) -> bytes:
+    """Return the input of an evaluation as the engine takes it.
+
+    Raises:
+        PolicyInvalid: the claims are not JSON, or too large.
+    """
+    try:
+        term = canonical(dict(claims)).encode()
+    except ValueError as error:
+        raise PolicyInvalid(f"the claims are not JSON: {error}") from error
+    if len(term) > MAX_INPUT_BYTES:
+        raise PolicyInvalid(f"the claims are larger than {MAX_INPUT_BYTES} bytes")
+    return term
+
+
+def _overlay(instance: EngineInstance, data: Mapping[str, JsonValue]) -> None:
+    """Put data of one decision in place of reference data of the same names."""
+    instance.call("overlay", canonical(dict(data)).encode(), DECISION_FUEL)
 
 
 class CompiledPolicies:
@@ -163,7 +293,10 @@ class CompiledPolicies:
         return compiled
 
     async def evaluate(
-        self, documents: PolicyDocuments, claims: Mapping[str, JsonValue]
+        self,
+        documents: PolicyDocuments,
+        claims: Mapping[str, JsonValue],
+        data: Mapping[str, JsonValue] = _NO_DATA,
     ) -> tuple[CompiledPolicy, PolicyResult]:
         """Evaluate the policy in these documents without blocking the event loop.
 
@@ -173,14 +306,17 @@ class CompiledPolicies:
         if _is_small(documents, claims):
             compiled = self._stored(_digest(documents))
             if isinstance(compiled, CompiledPolicy):
-                return compiled, compiled.evaluate(claims)
-        return await in_thread(self._evaluate, documents, claims)
+                return compiled, compiled.evaluate(claims, data)
+        return await in_thread(self._evaluate, documents, claims, data)
 
     def _evaluate(
-        self, documents: PolicyDocuments, claims: Mapping[str, JsonValue]
+        self,
+        documents: PolicyDocuments,
+        claims: Mapping[str, JsonValue],
+        data: Mapping[str, JsonValue],
     ) -> tuple[CompiledPolicy, PolicyResult]:
         compiled = self.of(documents)
-        return compiled, compiled.evaluate(claims)
+        return compiled, compiled.evaluate(claims, data)
 
     def _stored(self, digest: bytes) -> CompiledPolicy | PolicyInvalid | None:
         with self._lock:

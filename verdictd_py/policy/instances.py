@@ -36,7 +36,9 @@ it grows is copied each time, and that costs no fuel."""
 STACK_BYTES: Final = 512 * 1024
 """Of the thread's own stack, which has 8 MiB, or 2 MiB and more in a thread of musl."""
 
-_EXPORTS: Final = frozenset({"memory", "buffer", "compile", "evaluate"})
+_EXPORTS: Final = frozenset(
+    {"memory", "buffer", "compile", "evaluate", "overlay", "record_coverage", "coverage"}
+)
 _LOADING: Final = Lock()
 _MASK: Final = 2**32 - 1
 
@@ -145,12 +147,17 @@ def _no_address_space() -> str:
     )
 
 
-_PLACE: Final = re.compile(r"policy:(\d+):\d+")
+_PLACE: Final = re.compile(r"(source|policy):(\d+):(\d+)")
+"""Columns are right in `source` only: the engine evaluates a policy that the crate has written
+again, with the same lines."""
 
 
 def _message(text: str) -> str:
-    """`line 3: unexpected keyword`, of the engine's message with the place in the source."""
+    """Return `line 3, column 5: unexpected keyword` for the engine's message and its place."""
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
     message = lines[-1].removeprefix("error: ") if lines else "the policy engine failed"
     place = _PLACE.search(text)
-    return message if place is None else f"line {place[1]}: {message}"
+    if place is None:
+        return message
+    column = f", column {place[3]}" if place[1] == "source" else ""
+    return f"line {place[2]}{column}: {message}"

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, Self
+from types import MappingProxyType
+from typing import Final, Protocol, Self
 
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.appraisal import AppraisedPeer
+from verdictd_py.domain.policyreport import PolicyOutline, PolicyReport
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Reason
 from verdictd_py.ports.stores import Kind
@@ -85,6 +87,31 @@ class PolicyTester(Protocol):
         ...
 
 
+class PolicyReporter(Protocol):
+    """Reports what a policy decides about some claims, and why. It decides as the broker does."""
+
+    async def outline(self, policy: str) -> PolicyOutline:
+        """Return which rules a policy has.
+
+        Raises:
+            PolicyInvalid: the policy cannot be compiled.
+        """
+        ...
+
+    async def report(
+        self, documents: PolicyDocuments, claims: Mapping[str, JsonValue], tee: str | None
+    ) -> PolicyReport:
+        """Return the report; an evaluation that fails is a refusal in it.
+
+        Args:
+            tee: of the claims; None for the input of a release policy.
+
+        Raises:
+            PolicyInvalid: the policy cannot be compiled.
+        """
+        ...
+
+
 class AppraisalPolicy(Protocol):
     """Decides about verified claims."""
 
@@ -96,14 +123,21 @@ class AppraisalPolicy(Protocol):
         ...
 
 
+NO_QUERY: Final[Mapping[str, str]] = MappingProxyType({})
+"""Query of a request that has none."""
+
+
 class ReleasePolicy(Protocol):
     """Decides which accepted guest gets what."""
 
-    async def failures(self, peer: AppraisedPeer, kind: Kind, path: str) -> tuple[Reason, ...]:
+    async def failures(
+        self, peer: AppraisedPeer, kind: Kind, path: str, query: Mapping[str, str] = NO_QUERY
+    ) -> tuple[Reason, ...]:
         """Why not; empty means allowed, and only an explicit yes is empty.
 
         Args:
             path: of what was found, not of what was asked for: `keys/<kid>`, or the path of
                 a resource.
+            query: of the request's URL; the guest chose it.
         """
         ...

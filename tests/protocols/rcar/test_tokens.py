@@ -1,4 +1,4 @@
-"""Attestation tokens: what goes in comes out, and nothing but the broker's key makes one."""
+"""Attestation tokens: reading one restores the guest; only the broker's key can sign one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from jwcrypto import jwk as other_jwk
 from jwcrypto import jws as other_jws
 
-from tests.protocols.rcar.token_tools import JWK_PLACES, came_out, issued, parts, refused
+from tests.protocols.rcar.token_tools import JWK_PLACES, issued, parts, read_back, refused
 from tests.support.rcar import (
-    ASSESSMENT,
     KINDS,
     NOW,
+    POLICY,
     appraisal,
     attested,
     coordinates,
@@ -29,14 +29,14 @@ from tests.support.rcar import (
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.errors import EvidenceFormat, TokenInvalid
 from verdictd_py.protocols.rcar.teekey import TeeKey
-from verdictd_py.protocols.rcar.tokens import LIFETIME, Attested, Tokens
+from verdictd_py.protocols.rcar.tokens import LIFETIME, AttestedGuest, Tokens
 from verdictd_py.protocols.rcar.versions import Version
 
 
 @pytest.mark.parametrize(("kind", "version"), KINDS)
-def test_what_goes_in_comes_out(kind: str, version: Version) -> None:
-    guest = Attested(appraisal(), tee_key(kind, version), version)
-    found = came_out(issued(guest))
+def test_a_token_restores_the_guest(kind: str, version: Version) -> None:
+    guest = AttestedGuest(appraisal(), tee_key(kind, version), version)
+    found = read_back(issued(guest))
     assert found.appraisal == guest.appraisal
     assert (found.version, dict(found.key.jwk)) == (version, dict(guest.key.jwk))
     assert found.key.public.public_numbers() == guest.key.public.public_numbers()
@@ -55,35 +55,35 @@ def test_what_goes_in_comes_out(kind: str, version: Version) -> None:
         {"claims": {"eventLog": {"events": [], "efiApplications": ["ab" * 48] * 4000}}},
     ],
 )
-def test_all_of_it_comes_out(tee: str, evidence: dict[str, Any]) -> None:
+def test_a_token_restores_all_evidence(tee: str, evidence: dict[str, Any]) -> None:
     guest = attested(tee=tee, **evidence)
-    assert came_out(issued(guest)).appraisal == guest.appraisal
+    assert read_back(issued(guest)).appraisal == guest.appraisal
 
 
-def test_a_guest_that_was_accepted_without_evidence() -> None:
-    """A broker that accepts anyone, as its operator wants."""
+def test_a_token_about_a_guest_without_evidence_is_issued() -> None:
+    """The operator has configured a broker that accepts every client."""
     nobody = Appraisal("77", NOW, "none", "none", None, bound=True, refusal=None)
-    guest = Attested(nobody, tee_key(), Version.V0_4_0)
-    assert came_out(issued(guest)).appraisal == nobody
+    guest = AttestedGuest(nobody, tee_key(), Version.V0_4_0)
+    assert read_back(issued(guest)).appraisal == nobody
 
 
-def test_a_padded_key_comes_out_as_it_was_sent() -> None:
+def test_a_padded_key_is_restored_as_it_was_sent() -> None:
     x, y = coordinates(379, "P-256")
     jwk = ec_jwk(padded(x), padded(y))
-    guest = Attested(appraisal(), TeeKey.parse(jwk, Version.V0_2_0), Version.V0_2_0)
-    found = came_out(issued(guest))
+    guest = AttestedGuest(appraisal(), TeeKey.parse(jwk, Version.V0_2_0), Version.V0_2_0)
+    found = read_back(issued(guest))
     assert dict(found.key.jwk) == jwk
     assert found.key.public.public_numbers() == guest.key.public.public_numbers()
 
 
-def test_no_token_about_a_guest_that_was_refused() -> None:
+def test_no_token_is_issued_about_a_refused_guest() -> None:
     refusal = EvidenceFormat("no")
     with pytest.raises(EvidenceFormat):
-        issued(Attested(replace(appraisal(), refusal=refusal), tee_key(), Version.V0_4_0))
+        issued(AttestedGuest(replace(appraisal(), refusal=refusal), tee_key(), Version.V0_4_0))
 
 
-def test_others_read_it_with_the_published_keys() -> None:
-    """By jwcrypto, and what guests look for where they look for it."""
+def test_another_library_verifies_it_with_the_published_keys() -> None:
+    """jwcrypto verifies it, and the claims are where guests expect them."""
     token = issued(attested()).token
     (published,) = tokens().jwks()["keys"]
     assert "d" not in published
@@ -128,12 +128,12 @@ def test_guests_can_parse_the_types_of_its_claims() -> None:
         (-60, ""),
         (0, ""),
         (299.9, ""),
-        (300, "is over"),
-        (10**9, "is over"),
+        (300, "has expired"),
+        (10**9, "has expired"),
     ],
 )
-def test_time(seconds: float, told: str) -> None:
-    """A clock that is set back by a minute ends no session; nothing outlives its end."""
+def test_a_token_is_valid_for_its_lifetime_only(seconds: float, told: str) -> None:
+    """A clock that is set back by a minute ends no session; an expired token is refused."""
     token = issued(attested()).token
     now = NOW + timedelta(seconds=seconds)
     if told:
@@ -143,28 +143,28 @@ def test_time(seconds: float, told: str) -> None:
     assert timedelta(minutes=5) == LIFETIME
 
 
-def test_another_broker_takes_no_token_of_this_one() -> None:
+def test_a_token_of_another_broker_is_refused() -> None:
     with pytest.raises(TokenInvalid):
         Tokens(ec.generate_private_key(ec.SECP256R1())).read(issued(attested()).token, now=NOW)
 
 
-def test_a_broker_that_trusts_another_root_takes_none_either() -> None:
-    """Of a rehearsal with the same key file, say: its guests are made of software."""
+def test_a_token_of_a_broker_with_another_root_is_refused() -> None:
+    """A rehearsal may use the same key file, but its guests run on simulated hardware."""
     rehearsal, other = (Tokens(tokens().key, root=digest * 64) for digest in "ab")
     made = {
-        each: each.issue(attested(), now=NOW, assessment=ASSESSMENT).token
+        each: each.issue(attested(), now=NOW, policy=POLICY).token
         for each in (tokens(), rehearsal, other)
     }
     for reader in made:
         for maker, token in made.items():
             if maker == reader:
-                assert reader.read(token, now=NOW).attested().appraisal == attested().appraisal
+                assert reader.read(token, now=NOW).guest().appraisal == attested().appraisal
             else:
                 with pytest.raises(TokenInvalid, match="another root"):
                     reader.read(token, now=NOW)
 
 
-def test_keys_are_not_shown() -> None:
+def test_keys_are_redacted() -> None:
     assert "key" not in repr(tokens())
     made = issued(attested())
     assert made.token not in repr(made)
