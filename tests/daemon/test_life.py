@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
-from tests.support.broker import Recorder, RunningBroker, running_broker
+from tests.support.broker import Recorder, RunningBroker
 from tests.support.clock import until
 from verdictd_py import daemon as app
 from verdictd_py.config import Address, Settings, Unsafe
@@ -24,7 +23,8 @@ from verdictd_py.guest.connection import BrokerRefused
 from verdictd_py.listeners import sockets
 from verdictd_py.listeners.kbs.connections import Acceptor
 from verdictd_py.listeners.listener import Background, Listener
-from verdictd_py.simulator import SimulatedPlatform
+
+pytestmark = pytest.mark.broker(kbs_http="127.0.0.1:0")
 
 
 class Spy:
@@ -173,13 +173,6 @@ async def test_an_audit_trail_that_cannot_be_opened_releases_every_address(tmp_p
         await daemon.start()
     for listener in daemon.listeners:
         sockets.bind(listener.address, option="").close()
-
-
-@pytest_asyncio.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    platform = SimulatedPlatform.create(now=app.utc_now())
-    async with running_broker(tmp_path, platform, kbs_http="127.0.0.1:0") as running:
-        yield running
 
 
 class TestLoopsThatFail:

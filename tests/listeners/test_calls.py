@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 import pytest_asyncio
 
-from tests.support.broker import RunningBroker, running_broker
+from tests.support.broker import RunningBroker
 from tests.support.clock import until
-from verdictd_py import daemon as app
 from verdictd_py._generated import clientapi_pb2 as messages
 from verdictd_py._generated import clientapi_pb2_grpc as services
 from verdictd_py.errors import StorageError
-from verdictd_py.simulator import SimulatedPlatform
 from verdictd_py.storage.stores import DirectoryKeyStore
-
-
-@pytest_asyncio.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    platform = SimulatedPlatform.create(now=app.utc_now())
-    async with running_broker(tmp_path, platform) as running:
-        yield running
 
 
 @pytest_asyncio.fixture

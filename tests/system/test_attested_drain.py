@@ -8,29 +8,19 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
-from tests.support.broker import DRAIN_SECONDS, KEY, KID, RunningBroker, running_broker
+from tests.support.broker import DRAIN_SECONDS, KEY, KID, RunningBroker
 from tests.support.channel import answer, encoded, nothing_stays, records, rest, store
 from tests.support.channel import send_records as send
 from tests.support.clock import elapse, until
-from verdictd_py import daemon as app
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
-from verdictd_py.simulator import SimulatedPlatform
+
+pytestmark = pytest.mark.broker(request_timeout=2 * DRAIN_SECONDS)
 
 GET_KEK = encoded({"command": "Get KEK", "kids": [KID]})
 KEK = {"status": "OK", "data": {KID: base64.b64encode(KEY).decode()}}
-
-
-@pytest_asyncio.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    platform = SimulatedPlatform.create(now=app.utc_now())
-    async with running_broker(tmp_path, platform, request_timeout=2 * DRAIN_SECONDS) as running:
-        yield running
 
 
 async def begin(broker: RunningBroker, guest: GuestConnection, begun: bytes) -> None:

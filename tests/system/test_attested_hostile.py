@@ -9,15 +9,12 @@ import asyncio
 import base64
 import json
 import os
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import cbor2
 import pytest
-import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
 
@@ -28,7 +25,6 @@ from tests.support.broker import (
     KID,
     REQUEST_SECONDS,
     RunningBroker,
-    running_broker,
 )
 from tests.support.channel import (
     VERSIONS,
@@ -44,11 +40,9 @@ from tests.support.channel import (
 )
 from tests.support.clock import elapse, elapse_until, until
 from tests.support.ratstls import DICE, VENDOR, key_der, self_signed
-from verdictd_py import daemon as app
 from verdictd_py.guest.attesters import use_certificate
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
 from verdictd_py.protocols.ratstls.session import TlsSession, client_context
-from verdictd_py.simulator import SimulatedPlatform
 
 CONNECTIONS = 4
 LARGE = 4 * 1024 * 1024 - 1
@@ -77,12 +71,7 @@ ESCAPES = [
 ]
 
 
-@pytest_asyncio.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    platform = SimulatedPlatform.create(now=app.utc_now())
-    async with running_broker(tmp_path, platform, max_connections=CONNECTIONS) as running:
-        yield running
-        await still_serves(running)
+pytestmark = pytest.mark.broker(max_connections=CONNECTIONS, check=still_serves)
 
 
 def address(guest: GuestConnection) -> str:

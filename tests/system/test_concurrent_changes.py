@@ -4,26 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import grpc
-import pytest_asyncio
 
-from tests.support.broker import RunningBroker, running_broker
-from verdictd_py import daemon as app
+from tests.support.broker import RunningBroker
 from verdictd_py._generated import clientapi_pb2 as messages
 from verdictd_py._generated import clientapi_pb2_grpc as services
-from verdictd_py.simulator import SimulatedPlatform
 
 TIMES = 1000
-
-
-@pytest_asyncio.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    platform = SimulatedPlatform.create(now=app.utc_now())
-    async with running_broker(tmp_path, platform) as running:
-        yield running
 
 
 def image_policy(kind: str) -> bytes:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from tests.support.broker import KEY, KID, RunningBroker, running_broker
 from tests.support.channel import store
@@ -31,17 +30,18 @@ from verdictd_py.protocols.ratstls.issue import Form
 from verdictd_py.simulator import SimulatedPlatform
 from verdictd_py.tsm import REPORTS
 
+pytestmark = pytest.mark.broker(verifier=("tdx",))
+
 URI = "keyid=kbs:///default/key/1"
 GARBAGE = (b"", b"{", b"[]", b"\xff\xfe", b"{}", b'{"op":"keyunwrap"}', b"[" * 100_000)
 
 
-@pytest_asyncio.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    """A broker, and its platform where an agent finds it."""
-    platform = SimulatedPlatform.create(now=app.utc_now())
-    platform.save(tmp_path / "platform")
-    async with running_broker(tmp_path, platform, verifier=("tdx",)) as running:
-        yield running
+@pytest.fixture
+def platform(tmp_path: Path) -> SimulatedPlatform:
+    """The platform of the broker, stored where an agent finds it."""
+    made = SimulatedPlatform.create(now=app.utc_now())
+    made.save(tmp_path / "platform")
+    return made
 
 
 @dataclass

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import grpc
 import pytest
-import pytest_asyncio
 
 from tests.support.broker import (
     HANDSHAKE_SECONDS,
@@ -19,26 +17,15 @@ from tests.support.broker import (
     KID,
     REQUEST_SECONDS,
     RunningBroker,
-    running_broker,
 )
 from tests.support.clock import elapse, elapse_until, until
-from verdictd_py import daemon as app
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.guest.attesters import guest_context
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
 from verdictd_py.protocols.ratstls.issue import Form
 from verdictd_py.protocols.ratstls.session import TlsSession
-from verdictd_py.simulator import SimulatedPlatform
 
 CONNECTIONS = 5
-
-
-@pytest_asyncio.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    platform = SimulatedPlatform.create(now=app.utc_now())
-    async with running_broker(tmp_path, platform, max_connections=CONNECTIONS) as running:
-        yield running
-        await still_serves(running)
 
 
 async def still_serves(broker: RunningBroker) -> None:
@@ -54,6 +41,9 @@ async def still_serves(broker: RunningBroker) -> None:
 async def nothing_stays(broker: RunningBroker) -> None:
     while broker.attested._tasks:
         await asyncio.wait(broker.attested._tasks)
+
+
+pytestmark = pytest.mark.broker(max_connections=CONNECTIONS, check=still_serves)
 
 
 async def send_raw(broker: RunningBroker, data: bytes) -> None:

@@ -6,23 +6,16 @@ The limit for requests in flight is so long that a stop that waits for it never 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from tests.support.broker import DRAIN_SECONDS, RunningBroker
 from tests.support.clock import elapse
-from tests.support.kbs import running_kbs
 from tests.support.kbs_raw import Link, linked, request
 
+pytestmark = pytest.mark.broker(kbs=True, request_timeout=2 * DRAIN_SECONDS)
+
 AUTH = b'{"version":"0.4.0","tee":"tdx","extra-params":""}'
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    async with running_kbs(tmp_path, request_timeout=2 * DRAIN_SECONDS) as running:
-        yield running
 
 
 async def stopping(broker: RunningBroker) -> asyncio.Task[None]:

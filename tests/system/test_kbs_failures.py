@@ -29,6 +29,8 @@ from verdictd_py.simulator import SimulatedPlatform
 from verdictd_py.simulator.pcs import PcsAnswer
 from verdictd_py.storage.sqlite_sessions import SqliteSessionStore
 
+pytestmark = pytest.mark.broker(kbs=True)
+
 SECRET_OF_OURS = "9f2c-what-the-exception-says"
 
 
@@ -41,15 +43,13 @@ def token_key(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def broker(
+def broker_settings(
     tmp_path: Path, token_key: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[RunningBroker]:
-    """A broker whose sessions are in a file, and that does not wait while the file is locked."""
+) -> dict[str, Any]:
+    """Sessions in a file, which the broker does not wait for while it is locked."""
     impatient = partial(SqliteSessionStore.open, busy_seconds=0)
     monkeypatch.setattr(SqliteSessionStore, "open", impatient)
-    where: dict[str, Any] = {"kbs_sessions": tmp_path / "sessions", "kbs_token_key": token_key}
-    async with running_kbs(tmp_path, **where) as running:
-        yield running
+    return {"kbs_sessions": tmp_path / "sessions", "kbs_token_key": token_key}
 
 
 @contextmanager

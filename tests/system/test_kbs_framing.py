@@ -6,14 +6,10 @@ client's, or behind it (RFC 9112, 11.2).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from tests.support.broker import REQUEST_SECONDS, RunningBroker
 from tests.support.clock import elapse
-from tests.support.kbs import running_kbs
 from tests.support.kbs_raw import all_closed, linked
 
 AUTH = b'{"version":"0.4.0","tee":"tdx","extra-params":""}'
@@ -58,12 +54,12 @@ AMBIGUOUS = {
 }
 
 
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    async with running_kbs(tmp_path) as running:
-        yield running
-        await all_closed(running)
-        assert not running.events.named("warning.bug")
+async def ends_without_bug(broker: RunningBroker) -> None:
+    await all_closed(broker)
+    assert not broker.events.named("warning.bug")
+
+
+pytestmark = pytest.mark.broker(kbs=True, check=ends_without_bug)
 
 
 async def answers(broker: RunningBroker, data: bytes) -> list[int]:

@@ -7,9 +7,9 @@ import base64
 import json
 import os
 import resource
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -17,7 +17,7 @@ import pytest
 from tests.support.broker import REQUEST_SECONDS, RunningBroker
 from tests.support.clock import elapse, elapse_until, until
 from tests.support.hostile_requests import REFUSED
-from tests.support.kbs import PATH, SECRET, running_kbs, url_of
+from tests.support.kbs import PATH, SECRET, url_of
 from tests.support.kbs_admins import AdminTokens, bearing
 from tests.support.kbs_raw import Answer, Link, all_closed, lines, linked, once, request
 from tests.support.rcar_guests import attested, tdx_guest
@@ -33,18 +33,21 @@ CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 AUTH = b'{"version":"0.4.0","tee":"tdx","extra-params":""}'
 
 
+async def still_serves(broker: RunningBroker) -> None:
+    """A good guest is served after all of it, and no bug was reported."""
+    await all_closed(broker)
+    async with attested(url_of(broker), tdx_guest(broker.platform)) as session:
+        assert (await session.get(str(PATH))).reveal() == SECRET
+    await all_closed(broker)
+    assert not broker.events.named("warning.bug")
+
+
 @pytest.fixture
-async def broker(tmp_path: Path, tokens: AdminTokens) -> AsyncIterator[RunningBroker]:
-    """One that must be as good as new afterwards."""
-    async with running_kbs(
-        tmp_path, kbs_admins=tokens.file, max_connections=CONNECTIONS
-    ) as running:
-        yield running
-        await all_closed(running)
-        async with attested(url_of(running), tdx_guest(running.platform)) as session:
-            assert (await session.get(str(PATH))).reveal() == SECRET
-        await all_closed(running)
-        assert not running.events.named("warning.bug")
+def broker_settings(tokens: AdminTokens) -> dict[str, Any]:
+    return {"kbs_admins": tokens.file}
+
+
+pytestmark = pytest.mark.broker(kbs=True, max_connections=CONNECTIONS, check=still_serves)
 
 
 @pytest.mark.parametrize(

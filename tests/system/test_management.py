@@ -5,17 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import grpc
 import pytest
-import pytest_asyncio
 from pysequoia import Tsk
 
-from tests.support.broker import KEY, KID, RunningBroker, running_broker
-from verdictd_py import daemon as app
-from verdictd_py.simulator import SimulatedPlatform
+from tests.support.broker import KEY, KID, RunningBroker
 
 POLICY = (
     "package policy\n\nimport rego.v1\n\ndefault allow := false\n\nallow if input.debug == false\n"
@@ -25,13 +21,6 @@ BOMB = (
     "allow if count([1 | some a in n; some b in n; some c in n; a * b == c + 0.5]) > 1\n"
     f"n := [{','.join(map(str, range(1000)))}]\n"
 )
-
-
-@pytest_asyncio.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    platform = SimulatedPlatform.create(now=app.utc_now())
-    async with running_broker(tmp_path, platform) as running:
-        yield running
 
 
 def field(number: int, value: bytes | str | bool) -> bytes:

@@ -7,27 +7,16 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
-from tests.support.broker import RunningBroker, running_broker
+from tests.support.broker import RunningBroker
 from tests.support.channel import store
 from tests.support.command import Ended, environment
 from tests.support.refused_guests import HONEST, OTHER, refused_for, seen
 from tests.support.verdict import verdict
-from verdictd_py import daemon as app
-from verdictd_py.simulator import Flaw, SimulatedPlatform, TdMeasurements
-
-
-@pytest_asyncio.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    platform = SimulatedPlatform.create(now=app.utc_now())
-    async with running_broker(tmp_path, platform) as running:
-        yield running
+from verdictd_py.simulator import Flaw, TdMeasurements
 
 
 def reference(broker: RunningBroker) -> dict[str, Any]:
