@@ -101,6 +101,8 @@ METHODS: dict[str, tuple[Right, object]] = {
         Right.MANAGE,
         v1.RetireSetRequest(tee="tdx", name="none"),
     ),
+    "verdictd.v1.PolicyTestService/CheckPolicy": (Right.MANAGE, v1.CheckPolicyRequest()),
+    "verdictd.v1.PolicyTestService/TestPolicy": (Right.MANAGE, v1.TestPolicyRequest()),
     "verdictd.v1.AppraisalService/ListGuests": (Right.MANAGE, v1.ListGuestsRequest()),
     "verdictd.v1.AppraisalService/GetGuest": (Right.MANAGE, v1.GetGuestRequest()),
     "verdictd.v1.StatusService/GetStatus": (Right.MANAGE, v1.GetStatusRequest()),
