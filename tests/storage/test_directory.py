@@ -372,6 +372,13 @@ def test_an_invalid_path_is_not_a_data_directory(tmp_path: Path, name: str) -> N
         Directory.open(tmp_path / name)
 
 
+def test_an_existing_directory_is_opened_as_it_is(directory: Directory, root: Path) -> None:
+    directory.create(("one",), b"x")
+    opened = Directory.open(root)
+    assert opened.read(("one",)) == b"x"
+    opened.close()
+
+
 def test_missing_parents_are_created(tmp_path: Path) -> None:
     Directory.open(tmp_path / "a" / "b").close()
     assert mode(tmp_path / "a" / "b") == 0o700
