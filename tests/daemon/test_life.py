@@ -17,6 +17,7 @@ from verdictd_py import daemon as app
 from verdictd_py.config import Address, Settings, Unsafe
 from verdictd_py.daemon.collateral import CollateralService
 from verdictd_py.daemon.process import EXIT_FAILED, reload_when
+from verdictd_py.daemon.readiness import Standing
 from verdictd_py.daemon.supervisor import Supervisor, Work
 from verdictd_py.errors import ConfigError, StorageError
 from verdictd_py.guest.connection import BrokerRefused
@@ -200,7 +201,7 @@ class TestLoopsThatFail:
         refreshed, failures = asyncio.Event(), [RuntimeError("secret")]
         refresh = readiness.refresh
 
-        async def failing_once() -> tuple[str, ...]:
+        async def failing_once() -> Standing:
             if failures:
                 raise failures.pop()
             refreshed.set()

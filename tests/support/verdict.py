@@ -43,3 +43,10 @@ async def verdict(
     """
     address = broker if isinstance(broker, str) else broker.client_api
     return await beside("verdict", "-c", address, *words, stdin=stdin, cwd=cwd)
+
+
+def only_remarks(ended: Ended) -> None:
+    """Check that a change was made, and that its remarks are what it leaves open."""
+    assert ended.status == 0, ended
+    for line in ended.stderr.splitlines():
+        assert line.startswith("UNPINNED: "), ended

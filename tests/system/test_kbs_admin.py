@@ -41,9 +41,9 @@ REQUESTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "set reference value": (
         "POST",
         "/kbs/v0/reference-value",
-        {"json": reference({"mrtd": ["ab"]})},
+        {"json": reference({"mrTd": ["ab" * 48]})},
     ),
-    "get reference value": ("GET", "/kbs/v0/reference-value/mrtd", {}),
+    "get reference value": ("GET", "/kbs/v0/reference-value/mrTd", {}),
     "get reference values": ("GET", "/kbs/v0/reference-value", {}),
 }
 """One good request of every route."""
@@ -76,7 +76,7 @@ def test_the_table_has_every_route() -> None:
         for method, path, _ in REQUESTS.values()
     }
     named = {
-        (m, p.replace("default/key/1", "{repository}/{type}/{tag}").replace("/mrtd", "/{name:.+}"))
+        (m, p.replace("default/key/1", "{repository}/{type}/{tag}").replace("/mrTd", "/{name:.+}"))
         for m, p in named
     }
     assert named == routes
@@ -133,7 +133,10 @@ NO_TOKENS: dict[str, tuple[Callable[[AdminTokens], dict[str, str]], str]] = {
     "made tomorrow": (lambda t: bearing(t.token("boss", iat=time.time() + 9e4)), "not valid yet"),
     "without end": (lambda t: bearing(t.token("boss", exp=None)), "has no exp"),
     "ends never": (lambda t: bearing(t.token("boss", exp=float("inf"))), "exp is not a valid time"),
-    "ends beyond all numbers": (lambda t: bearing(t.token("boss", exp=10**400)), "not a valid time"),
+    "ends beyond all numbers": (
+        lambda t: bearing(t.token("boss", exp=10**400)),
+        "not a valid time",
+    ),
     "ends in a text": (lambda t: bearing(t.token("boss", exp="never")), "exp is not a valid time"),
     "no algorithm": (
         lambda t: bearing(unsigned({"exp": 2**33}, "none")),

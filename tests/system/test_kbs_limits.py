@@ -156,7 +156,7 @@ async def test_answers_that_nobody_reads_hold_nothing(
     """A client that asks for more than the kernel holds, and then only waits, is let go."""
     large = b"x" * (1024 * 1024)
     where = f"{url_of(broker)}/kbs/v0/reference-value"
-    values = {"mrtd": ["a" * 96] * 9000}
+    values = {"mrTd": ["a" * 96] * 9000}
     payload = base64.b64encode(json.dumps(values).encode()).decode()
     token = tokens.token("boss")
     async with httpx.AsyncClient(timeout=SECONDS) as http:

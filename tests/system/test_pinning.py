@@ -18,7 +18,7 @@ from tests.support.broker import RunningBroker, running_broker
 from tests.support.channel import store
 from tests.support.command import Ended, environment
 from tests.support.refused_guests import HONEST, OTHER, refused_for, seen
-from tests.support.verdict import verdict
+from tests.support.verdict import only_remarks, verdict
 from verdictd_py import daemon as app
 from verdictd_py.simulator import Flaw, SimulatedPlatform, TdMeasurements
 
@@ -59,7 +59,7 @@ async def test_a_refused_guest_is_pinned_in_one_command(broker: RunningBroker) -
     which = await refused_for(broker, rtmr1=[OTHER])
     pin = ("reference", "pin", "--from", which, "--yes", "--field", "rtmr1")
     ended = await verdict(broker, *pin)
-    assert (ended.status, ended.stderr) == (0, "")
+    only_remarks(ended)
     for shown in (HONEST, OTHER, "FMSPC", "UpToDate"):
         assert shown in ended.stdout.decode()
     assert reference(broker) == {"rtmr1": [OTHER, HONEST]}
@@ -164,7 +164,7 @@ async def test_only_genuine_guests_that_measurements_alone_refused_can_be_pinned
     assert "did not verify" in await refusal(broker, tampered)
     both = await refused_for(broker, rtmr1=[OTHER], tcbStatus=["OutOfDate"])
     assert "tcbStatus" in await refusal(broker, both)
-    elsewhere = await refused_for(broker, fmspc=["none"], rtmr1=[OTHER])
+    elsewhere = await refused_for(broker, fmspc=["00" * 6], rtmr1=[OTHER])
     assert "fmspc" in await refusal(broker, elsewhere)
     for unknown in ("0" * 32, "", "../x"):
         line = await refusal(broker, unknown)

@@ -178,6 +178,7 @@ CASES: Final = {
     "a policy that is broken": Case(
         lambda broker: with_policy(broker, b"package policy\nallow if { true\n")
     ),
+    "a misspelled name in reference data": Case(lambda broker: with_data(broker, mrtd=[OTHER])),
     "nothing is pinned, and must be": Case(
         of_guest, settings=(("require_reference_values", True),)
     ),

@@ -92,6 +92,17 @@ METHODS: dict[str, tuple[Right, object]] = {
     "verdictd.v1.ImageService/SetCosignKey": (Right.MANAGE, v1.SetCosignKeyRequest()),
     "verdictd.v1.ImageService/GetCredential": (Right.MANAGE, v1.GetCredentialRequest()),
     "verdictd.v1.ImageService/SetCredential": (Right.MANAGE, v1.SetCredentialRequest()),
+    "verdictd.v1.DocumentService/ListDocuments": (Right.MANAGE, v1.ListDocumentsRequest()),
+    "verdictd.v1.DocumentService/DescribeDocument": (
+        Right.MANAGE,
+        v1.DescribeDocumentRequest(name="none"),
+    ),
+    "verdictd.v1.DocumentService/SetPolicy": (Right.MANAGE, v1.SetPolicyRequest(name="tdxPolicy")),
+    "verdictd.v1.DocumentService/SetReference": (Right.MANAGE, v1.SetReferenceRequest(name="none")),
+    "verdictd.v1.DocumentService/DeleteDocument": (
+        Right.MANAGE,
+        v1.DeleteDocumentRequest(name="none"),
+    ),
     "verdictd.v1.ReferenceService/GetReference": (
         Right.MANAGE,
         v1.GetReferenceRequest(tee="tdx"),
@@ -104,8 +115,14 @@ METHODS: dict[str, tuple[Right, object]] = {
         Right.MANAGE,
         v1.RetireSetRequest(tee="tdx", name="none"),
     ),
+    "verdictd.v1.ReferenceService/DeleteSet": (
+        Right.MANAGE,
+        v1.DeleteSetRequest(tee="tdx", name="none"),
+    ),
     "verdictd.v1.AppraisalService/ListGuests": (Right.MANAGE, v1.ListGuestsRequest()),
     "verdictd.v1.AppraisalService/GetGuest": (Right.MANAGE, v1.GetGuestRequest()),
+    "verdictd.v1.PolicyTestService/CheckPolicy": (Right.MANAGE, v1.CheckPolicyRequest()),
+    "verdictd.v1.PolicyTestService/TestPolicy": (Right.MANAGE, v1.TestPolicyRequest()),
     "verdictd.v1.StatusService/GetStatus": (Right.MANAGE, v1.GetStatusRequest()),
 }
 

@@ -12,7 +12,7 @@ import hashlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from types import MappingProxyType
 from typing import Any, Final, ParamSpec, Self, TypeVar
@@ -98,6 +98,45 @@ class Trace:
     document: Mapping[str, JsonValue]
 
 
+@dataclass(frozen=True, slots=True)
+class PreparedInput:
+    """Input of several decisions, written as JSON once. Made by `of`.
+
+    Attributes:
+        small: whether a decision about it may run on the event loop.
+    """
+
+    text: str = field(repr=False)
+    small: bool
+
+    @classmethod
+    def of(cls, members: Mapping[str, JsonValue]) -> Self:
+        """Write an input as JSON.
+
+        Raises:
+            PolicyInvalid: it cannot be written as JSON.
+        """
+        try:
+            text = canonical(dict(members))
+        except ValueError as error:
+            raise PolicyInvalid(f"the claims are not JSON: {error}") from error
+        return cls(text, not has_more_values(dict(members), _SMALL_VALUES))
+
+    def with_member(self, name: str, value: JsonValue) -> Self:
+        """Return the input with one more member, whose name it does not have yet.
+
+        Raises:
+            PolicyInvalid: the member cannot be written as JSON.
+        """
+        added = PreparedInput.of({name: value})
+        separator = "" if self.text == "{}" else ","
+        text = f"{self.text[:-1]}{separator}{added.text[1:]}"
+        return replace(self, text=text, small=self.small and added.small)
+
+
+Input = Mapping[str, JsonValue] | PreparedInput
+
+
 class CompiledPolicy:
     """A policy with its reference data, ready to judge claims. Made by `compile`.
 
@@ -141,9 +180,7 @@ class CompiledPolicy:
         except PolicyInvalid as error:
             raise PolicyInvalid(f"{error}{trustee.advice(policy)}") from error
 
-    def evaluate(
-        self, claims: Mapping[str, JsonValue], data: Mapping[str, JsonValue] = _NO_DATA
-    ) -> PolicyResult:
+    def evaluate(self, claims: Input, data: Mapping[str, JsonValue] = _NO_DATA) -> PolicyResult:
         """Evaluate the policy for `claims`. Any thread may call this at any time.
 
         Args:
@@ -210,9 +247,7 @@ class LineCoverage:
         self._request = request
         self._instance: EngineInstance | None = None
 
-    def evaluate(
-        self, claims: Mapping[str, JsonValue], data: Mapping[str, JsonValue] = _NO_DATA
-    ) -> None:
+    def evaluate(self, claims: Input, data: Mapping[str, JsonValue] = _NO_DATA) -> None:
         """Evaluate the policy for `claims`, and add the lines that this reaches.
 
         Raises:
@@ -247,14 +282,15 @@ def compiled_instance(request: bytes) -> tuple[EngineInstance, Mapping[str, Any]
         raise PolicyInvalid(f"the policy cannot be compiled: {error}") from error
 
 
-def input_term(claims: Mapping[str, JsonValue]) -> bytes:
+def input_term(claims: Input) -> bytes:
     """Return the input of an evaluation as the engine takes it.
 
     Raises:
         PolicyInvalid: the claims are not JSON, or too large.
     """
     try:
-        term = canonical(dict(claims)).encode()
+        prepared = claims if isinstance(claims, PreparedInput) else PreparedInput.of(claims)
+        term = prepared.text.encode()
     except ValueError as error:
         raise PolicyInvalid(f"the claims are not JSON: {error}") from error
     if len(term) > MAX_INPUT_BYTES:
@@ -295,7 +331,7 @@ class CompiledPolicies:
     async def evaluate(
         self,
         documents: PolicyDocuments,
-        claims: Mapping[str, JsonValue],
+        claims: Input,
         data: Mapping[str, JsonValue] = _NO_DATA,
     ) -> tuple[CompiledPolicy, PolicyResult]:
         """Evaluate the policy in these documents without blocking the event loop.
@@ -312,7 +348,7 @@ class CompiledPolicies:
     def _evaluate(
         self,
         documents: PolicyDocuments,
-        claims: Mapping[str, JsonValue],
+        claims: Input,
         data: Mapping[str, JsonValue],
     ) -> tuple[CompiledPolicy, PolicyResult]:
         compiled = self.of(documents)
@@ -337,8 +373,10 @@ async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     return await asyncio.get_running_loop().run_in_executor(_THREADS, call)
 
 
-def _is_small(documents: PolicyDocuments, claims: Mapping[str, JsonValue]) -> bool:
+def _is_small(documents: PolicyDocuments, claims: Input) -> bool:
     texts = len(documents.policy) + len(documents.data)
+    if isinstance(claims, PreparedInput):
+        return texts < _SMALL_CHARS and claims.small
     return texts < _SMALL_CHARS and not has_more_values(dict(claims), _SMALL_VALUES)
 
 
