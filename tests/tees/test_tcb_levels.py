@@ -247,9 +247,7 @@ RELAUNCHED = {
 
 
 @pytest.mark.parametrize(("statuses", "expected"), RELAUNCHED.items())
-def test_a_td_that_was_launched_on_an_older_tcb(
-    statuses: tuple[str, str], expected: str
-) -> None:
+def test_a_td_that_was_launched_on_an_older_tcb(statuses: tuple[str, str], expected: str) -> None:
     at_launch, now = statuses
     levels = [level(now, tdx=bytes([6])), level(at_launch, tdx=bytes([5]))]
     assert Case(levels, current=bytes([6])).status == expected
