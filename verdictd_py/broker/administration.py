@@ -219,12 +219,13 @@ class ResourceAdministrator:
         self._events.record(ResourceDeleted(caller=caller.name, path=path))
 
     async def listed_keyring(self, caller: Caller) -> str:
-        """The keyring's certificates, as text for people.
+        """Return the keyring's certificates as text for people.
 
         Raises:
             NotAuthorized, StorageError: see `KeyringEditor.describe`.
         """
-        return self._keyrings.describe(await self.keyring(caller))
+        keyring = await self.keyring(caller)
+        return self._keyrings.describe(keyring)
 
     async def keyring(self, caller: Caller) -> bytes:
         """Return the keyring as guests get it; empty if there is none.
