@@ -71,6 +71,9 @@ async def test_without_its_right_a_use_case_does_nothing(kind: type, name: str) 
     right = OTHER_RIGHTS.get((kind, name), Right.MANAGE)
     caller = Caller("uid 1000", frozenset(Right) - {right})
     with pytest.raises(NotAuthorized, match="uid 1000 has no right to"):
-        found = method(caller=caller, **arguments)
-        if inspect.isawaitable(found):
-            await found
+        await _result(method(caller=caller, **arguments))
+
+
+async def _result(found: Any) -> Any:
+    """Return the result of a coroutine, or of a method that is none."""
+    return await found if inspect.isawaitable(found) else found
