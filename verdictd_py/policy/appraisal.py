@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, StorageError
 from verdictd_py.policy import explain, floor
-from verdictd_py.policy.engine import CompiledPolicies, PolicyResult, in_thread
+from verdictd_py.policy.compiled import CompiledPolicies
+from verdictd_py.policy.engine import PolicyResult, in_thread
 from verdictd_py.ports import PolicyDocuments, PolicySource, Tees
 
 

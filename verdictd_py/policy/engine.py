@@ -1,15 +1,13 @@
 """Compiled policies: Rego compiled once and evaluated many times, where only `true` is a yes.
 
-Each policy has a few instances of the policy engine (`instances`), which bounds every decision.
-Large decisions run in a thread of their own, because the interpreter lock is free meanwhile.
+Each policy has an instance of the policy engine (`instances`), which bounds every decision. Two
+decisions at a time make another one. `compiled` caches policies for the broker.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
-from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,10 +15,9 @@ from threading import Lock
 from typing import Final, ParamSpec, Self, TypeVar
 
 from verdictd_py.documents.reference import ReferenceData, canonical
-from verdictd_py.encoding import JsonValue, has_more_values
+from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy.instances import COMPILE_FUEL, DECISION_FUEL, EngineInstance
-from verdictd_py.ports import PolicyDocuments
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,15 +28,8 @@ MAX_POLICY_BYTES: Final = 256 * 1024
 MAX_INPUT_BYTES: Final = 1024 * 1024
 """Claims of one guest have less than 4 KiB, apart from its init-data and its event log."""
 
-MAX_COMPILED: Final = 16
-"""Policies stored compiled: those in force, and those that a change has just replaced."""
-
-MAX_IDLE_INSTANCES: Final = 1
-"""Of one policy. Each reserves addresses; further ones are made when they are needed (3 ms)."""
-
-_SMALL_VALUES: Final = 256
-_SMALL_CHARS: Final = 64 * 1024
-"""Decisions over less than this take well below a millisecond and are made on the event loop."""
+MAX_IDLE_BYTES: Final = 32 * 1024 * 1024
+"""Memory of an instance that is used again. One that has grown beyond it is replaced."""
 
 _THREADS: Final = ThreadPoolExecutor(max_workers=2, thread_name_prefix="policy")
 
@@ -67,7 +57,24 @@ class CompiledPolicy:
     def __init__(self, request: bytes, reference: ReferenceData) -> None:
         self.reference = reference
         self._request = request
-        self._idle = deque([self._new_instance()])
+        self._idle: EngineInstance | None = self._new_instance()
+        self._lock = Lock()
+
+    @property
+    def idle_bytes(self) -> int:
+        """Memory of the instance that waits for the next decision; 0 if there is none."""
+        idle = self._idle
+        return 0 if idle is None else idle.memory_bytes
+
+    @property
+    def text_bytes(self) -> int:
+        """Length of the policy with its data."""
+        return len(self._request)
+
+    def release_instance(self) -> None:
+        """Free the instance's memory; the next decision makes another one."""
+        with self._lock:
+            self._idle = None
 
     @classmethod
     def compile(cls, policy: str, data: str | ReferenceData) -> Self:
@@ -99,32 +106,38 @@ class CompiledPolicy:
                 type, a rule contradicts itself, or the decision exceeds its budget. An
                 undefined `allow` is not an error, it is a refusal.
         """
-        try:
-            term = canonical(dict(claims)).encode()
-        except ValueError as error:
-            raise PolicyInvalid(f"the claims are not JSON: {error}") from error
-        if len(term) > MAX_INPUT_BYTES:
-            raise PolicyInvalid(f"the claims are larger than {MAX_INPUT_BYTES} bytes")
-        document = self._answer(term)
-        if not isinstance(document, dict):
-            raise PolicyInvalid("the policy's answer is not an object")
-        return PolicyResult(document.get("allow") is True, document)
+        term = _encoded(claims)
+        return self._evaluated(self._take() or self._new_instance(), term)
 
-    def _answer(self, term: bytes) -> JsonValue:
+    def evaluate_now(self, claims: Mapping[str, JsonValue]) -> PolicyResult | None:
+        """Evaluate the policy; return None if an instance would have to be made first.
+
+        Raises:
+            PolicyInvalid: see `evaluate`.
+        """
+        term = _encoded(claims)
+        instance = self._take()
+        return None if instance is None else self._evaluated(instance, term)
+
+    def _take(self) -> EngineInstance | None:
+        with self._lock:
+            instance, self._idle = self._idle, None
+        return instance
+
+    def _evaluated(self, instance: EngineInstance, term: bytes) -> PolicyResult:
         try:
-            instance = self._idle.popleft()
-        except IndexError:
-            instance = self._new_instance()
-        try:
-            answer: JsonValue = instance.call("evaluate", term, DECISION_FUEL)["document"]
+            document = instance.call("evaluate", term, DECISION_FUEL)["document"]
         except PolicyInvalid as error:
             if instance.broken:
                 raise
             raise PolicyInvalid(f"the policy failed: {error}") from error
         finally:
-            if not instance.broken and len(self._idle) < MAX_IDLE_INSTANCES:
-                self._idle.append(instance)
-        return answer
+            if not instance.broken and instance.memory_bytes <= MAX_IDLE_BYTES:
+                with self._lock:
+                    self._idle = instance
+        if not isinstance(document, dict):
+            raise PolicyInvalid("the policy's answer is not an object")
+        return PolicyResult(document.get("allow") is True, document)
 
     def _new_instance(self) -> EngineInstance:
         instance = EngineInstance()
@@ -137,79 +150,20 @@ class CompiledPolicy:
         return instance
 
 
-class CompiledPolicies:
-    """Compiled policies by their text and data, so that each is compiled once."""
-
-    def __init__(self) -> None:
-        self._compiled: OrderedDict[bytes, CompiledPolicy | PolicyInvalid] = OrderedDict()
-        self._lock = Lock()
-
-    def of(self, documents: PolicyDocuments) -> CompiledPolicy:
-        """The compiled policy. A failure is stored as well: it fails again without compiling.
-
-        Raises:
-            PolicyInvalid: see `CompiledPolicy.compile`.
-        """
-        digest = _digest(documents)
-        compiled = self._stored(digest)
-        if compiled is None:
-            try:
-                compiled = CompiledPolicy.compile(documents.policy, documents.reference)
-            except PolicyInvalid as error:
-                compiled = error.with_traceback(None)
-            self._store(digest, compiled)
-        if isinstance(compiled, PolicyInvalid):
-            raise PolicyInvalid(str(compiled))
-        return compiled
-
-    async def evaluate(
-        self, documents: PolicyDocuments, claims: Mapping[str, JsonValue]
-    ) -> tuple[CompiledPolicy, PolicyResult]:
-        """Evaluate the policy in these documents without blocking the event loop.
-
-        Raises:
-            PolicyInvalid: see `CompiledPolicy.compile` and `CompiledPolicy.evaluate`.
-        """
-        if _is_small(documents, claims):
-            compiled = self._stored(_digest(documents))
-            if isinstance(compiled, CompiledPolicy):
-                return compiled, compiled.evaluate(claims)
-        return await in_thread(self._evaluate, documents, claims)
-
-    def _evaluate(
-        self, documents: PolicyDocuments, claims: Mapping[str, JsonValue]
-    ) -> tuple[CompiledPolicy, PolicyResult]:
-        compiled = self.of(documents)
-        return compiled, compiled.evaluate(claims)
-
-    def _stored(self, digest: bytes) -> CompiledPolicy | PolicyInvalid | None:
-        with self._lock:
-            if digest in self._compiled:
-                self._compiled.move_to_end(digest)
-            return self._compiled.get(digest)
-
-    def _store(self, digest: bytes, compiled: CompiledPolicy | PolicyInvalid) -> None:
-        with self._lock:
-            self._compiled[digest] = compiled
-            while len(self._compiled) > MAX_COMPILED:
-                self._compiled.popitem(last=False)
-
-
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run `work` in one of the threads for policies, and return what it returns."""
     call = functools.partial(work, *args, **kwargs)
     return await asyncio.get_running_loop().run_in_executor(_THREADS, call)
 
 
-def _is_small(documents: PolicyDocuments, claims: Mapping[str, JsonValue]) -> bool:
-    texts = len(documents.policy) + len(documents.data)
-    return texts < _SMALL_CHARS and not has_more_values(dict(claims), _SMALL_VALUES)
-
-
-def _digest(documents: PolicyDocuments) -> bytes:
-    """SHA-256 over both texts, each hashed first so that neither runs into the other."""
-    hashed = (hashlib.sha256(_utf8(part)).digest() for part in (documents.policy, documents.data))
-    return hashlib.sha256(b"".join(hashed)).digest()
+def _encoded(claims: Mapping[str, JsonValue]) -> bytes:
+    try:
+        term = canonical(dict(claims)).encode()
+    except ValueError as error:
+        raise PolicyInvalid(f"the claims are not JSON: {error}") from error
+    if len(term) > MAX_INPUT_BYTES:
+        raise PolicyInvalid(f"the claims are larger than {MAX_INPUT_BYTES} bytes")
+    return term
 
 
 def _utf8(text: str) -> bytes:

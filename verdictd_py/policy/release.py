@@ -11,7 +11,8 @@ from verdictd_py.domain.names import RELEASE_DATA, RELEASE_POLICIES, RELEASE_POL
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, RequestError, StorageError
 from verdictd_py.policy import explain
-from verdictd_py.policy.engine import CompiledPolicies, in_thread
+from verdictd_py.policy.compiled import CompiledPolicies
+from verdictd_py.policy.engine import in_thread
 from verdictd_py.ports import Document, DocumentStore, Kind, PolicyDocuments
 
 _UNREADABLE: Final = (NotFound, StorageError, PolicyInvalid, RequestError)
@@ -74,6 +75,8 @@ class RegoReleasePolicy:
         for name in {RELEASE_POLICY, *named.values()}:
             try:
                 await in_thread(self._compiled.of, await self._documents_of(name))
+            except PolicyInvalid as error:
+                found.append(str(error))
             except _UNREADABLE as error:
                 found.append(f"{name}: {error}")
         return tuple(sorted(found))
@@ -86,7 +89,7 @@ class RegoReleasePolicy:
     async def _documents_of(self, name: Name) -> PolicyDocuments:
         found = await self._documents.snapshot((name, RELEASE_DATA))
         policy = found.get(name) or await self._documents.get(name)
-        return PolicyDocuments.over(policy.text, self._parsed(found.get(RELEASE_DATA)))
+        return PolicyDocuments.over(policy.text, self._parsed(found.get(RELEASE_DATA)), str(name))
 
     def _parsed(self, document: Document | None) -> ReferenceData:
         """Return the data as one value, parsed once for each revision."""

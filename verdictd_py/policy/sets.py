@@ -51,7 +51,7 @@ class DocumentsWithSets:
         key = _Key(policy.revision, data.revision, sets_revision, states)
         known = self._made.get(tee)
         if known is None or known[0] != key:
-            known = self._made[tee] = key, _made(policy.text, data.text, sets, now)
+            known = self._made[tee] = key, _made(str(names[0]), policy.text, data.text, sets, now)
         if isinstance(known[1], PolicyInvalid):
             raise PolicyInvalid(str(known[1]))
         return known[1]
@@ -69,7 +69,7 @@ class DocumentsWithSets:
 
 
 def _made(
-    policy: str, data: str, sets: referencesets.Sets, now: datetime
+    name: str, policy: str, data: str, sets: referencesets.Sets, now: datetime
 ) -> PolicyDocuments | PolicyInvalid:
     """Combine the documents; a failure is a result, so that it is cached as well."""
     try:
@@ -78,4 +78,4 @@ def _made(
             reference = ReferenceData.of(referencesets.union(reference.values, sets, now))
     except PolicyInvalid as error:
         return error.with_traceback(None)
-    return PolicyDocuments.over(policy, reference)
+    return PolicyDocuments.over(policy, reference, name)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
-from verdictd_py.policy.engine import CompiledPolicies, CompiledPolicy, in_thread
+from verdictd_py.policy.compiled import CompiledPolicies
+from verdictd_py.policy.engine import CompiledPolicy, in_thread
 from verdictd_py.ports import PolicyDocuments, Tees, TestedPolicy
 
 
