@@ -30,7 +30,8 @@ def compiled_crates() -> list[dict[str, Any]]:
     tree = _cargo("tree", "--target", TARGET, "--edges", edges, "--prefix=none", "--format={p}")
     names = {tuple(line.split()[:2]) for line in tree.splitlines() if line}
     metadata = json.loads(_cargo("metadata", "--format-version=1", f"--filter-platform={TARGET}"))
-    found = [each for each in metadata["packages"] if (each["name"], f"v{each['version']}") in names]
+    packages = metadata["packages"]
+    found = [each for each in packages if (each["name"], f"v{each['version']}") in names]
     if len(found) != len(names):
         raise SystemExit(f"engine_licences: {len(names)} crates, but {len(found)} are known")
     return [each for each in found if each["source"] is not None]
