@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 from collections.abc import Iterator
 
 import pytest
 
 from tests.policy.support import tdx_claims
+from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy import compiled, engine
 from verdictd_py.policy.compiled import CompiledPolicies
@@ -73,12 +75,7 @@ async def test_beyond_the_bound_the_least_recently_used_instance_is_released(
     monkeypatch.setattr(compiled, bound, most)
     for number in (1, 2, 0, 3):  # 1 is released
         await policies.evaluate(numbered(number), CLAIMS)
-    assert [p.idle_bytes > 0 for p in map(policies.of, map(numbered, range(4)))] == [
-        True,
-        False,
-        True,
-        True,
-    ]
+    assert [policies.of(numbered(number)).idle[0] for number in range(4)] == [1, 0, 1, 1]
     assert len(instances) == 4
     _, result = await policies.evaluate(numbered(1), CLAIMS)
     assert result.allow
@@ -125,6 +122,24 @@ async def test_an_instance_that_has_grown_is_not_used_again(
         _, result = await policies.evaluate(documents, {"n": number})
         assert result.allow
         assert len(instances) == made
+
+
+async def test_a_large_decision_leaves_an_instance_for_the_others(
+    instances: list[EngineInstance],
+) -> None:
+    policies = CompiledPolicies()
+    slow = f"{HEAD}allow if count([1 | some a in input.n; some b in input.n; a < b]) > 0\n"
+    documents = PolicyDocuments(slow, "{}")
+    policies.of(documents)
+    many: dict[str, JsonValue] = {"n": list(range(100)), "more": list(range(300))}
+    for _ in range(5):
+        large = asyncio.create_task(policies.evaluate(documents, many))
+        await asyncio.sleep(0)  # the task has given the large decision to a thread
+        _, result = await policies.evaluate(documents, {"n": [1, 2]})
+        assert result.allow
+        await large
+    assert len(instances) == 2
+    assert policies.of(documents).idle[0] == 2
 
 
 @pytest.mark.parametrize(

@@ -44,19 +44,21 @@ class _Entry:
 
     policy: CompiledPolicy | PolicyInvalid
     text_bytes: int = 0
+    instances: int = 0
     idle_bytes: int = 0
 
 
 class CompiledPolicies:
     """Compiled policies by their text and data, so that each is compiled once.
 
-    The least recently used ones lose their instance, and then their place.
+    The least recently used ones lose their instances, and then their place.
     """
 
     def __init__(self) -> None:
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         self._idle: OrderedDict[bytes, _Entry] = OrderedDict()
         self._text_bytes = 0
+        self._instances = 0
         self._idle_bytes = 0
         self._lock = Lock()
 
@@ -137,27 +139,31 @@ class CompiledPolicies:
     def _remove(self, digest: bytes) -> None:
         entry = self._entries.pop(digest, None)
         if entry is not None:
-            self._idle.pop(digest, None)
             self._text_bytes -= entry.text_bytes
-            self._idle_bytes -= entry.idle_bytes
+            self._count(digest, entry, 0, 0)
 
     def _account(self, digest: bytes) -> None:
-        """Count the instance of the policy that was just used, and release others for it."""
+        """Count the instances of the policy that was just used, and release others for them."""
         with self._lock:
             entry = self._entries.get(digest)
             if entry is None or isinstance(entry.policy, PolicyInvalid):
                 return
-            self._idle.pop(digest, None)
-            self._idle_bytes += entry.policy.idle_bytes - entry.idle_bytes
-            entry.idle_bytes = entry.policy.idle_bytes
-            if entry.idle_bytes:
-                self._idle[digest] = entry
-            while self._idle_bytes > MAX_INSTANCE_BYTES or len(self._idle) > _max_instances():
-                _, other = self._idle.popitem(last=False)
-                self._idle_bytes -= other.idle_bytes
-                other.idle_bytes = 0
+            self._count(digest, entry, *entry.policy.idle)
+            while self._idle_bytes > MAX_INSTANCE_BYTES or self._instances > _max_instances():
+                oldest = next(iter(self._idle))
+                other = self._idle[oldest]
                 if isinstance(other.policy, CompiledPolicy):
-                    other.policy.release_instance()
+                    other.policy.release_instances()
+                self._count(oldest, other, 0, 0)
+
+    def _count(self, digest: bytes, entry: _Entry, instances: int, idle_bytes: int) -> None:
+        """Note an entry's instances; it is now the most recently used of those that have any."""
+        self._instances += instances - entry.instances
+        self._idle_bytes += idle_bytes - entry.idle_bytes
+        entry.instances, entry.idle_bytes = instances, idle_bytes
+        self._idle.pop(digest, None)
+        if instances:
+            self._idle[digest] = entry
 
 
 def _max_instances() -> int:

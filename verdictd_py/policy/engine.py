@@ -1,7 +1,7 @@
 """Compiled policies: Rego compiled once and evaluated many times, where only `true` is a yes.
 
-Each policy has an instance of the policy engine (`instances`), which bounds every decision. Two
-decisions at a time make another one. `compiled` caches policies for the broker.
+Each policy has an instance of the policy engine (`instances`), which bounds every decision, and
+another one once two decisions are made at a time. `compiled` caches policies for the broker.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ MAX_POLICY_BYTES: Final = 256 * 1024
 
 MAX_INPUT_BYTES: Final = 1024 * 1024
 """Claims of one guest have less than 4 KiB, apart from its init-data and its event log."""
+
+MAX_IDLE_INSTANCES: Final = 2
+"""Of one policy: one for the event loop, and one for a large decision in a thread meanwhile."""
 
 MAX_IDLE_BYTES: Final = 32 * 1024 * 1024
 """Memory of an instance that is used again. One that has grown beyond it is replaced."""
@@ -57,24 +60,24 @@ class CompiledPolicy:
     def __init__(self, request: bytes, reference: ReferenceData) -> None:
         self.reference = reference
         self._request = request
-        self._idle: EngineInstance | None = self._new_instance()
+        self._idle = [self._new_instance()]
         self._lock = Lock()
 
     @property
-    def idle_bytes(self) -> int:
-        """Memory of the instance that waits for the next decision; 0 if there is none."""
-        idle = self._idle
-        return 0 if idle is None else idle.memory_bytes
+    def idle(self) -> tuple[int, int]:
+        """Number of instances that wait for the next decision, and their memory in bytes."""
+        with self._lock:
+            return len(self._idle), sum(instance.memory_bytes for instance in self._idle)
 
     @property
     def text_bytes(self) -> int:
         """Length of the policy with its data."""
         return len(self._request)
 
-    def release_instance(self) -> None:
-        """Free the instance's memory; the next decision makes another one."""
+    def release_instances(self) -> None:
+        """Free the memory of the idle instances; the next decision makes another one."""
         with self._lock:
-            self._idle = None
+            self._idle.clear()
 
     @classmethod
     def compile(cls, policy: str, data: str | ReferenceData) -> Self:
@@ -121,8 +124,7 @@ class CompiledPolicy:
 
     def _take(self) -> EngineInstance | None:
         with self._lock:
-            instance, self._idle = self._idle, None
-        return instance
+            return self._idle.pop() if self._idle else None
 
     def _evaluated(self, instance: EngineInstance, term: bytes) -> PolicyResult:
         try:
@@ -132,12 +134,16 @@ class CompiledPolicy:
                 raise
             raise PolicyInvalid(f"the policy failed: {error}") from error
         finally:
-            if not instance.broken and instance.memory_bytes <= MAX_IDLE_BYTES:
-                with self._lock:
-                    self._idle = instance
+            self._give_back(instance)
         if not isinstance(document, dict):
             raise PolicyInvalid("the policy's answer is not an object")
         return PolicyResult(document.get("allow") is True, document)
+
+    def _give_back(self, instance: EngineInstance) -> None:
+        if not instance.broken and instance.memory_bytes <= MAX_IDLE_BYTES:
+            with self._lock:
+                if len(self._idle) < MAX_IDLE_INSTANCES:
+                    self._idle.append(instance)
 
     def _new_instance(self) -> EngineInstance:
         instance = EngineInstance()
