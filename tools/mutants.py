@@ -1,25 +1,26 @@
 """Test the tests: change the security-critical modules, and list the changes that no test notices.
 
-Usage: mutants.py [MODULE ...]
-
-MODULE is a file of verdictd_py/ (`domain/names.py`) or a glob pattern (`protocols/rcar/*`). Without
-one, all modules of mutants.toml are changed, which takes hours.
+N is the number of mutants tested at once; without it, one for each CPU. MODULE is a file of
+verdictd_py/ (`domain/names.py`) or a glob pattern (`protocols/rcar/*`). Without one, all modules of
+mutants.toml are changed, which takes hours.
 
 mutmut makes the mutants and runs the tests, in a copy of the checkout under .cache/mutants. It
 changes neither decorated functions (except class and static methods) nor constants of a module, and
-this program spares the texts of errors.
+this program spares the texts of errors. Hypothesis tries few examples, the same ones each time.
 
 Status: 0 if a test failed on every mutant, 1 if mutants survived, 2 if the tests could not run.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final
@@ -31,21 +32,28 @@ TESTS_OF: Final[dict[str, list[str]]] = tomllib.loads((ROOT / "tools" / "mutants
 SKIPPED: Final = {"__init__.py"}
 ERROR_TEXT: Final = r"^\s*raise \w"
 """Lines whose expressions are not changed: most changes would be of an error's wording."""
+SHOW: Final = """
+import sys
+from mutmut.mutation.diff_apply import get_diff_for_mutant
+for mutant in sys.argv[1:]:
+    print(mutant, get_diff_for_mutant(mutant), "", sep="\\n")
+"""
+"""Program that prints the changes of mutants; `mutmut show` needs seconds for each."""
 NOTICED: Final = {"killed", "timeout", "segfault", "caught by type check"}
 
 
-def modules(patterns: Sequence[str]) -> dict[str, list[str]]:
-    """Return the tests of each chosen module, by the module's path below verdictd_py/.
+def modules(patterns: Sequence[str]) -> dict[tuple[str, ...], list[str]]:
+    """Return the chosen modules, as paths below verdictd_py/, by their tests.
 
     Args:
         patterns: Paths or glob patterns below verdictd_py/; empty for all.
     """
     wanted = [pattern.removeprefix("verdictd_py/") for pattern in patterns]
-    return {
-        name: tests
-        for name, tests in _listed()
-        if not wanted or any(fnmatch(name, pattern) for pattern in wanted)
-    }
+    chosen: dict[tuple[str, ...], list[str]] = {}
+    for name, tests in _listed():
+        if not wanted or any(fnmatch(name, pattern) for pattern in wanted):
+            chosen.setdefault(tuple(tests), []).append(name)
+    return chosen
 
 
 def _listed() -> Iterator[tuple[str, list[str]]]:
@@ -67,24 +75,27 @@ def copy_checkout(target: Path) -> None:
             shutil.copy2(ROOT / name, target / name)
 
 
-def configuration(work: Path, name: str, tests: Sequence[str]) -> str:
-    """Return the configuration of mutmut for one module, to add to pyproject.toml."""
+def configuration(work: Path, names: Sequence[str], tests: Sequence[str]) -> str:
+    """Return the configuration of mutmut for modules, to add to pyproject.toml."""
     copied = sorted(
         path.name for path in work.iterdir() if path.name not in {"verdictd_py", "tests"}
     )
     return (
         "\n[tool.mutmut]\n"
         'source_paths = ["verdictd_py"]\n'
-        f"only_mutate = {json.dumps([f'verdictd_py/{name}'])}\n"
+        f"only_mutate = {json.dumps([f'verdictd_py/{name}' for name in names])}\n"
         f"do_not_mutate_patterns = {json.dumps([ERROR_TEXT])}\n"
         f"also_copy = {json.dumps(copied)}\n"
+        "track_dependencies = false\n"
+        # Not a mere fork: threads that earlier tests started would be missing after it.
+        'process_isolation = "forkserver"\n'
         f"pytest_add_cli_args_test_selection = {json.dumps([f'tests/{test}' for test in tests])}\n"
         'pytest_add_cli_args = ["-q", "-x", "-p", "no:cacheprovider"]\n'
     )
 
 
-def run(name: str, tests: Sequence[str]) -> int:
-    """Test the mutants of one module and print the survivors with their differences.
+def run(names: Sequence[str], tests: Sequence[str], processes: int) -> int:
+    """Test the mutants of modules with the same tests, and print the survivors with their changes.
 
     Returns:
         The number of survivors.
@@ -92,23 +103,49 @@ def run(name: str, tests: Sequence[str]) -> int:
     Raises:
         RuntimeError: the tests do not pass without a mutant, or mutmut failed.
     """
-    work = WORK / name.removesuffix(".py").replace("/", ".")
+    work = WORK / _dotted(names[0])
     copy_checkout(work)
     with (work / "pyproject.toml").open("a") as file:
-        file.write(configuration(work, name, tests))
-    done = subprocess.run(["mutmut", "run"], cwd=work, capture_output=True, text=True, check=False)
+        file.write(configuration(work, names, tests))
+    done = subprocess.run(
+        ["mutmut", "run", "--max-children", str(processes)],
+        cwd=work,
+        env={**os.environ, "HYPOTHESIS_PROFILE": "quick"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode != 0:
         print(done.stdout[-3000:], done.stderr[-3000:], sep="\n", file=sys.stderr)
-        raise RuntimeError(f"verdictd_py/{name}: mutmut ended with status {done.returncode}")
+        raise RuntimeError(f"verdictd_py/{names[0]}: mutmut ended with status {done.returncode}")
     statuses = dict(_statuses(work))
-    survivors = [mutant for mutant, status in statuses.items() if status not in NOTICED]
-    print(f"verdictd_py/{name}: {len(statuses)} mutants, {len(survivors)} survived", flush=True)
-    for mutant in survivors:
-        shown = subprocess.run(
-            ["mutmut", "show", mutant], cwd=work, capture_output=True, text=True, check=False
-        )
-        print(f"\n{mutant}: {statuses[mutant]}\n{shown.stdout.strip()}", flush=True)
+    return sum(_report(work, name, statuses) for name in names)
+
+
+def _report(work: Path, name: str, statuses: Mapping[str, str]) -> int:
+    """Print the result of one module, and return the number of its survivors."""
+    prefix = f"verdictd_py.{_dotted(name)}.x"
+    own = {mutant: status for mutant, status in statuses.items() if mutant.startswith(prefix)}
+    survivors = [mutant for mutant, status in own.items() if status not in NOTICED]
+    expired = sum(status == "timeout" for status in own.values())
+    print(
+        f"verdictd_py/{name}: {len(own)} mutants, {len(survivors)} survived, "
+        f"{expired} ended by their time limit",
+        flush=True,
+    )
+    changes = subprocess.run(
+        [sys.executable, "-c", SHOW, *survivors],
+        cwd=work,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    print(changes.stdout, changes.stderr, sep="", flush=True)
     return len(survivors)
+
+
+def _dotted(name: str) -> str:
+    return name.removesuffix(".py").replace("/", ".")
 
 
 def _statuses(work: Path) -> Iterator[tuple[str, str]]:
@@ -120,23 +157,26 @@ def _statuses(work: Path) -> Iterator[tuple[str, str]]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    if arguments[:1] in (["-h"], ["--help"]):
-        print(__doc__)
-        return 0
-    chosen = modules(arguments)
+    parser = argparse.ArgumentParser(
+        prog="mutants", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, metavar="N")
+    parser.add_argument("modules", nargs="*", metavar="MODULE")
+    options = parser.parse_args(arguments)
+    chosen = modules(options.modules)
     if not chosen:
         print(
-            f"mutants: no module of tools/mutants.toml matches {' '.join(arguments)}; "
+            f"mutants: no module of tools/mutants.toml matches {' '.join(options.modules)}; "
             "add it there with its tests",
             file=sys.stderr,
         )
         return 2
     try:
-        survivors = sum(run(name, tests) for name, tests in chosen.items())
+        survivors = sum(run(names, tests, options.processes) for tests, names in chosen.items())
     except RuntimeError as error:
         print(f"mutants: {error}", file=sys.stderr)
         return 2
-    print(f"{len(chosen)} modules, {survivors} survivors")
+    print(f"{sum(map(len, chosen.values()))} modules, {survivors} survivors")
     return 1 if survivors else 0
 
 

@@ -55,7 +55,7 @@ class Address:
         elif ":" in host:
             raise ValueError(f"{text!r}: an IPv6 address is written in brackets, [::1]:1234")
         if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
-            raise ValueError(f"{text!r} is no address: write host:port or [ipv6]:port")
+            raise ValueError(f"{text!r} is not an address: write host:port or [ipv6]:port")
         return cls(host=host, port=int(port))
 
     @property
@@ -166,7 +166,9 @@ class Settings(BaseSettings):
     def _check_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for url in value:
             if not _is_http_url(url):
-                raise ValueError(f"{url!r} is no URL: write https://host:port, or nothing at all")
+                raise ValueError(
+                    f"{url!r} is not a URL: write https://host:port, or nothing at all"
+                )
         return value
 
     @field_validator("listen", "kbs_http")
@@ -279,7 +281,9 @@ def _read_toml(file: Path) -> dict[str, Any]:
             f"cannot read the configuration {file}: {error.strerror}; check --config"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the configuration {file} is no TOML: {error}; mend that line") from None
+        raise ConfigError(
+            f"the configuration {file} is not valid TOML: {error}; fix that line"
+        ) from None
     for key in table:
         if key.startswith(("insecure_", "unsafe_")):
             flag = "--" + key.replace("_", "-")
@@ -294,7 +298,9 @@ def _refuse_unknown_environment() -> None:
     known = {ENVIRONMENT_PREFIX + name.upper() for name in (*Settings.model_fields, "config")}
     for name in sorted(os.environ):
         if name.upper().startswith(ENVIRONMENT_PREFIX) and name.upper() not in known:
-            raise ConfigError(f"{name} in the environment is no setting: unset it, or correct it")
+            raise ConfigError(
+                f"{name} in the environment is not a setting: unset it, or correct it"
+            )
 
 
 def _one_line(
@@ -309,5 +315,5 @@ def _one_line(
     else:
         where = f"{key} in {file}"
     if first["type"] == "extra_forbidden":
-        return f"{where} is no setting: remove it, or correct its name (see verdictd-py --help)"
+        return f"{where} is not a setting: remove it, or correct its name (see verdictd-py --help)"
     return f"{where}: {first['msg'].removeprefix('Value error, ')}"

@@ -1,6 +1,6 @@
-"""JSON and base64 from outside, read strictly: by guests' requests and by ocicrypt's.
+"""Strict readers of untrusted JSON and base64, in requests of guests and of ocicrypt.
 
-Nothing here repeats what it read, except names, cut and escaped by `shown`: the rest
+No error text repeats what was read, except names that `quoted` cut and escaped: the rest
 may be a layer key.
 """
 
@@ -21,19 +21,19 @@ JsonScalar = str | int | float | bool | None
 JsonValue = JsonScalar | list["JsonValue"] | dict[str, "JsonValue"]
 
 MAX_DEPTH: Final = 32
-"""Nesting of objects and arrays. ocicrypt's input nests 5 deep, a guest's request 3; the
-decoder recurses once a level, so the bound must stay far below Python's own."""
+"""Maximum nesting of objects and arrays. ocicrypt's input nests 5 deep, a guest's request 3.
+The decoder recurses once per level, so this must stay far below Python's recursion limit."""
 
 MAX_CONTAINERS: Final = 1024
-"""Objects and arrays together. A request of 64 blobs has 66; each costs the scanner a step
-in Python, where strings and numbers cost none."""
+"""Maximum number of objects and arrays together. A request with 64 blobs has 66. Each costs
+the scanner a step in Python; strings and numbers do not."""
 
 _MAX_NUMBER_CHARACTERS: Final = 32
 """No number on these wires exceeds 2^32; a long one would cost quadratic time."""
-_MAX_SHOWN_CHARACTERS: Final = 64
-"""Of a name in a message: enough to recognise it, too little to flood a log."""
+_MAX_QUOTED_CHARACTERS: Final = 64
+"""Maximum length of a name in a message: enough to recognise it, too little to flood a log."""
 
-_TO_BRACKET: Final = re.compile(  # behind whole strings and whatever is no bracket
+_TO_BRACKET: Final = re.compile(  # skips whole strings and everything that is not a bracket
     rb'[^"\[\]{}]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"\[\]{}]*+)*+', re.DOTALL
 )
 _STRING_BODY: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
@@ -45,9 +45,9 @@ _Number = TypeVar("_Number", int, float)
 
 
 class StructureScanner:
-    """Finds where a JSON object ends, in time linear in its bytes however they arrive.
+    """Finder of the end of a JSON object, in time linear in its bytes however they arrive.
 
-    It knows brackets, strings and escapes only: what it finds may still be no JSON.
+    It reads brackets, strings and escapes only, so the object may still be invalid JSON.
     """
 
     __slots__ = ("_at", "_containers", "_in_string", "_max_containers", "_open")
@@ -60,14 +60,14 @@ class StructureScanner:
         self._open = bytearray()  # the closing bracket of each open container
 
     def end(self, data: bytes | bytearray, limit: int) -> int | None:
-        """Goes on where the last call stopped.
+        """Continue where the last call stopped.
 
         Args:
-            data: what the last call got, with more bytes at its end.
-            limit: no byte at or behind this offset is looked at.
+            data: the data of the last call, with more bytes at its end.
+            limit: bytes from this offset on are not read.
 
         Returns:
-            The offset behind the outermost closing bracket, None where it is not there yet.
+            The offset after the outermost closing bracket, None if it has not arrived yet.
 
         Raises:
             RequestError: brackets do not match, or there are more than `MAX_DEPTH` inside
@@ -76,8 +76,8 @@ class StructureScanner:
         stop = min(len(data), limit)
         while self._at < stop:
             pattern = _STRING_BODY if self._in_string else _TO_BRACKET
-            found = pattern.match(data, self._at, stop)
-            self._at = self._at if found is None else found.end()
+            match = pattern.match(data, self._at, stop)
+            self._at = self._at if match is None else match.end()
             if self._at == stop:
                 return None
             byte = data[self._at]
@@ -91,11 +91,11 @@ class StructureScanner:
         return None
 
     def _bracket(self, byte: int) -> bool:
-        """True where `byte` closes the outermost container."""
+        """Read a bracket; return whether it closes the outermost container."""
         closing = _CLOSING.get(byte)
         if closing is None:
             if not self._open or self._open.pop() != byte:
-                raise RequestError("the JSON has a closing bracket that fits no opening one")
+                raise RequestError("the JSON has a closing bracket that matches no opening one")
             return not self._open
         self._open.append(closing)
         self._containers += 1
@@ -113,25 +113,25 @@ def decode_object(
     max_numbers: int | None = None,
     max_containers: int = MAX_CONTAINERS,
 ) -> dict[str, JsonValue]:
-    """The JSON object that `data` is.
+    """Decode a JSON object strictly.
 
-    Refused besides what is no JSON: anything else than one object, other encodings than
-    UTF-8, members named twice, numbers that are not finite or too long, halves of
-    surrogate pairs (they are no text), and deep nesting.
+    Refused in addition to invalid JSON: anything but one object, encodings other than UTF-8,
+    duplicate members, numbers that are not finite or too long, halves of surrogate pairs
+    (they are not text), and deep nesting.
 
     Args:
-        data: bytes whose number the caller has bounded.
-        what: names them in messages: `the request`.
-        max_numbers: where strangers send it; each number costs a step in Python too.
-        max_containers: objects and arrays; more than the default for our own documents.
+        data: bytes whose number the caller has limited.
+        what: name of the data in messages: `the request`.
+        max_numbers: limit for unauthenticated clients, as each number costs a step in Python.
+        max_containers: limit of objects and arrays; higher for the operator's own documents.
 
     Raises:
-        RequestError: refused. Neither the text nor the cause shows what was read.
+        RequestError: refused. Neither the text nor the cause repeats what was read.
     """
     StructureScanner(max_containers).end(data, len(data))  # bounds depth before anything recurses
     counted = _counted(max_numbers)
     try:
-        found = json.loads(
+        decoded = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=_members,
             parse_int=counted(_integer),
@@ -141,17 +141,19 @@ def decode_object(
     except UnicodeDecodeError as error:
         raise RequestError(f"{what} is not UTF-8, see byte {error.start}") from None
     except json.JSONDecodeError as error:
-        raise RequestError(f"{what} is no JSON: {error.msg}, see character {error.pos}") from None
-    if not isinstance(found, dict):
-        raise RequestError(f"{what} is no JSON object")
+        raise RequestError(
+            f"{what} is not valid JSON: {error.msg}, see character {error.pos}"
+        ) from None
+    if not isinstance(decoded, dict):
+        raise RequestError(f"{what} is not a JSON object")
     if _SURROGATE.search(data):
-        _check_text(found, what)
-    return found
+        _check_text(decoded, what)
+    return decoded
 
 
-def _check_text(found: dict[str, JsonValue], what: str) -> None:
+def _check_text(decoded: dict[str, JsonValue], what: str) -> None:
     try:
-        json.dumps(found, ensure_ascii=False).encode()
+        json.dumps(decoded, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise RequestError(f"{what} has half of a surrogate pair in a string") from None
 
@@ -160,12 +162,12 @@ def _members(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
     members = dict(pairs)
     if len(members) != len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise RequestError(f"the JSON has the member {shown(twice)} twice")
+        raise RequestError(f"the JSON has the member {quoted(twice)} twice")
     return members
 
 
 def _counted(most: int | None) -> Callable[[Callable[[str], _Number]], Callable[[str], _Number]]:
-    """Bounds how many numbers its readers read, together."""
+    """Return a decorator of number readers that limits how many numbers they read together."""
     if most is None:
         return lambda read: read
     left = itertools.chain(itertools.repeat(True, most), itertools.repeat(False))
@@ -197,11 +199,11 @@ def _number(text: str) -> float:
 
 
 def _constant(text: str) -> NoReturn:
-    raise RequestError(f"the JSON has {text}, which is no JSON")
+    raise RequestError(f"the JSON has {text}, which JSON does not define")
 
 
 def has_more_values(value: JsonValue, most: int) -> bool:
-    """Whether there are more than `most` values inside of this one, however deep."""
+    """Return whether `value` contains more than `most` values, at any depth."""
     count, waiting = 0, [value]
     while waiting:
         item = waiting.pop()
@@ -215,29 +217,29 @@ def has_more_values(value: JsonValue, most: int) -> bool:
 
 
 def encode_object(members: dict[str, JsonValue]) -> bytes:
-    """Compact ASCII JSON, members in their order; `/` is not escaped."""
+    """Encode as compact ASCII JSON, members in their order; `/` is not escaped."""
     return json.dumps(members, separators=(",", ":")).encode("ascii")
 
 
 def decode_base64(text: str, what: str) -> bytes:
-    """Bytes of standard, padded base64 without white space.
+    """Decode standard, padded base64 without white space.
 
     Raises:
-        RequestError: it is something else.
+        RequestError: anything else.
     """
     try:
         return binascii.a2b_base64(text, strict_mode=True)
     except ValueError:  # binascii.Error, and str that is not ASCII
-        raise RequestError(f"{what} is no padded standard base64") from None
+        raise RequestError(f"{what} is not padded standard base64") from None
 
 
 def encode_base64(data: bytes) -> str:
-    """Standard, padded base64."""
+    """Encode as standard, padded base64."""
     return binascii.b2a_base64(data, newline=False).decode("ascii")
 
 
 def decode_byte_string(value: JsonValue, what: str, max_bytes: int) -> bytes:
-    """Bytes as Go reads a `[]byte`: base64 text, or an array of integers.
+    """Decode bytes as Go does for a `[]byte`: base64 text, or an array of integers.
 
     Raises:
         RequestError: neither, or more than `max_bytes`.
@@ -248,7 +250,7 @@ def decode_byte_string(value: JsonValue, what: str, max_bytes: int) -> bytes:
         # A bool is an int to `bytes`, so the types are compared exactly.
         octets = [n for n in value if type(n) is int and 0 <= n <= 255]
         if len(octets) != len(value):
-            raise RequestError(f"{what} has elements that are no bytes (0 to 255)")
+            raise RequestError(f"{what} has elements that are not bytes (0 to 255)")
         data = bytes(octets)
     else:
         raise RequestError(f"{what} is missing, or neither base64 text nor an array of bytes")
@@ -257,26 +259,26 @@ def decode_byte_string(value: JsonValue, what: str, max_bytes: int) -> bytes:
     return data
 
 
-def shown(text: str) -> str:
-    """A name from outside, for a message: quoted, escaped to ASCII, cut."""
-    cut = text[:_MAX_SHOWN_CHARACTERS]
+def quoted(text: str) -> str:
+    """Return an untrusted name for a message: quoted, escaped to ASCII, cut."""
+    cut = text[:_MAX_QUOTED_CHARACTERS]
     return ascii(cut) + ("..." if cut != text else "")
 
 
 def decode_base64url(text: str) -> bytes:
-    """Bytes of base64url without padding (RFC 7515, 2).
+    """Decode base64url without padding (RFC 7515, 2).
 
     Raises:
-        ValueError: it is something else, or nothing.
+        ValueError: anything else, or an empty text.
     """
     if not text or not text.isascii() or any(c in text for c in "+/= \n\r"):
-        raise ValueError("no base64url")
+        raise ValueError("not base64url")
     standard = text.translate(_TO_STANDARD)
     return binascii.a2b_base64(standard + "=" * (-len(text) % 4), strict_mode=True)
 
 
 def encode_base64url(data: bytes) -> str:
-    """The same, the other way round."""
+    """Encode as base64url without padding."""
     text = binascii.b2a_base64(data, newline=False).decode("ascii").rstrip("=")
     return text.translate(_FROM_STANDARD)
 

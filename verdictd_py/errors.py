@@ -1,36 +1,66 @@
 """The whole exception tree, each class with a stable code.
 
-Every message is written to be safe in front of the peer that caused it: it names only
-what that peer sent, never a path, a measured value or a secret. What only the operator
-may see travels beside it, in `reasons` or in the log event.
+The text of an error is safe to return to the peer that caused it: it names only what that
+peer sent, never a path, a measured value or a secret. What only the operator may see is in
+`reasons` or in the log event.
 
-Imports nothing of the project: every room may raise from here.
+This module imports nothing of the project, so that every package can raise its errors.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import ClassVar
+
+
+class ReasonKind(Enum):
+    """What a failed rule is about. Code decides by the kind, never by the name of the rule."""
+
+    FORMAT = auto()
+    """The evidence is missing, cannot be read, or is not served."""
+    VERIFICATION = auto()
+    """The evidence does not verify: signature, certificate chain, revocation, TCB level."""
+    COLLATERAL = auto()
+    """The collateral is expired, older than required, not signed, or for another platform."""
+    BINDING = auto()
+    """The evidence was made for another key or another challenge."""
+    ATTRIBUTES = auto()
+    """The TEE is in a mode that no policy can accept, such as debug."""
+    TCB = auto()
+    """The vendor's verdict about the platform."""
+    EVENT_LOG = auto()
+    """The event log is not that of the guest's boot."""
+    INIT_DATA = auto()
+    """The init-data is not what the guest was started with."""
+    MEASUREMENT = auto()
+    """A measurement is not among the reference values. Pinning it can fix this."""
+    POLICY = auto()
+    """Another rule of a policy, or a policy that cannot be evaluated."""
+    OTHER = auto()
+    """Not classified."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One rule that refused, with whole values, for the operator.
+    """One failed rule, with whole values, for the operator.
 
     Attributes:
-        rule: what was checked, a claim's name where there is one (`debug`).
-        measured: the value found, as text; empty where there is none.
-        expected: what would have passed, as text; empty where nothing would.
-        text: the sentence an operator reads.
+        rule: name of what was checked, a claim's name if there is one (`debug`).
+        measured: the measured value as text; empty if there is none.
+        expected: the value that would have passed, as text; empty if no value would have.
+        text: the sentence that the operator reads.
+        kind: what the rule is about; not in reports.
     """
 
     rule: str
     measured: str
     expected: str
     text: str
+    kind: ReasonKind = field(default=ReasonKind.OTHER, kw_only=True)
 
     def as_json(self) -> dict[str, str]:
-        """The shape of `reasons` in reports: rule, measured, expected, text."""
+        """Return the members of a reason in reports: rule, measured, expected, text."""
         return {
             "rule": self.rule,
             "measured": self.measured,
@@ -40,43 +70,43 @@ class Reason:
 
 
 class VerdictdError(Exception):
-    """Root of everything this package raises on purpose."""
+    """Root of every exception that this package raises on purpose."""
 
     code: ClassVar[str] = "internal"
 
 
 class ConfigError(VerdictdError):
-    """The operator's settings cannot be used. The message names cause and remedy."""
+    """The operator's settings cannot be used; the message names cause and remedy."""
 
     code = "config"
 
 
 class RequestError(VerdictdError):
-    """The peer sent something wrong (its fault, not ours)."""
+    """The peer's request is wrong."""
 
     code = "request"
 
 
 class NotFound(VerdictdError):
-    """Nothing of that name is stored."""
+    """No object of that name is stored."""
 
     code = "not-found"
 
 
 class AlreadyExists(VerdictdError):
-    """Something of that name is stored already, and creating never overwrites."""
+    """An object of that name is stored already, and creating never overwrites."""
 
     code = "already-exists"
 
 
 class Conflict(VerdictdError):
-    """Something stored has changed after the caller read it; the caller reads it again."""
+    """The stored object changed after the caller read it; the caller reads it again."""
 
     code = "conflict"
 
 
 class NotAuthorized(VerdictdError):
-    """The caller is known, and may not do this."""
+    """The caller is known and is not allowed to do this."""
 
     code = "not-authorized"
 
@@ -88,7 +118,7 @@ class DecryptionFailed(VerdictdError):
 
 
 class StorageError(VerdictdError):
-    """Stored bytes cannot be read, written or used (a key of a wrong size, say)."""
+    """Stored bytes cannot be read, written or used (for example, a key of a wrong size)."""
 
     code = "storage"
 
@@ -100,10 +130,10 @@ class PolicyInvalid(VerdictdError):
 
 
 class NotJudged(VerdictdError):
-    """A guest could not be judged now; it may try again later.
+    """The guest cannot be appraised now; it may try again later.
 
     Attributes:
-        rule: of the reason that the history shows.
+        rule: rule of the reason that the history shows.
     """
 
     code = "not-judged"
@@ -111,145 +141,155 @@ class NotJudged(VerdictdError):
 
     @property
     def told(self) -> str:
-        """All that the guest is told: the message is for the operator."""
+        """The only text that is disclosed to the guest: the message is for the operator."""
         return f"not judged: {self.code}; try again later"
 
 
 class CollateralUnavailable(NotJudged):
-    """No collateral could be had now."""
+    """No collateral is available now."""
 
     code = "collateral-unavailable"
     rule = "collateral"
 
 
 class AppraisalTimeout(NotJudged):
-    """Judging the guest took longer than the operator allows."""
+    """The appraisal took longer than the operator allows."""
 
     code = "timeout"
 
 
 class ProtocolVersionRefused(VerdictdError):
-    """The peer speaks a version of its protocol that is not served."""
+    """The peer uses a version of its protocol that is not served."""
 
     code = "protocol-version"
 
 
 class SessionMissing(VerdictdError):
-    """The peer shows no session or token at all; a guest begins anew."""
+    """The peer sent neither a session nor a token; a guest starts again."""
 
     code = "session-missing"
 
 
 class SessionInvalid(VerdictdError):
-    """The session is unknown, over, or its challenge was answered already."""
+    """The session is unknown or expired, or its challenge was answered already."""
 
     code = "session-invalid"
 
 
 class GuestRefused(VerdictdError):
-    """A guest was judged and refused; the text, code and id, is all that it may be told."""
+    """A guest was appraised and refused; only the text, its code and id, is disclosed to it."""
 
     code = "guest-refused"
 
 
 class TokenInvalid(VerdictdError):
-    """A token that this broker did not sign, or that is over."""
+    """The token was not signed by this broker, or has expired."""
 
     code = "token-invalid"
 
 
 class TokenOutOfTime(TokenInvalid):
-    """A token that a trusted key signed, and that is over, too early, or says no end."""
+    """A trusted key signed the token, which is expired, not valid yet, or never expires."""
 
 
 class Overloaded(VerdictdError):
-    """Too much at once; trying again later helps."""
+    """There are too many requests at once; trying again later helps."""
 
     code = "overloaded"
 
 
 class AttestationError(VerdictdError):
-    """Evidence was judged and refused.
+    """Evidence was appraised and refused.
 
     Args:
         message: one line.
-        reasons: every failed rule with its values; one is made of the message where
-            the caller gives none, so a refusal always explains itself.
+        reasons: every failed rule with its values. If there is none, one is made of the
+            message, so that each refusal is explained.
 
     Attributes:
-        verified: the `VerifiedEvidence` that was refused, where its signature verified
-            before something else did not (expired collateral, a revoked certificate).
+        kind: kind of the reason that is made of the message.
     """
 
     code = "attestation"
-    verified: object = None
+    kind: ClassVar[ReasonKind] = ReasonKind.OTHER
 
     def __init__(self, message: str, *, reasons: tuple[Reason, ...] = ()) -> None:
         super().__init__(message)
-        self.reasons = reasons or (Reason(self.code, "", "", message),)
+        self.reasons = reasons or (Reason(self.code, "", "", message, kind=self.kind),)
 
 
 class EvidenceMissing(AttestationError):
-    """The peer showed no evidence at all."""
+    """The peer presented no evidence."""
 
     code = "evidence-missing"
+    kind = ReasonKind.FORMAT
 
 
 class EvidenceFormat(AttestationError):
     """The certificate or the evidence in it cannot be read, or is not served."""
 
     code = "evidence-format"
+    kind = ReasonKind.FORMAT
 
 
 class EvidenceExpired(AttestationError):
     """The certificate is outside its validity, or older than the operator allows."""
 
     code = "evidence-expired"
+    kind = ReasonKind.VERIFICATION
 
 
 class BindingMismatch(AttestationError):
     """The evidence does not vouch for the key that the peer holds."""
 
     code = "binding-mismatch"
+    kind = ReasonKind.BINDING
 
 
 class NonceMismatch(AttestationError):
-    """The evidence answers another challenge than the one that was given."""
+    """The evidence answers another challenge than the one that was sent."""
 
     code = "nonce-mismatch"
+    kind = ReasonKind.BINDING
 
 
 class QuoteInvalid(AttestationError):
     """The quote does not verify up to the trusted root."""
 
     code = "quote-invalid"
+    kind = ReasonKind.VERIFICATION
 
 
 class CollateralExpired(AttestationError):
-    """Collateral is outside its validity."""
+    """The collateral is outside its validity."""
 
     code = "collateral-expired"
+    kind = ReasonKind.COLLATERAL
 
 
 class TcbStatusRefused(AttestationError):
-    """The platform's TCB can never be accepted, whatever the policy says."""
+    """No policy can accept the platform's TCB."""
 
     code = "tcb-status"
+    kind = ReasonKind.TCB
 
 
 class EventLogRefused(AttestationError):
     """The event log is not that of the guest's boot."""
 
     code = "event-log"
+    kind = ReasonKind.EVENT_LOG
 
 
 class InitDataRefused(AttestationError):
     """The init-data is not what the guest was started with."""
 
     code = "init-data"
+    kind = ReasonKind.INIT_DATA
 
 
 class PolicyRefused(AttestationError):
-    """The appraisal policy said no, or did not say yes."""
+    """The guest is refused by the appraisal policy, or by the rules that hold for every policy."""
 
     code = "policy-refused"
+    kind = ReasonKind.POLICY

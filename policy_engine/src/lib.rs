@@ -53,6 +53,13 @@ pub extern "C" fn evaluate() -> u64 {
     answer(with_policy(|policy| policy.evaluate(&taken())))
 }
 
+/// Puts the members of the request, an object, in place of data of the same names until the next
+/// call of this function.
+#[unsafe(no_mangle)]
+pub extern "C" fn overlay() -> u64 {
+    answer(with_policy(|policy| policy.overlay(&taken()).map(|()| "{}".to_owned())))
+}
+
 /// Starts recording which lines are evaluated.
 #[unsafe(no_mangle)]
 pub extern "C" fn record_coverage() -> u64 {

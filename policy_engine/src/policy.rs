@@ -30,6 +30,7 @@ pub struct Request<'a> {
 
 pub struct Policy {
     engine: Engine,
+    data: Value,
     v0: bool,
     query: Option<String>,
 }
@@ -56,10 +57,10 @@ pub fn compile(request: &[u8]) -> Result<Policy, String> {
     }
     drop(parsed);
     let data = Value::from_json_str(request.data.get()).map_err(text_of)?;
-    engine.add_data(data).map_err(text_of)?;
+    engine.add_data(data.clone()).map_err(text_of)?;
     engine.set_strict_builtin_errors(!request.lenient);
     functions::add(&mut engine).map_err(text_of)?;
-    Ok(Policy { engine, v0, query: request.query })
+    Ok(Policy { engine, data, v0, query: request.query })
 }
 
 /// The error that helps: that of v0 where v1 only misses its keywords.
@@ -170,6 +171,18 @@ impl Policy {
             .collect();
         let rows = serde_json::to_string(&rows).map_err(|e| e.to_string())?;
         Ok(format!("{{\"results\":{rows}}}"))
+    }
+
+    /// See `overlay` in `lib.rs`: data of one decision, such as what a guest requests.
+    pub fn overlay(&mut self, members: &[u8]) -> Result<(), String> {
+        let members = Value::from_json_str(json(members)?).map_err(text_of)?;
+        let mut data = self.data.clone();
+        let all = data.as_object_mut().map_err(text_of)?;
+        for (name, value) in members.as_object().map_err(text_of)?.iter() {
+            all.insert(name.clone(), value.clone());
+        }
+        self.engine.clear_data();
+        self.engine.add_data(data).map_err(text_of)
     }
 
     fn set_input(&mut self, input: &[u8]) -> Result<(), String> {

@@ -62,7 +62,7 @@ class Release:
 
 
 class BrokenSessions(MemorySessionStore):
-    """Fails where it is told to."""
+    """Session store whose operation `broken` fails."""
 
     broken = ""
 
@@ -70,29 +70,29 @@ class BrokenSessions(MemorySessionStore):
         if name == self.broken:
             raise StorageError("the sessions cannot be used: disk full")
 
-    async def begin(self, *args: Any, **more: Any) -> None:
-        self._check("begin")
-        await super().begin(*args, **more)
+    async def add_challenge(self, *args: Any, **more: Any) -> None:
+        self._check("add_challenge")
+        await super().add_challenge(*args, **more)
 
     async def take_challenge(self, *args: Any, **more: Any) -> str | None:
         self._check("take_challenge")
         return await super().take_challenge(*args, **more)
 
-    async def attested(self, *args: Any, **more: Any) -> None:
-        self._check("attested")
-        await super().attested(*args, **more)
+    async def add_token(self, *args: Any, **more: Any) -> None:
+        self._check("add_token")
+        await super().add_token(*args, **more)
 
     async def token(self, *args: Any, **more: Any) -> str | None:
         self._check("token")
         return await super().token(*args, **more)
 
-    async def keep(self, *args: Any, **more: Any) -> None:
-        self._check("keep")
-        await super().keep(*args, **more)
+    async def add_claims(self, *args: Any, **more: Any) -> None:
+        self._check("add_claims")
+        await super().add_claims(*args, **more)
 
-    async def kept(self, *args: Any, **more: Any) -> str | None:
-        self._check("kept")
-        return await super().kept(*args, **more)
+    async def claims(self, *args: Any, **more: Any) -> str | None:
+        self._check("claims")
+        return await super().claims(*args, **more)
 
 
 class RefusesToRecord(MemoryEvents):

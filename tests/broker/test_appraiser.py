@@ -30,12 +30,13 @@ from verdictd_py.broker.history import History, Judgement, Verdict
 from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.events import GuestAccepted, GuestNotJudged, GuestRefused
-from verdictd_py.domain.evidence import Evidence, InitData, VerifiedEvidence
+from verdictd_py.domain.evidence import Evidence, InitData, RefusedEvidence, VerifiedEvidence
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import (
     AppraisalTimeout,
     AttestationError,
     BindingMismatch,
+    CollateralExpired,
     CollateralUnavailable,
     EventLogRefused,
     EvidenceFormat,
@@ -43,6 +44,7 @@ from verdictd_py.errors import (
     InitDataRefused,
     PolicyRefused,
     Reason,
+    ReasonKind,
     TcbStatusRefused,
 )
 from verdictd_py.formats.eventlog import EventLog
@@ -54,10 +56,15 @@ REFUSALS = [
     for found in vars(errors).values()
     if isinstance(found, type) and issubclass(found, AttestationError)
 ]
-MR_TD = Reason("mrTd", "ab", "cd", "mrTd: measured ab, expected cd")
-RTMR1 = Reason("rtmr1", "12", "34", "rtmr1: measured 12, expected 34")
-DEBUG = Reason("debug", "true", "false", "debug: the TD can be debugged")
-REVOKED = Reason("tcbStatus", "Revoked", "", "tcbStatus: Revoked is never accepted")
+MR_TD = Reason("mrTd", "ab", "cd", "mrTd: measured ab, expected cd", kind=ReasonKind.MEASUREMENT)
+RTMR1 = Reason("rtmr1", "12", "34", "rtmr1: measured 12, expected 34", kind=ReasonKind.MEASUREMENT)
+DEBUG = Reason(
+    "debug", "true", "false", "debug: the TD can be debugged", kind=ReasonKind.ATTRIBUTES
+)
+REVOKED = Reason(
+    "tcbStatus", "Revoked", "", "tcbStatus: Revoked is never accepted", kind=ReasonKind.TCB
+)
+UNCLASSIFIED = replace(REVOKED, kind=ReasonKind.OTHER)
 
 
 def appraiser(
@@ -125,7 +132,7 @@ async def test_what_everybody_accepts_is_accepted() -> None:
 
 
 async def test_each_appraisal_has_its_own_id() -> None:
-    judge = appraiser().judge
+    judge = appraiser().appraise
     assert len({(await judge(reads(EVIDENCE))).id for _ in range(10)}) == 10
 
 
@@ -153,11 +160,28 @@ async def test_whoever_refuses_the_peer_is_refused(
     assert (event.code, event.peer, event.reasons) == (kind.code, ADDRESS, (MR_TD.text,))
 
 
+async def test_a_late_refusal_shows_its_claims_to_operators_and_to_no_policy() -> None:
+    """Its signatures verified, and yet it is refused: it is bound to nothing, nor pinned."""
+    refusal = CollateralExpired("the collateral is outside its validity")
+    verifier, policy, history = ScriptedVerifier(), ScriptedPolicy(), History()
+    verifier.answer = RefusedEvidence(refusal, VERIFIED)
+    appraisal = await appraiser(verifier, policy, history=history).admit(
+        reads(EVIDENCE), address=ADDRESS
+    )
+    assert refused(appraisal) is refusal
+    assert (appraisal.evidence, appraisal.bound) == (VERIFIED, False)
+    assert not policy.asked
+    judgement = history.find(Caller("operator", frozenset({Right.MANAGE})), appraisal.id)
+    assert judgement.verdict is Verdict.UNVERIFIED
+    assert judgement.claims == VERIFIED.claims
+    assert judgement.not_pinnable
+
+
 async def test_without_evidence_nobody_is_asked() -> None:
     """defects.md 7."""
     verifier, policy = ScriptedVerifier(), ScriptedPolicy()
     missing = EvidenceMissing("the certificate carries no evidence")
-    appraisal = await appraiser(verifier, policy).judge(reads(missing))
+    appraisal = await appraiser(verifier, policy).appraise(reads(missing))
     assert refused(appraisal) is missing
     assert not verifier.asked
     assert not policy.asked
@@ -166,7 +190,7 @@ async def test_without_evidence_nobody_is_asked() -> None:
 @pytest.mark.parametrize("tee", ["sgx", "none", "csv"])
 async def test_a_tee_that_is_not_served(tee: str) -> None:
     verifier = ScriptedVerifier()
-    appraisal = await appraiser(verifier).judge(reads(replace(EVIDENCE, tee=tee)))
+    appraisal = await appraiser(verifier).appraise(reads(replace(EVIDENCE, tee=tee)))
     error = refused(appraisal)
     assert type(error) is EvidenceFormat
     assert str(error) == f"evidence of {tee} is not served here (served: tdx)"
@@ -187,7 +211,7 @@ async def test_a_tee_that_is_not_served(tee: str) -> None:
 async def test_evidence_for_another_key_is_refused(binding: bytes) -> None:
     """An empty binding is a prefix of anything, and no binding."""
     policy = ScriptedPolicy()
-    appraisal = await appraiser(policy=policy).judge(reads(replace(EVIDENCE, binding=binding)))
+    appraisal = await appraiser(policy=policy).appraise(reads(replace(EVIDENCE, binding=binding)))
     error = refused(appraisal)
     assert type(error) is BindingMismatch
     assert [reason.rule for reason in error.reasons] == ["reportData"]
@@ -200,12 +224,12 @@ async def test_evidence_for_another_key_is_refused(binding: bytes) -> None:
 
 @pytest.mark.parametrize("binding", [REPORT_DATA, BINDING, BINDING[:20]])
 async def test_evidence_vouches_for_what_it_begins_with(binding: bytes) -> None:
-    appraisal = await appraiser().judge(reads(replace(EVIDENCE, binding=binding)))
+    appraisal = await appraiser().appraise(reads(replace(EVIDENCE, binding=binding)))
     assert appraisal.bound
 
 
 async def test_unbound_evidence_is_judged_and_makes_no_peer() -> None:
-    appraisal = await appraiser().judge(reads(replace(EVIDENCE, binding=None)))
+    appraisal = await appraiser().appraise(reads(replace(EVIDENCE, binding=None)))
     assert appraisal.accepted
     assert not appraisal.bound
     with pytest.raises(ValueError, match="bound to no channel"):
@@ -219,6 +243,7 @@ async def test_unbound_evidence_is_judged_and_makes_no_peer() -> None:
         ((), (MR_TD, RTMR1), PolicyRefused, ["mrTd", "rtmr1"]),
         ((DEBUG,), (), PolicyRefused, ["debug"]),
         ((REVOKED,), (), TcbStatusRefused, ["tcbStatus"]),
+        ((UNCLASSIFIED,), (), PolicyRefused, ["tcbStatus"]),
         ((DEBUG, REVOKED), (), PolicyRefused, ["debug", "tcbStatus"]),
         ((DEBUG,), (MR_TD,), PolicyRefused, ["debug", "mrTd"]),
         ((REVOKED,), (MR_TD,), TcbStatusRefused, ["tcbStatus", "mrTd"]),
@@ -239,7 +264,7 @@ async def test_a_refusal_names_every_rule_once(
     """defects.md 9, 17: what the verifier refuses, no policy allows; and all of it is told."""
     verifier = ScriptedVerifier(replace(VERIFIED, faults=faults))
     policy = ScriptedPolicy(failures)
-    error = refused(await appraiser(verifier, policy).judge(reads(EVIDENCE)))
+    error = refused(await appraiser(verifier, policy).appraise(reads(EVIDENCE)))
     assert type(error) is kind
     assert [reason.rule for reason in error.reasons] == rules
     assert error.reasons[: len(faults)] == faults
@@ -252,7 +277,7 @@ async def test_what_cannot_be_judged_now_is_neither_accepted_nor_refused() -> No
     later = CollateralUnavailable("no collateral for this platform; try again later")
     judge = appraiser(ScriptedVerifier(later), events=events)
     with pytest.raises(CollateralUnavailable) as raised:
-        await judge.judge(reads(EVIDENCE))
+        await judge.appraise(reads(EVIDENCE))
     assert raised.value is later
     assert events.events == []
     with pytest.raises(CollateralUnavailable):
@@ -285,7 +310,7 @@ async def test_what_takes_too_long_is_not_judged_and_recorded_by_its_id() -> Non
 async def test_a_judgement_without_a_peer_is_not_recorded() -> None:
     """Offline appraisal is no guest."""
     events = MemoryEvents()
-    await appraiser(events=events).judge(reads(EVIDENCE))
+    await appraiser(events=events).appraise(reads(EVIDENCE))
     assert events.events == []
 
 
@@ -318,7 +343,7 @@ async def test_the_open_door_asks_nobody_and_says_so() -> None:
 
 async def test_the_open_door_is_none_for_offline_judgement() -> None:
     judge = appraiser(policy=ScriptedPolicy((MR_TD,)), insecure_accept_anyone=True)
-    assert type(refused(await judge.judge(reads(EVIDENCE)))) is PolicyRefused
+    assert type(refused(await judge.appraise(reads(EVIDENCE)))) is PolicyRefused
 
 
 BOOT = (
@@ -333,20 +358,20 @@ BOOTED = dataclasses.replace(
 
 async def judged_with_log(log: bytes, verified: VerifiedEvidence = BOOTED) -> Appraisal:
     judge = appraiser(ScriptedVerifier(verified))
-    return await judge.judge(reads(dataclasses.replace(EVIDENCE, event_log=log)))
+    return await judge.appraise(reads(dataclasses.replace(EVIDENCE, event_log=log)))
 
 
 async def test_an_event_log_that_replays_reaches_the_policy_as_claims() -> None:
     policy = ScriptedPolicy()
     judge = appraiser(ScriptedVerifier(BOOTED), policy)
     evidence = dataclasses.replace(EVIDENCE, event_log=written(*BOOT))
-    appraisal = await judge.judge(reads(evidence))
+    appraisal = await judge.appraise(reads(evidence))
     assert appraisal.accepted
     ((_, claims),) = policy.asked
     proved = claims["eventLog"]
     assert isinstance(proved, dict)
     assert proved["kernelCommandLine"] == "quiet root=/dev/vda"
-    assert "eventLog" not in (await judge.judge(reads(EVIDENCE))).claims
+    assert "eventLog" not in (await judge.appraise(reads(EVIDENCE))).claims
 
 
 @pytest.mark.parametrize(
@@ -374,10 +399,10 @@ async def test_what_runs_later_may_extend_rtmr3_where_the_operator_says_so() -> 
     claims = {**BOOTED.claims, "rtmr3": "ee" * 48}
     measured = dataclasses.replace(BOOTED, claims=claims)
     evidence = dataclasses.replace(EVIDENCE, event_log=log)
-    strict = await appraiser(ScriptedVerifier(measured)).judge(reads(evidence))
+    strict = await appraiser(ScriptedVerifier(measured)).appraise(reads(evidence))
     assert [reason.text.split(":")[0] for reason in strict.reasons] == ["rtmr3"]
     lax = appraiser(ScriptedVerifier(measured), allow_unlogged=True)
-    appraisal = await lax.judge(reads(evidence))
+    appraisal = await lax.appraise(reads(evidence))
     assert appraisal.accepted
     proved = appraisal.claims["eventLog"]
     assert isinstance(proved, dict)
@@ -385,7 +410,7 @@ async def test_what_runs_later_may_extend_rtmr3_where_the_operator_says_so() -> 
     assert proved["kernelCommandLine"] == "quiet root=/dev/vda"
     other = dataclasses.replace(measured, claims={**claims, "rtmr1": "ee" * 48})
     still = appraiser(ScriptedVerifier(other), allow_unlogged=True)
-    assert not (await still.judge(reads(evidence))).accepted
+    assert not (await still.appraise(reads(evidence))).accepted
 
 
 @pytest.mark.parametrize("index", [0, 5, 77])
@@ -405,7 +430,7 @@ async def test_init_data_reaches_the_policy_once_its_digest_was_measured(is_its_
     verified = dataclasses.replace(VERIFIED, claims={**VERIFIED.claims, "mrConfigId": digest})
     policy = ScriptedPolicy()
     evidence = dataclasses.replace(EVIDENCE, init_data=InitData("toml", body))
-    appraisal = await appraiser(ScriptedVerifier(verified), policy).judge(reads(evidence))
+    appraisal = await appraiser(ScriptedVerifier(verified), policy).appraise(reads(evidence))
     ((_, claims),) = policy.asked
     document: JsonValue = {"algorithm": "sha384", "data": {"who": "me"}}
     assert claims["initData"] == (document if is_its_own else None)
@@ -420,7 +445,7 @@ async def test_init_data_of_a_tee_that_does_not_measure_it_is_refused() -> None:
     body = 'algorithm = "sha384"\n[data]\nwho = "me"'
     policy = ScriptedPolicy()
     evidence = dataclasses.replace(EVIDENCE, init_data=InitData("toml", body))
-    appraisal = await appraiser(ScriptedVerifier(sgx), policy).judge(reads(evidence))
+    appraisal = await appraiser(ScriptedVerifier(sgx), policy).appraise(reads(evidence))
     error = refused(appraisal)
     assert type(error) is EvidenceFormat
     assert str(error) == "init-data of sgx is not served here"

@@ -303,7 +303,7 @@ async def test_sets_have_a_largest_number() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "no JSON"),
+        ("{", "not valid JSON"),
         ('{"tdx": []}', "no object of at most"),
         ('{"tdx": {"a": {}}}', "values"),
         (stored_sets("a", values={"rtmr1": ["AA" * 48]}), "96 lower-case hex digits"),

@@ -65,13 +65,13 @@ async def test_challenges_and_ids_are_all_different(broker: Broker) -> None:
 
 
 async def test_the_store_never_sees_an_id() -> None:
-    """Whoever reads the store cannot show a session's cookie."""
+    """Read access to the store does not disclose the cookie of a session."""
     seen: list[str] = []
 
     class Watched(MemorySessionStore):
-        async def begin(self, name: str, challenge: str, **more: Any) -> None:
+        async def add_challenge(self, name: str, challenge: str, **more: Any) -> None:
             seen.extend((name, challenge))
-            await super().begin(name, challenge, **more)
+            await super().add_challenge(name, challenge, **more)
 
     session_id, _ = await Broker(sessions=Watched()).begin()
     assert seen
@@ -221,14 +221,16 @@ async def test_an_old_challenge_put_into_the_store_is_worth_nothing(broker: Brok
     other_id = "1" * 64
     other = hashlib.sha256(other_id.encode()).hexdigest()
     for now, put_id, put_name, text in (
-        (later, session_id, name, old),  # over
+        (later, session_id, name, old),  # expired
         (NOW, other_id, other, old),  # of another session
         (NOW, session_id, name, forged),
         (NOW, session_id, name, f"{old.split()[0]} {forged}"),
         (NOW, session_id, name, ""),
     ):
         broker.now = now
-        await broker.sessions.begin(put_name, text, now=now, expires=now + timedelta(hours=1))
+        await broker.sessions.add_challenge(
+            put_name, text, now=now, expires=now + timedelta(hours=1)
+        )
         with pytest.raises(SessionInvalid):
             await broker.use_cases.attest(put_id, answer(nonce), address=ADDRESS)
     assert not broker.verifier.asked
@@ -239,14 +241,14 @@ async def test_a_token_put_into_the_store_is_worth_nothing(broker: Broker) -> No
     name = hashlib.sha256(session_id.encode()).hexdigest()
     _, good = await broker.attest()
     for text in ("", "a.b.c", good[:-4] + "AAAA"):
-        await broker.sessions.attested(name, text, now=NOW, expires=NOW + timedelta(hours=9))
+        await broker.sessions.add_token(name, text, now=NOW, expires=NOW + timedelta(hours=9))
         with pytest.raises(TokenInvalid):
             await broker.get(session_id)
     # A good one is as good as it was: for the guest whose key is in it, until it ends.
-    await broker.sessions.attested(name, good, now=NOW, expires=NOW + timedelta(hours=9))
+    await broker.sessions.add_token(name, good, now=NOW, expires=NOW + timedelta(hours=9))
     assert opened(await broker.get(session_id)) == SECRET.reveal()
     broker.now = NOW + timedelta(minutes=5)
-    with pytest.raises(TokenInvalid, match="over"):
+    with pytest.raises(TokenInvalid, match="expired"):
         await broker.get(session_id)
 
 

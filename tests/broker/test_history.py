@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -23,12 +24,20 @@ from verdictd_py.errors import (
     PolicyRefused,
     QuoteInvalid,
     Reason,
+    ReasonKind,
     TcbStatusRefused,
 )
 
 OPERATOR = Caller("operator", ROLES["operator"])
 ADDRESS = "192.0.2.1:5"
-RTMR1 = Reason("rtmr1", "ab", "cd", "rtmr1: measured ab, expected one of cd")
+RTMR1 = Reason(
+    "rtmr1",
+    "ab",
+    "cd",
+    "rtmr1: measured ab, expected one of cd",
+    kind=ReasonKind.MEASUREMENT,
+)
+NAMED_AS_A_MEASUREMENT = replace(RTMR1, kind=ReasonKind.OTHER)
 DEBUG = Reason("debug", "true", "false", "debug: measured true, expected false")
 
 
@@ -103,7 +112,8 @@ def test_what_could_not_be_judged_is_remembered_too() -> None:
     assert judgement.not_pinnable
 
 
-FAULTY = dataclasses.replace(VERIFIED, faults=(DEBUG,))
+FAULTY = replace(VERIFIED, faults=(DEBUG,))
+FAULTY_MEASUREMENT = replace(VERIFIED, faults=(RTMR1,))
 
 
 @pytest.mark.parametrize(
@@ -112,11 +122,13 @@ FAULTY = dataclasses.replace(VERIFIED, faults=(DEBUG,))
         (appraisal(), ""),
         (appraisal(refusal=policy_refused(RTMR1)), ""),
         (appraisal(refusal=policy_refused(RTMR1, DEBUG)), "debug"),
+        (appraisal(refusal=policy_refused(NAMED_AS_A_MEASUREMENT)), "rtmr1"),
         (appraisal(refusal=policy_refused(Reason("policy", "", "", "not yet"))), "policy"),
         (appraisal(refusal=policy_refused(Reason("tcbStatus", "", "", ""), RTMR1)), "tcbStatus"),
         (appraisal(refusal=policy_refused(Reason("fmspc", "", "", ""))), "fmspc"),
         (appraisal(refusal=policy_refused(Reason("reportData", "", "", ""))), "reportData"),
         (appraisal(refusal=policy_refused(RTMR1), evidence=FAULTY), "debug"),
+        (appraisal(refusal=policy_refused(RTMR1), evidence=FAULTY_MEASUREMENT), "rtmr1"),
         (appraisal(refusal=TcbStatusRefused("no")), "tcb-status"),
         (appraisal(refusal=CollateralExpired("no")), "collateral-expired"),
         (appraisal(refusal=QuoteInvalid("no"), evidence=None), "did not verify"),
@@ -126,6 +138,7 @@ FAULTY = dataclasses.replace(VERIFIED, faults=(DEBUG,))
     ],
 )
 def test_only_measurements_alone_can_be_pinned(seen: Appraisal, said: str) -> None:
+    """The kinds of the reasons decide, not their names; a fault never leaves a guest pinnable."""
     (judgement,) = judged(seen)
     assert said in judgement.not_pinnable
     assert bool(judgement.not_pinnable) == bool(said)

@@ -86,7 +86,8 @@ def place(
 
 
 def remember(history: History, rule: str = "mrTd") -> None:
-    reason = Reason(rule, "ab", "cd", "")
+    kind = TEES.named("tdx").reason_kind(rule)
+    reason = Reason(rule, "ab", "cd", "", kind=kind)
     refusal = PolicyRefused("refused", reasons=(reason,))
     appraisal = Appraisal("id", NOW, "tdx", "test", VERIFIED, bound=True, refusal=refusal)
     history.remember(Judgement.of(appraisal, "192.0.2.1:5", TEES.measurements("tdx")))

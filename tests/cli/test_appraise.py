@@ -84,7 +84,7 @@ class TestRealEvidence:
 
     def test_an_sgx_quote_is_judged_by_its_tcb(self, appraise: Appraise) -> None:
         """defects.md 9: only what the policy names is good."""
-        arguments = real(SGX, "2025-06-20T10:56:11Z")
+        arguments = real(SGX, "2025-06-20T10:56:11Z", "--verifier", "sgx")
         found = report(appraise(*arguments), "refused", "policy-refused")
         status = "ConfigurationAndSWHardeningNeeded"
         assert (found["tee"], found["tcbStatus"]) == ("sgx", status)
@@ -99,11 +99,25 @@ class TestRealEvidence:
         pinned = {"mrEnclave": [], "mrSigner": [], "productId": 0, "svn": 0}
         status = ["ConfigurationAndSWHardeningNeeded"]
         data.write_text(json.dumps({**pinned, "tcbStatus": status}))
-        arguments = real(SGX, "2025-06-20T10:56:11Z", "--data", data)
+        arguments = real(SGX, "2025-06-20T10:56:11Z", "--data", data, "--verifier", "sgx")
         report(appraise(*arguments), "accepted", "ok")
         data.write_text(json.dumps({**pinned, "tcbStatus": status, "svn": 1}))
         (reason,) = report(appraise(*arguments), "refused", "policy-refused")["reasons"]
         assert (reason["rule"], reason["measured"]) == ("svn", "0")
+
+    def test_an_enclave_is_refused_as_by_the_listener_until_one_is_pinned(
+        self, appraise: Appraise, tmp_path: Path
+    ) -> None:
+        data = tmp_path / "data"
+        values = {"mrEnclave": [], "mrSigner": [], "productId": 0, "svn": 0}
+        values["tcbStatus"] = ["ConfigurationAndSWHardeningNeeded"]
+        data.write_text(json.dumps(values))
+        arguments = real(SGX, "2025-06-20T10:56:11Z", "--data", data)
+        found = report(appraise(*arguments), "refused", "policy-refused")
+        assert [reason["rule"] for reason in found["reasons"]] == ["mrEnclave", "mrSigner"]
+        assert "no measurement of sgx is pinned" in found["reasons"][0]["text"]
+        data.write_text(json.dumps({**values, "mrSigner": [found["claims"]["mrSigner"]]}))
+        report(appraise(*arguments), "accepted", "ok")
 
     def test_a_policy_of_ones_own_decides(self, appraise: Appraise, tmp_path: Path) -> None:
         """A policy that cannot be used refuses (defects.md 13)."""

@@ -108,7 +108,7 @@ def test_a_wrong_command_line_is_one_line(tmp_path: Path) -> None:
         "is larger than": ("verify", str(tmp_path / "huge")),
         "Is a directory": ("verify", str(tmp_path / "directory")),
         "longer than": ("fetch", "--quote", str(tmp_path / "huge"), "--output", output),
-        "is no URL": (*FETCH, output, "--collateral-url", "http://[::1"),
+        "is not a URL": (*FETCH, output, "--collateral-url", "http://[::1"),
         "one line of at most": (
             *(*FETCH, output, "--collateral-api-key-file", str(tmp_path / "lines")),
         ),

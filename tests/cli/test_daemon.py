@@ -180,7 +180,7 @@ class TestDefaultClientApi:
             monkeypatch.setattr(config, "CLIENT_API_WITHOUT_IPV6", "127.0.0.1:0")
             settings = Settings.model_construct(**options, client_api=taken)
             settings.model_fields_set.discard("client_api")  # as if it were the default
-            with pytest.raises(ConfigError, match="the address is in use; stop what listens"):
+            with pytest.raises(ConfigError, match="the address is in use; stop the program"):
                 await app.build_daemon(settings, Unsafe(), Recorder()).start()
 
 
@@ -210,7 +210,7 @@ async def test_an_address_in_use_lets_the_other_go(tmp_path: Path) -> None:
             data_dir=tmp_path / "data",
         )
         daemon = app.build_daemon(settings, Unsafe(), Recorder())
-        with pytest.raises(ConfigError, match="the address is in use; stop what listens"):
+        with pytest.raises(ConfigError, match="the address is in use; stop the program"):
             await daemon.start()
         sockets.bind(config.Address.parse(listen), option="--listen").close()
 

@@ -131,7 +131,7 @@ def test_the_version_is_the_brokers(ask: Ask) -> None:
         (["--attester", "none", "policy"], 1, "refused: evidence-missing; ask the operator about "),
         (["decrypt", "nothing like it"], 2, "give its JSON, its base64, or a file"),
         (["decrypt", "e" * 300], 2, "annotation packet"),
-        (["--connect", "nowhere", "policy"], 2, "--connect 'nowhere' is no address"),
+        (["--connect", "nowhere", "policy"], 2, "--connect 'nowhere' is not an address"),
         (["--platform", "/dev/null/x", "policy"], 2, "/dev/null/x"),
         (["--form", "none-such", "policy"], 2, "verdictd-py guest --help"),
         (["--timeout", "soon", "policy"], 2, "verdictd-py guest --help"),

@@ -27,7 +27,7 @@ OFF = "has no effect without --kbs-http; give the listener an address, or remove
 
 KEY = '[[key]]\nname = "a"\npublic_key = "ed25519.pub"\nroles = ["admin"]\n'
 ADMINS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "no TOML": ("[[key]", ("is no TOML: ", "mend that line")),
+    "no TOML": ("[[key]", ("is not valid TOML: ", "fix that line")),
     "empty": ("", ("something else than tables [[key]]", "docs/http-guests.md")),
     "one table": (KEY.replace("[[key]]", "[key]"), ("something else than tables [[key]]",)),
     "another table": (KEY + "[other]\n", ("something else than tables [[key]]",)),
@@ -40,24 +40,27 @@ ADMINS: dict[str, tuple[str, tuple[str, ...]]] = {
         KEY.replace('["admin"]', '["boss"]'),
         ("key 'a' in", "there are register, operator, admin"),
     ),
-    "roles as a text": (KEY.replace('["admin"]', '"admin"'), ("has a role that there is not",)),
-    "roles as a number": (KEY.replace('["admin"]', "5"), ("has a role that there is not",)),
-    "unknown default role": (KEY + 'default_role = "x"\n', ("has a role that there is not",)),
+    "roles as a text": (KEY.replace('["admin"]', '"admin"'), ("has an unknown role",)),
+    "roles as a number": (KEY.replace('["admin"]', "5"), ("has an unknown role",)),
+    "unknown default role": (KEY + 'default_role = "x"\n', ("has an unknown role",)),
     "no role": (KEY.replace('["admin"]', "[]"), ('write roles = ["admin"]', "default_role")),
     "prefix without slash": (KEY + 'prefix = "default/key"\n', ('write prefix = "default/key/"',)),
-    "prefix with a slash before": (KEY + 'prefix = "/default/"\n', ("has a prefix that is none",)),
-    "prefix of three": (KEY + 'prefix = "a/b/c/"\n', ("has a prefix that is none",)),
-    "prefix with dots": (KEY + 'prefix = "../"\n', ("has a prefix that is none",)),
-    "prefix of another type": (KEY + "prefix = 5\n", ("has a prefix that is none",)),
+    "prefix with a slash before": (
+        KEY + 'prefix = "/default/"\n',
+        ("has a prefix that cannot begin",),
+    ),
+    "prefix of three": (KEY + 'prefix = "a/b/c/"\n', ("has a prefix that cannot begin",)),
+    "prefix with dots": (KEY + 'prefix = "../"\n', ("has a prefix that cannot begin",)),
+    "prefix of another type": (KEY + "prefix = 5\n", ("has a prefix that cannot begin",)),
     "register without prefix": (
         KEY.replace("admin", "register"),
-        ("the role register and no prefix", "say where it may register"),
+        ("the role register and no prefix", "give a prefix for its keys"),
     ),
     "register by default without prefix": (
         KEY + 'default_role = "register"\n',
         ("the role register and no prefix",),
     ),
-    "two of one name": (KEY + KEY, ("two keys of one name", "give each its own")),
+    "two of one name": (KEY + KEY, ("two keys with the same name", "give each its own")),
     "no public key": (
         KEY.replace('public_key = "ed25519.pub"', ""),
         ("has no public_key", "name a PEM file"),
@@ -72,28 +75,31 @@ ADMINS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "public key is garbage": (
         KEY.replace("ed25519.pub", "garbage"),
-        ("is no PEM public key, Ed25519 or P-256", "correct public_key of key 'a'"),
+        ("is not a PEM public key, Ed25519 or P-256", "correct public_key of key 'a'"),
     ),
     "public key is RSA": (
         KEY.replace("ed25519.pub", "rsa.pub"),
-        ("is no PEM public key, Ed25519 or P-256", "correct public_key of key 'a'"),
+        ("is not a PEM public key, Ed25519 or P-256", "correct public_key of key 'a'"),
     ),
     "public key is P-384": (
         KEY.replace("ed25519.pub", "p384.pub"),
-        ("is no PEM public key, Ed25519 or P-256",),
+        ("is not a PEM public key, Ed25519 or P-256",),
     ),
     "public key is private": (
         KEY.replace("ed25519.pub", "ed25519.key"),
-        ("is no PEM public key, Ed25519 or P-256",),
+        ("is not a PEM public key, Ed25519 or P-256",),
     ),
 }
 """Files for --kbs-admins, and what is said of each."""
 
-TLS = "are no PEM certificate and its unencrypted PEM key; correct --kbs-tls-cert and --kbs-tls-key"
-TOKEN = "is no unencrypted PEM key on P-256; make one with `openssl genpkey"
+TLS = "are not a PEM certificate and its unencrypted PEM key; correct --kbs-tls-cert and"
+TOKEN = "is not an unencrypted PEM key on P-256; create one with `openssl genpkey"
 
 MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "no address": (("--kbs-http", "nowhere"), ("--kbs-http: 'nowhere' is no", "write host:port")),
+    "no address": (
+        ("--kbs-http", "nowhere"),
+        ("--kbs-http: 'nowhere' is not an address", "write host:port"),
+    ),
     "a socket": (("--kbs-http", "unix:/x"), ("--kbs-http: 'unix:/x' is not served here",)),
     "in use": (("--kbs-http", "TAKEN"), ("127.0.0.1:", "the address is in use", "--kbs-http")),
     "elsewhere": (("--kbs-http", "192.0.2.1:1"), ("this host has no such address", "--kbs-http")),
@@ -159,15 +165,15 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "sessions in no directory": (
         (*HTTP, "--kbs-sessions", "DIR/none/s", "--kbs-token-key", "DIR/p256.key"),
-        ("cannot keep sessions in", NO_FILE, "choose another --kbs-sessions"),
+        ("cannot store sessions in", NO_FILE, "choose another --kbs-sessions"),
     ),
     "sessions in a directory": (
         (*HTTP, "--kbs-sessions", "DIR/directory", "--kbs-token-key", "DIR/p256.key"),
-        ("cannot keep sessions in", "choose another --kbs-sessions"),
+        ("cannot store sessions in", "choose another --kbs-sessions"),
     ),
     "sessions in garbage": (
         (*HTTP, "--kbs-sessions", "DIR/garbage", "--kbs-token-key", "DIR/p256.key"),
-        ("cannot keep sessions in", "not a database", "choose another --kbs-sessions"),
+        ("cannot store sessions in", "not a database", "choose another --kbs-sessions"),
     ),
     "admins missing": (
         (*HTTP, "--kbs-admins", "DIR/none"),
@@ -179,7 +185,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "admins in bytes": (
         (*HTTP, "--kbs-admins", "DIR/bytes"),
-        ("bytes is no TOML", "mend that line"),
+        ("bytes is not valid TOML", "fix that line"),
     ),
     "sample alone": (
         (*HTTP, "--insecure-sample-verifier"),

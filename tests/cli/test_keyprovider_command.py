@@ -130,10 +130,10 @@ class TestAnswers:
         ("short", 1, "the key short has 31 bytes"),
         ("resource", 1, "default/credential/test names a resource"),
         ("provider", 1, "provider:eaa:"),
-        ("garbage", 1, "the input is no JSON"),
-        ("nothing", 1, "the input is no JSON"),
+        ("garbage", 1, "the input is not valid JSON"),
+        ("nothing", 1, "the input is not valid JSON"),
         ("option", 2, "--nosuch; see verdictd-py keyprovider --help"),
-        ("no directory", 2, "is no directory; choose another --data-dir"),
+        ("no directory", 2, "is not a directory; choose another --data-dir"),
     ],
 )
 def test_a_failure_is_one_line_that_ocicrypt_can_show(

@@ -19,16 +19,16 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "client API in use": ("cannot listen on 127.0.0.1:", "the address is in use", "--client-api"),
     "listen elsewhere": ("192.0.2.1:1", "this host has no such address", "--listen"),
     "listen on a name": ("'no.such.host.invalid' is not known", "--listen"),
-    "listen on no address": ("--listen: 'nowhere' is no address", "write host:port"),
+    "listen on no address": ("--listen: 'nowhere' is not an address", "write host:port"),
     "listen on a path": ("--listen: 'unix:/x' is not served here", "write host:port"),
     "listen without brackets": ("--listen: ", "brackets"),
     "client API for all": ("--client-api 0.0.0.0:0 can be reached", "--client-api-cert"),
-    "client API key": ("is no PEM certificate", "correct --client-api-cert"),
+    "client API key": ("is not a PEM certificate", "correct --client-api-cert"),
     "client API files": ("needs all of --client-api-cert", "give the missing ones"),
     "client API path": ("no such file or directory", "choose another --client-api"),
     "data directory unreadable": ("cannot use", "ermission denied", "--data-dir"),
-    "data directory is a file": ("is no directory", "choose another --data-dir"),
-    "data directory below a file": ("is no directory", "choose another --data-dir"),
+    "data directory is a file": ("is not a directory", "choose another --data-dir"),
+    "data directory below a file": ("is not a directory", "choose another --data-dir"),
     "default data directory for a rehearsal": ("--unsafe-tdx-root-ca needs", "--data-dir"),
     "unknown verifier": ("nosuch", "tdx", "sgx"),
     "nullverifier": ("nullverifier", "--insecure-nullverifier"),
@@ -44,11 +44,11 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "root missing": ("/none: No such file", "--unsafe-tdx-root-ca"),
     "root is no certificate": ("/garbage holds no certificate", "--unsafe-tdx-root-ca"),
     "configuration missing": ("/none: No such file", "check --config"),
-    "configuration is no TOML": ("/garbage is no TOML", "mend that line"),
+    "configuration is not valid TOML": ("/garbage is not valid TOML", "fix that line"),
     "configuration is unsafe": ("insecure_loopback in", "remove it there", "--insecure-loopback"),
     "configuration has an unknown key": ("listn in", "remove it, or correct its name"),
     "unknown in the environment": ("VERDICTD_LISTN in the environment", "unset it"),
-    "wrong in the environment": ("VERDICTD_LISTEN: 'nowhere' is no address", "write host:port"),
+    "wrong in the environment": ("VERDICTD_LISTEN: 'nowhere' is not an address", "write host:port"),
 }
 
 
@@ -65,7 +65,7 @@ AS_PROCESS = {
     "attester",
     "collateral missing",
     "root is no certificate",
-    "configuration is no TOML",
+    "configuration is not valid TOML",
 }
 """Made as a user would; the others in this process, which is faster."""
 
@@ -107,7 +107,7 @@ def _runs(base: Path, taken: str) -> dict[str, Run]:
         "root missing": Run((*FREE, *data, "--unsafe-tdx-root-ca", none)),
         "root is no certificate": Run((*FREE, *data, "--unsafe-tdx-root-ca", str(garbage))),
         "configuration missing": Run((*FREE, *data, "--config", none)),
-        "configuration is no TOML": Run((*FREE, *data, "--config", str(garbage))),
+        "configuration is not valid TOML": Run((*FREE, *data, "--config", str(garbage))),
         "configuration is unsafe": Run((*FREE, *data, "--config", str(base / "unsafe.toml"))),
         "configuration has an unknown key": Run((*FREE, *data, "--config", f"{base}/typo.toml")),
         "unknown in the environment": Run((*FREE, *data), environment={"VERDICTD_LISTN": "x"}),

@@ -208,7 +208,7 @@ async def test_image_files_have_commands_of_their_own(broker: RunningBroker, fil
         assert (await verdict(broker, name, "show")).stdout == content
     assert (broker.data / "image" / "cosign.key").read_bytes() == cosign
     (files / "bad").write_bytes(b"{")
-    for name, cause in (("cosign-key", "no PEM public key"), ("credential", "no JSON")):
+    for name, cause in (("cosign-key", "no PEM public key"), ("credential", "not valid JSON")):
         ended = await verdict(broker, name, "set", str(files / "bad"))
         assert cause in ended.complaint(1, "verdict-py")
     listed = json.loads((await verdict(broker, "resource", "list", "--json")).stdout)

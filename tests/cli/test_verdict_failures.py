@@ -208,7 +208,7 @@ async def test_tls_is_spoken_where_it_is_asked_for(tmp_path: Path) -> None:
         (("--timeout", "0", "status"), "--timeout"),
         (("--timeout", "nan", "status"), "--timeout"),
         (("--timeout", "inf", "status"), "--timeout"),
-        (("-c", "nowhere", "status"), "--client-api 'nowhere' is no address"),
+        (("-c", "nowhere", "status"), "--client-api 'nowhere' is not an address"),
         (("--get_resource", "../../etc/passwd"), ""),
         (("guest", "list", "--limit", "-1"), "--limit"),
     ],

@@ -59,15 +59,15 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("text", "cause"),
         [
-            ('listn = "x"', "listn in .* is no setting"),
-            ('listen = "x"', "listen in .*: 'x' is no address"),
+            ('listn = "x"', "listn in .* is not a setting"),
+            ('listen = "x"', "listen in .*: 'x' is not an address"),
             ("listen = 5", "listen in "),
-            ("listen =", "is no TOML"),
+            ("listen =", "is not valid TOML"),
             ('listen = "::1:5"', "brackets"),
             ('listen = "unix:/x"', "not served here"),
-            ('listen = "h:99999"', "is no address"),
-            ('listen = "h:"', "is no address"),
-            ('listen = ":5"', "is no address"),
+            ('listen = "h:99999"', "is not an address"),
+            ('listen = "h:"', "is not an address"),
+            ('listen = ":5"', "is not an address"),
             ("idle_timeout = 0", "idle_timeout in "),
             ("idle_timeout = -1", "idle_timeout in "),
             ('tls = "mbedtls"', "tls in .*openssl"),
@@ -92,7 +92,7 @@ class TestMistakes:
     @pytest.mark.parametrize("name", ["VERDICTD_LISTN", "VERDICTD_INSECURE_NULLVERIFIER"])
     def test_unknown_in_the_environment(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "1")
-        with pytest.raises(ConfigError, match=f"^{name} in the environment is no setting"):
+        with pytest.raises(ConfigError, match=f"^{name} in the environment is not a setting"):
             config.load({}, file=None)
 
     def test_on_the_command_line(self) -> None:

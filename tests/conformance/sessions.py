@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from verdictd_py.ports import SessionStore
-from verdictd_py.storage.sessions import Bounds
+from verdictd_py.storage.sessions import SessionLimits
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 END = NOW + timedelta(minutes=5)
 JUST_BEFORE = END - timedelta(microseconds=1)
-SMALL = Bounds(challenges=5, sessions=8, token_bytes=1000, claims_bytes=1000)
+SMALL = SessionLimits(challenges=5, sessions=8, token_bytes=1000, claims_bytes=1000)
 
 
 def name(number: int) -> str:
@@ -26,70 +26,70 @@ class SessionStoreConformance(ABC):
     """Subclasses open a store."""
 
     @abstractmethod
-    async def opened(self, directory: Path, bounds: Bounds) -> SessionStore:
+    async def opened(self, directory: Path, limits: SessionLimits) -> SessionStore:
         """A new store, empty, closed after the test."""
 
     @pytest.fixture
     async def store(self, tmp_path: Path) -> SessionStore:
-        return await self.opened(tmp_path, Bounds())
+        return await self.opened(tmp_path, SessionLimits())
 
     @pytest.fixture
     async def small(self, tmp_path: Path) -> SessionStore:
         return await self.opened(tmp_path, SMALL)
 
     async def test_a_challenge_is_taken_once(self, store: SessionStore) -> None:
-        await store.begin(name(1), "challenge é", now=NOW, expires=END)
+        await store.add_challenge(name(1), "challenge é", now=NOW, expires=END)
         assert await store.take_challenge(name(1), now=NOW) == "challenge é"
         for _ in range(3):
             assert await store.take_challenge(name(1), now=NOW) is None
 
     async def test_of_a_hundred_only_one_gets_it(self, store: SessionStore) -> None:
         for number in range(5):
-            await store.begin(name(number), f"{number}", now=NOW, expires=END)
+            await store.add_challenge(name(number), f"{number}", now=NOW, expires=END)
         taken = await asyncio.gather(
             *(store.take_challenge(name(number % 5), now=NOW) for number in range(500))
         )
         assert sorted(each for each in taken if each is not None) == ["0", "1", "2", "3", "4"]
 
     async def test_unknown_names(self, store: SessionStore) -> None:
-        await store.begin(name(1), "challenge", now=NOW, expires=END)
+        await store.add_challenge(name(1), "challenge", now=NOW, expires=END)
         for unknown in ("", name(2), name(1)[:-1], name(1) + "0", "%", "'; DROP TABLE entries; --"):
             assert await store.take_challenge(unknown, now=NOW) is None
             assert await store.token(unknown, now=NOW) is None
-            assert await store.kept(unknown, now=NOW) is None
+            assert await store.claims(unknown, now=NOW) is None
         assert await store.take_challenge(name(1), now=NOW) == "challenge"
 
     async def test_a_challenge_is_no_token_and_a_token_no_challenge(
         self, store: SessionStore
     ) -> None:
-        await store.begin(name(1), "challenge", now=NOW, expires=END)
+        await store.add_challenge(name(1), "challenge", now=NOW, expires=END)
         assert await store.token(name(1), now=NOW) is None
-        assert await store.kept(name(1), now=NOW) is None
-        await store.attested(name(2), "token", now=NOW, expires=END)
+        assert await store.claims(name(1), now=NOW) is None
+        await store.add_token(name(2), "token", now=NOW, expires=END)
         assert await store.take_challenge(name(2), now=NOW) is None
         assert await store.token(name(2), now=NOW) == "token"
-        await store.keep(name(3), "claims", now=NOW, expires=END)
+        await store.add_claims(name(3), "claims", now=NOW, expires=END)
         assert await store.token(name(3), now=NOW) is None
-        assert await store.kept(name(3), now=NOW) == "claims"
+        assert await store.claims(name(3), now=NOW) == "claims"
 
     async def test_everything_ends(self, store: SessionStore) -> None:
         for when, there in ((NOW, True), (JUST_BEFORE, True), (END, False)):
-            await store.begin(name(1), "challenge", now=NOW, expires=END)
-            await store.attested(name(2), "token", now=NOW, expires=END)
-            await store.keep(name(3), "claims", now=NOW, expires=END)
+            await store.add_challenge(name(1), "challenge", now=NOW, expires=END)
+            await store.add_token(name(2), "token", now=NOW, expires=END)
+            await store.add_claims(name(3), "claims", now=NOW, expires=END)
             assert (await store.take_challenge(name(1), now=when) is not None) is there
             assert (await store.token(name(2), now=when) is not None) is there
-            assert (await store.kept(name(3), now=when) is not None) is there
+            assert (await store.claims(name(3), now=when) is not None) is there
 
     async def test_a_challenge_that_is_over_is_spent_too(self, store: SessionStore) -> None:
-        await store.begin(name(1), "challenge", now=NOW, expires=END)
+        await store.add_challenge(name(1), "challenge", now=NOW, expires=END)
         assert await store.take_challenge(name(1), now=END) is None
         assert await store.take_challenge(name(1), now=NOW) is None
 
     async def test_a_session_attests_and_is_read_often(self, store: SessionStore) -> None:
-        await store.begin(name(1), "challenge", now=NOW, expires=END)
+        await store.add_challenge(name(1), "challenge", now=NOW, expires=END)
         assert await store.take_challenge(name(1), now=NOW)
-        await store.attested(name(1), "a.b.c", now=NOW, expires=END)
+        await store.add_token(name(1), "a.b.c", now=NOW, expires=END)
         for _ in range(3):
             assert await store.token(name(1), now=NOW) == "a.b.c"
         assert await store.take_challenge(name(1), now=NOW) is None
@@ -98,25 +98,25 @@ class SessionStoreConformance(ABC):
         self, store: SessionStore
     ) -> None:
         later = END + timedelta(minutes=4)
-        await store.keep(name(1), "claims", now=NOW, expires=END)
-        await store.keep(name(1), "claims", now=JUST_BEFORE, expires=later)
-        assert await store.kept(name(1), now=END) == "claims"
-        assert await store.kept(name(1), now=later) is None
+        await store.add_claims(name(1), "claims", now=NOW, expires=END)
+        await store.add_claims(name(1), "claims", now=JUST_BEFORE, expires=later)
+        assert await store.claims(name(1), now=END) == "claims"
+        assert await store.claims(name(1), now=later) is None
 
     async def test_too_many_challenges(self, small: SessionStore) -> None:
         """The oldest goes, which is the one whose guest has had most time."""
         for number in range(7):
             after = timedelta(seconds=number)
-            await small.begin(name(number), "c", now=NOW, expires=END + after)
+            await small.add_challenge(name(number), "c", now=NOW, expires=END + after)
         taken = [await small.take_challenge(name(number), now=NOW) for number in range(7)]
         assert taken == [None, None, "c", "c", "c", "c", "c"]
 
     async def test_unanswered_challenges_never_displace_a_token(self, small: SessionStore) -> None:
         for number in range(6):
-            await small.attested(name(number), "token", now=NOW, expires=END)
+            await small.add_token(name(number), "token", now=NOW, expires=END)
         for number in range(100, 150):
             after = timedelta(seconds=number)
-            await small.begin(name(number), "c", now=NOW, expires=END + after)
+            await small.add_challenge(name(number), "c", now=NOW, expires=END + after)
         for number in range(6):
             assert await small.token(name(number), now=NOW) == "token"
         taken = [await small.take_challenge(name(number), now=NOW) for number in range(100, 150)]
@@ -126,10 +126,10 @@ class SessionStoreConformance(ABC):
         self, small: SessionStore
     ) -> None:
         for number in range(5):
-            await small.begin(name(number), "c", now=NOW, expires=END)
+            await small.add_challenge(name(number), "c", now=NOW, expires=END)
         for number in range(10, 20):
             after = timedelta(seconds=number)
-            await small.attested(name(number), "token", now=NOW, expires=END + after)
+            await small.add_token(name(number), "token", now=NOW, expires=END + after)
         for number in range(5):
             assert await small.take_challenge(name(number), now=NOW) is None
         found = [await small.token(name(number), now=NOW) for number in range(10, 20)]
@@ -140,71 +140,71 @@ class SessionStoreConformance(ABC):
     ) -> None:
         """It may be told to begin anew, but nothing breaks."""
         for number in range(8):
-            await small.attested(name(number), "token", now=NOW, expires=END)
-        await small.begin(name(9), "c", now=NOW, expires=END)
+            await small.add_token(name(number), "token", now=NOW, expires=END)
+        await small.add_challenge(name(9), "c", now=NOW, expires=END)
         assert await small.take_challenge(name(9), now=NOW) is None
-        await small.begin(name(9), "c", now=END, expires=END + timedelta(minutes=5))
+        await small.add_challenge(name(9), "c", now=END, expires=END + timedelta(minutes=5))
         assert await small.take_challenge(name(9), now=END) == "c"
 
     async def test_what_has_ended_takes_no_room(self, small: SessionStore) -> None:
         for number in range(5):
-            await small.attested(name(number), "t" * 200, now=NOW, expires=END)
-            await small.keep(name(number), "k" * 200, now=NOW, expires=END)
+            await small.add_token(name(number), "t" * 200, now=NOW, expires=END)
+            await small.add_claims(name(number), "k" * 200, now=NOW, expires=END)
         later = END + timedelta(minutes=5)
         for number in range(10, 15):
-            await small.attested(name(number), "t" * 200, now=END, expires=later)
-            await small.keep(name(number), "k" * 200, now=END, expires=later)
+            await small.add_token(name(number), "t" * 200, now=END, expires=later)
+            await small.add_claims(name(number), "k" * 200, now=END, expires=later)
         for number in range(10, 15):
             assert await small.token(name(number), now=END)
-            assert await small.kept(name(number), now=END)
+            assert await small.claims(name(number), now=END)
 
     async def test_a_clock_that_was_ahead_leaves_nothing(self, small: SessionStore) -> None:
         """What was put in then would else take the room of every new guest, for as long."""
         ahead, tomorrow = NOW + timedelta(days=1), END + timedelta(days=1)
         for number in range(5):
-            await small.begin(name(number), "c", now=ahead, expires=tomorrow)
-            await small.attested(name(number), "t" * 200, now=ahead, expires=tomorrow)
-            await small.keep(name(number), "k" * 200, now=ahead, expires=tomorrow)
+            await small.add_challenge(name(number), "c", now=ahead, expires=tomorrow)
+            await small.add_token(name(number), "t" * 200, now=ahead, expires=tomorrow)
+            await small.add_claims(name(number), "k" * 200, now=ahead, expires=tomorrow)
         for number in range(10, 13):
-            await small.begin(name(number), "c", now=NOW, expires=END)
-            await small.attested(name(number), "t" * 200, now=NOW, expires=END)
-            await small.keep(name(number), "k" * 200, now=NOW, expires=END)
+            await small.add_challenge(name(number), "c", now=NOW, expires=END)
+            await small.add_token(name(number), "t" * 200, now=NOW, expires=END)
+            await small.add_claims(name(number), "k" * 200, now=NOW, expires=END)
         for number in range(10, 13):
             assert await small.take_challenge(name(number), now=NOW)
             assert await small.token(name(number), now=NOW)
-            assert await small.kept(name(number), now=NOW)
+            assert await small.claims(name(number), now=NOW)
         for number in range(5):
             assert await small.token(name(number), now=NOW) is None
 
     async def test_bytes_are_bounded(self, small: SessionStore) -> None:
         for number in range(7):
             expires = END + timedelta(seconds=number)
-            await small.attested(name(number), f"{number}" * 300, now=NOW, expires=expires)
-            await small.keep(name(number), f"{number}" * 300, now=NOW, expires=expires)
-        for ask in (small.token, small.kept):
+            await small.add_token(name(number), f"{number}" * 300, now=NOW, expires=expires)
+            await small.add_claims(name(number), f"{number}" * 300, now=NOW, expires=expires)
+        for ask in (small.token, small.claims):
             found = [await ask(name(number), now=NOW) for number in range(7)]
             assert found == [None] * 4 + ["4" * 300, "5" * 300, "6" * 300]
-        await small.keep(name(9), "k" * 1001, now=NOW, expires=END + timedelta(minutes=1))
-        assert await small.kept(name(9), now=NOW) is None  # never more than the bound
+        await small.add_claims(name(9), "k" * 1001, now=NOW, expires=END + timedelta(minutes=1))
+        assert await small.claims(name(9), now=NOW) is None  # never more than the bound
 
     async def test_the_same_again_takes_no_more_room(self, small: SessionStore) -> None:
-        await small.keep(name(1), "k" * 400, now=NOW, expires=END)
-        await small.attested(name(1), "t" * 400, now=NOW, expires=END)
+        await small.add_claims(name(1), "k" * 400, now=NOW, expires=END)
+        await small.add_token(name(1), "t" * 400, now=NOW, expires=END)
         for second in range(1, 30):
             expires = END + timedelta(seconds=second)
-            await small.keep(name(2), "k" * 400, now=NOW, expires=expires)
-            await small.attested(name(2), "t" * (second % 400), now=NOW, expires=expires)
-        assert await small.kept(name(1), now=NOW) == "k" * 400
+            await small.add_claims(name(2), "k" * 400, now=NOW, expires=expires)
+            await small.add_token(name(2), "t" * (second % 400), now=NOW, expires=expires)
+        assert await small.claims(name(1), now=NOW) == "k" * 400
         assert await small.token(name(1), now=NOW) == "t" * 400
 
     async def test_a_flood_of_strangers(self, store: SessionStore) -> None:
         """20,000 challenges that nobody answers, and a guest among them."""
-        await store.attested(name(1), "token", now=NOW, expires=END)
+        await store.add_token(name(1), "token", now=NOW, expires=END)
         clock = asyncio.get_running_loop().time
         begins = clock()
         for number in range(10, 20_010):
-            await store.begin(name(number), "c" * 200, now=NOW, expires=END)
+            await store.add_challenge(name(number), "c" * 200, now=NOW, expires=END)
         assert clock() - begins < 40  # seconds; see the figures beside the bound
-        await store.begin(name(2), "mine", now=NOW, expires=END + timedelta(seconds=1))
+        await store.add_challenge(name(2), "mine", now=NOW, expires=END + timedelta(seconds=1))
         assert await store.take_challenge(name(2), now=NOW) == "mine"
         assert await store.token(name(1), now=NOW) == "token"

@@ -9,13 +9,13 @@ import pytest
 
 from tests.conformance.sessions import SessionStoreConformance
 from verdictd_py.ports import SessionStore
-from verdictd_py.storage.sessions import Bounds, MemorySessionStore
+from verdictd_py.storage.sessions import MemorySessionStore, SessionLimits
 from verdictd_py.storage.sqlite_sessions import SqliteSessionStore
 
 
 class TestMemory(SessionStoreConformance):
-    async def opened(self, directory: Path, bounds: Bounds) -> SessionStore:
-        return MemorySessionStore(bounds)
+    async def opened(self, directory: Path, limits: SessionLimits) -> SessionStore:
+        return MemorySessionStore(limits)
 
 
 class TestSqlite(SessionStoreConformance):
@@ -26,6 +26,6 @@ class TestSqlite(SessionStoreConformance):
         for store in self.stores:
             store.close()
 
-    async def opened(self, directory: Path, bounds: Bounds) -> SessionStore:
-        self.stores.append(SqliteSessionStore.open(directory / "sessions", bounds))
+    async def opened(self, directory: Path, limits: SessionLimits) -> SessionStore:
+        self.stores.append(SqliteSessionStore.open(directory / "sessions", limits))
         return self.stores[-1]

@@ -151,7 +151,7 @@ class TestAddressThatIsTaken:
         daemon = app.build_daemon(settings_for(tmp_path, **free), Unsafe(), Recorder())
         with (
             socket.create_server((address.host, address.port)),
-            pytest.raises(ConfigError, match="the address is in use; stop what listens"),
+            pytest.raises(ConfigError, match="the address is in use; stop the program"),
         ):
             await daemon.start()
         for text in free.values():

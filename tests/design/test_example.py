@@ -87,7 +87,7 @@ async def by_the_broker(der: bytes) -> dict[str, object]:
         clock=lambda: NOW,
         events=MemoryEvents(),
     )
-    appraisal = await appraiser.judge(lambda now: certificate.read(der, TEES, now=now))
+    appraisal = await appraiser.appraise(lambda now: certificate.read(der, TEES, now=now))
     peer = AppraisedPeer.of(appraisal, address="192.0.2.7:40000")
     layer = base64.b64decode(from_guide(r'optsdata: Some\("([A-Za-z0-9+/=]+)"\)'))
     sealed = base64.b64encode(AESGCM(KEY).encrypt(IV, layer, None)).decode()

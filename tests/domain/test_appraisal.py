@@ -11,7 +11,7 @@ import pytest
 
 from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
 from verdictd_py.domain.evidence import VerifiedEvidence
-from verdictd_py.errors import AttestationError, PolicyRefused, Reason
+from verdictd_py.errors import AttestationError, PolicyRefused, Reason, ReasonKind
 
 EVIDENCE = VerifiedEvidence(
     tee="tdx",
@@ -113,4 +113,5 @@ def test_the_report_of_a_refusal_has_the_same_members() -> None:
 def test_a_refusal_always_has_a_reason() -> None:
     """defects.md 17."""
     error = PolicyRefused("no")
-    assert error.reasons == (Reason("policy-refused", "", "", "no"),)
+    reason = Reason("policy-refused", "", "", "no", kind=ReasonKind.POLICY)
+    assert error.reasons == (reason,)

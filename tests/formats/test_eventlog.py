@@ -84,7 +84,7 @@ def test_a_log_of_lies_is_refused_in_a_few_lines() -> None:
     """They are logged, audited and remembered; a guest decides how many events there are."""
     log = EventLog((event(1, 4, b"data", b"other"),) * eventlog.MAX_EVENTS, REGISTERS)
     reasons = log.mismatches(log.replay())
-    told = eventlog.MAX_TOLD_EVENTS
+    told = eventlog.MAX_REPORTED_EVENTS
     assert len(reasons) == told + 1
     assert {reason.rule for reason in reasons} == {"eventLog"}
     assert reasons[-1].text == (

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.vectors import from_guide
-from verdictd_py.encoding import shown
+from verdictd_py.encoding import quoted
 from verdictd_py.formats.imagepolicy import MAX_PROBLEMS, problems
 
 KEY = {"keyPath": "/run/image-security/cosign/cosign.pub"}
@@ -84,11 +84,11 @@ def test_a_valid_policy_has_no_problem(content: bytes) -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"", "no JSON"),
+        (b"", "not valid JSON"),
         (b"\xff", "not UTF-8"),
-        (b'{"default":[{"type":"reject"}],}', "no JSON"),  # defects.md 10: a trailing comma
+        (b'{"default":[{"type":"reject"}],}', "not valid JSON"),  # defects.md 10: a trailing comma
         (b'{"default":[{"type":"reject"}],"default":[]}', "twice"),
-        (b"[]", "no JSON object"),
+        (b"[]", "is not a JSON object"),
         (b"{}", "default: it is missing"),
         (b'{"default":[]}', "default: the list is empty"),
         (b'{"default":{}}', "not a list"),
@@ -155,7 +155,7 @@ def test_a_problem_is_reported_with_its_position(content: bytes, problem: str) -
 )
 def test_a_scope_has_the_form_of_its_transport(transport: str, scope: str) -> None:
     (line,) = problems(policy(transports={transport: {scope: REJECT}}))
-    assert line.startswith(f"transports.'{transport}'.{shown(scope)}: ")
+    assert line.startswith(f"transports.'{transport}'.{quoted(scope)}: ")
 
 
 @pytest.mark.parametrize(

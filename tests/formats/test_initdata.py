@@ -103,7 +103,7 @@ def test_spellings_of_the_algorithm(spelled: str) -> None:
 def test_algorithms_that_are_not_served(named: str) -> None:
     told = refused(document(named))
     assert named in told
-    assert "served are sha256, sha384 and sha512" in told
+    assert "supported are sha256, sha384 and sha512" in told
 
 
 @pytest.mark.parametrize("head", ["", "algorithm = 384", 'algorithm = ["sha384"]', "[algorithm]"])
@@ -113,7 +113,7 @@ def test_no_algorithm(head: str) -> None:
 
 @pytest.mark.parametrize("form", ["", "yaml", "TOML", "toml\n", "jsontoml"])
 def test_forms_that_are_not_served(form: str) -> None:
-    assert "served are toml and json" in refused(document("sha384"), form)
+    assert "supported are toml and json" in refused(document("sha384"), form)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_what_json_has_not_becomes_text(value: str, expected: Any) -> None:
     ],
 )
 def test_what_no_policy_could_be_given_is_refused(value: str) -> None:
-    assert refused(f'{HEAD}s = "{SECRET}"\nx = {value}') == "the init-data is no TOML"
+    assert refused(f'{HEAD}s = "{SECRET}"\nx = {value}') == "the init-data is not valid TOML"
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_no_document_takes_long(body: str) -> None:
     try:
         assert initdata.parse(InitData("toml", body[:MAX_BYTES])).content["algorithm"] == "sha384"
     except EvidenceFormat as error:
-        assert str(error) in {"the init-data is no TOML", TOO_MANY}  # noqa: PT017
+        assert str(error) in {"the init-data is not valid TOML", TOO_MANY}  # noqa: PT017
     assert time.process_time() - begins < MAX_SECONDS
 
 

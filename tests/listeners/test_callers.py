@@ -126,8 +126,8 @@ class TestRolesFile:
             ("x = 'wrap'\n", "one table"),
             ("", "one table"),
             ("[roles]\n[more]\n", "one table"),
-            ("[roles", "no TOML"),
-            ("\xff", "no TOML"),
+            ("[roles", "not valid TOML"),
+            ("\xff", "not valid TOML"),
         ],
     )
     def test_a_bad_file_is_one_clear_line(self, tmp_path: Path, text: str, cause: str) -> None:

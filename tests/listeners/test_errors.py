@@ -8,7 +8,7 @@ import gc
 import pytest
 
 from tests.support.broker import Recorder
-from verdictd_py.listeners.errors import unhandled
+from verdictd_py.listeners.errors import exception_handler
 
 SECRET = "9f2c-what-the-exception-says"
 
@@ -17,7 +17,7 @@ async def test_a_task_that_nobody_waits_for_is_reported_without_its_text(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     events = Recorder()
-    asyncio.get_running_loop().set_exception_handler(unhandled(events))
+    asyncio.get_running_loop().set_exception_handler(exception_handler(events))
 
     async def fail() -> None:
         raise RuntimeError(SECRET)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from verdictd_py.listeners import loopback
-from verdictd_py.listeners.loopback import LOOKS, Endpoint, Seen, owner, seen_in
+from verdictd_py.listeners.loopback import ATTEMPTS, Endpoint, SocketOwner, owner, owners_in
 
 HEADER = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid"
 IPV4 = ipaddress.ip_address("127.0.0.1")
@@ -80,7 +80,7 @@ FAMILIES = [
 @pytest.fixture(params=["asked", "searched"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """With each of the two ways alone."""
-    monkeypatch.setattr(loopback, "_answers_about", lambda server: request.param == "asked")
+    monkeypatch.setattr(loopback, "_supports_queries", lambda server: request.param == "asked")
     return str(request.param)
 
 
@@ -141,7 +141,7 @@ def test_the_tables_are_not_searched_for_what_the_kernel_does_not_know(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Or whoever hangs up at once makes the broker read megabytes, again and again."""
-    monkeypatch.setattr(loopback, "_search", lambda client, server: pytest.fail("searched"))
+    monkeypatch.setattr(loopback, "_search_tables", lambda client, server: pytest.fail("searched"))
     with connection() as (ours, client, server):
         ours.close()
         assert owner(client, server) is None
@@ -161,7 +161,7 @@ class TestTables:
         monkeypatch.setattr(Path, "read_bytes", lambda path: next(turns))
 
     def test_a_missing_row_is_looked_for_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.readings(monkeypatch, *[table()] * (LOOKS - 1), table(OURS))
+        self.readings(monkeypatch, *[table()] * (ATTEMPTS - 1), table(OURS))
         assert owner(CLIENT, SERVER) == 1000
 
     def test_a_row_that_is_never_there_is_nobodys(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,18 +190,18 @@ class TestTables:
 @pytest.mark.parametrize(
     ("looks", "found"),
     [
-        ([Seen(7, 1), Seen(7, 1)], 7),
-        ([Seen(0, 1), None], None),  # closed meanwhile: its owner may never have been root
-        ([Seen(0, 1), Seen(0, 2)], None),  # and somebody else has the port by now
-        ([Seen(0, 0), Seen(0, 0)], None),  # of no process any more
+        ([SocketOwner(7, 1), SocketOwner(7, 1)], 7),
+        ([SocketOwner(0, 1), None], None),  # closed meanwhile: its owner may never have been root
+        ([SocketOwner(0, 1), SocketOwner(0, 2)], None),  # and somebody else has the port by now
+        ([SocketOwner(0, 0), SocketOwner(0, 0)], None),  # of no process any more
     ],
 )
 def test_a_second_look_decides(
-    monkeypatch: pytest.MonkeyPatch, looks: list[Seen | None], found: int | None
+    monkeypatch: pytest.MonkeyPatch, looks: list[SocketOwner | None], found: int | None
 ) -> None:
     turns = iter(looks)
-    monkeypatch.setattr(loopback, "_answers_about", lambda server: True)
-    monkeypatch.setattr(loopback, "_ask", lambda client, server: next(turns))
+    monkeypatch.setattr(loopback, "_supports_queries", lambda server: True)
+    monkeypatch.setattr(loopback, "_query_socket", lambda client, server: next(turns))
     assert owner(CLIENT, SERVER) == found
 
 
@@ -214,7 +214,7 @@ class TestAnswer:
         return struct.pack("=BBBB", 2, state, 0, 0) + ends + struct.pack("=IIIII", 0, 0, 0, 9, 5)
 
     def test_an_established_socket_has_an_owner(self) -> None:
-        assert loopback._read(self.answer(), CLIENT, SERVER) == Seen(9, 5)
+        assert loopback._read(self.answer(), CLIENT, SERVER) == SocketOwner(9, 5)
 
     @pytest.mark.parametrize("state", [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12])
     def test_any_other_state_names_nobody(self, state: int) -> None:
@@ -232,7 +232,7 @@ class TestRows:
             OURS,
             row("0100007F:D432", "0100007F:4E21", "01", 1001),
         )
-        assert seen_in(text, CLIENT, SERVER) == {Seen(1000, 4242)}
+        assert owners_in(text, CLIENT, SERVER) == {SocketOwner(1000, 4242)}
 
     def test_ipv6_and_mapped_ipv4_are_found(self) -> None:
         six = "00000000000000000000000001000000"
@@ -241,18 +241,20 @@ class TestRows:
             row(f"{six}:D431", f"{six}:4E21", "01", 7),
             row(f"{mapped}:D433", f"{mapped}:4E21", "01", 8),
         )
-        assert seen_in(text, Endpoint(IPV6, 0xD431), Endpoint(IPV6, 0x4E21)) == {Seen(7, 4242)}
-        assert seen_in(text, Endpoint(IPV4, 0xD433), SERVER) == {Seen(8, 4242)}
+        assert owners_in(text, Endpoint(IPV6, 0xD431), Endpoint(IPV6, 0x4E21)) == {
+            SocketOwner(7, 4242)
+        }
+        assert owners_in(text, Endpoint(IPV4, 0xD433), SERVER) == {SocketOwner(8, 4242)}
 
     @pytest.mark.parametrize("state", ["02", "03", "04", "05", "06", "07", "08", "0A", "0B"])
     def test_a_socket_that_is_not_established_names_nobody(self, state: str) -> None:
         """TIME_WAIT rows show uid 0: a stranger who closes at once must not pass for root."""
         text = table(row("0100007F:D431", "0100007F:4E21", state, 0))
-        assert seen_in(text, CLIENT, SERVER) == set()
+        assert owners_in(text, CLIENT, SERVER) == set()
 
     def test_a_connection_to_another_end_does_not_count(self) -> None:
         for remote in ("0100007F:4E22", "0200007F:4E21"):
-            assert seen_in(table(row("0100007F:D431", remote, "01", 0)), CLIENT, SERVER) == set()
+            assert owners_in(table(row("0100007F:D431", remote, "01", 0)), CLIENT, SERVER) == set()
 
     def test_a_row_that_is_cut_off_names_nobody(self) -> None:
-        assert seen_in(table(OURS[:75]), CLIENT, SERVER) == set()
+        assert owners_in(table(OURS[:75]), CLIENT, SERVER) == set()

@@ -18,7 +18,7 @@ from tests.policy.support import (
 )
 from tests.support.tees import TEES
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import NotFound, PolicyInvalid, Reason, StorageError
+from verdictd_py.errors import NotFound, PolicyInvalid, Reason, ReasonKind, StorageError
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy
 from verdictd_py.policy.explain import MAX_OWN_CHARS, MAX_OWN_REASONS
 from verdictd_py.ports import AppraisalPolicy, PolicyDocuments
@@ -125,6 +125,7 @@ async def test_whole_values_side_by_side() -> None:
             ONE,
             f"{TWO}, {'3' * 96}",
             f"rtmr1: measured {ONE}, expected one of {TWO}, {'3' * 96}",
+            kind=ReasonKind.MEASUREMENT,
         ),
     )
 
@@ -227,7 +228,8 @@ class TestReasonsOfThePolicy:
     async def test_all_parts(self) -> None:
         rule = 'reasons contains {"rule": "rack", "measured": 3, "expected": [1], "text": "t"}'
         documents = PolicyDocuments(HEAD + "default allow := false\n" + rule, "{}")
-        assert await refusals(documents, tdx_claims()) == (Reason("rack", "3", "[1]", "t"),)
+        reason = Reason("rack", "3", "[1]", "t", kind=ReasonKind.POLICY)
+        assert await refusals(documents, tdx_claims()) == (reason,)
 
     async def test_they_stand_beside_the_comparison(self) -> None:
         data = json.dumps({"rtmr0": [TWO]})

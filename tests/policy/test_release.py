@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 
 import pytest
 
 from tests.policy.support import POLICIES
 from tests.support.memory import accepted_peer
 from tests.support.tees import TEES
+from verdictd_py.domain.names import Name
+from verdictd_py.encoding import JsonValue
 from verdictd_py.policy.release import RegoReleasePolicy
-from verdictd_py.ports import Kind
+from verdictd_py.ports import Document, Kind
 from verdictd_py.storage.memory import MemoryDocumentStore
 
 PEER = accepted_peer()
@@ -75,6 +78,72 @@ async def test_a_policy_sees_the_parts_of_a_name() -> None:
     assert await reasons(texts, "default/key/1", Kind.RESOURCE) == ""
     assert await reasons(texts, "keys/one")
     assert await reasons(texts, "default/secret/1", Kind.RESOURCE)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "labels"),
+    [
+        ("keys/one", Kind.KEY, {}),
+        ("keys/a/b/c", Kind.KEY, {"repository": "a", "type": "b", "tag": "c"}),
+        ("a/b/c", Kind.RESOURCE, {"repository": "a", "type": "b", "tag": "c"}),
+        ("a/b", Kind.IMAGE, {}),
+    ],
+)
+async def test_the_whole_input_of_a_policy(
+    path: str, kind: Kind, labels: dict[str, JsonValue]
+) -> None:
+    asked = {
+        "claims": dict(PEER.claims),
+        "appraisal": {"id": PEER.appraisal_id, "tee": PEER.tee},
+        "resource": {"kind": kind.value, "path": path, "labels": labels},
+    }
+    texts = {
+        "releasePolicy.rego": HEAD + "allow if input == data.asked\n",
+        "releaseData": json.dumps({"asked": asked}),
+    }
+    assert await reasons(texts, path, kind) == ""
+
+
+async def test_changed_data_decides_about_the_next_secret() -> None:
+    store = MemoryDocumentStore(
+        TEES, {"releasePolicy.rego": HEAD + "allow if data.open\n", "releaseData": '{"open": true}'}
+    )
+    policy = RegoReleasePolicy(store)
+    assert not await policy.failures(PEER, Kind.KEY, "keys/one")
+    store.texts["releaseData"] = '{"open": false}'
+    assert await policy.failures(PEER, Kind.KEY, "keys/one")
+    store.texts["releaseData"] = "{"
+    (reason,) = await policy.failures(PEER, Kind.KEY, "keys/one")
+    assert "cannot be used" in reason.text
+    del store.texts["releaseData"]
+    assert await policy.failures(PEER, Kind.KEY, "keys/one")
+
+
+async def test_policy_and_data_are_of_one_moment() -> None:
+    """A policy never decides with the data of another state: each of the two states refuses."""
+
+    class Changing(MemoryDocumentStore):
+        """A store whose documents are all replaced after each snapshot."""
+
+        async def snapshot(self, names: Sequence[Name]) -> Mapping[Name, Document]:
+            found = await super().snapshot(names)
+            self.texts = {"releasePolicy.rego": allows, "releaseData": "{}"}
+            return found
+
+    allows = HEAD + "allow if data.open\n"
+    store = Changing(TEES, {"releasePolicy.rego": HEAD, "releaseData": '{"open": true}'})
+    assert await RegoReleasePolicy(store).failures(PEER, Kind.KEY, "keys/one")
+
+
+async def test_a_refusal_is_of_the_rule_release() -> None:
+    store = MemoryDocumentStore(TEES, {"releasePolicy.rego": HEAD})
+    (reason,) = await RegoReleasePolicy(store).failures(PEER, Kind.KEY, "keys/one")
+    assert reason.as_json() == {
+        "rule": "release",
+        "measured": "",
+        "expected": "",
+        "text": "the release policy does not allow keys/one to this guest",
+    }
 
 
 async def test_the_longest_prefix_decides() -> None:

@@ -188,7 +188,7 @@ def test_links_are_followed_at_no_level(
 def test_a_name_cannot_begin_with_the_name_of_a_file(directory: Directory) -> None:
     directory.create(("keys", "a"), b"x")
     for write in (directory.create, directory.replace):
-        with pytest.raises(AlreadyExists, match="begins with a, which is taken"):
+        with pytest.raises(AlreadyExists, match="begins with a, which is a file"):
             write(("keys", "a", "b", "c"), b"y")
     with pytest.raises(NotFound):
         directory.read(("keys", "a", "b", "c"))
@@ -197,7 +197,7 @@ def test_a_name_cannot_begin_with_the_name_of_a_file(directory: Directory) -> No
 def test_a_file_cannot_have_the_name_of_a_directory(directory: Directory) -> None:
     directory.create(("keys", "a", "b", "c"), b"x")
     for write in (directory.create, directory.replace):
-        with pytest.raises(AlreadyExists, match="is where other names begin"):
+        with pytest.raises(AlreadyExists, match="is a prefix of other names"):
             write(("keys", "a"), b"y")
     assert directory.read(("keys", "a", "b", "c")) == b"x"
 
@@ -291,7 +291,7 @@ def test_a_walk_lists_regular_files_sorted_and_skips_what_is_no_name(
 def test_a_file_in_the_place_of_the_directory(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(ConfigError, match=r"is no directory; choose another --data-dir$"):
+        with pytest.raises(ConfigError, match=r"is not a directory; choose another --data-dir$"):
             Directory.open(path)
 
 

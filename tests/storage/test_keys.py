@@ -139,10 +139,10 @@ async def test_names_that_begin_with_each_other_are_refused_clearly(
     keys: DirectoryKeyStore,
 ) -> None:
     await keys.create(KeyId.parse("one"), KEY)
-    with pytest.raises(AlreadyExists, match=r"^the key one/b/c begins with one, which is taken$"):
+    with pytest.raises(AlreadyExists, match=r"^the key one/b/c begins with one, which is a file$"):
         await keys.create(KeyId.parse("one/b/c"), KEY)
     await keys.create(KeyId.parse("repo/b/c"), KEY)
-    with pytest.raises(AlreadyExists, match=r"^the key repo is where other names begin$"):
+    with pytest.raises(AlreadyExists, match=r"^the key repo is a prefix of other names$"):
         await keys.create(KeyId.parse("repo"), KEY)
     for name in ("one/b/c", "repo"):
         with pytest.raises(NotFound):

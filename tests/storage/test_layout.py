@@ -46,7 +46,7 @@ def snapshot(data: Path) -> dict[str, tuple[int, int, int, bytes | None]]:
 
 
 def test_a_new_directory_gets_the_defaults(tmp_path: Path) -> None:
-    """defects.md 10: the original's image policy is no JSON, and would accept anything."""
+    """defects.md 10: the original's image policy is not valid JSON, and would accept anything."""
     data = tmp_path / "data"
     assert start(data) == ()
     files = {str(p.relative_to(data)): p.read_bytes() for p in data.rglob("*") if p.is_file()}
@@ -124,8 +124,8 @@ async def test_an_upstream_directory_opens_unchanged(upstream: Path) -> None:
         *("image/sigstore.yaml", "gpg/keyring.gpg"),
     ]
     assert warnings == (
-        "image/policy.json is no JSON: no guest can read it",
-        *(f"{name} has mode 0644: others may read it; chmod 600 it" for name in opened),
+        "image/policy.json is not valid JSON: no guest can read it",
+        *(f"{name} has mode 0644: other users may read it; run chmod 600 on it" for name in opened),
     )
     directory = Directory.open(upstream)
     resources = DirectoryResourceStore(directory, events=Recorder())
@@ -153,7 +153,7 @@ def test_json_that_guests_cannot_read_is_named(
     start(tmp_path)
     (tmp_path / "image" / file).write_bytes(content)
     (tmp_path / "image" / file).chmod(0o600)
-    expected = () if sound else (f"image/{file} is no JSON: no guest can read it",)
+    expected = () if sound else (f"image/{file} is not valid JSON: no guest can read it",)
     assert start(tmp_path) == expected
 
 

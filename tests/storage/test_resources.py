@@ -136,7 +136,7 @@ async def test_a_private_key_is_never_handed_out_as_the_cosign_key(
     resources: DirectoryResourceStore, data: Path, label: str, own: bool
 ) -> None:
     content = private_key(label)
-    remedy = "it holds a private key; store the public one"
+    remedy = "it contains a private key; store the public one"
     with pytest.raises(RequestError, match=f"default/cosign-public-key/test is refused: {remedy}"):
         await resources.put(COSIGN, SecretBytes(content))
     assert not (data / "image" / "cosign.key").exists()
@@ -188,10 +188,10 @@ async def test_a_keyring_with_a_secret_key_is_refused(
     resources: DirectoryResourceStore, data: Path, first: bytes
 ) -> None:
     """What gpg --export-secret-keys writes, in the older and the newer format of packets."""
-    with pytest.raises(RequestError, match="holds a secret key"):
+    with pytest.raises(RequestError, match="contains a secret key"):
         await resources.put(KEYRING, SecretBytes(first + bytes(100)))
     (data / "gpg" / "keyring.gpg").write_bytes(first + bytes(100))
-    with pytest.raises(StorageError, match="is not served: it holds a secret key"):
+    with pytest.raises(StorageError, match="is not served: it contains a secret key"):
         await resources.get(KEYRING)
 
 
@@ -226,6 +226,6 @@ async def test_a_directory_in_the_way_is_named(resources: DirectoryResourceStore
     await resources.put(PLAIN, SecretBytes(b"x"))
     resources._directory.create(("resources", "file"), b"x")
     with pytest.raises(
-        AlreadyExists, match=r"^the resource file/a/b begins with file, which is taken$"
+        AlreadyExists, match=r"^the resource file/a/b begins with file, which is a file$"
     ):
         await resources.put(ResourcePath.parse("file/a/b"), SecretBytes(b"x"))

@@ -19,7 +19,7 @@ import pytest
 from tests.conformance.sessions import END, NOW, name
 from verdictd_py.errors import ConfigError, StorageError
 from verdictd_py.ports import SessionStore
-from verdictd_py.storage.sessions import Bounds
+from verdictd_py.storage.sessions import SessionLimits
 from verdictd_py.storage.sqlite_sessions import SqliteSessionStore
 
 
@@ -39,19 +39,19 @@ async def shared(file: Path) -> AsyncIterator[tuple[SqliteSessionStore, SqliteSe
 Shared = tuple[SqliteSessionStore, SqliteSessionStore]
 Call = Callable[[SessionStore], Awaitable[object]]
 CALLS: list[Call] = [
-    lambda store: store.begin(name(7), "c", now=NOW, expires=END),
+    lambda store: store.add_challenge(name(7), "c", now=NOW, expires=END),
     lambda store: store.take_challenge(name(1), now=NOW),
-    lambda store: store.attested(name(7), "t", now=NOW, expires=END),
+    lambda store: store.add_token(name(7), "t", now=NOW, expires=END),
     lambda store: store.token(name(2), now=NOW),
-    lambda store: store.keep(name(7), "k", now=NOW, expires=END),
-    lambda store: store.kept(name(3), now=NOW),
+    lambda store: store.add_claims(name(7), "k", now=NOW, expires=END),
+    lambda store: store.claims(name(3), now=NOW),
 ]
 
 
 async def with_one_of_each(store: SessionStore) -> None:
-    await store.begin(name(1), "c", now=NOW, expires=END)
-    await store.attested(name(2), "t", now=NOW, expires=END)
-    await store.keep(name(3), "k", now=NOW, expires=END)
+    await store.add_challenge(name(1), "c", now=NOW, expires=END)
+    await store.add_token(name(2), "t", now=NOW, expires=END)
+    await store.add_claims(name(3), "k", now=NOW, expires=END)
 
 
 async def fails(store: SessionStore, *, calls: list[Call] = CALLS) -> None:
@@ -64,7 +64,7 @@ async def fails(store: SessionStore, *, calls: list[Call] = CALLS) -> None:
 
 
 async def works(store: SessionStore) -> None:
-    await store.begin(name(8), "c", now=NOW, expires=END)
+    await store.add_challenge(name(8), "c", now=NOW, expires=END)
     assert await store.take_challenge(name(8), now=NOW) == "c"
 
 
@@ -74,12 +74,12 @@ async def test_several_brokers_share_a_file(shared: Shared) -> None:
     assert await two.take_challenge(name(1), now=NOW) == "c"
     assert await one.take_challenge(name(1), now=NOW) is None
     assert await two.token(name(2), now=NOW) == "t"
-    assert await two.kept(name(3), now=NOW) == "k"
+    assert await two.claims(name(3), now=NOW) == "k"
 
 
 async def test_of_several_brokers_only_one_gets_a_challenge(shared: Shared) -> None:
     for number in range(50):
-        await shared[number % 2].begin(name(number), f"{number}", now=NOW, expires=END)
+        await shared[number % 2].add_challenge(name(number), f"{number}", now=NOW, expires=END)
     taken = await asyncio.gather(
         *(
             store.take_challenge(name(number), now=NOW)
@@ -115,7 +115,7 @@ PROCESS = textwrap.dedent(
 async def test_of_several_processes_only_one_gets_a_challenge(file: Path) -> None:
     store = SqliteSessionStore.open(file)
     for number in range(200):
-        await store.begin(name(number), f"{number}", now=NOW, expires=END)
+        await store.add_challenge(name(number), f"{number}", now=NOW, expires=END)
     store.close()
     pipe = asyncio.subprocess.PIPE
     running = [
@@ -134,11 +134,11 @@ async def test_of_several_processes_only_one_gets_a_challenge(file: Path) -> Non
 
 
 async def test_bounds_hold_across_brokers(file: Path) -> None:
-    bounds = Bounds(challenges=5, sessions=8)
-    stores = [SqliteSessionStore.open(file, bounds) for _ in range(2)]
+    limits = SessionLimits(challenges=5, sessions=8)
+    stores = [SqliteSessionStore.open(file, limits) for _ in range(2)]
     for number in range(20):
         expires = END + timedelta(seconds=number)
-        await stores[number % 2].begin(name(number), "c", now=NOW, expires=expires)
+        await stores[number % 2].add_challenge(name(number), "c", now=NOW, expires=expires)
     taken = [await stores[0].take_challenge(name(number), now=NOW) for number in range(20)]
     assert taken == [None] * 15 + ["c"] * 5
     for store in stores:
@@ -236,13 +236,13 @@ async def test_the_disk_is_full(file: Path) -> None:
 
     async def fill() -> None:
         for number in range(100):
-            await store.attested(name(100 + number), "t" * 4000, now=NOW, expires=END)
+            await store.add_token(name(100 + number), "t" * 4000, now=NOW, expires=END)
 
     with pytest.raises(StorageError, match="full"):
         await fill()
     with pytest.raises(StorageError, match="full"):
-        await store.keep(name(4), "k" * 100_000, now=NOW, expires=END)
-    assert await store.kept(name(4), now=NOW) is None
+        await store.add_claims(name(4), "k" * 100_000, now=NOW, expires=END)
+    assert await store.claims(name(4), now=NOW) is None
     assert await store.take_challenge(name(1), now=NOW) == "c"
     assert await store.take_challenge(name(1), now=NOW) is None
     store._connection.execute("PRAGMA max_page_count = 1000000")
@@ -270,7 +270,7 @@ async def test_the_commit_fails(file: Path) -> None:
 async def test_the_file_is_overwritten(file: Path) -> None:
     store = SqliteSessionStore.open(file)
     for number in range(500):
-        await store.attested(name(number), "t" * 500, now=NOW, expires=END)
+        await store.add_token(name(number), "t" * 500, now=NOW, expires=END)
     store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     with file.open("r+b") as broken:
         broken.write(b"\xff" * file.stat().st_size)
@@ -348,7 +348,7 @@ def test_what_is_somebody_elses_is_not_altered(tmp_path: Path) -> None:
         assert stat.S_IMODE(other.stat().st_mode) == 0o644
         assert sorted(each.name for each in tmp_path.iterdir()) == ["link", "other"]
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ConfigError, match="a link, or no file"):
+    with pytest.raises(ConfigError, match="a link, or not a regular file"):
         SqliteSessionStore.open(tmp_path / "pipe")
 
 
@@ -360,7 +360,7 @@ async def test_many_sessions_are_no_slower(file: Path) -> None:
     async def seconds(first: int) -> float:
         begins = clock()
         for number in range(first, first + 300):
-            await store.begin(name(number), "c" * 300, now=NOW, expires=END)
+            await store.add_challenge(name(number), "c" * 300, now=NOW, expires=END)
             assert await store.take_challenge(name(number), now=NOW)
         return clock() - begins
 

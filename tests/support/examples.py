@@ -1,6 +1,7 @@
-"""How many examples Hypothesis tries, and its profiles: `default`, and `thorough` for long runs.
+"""How many examples Hypothesis tries, and its profiles: `default`, `thorough`, and `quick`.
 
 `HYPOTHESIS_PROFILE=thorough ./dev test tests/formats` tries 5000 examples of every property.
+`quick` tries few examples, the same ones each time: `./dev mutants` repeats a test often.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Final
 from hypothesis import HealthCheck, settings
 
 THOROUGH_EXAMPLES: Final = 5000
+QUICK_EXAMPLES: Final = 20
 
 
 def load_profile() -> None:
@@ -25,12 +27,20 @@ def load_profile() -> None:
     settings.register_profile(
         "thorough", settings.get_profile("default"), max_examples=THOROUGH_EXAMPLES
     )
+    settings.register_profile(
+        "quick",
+        settings.get_profile("default"),
+        max_examples=QUICK_EXAMPLES,
+        derandomize=True,
+        database=None,
+    )
     settings.load_profile(_profile())
 
 
 def examples(count: int) -> settings:
-    """Return settings for `count` examples in the profile `default`, and for all in `thorough`."""
-    return settings(max_examples=THOROUGH_EXAMPLES if _profile() == "thorough" else count)
+    """Return settings for `count` examples, or for as many as another profile tries."""
+    counts = {"thorough": THOROUGH_EXAMPLES, "quick": min(count, QUICK_EXAMPLES)}
+    return settings(max_examples=counts.get(_profile(), count))
 
 
 def _profile() -> str:

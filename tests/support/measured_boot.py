@@ -29,4 +29,4 @@ async def judged(broker: RunningBroker, log: bytes, *, rtmr3: bytes = bytes(48))
         now=broker.now,
     )
     appraiser: Appraiser = broker.attested._appraiser
-    return await appraiser.judge(lambda now: replace(read(certificate, now), event_log=log))
+    return await appraiser.appraise(lambda now: replace(read(certificate, now), event_log=log))

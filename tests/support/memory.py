@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from tests.support.events import RecordedEvents
 from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
-from verdictd_py.domain.evidence import Evidence, VerifiedEvidence
+from verdictd_py.domain.evidence import Evidence, VerificationResult, VerifiedEvidence
 from verdictd_py.domain.names import KeyId, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.encoding import JsonValue
@@ -35,12 +35,12 @@ VERIFIED = VerifiedEvidence(
 class ScriptedVerifier:
     """Answers what it was told to, and keeps what it was asked."""
 
-    answer: VerifiedEvidence | Exception = VERIFIED
+    answer: VerificationResult | Exception = VERIFIED
     name: str = "scripted"
     tee: str = "tdx"
     asked: list[tuple[Evidence, datetime]] = field(default_factory=list)
 
-    async def verify(self, evidence: Evidence, *, now: datetime) -> VerifiedEvidence:
+    async def verify(self, evidence: Evidence, *, now: datetime) -> VerificationResult:
         self.asked.append((evidence, now))
         if isinstance(self.answer, Exception):
             raise self.answer

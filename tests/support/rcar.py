@@ -14,7 +14,7 @@ from verdictd_py.domain.evidence import VerifiedEvidence
 from verdictd_py.encoding import JsonValue
 from verdictd_py.protocols.rcar import ear
 from verdictd_py.protocols.rcar.teekey import TeeKey
-from verdictd_py.protocols.rcar.tokens import Attested, Tokens
+from verdictd_py.protocols.rcar.tokens import AttestedGuest, Tokens
 from verdictd_py.protocols.rcar.versions import Version
 
 NOW: Final = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -104,8 +104,8 @@ def appraisal(tee: str = "tdx", **evidence: Any) -> Appraisal:
     return Appraisal("0123", NOW, tee, "rcar 0.4.0", found, bound=True, refusal=None)
 
 
-def attested(kind: str = "P-256", **evidence: Any) -> Attested:
-    return Attested(appraisal(**evidence), tee_key(kind), Version.V0_4_0)
+def attested(kind: str = "P-256", **evidence: Any) -> AttestedGuest:
+    return AttestedGuest(appraisal(**evidence), tee_key(kind), Version.V0_4_0)
 
 
 def padded(coordinate: bytes) -> bytes:

@@ -29,7 +29,7 @@ from verdictd_py.guest.rcar.evidence import (
     AdditionalEvidence,
     SampleEvidence,
     TdxEvidence,
-    measured,
+    measurements_of,
     no_devices,
 )
 from verdictd_py.guest.rcar.http import KbsLink
@@ -70,7 +70,7 @@ def tdx_guest(
         kind: of key; the usual one of that version where left out.
         flaw: what is wrong with its quotes.
     """
-    honest = measured(td or TdMeasurements(), init_data=init_data, event_log=event_log)
+    honest = measurements_of(td or TdMeasurements(), init_data=init_data, event_log=event_log)
     return RcarGuest(
         evidence=TdxEvidence(SimulatedAttester(platform, honest, flaw=flaw), event_log),
         version=version,

@@ -74,9 +74,9 @@ class TestUnixSocket:
     @pytest.mark.parametrize(
         ("name", "cause"),
         [
-            ("file", "exists and is no socket"),
-            ("directory", "exists and is no socket"),
-            ("link", "exists and is no socket"),
+            ("file", "exists and is not a socket"),
+            ("directory", "exists and is not a socket"),
+            ("link", "exists and is not a socket"),
             ("none/api.sock", "no such file or directory; choose another --client-api"),
             ("file/api.sock", "not a directory; choose another --client-api"),
             ("x" * 200, "too long; choose another --client-api"),
@@ -153,9 +153,9 @@ class TestLoopback:
     ) -> None:
         table = tmp_path / "table"
         os.mkfifo(table)  # whoever reads it waits until somebody writes
-        monkeypatch.setattr(loopback, "_answers_about", lambda server: False)
+        monkeypatch.setattr(loopback, "_supports_queries", lambda server: False)
         monkeypatch.setattr(loopback, "_TABLES", (table,))
-        monkeypatch.setattr(loopback, "LOOKS", 1)
+        monkeypatch.setattr(loopback, "ATTEMPTS", 1)
         async with running_broker(tmp_path, platform) as broker, client_of(broker) as client:
             call = asyncio.create_task(client.wrap(KID))
             async with broker.guest() as guest:

@@ -103,10 +103,10 @@ class TestTls:
     @pytest.mark.parametrize(
         ("name", "content", "cause"),
         [
-            ("cert", b"", "is no PEM certificate"),
+            ("cert", b"", "is not a PEM certificate"),
             ("key", b"-----BEGIN PRIVATE KEY-----\n", "unencrypted PEM key"),
             ("ca", b"\x30\x82", "PEM certificate"),
-            ("roles", b"", "must hold one table"),
+            ("roles", b"", "must have one table"),
             ("key", None, "does not belong to the certificate"),
         ],
     )

@@ -224,7 +224,7 @@ async def test_what_all_send_together_is_bounded_and_the_greediest_goes(
 def waiting(broker: RunningBroker) -> int:
     """Bytes that came and were not answered yet."""
     kbs = broker.kbs
-    return kbs._acceptor._waiting._total
+    return kbs._acceptor._unanswered._total
 
 
 async def came(broker: RunningBroker, size: int) -> None:

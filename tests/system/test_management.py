@@ -294,7 +294,9 @@ async def test_bytes_that_are_no_message_are_the_callers_fault(
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await channel.unary_unary(f"/{method}", None, None)(content)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert (caught.value.details() or "").startswith(f"the request is no message of /{method}; ")
+    assert (caught.value.details() or "").startswith(
+        f"the request cannot be decoded as the message of /{method}; "
+    )
 
 
 async def test_the_image_policy_is_checked(broker: RunningBroker) -> None:

@@ -19,6 +19,7 @@ from tests.support.channel import store
 from tests.support.eventlogs import command_line, event, written
 from tests.support.measured_boot import BOOT, judged
 from tests.support.rcar_guests import Tamper, attest, connected, tdx_guest, with_init_data
+from tests.tees.sgx_quotes import Enclave, sgx_collateral
 from verdictd_py import daemon as app
 from verdictd_py.domain.eventtypes import EventValue
 from verdictd_py.guest.attesters import Attester
@@ -26,7 +27,13 @@ from verdictd_py.guest.connection import BrokerRefused, GuestConnection
 from verdictd_py.guest.rcar.errors import KbsRefused
 from verdictd_py.guest.rcar.session import RcarGuest
 from verdictd_py.protocols.ratstls.issue import Form
-from verdictd_py.simulator import Flaw, PlatformOptions, SimulatedPlatform, TdMeasurements
+from verdictd_py.simulator import (
+    Flaw,
+    PlatformOptions,
+    SimulatedPlatform,
+    TdMeasurements,
+    collateral_json,
+)
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "refusals.md"
 ROW: Final = re.compile(r"^\| (?P<case>[^|]+?) \| `(?P<says>[^`]+)` \| (?P<do>[^|]+) \|$", re.M)
@@ -108,6 +115,12 @@ async def with_other_init_data(broker: RunningBroker) -> list[str]:
     return await over_http(broker, guest, with_init_data(text + "[data]\n"))
 
 
+async def of_an_enclave(broker: RunningBroker) -> list[str]:
+    collateral = collateral_json(sgx_collateral(of=broker.platform, now=broker.now))
+    (broker.data.parent / "collateral.json").write_text(collateral)
+    return await of_guest(broker, Enclave(broker.platform))
+
+
 async def not_released(broker: RunningBroker) -> list[str]:
     store(broker, "opa/releasePolicies", b'{"keys/team-a/": "teamA.rego"}')
     store(
@@ -168,6 +181,7 @@ CASES: Final = {
     "nothing is pinned, and must be": Case(
         of_guest, settings=(("require_reference_values", True),)
     ),
+    "an enclave where none is pinned": Case(of_an_enclave),
     "a boot that the log does not tell": Case(after_a_boot),
     "a log with another command line": Case(of_another_kernel),
     "other init-data": Case(with_other_init_data, settings=HTTP),

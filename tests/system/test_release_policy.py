@@ -79,7 +79,7 @@ async def test_without_a_release_policy_nothing_is_released(broker: RunningBroke
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[]", "is not a JSON object|is no JSON object"),
+        ("[]", "is not a JSON object"),
         ('{"keys/": 1}', "no name of a policy"),
         ('{"keys/": "a/b/c"}', "no name of a policy"),
         ('{"keys/": "../x"}', "segment"),

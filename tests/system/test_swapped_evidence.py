@@ -100,7 +100,7 @@ async def test_only_what_belongs_together_is_accepted(
         begin=broker.now.replace(microsecond=0),
     )
     appraiser: Appraiser = broker.attested._appraiser
-    appraisal = await appraiser.judge(partial(read, made))
+    appraisal = await appraiser.appraise(partial(read, made))
     assert appraisal.accepted is (key == claims == quote)
     if not appraisal.accepted:
         assert isinstance(appraisal.refusal, BindingMismatch)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Final, TypeVar
 
+from tests.support.verifiers import verified_by
 from verdictd_py.domain.evidence import Evidence, VerifiedEvidence
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import PlatformOptions, SimulatedPlatform, pki
@@ -47,7 +48,12 @@ def with_options(**changes: Any) -> SimulatedPlatform:
 
 def signed_again(collateral: Collateral, **texts: str) -> Collateral:
     """Collateral with other texts for `tcb_info` or `qe_identity`, duly signed."""
-    signer = platform().tcb_signer
+    return signed_by(platform(), collateral, **texts)
+
+
+def signed_by(of: SimulatedPlatform, collateral: Collateral, /, **texts: str) -> Collateral:
+    """Return collateral with other texts, signed for a platform."""
+    signer = of.tcb_signer
     for name, text in texts.items():
         signature = pki.sign_raw(signer.key, text.encode())
         changes: dict[str, Any] = {name: text, f"{name}_signature": signature}
@@ -79,4 +85,4 @@ def verify_tdx(
     """Verifies one TDX quote against the simulated root (or another)."""
     source = Source(*(collateral or (good_collateral(),)))
     verifier = TdxVerifier(source, root_ca_der=root or platform().root_ca_der)
-    return run(verifier.verify(tdx_evidence(quote), now=now))
+    return run(verified_by(verifier, tdx_evidence(quote), now=now))

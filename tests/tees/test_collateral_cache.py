@@ -17,6 +17,7 @@ import pytest_asyncio
 
 from tests.support.broker import Recorder
 from tests.support.pccs import Pccs, running_pccs
+from tests.support.verifiers import verified_by
 from verdictd_py import daemon as app
 from verdictd_py.domain.evidence import Evidence
 from verdictd_py.errors import CollateralUnavailable
@@ -136,7 +137,7 @@ async def test_a_thousand_guests_of_one_platform_are_verified_by_one_fetch(place
     quotes = [platform.quote(number.to_bytes(64, "big")) for number in range(1000)]
     place.pccs.stalled = True
     guests = [
-        asyncio.create_task(verifier.verify(Evidence("tdx", quote, None, "test"), now=NOW))
+        asyncio.create_task(verified_by(verifier, Evidence("tdx", quote, None, "test"), now=NOW))
         for quote in quotes
     ]
     async with asyncio.timeout(30):

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 
+from tests.support.verifiers import verified_by
 from tests.tees.support import (
     NOW,
     REPORT_DATA,
@@ -145,7 +146,7 @@ def test_a_certificate_that_ends_is_refused_from_then_on(which: str, grace: time
     verifier = TdxVerifier(Source(made.collateral(NOW)), root_ca_der=made.root_ca_der, grace=grace)
     evidence = tdx_evidence(made.quote(REPORT_DATA))
     for minutes, good in ((59, True), (61, False)):
-        work = verifier.verify(evidence, now=NOW + timedelta(minutes=minutes))
+        work = verified_by(verifier, evidence, now=NOW + timedelta(minutes=minutes))
         if good:
             assert run(work).tcb_status == "UpToDate"
         else:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tees.support import NOW, REPORT_DATA, good_collateral, good_quote, platform
-from verdictd_py.errors import AttestationError, CollateralExpired, QuoteInvalid
+from verdictd_py.errors import AttestationError, CollateralExpired, QuoteInvalid, ReasonKind
 from verdictd_py.simulator import Flaw, TdMeasurements
 from verdictd_py.tees.intel.dcap import CollateralRejected, Rated, RefusedLate, judge, translate
 
@@ -103,7 +103,7 @@ def test_debug_is_told_only_after_everything_else_was_verified() -> None:
     """defects.md 9: `Debug mode is enabled` never stands in front of a broken signature."""
     debug = TdMeasurements().debug()
     assert _judge(platform().quote(REPORT_DATA, debug)) == RefusedLate(
-        "debug", "Debug mode is enabled"
+        "debug", "Debug mode is enabled", ReasonKind.ATTRIBUTES
     )
     for flaw in Flaw:
         with pytest.raises(QuoteInvalid):

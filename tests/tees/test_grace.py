@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from tests.support.verifiers import verified_by
 from tests.tees.support import Source as OneCollateral
 from verdictd_py import daemon as app
 from verdictd_py.domain.evidence import Evidence
@@ -47,11 +48,11 @@ async def test_grace_ends_when_it_was_said_to(
     verifier = TdxVerifier(OneCollateral(collateral), root_ca_der=platform.root_ca_der, grace=grace)
     moment = ends_at(collateral) + after
     if accepted:
-        found = await verifier.verify(evidence(platform), now=moment)
+        found = await verified_by(verifier, evidence(platform), now=moment)
         assert found.tcb_status == "UpToDate"
     else:
         with pytest.raises(CollateralExpired):
-            await verifier.verify(evidence(platform), now=moment)
+            await verified_by(verifier, evidence(platform), now=moment)
 
 
 async def test_what_a_guest_brought_has_no_grace(platform: SimulatedPlatform) -> None:
@@ -59,14 +60,14 @@ async def test_what_a_guest_brought_has_no_grace(platform: SimulatedPlatform) ->
     verifier = TdxVerifier(EndorsementsOnly(), root_ca_der=platform.root_ca_der, grace=WEEK)
     moment = ends_at(collateral) + timedelta(hours=1)
     with pytest.raises(CollateralExpired):
-        await verifier.verify(evidence(platform, collateral), now=moment)
+        await verified_by(verifier, evidence(platform, collateral), now=moment)
 
 
 async def test_grace_forgives_time_and_nothing_else(platform: SimulatedPlatform) -> None:
     revoked = platform.with_options(PlatformOptions(pck_revoked=True)).collateral(NOW)
     verifier = TdxVerifier(OneCollateral(revoked), root_ca_der=platform.root_ca_der, grace=WEEK)
     with pytest.raises(AttestationError):
-        await verifier.verify(evidence(platform), now=ends_at(revoked) + timedelta(hours=1))
+        await verified_by(verifier, evidence(platform), now=ends_at(revoked) + timedelta(hours=1))
 
 
 def test_what_does_not_say_when_it_ends_is_said() -> None:
@@ -86,8 +87,8 @@ async def test_the_least_evaluation_number_is_asked_of_everybody(
     verifier = TdxVerifier(source, root_ca_der=platform.root_ca_der, minimum_evaluation=least)
     shown = evidence(platform, collateral if of_the_guest else None)
     if accepted:
-        assert (await verifier.verify(shown, now=NOW)).tcb_status == "UpToDate"
+        assert (await verified_by(verifier, shown, now=NOW)).tcb_status == "UpToDate"
     else:
         with pytest.raises(AttestationError) as caught:
-            await verifier.verify(shown, now=NOW)
+            await verified_by(verifier, shown, now=NOW)
         assert caught.value.reasons[0].expected == "at least 18"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.verifiers import verified_by
 from tests.tees.support import (
     NOW,
     REPORT_DATA,
@@ -52,7 +53,7 @@ def test_an_appraisal_parses_tcb_info_once(td: TdMeasurements, counted: Counter[
     )
     evidence = tdx_evidence(platform().quote(REPORT_DATA, td))
     for _ in range(2):
-        verified = run(verifier.verify(evidence, now=NOW))
+        verified = run(verified_by(verifier, evidence, now=NOW))
         assert verified.tcb_status == "UpToDate"
     assert counted[collateral.tcb_info] == 1
     assert counted[collateral.qe_identity] == 1

@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint, EntryPoints
 import pytest
 
 from tests.support.tees import context
+from tests.support.verifiers import verified_by
 from tests.tees.support import NOW, Source, good_collateral, good_quote, run, tdx_evidence
 from tests.tees.toy import ToyVerifier
 from verdictd_py.errors import ConfigError, QuoteInvalid
@@ -76,6 +77,17 @@ def test_names(names: list[str], tees: set[str]) -> None:
     assert not found.accepts_anyone
 
 
+def test_only_a_tee_that_says_so_is_served_unnamed_before_a_pin() -> None:
+    assert select(None, CONTEXT).pinned_only == {"sgx"}
+    for names in (["sgx"], ["sgx_ecdsa", "tdx"], ["toy"]):
+        assert select(names, CONTEXT).pinned_only == frozenset()
+
+
+def test_a_tee_of_another_package_waits_for_a_pin_where_it_is_not_named() -> None:
+    tees = known_tees(["toy"])
+    assert registry.select(None, tees, CONTEXT).pinned_only == {"sgx", "toy"}
+
+
 def test_built_in_names_cannot_be_taken() -> None:
     assert isinstance(select(["tdx"], CONTEXT)["tdx"], TdxVerifier)
     assert isinstance(select(["tdx_ecdsa"], CONTEXT)["tdx"], TdxVerifier)
@@ -90,7 +102,7 @@ def test_nullverifier_needs_its_flag() -> None:
     found = select(["nullverifier"], CONTEXT, insecure_nullverifier=True)
     assert found.accepts_anyone
     assert isinstance(found["none"], NullVerifier)
-    claims = run(found["none"].verify(tdx_evidence(good_quote()), now=NOW))
+    claims = run(verified_by(found["none"], tdx_evidence(good_quote()), now=NOW))
     assert (claims.tee, claims.claims) == ("none", {})
 
 
@@ -135,4 +147,4 @@ def test_root_is_passed_on() -> None:
         select(None, context(Source(), root_ca_der=b"no certificate"))
     verifier = select(None, CONTEXT)["tdx"]
     with pytest.raises(QuoteInvalid, match="trusted root"):  # the simulated root is not Intel's
-        run(verifier.verify(tdx_evidence(good_quote()), now=NOW))
+        run(verified_by(verifier, tdx_evidence(good_quote()), now=NOW))

@@ -7,6 +7,7 @@ from base64 import b64encode
 
 import pytest
 
+from tests.support.verifiers import verified_by
 from tests.tees.sgx_quotes import DEBUG, FLAGS, sgx_collateral, sgx_quote
 from tests.tees.support import (
     NOW,
@@ -22,7 +23,7 @@ from verdictd_py.tees.sgx.verifier import SgxVerifier
 
 def verify_sgx(quote: bytes, status: str = "UpToDate") -> VerifiedEvidence:
     verifier = SgxVerifier(Source(sgx_collateral(status)), root_ca_der=platform().root_ca_der)
-    return run(verifier.verify(Evidence("sgx", quote, None, "raw"), now=NOW))
+    return run(verified_by(verifier, Evidence("sgx", quote, None, "raw"), now=NOW))
 
 
 def test_claims() -> None:
@@ -59,10 +60,10 @@ def test_truncations_and_flips() -> None:
         quote = sgx_quote()
         for size in range(0, len(quote), 3):
             with pytest.raises(AttestationError):
-                await verifier.verify(Evidence("sgx", quote[:size], None, "raw"), now=NOW)
+                await verified_by(verifier, Evidence("sgx", quote[:size], None, "raw"), now=NOW)
         for at in range(48, 432, 5):
             changed = quote[:at] + bytes([quote[at] ^ 1]) + quote[at + 1 :]
             with pytest.raises(QuoteInvalid):
-                await verifier.verify(Evidence("sgx", changed, None, "raw"), now=NOW)
+                await verified_by(verifier, Evidence("sgx", changed, None, "raw"), now=NOW)
 
     run(judge_all())

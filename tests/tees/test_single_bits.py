@@ -21,6 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.support.vectors import vector
+from tests.support.verifiers import verified_by
 from tests.tees.support import Source
 from verdictd_py import daemon as app
 from verdictd_py.domain.evidence import Evidence, VerifiedEvidence
@@ -52,7 +53,7 @@ class Sample:
         verifier = TdxVerifier(Source(self.collateral), root_ca_der=self.root)
         evidence = Evidence(tee="tdx", quote=quote, binding=None, form="test")
         try:
-            return await verifier.verify(evidence, now=self.now)
+            return await verified_by(verifier, evidence, now=self.now)
         except AttestationError:
             return None
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.examples import examples
+from tests.support.verifiers import verified_by
 from tests.tees.support import (
     NOW,
     REPORT_DATA,
@@ -26,13 +27,14 @@ from tests.tees.support import (
     verify_tdx,
     with_options,
 )
-from verdictd_py.domain.evidence import Evidence, VerifiedEvidence
+from verdictd_py.domain.evidence import Evidence, RefusedEvidence
 from verdictd_py.errors import (
     AttestationError,
     CollateralExpired,
     CollateralUnavailable,
     EvidenceFormat,
     QuoteInvalid,
+    ReasonKind,
 )
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import (
@@ -164,7 +166,7 @@ def test_debug_bit_flipped_after_signing_shows_no_claims() -> None:
     source = Source(good_collateral())
     verifier = TdxVerifier(source, root_ca_der=platform().root_ca_der)
     with pytest.raises(QuoteInvalid) as caught:
-        run(verifier.verify(tdx_evidence(bytes(quote)), now=NOW))
+        run(verified_by(verifier, tdx_evidence(bytes(quote)), now=NOW))
     assert [reason.rule for reason in caught.value.reasons] == ["signature"]
     assert source.requests == []  # and nobody was asked for collateral
 
@@ -174,7 +176,7 @@ def test_forged_quotes_never_cause_a_fetch(flaw: Flaw) -> None:
     source = Source(good_collateral())
     verifier = TdxVerifier(source, root_ca_der=platform().root_ca_der)
     with pytest.raises(QuoteInvalid) as caught:
-        run(verifier.verify(tdx_evidence(platform().quote(REPORT_DATA, flaw=flaw)), now=NOW))
+        run(verified_by(verifier, tdx_evidence(platform().quote(REPORT_DATA, flaw=flaw)), now=NOW))
     assert caught.value.reasons[0].rule == "signature"
     assert source.requests == []
 
@@ -185,7 +187,7 @@ def test_foreign_root_never_causes_a_fetch() -> None:
     for root in (SimulatedPlatform.create(now=NOW).root_ca_der, None):
         verifier = TdxVerifier(source, root_ca_der=root)
         with pytest.raises(QuoteInvalid, match="trusted root") as caught:
-            run(verifier.verify(tdx_evidence(good_quote()), now=NOW))
+            run(verified_by(verifier, tdx_evidence(good_quote()), now=NOW))
         assert caught.value.reasons[0].rule == "pck-chain"
     assert source.requests == []
 
@@ -196,7 +198,7 @@ def test_request_names_tee_fmspc_and_ca() -> None:
     )
     source = Source(machine.collateral(NOW))
     verifier = TdxVerifier(source, root_ca_der=machine.root_ca_der)
-    found = run(verifier.verify(tdx_evidence(machine.quote(REPORT_DATA)), now=NOW))
+    found = run(verified_by(verifier, tdx_evidence(machine.quote(REPORT_DATA)), now=NOW))
     request = source.requests[0]
     assert (request.tee, request.fmspc, request.ca) == ("tdx", "00a067110000", "processor")
     assert found.claims["fmspc"] == "00a067110000"
@@ -219,7 +221,7 @@ def test_collateral_outside_its_validity(offset: timedelta) -> None:
     machine = SimulatedPlatform.create(now=NOW - timedelta(days=10))
     verifier = TdxVerifier(Source(machine.collateral(NOW)), root_ca_der=machine.root_ca_der)
     with pytest.raises(CollateralExpired):
-        run(verifier.verify(tdx_evidence(machine.quote(REPORT_DATA)), now=NOW + offset))
+        run(verified_by(verifier, tdx_evidence(machine.quote(REPORT_DATA)), now=NOW + offset))
 
 
 @pytest.mark.parametrize("days", [-3, 365 * 31])
@@ -292,7 +294,7 @@ def test_no_order_of_the_library_is_relied_on(monkeypatch: pytest.MonkeyPatch, n
     """A library that looked at the debug bit first would not make us believe forged TCB info."""
 
     def too_early(*_: object, **__: object) -> RefusedLate:
-        return RefusedLate("debug", "Debug mode is enabled")
+        return RefusedLate("debug", "Debug mode is enabled", ReasonKind.ATTRIBUTES)
 
     monkeypatch.setattr(intel, "judge", too_early)
     quote = platform().quote(REPORT_DATA, HONEST.debug())
@@ -315,7 +317,7 @@ def test_no_tcb_level_is_met() -> None:
 def test_source_without_an_answer() -> None:
     verifier = TdxVerifier(Source(), root_ca_der=platform().root_ca_der)
     with pytest.raises(CollateralUnavailable):
-        run(verifier.verify(tdx_evidence(good_quote()), now=NOW))
+        run(verified_by(verifier, tdx_evidence(good_quote()), now=NOW))
 
 
 def test_endorsements_cannot_be_older_than_what_was_seen() -> None:
@@ -324,7 +326,7 @@ def test_endorsements_cannot_be_older_than_what_was_seen() -> None:
 
     def judge(number: int) -> str | None:
         brought = with_options(tcb_evaluation_number=number).collateral(NOW)
-        return run(verifier.verify(tdx_evidence(good_quote(), brought), now=NOW)).tcb_status
+        return run(verified_by(verifier, tdx_evidence(good_quote(), brought), now=NOW)).tcb_status
 
     assert judge(17) == judge(18) == judge(18) == "UpToDate"
     with pytest.raises(QuoteInvalid) as caught:
@@ -336,16 +338,16 @@ def test_endorsements_cannot_be_older_than_what_was_seen() -> None:
     forged = with_options(tcb_evaluation_number=99).collateral(NOW)
     forged = replace(forged, tcb_info_signature=bytes(64))
     with pytest.raises(QuoteInvalid):
-        run(verifier.verify(tdx_evidence(good_quote(), forged), now=NOW))
+        run(verified_by(verifier, tdx_evidence(good_quote(), forged), now=NOW))
     assert judge(18) == "UpToDate"  # what was not signed does not raise the floor
 
 
 def test_operator_collateral_may_be_older() -> None:
     source = Source(with_options(tcb_evaluation_number=18).collateral(NOW))
     verifier = TdxVerifier(source, root_ca_der=platform().root_ca_der)
-    run(verifier.verify(tdx_evidence(good_quote()), now=NOW))
+    run(verified_by(verifier, tdx_evidence(good_quote()), now=NOW))
     source.collateral = (good_collateral(),)
-    assert run(verifier.verify(tdx_evidence(good_quote()), now=NOW)).faults == ()
+    assert run(verified_by(verifier, tdx_evidence(good_quote()), now=NOW)).faults == ()
 
 
 @pytest.mark.parametrize("padding", [bytes(70), bytes(3065), b"garbage"])
@@ -356,7 +358,7 @@ def test_padding_changes_nothing(padding: bytes) -> None:
 def test_evidence_of_another_tee() -> None:
     verifier = TdxVerifier(Source(), root_ca_der=None)
     with pytest.raises(EvidenceFormat):
-        run(verifier.verify(Evidence("sgx", good_quote(), None, "raw"), now=NOW))
+        run(verified_by(verifier, Evidence("sgx", good_quote(), None, "raw"), now=NOW))
 
 
 def test_truncations_and_flips_raise_only_their_own_errors() -> None:
@@ -367,11 +369,11 @@ def test_truncations_and_flips_raise_only_their_own_errors() -> None:
         quote = good_quote()
         for size in range(len(quote)):
             with pytest.raises(AttestationError):
-                await verifier.verify(tdx_evidence(quote[:size]), now=NOW)
+                await verified_by(verifier, tdx_evidence(quote[:size]), now=NOW)
         for at in range(636):
             changed = quote[:at] + bytes([quote[at] ^ 0x10]) + quote[at + 1 :]
             with pytest.raises(AttestationError):
-                await verifier.verify(tdx_evidence(changed), now=NOW)
+                await verified_by(verifier, tdx_evidence(changed), now=NOW)
 
     run(judge_all())
 
@@ -400,17 +402,19 @@ def test_flipped_bytes_anywhere(flips: list[tuple[int, int]]) -> None:
 def test_claims_travel_with_a_refusal_once_the_signature_verified(
     collateral: Callable[[], Collateral], error: type[AttestationError]
 ) -> None:
-    """The operator sees what was refused; whoever only looks at the verdict sees a refusal."""
-    with pytest.raises(error) as caught:
-        verify_tdx(good_quote(), collateral())
-    verified = caught.value.verified
-    assert isinstance(verified, VerifiedEvidence)
-    assert verified.claims["mrTd"] == HONEST.mr_td.hex()
-    assert verified.tcb_status == "UpToDate"
+    """The operator sees the claims; a caller that expects verified evidence has none."""
+    verifier = TdxVerifier(Source(collateral()), root_ca_der=platform().root_ca_der)
+    result = run(verifier.verify(tdx_evidence(good_quote()), now=NOW))
+    assert isinstance(result, RefusedEvidence)
+    assert type(result.refusal) is error
+    assert not hasattr(result, "claims")
+    assert result.verified.claims["mrTd"] == HONEST.mr_td.hex()
+    assert result.verified.tcb_status == "UpToDate"
 
 
 @pytest.mark.parametrize("flaw", list(Flaw))
 def test_no_claims_travel_where_a_signature_is_wrong(flaw: Flaw) -> None:
-    with pytest.raises(QuoteInvalid) as caught:
-        verify_tdx(platform().quote(REPORT_DATA, flaw=flaw), good_collateral())
-    assert caught.value.verified is None
+    verifier = TdxVerifier(Source(good_collateral()), root_ca_der=platform().root_ca_der)
+    evidence = tdx_evidence(platform().quote(REPORT_DATA, flaw=flaw))
+    with pytest.raises(QuoteInvalid):
+        run(verifier.verify(evidence, now=NOW))

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.tees import TEES
 from tests.support.vectors import vector
+from tests.support.verifiers import verified_by
 from tests.tees.support import Source, run
 from verdictd_py.domain.evidence import Evidence, VerifiedEvidence
 from verdictd_py.errors import (
@@ -45,7 +46,7 @@ def _verify(tee: str, folder: str, now: datetime, quote: bytes | None = None) ->
     data = quote or vector(f"quotes/{folder}/quote.bin").read_bytes()
     source = FileCollateral(vector(f"quotes/{folder}/collateral.json"))
     verifier = (TdxVerifier if tee == "tdx" else SgxVerifier)(source, root_ca_der=None)
-    return run(verifier.verify(Evidence(tee, data, None, "raw"), now=now))
+    return run(verified_by(verifier, Evidence(tee, data, None, "raw"), now=now))
 
 
 def test_tdx() -> None:
@@ -121,12 +122,12 @@ def test_certificates_of_rats_tls(name: str) -> None:
     evidence = read(vector(f"rats-tls/{name}.der").read_bytes(), TEES, now=RATS_TLS_TIME)
     root = vector("rats-tls/root.der").read_bytes()
     source = FileCollateral(vector("rats-tls/collateral.json"))
-    found = run(TdxVerifier(source, root_ca_der=root).verify(evidence, now=RATS_TLS_TIME))
+    found = run(verified_by(TdxVerifier(source, root_ca_der=root), evidence, now=RATS_TLS_TIME))
     assert (found.tcb_status, found.faults) == ("UpToDate", ())
     assert evidence.binding is not None
     assert found.report_data.startswith(evidence.binding)
     with pytest.raises(QuoteInvalid, match="trusted root"):
-        run(TdxVerifier(source, root_ca_der=None).verify(evidence, now=RATS_TLS_TIME))
+        run(verified_by(TdxVerifier(source, root_ca_der=None), evidence, now=RATS_TLS_TIME))
 
 
 def test_endorsements_of_rats_tls_suffice() -> None:
@@ -135,9 +136,9 @@ def test_endorsements_of_rats_tls_suffice() -> None:
     evidence = read(certificate, TEES, now=RATS_TLS_TIME)
     root = vector("rats-tls/root.der").read_bytes()
     verifier = TdxVerifier(EndorsementsOnly(), root_ca_der=root)
-    assert run(verifier.verify(evidence, now=RATS_TLS_TIME)).tcb_status == "UpToDate"
+    assert run(verified_by(verifier, evidence, now=RATS_TLS_TIME)).tcb_status == "UpToDate"
     with pytest.raises(CollateralUnavailable, match="the guest brought none"):
-        run(verifier.verify(replace(evidence, endorsements=None), now=RATS_TLS_TIME))
+        run(verified_by(verifier, replace(evidence, endorsements=None), now=RATS_TLS_TIME))
 
 
 def test_sgx_debug_bit_needs_a_signature() -> None:
@@ -147,7 +148,7 @@ def test_sgx_debug_bit_needs_a_signature() -> None:
     source = Source(_collateral("quotes/sgx-v3/collateral.json"))
     verifier = SgxVerifier(source, root_ca_der=None)
     with pytest.raises(QuoteInvalid) as caught:
-        run(verifier.verify(Evidence("sgx", bytes(data), None, "raw"), now=SGX_TIME))
+        run(verified_by(verifier, Evidence("sgx", bytes(data), None, "raw"), now=SGX_TIME))
     assert caught.value.reasons[0].rule == "signature"
     assert source.requests == []
 
@@ -166,7 +167,7 @@ def test_collateral_of_the_other_tee() -> None:
     evidence = Evidence("tdx", quote, None, "raw")
     verifier = TdxVerifier(Source(mixed), root_ca_der=None)
     with pytest.raises(QuoteInvalid) as caught:
-        run(verifier.verify(evidence, now=TDX_TIME + timedelta(hours=1)))
+        run(verified_by(verifier, evidence, now=TDX_TIME + timedelta(hours=1)))
     assert caught.value.reasons[0].rule == "tcb-info"
     verifier = TdxVerifier(Source(mixed, tdx), root_ca_der=None)
-    assert run(verifier.verify(evidence, now=TDX_TIME + timedelta(hours=1))).faults == ()
+    assert run(verified_by(verifier, evidence, now=TDX_TIME + timedelta(hours=1))).faults == ()

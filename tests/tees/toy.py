@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from verdictd_py.domain.claims import FLAG, Claim, Compared, hexadecimal
 from verdictd_py.domain.evidence import Evidence, VerifiedEvidence
-from verdictd_py.errors import CollateralExpired, EvidenceFormat, QuoteInvalid, Reason
+from verdictd_py.errors import CollateralExpired, EvidenceFormat, QuoteInvalid, Reason, ReasonKind
 from verdictd_py.ports import Verifier
 from verdictd_py.ports.tees import Documents, Tee, VerifierContext, Wire
 
@@ -46,7 +46,13 @@ class ToyVerifier:
             tcb_status=None,
             advisory_ids=(),
             digest=hashlib.sha256(body + seal).hexdigest(),
-            faults=(Reason("debug", "true", "false", "debug: the toy is open"),) if debug else (),
+            faults=(
+                Reason(
+                    "debug", "true", "false", "debug: the toy is open", kind=ReasonKind.ATTRIBUTES
+                ),
+            )
+            if debug
+            else (),
         )
 
 

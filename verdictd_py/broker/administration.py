@@ -200,7 +200,7 @@ class ResourceAdministrator:
         parsed = ResourcePath.parse(path)
         problems = _problems(path, content.reveal())
         if path == KEYRING:
-            self._keyrings.added(b"", content.reveal())  # refuses what is no keyring
+            self._keyrings.add(b"", content.reveal())  # refuses what is no keyring
         if problems and not force:
             raise RequestError(f"guests could not use this: {'; '.join(problems)}")
         await self._put(caller, parsed, content)
@@ -220,9 +220,9 @@ class ResourceAdministrator:
         """The keyring's certificates, as text for people.
 
         Raises:
-            NotAuthorized, StorageError: see `KeyringEditor.listed`.
+            NotAuthorized, StorageError: see `KeyringEditor.describe`.
         """
-        return self._keyrings.listed(await self.keyring(caller))
+        return self._keyrings.describe(await self.keyring(caller))
 
     async def keyring(self, caller: Caller) -> bytes:
         """Return the keyring as guests get it; empty if there is none.
@@ -237,23 +237,23 @@ class ResourceAdministrator:
         """Add OpenPGP certificates to the keyring.
 
         Raises:
-            NotAuthorized, RequestError, StorageError: see `KeyringEditor.added`.
+            NotAuthorized, RequestError, StorageError: see `KeyringEditor.add`.
             Conflict: others kept changing the keyring.
         """
         caller.require(Right.MANAGE)
         await self._change_keyring(
-            caller, lambda keyring: self._keyrings.added(keyring, certificates)
+            caller, lambda keyring: self._keyrings.add(keyring, certificates)
         )
 
     async def delete_certificate(self, caller: Caller, which: str) -> None:
         """Remove one certificate from the keyring.
 
         Raises:
-            NotAuthorized, NotFound, RequestError, StorageError: see `KeyringEditor.without`.
+            NotAuthorized, NotFound, RequestError, StorageError: see `KeyringEditor.remove`.
             Conflict: others kept changing the keyring.
         """
         caller.require(Right.MANAGE)
-        await self._change_keyring(caller, lambda keyring: self._keyrings.without(keyring, which))
+        await self._change_keyring(caller, lambda keyring: self._keyrings.remove(keyring, which))
 
     async def _change_keyring(self, caller: Caller, edit: Callable[[bytes], bytes]) -> None:
         """Edit the keyring by compare-and-swap, again while others change it."""

@@ -1,10 +1,10 @@
-"""Turns presented evidence into an `AppraisedPeer`, or refuses and says why."""
+"""Appraisal of presented evidence: the guest is accepted, or refused with every reason."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 from uuid import uuid4
@@ -12,7 +12,15 @@ from uuid import uuid4
 from verdictd_py.broker.history import History, Judgement
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.events import GuestAccepted, GuestNotJudged, GuestRefused
-from verdictd_py.domain.evidence import DEVICES, NO_TEE, Evidence, InitData, VerifiedEvidence
+from verdictd_py.domain.evidence import (
+    DEVICES,
+    NO_TEE,
+    Evidence,
+    InitData,
+    RefusedEvidence,
+    VerifiedEvidence,
+)
+from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import (
     AppraisalTimeout,
     AttestationError,
@@ -23,29 +31,40 @@ from verdictd_py.errors import (
     NotJudged,
     PolicyRefused,
     Reason,
+    ReasonKind,
     TcbStatusRefused,
 )
 from verdictd_py.formats import eventlog, initdata
 from verdictd_py.ports import AppraisalPolicy, Events, Tee, Tees, Verifier
 
-Reading = Callable[[datetime], Evidence]
-"""Reads evidence out of what a transport carried it in; raises `AttestationError`."""
+EvidenceReader = Callable[[datetime], Evidence]
+"""Reads the evidence that a transport carried, at a time; raises `AttestationError`."""
+
+
+@dataclass(slots=True)
+class _Known:
+    """Everything known of a guest so far, so that a refusal at any step reports it."""
+
+    tee: str | None = None
+    form: str = ""
+    bound: bool = False
+    verified: VerifiedEvidence | None = None
 
 
 class Appraiser:
-    """Judges evidence of any transport.
+    """Appraises evidence of any transport.
 
     Args:
-        verifiers: one for each TEE that is served, by its name.
-        tees: those that are known, at least those that are served.
+        verifiers: one for each TEE that is served, by the TEE's name.
+        tees: the known TEEs, at least those that are served.
         policy: decides about verified claims.
-        clock: now, with a time zone.
-        events: told of every judgement made for a peer.
-        history: remembers them for operators.
+        clock: returns now, with a time zone.
+        events: records every appraisal of a peer.
+        history: stores appraisals for operators.
         insecure_accept_anyone: every peer is accepted, with or without evidence, and
-            no policy is asked (`nullverifier`).
+            no policy is evaluated (`nullverifier`).
         allow_unlogged: whether guests may extend some registers at run time without log entries.
-        seconds: what judging one peer may take, collateral fetched meanwhile; None for ever.
+        seconds: time limit for one appraisal, fetching collateral included; None for no limit.
     """
 
     def __init__(  # noqa: PLR0913  # its collaborators, all by keyword
@@ -73,22 +92,22 @@ class Appraiser:
 
     @property
     def tees(self) -> Tees:
-        """The TEEs that are known, for the readers of evidence."""
+        """The known TEEs, for the readers of evidence."""
         return self._tees
 
     def serves(self, tee: str) -> bool:
-        """Whether evidence of this TEE could be accepted."""
+        """Return whether evidence of this TEE could be accepted."""
         return self._insecure_accept_anyone or tee in self._verifiers
 
-    async def admit(self, read: Reading, *, address: str) -> Appraisal:
-        """Judges the peer at `address` and records the verdict, whichever it is.
+    async def admit(self, read: EvidenceReader, *, address: str) -> Appraisal:
+        """Appraise the peer at `address` and record the result.
 
         Returns:
-            The verdict. `AppraisedPeer.of` makes a peer of it if it is an acceptance;
-            a refused peer is told its code and its id, nothing else.
+            The appraisal. `AppraisedPeer.of` makes a peer of it if the guest is accepted;
+            only code and id are disclosed to a refused guest.
 
         Raises:
-            NotJudged: it cannot be judged now; recorded too.
+            NotJudged: the guest cannot be appraised now; this is recorded too.
         """
         if self._insecure_accept_anyone:
             appraisal = Appraisal(
@@ -96,72 +115,93 @@ class Appraiser:
             )
         else:
             try:
-                appraisal = await self._judge_in_time(read)
+                appraisal = await self._appraise_in_time(read)
             except NotJudged as error:
                 self._record_unjudged(error, address)
                 raise
         self._record(appraisal, address)
         return appraisal
 
-    async def _judge_in_time(self, read: Reading) -> Appraisal:
+    async def _appraise_in_time(self, read: EvidenceReader) -> Appraisal:
         try:
             async with asyncio.timeout(self._seconds):
-                return await self.judge(read)
+                return await self.appraise(read)
         except TimeoutError:
             raise AppraisalTimeout(f"appraisal took longer than {self._seconds} s") from None
 
-    async def judge(self, read: Reading) -> Appraisal:
-        """Judges what `read` reads, now.
+    async def appraise(self, read: EvidenceReader) -> Appraisal:
+        """Appraise the evidence that `read` returns, now.
 
         1. Read the evidence. 2. Find the verifier of its TEE. 3. Verify signature,
         chain, revocation and collateral. 4. Check that REPORTDATA begins with what
         binds the peer's key. 5. Replay the event log, and compare the init-data's digest,
-        if there are any. 6. Refuse what the verifier and these refuse under any policy.
-        7. Ask the policy, also then: a refusal names every failed rule.
+        if there are any. 6. Refuse what these steps refuse under any policy. 7. Evaluate
+        the policy, also then: a refusal names every failed rule.
 
         Returns:
-            The verdict, with every failed rule and whatever claims were verified.
+            The appraisal, with every failed rule and the claims that were verified.
 
         Raises:
-            CollateralUnavailable: it cannot be judged now.
+            CollateralUnavailable: the evidence cannot be appraised now.
         """
         now = self._clock()
-        tee: str | None = None
-        form = ""
-        bound = False
-        found: VerifiedEvidence | None = None
+        known = _Known()
         refusal: AttestationError | None = None
         try:
-            evidence = read(now)  # 1
-            tee, form = evidence.tee, evidence.form
-            verifier = self._verifiers.get(tee)  # 2
-            if verifier is None:
-                served = ", ".join(sorted(self._verifiers)) or "nothing"
-                raise EvidenceFormat(f"evidence of {tee} is not served here (served: {served})")
-            found = await verifier.verify(evidence, now=now)  # 3
-            bound = _check_binding(evidence, found)  # 4
-            found = self._with_surroundings(evidence, found)  # 5
-            failures = await self._policy.failures(found.tee, found.claims)
-            if found.faults or failures:  # 6, 7
-                raise _refusal(self._tees.get(found.tee), found, failures)
+            await self._require_acceptable(read, now, known)
         except AttestationError as error:
             refusal = error
-            if isinstance(error.verified, VerifiedEvidence):
-                found = error.verified
-        return Appraisal(uuid4().hex, now, tee, form, found, bound=bound, refusal=refusal)
+        return Appraisal(
+            uuid4().hex,
+            now,
+            known.tee,
+            known.form,
+            known.verified,
+            bound=known.bound,
+            refusal=refusal,
+        )
 
-    def _with_surroundings(self, evidence: Evidence, found: VerifiedEvidence) -> VerifiedEvidence:
-        """The claims with what comes beside the quote: event log, init-data, further devices."""
-        tee = self._tees.get(found.tee)
+    async def _require_acceptable(self, read: EvidenceReader, now: datetime, known: _Known) -> None:
+        """Take the steps of `appraise`, and enter into `known` what each establishes.
+
+        Raises:
+            AttestationError: the guest is refused.
+            CollateralUnavailable: the evidence cannot be appraised now.
+        """
+        evidence = read(now)  # 1
+        known.tee, known.form = evidence.tee, evidence.form
+        verifier = self._verifiers.get(evidence.tee)  # 2
+        if verifier is None:
+            served = ", ".join(sorted(self._verifiers)) or "nothing"
+            raise EvidenceFormat(
+                f"evidence of {evidence.tee} is not served here (served: {served})"
+            )
+        result = await verifier.verify(evidence, now=now)  # 3
+        if isinstance(result, RefusedEvidence):
+            known.verified = result.verified
+            raise result.refusal
+        known.verified = result
+        known.bound = _check_binding(evidence, result)  # 4
+        known.verified = verified = self._with_surroundings(evidence, result)  # 5
+        failures = await self._policy.failures(verified.tee, verified.claims)
+        if verified.faults or failures:  # 6, 7
+            raise _refusal(verified, failures)
+
+    def _with_surroundings(
+        self, evidence: Evidence, verified: VerifiedEvidence
+    ) -> VerifiedEvidence:
+        """Add claims from outside the quote: event log, init-data, further devices."""
+        tee = self._tees.get(verified.tee)
         if evidence.event_log is not None:
-            found = _with_event_log(
-                tee, found, evidence.event_log, allow_unlogged=self._allow_unlogged
+            verified = _with_event_log(
+                tee, verified, evidence.event_log, allow_unlogged=self._allow_unlogged
             )
         if evidence.init_data is not None or (tee is not None and tee.init_data is not None):
-            found = _with_init_data(tee, found, evidence.init_data)
+            verified = _with_init_data(tee, verified, evidence.init_data)
         if evidence.devices:
-            found = replace(found, claims={**found.claims, DEVICES: list(evidence.devices)})
-        return found
+            devices: JsonValue = list(evidence.devices)
+            verified = replace(verified, claims={**verified.claims, DEVICES: devices})
+        return verified
 
     def _record_unjudged(self, error: NotJudged, address: str) -> None:
         judgement = Judgement.not_judged(
@@ -193,13 +233,17 @@ class Appraiser:
         )
 
 
-def _check_binding(evidence: Evidence, found: VerifiedEvidence) -> bool:
-    """True where the evidence is bound to a channel, False where there is none to bind to."""
+def _check_binding(evidence: Evidence, verified: VerifiedEvidence) -> bool:
+    """Return True if the evidence is bound to a channel, False if there is no channel.
+
+    Raises:
+        BindingMismatch: the evidence is bound to another channel.
+    """
     if evidence.binding is None:
         return False
     spellings = (evidence.binding, *evidence.other_bindings)
-    if not all(spellings) or not any(map(found.report_data.startswith, spellings)):
-        measured = found.report_data[: len(evidence.binding)].hex()
+    if not all(spellings) or not any(map(verified.report_data.startswith, spellings)):
+        measured = verified.report_data[: len(evidence.binding)].hex()
         expected = " or ".join(spelling.hex() for spelling in spellings)
         raise BindingMismatch(
             "the evidence does not vouch for the peer's key",
@@ -210,6 +254,7 @@ def _check_binding(evidence: Evidence, found: VerifiedEvidence) -> bool:
                     expected,
                     f"reportData: measured {measured}, expected to begin with {expected}: "
                     "the evidence was made for another key or another challenge",
+                    kind=ReasonKind.BINDING,
                 ),
             ),
         )
@@ -217,76 +262,71 @@ def _check_binding(evidence: Evidence, found: VerifiedEvidence) -> bool:
 
 
 def _with_event_log(
-    tee: Tee | None, found: VerifiedEvidence, data: bytes, *, allow_unlogged: bool
+    tee: Tee | None, verified: VerifiedEvidence, data: bytes, *, allow_unlogged: bool
 ) -> VerifiedEvidence:
-    """Return the claims with what the log proves, and a fault for everything that it does not.
+    """Add the claims that the log proves, and a fault for each event that it does not prove.
 
     Raises:
         EvidenceFormat: it is no log, or of a TEE whose registers it does not extend.
     """
     registers = None if tee is None else tee.event_log
     if tee is None or registers is None:
-        raise EvidenceFormat(f"an event log of {found.tee} is not served here")
+        raise EvidenceFormat(f"an event log of {verified.tee} is not served here")
     log = eventlog.parse(data, registers.claims)
-    measured = {name: _measured(tee, found, name) for name in registers.claims}
+    measured = {name: _measured(tee, verified, name) for name in registers.claims}
     unlogged = registers.extended_later if allow_unlogged else ()
     return replace(
-        found,
-        claims={**found.claims, eventlog.RULE: log.proved_by(measured).claims()},
-        faults=found.faults + log.mismatches(measured, unlogged=unlogged),
+        verified,
+        claims={**verified.claims, eventlog.RULE: log.proved_by(measured).claims()},
+        faults=verified.faults + log.mismatches(measured, unlogged=unlogged),
     )
 
 
-def _measured(tee: Tee, found: VerifiedEvidence, name: str) -> bytes:
-    """Return the bytes that a claim stands for; none where the guest does not have the claim."""
-    bytes_of, value = tee.claims[name].form.bytes_of, found.claims.get(name)
+def _measured(tee: Tee, verified: VerifiedEvidence, name: str) -> bytes:
+    """Return the bytes that a claim encodes; none if the guest does not have the claim."""
+    bytes_of, value = tee.claims[name].form.bytes_of, verified.claims.get(name)
     return bytes_of(value) if bytes_of is not None and isinstance(value, str) else b""
 
 
 def _with_init_data(
-    tee: Tee | None, found: VerifiedEvidence, shown_by_guest: InitData | None
+    tee: Tee | None, verified: VerifiedEvidence, init_data: InitData | None
 ) -> VerifiedEvidence:
-    """Return the claims with what the init-data says, or none and a fault for another's.
+    """Add the content of the init-data as a claim; null and a fault if it is another guest's.
 
     Raises:
         EvidenceFormat: it cannot be read, or is of a TEE that does not measure it.
     """
-    if shown_by_guest is None:
-        return replace(found, claims={**found.claims, initdata.CLAIM: None})
+    if init_data is None:
+        return replace(verified, claims={**verified.claims, initdata.CLAIM: None})
     binding = None if tee is None else tee.init_data
     if tee is None or binding is None:
-        raise EvidenceFormat(f"init-data of {found.tee} is not served here")
-    document = initdata.parse(shown_by_guest)
+        raise EvidenceFormat(f"init-data of {verified.tee} is not served here")
+    document = initdata.parse(init_data)
     faults: tuple[Reason, ...] = ()
     if binding.claim is not None:  # otherwise the guest proves nothing, its init-data included
-        measured = _measured(tee, found, binding.claim)
+        measured = _measured(tee, verified, binding.claim)
         faults = document.mismatches(binding.claim, measured, binding.size)
     claim = None if faults else dict(document.content)
     return replace(
-        found,
-        claims={**found.claims, initdata.CLAIM: claim},
-        faults=found.faults + faults,
+        verified,
+        claims={**verified.claims, initdata.CLAIM: claim},
+        faults=verified.faults + faults,
     )
 
 
-def _refusal(
-    tee: Tee | None, found: VerifiedEvidence, failures: tuple[Reason, ...]
-) -> AttestationError:
+def _refusal(verified: VerifiedEvidence, failures: tuple[Reason, ...]) -> AttestationError:
     """Return a refusal with every failed rule once: the verifier's faults, then the policy's."""
-    faulty = {fault.rule for fault in found.faults}
-    reasons = found.faults + tuple(f for f in failures if f.rule not in faulty)
+    faulty = {fault.rule for fault in verified.faults}
+    reasons = verified.faults + tuple(f for f in failures if f.rule not in faulty)
     rules = ", ".join(reason.rule for reason in reasons)
-    refusals = dict(_REFUSALS)
-    if tee is not None and tee.tcb is not None:
-        refusals[tee.tcb.claim] = TcbStatusRefused
-    kind = refusals.get(next(iter(faulty))) if len(faulty) == 1 else None
-    if kind is not None:
-        return kind(f"refused: {rules}", reasons=reasons)
+    kinds = {fault.kind for fault in verified.faults}
+    refusal = _REFUSALS.get(kinds.pop()) if len(kinds) == 1 else None
+    if refusal is not None:
+        return refusal(f"refused: {rules}", reasons=reasons)
     return PolicyRefused(f"refused by policy: {rules}", reasons=reasons)
 
 
-_REFUSALS: Final[Mapping[str, type[AttestationError]]] = {
-    eventlog.RULE: EventLogRefused,
-    initdata.CLAIM: InitDataRefused,
+_REFUSALS: Final[Mapping[ReasonKind, type[AttestationError]]] = {
+    error.kind: error for error in (EventLogRefused, InitDataRefused, TcbStatusRefused)
 }
-"""What it is where one rule that no policy decides has failed."""
+"""Refusals by the kind of their faults, if all faults are of one kind."""

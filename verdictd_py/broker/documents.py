@@ -20,7 +20,7 @@ from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.events import PolicySet, ReferencePinned
 from verdictd_py.domain.names import REFERENCE_SETS, RELEASE_DATA, RELEASE_POLICIES, Name
-from verdictd_py.encoding import JsonValue, decode_object, shown
+from verdictd_py.encoding import JsonValue, decode_object, quoted
 from verdictd_py.errors import NotFound, RequestError
 from verdictd_py.ports import (
     ANY,
@@ -268,7 +268,7 @@ class DocumentAdministrator:
                 await self._documents.get(name)
             except NotFound:
                 raise RequestError(
-                    f"there is no policy {name} for {shown(prefix)}; "
+                    f"there is no policy {name} for {quoted(prefix)}; "
                     f"store it first (verdict-py policy set {name} FILE)"
                 ) from None
 
@@ -324,8 +324,8 @@ def _lists(values: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     for name, value in values.items():
         accepted: list[JsonValue] = value if isinstance(value, list) else [value]
         if not all(isinstance(text, str) for text in accepted):
-            raise RequestError(f"{shown(name)}: reference values are texts, or a list of them")
+            raise RequestError(f"{quoted(name)}: reference values are texts, or a list of them")
         if not accepted:  # it would open what is pinned
-            raise RequestError(f"{shown(name)}: an empty list means any value; give values")
+            raise RequestError(f"{quoted(name)}: an empty list means any value; give values")
         lists[name] = accepted
     return lists

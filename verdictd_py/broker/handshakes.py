@@ -19,7 +19,7 @@ from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
 from verdictd_py.domain.evidence import NO_TEE
 from verdictd_py.domain.names import ResourcePath
 from verdictd_py.domain.trust import HARDWARE_UNKNOWN
-from verdictd_py.encoding import encode_base64, shown
+from verdictd_py.encoding import encode_base64, quoted
 from verdictd_py.errors import (
     EvidenceFormat,
     GuestRefused,
@@ -37,7 +37,7 @@ from verdictd_py.protocols.rcar.messages import (
     Challenge,
     ReleasedResource,
 )
-from verdictd_py.protocols.rcar.tokens import LIFETIME, Attested, Tokens
+from verdictd_py.protocols.rcar.tokens import LIFETIME, AttestedGuest, Tokens
 
 SESSION_LIFETIME: Final = timedelta(minutes=5)
 """Lifetime of a session from its challenge; once attested, it lives as long as its token."""
@@ -107,7 +107,7 @@ class Handshakes:
         known = self._tees.of_rcar(request.tee)
         tee = NO_TEE if known is None else known.name
         if not self._appraiser.serves(tee):
-            named = shown(request.tee) if known is None else tee
+            named = quoted(request.tee) if known is None else tee
             raise EvidenceFormat(f"evidence of {named} is not served here")
         nonce = encode_base64(self._random(messages.NONCE_BYTES))
         challenge = Challenge(request.version, tee, nonce)
@@ -115,7 +115,7 @@ class Handshakes:
         name, now = _name(session_id), self._clock()
         expires = now + SESSION_LIFETIME
         sealed = self._challenges.seal(challenge, session=name, expires=expires)
-        await self._sessions.begin(name, sealed, now=now, expires=expires)
+        await self._sessions.add_challenge(name, sealed, now=now, expires=expires)
         return NewSession(session_id, challenge)
 
     async def open(self, session_id: str | None) -> OpenSession:
@@ -155,15 +155,14 @@ class Handshakes:
         )
         if not appraisal.accepted:
             raise GuestRefused(appraisal.told)
-        attested = Attested(appraisal, answer.key, session.challenge.version)
+        guest = AttestedGuest(appraisal, answer.key, session.challenge.version)
         assessment = await self._assessment(appraisal)
         now = self._clock()
         expires = now + LIFETIME
-        issued = self._tokens.issue(attested, now=now, assessment=assessment)  # 2
-        if issued.kept is not None:
-            digest, claims = issued.kept
-            await self._sessions.keep(digest, claims, now=now, expires=expires)
-        await self._sessions.attested(  # 3
+        issued = self._tokens.issue(guest, now=now, assessment=assessment)  # 2
+        if (stored := issued.stored_claims) is not None:
+            await self._sessions.add_claims(stored.digest, stored.text, now=now, expires=expires)
+        await self._sessions.add_token(  # 3
             session.name, issued.token, now=now, expires=expires
         )
         return issued.token
@@ -195,12 +194,12 @@ class Handshakes:
         content = self._releaser.hand_out(peer, found)
         return ReleasedResource(content, attested.key, attested.version)
 
-    async def _attested(self, token: str) -> Attested:
+    async def _attested(self, token: str) -> AttestedGuest:
         now = self._clock()
-        shown = self._tokens.read(token, now=now)
-        if shown.kept is None:
-            return shown.attested()
-        return shown.attested(await self._sessions.kept(shown.kept, now=now))
+        content = self._tokens.read(token, now=now)
+        if content.stored_digest is None:
+            return content.guest()
+        return content.guest(await self._sessions.claims(content.stored_digest, now=now))
 
     async def _assessment(self, appraisal: Appraisal) -> Assessment:
         tee, found = self._tees.get(appraisal.tee), appraisal.evidence

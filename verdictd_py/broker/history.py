@@ -16,7 +16,7 @@ from typing import Final, Self
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import NotFound, NotJudged, PolicyRefused, Reason, RequestError
+from verdictd_py.errors import NotFound, NotJudged, PolicyRefused, Reason, ReasonKind, RequestError
 from verdictd_py.formats import eventlog, initdata
 
 KEPT: Final = 500
@@ -85,7 +85,7 @@ class Judgement:
             evidence="" if found is None else found.digest,
             reasons=appraisal.reasons,
             measurements=measurements,
-            not_pinnable=_not_pinnable(appraisal, measurements),
+            not_pinnable=_not_pinnable(appraisal),
         )
 
     @classmethod
@@ -125,15 +125,15 @@ def _verdict(appraisal: Appraisal) -> Verdict:
     return Verdict.REFUSED if genuine else Verdict.UNVERIFIED
 
 
-def _not_pinnable(appraisal: Appraisal, measurements: tuple[str, ...]) -> str:
-    """Only evidence that is good in every respect but the measurements may be pinned.
+def _not_pinnable(appraisal: Appraisal) -> str:
+    """Return why the measurements cannot be pinned; empty if they can.
 
-    1. Quote and collateral verified. 2. It is bound to the guest's key. 3. It was accepted,
-    or the policy refused it. 4. It refused nothing but measurements: neither debug, nor the
-    TCB, nor what a policy of the operator's adds.
+    1. Quote and collateral verified. 2. The evidence is bound to the guest's key. 3. The guest
+    was accepted, or the policy refused it. 4. Only its measurements were refused: it has no
+    fault such as debug, and no rule about the TCB and no other rule of the policy failed.
     """
-    found = appraisal.evidence
-    if found is None:  # 1
+    evidence = appraisal.evidence
+    if evidence is None:  # 1
         return "its evidence did not verify"
     if not appraisal.bound:  # 2
         return "its evidence is not bound to its key"
@@ -141,10 +141,10 @@ def _not_pinnable(appraisal: Appraisal, measurements: tuple[str, ...]) -> str:
         return ""
     if not isinstance(appraisal.refusal, PolicyRefused):  # 3
         return f"it was refused for something else than its measurements: {appraisal.code}"
-    rules = [reason.rule for reason in (*found.faults, *appraisal.reasons)]
-    others = sorted(set(rules) - set(measurements))
+    others = {fault.rule for fault in evidence.faults}
+    others.update(r.rule for r in appraisal.reasons if r.kind is not ReasonKind.MEASUREMENT)
     if others:  # 4
-        return "not its measurements alone were refused, but also " + ", ".join(others)
+        return "not its measurements alone were refused, but also " + ", ".join(sorted(others))
     return ""
 
 

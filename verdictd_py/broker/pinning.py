@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from verdictd_py.broker.history import Judgement, Verdict
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.names import Name
-from verdictd_py.encoding import JsonValue, shown
-from verdictd_py.errors import RequestError
+from verdictd_py.encoding import JsonValue, quoted
+from verdictd_py.errors import ReasonKind, RequestError
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def changes(
 def _default_fields(judgement: Judgement, reference: ReferenceData) -> tuple[str, ...]:
     if judgement.verdict is Verdict.ACCEPTED:
         return reference.unpinned(judgement.measurements)
-    refused = {reason.rule for reason in judgement.reasons}
+    refused = {reason.rule for reason in judgement.reasons if reason.kind is ReasonKind.MEASUREMENT}
     return tuple(name for name in judgement.measurements if name in refused)
 
 
@@ -83,7 +83,7 @@ def _change(judgement: Judgement, reference: ReferenceData, field: str) -> Chang
     measured = judgement.claims.get(field)
     if field not in known or not isinstance(measured, str):
         raise RequestError(
-            f"{shown(field)} cannot be pinned from this guest; choose among {', '.join(known)}"
+            f"{quoted(field)} cannot be pinned from this guest; choose among {', '.join(known)}"
         )
     values = reference.values.get(field, [])
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):

@@ -48,7 +48,7 @@ def run(argv: Sequence[str]) -> int:
         log = None if options.event_log is None else read_file(options.event_log, MAX_FILE_BYTES)
         appraiser = _appraiser(options)
         read = partial(_evidence, data, log, appraiser.tees)
-        appraisal = asyncio.run(appraiser.judge(read))
+        appraisal = asyncio.run(appraiser.appraise(read))
     except CollateralUnavailable as error:
         raise ConfigError(f"{error}; give collateral for it with --collateral") from error
     if options.json:
@@ -123,13 +123,15 @@ def _appraiser(options: Namespace) -> Appraiser:
             )
         },
     )
+    verifiers = select(names, tees, context)
     return app.build_appraiser(
-        verifiers=select(names, tees, context),
+        verifiers=verifiers,
         tees=tees,
         policy=RegoAppraisalPolicy(
             _Policies(tees, _text(options.policy), _text(options.data)),
             tees,
             require_reference_values=options.require_reference_values,
+            pinned_only=verifiers.pinned_only,
         ),
         clock=lambda: moment,
         events=Silent(),

@@ -26,7 +26,7 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (("--kbs-admins",), "FILE", "TOML: keys of who may administer over HTTP (nobody)"),
     (("--kbs-token-key",), "FILE", "P-256 key that signs attestation tokens, PEM (a new one)"),
     (("--kbs-sessions",), "FILE", "sessions that brokers of this host share, SQLite (memory)"),
-    (("--verifier",), "NAME[,NAME]", "tdx, ... (every real verifier)"),
+    (("--verifier",), "NAME[,NAME]", "tdx, ... (all; but for tdx only once pinned)"),
     (("--attester",), "NAME", "evidence about the broker itself: tdx, or none (nullattester)"),
     (("-m", "--mutual"), _SWITCH, "accepted: guests are always attested"),
     (("--tls",), "NAME", "accepted: openssl"),

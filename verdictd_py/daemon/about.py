@@ -7,7 +7,7 @@ from datetime import datetime
 
 from verdictd_py import __version__
 from verdictd_py.config import Settings, Unsafe
-from verdictd_py.daemon.readiness import Readiness
+from verdictd_py.daemon.readiness import Readiness, not_served
 from verdictd_py.domain.events import DaemonStarted, ListenerStarted, UnsafeOption, WarningStorage
 from verdictd_py.listeners.listener import Listener
 from verdictd_py.listeners.management_v1 import DaemonStatus
@@ -73,6 +73,8 @@ class About:
 
     async def status(self) -> DaemonStatus:
         """Describe the daemon as it is now."""
+        unpinned = await self.readiness.refresh()
+        closed = sorted(self.readiness.not_served)
         return DaemonStatus(
             version=__version__,
             started_at=self._started_at,
@@ -81,8 +83,8 @@ class About:
             verifiers=self._verifiers,
             attester=self._settings.attester,
             unsafe=self._unsafe.chosen(),
-            warnings=self._warnings,
-            unpinned=await self.readiness.refresh(),
+            warnings=(*self._warnings, *map(not_served, closed)),
+            unpinned=unpinned,
         )
 
     def _endpoints(self) -> dict[str, str]:

@@ -15,7 +15,7 @@ from verdictd_py.daemon.supervisor import Work
 from verdictd_py.domain.events import PolicyEngineCompiling
 from verdictd_py.errors import ConfigError
 from verdictd_py.events.log import LogEvents
-from verdictd_py.listeners.errors import unhandled
+from verdictd_py.listeners.errors import exception_handler
 from verdictd_py.policy import instances
 from verdictd_py.ports import Events
 
@@ -42,7 +42,7 @@ async def run(settings: Settings, unsafe: Unsafe) -> int:
     events = LogEvents(settings.log_format)
     stopping, reloading = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(unhandled(events))
+    loop.set_exception_handler(exception_handler(events))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, reloading.set)

@@ -138,7 +138,11 @@ def use_cases(
     deciding = DocumentsWithSets(documents, clock)
     compiled = CompiledPolicies()
     appraisal = RegoAppraisalPolicy(
-        deciding, tees, compiled, require_reference_values=settings.require_reference_values
+        deciding,
+        tees,
+        compiled,
+        require_reference_values=settings.require_reference_values,
+        pinned_only=verifiers.pinned_only,
     )
     release = RegoReleasePolicy(documents, compiled)
     history = History()

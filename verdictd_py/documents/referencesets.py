@@ -14,7 +14,7 @@ from typing import Final, Self
 
 from verdictd_py.domain.claims import Claim
 from verdictd_py.domain.names import REFERENCE_SETS, Name
-from verdictd_py.encoding import JsonValue, decode_object, shown
+from verdictd_py.encoding import JsonValue, decode_object, quoted
 from verdictd_py.errors import AlreadyExists, NotFound, RequestError
 
 DOCUMENT: Final = REFERENCE_SETS
@@ -71,7 +71,7 @@ class ReferenceSet:
         found: dict[str, tuple[str, ...]] = {}
         for name, accepted in values.items():
             if not isinstance(accepted, list) or not accepted:
-                raise ValueError(f"{shown(name)} is no list with values")
+                raise ValueError(f"{quoted(name)} is no list with values")
             found[name] = tuple(str(value) for value in accepted)
         added_at = _moment(members.get("addedAt"))
         if added_at is None:
@@ -118,7 +118,7 @@ def parse(text: str) -> dict[str, Sets]:
         members = decode_object(text.encode(), str(DOCUMENT), max_containers=_MAX_CONTAINERS)
         for tee, sets in members.items():
             if not isinstance(sets, dict) or len(sets) > MAX_SETS:
-                raise ValueError(f"{shown(tee)} is no object of at most {MAX_SETS} sets")
+                raise ValueError(f"{quoted(tee)} is no object of at most {MAX_SETS} sets")
             found[str(Name.parse(tee))] = {
                 str(Name.parse(name)): ReferenceSet.from_json(made) for name, made in sets.items()
             }
@@ -172,11 +172,11 @@ def checked_values(
         raise RequestError("a set without values accepts nothing; give some")
     for name, accepted in values.items():
         if name not in known:
-            raise RequestError(f"{shown(name)} is no measurement; choose among {', '.join(known)}")
+            raise RequestError(f"{quoted(name)} is no measurement; choose among {', '.join(known)}")
         form = claims[name].form
         for value in accepted:
             if not form.accepts(value):
-                raise RequestError(f"{name}: {shown(value)} is not {form.description}")
+                raise RequestError(f"{name}: {quoted(value)} is not {form.description}")
     return {name: tuple(dict.fromkeys(accepted)) for name, accepted in values.items()}
 
 
@@ -205,7 +205,7 @@ def with_retired(sets: Mapping[str, Sets], tee: str, name: str, now: datetime) -
     """
     of_tee = sets.get(tee, {})
     if name not in of_tee:
-        raise NotFound(f"there is no set {shown(name)}")
+        raise NotFound(f"there is no set {quoted(name)}")
     return {**sets, tee: {**of_tee, name: retired(of_tee[name], now)}}
 
 
@@ -227,5 +227,5 @@ def expiry(text: str, now: datetime) -> datetime | None:
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None or moment <= now:
-        raise RequestError(f"{shown(text)} is no time to come; write 2027-11-24T12:00:00Z")
+        raise RequestError(f"{quoted(text)} is no time to come; write 2027-11-24T12:00:00Z")
     return moment

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from verdictd_py.domain.names import RELEASE_POLICIES, Name
-from verdictd_py.encoding import JsonValue, decode_object, shown
+from verdictd_py.encoding import JsonValue, decode_object, quoted
 from verdictd_py.errors import RequestError
 
 
@@ -21,7 +21,7 @@ def _policy(prefix: str, named: JsonValue) -> Name:
     name = Name.parse(named) if isinstance(named, str) else None
     if name is None or len(name.segments) != 1:
         raise RequestError(
-            f"{RELEASE_POLICIES}: what {shown(prefix)} stands for is no name of a policy, "
+            f"{RELEASE_POLICIES}: what {quoted(prefix)} stands for is no name of a policy, "
             'write "teamA.rego"'
         )
     return name

@@ -488,6 +488,21 @@ class WarningUnpinned(Event):
     reason: Reason
 
 
+@event("tee.not-served")
+class TeeNotServed(Event):
+    """Every guest of a TEE is refused: no measurement is pinned, nor is the TEE named."""
+
+    tee: TeeName
+    reason: Reason
+
+
+@event("tee.served")
+class TeeServed(Event):
+    """Guests of a TEE can be accepted from now on: a measurement was pinned."""
+
+    tee: TeeName
+
+
 @event("warning.identity", level=Level.WARNING)
 class WarningIdentity(Event):
     """A certificate or key of the daemon could not be renewed or read again."""

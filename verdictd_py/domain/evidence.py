@@ -1,4 +1,4 @@
-"""Evidence as a peer presents it, and what a verifier makes of it.
+"""Evidence as a peer presents it, and the results of verifiers.
 
 Names are RATS's (RFC 9334): a peer *presents* evidence, a verifier *verifies* it with
 collateral and endorsements, the appraiser *appraises* the claims.
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import Reason
+from verdictd_py.errors import AttestationError, Reason
 
 REPORT_DATA_BYTES: Final = 64
 """Data that a guest has signed with its evidence, in every TEE that is known."""
@@ -84,8 +84,9 @@ class VerifiedEvidence:
             without one, and where the verifier refused before it was known.
         advisory_ids: the vendor's security advisories that apply to the platform.
         digest: SHA-256 over the signed length of the quote, lower-case hex.
-        faults: what the verifier itself refuses whatever the policy says (debug TDs,
-            reserved attributes, a revoked TCB); empty where it refuses nothing.
+        faults: what the verifier refuses whatever the policy says (debug TDs, reserved
+            attributes, a revoked TCB), each with its `ReasonKind`; empty if it refuses nothing.
+            A guest with a fault is refused before the policy is evaluated.
     """
 
     tee: str
@@ -95,3 +96,23 @@ class VerifiedEvidence:
     advisory_ids: tuple[str, ...]
     digest: str
     faults: tuple[Reason, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedEvidence:
+    """Evidence that a verifier refuses although its own signatures verified.
+
+    Examples are expired collateral and a revoked certificate. The claims are for the operator
+    only: they never reach a policy at connect time.
+
+    Attributes:
+        refusal: why the evidence is refused.
+        verified: the claims that the signatures of the evidence cover.
+    """
+
+    refusal: AttestationError
+    verified: VerifiedEvidence
+
+
+VerificationResult = VerifiedEvidence | RefusedEvidence
+"""Result of a verifier; evidence whose signatures do not verify has none, it raises."""

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Final, Self
 
 from verdictd_py.domain.names import KeyId
-from verdictd_py.encoding import shown
+from verdictd_py.encoding import quoted
 from verdictd_py.errors import RequestError
 
 KEY_BITS: Final = 256
@@ -37,7 +37,7 @@ class Algorithm(Enum):
             return cls(text)
         except ValueError:
             raise RequestError(
-                f"unsupported algorithm {shown(text)}; supported are AES, A256GCM, A256CTR"
+                f"unsupported algorithm {quoted(text)}; supported are AES, A256GCM, A256CTR"
             ) from None
 
     @property

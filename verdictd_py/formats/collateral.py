@@ -1,4 +1,4 @@
-"""Intel's collateral, and its encoding in the certificates of guests, in both directions.
+"""Reader and writer of Intel's collateral as guests carry it in their certificates.
 
 Intel signs collateral, but a guest chooses what it sends. Nothing is verified here.
 
@@ -27,7 +27,7 @@ _ENTRIES: Final = (8, 9)  # rats-tls dice.c; the ninth, a creation time, was nev
 _PEM_CRL: Final = re.compile(
     r"\s*-----BEGIN X509 CRL-----([A-Za-z0-9+/=\s]*)-----END X509 CRL-----\s*"
 )
-# Whatever stands between name and signature is what was signed, to the byte.
+# Intel signed exactly the bytes between the member's name and the signature.
 _ANSWER: Final = r'\s*\{\s*"%s"\s*:\s*(\{.*\})\s*,\s*"signature"\s*:\s*"([0-9A-Fa-f]{128})"\s*\}\s*'
 _TCB_INFO: Final = re.compile(_ANSWER % "tcbInfo", re.DOTALL)
 _QE_IDENTITY: Final = re.compile(_ANSWER % "enclaveIdentity", re.DOTALL)
@@ -37,8 +37,8 @@ _QE_IDENTITY: Final = re.compile(_ANSWER % "enclaveIdentity", re.DOTALL)
 class Collateral:
     """Intel's QuoteCollateralV3: what a verifier needs in addition to the quote.
 
-    Chains are PEM text, CRLs DER bytes, signatures 64 raw bytes (r and s), the two JSON
-    texts exactly what was signed.
+    Chains are PEM text, CRLs are DER, signatures are 64 raw bytes (r and s), and the two
+    JSON texts are exactly what Intel signed.
     """
 
     pck_crl_issuer_chain: str
@@ -53,24 +53,24 @@ class Collateral:
 
 
 def read(value: bytes, *, tag: int) -> Collateral:
-    """Takes the endorsements extension apart; what follows the item is padding.
+    """Read the endorsements extension; bytes after the CBOR item are padding.
 
-    1. The tag is that of the evidence: one build of rats-tls writes both.
-    2. Eight or nine entries, the first of them saying how the CRLs are encoded.
-    3. Texts lose the NUL they may end in, CRLs become DER.
-    4. Intel's answers are split into what was signed and its signature.
+    1. The tag must be that of the evidence: one build of rats-tls writes both.
+    2. There are eight or nine entries; the first one says how the CRLs are encoded.
+    3. Texts may end in a NUL, which is removed; CRLs are converted to DER.
+    4. Intel's answers are split into the signed text and its signature.
 
     Args:
         value: content of the extension.
-        tag: tag of the evidence beside it.
+        tag: tag of the evidence in the same certificate.
 
     Raises:
-        EvidenceFormat: any of this fails.
+        EvidenceFormat: one of these steps failed.
     """
     reader = cbor.Reader(value, "the contents of the endorsements extension")
     # 1.
-    if (found := reader.tag()) != tag:
-        raise EvidenceFormat(f"the endorsements have the tag {found:#x}, the evidence {tag:#x}")
+    if (own_tag := reader.tag()) != tag:
+        raise EvidenceFormat(f"the endorsements have the tag {own_tag:#x}, the evidence {tag:#x}")
     # 2.
     entries = reader.array()
     if entries not in _ENTRIES:
@@ -101,7 +101,7 @@ def read(value: bytes, *, tag: int) -> Collateral:
 
 
 def write(collateral: Collateral, *, tag: int) -> bytes:
-    """The inverse of `read`, as guests do: eight entries, CRLs in DER, texts with a NUL."""
+    """Write endorsements as guests do: eight entries, CRLs in DER, texts that end in a NUL."""
 
     def answer(name: str, text: str, signature: bytes) -> bytes:
         return f'{{"{name}":{text},"signature":"{signature.hex()}"}}'.encode()
@@ -131,7 +131,7 @@ def _text(value: bytes) -> str:
 
 
 def _split(pattern: re.Pattern[str], value: bytes) -> tuple[str, bytes]:
-    """The signed text and the signature in one of Intel's answers."""
+    """Return the signed text and the signature in one of Intel's answers."""
     match = pattern.fullmatch(_text(value))
     if match is None:
         raise EvidenceFormat("the endorsements have an answer that is not Intel's")
@@ -139,11 +139,11 @@ def _split(pattern: re.Pattern[str], value: bytes) -> tuple[str, bytes]:
 
 
 def _der_crl(value: bytes) -> bytes:
-    """The CRL, whose own length tells its last byte from a NUL behind it."""
+    """Return the CRL without the NUL bytes that may follow it."""
     reader = der.Reader(value, "a CRL of the endorsements")
     crl = reader.element(der.SEQUENCE)
     if reader.rest.strip(b"\0"):
-        raise EvidenceFormat("a CRL of the endorsements has something behind it")
+        raise EvidenceFormat("a CRL of the endorsements is followed by other bytes")
     return crl
 
 

@@ -1,4 +1,4 @@
-"""A guest's boot event log: what was measured into its registers, one after the other.
+"""Boot event log of a guest: the measurements that extended its registers, in order.
 
 Sources: TCG "PC Client Platform Firmware Profile", 10.2 (TCG_PCR_EVENT, TCG_PCR_EVENT2,
 TCG_EfiSpecIDEvent); UEFI 2.10, 38.4 (confidential computing event log, CCEL).
@@ -12,29 +12,30 @@ from hashlib import sha384
 from typing import Final
 
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import EvidenceFormat, Reason
+from verdictd_py.errors import EvidenceFormat, Reason, ReasonKind
 
 MAX_LOG_BYTES: Final = 1024 * 1024
-"""The area that firmware reserves is 256 KiB."""
+"""Maximum size of a log. Firmware reserves 256 KiB for it."""
 
 MAX_EVENTS: Final = 1024
-"""A boot has some hundred. A policy that is shown as many takes some 40 ms, and everybody
-else waits; for four times as many it takes more than ten times as long."""
+"""Maximum number of events; a boot has about a hundred. A policy takes some 40 ms for 1,024
+events, while other guests wait, and more than ten times as long for 4,096."""
 
-MAX_TOLD_EVENTS: Final = 16
-"""Of those that are not what was measured: each is a line for the log and the audit trail."""
+MAX_REPORTED_EVENTS: Final = 16
+"""Maximum number of mismatching events with a reason each: a reason is a line in log and audit."""
 
 RULE: Final = "eventLog"
-"""Of every refusal for the log, and the claim with what it proves."""
+"""Rule of every reason about the log, and name of the claim with what the log proves."""
 
-_OF_PLATFORM, _OF_FIRMWARE, _OF_LOADER = 1, 2, 3
-"""Indices of registers: the firmware with its variables, what it starts, what that loads."""
+_PLATFORM, _FIRMWARE, _LOADER = 1, 2, 3
+"""Indices of the registers that measure the firmware and its variables, the programs that the
+firmware starts, and what these programs load."""
 
 _SHA384: Final = 0x000C  # TPM_ALG_SHA384
 _DIGEST_BYTES: Final = 48
 _SIGNATURE: Final = b"Spec ID Event03\0"
-_END: Final = 0xFFFFFFFF  # index of the area behind the last event
-_MAX_DIGESTS: Final = 16  # of one event; TCG has assigned a handful of algorithms
+_END: Final = 0xFFFFFFFF  # index in the area after the last event
+_MAX_DIGESTS: Final = 16  # in one event; TCG has assigned a handful of algorithms
 
 EV_NO_ACTION: Final = 0x00000003
 EV_SEPARATOR: Final = 0x00000004
@@ -45,7 +46,7 @@ EV_EFI_GPT_EVENT: Final = 0x80000006
 EV_EFI_ACTION: Final = 0x80000007
 EV_EFI_VARIABLE_AUTHORITY: Final = 0x800000E0
 
-_PROVED_WHOLE: Final = frozenset(
+_DIGEST_OF_DATA: Final = frozenset(
     {
         EV_SEPARATOR,
         EV_EFI_VARIABLE_DRIVER_CONFIG,
@@ -54,11 +55,11 @@ _PROVED_WHOLE: Final = frozenset(
         EV_EFI_VARIABLE_AUTHORITY,
     }
 )
-"""Types whose digest is that of their data as it stands."""
+"""Types of events whose digest is that of their whole data."""
 
 _COMMAND_LINE: Final = b"kernel_cmdline: "
-_PROVED_BEHIND: Final = (b"grub_cmd: ", _COMMAND_LINE)
-"""Beginnings of EV_IPL data whose digest is that of the text behind it, without its NUL."""
+_TEXT_PREFIXES: Final = (b"grub_cmd: ", _COMMAND_LINE)
+"""Prefixes of EV_IPL data whose digest is that of the text after the prefix, without its NUL."""
 
 _GLOBAL_VARIABLE: Final = bytes.fromhex("61dfe48bca93d211aa0d00e098032b8c")  # EFI_GLOBAL_VARIABLE
 
@@ -68,10 +69,10 @@ class Event:
     """One measurement.
 
     Attributes:
-        index: of the register, from 1 on; no log extends register 0 (UEFI 2.10, 38.4).
-        kind: TCG's number of the type.
-        digest: SHA-384, what the register was extended with.
-        data: what the log says was measured; proved only where `data_proved` says so.
+        index: the register's index, from 1 on; no log extends register 0 (UEFI 2.10, 38.4).
+        kind: TCG's number of the event type.
+        digest: the SHA-384 digest that extended the register.
+        data: the measured data according to the log; trust it only if `data_proved` is True.
     """
 
     index: int
@@ -81,33 +82,33 @@ class Event:
 
     @property
     def data_proved(self) -> bool | None:
-        """Whether the digest is that of the data; None for types where nobody can tell."""
-        if self.kind in _PROVED_WHOLE:
+        """Whether the digest is that of the data; None for types whose digest covers more."""
+        if self.kind in _DIGEST_OF_DATA:
             return sha384(self.data).digest() == self.digest
-        text = self._text_behind()
+        text = self._measured_text()
         return None if text is None else sha384(text).digest() == self.digest
 
-    def _text_behind(self) -> bytes | None:
+    def _measured_text(self) -> bytes | None:
         if self.kind == EV_IPL:
-            for beginning in _PROVED_BEHIND:
-                if self.data.startswith(beginning):
-                    return self.data.removeprefix(beginning).removesuffix(b"\0")
+            for prefix in _TEXT_PREFIXES:
+                if self.data.startswith(prefix):
+                    return self.data.removeprefix(prefix).removesuffix(b"\0")
         return None
 
 
 @dataclass(frozen=True, slots=True)
 class EventLog:
-    """The events of one boot, in their order.
+    """Events of one boot, in order.
 
     Attributes:
-        registers: names of the registers that it extends, by index from 1 on.
+        registers: names of the registers that the log extends, by index from 1 on.
     """
 
     events: tuple[Event, ...]
     registers: tuple[str, ...]
 
     def replay(self) -> dict[str, bytes]:
-        """What the registers are after all events: 48 bytes each, by name."""
+        """Return the values of the registers after all events: 48 bytes each, by name."""
         registers = dict.fromkeys(self.registers, bytes(_DIGEST_BYTES))
         for event in self.events:
             if event.kind != EV_NO_ACTION and 1 <= event.index <= len(self.registers):
@@ -116,7 +117,13 @@ class EventLog:
         return registers
 
     def proved_by(self, measured: Mapping[str, bytes]) -> EventLog:
-        """The events of registers that replay: of any other, anybody could have written them."""
+        """Return the events of the registers whose measured value equals the replayed one.
+
+        The events of any other register prove nothing: the guest may have made them up.
+
+        Args:
+            measured: 48 bytes by register, from a verified quote.
+        """
         proved = {
             index
             for index, (name, replayed) in enumerate(self.replay().items(), start=1)
@@ -129,13 +136,13 @@ class EventLog:
     def mismatches(
         self, measured: Mapping[str, bytes], *, unlogged: Collection[str] = ()
     ) -> tuple[Reason, ...]:
-        """Why this log is not that of a guest with these registers; empty: it is.
+        """Return why this is not the log of a guest with these registers; empty if it is.
 
-        1. Every register replays. 2. Every event whose data can be proved has the data that
-        its digest says.
+        1. Every register must replay to its measured value. 2. Where the digest covers the
+        data of an event, it must match.
 
         Args:
-            measured: 48 bytes by register, out of a verified quote.
+            measured: 48 bytes by register, from a verified quote.
             unlogged: registers that the guest may have extended without log entries.
         """
         return tuple(self._mismatches(measured, unlogged))
@@ -144,36 +151,41 @@ class EventLog:
         self, measured: Mapping[str, bytes], unlogged: Collection[str]
     ) -> Iterator[Reason]:
         for name, replayed in self.replay().items():  # 1
-            found = measured.get(name)
-            if found == replayed or name in unlogged:
+            value = measured.get(name)
+            if value == replayed or name in unlogged:
                 continue
-            shown = "" if found is None else found.hex()
-            text = f"{name}: the event log replays to {replayed.hex()}, measured {shown}"
-            yield Reason(RULE, shown, replayed.hex(), text)
-        others = [each for each in enumerate(self.events) if each[1].data_proved is False]  # 2
-        for number, event in others[:MAX_TOLD_EVENTS]:
+            digits = "" if value is None else value.hex()
+            text = f"{name}: the event log replays to {replayed.hex()}, measured {digits}"
+            yield Reason(RULE, digits, replayed.hex(), text, kind=ReasonKind.EVENT_LOG)
+        mismatching = [
+            (number, event)
+            for number, event in enumerate(self.events)
+            if event.data_proved is False  # 2
+        ]
+        for number, event in mismatching[:MAX_REPORTED_EVENTS]:
             text = f"event {number} of type {event.kind:#x}: its data is not what was measured"
-            yield Reason(RULE, "", event.digest.hex(), text)
-        if left := len(others[MAX_TOLD_EVENTS:]):
-            text = f"{left} more events whose data is not what was measured"
-            yield Reason(RULE, "", "", text)
+            yield Reason(RULE, "", event.digest.hex(), text, kind=ReasonKind.EVENT_LOG)
+        if unreported := len(mismatching[MAX_REPORTED_EVENTS:]):
+            text = f"{unreported} more events whose data is not what was measured"
+            yield Reason(RULE, "", "", text, kind=ReasonKind.EVENT_LOG)
 
     def claims(self) -> dict[str, JsonValue]:
-        """What the log proves, once it is `proved_by` registers; data only of events that prove it.
+        """Return what a log that is `proved_by` registers proves, as claims.
 
-        A digest proves what was measured, never what the log calls it: whoever writes the
-        log can give one event the type or the prefix of another, and what runs later can
-        extend a register further. So each claim is taken from its own register, and is
-        absent where two events claim it. Pinned registers prove more than any of these.
+        A digest proves what was measured, not the type that the log gives it: the guest
+        writes the log, so it can give one event the type or the prefix of another, and
+        software that runs later can extend a register further. Each claim is therefore taken
+        from one register only, and is absent if two events claim it. Pinned registers prove
+        more than any of these claims.
         """
         applications: list[JsonValue] = [
             event.digest.hex()
             for event in self.events
-            if event.kind == EV_EFI_BOOT_SERVICES_APPLICATION and event.index == _OF_FIRMWARE
+            if event.kind == EV_EFI_BOOT_SERVICES_APPLICATION and event.index == _FIRMWARE
         ]
         lines = [text for event in self.events if (text := _command_line(event)) is not None]
         states = [state for event in self.events if (state := _secure_boot(event)) is not None]
-        found: dict[str, JsonValue] = {
+        claims: dict[str, JsonValue] = {
             "events": [
                 {"index": event.index, "type": event.kind, "digest": event.digest.hex()}
                 for event in self.events
@@ -182,16 +194,16 @@ class EventLog:
             "efiApplications": applications,
         }
         if applications:
-            found["kernelDigest"] = applications[-1]
+            claims["kernelDigest"] = applications[-1]
         if len(lines) == 1:
-            found["kernelCommandLine"] = lines[0]
+            claims["kernelCommandLine"] = lines[0]
         if len(states) == 1:
-            found["secureBoot"] = states[0]
-        return found
+            claims["secureBoot"] = states[0]
+        return claims
 
 
 def _command_line(event: Event) -> str | None:
-    if event.index != _OF_LOADER or not event.data_proved:
+    if event.index != _LOADER or not event.data_proved:
         return None
     if event.kind != EV_IPL or not event.data.startswith(_COMMAND_LINE):
         return None
@@ -199,7 +211,7 @@ def _command_line(event: Event) -> str | None:
 
 
 def _secure_boot(event: Event) -> bool | None:
-    if event.index != _OF_PLATFORM or not event.data_proved:
+    if event.index != _PLATFORM or not event.data_proved:
         return None
     if event.kind != EV_EFI_VARIABLE_DRIVER_CONFIG:
         return None
@@ -208,7 +220,10 @@ def _secure_boot(event: Event) -> bool | None:
 
 
 def _variable(data: bytes, name: str) -> bytes | None:
-    """Value of a global EFI variable: GUID, two lengths (u64), name (UTF-16), value."""
+    """Read the value of a global EFI variable: GUID, two lengths (u64), name (UTF-16), value.
+
+    Return None for another variable, or if the lengths do not fit the data.
+    """
     if data[:16] != _GLOBAL_VARIABLE or len(data) < 32:
         return None
     characters = int.from_bytes(data[16:24], "little")
@@ -221,13 +236,13 @@ def _variable(data: bytes, name: str) -> bytes | None:
 
 
 def parse(data: bytes, registers: tuple[str, ...]) -> EventLog:
-    """Read an event log; what firmware left behind its end is ignored.
+    """Read an event log; bytes that firmware left after its end are ignored.
 
     Args:
-        registers: names of the registers that it extends, by index from 1 on.
+        registers: names of the registers that the log extends, by index from 1 on.
 
     Raises:
-        EvidenceFormat: it is none; the text says where.
+        EvidenceFormat: not an event log; the text names the problem.
     """
     if len(data) > MAX_LOG_BYTES:
         raise EvidenceFormat(f"the event log is larger than {MAX_LOG_BYTES} bytes")
@@ -242,13 +257,13 @@ def parse(data: bytes, registers: tuple[str, ...]) -> EventLog:
 
 
 def _header(reader: _Reader) -> dict[int, int]:
-    """Sizes of digests by algorithm, from the first event, which has the old form."""
+    """Read the sizes of digests by algorithm from the first event, a TCG_PCR_EVENT."""
     reader.number(4)
     kind = reader.number(4)
-    reader.take(20)  # SHA-1 of nothing
+    reader.take(20)  # a SHA-1 digest, all zeros
     body = _Reader(reader.take(reader.number(4)))
     if kind != EV_NO_ACTION or body.take(len(_SIGNATURE)) != _SIGNATURE:
-        raise EvidenceFormat("the event log is not crypto-agile: it does not begin as TCG says")
+        raise EvidenceFormat("the event log does not begin with TCG's header of crypto-agile logs")
     body.take(8)  # platform class, versions, size of UINTN
     count = body.number(4)
     if count > _MAX_DIGESTS:
@@ -267,7 +282,10 @@ def _event(reader: _Reader, sizes: dict[int, int]) -> Event:
     for _ in range(count):
         algorithm = reader.number(2)
         if algorithm not in sizes or algorithm in digests:
-            raise EvidenceFormat(f"an event has a digest of algorithm {algorithm:#x}, or two")
+            raise EvidenceFormat(
+                f"an event of the log has two digests of algorithm {algorithm:#x}, "
+                "or the log's header does not name it"
+            )
         digests[algorithm] = reader.take(sizes[algorithm])
     if _SHA384 not in digests:
         raise EvidenceFormat("an event of the log has no SHA-384 digest")
@@ -275,7 +293,7 @@ def _event(reader: _Reader, sizes: dict[int, int]) -> Event:
 
 
 class _Reader:
-    """Little-endian numbers and bytes, never beyond the end."""
+    """Reader of little-endian numbers and bytes that never reads beyond the end."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -283,16 +301,18 @@ class _Reader:
 
     @property
     def at_end(self) -> bool:
-        """Whether the last event was read: the data ends, or the index says so."""
+        """Whether the last event was read: no data is left, or the next index is `_END`."""
         rest = self._data[self._at : self._at + 4]
         return not rest or (len(rest) == 4 and int.from_bytes(rest, "little") == _END)
 
     def take(self, size: int) -> bytes:
-        found = self._data[self._at : self._at + size]
-        if len(found) != size:
-            raise EvidenceFormat(f"the event log ends in the middle of an event, at {self._at}")
+        taken = self._data[self._at : self._at + size]
+        if len(taken) != size:
+            raise EvidenceFormat(
+                f"the event log ends in the middle of an event, at byte {self._at}"
+            )
         self._at += size
-        return found
+        return taken
 
     def number(self, size: int) -> int:
         return int.from_bytes(self.take(size), "little")

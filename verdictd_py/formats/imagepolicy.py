@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from verdictd_py.encoding import JsonValue, decode_base64, decode_object, encode_base64, shown
+from verdictd_py.encoding import JsonValue, decode_base64, decode_object, encode_base64, quoted
 from verdictd_py.errors import RequestError
 
 MAX_PROBLEMS: Final = 20
@@ -103,13 +103,13 @@ def _policy(policy: Mapping[str, JsonValue]) -> Problems:
         yield "transports: it is not an object"
         return
     for transport, scopes in transports.items():
-        where = f"transports.{shown(transport)}"
+        where = f"transports.{quoted(transport)}"
         yield from _white_space(transport, where)
         if not isinstance(scopes, dict):
             yield f"{where}: it is not an object of scopes"
             continue
         for scope, requirements in scopes.items():
-            at = f"{where}.{shown(scope)}"
+            at = f"{where}.{quoted(scope)}"
             yield from _white_space(scope, at)
             yield from _scope(transport, scope, at)
             yield from _requirements(requirements, at)
@@ -233,17 +233,17 @@ def _identity(
 def _name(member: str, value: str, where: str) -> Problems:
     if member in {"prefix", "signedPrefix"}:
         if len(value) > _MAX_NAME_CHARACTERS or not _PREFIX.fullmatch(value):
-            yield f"{where}: {shown(value)} is neither a registry nor the start of an image's name"
+            yield f"{where}: {quoted(value)} is neither a registry nor the start of an image's name"
         return
     reference = _reference(value)
     if reference is None:
-        yield f"{where}: {shown(value)} is not the name of an image"
+        yield f"{where}: {quoted(value)} is not the name of an image"
         return
     tagged = reference["tag"] or reference["digest"]
     if member == "dockerReference" and not tagged:
-        yield f"{where}: {shown(value)} has neither tag nor digest"
+        yield f"{where}: {quoted(value)} has neither tag nor digest"
     if member == "dockerRepository" and tagged:
-        yield f"{where}: {shown(value)} has a tag or digest; guests find no image of that name"
+        yield f"{where}: {quoted(value)} has a tag or digest; guests find no image of that name"
 
 
 def _reference(text: str) -> re.Match[str] | None:
@@ -262,9 +262,9 @@ def _reference(text: str) -> re.Match[str] | None:
 def _unknown(kind: JsonValue, known: tuple[str, ...]) -> str:
     """Describe an unknown type; the guide's own policy has `" insecureAcceptAnything"`."""
     if isinstance(kind, str) and kind.strip() in known:
-        return f'{shown(kind)} has white space around it; write "{kind.strip()}"'
+        return f'{quoted(kind)} has white space around it; write "{kind.strip()}"'
     cause = (
-        f"{shown(kind)} is unknown" if isinstance(kind, str) else "it is missing or not a string"
+        f"{quoted(kind)} is unknown" if isinstance(kind, str) else "it is missing or not a string"
     )
     return f"{cause}; the known types are {', '.join(known)}"
 
@@ -275,7 +275,7 @@ def _unknown_members(
     """Report unknown members, for one of which containers/image refuses a whole policy."""
     for name in members:
         if name not in known:
-            yield f"{where}: {shown(name)} is not a known member"
+            yield f"{where}: {quoted(name)} is not a known member"
 
 
 def _white_space(text: str, where: str) -> Problems:

@@ -1,7 +1,7 @@
-"""Init-data: what a host configures a guest with, and a quote proves by its digest.
+"""Init-data: the configuration that a host gives a guest, and whose digest a quote proves.
 
 Source: kata-containers and guest-components, "initdata": a TOML or JSON document with
-`version`, `algorithm` and `data`; a TEE measures the digest over its text as it stands.
+`version`, `algorithm` and `data`; a TEE measures the digest of its exact text.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from math import isfinite
 from typing import Final
 
 from verdictd_py.domain.evidence import InitData
-from verdictd_py.encoding import JsonValue, decode_object, has_more_values, shown
-from verdictd_py.errors import EvidenceFormat, Reason, RequestError
+from verdictd_py.encoding import JsonValue, decode_object, has_more_values, quoted
+from verdictd_py.errors import EvidenceFormat, Reason, ReasonKind, RequestError
 
 MAX_BYTES: Final = 256 * 1024
-"""A policy of the agent and some certificates; real ones have below 64 KiB."""
+"""Maximum size. Real init-data has below 64 KiB: an agent policy and some certificates."""
 
 MAX_VALUES: Final = 1024
-"""Keys and elements together; real ones have some ten. The time that a policy engine takes
-for them grows with the square of their number (`policy.engine`)."""
+"""Maximum number of keys and elements together; real init-data has about ten. The time that a
+policy engine needs grows with the square of this number (`policy.engine`)."""
 
 CLAIM: Final = "initData"
-"""The claim with what the document says, None where the guest showed none."""
+"""Name of the claim with the content of the document; None if the guest sent no init-data."""
 
 _ALGORITHMS: Final = ("sha256", "sha384", "sha512")  # sm3 exists (wire-rcar.md): refused
 _MAX_DEPTH: Final = 16
-_MAX_PARTS: Final = 8 * MAX_VALUES  # ends of lines among them, so that comments have room
-_MAX_INTEGER: Final = 2**63  # TOML 1.0, "Integer": 64 bits; Python's can be too long to be written
+_MAX_PARTS: Final = 8 * MAX_VALUES  # line ends count too, so this leaves room for comments
+_MAX_INTEGER: Final = 2**63  # TOML 1.0, "Integer": 64 bits; Python's can be too long to write
 
-# TOML 1.0, "Comment" and "String": what dots of keys do not stand in. A string without its end
-# reaches as far as it could: looking for its end again behind each quote takes quadratic time.
-_NO_KEY: Final = re.compile(
+# TOML 1.0, "Comment" and "String": dots in them do not separate keys. An unterminated string
+# matches as far as possible: searching for its end again after each quote takes quadratic time.
+_COMMENT_OR_STRING: Final = re.compile(
     r"#[^\n]*+"
     r'|"""(?s:[^"\\]|\\.|"(?!""))*+(?:"{3,5}|\Z)'
     r"|'''(?:[^']|'(?!''))*+(?:'{3,5}|\Z)"
@@ -48,50 +48,50 @@ _BETWEEN_KEYS: Final = re.compile(r"[\n,=\[\]{}]")
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Init-data that was read.
+    """Parsed init-data.
 
     Attributes:
-        digest: of the text as it stands, at the full length of its algorithm.
-        content: what it says, as JSON.
+        digest: digest of the exact text, at the full length of its algorithm.
+        content: the document as JSON.
     """
 
     digest: bytes
     content: Mapping[str, JsonValue] = field(repr=False)
 
     def mismatches(self, claim: str, measured: bytes, size: int) -> tuple[Reason, ...]:
-        """Return why this is not the init-data that a guest was started with; empty: it is.
+        """Return why a guest was not started with this init-data; empty if it was.
 
         Args:
-            claim: name of the claim that holds the digest.
-            measured: its bytes.
-            size: the digest is cut or filled with zeros to so many bytes.
+            claim: name of the claim that holds the measured digest.
+            measured: the measured digest.
+            size: length in bytes to which the digest is cut or filled with zeros.
         """
         expected = self.digest[:size].ljust(size, b"\0")
         if measured == expected:
             return ()
-        shown = measured.hex()
-        text = f"{CLAIM}: its digest is {expected.hex()}, but {claim} measured {shown}"
-        return (Reason(CLAIM, shown, expected.hex(), text),)
+        digits = measured.hex()
+        text = f"{CLAIM}: its digest is {expected.hex()}, but {claim} measured {digits}"
+        return (Reason(CLAIM, digits, expected.hex(), text, kind=ReasonKind.INIT_DATA),)
 
 
-def parse(shown_by_guest: InitData) -> Document:
-    """Reads what a guest shows as its init-data.
+def parse(init_data: InitData) -> Document:
+    """Read the init-data that a guest sent.
 
     Raises:
-        EvidenceFormat: it cannot be read, or names a digest that is not served.
+        EvidenceFormat: it cannot be read, or names a digest algorithm that is not supported.
     """
-    data = shown_by_guest.body.encode("utf-8", "surrogatepass")
+    data = init_data.body.encode("utf-8", "surrogatepass")
     if len(data) > MAX_BYTES:
         raise EvidenceFormat(f"the init-data is larger than {MAX_BYTES} bytes")
-    content = _content(shown_by_guest.form, shown_by_guest.body, data)
+    content = _content(init_data.form, init_data.body, data)
     if has_more_values(content, MAX_VALUES):
         raise _too_many()
     algorithm = content.get("algorithm")
     spelled = algorithm.replace("-", "").lower() if isinstance(algorithm, str) else ""
     if spelled not in _ALGORITHMS:
-        named = shown(algorithm) if isinstance(algorithm, str) else "none"
+        named = quoted(algorithm) if isinstance(algorithm, str) else "none"
         raise EvidenceFormat(
-            f"the init-data names the digest {named}; served are sha256, sha384 and sha512"
+            f"the init-data names the digest {named}; supported are sha256, sha384 and sha512"
         )
     return Document(hashlib.new(spelled, data).digest(), content)
 
@@ -103,27 +103,29 @@ def _content(form: str, body: str, data: bytes) -> dict[str, JsonValue]:
         except RequestError as error:
             raise EvidenceFormat(str(error)) from None
     if form != "toml":
-        raise EvidenceFormat(f"init-data of format {shown(form)}; served are toml and json")
+        raise EvidenceFormat(
+            f"the init-data has the format {quoted(form)}; supported are toml and json"
+        )
     try:
         _check_parts(body)
-        found = _json_value(tomllib.loads(body), 0)
-    except (ValueError, RecursionError):  # TOMLDecodeError among them; its text quotes the body
-        raise EvidenceFormat("the init-data is no TOML") from None
-    assert isinstance(found, dict)  # noqa: S101  # a TOML document is a table
-    return found
+        content = _json_value(tomllib.loads(body), 0)
+    except (ValueError, RecursionError):  # also TOMLDecodeError, whose text quotes the body
+        raise EvidenceFormat("the init-data is not valid TOML") from None
+    assert isinstance(content, dict)  # noqa: S101  # a TOML document is a table
+    return content
 
 
 def _check_parts(body: str) -> None:
-    """Refuses what takes long before anything reads it: many parts, and deep dotted keys.
+    """Refuse documents that take long to parse: many parts, or keys with many dots.
 
-    `tomllib` takes quadratic time for `a.a.a...`: 24 seconds at `MAX_BYTES`. Dots stand in
-    numbers and dates too, one or two in each.
+    `tomllib` takes quadratic time for `a.a.a...`: 24 seconds at `MAX_BYTES`. Numbers and
+    dates contain one or two dots too.
 
     Raises:
         EvidenceFormat: there are too many lines, keys, values and brackets.
-        ValueError: it has such a key.
+        ValueError: a key has too many dots.
     """
-    parts = _BETWEEN_KEYS.split(_NO_KEY.sub("_", body))
+    parts = _BETWEEN_KEYS.split(_COMMENT_OR_STRING.sub("_", body))
     if len(parts) > _MAX_PARTS:
         raise _too_many()
     if any(part.count(".") > _MAX_DEPTH for part in parts):
@@ -135,14 +137,14 @@ def _too_many() -> EvidenceFormat:
 
 
 def _json_value(value: object, depth: int) -> JsonValue:
-    """What TOML has and JSON has not becomes text."""
+    """Convert a TOML value to JSON; dates and times, which JSON does not have, become text."""
     if depth > _MAX_DEPTH:
         raise ValueError("nested too deep")
     match value:
         case dict():
-            return {str(name): _json_value(each, depth + 1) for name, each in value.items()}
+            return {str(name): _json_value(item, depth + 1) for name, item in value.items()}
         case list():
-            return [_json_value(each, depth + 1) for each in value]
+            return [_json_value(item, depth + 1) for item in value]
         case datetime() | date() | time():
             return value.isoformat()
         case float() if not isfinite(value):
@@ -152,4 +154,4 @@ def _json_value(value: object, depth: int) -> JsonValue:
         case str() | int() | float() | bool():
             return value
         case _:
-            raise ValueError("a value that JSON has not")
+            raise ValueError("a value that JSON does not have")

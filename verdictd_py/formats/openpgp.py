@@ -1,6 +1,6 @@
-"""OpenPGP keyrings as guests read them: public certificates, binary, one after the other.
+"""Editor of OpenPGP keyrings as guests read them: concatenated binary public certificates.
 
-Pure functions on bytes over pysequoia; no gpg program, no GnuPG home.
+It works on bytes with pysequoia; it needs neither a gpg program nor a GnuPG home.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pysequoia.packet import PacketPile, Tag
 from verdictd_py.errors import NotFound, RequestError, StorageError, VerdictdError
 
 MAX_IMPORT_BYTES: Final = 1024 * 1024
-"""Certificates with many signatures on them reach some 100 KiB."""
+"""Maximum size of an import. A certificate with many signatures reaches some 100 KiB."""
 
 MAX_CERTIFICATES: Final = 1000
-"""In one keyring; guests read all of them for each image."""
+"""Maximum number in one keyring; guests read all of them for each image."""
 
 _MAX_NAMED: Final = 20
-"""Fingerprints in one message."""
+"""Maximum number of fingerprints in one message."""
 
 _KEY_TAGS: Final = (Tag.PublicKey, Tag.PublicSubkey)
 _SECRET_TAGS: Final = (Tag.SecretKey, Tag.SecretSubkey)
@@ -29,57 +29,58 @@ _ARMOUR_BEGINS: Final = b"-----BEGIN PGP "  # RFC 9580, 6.2
 _ARMOUR_ENDS: Final = b"-----END PGP "
 _DASHES: Final = b"-----"
 
-_CAUSES: Final = {  # part of what the library says: what is said of it
-    "Truncated packet": "it is cut off",
-    "unexpected EOF": "it is cut off",
-    "ASCII Armor": "its armour is damaged",
-    "non-Cert packets": "there is something else in it",
-    "Unsupported primary key": "a key in it is damaged, or of a kind that is not supported",
+_CAUSES: Final = {
+    "Truncated packet": "the data is cut off",
+    "unexpected EOF": "the data is cut off",
+    "ASCII Armor": "the ASCII armour is damaged",
+    "non-Cert packets": "the data contains packets other than certificates",
+    "Unsupported primary key": "a key is damaged or of an unsupported type",
 }
-"""The library's own sentences are not repeated: some of them show bytes of the key."""
+"""Causes in our words, by a part of the library's error text. The library's own text is not
+repeated, because it can contain bytes of the key."""
 
 
 class SequoiaKeyringEditor:
-    """Port `KeyringEditor`."""
+    """Implementation of the port `KeyringEditor` with pysequoia."""
 
-    def added(self, keyring: bytes, certificates: bytes) -> bytes:
+    def add(self, keyring: bytes, certificates: bytes) -> bytes:
         if len(certificates) > MAX_IMPORT_BYTES:
             raise RequestError(f"the certificates are larger than {MAX_IMPORT_BYTES} bytes")
-        kept = {cert.fingerprint: cert for cert in _stored(keyring)}
-        found = _parse(certificates, _import_error)
-        if not found:
-            raise _import_error("there is none in it")
-        for cert in found:
-            known = kept.get(cert.fingerprint)
-            kept[cert.fingerprint] = cert if known is None else known.merge(cert)
-        if len(kept) > MAX_CERTIFICATES:
+        stored = {cert.fingerprint: cert for cert in _stored(keyring)}
+        imported = _parse(certificates, _import_error)
+        if not imported:
+            raise _import_error("the data contains no certificate")
+        for cert in imported:
+            known = stored.get(cert.fingerprint)
+            stored[cert.fingerprint] = cert if known is None else known.merge(cert)
+        if len(stored) > MAX_CERTIFICATES:
             raise RequestError(
                 f"a keyring has at most {MAX_CERTIFICATES} certificates; delete some first"
             )
-        return b"".join(bytes(cert) for cert in kept.values())
+        return b"".join(bytes(cert) for cert in stored.values())
 
-    def without(self, keyring: bytes, which: str) -> bytes:
+    def remove(self, keyring: bytes, which: str) -> bytes:
         certs = _stored(keyring)
-        meant = [cert for cert in certs if _names(cert, which)]
-        if not meant:
+        matching = [cert for cert in certs if _names(cert, which)]
+        if not matching:
             raise NotFound("the keyring has no certificate of that fingerprint, key id or e-mail")
-        if len(meant) > 1:
-            named = ", ".join(cert.fingerprint.upper() for cert in meant[:_MAX_NAMED])
-            more = f" and {len(meant) - _MAX_NAMED} more" if len(meant) > _MAX_NAMED else ""
+        if len(matching) > 1:
+            named = ", ".join(cert.fingerprint.upper() for cert in matching[:_MAX_NAMED])
+            more = f" and {len(matching) - _MAX_NAMED} more" if len(matching) > _MAX_NAMED else ""
             raise RequestError(
-                f"several certificates are meant; name one by fingerprint: {named}{more}"
+                f"several certificates match; name one by its fingerprint: {named}{more}"
             )
-        return b"".join(bytes(cert) for cert in certs if cert is not meant[0])
+        return b"".join(bytes(cert) for cert in certs if cert is not matching[0])
 
-    def listed(self, keyring: bytes) -> str:
+    def describe(self, keyring: bytes) -> str:
         return "\n".join("\n".join(_lines(cert)) + "\n" for cert in _stored(keyring))
 
 
 def _stored(keyring: bytes) -> list[Cert]:
-    """The keyring's certificates; those that are there twice, once.
+    """Return the keyring's certificates, with duplicates merged.
 
     Raises:
-        StorageError: it cannot be read.
+        StorageError: the keyring cannot be read.
     """
     certs: dict[str, Cert] = {}
     for cert in _parse(keyring, _storage_error) if keyring else []:
@@ -92,26 +93,26 @@ def _parse(data: bytes, failure: Callable[[str], VerdictdError]) -> list[Cert]:
     certs: list[Cert] = []
     for block in _blocks(data, failure):
         try:
-            found = Cert.split_bytes(block)
-            for cert in found:
-                bytes(cert)  # some that can be read cannot be written
-            # Not the certificates' packets: those are without the secret keys that the library
-            # knows, and with those that it does not.
+            parsed = Cert.split_bytes(block)
+            for cert in parsed:
+                bytes(cert)  # some certificates can be read but not written
+            # The packets of the block, not of the parsed certificates: the library drops those
+            # secret keys that it can read, and retains those that it cannot.
             secret = next(_packets(block, *_SECRET_TAGS), None)
         except RuntimeError as error:
             first_line = str(error).partition("\n")[0]  # a backtrace of the library follows
-            causes = (said for part, said in _CAUSES.items() if part in first_line)
-            raise failure(next(causes, "it is damaged")) from None
+            causes = (cause for part, cause in _CAUSES.items() if part in first_line)
+            raise failure(next(causes, "the data is damaged")) from None
         if secret is not None:
-            raise failure("it holds a secret key, which must be considered as seen")
-        certs += found
+            raise failure("the data contains a secret key, which must be considered compromised")
+        certs += parsed
     return certs
 
 
 def _blocks(data: bytes, failure: Callable[[str], VerdictdError]) -> Iterator[bytes]:
-    """Binary packets whole, or each block of armour; between these there may be text only.
+    """Yield binary data as it is, or each armoured block; only text may stand between blocks.
 
-    The library reads as far as it understands and is silent about the rest.
+    The check is needed because the library ignores everything after the data that it can read.
     """
     if _ARMOUR_BEGINS not in data:
         yield data
@@ -122,7 +123,7 @@ def _blocks(data: bytes, failure: Callable[[str], VerdictdError]) -> Iterator[by
         end = data.find(_ARMOUR_ENDS, begin)
         closing = data.find(_DASHES, end + len(_ARMOUR_ENDS))
         if end < 0 or closing < 0:
-            raise failure("it is cut off")
+            raise failure("the data is cut off")
         at = closing + len(_DASHES)
         yield data[begin:at]
     _check_text(data[at:], failure)
@@ -132,7 +133,7 @@ def _check_text(data: bytes, failure: Callable[[str], VerdictdError]) -> None:
     try:
         data.decode("utf-8")
     except UnicodeDecodeError:
-        raise failure("there is binary data beside the armour") from None
+        raise failure("there is binary data next to the armour") from None
 
 
 def _import_error(cause: str) -> VerdictdError:
@@ -150,12 +151,15 @@ def _packets(data: bytes, *tags: Any) -> Iterator[Any]:  # noqa: ANN401  # the l
 def _tag(packet: Any) -> Any:  # noqa: ANN401  # as above
     try:
         return packet.tag
-    except RuntimeError:  # a tag that the library does not know; certificates may have such packets
+    except RuntimeError:  # a tag unknown to the library, which certificates may contain
         return None
 
 
 def _names(cert: Cert, which: str) -> bool:
-    """Whether `which` is a fingerprint or key id of it or its subkeys, or an e-mail address."""
+    """Return whether `which` names the certificate.
+
+    Names are the fingerprints and key ids of its keys and subkeys, and its e-mail addresses.
+    """
     wanted = which.strip().lower()
     if "@" in wanted:
         wanted = wanted.strip("<>")
@@ -165,26 +169,26 @@ def _names(cert: Cert, which: str) -> bool:
         wanted == name.lower()
         for packet in _packets(bytes(cert), *_KEY_TAGS)
         for name in (packet.fingerprint, packet.key_id)
-        if name is not None  # a version that the library does not know
+        if name is not None  # None for key versions unknown to the library
     )
 
 
 def _email(packet: Any) -> str:  # noqa: ANN401  # as above
     try:
         return packet.user_id_email or ""
-    except RuntimeError:  # a user id is any text
+    except RuntimeError:  # a user id may be any text
         return ""
 
 
 def _lines(cert: Cert) -> Iterator[str]:
-    """As gpg shows a certificate."""
+    """Yield the description of a certificate in lines like those of gpg."""
     primary = next(_packets(bytes(cert), Tag.PublicKey))
     yield f"pub   {_algorithm(primary)} {primary.key_created:%Y-%m-%d}{_state(cert)}"
     yield f"      {cert.fingerprint.upper()}"
     try:
         names = [str(user_id) for user_id in cert.user_ids]
         mark = ""
-    except RuntimeError:  # see `_state`: anybody may have written these names
+    except RuntimeError:  # no valid self-signature (`_state`): the names may be forged
         packets = _packets(bytes(cert), Tag.UserID)
         names = [packet.body.decode("utf-8", "replace") for packet in packets]
         mark = "[unverified] "
@@ -193,9 +197,10 @@ def _lines(cert: Cert) -> Iterator[str]:
 
 
 def _state(cert: Cert) -> str:
-    """The library knows nothing of a certificate whose own signature it does not accept.
+    """Return the marks for revocation, expiry, or a missing self-signature.
 
-    That is one without any, or of SHA-1 alone; guests may take it all the same.
+    The library reports no expiry for certificates without a self-signature or with one of
+    SHA-1 only; guests may accept such certificates all the same.
     """
     if cert.is_revoked:
         return " [revoked]"
@@ -209,5 +214,5 @@ def _state(cert: Cert) -> str:
 def _algorithm(primary: Any) -> str:  # noqa: ANN401  # as above
     try:
         return str(primary.key_algorithm).rpartition(".")[2]
-    except RuntimeError:  # a number that the library has no name for
+    except RuntimeError:  # an algorithm unknown to the library
         return "unknown"

@@ -1,4 +1,4 @@
-"""The attestation listener: TCP and RATS-TLS around one conversation with a guest."""
+"""Attestation listener: TCP and RATS-TLS around a conversation with each guest."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ from verdictd_py.protocols.ratstls.session import TlsClosed, TlsSession
 
 _READ_BYTES: Final = 65_536
 _LINGER_SECONDS: Final = 1.0
-"""How long a refused peer may take to read why, before its connection is dropped."""
+"""Time for a refused peer to read the reason, before its connection is closed."""
 _BACKLOG: Final = 1024
 
 
 class AttestedListener:
-    """Serves guests over RATS-TLS (see `Listener`).
+    """Listener that serves guests over RATS-TLS (see `Listener`).
 
     Args:
-        address: where it listens.
-        appraiser: judges every peer before the first byte of plaintext is looked at.
-        releaser: answers those that were accepted.
-        context: settings of TLS for the next connection; called for each, so that a
+        address: address of the listener.
+        appraiser: appraises every peer before the first byte of plaintext is read.
+        releaser: answers accepted guests.
+        context: returns the TLS settings for a connection; called for each one, so that a
             renewed identity needs no restart.
     """
 
@@ -92,7 +92,7 @@ class AttestedListener:
         )
 
     def reload(self) -> None:
-        """Do nothing: the certificate is renewed without being asked (see `RenewedIdentity`)."""
+        """Do nothing: `RenewedIdentity` renews the certificate by itself."""
 
     async def stop(self, seconds: float) -> None:
         server, self._server = self._server, None
@@ -140,7 +140,7 @@ class AttestedListener:
         except (VerdictdError, OSError) as error:
             reason = str(error) if isinstance(error, VerdictdError) else "network failure"
             self._events.record(ConnectionFailed(peer=address, reason=reason))
-        except Exception as error:  # noqa: BLE001  # the edge: one guest's bug stops no other guest
+        except Exception as error:  # noqa: BLE001  # other guests must still be served
             report_bug(self._events, error, doing="serve a guest")
         finally:
             link.drop()
@@ -164,7 +164,7 @@ class AttestedListener:
         await link.goodbye()
 
     async def _next(self, link: _Link, conversation: Conversation) -> bytes:
-        """Plaintext, in time: a request begun must end, a silent peer is let go."""
+        """Receive plaintext within the time limit of a started request, or of an idle peer."""
         began = conversation.began
         if began is not None:
             deadline = began + self._limits.request - time.monotonic()
@@ -180,21 +180,21 @@ class AttestedListener:
             self._idle.discard(task)
 
     async def _admit(self, link: _Link, address: str) -> AppraisedPeer | None:
-        """The peer, or None after a refused one was told its code and id."""
+        """Appraise the peer; return None if it was refused, after sending its code and id."""
         der = link.session.peer_certificate()
         read = partial(_read_certificate, der, self._appraiser.tees, self._limits.evidence_age)
         try:
             appraisal = await self._appraiser.admit(read, address=address)
         except NotJudged as error:
-            told = error.told
+            text = error.told
         else:
             if appraisal.accepted:
                 return AppraisedPeer.of(appraisal, address=address)
-            told = appraisal.told
-        # The verdict is recorded; whether the peer stayed to hear it is worth no second line.
-        with suppress(OSError):  # TimeoutError among them
+            text = appraisal.told
+        # The verdict is recorded already; a peer that disconnects early needs no second event.
+        with suppress(OSError):  # including TimeoutError
             async with asyncio.timeout(_LINGER_SECONDS):
-                await link.send(answers.failure(FailureForm.A, told))
+                await link.send(answers.failure(FailureForm.A, text))
             await link.goodbye()
         return None
 
@@ -203,26 +203,26 @@ def _read_certificate(
     der: bytes | None, tees: Tees, max_age: timedelta | None, now: datetime
 ) -> Evidence:
     if der is None:
-        raise EvidenceMissing("the peer showed no certificate")
+        raise EvidenceMissing("the peer sent no certificate")
     return certificate.read(der, tees, now=now, max_age=max_age)
 
 
 class _Link:
-    """A TLS session joined to its socket."""
+    """TLS session over a socket."""
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, session: TlsSession
     ) -> None:
         self._reader = reader
         self._writer = writer
-        # A drained write is then in the kernel's hands, and a peer that reads nothing
-        # holds one answer here, not a queue of them.
+        # So a drained write is in the kernel's buffer, and a peer that does not read
+        # occupies memory for one answer only.
         writer.transport.set_write_buffer_limits(0)
         self.session = session
         self._ended = False
 
     async def handshake(self) -> None:
-        """Completes the handshake, or raises and has sent the alert that says why."""
+        """Complete the handshake; before it raises an error, it sends the TLS alert."""
         try:
             while not self.session.handshake():
                 await self._flush()
@@ -231,28 +231,28 @@ class _Link:
             await self._flush()
 
     async def receive(self) -> bytes:
-        """At least one byte of plaintext."""
+        """Receive at least one byte of plaintext."""
         while not (plaintext := self.session.read()):
             await self._flush()
             self.session.receive(await self._reader.read(_READ_BYTES))
         return plaintext
 
     async def send(self, plaintext: bytes) -> None:
-        """Sends `plaintext` as one TLS write."""
+        """Send `plaintext` as one TLS write."""
         self.session.write(plaintext)
         await self._flush()
 
     async def goodbye(self) -> None:
-        """Closes our half, then waits until the peer has closed its own or time is up.
+        """Close the sending side, then wait for the peer to close its own, with a time limit.
 
-        Closing a socket with unread bytes in it resets the connection, and the peer may
-        lose an answer it has not read yet.
+        Closing a socket with unread bytes resets the connection, and the peer could lose an
+        answer that it has not read yet.
         """
         try:
             async with asyncio.timeout(_LINGER_SECONDS):
                 self.session.close()
                 await self._flush()
-                self._ended = True  # even if the next line fails: nothing is written behind it
+                self._ended = True  # even if the next line fails: nothing is written after it
                 self._writer.write_eof()
                 while await self._reader.read(_READ_BYTES):
                     pass
@@ -260,7 +260,7 @@ class _Link:
             return
 
     def drop(self) -> None:
-        """Ends the connection now, with a goodbye if the peer takes it at once."""
+        """Close the connection now; send close_notify if that does not block."""
         if not self._ended:
             self.session.close()
             self._writer.write(self.session.outgoing())

@@ -1,4 +1,4 @@
-"""Finds out who calls the client API: unix socket, loopback by uid, certificate by name."""
+"""Identification of callers of the client API: by unix socket, uid on loopback, or certificate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _EVERYTHING: Final = ROLES["admin"]
 
 
 class CallContext(Protocol):
-    """What is used of a gRPC call's context."""
+    """The used part of a gRPC call's context."""
 
     def peer(self) -> str: ...
 
@@ -30,11 +30,11 @@ class CallContext(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CallerRules:
-    """How callers are told apart.
+    """Rules that identify callers.
 
     Attributes:
-        listener: where it listens, to find the owner of a caller's end of a connection.
-        certificate_roles: role of each certificate name; None where TLS is off.
+        listener: address of the listener, to find the owner of a loopback connection.
+        certificate_roles: role of each certificate name; None without TLS.
         insecure_loopback: every loopback caller has all rights.
         insecure_open: every caller has all rights (`--insecure-client-api`).
     """
@@ -45,11 +45,11 @@ class CallerRules:
     insecure_open: bool = False
 
     def caller(self, context: CallContext) -> Caller:
-        """The caller of one gRPC call. Who is not known has the fewest rights.
+        """Return the caller of a gRPC call. An unknown caller has the fewest rights.
 
-        May read the kernel's table of connections, which takes milliseconds: call it in a
-        thread, so that nobody else waits. gRPC has no place to keep an answer for a
-        connection, and a cache by port would outlive its owner.
+        This may read the kernel's table of connections, which takes milliseconds, so call it in
+        a thread. The result is not cached: gRPC cannot store data with a connection, and a
+        cache by port could outlive the connection.
         """
         peer = context.peer()
         if peer.startswith("unix:"):
@@ -57,15 +57,15 @@ class CallerRules:
         if self.certificate_roles is not None:
             return _certified(context.auth_context(), self.certificate_roles)
         if self.insecure_open:
-            return Caller(f"anybody at {peer}", _EVERYTHING)
-        found = _address(peer)
-        if found is None or not found.address.is_loopback:
+            return Caller(f"unauthenticated at {peer}", _EVERYTHING)
+        client = _address(peer)
+        if client is None or not client.address.is_loopback:
             return Caller(f"unknown at {peer}", frozenset())
-        return self._on_loopback(found)
+        return self._on_loopback(client)
 
     def _on_loopback(self, client: Endpoint) -> Caller:
         if self.insecure_loopback:
-            return Caller("anybody on loopback", _EVERYTHING)
+            return Caller("unauthenticated on loopback", _EVERYTHING)
         uid = owner(client, _server_end(self.listener, client))
         if uid is None:
             return Caller("unknown user on loopback", _WRAP_ONLY)
@@ -73,7 +73,7 @@ class CallerRules:
 
 
 def _certified(auth: Mapping[str, Iterable[bytes]], roles: Mapping[str, str]) -> Caller:
-    """A certificate with several listed names has the rights of all of them."""
+    """Return the caller with this certificate: it has the rights of all its listed names."""
     names = {
         value.decode("utf-8", "replace")
         for attribute in ("x509_common_name", "x509_subject_alternative_name")
@@ -85,7 +85,7 @@ def _certified(auth: Mapping[str, Iterable[bytes]], roles: Mapping[str, str]) ->
 
 
 def _address(peer: str) -> Endpoint | None:
-    """Address and port in gRPC's spelling: `ipv4:127.0.0.1:5`, `ipv6:%5B::1%5D:5`."""
+    """Parse address and port as gRPC writes them: `ipv4:127.0.0.1:5`, `ipv6:%5B::1%5D:5`."""
     host, _, port = unquote(peer.partition(":")[2]).rpartition(":")
     try:
         return Endpoint.of(ipaddress.ip_address(host.strip("[]").partition("%")[0]), int(port))
@@ -94,7 +94,7 @@ def _address(peer: str) -> Endpoint | None:
 
 
 def _server_end(listener: Address, client: Endpoint) -> Endpoint:
-    """Our end of a caller's connection; a listener on `localhost` has two addresses."""
+    """Return the listener's end of a connection; a listener on `localhost` has two addresses."""
     try:
         address = ipaddress.ip_address(listener.host)
     except ValueError:
@@ -103,10 +103,10 @@ def _server_end(listener: Address, client: Endpoint) -> Endpoint:
 
 
 def read_roles(file: Path) -> dict[str, str]:
-    """Roles by certificate name, from `[roles]` of a TOML file: `"build-farm" = "wrap"`.
+    """Read roles by certificate name, from `[roles]` of a TOML file: `"build-farm" = "wrap"`.
 
     Raises:
-        ConfigError: one line that names the file, the cause and the remedy.
+        ConfigError: the file cannot be used; the message has the file, cause and remedy.
     """
     known = ", ".join(ROLES)
     try:
@@ -117,10 +117,10 @@ def read_roles(file: Path) -> dict[str, str]:
             f"cannot read the roles {file}: {error.strerror}; check --client-api-roles"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the roles {file} are no TOML: {error}; mend that line") from None
+        raise ConfigError(f"the roles {file} are not valid TOML: {error}; fix that line") from None
     roles = table.pop("roles", None)
     if not isinstance(roles, dict) or table:
-        raise ConfigError(f'the roles {file} must hold one table, [roles], of "name" = "role"')
+        raise ConfigError(f'the roles {file} must have one table, [roles], of "name" = "role"')
     for name, role in roles.items():
         if not isinstance(role, str) or role not in ROLES:
             raise ConfigError(f"the roles {file} give {name!r} an unknown role: use one of {known}")

@@ -1,4 +1,4 @@
-"""What every gRPC method does around its use case: identify the caller, report failures."""
+"""Common part of all gRPC methods: identification of the caller, and reports of failures."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 Method = Callable[[S, Request, Caller], Coroutine[Any, Any, Response]]
-"""A method of a service as it is written here: the request and who sent it."""
+"""Method of a service before decoration: it takes the request and its caller."""
 
 Handler = Callable[[S, Request, Context], Coroutine[Any, Any, Response]]
-"""The same method as gRPC calls it."""
+"""Decorated method, as gRPC calls it."""
 
 
 class GrpcService:
-    """Base of every service.
+    """Base class of every service.
 
     Args:
         rules: how callers of this listener are identified.
@@ -63,7 +63,7 @@ def answered(
             caller = Caller("not known yet", frozenset())
             try:
                 caller = await asyncio.to_thread(service.rules.caller, context)
-                return await _to_its_end(method(service, request, caller))
+                return await _complete(method(service, request, caller))
             except VerdictdError as error:
                 status = grpc_status(error)
                 service.events.record(
@@ -76,7 +76,7 @@ def answered(
                     )
                 )
                 await context.abort(status, str(error))
-            except Exception as error:  # noqa: BLE001  # the edge: grpc would send its text
+            except Exception as error:  # noqa: BLE001  # grpc would send its text to the client
                 text = report_bug(service.events, error, doing=name)
                 await context.abort(grpc.StatusCode.INTERNAL, text)
 
@@ -85,12 +85,12 @@ def answered(
     return decorate
 
 
-async def _to_its_end(work: Coroutine[Any, Any, Response]) -> Response:
-    """Await `work`, which ends also if this call is cancelled meanwhile.
+async def _complete(work: Coroutine[Any, Any, Response]) -> Response:
+    """Await `work`, and complete it even if this call is cancelled meanwhile.
 
-    gRPC cancels a call whose client disconnects. A change that has begun to be written in a
-    thread cannot be taken back, so it must also reach the audit trail, and its lock must not be
-    released before. The call lasts until then: clients that leave still count as served.
+    gRPC cancels a call whose client disconnects. A change that a thread is already writing
+    cannot be undone, so it must reach the audit trail before its lock is released. Until then
+    the call lasts, and counts towards the limit of concurrent calls.
 
     Raises:
         CancelledError: the call was cancelled, and `work` has succeeded.

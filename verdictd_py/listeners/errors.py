@@ -1,4 +1,4 @@
-"""The one table from our error codes to what each protocol answers."""
+"""gRPC status of each error, and reports of internal errors."""
 
 from __future__ import annotations
 
@@ -39,15 +39,18 @@ _GRPC: Final[tuple[tuple[type[VerdictdError], grpc.StatusCode], ...]] = (
 
 
 def grpc_status(error: VerdictdError) -> grpc.StatusCode:
-    """The gRPC status of `error`; INTERNAL for what no client can cause."""
+    """Return the gRPC status of `error`; INTERNAL for errors that no client can cause."""
     for kind, status in _GRPC:
         if isinstance(error, kind):
             return status
     return grpc.StatusCode.INTERNAL
 
 
-class UndecodedIsInvalid(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # in stubs only
-    """Bytes that are no message of the method: INVALID_ARGUMENT; gRPC says UNKNOWN, our fault."""
+class InvalidMessageInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # stubs only
+    """Interceptor that answers undecodable requests with INVALID_ARGUMENT.
+
+    gRPC itself would answer UNKNOWN, which means an internal error.
+    """
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:  # noqa: ANN401  # as gRPC's own
         handler = await continuation(handler_call_details)
@@ -63,7 +66,10 @@ class UndecodedIsInvalid(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] 
         async def answer(request: object, context: Any) -> object:  # noqa: ANN401  # as above
             if request is None:
                 method = handler_call_details.method
-                text = f"the request is no message of {method}; use the .proto files of this broker"
+                text = (
+                    f"the request cannot be decoded as the message of {method}; "
+                    "use the .proto files of this broker"
+                )
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
             return await handler.unary_unary(request, context)
 
@@ -73,9 +79,9 @@ class UndecodedIsInvalid(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] 
 
 
 def report_bug(events: Events, error: BaseException, *, doing: str) -> str:
-    """Records an exception that is our bug and returns the text a peer may see.
+    """Record an internal error, and return the text that may be sent to the peer.
 
-    The exception's own text is left out: it may quote what must not be seen.
+    The text of the exception is neither recorded nor returned: it may contain secrets.
     """
     incident = uuid4().hex
     frames = []
@@ -90,13 +96,18 @@ def report_bug(events: Events, error: BaseException, *, doing: str) -> str:
     return f"internal error, ask the operator about {incident}"
 
 
-def unhandled(events: Events) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
-    """For a loop: reports what nobody waited for. Asyncio would print it, whatever it quotes."""
+def exception_handler(
+    events: Events,
+) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
+    """Return an exception handler for an event loop, which records unhandled exceptions.
+
+    The default handler of asyncio would print their texts, which may contain secrets.
+    """
 
     def report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         del loop
         error = context.get("exception")
-        missing = RuntimeError("asyncio complains without an exception")
+        missing = RuntimeError("asyncio reported a problem without an exception")
         report_bug(events, error if isinstance(error, BaseException) else missing, doing="run")
 
     return report

@@ -1,4 +1,4 @@
-"""The gRPC listener: a unix socket, loopback, or TLS with client certificates."""
+"""gRPC listener on a unix socket, on loopback, or with TLS and client certificates."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from verdictd_py.config import Address
 from verdictd_py.errors import ConfigError
 from verdictd_py.listeners import sockets
 from verdictd_py.listeners.callers import CallerRules
-from verdictd_py.listeners.errors import UndecodedIsInvalid
+from verdictd_py.listeners.errors import InvalidMessageInterceptor
 from verdictd_py.listeners.listener import Background
 from verdictd_py.listeners.tls import TlsFiles
 
 MAX_MESSAGE_BYTES: Final = 8 * 1024 * 1024
-"""1 MiB of optsdata as an array of integers (up to four characters a byte), and room."""
+"""Maximum size of a message: 1 MiB of optsdata as an array of integers, with up to four
+characters per byte, and a reserve."""
 
 _MAX_CONCURRENT_CALLS: Final = 256
 
@@ -34,24 +35,30 @@ PINNED: Final = "verdictd.pinned"
 whatever it measures."""
 
 READINESS_DETAILS: Final = (PINNED,)
-"""Names that gRPC's health service knows in addition to those of services."""
+"""Names that gRPC's health service knows in addition to those of services, from the start."""
+
+
+def served(tee: str) -> str:
+    """Return the detail that says whether guests of a TEE can be accepted."""
+    return f"verdictd.served.{tee}"
+
 
 Register = Callable[[grpc.aio.Server, CallerRules], None]
 """Adds services to a server; the rules identify the callers of this listener."""
 
 
 class GrpcListener:
-    """One gRPC server on one address (see `Listener`).
+    """gRPC server on one address (see `Listener`).
 
     Args:
-        name: the setting that gives the address; its option is named in messages.
-        addresses: in the order of preference. All but the last are only used where this host
-            has them at all.
+        name: name of the setting with the address; messages name its option.
+        addresses: addresses in order of preference. The first that this host has is used,
+            otherwise the last.
         register: adds the services; called once the address is known.
         described: full names of those services, for gRPC's health and reflection, which every
             client that can connect may use; empty for neither.
         rules: how callers are identified.
-        tls: None for no TLS.
+        tls: files for mutual TLS, None without TLS.
     """
 
     def __init__(
@@ -74,7 +81,7 @@ class GrpcListener:
         self._option = "--" + name.replace("_", "-")
         self._server: grpc.aio.Server | None = None
         self._started = False
-        self._health: Any = None  # grpc's stubs do not know the asynchronous servicer
+        self._health: Any = None  # grpc's stubs lack the asynchronous servicer
 
     @property
     def endpoint(self) -> str:
@@ -83,15 +90,15 @@ class GrpcListener:
     def bind(self) -> None:
         server = grpc.aio.server(
             options=[
-                ("grpc.so_reuseport", 0),  # a second daemon must fail, not share our port
+                ("grpc.so_reuseport", 0),  # a second daemon must fail instead of sharing the port
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_concurrent_streams", _MAX_CONCURRENT_CALLS),
             ],
             maximum_concurrent_rpcs=_MAX_CONCURRENT_CALLS,
-            interceptors=(UndecodedIsInvalid(),),
+            interceptors=(InvalidMessageInterceptor(),),
         )
         *preferred, last = self._addresses
-        address = next((one for one in preferred if sockets.exists(one)), last)
+        address = next((address for address in preferred if sockets.exists(address)), last)
         bind = self._bind_unix if address.unix else self._bind_tcp
         self.address = bind(server, address)
         self._server = server
@@ -107,10 +114,10 @@ class GrpcListener:
         await self._server.start()
 
     def reload(self) -> None:
-        """Do nothing: gRPC takes no other certificate while it runs."""
+        """Do nothing: gRPC cannot change its certificate while it runs."""
 
     async def set_ready(self, detail: str, *, ready: bool) -> None:
-        """Set one of `READINESS_DETAILS`, which clients query at the health service by its name."""
+        """Set `PINNED` or a detail of `served`, which clients query by its name."""
         if self._health is not None:
             status = HealthCheckResponse.SERVING if ready else HealthCheckResponse.NOT_SERVING
             await self._health.set(detail, status)
@@ -165,7 +172,7 @@ class GrpcListener:
             raise sockets.explain_bind_failure(str(address), error, option=self._option) from error
         except RuntimeError as error:
             raise ConfigError(
-                f"cannot listen on {address}: something took its place; "
+                f"cannot listen on {address}: another program took the path; "
                 f"choose another {self._option}"
             ) from error
         finally:
@@ -183,7 +190,7 @@ def _remove_stale(path: Path, *, option: str) -> None:
     """Remove a socket that no process listens on, and nothing else.
 
     Raises:
-        ConfigError: a daemon listens there, or it is no socket.
+        ConfigError: a daemon listens there, or it is not a socket.
     """
     try:
         mode = path.lstat().st_mode
@@ -192,7 +199,7 @@ def _remove_stale(path: Path, *, option: str) -> None:
     except OSError as error:
         raise sockets.explain_bind_failure(f"unix:{path}", error, option=option) from error
     if not stat.S_ISSOCK(mode):
-        raise ConfigError(f"{path} exists and is no socket; choose another {option}")
+        raise ConfigError(f"{path} exists and is not a socket; choose another {option}")
     with socket.socket(socket.AF_UNIX) as probe_socket:
         try:
             probe_socket.connect(str(path))

@@ -1,4 +1,4 @@
-"""The broker's own certificate, renewed without dropping a connection."""
+"""Renewal of the broker's own certificate, without dropping a connection."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from verdictd_py.protocols.ratstls.identity import ServerIdentity
 from verdictd_py.protocols.ratstls.session import server_context
 
 RETRY: Final = timedelta(minutes=1)
-"""After a renewal that failed; a third of the certificate's life is left for it."""
+"""Pause after a failed renewal. Renewal begins when a third of the lifetime is left."""
 
 
 class RenewedIdentity:
-    """Our own certificate, renewed at the first connection after it is due.
+    """The broker's certificate, renewed at the first connection after it is due.
 
     Args:
-        quote_for: makes quotes about the broker for clients that insist on them; None for
+        quote_for: returns quotes about the broker, for clients that require them; None for
             a certificate without evidence.
-        events: told where new evidence cannot be had; the old certificate is then shown on.
+        events: records failed renewals; the old certificate then stays in use.
 
     Raises:
-        ConfigError: there is no evidence to begin with.
+        ConfigError: there is no evidence for the first certificate.
     """
 
     def __init__(
@@ -46,11 +46,11 @@ class RenewedIdentity:
         self._not_before = clock()
 
     def context(self) -> SSL.Context:
-        """TLS settings for the next connection."""
+        """Return the TLS settings for the next connection."""
         now = self._clock()
-        if self._identity.due(now) and now >= self._not_before:
+        if self._identity.is_due(now) and now >= self._not_before:
             try:
-                self._identity = self._identity.fresh(now)
+                self._identity = self._identity.renewed(now)
                 self._context = self._build()
             except (ConfigError, AttestationError) as error:
                 self._not_before = now + RETRY

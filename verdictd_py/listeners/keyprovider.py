@@ -1,4 +1,4 @@
-"""ocicrypt's `KeyProviderService` over gRPC: skopeo, buildah and podman call it."""
+"""ocicrypt's `KeyProviderService` over gRPC, which skopeo, buildah and podman call."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from verdictd_py.protocols.keyprovider.packet import AnnotationPacket
 
 
 class KeyProviderService(GrpcService, services.KeyProviderServiceServicer):
-    """Wraps and unwraps layer keys; a failure is a gRPC status, never an OK answer.
+    """gRPC service that wraps and unwraps layer keys; a failure is a status, never an OK answer.
 
     Args:
-        provider: the provider name to answer for, None for the only one in a request.
+        provider: name of the provider in requests; None for the only one in a request.
     """
 
     def __init__(
@@ -36,11 +36,11 @@ class KeyProviderService(GrpcService, services.KeyProviderServiceServicer):
     async def WrapKey(
         self, request: messages.keyProviderKeyWrapProtocolInput, caller: Caller
     ) -> messages.keyProviderKeyWrapProtocolOutput:
-        """JSON of an operation `keywrap` -> JSON with the annotation packet."""
-        asked = protocol.decode_wrap(
+        """Wrap a layer key: JSON of an operation `keywrap` in, JSON of the packet out."""
+        operation = protocol.decode_wrap(
             request.KeyProviderKeyWrapProtocolInput, provider=self._provider
         )
-        packet = await self._wrapper.wrap(caller, asked.parameter, asked.optsdata)
+        packet = await self._wrapper.wrap(caller, operation.parameter, operation.optsdata)
         return messages.keyProviderKeyWrapProtocolOutput(
             KeyProviderKeyWrapProtocolOutput=protocol.encode_wrapped(packet)
         )
@@ -49,9 +49,9 @@ class KeyProviderService(GrpcService, services.KeyProviderServiceServicer):
     async def UnWrapKey(
         self, request: messages.keyProviderKeyWrapProtocolInput, caller: Caller
     ) -> messages.keyProviderKeyWrapProtocolOutput:
-        """JSON of an operation `keyunwrap` -> JSON with the layer key's options."""
-        asked = protocol.decode_unwrap(request.KeyProviderKeyWrapProtocolInput)
-        packet = AnnotationPacket.decode(asked.annotation)
+        """Unwrap a layer key: JSON of an operation `keyunwrap` in, JSON of its options out."""
+        operation = protocol.decode_unwrap(request.KeyProviderKeyWrapProtocolInput)
+        packet = AnnotationPacket.decode(operation.annotation)
         optsdata = await self._wrapper.unwrap(caller, packet)
         return messages.keyProviderKeyWrapProtocolOutput(
             KeyProviderKeyWrapProtocolOutput=protocol.encode_unwrapped(optsdata)

@@ -1,4 +1,4 @@
-"""Bounds that every guest-facing listener shares."""
+"""Limits that all guest-facing listeners have in common."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import timedelta
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of each guest-facing listener (wire-rats-tls.md, "Session"). Times are in seconds."""
+    """Limits of a guest-facing listener (wire-rats-tls.md, "Session"); times in seconds."""
 
     handshake: float = 10
     appraisal: float = 30

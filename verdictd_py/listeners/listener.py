@@ -1,4 +1,4 @@
-"""What the daemon needs of everything that listens on an address."""
+"""Interface between the daemon and its listeners."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from verdictd_py.config import Address
 
 
 class Background(Protocol):
-    """Runs work of a listener that is not about one connection."""
+    """Runner of a listener's work that belongs to no single connection."""
 
     def __call__(
         self, name: str, run: Callable[[], Awaitable[None]], *, essential: bool = False
@@ -18,22 +18,22 @@ class Background(Protocol):
         """Start `run`. A failure is recorded; it restarts the work, or ends the daemon.
 
         Args:
-            name: as events name it.
-            essential: the listener serves no client without it.
+            name: name of the work in events.
+            essential: whether the listener cannot serve clients without it.
         """
         ...
 
 
 class Listener(Protocol):
-    """One address with a protocol behind it, from `bind` to `stop`.
+    """Server of one protocol on one address.
 
-    The daemon binds every listener, then starts every listener: no client is served while an
-    address may still turn out to be taken. It stops them together, all with one deadline.
+    The daemon binds every listener before it starts any: no client is served while another
+    address may be in use. It stops all listeners together, with one deadline.
 
     Attributes:
-        name: the setting that gives the address, `kbs_http`; also its name in events and status.
-        address: with the port that the system chose, once it is bound.
-        endpoint: the same as clients write it, `https://host:port`.
+        name: name of the setting with the address, `kbs_http`; also used in events and status.
+        address: the address; once it is bound, with the port that the system chose.
+        endpoint: the address as clients write it, `https://host:port`.
     """
 
     @property
@@ -49,31 +49,32 @@ class Listener(Protocol):
         """Bind the address; serve no client yet.
 
         Raises:
-            ConfigError: one line: cause and remedy. Nothing stays bound.
+            ConfigError: it cannot be bound; the message has the cause and the remedy. Nothing
+                stays bound.
         """
         ...
 
     async def start(self, background: Background) -> None:
-        """Serve clients on the address that was bound.
+        """Serve clients on the bound address.
 
         Raises:
-            ConfigError: one line: cause and remedy.
+            ConfigError: it cannot start; the message has the cause and the remedy.
         """
         ...
 
     def reload(self) -> None:
-        """Read the files again that the operator may have replaced.
+        """Read files that the operator may have replaced again.
 
-        What cannot be used is recorded as a warning, and what was read before stays in force.
+        If a new file cannot be used, a warning is recorded and the old content stays in force.
         """
         ...
 
     async def stop(self, seconds: float) -> None:
         """Stop accepting, let requests in flight finish, then close everything.
 
-        Also for a listener that was bound and never started, or not even bound.
+        This may also be called for a listener that was never started, or never bound.
 
         Args:
-            seconds: bound for requests in flight.
+            seconds: time limit for requests in flight.
         """
         ...

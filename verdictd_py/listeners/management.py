@@ -1,6 +1,6 @@
-"""The services of package `clientapi`: upstream's `verdict` tool speaks to them.
+"""Services of the package `clientapi`, which upstream's `verdict` tool uses.
 
-Success has the status "OK" in the answer; a failure is a gRPC status with the reason.
+A successful answer has the status "OK"; a failure is a gRPC status with the reason.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OK: Final = b"OK"
 
 
 class Service(GrpcService):
-    """Base of the services that administer the broker."""
+    """Base class of the services that administer the broker."""
 
     def __init__(self, admin: Administration, rules: CallerRules, events: Events) -> None:
         super().__init__(rules, events)
@@ -37,7 +37,7 @@ class Service(GrpcService):
 def register(
     server: grpc.aio.Server, admin: Administration, rules: CallerRules, events: Events
 ) -> None:
-    """Adds every service of the package `clientapi` to `server`."""
+    """Add all services of the package `clientapi` to `server`."""
     key_manager = KeyManagerService(admin, rules, events)
     services.add_KeyManagerServiceServicer_to_server(key_manager, server)
     services.add_OpaServiceServicer_to_server(OpaService(admin, rules, events), server)
@@ -47,7 +47,7 @@ def register(
 
 
 class KeyManagerService(Service, services.KeyManagerServiceServicer):
-    """Keys, by name."""
+    """Service for keys."""
 
     @answered()
     async def CreateKey(
@@ -72,7 +72,7 @@ class KeyManagerService(Service, services.KeyManagerServiceServicer):
 
 
 class OpaService(Service, services.OpaServiceServicer):
-    """Policies and reference data, by name."""
+    """Service for policies and reference data."""
 
     @answered()
     async def SetOpaPolicy(
@@ -119,7 +119,7 @@ class OpaService(Service, services.OpaServiceServicer):
 
 
 class GpgService(Service, services.GpgServiceServicer):
-    """The keyring of simple signing."""
+    """Service for the OpenPGP keyring that guests verify image signatures with."""
 
     @answered()
     async def listGpgKeys(
@@ -154,7 +154,7 @@ class GpgService(Service, services.GpgServiceServicer):
 
 
 class ImageService(Service, services.ImageServiceServicer):
-    """The image policy and the lookaside configuration."""
+    """Service for the image policy and the lookaside configuration."""
 
     @answered()
     async def exportImageSigstore(
@@ -188,7 +188,7 @@ class ImageService(Service, services.ImageServiceServicer):
 
 
 class ResourceService(Service, services.ResourceServiceServicer):
-    """Resources by path, as upstream's branch CC."""
+    """Service for resources, as in upstream's branch CC."""
 
     @answered()
     async def SetResource(
@@ -207,13 +207,16 @@ class ResourceService(Service, services.ResourceServiceServicer):
 
 
 def as_upstream(allow: bool, parse_info: Mapping[str, JsonValue]) -> str:
-    """A tested policy as upstream's serde_json writes it: no spaces, names in order, UTF-8."""
-    found = {"allow": allow, "parseInfo": dict(parse_info)}
-    return json.dumps(found, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
+    """Return the result of a policy test as upstream's serde_json writes it.
+
+    The JSON is UTF-8 without spaces, with sorted names.
+    """
+    result = {"allow": allow, "parseInfo": dict(parse_info)}
+    return json.dumps(result, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
 
 
 def _text(name: bytes) -> str:
     try:
         return name.decode()
     except UnicodeDecodeError:
-        raise RequestError("a name is UTF-8 text") from None
+        raise RequestError("a name in the request is not UTF-8 text") from None

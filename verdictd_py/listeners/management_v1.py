@@ -1,4 +1,4 @@
-"""The services of package `verdictd.v1`: what upstream's lack, with gRPC's own failures."""
+"""Services of the package `verdictd.v1`, which add to upstream's `clientapi`."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from verdictd_py.ports import Events
 
 @dataclass(frozen=True, slots=True)
 class DaemonStatus:
-    """What the daemon reports about itself; nothing in it is secret.
+    """Status of the daemon; nothing in it is secret.
 
     Attributes:
-        endpoints: where clients connect to, by the name of the listener.
+        endpoints: addresses for clients, by the name of the listener.
     """
 
     version: str
@@ -54,7 +54,7 @@ def register(
     rules: CallerRules,
     events: Events,
 ) -> None:
-    """Adds every service of the package `verdictd.v1` to `server`."""
+    """Add all services of the package `verdictd.v1` to `server`."""
     services.add_KeyServiceServicer_to_server(KeyService(admin, rules, events), server)
     services.add_ResourceServiceServicer_to_server(ResourceService(admin, rules, events), server)
     services.add_ImageServiceServicer_to_server(ImageService(admin, rules, events), server)
@@ -66,7 +66,7 @@ def register(
 
 
 class KeyService(Service, services.KeyServiceServicer):
-    """Keys, never their bytes."""
+    """Service for keys; it never returns their bytes."""
 
     @answered()
     async def ListKeys(
@@ -97,7 +97,7 @@ class KeyService(Service, services.KeyServiceServicer):
 
 
 class ResourceService(Service, services.ResourceServiceServicer):
-    """Resources, without their contents."""
+    """Service for resources; it never returns their contents."""
 
     @answered()
     async def ListResources(
@@ -117,7 +117,7 @@ class ResourceService(Service, services.ResourceServiceServicer):
 
 
 class ImageService(Service, services.ImageServiceServicer):
-    """What guests need to check and fetch images."""
+    """Service for the documents that guests need to verify and fetch images."""
 
     @answered()
     async def SetImagePolicy(
@@ -161,7 +161,7 @@ class ImageService(Service, services.ImageServiceServicer):
 
 
 class ReferenceService(Service, services.ReferenceServiceServicer):
-    """What guests are measured against."""
+    """Service for reference values."""
 
     @answered()
     async def GetReference(
@@ -219,7 +219,7 @@ class ReferenceService(Service, services.ReferenceServiceServicer):
 
 
 class AppraisalService(Service, services.AppraisalServiceServicer):
-    """What became of the guests that were judged lately."""
+    """Service for the results of recent appraisals."""
 
     def __init__(
         self, admin: Administration, rules: CallerRules, events: Events, history: History
@@ -241,7 +241,7 @@ class AppraisalService(Service, services.AppraisalServiceServicer):
 
 
 class StatusService(Service, services.StatusServiceServicer):
-    """The daemon about itself."""
+    """Service for the status of the daemon."""
 
     def __init__(
         self,

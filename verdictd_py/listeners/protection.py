@@ -1,4 +1,4 @@
-"""Which addresses of the gRPC listeners need TLS, and who may call there."""
+"""Protection of the gRPC listeners: TLS, and the rules that identify callers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from verdictd_py.listeners.tls import TlsFiles
 
 
 def protection(settings: Settings, unsafe: Unsafe) -> tuple[CallerRules, TlsFiles | None]:
-    """Return who may call, and the files of TLS where it is on (for every TCP address).
+    """Return the rules for callers, and the TLS files if TLS is on (for every TCP address).
 
     Raises:
-        ConfigError: an address is open and nothing protects it.
+        ConfigError: other hosts can reach an address, and nothing protects it.
     """
     files = {
         "--client-api-cert": settings.client_api_cert,

@@ -1,4 +1,4 @@
-"""The three files of mutual TLS, read and checked: gRPC would only fail at a handshake."""
+"""Files for mutual TLS, checked when they are read: gRPC would fail only at a handshake."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from verdictd_py.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """PEM texts of our certificate, its key, and the CA of the other side."""
+    """PEM texts of a certificate, its key, and the CA of the peers."""
 
     certificate: bytes
     key: bytes = field(repr=False)
@@ -23,13 +23,13 @@ class TlsFiles:
 
     @classmethod
     def read(cls, option: str, certificate: Path, key: Path, ca: Path) -> Self:
-        """Reads and checks the three files.
+        """Read and check the three files.
 
         Args:
-            option: what the options that name them begin with, `--client-api`.
+            option: common prefix of the options that name the files, `--client-api`.
 
         Raises:
-            ConfigError: one line that names the file, the cause and the remedy.
+            ConfigError: a file cannot be used; the message has the file, cause and remedy.
         """
         texts = {}
         for name, path in (("cert", certificate), ("key", key), ("ca", ca)):
@@ -40,17 +40,17 @@ class TlsFiles:
                     f"cannot read {path}: {error.strerror}; check {option}-{name}"
                 ) from error
         try:
-            ours = load_pem_x509_certificate(texts["cert"])
+            own = load_pem_x509_certificate(texts["cert"])
             private = serialization.load_pem_private_key(texts["key"], password=None)
             load_pem_x509_certificates(texts["ca"])
         except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature):
             raise ConfigError(
-                f"{certificate}, {key} or {ca} is no PEM certificate, unencrypted PEM key "
-                f"and PEM certificate, in this order; correct {option}-cert, -key and -ca"
+                f"{certificate} is not a PEM certificate, {key} not an unencrypted PEM key, or "
+                f"{ca} not a PEM certificate; correct {option}-cert, -key and -ca"
             ) from None
-        if private.public_key() != ours.public_key():
+        if private.public_key() != own.public_key():
             raise ConfigError(
                 f"the key {key} does not belong to the certificate {certificate}; "
-                "give the two that belong together"
+                f"correct {option}-cert or {option}-key"
             )
         return cls(texts["cert"], texts["key"], texts["ca"])

@@ -1,4 +1,4 @@
-"""Messages of package `verdictd.v1` from what the broker knows."""
+"""Conversion of the broker's values to messages of the package `verdictd.v1`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NUMBERS: Final = {verdict: number for number, verdict in VERDICTS.items()}
 
 
 def key(stored: StoredName) -> messages.Key:
-    """A key without its bytes."""
+    """Describe a key, without its bytes."""
     return messages.Key(
         name=stored.name,
         changed_at=time(stored.changed),
@@ -32,7 +32,7 @@ def key(stored: StoredName) -> messages.Key:
 
 
 def resource(stored: StoredName) -> messages.Resource:
-    """A resource without its content."""
+    """Describe a resource, without its content."""
     return messages.Resource(
         path=stored.name,
         file=stored.file,
@@ -42,13 +42,13 @@ def resource(stored: StoredName) -> messages.Resource:
     )
 
 
-def next_page(page: tuple[StoredName, ...], asked: int) -> str:
-    """The token is the last name: a page that came back full may have another behind it."""
-    return page[-1].name if page and len(page) == min(asked or MAX_PAGE, MAX_PAGE) else ""
+def next_page(page: tuple[StoredName, ...], page_size: int) -> str:
+    """Return the token of the next page: the last name if the page is full, else empty."""
+    return page[-1].name if page and len(page) == min(page_size or MAX_PAGE, MAX_PAGE) else ""
 
 
 def pinned(pin: Pin) -> messages.PinnedValues:
-    """What pinning changes."""
+    """Describe what pinning changes."""
     changes = [
         messages.Change(field=change.field, accepted=change.accepted, added=change.added)
         for change in pin.changes
@@ -58,26 +58,26 @@ def pinned(pin: Pin) -> messages.PinnedValues:
     )
 
 
-def reference_set(tee: str, name: str, each: ReferenceSet, state: str) -> messages.ReferenceSet:
-    """A named set of reference values."""
+def reference_set(tee: str, name: str, values: ReferenceSet, state: str) -> messages.ReferenceSet:
+    """Describe a named set of reference values."""
     accepted = [
-        messages.Accepted(field=field, values=values) for field, values in each.values.items()
+        messages.Accepted(field=field, values=allowed) for field, allowed in values.values.items()
     ]
     return messages.ReferenceSet(
         tee=tee,
         name=name,
         values=accepted,
-        added_by=each.added_by,
-        added_at=time(each.added_at),
-        evidence=each.evidence,
-        appraisal=each.appraisal,
-        expires_at="" if each.expires_at is None else time(each.expires_at),
+        added_by=values.added_by,
+        added_at=time(values.added_at),
+        evidence=values.evidence,
+        appraisal=values.appraisal,
+        expires_at="" if values.expires_at is None else time(values.expires_at),
         state=state,
     )
 
 
 def guest(judgement: Judgement) -> messages.Guest:
-    """One guest, judged."""
+    """Describe an appraised guest."""
     fmspc = judgement.claims.get("fmspc", "")
     return messages.Guest(
         id=judgement.id,
@@ -98,5 +98,5 @@ def guest(judgement: Judgement) -> messages.Guest:
 
 
 def time(moment: datetime) -> str:
-    """RFC 3339, in UTC."""
+    """Return a time as RFC 3339 text in UTC."""
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z")

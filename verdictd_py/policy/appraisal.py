@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import NotFound, PolicyInvalid, Reason, StorageError
+from verdictd_py.errors import NotFound, PolicyInvalid, Reason, ReasonKind, StorageError
 from verdictd_py.policy import explain, floor
 from verdictd_py.policy.compiled import CompiledPolicies
 from verdictd_py.policy.engine import PolicyResult, in_thread
@@ -25,6 +25,7 @@ class RegoAppraisalPolicy:
         compiled: cache of compiled policies, shared with what checks them.
         require_reference_values: a list that is missing or empty refuses, where otherwise
             it means any value (for the TCB status, its default).
+        pinned_only: TEEs whose guests are refused while no measurement is pinned.
     """
 
     def __init__(
@@ -34,10 +35,12 @@ class RegoAppraisalPolicy:
         compiled: CompiledPolicies | None = None,
         *,
         require_reference_values: bool = False,
+        pinned_only: Container[str] = frozenset(),
     ) -> None:
         self._source = source
         self._tees = tees
         self._require_reference_values = require_reference_values
+        self._pinned_only = pinned_only
         self._compiled = CompiledPolicies() if compiled is None else compiled
 
     async def prepare(self, tee: str) -> PolicyDocuments:
@@ -53,6 +56,17 @@ class RegoAppraisalPolicy:
         await in_thread(self._compiled.of, documents)
         return documents
 
+    async def awaits_pin(self, tee: str) -> bool:
+        """Return whether every guest of a TEE is refused because no measurement is pinned."""
+        known = self._tees.get(tee)
+        if known is None or tee not in self._pinned_only:
+            return False
+        try:
+            documents = await self._source.documents(tee)
+            return bool(floor.nothing_pinned(known, documents.reference.values))
+        except (NotFound, StorageError, PolicyInvalid):
+            return True
+
     async def failures(self, tee: str, claims: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
         """Return every failed rule; empty only if the policy's `allow` is `true`.
 
@@ -67,15 +81,17 @@ class RegoAppraisalPolicy:
             _, result = await self._compiled.evaluate(documents, claims)  # 2, 3
             reference = documents.reference.values
         except (NotFound, StorageError, PolicyInvalid) as error:
-            return (*floor.revoked(known, claims), _policy_reason(str(error)))
-        reasons = floor.revoked(known, claims)  # 4
+            return (*known.revoked(claims), _policy_reason(str(error)))
+        reasons = known.revoked(claims)  # 4
         always = floor.unordered(known, claims, reference)
         always += floor.unverified_devices(claims, result.document)
+        if tee in self._pinned_only:
+            reasons += floor.nothing_pinned(known, reference)
         if self._require_reference_values:
             reasons += floor.not_pinned(known, reference)
         if not result.allow:  # 5
             found = explain.differences(known, claims, reference)
-            found += explain.own_reasons(result.document)
+            found += explain.own_reasons(result.document, known.reason_kind)
             reasons += found or (_unexplained(result),)
         return _once(reasons + always)
 
@@ -101,22 +117,18 @@ class OpenMeasurements:
 
 
 def _policy_reason(text: str) -> Reason:
-    return Reason("policy", "", "allow is true", f"policy: {text}")
+    return Reason(explain.UNNAMED, "", "allow is true", f"policy: {text}", kind=ReasonKind.POLICY)
 
 
 def _unexplained(result: PolicyResult) -> Reason:
     if "allow" not in result.document:
         return _policy_reason("allow is undefined for this guest, and the policy says no more")
     shown = json.dumps(result.document["allow"], ensure_ascii=False)
-    return Reason(
-        "policy",
-        shown,
-        "allow is true",
-        f"policy: allow is {shown}, expected true, and the policy says no more",
-    )
+    text = f"policy: allow is {shown}, expected true, and the policy says no more"
+    return Reason(explain.UNNAMED, shown, "allow is true", text, kind=ReasonKind.POLICY)
 
 
 def _once(reasons: tuple[Reason, ...]) -> tuple[Reason, ...]:
-    """One reason for each rule, the first; the policy's own texts all stay."""
-    rules = {reason.rule: reason for reason in reversed(reasons) if reason.rule != "policy"}
-    return tuple(r for r in reasons if r.rule == "policy" or rules.get(r.rule) is r)
+    """Return the first reason of each rule, and every reason that names no rule."""
+    first = {reason.rule: reason for reason in reversed(reasons)}
+    return tuple(r for r in reasons if r.rule == explain.UNNAMED or first[r.rule] is r)

@@ -7,18 +7,22 @@ refuse under every policy are in `floor`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Final
 
 from verdictd_py.documents.reference import Reference
 from verdictd_py.domain.claims import Compared, is_number
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import Reason
+from verdictd_py.errors import Reason, ReasonKind
 from verdictd_py.policy.floor import Claims, compared, show
 from verdictd_py.ports.tees import TcbStatus, Tee
 
 MAX_OWN_REASONS: Final = 64
 """A policy's own reasons that are reported; each is a line in the log."""
+
+UNNAMED: Final = "policy"
+"""Rule of reasons in which the policy names no rule. There may be several of them."""
 
 MAX_OWN_CHARS: Final = 4096
 """Length of each text in them, and of a claim in any reason; twelve measurements of 96 digits
@@ -36,12 +40,13 @@ def differences(tee: Tee, claims: Claims, reference: Reference) -> tuple[Reason,
 def _differences(tee: Tee, claims: Claims, reference: Reference) -> Iterator[Reason]:
     for name in compared(tee, Compared.ALWAYS_FALSE):
         if claims.get(name) is not False and (name in claims or not tee.claims[name].optional):
-            yield _mismatch(name, claims, "false")
+            yield _mismatch(tee, name, claims, "false")
     if tee.tcb is not None:
         yield from _tcb(tee, tee.tcb, claims, reference)
     for name in tee.measurements:
         if tee.lists_required and name not in reference:
-            yield Reason(name, "", "", f"{name}: the reference data has no list of this name")
+            text = f"{name}: the reference data has no list of this name"
+            yield Reason(name, "", "", text, kind=tee.reason_kind(name))
         yield from _pinned(tee, name, claims, reference.get(name, []))
     done = {*compared(tee, Compared.ALWAYS_FALSE), *tee.measurements}
     done.update(compared(tee, Compared.AT_LEAST), () if tee.tcb is None else (tee.tcb.claim,))
@@ -77,16 +82,17 @@ def _in_grace(tcb: TcbStatus, claims: Claims, reference: Reference) -> bool:
 def _pinned(tee: Tee, name: str, claims: Claims, values: JsonValue) -> Iterator[Reason]:
     if not isinstance(values, list):
         text = f"{name}: the reference value {show(values)} is not a list, nothing matches it"
-        yield Reason(name, _measured(name, claims), show(values), text)
+        measured = _measured(name, claims)
+        yield Reason(name, measured, show(values), text, kind=tee.reason_kind(name))
         return
-    measured = claims.get(name)
-    if not values or (isinstance(measured, str) and measured in values):
+    value = claims.get(name)
+    if not values or (isinstance(value, str) and value in values):
         return
     claim = tee.claims.get(name)
-    listed = measured if claim is not None and claim.compared is Compared.EACH_ONE_OF else None
+    listed = value if claim is not None and claim.compared is Compared.EACH_ONE_OF else None
     if isinstance(listed, list) and all(each in values for each in listed):
         return
-    yield _mismatch(name, claims, "one of " + ", ".join(show(value) for value in values))
+    yield _mismatch(tee, name, claims, "one of " + ", ".join(show(value) for value in values))
 
 
 def _below(tee: Tee, claims: Claims, reference: Reference) -> Iterator[Reason]:
@@ -94,28 +100,37 @@ def _below(tee: Tee, claims: Claims, reference: Reference) -> Iterator[Reason]:
         measured, least = claims.get(name), reference.get(name)
         if not is_number(least):
             text = f"{name}: the reference data has no number of this name"
-            yield Reason(name, _measured(name, claims), show(least), text)
+            kind = tee.reason_kind(name)
+            yield Reason(name, _measured(name, claims), show(least), text, kind=kind)
         elif not is_number(measured) or measured < least:  # type: ignore[operator]  # numbers
-            yield _mismatch(name, claims, f"at least {show(least)}")
+            yield _mismatch(tee, name, claims, f"at least {show(least)}")
 
 
-def own_reasons(document: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
+def own_reasons(
+    document: Mapping[str, JsonValue], kind_of: Callable[[str], ReasonKind] | None = None
+) -> tuple[Reason, ...]:
     """Return the policy's own `reasons`: text, or objects with a `text`.
 
     Accepts one of them, a list or set of them, and the object that a partial set of Rego v0
     becomes (each text is a name in it).
+
+    Args:
+        kind_of: kind of a reason by the name of its rule; None for `POLICY` throughout.
     """
     said = document.get("reasons")
     if isinstance(said, dict) and "text" not in said:
         said = list(said)
     items = said if isinstance(said, list) else [said]
-    return tuple(_own(item) for item in items[:MAX_OWN_REASONS] if isinstance(item, str | dict))
+    found = (_own(item) for item in items[:MAX_OWN_REASONS] if isinstance(item, str | dict))
+    if kind_of is None:
+        return tuple(found)
+    return tuple(replace(reason, kind=kind_of(reason.rule)) for reason in found)
 
 
 def _own(item: str | dict[str, JsonValue]) -> Reason:
     if isinstance(item, str):
-        return Reason("policy", "", "", item[:MAX_OWN_CHARS])
-    rule = show(item.get("rule", "policy"))
+        return Reason(UNNAMED, "", "", item[:MAX_OWN_CHARS], kind=ReasonKind.POLICY)
+    rule = show(item.get("rule", UNNAMED))
     parts = {name: show(item[name]) if name in item else "" for name in ("measured", "expected")}
     text = show(item["text"]) if "text" in item else show(item)
     return Reason(
@@ -123,6 +138,7 @@ def _own(item: str | dict[str, JsonValue]) -> Reason:
         parts["measured"][:MAX_OWN_CHARS],
         parts["expected"][:MAX_OWN_CHARS],
         text[:MAX_OWN_CHARS],
+        kind=ReasonKind.POLICY,
     )
 
 
@@ -131,9 +147,9 @@ def _measured(name: str, claims: Claims) -> str:
     return show(claims[name])[:MAX_OWN_CHARS] if name in claims else ""
 
 
-def _mismatch(name: str, claims: Claims, expected: str) -> Reason:
+def _mismatch(tee: Tee, name: str, claims: Claims, expected: str) -> Reason:
     measured = _measured(name, claims)
     said = f"measured {measured}" if name in claims else "not measured"
-    return Reason(
-        name, measured, expected.removeprefix("one of "), f"{name}: {said}, expected {expected}"
-    )
+    text = f"{name}: {said}, expected {expected}"
+    values = expected.removeprefix("one of ")
+    return Reason(name, measured, values, text, kind=tee.reason_kind(name))

@@ -3,13 +3,14 @@
 This module decides. `RegoAppraisalPolicy` applies every rule here to every guest, also to
 one that the policy accepts, and one reason of these rules is a refusal:
 
-* `revoked`: the vendor revoked the platform's TCB.
 * `unordered`: a minimum is not a number, so that no comparison with it is sound.
 * `unverified_devices`: the guest has devices that nobody verified, unless the policy names them.
 * `not_pinned`: a list of reference values is missing or empty, where the operator requires them.
+* `nothing_pinned`: no measurement is pinned at all, for a TEE that the operator has not named.
 
-The verifiers have a floor of their own, because it needs the quote rather than claims: debug
-TDs and enclaves, reserved attributes, service TDs.
+A platform whose TCB the vendor revoked is refused as well (`Tee.revoked`), before a policy is
+evaluated. The verifiers have a floor of their own, because it needs the quote rather than
+claims: debug TDs and enclaves, reserved attributes, service TDs.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from verdictd_py.documents.reference import Reference
 from verdictd_py.domain.claims import Compared, is_number
 from verdictd_py.domain.evidence import DEVICES
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import Reason
+from verdictd_py.errors import Reason, ReasonKind
 from verdictd_py.ports.tees import Tee
 
 ACCEPTED_DEVICES: Final = "accept_unverified_devices"
@@ -35,19 +36,43 @@ def not_pinned(tee: Tee, reference: Reference) -> tuple[Reason, ...]:
     """Refuse for each list that is missing or empty, for `require_reference_values`."""
     tcb = () if tee.tcb is None else (tee.tcb.claim,)
     return tuple(
-        Reason(name, "", "", f"{name}: no reference values, and reference values are required")
+        Reason(
+            name,
+            "",
+            "",
+            f"{name}: no reference values, and reference values are required",
+            kind=tee.reason_kind(name),
+        )
         for name in (*tee.measurements, *tcb)
         if not reference.get(name, [])
     )
 
 
-def revoked(tee: Tee, claims: Claims) -> tuple[Reason, ...]:
-    """Refuse a platform whose TCB the vendor revoked."""
-    status = None if tee.tcb is None else claims.get(tee.tcb.claim)
-    if tee.tcb is None or not isinstance(status, str) or status not in tee.tcb.revoked:
+def nothing_pinned(tee: Tee, reference: Reference) -> tuple[Reason, ...]:
+    """Refuse every guest of a TEE without a usable reference value for any measurement.
+
+    There is a reason for each measurement, so that this refusal alone does not prevent a pin
+    of the refused guest.
+    """
+    if any(_pins(tee, name, reference) for name in tee.measurements):
         return ()
-    text = f"{tee.tcb.claim}: measured {status}, which no policy can accept"
-    return (Reason(tee.tcb.claim, status, "a TCB that is not revoked", text),)
+    remedy = f"pin this guest (verdict-py reference pin) or start with --verifier {tee.name}"
+    return tuple(
+        Reason(
+            name,
+            "",
+            "",
+            f"{name}: no measurement of {tee.name} is pinned; {remedy}",
+            kind=ReasonKind.MEASUREMENT,
+        )
+        for name in tee.measurements or (tee.name,)
+    )
+
+
+def _pins(tee: Tee, name: str, reference: Reference) -> bool:
+    """Whether a list has a value that a guest could measure: marks of ended sets are none."""
+    values = reference.get(name)
+    return isinstance(values, list) and any(map(tee.claims[name].form.accepts, values))
 
 
 def unordered(tee: Tee, claims: Claims, reference: Reference) -> tuple[Reason, ...]:
@@ -57,7 +82,13 @@ def unordered(tee: Tee, claims: Claims, reference: Reference) -> tuple[Reason, .
     policy requires numbers itself; the original's does not.
     """
     return tuple(
-        Reason(name, show(claims.get(name)), show(reference.get(name)), f"{name}: {what}")
+        Reason(
+            name,
+            show(claims.get(name)),
+            show(reference.get(name)),
+            f"{name}: {what}",
+            kind=ReasonKind.POLICY,
+        )
         for name in compared(tee, Compared.AT_LEAST)
         for side, what in (
             (reference, "the reference value is no number, nothing matches it"),
@@ -89,7 +120,7 @@ def unverified_devices(
         f"{DEVICES}: there is no verifier for {kinds}, "
         f"and the policy does not name it in {ACCEPTED_DEVICES}"
     )
-    return (Reason(DEVICES, kinds, "", text),)
+    return (Reason(DEVICES, kinds, "", text, kind=ReasonKind.POLICY),)
 
 
 def show(value: JsonValue) -> str:

@@ -9,7 +9,14 @@ from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.appraisal import AppraisedPeer
 from verdictd_py.domain.names import RELEASE_DATA, RELEASE_POLICIES, RELEASE_POLICY, Name
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import NotFound, PolicyInvalid, Reason, RequestError, StorageError
+from verdictd_py.errors import (
+    NotFound,
+    PolicyInvalid,
+    Reason,
+    ReasonKind,
+    RequestError,
+    StorageError,
+)
 from verdictd_py.policy import explain
 from verdictd_py.policy.compiled import CompiledPolicies
 from verdictd_py.policy.engine import in_thread
@@ -108,12 +115,12 @@ class RegoReleasePolicy:
 
 
 def _labels(path: str) -> JsonValue:
-    """Parts of a name of three segments, by what they are; a key's prefix is none of them."""
-    parts = path.removeprefix("keys/").split("/")
-    if len(parts) != 3:
-        return {}
-    return dict(zip(("repository", "type", "tag"), parts, strict=True))
+    """Return the parts of a name of three segments; the prefix of a key's path is no part."""
+    match path.removeprefix("keys/").split("/"):
+        case repository, kind, tag:
+            return {"repository": repository, "type": kind, "tag": tag}
+    return {}
 
 
 def _reason(text: str) -> Reason:
-    return Reason("release", "", "", text)
+    return Reason("release", "", "", text, kind=ReasonKind.POLICY)

@@ -1,4 +1,4 @@
-"""What is kept of HTTP guests between their requests."""
+"""Port of the store of HTTP guests' sessions."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ from typing import Protocol
 
 
 class SessionStore(Protocol):
-    """What is kept of HTTP guests between their requests, perhaps for several brokers.
+    """Store of the sessions of HTTP guests, which several brokers may share.
 
-    A session is named by a digest of its id, which the guest alone has. It begins with a
-    challenge, which is answered once, and may then hold an attestation token. Claims that are
-    too long for a token are kept under their digest, once for all guests that share them.
-    Nothing of it is secret, and whoever can write it makes no peer: challenges and tokens
-    bear the broker's seal, and tokens the digest of claims.
+    A session is named by a digest of its id, which only the guest has. It begins with a
+    challenge, which is answered at most once, and may then have an attestation token. Claims
+    that are too long for a token are stored under their digest, once for all guests that
+    share them. Nothing in the store is secret, and write access to it does not make a client
+    an accepted guest: challenges and tokens are sealed by the broker, and tokens contain the
+    digest of the claims.
 
-    Everything is bounded in number and size: an unanswered challenge, which any stranger can
-    ask for, never displaces a token. What has ended is forgotten.
+    Numbers and sizes are limited. An unanswered challenge, which any unauthenticated client
+    can cause, never displaces a token. Expired entries are removed.
     """
 
-    async def begin(self, name: str, challenge: str, *, now: datetime, expires: datetime) -> None:
-        """A new session with a challenge.
+    async def add_challenge(
+        self, name: str, challenge: str, *, now: datetime, expires: datetime
+    ) -> None:
+        """Store a new session with its challenge.
 
-        Where there are too many, the oldest unanswered challenge is forgotten.
+        Where there are too many, the oldest unanswered challenge is evicted.
 
         Raises:
             StorageError: the store fails.
@@ -30,17 +33,17 @@ class SessionStore(Protocol):
         ...
 
     async def take_challenge(self, name: str, *, now: datetime) -> str | None:
-        """The challenge, to the first who asks; None for everybody else, and when it is over.
+        """Remove the challenge and return it; None if it was taken before or has expired.
 
         Raises:
-            StorageError: the store fails. The challenge may be spent.
+            StorageError: the store fails. The challenge may be lost.
         """
         ...
 
-    async def attested(self, name: str, token: str, *, now: datetime, expires: datetime) -> None:
-        """The session whose challenge was taken now holds a token.
+    async def add_token(self, name: str, token: str, *, now: datetime, expires: datetime) -> None:
+        """Store the token of a session whose challenge was taken.
 
-        Where there are too many, unanswered challenges go first, then the oldest token.
+        Where there are too many, unanswered challenges are evicted first, then the oldest token.
 
         Raises:
             StorageError: the store fails.
@@ -48,25 +51,29 @@ class SessionStore(Protocol):
         ...
 
     async def token(self, name: str, *, now: datetime) -> str | None:
-        """The token, None where there is none, or when it is over.
+        """Return the token; None if there is none or it has expired.
 
         Raises:
             StorageError: the store fails.
         """
         ...
 
-    async def keep(self, digest: str, claims: str, *, now: datetime, expires: datetime) -> None:
-        """Keeps claims until `expires`, or longer where they are kept already.
+    async def add_claims(
+        self, digest: str, claims: str, *, now: datetime, expires: datetime
+    ) -> None:
+        """Store claims until `expires`, or longer if they are stored already.
 
-        Where there are too many, the oldest are forgotten.
+        Where there are too many, the oldest are evicted.
 
         Raises:
             StorageError: the store fails.
         """
         ...
 
-    async def kept(self, digest: str, *, now: datetime) -> str | None:
-        """The claims, None where there are none, or no longer; not compared with the digest.
+    async def claims(self, digest: str, *, now: datetime) -> str | None:
+        """Return the claims, None if there are none or they have expired.
+
+        The store does not compare them with the digest; the caller does.
 
         Raises:
             StorageError: the store fails.

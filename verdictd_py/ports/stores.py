@@ -152,28 +152,29 @@ class ResourceStore(Protocol):
 
 
 class KeyringEditor(Protocol):
-    """OpenPGP keyrings as bytes: public certificates, binary, one after the other."""
+    """Editor of OpenPGP keyrings: concatenated binary public certificates."""
 
-    def added(self, keyring: bytes, certificates: bytes) -> bytes:
-        """The keyring with more certificates, armoured or binary.
+    def add(self, keyring: bytes, certificates: bytes) -> bytes:
+        """Return the keyring with more certificates, armoured or binary.
 
         Raises:
-            RequestError: they are broken, or hold secrets.
+            RequestError: the certificates are damaged, or contain a secret key.
             StorageError: the keyring cannot be read.
         """
         ...
 
-    def without(self, keyring: bytes, which: str) -> bytes:
-        """The keyring without one certificate, named by fingerprint, key id or e-mail.
+    def remove(self, keyring: bytes, which: str) -> bytes:
+        """Return the keyring without one certificate, named by fingerprint, key id or e-mail.
 
         Raises:
-            NotFound, RequestError: none, or several, are meant.
+            NotFound: no certificate matches.
+            RequestError: several certificates match.
             StorageError: the keyring cannot be read.
         """
         ...
 
-    def listed(self, keyring: bytes) -> str:
-        """Text for people: fingerprint, user ids, created, expires.
+    def describe(self, keyring: bytes) -> str:
+        """Return text for the operator: fingerprints, user ids, creation and expiry dates.
 
         Raises:
             StorageError: the keyring cannot be read.

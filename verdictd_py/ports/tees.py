@@ -17,8 +17,8 @@ from types import MappingProxyType
 from verdictd_py.domain.claims import Claim
 from verdictd_py.domain.evidence import NO_TEE, VerifiedEvidence
 from verdictd_py.domain.trust import HARDWARE_UNKNOWN, TrustVector
-from verdictd_py.encoding import JsonValue, encode_object, shown
-from verdictd_py.errors import ConfigError, EvidenceFormat, RequestError
+from verdictd_py.encoding import JsonValue, encode_object, quoted
+from verdictd_py.errors import ConfigError, EvidenceFormat, Reason, ReasonKind, RequestError
 from verdictd_py.ports.collateral import CollateralStore
 from verdictd_py.ports.events import Events
 from verdictd_py.ports.policies import PolicyDocuments
@@ -218,6 +218,8 @@ class Tee:
             names the measurements for which the operator has pinned no values.
         proves: False for a TEE whose evidence any client can make: it is served only with a
             flag of its own.
+        served_unpinned: whether guests can be accepted before a measurement is pinned, although
+            `--verifier` does not name the TEE.
     """
 
     name: str
@@ -234,11 +236,29 @@ class Tee:
         default=no_trust, repr=False
     )
     proves: bool = True
+    served_unpinned: bool = False
 
     @property
     def measurements(self) -> tuple[str, ...]:
         """Claims that identify software; they must be pinned before it is safe to serve."""
         return tuple(name for name, claim in self.claims.items() if claim.measurement)
+
+    def reason_kind(self, claim: str) -> ReasonKind:
+        """Return the kind of a reason about a claim that a policy compares."""
+        if claim in self.measurements:
+            return ReasonKind.MEASUREMENT
+        if self.tcb is not None and claim == self.tcb.claim:
+            return ReasonKind.TCB
+        return ReasonKind.POLICY
+
+    def revoked(self, claims: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
+        """Return the refusal of a platform whose TCB the vendor revoked; empty if it is not."""
+        status = None if self.tcb is None else claims.get(self.tcb.claim)
+        if self.tcb is None or not isinstance(status, str) or status not in self.tcb.revoked:
+            return ()
+        text = f"{self.tcb.claim}: measured {status}, which no policy can accept"
+        expected = "a TCB that is not revoked"
+        return (Reason(self.tcb.claim, status, expected, text, kind=ReasonKind.TCB),)
 
     @property
     def sample_claims(self) -> dict[str, JsonValue]:
@@ -295,7 +315,7 @@ class Tees:
         tee = self._by_name.get(text)
         if tee is None:
             known = " or ".join(self._by_name)
-            raise RequestError(f"{shown(text)} is no kind of TEE; write {known}")
+            raise RequestError(f"{quoted(text)} is no kind of TEE; write {known}")
         return tee
 
     def measurements(self, name: str | None) -> tuple[str, ...]:

@@ -1,15 +1,15 @@
-"""What verifies evidence of one kind."""
+"""Port of the verifiers, one for each TEE."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Protocol
 
-from verdictd_py.domain.evidence import Evidence, VerifiedEvidence
+from verdictd_py.domain.evidence import Evidence, VerificationResult
 
 
 class Verifier(Protocol):
-    """Verifies evidence of one kind up to a trusted root."""
+    """Verifies evidence of one TEE up to a trusted root."""
 
     @property
     def name(self) -> str:
@@ -21,11 +21,15 @@ class Verifier(Protocol):
         """Name of the TEE whose evidence it verifies."""
         ...
 
-    async def verify(self, evidence: Evidence, *, now: datetime) -> VerifiedEvidence:
-        """Verifies signature, chain, revocation and TCB of `evidence` at `now`.
+    async def verify(self, evidence: Evidence, *, now: datetime) -> VerificationResult:
+        """Verify signature, chain, revocation and TCB of `evidence` at `now`.
+
+        Returns:
+            The verified claims; as `RefusedEvidence` if the signatures of the evidence verified
+            and something else did not (expired collateral, a revoked certificate).
 
         Raises:
-            AttestationError: refused before its claims could be believed.
-            CollateralUnavailable: it cannot be judged now.
+            AttestationError: the evidence is refused and none of its claims is authentic.
+            CollateralUnavailable: it cannot be appraised now.
         """
         ...

@@ -1,4 +1,4 @@
-"""Content that is never served, whoever stored it, with the remedy."""
+"""Check for content that must never be served, such as private keys."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ KEYRING: Final = ("gpg", "keyring.gpg")
 
 
 def unservable(segments: tuple[str, ...], content: bytes) -> str | None:
-    """Why the file at `segments` must not be handed out; None where it may be."""
+    """Return why the file at `segments` must not be served, with the remedy; None if it may be."""
     if segments == COSIGN_KEY and _PRIVATE_KEY.search(content):
-        return "it holds a private key; store the public one (cosign.pub) under this name"
+        return "it contains a private key; store the public one (cosign.pub) under this name"
     if segments == KEYRING and content[8:12] == _KEYBOX:
         return "it is GnuPG's keybox, which guests cannot read; store what gpg --export writes"
     if segments == KEYRING and content and content[0] in _SECRET_KEY:
-        return "it holds a secret key; store what gpg --export writes"
+        return "it contains a secret key; store what gpg --export writes"
     return None

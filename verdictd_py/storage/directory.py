@@ -1,9 +1,8 @@
-"""Everything that touches the file system, below one directory opened once.
+"""File operations below one directory, which is opened once.
 
 A name is opened segment by segment, relative to a directory descriptor and without
-following links, so no name from outside ever becomes a path by concatenation. Writes
-are whole or nothing: a temporary file beside the target, fsync, rename, fsync of the
-directory.
+following links, so an untrusted name never becomes a path by concatenation. Writes are
+atomic: a temporary file next to the target, fsync, rename, fsync of the directory.
 """
 
 from __future__ import annotations
@@ -23,30 +22,30 @@ from uuid import uuid4
 from verdictd_py.errors import AlreadyExists, ConfigError, NotFound, StorageError
 
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
-"""The largest reference data that is read, 4 MiB; all else is smaller."""
+"""Maximum size of a file: that of the largest reference data; all other files are smaller."""
 
 MAX_DEPTH: Final = 3
-"""No name has more segments, so nothing below is ours to look at."""
+"""Maximum number of segments in a name; deeper directories are ignored."""
 
 LOCK_FILE: Final = ".lock"
-"""Locked while something is compared and replaced. It is never removed or replaced: a second
-file of this name would be a second lock."""
+"""File that is locked while another one is compared and replaced. It is never removed or
+replaced: a new file of this name would be a second lock."""
 
 _TEMPORARY: Final = re.compile(r"\.tmp-.*", re.DOTALL)  # storage.md: by its beginning
-# Names never begin with a dot, so no request can ask for a temporary file.
+# Names never begin with a dot, so no request can name a temporary file.
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO must not wait for a writer.
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-# flock for writing needs a descriptor for writing where the file system is NFS.
+# On NFS, an exclusive flock needs a descriptor that is open for writing.
 _LOCK: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LOCK_OR_CREATE: Final = _LOCK | os.O_CREAT
-# ELOOP is O_NOFOLLOW's word for a link, ENXIO that of a socket: neither is ours.
+# ELOOP: a link (O_NOFOLLOW); ENXIO: a socket. Both are treated as absent.
 _ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
-_IN_THE_WAY: Final = frozenset({errno.ENOTDIR, errno.ELOOP})
+_NOT_A_DIRECTORY: Final = frozenset({errno.ENOTDIR, errno.ELOOP})
 
-_CHUNK: Final = 64 * 1024  # bytes of one read; most files are far smaller
+_CHUNK: Final = 64 * 1024  # bytes per read; most files are far smaller
 _TOO_LARGE: Final = f"is larger than {MAX_FILE_BYTES} bytes"
 
 Segments = tuple[str, ...]
@@ -56,7 +55,7 @@ Segments = tuple[str, ...]
 class Entry:
     """A regular file: its name below the root, bytes, mode bits, change time in ns, inode.
 
-    Two entries of one name are equal only if nobody has replaced the file between them.
+    Two entries of one name are equal only if the file was not replaced between them.
     """
 
     segments: Segments
@@ -67,28 +66,28 @@ class Entry:
 
 
 class DirectoryBusy(StorageError):
-    """Another process or task holds the lock of the directory now."""
+    """Raised when another process or task holds the lock of the directory."""
 
 
 class Directory:
-    """One tree of files. Names are checked segments, never paths."""
+    """Tree of files below one directory. Names are checked segments, never paths."""
 
     def __init__(self, descriptor: int) -> None:
         self._root = descriptor
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Opens `path`, and makes it (0700) where it is missing, with those above it.
+        """Open `path`; create it (0700), and its parents, if it is missing.
 
         Raises:
-            ConfigError: one line: cause and remedy.
+            ConfigError: it cannot be used; the message has the cause and the remedy.
         """
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (FileExistsError, NotADirectoryError) as error:
-            raise ConfigError(f"{path} is no directory; choose another --data-dir") from error
-        except ValueError as error:  # pathlib's word for a NUL
+            raise ConfigError(f"{path} is not a directory; choose another --data-dir") from error
+        except ValueError as error:  # raised by pathlib for a NUL
             raise ConfigError("cannot use a path with a NUL; choose another --data-dir") from error
         except OSError as error:
             raise ConfigError(
@@ -104,21 +103,21 @@ class Directory:
         return cls(descriptor)
 
     def close(self) -> None:
-        """Ends the use of the directory."""
+        """Close the directory; it cannot be used afterwards."""
         os.close(self._root)
 
     def make(self, *segments: str) -> None:
-        """Makes a directory (0700) and those above it, where they are missing.
+        """Create a directory (0700) and its parents, if they are missing.
 
         Raises:
-            AlreadyExists: something else is in the way.
+            AlreadyExists: a file or a link has one of these names.
             StorageError: it is not permitted.
         """
         with _translated(writing=True), self._parent((*segments, ""), make=True):
             return
 
     def read(self, segments: Segments) -> bytes:
-        """The whole file.
+        """Return the whole content of a file.
 
         Raises:
             NotFound: no regular file of that name.
@@ -139,10 +138,10 @@ class Directory:
         return bytes(content)
 
     def exists(self, segments: Segments) -> bool:
-        """Whether anything has that name, of whatever kind.
+        """Return whether a file, directory or anything else has that name.
 
         Raises:
-            StorageError: it cannot be told.
+            StorageError: the directory cannot be read.
         """
         with suppress(NotFound), _translated(), self._parent(segments) as parent:
             os.stat(segments[-1], dir_fd=parent, follow_symlinks=False)
@@ -150,11 +149,11 @@ class Directory:
         return False
 
     def entry(self, segments: Segments) -> Entry:
-        """One regular file, without its content.
+        """Return the metadata of one regular file.
 
         Raises:
             NotFound: no regular file of that name.
-            StorageError: it cannot be told.
+            StorageError: the directory cannot be read.
         """
         with _translated(), self._parent(segments) as parent:
             status = os.stat(segments[-1], dir_fd=parent, follow_symlinks=False)
@@ -163,10 +162,10 @@ class Directory:
         return _entry(segments, status)
 
     def replace(self, segments: Segments, content: bytes) -> None:
-        """Creates or replaces a file; readers see the old bytes or the new ones.
+        """Create or replace a file; readers see either the old content or the new one.
 
         Raises:
-            AlreadyExists: a file has a name that this one begins with, or a directory has it.
+            AlreadyExists: a directory has this name, or a file has a prefix of it.
             StorageError: too large, or it could not be written.
         """
         with _translated(writing=True), self._parent(segments, make=True) as parent:
@@ -175,15 +174,15 @@ class Directory:
             os.fsync(parent)
 
     def create(self, segments: Segments, content: bytes) -> None:
-        """Creates a file, whole from its first moment; of two creators one wins.
+        """Create a file with its whole content at once; only one of two creators succeeds.
 
         Raises:
-            AlreadyExists: something has that name, or a name that this one begins with.
+            AlreadyExists: a file or directory has this name, or a file has a prefix of it.
             StorageError: too large, or it could not be written.
         """
         with _translated(writing=True), self._parent(segments, make=True) as parent:
             with self._temporary(parent, content) as temporary:
-                # A link, unlike a rename, never replaces what is there.
+                # A link, unlike a rename, never replaces an existing file.
                 try:
                     os.link(temporary, segments[-1], src_dir_fd=parent, dst_dir_fd=parent)
                 except FileExistsError:
@@ -195,7 +194,7 @@ class Directory:
             os.fsync(parent)
 
     def delete(self, segments: Segments) -> None:
-        """Deletes a file.
+        """Delete a file.
 
         Raises:
             NotFound: no regular file of that name.
@@ -209,18 +208,18 @@ class Directory:
             os.fsync(parent)
 
     def walk(self, *top: str) -> Iterator[Entry]:
-        """Regular files below `top`, sorted: none of ours that is being written, no links.
+        """Yield the regular files below `top`, sorted, without temporary files and links.
 
         Args:
-            top: the directory, one segment or none.
+            top: the directory: one segment, or none for the root.
         """
         for entry in self._files(top):
             if not _TEMPORARY.fullmatch(entry.segments[-1]) and entry.segments != (LOCK_FILE,):
                 yield entry
 
     def _files(self, top: Segments) -> Iterator[Entry]:
-        found: list[tuple[str, os.stat_result]] = []
-        # What cannot be read, or goes while we look, has nothing to list.
+        statuses: list[tuple[str, os.stat_result]] = []
+        # Directories that cannot be read, and files deleted meanwhile, are not listed.
         with (
             suppress(OSError),
             self._parent((*top, "")) as descriptor,
@@ -228,8 +227,8 @@ class Directory:
         ):
             for item in sorted(items, key=lambda item: item.name):
                 with suppress(FileNotFoundError):
-                    found.append((item.name, item.stat(follow_symlinks=False)))
-        for name, status in found:
+                    statuses.append((item.name, item.stat(follow_symlinks=False)))
+        for name, status in statuses:
             segments = (*top, name)
             if stat.S_ISREG(status.st_mode):
                 yield _entry(segments, status)
@@ -237,7 +236,7 @@ class Directory:
                 yield from self._files(segments)
 
     def remove_leftovers(self, top: str) -> None:
-        """Removes what brokers that died were writing below `top`; a live one holds a lock."""
+        """Remove temporary files of brokers that died; a running broker holds a lock on its own."""
         for entry in self._files((top,)):
             if _TEMPORARY.fullmatch(entry.segments[-1]):
                 with suppress(OSError), self._parent(entry.segments) as parent:
@@ -245,12 +244,12 @@ class Directory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the one lock of the directory, against threads and other processes alike.
+        """Hold the lock of the directory, which excludes other threads and processes.
 
-        It is not waited for. The kernel releases it when the process ends, however it ends.
+        This does not wait for the lock. The kernel releases it when the process ends.
 
         Raises:
-            DirectoryBusy: somebody else holds it.
+            DirectoryBusy: another process or task holds it.
             StorageError: the lock file cannot be opened for writing.
         """
         try:
@@ -267,14 +266,14 @@ class Directory:
                 raise DirectoryBusy("is being changed by others") from None
             except OSError as error:
                 reason = (error.strerror or "input or output failed").lower()
-                raise StorageError(f"cannot be changed: no lock: {reason}") from None
+                raise StorageError(f"cannot be changed: locking failed: {reason}") from None
             yield
         finally:
             os.close(descriptor)
 
     @contextmanager
     def _parent(self, segments: Segments, *, make: bool = False) -> Iterator[int]:
-        """Descriptor of the directory that holds the last of `segments`."""
+        """Open the directory that contains the last of `segments`; yield its descriptor."""
         descriptor = os.dup(self._root)
         try:
             for segment in segments[:-1]:
@@ -285,8 +284,8 @@ class Directory:
                 try:
                     below = os.open(segment, _DIRECTORY, dir_fd=descriptor)
                 except OSError as error:
-                    if make and error.errno in _IN_THE_WAY:
-                        raise AlreadyExists(f"begins with {segment}, which is taken") from None
+                    if make and error.errno in _NOT_A_DIRECTORY:
+                        raise AlreadyExists(f"begins with {segment}, which is a file") from None
                     raise
                 os.close(descriptor)
                 descriptor = below
@@ -297,12 +296,15 @@ class Directory:
     @staticmethod
     @contextmanager
     def _temporary(parent: int, content: bytes) -> Iterator[str]:
-        """Name of a synced file with `content`, locked until the block ends, then gone."""
+        """Write `content` to a temporary file, sync it, and yield its name.
+
+        The file is locked, and removed when the block ends.
+        """
         if len(content) > MAX_FILE_BYTES:
             raise StorageError(_TOO_LARGE)
         name, descriptor = _locked_file(parent)
         try:
-            os.fchmod(descriptor, 0o600)  # whatever the umask
+            os.fchmod(descriptor, 0o600)  # regardless of the umask
             view = memoryview(content)
             while view:
                 view = view[os.write(descriptor, view) :]
@@ -320,7 +322,7 @@ def _entry(segments: Segments, status: os.stat_result) -> Entry:
 
 
 def _locked_file(parent: int) -> tuple[str, int]:
-    """Name and descriptor of a new temporary file that no other broker removes."""
+    """Create a temporary file that no other broker removes; return its name and descriptor."""
     while True:
         name = f".tmp-{uuid4().hex}"
         descriptor = os.open(name, _CREATE, 0o600, dir_fd=parent)
@@ -331,7 +333,7 @@ def _locked_file(parent: int) -> tuple[str, int]:
         except OSError:
             os.close(descriptor)
             raise
-        # A broker that started between the two calls took it for a leftover.
+        # A broker that started between the two calls removed the file as a leftover.
         os.close(descriptor)
 
 
@@ -346,13 +348,13 @@ def _remove_unless_locked(name: str, parent: int) -> None:
 
 @contextmanager
 def _translated(*, writing: bool = False) -> Iterator[None]:
-    """Errors of the system as ours, without the path: the peer may read them."""
+    """Translate `OSError`, without the path, because the peer may read the message."""
     try:
         yield
     except FileExistsError:
         raise AlreadyExists("exists already") from None
     except IsADirectoryError:
-        raise AlreadyExists("is where other names begin") from None
+        raise AlreadyExists("is a prefix of other names") from None
     except OSError as error:
         if error.errno in _ABSENT and not writing:
             raise NotFound("nothing of that name") from None

@@ -16,11 +16,11 @@ from verdictd_py.storage.exclusive import exclusively
 OPA: Final = "opa"
 
 _SNAPSHOTS: Final = 10
-"""Attempts at a snapshot; a change takes milliseconds, and so does reading."""
+"""Attempts to read a consistent snapshot; a change takes milliseconds, and so does reading."""
 
 
 class PolicyFileNames:
-    """Names of the documents of each TEE, as every document store answers them."""
+    """Names of the documents of each TEE; base of every document store."""
 
     def __init__(self, tees: Tees) -> None:
         self._tees = tees
@@ -38,7 +38,7 @@ class PolicyFileNames:
     def _documents_of(self, tee: str) -> Documents:
         known = self._tees.get(tee)
         if known is None:
-            raise NotFound(f"there is no policy for {tee}: this TEE is not known here")
+            raise NotFound(f"there is no policy for {tee}: this broker does not know this TEE")
         return known.documents
 
 
@@ -66,13 +66,13 @@ class DirectoryDocumentStore(PolicyFileNames):
         expected: Expected,
         unchanged: Mapping[Name, Expected] | None = None,
     ) -> str:
-        wanted = {**(unchanged or {}), name: expected}
+        revisions = {**(unchanged or {}), name: expected}
         content = text.encode()
 
         def change() -> None:
-            for each, revision in wanted.items():
-                if revision is not ANY and not meets(self._content(each), revision):
-                    raise Conflict(f"{OPA}/{each} has changed since it was read; read it again")
+            for document, revision in revisions.items():
+                if revision is not ANY and not meets(self._content(document), revision):
+                    raise Conflict(f"{OPA}/{document} has changed since it was read; read it again")
             self._directory.replace((OPA, *name.segments), content)
 
         try:
@@ -82,13 +82,13 @@ class DirectoryDocumentStore(PolicyFileNames):
         return revision_of(content)
 
     def _snapshot(self, names: Sequence[Name]) -> dict[Name, Document]:
-        """Read every document, and again if one was replaced meanwhile."""
+        """Read all documents; read them again if one was replaced meanwhile."""
         for _ in range(_SNAPSHOTS):
             before = [self._entry(name) for name in names]
             read = {name: self._document(name) for name in names}
             if [self._entry(name) for name in names] == before:
-                return {name: found for name, found in read.items() if found is not None}
-        raise StorageError(f"{OPA} changes too fast to be read; try again")
+                return {name: document for name, document in read.items() if document is not None}
+        raise StorageError(f"the documents in {OPA} change too fast to be read; try again")
 
     def _entry(self, name: Name) -> Entry | None:
         try:

@@ -1,8 +1,8 @@
-"""Changes of a data directory that must not overlap, in this process or another one.
+"""Mutual exclusion of changes of a data directory, within this process and with others.
 
 The lock is `flock` on one file in the directory. The kernel releases it when its holder
 dies, so there are no stale locks to clean up. It is held only while content is compared and
-replaced, never while a policy is checked or a client is waited for.
+replaced, never during the check of a policy or while waiting for a client.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from verdictd_py.errors import StorageError
 from verdictd_py.storage.directory import Directory, DirectoryBusy
 
 WAIT_SECONDS: Final = 10.0
-"""How long a change waits for the others. Each of them holds the lock for a few milliseconds."""
+"""Maximum wait for other changes. Each of them holds the lock for a few milliseconds."""
 
 _FIRST_PAUSE: Final = 0.002  # seconds
 _LONGEST_PAUSE: Final = 0.05  # seconds
@@ -29,11 +29,11 @@ async def exclusively(
 ) -> Result:
     """Run `change` in a thread while no other change of the directory runs.
 
-    Waiting takes up neither the event loop nor a thread: the lock is only tried, again after
-    a pause. So guests are served from the same directory while another process holds it.
+    Waiting blocks neither the event loop nor a thread: the lock is tried again after a pause.
+    Guests are therefore served while another process holds the lock.
 
     Raises:
-        StorageError: others held the directory for `wait_seconds`, or the lock file is unusable.
+        StorageError: others held the lock for `wait_seconds`, or the lock file is unusable.
     """
     clock = asyncio.get_running_loop().time
     deadline = clock() + wait_seconds

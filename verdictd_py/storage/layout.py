@@ -1,4 +1,4 @@
-"""Lays out a data directory and says what in it an operator should look at."""
+"""Preparation of a data directory: defaults, and warnings about its content for the operator."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from verdictd_py.storage.documents import OPA
 from verdictd_py.storage.stores import ALIASES, COLLATERAL, KEYS, README, RESOURCES
 
 RELEASE_FILES: Final = ("releasePolicy.rego", "releaseData")
-"""Which accepted guest gets what, in `opa/`."""
+"""Release policy and its data, in `opa/`."""
 
 _DIRECTORIES: Final = (KEYS, "image", "gpg", OPA, RESOURCES, COLLATERAL, "audit")
 
@@ -28,22 +28,22 @@ _SIGSTORE: Final = b"default-docker:\n    sigstore: file:///var/lib/containers/s
 _JSON: Final = (("image", "policy.json"), ("image", "auth.json"))
 
 MAX_WARNINGS: Final = 100
-"""A directory full of wrong files is one problem, not a thousand lines."""
+"""Maximum number of warnings; a last line counts the others."""
 
 
 def prepare(path: Path, documents: Iterable[Documents]) -> tuple[Directory, tuple[str, ...]]:
-    """Opens the data directory and writes the defaults that are missing.
+    """Open the data directory and write the defaults that are missing.
 
-    Nothing that exists is altered.
+    Existing files are never changed.
 
     Args:
         documents: policies and reference data of the TEEs, whose defaults are written.
 
     Returns:
-        The directory, and warnings, a line each.
+        The directory, and warnings, one line each.
 
     Raises:
-        ConfigError: one line: cause and remedy.
+        ConfigError: the directory cannot be used; the message has the cause and the remedy.
     """
     directory = Directory.open(path)
     with ExitStack() as on_failure:
@@ -76,53 +76,53 @@ def _as_config_error(path: Path, *segments: str) -> Iterator[None]:
 
 
 def _defaults(documents: Iterable[Documents]) -> list[tuple[Segments, bytes]]:
-    found: list[tuple[Segments, bytes]] = [
+    defaults: list[tuple[Segments, bytes]] = [
         ((LOCK_FILE,), b""),
         (("image", "policy.json"), _REJECT),
         (("image", "sigstore.yaml"), _SIGSTORE),
     ]
     for of_tee in documents:
-        found += [((OPA, name), of_tee.packaged(name).encode()) for name in of_tee.names]
-    found += [((OPA, name), policy_text(name).encode()) for name in RELEASE_FILES]
-    return found
+        defaults += [((OPA, name), of_tee.packaged(name).encode()) for name in of_tee.names]
+    defaults += [((OPA, name), policy_text(name).encode()) for name in RELEASE_FILES]
+    return defaults
 
 
 def _warnings(directory: Directory) -> tuple[str, ...]:
-    """What loses secrets or guests first, for the rest may be many."""
-    found = _image_warnings(directory)
+    """Return the warnings; file modes last, because there may be many."""
+    warnings = _image_warnings(directory)
     modes: list[str] = []
     for top in (KEYS, "image", "gpg", RESOURCES):
         for entry in directory.walk(top):
             if top == KEYS:
-                found += _key_warnings(entry)
+                warnings += _key_warnings(entry)
             modes += _mode_warnings(entry)
-    found += modes
-    if len(found) > MAX_WARNINGS:
-        found[MAX_WARNINGS:] = [f"and {len(found) - MAX_WARNINGS} more"]
-    return tuple(found)
+    warnings += modes
+    if len(warnings) > MAX_WARNINGS:
+        warnings[MAX_WARNINGS:] = [f"and {len(warnings) - MAX_WARNINGS} more"]
+    return tuple(warnings)
 
 
 def _image_warnings(directory: Directory) -> list[str]:
-    found: list[str] = []
+    warnings: list[str] = []
     for path, alias in ALIASES.items():
         shadow = (RESOURCES, *path)
         with suppress(StorageError):
             if directory.exists(shadow):
-                found.append(f"{'/'.join(shadow)} is served instead of {'/'.join(alias)}")
+                warnings.append(f"{'/'.join(shadow)} is served instead of {'/'.join(alias)}")
         for segments in (shadow, alias):
             with suppress(NotFound, StorageError):
                 content = directory.read(segments)
                 problem = unservable(alias, content)
                 if problem:
-                    found.append(f"{'/'.join(segments)} is not served: {problem}")
+                    warnings.append(f"{'/'.join(segments)} is not served: {problem}")
                 if alias in _JSON and not _is_json(content):
-                    found.append(f"{'/'.join(segments)} is no JSON: no guest can read it")
-    return found
+                    warnings.append(f"{'/'.join(segments)} is not valid JSON: no guest can read it")
+    return warnings
 
 
 def _is_json(content: bytes) -> bool:
     try:
-        json.loads(content.decode())  # bytes would be taken for UTF-16 as well
+        json.loads(content.decode())  # given bytes, the decoder would accept UTF-16 too
     except (ValueError, RecursionError):
         return False
     return True
@@ -132,12 +132,12 @@ def _key_warnings(entry: Entry) -> list[str]:
     if entry.size == KEY_BYTES or entry.segments[-1] == README:
         return []
     name = "/".join(entry.segments[1:])
-    problem = f"has {entry.size} bytes and is not served: a key has {KEY_BYTES}"
-    return [f"key {name} {problem}, a newline at its end included"]
+    problem = f"has {entry.size} bytes and is not served: a key has exactly {KEY_BYTES}"
+    return [f"key {name} {problem}, without a newline"]
 
 
 def _mode_warnings(entry: Entry) -> list[str]:
     if entry.mode & 0o077 == 0:
         return []
     name = "/".join(entry.segments)
-    return [f"{name} has mode {entry.mode:04o}: others may read it; chmod 600 it"]
+    return [f"{name} has mode {entry.mode:04o}: other users may read it; run chmod 600 on it"]

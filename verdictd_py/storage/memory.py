@@ -1,7 +1,6 @@
-"""Stores in this process's memory, behind the same ports as those on a directory.
+"""Stores in the memory of this process, for tests and rehearsals.
 
-They behave as the directory does (`tests/conformance` runs one suite against both) and lose
-everything when the process ends. Tests and rehearsals use them.
+They behave like the stores on a directory: `tests/conformance` runs one suite against both.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ from verdictd_py.storage.documents import OPA, PolicyFileNames
 from verdictd_py.storage.stores import ALIASES, KEYS, RESOURCES
 
 Files = dict[tuple[str, ...], bytes]
-"""Contents by name below the root, as in a data directory; shared by keys and resources."""
+"""File contents by name below the root, as in a data directory; shared by keys and resources."""
 
 
 class MemoryDocumentStore(PolicyFileNames):
-    """Port `DocumentStore`. Every call lets other tasks run, as a directory does."""
+    """Port `DocumentStore`. Every call yields to other tasks, as a directory store does."""
 
     def __init__(self, tees: Tees, texts: Mapping[str, str] | None = None) -> None:
         super().__init__(tees)
@@ -60,17 +59,19 @@ class MemoryDocumentStore(PolicyFileNames):
         unchanged: Mapping[Name, Expected] | None = None,
     ) -> str:
         await asyncio.sleep(0)
-        for each, revision in {**(unchanged or {}), name: expected}.items():
-            stored = self.texts.get(str(each))
+        for document_name, revision in {**(unchanged or {}), name: expected}.items():
+            stored = self.texts.get(str(document_name))
             if not meets(None if stored is None else stored.encode(), revision):
-                raise Conflict(f"{OPA}/{each} has changed since it was read; read it again")
+                raise Conflict(
+                    f"{OPA}/{document_name} has changed since it was read; read it again"
+                )
         document = Document.of(text)
         self.texts[str(name)] = text
         return document.revision
 
 
 class MemoryKeyStore:
-    """Port `KeyStore`.
+    """Port `KeyStore` in memory.
 
     Args:
         files: shared with a `MemoryResourceStore`, so that no name is both key and resource.
@@ -125,7 +126,7 @@ class MemoryKeyStore:
 
 
 class MemoryResourceStore:
-    """Port `ResourceStore`, the aliases of the image directory among them.
+    """Port `ResourceStore` in memory, including the aliases of the image directory.
 
     Args:
         files: shared with a `MemoryKeyStore`, so that no name is both key and resource.
@@ -136,11 +137,11 @@ class MemoryResourceStore:
 
     async def page(self, after: str, limit: int) -> tuple[StoredName, ...]:
         await asyncio.sleep(0)
-        found = {file[1:]: file for file in self.files if file[0] == RESOURCES}
+        files = {file[1:]: file for file in self.files if file[0] == RESOURCES}
         for path, alias in ALIASES.items():
             if alias in self.files:
-                found.setdefault(path, alias)
-        return _page((self._described(path, file) for path, file in found.items()), after, limit)
+                files.setdefault(path, alias)
+        return _page((self._described(path, file) for path, file in files.items()), after, limit)
 
     async def get(self, path: ResourcePath) -> StoredObject:
         await asyncio.sleep(0)
@@ -195,12 +196,12 @@ class MemoryResourceStore:
         content = self.files[file]
         problem = unservable(ALIASES.get(path, file), content) or ""
         if not content:
-            problem = "it is empty, and no guest could fetch it"
+            problem = "it is empty, so no guest can fetch it"
         return _stored_name(file, "/".join(path), len(content), problem)
 
 
 class MemoryCollateralStore:
-    """Port `CollateralStore`."""
+    """Port `CollateralStore` in memory."""
 
     def __init__(self) -> None:
         self.contents: dict[str, bytes] = {}
@@ -223,5 +224,5 @@ def _stored_name(file: tuple[str, ...], name: str, size: int, problem: str) -> S
 
 
 def _page(names: Iterable[StoredName], after: str, limit: int) -> tuple[StoredName, ...]:
-    behind = (stored for stored in names if stored.name > after)
-    return tuple(nsmallest(limit, behind, key=lambda stored: stored.name))
+    following = (stored for stored in names if stored.name > after)
+    return tuple(nsmallest(limit, following, key=lambda stored: stored.name))

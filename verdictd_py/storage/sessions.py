@@ -1,4 +1,4 @@
-"""Sessions of HTTP guests in this process, and the bounds of every session store.
+"""Sessions of HTTP guests in memory, and the limits of every session store.
 
 Source: port `SessionStore`; wire-rcar.md, "Handshake".
 """
@@ -12,16 +12,17 @@ from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
-    """How much a session store keeps; below each, whoever made it.
+class SessionLimits:
+    """Maximum contents of a session store.
 
     Attributes:
-        challenges: unanswered ones, some 400 bytes each. Strangers can make them; a guest
-            answers in a second, so they would have to make that many in this second to keep
-            it out.
-        sessions: challenges and tokens together.
-        token_bytes: of all tokens; one has some 6 KiB.
-        claims_bytes: of claims too long for tokens. Guests of one image share theirs.
+        challenges: number of unanswered challenges, some 400 bytes each. Unauthenticated
+            clients cause them. A guest answers within a second, so an attacker would have to
+            cause this many in that second to displace its challenge.
+        sessions: number of challenges and tokens together.
+        token_bytes: size of all tokens; one has some 6 KiB.
+        claims_bytes: size of all claims that are too long for tokens; guests of one image
+            share theirs.
     """
 
     challenges: int = 20_000
@@ -30,57 +31,62 @@ class Bounds:
     claims_bytes: int = 256 * 1024 * 1024
 
 
-USUAL: Final = Bounds()
+DEFAULT_LIMITS: Final = SessionLimits()
 
-AHEAD: Final = timedelta(minutes=1)
-"""All of a kind live equally long. What ends later than a new one by more than this was put
-in while the clock was ahead: it would take the room of all that come until then."""
+MAX_AHEAD: Final = timedelta(minutes=1)
+"""Entries of one type all have the same lifetime. An entry that expires later than a new one
+by more than this was stored while the clock was wrong, and is discarded: otherwise it would
+outlast all entries that follow it."""
 
 
 class MemorySessionStore:
-    """Port `SessionStore` in this process."""
+    """Port `SessionStore` in the memory of this process."""
 
-    def __init__(self, bounds: Bounds = USUAL) -> None:
-        self._bounds = bounds
-        self._challenges = _Shelf()
-        self._tokens = _Shelf()
-        self._claims = _Shelf()
+    def __init__(self, limits: SessionLimits = DEFAULT_LIMITS) -> None:
+        self._limits = limits
+        self._challenges = _ExpiringTexts()
+        self._tokens = _ExpiringTexts()
+        self._claims = _ExpiringTexts()
 
-    async def begin(self, name: str, challenge: str, *, now: datetime, expires: datetime) -> None:
+    async def add_challenge(
+        self, name: str, challenge: str, *, now: datetime, expires: datetime
+    ) -> None:
         self._challenges.put(name, challenge, now, expires)
-        self._challenges.bound(rows=self._bounds.challenges)
-        self._bound_sessions(now)
+        self._challenges.evict(rows=self._limits.challenges)
+        self._evict_sessions(now)
 
     async def take_challenge(self, name: str, *, now: datetime) -> str | None:
         return self._challenges.take(name, now)
 
-    async def attested(self, name: str, token: str, *, now: datetime, expires: datetime) -> None:
+    async def add_token(self, name: str, token: str, *, now: datetime, expires: datetime) -> None:
         self._tokens.put(name, token, now, expires)
-        self._tokens.bound(size=self._bounds.token_bytes)
-        self._bound_sessions(now)
+        self._tokens.evict(size=self._limits.token_bytes)
+        self._evict_sessions(now)
 
     async def token(self, name: str, *, now: datetime) -> str | None:
         return self._tokens.get(name, now)
 
-    async def keep(self, digest: str, claims: str, *, now: datetime, expires: datetime) -> None:
+    async def add_claims(
+        self, digest: str, claims: str, *, now: datetime, expires: datetime
+    ) -> None:
         self._claims.put(digest, claims, now, expires)
-        self._claims.bound(size=self._bounds.claims_bytes)
+        self._claims.evict(size=self._limits.claims_bytes)
 
-    async def kept(self, digest: str, *, now: datetime) -> str | None:
+    async def claims(self, digest: str, *, now: datetime) -> str | None:
         return self._claims.get(digest, now)
 
     def close(self) -> None:
         """Do nothing: there is no file to close."""
 
-    def _bound_sessions(self, now: datetime) -> None:
-        """Unanswered challenges go first."""
-        self._tokens.forget_ended(now)
-        self._challenges.bound(rows=max(self._bounds.sessions - len(self._tokens), 0))
-        self._tokens.bound(rows=self._bounds.sessions - len(self._challenges))
+    def _evict_sessions(self, now: datetime) -> None:
+        """Enforce the limit of sessions; evict unanswered challenges before tokens."""
+        self._tokens.discard_expired(now)
+        self._challenges.evict(rows=max(self._limits.sessions - len(self._tokens), 0))
+        self._tokens.evict(rows=self._limits.sessions - len(self._challenges))
 
 
-class _Shelf:
-    """Texts by name, in the order of their ends: all live equally long."""
+class _ExpiringTexts:
+    """Texts by name, in the order of their expiry: all have the same lifetime."""
 
     def __init__(self) -> None:
         self._texts: OrderedDict[str, tuple[str, datetime]] = OrderedDict()
@@ -90,8 +96,8 @@ class _Shelf:
         return len(self._texts)
 
     def put(self, name: str, text: str, now: datetime, expires: datetime) -> None:
-        self.forget_ended(now)
-        while self._texts and next(iter(self._texts.values()))[1] > expires + AHEAD:
+        self.discard_expired(now)
+        while self._texts and next(iter(self._texts.values()))[1] > expires + MAX_AHEAD:
             self._remove(next(iter(self._texts)))
         self._remove(name)
         self._texts[name] = (text, expires)
@@ -102,22 +108,22 @@ class _Shelf:
         return text if expires > now else None
 
     def take(self, name: str, now: datetime) -> str | None:
-        found = self.get(name, now)
+        text = self.get(name, now)
         self._remove(name)
-        return found
+        return text
 
-    def forget_ended(self, now: datetime) -> None:
+    def discard_expired(self, now: datetime) -> None:
         while self._texts and next(iter(self._texts.values()))[1] <= now:
             self._remove(next(iter(self._texts)))
 
-    def bound(self, *, rows: int | None = None, size: int | None = None) -> None:
-        """Forgets the oldest until neither is exceeded."""
+    def evict(self, *, rows: int | None = None, size: int | None = None) -> None:
+        """Remove the oldest texts until there are at most `rows`, with `size` characters."""
         while (rows is not None and len(self._texts) > rows) or (
             size is not None and self._size > size
         ):
             self._remove(next(iter(self._texts)))
 
     def _remove(self, name: str) -> None:
-        found = self._texts.pop(name, None)
-        if found is not None:
-            self._size -= len(found[0])
+        removed = self._texts.pop(name, None)
+        if removed is not None:
+            self._size -= len(removed[0])

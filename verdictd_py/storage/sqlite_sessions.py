@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Final, Self, TypeVar
 
 from verdictd_py.errors import ConfigError, StorageError
-from verdictd_py.storage.sessions import AHEAD, USUAL, Bounds
+from verdictd_py.storage.sessions import DEFAULT_LIMITS, MAX_AHEAD, SessionLimits
 
-_BUSY_SECONDS: Final = 2.0  # to wait for the other brokers; each holds the file for far less
+_BUSY_SECONDS: Final = 2.0  # wait for other brokers; each holds the file for far less
 
-# Counting rows takes time for each of them, so triggers keep the totals.
+# Triggers maintain the totals, because counting takes time for each row.
 _SCHEMA: Final = """
 PRAGMA journal_mode = WAL;
-PRAGMA synchronous = NORMAL;  -- a crash of the host ends the last sessions, and nothing else
+PRAGMA synchronous = NORMAL;  -- a crash of the host loses the latest sessions only
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS entries (
     kind TEXT NOT NULL, name TEXT NOT NULL, content TEXT NOT NULL, expires REAL NOT NULL,
@@ -49,12 +49,12 @@ _PUT: Final = (
     "INSERT INTO entries VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE "
     "SET content = excluded.content, expires = excluded.expires"
 )
-# One statement, so that of two brokers only one gets it.
+# One statement, so that only one of two brokers takes the challenge.
 _TAKE: Final = "DELETE FROM entries WHERE kind = ? AND name = ? RETURNING content, expires"
 _GET: Final = "SELECT content FROM entries WHERE kind = ? AND name = ? AND expires > ?"
-_FORGET_ENDED: Final = "DELETE FROM entries WHERE kind = ? AND expires <= ?"
-_FORGET_AHEAD: Final = "DELETE FROM entries WHERE kind = ? AND expires > ?"
-_FORGET_OLDEST: Final = (
+_DELETE_EXPIRED: Final = "DELETE FROM entries WHERE kind = ? AND expires <= ?"
+_DELETE_AHEAD: Final = "DELETE FROM entries WHERE kind = ? AND expires > ?"
+_DELETE_OLDEST: Final = (
     "DELETE FROM entries WHERE kind = ?1 AND name IN "
     "(SELECT name FROM entries WHERE kind = ?1 ORDER BY expires LIMIT ?2)"
 )
@@ -69,142 +69,150 @@ class _Kind(StrEnum):
 
 
 class SqliteSessionStore:
-    """Port `SessionStore` in a SQLite file: several brokers, one host.
+    """Port `SessionStore` in a SQLite file, for several brokers on one host.
 
-    Each call is a transaction of its own, in the one thread of this store: where another
-    process holds the file, nothing else of the broker waits for it.
+    Each call is a transaction in the one thread of this store, so the rest of the broker never
+    waits while another process holds the file.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, bounds: Bounds) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path, limits: SessionLimits) -> None:
         self._connection = connection
         self._path = path
         self._file = _identity(path)
-        self._bounds = bounds
+        self._limits = limits
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sessions")
         self._closed = False
 
     @classmethod
     def open(
-        cls, path: Path, bounds: Bounds = USUAL, *, busy_seconds: float = _BUSY_SECONDS
+        cls,
+        path: Path,
+        limits: SessionLimits = DEFAULT_LIMITS,
+        *,
+        busy_seconds: float = _BUSY_SECONDS,
     ) -> Self:
-        """Opens the file, or makes it, readable for its owner alone.
+        """Open the file; create it, readable by its owner only, if it is missing.
 
         Args:
-            busy_seconds: how long to wait for the other brokers.
+            busy_seconds: how long to wait for other brokers.
 
         Raises:
-            ConfigError: one line: cause and remedy.
+            ConfigError: the file cannot be used; the message has the cause and the remedy.
         """
         connection = None
         try:
-            _make(path)
+            _create(path)
             connection = sqlite3.connect(
                 path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
             )
-            connection.execute("PRAGMA schema_version")  # it is a database, and nothing else
+            connection.execute("PRAGMA schema_version")  # fails if the file is not a database
             path.chmod(0o600)  # its journals get the same mode
             connection.executescript(_SCHEMA)
-            return cls(connection, path, bounds)
+            return cls(connection, path, limits)
         except (OSError, sqlite3.Error) as error:
             if connection is not None:
                 connection.close()
             raise ConfigError(
-                f"cannot keep sessions in {path}: {_why(error)}; choose another --kbs-sessions, or "
-                "make its directory writable for this user"
+                f"cannot store sessions in {path}: {_reason(error)}; choose another "
+                "--kbs-sessions, or make its directory writable for this user"
             ) from error
 
-    async def begin(self, name: str, challenge: str, *, now: datetime, expires: datetime) -> None:
+    async def add_challenge(
+        self, name: str, challenge: str, *, now: datetime, expires: datetime
+    ) -> None:
         def work() -> None:
             self._put(_Kind.CHALLENGE, name, challenge, now, expires)
-            self._bound(_Kind.CHALLENGE, rows=self._bounds.challenges)
-            self._bound_sessions(now)
+            self._evict(_Kind.CHALLENGE, rows=self._limits.challenges)
+            self._evict_sessions(now)
 
         await self._run(work)
 
     async def take_challenge(self, name: str, *, now: datetime) -> str | None:
         def work() -> str | None:
-            found = self._one(_TAKE, _Kind.CHALLENGE, name)
-            if found is None:
+            row = self._row(_TAKE, _Kind.CHALLENGE, name)
+            if row is None:
                 return None
-            challenge, expires = _text(found[0]), found[1]
-            # SQLite 3.40 compares by whole seconds in RETURNING.
+            challenge, expires = _text(row[0]), row[1]
+            # Compared here, because SQLite 3.40 compares whole seconds in RETURNING.
             return challenge if isinstance(expires, float) and expires > now.timestamp() else None
 
         return await self._run(work)
 
-    async def attested(self, name: str, token: str, *, now: datetime, expires: datetime) -> None:
+    async def add_token(self, name: str, token: str, *, now: datetime, expires: datetime) -> None:
         def work() -> None:
             self._put(_Kind.TOKEN, name, token, now, expires)
-            self._bound(_Kind.TOKEN, size=self._bounds.token_bytes)
-            self._bound_sessions(now)
+            self._evict(_Kind.TOKEN, size=self._limits.token_bytes)
+            self._evict_sessions(now)
 
         await self._run(work)
 
     async def token(self, name: str, *, now: datetime) -> str | None:
         return await self._run(lambda: self._get(_Kind.TOKEN, name, now))
 
-    async def keep(self, digest: str, claims: str, *, now: datetime, expires: datetime) -> None:
+    async def add_claims(
+        self, digest: str, claims: str, *, now: datetime, expires: datetime
+    ) -> None:
         def work() -> None:
             self._put(_Kind.CLAIMS, digest, claims, now, expires)
-            self._bound(_Kind.CLAIMS, size=self._bounds.claims_bytes)
+            self._evict(_Kind.CLAIMS, size=self._limits.claims_bytes)
 
         await self._run(work)
 
-    async def kept(self, digest: str, *, now: datetime) -> str | None:
+    async def claims(self, digest: str, *, now: datetime) -> str | None:
         return await self._run(lambda: self._get(_Kind.CLAIMS, digest, now))
 
-    def _one(self, statement: str, *values: object) -> tuple[object, ...] | None:
-        found = self._connection.execute(statement, values).fetchall()
-        return found[0] if found else None
+    def _row(self, statement: str, *values: object) -> tuple[object, ...] | None:
+        rows = self._connection.execute(statement, values).fetchall()
+        return rows[0] if rows else None
 
     def _get(self, kind: _Kind, name: str, now: datetime) -> str | None:
-        found = self._one(_GET, kind, name, now.timestamp())
-        return None if found is None else _text(found[0])
+        row = self._row(_GET, kind, name, now.timestamp())
+        return None if row is None else _text(row[0])
 
     def _put(self, kind: _Kind, name: str, content: str, now: datetime, expires: datetime) -> None:
-        self._connection.execute(_FORGET_ENDED, (kind, now.timestamp()))
-        self._connection.execute(_FORGET_AHEAD, (kind, (expires + AHEAD).timestamp()))
+        self._connection.execute(_DELETE_EXPIRED, (kind, now.timestamp()))
+        self._connection.execute(_DELETE_AHEAD, (kind, (expires + MAX_AHEAD).timestamp()))
         self._connection.execute(_PUT, (kind, name, content, expires.timestamp()))
 
     def _totals(self, kind: _Kind) -> tuple[int, int]:
-        """Rows and characters."""
-        rows, size = self._one("SELECT rows, size FROM totals WHERE kind = ?", kind) or (None, None)
+        """Return the number of rows and of their characters."""
+        rows, size = self._row("SELECT rows, size FROM totals WHERE kind = ?", kind) or (None, None)
         if not isinstance(rows, int) or not isinstance(size, int):
-            raise StorageError("the sessions cannot be used: the file was changed by others")
+            raise _changed_by_others()
         return rows, size
 
-    def _bound(self, kind: _Kind, *, rows: int | None = None, size: int | None = None) -> None:
-        """Forgets the oldest until neither is exceeded."""
+    def _evict(self, kind: _Kind, *, rows: int | None = None, size: int | None = None) -> None:
+        """Delete the oldest entries until there are at most `rows`, with `size` characters."""
         while True:
-            found_rows, found_size = self._totals(kind)
-            excess = 0 if rows is None else found_rows - rows
-            if size is not None and found_size > size:
+            stored_rows, stored_size = self._totals(kind)
+            excess = 0 if rows is None else stored_rows - rows
+            if size is not None and stored_size > size:
                 excess = max(excess, 1)
             if excess <= 0:
                 return
-            if not self._connection.execute(_FORGET_OLDEST, (kind, excess)).rowcount:
-                raise StorageError("the sessions cannot be used: the file was changed by others")
+            if not self._connection.execute(_DELETE_OLDEST, (kind, excess)).rowcount:
+                raise _changed_by_others()
 
-    def _bound_sessions(self, now: datetime) -> None:
-        """Unanswered challenges go first."""
-        self._connection.execute(_FORGET_ENDED, (_Kind.TOKEN, now.timestamp()))
+    def _evict_sessions(self, now: datetime) -> None:
+        """Enforce the limit of sessions; delete unanswered challenges before tokens."""
+        self._connection.execute(_DELETE_EXPIRED, (_Kind.TOKEN, now.timestamp()))
         tokens, _ = self._totals(_Kind.TOKEN)
-        self._bound(_Kind.CHALLENGE, rows=max(self._bounds.sessions - tokens, 0))
+        self._evict(_Kind.CHALLENGE, rows=max(self._limits.sessions - tokens, 0))
         challenges, _ = self._totals(_Kind.CHALLENGE)
-        self._bound(_Kind.TOKEN, rows=self._bounds.sessions - challenges)
+        self._evict(_Kind.TOKEN, rows=self._limits.sessions - challenges)
 
     async def _run(self, work: Callable[[], Result]) -> Result:
         if self._closed:
-            raise StorageError("the sessions cannot be used: they are closed")
+            raise StorageError("the sessions cannot be used: their store is closed")
         try:
             return await asyncio.get_running_loop().run_in_executor(
                 self._thread, self._transaction, work
             )
         except (sqlite3.Error, OSError) as error:
-            raise StorageError(f"the sessions cannot be used: {_why(error)}") from error
+            raise StorageError(f"the sessions cannot be used: {_reason(error)}") from error
 
     def _transaction(self, work: Callable[[], Result]) -> Result:
-        if _identity(self._path) != self._file:  # SQLite would go on with what nobody else sees
+        if _identity(self._path) != self._file:  # SQLite would go on using the deleted file
             raise StorageError("the sessions cannot be used: the file was replaced")
         self._connection.execute("BEGIN IMMEDIATE")
         try:
@@ -216,37 +224,49 @@ class SqliteSessionStore:
         return result
 
     def close(self) -> None:
-        """Closes the file after the calls under way; later ones fail."""
+        """Close the file after the calls in progress; later calls fail."""
         if not self._closed:
             self._closed = True
             self._thread.submit(self._connection.close)
             self._thread.shutdown()
 
 
-def _make(path: Path) -> None:
-    """Makes the file if it is missing. (Opening one that is there would end locks of SQLite's.)
+def _create(path: Path) -> None:
+    """Create the file if it is missing; an existing one is not opened.
+
+    Opening and closing an existing file would release the locks that SQLite holds on it.
 
     Raises:
-        OSError: it cannot be made; or it is a link, which could lead to any file.
+        OSError: it cannot be created, or it is a link, which could lead to any file.
     """
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
         if not stat.S_ISREG(path.lstat().st_mode):
-            raise OSError(errno.ELOOP, "it is a link, or no file") from None
+            raise OSError(errno.ELOOP, "it is a link, or not a regular file") from None
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_dev, found.st_ino
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
-def _text(found: object) -> str:
-    """What a file holds is whatever somebody wrote into it."""
-    if not isinstance(found, str):
-        raise StorageError("the sessions cannot be used: the file was changed by others")
-    return found
+def _text(value: object) -> str:
+    """Return a column's value as text; the file may have been changed by others.
+
+    Raises:
+        StorageError: another type.
+    """
+    if not isinstance(value, str):
+        raise _changed_by_others()
+    return value
 
 
-def _why(error: OSError | sqlite3.Error) -> str:
+def _changed_by_others() -> StorageError:
+    return StorageError(
+        "the sessions cannot be used: another program changed the file; stop the brokers, delete it"
+    )
+
+
+def _reason(error: OSError | sqlite3.Error) -> str:
     return str(getattr(error, "strerror", None) or error)

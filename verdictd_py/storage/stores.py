@@ -1,4 +1,4 @@
-"""The stores of the broker on one directory (storage.md)."""
+"""Stores of keys, resources and collateral in the data directory (storage.md)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KEYS: Final = "keys"
 RESOURCES: Final = "resources"
 COLLATERAL: Final = "collateral"
 README: Final = "README.md"
-"""What a checkout used as a data directory has among its keys."""
+"""File that a checkout used as a data directory has among its keys; it is not a key."""
 
 _FILES: Final = {
     "Policy": ("image", "policy.json"),
@@ -40,11 +40,11 @@ _FILES: Final = {
 }
 
 ALIASES: Final = {LEGACY_RESOURCES[name].segments: file for name, file in _FILES.items()}
-"""Paths of resources that stand for files of the image and gpg directories."""
+"""Files of the image and gpg directories, by the path of the resource that stands for each."""
 
 
 class DirectoryKeyStore:
-    """Port `KeyStore`: one file a key, below `keys/`."""
+    """Port `KeyStore`: one file per key, below `keys/`."""
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
@@ -110,7 +110,7 @@ class DirectoryKeyStore:
 
 
 class DirectoryResourceStore:
-    """Port `ResourceStore`: files below `resources/`, and those that aliases stand for."""
+    """Port `ResourceStore`: files below `resources/`, and the files behind the aliases."""
 
     def __init__(self, directory: Directory, *, events: Events) -> None:
         self._directory = directory
@@ -120,23 +120,23 @@ class DirectoryResourceStore:
         return await asyncio.to_thread(lambda: _page(self._all(), after, limit))
 
     def _all(self) -> Iterable[StoredName]:
-        """Each path once: a resource's own file is served before the one behind an alias."""
-        seen = set()
+        """Yield each path once: a file below `resources/` takes precedence over an alias."""
+        listed = set()
         for entry in self._directory.walk(RESOURCES):
             if len(entry.segments) == 4:
-                seen.add(entry.segments[1:])
+                listed.add(entry.segments[1:])
                 yield self._described(entry, entry.segments[1:])
         files = {
             entry.segments: entry for top in ("image", "gpg") for entry in self._directory.walk(top)
         }
         for path, alias in ALIASES.items():
-            if path not in seen and alias in files:
+            if path not in listed and alias in files:
                 yield self._described(files[alias], path)
 
     def _described(self, entry: Entry, path: tuple[str, ...]) -> StoredName:
         problem: str | None = None
         if not entry.size:
-            problem = "it is empty, and no guest could fetch it"
+            problem = "it is empty, so no guest can fetch it"
         elif path in ALIASES:
             try:
                 problem = unservable(ALIASES[path], self._directory.read(entry.segments))
@@ -201,7 +201,11 @@ class DirectoryResourceStore:
             raise StorageError(f"the resource {path} {error}") from None
 
     def _require(self, path: ResourcePath, expected: Expected) -> None:
-        """Return if what `get` would return now is what the caller expects."""
+        """Return if the stored content has the revision that the caller expects.
+
+        Raises:
+            Conflict: another revision.
+        """
         if expected is ANY:
             return
         try:
@@ -218,19 +222,19 @@ class DirectoryResourceStore:
 
 
 def _target(path: ResourcePath) -> tuple[str, ...]:
-    """Return the file that a change of the resource changes: its alias's, where it has one."""
+    """Return the file to which the resource is written: the one behind its alias, if it has one."""
     return ALIASES.get(path.segments) or (RESOURCES, *path.segments)
 
 
 class DirectoryCollateralStore:
-    """Port `CollateralStore`: one file a platform type, below `collateral/`."""
+    """Port `CollateralStore`: one file per platform type, below `collateral/`."""
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
 
     async def names(self) -> tuple[str, ...]:
         entries = await asyncio.to_thread(lambda: tuple(self._directory.walk(COLLATERAL)))
-        return tuple(each.segments[1] for each in entries if len(each.segments) == 2)
+        return tuple(entry.segments[1] for entry in entries if len(entry.segments) == 2)
 
     async def load(self, name: str) -> bytes | None:
         try:
@@ -253,5 +257,5 @@ def _named(entry: Entry, name: str, problem: str) -> StoredName:
 
 
 def _page(names: Iterable[StoredName], after: str, limit: int) -> tuple[StoredName, ...]:
-    behind = (each for each in names if each.name > after)
-    return tuple(nsmallest(limit, behind, key=lambda each: each.name))
+    following = (stored for stored in names if stored.name > after)
+    return tuple(nsmallest(limit, following, key=lambda stored: stored.name))

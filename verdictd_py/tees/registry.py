@@ -64,9 +64,13 @@ class VerifierSet(Mapping[str, Verifier]):
     Attributes:
         accepts_anyone: whether peers without evidence are served (`nullverifier`). Then
             it is the only one.
+        pinned_only: TEEs whose guests are refused until a measurement is pinned: the operator
+            has not named them.
     """
 
-    def __init__(self, verifiers: Sequence[Verifier]) -> None:
+    def __init__(
+        self, verifiers: Sequence[Verifier], *, pinned_only: frozenset[str] = frozenset()
+    ) -> None:
         by_tee = {verifier.tee: verifier for verifier in verifiers}
         if not by_tee:
             raise ConfigError("no verifier is named; name one, or leave --verifier out")
@@ -76,6 +80,7 @@ class VerifierSet(Mapping[str, Verifier]):
                 f"{NULL_NAME} accepts anybody, the verifiers beside it would check nobody; "
                 "name it alone or leave it out"
             )
+        self.pinned_only = pinned_only
         self._by_tee = MappingProxyType(by_tee)
 
     def __getitem__(self, tee: str) -> Verifier:
@@ -135,7 +140,7 @@ def select(
 
     Args:
         names: as given to `--verifier`; None for every built-in TEE whose evidence proves
-            something.
+            something. Then those without `served_unpinned` are `pinned_only`.
         tees: from `known_tees` with the same names.
         context: what they are built from.
         sections: settings by TEE; each verifier is given its own section.
@@ -166,7 +171,8 @@ def select(
                 "if that is what you want, add --insecure-nullverifier"
             )
         verifiers.append(NullVerifier())
-    return VerifierSet(verifiers)
+    unnamed = [tee for tee in chosen if names is None and tee.proves and not tee.served_unpinned]
+    return VerifierSet(verifiers, pinned_only=frozenset(tee.name for tee in unnamed))
 
 
 def _built(tee: Tee, context: VerifierContext, section: Mapping[str, JsonValue]) -> Verifier:

@@ -191,7 +191,7 @@ def test_vendor_oids_name_the_tee(arc: str, tee: str) -> None:
 @pytest.mark.parametrize("arc", ["14", "20", "22", "24", "200"])
 def test_evidence_of_a_tee_that_is_not_known_is_refused(arc: str) -> None:
     """It is evidence, and no package brings its TEE: a refusal says so."""
-    with pytest.raises(EvidenceFormat, match="a TEE that is not known here"):
+    with pytest.raises(EvidenceFormat, match="evidence of an unknown TEE"):
         read(self_signed([(VENDOR + arc, False, b"as it comes")]))
 
 
@@ -287,7 +287,7 @@ def test_the_age_of_evidence_is_bounded(form: Form) -> None:
     """defects.md 18: an optional maximum age, counted from notBefore."""
     der = make(form)
     assert read(der, NOW + HOUR, 2 * HOUR).tee == "tdx"
-    with pytest.raises(EvidenceExpired, match="older"):
+    with pytest.raises(EvidenceExpired, match="more than"):
         read(der, NOW + HOUR + timedelta(seconds=1), 2 * HOUR)
 
 

@@ -62,7 +62,7 @@ def test_without_an_attester_there_is_no_evidence() -> None:
 
 def test_with_an_attester_it_carries_evidence_of_the_current_form() -> None:
     identity = ServerIdentity.create(NOW, quote_for=quote_for)
-    for found in (identity, identity.fresh(NOW + DAY)):
+    for found in (identity, identity.renewed(NOW + DAY)):
         evidence = certificate.read(found.certificate, TEES, now=NOW + DAY)
         assert evidence.tee == "tdx"
         assert evidence.form == "rats-tls tag 60000 with claims"
@@ -73,15 +73,15 @@ def test_with_an_attester_it_carries_evidence_of_the_current_form() -> None:
 
 def test_it_is_renewed_well_before_it_expires() -> None:
     identity = ServerIdentity.create(NOW, lifetime=90 * DAY)
-    assert not identity.due(NOW)
-    assert not identity.due(NOW + 59 * DAY)
-    assert identity.due(NOW + 60 * DAY)
-    assert identity.due(NOW + 1000 * DAY)
-    assert identity.due(NOW - DAY), "the clock was set back to before it is valid"
-    renewed = identity.fresh(NOW + 60 * DAY)
+    assert not identity.is_due(NOW)
+    assert not identity.is_due(NOW + 59 * DAY)
+    assert identity.is_due(NOW + 60 * DAY)
+    assert identity.is_due(NOW + 1000 * DAY)
+    assert identity.is_due(NOW - DAY), "the clock was set back to before it is valid"
+    renewed = identity.renewed(NOW + 60 * DAY)
     assert renewed.not_after == NOW + 150 * DAY
     assert renewed.private_key != identity.private_key
-    assert not renewed.due(NOW + 60 * DAY)
+    assert not renewed.is_due(NOW + 60 * DAY)
 
 
 def test_its_key_is_in_no_text() -> None:

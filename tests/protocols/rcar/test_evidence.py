@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.rcar import NONCE, coordinates, ec_jwk, jwk_of, padded
-from tests.support.tees import TEES
+from tests.support.tees import TDX, TEES
 from verdictd_py.domain.evidence import MAX_QUOTE_BYTES, Evidence, InitData
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import AttestationError, EvidenceFormat, EvidenceMissing, NonceMismatch
+from verdictd_py.ports.tees import Carried, Tees
 from verdictd_py.protocols.rcar import evidence
 from verdictd_py.protocols.rcar.evidence import MAX_DEVICES
 from verdictd_py.protocols.rcar.messages import MAX_NUMBERS, Attestation, Challenge
@@ -60,6 +61,22 @@ def test_evidence() -> None:
     assert (found.init_data, found.devices) == (answer.init_data, ("nvidia", "tpm"))
     assert found.form == "rcar 0.4.0"
     assert found.endorsements is None
+
+
+def test_endorsements_reach_the_verifier_of_a_tee_that_sends_them() -> None:
+    """Some vendors' guests send certificates with the report."""
+    endorsements = object()
+    carried = Carried(QUOTES["tdx"], endorsements=endorsements)
+    wire = replace(TDX.wire, read_rcar=lambda _: carried)
+    tees = Tees([replace(TDX, wire=wire)])
+    assert evidence.read(shown(), tees).endorsements is endorsements
+
+
+def test_evidence_of_the_largest_size() -> None:
+    largest = HEADERS["tdx"].ljust(MAX_QUOTE_BYTES, b"\0")
+    assert read(shown(evidence={"quote": b64(largest)}), challenge()).quote == largest
+    with pytest.raises(EvidenceFormat, match="longer than 65536 bytes"):
+        read(shown(evidence={"quote": b64(largest + b"\0")}), challenge())
 
 
 @pytest.mark.parametrize("kind", ["P-256", "P-521", "RSA-OAEP-256"])
@@ -142,7 +159,7 @@ def test_another_nonce(nonce: str) -> None:
 
 
 def test_a_bad_key_is_refused_before_any_evidence_is_looked_at() -> None:
-    with pytest.raises(EvidenceFormat, match="no point"):
+    with pytest.raises(EvidenceFormat, match="not a point"):
         read(shown(jwk={**JWK, "y": JWK["x"]}, evidence=None), challenge())
     with pytest.raises(EvidenceFormat, match="RSA1_5"):
         read(shown(jwk=jwk_of("RSA1_5")), challenge())
@@ -200,7 +217,7 @@ def test_a_quote_is_no_sample_evidence_of_another_size() -> None:
 )
 def test_devices_that_are_none(additional: str) -> None:
     """A name that a policy's author would take for another is none."""
-    with pytest.raises(EvidenceFormat):
+    with pytest.raises(EvidenceFormat, match=r"additional evidence|the JSON has"):
         read(shown(additional=additional), challenge())
 
 

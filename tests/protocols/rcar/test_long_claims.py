@@ -1,4 +1,4 @@
-"""What a guest can make long stands in no token, and is not lost."""
+"""Claims that are too long for a token are stored next to it, and none is lost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.protocols.rcar.token_tools import MAX_CHARACTERS, came_out, issued, parts
+from tests.protocols.rcar.token_tools import MAX_CHARACTERS, issued, parts, read_back
 from tests.support.examples import examples
 from tests.support.rcar import NOW, appraisal, attested, jwk_of, tokens
 from verdictd_py.encoding import JsonValue
@@ -18,12 +18,12 @@ from verdictd_py.formats import eventlog
 from verdictd_py.protocols.rcar import claims
 from verdictd_py.protocols.rcar.ear import Assessment
 from verdictd_py.protocols.rcar.teekey import TeeKey
-from verdictd_py.protocols.rcar.tokens import Attested
+from verdictd_py.protocols.rcar.tokens import AttestedGuest
 from verdictd_py.protocols.rcar.versions import Version
 
 
 def huge(**more: JsonValue) -> dict[str, JsonValue]:
-    """Claims of a guest that shows as much as it may."""
+    """Claims of a guest that sends the maximum of everything."""
     events: list[JsonValue] = [
         {"index": 1, "type": 2**31, "digest": f"{number:096x}"}
         for number in range(eventlog.MAX_EVENTS)
@@ -53,16 +53,16 @@ def long_jwk() -> dict[str, JsonValue]:
 
 
 def test_no_token_is_too_long_whatever_a_guest_sends() -> None:
-    """It travels in a header."""
+    """A token is sent in a header, whose size is limited."""
     key = TeeKey.parse(long_jwk(), Version.V0_4_0)
-    guest = Attested(
+    guest = AttestedGuest(
         appraisal(claims=huge(), advisory_ids=tuple(f"INTEL-SA-{n:05}" for n in range(60))),
         key,
         Version.V0_4_0,
     )
     made = issued(guest, assessment=Assessment("tdxPolicy.rego", {"executables": 33}))
     assert len(made.token) < MAX_CHARACTERS
-    assert came_out(made).appraisal == guest.appraisal
+    assert read_back(made).appraisal == guest.appraisal
     usual = issued(attested()).token
     assert len(usual) < 4096
 
@@ -79,12 +79,12 @@ def test_claims_of_any_length(found: dict[str, JsonValue]) -> None:
     guest = attested(claims=found)
     made = issued(guest)
     assert len(made.token) < MAX_CHARACTERS
-    assert came_out(made).appraisal == guest.appraisal
+    assert read_back(made).appraisal == guest.appraisal
     divided = claims.divide(found)
-    assert len(json.dumps(dict(divided.shown))) <= claims.MAX_SHOWN_BYTES + 2
+    assert len(json.dumps(dict(divided.in_token))) <= claims.MAX_CLAIMS_BYTES + 2
 
 
-def test_digests_of_events_stand_in_no_token() -> None:
+def test_digests_of_events_are_in_no_token() -> None:
     events: list[JsonValue] = [{"index": 1, "type": 3, "digest": "f00d" * 24}]
     log: dict[str, JsonValue] = {"events": events, "kernelDigest": "ab" * 48}
     made = issued(attested(claims={"eventLog": log}))
@@ -94,25 +94,26 @@ def test_digests_of_events_stand_in_no_token() -> None:
     assert shown == {"eventLog": {"kernelDigest": "ab" * 48}}  # others still read what it proves
 
 
-def test_what_is_left_out_must_be_brought() -> None:
-    """A policy that is asked about a part could take what is left out for what is not there."""
+def test_a_token_without_its_stored_claims_is_refused() -> None:
+    """A policy could take an omitted claim for an absent one."""
     guest = attested(claims=huge())
     made = issued(guest)
-    assert made.kept is not None
-    shown = tokens().read(made.token, now=NOW)
-    for other in (None, "", "{}", made.kept[1] + " ", made.kept[1].replace("sha384", "sha256")):
+    assert made.stored_claims is not None
+    content = tokens().read(made.token, now=NOW)
+    text = made.stored_claims.text
+    for other in (None, "", "{}", text + " ", text.replace("sha384", "sha256")):
         with pytest.raises(TokenInvalid, match="attest again"):
-            shown.attested(other)
-    assert shown.attested(made.kept[1]).appraisal == guest.appraisal
+            content.guest(other)
+    assert content.guest(text).appraisal == guest.appraisal
 
 
-def test_guests_with_equal_claims_share_what_is_kept() -> None:
+def test_guests_with_equal_claims_share_the_stored_claims() -> None:
     """However their members are ordered."""
     one = issued(attested(claims=huge()))
     again = issued(attested("P-521", claims=dict(reversed(huge().items()))))
-    assert one.kept == again.kept
+    assert one.stored_claims == again.stored_claims
     other = issued(attested(claims=huge(initData={"data": "x" * 9000})))
-    assert one.kept is not None
-    assert other.kept is not None
-    assert other.kept[0] != one.kept[0]
-    assert one.kept[0] == hashlib.sha256(one.kept[1].encode()).hexdigest()
+    assert one.stored_claims is not None
+    assert other.stored_claims is not None
+    assert other.stored_claims.digest != one.stored_claims.digest
+    assert one.stored_claims.digest == hashlib.sha256(one.stored_claims.text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Tokens made, read and taken apart, for their tests."""
+"""Helpers that issue, read and decode tokens, for their tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.support.rcar import ASSESSMENT, NOW, tokens, unb64url
 from verdictd_py.errors import TokenInvalid
 from verdictd_py.protocols.rcar import jose
-from verdictd_py.protocols.rcar.tokens import Attested, Issued
+from verdictd_py.protocols.rcar.tokens import AttestedGuest, IssuedToken
 
 MAX_CHARACTERS = 32 * 1024
 JWK_PLACES = (
@@ -20,14 +20,17 @@ JWK_PLACES = (
 )
 
 
-def issued(guest: Attested, **more: Any) -> Issued:
+def issued(guest: AttestedGuest, **more: Any) -> IssuedToken:
     return tokens().issue(guest, **{"now": NOW, "assessment": ASSESSMENT, **more})
 
 
-def came_out(made: Issued, *, now: datetime = NOW) -> Attested:
-    shown = tokens().read(made.token, now=now)
-    assert (None if made.kept is None else made.kept[0]) == shown.kept
-    return shown.attested(None if made.kept is None else made.kept[1])
+def read_back(made: IssuedToken, *, now: datetime = NOW) -> AttestedGuest:
+    content = tokens().read(made.token, now=now)
+    if (stored := made.stored_claims) is None:
+        assert content.stored_digest is None
+        return content.guest()
+    assert content.stored_digest == stored.digest
+    return content.guest(stored.text)
 
 
 def parts(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -36,10 +39,10 @@ def parts(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def signed(said: Any, header: dict[str, Any] | None = None, key: Any = None) -> str:
-    return jose.signed(said, header or {}, key or tokens().key)
+    return jose.sign(said, header or {}, key or tokens().key)
 
 
 def refused(token: str, *, now: datetime = NOW) -> str:
     with pytest.raises(TokenInvalid) as caught:
-        tokens().read(token, now=now).attested()
+        tokens().read(token, now=now).guest()
     return str(caught.value)

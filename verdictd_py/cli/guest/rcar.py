@@ -27,7 +27,7 @@ from verdictd_py.guest.rcar.evidence import (
     NoEvidence,
     SampleEvidence,
     TdxEvidence,
-    measured,
+    measurements_of,
 )
 from verdictd_py.guest.rcar.http import KbsLink, loopback
 from verdictd_py.guest.rcar.keys import TeeKey, TeeKeyKind
@@ -192,7 +192,7 @@ def _evidence(options: Namespace, init_data: str | None) -> Evidence:
     if options.attester == "tdx":
         return TdxEvidence(TsmAttester(), log)
     try:
-        td = measured(TdMeasurements(), init_data=init_data, event_log=log)
+        td = measurements_of(TdMeasurements(), init_data=init_data, event_log=log)
     except EvidenceFormat as error:
         raise ConfigError(f"{options.event_log}: {error}") from None
     platform = simulated_platform(options.platform.expanduser(), now=app.utc_now())

@@ -92,7 +92,7 @@ def sample_device(digest: bytes) -> str:
     return canonical({"sampledevice": evidence}).decode()
 
 
-def measured(
+def measurements_of(
     td: TdMeasurements, *, init_data: str | None = None, event_log: bytes | None = None
 ) -> TdMeasurements:
     """Return the measurements of an honest TD with this init-data and this event log.

@@ -1,7 +1,7 @@
-"""The HTTP listener: RCAR for today's guests, and what their operators' tools expect of a KBS.
+"""HTTP listener: RCAR for current guests, and the administration that tools expect of a KBS.
 
-`server` is HTTP and its limits; `guests` and `admins` are the routes; `answers` says how each
-of our errors is answered; `tls` is the listener's certificate; `description` is OpenAPI.
+`server` is HTTP and its limits; `guests` and `admins` are the routes; `answers` is the table of
+errors and their answers; `tls` is the listener's certificate; `description` is OpenAPI.
 """
 
 from verdictd_py.listeners.kbs.server import KbsListener

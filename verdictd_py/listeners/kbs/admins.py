@@ -1,6 +1,6 @@
-"""Routes of operators' tools: `kbs-client config ...`, coco_keyprovider's registration of keys.
+"""Routes for operators' tools: `kbs-client config ...`, and coco_keyprovider's new keys.
 
-Off until keys are configured. The use cases are those of the client API.
+They are off until keys are configured. They offer use cases of the client API.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from verdictd_py.encoding import (
     decode_object,
     encode_base64url,
     encode_object,
-    shown,
+    quoted,
 )
 from verdictd_py.errors import NotAuthorized, NotFound, RequestError, TokenInvalid
 from verdictd_py.listeners.kbs import answers
@@ -33,22 +33,22 @@ from verdictd_py.protocols.rcar.admins import Administrator, AdminKeys, Role
 RELEASE_POLICY: Final = "releasePolicy.rego"
 
 _DEFAULT_IDS: Final = ("default", "default_cpu")
-"""Policies of the default TEE: kbs-client to v0.18, and since."""
+"""Ids of the default TEE's policy: of kbs-client until v0.18, and of later versions."""
 
 _RV_VERSION: Final = "0.1.0"
 _RV_TYPE: Final = "sample"
 
 
 def policy_ids(tees: Tees) -> tuple[str, ...]:
-    """Return the values of `policy_id` that are served."""
+    """Return the accepted values of `policy_id`."""
     return (*_DEFAULT_IDS, *tees.names)
 
 
 class AdminRoutes:
-    """Handlers of operators' requests; each asks first who calls.
+    """Handlers of operators' requests; each authenticates its caller first.
 
     Args:
-        admins: whose tokens are taken, now.
+        admins: returns the keys of the current administrators.
     """
 
     def __init__(
@@ -78,10 +78,10 @@ class AdminRoutes:
         return self._administration.documents
 
     def _administrator(self, request: web.Request) -> Administrator:
-        return self._admins().administrator(bearer(request), now=self._clock())
+        return self._admins().authenticate(bearer(request), now=self._clock())
 
     async def set_resource(self, request: web.Request) -> web.Response:
-        """Stores the body. What only registers keys stores a key, which is never replaced."""
+        """Store the body as a resource; the role `register` stores it as a new key instead."""
         administrator = self._administrator(request)
         path = resource_path(request)
         caller = administrator.require_resource(str(path))
@@ -100,35 +100,35 @@ class AdminRoutes:
         return web.Response()
 
     async def resource_policy(self, request: web.Request) -> web.Response:
-        """The release policy, base64url, as it is set."""
+        """Answer with the release policy in base64url, as `set_resource_policy` takes it."""
         caller = self._administrator(request).require_policies()
         text = await self._policies.get(caller, RELEASE_POLICY)
         return answers.succeeded(encode_object({"policy": encode_base64url(text.encode())}))
 
     async def set_resource_policy(self, request: web.Request) -> web.Response:
-        """`{"policy"}`: checked, then stored as the release policy."""
+        """Check and store the release policy: `{"policy"}`."""
         caller = self._administrator(request).require_policies()
         members = decode_object(await request.read(), "the request")
         await self._policies.set_policy(caller, RELEASE_POLICY, _policy(members))
         return web.Response()
 
     async def set_attestation_policy(self, request: web.Request) -> web.Response:
-        """`{"type":"rego","policy_id","policy"}`: the appraisal policy of one TEE."""
+        """Check and store the appraisal policy of a TEE: `{"type":"rego","policy_id","policy"}`."""
         caller = self._administrator(request).require_policies()
         members = decode_object(await request.read(), "the request")
         if members.get("type") != "rego":
             raise RequestError("a policy has the type rego")
-        named = str(members.get("policy_id"))
+        policy_id = str(members.get("policy_id"))
         tees = self._policies.tees
-        tee = tees.default if named in _DEFAULT_IDS else tees.get(named)
+        tee = tees.default if policy_id in _DEFAULT_IDS else tees.get(policy_id)
         if tee is None:
             known = ", ".join(policy_ids(tees))
-            raise RequestError(f"there is no policy_id {shown(named)}; there are {known}")
+            raise RequestError(f"there is no policy_id {quoted(policy_id)}; there are {known}")
         await self._policies.set_policy(caller, tee.documents.policy, _policy(members))
         return web.Response()
 
     async def set_reference_value(self, request: web.Request) -> web.Response:
-        """`{"version","type":"sample","payload"}`: each name in it gets these values, no others."""
+        """Replace the values of names: `{"version","type":"sample","payload"}`."""
         caller = self._administrator(request).require_policies()
         members = decode_object(await request.read(), "the request")
         if members.get("version", _RV_VERSION) != _RV_VERSION or members.get("type") != _RV_TYPE:
@@ -141,14 +141,14 @@ class AdminRoutes:
         return web.Response()
 
     async def reference_value(self, request: web.Request) -> web.Response:
-        """The values of one name that are in the reference data, JSON."""
-        found = (await self._reference(request)).get(request.match_info["name"])
-        if found is None:
+        """Answer with the values of one name in the reference data."""
+        values = (await self._reference(request)).get(request.match_info["name"])
+        if values is None:
             raise NotFound("there are no reference values of this name")
-        return answers.succeeded(json.dumps(found).encode())
+        return answers.succeeded(json.dumps(values).encode())
 
     async def reference_values(self, request: web.Request) -> web.Response:
-        """The whole reference data: kbs-client from v0.14 to v0.17 knows no names."""
+        """Answer with the whole reference data: kbs-client v0.14 to v0.17 sends no name."""
         return answers.succeeded(encode_object(await self._reference(request)))
 
     async def _reference(self, request: web.Request) -> dict[str, JsonValue]:
@@ -158,7 +158,7 @@ class AdminRoutes:
 
 
 def is_refused_admin(request: web.Request, error: Exception) -> bool:
-    """Whether `error` says that somebody may not administer: another variant than a guest's."""
+    """Return whether `error` refuses an administrator, which has another variant than a guest's."""
     is_guests = request.method == "GET" and request.path.startswith(PREFIX + "/resource/")
     return isinstance(error, NotAuthorized | TokenInvalid) and not is_guests
 
@@ -168,4 +168,4 @@ def _policy(members: dict[str, JsonValue]) -> bytes:
     try:
         return decode_base64url(encoded if isinstance(encoded, str) else "")
     except ValueError:
-        raise RequestError("the policy is missing, or no base64url without padding") from None
+        raise RequestError("the policy is missing, or not base64url without padding") from None

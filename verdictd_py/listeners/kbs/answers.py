@@ -1,7 +1,7 @@
-"""What HTTP clients are answered: status, variant and text of each of our errors.
+"""Answers to HTTP clients: status and variant of each error, with its meaning and remedy.
 
 Source: wire-rcar.md, "Errors". Guests read the JSON body of 401 everywhere, and of every
-other status at a resource; docs/reference/kbs-errors.md tells operators what to do.
+other status at a resource. docs/reference/kbs-errors.md is generated from this table.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ JSON: Final = "application/json"
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """How one kind of error is answered, and what to do about it.
+    """Answer to one type of error.
 
     Attributes:
-        variant: upstream's name, the end of the body's `type`.
-        meaning, remedy: for people; the reference is made of them.
+        variant: upstream's name of the error, the end of the body's `type`.
+        meaning, remedy: texts of the reference page for operators.
     """
 
     kind: type[VerdictdError]
@@ -56,128 +56,129 @@ REFUSALS: Final = (
         ProtocolVersionRefused,
         401,
         "AttestationError",
-        "The guest speaks a version of the protocol that is not served.",
-        "Serve it with guest-components v0.10 to v0.21 (0.1.1, 0.2.0 or 0.4.0).",
+        "The guest uses a version of the protocol that is not served.",
+        "Use guest-components v0.10 to v0.21 (0.1.1, 0.2.0 or 0.4.0) in the guest.",
     ),
     Refusal(
         GuestRefused,
         401,
         "AttestationError",
-        "The guest was judged and refused; the body says its code and the id of the appraisal.",
-        "`verdict-py explain <id>` shows every rule that failed.",
+        "The guest was appraised and refused; the body has the code and the appraisal's id.",
+        "`verdict-py explain <id>` lists every rule that failed.",
     ),
     Refusal(
         AttestationError,
         401,
         "AttestationError",
         "The TEE is not served here.",
-        "Name its verifier with --verifier; the body says what is missing.",
+        "Enable its verifier with --verifier; the body names what is missing.",
     ),
     Refusal(
         SessionMissing,
         401,
         "TokenNotFound",
-        "No session and no token. Every guest's first request is answered so: it then attests.",
-        "Nothing, where the guest goes on; else its cookie got lost on the way (a proxy?).",
+        "The request has neither a session nor a token, like every guest's first request.",
+        "None if the guest then attests. Otherwise its cookie is lost: check proxies.",
     ),
     Refusal(
         SessionInvalid,
         401,
         "TokenNotFound",
-        "The session is over (five minutes), unknown, or its challenge was answered already.",
-        "Nothing, where the guest attests anew; brokers behind one address need --kbs-sessions.",
+        "The session is unknown or expired (five minutes), or its challenge was answered already.",
+        "None if the guest attests again. Brokers behind one address need --kbs-sessions.",
     ),
     Refusal(
         TokenInvalid,
         401,
         "TokenVerifierError",
-        "The token is over (five minutes), or another key signed it.",
-        "Attest anew; brokers behind one address need one --kbs-token-key.",
+        "The token has expired (five minutes), or another key signed it.",
+        "Attest again. Brokers behind one address need the same --kbs-token-key.",
     ),
     Refusal(
         NotAuthorized,
         403,
         "PolicyDeny",
-        "The release policy keeps this from the guest, whether it is there or not.",
-        "The log's `release.refused` says why; see `opa/releasePolicy.rego`.",
+        "The release policy denies this to the guest, whether it exists or not.",
+        "The log event `release.refused` has the reasons; see `opa/releasePolicy.rego`.",
     ),
     Refusal(
         NotFound,
         404,
         "PluginInternalError",
-        "There is nothing of this name.",
-        "Set it: `verdict-py resource set`, or create the key: `verdict-py key create`.",
+        "Nothing with this name is stored.",
+        "Store it with `verdict-py resource set`, or create a key with `verdict-py key create`.",
     ),
     Refusal(
         PolicyInvalid,
         400,
         "ParsePolicyError",
-        "The policy or the reference data cannot be used; the one before stays in force.",
-        "Mend what the body says.",
+        "The policy or the reference data cannot be used; the old one stays in force.",
+        "Fix the problem that the body names.",
     ),
     Refusal(
         AlreadyExists,
         409,
         "PluginInternalError",
-        "Something of this name is there already, and is not replaced.",
+        "Something with this name exists already, and is not replaced.",
         "Choose another name, or delete it first.",
     ),
     Refusal(
         Conflict,
         409,
         "PluginInternalError",
-        "What was to be changed has changed meanwhile; nothing was stored.",
+        "The stored content has changed since the client read it; nothing was stored.",
         "Read it again, and repeat the change.",
     ),
     Refusal(
         RequestError,
         400,
         "SerdeError",
-        "The request has not the shape that it must have.",
-        "Mend what the body says; guests of a version that is served do not send this.",
+        "The request is malformed.",
+        "Fix the problem that the body names. Guests of a served version do not send this.",
     ),
     Refusal(
         CollateralUnavailable,
         503,
         "AttestationError",
-        "The guest cannot be judged now: there is no collateral for its platform.",
-        "Guests try again by themselves; see the log's `guest.not-judged`.",
+        "The guest cannot be appraised now: there is no collateral for its platform.",
+        "Guests try again by themselves; see the log event `guest.not-judged`.",
     ),
     Refusal(
         AppraisalTimeout,
         503,
         "AttestationError",
-        "Judging the guest took longer than `--appraisal-timeout`.",
-        "Guests try again by themselves; is the collateral service slow?",
+        "The appraisal took longer than `--appraisal-timeout`.",
+        "Guests try again by themselves; check whether the collateral service is slow.",
     ),
     Refusal(
         Overloaded,
         503,
         "AttestationError",
-        "The broker is too slow, or stopping.",
+        "The broker is overloaded, or stopping.",
         "Guests try again by themselves.",
     ),
     Refusal(
         StorageError,
         500,
         "PluginInternalError",
-        "What was asked for, or the sessions, cannot be read or written.",
-        "The log says which; a key of a wrong size and a full disk are the usual ones.",
+        "The requested secret, or the session, cannot be read or written.",
+        "The log has the reason; usual ones are a key of the wrong size and a full disk.",
     ),
 )
-"""The first whose kind fits. Everything else is our bug: 500, with the id of an incident."""
+"""Answers; the first entry that matches an error applies. Any other error is internal: 500 with
+the id of an incident."""
 
 ADMIN_REFUSED: Final = "AdminAuthAccess"
 BUG: Final = "PluginInternalError"
 _INVALID_PATH: Final = "InvalidRequestPath"
-_NO_REQUEST: Final = "SerdeError"
+_INVALID_REQUEST: Final = "SerdeError"
 
-_NO_STORE: Final = {"Cache-Control": "no-store"}  # tokens among them
+_NO_STORE: Final = {"Cache-Control": "no-store"}  # answers may contain tokens
 
 
 @dataclass(frozen=True, slots=True)
 class OtherRefusal:
-    """What is answered without an error of ours, for the reference."""
+    """Answer without a `VerdictdError`, for the reference page."""
 
     status: int
     variant: str
@@ -189,7 +190,7 @@ OTHERS: Final = (
     OtherRefusal(
         401,
         ADMIN_REFUSED,
-        "Administration without a token, or with one that is over or of a key not configured.",
+        "An administrator's token is missing, expired, or not signed by a configured key.",
         "See [administration](../http-guests.md#administration).",
     ),
     OtherRefusal(
@@ -201,38 +202,48 @@ OTHERS: Final = (
     OtherRefusal(
         404,
         _INVALID_PATH,
-        "That is no path of this listener, or no name of a resource.",
+        "The listener does not have this path, or it is not a valid name of a resource.",
         "A resource is named <repository>/<type>/<tag>, of A-Z a-z 0-9 _ - and dots.",
     ),
     OtherRefusal(
-        405, _INVALID_PATH, "The path has no such method.", "See the OpenAPI description."
+        405,
+        _INVALID_PATH,
+        "The path does not support this method.",
+        "See the OpenAPI description.",
     ),
-    OtherRefusal(408, _NO_REQUEST, "The body came too slowly.", "See `--request-timeout`."),
-    OtherRefusal(413, _NO_REQUEST, "The body is larger than 2 MiB.", "Send less."),
-    OtherRefusal(415, _NO_REQUEST, "The body is compressed.", "Send it without Content-Encoding."),
-    OtherRefusal(417, _NO_REQUEST, "An Expect that nobody knows.", "Send 100-continue, or none."),
+    OtherRefusal(408, _INVALID_REQUEST, "The body came too slowly.", "See `--request-timeout`."),
+    OtherRefusal(413, _INVALID_REQUEST, "The body is larger than 2 MiB.", "Send less."),
+    OtherRefusal(
+        415, _INVALID_REQUEST, "The body is compressed.", "Send it without Content-Encoding."
+    ),
+    OtherRefusal(
+        417,
+        _INVALID_REQUEST,
+        "The Expect header has an unknown value.",
+        "Send 100-continue, or none.",
+    ),
     OtherRefusal(
         431,
-        _NO_REQUEST,
-        "The address is longer than 8 KiB, or a header than 72 KiB.",
-        "Look at the cookies: a proxy may have added some.",
+        _INVALID_REQUEST,
+        "The URL is longer than 8 KiB, or a header is longer than 72 KiB.",
+        "Check the cookies: a proxy may have added some.",
     ),
     OtherRefusal(
         500,
         BUG,
-        "A bug of the broker's; the body has the id of an incident.",
-        "The log's `warning.bug` with that id says where; report it.",
+        "Internal error; the body has the id of the incident.",
+        "Report the log event `warning.bug` with that id: it names the place in the code.",
     ),
 )
 
 
 def refusal_of(error: VerdictdError) -> Refusal | None:
-    """How `error` is answered; None for what no client can cause."""
-    return next((each for each in REFUSALS if isinstance(error, each.kind)), None)
+    """Return the answer to `error`; None for errors that no client can cause."""
+    return next((refusal for refusal in REFUSALS if isinstance(error, refusal.kind)), None)
 
 
 def failed(status: int, variant: str, detail: str) -> web.Response:
-    """An answer that is no success, with the body that every client looks for."""
+    """Create the answer to a failed request, with the body that clients expect."""
     headers = _NO_STORE | ({"Retry-After": "5"} if status == 503 else {})
     return web.Response(
         status=status, body=messages.error(variant, detail), content_type=JSON, headers=headers
@@ -240,12 +251,12 @@ def failed(status: int, variant: str, detail: str) -> web.Response:
 
 
 def refused(status: int, detail: str, allow: str | None = None) -> web.Response:
-    """An answer to what is wrong with HTTP, not with what it carries.
+    """Create the answer to a request that is refused at the level of HTTP.
 
     Args:
-        allow: the methods that there are.
+        allow: the methods that the path supports.
     """
-    variant = BUG if status >= 500 else _INVALID_PATH if status in {404, 405} else _NO_REQUEST
+    variant = BUG if status >= 500 else _INVALID_PATH if status in {404, 405} else _INVALID_REQUEST
     answer = failed(status, variant, detail)
     if allow is not None:
         answer.headers["Allow"] = allow
@@ -253,5 +264,5 @@ def refused(status: int, detail: str, allow: str | None = None) -> web.Response:
 
 
 def succeeded(body: bytes) -> web.Response:
-    """200 with JSON."""
+    """Create an answer with status 200 and a JSON body."""
     return web.Response(body=body, content_type=JSON, headers=_NO_STORE)

@@ -1,4 +1,4 @@
-"""Connections of HTTP clients: the library's, with the bounds and the answers that it lacks."""
+"""Connections of HTTP clients, with limits and answers that the library lacks."""
 
 from __future__ import annotations
 
@@ -25,67 +25,68 @@ from verdictd_py.protocols.rcar.messages import MAX_BODY_BYTES
 
 BACKLOG: Final = 1024
 _LINGER_SECONDS: Final = 1.0
-"""Of a client that was refused, to read why."""
+"""Time for a refused client to read the answer."""
 
 _MAX_HEADER_BYTES: Final = 72 * 1024
-"""Of one header: a token is up to 32 KiB long, and proxies add to it."""
+"""Maximum size of one header: a token has up to 32 KiB, and proxies add to it."""
 
 _MAX_HEADERS: Final = 64
-"""Guests send six; a proxy adds some."""
+"""Maximum number of headers. Guests send six; a proxy adds some."""
 
 _MAX_WAITING_BYTES: Final = 2 * MAX_BODY_BYTES
-"""That came and were not answered yet: a body in chunks, or requests behind it."""
+"""Maximum number of received bytes of a connection that are not answered yet: a body in chunks,
+or requests after it."""
 
 MAX_ALL_WAITING_BYTES: Final = 256 * 1024 * 1024
-"""The same of all connections together: 4,096 of them would hold as many bodies."""
+"""The same limit for all connections together; 4,096 of them could otherwise fill the memory."""
 
 _PAUSE_SECONDS: Final = 1.0
-"""After a connection that could not be accepted: there are no descriptors left, say."""
+"""Pause after a connection could not be accepted, for example for lack of descriptors."""
 
 _UNUSABLE: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
-"""Of accept(2): they say that the socket itself is of no use any more, so no retry helps."""
+"""Errors of accept(2) that mean that the socket can no longer be used, so no retry helps."""
 
 _SILENT: Final = logging.getLogger("verdictd_py.http")
-"""Of the library: it would print what clients sent."""
+"""Logger for the library that discards everything: the library would log what clients sent."""
 _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
 
 
-class _Waiting:
-    """Bytes that came and were not answered yet, of every connection.
+class _UnansweredBytes:
+    """Counter of received bytes that are not answered yet, by connection.
 
-    Where they are too many, the connection that holds most of them is let go: guests send
-    some KiB, and notice nothing of strangers who send as much as they can.
+    If there are too many, the connection with the most of them is aborted. Guests send some
+    KiB, so they are not affected by clients that send as much as they can.
     """
 
     def __init__(self) -> None:
-        self._held: dict[Connection, int] = {}
+        self._sizes: dict[Connection, int] = {}
         self._total = 0
 
-    def came(self, connection: Connection, size: int) -> None:
-        held = self._held[connection] = self._held.get(connection, 0) + size
+    def add(self, connection: Connection, size: int) -> None:
+        own = self._sizes[connection] = self._sizes.get(connection, 0) + size
         self._total += size
-        if held > _MAX_WAITING_BYTES:
+        if own > _MAX_WAITING_BYTES:
             connection.abort()
         elif self._total > MAX_ALL_WAITING_BYTES:
-            greediest = max(self._held, key=self._held.__getitem__)
-            greediest.abort()
-            self.done(greediest)
+            largest = max(self._sizes, key=self._sizes.__getitem__)
+            largest.abort()
+            self.reset(largest)
 
-    def done(self, connection: Connection) -> None:
-        self._total -= self._held.pop(connection, 0)
+    def reset(self, connection: Connection) -> None:
+        self._total -= self._sizes.pop(connection, 0)
 
 
 class Connection(web.RequestHandler):
-    """One client.
+    """Connection of one client.
 
-    The library bounds how long it waits for a request. Here the rest: bytes that wait, a
-    client that does not read its answer, and one that does not close. Whatever the library
-    answers by itself is JSON too.
+    The library limits the time that it waits for a request. This class adds limits for
+    unanswered bytes, for clients that do not read their answer, and for clients that do not
+    close their connection. It also replaces the library's own answers by JSON.
 
     Attributes:
-        answering: whether an answer is due to a request that has begun; routes say so.
-        aborted: whether it was ended by us, whatever the client wants.
+        answering: whether a started request still needs its answer; set by the routes.
+        aborted: whether the broker aborted the connection.
     """
 
     __slots__ = (
@@ -94,7 +95,7 @@ class Connection(web.RequestHandler):
         "_events",
         "_limits",
         "_tcp",
-        "_waiting",
+        "_unanswered",
         "aborted",
         "answering",
         "closed",
@@ -102,7 +103,7 @@ class Connection(web.RequestHandler):
     )
 
     def __init__(
-        self, server: web.Server, events: Events, limits: Limits, waiting: _Waiting
+        self, server: web.Server, events: Events, limits: Limits, unanswered: _UnansweredBytes
     ) -> None:
         loop = asyncio.get_running_loop()
         super().__init__(
@@ -114,11 +115,11 @@ class Connection(web.RequestHandler):
             lingering_time=_LINGER_SECONDS,
             max_field_size=_MAX_HEADER_BYTES,
             max_headers=_MAX_HEADERS,
-            auto_decompress=False,  # a bomb would be unpacked before its size is seen
+            auto_decompress=False,  # a decompressed body could exceed all limits
         )
         self._events = events
         self._limits = limits
-        self._waiting = waiting
+        self._unanswered = unanswered
         self._draining = False
         self.aborted = False
         self.answering = False
@@ -129,7 +130,8 @@ class Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._tcp = cast("asyncio.Transport", transport)
-        # A drained write is then in the kernel's hands: who reads nothing holds one answer.
+        # So a drained write is in the kernel's buffer, and a client that does not read
+        # occupies memory for one answer only.
         self._tcp.set_write_buffer_limits(high=1, low=0)
         super().connection_made(transport)
 
@@ -141,13 +143,13 @@ class Connection(web.RequestHandler):
             self.closed.set_result(None)
 
     def data_received(self, data: bytes) -> None:
-        if data and not self.aborted:  # the library calls this too, with nothing
-            self._waiting.came(self, len(data))
+        if data and not self.aborted:  # the library also calls this without data
+            self._unanswered.add(self, len(data))
         if not self.aborted:
             super().data_received(data)
 
     async def start(self) -> None:
-        """Serves requests until the last; then the connection ends, whatever the client does."""
+        """Serve requests until the last one; then close the connection within a time limit."""
         self.serving = asyncio.current_task()
         try:
             await super().start()
@@ -159,10 +161,10 @@ class Connection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Sends an answer, in time."""
-        self._waiting.done(self)
+        """Send an answer within the time limit."""
+        self._unanswered.reset(self)
         if resp.status >= 400 and resp.content_type != answers.JSON:
-            # No route of ours: what the client asked for is not logged, the method is a known one.
+            # The library's own answer. The requested path is not logged: the client chose it.
             self._record(f"{request.method} unknown", resp.status, str(resp.reason))
             resp = answers.refused(resp.status, str(resp.reason), resp.headers.get("Allow"))
         resp.headers["Server"] = "verdictd-py"
@@ -184,13 +186,13 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to what is no request. The library's own would quote it."""
+        """Return the answer to bytes that are not a request; the library's would quote them."""
         del request, message
-        told = "this is no request that can be read"
+        reason = "the request cannot be read"
         if status == 400 and isinstance(exc, LineTooLong):
-            status, told = 431, "the address or a header is too long"
-        self._record("read a request", status, told)
-        answer = answers.refused(status, told)
+            status, reason = 431, "the URL or a header is too long"
+        self._record("read a request", status, reason)
+        answer = answers.refused(status, reason)
         answer.force_close()
         return answer
 
@@ -203,29 +205,32 @@ class Connection(web.RequestHandler):
         )
 
     def drain(self) -> None:
-        """Ends it behind the answer that is due, or now. (The library drops the rest of a body.)"""
+        """Close the connection after the answer in progress, or now if there is none.
+
+        The library ignores the rest of a body.
+        """
         self._draining = True
         if not self.answering:
             self.force_close()
 
     def abort(self) -> None:
-        """Ends it now; what was not sent is lost."""
+        """Close the connection now; unsent data is lost."""
         self.aborted = True
         if self._tcp is not None and not self.closed.done():
             self._tcp.abort()
 
     def cancel(self) -> None:
-        """Ends it now, and what is done for it."""
+        """Close the connection now, and cancel its request."""
         if self.serving is not None:
             self.serving.cancel()
         self.abort()
 
 
 class Acceptor:
-    """Accepts connections, no more than so many at once, and sees each to its end.
+    """Acceptor of connections that limits their number and serves each until it is closed.
 
     Args:
-        tls: settings of TLS for the next connection, None for plain HTTP.
+        tls: returns the TLS settings for a connection; None for plain HTTP.
     """
 
     def __init__(
@@ -237,10 +242,10 @@ class Acceptor:
         self._listening: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._tasks: dict[asyncio.Task[None], Connection] = {}
-        self._waiting = _Waiting()
+        self._unanswered = _UnansweredBytes()
 
     def start(self, listening: socket.socket, server: web.Server, background: Background) -> None:
-        """Accept connections on a socket that is bound already."""
+        """Accept connections on a bound socket."""
         self._listening = listening
         listening.setblocking(False)
         listening.listen(BACKLOG)
@@ -249,7 +254,7 @@ class Acceptor:
         )
 
     async def drain(self, seconds: float) -> None:
-        """Stops accepting, lets requests in flight finish, closes what is idle."""
+        """Stop accepting, close idle connections, and let requests in flight finish."""
         if self._accepting is not None:
             self._accepting.cancel()
             await asyncio.gather(self._accepting, return_exceptions=True)
@@ -271,7 +276,7 @@ class Acceptor:
         await asyncio.gather(*left, return_exceptions=True)
 
     async def _accept(self, listening: socket.socket, server: web.Server) -> None:
-        """Accept connections for ever.
+        """Accept connections until cancelled.
 
         Raises:
             OSError: the socket can no longer be used.
@@ -283,17 +288,17 @@ class Acceptor:
             except OSError as error:
                 if error.errno in _UNUSABLE:
                     raise
-                if error.errno != errno.ECONNABORTED:  # the client's business
+                if error.errno != errno.ECONNABORTED:  # the client closed it before
                     reason = f"cannot accept: {error.strerror}"
                     self._events.record(ConnectionRefused(reason=reason))
                     await asyncio.sleep(_PAUSE_SECONDS)
                 continue
             try:
                 self._take(accepted, name, server)
-            except Exception as error:  # noqa: BLE001  # the edge: one client's bug stops no other
+            except Exception as error:  # noqa: BLE001  # other clients must still be served
                 accepted.close()
                 report_bug(self._events, error, doing="accept a connection")
-            await asyncio.sleep(0)  # a flood of connections must not keep the others waiting
+            await asyncio.sleep(0)  # a flood of connections must not delay those accepted before
 
     def _take(self, accepted: socket.socket, name: object, server: web.Server) -> None:
         if len(self._tasks) >= self._limits.connections:
@@ -302,7 +307,7 @@ class Acceptor:
                 ConnectionRefused(peer=peer_text(name), reason="too many connections")
             )
             return
-        connection = Connection(server, self._events, self._limits, self._waiting)
+        connection = Connection(server, self._events, self._limits, self._unanswered)
         task = asyncio.create_task(self._serve(accepted, peer_text(name), connection))
         self._tasks[task] = connection
         task.add_done_callback(self._tasks.pop)
@@ -317,18 +322,19 @@ class Acceptor:
         }
 
     async def _serve(self, accepted: socket.socket, peer: str, connection: Connection) -> None:
-        """Until the connection is closed and nothing is done for it: it counts as long.
+        """Serve the connection until it is closed and its request has ended.
 
-        A client that asks for what takes long and leaves must not be able to ask again.
+        It counts towards the limit until then: otherwise a client could repeatedly request
+        something that takes long, and disconnect.
         """
         loop = asyncio.get_running_loop()
         try:
             settings = self._tls_settings()
             await loop.connect_accepted_socket(lambda: connection, accepted, **settings)
         except ssl.SSLError as error:
-            reason = (error.reason or "no TLS").replace("_", " ").lower()
+            reason = (error.reason or "not TLS").replace("_", " ").lower()
             self._events.record(ConnectionFailed(peer=peer, reason=f"TLS: {reason}"))
-        except (OSError, EOFError):  # closed or too slow in the middle of a handshake
+        except (OSError, EOFError):  # closed or too slow during the handshake
             self._events.record(ConnectionFailed(peer=peer, reason="TLS: not completed"))
         else:
             await asyncio.wait([connection.closed])
@@ -336,4 +342,4 @@ class Acceptor:
                 await asyncio.wait([connection.serving])
         finally:
             connection.abort()
-            self._waiting.done(connection)
+            self._unanswered.reset(connection)

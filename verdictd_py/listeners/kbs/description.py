@@ -1,6 +1,6 @@
-"""The OpenAPI description of the listener, served to whoever asks.
+"""OpenAPI description of the HTTP listener, served to any client.
 
-A test holds it against the routes, and another asks the listener everything it describes.
+One test compares it with the routes, and another sends every described request.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def document(tees: Tees) -> bytes:
     """Return the description as JSON.
 
     Args:
-        tees: those that are known.
+        tees: the known TEEs.
     """
     return json.dumps(_document(tees), separators=(",", ":")).encode()
 
@@ -45,7 +45,7 @@ def _document(tees: Tees) -> dict[str, Any]:
                 "parameters": [_path(name) for name in ("repository", "type", "tag")],
                 "get": _GET_RESOURCE,
                 "post": _admin(
-                    "Store a resource; a key, where the caller only registers keys",
+                    "Store a resource, or a new key if the caller has the role register",
                     body=_OCTETS,
                     more=(404, 409),
                 ),
@@ -87,7 +87,7 @@ def _document(tees: Tees) -> dict[str, Any]:
 
 
 def _object(**members: object) -> dict[str, Any]:
-    """An object with all of these members."""
+    """Return the schema of an object that requires all these members."""
     return {"type": "object", "properties": members, "required": list(members)}
 
 
@@ -102,7 +102,7 @@ def _path(name: str, schema: dict[str, Any] = _SEGMENT) -> dict[str, Any]:
 def _answers(
     statuses: tuple[int, ...], schema: dict[str, Any] | None, headers: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """What an operation answers: 200, these, and what any request may be answered."""
+    """Return the answers of an operation: 200, these statuses, and those of any request."""
     good: dict[str, Any] = {"description": "done"}
     if schema is not None:
         good["content"] = {"application/json": {"schema": schema}}
@@ -196,12 +196,12 @@ _ATTEST: Final = {
 }
 _JWE: Final = _object(protected=_TEXT, encrypted_key=_TEXT, iv=_TEXT, ciphertext=_TEXT, tag=_TEXT)
 _GET_RESOURCE: Final = {
-    "summary": "Fetch a resource, encrypted to the key that was attested",
+    "summary": "Fetch a resource, encrypted to the attested key",
     "security": [{"session": []}, {"token": []}],
     "responses": _answers((401, 403, 404), _JWE),
 }
 _JWKS: Final = _open(
-    "Keys that check attestation tokens",
+    "Keys that verify attestation tokens",
     _object(keys={"type": "array", "items": {"type": "object"}}),
 )
 
@@ -227,7 +227,7 @@ def _auth(tees: Tees) -> dict[str, Any]:
         "properties": {"nonce": _TEXT, "extra-params": _TEXT},
     }
     return {
-        "summary": "Ask for a challenge",
+        "summary": "Request a challenge",
         "requestBody": _json(body),
         "responses": _answers((401,), answer, {"Set-Cookie": {"schema": _TEXT}}),
     }

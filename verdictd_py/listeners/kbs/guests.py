@@ -1,4 +1,4 @@
-"""Routes of guests: challenge, attestation, resources, and the public keys of our tokens.
+"""Routes for guests: challenge, attestation, resources, and the keys that verify tokens.
 
 Each handler reads a typed request from a body (`protocols.rcar`), calls the use case
 (`broker.handshakes`), and writes its result into a body.
@@ -25,16 +25,16 @@ COOKIE: Final = "kbs-session-id"
 RESOURCE: Final = PREFIX + "/resource/{repository}/{type}/{tag}"
 
 MAX_COOKIE_CHARACTERS: Final = 8 * 1024
-"""Of all cookies; guests have one. Reading many takes long, and strangers send them."""
+"""Maximum size of all cookies. Guests send one; parsing many takes long."""
 
 _MAX_ID_CHARACTERS: Final = 256
 
 
 class GuestRoutes:
-    """Handlers of guests' requests; errors are answered by the server around them.
+    """Handlers of guests' requests; the server answers the errors that they raise.
 
     Args:
-        secure: whether the session's cookie may travel over TLS only.
+        secure: whether the session's cookie may be sent over TLS only.
     """
 
     def __init__(self, handshakes: Handshakes, tokens: Tokens, *, secure: bool) -> None:
@@ -86,38 +86,41 @@ class GuestRoutes:
         )
 
     async def jwks(self, request: web.Request) -> web.Response:
-        """The public keys of our tokens."""
+        """Answer with the public keys that verify attestation tokens."""
         del request
         return answers.succeeded(encode_object(self._tokens.jwks()))
 
 
 def resource_path(request: web.Request) -> ResourcePath:
-    """The path in the address.
+    """Return the resource path in the request's URL.
 
     Raises:
-        web.HTTPNotFound: it is no name of a resource.
+        web.HTTPNotFound: it is not a valid name of a resource.
     """
     parts = (request.match_info[name] for name in ("repository", "type", "tag"))
     try:
         return ResourcePath.parse("/".join(parts))
     except RequestError:
-        raise web.HTTPNotFound(reason="that is no name of a resource") from None
+        raise web.HTTPNotFound(reason="the path is not a valid name of a resource") from None
 
 
 def session_id(request: web.Request) -> str | None:
-    """What the cookie says, None where there is none; too long is as good as unknown."""
+    """Return the session id in the cookie, None if there is none or the cookies are too long."""
     if len(request.headers.get("Cookie", "")) > MAX_COOKIE_CHARACTERS:
         return None
-    found = request.cookies.get(COOKIE)
-    return None if found is None else found[:_MAX_ID_CHARACTERS]
+    cookie = request.cookies.get(COOKIE)
+    return None if cookie is None else cookie[:_MAX_ID_CHARACTERS]
 
 
 def bearer(request: web.Request) -> str | None:
-    """The token of an `Authorization: Bearer` header, None where there is none."""
+    """Return the token of an `Authorization: Bearer` header, None if there is none."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
 
 
 def address(request: web.Request) -> str:
-    """The peer's, `host:port`, for log and audit. What a proxy says of others is not believed."""
+    """Return the peer's address, `host:port`, for log and audit.
+
+    A proxy's statement about its clients is ignored, because any client can forge it.
+    """
     return peer_text(request.transport and request.transport.get_extra_info("peername"))

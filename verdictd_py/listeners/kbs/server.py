@@ -1,4 +1,4 @@
-"""HTTP around the routes: limits, time, errors, log; one listener on one socket."""
+"""HTTP listener: it adds limits, timeouts, answers to errors, and events to the routes."""
 
 from __future__ import annotations
 
@@ -45,25 +45,25 @@ from verdictd_py.protocols.rcar.messages import MAX_BODY_BYTES
 HEALTH: Final = "/healthz"
 
 _JUDGED: Final = (GuestRefused, NotJudged)
-"""What the appraiser has told the log already."""
+"""Errors that the appraiser has recorded already."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class KbsListener:
-    """Serves guests and their operators over HTTP (see `Listener`).
+    """Listener that serves guests and their operators over HTTP (see `Listener`).
 
     Args:
-        address: where it listens.
-        tees: those that its description names.
-        limits: those of the attested listener.
-        tls: None for plain HTTP.
-        admins: who may administer.
-        on_stopped: called when it has stopped.
+        address: address of the listener.
+        tees: TEEs that the OpenAPI description names.
+        limits: limits, the same as those of the attested listener.
+        tls: TLS settings, None for plain HTTP.
+        admins: keys of the administrators.
+        on_stopped: called when the listener has stopped.
 
     Attributes:
         guests: the routes of guests.
-        app: all routes, as the library holds them.
+        app: the library's object with all routes.
     """
 
     def __init__(  # noqa: PLR0913  # its parts, all by keyword
@@ -97,7 +97,8 @@ class KbsListener:
             web.get(HEALTH, _healthy, allow_head=False),
             web.get(PREFIX + "/openapi.json", self._described, allow_head=False),
         ):
-            # Not as a middleware of the library: it keeps those for ever, and what they hold.
+            # Not a middleware of the library, which caches middlewares, and the objects that
+            # they refer to, for the lifetime of the process.
             handler = partial(self._answered, route.handler)
             app.router.add_route(route.method, route.path, handler)
         self.app = app
@@ -112,7 +113,7 @@ class KbsListener:
 
     @property
     def self_signed(self) -> bytes:
-        """The listener's certificate where it made one itself, PEM; empty otherwise."""
+        """The listener's self-signed certificate, PEM; empty without one."""
         return b"" if self._tls is None else self._tls.self_signed
 
     def bind(self) -> None:
@@ -131,7 +132,7 @@ class KbsListener:
             self._events.record(KbsSelfSigned(sha256=_fingerprint(self.self_signed)))
 
     def reload(self) -> None:
-        """Read the certificate with its key, and who may administer, again."""
+        """Read the certificate with its key, and the administrators' keys, again."""
         reads = [self._admins.reload]
         if self._tls is not None:
             reads.insert(0, self._tls.reload)
@@ -156,7 +157,7 @@ class KbsListener:
         return answers.succeeded(self._description)
 
     async def _answered(self, handler: Handler, request: web.Request) -> web.StreamResponse:
-        """One request: every failure is an answer in JSON, and one line in the log."""
+        """Answer one request. A failure is answered in JSON and recorded as one event."""
         if isinstance(request.protocol, Connection):
             request.protocol.answering = True
         doing = f"{request.method} {_route(request)}"
@@ -171,12 +172,12 @@ class KbsListener:
             return self._refused(request, error, doing)
         except asyncio.CancelledError:
             raise
-        except Exception as error:  # the edge: one client's bug stops no other
-            if isinstance(error, ConnectionError) and _gone(request):
+        except Exception as error:  # other clients must still be served
+            if isinstance(error, ConnectionError) and _is_disconnected(request):
                 raise
             text = report_bug(self._events, error, doing=doing)
             return answers.failed(500, answers.BUG, text)
-        if request.path != HEALTH:  # asked every few seconds, by what starts and stops daemons
+        if request.path != HEALTH:  # orchestrators request it every few seconds
             self._events.record(
                 RequestAnswered(
                     peer=address(request), command=doing, answer_bytes=answer.content_length or 0
@@ -190,19 +191,19 @@ class KbsListener:
         if request.can_read_body:
             try:
                 async with asyncio.timeout(self._limits.request):
-                    await request.read()  # the routes find it kept
+                    await request.read()  # the library caches it for the routes
             except TimeoutError:
                 raise web.HTTPRequestTimeout(reason="the body came too slowly") from None
             except web.RequestPayloadError:
                 raise web.HTTPBadRequest(reason="the body cannot be read") from None
-            except RuntimeError:  # so says the library of a client that left before
-                if _gone(request):
+            except RuntimeError:  # raised by the library if the client has disconnected
+                if _is_disconnected(request):
                     raise ConnectionResetError from None
                 raise
         return await handler(request)
 
     def _refused(self, request: web.Request, error: web.HTTPException, doing: str) -> web.Response:
-        """What the library refuses: unknown paths and methods, bodies that are too large."""
+        """Answer what the library refuses: unknown paths and methods, bodies that are too large."""
         reason = str(error.reason)
         self._record(request, doing, code="request", status=error.status, reason=reason)
         return answers.refused(error.status, reason)
@@ -212,14 +213,14 @@ class KbsListener:
         if refusal is None:
             text = report_bug(self._events, error, doing=doing)
             return answers.failed(500, answers.BUG, text)
-        # Guests begin with such a request, so it is no warning.
+        # Every guest begins with such a request, so it is not a warning.
         missing = isinstance(error, SessionMissing)
         event: type[RequestFailed | RequestUnattested]
         event = RequestUnattested if missing else RequestFailed
         status, reason = refusal.status, str(error)
         if not isinstance(error, _JUDGED):
             self._record(request, doing, event=event, code=error.code, status=status, reason=reason)
-        if isinstance(error, NotJudged):  # who was asked for collateral is nobody's business
+        if isinstance(error, NotJudged):  # its message is for the operator only
             reason = error.told
         refused_admin = is_refused_admin(request, error)
         variant = answers.ADMIN_REFUSED if refused_admin else refusal.variant
@@ -246,13 +247,13 @@ class KbsListener:
         )
 
 
-def _gone(request: web.Request) -> bool:
-    """Whether nobody is there any more to answer."""
+def _is_disconnected(request: web.Request) -> bool:
+    """Return whether the client has disconnected."""
     return request.transport is None or request.transport.is_closing()
 
 
 def _route(request: web.Request) -> str:
-    """The path as it is written in the routes: what a client puts into it is not logged here."""
+    """Return the pattern of the request's route; the path that the client sent is not logged."""
     resource = request.match_info.route.resource
     return "unknown" if resource is None else resource.canonical.removeprefix(PREFIX)
 
@@ -263,5 +264,5 @@ async def _healthy(request: web.Request) -> web.Response:
 
 
 def _fingerprint(pem: bytes) -> str:
-    """SHA-256 of a certificate, as openssl writes it."""
+    """Return the SHA-256 of a certificate, as openssl writes it."""
     return x509.load_pem_x509_certificate(pem).fingerprint(SHA256()).hex(":").upper()

@@ -1,4 +1,4 @@
-"""The HTTP listener's certificate: the operator's, or one of its own."""
+"""Certificate of the HTTP listener: the operator's, or a self-signed one."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _BACKDATED: Final = timedelta(hours=1)  # clocks of guests may be behind
 
 @dataclass(slots=True)
 class KbsTls:
-    """Settings of TLS for a listener.
+    """TLS settings of the HTTP listener.
 
     Attributes:
-        context: for the next connection; another one after `reload`.
-        files: certificate chain and key, PEM; None for a certificate of its own.
-        self_signed: that certificate, PEM, for clients that want to trust it.
+        context: settings for the next connection; another object after `reload`.
+        files: certificate chain and key, PEM; None for a self-signed certificate.
+        self_signed: the self-signed certificate, PEM, for clients that trust it; else empty.
     """
 
     context: ssl.SSLContext = field(repr=False)
@@ -40,22 +40,25 @@ class KbsTls:
 
     @classmethod
     def read(cls, certificate: Path, key: Path) -> Self:
-        """TLS with the operator's files.
+        """Create settings with the operator's files.
 
         Raises:
-            ConfigError: one line: cause and remedy.
+            ConfigError: a file cannot be used; the message has the cause and the remedy.
         """
-        made = cls(_context(), (certificate, key))
-        made.reload()
-        return made
+        tls = cls(_context(), (certificate, key))
+        tls.reload()
+        return tls
 
     @classmethod
-    def own(cls, host: str, *, now: datetime) -> Self:
-        """TLS with a certificate that lasts a year, for `host` and the names of this machine."""
+    def create(cls, host: str, *, now: datetime) -> Self:
+        """Create settings with a self-signed certificate, valid for a year.
+
+        The certificate names `host` and this machine.
+        """
         private = ec.generate_private_key(ec.SECP256R1())
         public = private.public_key()
         name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "verdictd-py")])
-        made = (
+        certificate = (
             x509.CertificateBuilder()
             .subject_name(name)
             .issuer_name(name)
@@ -64,26 +67,27 @@ class KbsTls:
             .not_valid_before(now - _BACKDATED)
             .not_valid_after(now + _LIFETIME)
             .add_extension(x509.SubjectAlternativeName(_names(host)), critical=False)
-            # No CA: guests' TLS (webpki) takes none for a server, even where they trust it.
+            # Not a CA: webpki, which guests use, accepts no CA certificate as a server's.
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
             .add_extension(x509.ExtendedKeyUsage([_SERVER]), critical=False)
             .sign(private, hashes.SHA256())
         )
-        pem = made.public_bytes(Encoding.PEM)
+        pem = certificate.public_bytes(Encoding.PEM)
         secret = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         context = _context()
-        # OpenSSL reads files only: these never touch a disk.
+        # OpenSSL reads files only, so this is a file in memory.
         with os.fdopen(os.memfd_create("certificate"), "wb", buffering=0) as file:
             file.write(pem + secret)
             context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
         return cls(context, None, pem)
 
     def reload(self) -> None:
-        """Reads the operator's files again; connections that are open keep what they have.
+        """Read the operator's files again, for new connections.
 
         Raises:
-            ConfigError: one line: cause and remedy. The certificate from before stays.
+            ConfigError: a file cannot be used; the message has the cause and the remedy. The
+                old certificate stays in use.
         """
         if self.files is None:
             return
@@ -96,12 +100,12 @@ class KbsTls:
                     f"cannot read {path}: {error.strerror}; check --kbs-tls-{option}"
                 ) from error
         try:
-            # A new one: OpenSSL keeps a certificate of each kind of key, also those from before.
+            # A new context, because OpenSSL retains old certificates with other types of keys.
             context = _context()
             context.load_cert_chain(certificate, key, password=_no_password)
         except (ssl.SSLError, ValueError):
             raise ConfigError(
-                f"{certificate} and {key} are no PEM certificate and its unencrypted PEM key; "
+                f"{certificate} and {key} are not a PEM certificate and its unencrypted PEM key; "
                 "correct --kbs-tls-cert and --kbs-tls-key"
             ) from None
         self.context = context
@@ -119,7 +123,7 @@ def _no_password() -> str:
 
 
 def _names(host: str) -> list[x509.GeneralName]:
-    """What clients may call this listener; any address of the machine, where it takes all."""
+    """Return the names and addresses by which clients may connect to the listener."""
     addresses = {"127.0.0.1", "::1"}
     names = {"localhost", socket.gethostname()}
     try:
@@ -129,5 +133,5 @@ def _names(host: str) -> list[x509.GeneralName]:
         names.add(host)
     return [
         *(x509.DNSName(name) for name in sorted(names) if name.isascii()),
-        *(x509.IPAddress(ipaddress.ip_address(each)) for each in sorted(addresses)),
+        *(x509.IPAddress(ipaddress.ip_address(address)) for address in sorted(addresses)),
     ]

@@ -13,7 +13,7 @@ from typing import ClassVar, Final
 from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath, resource_named
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.domain.wrapping import KEY_BITS, Algorithm, WrappedBlob, key_named
-from verdictd_py.encoding import JsonValue, decode_base64, shown
+from verdictd_py.encoding import JsonValue, decode_base64, quoted
 from verdictd_py.errors import RequestError
 from verdictd_py.protocols.eaa import answers
 from verdictd_py.protocols.eaa.answers import FailureForm
@@ -118,7 +118,7 @@ class Unknown:
     @property
     def text(self) -> str:
         """Text of the failure to send."""
-        return f"unknown command {shown(self.command)}"
+        return f"unknown command {quoted(self.command)}"
 
 
 Request = Version | Echo | Decrypt | GetKek | GetResourceInfo | GetResource | Unknown
@@ -196,7 +196,7 @@ def _decrypt(members: Mapping[str, JsonValue]) -> Decrypt:
         known = blobs.setdefault(blob.encrypted_data, blob)
         if known.wrapped != blob.wrapped:
             raise RequestError(
-                f"{shown(blob.kid)}: another blob has the same encrypted_data, and the answer "
+                f"{quoted(blob.kid)}: another blob has the same encrypted_data, and the answer "
                 "could not distinguish them; send them in separate requests"
             )
     answers.decrypted(

@@ -16,7 +16,7 @@ from verdictd_py.encoding import (
     decode_object,
     encode_base64,
     encode_object,
-    shown,
+    quoted,
 )
 from verdictd_py.errors import RequestError
 
@@ -97,7 +97,7 @@ class AnnotationPacket:
         members = decode_object(data, "the annotation packet")
         provider = members.get("provider")
         if provider not in (None, _PROVIDER):
-            name = shown(provider) if isinstance(provider, str) else "that is not a string"
+            name = quoted(provider) if isinstance(provider, str) else "that is not a string"
             raise RequestError(
                 f"the annotation packet names the provider {name} instead of '{_PROVIDER}': "
                 "another service holds this key"

@@ -10,7 +10,7 @@ from typing import Final
 
 from verdictd_py.domain.names import KeyId
 from verdictd_py.domain.wrapping import Algorithm, KbsUri
-from verdictd_py.encoding import shown
+from verdictd_py.encoding import quoted
 from verdictd_py.errors import RequestError
 from verdictd_py.protocols.keyprovider.packet import PacketForm
 
@@ -115,7 +115,7 @@ def _split(text: str) -> dict[str, str]:
             raise RequestError("sample= selects a publicly known key and is refused; remove it")
         if name not in _FIELDS:
             raise RequestError(
-                f"the parameter has the unknown field {shown(name)}; the known fields are "
+                f"the parameter has the unknown field {quoted(name)}; the known fields are "
                 + ", ".join(_FIELDS)
             )
         if name in fields:
@@ -131,7 +131,7 @@ def _kbs_key(fields: dict[str, str]) -> KbsKey:
     algorithm = fields.get("algorithm", Algorithm.AES_GCM.value)
     if algorithm not in _ALGORITHMS:
         raise RequestError(
-            f"unsupported algorithm {shown(algorithm)}; supported are " + ", ".join(_ALGORITHMS)
+            f"unsupported algorithm {quoted(algorithm)}; supported are " + ", ".join(_ALGORITHMS)
         )
     keypath = fields.get("keypath")
     if keypath is not None and (not keypath or "\0" in keypath):

@@ -16,7 +16,7 @@ from verdictd_py.encoding import (
     decode_object,
     encode_base64,
     encode_object,
-    shown,
+    quoted,
 )
 from verdictd_py.errors import RequestError
 from verdictd_py.protocols.keyprovider import parameter
@@ -135,7 +135,7 @@ def _wrap(members: dict[str, JsonValue], configured: str | None) -> WrapRequest:
     provider = _provider(by_provider, configured)
     values = by_provider[provider]
     if not isinstance(values, list) or not values:
-        raise RequestError(f"the provider {shown(provider)} has no parameter")
+        raise RequestError(f"the provider {quoted(provider)} has no parameter")
     optsdata = decode_byte_string(params.get("optsdata"), "optsdata", MAX_OPTSDATA_BYTES)
     return WrapRequest(parameter.parse(_value(values[0])), SecretBytes(optsdata))
 
@@ -163,11 +163,11 @@ def _provider(by_provider: dict[str, JsonValue], configured: str | None) -> str:
     provider, and never says which provider the request is for.
     """
     names = sorted(by_provider.keys() - _NOT_PROVIDERS)
-    listed = ", ".join(shown(name) for name in names[:_MAX_LISTED_NAMES]) or "none"
+    listed = ", ".join(quoted(name) for name in names[:_MAX_LISTED_NAMES]) or "none"
     if configured is not None:
         if configured not in by_provider:
             raise RequestError(
-                f"the input does not name the provider {shown(configured)} (named: {listed}); "
+                f"the input does not name the provider {quoted(configured)} (named: {listed}); "
                 f"encrypt with provider:{configured}:..."
             )
         return configured

@@ -1,4 +1,4 @@
-"""A guest's certificate becomes evidence, whichever generation of rats-tls made it.
+"""Reader of the evidence in guests' certificates, of every generation of rats-tls.
 
 Source: wire-rats-tls.md, "Client certificates, oldest first".
 """
@@ -16,10 +16,11 @@ from verdictd_py.ports.tees import Tees
 from verdictd_py.protocols.ratstls import dice
 
 MAX_CERTIFICATE_BYTES: Final = 64 * 1024
-"""Genuine ones take 5 to 15 KiB with endorsements (wire-rats-tls.md: "Cap ... at 64 KiB")."""
+"""Maximum size. Real certificates have 5 to 15 KiB with endorsements (wire-rats-tls.md: "Cap ...
+at 64 KiB")."""
 
 _ARC: Final = der.oid("1.2.840.113741.1337.0")[:-1]
-"""Beginning of the OIDs in which rats-tls has carried the evidence of all TEEs that it knew."""
+"""Prefix of all OIDs that rats-tls has used for the evidence of TEEs."""
 
 _DICE: Final = der.oid(dice.EVIDENCE_OID)
 _ENDORSEMENTS: Final = der.oid(dice.ENDORSEMENTS_OID)
@@ -30,32 +31,32 @@ def read(
 ) -> Evidence:
     """Read the evidence in a guest's certificate.
 
-    1. The size has a cap.
-    2. The certificate is read, by a reader that also takes the "v4" of older guests.
+    1. The size is limited.
+    2. The certificate is parsed; the "v4" of older guests is accepted.
     3. `now` is in its validity period, and the certificate is not older than `max_age`.
-    4. Exactly one extension holds evidence, of any generation.
-    5. Its form says what REPORTDATA must begin with; claims, where there are some, must
-       name the certificate's key.
-    6. The TEE comes from the OID, or from tag and evidence where one OID serves several.
-    7. The TEE's own reader takes evidence and endorsements apart.
+    4. Exactly one extension contains evidence, of any generation.
+    5. The form of the evidence determines what REPORTDATA must begin with. Claims, if any,
+       must name the certificate's key.
+    6. The OID determines the TEE, or tag and evidence do where several TEEs use one OID.
+    7. The TEE's own reader parses evidence and endorsements.
 
-    The signature of the certificate is not looked at. It is the guest's own: whoever can
-    complete a handshake with this key can also sign any certificate with it, other dates
-    included, so nothing could rest on it. That is also why `max_age` bounds honest guests
-    and replayed files, and freshness against a guest's owner needs a nonce.
+    The signature of the certificate is not verified, because it proves nothing: a guest that
+    completes a handshake with this key can sign any certificate with it, with any dates.
+    `max_age` therefore limits honest guests and replayed files only; freshness against the
+    owner of a guest needs a nonce.
 
     Args:
-        certificate: DER, of the certificate whose key completed the handshake.
-        tees: those that are known.
+        certificate: DER of the certificate whose key completed the handshake.
+        tees: the known TEEs.
         now: aware time.
-        max_age: longest time since notBefore, which guests set to an hour ago; None for
-            the validity period alone.
+        max_age: maximum time since notBefore, which guests set to an hour ago; None to
+            check the validity period only.
 
     Raises:
-        EvidenceMissing: a certificate without evidence.
-        EvidenceExpired: 3. fails.
+        EvidenceMissing: the certificate has no evidence.
+        EvidenceExpired: step 3 failed.
         BindingMismatch: the claims name another key.
-        EvidenceFormat: anything else.
+        EvidenceFormat: another step failed.
     """
     # 1.
     if len(certificate) > MAX_CERTIFICATE_BYTES:
@@ -66,19 +67,19 @@ def read(
     _check_time(parsed, now, max_age)
     # 4.
     known = {der.oid(dotted): dotted for dotted in tees.oids}
-    found = [
+    carriers = [
         name
         for name in parsed.extensions
         if name in known or name == _DICE or name.startswith(_ARC)
     ]
-    if not found:
+    if not carriers:
         raise EvidenceMissing("the certificate carries no evidence")
-    if len(found) > 1:
+    if len(carriers) > 1:
         raise EvidenceFormat("the certificate carries evidence in several extensions")
     # 5., 6. and 7.
-    if found == [_DICE]:
+    if carriers == [_DICE]:
         return _dice_evidence(parsed, tees)
-    return _vendor_evidence(parsed, found[0], known.get(found[0], ""), tees)
+    return _vendor_evidence(parsed, carriers[0], known.get(carriers[0], ""), tees)
 
 
 def _check_time(parsed: der.Certificate, now: datetime, max_age: timedelta | None) -> None:
@@ -87,16 +88,18 @@ def _check_time(parsed: der.Certificate, now: datetime, max_age: timedelta | Non
     if now > parsed.not_after:
         raise EvidenceExpired(f"the certificate is not valid after {parsed.not_after}")
     if max_age is not None and now - parsed.not_before > max_age:
-        raise EvidenceExpired(f"the certificate is from {parsed.not_before}, older than {max_age}")
+        raise EvidenceExpired(
+            f"the certificate is from {parsed.not_before}, which is more than {max_age} ago"
+        )
 
 
 def _vendor_evidence(parsed: der.Certificate, name: bytes, dotted: str, tees: Tees) -> Evidence:
-    """Read the first generation: the quote itself, bound by the hash of the key."""
+    """Read evidence of the first generation: a quote whose REPORTDATA is the hash of the key."""
     if _ENDORSEMENTS in parsed.extensions:
         raise EvidenceFormat("the certificate carries endorsements of another generation")
     tee = tees.of_oid(dotted)
     if tee is None:
-        raise EvidenceFormat("the certificate carries evidence of a TEE that is not known here")
+        raise EvidenceFormat("the certificate carries evidence of an unknown TEE")
     return Evidence(
         tee=tee.name,
         quote=parsed.extensions[name].value,

@@ -1,4 +1,4 @@
-"""DICE evidence of rats-tls since 2023-01: CBOR in an extension, and what it binds.
+"""DICE evidence of rats-tls since 2023-01: CBOR in an extension, and its binding to the key.
 
 Source: wire-rats-tls.md, "Client certificates"; rats-tls `src/core/dice.c`; hash
 algorithms by IANA's "Named Information Hash Algorithm Registry".
@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from verdictd_py.errors import BindingMismatch, EvidenceFormat, Reason
+from verdictd_py.errors import BindingMismatch, EvidenceFormat, Reason, ReasonKind
 from verdictd_py.formats import cbor
 
 EVIDENCE_OID: Final = "2.23.133.5.4.9"  # wire-rats-tls.md; TCG's tcg-dice-TaggedEvidence
@@ -21,7 +21,7 @@ INTERIM_TAG: Final = 0x1A7501  # rats-tls before defec92 (2023-02)
 TCG_TAG: Final = 60_000  # rats-tls from defec92 on
 
 MAX_CLAIMS: Final = 256
-"""Pairs in a claims map: real guests send one to a handful; bounds the work on hostile ones."""
+"""Maximum number of pairs in a claims map. Real guests send at most a handful."""
 
 _PUBKEY_HASH: Final = "pubkey-hash"
 _SHA256_ID: Final = 1  # IANA
@@ -30,12 +30,12 @@ _HASHES: Final = {_SHA256_ID: hashlib.sha256, 7: hashlib.sha384, 8: hashlib.sha5
 
 @dataclass(frozen=True, slots=True)
 class DiceEvidence:
-    """Evidence as it stands in the extension.
+    """Evidence as the extension contains it.
 
     Attributes:
-        tag: says what the quote is: `INTERIM_TAG`, `TCG_TAG`, or that of another TEE.
+        tag: type of the quote: `INTERIM_TAG`, `TCG_TAG`, or the tag of another TEE.
         quote: the quote.
-        claims: the whole byte string with its padding, or None in the first form.
+        claims: the whole byte string with its padding; None in the first form.
     """
 
     tag: int
@@ -44,13 +44,13 @@ class DiceEvidence:
 
 
 def read_evidence(value: bytes, tags: Collection[int]) -> DiceEvidence:
-    """Read `tag([quote])` or `tag([quote, claims])`; what follows it is padding.
+    """Read `tag([quote])` or `tag([quote, claims])`; bytes after it are padding.
 
     Args:
-        tags: those of the TEEs that are known.
+        tags: the tags of the known TEEs.
 
     Raises:
-        EvidenceFormat: anything else, or `60000([quote])`, which was never written.
+        EvidenceFormat: anything else, or `60000([quote])`, which no release has written.
     """
     reader = cbor.Reader(value, "the contents of the evidence extension")
     tag = reader.tag()
@@ -64,24 +64,24 @@ def read_evidence(value: bytes, tags: Collection[int]) -> DiceEvidence:
 
 
 def write_evidence(evidence: DiceEvidence) -> bytes:
-    """The inverse of `read_evidence`, without padding."""
+    """Write evidence in the form that `read_evidence` reads, without padding."""
     entries = [evidence.quote] if evidence.claims is None else [evidence.quote, evidence.claims]
     return cbor.tagged(evidence.tag, cbor.array(*map(cbor.byte_string, entries)))
 
 
 def binding_of(claims: bytes | None, spki: bytes) -> bytes:
-    """What REPORTDATA must begin with for the evidence to vouch for the key.
+    """Return the value that REPORTDATA must begin with to bind the evidence to the key.
 
-    1. Without claims REPORTDATA begins with the CBOR `[1, SHA-256(SPKI)]` itself.
+    1. Without claims, it is the CBOR `[1, SHA-256(SPKI)]`.
     2. With claims, they must name the key,
-    3. and REPORTDATA begins with SHA-256 over all of them, padding included.
+    3. and the value is the SHA-256 of all claims, including their padding.
 
     Args:
         spki: DER of the key's SubjectPublicKeyInfo.
 
     Raises:
         EvidenceFormat: the claims cannot be read.
-        BindingMismatch: they do not name this key.
+        BindingMismatch: the claims do not name this key.
     """
     # 1.
     if claims is None:
@@ -93,47 +93,52 @@ def binding_of(claims: bytes | None, spki: bytes) -> bytes:
 
 
 def read_claims(claims: bytes) -> dict[str, bytes]:
-    """Claims by name; what follows the map is padding.
+    """Read claims by name; bytes after the map are padding.
 
     Raises:
-        EvidenceFormat: no map from text to byte strings, a name twice, or too many.
+        EvidenceFormat: not a map from text to byte strings, a duplicate name, or too many claims.
     """
     reader = cbor.Reader(claims, "the claims")
     pairs = reader.mapping()
     if pairs > MAX_CLAIMS:
-        raise EvidenceFormat(f"the claims are more than {MAX_CLAIMS}")
-    found: dict[str, bytes] = {}
+        raise EvidenceFormat(f"there are more than {MAX_CLAIMS} claims")
+    by_name: dict[str, bytes] = {}
     for _ in range(pairs):
         name = reader.text()
-        if name in found:
-            raise EvidenceFormat("the claims have a name twice")
-        found[name] = reader.byte_string()
-    return found
+        if name in by_name:
+            raise EvidenceFormat("two claims have the same name")
+        by_name[name] = reader.byte_string()
+    return by_name
 
 
 def write_claims(pubkey_hash: bytes, claims: Mapping[str, bytes]) -> bytes:
-    """Claims as rats-tls writes them.
+    """Write claims as rats-tls does.
 
     Args:
-        pubkey_hash: from `write_pubkey_hash`, possibly padded.
+        pubkey_hash: result of `write_pubkey_hash`, possibly padded.
         claims: nonce and custom claims.
 
     Raises:
-        ValueError: one of `claims` is named as the key's own.
+        ValueError: one of `claims` has the name that is reserved for the key.
     """
     if _PUBKEY_HASH in claims:
-        raise ValueError(f"{_PUBKEY_HASH} is no custom claim")
+        raise ValueError(f"{_PUBKEY_HASH} is reserved, and cannot be a custom claim")
     return cbor.mapping({_PUBKEY_HASH: pubkey_hash, **claims})
 
 
 def write_pubkey_hash(spki: bytes) -> bytes:
-    """`[1, SHA-256(SPKI)]`: the bytes 82 01 58 20 and the hash."""
+    """Write `[1, SHA-256(SPKI)]`: the bytes 82 01 58 20 and the hash."""
     digest = hashlib.sha256(spki).digest()
     return cbor.array(cbor.unsigned(_SHA256_ID), cbor.byte_string(digest))
 
 
 def _check_pubkey_hash(claims: Mapping[str, bytes], spki: bytes) -> None:
-    """Returns if the claims name the key by its whole hash; 28 bytes of it are refused."""
+    """Return if the claims contain the whole hash of the key; a truncated one is refused.
+
+    Raises:
+        EvidenceFormat: the claim cannot be read.
+        BindingMismatch: the claim is missing, or names another key.
+    """
     try:
         reader = cbor.Reader(claims[_PUBKEY_HASH], "the contents of pubkey-hash")
     except KeyError:
@@ -141,13 +146,13 @@ def _check_pubkey_hash(claims: Mapping[str, bytes], spki: bytes) -> None:
     if (entries := reader.array()) != 2:
         raise EvidenceFormat(f"pubkey-hash has {entries} entries, not an algorithm and a hash")
     algorithm = reader.unsigned()
-    named = reader.byte_string()
+    claimed = reader.byte_string()
     if algorithm not in _HASHES:
         raise BindingMismatch(f"pubkey-hash has the unknown algorithm {algorithm}")
     expected = _HASHES[algorithm](spki).digest()
-    if len(named) != len(expected):
-        raise BindingMismatch(f"pubkey-hash has {len(named)} bytes instead of {len(expected)}")
-    if named != expected:
+    if len(claimed) != len(expected):
+        raise BindingMismatch(f"pubkey-hash has {len(claimed)} bytes instead of {len(expected)}")
+    if claimed != expected:
         text = "the claims name another key than the certificate's"
-        reason = Reason(_PUBKEY_HASH, named.hex(), expected.hex(), text)
+        reason = Reason(_PUBKEY_HASH, claimed.hex(), expected.hex(), text, kind=ReasonKind.BINDING)
         raise BindingMismatch(text, reasons=(reason,))

@@ -1,4 +1,4 @@
-"""The broker's own certificate, as clients of every revision of rats-tls accept it.
+"""Certificate of the broker, in a form that clients of every revision of rats-tls accept.
 
 Source: wire-rats-tls.md, "The server's certificate".
 """
@@ -21,9 +21,9 @@ _SPARE: Final = 1 / 3  # part of the lifetime left at renewal: clients' clocks m
 
 @dataclass(frozen=True, slots=True)
 class ServerIdentity:
-    """A private key and its self-signed certificate; a renewal has another key.
+    """Private key and self-signed certificate of the broker; a renewal has another key.
 
-    Clients pin neither, so both are only in memory.
+    Clients pin neither, so both are in memory only.
 
     Attributes:
         private_key: P-256, PKCS#8 DER: a secret.
@@ -64,11 +64,11 @@ class ServerIdentity:
             quote_for,
         )
 
-    def due(self, now: datetime) -> bool:
+    def is_due(self, now: datetime) -> bool:
         """Return whether to renew it: it expires soon, or the clock was set back."""
         renewal = self.not_after - _SPARE * self.lifetime
         return not self.not_before <= now < renewal
 
-    def fresh(self, now: datetime) -> Self:
-        """Create the next identity, with a new key and new evidence if this one has evidence."""
+    def renewed(self, now: datetime) -> Self:
+        """Create the next identity, with a new key, and new evidence if this one has evidence."""
         return self.create(now, lifetime=self.lifetime, quote_for=self.quote_for)

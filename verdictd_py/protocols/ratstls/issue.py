@@ -1,4 +1,6 @@
-"""Writes certificates as each generation of rats-tls does, for guests, tests and ourselves.
+"""Issuer of certificates in the form of each generation of rats-tls.
+
+The reference guest, tests, and the broker's own identity use it.
 
 Source: wire-rats-tls.md, "Client certificates, oldest first" and "Padding".
 """
@@ -44,25 +46,25 @@ GUIDE_OID: Final = "1.2.840.113741.1337.8"
 
 
 class Form(StrEnum):
-    """How evidence is carried, oldest first; one row of the table each.
+    """Form of a certificate with evidence, oldest first; each is one row of the source's table.
 
-    The two "v4" forms of the second generation were written until cf464bb with the
-    version INTEGER 3, and after it with 2.
+    Until cf464bb, the two "v4" forms were written with the version INTEGER 3; the same forms
+    with 2 followed.
     """
 
-    LEGACY = "legacy"  # to 5de6fc3, and the packaged 0.6.4: raw quote under a vendor's OID
-    BARE_V4 = "dice-bare-v4"  # 8fbfdb6 on: 0x1a7501([quote]), critical
+    LEGACY = "legacy"  # until 5de6fc3, and the packaged 0.6.4: raw quote under a vendor's OID
+    BARE_V4 = "dice-bare-v4"  # from 8fbfdb6: 0x1a7501([quote]), critical
     BARE = "dice-bare"
     CUSTOM_V4 = "dice-custom-v4"  # the same with custom claims: 0x1a7501([quote, claims])
-    INTERIM = "dice-interim"  # 15724cf on, and before it with custom claims
-    CRITICAL = "dice-critical"  # defec92 on: 60000([quote, claims]), critical
+    INTERIM = "dice-interim"  # from 15724cf, and before it for custom claims
+    CRITICAL = "dice-critical"  # from defec92: 60000([quote, claims]), critical
     CURRENT = "dice"  # 2378719 to HEAD: not critical
     NULL = "null"  # the null attester: no evidence
 
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """What distinguishes a form. `tag` is None where there is no CBOR."""
+    """Properties that distinguish a form. `tag` is None for forms without CBOR."""
 
     version: int
     tag: int | None
@@ -95,26 +97,26 @@ def issue(  # noqa: PLR0913  # what differs between guests, all by keyword
     oid: str = GUIDE_OID,
     tag: int | None = None,
 ) -> bytes:
-    """A self-signed certificate with evidence for its key.
+    """Issue a self-signed certificate with evidence for its key.
 
     Args:
-        key: P-256, or RSA of 2048 bits or more; its public half is what is attested.
-        quote_for: makes evidence with the REPORTDATA it is given (64 bytes); None
-            for `Form.NULL`, which has none.
+        key: P-256, or RSA of 2048 bits or more; the evidence covers its public part.
+        quote_for: returns evidence with the given REPORTDATA (64 bytes); None for
+            `Form.NULL`, which has no evidence.
         now: aware time; the certificate is valid from an hour before it.
         lifetime: from `now` to the end of its validity.
         endorsements: collateral to send along; only in forms with CBOR.
         claims: nonce and custom claims; only in forms with claims.
-        garbage: what guests with libcbor before 0.10 happen to have in memory behind each
-            of their CBOR buffers, repeated as needed; empty for buffers without padding.
+        garbage: bytes of uninitialised memory that guests with libcbor before 0.10 send after
+            each CBOR buffer, repeated as needed; empty for buffers without padding.
         oid: extension of `Form.LEGACY`, which differs between TEEs.
-        tag: instead of the form's, for TEEs with a tag of their own.
+        tag: tag that replaces the form's, for TEEs with a tag of their own.
 
     Returns:
         DER.
 
     Raises:
-        ValueError: the form cannot carry what is asked of it.
+        ValueError: the form cannot carry one of the arguments.
     """
     shape = _SHAPES[form]
     if tag is not None and shape.tag is not None:
@@ -122,7 +124,7 @@ def issue(  # noqa: PLR0913  # what differs between guests, all by keyword
     if (form is Form.NULL) != (quote_for is None):
         raise ValueError("the null attester has no quotes, and every other form needs one")
     if (claims and not shape.claims) or (endorsements and shape.tag is None):
-        raise ValueError(f"certificates of the form {form} carry no such thing")
+        raise ValueError(f"the form {form} cannot carry these claims or endorsements")
     spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     extensions = []
     if quote_for is not None:
@@ -148,7 +150,7 @@ def _evidence(
     garbage: bytes,
     oid: str,
 ) -> tuple[str, bytes]:
-    """OID and value of the extension with the evidence."""
+    """Return the OID and the value of the extension with the evidence."""
     if shape.tag is None:
         quote = quote_for(_report_data(hashlib.sha256(spki).digest()))
         return oid, quote
@@ -166,7 +168,7 @@ def _report_data(binding: bytes) -> bytes:
 
 
 def _padded(buffer: bytes, garbage: bytes) -> bytes:
-    """A CBOR buffer with its allocated size, which libcbor doubles until all fits."""
+    """Return a CBOR buffer with its allocated size, a power of two as libcbor allocates it."""
     if not garbage:
         return buffer
     missing = (1 << (len(buffer) - 1).bit_length()) - len(buffer)
@@ -174,7 +176,7 @@ def _padded(buffer: bytes, garbage: bytes) -> bytes:
 
 
 def _builder(key: PrivateKey, now: datetime, end: datetime) -> x509.CertificateBuilder:
-    """Everything but the evidence, extensions in the order of rats-tls."""
+    """Return a builder of the certificate without evidence, extensions in rats-tls's order."""
     public = key.public_key()
     return (
         x509.CertificateBuilder()
@@ -191,7 +193,7 @@ def _builder(key: PrivateKey, now: datetime, end: datetime) -> x509.CertificateB
 
 
 def _resigned(certificate: x509.Certificate, key: PrivateKey, version: int) -> bytes:
-    """The certificate with another version INTEGER, signed again; DER."""
+    """Return the DER of the certificate with another version INTEGER, signed again."""
     tbs = der.with_version(certificate.tbs_certificate_bytes, version)
     if isinstance(key, rsa.RSAPrivateKey):
         signature = key.sign(tbs, padding.PKCS1v15(), hashes.SHA256())

@@ -1,7 +1,7 @@
-"""Who may administer over HTTP: tokens that configured keys signed.
+"""Administrators over HTTP: clients whose token was signed by a configured key.
 
-Nobody by default. A token of a key that is configured may do what the operator says of this
-key, and what the token's `role` says is taken only where the key may give that role.
+By default no key is configured. A token has the role in its claim `role` if the operator
+allows that role for the key, otherwise it is refused.
 
 Source: wire-rcar.md, "Administration".
 """
@@ -20,11 +20,11 @@ from verdictd_py.protocols.rcar.tokens import ISSUER
 
 
 class Role(StrEnum):
-    """What a token may do.
+    """Role of an administrator.
 
-    `register` is that of coco_keyprovider: new keys below a prefix, nothing else.
-    `operator` sets and deletes resources; `admin` also policies and reference values, which
-    is the right to release everything.
+    `register` creates keys below a prefix and nothing else, as coco_keyprovider needs.
+    `operator` sets and deletes resources. `admin` also sets policies and reference values,
+    which amounts to the right to release everything.
     """
 
     REGISTER = "register"
@@ -34,14 +34,14 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AdminKey:
-    """One configured key.
+    """Configured key of an administrator.
 
     Attributes:
-        name: for log and audit.
-        key: checks tokens.
-        roles: that a token of this key may have by its claim `role`.
-        default_role: of tokens without that claim; None refuses them.
-        prefix: below which resources may be touched; empty for everywhere.
+        name: name in log and audit trail.
+        key: public key that verifies tokens.
+        roles: roles that a token of this key may have in its claim `role`.
+        default_role: role of tokens without that claim; None refuses them.
+        prefix: prefix of the resources that may be changed; empty for all.
     """
 
     name: str
@@ -53,10 +53,10 @@ class AdminKey:
 
 @dataclass(frozen=True, slots=True)
 class Administrator:
-    """Whoever showed a good token.
+    """Administrator that a valid token identifies.
 
     Attributes:
-        caller: for the use cases; its right to manage is bounded by what follows.
+        caller: caller for the use cases; `role` and `prefix` limit its right to manage.
     """
 
     caller: Caller
@@ -64,7 +64,7 @@ class Administrator:
     prefix: str
 
     def require_policies(self) -> Caller:
-        """The caller, if it may read and change policies and reference values.
+        """Return the caller if it may read and change policies and reference values.
 
         Raises:
             NotAuthorized: it may not.
@@ -77,7 +77,7 @@ class Administrator:
         return self.caller
 
     def require_resource(self, path: str, *, deleting: bool = False) -> Caller:
-        """The caller, if it may set (or delete) this resource.
+        """Return the caller if it may set (or delete) this resource.
 
         Raises:
             NotAuthorized: it may not.
@@ -86,24 +86,23 @@ class Administrator:
             raise NotAuthorized(f"{self.caller.name} may only register keys, not delete {path}")
         if not path.startswith(self.prefix):
             raise NotAuthorized(
-                f"{self.caller.name} may only touch resources below {self.prefix}, not {path}"
+                f"{self.caller.name} may only change resources below {self.prefix}, not {path}"
             )
         return self.caller
 
 
 @dataclass(frozen=True, slots=True)
 class AdminKeys:
-    """Every configured key; none refuses everybody."""
+    """All configured keys; without any, every administrator is refused."""
 
     keys: tuple[AdminKey, ...] = ()
 
-    def administrator(self, token: str | None, *, now: datetime) -> Administrator:
-        """Whoever shows `token`.
+    def authenticate(self, token: str | None, *, now: datetime) -> Administrator:
+        """Return the administrator that sent `token`.
 
         Raises:
-            NotAuthorized: nobody may administer here, or the token says no role that its key
-                may give.
-            TokenInvalid: no token, or one that no configured key signed, or that is over.
+            NotAuthorized: no key is configured, or the token's role is not allowed for its key.
+            TokenInvalid: there is no token, no configured key signed it, or it has expired.
         """
         if not self.keys:
             raise NotAuthorized(
@@ -113,39 +112,40 @@ class AdminKeys:
         if token is None:
             raise TokenInvalid("administration needs Authorization: Bearer and a token")
         refusals: list[TokenInvalid] = []
-        for each in self.keys:
+        for key in self.keys:
             try:
-                claims = jose.verified(token, each.key, now=now, leeway=jose.LEEWAY_SECONDS)
-            except TokenOutOfTime as error:
-                refusals.insert(0, error)  # it was at least signed: that is worth telling
-                continue
+                claims = jose.verify(token, key.key, now=now, leeway=jose.LEEWAY_SECONDS)
+            except TokenOutOfTime:
+                raise  # this key signed it, so no other key did
             except TokenInvalid as error:
                 refusals.append(error)
                 continue
             if claims.get("iss") == ISSUER:
-                # The operator's mistake: without a role, every guest would have the default one.
+                # A misconfiguration: every guest's token would have the default role.
                 raise NotAuthorized(
-                    f"a guest's token administers nothing; {each.name} needs a key of its own"
+                    f"an attestation token is not a token of an administrator; "
+                    f"give {key.name} a key of its own"
                 )
-            return _administrator(each, claims.get("role"))
+            return _administrator(key, claims.get("role"))
         raise refusals[0]
 
 
 def token(key: jose.PrivateKey, *, role: Role | None, now: datetime, lifetime: timedelta) -> str:
-    """A token for `AdminKeys` that know the other half of this key.
+    """Create a token of an administrator, signed with `key`.
 
     Args:
-        role: None for the key's `default_role`.
+        role: role in the token; None for the key's `default_role`.
+        lifetime: in whole seconds; a fraction is dropped.
     """
-    begins = int(now.timestamp())
-    claims = {"iat": begins, "exp": begins + int(lifetime.total_seconds())}
-    return jose.signed(claims if role is None else {**claims, "role": role.value}, {}, key)
+    issued_at = int(now.timestamp())
+    claims = {"iat": issued_at, "exp": issued_at + int(lifetime.total_seconds())}
+    return jose.sign(claims if role is None else {**claims, "role": role.value}, {}, key)
 
 
-def _administrator(key: AdminKey, said: object) -> Administrator:
-    role = key.default_role if said is None else _ROLES.get(str(said))
-    if role is None or (said is not None and role not in key.roles):
-        raise NotAuthorized(f"tokens of {key.name} may not have the role that this one has")
+def _administrator(key: AdminKey, role_claim: object) -> Administrator:
+    role = key.default_role if role_claim is None else _ROLES.get(str(role_claim))
+    if role is None or (role_claim is not None and role not in key.roles):
+        raise NotAuthorized(f"the role of this token is not allowed for tokens of {key.name}")
     return Administrator(Caller(f"kbs admin {key.name}", _RIGHTS), role, key.prefix)
 
 

@@ -1,8 +1,8 @@
-"""Challenges as they are kept until they are answered: sealed, so that nobody else makes them.
+"""Sealed challenges, as they are stored until guests answer them.
 
-Whoever can write where sessions are kept could otherwise have old evidence answer a new
-challenge. What is left to them is to put back, before its end, a challenge that was
-answered: the same guest is accepted again.
+Without the seal, an attacker with write access to the session store could store a challenge
+that old evidence answers. The attacker can still restore an answered challenge before it
+expires: the same guest is then accepted again.
 """
 
 from __future__ import annotations
@@ -27,37 +27,37 @@ _PURPOSE: Final = b"verdictd-py challenges"
 
 @dataclass(frozen=True, slots=True)
 class Challenges:
-    """Seals and opens challenges; brokers that share sessions do it with one key."""
+    """Sealer of challenges with one key, which brokers that share sessions have in common."""
 
     key: bytes = field(repr=False)
 
     @classmethod
     def of(cls, token_key: ec.EllipticCurvePrivateKey) -> Self:
-        """Sealed with a key made of the tokens'."""
+        """Create a sealer whose key is derived from the key that signs tokens."""
         private = token_key.private_numbers().private_value
         size = (token_key.key_size + 7) // 8
         derivation = HKDF(hashes.SHA256(), _KEY_BYTES, salt=None, info=_PURPOSE)
         return cls(derivation.derive(private.to_bytes(size)))
 
     def seal(self, challenge: Challenge, *, session: str, expires: datetime) -> str:
-        """The challenge of this session alone, as text."""
+        """Return the challenge as sealed text, which is valid for this session only."""
         members = [challenge.version, challenge.tee, challenge.nonce, expires.timestamp()]
         text = json.dumps(members)
         return f"{self._mac(session, text)} {text}"
 
     def open(self, sealed: str, *, session: str, now: datetime) -> Challenge:
-        """What was sealed.
+        """Return a challenge that `seal` sealed for this session.
 
         Raises:
-            SessionInvalid: it was not sealed here, not for this session, or is over.
+            SessionInvalid: it was sealed with another key or for another session, or has expired.
         """
         mac, _, text = sealed.partition(" ")
         expected = self._mac(session, text)
         if not hmac.compare_digest(mac.encode("utf-8", "replace"), expected.encode()):
-            raise SessionInvalid("the session holds a challenge that this broker did not give")
-        version, tee, nonce, expires = json.loads(text)  # ours, so it has this shape
+            raise SessionInvalid("the challenge of the session was not issued by this broker")
+        version, tee, nonce, expires = json.loads(text)  # sealed, so it has this shape
         if expires <= now.timestamp():
-            raise SessionInvalid("the session is over")
+            raise SessionInvalid("the session has expired")
         return Challenge(Version(version), tee, nonce)
 
     def _mac(self, session: str, text: str) -> str:

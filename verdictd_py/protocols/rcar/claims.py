@@ -1,9 +1,9 @@
-"""Which claims of a guest stand in its token, and which are kept beside it.
+"""Division of a guest's claims: those in its token, and those stored next to it.
 
-A token travels in a header, and a guest chooses how long its init-data and its event log
-are. What there is no room for is kept with the sessions under its digest, which the token
-signs: whoever decides about the guest sees all claims of its appraisal, or refuses. A policy
-that was asked about a part could take what is left out for what is not there.
+A token is sent in a header, and the guest determines the length of its init-data and event
+log. Claims that do not fit are stored with the sessions under their digest, which the token
+contains. A release policy therefore sees all claims of the appraisal, or the guest is
+refused: a policy could take an omitted claim for an absent one.
 """
 
 from __future__ import annotations
@@ -18,64 +18,83 @@ from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import TokenInvalid
 from verdictd_py.formats import eventlog
 
-MAX_SHOWN_BYTES: Final = 8 * 1024
-"""Of a token's claims about a guest, as JSON. Those of a quote take 3 KiB; with the guest's
-key twice, the longest token has some 20 KiB of the 32 that `jose` takes."""
+MAX_CLAIMS_BYTES: Final = 8 * 1024
+"""Maximum size of the claims about a guest in its token, as JSON. The claims of a quote take
+3 KiB. With the guest's key twice, the longest token has some 20 KiB; `jose` accepts 32 KiB."""
 
-_ALWAYS_KEPT: Final = (eventlog.RULE, "events")  # hundreds of digests, for hardly any policy
+_NEVER_IN_TOKEN: Final = (eventlog.RULE, "events")  # hundreds of digests that few policies use
 
 
 @dataclass(frozen=True, slots=True)
-class Divided:
+class StoredClaims:
+    """Claims that are stored next to the token.
+
+    Attributes:
+        digest: SHA-256 of the text, in hex; equal for guests whose long claims are equal.
+        text: the claims as JSON.
+    """
+
+    digest: str
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DividedClaims:
     """All claims of an appraisal in two parts.
 
     Attributes:
-        shown: in the token.
-        kept: digest and text of the others, None where there are none; equal for guests
-            whose long claims are equal.
+        in_token: the claims in the token.
+        stored: the other claims, None if the token has all.
     """
 
-    shown: Mapping[str, JsonValue] = field(repr=False)
-    kept: tuple[str, str] | None = field(repr=False)
+    in_token: Mapping[str, JsonValue] = field(repr=False)
+    stored: StoredClaims | None = field(repr=False)
 
 
-def divide(claims: Mapping[str, JsonValue]) -> Divided:
-    """Keeps the longest claims until what is left fits; of an event log, its events always."""
-    shown = dict(claims)
-    kept: dict[str, JsonValue] = {}
-    name, part = _ALWAYS_KEPT
-    log = claims.get(name)
-    if isinstance(log, dict) and part in log:
-        kept[name] = log
-        shown[name] = {each: log[each] for each in log if each != part}
-    sizes = {name: len(json.dumps({name: value})) for name, value in shown.items()}
-    left = sum(sizes.values())
-    for name in sorted(sizes, key=lambda each: (sizes[each], each), reverse=True):
-        if left <= MAX_SHOWN_BYTES:
+def divide(claims: Mapping[str, JsonValue]) -> DividedClaims:
+    """Move the longest claims out of the token until the rest fits.
+
+    The events of an event log are never in the token.
+    """
+    in_token = dict(claims)
+    stored: dict[str, JsonValue] = {}
+    log_name, events = _NEVER_IN_TOKEN
+    log = claims.get(log_name)
+    if isinstance(log, dict) and events in log:
+        stored[log_name] = log
+        in_token[log_name] = {name: log[name] for name in log if name != events}
+    sizes = {name: len(json.dumps({name: value})) for name, value in in_token.items()}
+    total = sum(sizes.values())
+    for claim in sorted(sizes, key=lambda name: (sizes[name], name), reverse=True):
+        if total <= MAX_CLAIMS_BYTES:
             break
-        left -= sizes[name]
-        kept[name] = claims[name]
-        del shown[name]
-    if not kept:
-        return Divided(shown, None)
-    text = json.dumps(kept, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return Divided(shown, (_digest(text), text))
+        total -= sizes[claim]
+        stored[claim] = claims[claim]
+        del in_token[claim]
+    if not stored:
+        return DividedClaims(in_token, None)
+    text = json.dumps(stored, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return DividedClaims(in_token, StoredClaims(_digest(text), text))
 
 
 def join(
-    shown: Mapping[str, JsonValue], digest: str | None, kept: str | None
+    in_token: Mapping[str, JsonValue], digest: str | None, stored: str | None
 ) -> dict[str, JsonValue]:
-    """All claims again.
+    """Return all claims.
+
+    Args:
+        digest: digest of the stored claims in the token; None if the token has all claims.
+        stored: text of the stored claims.
 
     Raises:
-        TokenInvalid: the kept part is not there, or not the one of this digest.
+        TokenInvalid: the stored claims are missing, or have another digest.
     """
     if digest is None:
-        return dict(shown)
-    if kept is None or _digest(kept) != digest:
-        raise TokenInvalid("what was found about the guest is no longer kept; attest again")
-    found: dict[str, JsonValue] = json.loads(kept)
-    return {**shown, **found}
+        return dict(in_token)
+    if stored is None or _digest(stored) != digest:
+        raise TokenInvalid("the claims of the guest are no longer stored; attest again")
+    others: dict[str, JsonValue] = json.loads(stored)
+    return {**in_token, **others}
 
 
 def _digest(text: str) -> str:

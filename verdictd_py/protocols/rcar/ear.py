@@ -21,10 +21,11 @@ PROFILE: Final = "tag:github.com,2023:veraison/ear"
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """How far a guest that was accepted is to be trusted.
+    """Trust in an accepted guest.
 
     Attributes:
         policy: file name of the policy that accepted it.
+        vector: trustworthiness by category.
     """
 
     policy: str
@@ -33,15 +34,14 @@ class Assessment:
 
 def claims(
     appraisal: Appraisal,
-    shown: Mapping[str, JsonValue],
+    guest_claims: Mapping[str, JsonValue],
     key: TeeKey,
     assessment: Assessment,
 ) -> dict[str, Any]:
-    """Claims of a token about a guest that was accepted, but for issuer and time.
+    """Return the claims of a token about an accepted guest, without issuer and times.
 
     Args:
-        shown: those of the guest's claims that tokens have room for.
-        assessment: how far the guest is to be trusted.
+        guest_claims: the guest's claims that are in the token.
     """
     vector = assessment.vector
     worst = max(vector.values())
@@ -57,7 +57,7 @@ def claims(
                 "ear.trustworthiness-vector": dict(vector),
                 "ear.appraisal-policy-id": assessment.policy,
                 "ear.veraison.annotated-evidence": {
-                    tee: dict(shown),
+                    tee: dict(guest_claims),
                     "runtime_data_claims": runtime_data,
                 },
             }

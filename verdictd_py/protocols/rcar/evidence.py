@@ -1,4 +1,4 @@
-"""Turns a guest's attestation into evidence, for every version of RCAR.
+"""Reader of the evidence in a guest's attestation, for every version of RCAR.
 
 Source: wire-rcar.md, "Handshake".
 """
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from verdictd_py.domain.evidence import MAX_QUOTE_BYTES, REPORT_DATA_BYTES, Evidence
-from verdictd_py.encoding import JsonValue, decode_object, shown
+from verdictd_py.encoding import JsonValue, decode_object, quoted
 from verdictd_py.errors import EvidenceFormat, EvidenceMissing, NonceMismatch, RequestError
 from verdictd_py.ports.tees import Carried, Tees
 from verdictd_py.protocols.rcar.messages import MAX_NUMBERS, Attestation
@@ -36,7 +36,7 @@ def read(answer: Attestation, tees: Tees) -> Evidence:
     """
     challenge = answer.challenge
     if answer.nonce is not None and answer.nonce != challenge.nonce:  # 1
-        raise NonceMismatch("the evidence answers another challenge than the one given")
+        raise NonceMismatch("the evidence answers another challenge than that of its session")
     jwk = answer.key.jwk  # 2
     carried = _carried(answer.evidence, challenge.tee, tees)  # 3
     devices = _devices(answer.additional)  # 4
@@ -59,10 +59,10 @@ def _carried(value: JsonValue, name: str, tees: Tees) -> Carried:
     if not value:
         raise EvidenceMissing("the guest sent no evidence")
     if not isinstance(value, dict):
-        raise EvidenceFormat("the evidence is no object")
+        raise EvidenceFormat("the evidence is not a JSON object")
     tee = tees.get(name)
     if tee is None:
-        raise EvidenceFormat(f"evidence of {shown(name)} is not served here")
+        raise EvidenceFormat(f"evidence of {quoted(name)} is not served here")
     carried = tee.wire.read_rcar(value)
     if len(carried.quote) > MAX_QUOTE_BYTES:
         raise EvidenceFormat(f"the evidence is longer than {MAX_QUOTE_BYTES} bytes")
@@ -70,23 +70,23 @@ def _carried(value: JsonValue, name: str, tees: Tees) -> Carried:
 
 
 def _devices(additional: str) -> tuple[str, ...]:
-    """Return the kinds of the further devices: the names in an object."""
+    """Return the types of the further devices: the names in the JSON object `additional`."""
     if not additional:
         return ()
     try:
-        found = decode_object(
+        devices = decode_object(
             additional.encode(), "the additional evidence", max_numbers=MAX_NUMBERS
         )
     except RequestError as error:
         raise EvidenceFormat(str(error)) from None
-    if len(found) > MAX_DEVICES:
+    if len(devices) > MAX_DEVICES:
         raise EvidenceFormat(f"there is additional evidence of more than {MAX_DEVICES} devices")
-    for name in found:
+    for name in devices:
         if not _DEVICE.fullmatch(name):
             raise EvidenceFormat(
-                f"there is additional evidence of {shown(name)}, no kind of device"
+                f"the additional evidence has the invalid device type {quoted(name)}"
             )
-    return tuple(found)
+    return tuple(devices)
 
 
 def _bindings(answer: Attestation, jwk: Mapping[str, str]) -> tuple[bytes, ...]:
@@ -94,8 +94,8 @@ def _bindings(answer: Attestation, jwk: Mapping[str, str]) -> tuple[bytes, ...]:
 
     Version 0.4.0 sorts names as RFC 8785 does. All names here are ASCII and all values are
     text, for which Python's compact JSON with sorted names is exactly that. Older guests
-    leave the order to their JSON library, and builds of one release differ: sorted, or as
-    their source names the two, the key in it as it is sent.
+    leave the order to their JSON library, and builds of one release differ: names are sorted,
+    or in the order of the source code, with the key as it was sent.
     """
     challenge = answer.challenge
     members = dict(jwk)

@@ -1,6 +1,6 @@
-"""Signed tokens (JWT), read with keys that the caller chose.
+"""Signed tokens (JWT), verified with keys that the caller chooses.
 
-A token's header never brings, names or chooses the key or the algorithm that judges it.
+The header of a token never selects the key or the algorithm that verifies it.
 """
 
 from __future__ import annotations
@@ -23,32 +23,33 @@ from joserfc.jwk import ECKey, OKPKey
 from verdictd_py.errors import TokenInvalid, TokenOutOfTime
 
 ALGORITHM: Final = "ES256"
-"""Of our own attestation tokens."""
+"""Algorithm of the broker's attestation tokens."""
 
 PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
 MAX_TOKEN_CHARACTERS: Final = 32 * 1024
-"""Ours have some 6,000, and never as many as this (`claims.MAX_SHOWN_BYTES`)."""
+"""Maximum length. The broker's tokens have about 6,000 characters, and never reach this
+(`claims.MAX_CLAIMS_BYTES`)."""
 
-_END: Final = 253402300800
-"""First second after the year 9999: a time that nobody means is none."""
+_MAX_TIME: Final = 253402300800
+"""First second after the year 9999; a time from then on is invalid."""
 
 LEEWAY_SECONDS: Final = 60
-"""Of clocks; a token that was made this very second is as good as it will ever be."""
+"""Allowed difference between clocks for `nbf` and `iat`."""
 
 
-def verified(token: str, key: PublicKey, *, now: datetime, leeway: int = 0) -> dict[str, Any]:
-    """The claims of a token that `key` signed and that is not over.
+def verify(token: str, key: PublicKey, *, now: datetime, leeway: int = 0) -> dict[str, Any]:
+    """Return the claims of a token that `key` signed and that is valid now.
 
-    1. ES256 for a P-256 key, EdDSA for an Ed25519 key, and nothing else. 2. The signature.
-    3. `exp` is there and not reached, `nbf` and `iat` are where they are there.
+    1. The algorithm is ES256 for a P-256 key and EdDSA for an Ed25519 key. 2. The signature is
+    valid. 3. There is an `exp`, which is in the future; `nbf` and `iat` are optional and past.
 
     Args:
         leeway: seconds by which `nbf` and `iat` may be in the future.
 
     Raises:
-        TokenInvalid: one of these failed; the text says which, and shows nothing of it.
+        TokenInvalid: a check failed; the text names the check and repeats nothing of the token.
     """
     if len(token) > MAX_TOKEN_CHARACTERS:
         raise TokenInvalid("the token is too long")
@@ -56,10 +57,10 @@ def verified(token: str, key: PublicKey, *, now: datetime, leeway: int = 0) -> d
         with warnings.catch_warnings():
             # EdDSA is an older name of Ed25519 (RFC 9864), and the one that tools write.
             warnings.simplefilter("ignore", SecurityWarning)
-            found = jwt.decode(token, imported(key), algorithms=_algorithms(key))  # 1, 2
+            decoded = jwt.decode(token, import_key(key), algorithms=_algorithms(key))  # 1, 2
     except (JoseError, ValueError, TypeError, KeyError, RecursionError):
-        raise TokenInvalid("the token is not signed by a key that is trusted here") from None
-    claims = found.claims
+        raise TokenInvalid("the token is not signed by a trusted key") from None
+    claims = decoded.claims
     _check_time(claims, now.timestamp(), leeway)  # 3
     return claims
 
@@ -67,12 +68,12 @@ def verified(token: str, key: PublicKey, *, now: datetime, leeway: int = 0) -> d
 def _check_time(claims: dict[str, Any], now: float, leeway: int) -> None:
     expires = _time(claims, "exp")
     if expires is None:
-        raise TokenOutOfTime("the token has no exp: one that never ends is not taken")
+        raise TokenOutOfTime("the token has no exp: a token must expire")
     if now >= expires:
-        raise TokenOutOfTime("the token is over")
+        raise TokenOutOfTime("the token has expired")
     for name in ("nbf", "iat"):
-        begins = _time(claims, name)
-        if begins is not None and begins > now + leeway:
+        start = _time(claims, name)
+        if start is not None and start > now + leeway:
             raise TokenOutOfTime(f"the token is not valid yet ({name})")
 
 
@@ -80,14 +81,14 @@ def _time(claims: dict[str, Any], name: str) -> float | None:
     value = claims.get(name)
     if value is None:
         return None
-    # Python's JSON has NaN and Infinity, which no end is behind.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _END:
-        raise TokenOutOfTime(f"the token's {name} is no time")
+    # Python's JSON reader accepts NaN and Infinity, so the range is checked.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _MAX_TIME:
+        raise TokenOutOfTime(f"the token's {name} is not a valid time")
     return float(value)
 
 
-def signed(claims: dict[str, Any], header: dict[str, Any], key: PrivateKey) -> str:
-    """A token of ours: ES256 with a P-256 key, EdDSA with an Ed25519 key."""
+def sign(claims: dict[str, Any], header: dict[str, Any], key: PrivateKey) -> str:
+    """Create a token: ES256 with a P-256 key, EdDSA with an Ed25519 key."""
     private: ECKey | OKPKey
     if isinstance(key, ec.EllipticCurvePrivateKey):
         algorithm, private = ALGORITHM, ECKey.import_key(key)
@@ -95,17 +96,18 @@ def signed(claims: dict[str, Any], header: dict[str, Any], key: PrivateKey) -> s
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         algorithm, private = "EdDSA", OKPKey.import_key(pem)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SecurityWarning)  # as in `verified`
+        warnings.simplefilter("ignore", SecurityWarning)  # as in `verify`
         return jwt.encode({"alg": algorithm, **header}, claims, private, algorithms=[algorithm])
 
 
 def public_jwk(key: PublicKey) -> dict[str, Any]:
-    """The key as others may see it, with its RFC 7638 thumbprint as `kid`."""
-    made = imported(key)
-    return {**made.as_dict(private=False), "kid": made.thumbprint(), "use": "sig"}
+    """Return the public JWK of a key, with its RFC 7638 thumbprint as `kid`."""
+    jwk = import_key(key)
+    return {**jwk.as_dict(private=False), "kid": jwk.thumbprint(), "use": "sig"}
 
 
-def imported(key: PublicKey) -> ECKey | OKPKey:
+def import_key(key: PublicKey) -> ECKey | OKPKey:
+    """Return the key as an object of the JOSE library."""
     if isinstance(key, ec.EllipticCurvePublicKey):
         return ECKey.import_key(key)
     return OKPKey.import_key(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
@@ -115,8 +117,8 @@ def _algorithms(key: PublicKey) -> list[str]:
     return ["ES256"] if isinstance(key, ec.EllipticCurvePublicKey) else ["EdDSA", "Ed25519"]
 
 
-def judging_key(key: object) -> PublicKey:
-    """The key, if `verified` can judge with it.
+def require_verification_key(key: object) -> PublicKey:
+    """Return the key if `verify` supports its type.
 
     Raises:
         ValueError: it is neither Ed25519 nor P-256.

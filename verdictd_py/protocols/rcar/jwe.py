@@ -1,9 +1,9 @@
-"""Encrypts what a guest fetches to the key that its evidence vouches for.
+"""Encryption of released resources to the key that the guest's evidence covers.
 
-RFC 7516, flattened JSON, without `aad`. Own code on cryptography's primitives, because guests
-serialise the parsed header again to rebuild the authenticated data: the members must stand in
-their order, which no JOSE library promises (docs/adr/0007). The oldest guests (0.1.1) expect
-something that is no RFC 7516 at all.
+The format is RFC 7516, flattened JSON, without `aad`. It is written with the primitives of
+`cryptography`, because guests serialise the parsed header again to rebuild the authenticated
+data. The members must therefore be in the guests' order, which no JOSE library promises
+(docs/adr/0007). The oldest guests (0.1.1) expect a format that deviates from RFC 7516.
 
 Source: wire-rcar.md, "Versions" and "Resources"; RFC 7518, 4.4 and 4.6.
 """
@@ -31,12 +31,12 @@ _IV_BYTES, _TAG_BYTES = 12, 16
 def encrypt(
     content: SecretBytes, key: TeeKey, version: Version, *, random: Callable[[int], bytes]
 ) -> bytes:
-    """The answer to a guest, JSON.
+    """Return the content encrypted to a guest's key, as JSON.
 
-    1. A content key for this answer alone. 2. It is encrypted to the guest's key. 3. The
-    header names both algorithms, then the ephemeral key. 4. AES-256-GCM over the content,
-    with the encoded header as authenticated data; the oldest guests authenticate none, and
-    read the header bare and the tag at the end of the ciphertext.
+    1. Draw a content key for this answer. 2. Encrypt it to the guest's key. 3. Write the
+    header: both algorithms, then the ephemeral key. 4. Encrypt the content with AES-256-GCM,
+    with the encoded header as authenticated data. The oldest guests authenticate no header;
+    they expect it unencoded, and the tag at the end of the ciphertext.
     """
     content_key = random(KEY_BYTES)  # 1
     encrypted_key, ephemeral = _encrypt_key(content_key, key)  # 2
@@ -63,7 +63,7 @@ def encrypt(
 
 
 def _encrypt_key(content_key: bytes, key: TeeKey) -> tuple[bytes, dict[str, JsonValue] | None]:
-    """The content key for the guest alone, and the ephemeral public key where there is one."""
+    """Return the encrypted content key, and the ephemeral public key for an EC key."""
     public = key.public
     if isinstance(public, rsa.RSAPublicKey):
         if key.algorithm is KeyAlgorithm.RSA1_5:
@@ -84,6 +84,6 @@ def _encrypt_key(content_key: bytes, key: TeeKey) -> tuple[bytes, dict[str, Json
 
 
 def _other_info(algorithm: KeyAlgorithm) -> bytes:
-    """RFC 7518, 4.6.2: AlgorithmID, empty PartyUInfo and PartyVInfo, bits of the key."""
+    """Return OtherInfo (RFC 7518, 4.6.2): AlgorithmID, empty party infos, bits of the key."""
     name = algorithm.value.encode()
     return len(name).to_bytes(4) + name + bytes(4) + bytes(4) + (8 * KEY_BYTES).to_bytes(4)

@@ -139,8 +139,8 @@ def parse_attest(body: bytes, challenge: Challenge) -> Attestation:
 def _init_data(members: Mapping[str, JsonValue]) -> InitData | None:
     if members.get("init-data") is None:
         return None
-    found = _object(members, "init-data")
-    return InitData(_text(found, "format"), _text(found, "body"))
+    init_data = _object(members, "init-data")
+    return InitData(_text(init_data, "format"), _text(init_data, "body"))
 
 
 def token(jwt: str) -> bytes:
@@ -160,14 +160,14 @@ def _member(members: Mapping[str, JsonValue], name: str) -> JsonValue:
 
 
 def _object(members: Mapping[str, JsonValue], name: str) -> dict[str, JsonValue]:
-    found = _member(members, name)
-    if not isinstance(found, dict):
-        raise RequestError(f"the request's {name} is no object")
-    return found
+    value = _member(members, name)
+    if not isinstance(value, dict):
+        raise RequestError(f"the request's {name} is not an object")
+    return value
 
 
 def _text(members: Mapping[str, JsonValue], name: str, *, default: str | None = None) -> str:
-    found = members.get(name, default)
-    if not isinstance(found, str):
-        raise RequestError(f"the request's {name} is missing, or no text")
-    return found
+    value = members.get(name, default)
+    if not isinstance(value, str):
+        raise RequestError(f"the request's {name} is missing, or not a string")
+    return value

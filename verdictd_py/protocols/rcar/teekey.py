@@ -1,4 +1,4 @@
-"""The public key of a guest, to which everything it fetches is encrypted.
+"""Public key of a guest, to which everything that it fetches is encrypted.
 
 Source: wire-rcar.md, "Handshake"; RFC 7517 and 7518.
 """
@@ -12,7 +12,7 @@ from typing import Final, Self
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from verdictd_py.encoding import JsonValue, decode_base64url, shown
+from verdictd_py.encoding import JsonValue, decode_base64url, quoted
 from verdictd_py.errors import EvidenceFormat
 from verdictd_py.protocols.rcar.versions import Version
 
@@ -36,7 +36,8 @@ _FIELDS: Final = {  # SEC 2, 2.4.2 and 2.6.1: coordinates are below these primes
 }
 _ASCII_ZERO: Final = 0x30
 _MAX_PADDING: Final = 4
-"""Zeros that a coordinate of some guests may have lost: one in 256 keys misses one byte."""
+"""Maximum number of leading zero bytes that a guest may have moved (`_spellings`). A coordinate
+has one of them in one of 256 keys."""
 
 _MIN_RSA_BITS, _MAX_RSA_BITS = 2048, 8192
 _MAX_EXPONENT_BITS: Final = 32
@@ -44,20 +45,20 @@ _MAX_CHARACTERS: Final[Mapping[str, int]] = {
     **dict.fromkeys(("kty", "crv", "use"), 16),
     "alg": 32,
     **dict.fromkeys(("x", "y"), 88),  # P-521
-    "n": 1368,  # RSA of 8192 bits, and a zero byte where somebody wants one
+    "n": 1368,  # RSA of 8192 bits, and possibly a leading zero byte
     "e": 8,
     "kid": 256,
 }
-"""The members that there may be, and how long: tokens hold them twice."""
+"""Allowed members and their maximum lengths: tokens contain the key twice."""
 
 
 @dataclass(frozen=True, slots=True)
 class TeeKey:
-    """A key that was checked.
+    """Validated key of a guest.
 
     Attributes:
         jwk: exactly as the guest sent it, members in its order: evidence covers this.
-        algorithm: how content keys are encrypted to it.
+        algorithm: algorithm that encrypts content keys to it.
         public: the key itself.
     """
 
@@ -67,44 +68,45 @@ class TeeKey:
 
     @classmethod
     def parse(cls, jwk: JsonValue, version: Version) -> Self:
-        """Checks a JWK.
+        """Validate a JWK.
 
-        1. An object of text with the members of RFC 7517 and 7518 only. 2. An algorithm of
-        this version: RSA1_5 is for the oldest guests alone. 3. A point on a curve that is
-        served, or an RSA key of a size that is.
+        1. It is an object of strings, with members of RFC 7517 and 7518 only. 2. The version
+        supports its algorithm: only the oldest guests may use RSA1_5. 3. It is a point on a
+        supported curve, or an RSA key of a supported size.
 
         Raises:
-            EvidenceFormat: one of these failed.
+            EvidenceFormat: one of these checks failed.
         """
         members = text_members(jwk)  # 1
-        named = members.get("alg", "")
+        name = members.get("alg", "")
         try:
-            algorithm = KeyAlgorithm(named)  # 2
+            algorithm = KeyAlgorithm(name)  # 2
         except ValueError:
             raise EvidenceFormat(
-                f"the TEE key is for {shown(named)}; served are {', '.join(KeyAlgorithm)}"
+                f"the TEE key has the algorithm {quoted(name)}; "
+                f"supported are {', '.join(KeyAlgorithm)}"
             ) from None
         if algorithm is KeyAlgorithm.RSA1_5 and version is not Version.V0_1_1:
-            raise EvidenceFormat(f"RSA1_5 is not served to guests of version {version}")
+            raise EvidenceFormat(f"RSA1_5 is not supported for guests of version {version}")
         if algorithm is KeyAlgorithm.ECDH_ES:  # 3
             return cls(members, algorithm, _ec_key(members))
         return cls(members, algorithm, _rsa_key(members))
 
 
 def text_members(jwk: JsonValue) -> dict[str, str]:
-    """The members of a JWK, in their order.
+    """Return the members of a JWK, in their order.
 
     Raises:
-        EvidenceFormat: no object, or a member that is unknown, no text, or too long.
+        EvidenceFormat: not an object, or a member is unknown, not a string, or too long.
     """
     if not isinstance(jwk, dict):
-        raise EvidenceFormat("the TEE key is no JWK")
+        raise EvidenceFormat("the TEE key is not a JWK")
     members = {}
     for name, value in jwk.items():
         if name not in _MAX_CHARACTERS:
-            raise EvidenceFormat(f"the TEE key has the unknown member {shown(name)}")
+            raise EvidenceFormat(f"the TEE key has the unknown member {quoted(name)}")
         if not isinstance(value, str) or len(value) > _MAX_CHARACTERS[name]:
-            raise EvidenceFormat(f"the TEE key's {name} is no text, or too long")
+            raise EvidenceFormat(f"the TEE key's {name} is not a string, or too long")
         members[name] = value
     return members
 
@@ -112,23 +114,26 @@ def text_members(jwk: JsonValue) -> dict[str, str]:
 def _ec_key(members: Mapping[str, str]) -> ec.EllipticCurvePublicKey:
     name = members.get("crv", "")
     if members.get("kty") != "EC" or name not in _CURVES:
-        raise EvidenceFormat(f"the TEE key is on {shown(name)}; served are {', '.join(_CURVES)}")
+        raise EvidenceFormat(
+            f"the TEE key is on the curve {quoted(name)}; supported are {', '.join(_CURVES)}"
+        )
     size = _COORDINATE_BYTES[name]
     x, y = (_number_bytes(members, part) for part in ("x", "y"))
     if len(x) != size or len(y) != size:
-        raise EvidenceFormat(f"the TEE key's coordinates have not {size} bytes each")
-    for one in _spellings(x):
-        for other in _spellings(y):
-            found = _point(name, int.from_bytes(one), int.from_bytes(other))
-            if found is not None:
-                return found
-    raise EvidenceFormat(f"the TEE key is no point of {name}")
+        raise EvidenceFormat(f"the TEE key's coordinates do not have {size} bytes each")
+    for possible_x in _spellings(x):
+        for possible_y in _spellings(y):
+            key = _point(name, int.from_bytes(possible_x), int.from_bytes(possible_y))
+            if key is not None:
+                return key
+    raise EvidenceFormat(f"the TEE key is not a point on {name}")
 
 
 def _point(curve: str, x: int, y: int) -> ec.EllipticCurvePublicKey | None:
-    """The point, None where it is not on the curve.
+    """Return the point, None if it is not on the curve.
 
-    OpenSSL takes coordinates modulo the field's prime: one key would have several JWKs.
+    OpenSSL reduces coordinates modulo the field's prime, so one key would have several JWKs;
+    larger coordinates are therefore refused.
     """
     if max(x, y) >= _FIELDS[curve]:
         return None
@@ -139,42 +144,41 @@ def _point(curve: str, x: int, y: int) -> ec.EllipticCurvePublicKey | None:
 
 
 def _spellings(coordinate: bytes) -> Iterator[bytes]:
-    """The coordinate as it stands, then as guests v0.12 to v0.18 may have meant it.
+    """Yield the coordinate as it was sent, then as guests v0.12 to v0.18 may have meant it.
 
-    Built on OpenSSL they fill a short coordinate with ASCII zeros on the right, where zero
-    bytes on the left belong. The point is then off the curve (but for one chance in two for
-    each coordinate, and the other decides), so nothing that is right is ever changed.
+    Builds with OpenSSL fill a short coordinate with ASCII zeros on the right instead of zero
+    bytes on the left. The coordinate as it was sent is tried first, so a correct key never
+    changes.
     """
     yield coordinate
-    for lost in range(1, _MAX_PADDING + 1):
-        if coordinate[-lost] != _ASCII_ZERO:
+    for padding in range(1, _MAX_PADDING + 1):
+        if coordinate[-padding] != _ASCII_ZERO:
             return
-        yield bytes(lost) + coordinate[:-lost]
+        yield bytes(padding) + coordinate[:-padding]
 
 
 def _rsa_key(members: Mapping[str, str]) -> rsa.RSAPublicKey:
     if members.get("kty") != "RSA":
-        raise EvidenceFormat("the TEE key is no RSA key, as its algorithm wants")
+        raise EvidenceFormat("the TEE key is not an RSA key, as its algorithm requires")
     modulus, exponent = (int.from_bytes(_number_bytes(members, part)) for part in ("n", "e"))
     if not _MIN_RSA_BITS <= modulus.bit_length() <= _MAX_RSA_BITS:
         raise EvidenceFormat(
-            f"the TEE key has {modulus.bit_length()} bits; served are "
+            f"the TEE key has {modulus.bit_length()} bits; supported are "
             f"{_MIN_RSA_BITS} to {_MAX_RSA_BITS}"
         )
-    if modulus % 2 == 0:  # not every OpenSSL looks before it encrypts
+    if modulus % 2 == 0:  # some versions of OpenSSL do not check this
         raise EvidenceFormat("the TEE key has an even modulus")
     if exponent.bit_length() > _MAX_EXPONENT_BITS:
         raise EvidenceFormat("the TEE key has an exponent of more than 32 bits")
     try:
         return rsa.RSAPublicNumbers(exponent, modulus).public_key()
     except ValueError:
-        raise EvidenceFormat("the TEE key is no RSA key") from None
+        raise EvidenceFormat("the TEE key is not a valid RSA key") from None
 
 
 def _number_bytes(members: Mapping[str, str], name: str) -> bytes:
-    """Big-endian bytes of a member in base64url without padding (RFC 7518, 2)."""
-    text = members.get(name, "")
+    """Return the big-endian bytes of a member in base64url without padding (RFC 7518, 2)."""
     try:
-        return decode_base64url(text)
-    except ValueError:
-        raise EvidenceFormat(f"the TEE key's {name} is no base64url without padding") from None
+        return decode_base64url(members[name])
+    except (KeyError, ValueError):
+        raise EvidenceFormat(f"the TEE key's {name} is not base64url without padding") from None

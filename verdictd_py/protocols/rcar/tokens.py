@@ -1,9 +1,9 @@
-"""Attestation tokens: an accepted appraisal, and the key it is bound to, for five minutes.
+"""Attestation tokens: an accepted appraisal and the guest's key, valid for five minutes.
 
-A token is all that is known of a guest between its requests: what a session holds is one, and
-a guest may show one itself. So nothing but this broker's key can make a peer, whoever
-can write where sessions are kept. Claims that are too long for it are kept under a digest that
-stands in it (`claims`).
+Between its requests, a guest is identified by its token only, which is stored with its session
+or sent by the guest. Only the broker's key makes a client an accepted guest, even if an
+attacker can write to the session store. Claims that are too long for a token are stored under
+their digest, which the token contains (`claims`).
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from verdictd_py.protocols.rcar.teekey import TeeKey
 from verdictd_py.protocols.rcar.versions import Version
 
 LIFETIME: Final = timedelta(minutes=5)
-"""Guests attest anew after it (wire-rcar.md, "Handshake")."""
+"""Guests attest again after it (wire-rcar.md, "Handshake")."""
 
 ISSUER: Final = "verdictd-py"
 
 Kind = TypeVar("Kind")
 
 _OWN: Final = "verdictd"
-"""Claim with what a peer is made of again; the standard claims are for other readers."""
+"""Claim from which `Tokens.read` restores the guest; the standard claims are for others."""
 
 
 @dataclass(frozen=True, slots=True)
-class Attested:
-    """A guest that was accepted, and how to answer it."""
+class AttestedGuest:
+    """Accepted guest: its appraisal, its key and its protocol version."""
 
     appraisal: Appraisal
     key: TeeKey
@@ -44,122 +44,125 @@ class Attested:
 
 
 @dataclass(frozen=True, slots=True)
-class Issued:
-    """A new token.
+class IssuedToken:
+    """New token.
 
     Attributes:
-        kept: digest and text of the claims to keep beside it, None where it has all.
+        stored_claims: claims that must be stored next to it, None if the token has all.
     """
 
     token: str = field(repr=False)
-    kept: tuple[str, str] | None = field(repr=False)
+    stored_claims: claims.StoredClaims | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """What stands in a token that is good.
+class TokenContent:
+    """Content of a valid token.
 
     Attributes:
-        kept: digest of the claims that do not, None where all do.
+        stored_digest: digest of the claims that are stored next to the token, None if the
+            token has all.
     """
 
-    kept: str | None
-    _part: Attested = field(repr=False)
+    stored_digest: str | None
+    _guest: AttestedGuest = field(repr=False)
 
-    def attested(self, kept: str | None = None) -> Attested:
-        """The guest, with all its claims.
+    def guest(self, stored_claims: str | None = None) -> AttestedGuest:
+        """Return the guest with all its claims.
 
         Args:
-            kept: the text that is kept under that digest.
+            stored_claims: the text that is stored under `stored_digest`.
 
         Raises:
-            TokenInvalid: it is not there, or another one.
+            TokenInvalid: the text is missing, or has another digest.
         """
-        appraisal = self._part.appraisal
-        found = appraisal.evidence
-        if found is not None:
-            whole = claims.join(found.claims, self.kept, kept)
-            appraisal = replace(appraisal, evidence=replace(found, claims=whole))
-        return replace(self._part, appraisal=appraisal)
+        appraisal = self._guest.appraisal
+        evidence = appraisal.evidence
+        if evidence is not None:
+            joined = claims.join(evidence.claims, self.stored_digest, stored_claims)
+            appraisal = replace(appraisal, evidence=replace(evidence, claims=joined))
+        return replace(self._guest, appraisal=appraisal)
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Makes and reads attestation tokens with one key.
+    """Issuer and reader of attestation tokens with one key.
 
     Attributes:
         key: P-256; brokers that share sessions share it.
-        root: digest of the root that this broker trusts instead of the vendors'. A token of a
-            broker with another root says nothing here: a rehearsal's may have the same key.
+        root: digest of the root that this broker trusts instead of the vendors'. Tokens of
+            brokers with another root are refused: a rehearsal may use the same key.
     """
 
     key: ec.EllipticCurvePrivateKey = field(repr=False)
     root: str | None = None
 
-    def issue(self, attested: Attested, *, now: datetime, assessment: ear.Assessment) -> Issued:
-        """A token about an accepted guest.
+    def issue(
+        self, guest: AttestedGuest, *, now: datetime, assessment: ear.Assessment
+    ) -> IssuedToken:
+        """Issue a token about an accepted guest.
 
         Args:
             assessment: see `ear.claims`.
 
         Raises:
-            AttestationError: the appraisal refused.
+            AttestationError: the appraisal refused the guest.
         """
-        appraisal = attested.appraisal
+        appraisal = guest.appraisal
         if appraisal.refusal is not None:
             raise appraisal.refusal
-        begins = int(now.timestamp())
+        issued_at = int(now.timestamp())
         divided = claims.divide(appraisal.claims)
-        said = ear.claims(appraisal, divided.shown, attested.key, assessment)
-        said |= {
+        payload = ear.claims(appraisal, divided.in_token, guest.key, assessment)
+        payload |= {
             "iss": ISSUER,
-            # No `nbf`: guests hold it against their own clock, which may be behind.
-            "iat": begins,
-            "exp": begins + int(LIFETIME.total_seconds()),
+            # No `nbf`: guests compare it with their own clock, which may be behind.
+            "iat": issued_at,
+            "exp": issued_at + int(LIFETIME.total_seconds()),
             "jti": appraisal.id,
             _OWN: {
-                **_own(attested, divided.kept[0] if divided.kept else None),
+                **_own(guest, divided.stored.digest if divided.stored else None),
                 "root": self.root,
             },
         }
         public = {**jose.public_jwk(self.key.public_key()), "alg": jose.ALGORITHM}
         header = {"jwk": public, "kid": public["kid"]}
-        return Issued(jose.signed(said, header, self.key), divided.kept)
+        return IssuedToken(jose.sign(payload, header, self.key), divided.stored)
 
-    def read(self, token: str, *, now: datetime) -> Shown:
-        """What a token of this broker says.
+    def read(self, token: str, *, now: datetime) -> TokenContent:
+        """Verify a token, and return its content.
 
         Raises:
-            TokenInvalid: signed by another key, over, not one of these, or of a broker that
-                trusts another root.
+            TokenInvalid: signed by another key, expired, of another form, or issued by a
+                broker that trusts another root.
         """
-        # With leeway: a clock that is set back by a second ends no session.
-        said = jose.verified(token, self.key.public_key(), now=now, leeway=jose.LEEWAY_SECONDS)
-        if said.get("iss") != ISSUER:
-            raise TokenInvalid("the token is no attestation token of this broker")
+        # With leeway: a clock that is set back by a second must not end a session.
+        payload = jose.verify(token, self.key.public_key(), now=now, leeway=jose.LEEWAY_SECONDS)
+        if payload.get("iss") != ISSUER:
+            raise TokenInvalid("the token is not an attestation token of this broker")
         try:
-            shown, root = _shown(said), said[_OWN]["root"]
+            content, root = _content(payload), payload[_OWN]["root"]
         except (KeyError, TypeError, ValueError, EvidenceFormat):
-            raise TokenInvalid("the token is no attestation token of this broker") from None
+            raise TokenInvalid("the token is not an attestation token of this broker") from None
         if root != self.root:
             raise TokenInvalid("the token is of a broker that trusts another root; attest again")
-        return shown
+        return content
 
     def jwks(self) -> dict[str, Any]:
-        """What others need to check these tokens (RFC 7517, 5)."""
+        """Return the key set that verifies these tokens (RFC 7517, 5)."""
         return {"keys": [{**jose.public_jwk(self.key.public_key()), "alg": jose.ALGORITHM}]}
 
 
-def _own(attested: Attested, kept: str | None) -> dict[str, Any]:
-    appraisal = attested.appraisal
+def _own(guest: AttestedGuest, stored_digest: str | None) -> dict[str, Any]:
+    appraisal = guest.appraisal
     evidence = appraisal.evidence
     return {
-        "version": attested.version.value,
+        "version": guest.version.value,
         "tee": appraisal.tee or NO_TEE,
         "form": appraisal.form,
         "at": appraisal.at.isoformat(),
         "appraisal": appraisal.id,
-        "kept": kept,
+        "kept": stored_digest,
         "evidence": None
         if evidence is None
         else {
@@ -171,50 +174,50 @@ def _own(attested: Attested, kept: str | None) -> dict[str, Any]:
     }
 
 
-def _shown(said: dict[str, Any]) -> Shown:
-    """What `issue` was given, but for claims that are kept beside the token.
+def _content(payload: dict[str, Any]) -> TokenContent:
+    """Restore what `issue` was given, without the claims that are stored next to the token.
 
     Raises:
-        KeyError, TypeError, ValueError, EvidenceFormat: it is no token of `issue`.
+        KeyError, TypeError, ValueError, EvidenceFormat: the payload was not written by `issue`.
     """
-    own = _typed(said[_OWN], dict)
+    own = _typed(payload[_OWN], dict)
     version = Version(own["version"])
-    annotated = said["submods"]["cpu0"]["ear.veraison.annotated-evidence"]
+    annotated = payload["submods"]["cpu0"]["ear.veraison.annotated-evidence"]
     key = TeeKey.parse(annotated["runtime_data_claims"]["tee-pubkey"], version)
-    kept = None if own["kept"] is None else _typed(own["kept"], str)
-    return Shown(kept, Attested(_appraisal(own, annotated), key, version))
+    stored_digest = None if own["kept"] is None else _typed(own["kept"], str)
+    return TokenContent(stored_digest, AttestedGuest(_appraisal(own, annotated), key, version))
 
 
 def _appraisal(own: dict[str, Any], annotated: Mapping[str, Any]) -> Appraisal:
-    tee, found = _typed(own["tee"], str), own["evidence"]
-    if (found is None) is not (tee == NO_TEE):
-        raise ValueError("a TEE without evidence, or evidence of none")
+    tee, evidence = _typed(own["tee"], str), own["evidence"]
+    if (evidence is None) is not (tee == NO_TEE):
+        raise ValueError("a TEE without evidence, or evidence without a TEE")
     at = datetime.fromisoformat(own["at"])
     if at.tzinfo is None:
-        raise ValueError("a time without its zone")
+        raise ValueError("a time without its time zone")
     return Appraisal(
         id=_typed(own["appraisal"], str),
         at=at,
         tee=tee,
         form=_typed(own["form"], str),
-        evidence=None if found is None else _evidence(tee, found, annotated[tee]),
+        evidence=None if evidence is None else _evidence(tee, evidence, annotated[tee]),
         bound=True,
         refusal=None,
     )
 
 
-def _evidence(tee: str, found: dict[str, Any], shown: dict[str, JsonValue]) -> VerifiedEvidence:
-    report_data = bytes.fromhex(found["reportData"])
+def _evidence(tee: str, members: dict[str, Any], claims: dict[str, JsonValue]) -> VerifiedEvidence:
+    report_data = bytes.fromhex(members["reportData"])
     if len(report_data) != REPORT_DATA_BYTES:
-        raise ValueError("no report data")
-    status = found["tcbStatus"]
+        raise ValueError("report data of another length")
+    status = members["tcbStatus"]
     return VerifiedEvidence(
         tee=tee,
         report_data=report_data,
-        claims=_typed(shown, dict),
+        claims=_typed(claims, dict),
         tcb_status=None if status is None else _typed(status, str),
-        advisory_ids=tuple(_typed(each, str) for each in _typed(found["advisoryIds"], list)),
-        digest=_typed(found["digest"], str),
+        advisory_ids=tuple(_typed(item, str) for item in _typed(members["advisoryIds"], list)),
+        digest=_typed(members["digest"], str),
     )
 
 

@@ -1,16 +1,16 @@
-"""The protocol versions that guests in the field speak, all of them served at once."""
+"""Protocol versions of guests in the field; all of them are served."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from typing import Final
 
-from verdictd_py.encoding import shown
+from verdictd_py.encoding import quoted
 from verdictd_py.errors import ProtocolVersionRefused
 
 
 class Version(StrEnum):
-    """What a guest names in its first request (wire-rcar.md, "Versions")."""
+    """Version that a guest names in its first request (wire-rcar.md, "Versions")."""
 
     V0_1_1 = "0.1.1"  # guest-components v0.10 and v0.11
     V0_2_0 = "0.2.0"  # v0.12 and v0.13
@@ -21,15 +21,15 @@ SERVED: Final = " or ".join(f"`{version}`" for version in reversed(Version))
 
 
 def served(text: str) -> Version:
-    """The version that a guest asks for.
+    """Return the version that a guest requests.
 
     Raises:
-        ProtocolVersionRefused: it is not served; guests look for the beginning of the text.
+        ProtocolVersionRefused: it is not served. Guests compare the beginning of the text.
     """
     try:
         return Version(text)
     except ValueError:
         raise ProtocolVersionRefused(
             f"KBS Client Protocol Version Mismatch: expect {SERVED} while the request is "
-            f"{shown(text)}"
+            f"{quoted(text)}"
         ) from None

@@ -16,26 +16,32 @@ from typing import Final, TypeVar
 
 import dcap_qvl
 
-from verdictd_py.errors import AttestationError, CollateralExpired, QuoteInvalid, Reason
+from verdictd_py.errors import (
+    AttestationError,
+    CollateralExpired,
+    QuoteInvalid,
+    Reason,
+    ReasonKind,
+)
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.tees.intel.tcb import TcbVerdict
 
 _T = TypeVar("_T")
 
 LATE_REFUSALS: Final = {
-    "Invalid MR service TD": "mrServiceTd",
-    "Debug mode is enabled": "debug",
-    "TD profiling is enabled": "tdAttributes",
-    "Reserved bits in TD attributes are set": "tdAttributes",
-    "TD migration is enabled": "tdAttributes",
-    "SERVTD_EXT is enabled": "tdAttributes",
-    "SEPT_VE_DISABLE is not enabled": "tdAttributes",
-    "TCB status is invalid: Revoked": "tcbStatus",
+    "Invalid MR service TD": ("mrServiceTd", ReasonKind.ATTRIBUTES),
+    "Debug mode is enabled": ("debug", ReasonKind.ATTRIBUTES),
+    "TD profiling is enabled": ("tdAttributes", ReasonKind.ATTRIBUTES),
+    "Reserved bits in TD attributes are set": ("tdAttributes", ReasonKind.ATTRIBUTES),
+    "TD migration is enabled": ("tdAttributes", ReasonKind.ATTRIBUTES),
+    "SERVTD_EXT is enabled": ("tdAttributes", ReasonKind.ATTRIBUTES),
+    "SEPT_VE_DISABLE is not enabled": ("tdAttributes", ReasonKind.ATTRIBUTES),
+    "TCB status is invalid: Revoked": ("tcbStatus", ReasonKind.TCB),
 }
-"""What dcap-qvl says, whole, of evidence whose signatures it has verified: the rule.
+"""Complete texts of dcap-qvl about evidence whose signatures it has verified: rule and kind.
 
-They stand at the end of `verify_impl`, behind every signature, revocation and TCB check.
-The caller verifies the signatures again all the same before it believes a claim.
+They are at the end of `verify_impl`, after every signature, revocation and TCB check. The
+caller nevertheless verifies the signatures again before it believes a claim.
 """
 
 
@@ -53,14 +59,17 @@ class Rated:
 
 @dataclass(frozen=True, slots=True)
 class RefusedLate:
-    """The quote verifies, and is refused for what it says: one of `LATE_REFUSALS`."""
+    """The quote verifies and is refused for its content: one of `LATE_REFUSALS`."""
 
     rule: str
     text: str
+    kind: ReasonKind
 
 
 class CollateralRejected(QuoteInvalid):
-    """Collateral that does not hold by itself; other collateral may be better."""
+    """The collateral itself does not verify; other collateral may."""
+
+    kind = ReasonKind.COLLATERAL
 
 
 _EXPIRED: Final = "expired"
@@ -170,7 +179,8 @@ def judge(
         # Only the whole text counts: the quoting enclave's own report can be refused for
         # debug mode too, long before, and then another text stands in front of it.
         if text in LATE_REFUSALS:
-            return RefusedLate(LATE_REFUSALS[text], text)
+            rule, kind = LATE_REFUSALS[text]
+            return RefusedLate(rule, text, kind)
         raise translate(_full_text(quote, collateral, seconds, root_ca_der) or text) from error
 
 
@@ -184,12 +194,20 @@ def translate(text: str) -> AttestationError:
     text = next((f"{plain} ({text})" for part, plain in _PLAIN.items() if part in text), text)
     if fault == _EXPIRED:
         message = "the collateral is outside its validity"
-        return CollateralExpired(message, reasons=(Reason(rule, "", "", f"{message}: {text}"),))
+        return CollateralExpired(
+            message, reasons=(_reason(CollateralExpired, rule, message, text),)
+        )
     if fault == _COLLATERAL:
         message = "the collateral does not verify for this quote"
-        return CollateralRejected(message, reasons=(Reason(rule, "", "", f"{message}: {text}"),))
+        return CollateralRejected(
+            message, reasons=(_reason(CollateralRejected, rule, message, text),)
+        )
     message = "the quote does not verify"
-    return QuoteInvalid(message, reasons=(Reason(rule, "", "", f"{message}: {text}"),))
+    return QuoteInvalid(message, reasons=(_reason(QuoteInvalid, rule, message, text),))
+
+
+def _reason(error: type[AttestationError], rule: str, message: str, text: str) -> Reason:
+    return Reason(rule, "", "", f"{message}: {text}", kind=error.kind)
 
 
 def _full_text(

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
 
-from verdictd_py.errors import CollateralExpired, ConfigError, QuoteInvalid, Reason
+from verdictd_py.errors import CollateralExpired, ConfigError, QuoteInvalid, Reason, ReasonKind
 from verdictd_py.tees.intel.quote import Quote
 
 INTEL_ROOT_KEY_SHA256: Final = bytes.fromhex(
@@ -215,7 +215,8 @@ def verify_signed_text(text: str, signature: bytes, signer: x509.Certificate, *,
         key, signature, text.encode("utf-8", "surrogatepass")
     ):
         what = "the signature of the collateral does not verify"
-        raise QuoteInvalid(what, reasons=(Reason(rule, "", "", what),))
+        reason = Reason(rule, "", "", what, kind=ReasonKind.VERIFICATION)
+        raise QuoteInvalid(what, reasons=(reason,))
 
 
 def _signed_by(key: ec.EllipticCurvePublicKey, signature: bytes, message: bytes) -> bool:
@@ -252,7 +253,7 @@ def _check_validity(certificate: x509.Certificate, now: datetime) -> None:
     if not start <= now <= end:
         text = "a certificate of the platform's chain is outside its validity"
         window = f"{start.isoformat()} to {end.isoformat()}"
-        reason = Reason("pck-chain", now.isoformat(), window, text)
+        reason = Reason("pck-chain", now.isoformat(), window, text, kind=ReasonKind.VERIFICATION)
         raise CollateralExpired(text, reasons=(reason,))
 
 
@@ -267,9 +268,11 @@ def key_digest(certificate: x509.Certificate) -> bytes:
 
 def _broken(why: str) -> QuoteInvalid:
     text = "the certificate chain does not verify up to the trusted root"
-    return QuoteInvalid(text, reasons=(Reason("pck-chain", "", "", f"{text}: {why}"),))
+    reason = Reason("pck-chain", "", "", f"{text}: {why}", kind=ReasonKind.VERIFICATION)
+    return QuoteInvalid(text, reasons=(reason,))
 
 
 def _forged(why: str) -> QuoteInvalid:
     text = "the quote's signature does not verify"
-    return QuoteInvalid(text, reasons=(Reason("signature", "", "", f"{text}: {why}"),))
+    reason = Reason("signature", "", "", f"{text}: {why}", kind=ReasonKind.VERIFICATION)
+    return QuoteInvalid(text, reasons=(reason,))

@@ -1,11 +1,16 @@
-"""What verifying a quote of SGX and of TDX have in common: everything but the claims."""
+"""Verification of quotes, the part that SGX and TDX share: everything but the claims."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from verdictd_py.domain.evidence import Evidence, VerifiedEvidence
+from verdictd_py.domain.evidence import (
+    Evidence,
+    RefusedEvidence,
+    VerificationResult,
+    VerifiedEvidence,
+)
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import (
     AttestationError,
@@ -14,6 +19,7 @@ from verdictd_py.errors import (
     EvidenceFormat,
     QuoteInvalid,
     Reason,
+    ReasonKind,
 )
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.tees.intel.collateral.check import check_fit, ends_at, verify_texts
@@ -31,20 +37,20 @@ from verdictd_py.tees.intel.tcb import REVOKED, TcbVerdict, behind_days, evaluat
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """A quote whose signatures are verified.
+class VerifiedQuote:
+    """A quote whose own signatures verified.
 
     Attributes:
-        tcb: Intel's rating; None where it could not be told, then `refused` is set.
-        behind_days: days since a newer TCB came out, None where it could not be told.
-        refused: why it is refused whatever the policy says, None where it is not.
-        error: what did not verify beside the quote's own signatures, None where all did.
+        tcb: Intel's rating; None if it is not known, then `late` is set.
+        behind_days: days since a newer TCB came out, None if that is not known.
+        late: why the library refuses the quote whatever the policy says, None if it does not.
+        refusal: why the quote is refused although its signatures verified, None if it is not.
     """
 
     platform: Platform
     tcb: TcbVerdict | None
-    refused: RefusedLate | None = None
-    error: AttestationError | None = None
+    late: RefusedLate | None = None
+    refusal: AttestationError | None = None
     behind_days: int | None = None
 
     def evidence(
@@ -54,12 +60,8 @@ class Finding:
         report_data: bytes,
         claims: dict[str, JsonValue],
         faults: tuple[Reason, ...],
-    ) -> VerifiedEvidence:
-        """The verifier's result, if all verified: `claims` with those that the chain adds.
-
-        Raises:
-            AttestationError: not all did; the result travels with it, for the operator.
-        """
+    ) -> VerificationResult:
+        """Return the verifier's result: `claims` and those that chain and TCB info add."""
         claims["fmspc"] = self.platform.fmspc
         if self.tcb is not None:
             claims["tcbStatus"] = self.tcb.status
@@ -76,36 +78,35 @@ class Finding:
             digest=quote.digest,
             faults=self._faults(faults),
         )
-        if self.error is not None:
-            self.error.verified = verified
-            raise self.error
-        return verified
+        return verified if self.refusal is None else RefusedEvidence(self.refusal, verified)
 
-    def _faults(self, found: tuple[Reason, ...]) -> tuple[Reason, ...]:
-        """`found` with what only the TCB check or the library refuses."""
+    def _faults(self, faults: tuple[Reason, ...]) -> tuple[Reason, ...]:
+        """Return the faults with those that only the TCB check or the library reports."""
         if self.tcb is not None and self.tcb.status == REVOKED:
             text = "tcbStatus: Intel has revoked this TCB"
-            found = (*found, Reason("tcbStatus", REVOKED, "a TCB that is not revoked", text))
-        late = self.refused
-        if late is not None and all(reason.rule != late.rule for reason in found):
-            found = (*found, Reason(late.rule, "", "", f"{late.rule}: {late.text}"))
-        return found
+            expected = "a TCB that is not revoked"
+            faults = (*faults, Reason("tcbStatus", REVOKED, expected, text, kind=ReasonKind.TCB))
+        late = self.late
+        if late is not None and all(fault.rule != late.rule for fault in faults):
+            text = f"{late.rule}: {late.text}"
+            faults = (*faults, Reason(late.rule, "", "", text, kind=late.kind))
+        return faults
 
 
-def _behind_days(collateral: Collateral, finding: Finding, now: datetime) -> int | None:
-    if finding.tcb is None:
+def _behind_days(collateral: Collateral, tcb: TcbVerdict | None, now: datetime) -> int | None:
+    if tcb is None:
         return None
     try:
-        return behind_days(collateral, finding.tcb, now)
+        return behind_days(collateral, tcb, now)
     except ValueError:
         return None
 
 
 def parse_evidence(evidence: Evidence, tee: str) -> Quote:
-    """The quote in `evidence`, which must be of the TEE that a verifier serves.
+    """Parse the quote in `evidence`, which must be of the TEE that a verifier serves.
 
     Raises:
-        EvidenceFormat: it is not, or cannot be read.
+        EvidenceFormat: it is of another TEE, or cannot be read.
     """
     quote = parse_quote(evidence.quote)
     if quote.tee != tee or evidence.tee != tee:
@@ -119,11 +120,11 @@ class IntelEngine:
     """Verifies quotes up to one trusted root.
 
     Args:
-        source: where collateral comes from.
+        source: source of collateral.
         root_ca_der: trusted root, None for Intel's.
-        grace: for so long after its end collateral of the operator's is used as it was a
-            moment before; what a guest chose has none.
-        minimum_evaluation: lowest `tcbEvaluationDataNumber` of any collateral, whoever has it.
+        grace: how long collateral of the operator is still used after it expired, as it was
+            before. Collateral that the guest sent has no grace.
+        minimum_evaluation: lowest `tcbEvaluationDataNumber` of collateral from any source.
 
     Raises:
         ConfigError: the root is not a certificate.
@@ -144,22 +145,24 @@ class IntelEngine:
         self._grace = grace
         self._minimum_evaluation = minimum_evaluation
 
-    async def verify(self, quote: Quote, endorsements: object | None, now: datetime) -> Finding:
-        """Verifies signatures, chain, revocation and TCB.
+    async def verify(
+        self, quote: Quote, endorsements: object | None, now: datetime
+    ) -> VerifiedQuote:
+        """Verify signatures, chain, revocation and TCB.
 
         1. The PCK chain in the quote leads to the root: only then is its FMSPC believed.
         2. The PCK, through the quoting enclave, signed this quote: its claims are
            authentic from here on, and only now may collateral be fetched.
-        3. Collateral from the source, the best first.
-        4. Each is tried until one holds. One that is expired or not signed makes room for
-           the next; a revocation does not, older collateral would not know of it.
-        5. What a guest brought along must not be older than collateral seen before.
+        3. Collateral is fetched from the source, the best first.
+        4. Each is tried until one verifies. After one that is expired or not signed, the next
+           is tried; after a revocation it is not, because older collateral may lack it.
+        5. Collateral that the guest sent must not be older than collateral seen before.
 
         Returns:
-            What was found; with `error` set where step 4 or 5 refused.
+            The verified quote, with `refusal` set if step 4 or 5 refused.
 
         Raises:
-            AttestationError: steps 1 or 2 refused: nothing of the quote is authentic.
+            AttestationError: steps 1 or 2 refused: nothing in the quote is authentic.
             CollateralUnavailable: there is no collateral now.
         """
         # 1.
@@ -174,19 +177,20 @@ class IntelEngine:
         if not candidates:
             raise CollateralUnavailable("there is no collateral for this platform now")
         try:
-            return self._first_that_holds(quote, platform, candidates, endorsements, now)
+            return self._first_that_verifies(quote, platform, candidates, endorsements, now)
         except AttestationError as error:
-            return Finding(platform, self._rated(quote, platform, candidates[0], now), error=error)
+            tcb = self._rated(quote, platform, candidates[0], now)
+            return VerifiedQuote(platform, tcb, refusal=error)
 
-    def _first_that_holds(
+    def _first_that_verifies(
         self,
         quote: Quote,
         platform: Platform,
         candidates: tuple[Collateral, ...],
         endorsements: Collateral | None,
         now: datetime,
-    ) -> Finding:
-        """Steps 4 and 5."""
+    ) -> VerifiedQuote:
+        """Take steps 4 and 5 of `verify`."""
         request = CollateralRequest(tee=quote.tee, fmspc=platform.fmspc, ca=platform.ca)
         errors: list[AttestationError] = []
         for collateral in candidates:
@@ -194,18 +198,18 @@ class IntelEngine:
             when = now if chosen_by_guest else self._within_grace(collateral, now)
             try:
                 self._require_recent(collateral)
-                finding = self._judge(quote, platform, collateral, when)
+                verified = self._evaluate(quote, platform, collateral, when)
             except (CollateralExpired, CollateralRejected) as error:
                 errors.append(error)
                 continue
             self._floor.check(
                 request, evaluation_number(collateral), chosen_by_guest=chosen_by_guest
             )
-            return replace(finding, behind_days=_behind_days(collateral, finding, now))
+            return replace(verified, behind_days=_behind_days(collateral, verified.tcb, now))
         raise errors[0]
 
     def _require_recent(self, collateral: Collateral) -> None:
-        """Refuses collateral of before the TCB recovery that the operator asks for."""
+        """Refuse collateral from before the TCB recovery that the operator requires."""
         if not self._minimum_evaluation:
             return
         try:
@@ -215,11 +219,14 @@ class IntelEngine:
         if number < self._minimum_evaluation:
             text = "the collateral is of before the TCB recovery that is asked for"
             expected = f"at least {self._minimum_evaluation}"
-            reason = Reason("tcb-info", str(number), expected, f"{text}: {number}, {expected}")
+            explained = f"{text}: {number}, {expected}"
+            reason = Reason(
+                "tcb-info", str(number), expected, explained, kind=ReasonKind.COLLATERAL
+            )
             raise CollateralRejected(text, reasons=(reason,))
 
     def _within_grace(self, collateral: Collateral, now: datetime) -> datetime:
-        """When to judge with it: dcap-qvl knows no grace, only another time."""
+        """Return the time to evaluate at: dcap-qvl has no grace, only another time."""
         if not self._grace:
             return now
         try:
@@ -228,28 +235,34 @@ class IntelEngine:
             return now
         return last if last < now <= last + self._grace else now
 
-    def _judge(
+    def _evaluate(
         self, quote: Quote, platform: Platform, collateral: Collateral, now: datetime
-    ) -> Finding:
-        """Judges the quote with one set of collateral."""
+    ) -> VerifiedQuote:
+        """Verify the quote with one set of collateral."""
         verdict = judge(quote.raw, collateral, now=now, root_ca_der=self._root_ca_der)
         if isinstance(verdict, Rated):
             if verdict.fmspc != platform.fmspc:
                 text = "the quote's FMSPC reads differently in two libraries"
-                reason = Reason("fmspc", verdict.fmspc, platform.fmspc, text)
+                reason = Reason(
+                    "fmspc",
+                    verdict.fmspc,
+                    platform.fmspc,
+                    text,
+                    kind=ReasonKind.VERIFICATION,
+                )
                 raise QuoteInvalid("the quote does not verify", reasons=(reason,))
             check_fit(collateral, platform.pce_id)
-            return Finding(platform, verdict.tcb)
-        # The library refused for what the quote says and does not rate the platform. So the
-        # texts that do are verified here, and in no order of the library's.
+            return VerifiedQuote(platform, verdict.tcb)
+        # The library refused the content of the quote and does not rate the platform. The
+        # texts for the rating are therefore verified here, in an order of our own.
         verify_texts(collateral, root_key=self._root_key, now=now)
         check_fit(collateral, platform.pce_id)
-        return Finding(platform, rate(quote, platform, collateral), verdict)
+        return VerifiedQuote(platform, rate(quote, platform, collateral), verdict)
 
     def _rated(
         self, quote: Quote, platform: Platform, collateral: Collateral, now: datetime
     ) -> TcbVerdict | None:
-        """Intel's rating for a refusal's report, from texts that are signed but may be old."""
+        """Return Intel's rating for the report, from texts that are signed but may be old."""
         try:
             verify_texts(collateral, root_key=self._root_key, now=now)
         except AttestationError:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from base64 import b64encode
 from datetime import datetime
 
-from verdictd_py.domain.evidence import Evidence, VerifiedEvidence
+from verdictd_py.domain.evidence import Evidence, VerificationResult
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import EvidenceFormat, Reason
+from verdictd_py.errors import EvidenceFormat, Reason, ReasonKind
 from verdictd_py.tees.intel.quote import SGX, Quote
 from verdictd_py.tees.intel.tee import IntelVerifier
 from verdictd_py.tees.intel.verification import parse_evidence
@@ -18,36 +18,36 @@ class SgxVerifier(IntelVerifier):
 
     name = tee = SGX
 
-    async def verify(self, evidence: Evidence, *, now: datetime) -> VerifiedEvidence:
-        """Verifies an SGX quote.
+    async def verify(self, evidence: Evidence, *, now: datetime) -> VerificationResult:
+        """Verify an SGX quote.
 
         1. Take the quote apart; only version 3 is made for SGX by Intel's libraries.
-        2. Look at what no policy may accept: a debug enclave.
+        2. Find what no policy may accept: a debug enclave.
         3. PCK chain, signatures, collateral, revocation, TCB (`IntelEngine.verify`).
-        4. Put the claims together. They travel with a refusal of steps 2 and 3 as well, where
-           the signatures verified.
+        4. Combine the claims. They are in the result of a refusal as well, if the signatures
+           verified.
 
         Raises:
-            AttestationError: refused before its claims could be believed.
-            CollateralUnavailable: it cannot be judged now.
+            AttestationError: the quote is refused and none of its claims is authentic.
+            CollateralUnavailable: it cannot be appraised now.
         """
         # 1.
         quote = parse_evidence(evidence, self.tee)
         if quote.version != 3:
             raise EvidenceFormat(f"SGX quotes of version {quote.version} are not served, 3 is")
         # 2.
-        found: tuple[Reason, ...] = ()
+        faults: tuple[Reason, ...] = ()
         if _debug(quote):
             text = "debug: measured true, expected false: the host can read the enclave's memory"
-            found = (Reason("debug", "true", "false", text),)
+            faults = (Reason("debug", "true", "false", text, kind=ReasonKind.ATTRIBUTES),)
         # 3.
-        finding = await self._engine.verify(quote, evidence.endorsements, now)
+        verified = await self._engine.verify(quote, evidence.endorsements, now)
         # 4.
-        return finding.evidence(
+        return verified.evidence(
             quote,
             report_data=quote.body[320:384],  # REPORTDATA
             claims=_claims(quote),
-            faults=found,
+            faults=faults,
         )
 
 

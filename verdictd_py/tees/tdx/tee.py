@@ -70,4 +70,5 @@ TEE: Final = Tee(
     event_log=EventLogRegisters(REGISTERS, extended_later=("rtmr3",), measured=_registers),
     init_data=InitDataBinding("mrConfigId", 48),
     trust=trust,
+    served_unpinned=True,
 )

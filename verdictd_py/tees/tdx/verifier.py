@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-from verdictd_py.domain.evidence import Evidence, VerifiedEvidence
+from verdictd_py.domain.evidence import Evidence, VerificationResult
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import Reason
+from verdictd_py.errors import Reason, ReasonKind
 from verdictd_py.tees.intel.quote import TDX, BodyKind, Quote
 from verdictd_py.tees.intel.tee import IntelVerifier
 from verdictd_py.tees.intel.verification import parse_evidence
@@ -34,7 +34,7 @@ _TD15_FIELDS: Final = (("teeTcbSvn2", 584, 16), ("mrServiceTd", 600, 48))
 
 
 def _bits(*ranges: tuple[int, int]) -> int:
-    """A mask of the bits from the first to the last of each range, both included."""
+    """Return a mask of the bits from the first to the last of each range, both included."""
     return sum((1 << last + 1) - (1 << first) for first, last in ranges)
 
 
@@ -59,37 +59,37 @@ class TdxVerifier(IntelVerifier):
 
     name = tee = TDX
 
-    async def verify(self, evidence: Evidence, *, now: datetime) -> VerifiedEvidence:
-        """Verifies a TDX quote.
+    async def verify(self, evidence: Evidence, *, now: datetime) -> VerificationResult:
+        """Verify a TDX quote.
 
         1. Take the quote apart: size, version, TEE type, body.
-        2. Look at what no policy may accept: debug and other attributes, service TDs.
-           Nothing is said of it before the signatures are verified.
+        2. Find what no policy may accept: debug and other attributes, service TDs.
+           It is not reported before the signatures are verified.
         3. PCK chain, signatures, collateral, revocation, TCB (`IntelEngine.verify`).
-        4. Put the claims together. They travel with a refusal of steps 2 and 3 as well, where
-           the signatures verified.
+        4. Combine the claims. They are in the result of a refusal as well, if the signatures
+           verified.
 
         Raises:
-            AttestationError: refused before its claims could be believed.
-            CollateralUnavailable: it cannot be judged now.
+            AttestationError: the quote is refused and none of its claims is authentic.
+            CollateralUnavailable: it cannot be appraised now.
         """
         # 1.
         quote = parse_evidence(evidence, self.tee)
         # 2.
-        found = find_faults(quote)
+        faults = find_faults(quote)
         # 3.
-        finding = await self._engine.verify(quote, evidence.endorsements, now)
+        verified = await self._engine.verify(quote, evidence.endorsements, now)
         # 4.
-        return finding.evidence(
+        return verified.evidence(
             quote,
             report_data=quote.body[520:584],  # REPORTDATA
             claims=body_claims(quote),
-            faults=found,
+            faults=faults,
         )
 
 
 def body_claims(quote: Quote) -> dict[str, JsonValue]:
-    """What the report body of a TDX quote says, believed or not: names as in tdx.md, hex."""
+    """Return the fields of a TDX report body, verified or not: names as in tdx.md, hex."""
     fields = _TD10_FIELDS if quote.kind is BodyKind.TD10 else _TD10_FIELDS + _TD15_FIELDS
     claims: dict[str, JsonValue] = {
         name: quote.body[at : at + size].hex() for name, at, size in fields
@@ -99,24 +99,24 @@ def body_claims(quote: Quote) -> dict[str, JsonValue]:
 
 
 def find_faults(quote: Quote) -> tuple[Reason, ...]:
-    """What is refused whatever the policy says, as far as the report body tells."""
+    """Return what the report body contains that is refused whatever the policy says."""
     attributes = _attributes(quote)
     shown = quote.body[120:128].hex()
     faults = []
     if attributes & _DEBUG:
         text = "debug: measured true, expected false: the host can read the TD's memory"
-        faults.append(Reason("debug", "true", "false", text))
+        faults.append(Reason("debug", "true", "false", text, kind=ReasonKind.ATTRIBUTES))
     wrong = [(expected, why) for mask, expected, why in _MUST_BE_UNSET if attributes & mask]
     if not attributes & _SEPT_VE_DISABLE:
         wrong.append(("SEPT_VE_DISABLE (bit 28) set", "the host can inject #VE by unmapping pages"))
     for expected, why in wrong:
         text = f"tdAttributes: measured {shown}, expected {expected}: {why}"
-        faults.append(Reason("tdAttributes", shown, expected, text))
+        faults.append(Reason("tdAttributes", shown, expected, text, kind=ReasonKind.ATTRIBUTES))
     service = quote.body[600:648]  # MRSERVICETD; empty in a TD 1.0 body
     if any(service):
         zeros = bytes(48).hex()
         text = f"mrServiceTd: measured {service.hex()}, expected {zeros}: a service TD is bound"
-        faults.append(Reason("mrServiceTd", service.hex(), zeros, text))
+        faults.append(Reason("mrServiceTd", service.hex(), zeros, text, kind=ReasonKind.ATTRIBUTES))
     return tuple(faults)
 
 

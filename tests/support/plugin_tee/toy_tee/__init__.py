@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +13,12 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from verdictd_py.domain.claims import FLAG, TEXT, Claim, Compared, hexadecimal, measurement
-from verdictd_py.domain.evidence import Evidence, VerifiedEvidence
+from verdictd_py.domain.evidence import (
+    Evidence,
+    RefusedEvidence,
+    VerificationResult,
+    VerifiedEvidence,
+)
 from verdictd_py.domain.trust import (
     EXECUTABLES_APPROVED,
     EXECUTABLES_UNRECOGNIZED,
@@ -21,12 +26,21 @@ from verdictd_py.domain.trust import (
     TrustVector,
 )
 from verdictd_py.encoding import JsonValue, decode_object
-from verdictd_py.errors import ConfigError, EvidenceFormat, QuoteInvalid, RequestError
+from verdictd_py.errors import (
+    ConfigError,
+    EvidenceExpired,
+    EvidenceFormat,
+    QuoteInvalid,
+    Reason,
+    ReasonKind,
+    RequestError,
+)
 from verdictd_py.ports import Verifier
 from verdictd_py.ports.tees import Documents, TcbStatus, Tee, VerifierContext, Wire
 
 TAG: Final = 61_000
 OID: Final = "1.3.6.1.4.1.99999.7"
+VALID: Final = (datetime(2020, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
 
 
 def evidence(key: Ed25519PrivateKey, report_data: bytes, **claims: JsonValue) -> dict[str, Any]:
@@ -49,14 +63,15 @@ class ToyVerifier:
     def __init__(self, vendor: Ed25519PublicKey) -> None:
         self._vendor = vendor
 
-    async def verify(self, evidence: Evidence, *, now: datetime) -> VerifiedEvidence:
-        """Verify the vendor's signature.
+    async def verify(self, evidence: Evidence, *, now: datetime) -> VerificationResult:
+        """Verify the vendor's signature, and that the toys have not expired.
 
         Raises:
             EvidenceFormat: it is not evidence of this TEE.
             QuoteInvalid: the signature does not verify.
         """
-        del now
+        if evidence.tee != self.tee:
+            raise EvidenceFormat(f"evidence of {evidence.tee} is no evidence of a toy")
         try:
             said = decode_object(evidence.quote, "the evidence")
             signature = bytes.fromhex(str(said.pop("signature", "")))
@@ -67,14 +82,23 @@ class ToyVerifier:
             self._vendor.verify(signature, _signed(said))
         except InvalidSignature:
             raise QuoteInvalid("the toy is not the vendor's") from None
-        return VerifiedEvidence(
+        verified = VerifiedEvidence(
             tee=self.tee,
             report_data=report_data,
             claims=said,
             tcb_status=str(said["level"]),
             advisory_ids=(),
             digest=hashlib.sha256(evidence.quote).hexdigest(),
+            faults=(_OPEN,) if said["debug"] is True else (),
         )
+        if not VALID[0] <= now <= VALID[1]:
+            return RefusedEvidence(EvidenceExpired("the toys have expired"), verified)
+        return verified
+
+
+_OPEN: Final = Reason(
+    "debug", "true", "false", "debug: the toy is open", kind=ReasonKind.ATTRIBUTES
+)
 
 
 def _signed(said: Mapping[str, JsonValue]) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from verdictd_py.errors import AttestationError, CollateralExpired, Reason
+from verdictd_py.errors import AttestationError, CollateralExpired, Reason, ReasonKind
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.tees.intel.collateral.parsed import parsed
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
@@ -83,7 +83,7 @@ def check_collateral(
     if not validity.start <= now <= validity.end:  # 5
         window = f"{validity.start.isoformat()} to {validity.end.isoformat()}"
         text = "the collateral is outside its validity"
-        reason = Reason("collateral", now.isoformat(), window, text)
+        reason = Reason("collateral", now.isoformat(), window, text, kind=ReasonKind.COLLATERAL)
         raise CollateralExpired(text, reasons=(reason,))
     return validity
 
@@ -221,4 +221,6 @@ def _validity(
 
 def _rejected(why: str) -> CollateralRejected:
     text = f"the collateral does not verify: {why}"
-    return CollateralRejected(text, reasons=(Reason("collateral", "", "", text),))
+    return CollateralRejected(
+        text, reasons=(Reason("collateral", "", "", text, kind=ReasonKind.COLLATERAL),)
+    )

@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from verdictd_py.domain.events import CollateralUnreadable, WarningCollateral
-from verdictd_py.errors import CollateralUnavailable, ConfigError, QuoteInvalid, Reason
+from verdictd_py.errors import CollateralUnavailable, ConfigError, QuoteInvalid, Reason, ReasonKind
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.ports import Events
 from verdictd_py.tees.intel.collateral.forms import (
@@ -256,7 +256,13 @@ class EvaluationFloor:
             text = (
                 "the collateral that the guest brought along is older than collateral seen before"
             )
-            reason = Reason("tcb-info", str(number), f"at least {highest}", text)
+            reason = Reason(
+                "tcb-info",
+                str(number),
+                f"at least {highest}",
+                text,
+                kind=ReasonKind.COLLATERAL,
+            )
             raise QuoteInvalid(text, reasons=(reason,))
         self._highest[request] = max(highest, number)
 

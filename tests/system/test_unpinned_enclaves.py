@@ -1,0 +1,146 @@
+"""Enclaves at a broker that was started without `--verifier`: refused until one is pinned."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.support.broker import KEY, KID, RunningBroker, running_broker
+from tests.support.channel import store
+from tests.support.verdict import verdict
+from tests.tees.sgx_quotes import Enclave, sgx_collateral
+from verdictd_py import daemon as app
+from verdictd_py.guest.connection import BrokerRefused
+from verdictd_py.simulator import SimulatedPlatform, collateral_json
+
+SIGNER = base64.b64encode(b"S" * 32).decode()
+REMEDY = "no measurement of sgx is pinned; pin this guest (verdict-py reference pin) or start with"
+
+
+def collateral(directory: Path, platform: SimulatedPlatform) -> Path:
+    """Directory with the collateral of both TEEs of the platform."""
+    now = app.utc_now()
+    made = directory / "collateral"
+    made.mkdir()
+    (made / "tdx.json").write_text(collateral_json(platform.collateral(now)))
+    (made / "sgx.json").write_text(collateral_json(sgx_collateral(of=platform, now=now)))
+    return made
+
+
+@pytest.fixture
+def platform() -> SimulatedPlatform:
+    return SimulatedPlatform.create(now=app.utc_now())
+
+
+@pytest.fixture
+async def broker(tmp_path: Path, platform: SimulatedPlatform) -> AsyncIterator[RunningBroker]:
+    directory = collateral(tmp_path, platform)
+    async with running_broker(tmp_path, platform, collateral=directory) as running:
+        yield running
+
+
+def refusals(broker: RunningBroker) -> list[dict[str, Any]]:
+    return broker.events.named("guest.refused")
+
+
+async def accepted(broker: RunningBroker) -> bool:
+    try:
+        async with broker.guest(Enclave(broker.platform)) as guest:
+            return (await guest.keks([KID]))[KID].reveal() == KEY
+    except BrokerRefused:
+        return False
+
+
+async def served(broker: RunningBroker, tee: str) -> bool:
+    """Answer of the health service, after a refresh that would otherwise come in 30 seconds."""
+    await broker.daemon.refresh_readiness()
+    async with grpc.aio.insecure_channel(broker.client_api) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        request = health_pb2.HealthCheckRequest(service=f"verdictd.served.{tee}")
+        answer = await stub.Check(request)
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+async def status(broker: RunningBroker) -> Any:
+    return (await verdict(broker, "status", "--json")).json
+
+
+async def test_an_unknown_enclave_is_refused_and_the_operator_learns_why(
+    broker: RunningBroker,
+) -> None:
+    assert not await accepted(broker)
+    (refused,) = refusals(broker)
+    assert refused["tee"] == "sgx"
+    assert [reason.split(":")[0] for reason in refused["reasons"]] == ["mrEnclave", "mrSigner"]
+    assert all(REMEDY in reason for reason in refused["reasons"])
+    assert not broker.events.named("secret.released")
+    explained = (await verdict(broker, "explain", "--last", "--json")).json
+    assert REMEDY in explained["reasons"][0]["text"]
+    async with broker.guest() as guest:  # of the TEE that is served from the start
+        assert (await guest.keks([KID]))[KID].reveal() == KEY
+
+
+async def test_status_health_and_log_tell_which_tee_is_not_served(broker: RunningBroker) -> None:
+    assert (await served(broker, "tdx"), await served(broker, "sgx")) == (True, False)
+    (told,) = broker.events.named("tee.not-served")
+    assert told["tee"] == "sgx"
+    found = await status(broker)
+    assert [line for line in found["warnings"] if "sgx guests are refused" in line] == [
+        told["reason"]
+    ]
+    assert not [each for each in found["unpinned"] if each.startswith("sgx")]
+    assert {event["tee"] for event in broker.events.named("warning.unpinned")} == {"tdx"}
+
+
+async def test_pinning_the_refused_enclave_opens_without_a_restart(broker: RunningBroker) -> None:
+    assert not await accepted(broker)
+    which = refusals(broker)[0]["appraisal"]
+    pin = ("reference", "pin", "--from", which, "--yes", "--field", "mrSigner")
+    ended = await verdict(broker, *pin)
+    assert (ended.status, ended.stderr) == (0, "")
+    assert json.loads((broker.data / "opa" / "sgxData").read_text())["mrSigner"] == [SIGNER]
+    assert await accepted(broker)
+    assert await served(broker, "sgx")
+    assert [event["tee"] for event in broker.events.named("tee.served")] == ["sgx"]
+    assert not [line for line in (await status(broker))["warnings"] if "sgx" in line]
+
+
+async def test_retiring_the_last_pin_closes_without_a_restart(broker: RunningBroker) -> None:
+    add = ("reference", "add", "--tee", "sgx", "release-1", f"mrSigner={SIGNER}")
+    assert (await verdict(broker, *add)).status == 0
+    assert await accepted(broker)
+    assert await served(broker, "sgx")
+    assert (await verdict(broker, "reference", "retire", "--tee", "sgx", "release-1")).status == 0
+    assert not await accepted(broker)
+    assert not await served(broker, "sgx")
+    assert any(REMEDY in reason for reason in refusals(broker)[-1]["reasons"])
+
+
+async def test_a_file_edited_by_hand_opens_too(broker: RunningBroker) -> None:
+    values = {"mrEnclave": [], "mrSigner": [SIGNER], "productId": 0, "svn": 0}
+    store(broker, "opa/sgxData", json.dumps(values).encode())
+    assert await accepted(broker)
+
+
+async def test_pinning_another_tee_does_not_open(broker: RunningBroker) -> None:
+    store(broker, "opa/tdxData", json.dumps({"mrTd": ["ab" * 48]}).encode())
+    assert not await accepted(broker)
+
+
+async def test_a_tee_that_is_named_is_served_unpinned(
+    tmp_path: Path, platform: SimulatedPlatform
+) -> None:
+    directory = collateral(tmp_path, platform)
+    more: dict[str, Any] = {"collateral": directory, "verifier": ("tdx", "sgx")}
+    async with running_broker(tmp_path, platform, **more) as broker:
+        assert await accepted(broker)
+        assert await served(broker, "sgx")
+        assert not broker.events.named("tee.not-served")
+        assert {event["tee"] for event in broker.events.named("warning.unpinned")} == {"tdx", "sgx"}
