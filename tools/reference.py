@@ -128,20 +128,20 @@ def commands() -> Iterator[str]:
 
 def kbs_errors() -> Iterator[str]:
     yield (
-        f"{NOTE}\n# Errors of the HTTP listener\n\nEvery answer that is no success has a body "
+        f"{NOTE}\n# Errors of the HTTP listener\n\nEvery answer to a failed request has a body "
         '`{"type": "https://github.com/confidential-containers/kbs/errors/<variant>", "detail"}`.\n'
-        "What a guest is told of its appraisal is a code and an id; the operator reads the rest "
-        "in the log, and with `verdict-py explain <id>`.\n\n"
+        "A guest gets only the code and the id of its appraisal; the operator reads the rest in "
+        "the log, and with `verdict-py explain <id>`.\n\n"
         "| status | variant | code in the log | meaning | remedy |\n"
         "| --- | --- | --- | --- | --- |\n"
     )
-    for each in answers.REFUSALS:
+    for refusal in answers.REFUSALS:
         yield _row(
-            str(each.status),
-            f"`{each.variant}`",
-            f"`{each.kind.code}`",
-            each.meaning,
-            each.remedy,
+            str(refusal.status),
+            f"`{refusal.variant}`",
+            f"`{refusal.kind.code}`",
+            refusal.meaning,
+            refusal.remedy,
         )
     for other in answers.OTHERS:
         yield _row(str(other.status), f"`{other.variant}`", "-", other.meaning, other.remedy)

@@ -113,11 +113,30 @@ def decode_object(
     max_numbers: int | None = None,
     max_containers: int = MAX_CONTAINERS,
 ) -> dict[str, JsonValue]:
-    """Decode a JSON object strictly.
+    """Decode a JSON object strictly; see `decode_value`.
 
-    Refused in addition to invalid JSON: anything but one object, encodings other than UTF-8,
-    duplicate members, numbers that are not finite or too long, halves of surrogate pairs
-    (they are not text), and deep nesting.
+    Raises:
+        RequestError: refused, or not an object. Neither the text nor the cause repeats what was
+            read.
+    """
+    decoded = decode_value(data, what, max_numbers=max_numbers, max_containers=max_containers)
+    if not isinstance(decoded, dict):
+        raise RequestError(f"{what} is not a JSON object")
+    return decoded
+
+
+def decode_value(
+    data: bytes,
+    what: str,
+    *,
+    max_numbers: int | None = None,
+    max_containers: int = MAX_CONTAINERS,
+) -> JsonValue:
+    """Decode a JSON value strictly.
+
+    Refused in addition to invalid JSON: encodings other than UTF-8, duplicate members, numbers
+    that are not finite or too long, halves of surrogate pairs (they are not text), and deep
+    nesting.
 
     Args:
         data: bytes whose number the caller has limited.
@@ -131,7 +150,7 @@ def decode_object(
     StructureScanner(max_containers).end(data, len(data))  # bounds depth before anything recurses
     counted = _counted(max_numbers)
     try:
-        decoded = json.loads(
+        decoded: JsonValue = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=_members,
             parse_int=counted(_integer),
@@ -144,14 +163,12 @@ def decode_object(
         raise RequestError(
             f"{what} is not valid JSON: {error.msg}, see character {error.pos}"
         ) from None
-    if not isinstance(decoded, dict):
-        raise RequestError(f"{what} is not a JSON object")
     if _SURROGATE.search(data):
         _check_text(decoded, what)
     return decoded
 
 
-def _check_text(decoded: dict[str, JsonValue], what: str) -> None:
+def _check_text(decoded: JsonValue, what: str) -> None:
     try:
         json.dumps(decoded, ensure_ascii=False).encode()
     except UnicodeEncodeError:

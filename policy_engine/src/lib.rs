@@ -35,11 +35,11 @@ pub extern "C" fn buffer(length: usize) -> *mut u8 {
 
 /// Compiles the request `{"policy": text, "data": object, ...}`; see `policy::Request`.
 ///
-/// The answer is `{"syntax": "v1" or "v0"}`.
+/// The answer is `{"syntax": "v1" or "v0", "rules": [...]}`; see `Policy::description`.
 #[unsafe(no_mangle)]
 pub extern "C" fn compile() -> u64 {
     answer(policy::compile(&taken()).map(|compiled| {
-        let text = json!({ "syntax": compiled.syntax() }).to_string();
+        let text = compiled.description();
         POLICY.set(Some(compiled));
         text
     }))
@@ -47,7 +47,8 @@ pub extern "C" fn compile() -> u64 {
 
 /// Evaluates the package for the request, which is the input as JSON.
 ///
-/// The answer is `{"document": {...}}`: the value of every rule that is defined.
+/// The answer is `{"document": {...}}`: the value of every rule that is defined. A policy that was
+/// compiled with `trace` adds what `functions::trace` recorded.
 #[unsafe(no_mangle)]
 pub extern "C" fn evaluate() -> u64 {
     answer(with_policy(|policy| policy.evaluate(&taken())))

@@ -6,9 +6,9 @@ use regorus::{Engine, PolicyLengthConfig, Value};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::functions::{self, operators::sorted};
+use crate::functions::{self, operators::sorted, trace};
 use crate::rewrite::{self, Globals};
-use crate::syntax::{Head, Module, Parsed, Rule};
+use crate::syntax::{Expr, Head, Module, Parsed, Rule};
 
 /// What `compile` takes.
 #[derive(Deserialize)]
@@ -26,12 +26,17 @@ pub struct Request<'a> {
     /// Whether a failing function is undefined, as OPA has it, instead of an error.
     #[serde(default)]
     lenient: bool,
+    /// Whether the answers of `evaluate` also list which values were compared with which.
+    #[serde(default)]
+    trace: bool,
 }
 
 pub struct Policy {
     engine: Engine,
     data: Value,
     v0: bool,
+    trace: bool,
+    rules: serde_json::Value,
     query: Option<String>,
 }
 
@@ -55,12 +60,13 @@ pub fn compile(request: &[u8]) -> Result<Policy, String> {
     for text in rewritten(&request, &parsed)? {
         engine.add_policy("policy".to_owned(), text).map_err(text_of)?;
     }
+    let rules = parsed.iter().flat_map(|each| definitions(&each.ast)).collect();
     drop(parsed);
     let data = Value::from_json_str(request.data.get()).map_err(text_of)?;
     engine.add_data(data.clone()).map_err(text_of)?;
     engine.set_strict_builtin_errors(!request.lenient);
     functions::add(&mut engine).map_err(text_of)?;
-    Ok(Policy { engine, data, v0, query: request.query })
+    Ok(Policy { engine, data, v0, trace: request.trace, rules, query: request.query })
 }
 
 /// The error that helps: that of v0 where v1 only misses its keywords.
@@ -97,10 +103,11 @@ const LENGTHS: PolicyLengthConfig = PolicyLengthConfig {
     max_lines: NonZeroUsize::new(1 << 20).unwrap(),
 };
 
+/// The syntax trees. Places in errors are named `source`, those in rewritten texts `policy`.
 fn parse(request: &Request<'_>, v0: bool) -> Result<Vec<Parsed>, String> {
     let mut engine = engine(v0);
     for module in sources(request) {
-        engine.add_policy("policy".to_owned(), module.clone()).map_err(text_of)?;
+        engine.add_policy("source".to_owned(), module.clone()).map_err(text_of)?;
     }
     let tree = engine.get_ast_as_json().map_err(text_of)?;
     serde_json::from_str(&tree).map_err(|error| format!("the policy is nested too deeply: {error}"))
@@ -115,6 +122,28 @@ fn has_verdict(module: &Module) -> bool {
     rewrite::package(module).as_deref() == Ok(PACKAGE) && module.rules.iter().any(named)
 }
 
+/// Each definition of a rule in `package policy`, in their order. The path of a rule with a computed
+/// last part ends before this part.
+fn definitions(module: &Module) -> Vec<serde_json::Value> {
+    if rewrite::package(module).as_deref() != Ok(PACKAGE) {
+        return Vec::new();
+    }
+    let described = |rule: &Rule| {
+        let (reference, line, function) = match rule {
+            Rule::Spec { span, head, .. } => {
+                (head.reference(), span.line, matches!(head, Head::Func { .. }))
+            }
+            Rule::Default { span, refr, args, .. } => (refr, span.line, !args.is_empty()),
+        };
+        let path = reference.path().or_else(|| match reference {
+            Expr::RefBrack { refr, .. } => refr.path(),
+            _ => None,
+        });
+        serde_json::json!({ "path": path, "line": line, "function": function })
+    };
+    module.rules.iter().map(described).collect()
+}
+
 fn rewritten(request: &Request<'_>, parsed: &[Parsed]) -> Result<Vec<String>, String> {
     let mut globals = Globals::default();
     for each in parsed {
@@ -122,7 +151,7 @@ fn rewritten(request: &Request<'_>, parsed: &[Parsed]) -> Result<Vec<String>, St
     }
     sources(request)
         .zip(parsed)
-        .map(|(source, each)| rewrite::rewrite(source, &each.ast, &globals))
+        .map(|(source, each)| rewrite::rewrite(source, &each.ast, &globals, request.trace))
         .collect()
 }
 
@@ -135,8 +164,10 @@ fn says_v1(policy: &str) -> bool {
 }
 
 impl Policy {
-    pub fn syntax(&self) -> &'static str {
-        if self.v0 { "v0" } else { "v1" }
+    /// JSON of `{"syntax": "v1" or "v0", "rules": [{"path", "line", "function"}, ...]}`.
+    pub fn description(&self) -> String {
+        let syntax = if self.v0 { "v0" } else { "v1" };
+        serde_json::json!({ "syntax": syntax, "rules": self.rules }).to_string()
     }
 
     pub fn evaluate(&mut self, input: &[u8]) -> Result<String, String> {
@@ -144,6 +175,7 @@ impl Policy {
             return self.results(query, input);
         }
         self.set_input(input)?;
+        trace::begin();
         let results = self.engine.eval_query(PACKAGE.to_owned(), false).map_err(text_of)?;
         let document = match results.result.as_slice() {
             [] => Value::new_object(),
@@ -152,6 +184,9 @@ impl Policy {
         };
         let mut text = String::from("{\"document\":");
         write(&document, &mut text)?;
+        if self.trace {
+            text.push_str(&trace::recorded());
+        }
         text.push('}');
         Ok(text)
     }

@@ -53,9 +53,13 @@ pub fn package(module: &Module) -> Result<String> {
 }
 
 /// The module in the syntax of Rego v1.
-pub fn rewrite(source: &str, module: &Module, globals: &Globals) -> Result<String> {
+///
+/// With `trace`, comparisons are written as calls of `functions::trace`, which records them.
+pub fn rewrite(source: &str, module: &Module, globals: &Globals, trace: bool) -> Result<String> {
     let mut writer = Writer {
         source,
+        trace,
+        place: 0,
         package: package(module)?,
         globals,
         imports: BTreeMap::new(),
@@ -76,6 +80,9 @@ pub fn rewrite(source: &str, module: &Module, globals: &Globals) -> Result<Strin
 
 struct Writer<'a> {
     source: &'a str,
+    trace: bool,
+    /// Line of the original whose statement is being written.
+    place: usize,
     package: String,
     globals: &'a Globals,
     imports: BTreeMap<String, String>,
@@ -102,6 +109,16 @@ impl Writer<'_> {
         self.source.get(span.start..span.end).unwrap_or_default()
     }
 
+    /// An error with the place in the original, unless it has one.
+    fn at_place(&self, span: &Span, error: String) -> String {
+        if error.starts_with("line ") {
+            return error;
+        }
+        let before = self.source.get(..span.start).unwrap_or_default();
+        let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+        format!("line {}, column {column}: {error}", span.line)
+    }
+
     fn put(&mut self, text: &str) {
         self.line += text.matches('\n').count();
         self.out.push_str(text);
@@ -123,7 +140,8 @@ impl Writer<'_> {
         }
         for rule in &module.rules {
             let (Rule::Spec { span, .. } | Rule::Default { span, .. }) = rule;
-            self.rule(rule).map_err(|error| in_line(span.line, error))?;
+            self.place = span.line;
+            self.rule(rule).map_err(|error| self.at_place(span, error))?;
         }
         self.put("\n");
         Ok(())
@@ -304,7 +322,7 @@ impl Writer<'_> {
             }
             self.at(statement.span.line);
             let text =
-                self.statement(statement).map_err(|error| in_line(statement.span.line, error))?;
+                self.statement(statement).map_err(|error| self.at_place(&statement.span, error))?;
             self.put(&text);
         }
         Ok(())
@@ -317,6 +335,13 @@ impl Writer<'_> {
     }
 
     fn statement(&mut self, statement: &Statement) -> Result<String> {
+        let outer = std::mem::replace(&mut self.place, statement.span.line);
+        let text = self.literal(statement);
+        self.place = outer;
+        text
+    }
+
+    fn literal(&mut self, statement: &Statement) -> Result<String> {
         let with = self.with(&statement.with_mods)?;
         let text = match &statement.literal {
             Literal::SomeVars { vars } => {
@@ -389,7 +414,7 @@ impl Writer<'_> {
         let core = match expr {
             Expr::BoolExpr { op: BoolOp::Eq, lhs, rhs } => {
                 let (lhs, rhs) = (self.side(lhs, &mut hoisted)?, self.side(rhs, &mut hoisted)?);
-                format!("{lhs} == {rhs}")
+                self.compared("==", &lhs, &rhs).unwrap_or_else(|| format!("{lhs} == {rhs}"))
             }
             Expr::AssignExpr { op: AssignOp::Eq, lhs, rhs } => {
                 let (lhs, rhs) = (self.side(lhs, &mut hoisted)?, self.side(rhs, &mut hoisted)?);
@@ -546,7 +571,8 @@ impl Writer<'_> {
         if let Some(function) = names::function(&path) {
             return Ok((path, Some(function)));
         }
-        self.missing.insert(format!("{path} ({})", names::absence(&path)));
+        let absence = names::absence(&path);
+        self.missing.insert(format!("{path} ({absence}) in line {}", self.place));
         Ok((path, None))
     }
 
@@ -592,9 +618,14 @@ impl Writer<'_> {
                 format!("({} {sign} {})", self.operand(lhs, h)?, self.operand(rhs, h)?)
             }
             Expr::BoolExpr { op: BoolOp::Eq, lhs, rhs } => {
-                format!("({} == {})", self.operand(lhs, h)?, self.operand(rhs, h)?)
+                let (lhs, rhs) = (self.operand(lhs, h)?, self.operand(rhs, h)?);
+                self.compared("==", &lhs, &rhs).unwrap_or_else(|| format!("({lhs} == {rhs})"))
             }
-            Expr::BoolExpr { op, lhs, rhs } => self.operator(comparison(*op), lhs, rhs, h)?,
+            Expr::BoolExpr { op, lhs, rhs } => {
+                let (name, sign) = comparison(*op);
+                let (lhs, rhs) = (self.operand(lhs, h)?, self.operand(rhs, h)?);
+                self.compared(sign, &lhs, &rhs).unwrap_or_else(|| format!("{name}({lhs}, {rhs})"))
+            }
             Expr::ArithExpr { op, lhs, rhs } => self.operator(arithmetic(*op), lhs, rhs, h)?,
             Expr::AssignExpr { op: AssignOp::Eq, lhs, rhs } => {
                 self.check_pattern(lhs)?;
@@ -610,7 +641,9 @@ impl Writer<'_> {
                     Some(key) => {
                         format!("__in_at({}, {value}, {collection})", self.operand(key, h)?)
                     }
-                    None => format!("__in({value}, {collection})"),
+                    None => self
+                        .compared("in", &value, &collection)
+                        .unwrap_or_else(|| format!("__in({value}, {collection})")),
                 }
             }
         })
@@ -634,6 +667,11 @@ impl Writer<'_> {
         }
         let pairs = parts.iter().map(|(key, value)| format!("[{key}, {value}]"));
         Ok(format!("__object([{}])", pairs.collect::<Vec<_>>().join(", ")))
+    }
+
+    /// A comparison that is recorded; none without `trace`.
+    fn compared(&self, sign: &str, lhs: &str, rhs: &str) -> Option<String> {
+        self.trace.then(|| format!("__compared({sign:?}, {}, {lhs}, {rhs})", self.place))
     }
 
     fn operator(&mut self, name: &str, lhs: &Expr, rhs: &Expr, h: &mut Hoisted) -> Result<String> {
@@ -755,10 +793,6 @@ impl Writer<'_> {
 const WHOLE_DATA: &str =
     "a reference to the whole of data, or of the policy's package, is not supported";
 
-fn in_line(line: usize, error: String) -> String {
-    if error.starts_with("line ") { error } else { format!("line {line}: {error}") }
-}
-
 fn field(name: &str) -> String {
     let mut characters = name.chars();
     let begins = characters.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
@@ -794,14 +828,15 @@ fn is_call(expr: &Expr) -> bool {
     )
 }
 
-fn comparison(op: BoolOp) -> &'static str {
+/// Name of the operator's function, and its sign.
+fn comparison(op: BoolOp) -> (&'static str, &'static str) {
     match op {
-        BoolOp::Lt => "__lt",
-        BoolOp::Le => "__le",
-        BoolOp::Eq => "__eq",
-        BoolOp::Ge => "__ge",
-        BoolOp::Gt => "__gt",
-        BoolOp::Ne => "__ne",
+        BoolOp::Lt => ("__lt", "<"),
+        BoolOp::Le => ("__le", "<="),
+        BoolOp::Eq => ("__eq", "=="),
+        BoolOp::Ge => ("__ge", ">="),
+        BoolOp::Gt => ("__gt", ">"),
+        BoolOp::Ne => ("__ne", "!="),
     }
 }
 

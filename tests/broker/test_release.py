@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -44,12 +44,13 @@ class RefusesToRecord(MemoryEvents):
 
 @dataclass
 class ScriptedRelease:
-    """A release policy that keeps some paths, and some kinds, from everybody."""
+    """A release policy that refuses some paths, and some kinds, to every guest."""
 
     refused: frozenset[str] = frozenset()
+    asked: list[tuple[AppraisedPeer, Kind, str]] = field(default_factory=list)
 
     async def failures(self, peer: AppraisedPeer, kind: Kind, path: str) -> tuple[Reason, ...]:
-        del peer
+        self.asked.append((peer, kind, path))
         kept = path in self.refused or kind.value in self.refused
         return (Reason("release", "", "", f"not {path}"),) if kept else ()
 
@@ -144,6 +145,17 @@ async def test_ctr_where_the_operator_allows_it() -> None:
         await releaser(allow_a256ctr=True).decrypt(PEER, [changed(blob(ONE, CTR), iv=bytes(12))])
 
 
+async def test_ctr_is_off_by_default() -> None:
+    tested = Releaser(
+        keys=MemoryKeys(dict(KEYS)),
+        resources=MemoryResources(),
+        policy=ScriptedRelease(),
+        events=MemoryEvents(),
+    )
+    with pytest.raises(RequestError, match="A256CTR authenticates nothing and is off"):
+        await tested.decrypt(PEER, [blob(ONE, CTR)])
+
+
 async def test_a_packet_relabelled_as_ctr_opens_nothing() -> None:
     """Whoever holds an image could strip the tag and change what GCM protects."""
     good = blob()
@@ -230,7 +242,14 @@ async def test_what_the_release_policy_keeps_back_is_not_released() -> None:
             await asked
         assert str(caught.value) == f"not released to this guest; ask about {PEER.appraisal_id}"
     assert not events.named("secret.released")
-    assert events.named("release.refused")[0]["reasons"] == ("not keys/one",)
+    assert events.named("release.refused")[0] == {
+        "peer": PEER.address,
+        "appraisal": PEER.appraisal_id,
+        "tee": PEER.tee,
+        "what": Kind.KEY,
+        "path": "keys/one",
+        "reasons": ("not keys/one",),
+    }
 
 
 async def test_one_of_several_that_is_kept_back_keeps_all() -> None:
@@ -270,6 +289,22 @@ async def test_a_file_for_images_that_is_missing_is_kept_back_as_one_that_is_the
         await releaser().find(PEER, path)
     with pytest.raises(NotFound):
         await tested.find(PEER, ResourcePath(MISSING.segments))
+
+
+async def test_the_policy_is_asked_about_the_guest_and_each_form_of_the_object() -> None:
+    """The policy could refuse a missing object as an image's file, as a resource, or as a key."""
+    path = LEGACY_RESOURCES["Policy"]
+    policy = ScriptedRelease()
+    tested = Releaser(
+        keys=MemoryKeys(), resources=MemoryResources(), policy=policy, events=MemoryEvents()
+    )
+    with pytest.raises(NotFound):
+        await tested.find(PEER, path)
+    assert policy.asked == [
+        (PEER, Kind.RESOURCE, str(path)),
+        (PEER, Kind.IMAGE, str(path)),
+        (PEER, Kind.KEY, f"keys/{path}"),
+    ]
 
 
 @pytest.mark.parametrize("path", [PATH, LEGACY_RESOURCES["Policy"]], ids=str)

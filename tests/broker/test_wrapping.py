@@ -11,6 +11,12 @@ import pytest
 from tests.support.memory import MemoryEvents, MemoryKeys
 from verdictd_py.broker.wrapping import Wrapper
 from verdictd_py.domain.callers import ROLES, Caller
+from verdictd_py.domain.events import (
+    ImageKeyUnwrapped,
+    ImageKeyWrapped,
+    KeyRead,
+    WrapRequested,
+)
 from verdictd_py.domain.names import KeyId
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.domain.wrapping import Algorithm, WrappedBlob
@@ -85,6 +91,27 @@ async def test_what_is_wrapped_unwraps(
     assert OPTSDATA.reveal() not in packet.encode()
     assert await setup.wrapper.unwrap(ADMIN, packet) == OPTSDATA
     assert packet.blob.key_id in setup.keys.keys
+
+
+async def test_each_operation_records_who_did_what_with_which_key() -> None:
+    setup = Setup()
+    packet = await setup.wrapper.wrap(WRAPS, GUIDE, OPTSDATA)
+    await setup.wrapper.unwrap(ADMIN, packet)
+    assert setup.events.events == [
+        WrapRequested(caller=WRAPS.name, parameter="ExistingKey", optsdata=OPTSDATA),
+        KeyRead(kid=str(KID), key=setup.keys.keys[KID]),
+        ImageKeyWrapped(caller=WRAPS.name, kid=str(KID), algorithm="A256GCM"),
+        ImageKeyUnwrapped(caller=ADMIN.name, kid=str(KID)),
+    ]
+
+
+async def test_ctr_is_off_by_default() -> None:
+    setup = Setup(allow_a256ctr=True)
+    ctr = replace(KBS, algorithm=Algorithm.A256CTR)
+    packet = await setup.wrapper.wrap(WRAPS, ctr, OPTSDATA)
+    tested = Wrapper(keys=setup.keys, events=MemoryEvents())
+    with pytest.raises(RequestError, match="A256CTR authenticates nothing and is off"):
+        await tested.unwrap(ADMIN, packet)
 
 
 async def test_no_iv_is_used_twice() -> None:

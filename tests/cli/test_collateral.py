@@ -100,7 +100,7 @@ def test_a_wrong_command_line_is_one_line(tmp_path: Path) -> None:
             *("fetch", "--fmspc", FMSPC, "--output", output, "--collateral-url", "nowhere"),
         ),
         "ACTION": (),
-        "it is no text": ("show", str(tmp_path / "binary")),
+        "it is not text": ("show", str(tmp_path / "binary")),
         "it is an empty list": ("verify", str(tmp_path / "list")),
         "nested too deeply": ("verify", str(tmp_path / "deep")),
         "a number in it is too long": ("verify", str(tmp_path / "number")),

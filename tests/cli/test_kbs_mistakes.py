@@ -28,17 +28,17 @@ OFF = "has no effect without --kbs-http; give the listener an address, or remove
 KEY = '[[key]]\nname = "a"\npublic_key = "ed25519.pub"\nroles = ["admin"]\n'
 ADMINS: dict[str, tuple[str, tuple[str, ...]]] = {
     "no TOML": ("[[key]", ("is not valid TOML: ", "fix that line")),
-    "empty": ("", ("something else than tables [[key]]", "docs/http-guests.md")),
-    "one table": (KEY.replace("[[key]]", "[key]"), ("something else than tables [[key]]",)),
-    "another table": (KEY + "[other]\n", ("something else than tables [[key]]",)),
+    "empty": ("", ("must have tables [[key]] only", "docs/http-guests.md")),
+    "one table": (KEY.replace("[[key]]", "[key]"), ("must have tables [[key]] only",)),
+    "another table": (KEY + "[other]\n", ("must have tables [[key]] only",)),
     "no name": (KEY.replace('name = "a"', ""), ("has a key without a name", 'write name = "')),
     "an empty name": (KEY.replace('"a"', '""'), ("has a key without a name",)),
     "an unprintable name": (KEY.replace('"a"', '"a\\n"'), ("has a key without a name",)),
     "a name of another type": (KEY.replace('"a"', "5"), ("has a key without a name",)),
-    "unknown member": (KEY + 'role = "admin"\n', ("key 'a' in", "has 'role'", "remove it")),
+    "unknown member": (KEY + 'role = "admin"\n', ("has the unknown setting 'role'", "remove it")),
     "unknown role": (
         KEY.replace('["admin"]', '["boss"]'),
-        ("key 'a' in", "there are register, operator, admin"),
+        ("key 'a' in", "the roles are register, operator, admin"),
     ),
     "roles as a text": (KEY.replace('["admin"]', '"admin"'), ("has an unknown role",)),
     "roles as a number": (KEY.replace('["admin"]', "5"), ("has an unknown role",)),
@@ -109,7 +109,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "guests' tokens as administrators'": (
         (*HTTP, "--kbs-token-key", "DIR/p256.key", "--kbs-admins", "DIR/of-tokens.toml"),
-        ("key 'a' in", "is that of --kbs-token-key", "a key of their own"),
+        ("key 'a' in", "is that of --kbs-token-key", "another key"),
     ),
     "certificate alone": ((*HTTP, "--kbs-tls-cert", "DIR/a.pem"), ("go together", "give both")),
     "key alone": ((*HTTP, "--kbs-tls-key", "DIR/a.key"), ("go together", "give both")),
@@ -189,7 +189,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "sample alone": (
         (*HTTP, "--insecure-sample-verifier"),
-        ("would give every secret in", "verdictd-py demo", "--insecure-sample-data-dir"),
+        ("would release every secret in", "verdictd-py demo", "--insecure-sample-data-dir"),
     ),
     "sample data directory alone": (
         (*HTTP, "--insecure-sample-data-dir"),

@@ -232,14 +232,14 @@ async def test_what_the_operator_insists_on_is_stored_as_it_is(
     assert (await verdict(broker, "image-policy", "show")).stdout == guide
 
 
-async def test_a_tested_policy_that_does_not_allow_is_status_1(
-    broker: RunningBroker, files: Path
-) -> None:
+async def test_a_tested_policy_that_refuses_is_status_1(broker: RunningBroker, files: Path) -> None:
     given = ("--policy-file", str(files / "policy.rego"), "--reference-file", str(files / "data"))
     words = ("policy", "test", *given)
-    assert "allowed" in said(await verdict(broker, *words, str(files / "claims")))
+    assert said(await verdict(broker, *words, str(files / "claims"))).startswith(
+        "verdict  accepted\nallow    true\nTEE      sgx\n"
+    )
     ended = await verdict(broker, *words, str(files / "old"), "--json")
-    assert (ended.status, ended.json["allow"]) == (1, False)
+    assert (ended.status, ended.json["allow"], ended.json["verdict"]) == (1, False, "refused")
 
 
 async def test_status_says_what_is_unsafe_and_who_asks(broker: RunningBroker) -> None:

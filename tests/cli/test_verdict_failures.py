@@ -203,7 +203,7 @@ async def test_tls_is_spoken_where_it_is_asked_for(tmp_path: Path) -> None:
         (("--export-opa-policy", "\udcff"), "the command line is not UTF-8 text"),
         (
             ("--tls-ca", __file__, "--tls-cert", __file__, "--tls-key", __file__, "status"),
-            "unencrypted PEM key and PEM certificate, in this order; correct --tls-cert, -key",
+            "not a PEM certificate; correct --tls-cert, -key",
         ),
         (("--timeout", "0", "status"), "--timeout"),
         (("--timeout", "nan", "status"), "--timeout"),

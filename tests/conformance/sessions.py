@@ -1,4 +1,4 @@
-"""What every session store must do: one suite, run against each implementation."""
+"""Conformance suite of the port `SessionStore`, for each implementation."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def name(number: int) -> str:
 
 
 class SessionStoreConformance(ABC):
-    """Subclasses open a store."""
+    """Suite whose subclasses open a store."""
 
     @abstractmethod
     async def opened(self, directory: Path, limits: SessionLimits) -> SessionStore:
-        """A new store, empty, closed after the test."""
+        """Return a new, empty store, which is closed after the test."""
 
     @pytest.fixture
     async def store(self, tmp_path: Path) -> SessionStore:
@@ -43,7 +43,9 @@ class SessionStoreConformance(ABC):
         for _ in range(3):
             assert await store.take_challenge(name(1), now=NOW) is None
 
-    async def test_of_a_hundred_only_one_gets_it(self, store: SessionStore) -> None:
+    async def test_only_one_of_a_hundred_callers_takes_a_challenge(
+        self, store: SessionStore
+    ) -> None:
         for number in range(5):
             await store.add_challenge(name(number), f"{number}", now=NOW, expires=END)
         taken = await asyncio.gather(
@@ -51,7 +53,7 @@ class SessionStoreConformance(ABC):
         )
         assert sorted(each for each in taken if each is not None) == ["0", "1", "2", "3", "4"]
 
-    async def test_unknown_names(self, store: SessionStore) -> None:
+    async def test_unknown_names_have_nothing(self, store: SessionStore) -> None:
         await store.add_challenge(name(1), "challenge", now=NOW, expires=END)
         for unknown in ("", name(2), name(1)[:-1], name(1) + "0", "%", "'; DROP TABLE entries; --"):
             assert await store.take_challenge(unknown, now=NOW) is None
@@ -59,9 +61,7 @@ class SessionStoreConformance(ABC):
             assert await store.claims(unknown, now=NOW) is None
         assert await store.take_challenge(name(1), now=NOW) == "challenge"
 
-    async def test_a_challenge_is_no_token_and_a_token_no_challenge(
-        self, store: SessionStore
-    ) -> None:
+    async def test_challenges_and_tokens_are_not_confused(self, store: SessionStore) -> None:
         await store.add_challenge(name(1), "challenge", now=NOW, expires=END)
         assert await store.token(name(1), now=NOW) is None
         assert await store.claims(name(1), now=NOW) is None
@@ -72,7 +72,7 @@ class SessionStoreConformance(ABC):
         assert await store.token(name(3), now=NOW) is None
         assert await store.claims(name(3), now=NOW) == "claims"
 
-    async def test_everything_ends(self, store: SessionStore) -> None:
+    async def test_everything_expires(self, store: SessionStore) -> None:
         for when, there in ((NOW, True), (JUST_BEFORE, True), (END, False)):
             await store.add_challenge(name(1), "challenge", now=NOW, expires=END)
             await store.add_token(name(2), "token", now=NOW, expires=END)
@@ -81,12 +81,14 @@ class SessionStoreConformance(ABC):
             assert (await store.token(name(2), now=when) is not None) is there
             assert (await store.claims(name(3), now=when) is not None) is there
 
-    async def test_a_challenge_that_is_over_is_spent_too(self, store: SessionStore) -> None:
+    async def test_an_expired_challenge_is_removed_when_it_is_taken(
+        self, store: SessionStore
+    ) -> None:
         await store.add_challenge(name(1), "challenge", now=NOW, expires=END)
         assert await store.take_challenge(name(1), now=END) is None
         assert await store.take_challenge(name(1), now=NOW) is None
 
-    async def test_a_session_attests_and_is_read_often(self, store: SessionStore) -> None:
+    async def test_a_token_is_read_many_times(self, store: SessionStore) -> None:
         await store.add_challenge(name(1), "challenge", now=NOW, expires=END)
         assert await store.take_challenge(name(1), now=NOW)
         await store.add_token(name(1), "a.b.c", now=NOW, expires=END)
@@ -94,17 +96,15 @@ class SessionStoreConformance(ABC):
             assert await store.token(name(1), now=NOW) == "a.b.c"
         assert await store.take_challenge(name(1), now=NOW) is None
 
-    async def test_claims_are_kept_as_long_as_the_last_guest_needs_them(
-        self, store: SessionStore
-    ) -> None:
+    async def test_claims_are_stored_until_their_last_expiry(self, store: SessionStore) -> None:
         later = END + timedelta(minutes=4)
         await store.add_claims(name(1), "claims", now=NOW, expires=END)
         await store.add_claims(name(1), "claims", now=JUST_BEFORE, expires=later)
         assert await store.claims(name(1), now=END) == "claims"
         assert await store.claims(name(1), now=later) is None
 
-    async def test_too_many_challenges(self, small: SessionStore) -> None:
-        """The oldest goes, which is the one whose guest has had most time."""
+    async def test_the_oldest_of_too_many_challenges_is_evicted(self, small: SessionStore) -> None:
+        """The guest of the oldest one has had the most time to answer."""
         for number in range(7):
             after = timedelta(seconds=number)
             await small.add_challenge(name(number), "c", now=NOW, expires=END + after)
@@ -135,10 +135,10 @@ class SessionStoreConformance(ABC):
         found = [await small.token(name(number), now=NOW) for number in range(10, 20)]
         assert found == [None, None, *["token"] * 8]
 
-    async def test_where_tokens_fill_it_a_new_guest_still_gets_its_turn(
+    async def test_a_new_guest_is_served_although_tokens_fill_the_store(
         self, small: SessionStore
     ) -> None:
-        """It may be told to begin anew, but nothing breaks."""
+        """It may have to begin again, but no call fails."""
         for number in range(8):
             await small.add_token(name(number), "token", now=NOW, expires=END)
         await small.add_challenge(name(9), "c", now=NOW, expires=END)
@@ -146,7 +146,7 @@ class SessionStoreConformance(ABC):
         await small.add_challenge(name(9), "c", now=END, expires=END + timedelta(minutes=5))
         assert await small.take_challenge(name(9), now=END) == "c"
 
-    async def test_what_has_ended_takes_no_room(self, small: SessionStore) -> None:
+    async def test_expired_entries_do_not_count(self, small: SessionStore) -> None:
         for number in range(5):
             await small.add_token(name(number), "t" * 200, now=NOW, expires=END)
             await small.add_claims(name(number), "k" * 200, now=NOW, expires=END)
@@ -158,8 +158,10 @@ class SessionStoreConformance(ABC):
             assert await small.token(name(number), now=END)
             assert await small.claims(name(number), now=END)
 
-    async def test_a_clock_that_was_ahead_leaves_nothing(self, small: SessionStore) -> None:
-        """What was put in then would else take the room of every new guest, for as long."""
+    async def test_entries_of_a_clock_that_was_ahead_are_discarded(
+        self, small: SessionStore
+    ) -> None:
+        """They would otherwise displace new guests until they expire."""
         ahead, tomorrow = NOW + timedelta(days=1), END + timedelta(days=1)
         for number in range(5):
             await small.add_challenge(name(number), "c", now=ahead, expires=tomorrow)
@@ -176,7 +178,7 @@ class SessionStoreConformance(ABC):
         for number in range(5):
             assert await small.token(name(number), now=NOW) is None
 
-    async def test_bytes_are_bounded(self, small: SessionStore) -> None:
+    async def test_bytes_are_limited(self, small: SessionStore) -> None:
         for number in range(7):
             expires = END + timedelta(seconds=number)
             await small.add_token(name(number), f"{number}" * 300, now=NOW, expires=expires)
@@ -187,7 +189,7 @@ class SessionStoreConformance(ABC):
         await small.add_claims(name(9), "k" * 1001, now=NOW, expires=END + timedelta(minutes=1))
         assert await small.claims(name(9), now=NOW) is None  # never more than the bound
 
-    async def test_the_same_again_takes_no_more_room(self, small: SessionStore) -> None:
+    async def test_a_replaced_entry_counts_once(self, small: SessionStore) -> None:
         await small.add_claims(name(1), "k" * 400, now=NOW, expires=END)
         await small.add_token(name(1), "t" * 400, now=NOW, expires=END)
         for second in range(1, 30):
@@ -197,8 +199,8 @@ class SessionStoreConformance(ABC):
         assert await small.claims(name(1), now=NOW) == "k" * 400
         assert await small.token(name(1), now=NOW) == "t" * 400
 
-    async def test_a_flood_of_strangers(self, store: SessionStore) -> None:
-        """20,000 challenges that nobody answers, and a guest among them."""
+    async def test_a_flood_of_unanswered_challenges(self, store: SessionStore) -> None:
+        """One guest answers its challenge among 20,000 that are never answered."""
         await store.add_token(name(1), "token", now=NOW, expires=END)
         clock = asyncio.get_running_loop().time
         begins = clock()

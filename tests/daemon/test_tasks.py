@@ -17,7 +17,7 @@ ALLOWED = {
     ("listeners/attested.py", "AttestedListener._accept"): "one guest; awaited by stop()",
     ("listeners/calls.py", "_complete"): "one call; awaited by the call",
     ("listeners/kbs/connections.py", "Acceptor._take"): "one client; awaited by drain()",
-    ("tees/intel/collateral/flights.py", "Flights.start"): "one value; awaited by who wants it",
+    ("tees/intel/collateral/flights.py", "SingleFlight.start"): "one value; awaited by its callers",
 }
 
 

@@ -107,7 +107,7 @@ async def by_the_broker(der: bytes) -> dict[str, object]:
         events=MemoryEvents(),
     )
     (opened,) = await releaser.decrypt(peer, [row.wrapped for row in request.blobs])
-    answer: dict[str, Any] = json.loads(answers.decrypted([(sealed, opened)]))
+    answer: dict[str, Any] = json.loads(answers.encode_plaintexts([(sealed, opened)]))
     return {
         "form": appraisal.form,
         "quote digest": appraisal.evidence.digest if appraisal.evidence else None,

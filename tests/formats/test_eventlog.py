@@ -1,4 +1,4 @@
-"""Boot event logs: a real one replays; every lie about it shows, or proves nothing."""
+"""Boot event logs: a real one replays; every change is detected, or proves nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RTMR0 = 376  # offset of RTMR0 in a v4 quote (tdx.md)
 
 @pytest.fixture(scope="module")
 def real() -> tuple[bytes, dict[str, bytes]]:
-    """A log and the registers of the quote made after it."""
+    """Return a log, and the registers of the quote that was generated after it."""
     quote = vector("eventlog/quote.bin").read_bytes()
     registers = {
         name: quote[RTMR0 + 48 * index : RTMR0 + 48 * (index + 1)]
@@ -61,8 +61,8 @@ def test_a_register_that_does_not_replay_is_named(real: tuple[bytes, dict[str, b
     assert len(log.mismatches({})) == 4
 
 
-def test_every_changed_event_shows(real: tuple[bytes, dict[str, bytes]]) -> None:
-    """Another digest, another order, one more, one less: it does not replay."""
+def test_every_change_of_an_event_is_detected(real: tuple[bytes, dict[str, bytes]]) -> None:
+    """The log does not replay after a change of a digest, of the order or of the number."""
     data, registers = real
     events = parse(data, REGISTERS).events
     for place, each in enumerate(events):
@@ -80,8 +80,8 @@ def test_every_changed_event_shows(real: tuple[bytes, dict[str, bytes]]) -> None
             assert [reason.rule for reason in reasons] == ["eventLog"]
 
 
-def test_a_log_of_lies_is_refused_in_a_few_lines() -> None:
-    """They are logged, audited and remembered; a guest decides how many events there are."""
+def test_the_number_of_reasons_is_limited() -> None:
+    """Reasons are logged, audited and stored, and a guest chooses the number of events."""
     log = EventLog((event(1, 4, b"data", b"other"),) * eventlog.MAX_EVENTS, REGISTERS)
     reasons = log.mismatches(log.replay())
     told = eventlog.MAX_REPORTED_EVENTS
@@ -103,15 +103,15 @@ def test_data_of_these_types_is_proved_by_its_digest(kind: int) -> None:
     assert event(1, 0xA, b"data").data_proved is None
 
 
-def test_the_text_behind_a_prefix_is_proved_without_its_end() -> None:
+def test_the_text_after_a_prefix_is_proved_without_its_nul() -> None:
     for prefix in (b"grub_cmd: ", b"kernel_cmdline: "):
         assert event(3, eventlog.EV_IPL, prefix + b"x\0", b"x").data_proved is True
         assert event(3, eventlog.EV_IPL, prefix + b"x\0", b"y").data_proved is False
     assert event(3, eventlog.EV_IPL, b"something", b"x").data_proved is None
 
 
-def test_claims_come_from_their_own_register_and_once() -> None:
-    """What runs later can extend a register with whatever it likes, and call it anything."""
+def test_each_claim_is_read_from_one_register_only() -> None:
+    """Software that runs later can extend a register with anything, under any name."""
     good = (command_line(b"good"), secure_boot(b"\x01"))
     claims = EventLog(good, REGISTERS).claims()
     assert (claims["kernelCommandLine"], claims["secureBoot"]) == ("good", True)
@@ -126,12 +126,12 @@ def test_claims_come_from_their_own_register_and_once() -> None:
 
 
 @pytest.mark.parametrize("value", [b"", b"\x00", b"\x02", b"\x01\x00"])
-def test_secure_boot_is_on_only_where_its_value_is_one(value: bytes) -> None:
+def test_secure_boot_is_on_only_if_its_value_is_one(value: bytes) -> None:
     """Firmware measures a variable that is not set as an empty value."""
     assert EventLog((secure_boot(value),), REGISTERS).claims()["secureBoot"] is False
 
 
-def test_secure_boot_is_read_from_the_global_variable_alone() -> None:
+def test_secure_boot_is_read_from_the_global_variable_only() -> None:
     good = secure_boot(b"\x01")
     for place in (0, 15):  # the GUID of the vendor
         data = bytearray(good.data)
@@ -142,7 +142,7 @@ def test_secure_boot_is_read_from_the_global_variable_alone() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 2, 2**63])
-def test_a_variable_of_another_size_than_it_says_is_not_read(size: int) -> None:
+def test_a_variable_with_a_wrong_size_is_not_read(size: int) -> None:
     good = secure_boot(b"\x01")
     other = event(good.index, good.kind, good.data[:24] + number(size, 8) + good.data[32:])
     assert other.data_proved
@@ -158,7 +158,7 @@ def test_an_event_without_action_extends_no_register() -> None:
     assert log.claims()["events"] == EventLog(boot, REGISTERS).claims()["events"]
 
 
-def test_what_was_written_is_read() -> None:
+def test_a_written_log_is_read() -> None:
     events = (command_line(b"x"), secure_boot(b"\x01"), event(2, 0xA, b""))
     assert parse(written(*events), REGISTERS).events == events
     assert parse(HEADER, REGISTERS).events == ()
@@ -185,13 +185,13 @@ ROW = number(1) + number(4) + number(1) + number(0x0C, 2) + bytes(48)
         bytes(eventlog.MAX_LOG_BYTES + 1),
     ],
 )
-def test_what_is_no_log_is_refused(data: bytes) -> None:
+def test_malformed_logs_are_refused(data: bytes) -> None:
     with pytest.raises(EvidenceFormat):
         parse(data, REGISTERS)
 
 
 @given(st.binary(max_size=200), st.integers(0, 200), st.binary(max_size=8))
-def test_whatever_comes_in_is_a_log_or_refused(junk: bytes, cut: int, more: bytes) -> None:
+def test_arbitrary_bytes_are_read_or_refused(junk: bytes, cut: int, more: bytes) -> None:
     good = written(command_line(b"x"), secure_boot(b"\x01"))
     for data in (junk, HEADER + junk, good[:cut] + more + good[cut + len(more) :]):
         try:

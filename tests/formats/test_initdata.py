@@ -1,4 +1,4 @@
-"""Init-data: proved by its digest alone, and read in time that does not depend on who wrote it."""
+"""Init-data: proved by its digest, and read without delay whatever a guest sends."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def document(algorithm: str, form: str = "toml") -> str:
 
 
 def refused(body: str, form: str = "toml") -> str:
-    """The text of the refusal, which shows nothing of the document's data."""
+    """Return the text of the refusal, which contains no data of the document."""
     with pytest.raises(EvidenceFormat) as caught:
         initdata.parse(InitData(form, body))
     assert SECRET not in str(caught.value)
@@ -43,13 +43,13 @@ def refused(body: str, form: str = "toml") -> str:
 
 
 def measured(body: str, algorithm: str) -> str:
-    """MRCONFIGID of a guest that was started with it: cut, or zeros behind, 48 bytes."""
+    """Return MRCONFIGID of a guest with this init-data: 48 bytes, cut or padded with zeros."""
     return hashlib.new(algorithm, body.encode()).hexdigest()[:96].ljust(96, "0")
 
 
 @pytest.mark.parametrize("form", ["toml", "json"])
 @pytest.mark.parametrize("algorithm", ["sha256", "sha384", "sha512"])
-def test_digest(algorithm: str, form: str) -> None:
+def test_the_digest_matches_the_measured_one(algorithm: str, form: str) -> None:
     body = document(algorithm, form)
     found = initdata.parse(InitData(form, body))
     assert found.digest == hashlib.new(algorithm, body.encode()).digest()
@@ -61,8 +61,8 @@ def test_digest(algorithm: str, form: str) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha384", "sha512"])
-def test_any_other_register_is_a_mismatch(algorithm: str) -> None:
-    """That of another text, another algorithm, zeros, and a digest that is cut shorter."""
+def test_another_digest_is_a_mismatch(algorithm: str) -> None:
+    """The other digests are of another text or algorithm, zeros, or cut."""
     body = document(algorithm)
     found = initdata.parse(InitData("toml", body))
     right = measured(body, algorithm)
@@ -87,7 +87,7 @@ def test_a_digest_is_cut_or_filled_to_the_size_of_the_claim(algorithm: str, size
 
 
 @pytest.mark.parametrize("changed", [" ", "\n", "#"])
-def test_every_character_counts(changed: str) -> None:
+def test_every_character_changes_the_digest(changed: str) -> None:
     body = document("sha256")
     found = initdata.parse(InitData("toml", body + changed))
     assert found.content == initdata.parse(InitData("toml", body)).content
@@ -95,24 +95,24 @@ def test_every_character_counts(changed: str) -> None:
 
 
 @pytest.mark.parametrize("spelled", ["sha384", "SHA384", "sha-384", "SHA-384"])
-def test_spellings_of_the_algorithm(spelled: str) -> None:
+def test_all_spellings_of_an_algorithm_are_accepted(spelled: str) -> None:
     assert len(initdata.parse(InitData("toml", document(spelled))).digest) == 48
 
 
 @pytest.mark.parametrize("named", ["sm3", "md5", "sha1", "sha224", "shake_256", "", "sha3843"])
-def test_algorithms_that_are_not_served(named: str) -> None:
+def test_unsupported_algorithms_are_refused(named: str) -> None:
     told = refused(document(named))
     assert named in told
     assert "supported are sha256, sha384 and sha512" in told
 
 
 @pytest.mark.parametrize("head", ["", "algorithm = 384", 'algorithm = ["sha384"]', "[algorithm]"])
-def test_no_algorithm(head: str) -> None:
+def test_a_missing_algorithm_is_refused(head: str) -> None:
     assert "names the digest none" in refused(head)
 
 
 @pytest.mark.parametrize("form", ["", "yaml", "TOML", "toml\n", "jsontoml"])
-def test_forms_that_are_not_served(form: str) -> None:
+def test_unsupported_formats_are_refused(form: str) -> None:
     assert "supported are toml and json" in refused(document("sha384"), form)
 
 
@@ -130,7 +130,7 @@ def test_forms_that_are_not_served(form: str) -> None:
         ("[1, [2], {a = 3}]", [1, [2], {"a": 3}]),
     ],
 )
-def test_what_json_has_not_becomes_text(value: str, expected: Any) -> None:
+def test_dates_and_times_become_text(value: str, expected: Any) -> None:
     found = initdata.parse(InitData("toml", f"{HEAD}x = {value}")).content["x"]
     assert found == expected
     assert type(found) is type(expected)
@@ -144,7 +144,7 @@ def test_what_json_has_not_becomes_text(value: str, expected: Any) -> None:
         *("{a = " * 20 + "1" + "}" * 20, f'"{SECRET}', f"{SECRET} = {SECRET}", "1 2"),
     ],
 )
-def test_what_no_policy_could_be_given_is_refused(value: str) -> None:
+def test_values_without_json_equivalent_are_refused(value: str) -> None:
     assert refused(f'{HEAD}s = "{SECRET}"\nx = {value}') == "the init-data is not valid TOML"
 
 
@@ -156,12 +156,12 @@ def test_what_no_policy_could_be_given_is_refused(value: str) -> None:
         '{"a":' + "9" * 400 + "}",
     ],
 )
-def test_json_that_is_none(body: str) -> None:
+def test_invalid_json_is_refused(body: str) -> None:
     refused(body, "json")
 
 
 @pytest.mark.parametrize("form", ["toml", "json"])
-def test_size(form: str) -> None:
+def test_init_data_has_a_maximum_size(form: str) -> None:
     filling = "#" if form == "toml" else " "
     body = document("sha384", form)
     for size in (MAX_BYTES, MAX_BYTES + 1):
@@ -175,7 +175,7 @@ def test_size(form: str) -> None:
     assert "larger" in refused(f"#{two_bytes}", form)  # bytes count, not characters
 
 
-def test_a_key_is_as_deep_as_a_policy_can_look() -> None:
+def test_the_depth_of_keys_is_limited() -> None:
     good = ".".join("k" * 10)
     assert initdata.parse(InitData("toml", f"{HEAD}{good} = 1\n[b.{good}]\nc = 1.5"))
     for part in ("k", '"k"', "'k'", '"k.k"', ' "\\"" '):
@@ -199,14 +199,14 @@ def test_a_key_is_as_deep_as_a_policy_can_look() -> None:
         '"""#\n{}"""',
     ],
 )
-def test_dots_in_text_are_no_keys(quoted: str) -> None:
-    """Policies of agents are full of them."""
+def test_dots_in_text_are_not_key_separators(quoted: str) -> None:
+    """Policies of agents contain many."""
     body = f"{HEAD}x = {quoted.replace('{}', 'a.' * 500)}\ny = 1"
     assert initdata.parse(InitData("toml", body)).content == tomllib.loads(body)
 
 
 def fill(unit: str, *, before: str = "", behind: str = "") -> str:
-    """A document at the cap."""
+    """Return a document of the maximum size."""
     room = MAX_BYTES - len(HEAD + before + behind)
     return HEAD + before + unit * (room // len(unit)) + behind
 
@@ -244,8 +244,8 @@ def fill(unit: str, *, before: str = "", behind: str = "") -> str:
         ),
     ],
 )
-def test_no_document_takes_long(body: str) -> None:
-    """A genuine guest can show any: everybody else waits meanwhile."""
+def test_no_document_takes_long_to_refuse(body: str) -> None:
+    """A genuine guest can send any document, and other guests wait meanwhile."""
     begins = time.process_time()
     try:
         assert initdata.parse(InitData("toml", body[:MAX_BYTES])).content["algorithm"] == "sha384"
@@ -255,15 +255,15 @@ def test_no_document_takes_long(body: str) -> None:
 
 
 def with_values(form: str, count: int) -> str:
-    """A document of so many values: the algorithm, a list, and what is in it."""
+    """Return a document with `count` values: the algorithm, a list, and its elements."""
     if form == "json":
         return json.dumps({"algorithm": "sha384", "x": [1] * (count - 2)})
     return f'algorithm = "sha384"\nx = [{", ".join(["1"] * (count - 2))}]'
 
 
 @pytest.mark.parametrize("form", ["toml", "json"])
-def test_a_document_has_few_values(form: str) -> None:
-    """A policy engine takes minutes for a hundred thousand, and everybody else waits."""
+def test_the_number_of_values_is_limited(form: str) -> None:
+    """A policy engine needs minutes for a hundred thousand, while other guests wait."""
     assert initdata.parse(InitData(form, with_values(form, MAX_VALUES))).digest
     for count in (MAX_VALUES + 1, 20 * MAX_VALUES):
         assert refused(with_values(form, count), form) == TOO_MANY
@@ -281,7 +281,7 @@ def test_nested_values_count_and_long_texts_do_not() -> None:
 
 @given(st.sampled_from(["toml", "json"]), st.text(st.characters(codec=None), max_size=200))
 @examples(150)
-def test_only_its_own_error(form: str, body: str) -> None:
+def test_arbitrary_text_raises_the_documented_error_only(form: str, body: str) -> None:
     try:
         initdata.parse(InitData(form, body))
     except EvidenceFormat as error:
@@ -295,8 +295,8 @@ FRAGMENTS = st.sampled_from(
 
 @given(st.lists(FRAGMENTS, max_size=40).map("".join))
 @examples(300)
-def test_the_bound_on_keys_refuses_nothing_else(body: str) -> None:
-    """What `tomllib` reads and what has no key deeper than 16 is read."""
+def test_the_limit_of_depth_refuses_nothing_else(body: str) -> None:
+    """A document that `tomllib` reads is accepted if no key is deeper than 16."""
     try:
         tomllib.loads(HEAD + body)
     except ValueError:

@@ -1,4 +1,4 @@
-"""OpenPGP keyrings without gpg: what comes in, what goes out, what is refused."""
+"""OpenPGP keyrings without gpg: imports, exports, lists and refusals."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VERSION, ALGORITHM = 0, 5  # offsets in a version 4 key packet (RFC 9580, 5.5.2.
 
 
 def packet(tag: int, body: bytes) -> bytes:
-    """New format, length in four bytes (RFC 9580, 4.2.1)."""
+    """Return a packet in the new format, with a length of four bytes (RFC 9580, 4.2.1)."""
     return bytes([0xC0 | tag, 0xFF]) + len(body).to_bytes(4) + body
 
 
@@ -58,7 +58,7 @@ BARE = packet(PUBLIC_KEY, ANN_KEY)  # a certificate that no signature holds toge
     ],
     ids=["binary", "armoured", "apart", "a letter", "byte order mark", "twice"],
 )
-def test_certificates_come_in_either_form_and_many_at_once(given_form: bytes) -> None:
+def test_armoured_and_binary_certificates_are_imported(given_form: bytes) -> None:
     assert EDITOR.add(b"", given_form) == BOTH
     assert EDITOR.add(BOTH, given_form) == BOTH  # a second time changes nothing
 
@@ -79,7 +79,7 @@ def test_certificates_come_in_either_form_and_many_at_once(given_form: bytes) ->
         bytes(MAX_IMPORT_BYTES + 1),
     ],
 )
-def test_broken_material_is_refused_whole(content: bytes) -> None:
+def test_an_import_with_damaged_data_is_refused_as_a_whole(content: bytes) -> None:
     with pytest.raises(RequestError) as caught:
         EDITOR.add(BOTH, content)
     assert "\n" not in str(caught.value)
@@ -98,7 +98,7 @@ def test_broken_material_is_refused_whole(content: bytes) -> None:
         (packet(PUBLIC_KEY, changed(ANN_KEY, VERSION, 9)), "unsupported type"),
     ],
 )
-def test_the_cause_is_said(content: bytes, said: str) -> None:
+def test_a_refusal_names_the_cause(content: bytes, said: str) -> None:
     with pytest.raises(RequestError, match=f"{said}; give what gpg --export writes"):
         EDITOR.add(b"", content)
 
@@ -112,8 +112,8 @@ def test_the_cause_is_said(content: bytes, said: str) -> None:
         b"\xff\n" + str(BOB).encode() + bytes(ANN_SECRET),
     ],
 )
-def test_binary_beside_armour_is_not_passed_over(content: bytes) -> None:
-    """The library reads the one and is silent about the other."""
+def test_binary_data_next_to_armour_is_refused(content: bytes) -> None:
+    """The library reads one of the two and ignores the other."""
     with pytest.raises(RequestError, match="binary data next to the armour; give what gpg"):
         EDITOR.add(b"", content)
 
@@ -144,8 +144,8 @@ def test_secret_keys_are_refused_and_not_repeated(content: bytes) -> None:
 
 
 @given(st.sampled_from([bytes(ANN), bytes(ANN_SECRET)]), st.data())
-def test_no_message_shows_bytes_of_a_key(content: bytes, data: st.DataObject) -> None:
-    """Some of the library's own do: `7 unused bits not zeroed: (b4)`."""
+def test_no_error_text_contains_bytes_of_a_key(content: bytes, data: st.DataObject) -> None:
+    """Some texts of the library do: `7 unused bits not zeroed: (b4)`."""
     offset = data.draw(st.integers(0, len(content) - 1))
     broken = changed(content, offset, data.draw(st.integers(0, 255)))
     with contextlib.suppress(RequestError):
@@ -157,14 +157,14 @@ def test_no_message_shows_bytes_of_a_key(content: bytes, data: st.DataObject) ->
 
 
 def bare_certificates(count: int) -> list[bytes]:
-    """They differ in the time of creation (RFC 9580, 5.5.2.2), and so in the fingerprint."""
+    """Yield certificates that differ in the time of creation (RFC 9580, 5.5.2.2)."""
     return [
         packet(PUBLIC_KEY, ANN_KEY[:1] + number.to_bytes(4) + ANN_KEY[5:])
         for number in range(count)
     ]
 
 
-def test_a_keyring_has_a_bound() -> None:
+def test_the_size_of_a_keyring_is_limited() -> None:
     made = bare_certificates(MAX_CERTIFICATES + 1)
     full = EDITOR.add(b"", b"".join(made[:-1]))
     assert EDITOR.add(full, made[0]) == full
@@ -186,7 +186,7 @@ def spellings(cert: Cert) -> list[str]:
 
 
 @pytest.mark.parametrize("which", [*spellings(ANN), "ann@example.org", "<Ann@Example.org>"])
-def test_one_is_deleted_by_any_of_its_names(which: str) -> None:
+def test_a_certificate_is_removed_by_any_of_its_names(which: str) -> None:
     assert EDITOR.remove(BOTH, which) == bytes(BOB)
 
 
@@ -203,13 +203,13 @@ def test_a_subkey_names_its_certificate() -> None:
 @pytest.mark.parametrize(
     "which", ["", "@", "example.org", "ann", "00" * 20, "\x00", "Ann", "None", ANN.fingerprint[-8:]]
 )
-def test_who_is_not_there_is_not_deleted(which: str) -> None:
+def test_an_unknown_name_is_not_found(which: str) -> None:
     odd = bytes(ANN) + packet(PUBLIC_SUBKEY, changed(ANN_SUBKEY, VERSION, 9))  # has no fingerprint
     with pytest.raises(NotFound):
         EDITOR.remove(odd + bytes(BOB), which)
 
 
-def test_who_is_meant_must_be_clear() -> None:
+def test_an_ambiguous_name_is_refused() -> None:
     other = Tsk.generate("Ann at work <ann@example.org>").extract_certificate()
     three = EDITOR.add(BOTH, bytes(other))
     with pytest.raises(RequestError, match=other.fingerprint.upper()):
@@ -217,7 +217,7 @@ def test_who_is_meant_must_be_clear() -> None:
     assert EDITOR.remove(three, other.fingerprint) == BOTH
 
 
-def test_a_message_names_only_so_many() -> None:
+def test_a_message_names_a_limited_number_of_certificates() -> None:
     same = packet(USER_ID, b"Ann <ann@example.org>")
     many = EDITOR.add(b"", b"".join(made + same for made in bare_certificates(30)))
     with pytest.raises(RequestError, match=r"several certificates match.* and 10 more$") as caught:
@@ -225,7 +225,7 @@ def test_a_message_names_only_so_many() -> None:
     assert len(re.findall("[0-9A-F]{40}", str(caught.value))) == 20
 
 
-def test_a_list_is_as_gpg_shows_it() -> None:
+def test_a_list_has_the_format_of_gpg() -> None:
     lines = EDITOR.describe(BOTH).splitlines()
     assert re.fullmatch(r"pub   EdDSA \d{4}-\d\d-\d\d", lines[0])
     assert lines[1:4] == [f"      {ANN.fingerprint.upper()}", "uid   Ann <ann@example.org>", ""]
@@ -236,7 +236,7 @@ def test_a_list_is_as_gpg_shows_it() -> None:
     assert EDITOR.describe(b"") == ""
 
 
-def test_a_user_id_cannot_draw_on_the_terminal() -> None:
+def test_a_user_id_cannot_control_the_terminal() -> None:
     odd = Tsk.generate("Eve \x1b[31m\r\npub   EdDSA").extract_certificate()
     listed = EDITOR.describe(bytes(odd))
     assert "\x1b" not in listed
@@ -252,10 +252,10 @@ def test_a_user_id_cannot_draw_on_the_terminal() -> None:
         (BARE + packet(USER_ID, b"L\xe9on \x1b"), ["uid   [unverified] L\ufffdon \\x1b"]),
     ],
 )
-def test_a_certificate_that_nothing_signs_is_listed_as_such(
+def test_a_certificate_without_valid_self_signature_is_marked(
     content: bytes, uids: list[str]
 ) -> None:
-    """To the library one of SHA-1 alone is no different: one such hid the whole keyring."""
+    """The library treats one with SHA-1 alike, and then could not list the whole keyring."""
     lines = EDITOR.describe(EDITOR.add(bytes(BOB), content)).splitlines()
     assert re.fullmatch(r"pub   EdDSA [-\d]{10} \[no valid self-signature\]", lines[4])
     assert lines[5:] == [f"      {ANN.fingerprint.upper()}", *uids]
@@ -273,18 +273,18 @@ def test_a_certificate_that_nothing_signs_is_listed_as_such(
     ],
     ids=["tag", "version", "algorithm", "not UTF-8", "name that nobody signed"],
 )
-def test_what_the_library_does_not_know_hides_nothing(odd: bytes) -> None:
+def test_packets_unknown_to_the_library_do_not_hide_others(odd: bytes) -> None:
     keyring = EDITOR.add(bytes(BOB), bytes(ANN) + odd)
     assert EDITOR.describe(keyring) == EDITOR.describe(bytes(BOB) + bytes(ANN))
     assert EDITOR.remove(keyring, ANN.fingerprint) == bytes(BOB)
 
 
-def test_an_algorithm_without_a_name_is_listed() -> None:
+def test_an_unknown_algorithm_is_listed() -> None:
     odd = packet(PUBLIC_KEY, changed(ANN_KEY, ALGORITHM, 200))
     assert EDITOR.describe(EDITOR.add(b"", odd)).startswith("pub   unknown ")
 
 
-def test_a_revocation_that_comes_later_is_merged() -> None:
+def test_a_later_revocation_is_merged() -> None:
     revoked = bytes(ANN) + bytes(ANN.revoke(ANN_SECRET.certifier()))
     keyring = EDITOR.add(BOTH, revoked)
     first, *_ = EDITOR.describe(keyring).splitlines()
@@ -293,7 +293,7 @@ def test_a_revocation_that_comes_later_is_merged() -> None:
 
 
 @pytest.mark.parametrize("stored", [b"KBXf", b"\x00" * 40, bytes(ANN)[:-9]])
-def test_a_stored_keyring_that_cannot_be_read_is_said(stored: bytes) -> None:
+def test_an_unreadable_stored_keyring_is_reported(stored: bytes) -> None:
     for ask in (
         lambda: EDITOR.describe(stored),
         lambda: EDITOR.remove(stored, ANN.fingerprint),
@@ -304,7 +304,7 @@ def test_a_stored_keyring_that_cannot_be_read_is_said(stored: bytes) -> None:
 
 
 @given(st.binary(max_size=80), st.integers(0, len(bytes(ANN))))
-def test_whatever_comes_in_is_refused_or_a_certificate(junk: bytes, cut: int) -> None:
+def test_arbitrary_bytes_are_refused_or_a_certificate(junk: bytes, cut: int) -> None:
     for content in (junk, bytes(ANN)[:cut] + junk):
         try:
             EDITOR.describe(EDITOR.add(b"", content))
@@ -313,7 +313,7 @@ def test_whatever_comes_in_is_refused_or_a_certificate(junk: bytes, cut: int) ->
 
 
 @pytest.mark.skipif(shutil.which("gpg") is None, reason="gpg is not installed")
-def test_gpg_reads_what_is_exported(tmp_path: Path) -> None:
+def test_gpg_reads_an_exported_keyring(tmp_path: Path) -> None:
     keyring = tmp_path / "keyring.gpg"
     keyring.write_bytes(BOTH)
     shown = subprocess.run(

@@ -21,7 +21,7 @@ from verdictd_py.guest.agent import Failure, grpc_answer
 from verdictd_py.guest.connection import BrokerRefused, BrokerUnreachable
 from verdictd_py.guest.rcar.errors import AnswerInvalid, KbsRefused, refusal
 from verdictd_py.guest.rcar.session import RcarGuest
-from verdictd_py.guest.rcar.unwrap import LayerKeys, path_of, unwrapped
+from verdictd_py.guest.rcar.unwrap import LayerKeys, path_of, unwrap_blob
 
 KEY = bytes(range(32))
 IV = bytes(12)
@@ -43,26 +43,26 @@ def gcm(plaintext: bytes = LAYER, key: bytes = KEY) -> bytes:
 
 class TestCiphers:
     def test_gcm(self) -> None:
-        assert unwrapped(Algorithm.AES_GCM, SecretBytes(KEY), IV, gcm()).reveal() == LAYER
+        assert unwrap_blob(Algorithm.AES_GCM, SecretBytes(KEY), IV, gcm()).reveal() == LAYER
 
     def test_ctr(self) -> None:
         kek = SecretBytes(NIST_KEY)
-        assert unwrapped(Algorithm.A256CTR, kek, NIST_IV, NIST_SEALED).reveal() == NIST_PLAIN
+        assert unwrap_blob(Algorithm.A256CTR, kek, NIST_IV, NIST_SEALED).reveal() == NIST_PLAIN
 
     @pytest.mark.parametrize("ciphertext", [b"", gcm()[:-1], gcm()[1:], gcm(key=os.urandom(32))])
     def test_a_changed_blob_is_refused(self, ciphertext: bytes) -> None:
         with pytest.raises(DecryptionFailed, match="cannot decrypt"):
-            unwrapped(Algorithm.AES_GCM, SecretBytes(KEY), IV, ciphertext)
+            unwrap_blob(Algorithm.AES_GCM, SecretBytes(KEY), IV, ciphertext)
 
     def test_a_resource_that_is_not_a_key_is_refused(self) -> None:
         for size in (0, 16, 31, 33):
             with pytest.raises(DecryptionFailed, match="not a key"):
-                unwrapped(Algorithm.AES_GCM, SecretBytes(bytes(size)), IV, gcm())
+                unwrap_blob(Algorithm.AES_GCM, SecretBytes(bytes(size)), IV, gcm())
 
     def test_an_iv_of_the_other_cipher(self) -> None:
         for cipher, iv in ((Algorithm.AES_GCM, NIST_IV), (Algorithm.A256CTR, IV)):
             with pytest.raises(RequestError, match="iv is"):
-                unwrapped(cipher, SecretBytes(KEY), iv, gcm())
+                unwrap_blob(cipher, SecretBytes(KEY), iv, gcm())
 
 
 def test_keys_are_found_by_their_path() -> None:

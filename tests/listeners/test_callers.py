@@ -1,4 +1,4 @@
-"""Who may call: the last section of the client API's note."""
+"""Identification of callers, as in the last section of the client API's design page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from verdictd_py.listeners.callers import CallerRules, read_roles
 
 
 class Context:
-    """The two methods of a gRPC context that are looked at."""
+    """The two used methods of a gRPC context."""
 
     def __init__(self, peer: str, auth: Mapping[str, Iterable[bytes]] | None = None) -> None:
         self._peer = peer
@@ -30,9 +30,9 @@ class Context:
 
 
 class TestRealConnection:
-    """What the running kernel says, no text of ours."""
+    """Connections on the running kernel."""
 
-    def test_our_own_connection_has_all_rights(self) -> None:
+    def test_a_connection_of_the_same_user_has_all_rights(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
             with socket.create_connection(("127.0.0.1", port)) as client:
@@ -40,7 +40,7 @@ class TestRealConnection:
                 caller = CallerRules(Address("127.0.0.1", port)).caller(Context(peer))
         assert caller == Caller(f"uid {os.geteuid()}", ROLES["admin"])
 
-    def test_a_connection_that_is_gone_may_only_wrap(self) -> None:
+    def test_a_closed_connection_may_only_wrap(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
             with socket.create_connection(("127.0.0.1", port)) as client:
@@ -71,10 +71,10 @@ class TestRules:
     @pytest.mark.parametrize(
         "peer", ["ipv4:192.0.2.1:5", "ipv6:%5B2001:db8::1%5D:5", "?", "", "ipv4:x:y"]
     )
-    def test_who_is_not_local_has_no_rights(self, peer: str) -> None:
+    def test_a_remote_caller_has_no_rights(self, peer: str) -> None:
         assert CallerRules(Address("127.0.0.1", 1)).caller(Context(peer)).rights == frozenset()
 
-    def test_the_insecure_flags_open_what_they_name(self) -> None:
+    def test_the_insecure_options_give_all_rights(self) -> None:
         loopback = Context("ipv4:127.0.0.1:9")
         abroad = Context("ipv4:192.0.2.1:9")
         assert CallerRules(insecure_loopback=True).caller(loopback).rights == frozenset(Right)

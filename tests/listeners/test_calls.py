@@ -1,4 +1,4 @@
-"""What every gRPC method does around its use case."""
+"""Common part of all gRPC methods."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def keys(broker: RunningBroker) -> AsyncIterator[services.KeyManagerServic
 
 
 class Slow:
-    """A key store whose writes wait until the test lets them go on."""
+    """Key store whose writes wait until the test releases them."""
 
     def __init__(self, patch: pytest.MonkeyPatch, *, error: Exception | None = None) -> None:
         self.begun, self.go_on = asyncio.Event(), asyncio.Event()
@@ -53,7 +53,7 @@ class Slow:
 
 
 async def cancelled(call: Any, slow: Slow) -> None:
-    """Cancels a call once its write has begun, and lets the write go on."""
+    """Cancel a call after its write has begun, and release the write."""
     async with asyncio.timeout(SECONDS):
         await slow.begun.wait()
         call.cancel()
@@ -70,18 +70,18 @@ async def recorded(broker: RunningBroker, event: str) -> dict[str, Any]:
     return fields
 
 
-async def test_a_change_that_has_begun_is_recorded_although_its_client_left(
+async def test_a_change_is_recorded_although_its_client_disconnected(
     broker: RunningBroker,
     keys: services.KeyManagerServiceAsyncStub,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Otherwise a client could change the store and leave no line in the audit trail."""
+    """Otherwise a client could change the store without a record in the audit trail."""
     slow = Slow(monkeypatch)
     await cancelled(keys.CreateKey(messages.CreateKeyRequest(keyid="default/key/new")), slow)
     assert (await recorded(broker, "key.created"))["kid"] == "default/key/new"
 
 
-async def test_a_failure_is_recorded_although_its_client_left(
+async def test_a_failure_is_recorded_although_its_client_disconnected(
     broker: RunningBroker,
     keys: services.KeyManagerServiceAsyncStub,
     monkeypatch: pytest.MonkeyPatch,
@@ -92,7 +92,7 @@ async def test_a_failure_is_recorded_although_its_client_left(
     assert not broker.events.named("key.created", "warning.bug")
 
 
-async def test_a_bug_is_an_incident_and_nothing_more(
+async def test_an_internal_error_is_answered_with_an_incident_only(
     broker: RunningBroker,
     keys: services.KeyManagerServiceAsyncStub,
     monkeypatch: pytest.MonkeyPatch,

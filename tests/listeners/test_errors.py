@@ -1,4 +1,4 @@
-"""What nobody waited for is an incident too, and its text stays here."""
+"""Exceptions that no task awaits are recorded as incidents, without their texts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from verdictd_py.listeners.errors import exception_handler
 SECRET = "9f2c-what-the-exception-says"
 
 
-async def test_a_task_that_nobody_waits_for_is_reported_without_its_text(
+async def test_an_exception_of_an_unawaited_task_is_reported_without_its_text(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     events = Recorder()

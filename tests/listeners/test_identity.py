@@ -1,4 +1,4 @@
-"""Our own certificate is renewed at a connection, never in the middle of one."""
+"""Renewal of the broker's certificate at a new connection."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_it_is_renewed_once_it_is_due_and_not_before() -> None:
     assert identity.context() is second
 
 
-def test_evidence_that_cannot_be_renewed_is_shown_on_and_tried_again() -> None:
+def test_a_failed_renewal_leaves_the_certificate_in_use_and_is_repeated() -> None:
     now = app.utc_now()
     platform, events, works = SimulatedPlatform.create(now=now), Recorder(), True
 

@@ -1,4 +1,4 @@
-"""What a route reads out of a request before it knows who sent it."""
+"""Parts of a request that a route reads before it authenticates the client."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ ID = "ab" * 32
 
 
 @pytest.mark.parametrize("others", ["", "a=b; ", "a; " * 100])
-def test_the_session_is_found_among_other_cookies(others: str) -> None:
+def test_the_session_is_read_among_other_cookies(others: str) -> None:
     request = make_mocked_request("GET", "/", headers={"Cookie": f"{others}{COOKIE}={ID}"})
     assert session_id(request) == ID
 
 
-def test_no_cookie_and_cookies_of_others() -> None:
+def test_a_request_without_the_cookie_has_no_session() -> None:
     assert session_id(make_mocked_request("GET", "/")) is None
     assert session_id(make_mocked_request("GET", "/", headers={"Cookie": "a=b"})) is None
 
 
 @pytest.mark.parametrize("unit", ["a; ", "a=\x01;", ";", "a=b; "])
-def test_more_cookies_than_anybody_has_are_not_read(unit: str) -> None:
-    """The library takes 80 ms for a header as long as it may be."""
+def test_too_many_cookies_are_not_read(unit: str) -> None:
+    """The library needs 80 ms for a header of the maximum length."""
     good = f"{COOKIE}={ID}"
     filled = (good + ";").ljust(MAX_COOKIE_CHARACTERS)
     assert session_id(make_mocked_request("GET", "/", headers={"Cookie": filled})) == ID

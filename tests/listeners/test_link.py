@@ -1,4 +1,4 @@
-"""The end of a guest's connection, whatever the guest does to it."""
+"""Closing of a guest's connection, whatever the guest does."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from verdictd_py.protocols.ratstls.session import TlsSession, server_context
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds (socket(7))
 
 
-async def test_a_connection_reset_before_the_goodbye_ends_quietly() -> None:
-    """The half-close fails then, and a write behind it would be an error of its own."""
+async def test_a_connection_that_the_guest_reset_is_closed_without_error() -> None:
+    """The half-close then fails, and a later write would raise another error."""
     identity = ServerIdentity.create(datetime.now(UTC))
     context = server_context(identity.certificate, identity.private_key, require_certificate=True)
     with socket.create_server(("127.0.0.1", 0)) as server:

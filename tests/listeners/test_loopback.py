@@ -1,4 +1,4 @@
-"""Whose a loopback connection is: asked of the running kernel, and of its tables."""
+"""Owner of a loopback connection, from queries to the kernel and from its tables."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ OURS = row("0100007F:D431", "0100007F:4E21", "01", 1000)
 def connection(
     family: socket.AddressFamily = socket.AF_INET, host: str = "127.0.0.1", *, uid: int = 0
 ) -> Iterator[tuple[socket.socket, Endpoint, Endpoint]]:
-    """The client's socket of a real connection, opened by `uid`, and both ends."""
+    """Return the client's socket of a real connection that `uid` opened, and both ends."""
     listening = "::1" if host == "::1" else "127.0.0.1"
     with socket.create_server((listening, 0), family=_family(listening)) as server:
         port = server.getsockname()[1]
@@ -79,7 +79,7 @@ FAMILIES = [
 
 @pytest.fixture(params=["asked", "searched"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """With each of the two ways alone."""
+    """Run the test with queries only, and with tables only."""
     monkeypatch.setattr(loopback, "_supports_queries", lambda server: request.param == "asked")
     return str(request.param)
 
@@ -87,24 +87,24 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.mark.usefixtures("way")
 class TestRealConnection:
     @pytest.mark.parametrize(("family", "host"), FAMILIES)
-    def test_its_owner_is_found(self, family: socket.AddressFamily, host: str) -> None:
+    def test_the_owner_is_returned(self, family: socket.AddressFamily, host: str) -> None:
         with connection(family, host) as (_, client, server):
             assert owner(client, server) == os.geteuid()
 
     @needs_root
     @pytest.mark.parametrize(("family", "host"), FAMILIES)
-    def test_a_strangers_is_a_strangers(self, family: socket.AddressFamily, host: str) -> None:
+    def test_the_owner_may_be_another_user(self, family: socket.AddressFamily, host: str) -> None:
         with connection(family, host, uid=STRANGER) as (_, client, server):
             assert owner(client, server) == STRANGER
 
     @needs_root
-    def test_one_that_closes_is_nobodys(self) -> None:
-        """The kernel shows what its process has closed as root's."""
+    def test_a_closed_connection_has_no_owner(self) -> None:
+        """The kernel reports root as the owner of a closed socket."""
         with connection(uid=STRANGER) as (ours, client, server):
             ours.close()
             assert owner(client, server) is None
 
-    def test_another_port_or_address_is_another_connection(self) -> None:
+    def test_a_connection_with_another_port_or_address_does_not_match(self) -> None:
         with connection() as (_, client, server):
             elsewhere = ipaddress.ip_address("127.0.0.2")
             for other in (
@@ -118,10 +118,10 @@ class TestRealConnection:
             assert owner(Endpoint(IPV4, 0), server) is None  # who listens is no caller
 
 
-def test_an_exact_question_misses_nobody_while_sockets_come_and_go(
+def test_queries_find_the_owner_while_other_sockets_open_and_close(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The tables are no snapshot: one reading in a hundred missed its row."""
+    """The tables are not a snapshot: one reading in a hundred missed its row."""
     monkeypatch.setattr(loopback, "_TABLES", ())
     with connection() as (_, client, server), socket.create_server(("127.0.0.1", 0)) as busy:
         held: deque[socket.socket] = deque()
@@ -137,10 +137,10 @@ def test_an_exact_question_misses_nobody_while_sockets_come_and_go(
     assert found == [os.geteuid()] * CHURN
 
 
-def test_the_tables_are_not_searched_for_what_the_kernel_does_not_know(
+def test_the_tables_are_not_searched_if_the_kernel_answers_queries(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Or whoever hangs up at once makes the broker read megabytes, again and again."""
+    """Otherwise clients that disconnect at once could make the broker read megabytes."""
     monkeypatch.setattr(loopback, "_search_tables", lambda client, server: pytest.fail("searched"))
     with connection() as (ours, client, server):
         ours.close()
@@ -148,39 +148,41 @@ def test_the_tables_are_not_searched_for_what_the_kernel_does_not_know(
 
 
 class TestTables:
-    """Where the kernel answers no questions about single sockets."""
+    """Search of the tables, for kernels that answer no queries."""
 
     @pytest.fixture(autouse=True)
     def unanswered(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(loopback, "_NETLINK_SOCK_DIAG", 31)  # no such protocol
 
     def readings(self, monkeypatch: pytest.MonkeyPatch, *texts: bytes) -> None:
-        """What the table is at each reading, over and over."""
+        """Replace the content of the table at each reading, cyclically."""
         turns = cycle(texts)
         monkeypatch.setattr(loopback, "_TABLES", (Path("/proc/net/tcp"),))
         monkeypatch.setattr(Path, "read_bytes", lambda path: next(turns))
 
-    def test_a_missing_row_is_looked_for_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_missing_row_is_searched_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.readings(monkeypatch, *[table()] * (ATTEMPTS - 1), table(OURS))
         assert owner(CLIENT, SERVER) == 1000
 
-    def test_a_row_that_is_never_there_is_nobodys(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_row_that_is_always_missing_has_no_owner(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         self.readings(monkeypatch, table())
         assert owner(CLIENT, SERVER) is None
 
-    def test_a_row_that_is_there_twice_is_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_duplicate_row_counts_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.readings(monkeypatch, table(OURS, OURS))
         assert owner(CLIENT, SERVER) == 1000
 
     @pytest.mark.parametrize(("uid", "inode"), [(0, 4242), (1000, 4243), (0, 4243)])
-    def test_rows_that_contradict_are_nobodys(
+    def test_contradicting_rows_have_no_owner(
         self, monkeypatch: pytest.MonkeyPatch, uid: int, inode: int
     ) -> None:
         other = row("0100007F:D431", "0100007F:4E21", "01", uid, inode)
         self.readings(monkeypatch, table(OURS, other))
         assert owner(CLIENT, SERVER) is None
 
-    def test_a_table_that_cannot_be_read_is_nobodys(
+    def test_an_unreadable_table_has_no_owner(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(loopback, "_TABLES", (tmp_path / "none",))
@@ -196,7 +198,7 @@ class TestTables:
         ([SocketOwner(0, 0), SocketOwner(0, 0)], None),  # of no process any more
     ],
 )
-def test_a_second_look_decides(
+def test_a_second_query_decides(
     monkeypatch: pytest.MonkeyPatch, looks: list[SocketOwner | None], found: int | None
 ) -> None:
     turns = iter(looks)
@@ -206,7 +208,7 @@ def test_a_second_look_decides(
 
 
 class TestAnswer:
-    """inet_diag_msg of include/uapi/linux/inet_diag.h, by hand."""
+    """Answers built by hand: inet_diag_msg of include/uapi/linux/inet_diag.h."""
 
     def answer(self, *, state: int = 1, client: int = 0xD431, server: int = 0x4E21) -> bytes:
         addresses = (IPV4.packed + bytes(12)) * 2
@@ -217,10 +219,10 @@ class TestAnswer:
         assert loopback._read(self.answer(), CLIENT, SERVER) == SocketOwner(9, 5)
 
     @pytest.mark.parametrize("state", [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12])
-    def test_any_other_state_names_nobody(self, state: int) -> None:
+    def test_a_socket_in_another_state_has_no_owner(self, state: int) -> None:
         assert loopback._read(self.answer(state=state), CLIENT, SERVER) is None
 
-    def test_an_answer_about_another_socket_names_nobody(self) -> None:
+    def test_an_answer_about_another_socket_has_no_owner(self) -> None:
         for answer in (self.answer(client=1), self.answer(server=1)):
             assert loopback._read(answer, CLIENT, SERVER) is None
 
@@ -234,7 +236,7 @@ class TestRows:
         )
         assert owners_in(text, CLIENT, SERVER) == {SocketOwner(1000, 4242)}
 
-    def test_ipv6_and_mapped_ipv4_are_found(self) -> None:
+    def test_rows_of_ipv6_and_mapped_ipv4_match(self) -> None:
         six = "00000000000000000000000001000000"
         mapped = "0000000000000000FFFF00000100007F"
         text = table(
@@ -247,14 +249,14 @@ class TestRows:
         assert owners_in(text, Endpoint(IPV4, 0xD433), SERVER) == {SocketOwner(8, 4242)}
 
     @pytest.mark.parametrize("state", ["02", "03", "04", "05", "06", "07", "08", "0A", "0B"])
-    def test_a_socket_that_is_not_established_names_nobody(self, state: str) -> None:
-        """TIME_WAIT rows show uid 0: a stranger who closes at once must not pass for root."""
+    def test_a_row_in_another_state_has_no_owner(self, state: str) -> None:
+        """Rows in TIME_WAIT have uid 0: a client that closes at once must not pass for root."""
         text = table(row("0100007F:D431", "0100007F:4E21", state, 0))
         assert owners_in(text, CLIENT, SERVER) == set()
 
-    def test_a_connection_to_another_end_does_not_count(self) -> None:
+    def test_a_row_with_another_end_does_not_match(self) -> None:
         for remote in ("0100007F:4E22", "0200007F:4E21"):
             assert owners_in(table(row("0100007F:D431", remote, "01", 0)), CLIENT, SERVER) == set()
 
-    def test_a_row_that_is_cut_off_names_nobody(self) -> None:
+    def test_a_truncated_row_has_no_owner(self) -> None:
         assert owners_in(table(OURS[:75]), CLIENT, SERVER) == set()

@@ -21,6 +21,7 @@ from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, ReasonKind, StorageError
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy
 from verdictd_py.policy.explain import MAX_OWN_CHARS, MAX_OWN_REASONS
+from verdictd_py.policy.floor import Pinning
 from verdictd_py.ports import AppraisalPolicy, PolicyDocuments
 
 HEAD = "package policy\nimport rego.v1\n"
@@ -56,13 +57,13 @@ async def test_an_explicit_yes_is_no_failure() -> None:
         (
             PolicyDocuments("garbage", "{}"),
             (
-                "policy: the policy cannot be compiled: line 1: expecting `package` "
+                "policy: the policy cannot be compiled: line 1, column 1: expecting `package` "
                 "Missing package declaration."
             ),
         ),
         (
             PolicyDocuments(HEAD + "allow if {", "{}"),
-            "policy: the policy cannot be compiled: line 3: expecting expression",
+            "policy: the policy cannot be compiled: line 3, column 11: expecting expression",
         ),
         (
             PolicyDocuments(YES.policy, '{"policy": {"allow": true}}'),
@@ -104,7 +105,7 @@ async def test_an_explicit_yes_is_no_failure() -> None:
             PolicyDocuments(HEAD + "allow if opa.runtime()", "{}"),
             (
                 "policy: the policy cannot be compiled: the policy calls functions that it cannot "
-                "call: opa.runtime (absent on purpose: a policy has no environment)"
+                "call: opa.runtime (absent on purpose: a policy has no environment) in line 3"
             ),
         ),
     ],
@@ -254,7 +255,7 @@ class TestReasonsOfThePolicy:
 class TestRequiredReferenceValues:
     async def test_missing_and_empty_lists_refuse(self) -> None:
         source = Documents(PolicyDocuments(YES.policy, '{"mrTd": ["a"], "rtmr0": [], "rtmr1": 0}'))
-        policy = RegoAppraisalPolicy(source, TEES, require_reference_values=True)
+        policy = RegoAppraisalPolicy(source, TEES, pinning=Pinning(require_reference_values=True))
         found = [reason.rule for reason in await policy.failures("tdx", tdx_claims())]
         assert found == [
             *("rtmr0", "rtmr1", "rtmr2", "rtmr3", "mrSeam", "mrSignerSeam", "mrConfigId"),
@@ -265,7 +266,7 @@ class TestRequiredReferenceValues:
         registers = {name: [ONE] for name in tdx_claims() if name.startswith(("mr", "rtmr"))}
         data = json.dumps({**registers, "tcbStatus": ["UpToDate"]})
         source = Documents(default_documents("tdx", data))
-        policy = RegoAppraisalPolicy(source, TEES, require_reference_values=True)
+        policy = RegoAppraisalPolicy(source, TEES, pinning=Pinning(require_reference_values=True))
         assert await policy.failures("tdx", tdx_claims()) == ()
         (only,) = await policy.failures("tdx", tdx_claims(rtmr3=TWO))
         assert only.text == f"rtmr3: measured {TWO}, expected one of {ONE}"
@@ -274,7 +275,7 @@ class TestRequiredReferenceValues:
         pins = {"mrEnclave": ["ZW5jbGF2ZQ=="], "tcbStatus": ["UpToDate"]}
         data = json.dumps({**pins, "mrSigner": [], "productId": 0, "svn": 0})
         source = Documents(default_documents("sgx", data))
-        policy = RegoAppraisalPolicy(source, TEES, require_reference_values=True)
+        policy = RegoAppraisalPolicy(source, TEES, pinning=Pinning(require_reference_values=True))
         (only,) = await policy.failures("sgx", sgx_claims())
         assert only.text == "mrSigner: no reference values, and reference values are required"
 
@@ -297,7 +298,7 @@ class TestDocuments:
         for good in (YES, default_documents("tdx"), default_documents("sgx")):
             assert await RegoAppraisalPolicy(Documents(good), TEES).prepare("tdx") is good
         broken = RegoAppraisalPolicy(Documents(PolicyDocuments("garbage", "{}")), TEES)
-        with pytest.raises(PolicyInvalid, match="cannot be compiled: line 1: expecting `package`"):
+        with pytest.raises(PolicyInvalid, match="cannot be compiled: line 1, column 1: expect"):
             await broken.prepare("tdx")
 
 

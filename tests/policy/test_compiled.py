@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,6 @@ from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy import compiled, engine
 from verdictd_py.policy.compiled import CompiledPolicies
-from verdictd_py.policy.engine import CompiledPolicy
 from verdictd_py.policy.instances import MEMORY_BYTES, EngineInstance
 from verdictd_py.ports import PolicyDocuments
 
@@ -30,13 +30,14 @@ def numbered(number: int) -> PolicyDocuments:
 def instances(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[EngineInstance]]:
     """Every instance that is made."""
     made: list[EngineInstance] = []
-    create = CompiledPolicy._new_instance
+    create = engine.compiled_instance
 
-    def counting(self: CompiledPolicy) -> EngineInstance:
-        made.append(create(self))
-        return made[-1]
+    def counting(request: bytes) -> tuple[EngineInstance, Mapping[str, Any]]:
+        instance, description = create(request)
+        made.append(instance)
+        return instance, description
 
-    monkeypatch.setattr(CompiledPolicy, "_new_instance", counting)
+    monkeypatch.setattr(engine, "compiled_instance", counting)
     yield made
     made.clear()
 

@@ -106,13 +106,13 @@ def test_a_wrong_type_is_named() -> None:
 @pytest.mark.parametrize(
     ("policy", "text"),
     [
-        ("garbage", "line 1: expecting `package`"),
+        ("garbage", "line 1, column 1: expecting `package`"),
         ("", "no rule `allow`"),
         ("package other\nallow := true", "no rule `allow`"),
         ("package policy.inner\nallow := true", "no rule `allow`"),
         ("package policy\nother := true", "no rule `allow`"),
-        (HEAD + "allow if {", "line 3: expecting expression"),
-        (HEAD + "allow := true\npackage policy", "line 4: unexpected keyword"),
+        (HEAD + "allow if {", "line 3, column 11: expecting expression"),
+        (HEAD + "allow := true\npackage policy", "line 4, column 1: unexpected keyword"),
         (HEAD + "allow := true\0 if false", "NUL"),
         (HEAD + "allow if frobnicate(1)", "frobnicate"),
         (HEAD + "allow := true\n#" + "x" * MAX_POLICY_BYTES, "larger than"),

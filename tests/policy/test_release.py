@@ -51,7 +51,7 @@ async def test_the_packaged_policy_gives_every_accepted_guest_everything() -> No
         ({"releasePolicy.rego": HEAD + 'reasons contains "never"\n'}, "never"),
         ({"releasePolicy.rego": DEFAULT, "releaseData": "{"}, "not usable JSON"),
         ({"releasePolicy.rego": DEFAULT, "releaseData": '{"policy": {}}'}, "replace the verdict"),
-        ({"releasePolicy.rego": DEFAULT, "releasePolicies": "{"}, "no JSON"),
+        ({"releasePolicy.rego": DEFAULT, "releasePolicies": "{"}, "not valid JSON"),
         ({"releasePolicy.rego": DEFAULT, "releasePolicies": '{"keys/": 1}'}, "no name"),
         ({"releasePolicy.rego": DEFAULT, "releasePolicies": '{"keys/": "../x"}'}, "cannot be used"),
         ({"releasePolicy.rego": DEFAULT, "releasePolicies": '{"keys/": "none"}'}, "is missing"),
@@ -172,4 +172,4 @@ async def test_what_is_broken_is_said_before_a_guest_finds_out() -> None:
     (problem,) = await RegoReleasePolicy(
         MemoryDocumentStore(TEES, {"releasePolicies": "{"})
     ).prepare()
-    assert "no JSON" in problem
+    assert "not valid JSON" in problem

@@ -13,6 +13,7 @@ from tests.support.tees import SGX, TEES
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import StorageError
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy
+from verdictd_py.policy.floor import Pinning
 from verdictd_py.ports import PolicyDocuments, Tees
 
 ENCLAVE = base64.b64encode(b"E" * 32).decode()
@@ -26,7 +27,7 @@ def data(**lists: JsonValue) -> str:
 
 
 def policy(documents: PolicyDocuments | Exception, *closed: str) -> RegoAppraisalPolicy:
-    return RegoAppraisalPolicy(Documents(documents), TEES, pinned_only=frozenset(closed))
+    return RegoAppraisalPolicy(Documents(documents), TEES, pinning=Pinning(frozenset(closed)))
 
 
 async def test_nothing_pinned_refuses_even_under_a_policy_that_says_yes() -> None:
@@ -78,7 +79,9 @@ async def test_documents_that_cannot_be_read_leave_it_closed() -> None:
 async def test_a_tee_without_measurements_can_only_be_named() -> None:
     nameless = replace(SGX, claims={"svn": SGX.claims["svn"]})
     closed = RegoAppraisalPolicy(
-        Documents(PolicyDocuments(YES, "{}")), Tees((nameless,)), pinned_only=frozenset({"sgx"})
+        Documents(PolicyDocuments(YES, "{}")),
+        Tees((nameless,)),
+        pinning=Pinning({"sgx"}),
     )
     (reason,) = await closed.failures("sgx", {"svn": 1})
     assert reason.rule == "sgx"

@@ -1,4 +1,4 @@
-"""A data directory as the daemon lays it out, and the stores on it."""
+"""Fixtures: a data directory as the daemon prepares it, and the stores on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A program that writes and signals itself at a chosen system call, run by test_crashes.
+"""Program that writes and signals itself at a chosen system call, run by test_crashes.
 
     python -m tests.storage.interrupted ROOT OPERATION SIGNAL CALL
     python -m tests.storage.interrupted ROOT OPERATION sweep
@@ -30,7 +30,7 @@ RACES: Final = 40
 
 
 def signalled_at(number: int, call: str) -> Callable[[FrameType, str, object], None]:
-    """A profiler that signals this process before one system call."""
+    """Profiler that signals this process before one system call."""
     calls = count()
 
     def profile(frame: FrameType, event: str, function: object) -> None:
@@ -45,7 +45,7 @@ def signalled_at(number: int, call: str) -> Callable[[FrameType, str, object], N
 
 
 def interrupted(root: Path, operation: str, number: int, call: str) -> None:
-    """Writes `NEW`, and signals this process at `call` if that comes."""
+    """Write `NEW`, and signal this process before `call` if it is called."""
     directory = Directory.open(root)
     write = directory.create if operation == "create" else directory.replace
     sys.setprofile(signalled_at(number, call))
@@ -54,7 +54,7 @@ def interrupted(root: Path, operation: str, number: int, call: str) -> None:
 
 
 def sweep(root: Path, operation: str) -> list[dict[str, object]]:
-    """What is there after a kill before each system call in turn, until none is left."""
+    """Return the content of the file after a kill before each system call in turn."""
     found = []
     directory = Directory.open(root)
     file = root.joinpath(*NAME)
@@ -83,7 +83,7 @@ def sweep(root: Path, operation: str) -> list[dict[str, object]]:
 
 
 def loop(root: Path) -> None:
-    """Replaces for ever, and says so after each time."""
+    """Replace the file until killed, and print a line after each replacement."""
     directory = Directory.open(root)
     for content in (NEW, OLD) * 10_000:
         directory.replace(NAME, content)
@@ -91,7 +91,7 @@ def loop(root: Path) -> None:
 
 
 def race(root: Path, start: int, content: str) -> int:
-    """Creates many keys as soon as `start` ends; the number that this process won."""
+    """Create many keys when `start` ends; return how many of them this process created."""
     directory = Directory.open(root)
     os.write(1, b"!")
     os.read(start, 1)

@@ -1,4 +1,4 @@
-"""Writers that die, wait or meet each other: files are whole at every instant."""
+"""Writers that are killed, stopped or concurrent: files are complete at every moment."""
 
 from __future__ import annotations
 
@@ -46,8 +46,10 @@ def temporary_files(root: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize(("operation", "before"), [("replace", "o"), ("create", "")])
-def test_killed_before_each_system_call(tmp_path: Path, operation: str, before: str) -> None:
-    """defects.md 14: the file is the old one up to some call, the new one from there on."""
+def test_a_kill_before_any_system_call_leaves_a_complete_file(
+    tmp_path: Path, operation: str, before: str
+) -> None:
+    """defects.md 14: up to some call the file is the old one, from there on the new one."""
     found = json.loads(answer(child(tmp_path, operation, "sweep")))
     contents = [state["content"] for state in found]
     assert [state["killed"] for state in found] == [True] * (len(found) - 1) + [False]
@@ -58,8 +60,8 @@ def test_killed_before_each_system_call(tmp_path: Path, operation: str, before: 
     assert not any(state["left_at_next_start"] for state in found)
 
 
-def test_killed_at_any_moment_and_read_all_along(tmp_path: Path) -> None:
-    """defects.md 14: with kill -9, wherever it strikes, and a reader that never looks away."""
+def test_a_kill_at_any_moment_leaves_a_complete_file(tmp_path: Path) -> None:
+    """defects.md 14: kill -9 at arbitrary moments, while another process reads continuously."""
     directory = Directory.open(tmp_path)
     directory.replace(NAME, OLD)
     seen: set[bytes] = set()
@@ -81,8 +83,8 @@ def test_killed_at_any_moment_and_read_all_along(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("call", ["flock", "fchmod", "fsync", "rename"])
-def test_a_broker_that_starts_leaves_a_living_writer_alone(tmp_path: Path, call: str) -> None:
-    """Before the lock its file may be taken for a leftover; then it makes another."""
+def test_a_starting_broker_does_not_disturb_a_running_writer(tmp_path: Path, call: str) -> None:
+    """Before it is locked, the temporary file may be removed; the writer then creates another."""
     prepare(tmp_path, PROVING)[0].close()
     with closing(Directory.open(tmp_path)) as directory:
         directory.replace(NAME, OLD)
@@ -97,8 +99,8 @@ def test_a_broker_that_starts_leaves_a_living_writer_alone(tmp_path: Path, call:
     assert temporary_files(tmp_path) == []
 
 
-def test_a_start_removes_leftovers_where_we_write_and_nowhere_else(tmp_path: Path) -> None:
-    """Others use such names too, and a data directory may be a checkout."""
+def test_a_start_removes_leftovers_in_the_stores_directories_only(tmp_path: Path) -> None:
+    """Other programs use such names too, and a data directory may be a checkout."""
     left = ".tmp-" + "f" * 32
     removed = [
         tmp_path / "keys" / left,
@@ -121,7 +123,7 @@ def test_a_start_removes_leftovers_where_we_write_and_nowhere_else(tmp_path: Pat
     assert all(path.exists() for path in kept)
 
 
-def test_of_many_creators_one_wins_each_key(tmp_path: Path) -> None:
+def test_only_one_of_many_processes_creates_a_key(tmp_path: Path) -> None:
     start, release = os.pipe()
     creators = {name: child(tmp_path, "race", start, name, descriptors=(start,)) for name in "abc"}
     os.close(start)
@@ -138,8 +140,8 @@ def test_of_many_creators_one_wins_each_key(tmp_path: Path) -> None:
     assert temporary_files(tmp_path) == []
 
 
-def test_content_reaches_the_disk_before_its_name_does(tmp_path: Path) -> None:
-    """defects.md 14: a crash of the machine, too, leaves the old bytes or the new."""
+def test_content_is_synced_before_its_name(tmp_path: Path) -> None:
+    """defects.md 14: a crash of the machine also leaves either the old content or the new."""
     calls: list[str] = []
 
     def profile(frame: FrameType, event: str, function: object) -> None:

@@ -1,4 +1,4 @@
-"""Names that are no paths, and what lies about as something else than a file."""
+"""File operations: names, links and other file types, modes, limits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from verdictd_py.errors import AlreadyExists, ConfigError, NotFound, StorageError
-from verdictd_py.storage.directory import MAX_DEPTH, MAX_FILE_BYTES, Directory
+from verdictd_py.storage.directory import MAX_DEPTH, Directory
+from verdictd_py.storage.files import MAX_FILE_BYTES
 
 LEFT_OVER = ".tmp-" + "0" * 32
 
@@ -54,7 +55,7 @@ def open_descriptors() -> int:
 
 @pytest.mark.parametrize("segments", [("one",), ("keys", "one"), ("keys", "repo", "type", "tag")])
 @pytest.mark.parametrize("content", [b"x", b"", b"\0\n \n", b"k" * MAX_FILE_BYTES])
-def test_what_is_written_is_read_byte_for_byte(
+def test_content_is_returned_unchanged(
     directory: Directory, segments: tuple[str, ...], content: bytes
 ) -> None:
     directory.create(segments, content)
@@ -83,15 +84,13 @@ def test_modes_do_not_depend_on_the_umask(tmp_path: Path, mask: int) -> None:
         assert mode(root / "a" / "b" / name) == 0o600
 
 
-def test_a_file_can_be_read_again_under_the_strangest_umask(
-    directory: Directory, root: Path
-) -> None:
+def test_a_file_can_be_read_again_under_any_umask(directory: Directory, root: Path) -> None:
     with umask(0o777):
         directory.create(("created",), b"x")
     assert mode(root / "created") == 0o600
 
 
-def test_a_replaced_file_is_closed_to_others(directory: Directory, root: Path) -> None:
+def test_a_replaced_file_is_not_readable_for_other_users(directory: Directory, root: Path) -> None:
     (root / "open").write_bytes(b"old")
     (root / "open").chmod(0o644)
     directory.replace(("open",), b"new")
@@ -134,7 +133,7 @@ def _loop(path: Path, target: Path) -> None:
 def test_only_regular_files_are_served(
     directory: Directory, root: Path, tmp_path: Path, place: object
 ) -> None:
-    """defects.md 1: a link is one more way out of the directory; a FIFO must not hang us."""
+    """defects.md 1: a link could lead out of the directory; a FIFO must not block the broker."""
     outside = tmp_path / "outside"
     outside.write_bytes(b"secret of the host")
     assert callable(place)
@@ -154,7 +153,7 @@ def test_only_regular_files_are_served(
 
 
 @pytest.mark.parametrize("level", range(4))
-def test_links_are_followed_at_no_level(
+def test_links_are_not_followed_at_any_level(
     directory: Directory, root: Path, tmp_path: Path, level: int
 ) -> None:
     """defects.md 1."""
@@ -210,7 +209,9 @@ def test_creating_never_overwrites(directory: Directory, root: Path) -> None:
     assert tree(root) == ["one"]
 
 
-def test_too_much_is_neither_written_nor_read(directory: Directory, root: Path) -> None:
+def test_a_file_that_is_too_large_is_neither_written_nor_read(
+    directory: Directory, root: Path
+) -> None:
     for write in (directory.create, directory.replace):
         with pytest.raises(StorageError, match="is larger than"):
             write(("big",), b"x" * (MAX_FILE_BYTES + 1))
@@ -238,8 +239,8 @@ def test_a_full_disk_leaves_the_old_content_and_nothing_else(
     assert tree(root) == ["one"]
 
 
-def test_descriptors_are_given_back(directory: Directory) -> None:
-    """One left behind a call would stop a broker after some thousand of them."""
+def test_descriptors_are_closed(directory: Directory) -> None:
+    """A leak of one per call would stop a broker after some thousand calls."""
     directory.make("keys")
     before = open_descriptors()
     name = ("keys", "a", "b", "c")
@@ -266,7 +267,7 @@ def test_descriptors_are_given_back(directory: Directory) -> None:
     assert open_descriptors() == before
 
 
-def test_a_walk_lists_regular_files_sorted_and_skips_what_is_no_name(
+def test_a_walk_lists_regular_files_sorted_and_skips_invalid_names(
     directory: Directory, root: Path
 ) -> None:
     for name in ("b", "a"):
@@ -288,7 +289,7 @@ def test_a_walk_lists_regular_files_sorted_and_skips_what_is_no_name(
     assert list(directory.walk("none")) == []
 
 
-def test_a_file_in_the_place_of_the_directory(tmp_path: Path) -> None:
+def test_a_file_is_not_a_data_directory(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(ConfigError, match=r"is not a directory; choose another --data-dir$"):
@@ -296,11 +297,11 @@ def test_a_file_in_the_place_of_the_directory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["nul\0byte", "n" * 256])
-def test_a_path_that_is_none(tmp_path: Path, name: str) -> None:
+def test_an_invalid_path_is_not_a_data_directory(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=r"^cannot use .*choose another --data-dir$"):
         Directory.open(tmp_path / name)
 
 
-def test_missing_parents_are_made(tmp_path: Path) -> None:
+def test_missing_parents_are_created(tmp_path: Path) -> None:
     Directory.open(tmp_path / "a" / "b").close()
     assert mode(tmp_path / "a" / "b") == 0o700

@@ -1,4 +1,4 @@
-"""Policies and reference data: kept, packaged, and read as text or not at all."""
+"""Store of policies and reference data: files, packaged defaults, and text only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def deciding(documents: DirectoryDocumentStore, tee: str) -> PolicyDocumen
 
 
 @pytest.mark.parametrize("tee", ["tdx", "sgx"])
-async def test_documents_are_those_of_the_directory_at_once(
+async def test_changes_of_the_files_are_effective_at_once(
     documents: DirectoryDocumentStore, data: Path, tee: str
 ) -> None:
     found = await deciding(documents, tee)
@@ -42,14 +42,14 @@ async def test_documents_are_those_of_the_directory_at_once(
 
 
 @pytest.mark.parametrize("tee", ["snp", "none", ""])
-async def test_other_tees_have_none(documents: DirectoryDocumentStore, tee: str) -> None:
+async def test_unknown_tees_have_no_documents(documents: DirectoryDocumentStore, tee: str) -> None:
     for name in (documents.policy_name, documents.reference_name):
         with pytest.raises(NotFound, match=f"there is no policy for {tee}"):
             name(tee)
 
 
 @pytest.mark.parametrize("missing", TEES.named("tdx").documents.names)
-async def test_half_of_the_documents_is_none(
+async def test_a_missing_document_is_not_found(
     documents: DirectoryDocumentStore, data: Path, missing: str
 ) -> None:
     (data / "opa" / missing).unlink()
@@ -57,7 +57,9 @@ async def test_half_of_the_documents_is_none(
         await deciding(documents, "tdx")
 
 
-async def test_what_is_no_text_is_refused(documents: DirectoryDocumentStore, data: Path) -> None:
+async def test_a_file_that_is_not_text_is_refused(
+    documents: DirectoryDocumentStore, data: Path
+) -> None:
     (data / "opa" / "tdxData").write_bytes(b"\xff")
     with pytest.raises(StorageError, match=r"^opa/tdxData is not UTF-8 text$"):
         await deciding(documents, "tdx")
@@ -75,7 +77,7 @@ async def test_reference_data_as_large_as_the_policy_reads(
     assert (await documents.get(DATA)).text == text
 
 
-async def test_a_document_is_readable_for_its_owner_alone(
+async def test_a_document_is_readable_for_its_owner_only(
     documents: DirectoryDocumentStore, data: Path
 ) -> None:
     await documents.put(POLICY, "package policy\n# ü\n", expected=ANY)
@@ -92,10 +94,10 @@ async def test_a_file_edited_by_hand_has_another_revision(
     assert (await documents.get(POLICY)).text == "package policy # by hand\n"
 
 
-async def test_a_name_of_three_segments_leads_through_no_link(
+async def test_a_name_of_three_segments_does_not_follow_links(
     documents: DirectoryDocumentStore, data: Path, tmp_path: Path
 ) -> None:
-    """defects.md 1: every segment is opened for itself, here too."""
+    """defects.md 1: every segment is opened separately."""
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "c").write_text("secret of the host")
     (data / "opa" / "a").symlink_to(tmp_path)
@@ -107,7 +109,7 @@ async def test_a_name_of_three_segments_leads_through_no_link(
     assert (tmp_path / "b" / "c").read_text() == "secret of the host"
 
 
-def test_the_tee_of_a_name(documents: DirectoryDocumentStore) -> None:
+def test_the_name_of_a_document_determines_the_tee(documents: DirectoryDocumentStore) -> None:
     for tee in TEES:
         names = [documents.tee_of(Name.parse(name)) for name in tee.documents.names]
         assert names == [tee.name, tee.name]
@@ -123,12 +125,12 @@ def test_defaults_of_a_checkout_are_its_files(folder: str) -> None:
         default_file(f"{folder}/none")
 
 
-def test_the_example_key_is_the_guides() -> None:
+def test_the_example_key_is_that_of_the_guide() -> None:
     key = default_file("keys/84688df7-2c0c-40fa-956b-29d8e74d16c0")
     assert key == b"1234567890123456789012345678901\n"
 
 
-async def test_sample_guests_have_documents_only_where_they_may_come(tmp_path: Path) -> None:
+async def test_sample_guests_have_documents_only_if_they_are_allowed(tmp_path: Path) -> None:
     directory, _ = prepare(tmp_path / "without", PROVING)
     with pytest.raises(NotFound):
         await deciding(DirectoryDocumentStore(directory, TEES), "sample")

@@ -1,4 +1,4 @@
-"""Keys: 32 bytes each, whoever wrote the file, and nothing else of the host."""
+"""Store of keys: 32 bytes each, and no other file of the host."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES = ["84688df7-2c0c-40fa-956b-29d8e74d16c0", "default/key/1", "a" * 255, "-"
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_a_key_comes_back_byte_for_byte(keys: DirectoryKeyStore, name: str) -> None:
+async def test_a_key_is_returned_unchanged(keys: DirectoryKeyStore, name: str) -> None:
     kid = KeyId.parse(name)
     with pytest.raises(NotFound, match="there is no key"):
         await keys.get(kid)
@@ -51,7 +51,7 @@ async def test_a_key_comes_back_byte_for_byte(keys: DirectoryKeyStore, name: str
         *("..\\..\\x", "~root", "a:b", "$HOME", "*"),
     ],
 )
-def test_what_is_no_name_never_gets_here(text: str) -> None:
+def test_an_invalid_name_is_refused(text: str) -> None:
     """defects.md 1: the original appends a guest's kid to its directory's path."""
     for kind in (KeyId, ResourcePath):
         with pytest.raises(RequestError) as refused:
@@ -59,7 +59,7 @@ def test_what_is_no_name_never_gets_here(text: str) -> None:
         assert len(text) < 3 or text not in str(refused.value)
 
 
-async def test_a_link_to_a_file_of_the_host_is_no_key(
+async def test_a_link_to_a_file_of_the_host_is_not_a_key(
     keys: DirectoryKeyStore, data: Path, tmp_path: Path
 ) -> None:
     """defects.md 1."""
@@ -75,7 +75,7 @@ async def test_a_link_to_a_file_of_the_host_is_no_key(
 async def test_a_key_of_a_wrong_size_is_refused_and_the_others_work(
     keys: DirectoryKeyStore, data: Path, size: int
 ) -> None:
-    """defects.md 3: it panics the original."""
+    """defects.md 3: the original panics."""
     (data / "keys" / "bad").write_bytes(b"k" * size)
     await keys.create(KeyId.parse("good"), KEY)
     with pytest.raises(StorageError, match=r"^the key bad .*bytes") as refused:
@@ -88,7 +88,7 @@ async def test_a_key_of_a_wrong_size_is_refused_and_the_others_work(
     assert [line for line in warnings if f"key bad has {size} bytes" in line]
 
 
-async def test_only_whole_keys_are_created(keys: DirectoryKeyStore, data: Path) -> None:
+async def test_only_keys_of_the_right_size_are_created(keys: DirectoryKeyStore, data: Path) -> None:
     for size in (0, 31, 33):
         with pytest.raises(StorageError, match=f"this one has {size}"):
             await keys.create(KeyId.parse("x"), SecretBytes(b"k" * size))
@@ -96,7 +96,7 @@ async def test_only_whole_keys_are_created(keys: DirectoryKeyStore, data: Path) 
 
 
 async def test_a_newline_at_the_end_belongs_to_the_key(keys: DirectoryKeyStore, data: Path) -> None:
-    """The guide's key is 31 digits and a newline; 33 bytes with one are a mistake, not a key."""
+    """The guide's key is 31 digits and a newline; 32 bytes and a newline are not a key."""
     (data / "keys" / "guide").write_bytes(b"1234567890123456789012345678901\n")
     assert (await keys.get(KeyId.parse("guide"))).reveal().endswith(b"1\n")
     (data / "keys" / "mistake").write_bytes(KEY.reveal() + b"\n")
@@ -104,7 +104,9 @@ async def test_a_newline_at_the_end_belongs_to_the_key(keys: DirectoryKeyStore, 
         await keys.get(KeyId.parse("mistake"))
 
 
-async def test_what_is_written_by_hand_counts_at_once(keys: DirectoryKeyStore, data: Path) -> None:
+async def test_a_file_that_the_operator_writes_is_effective_at_once(
+    keys: DirectoryKeyStore, data: Path
+) -> None:
     kid = KeyId.parse("a/b/c")
     path = data / "keys" / "a" / "b" / "c"
     path.parent.mkdir(parents=True)
@@ -125,7 +127,7 @@ async def test_creating_never_overwrites(keys: DirectoryKeyStore) -> None:
     assert await keys.get(kid) == KEY
 
 
-async def test_of_creators_in_one_broker_one_wins(keys: DirectoryKeyStore) -> None:
+async def test_only_one_of_many_tasks_creates_a_key(keys: DirectoryKeyStore) -> None:
     kid = KeyId.parse("default/key/1")
     wanted = [SecretBytes(bytes([number]) * 32) for number in range(8)]
     results = await asyncio.gather(
@@ -135,7 +137,7 @@ async def test_of_creators_in_one_broker_one_wins(keys: DirectoryKeyStore) -> No
     assert await keys.get(kid) == wanted[results.index(None)]
 
 
-async def test_names_that_begin_with_each_other_are_refused_clearly(
+async def test_a_name_that_is_a_prefix_of_another_is_refused(
     keys: DirectoryKeyStore,
 ) -> None:
     await keys.create(KeyId.parse("one"), KEY)
@@ -167,9 +169,9 @@ async def test_a_resource_and_a_key_never_share_a_name(
 
 
 @pytest.mark.parametrize("segments", ALIASES)
-async def test_no_key_takes_the_name_of_an_alias(
+async def test_a_key_cannot_have_the_name_of_an_alias(
     keys: DirectoryKeyStore, segments: tuple[str, str, str]
 ) -> None:
-    """Neither where the file exists nor where it does not yet."""
+    """This holds whether or not the file behind the alias exists."""
     with pytest.raises(AlreadyExists, match="names a resource"):
         await keys.create(KeyId(segments), KEY)

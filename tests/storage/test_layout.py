@@ -1,4 +1,4 @@
-"""The data directory at start: laid out where it is new, left alone where it is not."""
+"""The data directory at start: defaults in a new one, no changes in an existing one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def start(data: Path) -> tuple[str, ...]:
 
 
 def snapshot(data: Path) -> dict[str, tuple[int, int, int, bytes | None]]:
-    """Inode, mode, time and content of everything."""
+    """Return inode, mode, time and content of every file."""
     found = {}
     for path in sorted(data.rglob("*")):
         status = path.lstat()
@@ -70,14 +70,14 @@ def test_a_new_directory_gets_the_defaults(tmp_path: Path) -> None:
     assert data.stat().st_mode & 0o777 == 0o700
 
 
-def test_the_second_start_alters_nothing(tmp_path: Path) -> None:
+def test_a_second_start_changes_nothing(tmp_path: Path) -> None:
     start(tmp_path)
     before = snapshot(tmp_path)
     assert start(tmp_path) == ()
     assert snapshot(tmp_path) == before
 
 
-def test_only_what_is_missing_is_made(tmp_path: Path) -> None:
+def test_only_missing_files_are_created(tmp_path: Path) -> None:
     start(tmp_path)
     (tmp_path / "opa" / "tdxData").unlink()
     (tmp_path / "image" / "policy.json").write_bytes(b'{"default":[]}')
@@ -93,7 +93,7 @@ def test_only_what_is_missing_is_made(tmp_path: Path) -> None:
 
 @pytest.fixture
 def upstream(tmp_path: Path) -> Path:
-    """A data directory as the original and its guide leave it."""
+    """Data directory as the original and its guide create it."""
     data = tmp_path / "verdictd"
     contents = {
         "keys/84688df7-2c0c-40fa-956b-29d8e74d16c0": b"1234567890123456789012345678901\n",
@@ -113,8 +113,8 @@ def upstream(tmp_path: Path) -> Path:
     return data
 
 
-async def test_an_upstream_directory_opens_unchanged(upstream: Path) -> None:
-    """defects.md 10: its policy.json, with the comma, is served as it is and named at start."""
+async def test_an_upstream_directory_is_not_changed(upstream: Path) -> None:
+    """defects.md 10: its policy.json, with the comma, is served unchanged, with a warning."""
     before = snapshot(upstream)
     warnings = start(upstream)
     after = snapshot(upstream)
@@ -146,7 +146,7 @@ async def test_an_upstream_directory_opens_unchanged(upstream: Path) -> None:
         ("auth.json", b"{'auths':{}}", False),
     ],
 )
-def test_json_that_guests_cannot_read_is_named(
+def test_json_that_guests_cannot_read_is_a_warning(
     tmp_path: Path, file: str, content: bytes, sound: bool
 ) -> None:
     """defects.md 10."""
@@ -158,7 +158,7 @@ def test_json_that_guests_cannot_read_is_named(
 
 
 def test_a_checkout_can_be_the_data_directory(tmp_path: Path) -> None:
-    """Its keys/README.md is no key; nothing outside our directories is looked at."""
+    """Its keys/README.md is not a key; other directories are ignored."""
     shutil.copytree(REPOSITORY / "keys", tmp_path / "keys")
     for path in (tmp_path / "keys").iterdir():
         path.chmod(0o600)
@@ -166,8 +166,8 @@ def test_a_checkout_can_be_the_data_directory(tmp_path: Path) -> None:
     assert start(tmp_path) == ()
 
 
-def test_many_wrong_files_make_few_lines(tmp_path: Path) -> None:
-    """And the ones that matter more come first."""
+def test_the_number_of_warnings_is_limited(tmp_path: Path) -> None:
+    """The more important ones come first."""
     start(tmp_path)
     for number in range(300):
         (tmp_path / "keys" / f"{number:03}").write_bytes(bytes(32))
@@ -180,7 +180,7 @@ def test_many_wrong_files_make_few_lines(tmp_path: Path) -> None:
     assert warnings[-1] == f"and {301 - MAX_WARNINGS} more"
 
 
-def test_a_living_brokers_temporary_file_is_no_key(tmp_path: Path) -> None:
+def test_a_temporary_file_of_a_running_broker_is_not_a_key(tmp_path: Path) -> None:
     start(tmp_path)
     with (tmp_path / "keys" / (".tmp-" + "0" * 32)).open("wb") as half_written:
         fcntl.flock(half_written, fcntl.LOCK_EX)
@@ -190,8 +190,10 @@ def test_a_living_brokers_temporary_file_is_no_key(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", DIRECTORIES)
 @pytest.mark.parametrize("kind", ["file", "link"])
-def test_something_else_where_a_directory_belongs(tmp_path: Path, name: str, kind: str) -> None:
-    """A link to a directory too: nothing below the data directory is followed."""
+def test_a_file_or_link_in_place_of_a_directory_is_refused(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    """A link to a directory is refused too: links below the data directory are not followed."""
     data = tmp_path / "data"
     data.mkdir()
     if kind == "file":
@@ -210,7 +212,7 @@ def test_something_else_where_a_directory_belongs(tmp_path: Path, name: str, kin
 
 @pytest.fixture
 def reachable() -> Iterator[Path]:
-    """A directory that other users can reach; pytest's own are closed to them."""
+    """Directory that other users can reach, unlike those of pytest."""
     if os.getuid() != 0:
         pytest.skip("only root can start a process of another user")
     with tempfile.TemporaryDirectory() as name:
@@ -234,7 +236,7 @@ except ConfigError as error:
 
 
 def started_by_nobody(data: Path) -> str:
-    """What a broker of an ordinary user says on standard error; empty if it starts."""
+    """Return what a broker of an ordinary user prints on standard error; empty if it starts."""
     done = subprocess.run(
         [sys.executable, "-c", STARTED_BY_NOBODY, str(data)],
         cwd=REPOSITORY,
@@ -256,7 +258,7 @@ def test_an_ordinary_user_starts_on_its_own_directory(reachable: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o500, 0o600, 0o300])
-def test_a_directory_without_rights_is_one_line(reachable: Path, mode: int) -> None:
+def test_a_directory_without_permissions_is_one_line(reachable: Path, mode: int) -> None:
     data = reachable / "data"
     data.mkdir()
     os.chown(data, NOBODY, NOBODY)
@@ -275,7 +277,7 @@ def test_a_parent_that_cannot_be_written_is_one_line(reachable: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["keys", "image"])
-def test_a_directory_inside_without_rights_is_named(reachable: Path, name: str) -> None:
+def test_a_subdirectory_without_permissions_is_named(reachable: Path, name: str) -> None:
     data = reachable / "data"
     assert start(data) == ()
     for path in (data, *data.rglob("*")):

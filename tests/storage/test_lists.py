@@ -1,4 +1,4 @@
-"""What is listed: names that can be asked for, in their order, a page at a time, never contents."""
+"""Lists of stored objects: valid names, sorted, in pages, without contents."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ def write(data: Path, name: str, content: bytes = bytes(KEY_BYTES)) -> None:
     file.write_bytes(content)
 
 
-async def test_keys_are_listed_by_name_a_page_at_a_time(
-    data: Path, keys: DirectoryKeyStore
-) -> None:
+async def test_keys_are_listed_by_name_in_pages(data: Path, keys: DirectoryKeyStore) -> None:
     names = ["default/key/1", "default/key/10", "default/key/2", "z", "a-b", "a.b"]
     for name in names:
         write(data, f"keys/{name}")
@@ -36,7 +34,7 @@ async def test_keys_are_listed_by_name_a_page_at_a_time(
     assert found == sorted(names)
 
 
-async def test_what_is_no_key_is_not_listed(data: Path, keys: DirectoryKeyStore) -> None:
+async def test_other_files_are_not_listed_as_keys(data: Path, keys: DirectoryKeyStore) -> None:
     write(data, "keys/README.md")
     write(data, "keys/two/segments")
     write(data, "keys/.tmp-0123")
@@ -49,7 +47,7 @@ async def test_what_is_no_key_is_not_listed(data: Path, keys: DirectoryKeyStore)
     assert only.changed.tzinfo is not None
 
 
-async def test_a_key_is_described_alone(data: Path, keys: DirectoryKeyStore) -> None:
+async def test_one_key_is_described(data: Path, keys: DirectoryKeyStore) -> None:
     write(data, "keys/default/key/1")
     described = await keys.describe(KeyId.parse("default/key/1"))
     assert (described,) == await keys.page("", 10)
@@ -59,7 +57,7 @@ async def test_a_key_is_described_alone(data: Path, keys: DirectoryKeyStore) -> 
             await keys.describe(KeyId.parse(name))
 
 
-async def test_resources_are_listed_once_by_what_is_served(
+async def test_each_resource_is_listed_once_with_the_file_that_is_served(
     data: Path, resources: DirectoryResourceStore
 ) -> None:
     write(data, "resources/a/b/c", b"x")

@@ -1,4 +1,4 @@
-"""Resources and their aliases: which file is meant, and what is never served."""
+"""Store of resources: files behind aliases, and content that is never served."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KEYBOX = b"\0\0\0\x20\x01\x01\0\x02KBXf\0\0\0\0"  # first bytes of gpg 2's pubri
 
 
 def private_key(label: str) -> bytes:
-    """PEM with this label, behind the text that openssl puts before it."""
+    """Return PEM with this label, after a text as openssl writes it."""
     return f"Bag Attributes\n-----BEGIN {label}-----\nAAAA\n-----END {label}-----\n".encode()
 
 
@@ -40,7 +40,7 @@ def warnings_of(data: Path) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("content", [b"x", b"\n", b"\0\xff\n\n", b"s" * 300_000])
-async def test_a_resource_comes_back_byte_for_byte(
+async def test_a_resource_is_returned_unchanged(
     resources: DirectoryResourceStore, data: Path, content: bytes
 ) -> None:
     with pytest.raises(NotFound, match="there is no resource repo/type/tag"):
@@ -60,7 +60,7 @@ async def test_a_resource_comes_back_byte_for_byte(
 
 
 @pytest.mark.parametrize("name", FILES)
-async def test_an_alias_acts_on_its_file(
+async def test_an_alias_reads_and_writes_its_file(
     resources: DirectoryResourceStore, data: Path, events: Recorder, name: str
 ) -> None:
     file = data / FILES[name]
@@ -81,10 +81,10 @@ async def test_an_alias_acts_on_its_file(
 
 
 @pytest.mark.parametrize("name", FILES)
-async def test_a_resource_wins_over_the_alias_and_is_reported(
+async def test_a_resource_takes_precedence_over_the_alias_and_is_reported(
     resources: DirectoryResourceStore, data: Path, events: Recorder, name: str
 ) -> None:
-    """At start and at every write to the file that it hides."""
+    """It is reported at start and at every write to the file behind the alias."""
     path = resource_named(name)
     own = data.joinpath("resources", *path.segments)
     own.parent.mkdir(parents=True)
@@ -110,7 +110,7 @@ async def test_a_resource_wins_over_the_alias_and_is_reported(
 
 
 async def test_an_empty_resource_is_refused(resources: DirectoryResourceStore, data: Path) -> None:
-    """The guests' client hangs up on a size of 0 (wire-eaa.md)."""
+    """The client of guests disconnects at a size of 0 (wire-eaa.md)."""
     before = (data / "image" / "policy.json").read_bytes()
     for path in (PLAIN, LEGACY_RESOURCES["Policy"]):
         with pytest.raises(RequestError, match="empty"):
@@ -132,7 +132,7 @@ async def test_an_empty_resource_is_refused(resources: DirectoryResourceStore, d
     ],
 )
 @pytest.mark.parametrize("own", [False, True])
-async def test_a_private_key_is_never_handed_out_as_the_cosign_key(
+async def test_a_private_key_is_never_served_as_the_cosign_key(
     resources: DirectoryResourceStore, data: Path, label: str, own: bool
 ) -> None:
     content = private_key(label)
@@ -158,7 +158,7 @@ async def test_a_public_cosign_key_is_served(resources: DirectoryResourceStore) 
     assert (await resources.get(COSIGN)).content == content
 
 
-async def test_private_keys_may_be_resources_of_other_names(
+async def test_private_keys_may_be_resources_with_other_names(
     resources: DirectoryResourceStore,
 ) -> None:
     content = SecretBytes(private_key("PRIVATE KEY"))
@@ -169,7 +169,7 @@ async def test_private_keys_may_be_resources_of_other_names(
 async def test_a_keybox_is_refused_with_the_remedy(
     resources: DirectoryResourceStore, data: Path
 ) -> None:
-    """What gpg 2 keeps is not what guests parse; an upstream directory may hold one."""
+    """Guests cannot parse the keybox of gpg 2, which an upstream directory may contain."""
     with pytest.raises(RequestError, match=r"keybox, .*gpg --export"):
         await resources.put(KEYRING, SecretBytes(KEYBOX))
     (data / "gpg" / "keyring.gpg").write_bytes(KEYBOX)
@@ -187,7 +187,7 @@ async def test_a_keybox_is_refused_with_the_remedy(
 async def test_a_keyring_with_a_secret_key_is_refused(
     resources: DirectoryResourceStore, data: Path, first: bytes
 ) -> None:
-    """What gpg --export-secret-keys writes, in the older and the newer format of packets."""
+    """gpg --export-secret-keys writes it, in the older or the newer format of packets."""
     with pytest.raises(RequestError, match="contains a secret key"):
         await resources.put(KEYRING, SecretBytes(first + bytes(100)))
     (data / "gpg" / "keyring.gpg").write_bytes(first + bytes(100))
@@ -195,10 +195,10 @@ async def test_a_keyring_with_a_secret_key_is_refused(
         await resources.get(KEYRING)
 
 
-async def test_links_lead_nowhere(
+async def test_links_are_not_followed(
     resources: DirectoryResourceStore, data: Path, tmp_path: Path
 ) -> None:
-    """defects.md 1, by way of a resource."""
+    """defects.md 1."""
     (tmp_path / "shadow").write_bytes(b"secret of the host")
     (data / "image" / "auth.json").symlink_to(tmp_path / "shadow")
     (data / "resources" / "repo").symlink_to(tmp_path)
@@ -209,7 +209,7 @@ async def test_links_lead_nowhere(
     assert (tmp_path / "shadow").read_bytes() == b"secret of the host"
 
 
-async def test_what_is_too_large_is_refused_whole(
+async def test_a_resource_that_is_too_large_is_refused(
     resources: DirectoryResourceStore, data: Path
 ) -> None:
     with pytest.raises(StorageError, match=r"^the resource repo/type/tag is larger than"):
@@ -221,8 +221,10 @@ async def test_what_is_too_large_is_refused_whole(
         await resources.get(PLAIN)
 
 
-async def test_a_directory_in_the_way_is_named(resources: DirectoryResourceStore) -> None:
-    """Only by hand can it come about: all resources have three segments."""
+async def test_a_directory_with_the_name_of_a_resource_is_reported(
+    resources: DirectoryResourceStore,
+) -> None:
+    """The broker never creates one, because all resources have three segments."""
     await resources.put(PLAIN, SecretBytes(b"x"))
     resources._directory.create(("resources", "file"), b"x")
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""The suite against both stores; several brokers on one file; a store that fails."""
+"""Session store in a file: several brokers on one file, and failures of the store."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def with_one_of_each(store: SessionStore) -> None:
 
 
 async def fails(store: SessionStore, *, calls: list[Call] = CALLS) -> None:
-    """Every call fails: none says what it could not know."""
+    """Check that every call fails instead of returning a result that it cannot know."""
     for call in calls:
         with pytest.raises(StorageError, match="the sessions cannot be used") as caught:
             await call(store)
@@ -77,7 +77,7 @@ async def test_several_brokers_share_a_file(shared: Shared) -> None:
     assert await two.claims(name(3), now=NOW) == "k"
 
 
-async def test_of_several_brokers_only_one_gets_a_challenge(shared: Shared) -> None:
+async def test_only_one_of_several_brokers_takes_a_challenge(shared: Shared) -> None:
     for number in range(50):
         await shared[number % 2].add_challenge(name(number), f"{number}", now=NOW, expires=END)
     taken = await asyncio.gather(
@@ -112,7 +112,7 @@ PROCESS = textwrap.dedent(
 )
 
 
-async def test_of_several_processes_only_one_gets_a_challenge(file: Path) -> None:
+async def test_only_one_of_several_processes_takes_a_challenge(file: Path) -> None:
     store = SqliteSessionStore.open(file)
     for number in range(200):
         await store.add_challenge(name(number), f"{number}", now=NOW, expires=END)
@@ -133,7 +133,7 @@ async def test_of_several_processes_only_one_gets_a_challenge(file: Path) -> Non
     assert sorted(taken) == sorted(str(number) for number in range(200))
 
 
-async def test_bounds_hold_across_brokers(file: Path) -> None:
+async def test_limits_apply_to_all_brokers_together(file: Path) -> None:
     limits = SessionLimits(challenges=5, sessions=8)
     stores = [SqliteSessionStore.open(file, limits) for _ in range(2)]
     for number in range(20):
@@ -145,7 +145,7 @@ async def test_bounds_hold_across_brokers(file: Path) -> None:
         store.close()
 
 
-async def test_what_was_kept_is_there_after_a_restart(file: Path) -> None:
+async def test_sessions_survive_a_restart(file: Path) -> None:
     store = SqliteSessionStore.open(file)
     await with_one_of_each(store)
     store.close()
@@ -155,7 +155,7 @@ async def test_what_was_kept_is_there_after_a_restart(file: Path) -> None:
     again.close()
 
 
-async def test_only_its_owner_reads_it(file: Path) -> None:
+async def test_the_file_is_readable_for_its_owner_only(file: Path) -> None:
     file.touch(mode=0o644)
     file.chmod(0o644)
     store = SqliteSessionStore.open(file)
@@ -166,7 +166,7 @@ async def test_only_its_owner_reads_it(file: Path) -> None:
     store.close()
 
 
-async def test_closing(file: Path) -> None:
+async def test_a_closed_store_refuses_every_call(file: Path) -> None:
     store = SqliteSessionStore.open(file)
     await with_one_of_each(store)
     waiting = asyncio.gather(*(store.token(name(2), now=NOW) for _ in range(20)))
@@ -180,8 +180,8 @@ async def test_closing(file: Path) -> None:
 # A store that fails.
 
 
-async def test_the_file_is_removed(file: Path) -> None:
-    """SQLite would go on with a file that no other broker sees."""
+async def test_a_removed_file_fails_every_call(file: Path) -> None:
+    """SQLite would continue with a file that no other broker uses."""
     store = SqliteSessionStore.open(file)
     await with_one_of_each(store)
     file.unlink()
@@ -191,7 +191,7 @@ async def test_the_file_is_removed(file: Path) -> None:
     store.close()
 
 
-async def test_the_directory_is_removed(file: Path, tmp_path: Path) -> None:
+async def test_a_removed_directory_fails_every_call(file: Path, tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     store = SqliteSessionStore.open(tmp_path / "d" / "sessions")
     await with_one_of_each(store)
@@ -200,7 +200,7 @@ async def test_the_directory_is_removed(file: Path, tmp_path: Path) -> None:
     store.close()
 
 
-async def test_another_process_holds_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_locked_file_fails_every_call(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = SqliteSessionStore.open(file, busy_seconds=0.05)
     await with_one_of_each(store)
     other = sqlite3.connect(file, isolation_level=None)
@@ -213,7 +213,7 @@ async def test_another_process_holds_the_file(file: Path, monkeypatch: pytest.Mo
     store.close()
 
 
-async def test_a_lock_that_another_broker_lets_go_is_waited_for(file: Path) -> None:
+async def test_a_call_waits_for_the_lock_of_another_broker(file: Path) -> None:
     store = SqliteSessionStore.open(file)
     await with_one_of_each(store)
     other = sqlite3.connect(file, isolation_level=None)
@@ -227,8 +227,8 @@ async def test_a_lock_that_another_broker_lets_go_is_waited_for(file: Path) -> N
     store.close()
 
 
-async def test_the_disk_is_full(file: Path) -> None:
-    """A guest gets no answer, never a challenge that was not spent; what goes still goes."""
+async def test_a_full_disk_fails_writing_calls(file: Path) -> None:
+    """A challenge that could not be removed is never returned; reads still succeed."""
     store = SqliteSessionStore.open(file)
     await with_one_of_each(store)
     used = store._connection.execute("PRAGMA page_count").fetchone()[0]
@@ -250,8 +250,8 @@ async def test_the_disk_is_full(file: Path) -> None:
     store.close()
 
 
-async def test_the_commit_fails(file: Path) -> None:
-    """What was taken is not handed out, and the next call works."""
+async def test_a_failed_commit_returns_nothing(file: Path) -> None:
+    """The taken challenge is not returned, and the next call succeeds."""
     store = SqliteSessionStore.open(file)
     await with_one_of_each(store)
 
@@ -267,7 +267,7 @@ async def test_the_commit_fails(file: Path) -> None:
     store.close()
 
 
-async def test_the_file_is_overwritten(file: Path) -> None:
+async def test_an_overwritten_file_fails_every_call(file: Path) -> None:
     store = SqliteSessionStore.open(file)
     for number in range(500):
         await store.add_token(name(number), "t" * 500, now=NOW, expires=END)
@@ -280,8 +280,8 @@ async def test_the_file_is_overwritten(file: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [b"blob", b"\xff\xfe", 5])
-async def test_rows_that_others_wrote(file: Path, value: object) -> None:
-    """Whoever can write the file makes no session of it (see also `rcar.challenges`)."""
+async def test_rows_of_another_type_are_refused(file: Path, value: object) -> None:
+    """Write access to the file is not enough to forge a session (see also `rcar.challenges`)."""
     store = SqliteSessionStore.open(file)
     await with_one_of_each(store)
     other = sqlite3.connect(file)
@@ -298,7 +298,7 @@ async def test_rows_that_others_wrote(file: Path, value: object) -> None:
     store.close()
 
 
-async def test_totals_that_others_wrote(file: Path) -> None:
+async def test_totals_of_another_type_are_refused(file: Path) -> None:
     store = SqliteSessionStore.open(file)
     await with_one_of_each(store)
     for change in ("UPDATE totals SET rows = 99999999", "UPDATE totals SET rows = 'x'"):
@@ -310,7 +310,7 @@ async def test_totals_that_others_wrote(file: Path) -> None:
     store.close()
 
 
-def test_what_cannot_be_opened(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("this is no database, but long enough to be looked at" * 40)
     (tmp_path / "plain").touch()
     for path in (
@@ -327,15 +327,15 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
 
 
 async def test_a_crash_of_the_host_leaves_a_file_that_can_be_opened(file: Path) -> None:
-    """SQLite, "PRAGMA synchronous": with OFF the file may be corrupt, and no broker starts."""
+    """SQLite, "PRAGMA synchronous": with OFF the file could be corrupt, and no broker start."""
     store = SqliteSessionStore.open(file)
     assert store._connection.execute("PRAGMA synchronous").fetchone() == (1,)
     assert store._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     store.close()
 
 
-def test_what_is_somebody_elses_is_not_altered(tmp_path: Path) -> None:
-    """Neither a file named by mistake, nor what a link of somebody else's leads to."""
+def test_other_files_are_not_changed(tmp_path: Path) -> None:
+    """Neither a file named by mistake, nor the target of another user's link."""
     other, link = tmp_path / "other", tmp_path / "link"
     other.write_text("key = 1\n" * 1000)
     for target in (other, tmp_path / "nothing"):
@@ -352,8 +352,8 @@ def test_what_is_somebody_elses_is_not_altered(tmp_path: Path) -> None:
         SqliteSessionStore.open(tmp_path / "pipe")
 
 
-async def test_many_sessions_are_no_slower(file: Path) -> None:
-    """Counting rows at every call took time for each of them: 50,000 made it ten times slower."""
+async def test_many_sessions_do_not_slow_the_store_down(file: Path) -> None:
+    """Counting rows at every call was ten times slower with 50,000 rows."""
     store = SqliteSessionStore.open(file)
     clock = asyncio.get_running_loop().time
 

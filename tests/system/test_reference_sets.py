@@ -69,7 +69,8 @@ async def test_a_test_decides_as_guests_are_decided(broker: RunningBroker, tmp_p
         ).status == 0
         ended = await verdict(broker, "policy", "test", str(tmp_path / "claims"), "--json")
         assert ended.status == status
-        assert ended.json["parseInfo"]["rtmr1"][1][-1] == kernel
+        (row,) = [row for row in ended.json["claims"] if row["claim"] == "rtmr1"]
+        assert row["expected"][-1] == kernel
     (broker.data / "opa" / "tdxPolicy.rego").unlink()
     ended = await verdict(broker, "policy", "test", str(tmp_path / "claims"))
     assert "opa/tdxPolicy.rego is missing" in ended.complaint(1, "verdict-py")

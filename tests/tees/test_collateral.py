@@ -161,7 +161,7 @@ def test_guest_is_asked_last(tmp_path: Path) -> None:
     assert run(both.candidates(REQUEST, brought)) == (good_collateral(),)
     other = replace(REQUEST, fmspc="50806f000001")
     assert run(both.candidates(other, brought))[0] is brought
-    with pytest.raises(CollateralUnavailable, match=r"50806f000001.*the guest brought none"):
+    with pytest.raises(CollateralUnavailable, match=r"50806f000001.*the guest sent none"):
         run(both.candidates(other, None))
     with pytest.raises(CollateralUnavailable):
         run(FirstAnswer().candidates(REQUEST, brought))

@@ -28,7 +28,7 @@ from verdictd_py.tees.intel.collateral import cache as collateral_cache
 from verdictd_py.tees.intel.collateral.cache import (
     FIRST_BACK_OFF,
     LONGEST_BACK_OFF,
-    MAX_FLIGHTS,
+    MAX_FETCHES,
     CollateralCache,
 )
 from verdictd_py.tees.intel.collateral.check import Validity
@@ -200,12 +200,12 @@ async def test_a_guest_starts_the_renewal_that_is_due(place: Place) -> None:
 async def test_what_is_kept_has_a_bound(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     await place.get()
     monkeypatch.setattr(collateral_cache, "MAX_PLATFORMS", 1)
-    place.cache._kept[CollateralRequest("tdx", "0" * 12, "platform")] = place.cache._kept.pop(
+    place.cache._cached[CollateralRequest("tdx", "0" * 12, "platform")] = place.cache._cached.pop(
         REQUEST
     )
-    with pytest.raises(CollateralUnavailable, match="too many platform types are kept"):
+    with pytest.raises(CollateralUnavailable, match="the cache has too many platform types"):
         await place.get()
-    assert len(place.cache._kept) == 1
+    assert len(place.cache._cached) == 1
 
 
 async def test_many_brokers_do_not_renew_together(place: Place) -> None:
@@ -214,7 +214,7 @@ async def test_many_brokers_do_not_renew_together(place: Place) -> None:
     for _ in range(20):
         cache = place.restarted(chance=chance.uniform).cache
         await cache.candidates(REQUEST, None)
-        moments.add(cache._kept[REQUEST].renew_at)
+        moments.add(cache._cached[REQUEST].renew_at)
     assert len(moments) == 20
     assert min(moments) > NOW + LIFETIME * 0.4
     assert max(moments) < NOW + LIFETIME * 0.9
@@ -427,9 +427,9 @@ async def test_what_has_ended_is_said_to_have_ended(place: Place) -> None:
 
 async def test_too_many_platform_types_at_once_are_told_to_come_back(place: Place) -> None:
     place.pccs.stalled = True
-    requests = [CollateralRequest("tdx", f"{n:012x}", "platform") for n in range(MAX_FLIGHTS)]
+    requests = [CollateralRequest("tdx", f"{n:012x}", "platform") for n in range(MAX_FETCHES)]
     waiting = [asyncio.create_task(place.cache.candidates(each, None)) for each in requests]
-    while len(place.cache._fetches) < MAX_FLIGHTS:  # noqa: ASYNC110  # no event says so
+    while len(place.cache._fetches) < MAX_FETCHES:  # noqa: ASYNC110  # no event says so
         await asyncio.sleep(0)
     with pytest.raises(CollateralUnavailable, match="too many"):
         await place.get()
@@ -613,9 +613,9 @@ async def test_what_is_valid_is_served_while_the_air_is_full(place: Place) -> No
     (first,) = await place.get()
     place.clock.now = NOW + LIFETIME * 0.9
     place.pccs.stalled = True
-    requests = [CollateralRequest("tdx", f"{n:012x}", "platform") for n in range(MAX_FLIGHTS)]
+    requests = [CollateralRequest("tdx", f"{n:012x}", "platform") for n in range(MAX_FETCHES)]
     waiting = [asyncio.create_task(place.cache.candidates(each, None)) for each in requests]
-    while len(place.cache._fetches) < MAX_FLIGHTS:  # noqa: ASYNC110  # no event says so
+    while len(place.cache._fetches) < MAX_FETCHES:  # noqa: ASYNC110  # no event says so
         await asyncio.sleep(0)
     assert await place.get() == (first,)
     await place.cache.renew_due()

@@ -168,5 +168,5 @@ def test_the_issuer_of_a_crl_is_a_ca_that_may_sign_it(is_ca: bool, signs_crls: b
         .add_extension(usage, critical=True)
         .sign(root.key, hashes.SHA256())
     )
-    with pytest.raises(CollateralRejected, match="may not sign"):
+    with pytest.raises(CollateralRejected, match="not a CA that may sign"):
         check(issued_by(pki.Signer(key, certificate)))

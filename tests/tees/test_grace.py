@@ -70,9 +70,9 @@ async def test_grace_forgives_time_and_nothing_else(platform: SimulatedPlatform)
         await verified_by(verifier, evidence(platform), now=ends_at(revoked) + timedelta(hours=1))
 
 
-def test_what_does_not_say_when_it_ends_is_said() -> None:
+def test_collateral_without_an_expiry_date_is_refused() -> None:
     nothing = Collateral("", b"", b"", "", "{}", b"", "", "{}", b"")
-    with pytest.raises(ValueError, match="does not say"):
+    with pytest.raises(ValueError, match="has no expiry date"):
         ends_at(nothing)
 
 

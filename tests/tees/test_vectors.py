@@ -137,7 +137,7 @@ def test_endorsements_of_rats_tls_suffice() -> None:
     root = vector("rats-tls/root.der").read_bytes()
     verifier = TdxVerifier(EndorsementsOnly(), root_ca_der=root)
     assert run(verified_by(verifier, evidence, now=RATS_TLS_TIME)).tcb_status == "UpToDate"
-    with pytest.raises(CollateralUnavailable, match="the guest brought none"):
+    with pytest.raises(CollateralUnavailable, match="the guest sent none"):
         run(verified_by(verifier, replace(evidence, endorsements=None), now=RATS_TLS_TIME))
 
 

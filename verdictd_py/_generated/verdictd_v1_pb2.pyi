@@ -922,6 +922,7 @@ class Guest(_message.Message):
     CLAIMS_FIELD_NUMBER: _builtins.int
     REASONS_FIELD_NUMBER: _builtins.int
     NOT_PINNABLE_FIELD_NUMBER: _builtins.int
+    WITHHELD_CLAIMS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     at: _builtins.str
     peer: _builtins.str
@@ -945,6 +946,10 @@ class Guest(_message.Message):
     def advisory_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reason]: ...
+    @_builtins.property
+    def withheld_claims(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """names of claims that it had, too long to be stored"""
+
     def __init__(
         self,
         *,
@@ -962,10 +967,11 @@ class Guest(_message.Message):
         claims: _builtins.str = ...,
         reasons: _abc.Iterable[Global___Reason] | None = ...,
         not_pinnable: _builtins.str = ...,
+        withheld_claims: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["advisory_ids", b"advisory_ids", "at", b"at", "claims", b"claims", "code", b"code", "evidence", b"evidence", "fmspc", b"fmspc", "form", b"form", "id", b"id", "not_pinnable", b"not_pinnable", "peer", b"peer", "reasons", b"reasons", "tcb_status", b"tcb_status", "tee", b"tee", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advisory_ids", b"advisory_ids", "at", b"at", "claims", b"claims", "code", b"code", "evidence", b"evidence", "fmspc", b"fmspc", "form", b"form", "id", b"id", "not_pinnable", b"not_pinnable", "peer", b"peer", "reasons", b"reasons", "tcb_status", b"tcb_status", "tee", b"tee", "verdict", b"verdict", "withheld_claims", b"withheld_claims"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -998,6 +1004,131 @@ class Reason(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
+
+@_typing.final
+class CheckPolicyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """under which it would be stored; it decides which data it is checked with"""
+    content: _builtins.bytes
+    """Rego"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckPolicyRequest: _TypeAlias = CheckPolicyRequest  # noqa: Y015
+
+@_typing.final
+class CheckPolicyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SYNTAX_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    syntax: _builtins.str
+    """v1 or v0"""
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """names, in the order of the policy"""
+
+    def __init__(
+        self,
+        *,
+        syntax: _builtins.str = ...,
+        rules: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rules", b"rules", "syntax", b"syntax"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckPolicyResponse: _TypeAlias = CheckPolicyResponse  # noqa: Y015
+
+@_typing.final
+class TestPolicyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    POLICY_CONTENT_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    REFERENCE_CONTENT_FIELD_NUMBER: _builtins.int
+    CLAIMS_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    TEE_FIELD_NUMBER: _builtins.int
+    policy: _builtins.str
+    """name of the stored policy; empty: the one of the claims' TEE"""
+    policy_content: _builtins.bytes
+    """this text instead"""
+    reference: _builtins.str
+    """name of the stored data; empty: what decides with the policy"""
+    reference_content: _builtins.bytes
+    """this text instead"""
+    claims: _builtins.bytes
+    """JSON: claims, or a report that contains them"""
+    id: _builtins.str
+    """of an appraisal that the broker remembers, in place of the claims"""
+    tee: _builtins.str
+    """of the claims; empty: as the claims tell"""
+    def __init__(
+        self,
+        *,
+        policy: _builtins.str = ...,
+        policy_content: _builtins.bytes | None = ...,
+        reference: _builtins.str = ...,
+        reference_content: _builtins.bytes | None = ...,
+        claims: _builtins.bytes = ...,
+        id: _builtins.str = ...,
+        tee: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_policy_content", b"_policy_content", "_reference_content", b"_reference_content", "policy_content", b"policy_content", "reference_content", b"reference_content"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_policy_content", b"_policy_content", "_reference_content", b"_reference_content", "claims", b"claims", "id", b"id", "policy", b"policy", "policy_content", b"policy_content", "reference", b"reference", "reference_content", b"reference_content", "tee", b"tee"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__policy_content: _TypeAlias = _typing.Literal["policy_content"]  # noqa: Y015
+    _WhichOneofArgType__policy_content: _TypeAlias = _typing.Literal["_policy_content", b"_policy_content"]  # noqa: Y015
+    _WhichOneofReturnType__reference_content: _TypeAlias = _typing.Literal["reference_content"]  # noqa: Y015
+    _WhichOneofArgType__reference_content: _TypeAlias = _typing.Literal["_reference_content", b"_reference_content"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__policy_content) -> _WhichOneofReturnType__policy_content | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reference_content) -> _WhichOneofReturnType__reference_content | None: ...
+
+Global___TestPolicyRequest: _TypeAlias = TestPolicyRequest  # noqa: Y015
+
+@_typing.final
+class TestPolicyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
+    accepted: _builtins.bool
+    """the broker would accept the guest, or release to it"""
+    report: _builtins.str
+    """JSON object; docs/policies.md has its members"""
+    def __init__(
+        self,
+        *,
+        accepted: _builtins.bool = ...,
+        report: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TestPolicyResponse: _TypeAlias = TestPolicyResponse  # noqa: Y015
 
 @_typing.final
 class GetStatusRequest(_message.Message):

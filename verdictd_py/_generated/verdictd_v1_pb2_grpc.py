@@ -1002,6 +1002,124 @@ class AppraisalService:
             _registered_method=True)
 
 
+class PolicyTestServiceStub:
+    """Policies, before they decide. Nothing is stored.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.CheckPolicy = channel.unary_unary(
+                '/verdictd.v1.PolicyTestService/CheckPolicy',
+                request_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.CheckPolicyRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.CheckPolicyResponse.FromString,
+                _registered_method=True)
+        self.TestPolicy = channel.unary_unary(
+                '/verdictd.v1.PolicyTestService/TestPolicy',
+                request_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.TestPolicyRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.TestPolicyResponse.FromString,
+                _registered_method=True)
+
+
+class PolicyTestServiceServicer:
+    """Policies, before they decide. Nothing is stored.
+    """
+
+    def CheckPolicy(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TestPolicy(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_PolicyTestServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'CheckPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckPolicy,
+                    request_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.CheckPolicyRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.CheckPolicyResponse.SerializeToString,
+            ),
+            'TestPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.TestPolicy,
+                    request_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.TestPolicyRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.TestPolicyResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'verdictd.v1.PolicyTestService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('verdictd.v1.PolicyTestService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class PolicyTestService:
+    """Policies, before they decide. Nothing is stored.
+    """
+
+    @staticmethod
+    def CheckPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/verdictd.v1.PolicyTestService/CheckPolicy',
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.CheckPolicyRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.CheckPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TestPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/verdictd.v1.PolicyTestService/TestPolicy',
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.TestPolicyRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.TestPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class StatusServiceStub:
     """Missing associated documentation comment in .proto file."""
 

@@ -294,6 +294,43 @@ class AppraisalServiceServicer(metaclass=_abc_1.ABCMeta):
 
 def add_AppraisalServiceServicer_to_server(servicer: AppraisalServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
+class PolicyTestServiceStub:
+    """Policies, before they decide. Nothing is stored."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> PolicyTestServiceAsyncStub: ...
+    CheckPolicy: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.CheckPolicyRequest, _verdictd_v1_pb2.CheckPolicyResponse]
+    TestPolicy: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.TestPolicyRequest, _verdictd_v1_pb2.TestPolicyResponse]
+
+@_typing.type_check_only
+class PolicyTestServiceAsyncStub(PolicyTestServiceStub):
+    """Policies, before they decide. Nothing is stored."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    CheckPolicy: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.CheckPolicyRequest, _verdictd_v1_pb2.CheckPolicyResponse]  # type: ignore[assignment]
+    TestPolicy: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.TestPolicyRequest, _verdictd_v1_pb2.TestPolicyResponse]  # type: ignore[assignment]
+
+class PolicyTestServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Policies, before they decide. Nothing is stored."""
+
+    @_abc_1.abstractmethod
+    def CheckPolicy(
+        self,
+        request: _verdictd_v1_pb2.CheckPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_verdictd_v1_pb2.CheckPolicyResponse, _abc.Awaitable[_verdictd_v1_pb2.CheckPolicyResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def TestPolicy(
+        self,
+        request: _verdictd_v1_pb2.TestPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_verdictd_v1_pb2.TestPolicyResponse, _abc.Awaitable[_verdictd_v1_pb2.TestPolicyResponse]]: ...
+
+def add_PolicyTestServiceServicer_to_server(servicer: PolicyTestServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
 class StatusServiceStub:
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...

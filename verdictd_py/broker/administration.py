@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from verdictd_py.broker.changes import repeated
 from verdictd_py.broker.documents import DocumentAdministrator
+from verdictd_py.broker.policytests import PolicyTests
 from verdictd_py.broker.referencesets import SetAdministrator
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.events import (
@@ -316,3 +317,4 @@ class Administration:
     resources: ResourceAdministrator
     documents: DocumentAdministrator
     sets: SetAdministrator
+    policy_tests: PolicyTests

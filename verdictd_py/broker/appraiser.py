@@ -49,6 +49,7 @@ class _Known:
     form: str = ""
     bound: bool = False
     verified: VerifiedEvidence | None = None
+    policy_skipped: bool = False
 
 
 class Appraiser:
@@ -135,11 +136,13 @@ class Appraiser:
         1. Read the evidence. 2. Find the verifier of its TEE. 3. Verify signature,
         chain, revocation and collateral. 4. Check that REPORTDATA begins with what
         binds the peer's key. 5. Replay the event log, and compare the init-data's digest,
-        if there are any. 6. Refuse what these steps refuse under any policy. 7. Evaluate
-        the policy, also then: a refusal names every failed rule.
+        if there are any. 6. Refuse a guest with faults, which no policy can accept. 7. Evaluate
+        the policy. A guest that step 6 refuses costs no evaluation: it could repeat that at
+        any rate. `explanation` evaluates the policy for it when the operator requests that.
 
         Returns:
-            The appraisal, with every failed rule and the claims that were verified.
+            The appraisal, with the claims that were verified, and every fault or every rule
+            of the policy that failed.
 
         Raises:
             CollateralUnavailable: the evidence cannot be appraised now.
@@ -159,6 +162,7 @@ class Appraiser:
             known.verified,
             bound=known.bound,
             refusal=refusal,
+            policy_skipped=known.policy_skipped,
         )
 
     async def _require_acceptable(self, read: EvidenceReader, now: datetime, known: _Known) -> None:
@@ -183,15 +187,24 @@ class Appraiser:
         known.verified = result
         known.bound = _check_binding(evidence, result)  # 4
         known.verified = verified = self._with_surroundings(evidence, result)  # 5
-        failures = await self._policy.failures(verified.tee, verified.claims)
-        if verified.faults or failures:  # 6, 7
-            raise _refusal(verified, failures)
+        if verified.faults:  # 6
+            known.policy_skipped = True
+            raise _refusal(verified.faults)
+        failures = await self._policy.failures(verified.tee, verified.claims)  # 7
+        if failures:
+            raise PolicyRefused(_refused_by_policy(failures), reasons=failures)
 
     def _with_surroundings(
         self, evidence: Evidence, verified: VerifiedEvidence
     ) -> VerifiedEvidence:
-        """Add claims from outside the quote: event log, init-data, further devices."""
+        """Add claims from outside the quote, and faults of these and of the TCB.
+
+        The claims are of event log, init-data and further devices.
+        """
         tee = self._tees.get(verified.tee)
+        if tee is not None and all(f.kind is not ReasonKind.TCB for f in verified.faults):
+            faults = verified.faults + tee.revoked(verified.claims)
+            verified = replace(verified, faults=faults)
         if evidence.event_log is not None:
             verified = _with_event_log(
                 tee, verified, evidence.event_log, allow_unlogged=self._allow_unlogged
@@ -314,16 +327,21 @@ def _with_init_data(
     )
 
 
-def _refusal(verified: VerifiedEvidence, failures: tuple[Reason, ...]) -> AttestationError:
-    """Return a refusal with every failed rule once: the verifier's faults, then the policy's."""
-    faulty = {fault.rule for fault in verified.faults}
-    reasons = verified.faults + tuple(f for f in failures if f.rule not in faulty)
-    rules = ", ".join(reason.rule for reason in reasons)
-    kinds = {fault.kind for fault in verified.faults}
+def _refusal(faults: tuple[Reason, ...]) -> AttestationError:
+    """Return the refusal of a guest with these faults; faults of one kind may have their own."""
+    kinds = {fault.kind for fault in faults}
     refusal = _REFUSALS.get(kinds.pop()) if len(kinds) == 1 else None
     if refusal is not None:
-        return refusal(f"refused: {rules}", reasons=reasons)
-    return PolicyRefused(f"refused by policy: {rules}", reasons=reasons)
+        return refusal(f"refused: {_rules(faults)}", reasons=faults)
+    return PolicyRefused(_refused_by_policy(faults), reasons=faults)
+
+
+def _refused_by_policy(reasons: tuple[Reason, ...]) -> str:
+    return f"refused by policy: {_rules(reasons)}"
+
+
+def _rules(reasons: tuple[Reason, ...]) -> str:
+    return ", ".join(reason.rule for reason in reasons)
 
 
 _REFUSALS: Final[Mapping[ReasonKind, type[AttestationError]]] = {

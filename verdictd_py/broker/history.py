@@ -1,7 +1,7 @@
-"""What became of the guests that were judged lately, for operators who ask why.
+"""History of recent appraisals, for operators.
 
-Kept in memory and bounded. Those whose evidence never verified are kept apart: making
-them costs a stranger nothing, and they must not push out a refusal that matters.
+It is in memory and bounded. Guests whose evidence did not verify are stored apart: they cost
+an unauthenticated client nothing, and must not evict a refusal that matters.
 """
 
 from __future__ import annotations
@@ -20,15 +20,14 @@ from verdictd_py.errors import NotFound, NotJudged, PolicyRefused, Reason, Reaso
 from verdictd_py.formats import eventlog, initdata
 
 KEPT: Final = 500
-"""Of each kind, some 10 KiB each."""
-
+"""Judgements of each verdict, some 10 KiB each."""
 
 _LARGE: Final = (eventlog.RULE, initdata.CLAIM)
-"""Claims that are not kept: a guest decides how long they are."""
+"""Claims that are not stored, because the guest chooses their length. Null is stored."""
 
 
 class Verdict(StrEnum):
-    """How a guest was judged; each kind is kept apart from the others."""
+    """Outcome of an appraisal; judgements of each verdict are stored apart from the others."""
 
     REFUSED = "refused"
     UNVERIFIED = "unverified"
@@ -37,15 +36,18 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """One guest, judged: plain values of its `Appraisal`, for it outlives the connection.
+    """Record of an appraisal: plain values, because it outlives the connection.
 
     Attributes:
-        address: the guest's, `host:port`.
-        code: what it was told.
-        claims: verified ones, without a boot's events and init-data; empty where nothing verified.
-        evidence: SHA-256 of the quote, empty likewise.
+        address: address of the guest, `host:port`.
+        code: code that was disclosed to the guest.
+        claims: verified claims without those that are withheld; empty if nothing verified.
+        withheld: names of the claims that the guest has and that are not stored.
+        evidence: SHA-256 of the quote, empty if nothing verified.
         measurements: names of the claims that identify its software.
-        not_pinnable: why its measurements cannot become reference values; empty: they can.
+        not_pinnable: why its measurements cannot become reference values; empty if they can.
+        policy_skipped: whether the reasons contain no rule of the policy, because the guest was
+            refused for a fault (see `Explainer`).
     """
 
     id: str
@@ -58,10 +60,12 @@ class Judgement:
     tcb_status: str
     advisory_ids: tuple[str, ...]
     claims: Mapping[str, JsonValue] = field(repr=False)
+    withheld: tuple[str, ...]
     evidence: str
     reasons: tuple[Reason, ...]
     measurements: tuple[str, ...]
     not_pinnable: str
+    policy_skipped: bool = False
 
     @classmethod
     def of(cls, appraisal: Appraisal, address: str, measurements: tuple[str, ...]) -> Self:
@@ -70,7 +74,8 @@ class Judgement:
         Args:
             measurements: names of the claims of its TEE that identify software.
         """
-        found = appraisal.evidence
+        evidence = appraisal.evidence
+        withheld = tuple(name for name in _LARGE if appraisal.claims.get(name) is not None)
         return cls(
             id=appraisal.id,
             at=appraisal.at,
@@ -79,13 +84,15 @@ class Judgement:
             code=appraisal.code,
             tee=appraisal.tee,
             form=appraisal.form,
-            tcb_status="" if found is None else found.tcb_status or "",
-            advisory_ids=() if found is None else found.advisory_ids,
-            claims={name: v for name, v in appraisal.claims.items() if name not in _LARGE},
-            evidence="" if found is None else found.digest,
+            tcb_status="" if evidence is None else evidence.tcb_status or "",
+            advisory_ids=() if evidence is None else evidence.advisory_ids,
+            claims={name: v for name, v in appraisal.claims.items() if name not in withheld},
+            withheld=withheld,
+            evidence="" if evidence is None else evidence.digest,
             reasons=appraisal.reasons,
             measurements=measurements,
             not_pinnable=_not_pinnable(appraisal),
+            policy_skipped=appraisal.policy_skipped,
         )
 
     @classmethod
@@ -97,7 +104,7 @@ class Judgement:
         at: datetime,
         address: str,
     ) -> Self:
-        """A guest that could not be judged at the time."""
+        """Make the record of a guest that could not be appraised at the time."""
         return cls(
             id=judgement_id,
             at=at,
@@ -109,6 +116,7 @@ class Judgement:
             tcb_status="",
             advisory_ids=(),
             claims={},
+            withheld=(),
             evidence="",
             reasons=(Reason(error.rule, "", "", str(error)),),
             measurements=(),
@@ -117,8 +125,11 @@ class Judgement:
 
 
 def _verdict(appraisal: Appraisal) -> Verdict:
-    """Genuine is what verified and is bound to the guest's key: a quote alone can be another's,
-    and whoever has one could show it a thousand times."""
+    """Return the verdict. A refusal is `REFUSED` only for evidence bound to the guest's key.
+
+    A quote alone can be that of another guest, and its owner could present it any number of
+    times.
+    """
     if appraisal.accepted:
         return Verdict.ACCEPTED
     genuine = appraisal.evidence is not None and appraisal.bound
@@ -149,7 +160,7 @@ def _not_pinnable(appraisal: Appraisal) -> str:
 
 
 class History:
-    """The last judgements of each kind, and how many there were since the start."""
+    """The last judgements of each verdict, and how many there were since the start."""
 
     def __init__(self, *, kept: int = KEPT) -> None:
         self._kept = {verdict: deque[Judgement](maxlen=kept) for verdict in Verdict}
@@ -160,33 +171,33 @@ class History:
         self._counts[judgement.verdict] += 1
 
     def counted(self, caller: Caller) -> Mapping[Verdict, int]:
-        """How many there were of each kind since the start.
+        """Return how many guests had each verdict since the start.
 
         Raises:
-            NotAuthorized: the caller may not see guests.
+            NotAuthorized: the caller is not allowed to see guests.
         """
         caller.require(Right.MANAGE)
         return dict(self._counts)
 
     def last(self, caller: Caller, verdict: Verdict, limit: int) -> tuple[Judgement, ...]:
-        """The last ones of a kind, the newest first.
+        """Return the last judgements of a verdict, the newest first.
 
         Args:
-            limit: how many; 0 for all that are kept.
+            limit: how many; 0 for all that are stored.
 
         Raises:
-            NotAuthorized: the caller may not see guests.
+            NotAuthorized: the caller is not allowed to see guests.
         """
         caller.require(Right.MANAGE)
         newest = reversed(self._kept[verdict])
         return tuple(judgement for judgement, _ in zip(newest, range(limit or KEPT), strict=False))
 
     def pinnable(self, caller: Caller, which: str) -> tuple[Judgement, str]:
-        """The one with that id, whose measurements may become reference values of its TEE.
+        """Return the judgement with that id and its TEE, if its measurements can be pinned.
 
         Raises:
             NotAuthorized, NotFound: see `find`.
-            RequestError: no id was given, or the guest was not good in all else.
+            RequestError: no id was given, or the guest cannot be pinned.
         """
         if not which:
             raise RequestError("say which guest: only one that is named by its id can be pinned")
@@ -196,11 +207,11 @@ class History:
         return judgement, judgement.tee
 
     def find(self, caller: Caller, which: str) -> Judgement:
-        """The one with that id, or for an empty one the last that was not accepted.
+        """Return the judgement with that id; without an id, the last that was not accepted.
 
         Raises:
-            NotAuthorized: the caller may not see guests.
-            NotFound: there is none, or it is no longer kept.
+            NotAuthorized: the caller is not allowed to see guests.
+            NotFound: there is none, or it is no longer stored.
         """
         caller.require(Right.MANAGE)
         if not which:

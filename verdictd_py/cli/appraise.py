@@ -1,4 +1,4 @@
-"""`verdictd-py appraise FILE`: the listener's judgement of one file, offline."""
+"""`verdictd-py appraise FILE`: appraise one file offline, as the listener would."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import Final
 
 from verdictd_py import daemon as app
 from verdictd_py.broker.appraiser import Appraiser
+from verdictd_py.broker.explanation import explained
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, Silent, moment, read_file
 from verdictd_py.config import MAX_GRACE_DAYS
 from verdictd_py.documents.reference import MAX_DATA_BYTES
@@ -24,6 +25,7 @@ from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.evidence import Evidence
 from verdictd_py.errors import CollateralUnavailable, ConfigError, EvidenceFormat
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy
+from verdictd_py.policy.floor import Pinning
 from verdictd_py.ports import PolicyDocuments, Tees, VerifierContext
 from verdictd_py.protocols.ratstls import certificate
 from verdictd_py.tees.intel.roots import read_root_ca
@@ -46,9 +48,7 @@ def run(argv: Sequence[str]) -> int:
     data = read_file(options.file, MAX_FILE_BYTES)
     try:
         log = None if options.event_log is None else read_file(options.event_log, MAX_FILE_BYTES)
-        appraiser = _appraiser(options)
-        read = partial(_evidence, data, log, appraiser.tees)
-        appraisal = asyncio.run(appraiser.appraise(read))
+        appraisal = asyncio.run(_appraise(options, data, log))
     except CollateralUnavailable as error:
         raise ConfigError(f"{error}; give collateral for it with --collateral") from error
     if options.json:
@@ -104,7 +104,14 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _appraiser(options: Namespace) -> Appraiser:
+async def _appraise(options: Namespace, data: bytes, log: bytes | None) -> Appraisal:
+    """Appraise as the listener does, and explain a refusal with every failed rule."""
+    appraiser, policy = _appraiser(options)
+    appraisal = await appraiser.appraise(partial(_evidence, data, log, appraiser.tees))
+    return await explained(policy, appraisal)
+
+
+def _appraiser(options: Namespace) -> tuple[Appraiser, RegoAppraisalPolicy]:
     root = options.root_ca
     names = None if options.verifier is None else options.verifier.split(",")
     if names is not None and NULL_NAME in names:
@@ -124,19 +131,20 @@ def _appraiser(options: Namespace) -> Appraiser:
         },
     )
     verifiers = select(names, tees, context)
-    return app.build_appraiser(
+    policy = RegoAppraisalPolicy(
+        _Policies(tees, _text(options.policy), _text(options.data)),
+        tees,
+        pinning=Pinning(verifiers.pinned_only, options.require_reference_values),
+    )
+    appraiser = app.build_appraiser(
         verifiers=verifiers,
         tees=tees,
-        policy=RegoAppraisalPolicy(
-            _Policies(tees, _text(options.policy), _text(options.data)),
-            tees,
-            require_reference_values=options.require_reference_values,
-            pinned_only=verifiers.pinned_only,
-        ),
+        policy=policy,
         clock=lambda: moment,
         events=Silent(),
         allow_unlogged=options.allow_rtmr3_mismatch,
     )
+    return appraiser, policy
 
 
 def _text(path: Path | None) -> str | None:

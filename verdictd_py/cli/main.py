@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "eventlog": "show a guest's boot event log, and whether a quote's registers prove it",
     "guest": "a reference guest: attest, then ask for a key or a resource",
     "keyprovider": "ocicrypt's key provider on standard input and output, without a daemon",
+    "policy": "check and test a policy without a broker, exactly as the daemon would",
 }
 
 

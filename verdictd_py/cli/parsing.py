@@ -64,6 +64,20 @@ def read_file(file: Path, limit: int) -> bytes:
         raise ConfigError(f"cannot read {file}: {why}; check its name") from error
 
 
+def read_input(file: Path, limit: int) -> bytes:
+    """Return what `read_file` does; `-` is standard input.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    if str(file) != "-":
+        return read_file(file, limit)
+    try:
+        return sys.stdin.buffer.read(limit + 1)
+    except (OSError, AttributeError) as error:  # AttributeError: it was closed before the start
+        raise ConfigError("cannot read standard input; give a file of claims") from error
+
+
 def printable(text: str) -> str:
     """`text` without anything that could draw on a terminal; lines stay lines."""
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)

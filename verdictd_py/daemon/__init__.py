@@ -1,4 +1,4 @@
-"""The daemon: `composition` builds its parts, `daemon` is its life, `process` its signals."""
+"""The daemon: `composition` builds it, `daemon` starts and stops it, `process` handles signals."""
 
 from verdictd_py.daemon.clock import Clock, utc_now
 from verdictd_py.daemon.collateral import collateral_source

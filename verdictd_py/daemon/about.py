@@ -1,4 +1,4 @@
-"""What the daemon reports about itself: at its start, and to operators that ask for its status."""
+"""Reports of the daemon about itself: at its start, and in answer to status requests."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from verdictd_py.ports import Events
 
 
 class About:
-    """Describes one daemon.
+    """Description of the daemon.
 
     Args:
-        verifiers: their names.
-        warnings: about the data directory.
+        verifiers: names of the verifiers.
+        warnings: warnings about the data directory.
 
     Attributes:
-        listeners: those that the daemon has; set once they are built, because the client API,
-            which is one of them, reports them all.
-        readiness: as `listeners`.
+        listeners: the daemon's listeners. They are set after construction, because one of
+            them, the client API, reports this description.
+        readiness: the daemon's readiness, set likewise.
     """
 
     listeners: Sequence[Listener]

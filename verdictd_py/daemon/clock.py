@@ -9,5 +9,5 @@ Clock = Callable[[], datetime]
 
 
 def utc_now() -> datetime:
-    """The wall clock, the daemon's only one for certificates and collateral."""
+    """Return the current time; the daemon uses no other clock for certificates and collateral."""
     return datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""Builds the sources of collateral: files, a service with its cache, the guest's own."""
+"""Construction of the source of collateral: files, a service with its cache, or guests."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from verdictd_py.tees.intel.pck import root_key_digest
 
 
 class CollateralService:
-    """The daemon's source of collateral, with what runs in the background for it.
+    """The daemon's source of collateral, with its background work.
 
-    Files where the operator names them, and then nothing is ever fetched; otherwise a
-    service with its cache; without either only what guests bring along.
+    If the operator names files, only they are used and nothing is fetched. Otherwise it is a
+    service with its cache. Without either, guests have to send collateral.
 
     Attributes:
-        source: the port.
-        background: renews collateral before it expires.
+        source: the source.
+        background: work that renews collateral before it expires.
 
     Raises:
         ConfigError: a file or address that the settings name cannot be used.
@@ -56,7 +56,7 @@ class CollateralService:
         self._cache: CollateralCache | None = None
         self.background: tuple[Work, ...] = ()
         if settings.collateral is not None or not settings.collateral_url:
-            inspect = partial(_inspected, root_key_digest(root_ca_der), clock)
+            inspect = partial(_problem_of, root_key_digest(root_ca_der), clock)
             self.source = collateral_source(settings.collateral, events, inspect)
             return
         self._client = http_client(settings)
@@ -85,13 +85,13 @@ class CollateralService:
             await self._client.aclose()
 
 
-def _inspected(
+def _problem_of(
     root_key: bytes,
     clock: Callable[[], datetime],
     request: CollateralRequest,
     collateral: Collateral,
 ) -> str:
-    """What is wrong with a set of the operator's now, empty where nothing is."""
+    """Return the problem of a set of the operator's collateral; empty if it verifies now."""
     try:
         check_collateral(collateral, request, root_key=root_key, now=clock())
     except AttestationError as error:
@@ -102,7 +102,7 @@ def _inspected(
 def collateral_source(
     path: Path | None, events: Events | None = None, inspect: Inspect | None = None
 ) -> CollateralSource:
-    """Collateral of the operator's, and only where it has none the guest's own.
+    """Return a source of the operator's collateral, or else the guest's own.
 
     Raises:
         ConfigError: `path` cannot be read.

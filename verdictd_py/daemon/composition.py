@@ -1,4 +1,4 @@
-"""Builds a daemon from its settings: the only place that puts concrete parts together.
+"""Construction of a daemon from its settings; no other module connects concrete parts.
 
 A new listener is one class (see `listeners.listener`) and one line in `candidates` below.
 """
@@ -57,7 +57,7 @@ def build_daemon(
         on_failure: see `Daemon`.
 
     Raises:
-        ConfigError: one line: cause and remedy.
+        ConfigError: a setting cannot be used; the message has the cause and the remedy.
     """
     _check_unsafe(settings, unsafe)
     rules, tls = protection(settings, unsafe)
@@ -97,7 +97,7 @@ def build_daemon(
         build.kbs(),
     )
     listeners = tuple(listener for listener in candidates if listener is not None)
-    publish = [one.set_ready for one in listeners if isinstance(one, GrpcListener)]
+    publish = [listener.set_ready for listener in listeners if isinstance(listener, GrpcListener)]
     readiness = Readiness(cases, audit, publish=publish)
     about.listeners, about.readiness = listeners, readiness
     parts = Parts(
@@ -118,7 +118,7 @@ def build_daemon(
 
 @dataclass(frozen=True, slots=True)
 class _Listeners:
-    """Builds the listeners; those that have no address in the settings are None."""
+    """Builder of the listeners; None for those without an address in the settings."""
 
     settings: Settings
     unsafe: Unsafe
@@ -150,7 +150,13 @@ class _Listeners:
             administration = self.cases.administration
             management.register(server, administration, rules, self.events)
             management_v1.register(
-                server, administration, self.cases.history, about.status, rules, self.events
+                server,
+                administration,
+                self.cases.history,
+                self.cases.explainer,
+                about.status,
+                rules,
+                self.events,
             )
 
         return GrpcListener(
@@ -204,20 +210,20 @@ def _limits(settings: Settings) -> Limits:
 
 
 def _check_unsafe(settings: Settings, unsafe: Unsafe) -> None:
-    """Refuse to give the secrets of a real data directory to what is unsafe.
+    """Refuse unsafe options that would disclose the secrets of a real data directory.
 
     Raises:
-        ConfigError: one line: cause and remedy.
+        ConfigError: refused; the message has the cause and the remedy.
     """
     if unsafe.root_ca and "data_dir" not in settings.model_fields_set:
         raise ConfigError(
             f"{UNSAFE_ROOT_OPTION} needs an explicit --data-dir, "
-            f"so that {DEFAULT_DATA_DIR} is never given to a rehearsal"
+            f"so that a rehearsal never uses {DEFAULT_DATA_DIR}"
         )
     if unsafe.insecure_sample_verifier and not unsafe.insecure_sample_data_dir:
         raise ConfigError(
-            f"--insecure-sample-verifier would give every secret in {settings.data_dir} to "
-            "anybody; try it with `verdictd-py demo`, or add --insecure-sample-data-dir"
+            f"--insecure-sample-verifier would release every secret in {settings.data_dir} to "
+            "any client; try it with `verdictd-py demo`, or add --insecure-sample-data-dir"
         )
     if unsafe.insecure_sample_data_dir and not unsafe.insecure_sample_verifier:
         raise ConfigError(
@@ -226,7 +232,7 @@ def _check_unsafe(settings: Settings, unsafe: Unsafe) -> None:
 
 
 def _names(*modules: ModuleType) -> tuple[str, ...]:
-    """Full names of the services in generated modules."""
+    """Return the full names of the services in generated modules."""
     return tuple(
         service.full_name
         for module in modules

@@ -1,4 +1,4 @@
-"""The daemon's life: bind, start, reload, drain, stop. What it consists of is in `composition`."""
+"""Lifecycle of the daemon: bind, start, reload, drain, stop. `composition` builds its parts."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from verdictd_py.listeners.listener import Listener
 from verdictd_py.ports import Events
 
 _SLACK_SECONDS: Final = 5.0
-"""For a listener to close what did not finish in time, before the daemon stops waiting for it."""
+"""Additional time for a listener to close unfinished requests, after the drain timeout."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Everything that a daemon consists of, built and not started.
+    """Parts of a daemon, built and not started.
 
     Attributes:
-        events: the audit trail, which passes everything on to the log.
-        background: work from the start to the stop.
-        closing: called in this order once every listener has stopped.
-        drain_seconds: bound for requests in flight when the daemon stops.
+        events: the audit trail, which passes all events on to the log.
+        background: work that runs while the daemon runs.
+        closing: functions to call in this order after all listeners have stopped.
+        drain_seconds: time limit for requests in flight when the daemon stops.
     """
 
     events: Events
@@ -43,11 +43,10 @@ class Parts:
 
 
 class Daemon:
-    """A broker.
+    """Running broker.
 
     Args:
-        on_failure: called once work has failed without which the daemon is of no use; the
-            caller then stops the daemon.
+        on_failure: called when essential work has failed; the caller then stops the daemon.
     """
 
     def __init__(self, parts: Parts, *, on_failure: Callable[[], None] = lambda: None) -> None:
@@ -89,13 +88,13 @@ class Daemon:
         return self
 
     async def reload(self) -> None:
-        """Read files again that the operator may have replaced, and record what is wrong."""
+        """Read files that the operator may have replaced again, and record problems."""
         await self._parts.readiness.report()
         for listener in self.listeners:
             listener.reload()
 
     async def stop(self) -> None:
-        """Stop accepting, let requests in flight finish, then end. Once; later calls do nothing."""
+        """Stop accepting, let requests in flight finish, then stop. Later calls do nothing."""
         if self._stopped:
             return
         self._stopped = True
@@ -103,7 +102,7 @@ class Daemon:
         await self._release(self._parts.drain_seconds)
 
     async def refresh_readiness(self) -> tuple[str, ...]:
-        """Publish whether every measurement is pinned; returns those that are not."""
+        """Publish whether every measurement is pinned; return those that are not."""
         return await self._parts.readiness.refresh()
 
     def _run(
@@ -112,9 +111,9 @@ class Daemon:
         return self.supervisor.start(Work(name, run, essential))
 
     async def _release(self, seconds: float) -> None:
-        """Stop every listener at the same time and with one deadline, then close the rest.
+        """Stop all listeners at the same time and with one deadline, then close the rest.
 
-        A part that fails to stop is recorded, and does not keep the others from stopping.
+        If a part fails to stop, the failure is recorded, and the others are stopped all the same.
         """
         await self.supervisor.stop()
         await asyncio.gather(

@@ -26,17 +26,17 @@ async def site_get(settings: Settings) -> AsyncIterator[HttpGet]:
     """Open a client with the site's CAs and proxy for a verifier; it sends no credentials.
 
     Raises:
-        ConfigError: one of them cannot be used.
+        ConfigError: the CAs or the proxy cannot be used.
     """
     async with _client(settings, {}) as client:
         yield bounded_get(client)
 
 
 def http_client(settings: Settings) -> httpx.AsyncClient:
-    """Make a client with the site's CAs and proxy, and Intel's subscription key.
+    """Create a client with the site's CAs and proxy, and Intel's subscription key.
 
     Raises:
-        ConfigError: one of them cannot be used.
+        ConfigError: the CAs, the proxy or the key cannot be used.
     """
     headers = {}
     if settings.collateral_api_key_file is not None:
@@ -46,7 +46,7 @@ def http_client(settings: Settings) -> httpx.AsyncClient:
 
 def _client(settings: Settings, headers: Mapping[str, str]) -> httpx.AsyncClient:
     if settings.collateral_ca is not None:
-        _read(settings.collateral_ca, "--collateral-ca")  # says which file, OpenSSL does not
+        _read(settings.collateral_ca, "--collateral-ca")  # its error names the file
     try:
         return httpx.AsyncClient(
             verify=ssl.create_default_context(cafile=settings.collateral_ca),
@@ -56,19 +56,19 @@ def _client(settings: Settings, headers: Mapping[str, str]) -> httpx.AsyncClient
         )
     except (OSError, ValueError, httpx.InvalidURL) as error:  # SSLError is an OSError
         raise ConfigError(
-            "the collateral service cannot be reached like this; --collateral-ca is a file of PEM "
-            "certificates, --collateral-proxy an http:// URL"
+            "cannot create the client for the collateral service; --collateral-ca must be a file "
+            "of PEM certificates, --collateral-proxy an http:// URL"
         ) from error
 
 
 def _api_key(file: Path) -> str:
-    """A subscription key: one line that can stand in an HTTP header. It is a secret."""
+    """Read a subscription key, a secret: one line that is valid in an HTTP header."""
     option = "--collateral-api-key-file"
     key = _read(file, option).decode("latin-1").strip()
     if not key or len(key) > MAX_API_KEY_CHARS or not key.isascii() or not key.isprintable():
         raise ConfigError(
             f"{file} is not one line of at most {MAX_API_KEY_CHARS} letters and digits; "
-            f"give a file with the subscription key alone to {option}"
+            f"give {option} a file that contains only the subscription key"
         )
     return key
 

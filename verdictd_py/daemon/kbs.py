@@ -1,4 +1,4 @@
-"""Builds the HTTP listener, its sessions and its keys."""
+"""Construction of the HTTP listener, its sessions and its keys."""
 
 from __future__ import annotations
 
@@ -44,10 +44,11 @@ def kbs_listener(
     events: Events,
     limits: Limits,
 ) -> KbsListener | None:
-    """Build the listener; None where the settings give it no address.
+    """Build the listener; return None if the settings have no address for it.
 
     Raises:
-        ConfigError: one line: cause and remedy; also for settings of a listener that is off.
+        ConfigError: a setting cannot be used, or has no effect because the listener is off;
+            the message has the cause and the remedy.
     """
     address = settings.kbs_http_address
     if address is None:
@@ -56,7 +57,7 @@ def kbs_listener(
     tls = _tls(address, settings, unsafe, clock)
     tokens = Tokens(_token_key(settings), use_cases.trusted_root)
     admins = AdminFile(partial(_admins, settings, tokens))
-    sessions = _sessions(settings)  # last: it opens a file, and the rest may be refused
+    sessions = _sessions(settings)  # last, because it opens a file
     handshakes = Handshakes(
         appraiser=use_cases.appraiser,
         releaser=use_cases.releaser,
@@ -92,7 +93,14 @@ def _refuse_settings_without_effect(settings: Settings, unsafe: Unsafe) -> None:
 def _tls(
     address: Address, settings: Settings, unsafe: Unsafe, clock: Callable[[], datetime]
 ) -> KbsTls | None:
-    """1. The operator's files. 2. None on loopback, or where that was asked for. 3. Our own."""
+    """Choose the listener's TLS settings.
+
+    1. The operator's certificate. 2. None on loopback, or with the insecure option. 3. A
+    self-signed certificate.
+
+    Raises:
+        ConfigError: options contradict each other, or a file cannot be used.
+    """
     certificate, key = settings.kbs_tls_cert, settings.kbs_tls_key
     if certificate is not None and unsafe.insecure_kbs_http:
         raise ConfigError(
@@ -121,11 +129,11 @@ def _admins(settings: Settings, tokens: Tokens) -> AdminKeys:
     if settings.kbs_admins is None:
         return AdminKeys()
     admins = read_admins(settings.kbs_admins)
-    for each in admins.keys:
-        if each.key == tokens.key.public_key():
+    for key in admins.keys:
+        if key.key == tokens.key.public_key():
             raise ConfigError(
-                f"key {each.name!r} in {settings.kbs_admins} is that of --kbs-token-key, so every "
-                "guest's token would be one of its; give administrators a key of their own"
+                f"key {key.name!r} in {settings.kbs_admins} is that of --kbs-token-key, so every "
+                "guest's token would be an administrator's; give administrators another key"
             )
     return admins
 

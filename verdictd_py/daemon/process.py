@@ -1,4 +1,4 @@
-"""The daemon as a process: signals in, exit status out."""
+"""The daemon as a process: signals and exit status."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from verdictd_py.ports import Events
 
 EXIT_STOPPED: Final = 0
 EXIT_FAILED: Final = 1
-"""Work has failed without which the daemon is of no use; the log says which."""
+"""Exit status after essential work has failed; the log has the reason."""
 
 
 MIN_ADDRESS_SPACE: Final = 2_000_000 * 1024
@@ -36,7 +36,7 @@ async def run(settings: Settings, unsafe: Unsafe) -> int:
         The exit status: `EXIT_STOPPED` or `EXIT_FAILED`.
 
     Raises:
-        ConfigError: it cannot start.
+        ConfigError: the daemon cannot start.
     """
     _require_address_space()
     events = LogEvents(settings.log_format)
@@ -70,7 +70,7 @@ def _require_address_space() -> None:
 
 
 async def _load_policy_engine(events: Events) -> None:
-    """Load the policy engine, and report when that takes seconds because it must be compiled.
+    """Load the policy engine; record an event if it must be compiled, which takes seconds.
 
     Raises:
         PolicyInvalid: it cannot be loaded; the message names the cause.

@@ -1,4 +1,4 @@
-"""Runs the daemon's background work: records what fails, restarts it, or ends the daemon."""
+"""Supervisor of the daemon's background work: it records failures, and restarts the work."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from verdictd_py.listeners.errors import report_bug
 from verdictd_py.ports import Events
 
 FIRST_BACK_OFF: Final = 1.0
-"""Seconds before the first restart; doubled at each failure that follows soon."""
+"""Seconds before the first restart; doubled at each further failure."""
 
 LONGEST_BACK_OFF: Final = 300.0
-"""Seconds. Work that ran for longer than this counts as healthy: its back-off starts again."""
+"""Maximum of these seconds. For work that ran longer than this, the back-off starts again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +25,10 @@ class Work:
     """Background work.
 
     Attributes:
-        name: as events name it.
-        run: starts the work from its beginning; called again after each failure. Work that
-            returns is finished.
-        essential: without it the daemon is of no use. A failure ends the daemon instead of
-            restarting the work.
+        name: name of the work in events.
+        run: does the work; called again after each failure. If it returns, the work is finished.
+        essential: whether the daemon is useless without it. A failure then stops the daemon
+            instead of restarting the work.
     """
 
     name: str
@@ -38,15 +37,15 @@ class Work:
 
 
 class Supervisor:
-    """Owns every background task of the daemon.
+    """Owner of all background tasks of the daemon.
 
-    A failure is recorded as `warning.bug` with the type of the exception and where it was
-    raised (never its text), or as `warning.task` with the reason of a `VerdictdError`.
+    Each failure is recorded as `warning.task`, with the text of a `VerdictdError`. Any other
+    exception is also recorded as `warning.bug`, with its type and place (never its text).
 
     Args:
-        on_failure: called once essential work has failed; the daemon then stops.
-        monotonic: seconds of a clock that is never set.
-        sleep: waits so many seconds.
+        on_failure: called when essential work has failed; the daemon then stops.
+        monotonic: monotonic clock, in seconds.
+        sleep: asynchronous sleep, in seconds.
 
     Attributes:
         failed: whether essential work has failed.
@@ -103,16 +102,15 @@ class Supervisor:
             pause = min(pause * 2, LONGEST_BACK_OFF)
 
     async def _failure(self, work: Work) -> BaseException | None:
-        """Run `work` to its end, and return the exception that ended it.
+        """Run `work`; return the exception that ended it, None if it finished.
 
         Raises:
-            CancelledError: this task is cancelled, which is no failure.
+            CancelledError: this task was cancelled, which is not a failure.
         """
         try:
             await work.run()
         except asyncio.CancelledError as error:
-            # Not everything that raises CancelledError was cancelled by us: a future that the
-            # work waited for may have been cancelled by others.
+            # If this task was not cancelled, a future was that the work waited for: a failure.
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise

@@ -1,4 +1,4 @@
-"""Builds the use cases that every listener offers, on one data directory."""
+"""Construction of the use cases that the listeners offer, on one data directory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from verdictd_py.broker.administration import (
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.changes import CheckedDocuments
 from verdictd_py.broker.documents import DocumentAdministrator
+from verdictd_py.broker.explanation import Explainer
 from verdictd_py.broker.history import History
+from verdictd_py.broker.policytests import PolicyTests
 from verdictd_py.broker.referencesets import SetAdministrator
 from verdictd_py.broker.release import Releaser
 from verdictd_py.broker.wrapping import Wrapper
@@ -28,7 +30,9 @@ from verdictd_py.errors import NotFound, PolicyInvalid, StorageError
 from verdictd_py.formats.openpgp import SequoiaKeyringEditor
 from verdictd_py.policy.appraisal import OpenMeasurements, RegoAppraisalPolicy
 from verdictd_py.policy.compiled import CompiledPolicies
+from verdictd_py.policy.floor import Pinning
 from verdictd_py.policy.release import RegoReleasePolicy
+from verdictd_py.policy.report import PolicyReports
 from verdictd_py.policy.sets import DocumentsWithSets
 from verdictd_py.policy.trial import PolicyTrial
 from verdictd_py.ports import AppraisalPolicy, Events, Tees, VerifierContext
@@ -46,14 +50,14 @@ from verdictd_py.tees.registry import VerifierSet, select
 
 @dataclass(frozen=True, slots=True)
 class UseCases:
-    """What the broker can do.
+    """Use cases of the broker.
 
     Attributes:
-        tees: those that are known.
-        appraisal: decides about guests; `prepare` compiles what decides.
-        open_measurements: those that have no reference values.
-        prepare: compiles every policy that decides, ahead of the next guest.
-        trusted_root: digest of the root that is trusted instead of the vendors', None for theirs.
+        tees: the known TEEs.
+        appraisal: the appraisal policy.
+        open_measurements: lists measurements without reference values.
+        prepare: compiles all policies in force before the next guest needs them.
+        trusted_root: digest of the root that is trusted instead of the vendors', or None.
     """
 
     tees: Tees
@@ -63,6 +67,7 @@ class UseCases:
     release: RegoReleasePolicy
     prepare: Callable[[], Awaitable[None]]
     history: History
+    explainer: Explainer
     appraiser: Appraiser
     releaser: Releaser
     wrapper: Wrapper
@@ -81,7 +86,7 @@ def build_appraiser(
     allow_unlogged: bool = False,
     seconds: float | None = None,
 ) -> Appraiser:
-    """The appraiser of the listener and of `verdictd-py appraise`: one code path."""
+    """Build the appraiser; the listeners and `verdictd-py appraise` both use this function."""
     return Appraiser(
         verifiers=verifiers,
         tees=tees,
@@ -106,7 +111,7 @@ def use_cases(
     clock: Clock,
     events: Events,
 ) -> UseCases:
-    """Builds what every listener offers, on one data directory.
+    """Build the use cases on one data directory.
 
     Raises:
         ConfigError: a verifier cannot be built.
@@ -137,12 +142,12 @@ def use_cases(
     documents = DirectoryDocumentStore(directory, tees)
     deciding = DocumentsWithSets(documents, clock)
     compiled = CompiledPolicies()
+    pinning = Pinning(verifiers.pinned_only, settings.require_reference_values)
     appraisal = RegoAppraisalPolicy(
         deciding,
         tees,
         compiled,
-        require_reference_values=settings.require_reference_values,
-        pinned_only=verifiers.pinned_only,
+        pinning=pinning,
     )
     release = RegoReleasePolicy(documents, compiled)
     history = History()
@@ -163,6 +168,7 @@ def use_cases(
         release=release,
         prepare=prepare,
         history=history,
+        explainer=Explainer(history, appraisal),
         appraiser=build_appraiser(
             verifiers=verifiers,
             tees=tees,
@@ -207,6 +213,14 @@ def use_cases(
                 history=history,
                 events=events,
                 clock=clock,
+            ),
+            policy_tests=PolicyTests(
+                documents=documents,
+                changes=changes,
+                deciding=deciding,
+                tees=tees,
+                reporter=PolicyReports(tees, pinning=pinning),
+                history=history,
             ),
         ),
         trusted_root=None if root_ca_der is None else hashlib.sha256(root_ca_der).hexdigest(),

@@ -1,4 +1,4 @@
-"""The appraiser's verdict, and the peer that only a good verdict can make."""
+"""Result of an appraisal, and the peer that only an accepted appraisal can make."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from verdictd_py.errors import AttestationError, Reason
 
 @dataclass(frozen=True, slots=True)
 class Appraisal:
-    """Everything found about one presentation of evidence, accepted or refused.
+    """Result of the appraisal of one presentation of evidence, accepted or refused.
 
     Attributes:
-        id: correlation id, the only part besides the code that a refused peer is told.
-        at: when it was judged.
-        evidence: verified claims, or None where the signature never verified.
-        tee: what the peer claimed to be, None where that could not be read.
+        id: correlation id; apart from the code, nothing else is disclosed to a refused peer.
+        at: time of the appraisal.
+        tee: TEE that the peer claimed, None if that could not be read.
+        form: how the evidence was carried.
+        evidence: verified claims, None if the signature did not verify.
         bound: whether the evidence vouches for the key of a channel.
-        refusal: None where accepted.
+        refusal: None if the guest is accepted.
+        policy_skipped: whether the guest was refused for a fault before the policy was
+            evaluated, so that the reasons contain no rule of the policy.
     """
 
     id: str
@@ -32,6 +35,7 @@ class Appraisal:
     evidence: VerifiedEvidence | None
     bound: bool
     refusal: AttestationError | None
+    policy_skipped: bool = False
 
     @property
     def accepted(self) -> bool:
@@ -43,7 +47,7 @@ class Appraisal:
 
     @property
     def told(self) -> str:
-        """All that a refused peer may be told."""
+        """The only text that is disclosed to a refused peer."""
         return f"refused: {self.code}; ask the operator about {self.id}"
 
     @property
@@ -55,14 +59,14 @@ class Appraisal:
         return {} if self.evidence is None else self.evidence.claims
 
     def as_json(self) -> dict[str, JsonValue]:
-        """The report of `verdictd-py appraise --json`; all members always present."""
-        found = self.evidence
+        """Return the report of `verdictd-py appraise --json`; all members are always present."""
+        evidence = self.evidence
         return {
             "verdict": "accepted" if self.accepted else "refused",
             "code": self.code,
             "tee": self.tee,
-            "tcbStatus": None if found is None else found.tcb_status,
-            "advisoryIds": [] if found is None else list(found.advisory_ids),
+            "tcbStatus": None if evidence is None else evidence.tcb_status,
+            "advisoryIds": [] if evidence is None else list(evidence.advisory_ids),
             "claims": dict(self.claims),
             "reasons": [dict(reason.as_json()) for reason in self.reasons],
         }
@@ -70,7 +74,7 @@ class Appraisal:
 
 @dataclass(frozen=True, slots=True, init=False)
 class AppraisedPeer:
-    """A peer that may ask for secrets. Made by `of` from an accepted appraisal only."""
+    """A peer that may request secrets. Only `of` makes one, from an accepted appraisal."""
 
     appraisal_id: str
     tee: str
@@ -82,15 +86,15 @@ class AppraisedPeer:
 
     @classmethod
     def of(cls, appraisal: Appraisal, *, address: str) -> Self:
-        """The peer behind `appraisal`.
+        """Return the peer of an accepted appraisal.
 
         Args:
-            address: the peer's, for log and audit; no decision looks at it.
+            address: address of the peer, for log and audit; no decision depends on it.
 
         Raises:
-            AttestationError: the appraisal refused.
-            ValueError: it was of evidence bound to no channel, or accepted a TEE of which
-                there is no evidence (our bugs).
+            AttestationError: the appraisal is a refusal.
+            ValueError: the evidence is bound to no channel, or is not of the TEE that was
+                accepted (internal errors).
         """
         if appraisal.refusal is not None:
             raise appraisal.refusal

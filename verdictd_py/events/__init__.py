@@ -1,1 +1,1 @@
-"""What the daemon says about itself: the log, redacted, and the audit trail, sealed."""
+"""Receivers of events: the log, and the audit trail."""

@@ -128,7 +128,7 @@ class AuditTrail:
         try:
             if os.write(file, line) != len(line):
                 os.ftruncate(file, self._length)  # a partial line would break the chain
-                raise StorageError("the audit trail cannot be written whole")
+                raise StorageError("a record of the audit trail cannot be written completely")
         except OSError as error:
             raise StorageError("the audit trail cannot be written") from error
         self._length += len(line)
@@ -158,7 +158,7 @@ def verify(lines: Iterator[bytes]) -> tuple[int, str]:
             members = json.loads(line)
             digest = members.pop("digest")
         except (ValueError, KeyError, AttributeError, RecursionError):
-            raise StorageError(f"line {count} is no record: cut, or written over") from None
+            raise StorageError(f"line {count} is not a record: it was cut or overwritten") from None
         if members.get("previous") != previous or members.get("number") != count - 1:
             raise StorageError(f"line {count} does not follow the line before it")
         if hashlib.sha256(_canonical(members)).hexdigest() != digest:

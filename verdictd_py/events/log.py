@@ -16,7 +16,7 @@ _METHODS: Final = {Level.INFO: "info", Level.WARNING: "warning"}
 
 
 class LogEvents:
-    """The `Events` port, onto the log."""
+    """Port `Events` that writes to the log."""
 
     def __init__(
         self, log_format: Literal["text", "json"] = "text", *, stream: TextIO | None = None

@@ -1,1 +1,1 @@
-"""Shells around the broker: sockets, TLS, gRPC. They decide nothing about release."""
+"""Listeners: sockets, TLS, gRPC and HTTP around the broker. They make no release decision."""

@@ -26,10 +26,10 @@ from verdictd_py.domain.events import (
 from verdictd_py.domain.evidence import Evidence
 from verdictd_py.errors import EvidenceMissing, NotJudged, VerdictdError
 from verdictd_py.listeners import sockets
-from verdictd_py.listeners.conversation import Conversation
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.listener import Background
+from verdictd_py.listeners.responder import Responder
 from verdictd_py.listeners.sockets import peer_text
 from verdictd_py.ports import Events, Tees
 from verdictd_py.protocols.eaa import answers
@@ -151,11 +151,11 @@ class AttestedListener:
         peer = await self._admit(link, address)
         if peer is None:
             return
-        conversation = Conversation(peer, self._releaser, self._events)
+        responder = Responder(peer, self._releaser, self._events)
         # A request that has begun is in flight, however many records its rest takes.
-        while not self._draining or conversation.began is not None:
-            plaintext = await self._next(link, conversation)
-            async for answer in conversation.feed(plaintext):
+        while not self._draining or responder.began is not None:
+            plaintext = await self._next(link, responder)
+            async for answer in responder.feed(plaintext):
                 async with asyncio.timeout(self._limits.idle):
                     await link.send(answer.data)
                 if answer.close:
@@ -163,9 +163,9 @@ class AttestedListener:
                     return
         await link.goodbye()
 
-    async def _next(self, link: _Link, conversation: Conversation) -> bytes:
+    async def _next(self, link: _Link, responder: Responder) -> bytes:
         """Receive plaintext within the time limit of a started request, or of an idle peer."""
-        began = conversation.began
+        began = responder.began
         if began is not None:
             deadline = began + self._limits.request - time.monotonic()
             async with asyncio.timeout(max(deadline, 0)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +18,7 @@ from verdictd_py.broker.administration import (
     MAX_PAGE,
     Administration,
 )
+from verdictd_py.broker.explanation import Explainer
 from verdictd_py.broker.history import History, Verdict
 from verdictd_py.domain.callers import Caller
 from verdictd_py.domain.secrets import SecretBytes
@@ -50,6 +52,7 @@ def register(
     server: grpc.aio.Server,
     admin: Administration,
     history: History,
+    explainer: Explainer,
     status: Callable[[], Awaitable[DaemonStatus]],
     rules: CallerRules,
     events: Events,
@@ -59,8 +62,10 @@ def register(
     services.add_ResourceServiceServicer_to_server(ResourceService(admin, rules, events), server)
     services.add_ImageServiceServicer_to_server(ImageService(admin, rules, events), server)
     services.add_ReferenceServiceServicer_to_server(ReferenceService(admin, rules, events), server)
-    appraisals = AppraisalService(admin, rules, events, history)
+    appraisals = AppraisalService(admin, rules, events, history, explainer)
     services.add_AppraisalServiceServicer_to_server(appraisals, server)
+    tests = PolicyTestService(admin, rules, events)
+    services.add_PolicyTestServiceServicer_to_server(tests, server)
     about = StatusService(admin, rules, events, history, status)
     services.add_StatusServiceServicer_to_server(about, server)
 
@@ -222,10 +227,16 @@ class AppraisalService(Service, services.AppraisalServiceServicer):
     """Service for the results of recent appraisals."""
 
     def __init__(
-        self, admin: Administration, rules: CallerRules, events: Events, history: History
+        self,
+        admin: Administration,
+        rules: CallerRules,
+        events: Events,
+        history: History,
+        explainer: Explainer,
     ) -> None:
         super().__init__(admin, rules, events)
         self._history = history
+        self._explainer = explainer
 
     @answered()
     async def ListGuests(
@@ -237,7 +248,27 @@ class AppraisalService(Service, services.AppraisalServiceServicer):
 
     @answered()
     async def GetGuest(self, request: messages.GetGuestRequest, caller: Caller) -> messages.Guest:
-        return v1_messages.guest(self._history.find(caller, request.id))
+        return v1_messages.guest(await self._explainer.explain(caller, request.id))
+
+
+class PolicyTestService(Service, services.PolicyTestServiceServicer):
+    """Policies, before they decide."""
+
+    @answered()
+    async def CheckPolicy(
+        self, request: messages.CheckPolicyRequest, caller: Caller
+    ) -> messages.CheckPolicyResponse:
+        outline = await self._admin.policy_tests.check(caller, request.name, request.content)
+        return messages.CheckPolicyResponse(syntax=outline.syntax, rules=outline.rules)
+
+    @answered()
+    async def TestPolicy(
+        self, request: messages.TestPolicyRequest, caller: Caller
+    ) -> messages.TestPolicyResponse:
+        report = await self._admin.policy_tests.report(caller, v1_messages.policy_test(request))
+        return messages.TestPolicyResponse(
+            accepted=report.accepted, report=json.dumps(report.as_json())
+        )
 
 
 class StatusService(Service, services.StatusServiceServicer):

@@ -10,6 +10,7 @@ from verdictd_py._generated import verdictd_v1_pb2 as messages
 from verdictd_py.broker.administration import MAX_PAGE
 from verdictd_py.broker.history import Judgement, Verdict
 from verdictd_py.broker.pinning import Pin
+from verdictd_py.broker.policytests import PolicyTest
 from verdictd_py.documents.referencesets import ReferenceSet
 from verdictd_py.ports import StoredName
 
@@ -94,6 +95,21 @@ def guest(judgement: Judgement) -> messages.Guest:
         claims=json.dumps(dict(judgement.claims)) if judgement.claims else "",
         reasons=[messages.Reason(**reason.as_json()) for reason in judgement.reasons],
         not_pinnable=judgement.not_pinnable,
+        withheld_claims=judgement.withheld,
+    )
+
+
+def policy_test(request: messages.TestPolicyRequest) -> PolicyTest:
+    """Return the request for a test of a policy."""
+    has = request.HasField
+    return PolicyTest(
+        policy=request.policy,
+        policy_text=request.policy_content if has("policy_content") else None,
+        reference=request.reference,
+        reference_text=request.reference_content if has("reference_content") else None,
+        claims=request.claims,
+        guest=request.id,
+        tee=request.tee,
     )
 
 

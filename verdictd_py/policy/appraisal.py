@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 
+from verdictd_py.documents.reference import Reference
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, ReasonKind, StorageError
 from verdictd_py.policy import explain, floor
 from verdictd_py.policy.compiled import CompiledPolicies
 from verdictd_py.policy.engine import PolicyResult, in_thread
-from verdictd_py.ports import PolicyDocuments, PolicySource, Tees
+from verdictd_py.policy.floor import NO_REQUIREMENTS, Pinning
+from verdictd_py.ports import PolicyDocuments, PolicySource, Tee, Tees
 
 
 class RegoAppraisalPolicy:
@@ -23,9 +25,7 @@ class RegoAppraisalPolicy:
         source: documents that decide, with the named sets that are in force.
         tees: those whose guests it appraises; it refuses those of any other.
         compiled: cache of compiled policies, shared with what checks them.
-        require_reference_values: a list that is missing or empty refuses, where otherwise
-            it means any value (for the TCB status, its default).
-        pinned_only: TEEs whose guests are refused while no measurement is pinned.
+        pinning: what the operator requires of the reference data.
     """
 
     def __init__(
@@ -34,13 +34,11 @@ class RegoAppraisalPolicy:
         tees: Tees,
         compiled: CompiledPolicies | None = None,
         *,
-        require_reference_values: bool = False,
-        pinned_only: Container[str] = frozenset(),
+        pinning: Pinning = NO_REQUIREMENTS,
     ) -> None:
         self._source = source
         self._tees = tees
-        self._require_reference_values = require_reference_values
-        self._pinned_only = pinned_only
+        self._pinning = pinning
         self._compiled = CompiledPolicies() if compiled is None else compiled
 
     async def prepare(self, tee: str) -> PolicyDocuments:
@@ -59,7 +57,7 @@ class RegoAppraisalPolicy:
     async def awaits_pin(self, tee: str) -> bool:
         """Return whether every guest of a TEE is refused because no measurement is pinned."""
         known = self._tees.get(tee)
-        if known is None or tee not in self._pinned_only:
+        if known is None or tee not in self._pinning.pinned_only:
             return False
         try:
             documents = await self._source.documents(tee)
@@ -81,19 +79,37 @@ class RegoAppraisalPolicy:
             _, result = await self._compiled.evaluate(documents, claims)  # 2, 3
             reference = documents.reference.values
         except (NotFound, StorageError, PolicyInvalid) as error:
-            return (*known.revoked(claims), _policy_reason(str(error)))
-        reasons = known.revoked(claims)  # 4
-        always = floor.unordered(known, claims, reference)
-        always += floor.unverified_devices(claims, result.document)
-        if tee in self._pinned_only:
-            reasons += floor.nothing_pinned(known, reference)
-        if self._require_reference_values:
-            reasons += floor.not_pinned(known, reference)
-        if not result.allow:  # 5
-            found = explain.differences(known, claims, reference)
-            found += explain.own_reasons(result.document, known.reason_kind)
-            reasons += found or (_unexplained(result),)
-        return _once(reasons + always)
+            return failed(known, claims, error)
+        return refusals(known, claims, reference, result, self._pinning)  # 4, 5
+
+
+def refusals(
+    tee: Tee,
+    claims: Mapping[str, JsonValue],
+    reference: Reference,
+    result: PolicyResult,
+    pinning: Pinning,
+) -> tuple[Reason, ...]:
+    """Return every reason to refuse a guest for whom the policy was evaluated; empty accepts it.
+
+    A test of a policy calls this as well, so that it reports what the broker decides.
+    """
+    reasons = tee.revoked(claims) + pinning.unmet(tee, reference)
+    always = floor.unordered(tee, claims, reference)
+    always += floor.unverified_devices(claims, result.document)
+    if not result.allow:
+        found = explain.differences(tee, claims, reference)
+        found += explain.own_reasons(result.document, tee.reason_kind)
+        reasons += found or (unexplained(result),)
+    return _once(reasons + always)
+
+
+def failed(
+    tee: Tee | None, claims: Mapping[str, JsonValue], error: Exception
+) -> tuple[Reason, ...]:
+    """Return the reasons to refuse a guest whose policy could not be evaluated."""
+    revoked = () if tee is None else tee.revoked(claims)
+    return (*revoked, _policy_reason(str(error)))
 
 
 class OpenMeasurements:
@@ -120,7 +136,8 @@ def _policy_reason(text: str) -> Reason:
     return Reason(explain.UNNAMED, "", "allow is true", f"policy: {text}", kind=ReasonKind.POLICY)
 
 
-def _unexplained(result: PolicyResult) -> Reason:
+def unexplained(result: PolicyResult) -> Reason:
+    """Return the reason for a refusal of a policy that gives no reasons."""
     if "allow" not in result.document:
         return _policy_reason("allow is undefined for this guest, and the policy says no more")
     shown = json.dumps(result.document["allow"], ensure_ascii=False)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
-from typing import Final, ParamSpec, Self, TypeVar
+from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from verdictd_py.documents.reference import ReferenceData, canonical
 from verdictd_py.encoding import JsonValue
@@ -27,6 +27,9 @@ MAX_POLICY_BYTES: Final = 256 * 1024
 
 MAX_INPUT_BYTES: Final = 1024 * 1024
 """Claims of one guest have less than 4 KiB, apart from its init-data and its event log."""
+
+MAX_TRACE_BYTES: Final = 8 * 1024 * 1024
+"""Answer with the comparisons of a policy, which only an operator's report requests."""
 
 MAX_IDLE_INSTANCES: Final = 2
 """Of one policy: one for the event loop, and one for a large decision in a thread meanwhile."""
@@ -50,17 +53,58 @@ class PolicyResult:
     document: Mapping[str, JsonValue]
 
 
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """One definition of a rule of the policy; a rule may have several.
+
+    Attributes:
+        path: parts of the name; a computed last part is left out.
+        line: where it begins, from 1 on.
+        function: whether it takes arguments, so that it has no value of its own.
+    """
+
+    path: tuple[str, ...]
+    line: int
+    function: bool
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> Self:
+        """Read a definition as the engine describes it."""
+        return cls(tuple(answer["path"] or ("?",)), int(answer["line"]), bool(answer["function"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Comparisons that the policy makes for some claims.
+
+    Attributes:
+        rows: `line`, `operator`, `left`, `right` and `result` of the first comparisons; both
+            sides are texts of JSON, which the engine cuts.
+        made: how many comparisons there were.
+        document: value of every rule, as in `PolicyResult`.
+    """
+
+    rows: tuple[Mapping[str, JsonValue], ...]
+    made: int
+    document: Mapping[str, JsonValue]
+
+
 class CompiledPolicy:
     """A policy with its reference data, ready to judge claims. Made by `compile`.
 
     Attributes:
         reference: the reference data.
+        syntax: `v1` or `v0`, the version of Rego that the policy is read as.
+        definitions: of its rules, in their order.
     """
 
     def __init__(self, request: bytes, reference: ReferenceData) -> None:
         self.reference = reference
         self._request = request
-        self._idle = [self._new_instance()]
+        instance, description = compiled_instance(request)
+        self.syntax = str(description["syntax"])
+        self.definitions = tuple(Definition.of(each) for each in description["rules"])
+        self._idle = [instance]
         self._lock = Lock()
 
     @property
@@ -109,8 +153,8 @@ class CompiledPolicy:
                 type, a rule contradicts itself, or the decision exceeds its budget. An
                 undefined `allow` is not an error, it is a refusal.
         """
-        term = _encoded(claims)
-        return self._evaluated(self._take() or self._new_instance(), term)
+        term = input_term(claims)
+        return self._evaluated(self._take() or compiled_instance(self._request)[0], term)
 
     def evaluate_now(self, claims: Mapping[str, JsonValue]) -> PolicyResult | None:
         """Evaluate the policy; return None if an instance would have to be made first.
@@ -118,9 +162,24 @@ class CompiledPolicy:
         Raises:
             PolicyInvalid: see `evaluate`.
         """
-        term = _encoded(claims)
+        term = input_term(claims)
         instance = self._take()
         return None if instance is None else self._evaluated(instance, term)
+
+    def trace(self, claims: Mapping[str, JsonValue]) -> Trace:
+        """Evaluate the policy again, and record its comparisons. For reports, never to decide.
+
+        Raises:
+            PolicyInvalid: as `evaluate`; recording costs some of the budget.
+        """
+        instance, _ = compiled_instance(self._request.removesuffix(b"}") + b', "trace": true}')
+        term = input_term(claims)
+        answer = instance.call("evaluate", term, DECISION_FUEL, max_answer=MAX_TRACE_BYTES)
+        return Trace(tuple(answer["comparisons"]), answer["comparisons_made"], answer["document"])
+
+    def coverage(self) -> LineCoverage:
+        """Return a recorder of the lines that evaluations reach."""
+        return LineCoverage(self._request)
 
     def _take(self) -> EngineInstance | None:
         with self._lock:
@@ -145,24 +204,61 @@ class CompiledPolicy:
                 if len(self._idle) < MAX_IDLE_INSTANCES:
                     self._idle.append(instance)
 
-    def _new_instance(self) -> EngineInstance:
-        instance = EngineInstance()
+
+class LineCoverage:
+    """Lines of a policy that its evaluations reach, from 1 on.
+
+    Attributes:
+        reached: lines that at least one evaluation reached.
+        not_reached: lines with an expression that no evaluation reached.
+    """
+
+    def __init__(self, request: bytes) -> None:
+        self.reached: frozenset[int] = frozenset()
+        self.not_reached: frozenset[int] = frozenset()
+        self._request = request
+        self._instance: EngineInstance | None = None
+
+    def evaluate(self, claims: Mapping[str, JsonValue]) -> None:
+        """Evaluate the policy for `claims`, and add the lines that this reaches.
+
+        Raises:
+            PolicyInvalid: see `CompiledPolicy.evaluate`.
+        """
+        if self._instance is None or self._instance.broken:
+            self._instance, _ = compiled_instance(self._request)
+            self._instance.call("record_coverage", None, DECISION_FUEL)
         try:
-            instance.call("compile", self._request, COMPILE_FUEL)
-        except PolicyInvalid as error:
-            if instance.broken:
-                raise
-            raise PolicyInvalid(f"the policy cannot be compiled: {error}") from error
-        return instance
+            self._instance.call("evaluate", input_term(claims), DECISION_FUEL)
+        finally:
+            if not self._instance.broken:
+                answer = self._instance.call("coverage", None, DECISION_FUEL)
+                covered, missed = answer["covered"] or (), answer["not_covered"] or ()
+                self.reached |= frozenset(covered)
+                self.not_reached = (self.not_reached | frozenset(missed)) - self.reached
 
 
-async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `work` in one of the threads for policies, and return what it returns."""
-    call = functools.partial(work, *args, **kwargs)
-    return await asyncio.get_running_loop().run_in_executor(_THREADS, call)
+def compiled_instance(request: bytes) -> tuple[EngineInstance, Mapping[str, Any]]:
+    """Return an instance that has compiled a policy, and the engine's description of the policy.
+
+    Raises:
+        PolicyInvalid: the policy cannot be compiled; the message names cause and place.
+    """
+    instance = EngineInstance()
+    try:
+        return instance, instance.call("compile", request, COMPILE_FUEL)
+    except PolicyInvalid as error:
+        if instance.broken:
+            raise
+        raise PolicyInvalid(f"the policy cannot be compiled: {error}") from error
 
 
-def _encoded(claims: Mapping[str, JsonValue]) -> bytes:
+def input_term(claims: Mapping[str, JsonValue]) -> bytes:
+    """Return the input of an evaluation as the engine takes it.
+
+    Raises:
+        PolicyInvalid: the claims are not JSON, or too large.
+    """
     try:
         term = canonical(dict(claims)).encode()
     except ValueError as error:
@@ -170,6 +266,12 @@ def _encoded(claims: Mapping[str, JsonValue]) -> bytes:
     if len(term) > MAX_INPUT_BYTES:
         raise PolicyInvalid(f"the claims are larger than {MAX_INPUT_BYTES} bytes")
     return term
+
+
+async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run `work` in one of the threads for policies, and return what it returns."""
+    call = functools.partial(work, *args, **kwargs)
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, call)
 
 
 def _utf8(text: str) -> bytes:

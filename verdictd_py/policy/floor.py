@@ -16,7 +16,8 @@ claims: debug TDs and enclaves, reserved attributes, service TDs.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from verdictd_py.documents.reference import Reference
@@ -30,6 +31,30 @@ ACCEPTED_DEVICES: Final = "accept_unverified_devices"
 """Rule of a policy that lists the kinds of devices which it accepts unverified."""
 
 Claims = Mapping[str, JsonValue]
+
+
+@dataclass(frozen=True, slots=True)
+class Pinning:
+    """What the operator requires of the reference data, whatever the policy says.
+
+    Attributes:
+        pinned_only: TEEs whose guests are refused while no measurement is pinned.
+        require_reference_values: a list that is missing or empty refuses, where otherwise
+            it means any value (for the TCB status, its default).
+    """
+
+    pinned_only: Container[str] = frozenset()
+    require_reference_values: bool = False
+
+    def unmet(self, tee: Tee, reference: Reference) -> tuple[Reason, ...]:
+        """Return a reason for every requirement that the reference data does not meet."""
+        reasons = nothing_pinned(tee, reference) if tee.name in self.pinned_only else ()
+        if self.require_reference_values:
+            reasons += not_pinned(tee, reference)
+        return reasons
+
+
+NO_REQUIREMENTS: Final = Pinning()
 
 
 def not_pinned(tee: Tee, reference: Reference) -> tuple[Reason, ...]:
@@ -108,11 +133,10 @@ def unverified_devices(
     Args:
         document: everything that the policy defines for these claims.
     """
-    devices, accepted = claims.get(DEVICES, []), document.get(ACCEPTED_DEVICES)
-    named = accepted if isinstance(accepted, list | dict) else ()
-    left = (
-        [show(each) for each in devices if each not in named] if isinstance(devices, list) else []
-    )
+    claim, accepted = claims.get(DEVICES, []), document.get(ACCEPTED_DEVICES)
+    devices = claim if isinstance(claim, list) else [claim]
+    named = list(accepted) if isinstance(accepted, list | dict) else []
+    left = [show(device) for device in devices if device not in named]
     if not left:
         return ()
     kinds = ", ".join(left)

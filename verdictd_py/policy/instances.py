@@ -39,7 +39,9 @@ STACK_BYTES: Final = 512 * 1024
 MAX_ANSWER_BYTES: Final = 1024 * 1024
 """Parsing it holds the interpreter lock. Measured: 2.5 ms for this length."""
 
-_EXPORTS: Final = frozenset({"memory", "buffer", "compile", "evaluate", "exhausted"})
+_EXPORTS: Final = frozenset(
+    {"memory", "buffer", "compile", "evaluate", "record_coverage", "coverage", "exhausted"}
+)
 _AFTERWARDS: Final = 100_000
 """Fuel for the call that finds out why another one ended."""
 
@@ -68,11 +70,21 @@ class EngineInstance:
         self._exports: Any = instance.exports(self._store)
         self._memory: Any = self._exports["memory"]
 
-    def call(self, function: str, request: bytes | None, fuel: int) -> dict[str, Any]:
-        """The answer of an exported function (`policy_engine/src/lib.rs`).
+    def call(
+        self,
+        function: str,
+        request: bytes | None,
+        fuel: int,
+        *,
+        max_answer: int = MAX_ANSWER_BYTES,
+    ) -> dict[str, Any]:
+        """Return the answer of an exported function (`policy_engine/src/lib.rs`).
+
+        Args:
+            max_answer: bytes of JSON.
 
         Raises:
-            PolicyInvalid: the answer is an error, or the budget was exceeded.
+            PolicyInvalid: the answer is an error or too large, or the budget was exceeded.
         """
         self._store.set_fuel(fuel)
         try:
@@ -86,8 +98,8 @@ class EngineInstance:
         finally:
             self.memory_bytes = self._memory.data_len(self._store)
         start, length = (packed >> 32) & _MASK, packed & _MASK
-        if length > MAX_ANSWER_BYTES:
-            raise PolicyInvalid(f"the policy's answer is larger than {MAX_ANSWER_BYTES} bytes")
+        if length > max_answer:
+            raise PolicyInvalid(f"the policy's answer is larger than {max_answer} bytes")
         answer = json.loads(bytes(self._memory.read(self._store, start, start + length)))
         if "error" in answer:
             raise PolicyInvalid(_message(answer["error"]))
@@ -166,12 +178,17 @@ def _no_address_space() -> str:
     )
 
 
-_PLACE: Final = re.compile(r"policy:(\d+):\d+")
+_PLACE: Final = re.compile(r"(source|policy):(\d+):(\d+)")
+"""Columns are right in `source` only: the engine evaluates a policy that the crate has written
+again, with the same lines."""
 
 
 def _message(text: str) -> str:
-    """`line 3: unexpected keyword`, of the engine's message with the place in the source."""
+    """Return `line 3, column 5: unexpected keyword` for the engine's message and its place."""
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
     message = lines[-1].removeprefix("error: ") if lines else "the policy engine failed"
     place = _PLACE.search(text)
-    return message if place is None else f"line {place[1]}: {message}"
+    if place is None:
+        return message
+    column = f", column {place[3]}" if place[1] == "source" else ""
+    return f"line {place[2]}{column}: {message}"

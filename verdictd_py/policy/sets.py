@@ -14,11 +14,11 @@ from verdictd_py.ports import Document, DocumentStore, PolicyDocuments
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """Everything that the result depends on. A set changes it by expiring, too."""
+    """Everything that the documents depend on: a set changes them also when it expires."""
 
     policy: str
     data: str
-    sets: str
+    sets: referencesets.Sets
     states: tuple[str, ...]
 
 
@@ -45,13 +45,13 @@ class DocumentsWithSets:
         policy, data = [found.get(name) or await self._documents.get(name) for name in names]
         stored_sets = found.get(referencesets.DOCUMENT)
         sets = {} if stored_sets is None else self._parsed(stored_sets).get(tee, {})
-        sets_revision = "" if stored_sets is None or not sets else stored_sets.revision
         now = self._clock()
         states = tuple(each.state(now) for each in sets.values())
-        key = _Key(policy.revision, data.revision, sets_revision, states)
+        key = _Key(policy.revision, data.revision, sets, states)
         known = self._made.get(tee)
         if known is None or known[0] != key:
-            known = self._made[tee] = key, _made(str(names[0]), policy.text, data.text, sets, now)
+            made = _combined_or_error(policy.text, data.text, sets, now, str(names[0]))
+            known = self._made[tee] = key, made
         if isinstance(known[1], PolicyInvalid):
             raise PolicyInvalid(str(known[1]))
         return known[1]
@@ -68,14 +68,28 @@ class DocumentsWithSets:
         return sets
 
 
-def _made(
-    name: str, policy: str, data: str, sets: referencesets.Sets, now: datetime
+def combined(
+    policy: str, data: str, sets: referencesets.Sets, now: datetime, name: str = ""
+) -> PolicyDocuments:
+    """Combine a policy with the union of reference data and the named sets in force.
+
+    Args:
+        name: name of the policy's document, for messages.
+
+    Raises:
+        PolicyInvalid: the reference data cannot be parsed.
+    """
+    reference = ReferenceData.parse(data)
+    if sets:
+        reference = ReferenceData.of(referencesets.union(reference.values, sets, now))
+    return PolicyDocuments.over(policy, reference, name)
+
+
+def _combined_or_error(
+    policy: str, data: str, sets: referencesets.Sets, now: datetime, name: str
 ) -> PolicyDocuments | PolicyInvalid:
     """Combine the documents; a failure is a result, so that it is cached as well."""
     try:
-        reference = ReferenceData.parse(data)
-        if sets:
-            reference = ReferenceData.of(referencesets.union(reference.values, sets, now))
+        return combined(policy, data, sets, now, name)
     except PolicyInvalid as error:
         return error.with_traceback(None)
-    return PolicyDocuments.over(policy, reference, name)

@@ -10,7 +10,7 @@ from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy.compiled import CompiledPolicies
 from verdictd_py.policy.engine import CompiledPolicy, in_thread
-from verdictd_py.ports import PolicyDocuments, Tees, TestedPolicy
+from verdictd_py.ports import PolicyDocuments, Tee, Tees, TestedPolicy
 
 
 class PolicyTrial:
@@ -27,9 +27,7 @@ class PolicyTrial:
         self._compiled = CompiledPolicies() if compiled is None else compiled
 
     async def check(self, documents: PolicyDocuments, tee: str | None) -> None:
-        known = self._tees.get(tee)
-        sample = self._any_sample() if known is None else known.sample_claims
-        await in_thread(self._check, documents, sample)
+        await in_thread(self._check, documents, sample_input(self._tees, self._tees.get(tee)))
 
     async def test(self, documents: PolicyDocuments, claims: JsonValue) -> TestedPolicy:
         return await in_thread(_test, documents, claims)
@@ -37,19 +35,25 @@ class PolicyTrial:
     def _check(self, documents: PolicyDocuments, sample: dict[str, JsonValue]) -> None:
         self._compiled.of(documents).evaluate(sample)
 
-    def _any_sample(self) -> dict[str, JsonValue]:
-        """Input for a policy without a TEE, which may also be a release policy with its input."""
-        tee = self._tees.default
-        return {
-            **tee.sample_claims,
-            "claims": tee.sample_claims,
-            "appraisal": {"id": "00" * 16, "tee": tee.name},
-            "resource": {
-                "kind": "resource",
-                "path": "default/key/1",
-                "labels": {"repository": "default", "type": "key", "tag": "1"},
-            },
-        }
+
+def sample_input(tees: Tees, tee: Tee | None) -> dict[str, JsonValue]:
+    """Return the input for a trial of a TEE's policy.
+
+    A policy without a TEE may be a release policy, so that its input has both forms.
+    """
+    if tee is not None:
+        return tee.sample_claims
+    claims = tees.default.sample_claims
+    return {
+        **claims,
+        "claims": claims,
+        "appraisal": {"id": "00" * 16, "tee": tees.default.name},
+        "resource": {
+            "kind": "resource",
+            "path": "default/key/1",
+            "labels": {"repository": "default", "type": "key", "tag": "1"},
+        },
+    }
 
 
 def _test(documents: PolicyDocuments, claims: JsonValue) -> TestedPolicy:

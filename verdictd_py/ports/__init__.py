@@ -1,7 +1,7 @@
-"""What the broker needs from outside, as interfaces, a file for each subject.
+"""Ports: interfaces of everything that the broker needs from outside, one module per subject.
 
-Stores are asynchronous: directories are the embedded default, but no caller may assume
-a file, a single process or a cheap listing.
+Stores are asynchronous. Directories are the default, but callers must not assume files, a
+single process, or cheap listings.
 """
 
 from verdictd_py.ports.collateral import CollateralStore
@@ -10,6 +10,7 @@ from verdictd_py.ports.events import Events
 from verdictd_py.ports.policies import (
     AppraisalPolicy,
     PolicyDocuments,
+    PolicyReporter,
     PolicySource,
     PolicyTester,
     ReleasePolicy,
@@ -41,6 +42,7 @@ __all__ = [
     "KeyringEditor",
     "Kind",
     "PolicyDocuments",
+    "PolicyReporter",
     "PolicySource",
     "PolicyTester",
     "ReleasePolicy",

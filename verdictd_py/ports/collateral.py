@@ -1,4 +1,4 @@
-"""Where verifiers store what they fetch, so that it survives a restart."""
+"""Port of the store in which verifiers save fetched collateral."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ class CollateralStore(Protocol):
     """Store of fetched collateral, by file name."""
 
     async def names(self) -> tuple[str, ...]:
-        """Return the names of everything that was saved."""
+        """Return the names of all saved collateral."""
         ...
 
     async def load(self, name: str) -> bytes | None:
-        """Return what was saved under that name, None where nothing was.
+        """Return the content that was saved under a name, None if there is none.
 
         Raises:
             StorageError: it cannot be read.
@@ -21,7 +21,7 @@ class CollateralStore(Protocol):
         ...
 
     async def save(self, name: str, content: bytes) -> None:
-        """Create or replace, atomically.
+        """Create or replace the content of a name, atomically.
 
         Raises:
             StorageError: it cannot be written.

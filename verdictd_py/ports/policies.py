@@ -9,6 +9,7 @@ from typing import Protocol, Self
 
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.appraisal import AppraisedPeer
+from verdictd_py.domain.policyreport import PolicyOutline, PolicyReport
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Reason
 from verdictd_py.ports.stores import Kind
@@ -86,6 +87,31 @@ class PolicyTester(Protocol):
 
         Raises:
             PolicyInvalid: it decides nothing.
+        """
+        ...
+
+
+class PolicyReporter(Protocol):
+    """Reports what a policy decides about some claims, and why. It decides as the broker does."""
+
+    async def outline(self, policy: str) -> PolicyOutline:
+        """Return which rules a policy has.
+
+        Raises:
+            PolicyInvalid: the policy cannot be compiled.
+        """
+        ...
+
+    async def report(
+        self, documents: PolicyDocuments, claims: Mapping[str, JsonValue], tee: str | None
+    ) -> PolicyReport:
+        """Return the report; an evaluation that fails is a refusal in it.
+
+        Args:
+            tee: of the claims; None for the input of a release policy.
+
+        Raises:
+            PolicyInvalid: the policy cannot be compiled.
         """
         ...
 

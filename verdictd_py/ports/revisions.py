@@ -1,4 +1,4 @@
-"""Revisions of stored content, for changes that are made by compare-and-swap."""
+"""Revisions of stored content, for changes by compare-and-swap."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 
 class Expectation(Enum):
-    """What a writer expects where it knows no revision."""
+    """Expectation of a writer that has not read a revision."""
 
     ABSENT = "absent"
     ANY = "any"
@@ -27,17 +27,16 @@ Expected = str | Literal[Expectation.ABSENT, Expectation.ANY]
 def revision_of(content: bytes) -> str:
     """Return the revision of some content: its SHA-256 in lower-case hex.
 
-    The digest makes a file that is edited by hand a new revision, without any bookkeeping
-    beside the file. Content that changes from A to B and back to A has the first revision
-    again (the "ABA problem"). That is harmless here: a change is computed and checked from
-    nothing but the contents whose revisions it names, so what was right for the first A is
-    right for the second.
+    A file that is edited by hand thus has a new revision, without any bookkeeping. Content
+    that changes from A to B and back to A has its first revision again (the "ABA problem").
+    This is harmless here: a change is computed and checked only from the contents whose
+    revisions it names, so a change that is correct for the first A is correct for the second.
     """
     return hashlib.sha256(content).hexdigest()
 
 
 def meets(content: bytes | None, expected: Expected) -> bool:
-    """Tell whether the stored content, None where there is none, is what a writer expects."""
+    """Return whether the stored content (None: nothing is stored) has the expected revision."""
     if expected is ANY:
         return True
     if content is None or expected is ABSENT:

@@ -1,4 +1,4 @@
-"""Where keys and resources are kept, and keyrings as bytes."""
+"""Stores of keys and resources, and the editor of keyrings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from verdictd_py.ports.revisions import ANY, Expected, revision_of
 
 
 class Kind(StrEnum):
-    """Kind of a stored object, as the release policy and the audit trail see it."""
+    """Type of a stored object, in the release policy's input and in the audit trail."""
 
     KEY = "key"
     RESOURCE = "resource"
@@ -36,14 +36,14 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class StoredName:
-    """What can be said of a stored object without its content.
+    """Description of a stored object, without its content.
 
     Attributes:
-        name: of the key, or path of the resource.
+        name: name of the key, or path of the resource.
         file: canonical path, as in `StoredObject`.
-        size: bytes.
-        changed: when it was written last, with a time zone.
-        problem: why it cannot be used; empty where it can.
+        size: size in bytes.
+        changed: time of the last change, aware.
+        problem: why the object cannot be used; empty if it can.
     """
 
     name: str
@@ -54,10 +54,10 @@ class StoredName:
 
 
 class KeyStore(Protocol):
-    """Keys of exactly 32 bytes."""
+    """Store of keys of exactly 32 bytes."""
 
     async def page(self, after: str, limit: int) -> tuple[StoredName, ...]:
-        """The first `limit` keys by name behind the name `after`.
+        """Return the first `limit` keys whose names follow `after`, sorted by name.
 
         Raises:
             StorageError: they cannot be listed.
@@ -65,46 +65,46 @@ class KeyStore(Protocol):
         ...
 
     async def describe(self, key_id: KeyId) -> StoredName:
-        """A key without its bytes.
+        """Describe a key, without its bytes.
 
         Raises:
-            NotFound, StorageError: as `get`; a wrong size is no error here.
+            NotFound, StorageError: as `get`; but a wrong size is not an error here.
         """
         ...
 
     async def get(self, key_id: KeyId) -> SecretBytes:
-        """The key's bytes.
+        """Return the bytes of a key.
 
         Raises:
-            NotFound: no such key.
-            StorageError: stored with a wrong size, or unreadable.
+            NotFound: there is no such key.
+            StorageError: the stored key has a wrong size, or cannot be read.
         """
         ...
 
     async def create(self, key_id: KeyId, key: SecretBytes) -> None:
-        """Stores a new key.
+        """Store a new key.
 
         Raises:
             AlreadyExists: a key, a resource or an alias has that name.
-            StorageError: not 32 bytes, or it could not be written.
+            StorageError: the key does not have 32 bytes, or could not be written.
         """
         ...
 
     async def delete(self, key_id: KeyId) -> None:
-        """Deletes a key.
+        """Delete a key.
 
         Raises:
-            NotFound: no such key.
+            NotFound: there is no such key.
             StorageError: it could not be deleted.
         """
         ...
 
 
 class ResourceStore(Protocol):
-    """Resources, the aliases of the image directory among them (storage.md)."""
+    """Store of resources, including the aliases of the image directory (storage.md)."""
 
     async def page(self, after: str, limit: int) -> tuple[StoredName, ...]:
-        """The first `limit` resources by path behind the path `after`.
+        """Return the first `limit` resources whose paths follow `after`, sorted by path.
 
         Raises:
             StorageError: they cannot be listed.
@@ -112,11 +112,11 @@ class ResourceStore(Protocol):
         ...
 
     async def get(self, path: ResourcePath) -> StoredObject:
-        """The resource, or the file behind the alias; never a key.
+        """Return the resource, or the file behind the alias; never a key.
 
         Raises:
-            NotFound: neither.
-            StorageError: it cannot be served; the message says why, without a path.
+            NotFound: there is neither.
+            StorageError: it cannot be served; the message has the reason, without a path.
         """
         ...
 
@@ -130,8 +130,8 @@ class ResourceStore(Protocol):
                 replacement are one step for every process that uses the store.
 
         Raises:
-            Conflict: something else is stored by now; the caller reads it again.
-            RequestError: empty content (no guest could fetch it).
+            Conflict: the stored content has changed; the caller reads it again.
+            RequestError: the content is empty (no guest could fetch it).
             AlreadyExists: a key has that name.
             StorageError: it could not be written.
         """
@@ -144,8 +144,8 @@ class ResourceStore(Protocol):
             expected: as for `put`.
 
         Raises:
-            Conflict: something else is stored by now; the caller reads it again.
-            NotFound: neither.
+            Conflict: the stored content has changed; the caller reads it again.
+            NotFound: there is neither.
             StorageError: it could not be deleted.
         """
         ...

@@ -327,6 +327,11 @@ class Tees:
         """The TEE whose policy or reference data has that file name."""
         return self._by_document.get(name)
 
+    def of_claims(self, claims: Mapping[str, JsonValue]) -> Tee | None:
+        """The TEE whose measurements are among the claims; None for none, and for several."""
+        found = [tee for tee in self._tees if any(name in claims for name in tee.measurements)]
+        return found[0] if len(found) == 1 else None
+
     def of_rcar(self, name: str) -> Tee | None:
         """The TEE that an RCAR guest names."""
         return self._by_rcar.get(name)

@@ -9,7 +9,7 @@ from verdictd_py.domain.evidence import Evidence, VerificationResult
 
 
 class Verifier(Protocol):
-    """Verifies evidence of one TEE up to a trusted root."""
+    """Verifier of the evidence of one TEE, up to a trusted root."""
 
     @property
     def name(self) -> str:

@@ -1,1 +1,1 @@
-"""Directories as the embedded store: keys, resources, policies. Knows no protocol."""
+"""Stores of keys, resources, documents and sessions, in a data directory or in memory."""

@@ -1,28 +1,23 @@
-"""File operations below one directory, which is opened once.
+"""Tree of files below one directory, which is opened once.
 
 A name is opened segment by segment, relative to a directory descriptor and without
-following links, so an untrusted name never becomes a path by concatenation. Writes are
-atomic: a temporary file next to the target, fsync, rename, fsync of the directory.
+following links, so an untrusted name never becomes a path by concatenation. `files` has the
+operations on the file that the last segment names.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
-from uuid import uuid4
 
 from verdictd_py.errors import AlreadyExists, ConfigError, NotFound, StorageError
-
-MAX_FILE_BYTES: Final = 4 * 1024 * 1024
-"""Maximum size of a file: that of the largest reference data; all other files are smaller."""
+from verdictd_py.storage import files
 
 MAX_DEPTH: Final = 3
 """Maximum number of segments in a name; deeper directories are ignored."""
@@ -31,22 +26,8 @@ LOCK_FILE: Final = ".lock"
 """File that is locked while another one is compared and replaced. It is never removed or
 replaced: a new file of this name would be a second lock."""
 
-_TEMPORARY: Final = re.compile(r"\.tmp-.*", re.DOTALL)  # storage.md: by its beginning
-# Names never begin with a dot, so no request can name a temporary file.
-
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# O_NONBLOCK: opening a FIFO must not wait for a writer.
-_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-# On NFS, an exclusive flock needs a descriptor that is open for writing.
-_LOCK: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_LOCK_OR_CREATE: Final = _LOCK | os.O_CREAT
-# ELOOP: a link (O_NOFOLLOW); ENXIO: a socket. Both are treated as absent.
-_ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
 _NOT_A_DIRECTORY: Final = frozenset({errno.ENOTDIR, errno.ELOOP})
-
-_CHUNK: Final = 64 * 1024  # bytes per read; most files are far smaller
-_TOO_LARGE: Final = f"is larger than {MAX_FILE_BYTES} bytes"
 
 Segments = tuple[str, ...]
 
@@ -113,7 +94,7 @@ class Directory:
             AlreadyExists: a file or a link has one of these names.
             StorageError: it is not permitted.
         """
-        with _translated(writing=True), self._parent((*segments, ""), make=True):
+        with files.translated(writing=True), self._parent((*segments, ""), make=True):
             return
 
     def read(self, segments: Segments) -> bytes:
@@ -123,19 +104,8 @@ class Directory:
             NotFound: no regular file of that name.
             StorageError: larger than `MAX_FILE_BYTES`, or unreadable.
         """
-        with _translated(), self._parent(segments) as parent:
-            descriptor = os.open(segments[-1], _READ, dir_fd=parent)
-            try:
-                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    raise NotFound("nothing of that name")
-                content = bytearray()
-                while len(content) <= MAX_FILE_BYTES and (chunk := os.read(descriptor, _CHUNK)):
-                    content += chunk
-            finally:
-                os.close(descriptor)
-        if len(content) > MAX_FILE_BYTES:
-            raise StorageError(_TOO_LARGE)
-        return bytes(content)
+        with files.translated(), self._parent(segments) as parent:
+            return files.read(parent, segments[-1])
 
     def exists(self, segments: Segments) -> bool:
         """Return whether a file, directory or anything else has that name.
@@ -143,7 +113,7 @@ class Directory:
         Raises:
             StorageError: the directory cannot be read.
         """
-        with suppress(NotFound), _translated(), self._parent(segments) as parent:
+        with suppress(NotFound), files.translated(), self._parent(segments) as parent:
             os.stat(segments[-1], dir_fd=parent, follow_symlinks=False)
             return True
         return False
@@ -155,11 +125,8 @@ class Directory:
             NotFound: no regular file of that name.
             StorageError: the directory cannot be read.
         """
-        with _translated(), self._parent(segments) as parent:
-            status = os.stat(segments[-1], dir_fd=parent, follow_symlinks=False)
-        if not stat.S_ISREG(status.st_mode):
-            raise NotFound("nothing of that name")
-        return _entry(segments, status)
+        with files.translated(), self._parent(segments) as parent:
+            return _entry(segments, files.status(parent, segments[-1]))
 
     def replace(self, segments: Segments, content: bytes) -> None:
         """Create or replace a file; readers see either the old content or the new one.
@@ -168,10 +135,8 @@ class Directory:
             AlreadyExists: a directory has this name, or a file has a prefix of it.
             StorageError: too large, or it could not be written.
         """
-        with _translated(writing=True), self._parent(segments, make=True) as parent:
-            with self._temporary(parent, content) as temporary:
-                os.rename(temporary, segments[-1], src_dir_fd=parent, dst_dir_fd=parent)
-            os.fsync(parent)
+        with files.translated(writing=True), self._parent(segments, make=True) as parent:
+            files.replace(parent, segments[-1], content)
 
     def create(self, segments: Segments, content: bytes) -> None:
         """Create a file with its whole content at once; only one of two creators succeeds.
@@ -180,18 +145,8 @@ class Directory:
             AlreadyExists: a file or directory has this name, or a file has a prefix of it.
             StorageError: too large, or it could not be written.
         """
-        with _translated(writing=True), self._parent(segments, make=True) as parent:
-            with self._temporary(parent, content) as temporary:
-                # A link, unlike a rename, never replaces an existing file.
-                try:
-                    os.link(temporary, segments[-1], src_dir_fd=parent, dst_dir_fd=parent)
-                except FileExistsError:
-                    status = os.stat(segments[-1], dir_fd=parent, follow_symlinks=False)
-                    if stat.S_ISDIR(status.st_mode):
-                        raise IsADirectoryError from None
-                    raise
-                os.unlink(temporary, dir_fd=parent)
-            os.fsync(parent)
+        with files.translated(writing=True), self._parent(segments, make=True) as parent:
+            files.create(parent, segments[-1], content)
 
     def delete(self, segments: Segments) -> None:
         """Delete a file.
@@ -200,12 +155,8 @@ class Directory:
             NotFound: no regular file of that name.
             StorageError: it could not be deleted.
         """
-        with _translated(), self._parent(segments) as parent:
-            mode = os.stat(segments[-1], dir_fd=parent, follow_symlinks=False).st_mode
-            if not stat.S_ISREG(mode):
-                raise NotFound("nothing of that name")
-            os.unlink(segments[-1], dir_fd=parent)
-            os.fsync(parent)
+        with files.translated(), self._parent(segments) as parent:
+            files.delete(parent, segments[-1])
 
     def walk(self, *top: str) -> Iterator[Entry]:
         """Yield the regular files below `top`, sorted, without temporary files and links.
@@ -214,7 +165,7 @@ class Directory:
             top: the directory: one segment, or none for the root.
         """
         for entry in self._files(top):
-            if not _TEMPORARY.fullmatch(entry.segments[-1]) and entry.segments != (LOCK_FILE,):
+            if not files.is_temporary(entry.segments[-1]) and entry.segments != (LOCK_FILE,):
                 yield entry
 
     def _files(self, top: Segments) -> Iterator[Entry]:
@@ -238,9 +189,9 @@ class Directory:
     def remove_leftovers(self, top: str) -> None:
         """Remove temporary files of brokers that died; a running broker holds a lock on its own."""
         for entry in self._files((top,)):
-            if _TEMPORARY.fullmatch(entry.segments[-1]):
+            if files.is_temporary(entry.segments[-1]):
                 with suppress(OSError), self._parent(entry.segments) as parent:
-                    _remove_unless_locked(entry.segments[-1], parent)
+                    files.remove_leftover(parent, entry.segments[-1])
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -252,24 +203,16 @@ class Directory:
             DirectoryBusy: another process or task holds it.
             StorageError: the lock file cannot be opened for writing.
         """
-        try:
-            descriptor = os.open(LOCK_FILE, _LOCK_OR_CREATE, 0o600, dir_fd=self._root)
-        except OSError as error:
-            reason = (error.strerror or "input or output failed").lower()
-            raise StorageError(
-                f"cannot be changed: {LOCK_FILE} in the data directory: {reason}"
-            ) from None
-        try:
+        with ExitStack() as stack:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.enter_context(files.locked(self._root, LOCK_FILE))
             except BlockingIOError:
                 raise DirectoryBusy("is being changed by others") from None
             except OSError as error:
-                reason = (error.strerror or "input or output failed").lower()
-                raise StorageError(f"cannot be changed: locking failed: {reason}") from None
+                raise StorageError(
+                    f"cannot be changed: {LOCK_FILE} in the data directory: {files.reason(error)}"
+                ) from None
             yield
-        finally:
-            os.close(descriptor)
 
     @contextmanager
     def _parent(self, segments: Segments, *, make: bool = False) -> Iterator[int]:
@@ -293,70 +236,7 @@ class Directory:
         finally:
             os.close(descriptor)
 
-    @staticmethod
-    @contextmanager
-    def _temporary(parent: int, content: bytes) -> Iterator[str]:
-        """Write `content` to a temporary file, sync it, and yield its name.
-
-        The file is locked, and removed when the block ends.
-        """
-        if len(content) > MAX_FILE_BYTES:
-            raise StorageError(_TOO_LARGE)
-        name, descriptor = _locked_file(parent)
-        try:
-            os.fchmod(descriptor, 0o600)  # regardless of the umask
-            view = memoryview(content)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
-            yield name
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=parent)
-            os.close(descriptor)
-
 
 def _entry(segments: Segments, status: os.stat_result) -> Entry:
     mode = stat.S_IMODE(status.st_mode)
     return Entry(segments, status.st_size, mode, status.st_mtime_ns, status.st_ino)
-
-
-def _locked_file(parent: int) -> tuple[str, int]:
-    """Create a temporary file that no other broker removes; return its name and descriptor."""
-    while True:
-        name = f".tmp-{uuid4().hex}"
-        descriptor = os.open(name, _CREATE, 0o600, dir_fd=parent)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if os.fstat(descriptor).st_nlink:
-                return name, descriptor
-        except OSError:
-            os.close(descriptor)
-            raise
-        # A broker that started between the two calls removed the file as a leftover.
-        os.close(descriptor)
-
-
-def _remove_unless_locked(name: str, parent: int) -> None:
-    descriptor = os.open(name, _LOCK, dir_fd=parent)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(name, dir_fd=parent)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _translated(*, writing: bool = False) -> Iterator[None]:
-    """Translate `OSError`, without the path, because the peer may read the message."""
-    try:
-        yield
-    except FileExistsError:
-        raise AlreadyExists("exists already") from None
-    except IsADirectoryError:
-        raise AlreadyExists("is a prefix of other names") from None
-    except OSError as error:
-        if error.errno in _ABSENT and not writing:
-            raise NotFound("nothing of that name") from None
-        reason = (error.strerror or "input or output failed").lower()
-        raise StorageError(f"cannot be read or written: {reason}") from None

@@ -7,6 +7,7 @@ pub mod operators;
 mod patterns;
 mod texts;
 mod times;
+pub mod trace;
 
 use anyhow::{Result, bail};
 use regorus::{Engine, Value};
@@ -19,7 +20,7 @@ pub type Entry = (&'static str, u8, Function);
 pub fn entries() -> impl Iterator<Item = &'static Entry> {
     [digests::ENTRIES, guards::ENTRIES, networks::ENTRIES, operators::ENTRIES, texts::ENTRIES]
         .into_iter()
-        .chain([times::ENTRIES])
+        .chain([times::ENTRIES, trace::ENTRIES])
         .flatten()
 }
 

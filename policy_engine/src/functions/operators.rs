@@ -167,7 +167,7 @@ fn arithmetic(
     Ok(result)
 }
 
-fn is_member(value: &Value, collection: &Value) -> bool {
+pub fn is_member(value: &Value, collection: &Value) -> bool {
     match collection {
         Value::Array(items) => items.iter().any(|item| item == value),
         Value::Set(items) => items.contains(value),

@@ -21,11 +21,13 @@ def test_golden_bytes() -> None:
     assert answers.version() == b'{"status":"OK","version":"v1"}'
     assert answers.echo("Grüße") == b"Gr\xc3\xbc\xc3\x9fe"
     assert (
-        answers.decrypted([("AAEC", SecretBytes(b"\x00\xff")), ("+/8=", SecretBytes(b"\xfb\xff"))])
+        answers.encode_plaintexts(
+            [("AAEC", SecretBytes(b"\x00\xff")), ("+/8=", SecretBytes(b"\xfb\xff"))]
+        )
         == b'{"status":"OK","data":{"AAEC":"AP8=","+/8=":"+/8="}}'
     )
     assert (
-        answers.keks([("k1", GUIDES_KEY), ("default/key/1", SecretBytes(bytes(32)))])
+        answers.encode_keks([("k1", GUIDES_KEY), ("default/key/1", SecretBytes(bytes(32)))])
         == b'{"status":"OK","data":{"k1":"MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMQo=",'
         b'"default/key/1":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}}'
     )
@@ -76,7 +78,7 @@ def test_the_clients_buffer(length: int, fits: bool) -> None:
     """An answer longer than the client reads is refused, not sent."""
     name = "n" * (length - len('{"status":"OK","data":{"":"AAAA"}}'))
     pairs = [(name, SecretBytes(bytes(3)))]
-    for encode in (answers.decrypted, answers.keks):
+    for encode in (answers.encode_plaintexts, answers.encode_keks):
         if fits:
             assert len(encode(pairs)) == length
         else:

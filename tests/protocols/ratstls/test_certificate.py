@@ -1,4 +1,4 @@
-"""What is refused, and why; what is tolerated, and where only."""
+"""Evidence in certificates: refusals with their reasons, and tolerated deviations."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def dice_certificate(value: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_evidence_in_a_certificate_with_another_key_binds_nothing(form: Form) -> None:
-    """Evidence copied from another guest: the claims or REPORTDATA name that one's key."""
+def test_evidence_in_a_certificate_with_another_key_is_refused(form: Form) -> None:
+    """The claims or REPORTDATA of copied evidence name the key of the other guest."""
     copied = [(oid, *found) for oid, found in extensions_of(make(form)).items()]
     stolen = self_signed(copied, key=ec_key(1))
     if form in CLAIM_FORMS:
@@ -128,7 +128,9 @@ WHOLE = hashlib.sha256(spki(ec_key())).digest()
         pytest.param(cbor2.dumps([hash_entry()]), EvidenceFormat, id="an array"),
     ],
 )
-def test_claims_that_do_not_vouch_for_the_key(claims: bytes, error: type[AttestationError]) -> None:
+def test_claims_that_do_not_name_the_key_are_refused(
+    claims: bytes, error: type[AttestationError]
+) -> None:
     with pytest.raises(error):
         read(with_claims(claims))
 
@@ -139,7 +141,7 @@ def test_nonce_and_custom_claims_are_tolerated() -> None:
 
 
 def test_rsa_clients_of_the_oldest_form_are_refused() -> None:
-    """They hash the PKCS#1 key, which is not what the certificate's key hashes to."""
+    """They hash the PKCS#1 key instead of the SubjectPublicKeyInfo."""
     key = rsa_key()
     pkcs1 = key.public_key().public_bytes(Encoding.DER, PublicFormat.PKCS1)
     quote = quote_for(hashlib.sha256(pkcs1).digest().ljust(64, b"\0"))
@@ -190,7 +192,7 @@ def test_vendor_oids_name_the_tee(arc: str, tee: str) -> None:
 
 @pytest.mark.parametrize("arc", ["14", "20", "22", "24", "200"])
 def test_evidence_of_a_tee_that_is_not_known_is_refused(arc: str) -> None:
-    """It is evidence, and no package brings its TEE: a refusal says so."""
+    """The refusal says that no package provides this TEE."""
     with pytest.raises(EvidenceFormat, match="evidence of an unknown TEE"):
         read(self_signed([(VENDOR + arc, False, b"as it comes")]))
 
@@ -208,7 +210,7 @@ def test_the_quote_names_the_tee_where_the_oid_does_not() -> None:
 
 @pytest.mark.parametrize("critical", [False, True])
 @pytest.mark.parametrize("tag", [60000, 0x1A7501])
-def test_criticality_decides_nothing(tag: int, critical: bool) -> None:
+def test_evidence_may_be_critical_or_not(tag: int, critical: bool) -> None:
     value = cbor2.dumps(cbor2.CBORTag(tag, [QUOTE, claims_of(hash_entry())]))
     assert ("critical" in read(self_signed([(DICE, critical, value)])).form) == critical
 
@@ -233,7 +235,7 @@ CLAIMS = claims_of(hash_entry())
         pytest.param(cbor2.CBORTag(60000, {0: QUOTE, 1: CLAIMS}), id="a map"),
     ],
 )
-def test_evidence_of_another_shape_is_refused(value: object) -> None:
+def test_malformed_evidence_is_refused(value: object) -> None:
     with pytest.raises(EvidenceFormat):
         read(dice_certificate(cbor2.dumps(value)))
 
@@ -272,7 +274,7 @@ def test_padding_is_tolerated_nowhere_else(behind: bytes) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_validity_period_is_checked(form: Form) -> None:
-    """defects.md 18, and the verify callback that says yes to every date."""
+    """defects.md 18: the verify callback of OpenSSL accepts every date."""
     der = make(form, lifetime=timedelta(days=1))
     begin, end = NOW - HOUR, NOW + timedelta(days=1)
     second = timedelta(seconds=1)
@@ -291,7 +293,7 @@ def test_the_age_of_evidence_is_bounded(form: Form) -> None:
         read(der, NOW + HOUR + timedelta(seconds=1), 2 * HOUR)
 
 
-def test_dates_far_away_are_read() -> None:
+def test_dates_in_the_distant_future_are_read() -> None:
     begin, end = (
         datetime.fromisoformat(f"{day}T00:00:00Z") for day in ("1951-01-01", "9999-12-31")
     )
@@ -301,7 +303,7 @@ def test_dates_far_away_are_read() -> None:
         read(der, max_age=timedelta(days=365))
 
 
-def test_no_certificate_may_be_longer_than_the_cap() -> None:
+def test_a_certificate_has_a_maximum_size() -> None:
     cap = certificate.MAX_CERTIFICATE_BYTES
     empty = len(self_signed([(VENDOR + "8", False, bytes(60_000))])) - 60_000
     # A signature's length varies by some bytes.
@@ -315,7 +317,7 @@ def test_no_certificate_may_be_longer_than_the_cap() -> None:
 
 @pytest.mark.parametrize("form", CBOR_FORMS)
 @pytest.mark.parametrize("garbage", [b"", GARBAGE])
-def test_endorsements_are_found(form: Form, garbage: bytes) -> None:
+def test_endorsements_are_read(form: Form, garbage: bytes) -> None:
     der = make(form, endorsements=collateral(), garbage=garbage)
     assert read(der).endorsements == collateral()
 
@@ -330,7 +332,7 @@ def test_endorsements_of_another_generation_are_refused() -> None:
         read(self_signed([(VENDOR + "8", False, QUOTE), (ENDORSEMENTS, *found[ENDORSEMENTS])]))
 
 
-def test_broken_endorsements_refuse_the_whole() -> None:
+def test_malformed_endorsements_refuse_the_certificate() -> None:
     found = extensions_of(make(Form.CURRENT))
     with pytest.raises(EvidenceFormat):
         read(self_signed([(DICE, *found[DICE]), (ENDORSEMENTS, False, b"\xa0")]))

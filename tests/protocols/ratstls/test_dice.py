@@ -12,8 +12,8 @@ SPKI = b"public key info"
 
 
 @pytest.mark.parametrize("padding", [b"", b"\0", bytes(200), b"x\0", b"\0x"])
-def test_claims_are_read_whatever_pads_them(padding: bytes) -> None:
-    """rats-tls pads claims with whatever was in its buffer, usually NULs."""
+def test_claims_with_any_padding_are_read(padding: bytes) -> None:
+    """rats-tls pads claims with the content of its buffer, usually NULs."""
     claims = dice.write_claims(dice.write_pubkey_hash(SPKI), {"nonce": b"\0\0"})
     found = dice.read_claims(claims + padding)
     assert found == dice.read_claims(claims)

@@ -1,4 +1,4 @@
-"""Endorsements: three encodings, tolerated variants, refused ones."""
+"""Endorsements: three encodings, tolerated variants, refusals."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def changed(at: int, value: object, version: int = 0x10003) -> bytes:
 @pytest.mark.parametrize("nul", [b"", b"\0"], ids=["plain", "NUL"])
 @pytest.mark.parametrize("more", [[], [b"2026-11-24"]], ids=["8", "9"])
 @pytest.mark.parametrize("behind", [b"", GARBAGE], ids=["exact", "padded"])
-def test_every_encoding_reads_the_same(
+def test_all_encodings_are_read_alike(
     version: int, crl: Callable[[bytes], bytes], nul: bytes, more: list[bytes], behind: bytes
 ) -> None:
     first, *values = entries(version, crl)
@@ -73,14 +73,14 @@ def test_every_encoding_reads_the_same(
     assert found == collateral()
 
 
-def test_what_is_written_is_read() -> None:
+def test_written_endorsements_are_read() -> None:
     written = endorsements.write(collateral(), tag=0x1A7501)
     assert endorsements.read(written, tag=0x1A7501) == collateral()
     # The C library's verifier insists on 32 bits for the version.
     assert written[:11] == bytes.fromhex("da001a7501 88 1a00010003")
 
 
-def test_the_signed_text_is_kept_to_the_byte() -> None:
+def test_the_signed_text_is_not_changed() -> None:
     inner = '{ "b" : 1.0,\n "a":"\u00e9", "b":2 }'
     text = f' {{ "tcbInfo" : {inner} , "signature" : "{"aB" * 64}" }}\n'
     found = endorsements.read(changed(1, text.encode()), tag=TAG)
@@ -131,14 +131,14 @@ SIGNATURE = bytes(64)
         pytest.param(b"", id="nothing"),
     ],
 )
-def test_broken_endorsements_are_refused(value: bytes) -> None:
+def test_malformed_endorsements_are_refused(value: bytes) -> None:
     with pytest.raises(EvidenceFormat):
         endorsements.read(value, tag=TAG)
 
 
 @pytest.mark.timeout(2)
 @pytest.mark.parametrize("unit", ["}", "} ", '},"signature":"', "}," + " " * 60, " ", "[", "{"])
-def test_answers_made_to_be_slow_are_refused_at_once(unit: str) -> None:
+def test_answers_that_would_take_long_to_match_are_refused_at_once(unit: str) -> None:
     text = '{"tcbInfo":{' + unit * (60_000 // len(unit))
     with pytest.raises(EvidenceFormat):
         endorsements.read(changed(1, text.encode()), tag=TAG)
@@ -148,7 +148,7 @@ GENUINE = endorsements.write(collateral(), tag=TAG)
 
 
 @given(at=st.integers(0, len(GENUINE) - 1), byte=st.integers(0, 255))
-def test_one_changed_byte_raises_nothing_else(at: int, byte: int) -> None:
+def test_one_changed_byte_raises_the_documented_error_only(at: int, byte: int) -> None:
     value = GENUINE[:at] + bytes([byte]) + GENUINE[at + 1 :]
     try:
         endorsements.read(value, tag=TAG)

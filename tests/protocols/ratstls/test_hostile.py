@@ -1,4 +1,4 @@
-"""Whatever comes in, readers raise only their own error, and soon."""
+"""Hostile input: readers raise only their documented error, and without delay."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ def survives(data: bytes) -> None:
 
 
 @given(st.binary(max_size=300))
-def test_random_bytes(data: bytes) -> None:
+def test_random_bytes_raise_the_documented_error_only(data: bytes) -> None:
     with pytest.raises(EvidenceFormat):
         certificate.read(data, TEES, now=NOW)
 
 
 @examples(300)
 @given(form=st.sampled_from(FORMS), at=st.integers(0, 1 << 16), byte=st.integers(0, 255))
-def test_one_changed_byte(form: Form, at: int, byte: int) -> None:
+def test_one_changed_byte_raises_the_documented_error_only(form: Form, at: int, byte: int) -> None:
     genuine = GENUINE[form]
     at %= len(genuine)
     survives(genuine[:at] + bytes([byte]) + genuine[at + 1 :])
 
 
-def test_every_byte_of_the_structure_changed() -> None:
-    """Headers stand in the first 400 bytes and the last 90: all of them, eight ways each."""
+def test_changes_of_every_byte_of_the_structure_raise_the_documented_error_only() -> None:
+    """The first 400 bytes and the last 90 contain all headers; each is changed in eight ways."""
     for form in (Form.LEGACY, Form.CURRENT):
         genuine = GENUINE[form]
         size = len(genuine)
@@ -67,7 +67,7 @@ def test_every_byte_of_the_structure_changed() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_truncated_anywhere(form: Form) -> None:
+def test_truncated_certificates_are_refused(form: Form) -> None:
     genuine = GENUINE[form]
     for size in range(len(genuine)):
         with pytest.raises(EvidenceFormat):
@@ -75,7 +75,7 @@ def test_truncated_anywhere(form: Form) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_random_bytes_as_evidence(data: bytes) -> None:
+def test_random_bytes_as_evidence_are_refused(data: bytes) -> None:
     for value in (data, bytes.fromhex("d9ea60") + data, bytes.fromhex("d9ea6082") + data):
         try:
             dice.read_evidence(value, TEES.tags)
@@ -84,7 +84,7 @@ def test_random_bytes_as_evidence(data: bytes) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_random_bytes_as_claims(data: bytes) -> None:
+def test_random_bytes_as_claims_are_refused(data: bytes) -> None:
     for value in (data, b"\xa1\x6bpubkey-hash" + data, b"\xa2" + data):
         try:
             dice.binding_of(value, b"some key")
@@ -132,7 +132,7 @@ def test_bombs_are_refused_at_every_level(bomb: bytes) -> None:
             certificate.read(hostile, TEES, now=NOW)
 
 
-def test_claims_have_a_cap() -> None:
+def test_the_number_of_claims_is_limited() -> None:
     claims = {f"claim {number}": b"" for number in range(dice.MAX_CLAIMS + 1)}
     with pytest.raises(EvidenceFormat, match="more than"):
         dice.read_claims(cbor2.dumps(claims))
@@ -141,7 +141,7 @@ def test_claims_have_a_cap() -> None:
 
 
 @given(st.integers(0, 2**64 - 1))
-def test_heads_are_those_of_another_library(value: int) -> None:
+def test_another_library_writes_the_same_heads(value: int) -> None:
     assert cbor.unsigned(value) == cbor2.dumps(value)
     assert cbor.Reader(cbor2.dumps(value), "it").unsigned() == value
     if value < 2**32:
@@ -150,13 +150,13 @@ def test_heads_are_those_of_another_library(value: int) -> None:
 
 
 @given(st.dictionaries(st.text(max_size=30), st.binary(max_size=300), max_size=30))
-def test_maps_are_those_of_another_library(entries: dict[str, bytes]) -> None:
+def test_another_library_writes_the_same_maps(entries: dict[str, bytes]) -> None:
     assert cbor.mapping(entries) == cbor2.dumps(entries)
     assert dice.read_claims(cbor2.dumps(entries)) == entries
 
 
 @pytest.mark.parametrize("value", [n + by for n in (24, 2**8, 2**16, 2**32) for by in (-1, 0)])
-def test_heads_are_as_short_as_those_of_another_library(value: int) -> None:
+def test_heads_are_as_short_as_possible(value: int) -> None:
     assert cbor.unsigned(value) == cbor2.dumps(value)
 
 
@@ -171,7 +171,7 @@ def test_times_of_either_form_are_read_to_the_second(year: int) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_certificates_read_as_another_library_reads_them(form: Form) -> None:
+def test_another_library_reads_the_same_from_certificates(form: Form) -> None:
     found = der.read_certificate(GENUINE[form])
     expected = asn1.Certificate.load(GENUINE[form])
     assert found.spki == expected.public_key.dump()
@@ -197,13 +197,13 @@ def test_lengths_are_written_as_they_are_read(length: int) -> None:
     ["04", "0480", "048100", "04817f" + "00" * 127, "0482007f" + "00" * 127, "0401", "0484ffffffff",
      "04820080" + "00" * 128, "0485000000000100", "04ff" + "00" * 200, "0482", "058000"],
 )  # fmt: skip
-def test_lengths_that_are_not_der(element: str) -> None:
+def test_lengths_that_are_not_der_are_refused(element: str) -> None:
     with pytest.raises(EvidenceFormat):
         der.Reader(bytes.fromhex(element), "it").content(der.OCTET_STRING)
 
 
 def rewritten(old: str, new: str) -> bytes:
-    """A certificate with some of its bytes replaced by as many others."""
+    """Return a certificate with some of its bytes replaced."""
     genuine = self_signed([(VENDOR + "8", True, quote_for(bytes(64)))])
     before, after = bytes.fromhex(old), bytes.fromhex(new)
     assert len(before) == len(after)
@@ -230,7 +230,7 @@ VERSION = "a003020102"
         pytest.param("170d", "180d", id="short time under the tag of the long"),
     ],
 )
-def test_certificates_that_are_not_der_or_not_x509(old: str, new: str) -> None:
+def test_certificates_that_are_not_der_or_not_x509_are_refused(old: str, new: str) -> None:
     with pytest.raises(EvidenceFormat):
         certificate.read(rewritten(old, new), TEES, now=NOW)
 
@@ -240,7 +240,7 @@ UTC_TIMES = [der.encode(der.UTC_TIME, text) for text in (b"261124110000Z", b"271
 
 
 def assembled(place: str) -> bytes:
-    """A certificate built by hand, with one element too many at the end of `place`."""
+    """Return a certificate built by hand, with an additional element at the end of `place`."""
 
     def built(name: str, tag: int, *contents: bytes) -> bytes:
         return der.encode(tag, *contents, *([EXTRA] if name == place else []))
@@ -285,7 +285,7 @@ def test_extra_bytes_are_refused(place: str) -> None:
 
 
 @pytest.mark.parametrize("info", [28, 29, 30, 31])
-def test_reserved_and_indefinite_heads(info: int) -> None:
+def test_reserved_and_indefinite_heads_are_refused(info: int) -> None:
     with pytest.raises(EvidenceFormat):
         cbor.Reader(bytes([info]) + bytes(200), "it").unsigned()
 

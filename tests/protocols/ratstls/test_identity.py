@@ -1,4 +1,4 @@
-"""The broker's own certificate, as real clients look at it."""
+"""The broker's own certificate, as real clients verify it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from verdictd_py.protocols.ratstls.session import TlsSession, client_context, se
 DAY = timedelta(days=1)
 
 
-def test_the_certificate_is_one_that_every_client_accepts() -> None:
+def test_every_client_accepts_the_certificate() -> None:
     identity = ServerIdentity.create(NOW)
     written = x509.load_der_x509_certificate(identity.certificate)
     written.verify_directly_issued_by(written)
@@ -84,7 +84,7 @@ def test_it_is_renewed_well_before_it_expires() -> None:
     assert not renewed.is_due(NOW + 60 * DAY)
 
 
-def test_its_key_is_in_no_text() -> None:
+def test_the_private_key_is_redacted() -> None:
     identity = ServerIdentity.create(NOW)
     assert "private_key" not in repr(identity)
     assert repr(identity.private_key) not in repr(identity)
@@ -94,7 +94,7 @@ def test_its_key_is_in_no_text() -> None:
 @pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
 @pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
 @pytest.mark.parametrize("form", FORMS)
-def test_a_handshake_shows_the_client_one_error_and_the_server_the_evidence(
+def test_a_handshake_gives_the_client_one_error_and_the_server_the_evidence(
     form: Form, version: int
 ) -> None:
     """Real clients tolerate "self-signed certificate" (18) and nothing else."""

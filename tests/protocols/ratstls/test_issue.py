@@ -1,4 +1,4 @@
-"""Certificates we write: as each generation wrote them, and read back by ours."""
+"""Issued certificates: in the form of each generation, and readable by the reader."""
 
 from __future__ import annotations
 
@@ -95,8 +95,8 @@ def test_every_form_has_its_version_and_criticality(form: Form) -> None:
 
 
 @pytest.mark.parametrize(("form", "name"), LIKE.items())
-def test_forms_look_like_the_c_library_s(form: Form, name: str) -> None:
-    """All but key, dates, quote and signature, byte by byte."""
+def test_every_form_equals_that_of_the_c_library(form: Form, name: str) -> None:
+    """All bytes except key, dates, quote and signature are compared."""
     ours = asn1.Certificate.load(make(form))["tbs_certificate"]
     theirs = asn1.Certificate.load(vector(f"{name}.der"))["tbs_certificate"]
     for field in ("version", "serial_number", "signature", "issuer", "subject"):
@@ -114,7 +114,7 @@ def test_forms_look_like_the_c_library_s(form: Form, name: str) -> None:
     assert periods[0] == periods[1] == timedelta(days=365, hours=1)
 
 
-def test_padding_takes_the_sizes_of_the_c_library() -> None:
+def test_padding_has_the_sizes_of_the_c_library() -> None:
     """Claims of 128 bytes, pubkey-hash of 64, the extension a power of two."""
     padded = make(Form.CURRENT, garbage=GARBAGE)
     theirs = vector("6675532-tdx-client.der")
@@ -168,12 +168,12 @@ def test_the_null_form_has_no_evidence() -> None:
         (Form.CURRENT, {"claims": {"pubkey-hash": b""}}),
     ],
 )
-def test_forms_carry_only_what_they_can(form: Form, options: dict[str, Any]) -> None:
+def test_a_form_refuses_what_it_cannot_carry(form: Form, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"cannot carry these|is reserved"):
         make(form, **options)
 
 
-def test_evidence_is_never_left_out_silently() -> None:
+def test_evidence_is_never_omitted_silently() -> None:
     for form, quotes in ((Form.NULL, quote_for), (Form.CURRENT, None)):
         with pytest.raises(ValueError, match="null attester"):
             issue(form, key=ec_key(), quote_for=quotes, now=NOW)

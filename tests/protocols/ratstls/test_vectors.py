@@ -1,4 +1,4 @@
-"""Certificates that the C library made, read as they are."""
+"""Certificates that the C library wrote."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def test_genuine_certificates_bind_their_key(name: str, form: str, size: int) ->
 
 @pytest.mark.parametrize("name", ["5de6fc3-null-client", "6675532-null-client"])
 def test_a_null_attester_is_refused(name: str) -> None:
-    """defects.md 7: evidence that is absent never falls back to anything."""
+    """defects.md 7: absent evidence has no fallback."""
     with pytest.raises(EvidenceMissing):
         certificate.read(vector(f"{name}.der"), TEES, now=NOW)
 
 
 @pytest.mark.parametrize("name", [name for name, _, _ in GENUINE])
 def test_genuine_certificates_expire(name: str) -> None:
-    """defects.md 18: no certificate may be presented for ever."""
+    """defects.md 18: certificates expire."""
     with pytest.raises(EvidenceExpired):
         certificate.read(vector(f"{name}.der"), TEES, now=NOW + timedelta(days=400))
 

@@ -1,4 +1,4 @@
-"""Who may administer over HTTP: nobody, but for what the operator said of a key."""
+"""Administrators over HTTP: only tokens of configured keys, with the rights of the key."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EVERYTHING = frozenset(Role)
 
 
 def token(key: Any = ED, *, header: dict[str, Any] | None = None, **said: Any) -> str:
-    """As kbs-client and coco_keyprovider make it; `...` leaves a claim out."""
+    """Return a token as kbs-client and coco_keyprovider create it; `...` omits a claim."""
     claims = {"iat": BEGINS, "nbf": BEGINS, "exp": BEGINS + 7200, **said}
     claims = {name: value for name, value in claims.items() if value is not ...}
     algorithm = "EdDSA" if isinstance(key, ed25519.Ed25519PrivateKey) else "ES256"
@@ -64,7 +64,7 @@ def refused(text: str | None, known: AdminKeys | None = None) -> VerdictdError:
 
 @pytest.mark.parametrize("key", [ED, P256], ids=["Ed25519", "P-256"])
 @pytest.mark.parametrize("role", Role)
-def test_good_tokens(key: Any, role: Role) -> None:
+def test_a_token_of_a_configured_key_is_accepted(key: Any, role: Role) -> None:
     found = admin(token(key, role=role.value), keys(key=key))
     assert (found.role, found.prefix) == (role, "")
     assert found.caller.name == "kbs admin ops"
@@ -72,19 +72,19 @@ def test_good_tokens(key: Any, role: Role) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["EdDSA", "Ed25519"])
-def test_both_names_of_one_algorithm(algorithm: str) -> None:
-    """RFC 9864 renamed it."""
+def test_both_names_of_the_ed25519_algorithm_are_accepted(algorithm: str) -> None:
+    """RFC 9864 renamed EdDSA to Ed25519."""
     assert admin(token(header={"alg": algorithm}, role="admin")).role is Role.ADMIN
 
 
-def test_nobody_by_default() -> None:
+def test_without_configured_keys_every_token_is_refused() -> None:
     for text in (None, "", token(role="admin"), token()):
         error = refused(text, AdminKeys())
         assert isinstance(error, NotAuthorized)
         assert "off" in str(error)
 
 
-def test_no_token() -> None:
+def test_a_request_without_a_token_is_refused() -> None:
     assert isinstance(refused(None), TokenInvalid)
     assert isinstance(refused(""), TokenInvalid)
 
@@ -114,7 +114,7 @@ ROLES = [
 
 
 @pytest.mark.parametrize(("roles", "default", "said", "expected"), ROLES)
-def test_roles(
+def test_the_role_of_a_token_is_limited_by_its_key(
     roles: frozenset[Role], default: Role | None, said: object, expected: Role | None
 ) -> None:
     text = token(role=said)
@@ -125,7 +125,7 @@ def test_roles(
         assert admin(text, known).role is expected
 
 
-def test_what_each_role_may() -> None:
+def test_each_role_has_its_rights() -> None:
     for role, policies, sets, deletes in (
         (Role.REGISTER, False, True, False),
         (Role.OPERATOR, False, True, True),
@@ -145,8 +145,8 @@ def test_what_each_role_may() -> None:
 
 
 @pytest.mark.parametrize("role", Role)
-def test_prefix(role: Role) -> None:
-    """Of a key for one path: it sets no policies, which would release every path."""
+def test_a_prefix_limits_the_resources(role: Role) -> None:
+    """A key with a prefix sets no policies, because a policy could release every path."""
     found = admin(token(role=role.value), keys(prefix="default/kek/"))
     assert found.require_resource("default/kek/1")
     for path in (
@@ -183,7 +183,9 @@ def test_prefix(role: Role) -> None:
         ({"exp": BEGINS + 315_360_000}, None),  # upstream's own example: ten years
     ],
 )
-def test_time(said: dict[str, Any], told: str | None) -> None:
+def test_a_token_is_accepted_during_its_validity_only(
+    said: dict[str, Any], told: str | None
+) -> None:
     text = token(role="admin", **said)
     if told is None:
         assert admin(text).role is Role.ADMIN
@@ -193,7 +195,7 @@ def test_time(said: dict[str, Any], told: str | None) -> None:
         assert told in str(error)
 
 
-def test_leeway_is_not_for_the_end() -> None:
+def test_the_leeway_does_not_apply_to_the_expiry() -> None:
     text = token(role="admin", exp=BEGINS + 10)
     with pytest.raises(TokenInvalid, match="expired"):
         keys().authenticate(text, now=NOW + timedelta(seconds=10))
@@ -201,7 +203,7 @@ def test_leeway_is_not_for_the_end() -> None:
 
 @pytest.mark.parametrize("key", [ED, P256])
 @pytest.mark.parametrize("role", [None, *Role])
-def test_a_token_of_ours_has_its_role_until_it_expires(key: Any, role: Role | None) -> None:
+def test_an_issued_token_has_its_role_until_it_expires(key: Any, role: Role | None) -> None:
     lifetime = timedelta(minutes=3)
     text = admins.token(key, role=role, now=NOW, lifetime=lifetime)
     known = keys(key=key, default=Role.REGISTER)
@@ -212,8 +214,8 @@ def test_a_token_of_ours_has_its_role_until_it_expires(key: Any, role: Role | No
         known.authenticate(text, now=NOW + lifetime)
 
 
-def test_keys_of_others() -> None:
-    """Whatever the header says of the key."""
+def test_tokens_of_other_keys_are_refused() -> None:
+    """The header of a token cannot select the key that verifies it."""
     own = jose.public_jwk(OTHER.public_key())
     for header in (
         {},
@@ -227,7 +229,7 @@ def test_keys_of_others() -> None:
     assert isinstance(refused(token(P256, role="admin")), TokenInvalid)
 
 
-def test_algorithms_of_others() -> None:
+def test_other_algorithms_are_refused() -> None:
     claims = {"exp": BEGINS + 60, "role": "admin"}
     public = json.dumps(jose.public_jwk(ED.public_key())).encode()
     text = ".".join(b64url(json.dumps(part).encode()) for part in ({"alg": "HS256"}, claims))
@@ -240,7 +242,7 @@ def test_algorithms_of_others() -> None:
 
 
 def test_each_key_has_its_own_rights() -> None:
-    """A key that only registers gains nothing from another that may do more."""
+    """A key with the role register does not get the rights of another key."""
     register = AdminKey("coco", OTHER.public_key(), frozenset(), Role.REGISTER, "default/kek/")
     known = AdminKeys((register, *keys().keys))
     found = admin(token(OTHER), known)
@@ -257,8 +259,8 @@ def test_each_key_has_its_own_rights() -> None:
         assert "expired" in str(refused(token(exp=BEGINS), order))
 
 
-def test_a_guest_administers_nothing_with_its_token() -> None:
-    """Not even where one key signs both, and what says no role has one."""
+def test_an_attestation_token_is_not_an_administrators() -> None:
+    """It is refused even if one key signs both, and tokens without a role have a default one."""
     made = tokens().issue(attested(), now=NOW, assessment=ASSESSMENT).token
     assert isinstance(refused(made), TokenInvalid)
     public = tokens().key.public_key()
@@ -268,13 +270,13 @@ def test_a_guest_administers_nothing_with_its_token() -> None:
         assert admin(token(tokens().key, role="admin"), both).role is Role.ADMIN
 
 
-def test_an_administrator_attests_to_nothing() -> None:
+def test_an_administrators_token_is_not_an_attestation_token() -> None:
     with pytest.raises(TokenInvalid):
         tokens().read(token(tokens().key, role="admin"), now=NOW)
 
 
 @pytest.mark.parametrize("key", [ec.generate_private_key(ec.SECP384R1()).public_key(), b"", None])
-def test_keys_that_judge_nothing(key: object) -> None:
+def test_unsupported_types_of_keys_are_refused(key: object) -> None:
     with pytest.raises(ValueError, match="neither Ed25519 nor P-256"):
         jose.require_verification_key(key)
     assert jose.require_verification_key(ED.public_key()) == ED.public_key()

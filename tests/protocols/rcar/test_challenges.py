@@ -1,4 +1,4 @@
-"""Challenges that are kept: whoever can write where, makes none."""
+"""Sealed challenges: write access to the session store is not enough to forge one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def refused(sealed: str, session: str = "one", seconds: float = 0) -> None:
 
 @pytest.mark.parametrize("version", Version)
 @pytest.mark.parametrize("tee", ["tdx", "sample"])
-def test_what_was_sealed_is_opened(version: Version, tee: str) -> None:
+def test_a_sealed_challenge_is_opened(version: Version, tee: str) -> None:
     challenge = Challenge(version, tee, NONCE)
     sealed = CHALLENGES.seal(challenge, session="one", expires=EXPIRES)
     assert CHALLENGES.open(sealed, session="one", now=NOW) == challenge
@@ -37,8 +37,8 @@ def test_what_was_sealed_is_opened(version: Version, tee: str) -> None:
     assert again.open(sealed, session="one", now=NOW) == challenge
 
 
-def test_another_session_another_broker_another_time() -> None:
-    """An old nonce would be answered by old evidence, of a guest that is no more."""
+def test_a_challenge_of_another_session_broker_or_time_is_refused() -> None:
+    """Old evidence, of a guest that no longer runs, would answer an old nonce."""
     refused(SEALED, "two")
     refused(SEALED, seconds=300)
     assert CHALLENGES.open(SEALED, session="one", now=NOW + timedelta(seconds=299)) == GOOD
@@ -46,7 +46,7 @@ def test_another_session_another_broker_another_time() -> None:
     refused(other.seal(GOOD, session="one", expires=EXPIRES))
 
 
-def test_nothing_of_it_can_be_changed() -> None:
+def test_a_changed_challenge_is_refused() -> None:
     mac, _, text = SEALED.partition(" ")
     for changed in (
         text.replace("0.4.0", "0.1.1"),
@@ -64,21 +64,21 @@ def test_nothing_of_it_can_be_changed() -> None:
     refused(SEALED, "one " + text)
 
 
-def test_the_key_is_made_of_the_tokens_and_is_another() -> None:
+def test_the_key_is_derived_from_the_tokens_key() -> None:
     private = tokens().key.private_numbers().private_value.to_bytes(32)
     assert CHALLENGES.key != private
     assert len(CHALLENGES.key) == 32
     assert CHALLENGES.key.hex() not in repr(CHALLENGES)
 
 
-def test_the_session_cannot_be_taken_for_the_challenge() -> None:
-    """What is sealed begins with the session's name, which has no blanks: a digest."""
+def test_session_and_challenge_cannot_be_confused() -> None:
+    """The sealed text begins with the session's name, a digest without spaces."""
     text = json.dumps(["0.4.0", "tdx", NONCE, EXPIRES.timestamp()])
     assert SEALED.endswith(text)
 
 
 @given(st.text(st.characters(codec=None), max_size=200))
-def test_any_text(sealed: str) -> None:
+def test_arbitrary_text_is_refused(sealed: str) -> None:
     refused(sealed)
 
 

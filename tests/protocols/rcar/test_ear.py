@@ -1,4 +1,4 @@
-"""The trustworthiness vector of every kind of acceptance."""
+"""Trustworthiness vectors of accepted guests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def of(judged: Appraisal, unpinned: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("tee", ["tdx", "sgx"])
-def test_all_is_well(tee: str) -> None:
+def test_a_pinned_guest_on_current_hardware_is_affirming(tee: str) -> None:
     found = of(appraisal(tee))
     assert found["ear.status"] == "affirming"
     assert found["ear.trustworthiness-vector"] == {
@@ -41,14 +41,14 @@ def test_all_is_well(tee: str) -> None:
 
 @pytest.mark.parametrize("status", WEAK)
 def test_hardware_with_known_weaknesses_is_a_warning(status: str | None) -> None:
-    """The operator accepted it; whoever reads the token may not."""
+    """The operator accepts such hardware; another reader of the token may not."""
     found = of(appraisal(tcb_status=status))
     assert found["ear.status"] == "warning"
     assert found["ear.trustworthiness-vector"]["hardware"] == 32
 
 
 @pytest.mark.parametrize("unpinned", [("mrTd",), ("rtmr1", "rtmr2")])
-def test_what_nobody_pinned_is_a_warning(unpinned: tuple[str, ...]) -> None:
+def test_an_unpinned_measurement_is_a_warning(unpinned: tuple[str, ...]) -> None:
     found = of(appraisal(), unpinned)
     assert found["ear.status"] == "warning"
     assert found["ear.trustworthiness-vector"] == {
@@ -59,7 +59,7 @@ def test_what_nobody_pinned_is_a_warning(unpinned: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("status", ["UpToDate", None])
-def test_sample_evidence_is_contraindicated_whatever_it_says(status: str | None) -> None:
+def test_sample_evidence_is_always_contraindicated(status: str | None) -> None:
     found = of(appraisal("sample", tcb_status=status))
     assert found["ear.status"] == "contraindicated"
     assert found["ear.trustworthiness-vector"] == {"hardware": 97}
@@ -70,7 +70,7 @@ def test_a_guest_without_evidence_is_contraindicated() -> None:
     assert found["ear.status"] == "contraindicated"
 
 
-def test_claims_stand_where_others_look() -> None:
+def test_claims_are_where_other_readers_expect_them() -> None:
     judged = appraisal()
     made = ear.claims(
         judged, {"mrTd": "ab"}, tee_key(), ear.Assessment("tdxPolicy.rego", {"hardware": 2})

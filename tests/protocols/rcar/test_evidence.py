@@ -1,4 +1,4 @@
-"""From an answer to evidence: what REPORTDATA must be, and whose evidence it is."""
+"""Reading evidence from an attestation: the expected REPORTDATA, and the TEE."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def filled(digest: bytes) -> bytes:
     return digest + bytes(64 - len(digest))
 
 
-def test_evidence() -> None:
+def test_evidence_of_a_guest_is_read() -> None:
     answer = shown(
         evidence={"quote": b64(QUOTES["tdx"]), "cc_eventlog": b64(b"log"), "aa_eventlog": "x"},
         init_data=InitData("toml", "x = 1"),
@@ -64,7 +64,7 @@ def test_evidence() -> None:
 
 
 def test_endorsements_reach_the_verifier_of_a_tee_that_sends_them() -> None:
-    """Some vendors' guests send certificates with the report."""
+    """Guests of some vendors send certificates with the report."""
     endorsements = object()
     carried = Carried(QUOTES["tdx"], endorsements=endorsements)
     wire = replace(TDX.wire, read_rcar=lambda _: carried)
@@ -72,7 +72,7 @@ def test_endorsements_reach_the_verifier_of_a_tee_that_sends_them() -> None:
     assert evidence.read(shown(), tees).endorsements is endorsements
 
 
-def test_evidence_of_the_largest_size() -> None:
+def test_evidence_has_a_maximum_size() -> None:
     largest = HEADERS["tdx"].ljust(MAX_QUOTE_BYTES, b"\0")
     assert read(shown(evidence={"quote": b64(largest)}), challenge()).quote == largest
     with pytest.raises(EvidenceFormat, match="longer than 65536 bytes"):
@@ -81,8 +81,8 @@ def test_evidence_of_the_largest_size() -> None:
 
 @pytest.mark.parametrize("kind", ["P-256", "P-521", "RSA-OAEP-256"])
 @pytest.mark.parametrize("additional", ["", '{"nvidia":{"a":"\\u00e9 \\" / \\n"}}', '{"tpm":"é𝄞"}'])
-def test_what_report_data_covers(kind: str, additional: str) -> None:
-    """RFC 8785 by a library that shares nothing with ours."""
+def test_report_data_covers_key_nonce_and_devices(kind: str, additional: str) -> None:
+    """The expected value comes from an independent implementation of RFC 8785."""
     jwk = jwk_of(kind)
     found = read(shown(jwk=jwk, additional=additional), challenge())
     covered: Any = {"tee-pubkey": jwk, "nonce": NONCE, "additional-evidence": additional}
@@ -90,7 +90,7 @@ def test_what_report_data_covers(kind: str, additional: str) -> None:
     assert found.other_bindings == ()
 
 
-def test_what_report_data_covers_byte_for_byte() -> None:
+def test_report_data_covers_these_bytes() -> None:
     text = (
         '{"additional-evidence":"","nonce":"' + NONCE + '","tee-pubkey":{"alg":"ECDH-ES+A256KW",'
         f'"crv":"P-256","kty":"EC","x":"{JWK["x"]}","y":"{JWK["y"]}"}}}}'
@@ -100,8 +100,8 @@ def test_what_report_data_covers_byte_for_byte() -> None:
 
 
 @pytest.mark.parametrize("version", [Version.V0_1_1, Version.V0_2_0])
-def test_what_older_report_data_covers(version: Version) -> None:
-    """Sorted, or in the order of guests' source: a build of one release does either."""
+def test_report_data_of_older_guests_covers_either_order(version: Version) -> None:
+    """Builds of one release differ: the names are sorted, or in the order of the source code."""
     jwk = jwk_of("RSA1_5" if version is Version.V0_1_1 else "RSA-OAEP-256")
     inside = f'"n":"{jwk["n"]}","e":"AQAB"'
     in_order = f'{{"tee-pubkey":{{"kty":"RSA","alg":"{jwk["alg"]}",{inside}}},"nonce":"{NONCE}"}}'
@@ -121,8 +121,8 @@ def test_what_older_report_data_covers(version: Version) -> None:
     assert found.form == f"rcar {version}"
 
 
-def test_no_version_takes_the_binding_of_another() -> None:
-    """What evidence covers says which rules it was made under: none can be moved to others."""
+def test_the_binding_of_another_version_is_refused() -> None:
+    """Evidence of one version of the protocol cannot be used in another one."""
     bindings = []
     for version in Version:
         nonce = NONCE if version is Version.V0_4_0 else None
@@ -144,7 +144,7 @@ def test_a_padded_key_is_covered_as_it_was_sent() -> None:
     st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
 )
-def test_any_text_is_covered_as_rfc_8785_writes_it(kid: str, device: str) -> None:
+def test_arbitrary_text_is_covered_as_rfc_8785_writes_it(kid: str, device: str) -> None:
     jwk: dict[str, JsonValue] = {**JWK, "kid": kid}
     additional = json.dumps({"nvidia": device}, ensure_ascii=False)
     found = read(shown(jwk=jwk, additional=additional), challenge())
@@ -153,12 +153,12 @@ def test_any_text_is_covered_as_rfc_8785_writes_it(kid: str, device: str) -> Non
 
 
 @pytest.mark.parametrize("nonce", ["", NONCE + " ", NONCE.rstrip("="), NONCE[::-1], "0" * 44])
-def test_another_nonce(nonce: str) -> None:
+def test_evidence_for_another_nonce_is_refused(nonce: str) -> None:
     with pytest.raises(NonceMismatch):
         read(shown(nonce=nonce), challenge())
 
 
-def test_a_bad_key_is_refused_before_any_evidence_is_looked_at() -> None:
+def test_an_invalid_key_is_refused_before_the_evidence_is_read() -> None:
     with pytest.raises(EvidenceFormat, match="not a point"):
         read(shown(jwk={**JWK, "y": JWK["x"]}, evidence=None), challenge())
     with pytest.raises(EvidenceFormat, match="RSA1_5"):
@@ -166,7 +166,7 @@ def test_a_bad_key_is_refused_before_any_evidence_is_looked_at() -> None:
 
 
 @pytest.mark.parametrize("value", [None, {}, "", [], {"quote": None}, {"cc_eventlog": ""}])
-def test_no_evidence(value: JsonValue) -> None:
+def test_missing_evidence_is_refused(value: JsonValue) -> None:
     with pytest.raises(EvidenceMissing):
         read(shown(evidence=value), challenge())
 
@@ -183,22 +183,22 @@ def test_no_evidence(value: JsonValue) -> None:
         {"quote": b64(QUOTES["tdx"]), "cc_eventlog": {}},
     ],
 )
-def test_evidence_of_another_form(value: JsonValue) -> None:
+def test_malformed_evidence_is_refused(value: JsonValue) -> None:
     with pytest.raises(EvidenceFormat) as refused:
         read(shown(evidence=value), challenge())
     assert len(str(refused.value)) < 200
 
 
 @pytest.mark.parametrize(("said", "is_really"), [("tdx", "sgx"), ("sgx", "tdx")])
-def test_a_quote_of_another_tee(said: str, is_really: str) -> None:
-    """The TEE was named before the challenge: another policy must not judge the quote."""
+def test_a_quote_of_another_tee_is_refused(said: str, is_really: str) -> None:
+    """The guest named its TEE before the challenge: the policy of another TEE must not apply."""
     with pytest.raises(EvidenceFormat, match="of another TEE"):
         read(shown(evidence={"quote": b64(QUOTES[is_really])}), challenge(tee=said))
     assert read(shown(evidence={"quote": b64(QUOTES[said])}), challenge(tee=said))
 
 
-def test_a_quote_is_no_sample_evidence_of_another_size() -> None:
-    """Evidence without quotes stays JSON, and has the same bound."""
+def test_evidence_without_a_quote_has_the_same_maximum_size() -> None:
+    """Evidence of such TEEs stays JSON."""
     found = read(shown(evidence={"svn": "1", "report_data": "é"}), challenge(tee="sample"))
     assert json.loads(found.quote) == {"svn": "1", "report_data": "é"}
     assert found.event_log is None
@@ -215,20 +215,20 @@ def test_a_quote_is_no_sample_evidence_of_another_size() -> None:
         json.dumps({f"device{number}": {} for number in range(MAX_DEVICES + 1)}),
     ],
 )
-def test_devices_that_are_none(additional: str) -> None:
-    """A name that a policy's author would take for another is none."""
+def test_invalid_device_types_are_refused(additional: str) -> None:
+    """A name that resembles another one could mislead the author of a policy."""
     with pytest.raises(EvidenceFormat, match=r"additional evidence|the JSON has"):
         read(shown(additional=additional), challenge())
 
 
-def test_numbers_in_additional_evidence_are_few() -> None:
+def test_numbers_in_additional_evidence_are_limited() -> None:
     devices = json.dumps({"nvidia": [1] * MAX_NUMBERS})
     assert read(shown(additional=devices), challenge()).devices == ("nvidia",)
     with pytest.raises(EvidenceFormat, match=f"more than {MAX_NUMBERS} numbers"):
         read(shown(additional=devices[:-2] + ",1]}"), challenge())
 
 
-def test_every_device_is_named() -> None:
+def test_every_device_is_listed() -> None:
     names = [f"device-{number}" for number in range(MAX_DEVICES)]
     found = read(shown(additional=json.dumps(dict.fromkeys(names))), challenge())
     assert found.devices == tuple(names)
@@ -254,7 +254,7 @@ QUOTED = st.binary(max_size=60).map(lambda rest: {"quote": b64(HEADERS["tdx"] + 
     st.sampled_from(Version),
     st.sampled_from([*TEES.names, "none"]),
 )
-def test_only_its_own_errors(
+def test_arbitrary_input_raises_documented_errors_only(
     nonce: str | None,
     jwk: JsonValue,
     value: JsonValue,

@@ -1,4 +1,4 @@
-"""Forged tokens: by whoever has a token of a guest, the published keys and all of our source."""
+"""Forged tokens: the attacker has a guest's token, the published keys and the source code."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def forged(said: dict[str, Any], header: dict[str, Any], signature: bytes) -> st
     return f"{both}.{b64url(signature)}"
 
 
-def test_tokens_of_other_keys() -> None:
-    """Whatever the header says about the key that should judge them."""
+def test_tokens_signed_by_other_keys_are_refused() -> None:
+    """The header of a token cannot select the key that verifies it."""
     _, said = parts(issued(attested()).token)
     thief = ec.generate_private_key(ec.SECP256R1())
     own = jose.public_jwk(tokens().key.public_key())
@@ -51,7 +51,7 @@ def test_tokens_of_other_keys() -> None:
         assert tokens().read(good, now=NOW)  # and nothing of it matters with the right key
 
 
-def test_algorithms_of_others() -> None:
+def test_tokens_with_other_algorithms_are_refused() -> None:
     token = issued(attested()).token
     header, said = parts(token)
     public = tokens().key.public_key()
@@ -91,8 +91,8 @@ def test_algorithms_of_others() -> None:
         {"crit": None},
     ],
 )
-def test_critical_headers_are_not_passed_over(header: dict[str, Any]) -> None:
-    """RFC 7515, 4.1.11: also where the right key signed them."""
+def test_unknown_critical_headers_are_refused(header: dict[str, Any]) -> None:
+    """RFC 7515, 4.1.11: this applies to tokens of the broker's own key too."""
     _, said = parts(issued(attested()).token)
     both = b".".join(
         b64url(json.dumps(part).encode()).encode() for part in ({"alg": "ES256", **header}, said)
@@ -102,7 +102,7 @@ def test_critical_headers_are_not_passed_over(header: dict[str, Any]) -> None:
     assert refused(f"{both.decode()}.{b64url(signature)}")
 
 
-def test_every_changed_character_is_noticed() -> None:
+def test_every_changed_character_is_detected() -> None:
     token = issued(attested()).token
     head, payload, signature = token.split(".")
     for at in range(0, len(token) - len(signature), 37):
@@ -151,8 +151,8 @@ WITHOUT = object()
         {"submods": {"cpu0": None}},
     ],
 )
-def test_signed_claims_that_are_none_of_ours(changes: dict[str, Any]) -> None:
-    """One key may sign more than these tokens; and a time must be one."""
+def test_signed_tokens_of_another_issuer_or_time_are_refused(changes: dict[str, Any]) -> None:
+    """One key may also sign other tokens, and times may be malformed."""
     _, said = parts(issued(attested()).token)
     assert tokens().read(signed(said), now=NOW)
     said = {name: value for name, value in {**said, **changes}.items() if value is not WITHOUT}
@@ -178,7 +178,7 @@ OTHER_SHAPES: dict[str, list[Any]] = {
 @pytest.mark.parametrize(
     ("path", "value"), [(path, value) for path, found in OTHER_SHAPES.items() for value in found]
 )
-def test_own_claims_of_another_shape(path: str, value: Any) -> None:
+def test_signed_tokens_with_malformed_claims_are_refused(path: str, value: Any) -> None:
     _, said = parts(issued(attested()).token)
     *names, last = path.split("/")
     place = said["verdictd"]
@@ -208,8 +208,8 @@ def paths(value: Any, at: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
 
 @given(st.data())
 @examples(300)
-def test_nothing_but_its_own_error(data: st.DataObject) -> None:
-    """A member anywhere in a signed token, changed to anything."""
+def test_any_changed_member_raises_the_documented_error_only(data: st.DataObject) -> None:
+    """One member of a signed token is replaced by an arbitrary value."""
     _, said = parts(issued(attested()).token)
     *names, last = data.draw(st.sampled_from(paths(said)))
     place = said
@@ -230,10 +230,10 @@ def test_nothing_but_its_own_error(data: st.DataObject) -> None:
     st.text(max_size=60) | st.lists(st.binary(max_size=40).map(b64url), max_size=6).map(".".join)
 )
 @examples(200)
-def test_any_text(text: str) -> None:
+def test_arbitrary_text_is_refused(text: str) -> None:
     refused(text)
 
 
-def test_a_token_that_is_too_long_is_not_even_looked_at() -> None:
+def test_a_token_that_is_too_long_is_refused_unread() -> None:
     _, said = parts(issued(attested()).token)
     assert refused(signed({**said, "filling": "x" * MAX_CHARACTERS})) == "the token is too long"

@@ -1,4 +1,4 @@
-"""What guests get, opened by a library that shares nothing with ours, and by hand."""
+"""Encrypted answers, decrypted by an independent library and by hand."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def encrypted(
 def opened(
     answer: dict[str, Any], private: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 ) -> bytes:
-    """By jwcrypto."""
+    """Decrypt an answer with jwcrypto."""
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     found = other_jwe.JWE(algs=["ECDH-ES+A256KW", "RSA-OAEP-256", "A256GCM"])
     found.deserialize(json.dumps(answer), other_jwk.JWK.from_pem(pem))
@@ -58,13 +58,13 @@ def opened(
 
 @pytest.mark.parametrize(("kind", "version"), STANDARD)
 @pytest.mark.parametrize("content", [b"\0", SECRET, bytes(100_000)])
-def test_opened_by_another_library(kind: str, version: Version, content: bytes) -> None:
+def test_another_library_decrypts_the_answer(kind: str, version: Version, content: bytes) -> None:
     assert opened(encrypted(kind, version, content), private_key(kind)) == content
 
 
 @pytest.mark.parametrize(("kind", "version"), STANDARD)
-def test_members(kind: str, version: Version) -> None:
-    """Guests rebuild the authenticated data from the parsed header: the order counts."""
+def test_the_header_has_its_members_in_order(kind: str, version: Version) -> None:
+    """Guests rebuild the authenticated data from the parsed header, so the order matters."""
     answer = encrypted(kind, version)
     assert list(answer) == ["protected", "encrypted_key", "iv", "ciphertext", "tag"]
     for text in answer.values():
@@ -90,7 +90,7 @@ def test_members(kind: str, version: Version) -> None:
 
 
 def test_ephemeral_coordinates_have_their_full_size() -> None:
-    """One in 128 is short; on P-521 three in four are."""
+    """One coordinate in 128 has leading zeros; on P-521 three in four do."""
     for kind, count in (("P-256", 400), ("P-521", 12)):
         size = 32 if kind == "P-256" else 66
         for _ in range(count):
@@ -98,8 +98,8 @@ def test_ephemeral_coordinates_have_their_full_size() -> None:
             assert {len(unb64url(header["epk"][name])) for name in "xy"} == {size}
 
 
-def test_the_form_of_the_oldest_guests() -> None:
-    """The header bare, nothing authenticated, the tag behind the ciphertext, `tag` empty."""
+def test_the_oldest_guests_get_their_own_format() -> None:
+    """The header is unencoded and not authenticated, and the tag follows the ciphertext."""
     answer = encrypted("RSA1_5", OLDEST)
     assert list(answer) == ["protected", "encrypted_key", "iv", "ciphertext", "tag"]
     assert answer["protected"] == '{"alg":"RSA1_5","enc":"A256GCM"}'
@@ -113,7 +113,7 @@ def test_the_form_of_the_oldest_guests() -> None:
 
 
 @pytest.mark.parametrize(("kind", "version"), KINDS)
-def test_nothing_is_used_twice(kind: str, version: Version) -> None:
+def test_every_answer_has_fresh_keys_and_nonces(kind: str, version: Version) -> None:
     answers = [encrypted(kind, version) for _ in range(20)]
     for name in ("encrypted_key", "iv", "ciphertext"):
         assert len({answer[name] for answer in answers}) == len(answers), name
@@ -123,7 +123,7 @@ def test_nothing_is_used_twice(kind: str, version: Version) -> None:
 
 @pytest.mark.parametrize(("kind", "version"), STANDARD)
 @pytest.mark.parametrize("member", ["protected", "encrypted_key", "iv", "ciphertext", "tag"])
-def test_what_was_changed_does_not_open(kind: str, version: Version, member: str) -> None:
+def test_a_changed_answer_is_not_decrypted(kind: str, version: Version, member: str) -> None:
     answer, other = encrypted(kind, version), encrypted(kind, version)
     if answer[member] != other[member]:  # RSA's header is always the same
         with pytest.raises(JWException):
@@ -135,7 +135,7 @@ def test_what_was_changed_does_not_open(kind: str, version: Version, member: str
 
 
 @pytest.mark.parametrize("kind", ["P-256", "P-521", "RSA-OAEP-256"])
-def test_nobody_else_opens_it(kind: str) -> None:
+def test_another_key_does_not_decrypt_the_answer(kind: str) -> None:
     own = private_key(kind)
     if isinstance(own, rsa.RSAPrivateKey):
         other: Any = rsa.generate_private_key(65537, 2048)
@@ -147,7 +147,7 @@ def test_nobody_else_opens_it(kind: str) -> None:
 
 
 @pytest.mark.parametrize("scalar", [43, 379, 49350])
-def test_a_key_that_older_guests_spell_wrongly_opens_its_answer(scalar: int) -> None:
+def test_a_guest_with_a_wrongly_padded_key_decrypts_its_answer(scalar: int) -> None:
     x, y = coordinates(scalar, "P-256")
     jwk = ec_jwk(padded(x), padded(y))
     version = Version.V0_2_0
@@ -160,5 +160,5 @@ def test_a_key_that_older_guests_spell_wrongly_opens_its_answer(scalar: int) -> 
 
 @given(st.binary(min_size=1, max_size=300))  # jwcrypto takes no empty one, and no store has one
 @examples(30)
-def test_any_content(content: bytes) -> None:
+def test_arbitrary_content_is_encrypted(content: bytes) -> None:
     assert opened(encrypted("P-256", content=content), private_key("P-256")) == content

@@ -75,7 +75,7 @@ def test_no_token_is_too_long_whatever_a_guest_sends() -> None:
     )
 )
 @examples(60)
-def test_claims_of_any_length(found: dict[str, JsonValue]) -> None:
+def test_claims_of_arbitrary_length_are_restored(found: dict[str, JsonValue]) -> None:
     guest = attested(claims=found)
     made = issued(guest)
     assert len(made.token) < MAX_CHARACTERS
@@ -108,7 +108,7 @@ def test_a_token_without_its_stored_claims_is_refused() -> None:
 
 
 def test_guests_with_equal_claims_share_the_stored_claims() -> None:
-    """However their members are ordered."""
+    """The order of the members does not matter."""
     one = issued(attested(claims=huge()))
     again = issued(attested("P-521", claims=dict(reversed(huge().items()))))
     assert one.stored_claims == again.stored_claims

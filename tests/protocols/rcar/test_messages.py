@@ -1,4 +1,4 @@
-"""Guests' two requests, in every shape and in every wrong one; versions."""
+"""The two requests of guests, valid and malformed, and the protocol versions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def auth(**changes: object) -> bytes:
 
 
 def answer(**changes: object) -> dict[str, Any]:
-    """A good answer of 0.4.0; `...` leaves a member out, a name with `/` goes into one."""
+    """Return a valid attest body of 0.4.0; `...` omits a member, `a/b` changes a nested one."""
     members: dict[str, Any] = {
         "init-data": None,
         "runtime-data": {"nonce": NONCE, "tee-pubkey": JWK},
@@ -67,14 +67,14 @@ def answer(**changes: object) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "extra", [..., "", {"supported-hash-algorithms": ["sha256", "sm3"]}, None, 1]
 )
-def test_auth(version: Version, tee: str, extra: object) -> None:
+def test_the_first_request_is_read(version: Version, tee: str, extra: object) -> None:
     body = auth(version=version.value, tee=tee, **{"extra-params": extra})
     assert messages.parse_auth(body) == AuthRequest(version, tee)
 
 
 @pytest.mark.parametrize("said", ["0.1.0", "0.3.0", "0.4", "0.4.0 ", "v0.4.0", "", "1.0.0", "é\n"])
-def test_versions_that_are_not_served(said: str) -> None:
-    """Guests look for the beginning of the text (wire-rcar.md, "Versions")."""
+def test_unknown_versions_are_refused(said: str) -> None:
+    """Guests compare the beginning of the text (wire-rcar.md, "Versions")."""
     with pytest.raises(ProtocolVersionRefused) as refused:
         messages.parse_auth(auth(version=said))
     text = str(refused.value)
@@ -98,13 +98,13 @@ def test_a_long_version_does_not_fill_the_log() -> None:
         *(auth(tee={}), auth() + b"x", b'{"version":"0.4.0","version":"0.4.0","tee":"tdx"}'),
     ],
 )
-def test_auth_of_another_shape(body: bytes) -> None:
+def test_a_malformed_first_request_is_refused(body: bytes) -> None:
     with pytest.raises(RequestError):
         messages.parse_auth(body)
 
 
-def test_auth_of_any_length() -> None:
-    """Anybody may ask, as often as they like."""
+def test_the_first_request_has_a_maximum_length() -> None:
+    """Unauthenticated clients may send it at any rate."""
     longest = auth(**{"extra-params": "x" * (MAX_AUTH_BYTES - len(auth()))})
     assert len(longest) == MAX_AUTH_BYTES
     assert messages.parse_auth(longest)
@@ -113,7 +113,7 @@ def test_auth_of_any_length() -> None:
 
 
 def filled(unit: str, behind: str = "") -> bytes:
-    """An answer at the cap, with what takes long to read in its evidence."""
+    """Return an attest body of maximum size whose evidence takes long to parse."""
     body = encoded(answer(**{"tee-evidence/primary_evidence": ...}))
     room = MAX_BODY_BYTES - len(body) - len(behind) - 30
     numbers = (unit * (room // len(unit)) + behind).encode()
@@ -122,8 +122,8 @@ def filled(unit: str, behind: str = "") -> bytes:
 
 @pytest.mark.parametrize("version", Version)
 @pytest.mark.parametrize(("unit", "last"), [("1,", "1"), ("1.5,", "0"), ("-1e1,", "1e5")])
-def test_numbers_in_an_answer_are_few(version: Version, unit: str, last: str) -> None:
-    """Reading them takes Python's time, and nobody has to attest to be read."""
+def test_numbers_in_an_attest_body_are_limited(version: Version, unit: str, last: str) -> None:
+    """Each number costs a step in Python, and clients need no evidence to send them."""
     assert messages.parse_attest(encoded(answer()), CHALLENGE)
     begins = time.process_time()
     with pytest.raises(RequestError, match=f"more than {MAX_NUMBERS} numbers"):
@@ -133,20 +133,20 @@ def test_numbers_in_an_answer_are_few(version: Version, unit: str, last: str) ->
     assert messages.parse_attest(encoded(answer(**many)), CHALLENGE)
 
 
-def test_challenge() -> None:
-    """Both members have to be there; `extra-params` without a choice means SHA-384."""
+def test_the_challenge_has_both_members() -> None:
+    """Guests require both; `extra-params` without an algorithm means SHA-384."""
     body = messages.challenge(CHALLENGE)
     assert body == b'{"nonce":"' + NONCE.encode() + b'","extra-params":""}'
 
 
-def test_answer() -> None:
+def test_an_attest_body_is_read() -> None:
     found = messages.parse_attest(encoded(answer()), CHALLENGE)
     assert found == Attestation(CHALLENGE, NONCE, JWK, {"quote": "AA=="}, "", None)
     assert isinstance(found.jwk, dict)
     assert list(found.jwk) == list(JWK)  # older guests' evidence covers this order
 
 
-def test_answer_with_everything() -> None:
+def test_an_attest_body_with_all_members_is_read() -> None:
     body = answer(
         **{
             "init-data": {"format": "toml", "body": 'x = "é"'},
@@ -159,13 +159,13 @@ def test_answer_with_everything() -> None:
 
 
 @pytest.mark.parametrize("left_out", ["init-data", "tee-evidence/additional_evidence"])
-def test_members_that_may_be_absent(left_out: str) -> None:
+def test_optional_members_may_be_absent(left_out: str) -> None:
     found = messages.parse_attest(encoded(answer(**{left_out: ...})), CHALLENGE)
     assert (found.additional, found.init_data) == ("", None)
 
 
 @pytest.mark.parametrize("version", OLDER)
-def test_answer_of_older_guests(version: Version) -> None:
+def test_an_attest_body_of_older_guests_is_read(version: Version) -> None:
     body = {"tee-pubkey": JWK, "tee-evidence": {"quote": "AA=="}}
     assert messages.parse_attest(encoded(body), challenge_of(version)) == Attestation(
         challenge_of(version), None, JWK, {"quote": "AA=="}, "", None
@@ -173,8 +173,8 @@ def test_answer_of_older_guests(version: Version) -> None:
 
 
 @pytest.mark.parametrize("version", OLDER)
-def test_older_guests_cannot_say_what_their_evidence_does_not_cover(version: Version) -> None:
-    """Members of 0.4.0 in an older body: neither believed nor looked at."""
+def test_members_that_older_evidence_does_not_cover_are_ignored(version: Version) -> None:
+    """Members of 0.4.0 in an older body are not used."""
     said = {**answer(), "init-data": {"format": "toml", "body": "x"}, "nonce": "x"}
     body = {**said, "tee-pubkey": JWK, "tee-evidence": {"quote": "AA=="}}
     found = messages.parse_attest(encoded(body), challenge_of(version))
@@ -193,14 +193,14 @@ def test_older_guests_cannot_say_what_their_evidence_does_not_cover(version: Ver
         *({"init-data": {"format": 1, "body": ""}}, {"init-data": {"format": "", "body": None}}),
     ],
 )
-def test_answers_of_another_shape(changes: dict[str, object]) -> None:
+def test_malformed_attest_bodies_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(RequestError):
         messages.parse_attest(encoded(answer(**changes)), CHALLENGE)
 
 
 @pytest.mark.parametrize("version", OLDER)
 @pytest.mark.parametrize("left_out", ["tee-pubkey", "tee-evidence"])
-def test_older_answers_of_another_shape(version: Version, left_out: str) -> None:
+def test_malformed_older_attest_bodies_are_refused(version: Version, left_out: str) -> None:
     body = {"tee-pubkey": JWK, "tee-evidence": {}}
     del body[left_out]
     with pytest.raises(RequestError, match=left_out):
@@ -248,7 +248,7 @@ BODIES = (
 
 
 @given(BODIES, st.sampled_from(Version))
-def test_only_their_own_errors(body: bytes, version: Version) -> None:
+def test_arbitrary_bytes_raise_documented_errors_only(body: bytes, version: Version) -> None:
     try:
         found = messages.parse_attest(body, challenge_of(version))
     except RequestError as error:

@@ -1,4 +1,4 @@
-"""Guests' keys: real ones as real guests spell them, and everything that must be no key."""
+"""Keys of guests: the forms that real guests send, and invalid keys."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def refused(jwk: JsonValue, version: Version = LATEST) -> str:
 
 
 @pytest.mark.parametrize(("kind", "version"), KINDS)
-def test_keys_of_real_guests(kind: str, version: Version) -> None:
+def test_keys_of_real_guests_are_accepted(kind: str, version: Version) -> None:
     jwk = jwk_of(kind)
     found = parse(jwk, version)
     assert found.public.public_numbers() == private_key(kind).public_key().public_numbers()
@@ -56,8 +56,8 @@ def test_keys_of_real_guests(kind: str, version: Version) -> None:
 
 
 @pytest.mark.parametrize("version", [Version.V0_2_0, Version.V0_4_0])
-def test_rsa1_5_is_for_the_oldest_guests_alone(version: Version) -> None:
-    """Its padding is an oracle waiting for one; newer guests never ask for it."""
+def test_rsa1_5_is_for_the_oldest_guests_only(version: Version) -> None:
+    """Its padding is prone to oracle attacks, and newer guests never use it."""
     assert "RSA1_5 is not supported" in refused(jwk_of("RSA1_5"), version)
     assert parse(jwk_of("RSA1_5"), Version.V0_1_1).algorithm is KeyAlgorithm.RSA1_5
 
@@ -65,7 +65,7 @@ def test_rsa1_5_is_for_the_oldest_guests_alone(version: Version) -> None:
 @pytest.mark.parametrize(
     "alg", ["", "none", "dir", "RSA-OAEP", "ECDH-ES", "A256KW", "ML-KEM-768+A192KW", "rsa1_5"]
 )
-def test_algorithms_that_are_not_served(alg: str) -> None:
+def test_unsupported_algorithms_are_refused(alg: str) -> None:
     for jwk in (jwk_of("P-256"), jwk_of("RSA-OAEP-256")):
         assert "supported are" in refused({**jwk, "alg": alg})
         assert "supported are" in refused({name: jwk[name] for name in jwk if name != "alg"})
@@ -88,58 +88,58 @@ def test_algorithms_that_are_not_served(alg: str) -> None:
         {"y": ""},
     ],
 )
-def test_parts_that_do_not_fit(changes: dict[str, JsonValue]) -> None:
+def test_members_that_do_not_match_are_refused(changes: dict[str, JsonValue]) -> None:
     refused({**jwk_of("P-256"), **changes})
 
 
 @pytest.mark.parametrize("left_out", ["kty", "crv", "alg", "x", "y"])
-def test_every_member_is_needed(left_out: str) -> None:
+def test_every_member_of_an_ec_key_is_required(left_out: str) -> None:
     refused({name: value for name, value in jwk_of("P-256").items() if name != left_out})
 
 
 @pytest.mark.parametrize("left_out", ["kty", "alg", "n", "e"])
-def test_every_member_of_rsa_is_needed(left_out: str) -> None:
+def test_every_member_of_an_rsa_key_is_required(left_out: str) -> None:
     refused({name: value for name, value in jwk_of("RSA-OAEP-256").items() if name != left_out})
 
 
 @pytest.mark.parametrize("name", ["d", "p", "k", "x5c", "x5u", "jku", "key_ops", "pub", "", "X"])
-def test_members_that_are_unknown(name: str) -> None:
-    """A private key above all: what holds one is not encrypted to."""
+def test_unknown_members_are_refused(name: str) -> None:
+    """Above all private keys: no secret is encrypted to a key that was disclosed."""
     assert "unknown member" in refused({**jwk_of("P-256"), name: "AQAB"})
 
 
 @pytest.mark.parametrize("name", ["kty", "crv", "alg", "x", "y", "kid", "use", "n", "e"])
 @pytest.mark.parametrize("value", [None, 1, True, [], {}, "A" * 1400])
-def test_members_that_are_no_text_or_too_long(name: str, value: JsonValue) -> None:
-    """A guest chooses them, and its token holds them twice."""
+def test_members_that_are_not_strings_or_too_long_are_refused(name: str, value: JsonValue) -> None:
+    """A guest chooses them, and its token contains them twice."""
     assert name in refused({**jwk_of("P-256"), name: value})
 
 
 @pytest.mark.parametrize("jwk", [None, [], "x", 1, {}, [jwk_of("P-256")]])
-def test_what_is_no_jwk(jwk: JsonValue) -> None:
+def test_other_json_values_are_refused(jwk: JsonValue) -> None:
     refused(jwk)
 
 
-def test_kid_and_use_are_covered_and_mean_nothing() -> None:
+def test_kid_and_use_are_covered_by_evidence_and_otherwise_ignored() -> None:
     jwk = {**jwk_of("P-256"), "kid": "../../é", "use": "enc"}
     assert dict(parse(jwk).jwk) == jwk
 
 
 @pytest.mark.parametrize("bits", [2048, 3072, 8192])
-def test_rsa_sizes_that_are_served(bits: int) -> None:
+def test_supported_rsa_sizes_are_accepted(bits: int) -> None:
     modulus = (1 << (bits - 1)) | 1  # no product of primes, which nobody can tell
     assert parse(rsa_jwk(modulus)).public.key_size == bits
 
 
 @pytest.mark.parametrize("bits", [8, 512, 1024, 2047, 8193])
-def test_rsa_sizes_that_are_not(bits: int) -> None:
+def test_unsupported_rsa_sizes_are_refused(bits: int) -> None:
     told = refused(rsa_jwk((1 << (bits - 1)) | 1))
     assert "2048 to 8192" in told or "too long" in told
 
 
 @pytest.mark.parametrize("exponent", [0, 1, 2, 4, 65536, 2**32 + 1, 2**47])
-def test_rsa_exponents_that_hide_nothing(exponent: int) -> None:
-    """With 1, anybody reads what is "encrypted"; large ones cost us time."""
+def test_insecure_or_slow_rsa_exponents_are_refused(exponent: int) -> None:
+    """The exponent 1 does not encrypt; large exponents take long."""
     numbers = private_key("RSA-OAEP-256").public_key().public_numbers()
     assert isinstance(numbers, rsa.RSAPublicNumbers)
     refused({**rsa_jwk(numbers.n), "e": number(exponent, 6)})
@@ -152,7 +152,7 @@ def test_an_rsa_exponent_has_at_most_32_bits() -> None:
     assert "32 bits" in refused({**rsa_jwk(numbers.n), "e": number(2**32 + 1)})
 
 
-def test_rsa_with_an_even_modulus_fails_now_and_not_at_the_first_secret() -> None:
+def test_an_even_rsa_modulus_is_refused() -> None:
     numbers = private_key("RSA-OAEP-256").public_key().public_numbers()
     assert isinstance(numbers, rsa.RSAPublicNumbers)
     for modulus in (numbers.n + 1, 1 << 2047):
@@ -182,7 +182,7 @@ def off_the_curve() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("curve", "point"), list(off_the_curve()))
-def test_points_off_the_curve(curve: str, point: tuple[int, int]) -> None:
+def test_points_that_are_not_on_the_curve_are_refused(curve: str, point: tuple[int, int]) -> None:
     """A point of a weak curve would give away the ephemeral key, and with it nothing: it is
     used once. It is refused all the same. (Both curves have cofactor 1: no point on them has
     a low order.)"""
@@ -190,7 +190,7 @@ def test_points_off_the_curve(curve: str, point: tuple[int, int]) -> None:
     assert "not a point" in refused(ec_jwk(x, y, curve))
 
 
-def test_a_zero_coordinate_on_the_curve_is_a_key_like_any_other() -> None:
+def test_a_point_with_a_zero_coordinate_is_accepted() -> None:
     prime = PRIMES["P-256"]
     y = pow(B_256, (prime + 1) // 4, prime)
     assert parse(ec_jwk(bytes(32), y.to_bytes(32)))
@@ -201,7 +201,7 @@ def test_a_zero_coordinate_on_the_curve_is_a_key_like_any_other() -> None:
 @pytest.mark.parametrize("curve", SIZES)
 @pytest.mark.parametrize("change", [-1, 1])
 @pytest.mark.parametrize("which", [0, 1])
-def test_coordinates_have_their_full_size(curve: str, change: int, which: int) -> None:
+def test_coordinates_must_have_their_full_size(curve: str, change: int, which: int) -> None:
     parts = list(coordinates(7, curve))
     parts[which] = parts[which][1:] if change < 0 else b"\0" + parts[which]
     told = refused(ec_jwk(parts[0], parts[1], curve))
@@ -219,8 +219,8 @@ def test_coordinates_have_their_full_size(curve: str, change: int, which: int) -
         pytest.param(64248, id="x short, and y ends with the filling"),
     ],
 )
-def test_short_coordinates_of_older_guests(scalar: int) -> None:
-    """One key in 128; what evidence covers, and what is stored, is the JWK as it was sent."""
+def test_wrongly_padded_coordinates_of_older_guests_are_accepted(scalar: int) -> None:
+    """One key in 128 has one. Evidence covers the JWK as it was sent, which is also stored."""
     x, y = coordinates(scalar, "P-256")
     jwk = ec_jwk(padded(x), padded(y))
     assert jwk != ec_jwk(x, y)
@@ -230,7 +230,7 @@ def test_short_coordinates_of_older_guests(scalar: int) -> None:
 
 
 @pytest.mark.parametrize("lost", [3, 4, 5])
-def test_at_most_four_bytes_of_a_coordinate_are_completed(lost: int) -> None:
+def test_at_most_four_bytes_of_padding_are_corrected(lost: int) -> None:
     """The accepted keys are those that guests make by chance: more lost bytes are forged."""
     x, y = point_with_short_x(32 - lost)
     assert parse(ec_jwk(x, y))
@@ -252,7 +252,7 @@ def point_with_short_x(size: int) -> tuple[bytes, bytes]:
 
 
 @pytest.mark.parametrize("curve", SIZES)
-def test_every_short_key_among_a_thousand(curve: str) -> None:
+def test_every_wrongly_padded_key_among_a_thousand_is_accepted(curve: str) -> None:
     """One in 128 on P-256; three in four on P-521, whose coordinates begin with seven zero bits."""
     count = 0
     for scalar in range(1, 1001):
@@ -268,7 +268,7 @@ def test_every_short_key_among_a_thousand(curve: str) -> None:
 
 
 @given(st.integers(1, 2**250), st.sampled_from(sorted(SIZES)))
-def test_a_right_key_is_never_changed(scalar: int, curve: str) -> None:
+def test_a_correct_key_is_never_changed(scalar: int, curve: str) -> None:
     x, y = coordinates(scalar, curve)
     found = parse(ec_jwk(x, y, curve)).public.public_numbers()
     assert found == ec.EllipticCurvePublicNumbers(
@@ -277,7 +277,7 @@ def test_a_right_key_is_never_changed(scalar: int, curve: str) -> None:
 
 
 @pytest.mark.parametrize("scalar", [230, 2217])
-def test_a_right_key_that_ends_like_the_filling_is_not_changed(scalar: int) -> None:
+def test_a_correct_key_that_ends_like_padding_is_not_changed(scalar: int) -> None:
     x, y = coordinates(scalar, "P-256")
     assert b"0" in (x[-1:], y[-1:])
     found = parse(ec_jwk(x, y)).public.public_numbers()
@@ -285,7 +285,7 @@ def test_a_right_key_that_ends_like_the_filling_is_not_changed(scalar: int) -> N
     assert (found.x, found.y) == (int.from_bytes(x), int.from_bytes(y))
 
 
-def test_other_fillings_are_not_guessed() -> None:
+def test_other_paddings_are_refused() -> None:
     x, y = coordinates(379, "P-256")
     for filling in (b"\0", b"1", b"\x0f"):
         assert "not a point" in refused(ec_jwk(x[1:] + filling, y))
@@ -295,7 +295,7 @@ def test_other_fillings_are_not_guessed() -> None:
 @pytest.mark.parametrize(
     "text", ["A", "AAAAA", "AA=", "AA==", "A+AA", "A/AA", "A A", "AA\n", "é", "\0", "A.AA", ""]
 )
-def test_what_is_no_base64url(text: str) -> None:
+def test_invalid_base64url_is_refused(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         decode_base64url(text)
     refused({**jwk_of("P-256"), "x": text})
@@ -303,7 +303,7 @@ def test_what_is_no_base64url(text: str) -> None:
 
 
 @given(st.binary(min_size=1))
-def test_base64url(data: bytes) -> None:
+def test_base64url_is_decoded(data: bytes) -> None:
     assert encode_base64url(data) == b64url(data)
     assert decode_base64url(b64url(data)) == data
 
@@ -320,7 +320,9 @@ TEXTS = st.sampled_from(
     ),
     st.sampled_from(Version),
 )
-def test_only_its_own_error(jwk: dict[str, JsonValue], version: Version) -> None:
+def test_arbitrary_jwks_raise_the_documented_error_only(
+    jwk: dict[str, JsonValue], version: Version
+) -> None:
     try:
         assert parse(jwk, version).jwk == jwk
     except EvidenceFormat as error:

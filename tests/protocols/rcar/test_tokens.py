@@ -1,4 +1,4 @@
-"""Attestation tokens: what goes in comes out, and nothing but the broker's key makes one."""
+"""Attestation tokens: reading one restores the guest; only the broker's key can sign one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from verdictd_py.protocols.rcar.versions import Version
 
 
 @pytest.mark.parametrize(("kind", "version"), KINDS)
-def test_what_goes_in_comes_out(kind: str, version: Version) -> None:
+def test_a_token_restores_the_guest(kind: str, version: Version) -> None:
     guest = AttestedGuest(appraisal(), tee_key(kind, version), version)
     found = read_back(issued(guest))
     assert found.appraisal == guest.appraisal
@@ -55,19 +55,19 @@ def test_what_goes_in_comes_out(kind: str, version: Version) -> None:
         {"claims": {"eventLog": {"events": [], "efiApplications": ["ab" * 48] * 4000}}},
     ],
 )
-def test_all_of_it_comes_out(tee: str, evidence: dict[str, Any]) -> None:
+def test_a_token_restores_all_evidence(tee: str, evidence: dict[str, Any]) -> None:
     guest = attested(tee=tee, **evidence)
     assert read_back(issued(guest)).appraisal == guest.appraisal
 
 
-def test_a_guest_that_was_accepted_without_evidence() -> None:
-    """A broker that accepts anyone, as its operator wants."""
+def test_a_token_about_a_guest_without_evidence_is_issued() -> None:
+    """The operator has configured a broker that accepts every client."""
     nobody = Appraisal("77", NOW, "none", "none", None, bound=True, refusal=None)
     guest = AttestedGuest(nobody, tee_key(), Version.V0_4_0)
     assert read_back(issued(guest)).appraisal == nobody
 
 
-def test_a_padded_key_comes_out_as_it_was_sent() -> None:
+def test_a_padded_key_is_restored_as_it_was_sent() -> None:
     x, y = coordinates(379, "P-256")
     jwk = ec_jwk(padded(x), padded(y))
     guest = AttestedGuest(appraisal(), TeeKey.parse(jwk, Version.V0_2_0), Version.V0_2_0)
@@ -76,14 +76,14 @@ def test_a_padded_key_comes_out_as_it_was_sent() -> None:
     assert found.key.public.public_numbers() == guest.key.public.public_numbers()
 
 
-def test_no_token_about_a_guest_that_was_refused() -> None:
+def test_no_token_is_issued_about_a_refused_guest() -> None:
     refusal = EvidenceFormat("no")
     with pytest.raises(EvidenceFormat):
         issued(AttestedGuest(replace(appraisal(), refusal=refusal), tee_key(), Version.V0_4_0))
 
 
-def test_others_read_it_with_the_published_keys() -> None:
-    """By jwcrypto, and what guests look for where they look for it."""
+def test_another_library_verifies_it_with_the_published_keys() -> None:
+    """jwcrypto verifies it, and the claims are where guests expect them."""
     token = issued(attested()).token
     (published,) = tokens().jwks()["keys"]
     assert "d" not in published
@@ -132,8 +132,8 @@ def test_guests_can_parse_the_types_of_its_claims() -> None:
         (10**9, "has expired"),
     ],
 )
-def test_time(seconds: float, told: str) -> None:
-    """A clock that is set back by a minute ends no session; nothing outlives its end."""
+def test_a_token_is_valid_for_its_lifetime_only(seconds: float, told: str) -> None:
+    """A clock that is set back by a minute ends no session; an expired token is refused."""
     token = issued(attested()).token
     now = NOW + timedelta(seconds=seconds)
     if told:
@@ -143,13 +143,13 @@ def test_time(seconds: float, told: str) -> None:
     assert timedelta(minutes=5) == LIFETIME
 
 
-def test_another_broker_takes_no_token_of_this_one() -> None:
+def test_a_token_of_another_broker_is_refused() -> None:
     with pytest.raises(TokenInvalid):
         Tokens(ec.generate_private_key(ec.SECP256R1())).read(issued(attested()).token, now=NOW)
 
 
-def test_a_broker_that_trusts_another_root_takes_none_either() -> None:
-    """Of a rehearsal with the same key file, say: its guests are made of software."""
+def test_a_token_of_a_broker_with_another_root_is_refused() -> None:
+    """A rehearsal may use the same key file, but its guests run on simulated hardware."""
     rehearsal, other = (Tokens(tokens().key, root=digest * 64) for digest in "ab")
     made = {
         each: each.issue(attested(), now=NOW, assessment=ASSESSMENT).token
@@ -164,7 +164,7 @@ def test_a_broker_that_trusts_another_root_takes_none_either() -> None:
                     reader.read(token, now=NOW)
 
 
-def test_keys_are_not_shown() -> None:
+def test_keys_are_redacted() -> None:
     assert "key" not in repr(tokens())
     made = issued(attested())
     assert made.token not in repr(made)

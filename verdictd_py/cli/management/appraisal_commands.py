@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from argparse import ArgumentTypeError, Namespace
-from pathlib import Path
 from typing import Final
-
-from rich.console import Group
 
 from verdictd_py._generated import clientapi_pb2 as upstream
 from verdictd_py._generated import verdictd_v1_pb2 as v1
-from verdictd_py.cli.management import show
+from verdictd_py.cli.management import policy_commands, show
 from verdictd_py.cli.management.client import BrokerClient, BrokerFailed, read
 from verdictd_py.cli.management.command import FILE, NAME, Arguments, Command
 from verdictd_py.cli.management.show import Shown
-from verdictd_py.cli.management.upstream import ask_test
 from verdictd_py.errors import ConfigError
 from verdictd_py.tees.registry import DEFAULT_NAME
 
@@ -38,21 +33,6 @@ async def _policy_set(client: BrokerClient, options: Namespace) -> Shown:
     request = upstream.SetOpaPolicyRequest(name=options.name.encode(), content=content)
     await client.ask(client.opa.SetOpaPolicy, request)
     return show.done(f"{options.name} is in force", name=options.name)
-
-
-async def _policy_test(client: BrokerClient, options: Namespace) -> Shown:
-    """Status 1 where the policy does not allow."""
-    text = await ask_test(
-        client,
-        policy=options.policy_file or options.policy,
-        reference=options.reference_file or options.reference,
-        claims=options.input,
-    )
-    found = json.loads(text)
-    rows = [(name, *map(json.dumps, pair)) for name, pair in found["parseInfo"].items()]
-    verdict = "allowed" if found["allow"] else "not allowed"
-    parts = Group(show.table(("claim", "input", "reference"), rows), show.cell(verdict))
-    return Shown(found, parts, status=0 if found["allow"] else 1)
 
 
 async def _reference_show(client: BrokerClient, options: Namespace) -> Shown:
@@ -206,18 +186,6 @@ _PIN: Final[Arguments] = {
     "--expires": {"metavar": "RFC3339", "help": "until when the set accepts"},
     "--yes": {"action": "store_true", "help": "do not ask; needs --field"},
 }
-_POLICY, _DATA = f"{DEFAULT_NAME}Policy.rego", f"{DEFAULT_NAME}Data"
-_TEST: Final[Arguments] = {
-    "--policy": {
-        "metavar": "NAME",
-        "default": f"{DEFAULT_NAME}Policy.rego",
-        "help": "(%(default)s)",
-    },
-    "--policy-file": {"metavar": "FILE", "type": Path, "help": "this one instead"},
-    "--reference": {"metavar": "NAME", "default": _DATA, "help": "(%(default)s)"},
-    "--reference-file": {"metavar": "FILE", "type": Path, "help": "this one instead"},
-    "input": {"metavar": "CLAIMS_FILE", "type": Path},
-}
 _GUESTS: Final[Arguments] = {
     "verdict": {
         "nargs": "?",
@@ -238,7 +206,7 @@ COMMANDS: Final = (
     Command("guest list", "the guests judged lately", _guest_list, _GUESTS),
     Command("policy show", "a policy", _policy_show, NAME),
     Command("policy set", "check and store a policy", _policy_set, {**NAME, **FILE}),
-    Command("policy test", "what it would decide; status 1: not allowed", _policy_test, _TEST),
+    *policy_commands.COMMANDS,
     Command(
         "reference show",
         "reference data, and what it leaves open",

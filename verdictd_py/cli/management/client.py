@@ -98,6 +98,7 @@ class BrokerClient:
         self.images = v1.ImageServiceStub(channel)
         self.references = v1.ReferenceServiceStub(channel)
         self.appraisals = v1.AppraisalServiceStub(channel)
+        self.policy_tests = v1.PolicyTestServiceStub(channel)
         self.about = v1.StatusServiceStub(channel)
 
     @classmethod

@@ -51,7 +51,7 @@ class LayerKeys:
         cipher = Algorithm.parse(algorithm)  # 1
         if cipher is Algorithm.A256CTR and not self._allow_a256ctr:
             raise RequestError(_NO_CTR)
-        return unwrapped(cipher, await self._session.resource(path_of(kid)), iv, encrypted_data)
+        return unwrap_blob(cipher, await self._session.resource(path_of(kid)), iv, encrypted_data)
 
 
 def path_of(kid: str) -> ResourcePath:
@@ -69,7 +69,7 @@ def path_of(kid: str) -> ResourcePath:
     return ResourcePath(segments)
 
 
-def unwrapped(cipher: Algorithm, kek: SecretBytes, iv: bytes, ciphertext: bytes) -> SecretBytes:
+def unwrap_blob(cipher: Algorithm, kek: SecretBytes, iv: bytes, ciphertext: bytes) -> SecretBytes:
     """Decrypt a blob, which ends with the GCM tag and has no associated data.
 
     Raises:

@@ -1,5 +1,8 @@
 """The JSON inside the attested channel, for all three generations of guests (wire-eaa.md).
 
-`reader` and `messages` decode bytes into typed requests; `answers` encodes results. Nothing
-here has IO, a clock or a broker.
+1. `conversation.Conversation` turns plaintext into typed requests (`reader`, `messages`).
+2. `broker.requests` fulfils a request and returns a typed result.
+3. `answers.encode` encodes the result.
+
+Nothing here has IO, a clock or a broker.
 """

@@ -8,6 +8,7 @@ wire-eaa.md, "How the client reads" and "Commands".
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
@@ -35,6 +36,71 @@ class FailureForm(Enum):
     B_BASE64 = "base64 of B"
 
 
+@dataclass(frozen=True, slots=True)
+class Version:
+    """Result of `version`."""
+
+
+@dataclass(frozen=True, slots=True)
+class EchoedText:
+    """Result of `echo`."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plaintexts:
+    """Result of `Decrypt`: pairs of `encrypted_data` exactly as sent, and its plaintext."""
+
+    pairs: tuple[tuple[str, SecretBytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Keks:
+    """Result of `Get KEK`: pairs of a kid exactly as sent, and the key."""
+
+    pairs: tuple[tuple[str, SecretBytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceInfo:
+    """Result of `Get Resource Info`: length of the resource in bytes."""
+
+    content_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """Result of a command that gets a resource."""
+
+    content: SecretBytes
+
+
+Result = Version | EchoedText | Plaintexts | Keks | ResourceInfo | Resource
+
+
+def encode(result: Result) -> bytes:
+    """Encode the answer to a request.
+
+    Raises:
+        RequestError: the answer is longer than the client can read.
+        StorageError: the resource is empty, on which the client fails.
+    """
+    match result:
+        case Version():
+            return version()
+        case EchoedText(text=text):
+            return echo(text)
+        case Plaintexts(pairs=pairs):
+            return encode_plaintexts(pairs)
+        case Keks(pairs=pairs):
+            return encode_keks(pairs)
+        case ResourceInfo(content_bytes=size):
+            return resource_info(base64_size(size))
+        case Resource(content=content):
+            return resource(content)
+
+
 def version() -> bytes:
     """Encode the answer to `version`."""
     return encode_object({"status": "OK", "version": "v1"})
@@ -45,7 +111,7 @@ def echo(text: str) -> bytes:
     return text.encode("utf-8")
 
 
-def decrypted(pairs: Iterable[tuple[str, SecretBytes]]) -> bytes:
+def encode_plaintexts(pairs: Iterable[tuple[str, SecretBytes]]) -> bytes:
     """Encode the answer to `Decrypt`.
 
     Args:
@@ -57,7 +123,7 @@ def decrypted(pairs: Iterable[tuple[str, SecretBytes]]) -> bytes:
     return _mapping(pairs)
 
 
-def keks(pairs: Iterable[tuple[str, SecretBytes]]) -> bytes:
+def encode_keks(pairs: Iterable[tuple[str, SecretBytes]]) -> bytes:
     """Encode the answer to `Get KEK`.
 
     Args:

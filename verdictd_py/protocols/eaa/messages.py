@@ -199,7 +199,7 @@ def _decrypt(members: Mapping[str, JsonValue]) -> Decrypt:
                 f"{quoted(blob.kid)}: another blob has the same encrypted_data, and the answer "
                 "could not distinguish them; send them in separate requests"
             )
-    answers.decrypted(
+    answers.encode_plaintexts(
         (name, SecretBytes(bytes(blob.wrapped.plaintext_bytes))) for name, blob in blobs.items()
     )
     return Decrypt(tuple(blobs.values()))
@@ -239,7 +239,7 @@ def _get_kek(members: Mapping[str, JsonValue]) -> GetKek:
             kids[entry] = Kid(entry, key_named(entry))
         except RequestError as error:
             raise RequestError(f"kid {number}: {error}") from None
-    answers.keks((sent, SecretBytes(bytes(KEY_BYTES))) for sent in kids)
+    answers.encode_keks((sent, SecretBytes(bytes(KEY_BYTES))) for sent in kids)
     return GetKek(tuple(kids.values()))
 
 

@@ -1,1 +1,1 @@
-"""Intel's collateral: its forms, where it comes from, how it is cached and checked."""
+"""Intel's collateral: JSON forms, sources, cache, and verification."""

@@ -1,7 +1,7 @@
-"""Collateral that never stalls: kept in memory and on disk, fetched once, renewed ahead.
+"""Cache of collateral in memory and on disk, renewed before it expires.
 
-Guests wait only for the first fetch of their platform type. After that they are served
-from what is kept, while it is renewed in the background long before it ends.
+Guests wait only for the first fetch of their platform type. After that they are served from
+the cache, which is renewed in the background long before the collateral expires.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from verdictd_py.errors import AttestationError, CollateralUnavailable, StorageE
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.ports import CollateralStore, Events
 from verdictd_py.tees.intel.collateral.check import Validity, check_collateral, ends_at
-from verdictd_py.tees.intel.collateral.flights import Flights
+from verdictd_py.tees.intel.collateral.flights import SingleFlight
 from verdictd_py.tees.intel.collateral.forms import collateral_from_json, collateral_to_json
 from verdictd_py.tees.intel.collateral.pcs import Check
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
 from verdictd_py.tees.intel.pck import root_key_digest
 
 MAX_PLATFORMS: Final = 1024
-"""Kept at once. The PCK chain is verified before its FMSPC gets here, so only platforms that
-Intel made can fill it; there are some dozens of types."""
+"""Maximum number of cached platform types. The PCK chain is verified before its FMSPC is looked
+up, so only Intel's platforms can fill the cache; there are some dozens of types."""
 
-MAX_FLIGHTS: Final = 16
-"""Fetches at once; a guest of one type more is told to come back."""
+MAX_FETCHES: Final = 16
+"""Maximum number of fetches at once; guests of further platform types have to try again."""
 
 RENEW_AT: Final = (0.5, 0.8)
-"""Part of the validity after which collateral is renewed, chosen anew for each set in this
-range: many brokers started together do not ask together."""
+"""Range of the part of the validity after which collateral is renewed. It is random for each set,
+so that brokers that start together do not query the service together."""
 
 FIRST_BACK_OFF: Final = timedelta(seconds=5)
 LONGEST_BACK_OFF: Final = timedelta(minutes=5)
-"""After a failed fetch nobody asks again for so long; doubled at each failure."""
+"""Pause after a failed fetch, for all guests; doubled at each failure."""
 
 _NAME: Final = re.compile(r"(tdx|sgx)-([0-9a-f]{12})-(processor|platform)\.json")
 
@@ -52,8 +52,8 @@ Fetch = Callable[[CollateralRequest, Check], Awaitable[tuple[Collateral, Validit
 
 
 @dataclass(slots=True)
-class _Kept:
-    """One set, verified when it came."""
+class _CachedSet:
+    """One set of collateral, verified when it was cached."""
 
     collateral: Collateral = field(repr=False)
     validity: Validity
@@ -62,7 +62,7 @@ class _Kept:
 
 @dataclass(slots=True)
 class _Failure:
-    """The last fetch, which failed."""
+    """Failure of the last fetch, and the pause after it."""
 
     until: datetime
     pause: timedelta
@@ -73,12 +73,12 @@ class CollateralCache:
     """Port `CollateralSource` over a service (`Pcs.fetch`) and a store.
 
     Args:
-        fetch: asks the service; `CollateralUnavailable` where it has no answer.
-        store: what survives a restart.
-        clock: now, with a time zone.
+        fetch: queries the service; raises `CollateralUnavailable` without a usable answer.
+        store: persistent store.
+        clock: current time, aware.
         root_ca_der: trusted root, None for Intel's.
-        minimum_evaluation: lowest `tcbEvaluationDataNumber` that is accepted.
-        events: told of every renewal and failure.
+        minimum_evaluation: lowest accepted `tcbEvaluationDataNumber`.
+        events: records every renewal and failure.
     """
 
     def __init__(
@@ -99,58 +99,61 @@ class CollateralCache:
         self._root_key = root_key_digest(root_ca_der)
         self._minimum = minimum_evaluation
         self._chance = chance
-        self._kept: dict[CollateralRequest, _Kept] = {}
+        self._cached: dict[CollateralRequest, _CachedSet] = {}
         self._loaded: set[CollateralRequest] = set()
         self._failures: dict[CollateralRequest, _Failure] = {}
-        self._loads = Flights(self._load)
-        self._fetches = Flights(self._fetch_and_keep, limit=MAX_FLIGHTS)
+        self._loads = SingleFlight(self._load)
+        self._fetches = SingleFlight(self._fetch_and_store, limit=MAX_FETCHES)
 
     async def candidates(
         self, request: CollateralRequest, endorsements: Collateral | None
     ) -> tuple[Collateral, ...]:
-        """Collateral for a platform type.
+        """Return collateral for a platform type.
 
-        1. What is kept and valid, at once; if it is due, it is renewed meanwhile.
-        2. Otherwise a fetch, one for all who ask; not while the last failure is recent.
-        3. If that fails, what is kept although it has ended (the verifier says so), and
-           then what the guest brought along.
+        1. Valid cached collateral is returned at once; if it is due, a renewal starts.
+        2. Otherwise collateral is fetched, once for all guests that wait for it, unless a
+           fetch has failed recently.
+        3. If that fails, expired cached collateral (the verifier refuses it, or applies its
+           grace period), and then the guest's own collateral.
 
         Raises:
             CollateralUnavailable: there is none.
         """
-        kept = await self._known(request)
+        cached = await self._cached_or_stored(request)
         now = self._clock()
-        if kept is not None and kept.validity.start <= now <= kept.validity.end:  # 1
-            if now >= kept.renew_at and not self._is_pausing(request, now):
+        if cached is not None and cached.validity.start <= now <= cached.validity.end:  # 1
+            if now >= cached.renew_at and not self._is_pausing(request, now):
                 with suppress(CollateralUnavailable):  # too many others: the next guest tries again
                     self._fetches.start(request)
-            return (kept.collateral,)
+            return (cached.collateral,)
         try:
             return ((await self._fetched(request, now)).collateral,)  # 2
         except CollateralUnavailable:
-            ended = None if kept is None else kept.collateral  # 3
-            found = tuple(each for each in (ended, endorsements) if each is not None)
-            if not found:
+            expired = None if cached is None else cached.collateral  # 3
+            fallbacks = tuple(
+                collateral for collateral in (expired, endorsements) if collateral is not None
+            )
+            if not fallbacks:
                 raise
-            return found
+            return fallbacks
 
     async def restore(self) -> None:
-        """Load everything from the store, so that it is renewed before a guest needs it.
+        """Load all stored collateral, so that it is renewed before a guest needs it.
 
         Raises:
             StorageError: the store cannot be listed.
         """
         for name in (await self._store.names())[:MAX_PLATFORMS]:
             if (request := _request(name)) is not None:
-                await self._known(request)
+                await self._cached_or_stored(request)
 
     async def renew_due(self) -> None:
-        """Renew everything that is due now, and wait for it. Failures are recorded."""
+        """Renew all sets that are due, and wait for the fetches. Failures are recorded."""
         now = self._clock()
         due = [
             request
-            for request, kept in self._kept.items()
-            if now >= kept.renew_at and not self._is_pausing(request, now)
+            for request, cached in self._cached.items()
+            if now >= cached.renew_at and not self._is_pausing(request, now)
         ]
         for request in due:
             with suppress(CollateralUnavailable):  # too many others: at the next call
@@ -158,7 +161,7 @@ class CollateralCache:
         await self._fetches.wait()
 
     async def keep_renewed(self, *, every_seconds: float = 60) -> None:
-        """Call `restore`, then `renew_due` again and again. Returns never.
+        """Call `restore`, then `renew_due` periodically, until cancelled.
 
         Raises:
             StorageError: the store cannot be listed.
@@ -173,15 +176,15 @@ class CollateralCache:
         await self._loads.stop()
         await self._fetches.stop()
 
-    async def _known(self, request: CollateralRequest) -> _Kept | None:
-        """Return what is in memory; the first time, load it from the store.
+    async def _cached_or_stored(self, request: CollateralRequest) -> _CachedSet | None:
+        """Return the set in memory; the first time, load it from the store.
 
-        Guests that arrive together after a restart wait for the same load: none of them may
-        conclude from an empty memory that there is nothing on disk.
+        Guests that connect at the same time after a restart wait for the same load. Otherwise
+        the cache in memory could be taken for complete while the store is still being read.
         """
         if request not in self._loaded:
             await self._loads.result(request)
-        return self._kept.get(request)
+        return self._cached.get(request)
 
     async def _load(self, request: CollateralRequest) -> None:
         try:
@@ -190,25 +193,25 @@ class CollateralCache:
             self._events.record(CollateralUnreadable(problem=str(error)))
             text = None
         if text is not None:
-            self._take_stored(request, text)
+            self._cache_stored(request, text)
         self._loaded.add(request)
 
-    def _take_stored(self, request: CollateralRequest, text: bytes) -> None:
-        """What was verified when it was stored is verified again: files can be written over.
+    def _cache_stored(self, request: CollateralRequest, text: bytes) -> None:
+        """Verify stored collateral again, because files can be changed, and cache it.
 
-        What has ended meanwhile is kept, as it would be without the restart: the operator may
-        have set a grace.
+        Expired collateral is cached too, as it would be without the restart: the operator may
+        have set a grace period.
         """
         try:
             collateral = collateral_from_json(text)
             last = ends_at(collateral) - timedelta(seconds=1)
             validity = self._check(request, collateral, min(self._clock(), last))
-            self._keep(request, collateral, validity)
+            self._cache(request, collateral, validity)
         except (ValueError, AttestationError, CollateralUnavailable) as error:
-            problem = f"the collateral kept for {_label(request)} is not used: {error}"
+            problem = f"the collateral stored for {_label(request)} is not used: {error}"
             self._events.record(CollateralUnreadable(problem=problem))
 
-    async def _fetched(self, request: CollateralRequest, now: datetime) -> _Kept:
+    async def _fetched(self, request: CollateralRequest, now: datetime) -> _CachedSet:
         failure = self._failures.get(request)
         if failure is not None and now < failure.until:
             raise CollateralUnavailable(failure.text)
@@ -218,22 +221,22 @@ class CollateralCache:
         failure = self._failures.get(request)
         return failure is not None and now < failure.until
 
-    async def _fetch_and_keep(self, request: CollateralRequest) -> _Kept:
-        """Fetch, verify, keep and store.
+    async def _fetch_and_store(self, request: CollateralRequest) -> _CachedSet:
+        """Fetch collateral, verify it, and put it into the cache and the store.
 
         Raises:
             CollateralUnavailable: no answer, or one that does not verify.
         """
         try:
             collateral, validity = await self._fetch(
-                request, lambda found: self._acceptable(request, found)
+                request, lambda fetched: self._check_fetched(request, fetched)
             )
-            kept = self._keep(request, collateral, validity)
+            cached = self._cache(request, collateral, validity)
         except (AttestationError, CollateralUnavailable) as error:
             self._failed(request, str(error))
             raise CollateralUnavailable(str(error)) from error
         except Exception as error:
-            # A bug. It is recorded here, because a renewal has no caller that would report it.
+            # Recorded here, because a renewal has no caller that would report it.
             self._failed(request, f"internal error: {type(error).__name__}")
             raise
         self._failures.pop(request, None)
@@ -250,9 +253,9 @@ class CollateralCache:
             await self._store.save(_name(request), collateral_to_json(collateral).encode())
         except StorageError as error:
             self._events.record(CollateralNotStored(problem=str(error)))
-        return kept
+        return cached
 
-    def _acceptable(self, request: CollateralRequest, collateral: Collateral) -> Validity:
+    def _check_fetched(self, request: CollateralRequest, collateral: Collateral) -> Validity:
         validity = self._check(request, collateral, self._clock())
         self._refuse_older(request, validity)
         return validity
@@ -262,27 +265,32 @@ class CollateralCache:
         if validity.evaluation_number < self._minimum:
             raise CollateralUnavailable(
                 f"its TCB evaluation number is {validity.evaluation_number}, "
-                f"at least {self._minimum} is asked for"
+                f"at least {self._minimum} is required"
             )
         return validity
 
     def _refuse_older(self, request: CollateralRequest, validity: Validity) -> None:
-        """A service that lies could repeat what Intel signed before the last TCB recovery."""
-        kept = self._kept.get(request)
-        if kept is None:
-            return
-        if validity.evaluation_number < kept.validity.evaluation_number:
-            raise CollateralUnavailable("the service's collateral is older than what is kept")
+        """Refuse fetched collateral that is older than the cached one.
 
-    def _keep(
+        A malicious service could send what Intel signed before the last TCB recovery.
+        """
+        cached = self._cached.get(request)
+        if cached is None:
+            return
+        if validity.evaluation_number < cached.validity.evaluation_number:
+            raise CollateralUnavailable(
+                "the service's collateral is older than the cached collateral"
+            )
+
+    def _cache(
         self, request: CollateralRequest, collateral: Collateral, validity: Validity
-    ) -> _Kept:
-        if request not in self._kept and len(self._kept) >= MAX_PLATFORMS:
-            raise CollateralUnavailable("too many platform types are kept")
+    ) -> _CachedSet:
+        if request not in self._cached and len(self._cached) >= MAX_PLATFORMS:
+            raise CollateralUnavailable("the cache has too many platform types")
         part = self._chance(*RENEW_AT)
-        kept = _Kept(collateral, validity, validity.start + (validity.end - validity.start) * part)
-        self._kept[request] = kept
-        return kept
+        renew_at = validity.start + (validity.end - validity.start) * part
+        cached = self._cached[request] = _CachedSet(collateral, validity, renew_at)
+        return cached
 
     def _failed(self, request: CollateralRequest, text: str) -> None:
         before = self._failures.get(request)
@@ -300,16 +308,15 @@ class CollateralCache:
 
 
 def _name(request: CollateralRequest) -> str:
-    """Below the store: all three parts are of known alphabets."""
+    """Return the name in the store; all three parts have restricted alphabets."""
     return f"{request.tee}-{request.fmspc}-{request.ca}.json"
 
 
 def _request(name: str) -> CollateralRequest | None:
-    """What a name in the store is of; None for files of somebody else's."""
-    found = _NAME.fullmatch(name)
-    return None if found is None else CollateralRequest(found[1], found[2], found[3])
+    """Return the platform type of a name in the store; None for other files."""
+    match = _NAME.fullmatch(name)
+    return None if match is None else CollateralRequest(match[1], match[2], match[3])
 
 
 def _label(request: CollateralRequest) -> str:
-    kind = request.tee.upper()
-    return f"{kind} FMSPC {request.fmspc} ({request.ca} CA)"
+    return f"{request.tee.upper()} FMSPC {request.fmspc} ({request.ca} CA)"

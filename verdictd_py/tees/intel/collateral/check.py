@@ -1,4 +1,4 @@
-"""Verifies collateral by itself, before it is stored: signatures, dates, and its platform type."""
+"""Verification of collateral without a quote: signatures, dates, and platform type."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _IDS: Final = {TDX: ("TDX", "TD_QE"), SGX: ("SGX", "QE")}
 """`id` of TCB info and of the quoting enclave's identity (PCS v4)."""
 
 _VERSIONS: Final = (3, 2)
-"""`version` of the same two (PCS v4); members of another could mean something else."""
+"""`version` of the same two (PCS v4); members of another version could have another meaning."""
 
 
 _UNREADABLE: Final = (*UNUSABLE, LookupError, AttributeError, RecursionError)
-"""What reading something else than collateral raises, JSON of another shape among it."""
+"""Errors that reading malformed collateral raises, including JSON of another shape."""
 
 
 @dataclass(frozen=True, slots=True)
 class Validity:
-    """Until when collateral holds, and how recent its TCB levels are.
+    """Validity period of collateral, and the version of its TCB levels.
 
     Attributes:
         start: the latest of its dates of issue.
@@ -46,17 +46,17 @@ class Validity:
 def check_collateral(
     collateral: Collateral, request: CollateralRequest, *, root_key: bytes, now: datetime
 ) -> Validity:
-    """Verifies collateral for a platform type.
+    """Verify collateral for a platform type.
 
-    1. TCB info and QE identity are signed under the root. 2. They are of the form known
-    here and for this platform type. 3. Both CRLs are signed by their issuers under the root.
-    4. None of the certificates that signed is revoked. 5. Everything is valid at `now`.
+    1. TCB info and QE identity are signed under the root. 2. They have a known version, and
+    are for this platform type. 3. Both CRLs are signed by their issuers under the root.
+    4. No certificate of a signer is revoked. 5. Everything is valid at `now`.
 
     Args:
         root_key: SHA-256 of the trusted root's SubjectPublicKeyInfo.
 
     Raises:
-        CollateralRejected: 1 to 4 failed; the text says which.
+        CollateralRejected: one of 1 to 4 failed; the text names the check.
         CollateralExpired: 5 failed.
     """
     try:
@@ -72,9 +72,9 @@ def check_collateral(
         verify_texts(collateral, root_key=root_key, now=now)  # 1
         verify_chain(collateral.pck_crl_issuer_chain.encode(), root_key=root_key, now=now)
         _require_known_form(info, identity)  # 2
-        _whose(info, identity, request)
+        _require_platform(info, identity, request)
         crls = _crls(collateral, chains[2], request)  # 3
-        _not_revoked(chains, crls[1])  # 4
+        _require_not_revoked(chains, crls[1])  # 4
         validity = _validity(info, identity, crls)
     except AttestationError:
         raise
@@ -89,28 +89,28 @@ def check_collateral(
 
 
 def check_fit(collateral: Collateral, pce_id: str) -> None:
-    """Checks what dcap-qvl does not ask of collateral that it has verified for a quote.
+    """Check what dcap-qvl does not check in collateral that it has verified for a quote.
 
-    1. Its texts are of the form known here. 2. TCB info is for the platform's PCE.
+    1. TCB info and QE identity have a known version. 2. TCB info is for the platform's PCE.
 
     Args:
-        pce_id: 4 lower-case hex digits, of the PCK certificate.
+        pce_id: 4 lower-case hex digits, from the PCK certificate.
 
     Raises:
-        CollateralRejected: one of them fails.
+        CollateralRejected: one of the checks failed.
     """
     try:
         info, identity = parsed(collateral).tcb_info, parsed(collateral).qe_identity
         _require_known_form(info, identity)  # 1
-        found = bytes.fromhex(info["pceId"]).hex()  # 2
+        own_pce_id = bytes.fromhex(info["pceId"]).hex()  # 2
     except _UNREADABLE as error:
         raise _rejected(f"it cannot be read: {type(error).__name__}") from error
-    if found != pce_id:
-        raise _rejected(f"it is for PCE {found}, the platform has {pce_id}")
+    if own_pce_id != pce_id:
+        raise _rejected(f"it is for PCE {own_pce_id}, the platform has {pce_id}")
 
 
 def ends_at(collateral: Collateral) -> datetime:
-    """Return the earliest of its next updates; nothing is verified.
+    """Return when collateral expires: the earliest of its next updates. Nothing is verified.
 
     Raises:
         ValueError: the collateral has no such dates.
@@ -125,14 +125,15 @@ def ends_at(collateral: Collateral) -> datetime:
         ends += [crl.next_update_utc for crl in crls if crl.next_update_utc is not None]
         return min(ends)
     except _UNREADABLE as error:
-        raise ValueError("the collateral does not say when it ends") from error
+        raise ValueError("the collateral has no expiry date") from error
 
 
 def verify_texts(collateral: Collateral, *, root_key: bytes, now: datetime) -> None:
-    """Verifies that TCB info and QE identity are signed under the root.
+    """Verify that TCB info and QE identity are signed under the root.
 
     Raises:
-        QuoteInvalid, CollateralExpired: one is not, or by a certificate outside its validity.
+        QuoteInvalid: a signature or a chain is invalid.
+        CollateralExpired: a certificate is outside its validity.
     """
     for chain, text, signature, rule in (
         (
@@ -154,15 +155,17 @@ def verify_texts(collateral: Collateral, *, root_key: bytes, now: datetime) -> N
 
 
 def _require_known_form(info: dict[str, Any], identity: dict[str, Any]) -> None:
-    found = (info.get("version"), identity.get("version"))
-    if found != _VERSIONS:
-        names = "TCB info and QE identity of versions"
-        raise _rejected(f"{names} {found[0]} and {found[1]}, 3 and 2 are known")
+    versions = (info.get("version"), identity.get("version"))
+    if versions != _VERSIONS:
+        names = "TCB info and QE identity have the versions"
+        raise _rejected(f"{names} {versions[0]} and {versions[1]}, supported are 3 and 2")
 
 
-def _whose(info: dict[str, Any], identity: dict[str, Any], request: CollateralRequest) -> None:
-    wanted = _IDS.get(request.tee)
-    if wanted is None or (info["id"], identity["id"]) != wanted:
+def _require_platform(
+    info: dict[str, Any], identity: dict[str, Any], request: CollateralRequest
+) -> None:
+    expected = _IDS.get(request.tee)
+    if expected is None or (info["id"], identity["id"]) != expected:
         raise _rejected(f"it is not for {request.tee}")
     if bytes.fromhex(info["fmspc"]).hex() != request.fmspc:
         raise _rejected("it is for another FMSPC")
@@ -186,20 +189,20 @@ def _crls(
             not extensions.get_extension_for_class(x509.BasicConstraints).value.ca
             or not extensions.get_extension_for_class(x509.KeyUsage).value.crl_sign
         ):
-            raise _rejected("the issuer of a revocation list is no CA, or may not sign one")
-    names = [str(each.value).lower() for each in chain[0].subject]
+            raise _rejected("the issuer of a revocation list is not a CA that may sign one")
+    names = [str(attribute.value).lower() for attribute in chain[0].subject]
     if not any(request.ca in name for name in names):
         raise _rejected(f"its revocation list is not that of the {request.ca} CA")
     return pck, root
 
 
-def _not_revoked(
+def _require_not_revoked(
     chains: list[list[x509.Certificate]], root_crl: x509.CertificateRevocationList
 ) -> None:
     for chain in chains:
         for certificate in chain[:-1]:
-            found = root_crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
-            if found is not None:
+            entry = root_crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
+            if entry is not None:
                 raise _rejected("a certificate that signed it is revoked")
 
 
@@ -208,19 +211,20 @@ def _validity(
     identity: dict[str, Any],
     crls: tuple[x509.CertificateRevocationList, ...],
 ) -> Validity:
-    starts = [datetime.fromisoformat(each["issueDate"]) for each in (info, identity)]
-    ends = [datetime.fromisoformat(each["nextUpdate"]) for each in (info, identity)]
+    documents = (info, identity)
+    starts = [datetime.fromisoformat(document["issueDate"]) for document in documents]
+    ends = [datetime.fromisoformat(document["nextUpdate"]) for document in documents]
     for crl in crls:
         if crl.next_update_utc is None:
             raise _rejected("a revocation list has no next update")
         starts.append(crl.last_update_utc)
         ends.append(crl.next_update_utc)
-    numbers = [int(each["tcbEvaluationDataNumber"]) for each in (info, identity)]
+    numbers = [int(document["tcbEvaluationDataNumber"]) for document in documents]
     return Validity(max(starts), min(ends), min(numbers))
 
 
-def _rejected(why: str) -> CollateralRejected:
-    text = f"the collateral does not verify: {why}"
+def _rejected(reason: str) -> CollateralRejected:
+    text = f"the collateral does not verify: {reason}"
     return CollateralRejected(
         text, reasons=(Reason("collateral", "", "", text, kind=ReasonKind.COLLATERAL),)
     )

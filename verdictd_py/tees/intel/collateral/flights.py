@@ -1,4 +1,4 @@
-"""One computation for all callers that want the same value at the same time."""
+"""One computation for all callers that need the same value at the same time."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class Flights(Generic[K, V]):
-    """Runs `work(key)` once for all callers that wait for the same key.
+class SingleFlight(Generic[K, V]):
+    """Runner of `work(key)`, once for all callers that wait for the same key.
 
-    Each computation is a task of its own, so it belongs to no caller: a caller that is
-    cancelled (its guest disconnected, its time is up) leaves the computation to the others.
-    An exception reaches every caller that waits; the next caller starts again.
+    Each computation is a separate task, so it continues for the other callers if one of them
+    is cancelled (its guest disconnected, or it timed out). An exception is raised in every
+    waiting caller; the next caller starts the computation again.
 
     Args:
-        work: computes the value of one key. It records its own failures: where nobody waits
-            for it, its exception is not reported anywhere else.
-        limit: computations at once, None for no bound.
+        work: computes the value of a key. It records its own failures: its exception is not
+            reported elsewhere if no caller waits for it.
+        limit: maximum number of computations at once, None for no limit.
     """
 
     def __init__(
@@ -36,10 +36,10 @@ class Flights(Generic[K, V]):
         return len(self._tasks)
 
     def start(self, key: K) -> asyncio.Task[V]:
-        """Return the computation for `key`, and start it if it does not run.
+        """Return the computation for `key`; start it if it is not running.
 
         Raises:
-            CollateralUnavailable: too many others run.
+            CollateralUnavailable: too many other computations are running.
         """
         task = self._tasks.get(key)
         if task is None:
@@ -54,7 +54,7 @@ class Flights(Generic[K, V]):
         """Wait for the value of `key`.
 
         Raises:
-            CollateralUnavailable: too many others run, or the broker stops.
+            CollateralUnavailable: too many other computations are running, or the broker stops.
             Exception: whatever `work` raises.
         """
         task = self.start(key)
@@ -67,11 +67,11 @@ class Flights(Generic[K, V]):
             raise
 
     async def wait(self) -> None:
-        """Wait until everything that runs now has ended, however it ends."""
+        """Wait until all computations that are running now have ended or failed."""
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def stop(self) -> None:
-        """Cancel everything that runs, and wait until it has ended."""
+        """Cancel all computations, and wait until they have ended."""
         for task in self._tasks.values():
             task.cancel()
         await self.wait()

@@ -1,4 +1,4 @@
-"""Collateral as JSON, in dcap-qvl's form: one set, or a list of them in a file to be carried."""
+"""Collateral as JSON in dcap-qvl's form: one set, or a list of sets for air-gapped sites."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 from verdictd_py.formats.collateral import Collateral
 
 MAX_COLLATERAL_SETS: Final = 4096
-"""In one file, or files in a directory: Intel has some dozens of FMSPCs."""
+"""Maximum number of sets in a file, and of files in a directory. Intel has dozens of FMSPCs."""
 
 _TEXTS: Final = (
     "pck_crl_issuer_chain",
@@ -25,40 +25,44 @@ _IGNORED: Final = {"pck_certificate_chain"}  # dcap-qvl writes it; the quote has
 
 
 def collateral_from_json(text: str | bytes) -> Collateral:
-    """Reads collateral as dcap-qvl writes it: chains PEM, CRLs and signatures hex.
+    """Read collateral as dcap-qvl writes it: chains in PEM, CRLs and signatures in hex.
 
     Raises:
-        ValueError: it has not that form; the text says what is wrong.
+        ValueError: it has another form; the text names the problem.
     """
     return _from_members(parsed(text))
 
 
 def collaterals_from_json(text: str | bytes) -> tuple[Collateral, ...]:
-    """Several of them from a JSON array, or the only one: a file for a hall without a network.
+    """Read one set of collateral, or a JSON array of sets.
 
     Raises:
         ValueError: as `collateral_from_json`.
     """
-    found = parsed(text)
-    if not isinstance(found, list):
-        return (_from_members(found),)
-    if not found:
+    document = parsed(text)
+    if not isinstance(document, list):
+        return (_from_members(document),)
+    if not document:
         raise ValueError("it is an empty list")
-    if len(found) > MAX_COLLATERAL_SETS:
+    if len(document) > MAX_COLLATERAL_SETS:
         raise ValueError(f"it has more than {MAX_COLLATERAL_SETS} sets")
-    return tuple(_from_members(members) for members in found)
+    return tuple(_from_members(members) for members in document)
 
 
 def parsed(text: str | bytes) -> object:
-    """JSON of any shape; ValueError with one line for people where it is none."""
+    """Decode JSON of any shape.
+
+    Raises:
+        ValueError: it is not valid JSON; the text is one line for the operator.
+    """
     try:
         return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except UnicodeDecodeError:
-        raise ValueError("it is no text") from None
+        raise ValueError("it is not text") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"it is no JSON, see line {error.lineno}: {error.msg}") from None
+        raise ValueError(f"it is not valid JSON, see line {error.lineno}: {error.msg}") from None
     except ValueError:  # more digits than Python reads
         raise ValueError("a number in it is too long") from None
 
@@ -73,7 +77,7 @@ def _from_members(members: object) -> Collateral:
         if not isinstance(members.get(name), str):
             raise ValueError(f"{name} is missing or not a string")
         if _SURROGATE.search(members[name]):
-            raise ValueError(f"{name} is no text: it has half of a surrogate pair")
+            raise ValueError(f"{name} is not text: it has half of a surrogate pair")
     return Collateral(
         pck_crl_issuer_chain=members["pck_crl_issuer_chain"],
         root_ca_crl=_unhex(members, "root_ca_crl"),
@@ -88,15 +92,15 @@ def _from_members(members: object) -> Collateral:
 
 
 def collateral_to_json(collateral: Collateral) -> str:
-    """Writes collateral as `collateral_from_json` and dcap-qvl read it."""
+    """Write collateral in the form that `collateral_from_json` and dcap-qvl read."""
     members = {name: getattr(collateral, name) for name in _TEXTS}
     members |= {name: getattr(collateral, name).hex() for name in _BYTES}
     return json.dumps(members, indent=2)
 
 
 def collaterals_to_json(collaterals: Sequence[Collateral]) -> str:
-    """Writes a file that `collaterals_from_json` reads."""
-    return "[" + ",\n".join(collateral_to_json(each) for each in collaterals) + "]\n"
+    """Write several sets in the form that `collaterals_from_json` reads."""
+    return "[" + ",\n".join(map(collateral_to_json, collaterals)) + "]\n"
 
 
 def _unhex(members: Mapping[str, str], name: str) -> bytes:

@@ -1,10 +1,10 @@
-"""Collateral parsed into objects, once for each set however often it is used.
+"""Collateral parsed into objects, once for each set.
 
-One appraisal asks one set of collateral for its evaluation number, its form, its validity and
-its TCB levels. Everything that reads those goes through `parsed`, so that texts of some
-10 KiB are not parsed again for each question, nor again for the next guest.
+One appraisal reads the evaluation number, the form, the validity and the TCB levels of a set.
+All readers use `parsed`, so that texts of some 10 KiB are not parsed several times for one
+guest, nor again for the next one.
 
-Nothing here is verified: signatures, form and dates are checked in `check` and by dcap-qvl.
+Nothing here is verified: `check` and dcap-qvl verify signatures, form and dates.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from cryptography import x509
 from verdictd_py.formats.collateral import Collateral
 
 _SETS: Final = 16
-"""Sets that stay parsed; a guest can bring its own, so the number is bounded."""
+"""Maximum number of cached sets; limited, because guests can send their own."""
 
 
 @dataclass(frozen=True)
 class ParsedCollateral:
-    """A lazy view of one set of collateral. Its objects are shared: do not change them.
+    """Lazy view of one set of collateral. Its objects are shared: do not change them.
 
-    Each attribute raises what its parser raises for a text of another form: `ValueError`
-    (no JSON, no DER) or `RecursionError` (JSON nested too deeply).
+    Each attribute raises the error of its parser: `ValueError` (not valid JSON or DER) or
+    `RecursionError` (JSON nested too deeply).
     """
 
     collateral: Collateral = field(repr=False)
 
     @cached_property
     def tcb_info(self) -> dict[str, Any]:
-        """TCB info (PCS v4, `tcbInfo`); any JSON where it was not verified."""
-        found: dict[str, Any] = json.loads(self.collateral.tcb_info)
-        return found
+        """TCB info (PCS v4, `tcbInfo`); any JSON if it is not verified."""
+        members: dict[str, Any] = json.loads(self.collateral.tcb_info)
+        return members
 
     @cached_property
     def qe_identity(self) -> dict[str, Any]:
-        """Identity of the quoting enclave (PCS v4, `enclaveIdentity`); any JSON likewise."""
-        found: dict[str, Any] = json.loads(self.collateral.qe_identity)
-        return found
+        """Identity of the quoting enclave (PCS v4, `enclaveIdentity`); any JSON, as above."""
+        members: dict[str, Any] = json.loads(self.collateral.qe_identity)
+        return members
 
     @cached_property
     def pck_crl(self) -> x509.CertificateRevocationList:

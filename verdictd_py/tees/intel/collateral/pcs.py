@@ -1,7 +1,7 @@
-"""Collateral from Intel's Provisioning Certification Service, or a PCCS that repeats it.
+"""Collateral from Intel's Provisioning Certification Service, or from a PCCS that caches it.
 
-Only what to ask and how to read the answers; the HTTP client is given, and what verifies the
-answers (`collateral_check`): a service whose answer does not verify has none.
+This module defines the requests and reads the answers. The caller provides the HTTP client and
+the check of the answers (`check`): an answer that does not verify counts as none.
 
 Sources: Intel "API documentation of the Provisioning Certification Service", version 4;
 "Design Guide for Intel SGX PCCS" for `rootcacrl`, which Intel itself does not serve.
@@ -26,7 +26,7 @@ from verdictd_py.tees.intel.pck import UNUSABLE, key_digest, load_chain
 from verdictd_py.tees.intel.quote import SGX, TDX
 
 MAX_ANSWER_BYTES: Final = 1024 * 1024
-"""TCB info is about 20 KiB, a CRL of a whole generation below 200 KiB."""
+"""Maximum size of an answer. TCB info has about 20 KiB, the CRL of a generation below 200 KiB."""
 
 _TCB_CHAINS: Final = ("TCB-Info-Issuer-Chain", "SGX-TCB-Info-Issuer-Chain")
 _CRL_CHAIN: Final = "SGX-PCK-CRL-Issuer-Chain"
@@ -37,19 +37,20 @@ Update = Literal["standard", "early"]
 
 
 Check = Callable[[Collateral], Validity]
-"""Verifies what a service answered; `AttestationError` or `CollateralUnavailable` where it is
-nothing to keep."""
+"""Verifier of a service's answer. It raises `AttestationError` or `CollateralUnavailable` if the
+answer cannot be used."""
 
 
 class Pcs:
-    """Fetches collateral from the first of several services that has it.
+    """Client that fetches collateral from the first of several services that has it.
 
     Args:
         get: the HTTP client.
-        base_urls: without the path that all share, `https://pccs.example:8081`.
-        root_key: SHA-256 of the trusted root's SubjectPublicKeyInfo. Only that root may say
-            where its revocation list is: a service that lies must not choose what we ask.
-        update: which TCB recovery: Intel publishes it `early` for those who can update at once.
+        base_urls: URLs without the common path, `https://pccs.example:8081`.
+        root_key: SHA-256 of the trusted root's SubjectPublicKeyInfo. Only that root may name
+            the address of its revocation list: a malicious service must not choose which
+            addresses the broker requests.
+        update: which TCB recovery to fetch; Intel publishes the `early` one sooner.
     """
 
     def __init__(
@@ -66,11 +67,11 @@ class Pcs:
         self._update = update
 
     async def fetch(self, request: CollateralRequest, check: Check) -> tuple[Collateral, Validity]:
-        """Collateral for one platform type, of the first service whose answer `check` passes.
+        """Fetch collateral for a platform type from the first service whose answer verifies.
 
         Raises:
-            CollateralRejected: none has it, and one answered what does not verify.
-            CollateralUnavailable: no service has it now; what each said.
+            CollateralRejected: no service has it, and the answer of one did not verify.
+            CollateralUnavailable: no service has it now; the text has the reason of each.
         """
         problems: list[str] = []
         failure: type[VerdictdError] = CollateralUnavailable
@@ -85,9 +86,9 @@ class Pcs:
         raise failure("; ".join(problems) or "no collateral service is set")
 
     async def _fetch(self, base: str, request: CollateralRequest) -> Collateral:
-        """1. PCK CRL. 2. TCB info. 3. QE identity. 4. Root CRL."""
+        """Fetch 1. the PCK CRL, 2. TCB info, 3. QE identity, 4. the root CRL."""
         if request.tee not in _SERVED:
-            raise CollateralUnavailable(f"there is none for {request.tee}")
+            raise CollateralUnavailable(f"it has no collateral for {request.tee}")
         sgx = f"{base}/sgx/certification/v4"
         own = f"{base}/{request.tee}/certification/v4"
         update = {} if self._update == "standard" else {"update": self._update}
@@ -112,7 +113,7 @@ class Pcs:
         )
 
     async def _root_crl(self, sgx: str, chain: str) -> bytes:
-        """From the PCCS, or where the root certificate says (Intel's own service)."""
+        """Fetch the root CRL from a PCCS, or from the address in the root certificate (Intel's)."""
         answer = await self._get(f"{sgx}/rootcacrl")
         if answer.status == 200:
             return _hex_or_der(answer.body)
@@ -127,15 +128,15 @@ class Pcs:
 
 
 def _without_password(url: str) -> str:
-    """A base URL for logs: it may hold a name and a password."""
+    """Return a base URL without the user name and password that it may contain, for logs."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _signed(body: bytes, member: str) -> tuple[str, bytes]:
-    """The text that was signed, byte for byte, and its signature, out of their envelope.
+    """Return the exact text that was signed, and its signature, from an answer.
 
-    Decoding and encoding the JSON again would not give the same text.
+    Decoding the JSON and encoding it again would not reproduce the text.
     """
     try:
         text = body.decode("utf-8")
@@ -143,7 +144,7 @@ def _signed(body: bytes, member: str) -> tuple[str, bytes]:
         end = text.rindex(',"signature":"')
         signature = text[end + len(',"signature":"') : text.rindex('"')]
         return text[start:end], bytes.fromhex(signature)
-    except ValueError as error:  # UnicodeDecodeError among them
+    except ValueError as error:  # including UnicodeDecodeError
         raise CollateralUnavailable(f"the answer has no {member} with a signature") from error
 
 
@@ -156,7 +157,7 @@ def _header(answer: HttpAnswer, *names: str) -> str:
 
 
 def _hex_or_der(body: bytes) -> bytes:
-    """A PCCS answers in hex; some in DER."""
+    """Decode a CRL, which most PCCSs send in hex and some in DER."""
     try:
         return bytes.fromhex(body.decode("ascii").strip().strip('"'))
     except ValueError:
@@ -164,10 +165,10 @@ def _hex_or_der(body: bytes) -> bytes:
 
 
 def _distribution_point(chain: str, root_key: bytes) -> str:
-    """Where the root's CRL is, said by the trusted root and nobody else.
+    """Return the address of the root's CRL from the certificate of the trusted root.
 
-    Its key alone would not do: anybody can write a certificate around a public key. So it
-    must have signed itself too.
+    Comparing its key is not enough, because an attacker can put a known public key into another
+    certificate. The root must therefore also have signed its own certificate.
     """
     try:
         root = load_chain(chain.encode())[-1]

@@ -1,4 +1,4 @@
-"""Where Intel's collateral comes from, as an interface for the verifiers of TDX and SGX."""
+"""Port of the sources of Intel's collateral, for the verifiers of TDX and SGX."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from verdictd_py.formats.collateral import Collateral
 
 @dataclass(frozen=True, slots=True)
 class CollateralRequest:
-    """Which collateral: `fmspc` 12 lower-case hex digits, `ca` processor or platform."""
+    """Platform type: `fmspc` is 12 lower-case hex digits, `ca` is `processor` or `platform`."""
 
     tee: str
     fmspc: str
@@ -18,12 +18,12 @@ class CollateralRequest:
 
 
 class CollateralSource(Protocol):
-    """Where collateral comes from; the verifier checks what it gets."""
+    """Source of collateral, whose results the verifier verifies."""
 
     async def candidates(
         self, request: CollateralRequest, endorsements: Collateral | None
     ) -> tuple[Collateral, ...]:
-        """Collateral to try, best first, never empty.
+        """Return collateral to try, best first, never empty.
 
         Raises:
             CollateralUnavailable: there is none for this platform now.

@@ -1,7 +1,6 @@
-"""Where collateral comes from: the operator's files, the guest's own certificate.
+"""Sources of collateral: the operator's files, and the guest's certificate.
 
-What comes from here is only looked up, never believed: the verifier checks every
-signature and date of it.
+A source only looks collateral up: the verifier verifies every signature and date in it.
 """
 
 from __future__ import annotations
@@ -31,17 +30,17 @@ MAX_COLLATERAL_BYTES: Final = 32 * 1024 * 1024  # one file; each platform type i
 
 
 def platform_of(collateral: Collateral) -> CollateralRequest:
-    """Which platforms collateral says it is for; nothing is verified.
+    """Return the platform type that collateral names; nothing is verified.
 
     Raises:
-        ValueError: it does not say so.
+        ValueError: it names none.
     """
     return _index(collateral).request
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """Collateral with what it is for, and how recent it is."""
+    """Collateral with its platform type and how recent it is."""
 
     request: CollateralRequest
     recency: tuple[int, str]
@@ -49,10 +48,10 @@ class _Entry:
 
 
 def _index(collateral: Collateral) -> _Entry:
-    """Reads off the collateral which platforms it is for.
+    """Read platform type and recency from collateral.
 
     Raises:
-        ValueError: it does not say so.
+        ValueError: it does not contain them.
     """
     info: Any = parsed(collateral.tcb_info)
     try:
@@ -64,7 +63,7 @@ def _index(collateral: Collateral) -> _Entry:
     try:
         issuer = x509.load_der_x509_crl(collateral.pck_crl).issuer
     except ValueError:
-        raise ValueError("pck_crl is no revocation list in DER") from None
+        raise ValueError("pck_crl is not a revocation list in DER") from None
     names = [str(name.value).lower() for name in issuer.get_attributes_for_oid(NameOID.COMMON_NAME)]
     cas = [ca for ca in ("processor", "platform") if any(ca in name for name in names)]
     if len(cas) != 1:
@@ -74,25 +73,25 @@ def _index(collateral: Collateral) -> _Entry:
 
 
 Inspect = Callable[[CollateralRequest, Collateral], str]
-"""What is wrong with a set by itself, signatures and dates; empty where nothing is."""
+"""Check of a set's signatures and dates; it returns the problem, empty if there is none."""
 
 
 class FileCollateral:
     """Collateral from one file, or from all `*.json` of a directory.
 
-    Changes on disk are noticed at the next request, by a `stat` of each file. Where they
-    cannot be read, what was read before is served on (until it expires) and the event
-    `collateral.unreadable` is recorded.
+    Each request checks for changed files with `stat`. If a changed file cannot be read, the
+    old content stays in use until it expires, and the event `collateral.unreadable` is
+    recorded.
 
     Args:
         path: file or directory. An empty directory is allowed: it may be filled later.
-        events: where to record an unreadable change.
-        inspect: looks at every set that is read. What it finds is recorded as
-            `warning.collateral`, and the set is kept: ended collateral may have a grace, and
-            a revocation must be found by the verifier, not become an absence.
+        events: records unreadable changes.
+        inspect: checks every set that is read. A problem is recorded as `warning.collateral`,
+            and the set is still used: expired collateral may have a grace period, and the
+            verifier must see a revocation instead of missing collateral.
 
     Raises:
-        ConfigError: a file cannot be read or used; it is named.
+        ConfigError: a file cannot be read or used; the message names it.
     """
 
     def __init__(
@@ -101,35 +100,35 @@ class FileCollateral:
         self._path = path
         self._events = events
         self._inspect = inspect
-        self._seen = self._look()
+        self._states = self._file_states()
         self._entries = self._load()
 
     async def candidates(
         self, request: CollateralRequest, endorsements: Collateral | None
     ) -> tuple[Collateral, ...]:
-        """The operator's collateral for a platform, the most recent first.
+        """Return the operator's collateral for a platform type, the most recent first.
 
         Raises:
             CollateralUnavailable: there is none.
         """
-        del endorsements  # chosen by the guest: another source's business
+        del endorsements  # another source returns them
         self._refresh()
-        found = sorted(
+        matching = sorted(
             (entry for entry in self._entries if entry.request == request),
             key=lambda entry: entry.recency,
             reverse=True,
         )
-        if not found:
+        if not matching:
             raise CollateralUnavailable(f"there is no collateral for {_platform(request)}")
-        return tuple(entry.collateral for entry in found)
+        return tuple(entry.collateral for entry in matching)
 
     def _refresh(self) -> None:
-        """Reads everything again where anything has changed."""
+        """Read all files again if one has changed."""
         try:
-            seen = self._look()
-            if seen == self._seen:
+            states = self._file_states()
+            if states == self._states:
                 return
-            self._seen = seen
+            self._states = states
             self._entries = self._load()
         except ConfigError as error:
             if self._events is not None:
@@ -140,14 +139,14 @@ class FileCollateral:
             return sorted(self._path.glob("*.json"))
         return [self._path]
 
-    def _look(self) -> Mapping[Path, tuple[int, int, int]]:
-        """What tells that a file has changed, for every file."""
+    def _file_states(self) -> Mapping[Path, tuple[int, int, int]]:
+        """Return modification time, size and inode of every file."""
         try:
             files = self._files()
             if len(files) > MAX_COLLATERAL_SETS:
                 raise ConfigError(
-                    f"{self._path} holds more than {MAX_COLLATERAL_SETS} collateral files; "
-                    "remove those of platforms you do not have"
+                    f"{self._path} has more than {MAX_COLLATERAL_SETS} collateral files; "
+                    "remove those for platforms you do not have"
                 )
             stats = {file: file.stat() for file in files}
         except OSError as error:
@@ -155,10 +154,13 @@ class FileCollateral:
                 f"collateral {self._path} cannot be read: {error.strerror or error}; "
                 "name a file or a directory of JSON files that the broker may read"
             ) from error
-        return {file: (at.st_mtime_ns, at.st_size, at.st_ino) for file, at in stats.items()}
+        return {
+            file: (status.st_mtime_ns, status.st_size, status.st_ino)
+            for file, status in stats.items()
+        }
 
     def _load(self) -> tuple[_Entry, ...]:
-        return tuple(entry for file in self._seen for entry in self._load_file(file))
+        return tuple(entry for file in self._states for entry in self._load_file(file))
 
     def _load_file(self, file: Path) -> tuple[_Entry, ...]:
         try:
@@ -166,7 +168,7 @@ class FileCollateral:
                 text = stream.read(MAX_COLLATERAL_BYTES + 1)
             if len(text) > MAX_COLLATERAL_BYTES:
                 raise ValueError(f"it is larger than {MAX_COLLATERAL_BYTES} bytes")
-            entries = tuple(_index(each) for each in collaterals_from_json(text))
+            entries = tuple(_index(collateral) for collateral in collaterals_from_json(text))
         except OSError as error:
             problem = error.strerror or str(error)
         except ValueError as error:
@@ -188,30 +190,30 @@ class FileCollateral:
 
 
 class EndorsementsOnly:
-    """Collateral that the guest brought along: signed by Intel, but chosen by the guest.
+    """Collateral that the guest sent: signed by Intel, but chosen by the guest.
 
-    Never cached, never given to another guest.
+    It is neither cached nor used for another guest.
     """
 
     async def candidates(
         self, request: CollateralRequest, endorsements: Collateral | None
     ) -> tuple[Collateral, ...]:
-        """The guest's own.
+        """Return the guest's own collateral.
 
         Raises:
-            CollateralUnavailable: it brought none.
+            CollateralUnavailable: it sent none.
         """
         if endorsements is None:
             raise CollateralUnavailable(
-                f"the broker has no collateral for {_platform(request)} and the guest brought none"
+                f"the broker has no collateral for {_platform(request)} and the guest sent none"
             )
         return (endorsements,)
 
 
 class FirstAnswer:
-    """Several sources, asked in order: a later one only if none before it answers.
+    """Collateral of the first of several sources that has some.
 
-    The usual one: `FirstAnswer(FileCollateral(path), EndorsementsOnly())`.
+    Usually `FirstAnswer(FileCollateral(path), EndorsementsOnly())`.
     """
 
     def __init__(self, *sources: CollateralSource) -> None:
@@ -220,10 +222,10 @@ class FirstAnswer:
     async def candidates(
         self, request: CollateralRequest, endorsements: Collateral | None
     ) -> tuple[Collateral, ...]:
-        """The first answer.
+        """Return the collateral of the first source that has some.
 
         Raises:
-            CollateralUnavailable: no source has any; what the last one said.
+            CollateralUnavailable: no source has any; the text is that of the last one.
         """
         last = CollateralUnavailable(f"there is no collateral for {_platform(request)}")
         for source in self._sources:
@@ -235,27 +237,25 @@ class FirstAnswer:
 
 
 class EvaluationFloor:
-    """Highest TCB evaluation number seen in verified collateral, for each platform type.
+    """Highest TCB evaluation number of verified collateral, by platform type.
 
-    A guest could otherwise bring collateral of before the last recovery of the TCB that is
-    still within its validity, and be rated better than it is. Kept in memory; only what
-    Intel signed is counted, so no guest can raise it or fill it at will.
+    Without it, a guest could send collateral from before the last TCB recovery that has not
+    expired yet, and get a better TCB status. The numbers are in memory. Only those that Intel
+    signed count, so a guest cannot forge them.
     """
 
     def __init__(self) -> None:
         self._highest: dict[CollateralRequest, int] = {}
 
     def check(self, request: CollateralRequest, number: int, *, chosen_by_guest: bool) -> None:
-        """Counts verified collateral, and refuses what a guest chose too old.
+        """Record verified collateral, and refuse a guest's choice that is too old.
 
         Raises:
-            QuoteInvalid: chosen by the guest, and below what was seen before.
+            QuoteInvalid: the guest chose the collateral, and its number is below the highest.
         """
         highest = self._highest.get(request, 0)
         if chosen_by_guest and number < highest:
-            text = (
-                "the collateral that the guest brought along is older than collateral seen before"
-            )
+            text = "the collateral that the guest sent is older than collateral seen before"
             reason = Reason(
                 "tcb-info",
                 str(number),

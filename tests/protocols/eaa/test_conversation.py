@@ -1,0 +1,79 @@
+"""The conversation without IO: each request once, in order, and its end."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.examples import examples
+from verdictd_py.domain.names import KeyId
+from verdictd_py.errors import NotFound, RequestError
+from verdictd_py.protocols.eaa.answers import FailureForm
+from verdictd_py.protocols.eaa.conversation import Conversation, Received
+from verdictd_py.protocols.eaa.messages import Echo, GetKek, Kid, Unknown, Version
+
+VERSION = b'{"command":"version"}'
+KEK = b'{"command":"Get KEK","kids":["one"]}'
+
+
+def received(*parts: bytes) -> list[Received]:
+    conversation, found = Conversation(), []
+    for part in parts:
+        conversation.receive(part)
+        while (request := conversation.next_request()) is not None:
+            found.append(request)
+    return found
+
+
+def test_requests_are_typed_and_in_their_order() -> None:
+    first, second = received(VERSION + KEK)
+    assert first == Received("version", Version(), FailureForm.A)
+    assert second == Received("Get KEK", GetKek((Kid("one", KeyId(("one",))),)), FailureForm.A)
+
+
+@given(st.integers(0, len(VERSION + KEK)))
+@examples(40)
+def test_records_split_anywhere_make_the_same_requests(at: int) -> None:
+    assert received((VERSION + KEK)[:at], (VERSION + KEK)[at:]) == received(VERSION, KEK)
+
+
+def test_a_request_that_is_not_complete_is_pending() -> None:
+    conversation = Conversation()
+    assert not conversation.pending
+    conversation.receive(VERSION + KEK[:-1])
+    assert conversation.next_request() is not None
+    assert conversation.next_request() is None
+    assert conversation.pending
+    conversation.receive(KEK[-1:])
+    assert conversation.next_request() is not None
+    assert not conversation.pending
+
+
+def test_a_malformed_or_unknown_request_leaves_the_conversation_open() -> None:
+    bad, unknown, good = received(
+        b'{"command":"Get Resource Info","name":1}{"command":"Destroy"}' + VERSION
+    )
+    assert isinstance(bad.request, RequestError)
+    assert (bad.command, bad.failure_form) == ("Get Resource Info", FailureForm.B)
+    assert not bad.closes
+    assert json.loads(bad.failure(NotFound("no such resource"))) == {
+        "status": "Fail",
+        "error": "no such resource",
+    }
+    assert unknown.request == Unknown("Destroy")
+    assert good.request == Version()
+
+
+@pytest.mark.parametrize("bad", [b"[]", b'{"command":1}', b"{}", b'{"a":}', b"\x00"])
+def test_nothing_is_read_after_bytes_without_a_command(bad: bytes) -> None:
+    (only,) = received(bad + VERSION, VERSION)
+    assert isinstance(only.request, RequestError)
+    assert (only.command, only.failure_form, only.closes) == (None, FailureForm.A, True)
+
+
+def test_nothing_is_read_after_echo() -> None:
+    (only,) = received(b'{"command":"echo","data":"x"}' + VERSION, KEK)
+    assert (only.request, only.closes) == (Echo("x"), True)

@@ -1,0 +1,220 @@
+"""Tests of policies before they decide: what they would decide, and why. Nothing is stored."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+from verdictd_py.broker.changes import CheckedDocuments
+from verdictd_py.broker.history import History
+from verdictd_py.documents.recorded import RecordedClaims, read_recorded
+from verdictd_py.documents.reference import ReferenceData
+from verdictd_py.domain.callers import Caller, Right
+from verdictd_py.domain.names import RELEASE_DATA, RELEASE_POLICY, Name
+from verdictd_py.domain.policyreport import PolicyOutline, PolicyReport
+from verdictd_py.encoding import quoted
+from verdictd_py.errors import NotFound, RequestError
+from verdictd_py.ports import (
+    DocumentStore,
+    PolicyDocuments,
+    PolicyReporter,
+    PolicySource,
+    Tee,
+    Tees,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyTest:
+    """Request for a test.
+
+    Attributes:
+        policy: name of the stored policy; empty for the one of the claims' TEE.
+        policy_text: this policy instead, None for the stored one.
+        reference: name of the stored data; empty for what decides together with the policy.
+        reference_text: this data instead, None for the stored one.
+        claims: file of recorded claims (`documents.recorded`); empty where `guest` is given.
+        guest: id of an appraisal that the history has; empty where `claims` are given.
+        tee: of the claims; empty where the claims tell.
+    """
+
+    policy: str = ""
+    policy_text: bytes | None = field(default=None, repr=False)
+    reference: str = ""
+    reference_text: bytes | None = field(default=None, repr=False)
+    claims: bytes = field(default=b"", repr=False)
+    guest: str = ""
+    tee: str = ""
+
+
+class PolicyTests:
+    """Use cases of operators who try policies; each first requires the caller's right.
+
+    Args:
+        deciding: what guests are appraised by: the stored data with the named sets in force.
+    """
+
+    def __init__(
+        self,
+        *,
+        documents: DocumentStore,
+        changes: CheckedDocuments,
+        deciding: PolicySource,
+        tees: Tees,
+        reporter: PolicyReporter,
+        history: History,
+    ) -> None:
+        self._documents = documents
+        self._changes = changes
+        self._deciding = deciding
+        self._tees = tees
+        self._reporter = reporter
+        self._history = history
+
+    async def check(self, caller: Caller, name: str, content: bytes) -> PolicyOutline:
+        """Check a policy as `set_policy` does, with the data that it would decide with.
+
+        Args:
+            name: under which it would be stored.
+
+        Raises:
+            NotAuthorized, RequestError, StorageError: it could not be checked.
+            PolicyInvalid: guests would be refused by it.
+        """
+        caller.require(Right.MANAGE)
+        text = _text(content, "the policy")
+        await self._changes.check_policy(_document_name(name), text)
+        return await self._reporter.outline(text)
+
+    async def report(self, caller: Caller, test: PolicyTest) -> PolicyReport:
+        """Return what the broker would decide about some claims with a policy, and why.
+
+        1. The claims. 2. Their TEE. 3. Policy and data. 4. The report.
+
+        Raises:
+            NotAuthorized, RequestError, NotFound, StorageError: there is nothing to test.
+            PolicyInvalid: the policy cannot be compiled, or the data cannot be used.
+        """
+        caller.require(Right.MANAGE)
+        recorded = self._claims(caller, test)  # 1
+        tee = tee_of_claims(self._tees, recorded, test.tee, test.policy)  # 2
+        documents = await self._documents_of(test, tee)  # 3
+        name = None if tee is None else tee.name
+        report = await self._reporter.report(documents, recorded.claims, name)  # 4
+        stored = test.policy if test.policy_text is None else ""
+        return replace(report, notes=(*notes(self._tees, recorded, stored), *report.notes))
+
+    def _claims(self, caller: Caller, test: PolicyTest) -> RecordedClaims:
+        if bool(test.claims) == bool(test.guest):
+            raise RequestError("give either claims or the id of an appraisal")
+        if test.claims:
+            return only_guest(read_recorded(test.claims, "the claims file"), "the claims file")
+        judgement = self._history.find(caller, test.guest)
+        if not judgement.claims:
+            raise RequestError(
+                f"the guest {quoted(test.guest)} has no claims: its evidence did not verify "
+                f"({judgement.code}); use a guest with genuine evidence (verdict-py guest list)"
+            )
+        return RecordedClaims(judgement.claims, judgement.tee, judgement.withheld)
+
+    async def _documents_of(self, test: PolicyTest, tee: Tee | None) -> PolicyDocuments:
+        policy_name = test.policy or (str(RELEASE_POLICY) if tee is None else tee.documents.policy)
+        data_name = test.reference or (str(RELEASE_DATA) if tee is None else tee.documents.data)
+        if test.policy_text is None:
+            policy = (await self._documents.get(_document_name(policy_name))).text
+        else:
+            policy = _text(test.policy_text, "the policy")
+        if test.reference_text is not None:
+            data = ReferenceData.parse(_text(test.reference_text, "the reference data"))
+            return PolicyDocuments.over(policy, data)
+        return PolicyDocuments.over(policy, await self._data(_document_name(data_name)))
+
+    async def _data(self, name: Name) -> ReferenceData:
+        """Return stored data as it decides: that of a TEE with the named sets in force."""
+        tee = self._documents.tee_of(name)
+        if tee is not None and name == self._documents.reference_name(tee):
+            with suppress(NotFound):  # the stored policy may be missing
+                return (await self._deciding.documents(tee)).reference
+        try:
+            return ReferenceData.parse((await self._documents.get(name)).text)
+        except NotFound:
+            if name != RELEASE_DATA:
+                raise
+            return ReferenceData.of({})  # a release policy decides without data as well
+
+
+def only_guest(recorded: tuple[RecordedClaims, ...], what: str) -> RecordedClaims:
+    """Return the only guest of a file.
+
+    Raises:
+        RequestError: there are several.
+    """
+    if len(recorded) > 1:
+        raise RequestError(
+            f"{what} has {len(recorded)} guests; give the claims of one, or use "
+            "verdictd-py policy test --coverage"
+        )
+    return recorded[0]
+
+
+def tee_of_claims(tees: Tees, recorded: RecordedClaims, named: str, policy: str) -> Tee | None:
+    """Return the TEE of recorded claims; None for the input of a release policy.
+
+    Args:
+        named: by the operator, empty where no TEE was named.
+        policy: name of the policy that is tested; it decides if nothing else does.
+
+    Raises:
+        RequestError: the TEE is not known, or cannot be derived; the message says what to do.
+    """
+    if named:
+        tee, measured = tees.named(named), tees.of_claims(recorded.claims)
+        of = recorded.tee or (tee.name if measured is None else measured.name)
+        if of != tee.name:
+            raise RequestError(f"the claims are of the TEE {of}, not of {tee.name}; correct --tee")
+        return tee
+    if recorded.tee is not None:
+        return tees.named(recorded.tee)
+    if recorded.for_release:
+        return None
+    found = tees.of_claims(recorded.claims) or tees.of_document(policy)
+    if found is None:
+        raise RequestError(
+            f"the claims do not tell their TEE; name it: --tee {' or '.join(tees.names)}"
+        )
+    return found
+
+
+def notes(tees: Tees, recorded: RecordedClaims, policy: str) -> tuple[str, ...]:
+    """Return what an operator has to know about a test with these claims.
+
+    Args:
+        policy: name of the stored policy that is tested; empty for a text.
+    """
+    found = []
+    if recorded.withheld:
+        names = " and ".join(recorded.withheld)
+        found.append(
+            f"the guest had {names}, which the broker does not store: the policy was tested "
+            "without; record all claims with verdictd-py appraise --json"
+        )
+    if policy and not recorded.for_release and tees.of_document(policy) is None:
+        found.append(
+            f"{policy} is the policy of no TEE; if it is a release policy, its input is an "
+            "object with claims, appraisal and resource"
+        )
+    return tuple(found)
+
+
+def _document_name(text: str) -> Name:
+    name = Name.parse(text)
+    if len(name.segments) != 1:
+        raise RequestError("a policy or reference data has a name of one segment")
+    return name
+
+
+def _text(content: bytes, what: str) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{what} is not UTF-8 text, see byte {error.start}") from None

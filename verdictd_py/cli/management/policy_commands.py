@@ -1,0 +1,78 @@
+"""Commands that try a policy on a broker before it decides."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Final
+
+from verdictd_py._generated import verdictd_v1_pb2 as v1
+from verdictd_py.cli import policyreport
+from verdictd_py.cli.management.client import MAX_FILE_BYTES, BrokerClient, BrokerFailed, read
+from verdictd_py.cli.management.command import FILE, Arguments, Command
+from verdictd_py.cli.management.show import Shown
+from verdictd_py.cli.parsing import read_input
+from verdictd_py.errors import ConfigError
+
+
+async def _check(client: BrokerClient, options: Namespace) -> Shown:
+    name = options.policy or options.file.name
+    request = v1.CheckPolicyRequest(name=name, content=read(options.file))
+    answer = await client.ask(client.policy_tests.CheckPolicy, request)
+    return policyreport.checked(str(options.file), answer.syntax, list(answer.rules))
+
+
+async def _test(client: BrokerClient, options: Namespace) -> Shown:
+    """Status 1 where the broker would refuse the guest."""
+    if (options.input is None) == (options.id is None):
+        raise ConfigError("give either a file of claims, or --id with the id of an appraisal")
+    request = v1.TestPolicyRequest(
+        policy=options.policy or "",
+        reference=options.reference or "",
+        id=options.id or "",
+        tee=options.tee or "",
+    )
+    if options.input is not None:
+        request.claims = read_input(options.input, MAX_FILE_BYTES)
+    if options.policy_file is not None:
+        request.policy_content = read(options.policy_file)
+    if options.reference_file is not None:
+        request.reference_content = read(options.reference_file)
+    answer = await client.ask(client.policy_tests.TestPolicy, request)
+    try:
+        return policyreport.tested(json.loads(answer.report))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BrokerFailed("the broker's answer is no report: is -c right?", answered=False) from (
+            error
+        )
+
+
+_CHECK: Final[Arguments] = {
+    **FILE,
+    "--policy": {"metavar": "NAME", "help": "as if it were set under this name (FILE's own)"},
+}
+_TEST: Final[Arguments] = {
+    "input": {
+        "metavar": "CLAIMS_FILE",
+        "type": Path,
+        "nargs": "?",
+        "help": "claims, or the output of explain --json; - for standard input",
+    },
+    "--id": {"metavar": "ID", "help": "the claims of this guest, see guest list"},
+    "--policy": {"metavar": "NAME", "help": "a stored policy (the one of the claims' TEE)"},
+    "--policy-file": {"metavar": "FILE", "type": Path, "help": "this policy instead"},
+    "--reference": {"metavar": "NAME", "help": "stored data (what decides with the policy)"},
+    "--reference-file": {"metavar": "FILE", "type": Path, "help": "this data instead"},
+    "--tee": {"metavar": "TEE", "help": "of the claims, where they do not tell"},
+}
+
+COMMANDS: Final = (
+    Command("policy check", "whether a policy could be set; nothing is stored", _check, _CHECK),
+    Command(
+        "policy test",
+        "what a policy would decide, and why; status 1: refused",
+        _test,
+        _TEST,
+    ),
+)

@@ -1,0 +1,252 @@
+"""`verdictd-py policy`: checks and tests a policy without a broker, exactly as the daemon would."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from verdictd_py import daemon as app
+from verdictd_py.broker.policytests import notes, only_guest, tee_of_claims
+from verdictd_py.cli import policyreport
+from verdictd_py.cli.management.show import Shown
+from verdictd_py.cli.parsing import Parser, moment, read_file, read_input
+from verdictd_py.documents import referencesets
+from verdictd_py.documents.recorded import MAX_RECORDED_BYTES, RecordedClaims, read_recorded
+from verdictd_py.documents.reference import MAX_DATA_BYTES
+from verdictd_py.encoding import JsonValue
+from verdictd_py.errors import ConfigError, PolicyInvalid, RequestError
+from verdictd_py.policy.coverage import PolicyCoverage
+from verdictd_py.policy.engine import CompiledPolicy
+from verdictd_py.policy.floor import Pinning
+from verdictd_py.policy.report import outline, report
+from verdictd_py.policy.sets import combined
+from verdictd_py.policy.trial import sample_input
+from verdictd_py.ports import PolicyDocuments, Tee, Tees
+from verdictd_py.tees.registry import known_tees
+
+PROGRAM: Final = "verdictd-py policy"
+
+MAX_FILES: Final = 100_000
+"""Files of one directory of recorded claims; each costs about a millisecond."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """0 usable, accepted or covered; 1 not.
+
+    Raises:
+        ConfigError, RequestError, PolicyInvalid: it could not be checked or tested.
+    """
+    options = _parser().parse_args(list(argv))
+    shown = _check(options) if options.action == "check" else _test(options)
+    shown.print(as_json=options.json)
+    return shown.status
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        PROGRAM,
+        "Check and test a policy without a broker, exactly as the daemon would.",
+        "exit status: 0 usable, accepted or covered, 1 not, 2 wrong command line or file",
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    check = actions.add_parser(
+        "check", prog=f"{PROGRAM} check", description="whether a broker could use a policy"
+    )
+    test = actions.add_parser(
+        "test", prog=f"{PROGRAM} test", description="what a policy decides, and why"
+    )
+    for action in (check, test):
+        action.add_argument("file", metavar="FILE", type=Path, help="the policy, Rego")
+        action.add_argument(
+            "--data", metavar="FILE", type=Path, help="reference data (the packaged data of --tee)"
+        )
+        action.add_argument("--sets", metavar="FILE", type=Path, help="referenceSets (none)")
+        action.add_argument("--at", metavar="RFC3339", type=moment, help="sets expire (now)")
+        action.add_argument("--tee", metavar="TEE", help="of the claims, where they do not tell")
+        action.add_argument("--json", action="store_true", help="for programs")
+    test.add_argument(
+        "claims",
+        metavar="CLAIMS",
+        type=Path,
+        nargs="?",
+        help="claims, or the output of explain --json; - for standard input",
+    )
+    test.add_argument(
+        "--coverage",
+        metavar="DIR",
+        type=Path,
+        help="count what each rule decided for the recorded claims in DIR/*.json",
+    )
+    test.add_argument("--require-reference-values", action="store_true", help="as the daemon's")
+    return parser
+
+
+def _check(options: Namespace) -> Shown:
+    tees = known_tees(_plugin(options))
+    policy = _text(options.file, "the policy", MAX_DATA_BYTES)
+    tee = tees.named(options.tee) if options.tee else tees.of_document(options.file.name)
+    documents = _documents(options, policy, tee)
+    try:
+        compiled = CompiledPolicy.compile(documents.policy, documents.reference)
+        compiled.evaluate(sample_input(tees, tee))
+    except PolicyInvalid as error:
+        return policyreport.unusable(str(options.file), str(error))
+    description = outline(compiled)
+    return policyreport.checked(str(options.file), description.syntax, list(description.rules))
+
+
+def _test(options: Namespace) -> Shown:
+    if (options.claims is None) == (options.coverage is None):
+        raise ConfigError("give either a file of claims, or --coverage with a directory of them")
+    tees = known_tees(_plugin(options))
+    policy = _text(options.file, "the policy", MAX_DATA_BYTES)
+    if options.coverage is not None:
+        coverage = _Coverage(options, tees, policy)
+        for file in _files(options.coverage):
+            coverage.add(file)
+        return policyreport.covered(coverage.report())
+    what = "standard input" if str(options.claims) == "-" else str(options.claims)
+    data = read_input(options.claims, MAX_RECORDED_BYTES)
+    recorded = only_guest(read_recorded(data, what), what)
+    tee = tee_of_claims(tees, recorded, options.tee or "", options.file.name)
+    documents = _documents(options, policy, tee)
+    result = report(
+        _compiled(options, documents),
+        policy,
+        recorded.claims,
+        tee,
+        pinning=_pinning(options),
+    )
+    result = replace(result, notes=(*notes(tees, recorded, ""), *result.notes))
+    return policyreport.tested(result.as_json())
+
+
+def _pinning(options: Namespace) -> Pinning:
+    return Pinning(require_reference_values=options.require_reference_values)
+
+
+class _Coverage:
+    """Coverage by the files of a directory; the first usable claims tell its TEE.
+
+    Attributes:
+        problems: files that could not be used, or whose evaluation failed.
+    """
+
+    def __init__(self, options: Namespace, tees: Tees, policy: str) -> None:
+        self.problems: list[dict[str, JsonValue]] = []
+        self._options = options
+        self._tees = tees
+        self._policy = policy
+        self._guests = 0
+        self._counted: tuple[Tee | None, PolicyCoverage] | None = None
+
+    def add(self, file: Path) -> None:
+        """Count the guests of one file.
+
+        Raises:
+            ConfigError: the policy or its data cannot be used.
+        """
+        try:
+            guests = read_recorded(read_file(file, MAX_RECORDED_BYTES), "the file")
+        except (RequestError, ConfigError) as error:
+            self.problems.append({"file": file.name, "problem": str(error)})
+            return
+        for recorded in guests:
+            try:
+                self._add(recorded)
+            except (RequestError, PolicyInvalid) as error:
+                self.problems.append({"file": file.name, "problem": str(error)})
+
+    def _add(self, recorded: RecordedClaims) -> None:
+        options = self._options
+        tee = tee_of_claims(self._tees, recorded, options.tee or "", options.file.name)
+        if self._counted is None:
+            compiled = _compiled(options, _documents(options, self._policy, tee))
+            self._counted = tee, PolicyCoverage(compiled, pinning=_pinning(options))
+        first, counted = self._counted
+        if first is not tee:
+            names = ["no TEE" if each is None else each.name for each in (tee, first)]
+            raise RequestError(
+                f"its claims are of {names[0]}, those of the first file of {names[1]}; "
+                "use a directory for each"
+            )
+        self._guests += 1
+        counted.add(recorded.claims, tee)
+
+    def report(self) -> dict[str, JsonValue]:
+        """Return the members of `--coverage --json`.
+
+        Raises:
+            ConfigError: no claims could be used.
+        """
+        directory = self._options.coverage
+        if self._counted is None and not self.problems:
+            raise ConfigError(
+                f"{directory} has no files *.json; record claims there (verdict-py explain --json)"
+            )
+        if self._counted is None:
+            first = self.problems[0]
+            raise ConfigError(
+                f"{directory} has no usable claims; {first['file']}: {first['problem']}"
+            )
+        problems: list[JsonValue] = [*self.problems]
+        return {"guests": self._guests, **self._counted[1].as_json(), "problems": problems}
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    """Return the regular files `*.json` of a directory in the order of their names."""
+    try:
+        names = sorted(each.name for each in directory.iterdir() if each.suffix == ".json")
+    except OSError as error:
+        raise ConfigError(f"cannot read {directory}: {error.strerror}; check its name") from error
+    if len(names) > MAX_FILES:
+        raise ConfigError(f"{directory} has more than {MAX_FILES} files *.json; use fewer")
+    return (file for name in names if (file := directory / name).is_file())
+
+
+def _compiled(options: Namespace, documents: PolicyDocuments) -> CompiledPolicy:
+    try:
+        return CompiledPolicy.compile(documents.policy, documents.reference)
+    except PolicyInvalid as error:
+        raise ConfigError(f"{options.file}: {error}; correct it") from error
+
+
+def _documents(options: Namespace, policy: str, tee: Tee | None) -> PolicyDocuments:
+    """Return what decides: the policy, over the data with the named sets in force.
+
+    Raises:
+        PolicyInvalid: the data cannot be used; the message names the file.
+    """
+    data = "{}" if tee is None else tee.documents.defaults().data
+    if options.data is not None:
+        data = _text(options.data, "the reference data", MAX_DATA_BYTES)
+    sets: referencesets.Sets = {}
+    if options.sets is not None:
+        text = _text(options.sets, "the sets", MAX_DATA_BYTES)
+        try:
+            sets = referencesets.parse(text).get("" if tee is None else tee.name, {})
+        except RequestError as error:
+            raise ConfigError(f"{options.sets}: {error}") from error
+    try:
+        return combined(policy, data, sets, options.at or app.utc_now())
+    except PolicyInvalid as error:
+        raise ConfigError(f"{options.data}: {error}; correct it") from error
+
+
+def _text(file: Path, what: str, limit: int) -> str:
+    data = read_file(file, limit)
+    if len(data) > limit:
+        raise ConfigError(f"{file} is larger than {limit} bytes; check the name of {what}")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{file} is not UTF-8 text, see byte {error.start}; check its name"
+        ) from None
+
+
+def _plugin(options: Namespace) -> Sequence[str] | None:
+    return None if options.tee is None else [options.tee]

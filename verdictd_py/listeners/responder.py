@@ -1,0 +1,81 @@
+"""Answers to the requests of one attested guest, in their order, each with its events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+from verdictd_py.broker.release import Releaser
+from verdictd_py.broker.requests import GuestRequests
+from verdictd_py.domain.appraisal import AppraisedPeer
+from verdictd_py.domain.events import RequestAnswered, RequestFailed, RequestReceived
+from verdictd_py.errors import VerdictdError
+from verdictd_py.ports import Events
+from verdictd_py.protocols.eaa import answers
+from verdictd_py.protocols.eaa.conversation import Conversation, Received
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Plaintext to send as one TLS write, and whether the connection ends after it."""
+
+    data: bytes = field(repr=False)
+    close: bool = False
+
+
+class Responder:
+    """Turns plaintext of an appraised peer into answers.
+
+    Args:
+        monotonic: returns seconds, to measure how long a request takes to arrive.
+
+    Attributes:
+        began: when the incomplete request began, None if there is no incomplete request.
+    """
+
+    def __init__(
+        self,
+        peer: AppraisedPeer,
+        releaser: Releaser,
+        events: Events,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._address = peer.address
+        self._requests = GuestRequests(peer, releaser)
+        self._events = events
+        self._monotonic = monotonic
+        self._conversation = Conversation()
+        self.began: float | None = None
+
+    async def feed(self, plaintext: bytes) -> AsyncIterator[Answer]:
+        """Yield an answer to each request that `plaintext` completes, before the next is read."""
+        self._conversation.receive(plaintext)
+        while (received := self._conversation.next_request()) is not None:
+            self.began = None
+            yield Answer(await self._answer(received), close=received.closes)
+        if not self._conversation.pending:
+            self.began = None
+        elif self.began is None:
+            self.began = self._monotonic()
+
+    async def _answer(self, received: Received) -> bytes:
+        command, request = received.command or "", received.request
+        if received.command is not None:
+            self._events.record(RequestReceived(peer=self._address, command=command))
+        try:
+            if isinstance(request, VerdictdError):
+                raise request
+            data = answers.encode(await self._requests.fulfil(request))
+        except VerdictdError as error:
+            self._events.record(
+                RequestFailed(
+                    peer=self._address, command=command, code=error.code, reason=str(error)
+                )
+            )
+            return received.failure(error)
+        self._events.record(
+            RequestAnswered(peer=self._address, command=command, answer_bytes=len(data))
+        )
+        return data

@@ -1,0 +1,206 @@
+"""Reports of tested policies: what the broker would decide about some claims, and why.
+
+The decision is the one of `policy.appraisal` and `policy.release`: the same engine and budget,
+the same rules that no policy can overrule. Comparisons come from a second evaluation that
+records them. It decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from verdictd_py.documents.reference import Reference
+from verdictd_py.domain.claims import Compared
+from verdictd_py.domain.policyreport import (
+    ClaimComparison,
+    Comparison,
+    PolicyOutline,
+    PolicyReport,
+    RuleState,
+    RuleValue,
+)
+from verdictd_py.encoding import JsonValue
+from verdictd_py.errors import PolicyInvalid, Reason
+from verdictd_py.policy import appraisal, explain
+from verdictd_py.policy.engine import CompiledPolicy, PolicyResult, in_thread
+from verdictd_py.policy.floor import Pinning
+from verdictd_py.ports import PolicyDocuments, Tee, Tees
+
+Claims = Mapping[str, JsonValue]
+
+
+class PolicyReports:
+    """Port `PolicyReporter`.
+
+    Args:
+        tees: those whose claims can be tested.
+        pinning: as for `RegoAppraisalPolicy`.
+    """
+
+    def __init__(self, tees: Tees, *, pinning: Pinning) -> None:
+        self._tees = tees
+        self._pinning = pinning
+
+    async def outline(self, policy: str) -> PolicyOutline:
+        return outline(await in_thread(CompiledPolicy.compile, policy, "{}"))
+
+    async def report(
+        self, documents: PolicyDocuments, claims: Claims, tee: str | None
+    ) -> PolicyReport:
+        return await in_thread(self._report, documents, claims, tee)
+
+    def _report(self, documents: PolicyDocuments, claims: Claims, tee: str | None) -> PolicyReport:
+        return report(
+            CompiledPolicy.compile(documents.policy, documents.reference),
+            documents.policy,
+            claims,
+            self._tees.get(tee),
+            pinning=self._pinning,
+        )
+
+
+def report(
+    compiled: CompiledPolicy,
+    source: str,
+    claims: Claims,
+    tee: Tee | None,
+    *,
+    pinning: Pinning,
+) -> PolicyReport:
+    """Return the report of a policy and the claims of one guest.
+
+    Args:
+        source: text of the policy, for the lines of comparisons.
+        tee: of the claims; None for the input of a release policy.
+
+    An evaluation that fails is a refusal, as it is in the broker; `error` names its cause.
+    """
+    reference = compiled.reference.values
+    compared = () if tee is None else tuple(_claims(tee, claims, reference))
+    try:
+        result = compiled.evaluate(claims)
+    except PolicyInvalid as error:
+        return PolicyReport(
+            allow=False,
+            tee=None if tee is None else tee.name,
+            error=str(error),
+            reasons=appraisal.failed(tee, claims, error),
+            rules=rule_values(compiled, None),
+            claims=compared,
+            comparisons=(),
+            comparisons_made=0,
+        )
+    comparisons, made, notes = _comparisons(compiled, source, claims, result)
+    return PolicyReport(
+        allow=result.allow,
+        tee=None if tee is None else tee.name,
+        error="",
+        reasons=decision(claims, reference, result, tee, pinning=pinning),
+        rules=rule_values(compiled, result.document),
+        claims=compared,
+        comparisons=comparisons,
+        comparisons_made=made,
+        notes=notes,
+    )
+
+
+def outline(compiled: CompiledPolicy) -> PolicyOutline:
+    """Return the syntax and the rules of a policy."""
+    return PolicyOutline(compiled.syntax, tuple(rule.name for rule in rule_values(compiled, None)))
+
+
+def decision(
+    claims: Claims,
+    reference: Reference,
+    result: PolicyResult,
+    tee: Tee | None,
+    *,
+    pinning: Pinning,
+) -> tuple[Reason, ...]:
+    """Return every reason to refuse; empty accepts the guest, or releases the secret to it."""
+    if tee is not None:
+        return appraisal.refusals(tee, claims, reference, result, pinning)
+    if result.allow:
+        return ()
+    return explain.own_reasons(result.document) or (appraisal.unexplained(result),)
+
+
+def rule_values(
+    compiled: CompiledPolicy, document: Mapping[str, JsonValue] | None
+) -> tuple[RuleValue, ...]:
+    """Return every rule of the package in the order of the policy, once each.
+
+    Args:
+        document: value of every rule that is defined; None if the evaluation failed.
+    """
+    lines: dict[tuple[str, ...], list[int]] = {}
+    for each in compiled.definitions:
+        lines.setdefault(each.path, []).append(each.line)
+    functions = {each.path for each in compiled.definitions if each.function}
+    return tuple(
+        _rule(path, tuple(of_path), path in functions, document) for path, of_path in lines.items()
+    )
+
+
+def _rule(
+    path: tuple[str, ...],
+    lines: tuple[int, ...],
+    function: bool,
+    document: Mapping[str, JsonValue] | None,
+) -> RuleValue:
+    name = ".".join(path)
+    if function:
+        return RuleValue(name, lines, RuleState.FUNCTION)
+    if document is None:
+        return RuleValue(name, lines, RuleState.FAILED)
+    value: JsonValue = dict(document)
+    for part in path:
+        if not isinstance(value, dict) or part not in value:
+            return RuleValue(name, lines, RuleState.UNDEFINED)
+        value = value[part]
+    return RuleValue(name, lines, RuleState.DEFINED, value)
+
+
+def _claims(tee: Tee, claims: Claims, reference: Reference) -> Iterator[ClaimComparison]:
+    """Compare each claim that the reference data or the TEE itself has a value for."""
+    differing = {reason.rule for reason in explain.differences(tee, claims, reference)}
+    names = [*tee.claims, *sorted((reference.keys() & claims.keys()) - tee.claims.keys())]
+    for name in names:
+        claim = tee.claims.get(name)
+        how = Compared.ONE_OF if claim is None else claim.compared
+        expected: JsonValue = False if how is Compared.ALWAYS_FALSE else reference.get(name)
+        if tee.tcb is not None and name == tee.tcb.claim and not expected:
+            expected = list(tee.tcb.accepted)
+        if expected is None and not (claim is not None and claim.measurement):
+            continue
+        result = "any value" if expected in (None, []) else "fits"
+        if name in differing:
+            result = "differs"
+        yield ClaimComparison(name, claims.get(name), how.value, expected, result)
+
+
+def _comparisons(
+    compiled: CompiledPolicy, source: str, claims: Claims, result: PolicyResult
+) -> tuple[tuple[Comparison, ...], int, tuple[str, ...]]:
+    """Return the comparisons that the policy made, and a note if they could not be recorded."""
+    try:
+        trace = compiled.trace(claims)
+    except PolicyInvalid as error:
+        return (), 0, (f"the comparisons could not be recorded: {error}",)
+    if trace.document != result.document:
+        return (), 0, ("the comparisons could not be recorded: the second evaluation differs",)
+    lines = source.removeprefix("\ufeff").split("\n")
+    return tuple(_comparison(row, lines) for row in trace.rows), trace.made, ()
+
+
+def _comparison(row: Mapping[str, JsonValue], lines: list[str]) -> Comparison:
+    line = row["line"]
+    number = line if isinstance(line, int) else 0
+    return Comparison(
+        line=number,
+        source=lines[number - 1].strip() if 0 < number <= len(lines) else "",
+        left=str(row["left"]),
+        operator=str(row["operator"]),
+        right=str(row["right"]),
+        result=row["result"] is True,
+    )

@@ -1,0 +1,79 @@
+"""The conversation with an attested guest: plaintext in, typed requests out, in their order.
+
+After each `receive`, take requests until `next_request` returns None. Each must be answered
+before the next one is taken: with `answers.encode` of the broker's result, or with
+`Received.failure`. The connection ends after an answer to a request that `closes`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from verdictd_py.errors import RequestError
+from verdictd_py.protocols.eaa import answers, messages
+from verdictd_py.protocols.eaa.answers import FailureForm
+from verdictd_py.protocols.eaa.messages import Echo, MalformedRequest, Request
+from verdictd_py.protocols.eaa.reader import RequestReader
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A request of the guest, or its error if it is malformed.
+
+    Attributes:
+        command: the command as sent, for the log; None if the guest sent none.
+        request: the typed request, or the error to answer with if it is malformed.
+        failure_form: shape of a failure that the command's client can read.
+        closes: whether the connection ends after the answer.
+    """
+
+    command: str | None
+    request: Request | RequestError
+    failure_form: FailureForm
+    closes: bool = False
+
+    def failure(self, error: Exception) -> bytes:
+        """Encode a failure to answer this request."""
+        return answers.failure(self.failure_form, str(error))
+
+
+class Conversation:
+    """State of one conversation: the bytes of a request that is not complete yet."""
+
+    def __init__(self) -> None:
+        self._reader = RequestReader()
+        self._ended = False
+
+    @property
+    def pending(self) -> bool:
+        """Whether a request has started that `next_request` has not returned yet."""
+        return not self._ended and self._reader.pending
+
+    def receive(self, plaintext: bytes) -> None:
+        """Append plaintext of the guest."""
+        self._reader.feed(plaintext)
+
+    def next_request(self) -> Received | None:
+        """Return the next request; None if more bytes are needed, or the conversation ended."""
+        if self._ended:
+            return None
+        received = self._next()
+        self._ended = received is not None and received.closes
+        return received
+
+    def _next(self) -> Received | None:
+        try:
+            members = self._reader.next_request()
+        except RequestError as error:
+            return Received(None, error, FailureForm.A, closes=True)
+        if members is None:
+            return None
+        sent = members.get("command")
+        command = sent if isinstance(sent, str) else None
+        try:
+            request = messages.parse(members)
+        except MalformedRequest as error:
+            return Received(command, error, error.failure_form)
+        except RequestError as error:  # without a command, what follows cannot be trusted
+            return Received(command, error, FailureForm.A, closes=True)
+        return Received(command, request, request.failure_form, closes=isinstance(request, Echo))
