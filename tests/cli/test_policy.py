@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.policy.support import POLICIES, TWO, tdx_claims
+from tests.policy.support import POLICIES, TWO, sgx_claims, tdx_claims
 from tests.support.command import Ended, Run, run_all, run_here
 
 TDX = str(POLICIES / "tdxPolicy.rego")
@@ -123,6 +123,14 @@ class TestReport:
         assert policy("test", tmp_path / "p.rego", good).status == 0
         ended = policy("test", tmp_path / "p.rego", good, "--require-reference-values")
         assert ended.status == 1
+
+    def test_a_tee_that_nobody_named_needs_a_pin(self, policy: Policy, tmp_path: Path) -> None:
+        claims = written(tmp_path / "claims.json", sgx_claims())
+        words = ("test", POLICIES / "sgxPolicy.rego", claims)
+        ended = policy(*words, "--json")
+        assert (ended.status, ended.json["allow"]) == (1, True)
+        assert "no measurement of sgx is pinned" in ended.json["reasons"][0]["text"]
+        assert policy(*words, "--verifier", "tdx,sgx").status == 0
 
     def test_a_set_that_expired_accepts_nothing(self, policy: Policy, tmp_path: Path) -> None:
         good = written(tmp_path / "good.json", tdx_claims())

@@ -451,20 +451,6 @@ class TestToken:
                         await session.token()
             assert kbs.paths == ["auth", "attest"] * 2
 
-    def test_the_tees_key_is_found_in_both_places(self) -> None:
-        claims: dict[str, Any] = {
-            "submods": {
-                "cpu0": {
-                    "ear.veraison.annotated-evidence": {
-                        "runtime_data_claims": {"tee-pubkey": {"kty": "EC"}}
-                    }
-                }
-            },
-            "customized_claims": {"runtime_data": {"tee-pubkey": {"kty": "RSA"}}},
-        }
-        assert Token.parse(jwt(claims)).tee_keys() == ({"kty": "EC"}, {"kty": "RSA"})
-        assert Token.parse(jwt({"submods": 5})).tee_keys() == (None, None)
-
     def test_claims_of_their_types_are_read(self) -> None:
         claims: dict[str, Any] = {"exp": 1.5, "iat": 1, "iss": None, "aud": ["a"], "other": [{}]}
         assert Token.parse(jwt(claims)).claims == claims

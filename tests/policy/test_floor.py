@@ -13,6 +13,7 @@ from verdictd_py.domain.evidence import DEVICES
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, StorageError
 from verdictd_py.policy.appraisal import OpenMeasurements, RegoAppraisalPolicy
+from verdictd_py.policy.floor import Pinning
 from verdictd_py.ports import PolicyDocuments
 from verdictd_py.ports.tees import Tees
 
@@ -31,7 +32,8 @@ async def reasons(
     required: bool = False,
 ) -> list[dict[str, str]]:
     source = Documents(PolicyDocuments(policy, data))
-    tested = RegoAppraisalPolicy(source, tees, require_reference_values=required)
+    pinning = Pinning(require_reference_values=required)
+    tested = RegoAppraisalPolicy(source, tees, pinning=pinning)
     return [reason.as_json() for reason in await tested.failures(tee, claims)]
 
 

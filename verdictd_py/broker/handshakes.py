@@ -71,7 +71,7 @@ class Handshakes:
     They take and return typed values. `protocols.rcar` reads these from bodies and writes them.
 
     Args:
-        appraiser: judges HTTP guests as it judges every guest.
+        appraiser: appraises HTTP guests as it appraises every guest.
         releaser: releases secrets to guests that were accepted.
         unpinned: returns the measurements of a TEE without reference values, for tokens.
     """
@@ -140,7 +140,7 @@ class Handshakes:
     async def attest(self, session: OpenSession, answer: Attestation, *, address: str) -> str:
         """Return the token of a guest that answered its challenge and is accepted.
 
-        1. The appraiser judges. 2. The token is issued; claims that do not fit into it are
+        1. The appraiser appraises. 2. The token is issued; claims that do not fit into it are
         stored next to it. 3. The session holds the token from now on.
 
         Raises:
