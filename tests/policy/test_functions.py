@@ -105,7 +105,8 @@ def test_a_function_that_is_not_available_is_named(call: str, said: str) -> None
 
 def test_a_function_that_replaces_another_must_be_the_policys_own() -> None:
     """The engine knows no other one where it looks for the replacement."""
-    with pytest.raises(PolicyInvalid, match=r"line 3, column 10: `with` cannot replace by count: write"):
+    said = r"line 3, column 10: `with` cannot replace by count: write"
+    with pytest.raises(PolicyInvalid, match=said):
         CompiledPolicy.compile(HEAD + "allow if f([1]) with f as count\nf(x) := 1", "{}")
 
 
