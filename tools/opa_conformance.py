@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -34,6 +35,7 @@ from verdictd_py.policy.instances import COMPILE_FUEL, DECISION_FUEL, EngineInst
 CASES: Final = "v1/test/cases/testdata"
 OUTCOMES: Final = ("same answer", "both fail", "refused", "failed", "different", "not applicable")
 MODES: Final = {"errors refuse, as in the broker": False, "errors are undefined, as in OPA": True}
+_FUNCTION: Final = re.compile(r"([\w.]+) \((not available yet|absent on purpose|unknown|not)\b")
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,15 @@ def _unordered(value: object) -> object:
     return value
 
 
+def topic(reason: str) -> str:
+    """Return the reason without numbers, or the families of the functions that it names."""
+    functions = _FUNCTION.findall(reason)
+    if functions:
+        return ", ".join(sorted({f"{name.split('.')[0]} ({why})" for name, why in functions}))
+    words = re.sub(r"^(line \d+(, column \d+)?: )+|\d[\d.e]*", "", reason)
+    return re.sub(r"variable \S+", "variable", words)[:60]
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Run OPA's conformance cases.")
     parser.add_argument("checkout", type=Path, help="source tree of OPA")
@@ -145,15 +156,21 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     cases = list(read_cases(arguments.checkout))
     different = 0
+    reasons: Counter[tuple[str, str]] = Counter()
     for title, lenient in MODES.items():
         counts: Counter[str] = Counter()
         for case in cases:
             result, reason = outcome(case, lenient=lenient)
             counts[result] += 1
+            reasons[result, topic(reason)] += not lenient
             if result in (arguments.show, "different"):
                 print(f"{result}: {case.name}: {reason}")
         print(f"{title}: " + ", ".join(f"{counts[each]} {each}" for each in OUTCOMES))
         different += counts["different"]
+    print("why, in the broker:")
+    for (result, reason), number in reasons.most_common():
+        if result in ("refused", "failed") and number:
+            print(f"{number:6} {result}: {reason}")
     return 1 if different else 0
 
 
