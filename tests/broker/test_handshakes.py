@@ -299,15 +299,14 @@ async def test_who_cannot_be_judged_now_is_told_so(broker: Broker, error: Verdic
         await broker.get(session_id)
 
 
-async def test_unpinned_measurements_that_cannot_be_read(broker: Broker) -> None:
-    broker.unpinned = StorageError("the reference data cannot be read")
-    with pytest.raises(StorageError):
-        await broker.attest()
-
-
-async def test_unpinned_measurements_are_a_warning(broker: Broker) -> None:
-    broker.unpinned = ("rtmr1",)
-    _, token = await broker.attest()
+async def test_the_token_and_the_release_policy_see_the_trust_of_the_appraisal(
+    broker: Broker,
+) -> None:
+    broker.trust = {"hardware": 2, "executables": 33}
+    session_id, token = await broker.attest()
+    broker.trust = {"hardware": 2, "executables": 2}  # a later pin does not rate this guest
+    await broker.get(session_id)
+    assert broker.release.asked[-1][0].trust == {"hardware": 2, "executables": 33}
     payload = token.split(".")[1]
     said = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
     assert said["submods"]["cpu0"]["ear.status"] == "warning"

@@ -91,7 +91,7 @@ async def test_a_refusal_names_the_document_and_the_budget() -> None:
     source = DocumentsWithSets(store, lambda: datetime(2026, 11, 24, tzinfo=UTC))
     reasons = await RegoAppraisalPolicy(source, TEES).failures("tdx", tdx_claims())
     assert f"policy: tdxPolicy.rego: {TIME}; simplify it" in [reason.text for reason in reasons]
-    release = RegoReleasePolicy(store)
+    release = RegoReleasePolicy(store, TEES)
     (reason,) = await release.failures(accepted_peer(), Kind.KEY, "keys/one")
     assert f"releasePolicy.rego: {TIME}; simplify it" in reason.text
 

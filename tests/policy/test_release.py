@@ -24,7 +24,8 @@ DEFAULT = (POLICIES / "releasePolicy.rego").read_text()
 
 
 async def reasons(texts: dict[str, str], path: str = "keys/one", kind: Kind = Kind.KEY) -> str:
-    found = await RegoReleasePolicy(MemoryDocumentStore(TEES, texts)).failures(PEER, kind, path)
+    release = RegoReleasePolicy(MemoryDocumentStore(TEES, texts), TEES)
+    found = await release.failures(PEER, kind, path)
     return "; ".join(reason.text for reason in found)
 
 
@@ -92,10 +93,17 @@ async def test_a_policy_sees_the_parts_of_a_name() -> None:
 async def test_the_whole_input_of_a_policy(
     path: str, kind: Kind, labels: dict[str, JsonValue]
 ) -> None:
+    part = {
+        "ear.status": "contraindicated",  # this peer was not rated
+        "ear.trustworthiness-vector": {"hardware": 97},
+        "ear.appraisal-policy-id": "tdxPolicy.rego",
+        "ear.veraison.annotated-evidence": {PEER.tee: dict(PEER.claims)},
+    }
     asked = {
         "claims": dict(PEER.claims),
         "appraisal": {"id": PEER.appraisal_id, "tee": PEER.tee},
-        "resource": {"kind": kind.value, "path": path, "labels": labels},
+        "resource": {"kind": kind.value, "path": path, "labels": labels, "query": {}},
+        "submods": {"cpu0": part},
     }
     texts = {
         "releasePolicy.rego": HEAD + "allow if input == data.asked\n",
@@ -108,7 +116,7 @@ async def test_changed_data_decides_about_the_next_secret() -> None:
     store = MemoryDocumentStore(
         TEES, {"releasePolicy.rego": HEAD + "allow if data.open\n", "releaseData": '{"open": true}'}
     )
-    policy = RegoReleasePolicy(store)
+    policy = RegoReleasePolicy(store, TEES)
     assert not await policy.failures(PEER, Kind.KEY, "keys/one")
     store.texts["releaseData"] = '{"open": false}'
     assert await policy.failures(PEER, Kind.KEY, "keys/one")
@@ -132,12 +140,12 @@ async def test_policy_and_data_are_of_one_moment() -> None:
 
     allows = HEAD + "allow if data.open\n"
     store = Changing(TEES, {"releasePolicy.rego": HEAD, "releaseData": '{"open": true}'})
-    assert await RegoReleasePolicy(store).failures(PEER, Kind.KEY, "keys/one")
+    assert await RegoReleasePolicy(store, TEES).failures(PEER, Kind.KEY, "keys/one")
 
 
 async def test_a_refusal_is_of_the_rule_release() -> None:
     store = MemoryDocumentStore(TEES, {"releasePolicy.rego": HEAD})
-    (reason,) = await RegoReleasePolicy(store).failures(PEER, Kind.KEY, "keys/one")
+    (reason,) = await RegoReleasePolicy(store, TEES).failures(PEER, Kind.KEY, "keys/one")
     assert reason.as_json() == {
         "rule": "release",
         "measured": "",
@@ -161,15 +169,15 @@ async def test_the_longest_prefix_decides() -> None:
 
 async def test_what_is_broken_is_said_before_a_guest_finds_out() -> None:
     broken = {"releasePolicy.rego": DEFAULT, "releasePolicies": '{"a": "x.rego"}', "x.rego": "?"}
-    (problem,) = await RegoReleasePolicy(MemoryDocumentStore(TEES, broken)).prepare()
+    (problem,) = await RegoReleasePolicy(MemoryDocumentStore(TEES, broken), TEES).prepare()
     assert problem.startswith("x.rego: ")
     assert (
         await RegoReleasePolicy(
-            MemoryDocumentStore(TEES, {"releasePolicy.rego": DEFAULT})
+            MemoryDocumentStore(TEES, {"releasePolicy.rego": DEFAULT}), TEES
         ).prepare()
         == ()
     )
     (problem,) = await RegoReleasePolicy(
-        MemoryDocumentStore(TEES, {"releasePolicies": "{"})
+        MemoryDocumentStore(TEES, {"releasePolicies": "{"}), TEES
     ).prepare()
     assert "not valid JSON" in problem

@@ -21,7 +21,7 @@ from verdictd_py.errors import ConfigError, PolicyInvalid, RequestError
 from verdictd_py.policy.coverage import PolicyCoverage
 from verdictd_py.policy.engine import CompiledPolicy
 from verdictd_py.policy.floor import Pinning
-from verdictd_py.policy.report import outline, report
+from verdictd_py.policy.report import outline, report, request_data
 from verdictd_py.policy.sets import combined
 from verdictd_py.policy.trial import sample_input
 from verdictd_py.ports import PolicyDocuments, Tee, Tees
@@ -92,7 +92,8 @@ def _check(options: Namespace) -> Shown:
     documents = _documents(options, policy, tee)
     try:
         compiled = CompiledPolicy.compile(documents.policy, documents.reference)
-        compiled.evaluate(sample_input(tees, tee))
+        sample = sample_input(tees, tee)
+        compiled.evaluate(sample, request_data(sample, tee))
     except PolicyInvalid as error:
         return policyreport.unusable(str(options.file), str(error))
     description = outline(compiled)

@@ -16,7 +16,7 @@ from typing import Final
 
 from verdictd_py.encoding import JsonValue, has_more_values
 from verdictd_py.errors import PolicyInvalid
-from verdictd_py.policy.engine import CompiledPolicy, PolicyResult, in_thread
+from verdictd_py.policy.engine import NO_DATA, CompiledPolicy, PolicyResult, in_thread
 from verdictd_py.policy.instances import MEMORY_BYTES
 from verdictd_py.ports import PolicyDocuments
 
@@ -72,9 +72,15 @@ class CompiledPolicies:
         return self._of(_digest(documents), documents)
 
     async def evaluate(
-        self, documents: PolicyDocuments, claims: Mapping[str, JsonValue]
+        self,
+        documents: PolicyDocuments,
+        claims: Mapping[str, JsonValue],
+        data: Mapping[str, JsonValue] = NO_DATA,
     ) -> tuple[CompiledPolicy, PolicyResult]:
         """Evaluate the policy in these documents without blocking the event loop.
+
+        Args:
+            data: of this decision, in place of reference data of the same names.
 
         Raises:
             PolicyInvalid: see `CompiledPolicy.compile` and `CompiledPolicy.evaluate`; the
@@ -85,22 +91,25 @@ class CompiledPolicies:
             compiled = self._stored(digest)
             if isinstance(compiled, CompiledPolicy):
                 try:
-                    result = compiled.evaluate_now(claims)
+                    result = compiled.evaluate_now(claims, data)
                 except PolicyInvalid as error:
                     raise _named(documents, error) from error
                 finally:
                     self._account(digest)
                 if result is not None:
                     return compiled, result
-        return await in_thread(self._evaluate, documents, claims)
+        return await in_thread(self._evaluate, documents, claims, data)
 
     def _evaluate(
-        self, documents: PolicyDocuments, claims: Mapping[str, JsonValue]
+        self,
+        documents: PolicyDocuments,
+        claims: Mapping[str, JsonValue],
+        data: Mapping[str, JsonValue],
     ) -> tuple[CompiledPolicy, PolicyResult]:
         digest = _digest(documents)
         compiled = self._of(digest, documents)
         try:
-            return compiled, compiled.evaluate(claims)
+            return compiled, compiled.evaluate(claims, data)
         except PolicyInvalid as error:
             raise _named(documents, error) from error
         finally:

@@ -12,11 +12,13 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
+from types import MappingProxyType
 from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from verdictd_py.documents.reference import ReferenceData, canonical
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
+from verdictd_py.policy import trustee
 from verdictd_py.policy.instances import COMPILE_FUEL, DECISION_FUEL, EngineInstance
 
 P = ParamSpec("P")
@@ -25,8 +27,9 @@ T = TypeVar("T")
 MAX_POLICY_BYTES: Final = 256 * 1024
 """The packaged policies have less than 4 KiB; the time for compiling grows with the text."""
 
-MAX_INPUT_BYTES: Final = 1024 * 1024
-"""Claims of one guest have less than 4 KiB, apart from its init-data and its event log."""
+MAX_INPUT_BYTES: Final = 2 * 1024 * 1024
+"""Claims of one guest have less than 4 KiB, apart from its init-data and its event log. A release
+policy gets both twice: 1.1 MB for the longest ones, which cost 56 million units of fuel."""
 
 MAX_TRACE_BYTES: Final = 8 * 1024 * 1024
 """Answer with the comparisons of a policy, which only an operator's report requests."""
@@ -36,6 +39,8 @@ MAX_IDLE_INSTANCES: Final = 2
 
 MAX_IDLE_BYTES: Final = 32 * 1024 * 1024
 """Memory of an instance that is used again. One that has grown beyond it is replaced."""
+
+NO_DATA: Final[Mapping[str, JsonValue]] = MappingProxyType({})
 
 _THREADS: Final = ThreadPoolExecutor(max_workers=2, thread_name_prefix="policy")
 
@@ -104,6 +109,7 @@ class CompiledPolicy:
         instance, description = compiled_instance(request)
         self.syntax = str(description["syntax"])
         self.definitions = tuple(Definition.of(each) for each in description["rules"])
+        self._overlaid = False  # whether an instance may have data of an earlier decision
         self._idle = [instance]
         self._lock = Lock()
 
@@ -143,10 +149,18 @@ class CompiledPolicy:
             request = f'{{"policy": {canonical(policy)}, "data": {reference.text}}}'.encode()
         except ValueError as error:
             raise PolicyInvalid(f"the policy is not text: {error}") from error
-        return cls(request, reference)
+        try:
+            return cls(request, reference)
+        except PolicyInvalid as error:
+            raise PolicyInvalid(f"{error}{trustee.advice(policy)}") from error
 
-    def evaluate(self, claims: Mapping[str, JsonValue]) -> PolicyResult:
+    def evaluate(
+        self, claims: Mapping[str, JsonValue], data: Mapping[str, JsonValue] = NO_DATA
+    ) -> PolicyResult:
         """Evaluate the policy for `claims`. Any thread may call this at any time.
+
+        Args:
+            data: of this decision; it replaces reference data of the same names.
 
         Raises:
             PolicyInvalid: the claims are not JSON or too large, a function received a wrong
@@ -154,9 +168,11 @@ class CompiledPolicy:
                 undefined `allow` is not an error, it is a refusal.
         """
         term = input_term(claims)
-        return self._evaluated(self._take() or compiled_instance(self._request)[0], term)
+        return self._evaluated(self._take() or compiled_instance(self._request)[0], term, data)
 
-    def evaluate_now(self, claims: Mapping[str, JsonValue]) -> PolicyResult | None:
+    def evaluate_now(
+        self, claims: Mapping[str, JsonValue], data: Mapping[str, JsonValue] = NO_DATA
+    ) -> PolicyResult | None:
         """Evaluate the policy; return None if an instance would have to be made first.
 
         Raises:
@@ -164,9 +180,11 @@ class CompiledPolicy:
         """
         term = input_term(claims)
         instance = self._take()
-        return None if instance is None else self._evaluated(instance, term)
+        return None if instance is None else self._evaluated(instance, term, data)
 
-    def trace(self, claims: Mapping[str, JsonValue]) -> Trace:
+    def trace(
+        self, claims: Mapping[str, JsonValue], data: Mapping[str, JsonValue] = NO_DATA
+    ) -> Trace:
         """Evaluate the policy again, and record its comparisons. For reports, never to decide.
 
         Raises:
@@ -174,6 +192,7 @@ class CompiledPolicy:
         """
         instance, _ = compiled_instance(self._request.removesuffix(b"}") + b', "trace": true}')
         term = input_term(claims)
+        _overlay(instance, data)
         answer = instance.call("evaluate", term, DECISION_FUEL, max_answer=MAX_TRACE_BYTES)
         return Trace(tuple(answer["comparisons"]), answer["comparisons_made"], answer["document"])
 
@@ -185,8 +204,13 @@ class CompiledPolicy:
         with self._lock:
             return self._idle.pop() if self._idle else None
 
-    def _evaluated(self, instance: EngineInstance, term: bytes) -> PolicyResult:
+    def _evaluated(
+        self, instance: EngineInstance, term: bytes, data: Mapping[str, JsonValue]
+    ) -> PolicyResult:
         try:
+            if data or self._overlaid:
+                self._overlaid = True
+                _overlay(instance, data)
             document = instance.call("evaluate", term, DECISION_FUEL)["document"]
         except PolicyInvalid as error:
             if instance.broken:
@@ -219,7 +243,9 @@ class LineCoverage:
         self._request = request
         self._instance: EngineInstance | None = None
 
-    def evaluate(self, claims: Mapping[str, JsonValue]) -> None:
+    def evaluate(
+        self, claims: Mapping[str, JsonValue], data: Mapping[str, JsonValue] = NO_DATA
+    ) -> None:
         """Evaluate the policy for `claims`, and add the lines that this reaches.
 
         Raises:
@@ -229,6 +255,7 @@ class LineCoverage:
             self._instance, _ = compiled_instance(self._request)
             self._instance.call("record_coverage", None, DECISION_FUEL)
         try:
+            _overlay(self._instance, data)
             self._instance.call("evaluate", input_term(claims), DECISION_FUEL)
         finally:
             if not self._instance.broken:
@@ -266,6 +293,11 @@ def input_term(claims: Mapping[str, JsonValue]) -> bytes:
     if len(term) > MAX_INPUT_BYTES:
         raise PolicyInvalid(f"the claims are larger than {MAX_INPUT_BYTES} bytes")
     return term
+
+
+def _overlay(instance: EngineInstance, data: Mapping[str, JsonValue]) -> None:
+    """Put data of one decision in place of reference data of the same names."""
+    instance.call("overlay", canonical(dict(data)).encode(), DECISION_FUEL)
 
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

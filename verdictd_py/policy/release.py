@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from verdictd_py.documents import releasepolicies
@@ -17,10 +18,10 @@ from verdictd_py.errors import (
     RequestError,
     StorageError,
 )
-from verdictd_py.policy import explain
+from verdictd_py.policy import explain, trustee
 from verdictd_py.policy.compiled import CompiledPolicies
 from verdictd_py.policy.engine import in_thread
-from verdictd_py.ports import Document, DocumentStore, Kind, PolicyDocuments
+from verdictd_py.ports import NO_QUERY, Document, DocumentStore, Kind, PolicyDocuments, Tees
 
 _UNREADABLE: Final = (NotFound, StorageError, PolicyInvalid, RequestError)
 
@@ -35,15 +36,21 @@ class RegoReleasePolicy:
 
     Args:
         documents: where policies are stored.
+        tees: the known TEEs.
         compiled: cache of compiled policies, shared with what checks them.
     """
 
-    def __init__(self, documents: DocumentStore, compiled: CompiledPolicies | None = None) -> None:
+    def __init__(
+        self, documents: DocumentStore, tees: Tees, compiled: CompiledPolicies | None = None
+    ) -> None:
         self._documents = documents
+        self._tees = tees
         self._data: tuple[str, ReferenceData] | None = None
         self._compiled = CompiledPolicies() if compiled is None else compiled
 
-    async def failures(self, peer: AppraisedPeer, kind: Kind, path: str) -> tuple[Reason, ...]:
+    async def failures(
+        self, peer: AppraisedPeer, kind: Kind, path: str, query: Mapping[str, str] = NO_QUERY
+    ) -> tuple[Reason, ...]:
         """Why the guest must not have it; empty only if the policy's `allow` is `true`.
 
         1. Which policy. 2. Compile it, or take what was compiled. 3. Ask it. Whatever
@@ -51,15 +58,25 @@ class RegoReleasePolicy:
 
         Args:
             path: `keys/<kid>`, or `<repository>/<type>/<tag>` of a resource.
+            query: of the request's URL.
         """
+        resource: dict[str, JsonValue] = {
+            "kind": kind.value,
+            "path": path,
+            "labels": _labels(path),
+            "query": dict(query),
+        }
         asked: dict[str, JsonValue] = {
             "claims": dict(peer.claims),
             "appraisal": {"id": peer.appraisal_id, "tee": peer.tee},
-            "resource": {"kind": kind.value, "path": path, "labels": _labels(path)},
+            "resource": resource,
+            trustee.SUBMODS: trustee.submods(self._tees, peer.tee, peer.claims, peer.trust),
         }
         try:
             documents = await self._documents_for(path)  # 1
-            _, result = await self._compiled.evaluate(documents, asked)  # 2, 3
+            _, result = await self._compiled.evaluate(  # 2, 3
+                documents, asked, trustee.request(asked)
+            )
         except _UNREADABLE as error:
             return (_reason(f"the release policy for {path} cannot be used: {error}"),)
         if result.allow:
