@@ -112,6 +112,15 @@ class TestReport:
             more = ("--data", written(tmp_path / "data", {"mrTd": [TWO]}))
         assert policy("test", TDX, file, *more).status == (0 if data == "packaged" else 1)
 
+    def test_a_guest_with_a_fault_is_noted(self, policy: Policy, tmp_path: Path) -> None:
+        """The policy may accept the claims of a guest that the broker refuses for its evidence."""
+        fault = report("tdx", tdx_claims(), code="collateral-expired")
+        ended = policy("test", TDX, written(tmp_path / "guest.json", fault))
+        assert ended.status == 0
+        assert "note: the guest was refused for collateral-expired, whatever" in (
+            ended.stdout.decode()
+        )
+
     def test_the_floor_and_the_settings_of_the_daemon_count(
         self, policy: Policy, tmp_path: Path
     ) -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 
 from tests.policy.support import POLICIES
-from tests.support.memory import accepted_peer
+from tests.support.memory import NOW, VERIFIED, accepted_peer
 from tests.support.tees import TEES
+from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
 from verdictd_py.domain.names import Name
+from verdictd_py.domain.trust import TrustVector
 from verdictd_py.encoding import JsonValue
+from verdictd_py.policy import trustee
 from verdictd_py.policy.release import RegoReleasePolicy
 from verdictd_py.ports import Document, Kind
+from verdictd_py.ports.tees import Tees
 from verdictd_py.storage.memory import MemoryDocumentStore
 
 PEER = accepted_peer()
@@ -181,3 +186,31 @@ async def test_what_is_broken_is_said_before_a_guest_finds_out() -> None:
         MemoryDocumentStore(TEES, {"releasePolicies": "{"}), TEES
     ).prepare()
     assert "not valid JSON" in problem
+
+
+async def test_the_view_of_the_claims_is_built_once_for_each_appraisal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The keys of one request, and all requests with one token, share a view."""
+    built: list[str] = []
+    submods = trustee.submods
+
+    def counted(
+        tees: Tees, tee: str, claims: Mapping[str, JsonValue], trust: TrustVector
+    ) -> dict[str, JsonValue]:
+        built.append(tee)
+        return submods(tees, tee, claims, trust)
+
+    monkeypatch.setattr(trustee, "submods", counted)
+    rule = 'allow if {\n  input.claims.mrTd == "ab"\n  input.resource.path != "keys/9"\n}\n'
+    store = MemoryDocumentStore(TEES, {"releasePolicy.rego": HEAD + rule})
+    policy = RegoReleasePolicy(store, TEES)
+    for number in range(64):
+        refused = await policy.failures(accepted_peer(), Kind.KEY, f"keys/{number}")
+        assert bool(refused) is (number == 9)
+    assert built == ["tdx"]
+    evidence = replace(VERIFIED, claims={"mrTd": "cd"})
+    same_id = Appraisal("0123", NOW, "tdx", "test", evidence, bound=True, refusal=None)
+    peer = AppraisedPeer.of(same_id, address="192.0.2.1:5")
+    assert await policy.failures(peer, Kind.KEY, "keys/0")  # never the view of other claims
+    assert built == ["tdx", "tdx"]

@@ -16,7 +16,15 @@ from typing import Final
 
 from verdictd_py.encoding import JsonValue, has_more_values
 from verdictd_py.errors import PolicyInvalid
-from verdictd_py.policy.engine import NO_DATA, CompiledPolicy, PolicyResult, in_thread
+from verdictd_py.policy.engine import (
+    NO_DATA,
+    SMALL_VALUES,
+    CompiledPolicy,
+    Input,
+    PolicyResult,
+    PreparedInput,
+    in_thread,
+)
 from verdictd_py.policy.instances import MEMORY_BYTES
 from verdictd_py.ports import PolicyDocuments
 
@@ -33,9 +41,9 @@ MAX_TEXT_BYTES: Final = 64 * 1024 * 1024
 MAX_POLICIES: Final = 1024
 """Policies in the cache, also those that do not compile."""
 
-_SMALL_VALUES: Final = 256
 _SMALL_CHARS: Final = 64 * 1024
-"""Decisions over less than this take well below a millisecond and are made on the event loop."""
+"""Decisions with less text, and a small input, take well below a millisecond and are made on the
+event loop."""
 
 
 @dataclass(slots=True)
@@ -74,7 +82,7 @@ class CompiledPolicies:
     async def evaluate(
         self,
         documents: PolicyDocuments,
-        claims: Mapping[str, JsonValue],
+        claims: Input,
         data: Mapping[str, JsonValue] = NO_DATA,
     ) -> tuple[CompiledPolicy, PolicyResult]:
         """Evaluate the policy in these documents without blocking the event loop.
@@ -103,7 +111,7 @@ class CompiledPolicies:
     def _evaluate(
         self,
         documents: PolicyDocuments,
-        claims: Mapping[str, JsonValue],
+        claims: Input,
         data: Mapping[str, JsonValue],
     ) -> tuple[CompiledPolicy, PolicyResult]:
         digest = _digest(documents)
@@ -188,9 +196,11 @@ def _named(documents: PolicyDocuments, error: PolicyInvalid) -> PolicyInvalid:
     return PolicyInvalid(f"{documents.name}: {error}" if documents.name else str(error))
 
 
-def _is_small(documents: PolicyDocuments, claims: Mapping[str, JsonValue]) -> bool:
+def _is_small(documents: PolicyDocuments, claims: Input) -> bool:
     texts = len(documents.policy) + len(documents.data)
-    return texts < _SMALL_CHARS and not has_more_values(dict(claims), _SMALL_VALUES)
+    if isinstance(claims, PreparedInput):
+        return texts < _SMALL_CHARS and claims.small
+    return texts < _SMALL_CHARS and not has_more_values(dict(claims), SMALL_VALUES)
 
 
 def _digest(documents: PolicyDocuments) -> bytes:

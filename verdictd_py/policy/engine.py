@@ -10,13 +10,13 @@ import asyncio
 import functools
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from types import MappingProxyType
 from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from verdictd_py.documents.reference import ReferenceData, canonical
-from verdictd_py.encoding import JsonValue
+from verdictd_py.encoding import JsonValue, has_more_values
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy import trustee
 from verdictd_py.policy.instances import COMPILE_FUEL, DECISION_FUEL, EngineInstance
@@ -39,6 +39,9 @@ MAX_IDLE_INSTANCES: Final = 2
 
 MAX_IDLE_BYTES: Final = 32 * 1024 * 1024
 """Memory of an instance that is used again. One that has grown beyond it is replaced."""
+
+SMALL_VALUES: Final = 256
+"""An input of at most this many values is small: its decision may run on the event loop."""
 
 NO_DATA: Final[Mapping[str, JsonValue]] = MappingProxyType({})
 
@@ -92,6 +95,45 @@ class Trace:
     rows: tuple[Mapping[str, JsonValue], ...]
     made: int
     document: Mapping[str, JsonValue]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedInput:
+    """Input of several decisions, written as JSON once. Made by `of`.
+
+    Attributes:
+        small: whether a decision about it may run on the event loop.
+    """
+
+    text: str = field(repr=False)
+    small: bool
+
+    @classmethod
+    def of(cls, members: Mapping[str, JsonValue]) -> Self:
+        """Write an input as JSON.
+
+        Raises:
+            PolicyInvalid: it cannot be written as JSON.
+        """
+        try:
+            text = canonical(dict(members))
+        except ValueError as error:
+            raise PolicyInvalid(f"the claims are not JSON: {error}") from error
+        return cls(text, not has_more_values(dict(members), SMALL_VALUES))
+
+    def with_member(self, name: str, value: JsonValue) -> Self:
+        """Return the input with one more member, whose name it does not have yet.
+
+        Raises:
+            PolicyInvalid: the member cannot be written as JSON.
+        """
+        added = PreparedInput.of({name: value})
+        separator = "" if self.text == "{}" else ","
+        text = f"{self.text[:-1]}{separator}{added.text[1:]}"
+        return replace(self, text=text, small=self.small and added.small)
+
+
+Input = Mapping[str, JsonValue] | PreparedInput
 
 
 class CompiledPolicy:
@@ -154,9 +196,7 @@ class CompiledPolicy:
         except PolicyInvalid as error:
             raise PolicyInvalid(f"{error}{trustee.advice(policy)}") from error
 
-    def evaluate(
-        self, claims: Mapping[str, JsonValue], data: Mapping[str, JsonValue] = NO_DATA
-    ) -> PolicyResult:
+    def evaluate(self, claims: Input, data: Mapping[str, JsonValue] = NO_DATA) -> PolicyResult:
         """Evaluate the policy for `claims`. Any thread may call this at any time.
 
         Args:
@@ -171,7 +211,7 @@ class CompiledPolicy:
         return self._evaluated(self._take() or compiled_instance(self._request)[0], term, data)
 
     def evaluate_now(
-        self, claims: Mapping[str, JsonValue], data: Mapping[str, JsonValue] = NO_DATA
+        self, claims: Input, data: Mapping[str, JsonValue] = NO_DATA
     ) -> PolicyResult | None:
         """Evaluate the policy; return None if an instance would have to be made first.
 
@@ -182,9 +222,7 @@ class CompiledPolicy:
         instance = self._take()
         return None if instance is None else self._evaluated(instance, term, data)
 
-    def trace(
-        self, claims: Mapping[str, JsonValue], data: Mapping[str, JsonValue] = NO_DATA
-    ) -> Trace:
+    def trace(self, claims: Input, data: Mapping[str, JsonValue] = NO_DATA) -> Trace:
         """Evaluate the policy again, and record its comparisons. For reports, never to decide.
 
         Raises:
@@ -243,9 +281,7 @@ class LineCoverage:
         self._request = request
         self._instance: EngineInstance | None = None
 
-    def evaluate(
-        self, claims: Mapping[str, JsonValue], data: Mapping[str, JsonValue] = NO_DATA
-    ) -> None:
+    def evaluate(self, claims: Input, data: Mapping[str, JsonValue] = NO_DATA) -> None:
         """Evaluate the policy for `claims`, and add the lines that this reaches.
 
         Raises:
@@ -280,14 +316,15 @@ def compiled_instance(request: bytes) -> tuple[EngineInstance, Mapping[str, Any]
         raise PolicyInvalid(f"the policy cannot be compiled: {error}") from error
 
 
-def input_term(claims: Mapping[str, JsonValue]) -> bytes:
+def input_term(claims: Input) -> bytes:
     """Return the input of an evaluation as the engine takes it.
 
     Raises:
         PolicyInvalid: the claims are not JSON, or too large.
     """
     try:
-        term = canonical(dict(claims)).encode()
+        prepared = claims if isinstance(claims, PreparedInput) else PreparedInput.of(claims)
+        term = prepared.text.encode()
     except ValueError as error:
         raise PolicyInvalid(f"the claims are not JSON: {error}") from error
     if len(term) > MAX_INPUT_BYTES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Final
 
@@ -9,6 +10,7 @@ from verdictd_py.documents import releasepolicies
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.appraisal import AppraisedPeer
 from verdictd_py.domain.names import RELEASE_DATA, RELEASE_POLICIES, RELEASE_POLICY, Name
+from verdictd_py.domain.trust import TrustVector
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import (
     NotFound,
@@ -20,12 +22,17 @@ from verdictd_py.errors import (
 )
 from verdictd_py.policy import explain, trustee
 from verdictd_py.policy.compiled import CompiledPolicies
-from verdictd_py.policy.engine import in_thread
+from verdictd_py.policy.engine import PreparedInput, in_thread
 from verdictd_py.ports import NO_QUERY, Document, DocumentStore, Kind, PolicyDocuments, Tees
 
 _UNREADABLE: Final = (NotFound, StorageError, PolicyInvalid, RequestError)
 
 _NO_DATA: Final = ReferenceData.of({})
+
+MAX_VIEWS: Final = 64
+"""Guests whose view is cached; one with a long event log takes some 300 KiB."""
+
+_Subject = tuple[str, Mapping[str, JsonValue], TrustVector]
 
 
 class RegoReleasePolicy:
@@ -46,6 +53,7 @@ class RegoReleasePolicy:
         self._documents = documents
         self._tees = tees
         self._data: tuple[str, ReferenceData] | None = None
+        self._views: OrderedDict[str, tuple[_Subject, PreparedInput]] = OrderedDict()
         self._compiled = CompiledPolicies() if compiled is None else compiled
 
     async def failures(
@@ -66,16 +74,11 @@ class RegoReleasePolicy:
             "labels": _labels(path),
             "query": dict(query),
         }
-        asked: dict[str, JsonValue] = {
-            "claims": dict(peer.claims),
-            "appraisal": {"id": peer.appraisal_id, "tee": peer.tee},
-            "resource": resource,
-            trustee.SUBMODS: trustee.submods(self._tees, peer.tee, peer.claims, peer.trust),
-        }
         try:
+            asked = self._view(peer).with_member("resource", resource)
             documents = await self._documents_for(path)  # 1
             _, result = await self._compiled.evaluate(  # 2, 3
-                documents, asked, trustee.request(asked)
+                documents, asked, trustee.request({"resource": resource})
             )
         except _UNREADABLE as error:
             return (_reason(f"the release policy for {path} cannot be used: {error}"),)
@@ -84,6 +87,28 @@ class RegoReleasePolicy:
         return explain.own_reasons(result.document) or (
             _reason(f"the release policy does not allow {path} to this guest"),
         )
+
+    def _view(self, peer: AppraisedPeer) -> PreparedInput:
+        """Return the input about the guest, built once for each appraisal: connection or token.
+
+        Raises:
+            PolicyInvalid: the claims cannot be written as JSON.
+        """
+        subject = (peer.tee, peer.claims, peer.trust)
+        known = self._views.get(peer.appraisal_id)
+        if known is None or known[0] != subject:
+            view = PreparedInput.of(
+                {
+                    "claims": dict(peer.claims),
+                    "appraisal": {"id": peer.appraisal_id, "tee": peer.tee},
+                    trustee.SUBMODS: trustee.submods(self._tees, *subject),
+                }
+            )
+            known = self._views[peer.appraisal_id] = subject, view
+        self._views.move_to_end(peer.appraisal_id)
+        while len(self._views) > MAX_VIEWS:
+            self._views.popitem(last=False)
+        return known[1]
 
     async def prepare(self) -> tuple[str, ...]:
         """Compile every release policy ahead of the next guest, which then finds it compiled.
