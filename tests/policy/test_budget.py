@@ -88,7 +88,7 @@ async def test_a_refusal_names_the_document_and_the_budget() -> None:
     """As the operator reads it in the log, of an appraisal and of a release."""
     texts = {"tdxPolicy.rego": HEAD + CUBE, "tdxData": "{}", "releasePolicy.rego": HEAD + CUBE}
     store = MemoryDocumentStore(TEES, texts)
-    source = DocumentsWithSets(store, lambda: datetime(2026, 11, 24, tzinfo=UTC))
+    source = DocumentsWithSets(store, TEES, lambda: datetime(2026, 11, 24, tzinfo=UTC))
     reasons = await RegoAppraisalPolicy(source, TEES).failures("tdx", tdx_claims())
     assert f"policy: tdxPolicy.rego: {TIME}; simplify it" in [reason.text for reason in reasons]
     release = RegoReleasePolicy(store, TEES)
@@ -135,9 +135,9 @@ def test_the_decision_after_one_that_exceeded_its_budget_is_right() -> None:
 
 
 async def test_the_largest_claims_are_decided_without_blocking_the_event_loop() -> None:
-    """1,023 events and 1,000 values of init-data; the loop runs every millisecond meanwhile.
+    """1,023 events and 1,024 values of init-data are evaluated in another thread.
 
-    Unblocked, the loop is late by less than 5 ms; the bound has a factor for a busy machine.
+    The thread of the event loop needs little CPU time for one cycle, compared with a decision.
     """
     row: JsonValue = {"index": 1, "type": 2**31, "digest": "ab" * 48}
     claims = tdx_claims(
@@ -149,13 +149,13 @@ async def test_the_largest_claims_are_decided_without_blocking_the_event_loop() 
         documents.policy + "\nwalked := count([1 | walk(input, _)])\n", documents.data
     )
     policies = CompiledPolicies()
-    late: list[float] = []
+    cycles: list[float] = []
 
     async def probe() -> None:
         while True:
-            before = time.monotonic()
-            await asyncio.sleep(0.001)
-            late.append(time.monotonic() - before - 0.001)
+            before = time.thread_time()
+            await asyncio.sleep(0)
+            cycles.append(time.thread_time() - before)
 
     await policies.evaluate(walking, claims)
     probing = asyncio.create_task(probe())
@@ -163,8 +163,9 @@ async def test_the_largest_claims_are_decided_without_blocking_the_event_loop() 
         _, result = await policies.evaluate(walking, claims)
         assert result.allow
     probing.cancel()
-    assert sorted(late)[len(late) // 2] < 0.005
-    assert max(late) < 0.1
+    begin = time.process_time()
+    await policies.evaluate(walking, claims)
+    assert max(cycles) < (time.process_time() - begin) / 4
 
 
 def test_a_limit_of_addresses_that_is_too_low_is_named() -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Self
 
+from verdictd_py.documents.schema import closest
 from verdictd_py.domain.claims import Claim
 from verdictd_py.domain.names import REFERENCE_SETS, Name
 from verdictd_py.encoding import JsonValue, decode_object, quoted
@@ -172,7 +173,11 @@ def checked_values(
         raise RequestError("a set without values accepts nothing; give some")
     for name, accepted in values.items():
         if name not in known:
-            raise RequestError(f"{quoted(name)} is no measurement; choose among {', '.join(known)}")
+            suggestion = closest(name, known)
+            remedy = f"choose among {', '.join(known)}"
+            if suggestion is not None:
+                remedy = f"did you mean {suggestion}?"
+            raise RequestError(f"{quoted(name)} is no measurement; {remedy}")
         form = claims[name].form
         for value in accepted:
             if not form.accepts(value):
@@ -207,6 +212,23 @@ def with_retired(sets: Mapping[str, Sets], tee: str, name: str, now: datetime) -
     if name not in of_tee:
         raise NotFound(f"there is no set {quoted(name)}")
     return {**sets, tee: {**of_tee, name: retired(of_tee[name], now)}}
+
+
+def without(sets: Mapping[str, Sets], tee: str, name: str, now: datetime) -> dict[str, Sets]:
+    """Return the sets without one that is no longer in force.
+
+    Raises:
+        NotFound: there is no set of that name.
+        RequestError: it is in force.
+    """
+    of_tee = sets.get(tee, {})
+    if name not in of_tee:
+        raise NotFound(f"there is no set {quoted(name)}")
+    if of_tee[name].state(now) == "in force":
+        raise RequestError(
+            f"the set {name} is in force; retire it first (verdict-py reference retire {name})"
+        )
+    return {**sets, tee: {other: made for other, made in of_tee.items() if other != name}}
 
 
 def retired(made: ReferenceSet, now: datetime) -> ReferenceSet:
