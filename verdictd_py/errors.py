@@ -140,7 +140,7 @@ class NotJudged(VerdictdError):
     rule: ClassVar[str] = "appraisal"
 
     @property
-    def told(self) -> str:
+    def text_for_guest(self) -> str:
         """The only text that is disclosed to the guest: the message is for the operator."""
         return f"not judged: {self.code}; try again later"
 

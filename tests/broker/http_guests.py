@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -34,9 +35,10 @@ from verdictd_py.domain.eventtypes import Event
 from verdictd_py.domain.evidence import VerifiedEvidence
 from verdictd_py.domain.names import KeyId, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
+from verdictd_py.domain.trust import TrustVector
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Reason, StorageError
-from verdictd_py.ports import Kind, SessionStore
+from verdictd_py.ports import NO_QUERY, Kind, SessionStore
 from verdictd_py.protocols.rcar import jwe, messages
 from verdictd_py.protocols.rcar.tokens import Tokens
 from verdictd_py.storage.sessions import MemorySessionStore
@@ -56,7 +58,9 @@ class Release:
     refused: bool = False
     asked: list[tuple[AppraisedPeer, str]] = field(default_factory=list)
 
-    async def failures(self, peer: AppraisedPeer, kind: Kind, path: str) -> tuple[Reason, ...]:
+    async def failures(
+        self, peer: AppraisedPeer, kind: Kind, path: str, query: Mapping[str, str] = NO_QUERY
+    ) -> tuple[Reason, ...]:
         self.asked.append((peer, path))
         return (Reason("release", "", "", "no"),) if self.refused else ()
 
@@ -143,7 +147,7 @@ class Broker:
     verifier: ScriptedVerifier = field(default_factory=ScriptedVerifier)
     policy: ScriptedPolicy = field(default_factory=ScriptedPolicy)
     resources: MemoryResources = field(default_factory=lambda: MemoryResources({PATH: SECRET}))
-    unpinned: tuple[str, ...] | Exception = ()
+    trust: TrustVector = field(default_factory=lambda: {"hardware": 2, "executables": 2})
     more: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -154,6 +158,7 @@ class Broker:
             clock=lambda: self.now,
             events=self.events,
             insecure_accept_anyone=self.anyone,
+            trust=self._trust,
         )
         releaser = Releaser(
             keys=MemoryKeys({KeyId.parse("default/kek/1"): SecretBytes(b"k" * 32)}),
@@ -167,14 +172,12 @@ class Broker:
             sessions=self.sessions,
             tokens=Tokens(TOKEN_KEY),
             clock=lambda: self.now,
-            unpinned=self._unpinned,
         )
         self.use_cases = Guests(self.handshakes)
 
-    async def _unpinned(self, tee: str) -> tuple[str, ...]:
-        if isinstance(self.unpinned, Exception):
-            raise self.unpinned
-        return self.unpinned
+    async def _trust(self, found: VerifiedEvidence) -> TrustVector:
+        del found
+        return self.trust
 
     async def begin(self) -> tuple[str, str]:
         """Id of a new session, and its nonce."""

@@ -306,7 +306,7 @@ async def test_what_takes_too_long_is_not_judged_and_recorded_by_its_id() -> Non
     judge = appraiser(Slow(), events=events, history=history, seconds=0.01)
     with pytest.raises(AppraisalTimeout) as raised:
         await judge.admit(reads(EVIDENCE), address=ADDRESS)
-    assert raised.value.told == "not judged: timeout; try again later"
+    assert raised.value.text_for_guest == "not judged: timeout; try again later"
     (fields,) = events.named("guest.not-judged")
     assert (fields["peer"], fields["code"]) == (ADDRESS, "timeout")
     operator = Caller("operator", frozenset({Right.MANAGE}))

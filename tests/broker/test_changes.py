@@ -120,10 +120,10 @@ def stored_sets(*names: str, tee: str = "tdx", values: JsonValue = None) -> str:
 
 
 async def during(place: Place, change: asyncio.Task[object]) -> None:
-    """Wait until a change is being checked."""
-    del change
-    async with asyncio.timeout(30):
-        await place.tester.checking.wait()
+    """Wait until a change is being checked; fail if it ends before."""
+    checking = asyncio.create_task(place.tester.checking.wait())
+    await asyncio.wait({change, checking}, return_when=asyncio.FIRST_COMPLETED, timeout=30)
+    assert checking.done()
 
 
 async def test_a_retirement_during_an_addition_is_not_lost() -> None:

@@ -15,6 +15,7 @@ import pytest
 from tests.broker.http_guests import ADDRESS, PATH, SECRET, Broker, answer, opened
 from tests.support.memory import NOW
 from tests.support.rcar import jwk_of
+from verdictd_py.domain.trust import HARDWARE_UNKNOWN
 from verdictd_py.errors import (
     CollateralUnavailable,
     EvidenceFormat,
@@ -31,6 +32,7 @@ from verdictd_py.errors import (
 )
 from verdictd_py.protocols.rcar import messages, teekey
 from verdictd_py.protocols.rcar.teekey import text_members
+from verdictd_py.protocols.rcar.versions import Version
 from verdictd_py.storage.sessions import MemorySessionStore
 
 
@@ -88,19 +90,19 @@ async def test_the_name_of_an_unknown_tee_is_bounded(broker: Broker, tee: str) -
 
 
 @pytest.mark.parametrize(
-    ("body", "error"),
+    ("body", "error", "text"),
     [
-        (b"", RequestError),
-        (b'{"version":"0.3.0","tee":"tdx"}', ProtocolVersionRefused),
-        (b'{"version":"0.4.0","tee":"sample"}', EvidenceFormat),
-        (b'{"version":"0.4.0","tee":"none"}', EvidenceFormat),
-        (b'{"version":"0.4.0","tee":"nvidia"}', EvidenceFormat),
+        (b"", RequestError, "not valid JSON"),
+        (b'{"version":"0.3.0","tee":"tdx"}', ProtocolVersionRefused, "0.3.0"),
+        (b'{"version":"0.4.0","tee":"sample"}', EvidenceFormat, "evidence of sample is not"),
+        (b'{"version":"0.4.0","tee":"none"}', EvidenceFormat, "evidence of 'none' is not"),
+        (b'{"version":"0.4.0","tee":"nvidia"}', EvidenceFormat, "evidence of 'nvidia' is not"),
     ],
 )
 async def test_who_gets_no_challenge(
-    broker: Broker, body: bytes, error: type[VerdictdError]
+    broker: Broker, body: bytes, error: type[VerdictdError], text: str
 ) -> None:
-    with pytest.raises(error):
+    with pytest.raises(error, match=text):
         await broker.use_cases.begin(body)
 
 
@@ -299,15 +301,40 @@ async def test_who_cannot_be_judged_now_is_told_so(broker: Broker, error: Verdic
         await broker.get(session_id)
 
 
-async def test_unpinned_measurements_that_cannot_be_read(broker: Broker) -> None:
-    broker.unpinned = StorageError("the reference data cannot be read")
-    with pytest.raises(StorageError):
-        await broker.attest()
+async def test_the_token_and_the_release_policy_see_the_trust_of_the_appraisal(
+    broker: Broker,
+) -> None:
+    broker.trust = {"hardware": 2, "executables": 33}
+    session_id, token = await broker.attest()
+    broker.trust = {"hardware": 2, "executables": 2}  # a later pin does not rate this guest
+    await broker.get(session_id)
+    assert broker.release.asked[-1][0].trust == {"hardware": 2, "executables": 33}
+    assert submodule(token)["ear.status"] == "warning"
 
 
-async def test_unpinned_measurements_are_a_warning(broker: Broker) -> None:
-    broker.unpinned = ("rtmr1",)
+async def test_a_token_names_the_policy_and_the_trust_of_its_tee(broker: Broker) -> None:
     _, token = await broker.attest()
+    assert submodule(token)["ear.appraisal-policy-id"] == "tdxPolicy.rego"
+    assert submodule(token)["ear.status"] == "affirming"
+    _, token = await Broker(anyone=True).attest()
+    assert submodule(token)["ear.appraisal-policy-id"] == "none"
+    assert submodule(token)["ear.trustworthiness-vector"] == {"hardware": HARDWARE_UNKNOWN}
+    assert submodule(token)["ear.status"] == "contraindicated"
+
+
+async def test_a_resource_is_for_the_key_and_the_version_of_the_guest(broker: Broker) -> None:
+    session_id, _ = await broker.attest()
+    found = await broker.handshakes.resource(
+        PATH, session_id=session_id, token=None, address=ADDRESS
+    )
+    assert (found.content, dict(found.key.jwk)) == (SECRET, jwk_of("P-256"))
+    assert found.version is Version.V0_4_0
+    (accepted,) = broker.events.named("guest.accepted")
+    assert accepted["peer"] == ADDRESS
+
+
+def submodule(token: str) -> dict[str, Any]:
     payload = token.split(".")[1]
-    said = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-    assert said["submods"]["cpu0"]["ear.status"] == "warning"
+    claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    found: dict[str, Any] = claims["submods"]["cpu0"]
+    return found

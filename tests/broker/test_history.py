@@ -14,6 +14,7 @@ from verdictd_py.broker.history import History, Judgement, Verdict
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import ROLES, Caller
 from verdictd_py.domain.evidence import VerifiedEvidence
+from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import (
     AttestationError,
     BindingMismatch,
@@ -152,3 +153,14 @@ def test_a_judgement_keeps_no_exception_and_no_frames() -> None:
         (judgement,) = judged(appraisal(refusal=error))
     values = [getattr(judgement, field.name) for field in dataclasses.fields(judgement)]
     assert not any(isinstance(value, BaseException) for value in values)
+
+
+def test_claims_that_a_guest_makes_long_are_withheld_and_named() -> None:
+    """A test of a policy with the stored claims must not pass for one with all of them."""
+    long: dict[str, JsonValue] = {"eventLog": {"events": []}, "initData": None}
+    evidence = replace(VERIFIED, claims={**VERIFIED.claims, **long})
+    (judgement,) = judged(appraisal(evidence=evidence))
+    assert judgement.claims == {**VERIFIED.claims, "initData": None}
+    assert judgement.withheld == ("eventLog",)
+    (judgement,) = judged(appraisal())
+    assert judgement.withheld == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -23,7 +24,7 @@ from verdictd_py.errors import (
     StorageError,
     VerdictdError,
 )
-from verdictd_py.ports import Kind
+from verdictd_py.ports import NO_QUERY, Kind
 
 ONE, TWO, BROKEN, MISSING = (
     KeyId.parse(name) for name in ("one", "default/key/2", "broken", "default/key/none")
@@ -49,7 +50,9 @@ class ScriptedRelease:
     refused: frozenset[str] = frozenset()
     asked: list[tuple[AppraisedPeer, Kind, str]] = field(default_factory=list)
 
-    async def failures(self, peer: AppraisedPeer, kind: Kind, path: str) -> tuple[Reason, ...]:
+    async def failures(
+        self, peer: AppraisedPeer, kind: Kind, path: str, query: Mapping[str, str] = NO_QUERY
+    ) -> tuple[Reason, ...]:
         self.asked.append((peer, kind, path))
         kept = path in self.refused or kind.value in self.refused
         return (Reason("release", "", "", f"not {path}"),) if kept else ()

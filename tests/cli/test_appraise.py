@@ -347,7 +347,7 @@ class TestCannotJudge:
             (["{file}", "--policy", "{binary}"], ["is not UTF-8 text"]),
             (["{file}", "--data", "{none}"], ["/none: No such file"]),
             (["{file}", "--verifier", "nosuch"], ["nosuch", "tdx"]),
-            (["{file}", "--verifier", "nullverifier"], ["judges nothing", "leave it out"]),
+            (["{file}", "--verifier", "nullverifier"], ["appraises nothing", "leave it out"]),
             (["{file}", "--nosuch"], ["--nosuch", "verdictd-py appraise --help"]),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, list) else None,

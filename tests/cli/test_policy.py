@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.policy.support import POLICIES, TWO, tdx_claims
+from tests.policy.support import POLICIES, TWO, sgx_claims, tdx_claims
 from tests.support.command import Ended, Run, run_all, run_here
 
 TDX = str(POLICIES / "tdxPolicy.rego")
@@ -112,6 +112,15 @@ class TestReport:
             more = ("--data", written(tmp_path / "data", {"mrTd": [TWO]}))
         assert policy("test", TDX, file, *more).status == (0 if data == "packaged" else 1)
 
+    def test_a_guest_with_a_fault_is_noted(self, policy: Policy, tmp_path: Path) -> None:
+        """The policy may accept the claims of a guest that the broker refuses for its evidence."""
+        fault = report("tdx", tdx_claims(), code="collateral-expired")
+        ended = policy("test", TDX, written(tmp_path / "guest.json", fault))
+        assert ended.status == 0
+        assert "note: the guest was refused for collateral-expired, whatever" in (
+            ended.stdout.decode()
+        )
+
     def test_the_floor_and_the_settings_of_the_daemon_count(
         self, policy: Policy, tmp_path: Path
     ) -> None:
@@ -123,6 +132,14 @@ class TestReport:
         assert policy("test", tmp_path / "p.rego", good).status == 0
         ended = policy("test", tmp_path / "p.rego", good, "--require-reference-values")
         assert ended.status == 1
+
+    def test_a_tee_that_nobody_named_needs_a_pin(self, policy: Policy, tmp_path: Path) -> None:
+        claims = written(tmp_path / "claims.json", sgx_claims())
+        words = ("test", POLICIES / "sgxPolicy.rego", claims)
+        ended = policy(*words, "--json")
+        assert (ended.status, ended.json["allow"]) == (1, True)
+        assert "no measurement of sgx is pinned" in ended.json["reasons"][0]["text"]
+        assert policy(*words, "--verifier", "tdx,sgx").status == 0
 
     def test_a_set_that_expired_accepts_nothing(self, policy: Policy, tmp_path: Path) -> None:
         good = written(tmp_path / "good.json", tdx_claims())

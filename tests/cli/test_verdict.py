@@ -233,13 +233,20 @@ async def test_what_the_operator_insists_on_is_stored_as_it_is(
 
 
 async def test_a_tested_policy_that_refuses_is_status_1(broker: RunningBroker, files: Path) -> None:
-    given = ("--policy-file", str(files / "policy.rego"), "--reference-file", str(files / "data"))
-    words = ("policy", "test", *given)
-    assert said(await verdict(broker, *words, str(files / "claims"))).startswith(
+    signer = base64.b64encode(bytes(32)).decode()
+    (files / "pinned").write_text(json.dumps({**json.loads(SGX_DATA), "mrSigner": [signer]}))
+    for name, claims in (("claims", CLAIMS), ("old", OLD_CLAIMS)):
+        (files / name).write_text(json.dumps({**json.loads(claims), "mrSigner": signer}))
+    words = ("policy", "test", "--policy-file", str(files / "policy.rego"), "--reference-file")
+    pinned = str(files / "pinned")
+    assert said(await verdict(broker, *words, pinned, str(files / "claims"))).startswith(
         "verdict  accepted\nallow    true\nTEE      sgx\n"
     )
-    ended = await verdict(broker, *words, str(files / "old"), "--json")
+    ended = await verdict(broker, *words, pinned, str(files / "old"), "--json")
     assert (ended.status, ended.json["allow"], ended.json["verdict"]) == (1, False, "refused")
+    ended = await verdict(broker, *words, str(files / "data"), str(files / "claims"), "--json")
+    assert (ended.status, ended.json["allow"]) == (1, True)
+    assert "no measurement of sgx is pinned" in ended.json["reasons"][0]["text"]
 
 
 async def test_status_says_what_is_unsafe_and_who_asks(broker: RunningBroker) -> None:

@@ -1,4 +1,4 @@
-"""The daemon's life over any listeners: bind all, start all, stop all at the same time."""
+"""Lifecycle of the daemon: it binds, starts and stops all listeners."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SECONDS = 20
 
 
 class Spy:
-    """A listener that notes what the daemon does with it, around another or around none."""
+    """Listener that records what the daemon does with it, and may wrap another one."""
 
     def __init__(self, name: str, calls: list[str], inner: Listener | None = None) -> None:
         self.name = name
@@ -75,7 +75,7 @@ def settings_for(directory: Path, **more: Any) -> Settings:
 
 
 def spied(daemon: app.Daemon, calls: list[str]) -> tuple[app.Daemon, tuple[Spy, ...]]:
-    """The same daemon with a spy around each listener, and one listener more."""
+    """Return the daemon with a spy around each listener, and an additional listener."""
     spies = tuple(Spy(listener.name, calls, listener) for listener in daemon.listeners)
     spies = (*spies, Spy("another", calls))
     daemon._parts.about.listeners = spies
@@ -99,7 +99,7 @@ async def test_every_address_is_bound_before_any_listener_accepts(tmp_path: Path
 
 
 async def test_listeners_stop_at_the_same_time(tmp_path: Path) -> None:
-    """Each waits here until all others have begun to stop."""
+    """Each listener waits until all others have begun to stop."""
     daemon, spies = spied(
         app.build_daemon(settings_for(tmp_path, drain_timeout=60), Unsafe(), Recorder()), []
     )
@@ -111,7 +111,7 @@ async def test_listeners_stop_at_the_same_time(tmp_path: Path) -> None:
         await daemon.stop()
 
 
-async def test_a_listener_that_cannot_stop_does_not_keep_the_others(tmp_path: Path) -> None:
+async def test_a_listener_that_fails_to_stop_does_not_affect_the_others(tmp_path: Path) -> None:
     events = Recorder()
     daemon, spies = spied(app.build_daemon(settings_for(tmp_path), Unsafe(), events), [])
 
@@ -147,7 +147,7 @@ class TestAddressThatIsTaken:
     async def test_every_other_address_is_released(
         self, tmp_path: Path, free: dict[str, str], name: str
     ) -> None:
-        """While the daemon that failed still exists: nothing waits for its deletion."""
+        """They are released while the object of the failed daemon still exists."""
         address = Address.parse(free[name])
         daemon = app.build_daemon(settings_for(tmp_path, **free), Unsafe(), Recorder())
         with (
@@ -192,9 +192,9 @@ async def eventually(condition: Callable[[], object]) -> None:
 
 
 class TestLoopsThatFail:
-    """Each used to end at its first exception, silently and for good."""
+    """Loops that used to end at their first exception, silently and permanently."""
 
-    async def test_the_check_of_readiness_goes_on(
+    async def test_the_check_of_readiness_continues(
         self, broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         readiness, events = broker.daemon._parts.readiness, Recorder()
@@ -212,8 +212,8 @@ class TestLoopsThatFail:
         await self._goes_on(work, refreshed, events)
         assert events.named("warning.task")[0]["task"] == "check readiness"
 
-    async def test_the_renewal_of_collateral_goes_on(self, tmp_path: Path) -> None:
-        """The store cannot be listed once, on a network file system say."""
+    async def test_the_renewal_of_collateral_continues(self, tmp_path: Path) -> None:
+        """Listing the store fails once, as it can on a network file system."""
         events, listed = Recorder(), asyncio.Event()
         failures = [StorageError("the directory cannot be read")]
 
@@ -240,7 +240,7 @@ class TestLoopsThatFail:
         assert (task["task"], task["error"]) == ("renew collateral", "StorageError")
         await service.close()
 
-    async def test_the_reload_goes_on(
+    async def test_the_reload_continues(
         self, broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A SIGHUP whose reload fails is recorded; the daemon serves, and the next one works."""
@@ -265,7 +265,7 @@ class TestLoopsThatFail:
         async with broker.guest() as guest:
             assert await guest.version() == "v1"
 
-    async def test_a_connection_that_cannot_be_taken_does_not_end_accepting(
+    async def test_a_connection_that_cannot_be_accepted_does_not_end_accepting(
         self, broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def broken(self: object, *_: object) -> None:
@@ -296,8 +296,8 @@ class TestLoopsThatFail:
         assert "secret" not in events.text
 
 
-async def test_a_socket_that_accepts_no_more_ends_the_daemon(broker: RunningBroker) -> None:
-    """Such a daemon would look alive and serve no HTTP guest, until someone notices."""
+async def test_a_socket_that_can_no_longer_accept_ends_the_daemon(broker: RunningBroker) -> None:
+    """Otherwise the daemon would run without serving HTTP guests."""
     listening = broker.kbs._listening
     assert listening is not None
     listening.shutdown(socket.SHUT_RDWR)
@@ -323,10 +323,10 @@ async def test_essential_work_that_fails_is_the_exit_status(
     assert "secret" not in logged
 
 
-async def test_a_bug_before_the_handshake_ends_that_connection_only(
+async def test_an_internal_error_before_the_handshake_ends_that_connection_only(
     broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """TLS settings that cannot be made are reported, and the next guest is served."""
+    """TLS settings that cannot be built are reported, and the next guest is served."""
 
     def broken() -> None:
         raise RuntimeError("secret")

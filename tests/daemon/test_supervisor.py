@@ -13,7 +13,7 @@ from verdictd_py.errors import StorageError
 
 
 class Time:
-    """A monotonic clock that only sleeping moves."""
+    """Monotonic clock that only sleeping moves."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -44,7 +44,7 @@ def supervisor(time: Time, events: Recorder) -> Supervisor:
 
 
 def failing(times: int, *, error: BaseException | None = None) -> Callable[[], Awaitable[None]]:
-    """Work that raises so many times, and then returns."""
+    """Work that raises an error several times, and then returns."""
     left = times
 
     async def run() -> None:
@@ -69,7 +69,7 @@ async def test_a_failure_is_recorded_by_type_and_without_its_text(
     assert "secret" not in events.text
 
 
-async def test_the_reason_of_our_own_errors_is_recorded(
+async def test_the_text_of_a_verdictd_error_is_recorded(
     supervisor: Supervisor, events: Recorder
 ) -> None:
     await supervisor.start(Work("renew", failing(1, error=StorageError("the disk is full"))))
@@ -117,10 +117,10 @@ async def test_other_work_does_not_end_the_daemon(supervisor: Supervisor) -> Non
     assert not supervisor.failed
 
 
-async def test_a_cancellation_that_nobody_asked_for_is_a_failure(
+async def test_an_unrequested_cancellation_is_a_failure(
     supervisor: Supervisor, events: Recorder
 ) -> None:
-    """A future that the work waits for was cancelled: the work must not end for good."""
+    """A future that the work waits for was cancelled: the work must not end permanently."""
     await supervisor.start(Work("renew", failing(1, error=asyncio.CancelledError())))
     assert events.named("warning.task")[0]["error"] == "CancelledError"
 

@@ -22,7 +22,7 @@ ALLOWED = {
 
 
 def starters(tree: ast.AST, inside: str = "") -> Iterator[str]:
-    """Where tasks are started: qualified names of functions."""
+    """Return the qualified names of the functions that start tasks."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield from starters(node, f"{inside}.{node.name}".lstrip("."))
@@ -34,7 +34,7 @@ def starters(tree: ast.AST, inside: str = "") -> Iterator[str]:
         yield from starters(node, inside)
 
 
-def test_tasks_are_started_only_where_their_end_is_awaited() -> None:
+def test_tasks_are_started_only_where_they_are_awaited() -> None:
     found = {
         (str(file.relative_to(PACKAGE)), where)
         for file in PACKAGE.rglob("*.py")
@@ -44,6 +44,6 @@ def test_tasks_are_started_only_where_their_end_is_awaited() -> None:
     assert found == set(ALLOWED)
 
 
-def test_a_bare_task_would_be_found() -> None:
+def test_a_bare_task_is_detected() -> None:
     text = "class A:\n async def f(self):\n  t = asyncio.create_task(x())\n  ensure_future(t)\n"
     assert list(starters(ast.parse(text))) == ["A.f", "A.f"]

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -29,7 +29,7 @@ from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Reason
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy
-from verdictd_py.ports import Kind
+from verdictd_py.ports import NO_QUERY, Kind
 from verdictd_py.protocols.eaa import answers, messages
 from verdictd_py.protocols.ratstls import certificate
 from verdictd_py.tees.intel.collateral.sources import FileCollateral
@@ -46,7 +46,9 @@ DICE_OID: Final = "2.23.133.5.4.9"
 class AllowsAll:
     """A release policy that refuses nothing, as the packaged one."""
 
-    async def failures(self, peer: AppraisedPeer, kind: Kind, path: str) -> tuple[Reason, ...]:
+    async def failures(
+        self, peer: AppraisedPeer, kind: Kind, path: str, query: Mapping[str, str] = NO_QUERY
+    ) -> tuple[Reason, ...]:
         return ()
 
 

@@ -34,6 +34,21 @@ def test_a_report_has_the_claims_and_their_tee(
     assert (found.claims, found.tee, found.withheld) == (CLAIMS, "tdx", withheld)
 
 
+@pytest.mark.parametrize(
+    ("verdict", "code", "fault"),
+    [
+        ("refused", "policy-refused", ""),
+        ("accepted", "ok", ""),
+        ("refused", "tcb-status", "tcb-status"),
+        ("unverified", "binding-mismatch", "binding-mismatch"),
+    ],
+)
+def test_a_refusal_that_no_policy_decided_is_known(verdict: str, code: str, fault: str) -> None:
+    report = {"verdict": verdict, "code": code, "tee": "tdx", "claims": CLAIMS}
+    (found,) = read_recorded(written(report), "f")
+    assert found.fault == fault
+
+
 def test_a_list_has_several_guests() -> None:
     report = {"verdict": "accepted", "tee": "sgx", "claims": CLAIMS}
     found = read_recorded(written([report, CLAIMS]), "f")

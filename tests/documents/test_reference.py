@@ -14,7 +14,6 @@ from verdictd_py.documents.reference import (
     MAX_DATA_BYTES,
     MAX_DATA_DEPTH,
     ReferenceData,
-    parse_data,
 )
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy.engine import CompiledPolicy
@@ -51,7 +50,7 @@ from verdictd_py.ports.tees import Tee
 def test_data_that_could_mean_two_things_is_refused(text: str, said: str) -> None:
     """defects.md 15: data with a top-level `policy` would override the verdict."""
     with pytest.raises(PolicyInvalid, match=said):
-        parse_data(text)
+        ReferenceData.parse(text)
     with pytest.raises(PolicyInvalid, match=said):
         CompiledPolicy.compile("package policy\ndefault allow = false", text)
 
@@ -64,7 +63,7 @@ def test_what_the_caps_allow_is_read() -> None:
 @given(text=st.text() | st.from_regex(r'\{"[a-z]{0,6}": ?[\[\]{}"0-9a-zN.,:-]{0,20}\}?'))
 def test_the_reader_raises_its_own_error_only(text: str) -> None:
     try:
-        found = parse_data(text)
+        found = ReferenceData.parse(text).values
     except PolicyInvalid:
         return
     assert found == json.loads(text)

@@ -75,7 +75,7 @@ def test_the_refusal_comes_before_all_else() -> None:
 
 def test_a_peer_is_made_in_no_other_way() -> None:
     made: Callable[..., AppraisedPeer] = AppraisedPeer
-    values = {"appraisal_id": "x", "tee": "tdx", "address": "", "claims": {}}
+    values = {"appraisal_id": "x", "tee": "tdx", "address": "", "claims": {}, "trust": {}}
     peer = AppraisedPeer.of(ACCEPTED, address="")
     with pytest.raises(TypeError, match=r"AppraisedPeer\.of"):
         AppraisedPeer()

@@ -47,12 +47,12 @@ def of(text: str, **members: object) -> str:
 
 
 @pytest.mark.parametrize("version", NEWER)
-def test_what_another_implementation_sealed_opens(key: TeeKey, version: Version) -> None:
+def test_an_answer_of_another_implementation_is_decrypted(key: TeeKey, version: Version) -> None:
     for secret in (SECRET, b"", bytes(100_000)):
         assert opened(sealed(key, secret), key, version) == secret
 
 
-def test_the_oldest_form_opens() -> None:
+def test_the_oldest_form_is_decrypted() -> None:
     key = TeeKey.new(TeeKeyKind.RSA, Version.V0_1_1)
     assert key.algorithm == key.jwk["alg"] == RSA1_5
     answer = sealed_as_before_0_2_0(key)
@@ -62,7 +62,7 @@ def test_the_oldest_form_opens() -> None:
             opened(answer, key, version)
 
 
-def test_the_oldest_form_needs_its_tag_to_be_there_and_empty() -> None:
+def test_the_oldest_form_requires_an_empty_tag() -> None:
     key = TeeKey.new(TeeKeyKind.RSA, Version.V0_1_1)
     answer = sealed_as_before_0_2_0(key, tag=to_base64url(bytes(16)))
     with pytest.raises(AnswerInvalid, match="iv or tag"):
@@ -73,7 +73,7 @@ def test_the_oldest_form_needs_its_tag_to_be_there_and_empty() -> None:
 
 
 @pytest.mark.parametrize("size", [16, 24])
-def test_a_content_key_of_another_size_is_none(size: int) -> None:
+def test_a_content_key_of_another_size_is_refused(size: int) -> None:
     """AES-GCM accepts keys of other sizes, but the header says A256GCM."""
     key = TeeKey.new(TeeKeyKind.RSA, Version.V0_1_1)
     with pytest.raises(AnswerInvalid, match="content key"):
@@ -89,9 +89,7 @@ def test_a_content_key_of_another_size_is_none(size: int) -> None:
         '{"alg":"RSA\\u002dOAEP-256","enc":"A256GCM"}',
     ],
 )
-def test_a_header_that_guests_would_write_otherwise_does_not_open(
-    rsa_key: TeeKey, protected: str
-) -> None:
+def test_a_header_in_another_serialisation_is_refused(rsa_key: TeeKey, protected: str) -> None:
     """Guests serialise the header again, so they cannot decrypt this valid JWE."""
     answer = sealed(rsa_key, protected=protected)
     with pytest.raises(AnswerInvalid, match="not serialised"):
@@ -106,7 +104,7 @@ def test_the_associated_data_is_the_header_as_guests_write_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["encrypted_key", "iv", "ciphertext", "tag"])
-def test_one_changed_bit_anywhere_does_not_open(key: TeeKey, name: str) -> None:
+def test_one_changed_bit_is_refused(key: TeeKey, name: str) -> None:
     answer = sealed(key)
     first = "B" if answer[name][0] == "A" else "A"
     answer[name] = first + answer[name][1:]
@@ -115,7 +113,9 @@ def test_one_changed_bit_anywhere_does_not_open(key: TeeKey, name: str) -> None:
     assert raised.value.__cause__ is None
 
 
-def test_another_guests_answer_does_not_open(key: TeeKey, ec_key: TeeKey, rsa_key: TeeKey) -> None:
+def test_an_answer_to_another_guest_is_refused(
+    key: TeeKey, ec_key: TeeKey, rsa_key: TeeKey
+) -> None:
     for other in (ec_key, rsa_key, TeeKey.new(TeeKeyKind.EC_P256)):
         if other is not key and other.jwk != key.jwk:
             with pytest.raises(AnswerInvalid):
@@ -139,7 +139,7 @@ def test_another_guests_answer_does_not_open(key: TeeKey, ec_key: TeeKey, rsa_ke
         ({"epk": {"kty": "EC", "crv": "P-256", "x": 5, "y": 5}}, "'x'"),
     ],
 )
-def test_headers_that_are_not_for_this_key(
+def test_headers_for_another_key_are_refused(
     ec_key: TeeKey, changes: dict[str, object], message: str
 ) -> None:
     answer = sealed(ec_key)
@@ -161,7 +161,9 @@ def test_headers_that_are_not_for_this_key(
     ],
 )
 @pytest.mark.parametrize("version", list(Version))
-def test_garbage_is_one_error(ec_key: TeeKey, body: bytes, version: Version) -> None:
+def test_garbage_raises_the_documented_error_only(
+    ec_key: TeeKey, body: bytes, version: Version
+) -> None:
     with pytest.raises(AnswerInvalid):
         open_answer(body, ec_key, version)
 
@@ -174,7 +176,7 @@ def test_base64url_is_read_as_strictly_as_guests_do(ec_key: TeeKey, name: str) -
             opened({**answer, name: bad}, ec_key)
 
 
-def test_stray_bits_at_the_end_are_no_base64url(ec_key: TeeKey) -> None:
+def test_trailing_bits_are_not_base64url(ec_key: TeeKey) -> None:
     answer = {**sealed(ec_key), "tag": "A" * 21 + "B"}  # 16 bytes leave four bits
     with pytest.raises(AnswerInvalid, match="not base64url"):
         opened(answer, ec_key)
@@ -202,7 +204,7 @@ class TestTeeKey:
         assert again.jwk == key.jwk
         assert opened(sealed(key), again) == SECRET
 
-    def test_nothing_of_it_is_shown(self, key: TeeKey) -> None:
+    def test_the_key_is_redacted(self, key: TeeKey) -> None:
         assert repr(key) == f"<TEE key for {key.algorithm}>"
         assert isinstance(key.to_pem(), SecretBytes)
 

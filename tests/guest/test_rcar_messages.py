@@ -9,7 +9,7 @@ import pytest
 
 from tests.guest.seen import SEEN, Seen
 from verdictd_py.errors import ConfigError
-from verdictd_py.guest.rcar.evidence import SampleEvidence, no_devices, sample_device
+from verdictd_py.guest.rcar.evidence import SampleEvidence, no_devices
 from verdictd_py.guest.rcar.messages import (
     Challenge,
     JsonObject,
@@ -112,7 +112,7 @@ class TestReportData:
     def test_what_upstreams_guests_were_seen_to_send(self, seen: Seen) -> None:
         if seen.additional:
             devices = device_digest(Challenge(seen.nonce), seen.jwk)
-            assert sample_device(devices) == seen.additional
+            assert base64.b64encode(devices).decode() in seen.additional
         digest = runtime_digest(
             seen.version, Challenge(seen.nonce), seen.jwk, additional_evidence=seen.additional
         )
@@ -179,7 +179,6 @@ def test_sample_evidence_is_that_of_guest_components() -> None:
     digest = bytes(range(48))
     b64 = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4v"
     assert SampleEvidence().collect(digest) == {"svn": "1", "report_data": b64}
-    assert sample_device(digest) == '{"sampledevice":{"report_data":"' + b64 + '","svn":"2"}}'
     assert no_devices(digest) == ""
 
 

@@ -71,7 +71,7 @@ class TestGettingAResource:
             assert (await session.resource(PATH)).reveal() == SECRET
         assert kbs.paths == [GET, "auth", "attest", GET, GET]
 
-    async def test_the_answers_form_is_that_of_the_version(self) -> None:
+    async def test_the_answer_has_the_form_of_the_version(self) -> None:
         for version, seal in (
             (Version.V0_1_1, sealed_as_before_0_2_0),
             (Version.V0_2_0, sealed),
@@ -82,7 +82,7 @@ class TestGettingAResource:
             async with session_with(kbs, guest) as session:
                 assert (await session.resource(PATH)).reveal() == SECRET
 
-    async def test_three_times_at_most(self, guest: RcarGuest) -> None:
+    async def test_a_resource_is_requested_at_most_three_times(self, guest: RcarGuest) -> None:
         kbs = FakeKbs({GET: [error(401, "TokenNotFound", "who are you")]})
         async with session_with(kbs, guest) as session:
             with pytest.raises(KbsRefused, match="TokenNotFound: who are you"):
@@ -101,7 +101,9 @@ class TestGettingAResource:
             httpx.Response(500),
         ],
     )
-    async def test_everything_else_stops_it(self, guest: RcarGuest, answer: httpx.Response) -> None:
+    async def test_other_errors_end_the_attempts(
+        self, guest: RcarGuest, answer: httpx.Response
+    ) -> None:
         """A guest also gives up after a 401 whose body is not an error it can read."""
         kbs = answering(get=answer)
         async with session_with(kbs, guest) as session:
@@ -110,7 +112,7 @@ class TestGettingAResource:
         assert kbs.paths == [GET]
         assert raised.value.status == answer.status_code
 
-    async def test_a_refused_handshake_ends_it(self, guest: RcarGuest) -> None:
+    async def test_a_refused_handshake_ends_the_attempts(self, guest: RcarGuest) -> None:
         kbs = answering(get=error(401, "TokenNotFound"), attest=error(401, "AttestationError"))
         async with session_with(kbs, guest) as session:
             with pytest.raises(KbsRefused) as raised:
@@ -130,7 +132,7 @@ class TestGettingAResource:
         assert asked.headers["authorization"] == f"Bearer {jwt({'exp': 1})}"
         assert "cookie" not in asked.headers
 
-    async def test_a_path_is_sent_as_it_stands(self, guest: RcarGuest) -> None:
+    async def test_a_path_is_sent_unchanged(self, guest: RcarGuest) -> None:
         kbs = answering(get=httpx.Response(200, json=sealed(guest.tee_key)))
         async with session_with(kbs, guest) as session:
             await session.get(f"{PATH}?a=b%20c")
@@ -143,7 +145,7 @@ class TestCookies:
         challenge = httpx.Response(200, json=CHALLENGE, headers={"set-cookie": cookie})
         return answering(auth=challenge, get=error(404, "PluginInternalError"))
 
-    async def test_the_sessions_cookie_comes_back(self, guest: RcarGuest) -> None:
+    async def test_the_cookie_of_the_session_is_sent_back(self, guest: RcarGuest) -> None:
         kbs = self.setting("kbs-session-id=abc; Path=/kbs; HttpOnly; Max-Age=300")
         async with session_with(kbs, guest) as session:
             await session.handshake()
@@ -159,7 +161,7 @@ class TestCookies:
         ["Path=/other", "Path=/kbs/v1", "Path=/kbs; Secure", "Path=/kbs; Max-Age=0",
          "Path=/kbs; Domain=example.org"],
     )  # fmt: skip
-    async def test_a_cookie_for_somewhere_else_does_not(
+    async def test_a_cookie_for_another_scope_is_not_sent(
         self, guest: RcarGuest, attributes: str
     ) -> None:
         kbs = self.setting(f"kbs-session-id=abc; {attributes}")
@@ -199,7 +201,7 @@ class TestRefusals:
         assert kbs.paths == ["auth"]
 
     @pytest.mark.parametrize("status", [201, 204, 400, 413, 500, 503])
-    async def test_only_200_is_yes(self, guest: RcarGuest, status: int) -> None:
+    async def test_only_status_200_is_success(self, guest: RcarGuest, status: int) -> None:
         kbs = answering(attest=httpx.Response(status, json={"token": jwt({})}))
         async with session_with(kbs, guest) as session:
             with pytest.raises(KbsRefused) as raised:
@@ -313,7 +315,7 @@ def whole(body: object) -> bytes:
 
 
 class TestNetwork:
-    async def test_nobody_there(self, guest: RcarGuest) -> None:
+    async def test_a_refused_connection_is_reported(self, guest: RcarGuest) -> None:
         async with served(b"") as url:
             pass
         async with connected(url, guest) as session:
@@ -321,7 +323,7 @@ class TestNetwork:
                 await session.auth()
 
     @pytest.mark.parametrize("answer", [b"", whole(CHALLENGE)[:-1]])
-    async def test_no_whole_answer_in_time(self, guest: RcarGuest, answer: bytes) -> None:
+    async def test_an_incomplete_answer_times_out(self, guest: RcarGuest, answer: bytes) -> None:
         async with (
             served(answer) as url,
             connected(url, guest, timeout_seconds=0.2) as session,
@@ -329,7 +331,7 @@ class TestNetwork:
             with pytest.raises(BrokerUnreachable, match="did not answer in time"):
                 await session.auth()
 
-    async def test_no_http(self, guest: RcarGuest) -> None:
+    async def test_an_answer_that_is_not_http_is_reported(self, guest: RcarGuest) -> None:
         async with served(b"SSH-2.0-OpenSSH_9.2\r\n\r\n") as url, connected(url, guest) as session:
             with pytest.raises(
                 BrokerUnreachable, match=r"does not answer with valid HTTP.*https://"
@@ -337,7 +339,7 @@ class TestNetwork:
                 await session.auth()
         assert "SSH" not in str(raised.value)
 
-    async def test_a_proxy_of_the_environment_is_not_asked(
+    async def test_a_proxy_in_the_environment_is_not_used(
         self, guest: RcarGuest, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for name in ("HTTP_PROXY", "ALL_PROXY"):
@@ -450,20 +452,6 @@ class TestToken:
                     with pytest.raises(AnswerInvalid, match=message):
                         await session.token()
             assert kbs.paths == ["auth", "attest"] * 2
-
-    def test_the_tees_key_is_found_in_both_places(self) -> None:
-        claims: dict[str, Any] = {
-            "submods": {
-                "cpu0": {
-                    "ear.veraison.annotated-evidence": {
-                        "runtime_data_claims": {"tee-pubkey": {"kty": "EC"}}
-                    }
-                }
-            },
-            "customized_claims": {"runtime_data": {"tee-pubkey": {"kty": "RSA"}}},
-        }
-        assert Token.parse(jwt(claims)).tee_keys() == ({"kty": "EC"}, {"kty": "RSA"})
-        assert Token.parse(jwt({"submods": 5})).tee_keys() == (None, None)
 
     def test_claims_of_their_types_are_read(self) -> None:
         claims: dict[str, Any] = {"exp": 1.5, "iat": 1, "iss": None, "aud": ["a"], "other": [{}]}

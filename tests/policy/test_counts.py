@@ -42,7 +42,7 @@ class Broker:
         self.source = DocumentsWithSets(self.store, TEES, lambda: NOW)
         compiled = CompiledPolicies()
         self.appraisal = RegoAppraisalPolicy(self.source, TEES, compiled)
-        self.release = RegoReleasePolicy(self.store, compiled)
+        self.release = RegoReleasePolicy(self.store, TEES, compiled)
         self.open = OpenMeasurements(self.source, TEES)
         tester, history, events = PolicyTrial(TEES, compiled), History(), MemoryEvents()
         changes = CheckedDocuments(self.store, TEES, tester, lambda: NOW, self.prepare)

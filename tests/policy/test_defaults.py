@@ -27,7 +27,7 @@ from tests.policy.support import (
 )
 from tests.support.examples import examples
 from tests.support.tees import TDX, TEES
-from verdictd_py.documents.reference import parse_data
+from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy
@@ -137,7 +137,7 @@ class TestTdx:
         assert allowed("tdx", claims, {"advisoryIds": []})
 
     def test_the_packaged_data_names_every_measurement(self) -> None:
-        data = parse_data((POLICIES / "tdxData").read_text(encoding="utf-8"))
+        data = ReferenceData.parse((POLICIES / "tdxData").read_text(encoding="utf-8")).values
         assert data == {"tcbStatus": list(ACCEPTED_TCB), **{name: [] for name in TDX.measurements}}
 
 
@@ -145,7 +145,7 @@ class TestSgx:
     """Rules and names are those of verdictd's `src/resources/opa.rs`."""
 
     def test_the_packaged_data_is_the_original(self) -> None:
-        data = parse_data((POLICIES / "sgxData").read_text(encoding="utf-8"))
+        data = ReferenceData.parse((POLICIES / "sgxData").read_text(encoding="utf-8")).values
         assert data == {"mrEnclave": [], "mrSigner": [], "productId": 0, "svn": 0}
         assert allowed("sgx", sgx_claims())
 
@@ -250,7 +250,7 @@ def test_opa_says_the_same(tee: str, tmp_path: Path) -> None:
         keys = ["debug", "tcbStatus", "mrEnclave", "mrSigner", "productId", "svn"]
     said: set[bool] = set()
     for _ in range(8):
-        data = parse_data(default_documents(tee).data)
+        data = dict(ReferenceData.parse(default_documents(tee).data).values)
         data |= {name: [chance.choice(values), ONE] for name in chance.sample(keys, 1)}
         data |= {name: chance.choice(values) for name in chance.sample(keys, chance.randrange(2))}
         cases: list[Claims] = []

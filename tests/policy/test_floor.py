@@ -171,6 +171,17 @@ async def test_required_reference_values() -> None:
     ]
 
 
+def test_a_guest_that_nothing_pins_is_told_so_before_each_missing_list() -> None:
+    found = Pinning({"sgx"}, require_reference_values=True).unmet(SGX, {})
+    assert [(reason.rule, "is pinned" in reason.text) for reason in found] == [
+        ("mrEnclave", True),
+        ("mrSigner", True),
+        ("mrEnclave", False),
+        ("mrSigner", False),
+        ("tcbStatus", False),
+    ]
+
+
 async def test_a_tee_that_is_not_known_is_refused() -> None:
     assert await reasons(YES, tdx_claims(), tees=Tees([SGX])) == [
         {

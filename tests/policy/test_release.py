@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 
 from tests.policy.support import POLICIES
-from tests.support.memory import accepted_peer
+from tests.support.memory import NOW, VERIFIED, accepted_peer
 from tests.support.tees import TEES
+from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
 from verdictd_py.domain.names import Name
+from verdictd_py.domain.trust import TrustVector
 from verdictd_py.encoding import JsonValue
+from verdictd_py.policy import trustee
 from verdictd_py.policy.release import RegoReleasePolicy
 from verdictd_py.ports import Document, Kind
+from verdictd_py.ports.tees import Tees
 from verdictd_py.storage.memory import MemoryDocumentStore
 
 PEER = accepted_peer()
@@ -24,7 +29,8 @@ DEFAULT = (POLICIES / "releasePolicy.rego").read_text()
 
 
 async def reasons(texts: dict[str, str], path: str = "keys/one", kind: Kind = Kind.KEY) -> str:
-    found = await RegoReleasePolicy(MemoryDocumentStore(TEES, texts)).failures(PEER, kind, path)
+    release = RegoReleasePolicy(MemoryDocumentStore(TEES, texts), TEES)
+    found = await release.failures(PEER, kind, path)
     return "; ".join(reason.text for reason in found)
 
 
@@ -92,10 +98,17 @@ async def test_a_policy_sees_the_parts_of_a_name() -> None:
 async def test_the_whole_input_of_a_policy(
     path: str, kind: Kind, labels: dict[str, JsonValue]
 ) -> None:
+    part = {
+        "ear.status": "contraindicated",  # this peer was not rated
+        "ear.trustworthiness-vector": {"hardware": 97},
+        "ear.appraisal-policy-id": "tdxPolicy.rego",
+        "ear.veraison.annotated-evidence": {PEER.tee: dict(PEER.claims)},
+    }
     asked = {
         "claims": dict(PEER.claims),
         "appraisal": {"id": PEER.appraisal_id, "tee": PEER.tee},
-        "resource": {"kind": kind.value, "path": path, "labels": labels},
+        "resource": {"kind": kind.value, "path": path, "labels": labels, "query": {}},
+        "submods": {"cpu0": part},
     }
     texts = {
         "releasePolicy.rego": HEAD + "allow if input == data.asked\n",
@@ -108,7 +121,7 @@ async def test_changed_data_decides_about_the_next_secret() -> None:
     store = MemoryDocumentStore(
         TEES, {"releasePolicy.rego": HEAD + "allow if data.open\n", "releaseData": '{"open": true}'}
     )
-    policy = RegoReleasePolicy(store)
+    policy = RegoReleasePolicy(store, TEES)
     assert not await policy.failures(PEER, Kind.KEY, "keys/one")
     store.texts["releaseData"] = '{"open": false}'
     assert await policy.failures(PEER, Kind.KEY, "keys/one")
@@ -132,12 +145,12 @@ async def test_policy_and_data_are_of_one_moment() -> None:
 
     allows = HEAD + "allow if data.open\n"
     store = Changing(TEES, {"releasePolicy.rego": HEAD, "releaseData": '{"open": true}'})
-    assert await RegoReleasePolicy(store).failures(PEER, Kind.KEY, "keys/one")
+    assert await RegoReleasePolicy(store, TEES).failures(PEER, Kind.KEY, "keys/one")
 
 
 async def test_a_refusal_is_of_the_rule_release() -> None:
     store = MemoryDocumentStore(TEES, {"releasePolicy.rego": HEAD})
-    (reason,) = await RegoReleasePolicy(store).failures(PEER, Kind.KEY, "keys/one")
+    (reason,) = await RegoReleasePolicy(store, TEES).failures(PEER, Kind.KEY, "keys/one")
     assert reason.as_json() == {
         "rule": "release",
         "measured": "",
@@ -161,15 +174,43 @@ async def test_the_longest_prefix_decides() -> None:
 
 async def test_what_is_broken_is_said_before_a_guest_finds_out() -> None:
     broken = {"releasePolicy.rego": DEFAULT, "releasePolicies": '{"a": "x.rego"}', "x.rego": "?"}
-    (problem,) = await RegoReleasePolicy(MemoryDocumentStore(TEES, broken)).prepare()
+    (problem,) = await RegoReleasePolicy(MemoryDocumentStore(TEES, broken), TEES).prepare()
     assert problem.startswith("x.rego: ")
     assert (
         await RegoReleasePolicy(
-            MemoryDocumentStore(TEES, {"releasePolicy.rego": DEFAULT})
+            MemoryDocumentStore(TEES, {"releasePolicy.rego": DEFAULT}), TEES
         ).prepare()
         == ()
     )
     (problem,) = await RegoReleasePolicy(
-        MemoryDocumentStore(TEES, {"releasePolicies": "{"})
+        MemoryDocumentStore(TEES, {"releasePolicies": "{"}), TEES
     ).prepare()
     assert "not valid JSON" in problem
+
+
+async def test_the_view_of_the_claims_is_built_once_for_each_appraisal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The keys of one request, and all requests with one token, share a view."""
+    built: list[str] = []
+    submods = trustee.submods
+
+    def counted(
+        tees: Tees, tee: str, claims: Mapping[str, JsonValue], trust: TrustVector
+    ) -> dict[str, JsonValue]:
+        built.append(tee)
+        return submods(tees, tee, claims, trust)
+
+    monkeypatch.setattr(trustee, "submods", counted)
+    rule = 'allow if {\n  input.claims.mrTd == "ab"\n  input.resource.path != "keys/9"\n}\n'
+    store = MemoryDocumentStore(TEES, {"releasePolicy.rego": HEAD + rule})
+    policy = RegoReleasePolicy(store, TEES)
+    for number in range(64):
+        refused = await policy.failures(accepted_peer(), Kind.KEY, f"keys/{number}")
+        assert bool(refused) is (number == 9)
+    assert built == ["tdx"]
+    evidence = replace(VERIFIED, claims={"mrTd": "cd"})
+    same_id = Appraisal("0123", NOW, "tdx", "test", evidence, bound=True, refusal=None)
+    peer = AppraisedPeer.of(same_id, address="192.0.2.1:5")
+    assert await policy.failures(peer, Kind.KEY, "keys/0")  # never the view of other claims
+    assert built == ["tdx", "tdx"]

@@ -6,7 +6,15 @@ import json
 
 import pytest
 
-from tests.policy.support import ONE, TWO, Claims, default_documents, tdx_claims, without
+from tests.policy.support import (
+    ONE,
+    TWO,
+    Claims,
+    default_documents,
+    sgx_claims,
+    tdx_claims,
+    without,
+)
 from tests.support.tees import TEES
 from verdictd_py.domain.policyreport import PolicyReport, RuleState
 from verdictd_py.encoding import JsonValue
@@ -28,7 +36,7 @@ RACK_DATA = '{"rack": ["50806f000000"]}'
 async def report_of(
     policy: str, data: str, claims: Claims, tee: str | None = "tdx", *, required: bool = False
 ) -> PolicyReport:
-    reports = PolicyReports(TEES, pinning=Pinning(require_reference_values=required))
+    reports = PolicyReports(TEES, pinning=Pinning(frozenset({"sgx"}), required))
     return await reports.report(PolicyDocuments(policy, data), claims, tee)
 
 
@@ -171,9 +179,7 @@ async def test_the_reasons_are_those_of_the_decision(
             assert tee == "tdx"
             return documents
 
-    decides = RegoAppraisalPolicy(
-        Source(), TEES, pinning=Pinning(require_reference_values=required)
-    )
+    decides = RegoAppraisalPolicy(Source(), TEES, pinning=Pinning(frozenset({"sgx"}), required))
     reasons = await decides.failures("tdx", claims)
     report = await report_of(documents.policy, documents.data, claims, required=required)
     assert report.reasons == reasons
@@ -185,6 +191,12 @@ async def test_a_policy_that_accepts_is_overruled_by_the_floor() -> None:
     assert report.allow
     assert not report.accepted
     assert [reason.rule for reason in report.reasons] == ["tcbStatus"]
+
+
+async def test_a_tee_that_is_not_pinned_is_refused_as_the_broker_refuses_it() -> None:
+    report = await report_of(HEAD + "allow if true\n", "{}", sgx_claims(), "sgx")
+    assert report.allow
+    assert "no measurement of sgx is pinned" in report.reasons[0].text
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_honest_quote_is_accepted_in_every_form(
     assert len(quote) == 48 + descriptor + size + 4 + declared
 
 
-def test_measurements_stand_where_the_verifier_reads_them(platform: SimulatedPlatform) -> None:
+def test_the_verifier_reads_the_measurements(platform: SimulatedPlatform) -> None:
     registers = [field.name for field in fields(TdMeasurements) if field.type == "bytes"]
     assert len(registers) == 9
     values = {name: bytes([1 + index]) * 48 for index, name in enumerate(registers)}
@@ -83,7 +83,7 @@ def test_default_measurements_are_the_same_in_every_process() -> None:
 
 
 @pytest.mark.parametrize("status", TCB_STATUSES)
-def test_every_tcb_status_can_be_had(platform: SimulatedPlatform, status: TcbStatus) -> None:
+def test_every_tcb_status_can_be_simulated(platform: SimulatedPlatform, status: TcbStatus) -> None:
     options = PlatformOptions(
         tcb_status=status, advisory_ids=("INTEL-SA-00615",), tcb_evaluation_number=21
     )
@@ -104,7 +104,7 @@ def test_every_tcb_status_can_be_had(platform: SimulatedPlatform, status: TcbSta
 
 
 @pytest.mark.parametrize("status", RELAUNCH_STATUSES)
-def test_relaunch_statuses_need_a_body_that_tells_both_svns(
+def test_relaunch_statuses_need_a_body_with_both_svns(
     platform: SimulatedPlatform, status: TcbStatus
 ) -> None:
     changed = platform.with_options(PlatformOptions(tcb_status=status))
@@ -134,7 +134,7 @@ SERVICE_TD = replace(TdMeasurements(), mr_service_td=b"\x01" * 48)
         (SERVICE_TD.debug(), 5, "Invalid MR service TD"),
     ],
 )
-def test_what_no_verifier_accepts_in_a_td(
+def test_attributes_that_no_verifier_accepts_are_refused(
     platform: SimulatedPlatform, td: TdMeasurements, version: int | None, text: str
 ) -> None:
     quote = platform.quote(REPORT_DATA, td, version=version)
@@ -157,7 +157,7 @@ def test_harmless_attributes_are_accepted(platform: SimulatedPlatform) -> None:
     ],
 )
 @pytest.mark.parametrize("version", [4, 5])
-def test_every_flaw_is_seen(
+def test_every_flaw_is_detected(
     platform: SimulatedPlatform, flaw: Flaw, text: str, version: int | None
 ) -> None:
     quote = platform.quote(REPORT_DATA, version=version, flaw=flaw)
@@ -187,7 +187,7 @@ def test_revoked_certificates(platform: SimulatedPlatform, options: PlatformOpti
     judge(revoked.quote(REPORT_DATA), platform.collateral(NOW), platform.root_ca_der)
 
 
-def test_collateral_lives_as_long_as_asked(platform: SimulatedPlatform) -> None:
+def test_collateral_has_the_requested_lifetime(platform: SimulatedPlatform) -> None:
     hour = platform.with_options(PlatformOptions(collateral_lifetime=timedelta(hours=1)))
     quote, collateral = hour.quote(REPORT_DATA), hour.collateral(NOW)
     nearly = NOW + timedelta(minutes=59)
@@ -332,7 +332,7 @@ def test_padding_after_the_quote_changes_nothing(platform: SimulatedPlatform) ->
         lambda p: SimulatedPlatform.create(now=datetime(2026, 11, 24)),  # noqa: DTZ001  # as above
     ],
 )
-def test_what_no_hardware_makes_is_refused(platform: SimulatedPlatform, make: object) -> None:
+def test_impossible_options_are_refused(platform: SimulatedPlatform, make: object) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  # the texts are for people
         make(platform)  # type: ignore[operator]  # a table of lambdas
 

@@ -43,7 +43,7 @@ def test_a_loaded_platform_is_the_saved_one(home: Path, options: PlatformOptions
     assert (home / "root-ca.pem").read_text() == saved.root_ca_pem
 
 
-def test_each_process_accepts_what_the_other_makes(home: Path) -> None:
+def test_each_process_accepts_the_quotes_of_the_other(home: Path) -> None:
     saved = SimulatedPlatform.create(now=NOW)
     saved.save(home)
     loaded = SimulatedPlatform.load(home)
@@ -89,13 +89,13 @@ def test_a_directory_that_others_can_read_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_directory_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="file"):
         SimulatedPlatform.create(now=NOW).save(tmp_path / "file")
 
 
-def test_nothing_saved_is_said_so(tmp_path: Path) -> None:
+def test_a_missing_platform_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         SimulatedPlatform.load(tmp_path)
 

@@ -12,7 +12,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.evidence import VerifiedEvidence
 from verdictd_py.encoding import JsonValue
-from verdictd_py.protocols.rcar import ear
 from verdictd_py.protocols.rcar.teekey import TeeKey
 from verdictd_py.protocols.rcar.tokens import AttestedGuest, Tokens
 from verdictd_py.protocols.rcar.versions import Version
@@ -79,7 +78,7 @@ def tee_key(kind: str = "P-256", version: Version = Version.V0_4_0) -> TeeKey:
     return TeeKey.parse(jwk_of(kind), version)
 
 
-ASSESSMENT: Final = ear.Assessment("tdxPolicy.rego", {"hardware": 2})
+POLICY: Final = "tdxPolicy.rego"
 
 
 @cache

@@ -133,7 +133,10 @@ NO_TOKENS: dict[str, tuple[Callable[[AdminTokens], dict[str, str]], str]] = {
     "made tomorrow": (lambda t: bearing(t.token("boss", iat=time.time() + 9e4)), "not valid yet"),
     "without end": (lambda t: bearing(t.token("boss", exp=None)), "has no exp"),
     "ends never": (lambda t: bearing(t.token("boss", exp=float("inf"))), "exp is not a valid time"),
-    "ends beyond all numbers": (lambda t: bearing(t.token("boss", exp=10**400)), "no time"),
+    "ends beyond all numbers": (
+        lambda t: bearing(t.token("boss", exp=10**400)),
+        "not a valid time",
+    ),
     "ends in a text": (lambda t: bearing(t.token("boss", exp="never")), "exp is not a valid time"),
     "no algorithm": (
         lambda t: bearing(unsigned({"exp": 2**33}, "none")),

@@ -1,4 +1,4 @@
-"""Collateral from files and from guests: what is found, noticed, preferred and refused."""
+"""Collateral from files and from guests: choice, changes on disk, and refusals."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _write(path: Path, collateral: Collateral, *, at: int) -> None:
 
 
 def test_json_round_trip() -> None:
-    """Our form is the library's, and the simulator's."""
+    """The JSON form is that of dcap-qvl and of the simulator."""
     good = good_collateral()
     assert collateral_from_json(collateral_to_json(good)) == good
     assert collateral_from_json(collateral_json(good)) == good
@@ -56,7 +56,7 @@ def test_json_round_trip() -> None:
         ({"qe_identity": "[" * 100_000}, None),
     ],
 )
-def test_bad_file_is_named_with_a_remedy(
+def test_an_unusable_file_is_named_with_a_remedy(
     tmp_path: Path, change: dict[str, object], says: str | None
 ) -> None:
     members = json.loads(collateral_to_json(good_collateral())) | change
@@ -73,23 +73,23 @@ def test_bad_file_is_named_with_a_remedy(
 
 
 @given(st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
-def test_any_text_is_read_or_a_value_error(data: bytes) -> None:
+def test_arbitrary_bytes_are_read_or_a_value_error(data: bytes) -> None:
     with pytest.raises(ValueError, match=r".*"):
         collateral_from_json(data)
 
 
-def test_missing_path_names_the_remedy(tmp_path: Path) -> None:
+def test_a_missing_path_names_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="name a file or a directory"):
         FileCollateral(tmp_path / "absent")
 
 
-def test_too_large(tmp_path: Path) -> None:
+def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
     (tmp_path / "big.json").write_bytes(b" " * (32 * 1024 * 1024 + 1))
     with pytest.raises(ConfigError, match="larger than"):
         FileCollateral(tmp_path)
 
 
-def test_directory_is_chosen_from_by_tee_fmspc_and_ca(tmp_path: Path) -> None:
+def test_collateral_is_chosen_by_tee_fmspc_and_ca(tmp_path: Path) -> None:
     processor = SimulatedPlatform.create(
         now=NOW, options=PlatformOptions(fmspc="00A067110000", ca="processor")
     )
@@ -113,7 +113,7 @@ def test_directory_is_chosen_from_by_tee_fmspc_and_ca(tmp_path: Path) -> None:
             run(source.candidates(other, good_collateral()))
 
 
-def test_most_recent_first(tmp_path: Path) -> None:
+def test_the_most_recent_collateral_comes_first(tmp_path: Path) -> None:
     newer = with_options(tcb_evaluation_number=18).collateral(NOW)
     older = platform().collateral(NOW.replace(day=20))
     for name, one in (("1", older), ("2", newer), ("3", good_collateral())):
@@ -122,7 +122,7 @@ def test_most_recent_first(tmp_path: Path) -> None:
     assert found == (newer, good_collateral(), older)
 
 
-def test_changes_on_disk_are_noticed(tmp_path: Path) -> None:
+def test_changed_files_are_read_again(tmp_path: Path) -> None:
     recorder = RecordedEvents()
     source = FileCollateral(tmp_path, events=recorder)
     with pytest.raises(CollateralUnavailable):
@@ -152,8 +152,8 @@ def test_unchanged_files_are_not_read_again(tmp_path: Path) -> None:
     assert run(source.candidates(REQUEST, None))[0] is run(source.candidates(REQUEST, None))[0]
 
 
-def test_guest_is_asked_last(tmp_path: Path) -> None:
-    """Endorsements are chosen by the guest: only where the operator has nothing."""
+def test_collateral_of_the_guest_comes_last(tmp_path: Path) -> None:
+    """The guest chooses its endorsements, so they are used only without the operator's."""
     brought = platform().collateral(NOW)
     file = tmp_path / "a.json"
     _write(file, good_collateral(), at=1)

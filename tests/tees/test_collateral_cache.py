@@ -1,4 +1,4 @@
-"""The collateral service against a real HTTP server that fails in every way."""
+"""Cache and service client of collateral, with a real HTTP server that fails in many ways."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ ROOT = "/sgx/certification/v4/rootcacrl"
 
 @dataclass
 class Clock:
-    """A clock that stands until it is moved."""
+    """Clock that only the test moves."""
 
     now: datetime = NOW
 
@@ -60,7 +60,7 @@ class Clock:
 
 @dataclass
 class MemoryStore:
-    """Port `CollateralStore`; survives what the test calls a restart."""
+    """Port `CollateralStore` that several caches use, like a store after a restart."""
 
     files: dict[str, bytes] = field(default_factory=dict)
 
@@ -76,7 +76,7 @@ class MemoryStore:
 
 @dataclass
 class Place:
-    """A service, a cache over it, and what happened."""
+    """A service, a cache over it, and the recorded events."""
 
     pccs: Pccs
     client: httpx.AsyncClient
@@ -89,7 +89,7 @@ class Place:
         return await self.cache.candidates(REQUEST, endorsements)
 
     def restarted(self, **more: Any) -> Place:
-        """Another broker on the same store."""
+        """Return the cache of another broker on the same store."""
         return dataclasses.replace(self, cache=self.make(**more))
 
     def make(
@@ -122,8 +122,8 @@ async def place() -> AsyncIterator[Place]:
         await made.cache.stop()
 
 
-async def test_one_fetch_serves_a_boot_storm(place: Place) -> None:
-    """A thousand guests of one type make one request of each kind."""
+async def test_one_fetch_serves_a_thousand_guests(place: Place) -> None:
+    """A thousand guests of one platform type cause one request of each type."""
     found = await asyncio.gather(*(place.get() for _ in range(1000)))
     assert place.pccs.asked == {CRL: 1, TCB: 1, QE: 1, ROOT: 1}
     assert {id(each[0]) for each in found} == {id(found[0][0])}
@@ -131,7 +131,7 @@ async def test_one_fetch_serves_a_boot_storm(place: Place) -> None:
 
 
 async def test_a_thousand_guests_of_one_platform_are_verified_by_one_fetch(place: Place) -> None:
-    """From their quotes on, each with a key of its own; the service is slow meanwhile."""
+    """Each guest has its own quote and key, and the service is slow."""
     platform = place.pccs.platform
     verifier = TdxVerifier(place.cache, root_ca_der=platform.root_ca_der)
     quotes = [platform.quote(number.to_bytes(64, "big")) for number in range(1000)]
@@ -150,14 +150,14 @@ async def test_a_thousand_guests_of_one_platform_are_verified_by_one_fetch(place
     assert place.pccs.asked == {CRL: 1, TCB: 1, QE: 1, ROOT: 1}
 
 
-async def test_a_restart_asks_nobody(place: Place) -> None:
+async def test_a_restart_causes_no_request(place: Place) -> None:
     before = await place.get()
     place.pccs.asked.clear()
     assert await place.restarted().get() == before
     assert not place.pccs.asked
 
 
-async def test_a_file_that_was_written_over_is_not_believed(place: Place) -> None:
+async def test_an_overwritten_file_is_not_used(place: Place) -> None:
     (good,) = await place.get()
     (name,) = place.store.files
     for bad in (
@@ -173,7 +173,7 @@ async def test_a_file_that_was_written_over_is_not_believed(place: Place) -> Non
         assert place.events.named("collateral.unreadable")
 
 
-async def test_it_is_renewed_ahead_while_guests_are_served_from_what_is_kept(place: Place) -> None:
+async def test_it_is_renewed_early_while_guests_are_served_from_the_cache(place: Place) -> None:
     (first,) = await place.get()
     place.clock.now = NOW + LIFETIME * 0.9
     place.pccs.stalled = True
@@ -187,7 +187,7 @@ async def test_it_is_renewed_ahead_while_guests_are_served_from_what_is_kept(pla
 
 
 async def test_a_guest_starts_the_renewal_that_is_due(place: Place) -> None:
-    """It does not wait for it, and the next guests do not start another."""
+    """The guest does not wait for it, and the next guests do not start another one."""
     (first,) = await place.get()
     place.clock.now = NOW + LIFETIME * 0.9
     for _ in range(3):
@@ -197,7 +197,9 @@ async def test_a_guest_starts_the_renewal_that_is_due(place: Place) -> None:
     assert await place.get() != (first,)
 
 
-async def test_what_is_kept_has_a_bound(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_size_of_the_cache_is_limited(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await place.get()
     monkeypatch.setattr(collateral_cache, "MAX_PLATFORMS", 1)
     place.cache._cached[CollateralRequest("tdx", "0" * 12, "platform")] = place.cache._cached.pop(
@@ -208,7 +210,7 @@ async def test_what_is_kept_has_a_bound(place: Place, monkeypatch: pytest.Monkey
     assert len(place.cache._cached) == 1
 
 
-async def test_many_brokers_do_not_renew_together(place: Place) -> None:
+async def test_brokers_do_not_renew_at_the_same_time(place: Place) -> None:
     chance = random.Random(7)  # noqa: S311  # a test's choice
     moments = set()
     for _ in range(20):
@@ -248,7 +250,7 @@ BROKEN: dict[str, Callable[[str, PcsAnswer], PcsAnswer]] = {
 
 @pytest.mark.parametrize("how", BROKEN)
 class TestServiceThatFails:
-    async def test_nothing_wrong_is_kept_and_valid_collateral_is_served(
+    async def test_invalid_answers_are_not_cached_and_valid_collateral_is_served(
         self, place: Place, how: str
     ) -> None:
         (first,) = await place.get()
@@ -261,7 +263,7 @@ class TestServiceThatFails:
         (event,) = place.events.named("collateral.not-renewed")
         assert event["again_after_seconds"] == FIRST_BACK_OFF.total_seconds()
 
-    async def test_without_anything_kept_the_guest_is_told_to_come_back(
+    async def test_with_an_empty_cache_the_guest_has_to_try_again(
         self, place: Place, how: str
     ) -> None:
         place.pccs.change = BROKEN[how]
@@ -273,7 +275,7 @@ class TestServiceThatFails:
 
 
 async def lying(place: Place, platform: SimulatedPlatform) -> None:
-    """The service answers for another platform or another time; nothing of it is kept."""
+    """The answers are for another platform or another time, and are not cached."""
     stored = dict(place.store.files)
     (first,) = await place.get()
     place.pccs.platform = platform
@@ -284,8 +286,8 @@ async def lying(place: Place, platform: SimulatedPlatform) -> None:
     assert place.store.files == stored
 
 
-async def test_older_levels_than_those_kept_are_refused(place: Place) -> None:
-    """A service could repeat what Intel signed before the last TCB recovery."""
+async def test_levels_older_than_the_cached_ones_are_refused(place: Place) -> None:
+    """A service could send what Intel signed before the last TCB recovery."""
     await place.get()
     await lying(place, place.pccs.platform.with_options(PlatformOptions(tcb_evaluation_number=16)))
 
@@ -314,19 +316,19 @@ async def test_collateral_of_another_platform_type_is_refused(place: Place) -> N
         await place.cache.candidates(other, None)
 
 
-async def test_a_certificate_that_is_revoked_signs_nothing(place: Place) -> None:
+async def test_collateral_signed_with_a_revoked_certificate_is_refused(place: Place) -> None:
     place.pccs.platform = place.pccs.platform.with_options(PlatformOptions(pck_ca_revoked=True))
     with pytest.raises(CollateralUnavailable, match="revoked"):
         await place.get()
 
 
-async def test_a_minimum_evaluation_number_can_be_asked_for(place: Place) -> None:
+async def test_a_minimum_evaluation_number_can_be_required(place: Place) -> None:
     assert len(await place.restarted(minimum_evaluation=17).get()) == 1
     with pytest.raises(CollateralUnavailable, match="at least 18"):
         await place.restarted(minimum_evaluation=18).get()
 
 
-async def test_a_dead_service_is_not_asked_again_at_once(place: Place) -> None:
+async def test_a_failed_service_is_not_queried_again_at_once(place: Place) -> None:
     """Negative caching with back-off: 5 s, doubled up to 5 minutes."""
     place.pccs.change = BROKEN["500"]
     pauses = []
@@ -346,7 +348,7 @@ async def test_a_dead_service_is_not_asked_again_at_once(place: Place) -> None:
     assert len(await place.get()) == 1
 
 
-async def test_slow_and_endless_answers_end(place: Place) -> None:
+async def test_slow_and_endless_answers_are_aborted(place: Place) -> None:
     for name, seconds, said in (("stalled", 0.3, "within"), ("endless", 60, "more than")):
         setattr(place.pccs, name, True)
         cache = place.make(seconds=seconds)
@@ -355,7 +357,7 @@ async def test_slow_and_endless_answers_end(place: Place) -> None:
         setattr(place.pccs, name, False)
 
 
-async def test_the_next_service_is_asked_where_one_fails(place: Place) -> None:
+async def test_the_next_service_is_queried_if_one_fails(place: Place) -> None:
     async with running_pccs(place.pccs.platform) as second:
         second.clock = place.clock
         place.pccs.change = BROKEN["500"]
@@ -365,8 +367,10 @@ async def test_the_next_service_is_asked_where_one_fails(place: Place) -> None:
 
 
 @pytest.mark.parametrize("how", ["changed text", "another chain", "older levels", "another root"])
-async def test_the_next_service_is_asked_where_one_lies(place: Place, how: str) -> None:
-    """What it says does not verify: that is no answer, and the next one may have it."""
+async def test_the_next_service_is_queried_if_an_answer_does_not_verify(
+    place: Place, how: str
+) -> None:
+    """An answer that does not verify counts as none."""
     await place.get()
     async with running_pccs(place.pccs.platform) as second:
         second.clock = place.clock
@@ -388,8 +392,8 @@ async def test_the_next_service_is_asked_where_one_lies(place: Place, how: str) 
         assert not place.events.named("collateral.not-renewed")
 
 
-async def test_what_is_on_disk_is_renewed_before_any_guest_comes(place: Place) -> None:
-    """A broker that nobody asked since its restart must not wake up with ended collateral."""
+async def test_stored_collateral_is_renewed_before_a_guest_needs_it(place: Place) -> None:
+    """After a restart without guests, the first guest must not get expired collateral."""
     await place.get()
     place.pccs.asked.clear()
     again = place.restarted()
@@ -401,7 +405,7 @@ async def test_what_is_on_disk_is_renewed_before_any_guest_comes(place: Place) -
     assert not place.events.named("collateral.unreadable")
 
 
-async def test_ended_collateral_of_before_a_restart_is_still_there_for_a_grace(
+async def test_expired_collateral_is_available_for_a_grace_period_after_a_restart(
     place: Place,
 ) -> None:
     (first,) = await place.get()
@@ -415,8 +419,8 @@ async def test_ended_collateral_of_before_a_restart_is_still_there_for_a_grace(
         await place.restarted().get()
 
 
-async def test_what_has_ended_is_said_to_have_ended(place: Place) -> None:
-    """The verifier refuses it with its own reason; what the guest brought comes after it."""
+async def test_expired_collateral_is_returned_before_that_of_the_guest(place: Place) -> None:
+    """The verifier refuses it with its own reason; the guest's collateral comes after it."""
     (first,) = await place.get()
     place.clock.now = NOW + LIFETIME * 1.1
     place.pccs.change = BROKEN["500"]
@@ -425,7 +429,7 @@ async def test_what_has_ended_is_said_to_have_ended(place: Place) -> None:
     assert await place.get(brought) == (first, brought)
 
 
-async def test_too_many_platform_types_at_once_are_told_to_come_back(place: Place) -> None:
+async def test_guests_of_too_many_platform_types_have_to_try_again(place: Place) -> None:
     place.pccs.stalled = True
     requests = [CollateralRequest("tdx", f"{n:012x}", "platform") for n in range(MAX_FETCHES)]
     waiting = [asyncio.create_task(place.cache.candidates(each, None)) for each in requests]
@@ -437,7 +441,7 @@ async def test_too_many_platform_types_at_once_are_told_to_come_back(place: Plac
     await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def test_a_guest_that_leaves_does_not_end_the_fetch_of_the_others(place: Place) -> None:
+async def test_a_guest_that_disconnects_does_not_cancel_the_fetch_of_others(place: Place) -> None:
     place.pccs.stalled = True
     leaving, staying = (asyncio.create_task(place.get()) for _ in range(2))
     while not place.pccs.asked:  # noqa: ASYNC110  # as above
@@ -449,7 +453,7 @@ async def test_a_guest_that_leaves_does_not_end_the_fetch_of_the_others(place: P
 
 
 class Gate:
-    """A store whose reads wait until the test opens it."""
+    """Store whose reads wait until the test opens it."""
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
@@ -482,7 +486,9 @@ class TestGuestsTogetherAfterARestart:
         place.cache = place.make()
         return gate
 
-    async def test_all_are_served_from_disk_by_one_read(self, place: Place, gate: Gate) -> None:
+    async def test_all_guests_are_served_by_one_read_of_the_file(
+        self, place: Place, gate: Gate
+    ) -> None:
         guests = [asyncio.create_task(place.get()) for _ in range(5)]
         await gate.reading.wait()
         gate.open.set()
@@ -518,10 +524,10 @@ class TestGuestsTogetherAfterARestart:
         await restoring
         assert not place.pccs.asked
 
-    async def test_those_that_wait_when_the_broker_stops_are_not_cancelled(
+    async def test_guests_that_wait_when_the_broker_stops_get_an_error(
         self, place: Place, gate: Gate
     ) -> None:
-        """Their connections would end without the line in the log that says why."""
+        """If they were cancelled, the log would not have the reason."""
         guest = asyncio.create_task(place.get())
         await gate.reading.wait()
         await place.cache.stop()
@@ -529,7 +535,9 @@ class TestGuestsTogetherAfterARestart:
             await guest
 
 
-async def test_a_bug_in_a_renewal_is_recorded_and_not_repeated_at_once(place: Place) -> None:
+async def test_an_internal_error_of_a_renewal_is_recorded_and_not_repeated_at_once(
+    place: Place,
+) -> None:
     """No guest waits for a renewal, so nothing else would ever report it."""
     asked = 0
 
@@ -549,8 +557,8 @@ async def test_a_bug_in_a_renewal_is_recorded_and_not_repeated_at_once(place: Pl
     assert event["problem"] == "internal error: KeyError"
 
 
-async def test_intels_own_service_has_the_roots_list_elsewhere(place: Place) -> None:
-    """No `rootcacrl` there: it is where the root certificate says."""
+async def test_the_root_crl_of_intels_service_is_at_the_address_in_the_root(place: Place) -> None:
+    """Intel's service has no `rootcacrl`."""
     urls = []
 
     def without(path: str, answer: PcsAnswer) -> PcsAnswer:
@@ -570,7 +578,7 @@ async def test_intels_own_service_has_the_roots_list_elsewhere(place: Place) -> 
     assert json.loads(found.tcb_info)["fmspc"].lower() == REQUEST.fmspc
 
 
-async def test_a_password_in_a_url_is_not_shown(place: Place) -> None:
+async def test_a_password_in_a_url_is_redacted(place: Place) -> None:
     place.pccs.change = BROKEN["500"]
     url = place.pccs.url.replace("http://", "http://name:secret@")
     with pytest.raises(CollateralUnavailable) as caught:
@@ -579,7 +587,7 @@ async def test_a_password_in_a_url_is_not_shown(place: Place) -> None:
     assert f"{place.pccs.url}: status 500 for {CRL}?ca=platform" in str(caught.value)
 
 
-async def test_early_updates_are_asked_for(place: Place) -> None:
+async def test_early_updates_are_requested(place: Place) -> None:
     asked: list[str] = []
     get = bounded_get(place.client)
 
@@ -593,8 +601,8 @@ async def test_early_updates_are_asked_for(place: Place) -> None:
     assert [("update=early" in url) for url in asked] == [False, True, True, False]
 
 
-async def test_a_service_that_lies_does_not_choose_what_else_is_asked(place: Place) -> None:
-    """Its own root would say where a revocation list is: at any address that we can reach."""
+async def test_a_malicious_service_cannot_choose_the_address_of_the_root_crl(place: Place) -> None:
+    """Its own root could name any address that the broker can reach."""
     asked: list[str] = []
     get = bounded_get(place.client)
     place.pccs.change = lambda path, answer: PcsAnswer(404) if path == ROOT else answer
@@ -609,7 +617,7 @@ async def test_a_service_that_lies_does_not_choose_what_else_is_asked(place: Pla
     assert all(url.startswith(place.pccs.url) for url in asked)
 
 
-async def test_what_is_valid_is_served_while_the_air_is_full(place: Place) -> None:
+async def test_valid_collateral_is_served_while_too_many_fetches_run(place: Place) -> None:
     (first,) = await place.get()
     place.clock.now = NOW + LIFETIME * 0.9
     place.pccs.stalled = True

@@ -30,13 +30,13 @@ def check(collateral: Collateral, now: datetime = NOW) -> Validity:
     return check_collateral(collateral, REQUEST, root_key=key, now=now)
 
 
-def test_good_collateral_passes() -> None:
+def test_valid_collateral_is_accepted() -> None:
     validity = check(good_collateral())
     assert (validity.start, validity.end) == (NOW - DAY, NOW + 30 * DAY)
 
 
 def test_the_chain_of_the_crl_issuer_leads_to_the_root() -> None:
-    """Another root, whose CRLs revoke nothing, must not replace ours."""
+    """Another root, whose CRLs revoke nothing, must not replace the trusted one."""
     other = SimulatedPlatform.create(now=NOW).collateral(NOW)
     forged = replace(
         good_collateral(),
@@ -62,7 +62,7 @@ def with_crl(name: str, validity: pki.Validity) -> Collateral:
 
 
 @pytest.mark.parametrize("name", CRLS)
-def test_a_crl_that_ends_first_ends_the_collateral(name: str) -> None:
+def test_the_first_crl_to_expire_ends_the_validity(name: str) -> None:
     collateral = with_crl(name, pki.Validity(NOW - DAY, NOW + DAY))
     assert check(collateral).end == NOW + DAY
     with pytest.raises(CollateralExpired):
@@ -78,14 +78,14 @@ def test_a_crl_that_is_not_valid_yet_is_refused(name: str) -> None:
 
 
 def sequence(content: bytes) -> bytes:
-    """A DER SEQUENCE, its length in two bytes at most."""
+    """Return a DER SEQUENCE with a length of at most two bytes."""
     size = len(content)
     form = b"\x82" + size.to_bytes(2) if size > 255 else b"\x81" + size.to_bytes(1)
     return b"\x30" + (form if size > 127 else size.to_bytes(1)) + content
 
 
 def without_next_update(crl: bytes, key: ec.EllipticCurvePrivateKey) -> bytes:
-    """The CRL signed again without its next update, which no library writes."""
+    """Return the CRL without its next update, signed again; no library writes that."""
     body = x509.load_der_x509_crl(crl).tbs_certlist_bytes
     header = 2 + (body[1] & 0x7F if body[1] & 0x80 else 0)
     at = body.index(b"\x17\x0d")  # UTCTime of the last update, 15 bytes; then the next update
@@ -98,7 +98,7 @@ def without_next_update(crl: bytes, key: ec.EllipticCurvePrivateKey) -> bytes:
 
 @pytest.mark.parametrize("name", CRLS)
 def test_a_crl_without_a_next_update_is_refused(name: str) -> None:
-    """It would be valid for ever, and never know of a later revocation."""
+    """It would never expire, and so hide later revocations."""
     key = getattr(platform(), CRLS[name]).key
     crl = without_next_update(getattr(good_collateral(), name), key)
     assert x509.load_der_x509_crl(crl).is_signature_valid(key.public_key())
@@ -107,8 +107,8 @@ def test_a_crl_without_a_next_update_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CRLS)
-def test_a_crl_in_the_name_of_another_issuer_is_refused(name: str) -> None:
-    """The key is right and the name is not: it is the list of another CA."""
+def test_a_crl_with_the_name_of_another_issuer_is_refused(name: str) -> None:
+    """The signature is valid, but it is the list of another CA."""
     others = {"pck_crl": platform().root, "root_ca_crl": platform().pck_ca}
     key = getattr(platform(), CRLS[name]).key
     crl = pki.new_crl(pki.Signer(key, others[name].certificate), (), VALID)
@@ -133,8 +133,8 @@ def issued_by(signer: pki.Signer) -> Collateral:
     )
 
 
-def test_the_crl_is_that_of_the_ca_that_is_asked_for() -> None:
-    """The other CA under the same root knows nothing of this platform's certificate."""
+def test_the_crl_of_another_ca_is_refused() -> None:
+    """The list of the other CA under the same root does not cover this platform's certificate."""
     url = platform().options.root_crl_url
     processor = pki.new_pck_ca(platform().root, "processor", VALID, url)
     with pytest.raises(CollateralRejected, match="not that of the platform CA"):
@@ -143,7 +143,7 @@ def test_the_crl_is_that_of_the_ca_that_is_asked_for() -> None:
 
 @pytest.mark.parametrize(("is_ca", "signs_crls"), [(False, True), (True, False)])
 def test_the_issuer_of_a_crl_is_a_ca_that_may_sign_it(is_ca: bool, signs_crls: bool) -> None:
-    """A certificate under the root, named like the CA, that is no CA."""
+    """A certificate under the root has the name of the CA, but is not a CA."""
     root, model, key = platform().root, platform().pck_ca.certificate, pki.new_key()
     usage = x509.KeyUsage(
         digital_signature=True,

@@ -14,11 +14,17 @@ from hypothesis import strategies as st
 from tests.tees.support import NOW, REPORT_DATA, good_collateral, good_quote, platform
 from verdictd_py.errors import AttestationError, CollateralExpired, QuoteInvalid, ReasonKind
 from verdictd_py.simulator import Flaw, TdMeasurements
-from verdictd_py.tees.intel.dcap import CollateralRejected, Rated, RefusedLate, judge, translate
+from verdictd_py.tees.intel.dcap import (
+    CollateralRejected,
+    Rated,
+    RefusedLate,
+    evaluate_quote,
+    translate,
+)
 
 
 def _judge(quote: bytes, **changes: Any) -> Rated | RefusedLate:
-    return judge(
+    return evaluate_quote(
         quote,
         replace(good_collateral(), **changes),
         now=NOW,
@@ -117,7 +123,9 @@ def test_cause_is_told_to_the_operator() -> None:
     """The library's answer alone says "Failed to verify certificate chain"."""
     revoking = platform().with_options(replace(platform().options, pck_revoked=True))
     with pytest.raises(QuoteInvalid) as caught:
-        judge(good_quote(), revoking.collateral(NOW), now=NOW, root_ca_der=platform().root_ca_der)
+        evaluate_quote(
+            good_quote(), revoking.collateral(NOW), now=NOW, root_ca_der=platform().root_ca_der
+        )
     assert "CertRevoked" in caught.value.reasons[0].text
     assert "\n" not in caught.value.reasons[0].text
 
@@ -171,4 +179,4 @@ def test_claims_of_an_unknown_form(monkeypatch: pytest.MonkeyPatch, claims: str)
 )
 def test_strange_clocks(now: datetime) -> None:
     with pytest.raises(AttestationError):
-        judge(good_quote(), good_collateral(), now=now, root_ca_der=platform().root_ca_der)
+        evaluate_quote(good_quote(), good_collateral(), now=now, root_ca_der=platform().root_ca_der)

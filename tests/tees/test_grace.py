@@ -1,4 +1,4 @@
-"""Collateral that has ended: used for a while if the operator said so, and never a guest's own."""
+"""Grace period of expired collateral, for the operator's and never for a guest's."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def evidence(platform: SimulatedPlatform, brought: Collateral | None = None) -> 
         (WEEK, WEEK + timedelta(minutes=1), False),
     ],
 )
-async def test_grace_ends_when_it_was_said_to(
+async def test_the_grace_period_ends_as_configured(
     platform: SimulatedPlatform, grace: timedelta, after: timedelta, accepted: bool
 ) -> None:
     collateral = platform.collateral(NOW)
@@ -55,7 +55,7 @@ async def test_grace_ends_when_it_was_said_to(
             await verified_by(verifier, evidence(platform), now=moment)
 
 
-async def test_what_a_guest_brought_has_no_grace(platform: SimulatedPlatform) -> None:
+async def test_collateral_of_a_guest_has_no_grace_period(platform: SimulatedPlatform) -> None:
     collateral = platform.collateral(NOW)
     verifier = TdxVerifier(EndorsementsOnly(), root_ca_der=platform.root_ca_der, grace=WEEK)
     moment = ends_at(collateral) + timedelta(hours=1)
@@ -63,7 +63,7 @@ async def test_what_a_guest_brought_has_no_grace(platform: SimulatedPlatform) ->
         await verified_by(verifier, evidence(platform, collateral), now=moment)
 
 
-async def test_grace_forgives_time_and_nothing_else(platform: SimulatedPlatform) -> None:
+async def test_the_grace_period_applies_to_the_expiry_only(platform: SimulatedPlatform) -> None:
     revoked = platform.with_options(PlatformOptions(pck_revoked=True)).collateral(NOW)
     verifier = TdxVerifier(OneCollateral(revoked), root_ca_der=platform.root_ca_der, grace=WEEK)
     with pytest.raises(AttestationError):
@@ -78,10 +78,10 @@ def test_collateral_without_an_expiry_date_is_refused() -> None:
 
 @pytest.mark.parametrize(("least", "accepted"), [(0, True), (17, True), (18, False)])
 @pytest.mark.parametrize("of_the_guest", [False, True])
-async def test_the_least_evaluation_number_is_asked_of_everybody(
+async def test_the_minimum_evaluation_number_applies_to_all_sources(
     platform: SimulatedPlatform, least: int, accepted: bool, of_the_guest: bool
 ) -> None:
-    """Of the operator's files as of what a guest brings along."""
+    """It applies to the operator's files and to the guest's collateral."""
     collateral = platform.collateral(NOW)
     source = EndorsementsOnly() if of_the_guest else OneCollateral(collateral)
     verifier = TdxVerifier(source, root_ca_der=platform.root_ca_der, minimum_evaluation=least)

@@ -21,7 +21,7 @@ from tests.tees.support import (
 from verdictd_py.errors import QuoteInvalid
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import TCB_STATUSES, TdBody
-from verdictd_py.tees.intel.dcap import Rated, RefusedLate, judge
+from verdictd_py.tees.intel.dcap import Rated, RefusedLate, evaluate_quote
 from verdictd_py.tees.intel.pck import root_key_digest, verify_pck_chain
 from verdictd_py.tees.intel.quote import parse_quote
 from verdictd_py.tees.intel.tcb import REVOKED, TcbVerdict, evaluation_number, rate
@@ -96,7 +96,7 @@ PLATFORM = verify_pck_chain(
 def _by_the_library(raw: bytes, collateral: Collateral) -> TcbVerdict | str | None:
     """The library's verdict; its text for what is revoked; None where it rates nothing."""
     try:
-        verdict = judge(raw, collateral, now=NOW, root_ca_der=platform().root_ca_der)
+        verdict = evaluate_quote(raw, collateral, now=NOW, root_ca_der=platform().root_ca_der)
     except QuoteInvalid:
         return None
     if isinstance(verdict, RefusedLate):
@@ -141,7 +141,9 @@ def test_every_status(status: str) -> None:
 
 def test_rated_by_the_library() -> None:
     quote = next(iter(QUOTES.values()))
-    verdict = judge(quote.raw, good_collateral(), now=NOW, root_ca_der=platform().root_ca_der)
+    verdict = evaluate_quote(
+        quote.raw, good_collateral(), now=NOW, root_ca_der=platform().root_ca_der
+    )
     assert isinstance(verdict, Rated)
 
 

@@ -296,7 +296,7 @@ def test_no_order_of_the_library_is_relied_on(monkeypatch: pytest.MonkeyPatch, n
     def too_early(*_: object, **__: object) -> RefusedLate:
         return RefusedLate("debug", "Debug mode is enabled", ReasonKind.ATTRIBUTES)
 
-    monkeypatch.setattr(intel, "judge", too_early)
+    monkeypatch.setattr(intel, "evaluate_quote", too_early)
     quote = platform().quote(REPORT_DATA, HONEST.debug())
     assert verify_tdx(quote).tcb_status == "UpToDate"
     with pytest.raises(QuoteInvalid) as caught:

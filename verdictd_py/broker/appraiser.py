@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
@@ -20,6 +20,7 @@ from verdictd_py.domain.evidence import (
     RefusedEvidence,
     VerifiedEvidence,
 )
+from verdictd_py.domain.trust import TrustVector
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import (
     AppraisalTimeout,
@@ -66,6 +67,7 @@ class Appraiser:
             no policy is evaluated (`nullverifier`).
         allow_unlogged: whether guests may extend some registers at run time without log entries.
         seconds: time limit for one appraisal, fetching collateral included; None for no limit.
+        trust: rates a guest that was accepted; None for an appraiser that admits no peers.
     """
 
     def __init__(  # noqa: PLR0913  # its collaborators, all by keyword
@@ -80,6 +82,7 @@ class Appraiser:
         insecure_accept_anyone: bool = False,
         allow_unlogged: bool = False,
         seconds: float | None = None,
+        trust: Callable[[VerifiedEvidence], Awaitable[TrustVector]] | None = None,
     ) -> None:
         self._verifiers = verifiers
         self._tees = tees
@@ -90,6 +93,7 @@ class Appraiser:
         self._insecure_accept_anyone = insecure_accept_anyone
         self._allow_unlogged = allow_unlogged
         self._seconds = seconds
+        self._trust = trust
 
     @property
     def tees(self) -> Tees:
@@ -120,6 +124,8 @@ class Appraiser:
             except NotJudged as error:
                 self._record_unjudged(error, address)
                 raise
+            if appraisal.accepted and appraisal.evidence is not None and self._trust is not None:
+                appraisal = replace(appraisal, trust=await self._trust(appraisal.evidence))
         self._record(appraisal, address)
         return appraisal
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -18,7 +18,6 @@ from verdictd_py.broker.release import Releaser
 from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
 from verdictd_py.domain.evidence import NO_TEE
 from verdictd_py.domain.names import ResourcePath
-from verdictd_py.domain.trust import HARDWARE_UNKNOWN
 from verdictd_py.encoding import encode_base64, quoted
 from verdictd_py.errors import (
     EvidenceFormat,
@@ -27,10 +26,9 @@ from verdictd_py.errors import (
     SessionMissing,
     TokenInvalid,
 )
-from verdictd_py.ports import SessionStore
+from verdictd_py.ports import NO_QUERY, SessionStore
 from verdictd_py.protocols.rcar import evidence, messages
 from verdictd_py.protocols.rcar.challenges import Challenges
-from verdictd_py.protocols.rcar.ear import Assessment
 from verdictd_py.protocols.rcar.messages import (
     Attestation,
     AuthRequest,
@@ -71,9 +69,8 @@ class Handshakes:
     They take and return typed values. `protocols.rcar` reads these from bodies and writes them.
 
     Args:
-        appraiser: judges HTTP guests as it judges every guest.
+        appraiser: appraises HTTP guests as it appraises every guest.
         releaser: releases secrets to guests that were accepted.
-        unpinned: returns the measurements of a TEE without reference values, for tokens.
     """
 
     def __init__(
@@ -84,7 +81,6 @@ class Handshakes:
         sessions: SessionStore,
         tokens: Tokens,
         clock: Callable[[], datetime],
-        unpinned: Callable[[str], Awaitable[tuple[str, ...]]],
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._appraiser = appraiser
@@ -93,7 +89,6 @@ class Handshakes:
         self._tokens = tokens
         self._challenges = Challenges.of(tokens.key)
         self._clock = clock
-        self._unpinned = unpinned
         self._tees = appraiser.tees
         self._random = random
 
@@ -140,7 +135,7 @@ class Handshakes:
     async def attest(self, session: OpenSession, answer: Attestation, *, address: str) -> str:
         """Return the token of a guest that answered its challenge and is accepted.
 
-        1. The appraiser judges. 2. The token is issued; claims that do not fit into it are
+        1. The appraiser appraises. 2. The token is issued; claims that do not fit into it are
         stored next to it. 3. The session holds the token from now on.
 
         Raises:
@@ -154,12 +149,11 @@ class Handshakes:
             lambda _: evidence.read(answer, self._tees), address=address
         )
         if not appraisal.accepted:
-            raise GuestRefused(appraisal.told)
+            raise GuestRefused(appraisal.text_for_guest)
         guest = AttestedGuest(appraisal, answer.key, session.challenge.version)
-        assessment = await self._assessment(appraisal)
         now = self._clock()
         expires = now + LIFETIME
-        issued = self._tokens.issue(guest, now=now, assessment=assessment)  # 2
+        issued = self._tokens.issue(guest, now=now, policy=self._policy_of(appraisal))  # 2
         if (stored := issued.stored_claims) is not None:
             await self._sessions.add_claims(stored.digest, stored.text, now=now, expires=expires)
         await self._sessions.add_token(  # 3
@@ -168,7 +162,13 @@ class Handshakes:
         return issued.token
 
     async def resource(
-        self, path: ResourcePath, *, session_id: str | None, token: str | None, address: str
+        self,
+        path: ResourcePath,
+        *,
+        session_id: str | None,
+        token: str | None,
+        address: str,
+        query: Mapping[str, str] = NO_QUERY,
     ) -> ReleasedResource:
         """Release a resource, or a key of that name, with the key to encrypt it to.
 
@@ -178,6 +178,7 @@ class Handshakes:
 
         Args:
             token: the token that the guest sent, if any; it has precedence over the session.
+            query: of the request's URL, for the release policy.
 
         Raises:
             SessionMissing, SessionInvalid, TokenInvalid: the guest has to attest (again).
@@ -190,7 +191,7 @@ class Handshakes:
         if not self._appraiser.serves(attested.appraisal.tee or NO_TEE):  # 3
             raise TokenInvalid("the token is about a TEE that is not served here; attest again")
         peer = AppraisedPeer.of(attested.appraisal, address=address)  # 4
-        found = await self._releaser.find(peer, path)
+        found = await self._releaser.find(peer, path, query)
         content = self._releaser.hand_out(peer, found)
         return ReleasedResource(content, attested.key, attested.version)
 
@@ -201,12 +202,9 @@ class Handshakes:
             return content.guest()
         return content.guest(await self._sessions.claims(content.stored_digest, now=now))
 
-    async def _assessment(self, appraisal: Appraisal) -> Assessment:
-        tee, found = self._tees.get(appraisal.tee), appraisal.evidence
-        if tee is None or found is None:
-            return Assessment(NO_TEE, {"hardware": HARDWARE_UNKNOWN})
-        unpinned = await self._unpinned(tee.name)
-        return Assessment(tee.documents.policy, tee.trust(found, unpinned))
+    def _policy_of(self, appraisal: Appraisal) -> str:
+        tee = self._tees.get(appraisal.tee)
+        return NO_TEE if tee is None else tee.documents.policy
 
     async def _token_of(self, session_id: str | None) -> str:
         if session_id is None:

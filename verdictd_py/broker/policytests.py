@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from verdictd_py.broker.changes import CheckedDocuments
 from verdictd_py.broker.history import History
 from verdictd_py.documents.datanames import data_names
-from verdictd_py.documents.recorded import RecordedClaims, read_recorded
+from verdictd_py.documents.recorded import RecordedClaims, fault_of, read_recorded
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.names import RELEASE_DATA, RELEASE_POLICY, Name
@@ -116,7 +116,9 @@ class PolicyTests:
                 f"the guest {quoted(test.guest)} has no claims: its evidence did not verify "
                 f"({judgement.code}); use a guest with genuine evidence (verdict-py guest list)"
             )
-        return RecordedClaims(judgement.claims, judgement.tee, judgement.withheld)
+        return RecordedClaims(
+            judgement.claims, judgement.tee, judgement.withheld, fault_of(judgement.code)
+        )
 
     async def _documents_of(self, test: PolicyTest, tee: Tee | None) -> PolicyDocuments:
         policy_name = test.policy or (str(RELEASE_POLICY) if tee is None else tee.documents.policy)
@@ -196,6 +198,11 @@ def notes(tees: Tees, recorded: RecordedClaims, policy: str) -> tuple[str, ...]:
         policy: name of the stored policy that is tested; empty for a text.
     """
     found = []
+    if recorded.fault:
+        found.append(
+            f"the guest was refused for {recorded.fault}, whatever the policy says; this report "
+            "is about the policy alone"
+        )
     if recorded.withheld:
         names = " and ".join(recorded.withheld)
         found.append(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from verdictd_py.broker import ciphers
@@ -12,7 +12,15 @@ from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.domain.wrapping import Algorithm, WrappedBlob
 from verdictd_py.errors import DecryptionFailed, NotAuthorized, NotFound, RequestError, StorageError
-from verdictd_py.ports import Events, KeyStore, Kind, ReleasePolicy, ResourceStore, StoredObject
+from verdictd_py.ports import (
+    NO_QUERY,
+    Events,
+    KeyStore,
+    Kind,
+    ReleasePolicy,
+    ResourceStore,
+    StoredObject,
+)
 
 _OF_IMAGES: Final = frozenset(LEGACY_RESOURCES.values())
 
@@ -74,7 +82,9 @@ class Releaser:
             self._released(peer, "kek", f"keys/{key_id}")
         return tuple(keys)
 
-    async def find(self, peer: AppraisedPeer, path: ResourcePath) -> StoredObject:
+    async def find(
+        self, peer: AppraisedPeer, path: ResourcePath, query: Mapping[str, str] = NO_QUERY
+    ) -> StoredObject:
         """The resource at `path`, or else the key of that name; not handed out yet.
 
         What the release policy keeps from a guest looks the same whether it is there or not.
@@ -87,13 +97,13 @@ class Releaser:
         try:
             found = await self._stored(path)
         except (NotFound, StorageError):
-            await self._require(peer, Kind.RESOURCE, str(path))
+            await self._require(peer, Kind.RESOURCE, str(path), query)
             if path in _OF_IMAGES:
-                await self._require(peer, Kind.IMAGE, str(path))
-            await self._require(peer, Kind.KEY, f"keys/{path}")
+                await self._require(peer, Kind.IMAGE, str(path), query)
+            await self._require(peer, Kind.KEY, f"keys/{path}", query)
             raise
         is_key = found.kind is Kind.KEY
-        await self._require(peer, found.kind, found.path if is_key else str(path))
+        await self._require(peer, found.kind, found.path if is_key else str(path), query)
         return found
 
     async def _stored(self, path: ResourcePath) -> StoredObject:
@@ -111,13 +121,15 @@ class Releaser:
         self._released(peer, found.kind, found.path)
         return found.content
 
-    async def _require(self, peer: AppraisedPeer, kind: Kind, path: str) -> None:
+    async def _require(
+        self, peer: AppraisedPeer, kind: Kind, path: str, query: Mapping[str, str] = NO_QUERY
+    ) -> None:
         """Returns if the release policy gives this to the guest.
 
         Raises:
             NotAuthorized: it does not; the guest learns the id of its appraisal only.
         """
-        reasons = await self._policy.failures(peer, kind, path)
+        reasons = await self._policy.failures(peer, kind, path, query)
         if not reasons:
             return
         self._events.record(

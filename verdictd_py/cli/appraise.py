@@ -43,7 +43,7 @@ def run(argv: Sequence[str]) -> int:
     """0 accepted, 1 refused.
 
     Raises:
-        ConfigError: it could not be judged.
+        ConfigError: it could not be appraised.
     """
     options = _parser().parse_args(list(argv))
     data = read_file(options.file, MAX_FILE_BYTES)
@@ -62,8 +62,8 @@ def run(argv: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         "verdictd-py appraise",
-        "Judge a certificate (DER or PEM) or a raw quote offline, exactly as the listener would.",
-        "exit status: 0 accepted, 1 refused, 2 could not judge",
+        "Appraise a certificate (DER or PEM) or a raw quote offline, as the listener would.",
+        "exit status: 0 accepted, 1 refused, 2 could not appraise",
     )
     parser.add_argument("file", metavar="FILE", type=Path)
     parser.add_argument("--verifier", metavar="NAME[,NAME]", help="(any)")
@@ -74,7 +74,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--event-log", metavar="FILE", type=Path, help="the guest's boot (CCEL): replayed (none)"
     )
-    parser.add_argument("--at", metavar="RFC3339", type=moment, help="judge at this time (now)")
+    parser.add_argument("--at", metavar="RFC3339", type=moment, help="appraise at this time (now)")
     parser.add_argument("--policy", metavar="FILE", type=Path, help="Rego (the packaged one)")
     parser.add_argument("--data", metavar="FILE", type=Path, help="reference values (none)")
     for name in ("--require-reference-values", "--allow-rtmr3-mismatch"):
@@ -116,7 +116,7 @@ def _appraiser(options: Namespace) -> tuple[Appraiser, RegoAppraisalPolicy]:
     root = options.root_ca
     names = None if options.verifier is None else options.verifier.split(",")
     if names is not None and NULL_NAME in names:
-        raise ConfigError(f"{NULL_NAME} judges nothing; leave it out of --verifier")
+        raise ConfigError(f"{NULL_NAME} appraises nothing; leave it out of --verifier")
     moment = options.at or app.utc_now()
     tees = known_tees(names)
     context = VerifierContext(

@@ -22,7 +22,7 @@ from verdictd_py.errors import ConfigError, PolicyInvalid, RequestError
 from verdictd_py.policy.coverage import PolicyCoverage
 from verdictd_py.policy.engine import CompiledPolicy
 from verdictd_py.policy.floor import Pinning
-from verdictd_py.policy.report import outline, report
+from verdictd_py.policy.report import outline, report, request_data
 from verdictd_py.policy.trial import sample_input
 from verdictd_py.ports import PolicyDocuments, Tee, Tees
 from verdictd_py.tees.registry import known_tees
@@ -81,17 +81,19 @@ def _parser() -> Parser:
         help="count what each rule decided for the recorded claims in DIR/*.json",
     )
     test.add_argument("--require-reference-values", action="store_true", help="as the daemon's")
+    test.add_argument("--verifier", metavar="NAME[,NAME]", help="as the daemon's (none)")
     return parser
 
 
 def _check(options: Namespace) -> Shown:
-    tees = known_tees(_plugin(options))
+    tees = known_tees(_named(options))
     policy = _text(options.file, "the policy", MAX_DATA_BYTES)
     tee = tees.named(options.tee) if options.tee else tees.of_document(options.file.name)
     documents = _documents(options, policy, tee)
     try:
         compiled = CompiledPolicy.compile(documents.policy, documents.reference)
-        compiled.evaluate(sample_input(tees, tee))
+        sample = sample_input(tees, tee)
+        compiled.evaluate(sample, request_data(sample, tee))
     except PolicyInvalid as error:
         return policyreport.unusable(str(options.file), str(error))
     description = outline(compiled)
@@ -101,7 +103,7 @@ def _check(options: Namespace) -> Shown:
 def _test(options: Namespace) -> Shown:
     if (options.claims is None) == (options.coverage is None):
         raise ConfigError("give either a file of claims, or --coverage with a directory of them")
-    tees = known_tees(_plugin(options))
+    tees = known_tees(_named(options))
     policy = _text(options.file, "the policy", MAX_DATA_BYTES)
     if options.coverage is not None:
         coverage = _Coverage(options, tees, policy)
@@ -118,14 +120,18 @@ def _test(options: Namespace) -> Shown:
         policy,
         recorded.claims,
         tee,
-        pinning=_pinning(options),
+        pinning=_pinning(options, tees),
     )
     result = replace(result, notes=(*notes(tees, recorded, ""), *result.notes))
     return policyreport.tested(result.as_json())
 
 
-def _pinning(options: Namespace) -> Pinning:
-    return Pinning(require_reference_values=options.require_reference_values)
+def _pinning(options: Namespace, tees: Tees) -> Pinning:
+    """Return what a daemon with these settings requires of the reference data."""
+    unnamed = [tee.name for tee in tees if tee.proves and not tee.served_unpinned]
+    return Pinning(
+        frozenset(unnamed if options.verifier is None else ()), options.require_reference_values
+    )
 
 
 class _Coverage:
@@ -165,7 +171,7 @@ class _Coverage:
         tee = tee_of_claims(self._tees, recorded, options.tee or "", options.file.name)
         if self._counted is None:
             compiled = _compiled(options, _documents(options, self._policy, tee))
-            self._counted = tee, PolicyCoverage(compiled, pinning=_pinning(options))
+            self._counted = tee, PolicyCoverage(compiled, pinning=_pinning(options, self._tees))
         first, counted = self._counted
         if first is not tee:
             names = ["no TEE" if each is None else each.name for each in (tee, first)]
@@ -253,5 +259,10 @@ def _text(file: Path, what: str, limit: int) -> str:
         ) from None
 
 
-def _plugin(options: Namespace) -> Sequence[str] | None:
-    return None if options.tee is None else [options.tee]
+def _named(options: Namespace) -> Sequence[str]:
+    """Return the TEEs that the command line names, which may be those of other packages."""
+    verifiers = getattr(options, "verifier", None)
+    return [
+        *(() if options.tee is None else (options.tee,)),
+        *(() if verifiers is None else verifiers.split(",")),
+    ]

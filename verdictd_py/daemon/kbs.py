@@ -64,7 +64,6 @@ def kbs_listener(
         sessions=sessions,
         tokens=tokens,
         clock=clock,
-        unpinned=use_cases.open_measurements.of,
     )
     return KbsListener(
         address,

@@ -30,7 +30,7 @@ from verdictd_py.daemon.clock import Clock
 from verdictd_py.daemon.http import site_get
 from verdictd_py.errors import NotFound, PolicyInvalid, StorageError
 from verdictd_py.formats.openpgp import SequoiaKeyringEditor
-from verdictd_py.policy.appraisal import OpenMeasurements, RegoAppraisalPolicy
+from verdictd_py.policy.appraisal import GuestTrust, OpenMeasurements, RegoAppraisalPolicy
 from verdictd_py.policy.engine import CompiledPolicies
 from verdictd_py.policy.floor import Pinning
 from verdictd_py.policy.release import RegoReleasePolicy
@@ -79,7 +79,7 @@ class UseCases:
     trusted_root: str | None
 
 
-def build_appraiser(
+def build_appraiser(  # noqa: PLR0913  # as those of `Appraiser`, all by keyword
     *,
     verifiers: VerifierSet,
     tees: Tees,
@@ -89,6 +89,7 @@ def build_appraiser(
     history: History | None = None,
     allow_unlogged: bool = False,
     seconds: float | None = None,
+    trust: GuestTrust | None = None,
 ) -> Appraiser:
     """Build the appraiser; the listeners and `verdictd-py appraise` both use this function."""
     return Appraiser(
@@ -101,6 +102,7 @@ def build_appraiser(
         insecure_accept_anyone=verifiers.accepts_anyone,
         allow_unlogged=allow_unlogged,
         seconds=seconds,
+        trust=trust,
     )
 
 
@@ -153,7 +155,7 @@ def use_cases(
         compiled,
         pinning=pinning,
     )
-    release = RegoReleasePolicy(documents, compiled)
+    release = RegoReleasePolicy(documents, tees, compiled)
     history = History()
 
     async def prepare() -> None:
@@ -184,6 +186,7 @@ def use_cases(
             history=history,
             allow_unlogged=settings.allow_unlogged,
             seconds=settings.appraisal_timeout,
+            trust=GuestTrust(deciding, tees),
         ),
         releaser=Releaser(
             keys=keys,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from verdictd_py.encoding import JsonValue, decode_value, quoted
-from verdictd_py.errors import RequestError
+from verdictd_py.errors import PolicyRefused, RequestError
 
 MAX_RECORDED_BYTES: Final = 4 * 1024 * 1024
 """Of one file: a guest's claims have at most 1 MiB, and reports are indented."""
@@ -32,11 +32,13 @@ class RecordedClaims:
         claims: input of the policy.
         tee: as the report says; None for claims without a report.
         withheld: claims that the guest had, and that the report does not contain.
+        fault: code of a refusal that no policy decided; empty for any other guest.
     """
 
     claims: Mapping[str, JsonValue]
     tee: str | None = None
     withheld: tuple[str, ...] = ()
+    fault: str = ""
 
     @property
     def for_release(self) -> bool:
@@ -81,11 +83,18 @@ def _one(value: JsonValue, what: str) -> RecordedClaims:
             "genuine evidence (verdict-py guest list)"
         )
     names = withheld if isinstance(withheld, list) else []
+    code = value.get("code")
     return RecordedClaims(
         claims,
         tee if isinstance(tee, str) and tee else None,
         tuple(name for name in names if isinstance(name, str)),
+        fault_of(code) if isinstance(code, str) and value["verdict"] != "accepted" else "",
     )
+
+
+def fault_of(code: str) -> str:
+    """Return the code of a refusal unless a policy decided it."""
+    return "" if code in (PolicyRefused.code, "ok") else code
 
 
 def _guest(report: Mapping[str, JsonValue]) -> str:

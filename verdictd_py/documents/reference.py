@@ -43,7 +43,9 @@ class ReferenceData:
         """Read the text of a stored document.
 
         Raises:
-            PolicyInvalid: see `parse_data`.
+            PolicyInvalid: the text is too large or too deep, not JSON or not one object, or has
+                a name twice, a number that is none, text that is no Unicode, or the reserved
+                name.
         """
         return cls(*_read(text))
 
@@ -68,16 +70,6 @@ class ReferenceData:
     def written(self) -> str:
         """Return the text to store: indented, for people."""
         return json.dumps(self.values, indent=2) + "\n"
-
-
-def parse_data(text: str) -> dict[str, JsonValue]:
-    """Parse the JSON text of reference data.
-
-    Raises:
-        PolicyInvalid: too large or too deep, not JSON, not one object, a name given twice,
-            a number that is none, text that is no Unicode, or the reserved name.
-    """
-    return _read(text)[0]
 
 
 def _read(text: str) -> tuple[dict[str, JsonValue], str]:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Self
 
 from verdictd_py.domain.evidence import NO_TEE, VerifiedEvidence
+from verdictd_py.domain.trust import UNTRUSTED, TrustVector
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import AttestationError, Reason
 
@@ -26,6 +27,7 @@ class Appraisal:
         refusal: None if the guest is accepted.
         policy_skipped: whether the guest was refused for a fault before the policy was
             evaluated, so that the reasons contain no rule of the policy.
+        trust: trust vector of a guest that was accepted.
     """
 
     id: str
@@ -36,6 +38,7 @@ class Appraisal:
     bound: bool
     refusal: AttestationError | None
     policy_skipped: bool = False
+    trust: TrustVector = field(default_factory=lambda: UNTRUSTED, repr=False)
 
     @property
     def accepted(self) -> bool:
@@ -46,7 +49,7 @@ class Appraisal:
         return "ok" if self.refusal is None else self.refusal.code
 
     @property
-    def told(self) -> str:
+    def text_for_guest(self) -> str:
         """The only text that is disclosed to a refused peer."""
         return f"refused: {self.code}; ask the operator about {self.id}"
 
@@ -80,6 +83,7 @@ class AppraisedPeer:
     tee: str
     address: str
     claims: Mapping[str, JsonValue] = field(repr=False)
+    trust: TrustVector = field(repr=False)
 
     def __init__(self) -> None:
         raise TypeError("an AppraisedPeer is made by AppraisedPeer.of(appraisal)")
@@ -108,4 +112,5 @@ class AppraisedPeer:
         object.__setattr__(peer, "tee", appraisal.tee)
         object.__setattr__(peer, "address", address)
         object.__setattr__(peer, "claims", appraisal.claims)
+        object.__setattr__(peer, "trust", appraisal.trust)
         return peer

@@ -49,7 +49,7 @@ class Evidence:
         quote: the signed evidence, at most `MAX_QUOTE_BYTES`, possibly with padding.
         binding: what REPORTDATA must begin with for the evidence to vouch for the
             peer's key, or None where there is no channel to bind to (a raw quote
-            judged offline). Evidence without binding never becomes a peer.
+            appraised offline). Evidence without binding never becomes a peer.
         other_bindings: the same in other spellings, where a protocol leaves open in which
             order its parts are hashed; REPORTDATA may begin with one of these instead.
         form: how it was carried, for the operator (`rats-tls tag 60000`).

@@ -186,11 +186,11 @@ class AttestedListener:
         try:
             appraisal = await self._appraiser.admit(read, address=address)
         except NotJudged as error:
-            text = error.told
+            text = error.text_for_guest
         else:
             if appraisal.accepted:
                 return AppraisedPeer.of(appraisal, address=address)
-            text = appraisal.told
+            text = appraisal.text_for_guest
         # The verdict is recorded already; a peer that disconnects early needs no second event.
         with suppress(OSError):  # including TimeoutError
             async with asyncio.timeout(_LINGER_SECONDS):

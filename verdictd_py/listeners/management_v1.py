@@ -117,8 +117,8 @@ class ResourceService(Service, services.ResourceServiceServicer):
     ) -> messages.ListResourcesResponse:
         page = await self._admin.resources.page(caller, request.page_token, request.page_size)
         more = v1_messages.next_page(page, request.page_size)
-        found = [v1_messages.resource(stored) for stored in page]
-        return messages.ListResourcesResponse(resources=found, next_page_token=more)
+        resources = [v1_messages.resource(stored) for stored in page]
+        return messages.ListResourcesResponse(resources=resources, next_page_token=more)
 
     @answered()
     async def DeleteResource(
@@ -202,10 +202,10 @@ class ReferenceService(Service, services.ReferenceServiceServicer):
     async def ListSets(
         self, request: messages.ListSetsRequest, caller: Caller
     ) -> messages.ListSetsResponse:
-        found = await self._admin.sets.listed(caller, request.tee)
+        by_name = await self._admin.sets.listed(caller, request.tee)
         sets = [
-            v1_messages.reference_set(request.tee, name, each, state)
-            for name, (each, state) in found.items()
+            v1_messages.reference_set(request.tee, name, values, state)
+            for name, (values, state) in by_name.items()
         ]
         return messages.ListSetsResponse(sets=sets)
 
@@ -215,18 +215,18 @@ class ReferenceService(Service, services.ReferenceServiceServicer):
     ) -> messages.ReferenceSet:
         sets, name, expires = self._admin.sets, request.name, request.expires_at
         if request.id or not request.values:
-            made = await sets.pin(caller, request.id, name, request.fields, expires)
+            added = await sets.pin(caller, request.id, name, request.fields, expires)
         else:
-            values = {each.field: each.values for each in request.values}
-            made = await sets.add(caller, request.tee, name, values, expires)
-        return v1_messages.reference_set(request.tee, name, made, "in force")
+            values = {accepted.field: accepted.values for accepted in request.values}
+            added = await sets.add(caller, request.tee, name, values, expires)
+        return v1_messages.reference_set(request.tee, name, added, "in force")
 
     @answered()
     async def RetireSet(
         self, request: messages.RetireSetRequest, caller: Caller
     ) -> messages.ReferenceSet:
-        ended = await self._admin.sets.retire(caller, request.tee, request.name)
-        return v1_messages.reference_set(request.tee, request.name, ended, "retired")
+        retired = await self._admin.sets.retire(caller, request.tee, request.name)
+        return v1_messages.reference_set(request.tee, request.name, retired, "retired")
 
     @answered()
     async def DeleteSet(
@@ -256,8 +256,8 @@ class AppraisalService(Service, services.AppraisalServiceServicer):
         self, request: messages.ListGuestsRequest, caller: Caller
     ) -> messages.ListGuestsResponse:
         verdict = v1_messages.VERDICTS.get(request.verdict, Verdict.REFUSED)
-        found = self._history.last(caller, verdict, min(request.limit or MAX_PAGE, MAX_PAGE))
-        return messages.ListGuestsResponse(guests=[v1_messages.guest(each) for each in found])
+        judgements = self._history.last(caller, verdict, min(request.limit or MAX_PAGE, MAX_PAGE))
+        return messages.ListGuestsResponse(guests=list(map(v1_messages.guest, judgements)))
 
     @answered()
     async def GetGuest(self, request: messages.GetGuestRequest, caller: Caller) -> messages.Guest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from verdictd_py.broker.release import Releaser
@@ -27,25 +27,14 @@ class Answer:
 class Responder:
     """Turns plaintext of an appraised peer into answers.
 
-    Args:
-        monotonic: returns seconds, to measure how long a request takes to arrive.
-
     Attributes:
-        began: when the incomplete request began, None if there is no incomplete request.
+        began: when the incomplete request began (`time.monotonic`), None if there is none.
     """
 
-    def __init__(
-        self,
-        peer: AppraisedPeer,
-        releaser: Releaser,
-        events: Events,
-        *,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, peer: AppraisedPeer, releaser: Releaser, events: Events) -> None:
         self._address = peer.address
         self._requests = GuestRequests(peer, releaser)
         self._events = events
-        self._monotonic = monotonic
         self._conversation = Conversation()
         self.began: float | None = None
 
@@ -58,7 +47,7 @@ class Responder:
         if not self._conversation.pending:
             self.began = None
         elif self.began is None:
-            self.began = self._monotonic()
+            self.began = time.monotonic()
 
     async def _answer(self, received: Received) -> bytes:
         command, request = received.command or "", received.request

@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
+from verdictd_py.domain.evidence import DEVICES, VerifiedEvidence
+from verdictd_py.domain.trust import HARDWARE_WARNING, UNTRUSTED, TrustVector
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, ReasonKind, StorageError
 from verdictd_py.policy import explain, floor
@@ -136,6 +138,46 @@ def failed(
     """Return the reasons to refuse a guest whose policy could not be evaluated."""
     revoked = () if tee is None else tee.revoked(claims)
     return (*revoked, _policy_reason(str(error)))
+
+
+class GuestTrust:
+    """Rates guests that were accepted.
+
+    Args:
+        source: documents that decide.
+    """
+
+    def __init__(self, source: PolicySource, tees: Tees) -> None:
+        self._source = source
+        self._tees = tees
+
+    async def __call__(self, found: VerifiedEvidence) -> TrustVector:
+        """Return the trust vector of an accepted guest.
+
+        Measurements count as approved only if a reference value equals them: a policy may accept
+        other values. Devices that nobody verified make the hardware a warning.
+        """
+        tee = self._tees.get(found.tee)
+        if tee is None:
+            return UNTRUSTED
+        vector = tee.trust(found, await self._unrecognized(tee, found.claims))
+        if not found.claims.get(DEVICES):
+            return vector
+        hardware = max(vector.get("hardware", HARDWARE_WARNING), HARDWARE_WARNING)
+        return {**vector, "hardware": hardware}
+
+    async def _unrecognized(self, tee: Tee, claims: Mapping[str, JsonValue]) -> tuple[str, ...]:
+        """Return the measurements that no reference value equals."""
+        try:
+            reference = (await self._source.documents(tee.name)).reference.values
+        except (NotFound, StorageError, PolicyInvalid):
+            return tee.measurements
+        lists = {name: reference.get(name) for name in tee.measurements}
+        return tuple(
+            name
+            for name, values in lists.items()
+            if not isinstance(values, list) or name not in claims or claims[name] not in values
+        )
 
 
 class OpenMeasurements:

@@ -10,7 +10,7 @@ from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy.engine import CompiledPolicy
 from verdictd_py.policy.floor import Pinning
-from verdictd_py.policy.report import decision, rule_values
+from verdictd_py.policy.report import decision, request_data, rule_values
 from verdictd_py.ports import PolicyDocuments, Tee
 
 
@@ -74,8 +74,9 @@ class PolicyCoverage:
             PolicyInvalid: the policy could not be evaluated. The broker refuses this guest, so
                 that it is counted as refused. Or the lines could not be recorded.
         """
+        data = request_data(claims, tee)
         try:
-            result = self._compiled.evaluate(claims)
+            result = self._compiled.evaluate(claims, data)
         except PolicyInvalid:
             self.refused += 1
             raise
@@ -89,7 +90,7 @@ class PolicyCoverage:
             self.accepted += 1
         for rule in rule_values(self._compiled, result.document):
             self._rules[rule.name][1].add(rule.state, rule.value)
-        self._lines.evaluate(claims)
+        self._lines.evaluate(claims, data)
 
     @property
     def never_decided(self) -> tuple[str, ...]:

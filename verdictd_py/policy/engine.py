@@ -12,13 +12,15 @@ import hashlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from threading import Lock
+from types import MappingProxyType
 from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from verdictd_py.documents.reference import ReferenceData, canonical
 from verdictd_py.encoding import JsonValue, has_more_values
 from verdictd_py.errors import PolicyInvalid
+from verdictd_py.policy import trustee
 from verdictd_py.policy.instances import COMPILE_FUEL, DECISION_FUEL, EngineInstance
 from verdictd_py.ports import PolicyDocuments
 
@@ -28,8 +30,9 @@ T = TypeVar("T")
 MAX_POLICY_BYTES: Final = 256 * 1024
 """The packaged policies have less than 4 KiB; the time for compiling grows with the text."""
 
-MAX_INPUT_BYTES: Final = 1024 * 1024
-"""Claims of one guest have less than 4 KiB, apart from its init-data and its event log."""
+MAX_INPUT_BYTES: Final = 2 * 1024 * 1024
+"""Claims of one guest have less than 4 KiB, apart from its init-data and its event log. A release
+policy gets both twice: 1.1 MB for the longest ones, which cost 56 million units of fuel."""
 
 MAX_COMPILED: Final = 16
 """Policies stored compiled: those in force, and those that a change has just replaced."""
@@ -40,6 +43,8 @@ MAX_IDLE_INSTANCES: Final = 1
 _SMALL_VALUES: Final = 256
 _SMALL_CHARS: Final = 64 * 1024
 """Decisions over less than this take well below a millisecond and are made on the event loop."""
+
+_NO_DATA: Final[Mapping[str, JsonValue]] = MappingProxyType({})
 
 _THREADS: Final = ThreadPoolExecutor(max_workers=2, thread_name_prefix="policy")
 
@@ -93,6 +98,45 @@ class Trace:
     document: Mapping[str, JsonValue]
 
 
+@dataclass(frozen=True, slots=True)
+class PreparedInput:
+    """Input of several decisions, written as JSON once. Made by `of`.
+
+    Attributes:
+        small: whether a decision about it may run on the event loop.
+    """
+
+    text: str = field(repr=False)
+    small: bool
+
+    @classmethod
+    def of(cls, members: Mapping[str, JsonValue]) -> Self:
+        """Write an input as JSON.
+
+        Raises:
+            PolicyInvalid: it cannot be written as JSON.
+        """
+        try:
+            text = canonical(dict(members))
+        except ValueError as error:
+            raise PolicyInvalid(f"the claims are not JSON: {error}") from error
+        return cls(text, not has_more_values(dict(members), _SMALL_VALUES))
+
+    def with_member(self, name: str, value: JsonValue) -> Self:
+        """Return the input with one more member, whose name it does not have yet.
+
+        Raises:
+            PolicyInvalid: the member cannot be written as JSON.
+        """
+        added = PreparedInput.of({name: value})
+        separator = "" if self.text == "{}" else ","
+        text = f"{self.text[:-1]}{separator}{added.text[1:]}"
+        return replace(self, text=text, small=self.small and added.small)
+
+
+Input = Mapping[str, JsonValue] | PreparedInput
+
+
 class CompiledPolicy:
     """A policy with its reference data, ready to judge claims. Made by `compile`.
 
@@ -108,6 +152,7 @@ class CompiledPolicy:
         instance, description = compiled_instance(request)
         self.syntax = str(description["syntax"])
         self.definitions = tuple(Definition.of(each) for each in description["rules"])
+        self._overlaid = False  # whether an instance may have data of an earlier decision
         self._idle = deque([instance])
 
     @classmethod
@@ -130,28 +175,37 @@ class CompiledPolicy:
             request = f'{{"policy": {canonical(policy)}, "data": {reference.text}}}'.encode()
         except ValueError as error:
             raise PolicyInvalid(f"the policy is not text: {error}") from error
-        return cls(request, reference)
+        try:
+            return cls(request, reference)
+        except PolicyInvalid as error:
+            raise PolicyInvalid(f"{error}{trustee.advice(policy)}") from error
 
-    def evaluate(self, claims: Mapping[str, JsonValue]) -> PolicyResult:
+    def evaluate(self, claims: Input, data: Mapping[str, JsonValue] = _NO_DATA) -> PolicyResult:
         """Evaluate the policy for `claims`. Any thread may call this at any time.
+
+        Args:
+            data: of this decision; it replaces reference data of the same names.
 
         Raises:
             PolicyInvalid: the claims are not JSON or too large, a function received a wrong
                 type, a rule contradicts itself, or the decision exceeds its budget. An
                 undefined `allow` is not an error, it is a refusal.
         """
-        document = self._answer(input_term(claims))
+        document = self._answer(input_term(claims), data)
         if not isinstance(document, dict):
             raise PolicyInvalid("the policy's answer is not an object")
         return PolicyResult(document.get("allow") is True, document)
 
-    def trace(self, claims: Mapping[str, JsonValue]) -> Trace:
+    def trace(
+        self, claims: Mapping[str, JsonValue], data: Mapping[str, JsonValue] = _NO_DATA
+    ) -> Trace:
         """Evaluate the policy again, and record its comparisons. For reports, never to decide.
 
         Raises:
             PolicyInvalid: as `evaluate`; recording costs some of the budget.
         """
         instance, _ = compiled_instance(self._request.removesuffix(b"}") + b', "trace": true}')
+        _overlay(instance, data)
         answer = instance.call("evaluate", input_term(claims), DECISION_FUEL)
         return Trace(tuple(answer["comparisons"]), answer["comparisons_made"], answer["document"])
 
@@ -159,12 +213,15 @@ class CompiledPolicy:
         """Return a recorder of the lines that evaluations reach."""
         return LineCoverage(self._request)
 
-    def _answer(self, term: bytes) -> JsonValue:
+    def _answer(self, term: bytes, data: Mapping[str, JsonValue]) -> JsonValue:
         try:
             instance = self._idle.popleft()
         except IndexError:
             instance, _ = compiled_instance(self._request)
         try:
+            if data or self._overlaid:
+                self._overlaid = True
+                _overlay(instance, data)
             answer: JsonValue = instance.call("evaluate", term, DECISION_FUEL)["document"]
         except PolicyInvalid as error:
             if instance.broken:
@@ -190,7 +247,7 @@ class LineCoverage:
         self._request = request
         self._instance: EngineInstance | None = None
 
-    def evaluate(self, claims: Mapping[str, JsonValue]) -> None:
+    def evaluate(self, claims: Input, data: Mapping[str, JsonValue] = _NO_DATA) -> None:
         """Evaluate the policy for `claims`, and add the lines that this reaches.
 
         Raises:
@@ -200,6 +257,7 @@ class LineCoverage:
             self._instance, _ = compiled_instance(self._request)
             self._instance.call("record_coverage", None, DECISION_FUEL)
         try:
+            _overlay(self._instance, data)
             self._instance.call("evaluate", input_term(claims), DECISION_FUEL)
         finally:
             if not self._instance.broken:
@@ -224,19 +282,25 @@ def compiled_instance(request: bytes) -> tuple[EngineInstance, Mapping[str, Any]
         raise PolicyInvalid(f"the policy cannot be compiled: {error}") from error
 
 
-def input_term(claims: Mapping[str, JsonValue]) -> bytes:
+def input_term(claims: Input) -> bytes:
     """Return the input of an evaluation as the engine takes it.
 
     Raises:
         PolicyInvalid: the claims are not JSON, or too large.
     """
     try:
-        term = canonical(dict(claims)).encode()
+        prepared = claims if isinstance(claims, PreparedInput) else PreparedInput.of(claims)
+        term = prepared.text.encode()
     except ValueError as error:
         raise PolicyInvalid(f"the claims are not JSON: {error}") from error
     if len(term) > MAX_INPUT_BYTES:
         raise PolicyInvalid(f"the claims are larger than {MAX_INPUT_BYTES} bytes")
     return term
+
+
+def _overlay(instance: EngineInstance, data: Mapping[str, JsonValue]) -> None:
+    """Put data of one decision in place of reference data of the same names."""
+    instance.call("overlay", canonical(dict(data)).encode(), DECISION_FUEL)
 
 
 class CompiledPolicies:
@@ -265,7 +329,10 @@ class CompiledPolicies:
         return compiled
 
     async def evaluate(
-        self, documents: PolicyDocuments, claims: Mapping[str, JsonValue]
+        self,
+        documents: PolicyDocuments,
+        claims: Input,
+        data: Mapping[str, JsonValue] = _NO_DATA,
     ) -> tuple[CompiledPolicy, PolicyResult]:
         """Evaluate the policy in these documents without blocking the event loop.
 
@@ -275,14 +342,17 @@ class CompiledPolicies:
         if _is_small(documents, claims):
             compiled = self._stored(_digest(documents))
             if isinstance(compiled, CompiledPolicy):
-                return compiled, compiled.evaluate(claims)
-        return await in_thread(self._evaluate, documents, claims)
+                return compiled, compiled.evaluate(claims, data)
+        return await in_thread(self._evaluate, documents, claims, data)
 
     def _evaluate(
-        self, documents: PolicyDocuments, claims: Mapping[str, JsonValue]
+        self,
+        documents: PolicyDocuments,
+        claims: Input,
+        data: Mapping[str, JsonValue],
     ) -> tuple[CompiledPolicy, PolicyResult]:
         compiled = self.of(documents)
-        return compiled, compiled.evaluate(claims)
+        return compiled, compiled.evaluate(claims, data)
 
     def _stored(self, digest: bytes) -> CompiledPolicy | PolicyInvalid | None:
         with self._lock:
@@ -303,8 +373,10 @@ async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     return await asyncio.get_running_loop().run_in_executor(_THREADS, call)
 
 
-def _is_small(documents: PolicyDocuments, claims: Mapping[str, JsonValue]) -> bool:
+def _is_small(documents: PolicyDocuments, claims: Input) -> bool:
     texts = len(documents.policy) + len(documents.data)
+    if isinstance(claims, PreparedInput):
+        return texts < _SMALL_CHARS and claims.small
     return texts < _SMALL_CHARS and not has_more_values(dict(claims), _SMALL_VALUES)
 
 

@@ -37,7 +37,7 @@ STACK_BYTES: Final = 512 * 1024
 """Of the thread's own stack, which has 8 MiB, or 2 MiB and more in a thread of musl."""
 
 _EXPORTS: Final = frozenset(
-    {"memory", "buffer", "compile", "evaluate", "record_coverage", "coverage"}
+    {"memory", "buffer", "compile", "evaluate", "overlay", "record_coverage", "coverage"}
 )
 _LOADING: Final = Lock()
 _MASK: Final = 2**32 - 1

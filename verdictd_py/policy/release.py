@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Final
 
 from verdictd_py.documents import releasepolicies
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.appraisal import AppraisedPeer
 from verdictd_py.domain.names import RELEASE_DATA, RELEASE_POLICIES, RELEASE_POLICY, Name
+from verdictd_py.domain.trust import TrustVector
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import (
     NotFound,
@@ -17,13 +20,18 @@ from verdictd_py.errors import (
     RequestError,
     StorageError,
 )
-from verdictd_py.policy import explain
-from verdictd_py.policy.engine import CompiledPolicies, in_thread
-from verdictd_py.ports import Document, DocumentStore, Kind, PolicyDocuments
+from verdictd_py.policy import explain, trustee
+from verdictd_py.policy.engine import CompiledPolicies, PreparedInput, in_thread
+from verdictd_py.ports import NO_QUERY, Document, DocumentStore, Kind, PolicyDocuments, Tees
 
 _UNREADABLE: Final = (NotFound, StorageError, PolicyInvalid, RequestError)
 
 _NO_DATA: Final = ReferenceData.of({})
+
+MAX_VIEWS: Final = 64
+"""Guests whose view is cached; one with a long event log takes some 300 KiB."""
+
+_Subject = tuple[str, Mapping[str, JsonValue], TrustVector]
 
 
 class RegoReleasePolicy:
@@ -34,15 +42,22 @@ class RegoReleasePolicy:
 
     Args:
         documents: where policies are stored.
+        tees: the known TEEs.
         compiled: cache of compiled policies, shared with what checks them.
     """
 
-    def __init__(self, documents: DocumentStore, compiled: CompiledPolicies | None = None) -> None:
+    def __init__(
+        self, documents: DocumentStore, tees: Tees, compiled: CompiledPolicies | None = None
+    ) -> None:
         self._documents = documents
+        self._tees = tees
         self._data: tuple[str, ReferenceData] | None = None
+        self._views: OrderedDict[str, tuple[_Subject, PreparedInput]] = OrderedDict()
         self._compiled = CompiledPolicies() if compiled is None else compiled
 
-    async def failures(self, peer: AppraisedPeer, kind: Kind, path: str) -> tuple[Reason, ...]:
+    async def failures(
+        self, peer: AppraisedPeer, kind: Kind, path: str, query: Mapping[str, str] = NO_QUERY
+    ) -> tuple[Reason, ...]:
         """Why the guest must not have it; empty only if the policy's `allow` is `true`.
 
         1. Which policy. 2. Compile it, or take what was compiled. 3. Ask it. Whatever
@@ -50,15 +65,20 @@ class RegoReleasePolicy:
 
         Args:
             path: `keys/<kid>`, or `<repository>/<type>/<tag>` of a resource.
+            query: of the request's URL.
         """
-        asked: dict[str, JsonValue] = {
-            "claims": dict(peer.claims),
-            "appraisal": {"id": peer.appraisal_id, "tee": peer.tee},
-            "resource": {"kind": kind.value, "path": path, "labels": _labels(path)},
+        resource: dict[str, JsonValue] = {
+            "kind": kind.value,
+            "path": path,
+            "labels": _labels(path),
+            "query": dict(query),
         }
         try:
+            asked = self._view(peer).with_member("resource", resource)
             documents = await self._documents_for(path)  # 1
-            _, result = await self._compiled.evaluate(documents, asked)  # 2, 3
+            _, result = await self._compiled.evaluate(  # 2, 3
+                documents, asked, trustee.request({"resource": resource})
+            )
         except _UNREADABLE as error:
             return (_reason(f"the release policy for {path} cannot be used: {error}"),)
         if result.allow:
@@ -66,6 +86,28 @@ class RegoReleasePolicy:
         return explain.own_reasons(result.document) or (
             _reason(f"the release policy does not allow {path} to this guest"),
         )
+
+    def _view(self, peer: AppraisedPeer) -> PreparedInput:
+        """Return the input about the guest, built once for each appraisal: connection or token.
+
+        Raises:
+            PolicyInvalid: the claims cannot be written as JSON.
+        """
+        subject = (peer.tee, peer.claims, peer.trust)
+        known = self._views.get(peer.appraisal_id)
+        if known is None or known[0] != subject:
+            view = PreparedInput.of(
+                {
+                    "claims": dict(peer.claims),
+                    "appraisal": {"id": peer.appraisal_id, "tee": peer.tee},
+                    trustee.SUBMODS: trustee.submods(self._tees, *subject),
+                }
+            )
+            known = self._views[peer.appraisal_id] = subject, view
+        self._views.move_to_end(peer.appraisal_id)
+        while len(self._views) > MAX_VIEWS:
+            self._views.popitem(last=False)
+        return known[1]
 
     async def prepare(self) -> tuple[str, ...]:
         """Compile every release policy ahead of the next guest, which then finds it compiled.

@@ -21,7 +21,7 @@ from verdictd_py.domain.policyreport import (
 )
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid, Reason
-from verdictd_py.policy import appraisal, explain
+from verdictd_py.policy import appraisal, explain, trustee
 from verdictd_py.policy.engine import CompiledPolicy, PolicyResult, in_thread
 from verdictd_py.policy.floor import Pinning
 from verdictd_py.ports import PolicyDocuments, Tee, Tees
@@ -77,8 +77,9 @@ def report(
     """
     reference = compiled.reference.values
     compared = () if tee is None else tuple(_claims(tee, claims, reference))
+    data = request_data(claims, tee)
     try:
-        result = compiled.evaluate(claims)
+        result = compiled.evaluate(claims, data)
     except PolicyInvalid as error:
         return PolicyReport(
             allow=False,
@@ -91,7 +92,7 @@ def report(
             comparisons_made=0,
         )
     documents = PolicyDocuments.over(source, compiled.reference)
-    comparisons, made, notes = _comparisons(compiled, source, claims, result)
+    comparisons, made, notes = _comparisons(compiled, source, claims, data, result)
     return PolicyReport(
         allow=result.allow,
         tee=None if tee is None else tee.name,
@@ -103,6 +104,11 @@ def report(
         comparisons_made=made,
         notes=notes,
     )
+
+
+def request_data(claims: Claims, tee: Tee | None) -> dict[str, JsonValue]:
+    """Return the data that a release policy gets for this input; none for appraisal policies."""
+    return {} if tee is not None else trustee.request(claims)
 
 
 def outline(compiled: CompiledPolicy) -> PolicyOutline:
@@ -181,11 +187,11 @@ def _claims(tee: Tee, claims: Claims, reference: Reference) -> Iterator[ClaimCom
 
 
 def _comparisons(
-    compiled: CompiledPolicy, source: str, claims: Claims, result: PolicyResult
+    compiled: CompiledPolicy, source: str, claims: Claims, data: Claims, result: PolicyResult
 ) -> tuple[tuple[Comparison, ...], int, tuple[str, ...]]:
     """Return the comparisons that the policy made, and a note if they could not be recorded."""
     try:
-        trace = compiled.trace(claims)
+        trace = compiled.trace(claims, data)
     except PolicyInvalid as error:
         return (), 0, (f"the comparisons could not be recorded: {error}",)
     if trace.document != result.document:

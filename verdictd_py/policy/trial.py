@@ -6,8 +6,10 @@ the same here as for every decision.
 
 from __future__ import annotations
 
+from verdictd_py.domain.trust import HARDWARE_GENUINE
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
+from verdictd_py.policy import trustee
 from verdictd_py.policy.engine import CompiledPolicies, CompiledPolicy, in_thread
 from verdictd_py.ports import PolicyDocuments, Tee, Tees, TestedPolicy
 
@@ -26,13 +28,21 @@ class PolicyTrial:
         self._compiled = CompiledPolicies() if compiled is None else compiled
 
     async def check(self, documents: PolicyDocuments, tee: str | None) -> None:
-        await in_thread(self._check, documents, sample_input(self._tees, self._tees.get(tee)))
+        known = self._tees.get(tee)
+        sample = sample_input(self._tees, known)
+        data = trustee.request(sample) if known is None else {}
+        await in_thread(self._check, documents, sample, data)
 
     async def test(self, documents: PolicyDocuments, claims: JsonValue) -> TestedPolicy:
         return await in_thread(_test, documents, claims)
 
-    def _check(self, documents: PolicyDocuments, sample: dict[str, JsonValue]) -> None:
-        self._compiled.of(documents).evaluate(sample)
+    def _check(
+        self,
+        documents: PolicyDocuments,
+        sample: dict[str, JsonValue],
+        data: dict[str, JsonValue],
+    ) -> None:
+        self._compiled.of(documents).evaluate(sample, data)
 
 
 def sample_input(tees: Tees, tee: Tee | None) -> dict[str, JsonValue]:
@@ -42,16 +52,18 @@ def sample_input(tees: Tees, tee: Tee | None) -> dict[str, JsonValue]:
     """
     if tee is not None:
         return tee.sample_claims
-    claims = tees.default.sample_claims
+    known, claims = tees.default, tees.default.sample_claims
     return {
         **claims,
         "claims": claims,
-        "appraisal": {"id": "00" * 16, "tee": tees.default.name},
+        "appraisal": {"id": "00" * 16, "tee": known.name},
         "resource": {
             "kind": "resource",
             "path": "default/key/1",
             "labels": {"repository": "default", "type": "key", "tag": "1"},
+            "query": {},
         },
+        trustee.SUBMODS: trustee.submods(tees, known.name, claims, {"hardware": HARDWARE_GENUINE}),
     }
 
 
@@ -60,7 +72,7 @@ def _test(documents: PolicyDocuments, claims: JsonValue) -> TestedPolicy:
     if not isinstance(claims, dict):
         raise PolicyInvalid("the claims are not a JSON object")
     compiled = CompiledPolicy.compile(documents.policy, documents.data)
-    allow = compiled.evaluate(claims).allow
+    allow = compiled.evaluate(claims, trustee.request(claims)).allow
     info: dict[str, JsonValue] = {
         name: [value, compiled.reference.values.get(name)] for name, value in claims.items()
     }

@@ -8,6 +8,7 @@ from verdictd_py.ports.collateral import CollateralStore
 from verdictd_py.ports.documents import Document, DocumentStore
 from verdictd_py.ports.events import Events
 from verdictd_py.ports.policies import (
+    NO_QUERY,
     AppraisalPolicy,
     PolicyDocuments,
     PolicyReporter,
@@ -32,6 +33,7 @@ from verdictd_py.ports.verifier import Verifier
 __all__ = [
     "ABSENT",
     "ANY",
+    "NO_QUERY",
     "AppraisalPolicy",
     "CollateralStore",
     "Document",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, Self
+from types import MappingProxyType
+from typing import Final, Protocol, Self
 
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.appraisal import AppraisedPeer
@@ -122,14 +123,21 @@ class AppraisalPolicy(Protocol):
         ...
 
 
+NO_QUERY: Final[Mapping[str, str]] = MappingProxyType({})
+"""Query of a request that has none."""
+
+
 class ReleasePolicy(Protocol):
     """Decides which accepted guest gets what."""
 
-    async def failures(self, peer: AppraisedPeer, kind: Kind, path: str) -> tuple[Reason, ...]:
+    async def failures(
+        self, peer: AppraisedPeer, kind: Kind, path: str, query: Mapping[str, str] = NO_QUERY
+    ) -> tuple[Reason, ...]:
         """Why not; empty means allowed, and only an explicit yes is empty.
 
         Args:
             path: of what was found, not of what was asked for: `keys/<kid>`, or the path of
                 a resource.
+            query: of the request's URL; the guest chose it.
         """
         ...

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-from tests.support.rcar import ASSESSMENT, NOW, attested, b64url, tokens
+from tests.support.rcar import NOW, POLICY, attested, b64url, tokens
 from verdictd_py.domain.callers import Right
 from verdictd_py.errors import NotAuthorized, TokenInvalid, TokenOutOfTime, VerdictdError
 from verdictd_py.protocols.rcar import admins, jose
@@ -261,7 +261,7 @@ def test_each_key_has_its_own_rights() -> None:
 
 def test_an_attestation_token_is_not_an_administrators() -> None:
     """It is refused even if one key signs both, and tokens without a role have a default one."""
-    made = tokens().issue(attested(), now=NOW, assessment=ASSESSMENT).token
+    made = tokens().issue(attested(), now=NOW, policy=POLICY).token
     assert isinstance(refused(made), TokenInvalid)
     public = tokens().key.public_key()
     for default in (None, Role.ADMIN):

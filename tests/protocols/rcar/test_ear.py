@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,10 +20,11 @@ WEAK = [
 
 def of(judged: Appraisal, unpinned: tuple[str, ...] = ()) -> dict[str, Any]:
     tee, found = TEES.get(judged.tee), judged.evidence
-    assessment = ear.Assessment("none", {"hardware": 97})
+    policy = "none"
     if tee is not None and found is not None:
-        assessment = ear.Assessment(tee.documents.policy, tee.trust(found, unpinned))
-    made = ear.claims(judged, judged.claims, tee_key(), assessment)
+        policy = tee.documents.policy
+        judged = replace(judged, trust=tee.trust(found, unpinned))
+    made = ear.claims(judged, judged.claims, tee_key(), policy)
     submodule: dict[str, Any] = made["submods"]["cpu0"]
     return submodule
 
@@ -72,9 +74,7 @@ def test_a_guest_without_evidence_is_contraindicated() -> None:
 
 def test_claims_are_where_other_readers_expect_them() -> None:
     judged = appraisal()
-    made = ear.claims(
-        judged, {"mrTd": "ab"}, tee_key(), ear.Assessment("tdxPolicy.rego", {"hardware": 2})
-    )
+    made = ear.claims(judged, {"mrTd": "ab"}, tee_key(), "tdxPolicy.rego")
     annotated = made["submods"]["cpu0"]["ear.veraison.annotated-evidence"]
     assert annotated["tdx"] == {"mrTd": "ab"}
     assert made["eat_profile"] == "tag:github.com,2023:veraison/ear"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,6 @@ from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import TokenInvalid
 from verdictd_py.formats import eventlog
 from verdictd_py.protocols.rcar import claims
-from verdictd_py.protocols.rcar.ear import Assessment
 from verdictd_py.protocols.rcar.teekey import TeeKey
 from verdictd_py.protocols.rcar.tokens import AttestedGuest
 from verdictd_py.protocols.rcar.versions import Version
@@ -56,11 +56,14 @@ def test_no_token_is_too_long_whatever_a_guest_sends() -> None:
     """A token is sent in a header, whose size is limited."""
     key = TeeKey.parse(long_jwk(), Version.V0_4_0)
     guest = AttestedGuest(
-        appraisal(claims=huge(), advisory_ids=tuple(f"INTEL-SA-{n:05}" for n in range(60))),
+        replace(
+            appraisal(claims=huge(), advisory_ids=tuple(f"INTEL-SA-{n:05}" for n in range(60))),
+            trust={"executables": 33},
+        ),
         key,
         Version.V0_4_0,
     )
-    made = issued(guest, assessment=Assessment("tdxPolicy.rego", {"executables": 33}))
+    made = issued(guest)
     assert len(made.token) < MAX_CHARACTERS
     assert read_back(made).appraisal == guest.appraisal
     usual = issued(attested()).token

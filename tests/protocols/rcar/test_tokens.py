@@ -14,9 +14,9 @@ from jwcrypto import jws as other_jws
 
 from tests.protocols.rcar.token_tools import JWK_PLACES, issued, parts, read_back, refused
 from tests.support.rcar import (
-    ASSESSMENT,
     KINDS,
     NOW,
+    POLICY,
     appraisal,
     attested,
     coordinates,
@@ -152,7 +152,7 @@ def test_a_token_of_a_broker_with_another_root_is_refused() -> None:
     """A rehearsal may use the same key file, but its guests run on simulated hardware."""
     rehearsal, other = (Tokens(tokens().key, root=digest * 64) for digest in "ab")
     made = {
-        each: each.issue(attested(), now=NOW, assessment=ASSESSMENT).token
+        each: each.issue(attested(), now=NOW, policy=POLICY).token
         for each in (tokens(), rehearsal, other)
     }
     for reader in made:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.rcar import ASSESSMENT, NOW, tokens, unb64url
+from tests.support.rcar import NOW, POLICY, tokens, unb64url
 from verdictd_py.errors import TokenInvalid
 from verdictd_py.protocols.rcar import jose
 from verdictd_py.protocols.rcar.tokens import AttestedGuest, IssuedToken
@@ -21,7 +21,7 @@ JWK_PLACES = (
 
 
 def issued(guest: AttestedGuest, **more: Any) -> IssuedToken:
-    return tokens().issue(guest, **{"now": NOW, "assessment": ASSESSMENT, **more})
+    return tokens().issue(guest, **{"now": NOW, "policy": POLICY, **more})
 
 
 def read_back(made: IssuedToken, *, now: datetime = NOW) -> AttestedGuest:

@@ -14,7 +14,7 @@ from verdictd_py.encoding import JsonValue, encode_base64
 from verdictd_py.errors import ConfigError
 from verdictd_py.formats import eventlog
 from verdictd_py.guest.attesters import Attester
-from verdictd_py.guest.rcar.messages import canonical, init_data_digest, report_data
+from verdictd_py.guest.rcar.messages import init_data_digest, report_data
 from verdictd_py.simulator import TdMeasurements
 
 _REGISTERS: Final = ("rtmr0", "rtmr1", "rtmr2", "rtmr3")
@@ -84,12 +84,6 @@ def no_devices(digest: bytes) -> str:
     """Return the additional evidence of a guest without attestable devices: none."""
     del digest
     return ""
-
-
-def sample_device(digest: bytes) -> str:
-    """Return the evidence of guest-components' sample device (attester/src/sample_device)."""
-    evidence: JsonValue = {"svn": "2", "report_data": encode_base64(digest)}
-    return canonical({"sampledevice": evidence}).decode()
 
 
 def measurements_of(

@@ -18,15 +18,6 @@ from verdictd_py.guest.rcar.messages import JsonObject
 
 _WHAT: Final = "the token"
 
-TEE_KEY_PATHS: Final = (
-    (
-        *("submods", "cpu0", "ear.veraison.annotated-evidence"),
-        *("runtime_data_claims", "tee-pubkey"),
-    ),
-    ("customized_claims", "runtime_data", "tee-pubkey"),
-)
-"""Paths of the TEE's public key in a token; older and newer readers use different ones."""
-
 
 @dataclass(frozen=True, slots=True)
 class Token:
@@ -78,10 +69,6 @@ class Token:
         if isinstance(begins, int | float) and begins > seconds:
             raise AnswerInvalid("the token is not valid yet: is the clock of this guest right?")
 
-    def tee_keys(self) -> tuple[JsonValue, ...]:
-        """Return the JWK at each of `TEE_KEY_PATHS`, None where it is missing."""
-        return tuple(_at(self.claims, path) for path in TEE_KEY_PATHS)
-
 
 def _fits(name: str, value: JsonValue) -> bool:
     """Return whether a claim has a type that guests read; unregistered claims may have any."""
@@ -92,9 +79,3 @@ def _fits(name: str, value: JsonValue) -> bool:
     if name == "aud" and isinstance(value, list):
         return all(isinstance(element, str) for element in value)
     return name != "aud" or isinstance(value, str)
-
-
-def _at(value: JsonValue, path: tuple[str, ...]) -> JsonValue:
-    for name in path:
-        value = value.get(name) if isinstance(value, dict) else None
-    return value

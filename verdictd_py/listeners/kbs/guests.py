@@ -74,12 +74,16 @@ class GuestRoutes:
         return answers.succeeded(messages.token(token))
 
     async def resource(self, request: web.Request) -> web.Response:
-        """Answer with a resource, encrypted to the guest's key. The query is ignored."""
+        """Answer with a resource, encrypted to the guest's key.
+
+        The query is for the release policy. The last value of a name that is repeated counts.
+        """
         released = await self._handshakes.resource(
             resource_path(request),
             session_id=session_id(request),
             token=bearer(request),
             address=address(request),
+            query=dict(request.query.items()),
         )
         return answers.succeeded(
             jwe.encrypt(released.content, released.key, released.version, random=os.urandom)

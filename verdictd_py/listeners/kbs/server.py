@@ -221,7 +221,7 @@ class KbsListener:
         if not isinstance(error, _JUDGED):
             self._record(request, doing, event=event, code=error.code, status=status, reason=reason)
         if isinstance(error, NotJudged):  # its message is for the operator only
-            reason = error.told
+            reason = error.text_for_guest
         refused_admin = is_refused_admin(request, error)
         variant = answers.ADMIN_REFUSED if refused_admin else refusal.variant
         return answers.failed(status, variant, reason)

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.evidence import NO_TEE, REPORT_DATA_BYTES, VerifiedEvidence
+from verdictd_py.domain.trust import TrustVector
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import EvidenceFormat, TokenInvalid
 from verdictd_py.protocols.rcar import claims, ear, jose
@@ -97,13 +98,11 @@ class Tokens:
     key: ec.EllipticCurvePrivateKey = field(repr=False)
     root: str | None = None
 
-    def issue(
-        self, guest: AttestedGuest, *, now: datetime, assessment: ear.Assessment
-    ) -> IssuedToken:
+    def issue(self, guest: AttestedGuest, *, now: datetime, policy: str) -> IssuedToken:
         """Issue a token about an accepted guest.
 
         Args:
-            assessment: see `ear.claims`.
+            policy: file name of the policy that accepted the guest.
 
         Raises:
             AttestationError: the appraisal refused the guest.
@@ -113,7 +112,7 @@ class Tokens:
             raise appraisal.refusal
         issued_at = int(now.timestamp())
         divided = claims.divide(appraisal.claims)
-        payload = ear.claims(appraisal, divided.in_token, guest.key, assessment)
+        payload = ear.claims(appraisal, divided.in_token, guest.key, policy)
         payload |= {
             "iss": ISSUER,
             # No `nbf`: guests compare it with their own clock, which may be behind.
@@ -182,13 +181,20 @@ def _content(payload: dict[str, Any]) -> TokenContent:
     """
     own = _typed(payload[_OWN], dict)
     version = Version(own["version"])
-    annotated = payload["submods"]["cpu0"]["ear.veraison.annotated-evidence"]
+    cpu = payload["submods"]["cpu0"]
+    annotated = cpu["ear.veraison.annotated-evidence"]
     key = TeeKey.parse(annotated["runtime_data_claims"]["tee-pubkey"], version)
     stored_digest = None if own["kept"] is None else _typed(own["kept"], str)
-    return TokenContent(stored_digest, AttestedGuest(_appraisal(own, annotated), key, version))
+    appraisal = _appraisal(own, annotated, _trust(cpu))
+    return TokenContent(stored_digest, AttestedGuest(appraisal, key, version))
 
 
-def _appraisal(own: dict[str, Any], annotated: Mapping[str, Any]) -> Appraisal:
+def _trust(cpu: Mapping[str, Any]) -> TrustVector:
+    vector = _typed(cpu["ear.trustworthiness-vector"], dict)
+    return {_typed(name, str): _typed(value, int) for name, value in vector.items()}
+
+
+def _appraisal(own: dict[str, Any], annotated: Mapping[str, Any], trust: TrustVector) -> Appraisal:
     tee, evidence = _typed(own["tee"], str), own["evidence"]
     if (evidence is None) is not (tee == NO_TEE):
         raise ValueError("a TEE without evidence, or evidence without a TEE")
@@ -203,6 +209,7 @@ def _appraisal(own: dict[str, Any], annotated: Mapping[str, Any]) -> Appraisal:
         evidence=None if evidence is None else _evidence(tee, evidence, annotated[tee]),
         bound=True,
         refusal=None,
+        trust=trust,
     )
 
 

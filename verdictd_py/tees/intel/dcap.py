@@ -150,10 +150,10 @@ def to_library(collateral: Collateral) -> dcap_qvl.QuoteCollateralV3:
     )
 
 
-def judge(
+def evaluate_quote(
     quote: bytes, collateral: Collateral, *, now: datetime, root_ca_der: bytes | None
 ) -> Rated | RefusedLate:
-    """Has dcap-qvl judge one quote with one set of collateral.
+    """Have dcap-qvl evaluate one quote with one set of collateral.
 
     Args:
         quote: without what follows its stated length.

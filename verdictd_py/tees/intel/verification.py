@@ -25,7 +25,7 @@ from verdictd_py.formats.collateral import Collateral
 from verdictd_py.tees.intel.collateral.check import check_fit, ends_at, verify_texts
 from verdictd_py.tees.intel.collateral.port import CollateralRequest, CollateralSource
 from verdictd_py.tees.intel.collateral.sources import EvaluationFloor
-from verdictd_py.tees.intel.dcap import CollateralRejected, Rated, RefusedLate, judge
+from verdictd_py.tees.intel.dcap import CollateralRejected, Rated, RefusedLate, evaluate_quote
 from verdictd_py.tees.intel.pck import (
     Platform,
     root_key_digest,
@@ -239,7 +239,7 @@ class IntelEngine:
         self, quote: Quote, platform: Platform, collateral: Collateral, now: datetime
     ) -> VerifiedQuote:
         """Verify the quote with one set of collateral."""
-        verdict = judge(quote.raw, collateral, now=now, root_ca_der=self._root_ca_der)
+        verdict = evaluate_quote(quote.raw, collateral, now=now, root_ca_der=self._root_ca_der)
         if isinstance(verdict, Rated):
             if verdict.fmspc != platform.fmspc:
                 text = "the quote's FMSPC reads differently in two libraries"

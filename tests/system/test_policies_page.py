@@ -1,0 +1,135 @@
+"""What docs/policies.md tells operators to type, typed, and its tables compared with the code."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.policy.support import POLICIES, tdx_claims
+from tests.support.broker import RunningBroker, running_broker
+from tests.support.command import environment
+from tests.support.refused_guests import seen
+from tests.support.verdict import SECONDS, beside
+from verdictd_py import daemon as app
+from verdictd_py.simulator import SimulatedPlatform, TdMeasurements
+
+PAGE = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
+
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_STATUS = re.compile(r"\s+# status (\d)$")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command of the page, with its exit status and the lines that it prints."""
+
+    command: str
+    status: int
+    output: tuple[str, ...]
+
+
+def steps(block: str) -> Iterator[Step]:
+    for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+        command, *output = part.rstrip("\n").split("\n")
+        status = _STATUS.search(command)
+        yield Step(_STATUS.sub("", command), 0 if status is None else int(status[1]), tuple(output))
+
+
+def shows(printed: str, expected: tuple[str, ...]) -> bool:
+    """Whether the expected lines are among the printed ones, in this order.
+
+    White space is not compared, and `...` stands for anything.
+    """
+    lines = iter([" ".join(line.split()) for line in printed.splitlines()])
+    patterns = [
+        ".*".join(re.escape(" ".join(part.split())) for part in line.split("..."))
+        for line in expected
+        if line != "..."
+    ]
+    wanted = [pattern.replace(r".*\ ", ".*").replace(r"\ .*", ".*") for pattern in patterns]
+    return all(any(re.fullmatch(pattern, line) for line in lines) for pattern in wanted)
+
+
+async def typed(command: str, broker: RunningBroker, directory: Path) -> tuple[int, str, str]:
+    """How a shell ends in which the two programs are functions."""
+    python = f'"{sys.executable}" -m verdictd_py.cli'
+    programs = (
+        f'verdict-py() {{ {python}.verdict -c {broker.client_api} "$@"; }}\n'
+        f'verdictd-py() {{ {python}.main "$@"; }}\n'
+    )
+    process = await asyncio.create_subprocess_exec(
+        *("bash", "-c", programs + command),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**environment(), "NO_COLOR": "1"},
+        cwd=directory,
+    )
+    async with asyncio.timeout(SECONDS):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+@pytest.mark.timeout(180)
+async def test_every_command_does_what_the_page_says(tmp_path: Path) -> None:
+    directory = tmp_path / "operator"
+    directory.mkdir()
+    platform = SimulatedPlatform.create(now=app.utc_now())
+    async with running_broker(tmp_path, platform) as broker:
+        other = await seen(broker, broker.attester(measurements=TdMeasurements(rtmr1=bytes(48))))
+        good = await seen(broker)
+        count = 0
+        for kind, text in _BLOCK.findall(PAGE):
+            if kind == "rego":
+                (directory / "kernel.rego").write_text(text)
+            for step in steps(text) if kind == "console" else ():
+                command = step.command.replace("<id>", good).replace("<other>", other)
+                status, out, err = await typed(command, broker, directory)
+                assert status == step.status, (step.command, out, err)
+                assert shows(out, step.output), (step, out)
+                count += 1
+        assert count == len(re.findall(r"^\$ ", PAGE, re.MULTILINE)) > 10
+        broker.events.events.clear()
+        await seen(broker)
+        assert broker.events.named("guest.accepted")  # the policy in force is the page's
+
+
+def members(heading: str) -> dict[str, set[str]]:
+    """Members in the table after a heading, each with the names in its description."""
+    begin = PAGE.index(f"\n`{heading}`:\n")
+    table = PAGE[begin:].split("\n\n")[1]
+    rows = [line.split(" | ", 1) for line in table.splitlines()[2:]]
+    return {
+        name: set(re.findall(r"`([^`]+)`", described))
+        for names, described in rows
+        for name in re.findall(r"`([^`]+)`", names)
+    }
+
+
+async def test_the_tables_have_every_member_of_the_reports(tmp_path: Path) -> None:
+    (tmp_path / "claims.json").write_text(json.dumps(tdx_claims()))
+    (tmp_path / "bad.json").write_text("1")
+    policy, claims = str(POLICIES / "tdxPolicy.rego"), str(tmp_path / "claims.json")
+    found: dict[str, dict[str, Any]] = {
+        heading: (await beside("main", "policy", *words, "--json")).json
+        for heading, words in {
+            "policy test --json": ("test", policy, claims, "--require-reference-values"),
+            "policy test --coverage --json": ("test", policy, "--coverage", str(tmp_path)),
+            "policy check --json": ("check", policy),
+        }.items()
+    }
+    for heading, report in found.items():
+        documented = members(heading)
+        assert list(documented) == list(report), heading
+        for name, value in report.items():
+            if isinstance(value, list) and value and isinstance(value[0], dict):
+                assert set(value[0]) <= documented[name], name
