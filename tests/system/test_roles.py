@@ -121,6 +121,11 @@ METHODS: dict[str, tuple[Right, object]] = {
     ),
     "verdictd.v1.AppraisalService/ListGuests": (Right.MANAGE, v1.ListGuestsRequest()),
     "verdictd.v1.AppraisalService/GetGuest": (Right.MANAGE, v1.GetGuestRequest()),
+    "verdictd.v1.PolicyTestService/CheckPolicy": (
+        Right.MANAGE,
+        v1.CheckPolicyRequest(name="tdxPolicy.rego"),
+    ),
+    "verdictd.v1.PolicyTestService/TestPolicy": (Right.MANAGE, v1.TestPolicyRequest(id="none")),
     "verdictd.v1.StatusService/GetStatus": (Right.MANAGE, v1.GetStatusRequest()),
 }
 
