@@ -122,7 +122,7 @@ def stored_sets(*names: str, tee: str = "tdx", values: JsonValue = None) -> str:
 async def during(place: Place, change: asyncio.Task[object]) -> None:
     """Wait until a change is being checked; fail if it ends before."""
     checking = asyncio.create_task(place.tester.checking.wait())
-    await asyncio.wait({change, checking}, return_when=asyncio.FIRST_COMPLETED, timeout=30)
+    await asyncio.wait({change, checking}, return_when=asyncio.FIRST_COMPLETED)
     assert checking.done()
 
 

@@ -28,8 +28,14 @@ SERVICES = {
     *(
         f"verdictd.v1.{name}Service"
         for name in (
-            *("Key", "Resource", "Image", "Document", "Reference"),
-            *("Appraisal", "PolicyTest", "Status"),
+            "Key",
+            "Resource",
+            "Image",
+            "Document",
+            "Reference",
+            "Appraisal",
+            "PolicyTest",
+            "Status",
         )
     ),
     "grpc.health.v1.Health",

@@ -35,6 +35,8 @@ from verdictd_py.protocols.ratstls.issue import Form, issue
 from verdictd_py.protocols.ratstls.session import client_context
 from verdictd_py.tees.registry import known_tees
 
+pytestmark = pytest.mark.broker(kbs=True)
+
 PACKAGE: Final = Path(__file__).parents[1] / "support" / "plugin_tee"
 IMAGE: Final = "ab" * 16
 OTHER: Final = "cd" * 16
@@ -77,9 +79,8 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Toy:
 
 
 @pytest.fixture
-async def broker(toy: Toy, tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    async with running_kbs(tmp_path, **toy.settings) as running:
-        yield running
+def broker_settings(toy: Toy) -> dict[str, Any]:
+    return toy.settings
 
 
 @asynccontextmanager
@@ -97,7 +98,7 @@ async def tls_guest(
     )
     context = client_context(key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()))
     use_certificate(context, certificate)
-    async with GuestConnection.open(*broker.address, context, timeout_seconds=10) as guest:
+    async with GuestConnection.open(*broker.address, context, timeout_seconds=60) as guest:
         yield guest
 
 

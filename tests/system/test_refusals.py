@@ -64,7 +64,7 @@ def reasons(event: dict[str, EventValue]) -> list[str]:
 async def shown(broker: RunningBroker, context: SSL.Context) -> list[str]:
     """What the log says of a guest with this context."""
     with pytest.raises(BrokerRefused):
-        async with GuestConnection.open(*broker.address, context, timeout_seconds=10) as guest:
+        async with GuestConnection.open(*broker.address, context, timeout_seconds=60) as guest:
             await guest.version()
     refused = broker.events.named("guest.refused")
     if refused:

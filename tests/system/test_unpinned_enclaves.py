@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +39,8 @@ def platform() -> SimulatedPlatform:
 
 
 @pytest.fixture
-async def broker(tmp_path: Path, platform: SimulatedPlatform) -> AsyncIterator[RunningBroker]:
-    directory = collateral(tmp_path, platform)
-    async with running_broker(tmp_path, platform, collateral=directory) as running:
-        yield running
+def broker_settings(tmp_path: Path, platform: SimulatedPlatform) -> dict[str, Any]:
+    return {"collateral": collateral(tmp_path, platform)}
 
 
 def refusals(broker: RunningBroker) -> list[dict[str, Any]]:
