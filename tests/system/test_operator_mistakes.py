@@ -112,8 +112,9 @@ async def test_a_file_that_was_edited_by_hand_refuses_and_is_reported(
     shown = await verdict(broker, "reference", "show")
     assert (shown.status, shown.stdout) == (0, b'{"mrTd": ["ab"]}\n')
     assert shown.stderr.startswith("PROBLEM: every guest is refused: tdxData: mrTd: ")
-    (warning,) = broker.events.named("warning.policy")  # recorded once, not at every check
-    assert (warning["tee"], "96 lower-case" in str(warning["reason"])) == ("tdx", True)
+    warnings = [each["reason"] for each in broker.events.named("warning.policy")]
+    assert len(warnings) == len(set(warnings))  # recorded once each, not at every check
+    assert "tdxData: mrTd: 'ab' is not 96 lower-case hex digits" in warnings
     broker.events.events.clear()
     store(broker, "opa/tdxData", json.dumps({"mrTd": [MRTD]}).encode())
     assert await accepted(broker)
@@ -125,9 +126,9 @@ async def test_wrong_files_are_reported_at_start(broker: RunningBroker) -> None:
     store(broker, "opa/tdxData", b'{"mrtd": []}')
     store(broker, "opa/tdxdata", b"{}")
     await broker.daemon.reload()
-    (warning,) = broker.events.named("warning.policy")
+    warning = broker.events.named("warning.policy")[-1]
     assert "did you mean mrTd?" in str(warning["reason"])
-    (stray,) = broker.events.named("warning.document")
+    stray = broker.events.named("warning.document")[-1]
     assert (stray["name"], stray["reason"]) == (
         "tdxdata",
         "nothing reads tdxdata; did you mean tdxData?",

@@ -214,7 +214,9 @@ def unexplained(result: PolicyResult) -> Reason:
         more = ", and the policy says no more"
     if "allow" not in result.document:
         return _policy_reason(f"allow is undefined for this guest{more}")
-    return _policy_reason(f"allow is {_json(result.document['allow'])}, expected true{more}")
+    shown = _json(result.document["allow"])
+    text = f"policy: allow is {shown}, expected true{more}"
+    return Reason(explain.UNNAMED, shown, "allow is true", text, kind=ReasonKind.POLICY)
 
 
 def _json(value: JsonValue) -> str:
