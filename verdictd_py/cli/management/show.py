@@ -22,6 +22,9 @@ from verdictd_py.errors import ConfigError
 _WIDE: Final = 400
 """Columns where no terminal is: a line of a table stays one line for grep."""
 
+_UNNAMED: Final = "policy"
+"""Rule of a reason that names no claim: its text says more than its values."""
+
 _VERDICTS: Final = {1: "refused", 2: "refused, not verified", 3: "accepted"}
 
 
@@ -159,7 +162,8 @@ def explained(guest: Any) -> Shown:  # noqa: ANN401  # messages are made at run 
     parts: list[RenderableType] = [about_guest(guest)]
     if rows:
         parts += ["", table(("rule", "measured", "expected"), rows)]
-    parts += ["", *(cell(each.text) for each in guest.reasons if not each.measured)]
+    unnamed = (each for each in guest.reasons if not each.measured or each.rule == _UNNAMED)
+    parts += ["", *(cell(each.text) for each in unnamed)]
     if guest.not_pinnable:
         parts.append(cell(f"cannot be pinned: {guest.not_pinnable}"))
     else:
