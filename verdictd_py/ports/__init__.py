@@ -17,7 +17,7 @@ from verdictd_py.ports.policies import (
     ReleasePolicy,
     TestedPolicy,
 )
-from verdictd_py.ports.revisions import ABSENT, ANY, Expected, meets, revision_of
+from verdictd_py.ports.revisions import ABSENT, ANY, Expected, has_revision, revision_of
 from verdictd_py.ports.sessions import SessionStore
 from verdictd_py.ports.stores import (
     KeyringEditor,
@@ -57,6 +57,6 @@ __all__ = [
     "TestedPolicy",
     "Verifier",
     "VerifierContext",
-    "meets",
+    "has_revision",
     "revision_of",
 ]

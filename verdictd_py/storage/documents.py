@@ -8,7 +8,7 @@ from typing import Final
 
 from verdictd_py.domain.names import Name
 from verdictd_py.errors import AlreadyExists, Conflict, NotFound, StorageError
-from verdictd_py.ports import ANY, Document, Expected, Tees, meets, revision_of
+from verdictd_py.ports import ANY, Document, Expected, Tees, has_revision, revision_of
 from verdictd_py.ports.tees import Documents
 from verdictd_py.storage.directory import Directory, Entry
 from verdictd_py.storage.exclusive import exclusively
@@ -71,7 +71,7 @@ class DirectoryDocumentStore(PolicyFileNames):
 
         def change() -> None:
             for document, revision in revisions.items():
-                if revision is not ANY and not meets(self._content(document), revision):
+                if revision is not ANY and not has_revision(self._content(document), revision):
                     raise Conflict(f"{OPA}/{document} has changed since it was read; read it again")
             self._directory.replace((OPA, *name.segments), content)
 

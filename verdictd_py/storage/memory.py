@@ -21,7 +21,7 @@ from verdictd_py.ports import (
     StoredName,
     StoredObject,
     Tees,
-    meets,
+    has_revision,
 )
 from verdictd_py.storage.content import unservable
 from verdictd_py.storage.documents import OPA, PolicyFileNames
@@ -61,7 +61,7 @@ class MemoryDocumentStore(PolicyFileNames):
         await asyncio.sleep(0)
         for document_name, revision in {**(unchanged or {}), name: expected}.items():
             stored = self.texts.get(str(document_name))
-            if not meets(None if stored is None else stored.encode(), revision):
+            if not has_revision(None if stored is None else stored.encode(), revision):
                 raise Conflict(
                     f"{OPA}/{document_name} has changed since it was read; read it again"
                 )
@@ -189,7 +189,7 @@ class MemoryResourceStore:
             content = self._get(path).content.reveal()
         except NotFound:
             content = None
-        if not meets(content, expected):
+        if not has_revision(content, expected):
             raise Conflict(f"the resource {path} has changed since it was read; read it again")
 
     def _described(self, path: tuple[str, ...], file: tuple[str, ...]) -> StoredName:
