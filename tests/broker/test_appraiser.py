@@ -12,6 +12,7 @@ from hashlib import sha384
 
 import pytest
 
+from tests.support.clock import elapse
 from tests.support.eventlogs import command_line, event, written
 from tests.support.memory import (
     BINDING,
@@ -303,9 +304,11 @@ async def test_what_takes_too_long_is_not_judged_and_recorded_by_its_id() -> Non
             raise AssertionError
 
     events, history = MemoryEvents(), History()
-    judge = appraiser(Slow(), events=events, history=history, seconds=0.01)
+    judge = appraiser(Slow(), events=events, history=history, seconds=60)
+    admitting = asyncio.create_task(judge.admit(reads(EVIDENCE), address=ADDRESS))
+    await elapse(60)
     with pytest.raises(AppraisalTimeout) as raised:
-        await judge.admit(reads(EVIDENCE), address=ADDRESS)
+        await admitting
     assert raised.value.text_for_guest == "not judged: timeout; try again later"
     (fields,) = events.named("guest.not-judged")
     assert (fields["peer"], fields["code"]) == (ADDRESS, "timeout")

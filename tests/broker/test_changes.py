@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import pytest
 
 from tests.support.memory import NOW, VERIFIED, MemoryEvents
 from tests.support.tees import TEES
+from verdictd_py.broker.catalogue import Catalogue
 from verdictd_py.broker.changes import MAX_ATTEMPTS, CheckedDocuments
 from verdictd_py.broker.documents import DocumentAdministrator
 from verdictd_py.broker.history import History, Judgement
+from verdictd_py.broker.references import ReferenceAdministrator
 from verdictd_py.broker.referencesets import SetAdministrator
 from verdictd_py.documents import referencesets
 from verdictd_py.documents.referencesets import MAX_SETS, ReferenceSet
@@ -30,6 +32,7 @@ from verdictd_py.storage.memory import MemoryDocumentStore
 OPERATOR = Caller("operator", ROLES["operator"])
 SETS = Name(("referenceSets",))
 A, B = "aa" * 48, "bb" * 48
+GUEST = replace(VERIFIED, claims={"mrTd": A})
 
 
 @dataclass
@@ -72,14 +75,23 @@ class Place:
         async def prepare() -> None:
             self.prepared += 1
 
-        changes = CheckedDocuments(self.store, tester, clock, prepare)
+        changes = CheckedDocuments(self.store, TEES, tester, clock, prepare)
+        deciding = DocumentsWithSets(self.store, TEES, clock)
         events = MemoryEvents()
         documents = DocumentAdministrator(
             documents=self.store,
             changes=changes,
-            deciding=DocumentsWithSets(self.store, clock),
+            catalogue=Catalogue(self.store, TEES, ("tdx",)),
+            deciding=deciding,
             tees=TEES,
             tester=tester,
+            events=events,
+        )
+        self.references = ReferenceAdministrator(
+            documents=self.store,
+            changes=changes,
+            deciding=deciding,
+            tees=TEES,
             history=self.history,
             events=events,
         )
@@ -87,6 +99,7 @@ class Place:
             documents=self.store,
             tees=TEES,
             changes=changes,
+            deciding=deciding,
             history=self.history,
             events=events,
             clock=clock,
@@ -109,7 +122,7 @@ def stored_sets(*names: str, tee: str = "tdx", values: JsonValue = None) -> str:
 async def during(place: Place, change: asyncio.Task[object]) -> None:
     """Wait until a change is being checked; fail if it ends before."""
     checking = asyncio.create_task(place.tester.checking.wait())
-    await asyncio.wait({change, checking}, return_when=asyncio.FIRST_COMPLETED, timeout=30)
+    await asyncio.wait({change, checking}, return_when=asyncio.FIRST_COMPLETED)
     assert checking.done()
 
 
@@ -203,9 +216,10 @@ async def test_two_whole_policies_at_once_are_both_stored_one_after_the_other() 
 
 async def test_a_pin_during_whole_new_data_is_not_lost() -> None:
     place = Place()
-    appraisal = Appraisal("id", NOW, "tdx", "test", VERIFIED, bound=True, refusal=None)
+    appraisal = Appraisal("id", NOW, "tdx", "test", GUEST, bound=True, refusal=None)
     place.history.remember(Judgement.of(appraisal, "192.0.2.1:5", TEES.measurements("tdx")))
-    others, _ = place.another(HeldTester())
+    place.another(HeldTester())
+    others = place.references
     preview = await others.preview_pin(OPERATOR, "id", ("mrTd",))
     place.tester.held = True
     setting = asyncio.create_task(
@@ -216,7 +230,7 @@ async def test_a_pin_during_whole_new_data_is_not_lost() -> None:
     place.tester.go.set()
     with pytest.raises(Conflict):
         await setting
-    assert json.loads(place.store.texts["tdxData"]) == {"mrTd": ["ab"]}
+    assert json.loads(place.store.texts["tdxData"]) == {"mrTd": [A]}
 
 
 async def test_a_store_that_always_changes_is_a_conflict_in_the_end() -> None:
@@ -242,7 +256,7 @@ async def test_the_check_sees_the_sets_in_force_as_guests_do() -> None:
     await place.documents.set_reference(OPERATOR, "tdxData", json.dumps({"rtmr1": [B]}).encode())
     await place.documents.set_policy(OPERATOR, "tdxPolicy.rego", b"new")
     assert [dict(checked.reference.values) for checked in place.tester.checked] == [expected] * 2
-    deciding = await DocumentsWithSets(place.store, lambda: NOW).documents("tdx")
+    deciding = await DocumentsWithSets(place.store, TEES, lambda: NOW).documents("tdx")
     assert deciding == place.tester.checked[-1]
     assert place.prepared == 2
 

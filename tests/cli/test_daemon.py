@@ -22,7 +22,7 @@ FREE = ("--listen", "127.0.0.1:0", "--client-api", "127.0.0.1:0")
 
 
 def _connects(host: str, port: int) -> bool:
-    with socket.create_connection((host, port), timeout=5):
+    with socket.create_connection((host, port), timeout=60):
         return True
 
 

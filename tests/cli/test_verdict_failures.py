@@ -75,7 +75,8 @@ class TestNoBroker:
             return b""
 
         async with grpc_server(never) as address:
-            line = await complaint(address, "--timeout", "0.5", *words)
+            patience = ("--timeout", "0.5")  # window: the server answers nothing at all
+            line = await complaint(address, *patience, *words)
             ended.set()
         assert "does not answer in time" in line
 

@@ -22,15 +22,16 @@ NAMES = {kind.spec.name: kind for kind in CATALOGUE}
 
 WARNINGS = {
     "audit.not-kept", "guest.not-judged", "guest.refused", "release.refused", "request.failed",
-    "unsafe.option", "warning.bug", "warning.collateral", "warning.identity", "warning.policy",
-    "warning.shadowed", "warning.storage", "warning.task", "warning.unpinned",
+    "unsafe.option", "warning.bug", "warning.collateral", "warning.document", "warning.identity",
+    "warning.policy", "warning.shadowed", "warning.storage", "warning.task", "warning.unpinned",
 }  # fmt: skip
 LIMITED = {"guest.refused", "guest.not-judged"}
 AUDITED = {
     "audit.not-kept", "daemon.started", "daemon.stopped", "guest.accepted", "image-key.unwrapped",
     "image-key.wrapped", "key.created", "key.deleted", "key.exported", "key.registered",
-    "policy.set", "reference.added", "reference.pinned", "reference.retired", "release.refused",
-    "resource.deleted", "resource.exported", "resource.set", "secret.released", "unsafe.option",
+    "policy.deleted", "policy.set", "reference.added", "reference.deleted", "reference.pinned",
+    "reference.retired", "release.refused", "resource.deleted", "resource.exported",
+    "resource.set", "secret.released", "unsafe.option",
 }  # fmt: skip
 
 

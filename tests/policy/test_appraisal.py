@@ -163,7 +163,8 @@ async def test_claims_that_are_not_there() -> None:
 @pytest.mark.parametrize("name", ["initData", "eventLog"])
 async def test_what_a_guest_may_make_long_is_not_told_whole(name: str) -> None:
     """Reasons are logged, audited and remembered; such a claim is no list's to pin."""
-    documents = PolicyDocuments(HEAD + "allow := false", json.dumps({name: ["x"]}))
+    rules = f'default allow := false\nmismatches contains "{name}" if data.{name}'
+    documents = PolicyDocuments(HEAD + rules, json.dumps({name: ["x"]}))
     claims = tdx_claims() | {name: {"said": "y" * 100_000, "mrTd": ONE}}
     (reason,) = await refusals(documents, claims)
     assert reason.rule == name
@@ -239,10 +240,41 @@ class TestReasonsOfThePolicy:
         assert await refusals(documents, tdx_claims()) == (reason,)
 
     async def test_they_stand_beside_the_comparison(self) -> None:
-        data = json.dumps({"rtmr0": [TWO]})
+        data = json.dumps({"rtmr0": [TWO], "rtmr1": [TWO]})
         rules = 'default allow := false\nreasons contains "a"\nreasons contains "b"'
+        rules += '\nmismatches contains "rtmr0"'
         found = await texts(PolicyDocuments(HEAD + rules, data), tdx_claims())
         assert found == [f"rtmr0: measured {ONE}, expected one of {TWO}", "a", "b"]
+
+    async def test_another_policy_is_not_explained_by_the_packaged_one(self) -> None:
+        """It requires what the packaged policy refuses, and accepts what that one requires."""
+        rules = 'default allow := false\nallow if in_rack\nin_rack if input.fmspc == "none"\nx := 1'
+        data = json.dumps({"rtmr0": [TWO], "tcbStatus": ["UpToDate"]})
+        claims = tdx_claims() | {"tcbStatus": "OutOfDate", "debug": True}
+        found = await texts(PolicyDocuments(HEAD + rules, data), claims)
+        assert found == ["policy: allow is false, expected true; its other rules: x is 1"]
+        for name in ("a", "fmspc"):
+            rules += f'\nmismatches contains "{name}" if not in_rack'
+        found = await texts(PolicyDocuments(HEAD + rules, data), claims)
+        listed = 'mismatches is ["a", "fmspc"]'
+        assert found == [
+            "a: not measured, expected what the policy accepts",
+            f"fmspc: measured {tdx_claims()['fmspc']}, expected what the policy accepts",
+            f"policy: allow is false, expected true; its other rules: {listed}, x is 1",
+        ]
+
+    async def test_a_guest_with_another_defect_is_not_one_of_measurements_alone(self) -> None:
+        """Such a guest could be pinned: a policy that names measurements alone must not hide it."""
+        rules = 'default allow := false\nmismatches contains "rtmr0"'
+        documents = PolicyDocuments(HEAD + rules, json.dumps({"rtmr0": [TWO]}))
+        cases: list[tuple[dict[str, JsonValue], list[ReasonKind]]] = [
+            ({}, [ReasonKind.MEASUREMENT]),
+            ({"tcbStatus": "OutOfDate"}, [ReasonKind.MEASUREMENT, ReasonKind.POLICY]),
+            ({"debug": True}, [ReasonKind.MEASUREMENT, ReasonKind.POLICY]),
+        ]
+        for more, kinds in cases:
+            found = await refusals(documents, tdx_claims() | more)
+            assert [reason.kind for reason in found] == kinds
 
     async def test_they_refuse_nothing(self) -> None:
         rules = 'allow := true\nreasons contains "never mind"'

@@ -91,9 +91,9 @@ def test_the_decision_after_one_that_exceeded_its_budget_is_right() -> None:
 
 
 async def test_the_largest_claims_are_decided_without_blocking_the_event_loop() -> None:
-    """1,023 events and 1,000 values of init-data; the loop runs every millisecond meanwhile.
+    """1,023 events and 1,024 values of init-data are evaluated in another thread.
 
-    Unblocked, the loop is late by less than 5 ms; the bound has a factor for a busy machine.
+    The thread of the event loop needs little CPU time for one cycle, compared with a decision.
     """
     row: JsonValue = {"index": 1, "type": 2**31, "digest": "ab" * 48}
     claims = tdx_claims(
@@ -105,13 +105,13 @@ async def test_the_largest_claims_are_decided_without_blocking_the_event_loop() 
         documents.policy + "\nwalked := count([1 | walk(input, _)])\n", documents.data
     )
     policies = CompiledPolicies()
-    late: list[float] = []
+    cycles: list[float] = []
 
     async def probe() -> None:
         while True:
-            before = time.monotonic()
-            await asyncio.sleep(0.001)
-            late.append(time.monotonic() - before - 0.001)
+            before = time.thread_time()
+            await asyncio.sleep(0)
+            cycles.append(time.thread_time() - before)
 
     await policies.evaluate(walking, claims)
     probing = asyncio.create_task(probe())
@@ -119,8 +119,9 @@ async def test_the_largest_claims_are_decided_without_blocking_the_event_loop() 
         _, result = await policies.evaluate(walking, claims)
         assert result.allow
     probing.cancel()
-    assert sorted(late)[len(late) // 2] < 0.005
-    assert max(late) < 0.1
+    begin = time.process_time()
+    await policies.evaluate(walking, claims)
+    assert max(cycles) < (time.process_time() - begin) / 4
 
 
 def test_a_limit_of_addresses_that_is_too_low_is_named() -> None:

@@ -63,7 +63,8 @@ class TestRevokedTcb:
     async def test_a_status_of_another_type_is_left_to_the_policy(self, status: JsonValue) -> None:
         claims = tdx_claims(tcbStatus=status)
         assert await rules(YES, claims) == []
-        assert await rules(NO, claims, '{"tcbGraceDays": {"OutOfDate": 3}}') == ["tcbStatus"]
+        packaged = TDX.documents.defaults().policy
+        assert await rules(packaged, claims, '{"tcbGraceDays": {"OutOfDate": 3}}') == ["tcbStatus"]
 
     async def test_a_tee_without_a_tcb_has_none_that_is_revoked(self) -> None:
         tees = Tees([replace(TDX, tcb=None)])
@@ -71,7 +72,8 @@ class TestRevokedTcb:
         assert await reasons(YES, claims, tees=tees) == []
         pinned = json.dumps({name: [ONE] for name in TDX.measurements})
         assert await reasons(YES, claims, pinned, tees=tees, required=True) == []
-        refused = await reasons(NO, claims, '{"tcbStatus": ["UpToDate"]}', tees=tees)
+        packaged = TDX.documents.defaults().policy
+        refused = await reasons(packaged, claims, '{"tcbStatus": ["UpToDate"]}', tees=tees)
         assert [reason["rule"] for reason in refused] == ["tcbStatus"]
 
     async def test_it_refuses_also_where_the_policy_cannot_be_used(self) -> None:

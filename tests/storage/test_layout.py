@@ -242,7 +242,7 @@ def started_by_nobody(data: Path) -> str:
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert done.returncode == (1 if done.stderr else 0), done.stderr

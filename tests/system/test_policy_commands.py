@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from tests.support.broker import RunningBroker, running_broker
 from tests.support.channel import store
@@ -32,13 +30,6 @@ in_rack if input.fmspc in data.rack
 
 reasons contains "only machines of the first rack" if not in_rack
 """
-
-
-@pytest_asyncio.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    platform = SimulatedPlatform.create(now=app.utc_now())
-    async with running_broker(tmp_path, platform) as running:
-        yield running
 
 
 @pytest.fixture

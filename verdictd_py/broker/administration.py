@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from verdictd_py.broker.changes import repeated
 from verdictd_py.broker.documents import DocumentAdministrator
 from verdictd_py.broker.policytests import PolicyTests
+from verdictd_py.broker.references import ReferenceAdministrator
 from verdictd_py.broker.referencesets import SetAdministrator
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.events import (
@@ -316,5 +317,6 @@ class Administration:
     keys: KeyAdministrator
     resources: ResourceAdministrator
     documents: DocumentAdministrator
+    references: ReferenceAdministrator
     sets: SetAdministrator
     policy_tests: PolicyTests

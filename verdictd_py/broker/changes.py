@@ -12,13 +12,16 @@ neither change is lost.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+import hashlib
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Final, TypeVar
 
 from verdictd_py.documents import referencesets
+from verdictd_py.documents.deciding import combined, require_sets
 from verdictd_py.documents.reference import ReferenceData
+from verdictd_py.domain.callers import Caller
+from verdictd_py.domain.events import PolicySet
 from verdictd_py.domain.names import RELEASE_DATA, RELEASE_POLICY, Name
 from verdictd_py.errors import Conflict, NotFound, PolicyInvalid, RequestError, StorageError
 from verdictd_py.ports import (
@@ -29,6 +32,7 @@ from verdictd_py.ports import (
     Expected,
     PolicyDocuments,
     PolicyTester,
+    Tees,
 )
 
 MAX_ATTEMPTS: Final = 20
@@ -46,7 +50,13 @@ Relied = Mapping[Name, Expected]
 Result = TypeVar("Result")
 
 
-class _Outdated(Conflict):
+def policy_set(caller: Caller, name: Name, text: str) -> PolicySet:
+    """Return the event for a document that was stored."""
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return PolicySet(caller=caller.name, name=str(name), sha256=digest)
+
+
+class Outdated(Conflict):
     """The change is based on a revision that is not stored any more: repeating cannot help."""
 
 
@@ -59,7 +69,7 @@ async def repeated(attempt: Callable[[], Awaitable[Result]]) -> Result:
     for _ in range(MAX_ATTEMPTS - 1):
         try:
             return await attempt()
-        except _Outdated:
+        except Outdated:
             raise
         except Conflict:
             continue
@@ -70,6 +80,7 @@ class CheckedDocuments:
     """Stores documents that decide, each only after a check that is still true when it is stored.
 
     Args:
+        tees: whose schemas reference data must fit.
         clock: now, with a time zone: sets expire.
         prepare: compiles what decides from now on. Callers await it after a change, so that
             the next guest does not wait for the compiler.
@@ -78,11 +89,13 @@ class CheckedDocuments:
     def __init__(
         self,
         documents: DocumentStore,
+        tees: Tees,
         tester: PolicyTester,
         clock: Callable[[], datetime],
         prepare: Callable[[], Awaitable[object]],
     ) -> None:
         self._documents = documents
+        self._tees = tees
         self._tester = tester
         self._clock = clock
         self.prepare = prepare
@@ -117,7 +130,7 @@ class CheckedDocuments:
             before, expected = await self._current(name)
             if based_on is not None:
                 if based_on is not ANY and based_on != expected:
-                    raise _Outdated(f"{name} has changed since it was read; read it again")
+                    raise Outdated(f"{name} has changed since it was read; read it again")
                 expected = based_on
             text = edit(before)
             relied = await check(text)
@@ -126,6 +139,28 @@ class CheckedDocuments:
             return text
 
         return await repeated(attempt)
+
+    async def delete(
+        self, name: Name, check: Callable[[], Awaitable[Relied]], *, based_on: Expected = ANY
+    ) -> None:
+        """Delete a document.
+
+        Args:
+            check: raises if the document must stay, and returns what that relies on.
+            based_on: revision that the caller has seen.
+
+        Raises:
+            NotFound: no document has that name.
+            Conflict: it is not the one that the caller has seen.
+            StorageError: it could not be deleted.
+        """
+
+        async def attempt() -> None:
+            relied = await check()
+            others = {other: wanted for other, wanted in relied.items() if other != name}
+            await self._documents.delete(name, expected=based_on, unchanged=others)
+
+        await repeated(attempt)
 
     async def current(self, name: Name) -> Expected:
         """Return the revision of a document, `ABSENT`, or `ANY` if it cannot be read."""
@@ -142,15 +177,31 @@ class CheckedDocuments:
         """
         tee = self._documents.tee_of(name)
         relied: dict[Name, Expected] = {}
+        before = await self._read(name, relied)
         data = _NO_DATA
         try:
-            data = await self._deciding_data(tee, relied)
+            data = await self._deciding_data(tee, relied, policy)
             await self._tester.check(PolicyDocuments.over(policy, data), tee)
         except PolicyInvalid:
             if data is not _NO_DATA and await self._works(ANY_POLICY, data, tee):
                 raise
+            if data is _NO_DATA and before is not None:
+                await self._require_broken_data(tee, before.text, policy)
             await self._tester.check(PolicyDocuments.over(policy, _NO_DATA), tee)
         return relied
+
+    async def _require_broken_data(self, tee: str | None, before: str, policy: str) -> None:
+        """Refuse a policy that does not read names for which the policy before has values.
+
+        Raises:
+            PolicyInvalid: the data fits the policy `before`, and not the new one.
+        """
+        relied: dict[Name, Expected] = {}
+        try:
+            await self._deciding_data(tee, relied, before)
+        except PolicyInvalid:
+            return  # it is broken under both
+        await self._deciding_data(tee, relied, policy)
 
     async def check_data(self, name: Name, text: str) -> Relied:
         """Check reference data, with the sets in force, with the policy that it is for.
@@ -168,9 +219,9 @@ class CheckedDocuments:
             policy = RELEASE_POLICY if name == RELEASE_DATA else None
             await self._check_with_policy(reference, policy, None, relied)
             return relied
-        with suppress(RequestError):  # broken sets refuse every guest; the data may be right
-            reference = self._union(reference, (await self._sets(relied)).get(tee, {}))
         policy = self._documents.policy_name(tee)
+        sets = await self._usable_sets(tee, relied)
+        reference = await self._combined(tee, reference, sets, relied)
         await self._check_with_policy(reference, policy, tee, relied)
         return relied
 
@@ -184,9 +235,34 @@ class CheckedDocuments:
         relied: dict[Name, Expected] = {}
         for tee in tees:
             stored = await self._read(self._documents.reference_name(tee), relied)
-            reference = self._union(_parsed(stored), sets.get(tee, {}))
+            reference = await self._combined(tee, _parsed(stored), sets.get(tee, {}), relied)
             policy = self._documents.policy_name(tee)
             await self._check_with_policy(reference, policy, tee, relied)
+        return relied
+
+    async def check_without_set(
+        self, sets: referencesets.Sets, tee: str, fields: Iterable[str]
+    ) -> Relied:
+        """Check that the sets of a TEE without a deleted one leave no list open.
+
+        Nothing is checked with the policy: a deletion must succeed under a broken one too.
+
+        Args:
+            fields: measurements of the deleted set.
+
+        Raises:
+            RequestError: a list would be empty, so that any value would be accepted.
+            PolicyInvalid: the reference data cannot be read.
+        """
+        relied: dict[Name, Expected] = {}
+        stored = _parsed(await self._read(self._documents.reference_name(tee), relied))
+        left = ReferenceData.of(referencesets.union(stored.values, sets, self._clock()))
+        opened = left.unpinned(fields)
+        if opened:
+            raise RequestError(
+                f"without this set any value of {', '.join(opened)} would be accepted; "
+                "add a set in force or pin a value first"
+            )
         return relied
 
     async def _check_with_policy(
@@ -206,30 +282,54 @@ class CheckedDocuments:
                 raise
             await self._tester.check(PolicyDocuments.over(ANY_POLICY, reference), tee)
 
-    async def _deciding_data(self, tee: str | None, relied: dict[Name, Expected]) -> ReferenceData:
-        """Return the data that a policy decides with; without a TEE, it may be a release policy.
+    async def _deciding_data(
+        self, tee: str | None, relied: dict[Name, Expected], policy: str
+    ) -> ReferenceData:
+        """Return the data that `policy` would decide with; without a TEE, that of releases.
 
         Raises:
-            PolicyInvalid: the stored data is broken.
+            PolicyInvalid: the stored data is broken, or does not fit the policy.
         """
         name = RELEASE_DATA if tee is None else self._documents.reference_name(tee)
         reference = _parsed(await self._read(name, relied))
         if tee is None:
             return reference
-        try:
-            sets = (await self._sets(relied)).get(tee, {})
-        except RequestError:  # broken sets refuse every guest; the policy may be right
-            sets = {}
-        return self._union(reference, sets)
+        sets = await self._usable_sets(tee, relied)
+        return self._combine(tee, reference, sets, policy)
 
-    def _union(self, reference: ReferenceData, sets: referencesets.Sets) -> ReferenceData:
-        if not sets:
-            return reference
-        return ReferenceData.of(referencesets.union(reference.values, sets, self._clock()))
+    async def _combined(
+        self,
+        tee: str,
+        reference: ReferenceData,
+        sets: referencesets.Sets,
+        relied: dict[Name, Expected],
+    ) -> ReferenceData:
+        """Combine data and sets as they decide under the stored policy."""
+        stored = await self._read(self._documents.policy_name(tee), relied)
+        return self._combine(tee, reference, sets, "" if stored is None else stored.text)
 
-    async def _sets(self, relied: dict[Name, Expected]) -> dict[str, referencesets.Sets]:
+    def _combine(
+        self, tee: str, reference: ReferenceData, sets: referencesets.Sets, policy: str
+    ) -> ReferenceData:
+        name = self._documents.reference_name(tee)
+        schema, now = self._tees.schema(tee), self._clock()
+        return combined(schema, name, reference, sets, policy=policy, now=now)
+
+    async def _usable_sets(self, tee: str, relied: dict[Name, Expected]) -> referencesets.Sets:
+        """Return the stored sets of a TEE; none if they are broken.
+
+        Broken sets refuse every guest until they are fixed. The document that is being changed
+        may be right, and is checked without them.
+        """
         stored = await self._read(referencesets.DOCUMENT, relied)
-        return {} if stored is None else referencesets.parse(stored.text)
+        if stored is None:
+            return {}
+        try:
+            sets = referencesets.parse(stored.text).get(tee, {})
+            require_sets(self._tees.schema(tee), sets)
+        except (RequestError, PolicyInvalid):
+            return {}
+        return sets
 
     async def _works(self, policy: str, reference: ReferenceData, tee: str | None) -> bool:
         try:

@@ -1,4 +1,4 @@
-"""Administration of policies, reference data and pins.
+"""Administration of the documents that decide: policies, reference data, release policies.
 
 Every change goes through `CheckedDocuments`, as those of named sets do. A caller who can set
 policies can release every key: `Right.MANAGE` is trust, not a formality.
@@ -6,27 +6,24 @@ policies can release every key: `Right.MANAGE` is trust, not a formality.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
-from verdictd_py.broker import pinning
-from verdictd_py.broker.changes import CheckedDocuments, Relied
-from verdictd_py.broker.history import History
-from verdictd_py.broker.pinning import Change, Pin
+from verdictd_py.broker.catalogue import DATA, POLICY, Catalogue, DocumentUse
+from verdictd_py.broker.changes import CheckedDocuments, Relied, policy_set
 from verdictd_py.documents import referencesets, releasepolicies
-from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.callers import Caller, Right
-from verdictd_py.domain.events import PolicySet, ReferencePinned
+from verdictd_py.domain.events import PolicyDeleted
 from verdictd_py.domain.names import REFERENCE_SETS, RELEASE_DATA, RELEASE_POLICIES, Name
-from verdictd_py.encoding import JsonValue, decode_object, quoted
+from verdictd_py.encoding import decode_object, quoted
 from verdictd_py.errors import NotFound, RequestError
 from verdictd_py.ports import (
     ANY,
     Document,
     DocumentStore,
     Events,
+    Expected,
     PolicyDocuments,
     PolicySource,
     PolicyTester,
@@ -42,11 +39,12 @@ _DATA: Final = frozenset({REFERENCE_SETS, RELEASE_DATA, RELEASE_POLICIES})
 
 
 class DocumentAdministrator:
-    """Use cases for policies, reference data and pins; each first requires the caller's right.
+    """Use cases for documents by name; each first requires the caller's right.
 
     Args:
         documents: what operators store; only read here.
         changes: the one place that stores.
+        catalogue: what reads each document.
         deciding: what guests are appraised by: the stored data with the named sets in force.
     """
 
@@ -55,18 +53,18 @@ class DocumentAdministrator:
         *,
         documents: DocumentStore,
         changes: CheckedDocuments,
+        catalogue: Catalogue,
         deciding: PolicySource,
         tees: Tees,
         tester: PolicyTester,
-        history: History,
         events: Events,
     ) -> None:
         self._documents = documents
         self._changes = changes
+        self._catalogue = catalogue
         self._deciding = deciding
         self._tees = tees
         self._tester = tester
-        self._history = history
         self._events = events
 
     @property
@@ -83,6 +81,59 @@ class DocumentAdministrator:
         caller.require(Right.MANAGE)
         return (await self._documents.get(_name(name))).text
 
+    async def listed(self, caller: Caller) -> tuple[tuple[DocumentUse, Document | None], ...]:
+        """Return every stored document and what reads it; None for one that cannot be read.
+
+        Raises:
+            NotAuthorized, StorageError
+        """
+        caller.require(Right.MANAGE)
+        return await self._catalogue.all()
+
+    async def described(self, caller: Caller, name: str) -> tuple[DocumentUse, Document | None]:
+        """Return what reads a document of this name, which need not be stored.
+
+        Raises:
+            NotAuthorized, RequestError: it is no name of a document.
+        """
+        caller.require(Right.MANAGE)
+        return await self._catalogue.one(_name(name))
+
+    async def require_reader(self, caller: Caller, name: str, *, policy: bool) -> None:
+        """Refuse a name that nothing reads and that probably means another one.
+
+        Raises:
+            NotAuthorized, RequestError: one line with the right name.
+        """
+        caller.require(Right.MANAGE)
+        kind = POLICY if policy else DATA
+        await self._catalogue.require_reader(_name(name), kind=kind)
+
+    async def delete(self, caller: Caller, name: str) -> None:
+        """Delete a document that nothing reads.
+
+        One that decides stays: without it every guest is refused, and after a restart its
+        packaged default would decide.
+
+        Raises:
+            NotAuthorized, NotFound, StorageError
+            RequestError: something reads it.
+        """
+        caller.require(Right.MANAGE)
+        checked = _name(name)
+
+        async def check() -> Relied:
+            before = await self._changes.current(RELEASE_POLICIES)
+            use = await self._catalogue.use(checked)
+            if use.read_by:
+                raise RequestError(
+                    f"{checked} decides about {' and '.join(use.read_by)}; set another one instead"
+                )
+            return {RELEASE_POLICIES: before}
+
+        await self._changes.delete(checked, check)
+        self._events.record(PolicyDeleted(caller=caller.name, name=str(checked)))
+
     async def set_policy(self, caller: Caller, name: str, content: bytes) -> None:
         """Store a policy that works. One that does not leaves the old policy in force.
 
@@ -98,7 +149,7 @@ class DocumentAdministrator:
 
         # Nothing edits a policy in place, so that a whole new one loses no change: ANY.
         await self._changes.change(checked, lambda _: policy, check, based_on=ANY)
-        self._record_set(caller, checked, policy)
+        self._events.record(policy_set(caller, checked, policy))
         await self._changes.prepare()
 
     async def set_reference(self, caller: Caller, name: str, content: bytes) -> None:
@@ -115,7 +166,7 @@ class DocumentAdministrator:
         based_on = await self._changes.current(checked)
         check = self._check_of(checked)
         await self._changes.change(checked, lambda _: data, check, based_on=based_on)
-        self._record_set(caller, checked, data)
+        self._events.record(policy_set(caller, checked, data))
         await self._changes.prepare()
 
     async def test(
@@ -152,98 +203,6 @@ class DocumentAdministrator:
             data = _text(reference, "the reference data")
         return await self._tester.test(PolicyDocuments(rules, data), tested)
 
-    async def reference_of(self, caller: Caller, tee: str) -> tuple[Name, str, tuple[str, ...]]:
-        """Return name and text of a TEE's reference data, and its unpinned measurements.
-
-        Raises:
-            NotAuthorized, RequestError, NotFound, PolicyInvalid, StorageError: see
-                `DocumentStore.get`.
-        """
-        caller.require(Right.MANAGE)
-        kind = self._tees.named(tee)
-        name = self._documents.reference_name(kind.name)
-        text = (await self._documents.get(name)).text
-        return name, text, ReferenceData.parse(text).unpinned(kind.measurements)
-
-    async def replace_reference(
-        self, caller: Caller, tee: str, values: Mapping[str, JsonValue]
-    ) -> None:
-        """Replace some lists of a TEE's reference data; the others stay.
-
-        Args:
-            values: a text, or a list of texts that is not empty, by name.
-
-        Raises:
-            NotAuthorized, RequestError, PolicyInvalid, StorageError: nothing is stored.
-        """
-        caller.require(Right.MANAGE)
-        lists = _lists(values)
-        name = self._documents.reference_name(tee)
-
-        def edit(before: Document | None) -> str:
-            return ReferenceData.of({**_reference(before).values, **lists}).written()
-
-        text = await self._changes.change(name, edit, self._check_of(name))
-        self._record_set(caller, name, text)
-        await self._changes.prepare()
-
-    async def preview_pin(self, caller: Caller, which: str, fields: Sequence[str]) -> Pin:
-        """Return what `pin` would change.
-
-        Args:
-            which: id of a judgement that the history has.
-            fields: measurements; none for those that refused the guest, or of a guest that
-                was accepted, those that are not pinned yet.
-
-        Raises:
-            NotAuthorized, NotFound: see `History.find`.
-            RequestError: the guest cannot be pinned, or a field is no measurement of it.
-            PolicyInvalid, StorageError: the reference data cannot be read.
-        """
-        caller.require(Right.MANAGE)
-        judgement, tee = self._history.pinnable(caller, which)
-        name = self._documents.reference_name(tee)
-        document = await self._documents.get(name)
-        changes = pinning.changes(judgement, _reference(document), fields)
-        return Pin(judgement, name, changes, document.revision)
-
-    async def pin(self, caller: Caller, which: str, fields: Sequence[str], revision: str) -> Pin:
-        """Add a guest's measurements to the reference data.
-
-        Args:
-            revision: of the `preview_pin` that a person has seen.
-
-        Raises:
-            NotAuthorized, NotFound, StorageError: as `preview_pin`.
-            Conflict: the data has changed since.
-            RequestError: as `preview_pin`, or nothing would change.
-            PolicyInvalid: the policy does not work with the changed data.
-        """
-        caller.require(Right.MANAGE)
-        judgement, tee = self._history.pinnable(caller, which)
-        name = self._documents.reference_name(tee)
-        changes: tuple[Change, ...] = ()
-
-        def edit(before: Document | None) -> str:
-            nonlocal changes
-            reference = _reference(before)
-            changes = pinning.changes(judgement, reference, fields)
-            return pinning.pinned(reference, changes).written()
-
-        check = self._check_of(name)
-        text = await self._changes.change(name, edit, check, based_on=revision)
-        self._record_set(caller, name, text)
-        self._events.record(
-            ReferencePinned(
-                caller=caller.name,
-                appraisal=judgement.id,
-                name=str(name),
-                values=tuple(f"{item.field}={item.added}" for item in changes if item.added),
-            )
-        )
-        await self._changes.prepare()
-        return Pin(judgement, name, changes, revision)
-
     def _check_of(self, name: Name) -> Callable[[str], Awaitable[Relied]]:
         """Return what checks a whole document of that name before it is stored."""
 
@@ -255,22 +214,27 @@ class DocumentAdministrator:
                     for made in of_tee.values():
                         referencesets.checked_values(claims, made.values)
                 return await self._changes.check_sets(sets, *sets)
-            if name == RELEASE_POLICIES:
-                await self._require_policies(text)
-            return await self._changes.check_data(name, text)
+            named = await self._named_policies(text) if name == RELEASE_POLICIES else {}
+            return {**named, **await self._changes.check_data(name, text)}
 
         return check
 
-    async def _require_policies(self, text: str) -> None:
-        """Refuse names of release policies that are not stored: they would release nothing."""
+    async def _named_policies(self, text: str) -> Relied:
+        """Return the release policies that are named, which must be stored.
+
+        Raises:
+            RequestError: one is not stored; it would release nothing.
+        """
+        relied: dict[Name, Expected] = {}
         for prefix, name in releasepolicies.parse(text).items():
             try:
-                await self._documents.get(name)
+                relied[name] = (await self._documents.get(name)).revision
             except NotFound:
                 raise RequestError(
                     f"there is no policy {name} for {quoted(prefix)}; "
                     f"store it first (verdict-py policy set {name} FILE)"
                 ) from None
+        return relied
 
     def _refuse_other_half(self, name: Name, *, policy: bool) -> None:
         """Refuse to store a policy as reference data, and the reverse."""
@@ -293,13 +257,6 @@ class DocumentAdministrator:
                 return (await self._deciding.documents(tee)).data
         return (await self._documents.get(name)).text
 
-    def _record_set(self, caller: Caller, name: Name, text: str) -> None:
-        self._events.record(
-            PolicySet(
-                caller=caller.name, name=str(name), sha256=hashlib.sha256(text.encode()).hexdigest()
-            )
-        )
-
 
 def _name(text: str) -> Name:
     name = Name.parse(text)
@@ -313,19 +270,3 @@ def _text(content: bytes, what: str) -> str:
         return content.decode()
     except UnicodeDecodeError:
         raise RequestError(f"{what} is not UTF-8 text") from None
-
-
-def _reference(document: Document | None) -> ReferenceData:
-    return ReferenceData.parse("{}" if document is None else document.text)
-
-
-def _lists(values: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    lists: dict[str, JsonValue] = {}
-    for name, value in values.items():
-        accepted: list[JsonValue] = value if isinstance(value, list) else [value]
-        if not all(isinstance(text, str) for text in accepted):
-            raise RequestError(f"{quoted(name)}: reference values are texts, or a list of them")
-        if not accepted:  # it would open what is pinned
-            raise RequestError(f"{quoted(name)}: an empty list means any value; give values")
-        lists[name] = accepted
-    return lists

@@ -17,7 +17,8 @@ class Change:
     """Effect of pinning on one list of reference values.
 
     Attributes:
-        accepted: the values in it now; none means that any value is accepted.
+        accepted: the values that decide now, those of the named sets in force among them; none
+            means that any value is accepted.
         added: the measured value; empty where it is accepted already.
     """
 
@@ -41,16 +42,17 @@ class Pin:
 
 
 def pinned(reference: ReferenceData, changes: Sequence[Change]) -> ReferenceData:
-    """Return the reference data with the values that these changes add.
+    """Return stored reference data with the values that these changes add.
 
     Raises:
-        RequestError: they add none.
+        RequestError: they add none, or a stored list is none.
     """
-    lists: dict[str, JsonValue] = {
-        change.field: [*change.accepted, change.added] for change in changes if change.added
-    }
-    if not lists:
+    added = {change.field: change.added for change in changes if change.added}
+    if not added:
         raise RequestError("every one of these measurements is accepted already")
+    lists: dict[str, JsonValue] = {
+        field: [*_texts(reference, field), value] for field, value in added.items()
+    }
     return ReferenceData.of({**reference.values, **lists})
 
 
@@ -60,6 +62,7 @@ def changes(
     """Return what pinning this guest does to each list.
 
     Args:
+        reference: what decides: the stored data with the named sets in force.
         fields: measurements; none for those that refused the guest, or of a guest that was
             accepted, those that are not pinned yet.
 
@@ -85,8 +88,12 @@ def _change(judgement: Judgement, reference: ReferenceData, field: str) -> Chang
         raise RequestError(
             f"{quoted(field)} cannot be pinned from this guest; choose among {', '.join(known)}"
         )
+    accepted = _texts(reference, field)
+    return Change(field, accepted, "" if measured in accepted else measured)
+
+
+def _texts(reference: ReferenceData, field: str) -> tuple[str, ...]:
     values = reference.values.get(field, [])
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise RequestError(f"{field} in the reference data is no list of texts; fix it first")
-    accepted = tuple(str(value) for value in values)
-    return Change(field, accepted, "" if measured in accepted else measured)
+    return tuple(str(value) for value in values)

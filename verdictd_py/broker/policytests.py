@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from verdictd_py.broker.changes import CheckedDocuments
 from verdictd_py.broker.history import History
+from verdictd_py.documents.datanames import data_names
 from verdictd_py.documents.recorded import RecordedClaims, fault_of, read_recorded
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.callers import Caller, Right
@@ -128,6 +129,9 @@ class PolicyTests:
             policy = _text(test.policy_text, "the policy")
         if test.reference_text is not None:
             data = ReferenceData.parse(_text(test.reference_text, "the reference data"))
+            if tee is not None:
+                schema = self._tees.schema(tee.name)
+                schema.require(data_name, data.values, data_names(policy))
             return PolicyDocuments.over(policy, data)
         return PolicyDocuments.over(policy, await self._data(_document_name(data_name)))
 

@@ -9,13 +9,12 @@ from verdictd_py.broker import pinning
 from verdictd_py.broker.changes import CheckedDocuments, Relied
 from verdictd_py.broker.history import History
 from verdictd_py.documents import referencesets
-from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.documents.referencesets import ReferenceSet
 from verdictd_py.domain.callers import Caller, Right
-from verdictd_py.domain.events import ReferenceAdded, ReferenceRetired
+from verdictd_py.domain.events import ReferenceAdded, ReferenceDeleted, ReferenceRetired
 from verdictd_py.domain.names import REFERENCE_SETS
 from verdictd_py.errors import NotFound
-from verdictd_py.ports import Document, DocumentStore, Events, Tees
+from verdictd_py.ports import Document, DocumentStore, Events, PolicySource, Tees
 
 
 class SetAdministrator:
@@ -24,6 +23,7 @@ class SetAdministrator:
     Args:
         documents: what operators store; only read here.
         changes: the one place that stores.
+        deciding: what guests are appraised by: the stored data with the named sets in force.
         clock: now, with a time zone.
     """
 
@@ -32,6 +32,7 @@ class SetAdministrator:
         *,
         documents: DocumentStore,
         changes: CheckedDocuments,
+        deciding: PolicySource,
         tees: Tees,
         history: History,
         events: Events,
@@ -39,6 +40,7 @@ class SetAdministrator:
     ) -> None:
         self._documents = documents
         self._changes = changes
+        self._deciding = deciding
         self._tees = tees
         self._history = history
         self._events = events
@@ -98,8 +100,8 @@ class SetAdministrator:
         """
         caller.require(Right.MANAGE)
         judgement, tee = self._history.pinnable(caller, which)
-        document = await self._documents.get(self._documents.reference_name(tee))
-        changes = pinning.changes(judgement, ReferenceData.parse(document.text), fields)
+        deciding = (await self._deciding.documents(tee)).reference
+        changes = pinning.changes(judgement, deciding, fields)
         measured = {change.field: (str(judgement.claims[change.field]),) for change in changes}
         now = self._clock()
         made = ReferenceSet(
@@ -134,6 +136,33 @@ class SetAdministrator:
         self._events.record(ReferenceRetired(caller=caller.name, tee=kind, name=name))
         await self._changes.prepare()
         return referencesets.parse(text)[kind][name]
+
+    async def delete(self, caller: Caller, tee: str, name: str) -> None:
+        """Delete a set that is no longer in force.
+
+        Raises:
+            NotAuthorized, NotFound, StorageError
+            RequestError: it is in force, or without it a list would accept any value.
+            PolicyInvalid: the reference data cannot be read, so that this is not known.
+        """
+        caller.require(Right.MANAGE)
+        kind, now = self._tees.named(tee).name, self._clock()
+        fields: tuple[str, ...] = ()
+
+        def edit(before: Document | None) -> str:
+            nonlocal fields
+            sets = _sets(before)
+            left = referencesets.without(sets, kind, name, now)
+            fields = tuple(sets[kind][name].values)
+            return referencesets.written(left)
+
+        async def check(text: str) -> Relied:
+            left = referencesets.parse(text).get(kind, {})
+            return await self._changes.check_without_set(left, kind, fields)
+
+        await self._changes.change(REFERENCE_SETS, edit, check)
+        self._events.record(ReferenceDeleted(caller=caller.name, tee=kind, name=name))
+        await self._changes.prepare()
 
     async def _add(self, caller: Caller, tee: str, name: str, made: ReferenceSet) -> ReferenceSet:
         def edit(before: Document | None) -> str:

@@ -20,7 +20,8 @@ from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.explanation import explained
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, Silent, moment, read_file
 from verdictd_py.config import MAX_GRACE_DAYS
-from verdictd_py.documents.reference import MAX_DATA_BYTES
+from verdictd_py.documents.deciding import combined
+from verdictd_py.documents.reference import MAX_DATA_BYTES, ReferenceData
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.evidence import Evidence
 from verdictd_py.errors import CollateralUnavailable, ConfigError, EvidenceFormat
@@ -132,7 +133,7 @@ def _appraiser(options: Namespace) -> tuple[Appraiser, RegoAppraisalPolicy]:
     )
     verifiers = select(names, tees, context)
     policy = RegoAppraisalPolicy(
-        _Policies(tees, _text(options.policy), _text(options.data)),
+        _Policies(tees, _text(options.policy), _text(options.data), moment),
         tees,
         pinning=Pinning(verifiers.pinned_only, options.require_reference_values),
     )
@@ -159,17 +160,20 @@ def _text(path: Path | None) -> str | None:
 class _Policies:
     """The packaged policies, or the texts the user gave for every TEE."""
 
-    def __init__(self, tees: Tees, policy: str | None, data: str | None) -> None:
+    def __init__(self, tees: Tees, policy: str | None, data: str | None, now: datetime) -> None:
         self._tees = tees
+        self._now = now
         self._policy = policy
         self._data = data
 
     async def documents(self, tee: str) -> PolicyDocuments:
         packaged = self._tees.named(tee).documents.defaults()
-        return PolicyDocuments(
-            packaged.policy if self._policy is None else self._policy,
-            packaged.data if self._data is None else self._data,
+        policy = packaged.policy if self._policy is None else self._policy
+        given = ReferenceData.parse(packaged.data if self._data is None else self._data)
+        reference = combined(
+            self._tees.schema(tee), "--data", given, {}, policy=policy, now=self._now
         )
+        return PolicyDocuments.over(policy, reference)
 
 
 def _evidence(data: bytes, event_log: bytes | None, tees: Tees, now: datetime) -> Evidence:

@@ -14,15 +14,15 @@ from verdictd_py.cli import policyreport
 from verdictd_py.cli.management.show import Shown
 from verdictd_py.cli.parsing import Parser, moment, read_file, read_input
 from verdictd_py.documents import referencesets
+from verdictd_py.documents.deciding import combined
 from verdictd_py.documents.recorded import MAX_RECORDED_BYTES, RecordedClaims, read_recorded
-from verdictd_py.documents.reference import MAX_DATA_BYTES
+from verdictd_py.documents.reference import MAX_DATA_BYTES, ReferenceData
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import ConfigError, PolicyInvalid, RequestError
 from verdictd_py.policy.coverage import PolicyCoverage
 from verdictd_py.policy.engine import CompiledPolicy
 from verdictd_py.policy.floor import Pinning
 from verdictd_py.policy.report import outline, report, request_data
-from verdictd_py.policy.sets import combined
 from verdictd_py.policy.trial import sample_input
 from verdictd_py.ports import PolicyDocuments, Tee, Tees
 from verdictd_py.tees.registry import known_tees
@@ -236,8 +236,13 @@ def _documents(options: Namespace, policy: str, tee: Tee | None) -> PolicyDocume
             sets = referencesets.parse(text).get("" if tee is None else tee.name, {})
         except RequestError as error:
             raise ConfigError(f"{options.sets}: {error}") from error
+    now = options.at or app.utc_now()
     try:
-        return combined(policy, data, sets, options.at or app.utc_now())
+        reference = ReferenceData.parse(data)
+        if tee is not None:
+            schema, name = tee.reference_schema(), tee.documents.data
+            reference = combined(schema, name, reference, sets, policy=policy, now=now)
+        return PolicyDocuments.over(policy, reference)
     except PolicyInvalid as error:
         raise ConfigError(f"{options.data}: {error}; correct it") from error
 

@@ -7,6 +7,8 @@ import os
 import sys
 from argparse import SUPPRESS, Action, ArgumentParser, Namespace
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +18,7 @@ from verdictd_py import __version__
 from verdictd_py.cli.management import appraisal_commands, storage_commands
 from verdictd_py.cli.management.client import BrokerClient, BrokerFailed, Connection
 from verdictd_py.cli.management.command import Command
+from verdictd_py.cli.management.document_commands import what_remains
 from verdictd_py.cli.management.show import write
 from verdictd_py.cli.management.upstream import OPTIONS
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, complain, fail, printable
@@ -75,13 +78,29 @@ async def _run(parser: Parser, options: Namespace) -> int:
         parser.error("give one command, or one of upstream's options")
     async with BrokerClient.connect(_connection(options)) as client:
         if command is not None:
-            shown = await command.run(client, options)
-            shown.print(as_json=options.json)
-            return shown.status
+            return await _run_command(command, client, options)
         option, values = actions[0]
         said = await option.act(client, options, [values] if isinstance(values, str) else values)
         write(sys.stdout, printable(said) + "\n")
+        if option.changes:
+            with suppress(BrokerFailed):  # upstream's broker has no such service
+                for line in await what_remains(client):
+                    write(sys.stderr, printable(line) + "\n")
         return EXIT_OK
+
+
+async def _run_command(command: Command, client: BrokerClient, options: Namespace) -> int:
+    """Run a command; data goes to standard output, remarks go to standard error."""
+    shown = await command.run(client, options)
+    if command.changes and shown.status == EXIT_OK:
+        try:
+            remains = await what_remains(client)
+        except BrokerFailed as error:  # the change is done all the same
+            remains = (f"what remains open is not known: {error}",)
+        shown = replace(shown, remarks=(*shown.remarks, *remains))
+    shown.print(as_json=options.json)
+    shown.remark()
+    return shown.status
 
 
 def _connection(options: Namespace) -> Connection:

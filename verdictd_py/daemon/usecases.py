@@ -15,11 +15,13 @@ from verdictd_py.broker.administration import (
     ResourceAdministrator,
 )
 from verdictd_py.broker.appraiser import Appraiser
+from verdictd_py.broker.catalogue import Catalogue
 from verdictd_py.broker.changes import CheckedDocuments
 from verdictd_py.broker.documents import DocumentAdministrator
 from verdictd_py.broker.explanation import Explainer
 from verdictd_py.broker.history import History
 from verdictd_py.broker.policytests import PolicyTests
+from verdictd_py.broker.references import ReferenceAdministrator
 from verdictd_py.broker.referencesets import SetAdministrator
 from verdictd_py.broker.release import Releaser
 from verdictd_py.broker.wrapping import Wrapper
@@ -56,6 +58,7 @@ class UseCases:
         tees: the known TEEs.
         appraisal: the appraisal policy.
         open_measurements: lists measurements without reference values.
+        catalogue: what reads each stored document.
         prepare: compiles all policies in force before the next guest needs them.
         trusted_root: digest of the root that is trusted instead of the vendors', or None.
     """
@@ -64,6 +67,7 @@ class UseCases:
     verifiers: VerifierSet
     appraisal: RegoAppraisalPolicy
     open_measurements: OpenMeasurements
+    catalogue: Catalogue
     release: RegoReleasePolicy
     prepare: Callable[[], Awaitable[None]]
     history: History
@@ -142,7 +146,7 @@ def use_cases(
     keys = DirectoryKeyStore(directory)
     resources = DirectoryResourceStore(directory, events=events)
     documents = DirectoryDocumentStore(directory, tees)
-    deciding = DocumentsWithSets(documents, clock)
+    deciding = DocumentsWithSets(documents, tees, clock)
     compiled = CompiledPolicies()
     pinning = Pinning(verifiers.pinned_only, settings.require_reference_values)
     appraisal = RegoAppraisalPolicy(
@@ -161,12 +165,14 @@ def use_cases(
         await release.prepare()
 
     tester = PolicyTrial(tees, compiled)
-    changes = CheckedDocuments(documents, tester, clock, prepare)
+    catalogue = Catalogue(documents, tees, verifiers)
+    changes = CheckedDocuments(documents, tees, tester, clock, prepare)
     return UseCases(
         tees=tees,
         verifiers=verifiers,
         appraisal=appraisal,
         open_measurements=OpenMeasurements(deciding, tees),
+        catalogue=catalogue,
         release=release,
         prepare=prepare,
         history=history,
@@ -203,15 +209,24 @@ def use_cases(
             documents=DocumentAdministrator(
                 documents=documents,
                 changes=changes,
+                catalogue=catalogue,
                 deciding=deciding,
                 tees=tees,
                 tester=tester,
+                events=events,
+            ),
+            references=ReferenceAdministrator(
+                documents=documents,
+                changes=changes,
+                deciding=deciding,
+                tees=tees,
                 history=history,
                 events=events,
             ),
             sets=SetAdministrator(
                 documents=documents,
                 changes=changes,
+                deciding=deciding,
                 tees=tees,
                 history=history,
                 events=events,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Self
 
+from verdictd_py.documents.schema import closest
 from verdictd_py.domain.claims import Claim
 from verdictd_py.domain.names import REFERENCE_SETS, Name
 from verdictd_py.encoding import JsonValue, decode_object, quoted
@@ -179,8 +180,11 @@ def checked_values(
         raise RequestError("a set without values accepts nothing; give values")
     for name, accepted in values.items():
         if name not in known:
-            names = ", ".join(known)
-            raise RequestError(f"{quoted(name)} is not a measurement; choose one of {names}")
+            suggestion = closest(name, known)
+            remedy = f"choose one of {', '.join(known)}"
+            if suggestion is not None:
+                remedy = f"did you mean {suggestion}?"
+            raise RequestError(f"{quoted(name)} is not a measurement; {remedy}")
         form = claims[name].form
         for value in accepted:
             if not form.accepts(value):
@@ -202,7 +206,7 @@ def with_set(sets: Mapping[str, Sets], tee: str, name: str, added: ReferenceSet)
         raise AlreadyExists(f"the set {name} exists already; choose another name")
     if len(of_tee) >= MAX_SETS:
         raise RequestError(
-            f"{tee} has {MAX_SETS} sets already; delete retired sets from {DOCUMENT}"
+            f"{tee} has {MAX_SETS} sets already; delete a retired one (verdict-py reference delete)"
         )
     return {**sets, tee: {**of_tee, name: added}}
 
@@ -217,6 +221,23 @@ def with_retired(sets: Mapping[str, Sets], tee: str, name: str, now: datetime) -
     if name not in of_tee:
         raise NotFound(f"there is no set {quoted(name)}")
     return {**sets, tee: {**of_tee, name: retired(of_tee[name], now)}}
+
+
+def without(sets: Mapping[str, Sets], tee: str, name: str, now: datetime) -> dict[str, Sets]:
+    """Return the sets without one that is no longer in force.
+
+    Raises:
+        NotFound: there is no set of that name.
+        RequestError: the set is in force.
+    """
+    of_tee = sets.get(tee, {})
+    if name not in of_tee:
+        raise NotFound(f"there is no set {quoted(name)}")
+    if of_tee[name].state(now) == "in force":
+        raise RequestError(
+            f"the set {name} is in force; retire it first (verdict-py reference retire {name})"
+        )
+    return {**sets, tee: {other: item for other, item in of_tee.items() if other != name}}
 
 
 def retired(item: ReferenceSet, now: datetime) -> ReferenceSet:

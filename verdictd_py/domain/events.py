@@ -233,6 +233,14 @@ class PolicySet(Event):
     sha256: Digest
 
 
+@event("policy.deleted", audit=Audit.YES)
+class PolicyDeleted(Event):
+    """A document that decides nothing was deleted."""
+
+    caller: CallerName
+    name: Annotated[str, FieldInfo("Name of the document.", characters=1024)]
+
+
 @event("policy.loaded")
 class PolicyLoaded(Event):
     """A policy was read and can be used: at start and at each reload."""
@@ -269,6 +277,15 @@ class ReferenceAdded(Event):
 @event("reference.retired", audit=Audit.YES)
 class ReferenceRetired(Event):
     """A set of reference values was retired."""
+
+    caller: CallerName
+    tee: TeeName
+    name: Annotated[str, FieldInfo("Name of the set.", characters=256)]
+
+
+@event("reference.deleted", audit=Audit.YES)
+class ReferenceDeleted(Event):
+    """A set of reference values that was no longer in force was deleted."""
 
     caller: CallerName
     tee: TeeName
@@ -500,6 +517,14 @@ class WarningUnpinned(Event):
     measurements: Annotated[
         tuple[str, ...], FieldInfo("Names of these measurements.", characters=128, items=64)
     ]
+    reason: Reason
+
+
+@event("warning.document", level=Level.WARNING)
+class WarningDocument(Event):
+    """A document is stored, and all or part of it decides nothing."""
+
+    name: Annotated[str, FieldInfo("Name of the document.", characters=1024)]
     reason: Reason
 
 

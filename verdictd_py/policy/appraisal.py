@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 
-from verdictd_py.documents.reference import Reference
 from verdictd_py.domain.evidence import DEVICES, VerifiedEvidence
 from verdictd_py.domain.trust import HARDWARE_WARNING, UNTRUSTED, TrustVector
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, ReasonKind, StorageError
 from verdictd_py.policy import explain, floor
 from verdictd_py.policy.engine import CompiledPolicies, PolicyResult, in_thread
+from verdictd_py.policy.explain import MAX_OWN_CHARS
 from verdictd_py.policy.floor import NO_REQUIREMENTS, Pinning
 from verdictd_py.ports import PolicyDocuments, PolicySource, Tee, Tees
 
@@ -78,16 +79,15 @@ class RegoAppraisalPolicy:
         try:
             documents = await self._source.documents(tee)  # 1
             _, result = await self._compiled.evaluate(documents, claims)  # 2, 3
-            reference = documents.reference.values
         except (NotFound, StorageError, PolicyInvalid) as error:
             return failed(known, claims, error)
-        return refusals(known, claims, reference, result, self._pinning)  # 4, 5
+        return refusals(known, documents, claims, result, self._pinning)  # 4, 5
 
 
 def refusals(
     tee: Tee,
+    documents: PolicyDocuments,
     claims: Mapping[str, JsonValue],
-    reference: Reference,
     result: PolicyResult,
     pinning: Pinning,
 ) -> tuple[Reason, ...]:
@@ -95,14 +95,41 @@ def refusals(
 
     A test of a policy calls this as well, so that it reports what the broker decides.
     """
+    reference = documents.reference.values
     reasons = tee.revoked(claims) + pinning.unmet(tee, reference)
     always = floor.unordered(tee, claims, reference)
     always += floor.unverified_devices(claims, result.document)
     if not result.allow:
-        found = explain.differences(tee, claims, reference)
-        found += explain.own_reasons(result.document, tee.reason_kind)
-        reasons += found or (unexplained(result),)
+        reasons += _explained(tee, documents, claims, result)
     return _once(reasons + always)
+
+
+def _explained(
+    tee: Tee, documents: PolicyDocuments, claims: Mapping[str, JsonValue], result: PolicyResult
+) -> tuple[Reason, ...]:
+    """Explain a refusal by what the policy in force said.
+
+    The rules of the packaged policy are known here. Those of any other policy are not, so that
+    only its own answer explains it.
+    """
+    reference = documents.reference.values
+    differences = explain.differences(tee, claims, reference)
+    own = explain.own_reasons(result.document, tee.reason_kind)
+    if documents.policy.strip() == _packaged(tee.documents.packaged, tee.documents.policy):
+        return (differences + own) or (unexplained(result),)
+    found = explain.mismatches(tee, claims, reference, result.document) + own
+    # The policy may have refused more than it names. A guest whose measurements alone were
+    # refused can be pinned, so that this must not be said of one with another defect.
+    named = {reason.rule for reason in found}
+    others = [each for each in differences if each.kind is not ReasonKind.MEASUREMENT]
+    if not found or any(each.rule not in named for each in others):
+        found += (unexplained(result),)
+    return found
+
+
+@lru_cache
+def _packaged(read: Callable[[str], str], name: str) -> str:
+    return read(name).strip()
 
 
 def failed(
@@ -178,12 +205,21 @@ def _policy_reason(text: str) -> Reason:
 
 
 def unexplained(result: PolicyResult) -> Reason:
-    """Return the reason for a refusal of a policy that gives no reasons."""
+    """Return the values of all rules, for a refusal of a policy that gives no reasons."""
+    rules = {name: value for name, value in result.document.items() if name != "allow"}
+    values = ", ".join(f"{name} is {_json(value)}" for name, value in sorted(rules.items()))
+    more = "; its other rules: " + values[:MAX_OWN_CHARS]
+    if not rules:
+        more = ", and the policy says no more"
     if "allow" not in result.document:
-        return _policy_reason("allow is undefined for this guest, and the policy says no more")
-    shown = json.dumps(result.document["allow"], ensure_ascii=False)
-    text = f"policy: allow is {shown}, expected true, and the policy says no more"
+        return _policy_reason(f"allow is undefined for this guest{more}")
+    shown = _json(result.document["allow"])
+    text = f"policy: allow is {shown}, expected true{more}"
     return Reason(explain.UNNAMED, shown, "allow is true", text, kind=ReasonKind.POLICY)
+
+
+def _json(value: JsonValue) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _once(reasons: tuple[Reason, ...]) -> tuple[Reason, ...]:

@@ -11,7 +11,7 @@ from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy.engine import CompiledPolicy
 from verdictd_py.policy.floor import Pinning
 from verdictd_py.policy.report import decision, request_data, rule_values
-from verdictd_py.ports import Tee
+from verdictd_py.ports import PolicyDocuments, Tee
 
 
 @dataclass(slots=True)
@@ -80,13 +80,10 @@ class PolicyCoverage:
         except PolicyInvalid:
             self.refused += 1
             raise
-        reasons = decision(
-            claims,
-            self._compiled.reference.values,
-            result,
-            tee,
-            pinning=self._pinning,
-        )
+        # Only whether there are reasons counts here: the text of the policy, which explains
+        # them, is not needed.
+        documents = PolicyDocuments.over("", self._compiled.reference)
+        reasons = decision(documents, claims, result, tee, pinning=self._pinning)
         if reasons:
             self.refused += 1
         else:

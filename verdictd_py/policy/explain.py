@@ -1,8 +1,9 @@
 """Explanations of a refusal: claims next to reference data, rule by rule, with whole values.
 
-Nothing here decides. It runs after a policy refused, and compares claims and data as the
-packaged policies do; a policy explains its further rules in its own `reasons`. The rules that
-refuse under every policy are in `floor`.
+Nothing here decides. It runs after a policy refused. `differences` compares claims and data as the
+packaged policies do, and is for them alone. Any other policy is explained by its answer: the
+claims that it names in `mismatches`, and its own `reasons`. The rules that refuse under every
+policy are in `floor`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Reason, ReasonKind
 from verdictd_py.policy.floor import Claims, compared, show
 from verdictd_py.ports.tees import TcbStatus, Tee
+
+MISMATCHES: Final = "mismatches"
+"""Rule of a policy, a set of names: claims that do not fit the reference data of that name."""
 
 MAX_OWN_REASONS: Final = 64
 """A policy's own reasons that are reported; each is a line in the log."""
@@ -35,6 +39,26 @@ def differences(tee: Tee, claims: Claims, reference: Reference) -> tuple[Reason,
     The order is: claims that must be false, TCB, measurements, other pinned lists, minima.
     """
     return tuple(_differences(tee, claims, reference))
+
+
+def mismatches(
+    tee: Tee, claims: Claims, reference: Reference, document: Mapping[str, JsonValue]
+) -> tuple[Reason, ...]:
+    """Return a reason for every claim that the policy itself names in `mismatches`.
+
+    Args:
+        document: everything that the policy defines for these claims.
+    """
+    named = document.get(MISMATCHES)
+    names = [each for each in named if isinstance(each, str)] if isinstance(named, list) else []
+    return tuple(_stated(tee, name, claims, reference) for name in names[:MAX_OWN_REASONS])
+
+
+def _stated(tee: Tee, name: str, claims: Claims, reference: Reference) -> Reason:
+    """Return the measured value next to the reference value, whatever the policy compares."""
+    for reason in _pinned(tee, name, claims, reference.get(name, [])):
+        return reason
+    return _mismatch(tee, name[:MAX_OWN_CHARS], claims, "what the policy accepts")
 
 
 def _differences(tee: Tee, claims: Claims, reference: Reference) -> Iterator[Reason]:

@@ -91,12 +91,13 @@ def report(
             comparisons=(),
             comparisons_made=0,
         )
+    documents = PolicyDocuments.over(source, compiled.reference)
     comparisons, made, notes = _comparisons(compiled, source, claims, data, result)
     return PolicyReport(
         allow=result.allow,
         tee=None if tee is None else tee.name,
         error="",
-        reasons=decision(claims, reference, result, tee, pinning=pinning),
+        reasons=decision(documents, claims, result, tee, pinning=pinning),
         rules=rule_values(compiled, result.document),
         claims=compared,
         comparisons=comparisons,
@@ -116,8 +117,8 @@ def outline(compiled: CompiledPolicy) -> PolicyOutline:
 
 
 def decision(
+    documents: PolicyDocuments,
     claims: Claims,
-    reference: Reference,
     result: PolicyResult,
     tee: Tee | None,
     *,
@@ -125,7 +126,7 @@ def decision(
 ) -> tuple[Reason, ...]:
     """Return every reason to refuse; empty accepts the guest, or releases the secret to it."""
     if tee is not None:
-        return appraisal.refusals(tee, claims, reference, result, pinning)
+        return appraisal.refusals(tee, documents, claims, result, pinning)
     if result.allow:
         return ()
     return explain.own_reasons(result.document) or (appraisal.unexplained(result),)

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from verdictd_py.documents import referencesets
+from verdictd_py.documents.deciding import combined, require_known_tees
 from verdictd_py.documents.reference import ReferenceData
+from verdictd_py.documents.schema import ReferenceSchema
+from verdictd_py.domain.names import Name
 from verdictd_py.errors import PolicyInvalid, RequestError, StorageError
-from verdictd_py.ports import Document, DocumentStore, PolicyDocuments
+from verdictd_py.ports import Document, DocumentStore, PolicyDocuments, Tees
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +32,17 @@ class DocumentsWithSets:
     What is made of them is cached by their revisions and the states of the sets: reference
     data is parsed, combined and written once for all guests that it decides about.
 
+    Names and values that nothing reads are refused with every guest, as they are before they
+    are stored: files are also edited by hand.
+
     Args:
+        tees: whose schemas the reference data must fit.
         clock: now, with a time zone: sets expire.
     """
 
-    def __init__(self, documents: DocumentStore, clock: Callable[[], datetime]) -> None:
+    def __init__(self, documents: DocumentStore, tees: Tees, clock: Callable[[], datetime]) -> None:
         self._documents = documents
+        self._tees = tees
         self._clock = clock
         self._sets: tuple[str, dict[str, referencesets.Sets]] = ("", {})
         self._made: dict[str, tuple[_Key, PolicyDocuments | PolicyInvalid]] = {}
@@ -50,7 +58,8 @@ class DocumentsWithSets:
         key = _Key(policy.revision, data.revision, sets, states)
         known = self._made.get(tee)
         if known is None or known[0] != key:
-            known = self._made[tee] = key, _combined_or_error(policy.text, data.text, sets, now)
+            made = _made(self._tees.schema(tee), names[1], policy.text, data.text, sets, now)
+            known = self._made[tee] = key, made
         if isinstance(known[1], PolicyInvalid):
             raise PolicyInvalid(str(known[1]))
         return known[1]
@@ -60,6 +69,7 @@ class DocumentsWithSets:
         if revision != document.revision:
             try:
                 sets = referencesets.parse(document.text)
+                require_known_tees(sets, self._tees.names)
             except RequestError as error:
                 # Every guest is refused until it is fixed.
                 raise StorageError(str(error)) from None
@@ -67,23 +77,17 @@ class DocumentsWithSets:
         return sets
 
 
-def combined(policy: str, data: str, sets: referencesets.Sets, now: datetime) -> PolicyDocuments:
-    """Combine a policy with the union of reference data and the named sets in force.
-
-    Raises:
-        PolicyInvalid: the reference data cannot be parsed.
-    """
-    reference = ReferenceData.parse(data)
-    if sets:
-        reference = ReferenceData.of(referencesets.union(reference.values, sets, now))
-    return PolicyDocuments.over(policy, reference)
-
-
-def _combined_or_error(
-    policy: str, data: str, sets: referencesets.Sets, now: datetime
+def _made(
+    schema: ReferenceSchema,
+    name: Name,
+    policy: str,
+    data: str,
+    sets: referencesets.Sets,
+    now: datetime,
 ) -> PolicyDocuments | PolicyInvalid:
     """Combine the documents; a failure is a result, so that it is cached as well."""
     try:
-        return combined(policy, data, sets, now)
+        reference = combined(schema, name, ReferenceData.parse(data), sets, policy=policy, now=now)
     except PolicyInvalid as error:
         return error.with_traceback(None)
+    return PolicyDocuments.over(policy, reference)

@@ -72,6 +72,29 @@ class DocumentStore(Protocol):
         """
         ...
 
+    async def names(self) -> tuple[Name, ...]:
+        """Return the names of all documents, sorted.
+
+        Raises:
+            StorageError: they cannot be listed.
+        """
+        ...
+
+    async def delete(
+        self, name: Name, *, expected: Expected, unchanged: Mapping[Name, Expected] | None = None
+    ) -> None:
+        """Delete a document, if it and others are still what the caller has read.
+
+        Args:
+            expected, unchanged: as for `put`.
+
+        Raises:
+            NotFound: no document has that name.
+            Conflict: one of them is another; nothing is deleted.
+            StorageError: it could not be deleted.
+        """
+        ...
+
     def policy_name(self, tee: str) -> Name:
         """Return the name of a TEE's policy.
 

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
 
-from verdictd_py.domain.claims import Claim
+from verdictd_py.documents.datanames import data_names
+from verdictd_py.documents.schema import ReferenceSchema
+from verdictd_py.domain.claims import Claim, MatchRule
 from verdictd_py.domain.evidence import NO_TEE, VerifiedEvidence
 from verdictd_py.domain.trust import HARDWARE_UNKNOWN, TrustVector
 from verdictd_py.encoding import JsonValue, encode_object, quoted
@@ -156,12 +158,15 @@ class TcbStatus:
         grace: name of a member of the reference data, and of a claim. The member gives a number
             of days by status, the claim the days since a newer TCB was published. None for no
             grace.
+        known: every value that the vendor uses; reference data with another one is refused.
+            Empty if every text is accepted.
     """
 
     claim: str
     accepted: tuple[str, ...]
     revoked: tuple[str, ...] = ()
     grace: tuple[str, str] | None = None
+    known: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +251,29 @@ class Tee:
         """Claims that identify software; serving is safe only once they are pinned."""
         return tuple(name for name, claim in self.claims.items() if claim.measurement)
 
+    def reference_schema(self) -> ReferenceSchema:
+        """Return names and forms of its reference data: what its packaged policy reads.
+
+        A packaged policy that reads `data` as a whole may read a value for each claim.
+
+        The policy is read from the TEE's package; `Tees.schema` does it once.
+        """
+        reads = data_names(self.documents.packaged(self.documents.policy))
+        names = reads.named
+        if reads.any_name:
+            names |= {
+                name
+                for name, claim in self.claims.items()
+                if claim.match is not MatchRule.ALWAYS_FALSE
+            }
+        return ReferenceSchema(
+            (*(name for name in self.claims if name in names), *sorted(names - set(self.claims))),
+            self.claims,
+            status=None if self.tcb is None else self.tcb.claim,
+            statuses=() if self.tcb is None else self.tcb.known,
+            grace=None if self.tcb is None or self.tcb.grace is None else self.tcb.grace[0],
+        )
+
     def reason_kind(self, claim: str) -> ReasonKind:
         """Return the kind of a reason about a claim that a policy compares."""
         if claim in self.measurements:
@@ -290,6 +318,7 @@ class Tees:
         self._by_rcar = _index(self._tees, "RCAR name", lambda tee: tee.wire.rcar)
         self._by_oid = _index(self._tees, "OID", lambda tee: tee.wire.oids)
         self._by_document = _index(self._tees, "document", lambda tee: tee.documents.names)
+        self._schemas: dict[str, ReferenceSchema] = {}
         if NO_TEE in self._by_name:
             raise ConfigError(f"no TEE can have the name {NO_TEE!r}; choose another name")
 
@@ -323,6 +352,16 @@ class Tees:
             known = " or ".join(self._by_name)
             raise RequestError(f"{quoted(text)} is not a known TEE; write {known}")
         return tee
+
+    def schema(self, name: str) -> ReferenceSchema:
+        """Return the schema of a TEE's reference data.
+
+        Raises:
+            RequestError: there is no TEE of that name.
+        """
+        if name not in self._schemas:
+            self._schemas[name] = self.named(name).reference_schema()
+        return self._schemas[name]
 
     def measurements(self, name: str | None) -> tuple[str, ...]:
         """Return the claims of a TEE that identify software; empty for an unknown TEE."""

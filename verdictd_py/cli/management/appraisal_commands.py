@@ -7,11 +7,10 @@ import sys
 from argparse import ArgumentTypeError, Namespace
 from typing import Final
 
-from verdictd_py._generated import clientapi_pb2 as upstream
 from verdictd_py._generated import verdictd_v1_pb2 as v1
-from verdictd_py.cli.management import policy_commands, show
-from verdictd_py.cli.management.client import BrokerClient, BrokerFailed, read
-from verdictd_py.cli.management.command import FILE, NAME, Arguments, Command
+from verdictd_py.cli.management import document_commands, policy_commands, show
+from verdictd_py.cli.management.client import BrokerClient, BrokerFailed
+from verdictd_py.cli.management.command import NAME, Arguments, Command
 from verdictd_py.cli.management.show import Shown
 from verdictd_py.errors import ConfigError
 from verdictd_py.tees.registry import DEFAULT_NAME
@@ -20,31 +19,6 @@ from verdictd_py.tees.registry import DEFAULT_NAME
 async def _status(client: BrokerClient, options: Namespace) -> Shown:
     del options
     return show.status(await client.ask(client.about.GetStatus, v1.GetStatusRequest()))
-
-
-async def _policy_show(client: BrokerClient, options: Namespace) -> Shown:
-    request = upstream.ExportOpaPolicyRequest(name=options.name.encode())
-    answer = await client.ask(client.opa.exportOpaPolicy, request)
-    return _text(options.name, answer.content)
-
-
-async def _policy_set(client: BrokerClient, options: Namespace) -> Shown:
-    content = read(options.file)
-    request = upstream.SetOpaPolicyRequest(name=options.name.encode(), content=content)
-    await client.ask(client.opa.SetOpaPolicy, request)
-    return show.done(f"{options.name} is in force", name=options.name)
-
-
-async def _reference_show(client: BrokerClient, options: Namespace) -> Shown:
-    request = v1.GetReferenceRequest(tee=options.tee)
-    return show.reference(await client.ask(client.references.GetReference, request))
-
-
-async def _reference_set(client: BrokerClient, options: Namespace) -> Shown:
-    content = read(options.file)
-    request = upstream.SetOpaReferenceRequest(name=options.name.encode(), content=content)
-    await client.ask(client.opa.setOpaReference, request)
-    return show.done(f"{options.name} is in force", name=options.name)
 
 
 async def _reference_pin(client: BrokerClient, options: Namespace) -> Shown:
@@ -101,6 +75,12 @@ async def _reference_retire(client: BrokerClient, options: Namespace) -> Shown:
     return show.sets([await client.ask(client.references.RetireSet, request)])
 
 
+async def _reference_delete(client: BrokerClient, options: Namespace) -> Shown:
+    request = v1.DeleteSetRequest(tee=options.tee, name=options.name)
+    await client.ask(client.references.DeleteSet, request)
+    return show.done(f"the set {options.name} is deleted", name=options.name)
+
+
 async def _reference_diff(client: BrokerClient, options: Namespace) -> Shown:
     """Status 1 where they differ."""
     request = v1.ListSetsRequest(tee=options.tee)
@@ -142,11 +122,6 @@ async def _explain(client: BrokerClient, options: Namespace) -> Shown:
         raise ConfigError("say which guest: its id, or --last")
     request = v1.GetGuestRequest(id=options.id or "")
     return show.explained(await client.ask(client.appraisals.GetGuest, request))
-
-
-def _text(name: str, content: bytes) -> Shown:
-    shown = show.content(name, content)
-    return Shown({"name": name, "content": content.decode(errors="replace")}, raw=shown.raw)
 
 
 def _field_value(text: str) -> tuple[str, str]:
@@ -204,19 +179,37 @@ COMMANDS: Final = (
     Command("status", "what the broker is and does", _status),
     Command("explain", "why a guest was refused: measured, expected", _explain, _EXPLAIN),
     Command("guest list", "the guests judged lately", _guest_list, _GUESTS),
-    Command("policy show", "a policy", _policy_show, NAME),
-    Command("policy set", "check and store a policy", _policy_set, {**NAME, **FILE}),
+    *document_commands.POLICIES,
     *policy_commands.COMMANDS,
-    Command(
-        "reference show",
-        "reference data, and what it leaves open",
-        _reference_show,
-        _OF_TEE,
-    ),
-    Command("reference set", "check and store data", _reference_set, {**NAME, **FILE}),
+    *document_commands.REFERENCES,
     Command("reference sets", "named sets of values, ended ones too", _reference_sets, _OF_TEE),
-    Command("reference add", "a named set of values given by hand", _reference_add, _ADD),
-    Command("reference retire", "end a named set now", _reference_retire, {**NAME, **_TEE}),
+    Command(
+        "reference add",
+        "a named set of values given by hand",
+        _reference_add,
+        _ADD,
+        changes=True,
+    ),
+    Command(
+        "reference retire",
+        "end a named set now",
+        _reference_retire,
+        {**NAME, **_TEE},
+        changes=True,
+    ),
+    Command(
+        "reference delete",
+        "a named set that is no longer in force",
+        _reference_delete,
+        {**NAME, **_TEE},
+        changes=True,
+    ),
     Command("reference diff", "two named sets; status 1: they differ", _reference_diff, _DIFF),
-    Command("reference pin", "accept the measurements of a guest seen", _reference_pin, _PIN),
+    Command(
+        "reference pin",
+        "accept the measurements of a guest seen",
+        _reference_pin,
+        _PIN,
+        changes=True,
+    ),
 )

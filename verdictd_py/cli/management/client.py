@@ -96,6 +96,7 @@ class BrokerClient:
         self.keys = v1.KeyServiceStub(channel)
         self.resources = v1.ResourceServiceStub(channel)
         self.images = v1.ImageServiceStub(channel)
+        self.documents = v1.DocumentServiceStub(channel)
         self.references = v1.ReferenceServiceStub(channel)
         self.appraisals = v1.AppraisalServiceStub(channel)
         self.policy_tests = v1.PolicyTestServiceStub(channel)

@@ -20,9 +20,15 @@ FILE: Final[Arguments] = {"file": {"metavar": "FILE", "type": Path}}
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command: its words, help, arguments as for argparse, and what it does."""
+    """One command: its words, help, arguments as for argparse, and what it does.
+
+    Attributes:
+        changes: whether it changes what guests are appraised by, so that its answer ends with
+            what remains open.
+    """
 
     words: str
     help: str
     run: Run
     arguments: Arguments = field(default_factory=dict)
+    changes: bool = False

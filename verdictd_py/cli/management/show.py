@@ -22,6 +22,9 @@ from verdictd_py.errors import ConfigError
 _WIDE: Final = 400
 """Columns where no terminal is: a line of a table stays one line for grep."""
 
+_UNNAMED: Final = "policy"
+"""Rule of a reason that names no claim: its text says more than its values."""
+
 _VERDICTS: Final = {1: "refused", 2: "refused, not verified", 3: "accepted"}
 
 
@@ -40,6 +43,8 @@ class Shown:
     status: int = 0
     raw: bytes | None = field(default=None, repr=False)
     """Content to be written as it is, where no JSON was asked for, and no terminal reads it."""
+    remarks: tuple[str, ...] = ()
+    """About the data, a line each on standard error."""
 
     def as_data(self) -> dict[str, Any]:
         """The data, where it is an object."""
@@ -60,6 +65,11 @@ class Shown:
             write(stream, self.raw)
         else:
             write(stream, self._drawn(terminal=stream.isatty()))
+
+    def remark(self) -> None:
+        """Write the remarks to standard error."""
+        for line in self.remarks:
+            write(sys.stderr, printable(line) + "\n")
 
     def _drawn(self, *, terminal: bool) -> str:
         """For people, without the blanks that rich pads the last column with."""
@@ -152,7 +162,8 @@ def explained(guest: Any) -> Shown:  # noqa: ANN401  # messages are made at run 
     parts: list[RenderableType] = [about_guest(guest)]
     if rows:
         parts += ["", table(("rule", "measured", "expected"), rows)]
-    parts += ["", *(cell(each.text) for each in guest.reasons if not each.measured)]
+    unnamed = (each for each in guest.reasons if not each.measured or each.rule == _UNNAMED)
+    parts += ["", *(cell(each.text) for each in unnamed)]
     if guest.not_pinnable:
         parts.append(cell(f"cannot be pinned: {guest.not_pinnable}"))
     else:
@@ -235,17 +246,79 @@ def difference(one: Any, other: Any) -> Shown:  # noqa: ANN401  # as above
     return Shown(data, text, status=1 if rows else 0)
 
 
-def reference(found: Any) -> Shown:  # noqa: ANN401  # as above
-    """Reference data, and what it leaves open."""
-    parts = [cell(found.content.rstrip())]
+def reference(found: Any, *, stored: bool) -> Shown:  # noqa: ANN401  # as above
+    """Reference data as it decides, or as it is stored, and what it leaves open."""
+    decides = "" if stored else found.deciding
+    data = {
+        "name": found.name,
+        "values": _json(decides or found.content),
+        "stored": _json(found.content),
+        "unpinned": list(found.unpinned),
+        "unread": list(found.unread),
+        "problem": found.problem,
+    }
+    remarks = []
+    if decides and _json(decides) != _json(found.content):
+        remarks.append(
+            f"these values decide: {found.name} with its named sets (verdict-py reference sets); "
+            "--stored shows the file"
+        )
+    if found.problem:
+        remarks.append(f"PROBLEM: every guest is refused: {found.problem}")
     if found.unpinned:
-        parts.append(cell(f"any value is accepted for: {', '.join(found.unpinned)}"))
+        remarks.append(f"UNPINNED: any value is accepted for {', '.join(found.unpinned)}")
+    if found.unread:
+        remarks.append(f"UNREAD: the policy in force does not read {', '.join(found.unread)}")
+    text = (decides or found.content).rstrip() + "\n"
+    return Shown(data, raw=text.encode(), remarks=tuple(remarks))
+
+
+def _json(text: str) -> object:
     try:
-        values = json.loads(found.content)
-    except ValueError:
-        values = None
-    data = {"name": found.name, "values": values, "unpinned": list(found.unpinned)}
-    return Shown(data, Group(*parts))
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def documents(found: Sequence[Any]) -> Shown:
+    """Documents by name, with what reads them."""
+    rows = [
+        (
+            each.name,
+            each.kind or "-",
+            "yes" if each.in_force else "no",
+            each.remark or ", ".join(each.read_by),
+            each.size,
+            each.sha256 or each.problem,
+        )
+        for each in found
+    ]
+    columns = ("document", "holds", "in force", "for", "bytes", "SHA-256")
+    return Shown([message(each) for each in found], table(columns, rows))
+
+
+def stored(document: Any) -> Shown:  # noqa: ANN401  # as above
+    """A document that was stored: in force, or why it decides nothing."""
+    text = f"{document.name} is in force"
+    if not document.in_force:
+        text = f"{document.name} is stored, and not in force"
+    remarks = (document.remark,) if document.remark else ()
+    return Shown({"done": True, **message(document)}, cell(text), remarks=remarks)
+
+
+def remaining(found: Any) -> tuple[str, ...]:  # noqa: ANN401  # as above
+    """What remains open, from the broker's status: a line each, none if nothing does."""
+    by_tee: dict[str, list[str]] = {}
+    for each in found.unpinned:
+        tee, _, name = each.partition(" ")
+        by_tee.setdefault(tee, []).append(name)
+    lines = [
+        f"UNPINNED: {tee} guests are accepted with any value of {', '.join(names)}"
+        for tee, names in by_tee.items()
+    ]
+    lines += [f"PROBLEM: {each}" for each in found.problems]
+    lines += [f"UNREAD: {each}" for each in found.unread]
+    return tuple(lines)
 
 
 def status(found: Any) -> Shown:  # noqa: ANN401  # as above
@@ -269,6 +342,8 @@ def status(found: Any) -> Shown:  # noqa: ANN401  # as above
     ]
     if found.unpinned:
         facts.append(("UNPINNED", ", ".join(found.unpinned)))
+    facts += [("PROBLEM", problem) for problem in found.problems]
+    facts += [("UNREAD", each) for each in found.unread]
     facts += [("UNSAFE", flag) for flag in found.unsafe]
     facts += [("warning", warning) for warning in found.warnings]
     return Shown(message(found), facts_table(facts))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from verdictd_py._generated import clientapi_pb2 as messages
+from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py.cli.management.client import BrokerClient, BrokerFailed, read, write
 from verdictd_py.domain.names import Name
 from verdictd_py.errors import ConfigError, RequestError
@@ -20,11 +21,16 @@ Action = Callable[[BrokerClient, Namespace, list[str]], Awaitable[str]]
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option: placeholders of its values, help, and what it does with them."""
+    """One option: placeholders of its values, help, and what it does with them.
+
+    Attributes:
+        changes: whether it changes what guests are appraised by, as for a `Command`.
+    """
 
     values: tuple[str, ...]
     help: str
     act: Action
+    changes: bool = False
 
 
 def _export(name: str, options: Namespace, content: bytes) -> str:
@@ -46,12 +52,27 @@ def _file_name(name: str) -> str:
         raise ConfigError(f"{name!r} is no name: {error}") from None
 
 
+async def _stored(client: BrokerClient, name: str) -> str:
+    """Say whether a document that was stored is in force; upstream's answer does not tell.
+
+    Upstream's broker has no such service: its clients may store under every name.
+    """
+    try:
+        request = v1.DescribeDocumentRequest(name=name)
+        document = await client.ask(client.documents.DescribeDocument, request)
+    except BrokerFailed:
+        return f"{name} is stored"
+    if document.in_force:
+        return f"{name} is in force"
+    return f"{name} is stored, and not in force: {document.remark}"
+
+
 async def _set_opa_policy(client: BrokerClient, options: Namespace, values: list[str]) -> str:
     del options
     name, path = values
     request = messages.SetOpaPolicyRequest(name=name.encode(), content=read(Path(path)))
     await client.ask(client.opa.SetOpaPolicy, request)
-    return f"{name} is in force"
+    return await _stored(client, name)
 
 
 async def _export_opa_policy(client: BrokerClient, options: Namespace, values: list[str]) -> str:
@@ -65,7 +86,7 @@ async def _set_opa_reference(client: BrokerClient, options: Namespace, values: l
     name, path = values
     request = messages.SetOpaReferenceRequest(name=name.encode(), content=read(Path(path)))
     await client.ask(client.opa.setOpaReference, request)
-    return f"{name} is in force"
+    return await _stored(client, name)
 
 
 async def _export_opa_reference(client: BrokerClient, options: Namespace, values: list[str]) -> str:
@@ -196,9 +217,13 @@ async def _set_resource(client: BrokerClient, options: Namespace, values: list[s
 
 
 OPTIONS: Final = {
-    "--set-opa-policy": Option(("NAME", "PATH"), "check and store a policy", _set_opa_policy),
+    "--set-opa-policy": Option(
+        ("NAME", "PATH"), "check and store a policy", _set_opa_policy, changes=True
+    ),
     "--export-opa-policy": Option(("NAME",), "write a policy to --path", _export_opa_policy),
-    "--set-opa-reference": Option(("NAME", "PATH"), "check and store data", _set_opa_reference),
+    "--set-opa-reference": Option(
+        ("NAME", "PATH"), "check and store data", _set_opa_reference, changes=True
+    ),
     "--export-opa-reference": Option(("NAME",), "write data to --path", _export_opa_reference),
     "--test-opa-remote": Option(
         ("POLICY", "REFERENCE", "INPUT_PATH"),

@@ -23,6 +23,18 @@ _Object = Mapping[str, Any]  # of collateral that dcap-qvl has read; a missing m
 
 REVOKED: Final = "Revoked"
 _OUT_OF_DATE: Final = "OutOfDate"
+STATUSES: Final = (
+    "UpToDate",
+    "SWHardeningNeeded",
+    "ConfigurationNeeded",
+    "ConfigurationAndSWHardeningNeeded",
+    "OutOfDate",
+    "OutOfDateConfigurationNeeded",
+    "TDRelaunchAdvised",
+    "TDRelaunchAdvisedConfigurationNeeded",
+    REVOKED,
+)
+"""Intel's terms for the TCB status of a platform, in its quote verification library."""
 _NEEDS_CONFIGURATION: Final = {
     "ConfigurationNeeded",
     "ConfigurationAndSWHardeningNeeded",

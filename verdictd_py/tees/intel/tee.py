@@ -32,7 +32,7 @@ from verdictd_py.ports.tees import CarriedEvidence, VerifierContext, Wire
 from verdictd_py.protocols.ratstls.dice import INTERIM_TAG, TCG_TAG
 from verdictd_py.tees.intel.collateral.port import CollateralSource
 from verdictd_py.tees.intel.quote import tee_of_quote
-from verdictd_py.tees.intel.tcb import REVOKED
+from verdictd_py.tees.intel.tcb import REVOKED, STATUSES
 from verdictd_py.tees.intel.verification import IntelEngine
 
 VENDOR: Final = "intel"
@@ -43,6 +43,7 @@ ACCEPTED_TCB: Final = ("UpToDate", "SWHardeningNeeded")
 """Statuses accepted if the reference data pins none; the packaged policies accept the same."""
 
 REVOKED_TCB: Final = (REVOKED,)
+KNOWN_TCB: Final = STATUSES
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from verdictd_py.ports.tees import Documents, TcbStatus, Tee
 from verdictd_py.tees.intel.quote import SGX
 from verdictd_py.tees.intel.tee import (
     ACCEPTED_TCB,
+    KNOWN_TCB,
     REVOKED_TCB,
     TCB_CLAIM,
     shared_claims,
@@ -38,7 +39,7 @@ TEE: Final = Tee(
     claims=_CLAIMS,
     documents=Documents("sgxPolicy.rego", "sgxData", policy_text),
     verifier=SgxVerifier.of,
-    tcb=TcbStatus(TCB_CLAIM, ACCEPTED_TCB, revoked=REVOKED_TCB),
+    tcb=TcbStatus(TCB_CLAIM, ACCEPTED_TCB, revoked=REVOKED_TCB, known=KNOWN_TCB),
     lists_required=True,
     trust=trust,
 )

@@ -18,6 +18,7 @@ from verdictd_py.ports.tees import (
 from verdictd_py.tees.intel.quote import TDX, parse_quote
 from verdictd_py.tees.intel.tee import (
     ACCEPTED_TCB,
+    KNOWN_TCB,
     REVOKED_TCB,
     TCB_CLAIM,
     shared_claims,
@@ -69,7 +70,11 @@ TEE: Final = Tee(
     documents=Documents("tdxPolicy.rego", "tdxData", policy_text),
     verifier=TdxVerifier.of,
     tcb=TcbStatus(
-        TCB_CLAIM, ACCEPTED_TCB, revoked=REVOKED_TCB, grace=("tcbGraceDays", "tcbBehindDays")
+        TCB_CLAIM,
+        ACCEPTED_TCB,
+        revoked=REVOKED_TCB,
+        grace=("tcbGraceDays", "tcbBehindDays"),
+        known=KNOWN_TCB,
     ),
     event_log=EventLogRegisters(REGISTERS, extended_later=("rtmr3",), measured=_registers),
     init_data=InitDataBinding("mrConfigId", 48),

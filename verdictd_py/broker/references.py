@@ -1,0 +1,228 @@
+"""Administration of a TEE's reference data: what decides, pins, and lists that are replaced.
+
+What is described is the union that decides: the stored data with the named sets in force. What is
+changed is the stored data alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from verdictd_py.broker import pinning
+from verdictd_py.broker.changes import CheckedDocuments, Outdated, Relied, policy_set
+from verdictd_py.broker.history import History, Judgement
+from verdictd_py.broker.pinning import Change, Pin
+from verdictd_py.documents.datanames import data_names
+from verdictd_py.documents.reference import ReferenceData
+from verdictd_py.domain.callers import Caller, Right
+from verdictd_py.domain.events import ReferencePinned
+from verdictd_py.domain.names import REFERENCE_SETS, Name
+from verdictd_py.encoding import JsonValue, quoted
+from verdictd_py.errors import PolicyInvalid, RequestError
+from verdictd_py.ports import (
+    ABSENT,
+    Document,
+    DocumentStore,
+    Events,
+    Expected,
+    PolicySource,
+    Tees,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceView:
+    """Reference data of a TEE as it decides.
+
+    Attributes:
+        name: of the stored document.
+        stored: its text.
+        deciding: what decides: the stored data with the sets in force; None if nothing does.
+        unpinned: measurements for which any value is accepted.
+        unread: names that have values, and that the policy in force does not read.
+        problem: why every guest is refused; empty if the data can be used.
+    """
+
+    name: Name
+    stored: str
+    deciding: ReferenceData | None
+    unpinned: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+    problem: str = ""
+
+
+class ReferenceAdministrator:
+    """Use cases for the reference data of TEEs; each first requires the caller's right.
+
+    Args:
+        documents: what operators store; only read here.
+        changes: the one place that stores.
+        deciding: what guests are appraised by: the stored data with the named sets in force.
+    """
+
+    def __init__(
+        self,
+        *,
+        documents: DocumentStore,
+        changes: CheckedDocuments,
+        deciding: PolicySource,
+        tees: Tees,
+        history: History,
+        events: Events,
+    ) -> None:
+        self._documents = documents
+        self._changes = changes
+        self._deciding = deciding
+        self._tees = tees
+        self._history = history
+        self._events = events
+
+    async def view(self, caller: Caller, tee: str) -> ReferenceView:
+        """Return the reference data of a TEE as it decides.
+
+        Raises:
+            NotAuthorized, RequestError, NotFound, StorageError: see `DocumentStore.get`.
+        """
+        caller.require(Right.MANAGE)
+        kind = self._tees.named(tee)
+        name = self._documents.reference_name(kind.name)
+        stored = (await self._documents.get(name)).text
+        try:
+            documents = await self._deciding.documents(kind.name)
+            reference = documents.reference
+        except PolicyInvalid as error:
+            return ReferenceView(name, stored, None, problem=str(error))
+        schema = self._tees.schema(kind.name)
+        return ReferenceView(
+            name,
+            stored,
+            reference,
+            reference.unpinned(kind.measurements),
+            schema.unread(reference.values, data_names(documents.policy)),
+        )
+
+    async def replace(self, caller: Caller, tee: str, values: Mapping[str, JsonValue]) -> None:
+        """Replace some lists of a TEE's reference data; the others stay.
+
+        Args:
+            values: a text, or a list of texts that is not empty, by name.
+
+        Raises:
+            NotAuthorized, RequestError, PolicyInvalid, StorageError: nothing is stored.
+        """
+        caller.require(Right.MANAGE)
+        lists = _lists(values)
+        name = self._documents.reference_name(tee)
+
+        def edit(before: Document | None) -> str:
+            return ReferenceData.of({**_reference(before).values, **lists}).written()
+
+        async def check(text: str) -> Relied:
+            return await self._changes.check_data(name, text)
+
+        text = await self._changes.change(name, edit, check)
+        self._events.record(policy_set(caller, name, text))
+        await self._changes.prepare()
+
+    async def preview_pin(self, caller: Caller, which: str, fields: Sequence[str]) -> Pin:
+        """Return what `pin` would change.
+
+        Args:
+            which: id of a judgement that the history has.
+            fields: measurements; none for those that refused the guest, or of a guest that
+                was accepted, those that are not pinned yet.
+
+        Raises:
+            NotAuthorized, NotFound: see `History.find`.
+            RequestError: the guest cannot be pinned, or a field is no measurement of it.
+            PolicyInvalid, StorageError: the reference data cannot be read.
+        """
+        caller.require(Right.MANAGE)
+        judgement, tee = self._history.pinnable(caller, which)
+        name = self._documents.reference_name(tee)
+        document = await self._documents.get(name)
+        # Read before the union: if a set changes in between, the pin is refused as outdated.
+        revision = f"{document.revision}{_SEPARATOR}{await self._sets_revision()}"
+        changes = await self._changes_for(judgement, tee, fields)
+        return Pin(judgement, name, changes, revision)
+
+    async def pin(self, caller: Caller, which: str, fields: Sequence[str], revision: str) -> Pin:
+        """Add a guest's measurements to the stored reference data.
+
+        Args:
+            revision: of the `preview_pin` that a person has seen.
+
+        Raises:
+            NotAuthorized, NotFound, StorageError: as `preview_pin`.
+            Conflict: the data or the named sets have changed since.
+            RequestError: as `preview_pin`, or nothing would change.
+            PolicyInvalid: the policy does not work with the changed data.
+        """
+        caller.require(Right.MANAGE)
+        judgement, tee = self._history.pinnable(caller, which)
+        name = self._documents.reference_name(tee)
+        of_data, _, of_sets = revision.partition(_SEPARATOR)
+        if await self._changes.current(name) != of_data:
+            raise Outdated(f"{name} has changed since it was read; read it again")
+        changes = await self._changes_for(judgement, tee, fields)
+
+        def edit(before: Document | None) -> str:
+            return pinning.pinned(_reference(before), changes).written()
+
+        async def check(text: str) -> Relied:
+            relied = await self._changes.check_data(name, text)
+            if _written(relied.get(REFERENCE_SETS, ABSENT)) != of_sets:
+                raise Outdated(f"{REFERENCE_SETS} has changed since it was read; read it again")
+            return relied
+
+        text = await self._changes.change(name, edit, check, based_on=of_data)
+        self._events.record(policy_set(caller, name, text))
+        self._events.record(_pinned(caller, judgement, name, changes))
+        await self._changes.prepare()
+        return Pin(judgement, name, changes, revision)
+
+    async def _changes_for(
+        self, judgement: Judgement, tee: str, fields: Sequence[str]
+    ) -> tuple[Change, ...]:
+        deciding = (await self._deciding.documents(tee)).reference
+        return pinning.changes(judgement, deciding, fields)
+
+    async def _sets_revision(self) -> str:
+        return _written(await self._changes.current(REFERENCE_SETS))
+
+
+_SEPARATOR: Final = "."
+"""Between the revisions of data and sets, which are hexadecimal."""
+
+
+def _written(revision: Expected) -> str:
+    return revision if isinstance(revision, str) else str(revision.value)
+
+
+def _pinned(
+    caller: Caller, judgement: Judgement, name: Name, changes: Sequence[Change]
+) -> ReferencePinned:
+    return ReferencePinned(
+        caller=caller.name,
+        appraisal=judgement.id,
+        name=str(name),
+        values=tuple(f"{item.field}={item.added}" for item in changes if item.added),
+    )
+
+
+def _reference(document: Document | None) -> ReferenceData:
+    return ReferenceData.parse("{}" if document is None else document.text)
+
+
+def _lists(values: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    lists: dict[str, JsonValue] = {}
+    for name, value in values.items():
+        accepted: list[JsonValue] = value if isinstance(value, list) else [value]
+        if not all(isinstance(text, str) for text in accepted):
+            raise RequestError(f"{quoted(name)}: reference values are texts, or a list of them")
+        if not accepted:  # it would open what is pinned
+            raise RequestError(f"{quoted(name)}: an empty list means any value; give values")
+        lists[name] = accepted
+    return lists
