@@ -103,6 +103,6 @@ def test_a_value_has_one_text_however_it_was_made() -> None:
     parsed = ReferenceData.parse('{ "a" : ["\\u0041"], "b": 1 }')
     assert parsed.text == '{"a": ["A"], "b": 1}'
     assert ReferenceData.of(parsed.values) == parsed
-    assert ReferenceData.parse(parsed.written()) == parsed
+    assert ReferenceData.parse(parsed.serialize()) == parsed
     with pytest.raises(PolicyInvalid, match="larger than"):
         ReferenceData.of({"a": "x" * MAX_DATA_BYTES})

@@ -67,7 +67,7 @@ class ReferenceData:
         """Return the names without reference values: their list is missing or empty."""
         return tuple(name for name in names if self.values.get(name, []) == [])
 
-    def written(self) -> str:
+    def serialize(self) -> str:
         """Return the text to store, indented."""
         return json.dumps(self.values, indent=2) + "\n"
 

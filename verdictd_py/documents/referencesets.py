@@ -135,7 +135,7 @@ def parse(text: str) -> dict[str, Sets]:
     return by_tee
 
 
-def written(sets: Mapping[str, Mapping[str, ReferenceSet]]) -> str:
+def serialize(sets: Mapping[str, Mapping[str, ReferenceSet]]) -> str:
     """Return the text that `parse` reads."""
     members = {
         tee: {name: item.as_json() for name, item in of_tee.items()} for tee, of_tee in sets.items()

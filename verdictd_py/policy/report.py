@@ -91,7 +91,7 @@ def report(
             comparisons=(),
             comparisons_made=0,
         )
-    documents = PolicyDocuments.over(source, compiled.reference)
+    documents = PolicyDocuments.combine(source, compiled.reference)
     comparisons, made, notes = _comparisons(compiled, source, claims, data, result)
     return PolicyReport(
         allow=result.allow,

@@ -10,12 +10,12 @@ from verdictd_py.ports.events import Events
 from verdictd_py.ports.policies import (
     NO_QUERY,
     AppraisalPolicy,
+    PolicyDecision,
     PolicyDocuments,
     PolicyReporter,
     PolicySource,
     PolicyTester,
     ReleasePolicy,
-    TestedPolicy,
 )
 from verdictd_py.ports.revisions import ABSENT, ANY, Expected, has_revision, revision_of
 from verdictd_py.ports.sessions import SessionStore
@@ -43,6 +43,7 @@ __all__ = [
     "KeyStore",
     "KeyringEditor",
     "Kind",
+    "PolicyDecision",
     "PolicyDocuments",
     "PolicyReporter",
     "PolicySource",
@@ -54,7 +55,6 @@ __all__ = [
     "StoredObject",
     "Tee",
     "Tees",
-    "TestedPolicy",
     "Verifier",
     "VerifierContext",
     "has_revision",

@@ -24,7 +24,7 @@ class PolicyDocuments:
     data: str
 
     @classmethod
-    def over(cls, policy: str, reference: ReferenceData) -> Self:
+    def combine(cls, policy: str, reference: ReferenceData) -> Self:
         """Combine a policy with reference data that is parsed already."""
         documents = cls(policy, reference.text)
         documents.__dict__["reference"] = reference
@@ -55,7 +55,7 @@ class PolicySource(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class TestedPolicy:
+class PolicyDecision:
     """Decision of a policy about an input, and each claim next to its reference value."""
 
     __test__ = False  # otherwise pytest collects it as a class of tests
@@ -78,7 +78,7 @@ class PolicyTester(Protocol):
         """
         ...
 
-    async def test(self, documents: PolicyDocuments, claims: JsonValue) -> TestedPolicy:
+    async def test(self, documents: PolicyDocuments, claims: JsonValue) -> PolicyDecision:
         """Return the policy's decision about `claims`, an object.
 
         Raises:
