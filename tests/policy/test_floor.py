@@ -63,7 +63,8 @@ class TestRevokedTcb:
     async def test_a_status_of_another_type_is_left_to_the_policy(self, status: JsonValue) -> None:
         claims = tdx_claims(tcbStatus=status)
         assert await rules(YES, claims) == []
-        assert await rules(NO, claims, '{"tcbGraceDays": {"OutOfDate": 3}}') == ["policy"]
+        packaged = TDX.documents.defaults().policy
+        assert await rules(packaged, claims, '{"tcbGraceDays": {"OutOfDate": 3}}') == ["tcbStatus"]
 
     async def test_a_tee_without_a_tcb_has_none_that_is_revoked(self) -> None:
         tees = Tees([replace(TDX, tcb=None)])
@@ -71,8 +72,9 @@ class TestRevokedTcb:
         assert await reasons(YES, claims, tees=tees) == []
         pinned = json.dumps({name: [ONE] for name in TDX.measurements})
         assert await reasons(YES, claims, pinned, tees=tees, required=True) == []
-        refused = await reasons(NO, claims, '{"tcbStatus": ["UpToDate"]}', tees=tees)
-        assert [reason["rule"] for reason in refused] == ["policy"]
+        packaged = TDX.documents.defaults().policy
+        refused = await reasons(packaged, claims, '{"tcbStatus": ["UpToDate"]}', tees=tees)
+        assert [reason["rule"] for reason in refused] == ["tcbStatus"]
 
     async def test_it_refuses_also_where_the_policy_cannot_be_used(self) -> None:
         assert await rules("?", tdx_claims(tcbStatus="Revoked")) == ["tcbStatus", "policy"]
@@ -197,7 +199,7 @@ async def test_a_verdict_that_the_policy_does_not_explain() -> None:
     assert await reasons(HEAD + 'allow := "é"\n', tdx_claims()) == [
         {
             "rule": "policy",
-            "measured": "",
+            "measured": '"é"',
             "expected": "allow is true",
             "text": 'policy: allow is "é", expected true, and the policy says no more',
         }

@@ -11,7 +11,8 @@ from verdictd_py.domain.trust import HARDWARE_WARNING, UNTRUSTED, TrustVector
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, ReasonKind, StorageError
 from verdictd_py.policy import explain, floor
-from verdictd_py.policy.engine import CompiledPolicies, PolicyResult, in_thread
+from verdictd_py.policy.compiled import CompiledPolicies
+from verdictd_py.policy.engine import PolicyResult, in_thread
 from verdictd_py.policy.explain import MAX_OWN_CHARS
 from verdictd_py.policy.floor import NO_REQUIREMENTS, Pinning
 from verdictd_py.ports import PolicyDocuments, PolicySource, Tee, Tees
@@ -213,7 +214,9 @@ def unexplained(result: PolicyResult) -> Reason:
         more = ", and the policy says no more"
     if "allow" not in result.document:
         return _policy_reason(f"allow is undefined for this guest{more}")
-    return _policy_reason(f"allow is {_json(result.document['allow'])}, expected true{more}")
+    shown = _json(result.document["allow"])
+    text = f"policy: allow is {shown}, expected true{more}"
+    return Reason(explain.UNNAMED, shown, "allow is true", text, kind=ReasonKind.POLICY)
 
 
 def _json(value: JsonValue) -> str:

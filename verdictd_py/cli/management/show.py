@@ -22,6 +22,9 @@ from verdictd_py.errors import ConfigError
 _WIDE: Final = 400
 """Columns if the output is not a terminal: a row of a table stays one line, for grep."""
 
+_UNNAMED: Final = "policy"
+"""Rule of a reason that names no claim: its text says more than its values."""
+
 _VERDICTS: Final = {1: "refused", 2: "refused, not verified", 3: "accepted"}
 
 
@@ -165,7 +168,8 @@ def explanation(guest: Any) -> CommandOutput:  # noqa: ANN401  # messages are ma
     parts: list[RenderableType] = [about_guest(guest)]
     if rows:
         parts += ["", table(("rule", "measured", "expected"), rows)]
-    parts += ["", *(cell(reason.text) for reason in guest.reasons if not reason.measured)]
+    unnamed = (reason for reason in guest.reasons if not reason.measured or reason.rule == _UNNAMED)
+    parts += ["", *(cell(reason.text) for reason in unnamed)]
     if guest.not_pinnable:
         parts.append(cell(f"cannot be pinned: {guest.not_pinnable}"))
     else:
