@@ -193,6 +193,9 @@ def test_a_packaged_policy_that_reads_data_as_a_whole_may_read_every_claim() -> 
         ("data.", set(), True),
         ("ok if data.ключ", {"ключ"}, False),
         ('data["\\u0061"]', {"a"}, False),
+        ('data["a"', set(), True),
+        ("data[1]", set(), True),
+        ("data[true]", set(), True),
     ],
 )
 def test_names_that_a_policy_reads(policy: str, named: set[str], *, any_name: bool) -> None:
