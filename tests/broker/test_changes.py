@@ -26,7 +26,7 @@ from verdictd_py.domain.names import Name
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Conflict, NotFound, PolicyInvalid, RequestError
 from verdictd_py.policy.sets import DocumentsWithSets
-from verdictd_py.ports import ANY, PolicyDocuments, TestedPolicy
+from verdictd_py.ports import ANY, PolicyDecision, PolicyDocuments
 from verdictd_py.storage.memory import MemoryDocumentStore
 
 OPERATOR = Caller("operator", ROLES["operator"])
@@ -56,8 +56,8 @@ class HeldTester:
         if self.refuses(documents):
             raise PolicyInvalid("the policy does not work")
 
-    async def test(self, documents: PolicyDocuments, claims: JsonValue) -> TestedPolicy:
-        return TestedPolicy(documents.policy == "yes", {})
+    async def test(self, documents: PolicyDocuments, claims: JsonValue) -> PolicyDecision:
+        return PolicyDecision(documents.policy == "yes", {})
 
 
 class Place:
@@ -303,16 +303,16 @@ async def test_sets_have_a_largest_number() -> None:
         f"s{number}": ReferenceSet({"rtmr1": (A,)}, "a", NOW - timedelta(days=1))
         for number in range(MAX_SETS)
     }
-    place = Place(referenceSets=referencesets.written({"tdx": most}))
+    place = Place(referenceSets=referencesets.serialize({"tdx": most}))
     with pytest.raises(RequestError, match=f"{MAX_SETS} sets already"):
         await place.sets.add(OPERATOR, "tdx", "more", {"rtmr1": [B]}, "")
     del most["s0"]
-    await place.store.put(SETS, referencesets.written({"tdx": most}), expected=ANY)
+    await place.store.put(SETS, referencesets.serialize({"tdx": most}), expected=ANY)
     await place.sets.add(OPERATOR, "tdx", "more", {"rtmr1": [B]}, "")
     more = {**most, "s0": most["s1"], "s": most["s1"]}
     with pytest.raises(RequestError, match=f"at most {MAX_SETS}"):
         await place.documents.set_reference(
-            OPERATOR, "referenceSets", referencesets.written({"tdx": more}).encode()
+            OPERATOR, "referenceSets", referencesets.serialize({"tdx": more}).encode()
         )
 
 
@@ -320,11 +320,11 @@ async def test_sets_have_a_largest_number() -> None:
     ("text", "said"),
     [
         ("{", "not valid JSON"),
-        ('{"tdx": []}', "no object of at most"),
+        ('{"tdx": []}', "must be an object of at most"),
         ('{"tdx": {"a": {}}}', "values"),
         (stored_sets("a", values={"rtmr1": ["AA" * 48]}), "96 lower-case hex digits"),
         (stored_sets("a", values={"rtmr1": ["aa"]}), "96 lower-case hex digits"),
-        (stored_sets("a", values={"reportData": [A]}), "no measurement"),
+        (stored_sets("a", values={"reportData": [A]}), "not a measurement"),
         (stored_sets("a", values={}), "without values"),
         (stored_sets("a", tee="sgx", values={"mrSigner": [A]}), "base64 of 32 bytes"),
     ],

@@ -31,7 +31,7 @@ from verdictd_py.errors import (
     RequestError,
 )
 from verdictd_py.policy.sets import DocumentsWithSets
-from verdictd_py.ports import DocumentStore, Events, PolicyDocuments, PolicyTester, TestedPolicy
+from verdictd_py.ports import DocumentStore, Events, PolicyDecision, PolicyDocuments, PolicyTester
 from verdictd_py.storage.memory import MemoryDocumentStore
 
 OPERATOR = Caller("operator", ROLES["operator"])
@@ -50,8 +50,8 @@ class ScriptedTester:
         if self.refuses(documents):
             raise PolicyInvalid("the policy does not work")
 
-    async def test(self, documents: PolicyDocuments, claims: JsonValue) -> TestedPolicy:
-        return TestedPolicy(documents.policy == "yes", {})
+    async def test(self, documents: PolicyDocuments, claims: JsonValue) -> PolicyDecision:
+        return PolicyDecision(documents.policy == "yes", {})
 
 
 def administrators(

@@ -67,7 +67,10 @@ async def test_an_explicit_yes_is_no_failure() -> None:
         ),
         (
             PolicyDocuments(YES.policy, '{"policy": {"allow": true}}'),
-            "policy: the reference data has the name `policy`, which would replace the verdict",
+            (
+                "policy: the reference data has the name `policy`, which would replace the "
+                "policy's decision; rename it"
+            ),
         ),
         (
             PolicyDocuments(HEAD + "allow if not count(1) == 2", "{}"),

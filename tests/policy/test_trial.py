@@ -55,7 +55,7 @@ async def test_the_packaged_policies_pass(tee: str) -> None:
         (V1 + 'allow if http.send({"method": "GET", "url": "http://x"})\n', "{}", "http.send"),
         (V1 + "allow if upper(input.debug) == input.xfam\n", "{}", "the policy failed"),
         (V1, "[]", "not a JSON object"),
-        (V1, '{"policy": {"allow": true}}', "replace the verdict"),
+        (V1, '{"policy": {"allow": true}}', "replace the policy's decision"),
         (V1, "{", "not usable JSON"),
         ("", "{}", ""),
     ],

@@ -130,7 +130,10 @@ async def test_wrong_files_are_reported_at_start(broker: RunningBroker) -> None:
 @pytest.mark.parametrize(
     ("sets", "said"),
     [
-        ({"tdx": {"old": {"values": {"RTMR1": [HONEST]}}}}, "'RTMR1' is no measurement; did you"),
+        (
+            {"tdx": {"old": {"values": {"RTMR1": [HONEST]}}}},
+            "'RTMR1' is not a measurement; did you",
+        ),
         ({"tdx": {"old": {"values": {"rtmr1": ["ab"]}}}}, "set old: rtmr1: 'ab' is not 96"),
         ({"TDX": {"old": {"values": {"rtmr1": [HONEST]}}}}, "no TEE 'TDX'; did you mean tdx?"),
     ],

@@ -187,7 +187,7 @@ async def test_mistakes_are_one_line(broker: RunningBroker, rack: Path, tmp_path
             *((file["tdx.json"], "--tee", "sgx"), 1),
             "the claims are of the TEE tdx, not of sgx; correct --tee",
         ),
-        ((file["tdx.json"], "--tee", "abc"), 1, "'abc' is no kind of TEE"),
+        ((file["tdx.json"], "--tee", "abc"), 1, "'abc' is not a known TEE"),
         ((file["empty.json"], "--policy-file", str(rack)), 1, "name it: --tee tdx or sgx"),
         ((file["tdx.json"], "--policy", "none.rego"), 1, "opa/none.rego is missing"),
         ((file["tdx.json"], "--policy-file", file["latin.json"]), 1, "not UTF-8 text, see byte"),

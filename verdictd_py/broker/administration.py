@@ -16,7 +16,7 @@ from uuid import uuid4
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from verdictd_py.broker.changes import repeated
+from verdictd_py.broker.changes import retry_on_conflict
 from verdictd_py.broker.documents import DocumentAdministrator
 from verdictd_py.broker.policytests import PolicyTests
 from verdictd_py.broker.references import ReferenceAdministrator
@@ -218,7 +218,7 @@ class ResourceAdministrator:
         await self._resources.delete(ResourcePath.parse(path))
         self._events.record(ResourceDeleted(caller=caller.name, path=path))
 
-    async def listed_keyring(self, caller: Caller) -> str:
+    async def describe_keyring(self, caller: Caller) -> str:
         """Return the keyring's certificates as text for people.
 
         Raises:
@@ -271,7 +271,7 @@ class ResourceAdministrator:
                 await self._resources.delete(path, expected=expected)
                 self._events.record(ResourceDeleted(caller=caller.name, path=KEYRING))
 
-        await repeated(attempt)
+        await retry_on_conflict(attempt)
 
     async def _stored_keyring(self) -> tuple[bytes, Expected]:
         """Return the keyring, empty if there is none, and its revision."""

@@ -45,7 +45,7 @@ class DocumentUse:
 
     Attributes:
         kind: what a document of this name holds; empty if nothing reads it.
-        read_by: what the broker decides with it; empty for nothing.
+        readers: what the broker decides with it; empty for nothing.
         suggestion: the name that was probably meant; empty if it is read, or none is similar.
         misspelled: whether it differs from the suggestion in case, separators or suffix alone.
         decides: whether the broker decides with it now: its TEE is served.
@@ -53,7 +53,7 @@ class DocumentUse:
 
     name: Name
     kind: str
-    read_by: tuple[str, ...]
+    readers: tuple[str, ...]
     suggestion: str = ""
     misspelled: bool = False
     decides: bool = False
@@ -63,8 +63,8 @@ class DocumentUse:
         """One sentence about a document that decides nothing; empty for one that decides."""
         if self.decides:
             return ""
-        if self.read_by:
-            return f"{self.name} decides nothing now: it is for {' and '.join(self.read_by)}"
+        if self.readers:
+            return f"{self.name} decides nothing now: it is for {' and '.join(self.readers)}"
         said = f"nothing reads {self.name}"
         if self.misspelled:
             return f"{said}; did you mean {self.suggestion}?"
@@ -114,7 +114,7 @@ class Catalogue:
             RequestError: one line with the right name.
         """
         use = await self.use(name)
-        if use.read_by or (kind == POLICY and not use.misspelled):
+        if use.readers or (kind == POLICY and not use.misspelled):
             return
         if use.suggestion:
             raise RequestError(f"nothing reads {name}; did you mean {use.suggestion}?")
@@ -150,11 +150,11 @@ class Catalogue:
             return None
 
     def _use(self, name: Name, uses: Mapping[Name, tuple[str, ...]]) -> DocumentUse:
-        read_by = uses.get(name, ())
-        if read_by:
+        readers = uses.get(name, ())
+        if readers:
             tee = self._tees.of_document(str(name))
-            decides = tee is None or tee.name in self._served or len(read_by) > 1
-            return DocumentUse(name, self._kind(name), read_by, decides=decides)
+            decides = tee is None or tee.name in self._served or len(readers) > 1
+            return DocumentUse(name, self._kind(name), readers, decides=decides)
         known = [str(each) for each in uses]
         for spelled in (str(name), f"{name}{_SUFFIX}"):
             if same := closest(spelled, known, similarity=1):

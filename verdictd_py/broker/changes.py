@@ -18,7 +18,7 @@ from datetime import datetime
 from typing import Final, TypeVar
 
 from verdictd_py.documents import referencesets
-from verdictd_py.documents.deciding import combined, require_sets
+from verdictd_py.documents.deciding import combine, require_sets
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.callers import Caller
 from verdictd_py.domain.events import PolicySet
@@ -39,28 +39,28 @@ MAX_ATTEMPTS: Final = 20
 """Attempts at one change. In each failed one another change was stored, so that this many
 changes have to overlap before one of them fails."""
 
-ANY_POLICY: Final = "package policy\n\ndefault allow = false\n"
+FALLBACK_POLICY: Final = "package policy\n\ndefault allow = false\n"
 """Policy to check data with that no known policy uses, or whose policy is broken."""
 
 _NO_DATA: Final = ReferenceData.of({})
 
-Relied = Mapping[Name, Expected]
-"""Documents that a check has relied on, as it read them."""
+ReadRevisions = Mapping[Name, Expected]
+"""Documents that a check has revisions on, as it read them."""
 
 Result = TypeVar("Result")
 
 
-def policy_set(caller: Caller, name: Name, text: str) -> PolicySet:
+def policy_set_event(caller: Caller, name: Name, text: str) -> PolicySet:
     """Return the event for a document that was stored."""
     digest = hashlib.sha256(text.encode()).hexdigest()
     return PolicySet(caller=caller.name, name=str(name), sha256=digest)
 
 
-class Outdated(Conflict):
+class OutdatedRevision(Conflict):
     """The change is based on a revision that is not stored any more: repeating cannot help."""
 
 
-async def repeated(attempt: Callable[[], Awaitable[Result]]) -> Result:
+async def retry_on_conflict(attempt: Callable[[], Awaitable[Result]]) -> Result:
     """Run a whole read-check-store `attempt`, again while others store in between.
 
     Raises:
@@ -69,7 +69,7 @@ async def repeated(attempt: Callable[[], Awaitable[Result]]) -> Result:
     for _ in range(MAX_ATTEMPTS - 1):
         try:
             return await attempt()
-        except Outdated:
+        except OutdatedRevision:
             raise
         except Conflict:
             continue
@@ -104,7 +104,7 @@ class CheckedDocuments:
         self,
         name: Name,
         edit: Callable[[Document | None], str],
-        check: Callable[[str], Awaitable[Relied]],
+        check: Callable[[str], Awaitable[ReadRevisions]],
         *,
         based_on: Expected | None = None,
     ) -> str:
@@ -130,18 +130,18 @@ class CheckedDocuments:
             before, expected = await self._current(name)
             if based_on is not None:
                 if based_on is not ANY and based_on != expected:
-                    raise Outdated(f"{name} has changed since it was read; read it again")
+                    raise OutdatedRevision(f"{name} has changed since it was read; read it again")
                 expected = based_on
             text = edit(before)
-            relied = await check(text)
-            others = {other: wanted for other, wanted in relied.items() if other != name}
+            revisions = await check(text)
+            others = {other: wanted for other, wanted in revisions.items() if other != name}
             await self._documents.put(name, text, expected=expected, unchanged=others)
             return text
 
-        return await repeated(attempt)
+        return await retry_on_conflict(attempt)
 
     async def delete(
-        self, name: Name, check: Callable[[], Awaitable[Relied]], *, based_on: Expected = ANY
+        self, name: Name, check: Callable[[], Awaitable[ReadRevisions]], *, based_on: Expected = ANY
     ) -> None:
         """Delete a document.
 
@@ -156,17 +156,17 @@ class CheckedDocuments:
         """
 
         async def attempt() -> None:
-            relied = await check()
-            others = {other: wanted for other, wanted in relied.items() if other != name}
+            revisions = await check()
+            others = {other: wanted for other, wanted in revisions.items() if other != name}
             await self._documents.delete(name, expected=based_on, unchanged=others)
 
-        await repeated(attempt)
+        await retry_on_conflict(attempt)
 
     async def current(self, name: Name) -> Expected:
         """Return the revision of a document, `ABSENT`, or `ANY` if it cannot be read."""
         return (await self._current(name))[1]
 
-    async def check_policy(self, name: Name, policy: str) -> Relied:
+    async def check_policy(self, name: Name, policy: str) -> ReadRevisions:
         """Check a policy with the data that it will decide with.
 
         Broken data must not keep a good policy out: otherwise neither could be fixed. Then
@@ -176,19 +176,19 @@ class CheckedDocuments:
             PolicyInvalid: guests would be refused by it.
         """
         tee = self._documents.tee_of(name)
-        relied: dict[Name, Expected] = {}
-        before = await self._read(name, relied)
+        revisions: dict[Name, Expected] = {}
+        before = await self._read(name, revisions)
         data = _NO_DATA
         try:
-            data = await self._deciding_data(tee, relied, policy)
-            await self._tester.check(PolicyDocuments.over(policy, data), tee)
+            data = await self._deciding_data(tee, revisions, policy)
+            await self._tester.check(PolicyDocuments.combine(policy, data), tee)
         except PolicyInvalid:
-            if data is not _NO_DATA and await self._works(ANY_POLICY, data, tee):
+            if data is not _NO_DATA and await self._passes(FALLBACK_POLICY, data, tee):
                 raise
             if data is _NO_DATA and before is not None:
                 await self._require_broken_data(tee, before.text, policy)
-            await self._tester.check(PolicyDocuments.over(policy, _NO_DATA), tee)
-        return relied
+            await self._tester.check(PolicyDocuments.combine(policy, _NO_DATA), tee)
+        return revisions
 
     async def _require_broken_data(self, tee: str | None, before: str, policy: str) -> None:
         """Refuse a policy that does not read names for which the policy before has values.
@@ -196,14 +196,14 @@ class CheckedDocuments:
         Raises:
             PolicyInvalid: the data fits the policy `before`, and not the new one.
         """
-        relied: dict[Name, Expected] = {}
+        revisions: dict[Name, Expected] = {}
         try:
-            await self._deciding_data(tee, relied, before)
+            await self._deciding_data(tee, revisions, before)
         except PolicyInvalid:
             return  # it is broken under both
-        await self._deciding_data(tee, relied, policy)
+        await self._deciding_data(tee, revisions, policy)
 
-    async def check_data(self, name: Name, text: str) -> Relied:
+    async def check_data(self, name: Name, text: str) -> ReadRevisions:
         """Check reference data, with the sets in force, with the policy that it is for.
 
         A policy that is broken with any data must not keep good data out. Then the data is
@@ -214,35 +214,37 @@ class CheckedDocuments:
         """
         reference = ReferenceData.parse(text)
         tee = self._documents.tee_of(name)
-        relied: dict[Name, Expected] = {}
+        revisions: dict[Name, Expected] = {}
         if tee is None:
             policy = RELEASE_POLICY if name == RELEASE_DATA else None
-            await self._check_with_policy(reference, policy, None, relied)
-            return relied
+            await self._check_with_policy(reference, policy, None, revisions)
+            return revisions
         policy = self._documents.policy_name(tee)
-        sets = await self._usable_sets(tee, relied)
-        reference = await self._combined(tee, reference, sets, relied)
-        await self._check_with_policy(reference, policy, tee, relied)
-        return relied
+        sets = await self._usable_sets(tee, revisions)
+        reference = await self._combine_with_stored_policy(tee, reference, sets, revisions)
+        await self._check_with_policy(reference, policy, tee, revisions)
+        return revisions
 
-    async def check_sets(self, sets: Mapping[str, referencesets.Sets], *tees: str) -> Relied:
+    async def check_sets(self, sets: Mapping[str, referencesets.Sets], *tees: str) -> ReadRevisions:
         """Check, for each of `tees`, the policy with the data and these sets.
 
         Raises:
             NotFound: a TEE has no policy.
             PolicyInvalid: guests would be refused.
         """
-        relied: dict[Name, Expected] = {}
+        revisions: dict[Name, Expected] = {}
         for tee in tees:
-            stored = await self._read(self._documents.reference_name(tee), relied)
-            reference = await self._combined(tee, _parsed(stored), sets.get(tee, {}), relied)
+            stored = await self._read(self._documents.reference_name(tee), revisions)
+            reference = await self._combine_with_stored_policy(
+                tee, _parse_reference(stored), sets.get(tee, {}), revisions
+            )
             policy = self._documents.policy_name(tee)
-            await self._check_with_policy(reference, policy, tee, relied)
-        return relied
+            await self._check_with_policy(reference, policy, tee, revisions)
+        return revisions
 
     async def check_without_set(
         self, sets: referencesets.Sets, tee: str, fields: Iterable[str]
-    ) -> Relied:
+    ) -> ReadRevisions:
         """Check that the sets of a TEE without a deleted one leave no list open.
 
         Nothing is checked with the policy: a deletion must succeed under a broken one too.
@@ -254,8 +256,8 @@ class CheckedDocuments:
             RequestError: a list would be empty, so that any value would be accepted.
             PolicyInvalid: the reference data cannot be read.
         """
-        relied: dict[Name, Expected] = {}
-        stored = _parsed(await self._read(self._documents.reference_name(tee), relied))
+        revisions: dict[Name, Expected] = {}
+        stored = _parse_reference(await self._read(self._documents.reference_name(tee), revisions))
         left = ReferenceData.of(referencesets.union(stored.values, sets, self._clock()))
         opened = left.unpinned(fields)
         if opened:
@@ -263,27 +265,27 @@ class CheckedDocuments:
                 f"without this set any value of {', '.join(opened)} would be accepted; "
                 "add a set in force or pin a value first"
             )
-        return relied
+        return revisions
 
     async def _check_with_policy(
         self,
         reference: ReferenceData,
         name: Name | None,
         tee: str | None,
-        relied: dict[Name, Expected],
+        revisions: dict[Name, Expected],
     ) -> None:
         """Check data with the policy `name`, or with any if there is none."""
-        stored = None if name is None else await self._read(name, relied)
-        policy = ANY_POLICY if stored is None else stored.text
+        stored = None if name is None else await self._read(name, revisions)
+        policy = FALLBACK_POLICY if stored is None else stored.text
         try:
-            await self._tester.check(PolicyDocuments.over(policy, reference), tee)
+            await self._tester.check(PolicyDocuments.combine(policy, reference), tee)
         except PolicyInvalid:
-            if await self._works(policy, _NO_DATA, tee):
+            if await self._passes(policy, _NO_DATA, tee):
                 raise
-            await self._tester.check(PolicyDocuments.over(ANY_POLICY, reference), tee)
+            await self._tester.check(PolicyDocuments.combine(FALLBACK_POLICY, reference), tee)
 
     async def _deciding_data(
-        self, tee: str | None, relied: dict[Name, Expected], policy: str
+        self, tee: str | None, revisions: dict[Name, Expected], policy: str
     ) -> ReferenceData:
         """Return the data that `policy` would decide with; without a TEE, that of releases.
 
@@ -291,37 +293,37 @@ class CheckedDocuments:
             PolicyInvalid: the stored data is broken, or does not fit the policy.
         """
         name = RELEASE_DATA if tee is None else self._documents.reference_name(tee)
-        reference = _parsed(await self._read(name, relied))
+        reference = _parse_reference(await self._read(name, revisions))
         if tee is None:
             return reference
-        sets = await self._usable_sets(tee, relied)
-        return self._combine(tee, reference, sets, policy)
+        sets = await self._usable_sets(tee, revisions)
+        return self._combine_with(tee, reference, sets, policy)
 
-    async def _combined(
+    async def _combine_with_stored_policy(
         self,
         tee: str,
         reference: ReferenceData,
         sets: referencesets.Sets,
-        relied: dict[Name, Expected],
+        revisions: dict[Name, Expected],
     ) -> ReferenceData:
         """Combine data and sets as they decide under the stored policy."""
-        stored = await self._read(self._documents.policy_name(tee), relied)
-        return self._combine(tee, reference, sets, "" if stored is None else stored.text)
+        stored = await self._read(self._documents.policy_name(tee), revisions)
+        return self._combine_with(tee, reference, sets, "" if stored is None else stored.text)
 
-    def _combine(
+    def _combine_with(
         self, tee: str, reference: ReferenceData, sets: referencesets.Sets, policy: str
     ) -> ReferenceData:
         name = self._documents.reference_name(tee)
         schema, now = self._tees.schema(tee), self._clock()
-        return combined(schema, name, reference, sets, policy=policy, now=now)
+        return combine(schema, name, reference, sets, policy=policy, now=now)
 
-    async def _usable_sets(self, tee: str, relied: dict[Name, Expected]) -> referencesets.Sets:
+    async def _usable_sets(self, tee: str, revisions: dict[Name, Expected]) -> referencesets.Sets:
         """Return the stored sets of a TEE; none if they are broken.
 
         Broken sets refuse every guest until they are fixed. The document that is being changed
         may be right, and is checked without them.
         """
-        stored = await self._read(referencesets.DOCUMENT, relied)
+        stored = await self._read(referencesets.DOCUMENT, revisions)
         if stored is None:
             return {}
         try:
@@ -331,16 +333,16 @@ class CheckedDocuments:
             return {}
         return sets
 
-    async def _works(self, policy: str, reference: ReferenceData, tee: str | None) -> bool:
+    async def _passes(self, policy: str, reference: ReferenceData, tee: str | None) -> bool:
         try:
-            await self._tester.check(PolicyDocuments.over(policy, reference), tee)
+            await self._tester.check(PolicyDocuments.combine(policy, reference), tee)
         except PolicyInvalid:
             return False
         return True
 
-    async def _read(self, name: Name, relied: dict[Name, Expected]) -> Document | None:
+    async def _read(self, name: Name, revisions: dict[Name, Expected]) -> Document | None:
         """Return a document, None where it is missing or cannot be read, and note its revision."""
-        document, relied[name] = await self._current(name)
+        document, revisions[name] = await self._current(name)
         return document
 
     async def _current(self, name: Name) -> tuple[Document | None, Expected]:
@@ -353,5 +355,5 @@ class CheckedDocuments:
         return document, document.revision
 
 
-def _parsed(document: Document | None) -> ReferenceData:
+def _parse_reference(document: Document | None) -> ReferenceData:
     return _NO_DATA if document is None else ReferenceData.parse(document.text)

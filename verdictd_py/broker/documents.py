@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Final
 
 from verdictd_py.broker.catalogue import DATA, POLICY, Catalogue, DocumentUse
-from verdictd_py.broker.changes import CheckedDocuments, Relied, policy_set
+from verdictd_py.broker.changes import CheckedDocuments, ReadRevisions, policy_set_event
 from verdictd_py.documents import referencesets, releasepolicies
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.events import PolicyDeleted
@@ -24,11 +24,11 @@ from verdictd_py.ports import (
     DocumentStore,
     Events,
     Expected,
+    PolicyDecision,
     PolicyDocuments,
     PolicySource,
     PolicyTester,
     Tees,
-    TestedPolicy,
 )
 
 MAX_CLAIMS_BYTES: Final = 1024 * 1024
@@ -81,7 +81,9 @@ class DocumentAdministrator:
         caller.require(Right.MANAGE)
         return (await self._documents.get(_name(name))).text
 
-    async def listed(self, caller: Caller) -> tuple[tuple[DocumentUse, Document | None], ...]:
+    async def list_documents(
+        self, caller: Caller
+    ) -> tuple[tuple[DocumentUse, Document | None], ...]:
         """Return every stored document and what reads it; None for one that cannot be read.
 
         Raises:
@@ -90,7 +92,7 @@ class DocumentAdministrator:
         caller.require(Right.MANAGE)
         return await self._catalogue.all()
 
-    async def described(self, caller: Caller, name: str) -> tuple[DocumentUse, Document | None]:
+    async def describe(self, caller: Caller, name: str) -> tuple[DocumentUse, Document | None]:
         """Return what reads a document of this name, which need not be stored.
 
         Raises:
@@ -122,12 +124,12 @@ class DocumentAdministrator:
         caller.require(Right.MANAGE)
         checked = _name(name)
 
-        async def check() -> Relied:
+        async def check() -> ReadRevisions:
             before = await self._changes.current(RELEASE_POLICIES)
             use = await self._catalogue.use(checked)
-            if use.read_by:
+            if use.readers:
                 raise RequestError(
-                    f"{checked} decides about {' and '.join(use.read_by)}; set another one instead"
+                    f"{checked} decides about {' and '.join(use.readers)}; set another one instead"
                 )
             return {RELEASE_POLICIES: before}
 
@@ -144,12 +146,12 @@ class DocumentAdministrator:
         checked, policy = _name(name), _text(content, "the policy")
         self._refuse_other_half(checked, policy=True)
 
-        async def check(text: str) -> Relied:
+        async def check(text: str) -> ReadRevisions:
             return await self._changes.check_policy(checked, text)
 
         # Nothing edits a policy in place, so that a whole new one loses no change: ANY.
         await self._changes.change(checked, lambda _: policy, check, based_on=ANY)
-        self._events.record(policy_set(caller, checked, policy))
+        self._events.record(policy_set_event(caller, checked, policy))
         await self._changes.prepare()
 
     async def set_reference(self, caller: Caller, name: str, content: bytes) -> None:
@@ -166,7 +168,7 @@ class DocumentAdministrator:
         based_on = await self._changes.current(checked)
         check = self._check_of(checked)
         await self._changes.change(checked, lambda _: data, check, based_on=based_on)
-        self._events.record(policy_set(caller, checked, data))
+        self._events.record(policy_set_event(caller, checked, data))
         await self._changes.prepare()
 
     async def test(
@@ -178,7 +180,7 @@ class DocumentAdministrator:
         reference_name: str,
         reference: bytes | None,
         claims: bytes,
-    ) -> TestedPolicy:
+    ) -> PolicyDecision:
         """Return what a policy would decide; nothing is stored.
 
         Args:
@@ -203,10 +205,10 @@ class DocumentAdministrator:
             data = _text(reference, "the reference data")
         return await self._tester.test(PolicyDocuments(rules, data), tested)
 
-    def _check_of(self, name: Name) -> Callable[[str], Awaitable[Relied]]:
+    def _check_of(self, name: Name) -> Callable[[str], Awaitable[ReadRevisions]]:
         """Return what checks a whole document of that name before it is stored."""
 
-        async def check(text: str) -> Relied:
+        async def check(text: str) -> ReadRevisions:
             if name == REFERENCE_SETS:
                 sets = referencesets.parse(text)
                 for tee, of_tee in sets.items():
@@ -219,22 +221,22 @@ class DocumentAdministrator:
 
         return check
 
-    async def _named_policies(self, text: str) -> Relied:
+    async def _named_policies(self, text: str) -> ReadRevisions:
         """Return the release policies that are named, which must be stored.
 
         Raises:
             RequestError: one is not stored; it would release nothing.
         """
-        relied: dict[Name, Expected] = {}
+        revisions: dict[Name, Expected] = {}
         for prefix, name in releasepolicies.parse(text).items():
             try:
-                relied[name] = (await self._documents.get(name)).revision
+                revisions[name] = (await self._documents.get(name)).revision
             except NotFound:
                 raise RequestError(
                     f"there is no policy {name} for {quoted(prefix)}; "
                     f"store it first (verdict-py policy set {name} FILE)"
                 ) from None
-        return relied
+        return revisions
 
     def _refuse_other_half(self, name: Name, *, policy: bool) -> None:
         """Refuse to store a policy as reference data, and the reverse."""

@@ -46,7 +46,7 @@ class Explainer:
         return replace(judgement, reasons=_united(judgement.reasons, failures))
 
 
-async def explained(policy: AppraisalPolicy, appraisal: Appraisal) -> Appraisal:
+async def explain_appraisal(policy: AppraisalPolicy, appraisal: Appraisal) -> Appraisal:
     """Return the appraisal with every failed rule, the policy's included."""
     evidence, refusal = appraisal.evidence, appraisal.refusal
     if not appraisal.policy_skipped or evidence is None or refusal is None:

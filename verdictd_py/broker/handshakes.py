@@ -192,7 +192,7 @@ class Handshakes:
             raise TokenInvalid("the token is about a TEE that is not served here; attest again")
         peer = AppraisedPeer.of(attested.appraisal, address=address)  # 4
         found = await self._releaser.find(peer, path, query)
-        content = self._releaser.hand_out(peer, found)
+        content = self._releaser.release(peer, found)
         return ReleasedResource(content, attested.key, attested.version)
 
     async def _attested(self, token: str) -> AttestedGuest:

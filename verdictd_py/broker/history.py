@@ -19,7 +19,7 @@ from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, NotJudged, PolicyRefused, Reason, ReasonKind, RequestError
 from verdictd_py.formats import eventlog, initdata
 
-KEPT: Final = 500
+CAPACITY: Final = 500
 """Judgements of each verdict, some 10 KiB each."""
 
 _LARGE: Final = (eventlog.RULE, initdata.CLAIM)
@@ -162,15 +162,15 @@ def _not_pinnable(appraisal: Appraisal) -> str:
 class History:
     """The last judgements of each verdict, and how many there were since the start."""
 
-    def __init__(self, *, kept: int = KEPT) -> None:
-        self._kept = {verdict: deque[Judgement](maxlen=kept) for verdict in Verdict}
+    def __init__(self, *, capacity: int = CAPACITY) -> None:
+        self._judgements = {verdict: deque[Judgement](maxlen=capacity) for verdict in Verdict}
         self._counts = dict.fromkeys(Verdict, 0)
 
     def remember(self, judgement: Judgement) -> None:
-        self._kept[judgement.verdict].append(judgement)
+        self._judgements[judgement.verdict].append(judgement)
         self._counts[judgement.verdict] += 1
 
-    def counted(self, caller: Caller) -> Mapping[Verdict, int]:
+    def counts(self, caller: Caller) -> Mapping[Verdict, int]:
         """Return how many guests had each verdict since the start.
 
         Raises:
@@ -189,8 +189,10 @@ class History:
             NotAuthorized: the caller is not allowed to see guests.
         """
         caller.require(Right.MANAGE)
-        newest = reversed(self._kept[verdict])
-        return tuple(judgement for judgement, _ in zip(newest, range(limit or KEPT), strict=False))
+        newest = reversed(self._judgements[verdict])
+        return tuple(
+            judgement for judgement, _ in zip(newest, range(limit or CAPACITY), strict=False)
+        )
 
     def pinnable(self, caller: Caller, which: str) -> tuple[Judgement, str]:
         """Return the judgement with that id and its TEE, if its measurements can be pinned.
@@ -216,12 +218,14 @@ class History:
         caller.require(Right.MANAGE)
         if not which:
             lasts = [
-                self._kept[v][-1] for v in (Verdict.REFUSED, Verdict.UNVERIFIED) if self._kept[v]
+                self._judgements[v][-1]
+                for v in (Verdict.REFUSED, Verdict.UNVERIFIED)
+                if self._judgements[v]
             ]
             if not lasts:
                 raise NotFound("no guest was refused since the broker was started")
             return max(lasts, key=lambda judgement: judgement.at)
-        for kept in self._kept.values():
+        for kept in self._judgements.values():
             for judgement in kept:
                 if judgement.id == which:
                     return judgement

@@ -13,7 +13,7 @@ from verdictd_py.errors import ReasonKind, RequestError
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class PinChange:
     """Effect of pinning on one list of reference values.
 
     Attributes:
@@ -28,7 +28,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Pin:
+class PinPreview:
     """A guest's measurements next to the reference data `name`.
 
     Attributes:
@@ -37,11 +37,11 @@ class Pin:
 
     judgement: Judgement
     name: Name
-    changes: tuple[Change, ...]
+    changes: tuple[PinChange, ...]
     revision: str
 
 
-def pinned(reference: ReferenceData, changes: Sequence[Change]) -> ReferenceData:
+def add_values(reference: ReferenceData, changes: Sequence[PinChange]) -> ReferenceData:
     """Return stored reference data with the values that these changes add.
 
     Raises:
@@ -56,9 +56,9 @@ def pinned(reference: ReferenceData, changes: Sequence[Change]) -> ReferenceData
     return ReferenceData.of({**reference.values, **lists})
 
 
-def changes(
+def compute_changes(
     judgement: Judgement, reference: ReferenceData, fields: Sequence[str]
-) -> tuple[Change, ...]:
+) -> tuple[PinChange, ...]:
     """Return what pinning this guest does to each list.
 
     Args:
@@ -81,7 +81,7 @@ def _default_fields(judgement: Judgement, reference: ReferenceData) -> tuple[str
     return tuple(name for name in judgement.measurements if name in refused)
 
 
-def _change(judgement: Judgement, reference: ReferenceData, field: str) -> Change:
+def _change(judgement: Judgement, reference: ReferenceData, field: str) -> PinChange:
     known = judgement.measurements
     measured = judgement.claims.get(field)
     if field not in known or not isinstance(measured, str):
@@ -89,7 +89,7 @@ def _change(judgement: Judgement, reference: ReferenceData, field: str) -> Chang
             f"{quoted(field)} cannot be pinned from this guest; choose among {', '.join(known)}"
         )
     accepted = _texts(reference, field)
-    return Change(field, accepted, "" if measured in accepted else measured)
+    return PinChange(field, accepted, "" if measured in accepted else measured)
 
 
 def _texts(reference: ReferenceData, field: str) -> tuple[str, ...]:

@@ -132,8 +132,8 @@ class PolicyTests:
             if tee is not None:
                 schema = self._tees.schema(tee.name)
                 schema.require(data_name, data.values, data_names(policy))
-            return PolicyDocuments.over(policy, data)
-        return PolicyDocuments.over(policy, await self._data(_document_name(data_name)))
+            return PolicyDocuments.combine(policy, data)
+        return PolicyDocuments.combine(policy, await self._data(_document_name(data_name)))
 
     async def _data(self, name: Name) -> ReferenceData:
         """Return stored data as it decides: that of a TEE with the named sets in force."""

@@ -11,9 +11,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from verdictd_py.broker import pinning
-from verdictd_py.broker.changes import CheckedDocuments, Outdated, Relied, policy_set
+from verdictd_py.broker.changes import (
+    CheckedDocuments,
+    OutdatedRevision,
+    ReadRevisions,
+    policy_set_event,
+)
 from verdictd_py.broker.history import History, Judgement
-from verdictd_py.broker.pinning import Change, Pin
+from verdictd_py.broker.pinning import PinChange, PinPreview
 from verdictd_py.documents.datanames import data_names
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.callers import Caller, Right
@@ -117,16 +122,16 @@ class ReferenceAdministrator:
         name = self._documents.reference_name(tee)
 
         def edit(before: Document | None) -> str:
-            return ReferenceData.of({**_reference(before).values, **lists}).written()
+            return ReferenceData.of({**_reference(before).values, **lists}).serialize()
 
-        async def check(text: str) -> Relied:
+        async def check(text: str) -> ReadRevisions:
             return await self._changes.check_data(name, text)
 
         text = await self._changes.change(name, edit, check)
-        self._events.record(policy_set(caller, name, text))
+        self._events.record(policy_set_event(caller, name, text))
         await self._changes.prepare()
 
-    async def preview_pin(self, caller: Caller, which: str, fields: Sequence[str]) -> Pin:
+    async def preview_pin(self, caller: Caller, which: str, fields: Sequence[str]) -> PinPreview:
         """Return what `pin` would change.
 
         Args:
@@ -146,9 +151,11 @@ class ReferenceAdministrator:
         # Read before the union: if a set changes in between, the pin is refused as outdated.
         revision = f"{document.revision}{_SEPARATOR}{await self._sets_revision()}"
         changes = await self._changes_for(judgement, tee, fields)
-        return Pin(judgement, name, changes, revision)
+        return PinPreview(judgement, name, changes, revision)
 
-    async def pin(self, caller: Caller, which: str, fields: Sequence[str], revision: str) -> Pin:
+    async def pin(
+        self, caller: Caller, which: str, fields: Sequence[str], revision: str
+    ) -> PinPreview:
         """Add a guest's measurements to the stored reference data.
 
         Args:
@@ -165,29 +172,31 @@ class ReferenceAdministrator:
         name = self._documents.reference_name(tee)
         of_data, _, of_sets = revision.partition(_SEPARATOR)
         if await self._changes.current(name) != of_data:
-            raise Outdated(f"{name} has changed since it was read; read it again")
+            raise OutdatedRevision(f"{name} has changed since it was read; read it again")
         changes = await self._changes_for(judgement, tee, fields)
 
         def edit(before: Document | None) -> str:
-            return pinning.pinned(_reference(before), changes).written()
+            return pinning.add_values(_reference(before), changes).serialize()
 
-        async def check(text: str) -> Relied:
-            relied = await self._changes.check_data(name, text)
-            if _written(relied.get(REFERENCE_SETS, ABSENT)) != of_sets:
-                raise Outdated(f"{REFERENCE_SETS} has changed since it was read; read it again")
-            return relied
+        async def check(text: str) -> ReadRevisions:
+            revisions = await self._changes.check_data(name, text)
+            if _written(revisions.get(REFERENCE_SETS, ABSENT)) != of_sets:
+                raise OutdatedRevision(
+                    f"{REFERENCE_SETS} has changed since it was read; read it again"
+                )
+            return revisions
 
         text = await self._changes.change(name, edit, check, based_on=of_data)
-        self._events.record(policy_set(caller, name, text))
+        self._events.record(policy_set_event(caller, name, text))
         self._events.record(_pinned(caller, judgement, name, changes))
         await self._changes.prepare()
-        return Pin(judgement, name, changes, revision)
+        return PinPreview(judgement, name, changes, revision)
 
     async def _changes_for(
         self, judgement: Judgement, tee: str, fields: Sequence[str]
-    ) -> tuple[Change, ...]:
+    ) -> tuple[PinChange, ...]:
         deciding = (await self._deciding.documents(tee)).reference
-        return pinning.changes(judgement, deciding, fields)
+        return pinning.compute_changes(judgement, deciding, fields)
 
     async def _sets_revision(self) -> str:
         return _written(await self._changes.current(REFERENCE_SETS))
@@ -202,7 +211,7 @@ def _written(revision: Expected) -> str:
 
 
 def _pinned(
-    caller: Caller, judgement: Judgement, name: Name, changes: Sequence[Change]
+    caller: Caller, judgement: Judgement, name: Name, changes: Sequence[PinChange]
 ) -> ReferencePinned:
     return ReferencePinned(
         caller=caller.name,

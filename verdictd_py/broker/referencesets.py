@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from verdictd_py.broker import pinning
-from verdictd_py.broker.changes import CheckedDocuments, Relied
+from verdictd_py.broker.changes import CheckedDocuments, ReadRevisions
 from verdictd_py.broker.history import History
 from verdictd_py.documents import referencesets
 from verdictd_py.documents.referencesets import ReferenceSet
@@ -46,7 +46,7 @@ class SetAdministrator:
         self._events = events
         self._clock = clock
 
-    async def listed(self, caller: Caller, tee: str) -> dict[str, tuple[ReferenceSet, str]]:
+    async def list_sets(self, caller: Caller, tee: str) -> dict[str, tuple[ReferenceSet, str]]:
         """Return every named set of a TEE with its state, retired ones among them.
 
         Raises:
@@ -101,7 +101,7 @@ class SetAdministrator:
         caller.require(Right.MANAGE)
         judgement, tee = self._history.pinnable(caller, which)
         deciding = (await self._deciding.documents(tee)).reference
-        changes = pinning.changes(judgement, deciding, fields)
+        changes = pinning.compute_changes(judgement, deciding, fields)
         measured = {change.field: (str(judgement.claims[change.field]),) for change in changes}
         now = self._clock()
         made = ReferenceSet(
@@ -126,9 +126,11 @@ class SetAdministrator:
         kind, now = self._tees.named(tee).name, self._clock()
 
         def edit(before: Document | None) -> str:
-            return referencesets.written(referencesets.with_retired(_sets(before), kind, name, now))
+            return referencesets.serialize(
+                referencesets.with_retired(_sets(before), kind, name, now)
+            )
 
-        async def unchecked(text: str) -> Relied:
+        async def unchecked(text: str) -> ReadRevisions:
             del text
             return {}
 
@@ -154,9 +156,9 @@ class SetAdministrator:
             sets = _sets(before)
             left = referencesets.without(sets, kind, name, now)
             fields = tuple(sets[kind][name].values)
-            return referencesets.written(left)
+            return referencesets.serialize(left)
 
-        async def check(text: str) -> Relied:
+        async def check(text: str) -> ReadRevisions:
             left = referencesets.parse(text).get(kind, {})
             return await self._changes.check_without_set(left, kind, fields)
 
@@ -166,9 +168,9 @@ class SetAdministrator:
 
     async def _add(self, caller: Caller, tee: str, name: str, made: ReferenceSet) -> ReferenceSet:
         def edit(before: Document | None) -> str:
-            return referencesets.written(referencesets.with_set(_sets(before), tee, name, made))
+            return referencesets.serialize(referencesets.with_set(_sets(before), tee, name, made))
 
-        async def check(text: str) -> Relied:
+        async def check(text: str) -> ReadRevisions:
             return await self._changes.check_sets(referencesets.parse(text), tee)
 
         await self._changes.change(REFERENCE_SETS, edit, check)

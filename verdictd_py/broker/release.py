@@ -63,7 +63,7 @@ class Releaser:
         for blob in blobs:
             await self._require(peer, Kind.KEY, f"keys/{blob.key_id}")
             key = await self._keys.get(blob.key_id)
-            plaintexts.append(open_blob(blob, key, allow_a256ctr=self._allow_a256ctr))
+            plaintexts.append(decrypt_blob(blob, key, allow_a256ctr=self._allow_a256ctr))
         for blob in blobs:
             self._released(peer, "image-key", f"keys/{blob.key_id}")
         return tuple(plaintexts)
@@ -116,7 +116,7 @@ class Releaser:
                 raise NotFound(f"there is no resource {path}") from None
             return StoredObject(Kind.KEY, f"keys/{path}", key)
 
-    def hand_out(self, peer: AppraisedPeer, found: StoredObject) -> SecretBytes:
+    def release(self, peer: AppraisedPeer, found: StoredObject) -> SecretBytes:
         """The content of what `find` found, and a record that `peer` got it."""
         self._released(peer, found.kind, found.path)
         return found.content
@@ -152,7 +152,7 @@ class Releaser:
         )
 
 
-def open_blob(blob: WrappedBlob, key: SecretBytes, *, allow_a256ctr: bool) -> SecretBytes:
+def decrypt_blob(blob: WrappedBlob, key: SecretBytes, *, allow_a256ctr: bool) -> SecretBytes:
     """Plaintext of one blob.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import Final
 from uuid import uuid4
 
 from verdictd_py.broker import ciphers
-from verdictd_py.broker.release import open_blob
+from verdictd_py.broker.release import decrypt_blob
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.events import (
     ImageKeyUnwrapped,
@@ -116,11 +116,11 @@ class Wrapper:
 
         Raises:
             NotAuthorized: `caller` may not unwrap.
-            NotFound, StorageError, RequestError, DecryptionFailed: see `open_blob`.
+            NotFound, StorageError, RequestError, DecryptionFailed: see `decrypt_blob`.
         """
         caller.require(Right.UNWRAP)
         key = await self._keys.get(packet.blob.key_id)
-        optsdata = open_blob(packet.blob, key, allow_a256ctr=self._allow_a256ctr)
+        optsdata = decrypt_blob(packet.blob, key, allow_a256ctr=self._allow_a256ctr)
         self._events.record(ImageKeyUnwrapped(caller=caller.name, kid=packet.kid))
         return optsdata
 

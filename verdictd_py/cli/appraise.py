@@ -17,10 +17,10 @@ from typing import Final
 
 from verdictd_py import daemon as app
 from verdictd_py.broker.appraiser import Appraiser
-from verdictd_py.broker.explanation import explained
+from verdictd_py.broker.explanation import explain_appraisal
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, Silent, moment, read_file
 from verdictd_py.config import MAX_GRACE_DAYS
-from verdictd_py.documents.deciding import combined
+from verdictd_py.documents.deciding import combine
 from verdictd_py.documents.reference import MAX_DATA_BYTES, ReferenceData
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.evidence import Evidence
@@ -109,7 +109,7 @@ async def _appraise(options: Namespace, data: bytes, log: bytes | None) -> Appra
     """Appraise as the listener does, and explain a refusal with every failed rule."""
     appraiser, policy = _appraiser(options)
     appraisal = await appraiser.appraise(partial(_evidence, data, log, appraiser.tees))
-    return await explained(policy, appraisal)
+    return await explain_appraisal(policy, appraisal)
 
 
 def _appraiser(options: Namespace) -> tuple[Appraiser, RegoAppraisalPolicy]:
@@ -170,10 +170,10 @@ class _Policies:
         packaged = self._tees.named(tee).documents.defaults()
         policy = packaged.policy if self._policy is None else self._policy
         given = ReferenceData.parse(packaged.data if self._data is None else self._data)
-        reference = combined(
+        reference = combine(
             self._tees.schema(tee), "--data", given, {}, policy=policy, now=self._now
         )
-        return PolicyDocuments.over(policy, reference)
+        return PolicyDocuments.combine(policy, reference)
 
 
 def _evidence(data: bytes, event_log: bytes | None, tees: Tees, now: datetime) -> Evidence:

@@ -14,7 +14,7 @@ from verdictd_py.cli import policyreport
 from verdictd_py.cli.management.show import Shown
 from verdictd_py.cli.parsing import Parser, moment, read_file, read_input
 from verdictd_py.documents import referencesets
-from verdictd_py.documents.deciding import combined
+from verdictd_py.documents.deciding import combine
 from verdictd_py.documents.recorded import MAX_RECORDED_BYTES, RecordedClaims, read_recorded
 from verdictd_py.documents.reference import MAX_DATA_BYTES, ReferenceData
 from verdictd_py.encoding import JsonValue
@@ -241,8 +241,8 @@ def _documents(options: Namespace, policy: str, tee: Tee | None) -> PolicyDocume
         reference = ReferenceData.parse(data)
         if tee is not None:
             schema, name = tee.reference_schema(), tee.documents.data
-            reference = combined(schema, name, reference, sets, policy=policy, now=now)
-        return PolicyDocuments.over(policy, reference)
+            reference = combine(schema, name, reference, sets, policy=policy, now=now)
+        return PolicyDocuments.combine(policy, reference)
     except PolicyInvalid as error:
         raise ConfigError(f"{options.data}: {error}; correct it") from error
 

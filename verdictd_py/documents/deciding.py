@@ -19,7 +19,7 @@ from verdictd_py.encoding import quoted
 from verdictd_py.errors import PolicyInvalid, RequestError
 
 
-def combined(
+def combine(
     schema: ReferenceSchema,
     name: Name | str,
     reference: ReferenceData,

@@ -18,7 +18,7 @@ from difflib import get_close_matches
 from typing import Final
 
 from verdictd_py.documents.datanames import DataNames
-from verdictd_py.domain.claims import Claim, Compared, is_number
+from verdictd_py.domain.claims import Claim, MatchRule, is_number
 from verdictd_py.encoding import JsonValue, quoted
 from verdictd_py.errors import PolicyInvalid
 
@@ -97,7 +97,7 @@ class ReferenceSchema:
         claim = self.claims.get(name)
         if claim is None:  # a name of the packaged policy's own, for which no form is known
             return
-        if claim.compared is Compared.AT_LEAST:
+        if claim.match is MatchRule.AT_LEAST:
             if not is_number(value):
                 yield f"{name} is not a number, the least that is accepted; write 0"
             return
@@ -113,7 +113,7 @@ class ReferenceSchema:
     def _item_problem(self, name: str, claim: Claim, item: JsonValue) -> str | None:
         if name == self.status and self.statuses:
             return self._status_problem(name, item)
-        if claim.compared is Compared.EACH_ONE_OF:
+        if claim.match is MatchRule.EACH_ONE_OF:
             return None if isinstance(item, str) else f"{name}: each value is a text"
         if claim.form.accepts(item):
             return None

@@ -82,7 +82,7 @@ class PolicyCoverage:
             raise
         # Only whether there are reasons counts here: the text of the policy, which explains
         # them, is not needed.
-        documents = PolicyDocuments.over("", self._compiled.reference)
+        documents = PolicyDocuments.combine("", self._compiled.reference)
         reasons = decision(documents, claims, result, tee, pinning=self._pinning)
         if reasons:
             self.refused += 1

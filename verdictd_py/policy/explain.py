@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Final
 
 from verdictd_py.documents.reference import Reference
-from verdictd_py.domain.claims import Compared, is_number
+from verdictd_py.domain.claims import MatchRule, is_number
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Reason, ReasonKind
 from verdictd_py.policy.floor import Claims, compared, show
@@ -62,7 +62,7 @@ def _stated(tee: Tee, name: str, claims: Claims, reference: Reference) -> Reason
 
 
 def _differences(tee: Tee, claims: Claims, reference: Reference) -> Iterator[Reason]:
-    for name in compared(tee, Compared.ALWAYS_FALSE):
+    for name in compared(tee, MatchRule.ALWAYS_FALSE):
         if claims.get(name) is not False and (name in claims or not tee.claims[name].optional):
             yield _mismatch(tee, name, claims, "false")
     if tee.tcb is not None:
@@ -72,8 +72,8 @@ def _differences(tee: Tee, claims: Claims, reference: Reference) -> Iterator[Rea
             text = f"{name}: the reference data has no list of this name"
             yield Reason(name, "", "", text, kind=tee.reason_kind(name))
         yield from _pinned(tee, name, claims, reference.get(name, []))
-    done = {*compared(tee, Compared.ALWAYS_FALSE), *tee.measurements}
-    done.update(compared(tee, Compared.AT_LEAST), () if tee.tcb is None else (tee.tcb.claim,))
+    done = {*compared(tee, MatchRule.ALWAYS_FALSE), *tee.measurements}
+    done.update(compared(tee, MatchRule.AT_LEAST), () if tee.tcb is None else (tee.tcb.claim,))
     for name in sorted(reference.keys() & claims.keys() - done):
         yield from _pinned(tee, name, claims, reference[name])
     yield from _below(tee, claims, reference)
@@ -113,14 +113,14 @@ def _pinned(tee: Tee, name: str, claims: Claims, values: JsonValue) -> Iterator[
     if not values or (isinstance(value, str) and value in values):
         return
     claim = tee.claims.get(name)
-    listed = value if claim is not None and claim.compared is Compared.EACH_ONE_OF else None
+    listed = value if claim is not None and claim.match is MatchRule.EACH_ONE_OF else None
     if isinstance(listed, list) and all(each in values for each in listed):
         return
     yield _mismatch(tee, name, claims, "one of " + ", ".join(show(value) for value in values))
 
 
 def _below(tee: Tee, claims: Claims, reference: Reference) -> Iterator[Reason]:
-    for name in compared(tee, Compared.AT_LEAST):
+    for name in compared(tee, MatchRule.AT_LEAST):
         measured, least = claims.get(name), reference.get(name)
         if not is_number(least):
             text = f"{name}: the reference data has no number of this name"

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from verdictd_py.documents.reference import Reference
-from verdictd_py.domain.claims import Compared, is_number
+from verdictd_py.domain.claims import MatchRule, is_number
 from verdictd_py.domain.evidence import DEVICES
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Reason, ReasonKind
@@ -114,7 +114,7 @@ def unordered(tee: Tee, claims: Claims, reference: Reference) -> tuple[Reason, .
             f"{name}: {what}",
             kind=ReasonKind.POLICY,
         )
-        for name in compared(tee, Compared.AT_LEAST)
+        for name in compared(tee, MatchRule.AT_LEAST)
         for side, what in (
             (reference, "the reference value is no number, nothing matches it"),
             (claims, "what was measured is no number"),
@@ -152,6 +152,6 @@ def show(value: JsonValue) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def compared(tee: Tee, how: Compared) -> tuple[str, ...]:
+def compared(tee: Tee, how: MatchRule) -> tuple[str, ...]:
     """Return the names of a TEE's claims that are compared with reference data in that way."""
-    return tuple(name for name, claim in tee.claims.items() if claim.compared is how)
+    return tuple(name for name, claim in tee.claims.items() if claim.match is how)

@@ -138,7 +138,9 @@ class RegoReleasePolicy:
     async def _documents_of(self, name: Name) -> PolicyDocuments:
         found = await self._documents.snapshot((name, RELEASE_DATA))
         policy = found.get(name) or await self._documents.get(name)
-        return PolicyDocuments.over(policy.text, self._parsed(found.get(RELEASE_DATA)), str(name))
+        return PolicyDocuments.combine(
+            policy.text, self._parsed(found.get(RELEASE_DATA)), str(name)
+        )
 
     def _parsed(self, document: Document | None) -> ReferenceData:
         """Return the data as one value, parsed once for each revision."""

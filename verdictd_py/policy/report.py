@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from verdictd_py.documents.reference import Reference
-from verdictd_py.domain.claims import Compared
+from verdictd_py.domain.claims import MatchRule
 from verdictd_py.domain.policyreport import (
     ClaimComparison,
     Comparison,
@@ -91,7 +91,7 @@ def report(
             comparisons=(),
             comparisons_made=0,
         )
-    documents = PolicyDocuments.over(source, compiled.reference)
+    documents = PolicyDocuments.combine(source, compiled.reference)
     comparisons, made, notes = _comparisons(compiled, source, claims, data, result)
     return PolicyReport(
         allow=result.allow,
@@ -174,8 +174,8 @@ def _claims(tee: Tee, claims: Claims, reference: Reference) -> Iterator[ClaimCom
     names = [*tee.claims, *sorted((reference.keys() & claims.keys()) - tee.claims.keys())]
     for name in names:
         claim = tee.claims.get(name)
-        how = Compared.ONE_OF if claim is None else claim.compared
-        expected: JsonValue = False if how is Compared.ALWAYS_FALSE else reference.get(name)
+        how = MatchRule.ONE_OF if claim is None else claim.match
+        expected: JsonValue = False if how is MatchRule.ALWAYS_FALSE else reference.get(name)
         if tee.tcb is not None and name == tee.tcb.claim and not expected:
             expected = list(tee.tcb.accepted)
         if expected is None and not (claim is not None and claim.measurement):

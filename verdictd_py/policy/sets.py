@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from verdictd_py.documents import referencesets
-from verdictd_py.documents.deciding import combined, require_known_tees
+from verdictd_py.documents.deciding import combine, require_known_tees
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.documents.schema import ReferenceSchema
 from verdictd_py.domain.names import Name
@@ -88,9 +88,9 @@ def _made(
 ) -> PolicyDocuments | PolicyInvalid:
     """Combine the documents of these names; a failure is a result, so that it is cached as well."""
     try:
-        reference = combined(
+        reference = combine(
             schema, names[1], ReferenceData.parse(data), sets, policy=policy, now=now
         )
     except PolicyInvalid as error:
         return error.with_traceback(None)
-    return PolicyDocuments.over(policy, reference, str(names[0]))
+    return PolicyDocuments.combine(policy, reference, str(names[0]))

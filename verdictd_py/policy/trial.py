@@ -12,7 +12,7 @@ from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy import trustee
 from verdictd_py.policy.compiled import CompiledPolicies
 from verdictd_py.policy.engine import CompiledPolicy, in_thread
-from verdictd_py.ports import PolicyDocuments, Tee, Tees, TestedPolicy
+from verdictd_py.ports import PolicyDecision, PolicyDocuments, Tee, Tees
 
 
 class PolicyTrial:
@@ -34,7 +34,7 @@ class PolicyTrial:
         data = trustee.request(sample) if known is None else {}
         await in_thread(self._check, documents, sample, data)
 
-    async def test(self, documents: PolicyDocuments, claims: JsonValue) -> TestedPolicy:
+    async def test(self, documents: PolicyDocuments, claims: JsonValue) -> PolicyDecision:
         return await in_thread(_test, documents, claims)
 
     def _check(
@@ -68,7 +68,7 @@ def sample_input(tees: Tees, tee: Tee | None) -> dict[str, JsonValue]:
     }
 
 
-def _test(documents: PolicyDocuments, claims: JsonValue) -> TestedPolicy:
+def _test(documents: PolicyDocuments, claims: JsonValue) -> PolicyDecision:
     """The verdict, and each input next to its reference value (wire-client-api.md, `TestOpa`)."""
     if not isinstance(claims, dict):
         raise PolicyInvalid("the claims are not a JSON object")
@@ -77,4 +77,4 @@ def _test(documents: PolicyDocuments, claims: JsonValue) -> TestedPolicy:
     info: dict[str, JsonValue] = {
         name: [value, compiled.reference.values.get(name)] for name, value in claims.items()
     }
-    return TestedPolicy(allow, info)
+    return PolicyDecision(allow, info)

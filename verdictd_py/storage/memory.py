@@ -21,7 +21,7 @@ from verdictd_py.ports import (
     StoredName,
     StoredObject,
     Tees,
-    meets,
+    has_revision,
 )
 from verdictd_py.storage.content import unservable
 from verdictd_py.storage.documents import OPA, PolicyFileNames
@@ -80,7 +80,7 @@ class MemoryDocumentStore(PolicyFileNames):
     def _require(self, wanted: Mapping[Name, Expected]) -> None:
         for name, revision in wanted.items():
             stored = self.texts.get(str(name))
-            if not meets(None if stored is None else stored.encode(), revision):
+            if not has_revision(None if stored is None else stored.encode(), revision):
                 raise Conflict(f"{OPA}/{name} has changed since it was read; read it again")
 
 
@@ -203,7 +203,7 @@ class MemoryResourceStore:
             content = self._get(path).content.reveal()
         except NotFound:
             content = None
-        if not meets(content, expected):
+        if not has_revision(content, expected):
             raise Conflict(f"the resource {path} has changed since it was read; read it again")
 
     def _described(self, path: tuple[str, ...], file: tuple[str, ...]) -> StoredName:
