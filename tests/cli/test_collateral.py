@@ -94,10 +94,10 @@ def test_a_wrong_command_line_is_one_line(
     (tmp_path / "directory").mkdir()
     junk, output = str(tmp_path / "junk"), str(tmp_path / "out")
     cases = {
-        "is no FMSPC": ("fetch", "--fmspc", "xyz", "--output", output),
+        "is not an FMSPC": ("fetch", "--fmspc", "xyz", "--output", output),
         "--fmspc HEX or --quote FILE": ("fetch", "--output", output),
         "names no platform": ("fetch", "--quote", junk, "--output", output),
-        "is no collateral": ("show", junk),
+        "is not collateral": ("show", junk),
         "cannot read": ("verify", "/nonexistent"),
         "--collateral-url": (
             *("fetch", "--fmspc", FMSPC, "--output", output, "--collateral-url", "nowhere"),

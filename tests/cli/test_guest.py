@@ -128,7 +128,7 @@ def test_the_version_is_the_brokers(ask: Ask) -> None:
         (["resource", "no/such/resource"], 1, "no/such/resource"),
         (["decrypt", packet().decode().replace(KID, "no-such-key")], 1, "no-such-key"),
         (["--attester", "none", "policy"], 1, "refused: evidence-missing; ask the operator about "),
-        (["decrypt", "nothing like it"], 2, "give its JSON, its base64, or a file"),
+        (["decrypt", "nothing like it"], 2, "give its JSON, its base64, or its file"),
         (["decrypt", "e" * 300], 2, "annotation packet"),
         (["--connect", "nowhere", "policy"], 2, "--connect 'nowhere' is not an address"),
         (["--platform", "/dev/null/x", "policy"], 2, "/dev/null/x"),
@@ -168,7 +168,7 @@ def test_the_demo_tells_its_whole_story() -> None:
     story = done.stdout.decode()
     for part in (
         f"wrapped with key {KID}",
-        "the layer key came back",
+        "the unwrapped layer key is the original",
         '{"default":[{"type":"reject"}]}',
         "refused: quote-invalid",
         "debug: measured true, expected false",

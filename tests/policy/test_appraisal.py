@@ -86,23 +86,23 @@ async def test_an_explicit_yes_is_no_failure() -> None:
         ),
         (
             PolicyDocuments(HEAD + "allow if input.nothing", "{}"),
-            "policy: allow is undefined for this guest, and the policy says no more",
+            "policy: allow is undefined for this guest, and no other rule has a value",
         ),
         (
             PolicyDocuments(HEAD + 'allow := "true"', "{}"),
-            'policy: allow is "true", expected true, and the policy says no more',
+            'policy: allow is "true", expected true, and no other rule has a value',
         ),
         (
             PolicyDocuments(HEAD + "allow := 1", "{}"),
-            "policy: allow is 1, expected true, and the policy says no more",
+            "policy: allow is 1, expected true, and no other rule has a value",
         ),
         (
             PolicyDocuments(HEAD + "allow contains true", "{}"),
-            "policy: allow is [true], expected true, and the policy says no more",
+            "policy: allow is [true], expected true, and no other rule has a value",
         ),
         (
             PolicyDocuments(HEAD + "default allow := false", "{}"),
-            "policy: allow is false, expected true, and the policy says no more",
+            "policy: allow is false, expected true, and no other rule has a value",
         ),
         (
             PolicyDocuments(HEAD + "allow if opa.runtime()", "{}"),
@@ -173,9 +173,9 @@ async def test_what_a_guest_may_make_long_is_not_told_whole(name: str) -> None:
 async def test_reference_data_of_a_wrong_shape() -> None:
     data = json.dumps({"rtmr0": ONE, "rtmr1": None, "tcbStatus": {"UpToDate": 1}})
     assert await texts(default_documents("tdx", data), tdx_claims()) == [
-        'tcbStatus: the reference value {"UpToDate": 1} is not a list, nothing matches it',
-        f"rtmr0: the reference value {ONE} is not a list, nothing matches it",
-        "rtmr1: the reference value null is not a list, nothing matches it",
+        'tcbStatus: the reference value {"UpToDate": 1} is not a list; no claim can match it',
+        f"rtmr0: the reference value {ONE} is not a list; no claim can match it",
+        "rtmr1: the reference value null is not a list; no claim can match it",
     ]
 
 

@@ -90,7 +90,7 @@ class TestMinimaThatAreNoNumbers:
                 "rule": "svn",
                 "measured": "9",
                 "expected": "2",
-                "text": "svn: what was measured is no number",
+                "text": "svn: the measured value is not a number",
             }
         ]
 
@@ -101,7 +101,7 @@ class TestMinimaThatAreNoNumbers:
                 "rule": "svn",
                 "measured": "9",
                 "expected": "0",
-                "text": "svn: the reference value is no number, nothing matches it",
+                "text": "svn: the reference value is not a number; no claim can match it",
             }
         ]
 
@@ -190,7 +190,7 @@ async def test_a_tee_that_is_not_known_is_refused() -> None:
             "rule": "policy",
             "measured": "",
             "expected": "allow is true",
-            "text": "policy: the TEE tdx is not known here",
+            "text": "policy: the TEE tdx is not known",
         }
     ]
 
@@ -201,7 +201,7 @@ async def test_a_verdict_that_the_policy_does_not_explain() -> None:
             "rule": "policy",
             "measured": '"é"',
             "expected": "allow is true",
-            "text": 'policy: allow is "é", expected true, and the policy says no more',
+            "text": 'policy: allow is "é", expected true, and no other rule has a value',
         }
     ]
 
