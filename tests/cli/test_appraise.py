@@ -341,7 +341,7 @@ class TestCannotJudge:
             (["{file}", "--at", "2026-13-01"], ["--at", "'2026-13-01' is no time"]),
             (["{file}", "--collateral", "{none}"], ["/none cannot be read", "name a file"]),
             (["{file}", "--collateral", "{file}"], ["/file cannot be used"]),
-            (["{file}", "--root-ca", "{file}"], ["holds no certificate", "--root-ca"]),
+            (["{file}", "--root-ca", "{file}"], ["contains no certificate", "--root-ca"]),
             (["{file}", "--root-ca", "{none}"], ["/none: No such file", "--root-ca"]),
             (["{file}", "--policy", "{none}"], ["/none: No such file"]),
             (["{file}", "--policy", "{binary}"], ["is not UTF-8 text"]),
