@@ -17,12 +17,9 @@ from tests.policy.support import (
     without,
 )
 from tests.support.tees import TEES
-from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, ReasonKind, StorageError
-from verdictd_py.policy import engine
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy
-from verdictd_py.policy.engine import MAX_COMPILED, CompiledPolicy
 from verdictd_py.policy.explain import MAX_OWN_CHARS, MAX_OWN_REASONS
 from verdictd_py.policy.floor import Pinning
 from verdictd_py.ports import AppraisalPolicy, PolicyDocuments
@@ -331,37 +328,6 @@ class TestDocuments:
         assert await policy.failures("tdx", tdx_claims())
         source.now = NotFound("it is gone")
         assert await policy.failures("tdx", tdx_claims())
-
-    async def test_each_text_is_compiled_once_and_few_are_kept(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        compiled: list[str] = []
-
-        class Counting(CompiledPolicy):
-            @classmethod
-            def compile(cls, policy: str, data: str | ReferenceData) -> CompiledPolicy:  # type: ignore[override]
-                compiled.append(policy)
-                return CompiledPolicy.compile(policy, data)
-
-        monkeypatch.setattr(engine, "CompiledPolicy", Counting)
-        broken = PolicyDocuments("garbage", "{}")
-        source = Documents(YES)
-        policy = RegoAppraisalPolicy(source, TEES)
-        for documents in (YES, broken, YES, broken):
-            source.now = documents
-            await policy.failures("tdx", tdx_claims())
-        assert len(compiled) == 2
-        for number in range(MAX_COMPILED):
-            source.now = PolicyDocuments(YES.policy, json.dumps({"n": number}))
-            assert await policy.failures("tdx", tdx_claims()) == ()
-        assert len(policy._compiled._compiled) == MAX_COMPILED
-        source.now = YES
-        await policy.failures("tdx", tdx_claims())
-        assert len(compiled) == 2 + MAX_COMPILED + 1
-
-    async def test_policy_and_data_do_not_run_into_each_other(self) -> None:
-        one = engine._digest(PolicyDocuments("ab", "c"))
-        assert one != engine._digest(PolicyDocuments("a", "bc"))
 
     async def test_a_problem_is_reported_before_any_guest_comes(self) -> None:
         for good in (YES, default_documents("tdx"), default_documents("sgx")):

@@ -19,7 +19,8 @@ from verdictd_py.broker.referencesets import SetAdministrator
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.callers import ROLES, Caller
 from verdictd_py.policy.appraisal import OpenMeasurements, RegoAppraisalPolicy
-from verdictd_py.policy.engine import CompiledPolicies, CompiledPolicy
+from verdictd_py.policy.compiled import CompiledPolicies
+from verdictd_py.policy.engine import CompiledPolicy
 from verdictd_py.policy.release import RegoReleasePolicy
 from verdictd_py.policy.sets import DocumentsWithSets
 from verdictd_py.policy.trial import PolicyTrial

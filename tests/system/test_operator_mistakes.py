@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
-from tests.support.broker import RunningBroker, running_broker
+from tests.support.broker import RunningBroker
 from tests.support.channel import store
 from tests.support.command import Ended
 from tests.support.refused_guests import HONEST, OTHER, refused_for, seen
 from tests.support.verdict import verdict
-from verdictd_py import daemon as app
-from verdictd_py.simulator import SimulatedPlatform, TdMeasurements
+from verdictd_py.simulator import TdMeasurements
+
+pytestmark = pytest.mark.broker(verifier=("tdx",))
 
 UNPINNED = "UNPINNED: tdx guests are accepted with any value of "
 MRTD = TdMeasurements().mr_td.hex()
@@ -24,13 +23,6 @@ import rego.v1
 default allow := false
 allow if input.fmspc in data.rack
 """
-
-
-@pytest_asyncio.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    platform = SimulatedPlatform.create(now=app.utc_now())
-    async with running_broker(tmp_path, platform, verifier=("tdx",)) as running:
-        yield running
 
 
 async def accepted(broker: RunningBroker) -> bool:

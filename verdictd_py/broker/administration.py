@@ -224,7 +224,8 @@ class ResourceAdministrator:
         Raises:
             NotAuthorized, StorageError: see `KeyringEditor.describe`.
         """
-        return self._keyrings.describe(await self.keyring(caller))
+        keyring = await self.keyring(caller)
+        return self._keyrings.describe(keyring)
 
     async def keyring(self, caller: Caller) -> bytes:
         """Return the keyring that guests receive; empty if there is none.

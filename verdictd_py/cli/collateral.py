@@ -140,6 +140,8 @@ def _row(collateral: Collateral, root_key: bytes, now: datetime) -> dict[str, An
         row["until"] = validity.end.isoformat()
     except AttestationError as error:
         row["problem"] = "; ".join(reason.text for reason in error.reasons)
+    except CollateralUnavailable as error:  # this host's clock, or --at
+        row["problem"] = str(error)
     return row
 
 

@@ -19,6 +19,7 @@ import grpc
 from verdictd_py import daemon as app
 from verdictd_py._generated import keyprovider_pb2 as messages
 from verdictd_py._generated import keyprovider_pb2_grpc as services
+from verdictd_py.cli import channels
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.domain.events import GuestRefused
@@ -176,9 +177,8 @@ class Story:
             },
             "keyunwrapparams": {"dc": None, "annotation": None},
         }
-        async with grpc.aio.insecure_channel(
-            self._daemon.listener("client_api").endpoint
-        ) as channel:
+        endpoint = self._daemon.listener("client_api").endpoint
+        async with channels.channel(endpoint) as channel:
             stub: Any = services.KeyProviderServiceStub(channel)
             answer = await stub.WrapKey(
                 messages.keyProviderKeyWrapProtocolInput(

@@ -12,7 +12,7 @@ import httpx
 from verdictd_py.config import Settings
 from verdictd_py.daemon.http import http_client
 from verdictd_py.daemon.supervisor import Work
-from verdictd_py.errors import AttestationError
+from verdictd_py.errors import AttestationError, CollateralUnavailable
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.ports import CollateralStore, Events
 from verdictd_py.tees.intel.collateral.cache import CollateralCache
@@ -96,6 +96,8 @@ def _problem_of(
         check_collateral(collateral, request, root_key=root_key, now=clock())
     except AttestationError as error:
         return "; ".join(reason.text for reason in error.reasons)
+    except CollateralUnavailable as error:  # this host's clock
+        return str(error)
     return ""
 
 

@@ -31,7 +31,7 @@ from verdictd_py.daemon.http import site_get
 from verdictd_py.errors import NotFound, PolicyInvalid, StorageError
 from verdictd_py.formats.openpgp import SequoiaKeyringEditor
 from verdictd_py.policy.appraisal import GuestTrust, OpenMeasurements, RegoAppraisalPolicy
-from verdictd_py.policy.engine import CompiledPolicies
+from verdictd_py.policy.compiled import CompiledPolicies
 from verdictd_py.policy.floor import Pinning
 from verdictd_py.policy.release import RegoReleasePolicy
 from verdictd_py.policy.report import PolicyReports

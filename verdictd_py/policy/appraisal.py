@@ -11,7 +11,8 @@ from verdictd_py.domain.trust import HARDWARE_WARNING, UNTRUSTED, TrustVector
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, ReasonKind, StorageError
 from verdictd_py.policy import explain, floor
-from verdictd_py.policy.engine import CompiledPolicies, PolicyResult, in_thread
+from verdictd_py.policy.compiled import CompiledPolicies
+from verdictd_py.policy.engine import PolicyResult, in_thread
 from verdictd_py.policy.explain import MAX_OWN_CHARS
 from verdictd_py.policy.floor import NO_REQUIREMENTS, Pinning
 from verdictd_py.ports import PolicyDocuments, PolicySource, Tee, Tees

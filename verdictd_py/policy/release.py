@@ -21,7 +21,8 @@ from verdictd_py.errors import (
     StorageError,
 )
 from verdictd_py.policy import explain, trustee
-from verdictd_py.policy.engine import CompiledPolicies, PreparedInput, in_thread
+from verdictd_py.policy.compiled import CompiledPolicies
+from verdictd_py.policy.engine import PreparedInput, in_thread
 from verdictd_py.ports import NO_QUERY, Document, DocumentStore, Kind, PolicyDocuments, Tees
 
 _UNREADABLE: Final = (NotFound, StorageError, PolicyInvalid, RequestError)
@@ -123,6 +124,8 @@ class RegoReleasePolicy:
         for name in {RELEASE_POLICY, *named.values()}:
             try:
                 await in_thread(self._compiled.of, await self._documents_of(name))
+            except PolicyInvalid as error:
+                found.append(str(error))
             except _UNREADABLE as error:
                 found.append(f"{name}: {error}")
         return tuple(sorted(found))
@@ -135,7 +138,9 @@ class RegoReleasePolicy:
     async def _documents_of(self, name: Name) -> PolicyDocuments:
         found = await self._documents.snapshot((name, RELEASE_DATA))
         policy = found.get(name) or await self._documents.get(name)
-        return PolicyDocuments.combine(policy.text, self._parsed(found.get(RELEASE_DATA)))
+        return PolicyDocuments.combine(
+            policy.text, self._parsed(found.get(RELEASE_DATA)), str(name)
+        )
 
     def _parsed(self, document: Document | None) -> ReferenceData:
         """Return the data as one value, parsed once for each revision."""

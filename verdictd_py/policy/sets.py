@@ -58,7 +58,8 @@ class DocumentsWithSets:
         key = _Key(policy.revision, data.revision, sets, states)
         known = self._made.get(tee)
         if known is None or known[0] != key:
-            made = _made(self._tees.schema(tee), names[1], policy.text, data.text, sets, now)
+            schema = self._tees.schema(tee)
+            made = _made(schema, names, policy.text, data.text, sets, now)
             known = self._made[tee] = key, made
         if isinstance(known[1], PolicyInvalid):
             raise PolicyInvalid(str(known[1]))
@@ -79,15 +80,17 @@ class DocumentsWithSets:
 
 def _made(
     schema: ReferenceSchema,
-    name: Name,
+    names: tuple[Name, Name],
     policy: str,
     data: str,
     sets: referencesets.Sets,
     now: datetime,
 ) -> PolicyDocuments | PolicyInvalid:
-    """Combine the documents; a failure is a result, so that it is cached as well."""
+    """Combine the documents of these names; a failure is a result, so that it is cached as well."""
     try:
-        reference = combine(schema, name, ReferenceData.parse(data), sets, policy=policy, now=now)
+        reference = combine(
+            schema, names[1], ReferenceData.parse(data), sets, policy=policy, now=now
+        )
     except PolicyInvalid as error:
         return error.with_traceback(None)
-    return PolicyDocuments.combine(policy, reference)
+    return PolicyDocuments.combine(policy, reference, str(names[0]))

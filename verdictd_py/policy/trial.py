@@ -10,7 +10,8 @@ from verdictd_py.domain.trust import HARDWARE_GENUINE
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy import trustee
-from verdictd_py.policy.engine import CompiledPolicies, CompiledPolicy, in_thread
+from verdictd_py.policy.compiled import CompiledPolicies
+from verdictd_py.policy.engine import CompiledPolicy, in_thread
 from verdictd_py.ports import PolicyDecision, PolicyDocuments, Tee, Tees
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 from typing import Final, Protocol, Self
@@ -18,15 +18,20 @@ from verdictd_py.ports.stores import Kind
 
 @dataclass(frozen=True)
 class PolicyDocuments:
-    """The texts of a policy and of its reference data."""
+    """The texts of a policy and of its reference data.
+
+    Attributes:
+        name: name of the policy's document, for messages; empty if it is not stored.
+    """
 
     policy: str
     data: str
+    name: str = field(default="", compare=False)
 
     @classmethod
-    def combine(cls, policy: str, reference: ReferenceData) -> Self:
+    def combine(cls, policy: str, reference: ReferenceData, name: str = "") -> Self:
         """Combine a policy with reference data that is parsed already."""
-        documents = cls(policy, reference.text)
+        documents = cls(policy, reference.text, name)
         documents.__dict__["reference"] = reference
         return documents
 

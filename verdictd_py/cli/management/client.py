@@ -13,6 +13,7 @@ import grpc
 
 from verdictd_py._generated import clientapi_pb2_grpc as upstream
 from verdictd_py._generated import verdictd_v1_pb2_grpc as v1
+from verdictd_py.cli import channels
 from verdictd_py.cli.parsing import read_file
 from verdictd_py.errors import ConfigError, VerdictdError
 from verdictd_py.listeners.tls import TlsFiles
@@ -68,19 +69,20 @@ class Connection:
     tls_key: Path | None = None
 
     def channel(self) -> grpc.aio.Channel:
-        """A channel; nothing is sent yet.
+        """Return a channel to the broker. Nothing is sent yet.
 
         Raises:
             ConfigError: one of the files cannot be read, or is missing.
         """
-        options = [("grpc.max_receive_message_length", MAX_ANSWER_BYTES)]
         if not (self.tls_ca or self.tls_cert or self.tls_key):
-            return grpc.aio.insecure_channel(self.address, options=options)
+            return channels.channel(self.address, max_answer_bytes=MAX_ANSWER_BYTES)
         if not (self.tls_ca and self.tls_cert and self.tls_key):
             raise ConfigError("TLS needs all of --tls-ca, --tls-cert and --tls-key")
         tls = TlsFiles.read("--tls", self.tls_cert, self.tls_key, self.tls_ca)
         credentials = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.certificate)
-        return grpc.aio.secure_channel(self.address, credentials, options=options)
+        return channels.channel(
+            self.address, credentials=credentials, max_answer_bytes=MAX_ANSWER_BYTES
+        )
 
 
 class BrokerClient:

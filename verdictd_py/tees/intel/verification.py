@@ -22,8 +22,9 @@ from verdictd_py.errors import (
     ReasonKind,
 )
 from verdictd_py.formats.collateral import Collateral
-from verdictd_py.tees.intel.collateral.check import check_fit, ends_at, verify_texts
+from verdictd_py.tees.intel.collateral.check import check_fit, ends_at, issued_at, require_issued
 from verdictd_py.tees.intel.collateral.port import CollateralRequest, CollateralSource
+from verdictd_py.tees.intel.collateral.signers import verify_signers
 from verdictd_py.tees.intel.collateral.sources import EvaluationFloor
 from verdictd_py.tees.intel.dcap import (
     CollateralRejected,
@@ -244,7 +245,19 @@ class IntelEngine:
     def _evaluate(
         self, quote: Quote, platform: Platform, collateral: Collateral, now: datetime
     ) -> VerifiedQuote:
-        """Verify the quote with one set of collateral."""
+        """Verify the quote with one set of collateral.
+
+        The library does not check which certificates may sign collateral, and whether they are
+        revoked. This is checked first.
+        """
+        try:
+            signers = verify_signers(collateral, platform.ca, self._root_key)
+        except CollateralRejected as error:
+            text = "the collateral does not verify for this quote"
+            raise CollateralRejected(text, reasons=error.reasons) from error
+        signers.require_not_revoked()
+        now = require_issued(issued_at(collateral), now)
+        signers.require_valid(now)
         result = evaluate_quote(quote.raw, collateral, now=now, root_ca_der=self._root_ca_der)
         if isinstance(result, QuoteRating):
             if result.fmspc != platform.fmspc:
@@ -259,9 +272,8 @@ class IntelEngine:
                 raise QuoteInvalid("the quote does not verify", reasons=(reason,))
             check_fit(collateral, platform.pce_id)
             return VerifiedQuote(platform, result.tcb)
-        # The library refused the content of the quote and does not rate the platform. Therefore
-        # the texts for the rating are verified here.
-        verify_texts(collateral, root_key=self._root_key, now=now)
+        # The library refused the content of the quote and does not rate the platform. The
+        # signatures of the texts for the rating were verified above.
         check_fit(collateral, platform.pce_id)
         return VerifiedQuote(platform, rate(quote, platform, collateral), result)
 
@@ -270,7 +282,8 @@ class IntelEngine:
     ) -> TcbRating | None:
         """Return Intel's rating for the report, from signed texts that may be outdated."""
         try:
-            verify_texts(collateral, root_key=self._root_key, now=now)
+            signers = verify_signers(collateral, platform.ca, self._root_key)
+            signers.require_valid(now)
         except AttestationError:
             return None
         return rate(quote, platform, collateral)
