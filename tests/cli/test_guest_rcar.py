@@ -157,7 +157,7 @@ class TestAttest:
         (["decrypt", "nothing like it"], 2, "give its JSON, its base64, or its file"),
         (["key", "84688df7"], 2, "--protocol ratstls"),
         (["resource", "one"], 2, "<repository>/<type>/<tag>"),
-        (["resource", "../../etc"], 2, "does not begin with '.'"),
+        (["resource", "../../etc"], 2, "must not begin with '.'"),
         (["version"], 2, "version is a request of --protocol ratstls"),
         (["echo", "hello"], 2, "echo is a request of --protocol ratstls"),
         (["--endorse", "policy"], 2, "--endorse is an option of --protocol ratstls"),

@@ -197,7 +197,7 @@ async def test_image_files_are_managed_by_commands(broker: RunningBroker, files:
         assert (await verdict(broker, name, "show")).stdout == content
     assert (broker.data / "image" / "cosign.key").read_bytes() == cosign
     (files / "bad").write_bytes(b"{")
-    for name, cause in (("cosign-key", "no PEM public key"), ("credential", "not valid JSON")):
+    for name, cause in (("cosign-key", "not a PEM public key"), ("credential", "not valid JSON")):
         ended = await verdict(broker, name, "set", str(files / "bad"))
         assert cause in ended.complaint(1, "verdict-py")
     listed = json.loads((await verdict(broker, "resource", "list", "--json")).stdout)
@@ -262,7 +262,7 @@ async def test_policies_and_reference_data_are_managed_by_commands(
     assert shown["values"] == json.loads(SGX_DATA)
     assert shown["unpinned"] == ["mrEnclave", "mrSigner"]
     ended = await verdict(broker, "reference", "set", "sgxPolicy.rego", str(files / "data"))
-    assert "holds a policy" in ended.complaint(1, "verdict-py")
+    assert "is the name of a policy" in ended.complaint(1, "verdict-py")
 
 
 # What bash does when the last word is to be completed.

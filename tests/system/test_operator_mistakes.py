@@ -171,7 +171,7 @@ async def test_a_policy_under_nearly_the_right_name_is_refused(
 async def test_a_policy_that_nothing_reads_is_not_in_force(broker: RunningBroker) -> None:
     ended = await set_policy(broker, "team.rego", OWN)
     assert (ended.status, ended.stdout) == (0, b"team.rego is stored, and not in force\n")
-    note = "nothing reads team.rego: it decides once releasePolicies names it for a prefix\n"
+    note = "nothing reads team.rego: it takes effect once releasePolicies names it for a prefix\n"
     assert ended.stderr.startswith(note)
     ended = await set_data(broker, '{"keys/team/": "team.rego"}', "releasePolicies")
     assert ended.stdout == b"releasePolicies is in force\n"
@@ -187,7 +187,7 @@ async def test_upstreams_options_store_under_any_name_and_say_so(broker: Running
     """A client of upstream's may choose its names; none is reported as in force."""
     for option, name, content, said in (
         ("--set-opa-policy", "tdxpolicy.rego", OWN, "did you mean tdxPolicy.rego?"),
-        ("--set-opa-policy", "team.rego", OWN, "it decides once releasePolicies names it"),
+        ("--set-opa-policy", "team.rego", OWN, "it takes effect once releasePolicies names it"),
         ("--set-opa-reference", "tdxdata", b"{}", "did you mean tdxData?"),
     ):
         ended = await verdict(broker, option, name, file(broker, content))

@@ -235,7 +235,7 @@ class PolicySet(Event):
 
 @event("policy.deleted", audit=Audit.YES)
 class PolicyDeleted(Event):
-    """A document that decides nothing was deleted."""
+    """A document that nothing reads was deleted."""
 
     caller: CallerName
     name: Annotated[str, FieldInfo("Name of the document.", characters=1024)]
@@ -522,7 +522,7 @@ class WarningUnpinned(Event):
 
 @event("warning.document", level=Level.WARNING)
 class WarningDocument(Event):
-    """A document is stored, and all or part of it decides nothing."""
+    """A stored document has no effect, entirely or in part."""
 
     name: Annotated[str, FieldInfo("Name of the document.", characters=1024)]
     reason: Reason

@@ -252,11 +252,11 @@ class Tee:
         return tuple(name for name, claim in self.claims.items() if claim.measurement)
 
     def reference_schema(self) -> ReferenceSchema:
-        """Return names and forms of its reference data: what its packaged policy reads.
+        """Return the schema of its reference data: the names that its packaged policy reads.
 
         A packaged policy that reads `data` as a whole may read a value for each claim.
 
-        The policy is read from the TEE's package; `Tees.schema` does it once.
+        Each call reads the policy from the TEE's package; `Tees.schema` caches the result.
         """
         reads = data_names(self.documents.packaged(self.documents.policy))
         names = reads.named
