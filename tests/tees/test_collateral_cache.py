@@ -25,15 +25,11 @@ from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import PlatformOptions, SimulatedPlatform
 from verdictd_py.simulator.pcs import PcsAnswer
 from verdictd_py.tees.intel.collateral import cache as collateral_cache
-from verdictd_py.tees.intel.collateral.cache import (
-    FIRST_BACK_OFF,
-    LONGEST_BACK_OFF,
-    MAX_FETCHES,
-    CollateralCache,
-)
+from verdictd_py.tees.intel.collateral.cache import MAX_FETCHES, CollateralCache
 from verdictd_py.tees.intel.collateral.check import Validity
 from verdictd_py.tees.intel.collateral.forms import collateral_to_json
 from verdictd_py.tees.intel.collateral.http import bounded_get
+from verdictd_py.tees.intel.collateral.pauses import FIRST_BACK_OFF, LONGEST_BACK_OFF
 from verdictd_py.tees.intel.collateral.pcs import Pcs
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
 from verdictd_py.tees.intel.pck import root_key_digest
@@ -59,6 +55,16 @@ class Clock:
 
 
 @dataclass
+class Monotonic:
+    """Monotonic clock that only the test moves."""
+
+    now: float = 1000
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
 class MemoryStore:
     """Port `CollateralStore` that several caches use, like a store after a restart."""
 
@@ -73,6 +79,11 @@ class MemoryStore:
     async def save(self, name: str, content: bytes) -> None:
         self.files[name] = content
 
+    async def update(self, name: str, change: Callable[[bytes | None], bytes | None]) -> None:
+        content = change(self.files.get(name))
+        if content is not None:
+            self.files[name] = content
+
 
 @dataclass
 class Place:
@@ -84,6 +95,12 @@ class Place:
     store: MemoryStore
     events: Recorder
     cache: CollateralCache
+    monotonic: Monotonic = field(default_factory=Monotonic)
+
+    def later(self, moment: datetime) -> None:
+        """Move both clocks to a moment."""
+        self.monotonic.now += (moment - self.clock.now).total_seconds()
+        self.clock.now = moment
 
     async def get(self, endorsements: Collateral | None = None) -> tuple[Collateral, ...]:
         return await self.cache.candidates(REQUEST, endorsements)
@@ -101,7 +118,13 @@ class Place:
         return CollateralCache(
             service.fetch,
             self.store,
-            **{"clock": self.clock, "events": self.events, "root_ca_der": root, **more},
+            **{
+                "clock": self.clock,
+                "monotonic": self.monotonic,
+                "events": self.events,
+                "root_ca_der": root,
+                **more,
+            },
         )
 
 
@@ -175,7 +198,7 @@ async def test_an_overwritten_file_is_not_used(place: Place) -> None:
 
 async def test_it_is_renewed_early_while_guests_are_served_from_the_cache(place: Place) -> None:
     (first,) = await place.get()
-    place.clock.now = NOW + LIFETIME * 0.9
+    place.later(NOW + LIFETIME * 0.9)
     place.pccs.stalled = True
     (second,) = await place.get()  # at once, although the service does not answer
     assert second is first
@@ -189,7 +212,7 @@ async def test_it_is_renewed_early_while_guests_are_served_from_the_cache(place:
 async def test_a_guest_starts_the_renewal_that_is_due(place: Place) -> None:
     """The guest does not wait for it, and the next guests do not start another one."""
     (first,) = await place.get()
-    place.clock.now = NOW + LIFETIME * 0.9
+    place.later(NOW + LIFETIME * 0.9)
     for _ in range(3):
         assert await place.get() == (first,)
     await asyncio.gather(*place.cache._fetches._tasks.values())
@@ -256,7 +279,7 @@ class TestServiceThatFails:
         (first,) = await place.get()
         stored = dict(place.store.files)
         place.pccs.change = BROKEN[how]
-        place.clock.now = NOW + LIFETIME * 0.9
+        place.later(NOW + LIFETIME * 0.9)
         await place.cache.renew_due()
         assert await place.get() == (first,)
         assert place.store.files == stored
@@ -279,7 +302,7 @@ async def lying(place: Place, platform: SimulatedPlatform) -> None:
     stored = dict(place.store.files)
     (first,) = await place.get()
     place.pccs.platform = platform
-    place.clock.now = NOW + LIFETIME * 0.9
+    place.later(NOW + LIFETIME * 0.9)
     await place.cache.renew_due()
     assert await place.get() == (first,)
     assert place.events.named("collateral.not-renewed")
@@ -341,7 +364,7 @@ async def test_a_failed_service_is_not_queried_again_at_once(place: Place) -> No
                 await place.get()
         assert place.pccs.asked.total() == asked
         pauses.append(place.events.named("collateral.not-renewed")[-1]["again_after_seconds"])
-        place.clock.now += timedelta(seconds=float(str(pauses[-1])))
+        place.monotonic.now += float(str(pauses[-1]))
     assert pauses[:3] == [5, 10, 20]
     assert pauses[-1] == LONGEST_BACK_OFF.total_seconds()
     place.pccs.change = lambda path, answer: answer
@@ -383,7 +406,7 @@ async def test_the_next_service_is_queried_if_an_answer_does_not_verify(
             place.pccs.change = BROKEN[how]
         root = second.platform.root_ca_der
         cache = place.make(urls=(place.pccs.url, second.url), root_ca_der=root)
-        place.clock.now = NOW + LIFETIME * 0.9
+        place.later(NOW + LIFETIME * 0.9)
         (kept,) = await cache.candidates(REQUEST, None)
         await cache.renew_due()
         (found,) = await cache.candidates(REQUEST, None)
@@ -397,7 +420,7 @@ async def test_stored_collateral_is_renewed_before_a_guest_needs_it(place: Place
     await place.get()
     place.pccs.asked.clear()
     again = place.restarted()
-    place.clock.now = NOW + LIFETIME * 0.9
+    place.later(NOW + LIFETIME * 0.9)
     place.store.files["notes.txt"] = b"of somebody's"
     await again.cache.restore()
     await again.cache.renew_due()
@@ -409,7 +432,7 @@ async def test_expired_collateral_is_available_for_a_grace_period_after_a_restar
     place: Place,
 ) -> None:
     (first,) = await place.get()
-    place.clock.now = NOW + LIFETIME + timedelta(hours=1)
+    place.later(NOW + LIFETIME + timedelta(hours=1))
     place.pccs.change = BROKEN["500"]
     assert await place.restarted().get() == (first,)
     (name,) = place.store.files
@@ -422,7 +445,7 @@ async def test_expired_collateral_is_available_for_a_grace_period_after_a_restar
 async def test_expired_collateral_is_returned_before_that_of_the_guest(place: Place) -> None:
     """The verifier refuses it with its own reason; the guest's collateral comes after it."""
     (first,) = await place.get()
-    place.clock.now = NOW + LIFETIME * 1.1
+    place.later(NOW + LIFETIME * 1.1)
     place.pccs.change = BROKEN["500"]
     assert await place.get() == (first,)
     brought = place.pccs.platform.collateral(place.clock.now)
@@ -471,6 +494,9 @@ class Gate:
 
     async def save(self, name: str, content: bytes) -> None:
         await self._store.save(name, content)
+
+    async def update(self, name: str, change: Callable[[bytes | None], bytes | None]) -> None:
+        await self._store.update(name, change)
 
 
 class TestGuestsTogetherAfterARestart:
@@ -547,7 +573,7 @@ async def test_an_internal_error_of_a_renewal_is_recorded_and_not_repeated_at_on
         raise KeyError("secret text")
 
     (first,) = await place.get()
-    place.clock.now = NOW + LIFETIME * 0.9
+    place.later(NOW + LIFETIME * 0.9)
     place.cache._fetch = broken
     for _ in range(3):
         await place.cache.renew_due()
@@ -619,7 +645,7 @@ async def test_a_malicious_service_cannot_choose_the_address_of_the_root_crl(pla
 
 async def test_valid_collateral_is_served_while_too_many_fetches_run(place: Place) -> None:
     (first,) = await place.get()
-    place.clock.now = NOW + LIFETIME * 0.9
+    place.later(NOW + LIFETIME * 0.9)
     place.pccs.stalled = True
     requests = [CollateralRequest("tdx", f"{n:012x}", "platform") for n in range(MAX_FETCHES)]
     waiting = [asyncio.create_task(place.cache.candidates(each, None)) for each in requests]
