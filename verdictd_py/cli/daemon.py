@@ -39,6 +39,7 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (("--collateral-api-key-file",), "FILE", "subscription key, sent to it as a header"),
     (("--collateral-update",), "NAME", "TCB recovery: standard or early (standard)"),
     (("--collateral-grace",), "DAYS", "use collateral so long after its end (0)"),
+    (("--refuse-endorsements",), _SWITCH, "never use collateral that guests sent"),
     (("--min-tcb-evaluation",), "N", "lowest TCB evaluation number accepted (0)"),
     (("--require-reference-values",), _SWITCH, "refuse guests while a measurement has none"),
     (("--allow-rtmr3-mismatch",), _SWITCH, "of event logs: RTMR3 may be extended without entries"),

@@ -8,7 +8,6 @@ stores these copies for the time after a restart and for other processes on the 
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +23,7 @@ from verdictd_py.tees.intel.collateral.check import (
     require_issued,
     require_platform,
 )
+from verdictd_py.tees.intel.collateral.flights import SingleFlight
 from verdictd_py.tees.intel.collateral.forms import collateral_from_json, collateral_to_json
 from verdictd_py.tees.intel.collateral.parts import (
     PARTS,
@@ -86,8 +86,8 @@ class NewestCollateral:
         self._copies: dict[_Key, Collateral] = {}
         """For each part a verified set that contains it."""
         self._loaded: set[_Key] = set()
-        self._unsaved: dict[_Key, None] = {}
-        self._saving: asyncio.Task[None] | None = None
+        self._unsaved: set[_Key] = set()
+        self._saves = SingleFlight(self._save)
 
     async def apply(
         self,
@@ -125,14 +125,11 @@ class NewestCollateral:
                 self._record(key, collateral)
         except ValueError as error:
             raise rejected(str(error)) from error
-        self._save_later()
         return collateral
 
     async def flush(self) -> None:
         """Wait until everything that was recorded is stored, or could not be."""
-        while self._saving is not None:
-            await self._saving
-            self._save_later()
+        await self._saves.wait()
 
     def _with_newest(
         self, key: _Key, collateral: Collateral, request: CollateralRequest
@@ -163,7 +160,9 @@ class NewestCollateral:
         if copy is not None and not _is_newer(key.part, collateral, copy):
             return
         self._copies[key] = collateral
-        self._unsaved[key] = None
+        if self._store is not None:
+            self._unsaved.add(key)
+            self._saves.start(key)
 
     async def _load(self, key: _Key) -> None:
         """Read a stored copy, once, unless a newer one was recorded meanwhile."""
@@ -202,18 +201,13 @@ class NewestCollateral:
         key.part.age(stored)
         return stored
 
-    def _save_later(self) -> None:
-        """Start to store what was recorded; later records of the same part join."""
-        if self._saving is not None and self._saving.done():
-            self._saving = None
-        if self._store is not None and self._unsaved and self._saving is None:
-            self._saving = asyncio.create_task(self._save(self._store))
-
-    async def _save(self, store: CollateralStore) -> None:
-        while self._unsaved:
-            key, _ = self._unsaved.popitem()
+    async def _save(self, key: _Key) -> None:
+        """Store a copy, and again what was recorded meanwhile."""
+        while self._store is not None and key in self._unsaved:
+            self._unsaved.discard(key)
+            change = partial(self._stored, key, self._copies[key])
             try:
-                await store.update(key.file, partial(self._stored, key, self._copies[key]))
+                await self._store.update(key.file, change)
             except StorageError as error:
                 if self._events is not None:
                     self._events.record(CollateralNotStored(problem=str(error)))
