@@ -7,25 +7,33 @@ import dataclasses
 import json
 import random
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
-import httpx
 import pytest
 import pytest_asyncio
 
-from tests.support.broker import Recorder
-from tests.support.pccs import Pccs, running_pccs
+from tests.support.collateral import (
+    CRL,
+    LIFETIME,
+    NOW,
+    QE,
+    REQUEST,
+    ROOT,
+    TCB,
+    MemoryStore,
+    Place,
+    running_place,
+)
+from tests.support.pccs import running_pccs
 from tests.support.verifiers import verified_by
-from verdictd_py import daemon as app
 from verdictd_py.domain.evidence import Evidence
 from verdictd_py.errors import CollateralUnavailable
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import PlatformOptions, SimulatedPlatform
 from verdictd_py.simulator.pcs import PcsAnswer
 from verdictd_py.tees.intel.collateral import cache as collateral_cache
-from verdictd_py.tees.intel.collateral.cache import MAX_FETCHES, CollateralCache
+from verdictd_py.tees.intel.collateral.cache import MAX_FETCHES
 from verdictd_py.tees.intel.collateral.check import Validity
 from verdictd_py.tees.intel.collateral.forms import collateral_to_json
 from verdictd_py.tees.intel.collateral.http import bounded_get
@@ -35,98 +43,6 @@ from verdictd_py.tees.intel.collateral.port import CollateralRequest
 from verdictd_py.tees.intel.pck import root_key_digest
 from verdictd_py.tees.tdx.verifier import TdxVerifier
 
-NOW = app.utc_now()
-LIFETIME = timedelta(days=30)  # of the simulator's collateral, from the moment of its issue
-REQUEST = CollateralRequest("tdx", "50806f000000", "platform")
-TCB = "/tdx/certification/v4/tcb"
-CRL = "/sgx/certification/v4/pckcrl"
-QE = "/tdx/certification/v4/qe/identity"
-ROOT = "/sgx/certification/v4/rootcacrl"
-
-
-@dataclass
-class Clock:
-    """Clock that only the test moves."""
-
-    now: datetime = NOW
-
-    def __call__(self) -> datetime:
-        return self.now
-
-
-@dataclass
-class Monotonic:
-    """Monotonic clock that only the test moves."""
-
-    now: float = 1000
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@dataclass
-class MemoryStore:
-    """Port `CollateralStore` that several caches use, like a store after a restart."""
-
-    files: dict[str, bytes] = field(default_factory=dict)
-
-    async def names(self) -> tuple[str, ...]:
-        return tuple(self.files)
-
-    async def load(self, name: str) -> bytes | None:
-        return self.files.get(name)
-
-    async def save(self, name: str, content: bytes) -> None:
-        self.files[name] = content
-
-    async def update(self, name: str, change: Callable[[bytes | None], bytes | None]) -> None:
-        content = change(self.files.get(name))
-        if content is not None:
-            self.files[name] = content
-
-
-@dataclass
-class Place:
-    """A service, a cache over it, and the recorded events."""
-
-    pccs: Pccs
-    client: httpx.AsyncClient
-    clock: Clock
-    store: MemoryStore
-    events: Recorder
-    cache: CollateralCache
-    monotonic: Monotonic = field(default_factory=Monotonic)
-
-    def later(self, moment: datetime) -> None:
-        """Move both clocks to a moment."""
-        self.monotonic.now += (moment - self.clock.now).total_seconds()
-        self.clock.now = moment
-
-    async def get(self, endorsements: Collateral | None = None) -> tuple[Collateral, ...]:
-        return await self.cache.candidates(REQUEST, endorsements)
-
-    def restarted(self, **more: Any) -> Place:
-        """Return the cache of another broker on the same store."""
-        return dataclasses.replace(self, cache=self.make(**more))
-
-    def make(
-        self, *, seconds: float = 5, urls: tuple[str, ...] = (), **more: Any
-    ) -> CollateralCache:
-        root = self.pccs.platform.root_ca_der
-        get = bounded_get(self.client, seconds=seconds)
-        service = Pcs(get, urls or (self.pccs.url,), root_key=root_key_digest(root))
-        return CollateralCache(
-            service.fetch,
-            self.store,
-            **{
-                "clock": self.clock,
-                "monotonic": self.monotonic,
-                "events": self.events,
-                "root_ca_der": root,
-                **more,
-            },
-        )
-
 
 def believe(collateral: Collateral) -> Validity:
     del collateral
@@ -135,14 +51,8 @@ def believe(collateral: Collateral) -> Validity:
 
 @pytest_asyncio.fixture
 async def place() -> AsyncIterator[Place]:
-    platform = SimulatedPlatform.create(now=NOW)
-    async with running_pccs(platform) as pccs, httpx.AsyncClient(trust_env=False) as client:
-        clock = Clock()
-        pccs.clock = clock
-        made = Place(pccs, client, clock, MemoryStore(), Recorder(), None)  # type: ignore[arg-type]  # made below
-        made.cache = made.make()
-        yield made
-        await made.cache.stop()
+    async with running_place() as running:
+        yield running
 
 
 async def test_one_fetch_serves_a_thousand_guests(place: Place) -> None:
@@ -284,7 +194,8 @@ class TestServiceThatFails:
         assert await place.get() == (first,)
         assert place.store.files == stored
         (event,) = place.events.named("collateral.not-renewed")
-        assert event["again_after_seconds"] == FIRST_BACK_OFF.total_seconds()
+        expected = 60 if how == "429" else FIRST_BACK_OFF.total_seconds()
+        assert event["again_after_seconds"] == expected
 
     async def test_with_an_empty_cache_the_guest_has_to_try_again(
         self, place: Place, how: str

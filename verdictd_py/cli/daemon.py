@@ -36,7 +36,7 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (("--collateral-url",), "URL[,URL]", "PCS or PCCS, tried in order; '' for none (Intel's)"),
     (("--collateral-ca",), "FILE", "CAs of the PCCS, PEM (the system's)"),
     (("--collateral-proxy",), "URL", "HTTP proxy to it (HTTPS_PROXY of the environment)"),
-    (("--collateral-api-key-file",), "FILE", "subscription key, sent to it as a header"),
+    (("--collateral-api-key-file",), "FILE", "subscription key, sent to the first URL only"),
     (("--collateral-update",), "NAME", "TCB recovery: standard or early (standard)"),
     (("--collateral-grace",), "DAYS", "use collateral so long after its end (0)"),
     (("--refuse-endorsements",), _SWITCH, "never use collateral that guests sent"),

@@ -10,14 +10,13 @@ from pathlib import Path
 import httpx
 
 from verdictd_py.config import Settings
-from verdictd_py.daemon.http import http_client
+from verdictd_py.daemon.http import collateral_get, http_client
 from verdictd_py.daemon.supervisor import Work
 from verdictd_py.errors import AttestationError, CollateralUnavailable, ConfigError
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.ports import CollateralStore, Events
 from verdictd_py.tees.intel.collateral.cache import CollateralCache
 from verdictd_py.tees.intel.collateral.check import check_collateral
-from verdictd_py.tees.intel.collateral.http import bounded_get
 from verdictd_py.tees.intel.collateral.newest import NewestCollateral
 from verdictd_py.tees.intel.collateral.pcs import Pcs
 from verdictd_py.tees.intel.collateral.port import CollateralRequest, CollateralSource
@@ -88,7 +87,7 @@ class CollateralService:
             )
         self._client = http_client(settings)
         service = Pcs(
-            bounded_get(self._client),
+            collateral_get(self._client, settings),
             settings.collateral_url,
             root_key=root_key,
             update=settings.collateral_update,

@@ -36,7 +36,7 @@ from verdictd_py.tees.intel.collateral.flights import SingleFlight
 from verdictd_py.tees.intel.collateral.forms import collateral_from_json, collateral_to_json
 from verdictd_py.tees.intel.collateral.parts import older_part
 from verdictd_py.tees.intel.collateral.pauses import FetchPauses
-from verdictd_py.tees.intel.collateral.pcs import Check
+from verdictd_py.tees.intel.collateral.pcs import Check, ServiceBusy
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
 from verdictd_py.tees.intel.pck import root_key_digest
 
@@ -253,6 +253,9 @@ class CollateralCache:
                 request, lambda fetched: self._check_fetched(request, fetched)
             )
             cached = self._cache(request, collateral, validity)
+        except ServiceBusy as error:
+            self._failed(request, str(error), at_least=timedelta(seconds=error.seconds))
+            raise
         except (AttestationError, CollateralUnavailable) as error:
             self._failed(request, str(error))
             raise CollateralUnavailable(str(error)) from error
@@ -330,8 +333,10 @@ class CollateralCache:
         cached = self._cached[request] = _CachedSet(collateral, validity, renew_at)
         return cached
 
-    def _failed(self, request: CollateralRequest, text: str) -> None:
-        pause = self._pauses.failed(request, text)
+    def _failed(
+        self, request: CollateralRequest, text: str, *, at_least: timedelta = timedelta(0)
+    ) -> None:
+        pause = self._pauses.failed(request, text, at_least=at_least)
         self._events.record(
             CollateralNotRenewed(
                 tee=request.tee,

@@ -48,13 +48,20 @@ class FetchPauses:
         pause = self._active(request)
         return None if pause is None else pause.failure
 
-    def failed(self, request: CollateralRequest, text: str) -> timedelta:
-        """Start the pause after a failure, and return its length."""
+    def failed(
+        self, request: CollateralRequest, text: str, *, at_least: timedelta = timedelta(0)
+    ) -> timedelta:
+        """Start the pause after a failure, and return its length.
+
+        Args:
+            at_least: pause that the service requested.
+        """
         before = self._pauses.get(request)
         if before is None or before.failure is None:
             length = FIRST_BACK_OFF
         else:
             length = min(before.length * 2, LONGEST_BACK_OFF)
+        length = max(length, at_least)
         self._start(request, length, text)
         return length
 
