@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 import pytest
 
 from tests.support.memory import NOW, VERIFIED, MemoryEvents
 from tests.support.tees import TEES
+from verdictd_py.broker.catalogue import Catalogue
 from verdictd_py.broker.changes import CheckedDocuments
 from verdictd_py.broker.documents import DocumentAdministrator
 from verdictd_py.broker.history import History, Judgement
+from verdictd_py.broker.references import ReferenceAdministrator
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import ROLES, Caller
+from verdictd_py.domain.names import Name
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import (
     Conflict,
@@ -27,10 +31,12 @@ from verdictd_py.errors import (
     RequestError,
 )
 from verdictd_py.policy.sets import DocumentsWithSets
-from verdictd_py.ports import DocumentStore, Events, PolicyDocuments, PolicyTester, TestedPolicy
+from verdictd_py.ports import DocumentStore, Events, PolicyDecision, PolicyDocuments, PolicyTester
 from verdictd_py.storage.memory import MemoryDocumentStore
 
 OPERATOR = Caller("operator", ROLES["operator"])
+A, B = "ab" * 48, "cd" * 48
+GUEST = replace(VERIFIED, claims={"mrTd": A})
 
 
 @dataclass
@@ -44,25 +50,34 @@ class ScriptedTester:
         if self.refuses(documents):
             raise PolicyInvalid("the policy does not work")
 
-    async def test(self, documents: PolicyDocuments, claims: JsonValue) -> TestedPolicy:
-        return TestedPolicy(documents.policy == "yes", {})
+    async def test(self, documents: PolicyDocuments, claims: JsonValue) -> PolicyDecision:
+        return PolicyDecision(documents.policy == "yes", {})
 
 
-def administrator(
+def administrators(
     documents: DocumentStore, tester: PolicyTester, history: History, events: Events
-) -> DocumentAdministrator:
+) -> tuple[DocumentAdministrator, ReferenceAdministrator]:
     def clock() -> datetime:
         return NOW
 
     async def prepare() -> None:
         await asyncio.sleep(0)
 
+    changes = CheckedDocuments(documents, TEES, tester, clock, prepare)
+    deciding = DocumentsWithSets(documents, TEES, clock)
     return DocumentAdministrator(
         documents=documents,
-        changes=CheckedDocuments(documents, tester, clock, prepare),
-        deciding=DocumentsWithSets(documents, clock),
+        changes=changes,
+        catalogue=Catalogue(documents, TEES, ("tdx",)),
+        deciding=deciding,
         tees=TEES,
         tester=tester,
+        events=events,
+    ), ReferenceAdministrator(
+        documents=documents,
+        changes=changes,
+        deciding=deciding,
+        tees=TEES,
         history=history,
         events=events,
     )
@@ -74,6 +89,7 @@ class Place:
     history: History
     events: MemoryEvents
     admin: DocumentAdministrator
+    references: ReferenceAdministrator
 
 
 def place(
@@ -81,15 +97,15 @@ def place(
 ) -> Place:
     documents = MemoryDocumentStore(TEES, {"tdxPolicy.rego": "old", "tdxData": "{}", **texts})
     history, events = History(), MemoryEvents()
-    admin = administrator(documents, ScriptedTester(refuses), history, events)
-    return Place(documents, history, events, admin)
+    admin, references = administrators(documents, ScriptedTester(refuses), history, events)
+    return Place(documents, history, events, admin, references)
 
 
 def remember(history: History, rule: str = "mrTd") -> None:
     kind = TEES.named("tdx").reason_kind(rule)
-    reason = Reason(rule, "ab", "cd", "", kind=kind)
+    reason = Reason(rule, A, B, "", kind=kind)
     refusal = PolicyRefused("refused", reasons=(reason,))
-    appraisal = Appraisal("id", NOW, "tdx", "test", VERIFIED, bound=True, refusal=refusal)
+    appraisal = Appraisal("id", NOW, "tdx", "test", GUEST, bound=True, refusal=refusal)
     history.remember(Judgement.of(appraisal, "192.0.2.1:5", TEES.measurements("tdx")))
 
 
@@ -124,9 +140,9 @@ async def test_one_broken_half_can_be_mended_after_the_other() -> None:
 
 async def test_a_policy_is_no_reference_data() -> None:
     here = place()
-    with pytest.raises(RequestError, match="holds reference data"):
+    with pytest.raises(RequestError, match="is the name of reference data"):
         await here.admin.set_policy(OPERATOR, "tdxData", b"new")
-    with pytest.raises(RequestError, match="holds a policy"):
+    with pytest.raises(RequestError, match="is the name of a policy"):
         await here.admin.set_reference(OPERATOR, "tdxPolicy.rego", b"{}")
     await here.admin.set_policy(OPERATOR, "another", b"new")
     assert here.documents.texts["another"] == "new"
@@ -142,42 +158,42 @@ async def test_a_name_has_one_segment(name: str) -> None:
 async def test_data_that_changed_since_it_was_shown_is_not_touched() -> None:
     here = place()
     remember(here.history)
-    preview = await here.admin.preview_pin(OPERATOR, "id", ())
+    preview = await here.references.preview_pin(OPERATOR, "id", ())
     assert [(change.field, change.accepted, change.added) for change in preview.changes] == [
-        ("mrTd", (), "ab")
+        ("mrTd", (), A)
     ]
     here.documents.texts["tdxData"] = '{"rtmr1": ["00"]}'
     with pytest.raises(Conflict, match="has changed since"):
-        await here.admin.pin(OPERATOR, "id", ("mrTd",), preview.revision)
+        await here.references.pin(OPERATOR, "id", ("mrTd",), preview.revision)
     assert here.documents.texts["tdxData"] == '{"rtmr1": ["00"]}'
 
 
 async def test_two_who_pin_at_once_lose_nothing() -> None:
     here = place()
     remember(here.history)
-    preview = await here.admin.preview_pin(OPERATOR, "id", ())
+    preview = await here.references.preview_pin(OPERATOR, "id", ())
     results = await asyncio.gather(
-        *(here.admin.pin(OPERATOR, "id", (), preview.revision) for _ in range(3)),
+        *(here.references.pin(OPERATOR, "id", (), preview.revision) for _ in range(3)),
         return_exceptions=True,
     )
     assert sum(isinstance(each, Conflict) for each in results) == 2
-    assert json.loads(here.documents.texts["tdxData"]) == {"mrTd": ["ab"]}
+    assert json.loads(here.documents.texts["tdxData"]) == {"mrTd": [A]}
 
 
 async def test_what_is_accepted_already_is_said() -> None:
-    here = place(tdxData='{"mrTd": ["ab", "cd"]}')
+    here = place(tdxData=json.dumps({"mrTd": [A, B]}))
     remember(here.history)
-    preview = await here.admin.preview_pin(OPERATOR, "id", ())
+    preview = await here.references.preview_pin(OPERATOR, "id", ())
     assert preview.changes[0].added == ""
     with pytest.raises(RequestError, match="accepted already"):
-        await here.admin.pin(OPERATOR, "id", (), preview.revision)
+        await here.references.pin(OPERATOR, "id", (), preview.revision)
 
 
 async def test_a_list_that_is_none_is_not_overwritten() -> None:
     here = place(tdxData='{"mrTd": "cd"}')
     remember(here.history)
-    with pytest.raises(RequestError, match="no list of texts"):
-        await here.admin.preview_pin(OPERATOR, "id", ())
+    with pytest.raises(PolicyInvalid, match="mrTd is not a list of accepted values"):
+        await here.references.preview_pin(OPERATOR, "id", ())
 
 
 async def test_whoever_may_not_manage_learns_nothing() -> None:
@@ -187,9 +203,76 @@ async def test_whoever_may_not_manage_learns_nothing() -> None:
         here.admin.get(caller, "tdxData"),
         here.admin.set_policy(caller, "../x", b""),
         here.admin.set_reference(caller, "../x", b""),
-        here.admin.reference_of(caller, "nonsense"),
-        here.admin.preview_pin(caller, "", ()),
-        here.admin.pin(caller, "", (), ""),
+        here.references.view(caller, "nonsense"),
+        here.references.preview_pin(caller, "", ()),
+        here.references.pin(caller, "", (), ""),
     ):
         with pytest.raises(NotAuthorized):
             await ask
+
+
+async def test_a_document_that_release_policies_name_meanwhile_is_not_deleted() -> None:
+    """The catalogue says that nothing reads it; then another operator names it."""
+    here = place()
+    here.documents.texts["team.rego"] = "policy"
+    delete = here.documents.delete
+
+    async def named_first(name: Name, **more: Any) -> None:
+        here.documents.delete = delete  # type: ignore[method-assign]
+        await here.admin.set_reference(OPERATOR, "releasePolicies", b'{"keys/a/": "team.rego"}')
+        await delete(name, **more)
+
+    here.documents.delete = named_first  # type: ignore[method-assign]
+    with pytest.raises(RequestError, match=r"team\.rego decides about release of 'keys/a/'"):
+        await here.admin.delete(OPERATOR, "team.rego")
+    assert "team.rego" in here.documents.texts
+
+
+async def test_release_policies_do_not_name_a_document_that_is_deleted_meanwhile() -> None:
+    here = place()
+    here.documents.texts["team.rego"] = "policy"
+    put = here.documents.put
+
+    async def deleted_first(name: Name, text: str, **more: Any) -> str:
+        here.documents.put = put  # type: ignore[method-assign]
+        await here.admin.delete(OPERATOR, "team.rego")
+        return await put(name, text, **more)
+
+    here.documents.put = deleted_first  # type: ignore[method-assign]
+    with pytest.raises(RequestError, match=r"there is no policy team\.rego"):
+        await here.admin.set_reference(OPERATOR, "releasePolicies", b'{"keys/a/": "team.rego"}')
+    assert "releasePolicies" not in here.documents.texts
+
+
+async def test_a_good_policy_is_stored_over_data_that_is_broken_under_both() -> None:
+    """Otherwise neither could be fixed; every guest is refused until the data is."""
+    here = place(tdxData='{"mrtd": []}')
+    await here.admin.set_policy(OPERATOR, "tdxPolicy.rego", b"new")
+    assert here.documents.texts["tdxPolicy.rego"] == "new"
+    with pytest.raises(PolicyInvalid, match="did you mean mrTd"):
+        await here.references.preview_pin(OPERATOR, remembered(here), ())
+    view = await here.references.view(OPERATOR, "tdx")
+    assert (view.deciding, view.stored) == (None, '{"mrtd": []}')
+    assert "did you mean mrTd" in view.problem
+
+
+async def test_a_set_that_changes_after_the_preview_refuses_the_pin() -> None:
+    """What is accepted already depends on the named sets as well as on the data."""
+    here = place()
+    remember(here.history)
+    preview = await here.references.preview_pin(OPERATOR, "id", ())
+    values = {"mrTd": [B]}
+    made = {"values": values, "addedBy": "a", "addedAt": NOW.isoformat()}
+    here.documents.texts["referenceSets"] = json.dumps({"tdx": {"new": made}})
+    with pytest.raises(Conflict, match="referenceSets has changed since"):
+        await here.references.pin(OPERATOR, "id", ("mrTd",), preview.revision)
+    assert here.documents.texts["tdxData"] == "{}"
+    preview = await here.references.preview_pin(OPERATOR, "id", ())
+    assert [(change.accepted, change.added) for change in preview.changes] == [((B,), A)]
+    await here.references.pin(OPERATOR, "id", ("mrTd",), preview.revision)
+    assert json.loads(here.documents.texts["tdxData"]) == {"mrTd": [A]}
+
+
+def remembered(here: Place) -> str:
+    remember(here.history)
+    return "id"

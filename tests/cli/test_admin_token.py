@@ -95,7 +95,9 @@ def test_hours(tmp_path: Path, capfdbinary: Capture) -> None:
 def test_hours_that_are_none(tmp_path: Path, capfdbinary: Capture, hours: str) -> None:
     key, _ = written(tmp_path, "ed25519")
     ended = run_here(["admin-token", "--key", str(key), f"--hours={hours}"], capfdbinary)
-    assert "is no number of hours up to 87600" in ended.complaint(2, "verdictd-py admin-token")
+    assert "is not a number of hours, at least a second and at most 87600 hours" in ended.complaint(
+        2, "verdictd-py admin-token"
+    )
 
 
 @pytest.mark.parametrize("kind", ["rsa", "p384", "encrypted", "public", "garbage", "huge", "gone"])
@@ -115,7 +117,7 @@ def test_keys_that_sign_nothing_are_one_line(
     if kind == "gone":
         assert "cannot read" in line
     else:
-        assert line.startswith(f"{path} is no unencrypted PEM private key, Ed25519 or P-256;")
+        assert line.startswith(f"{path} is not an unencrypted PEM private key, Ed25519 or P-256;")
     assert "BEGIN" not in line
 
 

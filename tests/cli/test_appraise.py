@@ -302,7 +302,7 @@ class TestSimulatedGuests:
         report(done["good"], "accepted", "ok")
         report(done["broken"], "refused", "policy-refused")
         line = done["cannot"].complaint(2, "verdictd-py appraise")
-        assert "'tomorrow' is no time, write 2026-11-24T12:00:00Z" in line
+        assert "'tomorrow' is not a time, write 2026-11-24T12:00:00Z" in line
 
 
 @pytest.mark.parametrize(
@@ -337,11 +337,11 @@ class TestCannotJudge:
             (["{none}"], ["/none: No such file", "check its name"]),
             (["{directory}"], ["Is a directory", "check its name"]),
             ([], ["FILE", "--help"]),
-            (["{file}", "--at", "tomorrow"], ["--at", "'tomorrow' is no time"]),
-            (["{file}", "--at", "2026-13-01"], ["--at", "'2026-13-01' is no time"]),
+            (["{file}", "--at", "tomorrow"], ["--at", "'tomorrow' is not a time"]),
+            (["{file}", "--at", "2026-13-01"], ["--at", "'2026-13-01' is not a time"]),
             (["{file}", "--collateral", "{none}"], ["/none cannot be read", "name a file"]),
             (["{file}", "--collateral", "{file}"], ["/file cannot be used"]),
-            (["{file}", "--root-ca", "{file}"], ["holds no certificate", "--root-ca"]),
+            (["{file}", "--root-ca", "{file}"], ["contains no certificate", "--root-ca"]),
             (["{file}", "--root-ca", "{none}"], ["/none: No such file", "--root-ca"]),
             (["{file}", "--policy", "{none}"], ["/none: No such file"]),
             (["{file}", "--policy", "{binary}"], ["is not UTF-8 text"]),
@@ -371,7 +371,7 @@ class TestCannotJudge:
         quote.write_bytes(platform.quote(bytes(64), None))
         line = appraise(quote, "--root-ca", root).complaint(2, "verdictd-py appraise")
         assert "no collateral" in line
-        assert line.endswith("give collateral for it with --collateral")
+        assert line.endswith("give its collateral with --collateral")
 
 
 def test_a_boots_event_log_is_replayed(appraise: Appraise, tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 
 from tests.support.broker import running_broker
-from tests.support.command import Run, run_all
+from tests.support.command import Run, run_all, run_here
 from tests.support.pccs import Pccs, running_pccs
 from tests.support.verdict import beside
 from verdictd_py import daemon as app
@@ -82,7 +83,9 @@ async def test_what_does_not_verify_is_not_written(pccs: Pccs, tmp_path: Path) -
     assert not output.exists()
 
 
-def test_a_wrong_command_line_is_one_line(tmp_path: Path) -> None:
+def test_a_wrong_command_line_is_one_line(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
     (tmp_path / "junk").write_bytes(b"junk")
     for name, content in UNUSABLE.items():
         (tmp_path / name).write_bytes(content)
@@ -91,10 +94,10 @@ def test_a_wrong_command_line_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "directory").mkdir()
     junk, output = str(tmp_path / "junk"), str(tmp_path / "out")
     cases = {
-        "is no FMSPC": ("fetch", "--fmspc", "xyz", "--output", output),
+        "is not an FMSPC": ("fetch", "--fmspc", "xyz", "--output", output),
         "--fmspc HEX or --quote FILE": ("fetch", "--output", output),
         "names no platform": ("fetch", "--quote", junk, "--output", output),
-        "is no collateral": ("show", junk),
+        "is not collateral": ("show", junk),
         "cannot read": ("verify", "/nonexistent"),
         "--collateral-url": (
             *("fetch", "--fmspc", FMSPC, "--output", output, "--collateral-url", "nowhere"),
@@ -116,9 +119,9 @@ def test_a_wrong_command_line_is_one_line(tmp_path: Path) -> None:
             *(*FETCH, output, "--collateral-api-key-file", str(tmp_path / "huge")),
         ),
     }
-    ended = run_all({said: Run(("collateral", *words)) for said, words in cases.items()})
-    for said, each in ended.items():
-        assert said in each.complaint(2, each.stderr.partition(": ")[0]), each
+    for said, words in cases.items():
+        ended = run_here(("collateral", *words), capfdbinary)
+        assert said in ended.complaint(2, ended.stderr.partition(": ")[0]), ended
 
 
 def test_what_a_file_says_cannot_draw_on_the_terminal(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from tests.support.command import port_of, running_daemon
 from verdictd_py import __version__, config
 from verdictd_py import daemon as app
 from verdictd_py.config import Settings, Unsafe
+from verdictd_py.daemon.process import MIN_ADDRESS_SPACE
 from verdictd_py.errors import ConfigError
 from verdictd_py.listeners import sockets
 
@@ -22,7 +25,7 @@ FREE = ("--listen", "127.0.0.1:0", "--client-api", "127.0.0.1:0")
 
 
 def _connects(host: str, port: int) -> bool:
-    with socket.create_connection((host, port), timeout=5):
+    with socket.create_connection((host, port), timeout=60):
         return True
 
 
@@ -88,6 +91,39 @@ def test_the_daemon_starts_in_four_gigabytes_of_addresses(tmp_path: Path) -> Non
     cache = str(tmp_path / "cache")
     with running_daemon(*words, wrapper=limit, CACHE_DIRECTORY=cache) as daemon:
         daemon.wait_for("daemon.started")
+        assert daemon.end(signal.SIGTERM) == (0, "")
+
+
+@pytest.mark.parametrize("kib", [MIN_ADDRESS_SPACE // 1024 - 1, 700_000, 300_000])
+def test_a_limit_of_addresses_that_is_too_low_ends_the_daemon_with_one_line(
+    kib: int, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [
+            *("prlimit", f"--as={kib * 1024}"),
+            *(sys.executable, "-m", "verdictd_py.cli.main"),
+            *FREE,
+            *("--verifier", "tdx", "--data-dir", str(tmp_path / "data")),
+        ],
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=30,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"verdictd-py: the limit of addresses (ulimit -v) is {kib} KiB, and the daemon needs "
+        f"{MIN_ADDRESS_SPACE // 1024} KiB; raise it, or remove it with 'ulimit -v unlimited'\n"
+    )
+
+
+def test_the_daemon_starts_under_the_lowest_limit_of_addresses(tmp_path: Path) -> None:
+    """With a policy engine that must be compiled first."""
+    words = (*FREE, "--verifier", "tdx", "--data-dir", str(tmp_path / "data"))
+    limit = ("prlimit", f"--as={MIN_ADDRESS_SPACE}")
+    cache = str(tmp_path / "cache")
+    with running_daemon(*words, wrapper=limit, CACHE_DIRECTORY=cache) as daemon:
+        daemon.wait_for("policy.loaded", tee="tdx")
         assert daemon.end(signal.SIGTERM) == (0, "")
 
 

@@ -39,7 +39,7 @@ def test_it_replays_or_says_what_does_not(
     files: dict[str, str], capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     ended = run(capfdbinary, "verify", files["log"], "--quote", files["quote"])
-    assert (ended.status, ended.stdout) == (0, b"43 events replay to the quote's registers\n")
+    assert (ended.status, ended.stdout) == (0, b"43 events match the registers of the quote\n")
     ended = run(capfdbinary, "verify", files["log"], "--quote", files["changed"])
     assert ended.status == 1
     assert ended.stdout.startswith(b"rtmr3: the event log replays to ")
@@ -63,7 +63,7 @@ def test_it_shows_what_is_proved(
 
 @pytest.mark.parametrize(
     ("log", "quote", "said"),
-    [("junk", "quote", "is no event log"), ("log", "junk", "is no quote")],
+    [("junk", "quote", "is not an event log"), ("log", "junk", "is not a quote")],
 )
 def test_what_cannot_be_read_is_one_line(
     files: dict[str, str],

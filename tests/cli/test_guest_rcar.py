@@ -152,27 +152,35 @@ class TestAttest:
         (["decrypt", packet(kid="kbs:///my/secret/1")], 1, "not a key"),
         (["decrypt", packet("A256CTR")], 2, "--allow-a256ctr"),
         (["decrypt", packet(kid="84688df7")], 2, "--protocol ratstls"),
-        (["decrypt", "nothing like it"], 2, "give its JSON, its base64, or a file"),
+        (["decrypt", "nothing like it"], 2, "give its JSON, its base64, or its file"),
         (["key", "84688df7"], 2, "--protocol ratstls"),
         (["resource", "one"], 2, "<repository>/<type>/<tag>"),
-        (["resource", "../../etc"], 2, "does not begin with '.'"),
+        (["resource", "../../etc"], 2, "must not begin with '.'"),
         (["version"], 2, "version is a request of --protocol ratstls"),
         (["echo", "hello"], 2, "echo is a request of --protocol ratstls"),
         (["--endorse", "policy"], 2, "--endorse is an option of --protocol ratstls"),
         (["--form", "legacy", "policy"], 2, "--form is an option of --protocol ratstls"),
-        (["--attester", "none", "policy"], 2, "asks for evidence"),
+        (["--attester", "none", "policy"], 2, "a KBS requires evidence"),
         (["--kbs-version", "0.1.0", "policy"], 2, f"{PROGRAM} --help"),
         (["--kbs-version", "0.1.1", "--tee-key", "ec-p256", "policy"], 2, "--tee-key rsa"),
-        (["--kbs-version", "0.2.0", "--tee-key", "ec-p521", "policy"], 2, "of --kbs-version 0.4.0"),
+        (
+            ["--kbs-version", "0.2.0", "--tee-key", "ec-p521", "policy"],
+            2,
+            "needs --kbs-version 0.4.0",
+        ),
         (["resource", "kbs+sample:///a/b/c"], 2, "write kbs:///"),
-        (["--init-data", "/none", "policy"], 2, "/none: cannot be read (No such file"),
+        (["--init-data", "/none", "policy"], 2, "cannot read /none: No such file"),
         (["--init-data", "/dev/null", "policy"], 2, "lacks algorithm"),
-        (["--init-data", "/dev/zero", "policy"], 2, "/dev/zero: larger than"),
+        (["--init-data", "/dev/zero", "policy"], 2, "/dev/zero is larger than"),
         (["--event-log", "/dev/null", "policy"], 2, "/dev/null: "),
         (["--event-log", "/dev/null", "--attester", "sample", "policy"], 2, "is evidence of TDX"),
-        (["--token-file", "/none", "policy"], 2, "/none: no token can be read there"),
-        (["--token-file", "/dev/null", "policy"], 2, "holds no"),
-        (["--token-file", "/none/token", "attest"], 2, "/none/token: the token cannot be saved"),
+        (["--token-file", "/none", "policy"], 2, "cannot read a token from /none: No such file"),
+        (["--token-file", "/dev/null", "policy"], 2, "/dev/null does not contain"),
+        (
+            ["--token-file", "/none/token", "attest"],
+            2,
+            "cannot write the token to /none/token: No such file",
+        ),
         (["--ca", "/none", "policy"], 2, "/none: cannot read a CA in PEM"),
         (["--connect", "nowhere", "policy"], 2, "write host:port or [ipv6]:port, or a URL"),
         (["--connect", "http://kbs:8080", "policy"], 2, "--connect: http://kbs"),
@@ -193,7 +201,7 @@ def test_what_goes_wrong_is_one_line(ask: Ask, words: list[str], status: int, ca
 def test_init_data_needs_the_version_that_carries_it(ask: Ask, tmp_path: Path) -> None:
     (tmp_path / "init.toml").write_text(INIT_DATA)
     words = ("--init-data", str(tmp_path / "init.toml"), "--kbs-version", "0.2.0", "policy")
-    assert "--kbs-version 0.4.0 only" in ask(*words).complaint(2, PROGRAM)
+    assert "--init-data needs --kbs-version 0.4.0" in ask(*words).complaint(2, PROGRAM)
 
 
 def test_a_refusal_is_in_the_brokers_words(ask: Ask, kbs: StandIn) -> None:

@@ -8,7 +8,6 @@ import resource
 import signal
 import socket
 import ssl
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,7 +21,7 @@ from tests.support.command import RunningDaemon, port_of, running_daemon
 from tests.support.kbs_admins import AdminTokens, bearing
 from tests.support.kbs_raw import request
 
-SECONDS = 20
+SECONDS = 120
 CANARY = "canary-4711-must-not-be-seen"
 AUTH = {"version": "0.4.0", "tee": "tdx", "extra-params": ""}
 COMMON = ("--listen", "127.0.0.1:0", "--client-api", "127.0.0.1:0", "--collateral-url", "")
@@ -43,7 +42,7 @@ def write(ca: trustme.CA, directory: Path) -> int:
 
 
 def serial(port: int, context: ssl.SSLContext) -> int:
-    """Of the certificate that a new connection is shown."""
+    """Return the serial number of the certificate that a new connection receives."""
     with (
         socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as tcp,
         context.wrap_socket(tcp, server_hostname="127.0.0.1") as tls,
@@ -54,14 +53,15 @@ def serial(port: int, context: ssl.SSLContext) -> int:
 
 
 def test_it_renews_its_certificate_and_stops(tmp_path: Path) -> None:
-    """SIGHUP for the files, SIGTERM for the end; an idle connection does not hold it up."""
+    """SIGHUP reads the files again, SIGTERM stops it although a connection is idle."""
     ca = trustme.CA()
     first = write(ca, tmp_path)
     context = ssl.create_default_context()
     ca.configure_trust(context)
     files = ("--kbs-tls-cert", f"{tmp_path}/kbs.pem", "--kbs-tls-key", f"{tmp_path}/kbs.key")
     words = (*COMMON, "--kbs-http", "0.0.0.0:0", *files, "--data-dir", f"{tmp_path}/data")
-    with running_daemon(*words) as daemon:
+    limits = ("--drain-timeout", "3600", "--request-timeout", "3600")
+    with running_daemon(*words, *limits) as daemon:
         port = http_port(daemon)
         assert serial(port, context) == first
         with httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=context) as kept:
@@ -78,9 +78,7 @@ def test_it_renews_its_certificate_and_stops(tmp_path: Path) -> None:
             assert "correct --kbs-tls-cert and --kbs-tls-key" in warned["reason"]
             assert serial(port, context) == second
             assert kept.get("/healthz").status_code == 200
-            before = time.monotonic()
-            assert daemon.end(signal.SIGTERM) == (0, "")
-            assert time.monotonic() - before < 5
+            assert daemon.end(signal.SIGTERM) == (0, "")  # a stop that waits for it never ends
     assert "daemon.stopped" in {line["event"] for line in daemon.seen}
 
 
@@ -154,7 +152,8 @@ def test_standard_error_shows_lines_of_the_log_and_nothing_of_what_clients_sent(
     hidden: list[str] = []
     with running_daemon(
         *(*words, "--data-dir", f"{tmp_path}/data"),
-        *("--request-timeout", "1", "--handshake-timeout", "1"),
+        *("--request-timeout", "1"),  # window: ends what is no whole request
+        *("--handshake-timeout", "1"),  # window: ends what is no whole handshake
     ) as daemon:
         port = http_port(daemon)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

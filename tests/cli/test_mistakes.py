@@ -42,7 +42,7 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "collateral missing": ("/none cannot be read: No such file", "name a file or a directory"),
     "collateral is not valid JSON": ("/garbage cannot be used", "fetch it again or remove it"),
     "root missing": ("/none: No such file", "--unsafe-tdx-root-ca"),
-    "root is no certificate": ("/garbage holds no certificate", "--unsafe-tdx-root-ca"),
+    "root is no certificate": ("/garbage contains no certificate", "--unsafe-tdx-root-ca"),
     "configuration missing": ("/none: No such file", "check --config"),
     "configuration is not valid TOML": ("/garbage is not valid TOML", "fix that line"),
     "configuration is unsafe": ("insecure_loopback in", "remove it there", "--insecure-loopback"),

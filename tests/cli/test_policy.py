@@ -55,7 +55,7 @@ class TestCheck:
                 HEAD + "allow if {\n  http.send({})\n  yaml.unmarshal(input.x)\n}\n",
                 (
                     "http.send (absent on purpose: a policy has no network) in line 4, "
-                    "yaml.unmarshal (not available) in line 5"
+                    "yaml.unmarshal (not available yet) in line 5"
                 ),
             ),
             (HEAD + 'allow if {\n  {"a": x} = input\n}\n', "line 4, column 3: an object that"),

@@ -7,23 +7,19 @@ import base64
 import json
 import re
 import subprocess
-from collections.abc import AsyncIterator
 from functools import cache
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pysequoia import Tsk
 
-from tests.support.broker import KEY, KID, RunningBroker, running_broker
+from tests.support.broker import KEY, KID, RunningBroker
 from tests.support.channel import store
 from tests.support.command import Ended
-from tests.support.verdict import verdict
-from verdictd_py import daemon as app
+from tests.support.verdict import only_remarks, verdict
 from verdictd_py.cli.verdict import COMMANDS, build_parser
-from verdictd_py.simulator import SimulatedPlatform
 
 UPSTREAM = (  # wire-client-api.md, "verdict options"
     *("--client-api", "--set-opa-policy", "--export-opa-policy", "--set-opa-reference"),
@@ -47,13 +43,6 @@ CLAIMS = '{"mrEnclave":"a","mrSigner":"b","productId":0,"svn":2}'
 OLD_CLAIMS = '{"mrEnclave":"a","mrSigner":"b","productId":0,"svn":0}'
 
 
-@pytest_asyncio.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    platform = SimulatedPlatform.create(now=app.utc_now())
-    async with running_broker(tmp_path, platform) as running:
-        yield running
-
-
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
     """Where the caller's own files are."""
@@ -75,7 +64,7 @@ def public_key_pem() -> bytes:
 
 
 def said(ended: Ended) -> str:
-    assert (ended.status, ended.stderr) == (0, ""), ended
+    only_remarks(ended)
     return ended.stdout.decode().rstrip("\n")
 
 
@@ -208,7 +197,7 @@ async def test_image_files_have_commands_of_their_own(broker: RunningBroker, fil
         assert (await verdict(broker, name, "show")).stdout == content
     assert (broker.data / "image" / "cosign.key").read_bytes() == cosign
     (files / "bad").write_bytes(b"{")
-    for name, cause in (("cosign-key", "no PEM public key"), ("credential", "not valid JSON")):
+    for name, cause in (("cosign-key", "not a PEM public key"), ("credential", "not valid JSON")):
         ended = await verdict(broker, name, "set", str(files / "bad"))
         assert cause in ended.complaint(1, "verdict-py")
     listed = json.loads((await verdict(broker, "resource", "list", "--json")).stdout)
@@ -273,7 +262,7 @@ async def test_policies_and_reference_data_have_commands_of_their_own(
     assert shown["values"] == json.loads(SGX_DATA)
     assert shown["unpinned"] == ["mrEnclave", "mrSigner"]
     ended = await verdict(broker, "reference", "set", "sgxPolicy.rego", str(files / "data"))
-    assert "holds a policy" in ended.complaint(1, "verdict-py")
+    assert "is the name of a policy" in ended.complaint(1, "verdict-py")
 
 
 # What bash does when the last word is to be completed.
@@ -305,7 +294,7 @@ def test_bash_completes(words: tuple[str, ...], completed: list[str]) -> None:
         ["bash", "-c", COMPLETING, "bash", *words],
         input=_completion("bash"),
         capture_output=True,
-        timeout=30,
+        timeout=120,
         check=True,
     )
     found = process.stdout.decode().split()

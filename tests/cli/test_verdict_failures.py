@@ -75,7 +75,8 @@ class TestNoBroker:
             return b""
 
         async with grpc_server(never) as address:
-            line = await complaint(address, "--timeout", "0.5", *words)
+            patience = ("--timeout", "0.5")  # window: the server answers nothing at all
+            line = await complaint(address, *patience, *words)
             ended.set()
         assert "does not answer in time" in line
 
@@ -175,7 +176,7 @@ async def test_tls_is_spoken_where_it_is_asked_for(tmp_path: Path) -> None:
         assert "read-keys" not in found["rights"]
         denied = await verdict(broker, *words, "key", "show", "x")
         assert "has no right to read-keys" in denied.complaint(1, "verdict-py")
-        assert "does it want TLS" in await complaint(broker.client_api, "status")
+        assert "does it require TLS" in await complaint(broker.client_api, "status")
         stranger = trustme.CA()
         stranger.cert_pem.write_to_path(str(tmp_path / "other"))
         line = await complaint(broker.client_api, *words, f"--tls-ca={tmp_path}/other", "status")
@@ -193,8 +194,8 @@ async def test_tls_is_spoken_where_it_is_asked_for(tmp_path: Path) -> None:
         (("--nonsense",), "unrecognized arguments"),
         (("nonsense",), "invalid choice"),
         (("key",), "ACTION"),
-        (("explain",), "its id, or --last"),
-        (("explain", "x", "--last"), "its id, or --last"),
+        (("explain",), "give the id of a guest, or --last"),
+        (("explain", "x", "--last"), "give the id of a guest, or --last"),
         (("reference", "pin", "--from", "x", "--yes"), "--yes needs --field"),
         (("--set-image-policy", "/nonexistent/file"), "cannot read /nonexistent/file"),
         (("resource", "set", "a/b/c", "/dev/zero"), "/dev/zero is larger than 4194304 bytes"),

@@ -108,6 +108,22 @@ class DocumentStoreSuite(ABC):
             assert 0 <= int(found[MINE].text) - int(found[OTHER].text) <= 1
         await changing
 
+    async def test_a_document_that_is_deleted_is_missing(self, documents: DocumentStore) -> None:
+        before = await documents.names()
+        read = await documents.put(MINE, "a", expected=ABSENT)
+        other = await documents.put(OTHER, "b", expected=ABSENT)
+        assert await documents.names() == tuple(sorted((*before, MINE, OTHER)))
+        with pytest.raises(Conflict, match=r"^opa/mine.rego has changed since it was read"):
+            await documents.delete(MINE, expected=other)
+        with pytest.raises(Conflict, match=r"^opa/other has changed since it was read"):
+            await documents.delete(MINE, expected=read, unchanged={OTHER: read})
+        await documents.delete(MINE, expected=read, unchanged={OTHER: other})
+        with pytest.raises(NotFound, match=r"^opa/mine.rego is missing$"):
+            await documents.delete(MINE, expected=ANY)
+        with pytest.raises(NotFound):
+            await documents.get(MINE)
+        assert await documents.names() == tuple(sorted((*before, OTHER)))
+
     def test_documents_of_a_tee(self, documents: DocumentStore) -> None:
         policy, data = documents.policy_name("tdx"), documents.reference_name("tdx")
         assert (str(policy), str(data)) == ("tdxPolicy.rego", "tdxData")

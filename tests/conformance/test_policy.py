@@ -77,7 +77,7 @@ class _OverDocuments(AppraisalPolicySuite):
 
     @pytest.fixture
     def policy(self, documents: DocumentStore) -> AppraisalPolicy:
-        return RegoAppraisalPolicy(DocumentsWithSets(documents, lambda: NOW), TEES)
+        return RegoAppraisalPolicy(DocumentsWithSets(documents, TEES, lambda: NOW), TEES)
 
     @pytest.fixture
     def set_reference(self, documents: DocumentStore) -> SetReference:

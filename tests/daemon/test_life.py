@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
-from tests.support.broker import Recorder, RunningBroker, running_broker
+from tests.support.broker import Recorder, RunningBroker
+from tests.support.clock import until
 from verdictd_py import daemon as app
 from verdictd_py.config import Address, Settings, Unsafe
 from verdictd_py.daemon.collateral import CollateralService
 from verdictd_py.daemon.process import EXIT_FAILED, reload_when
+from verdictd_py.daemon.readiness import Standing
 from verdictd_py.daemon.supervisor import Supervisor, Work
 from verdictd_py.errors import ConfigError, StorageError
 from verdictd_py.guest.connection import BrokerRefused
 from verdictd_py.listeners import sockets
 from verdictd_py.listeners.kbs.connections import Acceptor
 from verdictd_py.listeners.listener import Background, Listener
-from verdictd_py.simulator import SimulatedPlatform
 
-SECONDS = 20
+pytestmark = pytest.mark.broker(kbs_http="127.0.0.1:0")
 
 
 class Spy:
@@ -106,8 +106,7 @@ async def test_listeners_stop_at_the_same_time(tmp_path: Path) -> None:
     for spy in spies:
         spy.on_stop = barrier.wait
     await daemon.start()
-    async with asyncio.timeout(SECONDS):
-        await daemon.stop()
+    await daemon.stop()
 
 
 async def test_a_listener_that_fails_to_stop_does_not_affect_the_others(tmp_path: Path) -> None:
@@ -177,19 +176,6 @@ async def test_an_audit_trail_that_cannot_be_opened_releases_every_address(tmp_p
         sockets.bind(listener.address, option="").close()
 
 
-@pytest_asyncio.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    platform = SimulatedPlatform.create(now=app.utc_now())
-    async with running_broker(tmp_path, platform, kbs_http="127.0.0.1:0") as running:
-        yield running
-
-
-async def eventually(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(SECONDS):
-        while not condition():  # noqa: ASYNC110  # no event says so
-            await asyncio.sleep(0.01)
-
-
 class TestLoopsThatFail:
     """Loops that used to end at their first exception, silently and permanently."""
 
@@ -200,7 +186,7 @@ class TestLoopsThatFail:
         refreshed, failures = asyncio.Event(), [RuntimeError("secret")]
         refresh = readiness.refresh
 
-        async def failing_once() -> tuple[str, ...]:
+        async def failing_once() -> Standing:
             if failures:
                 raise failures.pop()
             refreshed.set()
@@ -278,7 +264,7 @@ class TestLoopsThatFail:
         with monkeypatch.context() as patch:
             patch.setattr(Acceptor, "_take", broken)
             with socket.create_connection((broker.kbs.address.host, broker.kbs.address.port)):
-                await eventually(lambda: broker.events.named("warning.bug"))
+                await until(lambda: broker.events.named("warning.bug"))
         reader, writer = await asyncio.open_connection(
             broker.kbs.address.host, broker.kbs.address.port
         )
@@ -294,8 +280,7 @@ class TestLoopsThatFail:
 
         supervisor = Supervisor(events, sleep=at_once)
         supervisor.start(work)
-        async with asyncio.timeout(SECONDS):
-            await done.wait()
+        await done.wait()
         await supervisor.stop()
         assert "secret" not in events.text
 
@@ -305,7 +290,7 @@ async def test_a_socket_that_can_no_longer_accept_ends_the_daemon(broker: Runnin
     listening = broker.kbs._listening
     assert listening is not None
     listening.shutdown(socket.SHUT_RDWR)
-    await eventually(lambda: broker.daemon.supervisor.failed)
+    await until(lambda: broker.daemon.supervisor.failed)
     (task,) = broker.events.named("warning.task")
     assert (task["task"], task["error"]) == ("kbs_http.accept", "OSError")
     assert task["restarts_in_seconds"] is None
@@ -318,8 +303,7 @@ async def test_essential_work_that_fails_is_the_exit_status(
         raise RuntimeError("secret")
 
     monkeypatch.setattr(Acceptor, "_accept", broken)
-    async with asyncio.timeout(SECONDS):
-        status = await app.run(settings_for(tmp_path, log_format="json"), Unsafe())
+    status = await app.run(settings_for(tmp_path, log_format="json"), Unsafe())
     assert status == EXIT_FAILED
     logged = capfd.readouterr().err
     assert '"warning.task"' in logged

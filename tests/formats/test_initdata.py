@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 import tomllib
 from typing import Any
 
@@ -13,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.examples import examples
+from tests.support.work import cost
 from verdictd_py.domain.evidence import InitData
 from verdictd_py.errors import EvidenceFormat
 from verdictd_py.formats import initdata
@@ -20,7 +20,8 @@ from verdictd_py.formats.initdata import MAX_BYTES, MAX_VALUES
 
 SECRET = "PRIVATE-f00d"
 HEAD = 'version = "0.1.0"\nalgorithm = "sha384"\n'
-MAX_SECONDS = 0.25
+MAX_COST = 20.0
+"""In units of `cost`; without its bounds the reader takes 500 and more."""
 TOO_MANY = f"the init-data has more than {MAX_VALUES} values"
 
 
@@ -245,13 +246,17 @@ def fill(unit: str, *, before: str = "", behind: str = "") -> str:
     ],
 )
 def test_no_document_takes_long_to_refuse(body: str) -> None:
-    """A genuine guest can send any document, and other guests wait meanwhile."""
-    begins = time.process_time()
-    try:
-        assert initdata.parse(InitData("toml", body[:MAX_BYTES])).content["algorithm"] == "sha384"
-    except EvidenceFormat as error:
-        assert str(error) in {"the init-data is not valid TOML", TOO_MANY}  # noqa: PT017
-    assert time.process_time() - begins < MAX_SECONDS
+    """A genuine guest can send any document, and all other guests wait meanwhile."""
+
+    def parse() -> None:
+        try:
+            found = initdata.parse(InitData("toml", body[:MAX_BYTES]))
+        except EvidenceFormat as error:
+            assert str(error) in {"the init-data is not valid TOML", TOO_MANY}  # noqa: PT017
+        else:
+            assert found.content["algorithm"] == "sha384"
+
+    assert cost(parse) < MAX_COST
 
 
 def with_values(form: str, count: int) -> str:

@@ -320,7 +320,7 @@ def test_gpg_reads_an_exported_keyring(tmp_path: Path) -> None:
         ["gpg", "--homedir", tmp_path, "--show-keys", "--with-colons", keyring],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=True,
     ).stdout
     for cert in (ANN, BOB):

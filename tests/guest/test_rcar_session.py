@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 import trustme
 
+from tests.support.clock import elapse
 from tests.support.fake_kbs import (
     CHALLENGE,
     ERRORS,
@@ -282,9 +283,18 @@ class TestGarbage:
 
 @asynccontextmanager
 async def served(
-    answer: bytes, tls: ssl.SSLContext | None = None, *, unasked: bool = False
+    answer: bytes,
+    tls: ssl.SSLContext | None = None,
+    *,
+    unasked: bool = False,
+    sent: asyncio.Event | None = None,
 ) -> AsyncIterator[str]:
-    """Run a server that answers every client with the same bytes, and yield its URL."""
+    """Run a server that answers every client with the same bytes, and yield its URL.
+
+    Args:
+        unasked: it answers before it has received a request.
+        sent: set when an answer was sent.
+    """
     talks: set[asyncio.Task[None]] = set()
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -292,6 +302,8 @@ async def served(
             if not unasked:
                 await reader.readuntil(b"\r\n\r\n")
             writer.write(answer)
+            if sent is not None:
+                sent.set()
             while await reader.read(65_536):
                 pass
         writer.close()
@@ -324,12 +336,16 @@ class TestNetwork:
 
     @pytest.mark.parametrize("answer", [b"", whole(CHALLENGE)[:-1]])
     async def test_an_incomplete_answer_times_out(self, guest: RcarGuest, answer: bytes) -> None:
+        sent = asyncio.Event()
         async with (
-            served(answer) as url,
-            connected(url, guest, timeout_seconds=0.2) as session,
+            served(answer, sent=sent) as url,
+            connected(url, guest, timeout_seconds=60) as session,
         ):
+            waiting = asyncio.create_task(session.auth())
+            await sent.wait()
+            await elapse(60)
             with pytest.raises(BrokerUnreachable, match="did not answer in time"):
-                await session.auth()
+                await waiting
 
     async def test_an_answer_that_is_not_http_is_reported(self, guest: RcarGuest) -> None:
         async with served(b"SSH-2.0-OpenSSH_9.2\r\n\r\n") as url, connected(url, guest) as session:

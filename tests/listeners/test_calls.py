@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 import pytest_asyncio
 
-from tests.support.broker import RunningBroker, running_broker
-from verdictd_py import daemon as app
+from tests.support.broker import RunningBroker
+from tests.support.clock import until
 from verdictd_py._generated import clientapi_pb2 as messages
 from verdictd_py._generated import clientapi_pb2_grpc as services
 from verdictd_py.errors import StorageError
-from verdictd_py.simulator import SimulatedPlatform
 from verdictd_py.storage.stores import DirectoryKeyStore
-
-SECONDS = 20
-
-
-@pytest_asyncio.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    platform = SimulatedPlatform.create(now=app.utc_now())
-    async with running_broker(tmp_path, platform) as running:
-        yield running
 
 
 @pytest_asyncio.fixture
@@ -54,19 +43,16 @@ class Slow:
 
 async def cancelled(call: Any, slow: Slow) -> None:
     """Cancel a call after its write has begun, and release the write."""
-    async with asyncio.timeout(SECONDS):
-        await slow.begun.wait()
-        call.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await call
-        slow.go_on.set()
+    await slow.begun.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    slow.go_on.set()
 
 
 async def recorded(broker: RunningBroker, event: str) -> dict[str, Any]:
-    async with asyncio.timeout(SECONDS):
-        while not (found := broker.events.named(event)):  # noqa: ASYNC110  # no event says so
-            await asyncio.sleep(0.01)
-    (fields,) = found
+    await until(lambda: broker.events.named(event))
+    (fields,) = broker.events.named(event)
     return fields
 
 

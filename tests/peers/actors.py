@@ -14,7 +14,7 @@ from typing import Any
 from tests.peers.clients import ImageCopier, program
 from tests.support.command import COMMAND, environment
 
-SECONDS = 60
+SECONDS = 120
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from verdictd_py.listeners.grpc_listener import GrpcListener
 from verdictd_py.protocols.ratstls.issue import Form
 from verdictd_py.simulator import TdMeasurements
 
-TIMEOUT_SECONDS = 10
+TIMEOUT_SECONDS = 60
 
 
 async def serve(broker: Address, directory: Path) -> None:

@@ -5,23 +5,20 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import UUID
 
 import pytest
-import pytest_asyncio
 
 from tests.peers import oci
 from tests.peers.clients import ImageCopier, image_copier, run_copier
-from tests.support.broker import KEY, KID, RunningBroker, running_broker
-from verdictd_py import daemon as app
+from tests.support.broker import KEY, KID, RunningBroker
 from verdictd_py.protocols.keyprovider.packet import AnnotationPacket
-from verdictd_py.simulator import SimulatedPlatform
+
+pytestmark = pytest.mark.broker(allow_a256ctr=True)
 
 TEXTS = ("first layer", "second layer")
 PROVIDER = "provider:attestation-agent"
-RUN_SECONDS = 30
 
 
 @pytest.fixture(params=["skopeo", "ocicopy"])
@@ -34,13 +31,6 @@ def image(tmp_path: Path) -> Path:
     layout = tmp_path / "alpine"
     oci.write_image(layout, *TEXTS)
     return layout
-
-
-@pytest_asyncio.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    platform = SimulatedPlatform.create(now=app.utc_now())
-    async with running_broker(tmp_path, platform, allow_a256ctr=True) as running:
-        yield running
 
 
 async def run(command: list[str], config: Path, broker: RunningBroker | None) -> tuple[int, str]:

@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 
 from tests.peers import oci
-from tests.peers.clients import RUN_SECONDS, ImageCopier, image_copier, run_copier
+from tests.peers.clients import ImageCopier, image_copier, run_copier
 from tests.support.broker import RunningBroker
 from tests.support.command import environment
-from tests.support.kbs import running_kbs, url_of
+from tests.support.kbs import url_of
 from verdictd_py import daemon as app
 from verdictd_py.protocols.keyprovider.packet import AnnotationPacket
 from verdictd_py.protocols.rcar.versions import Version
 from verdictd_py.simulator import SimulatedPlatform
+
+pytestmark = pytest.mark.broker(kbs_http="127.0.0.1:0", allow_a256ctr=True)
 
 TEXTS = ("first layer", "second layer")
 PROVIDER = "provider:attestation-agent"
@@ -30,13 +32,11 @@ def copier(request: pytest.FixtureRequest) -> ImageCopier:
 
 
 @pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    """A broker for both protocols, and its platform where an agent finds it."""
-    platform = SimulatedPlatform.create(now=app.utc_now())
-    platform.save(tmp_path / "platform")
-    async with running_kbs(tmp_path, platform=platform, allow_a256ctr=True) as running:
-        (running.data / "resources" / "default" / "key" / "1").unlink()
-        yield running
+def platform(tmp_path: Path) -> SimulatedPlatform:
+    """The platform of the broker, stored where an agent finds it."""
+    made = SimulatedPlatform.create(now=app.utc_now())
+    made.save(tmp_path / "platform")
+    return made
 
 
 def guests(broker: RunningBroker) -> dict[str, list[str]]:
@@ -61,8 +61,7 @@ async def agent(broker: RunningBroker, *words: str) -> AsyncIterator[str]:
     )
     try:
         assert process.stdout is not None
-        async with asyncio.timeout(RUN_SECONDS):
-            line = (await process.stdout.readline()).decode()
+        line = (await process.stdout.readline()).decode()
         yield line.split()[-1]
     finally:
         process.kill()

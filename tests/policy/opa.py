@@ -14,8 +14,6 @@ from typing import Any
 
 from verdictd_py.encoding import JsonValue
 
-_START_SECONDS = 20
-
 
 class OpaFailed(Exception):
     """OPA refuses the policy, or fails to evaluate it."""
@@ -23,7 +21,7 @@ class OpaFailed(Exception):
 
 class _Connection(http.client.HTTPConnection):
     def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=20)
+        super().__init__("localhost", timeout=120)
         self._path = path
 
     def connect(self) -> None:
@@ -87,10 +85,8 @@ def running_opa(directory: Path) -> Iterator[Opa]:
         [*command, f"--addr=unix://{path}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
         try:
-            deadline = time.monotonic() + _START_SECONDS
             while not path.exists():
                 assert process.poll() is None, "opa has ended"
-                assert time.monotonic() < deadline, "opa does not listen"
                 time.sleep(0.05)
             yield Opa(path)
         finally:

@@ -17,12 +17,9 @@ from tests.policy.support import (
     without,
 )
 from tests.support.tees import TEES
-from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, ReasonKind, StorageError
-from verdictd_py.policy import engine
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy
-from verdictd_py.policy.engine import MAX_COMPILED, CompiledPolicy
 from verdictd_py.policy.explain import MAX_OWN_CHARS, MAX_OWN_REASONS
 from verdictd_py.policy.floor import Pinning
 from verdictd_py.ports import AppraisalPolicy, PolicyDocuments
@@ -70,7 +67,10 @@ async def test_an_explicit_yes_is_no_failure() -> None:
         ),
         (
             PolicyDocuments(YES.policy, '{"policy": {"allow": true}}'),
-            "policy: the reference data has the name `policy`, which would replace the verdict",
+            (
+                "policy: the reference data has the name `policy`, which would replace the "
+                "policy's decision; rename it"
+            ),
         ),
         (
             PolicyDocuments(HEAD + "allow if not count(1) == 2", "{}"),
@@ -86,23 +86,23 @@ async def test_an_explicit_yes_is_no_failure() -> None:
         ),
         (
             PolicyDocuments(HEAD + "allow if input.nothing", "{}"),
-            "policy: allow is undefined for this guest, and the policy says no more",
+            "policy: allow is undefined for this guest, and no other rule has a value",
         ),
         (
             PolicyDocuments(HEAD + 'allow := "true"', "{}"),
-            'policy: allow is "true", expected true, and the policy says no more',
+            'policy: allow is "true", expected true, and no other rule has a value',
         ),
         (
             PolicyDocuments(HEAD + "allow := 1", "{}"),
-            "policy: allow is 1, expected true, and the policy says no more",
+            "policy: allow is 1, expected true, and no other rule has a value",
         ),
         (
             PolicyDocuments(HEAD + "allow contains true", "{}"),
-            "policy: allow is [true], expected true, and the policy says no more",
+            "policy: allow is [true], expected true, and no other rule has a value",
         ),
         (
             PolicyDocuments(HEAD + "default allow := false", "{}"),
-            "policy: allow is false, expected true, and the policy says no more",
+            "policy: allow is false, expected true, and no other rule has a value",
         ),
         (
             PolicyDocuments(HEAD + "allow if opa.runtime()", "{}"),
@@ -160,7 +160,8 @@ async def test_claims_that_are_not_there() -> None:
 @pytest.mark.parametrize("name", ["initData", "eventLog"])
 async def test_what_a_guest_may_make_long_is_not_told_whole(name: str) -> None:
     """Reasons are logged, audited and remembered; such a claim is no list's to pin."""
-    documents = PolicyDocuments(HEAD + "allow := false", json.dumps({name: ["x"]}))
+    rules = f'default allow := false\nmismatches contains "{name}" if data.{name}'
+    documents = PolicyDocuments(HEAD + rules, json.dumps({name: ["x"]}))
     claims = tdx_claims() | {name: {"said": "y" * 100_000, "mrTd": ONE}}
     (reason,) = await refusals(documents, claims)
     assert reason.rule == name
@@ -172,9 +173,9 @@ async def test_what_a_guest_may_make_long_is_not_told_whole(name: str) -> None:
 async def test_reference_data_of_a_wrong_shape() -> None:
     data = json.dumps({"rtmr0": ONE, "rtmr1": None, "tcbStatus": {"UpToDate": 1}})
     assert await texts(default_documents("tdx", data), tdx_claims()) == [
-        'tcbStatus: the reference value {"UpToDate": 1} is not a list, nothing matches it',
-        f"rtmr0: the reference value {ONE} is not a list, nothing matches it",
-        "rtmr1: the reference value null is not a list, nothing matches it",
+        'tcbStatus: the reference value {"UpToDate": 1} is not a list; no claim can match it',
+        f"rtmr0: the reference value {ONE} is not a list; no claim can match it",
+        "rtmr1: the reference value null is not a list; no claim can match it",
     ]
 
 
@@ -236,10 +237,41 @@ class TestReasonsOfThePolicy:
         assert await refusals(documents, tdx_claims()) == (reason,)
 
     async def test_they_stand_beside_the_comparison(self) -> None:
-        data = json.dumps({"rtmr0": [TWO]})
+        data = json.dumps({"rtmr0": [TWO], "rtmr1": [TWO]})
         rules = 'default allow := false\nreasons contains "a"\nreasons contains "b"'
+        rules += '\nmismatches contains "rtmr0"'
         found = await texts(PolicyDocuments(HEAD + rules, data), tdx_claims())
         assert found == [f"rtmr0: measured {ONE}, expected one of {TWO}", "a", "b"]
+
+    async def test_another_policy_is_not_explained_by_the_packaged_one(self) -> None:
+        """It requires what the packaged policy refuses, and accepts what that one requires."""
+        rules = 'default allow := false\nallow if in_rack\nin_rack if input.fmspc == "none"\nx := 1'
+        data = json.dumps({"rtmr0": [TWO], "tcbStatus": ["UpToDate"]})
+        claims = tdx_claims() | {"tcbStatus": "OutOfDate", "debug": True}
+        found = await texts(PolicyDocuments(HEAD + rules, data), claims)
+        assert found == ["policy: allow is false, expected true; its other rules: x is 1"]
+        for name in ("a", "fmspc"):
+            rules += f'\nmismatches contains "{name}" if not in_rack'
+        found = await texts(PolicyDocuments(HEAD + rules, data), claims)
+        listed = 'mismatches is ["a", "fmspc"]'
+        assert found == [
+            "a: not measured, expected what the policy accepts",
+            f"fmspc: measured {tdx_claims()['fmspc']}, expected what the policy accepts",
+            f"policy: allow is false, expected true; its other rules: {listed}, x is 1",
+        ]
+
+    async def test_a_guest_with_another_defect_is_not_one_of_measurements_alone(self) -> None:
+        """Such a guest could be pinned: a policy that names measurements alone must not hide it."""
+        rules = 'default allow := false\nmismatches contains "rtmr0"'
+        documents = PolicyDocuments(HEAD + rules, json.dumps({"rtmr0": [TWO]}))
+        cases: list[tuple[dict[str, JsonValue], list[ReasonKind]]] = [
+            ({}, [ReasonKind.MEASUREMENT]),
+            ({"tcbStatus": "OutOfDate"}, [ReasonKind.MEASUREMENT, ReasonKind.POLICY]),
+            ({"debug": True}, [ReasonKind.MEASUREMENT, ReasonKind.POLICY]),
+        ]
+        for more, kinds in cases:
+            found = await refusals(documents, tdx_claims() | more)
+            assert [reason.kind for reason in found] == kinds
 
     async def test_they_refuse_nothing(self) -> None:
         rules = 'allow := true\nreasons contains "never mind"'
@@ -296,37 +328,6 @@ class TestDocuments:
         assert await policy.failures("tdx", tdx_claims())
         source.now = NotFound("it is gone")
         assert await policy.failures("tdx", tdx_claims())
-
-    async def test_each_text_is_compiled_once_and_few_are_kept(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        compiled: list[str] = []
-
-        class Counting(CompiledPolicy):
-            @classmethod
-            def compile(cls, policy: str, data: str | ReferenceData) -> CompiledPolicy:  # type: ignore[override]
-                compiled.append(policy)
-                return CompiledPolicy.compile(policy, data)
-
-        monkeypatch.setattr(engine, "CompiledPolicy", Counting)
-        broken = PolicyDocuments("garbage", "{}")
-        source = Documents(YES)
-        policy = RegoAppraisalPolicy(source, TEES)
-        for documents in (YES, broken, YES, broken):
-            source.now = documents
-            await policy.failures("tdx", tdx_claims())
-        assert len(compiled) == 2
-        for number in range(MAX_COMPILED):
-            source.now = PolicyDocuments(YES.policy, json.dumps({"n": number}))
-            assert await policy.failures("tdx", tdx_claims()) == ()
-        assert len(policy._compiled._compiled) == MAX_COMPILED
-        source.now = YES
-        await policy.failures("tdx", tdx_claims())
-        assert len(compiled) == 2 + MAX_COMPILED + 1
-
-    async def test_policy_and_data_do_not_run_into_each_other(self) -> None:
-        one = engine._digest(PolicyDocuments("ab", "c"))
-        assert one != engine._digest(PolicyDocuments("a", "bc"))
 
     async def test_a_problem_is_reported_before_any_guest_comes(self) -> None:
         for good in (YES, default_documents("tdx"), default_documents("sgx")):

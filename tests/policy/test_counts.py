@@ -11,6 +11,7 @@ import pytest
 from tests.policy.support import ONE, POLICIES, TWO, tdx_claims
 from tests.support.memory import MemoryEvents, accepted_peer
 from tests.support.tees import TEES
+from verdictd_py.broker.catalogue import Catalogue
 from verdictd_py.broker.changes import CheckedDocuments
 from verdictd_py.broker.documents import DocumentAdministrator
 from verdictd_py.broker.history import History
@@ -18,7 +19,8 @@ from verdictd_py.broker.referencesets import SetAdministrator
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.callers import ROLES, Caller
 from verdictd_py.policy.appraisal import OpenMeasurements, RegoAppraisalPolicy
-from verdictd_py.policy.engine import CompiledPolicies, CompiledPolicy
+from verdictd_py.policy.compiled import CompiledPolicies
+from verdictd_py.policy.engine import CompiledPolicy
 from verdictd_py.policy.release import RegoReleasePolicy
 from verdictd_py.policy.sets import DocumentsWithSets
 from verdictd_py.policy.trial import PolicyTrial
@@ -38,26 +40,27 @@ class Broker:
         names = ("tdxPolicy.rego", "tdxData", "releasePolicy.rego", "releaseData")
         packaged = {name: (POLICIES / name).read_text(encoding="utf-8") for name in names}
         self.store = MemoryDocumentStore(TEES, {**packaged, **texts})
-        self.source = DocumentsWithSets(self.store, lambda: NOW)
+        self.source = DocumentsWithSets(self.store, TEES, lambda: NOW)
         compiled = CompiledPolicies()
         self.appraisal = RegoAppraisalPolicy(self.source, TEES, compiled)
         self.release = RegoReleasePolicy(self.store, TEES, compiled)
         self.open = OpenMeasurements(self.source, TEES)
         tester, history, events = PolicyTrial(TEES, compiled), History(), MemoryEvents()
-        changes = CheckedDocuments(self.store, tester, lambda: NOW, self.prepare)
+        changes = CheckedDocuments(self.store, TEES, tester, lambda: NOW, self.prepare)
         self.documents = DocumentAdministrator(
             documents=self.store,
             changes=changes,
+            catalogue=Catalogue(self.store, TEES, ("tdx",)),
             deciding=self.source,
             tees=TEES,
             tester=tester,
-            history=history,
             events=events,
         )
         self.sets = SetAdministrator(
             documents=self.store,
             tees=TEES,
             changes=changes,
+            deciding=self.source,
             history=history,
             events=events,
             clock=lambda: NOW,
@@ -107,10 +110,10 @@ async def test_what_was_compiled_for_a_check_is_what_decides(compilations: list[
     await broker.documents.set_policy(OPERATOR, "tdxPolicy.rego", policy.encode())
     assert not await broker.guest()
     assert len(compilations) == 1
-    await broker.documents.set_reference(OPERATOR, "tdxData", b'{"rtmr1": [1]}')
+    await broker.documents.set_reference(OPERATOR, "tdxData", json.dumps({"rtmr1": [ONE]}).encode())
     assert await broker.guest()
     assert len(compilations) == 2
-    await broker.sets.add(OPERATOR, "tdx", "more", {"rtmr1": [ONE]}, "")
+    await broker.sets.add(OPERATOR, "tdx", "more", {"rtmr1": [TWO]}, "")
     assert not await broker.guest()
     assert len(compilations) == 3
     await broker.sets.retire(OPERATOR, "tdx", "more")  # stored unchecked, compiled all the same

@@ -28,7 +28,6 @@ pytestmark = [
         shutil.which("opa") is None and not os.environ.get("REQUIRE_OPA"),
         reason="OPA is not installed (on PATH)",
     ),
-    pytest.mark.timeout(300),
 ]
 
 

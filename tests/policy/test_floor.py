@@ -63,7 +63,8 @@ class TestRevokedTcb:
     async def test_a_status_of_another_type_is_left_to_the_policy(self, status: JsonValue) -> None:
         claims = tdx_claims(tcbStatus=status)
         assert await rules(YES, claims) == []
-        assert await rules(NO, claims, '{"tcbGraceDays": {"OutOfDate": 3}}') == ["tcbStatus"]
+        packaged = TDX.documents.defaults().policy
+        assert await rules(packaged, claims, '{"tcbGraceDays": {"OutOfDate": 3}}') == ["tcbStatus"]
 
     async def test_a_tee_without_a_tcb_has_none_that_is_revoked(self) -> None:
         tees = Tees([replace(TDX, tcb=None)])
@@ -71,7 +72,8 @@ class TestRevokedTcb:
         assert await reasons(YES, claims, tees=tees) == []
         pinned = json.dumps({name: [ONE] for name in TDX.measurements})
         assert await reasons(YES, claims, pinned, tees=tees, required=True) == []
-        refused = await reasons(NO, claims, '{"tcbStatus": ["UpToDate"]}', tees=tees)
+        packaged = TDX.documents.defaults().policy
+        refused = await reasons(packaged, claims, '{"tcbStatus": ["UpToDate"]}', tees=tees)
         assert [reason["rule"] for reason in refused] == ["tcbStatus"]
 
     async def test_it_refuses_also_where_the_policy_cannot_be_used(self) -> None:
@@ -88,7 +90,7 @@ class TestMinimaThatAreNoNumbers:
                 "rule": "svn",
                 "measured": "9",
                 "expected": "2",
-                "text": "svn: what was measured is no number",
+                "text": "svn: the measured value is not a number",
             }
         ]
 
@@ -99,7 +101,7 @@ class TestMinimaThatAreNoNumbers:
                 "rule": "svn",
                 "measured": "9",
                 "expected": "0",
-                "text": "svn: the reference value is no number, nothing matches it",
+                "text": "svn: the reference value is not a number; no claim can match it",
             }
         ]
 
@@ -188,7 +190,7 @@ async def test_a_tee_that_is_not_known_is_refused() -> None:
             "rule": "policy",
             "measured": "",
             "expected": "allow is true",
-            "text": "policy: the TEE tdx is not known here",
+            "text": "policy: the TEE tdx is not known",
         }
     ]
 
@@ -199,7 +201,7 @@ async def test_a_verdict_that_the_policy_does_not_explain() -> None:
             "rule": "policy",
             "measured": '"é"',
             "expected": "allow is true",
-            "text": 'policy: allow is "é", expected true, and the policy says no more',
+            "text": 'policy: allow is "é", expected true, and no other rule has a value',
         }
     ]
 

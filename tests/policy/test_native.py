@@ -84,6 +84,14 @@ def test_what_another_user_planted_is_not_used(cache: Path) -> None:
     assert load()
 
 
+def test_another_users_directory_is_not_used(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the one before, for test runs without root: here the daemon is the other user."""
+    load()
+    assert not load()
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    assert load()
+
+
 def test_a_symbolic_link_is_not_followed(cache: Path, tmp_path: Path) -> None:
     load()
     file = stored(cache)

@@ -245,7 +245,7 @@ async def test_a_release_policy_has_no_floor() -> None:
     assert (report.tee, report.claims) == (None, ())
     report = await report_of(policy, "{}", {"resource": {"path": "other"}}, None)
     assert [reason.text for reason in report.reasons] == [
-        "policy: allow is false, expected true, and the policy says no more"
+        "policy: allow is false, expected true, and no other rule has a value"
     ]
 
 

@@ -50,7 +50,7 @@ class Place:
             texts["referenceSets"] = sets
         self.store = (store or MemoryDocumentStore)(TEES, texts)
         self.clock = Clock()
-        self.source = DocumentsWithSets(self.store, self.clock)
+        self.source = DocumentsWithSets(self.store, TEES, self.clock)
 
     async def values(self) -> object:
         return (await self.source.documents("tdx")).reference.values["rtmr1"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 
@@ -56,7 +55,7 @@ async def test_the_packaged_policies_pass(tee: str) -> None:
         (V1 + 'allow if http.send({"method": "GET", "url": "http://x"})\n', "{}", "http.send"),
         (V1 + "allow if upper(input.debug) == input.xfam\n", "{}", "the policy failed"),
         (V1, "[]", "not a JSON object"),
-        (V1, '{"policy": {"allow": true}}', "replace the verdict"),
+        (V1, '{"policy": {"allow": true}}', "replace the policy's decision"),
         (V1, "{", "not usable JSON"),
         ("", "{}", ""),
     ],
@@ -80,12 +79,10 @@ async def test_a_release_policy_is_tried_as_it_is_asked() -> None:
 
 
 @pytest.mark.parametrize("policy", [ENDLESS, BULKY], ids=["time", "memory"])
-async def test_a_policy_that_takes_everything_takes_little(policy: str) -> None:
-    """tdx.md: a comprehension over 3,000 elements stops the process for seconds."""
-    began = time.monotonic()
-    with pytest.raises(PolicyInvalid):
+async def test_a_policy_without_bounds_is_refused_at_the_budget(policy: str) -> None:
+    """Without a budget, a comprehension over 3,000 elements takes the processor for minutes."""
+    with pytest.raises(PolicyInvalid, match="its budget is"):
         await PolicyTrial(TEES).check(documents(policy), None)
-    assert time.monotonic() - began < 20
 
 
 async def test_a_slow_decision_is_not_accepted() -> None:

@@ -18,8 +18,9 @@ from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid, StorageError
 from verdictd_py.policy import trustee
 from verdictd_py.policy.appraisal import GuestTrust
+from verdictd_py.policy.compiled import CompiledPolicies
 from verdictd_py.policy.coverage import PolicyCoverage
-from verdictd_py.policy.engine import CompiledPolicies, CompiledPolicy
+from verdictd_py.policy.engine import CompiledPolicy
 from verdictd_py.policy.floor import NO_REQUIREMENTS
 from verdictd_py.policy.release import RegoReleasePolicy
 from verdictd_py.policy.report import report

@@ -36,7 +36,7 @@ def child(
 
 
 def answer(process: subprocess.Popen[bytes]) -> bytes:
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 0
     return output
 

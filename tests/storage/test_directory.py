@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import socket
@@ -289,6 +290,75 @@ def test_a_walk_lists_regular_files_sorted_and_skips_invalid_names(
     assert list(directory.walk("none")) == []
 
 
+def test_temporary_files_are_not_listed_at_any_level(directory: Directory, root: Path) -> None:
+    for segments in (("a",), ("b", "c"), ("b", "d", "e", "f")):
+        directory.create(segments, b"x")
+        root.joinpath(*segments).with_name(LEFT_OVER).touch()
+    with directory.locked():
+        found = [entry.segments for entry in directory.walk()]
+    assert found == [("a",), ("b", "c"), ("b", "d", "e", "f")]
+
+
+def test_leftovers_are_removed_at_any_level_and_nothing_else(
+    directory: Directory, root: Path
+) -> None:
+    keys = root / "keys"
+    directory.create(("keys", "a", "b", "c"), b"x")
+    (root / LEFT_OVER).touch()
+    for folder in (keys, keys / "a", keys / "a" / "b"):
+        (folder / LEFT_OVER).touch()
+    (keys / "a" / ".tmp").touch()
+    (keys / ".tmp-link").symlink_to("a/b/c")
+    (keys / ".tmp-folder").mkdir()
+    directory.remove_leftovers("keys")
+    assert tree(keys) == [".tmp-folder", ".tmp-link", "a", "a/.tmp", "a/b", "a/b/c"]
+    assert (root / LEFT_OVER).exists()
+
+
+def test_a_file_that_is_being_written_is_no_leftover(directory: Directory, root: Path) -> None:
+    """Another broker starts in the middle of a write; the other leftovers go all the same."""
+    directory.make("keys")
+    (root / "keys" / ".tmp-1").touch()
+    (root / "keys" / ".tmp-3").touch()
+    with (root / "keys" / ".tmp-2").open("w") as written:
+        fcntl.flock(written, fcntl.LOCK_EX)
+        directory.remove_leftovers("keys")
+        assert tree(root / "keys") == [".tmp-2"]
+    directory.remove_leftovers("keys")
+    assert tree(root / "keys") == []
+
+
+def test_a_replaced_file_is_another_entry_though_size_and_time_are_the_same(
+    directory: Directory, root: Path
+) -> None:
+    """Snapshots of several documents rely on it; clocks of file systems are coarse."""
+    directory.replace(("one",), b"old")
+    before = directory.entry(("one",))
+    (root / "kept").hardlink_to(root / "one")  # so that its inode is not used again
+    directory.replace(("one",), b"new")
+    os.utime(root / "one", ns=(before.modified_ns, before.modified_ns))
+    after = directory.entry(("one",))
+    assert (after.size, after.mode, after.modified_ns) == (3, 0o600, before.modified_ns)
+    assert after != before
+
+
+def test_writing_to_a_directory_that_was_removed_is_an_error_of_the_store(
+    directory: Directory, root: Path
+) -> None:
+    """`NotFound` would tell a client that a name is free."""
+    root.rmdir()
+    for write in (
+        partial(directory.make, "keys"),
+        partial(directory.create, ("one",), b"x"),
+        partial(directory.replace, ("one",), b"x"),
+    ):
+        with pytest.raises(StorageError, match="cannot be read or written") as error:
+            write()
+        assert not isinstance(error.value, NotFound)
+    with pytest.raises(NotFound):
+        directory.delete(("one",))
+
+
 def test_a_file_is_not_a_data_directory(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
@@ -300,6 +370,13 @@ def test_a_file_is_not_a_data_directory(tmp_path: Path) -> None:
 def test_an_invalid_path_is_not_a_data_directory(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=r"^cannot use .*choose another --data-dir$"):
         Directory.open(tmp_path / name)
+
+
+def test_an_existing_directory_is_opened_as_it_is(directory: Directory, root: Path) -> None:
+    directory.create(("one",), b"x")
+    opened = Directory.open(root)
+    assert opened.read(("one",)) == b"x"
+    opened.close()
 
 
 def test_missing_parents_are_created(tmp_path: Path) -> None:

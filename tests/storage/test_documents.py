@@ -23,7 +23,7 @@ DATA = Name.parse("tdxData")
 
 
 async def deciding(documents: DirectoryDocumentStore, tee: str) -> PolicyDocuments:
-    return await DocumentsWithSets(documents, utc_now).documents(tee)
+    return await DocumentsWithSets(documents, TEES, utc_now).documents(tee)
 
 
 @pytest.mark.parametrize("tee", ["tdx", "sgx"])
@@ -34,11 +34,10 @@ async def test_changes_of_the_files_are_effective_at_once(
     defaults = TEES.named(tee).documents.defaults()
     assert found.policy == defaults.policy
     assert found.reference == defaults.reference
-    for name, text in zip(
-        TEES.named(tee).documents.names, ("package policy\n", '{"ü": 1}'), strict=True
-    ):
+    texts = ('package policy\nx := data["ü"]\n', '{"ü": 1}')
+    for name, text in zip(TEES.named(tee).documents.names, texts, strict=True):
         (data / "opa" / name).write_text(text, encoding="utf-8")
-    assert await deciding(documents, tee) == PolicyDocuments("package policy\n", '{"ü": 1}')
+    assert await deciding(documents, tee) == PolicyDocuments(*texts)
 
 
 @pytest.mark.parametrize("tee", ["snp", "none", ""])

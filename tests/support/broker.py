@@ -25,6 +25,15 @@ Recorder = RecordedEvents
 KID = "84688df7-2c0c-40fa-956b-29d8e74d16c0"
 KEY = b"1234567890123456789012345678901\n"
 
+HANDSHAKE_SECONDS = 60.0
+REQUEST_SECONDS = 70.0
+IDLE_SECONDS = 300.0
+DRAIN_SECONDS = 3600.0
+"""Limits of time, which differ so that a test can tell which one ended a connection.
+
+No busy machine reaches them. A test reaches them by `tests.support.clock.elapse`.
+"""
+
 
 @dataclass
 class RunningBroker:
@@ -71,7 +80,7 @@ class RunningBroker:
     ) -> AsyncIterator[GuestConnection]:
         """An attested connection; of a good guest unless told otherwise."""
         context = self.context(attester or self.attester(), form)
-        async with GuestConnection.open(*self.address, context, timeout_seconds=10) as connection:
+        async with GuestConnection.open(*self.address, context, timeout_seconds=60) as connection:
             yield connection
 
 
@@ -103,7 +112,10 @@ async def running_broker(
         "data_dir": data,
         "collateral": collateral,
         "collateral_url": (),
-        "drain_timeout": 2,
+        "handshake_timeout": HANDSHAKE_SECONDS,
+        "request_timeout": REQUEST_SECONDS,
+        "idle_timeout": IDLE_SECONDS,
+        "drain_timeout": DRAIN_SECONDS,
         **settings,
     }
     events = Recorder()

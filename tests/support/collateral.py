@@ -99,7 +99,7 @@ class Place:
     def make(
         self,
         *,
-        seconds: float = 5,
+        seconds: float = 60,
         urls: tuple[str, ...] = (),
         key: SubscriptionKey | None = None,
         **more: Any,
@@ -128,7 +128,10 @@ class Place:
 async def running_place() -> AsyncIterator[Place]:
     """Run a PCCS with a cache over it."""
     platform = SimulatedPlatform.create(now=NOW)
-    async with running_pccs(platform) as pccs, httpx.AsyncClient(trust_env=False) as client:
+    async with (
+        running_pccs(platform) as pccs,
+        httpx.AsyncClient(trust_env=False, timeout=3600) as client,
+    ):
         clock = Clock()
         pccs.clock = clock
         made = Place(pccs, client, clock, MemoryStore(), Recorder(), None)  # type: ignore[arg-type]  # made below

@@ -67,7 +67,7 @@ def run(one: Run) -> Ended:
         input=one.stdin,
         capture_output=True,
         env={**environment(), **one.environment},
-        timeout=40,
+        timeout=120,
         check=False,
     )
     return Ended(done.returncode, done.stdout, done.stderr.decode())
@@ -125,7 +125,7 @@ class RunningDaemon:
         assert self.process.stdout is not None
         self.seen += [json.loads(line) for line in self.process.stderr]
         stdout = self.process.stdout.read()
-        return self.process.wait(timeout=20), stdout
+        return self.process.wait(timeout=120), stdout
 
 
 @contextmanager

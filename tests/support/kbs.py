@@ -19,9 +19,9 @@ POLICY = ResourcePath.parse("default/security-policy/test")
 
 @asynccontextmanager
 async def running_kbs(
-    directory: Path, *, platform: SimulatedPlatform | None = None, **settings: Any
+    directory: Path, platform: SimulatedPlatform | None = None, **settings: Any
 ) -> AsyncIterator[RunningBroker]:
-    """Starts one on loopback with a resource in it."""
+    """Start a broker on loopback with an HTTP listener and one resource."""
     platform = platform or SimulatedPlatform.create(now=app.utc_now())
     resource = directory / "data" / "resources" / "default" / "key" / "1"
     resource.parent.mkdir(mode=0o700, parents=True)

@@ -102,7 +102,7 @@ class KeyProviderClient:
 
     async def raw(self, method: str, message: bytes) -> bytes:
         """One call with the message's bytes as they are."""
-        answer = await self._methods[method](message, timeout=20)
+        answer = await self._methods[method](message, timeout=120)
         assert isinstance(answer, bytes)
         return answer
 

@@ -16,9 +16,6 @@ from verdictd_py.protocols.ratstls.issue import Form, issue
 OPENSSL = shutil.which("openssl")
 
 
-SECONDS = 20
-
-
 class Client:
     """One `openssl s_client`, typed to and read from."""
 
@@ -39,11 +36,10 @@ class Client:
     async def until(self, text: bytes) -> None:
         """Reads until `text` was printed."""
         assert self._process.stdout is not None
-        async with asyncio.timeout(SECONDS):
-            while text not in self.output:
-                chunk = await self._process.stdout.read(4096)
-                assert chunk, f"ended without {text!r}: {self.output!r}"
-                self.output += chunk
+        while text not in self.output:
+            chunk = await self._process.stdout.read(4096)
+            assert chunk, f"ended without {text!r}: {self.output!r}"
+            self.output += chunk
 
     def send(self, data: bytes) -> None:
         assert self._process.stdin is not None
@@ -55,9 +51,8 @@ class Client:
         Not `communicate`: it ends standard input first, and s_client would end with it.
         """
         assert self._process.stdout is not None
-        async with asyncio.timeout(SECONDS):
-            self.output += await self._process.stdout.read()
-            await self._process.wait()
+        self.output += await self._process.stdout.read()
+        await self._process.wait()
         return self.output
 
 

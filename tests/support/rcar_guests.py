@@ -107,7 +107,7 @@ async def connected(
         token: ask with this token only, without cookie and handshake.
         link: more of `KbsLink`: ca, timeout_seconds.
     """
-    where = KbsLink(url, **{"timeout_seconds": 10, **link})
+    where = KbsLink(url, **{"timeout_seconds": 120, **link})
     async with RcarSession.open(where, guest, token=token, transport=transport) as session:
         yield session
 

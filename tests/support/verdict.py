@@ -8,8 +8,6 @@ import sys
 from tests.support.broker import RunningBroker
 from tests.support.command import Ended, environment
 
-SECONDS = 30
-
 
 async def beside(
     module: str, *words: str, stdin: bytes | int = b"", cwd: str | None = None
@@ -27,8 +25,7 @@ async def beside(
         env={**environment(), "NO_COLOR": "1"},
         cwd=cwd,
     )
-    async with asyncio.timeout(SECONDS):
-        out, err = await process.communicate(stdin if isinstance(stdin, bytes) else None)
+    out, err = await process.communicate(stdin if isinstance(stdin, bytes) else None)
     assert process.returncode is not None
     return Ended(process.returncode, out, err.decode())
 
@@ -43,3 +40,10 @@ async def verdict(
     """
     address = broker if isinstance(broker, str) else broker.client_api
     return await beside("verdict", "-c", address, *words, stdin=stdin, cwd=cwd)
+
+
+def only_remarks(ended: Ended) -> None:
+    """Check that a change was made, and that its remarks are what it leaves open."""
+    assert ended.status == 0, ended
+    for line in ended.stderr.splitlines():
+        assert line.startswith("UNPINNED: "), ended

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import cast
 
-from tests.support.tees import PROVING, TEES
+from tests.support.tees import PROVING, TDX, TEES
 from verdictd_py import daemon as app
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.usecases import UseCases, use_cases
@@ -63,9 +63,10 @@ async def main(root: Path, what: str, *words: str) -> None:
         case ["retire", prefix, count]:
             for number in range(int(count)):
                 await admin.sets.retire(OPERATOR, "tdx", f"{prefix}{number}")
-        case ["replace", name, count]:
-            for number in range(int(count)):
-                await admin.documents.replace_reference(OPERATOR, "tdx", {f"{name}{number}": "x"})
+        case ["replace", *names]:
+            for name in names:
+                sample = TDX.claims[name].form.sample
+                await admin.references.replace(OPERATOR, "tdx", {name: [sample]})
         case ["certificates", *files]:
             for file in files:
                 certificate = Path(file).read_bytes()

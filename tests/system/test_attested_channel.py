@@ -6,12 +6,10 @@ import base64
 import json
 import os
 import socket
-from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tests.support.broker import KEY, KID, RunningBroker, running_broker
@@ -54,13 +52,13 @@ def _has_ipv6() -> bool:
 IPV6 = pytest.mark.skipif(not _has_ipv6(), reason="this host has no ::1")
 
 
-@pytest_asyncio.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    platform = SimulatedPlatform.create(now=app.utc_now())
-    async with running_broker(tmp_path, platform) as running:
-        yield running
-        await nothing_stays(running)
-        assert_no_secret(running)
+async def ends_clean(broker: RunningBroker) -> None:
+    """Wait until no connection is left; nothing has leaked."""
+    await nothing_stays(broker)
+    assert_no_secret(broker)
+
+
+pytestmark = pytest.mark.broker(check=ends_clean)
 
 
 async def every_command(guest: GuestConnection) -> None:

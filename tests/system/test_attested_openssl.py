@@ -10,36 +10,33 @@ import json
 import os
 import re
 import ssl
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from tests.support.broker import KEY, KID, RunningBroker, running_broker
+from tests.support.broker import KEY, KID, RunningBroker
 from tests.support.channel import assert_no_secret, nothing_stays, store
 from tests.support.openssl import OPENSSL, Client
-from verdictd_py import daemon as app
 from verdictd_py.protocols.ratstls.issue import Form, PrivateKey, issue
-from verdictd_py.simulator import SimulatedPlatform
-
-pytestmark = pytest.mark.skipif(OPENSSL is None, reason="openssl is not installed")
 
 FORMS = [form for form in Form if form is not Form.NULL]
 VERSIONS = ["-tls1_2", "-tls1_3"]
 GOODBYE = b'{"command":"echo","data":"so long"}'
 
 
-@pytest_asyncio.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    platform = SimulatedPlatform.create(now=app.utc_now())
-    async with running_broker(tmp_path, platform) as running:
-        yield running
-        await nothing_stays(running)
-        assert_no_secret(running)
+async def ends_clean(broker: RunningBroker) -> None:
+    """Wait until no connection is left; nothing has leaked."""
+    await nothing_stays(broker)
+    assert_no_secret(broker)
+
+
+pytestmark = [
+    pytest.mark.skipif(OPENSSL is None, reason="openssl is not installed"),
+    pytest.mark.broker(check=ends_clean),
+]
 
 
 def credentials(

@@ -27,7 +27,16 @@ SERVICES = {
     *(f"clientapi.{name}Service" for name in ("KeyManager", "Opa", "Gpg", "Image", "Resource")),
     *(
         f"verdictd.v1.{name}Service"
-        for name in ("Key", "Resource", "Image", "Reference", "Appraisal", "Status")
+        for name in (
+            "Key",
+            "Resource",
+            "Image",
+            "Document",
+            "Reference",
+            "Appraisal",
+            "PolicyTest",
+            "Status",
+        )
     ),
     "grpc.health.v1.Health",
     "grpc.reflection.v1alpha.ServerReflection",

@@ -15,6 +15,7 @@ import pytest_asyncio
 import trustme
 
 from tests.support.broker import RunningBroker, running_broker
+from tests.support.clock import until
 from tests.support.events import RecordedEvents
 from tests.support.pccs import Pccs, running_pccs
 from verdictd_py import daemon as app
@@ -138,9 +139,7 @@ async def test_what_is_on_disk_is_renewed_before_any_guest_comes(
         await admitted(broker)
     pccs.asked.clear()
     async with running_broker(tmp_path, pccs.platform, **settings) as broker:
-        async with asyncio.timeout(10):
-            while not broker.events.named("collateral.renewed"):  # noqa: ASYNC110  # no event says so
-                await asyncio.sleep(0)
+        await until(lambda: broker.events.named("collateral.renewed"))
         assert set(pccs.asked.values()) == {1}
         assert not broker.events.named("guest.accepted")
 

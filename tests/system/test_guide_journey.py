@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
-import pytest_asyncio
 from OpenSSL import SSL
 
-from tests.support.broker import KEY, KID, RunningBroker, running_broker
+from tests.support.broker import KEY, KID, RunningBroker
 from tests.support.vectors import from_guide
-from verdictd_py import daemon as app
 from verdictd_py.errors import EvidenceMissing
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
 from verdictd_py.protocols.ratstls.issue import Form
-from verdictd_py.simulator import SimulatedPlatform
+
+pytestmark = pytest.mark.broker(verifier=("tdx",))
 
 FORMS = [form for form in Form if form is not Form.NULL]
-
-
-@pytest_asyncio.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    platform = SimulatedPlatform.create(now=app.utc_now())
-    async with running_broker(tmp_path, platform, verifier=("tdx",)) as running:
-        yield running
 
 
 @pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])

@@ -5,34 +5,27 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import grpc
 import pytest
-import pytest_asyncio
 
-from tests.support.broker import KEY, KID, RunningBroker, running_broker
-from verdictd_py import daemon as app
+from tests.support.broker import (
+    HANDSHAKE_SECONDS,
+    KEY,
+    KID,
+    REQUEST_SECONDS,
+    RunningBroker,
+)
+from tests.support.clock import elapse, elapse_until, until
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.guest.attesters import guest_context
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
 from verdictd_py.protocols.ratstls.issue import Form
 from verdictd_py.protocols.ratstls.session import TlsSession
-from verdictd_py.simulator import SimulatedPlatform
 
-SECONDS = 20
-
-
-@pytest_asyncio.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    platform = SimulatedPlatform.create(now=app.utc_now())
-    async with running_broker(
-        tmp_path, platform, handshake_timeout=0.5, request_timeout=0.5, max_connections=5
-    ) as running:
-        yield running
-        await still_serves(running)
+CONNECTIONS = 5
 
 
 async def still_serves(broker: RunningBroker) -> None:
@@ -46,21 +39,22 @@ async def still_serves(broker: RunningBroker) -> None:
 
 
 async def nothing_stays(broker: RunningBroker) -> None:
-    async with asyncio.timeout(SECONDS):
-        while broker.attested._tasks:
-            await asyncio.wait(broker.attested._tasks)
+    while broker.attested._tasks:
+        await asyncio.wait(broker.attested._tasks)
 
 
-async def send_raw(broker: RunningBroker, data: bytes) -> bytes:
-    """Sends bytes without TLS and reads until the broker hangs up."""
+pytestmark = pytest.mark.broker(max_connections=CONNECTIONS, check=still_serves)
+
+
+async def send_raw(broker: RunningBroker, data: bytes) -> None:
+    """Send bytes without TLS, and let time pass until the broker has closed the connection."""
     reader, writer = await asyncio.open_connection(*broker.address)
     writer.write(data)
-    answer = b""
+    reading = asyncio.create_task(reader.read(-1))
+    await elapse_until(reading.done)
     with suppress(ConnectionResetError):
-        async with asyncio.timeout(SECONDS):
-            answer = await reader.read(-1)
+        await reading
     writer.close()
-    return answer
 
 
 @pytest.mark.parametrize(
@@ -81,8 +75,8 @@ async def test_what_is_no_tls_is_one_line(broker: RunningBroker, data: bytes) ->
     assert len(lines) == 1
 
 
-async def test_half_a_handshake_is_cut_off_in_time(broker: RunningBroker) -> None:
-    """defects.md 6: upstream had no timeouts, and idle sockets stopped it."""
+async def test_half_a_handshake_ends_at_its_limit_of_time(broker: RunningBroker) -> None:
+    """Upstream had no such limit, and idle connections stopped it."""
     session = TlsSession(broker.context(None), server=False)
     session.handshake()
     hello = session.outgoing()
@@ -92,11 +86,13 @@ async def test_half_a_handshake_is_cut_off_in_time(broker: RunningBroker) -> Non
 
 
 async def test_idle_connections_beyond_the_bound_are_refused(broker: RunningBroker) -> None:
-    """defects.md 6: they cost a record each, not a thread."""
+    """They cost a record each, not a thread."""
     held = [await asyncio.open_connection(*broker.address) for _ in range(12)]
+    await until(lambda: len(broker.events.named("connection.refused")) == 12 - CONNECTIONS)
+    await elapse(HANDSHAKE_SECONDS)
     await nothing_stays(broker)
-    assert len(broker.events.named("connection.refused")) == 7
-    assert len(broker.events.named("connection.timeout")) == 5
+    assert len(broker.events.named("connection.refused")) == 12 - CONNECTIONS
+    assert len(broker.events.named("connection.timeout")) == CONNECTIONS
     for _, writer in held:
         writer.close()
 
@@ -162,9 +158,13 @@ async def test_what_is_no_request_gets_fail_and_the_end(
 
 async def test_a_request_that_never_ends_is_ended_by_the_clock(broker: RunningBroker) -> None:
     async def begin_and_wait() -> None:
-        async with broker.guest() as guest, asyncio.timeout(SECONDS):
+        async with broker.guest() as guest:
+            assert await guest.version() == "v1"
+            await until(lambda: broker.attested._idle)
             guest._session.write(b'{"command":"version"')
             await guest._flush()
+            await until(lambda: not broker.attested._idle)
+            await elapse(REQUEST_SECONDS)
             await guest._read()
 
     with pytest.raises(BrokerRefused, match="closed the connection"):
@@ -181,8 +181,7 @@ async def test_garbage_on_the_client_api_hurts_nobody(broker: RunningBroker, dat
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(data)
     with suppress(ConnectionResetError):
-        async with asyncio.timeout(SECONDS):
-            await reader.read(-1)
+        await reader.read(-1)
     writer.close()
     async with grpc.aio.insecure_channel(broker.client_api) as channel:
         call = channel.unary_unary("/keyprovider.KeyProviderService/WrapKey", None, None)

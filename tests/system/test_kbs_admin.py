@@ -41,9 +41,9 @@ REQUESTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "set reference value": (
         "POST",
         "/kbs/v0/reference-value",
-        {"json": reference({"mrtd": ["ab"]})},
+        {"json": reference({"mrTd": ["ab" * 48]})},
     ),
-    "get reference value": ("GET", "/kbs/v0/reference-value/mrtd", {}),
+    "get reference value": ("GET", "/kbs/v0/reference-value/mrTd", {}),
     "get reference values": ("GET", "/kbs/v0/reference-value", {}),
 }
 """One good request of every route."""
@@ -76,7 +76,7 @@ def test_the_table_has_every_route() -> None:
         for method, path, _ in REQUESTS.values()
     }
     named = {
-        (m, p.replace("default/key/1", "{repository}/{type}/{tag}").replace("/mrtd", "/{name:.+}"))
+        (m, p.replace("default/key/1", "{repository}/{type}/{tag}").replace("/mrTd", "/{name:.+}"))
         for m, p in named
     }
     assert named == routes

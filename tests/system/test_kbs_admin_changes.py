@@ -193,20 +193,20 @@ async def test_reference_values_are_set_by_name(
     headers = bearing(tokens.token("boss"))
     where = "/kbs/v0/reference-value"
     for values, kept in (
-        ({"mrtd": ["aa" * 48]}, ["aa" * 48]),
-        ({"mrtd": "bb" * 48}, ["bb" * 48]),  # --as-single-value
-        ({"mrtd": ["aa" * 48, "bb" * 48]}, ["aa" * 48, "bb" * 48]),
+        ({"mrTd": ["aa" * 48]}, ["aa" * 48]),
+        ({"mrTd": "bb" * 48}, ["bb" * 48]),  # --as-single-value
+        ({"mrTd": ["aa" * 48, "bb" * 48]}, ["aa" * 48, "bb" * 48]),
     ):
         answer = await http.post(where, json=reference(values), headers=headers)
         assert (answer.status_code, answer.content) == (200, b"")
-        assert (await http.get(f"{where}/mrtd", headers=headers)).json() == kept
-    old = reference({"rtmr0": ["cc" * 48], "some/name": ["x"]})
+        assert (await http.get(f"{where}/mrTd", headers=headers)).json() == kept
+    old = reference({"rtmr0": ["cc" * 48], "fmspc": ["00" * 6]})
     del old["version"]
     assert (await http.post(where, json=old, headers=headers)).status_code == 200
     everything = (await http.get(where, headers=headers)).json()
     assert everything == json.loads((broker.data / "opa/tdxData").read_text())
-    assert everything["mrtd"] == ["aa" * 48, "bb" * 48]
-    assert (await http.get(f"{where}/some/name", headers=headers)).json() == ["x"]
+    assert everything["mrTd"] == ["aa" * 48, "bb" * 48]
+    assert (await http.get(f"{where}/fmspc", headers=headers)).json() == ["00" * 6]
     answer = await http.get(f"{where}/none", headers=headers)
     assert (answer.status_code, variant(answer)) == (404, "PluginInternalError")
 
@@ -222,6 +222,8 @@ async def test_reference_values_are_set_by_name(
         (reference({"mrtd": [["a"]]}), "SerdeError"),
         (reference({"mrtd": []}), "SerdeError"),  # would open what is pinned
         (reference({"policy": ["x"]}), "ParsePolicyError"),
+        (reference({"mrtd": ["aa" * 48]}), "ParsePolicyError"),  # would pin nothing
+        (reference({"some/name": ["x"]}), "ParsePolicyError"),
         (reference(["mrtd"]), "SerdeError"),
         (reference("mrtd"), "SerdeError"),
         (reference({}, version="0.2.0"), "SerdeError"),

@@ -6,22 +6,18 @@ client's, or behind it (RFC 9112, 11.2).
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
-from tests.support.broker import RunningBroker
-from tests.support.kbs import running_kbs
-from tests.support.kbs_raw import SECONDS, all_closed, linked
+from tests.support.broker import REQUEST_SECONDS, RunningBroker
+from tests.support.clock import elapse
+from tests.support.kbs_raw import all_closed, linked
 
 AUTH = b'{"version":"0.4.0","tee":"tdx","extra-params":""}'
 POST = b"POST /kbs/v0/auth HTTP/1.1\r\nHost: x\r\n"
 LENGTH = b"Content-Length: %d\r\n" % len(AUTH)
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 CHUNKS = b"%x\r\n%s\r\n0\r\n\r\n" % (len(AUTH), AUTH)
-SMUGGLED = b"GET /kbs/v0/resource/a/b/c HTTP/1.1\r\nHost: x\r\n\r\n"
+SMUGGLED = b"GET /kbs/v0/resource/a/b/c HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 AMBIGUOUS = {
     "the same length twice": POST + LENGTH + LENGTH + b"\r\n" + AUTH,
@@ -58,18 +54,18 @@ AMBIGUOUS = {
 }
 
 
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    async with running_kbs(tmp_path, request_timeout=1.0) as running:
-        yield running
-        await all_closed(running)
-        assert not running.events.named("warning.bug")
+async def ends_without_bug(broker: RunningBroker) -> None:
+    await all_closed(broker)
+    assert not broker.events.named("warning.bug")
+
+
+pytestmark = pytest.mark.broker(kbs=True, check=ends_without_bug)
 
 
 async def answers(broker: RunningBroker, data: bytes) -> list[int]:
-    """Statuses of everything that is answered on one connection."""
+    """Return the status of each answer on one connection, until the broker closes it."""
     found = []
-    async with linked(broker) as link, asyncio.timeout(SECONDS):
+    async with linked(broker) as link:
         await link.send(data)
         while (answer := await link.answer()) is not None:
             found.append(answer.status)
@@ -102,11 +98,18 @@ async def test_what_is_not_is_read_to_its_end_and_no_further(
 
 
 async def test_a_request_in_a_body_is_none(broker: RunningBroker) -> None:
-    head = b"GET /kbs/v0/jwks HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(SMUGGLED)
+    length = b"Content-Length: %d\r\n" % len(SMUGGLED)
+    head = b"GET /kbs/v0/jwks HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + length + b"\r\n"
     assert await answers(broker, head + SMUGGLED) == [200]
 
 
 async def test_there_is_no_other_protocol_to_change_to(broker: RunningBroker) -> None:
     """What a proxy would then pass on unread is not read here either."""
     upgrade = LENGTH + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
-    assert await answers(broker, POST + upgrade + AUTH + SMUGGLED) == [200]
+    async with linked(broker) as link:
+        await link.send(POST + upgrade + AUTH + SMUGGLED)
+        answer = await link.answer()
+        assert answer is not None
+        assert answer.status == 200
+        await elapse(REQUEST_SECONDS)
+        assert await link.answer() is None

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,31 +13,30 @@ from tests.support.hostile_requests import (
     CANARY,
     REFUSED,
 )
-from tests.support.kbs import PATH, SECRET, running_kbs, url_of
+from tests.support.kbs import PATH, SECRET, url_of
 from tests.support.kbs_admins import AdminTokens
 from tests.support.kbs_raw import all_closed, lines, once, request
 from tests.support.rcar_guests import attested, tdx_guest
 
-REQUEST_SECONDS = 1.0
 CONNECTIONS = 20
 
 
+async def still_serves(broker: RunningBroker) -> None:
+    """A good guest is served after all of it, and no bug was reported."""
+    await all_closed(broker)
+    async with attested(url_of(broker), tdx_guest(broker.platform)) as session:
+        assert (await session.get(str(PATH))).reveal() == SECRET
+    await all_closed(broker)
+    assert not broker.events.named("warning.bug")
+    assert CANARY not in broker.events.text
+
+
 @pytest.fixture
-async def broker(tmp_path: Path, tokens: AdminTokens) -> AsyncIterator[RunningBroker]:
-    """One that must be as good as new afterwards."""
-    async with running_kbs(
-        tmp_path,
-        kbs_admins=tokens.file,
-        request_timeout=REQUEST_SECONDS,
-        max_connections=CONNECTIONS,
-    ) as running:
-        yield running
-        await all_closed(running)
-        async with attested(url_of(running), tdx_guest(running.platform)) as session:
-            assert (await session.get(str(PATH))).reveal() == SECRET
-        await all_closed(running)
-        assert not running.events.named("warning.bug")
-        assert CANARY not in running.events.text
+def broker_settings(tokens: AdminTokens) -> dict[str, Any]:
+    return {"kbs_admins": tokens.file}
+
+
+pytestmark = pytest.mark.broker(kbs=True, max_connections=CONNECTIONS, check=still_serves)
 
 
 @pytest.mark.parametrize("which", REFUSED)

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import AsyncIterator
-from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tests.support.broker import RunningBroker
-from tests.support.kbs import PATH, SECRET, running_kbs, url_of
+from tests.support.kbs import PATH, SECRET, url_of
 from tests.support.kbs_admins import AdminTokens, b64url, bearing
 from tests.support.kbs_raw import once
 from tests.support.rcar_guests import attested, tdx_guest
 from verdictd_py.domain.names import ResourcePath
+
+pytestmark = pytest.mark.broker(kbs=True)
 
 PATH_OF_KEY = "default/key/6f1c2f0e-5a2e-4a7b-9a43-0d2f0c4b7f11"
 LAYER_KEY = b'{"symkeyopts":"of a layer, as ocicrypt wraps it"}'
 
 
 @pytest.fixture
-async def broker(tmp_path: Path, tokens: AdminTokens) -> AsyncIterator[RunningBroker]:
-    async with running_kbs(tmp_path, kbs_admins=tokens.file) as running:
-        yield running
+def broker_settings(tokens: AdminTokens) -> dict[str, Any]:
+    return {"kbs_admins": tokens.file}
 
 
 async def test_an_image_key_that_coco_keyprovider_registers_opens_for_every_guest(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,7 @@ from verdictd_py.guest.rcar.keys import TeeKey, TeeKeyKind
 from verdictd_py.guest.rcar.messages import Version
 
 FLAGS = {"insecure_sample_verifier": True, "insecure_sample_data_dir": True}
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    async with running_kbs(tmp_path, unsafe=FLAGS) as running:
-        yield running
+pytestmark = pytest.mark.broker(kbs=True, unsafe=FLAGS)
 
 
 @pytest.mark.parametrize(("version", "kind"), EVERY_GUEST)

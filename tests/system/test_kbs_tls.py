@@ -15,9 +15,10 @@ import pytest
 import trustme
 from cryptography import x509
 
-from tests.support.broker import RunningBroker
+from tests.support.broker import HANDSHAKE_SECONDS, RunningBroker
+from tests.support.clock import elapse, elapse_until, until
 from tests.support.kbs import PATH, SECRET, running_kbs, url_of
-from tests.support.kbs_raw import SECONDS, all_closed, request
+from tests.support.kbs_raw import all_closed, request
 from tests.support.rcar_guests import attested, tdx_guest
 from verdictd_py import daemon as app
 
@@ -86,8 +87,7 @@ class Stream:
 
     async def healthy(self) -> bool:
         self._writer.write(request("GET", "/healthz"))
-        async with asyncio.timeout(SECONDS):
-            head = await self._reader.readuntil(b"\r\n\r\n")
+        head = await self._reader.readuntil(b"\r\n\r\n")
         return head.startswith(b"HTTP/1.1 200 ")
 
 
@@ -167,8 +167,7 @@ async def test_old_versions_of_tls_are_refused(tmp_path: Path, version: str) -> 
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        async with asyncio.timeout(SECONDS):
-            output, _ = await process.communicate()
+        output, _ = await process.communicate()
         await all_closed(broker)
         failed = broker.events.named("connection.failed")
         if version in {"tls1", "tls1_1"}:
@@ -192,14 +191,15 @@ async def test_old_versions_of_tls_are_refused(tmp_path: Path, version: str) -> 
     ],
 )
 async def test_what_is_no_tls_is_one_line(tmp_path: Path, data: bytes, reason: str) -> None:
-    async with running_kbs(tmp_path, kbs_http="0.0.0.0:0", handshake_timeout=0.5) as broker:
+    async with running_kbs(tmp_path, kbs_http="0.0.0.0:0") as broker:
         reader, writer = await asyncio.open_connection("127.0.0.1", port_of(broker))
         writer.write(data)
-        async with asyncio.timeout(SECONDS):
-            try:
-                answer = await reader.read()
-            except ConnectionResetError:
-                answer = b""
+        reading = asyncio.create_task(reader.read())
+        await elapse_until(reading.done)
+        try:
+            answer = await reading
+        except ConnectionResetError:
+            answer = b""
         writer.close()
         assert b"HTTP" not in answer
         await all_closed(broker)
@@ -211,13 +211,12 @@ async def test_what_is_no_tls_is_one_line(tmp_path: Path, data: bytes, reason: s
 
 
 async def test_handshakes_that_are_not_completed_count_and_end(tmp_path: Path) -> None:
-    async with running_kbs(
-        tmp_path, kbs_http="0.0.0.0:0", max_connections=5, handshake_timeout=0.5
-    ) as broker:
+    async with running_kbs(tmp_path, kbs_http="0.0.0.0:0", max_connections=5) as broker:
         held = [await asyncio.open_connection("127.0.0.1", port_of(broker)) for _ in range(12)]
-        async with asyncio.timeout(SECONDS):
-            for reader, _ in held:
-                assert await reader.read() == b""
+        await until(lambda: len(broker.events.named("connection.refused")) == 7)
+        await elapse(HANDSHAKE_SECONDS)
+        for reader, _ in held:
+            assert await reader.read() == b""
         await all_closed(broker)
         assert len(broker.events.named("connection.refused")) == 7
         assert len(broker.events.named("connection.failed")) == 5

@@ -150,7 +150,7 @@ async def test_every_change_over_http_is_in_the_audit_trail(
         (
             "POST",
             "reference-value",
-            {"json": reference({"mrTd": ["ab"]}), "headers": boss},
+            {"json": reference({"mrTd": ["ab" * 48]}), "headers": boss},
             "policy.set",
         ),
         ("POST", "attestation-policy", {"json": policy, "headers": boss}, "policy.set"),

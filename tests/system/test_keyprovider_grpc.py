@@ -91,12 +91,6 @@ NO_OCTETS: Final[tuple[object, ...]] = ("no base64!", "YQ", [256], [-1], [1.5], 
 
 
 @pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    async with running_broker(tmp_path, SimulatedPlatform.create(now=app.utc_now())) as running:
-        yield running
-
-
-@pytest.fixture
 async def client(broker: RunningBroker) -> AsyncIterator[KeyProviderClient]:
     async with KeyProviderClient.open(broker.client_api) as found:
         yield found

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
-from tests.support.broker import RunningBroker, running_broker
+from tests.support.broker import RunningBroker
 from tests.support.openssl import OPENSSL, Client, write_credentials
-from verdictd_py import daemon as app
 from verdictd_py.protocols.ratstls.issue import Form
-from verdictd_py.simulator import SimulatedPlatform
 
 pytestmark = pytest.mark.skipif(OPENSSL is None, reason="openssl is not installed")
-
-
-@pytest_asyncio.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    platform = SimulatedPlatform.create(now=app.utc_now())
-    async with running_broker(tmp_path, platform, handshake_timeout=5) as running:
-        yield running
 
 
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])

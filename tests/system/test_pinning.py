@@ -7,27 +7,16 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
-from tests.support.broker import RunningBroker, running_broker
+from tests.support.broker import RunningBroker
 from tests.support.channel import store
 from tests.support.command import Ended, environment
 from tests.support.refused_guests import HONEST, OTHER, refused_for, seen
-from tests.support.verdict import verdict
-from verdictd_py import daemon as app
-from verdictd_py.simulator import Flaw, SimulatedPlatform, TdMeasurements
-
-
-@pytest_asyncio.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    platform = SimulatedPlatform.create(now=app.utc_now())
-    async with running_broker(tmp_path, platform) as running:
-        yield running
+from tests.support.verdict import only_remarks, verdict
+from verdictd_py.simulator import Flaw, TdMeasurements
 
 
 def reference(broker: RunningBroker) -> dict[str, Any]:
@@ -59,7 +48,7 @@ async def test_a_refused_guest_is_pinned_in_one_command(broker: RunningBroker) -
     which = await refused_for(broker, rtmr1=[OTHER])
     pin = ("reference", "pin", "--from", which, "--yes", "--field", "rtmr1")
     ended = await verdict(broker, *pin)
-    assert (ended.status, ended.stderr) == (0, "")
+    only_remarks(ended)
     for shown in (HONEST, OTHER, "FMSPC", "UpToDate"):
         assert shown in ended.stdout.decode()
     assert reference(broker) == {"rtmr1": [OTHER, HONEST]}
@@ -124,11 +113,10 @@ async def test_whoever_hangs_up_at_the_question_changes_nothing(broker: RunningB
     )
     try:
         assert process.stderr is not None
-        async with asyncio.timeout(20):
-            await process.stderr.readuntil(b"[y/N] ")
-            process.send_signal(signal.SIGINT)
-            assert await process.wait() == 130
-            assert await process.stderr.read() == b""
+        await process.stderr.readuntil(b"[y/N] ")
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 130
+        assert await process.stderr.read() == b""
     finally:
         os.close(theirs)
         os.close(ours)
@@ -164,11 +152,11 @@ async def test_only_genuine_guests_that_measurements_alone_refused_can_be_pinned
     assert "did not verify" in await refusal(broker, tampered)
     both = await refused_for(broker, rtmr1=[OTHER], tcbStatus=["OutOfDate"])
     assert "tcbStatus" in await refusal(broker, both)
-    elsewhere = await refused_for(broker, fmspc=["none"], rtmr1=[OTHER])
+    elsewhere = await refused_for(broker, fmspc=["00" * 6], rtmr1=[OTHER])
     assert "fmspc" in await refusal(broker, elsewhere)
     for unknown in ("0" * 32, "", "../x"):
         line = await refusal(broker, unknown)
-        assert "remembered" in line or "named by its id" in line
+        assert "no guest with this id" in line or "no guest is named" in line
 
 
 async def test_a_policy_of_the_operators_own_is_not_overruled(broker: RunningBroker) -> None:

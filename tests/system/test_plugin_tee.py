@@ -35,6 +35,8 @@ from verdictd_py.protocols.ratstls.issue import Form, issue
 from verdictd_py.protocols.ratstls.session import client_context
 from verdictd_py.tees.registry import known_tees
 
+pytestmark = pytest.mark.broker(kbs=True)
+
 PACKAGE: Final = Path(__file__).parents[1] / "support" / "plugin_tee"
 IMAGE: Final = "ab" * 16
 OTHER: Final = "cd" * 16
@@ -77,9 +79,8 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Toy:
 
 
 @pytest.fixture
-async def broker(toy: Toy, tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    async with running_kbs(tmp_path, **toy.settings) as running:
-        yield running
+def broker_settings(toy: Toy) -> dict[str, Any]:
+    return toy.settings
 
 
 @asynccontextmanager
@@ -97,7 +98,7 @@ async def tls_guest(
     )
     context = client_context(key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()))
     use_certificate(context, certificate)
-    async with GuestConnection.open(*broker.address, context, timeout_seconds=10) as guest:
+    async with GuestConnection.open(*broker.address, context, timeout_seconds=60) as guest:
         yield guest
 
 
@@ -177,11 +178,29 @@ async def test_a_refused_guest_is_pinned_and_gets_its_secret(
     pinned(broker, image=[OTHER])
     which = (await refused(broker, toy))["id"]
     ended = await verdict(broker, "reference", "pin", "--from", which, "--yes", "--field", "image")
-    assert (ended.status, ended.stderr) == (0, "")
+    assert (ended.status, ended.stderr) == (0, "")  # nothing else is open
     stored = json.loads((broker.data / "opa" / "toyData").read_text())
     assert stored["image"] == [OTHER, IMAGE]
     async with connected(url_of(broker), rcar_guest(toy)) as session:
         assert (await session.resource(PATH)).reveal() == SECRET
+
+
+async def test_its_claims_form_the_schema_of_its_reference_data(
+    broker: RunningBroker, toy: Toy, tmp_path: Path
+) -> None:
+    for values, said in (
+        ({"Image": [IMAGE]}, "did you mean image?"),
+        ({"image": ["ABC"]}, "image: 'ABC' is not 32 lower-case hex digits"),
+        ({"mrTd": []}, "no policy reads 'mrTd'"),  # another TEE's
+    ):
+        (tmp_path / "wrong").write_text(json.dumps(values))
+        ended = await verdict(broker, "reference", "set", "toyData", str(tmp_path / "wrong"))
+        assert said in ended.complaint(1, "verdict-py")
+    pinned(broker, Image=[IMAGE])
+    (reason,) = (await refused(broker, toy))["reasons"]
+    assert "did you mean image?" in reason["text"]
+    ended = await verdict(broker, "policy", "set", "toypolicy.rego", str(tmp_path / "wrong"))
+    assert "did you mean toyPolicy.rego?" in ended.complaint(1, "verdict-py")
 
 
 async def test_a_named_set_takes_only_values_of_the_claims_form(

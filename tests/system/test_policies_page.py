@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.policy.support import POLICIES, tdx_claims
 from tests.support.broker import RunningBroker, running_broker
 from tests.support.command import environment
 from tests.support.refused_guests import seen
-from tests.support.verdict import SECONDS, beside
+from tests.support.verdict import beside
 from verdictd_py import daemon as app
 from verdictd_py.simulator import SimulatedPlatform, TdMeasurements
 
@@ -73,13 +71,11 @@ async def typed(command: str, broker: RunningBroker, directory: Path) -> tuple[i
         env={**environment(), "NO_COLOR": "1"},
         cwd=directory,
     )
-    async with asyncio.timeout(SECONDS):
-        out, err = await process.communicate()
+    out, err = await process.communicate()
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
 
 
-@pytest.mark.timeout(180)
 async def test_every_command_does_what_the_page_says(tmp_path: Path) -> None:
     directory = tmp_path / "operator"
     directory.mkdir()

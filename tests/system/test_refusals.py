@@ -64,7 +64,7 @@ def reasons(event: dict[str, EventValue]) -> list[str]:
 async def shown(broker: RunningBroker, context: SSL.Context) -> list[str]:
     """What the log says of a guest with this context."""
     with pytest.raises(BrokerRefused):
-        async with GuestConnection.open(*broker.address, context, timeout_seconds=10) as guest:
+        async with GuestConnection.open(*broker.address, context, timeout_seconds=60) as guest:
             await guest.version()
     refused = broker.events.named("guest.refused")
     if refused:
@@ -178,6 +178,7 @@ CASES: Final = {
     "a policy that is broken": Case(
         lambda broker: with_policy(broker, b"package policy\nallow if { true\n")
     ),
+    "a misspelled name in reference data": Case(lambda broker: with_data(broker, mrtd=[OTHER])),
     "nothing is pinned, and must be": Case(
         of_guest, settings=(("require_reference_values", True),)
     ),

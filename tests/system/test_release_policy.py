@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
-from tests.support.broker import KEY, KID, RunningBroker, running_broker
+from tests.support.broker import KEY, KID, RunningBroker
 from tests.support.channel import store
 from tests.support.verdict import verdict
-from verdictd_py import daemon as app
 from verdictd_py.guest.connection import BrokerRefused
-from verdictd_py.simulator import SimulatedPlatform, TdMeasurements
+from verdictd_py.simulator import TdMeasurements
 
 TEAM_A = TdMeasurements(mr_config_id=b"\xaa" * 48)
 POLICY = """package policy
@@ -28,13 +25,6 @@ allow if input.claims.mrConfigId in data.teams[input.resource.path]
 
 reasons contains "not the team's guest" if not allow
 """
-
-
-@pytest_asyncio.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    platform = SimulatedPlatform.create(now=app.utc_now())
-    async with running_broker(tmp_path, platform) as running:
-        yield running
 
 
 async def test_a_team_gets_its_secrets_and_nobody_elses(

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import grpc
 import pytest
-import pytest_asyncio
 import trustme
 
-from tests.support.broker import KID, RunningBroker, running_broker
+from tests.support.broker import KID, RunningBroker
 from tests.support.certificates import Certificates
 from tests.support.keyprovider_client import unwrap_input, wrap_input
-from verdictd_py import daemon as app
 from verdictd_py._generated import clientapi_pb2 as upstream
 from verdictd_py._generated import keyprovider_pb2 as keyprovider
 from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py.domain.callers import ROLES, Right
-from verdictd_py.simulator import SimulatedPlatform
 
 NAMES = {"wrap": "farm", "operator": "ops", "admin": "boss.example"}
 UNREADABLE = {"kid": KID, "wrapped_data": [0], "iv": [0], "algorithm": "AES"}
@@ -92,6 +89,17 @@ METHODS: dict[str, tuple[Right, object]] = {
     "verdictd.v1.ImageService/SetCosignKey": (Right.MANAGE, v1.SetCosignKeyRequest()),
     "verdictd.v1.ImageService/GetCredential": (Right.MANAGE, v1.GetCredentialRequest()),
     "verdictd.v1.ImageService/SetCredential": (Right.MANAGE, v1.SetCredentialRequest()),
+    "verdictd.v1.DocumentService/ListDocuments": (Right.MANAGE, v1.ListDocumentsRequest()),
+    "verdictd.v1.DocumentService/DescribeDocument": (
+        Right.MANAGE,
+        v1.DescribeDocumentRequest(name="none"),
+    ),
+    "verdictd.v1.DocumentService/SetPolicy": (Right.MANAGE, v1.SetPolicyRequest(name="tdxPolicy")),
+    "verdictd.v1.DocumentService/SetReference": (Right.MANAGE, v1.SetReferenceRequest(name="none")),
+    "verdictd.v1.DocumentService/DeleteDocument": (
+        Right.MANAGE,
+        v1.DeleteDocumentRequest(name="none"),
+    ),
     "verdictd.v1.ReferenceService/GetReference": (
         Right.MANAGE,
         v1.GetReferenceRequest(tee="tdx"),
@@ -104,8 +112,14 @@ METHODS: dict[str, tuple[Right, object]] = {
         Right.MANAGE,
         v1.RetireSetRequest(tee="tdx", name="none"),
     ),
+    "verdictd.v1.ReferenceService/DeleteSet": (
+        Right.MANAGE,
+        v1.DeleteSetRequest(tee="tdx", name="none"),
+    ),
     "verdictd.v1.AppraisalService/ListGuests": (Right.MANAGE, v1.ListGuestsRequest()),
     "verdictd.v1.AppraisalService/GetGuest": (Right.MANAGE, v1.GetGuestRequest()),
+    "verdictd.v1.PolicyTestService/CheckPolicy": (Right.MANAGE, v1.CheckPolicyRequest()),
+    "verdictd.v1.PolicyTestService/TestPolicy": (Right.MANAGE, v1.TestPolicyRequest()),
     "verdictd.v1.StatusService/GetStatus": (Right.MANAGE, v1.GetStatusRequest()),
 }
 
@@ -123,11 +137,9 @@ def certificates(tmp_path: Path) -> Certificates:
     return Certificates.make(tmp_path)
 
 
-@pytest_asyncio.fixture
-async def broker(tmp_path: Path, certificates: Certificates) -> AsyncIterator[RunningBroker]:
-    platform = SimulatedPlatform.create(now=app.utc_now())
-    async with running_broker(tmp_path, platform, **certificates.settings) as running:
-        yield running
+@pytest.fixture
+def broker_settings(certificates: Certificates) -> dict[str, Any]:
+    return certificates.settings
 
 
 async def codes(
@@ -143,7 +155,7 @@ async def codes(
         for method, (_, request) in METHODS.items():
             call = channel.unary_unary(f"/{method}", type(request).SerializeToString, None)  # type: ignore[attr-defined]  # messages are made at run time
             try:
-                await call(request, timeout=10)
+                await call(request, timeout=120)
                 found[method] = grpc.StatusCode.OK
             except grpc.aio.AioRpcError as error:
                 found[method] = error.code()

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
 from functools import partial
 from itertools import product
-from pathlib import Path
 
 import pytest
-import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -19,10 +16,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from OpenSSL import SSL, crypto
 
-from tests.support.broker import RunningBroker, running_broker
+from tests.support.broker import RunningBroker
 from tests.support.ratstls import DICE, extensions_of, read, self_signed
 from tests.support.tees import TEES
-from verdictd_py import daemon as app
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.errors import BindingMismatch
 from verdictd_py.guest.attesters import use_certificate
@@ -30,16 +26,8 @@ from verdictd_py.guest.connection import BrokerRefused, GuestConnection
 from verdictd_py.protocols.ratstls import dice
 from verdictd_py.protocols.ratstls.issue import Form, issue
 from verdictd_py.protocols.ratstls.session import client_context
-from verdictd_py.simulator import SimulatedPlatform
 
 GUESTS = (0, 1)
-
-
-@pytest_asyncio.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    platform = SimulatedPlatform.create(now=app.utc_now())
-    async with running_broker(tmp_path, platform) as running:
-        yield running
 
 
 class Guest:
@@ -65,10 +53,10 @@ async def test_a_certificate_opens_nothing_without_its_key(
     use_key(context, of=(thief if stolen else honest).key, beside=honest.key)
     if stolen:
         with pytest.raises(BrokerRefused):
-            async with GuestConnection.open(*broker.address, context, timeout_seconds=10) as guest:
+            async with GuestConnection.open(*broker.address, context, timeout_seconds=60) as guest:
                 await guest.version()
     else:
-        async with GuestConnection.open(*broker.address, context, timeout_seconds=10) as guest:
+        async with GuestConnection.open(*broker.address, context, timeout_seconds=60) as guest:
             assert await guest.version() == "v1"
     assert bool(broker.events.named("guest.accepted")) is not stolen
 

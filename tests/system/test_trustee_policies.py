@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -13,7 +12,7 @@ import pytest
 from tests.policy.trustee_policies import HEAD, OPEN, PROVED, TRUSTED
 from tests.support.broker import KEY, KID, RunningBroker
 from tests.support.channel import store
-from tests.support.kbs import PATH, SECRET, running_kbs, url_of
+from tests.support.kbs import PATH, SECRET, url_of
 from tests.support.kbs_admins import AdminTokens, b64url, bearing
 from tests.support.rcar_guests import attested, sample_guest, tdx_guest
 from verdictd_py.guest.connection import BrokerRefused
@@ -21,14 +20,14 @@ from verdictd_py.guest.rcar.errors import KbsRefused
 from verdictd_py.guest.rcar.session import RcarGuest
 
 FLAGS = {"insecure_sample_verifier": True, "insecure_sample_data_dir": True}
+pytestmark = pytest.mark.broker(kbs=True, unsafe=FLAGS)
 
 Setting = Callable[[RunningBroker, AdminTokens, str], Awaitable[None]]
 
 
 @pytest.fixture
-async def broker(tmp_path: Path, tokens: AdminTokens) -> AsyncIterator[RunningBroker]:
-    async with running_kbs(tmp_path, unsafe=FLAGS, kbs_admins=tokens.file) as running:
-        yield running
+def broker_settings(tokens: AdminTokens) -> dict[str, Any]:
+    return {"kbs_admins": tokens.file}
 
 
 async def over_http(broker: RunningBroker, tokens: AdminTokens, policy: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import environment
+from tests.support.tees import TDX
 from tests.system.changing import OPERATOR, VALUE, opened
 from verdictd_py.documents import referencesets
 from verdictd_py.errors import StorageError
@@ -33,14 +34,13 @@ async def at_once(root: Path, *changes: tuple[str, ...]) -> None:
         )
         for words in changes
     ]
-    async with asyncio.timeout(SECONDS):
-        for process in processes:
-            assert process.stdout is not None
-            assert await process.stdout.readline() == b"ready\n"
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.close()
-        assert [await process.wait() for process in processes] == [0] * len(processes)
+    for process in processes:
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.close()
+    assert [await process.wait() for process in processes] == [0] * len(processes)
 
 
 def states(root: Path) -> dict[str, str]:
@@ -65,9 +65,11 @@ async def test_no_retirement_of_one_is_undone_by_the_other(tmp_path: Path) -> No
 
 
 async def test_no_list_of_the_reference_data_is_lost(tmp_path: Path) -> None:
-    await at_once(tmp_path, ("replace", "a", "15"), ("replace", "b", "15"))
+    lists = [name for name, claim in TDX.claims.items() if claim.form.bytes_of is not None]
+    await at_once(tmp_path, ("replace", *lists[::2]), ("replace", *lists[1::2]))
     found = json.loads((tmp_path / "opa" / "tdxData").read_text())
-    assert {f"{p}{n}" for p in "ab" for n in range(15)} <= set(found)
+    assert all(len(found[name]) == 1 for name in lists)
+    assert len(lists) >= 17
 
 
 async def test_no_certificate_is_lost(tmp_path: Path) -> None:
@@ -97,7 +99,11 @@ async def test_a_process_that_holds_the_directory_delays_changes_and_nothing_els
         await asyncio.to_thread(directory.walk)
     assert not done
     with pytest.raises(StorageError, match=r"held the data directory for 0\.05 s"):
-        await exclusively(directory, lambda: done.append("never"), wait_seconds=0.05)
+        await exclusively(
+            directory,
+            lambda: done.append("never"),
+            wait_seconds=0.05,  # window: the lock is held for the whole wait
+        )
     os.close(holder)  # as the kernel does when a process dies
     await waiting
     assert done == ["changed"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,8 +12,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.tees.support import NOW, good_collateral, platform
-from verdictd_py.errors import CollateralExpired, CollateralUnavailable, QuoteInvalid
+from tests.tees.support import NOW, good_collateral, platform, signed_again
+from verdictd_py.errors import CollateralExpired, CollateralUnavailable, QuoteInvalid, ReasonKind
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import SimulatedPlatform, pki
 from verdictd_py.tees.intel.collateral.check import Validity, check_collateral
@@ -25,9 +26,10 @@ DAY = timedelta(days=1)
 VALID = pki.Validity(NOW - DAY, NOW + 30 * DAY)
 
 
-def check(collateral: Collateral, now: datetime = NOW) -> Validity:
+def check(collateral: Collateral, now: datetime = NOW, **changes: str) -> Validity:
     key = root_key_digest(platform().root_ca_der)
-    return check_collateral(collateral, REQUEST, root_key=key, now=now)
+    request = replace(REQUEST, **changes)
+    return check_collateral(collateral, request, root_key=key, now=now)
 
 
 def test_valid_collateral_is_accepted() -> None:
@@ -170,3 +172,103 @@ def test_the_issuer_of_a_crl_is_a_ca_that_may_sign_it(is_ca: bool, signs_crls: b
     )
     with pytest.raises(CollateralRejected, match="not a CA that may sign"):
         check(issued_by(pki.Signer(key, certificate)))
+
+
+@pytest.mark.parametrize("name", ["tcb_signer", "pck_ca"])
+def test_a_signer_that_the_root_revoked_is_refused(name: str) -> None:
+    revoked = getattr(platform(), name).certificate
+    crl = pki.new_crl(platform().root, (revoked,), VALID)
+    with pytest.raises(QuoteInvalid, match="revoked a certificate that signed"):
+        check(with_bytes("root_ca_crl", crl))
+
+
+def test_a_revoked_platform_leaves_the_collateral_as_it_is() -> None:
+    """The quote's own check finds it: the same collateral serves the other platforms."""
+    crl = pki.new_crl(platform().pck_ca, (platform().tcb_signer.certificate,), VALID)
+    assert check(with_bytes("pck_crl", crl))
+
+
+class TestPlatformType:
+    def texts(self, **ids: str) -> Collateral:
+        info = json.loads(good_collateral().tcb_info)
+        identity = json.loads(good_collateral().qe_identity)
+        info["id"], identity["id"] = ids.get("info", "TDX"), ids.get("identity", "TD_QE")
+        return signed_again(
+            good_collateral(), tcb_info=json.dumps(info), qe_identity=json.dumps(identity)
+        )
+
+    @pytest.mark.parametrize(
+        ("tee", "info", "identity"),
+        [
+            ("sgx", "TDX", "TD_QE"),
+            ("csv", "TDX", "TD_QE"),
+            ("tdx", "SGX", "QE"),
+            ("tdx", "SGX", "TD_QE"),
+            ("tdx", "TDX", "QE"),
+            ("tdx", "TDX", "QVE"),
+        ],
+    )
+    def test_both_texts_are_for_the_tee(self, tee: str, info: str, identity: str) -> None:
+        with pytest.raises(CollateralRejected, match=f"not for {tee}"):
+            check(self.texts(info=info, identity=identity), tee=tee)
+
+    def test_collateral_of_the_tee_is_accepted(self) -> None:
+        assert check(self.texts(info="SGX", identity="QE"), tee="sgx")
+
+    def test_collateral_of_another_fmspc_is_refused(self) -> None:
+        with pytest.raises(CollateralRejected, match="another FMSPC"):
+            check(good_collateral(), fmspc="00906ed50000")
+
+
+@pytest.mark.parametrize("name", ["tcb_info", "qe_identity"])
+def test_the_lower_evaluation_number_counts(name: str) -> None:
+    """`minimum_evaluation` refuses collateral of which one half is old."""
+    members = json.loads(getattr(good_collateral(), name))
+    number = members["tcbEvaluationDataNumber"]
+    members["tcbEvaluationDataNumber"] = number - 1
+    older = signed_again(good_collateral(), **{name: json.dumps(members)})
+    assert check(good_collateral()).evaluation_number == number
+    assert check(older).evaluation_number == number - 1
+
+
+def test_the_validity_includes_both_ends_and_nothing_outside() -> None:
+    collateral = with_crl("pck_crl", pki.Validity(NOW - DAY, NOW + DAY))
+    for inside in (NOW - DAY, NOW + DAY):
+        assert check(collateral, inside)
+    with pytest.raises(CollateralExpired) as refused:
+        check(collateral, NOW + DAY + timedelta(seconds=1))
+    (reason,) = refused.value.reasons
+    assert reason.as_json() == {
+        "rule": "collateral",
+        "measured": "2026-11-25T12:00:01+00:00",
+        "expected": "2026-11-23T12:00:00+00:00 to 2026-11-25T12:00:00+00:00",
+        "text": "the collateral is outside its validity",
+    }
+    assert reason.kind is ReasonKind.COLLATERAL
+
+
+def test_a_rejection_has_its_text_as_the_reason() -> None:
+    with pytest.raises(CollateralRejected) as refused:
+        check(good_collateral(), fmspc="00906ed50000")
+    (reason,) = refused.value.reasons
+    assert (reason.rule, reason.measured, reason.expected) == ("tcb-info", "", "")
+    assert reason.text == str(refused.value)
+    assert reason.kind is ReasonKind.COLLATERAL
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"), [("tcb_info", "tcb-info"), ("qe_identity", "qe-identity")]
+)
+def test_a_changed_text_is_named_in_the_reason(name: str, rule: str) -> None:
+    changes: dict[str, Any] = {name: getattr(good_collateral(), name) + " "}
+    with pytest.raises(QuoteInvalid) as refused:
+        check(replace(good_collateral(), **changes))
+    assert [reason.rule for reason in refused.value.reasons] == [rule]
+
+
+@pytest.mark.parametrize(("name", "version"), [("tcb_info", 2), ("qe_identity", 3)])
+def test_another_version_is_refused(name: str, version: int) -> None:
+    members = json.loads(getattr(good_collateral(), name)) | {"version": version}
+    changed = signed_again(good_collateral(), **{name: json.dumps(members)})
+    with pytest.raises(CollateralRejected, match="TCB info and QE identity have the versions"):
+        check(changed)

@@ -107,6 +107,64 @@ def test_what_is_not_served(data: bytes, says: str) -> None:
         parse_quote(data)
 
 
+def _signed_with(signature_data: bytes) -> bytes:
+    """Return a version 4 quote with other signature data, of which the length is right."""
+    return good_quote()[:632] + len(signature_data).to_bytes(4, "little") + signature_data
+
+
+def _certified_with(inner: bytes) -> bytes:
+    """Return a version 4 quote with another nested QE report, of which the length is right."""
+    size = len(inner).to_bytes(4, "little")
+    return _signed_with(good_quote()[636:764] + b"\x06\0" + size + inner)
+
+
+SIGNATURE_DATA = good_quote()[636:]
+NESTED = parse_quote(good_quote()).raw[770:]
+
+
+@pytest.mark.parametrize(
+    ("data", "part"),
+    [
+        (good_quote()[:48], "report body"),
+        (good_quote()[:631], "report body"),
+        (good_quote()[:635], "signature length"),
+        (good_quote()[:1000], "signature data"),
+        (_signed_with(SIGNATURE_DATA[:63]), "signature"),
+        (_signed_with(SIGNATURE_DATA[:127]), "attestation key"),
+        (_signed_with(SIGNATURE_DATA[:129]), "certification data"),
+        (_signed_with(SIGNATURE_DATA[:133]), "certification data"),
+        (_signed_with(SIGNATURE_DATA[:200]), "certification data"),
+        (_certified_with(NESTED[:383]), "QE report"),
+        (_certified_with(NESTED[:447]), "QE report signature"),
+        (_certified_with(NESTED[:449]), "QE authentication data"),
+        (_certified_with(NESTED[:481]), "QE authentication"),
+        (_certified_with(NESTED[:483]), "certification data"),
+        (_certified_with(NESTED[:487]), "certification data"),
+        (_certified_with(NESTED[:-1]), "certification data"),
+        (V5[:49], "body descriptor"),
+        (V5[:53], "body descriptor"),
+    ],
+)
+def test_a_quote_that_is_cut_off_names_the_part(data: bytes, part: str) -> None:
+    with pytest.raises(EvidenceFormat, match=f"the quote ends inside its {part}$"):
+        parse_quote(data)
+
+
+def test_the_parts_of_the_signature_data() -> None:
+    quote, data = parse_quote(good_quote()), good_quote()
+    assert quote.signed == data[:632]
+    assert (quote.signature, quote.attestation_key) == (data[636:700], data[700:764])
+    assert (quote.qe_report, quote.qe_report_signature) == (data[770:1154], data[1154:1218])
+    assert quote.qe_auth_data == data[1220:1252]
+
+
+def test_the_largest_quote() -> None:
+    padded = good_quote().ljust(MAX_QUOTE_BYTES, b"\0")
+    assert parse_quote(padded).digest == parse_quote(good_quote()).digest
+    with pytest.raises(EvidenceFormat, match="longer than"):
+        parse_quote(padded + b"\0")
+
+
 @pytest.mark.parametrize("kind", [1, 2, 3, 4, 6, 7])
 def test_only_pck_chains_certify(kind: int) -> None:
     """Certification data of the QE report other than type 5 is refused in clear words."""

@@ -49,7 +49,7 @@ from verdictd_py.simulator import (
 )
 from verdictd_py.tees.intel import verification as intel
 from verdictd_py.tees.intel.collateral.sources import EndorsementsOnly
-from verdictd_py.tees.intel.dcap import RefusedLate
+from verdictd_py.tees.intel.dcap import ContentRefusal
 from verdictd_py.tees.tdx.verifier import TdxVerifier
 
 HONEST = TdMeasurements()
@@ -296,8 +296,8 @@ def test_debug_td_with_unsigned_tcb_info_is_not_rated() -> None:
 def test_no_order_of_the_library_is_relied_on(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A library that looked at the debug bit first would not make us believe forged TCB info."""
 
-    def too_early(*_: object, **__: object) -> RefusedLate:
-        return RefusedLate("debug", "Debug mode is enabled", ReasonKind.ATTRIBUTES)
+    def too_early(*_: object, **__: object) -> ContentRefusal:
+        return ContentRefusal("debug", "Debug mode is enabled", ReasonKind.ATTRIBUTES)
 
     monkeypatch.setattr(intel, "evaluate_quote", too_early)
     quote = platform().quote(REPORT_DATA, HONEST.debug())

@@ -76,7 +76,7 @@ async def test_the_broker_presents_evidence_about_itself(
             return True
 
         context.set_verify(SSL.VERIFY_PEER, record)
-        async with GuestConnection.open(*broker.address, context, timeout_seconds=10) as guest:
+        async with GuestConnection.open(*broker.address, context, timeout_seconds=60) as guest:
             assert await guest.version() == "v1"
     evidence = certificate.read(certificates[-1], TEES, now=broker.now, max_age=None)
     assert evidence.tee == "tdx"

@@ -500,6 +500,192 @@ class SetCredentialResponse(_message.Message):
 Global___SetCredentialResponse: _TypeAlias = SetCredentialResponse  # noqa: Y015
 
 @_typing.final
+class Document(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    READ_BY_FIELD_NUMBER: _builtins.int
+    REMARK_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    IN_FORCE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    kind: _builtins.str
+    """policy, reference data, ...; empty: nothing reads it"""
+    remark: _builtins.str
+    """of a document that nothing reads: one sentence, with the right name"""
+    sha256: _builtins.str
+    """empty: it cannot be read"""
+    size: _builtins.int
+    """bytes"""
+    problem: _builtins.str
+    in_force: _builtins.bool
+    """the broker decides with it now"""
+    @_builtins.property
+    def read_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what the broker decides with it; none: nothing"""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        read_by: _abc.Iterable[_builtins.str] | None = ...,
+        remark: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+        size: _builtins.int = ...,
+        problem: _builtins.str = ...,
+        in_force: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_force", b"in_force", "kind", b"kind", "name", b"name", "problem", b"problem", "read_by", b"read_by", "remark", b"remark", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Document: _TypeAlias = Document  # noqa: Y015
+
+@_typing.final
+class ListDocumentsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDocumentsRequest: _TypeAlias = ListDocumentsRequest  # noqa: Y015
+
+@_typing.final
+class ListDocumentsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Document]:
+        """by name"""
+
+    def __init__(
+        self,
+        *,
+        documents: _abc.Iterable[Global___Document] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDocumentsResponse: _TypeAlias = ListDocumentsResponse  # noqa: Y015
+
+@_typing.final
+class DescribeDocumentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """need not be stored"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeDocumentRequest: _TypeAlias = DescribeDocumentRequest  # noqa: Y015
+
+@_typing.final
+class SetPolicyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    content: _builtins.bytes
+    """Rego"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetPolicyRequest: _TypeAlias = SetPolicyRequest  # noqa: Y015
+
+@_typing.final
+class SetReferenceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    content: _builtins.bytes
+    """JSON"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetReferenceRequest: _TypeAlias = SetReferenceRequest  # noqa: Y015
+
+@_typing.final
+class DeleteDocumentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """one that nothing reads"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteDocumentRequest: _TypeAlias = DeleteDocumentRequest  # noqa: Y015
+
+@_typing.final
+class DeleteDocumentResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteDocumentResponse: _TypeAlias = DeleteDocumentResponse  # noqa: Y015
+
+@_typing.final
 class ReferenceSet(_message.Message):
     """Values that were added together, beside the reference data; what decides is the union of both."""
 
@@ -675,6 +861,44 @@ class RetireSetRequest(_message.Message):
 Global___RetireSetRequest: _TypeAlias = RetireSetRequest  # noqa: Y015
 
 @_typing.final
+class DeleteSetRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    tee: _builtins.str
+    name: _builtins.str
+    """one that is no longer in force"""
+    def __init__(
+        self,
+        *,
+        tee: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "tee", b"tee"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteSetRequest: _TypeAlias = DeleteSetRequest  # noqa: Y015
+
+@_typing.final
+class DeleteSetResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteSetResponse: _TypeAlias = DeleteSetResponse  # noqa: Y015
+
+@_typing.final
 class GetReferenceRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -701,13 +925,24 @@ class Reference(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     UNPINNED_FIELD_NUMBER: _builtins.int
+    DECIDING_FIELD_NUMBER: _builtins.int
+    UNREAD_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """tdxData"""
     content: _builtins.str
-    """JSON"""
+    """JSON, as it is stored"""
+    deciding: _builtins.str
+    """JSON: with the named sets in force; empty: every guest is refused"""
+    problem: _builtins.str
+    """why every guest is refused; empty: it can be used"""
     @_builtins.property
     def unpinned(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """measurements of which any value is accepted"""
+
+    @_builtins.property
+    def unread(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """names with values that the policy in force does not read"""
 
     def __init__(
         self,
@@ -715,10 +950,13 @@ class Reference(_message.Message):
         name: _builtins.str = ...,
         content: _builtins.str = ...,
         unpinned: _abc.Iterable[_builtins.str] | None = ...,
+        deciding: _builtins.str = ...,
+        unread: _abc.Iterable[_builtins.str] | None = ...,
+        problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "name", b"name", "unpinned", b"unpinned"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "deciding", b"deciding", "name", b"name", "problem", b"problem", "unpinned", b"unpinned", "unread", b"unread"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -821,7 +1059,7 @@ class Change(_message.Message):
     """empty: the value is accepted already"""
     @_builtins.property
     def accepted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """now; none: any value"""
+        """now, by the data or a set; none: any value"""
 
     def __init__(
         self,
@@ -1166,6 +1404,8 @@ class Status(_message.Message):
     RIGHTS_FIELD_NUMBER: _builtins.int
     UNPINNED_FIELD_NUMBER: _builtins.int
     KBS_HTTP_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    UNREAD_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     started_at: _builtins.str
     listen: _builtins.str
@@ -1196,6 +1436,14 @@ class Status(_message.Message):
     def unpinned(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """"tdx rtmr1": any value is accepted"""
 
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """documents for which guests or releases are refused"""
+
+    @_builtins.property
+    def unread(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """documents, or parts of them, that decide nothing"""
+
     def __init__(
         self,
         *,
@@ -1216,10 +1464,12 @@ class Status(_message.Message):
         rights: _abc.Iterable[_builtins.str] | None = ...,
         unpinned: _abc.Iterable[_builtins.str] | None = ...,
         kbs_http: _builtins.str = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
+        unread: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attester", b"attester", "caller", b"caller", "client_api", b"client_api", "data_dir", b"data_dir", "guests_accepted", b"guests_accepted", "guests_refused", b"guests_refused", "guests_unverified", b"guests_unverified", "kbs_http", b"kbs_http", "keyprovider_api", b"keyprovider_api", "listen", b"listen", "rights", b"rights", "started_at", b"started_at", "unpinned", b"unpinned", "unsafe", b"unsafe", "verifiers", b"verifiers", "version", b"version", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attester", b"attester", "caller", b"caller", "client_api", b"client_api", "data_dir", b"data_dir", "guests_accepted", b"guests_accepted", "guests_refused", b"guests_refused", "guests_unverified", b"guests_unverified", "kbs_http", b"kbs_http", "keyprovider_api", b"keyprovider_api", "listen", b"listen", "problems", b"problems", "rights", b"rights", "started_at", b"started_at", "unpinned", b"unpinned", "unread", b"unread", "unsafe", b"unsafe", "verifiers", b"verifiers", "version", b"version", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

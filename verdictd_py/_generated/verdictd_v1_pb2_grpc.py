@@ -594,6 +594,259 @@ class ImageService:
             _registered_method=True)
 
 
+class DocumentServiceStub:
+    """The documents that decide, by name: policies, reference data, named sets, release policies.
+    Upstream's OpaService stores under every name. These calls refuse a name that nothing reads, if
+    another one was probably meant, and say what reads the document.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ListDocuments = channel.unary_unary(
+                '/verdictd.v1.DocumentService/ListDocuments',
+                request_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListDocumentsRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListDocumentsResponse.FromString,
+                _registered_method=True)
+        self.DescribeDocument = channel.unary_unary(
+                '/verdictd.v1.DocumentService/DescribeDocument',
+                request_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.DescribeDocumentRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.Document.FromString,
+                _registered_method=True)
+        self.SetPolicy = channel.unary_unary(
+                '/verdictd.v1.DocumentService/SetPolicy',
+                request_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.SetPolicyRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.Document.FromString,
+                _registered_method=True)
+        self.SetReference = channel.unary_unary(
+                '/verdictd.v1.DocumentService/SetReference',
+                request_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.SetReferenceRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.Document.FromString,
+                _registered_method=True)
+        self.DeleteDocument = channel.unary_unary(
+                '/verdictd.v1.DocumentService/DeleteDocument',
+                request_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.DeleteDocumentRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.DeleteDocumentResponse.FromString,
+                _registered_method=True)
+
+
+class DocumentServiceServicer:
+    """The documents that decide, by name: policies, reference data, named sets, release policies.
+    Upstream's OpaService stores under every name. These calls refuse a name that nothing reads, if
+    another one was probably meant, and say what reads the document.
+    """
+
+    def ListDocuments(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DescribeDocument(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetPolicy(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetReference(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteDocument(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_DocumentServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ListDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDocuments,
+                    request_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListDocumentsRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListDocumentsResponse.SerializeToString,
+            ),
+            'DescribeDocument': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeDocument,
+                    request_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.DescribeDocumentRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.Document.SerializeToString,
+            ),
+            'SetPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetPolicy,
+                    request_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.SetPolicyRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.Document.SerializeToString,
+            ),
+            'SetReference': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetReference,
+                    request_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.SetReferenceRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.Document.SerializeToString,
+            ),
+            'DeleteDocument': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteDocument,
+                    request_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.DeleteDocumentRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.DeleteDocumentResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'verdictd.v1.DocumentService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('verdictd.v1.DocumentService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class DocumentService:
+    """The documents that decide, by name: policies, reference data, named sets, release policies.
+    Upstream's OpaService stores under every name. These calls refuse a name that nothing reads, if
+    another one was probably meant, and say what reads the document.
+    """
+
+    @staticmethod
+    def ListDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/verdictd.v1.DocumentService/ListDocuments',
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListDocumentsRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeDocument(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/verdictd.v1.DocumentService/DescribeDocument',
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.DescribeDocumentRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.Document.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/verdictd.v1.DocumentService/SetPolicy',
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.SetPolicyRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.Document.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetReference(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/verdictd.v1.DocumentService/SetReference',
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.SetReferenceRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.Document.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteDocument(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/verdictd.v1.DocumentService/DeleteDocument',
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.DeleteDocumentRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.DeleteDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class ReferenceServiceStub:
     """What guests are measured against.
     """
@@ -633,6 +886,11 @@ class ReferenceServiceStub:
                 '/verdictd.v1.ReferenceService/RetireSet',
                 request_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.RetireSetRequest.SerializeToString,
                 response_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ReferenceSet.FromString,
+                _registered_method=True)
+        self.DeleteSet = channel.unary_unary(
+                '/verdictd.v1.ReferenceService/DeleteSet',
+                request_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.DeleteSetRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.DeleteSetResponse.FromString,
                 _registered_method=True)
 
 
@@ -676,6 +934,12 @@ class ReferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteSet(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ReferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -708,6 +972,11 @@ def add_ReferenceServiceServicer_to_server(servicer, server):
                     servicer.RetireSet,
                     request_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.RetireSetRequest.FromString,
                     response_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ReferenceSet.SerializeToString,
+            ),
+            'DeleteSet': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSet,
+                    request_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.DeleteSetRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.DeleteSetResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -873,6 +1142,33 @@ class ReferenceService:
             '/verdictd.v1.ReferenceService/RetireSet',
             verdictd__py_dot___generated_dot_verdictd__v1__pb2.RetireSetRequest.SerializeToString,
             verdictd__py_dot___generated_dot_verdictd__v1__pb2.ReferenceSet.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/verdictd.v1.ReferenceService/DeleteSet',
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.DeleteSetRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.DeleteSetResponse.FromString,
             options,
             channel_credentials,
             insecure,

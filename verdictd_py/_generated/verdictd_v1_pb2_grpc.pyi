@@ -184,6 +184,79 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
 
 def add_ImageServiceServicer_to_server(servicer: ImageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
+class DocumentServiceStub:
+    """The documents that decide, by name: policies, reference data, named sets, release policies.
+    Upstream's OpaService stores under every name. These calls refuse a name that nothing reads, if
+    another one was probably meant, and say what reads the document.
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> DocumentServiceAsyncStub: ...
+    ListDocuments: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.ListDocumentsRequest, _verdictd_v1_pb2.ListDocumentsResponse]
+    DescribeDocument: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.DescribeDocumentRequest, _verdictd_v1_pb2.Document]
+    SetPolicy: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.SetPolicyRequest, _verdictd_v1_pb2.Document]
+    SetReference: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.SetReferenceRequest, _verdictd_v1_pb2.Document]
+    DeleteDocument: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.DeleteDocumentRequest, _verdictd_v1_pb2.DeleteDocumentResponse]
+
+@_typing.type_check_only
+class DocumentServiceAsyncStub(DocumentServiceStub):
+    """The documents that decide, by name: policies, reference data, named sets, release policies.
+    Upstream's OpaService stores under every name. These calls refuse a name that nothing reads, if
+    another one was probably meant, and say what reads the document.
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    ListDocuments: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.ListDocumentsRequest, _verdictd_v1_pb2.ListDocumentsResponse]  # type: ignore[assignment]
+    DescribeDocument: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.DescribeDocumentRequest, _verdictd_v1_pb2.Document]  # type: ignore[assignment]
+    SetPolicy: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.SetPolicyRequest, _verdictd_v1_pb2.Document]  # type: ignore[assignment]
+    SetReference: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.SetReferenceRequest, _verdictd_v1_pb2.Document]  # type: ignore[assignment]
+    DeleteDocument: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.DeleteDocumentRequest, _verdictd_v1_pb2.DeleteDocumentResponse]  # type: ignore[assignment]
+
+class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
+    """The documents that decide, by name: policies, reference data, named sets, release policies.
+    Upstream's OpaService stores under every name. These calls refuse a name that nothing reads, if
+    another one was probably meant, and say what reads the document.
+    """
+
+    @_abc_1.abstractmethod
+    def ListDocuments(
+        self,
+        request: _verdictd_v1_pb2.ListDocumentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_verdictd_v1_pb2.ListDocumentsResponse, _abc.Awaitable[_verdictd_v1_pb2.ListDocumentsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def DescribeDocument(
+        self,
+        request: _verdictd_v1_pb2.DescribeDocumentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_verdictd_v1_pb2.Document, _abc.Awaitable[_verdictd_v1_pb2.Document]]: ...
+
+    @_abc_1.abstractmethod
+    def SetPolicy(
+        self,
+        request: _verdictd_v1_pb2.SetPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_verdictd_v1_pb2.Document, _abc.Awaitable[_verdictd_v1_pb2.Document]]: ...
+
+    @_abc_1.abstractmethod
+    def SetReference(
+        self,
+        request: _verdictd_v1_pb2.SetReferenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_verdictd_v1_pb2.Document, _abc.Awaitable[_verdictd_v1_pb2.Document]]: ...
+
+    @_abc_1.abstractmethod
+    def DeleteDocument(
+        self,
+        request: _verdictd_v1_pb2.DeleteDocumentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_verdictd_v1_pb2.DeleteDocumentResponse, _abc.Awaitable[_verdictd_v1_pb2.DeleteDocumentResponse]]: ...
+
+def add_DocumentServiceServicer_to_server(servicer: DocumentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
 class ReferenceServiceStub:
     """What guests are measured against."""
 
@@ -197,6 +270,7 @@ class ReferenceServiceStub:
     ListSets: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.ListSetsRequest, _verdictd_v1_pb2.ListSetsResponse]
     AddSet: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.AddSetRequest, _verdictd_v1_pb2.ReferenceSet]
     RetireSet: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.RetireSetRequest, _verdictd_v1_pb2.ReferenceSet]
+    DeleteSet: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.DeleteSetRequest, _verdictd_v1_pb2.DeleteSetResponse]
 
 @_typing.type_check_only
 class ReferenceServiceAsyncStub(ReferenceServiceStub):
@@ -209,6 +283,7 @@ class ReferenceServiceAsyncStub(ReferenceServiceStub):
     ListSets: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.ListSetsRequest, _verdictd_v1_pb2.ListSetsResponse]  # type: ignore[assignment]
     AddSet: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.AddSetRequest, _verdictd_v1_pb2.ReferenceSet]  # type: ignore[assignment]
     RetireSet: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.RetireSetRequest, _verdictd_v1_pb2.ReferenceSet]  # type: ignore[assignment]
+    DeleteSet: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.DeleteSetRequest, _verdictd_v1_pb2.DeleteSetResponse]  # type: ignore[assignment]
 
 class ReferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """What guests are measured against."""
@@ -254,6 +329,13 @@ class ReferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _verdictd_v1_pb2.RetireSetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_verdictd_v1_pb2.ReferenceSet, _abc.Awaitable[_verdictd_v1_pb2.ReferenceSet]]: ...
+
+    @_abc_1.abstractmethod
+    def DeleteSet(
+        self,
+        request: _verdictd_v1_pb2.DeleteSetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_verdictd_v1_pb2.DeleteSetResponse, _abc.Awaitable[_verdictd_v1_pb2.DeleteSetResponse]]: ...
 
 def add_ReferenceServiceServicer_to_server(servicer: ReferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Wraps layer keys for the image owner, and unwraps them for who may."""
+"""Wrapping of layer keys for image owners, and unwrapping for callers with the right."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 from uuid import uuid4
 
 from verdictd_py.broker import ciphers
-from verdictd_py.broker.release import open_blob
+from verdictd_py.broker.release import decrypt_blob
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.events import (
     ImageKeyUnwrapped,
@@ -31,14 +31,14 @@ _MINUTE: Final = 60.0
 
 
 class Wrapper:
-    """The key provider's two operations.
+    """The two operations of the key provider.
 
     Args:
-        max_new_keys_per_minute: keys that wrapping may create; whoever may only wrap
-            must not be able to fill the store.
-        allow_a256ctr: unwrap packets without a tag.
-        random: so many random bytes.
-        monotonic: seconds, for the bound per minute.
+        max_new_keys_per_minute: maximum number of keys that wrapping creates, so that callers
+            allowed only to wrap cannot fill the store.
+        allow_a256ctr: whether packets without a tag are unwrapped.
+        random: returns a number of random bytes.
+        monotonic: returns seconds, for the limit per minute.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class Wrapper:
     async def wrap(
         self, caller: Caller, parameter: Parameter, optsdata: SecretBytes
     ) -> AnnotationPacket:
-        """The packet for the layer's annotation.
+        """Wrap the options of a layer, and return the packet for its annotation.
 
         Raises:
-            NotAuthorized: `caller` may not wrap.
-            NotFound: the key does not exist, and the form of the parameter makes none.
-            RequestError: the parameter is refused, or too many keys were made.
+            NotAuthorized: `caller` is not allowed to wrap.
+            NotFound: the key does not exist, and this form of the parameter does not create it.
+            RequestError: the parameter is refused, or too many keys were created.
             StorageError: the key cannot be used.
         """
         caller.require(Right.WRAP)
@@ -95,10 +95,10 @@ class Wrapper:
         key: SecretBytes,
         optsdata: SecretBytes,
     ) -> AnnotationPacket:
-        """The packet for `optsdata` under `key`, in the form the parameter asks for.
+        """Return the packet with `optsdata` encrypted by `key`, in the requested form.
 
         Raises:
-            NotAuthorized: `caller` may not wrap.
+            NotAuthorized: `caller` is not allowed to wrap.
         """
         caller.require(Right.WRAP)
         algorithm = parameter.algorithm
@@ -112,15 +112,15 @@ class Wrapper:
         return AnnotationPacket(parameter.form, parameter.kid, blob)
 
     async def unwrap(self, caller: Caller, packet: AnnotationPacket) -> SecretBytes:
-        """The layer key's options that `packet` wraps.
+        """Return the options of the layer that `packet` wraps.
 
         Raises:
-            NotAuthorized: `caller` may not unwrap.
-            NotFound, StorageError, RequestError, DecryptionFailed: see `open_blob`.
+            NotAuthorized: `caller` is not allowed to unwrap.
+            NotFound, StorageError, RequestError, DecryptionFailed: see `decrypt_blob`.
         """
         caller.require(Right.UNWRAP)
         key = await self._keys.get(packet.blob.key_id)
-        optsdata = open_blob(packet.blob, key, allow_a256ctr=self._allow_a256ctr)
+        optsdata = decrypt_blob(packet.blob, key, allow_a256ctr=self._allow_a256ctr)
         self._events.record(ImageKeyUnwrapped(caller=caller.name, kid=packet.kid))
         return optsdata
 
@@ -128,15 +128,15 @@ class Wrapper:
         try:
             return await self._keys.get(key_id)
         except NotFound:
-            pass  # coco_keyprovider's form makes a key that is missing
+            pass  # coco_keyprovider creates a missing key for this form of the parameter
         try:
             return await self._create(caller, key_id)
-        except AlreadyExists as taken:
-            # Another wrap made it since; or something else has the name, and the store says what.
+        except AlreadyExists as error:
+            # Another wrap created the key meanwhile; or another object has its name.
             try:
                 return await self._keys.get(key_id)
             except NotFound:
-                raise AlreadyExists(f"{taken}; wrap with another keyid") from None
+                raise AlreadyExists(f"{error}; wrap with another keyid") from None
 
     async def _create(self, caller: Caller, key_id: KeyId) -> SecretBytes:
         now = self._monotonic()

@@ -73,8 +73,8 @@ class About:
 
     async def status(self) -> DaemonStatus:
         """Describe the daemon as it is now."""
-        unpinned = await self.readiness.refresh()
-        closed = sorted(self.readiness.not_served)
+        standing = await self.readiness.refresh()
+        closed = sorted(standing.not_served)
         return DaemonStatus(
             version=__version__,
             started_at=self._started_at,
@@ -84,7 +84,9 @@ class About:
             attester=self._settings.attester,
             unsafe=self._unsafe.chosen(),
             warnings=(*self._warnings, *map(not_served, closed)),
-            unpinned=unpinned,
+            unpinned=standing.open_measurements,
+            problems=tuple(f"{who}: {text}" for who, text in standing.problems.items()),
+            unread=tuple(f"{name}: {text}" for name, text in standing.unread.items()),
         )
 
     def _endpoints(self) -> dict[str, str]:

@@ -103,7 +103,7 @@ class Daemon:
 
     async def refresh_readiness(self) -> tuple[str, ...]:
         """Publish whether every measurement is pinned; return those that are not."""
-        return await self._parts.readiness.refresh()
+        return (await self._parts.readiness.refresh()).open_measurements
 
     def _run(
         self, name: str, run: Callable[[], Awaitable[None]], *, essential: bool = False

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from verdictd_py.daemon.usecases import UseCases
+from verdictd_py.documents.datanames import data_names
 from verdictd_py.domain.events import (
     PolicyLoaded,
     TeeNotServed,
     TeeServed,
+    WarningDocument,
     WarningPolicy,
     WarningUnpinned,
 )
 from verdictd_py.errors import NotFound, PolicyInvalid, StorageError
-from verdictd_py.listeners.grpc_listener import PINNED, served
-from verdictd_py.ports import Events
+from verdictd_py.listeners.grpc_listener import DOCUMENTS, PINNED, served
+from verdictd_py.ports import Events, PolicyDocuments, Tee
 
 READINESS_SECONDS: Final = 30.0
 """Between two checks of whether everything is pinned."""
+
+RELEASE: Final = "release"
+"""In place of a TEE, for problems of release policies."""
 
 
 class SetReady(Protocol):
@@ -28,14 +34,38 @@ class SetReady(Protocol):
     def __call__(self, detail: str, *, ready: bool) -> Awaitable[None]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far the documents that decide do what the operator means by them.
+
+    Attributes:
+        unpinned: by TEE that is served: measurements for which any value is accepted.
+        problems: by TEE, or `release`: why its guests, or releases, are refused.
+        unread: by name of a document: that it, or a part of it, decides nothing.
+        not_served: TEEs whose guests are all refused until a measurement is pinned.
+    """
+
+    unpinned: Mapping[str, tuple[str, ...]]
+    problems: Mapping[str, str]
+    unread: Mapping[str, str]
+    not_served: frozenset[str] = frozenset()
+
+    @property
+    def open_measurements(self) -> tuple[str, ...]:
+        """Measurements for which any value is accepted, each as TEE and claim."""
+        return tuple(f"{tee} {name}" for tee, names in self.unpinned.items() for name in names)
+
+
+_NOTHING: Final = Standing({}, {}, {})
+
+
 class Readiness:
     """Checks the policies and the reference data.
 
+    Files are edited by hand and sets expire, so that this is done again and again.
+
     Args:
         publish: what each listener with a health service publishes it by.
-
-    Attributes:
-        not_served: TEEs whose guests are all refused until a measurement is pinned.
     """
 
     def __init__(
@@ -44,42 +74,22 @@ class Readiness:
         self._use_cases = use_cases
         self._events = events
         self._publish = tuple(publish)
-        self.not_served: frozenset[str] = frozenset()
+        self._reported = _NOTHING
+        self._examining = asyncio.Lock()
 
-    async def refresh(self) -> tuple[str, ...]:
-        """Publish whether every measurement is pinned and which TEEs are served.
-
-        Returns:
-            The measurements that are not pinned, TEE and claim, of the TEEs that are served.
-        """
-        await self._refresh_served()
-        open_ones: list[str] = []
-        for tee in self._use_cases.verifiers:
-            if tee not in self.not_served:
-                names = await self._use_cases.open_measurements.of(tee)
-                open_ones += [f"{tee} {name}" for name in names]
-        for publish in self._publish:
-            await publish(PINNED, ready=not open_ones)
-        return tuple(open_ones)
-
-    async def _refresh_served(self) -> None:
-        """Publish which TEEs are served, and record what has changed."""
-        tees = tuple(self._use_cases.verifiers)
-        closed = [tee for tee in tees if await self._use_cases.appraisal.awaits_pin(tee)]
-        before, self.not_served = self.not_served, frozenset(closed)  # one step: calls overlap
-        for tee in tees:
-            if tee in self.not_served - before:
-                self._events.record(TeeNotServed(tee=tee, reason=not_served(tee)))
-            elif tee in before - self.not_served:
-                self._events.record(TeeServed(tee=tee))
-            for publish in self._publish:
-                await publish(served(tee), ready=tee not in self.not_served)
+    async def refresh(self) -> Standing:
+        """Examine the documents, publish the result, and record what has changed in it."""
+        async with self._examining:  # otherwise overlapping calls record a change twice
+            standing = await self._examine()
+            before, self._reported = self._reported, standing
+            self._record(standing, before)
+            for tee in before.problems.keys() - standing.problems.keys() - {RELEASE}:
+                self._events.record(PolicyLoaded(tee=tee))
+            await self._published(standing)
+        return standing
 
     async def keep_fresh(self) -> None:
-        """Call `refresh` again and again: files are edited by hand, and sets expire.
-
-        Then other documents decide, which are compiled here rather than for the next guest.
-        """
+        """Call `refresh` again and again, and compile what decides now for the next guest."""
         while True:
             await self.refresh()
             await asyncio.sleep(READINESS_SECONDS)
@@ -91,17 +101,20 @@ class Readiness:
         Every decision reads them anyway. This warns the operator early, and lets the next
         guest find them compiled.
         """
+        async with self._examining:
+            standing = await self._examine()
+            self._report(standing)
+            self._reported = standing
+
+    def _report(self, standing: Standing) -> None:
+        # What was reported of TEEs that are not served stands: nothing has changed for them.
+        before = Standing({}, {}, {}, self._reported.not_served)
         for tee in self._use_cases.verifiers:
-            try:
-                documents = await self._use_cases.appraisal.prepare(tee)
-            except (NotFound, StorageError, PolicyInvalid) as error:
-                self._events.record(WarningPolicy(tee=tee, reason=str(error)))
-                continue
-            self._events.record(PolicyLoaded(tee=tee))
-            if await self._use_cases.appraisal.awaits_pin(tee):
-                continue
-            measurements = self._use_cases.tees.measurements(tee)
-            if names := documents.reference.unpinned(measurements):
+            if tee in self._use_cases.tees and tee not in standing.problems:
+                self._events.record(PolicyLoaded(tee=tee))
+        self._record(standing, before)
+        for tee, names in standing.unpinned.items():
+            if names:
                 self._events.record(
                     WarningUnpinned(
                         tee=tee,
@@ -109,8 +122,70 @@ class Readiness:
                         reason="UNPINNED: guests are accepted whatever these measure",
                     )
                 )
-        for problem in await self._use_cases.release.prepare():
-            self._events.record(WarningPolicy(tee="release", reason=problem))
+
+    async def _examine(self) -> Standing:
+        cases = self._use_cases
+        unpinned: dict[str, tuple[str, ...]] = {}
+        problems: dict[str, str] = {}
+        unread = await self._strays()
+        waiting: set[str] = set()
+        for name in cases.verifiers:
+            tee = cases.tees.get(name)
+            if tee is None:  # the guests of `nullverifier`, which no document decides about
+                continue
+            try:
+                documents = await cases.appraisal.prepare(name)
+            except (NotFound, StorageError, PolicyInvalid) as error:
+                problems[name] = str(error)
+                continue
+            unread |= self._unread(tee, documents)
+            if await cases.appraisal.awaits_pin(name):
+                waiting.add(name)
+            else:
+                unpinned[name] = documents.reference.unpinned(tee.measurements)
+        released = await cases.release.prepare()
+        if released:
+            problems[RELEASE] = "; ".join(released)
+        return Standing(unpinned, problems, unread, frozenset(waiting))
+
+    def _unread(self, tee: Tee, documents: PolicyDocuments) -> dict[str, str]:
+        """Return a sentence about values that the policy in force does not read, by document."""
+        schema = self._use_cases.tees.schema(tee.name)
+        names = schema.unread(documents.reference.values, data_names(documents.policy))
+        if not names:
+            return {}
+        said = f"{tee.documents.policy} does not read {', '.join(names)}"
+        return {tee.documents.data: f"{said}: these values decide nothing"}
+
+    async def _strays(self) -> dict[str, str]:
+        """Return documents with a misspelled name, which nothing reads."""
+        try:
+            found = await self._use_cases.catalogue.all()
+        except StorageError:
+            return {}
+        return {str(use.name): use.remark for use, _ in found if use.misspelled}
+
+    def _record(self, standing: Standing, before: Standing) -> None:
+        """Record what is wrong and was not so `before`."""
+        for who, problem in standing.problems.items():
+            if before.problems.get(who) != problem:
+                self._events.record(WarningPolicy(tee=who, reason=problem))
+        for name, reason in standing.unread.items():
+            if before.unread.get(name) != reason:
+                self._events.record(WarningDocument(name=name, reason=reason))
+        for tee in sorted(standing.not_served - before.not_served):
+            self._events.record(TeeNotServed(tee=tee, reason=not_served(tee)))
+        for tee in sorted(before.not_served - standing.not_served - standing.problems.keys()):
+            self._events.record(TeeServed(tee=tee))
+
+    async def _published(self, standing: Standing) -> None:
+        usable = not standing.problems
+        for publish in self._publish:
+            await publish(PINNED, ready=usable and not standing.open_measurements)
+            await publish(DOCUMENTS, ready=usable)
+            for tee in self._use_cases.verifiers:
+                refused = tee in standing.not_served or tee in standing.problems
+                await publish(served(tee), ready=not refused)
 
 
 def not_served(tee: str) -> str:

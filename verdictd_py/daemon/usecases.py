@@ -14,11 +14,13 @@ from verdictd_py.broker.administration import (
     ResourceAdministrator,
 )
 from verdictd_py.broker.appraiser import Appraiser
+from verdictd_py.broker.catalogue import Catalogue
 from verdictd_py.broker.changes import CheckedDocuments
 from verdictd_py.broker.documents import DocumentAdministrator
 from verdictd_py.broker.explanation import Explainer
 from verdictd_py.broker.history import History
 from verdictd_py.broker.policytests import PolicyTests
+from verdictd_py.broker.references import ReferenceAdministrator
 from verdictd_py.broker.referencesets import SetAdministrator
 from verdictd_py.broker.release import Releaser
 from verdictd_py.broker.wrapping import Wrapper
@@ -28,7 +30,7 @@ from verdictd_py.daemon.http import site_get
 from verdictd_py.errors import NotFound, PolicyInvalid, StorageError
 from verdictd_py.formats.openpgp import SequoiaKeyringEditor
 from verdictd_py.policy.appraisal import GuestTrust, OpenMeasurements, RegoAppraisalPolicy
-from verdictd_py.policy.engine import CompiledPolicies
+from verdictd_py.policy.compiled import CompiledPolicies
 from verdictd_py.policy.floor import Pinning
 from verdictd_py.policy.release import RegoReleasePolicy
 from verdictd_py.policy.report import PolicyReports
@@ -54,6 +56,7 @@ class UseCases:
         tees: the known TEEs.
         appraisal: the appraisal policy.
         open_measurements: lists measurements without reference values.
+        catalogue: what reads each stored document.
         prepare: compiles all policies in force before the next guest needs them.
         trusted_root: digest of the root that is trusted instead of the vendors', or None.
     """
@@ -62,6 +65,7 @@ class UseCases:
     verifiers: VerifierSet
     appraisal: RegoAppraisalPolicy
     open_measurements: OpenMeasurements
+    catalogue: Catalogue
     release: RegoReleasePolicy
     prepare: Callable[[], Awaitable[None]]
     history: History
@@ -137,7 +141,7 @@ def use_cases(
     keys = DirectoryKeyStore(directory)
     resources = DirectoryResourceStore(directory, events=events)
     documents = DirectoryDocumentStore(directory, tees)
-    deciding = DocumentsWithSets(documents, clock)
+    deciding = DocumentsWithSets(documents, tees, clock)
     compiled = CompiledPolicies()
     pinning = Pinning(verifiers.pinned_only, settings.require_reference_values)
     appraisal = RegoAppraisalPolicy(
@@ -156,12 +160,14 @@ def use_cases(
         await release.prepare()
 
     tester = PolicyTrial(tees, compiled)
-    changes = CheckedDocuments(documents, tester, clock, prepare)
+    catalogue = Catalogue(documents, tees, verifiers)
+    changes = CheckedDocuments(documents, tees, tester, clock, prepare)
     return UseCases(
         tees=tees,
         verifiers=verifiers,
         appraisal=appraisal,
         open_measurements=OpenMeasurements(deciding, tees),
+        catalogue=catalogue,
         release=release,
         prepare=prepare,
         history=history,
@@ -198,15 +204,24 @@ def use_cases(
             documents=DocumentAdministrator(
                 documents=documents,
                 changes=changes,
+                catalogue=catalogue,
                 deciding=deciding,
                 tees=tees,
                 tester=tester,
+                events=events,
+            ),
+            references=ReferenceAdministrator(
+                documents=documents,
+                changes=changes,
+                deciding=deciding,
+                tees=tees,
                 history=history,
                 events=events,
             ),
             sets=SetAdministrator(
                 documents=documents,
                 changes=changes,
+                deciding=deciding,
                 tees=tees,
                 history=history,
                 events=events,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -167,8 +166,7 @@ class AttestedListener:
         """Receive plaintext within the time limit of a started request, or of an idle peer."""
         began = responder.began
         if began is not None:
-            deadline = began + self._limits.request - time.monotonic()
-            async with asyncio.timeout(max(deadline, 0)):
+            async with asyncio.timeout_at(began + self._limits.request):
                 return await link.receive()
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  # always true inside a coroutine

@@ -34,7 +34,11 @@ PINNED: Final = "verdictd.pinned"
 """Whether every measurement has reference values. While one has not, guests are accepted
 whatever it measures."""
 
-READINESS_DETAILS: Final = (PINNED,)
+DOCUMENTS: Final = "verdictd.documents"
+"""Whether every document that decides can be used. While one cannot, guests or releases are
+refused."""
+
+READINESS_DETAILS: Final = (PINNED, DOCUMENTS)
 """Names that gRPC's health service knows in addition to those of services, from the start."""
 
 

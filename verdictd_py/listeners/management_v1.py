@@ -25,6 +25,7 @@ from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.listeners import v1_messages
 from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.listeners.calls import answered
+from verdictd_py.listeners.documents_v1 import DocumentService
 from verdictd_py.listeners.management import Service
 from verdictd_py.ports import Events
 
@@ -35,6 +36,9 @@ class DaemonStatus:
 
     Attributes:
         endpoints: addresses for clients, by the name of the listener.
+        unpinned: measurements of which any value is accepted, TEE and claim.
+        problems: documents for which guests or releases are refused.
+        unread: documents, or parts of them, that decide nothing.
     """
 
     version: str
@@ -46,6 +50,8 @@ class DaemonStatus:
     unsafe: tuple[str, ...]
     warnings: tuple[str, ...]
     unpinned: tuple[str, ...]
+    problems: tuple[str, ...]
+    unread: tuple[str, ...]
 
 
 def register(
@@ -61,6 +67,7 @@ def register(
     services.add_KeyServiceServicer_to_server(KeyService(admin, rules, events), server)
     services.add_ResourceServiceServicer_to_server(ResourceService(admin, rules, events), server)
     services.add_ImageServiceServicer_to_server(ImageService(admin, rules, events), server)
+    services.add_DocumentServiceServicer_to_server(DocumentService(admin, rules, events), server)
     services.add_ReferenceServiceServicer_to_server(ReferenceService(admin, rules, events), server)
     appraisals = AppraisalService(admin, rules, events, history, explainer)
     services.add_AppraisalServiceServicer_to_server(appraisals, server)
@@ -172,22 +179,21 @@ class ReferenceService(Service, services.ReferenceServiceServicer):
     async def GetReference(
         self, request: messages.GetReferenceRequest, caller: Caller
     ) -> messages.Reference:
-        name, text, open_ones = await self._admin.documents.reference_of(caller, request.tee)
-        return messages.Reference(name=str(name), content=text, unpinned=open_ones)
+        return v1_messages.reference(await self._admin.references.view(caller, request.tee))
 
     @answered()
     async def PreviewPin(
         self, request: messages.PreviewPinRequest, caller: Caller
     ) -> messages.PinnedValues:
         return v1_messages.pinned(
-            await self._admin.documents.preview_pin(caller, request.id, request.fields)
+            await self._admin.references.preview_pin(caller, request.id, request.fields)
         )
 
     @answered()
     async def PinValues(
         self, request: messages.PinValuesRequest, caller: Caller
     ) -> messages.PinnedValues:
-        pinned = await self._admin.documents.pin(
+        pinned = await self._admin.references.pin(
             caller, request.id, request.fields, request.revision
         )
         return v1_messages.pinned(pinned)
@@ -196,7 +202,7 @@ class ReferenceService(Service, services.ReferenceServiceServicer):
     async def ListSets(
         self, request: messages.ListSetsRequest, caller: Caller
     ) -> messages.ListSetsResponse:
-        by_name = await self._admin.sets.listed(caller, request.tee)
+        by_name = await self._admin.sets.list_sets(caller, request.tee)
         sets = [
             v1_messages.reference_set(request.tee, name, values, state)
             for name, (values, state) in by_name.items()
@@ -221,6 +227,13 @@ class ReferenceService(Service, services.ReferenceServiceServicer):
     ) -> messages.ReferenceSet:
         retired = await self._admin.sets.retire(caller, request.tee, request.name)
         return v1_messages.reference_set(request.tee, request.name, retired, "retired")
+
+    @answered()
+    async def DeleteSet(
+        self, request: messages.DeleteSetRequest, caller: Caller
+    ) -> messages.DeleteSetResponse:
+        await self._admin.sets.delete(caller, request.tee, request.name)
+        return messages.DeleteSetResponse()
 
 
 class AppraisalService(Service, services.AppraisalServiceServicer):
@@ -291,7 +304,7 @@ class StatusService(Service, services.StatusServiceServicer):
         self, request: messages.GetStatusRequest, caller: Caller
     ) -> messages.Status:
         del request
-        counts = self._history.counted(caller)
+        counts = self._history.counts(caller)
         status = await self._status()
         return messages.Status(
             version=status.version,
@@ -306,6 +319,8 @@ class StatusService(Service, services.StatusServiceServicer):
             unsafe=status.unsafe,
             warnings=status.warnings,
             unpinned=status.unpinned,
+            problems=status.problems,
+            unread=status.unread,
             guests_accepted=counts[Verdict.ACCEPTED],
             guests_refused=counts[Verdict.REFUSED],
             guests_unverified=counts[Verdict.UNVERIFIED],

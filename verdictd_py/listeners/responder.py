@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -28,7 +28,8 @@ class Responder:
     """Turns plaintext of an appraised peer into answers.
 
     Attributes:
-        began: when the incomplete request began (`time.monotonic`), None if there is none.
+        began: when the incomplete request began, by the clock of the event loop; None if there
+            is none.
     """
 
     def __init__(self, peer: AppraisedPeer, releaser: Releaser, events: Events) -> None:
@@ -47,7 +48,7 @@ class Responder:
         if not self._conversation.pending:
             self.began = None
         elif self.began is None:
-            self.began = time.monotonic()
+            self.began = asyncio.get_running_loop().time()
 
     async def _answer(self, received: Received) -> bytes:
         command, request = received.command or "", received.request

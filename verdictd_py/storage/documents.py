@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 from verdictd_py.domain.names import Name
-from verdictd_py.errors import AlreadyExists, Conflict, NotFound, StorageError
-from verdictd_py.ports import ANY, Document, Expected, Tees, meets, revision_of
+from verdictd_py.errors import AlreadyExists, Conflict, NotFound, RequestError, StorageError
+from verdictd_py.ports import ANY, Document, Expected, Tees, has_revision, revision_of
 from verdictd_py.ports.tees import Documents
 from verdictd_py.storage.directory import Directory, Entry
 from verdictd_py.storage.exclusive import exclusively
@@ -70,9 +71,7 @@ class DirectoryDocumentStore(PolicyFileNames):
         content = text.encode()
 
         def change() -> None:
-            for document, revision in revisions.items():
-                if revision is not ANY and not meets(self._content(document), revision):
-                    raise Conflict(f"{OPA}/{document} has changed since it was read; read it again")
+            self._require(revisions)
             self._directory.replace((OPA, *name.segments), content)
 
         try:
@@ -80,6 +79,37 @@ class DirectoryDocumentStore(PolicyFileNames):
         except (AlreadyExists, StorageError) as error:
             raise StorageError(f"{OPA}/{name} {error}") from None
         return revision_of(content)
+
+    async def names(self) -> tuple[Name, ...]:
+        return await asyncio.to_thread(self._names)
+
+    async def delete(
+        self, name: Name, *, expected: Expected, unchanged: Mapping[Name, Expected] | None = None
+    ) -> None:
+        def change() -> None:
+            if self._entry(name) is None:
+                raise NotFound(f"{OPA}/{name} is missing")
+            self._require({**(unchanged or {}), name: expected})
+            self._directory.delete((OPA, *name.segments))
+
+        try:
+            await exclusively(self._directory, change)
+        except StorageError as error:
+            raise StorageError(f"{OPA}/{name} {error}") from None
+
+    def _require(self, wanted: Mapping[Name, Expected]) -> None:
+        for each, revision in wanted.items():
+            if revision is not ANY and not has_revision(self._content(each), revision):
+                raise Conflict(f"{OPA}/{each} has changed since it was read; read it again")
+
+    def _names(self) -> tuple[Name, ...]:
+        """Return the files of the directory itself that have a name for documents."""
+        names = []
+        for entry in self._directory.walk(OPA):
+            if len(entry.segments) == 2:  # below it, nothing is a document
+                with suppress(RequestError):
+                    names.append(Name.parse(entry.segments[1]))
+        return tuple(sorted(names))
 
     def _snapshot(self, names: Sequence[Name]) -> dict[Name, Document]:
         """Read all documents; read them again if one was replaced meanwhile."""

@@ -21,7 +21,7 @@ from verdictd_py.ports import (
     StoredName,
     StoredObject,
     Tees,
-    meets,
+    has_revision,
 )
 from verdictd_py.storage.content import unservable
 from verdictd_py.storage.documents import OPA, PolicyFileNames
@@ -59,15 +59,29 @@ class MemoryDocumentStore(PolicyFileNames):
         unchanged: Mapping[Name, Expected] | None = None,
     ) -> str:
         await asyncio.sleep(0)
-        for document_name, revision in {**(unchanged or {}), name: expected}.items():
-            stored = self.texts.get(str(document_name))
-            if not meets(None if stored is None else stored.encode(), revision):
-                raise Conflict(
-                    f"{OPA}/{document_name} has changed since it was read; read it again"
-                )
+        self._require({**(unchanged or {}), name: expected})
         document = Document.of(text)
         self.texts[str(name)] = text
         return document.revision
+
+    async def names(self) -> tuple[Name, ...]:
+        await asyncio.sleep(0)
+        return tuple(sorted(Name.parse(name) for name in self.texts))
+
+    async def delete(
+        self, name: Name, *, expected: Expected, unchanged: Mapping[Name, Expected] | None = None
+    ) -> None:
+        await asyncio.sleep(0)
+        if str(name) not in self.texts:
+            raise NotFound(f"{OPA}/{name} is missing")
+        self._require({**(unchanged or {}), name: expected})
+        del self.texts[str(name)]
+
+    def _require(self, wanted: Mapping[Name, Expected]) -> None:
+        for name, revision in wanted.items():
+            stored = self.texts.get(str(name))
+            if not has_revision(None if stored is None else stored.encode(), revision):
+                raise Conflict(f"{OPA}/{name} has changed since it was read; read it again")
 
 
 class MemoryKeyStore:
@@ -189,7 +203,7 @@ class MemoryResourceStore:
             content = self._get(path).content.reveal()
         except NotFound:
             content = None
-        if not meets(content, expected):
+        if not has_revision(content, expected):
             raise Conflict(f"the resource {path} has changed since it was read; read it again")
 
     def _described(self, path: tuple[str, ...], file: tuple[str, ...]) -> StoredName:

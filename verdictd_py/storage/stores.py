@@ -20,7 +20,7 @@ from verdictd_py.ports import (
     Kind,
     StoredName,
     StoredObject,
-    meets,
+    has_revision,
 )
 from verdictd_py.storage.content import COSIGN_KEY, KEYRING, unservable
 from verdictd_py.storage.directory import Directory, Entry
@@ -213,7 +213,7 @@ class DirectoryResourceStore:
             content = self._get(path).content.reveal()
         except NotFound:
             content = None
-        if not meets(content, expected):
+        if not has_revision(content, expected):
             raise Conflict(f"the resource {path} has changed since it was read; read it again")
 
     def _warn_if_shadowed(self, path: ResourcePath) -> None:

@@ -18,10 +18,10 @@ from tests.support.tees import TDX, TEES
 from verdictd_py.domain.evidence import MAX_QUOTE_BYTES, Evidence, InitData
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import AttestationError, EvidenceFormat, EvidenceMissing, NonceMismatch
-from verdictd_py.ports.tees import Carried, Tees
+from verdictd_py.ports.tees import CarriedEvidence, Tees
 from verdictd_py.protocols.rcar import evidence
 from verdictd_py.protocols.rcar.evidence import MAX_DEVICES
-from verdictd_py.protocols.rcar.messages import MAX_NUMBERS, Attestation, Challenge
+from verdictd_py.protocols.rcar.messages import MAX_VALUES, Attestation, Challenge
 from verdictd_py.protocols.rcar.versions import Version
 
 HEADERS = {"tdx": b"\x04\0\x02\0\x81\0\0\0", "sgx": b"\x03\0\x02\0\0\0\0\0"}
@@ -66,7 +66,7 @@ def test_evidence_of_a_guest_is_read() -> None:
 def test_endorsements_reach_the_verifier_of_a_tee_that_sends_them() -> None:
     """Guests of some vendors send certificates with the report."""
     endorsements = object()
-    carried = Carried(QUOTES["tdx"], endorsements=endorsements)
+    carried = CarriedEvidence(QUOTES["tdx"], endorsements=endorsements)
     wire = replace(TDX.wire, read_rcar=lambda _: carried)
     tees = Tees([replace(TDX, wire=wire)])
     assert evidence.read(shown(), tees).endorsements is endorsements
@@ -222,9 +222,9 @@ def test_invalid_device_types_are_refused(additional: str) -> None:
 
 
 def test_numbers_in_additional_evidence_are_limited() -> None:
-    devices = json.dumps({"nvidia": [1] * MAX_NUMBERS})
+    devices = json.dumps({"nvidia": [1] * MAX_VALUES})
     assert read(shown(additional=devices), challenge()).devices == ("nvidia",)
-    with pytest.raises(EvidenceFormat, match=f"more than {MAX_NUMBERS} numbers"):
+    with pytest.raises(EvidenceFormat, match=f"more than {MAX_VALUES} values"):
         read(shown(additional=devices[:-2] + ",1]}"), challenge())
 
 

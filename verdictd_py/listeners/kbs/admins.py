@@ -137,7 +137,8 @@ class AdminRoutes:
         if not isinstance(payload, str):
             raise RequestError("the request has no payload")
         values = decode_object(decode_base64(payload, "the payload"), "the payload")
-        await self._policies.replace_reference(caller, self._policies.tees.default.name, values)
+        tee = self._policies.tees.default.name
+        await self._administration.references.replace(caller, tee, values)
         return web.Response()
 
     async def reference_value(self, request: web.Request) -> web.Response:
@@ -153,8 +154,9 @@ class AdminRoutes:
 
     async def _reference(self, request: web.Request) -> dict[str, JsonValue]:
         caller = self._administrator(request).require_policies()
-        _, text, _ = await self._policies.reference_of(caller, self._policies.tees.default.name)
-        return decode_object(text.encode(), "the stored reference data")
+        tee = self._policies.tees.default.name
+        stored = (await self._administration.references.view(caller, tee)).stored
+        return decode_object(stored.encode(), "the stored reference data")
 
 
 def is_refused_admin(request: web.Request, error: Exception) -> bool:

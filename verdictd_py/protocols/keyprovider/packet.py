@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Self
 
-from verdictd_py.domain.wrapping import KEY_BITS, Algorithm, KbsUri, WrappedBlob, key_named
+from verdictd_py.domain.wrapping import KEY_BITS, Algorithm, KbsUri, WrappedBlob, parse_key_name
 from verdictd_py.encoding import (
     JsonValue,
     decode_byte_string,
@@ -28,6 +28,9 @@ MAX_IV_BYTES: Final = 64
 """Real ones have 12 or 16 bytes; the decryption checks the exact size."""
 MAX_PACKET_BYTES: Final = 5 * 1024 * 1024
 """The first form takes up to four characters for a byte; the rest is for white space."""
+
+MAX_BYTES_VALUES: Final = MAX_WRAPPED_BYTES + 1024
+"""Upper bound of JSON values in a packet or request with bytes as an array of integers."""
 
 _PROVIDER: Final = "kbs"  # v2's default; others are key management services of clouds
 
@@ -60,7 +63,7 @@ class AnnotationPacket:
     blob: WrappedBlob
 
     def __post_init__(self) -> None:
-        if key_named(self.kid) != self.blob.key_id:
+        if parse_key_name(self.kid) != self.blob.key_id:
             raise ValueError("the packet's kid names another key than its blob's")
 
     def encode(self) -> bytes:
@@ -94,7 +97,7 @@ class AnnotationPacket:
         """
         if len(data) > MAX_PACKET_BYTES:
             raise RequestError(f"the annotation packet is longer than {MAX_PACKET_BYTES} bytes")
-        members = decode_object(data, "the annotation packet")
+        members = decode_object(data, "the annotation packet", max_values=MAX_BYTES_VALUES)
         provider = members.get("provider")
         if provider not in (None, _PROVIDER):
             name = quoted(provider) if isinstance(provider, str) else "that is not a string"
@@ -107,7 +110,7 @@ class AnnotationPacket:
         if key_length is not None and (type(key_length) is not int or key_length != KEY_BITS):
             raise RequestError(f"the annotation packet's key_length is not {KEY_BITS}")
         kid = _text(members, "kid")
-        key_id = key_named(kid)
+        key_id = parse_key_name(kid)
         if form is PacketForm.V1 and len(key_id.segments) == 3:
             kid = str(KbsUri.parse(kid if kid.count("/") >= 3 else f"/{kid}"))
         blob = WrappedBlob(

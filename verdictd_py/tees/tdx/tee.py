@@ -1,4 +1,4 @@
-"""The TEE `tdx`: Intel Trust Domain Extensions."""
+"""Definition of the TEE `tdx`: Intel Trust Domain Extensions."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from verdictd_py.ports.tees import (
 from verdictd_py.tees.intel.quote import TDX, parse_quote
 from verdictd_py.tees.intel.tee import (
     ACCEPTED_TCB,
+    KNOWN_TCB,
     REVOKED_TCB,
     TCB_CLAIM,
     shared_claims,
@@ -32,9 +33,13 @@ REGISTERS: Final = ("rtmr0", "rtmr1", "rtmr2", "rtmr3")
 _CLAIMS: Final[Mapping[str, Claim]] = {
     "mrTd": measurement(hexadecimal(48), "initial contents of the TD: its firmware"),
     "rtmr0": measurement(hexadecimal(48), "firmware configuration"),
-    "rtmr1": measurement(hexadecimal(48), "what the firmware started: boot loader, kernel"),
-    "rtmr2": measurement(hexadecimal(48), "what the boot loader loaded: command line, initrd"),
-    "rtmr3": measurement(hexadecimal(48), "what the guest itself extended at run time"),
+    "rtmr1": measurement(
+        hexadecimal(48), "software that the firmware started: boot loader, kernel"
+    ),
+    "rtmr2": measurement(
+        hexadecimal(48), "files that the boot loader loaded: command line, initrd"
+    ),
+    "rtmr3": measurement(hexadecimal(48), "measurements that the guest made at run time"),
     "mrSeam": measurement(hexadecimal(48), "the TDX module"),
     "mrSignerSeam": measurement(hexadecimal(48), "signer of the TDX module, zeros for Intel"),
     "mrConfigId": measurement(hexadecimal(48), "the host's configuration: digest of init-data"),
@@ -65,7 +70,11 @@ TEE: Final = Tee(
     documents=Documents("tdxPolicy.rego", "tdxData", policy_text),
     verifier=TdxVerifier.of,
     tcb=TcbStatus(
-        TCB_CLAIM, ACCEPTED_TCB, revoked=REVOKED_TCB, grace=("tcbGraceDays", "tcbBehindDays")
+        TCB_CLAIM,
+        ACCEPTED_TCB,
+        revoked=REVOKED_TCB,
+        grace=("tcbGraceDays", "tcbBehindDays"),
+        known=KNOWN_TCB,
     ),
     event_log=EventLogRegisters(REGISTERS, extended_later=("rtmr3",), measured=_registers),
     init_data=InitDataBinding("mrConfigId", 48),
