@@ -10,7 +10,7 @@ import pytest
 from tests.support.memory import NOW, VERIFIED
 from tests.support.tees import TEES
 from verdictd_py.broker.history import Judgement
-from verdictd_py.broker.pinning import Change, changes, pinned
+from verdictd_py.broker.pinning import PinChange, add_values, compute_changes
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.encoding import JsonValue
@@ -42,40 +42,40 @@ def test_a_refused_guest_adds_the_measurements_that_refused_it() -> None:
         ReasonKind.TCB,
         ReasonKind.MEASUREMENT,
     ]
-    assert changes(refused, reference(rtmr0=[C]), ()) == (Change("rtmr0", (C,), B),)
+    assert compute_changes(refused, reference(rtmr0=[C]), ()) == (PinChange("rtmr0", (C,), B),)
 
 
 def test_an_accepted_guest_adds_the_measurements_that_are_not_pinned() -> None:
     data = reference(mrTd=[A], rtmr1=[C], rtmr2=[C])
-    assert changes(judgement(), data, ()) == (Change("rtmr0", (), B),)
+    assert compute_changes(judgement(), data, ()) == (PinChange("rtmr0", (), B),)
 
 
 def test_named_measurements_are_added_once_and_no_others() -> None:
-    made = changes(judgement("rtmr0"), reference(mrTd=[C, B]), ("mrTd", "rtmr0", "mrTd"))
-    assert made == (Change("mrTd", (C, B), A), Change("rtmr0", (), B))
+    made = compute_changes(judgement("rtmr0"), reference(mrTd=[C, B]), ("mrTd", "rtmr0", "mrTd"))
+    assert made == (PinChange("mrTd", (C, B), A), PinChange("rtmr0", (), B))
 
 
 def test_a_value_that_is_accepted_already_is_not_added() -> None:
-    made = changes(judgement(), reference(mrTd=[C, A], rtmr0=[C]), ("mrTd", "rtmr0"))
-    assert made == (Change("mrTd", (C, A), ""), Change("rtmr0", (C,), B))
-    stored = pinned(reference(mrTd=[C, A], rtmr0=[C], svn=3), made)
+    made = compute_changes(judgement(), reference(mrTd=[C, A], rtmr0=[C]), ("mrTd", "rtmr0"))
+    assert made == (PinChange("mrTd", (C, A), ""), PinChange("rtmr0", (C,), B))
+    stored = add_values(reference(mrTd=[C, A], rtmr0=[C], svn=3), made)
     assert stored.values == {"mrTd": [C, A], "rtmr0": [C, B], "svn": 3}
     with pytest.raises(RequestError, match="accepted already"):
-        pinned(reference(mrTd=[C, A]), made[:1])
+        add_values(reference(mrTd=[C, A]), made[:1])
 
 
 def test_values_of_named_sets_are_not_copied_into_the_stored_data() -> None:
     """The union decides what is accepted; the stored data has the operator's own values."""
-    made = changes(judgement(), reference(mrTd=[C]), ("mrTd",))
-    assert made == (Change("mrTd", (C,), A),)
-    assert pinned(reference(), made).values == {"mrTd": [A]}
+    made = compute_changes(judgement(), reference(mrTd=[C]), ("mrTd",))
+    assert made == (PinChange("mrTd", (C,), A),)
+    assert add_values(reference(), made).values == {"mrTd": [A]}
 
 
 @pytest.mark.parametrize("field", ["tcbStatus", "reportData", "rtmr1", "rtmr2", "rtmr9", ""])
 def test_only_a_measurement_that_the_guest_has_can_be_pinned(field: str) -> None:
     """`rtmr1` of this guest is no text, and it has no `rtmr2`."""
     with pytest.raises(RequestError) as refused:
-        changes(judgement(), reference(), ("mrTd", field))
+        compute_changes(judgement(), reference(), ("mrTd", field))
     assert str(refused.value) == (
         f"{field!r} cannot be pinned from this guest; choose among mrTd, rtmr0, rtmr1, rtmr2"
     )
@@ -85,6 +85,6 @@ def test_only_a_measurement_that_the_guest_has_can_be_pinned(field: str) -> None
 def test_a_list_that_is_no_list_of_texts_is_never_replaced(value: JsonValue) -> None:
     broken = reference(mrTd=value)
     with pytest.raises(RequestError, match="mrTd in the reference data is no list of texts"):
-        changes(judgement(), broken, ("mrTd",))
+        compute_changes(judgement(), broken, ("mrTd",))
     with pytest.raises(RequestError, match="mrTd in the reference data is no list of texts"):
-        pinned(broken, (Change("mrTd", (), A),))
+        add_values(broken, (PinChange("mrTd", (), A),))

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.memory import NOW
 from tests.support.tees import TDX
-from verdictd_py.documents.deciding import combined, require_known_tees, require_sets
+from verdictd_py.documents.deciding import combine, require_known_tees, require_sets
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.documents.referencesets import ReferenceSet, Sets
 from verdictd_py.encoding import JsonValue
@@ -25,20 +25,20 @@ def sets(**values: tuple[str, ...]) -> Sets:
 
 def deciding(values: dict[str, JsonValue], of_tee: Sets, policy: str = PACKAGED) -> ReferenceData:
     reference = ReferenceData.of(values)
-    return combined(SCHEMA, "tdxData", reference, of_tee, policy=policy, now=NOW)
+    return combine(SCHEMA, "tdxData", reference, of_tee, policy=policy, now=NOW)
 
 
 def test_values_of_a_set_are_accepted_until_it_expires() -> None:
     reference = ReferenceData.of({"rtmr1": [B], "rtmr2": []})
     for days, expected in ((0, A), (1, "(kernel is expired)")):
         now = NOW + timedelta(days=days)
-        found = combined(SCHEMA, "tdxData", reference, sets(rtmr1=(A,)), policy=PACKAGED, now=now)
+        found = combine(SCHEMA, "tdxData", reference, sets(rtmr1=(A,)), policy=PACKAGED, now=now)
         assert found.values == {"rtmr1": [B, expected], "rtmr2": []}
 
 
 def test_data_without_sets_decides_as_it_is_stored() -> None:
     reference = ReferenceData.of({"rtmr1": [B]})
-    assert combined(SCHEMA, "tdxData", reference, {}, policy=PACKAGED, now=NOW) is reference
+    assert combine(SCHEMA, "tdxData", reference, {}, policy=PACKAGED, now=NOW) is reference
 
 
 def test_data_with_a_name_that_its_policy_does_not_read_is_refused() -> None:
@@ -56,8 +56,8 @@ def test_data_with_a_name_that_its_policy_does_not_read_is_refused() -> None:
     [
         ({"rtmr1": (A, "aa")}, "rtmr1: 'aa' is not 96 lower-case hex digits"),
         ({"rtmr1": (A.upper(),)}, "is not 96 lower-case hex digits"),
-        ({"rtmr": (A,)}, "'rtmr' is no measurement"),
-        ({"tcbStatus": ("UpToDate",)}, "'tcbStatus' is no measurement"),
+        ({"rtmr": (A,)}, "'rtmr' is not a measurement"),
+        ({"tcbStatus": ("UpToDate",)}, "'tcbStatus' is not a measurement"),
         ({}, "a set without values"),
     ],
 )
