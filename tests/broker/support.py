@@ -38,6 +38,7 @@ class HeldTester:
     go: asyncio.Event = field(default_factory=asyncio.Event)
     checked: list[PolicyDocuments] = field(default_factory=list)
     tees: list[str | None] = field(default_factory=list)
+    tested: list[tuple[PolicyDocuments, JsonValue]] = field(default_factory=list)
 
     async def check(self, documents: PolicyDocuments, tee: str | None) -> None:
         self.checked.append(documents)
@@ -50,6 +51,7 @@ class HeldTester:
             raise PolicyInvalid("the policy does not work")
 
     async def test(self, documents: PolicyDocuments, claims: JsonValue) -> PolicyDecision:
+        self.tested.append((documents, claims))
         return PolicyDecision(documents.policy == "yes", {})
 
 

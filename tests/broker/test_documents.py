@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from tests.broker.support import OPERATOR, A, B, Place, stored_sets
 from verdictd_py.broker.documents import MAX_CLAIMS_BYTES
 from verdictd_py.domain.events import PolicyDeleted, PolicySet
-from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, RequestError
 from verdictd_py.ports import PolicyDecision, PolicyDocuments
 
@@ -144,26 +144,19 @@ async def test_release_policies_name_only_policies_that_are_stored() -> None:
     assert place.store.texts["releasePolicies"] == '{"keys/a/": "a.rego"}'
 
 
-async def run_test(place: Place, claims: bytes = b"{}", **more: object) -> PolicyDocuments:
+async def run_test(place: Place, claims: bytes = b"{}", **more: Any) -> PolicyDocuments:
     """Return what a test of these documents evaluated."""
-    evaluated: list[tuple[PolicyDocuments, JsonValue]] = []
-
-    async def test(documents: PolicyDocuments, given: JsonValue) -> PolicyDecision:
-        evaluated.append((documents, given))
-        return PolicyDecision(True, {})
-
-    place.tester.test = test  # type: ignore[method-assign]
-    given = {
+    given: dict[str, Any] = {
         "policy_name": "tdxPolicy.rego",
         "policy": None,
         "reference_name": "tdxData",
         "reference": None,
         **more,
     }
-    decision = await place.documents.test(OPERATOR, claims=claims, **given)  # type: ignore[arg-type]
-    assert decision == PolicyDecision(True, {})
-    ((documents, evaluated_claims),) = evaluated
-    assert evaluated_claims == json.loads(claims)
+    decision = await place.documents.test(OPERATOR, claims=claims, **given)
+    documents, evaluated = place.tester.tested[-1]
+    assert decision == PolicyDecision(documents.policy == "yes", {})
+    assert evaluated == json.loads(claims)
     return documents
 
 
@@ -175,16 +168,17 @@ async def test_stored_documents_are_tested_as_they_decide() -> None:
 
 
 async def test_given_texts_are_tested_instead_of_stored_ones() -> None:
-    documents = await run_test(Place(), policy=b"given", reference=b'{"a": 1}')
-    assert (documents.policy, documents.data) == ("given", '{"a": 1}')
+    documents = await run_test(Place(), policy=b"yes", reference=b'{"a": 1}')
+    assert (documents.policy, documents.data) == ("yes", '{"a": 1}')
 
 
 async def test_other_documents_are_tested_as_they_are_stored() -> None:
     place = Place(
         **{"releasePolicy.rego": "release", "releaseData": '{"a": 1}', "sgxData": '{"svn": 2}'}
     )
-    named = {"policy_name": "releasePolicy.rego", "reference_name": "releaseData"}
-    documents = await run_test(place, **named)
+    documents = await run_test(
+        place, policy_name="releasePolicy.rego", reference_name="releaseData"
+    )
     assert (documents.policy, documents.data) == ("release", '{"a": 1}')
     documents = await run_test(place, reference_name="sgxData")  # its policy is not stored
     assert documents.data == '{"svn": 2}'
@@ -193,14 +187,15 @@ async def test_other_documents_are_tested_as_they_are_stored() -> None:
 
 
 async def test_a_test_of_what_is_not_stored_or_of_no_claims_is_refused() -> None:
-    for more, error in (
+    wrong: tuple[tuple[dict[str, Any], type[Exception]], ...] = (
         ({"policy_name": "other.rego"}, NotFound),
         ({"reference_name": "other"}, NotFound),
         ({"policy_name": "a/b"}, RequestError),
         ({"reference_name": "a/b"}, RequestError),
         ({"policy": b"\xff"}, RequestError),
         ({"reference": b"\xff"}, RequestError),
-    ):
+    )
+    for more, error in wrong:
         with pytest.raises(error):
             await run_test(Place(), **more)
     for claims in (b"[]", b"{", b"", b"\xff"):
