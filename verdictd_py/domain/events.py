@@ -542,6 +542,13 @@ class WarningStorage(Event):
     reason: Reason
 
 
+@event("warning.limits", level=Level.WARNING)
+class WarningLimits(Event):
+    """Listeners serve fewer connections than their settings, for lack of file descriptors."""
+
+    reason: Reason
+
+
 @event("warning.shadowed", level=Level.WARNING)
 class WarningShadowed(Event):
     """A resource that was stored is not what guests get, because a file has the same name."""
