@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2 as health
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from tests.support.broker import KID, RunningBroker
-from tests.support.clock import elapse
+from tests.support.clock import elapse, elapse_until, until
 from tests.support.events import RecordedEvents
 from tests.support.keyprovider_client import KeyProviderClient, wrap_input
 from verdictd_py.config import Address
@@ -127,7 +127,8 @@ async def test_a_message_that_does_not_arrive_ends_its_call(broker: RunningBroke
     async with grpc.aio.insecure_channel(broker.client_api) as channel:
         call = channel.stream_unary("/keyprovider.KeyProviderService/WrapKey", None, None)()
         await call.wait_for_connection()
-        await elapse(admission.MESSAGE_SECONDS + 1)
+        passed = await elapse_until(call.done, step=5.0)
+        assert passed >= admission.MESSAGE_SECONDS
         assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
@@ -189,15 +190,13 @@ async def test_calls_of_a_connection_are_limited(watchers: Watchers) -> None:
             HealthStub(channel).Watch(health.HealthCheckRequest(), metadata=(("role", "admin"),))
             for _ in range(admission.CALLS_OF_CONNECTION + 1)
         ]
-        *served, waiting = calls
-        for call in served:
-            await call.read()
-        answer = asyncio.ensure_future(waiting.read())
-        # A call on another connection is answered, and this one was sent before it.
+        reads = {asyncio.ensure_future(call.read()): call for call in calls}
+        await until(lambda: sum(read.done() for read in reads) >= admission.CALLS_OF_CONNECTION)
+        # A call on another connection is answered, and all of these were sent before it.
         await watchers.add(1, role="admin")
-        assert not answer.done()
-        served[0].cancel()
-        assert (await answer).status == health.HealthCheckResponse.SERVING
+        (waiting,) = (read for read in reads if not read.done())
+        next(call for read, call in reads.items() if read.done()).cancel()
+        assert (await waiting).status == health.HealthCheckResponse.SERVING
 
 
 async def test_a_stream_has_a_deadline(watchers: Watchers) -> None:
