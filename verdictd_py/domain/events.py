@@ -131,6 +131,16 @@ class WrapRequested(Event):
     optsdata: Annotated[SecretBytes, About("Options of the layer.")]
 
 
+@event("wrap.refused", level=Level.WARNING)
+class WrapRefused(Event):
+    """A client who may only wrap requested a key that is not available to it."""
+
+    caller: CallerName
+    kid: KeyName
+    code: Code
+    reason: Reason
+
+
 @event("key.read")
 class KeyRead(Event):
     """A key is used to wrap the options of an image layer."""
