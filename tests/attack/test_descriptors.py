@@ -71,7 +71,7 @@ class TestStart:
         self, broker: RunningBroker
     ) -> None:
         (fields,) = broker.events.named("warning.limits")
-        assert "may open 1024 files" in fields["reason"]
+        assert "may open 1024 files" in str(fields["reason"])
         assert broker.attested._limits.connections == 1024 - RESERVE - 96
 
 

@@ -119,13 +119,13 @@ async def test_a_refused_caller_is_answered_before_its_message_arrives(
     nobody = Caller("uid 65534", frozenset())
     monkeypatch.setattr(CallerRules, "caller", lambda rules, context: nobody)
     async with grpc.aio.insecure_channel(broker.client_api) as channel:
-        call = channel.stream_unary("/keyprovider.KeyProviderService/WrapKey", None, None)()
+        call = begun(channel)
         assert await call.code() is grpc.StatusCode.PERMISSION_DENIED  # nothing was sent yet
 
 
 async def test_a_message_that_does_not_arrive_ends_its_call(broker: RunningBroker) -> None:
     async with grpc.aio.insecure_channel(broker.client_api) as channel:
-        call = channel.stream_unary("/keyprovider.KeyProviderService/WrapKey", None, None)()
+        call = begun(channel)
         await call.wait_for_connection()
         passed = await elapse_until(call.done, step=5.0)
         assert passed >= admission.MESSAGE_SECONDS
@@ -148,6 +148,12 @@ async def test_large_messages_are_read_off_the_event_loop(
         await client.refusal("WrapKey", LARGE)
         await client.refusal("UnWrapKey", LARGE)
     assert on_loop == [True, False, False]
+
+
+def begun(channel: grpc.aio.Channel) -> Any:
+    """A call of `WrapKey` whose message is not sent."""
+    method: Any = channel.stream_unary("/keyprovider.KeyProviderService/WrapKey", None, None)
+    return method()
 
 
 def _on_event_loop() -> bool:
@@ -229,10 +235,7 @@ async def test_messages_of_a_user_are_read_a_few_at_a_time(
     monkeypatch.setattr(CallerRules, "caller", lambda rules, context: user)
     async with AsyncExitStack() as stack:
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(broker.client_api))
-        slow = [
-            channel.stream_unary("/keyprovider.KeyProviderService/WrapKey", None, None)()
-            for _ in range(admission.MESSAGES_OF_USER)
-        ]
+        slow = [begun(channel) for _ in range(admission.MESSAGES_OF_USER)]
         for call in slow:
             await call.wait_for_connection()
         client = await stack.enter_async_context(KeyProviderClient.open(broker.client_api))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.broker.test_wrapping import KID, MemoryEvents, MemoryKeys
+from tests.broker.test_wrapping import KID
+from tests.support.memory import MemoryEvents, MemoryKeys
 from verdictd_py.broker.wrapping import Wrapper
 from verdictd_py.config import Settings, load
 from verdictd_py.domain.callers import ROLES, Caller
@@ -121,5 +122,5 @@ def test_the_prefix_has_one_or_two_segments(text: str, segments: tuple[str, ...]
 
 @pytest.mark.parametrize("text", ["", "/", "../keys", "a/b/c", "a//", ".hidden"])
 def test_other_prefixes_are_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="wrap-key-prefix.*beginning of a key's name"):
+    with pytest.raises(ConfigError, match=r"wrap-key-prefix.*beginning of a key's name"):
         load({"wrap_key_prefix": text}, file=None)

@@ -107,9 +107,7 @@ class Wrapper:
             if Right.MANAGE in caller.rights:
                 raise
             self._events.record(
-                WrapRefused(
-                    caller=caller.name, kid=named.kid, code=error.code, reason=str(error)
-                )
+                WrapRefused(caller=caller.name, kid=named.kid, code=error.code, reason=str(error))
             )
             raise NotAuthorized(_UNAVAILABLE) from None
         return self.seal(caller, named, key, optsdata)
