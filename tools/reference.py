@@ -17,7 +17,7 @@ from verdictd_py.cli.management.upstream import OPTIONS
 from verdictd_py.cli.verdict import COMMANDS, build_parser
 from verdictd_py.config import ENVIRONMENT_PREFIX, Settings
 from verdictd_py.domain.events import CATALOGUE
-from verdictd_py.domain.eventtypes import About
+from verdictd_py.domain.eventtypes import FieldInfo
 from verdictd_py.events.audit import MAX_LIMITED_PER_MINUTE
 from verdictd_py.listeners.kbs import answers, description
 from verdictd_py.tees.registry import known_tees
@@ -122,7 +122,7 @@ def commands() -> Iterator[str]:
     yield (
         "\n## Exit status\n\n| status | meaning |\n| --- | --- |\n| 0 | done |\n"
         "| 1 | the broker refused, or a tested policy does not allow |\n"
-        "| 2 | the command line is wrong, or a file that it names |\n| 3 | no broker to be had |\n"
+        "| 2 | the command line is wrong, or a file that it names |\n| 3 | no broker reached |\n"
     )
 
 
@@ -174,15 +174,15 @@ def events() -> Iterator[str]:
             yield _row(
                 f"`{field.name}`",
                 field.type + (", optional" if field.optional else ""),
-                _bound(field.about),
-                field.about.meaning,
+                _bound(field.info),
+                field.info.meaning,
             )
 
 
-def _bound(about: About) -> str:
+def _bound(info: FieldInfo) -> str:
     texts = [
         f"{number} {unit}"
-        for number, unit in ((about.items, "items"), (about.characters, "characters"))
+        for number, unit in ((info.items, "items"), (info.characters, "characters"))
         if number is not None
     ]
     return " of ".join(texts) or "-"

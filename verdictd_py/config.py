@@ -1,8 +1,8 @@
 """Settings of the daemon: defaults < TOML file < environment < command line, frozen.
 
 Every field is a key of the TOML file, `VERDICTD_<FIELD>` in the environment and
-`--<field>` on the command line. What is unsafe is not here but in `Unsafe`: it can be
-said on the command line only, so that no forgotten file or environment turns it on.
+`--<field>` on the command line. Unsafe options are in `Unsafe` instead: they are accepted on the
+command line only, so that no forgotten file or environment variable enables them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen: `host` and `port`, or the path of a unix socket in `unix`."""
+    """Address of a listener: `host` and `port`, or the path of a unix socket in `unix`."""
 
     host: str = ""
     port: int = 0
@@ -41,10 +41,10 @@ class Address:
 
     @classmethod
     def parse(cls, text: str, *, unix_allowed: bool = False) -> Self:
-        """Reads `host:port`, `[v6]:port` or, where allowed, `unix:/path`.
+        """Parse `host:port`, `[v6]:port` or, if it is allowed, `unix:/path`.
 
         Raises:
-            ValueError: none of these; the text says what is.
+            ValueError: the text has another form; the message gives the correct one.
         """
         if text.startswith("unix:"):
             if not unix_allowed or not text.startswith("unix:/"):
@@ -61,7 +61,7 @@ class Address:
 
     @property
     def local(self) -> bool:
-        """Whether only this host can reach it: a unix socket, or loopback by number or name."""
+        """Whether only this host can reach it: a unix socket, or a loopback address or name."""
         if self.unix or self.host == "localhost":
             return True
         try:
@@ -77,7 +77,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Unsafe:
-    """Choices that take protection away. On the command line only, logged at start."""
+    """Options that disable protection: accepted on the command line only, logged at start."""
 
     insecure_nullverifier: bool = False
     insecure_client_api: bool = False
@@ -89,11 +89,11 @@ class Unsafe:
 
     @property
     def root_ca(self) -> Path | None:
-        """Root certificate that is trusted instead of the vendors'."""
+        """Root certificate that is trusted instead of those of the vendors."""
         return self.unsafe_tdx_root_ca
 
     def chosen(self) -> tuple[str, ...]:
-        """The flags that were given, as on the command line."""
+        """Return the unsafe flags that were given, as on the command line."""
         return tuple(
             "--" + field.name.replace("_", "-")
             for field in fields(self)
@@ -107,7 +107,7 @@ UNSAFE_NAMES: Final = frozenset(field.name for field in fields(Unsafe))
 
 
 class Settings(BaseSettings):
-    """What an operator can set; see product.md and `verdictd-py --help`."""
+    """Settings of an operator; see product.md and `verdictd-py --help`."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True
@@ -139,6 +139,7 @@ class Settings(BaseSettings):
     collateral_api_key_file: Path | None = None
     collateral_update: Literal["standard", "early"] = "standard"
     collateral_grace: Annotated[float, Field(ge=0, le=MAX_GRACE_DAYS)] = 0
+    refuse_endorsements: bool = False
     min_tcb_evaluation: Annotated[int, Field(ge=0)] = 0
     keyprovider_name: str | None = None
     allow_a256ctr: bool = False
@@ -169,7 +170,7 @@ class Settings(BaseSettings):
         for url in value:
             if not _is_http_url(url):
                 raise ValueError(
-                    f"{url!r} is not a URL: write https://host:port, or nothing at all"
+                    f"{url!r} is not a URL: write https://host:port, or an empty value for none"
                 )
         return value
 
@@ -253,7 +254,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Command line and environment only: `load` has checked the file before."""
+        """Return command line and environment only: `load` reads and checks the file itself."""
         del settings_cls, dotenv_settings, file_secret_settings
         return init_settings, env_settings
 
@@ -267,22 +268,22 @@ def _segments(prefix: str) -> tuple[str, ...]:
 def _is_http_url(text: str) -> bool:
     try:
         parts = urlsplit(text)
-        port_is_one = parts.port != 0  # ValueError for what is none
+        port_is_valid = parts.port != 0  # ValueError for a port that is not a number
     except ValueError:
         return False
-    scheme_is_http = parts.scheme in ("http", "https") and bool(parts.hostname) and port_is_one
-    return scheme_is_http and text.isascii() and text.isprintable() and " " not in text
+    is_http = parts.scheme in ("http", "https") and bool(parts.hostname) and port_is_valid
+    return is_http and text.isascii() and text.isprintable() and " " not in text
 
 
 def load(flags: dict[str, Any], *, file: Path | None) -> Settings:
-    """Settings from every source.
+    """Load the settings from every source.
 
     Args:
-        flags: what the command line said, by field name.
+        flags: values from the command line, by field name.
         file: the TOML file of `--config` or `VERDICTD_CONFIG`, or None.
 
     Raises:
-        ConfigError: one line that names the key and the remedy.
+        ConfigError: a setting is wrong; the message gives the key and the remedy.
     """
     _refuse_unknown_environment()
     if file is None and (named := os.environ.get(ENVIRONMENT_PREFIX + "CONFIG")):
@@ -314,8 +315,8 @@ def _read_toml(file: Path) -> dict[str, Any]:
         if key.startswith(("insecure_", "unsafe_")):
             flag = "--" + key.replace("_", "-")
             raise ConfigError(
-                f"{key} in {file}: unsafe choices are made on the command line only; "
-                f"remove it there and start with {flag} if you mean it"
+                f"{key} in {file}: unsafe options are accepted on the command line only; "
+                f"remove it from the file, and start with {flag} if you need it"
             )
     return table
 

@@ -1,10 +1,10 @@
-"""The whole exception tree, each class with a stable code.
+"""Exceptions of the project, each class with a stable code.
 
-The text of an error is safe to return to the peer that caused it: it names only what that
-peer sent, never a path, a measured value or a secret. What only the operator may see is in
+The text of an error is safe to return to the peer that caused it: it contains only what that
+peer sent, never a path, a measured value or a secret. Information for the operator alone is in
 `reasons` or in the log event.
 
-This module imports nothing of the project, so that every package can raise its errors.
+This module imports no other module of the project, so that every package can raise its errors.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import ClassVar
 
 
 class ReasonKind(Enum):
-    """What a failed rule is about. Code decides by the kind, never by the name of the rule."""
+    """Subject of a failed rule. Code decides by the kind, never by the name of the rule."""
 
     FORMAT = auto()
     """The evidence is missing, cannot be read, or is not served."""
@@ -28,11 +28,11 @@ class ReasonKind(Enum):
     ATTRIBUTES = auto()
     """The TEE is in a mode that no policy can accept, such as debug."""
     TCB = auto()
-    """The vendor's verdict about the platform."""
+    """The vendor's rating of the platform."""
     EVENT_LOG = auto()
-    """The event log is not that of the guest's boot."""
+    """The event log is not the log of the guest's boot."""
     INIT_DATA = auto()
-    """The init-data is not what the guest was started with."""
+    """The guest was not started with this init-data."""
     MEASUREMENT = auto()
     """A measurement is not among the reference values. Pinning it can fix this."""
     POLICY = auto()
@@ -43,14 +43,14 @@ class ReasonKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One failed rule, with whole values, for the operator.
+    """One failed rule with untruncated values, for the operator.
 
     Attributes:
-        rule: name of what was checked, a claim's name if there is one (`debug`).
+        rule: name of the rule, the claim's name if it is about a claim (`debug`).
         measured: the measured value as text; empty if there is none.
-        expected: the value that would have passed, as text; empty if no value would have.
-        text: the sentence that the operator reads.
-        kind: what the rule is about; not in reports.
+        expected: the value that would have passed, as text; empty if there is none.
+        text: explanation for the operator.
+        kind: subject of the rule; not in reports.
     """
 
     rule: str
@@ -76,7 +76,7 @@ class VerdictdError(Exception):
 
 
 class ConfigError(VerdictdError):
-    """The operator's settings cannot be used; the message names cause and remedy."""
+    """The operator's settings cannot be used; the message gives cause and remedy."""
 
     code = "config"
 
@@ -100,7 +100,7 @@ class AlreadyExists(VerdictdError):
 
 
 class Conflict(VerdictdError):
-    """The stored object changed after the caller read it; the caller reads it again."""
+    """The stored object changed after the caller read it; the caller must read it again."""
 
     code = "conflict"
 
@@ -118,13 +118,13 @@ class DecryptionFailed(VerdictdError):
 
 
 class StorageError(VerdictdError):
-    """Stored bytes cannot be read, written or used (for example, a key of a wrong size)."""
+    """Stored data cannot be read, written or used (for example, a key of the wrong size)."""
 
     code = "storage"
 
 
 class PolicyInvalid(VerdictdError):
-    """A policy or its reference data cannot be compiled or evaluated; never an allow."""
+    """A policy or its reference data cannot be compiled or evaluated, so it allows nothing."""
 
     code = "policy-invalid"
 
@@ -133,11 +133,12 @@ class NotJudged(VerdictdError):
     """The guest cannot be appraised now; it may try again later.
 
     Attributes:
-        rule: rule of the reason that the history shows.
+        rule, kind: rule and kind of the reason in the history.
     """
 
     code = "not-judged"
     rule: ClassVar[str] = "appraisal"
+    kind: ClassVar[ReasonKind] = ReasonKind.OTHER
 
     @property
     def text_for_guest(self) -> str:
@@ -150,6 +151,7 @@ class CollateralUnavailable(NotJudged):
 
     code = "collateral-unavailable"
     rule = "collateral"
+    kind = ReasonKind.COLLATERAL
 
 
 class AppraisalTimeout(NotJudged):
@@ -165,7 +167,7 @@ class ProtocolVersionRefused(VerdictdError):
 
 
 class SessionMissing(VerdictdError):
-    """The peer sent neither a session nor a token; a guest starts again."""
+    """The peer sent neither a session nor a token; the guest must start again."""
 
     code = "session-missing"
 
@@ -177,7 +179,7 @@ class SessionInvalid(VerdictdError):
 
 
 class GuestRefused(VerdictdError):
-    """A guest was appraised and refused; only the text, its code and id, is disclosed to it."""
+    """A guest was appraised and refused; it receives only this text, with code and id."""
 
     code = "guest-refused"
 
@@ -188,12 +190,12 @@ class TokenInvalid(VerdictdError):
     code = "token-invalid"
 
 
-class TokenOutOfTime(TokenInvalid):
+class TokenNotValidNow(TokenInvalid):
     """A trusted key signed the token, which is expired, not valid yet, or never expires."""
 
 
 class Overloaded(VerdictdError):
-    """There are too many requests at once; trying again later helps."""
+    """There are too many concurrent requests; the peer may try again later."""
 
     code = "overloaded"
 
@@ -203,11 +205,11 @@ class AttestationError(VerdictdError):
 
     Args:
         message: one line.
-        reasons: every failed rule with its values. If there is none, one is made of the
-            message, so that each refusal is explained.
+        reasons: every failed rule with its values. If there is none, the message becomes the
+            reason, so that each refusal is explained.
 
     Attributes:
-        kind: kind of the reason that is made of the message.
+        kind: kind of a reason that comes from the message.
     """
 
     code = "attestation"
@@ -240,7 +242,7 @@ class EvidenceExpired(AttestationError):
 
 
 class BindingMismatch(AttestationError):
-    """The evidence does not vouch for the key that the peer holds."""
+    """The evidence is not bound to the peer's key."""
 
     code = "binding-mismatch"
     kind = ReasonKind.BINDING
@@ -275,21 +277,21 @@ class TcbStatusRefused(AttestationError):
 
 
 class EventLogRefused(AttestationError):
-    """The event log is not that of the guest's boot."""
+    """The event log is not the log of the guest's boot."""
 
     code = "event-log"
     kind = ReasonKind.EVENT_LOG
 
 
 class InitDataRefused(AttestationError):
-    """The init-data is not what the guest was started with."""
+    """The guest was not started with this init-data."""
 
     code = "init-data"
     kind = ReasonKind.INIT_DATA
 
 
 class PolicyRefused(AttestationError):
-    """The guest is refused by the appraisal policy, or by the rules that hold for every policy."""
+    """The guest is refused by the appraisal policy, or by rules that no policy can overrule."""
 
     code = "policy-refused"
     kind = ReasonKind.POLICY

@@ -17,8 +17,8 @@ from verdictd_py.errors import ConfigError
 REPORTS: Final = Path("/sys/kernel/config/tsm/report")
 _PROVIDER: Final = "tdx_guest"  # drivers/virt/coco/tdx-guest/tdx-guest.c
 
-_REMEDIES: Final = {
-    errno.ENOENT: "not a TDX guest with Linux 6.7 or later and configfs mounted",
+_REASONS: Final = {
+    errno.ENOENT: "not a TDX guest, or no configfs; use Linux 6.7 or later and mount configfs",
     errno.EACCES: "permission denied; run as root, or give this user access to the directory",
     errno.EPERM: "permission denied; run as root, or give this user access to the directory",
     errno.ENXIO: "the host's quoting service does not answer; check it on the host",
@@ -39,10 +39,10 @@ class TsmQuotes:
     def quote(self, report_data: bytes) -> bytes:
         """Return a quote with `report_data`, 64 bytes, in it.
 
-        Every quote has an entry of its own, so that no other process writes to it.
+        Every quote has its own entry, so that no other process writes to it.
 
         Raises:
-            ConfigError: the kernel provides no quote; the text has cause and remedy.
+            ConfigError: the kernel provides no quote.
         """
         if len(report_data) != REPORT_DATA_BYTES:
             raise ValueError(f"REPORTDATA has {REPORT_DATA_BYTES} bytes")
@@ -54,8 +54,8 @@ class TsmQuotes:
             finally:
                 entry.rmdir()
         except OSError as error:
-            remedy = _REMEDIES.get(error.errno or 0, (error.strerror or "it failed").lower())
-            raise ConfigError(f"cannot get a TDX quote from {self._reports}: {remedy}") from error
+            reason = _REASONS.get(error.errno or 0, (error.strerror or "it failed").lower())
+            raise ConfigError(f"cannot get a TDX quote from {self._reports}: {reason}") from error
 
     def _read(self, entry: Path, report_data: bytes) -> bytes:
         provider = (entry / "provider").read_text(encoding="ascii").strip()

@@ -7,6 +7,7 @@
 //! The module imports nothing, so that a policy has no network, clock, environment or randomness.
 
 mod functions;
+mod memory;
 mod names;
 mod policy;
 mod rewrite;
@@ -73,6 +74,12 @@ pub extern "C" fn record_coverage() -> u64 {
 #[unsafe(no_mangle)]
 pub extern "C" fn coverage() -> u64 {
     answer(with_policy(|policy| policy.coverage()))
+}
+
+/// Returns 1 if the host refused more memory, else 0. It may be called after a trap.
+#[unsafe(no_mangle)]
+pub extern "C" fn exhausted() -> u32 {
+    u32::from(memory::is_exhausted())
 }
 
 fn with_policy(work: impl FnOnce(&mut Policy) -> Result<String, String>) -> Result<String, String> {

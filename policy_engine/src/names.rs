@@ -83,7 +83,7 @@ pub fn function(name: &str) -> Option<Function> {
     Some(Function { operands, guards, result: decodes.then_some("__decoded") })
 }
 
-/// Why a function that OPA has is not there, for the message that refuses it.
+/// Why a function is not available, for the message that refuses it.
 pub fn absence(name: &str) -> &'static str {
     match name {
         "http.send" | "net.lookup_ip_addr" => "absent on purpose: a policy has no network",
@@ -91,33 +91,13 @@ pub fn absence(name: &str) -> &'static str {
         "opa.runtime" => "absent on purpose: a policy has no environment",
         "rand.intn" | "uuid.rfc4122" => "absent on purpose: a policy has no randomness",
         "print" | "trace" => "absent on purpose: a policy has no output",
-        _ if PREFIXES.iter().any(|prefix| name.starts_with(prefix)) => "not available",
-        _ if NOT_YET.contains(&name) => "not available",
+        _ if NOT_YET.contains(&name) => "not available yet",
+        _ if OPERATORS.contains(&name) => "not available: write the operator",
         _ => "unknown",
     }
 }
 
-const PREFIXES: &[&str] = &[
-    "crypto.",
-    "graph.",
-    "graphql.",
-    "io.jwt.",
-    "json.",
-    "net.",
-    "object.",
-    "providers.",
-    "regex.",
-    "rego.",
-    "semver.",
-    "strings.",
-    "time.",
-    "urlquery.",
-    "uuid.",
-    "yaml.",
-    "glob.",
-    "units.",
-];
-
+/// OPA's functions that depend on their operands alone, and that this engine does not have.
 const NOT_YET: &[&str] = &[
     "all",
     "any",
@@ -127,6 +107,68 @@ const NOT_YET: &[&str] = &[
     "cast_object",
     "cast_set",
     "cast_string",
+    "crypto.parse_private_keys",
+    "crypto.x509.parse_and_verify_certificates",
+    "crypto.x509.parse_and_verify_certificates_with_options",
+    "crypto.x509.parse_certificate_request",
+    "crypto.x509.parse_certificates",
+    "crypto.x509.parse_keypair",
+    "crypto.x509.parse_rsa_private_key",
+    "glob.match",
+    "glob.quote_meta",
+    "graph.reachable_paths",
+    "graphql.is_valid",
+    "graphql.parse",
+    "graphql.parse_and_verify",
+    "graphql.parse_query",
+    "graphql.parse_schema",
+    "graphql.schema_is_valid",
+    "io.jwt.decode",
+    "io.jwt.decode_verify",
+    "io.jwt.encode_sign",
+    "io.jwt.encode_sign_raw",
+    "io.jwt.verify_es256",
+    "io.jwt.verify_es384",
+    "io.jwt.verify_es512",
+    "io.jwt.verify_hs256",
+    "io.jwt.verify_hs384",
+    "io.jwt.verify_hs512",
+    "io.jwt.verify_ps256",
+    "io.jwt.verify_ps384",
+    "io.jwt.verify_ps512",
+    "io.jwt.verify_rs256",
+    "io.jwt.verify_rs384",
+    "io.jwt.verify_rs512",
+    "json.filter",
+    "json.marshal_with_options",
+    "json.match_schema",
+    "json.remove",
+    "json.verify_schema",
+    "net.cidr_contains_matches",
+    "net.cidr_expand",
+    "net.cidr_merge",
+    "net.cidr_overlap",
+    "providers.aws.sign_req",
     "re_match",
+    "regex.globs_match",
+    "regex.template_match",
+    "rego.metadata.chain",
+    "rego.metadata.rule",
+    "rego.parse_module",
+    "semver.is_valid",
     "set_diff",
+    "strings.render_template",
+    "time.parse_ns",
+    "urlquery.decode_object",
+    "urlquery.encode_object",
+    "uuid.parse",
+    "yaml.is_valid",
+    "yaml.marshal",
+    "yaml.unmarshal",
+];
+
+/// Names that OPA gives to operators.
+const OPERATORS: &[&str] = &[
+    "and", "assign", "div", "eq", "equal", "gt", "gte", "lt", "lte", "minus", "mul", "neq", "or",
+    "plus", "rem",
 ];

@@ -450,6 +450,13 @@ impl Writer<'_> {
                 Expr::Var { .. } | Expr::RefDot { .. } | Expr::RefBrack { .. }
                     if self.is_function(r#as) =>
                 {
+                    if let Ok(path) = self.resolve(r#as)
+                        && names::function(&path).is_some()
+                    {
+                        return Err(format!(
+                            "`with` cannot replace by {path}: write a function that calls it"
+                        ));
+                    }
                     self.function(r#as)?.0
                 }
                 value => self.expr(value, None)?,
@@ -959,7 +966,8 @@ impl Binder<'_> {
             }
             Expr::Call { fcn, params } => {
                 params.iter().for_each(|param| self.expr(param));
-                if (self.arity)(fcn).is_some_and(|operands| params.len() == operands + 1) {
+                // A function that is not available is named instead of its result.
+                if (self.arity)(fcn).is_none_or(|operands| params.len() == operands + 1) {
                     params.last().into_iter().for_each(|result| self.bind(result));
                 }
             }

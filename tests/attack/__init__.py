@@ -1,0 +1,1 @@
+"""Attacks on the broker, one small test for each; see docs/design/threats.md."""

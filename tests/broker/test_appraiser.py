@@ -233,7 +233,7 @@ async def test_unbound_evidence_is_judged_and_makes_no_peer() -> None:
     appraisal = await appraiser().appraise(reads(replace(EVIDENCE, binding=None)))
     assert appraisal.accepted
     assert not appraisal.bound
-    with pytest.raises(ValueError, match="bound to no channel"):
+    with pytest.raises(ValueError, match="not bound to a channel"):
         AppraisedPeer.of(appraisal, address=ADDRESS)
 
 

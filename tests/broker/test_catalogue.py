@@ -40,7 +40,7 @@ async def test_a_policy_of_another_name_may_be_stored(name: str) -> None:
     use = await catalogue().use(Name.parse(name))
     assert (use.suggestion, use.remark) == (
         "",
-        f"nothing reads {name}: it decides once releasePolicies names it for a prefix",
+        f"nothing reads {name}: it takes effect once releasePolicies names it for a prefix",
     )
     with pytest.raises(RequestError, match="the broker reads tdxData, sgxData, "):
         await catalogue().require_reader(Name.parse(name), kind=DATA)
@@ -55,11 +55,11 @@ async def test_a_similar_name_is_suggested_and_stored() -> None:
 async def test_a_policy_that_release_policies_name_is_read() -> None:
     named = catalogue(releasePolicies='{"keys/a/": "a.rego", "keys/b/": "a.rego"}')
     use = await named.use(Name.parse("a.rego"))
-    assert (use.read_by, use.decides) == (("release of 'keys/a/'", "release of 'keys/b/'"), True)
+    assert (use.readers, use.decides) == (("release of 'keys/a/'", "release of 'keys/b/'"), True)
     misspelled = await named.use(Name.parse("A.rego"))
     assert misspelled.suggestion == "a.rego"
     broken = catalogue(releasePolicies="{")
-    assert (await broken.use(Name.parse("a.rego"))).read_by == ()
+    assert (await broken.use(Name.parse("a.rego"))).readers == ()
 
 
 async def test_documents_of_a_tee_decide_only_if_it_is_served() -> None:
@@ -73,7 +73,7 @@ async def test_documents_of_a_tee_decide_only_if_it_is_served() -> None:
         ("referenceSets", "named sets", True),
     ):
         use = await catalogue().use(Name.parse(name))
-        assert (use.kind, use.decides, bool(use.read_by)) == (kind, decides, True)
+        assert (use.kind, use.decides, bool(use.readers)) == (kind, decides, True)
         assert bool(use.remark) is not decides
 
 

@@ -26,7 +26,7 @@ from verdictd_py.domain.names import Name
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Conflict, NotFound, PolicyInvalid, RequestError
 from verdictd_py.policy.sets import DocumentsWithSets
-from verdictd_py.ports import ANY, PolicyDocuments, TestedPolicy
+from verdictd_py.ports import ANY, PolicyDecision, PolicyDocuments
 from verdictd_py.storage.memory import MemoryDocumentStore
 
 OPERATOR = Caller("operator", ROLES["operator"])
@@ -44,9 +44,11 @@ class HeldTester:
     checking: asyncio.Event = field(default_factory=asyncio.Event)
     go: asyncio.Event = field(default_factory=asyncio.Event)
     checked: list[PolicyDocuments] = field(default_factory=list)
+    tees: list[str | None] = field(default_factory=list)
 
     async def check(self, documents: PolicyDocuments, tee: str | None) -> None:
         self.checked.append(documents)
+        self.tees.append(tee)
         if self.held:
             self.held = False
             self.checking.set()
@@ -54,8 +56,8 @@ class HeldTester:
         if self.refuses(documents):
             raise PolicyInvalid("the policy does not work")
 
-    async def test(self, documents: PolicyDocuments, claims: JsonValue) -> TestedPolicy:
-        return TestedPolicy(documents.policy == "yes", {})
+    async def test(self, documents: PolicyDocuments, claims: JsonValue) -> PolicyDecision:
+        return PolicyDecision(documents.policy == "yes", {})
 
 
 class Place:
@@ -301,16 +303,16 @@ async def test_sets_have_a_largest_number() -> None:
         f"s{number}": ReferenceSet({"rtmr1": (A,)}, "a", NOW - timedelta(days=1))
         for number in range(MAX_SETS)
     }
-    place = Place(referenceSets=referencesets.written({"tdx": most}))
+    place = Place(referenceSets=referencesets.serialize({"tdx": most}))
     with pytest.raises(RequestError, match=f"{MAX_SETS} sets already"):
         await place.sets.add(OPERATOR, "tdx", "more", {"rtmr1": [B]}, "")
     del most["s0"]
-    await place.store.put(SETS, referencesets.written({"tdx": most}), expected=ANY)
+    await place.store.put(SETS, referencesets.serialize({"tdx": most}), expected=ANY)
     await place.sets.add(OPERATOR, "tdx", "more", {"rtmr1": [B]}, "")
     more = {**most, "s0": most["s1"], "s": most["s1"]}
     with pytest.raises(RequestError, match=f"at most {MAX_SETS}"):
         await place.documents.set_reference(
-            OPERATOR, "referenceSets", referencesets.written({"tdx": more}).encode()
+            OPERATOR, "referenceSets", referencesets.serialize({"tdx": more}).encode()
         )
 
 
@@ -318,11 +320,11 @@ async def test_sets_have_a_largest_number() -> None:
     ("text", "said"),
     [
         ("{", "not valid JSON"),
-        ('{"tdx": []}', "no object of at most"),
+        ('{"tdx": []}', "must be an object of at most"),
         ('{"tdx": {"a": {}}}', "values"),
         (stored_sets("a", values={"rtmr1": ["AA" * 48]}), "96 lower-case hex digits"),
         (stored_sets("a", values={"rtmr1": ["aa"]}), "96 lower-case hex digits"),
-        (stored_sets("a", values={"reportData": [A]}), "no measurement"),
+        (stored_sets("a", values={"reportData": [A]}), "not a measurement"),
         (stored_sets("a", values={}), "without values"),
         (stored_sets("a", tee="sgx", values={"mrSigner": [A]}), "base64 of 32 bytes"),
     ],
@@ -359,3 +361,60 @@ async def test_release_data_is_checked_with_the_release_policy_and_the_reverse()
         ("release", '{"a": 2}'),
         ("new", '{"a": 2}'),
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "tee"),
+    [
+        ("tdxPolicy.rego", "new", "tdx"),
+        ("tdxData", '{"rtmr1": []}', "tdx"),
+        ("referenceSets", stored_sets("new"), "tdx"),
+        ("sgxPolicy.rego", "new", "sgx"),
+        ("releasePolicy.rego", "new", None),
+        ("releaseData", "{}", None),
+        ("team.rego", "new", None),
+    ],
+)
+@pytest.mark.parametrize("works", [True, False])
+async def test_every_check_is_with_a_guest_of_the_documents_tee(
+    name: str, text: str, tee: str | None, *, works: bool
+) -> None:
+    """Also the checks that find out which half is broken: each TEE has a sample of its own."""
+    place = Place(referenceSets=stored_sets("old"))
+    place.tester.refuses = lambda checked: not works
+    set_document = place.documents.set_reference
+    if name.endswith(".rego"):
+        set_document = place.documents.set_policy
+    if works:
+        await set_document(OPERATOR, name, text.encode())
+    else:
+        with pytest.raises(PolicyInvalid):
+            await set_document(OPERATOR, name, text.encode())
+    assert len(place.tester.tees) >= (1 if works else 2)
+    assert set(place.tester.tees) == {tee}
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "{",
+        '{"tdx": []}',
+        stored_sets("a", values={"rtmr1": ["aa"]}),
+        stored_sets("a", values={"reportData": [A]}),
+    ],
+)
+async def test_broken_sets_do_not_keep_good_data_and_good_policies_out(broken: str) -> None:
+    """Every guest is refused until the sets are fixed; the other documents can be set first."""
+    place = Place(referenceSets=broken)
+    data = {"rtmr1": [B]}
+    await place.documents.set_reference(OPERATOR, "tdxData", json.dumps(data).encode())
+    await place.documents.set_policy(OPERATOR, "tdxPolicy.rego", b"new")
+    assert [dict(checked.reference.values) for checked in place.tester.checked] == [data] * 2
+    assert place.store.texts["tdxPolicy.rego"] == "new"
+
+
+async def test_sets_of_one_tee_are_not_values_of_another() -> None:
+    place = Place(referenceSets=stored_sets("old", tee="sgx", values={"mrSigner": [A]}))
+    await place.documents.set_reference(OPERATOR, "tdxData", b'{"rtmr1": []}')
+    await place.documents.set_policy(OPERATOR, "tdxPolicy.rego", b"new")
+    assert [checked.data for checked in place.tester.checked] == ['{"rtmr1": []}'] * 2

@@ -16,7 +16,7 @@ from tests.support.memory import (
 )
 from tests.support.tees import TEES
 from verdictd_py.broker.appraiser import Appraiser
-from verdictd_py.broker.explanation import Explainer, explained
+from verdictd_py.broker.explanation import Explainer, explain_appraisal
 from verdictd_py.broker.history import History, Judgement
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import ROLES, Caller
@@ -118,11 +118,11 @@ async def test_rules_that_a_withheld_claim_may_decide_are_not_reported(log: Json
 async def test_offline_a_refusal_names_every_rule() -> None:
     policy = ScriptedPolicy((MR_TD, replace(DEBUG, text="again")))
     appraisal = await refused(policy, History())
-    complete = await explained(policy, appraisal)
+    complete = await explain_appraisal(policy, appraisal)
     assert complete.reasons == (DEBUG, MR_TD)
     assert type(complete.refusal) is PolicyRefused
     assert (complete.id, complete.code) == (appraisal.id, appraisal.code)
     assert len(policy.asked) == 1
     by_policy = await refused(policy, History(), VERIFIED)
-    assert await explained(policy, by_policy) is by_policy
+    assert await explain_appraisal(policy, by_policy) is by_policy
     assert len(policy.asked) == 2

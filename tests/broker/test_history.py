@@ -63,7 +63,7 @@ def policy_refused(*reasons: Reason) -> PolicyRefused:
 
 def test_each_kind_is_bounded_and_pushes_out_only_its_own() -> None:
     """Quotes that verify for nobody cost a stranger nothing."""
-    history = History(kept=2)
+    history = History(capacity=2)
     (important,) = judged(appraisal(0, policy_refused(RTMR1)))
     history.remember(important)
     for number in range(1, 6):
@@ -76,7 +76,7 @@ def test_each_kind_is_bounded_and_pushes_out_only_its_own() -> None:
     assert [each.id for each in unverified] == ["id15", "id5"]
     assert [each.id for each in history.last(OPERATOR, Verdict.ACCEPTED, 1)] == ["id25"]
     counts = {Verdict.REFUSED: 1, Verdict.UNVERIFIED: 10, Verdict.ACCEPTED: 5}
-    assert history.counted(OPERATOR) == counts
+    assert history.counts(OPERATOR) == counts
 
 
 def test_one_is_found_by_its_id_or_as_the_last_that_was_not_accepted() -> None:
@@ -99,7 +99,7 @@ def test_whoever_may_not_manage_sees_no_guest() -> None:
     for ask in (
         lambda: history.find(caller, ""),
         lambda: history.last(caller, Verdict.REFUSED, 0),
-        lambda: history.counted(caller),
+        lambda: history.counts(caller),
     ):
         with pytest.raises(NotAuthorized):
             ask()
@@ -110,6 +110,7 @@ def test_what_could_not_be_judged_is_remembered_too() -> None:
     judgement = Judgement.not_judged(later, judgement_id="id", at=NOW, address=ADDRESS)
     assert judgement.verdict is Verdict.UNVERIFIED
     assert judgement.reasons[0].text == str(later)
+    assert judgement.reasons[0].kind is ReasonKind.COLLATERAL
     assert judgement.not_pinnable
 
 

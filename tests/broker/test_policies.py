@@ -31,7 +31,7 @@ from verdictd_py.errors import (
     RequestError,
 )
 from verdictd_py.policy.sets import DocumentsWithSets
-from verdictd_py.ports import DocumentStore, Events, PolicyDocuments, PolicyTester, TestedPolicy
+from verdictd_py.ports import DocumentStore, Events, PolicyDecision, PolicyDocuments, PolicyTester
 from verdictd_py.storage.memory import MemoryDocumentStore
 
 OPERATOR = Caller("operator", ROLES["operator"])
@@ -50,8 +50,8 @@ class ScriptedTester:
         if self.refuses(documents):
             raise PolicyInvalid("the policy does not work")
 
-    async def test(self, documents: PolicyDocuments, claims: JsonValue) -> TestedPolicy:
-        return TestedPolicy(documents.policy == "yes", {})
+    async def test(self, documents: PolicyDocuments, claims: JsonValue) -> PolicyDecision:
+        return PolicyDecision(documents.policy == "yes", {})
 
 
 def administrators(
@@ -140,9 +140,9 @@ async def test_one_broken_half_can_be_mended_after_the_other() -> None:
 
 async def test_a_policy_is_no_reference_data() -> None:
     here = place()
-    with pytest.raises(RequestError, match="holds reference data"):
+    with pytest.raises(RequestError, match="is the name of reference data"):
         await here.admin.set_policy(OPERATOR, "tdxData", b"new")
-    with pytest.raises(RequestError, match="holds a policy"):
+    with pytest.raises(RequestError, match="is the name of a policy"):
         await here.admin.set_reference(OPERATOR, "tdxPolicy.rego", b"{}")
     await here.admin.set_policy(OPERATOR, "another", b"new")
     assert here.documents.texts["another"] == "new"

@@ -193,7 +193,7 @@ async def test_a_resource_is_recorded_when_it_is_handed_out() -> None:
     found = await tested.find(PEER, PATH)
     assert (found.kind, found.path) == (Kind.RESOURCE, "resources/repo/type/tag")
     assert events.events == []
-    assert tested.hand_out(PEER, found).reveal() == b"content"
+    assert tested.release(PEER, found).reveal() == b"content"
     (fields,) = events.named("secret.released")
     assert (fields["what"], fields["path"]) == (Kind.RESOURCE, found.path)
 
@@ -226,7 +226,7 @@ async def test_nothing_is_released_without_its_record() -> None:
         await tested.keks(PEER, [ONE])
     found = await tested.find(PEER, PATH)
     with pytest.raises(StorageError, match="audit trail"):
-        tested.hand_out(PEER, found)
+        tested.release(PEER, found)
 
 
 async def test_what_the_release_policy_keeps_back_is_not_released() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from tests.support.command import port_of, running_daemon
 from verdictd_py import __version__, config
 from verdictd_py import daemon as app
 from verdictd_py.config import Settings, Unsafe
+from verdictd_py.daemon.process import MIN_ADDRESS_SPACE
 from verdictd_py.errors import ConfigError
 from verdictd_py.listeners import sockets
 
@@ -27,7 +30,7 @@ def _connects(host: str, port: int) -> bool:
 
 
 def test_the_guides_command_line_runs_reloads_and_stops(tmp_path: Path) -> None:
-    """Word for word but for the program's name and the ports (product.md, journey 1)."""
+    """The guide's command line, except for program name and ports (product.md, journey 1)."""
     data = tmp_path / "data"
     (data / "keys").mkdir(parents=True)
     (data / "keys/short").write_bytes(b"31 bytes, a wrong size of a key")
@@ -91,6 +94,39 @@ def test_the_daemon_starts_in_four_gigabytes_of_addresses(tmp_path: Path) -> Non
         assert daemon.end(signal.SIGTERM) == (0, "")
 
 
+@pytest.mark.parametrize("kib", [MIN_ADDRESS_SPACE // 1024 - 1, 700_000, 300_000])
+def test_a_limit_of_addresses_that_is_too_low_ends_the_daemon_with_one_line(
+    kib: int, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [
+            *("prlimit", f"--as={kib * 1024}"),
+            *(sys.executable, "-m", "verdictd_py.cli.main"),
+            *FREE,
+            *("--verifier", "tdx", "--data-dir", str(tmp_path / "data")),
+        ],
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=30,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"verdictd-py: the limit of addresses (ulimit -v) is {kib} KiB, and the daemon needs "
+        f"{MIN_ADDRESS_SPACE // 1024} KiB; raise it, or remove it with 'ulimit -v unlimited'\n"
+    )
+
+
+def test_the_daemon_starts_under_the_lowest_limit_of_addresses(tmp_path: Path) -> None:
+    """With a policy engine that must be compiled first."""
+    words = (*FREE, "--verifier", "tdx", "--data-dir", str(tmp_path / "data"))
+    limit = ("prlimit", f"--as={MIN_ADDRESS_SPACE}")
+    cache = str(tmp_path / "cache")
+    with running_daemon(*words, wrapper=limit, CACHE_DIRECTORY=cache) as daemon:
+        daemon.wait_for("policy.loaded", tee="tdx")
+        assert daemon.end(signal.SIGTERM) == (0, "")
+
+
 def test_the_short_command_line_runs(tmp_path: Path) -> None:
     """`verdictd-py --listen 0.0.0.0:20002 --verifier tdx`, the client API by default."""
     _skip_unless_free()
@@ -111,13 +147,13 @@ def _skip_unless_free() -> None:
 
 
 class TestDefaultClientApi:
-    """`[::1]:60000`, and 127.0.0.1 only where the host has no ::1."""
+    """The default is `[::1]:60000`, and 127.0.0.1 only if the host has no ::1."""
 
     @pytest.fixture
     def options(self, tmp_path: Path) -> dict[str, Any]:
         return {"listen": "127.0.0.1:0", "data_dir": tmp_path / "data"}
 
-    async def test_it_is_ipv4_on_a_host_without_ipv6(
+    async def test_the_address_is_ipv4_on_a_host_without_ipv6(
         self, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(config, "CLIENT_API_WITHOUT_IPV6", "127.0.0.1:0")
@@ -132,7 +168,7 @@ class TestDefaultClientApi:
                 Settings(**options, client_api="[::1]:0"), Unsafe(), Recorder()
             ).start()
 
-    async def test_it_is_not_where_another_daemon_has_the_address(
+    async def test_the_address_is_not_ipv4_if_another_program_uses_the_ipv6_address(
         self, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         try:
@@ -149,7 +185,7 @@ class TestDefaultClientApi:
 
 
 def _without_ipv6(bind: Any) -> Any:
-    """The host's own `bind`, as if no interface had ::1."""
+    """Return the host's `bind`, changed as if no interface had ::1."""
 
     def bound(address: config.Address, *, option: str) -> socket.socket:
         if ":" in address.host:
@@ -162,8 +198,8 @@ def _without_ipv6(bind: Any) -> Any:
     return bound
 
 
-async def test_an_address_in_use_lets_the_other_go(tmp_path: Path) -> None:
-    """All addresses are bound before any of them accepts, and none stays behind."""
+async def test_an_address_in_use_releases_the_other_addresses(tmp_path: Path) -> None:
+    """All addresses are bound before any of them accepts, and all are released."""
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         listen = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -179,7 +215,7 @@ async def test_an_address_in_use_lets_the_other_go(tmp_path: Path) -> None:
         sockets.bind(config.Address.parse(listen), option="--listen").close()
 
 
-def test_unsafe_choices_are_named_at_start(tmp_path: Path) -> None:
+def test_unsafe_options_are_reported_at_start(tmp_path: Path) -> None:
     chosen = ("--insecure-loopback", "--insecure-nullverifier", "--insecure-client-api")
     words = (*FREE, "--verifier", "nullverifier", "--data-dir", str(tmp_path), *chosen)
     with running_daemon(*words) as daemon:

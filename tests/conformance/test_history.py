@@ -39,7 +39,7 @@ class HistorySuite(ABC):
         assert [found.id for found in history.last(OPERATOR, Verdict.ACCEPTED, 1)] == ["c"]
         with pytest.raises(NotFound):
             history.find(OPERATOR, "a")
-        assert history.counted(OPERATOR)[Verdict.ACCEPTED] == 3
+        assert history.counts(OPERATOR)[Verdict.ACCEPTED] == 3
 
     def test_a_verdict_never_evicts_another(self, history: History) -> None:
         history.remember(judgement("refused", Verdict.REFUSED))
@@ -55,10 +55,10 @@ class HistorySuite(ABC):
         with pytest.raises(NotAuthorized):
             history.last(caller, Verdict.ACCEPTED, 0)
         with pytest.raises(NotAuthorized):
-            history.counted(caller)
+            history.counts(caller)
 
 
 class TestMemory(HistorySuite):
     @pytest.fixture
     def history(self) -> History:
-        return History(kept=2)
+        return History(capacity=2)

@@ -30,9 +30,9 @@ from verdictd_py.ports.tees import Tee
         ("null", "not a JSON object"),
         ("{} {}", "not usable JSON"),
         ('{"rtmr0": [],}', "not usable JSON"),
-        ('{"rtmr0": ["a"], "rtmr0": []}', "given twice"),
-        ('{"a": {"b": 1, "b": 2}}', "given twice"),
-        ('{"rtmr0": ["a"], "rtmr\\u0030": []}', "given twice"),
+        ('{"rtmr0": ["a"], "rtmr0": []}', "occurs twice"),
+        ('{"a": {"b": 1, "b": 2}}', "occurs twice"),
+        ('{"rtmr0": ["a"], "rtmr\\u0030": []}', "occurs twice"),
         ('{"a": NaN}', "NaN is not"),
         ('{"a": -Infinity}', "-Infinity is not"),
         ('{"a": 1e999}', "not usable JSON"),
@@ -40,7 +40,7 @@ from verdictd_py.ports.tees import Tee
         ('{"policy": {"allow": true}}', "name `policy`"),
         ('{"\\u0070olicy": 1}', "name `policy`"),
         ("\ufeff{}", "not usable JSON"),
-        ('{"a": ' + "[" * MAX_DATA_DEPTH + "]" * MAX_DATA_DEPTH + "}", "nested deeper"),
+        ('{"a": ' + "[" * MAX_DATA_DEPTH + "]" * MAX_DATA_DEPTH + "}", "nested more than"),
         ('{"a": ' + "[" * 200_000 + "]" * 200_000 + "}", "nested too deeply"),
         ('{"a": ' + "9" * 5000 + "}", "more than 100 digits"),
         ('{"a": "' + "x" * MAX_DATA_BYTES + '"}', "larger than"),
@@ -103,6 +103,6 @@ def test_a_value_has_one_text_however_it_was_made() -> None:
     parsed = ReferenceData.parse('{ "a" : ["\\u0041"], "b": 1 }')
     assert parsed.text == '{"a": ["A"], "b": 1}'
     assert ReferenceData.of(parsed.values) == parsed
-    assert ReferenceData.parse(parsed.written()) == parsed
+    assert ReferenceData.parse(parsed.serialize()) == parsed
     with pytest.raises(PolicyInvalid, match="larger than"):
         ReferenceData.of({"a": "x" * MAX_DATA_BYTES})

@@ -17,8 +17,8 @@ from verdictd_py.documents.referencesets import (
     checked_values,
     parse,
     retired,
+    serialize,
     union,
-    written,
 )
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import RequestError
@@ -63,11 +63,11 @@ def test_what_was_written_is_read() -> None:
             "two": retired(made(A), NOW),
         }
     }
-    assert parse(written(sets)) == sets
+    assert parse(serialize(sets)) == sets
     assert parse("{}") == {}
 
 
-GOOD = json.loads(written({"tdx": {"one": made(A)}}))
+GOOD = json.loads(serialize({"tdx": {"one": made(A)}}))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 import verdictd_py
 from verdictd_py.domain import events
 from verdictd_py.domain.events import CATALOGUE, RequestFailed, WarningBug
-from verdictd_py.domain.eventtypes import About, Audit, Event, EventValue, Level, event
+from verdictd_py.domain.eventtypes import Audit, Event, EventValue, FieldInfo, Level, event
 from verdictd_py.domain.secrets import SecretBytes
 
 SOURCES = Path(verdictd_py.__file__).parent
@@ -99,7 +99,7 @@ def test_levels_and_audit_are_those_that_tools_rely_on() -> None:
 def test_a_type_has_the_name_and_the_documentation_of_its_event(kind: type[Event]) -> None:
     words = re.split("[.-]", kind.spec.name)
     assert kind.__name__ == "".join(word.title() for word in words)
-    for text in (kind.__doc__ or "", *(each.about.meaning for each in kind.spec.fields.values())):
+    for text in (kind.__doc__ or "", *(field.info.meaning for field in kind.spec.fields.values())):
         assert re.fullmatch(r"[A-Z`][^\n|]*\.", text), text
     assert not {"event", "level", "timestamp"} & kind.spec.fields.keys()  # the log's own
 
@@ -108,11 +108,13 @@ def test_a_type_has_the_name_and_the_documentation_of_its_event(kind: type[Event
 class Long(Event):
     """An event of the test."""
 
-    text: Annotated[str, About("A text.", characters=3)]
-    items: Annotated[tuple[str, ...], About("Texts.", characters=3, items=2)] = ()
-    last: Annotated[tuple[str, ...], About("Texts.", characters=3, items=2, last_items=True)] = ()
-    secret: Annotated[SecretBytes, About("A secret.")]
-    optional: Annotated[str, About("A text.", characters=3)] | None = None
+    text: Annotated[str, FieldInfo("A text.", characters=3)]
+    items: Annotated[tuple[str, ...], FieldInfo("Texts.", characters=3, items=2)] = ()
+    last: Annotated[
+        tuple[str, ...], FieldInfo("Texts.", characters=3, items=2, last_items=True)
+    ] = ()
+    secret: Annotated[SecretBytes, FieldInfo("A secret.")]
+    optional: Annotated[str, FieldInfo("A text.", characters=3)] | None = None
 
 
 def test_what_is_too_long_is_cut_with_a_marker() -> None:
@@ -144,9 +146,9 @@ def test_a_megabyte_of_a_peer_is_cut() -> None:
 @pytest.mark.parametrize("kind", CATALOGUE, ids=lambda kind: str(kind.spec.name))
 def test_no_event_can_be_larger_than_its_bounds(kind: type[Event]) -> None:
     values: dict[str, EventValue] = {
-        field.name: ("é" * 100_000,) * 2_000 if field.about.items else "é" * 100_000
+        field.name: ("é" * 100_000,) * 2_000 if field.info.items else "é" * 100_000
         for field in kind.spec.fields.values()
-        if field.about.characters
+        if field.info.characters
     }
     event = kind.__new__(kind)
     for name in kind.spec.fields:
@@ -166,10 +168,10 @@ def test_an_event_is_frozen_and_its_arguments_have_names() -> None:
     ("hint", "problem"),
     [
         (str, "write Annotated"),
-        (Annotated[str, "text"], "is no field of an event"),
-        (Annotated[bytes, About("Bytes.")], "is no field of an event"),
-        (Annotated[str, About("A text.")], "maximum number of characters"),
-        (Annotated[tuple[str, ...], About("Texts.", characters=3)], "maximum number of items"),
+        (Annotated[str, "text"], "cannot be a field of an event"),
+        (Annotated[bytes, FieldInfo("Bytes.")], "cannot be a field of an event"),
+        (Annotated[str, FieldInfo("A text.")], "maximum number of characters"),
+        (Annotated[tuple[str, ...], FieldInfo("Texts.", characters=3)], "maximum number of items"),
     ],
 )
 def test_a_field_without_meaning_or_bounds_cannot_be_declared(hint: object, problem: str) -> None:

@@ -14,7 +14,7 @@ from verdictd_py.domain.names import (
     KeyId,
     Name,
     ResourcePath,
-    resource_named,
+    parse_resource_name,
 )
 from verdictd_py.errors import RequestError
 
@@ -72,10 +72,10 @@ def test_a_resource_has_three_segments() -> None:
 
 @pytest.mark.parametrize(("name", "path"), LEGACY_RESOURCES.items())
 def test_both_names_of_a_resource_mean_the_same(name: str, path: ResourcePath) -> None:
-    assert resource_named(name) == resource_named(str(path)) == path
+    assert parse_resource_name(name) == parse_resource_name(str(path)) == path
 
 
 @pytest.mark.parametrize("text", ["policy", "Policy ", "Nothing", "../Policy", "a/b"])
 def test_other_names_mean_nothing(text: str) -> None:
     with pytest.raises(RequestError):
-        resource_named(text)
+        parse_resource_name(text)

@@ -30,7 +30,7 @@ from verdictd_py.domain.events import (
     SecretReleased,
     WrapRequested,
 )
-from verdictd_py.domain.eventtypes import About, Audit, Event, Level, event
+from verdictd_py.domain.eventtypes import Audit, Event, FieldInfo, Level, event
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError, StorageError
 from verdictd_py.events.audit import MAX_LIMITED_PER_MINUTE, AuditTrail, sealed, verify
@@ -285,7 +285,7 @@ def test_a_file_of_an_earlier_version_verifies() -> None:
 class VendorRebooted(Event):
     """A plug-in's event."""
 
-    host: Annotated[str, About("Name of the host.", characters=8)]
+    host: Annotated[str, FieldInfo("Name of the host.", characters=8)]
 
 
 def test_an_event_of_a_plug_in_is_audited(trail: AuditTrail, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from verdictd_py.domain.events import ConnectionClosed, ConnectionTimeout, KeyRead, WarningStorage
-from verdictd_py.domain.eventtypes import About, Event, event
+from verdictd_py.domain.eventtypes import Event, FieldInfo, event
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.events.log import LogEvents
 
@@ -33,7 +33,7 @@ HOSTILE = [
 ]
 
 
-Short = Annotated[str, About("A text.", characters=10_000)]
+Short = Annotated[str, FieldInfo("A text.", characters=10_000)]
 
 
 @event("test.happened")
@@ -41,10 +41,10 @@ class Happened(Event):
     """An event of the test, with a field of each type."""
 
     value: Short
-    values: Annotated[tuple[str, ...], About("Texts.", characters=10_000, items=5)] = ()
+    values: Annotated[tuple[str, ...], FieldInfo("Texts.", characters=10_000, items=5)] = ()
     none: Short | None
     absent: Short | None = None
-    number: Annotated[int, About("A number.")] = 3
+    number: Annotated[int, FieldInfo("A number.")] = 3
 
 
 def logged(log_format: Format, event: Event) -> str:

@@ -17,7 +17,7 @@ from tests.support.eventlogs import (
     written,
 )
 from tests.support.vectors import vector
-from verdictd_py.errors import EvidenceFormat
+from verdictd_py.errors import EvidenceFormat, ReasonKind
 from verdictd_py.formats import eventlog
 from verdictd_py.formats.eventlog import Event, EventLog, parse
 from verdictd_py.tees.tdx.tee import REGISTERS
@@ -200,3 +200,86 @@ def test_arbitrary_bytes_are_read_or_refused(junk: bytes, cut: int, more: bytes)
             continue
         log.replay()
         log.claims()
+
+
+# Which register, which claim.
+
+
+@pytest.mark.parametrize("index", [1, 2, 3, 4])
+def test_an_event_extends_the_register_of_its_index(index: int) -> None:
+    measured = event(index, 4, b"data")
+    replayed = EventLog((measured,), REGISTERS).replay()
+    extended = {REGISTERS[index - 1]: sha384(bytes(48) + measured.digest).digest()}
+    assert replayed == {**dict.fromkeys(REGISTERS, bytes(48)), **extended}
+
+
+@pytest.mark.parametrize("index", [0, 5, 2**32 - 1])
+def test_an_event_of_no_register_extends_nothing(index: int) -> None:
+    replayed = EventLog((event(index, 4, b"data"),), REGISTERS).replay()
+    assert replayed == dict.fromkeys(REGISTERS, bytes(48))
+
+
+def test_the_claims_of_a_boot() -> None:
+    """The last application that firmware started is the kernel."""
+    application = eventlog.EV_EFI_BOOT_SERVICES_APPLICATION
+    shim, grub, kernel = (event(2, application, data) for data in (b"shim", b"grub", b"kernel"))
+    line, boot, other = command_line(b"root=/dev/vda"), secure_boot(b"\x01"), event(2, 4, b"x")
+    silent = event(1, eventlog.EV_NO_ACTION, b"")
+    events = (silent, boot, shim, other, grub, kernel, line)
+    assert EventLog(events, REGISTERS).claims() == {
+        "events": [
+            {"index": each.index, "type": each.kind, "digest": each.digest.hex()}
+            for each in events[1:]
+        ],
+        "efiApplications": [each.digest.hex() for each in (shim, grub, kernel)],
+        "kernelDigest": kernel.digest.hex(),
+        "kernelCommandLine": "root=/dev/vda",
+        "secureBoot": True,
+    }
+
+
+def test_a_log_without_applications_has_no_kernel() -> None:
+    assert EventLog((event(2, 4, b"x"),), REGISTERS).claims().keys() == {
+        "events",
+        "efiApplications",
+    }
+
+
+def test_a_command_line_that_is_not_text_is_not_hidden() -> None:
+    """A guest cannot fail its appraisal's explanation, or drop the claim, by such a byte."""
+    claims = EventLog((command_line(b"a=\xff"),), REGISTERS).claims()
+    assert claims["kernelCommandLine"] == "a=\N{REPLACEMENT CHARACTER}"
+
+
+def test_the_registers_stay_known_where_only_some_are_proved() -> None:
+    first, second = event(1, 4, b"1"), event(2, 4, b"2")
+    log = EventLog((first, second), REGISTERS)
+    measured = {**log.replay(), "rtmr1": b"\x01" * 48}
+    proved = log.proved_by(measured)
+    assert proved.events == (first,)
+    assert proved.replay()["rtmr0"] == measured["rtmr0"]
+
+
+@pytest.mark.parametrize(
+    ("name", "characters"), [("SecureBoot", 9), ("SecureBoo", 10), ("SecureBooT", 10)]
+)
+def test_secure_boot_is_a_variable_of_exactly_that_name(name: str, characters: int) -> None:
+    encoded = name.encode("utf-16-le")
+    guid = bytes.fromhex("61dfe48bca93d211aa0d00e098032b8c")
+    data = guid + number(characters, 8) + number(1, 8) + encoded + b"\x01"
+    measured = event(1, eventlog.EV_EFI_VARIABLE_DRIVER_CONFIG, data)
+    assert "secureBoot" not in EventLog((measured,), REGISTERS).claims()
+
+
+def test_data_that_was_not_measured_is_reported_with_the_digest() -> None:
+    lie = event(1, eventlog.EV_EFI_VARIABLE_DRIVER_CONFIG, b"data", b"other")
+    log = EventLog((lie,), REGISTERS)
+    assert [reason.as_json() for reason in log.mismatches(log.replay())] == [
+        {
+            "rule": "eventLog",
+            "measured": "",
+            "expected": lie.digest.hex(),
+            "text": f"event 0 of type {lie.kind:#x}: its data is not what was measured",
+        }
+    ]
+    assert {reason.kind for reason in log.mismatches({})} == {ReasonKind.EVENT_LOG}

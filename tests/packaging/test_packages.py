@@ -64,6 +64,16 @@ def test_the_wheel_has_defaults_stubs_and_types(packages: tuple[set[str], set[st
     assert {"verdictd_py/py.typed", "verdictd_py/policy/engine.wasm"} <= wheel
 
 
+def test_the_wheel_has_the_licences_of_what_the_engine_contains(
+    packages: tuple[set[str], set[str]],
+) -> None:
+    """`./dev engine check` compares the file with what cargo says."""
+    _, wheel = packages
+    assert "verdictd_py/policy/engine.licences.txt" in wheel
+    shipped = {name.partition(".dist-info/")[2] for name in wheel}
+    assert {"licenses/LICENSE", "licenses/verdictd_py/policy/engine.licences.txt"} <= shipped
+
+
 def test_the_source_distribution_can_build_again(packages: tuple[set[str], set[str]]) -> None:
     source, _ = packages
     needed = {"pyproject.toml", "requirements-dev.lock", "requirements.lock", "dev", "LICENSE"}

@@ -6,26 +6,41 @@ import asyncio
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from typing import Final
 
 import pytest
+from wasmtime import WasmtimeError
 
 from tests.policy.support import default_documents, tdx_claims
+from tests.support.memory import accepted_peer
+from tests.support.tees import TEES
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.formats import eventlog, initdata
-from verdictd_py.policy.engine import CompiledPolicies, CompiledPolicy
-from verdictd_py.policy.instances import DECISION_FUEL, MEMORY_BYTES
-from verdictd_py.ports import PolicyDocuments
+from verdictd_py.policy.appraisal import RegoAppraisalPolicy
+from verdictd_py.policy.compiled import CompiledPolicies
+from verdictd_py.policy.engine import CompiledPolicy
+from verdictd_py.policy.instances import (
+    DECISION_FUEL,
+    MAX_ANSWER_BYTES,
+    MEMORY_BYTES,
+    EngineInstance,
+)
+from verdictd_py.policy.release import RegoReleasePolicy
+from verdictd_py.policy.sets import DocumentsWithSets
+from verdictd_py.ports import Kind, PolicyDocuments
+from verdictd_py.storage.memory import MemoryDocumentStore
 
 HEAD: Final = "package policy\nimport rego.v1\n"
 CUBED: Final = "some a in n; some b in n; some c in n; a + b + c < 0"
 NUMBERS: Final = "n := numbers.range(1, 1000)\n"
+CUBE: Final = f"allow if {{ {CUBED} }}\n{NUMBERS}"
 TIME: Final = f"the policy takes too long: its budget is {DECISION_FUEL:,} units of fuel"
 MEMORY: Final = f"the policy needs too much memory: its budget is {MEMORY_BYTES // 2**20} MiB"
 
 EXPENSIVE: Final = {
-    "loop": (f"allow if {{ {CUBED} }}\n{NUMBERS}", TIME),
+    "loop": (CUBE, TIME),
     "comprehension": (
         "allow if count([1 | some a in n; some b in n; some c in n; a + b + c < 0]) > 0\n"
         + NUMBERS,
@@ -39,6 +54,7 @@ EXPENSIVE: Final = {
         "allow if count([x | some a in n; some b in n; x := [a, b, n]]) < 0\n" + NUMBERS,
         "",
     ),
+    "numbers": ("allow if count(numbers.range(1, 100000000)) < 0\n", MEMORY),
     "texts": (
         'allow if count([x | some a in n; some b in n; x := concat(",", [input.long, "x"])]) < 0\n'
         + NUMBERS,
@@ -68,13 +84,41 @@ def test_recursion_is_refused(rules: str) -> None:
         CompiledPolicy.compile(HEAD + rules, "{}").evaluate({})
 
 
+async def test_a_refusal_names_the_document_and_the_budget() -> None:
+    """The reason is the same in an appraisal and in a release."""
+    texts = {"tdxPolicy.rego": HEAD + CUBE, "tdxData": "{}", "releasePolicy.rego": HEAD + CUBE}
+    store = MemoryDocumentStore(TEES, texts)
+    source = DocumentsWithSets(store, TEES, lambda: datetime(2026, 11, 24, tzinfo=UTC))
+    reasons = await RegoAppraisalPolicy(source, TEES).failures("tdx", tdx_claims())
+    assert f"policy: tdxPolicy.rego: {TIME}; simplify it" in [reason.text for reason in reasons]
+    release = RegoReleasePolicy(store, TEES)
+    (reason,) = await release.failures(accepted_peer(), Kind.KEY, "keys/one")
+    assert f"releasePolicy.rego: {TIME}; simplify it" in reason.text
+
+
+def test_an_answer_that_is_too_large_is_refused() -> None:
+    rules = "allow := true\nall := numbers.range(1, input.n)\n"
+    policy = CompiledPolicy.compile(HEAD + rules, "{}")
+    assert policy.evaluate({"n": 10}).allow
+    with pytest.raises(PolicyInvalid, match=f"answer is larger than {MAX_ANSWER_BYTES} bytes"):
+        policy.evaluate({"n": 200_000})
+
+
+def test_a_trap_without_an_exceeded_budget_is_an_internal_error() -> None:
+    """The test passes a trap to the instance, because the engine without a policy never traps."""
+    instance = EngineInstance()
+    trap = WasmtimeError("wasm trap: unreachable\nbacktrace")
+    said = instance._cause(trap, 1)
+    assert said == "the policy engine failed: wasm trap: unreachable; report this as a defect"
+
+
 def test_a_deeply_nested_policy_or_claim_is_refused() -> None:
     nested = "[" * 20_000 + "]" * 20_000
     with pytest.raises(PolicyInvalid):
         CompiledPolicy.compile(HEAD + f"allow := {nested} == 1", "{}")
 
 
-def test_the_decision_after_one_that_exceeded_its_budget_is_right() -> None:
+def test_the_decision_after_an_exceeded_budget_is_correct() -> None:
     policy = CompiledPolicy.compile(
         HEAD
         + "allow if input.x == 1\nallow if input.loop\n"

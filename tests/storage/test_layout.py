@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.broker import Recorder
 from tests.support.tees import PROVING, TEES
-from verdictd_py.domain.names import resource_named
+from verdictd_py.domain.names import parse_resource_name
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError
 from verdictd_py.packaged import default_file
@@ -130,7 +130,7 @@ async def test_an_upstream_directory_is_not_changed(upstream: Path) -> None:
     directory = Directory.open(upstream)
     resources = DirectoryResourceStore(directory, events=Recorder())
     for name, file in (("Policy", "image/policy.json"), ("GPG Keyring", "gpg/keyring.gpg")):
-        found = await resources.get(resource_named(name))
+        found = await resources.get(parse_resource_name(name))
         assert found.content == SecretBytes((upstream / file).read_bytes())
     directory.close()
 

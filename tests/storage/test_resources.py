@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.broker import Recorder
 from tests.support.tees import PROVING
-from verdictd_py.domain.names import LEGACY_RESOURCES, ResourcePath, resource_named
+from verdictd_py.domain.names import LEGACY_RESOURCES, ResourcePath, parse_resource_name
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import AlreadyExists, NotFound, RequestError, StorageError
 from verdictd_py.ports import Kind
@@ -64,7 +64,7 @@ async def test_an_alias_reads_and_writes_its_file(
     resources: DirectoryResourceStore, data: Path, events: Recorder, name: str
 ) -> None:
     file = data / FILES[name]
-    path = resource_named(name)
+    path = parse_resource_name(name)
     assert ResourcePath.parse(str(path)) == path
     file.write_bytes(b"by hand")
     found = await resources.get(path)
@@ -85,7 +85,7 @@ async def test_a_resource_takes_precedence_over_the_alias_and_is_reported(
     resources: DirectoryResourceStore, data: Path, events: Recorder, name: str
 ) -> None:
     """It is reported at start and at every write to the file behind the alias."""
-    path = resource_named(name)
+    path = parse_resource_name(name)
     own = data.joinpath("resources", *path.segments)
     own.parent.mkdir(parents=True)
     own.write_bytes(b'{"wins": 1}')

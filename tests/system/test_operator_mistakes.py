@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
-from tests.support.broker import RunningBroker, running_broker
+from tests.support.broker import RunningBroker
 from tests.support.channel import store
 from tests.support.command import Ended
 from tests.support.refused_guests import HONEST, OTHER, refused_for, seen
 from tests.support.verdict import verdict
-from verdictd_py import daemon as app
-from verdictd_py.simulator import SimulatedPlatform, TdMeasurements
+from verdictd_py.simulator import TdMeasurements
+
+pytestmark = pytest.mark.broker(verifier=("tdx",))
 
 UNPINNED = "UNPINNED: tdx guests are accepted with any value of "
 MRTD = TdMeasurements().mr_td.hex()
@@ -24,13 +23,6 @@ import rego.v1
 default allow := false
 allow if input.fmspc in data.rack
 """
-
-
-@pytest_asyncio.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    platform = SimulatedPlatform.create(now=app.utc_now())
-    async with running_broker(tmp_path, platform, verifier=("tdx",)) as running:
-        yield running
 
 
 async def accepted(broker: RunningBroker) -> bool:
@@ -112,8 +104,9 @@ async def test_a_file_that_was_edited_by_hand_refuses_and_is_reported(
     shown = await verdict(broker, "reference", "show")
     assert (shown.status, shown.stdout) == (0, b'{"mrTd": ["ab"]}\n')
     assert shown.stderr.startswith("PROBLEM: every guest is refused: tdxData: mrTd: ")
-    (warning,) = broker.events.named("warning.policy")  # recorded once, not at every check
-    assert (warning["tee"], "96 lower-case" in str(warning["reason"])) == ("tdx", True)
+    warnings = [each["reason"] for each in broker.events.named("warning.policy")]
+    assert len(warnings) == len(set(warnings))  # recorded once each, not at every check
+    assert "tdxData: mrTd: 'ab' is not 96 lower-case hex digits" in warnings
     broker.events.events.clear()
     store(broker, "opa/tdxData", json.dumps({"mrTd": [MRTD]}).encode())
     assert await accepted(broker)
@@ -125,9 +118,9 @@ async def test_wrong_files_are_reported_at_start(broker: RunningBroker) -> None:
     store(broker, "opa/tdxData", b'{"mrtd": []}')
     store(broker, "opa/tdxdata", b"{}")
     await broker.daemon.reload()
-    (warning,) = broker.events.named("warning.policy")
+    warning = broker.events.named("warning.policy")[-1]
     assert "did you mean mrTd?" in str(warning["reason"])
-    (stray,) = broker.events.named("warning.document")
+    stray = broker.events.named("warning.document")[-1]
     assert (stray["name"], stray["reason"]) == (
         "tdxdata",
         "nothing reads tdxdata; did you mean tdxData?",
@@ -137,7 +130,10 @@ async def test_wrong_files_are_reported_at_start(broker: RunningBroker) -> None:
 @pytest.mark.parametrize(
     ("sets", "said"),
     [
-        ({"tdx": {"old": {"values": {"RTMR1": [HONEST]}}}}, "'RTMR1' is no measurement; did you"),
+        (
+            {"tdx": {"old": {"values": {"RTMR1": [HONEST]}}}},
+            "'RTMR1' is not a measurement; did you",
+        ),
         ({"tdx": {"old": {"values": {"rtmr1": ["ab"]}}}}, "set old: rtmr1: 'ab' is not 96"),
         ({"TDX": {"old": {"values": {"rtmr1": [HONEST]}}}}, "no TEE 'TDX'; did you mean tdx?"),
     ],
@@ -175,7 +171,7 @@ async def test_a_policy_under_nearly_the_right_name_is_refused(
 async def test_a_policy_that_nothing_reads_is_not_in_force(broker: RunningBroker) -> None:
     ended = await set_policy(broker, "team.rego", OWN)
     assert (ended.status, ended.stdout) == (0, b"team.rego is stored, and not in force\n")
-    note = "nothing reads team.rego: it decides once releasePolicies names it for a prefix\n"
+    note = "nothing reads team.rego: it takes effect once releasePolicies names it for a prefix\n"
     assert ended.stderr.startswith(note)
     ended = await set_data(broker, '{"keys/team/": "team.rego"}', "releasePolicies")
     assert ended.stdout == b"releasePolicies is in force\n"
@@ -191,7 +187,7 @@ async def test_upstreams_options_store_under_any_name_and_say_so(broker: Running
     """A client of upstream's may choose its names; none is reported as in force."""
     for option, name, content, said in (
         ("--set-opa-policy", "tdxpolicy.rego", OWN, "did you mean tdxPolicy.rego?"),
-        ("--set-opa-policy", "team.rego", OWN, "it decides once releasePolicies names it"),
+        ("--set-opa-policy", "team.rego", OWN, "it takes effect once releasePolicies names it"),
         ("--set-opa-reference", "tdxdata", b"{}", "did you mean tdxData?"),
     ):
         ended = await verdict(broker, option, name, file(broker, content))

@@ -156,7 +156,7 @@ async def test_only_genuine_guests_that_measurements_alone_refused_can_be_pinned
     assert "fmspc" in await refusal(broker, elsewhere)
     for unknown in ("0" * 32, "", "../x"):
         line = await refusal(broker, unknown)
-        assert "remembered" in line or "named by its id" in line
+        assert "no guest with this id" in line or "no guest is named" in line
 
 
 async def test_a_policy_of_the_operators_own_is_not_overruled(broker: RunningBroker) -> None:

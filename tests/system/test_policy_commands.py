@@ -177,7 +177,7 @@ async def test_mistakes_are_one_line(broker: RunningBroker, rack: Path, tmp_path
     for words, status, said in (
         ((), 2, "give either a file of claims, or --id"),
         ((file["tdx.json"], "--id", which), 2, "give either a file of claims, or --id"),
-        (("--id", "none"), 1, "no guest with this id is remembered"),
+        (("--id", "none"), 1, "no guest with this id is stored"),
         (("--id", which), 1, f"the guest '{which}' has no claims: its evidence did not verify"),
         ((file["none.json"],), 1, "the claims file has no claims: the evidence of guest '1b'"),
         ((file["latin.json"],), 1, "the claims file is not UTF-8, see byte 10"),
@@ -187,7 +187,7 @@ async def test_mistakes_are_one_line(broker: RunningBroker, rack: Path, tmp_path
             *((file["tdx.json"], "--tee", "sgx"), 1),
             "the claims are of the TEE tdx, not of sgx; correct --tee",
         ),
-        ((file["tdx.json"], "--tee", "abc"), 1, "'abc' is no kind of TEE"),
+        ((file["tdx.json"], "--tee", "abc"), 1, "'abc' is not a known TEE"),
         ((file["empty.json"], "--policy-file", str(rack)), 1, "name it: --tee tdx or sgx"),
         ((file["tdx.json"], "--policy", "none.rego"), 1, "opa/none.rego is missing"),
         ((file["tdx.json"], "--policy-file", file["latin.json"]), 1, "not UTF-8 text, see byte"),

@@ -69,9 +69,9 @@ async def test_what_cannot_be_added_is_one_line(broker: RunningBroker) -> None:
     which = await refused_for(broker, rtmr1=[OTHER])
     await verdict(broker, "reference", "add", "one", f"rtmr1={OTHER}")
     for words, said in (
-        (("add", "one", f"rtmr1={OTHER}"), "there is a set one already"),
+        (("add", "one", f"rtmr1={OTHER}"), "the set one exists already"),
         (("add", "../x", f"rtmr1={OTHER}"), "segment"),
-        (("add", "two", "reportData=aa"), "is no measurement"),
+        (("add", "two", "reportData=aa"), "is not a measurement"),
         (("add", "two", "rtmr1=aa"), "96 lower-case hex digits"),
         (("add", "two", f"rtmr1={OTHER}", "--expires", "2020-01-01T00:00:00Z"), "no time to come"),
         (("retire", "none"), "there is no set"),

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from verdictd_py.formats.collateral import Collateral
-from verdictd_py.tees.intel.tcb import TcbVerdict, behind_days
+from verdictd_py.tees.intel.tcb import TcbRating, behind_days
 
 NOW = datetime(2024, 4, 12, 12, tzinfo=UTC)
 NEWEST, OLDER = "2024-03-13T00:00:00Z", "2023-08-09T00:00:00Z"
@@ -33,7 +33,7 @@ def collateral(*dates: str) -> Collateral:
     ],
 )
 def test_it_counts_from_the_newest_level(status: str, own: str, days: int) -> None:
-    found = behind_days(collateral(OLDER, NEWEST), TcbVerdict(status, (), own), NOW)
+    found = behind_days(collateral(OLDER, NEWEST), TcbRating(status, (), own), NOW)
     assert found == days
 
 
@@ -49,4 +49,4 @@ def test_it_counts_from_the_newest_level(status: str, own: str, days: int) -> No
 )
 def test_what_is_not_said_is_not_guessed(info: Collateral, status: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
-        behind_days(info, TcbVerdict(status, (), NEWEST), NOW)
+        behind_days(info, TcbRating(status, (), NEWEST), NOW)

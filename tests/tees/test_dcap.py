@@ -16,14 +16,14 @@ from verdictd_py.errors import AttestationError, CollateralExpired, QuoteInvalid
 from verdictd_py.simulator import Flaw, TdMeasurements
 from verdictd_py.tees.intel.dcap import (
     CollateralRejected,
-    Rated,
-    RefusedLate,
+    ContentRefusal,
+    QuoteRating,
     evaluate_quote,
     translate,
 )
 
 
-def _judge(quote: bytes, **changes: Any) -> Rated | RefusedLate:
+def _judge(quote: bytes, **changes: Any) -> QuoteRating | ContentRefusal:
     return evaluate_quote(
         quote,
         replace(good_collateral(), **changes),
@@ -108,7 +108,7 @@ def test_library_alone_refuses_forged_quotes(flaw: Flaw) -> None:
 def test_debug_is_told_only_after_everything_else_was_verified() -> None:
     """defects.md 9: `Debug mode is enabled` never stands in front of a broken signature."""
     debug = TdMeasurements().debug()
-    assert _judge(platform().quote(REPORT_DATA, debug)) == RefusedLate(
+    assert _judge(platform().quote(REPORT_DATA, debug)) == ContentRefusal(
         "debug", "Debug mode is enabled", ReasonKind.ATTRIBUTES
     )
     for flaw in Flaw:

@@ -112,7 +112,7 @@ def test_flag_alone_changes_nothing() -> None:
 
 
 def test_nullverifier_stands_alone() -> None:
-    with pytest.raises(ConfigError, match="name it alone"):
+    with pytest.raises(ConfigError, match="name nullverifier alone"):
         select(["tdx", "nullverifier"], CONTEXT, insecure_nullverifier=True)
 
 
@@ -128,10 +128,10 @@ def test_nullverifier_stands_alone() -> None:
         ([], "no verifier is named"),
         (["gone"], "cannot be loaded: No module named"),
         (["nameless"], "cannot be loaded"),
-        (["nothing"], "is not a TEE"),
+        (["nothing"], "is not a `Tee` object"),
         (["renamed"], "must have the TEE's name"),
         (["wrong"], "serves 'tdx'"),
-        (["thief"], "takes the name 'tdx_ecdsa', which is built in"),
+        (["thief"], "has the alias 'tdx_ecdsa', which is a built-in name"),
         (["twin"], "both have the document 'tdxData'"),
         (["toy", "wrong"], "both have the RCAR name 'toy'"),
     ],

@@ -21,10 +21,10 @@ from tests.tees.support import (
 from verdictd_py.errors import QuoteInvalid
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import TCB_STATUSES, TdBody
-from verdictd_py.tees.intel.dcap import Rated, RefusedLate, evaluate_quote
+from verdictd_py.tees.intel.dcap import ContentRefusal, QuoteRating, evaluate_quote
 from verdictd_py.tees.intel.pck import root_key_digest, verify_pck_chain
 from verdictd_py.tees.intel.quote import parse_quote
-from verdictd_py.tees.intel.tcb import REVOKED, TcbVerdict, evaluation_number, rate
+from verdictd_py.tees.intel.tcb import REVOKED, TcbRating, evaluation_number, rate
 
 LEVELS = [
     "UpToDate",
@@ -93,13 +93,13 @@ PLATFORM = verify_pck_chain(
 )
 
 
-def _by_the_library(raw: bytes, collateral: Collateral) -> TcbVerdict | str | None:
+def _by_the_library(raw: bytes, collateral: Collateral) -> TcbRating | str | None:
     """The library's verdict; its text for what is revoked; None where it rates nothing."""
     try:
         verdict = evaluate_quote(raw, collateral, now=NOW, root_ca_der=platform().root_ca_der)
     except QuoteInvalid:
         return None
-    if isinstance(verdict, RefusedLate):
+    if isinstance(verdict, ContentRefusal):
         assert verdict.text == "TCB status is invalid: Revoked"
         return REVOKED
     return verdict.tcb
@@ -144,7 +144,7 @@ def test_rated_by_the_library() -> None:
     verdict = evaluate_quote(
         quote.raw, good_collateral(), now=NOW, root_ca_der=platform().root_ca_der
     )
-    assert isinstance(verdict, Rated)
+    assert isinstance(verdict, QuoteRating)
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"tcbLevels":[{}]}', "null", "[" * 100_000])

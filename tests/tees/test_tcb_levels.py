@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.tees.intel.pck import Platform
 from verdictd_py.tees.intel.quote import SGX, TDX, BodyKind, Quote
-from verdictd_py.tees.intel.tcb import TcbVerdict, rate
+from verdictd_py.tees.intel.tcb import TcbRating, rate
 
 OLD, NEW = "2024-03-13T00:00:00Z", "2025-05-14T00:00:00Z"
 CPU_SVN = bytes(range(1, 17))
@@ -67,7 +67,7 @@ class Case:
     current: bytes | None = None
     isv_svn: bytes = ISV_SVN.to_bytes(2, "little")
 
-    def verdict(self) -> TcbVerdict | None:
+    def verdict(self) -> TcbRating | None:
         kind = BodyKind.TD10 if self.current is None else BodyKind.TD15
         body = self.launch.ljust(584, b"\0") + (self.current or b"").ljust(64, b"\0")
         quote = Quote(
@@ -102,7 +102,7 @@ def collateral(info: object, identity: object) -> Collateral:
 class TestPlatformLevel:
     def test_the_first_level_that_is_met_counts(self) -> None:
         above = level(cpu=CPU_SVN[:15] + b"\x11")
-        assert Case([above, level("OutOfDate", date=OLD)]).verdict() == TcbVerdict(
+        assert Case([above, level("OutOfDate", date=OLD)]).verdict() == TcbRating(
             "OutOfDate", (), OLD
         )
         assert Case([above]).verdict() is None
@@ -153,7 +153,7 @@ class TestPlatformLevel:
         of_sgx = level("OutOfDate")
         del of_sgx["tcb"]["tdxtcbcomponents"]
         case = Case([of_sgx], {}, tee=SGX, launch=b"\xff" * 16)
-        assert case.verdict() == TcbVerdict("OutOfDate", (), NEW)
+        assert case.verdict() == TcbRating("OutOfDate", (), NEW)
         case.tee = TDX
         assert case.verdict() is None
 

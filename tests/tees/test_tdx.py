@@ -49,7 +49,7 @@ from verdictd_py.simulator import (
 )
 from verdictd_py.tees.intel import verification as intel
 from verdictd_py.tees.intel.collateral.sources import EndorsementsOnly
-from verdictd_py.tees.intel.dcap import RefusedLate
+from verdictd_py.tees.intel.dcap import ContentRefusal
 from verdictd_py.tees.tdx.verifier import TdxVerifier
 
 HONEST = TdMeasurements()
@@ -216,11 +216,14 @@ def test_revocation_is_final(changes: dict[str, bool], rule: str) -> None:
     assert caught.value.reasons[0].rule == rule
 
 
-@pytest.mark.parametrize("offset", [timedelta(days=31), timedelta(days=-2)])
-def test_collateral_outside_its_validity(offset: timedelta) -> None:
+@pytest.mark.parametrize(
+    ("offset", "error"),
+    [(timedelta(days=31), CollateralExpired), (timedelta(days=-2), CollateralUnavailable)],
+)
+def test_collateral_outside_its_validity(offset: timedelta, error: type[Exception]) -> None:
     machine = SimulatedPlatform.create(now=NOW - timedelta(days=10))
     verifier = TdxVerifier(Source(machine.collateral(NOW)), root_ca_der=machine.root_ca_der)
-    with pytest.raises(CollateralExpired):
+    with pytest.raises(error):
         run(verified_by(verifier, tdx_evidence(machine.quote(REPORT_DATA)), now=NOW + offset))
 
 
@@ -243,7 +246,7 @@ BAD_COLLATERAL = {
     "tcb-info changed": (_unsigned("tcb_info"), "tcb-info"),
     "qe-identity changed": (_unsigned("qe_identity"), "qe-identity"),
     "no JSON": (replace(good_collateral(), tcb_info="{"), "tcb-info"),
-    "signature too short": (replace(good_collateral(), tcb_info_signature=b"1"), "collateral"),
+    "signature too short": (replace(good_collateral(), tcb_info_signature=b"1"), "tcb-info"),
     "no chain": (replace(good_collateral(), tcb_info_issuer_chain=""), "tcb-info"),
     "garbage chain": (replace(good_collateral(), qe_identity_issuer_chain="x"), "qe-identity"),
     "lone surrogate": (replace(good_collateral(), tcb_info="\ud800"), None),
@@ -256,7 +259,7 @@ BAD_COLLATERAL = {
         replace(good_collateral(), pck_crl=OTHER.collateral(NOW).pck_crl),
         "revocation",
     ),
-    "another platform's": (OTHER.collateral(NOW), "revocation"),
+    "another platform's": (OTHER.collateral(NOW), "tcb-info"),
 }
 
 
@@ -293,8 +296,8 @@ def test_debug_td_with_unsigned_tcb_info_is_not_rated() -> None:
 def test_no_order_of_the_library_is_relied_on(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A library that looked at the debug bit first would not make us believe forged TCB info."""
 
-    def too_early(*_: object, **__: object) -> RefusedLate:
-        return RefusedLate("debug", "Debug mode is enabled", ReasonKind.ATTRIBUTES)
+    def too_early(*_: object, **__: object) -> ContentRefusal:
+        return ContentRefusal("debug", "Debug mode is enabled", ReasonKind.ATTRIBUTES)
 
     monkeypatch.setattr(intel, "evaluate_quote", too_early)
     quote = platform().quote(REPORT_DATA, HONEST.debug())
@@ -304,7 +307,7 @@ def test_no_order_of_the_library_is_relied_on(monkeypatch: pytest.MonkeyPatch, n
     assert caught.value.reasons[0].rule == name.replace("_", "-")
     with pytest.raises(QuoteInvalid) as caught:
         verify_tdx(quote, OTHER.collateral(NOW))
-    assert caught.value.reasons[0].rule == "pck-chain"
+    assert caught.value.reasons[0].rule == "tcb-info"
 
 
 def test_no_tcb_level_is_met() -> None:
@@ -320,34 +323,26 @@ def test_source_without_an_answer() -> None:
         run(verified_by(verifier, tdx_evidence(good_quote()), now=NOW))
 
 
-def test_endorsements_cannot_be_older_than_what_was_seen() -> None:
-    """The guest chose them: TCB evaluation numbers never go down. The operator's may."""
+def test_older_endorsements_are_replaced_by_newer_ones_of_another_guest() -> None:
+    """The guest chose them: the TCB levels that count never go back."""
     verifier = TdxVerifier(EndorsementsOnly(), root_ca_der=platform().root_ca_der)
 
-    def judge(number: int) -> str | None:
-        brought = with_options(tcb_evaluation_number=number).collateral(NOW)
+    def judge(brought: Collateral) -> str | None:
         return run(verified_by(verifier, tdx_evidence(good_quote(), brought), now=NOW)).tcb_status
 
-    assert judge(17) == judge(18) == judge(18) == "UpToDate"
-    with pytest.raises(QuoteInvalid) as caught:
-        judge(17)
-    assert (caught.value.reasons[0].measured, caught.value.reasons[0].expected) == (
-        "17",
-        "at least 18",
-    )
-    forged = with_options(tcb_evaluation_number=99).collateral(NOW)
+    older = with_options(tcb_evaluation_number=17).collateral(NOW)
+    newer = with_options(tcb_evaluation_number=18, tcb_status="OutOfDate").collateral(NOW)
+    assert [judge(each) for each in (older, newer, older)] == ["UpToDate", "OutOfDate", "OutOfDate"]
+
+
+def test_endorsements_that_are_not_signed_replace_nothing() -> None:
+    verifier = TdxVerifier(EndorsementsOnly(), root_ca_der=platform().root_ca_der)
+    forged = with_options(tcb_evaluation_number=99, tcb_status="OutOfDate").collateral(NOW)
     forged = replace(forged, tcb_info_signature=bytes(64))
     with pytest.raises(QuoteInvalid):
         run(verified_by(verifier, tdx_evidence(good_quote(), forged), now=NOW))
-    assert judge(18) == "UpToDate"  # what was not signed does not raise the floor
-
-
-def test_operator_collateral_may_be_older() -> None:
-    source = Source(with_options(tcb_evaluation_number=18).collateral(NOW))
-    verifier = TdxVerifier(source, root_ca_der=platform().root_ca_der)
-    run(verified_by(verifier, tdx_evidence(good_quote()), now=NOW))
-    source.collateral = (good_collateral(),)
-    assert run(verified_by(verifier, tdx_evidence(good_quote()), now=NOW)).faults == ()
+    evidence = tdx_evidence(good_quote(), good_collateral())
+    assert run(verified_by(verifier, evidence, now=NOW)).tcb_status == "UpToDate"
 
 
 @pytest.mark.parametrize("padding", [bytes(70), bytes(3065), b"garbage"])

@@ -7,7 +7,7 @@ import hmac
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from verdictd_py.domain.claims import FLAG, Claim, Compared, hexadecimal
+from verdictd_py.domain.claims import FLAG, Claim, MatchRule, hexadecimal
 from verdictd_py.domain.evidence import Evidence, VerifiedEvidence
 from verdictd_py.errors import CollateralExpired, EvidenceFormat, QuoteInvalid, Reason, ReasonKind
 from verdictd_py.ports import Verifier
@@ -71,7 +71,7 @@ TEE = Tee(
     wire=Wire(recognizes=lambda data: data[:1] in (b"\0", b"\1"), rcar=("toy",)),
     claims={
         "reportData": Claim(hexadecimal(64), "data that the guest had signed"),
-        "debug": Claim(FLAG, "whether the toy is open", compared=Compared.ALWAYS_FALSE),
+        "debug": Claim(FLAG, "whether the toy is open", match=MatchRule.ALWAYS_FALSE),
     },
     documents=Documents("toyPolicy.rego", "toyData", lambda name: f"# {name}\n"),
     verifier=_verifier,

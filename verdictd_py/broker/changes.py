@@ -1,9 +1,9 @@
-"""The one owner of the documents that decide: read, check, compare-and-swap.
+"""Changes of documents: read, check, compare-and-swap.
 
 Only this module stores policies, reference data, named sets and release policies. A change is
-computed from what was read, checked together with the other documents that guests will be
-appraised by, and stored only if all of them are still the same. So no lock is needed, neither
-in this process nor across several.
+computed from the stored document, checked together with the other documents by which guests will
+be appraised, and stored only if none of them has changed since. Therefore no lock is needed,
+neither in this process nor across several.
 
 Example: `reference retire` reads revision 1 of the sets. `reference add` stores revision 2
 meanwhile. The store answers `Conflict`, the retirement is computed again from revision 2, and
@@ -18,7 +18,7 @@ from datetime import datetime
 from typing import Final, TypeVar
 
 from verdictd_py.documents import referencesets
-from verdictd_py.documents.deciding import combined, require_sets
+from verdictd_py.documents.deciding import combine, require_sets
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.callers import Caller
 from verdictd_py.domain.events import PolicySet
@@ -36,40 +36,40 @@ from verdictd_py.ports import (
 )
 
 MAX_ATTEMPTS: Final = 20
-"""Attempts at one change. In each failed one another change was stored, so that this many
-changes have to overlap before one of them fails."""
+"""Attempts at one change. An attempt fails only if another change was stored during it, so that
+a change fails only if this many changes overlap with it."""
 
-ANY_POLICY: Final = "package policy\n\ndefault allow = false\n"
-"""Policy to check data with that no known policy uses, or whose policy is broken."""
+FALLBACK_POLICY: Final = "package policy\n\ndefault allow = false\n"
+"""Policy with which data is checked if it has no policy, or if its policy is broken."""
 
 _NO_DATA: Final = ReferenceData.of({})
 
-Relied = Mapping[Name, Expected]
-"""Documents that a check has relied on, as it read them."""
+ReadRevisions = Mapping[Name, Expected]
+"""Revisions of the documents that a check has read."""
 
 Result = TypeVar("Result")
 
 
-def policy_set(caller: Caller, name: Name, text: str) -> PolicySet:
-    """Return the event for a document that was stored."""
+def policy_set_event(caller: Caller, name: Name, text: str) -> PolicySet:
+    """Return the event that reports a stored document."""
     digest = hashlib.sha256(text.encode()).hexdigest()
     return PolicySet(caller=caller.name, name=str(name), sha256=digest)
 
 
-class Outdated(Conflict):
-    """The change is based on a revision that is not stored any more: repeating cannot help."""
+class OutdatedRevision(Conflict):
+    """The change is based on an outdated revision, so that another attempt cannot succeed."""
 
 
-async def repeated(attempt: Callable[[], Awaitable[Result]]) -> Result:
-    """Run a whole read-check-store `attempt`, again while others store in between.
+async def retry_on_conflict(attempt: Callable[[], Awaitable[Result]]) -> Result:
+    """Run an attempt that reads, checks and stores; repeat it if it raises `Conflict`.
 
     Raises:
-        Conflict: still after `MAX_ATTEMPTS`, or the caller's revision is outdated.
+        Conflict: `MAX_ATTEMPTS` attempts failed, or the caller's revision is outdated.
     """
     for _ in range(MAX_ATTEMPTS - 1):
         try:
             return await attempt()
-        except Outdated:
+        except OutdatedRevision:
             raise
         except Conflict:
             continue
@@ -77,13 +77,13 @@ async def repeated(attempt: Callable[[], Awaitable[Result]]) -> Result:
 
 
 class CheckedDocuments:
-    """Stores documents that decide, each only after a check that is still true when it is stored.
+    """Stores documents after checks whose results still apply when the document is stored.
 
     Args:
-        tees: whose schemas reference data must fit.
-        clock: now, with a time zone: sets expire.
-        prepare: compiles what decides from now on. Callers await it after a change, so that
-            the next guest does not wait for the compiler.
+        tees: the known TEEs, which define the schemas of reference data.
+        clock: returns now, with a time zone; named sets expire.
+        prepare: compiles the policies in force. Callers await it after a change, so that the
+            next guest does not wait for the compiler.
     """
 
     def __init__(
@@ -104,224 +104,226 @@ class CheckedDocuments:
         self,
         name: Name,
         edit: Callable[[Document | None], str],
-        check: Callable[[str], Awaitable[Relied]],
+        check: Callable[[str], Awaitable[ReadRevisions]],
         *,
         based_on: Expected | None = None,
     ) -> str:
         """Edit a document, check the result and store it.
 
         Args:
-            edit: returns the new text for the stored document, None where there is none; it
-                may be called several times.
-            check: raises if the new text must not be stored.
+            edit: returns the new text for the stored document (None if there is none); it may
+                be called several times.
+            check: raises if the new text must not be stored; returns the revisions it has read.
             based_on: revision that the caller has seen, `ABSENT`, or `ANY` for a text that
-                replaces whatever is stored; None to edit whatever is stored.
+                replaces any stored document; None to edit the current document.
 
         Returns:
             The stored text.
 
         Raises:
-            Conflict: the document is not the one that the change is based on.
-            PolicyInvalid, RequestError, NotFound: of `edit` and `check`.
-            StorageError: it could not be stored.
+            Conflict: the document does not have the revision that the change is based on.
+            PolicyInvalid, RequestError, NotFound: raised by `edit` or `check`.
+            StorageError: the document could not be stored.
         """
 
         async def attempt() -> str:
             before, expected = await self._current(name)
             if based_on is not None:
                 if based_on is not ANY and based_on != expected:
-                    raise Outdated(f"{name} has changed since it was read; read it again")
+                    raise OutdatedRevision(f"{name} has changed since it was read; read it again")
                 expected = based_on
             text = edit(before)
-            relied = await check(text)
-            others = {other: wanted for other, wanted in relied.items() if other != name}
+            revisions = await check(text)
+            others = {other: wanted for other, wanted in revisions.items() if other != name}
             await self._documents.put(name, text, expected=expected, unchanged=others)
             return text
 
-        return await repeated(attempt)
+        return await retry_on_conflict(attempt)
 
     async def delete(
-        self, name: Name, check: Callable[[], Awaitable[Relied]], *, based_on: Expected = ANY
+        self, name: Name, check: Callable[[], Awaitable[ReadRevisions]], *, based_on: Expected = ANY
     ) -> None:
         """Delete a document.
 
         Args:
-            check: raises if the document must stay, and returns what that relies on.
+            check: raises if the document must not be deleted; returns the revisions it has read.
             based_on: revision that the caller has seen.
 
         Raises:
             NotFound: no document has that name.
-            Conflict: it is not the one that the caller has seen.
-            StorageError: it could not be deleted.
+            Conflict: the document has changed since the caller has seen it.
+            StorageError: the document could not be deleted.
         """
 
         async def attempt() -> None:
-            relied = await check()
-            others = {other: wanted for other, wanted in relied.items() if other != name}
+            revisions = await check()
+            others = {other: wanted for other, wanted in revisions.items() if other != name}
             await self._documents.delete(name, expected=based_on, unchanged=others)
 
-        await repeated(attempt)
+        await retry_on_conflict(attempt)
 
     async def current(self, name: Name) -> Expected:
         """Return the revision of a document, `ABSENT`, or `ANY` if it cannot be read."""
         return (await self._current(name))[1]
 
-    async def check_policy(self, name: Name, policy: str) -> Relied:
-        """Check a policy with the data that it will decide with.
+    async def check_policy(self, name: Name, policy: str) -> ReadRevisions:
+        """Check a policy with the data that it will use.
 
-        Broken data must not keep a good policy out: otherwise neither could be fixed. Then
-        the policy is checked without data.
+        If the data is broken, the policy is checked without data: otherwise an operator could
+        fix neither of them.
 
         Raises:
-            PolicyInvalid: guests would be refused by it.
+            PolicyInvalid: the policy would refuse every guest.
         """
         tee = self._documents.tee_of(name)
-        relied: dict[Name, Expected] = {}
-        before = await self._read(name, relied)
+        revisions: dict[Name, Expected] = {}
+        before = await self._read(name, revisions)
         data = _NO_DATA
         try:
-            data = await self._deciding_data(tee, relied, policy)
-            await self._tester.check(PolicyDocuments.over(policy, data), tee)
+            data = await self._deciding_data(tee, revisions, policy)
+            await self._tester.check(PolicyDocuments.combine(policy, data), tee)
         except PolicyInvalid:
-            if data is not _NO_DATA and await self._works(ANY_POLICY, data, tee):
+            if data is not _NO_DATA and await self._passes(FALLBACK_POLICY, data, tee):
                 raise
             if data is _NO_DATA and before is not None:
                 await self._require_broken_data(tee, before.text, policy)
-            await self._tester.check(PolicyDocuments.over(policy, _NO_DATA), tee)
-        return relied
+            await self._tester.check(PolicyDocuments.combine(policy, _NO_DATA), tee)
+        return revisions
 
     async def _require_broken_data(self, tee: str | None, before: str, policy: str) -> None:
-        """Refuse a policy that does not read names for which the policy before has values.
+        """Refuse a policy that ignores data which the previous policy reads.
 
         Raises:
-            PolicyInvalid: the data fits the policy `before`, and not the new one.
+            PolicyInvalid: the data fits the policy `before`, but not the new one.
         """
-        relied: dict[Name, Expected] = {}
+        revisions: dict[Name, Expected] = {}
         try:
-            await self._deciding_data(tee, relied, before)
+            await self._deciding_data(tee, revisions, before)
         except PolicyInvalid:
-            return  # it is broken under both
-        await self._deciding_data(tee, relied, policy)
+            return  # the data is broken with both policies
+        await self._deciding_data(tee, revisions, policy)
 
-    async def check_data(self, name: Name, text: str) -> Relied:
-        """Check reference data, with the sets in force, with the policy that it is for.
+    async def check_data(self, name: Name, text: str) -> ReadRevisions:
+        """Check reference data, combined with the sets in force, with its policy.
 
-        A policy that is broken with any data must not keep good data out. Then the data is
-        checked by itself.
+        If the policy is broken with any data, the data is checked without it.
 
         Raises:
-            PolicyInvalid: guests would be refused by it.
+            PolicyInvalid: every guest would be refused.
         """
         reference = ReferenceData.parse(text)
         tee = self._documents.tee_of(name)
-        relied: dict[Name, Expected] = {}
+        revisions: dict[Name, Expected] = {}
         if tee is None:
             policy = RELEASE_POLICY if name == RELEASE_DATA else None
-            await self._check_with_policy(reference, policy, None, relied)
-            return relied
+            await self._check_with_policy(reference, policy, None, revisions)
+            return revisions
         policy = self._documents.policy_name(tee)
-        sets = await self._usable_sets(tee, relied)
-        reference = await self._combined(tee, reference, sets, relied)
-        await self._check_with_policy(reference, policy, tee, relied)
-        return relied
+        sets = await self._usable_sets(tee, revisions)
+        reference = await self._combine_with_stored_policy(tee, reference, sets, revisions)
+        await self._check_with_policy(reference, policy, tee, revisions)
+        return revisions
 
-    async def check_sets(self, sets: Mapping[str, referencesets.Sets], *tees: str) -> Relied:
-        """Check, for each of `tees`, the policy with the data and these sets.
+    async def check_sets(self, sets: Mapping[str, referencesets.Sets], *tees: str) -> ReadRevisions:
+        """Check the policy of each of `tees` with its data and these sets.
 
         Raises:
             NotFound: a TEE has no policy.
-            PolicyInvalid: guests would be refused.
+            PolicyInvalid: every guest would be refused.
         """
-        relied: dict[Name, Expected] = {}
+        revisions: dict[Name, Expected] = {}
         for tee in tees:
-            stored = await self._read(self._documents.reference_name(tee), relied)
-            reference = await self._combined(tee, _parsed(stored), sets.get(tee, {}), relied)
+            stored = await self._read(self._documents.reference_name(tee), revisions)
+            reference = await self._combine_with_stored_policy(
+                tee, _parse_reference(stored), sets.get(tee, {}), revisions
+            )
             policy = self._documents.policy_name(tee)
-            await self._check_with_policy(reference, policy, tee, relied)
-        return relied
+            await self._check_with_policy(reference, policy, tee, revisions)
+        return revisions
 
     async def check_without_set(
         self, sets: referencesets.Sets, tee: str, fields: Iterable[str]
-    ) -> Relied:
-        """Check that the sets of a TEE without a deleted one leave no list open.
+    ) -> ReadRevisions:
+        """Check that deleting a set leaves no list of reference values empty.
 
-        Nothing is checked with the policy: a deletion must succeed under a broken one too.
+        The policy is not checked: a deletion must succeed even if the policy is broken.
 
         Args:
+            sets: the remaining sets of the TEE.
             fields: measurements of the deleted set.
 
         Raises:
             RequestError: a list would be empty, so that any value would be accepted.
             PolicyInvalid: the reference data cannot be read.
         """
-        relied: dict[Name, Expected] = {}
-        stored = _parsed(await self._read(self._documents.reference_name(tee), relied))
-        left = ReferenceData.of(referencesets.union(stored.values, sets, self._clock()))
-        opened = left.unpinned(fields)
-        if opened:
+        revisions: dict[Name, Expected] = {}
+        stored = _parse_reference(await self._read(self._documents.reference_name(tee), revisions))
+        remaining = ReferenceData.of(referencesets.union(stored.values, sets, self._clock()))
+        unpinned = remaining.unpinned(fields)
+        if unpinned:
             raise RequestError(
-                f"without this set any value of {', '.join(opened)} would be accepted; "
+                f"without this set any value of {', '.join(unpinned)} would be accepted; "
                 "add a set in force or pin a value first"
             )
-        return relied
+        return revisions
 
     async def _check_with_policy(
         self,
         reference: ReferenceData,
         name: Name | None,
         tee: str | None,
-        relied: dict[Name, Expected],
+        revisions: dict[Name, Expected],
     ) -> None:
-        """Check data with the policy `name`, or with any if there is none."""
-        stored = None if name is None else await self._read(name, relied)
-        policy = ANY_POLICY if stored is None else stored.text
+        """Check data with the stored policy `name`, or with `FALLBACK_POLICY` if there is none."""
+        stored = None if name is None else await self._read(name, revisions)
+        policy = FALLBACK_POLICY if stored is None else stored.text
         try:
-            await self._tester.check(PolicyDocuments.over(policy, reference), tee)
+            await self._tester.check(PolicyDocuments.combine(policy, reference), tee)
         except PolicyInvalid:
-            if await self._works(policy, _NO_DATA, tee):
+            if await self._passes(policy, _NO_DATA, tee):
                 raise
-            await self._tester.check(PolicyDocuments.over(ANY_POLICY, reference), tee)
+            await self._tester.check(PolicyDocuments.combine(FALLBACK_POLICY, reference), tee)
 
     async def _deciding_data(
-        self, tee: str | None, relied: dict[Name, Expected], policy: str
+        self, tee: str | None, revisions: dict[Name, Expected], policy: str
     ) -> ReferenceData:
-        """Return the data that `policy` would decide with; without a TEE, that of releases.
+        """Return the data that `policy` would use; without a TEE, the data of release policies.
 
         Raises:
             PolicyInvalid: the stored data is broken, or does not fit the policy.
         """
         name = RELEASE_DATA if tee is None else self._documents.reference_name(tee)
-        reference = _parsed(await self._read(name, relied))
+        reference = _parse_reference(await self._read(name, revisions))
         if tee is None:
             return reference
-        sets = await self._usable_sets(tee, relied)
-        return self._combine(tee, reference, sets, policy)
+        sets = await self._usable_sets(tee, revisions)
+        return self._combine_with(tee, reference, sets, policy)
 
-    async def _combined(
+    async def _combine_with_stored_policy(
         self,
         tee: str,
         reference: ReferenceData,
         sets: referencesets.Sets,
-        relied: dict[Name, Expected],
+        revisions: dict[Name, Expected],
     ) -> ReferenceData:
-        """Combine data and sets as they decide under the stored policy."""
-        stored = await self._read(self._documents.policy_name(tee), relied)
-        return self._combine(tee, reference, sets, "" if stored is None else stored.text)
+        """Combine data and sets as guests would be appraised by them with the stored policy."""
+        stored = await self._read(self._documents.policy_name(tee), revisions)
+        return self._combine_with(tee, reference, sets, "" if stored is None else stored.text)
 
-    def _combine(
+    def _combine_with(
         self, tee: str, reference: ReferenceData, sets: referencesets.Sets, policy: str
     ) -> ReferenceData:
         name = self._documents.reference_name(tee)
         schema, now = self._tees.schema(tee), self._clock()
-        return combined(schema, name, reference, sets, policy=policy, now=now)
+        return combine(schema, name, reference, sets, policy=policy, now=now)
 
-    async def _usable_sets(self, tee: str, relied: dict[Name, Expected]) -> referencesets.Sets:
-        """Return the stored sets of a TEE; none if they are broken.
+    async def _usable_sets(self, tee: str, revisions: dict[Name, Expected]) -> referencesets.Sets:
+        """Return the stored sets of a TEE; no sets if they are broken.
 
-        Broken sets refuse every guest until they are fixed. The document that is being changed
-        may be right, and is checked without them.
+        Every guest is refused until broken sets are fixed. The document that is being changed
+        may be correct, so that it is checked without them.
         """
-        stored = await self._read(referencesets.DOCUMENT, relied)
+        stored = await self._read(referencesets.DOCUMENT, revisions)
         if stored is None:
             return {}
         try:
@@ -331,16 +333,16 @@ class CheckedDocuments:
             return {}
         return sets
 
-    async def _works(self, policy: str, reference: ReferenceData, tee: str | None) -> bool:
+    async def _passes(self, policy: str, reference: ReferenceData, tee: str | None) -> bool:
         try:
-            await self._tester.check(PolicyDocuments.over(policy, reference), tee)
+            await self._tester.check(PolicyDocuments.combine(policy, reference), tee)
         except PolicyInvalid:
             return False
         return True
 
-    async def _read(self, name: Name, relied: dict[Name, Expected]) -> Document | None:
-        """Return a document, None where it is missing or cannot be read, and note its revision."""
-        document, relied[name] = await self._current(name)
+    async def _read(self, name: Name, revisions: dict[Name, Expected]) -> Document | None:
+        """Return a document and add its revision; None if it is missing or cannot be read."""
+        document, revisions[name] = await self._current(name)
         return document
 
     async def _current(self, name: Name) -> tuple[Document | None, Expected]:
@@ -353,5 +355,5 @@ class CheckedDocuments:
         return document, document.revision
 
 
-def _parsed(document: Document | None) -> ReferenceData:
+def _parse_reference(document: Document | None) -> ReferenceData:
     return _NO_DATA if document is None else ReferenceData.parse(document.text)

@@ -1,7 +1,7 @@
-"""Administration of a TEE's reference data: what decides, pins, and lists that are replaced.
+"""Administration of a TEE's reference data: view, pin, and replace lists.
 
-What is described is the union that decides: the stored data with the named sets in force. What is
-changed is the stored data alone.
+Views show the union by which guests are appraised: the stored data with the named sets in force.
+Changes affect the stored data only.
 """
 
 from __future__ import annotations
@@ -11,9 +11,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from verdictd_py.broker import pinning
-from verdictd_py.broker.changes import CheckedDocuments, Outdated, Relied, policy_set
+from verdictd_py.broker.changes import (
+    CheckedDocuments,
+    OutdatedRevision,
+    ReadRevisions,
+    policy_set_event,
+)
 from verdictd_py.broker.history import History, Judgement
-from verdictd_py.broker.pinning import Change, Pin
+from verdictd_py.broker.pinning import PinChange, PinPreview
 from verdictd_py.documents.datanames import data_names
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.callers import Caller, Right
@@ -34,14 +39,15 @@ from verdictd_py.ports import (
 
 @dataclass(frozen=True, slots=True)
 class ReferenceView:
-    """Reference data of a TEE as it decides.
+    """Reference data of a TEE, stored and in force.
 
     Attributes:
-        name: of the stored document.
+        name: name of the stored document.
         stored: its text.
-        deciding: what decides: the stored data with the sets in force; None if nothing does.
+        deciding: the data in force: stored data with the named sets in force; None if it is
+            broken.
         unpinned: measurements for which any value is accepted.
-        unread: names that have values, and that the policy in force does not read.
+        unread: names that have values and that the policy in force does not read.
         problem: why every guest is refused; empty if the data can be used.
     """
 
@@ -54,12 +60,13 @@ class ReferenceView:
 
 
 class ReferenceAdministrator:
-    """Use cases for the reference data of TEEs; each first requires the caller's right.
+    """Use cases for the reference data of TEEs; every method first checks the caller's right.
 
     Args:
-        documents: what operators store; only read here.
-        changes: the one place that stores.
-        deciding: what guests are appraised by: the stored data with the named sets in force.
+        documents: the stored documents; only read here.
+        changes: checks and stores documents.
+        deciding: documents by which guests are appraised: stored data with the named sets in
+            force.
     """
 
     def __init__(
@@ -80,34 +87,34 @@ class ReferenceAdministrator:
         self._events = events
 
     async def view(self, caller: Caller, tee: str) -> ReferenceView:
-        """Return the reference data of a TEE as it decides.
+        """Return the reference data of a TEE, stored and in force.
 
         Raises:
             NotAuthorized, RequestError, NotFound, StorageError: see `DocumentStore.get`.
         """
         caller.require(Right.MANAGE)
-        kind = self._tees.named(tee)
-        name = self._documents.reference_name(kind.name)
+        known_tee = self._tees.named(tee)
+        name = self._documents.reference_name(known_tee.name)
         stored = (await self._documents.get(name)).text
         try:
-            documents = await self._deciding.documents(kind.name)
+            documents = await self._deciding.documents(known_tee.name)
             reference = documents.reference
         except PolicyInvalid as error:
             return ReferenceView(name, stored, None, problem=str(error))
-        schema = self._tees.schema(kind.name)
+        schema = self._tees.schema(known_tee.name)
         return ReferenceView(
             name,
             stored,
             reference,
-            reference.unpinned(kind.measurements),
+            reference.unpinned(known_tee.measurements),
             schema.unread(reference.values, data_names(documents.policy)),
         )
 
     async def replace(self, caller: Caller, tee: str, values: Mapping[str, JsonValue]) -> None:
-        """Replace some lists of a TEE's reference data; the others stay.
+        """Replace some lists of a TEE's reference data; the others remain.
 
         Args:
-            values: a text, or a list of texts that is not empty, by name.
+            values: a text, or a non-empty list of texts, by name.
 
         Raises:
             NotAuthorized, RequestError, PolicyInvalid, StorageError: nothing is stored.
@@ -117,84 +124,90 @@ class ReferenceAdministrator:
         name = self._documents.reference_name(tee)
 
         def edit(before: Document | None) -> str:
-            return ReferenceData.of({**_reference(before).values, **lists}).written()
+            return ReferenceData.of({**_reference(before).values, **lists}).serialize()
 
-        async def check(text: str) -> Relied:
+        async def check(text: str) -> ReadRevisions:
             return await self._changes.check_data(name, text)
 
         text = await self._changes.change(name, edit, check)
-        self._events.record(policy_set(caller, name, text))
+        self._events.record(policy_set_event(caller, name, text))
         await self._changes.prepare()
 
-    async def preview_pin(self, caller: Caller, which: str, fields: Sequence[str]) -> Pin:
+    async def preview_pin(
+        self, caller: Caller, appraisal_id: str, fields: Sequence[str]
+    ) -> PinPreview:
         """Return what `pin` would change.
 
         Args:
-            which: id of a judgement that the history has.
-            fields: measurements; none for those that refused the guest, or of a guest that
-                was accepted, those that are not pinned yet.
+            appraisal_id: id of an appraisal in the history.
+            fields: measurements to pin. If there are none: those for which the guest was
+                refused, or those that are not pinned yet if it was accepted.
 
         Raises:
             NotAuthorized, NotFound: see `History.find`.
-            RequestError: the guest cannot be pinned, or a field is no measurement of it.
+            RequestError: the guest cannot be pinned, or a field is not a measurement of it.
             PolicyInvalid, StorageError: the reference data cannot be read.
         """
         caller.require(Right.MANAGE)
-        judgement, tee = self._history.pinnable(caller, which)
+        judgement, tee = self._history.pinnable(caller, appraisal_id)
         name = self._documents.reference_name(tee)
         document = await self._documents.get(name)
         # Read before the union: if a set changes in between, the pin is refused as outdated.
         revision = f"{document.revision}{_SEPARATOR}{await self._sets_revision()}"
         changes = await self._changes_for(judgement, tee, fields)
-        return Pin(judgement, name, changes, revision)
+        return PinPreview(judgement, name, changes, revision)
 
-    async def pin(self, caller: Caller, which: str, fields: Sequence[str], revision: str) -> Pin:
+    async def pin(
+        self, caller: Caller, appraisal_id: str, fields: Sequence[str], revision: str
+    ) -> PinPreview:
         """Add a guest's measurements to the stored reference data.
 
         Args:
-            revision: of the `preview_pin` that a person has seen.
+            revision: revision in the preview that the operator confirmed.
 
         Raises:
-            NotAuthorized, NotFound, StorageError: as `preview_pin`.
-            Conflict: the data or the named sets have changed since.
-            RequestError: as `preview_pin`, or nothing would change.
-            PolicyInvalid: the policy does not work with the changed data.
+            NotAuthorized, NotFound, StorageError: see `preview_pin`.
+            Conflict: the data or the named sets have changed since the preview.
+            RequestError: see `preview_pin`; or nothing would change.
+            PolicyInvalid: the policy cannot be used with the changed data.
         """
         caller.require(Right.MANAGE)
-        judgement, tee = self._history.pinnable(caller, which)
+        judgement, tee = self._history.pinnable(caller, appraisal_id)
         name = self._documents.reference_name(tee)
         of_data, _, of_sets = revision.partition(_SEPARATOR)
         if await self._changes.current(name) != of_data:
-            raise Outdated(f"{name} has changed since it was read; read it again")
+            raise OutdatedRevision(f"{name} has changed since it was read; read it again")
         changes = await self._changes_for(judgement, tee, fields)
 
         def edit(before: Document | None) -> str:
-            return pinning.pinned(_reference(before), changes).written()
+            return pinning.add_values(_reference(before), changes).serialize()
 
-        async def check(text: str) -> Relied:
-            relied = await self._changes.check_data(name, text)
-            if _written(relied.get(REFERENCE_SETS, ABSENT)) != of_sets:
-                raise Outdated(f"{REFERENCE_SETS} has changed since it was read; read it again")
-            return relied
+        async def check(text: str) -> ReadRevisions:
+            revisions = await self._changes.check_data(name, text)
+            if _written(revisions.get(REFERENCE_SETS, ABSENT)) != of_sets:
+                raise OutdatedRevision(
+                    f"{REFERENCE_SETS} has changed since it was read; read it again"
+                )
+            return revisions
 
         text = await self._changes.change(name, edit, check, based_on=of_data)
-        self._events.record(policy_set(caller, name, text))
+        self._events.record(policy_set_event(caller, name, text))
         self._events.record(_pinned(caller, judgement, name, changes))
         await self._changes.prepare()
-        return Pin(judgement, name, changes, revision)
+        return PinPreview(judgement, name, changes, revision)
 
     async def _changes_for(
         self, judgement: Judgement, tee: str, fields: Sequence[str]
-    ) -> tuple[Change, ...]:
+    ) -> tuple[PinChange, ...]:
         deciding = (await self._deciding.documents(tee)).reference
-        return pinning.changes(judgement, deciding, fields)
+        return pinning.compute_changes(judgement, deciding, fields)
 
     async def _sets_revision(self) -> str:
         return _written(await self._changes.current(REFERENCE_SETS))
 
 
 _SEPARATOR: Final = "."
-"""Between the revisions of data and sets, which are hexadecimal."""
+"""Separator of the revisions of data and sets, which are hexadecimal."""
 
 
 def _written(revision: Expected) -> str:
@@ -202,7 +215,7 @@ def _written(revision: Expected) -> str:
 
 
 def _pinned(
-    caller: Caller, judgement: Judgement, name: Name, changes: Sequence[Change]
+    caller: Caller, judgement: Judgement, name: Name, changes: Sequence[PinChange]
 ) -> ReferencePinned:
     return ReferencePinned(
         caller=caller.name,
@@ -221,8 +234,8 @@ def _lists(values: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     for name, value in values.items():
         accepted: list[JsonValue] = value if isinstance(value, list) else [value]
         if not all(isinstance(text, str) for text in accepted):
-            raise RequestError(f"{quoted(name)}: reference values are texts, or a list of them")
-        if not accepted:  # it would open what is pinned
-            raise RequestError(f"{quoted(name)}: an empty list means any value; give values")
+            raise RequestError(f"{quoted(name)}: values must be a text or a list of texts")
+        if not accepted:  # it would unpin the claim
+            raise RequestError(f"{quoted(name)}: an empty list would accept any value; give values")
         lists[name] = accepted
     return lists

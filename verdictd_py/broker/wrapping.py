@@ -1,4 +1,4 @@
-"""Wrapping of layer keys for image owners, and unwrapping for callers with that right."""
+"""Wrapping of layer keys for image owners, and unwrapping for callers with the right."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 from uuid import uuid4
 
 from verdictd_py.broker import ciphers
-from verdictd_py.broker.release import open_blob
+from verdictd_py.broker.release import decrypt_blob
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.events import (
     ImageKeyUnwrapped,
@@ -45,7 +45,7 @@ _UNAVAILABLE: Final = (
 
 
 class Wrapper:
-    """The key provider's two operations.
+    """The two operations of the key provider.
 
     Callers with the right to manage may create any key by wrapping. Other callers may create
     keys below a prefix only, and get the same refusal for all reasons.
@@ -137,10 +137,10 @@ class Wrapper:
         key: SecretBytes,
         optsdata: SecretBytes,
     ) -> AnnotationPacket:
-        """Return the packet for `optsdata` under `key`, in the form that the parameter requests.
+        """Return the packet with `optsdata` encrypted by `key`, in the requested form.
 
         Raises:
-            NotAuthorized: `caller` may not wrap.
+            NotAuthorized: `caller` is not allowed to wrap.
         """
         caller.require(Right.WRAP)
         algorithm = parameter.algorithm
@@ -154,15 +154,15 @@ class Wrapper:
         return AnnotationPacket(parameter.form, parameter.kid, blob)
 
     async def unwrap(self, caller: Caller, packet: AnnotationPacket) -> SecretBytes:
-        """Return the layer key's options that `packet` wraps.
+        """Return the options of the layer that `packet` wraps.
 
         Raises:
-            NotAuthorized: `caller` may not unwrap.
-            NotFound, StorageError, RequestError, DecryptionFailed: see `open_blob`.
+            NotAuthorized: `caller` is not allowed to unwrap.
+            NotFound, StorageError, RequestError, DecryptionFailed: see `decrypt_blob`.
         """
         caller.require(Right.UNWRAP)
         key = await self._keys.get(packet.blob.key_id)
-        optsdata = open_blob(packet.blob, key, allow_a256ctr=self._allow_a256ctr)
+        optsdata = decrypt_blob(packet.blob, key, allow_a256ctr=self._allow_a256ctr)
         self._events.record(ImageKeyUnwrapped(caller=caller.name, kid=packet.kid))
         return optsdata
 
@@ -170,15 +170,15 @@ class Wrapper:
         try:
             return await self._keys.get(key_id)
         except NotFound:
-            pass  # coco_keyprovider's form creates a missing key
+            pass  # coco_keyprovider creates a missing key for this form of the parameter
         try:
             return await self._create(caller, key_id)
-        except AlreadyExists as taken:
-            # Another wrap created it since, or something else has the name: the store says what.
+        except AlreadyExists as error:
+            # Another wrap created the key meanwhile; or another object has its name.
             try:
                 return await self._keys.get(key_id)
             except NotFound:
-                raise AlreadyExists(f"{taken}; wrap with another keyid") from None
+                raise AlreadyExists(f"{error}; wrap with another keyid") from None
 
     async def _create(self, caller: Caller, key_id: KeyId) -> SecretBytes:
         if Right.MANAGE not in caller.rights:

@@ -75,15 +75,17 @@ class Readiness:
         self._events = events
         self._publish = tuple(publish)
         self._reported = _NOTHING
+        self._examining = asyncio.Lock()
 
     async def refresh(self) -> Standing:
         """Examine the documents, publish the result, and record what has changed in it."""
-        standing = await self._examine()
-        before, self._reported = self._reported, standing  # one step: calls overlap
-        self._record(standing, before)
-        for tee in before.problems.keys() - standing.problems.keys() - {RELEASE}:
-            self._events.record(PolicyLoaded(tee=tee))
-        await self._published(standing)
+        async with self._examining:  # otherwise overlapping calls record a change twice
+            standing = await self._examine()
+            before, self._reported = self._reported, standing
+            self._record(standing, before)
+            for tee in before.problems.keys() - standing.problems.keys() - {RELEASE}:
+                self._events.record(PolicyLoaded(tee=tee))
+            await self._published(standing)
         return standing
 
     async def keep_fresh(self) -> None:
@@ -99,10 +101,14 @@ class Readiness:
         Every decision reads them anyway. This warns the operator early, and lets the next
         guest find them compiled.
         """
-        standing = await self._examine()
+        async with self._examining:
+            standing = await self._examine()
+            self._report(standing)
+            self._reported = standing
+
+    def _report(self, standing: Standing) -> None:
         # What was reported of TEEs that are not served stands: nothing has changed for them.
         before = Standing({}, {}, {}, self._reported.not_served)
-        self._reported = standing
         for tee in self._use_cases.verifiers:
             if tee in self._use_cases.tees and tee not in standing.problems:
                 self._events.record(PolicyLoaded(tee=tee))

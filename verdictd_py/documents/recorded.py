@@ -1,8 +1,8 @@
-"""Recorded claims of guests: files that tests of policies take.
+"""Recorded claims of guests: input files for tests of policies.
 
-A file has the claims of one guest as a JSON object, or a report that contains them: the output
-of `verdict-py explain --json`, `verdictd-py appraise --json`, or, as a list, that of
-`verdict-py guest list --json`. The input of a release policy is an object as well.
+A file contains the claims of one guest as a JSON object, or a report that contains them: the
+output of `verdict-py explain --json` or `verdictd-py appraise --json`, or the list that
+`verdict-py guest list --json` prints. It may also contain the input of a release policy.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from verdictd_py.encoding import JsonValue, decode_value, quoted
 from verdictd_py.errors import PolicyRefused, RequestError
 
 MAX_RECORDED_BYTES: Final = 4 * 1024 * 1024
-"""Of one file: a guest's claims have at most 1 MiB, and reports are indented."""
+"""Maximum size of a file: a guest's claims have at most 1 MiB, and reports are indented."""
 
 _MAX_CONTAINERS: Final = 100_000
-"""Objects and arrays of one file. An event log of 1,023 events has as many."""
+"""Maximum number of objects and arrays in a file, sufficient for a log of 1,023 events."""
 
 _MAX_VALUES: Final = 10 * _MAX_CONTAINERS
 """Values of every type together."""
 
 _REPORT: Final = frozenset({"claims", "verdict"})
-"""Members of every report; the input of a release policy has no verdict."""
+"""Members of every report; the input of a release policy has no `verdict`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,9 @@ class RecordedClaims:
 
     Attributes:
         claims: input of the policy.
-        tee: as the report says; None for claims without a report.
-        withheld: claims that the guest had, and that the report does not contain.
-        fault: code of a refusal that no policy decided; empty for any other guest.
+        tee: TEE in the report; None for claims without a report.
+        withheld: names of claims that the guest had and that the report does not contain.
+        fault: code of a refusal that was not a policy's decision; empty for any other guest.
     """
 
     claims: Mapping[str, JsonValue]
@@ -45,18 +45,18 @@ class RecordedClaims:
 
     @property
     def for_release(self) -> bool:
-        """Whether they are the input of a release policy, which names a resource."""
+        """Whether the claims are the input of a release policy, which names a resource."""
         return isinstance(self.claims.get("resource"), dict)
 
 
 def read_recorded(data: bytes, what: str) -> tuple[RecordedClaims, ...]:
-    """Read a file of recorded claims; several guests only where it is a list.
+    """Read a file of recorded claims; only a list can have several guests.
 
     Args:
-        what: names the file in messages.
+        what: name of the file in messages.
 
     Raises:
-        RequestError: it is too large, not JSON, or has no claims; the message says what to do.
+        RequestError: the file is too large, not JSON, or contains no claims.
     """
     if len(data) > MAX_RECORDED_BYTES:
         raise RequestError(
@@ -68,13 +68,13 @@ def read_recorded(data: bytes, what: str) -> tuple[RecordedClaims, ...]:
         place = "" if str(error).startswith(what) else f"{what}: "
         raise RequestError(f"{place}{error}; record the claims again") from None
     if not isinstance(value, list):
-        return (_one(value, what),)
+        return (_read_guest(value, what),)
     if not value:
         raise RequestError(f"{what} is an empty list; record the claims of a guest")
-    return tuple(_one(each, f"{what}, entry {index}") for index, each in enumerate(value))
+    return tuple(_read_guest(entry, f"{what}, entry {index}") for index, entry in enumerate(value))
 
 
-def _one(value: JsonValue, what: str) -> RecordedClaims:
+def _read_guest(value: JsonValue, what: str) -> RecordedClaims:
     if not isinstance(value, dict):
         raise RequestError(f"{what} is not a JSON object; write the claims as an object")
     if not value.keys() >= _REPORT:
@@ -96,7 +96,7 @@ def _one(value: JsonValue, what: str) -> RecordedClaims:
 
 
 def fault_of(code: str) -> str:
-    """Return the code of a refusal unless a policy decided it."""
+    """Return the code of a refusal, empty if it was a policy's decision."""
     return "" if code in (PolicyRefused.code, "ok") else code
 
 

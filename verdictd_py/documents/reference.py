@@ -1,4 +1,4 @@
-"""Reference data of a TEE: read strictly, because all of it decides."""
+"""Reference data of a TEE. It is read strictly, because every part of it affects decisions."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
 
 MAX_DATA_BYTES: Final = 4 * 1024 * 1024
-"""About 40,000 values of 96 hex digits; 10,000 already cost 29 ms a decision."""
+"""Maximum size, for about 40,000 values of 96 hex digits; 10,000 cost 29 ms per decision."""
 
 MAX_DATA_DEPTH: Final = 32
-"""Lists and objects inside each other; the defaults have 2. The engine's parser recurses."""
+"""Maximum nesting of lists and objects, because the engine's parser recurses."""
 
 MAX_DIGITS: Final = 100
-"""Of one number; a count of anything has far fewer."""
+"""Maximum number of digits of an integer."""
 
 RESERVED: Final = "policy"
-"""Package of the verdict: the engine lets data of this name replace it."""
+"""Package of the policy's decision: in the engine, data of this name would replace it."""
 
 Reference = Mapping[str, JsonValue]
 """Parsed reference values by name."""
@@ -28,11 +28,11 @@ Reference = Mapping[str, JsonValue]
 
 @dataclass(frozen=True, slots=True)
 class ReferenceData:
-    """Reference values of one TEE, parsed once for everything that uses them.
+    """Reference values of one TEE, parsed once for all their uses.
 
     Attributes:
-        values: by name; nobody alters them.
-        text: the one JSON text of the values (`canonical`), as the engine takes it.
+        values: reference values by name; never modified.
+        text: canonical JSON text of the values (`canonical`), as the engine takes it.
     """
 
     values: Reference
@@ -43,18 +43,18 @@ class ReferenceData:
         """Read the text of a stored document.
 
         Raises:
-            PolicyInvalid: the text is too large or too deep, not JSON or not one object, or has
-                a name twice, a number that is none, text that is no Unicode, or the reserved
-                name.
+            PolicyInvalid: the text is too large, nested too deeply, not JSON or not an object;
+                or it contains a duplicate name, an invalid number, invalid Unicode, or the
+                reserved name.
         """
         return cls(*_read(text))
 
     @classmethod
     def of(cls, values: Reference) -> Self:
-        """Make reference data of values that were parsed before, for example of a union.
+        """Return reference data with values that were parsed before, for example a union.
 
         Raises:
-            PolicyInvalid: they are no JSON, or together larger than `MAX_DATA_BYTES`.
+            PolicyInvalid: the values are not JSON, or larger than `MAX_DATA_BYTES` together.
         """
         try:
             text = canonical(dict(values))
@@ -64,11 +64,11 @@ class ReferenceData:
         return cls(values, text)
 
     def unpinned(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Return those of `names` for which any value passes: the list is missing or empty."""
+        """Return the names without reference values: their list is missing or empty."""
         return tuple(name for name in names if self.values.get(name, []) == [])
 
-    def written(self) -> str:
-        """Return the text to store: indented, for people."""
+    def serialize(self) -> str:
+        """Return the text to store, indented."""
         return json.dumps(self.values, indent=2) + "\n"
 
 
@@ -91,10 +91,11 @@ def _read(text: str) -> tuple[dict[str, JsonValue], str]:
         raise PolicyInvalid("the reference data is not a JSON object")
     if RESERVED in data:
         raise PolicyInvalid(
-            f"the reference data has the name `{RESERVED}`, which would replace the verdict"
+            f"the reference data has the name `{RESERVED}`, which would replace the policy's "
+            "decision; rename it"
         )
     if _depth(data) > MAX_DATA_DEPTH:
-        raise PolicyInvalid(f"the reference data is nested deeper than {MAX_DATA_DEPTH}")
+        raise PolicyInvalid(f"the reference data is nested more than {MAX_DATA_DEPTH} levels deep")
     return data, written
 
 
@@ -104,13 +105,14 @@ def _require_size(text: str) -> None:
 
 
 def canonical(value: object) -> str:
-    """The one JSON text of `value`, for the engine.
+    """Return the canonical JSON text of `value`, for the engine.
 
-    The engine compares strings as they are escaped in the text, so that `"\\u0041"` is not
-    `"A"`: claims and reference data both go through here, and equal means equal.
+    The engine compares strings as they are escaped in the text, so that `"\\u0041"` differs from
+    `"A"`. Claims and reference data are therefore both written by this function.
 
     Raises:
-        ValueError: not JSON (NaN, a lone surrogate, some other object), or nested too deep.
+        ValueError: the value is not JSON (NaN, a lone surrogate, another object), or is nested
+            too deeply.
     """
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
@@ -121,10 +123,10 @@ def canonical(value: object) -> str:
 
 
 def _no_duplicates(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name is given twice in one object")
-    return found
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a name occurs twice in one object")
+    return members
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -139,10 +141,10 @@ def _short_integer(digits: str) -> int:
 
 def _depth(value: JsonValue) -> int:
     deepest = 0
-    waiting: list[tuple[JsonValue, int]] = [(value, 1)]
-    while waiting:
-        item, depth = waiting.pop()
+    pending: list[tuple[JsonValue, int]] = [(value, 1)]
+    while pending:
+        item, depth = pending.pop()
         deepest = max(deepest, depth)
         inner = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
-        waiting.extend((each, depth + 1) for each in inner)
+        pending.extend((member, depth + 1) for member in inner)
     return deepest

@@ -1,7 +1,7 @@
-"""Named sets of reference values: who added them, when, from which evidence, until when.
+"""Named sets of reference values, each with its author, time, evidence and expiry.
 
-They stand beside the reference data of a TEE. What decides is the union: each
-list of the data with the values of every set that is in force.
+They supplement the reference data of a TEE. Guests are appraised by the union: each list of the
+data with the values of every set that is in force.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ from verdictd_py.errors import AlreadyExists, NotFound, RequestError
 DOCUMENT: Final = REFERENCE_SETS
 
 MAX_SETS: Final = 1000
-"""Sets of one TEE, retired ones among them."""
+"""Maximum number of sets of one TEE, including retired ones."""
 
 _MAX_CONTAINERS: Final = 64 * MAX_SETS
-"""Objects and arrays of the whole document. A set has two and one more for each measurement."""
+"""Maximum number of objects and arrays in the document.
+
+A set has two, and one more for each measurement.
+"""
 
 _MEMBERS: Final = frozenset(
     {"values", "addedBy", "addedAt", "evidence", "appraisal", "expiresAt", "retiredAt"}
@@ -35,14 +38,14 @@ Sets = dict[str, "ReferenceSet"]
 
 @dataclass(frozen=True, slots=True)
 class ReferenceSet:
-    """Values that were added together.
+    """Set of reference values that were added together.
 
     Attributes:
         values: accepted values by measurement.
-        added_by: the caller, as in the audit trail.
-        evidence: SHA-256 of the quote that they were measured by; empty for values by hand.
-        appraisal: its id, empty likewise.
-        expires_at, retired_at: from then on it accepts nothing; None for never.
+        added_by: name of the caller, as in the audit trail.
+        evidence: SHA-256 of the quote that the values come from; empty for values given by hand.
+        appraisal: id of the appraisal of this quote; empty for values given by hand.
+        expires_at, retired_at: time from which the set accepts nothing; None for never.
     """
 
     values: Mapping[str, tuple[str, ...]]
@@ -54,7 +57,7 @@ class ReferenceSet:
     retired_at: datetime | None = None
 
     def state(self, now: datetime) -> str:
-        """`in force`, `expired` or `retired`."""
+        """Return `in force`, `expired` or `retired`."""
         if self.retired_at is not None and self.retired_at <= now:
             return "retired"
         if self.expires_at is not None and self.expires_at <= now:
@@ -63,28 +66,32 @@ class ReferenceSet:
 
     @classmethod
     def from_json(cls, members: JsonValue) -> Self:
-        """Raises ValueError where it has not the form of `as_json`."""
+        """Read a set from the JSON object that `as_json` returns.
+
+        Raises:
+            ValueError: the object has another form.
+        """
         if not isinstance(members, dict) or not set(members) <= _MEMBERS:
-            raise ValueError("a set is an object with known members")
-        values = members.get("values")
-        if not isinstance(values, dict):
-            raise ValueError("a set has an object `values`")
-        found: dict[str, tuple[str, ...]] = {}
-        for name, accepted in values.items():
+            raise ValueError("a set must be an object with known members")
+        lists = members.get("values")
+        if not isinstance(lists, dict):
+            raise ValueError("a set must have an object `values`")
+        values: dict[str, tuple[str, ...]] = {}
+        for name, accepted in lists.items():
             if not isinstance(accepted, list) or not accepted:
-                raise ValueError(f"{quoted(name)} is no list with values")
-            found[name] = tuple(str(value) for value in accepted)
-        added_at = _moment(members.get("addedAt"))
+                raise ValueError(f"{quoted(name)} must be a list with values")
+            values[name] = tuple(str(value) for value in accepted)
+        added_at = _time(members.get("addedAt"))
         if added_at is None:
-            raise ValueError("a set says when it was added")
+            raise ValueError("a set must have the time `addedAt`")
         return cls(
-            found,
+            values,
             str(members.get("addedBy", "")),
             added_at,
             str(members.get("evidence", "")),
             str(members.get("appraisal", "")),
-            _moment(members.get("expiresAt")),
-            _moment(members.get("retiredAt")),
+            _time(members.get("expiresAt")),
+            _time(members.get("retiredAt")),
         )
 
     def as_json(self) -> dict[str, JsonValue]:
@@ -99,22 +106,22 @@ class ReferenceSet:
         }
 
 
-def _moment(text: JsonValue) -> datetime | None:
+def _time(text: JsonValue) -> datetime | None:
     if text is None:
         return None
-    moment = datetime.fromisoformat(str(text))
-    if moment.tzinfo is None:
-        raise ValueError("a time has a time zone")
-    return moment
+    time = datetime.fromisoformat(str(text))
+    if time.tzinfo is None:
+        raise ValueError("a time must have a time zone")
+    return time
 
 
 def parse(text: str) -> dict[str, Sets]:
-    """Every set, by TEE and name.
+    """Return the sets in a document, by TEE and name.
 
     Raises:
-        RequestError: it is something else; one line.
+        RequestError: the document has another form.
     """
-    found: dict[str, Sets] = {}
+    by_tee: dict[str, Sets] = {}
     try:
         members = decode_object(
             text.encode(),
@@ -124,19 +131,19 @@ def parse(text: str) -> dict[str, Sets]:
         )
         for tee, sets in members.items():
             if not isinstance(sets, dict) or len(sets) > MAX_SETS:
-                raise ValueError(f"{quoted(tee)} is no object of at most {MAX_SETS} sets")
-            found[str(Name.parse(tee))] = {
-                str(Name.parse(name)): ReferenceSet.from_json(made) for name, made in sets.items()
+                raise ValueError(f"{quoted(tee)} must be an object of at most {MAX_SETS} sets")
+            by_tee[str(Name.parse(tee))] = {
+                str(Name.parse(name)): ReferenceSet.from_json(item) for name, item in sets.items()
             }
     except ValueError as error:
         raise RequestError(f"{DOCUMENT} cannot be used: {error}") from None
-    return found
+    return by_tee
 
 
-def written(sets: Mapping[str, Mapping[str, ReferenceSet]]) -> str:
-    """The text that `parse` reads."""
+def serialize(sets: Mapping[str, Mapping[str, ReferenceSet]]) -> str:
+    """Return the text that `parse` reads."""
     members = {
-        tee: {name: each.as_json() for name, each in of_tee.items()} for tee, of_tee in sets.items()
+        tee: {name: item.as_json() for name, item in of_tee.items()} for tee, of_tee in sets.items()
     }
     return json.dumps(members, indent=2) + "\n"
 
@@ -144,45 +151,45 @@ def written(sets: Mapping[str, Mapping[str, ReferenceSet]]) -> str:
 def union(
     reference: Mapping[str, JsonValue], sets: Mapping[str, ReferenceSet], now: datetime
 ) -> dict[str, JsonValue]:
-    """Reference data with the values of every set that is in force.
+    """Return the reference data with the values of every set that is in force.
 
-    A list that is empty accepts any value, so the end of a set must never empty one: a
-    set that is not in force leaves its name and state in its lists, which match nothing and
-    tell an operator why.
+    An empty list accepts any value, so a set that expires must never leave a list empty. A set
+    that is not in force therefore adds its name and state to its lists: this text matches no
+    value and explains the refusal.
     """
-    found: dict[str, JsonValue] = dict(reference)
-    for name, each in sets.items():
-        state = each.state(now)
-        for field, accepted in each.values.items():
-            values = found.get(field, [])
+    lists: dict[str, JsonValue] = dict(reference)
+    for name, item in sets.items():
+        state = item.state(now)
+        for field, accepted in item.values.items():
+            values = lists.get(field, [])
             if not isinstance(values, list):
-                continue  # such a list matches nothing, and says so
+                continue  # the policy matches nothing with it, and reports that
             added = accepted if state == "in force" else (f"({name} is {state})",)
-            found[field] = [*values, *(value for value in added if value not in values)]
-    return found
+            lists[field] = [*values, *(value for value in added if value not in values)]
+    return lists
 
 
 def checked_values(
     claims: Mapping[str, Claim], values: Mapping[str, tuple[str, ...]]
 ) -> dict[str, tuple[str, ...]]:
-    """Return the values of a new set, each once.
+    """Check the values of a new set and return them without duplicates.
 
     Args:
-        claims: those of the TEE. Only its measurements can be in a set.
+        claims: claims of the TEE. Only its measurements can be in a set.
 
     Raises:
         RequestError: a name is not a measurement, or a value does not have its form.
     """
     known = [name for name, claim in claims.items() if claim.measurement]
     if not values:
-        raise RequestError("a set without values accepts nothing; give some")
+        raise RequestError("a set without values accepts nothing; give values")
     for name, accepted in values.items():
         if name not in known:
             suggestion = closest(name, known)
-            remedy = f"choose among {', '.join(known)}"
+            remedy = f"choose one of {', '.join(known)}"
             if suggestion is not None:
                 remedy = f"did you mean {suggestion}?"
-            raise RequestError(f"{quoted(name)} is no measurement; {remedy}")
+            raise RequestError(f"{quoted(name)} is not a measurement; {remedy}")
         form = claims[name].form
         for value in accepted:
             if not form.accepts(value):
@@ -190,25 +197,27 @@ def checked_values(
     return {name: tuple(dict.fromkeys(accepted)) for name, accepted in values.items()}
 
 
-def with_set(sets: Mapping[str, Sets], tee: str, name: str, made: ReferenceSet) -> dict[str, Sets]:
+def with_set(sets: Mapping[str, Sets], tee: str, name: str, added: ReferenceSet) -> dict[str, Sets]:
     """Return the sets with a new one.
 
     Raises:
-        RequestError: the name is none of one segment, or there are `MAX_SETS` already.
-        AlreadyExists: there is a set of that name.
+        RequestError: the name does not have one segment, or there are `MAX_SETS` sets already.
+        AlreadyExists: a set has that name.
     """
     if len(Name.parse(name).segments) != 1:
-        raise RequestError("a set has a name of one segment")
+        raise RequestError("the name of a set must have one segment")
     of_tee = sets.get(tee, {})
     if name in of_tee:
-        raise AlreadyExists(f"there is a set {name} already; choose another name")
+        raise AlreadyExists(f"the set {name} exists already; choose another name")
     if len(of_tee) >= MAX_SETS:
-        raise RequestError(f"there are {MAX_SETS} sets already")
-    return {**sets, tee: {**of_tee, name: made}}
+        raise RequestError(
+            f"{tee} has {MAX_SETS} sets already; delete a retired one (verdict-py reference delete)"
+        )
+    return {**sets, tee: {**of_tee, name: added}}
 
 
 def with_retired(sets: Mapping[str, Sets], tee: str, name: str, now: datetime) -> dict[str, Sets]:
-    """Return the sets with one that accepts nothing from `now` on.
+    """Return the sets after retiring one of them: it accepts nothing from `now` on.
 
     Raises:
         NotFound: there is no set of that name.
@@ -224,7 +233,7 @@ def without(sets: Mapping[str, Sets], tee: str, name: str, now: datetime) -> dic
 
     Raises:
         NotFound: there is no set of that name.
-        RequestError: it is in force.
+        RequestError: the set is in force.
     """
     of_tee = sets.get(tee, {})
     if name not in of_tee:
@@ -233,26 +242,26 @@ def without(sets: Mapping[str, Sets], tee: str, name: str, now: datetime) -> dic
         raise RequestError(
             f"the set {name} is in force; retire it first (verdict-py reference retire {name})"
         )
-    return {**sets, tee: {other: made for other, made in of_tee.items() if other != name}}
+    return {**sets, tee: {other: item for other, item in of_tee.items() if other != name}}
 
 
-def retired(made: ReferenceSet, now: datetime) -> ReferenceSet:
+def retired(item: ReferenceSet, now: datetime) -> ReferenceSet:
     """Return the set as retired, at `now` unless it was retired before."""
-    return replace(made, retired_at=made.retired_at or now)
+    return replace(item, retired_at=item.retired_at or now)
 
 
 def expiry(text: str, now: datetime) -> datetime | None:
-    """Return when a set expires, None for the empty text: never.
+    """Return the time at which a set expires, None for the empty text: never.
 
     Raises:
-        RequestError: the text is no time of RFC 3339 with a time zone, or not after `now`.
+        RequestError: the text is not a time of RFC 3339 with a time zone, or not after `now`.
     """
     if not text:
         return None
     try:
-        moment = datetime.fromisoformat(text)
+        time = datetime.fromisoformat(text)
     except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None or moment <= now:
-        raise RequestError(f"{quoted(text)} is no time to come; write 2027-11-24T12:00:00Z")
-    return moment
+        time = None
+    if time is None or time.tzinfo is None or time <= now:
+        raise RequestError(f"{quoted(text)} is not a future time; write 2027-11-24T12:00:00Z")
+    return time

@@ -1,4 +1,4 @@
-"""Which release policy decides about what: names of policies by prefix of a path."""
+"""Assignment of release policies to secrets: names of policies by prefix of a path."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from verdictd_py.errors import RequestError
 
 
 def parse(text: str) -> dict[str, Name]:
-    """Names of policies by prefix, out of `{"keys/team-a/": "teamA.rego"}`.
+    """Return the names of policies by prefix from `{"keys/team-a/": "teamA.rego"}`.
 
     Raises:
-        RequestError: it is something else; one line.
+        RequestError: the document has another form.
     """
     members = decode_object(text.encode(), str(RELEASE_POLICIES))
-    return {prefix: _policy(prefix, named) for prefix, named in members.items()}
+    return {prefix: _policy(prefix, value) for prefix, value in members.items()}
 
 
-def _policy(prefix: str, named: JsonValue) -> Name:
-    name = Name.parse(named) if isinstance(named, str) else None
+def _policy(prefix: str, value: JsonValue) -> Name:
+    name = Name.parse(value) if isinstance(value, str) else None
     if name is None or len(name.segments) != 1:
         raise RequestError(
-            f"{RELEASE_POLICIES}: what {quoted(prefix)} stands for is no name of a policy, "
-            'write "teamA.rego"'
+            f"{RELEASE_POLICIES}: the value of {quoted(prefix)} is not the name of a policy; "
+            'write, for example, "teamA.rego"'
         )
     return name

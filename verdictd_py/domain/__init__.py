@@ -1,4 +1,4 @@
-"""What the broker talks about: secrets, names, evidence, appraisals, and the ports.
+"""The broker's values: secrets, names, claims, evidence, appraisals, events.
 
-Imports only `errors`. No IO, no clock, no library that has either.
+Imports only `errors` and `encoding`. No IO, no clock, no library that uses either.
 """

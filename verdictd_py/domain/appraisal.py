@@ -1,4 +1,4 @@
-"""Result of an appraisal, and the peer that only an accepted appraisal can make."""
+"""Result of an appraisal, and the peer that is made from an accepted appraisal only."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Appraisal:
     """Result of the appraisal of one presentation of evidence, accepted or refused.
 
     Attributes:
-        id: correlation id; apart from the code, nothing else is disclosed to a refused peer.
+        id: correlation id; a refused peer receives only this id and the code.
         at: time of the appraisal.
-        tee: TEE that the peer claimed, None if that could not be read.
-        form: how the evidence was carried.
+        tee: TEE that the peer claimed, None if the claim could not be read.
+        form: form in which a protocol carried the evidence.
         evidence: verified claims, None if the signature did not verify.
         bound: whether the evidence vouches for the key of a channel.
         refusal: None if the guest is accepted.
@@ -77,7 +77,7 @@ class Appraisal:
 
 @dataclass(frozen=True, slots=True, init=False)
 class AppraisedPeer:
-    """A peer that may request secrets. Only `of` makes one, from an accepted appraisal."""
+    """A peer that may request secrets. Only `of` creates it, from an accepted appraisal."""
 
     appraisal_id: str
     tee: str
@@ -86,7 +86,7 @@ class AppraisedPeer:
     trust: TrustVector = field(repr=False)
 
     def __init__(self) -> None:
-        raise TypeError("an AppraisedPeer is made by AppraisedPeer.of(appraisal)")
+        raise TypeError("use AppraisedPeer.of(appraisal)")
 
     @classmethod
     def of(cls, appraisal: Appraisal, *, address: str) -> Self:
@@ -97,16 +97,16 @@ class AppraisedPeer:
 
         Raises:
             AttestationError: the appraisal is a refusal.
-            ValueError: the evidence is bound to no channel, or is not of the TEE that was
+            ValueError: the evidence is not bound to a channel, or is not of the TEE that was
                 accepted (internal errors).
         """
         if appraisal.refusal is not None:
             raise appraisal.refusal
         if not appraisal.bound or appraisal.tee is None:
-            raise ValueError("evidence that is bound to no channel makes no peer")
+            raise ValueError("the evidence is not bound to a channel")
         proved = NO_TEE if appraisal.evidence is None else appraisal.evidence.tee
         if appraisal.tee != proved:
-            raise ValueError(f"evidence of {proved} makes no peer of {appraisal.tee}")
+            raise ValueError(f"the evidence is of {proved}, not of {appraisal.tee}")
         peer = cls.__new__(cls)
         object.__setattr__(peer, "appraisal_id", appraisal.id)
         object.__setattr__(peer, "tee", appraisal.tee)

@@ -1,4 +1,4 @@
-"""Who calls the client API, and what each role may do (wire-client-api.md)."""
+"""Callers of the client API, and the rights of each role (wire-client-api.md)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from verdictd_py.errors import NotAuthorized
 
 
 class Right(StrEnum):
-    """One thing a caller may do. Whoever can unwrap has every key."""
+    """Permission of a caller. A caller with `UNWRAP` can obtain every key."""
 
     WRAP = "wrap"
     MANAGE = "manage"
@@ -30,18 +30,18 @@ class Caller:
     """A client of the management API.
 
     Attributes:
-        name: for log and audit: `uid 1000`, `certificate build-farm`.
-        rights: everything it may do; nothing else.
+        name: name for log and audit: `uid 1000`, `certificate build-farm`.
+        rights: everything that the caller is allowed to do.
     """
 
     name: str
     rights: frozenset[Right]
 
     def require(self, right: Right) -> None:
-        """Returns if this caller has `right`.
+        """Require that this caller has `right`.
 
         Raises:
-            NotAuthorized: it has not.
+            NotAuthorized: the caller does not have it.
         """
         if right not in self.rights:
             raise NotAuthorized(

@@ -1,4 +1,4 @@
-"""Claims of a TEE: the form of each value, what it means, and how reference data pins it."""
+"""Claims of a TEE: form and meaning of each value, and how reference data pins it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Form:
 
     Attributes:
         description: completes "is not ...": `96 lower-case hex digits`.
-        accepts: whether a value has this form.
+        accepts: returns whether a value has this form.
         sample: a value of this form that no real guest measures.
-        bytes_of: the bytes that a value of this form stands for; None for numbers and the like.
+        bytes_of: decodes a value of this form; None if values of this form do not encode bytes.
     """
 
     description: str
@@ -30,7 +30,7 @@ class Form:
 
 
 def hexadecimal(size: int) -> Form:
-    """Form of `size` bytes as lower-case hexadecimal digits."""
+    """Return the form of `size` bytes as lower-case hexadecimal digits."""
     digits = re.compile(f"[0-9a-f]{{{2 * size}}}")
     return Form(
         f"{2 * size} lower-case hex digits",
@@ -41,7 +41,7 @@ def hexadecimal(size: int) -> Form:
 
 
 def base64_of(size: int) -> Form:
-    """Form of `size` bytes as base64 with padding, in its one canonical spelling."""
+    """Return the form of `size` bytes as canonical base64 with padding."""
 
     def accepts(value: JsonValue) -> bool:
         if not isinstance(value, str):
@@ -57,7 +57,7 @@ def base64_of(size: int) -> Form:
 
 
 def is_number(value: JsonValue) -> bool:
-    """Whether a JSON value is a number; `true` and `false` are not."""
+    """Return whether a JSON value is a number; `true` and `false` are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -66,48 +66,48 @@ FLAG: Final = Form("true or false", lambda value: isinstance(value, bool), False
 TEXT: Final = Form("text", lambda value: isinstance(value, str), "a text")
 TEXTS: Final = Form(
     "a list of texts",
-    lambda value: isinstance(value, list) and all(isinstance(each, str) for each in value),
+    lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
     [],
 )
 
 
-class Compared(Enum):
-    """How a packaged policy compares a claim with its reference value."""
+class MatchRule(Enum):
+    """Comparison of a claim with its reference value in a packaged policy."""
 
     ONE_OF = "one of"
-    """The reference value is a list, and an empty list accepts any value."""
+    """The reference value is a list that must contain the claim; an empty list accepts any."""
 
     EACH_ONE_OF = "each one of"
     """The claim is a list, and each of its values must be in the list of reference values."""
 
     AT_LEAST = "at least"
-    """Both are numbers. No policy may accept another type: see `policy.explain.unordered`."""
+    """Both are numbers; `policy.floor.non_numeric_minima` refuses any other type."""
 
     ALWAYS_FALSE = "false"
-    """There is no reference value: the packaged policy refuses every other value than false."""
+    """There is no reference value: the packaged policy refuses every value except false."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One claim of a TEE.
+    """Description of one claim of a TEE.
 
     Attributes:
         form: form of its value.
-        meaning: one sentence for operators, without a full stop.
+        meaning: one phrase for operators, without a full stop.
         measurement: whether it identifies software, so that operators pin it.
-        compared: how a packaged policy compares it.
+        match: how a packaged policy compares it.
         optional: whether a packaged policy accepts a guest without this claim.
-        sample: value of a good guest in checks of policies; None for that of the form.
+        sample: value of an acceptable guest in checks of policies; None for the form's sample.
     """
 
     form: Form
     meaning: str
     measurement: bool = False
-    compared: Compared = Compared.ONE_OF
+    match: MatchRule = MatchRule.ONE_OF
     optional: bool = False
     sample: JsonValue = None
 
 
 def measurement(form: Form, meaning: str) -> Claim:
-    """Claim that identifies software, pinned by a list of accepted values."""
+    """Return a claim that identifies software, pinned by a list of accepted values."""
     return Claim(form, meaning, measurement=True)

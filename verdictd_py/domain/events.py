@@ -1,64 +1,75 @@
 """Catalogue of the daemon's events.
 
 The log, the audit trail and `docs/reference/events.md` are derived from these types. A wire name
-never changes and never gets another meaning, because operators' tools read it. The class of
-`guest.not-judged` is `GuestNotJudged`, and so on. A docstring says when the event is recorded.
+never changes and never gets another meaning, because operators' tools read it. A class has the
+name of its event: `GuestNotJudged` for `guest.not-judged`. Its docstring says when the event is
+recorded.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Final
 
-from verdictd_py.domain.eventtypes import About, Audit, Event, Level, event
+from verdictd_py.domain.eventtypes import Audit, Event, FieldInfo, Level, event
 from verdictd_py.domain.secrets import SecretBytes
 
-Peer = Annotated[str, About("Address of the peer: IP address and port.", characters=128)]
+Peer = Annotated[str, FieldInfo("Address of the peer: IP address and port.", characters=128)]
 CallerName = Annotated[
     str,
-    About("Name of the management client: its user id or its certificate's name.", characters=512),
+    FieldInfo(
+        "Name of the management client: its user id or its certificate's name.", characters=512
+    ),
 ]
-AppraisalId = Annotated[str, About("Id of the appraisal, for `verdict-py explain`.", characters=64)]
+AppraisalId = Annotated[
+    str, FieldInfo("Id of the appraisal, for `verdict-py explain`.", characters=64)
+]
 Code = Annotated[
-    str, About("Code of the refusal or failure; `ok` for an accepted guest.", characters=64)
+    str, FieldInfo("Code of the refusal or failure; `ok` for an accepted guest.", characters=64)
 ]
-Form = Annotated[str, About("Form in which the guest presented its evidence.", characters=64)]
+Form = Annotated[str, FieldInfo("Form in which the guest presented its evidence.", characters=64)]
 TcbStatus = Annotated[
-    str, About("TCB status of the platform, if the evidence was verified.", characters=64)
+    str, FieldInfo("TCB status of the platform, if the evidence was verified.", characters=64)
 ]
 EvidenceDigest = Annotated[
-    str, About("SHA-256 digest of the evidence, if it was verified.", characters=128)
+    str, FieldInfo("SHA-256 digest of the evidence, if it was verified.", characters=128)
 ]
-TeeName = Annotated[str, About("Name of the TEE.", characters=64)]
-Reason = Annotated[str, About("Cause, and the remedy if there is one.", characters=2048)]
-Reasons = Annotated[tuple[str, ...], About("Reasons of the refusal.", characters=512, items=64)]
-KeyName = Annotated[str, About("Id of the key.", characters=1024)]
+TeeName = Annotated[str, FieldInfo("Name of the TEE.", characters=64)]
+Reason = Annotated[str, FieldInfo("Cause, and the remedy if there is one.", characters=2048)]
+Reasons = Annotated[tuple[str, ...], FieldInfo("Reasons of the refusal.", characters=512, items=64)]
+KeyName = Annotated[str, FieldInfo("Id of the key.", characters=1024)]
 SecretKind = Annotated[
-    str, About("Kind of the secret: `key`, `resource` or `image`.", characters=64)
+    str,
+    FieldInfo(
+        "Kind of the secret: `key`, `resource`, `image`, `image-key` or `kek`.", characters=64
+    ),
 ]
 Path = Annotated[
-    str, About("Path of the key or resource below the data directory.", characters=1024)
+    str, FieldInfo("Path of the key or resource below the data directory.", characters=1024)
 ]
 Pinned = Annotated[
     tuple[str, ...],
-    About(
+    FieldInfo(
         "Accepted reference values that were added, as `claim=value`.", characters=1024, items=256
     ),
 ]
-Doing = Annotated[str, About("Operation that was requested.", characters=256)]
-Status = Annotated[str, About("Status of the response: that of gRPC or of HTTP.", characters=64)]
-Command = Annotated[str, About("Command of the request, or method and route.", characters=64)]
-ResponseBytes = Annotated[int, About("Size of the response's body in bytes.")]
-Problem = Annotated[str, About("Cause of the failure.", characters=2048)]
-Fmspc = Annotated[str, About("FMSPC of the platform, in hexadecimal.", characters=16)]
+Operation = Annotated[str, FieldInfo("Operation that was requested.", characters=256)]
+Status = Annotated[
+    str, FieldInfo("Status of the response: that of gRPC or of HTTP.", characters=64)
+]
+Command = Annotated[str, FieldInfo("Command of the request, or method and route.", characters=64)]
+ResponseBytes = Annotated[int, FieldInfo("Size of the response's body in bytes.")]
+Problem = Annotated[str, FieldInfo("Cause of the failure.", characters=2048)]
+Fmspc = Annotated[str, FieldInfo("FMSPC of the platform, in hexadecimal.", characters=16)]
 Ca = Annotated[
-    str, About("CA of the platform's PCK certificate: `platform` or `processor`.", characters=16)
+    str,
+    FieldInfo("CA of the platform's PCK certificate: `platform` or `processor`.", characters=16),
 ]
-Digest = Annotated[str, About("SHA-256 digest, in hexadecimal.", characters=128)]
+Digest = Annotated[str, FieldInfo("SHA-256 digest, in hexadecimal.", characters=128)]
 KeyProviderAddress = Annotated[
-    str, About("Address of the key provider's own listener, if there is one.", characters=512)
+    str, FieldInfo("Address of the key provider's own listener, if there is one.", characters=512)
 ]
-RestartSeconds = Annotated[int, About("Pause before the restart, unless the daemon ends.")]
-KbsUrl = Annotated[str, About("URL of the HTTP listener, if there is one.", characters=512)]
+RestartSeconds = Annotated[int, FieldInfo("Pause before the restart, unless the daemon ends.")]
+KbsUrl = Annotated[str, FieldInfo("URL of the HTTP listener, if there is one.", characters=512)]
 
 
 @event("guest.accepted", audit=Audit.YES)
@@ -127,8 +138,8 @@ class WrapRequested(Event):
     """A client requests that the options of an image layer be wrapped."""
 
     caller: CallerName
-    parameter: Annotated[str, About("Form of the key provider's parameter.", characters=64)]
-    optsdata: Annotated[SecretBytes, About("Options of the layer.")]
+    parameter: Annotated[str, FieldInfo("Form of the key provider's parameter.", characters=64)]
+    optsdata: Annotated[SecretBytes, FieldInfo("Options of the layer.")]
 
 
 @event("wrap.refused", level=Level.WARNING)
@@ -146,7 +157,7 @@ class KeyRead(Event):
     """A key is used to wrap the options of an image layer."""
 
     kid: KeyName
-    key: Annotated[SecretBytes, About("The key.")]
+    key: Annotated[SecretBytes, FieldInfo("The key.")]
 
 
 @event("image-key.wrapped", audit=Audit.YES)
@@ -155,7 +166,7 @@ class ImageKeyWrapped(Event):
 
     caller: CallerName
     kid: KeyName
-    algorithm: Annotated[str, About("Cipher that wraps them.", characters=64)]
+    algorithm: Annotated[str, FieldInfo("Cipher that wraps them.", characters=64)]
 
 
 @event("image-key.unwrapped", audit=Audit.YES)
@@ -212,7 +223,7 @@ class ResourceSet(Event):
 
     caller: CallerName
     path: Path
-    content: Annotated[SecretBytes, About("The resource.")]
+    content: Annotated[SecretBytes, FieldInfo("The resource.")]
 
 
 @event("resource.deleted", audit=Audit.YES)
@@ -228,16 +239,16 @@ class PolicySet(Event):
     """A policy, its reference data or another document that decides was stored."""
 
     caller: CallerName
-    name: Annotated[str, About("Name of the document.", characters=1024)]
+    name: Annotated[str, FieldInfo("Name of the document.", characters=1024)]
     sha256: Digest
 
 
 @event("policy.deleted", audit=Audit.YES)
 class PolicyDeleted(Event):
-    """A document that decides nothing was deleted."""
+    """A document that nothing reads was deleted."""
 
     caller: CallerName
-    name: Annotated[str, About("Name of the document.", characters=1024)]
+    name: Annotated[str, FieldInfo("Name of the document.", characters=1024)]
 
 
 @event("policy.loaded")
@@ -253,7 +264,7 @@ class ReferencePinned(Event):
 
     caller: CallerName
     appraisal: AppraisalId
-    name: Annotated[str, About("Name of the reference data.", characters=1024)]
+    name: Annotated[str, FieldInfo("Name of the reference data.", characters=1024)]
     values: Pinned
 
 
@@ -263,10 +274,10 @@ class ReferenceAdded(Event):
 
     caller: CallerName
     tee: TeeName
-    name: Annotated[str, About("Name of the set.", characters=256)]
+    name: Annotated[str, FieldInfo("Name of the set.", characters=256)]
     appraisal: Annotated[
         str,
-        About(
+        FieldInfo(
             "Id of the appraisal that the values come from; empty if there is none.", characters=64
         ),
     ]
@@ -279,7 +290,7 @@ class ReferenceRetired(Event):
 
     caller: CallerName
     tee: TeeName
-    name: Annotated[str, About("Name of the set.", characters=256)]
+    name: Annotated[str, FieldInfo("Name of the set.", characters=256)]
 
 
 @event("reference.deleted", audit=Audit.YES)
@@ -288,43 +299,47 @@ class ReferenceDeleted(Event):
 
     caller: CallerName
     tee: TeeName
-    name: Annotated[str, About("Name of the set.", characters=256)]
+    name: Annotated[str, FieldInfo("Name of the set.", characters=256)]
 
 
 @event("policy-engine.compiling")
 class PolicyEngineCompiling(Event):
     """The daemon compiles the policy engine for this machine before it serves its listeners."""
 
-    reason: Annotated[str, About("What the start waits for, and for how long.", characters=256)]
+    reason: Annotated[str, FieldInfo("What the start waits for, and for how long.", characters=256)]
 
 
 @event("daemon.started", audit=Audit.YES)
 class DaemonStarted(Event):
     """The daemon serves its listeners."""
 
-    version: Annotated[str, About("Version of verdictd-py.", characters=64)]
-    listen: Annotated[str, About("Address of the listener for attested guests.", characters=512)]
-    client_api: Annotated[str, About("Address of the management API.", characters=512)]
+    version: Annotated[str, FieldInfo("Version of verdictd-py.", characters=64)]
+    listen: Annotated[
+        str, FieldInfo("Address of the listener for attested guests.", characters=512)
+    ]
+    client_api: Annotated[str, FieldInfo("Address of the management API.", characters=512)]
     keyprovider_api: KeyProviderAddress | None
     kbs_http: KbsUrl | None
-    verifiers: Annotated[tuple[str, ...], About("Names of the verifiers.", characters=64, items=64)]
-    attester: Annotated[
-        str, About("Name of the attester of the daemon's own certificate.", characters=64)
+    verifiers: Annotated[
+        tuple[str, ...], FieldInfo("Names of the verifiers.", characters=64, items=64)
     ]
-    data_dir: Annotated[str, About("Path of the data directory.", characters=4096)]
+    attester: Annotated[
+        str, FieldInfo("Name of the attester of the daemon's own certificate.", characters=64)
+    ]
+    data_dir: Annotated[str, FieldInfo("Path of the data directory.", characters=4096)]
 
 
 @event("listener.started")
 class ListenerStarted(Event):
     """A listener serves clients. Recorded for each listener before `daemon.started`."""
 
-    name: Annotated[str, About("Name of the setting that gives its address.", characters=64)]
-    endpoint: Annotated[str, About("Address or URL for clients.", characters=512)]
+    name: Annotated[str, FieldInfo("Name of the setting that gives its address.", characters=64)]
+    endpoint: Annotated[str, FieldInfo("Address or URL for clients.", characters=512)]
 
 
 @event("daemon.stopping")
 class DaemonStopping(Event):
-    """The daemon was told to stop; it completes the requests in progress."""
+    """The daemon received a signal to stop; it completes the requests in progress."""
 
 
 @event("daemon.stopped", audit=Audit.YES)
@@ -336,12 +351,12 @@ class DaemonStopped(Event):
 class UnsafeOption(Event):
     """The daemon runs with an unsafe option."""
 
-    flag: Annotated[str, About("Name of the option.", characters=128)]
+    flag: Annotated[str, FieldInfo("Name of the option.", characters=128)]
 
 
 @event("kbs.self-signed")
 class KbsSelfSigned(Event):
-    """The HTTP listener made a certificate for itself."""
+    """The HTTP listener created a self-signed certificate for itself."""
 
     sha256: Digest
 
@@ -351,7 +366,7 @@ class KbsAdministrators(Event):
     """The HTTP listener accepts the tokens of these administrators."""
 
     names: Annotated[
-        tuple[str, ...], About("Names of the administrators.", characters=256, items=64)
+        tuple[str, ...], FieldInfo("Names of the administrators.", characters=256, items=64)
     ]
 
 
@@ -359,24 +374,24 @@ class KbsAdministrators(Event):
 class AuditOpened(Event):
     """A new file of the audit trail was created."""
 
-    file: Annotated[str, About("Its path below the data directory.", characters=256)]
+    file: Annotated[str, FieldInfo("Its path below the data directory.", characters=256)]
 
 
 @event("audit.closed")
 class AuditClosed(Event):
     """The file of the audit trail is complete."""
 
-    records: Annotated[int, About("Number of its records.")]
+    records: Annotated[int, FieldInfo("Number of its records.")]
     digest: Annotated[
-        str, About("Digest of its last record, for `verdictd-py audit verify`.", characters=64)
+        str, FieldInfo("Digest of its last record, for `verdictd-py audit verify`.", characters=64)
     ]
 
 
 @event("audit.not-kept", level=Level.WARNING, audit=Audit.YES)
 class AuditNotKept(Event):
-    """Refusals were left out of the audit trail, because there were too many within a minute."""
+    """Refusals were omitted from the audit trail, because there were too many within a minute."""
 
-    refusals: Annotated[int, About("Number of refusals that were left out.")]
+    refusals: Annotated[int, FieldInfo("Number of refusals that were omitted.")]
 
 
 @event("connection.refused")
@@ -433,7 +448,7 @@ class RequestFailed(Event):
 
     peer: Peer | None = None
     command: Command | None = None
-    doing: Doing | None = None
+    doing: Operation | None = None
     caller: CallerName | None = None
     code: Code
     status: Status | None = None
@@ -442,10 +457,10 @@ class RequestFailed(Event):
 
 @event("request.unattested")
 class RequestUnattested(Event):
-    """A guest requested a secret without a session; it is asked to attest itself."""
+    """A guest requested a secret without a session; it must attest itself first."""
 
     peer: Peer
-    doing: Doing
+    doing: Operation
     code: Code
     status: Status
     reason: Reason
@@ -458,8 +473,8 @@ class CollateralRenewed(Event):
     tee: TeeName
     fmspc: Fmspc
     ca: Ca
-    until: Annotated[str, About("Time at which it expires (RFC 3339).", characters=64)]
-    evaluation: Annotated[int, About("Its TCB evaluation number.")]
+    until: Annotated[str, FieldInfo("Time at which it expires (RFC 3339).", characters=64)]
+    evaluation: Annotated[int, FieldInfo("Its TCB evaluation number.")]
 
 
 @event("collateral.not-renewed")
@@ -470,7 +485,7 @@ class CollateralNotRenewed(Event):
     fmspc: Fmspc
     ca: Ca
     problem: Problem
-    again_after_seconds: Annotated[int, About("Seconds until the next attempt.")]
+    again_after_seconds: Annotated[int, FieldInfo("Seconds until the next attempt.")]
 
 
 @event("collateral.not-stored")
@@ -491,8 +506,8 @@ class CollateralUnreadable(Event):
 class WarningCollateral(Event):
     """A file of collateral will expire soon, has expired, or cannot be used."""
 
-    file: Annotated[str, About("Path of the file.", characters=4096)]
-    about: Annotated[str, About("Platform of the collateral.", characters=256)]
+    file: Annotated[str, FieldInfo("Path of the file.", characters=4096)]
+    about: Annotated[str, FieldInfo("Platform of the collateral.", characters=256)]
     problem: Problem
 
 
@@ -500,7 +515,7 @@ class WarningCollateral(Event):
 class WarningPolicy(Event):
     """A policy cannot be used: every guest that needs it is refused."""
 
-    tee: Annotated[str, About("Name of the TEE, or `release`.", characters=64)]
+    tee: Annotated[str, FieldInfo("Name of the TEE, or `release`.", characters=64)]
     reason: Reason
 
 
@@ -510,22 +525,22 @@ class WarningUnpinned(Event):
 
     tee: TeeName
     measurements: Annotated[
-        tuple[str, ...], About("Names of these measurements.", characters=128, items=64)
+        tuple[str, ...], FieldInfo("Names of these measurements.", characters=128, items=64)
     ]
     reason: Reason
 
 
 @event("warning.document", level=Level.WARNING)
 class WarningDocument(Event):
-    """A document is stored, and all or part of it decides nothing."""
+    """A stored document has no effect, entirely or in part."""
 
-    name: Annotated[str, About("Name of the document.", characters=1024)]
+    name: Annotated[str, FieldInfo("Name of the document.", characters=1024)]
     reason: Reason
 
 
 @event("tee.not-served")
 class TeeNotServed(Event):
-    """Every guest of a TEE is refused: no measurement is pinned, nor is the TEE named."""
+    """Every guest of a TEE is refused: no measurement is pinned, and the TEE is not named."""
 
     tee: TeeName
     reason: Reason
@@ -561,18 +576,18 @@ class WarningLimits(Event):
 
 @event("warning.shadowed", level=Level.WARNING)
 class WarningShadowed(Event):
-    """A resource that was stored is not what guests get, because a file has the same name."""
+    """A stored resource is not served to guests, because a file has the same name."""
 
-    resource: Annotated[str, About("Path of the resource.", characters=1024)]
-    by: Annotated[str, About("Path of the file.", characters=1024)]
+    resource: Annotated[str, FieldInfo("Path of the resource.", characters=1024)]
+    by: Annotated[str, FieldInfo("Path of the file.", characters=1024)]
 
 
 @event("warning.task", level=Level.WARNING)
 class WarningTask(Event):
     """Background work failed. It is restarted, or the daemon ends with exit status 1."""
 
-    task: Annotated[str, About("Name of the work.", characters=128)]
-    error: Annotated[str, About("Type of the exception.", characters=128)]
+    task: Annotated[str, FieldInfo("Name of the work.", characters=128)]
+    error: Annotated[str, FieldInfo("Type of the exception.", characters=128)]
     reason: Reason
     restarts_in_seconds: RestartSeconds | None
 
@@ -581,12 +596,14 @@ class WarningTask(Event):
 class WarningBug(Event):
     """An internal error occurred. The exception's text is withheld: it could quote a secret."""
 
-    doing: Doing
-    incident: Annotated[str, About("Id that the peer received with its response.", characters=64)]
-    error: Annotated[str, About("Type of the exception.", characters=128)]
+    doing: Operation
+    incident: Annotated[
+        str, FieldInfo("Id that the peer received with its response.", characters=64)
+    ]
+    error: Annotated[str, FieldInfo("Type of the exception.", characters=128)]
     frames: Annotated[
         tuple[str, ...],
-        About(
+        FieldInfo(
             "Functions and lines of the traceback, innermost last.",
             characters=256,
             items=100,

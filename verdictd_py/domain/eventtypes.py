@@ -1,7 +1,7 @@
-"""What an event is: a dataclass with a wire name, a level, and fields whose sizes are bounded.
+"""Declaration of event types: dataclasses with a wire name, a level and fields of bounded size.
 
-The daemon's own event types are in `verdictd_py.domain.events`. A plug-in declares further ones
-in the same way; the log and the audit trail need nothing else to handle them.
+The daemon's own event types are in `verdictd_py.domain.events`. A plug-in declares further types
+in the same way; the log and the audit trail handle them without further code.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ EventValue = str | int | float | bool | None | SecretBytes | tuple[str, ...]
 """Types that a field of an event may have."""
 
 RenderedValue = str | int | float | bool | None | list[str]
-"""The same after rendering: bounded, and without secrets."""
+"""Types of rendered values: bounded, and without secrets."""
 
 
 class Level(StrEnum):
@@ -43,20 +43,20 @@ class Audit(StrEnum):
 
     NO = "no"
     YES = "yes"
-    """Always. What the event reports does not happen if the record cannot be written."""
+    """Always. If the record cannot be written, the operation that it reports fails."""
     LIMITED = "limited"
-    """Up to a number of records per minute: unauthenticated peers can cause this event."""
+    """At most a number of records per minute: unauthenticated peers can cause this event."""
 
 
 @dataclass(frozen=True, slots=True)
-class About:
-    """What one field means, and how long it may be; metadata of `typing.Annotated`.
+class FieldInfo:
+    """Meaning and maximum length of one field; metadata of `typing.Annotated`.
 
     Attributes:
         meaning: one sentence for the documentation.
         characters: maximum length of a text, or of each item of a list of texts.
         items: maximum number of items of a list of texts.
-        last_items: a list that is too long is cut at its beginning, not at its end.
+        last_items: whether a list that is too long retains its last items, not its first ones.
     """
 
     meaning: str
@@ -65,7 +65,7 @@ class About:
     last_items: bool = False
 
     def render(self, value: EventValue) -> RenderedValue:
-        """Return `value` within the bounds; a marker says how much was cut. Never raises."""
+        """Return `value` truncated to the bounds, with a marker if it was cut. Never raises."""
         if isinstance(value, SecretBytes):
             return repr(value)
         if isinstance(value, str):
@@ -96,25 +96,25 @@ class FieldSpec:
 
     Attributes:
         name: its name in the log and in the audit trail.
-        type: for the documentation: `text`, `list of texts`, `number`, `yes or no`,
+        type: type in the documentation: `text`, `list of texts`, `number`, `yes or no`,
             `size of a secret`.
-        optional: it is left out where it does not apply.
-        about: its meaning and bounds.
+        optional: whether it is omitted if it does not apply.
+        info: its meaning and bounds.
     """
 
     name: str
     type: str
     optional: bool
-    about: About
+    info: FieldInfo
 
 
 @dataclass(frozen=True, slots=True)
 class EventSpec:
-    """What is known of an event type.
+    """Specification of an event type.
 
     Attributes:
         name: wire name, as in the log: `guest.accepted`.
-        fields: by name, in the order of the log.
+        fields: fields by name, in the order of the log.
     """
 
     name: str
@@ -132,12 +132,12 @@ class Event:
     def rendered(self) -> dict[str, RenderedValue]:
         """Return the fields for the log and the audit trail.
 
-        Texts and lists are cut at their bounds, secrets are rendered as their size. An optional
-        field that has no value is left out; another field without a value is None.
+        Texts and lists are truncated to their bounds, secrets are rendered as their size. An
+        optional field without a value is omitted; any other field without a value is None.
         """
         values = {name: getattr(self, name) for name in self.spec.fields}
         return {
-            name: self.spec.fields[name].about.render(value)
+            name: self.spec.fields[name].info.render(value)
             for name, value in values.items()
             if value is not None or not self.spec.fields[name].optional
         }
@@ -158,9 +158,9 @@ _TYPES: Final = {
 def event(
     name: str, *, level: Level = Level.INFO, audit: Audit = Audit.NO
 ) -> Callable[[type[_E]], type[_E]]:
-    """Make a class an event type: a frozen dataclass with slots whose arguments have names.
+    """Make a class an event type: a frozen dataclass with slots and keyword-only arguments.
 
-    Each field is `Annotated` with an `About`. A field whose default is None is optional.
+    Each field is `Annotated` with a `FieldInfo`. A field whose default is None is optional.
 
     Args:
         name: wire name, unique among all event types.
@@ -168,33 +168,33 @@ def event(
         audit: whether the event is written to the audit trail.
 
     Raises:
-        TypeError: a field has no `About`, no bound where it needs one, or another type than
-            `EventValue` has. The error is raised where the class is declared.
+        TypeError: a field has no `FieldInfo`, lacks a bound, or has a type that is not in
+            `EventValue`. The error is raised where the class is declared.
     """
 
-    def declare(declared: type[_E]) -> type[_E]:
-        made = dataclass(frozen=True, slots=True, kw_only=True)(declared)
-        hints = get_type_hints(made, include_extras=True)
-        described = {
+    def declare(undecorated: type[_E]) -> type[_E]:
+        event_type = dataclass(frozen=True, slots=True, kw_only=True)(undecorated)
+        hints = get_type_hints(event_type, include_extras=True)
+        specs = {
             field.name: _field(field.name, hints[field.name], optional=field.default is None)
-            for field in fields(made)  # type: ignore[arg-type]  # it is a dataclass since above
+            for field in fields(event_type)  # type: ignore[arg-type]  # it is a dataclass now
         }
-        made.spec = EventSpec(name, level, audit, MappingProxyType(described))
-        return made
+        event_type.spec = EventSpec(name, level, audit, MappingProxyType(specs))
+        return event_type
 
     return declare
 
 
 def _field(name: str, hint: Any, *, optional: bool) -> FieldSpec:  # noqa: ANN401  # a type form
     alternatives = [hint] if get_origin(hint) is Annotated else list(get_args(hint))
-    annotated = [each for each in alternatives if get_origin(each) is Annotated]
+    annotated = [form for form in alternatives if get_origin(form) is Annotated]
     if len(annotated) != 1:
-        raise TypeError(f"field {name}: write Annotated[TYPE, About(...)], or that | None")
-    of_type, about = get_args(annotated[0])[:2]
-    if not isinstance(about, About) or of_type not in _TYPES:
-        raise TypeError(f"field {name}: {of_type} with {about!r} is no field of an event")
-    if of_type in (str, tuple[str, ...]) and about.characters is None:
+        raise TypeError(f"field {name}: write Annotated[TYPE, FieldInfo(...)], or that | None")
+    of_type, info = get_args(annotated[0])[:2]
+    if not isinstance(info, FieldInfo) or of_type not in _TYPES:
+        raise TypeError(f"field {name}: {of_type} with {info!r} cannot be a field of an event")
+    if of_type in (str, tuple[str, ...]) and info.characters is None:
         raise TypeError(f"field {name}: give the maximum number of characters")
-    if of_type == tuple[str, ...] and about.items is None:
+    if of_type == tuple[str, ...] and info.items is None:
         raise TypeError(f"field {name}: give the maximum number of items")
-    return FieldSpec(name, _TYPES[of_type], optional, about)
+    return FieldSpec(name, _TYPES[of_type], optional, info)

@@ -1,6 +1,6 @@
 """Evidence as a peer presents it, and the results of verifiers.
 
-Names are RATS's (RFC 9334): a peer *presents* evidence, a verifier *verifies* it with
+The terms are those of RATS (RFC 9334): a peer *presents* evidence, a verifier *verifies* it with
 collateral and endorsements, the appraiser *appraises* the claims.
 """
 
@@ -14,26 +14,25 @@ from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import AttestationError, Reason
 
 REPORT_DATA_BYTES: Final = 64
-"""Data that a guest has signed with its evidence, in every TEE that is known."""
+"""Size of the data that a guest includes in its signed evidence, in every known TEE."""
 
 MAX_QUOTE_BYTES: Final = 64 * 1024
-"""Real quotes are 4 to 8 KiB; a certificate that could carry more is refused anyway."""
-
+"""Maximum size of a quote. Real quotes have 4 to 8 KiB; larger certificates are refused anyway."""
 
 NO_TEE: Final = "none"
-"""Name in place of a TEE's for guests that are accepted without evidence (`nullverifier`)."""
+"""Name of the TEE of guests that are accepted without evidence (`nullverifier`)."""
 
 DEVICES: Final = "unverifiedDevices"
-"""Claim: kinds of further devices whose evidence nobody here verifies, where there are any."""
+"""Claim with the kinds of further devices, if any, whose evidence the broker does not verify."""
 
 
 @dataclass(frozen=True, slots=True)
 class InitData:
-    """Configuration that the host gave a guest at its start, as the guest shows it.
+    """Configuration that the host gave a guest at its start, as the guest sends it.
 
     Attributes:
-        form: how to read it, `toml` or `json`.
-        body: the document, every character of which is in the digest.
+        form: format of the document, `toml` or `json`.
+        body: the document; the digest is computed over every character of it.
     """
 
     form: str
@@ -42,23 +41,24 @@ class InitData:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What one peer presents about itself, before anything of it is believed.
+    """Evidence that one peer presents about itself, not verified yet.
 
     Attributes:
         tee: name of the TEE that the peer claims; its verifier is looked up by this name.
         quote: the signed evidence, at most `MAX_QUOTE_BYTES`, possibly with padding.
-        binding: what REPORTDATA must begin with for the evidence to vouch for the
-            peer's key, or None where there is no channel to bind to (a raw quote
-            appraised offline). Evidence without binding never becomes a peer.
-        other_bindings: the same in other spellings, where a protocol leaves open in which
-            order its parts are hashed; REPORTDATA may begin with one of these instead.
-        form: how it was carried, for the operator (`rats-tls tag 60000`).
+        binding: bytes that REPORTDATA must begin with, so that the evidence is bound to the
+            peer's key; None if there is no channel (a quote appraised offline). Evidence
+            without a binding never becomes a peer.
+        other_bindings: further accepted bindings, for a protocol that does not define the order
+            in which parts are hashed; REPORTDATA may begin with one of these instead.
+        form: form in which a protocol carried it, for the operator (`rats-tls tag 60000`).
         endorsements: the vendor's certificates and lists that the peer sent, in a type of the
             TEE's own, or None. The peer chose them.
-        event_log: what was measured at boot, if the peer says so: proved by replay only.
-        init_data: configuration that the host gave the guest, if the peer shows it: proved
-            by its digest only.
-        devices: further devices that the peer shows evidence of, which nobody here verifies.
+        event_log: log of what was measured at boot, None if the peer sent none. Only its replay
+            proves it.
+        init_data: configuration that the host gave the guest, None if the peer sent none. Only
+            its digest proves it.
+        devices: kinds of further devices whose evidence the peer sent. It is not verified.
     """
 
     tee: str
@@ -74,19 +74,19 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedEvidence:
-    """Claims whose signature chain was verified up to the trusted root.
+    """Claims of evidence whose signatures were verified up to the trusted root.
 
     Attributes:
         tee: name of the TEE.
-        report_data: the 64 bytes the guest had signed.
-        claims: policy input; the TEE defines names and forms.
-        tcb_status: the vendor's verdict about the platform (`UpToDate`), or None for a TEE
-            without one, and where the verifier refused before it was known.
+        report_data: the 64 bytes of REPORTDATA in the signed evidence.
+        claims: input of the policy; the TEE defines names and forms.
+        tcb_status: the vendor's rating of the platform (`UpToDate`); None for a TEE without one,
+            or if the verifier refused the evidence before it was known.
         advisory_ids: the vendor's security advisories that apply to the platform.
-        digest: SHA-256 over the signed length of the quote, lower-case hex.
-        faults: what the verifier refuses whatever the policy says (debug TDs, reserved
-            attributes, a revoked TCB), each with its `ReasonKind`; empty if it refuses nothing.
-            A guest with a fault is refused before the policy is evaluated.
+        digest: SHA-256 of the quote without padding, in lower-case hex.
+        faults: reasons to refuse the guest whatever the policy says (debug TDs, reserved
+            attributes, a revoked TCB); empty if there are none. A guest with a fault is refused
+            before the policy is evaluated.
     """
 
     tee: str
@@ -115,4 +115,4 @@ class RefusedEvidence:
 
 
 VerificationResult = VerifiedEvidence | RefusedEvidence
-"""Result of a verifier; evidence whose signatures do not verify has none, it raises."""
+"""Result of a verifier. For evidence whose signatures do not verify, it raises instead."""

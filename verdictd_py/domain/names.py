@@ -1,7 +1,7 @@
-"""Names of stored things, parsed once; nothing else may become a path.
+"""Checked names of stored objects; paths are made from these names only.
 
-A name has one or three segments (storage.md). It is a value, not a path: storage opens
-it segment by segment below a directory descriptor.
+A name has one or three segments (storage.md). It is a value, not a path: the storage opens it
+segment by segment below a directory descriptor.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ _SEGMENT: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Name:
-    """One or three checked segments: `84688df7-...` or `default/key/1`."""
+    """Name of one or three checked segments: `84688df7-...` or `default/key/1`."""
 
     segments: tuple[str, ...]
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Checks `text` and splits it at `/`.
+        """Parse a name and check each of its segments.
 
         Raises:
-            RequestError: not one or three segments, or a segment outside the alphabet
-                or longer than `MAX_SEGMENT_BYTES`. The text itself is not repeated:
-                it may be anything.
+            RequestError: there are not one or three segments, or a segment has characters
+                outside the alphabet or is longer than `MAX_SEGMENT_BYTES`. The message does not
+                repeat the text, because it may contain anything.
         """
         segments = tuple(text.split("/"))
         if len(segments) not in (1, 3):
-            raise RequestError("a name has one segment, or three separated by '/'")
+            raise RequestError("a name must have one segment, or three separated by '/'")
         for segment in segments:
             if len(segment) > MAX_SEGMENT_BYTES or not _SEGMENT.fullmatch(segment):
                 raise RequestError(
-                    "each segment of a name is 1 to 255 of A-Z a-z 0-9 _ - . "
-                    "and does not begin with '.'"
+                    "a segment of a name must have 1 to 255 characters of A-Z a-z 0-9 _ - . "
+                    "and must not begin with '.'"
                 )
         return cls(segments)
 
@@ -61,10 +61,10 @@ class ResourcePath(Name):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """As `Name.parse`, and three segments.
+        """Parse a path and check that it has three segments.
 
         Raises:
-            RequestError: as there, or a single segment.
+            RequestError: see `Name.parse`; or the path has one segment.
         """
         name = super().parse(text)
         if len(name.segments) != 3:
@@ -72,7 +72,7 @@ class ResourcePath(Name):
         return name
 
 
-LEGACY_RESOURCES: Final = {  # first generation's names (wire-eaa.md) -> storage.md
+LEGACY_RESOURCES: Final = {  # names of the first generation (wire-eaa.md), paths of storage.md
     "Policy": ResourcePath(("default", "security-policy", "test")),
     "Sigstore Config": ResourcePath(("default", "sigstore-config", "test")),
     "Cosign Key": ResourcePath(("default", "cosign-public-key", "test")),
@@ -80,21 +80,20 @@ LEGACY_RESOURCES: Final = {  # first generation's names (wire-eaa.md) -> storage
     "GPG Keyring": ResourcePath(("default", "gpg-public-config", "test")),
 }
 
-
 RELEASE_POLICY: Final = Name(("releasePolicy.rego",))
 RELEASE_DATA: Final = Name(("releaseData",))
 RELEASE_POLICIES: Final = Name(("releasePolicies",))
-"""JSON: names of policies by prefix of a path, `{"keys/team-a/": "teamA.rego"}`."""
+"""JSON document: names of policies by prefix of a path, `{"keys/team-a/": "teamA.rego"}`."""
 
 REFERENCE_SETS: Final = Name(("referenceSets",))
-"""JSON: named sets of reference values by name by TEE."""
+"""JSON document: for each TEE, named sets of reference values by name."""
 
 
-def resource_named(text: str) -> ResourcePath:
-    """Resource that a guest of any generation means by `text`.
+def parse_resource_name(text: str) -> ResourcePath:
+    """Return the resource that a guest of any generation means by `text`.
 
     Raises:
-        RequestError: neither a first-generation name nor a path of three segments.
+        RequestError: it is neither a first-generation name nor a path of three segments.
     """
     legacy = LEGACY_RESOURCES.get(text)
     return legacy if legacy is not None else ResourcePath.parse(text)

@@ -1,4 +1,4 @@
-"""What a tested policy says about a guest's claims, and why: the values of a report.
+"""Values of the report about a test of a policy: its decision about some claims, and why.
 
 The members of `PolicyReport.as_json` are stable: `docs/policies.md` documents them.
 """
@@ -14,24 +14,24 @@ from verdictd_py.errors import Reason
 
 
 class RuleState(StrEnum):
-    """What is known of a rule after an evaluation."""
+    """State of a rule after an evaluation."""
 
     DEFINED = "defined"
     UNDEFINED = "undefined"
     FUNCTION = "function"
-    """It takes arguments, so it has no value of its own."""
+    """The rule takes arguments, so it has no value."""
     FAILED = "failed"
     """The evaluation failed, so that no rule has a value."""
 
 
 @dataclass(frozen=True, slots=True)
 class RuleValue:
-    """One rule of the package.
+    """Value of one rule of the policy's package.
 
     Attributes:
-        name: as in the policy, parts separated by dots.
-        lines: where its definitions begin, from 1 on.
-        value: None unless it is defined.
+        name: name in the policy, parts separated by dots.
+        lines: lines in which its definitions begin, from 1 on.
+        value: value of a rule that is defined, otherwise None.
     """
 
     name: str
@@ -50,13 +50,13 @@ class RuleValue:
 
 @dataclass(frozen=True, slots=True)
 class ClaimComparison:
-    """A claim next to the reference data, compared as the packaged policies do.
+    """Comparison of a claim with the reference data, as the packaged policies make it.
 
     Attributes:
-        measured: the claim; None where the guest has none of that name.
+        measured: the claim; None if the guest has no claim of that name.
         how: `one of`, `each one of`, `at least` or `false`.
-        expected: the reference value; None where there is none.
-        result: `fits`, `differs`, or `any value` where the reference data accepts any.
+        expected: the reference value; None if there is none.
+        result: `fits`, `differs`, or `any value` if the reference data accepts any.
     """
 
     claim: str
@@ -80,10 +80,10 @@ class Comparison:
     """A comparison that the policy made.
 
     Attributes:
-        line: of the statement in the policy, from 1 on.
+        line: line of the statement in the policy, from 1 on.
         source: text of this line.
         operator: `==`, `!=`, `<`, `<=`, `>`, `>=` or `in`.
-        left, right: JSON of the operands; a long one is cut and ends with `...`.
+        left, right: operands as JSON; a long operand is truncated and ends with `...`.
     """
 
     line: int
@@ -106,11 +106,11 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class PolicyOutline:
-    """A policy that was compiled.
+    """Syntax version and rules of a policy that was compiled.
 
     Attributes:
-        syntax: `v1` or `v0`, the version of Rego that it is read as.
-        rules: names, in the order of the policy, functions included.
+        syntax: version of Rego as which it was compiled, `v1` or `v0`.
+        rules: names of its rules and functions, in the order of the policy.
     """
 
     syntax: str
@@ -119,15 +119,15 @@ class PolicyOutline:
 
 @dataclass(frozen=True, slots=True)
 class PolicyReport:
-    """A policy tested with the claims of one guest.
+    """Result of testing a policy with the claims of one guest.
 
     Attributes:
         allow: whether the policy's `allow` is `true`.
         tee: TEE of the claims; None for the input of a release policy.
         error: why the policy could not be evaluated; empty if it could.
-        reasons: every reason to refuse the guest, those that no policy can overrule included.
-        comparisons: the first ones that the policy made.
-        comparisons_made: how many there were.
+        reasons: every reason to refuse the guest, also those that no policy can overrule.
+        comparisons: the first comparisons that the policy made.
+        comparisons_made: number of all comparisons that the policy made.
         notes: what the operator has to know about this test.
     """
 
@@ -156,7 +156,7 @@ class PolicyReport:
             "reasons": [_reason(reason) for reason in self.reasons],
             "rules": [rule.as_json() for rule in self.rules],
             "claims": [claim.as_json() for claim in self.claims],
-            "comparisons": [each.as_json() for each in self.comparisons],
+            "comparisons": [comparison.as_json() for comparison in self.comparisons],
             "comparisonsMade": self.comparisons_made,
             "notes": list(self.notes),
         }

@@ -1,4 +1,4 @@
-"""Bytes that must never be seen."""
+"""Secret bytes, which are never displayed."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import hmac
 from typing import Final, NoReturn
 
 KEY_BYTES: Final = 32
-"""Size of every key: AES-256 is the only cipher of the wire (wire-keyprovider)."""
+"""Size of every key: the wire protocols know AES-256 only (wire-keyprovider)."""
 
 
 class SecretBytes:
-    """Bytes whose text forms show their number only.
+    """Secret bytes, whose text forms contain only their number.
 
-    Comparison takes the same time wherever the first difference is. Pickling and
-    formatting are refused, so that a secret cannot leave by accident.
+    Comparison takes constant time. Pickling is refused, and formatting renders the size, so
+    that a secret is not disclosed by accident.
     """
 
     __slots__ = ("_value",)
@@ -22,7 +22,7 @@ class SecretBytes:
         self._value = bytes(value)
 
     def reveal(self) -> bytes:
-        """The bytes themselves: the one way to them, and easy to search for."""
+        """Return the bytes themselves. This is the only access to them, and easy to search for."""
         return self._value
 
     def __len__(self) -> int:
@@ -41,7 +41,7 @@ class SecretBytes:
             return NotImplemented
         return hmac.compare_digest(self._value, other._value)
 
-    __hash__ = None  # type: ignore[assignment]  # a secret is no dictionary key
+    __hash__ = None  # type: ignore[assignment]  # a secret must not be a dictionary key
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a secret is not pickled")
+        raise TypeError("a secret cannot be pickled")

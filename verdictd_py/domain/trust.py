@@ -1,4 +1,4 @@
-"""Trustworthiness of an accepted guest, as attestation results and policies have it.
+"""Trustworthiness of an accepted guest, for attestation results and policies.
 
 Sources: draft-ietf-rats-ar4si, 2.3 (vector and tiers); draft-ietf-rats-ear (`ear.*`).
 """
@@ -12,7 +12,7 @@ from typing import Final
 from verdictd_py.encoding import JsonValue
 
 TrustVector = Mapping[str, int]
-"""Value by member (`hardware`, `executables`, `configuration`); what was not examined is absent."""
+"""Value by member (`hardware`, `executables`, `configuration`); unexamined members are absent."""
 
 HARDWARE_GENUINE: Final = 2
 """The hardware passed its appraisal and is up to date."""

@@ -1,6 +1,7 @@
-"""Wrapped keys: the ciphers' names and sizes, and the names that packets give to keys.
+"""Wrapped keys: names and sizes of the ciphers, and names of keys in packets and requests.
 
-Guests' requests and ocicrypt's packets both end here. The ciphers are the broker's.
+Guests' requests and ocicrypt's packets are both parsed into these values. The ciphers themselves
+are in `broker.ciphers`.
 """
 
 from __future__ import annotations
@@ -15,21 +16,21 @@ from verdictd_py.encoding import quoted
 from verdictd_py.errors import RequestError
 
 KEY_BITS: Final = 256
-"""The only `key_length` of both wires."""
+"""The only `key_length` of both wire protocols."""
 
 
 class Algorithm(Enum):
-    """Cipher of a wrapped key. The value is the name in newer packets (`wrap_type`)."""
+    """Cipher that wraps a key. The value is the name in newer packets (`wrap_type`)."""
 
     AES_GCM = "A256GCM"
     A256CTR = "A256CTR"
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The cipher that any generation means by `text`.
+        """Return the cipher that a packet of any generation means by `text`.
 
         Raises:
-            RequestError: none; the text names it and those there are.
+            RequestError: the cipher is not supported.
         """
         if text == "AES":  # first generation's name (wire-eaa.md)
             return cls("A256GCM")
@@ -42,28 +43,28 @@ class Algorithm(Enum):
 
     @property
     def iv_bytes(self) -> int:
-        """Bytes of the iv (wire-keyprovider.md, "Annotation packet")."""
+        """Size of the IV in bytes (wire-keyprovider.md, "Annotation packet")."""
         return 12 if self is Algorithm.AES_GCM else 16
 
     @property
     def tag_bytes(self) -> int:
-        """Bytes of the tag at the end of the ciphertext; CTR has none."""
+        """Size of the tag at the end of the ciphertext in bytes; CTR has no tag."""
         return 16 if self is Algorithm.AES_GCM else 0
 
     @property
     def legacy_name(self) -> str:
-        """The name in first-generation packets (`algorithm`)."""
+        """Name in packets of the first generation (`algorithm`)."""
         return "AES" if self is Algorithm.AES_GCM else self.value
 
 
 @dataclass(frozen=True, slots=True)
 class WrappedBlob:
-    """One encrypted layer key, whichever wire it came by.
+    """One encrypted layer key, from either wire protocol.
 
     Attributes:
-        key_id: the key to open it with.
-        iv: as sent; its length is checked by whoever decrypts.
-        ciphertext: with the tag at its end where the algorithm has one.
+        key_id: name of the key that decrypts it.
+        iv: the IV as sent; `ciphers.decrypt` checks its length.
+        ciphertext: ciphertext, followed by the tag if the algorithm has one.
     """
 
     key_id: KeyId
@@ -73,21 +74,21 @@ class WrappedBlob:
 
     @property
     def plaintext_bytes(self) -> int:
-        """Number of bytes inside, 0 for a ciphertext too short to hold its tag."""
+        """Size of the plaintext in bytes, 0 if the ciphertext is shorter than its tag."""
         return max(len(self.ciphertext) - self.algorithm.tag_bytes, 0)
 
 
 _SCHEME: Final = re.compile(r"kbs(?:\+[a-z0-9][a-z0-9.-]{0,63})?://")
-_HOST: Final = re.compile(  # authority without user: nothing, name or [v6], and port
+_HOST: Final = re.compile(  # authority without a user: empty, or a name or [v6] with a port
     r"(?:(?:[A-Za-z0-9][A-Za-z0-9._-]{0,254}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?)?"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class KbsUri:
-    """Where guest-components says a key is: `kbs://[host]/<repo>/<type>/<tag>`.
+    """URI of a key in guest-components: `kbs://[host]/<repo>/<type>/<tag>`.
 
-    The host is kept because guests read it; this broker looks at the key only.
+    The host is retained because guests read it; the broker uses the key only.
     """
 
     host: str
@@ -95,10 +96,10 @@ class KbsUri:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Reads `kbs://[host]/r/t/t`, `kbs+<plugin>://[host]/r/t/t`, and both without scheme.
+        """Parse `kbs://[host]/r/t/t` or `kbs+<plugin>://[host]/r/t/t`, also without the scheme.
 
         Raises:
-            RequestError: another shape. The text itself is not repeated.
+            RequestError: the text has another form. The message does not repeat the text.
         """
         scheme = _SCHEME.match(text)
         host, slash, path = text[scheme.end() if scheme else 0 :].partition("/")
@@ -113,14 +114,13 @@ class KbsUri:
         return f"kbs://{self.host}/{self.key_id}"
 
 
-def key_named(text: str) -> KeyId:
-    """The key that a guest or a packet of any generation means by `text`.
+def parse_key_name(text: str) -> KeyId:
+    """Return the key that a guest or a packet of any generation means by `text`.
 
-    That is a plain name, a path of three segments, or a URI in any spelling of
-    `KbsUri.parse`.
+    The text is a name of one segment, a path of three, or a URI in any form of `KbsUri.parse`.
 
     Raises:
-        RequestError: none of them.
+        RequestError: the text has another form.
     """
     if _SCHEME.match(text) or text.count("/") == 3:
         return KbsUri.parse(text).key_id

@@ -18,7 +18,7 @@ class DocumentService(Service, services.DocumentServiceServicer):
         self, request: messages.ListDocumentsRequest, caller: Caller
     ) -> messages.ListDocumentsResponse:
         del request
-        found = await self._admin.documents.listed(caller)
+        found = await self._admin.documents.list_documents(caller)
         documents = [v1_messages.document(use, stored) for use, stored in found]
         return messages.ListDocumentsResponse(documents=documents)
 
@@ -54,5 +54,5 @@ class DocumentService(Service, services.DocumentServiceServicer):
         return messages.DeleteDocumentResponse()
 
     async def _described(self, caller: Caller, name: str) -> messages.Document:
-        use, stored = await self._admin.documents.described(caller, name)
+        use, stored = await self._admin.documents.describe(caller, name)
         return v1_messages.document(use, stored)

@@ -126,7 +126,7 @@ class GpgService(Service, services.GpgServiceServicer):
         self, request: messages.ListGpgKeysRequest, caller: Caller
     ) -> messages.ListGpgKeysResponse:
         del request
-        text = await self._admin.resources.listed_keyring(caller)
+        text = await self._admin.resources.describe_keyring(caller)
         return messages.ListGpgKeysResponse(keys=text.encode())
 
     @answered()

@@ -202,7 +202,7 @@ class ReferenceService(Service, services.ReferenceServiceServicer):
     async def ListSets(
         self, request: messages.ListSetsRequest, caller: Caller
     ) -> messages.ListSetsResponse:
-        by_name = await self._admin.sets.listed(caller, request.tee)
+        by_name = await self._admin.sets.list_sets(caller, request.tee)
         sets = [
             v1_messages.reference_set(request.tee, name, values, state)
             for name, (values, state) in by_name.items()
@@ -304,7 +304,7 @@ class StatusService(Service, services.StatusServiceServicer):
         self, request: messages.GetStatusRequest, caller: Caller
     ) -> messages.Status:
         del request
-        counts = self._history.counted(caller)
+        counts = self._history.counts(caller)
         status = await self._status()
         return messages.Status(
             version=status.version,

@@ -10,7 +10,7 @@ from verdictd_py._generated import verdictd_v1_pb2 as messages
 from verdictd_py.broker.administration import MAX_PAGE
 from verdictd_py.broker.catalogue import DocumentUse
 from verdictd_py.broker.history import Judgement, Verdict
-from verdictd_py.broker.pinning import Pin
+from verdictd_py.broker.pinning import PinPreview
 from verdictd_py.broker.policytests import PolicyTest
 from verdictd_py.broker.references import ReferenceView
 from verdictd_py.documents.referencesets import ReferenceSet
@@ -50,7 +50,7 @@ def next_page(page: tuple[StoredName, ...], page_size: int) -> str:
     return page[-1].name if page and len(page) == min(page_size or MAX_PAGE, MAX_PAGE) else ""
 
 
-def pinned(pin: Pin) -> messages.PinnedValues:
+def pinned(pin: PinPreview) -> messages.PinnedValues:
     """Describe what pinning changes."""
     changes = [
         messages.Change(field=change.field, accepted=change.accepted, added=change.added)
@@ -67,7 +67,7 @@ def reference(view: ReferenceView) -> messages.Reference:
         name=str(view.name),
         content=view.stored,
         unpinned=view.unpinned,
-        deciding="" if view.deciding is None else view.deciding.written(),
+        deciding="" if view.deciding is None else view.deciding.serialize(),
         unread=view.unread,
         problem=view.problem,
     )
@@ -82,7 +82,7 @@ def document(use: DocumentUse, stored: Document | None) -> messages.Document:
     return messages.Document(
         name=str(use.name),
         kind=use.kind,
-        read_by=use.read_by,
+        read_by=use.readers,
         remark=use.remark,
         sha256="" if stored is None else stored.revision,
         size=0 if stored is None else len(stored.text.encode()),

@@ -1,15 +1,13 @@
 """Compiled policies: Rego compiled once and evaluated many times, where only `true` is a yes.
 
-Each policy has a few instances of the policy engine (`instances`), which bounds every decision.
-Large decisions run in a thread of their own, because the interpreter lock is free meanwhile.
+Each policy has an instance of the policy engine (`instances`), which bounds every decision, and
+another one once two decisions are made at a time. `compiled` caches policies for the broker.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
-from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -22,7 +20,6 @@ from verdictd_py.encoding import JsonValue, has_more_values
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy import trustee
 from verdictd_py.policy.instances import COMPILE_FUEL, DECISION_FUEL, EngineInstance
-from verdictd_py.ports import PolicyDocuments
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,17 +31,19 @@ MAX_INPUT_BYTES: Final = 2 * 1024 * 1024
 """Claims of one guest have less than 4 KiB, apart from its init-data and its event log. A release
 policy gets both twice: 1.1 MB for the longest ones, which cost 56 million units of fuel."""
 
-MAX_COMPILED: Final = 16
-"""Policies stored compiled: those in force, and those that a change has just replaced."""
+MAX_TRACE_BYTES: Final = 8 * 1024 * 1024
+"""Answer with the comparisons of a policy, which only an operator's report requests."""
 
-MAX_IDLE_INSTANCES: Final = 1
-"""Of one policy. Each reserves addresses; further ones are made when they are needed (3 ms)."""
+MAX_IDLE_INSTANCES: Final = 2
+"""Of one policy: one for the event loop, and one for a large decision in a thread meanwhile."""
 
-_SMALL_VALUES: Final = 256
-_SMALL_CHARS: Final = 64 * 1024
-"""Decisions over less than this take well below a millisecond and are made on the event loop."""
+MAX_IDLE_BYTES: Final = 32 * 1024 * 1024
+"""Memory of an instance that is used again. One that has grown beyond it is replaced."""
 
-_NO_DATA: Final[Mapping[str, JsonValue]] = MappingProxyType({})
+SMALL_VALUES: Final = 256
+"""An input of at most this many values is small: its decision may run on the event loop."""
+
+NO_DATA: Final[Mapping[str, JsonValue]] = MappingProxyType({})
 
 _THREADS: Final = ThreadPoolExecutor(max_workers=2, thread_name_prefix="policy")
 
@@ -120,7 +119,7 @@ class PreparedInput:
             text = canonical(dict(members))
         except ValueError as error:
             raise PolicyInvalid(f"the claims are not JSON: {error}") from error
-        return cls(text, not has_more_values(dict(members), _SMALL_VALUES))
+        return cls(text, not has_more_values(dict(members), SMALL_VALUES))
 
     def with_member(self, name: str, value: JsonValue) -> Self:
         """Return the input with one more member, whose name it does not have yet.
@@ -153,7 +152,24 @@ class CompiledPolicy:
         self.syntax = str(description["syntax"])
         self.definitions = tuple(Definition.of(each) for each in description["rules"])
         self._overlaid = False  # whether an instance may have data of an earlier decision
-        self._idle = deque([instance])
+        self._idle = [instance]
+        self._lock = Lock()
+
+    @property
+    def idle(self) -> tuple[int, int]:
+        """Number of instances that wait for the next decision, and their memory in bytes."""
+        with self._lock:
+            return len(self._idle), sum(instance.memory_bytes for instance in self._idle)
+
+    @property
+    def text_bytes(self) -> int:
+        """Length of the policy with its data."""
+        return len(self._request)
+
+    def release_instances(self) -> None:
+        """Free the memory of the idle instances; the next decision makes another one."""
+        with self._lock:
+            self._idle.clear()
 
     @classmethod
     def compile(cls, policy: str, data: str | ReferenceData) -> Self:
@@ -180,7 +196,7 @@ class CompiledPolicy:
         except PolicyInvalid as error:
             raise PolicyInvalid(f"{error}{trustee.advice(policy)}") from error
 
-    def evaluate(self, claims: Input, data: Mapping[str, JsonValue] = _NO_DATA) -> PolicyResult:
+    def evaluate(self, claims: Input, data: Mapping[str, JsonValue] = NO_DATA) -> PolicyResult:
         """Evaluate the policy for `claims`. Any thread may call this at any time.
 
         Args:
@@ -191,46 +207,64 @@ class CompiledPolicy:
                 type, a rule contradicts itself, or the decision exceeds its budget. An
                 undefined `allow` is not an error, it is a refusal.
         """
-        document = self._answer(input_term(claims), data)
-        if not isinstance(document, dict):
-            raise PolicyInvalid("the policy's answer is not an object")
-        return PolicyResult(document.get("allow") is True, document)
+        term = input_term(claims)
+        return self._evaluated(self._take() or compiled_instance(self._request)[0], term, data)
 
-    def trace(
-        self, claims: Mapping[str, JsonValue], data: Mapping[str, JsonValue] = _NO_DATA
-    ) -> Trace:
+    def evaluate_now(
+        self, claims: Input, data: Mapping[str, JsonValue] = NO_DATA
+    ) -> PolicyResult | None:
+        """Evaluate the policy; return None if an instance would have to be made first.
+
+        Raises:
+            PolicyInvalid: see `evaluate`.
+        """
+        term = input_term(claims)
+        instance = self._take()
+        return None if instance is None else self._evaluated(instance, term, data)
+
+    def trace(self, claims: Input, data: Mapping[str, JsonValue] = NO_DATA) -> Trace:
         """Evaluate the policy again, and record its comparisons. For reports, never to decide.
 
         Raises:
             PolicyInvalid: as `evaluate`; recording costs some of the budget.
         """
         instance, _ = compiled_instance(self._request.removesuffix(b"}") + b', "trace": true}')
+        term = input_term(claims)
         _overlay(instance, data)
-        answer = instance.call("evaluate", input_term(claims), DECISION_FUEL)
+        answer = instance.call("evaluate", term, DECISION_FUEL, max_answer=MAX_TRACE_BYTES)
         return Trace(tuple(answer["comparisons"]), answer["comparisons_made"], answer["document"])
 
     def coverage(self) -> LineCoverage:
         """Return a recorder of the lines that evaluations reach."""
         return LineCoverage(self._request)
 
-    def _answer(self, term: bytes, data: Mapping[str, JsonValue]) -> JsonValue:
-        try:
-            instance = self._idle.popleft()
-        except IndexError:
-            instance, _ = compiled_instance(self._request)
+    def _take(self) -> EngineInstance | None:
+        with self._lock:
+            return self._idle.pop() if self._idle else None
+
+    def _evaluated(
+        self, instance: EngineInstance, term: bytes, data: Mapping[str, JsonValue]
+    ) -> PolicyResult:
         try:
             if data or self._overlaid:
                 self._overlaid = True
                 _overlay(instance, data)
-            answer: JsonValue = instance.call("evaluate", term, DECISION_FUEL)["document"]
+            document = instance.call("evaluate", term, DECISION_FUEL)["document"]
         except PolicyInvalid as error:
             if instance.broken:
                 raise
             raise PolicyInvalid(f"the policy failed: {error}") from error
         finally:
-            if not instance.broken and len(self._idle) < MAX_IDLE_INSTANCES:
-                self._idle.append(instance)
-        return answer
+            self._give_back(instance)
+        if not isinstance(document, dict):
+            raise PolicyInvalid("the policy's answer is not an object")
+        return PolicyResult(document.get("allow") is True, document)
+
+    def _give_back(self, instance: EngineInstance) -> None:
+        if not instance.broken and instance.memory_bytes <= MAX_IDLE_BYTES:
+            with self._lock:
+                if len(self._idle) < MAX_IDLE_INSTANCES:
+                    self._idle.append(instance)
 
 
 class LineCoverage:
@@ -247,7 +281,7 @@ class LineCoverage:
         self._request = request
         self._instance: EngineInstance | None = None
 
-    def evaluate(self, claims: Input, data: Mapping[str, JsonValue] = _NO_DATA) -> None:
+    def evaluate(self, claims: Input, data: Mapping[str, JsonValue] = NO_DATA) -> None:
         """Evaluate the policy for `claims`, and add the lines that this reaches.
 
         Raises:
@@ -303,87 +337,10 @@ def _overlay(instance: EngineInstance, data: Mapping[str, JsonValue]) -> None:
     instance.call("overlay", canonical(dict(data)).encode(), DECISION_FUEL)
 
 
-class CompiledPolicies:
-    """Compiled policies by their text and data, so that each is compiled once."""
-
-    def __init__(self) -> None:
-        self._compiled: OrderedDict[bytes, CompiledPolicy | PolicyInvalid] = OrderedDict()
-        self._lock = Lock()
-
-    def of(self, documents: PolicyDocuments) -> CompiledPolicy:
-        """The compiled policy. A failure is stored as well: it fails again without compiling.
-
-        Raises:
-            PolicyInvalid: see `CompiledPolicy.compile`.
-        """
-        digest = _digest(documents)
-        compiled = self._stored(digest)
-        if compiled is None:
-            try:
-                compiled = CompiledPolicy.compile(documents.policy, documents.reference)
-            except PolicyInvalid as error:
-                compiled = error.with_traceback(None)
-            self._store(digest, compiled)
-        if isinstance(compiled, PolicyInvalid):
-            raise PolicyInvalid(str(compiled))
-        return compiled
-
-    async def evaluate(
-        self,
-        documents: PolicyDocuments,
-        claims: Input,
-        data: Mapping[str, JsonValue] = _NO_DATA,
-    ) -> tuple[CompiledPolicy, PolicyResult]:
-        """Evaluate the policy in these documents without blocking the event loop.
-
-        Raises:
-            PolicyInvalid: see `CompiledPolicy.compile` and `CompiledPolicy.evaluate`.
-        """
-        if _is_small(documents, claims):
-            compiled = self._stored(_digest(documents))
-            if isinstance(compiled, CompiledPolicy):
-                return compiled, compiled.evaluate(claims, data)
-        return await in_thread(self._evaluate, documents, claims, data)
-
-    def _evaluate(
-        self,
-        documents: PolicyDocuments,
-        claims: Input,
-        data: Mapping[str, JsonValue],
-    ) -> tuple[CompiledPolicy, PolicyResult]:
-        compiled = self.of(documents)
-        return compiled, compiled.evaluate(claims, data)
-
-    def _stored(self, digest: bytes) -> CompiledPolicy | PolicyInvalid | None:
-        with self._lock:
-            if digest in self._compiled:
-                self._compiled.move_to_end(digest)
-            return self._compiled.get(digest)
-
-    def _store(self, digest: bytes, compiled: CompiledPolicy | PolicyInvalid) -> None:
-        with self._lock:
-            self._compiled[digest] = compiled
-            while len(self._compiled) > MAX_COMPILED:
-                self._compiled.popitem(last=False)
-
-
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run `work` in one of the threads for policies, and return what it returns."""
     call = functools.partial(work, *args, **kwargs)
     return await asyncio.get_running_loop().run_in_executor(_THREADS, call)
-
-
-def _is_small(documents: PolicyDocuments, claims: Input) -> bool:
-    texts = len(documents.policy) + len(documents.data)
-    if isinstance(claims, PreparedInput):
-        return texts < _SMALL_CHARS and claims.small
-    return texts < _SMALL_CHARS and not has_more_values(dict(claims), _SMALL_VALUES)
-
-
-def _digest(documents: PolicyDocuments) -> bytes:
-    """SHA-256 over both texts, each hashed first so that neither runs into the other."""
-    hashed = (hashlib.sha256(_utf8(part)).digest() for part in (documents.policy, documents.data))
-    return hashlib.sha256(b"".join(hashed)).digest()
 
 
 def _utf8(text: str) -> bytes:

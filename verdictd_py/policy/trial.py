@@ -1,7 +1,7 @@
-"""Trials of new policies: compiled and evaluated for a sample before they are stored.
+"""Trials of new policies: they are compiled and evaluated for a sample before they are stored.
 
-A policy is code. What protects the daemon from it is the budget of the policy engine, which is
-the same here as for every decision.
+A policy is code. The budget of the policy engine protects the daemon from it, here as in every
+decision.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from verdictd_py.domain.trust import HARDWARE_GENUINE
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy import trustee
-from verdictd_py.policy.engine import CompiledPolicies, CompiledPolicy, in_thread
-from verdictd_py.ports import PolicyDocuments, Tee, Tees, TestedPolicy
+from verdictd_py.policy.compiled import CompiledPolicies
+from verdictd_py.policy.engine import CompiledPolicy, in_thread
+from verdictd_py.ports import PolicyDecision, PolicyDocuments, Tee, Tees
 
 
 class PolicyTrial:
-    """Port `PolicyTester`.
+    """Trials of policies before they are stored (port `PolicyTester`).
 
     Args:
-        tees: those whose sample claims policies are tried on.
-        compiled: where a checked policy stays compiled, for the decisions that follow if it is
-            stored.
+        tees: TEEs with the sample claims for which policies are evaluated.
+        compiled: cache of compiled policies, so that a policy that is stored after its check need
+            not be compiled again.
     """
 
     def __init__(self, tees: Tees, compiled: CompiledPolicies | None = None) -> None:
@@ -33,7 +34,7 @@ class PolicyTrial:
         data = trustee.request(sample) if known is None else {}
         await in_thread(self._check, documents, sample, data)
 
-    async def test(self, documents: PolicyDocuments, claims: JsonValue) -> TestedPolicy:
+    async def test(self, documents: PolicyDocuments, claims: JsonValue) -> PolicyDecision:
         return await in_thread(_test, documents, claims)
 
     def _check(
@@ -48,7 +49,8 @@ class PolicyTrial:
 def sample_input(tees: Tees, tee: Tee | None) -> dict[str, JsonValue]:
     """Return the input for a trial of a TEE's policy.
 
-    A policy without a TEE may be a release policy, so that its input has both forms.
+    A policy without a TEE may be a release policy, so that its input also has the members that
+    release policies read.
     """
     if tee is not None:
         return tee.sample_claims
@@ -67,8 +69,8 @@ def sample_input(tees: Tees, tee: Tee | None) -> dict[str, JsonValue]:
     }
 
 
-def _test(documents: PolicyDocuments, claims: JsonValue) -> TestedPolicy:
-    """The verdict, and each input next to its reference value (wire-client-api.md, `TestOpa`)."""
+def _test(documents: PolicyDocuments, claims: JsonValue) -> PolicyDecision:
+    """Return the verdict and pairs of claim and reference value (wire-client-api.md, `TestOpa`)."""
     if not isinstance(claims, dict):
         raise PolicyInvalid("the claims are not a JSON object")
     compiled = CompiledPolicy.compile(documents.policy, documents.data)
@@ -76,4 +78,4 @@ def _test(documents: PolicyDocuments, claims: JsonValue) -> TestedPolicy:
     info: dict[str, JsonValue] = {
         name: [value, compiled.reference.values.get(name)] for name, value in claims.items()
     }
-    return TestedPolicy(allow, info)
+    return PolicyDecision(allow, info)

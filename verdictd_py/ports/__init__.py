@@ -10,14 +10,14 @@ from verdictd_py.ports.events import Events
 from verdictd_py.ports.policies import (
     NO_QUERY,
     AppraisalPolicy,
+    PolicyDecision,
     PolicyDocuments,
     PolicyReporter,
     PolicySource,
     PolicyTester,
     ReleasePolicy,
-    TestedPolicy,
 )
-from verdictd_py.ports.revisions import ABSENT, ANY, Expected, meets, revision_of
+from verdictd_py.ports.revisions import ABSENT, ANY, Expected, has_revision, revision_of
 from verdictd_py.ports.sessions import SessionStore
 from verdictd_py.ports.stores import (
     KeyringEditor,
@@ -43,6 +43,7 @@ __all__ = [
     "KeyStore",
     "KeyringEditor",
     "Kind",
+    "PolicyDecision",
     "PolicyDocuments",
     "PolicyReporter",
     "PolicySource",
@@ -54,9 +55,8 @@ __all__ = [
     "StoredObject",
     "Tee",
     "Tees",
-    "TestedPolicy",
     "Verifier",
     "VerifierContext",
-    "meets",
+    "has_revision",
     "revision_of",
 ]

@@ -1,4 +1,4 @@
-"""Storage of the documents that decide: policies, reference data, named sets."""
+"""Port of the store of documents: policies, reference data, named sets."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from verdictd_py.ports.revisions import Expected, revision_of
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Text of a stored document and its revision (see `revision_of`)."""
+    """A stored document: its text and its revision (see `revision_of`)."""
 
     text: str
     revision: str
 
     @classmethod
     def of(cls, text: str) -> Self:
-        """Return the document that a text makes once it is stored."""
+        """Return the document that results from storing a text."""
         return cls(text, revision_of(text.encode()))
 
 
 class DocumentStore(Protocol):
-    """Documents by name (`tdxPolicy.rego`, `tdxData`), changed by compare-and-swap."""
+    """Store of documents by name (`tdxPolicy.rego`, `tdxData`), changed by compare-and-swap."""
 
     async def get(self, name: Name) -> Document:
         """Return one document.
 
         Raises:
             NotFound: no document has that name.
-            StorageError: it cannot be read, or is not text.
+            StorageError: the document cannot be read, or is not text.
         """
         ...
 
@@ -39,7 +39,7 @@ class DocumentStore(Protocol):
         """Return several documents as they were at one moment, without those that are missing.
 
         Raises:
-            StorageError: one of them cannot be read, or is not text.
+            StorageError: a document cannot be read, or is not text.
         """
         ...
 
@@ -51,22 +51,24 @@ class DocumentStore(Protocol):
         expected: Expected,
         unchanged: Mapping[Name, Expected] | None = None,
     ) -> str:
-        """Create or replace a document, if it and others are still what the caller has read.
+        """Create or replace a document, unless it or one of some others has changed.
 
         Comparison and replacement are one step for every process that uses the store. Readers
-        see the old text or the new one. A file that is edited by hand between the two is the
-        one exception: an editor takes no part in this.
+        see the old text or the new one. There is one exception: a person who edits the file by
+        hand between comparison and replacement, because editors do not take the store's lock.
 
         Args:
             expected: revision of the document that is replaced, `ABSENT` or `ANY`.
-            unchanged: the same for further documents, with which the new text was checked.
+            unchanged: expected revisions of the documents with which the new text was checked.
 
         Returns:
             The new revision.
 
         Raises:
-            Conflict: one of them is another; nothing is stored. The caller reads again.
-            StorageError: it could not be written, or other processes hold the store too long.
+            Conflict: a document does not have the expected revision; nothing is stored. The
+                caller reads again.
+            StorageError: the document could not be written, or other processes lock the store
+                too long.
         """
         ...
 
@@ -74,22 +76,22 @@ class DocumentStore(Protocol):
         """Return the names of all documents, sorted.
 
         Raises:
-            StorageError: they cannot be listed.
+            StorageError: the documents cannot be listed.
         """
         ...
 
     async def delete(
         self, name: Name, *, expected: Expected, unchanged: Mapping[Name, Expected] | None = None
     ) -> None:
-        """Delete a document, if it and others are still what the caller has read.
+        """Delete a document, unless it or one of some others has changed.
 
         Args:
             expected, unchanged: as for `put`.
 
         Raises:
             NotFound: no document has that name.
-            Conflict: one of them is another; nothing is deleted.
-            StorageError: it could not be deleted.
+            Conflict: a document does not have the expected revision; nothing is deleted.
+            StorageError: the document could not be deleted.
         """
         ...
 
@@ -110,5 +112,5 @@ class DocumentStore(Protocol):
         ...
 
     def tee_of(self, name: Name) -> str | None:
-        """Return the TEE whose policy or reference data has that name, None for any other."""
+        """Return the TEE whose policy or reference data has that name, None if there is none."""
         ...

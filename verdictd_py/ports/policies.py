@@ -1,9 +1,9 @@
-"""Policies: where they come from, how they are checked, and what they decide."""
+"""Ports of policies: their source, their checks and tests, and their decisions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 from typing import Final, Protocol, Self
@@ -18,24 +18,29 @@ from verdictd_py.ports.stores import Kind
 
 @dataclass(frozen=True)
 class PolicyDocuments:
-    """One policy with its reference data, as text."""
+    """The texts of a policy and of its reference data.
+
+    Attributes:
+        name: name of the policy's document, for messages; empty if it is not stored.
+    """
 
     policy: str
     data: str
+    name: str = field(default="", compare=False)
 
     @classmethod
-    def over(cls, policy: str, reference: ReferenceData) -> Self:
+    def combine(cls, policy: str, reference: ReferenceData, name: str = "") -> Self:
         """Combine a policy with reference data that is parsed already."""
-        made = cls(policy, reference.text)
-        made.__dict__["reference"] = reference
-        return made
+        documents = cls(policy, reference.text, name)
+        documents.__dict__["reference"] = reference
+        return documents
 
     @cached_property
     def reference(self) -> ReferenceData:
-        """The reference data as one value, parsed at most once.
+        """The parsed reference data; it is parsed at most once.
 
         Raises:
-            PolicyInvalid: it cannot be parsed.
+            PolicyInvalid: the reference data cannot be parsed.
         """
         return ReferenceData.parse(self.data)
 
@@ -47,51 +52,51 @@ class PolicySource(Protocol):
         """Return policy and reference data for one TEE, both as they were at one moment.
 
         Raises:
-            NotFound: one of them is not stored.
+            NotFound: policy or reference data is not stored.
             PolicyInvalid: the reference data cannot be parsed.
-            StorageError: one of them cannot be read.
+            StorageError: policy or reference data cannot be read.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class TestedPolicy:
-    """What a policy says about an input, and each input beside its reference value."""
+class PolicyDecision:
+    """Decision of a policy about an input, and each claim next to its reference value."""
 
-    __test__ = False  # pytest takes the name for a class of tests
+    __test__ = False  # otherwise pytest collects it as a class of tests
 
     allow: bool
     parse_info: Mapping[str, JsonValue]
 
 
 class PolicyTester(Protocol):
-    """Runs policies that nobody has checked yet, where they can do no harm."""
+    """Checks and tests policies that are not trusted yet, isolated from the broker."""
 
     async def check(self, documents: PolicyDocuments, tee: str | None) -> None:
-        """Returns if these documents may be stored: they compile and judge a sample in time.
+        """Check that these documents may be stored: they compile, and decide a sample in time.
 
         Args:
-            tee: whose guests they will judge, where that is known.
+            tee: TEE whose guests they will appraise, None if it is not known.
 
         Raises:
-            PolicyInvalid: one line that says why not.
+            PolicyInvalid: the documents must not be stored.
         """
         ...
 
-    async def test(self, documents: PolicyDocuments, claims: JsonValue) -> TestedPolicy:
-        """What the policy decides about `claims`, an object.
+    async def test(self, documents: PolicyDocuments, claims: JsonValue) -> PolicyDecision:
+        """Return the policy's decision about `claims`, an object.
 
         Raises:
-            PolicyInvalid: it decides nothing.
+            PolicyInvalid: the policy makes no decision.
         """
         ...
 
 
 class PolicyReporter(Protocol):
-    """Reports what a policy decides about some claims, and why. It decides as the broker does."""
+    """Reports what the broker would decide about some claims with a policy, and why."""
 
     async def outline(self, policy: str) -> PolicyOutline:
-        """Return which rules a policy has.
+        """Return the rules of a policy.
 
         Raises:
             PolicyInvalid: the policy cannot be compiled.
@@ -104,7 +109,7 @@ class PolicyReporter(Protocol):
         """Return the report; an evaluation that fails is a refusal in it.
 
         Args:
-            tee: of the claims; None for the input of a release policy.
+            tee: TEE of the claims; None for the input of a release policy.
 
         Raises:
             PolicyInvalid: the policy cannot be compiled.
@@ -113,31 +118,31 @@ class PolicyReporter(Protocol):
 
 
 class AppraisalPolicy(Protocol):
-    """Decides about verified claims."""
+    """Appraisal policy of every TEE: decides about verified claims."""
 
     async def failures(self, tee: str, claims: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
-        """Every failed rule; empty means allowed, and only an explicit yes is empty.
+        """Return every failed rule; empty only if the policy explicitly allows the guest.
 
-        An undefined result, a type error, an unreadable policy: a reason each.
+        An undefined result, a type error and an unreadable policy are reasons too.
         """
         ...
 
 
 NO_QUERY: Final[Mapping[str, str]] = MappingProxyType({})
-"""Query of a request that has none."""
+"""Query of a request without a query."""
 
 
 class ReleasePolicy(Protocol):
-    """Decides which accepted guest gets what."""
+    """Release policy: decides which accepted guest may have which secret."""
 
     async def failures(
         self, peer: AppraisedPeer, kind: Kind, path: str, query: Mapping[str, str] = NO_QUERY
     ) -> tuple[Reason, ...]:
-        """Why not; empty means allowed, and only an explicit yes is empty.
+        """Return why the release is denied; empty only if the policy explicitly allows it.
 
         Args:
-            path: of what was found, not of what was asked for: `keys/<kid>`, or the path of
-                a resource.
-            query: of the request's URL; the guest chose it.
+            path: path of the stored object, which may differ from the requested one:
+                `keys/<kid>`, or the path of a resource.
+            query: query of the request's URL; the guest chose it.
         """
         ...

@@ -18,7 +18,7 @@ ABSENT: Final = Expectation.ABSENT
 """Nothing of that name is stored: the writer creates it."""
 
 ANY: Final = Expectation.ANY
-"""The writer replaces the content whatever it is, for example with a whole new policy."""
+"""The writer replaces any content, for example with a whole new policy."""
 
 Expected = str | Literal[Expectation.ABSENT, Expectation.ANY]
 """A revision, `ABSENT` or `ANY`."""
@@ -27,7 +27,7 @@ Expected = str | Literal[Expectation.ABSENT, Expectation.ANY]
 def revision_of(content: bytes) -> str:
     """Return the revision of some content: its SHA-256 in lower-case hex.
 
-    A file that is edited by hand thus has a new revision, without any bookkeeping. Content
+    Therefore a file that is edited by hand has a new revision, without any bookkeeping. Content
     that changes from A to B and back to A has its first revision again (the "ABA problem").
     This is harmless here: a change is computed and checked only from the contents whose
     revisions it names, so a change that is correct for the first A is correct for the second.
@@ -35,8 +35,8 @@ def revision_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def meets(content: bytes | None, expected: Expected) -> bool:
-    """Return whether the stored content (None: nothing is stored) has the expected revision."""
+def has_revision(content: bytes | None, expected: Expected) -> bool:
+    """Return whether stored content has the expected revision; None if nothing is stored."""
     if expected is ANY:
         return True
     if content is None or expected is ABSENT:

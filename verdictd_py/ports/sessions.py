@@ -25,7 +25,7 @@ class SessionStore(Protocol):
     ) -> None:
         """Store a new session with its challenge.
 
-        Where there are too many, the oldest unanswered challenge is evicted.
+        If there are too many, the oldest unanswered challenge is evicted.
 
         Raises:
             StorageError: the store fails.
@@ -43,7 +43,7 @@ class SessionStore(Protocol):
     async def add_token(self, name: str, token: str, *, now: datetime, expires: datetime) -> None:
         """Store the token of a session whose challenge was taken.
 
-        Where there are too many, unanswered challenges are evicted first, then the oldest token.
+        If there are too many, unanswered challenges are evicted first, then the oldest token.
 
         Raises:
             StorageError: the store fails.
@@ -63,7 +63,7 @@ class SessionStore(Protocol):
     ) -> None:
         """Store claims until `expires`, or longer if they are stored already.
 
-        Where there are too many, the oldest are evicted.
+        If there are too many, the oldest claims are evicted.
 
         Raises:
             StorageError: the store fails.

@@ -60,7 +60,7 @@ class KeyStore(Protocol):
         """Return the first `limit` keys whose names follow `after`, sorted by name.
 
         Raises:
-            StorageError: they cannot be listed.
+            StorageError: the keys cannot be listed.
         """
         ...
 
@@ -68,7 +68,7 @@ class KeyStore(Protocol):
         """Describe a key, without its bytes.
 
         Raises:
-            NotFound, StorageError: as `get`; but a wrong size is not an error here.
+            NotFound, StorageError: see `get`; but a wrong size is not an error here.
         """
         ...
 
@@ -107,7 +107,7 @@ class ResourceStore(Protocol):
         """Return the first `limit` resources whose paths follow `after`, sorted by path.
 
         Raises:
-            StorageError: they cannot be listed.
+            StorageError: the resources cannot be listed.
         """
         ...
 
@@ -115,7 +115,7 @@ class ResourceStore(Protocol):
         """Return the resource, or the file behind the alias; never a key.
 
         Raises:
-            NotFound: there is neither.
+            NotFound: there is neither a resource nor an alias of that path.
             StorageError: it cannot be served; the message has the reason, without a path.
         """
         ...
@@ -145,7 +145,7 @@ class ResourceStore(Protocol):
 
         Raises:
             Conflict: the stored content has changed; the caller reads it again.
-            NotFound: there is neither.
+            NotFound: there is neither a resource nor an alias of that path.
             StorageError: it could not be deleted.
         """
         ...

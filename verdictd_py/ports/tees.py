@@ -1,8 +1,8 @@
-"""A TEE as one value, and the registry of those that are known.
+"""Description of a TEE as one value, and the registry of known TEEs.
 
 A TEE (trusted execution environment) is a package that defines one `Tee` object. Everything
-that the rest of the broker has to know of a TEE is a member of this object. No other module
-compares names of TEEs: it looks up the object in a `Tees` and uses its members.
+that the rest of the broker has to know about a TEE is a member of this object. Other modules
+never compare names of TEEs: they look up the object in a `Tees` and use its members.
 `docs/adding-a-tee.md` is the page for authors of such packages.
 """
 
@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from verdictd_py.documents.datanames import data_names
 from verdictd_py.documents.schema import ReferenceSchema
-from verdictd_py.domain.claims import Claim, Compared
+from verdictd_py.domain.claims import Claim, MatchRule
 from verdictd_py.domain.evidence import NO_TEE, VerifiedEvidence
 from verdictd_py.domain.trust import HARDWARE_UNKNOWN, TrustVector
 from verdictd_py.encoding import JsonValue, encode_object, quoted
@@ -29,7 +29,7 @@ from verdictd_py.ports.verifier import Verifier
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """Answer to a GET.
+    """Response to an HTTP GET request.
 
     Attributes:
         headers: names in lower case.
@@ -41,22 +41,22 @@ class HttpAnswer:
 
 
 HttpGet = Callable[[str], Awaitable[HttpAnswer]]
-"""GETs a URL, with bounds on time and size. Raises `CollateralUnavailable`."""
+"""Gets a URL, with limits on time and size. Raises `CollateralUnavailable`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifierContext:
-    """What a verifier may be built from.
+    """Services and settings that a verifier is built from.
 
     Attributes:
-        clock: the current time, with a time zone.
-        events: where to record what operators must know.
-        store: survives a restart; file names begin with the name of the TEE and `-`.
+        clock: returns the current time, with a time zone.
+        events: records events for operators.
+        store: persistent storage; file names begin with the name of the TEE and `-`.
         http: opens a client with the site's proxy and CAs. It sends no credentials.
         root_ca_der: root certificate that is trusted instead of the vendor's, None for the
             vendor's.
         settings: the TEE's own section of the settings, `[tee.NAME]`.
-        services: what the composition built for several TEEs of one vendor, by vendor.
+        services: services for several TEEs of one vendor, by vendor.
     """
 
     clock: Callable[[], datetime]
@@ -69,14 +69,14 @@ class VerifierContext:
 
 
 @dataclass(frozen=True, slots=True)
-class Carried:
-    """Evidence taken out of the value that a protocol carried; nothing of it is verified.
+class CarriedEvidence:
+    """Evidence that a protocol carried, parsed and not verified.
 
     Attributes:
         quote: the signed evidence.
-        event_log: what was measured at boot, where the guest sent it.
-        endorsements: what the guest sent of the vendor's certificates and lists, in a type of
-            the TEE's own. The guest chose them.
+        event_log: log of what was measured at boot, None if the guest sent none.
+        endorsements: the vendor's certificates and lists that the guest sent, in a type of the
+            TEE's own. The guest chose them.
     """
 
     quote: bytes = field(repr=False)
@@ -84,45 +84,45 @@ class Carried:
     endorsements: object | None = field(default=None, repr=False)
 
 
-def read_json(value: Mapping[str, JsonValue]) -> Carried:
-    """Takes the JSON object that a guest sent over RCAR as the signed evidence."""
-    return Carried(encode_object(dict(value)))
+def read_json(value: Mapping[str, JsonValue]) -> CarriedEvidence:
+    """Return the JSON object that a guest sent over RCAR as the signed evidence."""
+    return CarriedEvidence(encode_object(dict(value)))
 
 
-def read_bare(evidence: bytes, endorsements: bytes | None, tag: int) -> Carried:
-    """Takes the bytes in a certificate as the signed evidence, without endorsements.
+def read_bare(evidence: bytes, endorsements: bytes | None, tag: int) -> CarriedEvidence:
+    """Return the bytes in a certificate as the signed evidence, without endorsements.
 
     Raises:
         EvidenceFormat: the certificate has endorsements.
     """
     del tag
     if endorsements is not None:
-        raise EvidenceFormat("the certificate carries endorsements, and its TEE has none")
-    return Carried(evidence)
+        raise EvidenceFormat("the certificate carries endorsements, but its TEE has none")
+    return CarriedEvidence(evidence)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wire:
-    """How the protocols name and carry evidence of a TEE.
+    """Names and encodings of a TEE's evidence in the protocols.
 
     Attributes:
-        recognizes: whether signed evidence is of this TEE, by its first bytes. It decides
-            between TEEs that share a tag, and what a file without an envelope is.
-        rcar: values of RCAR's `tee`, the first one as guests of today send it.
+        recognizes: returns whether signed evidence is of this TEE, by its first bytes. It
+            decides between TEEs that share a tag, and for files without an envelope.
+        rcar: values of RCAR's `tee`; current guests send the first one.
         oids: OIDs of certificate extensions whose content is the signed evidence.
         tags: CBOR tags of DICE evidence in certificates.
-        read_rcar: takes the JSON object of RCAR's `tee-evidence` apart; raises
-            `EvidenceFormat` or `EvidenceMissing`.
-        read_certificate: takes evidence and endorsements under a CBOR tag apart (evidence,
-            content of the endorsements extension or None, tag); raises `EvidenceFormat`.
+        read_rcar: parses the JSON object of RCAR's `tee-evidence`; raises `EvidenceFormat` or
+            `EvidenceMissing`.
+        read_certificate: parses evidence and endorsements under a CBOR tag (evidence, content
+            of the endorsements extension or None, tag); raises `EvidenceFormat`.
     """
 
     recognizes: Callable[[bytes], bool]
     rcar: tuple[str, ...] = ()
     oids: tuple[str, ...] = ()
     tags: tuple[int, ...] = ()
-    read_rcar: Callable[[Mapping[str, JsonValue]], Carried] = read_json
-    read_certificate: Callable[[bytes, bytes | None, int], Carried] = read_bare
+    read_rcar: Callable[[Mapping[str, JsonValue]], CarriedEvidence] = read_json
+    read_certificate: Callable[[bytes, bytes | None, int], CarriedEvidence] = read_bare
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ class Documents:
 
     Attributes:
         policy, data: file names in `opa/` of the data directory.
-        packaged: reads the default text that the TEE's package brings, by file name.
+        packaged: returns the default text in the TEE's package, by file name.
     """
 
     policy: str
@@ -143,22 +143,23 @@ class Documents:
         return self.policy, self.data
 
     def defaults(self) -> PolicyDocuments:
-        """The packaged policy with its packaged reference data."""
+        """Return the packaged policy with its packaged reference data."""
         return PolicyDocuments(self.packaged(self.policy), self.packaged(self.data))
 
 
 @dataclass(frozen=True, slots=True)
 class TcbStatus:
-    """The vendor's verdict about how current a platform is.
+    """Claim with the vendor's rating of how current a platform is.
 
     Attributes:
-        claim: the vendor's term for it, a claim of text.
-        accepted: values that pass where reference data does not pin any.
+        claim: name of the claim, whose value is a text.
+        accepted: values that are accepted if the reference data pins none.
         revoked: values that no policy can accept.
-        grace: name of reference data, and of a claim. The reference data gives a number of days
-            by status, the claim the days since a newer TCB came out. None for no grace.
-        known: every value that the vendor uses, so that reference data with another one is
-            refused. Empty accepts any text.
+        grace: name of a member of the reference data, and of a claim. The member gives a number
+            of days by status, the claim the days since a newer TCB was published. None for no
+            grace.
+        known: every value that the vendor uses; reference data with another one is refused.
+            Empty if every text is accepted.
     """
 
     claim: str
@@ -174,8 +175,9 @@ class EventLogRegisters:
 
     Attributes:
         claims: claim of each register, by its index in the log, from 1 on.
-        extended_later: those that some guests extend at run time without log entries.
-        measured: reads the registers, by claim, out of signed evidence without verifying it;
+        extended_later: claims of registers that some guests extend at run time without log
+            entries.
+        measured: reads the registers, by claim, from signed evidence without verifying it;
             raises `EvidenceFormat`.
     """
 
@@ -186,43 +188,44 @@ class EventLogRegisters:
 
 @dataclass(frozen=True, slots=True)
 class InitDataBinding:
-    """Where a TEE measures init-data.
+    """Claim in which a TEE measures init-data.
 
     Attributes:
-        claim: claim whose value is the digest; None where nothing proves the init-data.
-        size: bytes of the claim: a longer digest is cut, a shorter one is filled with zeros.
+        claim: claim whose value is the digest; None if nothing proves the init-data.
+        size: size of the claim in bytes: a longer digest is truncated, a shorter one is padded
+            with zeros.
     """
 
     claim: str | None
     size: int = 0
 
 
-def no_trust(found: VerifiedEvidence, open_measurements: tuple[str, ...]) -> TrustVector:
-    """Vector of a guest whose hardware is not recognized."""
-    del found, open_measurements
+def no_trust(verified: VerifiedEvidence, open_measurements: tuple[str, ...]) -> TrustVector:
+    """Return the trust vector of a guest whose hardware is not recognized."""
+    del verified, open_measurements
     return {"hardware": HARDWARE_UNKNOWN}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tee:
-    """Everything that is known of a TEE.
+    """Description of a TEE: everything that the broker knows about it.
 
     Attributes:
-        name: of the TEE and its verifier: lower case, stable, as on the command line.
+        name: name of the TEE and its verifier: lower case, stable, as on the command line.
         aliases: further names of its verifier on the command line.
-        wire: how protocols name and carry its evidence.
+        wire: names and encodings of its evidence in the protocols.
         claims: every claim of its verifier by name, in the order in which they are explained.
         documents: its policy and reference data.
         verifier: builds its verifier; raises `ConfigError`.
-        tcb: the vendor's verdict about the platform, None for a TEE without one.
-        lists_required: whether reference data without a measurement's list refuses, where
-            otherwise it accepts any value.
+        tcb: the vendor's rating of the platform, None for a TEE without one.
+        lists_required: whether a guest is refused if the reference data has no list for a
+            measurement; otherwise any value of this measurement is accepted.
         event_log: None for a TEE whose guests have no event log that could be replayed.
         init_data: None for a TEE that does not measure init-data.
-        trust: trust vector of a guest that was accepted, for tokens; the second argument
-            names the measurements for which the operator has pinned no values.
-        proves: False for a TEE whose evidence any client can make: it is served only with a
-            flag of its own.
+        trust: returns the trust vector of a guest that was accepted, for tokens; the second
+            argument names the measurements for which the operator has pinned no values.
+        proves: False for a TEE whose evidence any client can make: it is served only with its
+            own flag.
         served_unpinned: whether guests can be accepted before a measurement is pinned, although
             `--verifier` does not name the TEE.
     """
@@ -245,15 +248,15 @@ class Tee:
 
     @property
     def measurements(self) -> tuple[str, ...]:
-        """Claims that identify software; they must be pinned before it is safe to serve."""
+        """Claims that identify software; serving is safe only once they are pinned."""
         return tuple(name for name, claim in self.claims.items() if claim.measurement)
 
     def reference_schema(self) -> ReferenceSchema:
-        """Return names and forms of its reference data: what its packaged policy reads.
+        """Return the schema of its reference data: the names that its packaged policy reads.
 
         A packaged policy that reads `data` as a whole may read a value for each claim.
 
-        The policy is read from the TEE's package; `Tees.schema` does it once.
+        Each call reads the policy from the TEE's package; `Tees.schema` caches the result.
         """
         reads = data_names(self.documents.packaged(self.documents.policy))
         names = reads.named
@@ -261,7 +264,7 @@ class Tee:
             names |= {
                 name
                 for name, claim in self.claims.items()
-                if claim.compared is not Compared.ALWAYS_FALSE
+                if claim.match is not MatchRule.ALWAYS_FALSE
             }
         return ReferenceSchema(
             (*(name for name in self.claims if name in names), *sorted(names - set(self.claims))),
@@ -290,7 +293,10 @@ class Tee:
 
     @property
     def sample_claims(self) -> dict[str, JsonValue]:
-        """Claims of a good guest that fits no reference value: every list is searched whole."""
+        """Claims of a guest without faults that match no reference value.
+
+        A check with them searches every list to its end.
+        """
         return {
             name: claim.form.sample if claim.sample is None else claim.sample
             for name, claim in self.claims.items()
@@ -298,16 +304,16 @@ class Tee:
 
 
 class Tees:
-    """The TEEs that are known, in the order of registration; the first one is the default.
+    """The known TEEs, in the order of registration; the first one is the default.
 
     Raises:
-        ConfigError: two of them have the same name, wire name or document, or there is none.
+        ConfigError: two TEEs have the same name, wire name or document, or there is no TEE.
     """
 
     def __init__(self, tees: Iterable[Tee]) -> None:
         self._tees = tuple(tees)
         if not self._tees:
-            raise ConfigError("no TEE is known; install the package again")
+            raise ConfigError("no TEE is known; reinstall the package")
         self._by_name = _index(self._tees, "name", lambda tee: (tee.name,))
         self._by_rcar = _index(self._tees, "RCAR name", lambda tee: tee.wire.rcar)
         self._by_oid = _index(self._tees, "OID", lambda tee: tee.wire.oids)
@@ -328,27 +334,27 @@ class Tees:
 
     @property
     def default(self) -> Tee:
-        """The TEE that is meant where a protocol names none."""
+        """The TEE of guests whose protocol does not name one."""
         return self._tees[0]
 
     def get(self, name: str | None) -> Tee | None:
-        """The TEE of that name, None where it is not known."""
+        """Return the TEE of that name, None if it is not known."""
         return None if name is None else self._by_name.get(name)
 
     def named(self, text: str) -> Tee:
-        """The TEE that an operator names.
+        """Return the TEE that an operator names.
 
         Raises:
-            RequestError: there is none of that name.
+            RequestError: there is no TEE of that name.
         """
         tee = self._by_name.get(text)
         if tee is None:
             known = " or ".join(self._by_name)
-            raise RequestError(f"{quoted(text)} is no kind of TEE; write {known}")
+            raise RequestError(f"{quoted(text)} is not a known TEE; write {known}")
         return tee
 
     def schema(self, name: str) -> ReferenceSchema:
-        """The schema of a TEE's reference data.
+        """Return the schema of a TEE's reference data.
 
         Raises:
             RequestError: there is no TEE of that name.
@@ -358,30 +364,30 @@ class Tees:
         return self._schemas[name]
 
     def measurements(self, name: str | None) -> tuple[str, ...]:
-        """Claims of a TEE that identify software; empty for a TEE that is not known."""
+        """Return the claims of a TEE that identify software; empty for an unknown TEE."""
         tee = self.get(name)
         return () if tee is None else tee.measurements
 
     def of_document(self, name: str) -> Tee | None:
-        """The TEE whose policy or reference data has that file name."""
+        """Return the TEE whose policy or reference data has that file name."""
         return self._by_document.get(name)
 
     def of_claims(self, claims: Mapping[str, JsonValue]) -> Tee | None:
-        """The TEE whose measurements are among the claims; None for none, and for several."""
-        found = [tee for tee in self._tees if any(name in claims for name in tee.measurements)]
-        return found[0] if len(found) == 1 else None
+        """Return the TEE whose measurements are among the claims; None if it is not unique."""
+        matches = [tee for tee in self._tees if any(name in claims for name in tee.measurements)]
+        return matches[0] if len(matches) == 1 else None
 
     def of_rcar(self, name: str) -> Tee | None:
-        """The TEE that an RCAR guest names."""
+        """Return the TEE that an RCAR guest names."""
         return self._by_rcar.get(name)
 
     def of_oid(self, dotted: str) -> Tee | None:
-        """The TEE whose evidence is in the certificate extension of that OID."""
+        """Return the TEE whose evidence is in the certificate extension of that OID."""
         return self._by_oid.get(dotted)
 
     @property
     def oids(self) -> tuple[str, ...]:
-        """OIDs of certificate extensions that hold evidence."""
+        """OIDs of certificate extensions that contain evidence."""
         return tuple(self._by_oid)
 
     @property
@@ -390,7 +396,7 @@ class Tees:
         return frozenset(tag for tee in self._tees for tag in tee.wire.tags)
 
     def of_tagged(self, tag: int, evidence: bytes) -> Tee:
-        """The TEE of DICE evidence in a certificate.
+        """Return the TEE of DICE evidence in a certificate.
 
         Raises:
             EvidenceFormat: no TEE with that tag recognizes the evidence.
@@ -399,7 +405,7 @@ class Tees:
         return _recognizing(candidates, evidence)
 
     def of_evidence(self, evidence: bytes) -> Tee:
-        """The TEE of signed evidence without an envelope.
+        """Return the TEE of signed evidence without an envelope.
 
         Raises:
             EvidenceFormat: no TEE recognizes it.
@@ -411,13 +417,17 @@ def _recognizing(candidates: Iterable[Tee], evidence: bytes) -> Tee:
     for tee in candidates:
         if tee.wire.recognizes(evidence):
             return tee
-    raise EvidenceFormat("the evidence is of no TEE that is known here")
+    raise EvidenceFormat("the evidence is not of a known TEE")
 
 
 def _index(
     tees: Iterable[Tee], what: str, keys: Callable[[Tee], tuple[str, ...]]
 ) -> Mapping[str, Tee]:
-    """TEEs by a key that only one of them may have."""
+    """Return the TEEs by a key that must be unique.
+
+    Raises:
+        ConfigError: two TEEs have the same key.
+    """
     index: dict[str, Tee] = {}
     for tee in tees:
         for key in keys(tee):
@@ -425,6 +435,6 @@ def _index(
             if other is not tee:
                 raise ConfigError(
                     f"the TEEs {other.name} and {tee.name} both have the {what} {key!r}; "
-                    "name one of them in --verifier"
+                    "name only one of them in --verifier"
                 )
     return MappingProxyType(index)

@@ -30,6 +30,6 @@ class Verifier(Protocol):
 
         Raises:
             AttestationError: the evidence is refused and none of its claims is authentic.
-            CollateralUnavailable: it cannot be appraised now.
+            CollateralUnavailable: the evidence cannot be appraised now.
         """
         ...

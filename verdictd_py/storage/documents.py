@@ -9,7 +9,7 @@ from typing import Final
 
 from verdictd_py.domain.names import Name
 from verdictd_py.errors import AlreadyExists, Conflict, NotFound, RequestError, StorageError
-from verdictd_py.ports import ANY, Document, Expected, Tees, meets, revision_of
+from verdictd_py.ports import ANY, Document, Expected, Tees, has_revision, revision_of
 from verdictd_py.ports.tees import Documents
 from verdictd_py.storage.directory import Directory, Entry
 from verdictd_py.storage.exclusive import exclusively
@@ -99,7 +99,7 @@ class DirectoryDocumentStore(PolicyFileNames):
 
     def _require(self, wanted: Mapping[Name, Expected]) -> None:
         for each, revision in wanted.items():
-            if revision is not ANY and not meets(self._content(each), revision):
+            if revision is not ANY and not has_revision(self._content(each), revision):
                 raise Conflict(f"{OPA}/{each} has changed since it was read; read it again")
 
     def _names(self) -> tuple[Name, ...]:

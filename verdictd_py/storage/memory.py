@@ -6,7 +6,7 @@ They behave like the stores on a directory: `tests/conformance` runs one suite a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from heapq import nsmallest
 
@@ -21,7 +21,7 @@ from verdictd_py.ports import (
     StoredName,
     StoredObject,
     Tees,
-    meets,
+    has_revision,
 )
 from verdictd_py.storage.content import unservable
 from verdictd_py.storage.documents import OPA, PolicyFileNames
@@ -80,7 +80,7 @@ class MemoryDocumentStore(PolicyFileNames):
     def _require(self, wanted: Mapping[Name, Expected]) -> None:
         for name, revision in wanted.items():
             stored = self.texts.get(str(name))
-            if not meets(None if stored is None else stored.encode(), revision):
+            if not has_revision(None if stored is None else stored.encode(), revision):
                 raise Conflict(f"{OPA}/{name} has changed since it was read; read it again")
 
 
@@ -203,7 +203,7 @@ class MemoryResourceStore:
             content = self._get(path).content.reveal()
         except NotFound:
             content = None
-        if not meets(content, expected):
+        if not has_revision(content, expected):
             raise Conflict(f"the resource {path} has changed since it was read; read it again")
 
     def _described(self, path: tuple[str, ...], file: tuple[str, ...]) -> StoredName:
@@ -231,6 +231,12 @@ class MemoryCollateralStore:
     async def save(self, name: str, content: bytes) -> None:
         await asyncio.sleep(0)
         self.contents[name] = content
+
+    async def update(self, name: str, change: Callable[[bytes | None], bytes | None]) -> None:
+        await asyncio.sleep(0)
+        content = change(self.contents.get(name))
+        if content is not None:
+            self.contents[name] = content
 
 
 def _stored_name(file: tuple[str, ...], name: str, size: int, problem: str) -> StoredName:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from heapq import nsmallest
 from typing import Final
@@ -19,7 +20,7 @@ from verdictd_py.ports import (
     Kind,
     StoredName,
     StoredObject,
-    meets,
+    has_revision,
 )
 from verdictd_py.storage.content import COSIGN_KEY, KEYRING, unservable
 from verdictd_py.storage.directory import Directory, Entry
@@ -212,7 +213,7 @@ class DirectoryResourceStore:
             content = self._get(path).content.reveal()
         except NotFound:
             content = None
-        if not meets(content, expected):
+        if not has_revision(content, expected):
             raise Conflict(f"the resource {path} has changed since it was read; read it again")
 
     def _warn_if_shadowed(self, path: ResourcePath) -> None:
@@ -247,6 +248,22 @@ class DirectoryCollateralStore:
     async def save(self, name: str, content: bytes) -> None:
         try:
             await asyncio.to_thread(self._directory.replace, (COLLATERAL, name), content)
+        except (AlreadyExists, StorageError) as error:
+            raise StorageError(f"{COLLATERAL}/{name} {error}") from None
+
+    async def update(self, name: str, change: Callable[[bytes | None], bytes | None]) -> None:
+        file = (COLLATERAL, name)
+
+        def replace() -> None:
+            present = None
+            with suppress(NotFound):
+                present = self._directory.read(file)
+            content = change(present)
+            if content is not None:
+                self._directory.replace(file, content)
+
+        try:
+            await exclusively(self._directory, replace)
         except (AlreadyExists, StorageError) as error:
             raise StorageError(f"{COLLATERAL}/{name} {error}") from None
 

@@ -1,6 +1,6 @@
-"""TEEs by name, and the verifiers in use: the built-in ones, and those of other packages.
+"""Registry of TEEs, built-in ones and those of other packages, and of the verifiers in use.
 
-Another package brings a TEE through an entry point whose name is the TEE's and whose value is
+Another package adds a TEE through an entry point whose name is the TEE's and whose value is
 a `Tee` object::
 
     [project.entry-points."verdictd_py.tees"]
@@ -34,19 +34,19 @@ BUILT_IN: Final = (
     EntryPoint("sgx", "verdictd_py.tees.sgx:TEE", ENTRY_POINT_GROUP),
     EntryPoint("sample", "verdictd_py.tees.sample:TEE", ENTRY_POINT_GROUP),
 )
-"""One line registers a TEE of this package. The first one is the default."""
+"""The TEEs of this package, one line each. The first one is the default."""
 
 DEFAULT_NAME: Final = BUILT_IN[0].name
 
 
 class NullVerifier:
-    """Accepts every peer and claims nothing. For trials: it needs a flag of its own."""
+    """Verifier that accepts every peer without any claims; for trials, enabled by its own flag."""
 
     name = NULL_NAME
     tee = NO_TEE
 
     async def verify(self, evidence: Evidence, *, now: datetime) -> VerifiedEvidence:
-        """Return no claims, whatever the evidence is."""
+        """Return a result without claims, whatever the evidence is."""
         del now
         return VerifiedEvidence(
             tee=NO_TEE,
@@ -62,10 +62,10 @@ class VerifierSet(Mapping[str, Verifier]):
     """The verifiers in use, by the name of the TEE they serve; never empty.
 
     Attributes:
-        accepts_anyone: whether peers without evidence are served (`nullverifier`). Then
-            it is the only one.
-        pinned_only: TEEs whose guests are refused until a measurement is pinned: the operator
-            has not named them.
+        accepts_anyone: whether peers without evidence are accepted. If so, `nullverifier` is
+            the only verifier.
+        pinned_only: TEEs whose guests are refused until a measurement is pinned, because the
+            operator has not named these TEEs.
     """
 
     def __init__(
@@ -73,12 +73,12 @@ class VerifierSet(Mapping[str, Verifier]):
     ) -> None:
         by_tee = {verifier.tee: verifier for verifier in verifiers}
         if not by_tee:
-            raise ConfigError("no verifier is named; name one, or leave --verifier out")
-        self.accepts_anyone = any(isinstance(one, NullVerifier) for one in verifiers)
+            raise ConfigError("no verifier is named; name one, or omit --verifier")
+        self.accepts_anyone = any(isinstance(verifier, NullVerifier) for verifier in verifiers)
         if self.accepts_anyone and len(by_tee) > 1:
             raise ConfigError(
-                f"{NULL_NAME} accepts anybody, the verifiers beside it would check nobody; "
-                "name it alone or leave it out"
+                f"{NULL_NAME} accepts every client, so further verifiers would have no effect; "
+                f"name {NULL_NAME} alone, or omit it"
             )
         self.pinned_only = pinned_only
         self._by_tee = MappingProxyType(by_tee)
@@ -94,34 +94,34 @@ class VerifierSet(Mapping[str, Verifier]):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the verifiers, for log and status."""
+        """Names of the verifiers, for the log and the status."""
         return tuple(verifier.name for verifier in self._by_tee.values())
 
 
 def known_tees(verifiers: Sequence[str] | None = None) -> Tees:
-    """Return the built-in TEEs, and those of other packages that are named.
+    """Return the built-in TEEs, and those TEEs of other packages that the operator named.
 
     Args:
-        verifiers: as given to `--verifier`, None for no TEE of another package.
+        verifiers: names given to `--verifier`, None for no TEE of another package.
 
     Raises:
-        ConfigError: a name is not known, a package cannot be loaded, or brings a TEE that
-            takes a name of another one.
+        ConfigError: a name is not known, a package cannot be loaded, or the TEE of a package
+            has a name that is already taken.
     """
     built_in = tuple(_load(point) for point in BUILT_IN)
     taken = {NULL_NAME, *(name for tee in built_in for name in (tee.name, *tee.aliases))}
-    more = [name for name in dict.fromkeys(verifiers or ()) if name not in taken]
+    external = [name for name in dict.fromkeys(verifiers or ()) if name not in taken]
     plugins = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
-    for name in more:
+    for name in external:
         if name not in plugins:
             known = ", ".join(sorted(taken | plugins.keys()))
             raise ConfigError(f"there is no verifier {name!r}; known are {known}")
-    loaded = tuple(_load(plugins[name]) for name in more)
+    loaded = tuple(_load(plugins[name]) for name in external)
     for tee in loaded:
-        stolen = sorted(taken.intersection(tee.aliases))
-        if stolen:
+        duplicates = sorted(taken.intersection(tee.aliases))
+        if duplicates:
             raise ConfigError(
-                f"the TEE {tee.name!r} takes the name {stolen[0]!r}, which is built in; "
+                f"the TEE {tee.name!r} has the alias {duplicates[0]!r}, which is a built-in name; "
                 "install a package without this alias"
             )
     return Tees((*built_in, *loaded))
@@ -139,43 +139,43 @@ def select(
     """Build the verifiers that the operator named.
 
     Args:
-        names: as given to `--verifier`; None for every built-in TEE whose evidence proves
-            something. Then those without `served_unpinned` are `pinned_only`.
-        tees: from `known_tees` with the same names.
-        context: what they are built from.
-        sections: settings by TEE; each verifier is given its own section.
+        names: names given to `--verifier`; None for every built-in TEE whose evidence proves
+            something. In that case, TEEs without `served_unpinned` are `pinned_only`.
+        tees: result of `known_tees` with the same names.
+        context: services from which verifiers are built.
+        sections: settings by TEE; each verifier receives its own section.
         insecure_nullverifier: whether `nullverifier` may be used.
-        insecure_sample_verifier: whether TEEs that prove nothing are served too.
+        insecure_sample_verifier: whether TEEs whose evidence proves nothing are served too.
 
     Raises:
         ConfigError: a name is not allowed, or a verifier cannot be built.
     """
     canonical = {alias: tee.name for tee in tees for alias in (tee.name, *tee.aliases)}
-    asked = dict.fromkeys(tees.names if names is None else (canonical.get(n, n) for n in names))
-    chosen = [tee for tee in tees if tee.name in asked and tee.proves]
+    wanted = dict.fromkeys(tees.names if names is None else (canonical.get(n, n) for n in names))
+    selected = [tee for tee in tees if tee.name in wanted and tee.proves]
     unproved = [tee for tee in tees if not tee.proves]
     if insecure_sample_verifier:
-        chosen += unproved
+        selected += unproved
     elif names is not None:
         for tee in unproved:
-            if tee.name in asked:
+            if tee.name in wanted:
                 raise ConfigError(
-                    f"{tee.name} evidence can be made by anybody; "
+                    f"any client can make {tee.name} evidence; "
                     "if that is what you want, add --insecure-sample-verifier"
                 )
-    verifiers = [_built(tee, context, (sections or {}).get(tee.name, {})) for tee in chosen]
-    if NULL_NAME in asked:
+    verifiers = [_build(tee, context, (sections or {}).get(tee.name, {})) for tee in selected]
+    if NULL_NAME in wanted:
         if not insecure_nullverifier:
             raise ConfigError(
-                f"{NULL_NAME} lets anybody have every secret; "
+                f"{NULL_NAME} releases every secret to any client; "
                 "if that is what you want, add --insecure-nullverifier"
             )
         verifiers.append(NullVerifier())
-    unnamed = [tee for tee in chosen if names is None and tee.proves and not tee.served_unpinned]
+    unnamed = [tee for tee in selected if names is None and tee.proves and not tee.served_unpinned]
     return VerifierSet(verifiers, pinned_only=frozenset(tee.name for tee in unnamed))
 
 
-def _built(tee: Tee, context: VerifierContext, section: Mapping[str, JsonValue]) -> Verifier:
+def _build(tee: Tee, context: VerifierContext, section: Mapping[str, JsonValue]) -> Verifier:
     verifier = tee.verifier(replace(context, settings=section))
     if verifier.tee != tee.name:
         raise ConfigError(f"the verifier of {tee.name} serves {verifier.tee!r}; update its package")
@@ -186,17 +186,19 @@ def _load(point: EntryPoint) -> Tee:
     """Load the TEE of one entry point.
 
     Raises:
-        ConfigError: it cannot be loaded, or is not a TEE of that name.
+        ConfigError: the entry point cannot be loaded, or is not a TEE of that name.
     """
     try:
         tee = point.load()
     except (ImportError, AttributeError) as error:
         raise ConfigError(
             f"verifier {point.name!r} ({point.value}) cannot be loaded: {error}; "
-            "install its package again or do not name it"
+            "reinstall its package, or do not name it"
         ) from error
     if not isinstance(tee, Tee):
-        raise ConfigError(f"verifier {point.name!r} ({point.value}) is not a TEE; see its package")
+        raise ConfigError(
+            f"verifier {point.name!r} ({point.value}) is not a `Tee` object; update its package"
+        )
     if tee.name != point.name:
         raise ConfigError(
             f"verifier {point.name!r} ({point.value}) is the TEE {tee.name!r}; "

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from verdictd_py.domain.names import KeyId
-from verdictd_py.domain.wrapping import Algorithm, KbsUri, key_named
+from verdictd_py.domain.wrapping import Algorithm, KbsUri, parse_key_name
 from verdictd_py.errors import RequestError
 from verdictd_py.protocols.keyprovider import parameter
 from verdictd_py.protocols.keyprovider.packet import PacketForm
@@ -112,7 +112,7 @@ def test_arbitrary_bytes_raise_only_request_errors(data: bytes) -> None:
                 assert parsed.kid.isascii()
                 assert '"' not in parsed.kid
                 assert "\\" not in parsed.kid
-                assert key_named(parsed.kid) == parsed.key_id
+                assert parse_key_name(parsed.kid) == parsed.key_id
 
 
 _SEGMENT = st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,20}", fullmatch=True)
@@ -126,6 +126,6 @@ def test_uris_keep_their_key_and_host(host: str, segments: tuple[str, str, str])
     spellings = (f"kbs://{host}/{path}", f"kbs+p://{host}/{path}", f"{host}/{path}")
     for text in spellings:
         assert KbsUri.parse(text) == uri
-        assert key_named(text) == uri.key_id
+        assert parse_key_name(text) == uri.key_id
     assert str(uri) == spellings[0]
-    assert key_named(path) == uri.key_id
+    assert parse_key_name(path) == uri.key_id

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from tests.support.rcar import NOW, POLICY, attested, b64url, tokens
 from verdictd_py.domain.callers import Right
-from verdictd_py.errors import NotAuthorized, TokenInvalid, TokenOutOfTime, VerdictdError
+from verdictd_py.errors import NotAuthorized, TokenInvalid, TokenNotValidNow, VerdictdError
 from verdictd_py.protocols.rcar import admins, jose
 from verdictd_py.protocols.rcar.admins import Administrator, AdminKey, AdminKeys, Role
 
@@ -210,7 +210,7 @@ def test_an_issued_token_has_its_role_until_it_expires(key: Any, role: Role | No
     assert admin(text, known).role is (role or Role.REGISTER)
     claims = jose.verify(text, key.public_key(), now=NOW)
     assert (claims["iat"], claims["exp"]) == (BEGINS, BEGINS + 180)
-    with pytest.raises(TokenOutOfTime):
+    with pytest.raises(TokenNotValidNow):
         known.authenticate(text, now=NOW + lifetime)
 
 

@@ -18,7 +18,7 @@ from tests.support.tees import TDX, TEES
 from verdictd_py.domain.evidence import MAX_QUOTE_BYTES, Evidence, InitData
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import AttestationError, EvidenceFormat, EvidenceMissing, NonceMismatch
-from verdictd_py.ports.tees import Carried, Tees
+from verdictd_py.ports.tees import CarriedEvidence, Tees
 from verdictd_py.protocols.rcar import evidence
 from verdictd_py.protocols.rcar.evidence import MAX_DEVICES
 from verdictd_py.protocols.rcar.messages import MAX_VALUES, Attestation, Challenge
@@ -66,7 +66,7 @@ def test_evidence_of_a_guest_is_read() -> None:
 def test_endorsements_reach_the_verifier_of_a_tee_that_sends_them() -> None:
     """Guests of some vendors send certificates with the report."""
     endorsements = object()
-    carried = Carried(QUOTES["tdx"], endorsements=endorsements)
+    carried = CarriedEvidence(QUOTES["tdx"], endorsements=endorsements)
     wire = replace(TDX.wire, read_rcar=lambda _: carried)
     tees = Tees([replace(TDX, wire=wire)])
     assert evidence.read(shown(), tees).endorsements is endorsements

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from verdictd_py.domain.names import ResourcePath
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
-from verdictd_py.domain.wrapping import Algorithm, key_named
+from verdictd_py.domain.wrapping import Algorithm, parse_key_name
 from verdictd_py.errors import DecryptionFailed, RequestError
 from verdictd_py.guest.rcar.session import RcarSession
 
@@ -60,7 +60,7 @@ def path_of(kid: str) -> ResourcePath:
     Raises:
         RequestError: not the name of a key, or a name of the first generation.
     """
-    segments = key_named(kid).segments
+    segments = parse_key_name(kid).segments
     if len(segments) != 3:
         raise RequestError(
             "this key's name is of the first generation, and a KBS stores keys under "

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
-from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath, resource_named
+from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath, parse_resource_name
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
-from verdictd_py.domain.wrapping import KEY_BITS, Algorithm, WrappedBlob, key_named
+from verdictd_py.domain.wrapping import KEY_BITS, Algorithm, WrappedBlob, parse_key_name
 from verdictd_py.encoding import JsonValue, decode_base64, quoted
 from verdictd_py.errors import RequestError
 from verdictd_py.protocols.eaa import answers
@@ -159,7 +159,7 @@ def _parse(command: str, members: Mapping[str, JsonValue]) -> Request:
         return reader(members)
     name = command.removeprefix(_GET)
     if name != command and (name in LEGACY_RESOURCES or "/" in name):
-        return GetResource(resource_named(name))
+        return GetResource(parse_resource_name(name))
     return Unknown(command)
 
 
@@ -173,14 +173,14 @@ def _echo(members: Mapping[str, JsonValue]) -> Echo:
 
 
 def _get_resource_info(members: Mapping[str, JsonValue]) -> GetResourceInfo:
-    return GetResourceInfo(resource_named(_text(members, "name")))
+    return GetResourceInfo(parse_resource_name(_text(members, "name")))
 
 
 def _get_resource(members: Mapping[str, JsonValue]) -> GetResource:
     optional = members.get("optional")
     if not isinstance(optional, dict):
         raise RequestError("'optional' is missing or not an object")
-    return GetResource(resource_named(_text(optional, "resource_path")))
+    return GetResource(parse_resource_name(_text(optional, "resource_path")))
 
 
 def _decrypt(members: Mapping[str, JsonValue]) -> Decrypt:
@@ -210,7 +210,7 @@ def _blob(entry: JsonValue, what: str) -> Blob:
         raise RequestError(f"{what} is not an object")
     try:
         kid = _text(entry, "kid")
-        key_id = key_named(kid)
+        key_id = parse_key_name(kid)
     except RequestError as error:
         raise RequestError(f"{what}: kid: {error}") from None
     try:
@@ -236,7 +236,7 @@ def _get_kek(members: Mapping[str, JsonValue]) -> GetKek:
         if not isinstance(entry, str):
             raise RequestError(f"kid {number} is not a string")
         try:
-            kids[entry] = Kid(entry, key_named(entry))
+            kids[entry] = Kid(entry, parse_key_name(entry))
         except RequestError as error:
             raise RequestError(f"kid {number}: {error}") from None
     answers.encode_keks((sent, SecretBytes(bytes(KEY_BYTES))) for sent in kids)

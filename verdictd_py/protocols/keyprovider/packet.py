@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Self
 
-from verdictd_py.domain.wrapping import KEY_BITS, Algorithm, KbsUri, WrappedBlob, key_named
+from verdictd_py.domain.wrapping import KEY_BITS, Algorithm, KbsUri, WrappedBlob, parse_key_name
 from verdictd_py.encoding import (
     JsonValue,
     decode_byte_string,
@@ -63,7 +63,7 @@ class AnnotationPacket:
     blob: WrappedBlob
 
     def __post_init__(self) -> None:
-        if key_named(self.kid) != self.blob.key_id:
+        if parse_key_name(self.kid) != self.blob.key_id:
             raise ValueError("the packet's kid names another key than its blob's")
 
     def encode(self) -> bytes:
@@ -110,7 +110,7 @@ class AnnotationPacket:
         if key_length is not None and (type(key_length) is not int or key_length != KEY_BITS):
             raise RequestError(f"the annotation packet's key_length is not {KEY_BITS}")
         kid = _text(members, "kid")
-        key_id = key_named(kid)
+        key_id = parse_key_name(kid)
         if form is PacketForm.V1 and len(key_id.segments) == 3:
             kid = str(KbsUri.parse(kid if kid.count("/") >= 3 else f"/{kid}"))
         blob = WrappedBlob(

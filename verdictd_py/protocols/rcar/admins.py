@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Final
 
 from verdictd_py.domain.callers import Caller, Right
-from verdictd_py.errors import NotAuthorized, TokenInvalid, TokenOutOfTime
+from verdictd_py.errors import NotAuthorized, TokenInvalid, TokenNotValidNow
 from verdictd_py.protocols.rcar import jose
 from verdictd_py.protocols.rcar.tokens import ISSUER
 
@@ -115,7 +115,7 @@ class AdminKeys:
         for key in self.keys:
             try:
                 claims = jose.verify(token, key.key, now=now, leeway=jose.LEEWAY_SECONDS)
-            except TokenOutOfTime:
+            except TokenNotValidNow:
                 raise  # this key signed it, so no other key did
             except TokenInvalid as error:
                 refusals.append(error)

@@ -14,7 +14,7 @@ from typing import Final
 from verdictd_py.domain.evidence import MAX_QUOTE_BYTES, REPORT_DATA_BYTES, Evidence
 from verdictd_py.encoding import JsonValue, decode_object, quoted
 from verdictd_py.errors import EvidenceFormat, EvidenceMissing, NonceMismatch, RequestError
-from verdictd_py.ports.tees import Carried, Tees
+from verdictd_py.ports.tees import CarriedEvidence, Tees
 from verdictd_py.protocols.rcar.messages import MAX_VALUES, Attestation
 from verdictd_py.protocols.rcar.versions import Version
 
@@ -54,7 +54,7 @@ def read(answer: Attestation, tees: Tees) -> Evidence:
     )
 
 
-def _carried(value: JsonValue, name: str, tees: Tees) -> Carried:
+def _carried(value: JsonValue, name: str, tees: Tees) -> CarriedEvidence:
     """Return the evidence that the TEE's own reader takes out of the guest's JSON object."""
     if not value:
         raise EvidenceMissing("the guest sent no evidence")

@@ -20,7 +20,7 @@ from joserfc import jwt
 from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jwk import ECKey, OKPKey
 
-from verdictd_py.errors import TokenInvalid, TokenOutOfTime
+from verdictd_py.errors import TokenInvalid, TokenNotValidNow
 
 ALGORITHM: Final = "ES256"
 """Algorithm of the broker's attestation tokens."""
@@ -68,13 +68,13 @@ def verify(token: str, key: PublicKey, *, now: datetime, leeway: int = 0) -> dic
 def _check_time(claims: dict[str, Any], now: float, leeway: int) -> None:
     expires = _time(claims, "exp")
     if expires is None:
-        raise TokenOutOfTime("the token has no exp: a token must expire")
+        raise TokenNotValidNow("the token has no exp: a token must expire")
     if now >= expires:
-        raise TokenOutOfTime("the token has expired")
+        raise TokenNotValidNow("the token has expired")
     for name in ("nbf", "iat"):
         start = _time(claims, name)
         if start is not None and start > now + leeway:
-            raise TokenOutOfTime(f"the token is not valid yet ({name})")
+            raise TokenNotValidNow(f"the token is not valid yet ({name})")
 
 
 def _time(claims: dict[str, Any], name: str) -> float | None:
@@ -83,7 +83,7 @@ def _time(claims: dict[str, Any], name: str) -> float | None:
         return None
     # Python's JSON reader accepts NaN and Infinity, so the range is checked.
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _MAX_TIME:
-        raise TokenOutOfTime(f"the token's {name} is not a valid time")
+        raise TokenNotValidNow(f"the token's {name} is not a valid time")
     return float(value)
 
 

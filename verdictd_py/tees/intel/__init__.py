@@ -1,1 +1,1 @@
-"""What SGX and TDX share: quotes, certificate chains, TCB levels and collateral."""
+"""Shared part of SGX and TDX: quotes, certificate chains, TCB levels and collateral."""

@@ -1,8 +1,8 @@
-"""The one place that talks to dcap-qvl: its arguments, its answers, its bare errors.
+"""Adapter for dcap-qvl: its arguments, its results, and typed errors for its texts.
 
-dcap-qvl raises `ValueError` with a text for everything. The texts are those of its
-`src/verify.rs` and of rustls-webpki's error names (dcap-qvl 0.7). One that is not
-known refuses.
+dcap-qvl reports every error as a `ValueError` with a text. The texts come from its
+`src/verify.rs` and from the names of rustls-webpki's errors (dcap-qvl 0.7). An unknown text is
+a refusal.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from verdictd_py.errors import (
     ReasonKind,
 )
 from verdictd_py.formats.collateral import Collateral
-from verdictd_py.tees.intel.tcb import TcbVerdict
+from verdictd_py.tees.intel.tcb import TcbRating
 
 _T = TypeVar("_T")
 
-LATE_REFUSALS: Final = {
+CONTENT_REFUSALS: Final = {
     "Invalid MR service TD": ("mrServiceTd", ReasonKind.ATTRIBUTES),
     "Debug mode is enabled": ("debug", ReasonKind.ATTRIBUTES),
     "TD profiling is enabled": ("tdAttributes", ReasonKind.ATTRIBUTES),
@@ -38,28 +38,28 @@ LATE_REFUSALS: Final = {
     "SEPT_VE_DISABLE is not enabled": ("tdAttributes", ReasonKind.ATTRIBUTES),
     "TCB status is invalid: Revoked": ("tcbStatus", ReasonKind.TCB),
 }
-"""Complete texts of dcap-qvl about evidence whose signatures it has verified: rule and kind.
+"""Rule and kind by complete text of dcap-qvl, for quotes whose signatures it has verified.
 
-They are at the end of `verify_impl`, after every signature, revocation and TCB check. The
-caller nevertheless verifies the signatures again before it believes a claim.
+dcap-qvl raises these at the end of `verify_impl`, after every signature, revocation and TCB
+check. The caller nevertheless verifies the signatures again before it trusts a claim.
 """
 
 
 @dataclass(frozen=True, slots=True)
-class Rated:
-    """The quote verifies: what Intel says of the platform.
+class QuoteRating:
+    """Intel's rating of the platform of a quote that verified.
 
     Attributes:
-        fmspc: 12 lower-case hex digits, as dcap-qvl read it.
+        fmspc: 12 lower-case hex digits, as dcap-qvl read them.
     """
 
-    tcb: TcbVerdict
+    tcb: TcbRating
     fmspc: str
 
 
 @dataclass(frozen=True, slots=True)
-class RefusedLate:
-    """The quote verifies and is refused for its content: one of `LATE_REFUSALS`."""
+class ContentRefusal:
+    """Refusal of a quote that verified, for its content: one of `CONTENT_REFUSALS`."""
 
     rule: str
     text: str
@@ -67,7 +67,7 @@ class RefusedLate:
 
 
 class CollateralRejected(QuoteInvalid):
-    """The collateral itself does not verify; other collateral may."""
+    """The collateral itself does not verify; the quote may verify with other collateral."""
 
     kind = ReasonKind.COLLATERAL
 
@@ -76,8 +76,8 @@ _EXPIRED: Final = "expired"
 _COLLATERAL: Final = "collateral"
 _EVIDENCE: Final = "evidence"
 
-# (part of the text, rule, whose fault): the first that is found decides. Revocation comes
-# first: no other collateral may be tried then, it could be older and not know of it.
+# (part of the text, rule, cause): the first part that occurs decides. Revocation comes first,
+# because no other collateral may be tried then: older collateral may lack the revocation.
 _TEXTS: Final = (
     ("CertRevoked", "revocation", _EVIDENCE),
     ("CertExpired", "collateral", _EXPIRED),
@@ -114,7 +114,7 @@ _TEXTS: Final = (
     ("QeIdentity", "qe-identity", _COLLATERAL),
     ("QE Identity", "qe-identity", _COLLATERAL),
     ("Failed to decode quote", "quote", _EVIDENCE),
-    ("Invalid key length", "collateral", _COLLATERAL),  # a signature not of 64 bytes
+    ("Invalid key length", "collateral", _COLLATERAL),  # a signature that has not 64 bytes
     ("PCK", "pck-chain", _EVIDENCE),
     ("certificate", "pck-chain", _COLLATERAL),  # the quote's own chain was verified before
     ("certs", "pck-chain", _COLLATERAL),
@@ -123,19 +123,19 @@ _TEXTS: Final = (
 _PLAIN: Final = {
     "CertRevoked": "Intel has revoked a certificate of this platform",
     "No matching TCB level": "the platform is older than every TCB level that Intel lists",
-    "TDX module": "Intel lists no TDX module like the platform's",
+    "TDX module": "Intel does not list the platform's TDX module",
     "TCBInfo expired": "newer TCB info is needed",
     "QE Identity expired": "a newer QE identity is needed",
     "CrlExpired": "a newer revocation list is needed",
 }
-"""For operators, before the library's own words, by part of those."""
+"""Explanation for operators by part of the library's text; it precedes that text."""
 
 
 def to_library(collateral: Collateral) -> dcap_qvl.QuoteCollateralV3:
-    """Collateral as dcap-qvl wants it (`QuoteCollateralV3`).
+    """Return the collateral as dcap-qvl's type.
 
     Raises:
-        ValueError: a text in it is no text (lone surrogates).
+        ValueError: a text in it is not valid Unicode (lone surrogates).
     """
     return dcap_qvl.QuoteCollateralV3(
         pck_crl_issuer_chain=collateral.pck_crl_issuer_chain,
@@ -152,18 +152,18 @@ def to_library(collateral: Collateral) -> dcap_qvl.QuoteCollateralV3:
 
 def evaluate_quote(
     quote: bytes, collateral: Collateral, *, now: datetime, root_ca_der: bytes | None
-) -> Rated | RefusedLate:
+) -> QuoteRating | ContentRefusal:
     """Have dcap-qvl evaluate one quote with one set of collateral.
 
     Args:
-        quote: without what follows its stated length.
-        now: when everything must be valid.
+        quote: the quote without trailing padding.
+        now: time at which everything must be valid.
         root_ca_der: trusted root, None for Intel's.
 
     Raises:
         CollateralExpired: collateral, a CRL or a certificate is outside its validity.
-        CollateralRejected: the collateral is not for this quote, or not signed.
-        QuoteInvalid: anything else.
+        CollateralRejected: the collateral is for another platform, or not signed.
+        QuoteInvalid: any other error.
     """
     seconds = int(now.timestamp())
     try:
@@ -176,11 +176,11 @@ def evaluate_quote(
         return _read_claims(claims.to_json())
     except (ValueError, OverflowError) as error:
         text = str(error).removeprefix("Verification failed: ")
-        # Only the whole text counts: the quoting enclave's own report can be refused for
-        # debug mode too, long before, and then another text stands in front of it.
-        if text in LATE_REFUSALS:
-            rule, kind = LATE_REFUSALS[text]
-            return RefusedLate(rule, text, kind)
+        # The whole text must match: the quoting enclave's own report can be refused for debug
+        # mode too, before the signatures are verified, and that text has a prefix.
+        if text in CONTENT_REFUSALS:
+            rule, kind = CONTENT_REFUSALS[text]
+            return ContentRefusal(rule, text, kind)
         raise translate(_full_text(quote, collateral, seconds, root_ca_der) or text) from error
 
 
@@ -188,16 +188,16 @@ _UNIX_TIME: Final = re.compile(r"UnixTime\((\d{1,15})\)")  # Rust's debug form i
 
 
 def translate(text: str) -> AttestationError:
-    """The typed error for one of dcap-qvl's texts; what is not known is `QuoteInvalid`."""
-    found = next(((rule, fault) for part, rule, fault in _TEXTS if part in text), None)
-    rule, fault = found or ("quote", _EVIDENCE)
+    """Return the typed error for one of dcap-qvl's texts: `QuoteInvalid` for an unknown text."""
+    known = next(((rule, cause) for part, rule, cause in _TEXTS if part in text), None)
+    rule, cause = known or ("quote", _EVIDENCE)
     text = next((f"{plain} ({text})" for part, plain in _PLAIN.items() if part in text), text)
-    if fault == _EXPIRED:
+    if cause == _EXPIRED:
         message = "the collateral is outside its validity"
         return CollateralExpired(
             message, reasons=(_reason(CollateralExpired, rule, message, text),)
         )
-    if fault == _COLLATERAL:
+    if cause == _COLLATERAL:
         message = "the collateral does not verify for this quote"
         return CollateralRejected(
             message, reasons=(_reason(CollateralRejected, rule, message, text),)
@@ -213,10 +213,10 @@ def _reason(error: type[AttestationError], rule: str, message: str, text: str) -
 def _full_text(
     quote: bytes, collateral: Collateral, seconds: int, root_ca_der: bytes | None
 ) -> str | None:
-    """What dcap-qvl says of a refusal together with its cause, in one line.
+    """Return dcap-qvl's text about a refusal with all its causes, in one line.
 
-    `verify_with_policy` tells the outermost context only ("Failed to verify certificate
-    chain"), the older functions the whole chain of causes. They run the same checks.
+    `verify_with_policy` reports only the outermost context ("Failed to verify certificate
+    chain"). The older functions run the same checks and report the whole chain of causes.
     """
     try:
         library_collateral = to_library(collateral)
@@ -234,18 +234,18 @@ def _full_text(
     return None
 
 
-def _as_date(found: re.Match[str]) -> str:
+def _as_date(match: re.Match[str]) -> str:
     try:
-        return datetime.fromtimestamp(int(found[1]), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return datetime.fromtimestamp(int(match[1]), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     except (ValueError, OverflowError):
-        return found[0]  # a year that no calendar has
+        return match[0]  # the year is out of range
 
 
 def _guarded(call: Callable[[], _T]) -> _T:
-    """Calls into Rust; a panic becomes a `ValueError`.
+    """Call into Rust, and raise a panic as `ValueError`.
 
-    PyO3's PanicException derives from BaseException and cannot be imported, so that it
-    passes every handler: it would end the task of a listener instead of one request.
+    PyO3's PanicException derives from BaseException and cannot be imported. No handler would
+    catch it, so that it would end the task of a listener instead of one request.
     """
     try:
         return call()
@@ -255,17 +255,17 @@ def _guarded(call: Callable[[], _T]) -> _T:
         raise
 
 
-def _read_claims(text: str) -> Rated:
-    """What is needed of dcap-qvl's claims.
+def _read_claims(text: str) -> QuoteRating:
+    """Return the rating in dcap-qvl's claims.
 
     Raises:
-        ValueError: they have not the form known here.
+        ValueError: the claims have an unknown form.
     """
     claims = json.loads(text)
     try:
         tcb, platform = claims["tcb"], claims["platform"]
-        return Rated(
-            tcb=TcbVerdict(
+        return QuoteRating(
+            tcb=TcbRating(
                 status=tcb["status"],
                 advisory_ids=tuple(dict.fromkeys(tcb["advisory_ids"])),
                 date=platform["tcb_level"]["tcbDate"],

@@ -99,25 +99,43 @@ def load_chain(pem: bytes) -> list[x509.Certificate]:
 
 
 def verify_chain(pem: bytes, *, root_key: bytes, now: datetime) -> x509.Certificate:
-    """Verifies a chain of Intel's up to the trusted root.
-
-    1. At most `MAX_CHAIN_CERTIFICATES`, and at least a leaf and the root.
-    2. The last one carries the trusted root's key, and is signed with it.
-    3. From the root down, each signs the next: names chain, the issuer is a CA that may
-       sign certificates, ECDSA P-256 with SHA-256 throughout.
-    4. Every certificate is within its validity.
+    """Verify a certificate chain of Intel up to the trusted root, and its validity.
 
     Args:
         pem: certificates, leaf first, each followed by its issuer.
         root_key: SHA-256 of the root's SubjectPublicKeyInfo.
-        now: when it must be valid.
+        now: time at which it must be valid.
 
     Returns:
         The leaf.
 
     Raises:
         QuoteInvalid: the chain does not lead to the root.
-        CollateralExpired: it does, but not at `now`.
+        CollateralExpired: it does, but it is not valid at `now`.
+    """
+    chain = verify_chain_signatures(pem, root_key=root_key)
+    for certificate in chain:
+        check_validity(certificate, now)
+    return chain[0]
+
+
+def verify_chain_signatures(pem: bytes, *, root_key: bytes) -> tuple[x509.Certificate, ...]:
+    """Verify a certificate chain of Intel up to the trusted root, at no particular time.
+
+    1. It has at most `MAX_CHAIN_CERTIFICATES`, and at least a leaf and the root.
+    2. The last one has the trusted root's key, and is signed with it.
+    3. From the root down, each signs the next: the names match, the issuer is a CA that may
+       sign certificates, and all signatures are ECDSA P-256 with SHA-256.
+
+    Args:
+        pem: certificates, leaf first, each followed by its issuer.
+        root_key: SHA-256 of the root's SubjectPublicKeyInfo.
+
+    Returns:
+        The chain, leaf first.
+
+    Raises:
+        QuoteInvalid: the chain does not lead to the root.
     """
     try:
         chain = load_chain(pem.rstrip(b"\0"))
@@ -126,7 +144,7 @@ def verify_chain(pem: bytes, *, root_key: bytes, now: datetime) -> x509.Certific
             raise _broken(
                 f"it has {len(chain)} certificates, 2 to {MAX_CHAIN_CERTIFICATES} expected"
             )
-        # 2. Nothing below is looked into before what signs it is trusted.
+        # 2. A certificate is inspected only after its issuer is trusted.
         if not compare_digest(key_digest(chain[-1]), root_key):
             raise _broken("it does not end at the trusted root")
         chain[-1].verify_directly_issued_by(chain[-1])
@@ -135,10 +153,7 @@ def verify_chain(pem: bytes, *, root_key: bytes, now: datetime) -> x509.Certific
             _check_link(chain[depth], chain[depth - 1], below=depth - 1)
     except UNUSABLE as error:
         raise _broken(f"{type(error).__name__}: {error}") from error
-    # 4.
-    for certificate in chain:
-        _check_validity(certificate, now)
-    return chain[0]
+    return tuple(chain)
 
 
 def verify_pck_chain(pem: bytes, *, root_key: bytes, now: datetime) -> Platform:
@@ -248,7 +263,12 @@ def _check_link(issuer: x509.Certificate, subject: x509.Certificate, *, below: i
     subject.verify_directly_issued_by(issuer)  # names and signature
 
 
-def _check_validity(certificate: x509.Certificate, now: datetime) -> None:
+def check_validity(certificate: x509.Certificate, now: datetime) -> None:
+    """Require that a certificate is valid at `now`.
+
+    Raises:
+        CollateralExpired: it is not.
+    """
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if not start <= now <= end:
         text = "a certificate of the platform's chain is outside its validity"

@@ -1,4 +1,4 @@
-"""Intel's quotes, versions 3 to 5, taken apart. Pure: bytes in, parts out, nothing believed.
+"""Parser of Intel's quotes, versions 3 to 5. It verifies nothing.
 
 Source of all offsets: Intel, "TDX DCAP Quoting Library API", appendix A.3 (versions 4 and
 5) and "SGX ECDSA Quote Library Reference", appendix A (version 3). Integers are
@@ -23,13 +23,13 @@ HEADER_BYTES: Final = 48
 _TEE_TYPES: Final = {0x00: SGX, 0x81: TDX}  # header, offset 4
 _INTEL_QE_VENDOR: Final = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")  # header, offset 12
 _KEY_TYPE_P256: Final = 2  # header, offset 2: ECDSA-256-with-P-256
-_REPORT_BYTES: Final = 384  # an SGX report body, the quoting enclave's among them
+_REPORT_BYTES: Final = 384  # an SGX report body, also that of the quoting enclave
 _CERT_PCK_CHAIN: Final = 5  # certification data: PEM chain of the PCK certificate
-_CERT_QE_REPORT: Final = 6  # certification data: QE report, which nests another
+_CERT_QE_REPORT: Final = 6  # certification data: QE report, with nested certification data
 
 
 class BodyKind(IntEnum):
-    """Kinds of report body; values are those of the version 5 body descriptor."""
+    """Kind of a report body; the values are those of the version 5 body descriptor."""
 
     SGX = 1
     TD10 = 2
@@ -47,14 +47,14 @@ _BODY_BYTES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """One quote taken apart.
+    """A parsed quote.
 
     Attributes:
         version: 3, 4 or 5.
         tee: `TDX` or `SGX`, as the header says.
         kind: kind of report body.
-        raw: the quote without what follows its stated length.
-        signed: what the attestation key signs: header, body descriptor, body.
+        raw: the quote without trailing padding.
+        signed: the bytes that the attestation key signs: header, body descriptor, body.
         body: the report body.
         signature: r and s over `signed`, 64 bytes.
         attestation_key: x and y of a P-256 key, 64 bytes.
@@ -79,12 +79,12 @@ class Quote:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the stated length, lower-case hex: padding changes nothing."""
+        """SHA-256 of the quote without padding, in lower-case hex."""
         return sha256(self.raw).hexdigest()
 
 
 class _Reader:
-    """Takes fields off the front of some bytes; running out is the peer's fault."""
+    """Reader of consecutive fields; raises `EvidenceFormat` where the bytes end too early."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -104,7 +104,7 @@ def tee_of_quote(quote: bytes) -> str:
     """Return `TDX` or `SGX`, as the header of a quote says.
 
     Raises:
-        EvidenceFormat: it is too short for a header, or has an unknown type.
+        EvidenceFormat: the quote is too short for a header, or has an unknown TEE type.
     """
     if len(quote) < HEADER_BYTES:
         raise EvidenceFormat("the quote is shorter than its header of 48 bytes")
@@ -115,16 +115,16 @@ def tee_of_quote(quote: bytes) -> str:
 
 
 def parse_quote(data: bytes) -> Quote:
-    """Takes a quote apart.
+    """Parse a quote.
 
-    Bytes after the stated length are ignored: five of eight real quotes looked at carry
-    some. This is the one place where they are tolerated.
+    Padding after the stated length is ignored: five of eight examined real quotes have it.
+    It is tolerated only here.
 
     Args:
-        data: a quote, at most `MAX_QUOTE_BYTES`, possibly with padding behind it.
+        data: a quote, at most `MAX_QUOTE_BYTES`, possibly followed by padding.
 
     Raises:
-        EvidenceFormat: too long, cut off, or of a kind that is not served.
+        EvidenceFormat: the quote is too long, truncated, or of a kind that is not served.
     """
     if len(data) > MAX_QUOTE_BYTES:
         raise EvidenceFormat(f"the quote is longer than {MAX_QUOTE_BYTES} bytes")
@@ -139,7 +139,7 @@ def parse_quote(data: bytes) -> Quote:
     parts = _Reader(signature_data)
     signature = parts.take(64, "signature")
     attestation_key = parts.take(64, "attestation key")
-    if version > 3:  # versions 4 and 5 nest what version 3 has flat
+    if version > 3:  # versions 4 and 5 nest the fields that follow, version 3 does not
         parts = _Reader(_certification(parts, _CERT_QE_REPORT))
     return Quote(
         version=version,
@@ -158,7 +158,11 @@ def parse_quote(data: bytes) -> Quote:
 
 
 def _read_header(reader: _Reader) -> int:
-    """The version, once the rest of the header is what can be verified."""
+    """Read the header and return the version.
+
+    Raises:
+        EvidenceFormat: version, key type or vendor is not served.
+    """
     version = reader.number(2, "header")
     key_type = reader.number(2, "header")
     reader.take(8, "header")  # TEE type, read by the caller; reserved or SVNs
@@ -176,7 +180,7 @@ def _read_header(reader: _Reader) -> int:
 
 
 def _read_kind(reader: _Reader, version: int, tee: str) -> BodyKind:
-    """Kind of body; the descriptor of version 5 must agree with the header's TEE type."""
+    """Return the kind of body; version 5's descriptor must agree with the header's TEE type."""
     if version == 5:
         number = reader.number(2, "body descriptor")
         size = reader.number(4, "body descriptor")
@@ -194,11 +198,11 @@ def _read_kind(reader: _Reader, version: int, tee: str) -> BodyKind:
 
 
 def _certification(reader: _Reader, wanted: int) -> bytes:
-    """Certification data, which must be of the one type that carries what is needed."""
-    found = reader.number(2, "certification data")
-    if found != wanted:
+    """Return certification data, which must be of the wanted type."""
+    sent = reader.number(2, "certification data")
+    if sent != wanted:
         raise EvidenceFormat(
-            f"certification data of type {found} is not served, the quote must carry type {wanted}"
+            f"certification data of type {sent} is not served, the quote must carry type {wanted}"
             + (" (the PCK certificate chain)" if wanted == _CERT_PCK_CHAIN else "")
         )
     return reader.take(reader.number(4, "certification data"), "certification data")

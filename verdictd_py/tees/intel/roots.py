@@ -1,4 +1,4 @@
-"""Roots of trust that the operator names instead of the manufacturer's."""
+"""Root certificates that the operator names instead of the vendor's."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from verdictd_py.errors import ConfigError
 
 MAX_ROOT_BYTES: Final = 64 * 1024
-"""One certificate, about 700 bytes; a larger file is something else."""
+"""Maximum size of a root certificate's file; a certificate has about 700 bytes."""
 
 
 def read_root_ca(path: Path, *, option: str) -> bytes:
-    """DER of the root certificate in `path`, which holds DER or PEM.
+    """Return the DER form of the root certificate in a DER or PEM file.
 
     Raises:
-        ConfigError: one line that names the file, the cause and the remedy.
+        ConfigError: the file cannot be read, or is not a certificate.
     """
     try:
         with path.open("rb") as stream:
@@ -31,5 +31,5 @@ def read_root_ca(path: Path, *, option: str) -> bytes:
         return x509.load_der_x509_certificate(data).public_bytes(Encoding.DER)
     except ValueError:
         raise ConfigError(
-            f"{path} holds no certificate in DER or PEM; give the root's to {option}"
+            f"{path} contains no certificate in DER or PEM; give {option} a root certificate"
         ) from None

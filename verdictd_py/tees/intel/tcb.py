@@ -1,10 +1,10 @@
-"""TCB status from TCB info and QE identity, for evidence that the library refuses to rate.
+"""TCB rating from TCB info and QE identity, for quotes that dcap-qvl refuses to rate.
 
-dcap-qvl rates every quote it accepts. One it refuses for the TD's attributes, or for a
-revoked TCB, it does not rate, and an operator wants to see the rating on a refusal too.
-The rules are those of Intel's quote verification library (`TcbLevelCheck.cpp`,
-`TdxModuleCheck.cpp`, `convergeTcbStatuses`, `checkForRelaunch`). What is computed here is
-shown and never accepts anything.
+dcap-qvl rates every quote that it accepts. It does not rate a quote that it refuses for the TD's
+attributes or for a revoked TCB, but operators want to see the rating of a refused guest too. The
+rules are those of Intel's quote verification library (`TcbLevelCheck.cpp`,
+`TdxModuleCheck.cpp`, `convergeTcbStatuses`, `checkForRelaunch`). This rating is only reported: no
+guest is accepted because of it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from verdictd_py.tees.intel.collateral.parsed import parsed
 from verdictd_py.tees.intel.pck import Platform
 from verdictd_py.tees.intel.quote import TDX, BodyKind, Quote
 
-_Object = Mapping[str, Any]  # of collateral that dcap-qvl has read: a slip is a LookupError
+_Object = Mapping[str, Any]  # of collateral that dcap-qvl has read; a missing member: LookupError
 
 REVOKED: Final = "Revoked"
 _OUT_OF_DATE: Final = "OutOfDate"
@@ -34,7 +34,7 @@ STATUSES: Final = (
     "TDRelaunchAdvisedConfigurationNeeded",
     REVOKED,
 )
-"""Intel's terms for the TCB status of a platform, in its quote verification library."""
+"""Values of a platform's TCB status in Intel's quote verification library."""
 _NEEDS_CONFIGURATION: Final = {
     "ConfigurationNeeded",
     "ConfigurationAndSWHardeningNeeded",
@@ -49,13 +49,14 @@ _CURRENT_IS_GOOD: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class TcbVerdict:
-    """How Intel rates a platform.
+class TcbRating:
+    """Intel's rating of a platform.
 
     Attributes:
-        status: Intel's spelling (`UpToDate`).
-        advisory_ids: Intel's (`INTEL-SA-00615`), in the order found, none twice.
-        date: RFC 3339, the date of the platform's TCB level.
+        status: TCB status as Intel spells it (`UpToDate`).
+        advisory_ids: ids of Intel's advisories (`INTEL-SA-00615`) without duplicates, in the
+            collateral's order.
+        date: date of the platform's TCB level, RFC 3339.
     """
 
     status: str
@@ -64,10 +65,10 @@ class TcbVerdict:
 
 
 def evaluation_number(collateral: Collateral) -> int:
-    """The lower TCB evaluation number of TCB info and QE identity.
+    """Return the lower of the TCB evaluation numbers of TCB info and QE identity.
 
     Raises:
-        ValueError: one of them has none.
+        ValueError: TCB info or QE identity has none.
     """
     try:
         view = parsed(collateral)
@@ -77,40 +78,40 @@ def evaluation_number(collateral: Collateral) -> int:
     except (KeyError, TypeError, RecursionError) as error:
         raise ValueError("the collateral has no TCB evaluation number") from error
     if not all(isinstance(number, int) for number in numbers):
-        raise ValueError("a TCB evaluation number of the collateral is not a number")
+        raise ValueError("a TCB evaluation number of the collateral is not an integer")
     return min(numbers)
 
 
-def behind_days(collateral: Collateral, verdict: TcbVerdict, now: datetime) -> int:
-    """Days since the newest TCB level came out, 0 for a platform that is at it.
+def behind_days(collateral: Collateral, rating: TcbRating, now: datetime) -> int:
+    """Return the days since the newest TCB level was published, 0 for a platform that has it.
 
     Raises:
-        ValueError: the collateral does not say so, or the platform is out of date although
-            it is at that level.
+        ValueError: the collateral has no dates, or the platform is out of date although it has
+            the newest level.
     """
     try:
         levels = parsed(collateral).tcb_info["tcbLevels"]
         newest = max(datetime.fromisoformat(level["tcbDate"]) for level in levels)
-        own = datetime.fromisoformat(verdict.date)
+        own = datetime.fromisoformat(rating.date)
     except (LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("the collateral has no dates of TCB levels") from error
     if own < newest:
         return max(0, (now - newest).days)
-    if verdict.status.startswith(_OUT_OF_DATE):  # by its module or quoting enclave
-        raise ValueError("the collateral does not say what the platform is behind")
+    if rating.status.startswith(_OUT_OF_DATE):  # its module or quoting enclave is
+        raise ValueError("the collateral does not say since when the platform is out of date")
     return 0
 
 
-def rate(quote: Quote, platform: Platform, collateral: Collateral) -> TcbVerdict | None:
-    """Rates a platform whose quote and collateral are verified already.
+def rate(quote: Quote, platform: Platform, collateral: Collateral) -> TcbRating | None:
+    """Return the rating of a platform whose quote and collateral are verified already.
 
-    1. The TCB level: the first, highest first, that the platform meets in every component.
-    2. For TDX, the level of the TDX module converges with it.
-    3. The level of the quoting enclave converges with both.
-    4. For TD 1.5, the same for the TCB of now: relaunching the TD may be advised.
+    1. Select the TCB level: the highest one that the platform meets in every component.
+    2. For TDX, converge its status with that of the TDX module.
+    3. Converge the result with the status of the quoting enclave.
+    4. For TD 1.5, do the same for the current TCB: relaunching the TD may be advised.
 
     Returns:
-        None where no level is met, or the collateral has not the expected form.
+        The rating; None if no level is met, or the collateral does not have the expected form.
     """
     try:
         view = parsed(collateral)
@@ -125,18 +126,21 @@ def rate(quote: Quote, platform: Platform, collateral: Collateral) -> TcbVerdict
             current = _platform_level(info, platform, quote.body[584:600])  # TEE_TCB_SVN_2
             status = _relaunch(status, _converge(current.status, enclave["tcbStatus"]))
         advisories = (*launch.advisory_ids, *enclave.get("advisoryIDs", ()))
-        return TcbVerdict(status, tuple(dict.fromkeys(advisories)), launch.date)
+        return TcbRating(status, tuple(dict.fromkeys(advisories)), launch.date)
     except (KeyError, TypeError, ValueError, AttributeError, LookupError, RecursionError):
         return None
 
 
-def _platform_level(info: _Object, platform: Platform, tee_svn: bytes | None) -> TcbVerdict:
-    """Steps 1 and 2; `tee_svn` are the 16 SVNs of the TDX module, None for SGX.
+def _platform_level(info: _Object, platform: Platform, tee_svn: bytes | None) -> TcbRating:
+    """Take steps 1 and 2 of `rate`.
+
+    Args:
+        tee_svn: the 16 SVNs of the TDX module, None for SGX.
 
     Raises:
         LookupError: no level is met.
     """
-    # 1. Where the module has a version, its own SVNs (the first two) are left to step 2.
+    # 1. If the module has a version, step 2 checks its own SVNs (the first two).
     skip = 2 if tee_svn is not None and tee_svn[1] > 0 else 0
     met = None
     for level in sorted(info["tcbLevels"], key=lambda level: _rank(level["tcb"]), reverse=True):
@@ -155,16 +159,20 @@ def _platform_level(info: _Object, platform: Platform, tee_svn: bytes | None) ->
     # 2.
     if tee_svn is not None and tee_svn[1] > 0:
         wanted = f"TDX_{tee_svn[1]:02X}"
-        modules = [one for one in info["tdxModuleIdentities"] if one["id"].upper() == wanted]
+        modules = [item for item in info["tdxModuleIdentities"] if item["id"].upper() == wanted]
         level = _first_met(modules[0]["tcbLevels"], tee_svn[0])
         status = _converge(status, level["tcbStatus"])
         advisories += level.get("advisoryIDs", ())
         date = min(date, level["tcbDate"], key=datetime.fromisoformat)
-    return TcbVerdict(status, tuple(advisories), date)
+    return TcbRating(status, tuple(advisories), date)
 
 
 def _first_met(levels: Sequence[_Object], svn: int) -> _Object:
-    """The first level of an enclave or module whose ISVSVN is not above `svn`."""
+    """Return the first level of an enclave or module whose ISVSVN is not above `svn`.
+
+    Raises:
+        LookupError: no level is met.
+    """
     for level in levels:
         if svn >= level["tcb"]["isvsvn"]:
             return level
@@ -176,19 +184,19 @@ def _svns(components: Sequence[Mapping[str, int]]) -> list[int]:
 
 
 def _rank(tcb: _Object) -> tuple[list[int], int, list[int]]:
-    """Order of TCB levels: by CPU SVNs, then PCE SVN, then those of the TDX module."""
+    """Return the sort key of a TCB level: CPU SVNs, then PCE SVN, then SVNs of the TDX module."""
     return _svns(tcb["sgxtcbcomponents"]), tcb["pcesvn"], _svns(tcb.get("tdxtcbcomponents", ()))
 
 
 def _meets(have: Sequence[int], need: Sequence[int]) -> bool:
-    """Whether every component is met; other counts are not comparable (ValueError)."""
-    return all(found >= needed for found, needed in zip(have, need, strict=True))
+    """Return whether every component is met; ValueError for different numbers of components."""
+    return all(own >= needed for own, needed in zip(have, need, strict=True))
 
 
 def _converge(status: str, component: str) -> str:
-    """A platform's status with that of its module or quoting enclave.
+    """Return a platform's status combined with that of its module or quoting enclave.
 
-    Only a component that is out of date or revoked changes it.
+    Only a component that is out of date or revoked changes the platform's status.
     """
     if component == REVOKED:
         return REVOKED
@@ -201,7 +209,7 @@ def _converge(status: str, component: str) -> str:
 
 
 def _relaunch(launch: str, current: str) -> str:
-    """Status of a TD 1.5: one launched out of date on a platform that is not any more."""
+    """Return the status of a TD 1.5: a relaunch is advised if the platform was updated since."""
     if REVOKED in (launch, current):
         return REVOKED
     if launch in (_OUT_OF_DATE, "OutOfDateConfigurationNeeded") and current in _CURRENT_IS_GOOD:

@@ -13,7 +13,7 @@ from verdictd_py.domain.claims import (
     TEXT,
     TEXTS,
     Claim,
-    Compared,
+    MatchRule,
     hexadecimal,
 )
 from verdictd_py.domain.evidence import REPORT_DATA_BYTES, VerifiedEvidence
@@ -28,8 +28,9 @@ from verdictd_py.domain.trust import (
 from verdictd_py.encoding import JsonValue, decode_base64
 from verdictd_py.errors import ConfigError, EvidenceFormat, EvidenceMissing, RequestError
 from verdictd_py.formats import collateral
-from verdictd_py.ports.tees import Carried, VerifierContext, Wire
+from verdictd_py.ports.tees import CarriedEvidence, VerifierContext, Wire
 from verdictd_py.protocols.ratstls.dice import INTERIM_TAG, TCG_TAG
+from verdictd_py.tees.intel.collateral.newest import NewestCollateral
 from verdictd_py.tees.intel.collateral.port import CollateralSource
 from verdictd_py.tees.intel.quote import tee_of_quote
 from verdictd_py.tees.intel.tcb import REVOKED, STATUSES
@@ -40,7 +41,7 @@ VENDOR: Final = "intel"
 
 TCB_CLAIM: Final = "tcbStatus"
 ACCEPTED_TCB: Final = ("UpToDate", "SWHardeningNeeded")
-"""Statuses that pass where reference data does not pin any; the packaged policies say the same."""
+"""Statuses accepted if the reference data pins none; the packaged policies accept the same."""
 
 REVOKED_TCB: Final = (REVOKED,)
 KNOWN_TCB: Final = STATUSES
@@ -48,24 +49,28 @@ KNOWN_TCB: Final = STATUSES
 
 @dataclass(frozen=True, slots=True)
 class IntelService:
-    """What the verifiers of all Intel TEEs share.
+    """Collateral and its limits, shared by the verifiers of all Intel TEEs.
 
     Attributes:
-        collateral: where collateral comes from.
-        grace: for so long after its end the operator's collateral is still used.
+        collateral: source of collateral.
+        grace: how long the operator's collateral is still used after it expired.
         minimum_evaluation: lowest `tcbEvaluationDataNumber` that is accepted.
+        newest: newest known copies of all parts of collateral; None: each verifier has its own.
+        refuse_endorsements: whether collateral that guests sent is never used.
     """
 
     collateral: CollateralSource = field(repr=False)
     grace: timedelta = timedelta(0)
     minimum_evaluation: int = 0
+    newest: NewestCollateral | None = field(default=None, repr=False)
+    refuse_endorsements: bool = False
 
 
 def service_of(context: VerifierContext) -> IntelService:
     """Return Intel's service.
 
     Raises:
-        ConfigError: the composition built none.
+        ConfigError: the context has none.
     """
     service = context.services.get(VENDOR)
     if not isinstance(service, IntelService):
@@ -84,23 +89,23 @@ def shared_claims(*, optional: bool) -> dict[str, Claim]:
         "debug": Claim(
             FLAG,
             "whether the host can read the guest's memory",
-            compared=Compared.ALWAYS_FALSE,
+            match=MatchRule.ALWAYS_FALSE,
             optional=optional,
         ),
         TCB_CLAIM: Claim(
-            TEXT, "Intel's verdict about the platform", optional=optional, sample=ACCEPTED_TCB[0]
+            TEXT, "Intel's TCB status of the platform", optional=optional, sample=ACCEPTED_TCB[0]
         ),
         "advisoryIds": Claim(
             TEXTS,
             "Intel's security advisories that apply to the platform",
-            compared=Compared.EACH_ONE_OF,
+            match=MatchRule.EACH_ONE_OF,
             sample=["INTEL-SA-00000"],
         ),
-        "fmspc": Claim(hexadecimal(6), "Intel's number of the platform type"),
+        "fmspc": Claim(hexadecimal(6), "Intel's number for the type of platform"),
         "tcbDate": Claim(
             TEXT, "date of the platform's TCB level, RFC 3339", sample="2024-03-13T00:00:00Z"
         ),
-        "tcbBehindDays": Claim(NUMBER, "days since a newer TCB came out", sample=0),
+        "tcbBehindDays": Claim(NUMBER, "days since a newer TCB was published", sample=0),
     }
 
 
@@ -108,7 +113,7 @@ def wire(tee: str, oid: str) -> Wire:
     """Return how protocols name and carry the quotes of an Intel TEE.
 
     Args:
-        oid: of the certificate extension in the first generation of rats-tls.
+        oid: OID of the certificate extension in the first generation of rats-tls.
     """
 
     def recognizes(quote: bytes) -> bool:
@@ -117,13 +122,13 @@ def wire(tee: str, oid: str) -> Wire:
         except EvidenceFormat:
             return False
 
-    def read_rcar(value: Mapping[str, JsonValue]) -> Carried:
+    def read_rcar(value: Mapping[str, JsonValue]) -> CarriedEvidence:
         quote = _bytes(value, "quote")
         if quote is None:
             raise EvidenceMissing("the evidence has no quote")
         if tee_of_quote(quote) != tee:
-            raise EvidenceFormat(f"the guest said it is {tee}, and its quote is of another TEE")
-        return Carried(quote, _bytes(value, "cc_eventlog"))
+            raise EvidenceFormat(f"the guest claims the TEE {tee}, but its quote is of another TEE")
+        return CarriedEvidence(quote, _bytes(value, "cc_eventlog"))
 
     return Wire(
         recognizes=recognizes,
@@ -135,9 +140,9 @@ def wire(tee: str, oid: str) -> Wire:
     )
 
 
-def trust(found: VerifiedEvidence, open_measurements: tuple[str, ...]) -> TrustVector:
+def trust(verified: VerifiedEvidence, open_measurements: tuple[str, ...]) -> TrustVector:
     """Return the trust vector of a guest that was accepted."""
-    current = found.tcb_status == ACCEPTED_TCB[0]
+    current = verified.tcb_status == ACCEPTED_TCB[0]
     return {
         "hardware": HARDWARE_GENUINE if current else HARDWARE_WARNING,
         "executables": EXECUTABLES_UNRECOGNIZED if open_measurements else EXECUTABLES_APPROVED,
@@ -145,9 +150,9 @@ def trust(found: VerifiedEvidence, open_measurements: tuple[str, ...]) -> TrustV
     }
 
 
-def _read_certificate(quote: bytes, endorsements: bytes | None, tag: int) -> Carried:
-    own = None if endorsements is None else collateral.read(endorsements, tag=tag)
-    return Carried(quote, endorsements=own)
+def _read_certificate(quote: bytes, endorsements: bytes | None, tag: int) -> CarriedEvidence:
+    sent = None if endorsements is None else collateral.read(endorsements, tag=tag)
+    return CarriedEvidence(quote, endorsements=sent)
 
 
 def _bytes(members: Mapping[str, JsonValue], name: str) -> bytes | None:
@@ -155,7 +160,7 @@ def _bytes(members: Mapping[str, JsonValue], name: str) -> bytes | None:
     if text is None:
         return None
     if not isinstance(text, str):
-        raise EvidenceFormat(f"the evidence's {name} is no text")
+        raise EvidenceFormat(f"the evidence's {name} is not a text")
     try:
         return decode_base64(text, f"the evidence's {name}")
     except RequestError as error:
@@ -163,13 +168,15 @@ def _bytes(members: Mapping[str, JsonValue], name: str) -> bytes | None:
 
 
 class IntelVerifier:
-    """Verifier of a TEE whose quotes lead to Intel's root; subclasses add `verify`.
+    """Base of the verifiers of Intel's TEEs; subclasses add `verify`.
 
     Args:
-        collateral: where collateral comes from.
+        collateral: source of collateral.
         root_ca_der: trusted root certificate, None for Intel's.
         grace: how long expired collateral is still used.
         minimum_evaluation: lowest `tcbEvaluationDataNumber` that is accepted.
+        newest: see `IntelService`.
+        refuse_endorsements: see `IntelService`.
 
     Raises:
         ConfigError: the root is not a certificate.
@@ -182,21 +189,27 @@ class IntelVerifier:
         root_ca_der: bytes | None,
         grace: timedelta = timedelta(0),
         minimum_evaluation: int = 0,
+        newest: NewestCollateral | None = None,
+        refuse_endorsements: bool = False,
     ) -> None:
         self._engine = IntelEngine(
             collateral,
             root_ca_der=root_ca_der,
             grace=grace,
             minimum_evaluation=minimum_evaluation,
+            newest=newest,
+            refuse_endorsements=refuse_endorsements,
         )
 
     @classmethod
     def of(cls, context: VerifierContext) -> Self:
-        """Build the verifier on Intel's service of the composition."""
+        """Build the verifier from Intel's service in the context."""
         service = service_of(context)
         return cls(
             service.collateral,
             root_ca_der=context.root_ca_der,
             grace=service.grace,
             minimum_evaluation=service.minimum_evaluation,
+            newest=service.newest,
+            refuse_endorsements=service.refuse_endorsements,
         )

@@ -1,4 +1,4 @@
-"""Verification of quotes, the part that SGX and TDX share: everything but the claims."""
+"""Verification of Intel's quotes, except the claims, which SGX and TDX define."""
 
 from __future__ import annotations
 
@@ -22,10 +22,16 @@ from verdictd_py.errors import (
     ReasonKind,
 )
 from verdictd_py.formats.collateral import Collateral
-from verdictd_py.tees.intel.collateral.check import check_fit, ends_at, verify_texts
+from verdictd_py.tees.intel.collateral.check import check_fit, ends_at, issued_at, require_issued
+from verdictd_py.tees.intel.collateral.newest import NewestCollateral
 from verdictd_py.tees.intel.collateral.port import CollateralRequest, CollateralSource
-from verdictd_py.tees.intel.collateral.sources import EvaluationFloor
-from verdictd_py.tees.intel.dcap import CollateralRejected, Rated, RefusedLate, evaluate_quote
+from verdictd_py.tees.intel.collateral.signers import verify_signers
+from verdictd_py.tees.intel.dcap import (
+    CollateralRejected,
+    ContentRefusal,
+    QuoteRating,
+    evaluate_quote,
+)
 from verdictd_py.tees.intel.pck import (
     Platform,
     root_key_digest,
@@ -33,7 +39,7 @@ from verdictd_py.tees.intel.pck import (
     verify_quote_signatures,
 )
 from verdictd_py.tees.intel.quote import Quote, parse_quote
-from verdictd_py.tees.intel.tcb import REVOKED, TcbVerdict, behind_days, evaluation_number, rate
+from verdictd_py.tees.intel.tcb import REVOKED, TcbRating, behind_days, evaluation_number, rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +47,16 @@ class VerifiedQuote:
     """A quote whose own signatures verified.
 
     Attributes:
-        tcb: Intel's rating; None if it is not known, then `late` is set.
-        behind_days: days since a newer TCB came out, None if that is not known.
-        late: why the library refuses the quote whatever the policy says, None if it does not.
+        tcb: Intel's rating; None if it is not known: then the quote is refused.
+        behind_days: days since a newer TCB was published, None if that is not known.
+        content_refusal: why the library refuses the content of the quote whatever the policy
+            says, None if it does not.
         refusal: why the quote is refused although its signatures verified, None if it is not.
     """
 
     platform: Platform
-    tcb: TcbVerdict | None
-    late: RefusedLate | None = None
+    tcb: TcbRating | None
+    content_refusal: ContentRefusal | None = None
     refusal: AttestationError | None = None
     behind_days: int | None = None
 
@@ -61,7 +68,7 @@ class VerifiedQuote:
         claims: dict[str, JsonValue],
         faults: tuple[Reason, ...],
     ) -> VerificationResult:
-        """Return the verifier's result: `claims` and those that chain and TCB info add."""
+        """Return the verifier's result: `claims` and the claims from chain and TCB info."""
         claims["fmspc"] = self.platform.fmspc
         if self.tcb is not None:
             claims["tcbStatus"] = self.tcb.status
@@ -81,19 +88,19 @@ class VerifiedQuote:
         return verified if self.refusal is None else RefusedEvidence(self.refusal, verified)
 
     def _faults(self, faults: tuple[Reason, ...]) -> tuple[Reason, ...]:
-        """Return the faults with those that only the TCB check or the library reports."""
+        """Return the faults with further ones that only the TCB check or the library reports."""
         if self.tcb is not None and self.tcb.status == REVOKED:
             text = "tcbStatus: Intel has revoked this TCB"
             expected = "a TCB that is not revoked"
             faults = (*faults, Reason("tcbStatus", REVOKED, expected, text, kind=ReasonKind.TCB))
-        late = self.late
-        if late is not None and all(fault.rule != late.rule for fault in faults):
-            text = f"{late.rule}: {late.text}"
-            faults = (*faults, Reason(late.rule, "", "", text, kind=late.kind))
+        content = self.content_refusal
+        if content is not None and all(fault.rule != content.rule for fault in faults):
+            text = f"{content.rule}: {content.text}"
+            faults = (*faults, Reason(content.rule, "", "", text, kind=content.kind))
         return faults
 
 
-def _behind_days(collateral: Collateral, tcb: TcbVerdict | None, now: datetime) -> int | None:
+def _behind_days(collateral: Collateral, tcb: TcbRating | None, now: datetime) -> int | None:
     if tcb is None:
         return None
     try:
@@ -103,10 +110,10 @@ def _behind_days(collateral: Collateral, tcb: TcbVerdict | None, now: datetime) 
 
 
 def parse_evidence(evidence: Evidence, tee: str) -> Quote:
-    """Parse the quote in `evidence`, which must be of the TEE that a verifier serves.
+    """Parse the quote in `evidence`, which must be of the TEE that the verifier serves.
 
     Raises:
-        EvidenceFormat: it is of another TEE, or cannot be read.
+        EvidenceFormat: the quote is of another TEE, or cannot be read.
     """
     quote = parse_quote(evidence.quote)
     if quote.tee != tee or evidence.tee != tee:
@@ -117,14 +124,16 @@ def parse_evidence(evidence: Evidence, tee: str) -> Quote:
 
 
 class IntelEngine:
-    """Verifies quotes up to one trusted root.
+    """Verifier of quotes of both TEEs, up to one trusted root.
 
     Args:
         source: source of collateral.
         root_ca_der: trusted root, None for Intel's.
-        grace: how long collateral of the operator is still used after it expired, as it was
-            before. Collateral that the guest sent has no grace.
+        grace: how long the operator's collateral is still used after it expired. It never
+            applies to collateral that the guest sent.
         minimum_evaluation: lowest `tcbEvaluationDataNumber` of collateral from any source.
+        newest: newest known copies of all parts; None: only those that this engine has seen.
+        refuse_endorsements: whether collateral that the guest sent is never used.
 
     Raises:
         ConfigError: the root is not a certificate.
@@ -137,11 +146,14 @@ class IntelEngine:
         root_ca_der: bytes | None,
         grace: timedelta = timedelta(0),
         minimum_evaluation: int = 0,
+        newest: NewestCollateral | None = None,
+        refuse_endorsements: bool = False,
     ) -> None:
         self._source = source
         self._root_ca_der = root_ca_der
         self._root_key = root_key_digest(root_ca_der)
-        self._floor = EvaluationFloor()
+        self._newest = newest or NewestCollateral(self._root_key)
+        self._refuse_endorsements = refuse_endorsements
         self._grace = grace
         self._minimum_evaluation = minimum_evaluation
 
@@ -150,20 +162,21 @@ class IntelEngine:
     ) -> VerifiedQuote:
         """Verify signatures, chain, revocation and TCB.
 
-        1. The PCK chain in the quote leads to the root: only then is its FMSPC believed.
-        2. The PCK, through the quoting enclave, signed this quote: its claims are
+        1. Verify the PCK chain in the quote up to the root: only then is its FMSPC trusted.
+        2. Verify that the PCK, through the quoting enclave, signed this quote. Its claims are
            authentic from here on, and only now may collateral be fetched.
-        3. Collateral is fetched from the source, the best first.
-        4. Each is tried until one verifies. After one that is expired or not signed, the next
-           is tried; after a revocation it is not, because older collateral may lack it.
-        5. Collateral that the guest sent must not be older than collateral seen before.
+        3. Fetch collateral from the source, the best first.
+        4. Try the candidates until one verifies. If one is expired or not signed, try the next.
+           After a revocation, stop, because older collateral may lack the revocation.
+        5. No part of collateral is older than a copy that any source has sent before: the newest
+           copy is used in its place.
 
         Returns:
-            The verified quote, with `refusal` set if step 4 or 5 refused.
+            The verified quote; `refusal` is set if step 4 refused it.
 
         Raises:
-            AttestationError: steps 1 or 2 refused: nothing in the quote is authentic.
-            CollateralUnavailable: there is no collateral now.
+            AttestationError: step 1 or 2 refused the quote: nothing in it is authentic.
+            CollateralUnavailable: no collateral is available now.
         """
         # 1.
         platform = verify_pck_chain(quote.pck_chain, root_key=self._root_key, now=now)
@@ -171,18 +184,20 @@ class IntelEngine:
         verify_quote_signatures(quote, platform)
         # 3.
         if endorsements is not None and not isinstance(endorsements, Collateral):
-            raise TypeError("the endorsements of an Intel quote are collateral")
+            raise TypeError("the endorsements of an Intel quote must be collateral")
+        if self._refuse_endorsements:
+            endorsements = None
         request = CollateralRequest(tee=quote.tee, fmspc=platform.fmspc, ca=platform.ca)
         candidates = await self._source.candidates(request, endorsements)
         if not candidates:
-            raise CollateralUnavailable("there is no collateral for this platform now")
+            raise CollateralUnavailable("no collateral is available for this platform")
         try:
-            return self._first_that_verifies(quote, platform, candidates, endorsements, now)
+            return await self._first_that_verifies(quote, platform, candidates, endorsements, now)
         except AttestationError as error:
-            tcb = self._rated(quote, platform, candidates[0], now)
+            tcb = self._rating_for_report(quote, platform, candidates[0], now)
             return VerifiedQuote(platform, tcb, refusal=error)
 
-    def _first_that_verifies(
+    async def _first_that_verifies(
         self,
         quote: Quote,
         platform: Platform,
@@ -195,21 +210,39 @@ class IntelEngine:
         errors: list[AttestationError] = []
         for collateral in candidates:
             chosen_by_guest = collateral is endorsements
-            when = now if chosen_by_guest else self._within_grace(collateral, now)
             try:
-                self._require_recent(collateral)
-                verified = self._evaluate(quote, platform, collateral, when)
+                current = await self._current(request, collateral, chosen_by_guest, now)
+                self._require_recent(current)
+                when = now if chosen_by_guest else self._within_grace(current, now)
+                verified = self._evaluate(quote, platform, current, when)
             except (CollateralExpired, CollateralRejected) as error:
                 errors.append(error)
                 continue
-            self._floor.check(
-                request, evaluation_number(collateral), chosen_by_guest=chosen_by_guest
-            )
-            return replace(verified, behind_days=_behind_days(collateral, verified.tcb, now))
+            return replace(verified, behind_days=_behind_days(current, verified.tcb, now))
         raise errors[0]
 
+    async def _current(
+        self,
+        request: CollateralRequest,
+        collateral: Collateral,
+        chosen_by_guest: bool,
+        now: datetime,
+    ) -> Collateral:
+        """Verify the signers of collateral, and replace parts that are older than known copies.
+
+        The library does not check which certificates may sign collateral, and whether they are
+        revoked.
+        """
+        try:
+            return await self._newest.apply(
+                collateral, request, now=now, chosen_by_guest=chosen_by_guest
+            )
+        except CollateralRejected as error:
+            text = "the collateral does not verify for this quote"
+            raise CollateralRejected(text, reasons=error.reasons) from error
+
     def _require_recent(self, collateral: Collateral) -> None:
-        """Refuse collateral from before the TCB recovery that the operator requires."""
+        """Refuse collateral that is older than the TCB recovery that the operator requires."""
         if not self._minimum_evaluation:
             return
         try:
@@ -217,7 +250,7 @@ class IntelEngine:
         except ValueError:
             number = 0
         if number < self._minimum_evaluation:
-            text = "the collateral is of before the TCB recovery that is asked for"
+            text = "the collateral is older than the required TCB recovery"
             expected = f"at least {self._minimum_evaluation}"
             explained = f"{text}: {number}, {expected}"
             reason = Reason(
@@ -226,7 +259,7 @@ class IntelEngine:
             raise CollateralRejected(text, reasons=(reason,))
 
     def _within_grace(self, collateral: Collateral, now: datetime) -> datetime:
-        """Return the time to evaluate at: dcap-qvl has no grace, only another time."""
+        """Return the time at which to evaluate: dcap-qvl has no grace, but takes any time."""
         if not self._grace:
             return now
         try:
@@ -238,33 +271,35 @@ class IntelEngine:
     def _evaluate(
         self, quote: Quote, platform: Platform, collateral: Collateral, now: datetime
     ) -> VerifiedQuote:
-        """Verify the quote with one set of collateral."""
-        verdict = evaluate_quote(quote.raw, collateral, now=now, root_ca_der=self._root_ca_der)
-        if isinstance(verdict, Rated):
-            if verdict.fmspc != platform.fmspc:
-                text = "the quote's FMSPC reads differently in two libraries"
+        """Verify the quote with one set of collateral, whose signatures were verified."""
+        now = require_issued(issued_at(collateral), now)
+        verify_signers(collateral, platform.ca, self._root_key).require_valid(now)
+        result = evaluate_quote(quote.raw, collateral, now=now, root_ca_der=self._root_ca_der)
+        if isinstance(result, QuoteRating):
+            if result.fmspc != platform.fmspc:
+                text = "two libraries read different FMSPCs from the quote"
                 reason = Reason(
                     "fmspc",
-                    verdict.fmspc,
+                    result.fmspc,
                     platform.fmspc,
                     text,
                     kind=ReasonKind.VERIFICATION,
                 )
                 raise QuoteInvalid("the quote does not verify", reasons=(reason,))
             check_fit(collateral, platform.pce_id)
-            return VerifiedQuote(platform, verdict.tcb)
+            return VerifiedQuote(platform, result.tcb)
         # The library refused the content of the quote and does not rate the platform. The
-        # texts for the rating are therefore verified here, in an order of our own.
-        verify_texts(collateral, root_key=self._root_key, now=now)
+        # signatures of the texts for the rating were verified above.
         check_fit(collateral, platform.pce_id)
-        return VerifiedQuote(platform, rate(quote, platform, collateral), verdict)
+        return VerifiedQuote(platform, rate(quote, platform, collateral), result)
 
-    def _rated(
+    def _rating_for_report(
         self, quote: Quote, platform: Platform, collateral: Collateral, now: datetime
-    ) -> TcbVerdict | None:
-        """Return Intel's rating for the report, from texts that are signed but may be old."""
+    ) -> TcbRating | None:
+        """Return Intel's rating for the report, from signed texts that may be outdated."""
         try:
-            verify_texts(collateral, root_key=self._root_key, now=now)
+            signers = verify_signers(collateral, platform.ca, self._root_key)
+            signers.require_valid(now)
         except AttestationError:
             return None
         return rate(quote, platform, collateral)

@@ -1,4 +1,4 @@
-"""The sample TEE of guest-components: evidence that proves nothing, for tests."""
+"""The TEE `sample` of guest-components: evidence that proves nothing, for tests."""
 
 from verdictd_py.tees.sample.tee import TEE
 

@@ -1,4 +1,4 @@
-"""The TEE `sample`: evidence that any client can make, for trying clients without hardware."""
+"""Definition of the TEE `sample`: evidence that any client can make, for tests of clients."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _verifier(context: VerifierContext) -> Verifier:
 
 def _recognizes(evidence: bytes) -> bool:
     del evidence
-    return False  # sample evidence is carried by RCAR only, which names it
+    return False  # only RCAR carries sample evidence, and it names the TEE
 
 
 TEE: Final = Tee(

@@ -1,4 +1,4 @@
-"""Sample evidence, which anybody can make: for trying clients without hardware, never more.
+"""Sample evidence, which any client can make: only for tests of clients without hardware.
 
 Source: guest-components, attester "sample": `{"svn":"1","report_data":"<base64>"}`.
 """
@@ -19,27 +19,27 @@ _MAX_SVN_CHARACTERS: Final = 64  # a number
 
 
 class InsecureSampleVerifier:
-    """Believes whatever is said (port `Verifier`). It needs a flag of its own."""
+    """Verifier that accepts every claim (port `Verifier`); enabled by its own flag."""
 
     name = tee = NAME
 
     async def verify(self, evidence: Evidence, *, now: datetime) -> VerifiedEvidence:
-        """Takes sample evidence apart. Nothing of it is verified, for nothing can be.
+        """Parse sample evidence. There is nothing in it that could be verified.
 
         Raises:
-            EvidenceFormat: it has another form.
+            EvidenceFormat: the evidence does not have the form above.
         """
         del now
         if evidence.tee != self.tee:
-            raise EvidenceFormat(f"evidence of {evidence.tee} is no sample evidence")
+            raise EvidenceFormat(f"evidence of {evidence.tee} is not sample evidence")
         try:
             members = decode_object(evidence.quote, "the sample evidence")
-            svn, said = members.get("svn"), members.get("report_data")
-            if not isinstance(said, str) or not isinstance(svn, str):
-                raise EvidenceFormat("the sample evidence has no text svn and report_data")
+            svn, encoded = members.get("svn"), members.get("report_data")
+            if not isinstance(encoded, str) or not isinstance(svn, str):
+                raise EvidenceFormat("svn or report_data of the sample evidence is not a text")
             if len(svn) > _MAX_SVN_CHARACTERS:
                 raise EvidenceFormat(f"the svn is longer than {_MAX_SVN_CHARACTERS} characters")
-            report_data = decode_base64(said, "the sample evidence's report_data")
+            report_data = decode_base64(encoded, "the sample evidence's report_data")
         except RequestError as error:
             raise EvidenceFormat(str(error)) from None
         if len(report_data) > REPORT_DATA_BYTES:

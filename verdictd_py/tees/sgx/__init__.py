@@ -1,4 +1,4 @@
-"""SGX: its quotes and what their claims mean."""
+"""The TEE `sgx`: its quotes and the meaning of their claims."""
 
 from verdictd_py.tees.sgx.tee import TEE
 

@@ -1,11 +1,14 @@
-"""The TEE `sgx`: Intel Software Guard Extensions. Names and forms of claims are the original's."""
+"""Definition of the TEE `sgx`: Intel Software Guard Extensions.
+
+Names and forms of the claims are those of the original verdictd.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final
 
-from verdictd_py.domain.claims import NUMBER, Claim, Compared, base64_of, measurement
+from verdictd_py.domain.claims import NUMBER, Claim, MatchRule, base64_of, measurement
 from verdictd_py.packaged import policy_text
 from verdictd_py.ports.tees import Documents, TcbStatus, Tee
 from verdictd_py.tees.intel.quote import SGX
@@ -23,8 +26,8 @@ from verdictd_py.tees.sgx.verifier import SgxVerifier
 _CLAIMS: Final[Mapping[str, Claim]] = {
     "mrEnclave": measurement(base64_of(32), "initial contents of the enclave"),
     "mrSigner": measurement(base64_of(32), "signer of the enclave"),
-    "productId": Claim(NUMBER, "the signer's number of the product", compared=Compared.AT_LEAST),
-    "svn": Claim(NUMBER, "security version of the enclave", compared=Compared.AT_LEAST),
+    "productId": Claim(NUMBER, "the signer's number for the product", match=MatchRule.AT_LEAST),
+    "svn": Claim(NUMBER, "security version of the enclave", match=MatchRule.AT_LEAST),
     **shared_claims(optional=True),
 }
 

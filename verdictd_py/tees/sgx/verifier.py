@@ -1,4 +1,4 @@
-"""Verifies SGX quotes: version 3, enclave reports."""
+"""Verification of SGX quotes: version 3, enclave reports."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ class SgxVerifier(IntelVerifier):
     async def verify(self, evidence: Evidence, *, now: datetime) -> VerificationResult:
         """Verify an SGX quote.
 
-        1. Take the quote apart; only version 3 is made for SGX by Intel's libraries.
-        2. Find what no policy may accept: a debug enclave.
-        3. PCK chain, signatures, collateral, revocation, TCB (`IntelEngine.verify`).
-        4. Combine the claims. They are in the result of a refusal as well, if the signatures
-           verified.
+        1. Parse the quote; Intel's libraries make only version 3 for SGX.
+        2. Find faults, which no policy may accept: a debug enclave.
+        3. Verify PCK chain, signatures, collateral, revocation and TCB (`IntelEngine.verify`).
+        4. Combine the claims. A refusal has them as well, if the signatures verified.
 
         Raises:
             AttestationError: the quote is refused and none of its claims is authentic.
-            CollateralUnavailable: it cannot be appraised now.
+            CollateralUnavailable: the quote cannot be appraised now.
         """
         # 1.
         quote = parse_evidence(evidence, self.tee)
@@ -52,13 +51,14 @@ class SgxVerifier(IntelVerifier):
 
 
 def _debug(quote: Quote) -> bool:
-    """ATTRIBUTES.DEBUG: bit 1 of the flags at offset 48 of the report body."""
+    """Return ATTRIBUTES.DEBUG: bit 1 of the flags at offset 48 of the report body."""
     return bool(quote.body[48] & 0x02)
 
 
 def _claims(quote: Quote) -> dict[str, JsonValue]:
-    """Claims with the names and encodings of the original's SGX policy, and ours beside.
+    """Return the claims: names and encodings are those of the original's SGX policy.
 
+    `reportData` and `debug` are added here.
     Offsets: Intel, "SGX ECDSA Quote Library Reference", table "Enclave Report Body".
     """
     body = quote.body

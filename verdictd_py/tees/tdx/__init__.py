@@ -1,4 +1,4 @@
-"""TDX: its quotes and what their claims mean."""
+"""The TEE `tdx`: its quotes and the meaning of their claims."""
 
 from verdictd_py.tees.tdx.tee import TEE
 

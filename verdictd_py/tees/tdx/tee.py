@@ -1,4 +1,4 @@
-"""The TEE `tdx`: Intel Trust Domain Extensions."""
+"""Definition of the TEE `tdx`: Intel Trust Domain Extensions."""
 
 from __future__ import annotations
 
@@ -33,9 +33,13 @@ REGISTERS: Final = ("rtmr0", "rtmr1", "rtmr2", "rtmr3")
 _CLAIMS: Final[Mapping[str, Claim]] = {
     "mrTd": measurement(hexadecimal(48), "initial contents of the TD: its firmware"),
     "rtmr0": measurement(hexadecimal(48), "firmware configuration"),
-    "rtmr1": measurement(hexadecimal(48), "what the firmware started: boot loader, kernel"),
-    "rtmr2": measurement(hexadecimal(48), "what the boot loader loaded: command line, initrd"),
-    "rtmr3": measurement(hexadecimal(48), "what the guest itself extended at run time"),
+    "rtmr1": measurement(
+        hexadecimal(48), "software that the firmware started: boot loader, kernel"
+    ),
+    "rtmr2": measurement(
+        hexadecimal(48), "files that the boot loader loaded: command line, initrd"
+    ),
+    "rtmr3": measurement(hexadecimal(48), "measurements that the guest made at run time"),
     "mrSeam": measurement(hexadecimal(48), "the TDX module"),
     "mrSignerSeam": measurement(hexadecimal(48), "signer of the TDX module, zeros for Intel"),
     "mrConfigId": measurement(hexadecimal(48), "the host's configuration: digest of init-data"),

@@ -1,4 +1,4 @@
-"""Verifies TDX quotes: versions 4 and 5, report bodies TD 1.0, 1.5 and 1.5 extended."""
+"""Verification of TDX quotes: versions 4 and 5, report bodies TD 1.0, 1.5 and 1.5 extended."""
 
 from __future__ import annotations
 
@@ -62,16 +62,15 @@ class TdxVerifier(IntelVerifier):
     async def verify(self, evidence: Evidence, *, now: datetime) -> VerificationResult:
         """Verify a TDX quote.
 
-        1. Take the quote apart: size, version, TEE type, body.
-        2. Find what no policy may accept: debug and other attributes, service TDs.
-           It is not reported before the signatures are verified.
-        3. PCK chain, signatures, collateral, revocation, TCB (`IntelEngine.verify`).
-        4. Combine the claims. They are in the result of a refusal as well, if the signatures
-           verified.
+        1. Parse the quote: size, version, TEE type, body.
+        2. Find faults, which no policy may accept: debug and other attributes, service TDs.
+           They are not reported before the signatures are verified.
+        3. Verify PCK chain, signatures, collateral, revocation and TCB (`IntelEngine.verify`).
+        4. Combine the claims. A refusal has them as well, if the signatures verified.
 
         Raises:
             AttestationError: the quote is refused and none of its claims is authentic.
-            CollateralUnavailable: it cannot be appraised now.
+            CollateralUnavailable: the quote cannot be appraised now.
         """
         # 1.
         quote = parse_evidence(evidence, self.tee)
@@ -89,7 +88,10 @@ class TdxVerifier(IntelVerifier):
 
 
 def body_claims(quote: Quote) -> dict[str, JsonValue]:
-    """Return the fields of a TDX report body, verified or not: names as in tdx.md, hex."""
+    """Return the fields of a TDX report body, in hex, by their names in tdx.md.
+
+    Nothing is verified here.
+    """
     fields = _TD10_FIELDS if quote.kind is BodyKind.TD10 else _TD10_FIELDS + _TD15_FIELDS
     claims: dict[str, JsonValue] = {
         name: quote.body[at : at + size].hex() for name, at, size in fields
@@ -99,9 +101,9 @@ def body_claims(quote: Quote) -> dict[str, JsonValue]:
 
 
 def find_faults(quote: Quote) -> tuple[Reason, ...]:
-    """Return what the report body contains that is refused whatever the policy says."""
+    """Return the faults of the report body: guests with them are refused by every policy."""
     attributes = _attributes(quote)
-    shown = quote.body[120:128].hex()
+    measured = quote.body[120:128].hex()
     faults = []
     if attributes & _DEBUG:
         text = "debug: measured true, expected false: the host can read the TD's memory"
@@ -110,8 +112,8 @@ def find_faults(quote: Quote) -> tuple[Reason, ...]:
     if not attributes & _SEPT_VE_DISABLE:
         wrong.append(("SEPT_VE_DISABLE (bit 28) set", "the host can inject #VE by unmapping pages"))
     for expected, why in wrong:
-        text = f"tdAttributes: measured {shown}, expected {expected}: {why}"
-        faults.append(Reason("tdAttributes", shown, expected, text, kind=ReasonKind.ATTRIBUTES))
+        text = f"tdAttributes: measured {measured}, expected {expected}: {why}"
+        faults.append(Reason("tdAttributes", measured, expected, text, kind=ReasonKind.ATTRIBUTES))
     service = quote.body[600:648]  # MRSERVICETD; empty in a TD 1.0 body
     if any(service):
         zeros = bytes(48).hex()
@@ -121,5 +123,5 @@ def find_faults(quote: Quote) -> tuple[Reason, ...]:
 
 
 def _attributes(quote: Quote) -> int:
-    """TDATTRIBUTES as a number: little-endian, so bit 0 is in the first byte."""
+    """Return TDATTRIBUTES as a number: little-endian, so bit 0 is in the first byte."""
     return int.from_bytes(quote.body[120:128], "little")

@@ -12,7 +12,7 @@ from typing import Any, Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from verdictd_py.domain.claims import FLAG, TEXT, Claim, Compared, hexadecimal, measurement
+from verdictd_py.domain.claims import FLAG, TEXT, Claim, MatchRule, hexadecimal, measurement
 from verdictd_py.domain.evidence import (
     Evidence,
     RefusedEvidence,
@@ -131,7 +131,7 @@ TEE: Final = Tee(
     claims={
         "image": measurement(hexadecimal(16), "digest of the guest's image"),
         "level": Claim(TEXT, "the vendor's verdict about the toy", sample="current"),
-        "debug": Claim(FLAG, "whether the toy is open", compared=Compared.ALWAYS_FALSE),
+        "debug": Claim(FLAG, "whether the toy is open", match=MatchRule.ALWAYS_FALSE),
         "reportData": Claim(hexadecimal(64), "data that the guest had signed"),
     },
     documents=Documents("toyPolicy.rego", "toyData", _packaged),

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 
-from verdictd_py.errors import AttestationError, CollateralExpired, Reason, ReasonKind
+from verdictd_py.errors import (
+    AttestationError,
+    CollateralExpired,
+    CollateralUnavailable,
+    Reason,
+    ReasonKind,
+)
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.tees.intel.collateral.parsed import parsed
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
-from verdictd_py.tees.intel.dcap import CollateralRejected
-from verdictd_py.tees.intel.pck import UNUSABLE, load_chain, verify_chain, verify_signed_text
+from verdictd_py.tees.intel.collateral.signers import rejected, verify_signers
+from verdictd_py.tees.intel.pck import UNUSABLE
 from verdictd_py.tees.intel.quote import SGX, TDX
 
 _IDS: Final = {TDX: ("TDX", "TD_QE"), SGX: ("SGX", "QE")}
@@ -23,6 +28,8 @@ _IDS: Final = {TDX: ("TDX", "TD_QE"), SGX: ("SGX", "QE")}
 _VERSIONS: Final = (3, 2)
 """`version` of the same two (PCS v4); members of another version could have another meaning."""
 
+CLOCK_TOLERANCE: Final = timedelta(minutes=5)
+"""How far this host's clock may be behind the clock of the service that issued collateral."""
 
 _UNREADABLE: Final = (*UNUSABLE, LookupError, AttributeError, RecursionError)
 """Errors that reading malformed collateral raises, including JSON of another shape."""
@@ -48,44 +55,94 @@ def check_collateral(
 ) -> Validity:
     """Verify collateral for a platform type.
 
-    1. TCB info and QE identity are signed under the root. 2. They have a known version, and
-    are for this platform type. 3. Both CRLs are signed by their issuers under the root.
-    4. No certificate of a signer is revoked. 5. Everything is valid at `now`.
+    1. Every part is signed by the signer that may sign it (`verify_signers`). 2. TCB info and
+    QE identity have a known version, and are for this platform type. 3. No signer is revoked.
+    4. Everything is valid at `now`, where issue dates may be `CLOCK_TOLERANCE` later.
 
     Args:
         root_key: SHA-256 of the trusted root's SubjectPublicKeyInfo.
 
     Raises:
-        CollateralRejected: one of 1 to 4 failed; the text names the check.
-        CollateralExpired: 5 failed.
+        CollateralRejected: 1 or 2 failed; the text names the check.
+        QuoteInvalid: 3 failed.
+        CollateralExpired: 4 failed.
+        CollateralUnavailable: 4 cannot be decided, because this host's clock is wrong.
     """
     try:
-        chains = [
-            load_chain(text.encode())
-            for text in (
-                collateral.tcb_info_issuer_chain,
-                collateral.qe_identity_issuer_chain,
-                collateral.pck_crl_issuer_chain,
-            )
-        ]
+        signers = verify_signers(collateral, request.ca, root_key)  # 1
+        require_platform(collateral, request)  # 2
         info, identity = parsed(collateral).tcb_info, parsed(collateral).qe_identity
-        verify_texts(collateral, root_key=root_key, now=now)  # 1
-        verify_chain(collateral.pck_crl_issuer_chain.encode(), root_key=root_key, now=now)
-        _require_known_form(info, identity)  # 2
-        _require_platform(info, identity, request)
-        crls = _crls(collateral, chains[2], request)  # 3
-        _require_not_revoked(chains, crls[1])  # 4
-        validity = _validity(info, identity, crls)
+        signers.require_not_revoked()  # 3
+        validity = _validity(info, identity, (signers.pck_crl, signers.root_crl))
     except AttestationError:
         raise
     except _UNREADABLE as error:
-        raise _rejected(f"it cannot be read: {type(error).__name__}") from error
-    if not validity.start <= now <= validity.end:  # 5
+        raise rejected(f"it cannot be read: {type(error).__name__}") from error
+    signers.require_valid(require_issued(validity.start, now))  # 4
+    if now > validity.end:
         window = f"{validity.start.isoformat()} to {validity.end.isoformat()}"
         text = "the collateral is outside its validity"
         reason = Reason("collateral", now.isoformat(), window, text, kind=ReasonKind.COLLATERAL)
         raise CollateralExpired(text, reasons=(reason,))
     return validity
+
+
+def require_issued(issued: datetime, now: datetime) -> datetime:
+    """Return the time at which signed collateral is evaluated: `now`, or its issue if later.
+
+    Collateral whose signatures verify proves that its time of issue has passed. If it is later
+    than `now` by more than the usual deviation of clocks, this host's clock is wrong, and no
+    decision about dates is possible.
+
+    Args:
+        issued: latest issue date of collateral whose signatures were verified.
+
+    Raises:
+        CollateralUnavailable: it was issued more than `CLOCK_TOLERANCE` after `now`.
+    """
+    if issued > now + CLOCK_TOLERANCE:
+        raise CollateralUnavailable(
+            f"collateral was issued at {_utc(issued)}, but this host's clock shows {_utc(now)}; "
+            "check this host's clock"
+        )
+    return max(issued, now)
+
+
+def issued_at(collateral: Collateral) -> datetime:
+    """Return the latest issue date of collateral. Nothing is verified.
+
+    Raises:
+        CollateralRejected: the collateral has no such dates.
+    """
+    try:
+        view = parsed(collateral)
+        crls = (view.pck_crl, view.root_ca_crl)
+        return max(
+            *(datetime.fromisoformat(it["issueDate"]) for it in (view.tcb_info, view.qe_identity)),
+            *(crl.last_update_utc for crl in crls),
+        )
+    except _UNREADABLE as error:
+        raise rejected("it has no issue date") from error
+
+
+def require_platform(collateral: Collateral, request: CollateralRequest) -> None:
+    """Require that TCB info and QE identity have a known version, and are for a platform type.
+
+    Raises:
+        CollateralRejected: they do not, or are not.
+    """
+    try:
+        info, identity = parsed(collateral).tcb_info, parsed(collateral).qe_identity
+        _require_known_form(info, identity)
+        expected = _IDS.get(request.tee)
+        if expected is None or info["id"] != expected[0]:
+            raise rejected(f"its TCB info is not for {request.tee}", rule="tcb-info")
+        if identity["id"] != expected[1]:
+            raise rejected(f"its QE identity is not for {request.tee}", rule="qe-identity")
+        if bytes.fromhex(info["fmspc"]).hex() != request.fmspc:
+            raise rejected("its TCB info is for another FMSPC", rule="tcb-info")
+    except _UNREADABLE as error:
+        raise rejected(f"it cannot be read: {type(error).__name__}") from error
 
 
 def check_fit(collateral: Collateral, pce_id: str) -> None:
@@ -104,9 +161,9 @@ def check_fit(collateral: Collateral, pce_id: str) -> None:
         _require_known_form(info, identity)  # 1
         own_pce_id = bytes.fromhex(info["pceId"]).hex()  # 2
     except _UNREADABLE as error:
-        raise _rejected(f"it cannot be read: {type(error).__name__}") from error
+        raise rejected(f"it cannot be read: {type(error).__name__}") from error
     if own_pce_id != pce_id:
-        raise _rejected(f"it is for PCE {own_pce_id}, the platform has {pce_id}")
+        raise rejected(f"it is for PCE {own_pce_id}, the platform has {pce_id}")
 
 
 def ends_at(collateral: Collateral) -> datetime:
@@ -128,82 +185,11 @@ def ends_at(collateral: Collateral) -> datetime:
         raise ValueError("the collateral has no expiry date") from error
 
 
-def verify_texts(collateral: Collateral, *, root_key: bytes, now: datetime) -> None:
-    """Verify that TCB info and QE identity are signed under the root.
-
-    Raises:
-        QuoteInvalid: a signature or a chain is invalid.
-        CollateralExpired: a certificate is outside its validity.
-    """
-    for chain, text, signature, rule in (
-        (
-            collateral.tcb_info_issuer_chain,
-            collateral.tcb_info,
-            collateral.tcb_info_signature,
-            "tcb-info",
-        ),
-        (
-            collateral.qe_identity_issuer_chain,
-            collateral.qe_identity,
-            collateral.qe_identity_signature,
-            "qe-identity",
-        ),
-    ):
-        pem = chain.encode("utf-8", "surrogatepass")
-        signer = verify_chain(pem, root_key=root_key, now=now)
-        verify_signed_text(text, signature, signer, rule=rule)
-
-
 def _require_known_form(info: dict[str, Any], identity: dict[str, Any]) -> None:
     versions = (info.get("version"), identity.get("version"))
     if versions != _VERSIONS:
         names = "TCB info and QE identity have the versions"
-        raise _rejected(f"{names} {versions[0]} and {versions[1]}, supported are 3 and 2")
-
-
-def _require_platform(
-    info: dict[str, Any], identity: dict[str, Any], request: CollateralRequest
-) -> None:
-    expected = _IDS.get(request.tee)
-    if expected is None or (info["id"], identity["id"]) != expected:
-        raise _rejected(f"it is not for {request.tee}")
-    if bytes.fromhex(info["fmspc"]).hex() != request.fmspc:
-        raise _rejected("it is for another FMSPC")
-
-
-def _crls(
-    collateral: Collateral, chain: list[x509.Certificate], request: CollateralRequest
-) -> tuple[x509.CertificateRevocationList, x509.CertificateRevocationList]:
-    """Return the CRL of the PCK certificates and that of the root, both verified."""
-    pck, root = parsed(collateral).pck_crl, parsed(collateral).root_ca_crl
-    for crl, issuer in ((pck, chain[0]), (root, chain[-1])):
-        key = issuer.public_key()
-        if (
-            crl.issuer != issuer.subject
-            or not isinstance(key, ec.EllipticCurvePublicKey)
-            or not crl.is_signature_valid(key)
-        ):
-            raise _rejected("a revocation list is not signed by its issuer")
-        extensions = issuer.extensions
-        if (
-            not extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-            or not extensions.get_extension_for_class(x509.KeyUsage).value.crl_sign
-        ):
-            raise _rejected("the issuer of a revocation list is not a CA that may sign one")
-    names = [str(attribute.value).lower() for attribute in chain[0].subject]
-    if not any(request.ca in name for name in names):
-        raise _rejected(f"its revocation list is not that of the {request.ca} CA")
-    return pck, root
-
-
-def _require_not_revoked(
-    chains: list[list[x509.Certificate]], root_crl: x509.CertificateRevocationList
-) -> None:
-    for chain in chains:
-        for certificate in chain[:-1]:
-            entry = root_crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
-            if entry is not None:
-                raise _rejected("a certificate that signed it is revoked")
+        raise rejected(f"{names} {versions[0]} and {versions[1]}, supported are 3 and 2")
 
 
 def _validity(
@@ -216,15 +202,12 @@ def _validity(
     ends = [datetime.fromisoformat(document["nextUpdate"]) for document in documents]
     for crl in crls:
         if crl.next_update_utc is None:
-            raise _rejected("a revocation list has no next update")
+            raise rejected("a revocation list has no next update")
         starts.append(crl.last_update_utc)
         ends.append(crl.next_update_utc)
     numbers = [int(document["tcbEvaluationDataNumber"]) for document in documents]
     return Validity(max(starts), min(ends), min(numbers))
 
 
-def _rejected(reason: str) -> CollateralRejected:
-    text = f"the collateral does not verify: {reason}"
-    return CollateralRejected(
-        text, reasons=(Reason("collateral", "", "", text, kind=ReasonKind.COLLATERAL),)
-    )
+def _utc(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,167 @@
+"""The cache of compiled policies: what it stores, and how much of it."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from tests.policy.support import tdx_claims
+from verdictd_py.encoding import JsonValue
+from verdictd_py.errors import PolicyInvalid
+from verdictd_py.policy import compiled, engine
+from verdictd_py.policy.compiled import CompiledPolicies
+from verdictd_py.policy.instances import MEMORY_BYTES, EngineInstance
+from verdictd_py.ports import PolicyDocuments
+
+HEAD = "package policy\nimport rego.v1\n"
+CLAIMS = tdx_claims()
+
+
+def numbered(number: int) -> PolicyDocuments:
+    policy = f"{HEAD}allow if data.n == {number}\n"
+    return PolicyDocuments(policy, f'{{"n": {number}}}', f"team{number}.rego")
+
+
+@pytest.fixture
+def instances(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[EngineInstance]]:
+    """Record every instance that is created."""
+    made: list[EngineInstance] = []
+    create = engine.compiled_instance
+
+    def counting(request: bytes) -> tuple[EngineInstance, Mapping[str, Any]]:
+        instance, description = create(request)
+        made.append(instance)
+        return instance, description
+
+    monkeypatch.setattr(engine, "compiled_instance", counting)
+    yield made
+    made.clear()
+
+
+async def test_each_text_is_compiled_once(instances: list[EngineInstance]) -> None:
+    policies = CompiledPolicies()
+    broken = PolicyDocuments("garbage", "{}")
+    for documents in (numbered(1), numbered(2), numbered(1), numbered(2)):
+        _, result = await policies.evaluate(documents, CLAIMS)
+        assert result.allow
+        with pytest.raises(PolicyInvalid):
+            policies.of(broken)
+    assert len(instances) == 2
+
+
+async def test_a_hundred_release_policies_keep_their_instances(
+    instances: list[EngineInstance],
+) -> None:
+    policies = CompiledPolicies()
+    for _ in range(2):
+        for number in range(100):
+            _, result = await policies.evaluate(numbered(number), CLAIMS)
+            assert result.allow
+    assert len(instances) == 100
+    memory = sum(each.memory_bytes for each in instances)
+    assert memory <= compiled.MAX_INSTANCE_BYTES
+
+
+@pytest.mark.parametrize("bound", ["MAX_INSTANCE_BYTES", "MAX_INSTANCES"])
+async def test_beyond_the_limit_the_least_recently_used_instance_is_released(
+    bound: str, instances: list[EngineInstance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policies = CompiledPolicies()
+    policies.of(numbered(0))
+    most = {"MAX_INSTANCE_BYTES": 3 * instances[0].memory_bytes, "MAX_INSTANCES": 3}[bound]
+    monkeypatch.setattr(compiled, bound, most)
+    for number in (1, 2, 0, 3):  # 1 is released
+        await policies.evaluate(numbered(number), CLAIMS)
+    assert [policies.of(numbered(number)).idle[0] for number in range(4)] == [1, 0, 1, 1]
+    assert len(instances) == 4
+    _, result = await policies.evaluate(numbered(1), CLAIMS)
+    assert result.allow
+    assert len(instances) == 5  # checked before, so it is not compiled until it decides
+
+
+@pytest.mark.parametrize("bound", ["MAX_TEXT_BYTES", "MAX_POLICIES"])
+async def test_beyond_the_limit_the_least_recently_used_policy_is_evicted(
+    bound: str, instances: list[EngineInstance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policies = CompiledPolicies()
+    text = policies.of(numbered(0)).text_bytes
+    monkeypatch.setattr(compiled, bound, {"MAX_TEXT_BYTES": 2 * text, "MAX_POLICIES": 2}[bound])
+    for number in (1, 0, 2, 0, 2):
+        policies.of(numbered(number))
+    assert len(instances) == 3
+    policies.of(numbered(1))
+    assert len(instances) == 4
+
+
+@pytest.mark.parametrize(
+    ("limit", "most"),
+    [
+        (resource.RLIM_INFINITY, compiled.MAX_INSTANCES),
+        (4_000_000 * 1024, 30),
+        (MEMORY_BYTES, 1),
+    ],
+)
+def test_the_address_space_limits_the_number_of_instances(
+    limit: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    assert compiled._max_instances() == most
+
+
+async def test_an_instance_that_has_grown_is_not_used_again(
+    instances: list[EngineInstance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "MAX_IDLE_BYTES", 4 * 2**20)
+    policies = CompiledPolicies()
+    grown = f"{HEAD}allow if count(numbers.range(1, input.n)) > 0\n"
+    documents = PolicyDocuments(grown, "{}")
+    for number, made in ((10, 1), (10, 1), (400_000, 1), (10, 2), (10, 2)):
+        _, result = await policies.evaluate(documents, {"n": number})
+        assert result.allow
+        assert len(instances) == made
+
+
+async def test_a_large_decision_leaves_an_instance_for_the_others(
+    instances: list[EngineInstance],
+) -> None:
+    policies = CompiledPolicies()
+    slow = f"{HEAD}allow if count([1 | some a in input.n; some b in input.n; a < b]) > 0\n"
+    documents = PolicyDocuments(slow, "{}")
+    policies.of(documents)
+    many: dict[str, JsonValue] = {"n": list(range(100)), "more": list(range(300))}
+    for _ in range(5):
+        large = asyncio.create_task(policies.evaluate(documents, many))
+        await asyncio.sleep(0)  # the task has given the large decision to a thread
+        _, result = await policies.evaluate(documents, {"n": [1, 2]})
+        assert result.allow
+        await large
+    assert len(instances) == 2
+    assert policies.of(documents).idle[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ("allow if frobnicate(1)", r"team\.rego: the policy cannot be compiled: .*frobnicate"),
+        ("allow if count(1)", r"team\.rego: the policy failed: line 3: count"),
+        (
+            "allow if { some a in n; some b in n; some c in n; a + b + c < 0 }\nn := input.numbers",
+            r"team\.rego: the policy takes too long: its budget is [\d,]+ units of fuel",
+        ),
+    ],
+)
+async def test_every_error_names_the_document(rules: str, said: str) -> None:
+    documents = PolicyDocuments(HEAD + rules, "{}", "team.rego")
+    policies = CompiledPolicies()
+    for _ in range(2):
+        with pytest.raises(PolicyInvalid, match=f"^{said}"):
+            await policies.evaluate(documents, {"numbers": list(range(1000))})
+
+
+def test_the_cache_key_separates_policy_and_data() -> None:
+    one = compiled._digest(PolicyDocuments("ab", "c"))
+    assert one != compiled._digest(PolicyDocuments("a", "bc"))
