@@ -194,6 +194,7 @@ def use_cases(
             keys=keys,
             events=events,
             max_new_keys_per_minute=settings.max_new_keys_per_minute,
+            new_keys_below=settings.wrap_key_segments,
             allow_a256ctr=settings.allow_a256ctr,
         ),
         administration=Administration(
