@@ -21,6 +21,7 @@ from tests.support.clock import elapse
 from tests.support.command import environment, run_here
 from tests.support.keyprovider_client import LAYER, KeyProviderClient, b64, unwrap_input, wrap_input
 from verdictd_py import daemon as app
+from verdictd_py.cli.parsing import Silent
 from verdictd_py.config import Address
 from verdictd_py.errors import ConfigError
 from verdictd_py.guest.agent import MAX_STATUS_CHARACTERS, Connect, KeyProviderAgent
@@ -207,7 +208,10 @@ async def served(connect: Connect) -> AsyncIterator[KeyProviderClient]:
     """Yield a client of an agent in this process that uses `connect`."""
     agent = KeyProviderAgent(connect, timeout_seconds=60)
     listener = GrpcListener(
-        "keyprovider", [Address("127.0.0.1", 0)], lambda server, _: agent.register(server)
+        "keyprovider",
+        [Address("127.0.0.1", 0)],
+        lambda server, _: agent.register(server),
+        events=Silent(),
     )
     listener.bind()
     await listener.start()

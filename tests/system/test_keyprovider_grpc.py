@@ -451,7 +451,7 @@ class TestLimits:
             before = keys_in(broker)
             for parameter in ("Enabled", "keyid=kbs:///default/key/2"):
                 status, text = await client.refusal("WrapKey", wrap_input(parameter))
-                assert status == "INVALID_ARGUMENT"
+                assert status == "RESOURCE_EXHAUSTED"
                 assert "2 keys were created within a minute" in text
             assert keys_in(broker) == before
             await client.wrap(KID)

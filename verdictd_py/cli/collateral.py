@@ -22,13 +22,12 @@ from verdictd_py.cli.parsing import (
     printable,
     read_file,
 )
-from verdictd_py.daemon.http import http_client
+from verdictd_py.daemon.http import collateral_get, http_client
 from verdictd_py.domain.evidence import MAX_QUOTE_BYTES
 from verdictd_py.errors import AttestationError, CollateralUnavailable, ConfigError
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.tees.intel.collateral.check import Validity, check_collateral
 from verdictd_py.tees.intel.collateral.forms import collaterals_from_json, collaterals_to_json
-from verdictd_py.tees.intel.collateral.http import bounded_get
 from verdictd_py.tees.intel.collateral.pcs import Pcs
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
 from verdictd_py.tees.intel.collateral.sources import MAX_COLLATERAL_BYTES, platform_of
@@ -155,7 +154,7 @@ async def _fetch(options: Namespace, root_key: bytes) -> int:
     collaterals: list[Collateral] = []
     async with http_client(settings) as client:
         service = Pcs(
-            bounded_get(client),
+            collateral_get(client, settings),
             settings.collateral_url,
             root_key=root_key,
             update=settings.collateral_update,

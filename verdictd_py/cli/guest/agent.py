@@ -7,6 +7,7 @@ import signal
 from argparse import Namespace
 from typing import Final
 
+from verdictd_py.cli.parsing import Silent
 from verdictd_py.config import Address
 from verdictd_py.errors import ConfigError
 from verdictd_py.guest.agent import Connect, KeyProviderAgent
@@ -28,7 +29,9 @@ async def serve(options: Namespace, connect: Connect) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    listener = GrpcListener("keyprovider", [address], lambda server, _: agent.register(server))
+    listener = GrpcListener(
+        "keyprovider", [address], lambda server, _: agent.register(server), events=Silent()
+    )
     listener.bind()
     await listener.start()
     print(f"serving ocicrypt's key provider on {listener.endpoint}", flush=True)
