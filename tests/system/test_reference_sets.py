@@ -81,7 +81,10 @@ async def test_a_refused_command_is_reported_in_one_line(broker: RunningBroker) 
         ),
         (("retire", "none"), "there is no set"),
         (("diff", "one", "none"), "no set none"),
-        (("pin", "--from", "none", "--set", "x", "--yes", "--field", "rtmr1"), "remembered"),
+        (
+            ("pin", "--from", "none", "--set", "x", "--yes", "--field", "rtmr1"),
+            "no guest with this id",
+        ),
     ):
         line = (await verdict(broker, "reference", *words)).complaint(1, "verdict-py")
         assert said in line
