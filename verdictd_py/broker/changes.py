@@ -226,7 +226,7 @@ class CheckedDocuments:
         return revisions
 
     async def check_sets(self, sets: Mapping[str, referencesets.Sets], *tees: str) -> ReadRevisions:
-        """Check, for each of `tees`, the policy with the data and these sets.
+        """Check, for each of `tees`, the policy with the data and its sets.
 
         Raises:
             NotFound: a TEE has no policy.
@@ -236,7 +236,7 @@ class CheckedDocuments:
         for tee in tees:
             stored = await self._read(self._documents.reference_name(tee), revisions)
             reference = await self._combine_with_stored_policy(
-                tee, _parse_reference(stored), sets.get(tee, {}), revisions
+                tee, _parse_reference(stored), sets[tee], revisions
             )
             policy = self._documents.policy_name(tee)
             await self._check_with_policy(reference, policy, tee, revisions)
