@@ -129,7 +129,7 @@ class PolicyInvalid(VerdictdError):
     code = "policy-invalid"
 
 
-class NotJudged(VerdictdError):
+class NotAppraised(VerdictdError):
     """The guest cannot be appraised now; it may try again later.
 
     Attributes:
@@ -145,14 +145,14 @@ class NotJudged(VerdictdError):
         return f"not judged: {self.code}; try again later"
 
 
-class CollateralUnavailable(NotJudged):
+class CollateralUnavailable(NotAppraised):
     """No collateral is available now."""
 
     code = "collateral-unavailable"
     rule = "collateral"
 
 
-class AppraisalTimeout(NotJudged):
+class AppraisalTimeout(NotAppraised):
     """The appraisal took longer than the operator allows."""
 
     code = "timeout"
