@@ -138,6 +138,7 @@ class Settings(BaseSettings):
     collateral_api_key_file: Path | None = None
     collateral_update: Literal["standard", "early"] = "standard"
     collateral_grace: Annotated[float, Field(ge=0, le=MAX_GRACE_DAYS)] = 0
+    refuse_endorsements: bool = False
     min_tcb_evaluation: Annotated[int, Field(ge=0)] = 0
     keyprovider_name: str | None = None
     allow_a256ctr: bool = False

@@ -44,9 +44,11 @@ class HeldTester:
     checking: asyncio.Event = field(default_factory=asyncio.Event)
     go: asyncio.Event = field(default_factory=asyncio.Event)
     checked: list[PolicyDocuments] = field(default_factory=list)
+    tees: list[str | None] = field(default_factory=list)
 
     async def check(self, documents: PolicyDocuments, tee: str | None) -> None:
         self.checked.append(documents)
+        self.tees.append(tee)
         if self.held:
             self.held = False
             self.checking.set()
@@ -359,3 +361,60 @@ async def test_release_data_is_checked_with_the_release_policy_and_the_reverse()
         ("release", '{"a": 2}'),
         ("new", '{"a": 2}'),
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "tee"),
+    [
+        ("tdxPolicy.rego", "new", "tdx"),
+        ("tdxData", '{"rtmr1": []}', "tdx"),
+        ("referenceSets", stored_sets("new"), "tdx"),
+        ("sgxPolicy.rego", "new", "sgx"),
+        ("releasePolicy.rego", "new", None),
+        ("releaseData", "{}", None),
+        ("team.rego", "new", None),
+    ],
+)
+@pytest.mark.parametrize("works", [True, False])
+async def test_every_check_is_with_a_guest_of_the_documents_tee(
+    name: str, text: str, tee: str | None, *, works: bool
+) -> None:
+    """Also the checks that find out which half is broken: each TEE has a sample of its own."""
+    place = Place(referenceSets=stored_sets("old"))
+    place.tester.refuses = lambda checked: not works
+    set_document = place.documents.set_reference
+    if name.endswith(".rego"):
+        set_document = place.documents.set_policy
+    if works:
+        await set_document(OPERATOR, name, text.encode())
+    else:
+        with pytest.raises(PolicyInvalid):
+            await set_document(OPERATOR, name, text.encode())
+    assert len(place.tester.tees) >= (1 if works else 2)
+    assert set(place.tester.tees) == {tee}
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "{",
+        '{"tdx": []}',
+        stored_sets("a", values={"rtmr1": ["aa"]}),
+        stored_sets("a", values={"reportData": [A]}),
+    ],
+)
+async def test_broken_sets_do_not_keep_good_data_and_good_policies_out(broken: str) -> None:
+    """Every guest is refused until the sets are fixed; the other documents can be set first."""
+    place = Place(referenceSets=broken)
+    data = {"rtmr1": [B]}
+    await place.documents.set_reference(OPERATOR, "tdxData", json.dumps(data).encode())
+    await place.documents.set_policy(OPERATOR, "tdxPolicy.rego", b"new")
+    assert [dict(checked.reference.values) for checked in place.tester.checked] == [data] * 2
+    assert place.store.texts["tdxPolicy.rego"] == "new"
+
+
+async def test_sets_of_one_tee_are_not_values_of_another() -> None:
+    place = Place(referenceSets=stored_sets("old", tee="sgx", values={"mrSigner": [A]}))
+    await place.documents.set_reference(OPERATOR, "tdxData", b'{"rtmr1": []}')
+    await place.documents.set_policy(OPERATOR, "tdxPolicy.rego", b"new")
+    assert [checked.data for checked in place.tester.checked] == ['{"rtmr1": []}'] * 2

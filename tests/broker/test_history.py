@@ -110,6 +110,7 @@ def test_a_guest_that_was_not_appraised_is_stored_too() -> None:
     judgement = Judgement.not_appraised(later, judgement_id="id", at=NOW, address=ADDRESS)
     assert judgement.verdict is Verdict.UNVERIFIED
     assert judgement.reasons[0].text == str(later)
+    assert judgement.reasons[0].kind is ReasonKind.COLLATERAL
     assert judgement.not_pinnable
 
 

@@ -45,9 +45,7 @@ async def test_guests_are_admitted_while_the_service_is_dead(pccs: Pccs, tmp_pat
         assert set(pccs.asked.values()) == {1}
         pccs.change = lambda path, answer: PcsAnswer(500)
         await admitted(broker)
-        assert [path.name for path in (broker.data / "collateral").iterdir()] == [
-            "tdx-50806f000000-platform.json"
-        ]
+        assert (broker.data / "collateral" / "tdx-50806f000000-platform.json").exists()
     pccs.asked.clear()
     async with running_broker(tmp_path, pccs.platform, **settings) as broker:  # from disk
         await admitted(broker)

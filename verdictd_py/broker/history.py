@@ -125,7 +125,7 @@ class Judgement:
             claims={},
             withheld=(),
             evidence="",
-            reasons=(Reason(error.rule, "", "", str(error)),),
+            reasons=(Reason(error.rule, "", "", str(error), kind=error.kind),),
             measurements=(),
             not_pinnable="it was not appraised",
         )

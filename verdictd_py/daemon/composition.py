@@ -81,7 +81,7 @@ def build_daemon(
         unsafe,
         directory,
         tees=tees,
-        collateral=collateral.source,
+        intel=collateral.intel,
         root_ca_der=root_ca,
         clock=clock,
         events=audit,

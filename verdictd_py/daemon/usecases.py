@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 
 from verdictd_py.broker.administration import (
@@ -45,7 +44,6 @@ from verdictd_py.storage.stores import (
     DirectoryKeyStore,
     DirectoryResourceStore,
 )
-from verdictd_py.tees.intel.collateral.port import CollateralSource
 from verdictd_py.tees.intel.tee import VENDOR, IntelService
 from verdictd_py.tees.registry import VerifierSet, select
 
@@ -112,12 +110,15 @@ def use_cases(
     directory: Directory,
     *,
     tees: Tees,
-    collateral: CollateralSource,
+    intel: IntelService,
     root_ca_der: bytes | None,
     clock: Clock,
     events: Events,
 ) -> UseCases:
     """Build the use cases on one data directory.
+
+    Args:
+        intel: what the verifiers of Intel's TEEs share.
 
     Raises:
         ConfigError: a verifier cannot be built.
@@ -131,13 +132,7 @@ def use_cases(
             store=DirectoryCollateralStore(directory),
             http=partial(site_get, settings),
             root_ca_der=root_ca_der,
-            services={
-                VENDOR: IntelService(
-                    collateral,
-                    grace=timedelta(days=settings.collateral_grace),
-                    minimum_evaluation=settings.min_tcb_evaluation,
-                )
-            },
+            services={VENDOR: intel},
         ),
         sections=settings.tee,
         insecure_nullverifier=unsafe.insecure_nullverifier,

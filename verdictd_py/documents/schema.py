@@ -151,7 +151,7 @@ def closest(name: str, known: Iterable[str], *, similarity: float = _SIMILAR) ->
         similarity: minimum ratio of `difflib`; 1 for names that are otherwise equal.
     """
     plain = {_plain(candidate): candidate for candidate in known}
-    matches = get_close_matches(_plain(name), plain, n=1, cutoff=similarity)
+    matches = get_close_matches(_plain(name), plain, cutoff=similarity)
     return plain[matches[0]] if matches else None
 
 
