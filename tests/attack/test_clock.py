@@ -20,7 +20,7 @@ from tests.tees.support import (
     tdx_evidence,
     verify_tdx,
 )
-from verdictd_py.errors import CollateralUnavailable, NotJudged
+from verdictd_py.errors import CollateralUnavailable, NotAppraised
 from verdictd_py.simulator import SimulatedPlatform, pki
 from verdictd_py.simulator.platform import BACKDATE
 from verdictd_py.tees.intel.collateral.check import CLOCK_TOLERANCE, check_collateral
@@ -67,7 +67,7 @@ def test_a_guest_is_not_appraised_if_this_hosts_clock_is_behind(late: str, tmp_p
     (tmp_path / "collateral.json").write_text(collateral_to_json(collateral))
     source = FileCollateral(tmp_path / "collateral.json")
     verifier = TdxVerifier(source, root_ca_der=platform().root_ca_der)
-    with pytest.raises(NotJudged) as caught:
+    with pytest.raises(NotAppraised) as caught:
         asyncio.run(verified_by(verifier, tdx_evidence(good_quote()), now=NOW))
     assert str(caught.value) == (
         "collateral was issued at 2026-11-24T12:05:01+00:00, but this host's clock shows "

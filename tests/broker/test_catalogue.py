@@ -1,4 +1,4 @@
-"""What reads a document, and which name was probably meant."""
+"""Uses of documents, and suggestions for misspelled names."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def test_a_policy_that_release_policies_name_is_read() -> None:
     assert (await broken.use(Name.parse("a.rego"))).readers == ()
 
 
-async def test_documents_of_a_tee_decide_only_if_it_is_served() -> None:
+async def test_documents_of_a_tee_have_effect_only_if_it_is_served() -> None:
     for name, kind, decides in (
         ("tdxPolicy.rego", POLICY, True),
         ("tdxData", DATA, True),

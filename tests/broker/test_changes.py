@@ -1,4 +1,4 @@
-"""Changes of documents that overlap: none is lost, and what is stored was checked."""
+"""Overlapping changes of documents: none is lost, and every stored document was checked."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def test_an_addition_during_an_addition_is_not_lost() -> None:
 
 
 async def test_a_retirement_while_all_sets_are_replaced_is_not_undone() -> None:
-    """The caller of `reference set referenceSets` reads again; the retirement stands."""
+    """`reference set referenceSets` is a conflict; the retirement remains."""
     place = Place(referenceSets=stored_sets("old"))
     _, others = place.another(HeldTester())
     place.tester.held = True
@@ -95,7 +95,7 @@ async def test_all_sets_replaced_during_a_retirement_are_retired_in_the_new_text
 
 
 async def test_a_policy_is_checked_with_the_data_that_it_is_stored_with() -> None:
-    """Data that changes during the check is checked too: both halves never slip in unchecked."""
+    """Data that changes during the check is checked too, so that no combination is unchecked."""
     place = Place()
     place.tester.refuses = lambda documents: (
         documents.policy == "new" and documents.reference.values == {"rtmr1": [B]}
@@ -111,7 +111,7 @@ async def test_a_policy_is_checked_with_the_data_that_it_is_stored_with() -> Non
     assert place.store.texts["tdxPolicy.rego"] == "old"
 
 
-async def test_two_whole_policies_at_once_are_both_stored_one_after_the_other() -> None:
+async def test_two_concurrent_policies_are_stored_one_after_the_other() -> None:
     place = Place()
     others, _ = place.another(HeldTester())
     place.tester.held = True
@@ -123,7 +123,7 @@ async def test_two_whole_policies_at_once_are_both_stored_one_after_the_other() 
     assert place.store.texts["tdxPolicy.rego"] == "one"
 
 
-async def test_a_pin_during_whole_new_data_is_not_lost() -> None:
+async def test_a_pin_during_a_replacement_of_the_data_is_not_lost() -> None:
     place = Place()
     appraisal = Appraisal("id", NOW, "tdx", "test", GUEST, bound=True, refusal=None)
     place.history.remember(Judgement.of(appraisal, "192.0.2.1:5", TEES.measurements("tdx")))
@@ -142,7 +142,7 @@ async def test_a_pin_during_whole_new_data_is_not_lost() -> None:
     assert json.loads(place.store.texts["tdxData"]) == {"mrTd": [A]}
 
 
-async def test_a_store_that_always_changes_is_a_conflict_in_the_end() -> None:
+async def test_a_store_that_always_changes_is_a_conflict() -> None:
     place = Place()
     puts = 0
 
@@ -157,7 +157,7 @@ async def test_a_store_that_always_changes_is_a_conflict_in_the_end() -> None:
     assert puts == MAX_ATTEMPTS
 
 
-async def test_the_check_sees_the_sets_in_force_as_guests_do() -> None:
+async def test_the_check_uses_the_sets_in_force() -> None:
     sets = json.loads(stored_sets("kernel", "gone"))
     sets["tdx"]["gone"]["retiredAt"] = NOW.isoformat()
     place = Place(referenceSets=json.dumps(sets))
@@ -171,7 +171,7 @@ async def test_the_check_sees_the_sets_in_force_as_guests_do() -> None:
 
 
 async def test_a_policy_that_works_only_without_the_stored_data_is_refused() -> None:
-    """The data is good: the policy is at fault, and must not be tried without it."""
+    """The data is valid and the policy is not, so it must not be checked without data."""
     place = Place(tdxData='{"rtmr1": []}')
     place.tester.refuses = lambda checked: checked.policy == "new" and checked.data != "{}"
     with pytest.raises(PolicyInvalid):
@@ -205,7 +205,7 @@ async def test_a_set_can_be_retired_under_a_policy_that_does_not_work() -> None:
     assert place.prepared == 1
 
 
-async def test_sets_have_a_largest_number() -> None:
+async def test_the_number_of_sets_is_limited() -> None:
     most = {
         f"s{number}": ReferenceSet({"rtmr1": (A,)}, "a", NOW - timedelta(days=1))
         for number in range(MAX_SETS)
@@ -252,8 +252,8 @@ async def test_sets_of_a_tee_without_policy_are_refused() -> None:
 
 @pytest.mark.parametrize("name", ["tdxData", "releaseData", "mine"])
 @pytest.mark.parametrize("text", ["{", "[]", '{"policy": {}}', '{"a": 1, "a": 2}'])
-async def test_data_that_is_none_is_never_stored(name: str, text: str) -> None:
-    """Whatever the tester says: it is parsed before anything else."""
+async def test_data_that_cannot_be_parsed_is_never_stored(name: str, text: str) -> None:
+    """The data is parsed first, whatever the tester reports."""
     place = Place()
     with pytest.raises(PolicyInvalid):
         await place.documents.set_reference(OPERATOR, name, text.encode())
