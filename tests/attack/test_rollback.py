@@ -333,6 +333,25 @@ class TestService:
             (found,) = await second.candidates(REQUEST, None)
             assert found.pck_crl == newer.pck_crl
 
+    async def test_it_does_not_replace_what_another_process_stores_meanwhile(
+        self, pccs: Pccs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The other process stores its answer between this one's last look and its own answer."""
+        newer, older = newer_and_older("pck_crl", "earlier date")
+
+        class Late(MemoryCollateralStore):
+            async def load(self, name: str) -> bytes | None:
+                return None
+
+        store = Late()
+        async with httpx.AsyncClient(trust_env=False) as client:
+            first, second = (self.cache(pccs, client, store) for _ in range(2))
+            for cache, collateral in ((first, newer), (second, older)):
+                self.serve(monkeypatch, collateral)
+                await cache._fetch_and_store(REQUEST)
+        (text,) = store.contents.values()
+        assert collateral_from_json(text).pck_crl == newer.pck_crl
+
 
 class TestRefusedEndorsements:
     """`--refuse-endorsements`: no guest chooses the collateral by which it is appraised."""

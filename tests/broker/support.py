@@ -73,7 +73,7 @@ class Place:
         async def prepare() -> None:
             self.prepared += 1
 
-        changes = CheckedDocuments(self.store, TEES, tester, clock, prepare)
+        self.changes = changes = CheckedDocuments(self.store, TEES, tester, clock, prepare)
         deciding = DocumentsWithSets(self.store, TEES, clock)
         documents = DocumentAdministrator(
             documents=self.store,

@@ -370,6 +370,7 @@ async def test_data_that_no_policy_of_the_broker_reads_is_checked_by_itself() ->
     place = Place(**{"releasePolicy.rego": "release"})
     await place.documents.set_reference(OPERATOR, "mine", b'{"a": 1}')
     assert [each.policy for each in place.tester.checked] == [FALLBACK_POLICY]
+    assert await place.changes.check_data(Name(("mine",)), '{"a": 1}') == {}
 
 
 async def test_each_stored_document_is_recorded_with_its_digest() -> None:
