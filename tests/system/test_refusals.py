@@ -173,7 +173,9 @@ CASES: Final = {
     "an old certificate": Case(lambda broker: shown(broker, issued(timedelta(days=-400))(broker))),
     "no collateral": Case(of_guest, settings=(("collateral", None),)),
     "collateral that has ended": Case(of_guest, options(collateral_lifetime=ENDED)),
-    "collateral of before a TCB recovery": Case(of_guest, settings=(("min_tcb_evaluation", 18),)),
+    "collateral older than the required TCB recovery": Case(
+        of_guest, settings=(("min_tcb_evaluation", 18),)
+    ),
     "your own rule": Case(lambda broker: with_policy(broker, MY_RULE)),
     "a policy that is broken": Case(
         lambda broker: with_policy(broker, b"package policy\nallow if { true\n")
