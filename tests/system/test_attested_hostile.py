@@ -381,7 +381,7 @@ async def test_a_guest_that_never_reads_is_disconnected(broker: RunningBroker) -
 
 
 async def test_idle_connections_are_limited_in_number_and_time(broker: RunningBroker) -> None:
-    """At most `max_connections` are open, each of them until the limit of its handshake."""
+    """Stop idle sockets from occupying the broker (defects.md 6): limits of number and time."""
     flood = [await asyncio.open_connection(*broker.address) for _ in range(60)]
     refused = len(flood) - CONNECTIONS
     await until(lambda: len(broker.events.named("connection.refused")) == refused)
