@@ -133,11 +133,12 @@ class NotJudged(VerdictdError):
     """The guest cannot be appraised now; it may try again later.
 
     Attributes:
-        rule: rule of the reason in the history.
+        rule, kind: rule and kind of the reason in the history.
     """
 
     code = "not-judged"
     rule: ClassVar[str] = "appraisal"
+    kind: ClassVar[ReasonKind] = ReasonKind.OTHER
 
     @property
     def text_for_guest(self) -> str:
@@ -150,6 +151,7 @@ class CollateralUnavailable(NotJudged):
 
     code = "collateral-unavailable"
     rule = "collateral"
+    kind = ReasonKind.COLLATERAL
 
 
 class AppraisalTimeout(NotJudged):

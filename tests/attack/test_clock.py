@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.collateral import running_place
 from tests.support.verifiers import verified_by
 from tests.tees.support import (
     NOW,
@@ -39,6 +40,16 @@ def test_collateral_issued_some_minutes_after_this_hosts_time_is_accepted() -> N
     key = root_key_digest(platform().root_ca_der)
     validity = check_collateral(collateral, REQUEST, root_key=key, now=NOW)
     assert validity.start == NOW + CLOCK_TOLERANCE
+
+
+async def test_the_cache_serves_collateral_that_was_issued_some_minutes_later() -> None:
+    """A PCCS whose clock is ahead is queried once, not for each guest."""
+    async with running_place() as place:
+        issued = place.clock.now + CLOCK_TOLERANCE + BACKDATE
+        place.pccs.clock = lambda: issued
+        for _ in range(3):
+            assert len(await place.get()) == 1
+        assert set(place.pccs.asked.values()) == {1}
 
 
 @pytest.mark.parametrize("late", ["all parts", "PCK CRL", "root CRL"])

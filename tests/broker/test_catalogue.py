@@ -41,7 +41,7 @@ async def test_a_policy_of_another_name_may_be_stored(name: str) -> None:
     use = await catalogue().use(Name.parse(name))
     assert (use.suggestion, use.remark) == (
         "",
-        f"nothing reads {name}: it decides once releasePolicies names it for a prefix",
+        f"nothing reads {name}: it takes effect once releasePolicies names it for a prefix",
     )
     with pytest.raises(RequestError, match="the broker reads tdxData, sgxData, "):
         await catalogue().require_reader(Name.parse(name), kind=DATA)

@@ -110,6 +110,7 @@ def test_what_could_not_be_judged_is_remembered_too() -> None:
     judgement = Judgement.not_judged(later, judgement_id="id", at=NOW, address=ADDRESS)
     assert judgement.verdict is Verdict.UNVERIFIED
     assert judgement.reasons[0].text == str(later)
+    assert judgement.reasons[0].kind is ReasonKind.COLLATERAL
     assert judgement.not_pinnable
 
 

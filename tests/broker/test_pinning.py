@@ -77,14 +77,14 @@ def test_only_a_measurement_that_the_guest_has_can_be_pinned(field: str) -> None
     with pytest.raises(RequestError) as refused:
         compute_changes(judgement(), reference(), ("mrTd", field))
     assert str(refused.value) == (
-        f"{field!r} cannot be pinned from this guest; choose among mrTd, rtmr0, rtmr1, rtmr2"
+        f"{field!r} cannot be pinned from this guest; choose one of mrTd, rtmr0, rtmr1, rtmr2"
     )
 
 
 @pytest.mark.parametrize("value", ["aa", {}, {"aa": "bb"}, None, 1, [1], ["aa", None]])
-def test_a_list_that_is_no_list_of_texts_is_never_replaced(value: JsonValue) -> None:
+def test_a_list_that_is_not_a_list_of_texts_is_never_replaced(value: JsonValue) -> None:
     broken = reference(mrTd=value)
-    with pytest.raises(RequestError, match="mrTd in the reference data is no list of texts"):
+    with pytest.raises(RequestError, match="mrTd in the reference data is not a list of texts"):
         compute_changes(judgement(), broken, ("mrTd",))
-    with pytest.raises(RequestError, match="mrTd in the reference data is no list of texts"):
+    with pytest.raises(RequestError, match="mrTd in the reference data is not a list of texts"):
         add_values(broken, (PinChange("mrTd", (), A),))

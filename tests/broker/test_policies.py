@@ -140,9 +140,9 @@ async def test_one_broken_half_can_be_mended_after_the_other() -> None:
 
 async def test_a_policy_is_no_reference_data() -> None:
     here = place()
-    with pytest.raises(RequestError, match="holds reference data"):
+    with pytest.raises(RequestError, match="is the name of reference data"):
         await here.admin.set_policy(OPERATOR, "tdxData", b"new")
-    with pytest.raises(RequestError, match="holds a policy"):
+    with pytest.raises(RequestError, match="is the name of a policy"):
         await here.admin.set_reference(OPERATOR, "tdxPolicy.rego", b"{}")
     await here.admin.set_policy(OPERATOR, "another", b"new")
     assert here.documents.texts["another"] == "new"

@@ -60,7 +60,7 @@ def test_a_name_that_is_nearly_right_is_refused(name: str, meant: str) -> None:
         ({"mrTd": [A, 1]}, "mrTd: 1 is not 96"),
         ({"mrTd": A}, 'mrTd is not a list of accepted values; write ["..."]'),
         ({"mrTd": None}, "is not a list"),
-        ({"advisoryIds": [1]}, "each value is a text"),
+        ({"advisoryIds": [1]}, "every value must be a text"),
         ({"mrtd": [], "rtmr9x": []}, "; no policy reads 'rtmr9x'"),
         ({"mrTd": [{}]}, "mrTd: an object is not 96"),
         ({"tcbStatus": [["UpToDate"]]}, "tcbStatus: an object is not one of"),

@@ -31,7 +31,7 @@ def numbered(number: int) -> PolicyDocuments:
 
 @pytest.fixture
 def instances(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[EngineInstance]]:
-    """Every instance that is made."""
+    """Record every instance that is created."""
     made: list[EngineInstance] = []
     create = engine.compiled_instance
 
@@ -70,7 +70,7 @@ async def test_a_hundred_release_policies_keep_their_instances(
 
 
 @pytest.mark.parametrize("bound", ["MAX_INSTANCE_BYTES", "MAX_INSTANCES"])
-async def test_beyond_the_bound_the_least_recently_used_instance_is_released(
+async def test_beyond_the_limit_the_least_recently_used_instance_is_released(
     bound: str, instances: list[EngineInstance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policies = CompiledPolicies()
@@ -87,7 +87,7 @@ async def test_beyond_the_bound_the_least_recently_used_instance_is_released(
 
 
 @pytest.mark.parametrize("bound", ["MAX_TEXT_BYTES", "MAX_POLICIES"])
-async def test_beyond_the_bound_the_least_recently_used_policy_is_forgotten(
+async def test_beyond_the_limit_the_least_recently_used_policy_is_evicted(
     bound: str, instances: list[EngineInstance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policies = CompiledPolicies()
@@ -108,7 +108,7 @@ async def test_beyond_the_bound_the_least_recently_used_policy_is_forgotten(
         (MEMORY_BYTES, 1),
     ],
 )
-def test_the_address_space_bounds_the_instances(
+def test_the_address_space_limits_the_number_of_instances(
     limit: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
@@ -165,7 +165,7 @@ async def test_every_error_names_the_document(rules: str, said: str) -> None:
             await policies.evaluate(documents, {"numbers": list(range(1000))})
 
 
-def test_policy_and_data_do_not_run_into_each_other() -> None:
+def test_the_cache_key_separates_policy_and_data() -> None:
     one = compiled._digest(PolicyDocuments("ab", "c"))
     assert one != compiled._digest(PolicyDocuments("a", "bc"))
 

@@ -1,7 +1,7 @@
 """Every changed bit of a quote: refused, or of no account to anything that was signed.
 
 Each run looks at some bits, other ones each time. `EVERY_BIT=1 ./dev test
-tests/verifiers/test_single_bits.py -s` looks at all of them and prints both counts.
+tests/tees/test_single_bits.py -s` looks at all of them and prints both counts.
 """
 
 from __future__ import annotations

@@ -323,34 +323,26 @@ def test_source_without_an_answer() -> None:
         run(verified_by(verifier, tdx_evidence(good_quote()), now=NOW))
 
 
-def test_endorsements_cannot_be_older_than_what_was_seen() -> None:
-    """The guest chose them: TCB evaluation numbers never go down. The operator's may."""
+def test_older_endorsements_are_replaced_by_newer_ones_of_another_guest() -> None:
+    """The guest chose them: the TCB levels that count never go back."""
     verifier = TdxVerifier(EndorsementsOnly(), root_ca_der=platform().root_ca_der)
 
-    def judge(number: int) -> str | None:
-        brought = with_options(tcb_evaluation_number=number).collateral(NOW)
+    def judge(brought: Collateral) -> str | None:
         return run(verified_by(verifier, tdx_evidence(good_quote(), brought), now=NOW)).tcb_status
 
-    assert judge(17) == judge(18) == judge(18) == "UpToDate"
-    with pytest.raises(QuoteInvalid) as caught:
-        judge(17)
-    assert (caught.value.reasons[0].measured, caught.value.reasons[0].expected) == (
-        "17",
-        "at least 18",
-    )
-    forged = with_options(tcb_evaluation_number=99).collateral(NOW)
+    older = with_options(tcb_evaluation_number=17).collateral(NOW)
+    newer = with_options(tcb_evaluation_number=18, tcb_status="OutOfDate").collateral(NOW)
+    assert [judge(each) for each in (older, newer, older)] == ["UpToDate", "OutOfDate", "OutOfDate"]
+
+
+def test_endorsements_that_are_not_signed_replace_nothing() -> None:
+    verifier = TdxVerifier(EndorsementsOnly(), root_ca_der=platform().root_ca_der)
+    forged = with_options(tcb_evaluation_number=99, tcb_status="OutOfDate").collateral(NOW)
     forged = replace(forged, tcb_info_signature=bytes(64))
     with pytest.raises(QuoteInvalid):
         run(verified_by(verifier, tdx_evidence(good_quote(), forged), now=NOW))
-    assert judge(18) == "UpToDate"  # what was not signed does not raise the floor
-
-
-def test_operator_collateral_may_be_older() -> None:
-    source = Source(with_options(tcb_evaluation_number=18).collateral(NOW))
-    verifier = TdxVerifier(source, root_ca_der=platform().root_ca_der)
-    run(verified_by(verifier, tdx_evidence(good_quote()), now=NOW))
-    source.collateral = (good_collateral(),)
-    assert run(verified_by(verifier, tdx_evidence(good_quote()), now=NOW)).faults == ()
+    evidence = tdx_evidence(good_quote(), good_collateral())
+    assert run(verified_by(verifier, evidence, now=NOW)).tcb_status == "UpToDate"
 
 
 @pytest.mark.parametrize("padding", [bytes(70), bytes(3065), b"garbage"])
