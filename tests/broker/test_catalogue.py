@@ -93,7 +93,7 @@ async def test_every_stored_document_is_listed() -> None:
         (
             "sgxData",
             ("appraisal of sgx (which is not served)",),
-            "sgxData decides nothing now: it is for appraisal of sgx (which is not served)",
+            "sgxData has no effect now: it is for appraisal of sgx (which is not served)",
         ),
         ("releasePolicy.rego", ("every release that releasePolicies leaves to it",), ""),
         ("releaseData", ("every release",), ""),
@@ -104,8 +104,8 @@ async def test_every_stored_document_is_listed() -> None:
             "releasePolicy2.rego",
             (),
             (
-                "nothing reads releasePolicy2.rego: it decides once releasePolicies names it for a "
-                "prefix; or did you mean releasePolicy.rego?"
+                "nothing reads releasePolicy2.rego: it takes effect once releasePolicies names it "
+                "for a prefix; or did you mean releasePolicy.rego?"
             ),
         ),
     ],

@@ -85,7 +85,7 @@ async def test_a_document_that_decides_is_not_deleted() -> None:
 @pytest.mark.parametrize("name", ["referenceSets", "releaseData", "releasePolicies"])
 async def test_names_of_data_have_no_policy(name: str) -> None:
     place = Place()
-    with pytest.raises(RequestError, match=f"^{name} holds data; set it as reference data$"):
+    with pytest.raises(RequestError, match=f"^{name} is the name of data; "):
         await place.documents.set_policy(OPERATOR, name, b"new")
     assert name not in place.store.texts
 
@@ -93,10 +93,10 @@ async def test_names_of_data_have_no_policy(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("tdxData", "tdxData holds reference data"),
-        ("sgxData", "sgxData holds reference data"),
-        ("tdxPolicy.rego", "tdxPolicy.rego holds a policy"),
-        ("team.rego", "team.rego holds a policy"),
+        ("tdxData", "tdxData is the name of reference data"),
+        ("sgxData", "sgxData is the name of reference data"),
+        ("tdxPolicy.rego", "tdxPolicy.rego is the name of a policy"),
+        ("team.rego", "team.rego is the name of a policy"),
     ],
 )
 async def test_one_half_is_not_stored_as_the_other(name: str, said: str) -> None:
@@ -104,16 +104,16 @@ async def test_one_half_is_not_stored_as_the_other(name: str, said: str) -> None
     set_document = place.documents.set_policy
     if name.endswith(".rego"):
         set_document = place.documents.set_reference
-    with pytest.raises(RequestError, match=f"^{said}; set it as that$"):
+    with pytest.raises(RequestError, match=f"^{said}; "):
         await set_document(OPERATOR, name, b"{}")
     assert place.store.texts == {"tdxPolicy.rego": "old", "tdxData": "{}"}
 
 
 async def test_bytes_that_are_no_text_are_refused() -> None:
     place = Place()
-    with pytest.raises(RequestError, match=r"^the policy is not UTF-8 text$"):
+    with pytest.raises(RequestError, match=r"^the policy is not UTF-8 text"):
         await place.documents.set_policy(OPERATOR, "tdxPolicy.rego", b"\xff")
-    with pytest.raises(RequestError, match=r"^the reference data is not UTF-8 text$"):
+    with pytest.raises(RequestError, match=r"^the reference data is not UTF-8 text"):
         await place.documents.set_reference(OPERATOR, "tdxData", b"\xff")
 
 
