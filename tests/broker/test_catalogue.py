@@ -104,8 +104,8 @@ async def test_every_stored_document_is_listed() -> None:
             "releasePolicy2.rego",
             (),
             (
-                "nothing reads releasePolicy2.rego: it takes effect once releasePolicies names it for a "
-                "prefix; or did you mean releasePolicy.rego?"
+                "nothing reads releasePolicy2.rego: it takes effect once releasePolicies names it "
+                "for a prefix; or did you mean releasePolicy.rego?"
             ),
         ),
     ],
@@ -115,6 +115,7 @@ async def test_readers_and_the_remark_say_what_a_document_decides(
 ) -> None:
     use = await catalogue().use(Name.parse(name))
     assert (str(use.name), use.readers, use.remark) == (name, readers, remark)
+    assert bool(use.kind) is bool(readers)
 
 
 async def test_a_policy_of_a_tee_that_is_not_served_decides_where_it_is_named() -> None:

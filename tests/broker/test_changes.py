@@ -330,7 +330,7 @@ async def test_sets_of_one_tee_are_not_values_of_another() -> None:
 async def test_a_policy_that_no_longer_reads_names_with_values_is_refused() -> None:
     """The stored data fits the policy before; under the new one its names would pin nothing."""
     place = Place(**{"tdxPolicy.rego": "data.rack", "tdxData": '{"rack": ["a"]}'})
-    with pytest.raises(PolicyInvalid, match="no policy reads 'rack'"):
+    with pytest.raises(PolicyInvalid, match=r"^tdxData: no policy reads 'rack'"):
         await place.documents.set_policy(OPERATOR, "tdxPolicy.rego", b"new")
     assert place.store.texts["tdxPolicy.rego"] == "data.rack"
     await place.documents.set_policy(OPERATOR, "tdxPolicy.rego", b"data.rack # new")

@@ -93,10 +93,10 @@ async def test_the_first_lists_of_a_tee_are_its_data() -> None:
 @pytest.mark.parametrize(
     ("values", "error", "said"),
     [
-        ({"rtmr1": []}, RequestError, "'rtmr1': an empty list would accept any value; give values"),
-        ({"rtmr1": [A], "rtmr2": [B, 1]}, RequestError, "'rtmr2': values must be a text or a list of texts"),
-        ({"rtmr1": None}, RequestError, "'rtmr1': values must be a text or a list of texts"),
-        ({"rtmr1": {"a": A}}, RequestError, "'rtmr1': values must be a text or a list of texts"),
+        ({"rtmr1": []}, RequestError, "'rtmr1': an empty list"),
+        ({"rtmr1": [A], "rtmr2": [B, 1]}, RequestError, "^'rtmr2': "),
+        ({"rtmr1": None}, RequestError, "^'rtmr1': values must be"),
+        ({"rtmr1": {"a": A}}, RequestError, "^'rtmr1': values must be"),
         ({"rtmr1": ["aa"]}, PolicyInvalid, "'aa' is not 96 lower-case hex digits"),
         ({"rtmr": [A]}, PolicyInvalid, "no policy reads 'rtmr'"),
     ],

@@ -200,7 +200,7 @@ class TestRolesFile:
     @pytest.mark.parametrize(
         ("text", "cause"),
         [
-            ("[roles]\nx = 'god'\n", "unknown role"),
+            ("[roles]\nx = 'god'\n", f"unknown role.*: use one of {', '.join(ROLES)}$"),
             ("[roles]\nx = 1\n", "unknown role"),
             ("[roles]\nx = ['wrap']\n", "unknown role"),
             ("x = 'wrap'\n", "one table"),

@@ -150,7 +150,7 @@ class Catalogue:
             return None
 
     def _use(self, name: Name, uses: Mapping[Name, tuple[str, ...]]) -> DocumentUse:
-        readers = uses.get(name, ())
+        readers = uses.get(name)
         if readers:
             tee = self._tees.of_document(str(name))
             decides = tee is None or tee.name in self._served or len(readers) > 1
