@@ -101,7 +101,7 @@ async def test_names_of_data_have_no_policy(name: str) -> None:
 )
 async def test_one_half_is_not_stored_as_the_other(name: str, said: str) -> None:
     place = Place()
-    set_document, remedy = place.documents.set_policy, "reference set"
+    set_document = place.documents.set_policy
     if name.endswith(".rego"):
         set_document = place.documents.set_reference
     with pytest.raises(RequestError, match=f"^{said}; "):
