@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -24,9 +24,9 @@ from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import ROLES, Caller
 from verdictd_py.domain.names import Name
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import Conflict, NotFound, PolicyInvalid, RequestError
+from verdictd_py.errors import Conflict, NotFound, PolicyInvalid, RequestError, StorageError
 from verdictd_py.policy.sets import DocumentsWithSets
-from verdictd_py.ports import ANY, PolicyDecision, PolicyDocuments
+from verdictd_py.ports import ANY, Document, PolicyDecision, PolicyDocuments
 from verdictd_py.storage.memory import MemoryDocumentStore
 
 OPERATOR = Caller("operator", ROLES["operator"])
@@ -61,8 +61,9 @@ class HeldTester:
 class Place:
     """Administrators on one store; each call of `another` adds those of a further broker."""
 
-    def __init__(self, **texts: str) -> None:
-        self.store = MemoryDocumentStore(TEES, {"tdxPolicy.rego": "old", "tdxData": "{}", **texts})
+    def __init__(self, store: MemoryDocumentStore | None = None, /, **texts: str) -> None:
+        defaults = {"tdxPolicy.rego": "old", "tdxData": "{}"}
+        self.store = store or MemoryDocumentStore(TEES, {**defaults, **texts})
         self.history = History()
         self.prepared = 0
         self.tester = HeldTester()
@@ -294,6 +295,35 @@ async def test_a_set_can_be_retired_under_a_policy_that_does_not_work() -> None:
     await place.sets.retire(OPERATOR, "tdx", "old")
     assert place.states() == {"old": "retired"}
     assert place.prepared == 1
+
+
+class Unreadable(MemoryDocumentStore):
+    """A store that cannot read one document, and can still replace it: a file of mode 000."""
+
+    unreadable = SETS
+
+    async def get(self, name: Name) -> Document:
+        if name == self.unreadable:
+            raise StorageError(f"opa/{name} cannot be read or written: permission denied")
+        return await super().get(name)
+
+
+@pytest.mark.parametrize("name", ["referenceSets", "tdxData"])
+async def test_what_cannot_be_read_is_not_edited_as_if_it_were_empty(name: str) -> None:
+    """The values that it pins would be lost, and their measurements open."""
+    texts = {"tdxPolicy.rego": "old", "tdxData": f'{{"mrTd": ["{A}"]}}'}
+    store = Unreadable(TEES, texts | {"referenceSets": stored_sets("old")})
+    store.unreadable = Name((name,))
+    before = dict(store.texts)
+    place = Place(store)
+    changes: dict[str, Callable[[], Awaitable[object]]] = {
+        "referenceSets": lambda: place.sets.add(OPERATOR, "tdx", "new", {"rtmr2": [B]}, ""),
+        "tdxData": lambda: place.references.replace(OPERATOR, "tdx", {"rtmr2": [B]}),
+    }
+    with pytest.raises(StorageError, match=f"opa/{name} cannot be read"):
+        await changes[name]()
+    assert store.texts == before
+    await place.documents.set_reference(OPERATOR, name, b"{}")  # a whole new one replaces it
 
 
 async def test_sets_have_a_largest_number() -> None:
