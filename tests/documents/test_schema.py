@@ -50,7 +50,7 @@ def test_a_name_that_is_nearly_right_is_refused(name: str, meant: str) -> None:
         ({"tcbBehindDays": 3}, "no policy reads 'tcbBehindDays'"),
         ({"tcbStatus": ["Uptodate"]}, "no status 'Uptodate'; did you mean UpToDate?"),
         ({"tcbStatus": ["good"]}, "'good' is not one of UpToDate, SWHardeningNeeded"),
-        ({"tcbStatus": [None]}, "None is not one of"),
+        ({"tcbStatus": [None]}, "null is not one of"),
         ({"tcbGraceDays": {"OutOfdate": 3}}, "did you mean OutOfDate?"),
         ({"tcbGraceDays": {"OutOfDate": "3"}}, "is not a number of days"),
         ({"tcbGraceDays": []}, "is not an object of days"),
