@@ -1,8 +1,8 @@
-# Release policy, asked for every key and every resource that an accepted guest wants.
+# Release policy, evaluated for every key and resource that an accepted guest requests.
 #
-# `input.claims` holds the guest's verified claims, `input.appraisal` how it was judged,
-# `input.resource` what it would get: its kind (key, resource, image) and its path. `data` is
-# the file releaseData beside this one. This default gives everything to every accepted guest.
+# `input.claims` contains the guest's verified claims, `input.appraisal` the id and the TEE of its
+# appraisal, `input.resource` the kind (key, resource, image) and the path of the secret. `data`
+# is the file releaseData. This default releases every secret to every accepted guest.
 package policy
 
 import rego.v1

@@ -1,6 +1,6 @@
-# Appraisal policy for sample guests, who prove nothing: `--insecure-sample-verifier` only.
+# Appraisal policy for sample guests, which prove nothing (`--insecure-sample-verifier` only).
 #
-# `input` holds what such a guest says of itself, `data` the file sampleData beside this one.
+# `input` contains the unverified claims of the guest, `data` is the file sampleData.
 package policy
 
 import rego.v1

@@ -1,7 +1,7 @@
-# Appraisal policy for SGX enclaves, asked at every attestation.
+# Appraisal policy for SGX enclaves, evaluated at every attestation.
 #
-# The enclave is accepted only if `allow` is true. `input` holds its verified claims, `data`
-# the reference data in the file sgxData beside this one; README.md lists the names.
+# The enclave is accepted only if `allow` is true. `input` contains its verified claims, `data` is
+# the reference data in the file sgxData; README.md lists the names.
 package policy
 
 import rego.v1
@@ -17,7 +17,7 @@ allow if {
 	not tcb_refused
 }
 
-# An empty list means any value; a list that is missing is a mistake and refuses.
+# An empty list accepts any value; a missing list refuses, because it is an error.
 known(_, values) if values == []
 
 known(name, values) if {
@@ -32,7 +32,7 @@ at_least(name, least) if {
 	input[name] >= least
 }
 
-# Claims that a verifier adds to the four above: where they are there, they must be good.
+# A verifier may add these claims to the four above; then they must have accepted values.
 debuggable if input.debug != false
 
 tcb_refused if {

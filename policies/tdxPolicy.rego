@@ -1,7 +1,7 @@
-# Appraisal policy for TDX guests, asked at every attestation.
+# Appraisal policy for TDX guests, evaluated at every attestation.
 #
-# The guest is accepted only if `allow` is true. `input` holds its verified claims, `data`
-# the reference data in the file tdxData beside this one; README.md lists the names.
+# The guest is accepted only if `allow` is true. `input` contains its verified claims, `data` is
+# the reference data in the file tdxData; README.md lists the names.
 package policy
 
 import rego.v1
@@ -14,13 +14,13 @@ allow if {
 	count(mismatches) == 0
 }
 
-# A revoked TCB is refused whatever tdxData says.
+# A revoked TCB is refused, also if tdxData lists it.
 tcb_accepted if {
 	input.tcbStatus != "Revoked"
 	input.tcbStatus in tcb_reference
 }
 
-# A status may be named in tcbGraceDays: accepted for so many days after a newer TCB came out.
+# tcbGraceDays accepts a status for this number of days after the release of a newer TCB.
 tcb_accepted if {
 	input.tcbStatus != "Revoked"
 	days := data.tcbGraceDays[input.tcbStatus]
@@ -33,7 +33,7 @@ default tcb_reference := ["UpToDate", "SWHardeningNeeded"]
 
 tcb_reference := data.tcbStatus if data.tcbStatus != []
 
-# What tdxData may pin. A list that is missing or empty means any value.
+# Claims that tdxData may pin. A missing or empty list accepts any value.
 mismatches contains "mrTd" if misses("mrTd", data.mrTd)
 
 mismatches contains "mrSeam" if misses("mrSeam", data.mrSeam)
@@ -83,10 +83,10 @@ matches(name, values) if {
 	input[name] in values
 }
 
-# The one claim that is a list itself: each advisory must be accepted.
+# This claim is a list itself: every advisory must be in the reference values.
 matches(name, values) if {
 	name == "advisoryIds"
 	is_array(values)
 	is_array(input.advisoryIds)
-	every each in input.advisoryIds { each in values }
+	every advisory in input.advisoryIds { advisory in values }
 }

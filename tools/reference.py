@@ -122,7 +122,7 @@ def commands() -> Iterator[str]:
     yield (
         "\n## Exit status\n\n| status | meaning |\n| --- | --- |\n| 0 | done |\n"
         "| 1 | the broker refused, or a tested policy does not allow |\n"
-        "| 2 | the command line is wrong, or a file that it names |\n| 3 | no broker to be had |\n"
+        "| 2 | the command line is wrong, or a file that it names |\n| 3 | no broker reached |\n"
     )
 
 

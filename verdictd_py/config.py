@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from verdictd_py.errors import ConfigError
+from verdictd_py.domain.names import KeyId
+from verdictd_py.errors import ConfigError, RequestError
 
 ENVIRONMENT_PREFIX: Final = "VERDICTD_"
 DEFAULT_DATA_DIR: Final = Path("/opt/verdictd")
@@ -138,12 +139,14 @@ class Settings(BaseSettings):
     collateral_api_key_file: Path | None = None
     collateral_update: Literal["standard", "early"] = "standard"
     collateral_grace: Annotated[float, Field(ge=0, le=MAX_GRACE_DAYS)] = 0
+    refuse_endorsements: bool = False
     min_tcb_evaluation: Annotated[int, Field(ge=0)] = 0
     keyprovider_name: str | None = None
     allow_a256ctr: bool = False
     require_reference_values: bool = False
     allow_rtmr3_mismatch: bool = False
     tee: dict[str, dict[str, Any]] = {}
+    wrap_key_prefix: str | None = None
     max_new_keys_per_minute: Annotated[int, Field(ge=1)] = 60
     max_connections: Annotated[int, Field(ge=1)] = 4096
     max_evidence_age: Seconds | None = None
@@ -185,6 +188,19 @@ class Settings(BaseSettings):
             Address.parse(value, unix_allowed=True)
         return value
 
+    @field_validator("wrap_key_prefix")
+    @classmethod
+    def _check_prefix(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                KeyId.parse("/".join((*_segments(value), "key", "key")[:3]))
+            except RequestError:
+                raise ValueError(
+                    f"{value!r} is not the beginning of a key's name: write one or two segments "
+                    "of it, such as images/ or images/keys/"
+                ) from None
+        return value
+
     @field_validator("mutual")
     @classmethod
     def _check_mutual(cls, value: bool) -> bool:
@@ -221,6 +237,11 @@ class Settings(BaseSettings):
         return Address.parse(self.keyprovider_api, unix_allowed=True)
 
     @property
+    def wrap_key_segments(self) -> tuple[str, ...] | None:
+        """First segments of the keys that callers who may only wrap may create."""
+        return None if self.wrap_key_prefix is None else _segments(self.wrap_key_prefix)
+
+    @property
     def kbs_http_address(self) -> Address | None:
         return None if self.kbs_http is None else Address.parse(self.kbs_http)
 
@@ -236,6 +257,12 @@ class Settings(BaseSettings):
         """Return command line and environment only: `load` reads and checks the file itself."""
         del settings_cls, dotenv_settings, file_secret_settings
         return init_settings, env_settings
+
+
+def _segments(prefix: str) -> tuple[str, ...]:
+    """Split the beginning of a key's name; one that cannot be valid stays in one segment."""
+    segments = tuple(prefix.removesuffix("/").split("/"))
+    return segments if len(segments) <= 2 else (prefix,)
 
 
 def _is_http_url(text: str) -> bool:

@@ -129,15 +129,16 @@ class PolicyInvalid(VerdictdError):
     code = "policy-invalid"
 
 
-class NotJudged(VerdictdError):
+class NotAppraised(VerdictdError):
     """The guest cannot be appraised now; it may try again later.
 
     Attributes:
-        rule: rule of the reason in the history.
+        rule, kind: rule and kind of the reason in the history.
     """
 
     code = "not-judged"
     rule: ClassVar[str] = "appraisal"
+    kind: ClassVar[ReasonKind] = ReasonKind.OTHER
 
     @property
     def text_for_guest(self) -> str:
@@ -145,14 +146,15 @@ class NotJudged(VerdictdError):
         return f"not judged: {self.code}; try again later"
 
 
-class CollateralUnavailable(NotJudged):
+class CollateralUnavailable(NotAppraised):
     """No collateral is available now."""
 
     code = "collateral-unavailable"
     rule = "collateral"
+    kind = ReasonKind.COLLATERAL
 
 
-class AppraisalTimeout(NotJudged):
+class AppraisalTimeout(NotAppraised):
     """The appraisal took longer than the operator allows."""
 
     code = "timeout"

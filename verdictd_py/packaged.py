@@ -1,4 +1,4 @@
-"""Files that are shipped with the package: policies, reference data, the guide's example key."""
+"""Files in the package: policies, reference data, and the guide's example key."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _CHECKOUT: Final = _PACKAGE.parent
 
 
 def default_file(name: str) -> bytes:
-    """Read `policies/<file>` or `keys/<file>`, from the wheel or from the checkout.
+    """Read `policies/<file>` or `keys/<file>` from the wheel or the checkout.
 
     Raises:
-        FileNotFoundError: the package lacks it (internal error).
+        FileNotFoundError: the package does not contain the file (internal error).
     """
     installed = _INSTALLED / name
     return (installed if installed.is_file() else _CHECKOUT / name).read_bytes()
@@ -24,6 +24,6 @@ def policy_text(name: str) -> str:
     """Read a packaged policy or its reference data.
 
     Raises:
-        FileNotFoundError: the package lacks it (internal error).
+        FileNotFoundError: the package does not contain the file (internal error).
     """
     return default_file(f"policies/{name}").decode()

@@ -1,1 +1,1 @@
-"""Attacks on the broker, one small test for each; docs/threat-model.md is the table of them."""
+"""Attacks on the broker, one small test for each; see docs/design/threats.md."""

@@ -1,4 +1,4 @@
-"""Wrapping: which key, how many new ones, and who may."""
+"""Wrapping: selection of keys, limits of new keys, and rights."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from verdictd_py.errors import (
     DecryptionFailed,
     NotAuthorized,
     NotFound,
+    Overloaded,
     RequestError,
     StorageError,
 )
@@ -38,7 +39,7 @@ from verdictd_py.protocols.keyprovider.parameter import (
 )
 
 ADMIN = Caller("uid 0", ROLES["admin"])
-WRAPS = Caller("certificate build-farm", ROLES["wrap"])
+OPERATOR = Caller("certificate build-farm", ROLES["operator"])
 NOBODY = Caller("uid 65534", frozenset())
 OPTSDATA = SecretBytes(b'{"symkey":"of a layer"}')
 KID = KeyId.parse("84688df7-2c0c-40fa-956b-29d8e74d16c0")
@@ -58,7 +59,7 @@ class Clock:
 
 
 class Setup:
-    """A wrapper and what is behind it."""
+    """A wrapper with its stores and events."""
 
     def __init__(self, *, allow_a256ctr: bool = False, most: int = 60) -> None:
         self.keys = MemoryKeys({KID: SecretBytes(b"1234567890123456789012345678901\n")})
@@ -82,11 +83,11 @@ class Setup:
         (replace(KBS, algorithm=Algorithm.A256CTR), PacketForm.V1, Algorithm.A256CTR),
     ],
 )
-async def test_what_is_wrapped_unwraps(
+async def test_a_wrapped_key_can_be_unwrapped(
     parameter: Parameter, form: PacketForm, algorithm: Algorithm
 ) -> None:
     setup = Setup(allow_a256ctr=True)
-    packet = await setup.wrapper.wrap(WRAPS, parameter, OPTSDATA)
+    packet = await setup.wrapper.wrap(OPERATOR, parameter, OPTSDATA)
     assert (packet.form, packet.blob.algorithm) == (form, algorithm)
     assert OPTSDATA.reveal() not in packet.encode()
     assert await setup.wrapper.unwrap(ADMIN, packet) == OPTSDATA
@@ -95,12 +96,12 @@ async def test_what_is_wrapped_unwraps(
 
 async def test_each_operation_records_who_did_what_with_which_key() -> None:
     setup = Setup()
-    packet = await setup.wrapper.wrap(WRAPS, GUIDE, OPTSDATA)
+    packet = await setup.wrapper.wrap(OPERATOR, GUIDE, OPTSDATA)
     await setup.wrapper.unwrap(ADMIN, packet)
     assert setup.events.events == [
-        WrapRequested(caller=WRAPS.name, parameter="ExistingKey", optsdata=OPTSDATA),
+        WrapRequested(caller=OPERATOR.name, parameter="ExistingKey", optsdata=OPTSDATA),
         KeyRead(kid=str(KID), key=setup.keys.keys[KID]),
-        ImageKeyWrapped(caller=WRAPS.name, kid=str(KID), algorithm="A256GCM"),
+        ImageKeyWrapped(caller=OPERATOR.name, kid=str(KID), algorithm="A256GCM"),
         ImageKeyUnwrapped(caller=ADMIN.name, kid=str(KID)),
     ]
 
@@ -108,20 +109,20 @@ async def test_each_operation_records_who_did_what_with_which_key() -> None:
 async def test_ctr_is_off_by_default() -> None:
     setup = Setup(allow_a256ctr=True)
     ctr = replace(KBS, algorithm=Algorithm.A256CTR)
-    packet = await setup.wrapper.wrap(WRAPS, ctr, OPTSDATA)
+    packet = await setup.wrapper.wrap(OPERATOR, ctr, OPTSDATA)
     tested = Wrapper(keys=setup.keys, events=MemoryEvents())
     with pytest.raises(RequestError, match="A256CTR authenticates nothing and is off"):
         await tested.unwrap(ADMIN, packet)
 
 
-async def test_no_iv_is_used_twice() -> None:
+async def test_every_packet_has_its_own_iv() -> None:
     wrapper = Setup().wrapper
-    packets = [await wrapper.wrap(WRAPS, GUIDE, OPTSDATA) for _ in range(20)]
+    packets = [await wrapper.wrap(OPERATOR, GUIDE, OPTSDATA) for _ in range(20)]
     assert len({packet.blob.iv for packet in packets}) == 20
     assert len({packet.blob.ciphertext for packet in packets}) == 20
 
 
-async def test_randomness_is_the_callers() -> None:
+async def test_random_bytes_come_from_the_given_source() -> None:
     taken: list[int] = []
 
     def random(size: int) -> bytes:
@@ -130,14 +131,14 @@ async def test_randomness_is_the_callers() -> None:
 
     keys = MemoryKeys()
     wrapper = Wrapper(keys=keys, events=MemoryEvents(), random=random)
-    packet = await wrapper.wrap(WRAPS, KBS, OPTSDATA)
+    packet = await wrapper.wrap(OPERATOR, KBS, OPTSDATA)
     assert taken == [32, 12]
     assert keys.keys[PATH] == SecretBytes(b"\1" * 32)
     assert packet.blob.iv == b"\2" * 12
 
 
 @pytest.mark.parametrize("parameter", [GUIDE, NewKey(), KBS])
-async def test_who_may_not_wrap_makes_nothing(parameter: Parameter) -> None:
+async def test_a_caller_without_the_right_to_wrap_creates_no_key(parameter: Parameter) -> None:
     """defects.md 11."""
     setup = Setup()
     with pytest.raises(NotAuthorized):
@@ -149,8 +150,8 @@ async def test_who_may_not_wrap_makes_nothing(parameter: Parameter) -> None:
 
 
 @pytest.mark.parametrize("role", ["wrap", "operator"])
-async def test_who_may_wrap_may_not_unwrap(role: str) -> None:
-    """defects.md 11: whoever can unwrap has every key."""
+async def test_the_right_to_wrap_does_not_include_unwrapping(role: str) -> None:
+    """defects.md 11: a caller that can unwrap can obtain every key."""
     setup = Setup()
     caller = Caller("x", ROLES[role])
     packet = await setup.wrapper.wrap(caller, GUIDE, OPTSDATA)
@@ -159,11 +160,11 @@ async def test_who_may_wrap_may_not_unwrap(role: str) -> None:
     assert setup.events.named("image-key.unwrapped") == []
 
 
-async def test_a_missing_key_fails_and_is_not_made() -> None:
+async def test_a_missing_key_fails_and_is_not_created() -> None:
     """defects.md 3: the original answers OK with the ciphertext `[0]`."""
     setup = Setup()
     with pytest.raises(NotFound, match="there is no key default/key/1"):
-        await setup.wrapper.wrap(WRAPS, ExistingKey(PATH), OPTSDATA)
+        await setup.wrapper.wrap(OPERATOR, ExistingKey(PATH), OPTSDATA)
     assert list(setup.keys.keys) == [KID]
     assert setup.events.named("image-key.wrapped") == []
 
@@ -174,31 +175,31 @@ async def test_a_broken_key_fails_and_is_not_replaced(parameter: Parameter) -> N
     setup = Setup()
     setup.keys.broken = {KID}
     with pytest.raises(StorageError, match="31 bytes"):
-        await setup.wrapper.wrap(WRAPS, parameter, OPTSDATA)
+        await setup.wrapper.wrap(OPERATOR, parameter, OPTSDATA)
 
 
 async def test_a_new_key_is_named_by_a_uuid_and_recorded() -> None:
     setup = Setup()
-    packet = await setup.wrapper.wrap(WRAPS, NewKey(), OPTSDATA)
+    packet = await setup.wrapper.wrap(OPERATOR, NewKey(), OPTSDATA)
     assert UUID(packet.kid).version == 4
     assert len(setup.keys.keys[packet.blob.key_id]) == 32
-    assert setup.events.named("key.created") == [{"caller": WRAPS.name, "kid": packet.kid}]
+    assert setup.events.named("key.created") == [{"caller": OPERATOR.name, "kid": packet.kid}]
 
 
 async def test_two_wraps_at_once_use_one_key() -> None:
     """The loser of the race wraps with the winner's key: no layer is lost."""
     setup = Setup()
-    packets = await asyncio.gather(*(setup.wrapper.wrap(WRAPS, KBS, OPTSDATA) for _ in range(4)))
+    packets = await asyncio.gather(*(setup.wrapper.wrap(OPERATOR, KBS, OPTSDATA) for _ in range(4)))
     assert len(setup.events.named("key.created")) == 1
     for packet in packets:
         assert await setup.wrapper.unwrap(ADMIN, packet) == OPTSDATA
 
 
-async def test_a_name_that_a_resource_has_is_refused() -> None:
+async def test_the_name_of_a_resource_is_refused_for_a_key() -> None:
     setup = Setup()
     setup.keys.taken = {PATH}
     with pytest.raises(AlreadyExists) as refused:
-        await setup.wrapper.wrap(WRAPS, KBS, OPTSDATA)
+        await setup.wrapper.wrap(OPERATOR, KBS, OPTSDATA)
     assert str(refused.value) == (
         "the key default/key/1 names a resource, not a key; wrap with another keyid"
     )
@@ -213,50 +214,50 @@ async def test_a_file_of_the_clients_host_is_not_opened() -> None:
     assert list(setup.keys.keys) == [KID]
 
 
-async def test_new_keys_are_bounded_per_minute() -> None:
-    """Whoever may only wrap must not be able to fill the disk."""
+async def test_new_keys_are_limited_per_minute() -> None:
+    """A caller with the right to wrap only must not be able to fill the disk."""
     setup = Setup(most=3)
     wrap = setup.wrapper.wrap
     for second in (0.0, 10.0, 20.0):
         setup.clock.now = 1000.0 + second
-        await wrap(WRAPS, NewKey(), OPTSDATA)
+        await wrap(OPERATOR, NewKey(), OPTSDATA)
     for second in (20.0, 59.9):
         setup.clock.now = 1000.0 + second
         for parameter in (NewKey(), KBS):
-            with pytest.raises(RequestError, match=r"3 keys .* max_new_keys_per_minute"):
-                await wrap(WRAPS, parameter, OPTSDATA)
-    await wrap(WRAPS, GUIDE, OPTSDATA)  # existing keys are not bounded
+            with pytest.raises(Overloaded, match=r"3 keys .* max_new_keys_per_minute"):
+                await wrap(OPERATOR, parameter, OPTSDATA)
+    await wrap(OPERATOR, GUIDE, OPTSDATA)  # existing keys are not bounded
     setup.clock.now = 1060.0
-    await wrap(WRAPS, KBS, OPTSDATA)
-    await wrap(WRAPS, KBS, OPTSDATA)  # exists by now
-    with pytest.raises(RequestError):
-        await wrap(WRAPS, NewKey(), OPTSDATA)
+    await wrap(OPERATOR, KBS, OPTSDATA)
+    await wrap(OPERATOR, KBS, OPTSDATA)  # exists by now
+    with pytest.raises(Overloaded):
+        await wrap(OPERATOR, NewKey(), OPTSDATA)
     setup.clock.now = 1070.0
-    await wrap(WRAPS, NewKey(), OPTSDATA)
+    await wrap(OPERATOR, NewKey(), OPTSDATA)
     assert len(setup.keys.keys) == 1 + 5
 
 
-async def test_the_bound_holds_for_wraps_at_once() -> None:
+async def test_the_limit_applies_to_concurrent_wraps() -> None:
     setup = Setup(most=3)
     results = await asyncio.gather(
-        *(setup.wrapper.wrap(WRAPS, NewKey(), OPTSDATA) for _ in range(10)),
+        *(setup.wrapper.wrap(OPERATOR, NewKey(), OPTSDATA) for _ in range(10)),
         return_exceptions=True,
     )
-    assert [type(result) for result in results].count(RequestError) == 7
+    assert [type(result) for result in results].count(Overloaded) == 7
     assert len(setup.keys.keys) == 1 + 3
 
 
-async def test_ctr_is_wrapped_but_unwrapped_only_where_allowed() -> None:
+async def test_ctr_is_wrapped_but_unwrapped_only_if_allowed() -> None:
     setup = Setup()
-    packet = await setup.wrapper.wrap(WRAPS, replace(KBS, algorithm=Algorithm.A256CTR), OPTSDATA)
+    packet = await setup.wrapper.wrap(OPERATOR, replace(KBS, algorithm=Algorithm.A256CTR), OPTSDATA)
     with pytest.raises(RequestError, match="default/key/1: A256CTR authenticates nothing"):
         await setup.wrapper.unwrap(ADMIN, packet)
 
 
-async def test_a_changed_packet_does_not_unwrap() -> None:
+async def test_a_changed_packet_is_refused() -> None:
     """defects.md 3: the original answers OK with `[0]`."""
     setup = Setup()
-    packet = await setup.wrapper.wrap(WRAPS, GUIDE, OPTSDATA)
+    packet = await setup.wrapper.wrap(OPERATOR, GUIDE, OPTSDATA)
     changed = bytes([packet.blob.ciphertext[0] ^ 1]) + packet.blob.ciphertext[1:]
     blob = WrappedBlob(KID, Algorithm.AES_GCM, packet.blob.iv, changed)
     with pytest.raises(DecryptionFailed, match=str(KID)):
@@ -267,7 +268,7 @@ async def test_a_changed_packet_does_not_unwrap() -> None:
 async def test_no_event_has_a_secret() -> None:
     """defects.md 2."""
     setup = Setup()
-    packet = await setup.wrapper.wrap(WRAPS, GUIDE, OPTSDATA)
+    packet = await setup.wrapper.wrap(OPERATOR, GUIDE, OPTSDATA)
     await setup.wrapper.unwrap(ADMIN, packet)
     text = setup.events.text
     assert "23 secret bytes" in text

@@ -1,4 +1,4 @@
-"""`verdictd-py admin-token`: what it signs, a broker that has the public key takes."""
+"""`verdictd-py admin-token`: a broker with the public key accepts the tokens that it signs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def openssl(*arguments: object) -> None:
 
 
 def written(base: Path, kind: str) -> tuple[Path, Path]:
-    """A key as docs/http-guests.md has it made, and its public half."""
+    """Create a key pair as in docs/http-guests.md; return the files of both halves."""
     key, public = base / f"{kind}.key", base / f"{kind}.pub"
     openssl("genpkey", *KINDS[kind], "-out", key)
     openssl("pkey", "-in", key, "-passin", "pass:x", "-pubout", "-out", public)
@@ -40,7 +40,7 @@ def written(base: Path, kind: str) -> tuple[Path, Path]:
 
 
 def administrator(base: Path, kind: str, token: str, *, now: datetime) -> Administrator:
-    """Who a broker with that public key takes the bearer for."""
+    """Return the administrator as whom a broker with this public key authenticates the token."""
     (base / "admins.toml").write_text(
         f'[[key]]\nname = "ops"\npublic_key = "{kind}.pub"\n'
         'roles = ["admin", "operator"]\ndefault_role = "operator"\n'
@@ -50,7 +50,7 @@ def administrator(base: Path, kind: str, token: str, *, now: datetime) -> Admini
 
 @pytest.mark.parametrize("kind", ["ed25519", "p256"])
 @pytest.mark.parametrize("role", [None, "admin", "operator"])
-def test_a_broker_takes_it_until_it_ends(
+def test_a_broker_accepts_the_token_until_it_expires(
     tmp_path: Path, capfdbinary: Capture, kind: str, role: str | None
 ) -> None:
     key, public = written(tmp_path, kind)
@@ -75,14 +75,14 @@ def test_a_broker_takes_it_until_it_ends(
     assert set(said) == {"iat", "exp"} | ({"role"} if role else set())
 
 
-def test_the_key_bounds_what_a_token_may_say(tmp_path: Path, capfdbinary: Capture) -> None:
+def test_the_key_limits_the_roles_of_its_tokens(tmp_path: Path, capfdbinary: Capture) -> None:
     key, _ = written(tmp_path, "ed25519")
     token = run_here(["admin-token", "--key", str(key), "--role", "register"], capfdbinary).stdout
     with pytest.raises(NotAuthorized):
         administrator(tmp_path, "ed25519", token.decode().strip(), now=app.utc_now())
 
 
-def test_hours(tmp_path: Path, capfdbinary: Capture) -> None:
+def test_the_lifetime_is_set_in_hours(tmp_path: Path, capfdbinary: Capture) -> None:
     key, _ = written(tmp_path, "ed25519")
     ended = run_here(["admin-token", "--key", str(key), "--hours", "0.5"], capfdbinary)
     token, now = ended.stdout.decode().strip(), app.utc_now()
@@ -92,14 +92,18 @@ def test_hours(tmp_path: Path, capfdbinary: Capture) -> None:
 
 
 @pytest.mark.parametrize("hours", ["0", "-1", "nan", "inf", "1e9", "0.0001", "soon"])
-def test_hours_that_are_none(tmp_path: Path, capfdbinary: Capture, hours: str) -> None:
+def test_an_invalid_number_of_hours_is_refused(
+    tmp_path: Path, capfdbinary: Capture, hours: str
+) -> None:
     key, _ = written(tmp_path, "ed25519")
     ended = run_here(["admin-token", "--key", str(key), f"--hours={hours}"], capfdbinary)
-    assert "is no number of hours up to 87600" in ended.complaint(2, "verdictd-py admin-token")
+    assert "is not a number of hours, at least a second and at most 87600 hours" in ended.complaint(
+        2, "verdictd-py admin-token"
+    )
 
 
 @pytest.mark.parametrize("kind", ["rsa", "p384", "encrypted", "public", "garbage", "huge", "gone"])
-def test_keys_that_sign_nothing_are_one_line(
+def test_an_unusable_key_is_reported_in_one_line(
     tmp_path: Path, capfdbinary: Capture, kind: str
 ) -> None:
     if kind in KINDS:
@@ -115,11 +119,11 @@ def test_keys_that_sign_nothing_are_one_line(
     if kind == "gone":
         assert "cannot read" in line
     else:
-        assert line.startswith(f"{path} is no unencrypted PEM private key, Ed25519 or P-256;")
+        assert line.startswith(f"{path} is not an unencrypted PEM private key, Ed25519 or P-256;")
     assert "BEGIN" not in line
 
 
-def test_so_it_is_for_users(tmp_path: Path) -> None:
+def test_the_installed_command_prints_a_token(tmp_path: Path) -> None:
     key, _ = written(tmp_path, "p256")
     ended = run(Run(["admin-token", "--key", str(key), "--role", "admin"]))
     assert (ended.status, ended.stderr) == (0, "")

@@ -33,12 +33,12 @@ Appraise = Callable[..., Ended]
 
 @pytest.fixture
 def appraise(capfdbinary: pytest.CaptureFixture[bytes]) -> Appraise:
-    """Runs the command with `--json`."""
+    """Runner of the command with `--json`."""
     return lambda *arguments: run_here(["appraise", "--json", *map(str, arguments)], capfdbinary)
 
 
 def report(done: Ended, verdict: str, code: str) -> dict[str, Any]:
-    """The report, alone on standard output, with every member, and the status that fits."""
+    """Return the report after a check of its members, of the exit status and of standard error."""
     assert done.stderr == ""
     found = done.json
     assert list(found) == MEMBERS
@@ -73,17 +73,17 @@ class TestRealEvidence:
         report(appraise(*real(TDX, at)), "accepted", "ok")
 
     @pytest.mark.parametrize("at", ["2035-06-20T10:16:03Z", "0001-01-01", "9999-12-31T23:59:59Z"])
-    def test_at_another_time_it_is_refused(self, appraise: Appraise, at: str) -> None:
+    def test_a_quote_is_refused_at_another_time(self, appraise: Appraise, at: str) -> None:
         found = appraise(*real(TDX, at)).json
         assert found["verdict"] == "refused"
 
-    def test_expired_collateral_has_a_code_of_its_own(self, appraise: Appraise) -> None:
+    def test_expired_collateral_has_its_own_code(self, appraise: Appraise) -> None:
         found = report(appraise(*real(TDX, "2026-11-24")), "refused", "collateral-expired")
         assert (found["tee"], found["tcbStatus"]) == ("tdx", "UpToDate")
         assert found["claims"]["mrTd"].startswith("91eb2b44")  # the quote's signature verified
 
-    def test_an_sgx_quote_is_judged_by_its_tcb(self, appraise: Appraise) -> None:
-        """defects.md 9: only what the policy names is good."""
+    def test_an_sgx_quote_is_appraised_by_its_tcb(self, appraise: Appraise) -> None:
+        """defects.md 9: only a TCB status that the policy names is accepted."""
         arguments = real(SGX, "2025-06-20T10:56:11Z", "--verifier", "sgx")
         found = report(appraise(*arguments), "refused", "policy-refused")
         status = "ConfigurationAndSWHardeningNeeded"
@@ -94,7 +94,7 @@ class TestRealEvidence:
         assert (reason["rule"], reason["measured"]) == ("tcbStatus", status)
         assert reason["expected"] == "UpToDate, SWHardeningNeeded"
 
-    def test_reference_data_of_ones_own_decides(self, appraise: Appraise, tmp_path: Path) -> None:
+    def test_given_reference_data_decides(self, appraise: Appraise, tmp_path: Path) -> None:
         data = tmp_path / "data"
         pinned = {"mrEnclave": [], "mrSigner": [], "productId": 0, "svn": 0}
         status = ["ConfigurationAndSWHardeningNeeded"]
@@ -105,7 +105,7 @@ class TestRealEvidence:
         (reason,) = report(appraise(*arguments), "refused", "policy-refused")["reasons"]
         assert (reason["rule"], reason["measured"]) == ("svn", "0")
 
-    def test_an_enclave_is_refused_as_by_the_listener_until_one_is_pinned(
+    def test_an_enclave_is_refused_until_a_measurement_is_pinned(
         self, appraise: Appraise, tmp_path: Path
     ) -> None:
         data = tmp_path / "data"
@@ -119,7 +119,7 @@ class TestRealEvidence:
         data.write_text(json.dumps({**values, "mrSigner": [found["claims"]["mrSigner"]]}))
         report(appraise(*arguments), "accepted", "ok")
 
-    def test_a_policy_of_ones_own_decides(self, appraise: Appraise, tmp_path: Path) -> None:
+    def test_a_given_policy_decides(self, appraise: Appraise, tmp_path: Path) -> None:
         """A policy that cannot be used refuses (defects.md 13)."""
         policy = tmp_path / "policy.rego"
         arguments = real(TDX, "2025-06-20T10:16:03Z", "--policy", policy)
@@ -134,7 +134,7 @@ class TestRealEvidence:
         found = report(appraise(*arguments), "refused", "policy-refused")
         assert {"mrTd", "rtmr0", "rtmr1", "rtmr2"} <= {r["rule"] for r in found["reasons"]}
 
-    def test_a_verifier_that_was_not_named_judges_nothing(self, appraise: Appraise) -> None:
+    def test_a_tee_without_a_chosen_verifier_is_refused(self, appraise: Appraise) -> None:
         arguments = real(TDX, "2025-06-20T10:16:03Z", "--verifier", "sgx_ecdsa")
         assert report(appraise(*arguments), "refused", "evidence-format")["tee"] == "tdx"
 
@@ -152,24 +152,28 @@ class TestCapturedCertificates:
             "6675532-cbor010-tdx-endorsements-client",
         ],
     )
-    def test_every_generation_is_accepted(self, appraise: Appraise, name: str) -> None:
+    def test_every_generation_of_certificates_is_accepted(
+        self, appraise: Appraise, name: str
+    ) -> None:
         """defects.md 8: the measurements reach the policy."""
         found = report(appraise(*captured(name)), "accepted", "ok")
         assert (found["tee"], found["tcbStatus"]) == ("tdx", "UpToDate")
         assert len(found["claims"]["mrTd"]) == 96
 
     @pytest.mark.parametrize("name", ["5de6fc3-null-client", "6675532-null-client"])
-    def test_without_evidence_it_is_refused(self, appraise: Appraise, name: str) -> None:
-        """defects.md 7: absent evidence is never good."""
+    def test_a_certificate_without_evidence_is_refused(self, appraise: Appraise, name: str) -> None:
+        """defects.md 7: absent evidence is never accepted."""
         found = report(appraise(*captured(name)), "refused", "evidence-missing")
         assert (found["tee"], found["tcbStatus"], found["claims"]) == (None, None, {})
 
-    def test_endorsements_serve_where_there_is_no_collateral(self, appraise: Appraise) -> None:
+    def test_endorsements_replace_missing_collateral(self, appraise: Appraise) -> None:
         file = RATS_TLS / "6675532-cbor010-tdx-endorsements-client.der"
         root = ("--root-ca", RATS_TLS / "root.der", "--at", CAPTURED)
         report(appraise(file, *root), "accepted", "ok")
 
-    def test_another_root_refuses(self, appraise: Appraise, tmp_path: Path) -> None:
+    def test_a_quote_under_another_root_is_refused(
+        self, appraise: Appraise, tmp_path: Path
+    ) -> None:
         collateral = ("--collateral", RATS_TLS / "collateral.json", "--at", CAPTURED)
         file = RATS_TLS / "6675532-cbor010-tdx-client.der"
         report(appraise(file, *collateral), "refused", "quote-invalid")  # Intel's
@@ -193,7 +197,7 @@ def pem(der: bytes) -> bytes:
 
 
 class TestSimulatedGuests:
-    """A platform made now: what a developer without hardware looks at."""
+    """A new simulated platform, as for a developer without hardware."""
 
     @pytest.fixture
     def platform(self) -> SimulatedPlatform:
@@ -215,7 +219,7 @@ class TestSimulatedGuests:
         file.write_bytes(issue(Form.CURRENT, key=key, quote_for=attester.quote, now=app.utc_now()))
         return file
 
-    def test_a_good_one_is_accepted_now(
+    def test_a_genuine_guest_is_accepted_now(
         self,
         appraise: Appraise,
         tmp_path: Path,
@@ -226,14 +230,14 @@ class TestSimulatedGuests:
         report(appraise(file, *trust), "accepted", "ok")
         report(appraise(file, *trust, "--verifier", "tdx_ecdsa,sgx"), "accepted", "ok")
 
-    def test_a_debug_guest_is_refused_with_everything_that_was_measured(
+    def test_a_debug_guest_is_refused_with_all_its_claims(
         self,
         appraise: Appraise,
         tmp_path: Path,
         platform: SimulatedPlatform,
         trust: tuple[object, ...],
     ) -> None:
-        """defects.md 9: debug TDs are looked at; 17: the operator is told why."""
+        """defects.md 9: debug TDs are refused; 17: the operator reads the reasons."""
         file = self.certificate(tmp_path, platform, measurements=TdMeasurements().debug())
         found = report(appraise(file, *trust), "refused", "policy-refused")
         assert found["tee"] == "tdx"
@@ -247,7 +251,7 @@ class TestSimulatedGuests:
         )
         assert reason["text"].startswith("debug: measured true, expected false")
 
-    def test_a_changed_quote_is_refused_before_its_claims_are_believed(
+    def test_a_changed_quote_is_refused_without_claims(
         self,
         appraise: Appraise,
         tmp_path: Path,
@@ -258,7 +262,7 @@ class TestSimulatedGuests:
         found = report(appraise(file, *trust), "refused", "quote-invalid")
         assert (found["tee"], found["claims"]) == ("tdx", {})
 
-    def test_a_raw_quote_is_judged_bound_to_nothing(
+    def test_a_raw_quote_is_appraised_without_a_binding(
         self,
         appraise: Appraise,
         tmp_path: Path,
@@ -270,7 +274,7 @@ class TestSimulatedGuests:
         found = report(appraise(file, *trust), "accepted", "ok")
         assert found["claims"]["reportData"] == bytes(range(64)).hex()
 
-    def test_without_json_it_is_text_with_the_same_verdict(
+    def test_text_output_has_the_same_verdict_as_json(
         self,
         tmp_path: Path,
         platform: SimulatedPlatform,
@@ -284,10 +288,10 @@ class TestSimulatedGuests:
         assert any(line.strip().startswith("debug: measured true") for line in lines)
         assert any(line.strip().startswith("mrTd: ") for line in lines)
 
-    def test_the_real_command_prints_the_report_alone(
+    def test_the_installed_command_prints_only_the_report(
         self, tmp_path: Path, platform: SimulatedPlatform, trust: tuple[object, ...]
     ) -> None:
-        """Also where a policy makes the engine print: its words go elsewhere."""
+        """Also with a policy that makes the engine print: its output is discarded."""
         broken = tmp_path / "broken.rego"
         broken.write_text("package policy\nallow {{{")
         file = str(self.certificate(tmp_path, platform))
@@ -302,7 +306,7 @@ class TestSimulatedGuests:
         report(done["good"], "accepted", "ok")
         report(done["broken"], "refused", "policy-refused")
         line = done["cannot"].complaint(2, "verdictd-py appraise")
-        assert "'tomorrow' is no time, write 2026-11-24T12:00:00Z" in line
+        assert "'tomorrow' is not a time, write 2026-11-24T12:00:00Z" in line
 
 
 @pytest.mark.parametrize(
@@ -321,14 +325,16 @@ class TestSimulatedGuests:
     ],
     ids=lambda content: repr(content[:30]),
 )
-def test_what_is_no_evidence_is_refused(appraise: Appraise, tmp_path: Path, content: bytes) -> None:
+def test_a_file_without_evidence_is_refused(
+    appraise: Appraise, tmp_path: Path, content: bytes
+) -> None:
     file = tmp_path / "file"
     file.write_bytes(content)
     found = report(appraise(file), "refused", "evidence-format")
     assert (found["tcbStatus"], found["claims"]) == (None, {})
 
 
-class TestCannotJudge:
+class TestErrors:
     """Exit status 2, one line with a remedy, nothing on standard output."""
 
     @pytest.mark.parametrize(
@@ -337,11 +343,11 @@ class TestCannotJudge:
             (["{none}"], ["/none: No such file", "check its name"]),
             (["{directory}"], ["Is a directory", "check its name"]),
             ([], ["FILE", "--help"]),
-            (["{file}", "--at", "tomorrow"], ["--at", "'tomorrow' is no time"]),
-            (["{file}", "--at", "2026-13-01"], ["--at", "'2026-13-01' is no time"]),
+            (["{file}", "--at", "tomorrow"], ["--at", "'tomorrow' is not a time"]),
+            (["{file}", "--at", "2026-13-01"], ["--at", "'2026-13-01' is not a time"]),
             (["{file}", "--collateral", "{none}"], ["/none cannot be read", "name a file"]),
             (["{file}", "--collateral", "{file}"], ["/file cannot be used"]),
-            (["{file}", "--root-ca", "{file}"], ["holds no certificate", "--root-ca"]),
+            (["{file}", "--root-ca", "{file}"], ["contains no certificate", "--root-ca"]),
             (["{file}", "--root-ca", "{none}"], ["/none: No such file", "--root-ca"]),
             (["{file}", "--policy", "{none}"], ["/none: No such file"]),
             (["{file}", "--policy", "{binary}"], ["is not UTF-8 text"]),
@@ -352,7 +358,7 @@ class TestCannotJudge:
         ],
         ids=lambda value: " ".join(value) if isinstance(value, list) else None,
     )
-    def test_a_mistake(
+    def test_a_wrong_command_line_is_one_line(
         self, appraise: Appraise, tmp_path: Path, arguments: list[str], parts: list[str]
     ) -> None:
         places = {name: tmp_path / name for name in ("none", "directory", "file", "binary")}
@@ -364,14 +370,14 @@ class TestCannotJudge:
         for part in parts:
             assert part in line
 
-    def test_no_collateral(self, appraise: Appraise, tmp_path: Path) -> None:
+    def test_missing_collateral_names_the_option(self, appraise: Appraise, tmp_path: Path) -> None:
         platform = SimulatedPlatform.create(now=app.utc_now())
         root, quote = tmp_path / "root.pem", tmp_path / "quote"
         root.write_text(platform.root_ca_pem)
         quote.write_bytes(platform.quote(bytes(64), None))
         line = appraise(quote, "--root-ca", root).complaint(2, "verdictd-py appraise")
         assert "no collateral" in line
-        assert line.endswith("give collateral for it with --collateral")
+        assert line.endswith("give its collateral with --collateral")
 
 
 def test_a_boots_event_log_is_replayed(appraise: Appraise, tmp_path: Path) -> None:
@@ -401,7 +407,7 @@ def test_a_boots_event_log_is_replayed(appraise: Appraise, tmp_path: Path) -> No
     report(appraise(*words, tmp_path / "log", "--allow-rtmr3-mismatch"), "accepted", "ok")
 
 
-def test_collateral_is_judged_as_the_daemon_would(appraise: Appraise, tmp_path: Path) -> None:
+def test_collateral_is_checked_as_by_the_daemon(appraise: Appraise, tmp_path: Path) -> None:
     now = app.utc_now()
     platform = SimulatedPlatform.create(now=now)
     (tmp_path / "quote").write_bytes(platform.quote(bytes(64)))

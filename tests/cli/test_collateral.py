@@ -1,4 +1,4 @@
-"""`verdictd-py collateral`: one file, carried to where there is no network."""
+"""`verdictd-py collateral`: a file of collateral for an air-gapped site."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def root_file(pccs: Pccs, directory: Path) -> str:
     return str(file)
 
 
-async def test_it_is_fetched_shown_verified_and_used(pccs: Pccs, tmp_path: Path) -> None:
+async def test_collateral_is_fetched_displayed_verified_and_used(
+    pccs: Pccs, tmp_path: Path
+) -> None:
     root = ("--root-ca", root_file(pccs, tmp_path))
     (tmp_path / "quote").write_bytes(pccs.platform.quote(bytes(64)))
     bundle = tmp_path / "bundle.json"
@@ -71,7 +73,7 @@ async def test_it_is_fetched_shown_verified_and_used(pccs: Pccs, tmp_path: Path)
         assert await guest.version() == "v1"
 
 
-async def test_what_does_not_verify_is_not_written(pccs: Pccs, tmp_path: Path) -> None:
+async def test_collateral_that_does_not_verify_is_not_written(pccs: Pccs, tmp_path: Path) -> None:
     output = tmp_path / "bundle.json"
     service = ("--collateral-url", pccs.url)
     words = ("collateral", "fetch", "--fmspc", FMSPC, "--output", str(output), *service)
@@ -94,10 +96,10 @@ def test_a_wrong_command_line_is_one_line(
     (tmp_path / "directory").mkdir()
     junk, output = str(tmp_path / "junk"), str(tmp_path / "out")
     cases = {
-        "is no FMSPC": ("fetch", "--fmspc", "xyz", "--output", output),
+        "is not an FMSPC": ("fetch", "--fmspc", "xyz", "--output", output),
         "--fmspc HEX or --quote FILE": ("fetch", "--output", output),
         "names no platform": ("fetch", "--quote", junk, "--output", output),
-        "is no collateral": ("show", junk),
+        "is not collateral": ("show", junk),
         "cannot read": ("verify", "/nonexistent"),
         "--collateral-url": (
             *("fetch", "--fmspc", FMSPC, "--output", output, "--collateral-url", "nowhere"),
@@ -124,7 +126,7 @@ def test_a_wrong_command_line_is_one_line(
         assert said in ended.complaint(2, ended.stderr.partition(": ")[0]), ended
 
 
-def test_what_a_file_says_cannot_draw_on_the_terminal(tmp_path: Path) -> None:
+def test_a_file_cannot_write_control_characters_to_the_terminal(tmp_path: Path) -> None:
     info = {"id": "TDX", "fmspc": FMSPC, "issueDate": "\x1b[2J\n0"}
     info["tcbEvaluationDataNumber"] = 17  # type: ignore[assignment]  # as Intel has it
     platform = SimulatedPlatform.create(now=app.utc_now())

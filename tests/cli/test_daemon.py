@@ -30,7 +30,7 @@ def _connects(host: str, port: int) -> bool:
 
 
 def test_the_guides_command_line_runs_reloads_and_stops(tmp_path: Path) -> None:
-    """Word for word but for the program's name and the ports (product.md, journey 1)."""
+    """The guide's command line, except for program name and ports (product.md, journey 1)."""
     data = tmp_path / "data"
     (data / "keys").mkdir(parents=True)
     (data / "keys/short").write_bytes(b"31 bytes, a wrong size of a key")
@@ -147,13 +147,13 @@ def _skip_unless_free() -> None:
 
 
 class TestDefaultClientApi:
-    """`[::1]:60000`, and 127.0.0.1 only where the host has no ::1."""
+    """The default is `[::1]:60000`, and 127.0.0.1 only if the host has no ::1."""
 
     @pytest.fixture
     def options(self, tmp_path: Path) -> dict[str, Any]:
         return {"listen": "127.0.0.1:0", "data_dir": tmp_path / "data"}
 
-    async def test_it_is_ipv4_on_a_host_without_ipv6(
+    async def test_the_address_is_ipv4_on_a_host_without_ipv6(
         self, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(config, "CLIENT_API_WITHOUT_IPV6", "127.0.0.1:0")
@@ -168,7 +168,7 @@ class TestDefaultClientApi:
                 Settings(**options, client_api="[::1]:0"), Unsafe(), Recorder()
             ).start()
 
-    async def test_it_is_not_where_another_daemon_has_the_address(
+    async def test_the_address_is_not_ipv4_if_another_program_uses_the_ipv6_address(
         self, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         try:
@@ -185,7 +185,7 @@ class TestDefaultClientApi:
 
 
 def _without_ipv6(bind: Any) -> Any:
-    """The host's own `bind`, as if no interface had ::1."""
+    """Return the host's `bind`, changed as if no interface had ::1."""
 
     def bound(address: config.Address, *, option: str) -> socket.socket:
         if ":" in address.host:
@@ -198,8 +198,8 @@ def _without_ipv6(bind: Any) -> Any:
     return bound
 
 
-async def test_an_address_in_use_lets_the_other_go(tmp_path: Path) -> None:
-    """All addresses are bound before any of them accepts, and none stays behind."""
+async def test_an_address_in_use_releases_the_other_addresses(tmp_path: Path) -> None:
+    """All addresses are bound before any of them accepts, and all are released."""
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         listen = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -215,7 +215,7 @@ async def test_an_address_in_use_lets_the_other_go(tmp_path: Path) -> None:
         sockets.bind(config.Address.parse(listen), option="--listen").close()
 
 
-def test_unsafe_choices_are_named_at_start(tmp_path: Path) -> None:
+def test_unsafe_options_are_reported_at_start(tmp_path: Path) -> None:
     chosen = ("--insecure-loopback", "--insecure-nullverifier", "--insecure-client-api")
     words = (*FREE, "--verifier", "nullverifier", "--data-dir", str(tmp_path), *chosen)
     with running_daemon(*words) as daemon:

@@ -35,11 +35,11 @@ def run(capfdbinary: pytest.CaptureFixture[bytes], *words: str) -> Ended:
     return run_here(("eventlog", *words), capfdbinary)
 
 
-def test_it_replays_or_says_what_does_not(
+def test_verify_reports_whether_the_log_matches_the_quote(
     files: dict[str, str], capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     ended = run(capfdbinary, "verify", files["log"], "--quote", files["quote"])
-    assert (ended.status, ended.stdout) == (0, b"43 events replay to the quote's registers\n")
+    assert (ended.status, ended.stdout) == (0, b"43 events match the registers of the quote\n")
     ended = run(capfdbinary, "verify", files["log"], "--quote", files["changed"])
     assert ended.status == 1
     assert ended.stdout.startswith(b"rtmr3: the event log replays to ")
@@ -47,7 +47,7 @@ def test_it_replays_or_says_what_does_not(
     assert run(capfdbinary, *words).status == 0
 
 
-def test_it_shows_what_is_proved(
+def test_show_reports_which_events_are_proved(
     files: dict[str, str], capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     ended = run(capfdbinary, "show", files["log"])
@@ -63,9 +63,9 @@ def test_it_shows_what_is_proved(
 
 @pytest.mark.parametrize(
     ("log", "quote", "said"),
-    [("junk", "quote", "is no event log"), ("log", "junk", "is no quote")],
+    [("junk", "quote", "is not an event log"), ("log", "junk", "is not a quote")],
 )
-def test_what_cannot_be_read_is_one_line(
+def test_an_unreadable_file_is_reported_in_one_line(
     files: dict[str, str],
     capfdbinary: pytest.CaptureFixture[bytes],
     log: str,
@@ -78,8 +78,8 @@ def test_what_cannot_be_read_is_one_line(
     assert "cannot read /nonexistent" in ended.complaint(2, PROGRAM)
 
 
-def test_whoever_has_seen_enough_is_not_bothered(files: dict[str, str]) -> None:
-    """`eventlog show | head` ends quietly, and says neither yes nor no."""
+def test_a_reader_that_closes_the_pipe_causes_no_error(files: dict[str, str]) -> None:
+    """`eventlog show | head` ends without a message, with the status of SIGPIPE."""
     program = [sys.executable, "-m", "verdictd_py.cli.main", "eventlog", "show", files["log"]]
     read, write = os.pipe()
     os.close(read)

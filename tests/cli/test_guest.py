@@ -1,4 +1,4 @@
-"""`verdictd-py guest` and `demo` against a broker in a process of its own."""
+"""`verdictd-py guest` against a broker in another process, and `verdictd-py demo`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PROGRAM = "verdictd-py guest"
 
 @dataclass(frozen=True)
 class Place:
-    """A running broker, its files, and what guests are told to say."""
+    """A running broker, its files, and the command lines of its guests."""
 
     address: str
     base: Path
@@ -43,7 +43,7 @@ class Place:
 
 
 def packet() -> bytes:
-    """What wrapping LAYER with the guide's key makes."""
+    """Return the packet of LAYER, wrapped with the key of the guide."""
     iv = bytes(range(12))
     ciphertext = ciphers.encrypt(Algorithm.AES_GCM, SecretBytes(KEY), iv, SecretBytes(LAYER))
     blob = WrappedBlob(KeyId.parse(KID), Algorithm.AES_GCM, iv, ciphertext)
@@ -85,7 +85,7 @@ Ask = Callable[..., Ended]
 
 @pytest.fixture
 def ask(place: Place, capfdbinary: pytest.CaptureFixture[bytes]) -> Ask:
-    """A guest in this process, which is faster."""
+    """Run guests in this process, which is faster."""
     return lambda *words: run_here(place.guest(*words).arguments, capfdbinary)
 
 
@@ -103,7 +103,7 @@ def ask(place: Place, capfdbinary: pytest.CaptureFixture[bytes]) -> Ask:
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
-def test_a_good_guest_gets_the_bytes_and_nothing_else(
+def test_a_genuine_guest_prints_only_the_bytes_of_the_secret(
     ask: Ask, words: list[str], answer: bytes
 ) -> None:
     assert ask(*words) == Ended(0, answer, "")
@@ -114,7 +114,7 @@ def test_a_packet_may_be_in_a_file(ask: Ask, place: Place) -> None:
         assert ask("decrypt", str(place.base / name)) == Ended(0, LAYER, "")
 
 
-def test_the_version_is_the_brokers(ask: Ask) -> None:
+def test_version_prints_the_version_of_the_broker(ask: Ask) -> None:
     done = ask("version")
     assert (done.status, done.stderr) == (0, "")
     assert done.stdout.decode().isprintable()
@@ -128,7 +128,7 @@ def test_the_version_is_the_brokers(ask: Ask) -> None:
         (["resource", "no/such/resource"], 1, "no/such/resource"),
         (["decrypt", packet().decode().replace(KID, "no-such-key")], 1, "no-such-key"),
         (["--attester", "none", "policy"], 1, "refused: evidence-missing; ask the operator about "),
-        (["decrypt", "nothing like it"], 2, "give its JSON, its base64, or a file"),
+        (["decrypt", "nothing like it"], 2, "give its JSON, its base64, or its file"),
         (["decrypt", "e" * 300], 2, "annotation packet"),
         (["--connect", "nowhere", "policy"], 2, "--connect 'nowhere' is not an address"),
         (["--platform", "/dev/null/x", "policy"], 2, "/dev/null/x"),
@@ -139,11 +139,13 @@ def test_the_version_is_the_brokers(ask: Ask) -> None:
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
-def test_what_goes_wrong_is_one_line(ask: Ask, words: list[str], status: int, cause: str) -> None:
+def test_an_error_is_one_line_with_its_cause(
+    ask: Ask, words: list[str], status: int, cause: str
+) -> None:
     assert cause in ask(*words).complaint(status, PROGRAM)
 
 
-def test_the_real_command(place: Place) -> None:
+def test_the_installed_command_prints_secrets_and_errors(place: Place) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
@@ -161,14 +163,14 @@ def test_the_real_command(place: Place) -> None:
     assert f"cannot connect to 127.0.0.1 port {port}: is it running?" in line
 
 
-def test_the_demo_tells_its_whole_story() -> None:
-    """It shows each refusal with its reason."""
+def test_the_demo_runs_every_step() -> None:
+    """The demo prints each refusal with its reason."""
     done = run(Run(("demo", "--exit")))
     assert (done.status, done.stderr) == (0, "")
     story = done.stdout.decode()
     for part in (
         f"wrapped with key {KID}",
-        "the layer key came back",
+        "the unwrapped layer key is the original",
         '{"default":[{"type":"reject"}]}',
         "refused: quote-invalid",
         "debug: measured true, expected false",

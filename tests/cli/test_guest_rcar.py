@@ -1,4 +1,4 @@
-"""`verdictd-py guest --protocol rcar`: its words and options, against a stand-in for a KBS."""
+"""`verdictd-py guest --protocol rcar`: requests and options, against a simulated KBS."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KID = "kbs:///default/key/1"
 
 
 def packet(algorithm: str = "A256GCM", kid: str = KID) -> str:
-    """What coco_keyprovider writes into a layer's annotation."""
+    """Return an annotation of a layer as coco_keyprovider writes it."""
     iv = bytes(12 if algorithm == "A256GCM" else 16)
     if algorithm == "A256GCM":
         sealed = AESGCM(KEK).encrypt(iv, LAYER, None)
@@ -83,11 +83,13 @@ def ask(kbs: StandIn, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes])
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
-def test_a_guest_gets_the_bytes_and_nothing_else(ask: Ask, words: list[str], answer: bytes) -> None:
+def test_a_guest_prints_only_the_bytes_of_the_secret(
+    ask: Ask, words: list[str], answer: bytes
+) -> None:
     assert ask(*words) == Ended(0, answer, "")
 
 
-def test_what_is_said_is_what_was_chosen(ask: Ask, kbs: StandIn, tmp_path: Path) -> None:
+def test_the_options_decide_about_the_messages(ask: Ask, kbs: StandIn, tmp_path: Path) -> None:
     (tmp_path / "init.toml").write_text(INIT_DATA)
     assert ask("--init-data", str(tmp_path / "init.toml"), "policy").status == 0
     assert ask("--kbs-version", "0.2.0", "--tee-key", "rsa", "policy").status == 0
@@ -104,20 +106,20 @@ def test_what_is_said_is_what_was_chosen(ask: Ask, kbs: StandIn, tmp_path: Path)
 
 
 class TestAttest:
-    def test_it_prints_what_the_token_says_and_not_the_token(self, ask: Ask, kbs: StandIn) -> None:
+    def test_it_prints_the_claims_of_the_token_rather_than_the_token(
+        self, ask: Ask, kbs: StandIn
+    ) -> None:
         done = ask("attest")
         assert (done.status, done.stderr) == (0, "")
         assert done.json == {"customized_claims": {"runtime_data": {"tee-pubkey": kbs.key}}}
 
-    def test_it_prints_the_token_where_asked_to(self, ask: Ask) -> None:
+    def test_it_prints_the_token_if_requested(self, ask: Ask) -> None:
         done = ask("--show-token", "attest")
         assert done.status == 0
         assert done.stdout.count(b".") == 2
         assert done.stdout.endswith(b"c2ln\n")
 
-    def test_a_saved_token_is_used_in_place_of_evidence(
-        self, ask: Ask, kbs: StandIn, tmp_path: Path
-    ) -> None:
+    def test_a_saved_token_replaces_evidence(self, ask: Ask, kbs: StandIn, tmp_path: Path) -> None:
         file = tmp_path / "token.json"
         assert ask("--token-file", str(file), "attest").status == 0
         assert file.stat().st_mode & 0o777 == 0o600
@@ -130,7 +132,7 @@ class TestAttest:
         assert done == Ended(0, KEK, "")
         assert kbs.asked == [("GET", "resource/default/key/1", saved["token"])]
 
-    def test_attest_replaces_it(self, ask: Ask, tmp_path: Path) -> None:
+    def test_attest_replaces_a_saved_token(self, ask: Ask, tmp_path: Path) -> None:
         file = tmp_path / "token.json"
         file.write_text("anything")
         assert ask("--token-file", str(file), "attest").status == 0
@@ -152,27 +154,35 @@ class TestAttest:
         (["decrypt", packet(kid="kbs:///my/secret/1")], 1, "not a key"),
         (["decrypt", packet("A256CTR")], 2, "--allow-a256ctr"),
         (["decrypt", packet(kid="84688df7")], 2, "--protocol ratstls"),
-        (["decrypt", "nothing like it"], 2, "give its JSON, its base64, or a file"),
+        (["decrypt", "nothing like it"], 2, "give its JSON, its base64, or its file"),
         (["key", "84688df7"], 2, "--protocol ratstls"),
         (["resource", "one"], 2, "<repository>/<type>/<tag>"),
-        (["resource", "../../etc"], 2, "does not begin with '.'"),
+        (["resource", "../../etc"], 2, "must not begin with '.'"),
         (["version"], 2, "version is a request of --protocol ratstls"),
         (["echo", "hello"], 2, "echo is a request of --protocol ratstls"),
         (["--endorse", "policy"], 2, "--endorse is an option of --protocol ratstls"),
         (["--form", "legacy", "policy"], 2, "--form is an option of --protocol ratstls"),
-        (["--attester", "none", "policy"], 2, "asks for evidence"),
+        (["--attester", "none", "policy"], 2, "a KBS requires evidence"),
         (["--kbs-version", "0.1.0", "policy"], 2, f"{PROGRAM} --help"),
         (["--kbs-version", "0.1.1", "--tee-key", "ec-p256", "policy"], 2, "--tee-key rsa"),
-        (["--kbs-version", "0.2.0", "--tee-key", "ec-p521", "policy"], 2, "of --kbs-version 0.4.0"),
+        (
+            ["--kbs-version", "0.2.0", "--tee-key", "ec-p521", "policy"],
+            2,
+            "needs --kbs-version 0.4.0",
+        ),
         (["resource", "kbs+sample:///a/b/c"], 2, "write kbs:///"),
-        (["--init-data", "/none", "policy"], 2, "/none: cannot be read (No such file"),
+        (["--init-data", "/none", "policy"], 2, "cannot read /none: No such file"),
         (["--init-data", "/dev/null", "policy"], 2, "lacks algorithm"),
-        (["--init-data", "/dev/zero", "policy"], 2, "/dev/zero: larger than"),
+        (["--init-data", "/dev/zero", "policy"], 2, "/dev/zero is larger than"),
         (["--event-log", "/dev/null", "policy"], 2, "/dev/null: "),
         (["--event-log", "/dev/null", "--attester", "sample", "policy"], 2, "is evidence of TDX"),
-        (["--token-file", "/none", "policy"], 2, "/none: no token can be read there"),
-        (["--token-file", "/dev/null", "policy"], 2, "holds no"),
-        (["--token-file", "/none/token", "attest"], 2, "/none/token: the token cannot be saved"),
+        (["--token-file", "/none", "policy"], 2, "cannot read a token from /none: No such file"),
+        (["--token-file", "/dev/null", "policy"], 2, "/dev/null does not contain"),
+        (
+            ["--token-file", "/none/token", "attest"],
+            2,
+            "cannot write the token to /none/token: No such file",
+        ),
         (["--ca", "/none", "policy"], 2, "/none: cannot read a CA in PEM"),
         (["--connect", "nowhere", "policy"], 2, "write host:port or [ipv6]:port, or a URL"),
         (["--connect", "http://kbs:8080", "policy"], 2, "--connect: http://kbs"),
@@ -186,17 +196,19 @@ class TestAttest:
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
 )
-def test_what_goes_wrong_is_one_line(ask: Ask, words: list[str], status: int, cause: str) -> None:
+def test_an_error_is_one_line_with_its_cause(
+    ask: Ask, words: list[str], status: int, cause: str
+) -> None:
     assert cause in ask(*words).complaint(status, PROGRAM)
 
 
-def test_init_data_needs_the_version_that_carries_it(ask: Ask, tmp_path: Path) -> None:
+def test_init_data_needs_version_0_4_0(ask: Ask, tmp_path: Path) -> None:
     (tmp_path / "init.toml").write_text(INIT_DATA)
     words = ("--init-data", str(tmp_path / "init.toml"), "--kbs-version", "0.2.0", "policy")
-    assert "--kbs-version 0.4.0 only" in ask(*words).complaint(2, PROGRAM)
+    assert "--init-data needs --kbs-version 0.4.0" in ask(*words).complaint(2, PROGRAM)
 
 
-def test_a_refusal_is_in_the_brokers_words(ask: Ask, kbs: StandIn) -> None:
+def test_a_refusal_is_printed_with_the_text_of_the_broker(ask: Ask, kbs: StandIn) -> None:
     kbs.refusal = ("AttestationError", "refused: policy-refused; ask the operator about 1")
     line = ask("policy").complaint(1, PROGRAM)
     assert line == (
@@ -205,7 +217,7 @@ def test_a_refusal_is_in_the_brokers_words(ask: Ask, kbs: StandIn) -> None:
     )
 
 
-def test_no_secret_is_told_when_something_fails(ask: Ask, kbs: StandIn, tmp_path: Path) -> None:
+def test_an_error_contains_no_secret(ask: Ask, kbs: StandIn, tmp_path: Path) -> None:
     file = tmp_path / "token.json"
     assert ask("--token-file", str(file), "attest").status == 0
     members = json.loads(file.read_bytes())
@@ -220,8 +232,8 @@ def test_no_secret_is_told_when_something_fails(ask: Ask, kbs: StandIn, tmp_path
             assert part not in line
 
 
-def test_https_is_spoken_where_it_is_asked_for(ask: Ask, kbs: StandIn) -> None:
-    """To a port that answers in plain text, so it fails, and nothing was asked."""
+def test_https_is_used_if_requested(ask: Ask, kbs: StandIn) -> None:
+    """The port answers in plain text, so that the connection fails and no request is sent."""
     port = kbs.address.rpartition(":")[2]
     for words in (
         ("--connect", f"https://127.0.0.1:{port}"),

@@ -1,4 +1,4 @@
-"""The HTTP listener of a daemon as its users run it: signals, and what standard error shows."""
+"""The HTTP listener of a daemon in a process: signals, and standard error."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def http_port(daemon: RunningDaemon) -> int:
 
 
 def write(ca: trustme.CA, directory: Path) -> int:
-    """A new certificate; its serial number."""
+    """Write a new certificate and return its serial number."""
     made = ca.issue_cert("127.0.0.1")
     chain = b"".join(pem.bytes() for pem in made.cert_chain_pems)
     (directory / "kbs.pem").write_bytes(chain)
@@ -52,8 +52,8 @@ def serial(port: int, context: ssl.SSLContext) -> int:
     return x509.load_der_x509_certificate(der).serial_number
 
 
-def test_it_renews_its_certificate_and_stops(tmp_path: Path) -> None:
-    """SIGHUP reads the files again, SIGTERM stops it although a connection is idle."""
+def test_sighup_renews_the_certificate_and_sigterm_stops_the_daemon(tmp_path: Path) -> None:
+    """SIGHUP reads the files again; SIGTERM stops the daemon although a connection is idle."""
     ca = trustme.CA()
     first = write(ca, tmp_path)
     context = ssl.create_default_context()
@@ -82,7 +82,7 @@ def test_it_renews_its_certificate_and_stops(tmp_path: Path) -> None:
     assert "daemon.stopped" in {line["event"] for line in daemon.seen}
 
 
-def test_a_request_in_flight_at_the_end_is_answered(tmp_path: Path) -> None:
+def test_a_request_in_flight_at_sigterm_is_answered(tmp_path: Path) -> None:
     words = (*COMMON, "--kbs-http", "127.0.0.1:0", "--data-dir", f"{tmp_path}/data")
     body = json.dumps(AUTH).encode()
     with (
@@ -106,7 +106,7 @@ def tokens(tmp_path: Path) -> AdminTokens:
 
 
 def rubbish(tokens: AdminTokens) -> Iterator[tuple[bytes, list[str]]]:
-    """Requests, and what of each must not be shown anywhere."""
+    """Yield invalid requests, with the texts of each that must not be logged."""
     boss = tokens.token("boss")
     secret = os.urandom(32)
     path = f"/kbs/v0/resource/default/x/{CANARY}"
@@ -130,7 +130,7 @@ def rubbish(tokens: AdminTokens) -> Iterator[tuple[bytes, list[str]]]:
 
 
 def exchanged(port: int, data: bytes, context: ssl.SSLContext | None) -> bytes:
-    """What comes back, nothing where the connection is closed."""
+    """Send data and return the answer, which is empty if the connection is closed."""
     with ExitStack() as stack:
         link = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=SECONDS))
         if context is not None:
@@ -143,10 +143,10 @@ def exchanged(port: int, data: bytes, context: ssl.SSLContext | None) -> bytes:
 
 
 @pytest.mark.parametrize("tls", [False, True])
-def test_standard_error_shows_lines_of_the_log_and_nothing_of_what_clients_sent(
+def test_standard_error_has_only_log_lines_and_no_data_of_clients(
     tmp_path: Path, tokens: AdminTokens, tls: bool
 ) -> None:
-    """Not even through the loggers of the libraries."""
+    """The loggers of the libraries write none of it either."""
     where = "0.0.0.0:0" if tls else "127.0.0.1:0"
     words = (*COMMON, "--kbs-http", where, "--kbs-admins", str(tokens.file))
     hidden: list[str] = []
@@ -184,7 +184,7 @@ def test_standard_error_shows_lines_of_the_log_and_nothing_of_what_clients_sent(
             assert "Version Mismatch" in line["reason"]
 
 
-def test_without_descriptors_it_waits_until_there_are_some(tmp_path: Path) -> None:
+def test_without_file_descriptors_the_daemon_waits_for_free_ones(tmp_path: Path) -> None:
     words = (*COMMON, "--kbs-http", "127.0.0.1:0", "--data-dir", f"{tmp_path}/data")
     with running_daemon(*words) as daemon, ExitStack() as stack:
         port = http_port(daemon)

@@ -224,7 +224,7 @@ Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
 
 def write_files(base: Path) -> None:
-    """Whatever the mistakes name."""
+    """Write the files that the mistakes name."""
     keys: dict[str, Key] = {
         "p256": ec.generate_private_key(ec.SECP256R1()),
         "p384": ec.generate_private_key(ec.SECP384R1()),
@@ -288,7 +288,7 @@ def test_a_mistake_is_one_line_with_cause_and_remedy(
         assert secret not in line
 
 
-def test_so_it_is_for_users(runs: dict[str, Run]) -> None:
+def test_the_installed_command_reports_mistakes(runs: dict[str, Run]) -> None:
     ended = run_all({name: runs[name] for name in AS_PROCESS})
     for name, one in ended.items():
         line = one.complaint(2)
@@ -299,7 +299,7 @@ def test_so_it_is_for_users(runs: dict[str, Run]) -> None:
 @pytest.mark.parametrize(
     "name", ["kbs_tls_cert", "kbs_tls_key", "kbs_admins", "kbs_token_key", "kbs_sessions"]
 )
-def test_settings_without_effect_are_said_wherever_they_come_from(
+def test_settings_without_effect_are_refused_from_every_source(
     runs: dict[str, Run],
     name: str,
     tmp_path: Path,

@@ -45,7 +45,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ended(data: Path) -> dict[str, Ended]:
-    """What each test looks at, run at once."""
+    """Run the commands of all tests at once."""
     return run_all(
         {
             "kid": command(data, wrap_input(KID)),
@@ -75,14 +75,16 @@ class TestAnswers:
         assert (packet["kid"], packet["algorithm"]) == (KID, "AES")
         assert opened(packet, KEY) == LAYER
 
-    def test_without_a_name_a_key_is_made(self, ended: dict[str, Ended], data: Path) -> None:
+    def test_a_request_without_a_key_name_creates_a_key(
+        self, ended: dict[str, Ended], data: Path
+    ) -> None:
         packet = packet_in(ended["new"].json)
         assert UUID(packet["kid"]).version == 4
         file = data / "keys" / packet["kid"]
         assert file.stat().st_mode & 0o777 == 0o600
         assert opened(packet, file.read_bytes()) == LAYER
 
-    def test_the_missing_key_of_a_uri_is_made(self, ended: dict[str, Ended], data: Path) -> None:
+    def test_the_missing_key_of_a_uri_is_created(self, ended: dict[str, Ended], data: Path) -> None:
         packet = packet_in(ended["uri"].json)
         assert packet["kid"] == "kbs:///default/key/1"
         assert opened(packet, (data / "keys/default/key/1").read_bytes()) == LAYER
@@ -96,7 +98,7 @@ class TestAnswers:
         assert opened(packet, KEK) == LAYER
         assert (data / "keys/default/key/1").read_bytes() != KEK
 
-    def test_unwrapping_gives_back_what_was_wrapped(
+    def test_unwrapping_returns_the_wrapped_key(
         self, ended: dict[str, Ended], data: Path, tmp_path: Path
     ) -> None:
         kek = tmp_path / "keys/default/key/1"
@@ -113,7 +115,7 @@ class TestAnswers:
                 assert (done.status, done.stderr) == (0, "")
                 assert optsdata_in(done.json) == LAYER
 
-    def test_nothing_but_keys_is_made_in_the_data_directory(
+    def test_only_keys_are_created_in_the_data_directory(
         self, ended: dict[str, Ended], data: Path
     ) -> None:
         assert ended
@@ -136,14 +138,14 @@ class TestAnswers:
         ("no directory", 2, "is not a directory; choose another --data-dir"),
     ],
 )
-def test_a_failure_is_one_line_that_ocicrypt_can_show(
+def test_a_failure_is_one_line_for_ocicrypt(
     ended: dict[str, Ended], case: str, status: int, cause: str
 ) -> None:
     """defects.md 3: a failure must never look like an answer."""
     assert cause in ended[case].complaint(status, PROGRAM)
 
 
-def test_changed_data_is_never_an_answer(ended: dict[str, Ended], data: Path) -> None:
+def test_changed_data_is_never_decrypted(ended: dict[str, Ended], data: Path) -> None:
     """defects.md 3: the original answers `[0]` when authentication fails."""
     packet = packet_in(ended["kid"].json)
     changed = {

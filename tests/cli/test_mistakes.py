@@ -42,10 +42,14 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "collateral missing": ("/none cannot be read: No such file", "name a file or a directory"),
     "collateral is not valid JSON": ("/garbage cannot be used", "fetch it again or remove it"),
     "root missing": ("/none: No such file", "--unsafe-tdx-root-ca"),
-    "root is no certificate": ("/garbage holds no certificate", "--unsafe-tdx-root-ca"),
+    "root is no certificate": ("/garbage contains no certificate", "--unsafe-tdx-root-ca"),
     "configuration missing": ("/none: No such file", "check --config"),
     "configuration is not valid TOML": ("/garbage is not valid TOML", "fix that line"),
-    "configuration is unsafe": ("insecure_loopback in", "remove it there", "--insecure-loopback"),
+    "configuration is unsafe": (
+        "insecure_loopback in",
+        "remove it from the file",
+        "--insecure-loopback",
+    ),
     "configuration has an unknown key": ("listn in", "remove it, or correct its name"),
     "unknown in the environment": ("VERDICTD_LISTN in the environment", "unset it"),
     "wrong in the environment": ("VERDICTD_LISTEN: 'nowhere' is not an address", "write host:port"),
@@ -71,7 +75,7 @@ AS_PROCESS = {
 
 
 def _runs(base: Path, taken: str) -> dict[str, Run]:
-    """A command line for each mistake, in a directory with whatever it needs."""
+    """Return a command line for each mistake, in a directory with the files that it needs."""
     garbage = base / "garbage"
     garbage.write_text("neither = JSON nor = TOML nor a certificate {")
     (base / "unsafe.toml").write_text("insecure_loopback = true\n")
@@ -120,7 +124,7 @@ def _runs(base: Path, taken: str) -> dict[str, Run]:
 
 
 def _unreadable(base: Path) -> Run | None:
-    """A directory that the command may not read; root gives up what lets it read any."""
+    """Return a command that must not read its directory; root drops its capabilities for that."""
     directory = base / "unreadable"
     directory.mkdir(mode=0o000)
     arguments = (*FREE, "--data-dir", str(directory))
@@ -142,7 +146,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
 
 @pytest.fixture(scope="module")
 def ended(runs: dict[str, Run]) -> dict[str, Ended]:
-    """Every mistake of `AS_PROCESS`, made at once."""
+    """Run every mistake of `AS_PROCESS` at once."""
     return run_all({name: one for name, one in runs.items() if name in AS_PROCESS})
 
 
@@ -165,6 +169,6 @@ def test_a_mistake_is_one_line_with_cause_and_remedy(
         assert part in line
 
 
-def test_no_mistake_is_left_out(runs: dict[str, Run]) -> None:
+def test_every_mistake_has_a_cause_to_check(runs: dict[str, Run]) -> None:
     assert runs.keys() <= CAUSES.keys()
     assert CAUSES.keys() >= AS_PROCESS

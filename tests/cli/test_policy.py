@@ -25,7 +25,7 @@ Policy = Callable[..., Ended]
 
 @pytest.fixture
 def policy(capfdbinary: pytest.CaptureFixture[bytes]) -> Policy:
-    """Runs the command in this process."""
+    """Runner of the command in this process."""
     return lambda *words: run_here(["policy", *map(str, words)], capfdbinary)
 
 
@@ -65,7 +65,7 @@ class TestCheck:
             (HEAD + "allow if f(1)\nf(x) if f(x + 1)\n", "nests or recurses too deeply"),
         ],
     )
-    def test_a_problem_is_named_with_its_place(
+    def test_a_problem_is_reported_with_its_position(
         self, policy: Policy, tmp_path: Path, text: str, said: str
     ) -> None:
         (tmp_path / "p.rego").write_text(text)
@@ -105,14 +105,16 @@ class TestReport:
         assert f"reason: mrTd: measured {'1' * 96}, expected one of {TWO}" in text
 
     @pytest.mark.parametrize("data", ["packaged", "other"])
-    def test_claims_of_reports_are_read(self, policy: Policy, tmp_path: Path, data: str) -> None:
+    def test_claims_are_read_from_every_form_of_report(
+        self, policy: Policy, tmp_path: Path, data: str
+    ) -> None:
         file = written(tmp_path / "guest.json", report("tdx", tdx_claims(), id="x"))
         more: tuple[object, ...] = ()
         if data == "other":
             more = ("--data", written(tmp_path / "data", {"mrTd": [TWO]}))
         assert policy("test", TDX, file, *more).status == (0 if data == "packaged" else 1)
 
-    def test_a_guest_with_a_fault_is_noted(self, policy: Policy, tmp_path: Path) -> None:
+    def test_a_guest_with_invalid_evidence_is_noted(self, policy: Policy, tmp_path: Path) -> None:
         """The policy may accept the claims of a guest that the broker refuses for its evidence."""
         fault = report("tdx", tdx_claims(), code="collateral-expired")
         ended = policy("test", TDX, written(tmp_path / "guest.json", fault))
@@ -121,7 +123,7 @@ class TestReport:
             ended.stdout.decode()
         )
 
-    def test_the_floor_and_the_settings_of_the_daemon_count(
+    def test_the_floor_and_the_settings_of_the_daemon_apply(
         self, policy: Policy, tmp_path: Path
     ) -> None:
         (tmp_path / "p.rego").write_text(HEAD + "allow if true\n")
@@ -133,7 +135,7 @@ class TestReport:
         ended = policy("test", tmp_path / "p.rego", good, "--require-reference-values")
         assert ended.status == 1
 
-    def test_a_tee_that_nobody_named_needs_a_pin(self, policy: Policy, tmp_path: Path) -> None:
+    def test_a_tee_that_is_not_named_needs_a_pin(self, policy: Policy, tmp_path: Path) -> None:
         claims = written(tmp_path / "claims.json", sgx_claims())
         words = ("test", POLICIES / "sgxPolicy.rego", claims)
         ended = policy(*words, "--json")
@@ -141,7 +143,7 @@ class TestReport:
         assert "no measurement of sgx is pinned" in ended.json["reasons"][0]["text"]
         assert policy(*words, "--verifier", "tdx,sgx").status == 0
 
-    def test_a_set_that_expired_accepts_nothing(self, policy: Policy, tmp_path: Path) -> None:
+    def test_an_expired_set_accepts_nothing(self, policy: Policy, tmp_path: Path) -> None:
         good = written(tmp_path / "good.json", tdx_claims())
         made = {"values": {"mrTd": ["1" * 96]}, "addedBy": "x", "addedAt": "2026-01-01T00:00:00Z"}
         sets = {"tdx": {"old": {**made, "expiresAt": "2026-02-01T00:00:00Z"}}}
@@ -151,7 +153,7 @@ class TestReport:
         assert ended.status == 1
         assert "(old is expired)" in ended.json["reasons"][0]["text"]
 
-    def test_a_policy_that_never_ends_is_a_refusal(self, policy: Policy, tmp_path: Path) -> None:
+    def test_a_policy_without_an_end_refuses(self, policy: Policy, tmp_path: Path) -> None:
         (tmp_path / "p.rego").write_text(LOOP)
         good = written(tmp_path / "good.json", tdx_claims())
         ended = policy("test", tmp_path / "p.rego", good)
@@ -182,7 +184,7 @@ class TestCoverage:
         assert (rules["tcb_accepted"]["true"], rules["tcb_accepted"]["undefined"]) == (2, 1)
         assert found["neverDecided"] == found["problems"] == []
 
-    def test_a_rule_that_no_claims_decide_is_status_1(self, policy: Policy, tmp_path: Path) -> None:
+    def test_an_undecided_rule_is_status_1(self, policy: Policy, tmp_path: Path) -> None:
         recorded = tmp_path / "recorded"
         recorded.mkdir()
         written(recorded / "good.json", tdx_claims())
@@ -193,7 +195,7 @@ class TestCoverage:
         lines = [line.split() for line in text.splitlines()]
         assert ["allow", "1", "0", "0", "0", "0"] in lines
 
-    def test_files_that_cannot_be_used_are_named(self, policy: Policy, tmp_path: Path) -> None:
+    def test_unusable_files_are_named(self, policy: Policy, tmp_path: Path) -> None:
         recorded = tmp_path / "recorded"
         recorded.mkdir()
         written(recorded / "a.json", tdx_claims())
@@ -228,7 +230,7 @@ class TestCoverage:
             assert "its budget is 1,000,000,000 units of fuel" in problem["problem"]
 
 
-def test_mistakes_are_one_line(policy: Policy, tmp_path: Path) -> None:
+def test_an_error_is_one_line(policy: Policy, tmp_path: Path) -> None:
     good = written(tmp_path / "good.json", tdx_claims())
     unknown = written(tmp_path / "unknown.json", {"x": 1})
     (tmp_path / "p.rego").write_text(HEAD + "allow if input.x == 1\n")

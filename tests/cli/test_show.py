@@ -1,4 +1,4 @@
-"""How answers are shown: to programs as they are, to a terminal so that nothing draws on it."""
+"""Output of answers: unchanged for programs, without control characters on a terminal."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Terminal(io.TextIOWrapper):
 CONTENT = b"package policy # \x1b[2J\xff\n"
 
 
-def test_content_is_written_as_it_is(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_content_is_written_byte_for_byte(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     show.content("x", CONTENT).print(as_json=False)
     assert capfdbinary.readouterr().out == CONTENT
 
 
-def test_content_does_not_draw_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_control_characters_are_escaped_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     show.content("x", CONTENT).print(as_json=False)

@@ -1,4 +1,4 @@
-"""`verdict-py`: upstream's options and acceptance steps, and the readable commands."""
+"""`verdict-py`: upstream's options and acceptance steps, and the commands."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ OLD_CLAIMS = '{"mrEnclave":"a","mrSigner":"b","productId":0,"svn":0}'
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """Where the caller's own files are."""
+    """Create a directory with the files of the operator."""
     directory = tmp_path / "files"
     directory.mkdir()
     for name, content in {
@@ -144,7 +144,7 @@ async def test_upstreams_image_files_and_resources(broker: RunningBroker, files:
     assert (files / "1").stat().st_mode & 0o077 == 0
 
 
-async def test_what_upstreams_tool_sets_wrong_is_refused_with_the_cause(
+async def test_invalid_documents_of_upstreams_options_are_refused_with_the_cause(
     broker: RunningBroker, files: Path
 ) -> None:
     (files / "guide.json").write_text('{"default":[{"type":" insecureAcceptAnything"}]}')
@@ -158,7 +158,7 @@ async def test_what_upstreams_tool_sets_wrong_is_refused_with_the_cause(
     assert ended.complaint(1, "verdict-py") == "the broker refused: opa/none is missing"
 
 
-async def test_keys_are_managed_without_showing_their_bytes(broker: RunningBroker) -> None:
+async def test_keys_are_managed_without_disclosing_their_bytes(broker: RunningBroker) -> None:
     assert said(await verdict(broker, "key", "create", "default/key/1")) == "default/key/1"
     made = said(await verdict(broker, "key", "create"))
     (broker.data / "keys" / "short").write_bytes(b"x")
@@ -177,7 +177,7 @@ async def test_keys_are_managed_without_showing_their_bytes(broker: RunningBroke
     assert ended.complaint(1, "verdict-py") == f"the broker refused: there is no key {KID}"
 
 
-async def test_lists_longer_than_a_page_are_whole(broker: RunningBroker) -> None:
+async def test_lists_longer_than_a_page_are_complete(broker: RunningBroker) -> None:
     for number in range(1005):
         (broker.data / "keys" / f"k{number:04}").write_bytes(KEY)
     names = [
@@ -186,7 +186,7 @@ async def test_lists_longer_than_a_page_are_whole(broker: RunningBroker) -> None
     assert names == [KID, *(f"k{number:04}" for number in range(1005))]
 
 
-async def test_image_files_have_commands_of_their_own(broker: RunningBroker, files: Path) -> None:
+async def test_image_files_are_managed_by_commands(broker: RunningBroker, files: Path) -> None:
     cosign = public_key_pem()
     auth = b'{"auths":{"registry.example":{"auth":"dXNlcjpwYXNz"}}}'
     for name, content in (("cosign-key", cosign), ("credential", auth)):
@@ -197,7 +197,7 @@ async def test_image_files_have_commands_of_their_own(broker: RunningBroker, fil
         assert (await verdict(broker, name, "show")).stdout == content
     assert (broker.data / "image" / "cosign.key").read_bytes() == cosign
     (files / "bad").write_bytes(b"{")
-    for name, cause in (("cosign-key", "no PEM public key"), ("credential", "not valid JSON")):
+    for name, cause in (("cosign-key", "not a PEM public key"), ("credential", "not valid JSON")):
         ended = await verdict(broker, name, "set", str(files / "bad"))
         assert cause in ended.complaint(1, "verdict-py")
     listed = json.loads((await verdict(broker, "resource", "list", "--json")).stdout)
@@ -208,7 +208,7 @@ async def test_image_files_have_commands_of_their_own(broker: RunningBroker, fil
     assert not (broker.data / "image" / "auth.json").exists()
 
 
-async def test_what_the_operator_insists_on_is_stored_as_it_is(
+async def test_force_stores_a_policy_with_problems_unchanged(
     broker: RunningBroker, files: Path
 ) -> None:
     guide = b'{"default":[{"type":" insecureAcceptAnything"}]}'
@@ -238,7 +238,7 @@ async def test_a_tested_policy_that_refuses_is_status_1(broker: RunningBroker, f
     assert "no measurement of sgx is pinned" in ended.json["reasons"][0]["text"]
 
 
-async def test_status_says_what_is_unsafe_and_who_asks(broker: RunningBroker) -> None:
+async def test_status_reports_unsafe_options_and_the_caller(broker: RunningBroker) -> None:
     found = (await verdict(broker, "status", "--json")).json
     assert found["unsafe"] == ["--unsafe-tdx-root-ca"]
     assert found["client_api"] == broker.client_api
@@ -252,7 +252,7 @@ async def test_status_says_what_is_unsafe_and_who_asks(broker: RunningBroker) ->
     assert "tdx rtmr1" not in (await verdict(broker, "status", "--json")).json["unpinned"]
 
 
-async def test_policies_and_reference_data_have_commands_of_their_own(
+async def test_policies_and_reference_data_are_managed_by_commands(
     broker: RunningBroker, files: Path
 ) -> None:
     said(await verdict(broker, "policy", "set", "sgxPolicy.rego", str(files / "policy.rego")))
@@ -262,7 +262,7 @@ async def test_policies_and_reference_data_have_commands_of_their_own(
     assert shown["values"] == json.loads(SGX_DATA)
     assert shown["unpinned"] == ["mrEnclave", "mrSigner"]
     ended = await verdict(broker, "reference", "set", "sgxPolicy.rego", str(files / "data"))
-    assert "holds a policy" in ended.complaint(1, "verdict-py")
+    assert "is the name of a policy" in ended.complaint(1, "verdict-py")
 
 
 # What bash does when the last word is to be completed.
@@ -289,7 +289,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
     ],
     ids=" ".join,
 )
-def test_bash_completes(words: tuple[str, ...], completed: list[str]) -> None:
+def test_bash_completes_commands_and_files(words: tuple[str, ...], completed: list[str]) -> None:
     process = subprocess.run(
         ["bash", "-c", COMPLETING, "bash", *words],
         input=_completion("bash"),
@@ -301,7 +301,7 @@ def test_bash_completes(words: tuple[str, ...], completed: list[str]) -> None:
     assert [word for word in found if word != "/etc/passwd-"] == completed
 
 
-def test_zsh_is_told_as_much() -> None:
+def test_zsh_completes_commands_and_options() -> None:
     script = _completion("zsh")
     for said in (b"#compdef verdict-py", b"reference", b"pin", b"--field"):
         assert said in script

@@ -1,4 +1,4 @@
-"""`verdict-py` against what is no good broker, and with wrong command lines: one line each."""
+"""`verdict-py` without a usable broker, and with wrong command lines: one line for each error."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def complaint(address: str, *words: str, status: int = 3) -> str:
 
 
 class _Handlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the stubs only
-    """Serves every method with `answer`; None knows no method."""
+    """Serves every method with `answer`; with None, it serves no method."""
 
     def __init__(self, answer: Callable[..., Any] | None) -> None:
         self._answer = answer
@@ -54,20 +54,20 @@ async def grpc_server(answer: Callable[..., Any] | None) -> AsyncIterator[str]:
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-class TestNoBroker:
-    async def test_down(self, words: tuple[str, ...]) -> None:
+class TestWithoutBroker:
+    async def test_a_broker_that_is_not_running(self, words: tuple[str, ...]) -> None:
         with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))  # nobody else gets it, and nobody listens
+            taken.bind(("127.0.0.1", 0))  # no other program gets the port, and none listens
             port = taken.getsockname()[1]
             line = await complaint(f"127.0.0.1:{port}", *words)
         assert line.startswith(f"the broker at 127.0.0.1:{port} cannot be reached: is it running")
 
-    async def test_old(self, words: tuple[str, ...]) -> None:
+    async def test_a_broker_without_the_service(self, words: tuple[str, ...]) -> None:
         async with grpc_server(None) as address:
             line = await complaint(address, *words)
         assert line.endswith("does not know this action: it is older than this tool")
 
-    async def test_slow(self, words: tuple[str, ...]) -> None:
+    async def test_a_broker_that_does_not_answer_in_time(self, words: tuple[str, ...]) -> None:
         ended = asyncio.Event()
 
         async def never(request: bytes, context: Any) -> bytes:
@@ -100,7 +100,7 @@ class TestNoBroker:
         assert "cannot be reached" in line
 
 
-async def test_upstreams_server_says_failures_with_ok() -> None:
+async def test_a_failure_that_upstreams_server_reports_with_status_ok() -> None:
     async def failed(request: bytes, context: Any) -> bytes:
         reason = b"policy is broken"
         return bytes([1 << 3 | 2, len(reason)]) + reason
@@ -112,7 +112,7 @@ async def test_upstreams_server_says_failures_with_ok() -> None:
         assert await complaint(address, *words, status=1) == line
 
 
-async def test_what_a_broker_says_cannot_draw_on_the_terminal() -> None:
+async def test_a_broker_cannot_write_control_characters_to_the_terminal() -> None:
     async def hostile(request: bytes, context: Any) -> bytes:
         said = b"\x1b[2Jpub\x07"
         return bytes([1 << 3 | 2, len(said)]) + said
@@ -124,7 +124,7 @@ async def test_what_a_broker_says_cannot_draw_on_the_terminal() -> None:
         assert line == "the broker refused: \\x1b[2Jpub\\x07"
 
 
-async def test_a_test_without_a_verdict_is_none() -> None:
+async def test_an_answer_without_a_verdict_is_an_error() -> None:
     async def odd(request: bytes, context: Any) -> bytes:
         return b'\x0a\x0f{"allow":"true"}'.replace(b"\x0f", bytes([16]))
 
@@ -159,7 +159,7 @@ async def test_an_answer_that_cannot_be_written_is_one_line(
             assert stderr.count(b"\n") == bool(said)
 
 
-async def test_tls_is_spoken_where_it_is_asked_for(tmp_path: Path) -> None:
+async def test_tls_is_used_if_requested(tmp_path: Path) -> None:
     certificates = Certificates.make(tmp_path)
     ours = certificates.ca.issue_cert(common_name="ops")
     for name, pem in (
@@ -176,7 +176,7 @@ async def test_tls_is_spoken_where_it_is_asked_for(tmp_path: Path) -> None:
         assert "read-keys" not in found["rights"]
         denied = await verdict(broker, *words, "key", "show", "x")
         assert "has no right to read-keys" in denied.complaint(1, "verdict-py")
-        assert "does it want TLS" in await complaint(broker.client_api, "status")
+        assert "does it require TLS" in await complaint(broker.client_api, "status")
         stranger = trustme.CA()
         stranger.cert_pem.write_to_path(str(tmp_path / "other"))
         line = await complaint(broker.client_api, *words, f"--tls-ca={tmp_path}/other", "status")
@@ -194,8 +194,8 @@ async def test_tls_is_spoken_where_it_is_asked_for(tmp_path: Path) -> None:
         (("--nonsense",), "unrecognized arguments"),
         (("nonsense",), "invalid choice"),
         (("key",), "ACTION"),
-        (("explain",), "its id, or --last"),
-        (("explain", "x", "--last"), "its id, or --last"),
+        (("explain",), "give the id of a guest, or --last"),
+        (("explain", "x", "--last"), "give the id of a guest, or --last"),
         (("reference", "pin", "--from", "x", "--yes"), "--yes needs --field"),
         (("--set-image-policy", "/nonexistent/file"), "cannot read /nonexistent/file"),
         (("resource", "set", "a/b/c", "/dev/zero"), "/dev/zero is larger than 4194304 bytes"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 
 import pytest
@@ -35,6 +36,26 @@ class CollateralStoreSuite(ABC):
         assert sorted(await collateral.names()) == [TWO, ONE]
         assert await collateral.load(ONE) == b"new"
         assert await collateral.load(TWO) == bytes(range(256))
+
+    async def test_an_update_depends_on_the_present_content(
+        self, collateral: CollateralStore
+    ) -> None:
+        seen: list[bytes | None] = []
+
+        def appended(present: bytes | None) -> bytes | None:
+            seen.append(present)
+            return None if present == b"xx" else (present or b"") + b"x"
+
+        for _ in range(4):
+            await collateral.update(ONE, appended)
+        assert seen == [None, b"x", b"xx", b"xx"]
+        assert await collateral.load(ONE) == b"xx"
+
+    async def test_updates_at_the_same_time_are_not_lost(self, collateral: CollateralStore) -> None:
+        await asyncio.gather(
+            *(collateral.update(ONE, lambda present: (present or b"") + b"x") for _ in range(20))
+        )
+        assert await collateral.load(ONE) == b"x" * 20
 
 
 class TestDirectory(CollateralStoreSuite):

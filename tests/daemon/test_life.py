@@ -215,6 +215,11 @@ class TestLoopsThatFail:
             async def save(self, name: str, content: bytes) -> None:
                 del content
 
+            async def update(
+                self, name: str, change: Callable[[bytes | None], bytes | None]
+            ) -> None:
+                change(None)
+
         settings = settings_for(tmp_path, collateral_url="https://127.0.0.1:9")
         service = CollateralService(
             settings, Store(), clock=app.utc_now, events=events, root_ca_der=None

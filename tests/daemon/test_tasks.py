@@ -14,9 +14,10 @@ STARTERS = {"create_task", "ensure_future", "run_coroutine_threadsafe"}
 
 ALLOWED = {
     ("daemon/supervisor.py", "Supervisor.start"): "the supervisor itself",
-    ("listeners/attested.py", "AttestedListener._accept"): "one guest; awaited by stop()",
+    ("listeners/attested.py", "AttestedListener._take"): "one guest; awaited by stop()",
     ("listeners/calls.py", "_complete"): "one call; awaited by the call",
     ("listeners/kbs/connections.py", "Acceptor._take"): "one client; awaited by drain()",
+    ("tees/intel/collateral/pcs.py", "_concurrently"): "four answers; awaited by their group",
     ("tees/intel/collateral/flights.py", "SingleFlight.start"): "one value; awaited by its callers",
 }
 

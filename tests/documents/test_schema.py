@@ -9,6 +9,7 @@ import pytest
 from tests.support.tees import SGX, TDX, TEES
 from tests.tees import toy
 from verdictd_py.documents.datanames import DataNames, data_names
+from verdictd_py.documents.schema import closest
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.ports.tees import Tee
@@ -59,13 +60,59 @@ def test_a_name_that_is_nearly_right_is_refused(name: str, meant: str) -> None:
         ({"mrTd": [A, 1]}, "mrTd: 1 is not 96"),
         ({"mrTd": A}, 'mrTd is not a list of accepted values; write ["..."]'),
         ({"mrTd": None}, "is not a list"),
-        ({"advisoryIds": [1]}, "each value is a text"),
+        ({"advisoryIds": [1]}, "every value must be a text"),
         ({"mrtd": [], "rtmr9x": []}, "; no policy reads 'rtmr9x'"),
+        ({"mrTd": [{}]}, "mrTd: an object is not 96"),
+        ({"tcbStatus": [["UpToDate"]]}, "tcbStatus: a list is not one of"),
+        ({"tcbStatus": ["Uptodate"]}, "tdxData: tcbStatus: there is no status"),
+        ({"tcbGraceDays": 3}, "tdxData: tcbGraceDays is not an object of days"),
+        ({"tcbGraceDays": {"good": 3}}, "tdxData: tcbGraceDays: 'good' is not one of"),
+        ({"tcbGraceDays": {"OutOfDate": "3"}}, "tcbGraceDays: '3' for 'OutOfDate' is not"),
+        ({"tcbGraceDays": {"OutOfDate": True}}, "tcbGraceDays: true for 'OutOfDate' is not"),
+        ({f"x{n}": 1 for n in range(9)}, "; and 1 more"),
         ({f"x{n}": 1 for n in range(10)}, "; and 2 more"),
     ],
 )
 def test_what_does_not_fit_is_named(values: dict[str, JsonValue], said: str) -> None:
     assert said in refusal(values)
+
+
+def test_as_many_problems_as_one_message_has_are_all_named() -> None:
+    said = refusal({f"x{n}": 1 for n in range(8)})
+    assert said.count("no policy reads") == 8
+    assert "more" not in said
+
+
+def test_values_of_the_right_form_fit() -> None:
+    values: dict[str, JsonValue] = {
+        "mrTd": [A],
+        "tcbStatus": ["UpToDate", "OutOfDate"],
+        "advisoryIds": ["INTEL-SA-00837"],
+        "tcbGraceDays": {"OutOfDate": 30, "SWHardeningNeeded": 0.5},
+    }
+    TDX.reference_schema().require("tdxData", values, PACKAGED)
+
+
+def test_days_of_grace_are_by_any_status_of_a_vendor_whose_terms_are_not_known() -> None:
+    schema = replace(TDX.reference_schema(), statuses=())
+    schema.require("tdxData", {"tcbGraceDays": {"Late": 3}}, PACKAGED)
+    with pytest.raises(PolicyInvalid, match="'3' for 'Late' is not a number of days"):
+        schema.require("tdxData", {"tcbGraceDays": {"Late": "3"}}, PACKAGED)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("mrSgr", "mrSigner"),
+        ("MR-SIGNER", "mrSigner"),
+        ("mrSigner", "mrSigner"),
+        ("mrEnclaves", "mrEnclave"),
+        ("mrs", None),
+        ("", None),
+    ],
+)
+def test_the_most_similar_name_is_suggested(name: str, meant: str | None) -> None:
+    assert closest(name, ("mrSeam", "mrSignerSeam", "mrSigner", "mrEnclave")) == meant
 
 
 def test_minima_of_sgx_are_numbers_and_its_policy_reads_no_platform() -> None:
@@ -107,6 +154,11 @@ def test_values_that_the_policy_in_force_does_not_read() -> None:
     assert schema.unread(values, DataNames(frozenset({"tcbStatus"}), any_name=False)) == ("mrTd",)
     assert schema.unread(values, DataNames(frozenset(), any_name=True)) == ()
     assert schema.unread(values, PACKAGED) == ()
+    nothing = DataNames(frozenset(), any_name=False)
+    assert schema.unread({"tcbGraceDays": {}, "rtmr0": []}, nothing) == ()
+    minima = SGX.reference_schema()
+    assert minima.unread({"svn": 0}, nothing) == ()
+    assert minima.unread({"svn": 1}, nothing) == ("svn",)
 
 
 def test_a_tee_whose_policy_reads_nothing_has_no_names() -> None:
@@ -141,6 +193,9 @@ def test_a_packaged_policy_that_reads_data_as_a_whole_may_read_every_claim() -> 
         ("data.", set(), True),
         ("ok if data.ключ", {"ключ"}, False),
         ('data["\\u0061"]', {"a"}, False),
+        ('data["a"', set(), True),
+        ("data[1]", set(), True),
+        ("data[true]", set(), True),
     ],
 )
 def test_names_that_a_policy_reads(policy: str, named: set[str], *, any_name: bool) -> None:

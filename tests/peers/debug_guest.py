@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from verdictd_py import daemon as app
+from verdictd_py.cli.parsing import Silent
 from verdictd_py.config import Address
 from verdictd_py.guest.agent import KeyProviderAgent
 from verdictd_py.guest.attesters import SimulatedAttester, guest_context, simulated_platform
@@ -35,7 +36,10 @@ async def serve(broker: Address, directory: Path) -> None:
 
     agent = KeyProviderAgent(connect, timeout_seconds=TIMEOUT_SECONDS)
     listener = GrpcListener(
-        "keyprovider", [Address("127.0.0.1", 0)], lambda server, _: agent.register(server)
+        "keyprovider",
+        [Address("127.0.0.1", 0)],
+        lambda server, _: agent.register(server),
+        events=Silent(),
     )
     listener.bind()
     await listener.start()

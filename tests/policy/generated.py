@@ -325,7 +325,7 @@ SPECIAL: Final[dict[str, tuple[str, ...]]] = {
 
 
 class Generator:
-    """Makes policies; the same seed makes the same ones."""
+    """Generates policies, the same ones for the same seed."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)  # noqa: S311  # cases, not secrets
@@ -339,7 +339,7 @@ class Generator:
         }
 
     def policy(self) -> str:
-        """One policy: helpers, and the rule `result` in one of several forms."""
+        """Return a policy: helpers, and the rule `result` in one of several forms."""
         choice = self._random.choice
         helpers = [self._function("f"), self._partial_set("p"), self._partial_object("q")]
         helpers = self._random.sample(helpers, self._random.randrange(3))
@@ -348,7 +348,7 @@ class Generator:
         return HEAD + "\n".join([*helpers, main]) + "\n"
 
     def call(self) -> str:
-        """A policy that calls one function with constants."""
+        """Return a policy that calls a function with constants."""
         name, operands, _ = self._random.choice(FUNCTIONS)
         values = [self._operand(letter, 1, ()) for letter in operands]
         return f"{HEAD}result := {name}({', '.join(values)})\n"
@@ -533,7 +533,7 @@ class Generator:
         return self._random.choice(NUMBERS)
 
     def _text(self) -> str:
-        """A literal in one of the spellings that mean the same."""
+        """Return a literal in one of its equivalent spellings."""
         text = self._random.choice(TEXTS)
         roll = self._random.random()
         if roll < 0.15 and "`" not in text:
@@ -588,7 +588,7 @@ class Generator:
         return chance.choice((f"{{{', '.join(parts)}}}", "input.o"))
 
     def _comprehension(self, opening: str, closing: str, depth: int, scope: Scope) -> str:
-        """The variable may have a name of the rule around it: then it is another variable."""
+        """Return a comprehension; its variable may hide a variable of the rule around it."""
         name = self._random.choice(NAMES)
         outside = tuple(entry for entry in scope if entry[0] != name)
         domain = self._of(self._random.choice("ae"), 0, outside)

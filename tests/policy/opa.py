@@ -30,7 +30,7 @@ class _Connection(http.client.HTTPConnection):
 
 
 class Opa:
-    """One server, with one policy at a time."""
+    """A server with one policy at a time."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -16,14 +16,14 @@ Claims = dict[str, JsonValue]
 
 
 def default_documents(tee: str, data: str | None = None) -> PolicyDocuments:
-    """The packaged policy of `tee`, over `data` or the packaged reference data."""
+    """Return the packaged policy of `tee` with `data` or the packaged reference data."""
     policy = (POLICIES / f"{tee}Policy.rego").read_text(encoding="utf-8")
     packaged = (POLICIES / f"{tee}Data").read_text(encoding="utf-8")
     return PolicyDocuments(policy, packaged if data is None else data)
 
 
 def tdx_claims(**changes: JsonValue) -> Claims:
-    """Claims of a good TD, as the verifier makes them."""
+    """Return the claims of a genuine TD, as the verifier returns them."""
     registers = (
         *("mrTd", "mrSeam", "mrSignerSeam", "mrConfigId", "mrOwner", "mrOwnerConfig"),
         *("rtmr0", "rtmr1", "rtmr2", "rtmr3"),
@@ -44,13 +44,13 @@ def tdx_claims(**changes: JsonValue) -> Claims:
 
 
 def sgx_claims(**changes: JsonValue) -> Claims:
-    """Claims of an enclave with the original's four names."""
+    """Return the claims of an enclave with the original's four names."""
     claims: Claims = {"mrEnclave": "ZW5jbGF2ZQ==", "mrSigner": "c2lnbmVy", "productId": 3, "svn": 2}
     return claims | changes
 
 
 def without(claims: Claims, *names: str) -> Claims:
-    """`claims` without some of them."""
+    """Return `claims` without some of them."""
     return {name: value for name, value in claims.items() if name not in names}
 
 

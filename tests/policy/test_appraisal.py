@@ -1,4 +1,4 @@
-"""The port: only an explicit yes is empty, and a refusal explains itself."""
+"""The appraisal policy: only an explicit `true` accepts, and a refusal has reasons."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def texts(
     return [reason.text for reason in await refusals(documents, claims, tee)]
 
 
-async def test_an_explicit_yes_is_no_failure() -> None:
+async def test_a_policy_whose_allow_is_true_gives_no_reason() -> None:
     assert await refusals(YES, tdx_claims()) == ()
 
 
@@ -86,23 +86,23 @@ async def test_an_explicit_yes_is_no_failure() -> None:
         ),
         (
             PolicyDocuments(HEAD + "allow if input.nothing", "{}"),
-            "policy: allow is undefined for this guest, and the policy says no more",
+            "policy: allow is undefined for this guest, and no other rule has a value",
         ),
         (
             PolicyDocuments(HEAD + 'allow := "true"', "{}"),
-            'policy: allow is "true", expected true, and the policy says no more',
+            'policy: allow is "true", expected true, and no other rule has a value',
         ),
         (
             PolicyDocuments(HEAD + "allow := 1", "{}"),
-            "policy: allow is 1, expected true, and the policy says no more",
+            "policy: allow is 1, expected true, and no other rule has a value",
         ),
         (
             PolicyDocuments(HEAD + "allow contains true", "{}"),
-            "policy: allow is [true], expected true, and the policy says no more",
+            "policy: allow is [true], expected true, and no other rule has a value",
         ),
         (
             PolicyDocuments(HEAD + "default allow := false", "{}"),
-            "policy: allow is false, expected true, and the policy says no more",
+            "policy: allow is false, expected true, and no other rule has a value",
         ),
         (
             PolicyDocuments(HEAD + "allow if opa.runtime()", "{}"),
@@ -113,15 +113,15 @@ async def test_an_explicit_yes_is_no_failure() -> None:
         ),
     ],
 )
-async def test_whatever_is_wrong_refuses_and_says_so(
+async def test_a_policy_that_does_not_allow_refuses_with_its_cause(
     documents: PolicyDocuments | Exception, text: str
 ) -> None:
-    """defects.md 13 and 17: a broken policy lets nobody in, and the operator reads why."""
+    """defects.md 13 and 17: a broken policy refuses every guest, and the operator reads why."""
     assert await texts(documents, tdx_claims()) == [text]
 
 
-async def test_whole_values_side_by_side() -> None:
-    """defects.md 8 and 17: measurements reach the policy, and a refusal shows them."""
+async def test_measured_and_reference_values_are_reported_in_full() -> None:
+    """defects.md 8 and 17: measurements reach the policy, and a refusal reports them."""
     data = json.dumps({"rtmr1": [TWO, "3" * 96], "rtmr2": [ONE]})
     assert await refusals(default_documents("tdx", data), tdx_claims()) == (
         Reason(
@@ -134,7 +134,7 @@ async def test_whole_values_side_by_side() -> None:
     )
 
 
-async def test_every_failed_rule_is_told() -> None:
+async def test_every_failed_rule_is_reported() -> None:
     """defects.md 9 and 17."""
     data = json.dumps({"mrTd": [TWO], "fmspc": ["00906ed50000"], "advisoryIds": ["INTEL-SA-1"]})
     claims = tdx_claims(debug=True, tcbStatus="OutOfDate", advisoryIds=["INTEL-SA-1", "INTEL-SA-2"])
@@ -147,7 +147,7 @@ async def test_every_failed_rule_is_told() -> None:
     ]
 
 
-async def test_claims_that_are_not_there() -> None:
+async def test_absent_claims_are_reported_as_not_measured() -> None:
     data = json.dumps({"rtmr0": [ONE]})
     claims = without(tdx_claims(), "rtmr0", "debug", "tcbStatus")
     assert await texts(default_documents("tdx", data), claims) == [
@@ -158,8 +158,8 @@ async def test_claims_that_are_not_there() -> None:
 
 
 @pytest.mark.parametrize("name", ["initData", "eventLog"])
-async def test_what_a_guest_may_make_long_is_not_told_whole(name: str) -> None:
-    """Reasons are logged, audited and remembered; such a claim is no list's to pin."""
+async def test_a_long_claim_is_shortened_in_the_reason(name: str) -> None:
+    """Reasons are logged, audited and retained, so that a guest must not choose their length."""
     rules = f'default allow := false\nmismatches contains "{name}" if data.{name}'
     documents = PolicyDocuments(HEAD + rules, json.dumps({name: ["x"]}))
     claims = tdx_claims() | {name: {"said": "y" * 100_000, "mrTd": ONE}}
@@ -170,16 +170,16 @@ async def test_what_a_guest_may_make_long_is_not_told_whole(name: str) -> None:
     assert len(reason.text) < MAX_OWN_CHARS + 100
 
 
-async def test_reference_data_of_a_wrong_shape() -> None:
+async def test_a_reference_value_that_is_not_a_list_refuses() -> None:
     data = json.dumps({"rtmr0": ONE, "rtmr1": None, "tcbStatus": {"UpToDate": 1}})
     assert await texts(default_documents("tdx", data), tdx_claims()) == [
-        'tcbStatus: the reference value {"UpToDate": 1} is not a list, nothing matches it',
-        f"rtmr0: the reference value {ONE} is not a list, nothing matches it",
-        "rtmr1: the reference value null is not a list, nothing matches it",
+        'tcbStatus: the reference value {"UpToDate": 1} is not a list; no claim can match it',
+        f"rtmr0: the reference value {ONE} is not a list; no claim can match it",
+        "rtmr1: the reference value null is not a list; no claim can match it",
     ]
 
 
-async def test_sgx() -> None:
+async def test_every_failed_rule_of_sgx_is_reported() -> None:
     data = '{"mrEnclave": ["a"], "mrSigner": [], "productId": 4, "svn": 3}'
     documents = default_documents("sgx", data)
     claims = sgx_claims(debug=True, tcbStatus="OutOfDate")
@@ -198,7 +198,7 @@ async def test_sgx() -> None:
     ]
 
 
-async def test_a_revoked_tcb_is_refused_whatever_the_policy_says() -> None:
+async def test_a_revoked_tcb_is_refused_under_every_policy() -> None:
     """defects.md 9."""
     expected = "tcbStatus: measured Revoked, which no policy can accept"
     claims = tdx_claims(tcbStatus="Revoked")
@@ -208,7 +208,7 @@ async def test_a_revoked_tcb_is_refused_whatever_the_policy_says() -> None:
     assert await texts(default_documents("tdx"), claims) == [expected]
 
 
-class TestReasonsOfThePolicy:
+class TestOwnReasonsOfThePolicy:
     @pytest.mark.parametrize(
         ("rules", "expected"),
         [
@@ -222,28 +222,30 @@ class TestReasonsOfThePolicy:
             ('reasons contains sprintf("saw %s", [input.fmspc])', ["saw b0c06f000000"]),
         ],
     )
-    async def test_shapes(self, rules: str, expected: list[str]) -> None:
+    async def test_a_text_an_object_or_a_set_of_them_is_a_reason(
+        self, rules: str, expected: list[str]
+    ) -> None:
         documents = PolicyDocuments(HEAD + "default allow := false\n" + rules, "{}")
         assert await texts(documents, tdx_claims()) == expected
 
-    async def test_the_older_syntax(self) -> None:
+    async def test_reasons_in_the_older_syntax_are_read(self) -> None:
         policy = 'package policy\ndefault allow = false\nreasons[text] { text := "older" }'
         assert await texts(PolicyDocuments(policy, "{}"), tdx_claims()) == ["older"]
 
-    async def test_all_parts(self) -> None:
+    async def test_an_object_fills_every_member_of_the_reason(self) -> None:
         rule = 'reasons contains {"rule": "rack", "measured": 3, "expected": [1], "text": "t"}'
         documents = PolicyDocuments(HEAD + "default allow := false\n" + rule, "{}")
         reason = Reason("rack", "3", "[1]", "t", kind=ReasonKind.POLICY)
         assert await refusals(documents, tdx_claims()) == (reason,)
 
-    async def test_they_stand_beside_the_comparison(self) -> None:
+    async def test_own_reasons_follow_the_compared_values(self) -> None:
         data = json.dumps({"rtmr0": [TWO], "rtmr1": [TWO]})
         rules = 'default allow := false\nreasons contains "a"\nreasons contains "b"'
         rules += '\nmismatches contains "rtmr0"'
         found = await texts(PolicyDocuments(HEAD + rules, data), tdx_claims())
         assert found == [f"rtmr0: measured {ONE}, expected one of {TWO}", "a", "b"]
 
-    async def test_another_policy_is_not_explained_by_the_packaged_one(self) -> None:
+    async def test_another_policy_is_not_explained_by_the_rules_of_the_packaged_one(self) -> None:
         """It requires what the packaged policy refuses, and accepts what that one requires."""
         rules = 'default allow := false\nallow if in_rack\nin_rack if input.fmspc == "none"\nx := 1'
         data = json.dumps({"rtmr0": [TWO], "tcbStatus": ["UpToDate"]})
@@ -260,8 +262,8 @@ class TestReasonsOfThePolicy:
             f"policy: allow is false, expected true; its other rules: {listed}, x is 1",
         ]
 
-    async def test_a_guest_with_another_defect_is_not_one_of_measurements_alone(self) -> None:
-        """Such a guest could be pinned: a policy that names measurements alone must not hide it."""
+    async def test_another_defect_adds_a_reason_that_is_not_about_measurements(self) -> None:
+        """Otherwise the guest could be pinned although the policy refuses it for more."""
         rules = 'default allow := false\nmismatches contains "rtmr0"'
         documents = PolicyDocuments(HEAD + rules, json.dumps({"rtmr0": [TWO]}))
         cases: list[tuple[dict[str, JsonValue], list[ReasonKind]]] = [
@@ -273,11 +275,11 @@ class TestReasonsOfThePolicy:
             found = await refusals(documents, tdx_claims() | more)
             assert [reason.kind for reason in found] == kinds
 
-    async def test_they_refuse_nothing(self) -> None:
+    async def test_own_reasons_alone_do_not_refuse(self) -> None:
         rules = 'allow := true\nreasons contains "never mind"'
         assert await refusals(PolicyDocuments(HEAD + rules, "{}"), tdx_claims()) == ()
 
-    async def test_they_are_bounded(self) -> None:
+    async def test_number_and_length_of_own_reasons_are_limited(self) -> None:
         rules = (
             "default allow := false\n"
             'reasons := [s | some i in data.n; s := concat("", [x | some x in data.long])]'
@@ -297,7 +299,7 @@ class TestRequiredReferenceValues:
             *("mrOwner", "mrOwnerConfig", "tcbStatus"),
         ]
 
-    async def test_a_guest_with_everything_pinned_passes(self) -> None:
+    async def test_a_guest_with_pinned_measurements_is_accepted(self) -> None:
         registers = {name: [ONE] for name in tdx_claims() if name.startswith(("mr", "rtmr"))}
         data = json.dumps({**registers, "tcbStatus": ["UpToDate"]})
         source = Documents(default_documents("tdx", data))
@@ -306,7 +308,7 @@ class TestRequiredReferenceValues:
         (only,) = await policy.failures("tdx", tdx_claims(rtmr3=TWO))
         assert only.text == f"rtmr3: measured {TWO}, expected one of {ONE}"
 
-    async def test_the_text(self) -> None:
+    async def test_the_reason_names_the_missing_reference_values(self) -> None:
         pins = {"mrEnclave": ["ZW5jbGF2ZQ=="], "tcbStatus": ["UpToDate"]}
         data = json.dumps({**pins, "mrSigner": [], "productId": 0, "svn": 0})
         source = Documents(default_documents("sgx", data))
@@ -316,7 +318,7 @@ class TestRequiredReferenceValues:
 
 
 class TestDocuments:
-    async def test_a_change_counts_at_once(self) -> None:
+    async def test_a_changed_document_takes_effect_at_once(self) -> None:
         source = Documents(YES)
         policy = RegoAppraisalPolicy(source, TEES)
         assert await policy.failures("tdx", tdx_claims()) == ()
@@ -329,7 +331,7 @@ class TestDocuments:
         source.now = NotFound("it is gone")
         assert await policy.failures("tdx", tdx_claims())
 
-    async def test_a_problem_is_reported_before_any_guest_comes(self) -> None:
+    async def test_a_problem_is_reported_before_the_first_guest(self) -> None:
         for good in (YES, default_documents("tdx"), default_documents("sgx")):
             assert await RegoAppraisalPolicy(Documents(good), TEES).prepare("tdx") is good
         broken = RegoAppraisalPolicy(Documents(PolicyDocuments("garbage", "{}")), TEES)
@@ -337,7 +339,7 @@ class TestDocuments:
             await broken.prepare("tdx")
 
 
-async def test_claims_that_are_no_json_refuse() -> None:
+async def test_claims_that_are_not_json_refuse() -> None:
     (only,) = await refusals(YES, tdx_claims(xfam=float("nan")))
     assert only.text.startswith("policy: the claims are not JSON")
 
@@ -359,10 +361,10 @@ async def test_claims_that_are_no_json_refuse() -> None:
         ({}, 1, "OutOfDate", False),
     ],
 )
-async def test_a_status_may_have_a_grace_by_name(
+async def test_a_tcb_status_has_the_grace_period_of_the_reference_data(
     graces: JsonValue, behind: JsonValue, status: str, accepted: bool
 ) -> None:
-    """Accepted for so many days after a newer TCB came out, if the operator names the status."""
+    """The period begins when a newer TCB is released; the operator names the status."""
     claims = tdx_claims(tcbStatus=status)
     if behind is not None:
         claims["tcbBehindDays"] = behind

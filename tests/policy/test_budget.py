@@ -85,7 +85,7 @@ def test_recursion_is_refused(rules: str) -> None:
 
 
 async def test_a_refusal_names_the_document_and_the_budget() -> None:
-    """As the operator reads it in the log, of an appraisal and of a release."""
+    """The reason is the same in an appraisal and in a release."""
     texts = {"tdxPolicy.rego": HEAD + CUBE, "tdxData": "{}", "releasePolicy.rego": HEAD + CUBE}
     store = MemoryDocumentStore(TEES, texts)
     source = DocumentsWithSets(store, TEES, lambda: datetime(2026, 11, 24, tzinfo=UTC))
@@ -105,7 +105,7 @@ def test_an_answer_that_is_too_large_is_refused() -> None:
 
 
 def test_a_trap_without_an_exceeded_budget_is_an_internal_error() -> None:
-    """A compiled module without a policy never traps, so that a trap is made here."""
+    """The test passes a trap to the instance, because the engine without a policy never traps."""
     instance = EngineInstance()
     trap = WasmtimeError("wasm trap: unreachable\nbacktrace")
     said = instance._cause(trap, 1)
@@ -118,7 +118,7 @@ def test_a_deeply_nested_policy_or_claim_is_refused() -> None:
         CompiledPolicy.compile(HEAD + f"allow := {nested} == 1", "{}")
 
 
-def test_the_decision_after_one_that_exceeded_its_budget_is_right() -> None:
+def test_the_decision_after_an_exceeded_budget_is_correct() -> None:
     policy = CompiledPolicy.compile(
         HEAD
         + "allow if input.x == 1\nallow if input.loop\n"

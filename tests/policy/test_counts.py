@@ -1,4 +1,4 @@
-"""What a guest costs: no compilation and no parsing that was done before it came."""
+"""Work for a guest: it repeats no compilation and no parsing that was done before."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from verdictd_py.broker.history import History
 from verdictd_py.broker.referencesets import SetAdministrator
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.callers import ROLES, Caller
-from verdictd_py.policy.appraisal import OpenMeasurements, RegoAppraisalPolicy
+from verdictd_py.policy.appraisal import RegoAppraisalPolicy
 from verdictd_py.policy.compiled import CompiledPolicies
 from verdictd_py.policy.engine import CompiledPolicy
 from verdictd_py.policy.release import RegoReleasePolicy
@@ -44,7 +44,6 @@ class Broker:
         compiled = CompiledPolicies()
         self.appraisal = RegoAppraisalPolicy(self.source, TEES, compiled)
         self.release = RegoReleasePolicy(self.store, TEES, compiled)
-        self.open = OpenMeasurements(self.source, TEES)
         tester, history, events = PolicyTrial(TEES, compiled), History(), MemoryEvents()
         changes = CheckedDocuments(self.store, TEES, tester, lambda: NOW, self.prepare)
         self.documents = DocumentAdministrator(
@@ -71,9 +70,8 @@ class Broker:
         await self.release.prepare()
 
     async def guest(self) -> bool:
-        """A guest is appraised and requests a key."""
+        """Appraise a guest and evaluate the release of a key to it; return whether both succeed."""
         reasons = await self.appraisal.failures("tdx", tdx_claims())
-        await self.open.of("tdx")
         await self.release.failures(accepted_peer(), Kind.KEY, "keys/one")
         return not reasons
 
@@ -102,7 +100,9 @@ async def test_no_guest_causes_a_compilation(compilations: list[str]) -> None:
     assert len(compilations) == 2
 
 
-async def test_what_was_compiled_for_a_check_is_what_decides(compilations: list[str]) -> None:
+async def test_a_policy_compiled_for_its_check_is_not_compiled_again(
+    compilations: list[str],
+) -> None:
     broker = Broker()
     await broker.prepare()
     compilations.clear()
@@ -127,10 +127,10 @@ async def test_what_was_compiled_for_a_check_is_what_decides(compilations: list[
     assert len(compilations) == compiled == 5
 
 
-async def test_reference_data_is_parsed_and_written_once_for_all_guests(
+async def test_reference_data_is_parsed_and_serialised_once_for_all_guests(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Counts every use of the JSON library that sees the reference data."""
+    """The test counts every call of the JSON library with the reference data."""
     counts: Counter[str] = Counter()
     loads, dumps = json.loads, json.dumps
 

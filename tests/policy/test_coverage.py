@@ -83,7 +83,7 @@ def test_values_are_counted_for_each_rule() -> None:
 
 
 def test_a_rule_that_no_claims_decide_is_named() -> None:
-    """A set that stays empty and a rule that stays undefined have shown nothing."""
+    """A set that is always empty and a rule that is always undefined are not covered."""
     counted = coverage()
     counted.add(tdx_claims(), TDX)
     assert names(counted) == ["late", "reasons", "unused"]

@@ -54,7 +54,7 @@ def compiled(tee: str, data: str) -> CompiledPolicy:
 
 
 def allowed(tee: str, claims: Claims, data: object = None) -> bool:
-    """What the packaged policy of `tee` says; a decision that fails is a no."""
+    """Return whether the packaged policy of `tee` accepts; a failed evaluation does not."""
     packaged = default_documents(tee).data
     try:
         policy = compiled(tee, packaged if data is None else json.dumps(data))
@@ -64,7 +64,7 @@ def allowed(tee: str, claims: Claims, data: object = None) -> bool:
 
 
 class TestTdx:
-    def test_a_good_guest_passes(self) -> None:
+    def test_a_genuine_guest_is_accepted(self) -> None:
         assert allowed("tdx", tdx_claims())
         assert allowed("tdx", tdx_claims(), {})
 
@@ -76,8 +76,8 @@ class TestTdx:
         assert not allowed("tdx", without(tdx_claims(), "debug"))
 
     @pytest.mark.parametrize("status", STATUSES)
-    def test_tcb_status(self, status: str) -> None:
-        """defects.md 9: a platform out of date is refused unless the operator says otherwise."""
+    def test_only_accepted_tcb_statuses_pass(self, status: str) -> None:
+        """defects.md 9: an outdated platform is refused unless the operator accepts its status."""
         claims = tdx_claims(tcbStatus=status)
         same: tuple[object, ...] = (None, {}, {"tcbStatus": []}, {"tcbStatus": list(ACCEPTED_TCB)})
         for data in same:
@@ -86,14 +86,14 @@ class TestTdx:
         assert not allowed("tdx", claims, {"tcbStatus": ["Other"]})
 
     @pytest.mark.parametrize("value", WRONG_TYPES)
-    def test_tcb_status_of_a_wrong_type(self, value: JsonValue) -> None:
+    def test_a_tcb_status_of_a_wrong_type_is_refused(self, value: JsonValue) -> None:
         assert not allowed("tdx", tdx_claims(tcbStatus=value))
         if value != []:
             assert not allowed("tdx", tdx_claims(), {"tcbStatus": value})
         assert not allowed("tdx", without(tdx_claims(), "tcbStatus"))
 
     @pytest.mark.parametrize("name", PINNABLE)
-    def test_a_pinned_claim(self, name: str) -> None:
+    def test_a_pinned_claim_must_be_in_its_list(self, name: str) -> None:
         """defects.md 8: every measurement reaches the policy."""
         claims = tdx_claims(**{name: ONE})
         assert allowed("tdx", claims, {name: []})
@@ -105,14 +105,14 @@ class TestTdx:
         assert allowed("tdx", without(claims, name), {name: []})
 
     @pytest.mark.parametrize("value", WRONG_TYPES)
-    def test_pins_and_claims_of_a_wrong_type(self, value: JsonValue) -> None:
+    def test_pins_and_claims_of_a_wrong_type_are_refused(self, value: JsonValue) -> None:
         if value != []:
             assert allowed("tdx", tdx_claims(), {"rtmr1": value}) == (value == [ONE])
         assert not allowed("tdx", tdx_claims(rtmr1=value), {"rtmr1": [TWO]})
         if value != "":
             assert not allowed("tdx", tdx_claims(rtmr1=value), {"rtmr1": [value]})
 
-    def test_a_string_is_no_list_of_its_parts(self) -> None:
+    def test_a_text_is_not_a_list_of_its_parts(self) -> None:
         assert not allowed("tdx", tdx_claims(), {"rtmr1": ONE})
         assert not allowed("tdx", tdx_claims(), {"rtmr1": {"0": ONE}})
 
@@ -150,7 +150,7 @@ class TestSgx:
         assert allowed("sgx", sgx_claims())
 
     @pytest.mark.parametrize("name", ["mrEnclave", "mrSigner"])
-    def test_lists(self, name: str) -> None:
+    def test_a_claim_must_be_in_its_list(self, name: str) -> None:
         data: Claims = {"mrEnclave": [], "mrSigner": [], "productId": 0, "svn": 0}
         mine = sgx_claims()[name]
         assert allowed("sgx", sgx_claims(), {**data, name: [mine]})
@@ -162,7 +162,7 @@ class TestSgx:
             assert not allowed("sgx", sgx_claims(), {**data, name: value})
 
     @pytest.mark.parametrize("name", ["productId", "svn"])
-    def test_minima(self, name: str) -> None:
+    def test_a_claim_must_be_at_least_its_minimum(self, name: str) -> None:
         data: Claims = {"mrEnclave": [], "mrSigner": [], "productId": 0, "svn": 0}
         for least, passes in ((1, True), (2, True), (3, False), (2.5, False), (-1, True)):
             assert allowed("sgx", sgx_claims(**{name: 2}), {**data, name: least}) == passes
@@ -174,7 +174,7 @@ class TestSgx:
         assert not allowed("sgx", sgx_claims(), without(data, name))
 
     @pytest.mark.parametrize("status", STATUSES)
-    def test_tcb_status_where_a_verifier_gives_one(self, status: str) -> None:
+    def test_a_tcb_status_from_a_verifier_must_be_accepted(self, status: str) -> None:
         """defects.md 9."""
         data: Claims = {"mrEnclave": [], "mrSigner": [], "productId": 0, "svn": 0}
         claims = sgx_claims(tcbStatus=status, debug=False)
@@ -184,7 +184,9 @@ class TestSgx:
         assert not allowed("sgx", claims, {**data, "tcbStatus": ["Other"]})
 
     @pytest.mark.parametrize("value", WRONG_TYPES)
-    def test_what_a_verifier_adds_must_be_good(self, value: JsonValue) -> None:
+    def test_debug_and_tcb_status_from_a_verifier_must_have_accepted_values(
+        self, value: JsonValue
+    ) -> None:
         assert not allowed("sgx", sgx_claims(tcbStatus=value))
         assert allowed("sgx", sgx_claims(debug=value)) == (value is False)
 
@@ -198,10 +200,10 @@ some_data = st.dictionaries(names, st.one_of(st.lists(pool, max_size=3), st.list
 
 @examples(70)
 @given(changes=some_claims, gone=st.sets(names), data=some_data)
-def test_nothing_that_misses_its_pin_is_accepted(
+def test_a_claim_outside_its_list_is_never_accepted(
     changes: Claims, gone: set[str], data: Claims
 ) -> None:
-    """The policy against its own words, in Python."""
+    """Compare the policy with the same rules in Python."""
     claims = without(tdx_claims(**changes), *gone)
     status = claims.get("tcbStatus")
     accepted = data.get("tcbStatus", [])
@@ -223,9 +225,7 @@ def _fits(measured: JsonValue, values: JsonValue) -> bool:
 
 @examples(40)
 @given(changes=some_claims, gone=st.sets(names), data=some_data)
-async def test_a_refusal_always_has_a_reason_and_an_acceptance_none(
-    changes: Claims, gone: set[str], data: Claims
-) -> None:
+async def test_only_a_refusal_has_reasons(changes: Claims, gone: set[str], data: Claims) -> None:
     """defects.md 17."""
     claims = without(tdx_claims(**changes), *gone)
     policy = RegoAppraisalPolicy(Documents(default_documents("tdx", json.dumps(data))), TEES)
@@ -239,7 +239,7 @@ async def test_a_refusal_always_has_a_reason_and_an_acceptance_none(
     reason="OPA is not installed (on PATH)",
 )
 @pytest.mark.parametrize("tee", ["tdx", "sgx"])
-def test_opa_says_the_same(tee: str, tmp_path: Path) -> None:
+def test_opa_gives_the_same_results(tee: str, tmp_path: Path) -> None:
     """OPA reads the packaged policies as this engine does."""
     chance = random.Random(2718)  # noqa: S311  # cases, not secrets
     values: list[JsonValue] = [ONE, TWO, "UpToDate", "Revoked", "", 0, 2, 3, True, False, None]
@@ -325,7 +325,7 @@ def _has_numbers(values: Claims) -> bool:
 
 
 @pytest.mark.parametrize("wrong", ["3", "", None, True, [], [1], {}])
-async def test_a_minimum_that_is_no_number_refuses(wrong: JsonValue) -> None:
+async def test_a_minimum_that_is_not_a_number_refuses(wrong: JsonValue) -> None:
     """`"3" >= 2` is true in Rego; the original's policy does not require numbers."""
     good: Claims = {"mrEnclave": ONE, "mrSigner": TWO, "productId": 2, "svn": 2}
     data: Claims = {"mrEnclave": [], "mrSigner": [], "productId": 1, "svn": 1}

@@ -1,4 +1,4 @@
-"""Generated policies: the engine's answer is that of Open Policy Agent, or an error.
+"""Generated policies: the engine gives the result of Open Policy Agent, or an error.
 
 `DIFFERENTIAL_SEED` and `DIFFERENTIAL_COUNT` choose other policies; a failure names the seed.
 """
@@ -38,8 +38,8 @@ def opa(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opa]:
 
 
 @pytest.mark.parametrize("form", ["policy", "call"])
-def test_no_answer_differs_from_opas_without_an_error(form: str, opa: Opa) -> None:
-    """What is counted is printed: `-rA`, or `-s`."""
+def test_no_result_differs_from_opas_without_an_error(form: str, opa: Opa) -> None:
+    """The test prints its counts: use `-rA` or `-s`."""
     generator = Generator(SEED)
     counts: Counter[str] = Counter()
     for _ in range(COUNT):
@@ -52,7 +52,7 @@ def test_no_answer_differs_from_opas_without_an_error(form: str, opa: Opa) -> No
     assert counts["same"] > counts["engine error"]
 
 
-def test_a_difference_is_noticed(opa: Opa) -> None:
+def test_a_difference_is_detected(opa: Opa) -> None:
     policy = "package policy\nimport rego.v1\nallow if input.s == 1\n"
     opa.load(policy.replace("== 1", "== 2"), DATA)
     assert _outcome(opa, CompiledPolicy.compile(policy, DATA), {"s": 1}) == "different"
@@ -62,7 +62,7 @@ def test_a_difference_is_noticed(opa: Opa) -> None:
 def _compared(
     opa: Opa, policy: str, inputs: list[dict[str, JsonValue]]
 ) -> Iterator[tuple[dict[str, JsonValue] | None, str]]:
-    """Each input with what became of it."""
+    """Return each input with the outcome of its comparison."""
     try:
         opa.load(policy, DATA)
     except OpaFailed:  # OPA has a type checker; the engine evaluates what it would refuse
@@ -92,7 +92,7 @@ def _outcome(opa: Opa, compiled: CompiledPolicy, term: dict[str, JsonValue]) -> 
 
 
 def _typed(value: JsonValue) -> object:
-    """The value with its types: in Python `True == 1`."""
+    """Return the value with its types, because `True == 1` in Python."""
     if isinstance(value, list):
         return [_typed(each) for each in value]
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The engine adapter: what compiles, what counts as a yes, and what reaches the outside."""
+"""The policy engine: which policies compile, which results allow, and which errors it raises."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_older_syntax_is_read() -> None:
         "allow if input.x > input.missing",
     ],
 )
-def test_anything_but_true_is_no_yes(rules: str) -> None:
+def test_a_value_other_than_true_does_not_allow(rules: str) -> None:
     """defects.md 15."""
     try:
         policy = CompiledPolicy.compile(HEAD + rules, "{}")
@@ -88,7 +88,7 @@ def test_anything_but_true_is_no_yes(rules: str) -> None:
         "allow if 1 / (input.x - 1) == input.x / (input.x - 1)",
     ],
 )
-def test_a_failure_while_evaluating_is_an_error_and_no_yes(rules: str) -> None:
+def test_a_failed_evaluation_is_an_error(rules: str) -> None:
     try:
         policy = CompiledPolicy.compile(HEAD + rules, "{}")
         result = policy.evaluate({"x": 1, "y": "no number"})
@@ -119,7 +119,7 @@ def test_a_wrong_type_is_named() -> None:
         ("\ud800", "not text"),
     ],
 )
-def test_what_cannot_be_used_says_why(policy: str, text: str) -> None:
+def test_an_unusable_policy_is_refused_with_the_cause(policy: str, text: str) -> None:
     """defects.md 13: a policy is checked before it is used, by the engine that runs it."""
     with pytest.raises(PolicyInvalid, match=text):
         CompiledPolicy.compile(policy, "{}")
@@ -136,14 +136,14 @@ def test_what_cannot_be_used_says_why(policy: str, text: str) -> None:
         {"x": "a" * MAX_INPUT_BYTES},
     ],
 )
-def test_claims_that_are_no_json_are_refused(claims: dict[str, object]) -> None:
+def test_claims_that_are_not_json_are_refused(claims: dict[str, object]) -> None:
     policy = CompiledPolicy.compile(HEAD + "allow := true", "{}")
     with pytest.raises(PolicyInvalid, match="the claims are"):
         policy.evaluate(claims)  # type: ignore[arg-type]  # what must not come, comes
 
 
-def test_the_longest_claims_of_a_genuine_guest_are_judged_in_time() -> None:
-    """Everybody else waits meanwhile."""
+def test_the_longest_claims_of_a_genuine_guest_are_evaluated_in_time() -> None:
+    """All other guests wait meanwhile."""
     row: JsonValue = {"index": 1, "type": 2**31, "digest": "ab" * 48}
     claims: dict[str, JsonValue] = {
         "eventLog": {
@@ -158,7 +158,7 @@ def test_the_longest_claims_of_a_genuine_guest_are_judged_in_time() -> None:
     assert time.process_time() - begins < 2
 
 
-def test_claims_never_stay_for_the_next_guest() -> None:
+def test_claims_are_never_retained_for_the_next_guest() -> None:
     policy = CompiledPolicy.compile(HEAD + "allow if input.x == 1", "{}")
     assert policy.evaluate({"x": 1}).allow
     with pytest.raises(PolicyInvalid):
@@ -167,8 +167,8 @@ def test_claims_never_stay_for_the_next_guest() -> None:
 
 
 @given(one=json_values, two=json_values)
-def test_values_are_equal_in_the_engine_as_in_json(one: object, two: object) -> None:
-    """Whatever escapes it needs: the engine compares the text of strings."""
+def test_values_that_are_equal_in_json_are_equal_in_the_engine(one: object, two: object) -> None:
+    """Also with escape sequences, because the engine compares the text of strings."""
     policy = _same(two)
     assert policy.evaluate({"x": two}).allow  # type: ignore[dict-item]
     assert policy.evaluate({"x": one}).allow == (_typed(one) == _typed(two))  # type: ignore[dict-item]
@@ -176,7 +176,7 @@ def test_values_are_equal_in_the_engine_as_in_json(one: object, two: object) -> 
 
 @examples(60)
 @given(text=st.text(max_size=40))
-def test_whatever_the_text_compiling_raises_its_own_error_only(text: str) -> None:
+def test_compiling_any_text_raises_only_its_own_error(text: str) -> None:
     for policy in (text, HEAD + text, HEAD + "allow if {" + text + "}"):
         try:
             result = CompiledPolicy.compile(policy, "{}").evaluate({})

@@ -1,4 +1,4 @@
-"""What a policy may call, however the call is spelled."""
+"""Functions that a policy may call, in every spelling of a call."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ def test_no_spelling_of_a_forbidden_call_compiles(rules: str) -> None:
 
 
 @pytest.mark.parametrize("body", [a.removeprefix("allow if ") for a in ATTACKS if "\n" not in a])
-def test_nor_in_the_older_syntax(body: str) -> None:
+def test_no_forbidden_call_compiles_in_the_older_syntax(body: str) -> None:
     if body.startswith(("allow", "default")):
         body = "opa.runtime()"
     with pytest.raises(PolicyInvalid):
         CompiledPolicy.compile(f"package policy\nallow {{ {body} }}", "{}")
 
 
-def test_the_message_names_what_is_called() -> None:
+def test_the_message_names_the_called_function() -> None:
     said = (
         r"opa\.runtime \(absent on purpose: .* environment\) in line 3, "
         r"rand\.intn \(absent on purpose: .* randomness\) in line 4"
@@ -104,7 +104,7 @@ def test_a_function_that_is_not_available_is_named(call: str, said: str) -> None
 
 
 def test_a_function_that_replaces_another_must_be_the_policys_own() -> None:
-    """The engine knows no other one where it looks for the replacement."""
+    """The engine looks for the replacement among the functions of the policy only."""
     said = r"line 3, column 10: `with` cannot replace by count: write"
     with pytest.raises(PolicyInvalid, match=said):
         CompiledPolicy.compile(HEAD + "allow if f([1]) with f as count\nf(x) := 1", "{}")
@@ -129,7 +129,7 @@ def test_a_function_that_replaces_another_must_be_the_policys_own() -> None:
         "allow if input.n - 1 == 2 * 3 / 1 % 7",
     ],
 )
-def test_what_depends_on_its_arguments_only_compiles(rules: str) -> None:
+def test_a_function_of_its_arguments_alone_compiles(rules: str) -> None:
     CompiledPolicy.compile(HEAD + rules, '{"values": []}')
 
 

@@ -22,7 +22,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def load(code: bytes = CODE) -> bool:
-    """Whether the module was compiled, not loaded from the cache."""
+    """Return whether the module was compiled instead of loaded from the cache."""
     engine = Engine(Config())
     reported: list[str] = []
     module = native.load(engine, code, reported.append)
@@ -52,7 +52,7 @@ def test_a_truncated_file_is_compiled_again_and_replaced(cache: Path, length: in
     assert not load()
 
 
-def test_a_changed_byte_is_noticed(cache: Path) -> None:
+def test_a_changed_byte_is_detected(cache: Path) -> None:
     load()
     content = bytearray(stored(cache).read_bytes())
     content[len(content) // 2] ^= 1
@@ -75,7 +75,7 @@ def test_a_file_that_others_can_write_is_not_used(cache: Path, mode: int) -> Non
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
-def test_what_another_user_planted_is_not_used(cache: Path) -> None:
+def test_a_file_of_another_user_is_not_used(cache: Path) -> None:
     load()
     os.chown(stored(cache), 1, 1)
     assert load()
@@ -85,7 +85,7 @@ def test_what_another_user_planted_is_not_used(cache: Path) -> None:
 
 
 def test_another_users_directory_is_not_used(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the one before, for test runs without root: here the daemon is the other user."""
+    """The same as the test before without root: here the daemon is the other user."""
     load()
     assert not load()
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)

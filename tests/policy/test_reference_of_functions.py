@@ -21,7 +21,7 @@ NAME: Final = r"([a-z][a-z0-9_]*(?:\.[a-z0-9_]+)*)"
 
 
 def listed(begin: str, end: str) -> list[str]:
-    """Names in code style between two places of the page."""
+    """Return the names in code style between two places of the page."""
     found = re.findall(f"`{NAME}`", PAGE[PAGE.index(begin) : PAGE.index(end)])
     assert len(found) == len(set(found)), "a function is listed twice"
     return found
@@ -41,7 +41,7 @@ EVERY: Final = sorted([*AVAILABLE, *ABSENT, *NOT_YET, *OPERATORS])
 
 
 def refusal(call: str) -> str:
-    """Why a policy with this call is refused."""
+    """Return the message with which a policy with this call is refused."""
     with pytest.raises(PolicyInvalid) as caught:
         CompiledPolicy.compile(f"package policy\nimport rego.v1\nallow if {call}", "{}")
     return str(caught.value)
@@ -53,12 +53,12 @@ def test_the_engine_has_what_the_page_lists(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ABSENT)
-def test_what_is_absent_on_purpose_is_refused_for_the_reason_on_the_page(name: str) -> None:
+def test_a_function_excluded_on_purpose_is_refused_for_the_reason_on_the_page(name: str) -> None:
     assert f"{name} (absent on purpose: {ABSENT[name]})" in refusal(f"{name}(1)")
 
 
 @pytest.mark.parametrize("name", NOT_YET)
-def test_what_is_not_available_yet_is_refused_as_such(name: str) -> None:
+def test_a_function_that_is_not_available_yet_is_refused_with_that_reason(name: str) -> None:
     assert f"{name} (not available yet)" in refusal(f"{name}(1)")
 
 

@@ -1,4 +1,4 @@
-"""Which accepted guest gets what: the policy of the longest prefix, and only an explicit yes."""
+"""The release policy: the longest prefix decides, and only an explicit `true` allows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def reasons(texts: dict[str, str], path: str = "keys/one", kind: Kind = Ki
     return "; ".join(reason.text for reason in found)
 
 
-async def test_the_packaged_policy_gives_every_accepted_guest_everything() -> None:
+async def test_the_packaged_policy_releases_every_secret_to_every_accepted_guest() -> None:
     texts = {"releasePolicy.rego": DEFAULT, "releaseData": (POLICIES / "releaseData").read_text()}
     for path, kind in (
         ("keys/one", Kind.KEY),
@@ -67,7 +67,7 @@ async def test_the_packaged_policy_gives_every_accepted_guest_everything() -> No
         ({"releasePolicy.rego": HEAD + "allow if opa.runtime().env.X\n"}, "opa.runtime"),
     ],
 )
-async def test_whatever_is_not_a_yes_refuses(texts: dict[str, str], said: str) -> None:
+async def test_a_policy_that_does_not_allow_refuses(texts: dict[str, str], said: str) -> None:
     assert said in await reasons(texts)
 
 
@@ -80,7 +80,7 @@ async def test_claims_and_data_decide() -> None:
     assert await reasons({"releasePolicy.rego": policy, "releaseData": data}, "keys/two")
 
 
-async def test_a_policy_sees_the_parts_of_a_name() -> None:
+async def test_the_input_has_the_parts_of_a_name() -> None:
     policy = HEAD + 'allow if input.resource.labels.type == "key"\n'
     texts = {"releasePolicy.rego": policy}
     assert await reasons(texts, "keys/default/key/1") == ""
@@ -98,7 +98,7 @@ async def test_a_policy_sees_the_parts_of_a_name() -> None:
         ("a/b", Kind.IMAGE, {}),
     ],
 )
-async def test_the_whole_input_of_a_policy(
+async def test_the_input_has_all_members(
     path: str, kind: Kind, labels: dict[str, JsonValue]
 ) -> None:
     part = {
@@ -135,7 +135,7 @@ async def test_changed_data_decides_about_the_next_secret() -> None:
     assert await policy.failures(PEER, Kind.KEY, "keys/one")
 
 
-async def test_policy_and_data_are_of_one_moment() -> None:
+async def test_policy_and_data_are_read_in_one_snapshot() -> None:
     """A policy never decides with the data of another state: each of the two states refuses."""
 
     class Changing(MemoryDocumentStore):
@@ -151,7 +151,7 @@ async def test_policy_and_data_are_of_one_moment() -> None:
     assert await RegoReleasePolicy(store, TEES).failures(PEER, Kind.KEY, "keys/one")
 
 
-async def test_a_refusal_is_of_the_rule_release() -> None:
+async def test_a_refusal_names_the_rule_release() -> None:
     store = MemoryDocumentStore(TEES, {"releasePolicy.rego": HEAD})
     (reason,) = await RegoReleasePolicy(store, TEES).failures(PEER, Kind.KEY, "keys/one")
     assert reason.as_json() == {
@@ -175,7 +175,7 @@ async def test_the_longest_prefix_decides() -> None:
     assert await reasons(texts, "team-a/s/1", Kind.RESOURCE) == "default"
 
 
-async def test_what_is_broken_is_said_before_a_guest_finds_out() -> None:
+async def test_a_broken_policy_is_reported_before_the_first_guest() -> None:
     broken = {"releasePolicy.rego": DEFAULT, "releasePolicies": '{"a": "x.rego"}', "x.rego": "?"}
     (problem,) = await RegoReleasePolicy(MemoryDocumentStore(TEES, broken), TEES).prepare()
     assert problem.startswith("x.rego: ")
@@ -191,10 +191,10 @@ async def test_what_is_broken_is_said_before_a_guest_finds_out() -> None:
     assert "not valid JSON" in problem
 
 
-async def test_the_view_of_the_claims_is_built_once_for_each_appraisal(
+async def test_the_input_about_the_guest_is_built_once_for_each_appraisal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The keys of one request, and all requests with one token, share a view."""
+    """The keys of one request, and all requests with one token, share the input."""
     built: list[str] = []
     submods = trustee.submods
 

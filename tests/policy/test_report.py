@@ -137,7 +137,7 @@ async def test_many_and_long_comparisons_are_counted_and_cut() -> None:
     assert report.comparisons[0].right.endswith("é...")
 
 
-async def test_claims_stand_next_to_their_reference_values() -> None:
+async def test_claims_are_listed_with_their_reference_values() -> None:
     data = json.dumps({"mrTd": [TWO], "rtmr0": [], "tcbStatus": [], "rack": [ONE]})
     documents = default_documents("tdx", data)
     report = await report_of(documents.policy, data, without(tdx_claims(rack=ONE), "rtmr1"))
@@ -169,7 +169,7 @@ async def test_claims_stand_next_to_their_reference_values() -> None:
 async def test_the_reasons_are_those_of_the_decision(
     policy: str, data: str, claims: Claims, required: bool
 ) -> None:
-    """A test that reports something else than the broker decides would be worse than none."""
+    """The report must give the decision of the broker."""
     documents = default_documents("tdx", data)
     if policy != "packaged":
         documents = PolicyDocuments(policy, data)
@@ -218,7 +218,7 @@ async def test_a_tee_that_is_not_pinned_is_refused_as_the_broker_refuses_it() ->
         ),
     ],
 )
-async def test_a_budget_that_is_exceeded_refuses_and_is_named(rules: str, said: str) -> None:
+async def test_an_exceeded_budget_refuses_and_is_named(rules: str, said: str) -> None:
     report = await report_of(HEAD + rules, "{}", tdx_claims(s="x" * 50_000))
     assert said in report.error
     assert not report.accepted
@@ -245,7 +245,7 @@ async def test_a_release_policy_has_no_floor() -> None:
     assert (report.tee, report.claims) == (None, ())
     report = await report_of(policy, "{}", {"resource": {"path": "other"}}, None)
     assert [reason.text for reason in report.reasons] == [
-        "policy: allow is false, expected true, and the policy says no more"
+        "policy: allow is false, expected true, and no other rule has a value"
     ]
 
 

@@ -1,4 +1,4 @@
-"""Policies that the former engine decided otherwise than OPA, each with OPA 1.4.2's answer."""
+"""Policies for which the former engine differed from OPA, with the results of OPA 1.4.2."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_byte_order_mark_is_skipped() -> None:
     assert CompiledPolicy.compile("\ufeff" + HEAD + "allow := true", "{}").evaluate({}).allow
 
 
-def test_a_text_that_is_no_decimal_number_fails() -> None:
+def test_a_text_that_is_not_a_decimal_number_fails() -> None:
     policy = CompiledPolicy.compile(HEAD + 'allow if to_number("0x10") == 16', "{}")
     with pytest.raises(PolicyInvalid, match="0x10"):
         policy.evaluate({})

@@ -1,4 +1,4 @@
-"""The documents that decide: reference data with the sets that are in force at this moment."""
+"""The documents that decide: reference data with the sets that are in force."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def test_a_set_in_force_adds_its_values() -> None:
 
 
 @pytest.mark.parametrize(("end", "state"), [("expires_at", "expired"), ("retired_at", "retired")])
-async def test_a_set_ends_though_no_document_changes(end: str, state: str) -> None:
+async def test_a_set_ends_although_no_document_changes(end: str, state: str) -> None:
     """A text that no guest measures replaces its values: an empty list would accept any."""
     place = Place(written(one=made(B, **{end: NOW + SECOND}), two=made(C)))
     assert await place.values() == [A, B, C]
@@ -70,7 +70,7 @@ async def test_a_set_ends_though_no_document_changes(end: str, state: str) -> No
     assert await place.values() == [A, f"(one is {state})", C]
 
 
-async def test_a_change_of_a_document_counts_at_once() -> None:
+async def test_a_changed_document_takes_effect_at_once() -> None:
     place = Place(written(one=made(B)))
     assert await place.values() == [A, B]
     place.store.texts["referenceSets"] = written(one=made(C))
@@ -117,8 +117,8 @@ async def test_data_that_cannot_be_read_refuses_every_guest() -> None:
     assert await place.values() == [B]
 
 
-async def test_the_documents_are_of_one_moment() -> None:
-    """What decides is never a policy with the data, or the sets, of another moment."""
+async def test_the_documents_are_read_in_one_snapshot() -> None:
+    """A policy never decides with data or sets of another state."""
 
     class Changing(MemoryDocumentStore):
         """A store whose documents are all replaced after each snapshot."""
@@ -133,7 +133,7 @@ async def test_the_documents_are_of_one_moment() -> None:
     assert found.reference.values == {"rtmr1": [A, B]}
 
 
-async def test_documents_that_are_the_same_are_made_once() -> None:
+async def test_unchanged_documents_are_combined_once() -> None:
     place = Place(written(one=made(B)))
     found = await place.source.documents("tdx")
     place.store.texts["unrelated"] = "changed"

@@ -41,7 +41,7 @@ def documents(policy: str, data: str = "{}") -> PolicyDocuments:
 
 
 @pytest.mark.parametrize("tee", ["tdx", "sgx"])
-async def test_the_packaged_policies_pass(tee: str) -> None:
+async def test_the_packaged_policies_are_accepted(tee: str) -> None:
     await PolicyTrial(TEES).check(TEES.named(tee).documents.defaults(), tee)
 
 
@@ -60,7 +60,7 @@ async def test_the_packaged_policies_pass(tee: str) -> None:
         ("", "{}", ""),
     ],
 )
-async def test_what_does_not_work_is_not_accepted(policy: str, data: str, said: str) -> None:
+async def test_a_policy_that_fails_is_not_accepted(policy: str, data: str, said: str) -> None:
     """defects.md 13: a policy is checked before it is stored; it fails on a sample, too."""
     with pytest.raises(PolicyInvalid) as caught:
         await PolicyTrial(TEES).check(documents(policy, data), "tdx")
@@ -68,8 +68,8 @@ async def test_what_does_not_work_is_not_accepted(policy: str, data: str, said: 
     assert "\n" not in str(caught.value)
 
 
-async def test_a_release_policy_is_tried_as_it_is_asked() -> None:
-    """It would fail for every guest, and only when the first one wants something."""
+async def test_a_release_policy_is_tried_with_the_input_of_a_release() -> None:
+    """Otherwise it could fail for every guest, and only at its first request."""
     with pytest.raises(PolicyInvalid, match="the policy failed"):
         await PolicyTrial(TEES).check(
             documents(V1 + "allow if input.resource.path % 2 == 0\n"), None
@@ -79,7 +79,7 @@ async def test_a_release_policy_is_tried_as_it_is_asked() -> None:
 
 
 @pytest.mark.parametrize("policy", [ENDLESS, BULKY], ids=["time", "memory"])
-async def test_a_policy_without_bounds_is_refused_at_the_budget(policy: str) -> None:
+async def test_a_policy_that_exceeds_the_budget_is_refused(policy: str) -> None:
     """Without a budget, a comprehension over 3,000 elements takes the processor for minutes."""
     with pytest.raises(PolicyInvalid, match="its budget is"):
         await PolicyTrial(TEES).check(documents(policy), None)
@@ -109,7 +109,7 @@ async def test_a_slow_decision_is_not_accepted() -> None:
         ('package policy\nallow := "true"\n', "{}", {}, False, {}),
     ],
 )
-async def test_a_test_shows_a_boolean_and_both_sides(
+async def test_a_test_returns_the_verdict_and_both_values_of_each_claim(
     policy: str, data: str, claims: JsonValue, allow: bool, info: dict[str, JsonValue]
 ) -> None:
     tested = await PolicyTrial(TEES).test(documents(policy, data), claims)
@@ -117,7 +117,7 @@ async def test_a_test_shows_a_boolean_and_both_sides(
     assert tested.parse_info == info
 
 
-async def test_many_at_once_are_all_answered() -> None:
+async def test_concurrent_trials_all_complete() -> None:
     sandbox = PolicyTrial(TEES)
     policies = [documents(V1 + f"allow if input.a == {number}\n") for number in range(6)]
     tested = await asyncio.gather(*(sandbox.test(each, {"a": 1}) for each in policies))

@@ -1,4 +1,4 @@
-"""Names that policies of trustee read: what they hold, and that nothing else opens by them."""
+"""Names that policies of trustee read: their values, and that they release nothing else."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ async def allows(
     ],
     ids=["nothing", "every request", "guests that prove something", "affirming guests"],
 )
-async def test_who_gets_something_by_such_a_policy(policy: str, expected: tuple[bool, ...]) -> None:
+async def test_a_policy_for_trustee_releases_to_the_expected_guests(
+    policy: str, expected: tuple[bool, ...]
+) -> None:
     guests = (peer(), peer(WARNED), peer(UNTRUSTED, "sample"), unattested())
     assert tuple([await allows(policy, guest) for guest in guests]) == expected
 
@@ -90,7 +92,7 @@ async def test_the_path_is_an_array_as_a_guest_requests_it(
     assert not await allows(policy, peer(), "another/key/1")
 
 
-async def test_the_query_is_that_of_the_request_and_of_no_other() -> None:
+async def test_the_query_is_that_of_the_current_request() -> None:
     policy = HEAD + 'allow if data.query["version"] == "1"\n'
     none = HEAD + "allow if data.query == {}\n"
     release = RegoReleasePolicy(
@@ -111,7 +113,7 @@ async def test_release_data_cannot_replace_what_is_requested() -> None:
     assert await allows(policy, peer(), "keys/a", kind=Kind.KEY, data=data)
 
 
-async def test_the_data_of_one_decision_is_not_there_for_the_next() -> None:
+async def test_the_data_of_a_decision_is_not_retained_for_the_next() -> None:
     compiled = CompiledPolicy.compile(HEAD + 'allow if data.plugin == "resource"\n', "{}")
     assert compiled.evaluate({}, {"plugin": "resource"}).allow
     assert not compiled.evaluate({}).allow
@@ -140,7 +142,7 @@ async def test_the_submodule_is_that_of_the_token_with_every_claim() -> None:
     ],
     ids=["proved", "refuted or none", "no claim", "nothing is proved"],
 )
-async def test_init_data_has_its_name_only_where_the_evidence_proves_it(
+async def test_init_data_has_its_name_only_if_the_evidence_proves_it(
     guest: AppraisedPeer, expected: bool
 ) -> None:
     policy = HEAD + f'allow if {EVIDENCE}.init_data_claims.data["a.toml"] == "x"\n'
@@ -155,7 +157,7 @@ def test_a_tee_that_does_not_measure_init_data_proves_none() -> None:
         assert found["ear.veraison.annotated-evidence"] == {"tdx": {"initData": {"data": {}}}}
 
 
-async def test_the_older_name_of_the_submodule_refuses_who_proves_nothing() -> None:
+async def test_the_older_name_of_the_submodule_refuses_a_guest_that_proves_nothing() -> None:
     older = HEAD + f'allow if not {EVIDENCE.replace("cpu0", "cpu")}["sample"]\n'
     assert await allows(older, peer())
     assert not await allows(older, peer(UNTRUSTED, "sample"))
@@ -195,7 +197,7 @@ async def test_a_guest_is_affirming_only_if_each_measurement_equals_a_reference_
     assert await trust(absent, pinned()) == WARNED
 
 
-async def test_the_longest_claims_are_not_too_long_for_a_release_policy() -> None:
+async def test_a_release_policy_evaluates_the_longest_claims() -> None:
     """A log of 1,023 events, and init-data of 256 KiB in 1,000 values."""
     events: list[JsonValue] = [
         {"index": 1 + n % 4, "type": 2**31 + n % 20, "digest": "ab" * 48} for n in range(1023)
@@ -211,7 +213,7 @@ async def test_unreadable_reference_data_affirms_no_guest(error: Exception) -> N
     assert await trust(GUEST, error) == WARNED
 
 
-async def test_a_device_that_nobody_verified_is_a_warning() -> None:
+async def test_an_unverified_device_is_a_warning() -> None:
     claims: dict[str, JsonValue] = {**GUEST.claims, "unverifiedDevices": ["nvidia"]}
     assert await trust(replace(GUEST, claims=claims), pinned()) == {**AFFIRMED, "hardware": 32}
 
@@ -221,13 +223,13 @@ async def test_a_policy_that_reads_these_names_can_be_stored() -> None:
         await PolicyTrial(TEES).check(PolicyDocuments(policy, "{}"), None)
 
 
-async def test_a_policy_for_paths_that_are_text_is_refused_when_it_is_set() -> None:
+async def test_a_policy_that_splits_the_path_is_refused() -> None:
     older = HEAD + 'path := split(data["resource-path"], "/")\n\nallow if path[0] == "default"\n'
     with pytest.raises(PolicyInvalid, match="the policy failed: line 5: "):
         await PolicyTrial(TEES).check(PolicyDocuments(older, "{}"), None)
 
 
-def test_reports_and_coverage_give_such_a_policy_the_request_of_its_input() -> None:
+def test_reports_and_coverage_provide_the_request_of_the_input() -> None:
     written: dict[str, JsonValue] = {
         "resource": {"path": "keys/a/b/c", "query": {"version": "1"}},
         "submods": {"cpu0": {"ear.status": "affirming"}},
@@ -264,7 +266,7 @@ RATING = "package policy\n\nimport rego.v1\n\n"
         RATING + 'default allow := false\nallow if input.svn in query_reference_value("svn")\n',
     ],
 )
-async def test_an_attestation_policy_of_trustee_is_refused_with_what_to_write(policy: str) -> None:
+async def test_an_attestation_policy_of_trustee_is_refused_with_advice(policy: str) -> None:
     for refuse in (
         PolicyTrial(TEES).check(PolicyDocuments(policy, "{}"), "tdx"),
         CompiledPolicies().evaluate(PolicyDocuments(policy, "{}"), {}),
@@ -273,7 +275,51 @@ async def test_an_attestation_policy_of_trustee_is_refused_with_what_to_write(po
             await refuse
 
 
-async def test_any_other_broken_policy_has_no_such_advice() -> None:
+async def test_any_other_broken_policy_is_refused_without_that_advice() -> None:
     with pytest.raises(PolicyInvalid) as raised:
         CompiledPolicy.compile("package policy\n\nimport rego.v1\n\nallowed := true\n", "{}")
     assert "trustee" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {},
+        {"resource": None},
+        {"resource": "keys/a/b/c"},
+        {"resource": {}},
+        {"resource": {"path": None}},
+        {"resource": {"path": ["a"]}},
+        {"path": "keys/a/b/c"},
+    ],
+)
+def test_an_input_without_a_path_describes_no_request(written: dict[str, JsonValue]) -> None:
+    assert trustee.request(written) == {}
+
+
+def test_a_request_without_a_query_has_an_empty_one() -> None:
+    found = trustee.request({"resource": {"path": "a/keys/c"}})
+    assert found == {"plugin": "resource", "resource-path": ["a", "keys", "c"], "query": {}}
+
+
+@pytest.mark.parametrize(
+    ("tee", "policy"),
+    [("tdx", "tdxPolicy.rego"), ("sample", "samplePolicy.rego"), ("none", "none"), ("csv", "csv")],
+)
+def test_a_submodule_names_the_policy_that_accepted_the_guest(tee: str, policy: str) -> None:
+    found = trustee.submods(TEES, tee, {}, AFFIRMED)
+    for submodule in found.values():
+        assert isinstance(submodule, dict)
+        assert submodule["ear.appraisal-policy-id"] == policy
+    assert ("cpu" in found) is (tee != "tdx")
+
+
+def test_the_advice_is_one_sentence_for_attestation_policies_alone() -> None:
+    for policy in ("", HEAD, OPEN, PROVED, TRUSTED, "garbage"):
+        assert trustee.advice(policy) == ""
+    text = trustee.advice('trust_claims := {"hardware": 97}')
+    assert text.startswith("; this is an attestation policy of trustee, which rates a guest and ")
+    assert "decides nothing: write a rule `allow` that compares `input` with `data` (" in text
+    assert text.endswith(
+        " policy of this TEE), and reference values instead of query_reference_value"
+    )

@@ -30,7 +30,7 @@ def policy(documents: PolicyDocuments | Exception, *closed: str) -> RegoAppraisa
     return RegoAppraisalPolicy(Documents(documents), TEES, pinning=Pinning(frozenset(closed)))
 
 
-async def test_nothing_pinned_refuses_even_under_a_policy_that_says_yes() -> None:
+async def test_without_a_pin_every_guest_is_refused_under_every_policy() -> None:
     for documents in (default_documents("sgx"), PolicyDocuments(YES, data())):
         assert await policy(documents).failures("sgx", CLAIMS) == ()
         closed = policy(documents, "sgx")
@@ -45,7 +45,7 @@ async def test_nothing_pinned_refuses_even_under_a_policy_that_says_yes() -> Non
 
 
 @pytest.mark.parametrize("name", ["mrEnclave", "mrSigner"])
-async def test_one_pinned_measurement_is_enough_and_decides(name: str) -> None:
+async def test_a_single_pinned_measurement_decides(name: str) -> None:
     pinned = policy(default_documents("sgx", data(**{name: [CLAIMS[name]]})), "sgx")
     assert await pinned.failures("sgx", CLAIMS) == ()
     assert not await pinned.awaits_pin("sgx")
@@ -65,18 +65,18 @@ async def test_one_pinned_measurement_is_enough_and_decides(name: str) -> None:
     ],
     ids=["a set that ended", "another form", "no list", "no texts", "an unknown name"],
 )
-async def test_what_no_guest_could_measure_is_no_pin(lists: dict[str, JsonValue]) -> None:
+async def test_a_value_that_no_guest_can_measure_does_not_pin(lists: dict[str, JsonValue]) -> None:
     closed = policy(PolicyDocuments(YES, data(**lists)), "sgx")
     assert await closed.failures("sgx", CLAIMS)
     assert await closed.awaits_pin("sgx")
 
 
-async def test_documents_that_cannot_be_read_leave_it_closed() -> None:
+async def test_unreadable_documents_refuse_every_guest() -> None:
     assert await policy(StorageError("unreadable"), "sgx").awaits_pin("sgx")
     assert not await policy(StorageError("unreadable")).awaits_pin("sgx")
 
 
-async def test_a_tee_without_measurements_can_only_be_named() -> None:
+async def test_a_tee_without_measurements_must_be_named() -> None:
     nameless = replace(SGX, claims={"svn": SGX.claims["svn"]})
     closed = RegoAppraisalPolicy(
         Documents(PolicyDocuments(YES, "{}")),

@@ -1,4 +1,4 @@
-"""Release policies with the names and constructs of those that are written for trustee."""
+"""Release policies with the names and constructs of policies for trustee."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ from verdictd_py.domain.callers import ROLES, Caller
 from verdictd_py.domain.eventtypes import Event
 from verdictd_py.storage.layout import prepare
 from verdictd_py.tees.intel.collateral.port import CollateralSource
+from verdictd_py.tees.intel.tee import IntelService
 
 OPERATOR = Caller("operator", ROLES["operator"])
 VALUE = "ab" * 48
@@ -37,13 +38,13 @@ class NoEvents:
 
 def opened(root: Path) -> UseCases:
     directory, _ = prepare(root, PROVING)
-    source = cast("CollateralSource", object())  # no guest comes here
+    source = cast("CollateralSource", object())  # no guest connects
     return use_cases(
         Settings(data_dir=root),
         Unsafe(),
         directory,
         tees=TEES,
-        collateral=source,
+        intel=IntelService(source),
         root_ca_der=None,
         clock=app.utc_now,
         events=NoEvents(),

@@ -7,103 +7,42 @@ import dataclasses
 import json
 import random
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
-import httpx
 import pytest
 import pytest_asyncio
 
-from tests.support.broker import Recorder
 from tests.support.clock import elapse_until, until
-from tests.support.pccs import Pccs, running_pccs
+from tests.support.collateral import (
+    CRL,
+    LIFETIME,
+    NOW,
+    QE,
+    REQUEST,
+    ROOT,
+    TCB,
+    MemoryStore,
+    Place,
+    running_place,
+)
+from tests.support.pccs import running_pccs
 from tests.support.verifiers import verified_by
-from verdictd_py import daemon as app
 from verdictd_py.domain.evidence import Evidence
 from verdictd_py.errors import CollateralUnavailable
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import PlatformOptions, SimulatedPlatform
 from verdictd_py.simulator.pcs import PcsAnswer
 from verdictd_py.tees.intel.collateral import cache as collateral_cache
-from verdictd_py.tees.intel.collateral.cache import (
-    FIRST_BACK_OFF,
-    LONGEST_BACK_OFF,
-    MAX_FETCHES,
-    CollateralCache,
-)
+from verdictd_py.tees.intel.collateral.cache import MAX_FETCHES
 from verdictd_py.tees.intel.collateral.check import Validity
 from verdictd_py.tees.intel.collateral.forms import collateral_to_json
 from verdictd_py.tees.intel.collateral.http import bounded_get
+from verdictd_py.tees.intel.collateral.pauses import FIRST_BACK_OFF, LONGEST_BACK_OFF
 from verdictd_py.tees.intel.collateral.pcs import Pcs
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
 from verdictd_py.tees.intel.pck import root_key_digest
 from verdictd_py.tees.tdx.verifier import TdxVerifier
-
-NOW = app.utc_now()
-LIFETIME = timedelta(days=30)  # of the simulator's collateral, from the moment of its issue
-REQUEST = CollateralRequest("tdx", "50806f000000", "platform")
-TCB = "/tdx/certification/v4/tcb"
-CRL = "/sgx/certification/v4/pckcrl"
-QE = "/tdx/certification/v4/qe/identity"
-ROOT = "/sgx/certification/v4/rootcacrl"
-
-
-@dataclass
-class Clock:
-    """Clock that only the test moves."""
-
-    now: datetime = NOW
-
-    def __call__(self) -> datetime:
-        return self.now
-
-
-@dataclass
-class MemoryStore:
-    """Port `CollateralStore` that several caches use, like a store after a restart."""
-
-    files: dict[str, bytes] = field(default_factory=dict)
-
-    async def names(self) -> tuple[str, ...]:
-        return tuple(self.files)
-
-    async def load(self, name: str) -> bytes | None:
-        return self.files.get(name)
-
-    async def save(self, name: str, content: bytes) -> None:
-        self.files[name] = content
-
-
-@dataclass
-class Place:
-    """A service, a cache over it, and the recorded events."""
-
-    pccs: Pccs
-    client: httpx.AsyncClient
-    clock: Clock
-    store: MemoryStore
-    events: Recorder
-    cache: CollateralCache
-
-    async def get(self, endorsements: Collateral | None = None) -> tuple[Collateral, ...]:
-        return await self.cache.candidates(REQUEST, endorsements)
-
-    def restarted(self, **more: Any) -> Place:
-        """Return the cache of another broker on the same store."""
-        return dataclasses.replace(self, cache=self.make(**more))
-
-    def make(
-        self, *, seconds: float = 60, urls: tuple[str, ...] = (), **more: Any
-    ) -> CollateralCache:
-        root = self.pccs.platform.root_ca_der
-        get = bounded_get(self.client, seconds=seconds)
-        service = Pcs(get, urls or (self.pccs.url,), root_key=root_key_digest(root))
-        return CollateralCache(
-            service.fetch,
-            self.store,
-            **{"clock": self.clock, "events": self.events, "root_ca_der": root, **more},
-        )
 
 
 def believe(collateral: Collateral) -> Validity:
@@ -113,17 +52,8 @@ def believe(collateral: Collateral) -> Validity:
 
 @pytest_asyncio.fixture
 async def place() -> AsyncIterator[Place]:
-    platform = SimulatedPlatform.create(now=NOW)
-    async with (
-        running_pccs(platform) as pccs,
-        httpx.AsyncClient(trust_env=False, timeout=3600) as client,
-    ):
-        clock = Clock()
-        pccs.clock = clock
-        made = Place(pccs, client, clock, MemoryStore(), Recorder(), None)  # type: ignore[arg-type]  # made below
-        made.cache = made.make()
-        yield made
-        await made.cache.stop()
+    async with running_place() as running:
+        yield running
 
 
 async def test_one_fetch_serves_a_thousand_guests(place: Place) -> None:
@@ -177,7 +107,7 @@ async def test_an_overwritten_file_is_not_used(place: Place) -> None:
 
 async def test_it_is_renewed_early_while_guests_are_served_from_the_cache(place: Place) -> None:
     (first,) = await place.get()
-    place.clock.now = NOW + LIFETIME * 0.9
+    place.later(NOW + LIFETIME * 0.9)
     place.pccs.stalled = True
     (second,) = await place.get()  # at once, although the service does not answer
     assert second is first
@@ -191,7 +121,7 @@ async def test_it_is_renewed_early_while_guests_are_served_from_the_cache(place:
 async def test_a_guest_starts_the_renewal_that_is_due(place: Place) -> None:
     """The guest does not wait for it, and the next guests do not start another one."""
     (first,) = await place.get()
-    place.clock.now = NOW + LIFETIME * 0.9
+    place.later(NOW + LIFETIME * 0.9)
     for _ in range(3):
         assert await place.get() == (first,)
     await asyncio.gather(*place.cache._fetches._tasks.values())
@@ -258,12 +188,13 @@ class TestServiceThatFails:
         (first,) = await place.get()
         stored = dict(place.store.files)
         place.pccs.change = BROKEN[how]
-        place.clock.now = NOW + LIFETIME * 0.9
+        place.later(NOW + LIFETIME * 0.9)
         await place.cache.renew_due()
         assert await place.get() == (first,)
         assert place.store.files == stored
         (event,) = place.events.named("collateral.not-renewed")
-        assert event["again_after_seconds"] == FIRST_BACK_OFF.total_seconds()
+        expected = 60 if how == "429" else FIRST_BACK_OFF.total_seconds()
+        assert event["again_after_seconds"] == expected
 
     async def test_with_an_empty_cache_the_guest_has_to_try_again(
         self, place: Place, how: str
@@ -281,7 +212,7 @@ async def lying(place: Place, platform: SimulatedPlatform) -> None:
     stored = dict(place.store.files)
     (first,) = await place.get()
     place.pccs.platform = platform
-    place.clock.now = NOW + LIFETIME * 0.9
+    place.later(NOW + LIFETIME * 0.9)
     await place.cache.renew_due()
     assert await place.get() == (first,)
     assert place.events.named("collateral.not-renewed")
@@ -343,7 +274,7 @@ async def test_a_failed_service_is_not_queried_again_at_once(place: Place) -> No
                 await place.get()
         assert place.pccs.asked.total() == asked
         pauses.append(place.events.named("collateral.not-renewed")[-1]["again_after_seconds"])
-        place.clock.now += timedelta(seconds=float(str(pauses[-1])))
+        place.monotonic.now += float(str(pauses[-1]))
     assert pauses[:3] == [5, 10, 20]
     assert pauses[-1] == LONGEST_BACK_OFF.total_seconds()
     place.pccs.change = lambda path, answer: answer
@@ -391,7 +322,7 @@ async def test_the_next_service_is_queried_if_an_answer_does_not_verify(
             place.pccs.change = BROKEN[how]
         root = second.platform.root_ca_der
         cache = place.make(urls=(place.pccs.url, second.url), root_ca_der=root)
-        place.clock.now = NOW + LIFETIME * 0.9
+        place.later(NOW + LIFETIME * 0.9)
         (kept,) = await cache.candidates(REQUEST, None)
         await cache.renew_due()
         (found,) = await cache.candidates(REQUEST, None)
@@ -405,7 +336,7 @@ async def test_stored_collateral_is_renewed_before_a_guest_needs_it(place: Place
     await place.get()
     place.pccs.asked.clear()
     again = place.restarted()
-    place.clock.now = NOW + LIFETIME * 0.9
+    place.later(NOW + LIFETIME * 0.9)
     place.store.files["notes.txt"] = b"of somebody's"
     await again.cache.restore()
     await again.cache.renew_due()
@@ -417,7 +348,7 @@ async def test_expired_collateral_is_available_for_a_grace_period_after_a_restar
     place: Place,
 ) -> None:
     (first,) = await place.get()
-    place.clock.now = NOW + LIFETIME + timedelta(hours=1)
+    place.later(NOW + LIFETIME + timedelta(hours=1))
     place.pccs.change = BROKEN["500"]
     assert await place.restarted().get() == (first,)
     (name,) = place.store.files
@@ -430,7 +361,7 @@ async def test_expired_collateral_is_available_for_a_grace_period_after_a_restar
 async def test_expired_collateral_is_returned_before_that_of_the_guest(place: Place) -> None:
     """The verifier refuses it with its own reason; the guest's collateral comes after it."""
     (first,) = await place.get()
-    place.clock.now = NOW + LIFETIME * 1.1
+    place.later(NOW + LIFETIME * 1.1)
     place.pccs.change = BROKEN["500"]
     assert await place.get() == (first,)
     brought = place.pccs.platform.collateral(place.clock.now)
@@ -478,6 +409,9 @@ class Gate:
 
     async def save(self, name: str, content: bytes) -> None:
         await self._store.save(name, content)
+
+    async def update(self, name: str, change: Callable[[bytes | None], bytes | None]) -> None:
+        await self._store.update(name, change)
 
 
 class TestGuestsTogetherAfterARestart:
@@ -554,7 +488,7 @@ async def test_an_internal_error_of_a_renewal_is_recorded_and_not_repeated_at_on
         raise KeyError("secret text")
 
     (first,) = await place.get()
-    place.clock.now = NOW + LIFETIME * 0.9
+    place.later(NOW + LIFETIME * 0.9)
     place.cache._fetch = broken
     for _ in range(3):
         await place.cache.renew_due()
@@ -626,7 +560,7 @@ async def test_a_malicious_service_cannot_choose_the_address_of_the_root_crl(pla
 
 async def test_valid_collateral_is_served_while_too_many_fetches_run(place: Place) -> None:
     (first,) = await place.get()
-    place.clock.now = NOW + LIFETIME * 0.9
+    place.later(NOW + LIFETIME * 0.9)
     place.pccs.stalled = True
     requests = [CollateralRequest("tdx", f"{n:012x}", "platform") for n in range(MAX_FETCHES)]
     waiting = [asyncio.create_task(place.cache.candidates(each, None)) for each in requests]

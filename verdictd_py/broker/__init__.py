@@ -1,5 +1,5 @@
-"""Use cases: appraise a peer, release to it, wrap and unwrap for the image owner.
+"""Use cases: appraise a peer, release secrets to it, wrap and unwrap keys, administer the broker.
 
-Knows no transport, no format of evidence that is verified and no storage: the ports of `domain`,
-and the values that two protocols are made of (`keyprovider`, `rcar`).
+These modules depend on no transport, no TEE and no storage, only on `ports`, `domain` and the
+values of the protocols.
 """

@@ -1,7 +1,7 @@
-"""What operators do with keys, resources and the keyring.
+"""Administration of keys, resources and the keyring.
 
-Resources are the image policy and the cosign key among others, so `Right.MANAGE` is
-trust, not a formality.
+Resources include the image policy and the cosign key: give `Right.MANAGE` only to callers that may
+decide which images guests run.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from verdictd_py.ports import (
 )
 
 MAX_PAGE: Final = 1000
-"""Names in one answer, some 200 bytes each."""
+"""Maximum number of names in one response, about 200 bytes each."""
 
 IMAGE_POLICY: Final = str(LEGACY_RESOURCES["Policy"])
 SIGSTORE: Final = str(LEGACY_RESOURCES["Sigstore Config"])
@@ -58,10 +58,10 @@ KEYRING: Final = str(LEGACY_RESOURCES["GPG Keyring"])
 
 
 class KeyAdministrator:
-    """Keys by name; every use case asks first whether the caller may.
+    """Use cases for keys by name; every method first checks the caller's right.
 
     Args:
-        random: so many random bytes.
+        random: returns a number of random bytes.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class KeyAdministrator:
         self._random = random
 
     async def page(self, caller: Caller, after: str, limit: int) -> tuple[StoredName, ...]:
-        """The next keys by name; a `limit` of 0 means as many as one answer holds.
+        """Return the next keys by name; a `limit` of 0 means `MAX_PAGE`.
 
         Raises:
             NotAuthorized, StorageError: see `KeyStore.page`.
@@ -85,7 +85,7 @@ class KeyAdministrator:
         return await self._keys.page(after, min(limit or MAX_PAGE, MAX_PAGE))
 
     async def describe(self, caller: Caller, name: str) -> StoredName:
-        """A key without its bytes.
+        """Describe a key, without its bytes.
 
         Raises:
             NotAuthorized, RequestError, NotFound, StorageError: see `KeyStore.describe`.
@@ -94,7 +94,7 @@ class KeyAdministrator:
         return await self._keys.describe(KeyId.parse(name))
 
     async def create(self, caller: Caller, name: str = "") -> KeyId:
-        """A new random key of that name, or of a UUID's; never over another.
+        """Create a random key with that name, or with a random UUID; never replace a key.
 
         Raises:
             NotAuthorized, RequestError, AlreadyExists, StorageError: see `KeyStore.create`.
@@ -106,10 +106,10 @@ class KeyAdministrator:
         return key_id
 
     async def register(self, caller: Caller, name: str, key: SecretBytes) -> KeyId:
-        """Stores a key that was made elsewhere; never over another.
+        """Store a key that the caller provides; never replace a different key.
 
-        The same key of the same name once more is no error: whoever sends it cannot know
-        whether it arrived.
+        Storing the same key under the same name again succeeds, so that a client can repeat a
+        request whose response it did not receive.
 
         Raises:
             NotAuthorized, RequestError, AlreadyExists, StorageError: see `KeyStore.create`.
@@ -117,7 +117,7 @@ class KeyAdministrator:
         caller.require(Right.MANAGE)
         key_id = KeyId.parse(name)
         if len(key) != KEY_BYTES:
-            raise RequestError(f"a key has {KEY_BYTES} bytes, this one has {len(key)}")
+            raise RequestError(f"a key must have {KEY_BYTES} bytes, this one has {len(key)}")
         try:
             await self._keys.create(key_id, key)
         except AlreadyExists:
@@ -129,7 +129,7 @@ class KeyAdministrator:
         return key_id
 
     async def get(self, caller: Caller, name: str) -> SecretBytes:
-        """A key's bytes: for `Right.READ_KEYS` only, and in the audit trail.
+        """Return a key's bytes. This needs `Right.READ_KEYS` and is audited.
 
         Raises:
             NotAuthorized, RequestError, NotFound, StorageError: see `KeyStore.get`.
@@ -141,7 +141,7 @@ class KeyAdministrator:
         return key
 
     async def delete(self, caller: Caller, name: str) -> None:
-        """Deletes a key; what it wrapped can never be opened again.
+        """Delete a key; layer keys that it wrapped can never be unwrapped again.
 
         Raises:
             NotAuthorized, RequestError, NotFound, StorageError: see `KeyStore.delete`.
@@ -153,7 +153,7 @@ class KeyAdministrator:
 
 
 class ResourceAdministrator:
-    """Resources by path, and those of them that have a form of their own."""
+    """Use cases for resources by path; some resources are checked, and the keyring is edited."""
 
     def __init__(
         self, *, resources: ResourceStore, keyrings: KeyringEditor, events: Events
@@ -163,7 +163,7 @@ class ResourceAdministrator:
         self._events = events
 
     async def page(self, caller: Caller, after: str, limit: int) -> tuple[StoredName, ...]:
-        """The next resources by path; a `limit` of 0 means as many as one answer holds.
+        """Return the next resources by path; a `limit` of 0 means `MAX_PAGE`.
 
         Raises:
             NotAuthorized, StorageError: see `ResourceStore.page`.
@@ -172,27 +172,27 @@ class ResourceAdministrator:
         return await self._resources.page(after, min(limit or MAX_PAGE, MAX_PAGE))
 
     async def get(self, caller: Caller, path: str) -> SecretBytes:
-        """A resource or the file behind an alias; never a key.
+        """Return a resource or the file behind an alias; never a key.
 
         Raises:
             NotAuthorized, RequestError, NotFound, StorageError: see `ResourceStore.get`.
         """
         caller.require(Right.MANAGE)
-        found = await self._resources.get(ResourcePath.parse(path))
-        self._events.record(ResourceExported(caller=caller.name, path=found.path))
-        return found.content
+        resource = await self._resources.get(ResourcePath.parse(path))
+        self._events.record(ResourceExported(caller=caller.name, path=resource.path))
+        return resource.content
 
     async def set(
         self, caller: Caller, path: str, content: SecretBytes, *, force: bool = False
     ) -> tuple[str, ...]:
-        """Creates or replaces a resource, or the file behind an alias.
+        """Create or replace a resource, or the file behind an alias.
 
         Args:
-            force: store it although guests cannot use it; what no guest may have is
-                refused all the same.
+            force: store the content although guests cannot use it. A keyring with secret keys
+                is refused nevertheless.
 
         Returns:
-            What is wrong with it, a line each; nothing unless `force`.
+            Problems of the content, one line each; empty unless `force` is set.
 
         Raises:
             NotAuthorized, RequestError, AlreadyExists, StorageError: see
@@ -202,14 +202,14 @@ class ResourceAdministrator:
         parsed = ResourcePath.parse(path)
         problems = _problems(path, content.reveal())
         if path == KEYRING:
-            self._keyrings.add(b"", content.reveal())  # refuses what is no keyring
+            self._keyrings.add(b"", content.reveal())  # raises if it is not a keyring
         if problems and not force:
             raise RequestError(f"guests could not use this: {'; '.join(problems)}")
         await self._put(caller, parsed, content)
         return problems
 
     async def delete(self, caller: Caller, path: str) -> None:
-        """Deletes a resource or the file behind an alias.
+        """Delete a resource or the file behind an alias.
 
         Raises:
             NotAuthorized, RequestError, NotFound, StorageError: see `ResourceStore.delete`.
@@ -219,7 +219,7 @@ class ResourceAdministrator:
         self._events.record(ResourceDeleted(caller=caller.name, path=path))
 
     async def describe_keyring(self, caller: Caller) -> str:
-        """Return the keyring's certificates as text for people.
+        """Return a text about the keyring's certificates, for operators.
 
         Raises:
             NotAuthorized, StorageError: see `KeyringEditor.describe`.
@@ -228,7 +228,7 @@ class ResourceAdministrator:
         return self._keyrings.describe(keyring)
 
     async def keyring(self, caller: Caller) -> bytes:
-        """Return the keyring as guests get it; empty if there is none.
+        """Return the keyring that guests receive; empty if there is none.
 
         Raises:
             NotAuthorized, StorageError: see `ResourceStore.get`.
@@ -241,7 +241,7 @@ class ResourceAdministrator:
 
         Raises:
             NotAuthorized, RequestError, StorageError: see `KeyringEditor.add`.
-            Conflict: others kept changing the keyring.
+            Conflict: the keyring changed during every attempt.
         """
         caller.require(Right.MANAGE)
         await self._change_keyring(
@@ -253,13 +253,13 @@ class ResourceAdministrator:
 
         Raises:
             NotAuthorized, NotFound, RequestError, StorageError: see `KeyringEditor.remove`.
-            Conflict: others kept changing the keyring.
+            Conflict: the keyring changed during every attempt.
         """
         caller.require(Right.MANAGE)
         await self._change_keyring(caller, lambda keyring: self._keyrings.remove(keyring, which))
 
     async def _change_keyring(self, caller: Caller, edit: Callable[[bytes], bytes]) -> None:
-        """Edit the keyring by compare-and-swap, again while others change it."""
+        """Edit the keyring by compare-and-swap; retry while others change it."""
         path = ResourcePath.parse(KEYRING)
 
         async def attempt() -> None:
@@ -276,10 +276,10 @@ class ResourceAdministrator:
     async def _stored_keyring(self) -> tuple[bytes, Expected]:
         """Return the keyring, empty if there is none, and its revision."""
         try:
-            found = await self._resources.get(ResourcePath.parse(KEYRING))
+            keyring = await self._resources.get(ResourcePath.parse(KEYRING))
         except NotFound:
             return b"", ABSENT
-        return found.content.reveal(), found.revision
+        return keyring.content.reveal(), keyring.revision
 
     async def _put(
         self, caller: Caller, path: ResourcePath, content: SecretBytes, expected: Expected = ANY
@@ -289,11 +289,11 @@ class ResourceAdministrator:
 
 
 def _problems(path: str, content: bytes) -> tuple[str, ...]:
-    """Why guests could not use `content`, a line each."""
+    """Return why guests could not use `content`, one line for each problem."""
     if path == IMAGE_POLICY:
         return imagepolicy.problems(content)
     if path == COSIGN_KEY and not _is_public_key(content):
-        return ("it is no PEM public key; store cosign.pub, not a certificate or a private key",)
+        return ("it is not a PEM public key; store cosign.pub, not a certificate or private key",)
     if path == CREDENTIAL:
         try:
             decode_object(content, "the credential")
@@ -303,7 +303,7 @@ def _problems(path: str, content: bytes) -> tuple[str, ...]:
 
 
 def _is_public_key(content: bytes) -> bool:
-    """Whether it is what `cosign generate-key-pair` writes as cosign.pub (RFC 7468, 13)."""
+    """Return whether it is a key that `cosign generate-key-pair` writes (RFC 7468, 13)."""
     try:
         load_pem_public_key(content)
     except (ValueError, UnsupportedAlgorithm):
@@ -313,7 +313,7 @@ def _is_public_key(content: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Administration:
-    """What operators may do, as the services of both packages need it."""
+    """Use cases of operators, for the services of both packages of the management API."""
 
     keys: KeyAdministrator
     resources: ResourceAdministrator

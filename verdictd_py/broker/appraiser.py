@@ -29,7 +29,7 @@ from verdictd_py.errors import (
     EventLogRefused,
     EvidenceFormat,
     InitDataRefused,
-    NotJudged,
+    NotAppraised,
     PolicyRefused,
     Reason,
     ReasonKind,
@@ -39,12 +39,12 @@ from verdictd_py.formats import eventlog, initdata
 from verdictd_py.ports import AppraisalPolicy, Events, Tee, Tees, Verifier
 
 EvidenceReader = Callable[[datetime], Evidence]
-"""Reads the evidence that a transport carried, at a time; raises `AttestationError`."""
+"""Reads the evidence that a transport carried, as of a time; raises `AttestationError`."""
 
 
 @dataclass(slots=True)
-class _Known:
-    """Everything known of a guest so far, so that a refusal at any step reports it."""
+class _Progress:
+    """Everything known about a guest so far, so that a refusal at any step reports it."""
 
     tee: str | None = None
     form: str = ""
@@ -54,7 +54,7 @@ class _Known:
 
 
 class Appraiser:
-    """Appraises evidence of any transport.
+    """Appraiser of evidence of any transport.
 
     Args:
         verifiers: one for each TEE that is served, by the TEE's name.
@@ -112,7 +112,7 @@ class Appraiser:
             only code and id are disclosed to a refused guest.
 
         Raises:
-            NotJudged: the guest cannot be appraised now; this is recorded too.
+            NotAppraised: the guest cannot be appraised now; this is recorded too.
         """
         if self._insecure_accept_anyone:
             appraisal = Appraisal(
@@ -121,8 +121,8 @@ class Appraiser:
         else:
             try:
                 appraisal = await self._appraise_in_time(read)
-            except NotJudged as error:
-                self._record_unjudged(error, address)
+            except NotAppraised as error:
+                self._record_not_appraised(error, address)
                 raise
             if appraisal.accepted and appraisal.evidence is not None and self._trust is not None:
                 appraisal = replace(appraisal, trust=await self._trust(appraisal.evidence))
@@ -139,22 +139,22 @@ class Appraiser:
     async def appraise(self, read: EvidenceReader) -> Appraisal:
         """Appraise the evidence that `read` returns, now.
 
-        1. Read the evidence. 2. Find the verifier of its TEE. 3. Verify signature,
-        chain, revocation and collateral. 4. Check that REPORTDATA begins with what
-        binds the peer's key. 5. Replay the event log, and compare the init-data's digest,
-        if there are any. 6. Refuse a guest with faults, which no policy can accept. 7. Evaluate
-        the policy. A guest that step 6 refuses costs no evaluation: it could repeat that at
-        any rate. `explanation` evaluates the policy for it when the operator requests that.
+        1. Read the evidence. 2. Find the verifier of its TEE. 3. Verify signature, chain,
+        revocation and collateral. 4. Check that REPORTDATA begins with the binding to the peer's
+        key. 5. If the guest sent an event log or init-data, replay the log and compare the
+        digest. 6. Refuse a guest with faults, which no policy can accept. 7. Evaluate the policy.
+        A guest that step 6 refuses costs no evaluation, because it could repeat that at any rate.
+        `explanation` evaluates the policy for it when an operator requests that.
 
         Returns:
-            The appraisal, with the claims that were verified, and every fault or every rule
-            of the policy that failed.
+            The appraisal, with the verified claims and every fault, or every rule of the policy
+            that failed.
 
         Raises:
             CollateralUnavailable: the evidence cannot be appraised now.
         """
         now = self._clock()
-        known = _Known()
+        known = _Progress()
         refusal: AttestationError | None = None
         try:
             await self._require_acceptable(read, now, known)
@@ -171,12 +171,14 @@ class Appraiser:
             policy_skipped=known.policy_skipped,
         )
 
-    async def _require_acceptable(self, read: EvidenceReader, now: datetime, known: _Known) -> None:
-        """Take the steps of `appraise`, and enter into `known` what each establishes.
+    async def _require_acceptable(
+        self, read: EvidenceReader, now: datetime, known: _Progress
+    ) -> None:
+        """Take the steps of `appraise`, and enter the result of each step into `known`.
 
         Raises:
             AttestationError: the guest is refused.
-            CollateralUnavailable: the evidence cannot be appraised now.
+            CollateralUnavailable: the guest cannot be appraised now.
         """
         evidence = read(now)  # 1
         known.tee, known.form = evidence.tee, evidence.form
@@ -203,9 +205,9 @@ class Appraiser:
     def _with_surroundings(
         self, evidence: Evidence, verified: VerifiedEvidence
     ) -> VerifiedEvidence:
-        """Add claims from outside the quote, and faults of these and of the TCB.
+        """Add the claims of event log, init-data and further devices, and their faults.
 
-        The claims are of event log, init-data and further devices.
+        A TCB that the vendor revoked is a fault as well.
         """
         tee = self._tees.get(verified.tee)
         if tee is not None and all(f.kind is not ReasonKind.TCB for f in verified.faults):
@@ -222,8 +224,8 @@ class Appraiser:
             verified = replace(verified, claims={**verified.claims, DEVICES: devices})
         return verified
 
-    def _record_unjudged(self, error: NotJudged, address: str) -> None:
-        judgement = Judgement.not_judged(
+    def _record_not_appraised(self, error: NotAppraised, address: str) -> None:
+        judgement = Judgement.not_appraised(
             error, judgement_id=uuid4().hex, at=self._clock(), address=address
         )
         self._events.record(
@@ -265,7 +267,7 @@ def _check_binding(evidence: Evidence, verified: VerifiedEvidence) -> bool:
         measured = verified.report_data[: len(evidence.binding)].hex()
         expected = " or ".join(spelling.hex() for spelling in spellings)
         raise BindingMismatch(
-            "the evidence does not vouch for the peer's key",
+            "the evidence is not bound to the peer's key",
             reasons=(
                 Reason(
                     "reportData",
@@ -283,10 +285,10 @@ def _check_binding(evidence: Evidence, verified: VerifiedEvidence) -> bool:
 def _with_event_log(
     tee: Tee | None, verified: VerifiedEvidence, data: bytes, *, allow_unlogged: bool
 ) -> VerifiedEvidence:
-    """Add the claims that the log proves, and a fault for each event that it does not prove.
+    """Add claims about the events that the registers prove, and a fault for each mismatch.
 
     Raises:
-        EvidenceFormat: it is no log, or of a TEE whose registers it does not extend.
+        EvidenceFormat: the log cannot be read, or the TEE has no registers that a log extends.
     """
     registers = None if tee is None else tee.event_log
     if tee is None or registers is None:
@@ -302,7 +304,7 @@ def _with_event_log(
 
 
 def _measured(tee: Tee, verified: VerifiedEvidence, name: str) -> bytes:
-    """Return the bytes that a claim encodes; none if the guest does not have the claim."""
+    """Return the bytes that a claim encodes; empty if the guest does not have the claim."""
     bytes_of, value = tee.claims[name].form.bytes_of, verified.claims.get(name)
     return bytes_of(value) if bytes_of is not None and isinstance(value, str) else b""
 
@@ -310,10 +312,10 @@ def _measured(tee: Tee, verified: VerifiedEvidence, name: str) -> bytes:
 def _with_init_data(
     tee: Tee | None, verified: VerifiedEvidence, init_data: InitData | None
 ) -> VerifiedEvidence:
-    """Add the content of the init-data as a claim; null and a fault if it is another guest's.
+    """Add the content of the init-data as a claim; null and a fault if the digest differs.
 
     Raises:
-        EvidenceFormat: it cannot be read, or is of a TEE that does not measure it.
+        EvidenceFormat: the init-data cannot be read, or the TEE does not measure it.
     """
     if init_data is None:
         return replace(verified, claims={**verified.claims, initdata.CLAIM: None})
@@ -322,7 +324,7 @@ def _with_init_data(
         raise EvidenceFormat(f"init-data of {verified.tee} is not served here")
     document = initdata.parse(init_data)
     faults: tuple[Reason, ...] = ()
-    if binding.claim is not None:  # otherwise the guest proves nothing, its init-data included
+    if binding.claim is not None:  # otherwise nothing that the guest sends is proved
         measured = _measured(tee, verified, binding.claim)
         faults = document.mismatches(binding.claim, measured, binding.size)
     claim = None if faults else dict(document.content)
@@ -334,7 +336,7 @@ def _with_init_data(
 
 
 def _refusal(faults: tuple[Reason, ...]) -> AttestationError:
-    """Return the refusal of a guest with these faults; faults of one kind may have their own."""
+    """Return the refusal for faults: if all are of one kind, the error of that kind, if any."""
     kinds = {fault.kind for fault in faults}
     refusal = _REFUSALS.get(kinds.pop()) if len(kinds) == 1 else None
     if refusal is not None:
@@ -353,4 +355,4 @@ def _rules(reasons: tuple[Reason, ...]) -> str:
 _REFUSALS: Final[Mapping[ReasonKind, type[AttestationError]]] = {
     error.kind: error for error in (EventLogRefused, InitDataRefused, TcbStatusRefused)
 }
-"""Refusals by the kind of their faults, if all faults are of one kind."""
+"""Errors for refusals whose faults are all of one kind, by kind."""

@@ -1,7 +1,7 @@
-"""What each stored document is for: who reads it, or which name was probably meant.
+"""Uses of stored documents: what reads a document, or which name was probably meant.
 
-A document of any name can be stored, because upstream's clients may choose it. A document that
-nothing reads decides nothing, and no answer may say that it is in force.
+A document of any name can be stored, because upstream's clients choose names freely. A document
+that nothing reads has no effect, and no response may say that it is in force.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DATA: Final = "reference data"
 _SUFFIX: Final = ".rego"
 
 _SIMILAR: Final = 0.85
-"""Least similarity of a suggested name; `teamPolicy.rego` is another name than `tdxPolicy.rego`."""
+"""Minimum similarity of a suggested name. `teamPolicy.rego` is not similar to `tdxPolicy.rego`."""
 
 _KINDS: Final = {
     RELEASE_POLICY: POLICY,
@@ -41,14 +41,15 @@ _KINDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class DocumentUse:
-    """What a document is for.
+    """Use of a document.
 
     Attributes:
-        kind: what a document of this name holds; empty if nothing reads it.
-        readers: what the broker decides with it; empty for nothing.
-        suggestion: the name that was probably meant; empty if it is read, or none is similar.
-        misspelled: whether it differs from the suggestion in case, separators or suffix alone.
-        decides: whether the broker decides with it now: its TEE is served.
+        kind: kind of document that has this name; empty if nothing reads it.
+        readers: decisions for which the broker reads it; empty if there are none.
+        suggestion: the name that was probably meant; empty if something reads the document, or
+            no name is similar.
+        misspelled: whether it differs from the suggestion only in case, separators or suffix.
+        decides: whether the broker uses it now, because its TEE is served.
     """
 
     name: Name
@@ -60,23 +61,23 @@ class DocumentUse:
 
     @property
     def remark(self) -> str:
-        """One sentence about a document that decides nothing; empty for one that decides."""
+        """One sentence about a document that has no effect; empty for a document in use."""
         if self.decides:
             return ""
         if self.readers:
-            return f"{self.name} decides nothing now: it is for {' and '.join(self.readers)}"
-        said = f"nothing reads {self.name}"
+            return f"{self.name} has no effect now: it is for {' and '.join(self.readers)}"
+        text = f"nothing reads {self.name}"
         if self.misspelled:
-            return f"{said}; did you mean {self.suggestion}?"
-        said = f"{said}: it decides once {RELEASE_POLICIES} names it for a prefix"
-        return f"{said}; or did you mean {self.suggestion}?" if self.suggestion else said
+            return f"{text}; did you mean {self.suggestion}?"
+        text = f"{text}: it takes effect once {RELEASE_POLICIES} names it for a prefix"
+        return f"{text}; or did you mean {self.suggestion}?" if self.suggestion else text
 
 
 class Catalogue:
     """Uses of the documents in a store.
 
     Args:
-        served: TEEs that have a verifier; the documents of the others decide nothing now.
+        served: TEEs that have a verifier; the documents of other TEEs have no effect now.
     """
 
     def __init__(self, documents: DocumentStore, tees: Tees, served: Collection[str]) -> None:
@@ -87,13 +88,12 @@ class Catalogue:
     async def all(self) -> tuple[tuple[DocumentUse, Document | None], ...]:
         """Return every stored document and its use, by name.
 
-        Returns:
-            None in place of a document that cannot be read.
+        A document that cannot be read is None.
 
         Raises:
             StorageError: the store cannot be listed.
         """
-        uses = await self._read_by()
+        uses = await self._readers()
         names = await self._documents.names()
         return tuple([(self._use(name, uses), await self._read(name)) for name in names])
 
@@ -102,27 +102,27 @@ class Catalogue:
         return await self.use(name), await self._read(name)
 
     async def use(self, name: Name) -> DocumentUse:
-        """Return what a document of this name is for, whether or not it is stored."""
-        return self._use(name, await self._read_by())
+        """Return the use of a document of this name, whether or not it is stored."""
+        return self._use(name, await self._readers())
 
     async def require_reader(self, name: Name, *, kind: str) -> None:
         """Refuse a misspelled name, and reference data that nothing reads.
 
-        A policy of another name may be stored: `releasePolicies` may name it later.
+        A policy may have any other name: `releasePolicies` may name it later.
 
         Raises:
-            RequestError: one line with the right name.
+            RequestError: the message has the correct name.
         """
         use = await self.use(name)
         if use.readers or (kind == POLICY and not use.misspelled):
             return
         if use.suggestion:
             raise RequestError(f"nothing reads {name}; did you mean {use.suggestion}?")
-        known = ", ".join(str(each) for each in self._known() if self._kind(each) != POLICY)
+        known = ", ".join(str(other) for other in self._known() if self._kind(other) != POLICY)
         raise RequestError(f"nothing reads {name}; the broker reads {known}")
 
-    async def _read_by(self) -> Mapping[Name, tuple[str, ...]]:
-        found: dict[Name, tuple[str, ...]] = {
+    async def _readers(self) -> Mapping[Name, tuple[str, ...]]:
+        readers: dict[Name, tuple[str, ...]] = {
             RELEASE_POLICY: ("every release that releasePolicies leaves to it",),
             RELEASE_DATA: ("every release",),
             RELEASE_POLICIES: ("every release",),
@@ -131,16 +131,16 @@ class Catalogue:
         for tee in self._tees:
             served = "" if tee.name in self._served else " (which is not served)"
             for text in tee.documents.names:
-                found[Name((text,))] = (f"appraisal of {tee.name}{served}",)
-        for prefix, name in (await self._named()).items():
-            found[name] = (*found.get(name, ()), f"release of {quoted(prefix)}")
-        return found
+                readers[Name((text,))] = (f"appraisal of {tee.name}{served}",)
+        for prefix, name in (await self._release_policies()).items():
+            readers[name] = (*readers.get(name, ()), f"release of {quoted(prefix)}")
+        return readers
 
-    async def _named(self) -> Mapping[str, Name]:
+    async def _release_policies(self) -> Mapping[str, Name]:
         document = await self._read(RELEASE_POLICIES)
         try:
             return {} if document is None else releasepolicies.parse(document.text)
-        except RequestError:  # every release is refused until it is fixed
+        except RequestError:  # every release is denied until the document is fixed
             return {}
 
     async def _read(self, name: Name) -> Document | None:
@@ -155,10 +155,10 @@ class Catalogue:
             tee = self._tees.of_document(str(name))
             decides = tee is None or tee.name in self._served or len(readers) > 1
             return DocumentUse(name, self._kind(name), readers, decides=decides)
-        known = [str(each) for each in uses]
-        for spelled in (str(name), f"{name}{_SUFFIX}"):
-            if same := closest(spelled, known, similarity=1):
-                return DocumentUse(name, "", (), same, misspelled=True)
+        known = [str(other) for other in uses]
+        for spelling in (str(name), f"{name}{_SUFFIX}"):
+            if correct := closest(spelling, known, similarity=1):
+                return DocumentUse(name, "", (), correct, misspelled=True)
         return DocumentUse(name, "", (), closest(str(name), known, similarity=_SIMILAR) or "")
 
     def _kind(self, name: Name) -> str:

@@ -1,9 +1,9 @@
-"""The one owner of the documents that decide: read, check, compare-and-swap.
+"""Changes of documents: read, check, compare-and-swap.
 
 Only this module stores policies, reference data, named sets and release policies. A change is
-computed from what was read, checked together with the other documents that guests will be
-appraised by, and stored only if all of them are still the same. So no lock is needed, neither
-in this process nor across several.
+computed from the stored document, checked together with the other documents by which guests will
+be appraised, and stored only if none of them has changed since. Therefore no lock is needed,
+neither in this process nor across several.
 
 Example: `reference retire` reads revision 1 of the sets. `reference add` stores revision 2
 meanwhile. The store answers `Conflict`, the retirement is computed again from revision 2, and
@@ -36,35 +36,35 @@ from verdictd_py.ports import (
 )
 
 MAX_ATTEMPTS: Final = 20
-"""Attempts at one change. In each failed one another change was stored, so that this many
-changes have to overlap before one of them fails."""
+"""Attempts at one change. An attempt fails only if another change was stored during it, so that
+a change fails only if this many changes overlap with it."""
 
 FALLBACK_POLICY: Final = "package policy\n\ndefault allow = false\n"
-"""Policy to check data with that no known policy uses, or whose policy is broken."""
+"""Policy with which data is checked if it has no policy, or if its policy is broken."""
 
 _NO_DATA: Final = ReferenceData.of({})
 
 ReadRevisions = Mapping[Name, Expected]
-"""Documents that a check has revisions on, as it read them."""
+"""Revisions of the documents that a check has read."""
 
 Result = TypeVar("Result")
 
 
 def policy_set_event(caller: Caller, name: Name, text: str) -> PolicySet:
-    """Return the event for a document that was stored."""
+    """Return the event that reports a stored document."""
     digest = hashlib.sha256(text.encode()).hexdigest()
     return PolicySet(caller=caller.name, name=str(name), sha256=digest)
 
 
 class OutdatedRevision(Conflict):
-    """The change is based on a revision that is not stored any more: repeating cannot help."""
+    """The change is based on an outdated revision, so that another attempt cannot succeed."""
 
 
 async def retry_on_conflict(attempt: Callable[[], Awaitable[Result]]) -> Result:
-    """Run a whole read-check-store `attempt`, again while others store in between.
+    """Run an attempt that reads, checks and stores; repeat it if it raises `Conflict`.
 
     Raises:
-        Conflict: still after `MAX_ATTEMPTS`, or the caller's revision is outdated.
+        Conflict: `MAX_ATTEMPTS` attempts failed, or the caller's revision is outdated.
     """
     for _ in range(MAX_ATTEMPTS - 1):
         try:
@@ -77,13 +77,13 @@ async def retry_on_conflict(attempt: Callable[[], Awaitable[Result]]) -> Result:
 
 
 class CheckedDocuments:
-    """Stores documents that decide, each only after a check that is still true when it is stored.
+    """Stores documents after checks whose results still apply when the document is stored.
 
     Args:
-        tees: whose schemas reference data must fit.
-        clock: now, with a time zone: sets expire.
-        prepare: compiles what decides from now on. Callers await it after a change, so that
-            the next guest does not wait for the compiler.
+        tees: the known TEEs, which define the schemas of reference data.
+        clock: returns now, with a time zone; named sets expire.
+        prepare: compiles the policies in force. Callers await it after a change, so that the
+            next guest does not wait for the compiler.
     """
 
     def __init__(
@@ -111,19 +111,19 @@ class CheckedDocuments:
         """Edit a document, check the result and store it.
 
         Args:
-            edit: returns the new text for the stored document, None where there is none; it
-                may be called several times.
-            check: raises if the new text must not be stored.
+            edit: returns the new text for the stored document (None if there is none); it may
+                be called several times.
+            check: raises if the new text must not be stored; returns the revisions it has read.
             based_on: revision that the caller has seen, `ABSENT`, or `ANY` for a text that
-                replaces whatever is stored; None to edit whatever is stored.
+                replaces any stored document; None to edit the current document.
 
         Returns:
             The stored text.
 
         Raises:
-            Conflict: the document is not the one that the change is based on.
-            PolicyInvalid, RequestError, NotFound: of `edit` and `check`.
-            StorageError: it could not be stored; or not read, if `based_on` is None.
+            Conflict: the document does not have the revision that the change is based on.
+            PolicyInvalid, RequestError, NotFound: raised by `edit` or `check`.
+            StorageError: the document could not be stored; or not read, if `based_on` is None.
         """
 
         async def attempt() -> str:
@@ -149,13 +149,13 @@ class CheckedDocuments:
         """Delete a document.
 
         Args:
-            check: raises if the document must stay, and returns what that relies on.
+            check: raises if the document must not be deleted; returns the revisions it has read.
             based_on: revision that the caller has seen.
 
         Raises:
             NotFound: no document has that name.
-            Conflict: it is not the one that the caller has seen.
-            StorageError: it could not be deleted.
+            Conflict: the document has changed since the caller has seen it.
+            StorageError: the document could not be deleted.
         """
 
         async def attempt() -> None:
@@ -170,13 +170,13 @@ class CheckedDocuments:
         return (await self._current(name))[1]
 
     async def check_policy(self, name: Name, policy: str) -> ReadRevisions:
-        """Check a policy with the data that it will decide with.
+        """Check a policy with the data that it will use.
 
-        Broken data must not keep a good policy out: otherwise neither could be fixed. Then
-        the policy is checked without data.
+        If the data is broken, the policy is checked without data: otherwise an operator could
+        fix neither of them.
 
         Raises:
-            PolicyInvalid: guests would be refused by it.
+            PolicyInvalid: the policy would refuse every guest.
         """
         tee = self._documents.tee_of(name)
         revisions: dict[Name, Expected] = {}
@@ -194,26 +194,25 @@ class CheckedDocuments:
         return revisions
 
     async def _require_broken_data(self, tee: str | None, before: str, policy: str) -> None:
-        """Refuse a policy that does not read names for which the policy before has values.
+        """Refuse a policy that ignores data which the previous policy reads.
 
         Raises:
-            PolicyInvalid: the data fits the policy `before`, and not the new one.
+            PolicyInvalid: the data fits the policy `before`, but not the new one.
         """
         revisions: dict[Name, Expected] = {}
         try:
             await self._deciding_data(tee, revisions, before)
         except PolicyInvalid:
-            return  # it is broken under both
+            return  # the data is broken with both policies
         await self._deciding_data(tee, revisions, policy)
 
     async def check_data(self, name: Name, text: str) -> ReadRevisions:
-        """Check reference data, with the sets in force, with the policy that it is for.
+        """Check reference data, combined with the sets in force, with its policy.
 
-        A policy that is broken with any data must not keep good data out. Then the data is
-        checked by itself.
+        If the policy is broken with any data, the data is checked without it.
 
         Raises:
-            PolicyInvalid: guests would be refused by it.
+            PolicyInvalid: every guest would be refused.
         """
         reference = ReferenceData.parse(text)
         tee = self._documents.tee_of(name)
@@ -229,17 +228,17 @@ class CheckedDocuments:
         return revisions
 
     async def check_sets(self, sets: Mapping[str, referencesets.Sets], *tees: str) -> ReadRevisions:
-        """Check, for each of `tees`, the policy with the data and these sets.
+        """Check the policy of each of `tees` with its data and these sets.
 
         Raises:
             NotFound: a TEE has no policy.
-            PolicyInvalid: guests would be refused.
+            PolicyInvalid: every guest would be refused.
         """
         revisions: dict[Name, Expected] = {}
         for tee in tees:
             stored = await self._read(self._documents.reference_name(tee), revisions)
             reference = await self._combine_with_stored_policy(
-                tee, _parse_reference(stored), sets.get(tee, {}), revisions
+                tee, _parse_reference(stored), sets[tee], revisions
             )
             policy = self._documents.policy_name(tee)
             await self._check_with_policy(reference, policy, tee, revisions)
@@ -248,11 +247,12 @@ class CheckedDocuments:
     async def check_without_set(
         self, sets: referencesets.Sets, tee: str, fields: Iterable[str]
     ) -> ReadRevisions:
-        """Check that the sets of a TEE without a deleted one leave no list open.
+        """Check that deleting a set leaves no list of reference values empty.
 
-        Nothing is checked with the policy: a deletion must succeed under a broken one too.
+        The policy is not checked: a deletion must succeed even if the policy is broken.
 
         Args:
+            sets: the remaining sets of the TEE.
             fields: measurements of the deleted set.
 
         Raises:
@@ -261,11 +261,11 @@ class CheckedDocuments:
         """
         revisions: dict[Name, Expected] = {}
         stored = _parse_reference(await self._read(self._documents.reference_name(tee), revisions))
-        left = ReferenceData.of(referencesets.union(stored.values, sets, self._clock()))
-        opened = left.unpinned(fields)
-        if opened:
+        remaining = ReferenceData.of(referencesets.union(stored.values, sets, self._clock()))
+        unpinned = remaining.unpinned(fields)
+        if unpinned:
             raise RequestError(
-                f"without this set any value of {', '.join(opened)} would be accepted; "
+                f"without this set any value of {', '.join(unpinned)} would be accepted; "
                 "add a set in force or pin a value first"
             )
         return revisions
@@ -277,7 +277,7 @@ class CheckedDocuments:
         tee: str | None,
         revisions: dict[Name, Expected],
     ) -> None:
-        """Check data with the policy `name`, or with any if there is none."""
+        """Check data with the stored policy `name`, or with `FALLBACK_POLICY` if there is none."""
         stored = None if name is None else await self._read(name, revisions)
         policy = FALLBACK_POLICY if stored is None else stored.text
         try:
@@ -290,7 +290,7 @@ class CheckedDocuments:
     async def _deciding_data(
         self, tee: str | None, revisions: dict[Name, Expected], policy: str
     ) -> ReferenceData:
-        """Return the data that `policy` would decide with; without a TEE, that of releases.
+        """Return the data that `policy` would use; without a TEE, the data of release policies.
 
         Raises:
             PolicyInvalid: the stored data is broken, or does not fit the policy.
@@ -309,7 +309,7 @@ class CheckedDocuments:
         sets: referencesets.Sets,
         revisions: dict[Name, Expected],
     ) -> ReferenceData:
-        """Combine data and sets as they decide under the stored policy."""
+        """Combine data and sets as guests would be appraised by them with the stored policy."""
         stored = await self._read(self._documents.policy_name(tee), revisions)
         return self._combine_with(tee, reference, sets, "" if stored is None else stored.text)
 
@@ -321,10 +321,10 @@ class CheckedDocuments:
         return combine(schema, name, reference, sets, policy=policy, now=now)
 
     async def _usable_sets(self, tee: str, revisions: dict[Name, Expected]) -> referencesets.Sets:
-        """Return the stored sets of a TEE; none if they are broken.
+        """Return the stored sets of a TEE; no sets if they are broken.
 
-        Broken sets refuse every guest until they are fixed. The document that is being changed
-        may be right, and is checked without them.
+        Every guest is refused until broken sets are fixed. The document that is being changed
+        may be correct, so that it is checked without them.
         """
         stored = await self._read(referencesets.DOCUMENT, revisions)
         if stored is None:
@@ -344,7 +344,7 @@ class CheckedDocuments:
         return True
 
     async def _read(self, name: Name, revisions: dict[Name, Expected]) -> Document | None:
-        """Return a document, None where it is missing or cannot be read, and note its revision."""
+        """Return a document and add its revision; None if it is missing or cannot be read."""
         document, revisions[name] = await self._current(name)
         return document
 

@@ -1,4 +1,4 @@
-"""The two ciphers of the annotation packet (wire-keyprovider.md)."""
+"""Encryption and decryption with the two ciphers of packets (wire-keyprovider.md)."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from verdictd_py.errors import DecryptionFailed, RequestError
 
 
 def encrypt(algorithm: Algorithm, key: SecretBytes, iv: bytes, plaintext: SecretBytes) -> bytes:
-    """Ciphertext, for GCM with the 16-byte tag appended; no associated data."""
+    """Return the ciphertext, followed by the tag if the cipher has one; no associated data."""
     if algorithm is Algorithm.A256CTR:
         return _ctr(key, iv, plaintext.reveal())
     return AESGCM(key.reveal()).encrypt(iv, plaintext.reveal(), None)
 
 
 def decrypt(algorithm: Algorithm, key: SecretBytes, iv: bytes, ciphertext: bytes) -> SecretBytes:
-    """Plaintext of what `encrypt` made.
+    """Return the plaintext of a ciphertext that `encrypt` returned.
 
     Raises:
-        RequestError: the iv has a wrong length.
-        DecryptionFailed: the tag does not fit, or there is none.
+        RequestError: the IV has the wrong length.
+        DecryptionFailed: the tag does not match, or is missing.
     """
     if len(iv) != algorithm.iv_bytes:
         raise RequestError(f"the iv is {len(iv)} bytes long, {algorithm.iv_bytes} are needed")

@@ -1,7 +1,7 @@
-"""Administration of the documents that decide: policies, reference data, release policies.
+"""Administration of documents: policies, reference data, release policies.
 
-Every change goes through `CheckedDocuments`, as those of named sets do. A caller who can set
-policies can release every key: `Right.MANAGE` is trust, not a formality.
+Every change goes through `CheckedDocuments`. A caller who can set policies can release every key:
+give `Right.MANAGE` only to callers that may have every secret.
 """
 
 from __future__ import annotations
@@ -32,20 +32,21 @@ from verdictd_py.ports import (
 )
 
 MAX_CLAIMS_BYTES: Final = 1024 * 1024
-"""Largest input of a test, in bytes; the engine takes as much."""
+"""Maximum size of the input of a test, in bytes; it is the engine's limit."""
 
 _DATA: Final = frozenset({REFERENCE_SETS, RELEASE_DATA, RELEASE_POLICIES})
-"""Names that no policy has: the broker reads JSON there."""
+"""Names that no policy may have: the broker reads JSON from these documents."""
 
 
 class DocumentAdministrator:
-    """Use cases for documents by name; each first requires the caller's right.
+    """Use cases for documents by name; every method first checks the caller's right.
 
     Args:
-        documents: what operators store; only read here.
-        changes: the one place that stores.
-        catalogue: what reads each document.
-        deciding: what guests are appraised by: the stored data with the named sets in force.
+        documents: the stored documents; only read here.
+        changes: checks and stores documents.
+        catalogue: uses of each document.
+        deciding: documents by which guests are appraised: stored data with the named sets in
+            force.
     """
 
     def __init__(
@@ -69,22 +70,22 @@ class DocumentAdministrator:
 
     @property
     def tees(self) -> Tees:
-        """The TEEs that are known, whose documents these are."""
+        """The known TEEs."""
         return self._tees
 
     async def get(self, caller: Caller, name: str) -> str:
-        """Return a policy, or reference data.
+        """Return the text of a policy or of reference data.
 
         Raises:
             NotAuthorized, RequestError, NotFound, StorageError: see `DocumentStore.get`.
         """
         caller.require(Right.MANAGE)
-        return (await self._documents.get(_name(name))).text
+        return (await self._documents.get(document_name(name))).text
 
     async def list_documents(
         self, caller: Caller
     ) -> tuple[tuple[DocumentUse, Document | None], ...]:
-        """Return every stored document and what reads it; None for one that cannot be read.
+        """Return every stored document and its use; None for a document that cannot be read.
 
         Raises:
             NotAuthorized, StorageError
@@ -93,36 +94,36 @@ class DocumentAdministrator:
         return await self._catalogue.all()
 
     async def describe(self, caller: Caller, name: str) -> tuple[DocumentUse, Document | None]:
-        """Return what reads a document of this name, which need not be stored.
+        """Return the use of a document of this name, and the document if it is stored.
 
         Raises:
-            NotAuthorized, RequestError: it is no name of a document.
+            NotAuthorized, RequestError: a document cannot have this name.
         """
         caller.require(Right.MANAGE)
-        return await self._catalogue.one(_name(name))
+        return await self._catalogue.one(document_name(name))
 
     async def require_reader(self, caller: Caller, name: str, *, policy: bool) -> None:
-        """Refuse a name that nothing reads and that probably means another one.
+        """Refuse a name that nothing reads and that is probably misspelled.
 
         Raises:
-            NotAuthorized, RequestError: one line with the right name.
+            NotAuthorized, RequestError: the message has the correct name.
         """
         caller.require(Right.MANAGE)
         kind = POLICY if policy else DATA
-        await self._catalogue.require_reader(_name(name), kind=kind)
+        await self._catalogue.require_reader(document_name(name), kind=kind)
 
     async def delete(self, caller: Caller, name: str) -> None:
         """Delete a document that nothing reads.
 
-        One that decides stays: without it every guest is refused, and after a restart its
-        packaged default would decide.
+        A document in use cannot be deleted: without it every guest would be refused, and after
+        a restart its packaged default would be used.
 
         Raises:
-            NotAuthorized, NotFound, StorageError
-            RequestError: something reads it.
+            NotAuthorized, NotFound, StorageError: it could not be deleted.
+            RequestError: the document is in use.
         """
         caller.require(Right.MANAGE)
-        checked = _name(name)
+        checked = document_name(name)
 
         async def check() -> ReadRevisions:
             before = await self._changes.current(RELEASE_POLICIES)
@@ -137,33 +138,33 @@ class DocumentAdministrator:
         self._events.record(PolicyDeleted(caller=caller.name, name=str(checked)))
 
     async def set_policy(self, caller: Caller, name: str, content: bytes) -> None:
-        """Store a policy that works. One that does not leaves the old policy in force.
+        """Check a policy and store it. If the check fails, the old policy stays in force.
 
         Raises:
             NotAuthorized, RequestError, PolicyInvalid, StorageError: not stored.
         """
         caller.require(Right.MANAGE)
-        checked, policy = _name(name), _text(content, "the policy")
+        checked, policy = document_name(name), decode_text(content, "the policy")
         self._refuse_other_half(checked, policy=True)
 
         async def check(text: str) -> ReadRevisions:
             return await self._changes.check_policy(checked, text)
 
-        # Nothing edits a policy in place, so that a whole new one loses no change: ANY.
+        # ANY: policies are never edited in place, so that replacing one loses no other change.
         await self._changes.change(checked, lambda _: policy, check, based_on=ANY)
         self._events.record(policy_set_event(caller, checked, policy))
         await self._changes.prepare()
 
     async def set_reference(self, caller: Caller, name: str, content: bytes) -> None:
-        """Store a whole document of data that its policy works with, or leave the old in force.
+        """Check a document of data and store it. If the check fails, the old data stays in force.
 
         Raises:
             NotAuthorized, RequestError, NotFound, PolicyInvalid, StorageError: not stored.
-            Conflict: the document changed while this was checked. It is not overwritten: a
+            Conflict: the document changed during the check. It is not overwritten, because a
                 pin or a retirement would be lost.
         """
         caller.require(Right.MANAGE)
-        checked, data = _name(name), _text(content, "the reference data")
+        checked, data = document_name(name), decode_text(content, "the reference data")
         self._refuse_other_half(checked, policy=False)
         based_on = await self._changes.current(checked)
         check = self._check_of(checked)
@@ -184,37 +185,39 @@ class DocumentAdministrator:
         """Return what a policy would decide; nothing is stored.
 
         Args:
-            policy: the text to test, or None for the stored one of that name.
-            reference: likewise; the stored one of a TEE is tested as it decides.
+            policy: text of the policy, or None for the stored policy of that name.
+            reference: text of the data, or None for the stored data of that name; for a TEE,
+                combined with the named sets in force.
             claims: the input, a JSON object.
 
         Raises:
-            NotAuthorized, RequestError, NotFound, PolicyInvalid, StorageError
+            NotAuthorized, RequestError, NotFound, StorageError: there is nothing to test.
+            PolicyInvalid: the policy makes no decision.
         """
         caller.require(Right.MANAGE)
         if len(claims) > MAX_CLAIMS_BYTES:
             raise RequestError(f"the input is larger than {MAX_CLAIMS_BYTES} bytes")
-        tested = decode_object(claims, "the input")
+        parsed_claims = decode_object(claims, "the input")
         if policy is None:
-            rules = (await self._documents.get(_name(policy_name))).text
+            rules = (await self._documents.get(document_name(policy_name))).text
         else:
-            rules = _text(policy, "the policy")
+            rules = decode_text(policy, "the policy")
         if reference is None:
-            data = await self._deciding_data(_name(reference_name))
+            data = await self._deciding_data(document_name(reference_name))
         else:
-            data = _text(reference, "the reference data")
-        return await self._tester.test(PolicyDocuments(rules, data), tested)
+            data = decode_text(reference, "the reference data")
+        return await self._tester.test(PolicyDocuments(rules, data), parsed_claims)
 
     def _check_of(self, name: Name) -> Callable[[str], Awaitable[ReadRevisions]]:
-        """Return what checks a whole document of that name before it is stored."""
+        """Return the function that checks a document of that name before it is stored."""
 
         async def check(text: str) -> ReadRevisions:
             if name == REFERENCE_SETS:
                 sets = referencesets.parse(text)
                 for tee, of_tee in sets.items():
                     claims = self._tees.named(tee).claims
-                    for made in of_tee.values():
-                        referencesets.checked_values(claims, made.values)
+                    for item in of_tee.values():
+                        referencesets.checked_values(claims, item.values)
                 return await self._changes.check_sets(sets, *sets)
             named = await self._named_policies(text) if name == RELEASE_POLICIES else {}
             return {**named, **await self._changes.check_data(name, text)}
@@ -222,10 +225,10 @@ class DocumentAdministrator:
         return check
 
     async def _named_policies(self, text: str) -> ReadRevisions:
-        """Return the release policies that are named, which must be stored.
+        """Return the revisions of the release policies that the document names.
 
         Raises:
-            RequestError: one is not stored; it would release nothing.
+            RequestError: a policy is not stored, so that it would release nothing.
         """
         revisions: dict[Name, Expected] = {}
         for prefix, name in releasepolicies.parse(text).items():
@@ -241,34 +244,44 @@ class DocumentAdministrator:
     def _refuse_other_half(self, name: Name, *, policy: bool) -> None:
         """Refuse to store a policy as reference data, and the reverse."""
         if not policy and str(name).endswith(".rego"):
-            raise RequestError(f"{name} holds a policy; set it as that")
+            raise RequestError(f"{name} is the name of a policy; use 'policy set'")
         if policy and name in _DATA:
-            raise RequestError(f"{name} holds data; set it as reference data")
+            raise RequestError(f"{name} is the name of data; use 'reference set'")
         tee = self._documents.tee_of(name)
         if tee is None:
             return
         other = self._documents.reference_name(tee) if policy else self._documents.policy_name(tee)
         if name == other:
-            what = "reference data" if policy else "a policy"
-            raise RequestError(f"{name} holds {what}; set it as that")
+            what, command = ("reference data", "reference") if policy else ("a policy", "policy")
+            raise RequestError(f"{name} is the name of {what}; use '{command} set'")
 
     async def _deciding_data(self, name: Name) -> str:
         tee = self._documents.tee_of(name)
         if tee is not None and name == self._documents.reference_name(tee):
-            with suppress(NotFound):  # it may be the policy that is missing
+            with suppress(NotFound):  # the policy may be missing, and the data stored
                 return (await self._deciding.documents(tee)).data
         return (await self._documents.get(name)).text
 
 
-def _name(text: str) -> Name:
+def document_name(text: str) -> Name:
+    """Return the name of a document.
+
+    Raises:
+        RequestError: it is no name, or has several segments.
+    """
     name = Name.parse(text)
     if len(name.segments) != 1:
-        raise RequestError("a policy or reference data has a name of one segment")
+        raise RequestError("the name of a policy or of reference data must have one segment")
     return name
 
 
-def _text(content: bytes, what: str) -> str:
+def decode_text(content: bytes, what: str) -> str:
+    """Return the text of a document; `what` names it in messages.
+
+    Raises:
+        RequestError: it is not UTF-8.
+    """
     try:
         return content.decode()
-    except UnicodeDecodeError:
-        raise RequestError(f"{what} is not UTF-8 text") from None
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{what} is not UTF-8 text, see byte {error.start}") from None

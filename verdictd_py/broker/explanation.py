@@ -1,9 +1,9 @@
 """Explanation of refusals with the rules of the policy, evaluated when an operator requests it.
 
 A guest with a fault (a debug TD, an event log of another boot) is refused before its policy is
-evaluated, because it is refused anyway and could repeat that at any rate. An operator still
-wants to see every failed rule, so the policy is evaluated here, for the claims that were
-verified.
+evaluated, because the result is known and the guest could repeat the request at any rate.
+Operators nevertheless want to see every failed rule, so the policy is evaluated here with the
+verified claims.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ class Explainer:
         self._history = history
         self._policy = policy
 
-    async def explain(self, caller: Caller, which: str) -> Judgement:
+    async def explain(self, caller: Caller, appraisal_id: str) -> Judgement:
         """Return a judgement with every failed rule.
 
         Args:
-            which: id of the appraisal; empty for the last guest that was not accepted.
+            appraisal_id: id of the appraisal; empty for the last guest that was not accepted.
 
         Raises:
             NotAuthorized, NotFound: see `History.find`.
         """
-        judgement = self._history.find(caller, which)
+        judgement = self._history.find(caller, appraisal_id)
         if not judgement.policy_skipped or judgement.tee is None:
             return judgement
         failures = await self._policy.failures(judgement.tee, judgement.claims)
         if judgement.withheld:
-            failures = _without_policys_own(failures, judgement.withheld)
+            failures = _without_own_reasons(failures, judgement.withheld)
         return replace(judgement, reasons=_united(judgement.reasons, failures))
 
 
 async def explain_appraisal(policy: AppraisalPolicy, appraisal: Appraisal) -> Appraisal:
-    """Return the appraisal with every failed rule, the policy's included."""
+    """Return the appraisal with every failed rule, including those of the policy."""
     evidence, refusal = appraisal.evidence, appraisal.refusal
     if not appraisal.policy_skipped or evidence is None or refusal is None:
         return appraisal
@@ -57,21 +57,21 @@ async def explain_appraisal(policy: AppraisalPolicy, appraisal: Appraisal) -> Ap
 
 
 def _united(faults: tuple[Reason, ...], failures: tuple[Reason, ...]) -> tuple[Reason, ...]:
-    """Return each failed rule once: the faults, then rules of the policy that are not faults."""
+    """Return the faults, then the failed rules of the policy that are not faults."""
     rules = {fault.rule for fault in faults}
     return faults + tuple(failure for failure in failures if failure.rule not in rules)
 
 
-def _without_policys_own(
+def _without_own_reasons(
     failures: tuple[Reason, ...], withheld: tuple[str, ...]
 ) -> tuple[Reason, ...]:
-    """Replace the policy's own reasons, which may have failed only for want of these claims."""
+    """Replace the reasons from the policy itself: they may only be due to the withheld claims."""
     names = ", ".join(withheld)
     unknown = Reason(
         "policy",
         "",
         "",
-        f"policy: its further rules are not evaluated: {names} of this guest is not stored",
+        f"policy: its own rules are not evaluated, because {names} of this guest is not stored",
         kind=ReasonKind.POLICY,
     )
     compared = tuple(reason for reason in failures if reason.kind is not ReasonKind.POLICY)

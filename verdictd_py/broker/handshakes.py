@@ -64,9 +64,9 @@ class OpenSession:
 
 
 class Handshakes:
-    """The use cases of HTTP guests, one for each request.
+    """Use cases of HTTP guests, one for each request.
 
-    They take and return typed values. `protocols.rcar` reads these from bodies and writes them.
+    They take and return typed values, which `protocols.rcar` reads and writes.
 
     Args:
         appraiser: appraises HTTP guests as it appraises every guest.
@@ -114,7 +114,7 @@ class Handshakes:
         return NewSession(session_id, challenge)
 
     async def open(self, session_id: str | None) -> OpenSession:
-        """Take the challenge of a session: it is spent now, whatever the answer is worth.
+        """Take the challenge of a session, which cannot be answered again from now on.
 
         Call this before the answer's body is parsed; otherwise a guest could try any number
         of malformed bodies against one challenge.
@@ -129,22 +129,25 @@ class Handshakes:
         name, now = _name(session_id), self._clock()
         sealed = await self._sessions.take_challenge(name, now=now)
         if sealed is None:
-            raise SessionInvalid("the session is over, or its challenge was answered already")
+            raise SessionInvalid(
+                "the session is unknown or expired, or its challenge was answered already; "
+                "begin with /auth"
+            )
         return OpenSession(name, self._challenges.open(sealed, session=name, now=now))
 
     async def attest(self, session: OpenSession, answer: Attestation, *, address: str) -> str:
         """Return the token of a guest that answered its challenge and is accepted.
 
-        1. The appraiser appraises. 2. The token is issued; claims that do not fit into it are
-        stored next to it. 3. The session holds the token from now on.
+        1. Appraise the guest. 2. Issue the token, and store claims that do not fit into it.
+        3. Store the token in the session.
 
         Raises:
-            GuestRefused: the guest learns its code and the id of its appraisal, nothing else.
-            NotJudged, StorageError: the guest cannot be judged now.
+            GuestRefused: only the code and the id of the appraisal are disclosed to the guest.
+            NotAppraised, StorageError: the guest cannot be appraised now.
             ValueError: the answer is for the challenge of another session (internal error).
         """
         if answer.challenge is not session.challenge:
-            raise ValueError("the attestation was read for another challenge")
+            raise ValueError("the attestation is for another challenge")
         appraisal = await self._appraiser.admit(  # 1
             lambda _: evidence.read(answer, self._tees), address=address
         )
@@ -172,27 +175,27 @@ class Handshakes:
     ) -> ReleasedResource:
         """Release a resource, or a key of that name, with the key to encrypt it to.
 
-        1. Take the guest's token, or that of its session. 2. Read the appraisal in it, with all
-        its claims: no policy decides on a part of them. 3. Check that this broker still serves
-        the guest's TEE. 4. The releaser decides, records and releases.
+        1. Take the guest's token, or the token of its session. 2. Read the appraisal in it, with
+        all its claims, so that no policy decides on a part of them. 3. Check that this broker
+        still serves the guest's TEE. 4. Release the resource, if the release policy allows it.
 
         Args:
             token: the token that the guest sent, if any; it has precedence over the session.
-            query: of the request's URL, for the release policy.
+            query: query of the request's URL, for the release policy.
 
         Raises:
-            SessionMissing, SessionInvalid, TokenInvalid: the guest has to attest (again).
+            SessionMissing, SessionInvalid, TokenInvalid: the guest must attest (again).
             NotAuthorized: the release policy denies it, whether it exists or not.
-            NotFound, StorageError: it cannot be served.
+            NotFound, StorageError: the resource cannot be served.
         """
         if token is None:
             token = await self._token_of(session_id)  # 1
         attested = await self._attested(token)  # 2
         if not self._appraiser.serves(attested.appraisal.tee or NO_TEE):  # 3
-            raise TokenInvalid("the token is about a TEE that is not served here; attest again")
+            raise TokenInvalid("the token is for a TEE that is not served here; attest again")
         peer = AppraisedPeer.of(attested.appraisal, address=address)  # 4
-        found = await self._releaser.find(peer, path, query)
-        content = self._releaser.release(peer, found)
+        stored = await self._releaser.find(peer, path, query)
+        content = self._releaser.release(peer, stored)
         return ReleasedResource(content, attested.key, attested.version)
 
     async def _attested(self, token: str) -> AttestedGuest:
@@ -211,7 +214,7 @@ class Handshakes:
             raise SessionMissing("there is neither a session nor a token; attest first")
         token = await self._sessions.token(_name(session_id), now=self._clock())
         if token is None:
-            raise SessionInvalid("the session is over, or was never attested; attest again")
+            raise SessionInvalid("the session is expired, or was never attested; attest again")
         return token
 
 

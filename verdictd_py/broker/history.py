@@ -1,7 +1,7 @@
 """History of recent appraisals, for operators.
 
-It is in memory and bounded. Guests whose evidence did not verify are stored apart: they cost
-an unauthenticated client nothing, and must not evict a refusal that matters.
+It is in memory and bounded. Guests whose evidence did not verify are stored separately: any
+unauthenticated client can cause them, and they must not evict refusals of genuine guests.
 """
 
 from __future__ import annotations
@@ -16,18 +16,25 @@ from typing import Final, Self
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import NotFound, NotJudged, PolicyRefused, Reason, ReasonKind, RequestError
+from verdictd_py.errors import (
+    NotAppraised,
+    NotFound,
+    PolicyRefused,
+    Reason,
+    ReasonKind,
+    RequestError,
+)
 from verdictd_py.formats import eventlog, initdata
 
 CAPACITY: Final = 500
-"""Judgements of each verdict, some 10 KiB each."""
+"""Maximum number of judgements of each verdict, about 10 KiB each."""
 
-_LARGE: Final = (eventlog.RULE, initdata.CLAIM)
-"""Claims that are not stored, because the guest chooses their length. Null is stored."""
+_WITHHELD: Final = (eventlog.RULE, initdata.CLAIM)
+"""Claims that are not stored unless they are null, because the guest chooses their length."""
 
 
 class Verdict(StrEnum):
-    """Outcome of an appraisal; judgements of each verdict are stored apart from the others."""
+    """Outcome of an appraisal; the history stores judgements separately by verdict."""
 
     REFUSED = "refused"
     UNVERIFIED = "unverified"
@@ -41,9 +48,9 @@ class Judgement:
     Attributes:
         address: address of the guest, `host:port`.
         code: code that was disclosed to the guest.
-        claims: verified claims without those that are withheld; empty if nothing verified.
+        claims: verified claims without the withheld ones; empty if the evidence did not verify.
         withheld: names of the claims that the guest has and that are not stored.
-        evidence: SHA-256 of the quote, empty if nothing verified.
+        evidence: SHA-256 of the quote; empty if the evidence did not verify.
         measurements: names of the claims that identify its software.
         not_pinnable: why its measurements cannot become reference values; empty if they can.
         policy_skipped: whether the reasons contain no rule of the policy, because the guest was
@@ -69,13 +76,13 @@ class Judgement:
 
     @classmethod
     def of(cls, appraisal: Appraisal, address: str, measurements: tuple[str, ...]) -> Self:
-        """Make the judgement of an appraisal.
+        """Return the record of an appraisal.
 
         Args:
             measurements: names of the claims of its TEE that identify software.
         """
         evidence = appraisal.evidence
-        withheld = tuple(name for name in _LARGE if appraisal.claims.get(name) is not None)
+        withheld = tuple(name for name in _WITHHELD if appraisal.claims.get(name) is not None)
         return cls(
             id=appraisal.id,
             at=appraisal.at,
@@ -96,15 +103,15 @@ class Judgement:
         )
 
     @classmethod
-    def not_judged(
+    def not_appraised(
         cls,
-        error: NotJudged,
+        error: NotAppraised,
         *,
         judgement_id: str,
         at: datetime,
         address: str,
     ) -> Self:
-        """Make the record of a guest that could not be appraised at the time."""
+        """Return the record of a guest that could not be appraised at the time."""
         return cls(
             id=judgement_id,
             at=at,
@@ -118,17 +125,16 @@ class Judgement:
             claims={},
             withheld=(),
             evidence="",
-            reasons=(Reason(error.rule, "", "", str(error)),),
+            reasons=(Reason(error.rule, "", "", str(error), kind=error.kind),),
             measurements=(),
-            not_pinnable="it was not judged",
+            not_pinnable="it was not appraised",
         )
 
 
 def _verdict(appraisal: Appraisal) -> Verdict:
-    """Return the verdict. A refusal is `REFUSED` only for evidence bound to the guest's key.
+    """Return the verdict. A refusal is `REFUSED` only if the evidence is bound to the guest's key.
 
-    A quote alone can be that of another guest, and its owner could present it any number of
-    times.
+    Otherwise, any client could present another guest's quote any number of times.
     """
     if appraisal.accepted:
         return Verdict.ACCEPTED
@@ -151,16 +157,22 @@ def _not_pinnable(appraisal: Appraisal) -> str:
     if appraisal.refusal is None:
         return ""
     if not isinstance(appraisal.refusal, PolicyRefused):  # 3
-        return f"it was refused for something else than its measurements: {appraisal.code}"
+        return f"it was refused, but not for its measurements: {appraisal.code}"
     others = {fault.rule for fault in evidence.faults}
     others.update(r.rule for r in appraisal.reasons if r.kind is not ReasonKind.MEASUREMENT)
     if others:  # 4
-        return "not its measurements alone were refused, but also " + ", ".join(sorted(others))
+        return "it was refused not only for its measurements, but also for " + ", ".join(
+            sorted(others)
+        )
     return ""
 
 
 class History:
-    """The last judgements of each verdict, and how many there were since the start."""
+    """The last judgements of each verdict, and their numbers since the start.
+
+    Args:
+        capacity: maximum number of judgements of each verdict.
+    """
 
     def __init__(self, *, capacity: int = CAPACITY) -> None:
         self._judgements = {verdict: deque[Judgement](maxlen=capacity) for verdict in Verdict}
@@ -194,29 +206,29 @@ class History:
             judgement for judgement, _ in zip(newest, range(limit or CAPACITY), strict=False)
         )
 
-    def pinnable(self, caller: Caller, which: str) -> tuple[Judgement, str]:
+    def pinnable(self, caller: Caller, appraisal_id: str) -> tuple[Judgement, str]:
         """Return the judgement with that id and its TEE, if its measurements can be pinned.
 
         Raises:
             NotAuthorized, NotFound: see `find`.
             RequestError: no id was given, or the guest cannot be pinned.
         """
-        if not which:
-            raise RequestError("say which guest: only one that is named by its id can be pinned")
-        judgement = self.find(caller, which)
+        if not appraisal_id:
+            raise RequestError("no guest is named; give the id of its appraisal")
+        judgement = self.find(caller, appraisal_id)
         if judgement.not_pinnable or judgement.tee is None:
             raise RequestError(f"this guest cannot be pinned: {judgement.not_pinnable}")
         return judgement, judgement.tee
 
-    def find(self, caller: Caller, which: str) -> Judgement:
+    def find(self, caller: Caller, appraisal_id: str) -> Judgement:
         """Return the judgement with that id; without an id, the last that was not accepted.
 
         Raises:
             NotAuthorized: the caller is not allowed to see guests.
-            NotFound: there is none, or it is no longer stored.
+            NotFound: there is no such judgement, or it is no longer stored.
         """
         caller.require(Right.MANAGE)
-        if not which:
+        if not appraisal_id:
             lasts = [
                 self._judgements[v][-1]
                 for v in (Verdict.REFUSED, Verdict.UNVERIFIED)
@@ -225,10 +237,10 @@ class History:
             if not lasts:
                 raise NotFound("no guest was refused since the broker was started")
             return max(lasts, key=lambda judgement: judgement.at)
-        for kept in self._judgements.values():
-            for judgement in kept:
-                if judgement.id == which:
+        for judgements in self._judgements.values():
+            for judgement in judgements:
+                if judgement.id == appraisal_id:
                     return judgement
         raise NotFound(
-            "no guest with this id is remembered; ids are in the log, older ones in the audit trail"
+            "no guest with this id is stored; ids are in the log, older ones in the audit trail"
         )

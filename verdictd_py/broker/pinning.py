@@ -1,4 +1,4 @@
-"""Pinning: which reference values a guest's measurements would add. Nothing is stored here."""
+"""Pinning: computes which reference values a guest's measurements would add. It stores nothing."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class PinChange:
     """Effect of pinning on one list of reference values.
 
     Attributes:
-        accepted: the values that decide now, those of the named sets in force among them; none
-            means that any value is accepted.
-        added: the measured value; empty where it is accepted already.
+        accepted: the values that are accepted now, including those of the named sets in force;
+            if there are none, any value is accepted.
+        added: the measured value; empty if it is accepted already.
     """
 
     field: str
@@ -29,10 +29,11 @@ class PinChange:
 
 @dataclass(frozen=True, slots=True)
 class PinPreview:
-    """A guest's measurements next to the reference data `name`.
+    """Changes that pinning a guest makes to reference data, for an operator to confirm.
 
     Attributes:
-        revision: of the data before the change; a pin of another revision is refused.
+        name: name of the reference data.
+        revision: revision of the data before the change; a pin of another revision is refused.
     """
 
     judgement: Judgement
@@ -45,7 +46,7 @@ def add_values(reference: ReferenceData, changes: Sequence[PinChange]) -> Refere
     """Return stored reference data with the values that these changes add.
 
     Raises:
-        RequestError: they add none, or a stored list is none.
+        RequestError: the changes add no value, or a stored value is not a list of texts.
     """
     added = {change.field: change.added for change in changes if change.added}
     if not added:
@@ -59,16 +60,16 @@ def add_values(reference: ReferenceData, changes: Sequence[PinChange]) -> Refere
 def compute_changes(
     judgement: Judgement, reference: ReferenceData, fields: Sequence[str]
 ) -> tuple[PinChange, ...]:
-    """Return what pinning this guest does to each list.
+    """Return the effect of pinning this guest on each list.
 
     Args:
-        reference: what decides: the stored data with the named sets in force.
-        fields: measurements; none for those that refused the guest, or of a guest that was
-            accepted, those that are not pinned yet.
+        reference: the reference data in force: stored data with the named sets in force.
+        fields: measurements to pin. If there are none: those for which the guest was refused,
+            or those that are not pinned yet if it was accepted.
 
     Raises:
-        RequestError: a field is no measurement of this guest, or its list is none. Never
-            `reportData`: it is another one for every key.
+        RequestError: a field is not a measurement of this guest (`reportData` never is), or its
+            stored value is not a list of texts.
     """
     chosen = tuple(dict.fromkeys(fields)) or _default_fields(judgement, reference)
     return tuple(_change(judgement, reference, field) for field in chosen)
@@ -86,7 +87,7 @@ def _change(judgement: Judgement, reference: ReferenceData, field: str) -> PinCh
     measured = judgement.claims.get(field)
     if field not in known or not isinstance(measured, str):
         raise RequestError(
-            f"{quoted(field)} cannot be pinned from this guest; choose among {', '.join(known)}"
+            f"{quoted(field)} cannot be pinned from this guest; choose one of {', '.join(known)}"
         )
     accepted = _texts(reference, field)
     return PinChange(field, accepted, "" if measured in accepted else measured)
@@ -95,5 +96,5 @@ def _change(judgement: Judgement, reference: ReferenceData, field: str) -> PinCh
 def _texts(reference: ReferenceData, field: str) -> tuple[str, ...]:
     values = reference.values.get(field, [])
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise RequestError(f"{field} in the reference data is no list of texts; fix it first")
+        raise RequestError(f"{field} in the reference data is not a list of texts; fix it first")
     return tuple(str(value) for value in values)

@@ -1,4 +1,4 @@
-"""Tests of policies before they decide: what they would decide, and why. Nothing is stored."""
+"""Tests of policies before they are in force: what they would decide, and why."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from verdictd_py.broker.changes import CheckedDocuments
+from verdictd_py.broker.documents import decode_text, document_name
 from verdictd_py.broker.history import History
 from verdictd_py.documents.datanames import data_names
 from verdictd_py.documents.recorded import RecordedClaims, fault_of, read_recorded
@@ -30,13 +31,13 @@ class PolicyTest:
     """Request for a test.
 
     Attributes:
-        policy: name of the stored policy; empty for the one of the claims' TEE.
-        policy_text: this policy instead, None for the stored one.
-        reference: name of the stored data; empty for what decides together with the policy.
-        reference_text: this data instead, None for the stored one.
-        claims: file of recorded claims (`documents.recorded`); empty where `guest` is given.
-        guest: id of an appraisal that the history has; empty where `claims` are given.
-        tee: of the claims; empty where the claims tell.
+        policy: name of the stored policy; empty for the policy of the claims' TEE.
+        policy_text: text of the policy to test instead, None for the stored policy.
+        reference: name of the stored data; empty for the data that belongs to the policy.
+        reference_text: text of the data to use instead, None for the stored data.
+        claims: file of recorded claims (`documents.recorded`); empty if `guest` is given.
+        guest: id of an appraisal in the history; empty if `claims` are given.
+        tee: TEE of the claims; empty if it can be derived from the claims.
     """
 
     policy: str = ""
@@ -49,10 +50,11 @@ class PolicyTest:
 
 
 class PolicyTests:
-    """Use cases of operators who try policies; each first requires the caller's right.
+    """Use cases for tests of policies; every method first checks the caller's right.
 
     Args:
-        deciding: what guests are appraised by: the stored data with the named sets in force.
+        deciding: documents by which guests are appraised: stored data with the named sets in
+            force.
     """
 
     def __init__(
@@ -73,24 +75,24 @@ class PolicyTests:
         self._history = history
 
     async def check(self, caller: Caller, name: str, content: bytes) -> PolicyOutline:
-        """Check a policy as `set_policy` does, with the data that it would decide with.
+        """Check a policy as `set_policy` does, with the data that it would use.
 
         Args:
-            name: under which it would be stored.
+            name: name under which the policy would be stored.
 
         Raises:
-            NotAuthorized, RequestError, StorageError: it could not be checked.
-            PolicyInvalid: guests would be refused by it.
+            NotAuthorized, RequestError, StorageError: the policy could not be checked.
+            PolicyInvalid: the policy would refuse every guest.
         """
         caller.require(Right.MANAGE)
-        text = _text(content, "the policy")
-        await self._changes.check_policy(_document_name(name), text)
+        text = decode_text(content, "the policy")
+        await self._changes.check_policy(document_name(name), text)
         return await self._reporter.outline(text)
 
     async def report(self, caller: Caller, test: PolicyTest) -> PolicyReport:
         """Return what the broker would decide about some claims with a policy, and why.
 
-        1. The claims. 2. Their TEE. 3. Policy and data. 4. The report.
+        1. Read the claims. 2. Find their TEE. 3. Read policy and data. 4. Make the report.
 
         Raises:
             NotAuthorized, RequestError, NotFound, StorageError: there is nothing to test.
@@ -124,19 +126,19 @@ class PolicyTests:
         policy_name = test.policy or (str(RELEASE_POLICY) if tee is None else tee.documents.policy)
         data_name = test.reference or (str(RELEASE_DATA) if tee is None else tee.documents.data)
         if test.policy_text is None:
-            policy = (await self._documents.get(_document_name(policy_name))).text
+            policy = (await self._documents.get(document_name(policy_name))).text
         else:
-            policy = _text(test.policy_text, "the policy")
+            policy = decode_text(test.policy_text, "the policy")
         if test.reference_text is not None:
-            data = ReferenceData.parse(_text(test.reference_text, "the reference data"))
+            data = ReferenceData.parse(decode_text(test.reference_text, "the reference data"))
             if tee is not None:
                 schema = self._tees.schema(tee.name)
                 schema.require(data_name, data.values, data_names(policy))
             return PolicyDocuments.combine(policy, data)
-        return PolicyDocuments.combine(policy, await self._data(_document_name(data_name)))
+        return PolicyDocuments.combine(policy, await self._data(document_name(data_name)))
 
     async def _data(self, name: Name) -> ReferenceData:
-        """Return stored data as it decides: that of a TEE with the named sets in force."""
+        """Return stored data; for a TEE, combined with the named sets in force."""
         tee = self._documents.tee_of(name)
         if tee is not None and name == self._documents.reference_name(tee):
             with suppress(NotFound):  # the stored policy may be missing
@@ -146,14 +148,14 @@ class PolicyTests:
         except NotFound:
             if name != RELEASE_DATA:
                 raise
-            return ReferenceData.of({})  # a release policy decides without data as well
+            return ReferenceData.of({})  # a release policy may have no data
 
 
 def only_guest(recorded: tuple[RecordedClaims, ...], what: str) -> RecordedClaims:
     """Return the only guest of a file.
 
     Raises:
-        RequestError: there are several.
+        RequestError: there are several guests.
     """
     if len(recorded) > 1:
         raise RequestError(
@@ -167,11 +169,11 @@ def tee_of_claims(tees: Tees, recorded: RecordedClaims, named: str, policy: str)
     """Return the TEE of recorded claims; None for the input of a release policy.
 
     Args:
-        named: by the operator, empty where no TEE was named.
-        policy: name of the policy that is tested; it decides if nothing else does.
+        named: TEE that the operator named, empty if there is none.
+        policy: name of the tested policy; the last source for the TEE.
 
     Raises:
-        RequestError: the TEE is not known, or cannot be derived; the message says what to do.
+        RequestError: the TEE is not known, or cannot be derived.
     """
     if named:
         tee, measured = tees.named(named), tees.of_claims(recorded.claims)
@@ -183,49 +185,35 @@ def tee_of_claims(tees: Tees, recorded: RecordedClaims, named: str, policy: str)
         return tees.named(recorded.tee)
     if recorded.for_release:
         return None
-    found = tees.of_claims(recorded.claims) or tees.of_document(policy)
-    if found is None:
+    derived = tees.of_claims(recorded.claims) or tees.of_document(policy)
+    if derived is None:
         raise RequestError(
-            f"the claims do not tell their TEE; name it: --tee {' or '.join(tees.names)}"
+            f"the TEE of the claims is not known; name it: --tee {' or '.join(tees.names)}"
         )
-    return found
+    return derived
 
 
 def notes(tees: Tees, recorded: RecordedClaims, policy: str) -> tuple[str, ...]:
     """Return what an operator has to know about a test with these claims.
 
     Args:
-        policy: name of the stored policy that is tested; empty for a text.
+        policy: name of the tested policy if it is stored, otherwise empty.
     """
-    found = []
+    texts = []
     if recorded.fault:
-        found.append(
+        texts.append(
             f"the guest was refused for {recorded.fault}, whatever the policy says; this report "
             "is about the policy alone"
         )
     if recorded.withheld:
         names = " and ".join(recorded.withheld)
-        found.append(
+        texts.append(
             f"the guest had {names}, which the broker does not store: the policy was tested "
-            "without; record all claims with verdictd-py appraise --json"
+            "without it; record all claims with verdictd-py appraise --json"
         )
     if policy and not recorded.for_release and tees.of_document(policy) is None:
-        found.append(
-            f"{policy} is the policy of no TEE; if it is a release policy, its input is an "
+        texts.append(
+            f"{policy} is not the policy of a TEE; if it is a release policy, its input is an "
             "object with claims, appraisal and resource"
         )
-    return tuple(found)
-
-
-def _document_name(text: str) -> Name:
-    name = Name.parse(text)
-    if len(name.segments) != 1:
-        raise RequestError("a policy or reference data has a name of one segment")
-    return name
-
-
-def _text(content: bytes, what: str) -> str:
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{what} is not UTF-8 text, see byte {error.start}") from None
+    return tuple(texts)

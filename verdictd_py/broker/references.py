@@ -1,7 +1,7 @@
-"""Administration of a TEE's reference data: what decides, pins, and lists that are replaced.
+"""Administration of a TEE's reference data: view, pin, and replace lists.
 
-What is described is the union that decides: the stored data with the named sets in force. What is
-changed is the stored data alone.
+Views show the union by which guests are appraised: the stored data with the named sets in force.
+Changes affect the stored data only.
 """
 
 from __future__ import annotations
@@ -39,14 +39,15 @@ from verdictd_py.ports import (
 
 @dataclass(frozen=True, slots=True)
 class ReferenceView:
-    """Reference data of a TEE as it decides.
+    """Reference data of a TEE, stored and in force.
 
     Attributes:
-        name: of the stored document.
+        name: name of the stored document.
         stored: its text.
-        deciding: what decides: the stored data with the sets in force; None if nothing does.
+        deciding: the data in force: stored data with the named sets in force; None if it is
+            broken.
         unpinned: measurements for which any value is accepted.
-        unread: names that have values, and that the policy in force does not read.
+        unread: names that have values and that the policy in force does not read.
         problem: why every guest is refused; empty if the data can be used.
     """
 
@@ -59,12 +60,13 @@ class ReferenceView:
 
 
 class ReferenceAdministrator:
-    """Use cases for the reference data of TEEs; each first requires the caller's right.
+    """Use cases for the reference data of TEEs; every method first checks the caller's right.
 
     Args:
-        documents: what operators store; only read here.
-        changes: the one place that stores.
-        deciding: what guests are appraised by: the stored data with the named sets in force.
+        documents: the stored documents; only read here.
+        changes: checks and stores documents.
+        deciding: documents by which guests are appraised: stored data with the named sets in
+            force.
     """
 
     def __init__(
@@ -85,34 +87,34 @@ class ReferenceAdministrator:
         self._events = events
 
     async def view(self, caller: Caller, tee: str) -> ReferenceView:
-        """Return the reference data of a TEE as it decides.
+        """Return the reference data of a TEE, stored and in force.
 
         Raises:
             NotAuthorized, RequestError, NotFound, StorageError: see `DocumentStore.get`.
         """
         caller.require(Right.MANAGE)
-        kind = self._tees.named(tee)
-        name = self._documents.reference_name(kind.name)
+        known_tee = self._tees.named(tee)
+        name = self._documents.reference_name(known_tee.name)
         stored = (await self._documents.get(name)).text
         try:
-            documents = await self._deciding.documents(kind.name)
+            documents = await self._deciding.documents(known_tee.name)
             reference = documents.reference
         except PolicyInvalid as error:
             return ReferenceView(name, stored, None, problem=str(error))
-        schema = self._tees.schema(kind.name)
+        schema = self._tees.schema(known_tee.name)
         return ReferenceView(
             name,
             stored,
             reference,
-            reference.unpinned(kind.measurements),
+            reference.unpinned(known_tee.measurements),
             schema.unread(reference.values, data_names(documents.policy)),
         )
 
     async def replace(self, caller: Caller, tee: str, values: Mapping[str, JsonValue]) -> None:
-        """Replace some lists of a TEE's reference data; the others stay.
+        """Replace some lists of a TEE's reference data; the others remain.
 
         Args:
-            values: a text, or a list of texts that is not empty, by name.
+            values: a text, or a non-empty list of texts, by name.
 
         Raises:
             NotAuthorized, RequestError, PolicyInvalid, StorageError: nothing is stored.
@@ -131,21 +133,23 @@ class ReferenceAdministrator:
         self._events.record(policy_set_event(caller, name, text))
         await self._changes.prepare()
 
-    async def preview_pin(self, caller: Caller, which: str, fields: Sequence[str]) -> PinPreview:
+    async def preview_pin(
+        self, caller: Caller, appraisal_id: str, fields: Sequence[str]
+    ) -> PinPreview:
         """Return what `pin` would change.
 
         Args:
-            which: id of a judgement that the history has.
-            fields: measurements; none for those that refused the guest, or of a guest that
-                was accepted, those that are not pinned yet.
+            appraisal_id: id of an appraisal in the history.
+            fields: measurements to pin. If there are none: those for which the guest was
+                refused, or those that are not pinned yet if it was accepted.
 
         Raises:
             NotAuthorized, NotFound: see `History.find`.
-            RequestError: the guest cannot be pinned, or a field is no measurement of it.
+            RequestError: the guest cannot be pinned, or a field is not a measurement of it.
             PolicyInvalid, StorageError: the reference data cannot be read.
         """
         caller.require(Right.MANAGE)
-        judgement, tee = self._history.pinnable(caller, which)
+        judgement, tee = self._history.pinnable(caller, appraisal_id)
         name = self._documents.reference_name(tee)
         document = await self._documents.get(name)
         # Read before the union: if a set changes in between, the pin is refused as outdated.
@@ -154,21 +158,21 @@ class ReferenceAdministrator:
         return PinPreview(judgement, name, changes, revision)
 
     async def pin(
-        self, caller: Caller, which: str, fields: Sequence[str], revision: str
+        self, caller: Caller, appraisal_id: str, fields: Sequence[str], revision: str
     ) -> PinPreview:
         """Add a guest's measurements to the stored reference data.
 
         Args:
-            revision: of the `preview_pin` that a person has seen.
+            revision: revision in the preview that the operator confirmed.
 
         Raises:
-            NotAuthorized, NotFound, StorageError: as `preview_pin`.
-            Conflict: the data or the named sets have changed since.
-            RequestError: as `preview_pin`, or nothing would change.
-            PolicyInvalid: the policy does not work with the changed data.
+            NotAuthorized, NotFound, StorageError: see `preview_pin`.
+            Conflict: the data or the named sets have changed since the preview.
+            RequestError: see `preview_pin`; or nothing would change.
+            PolicyInvalid: the policy cannot be used with the changed data.
         """
         caller.require(Right.MANAGE)
-        judgement, tee = self._history.pinnable(caller, which)
+        judgement, tee = self._history.pinnable(caller, appraisal_id)
         name = self._documents.reference_name(tee)
         of_data, _, of_sets = revision.partition(_SEPARATOR)
         if await self._changes.current(name) != of_data:
@@ -203,7 +207,7 @@ class ReferenceAdministrator:
 
 
 _SEPARATOR: Final = "."
-"""Between the revisions of data and sets, which are hexadecimal."""
+"""Separator of the revisions of data and sets, which are hexadecimal."""
 
 
 def _written(revision: Expected) -> str:
@@ -230,8 +234,8 @@ def _lists(values: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     for name, value in values.items():
         accepted: list[JsonValue] = value if isinstance(value, list) else [value]
         if not all(isinstance(text, str) for text in accepted):
-            raise RequestError(f"{quoted(name)}: reference values are texts, or a list of them")
-        if not accepted:  # it would open what is pinned
-            raise RequestError(f"{quoted(name)}: an empty list means any value; give values")
+            raise RequestError(f"{quoted(name)}: values must be a text or a list of texts")
+        if not accepted:  # it would unpin the claim
+            raise RequestError(f"{quoted(name)}: an empty list would accept any value; give values")
         lists[name] = accepted
     return lists

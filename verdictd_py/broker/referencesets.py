@@ -18,13 +18,14 @@ from verdictd_py.ports import Document, DocumentStore, Events, PolicySource, Tee
 
 
 class SetAdministrator:
-    """Use cases for named sets; each first requires the caller's right.
+    """Use cases for named sets; every method first checks the caller's right.
 
     Args:
-        documents: what operators store; only read here.
-        changes: the one place that stores.
-        deciding: what guests are appraised by: the stored data with the named sets in force.
-        clock: now, with a time zone.
+        documents: the stored documents; only read here.
+        changes: checks and stores documents.
+        deciding: documents by which guests are appraised: stored data with the named sets in
+            force.
+        clock: returns now, with a time zone.
     """
 
     def __init__(
@@ -47,19 +48,19 @@ class SetAdministrator:
         self._clock = clock
 
     async def list_sets(self, caller: Caller, tee: str) -> dict[str, tuple[ReferenceSet, str]]:
-        """Return every named set of a TEE with its state, retired ones among them.
+        """Return every named set of a TEE with its state, including retired sets.
 
         Raises:
             NotAuthorized, RequestError, StorageError: the sets cannot be read.
         """
         caller.require(Right.MANAGE)
-        kind, now = self._tees.named(tee).name, self._clock()
+        tee_name, now = self._tees.named(tee).name, self._clock()
         try:
             document = await self._documents.get(REFERENCE_SETS)
         except NotFound:
             return {}
-        sets = _sets(document).get(kind, {})
-        return {name: (made, made.state(now)) for name, made in sorted(sets.items())}
+        sets = _sets(document).get(tee_name, {})
+        return {name: (item, item.state(now)) for name, item in sorted(sets.items())}
 
     async def add(
         self,
@@ -69,42 +70,43 @@ class SetAdministrator:
         values: Mapping[str, Sequence[str]],
         expires_at: str,
     ) -> ReferenceSet:
-        """Add a named set of values given by hand.
+        """Add a named set of values that the caller gives.
 
         Args:
-            expires_at: RFC 3339; empty for never.
+            values: accepted values by measurement.
+            expires_at: time of RFC 3339; empty for never.
 
         Raises:
-            NotAuthorized, RequestError, AlreadyExists, PolicyInvalid, StorageError
+            NotAuthorized, RequestError, AlreadyExists, PolicyInvalid, StorageError: not stored.
         """
         caller.require(Right.MANAGE)
-        kind, now = self._tees.named(tee), self._clock()
+        known_tee, now = self._tees.named(tee), self._clock()
         given = {field: tuple(accepted) for field, accepted in values.items()}
-        made = ReferenceSet(
-            referencesets.checked_values(kind.claims, given),
+        new_set = ReferenceSet(
+            referencesets.checked_values(known_tee.claims, given),
             caller.name,
             now,
             expires_at=referencesets.expiry(expires_at, now),
         )
-        return await self._add(caller, kind.name, name, made)
+        return await self._add(caller, known_tee.name, name, new_set)
 
     async def pin(
-        self, caller: Caller, which: str, name: str, fields: Sequence[str], expires_at: str
+        self, caller: Caller, appraisal_id: str, name: str, fields: Sequence[str], expires_at: str
     ) -> ReferenceSet:
-        """Add a named set of what a guest measured.
+        """Add a named set of a guest's measurements.
 
         Raises:
             NotAuthorized, NotFound: see `History.find`.
-            RequestError, AlreadyExists, PolicyInvalid, StorageError: as `add`; also for a
-                guest that cannot be pinned.
+            RequestError, AlreadyExists, PolicyInvalid, StorageError: see `add`; or the guest
+                cannot be pinned.
         """
         caller.require(Right.MANAGE)
-        judgement, tee = self._history.pinnable(caller, which)
+        judgement, tee = self._history.pinnable(caller, appraisal_id)
         deciding = (await self._deciding.documents(tee)).reference
         changes = pinning.compute_changes(judgement, deciding, fields)
         measured = {change.field: (str(judgement.claims[change.field]),) for change in changes}
         now = self._clock()
-        made = ReferenceSet(
+        new_set = ReferenceSet(
             referencesets.checked_values(self._tees.named(tee).claims, measured),
             caller.name,
             now,
@@ -112,22 +114,22 @@ class SetAdministrator:
             appraisal=judgement.id,
             expires_at=referencesets.expiry(expires_at, now),
         )
-        return await self._add(caller, tee, name, made)
+        return await self._add(caller, tee, name, new_set)
 
     async def retire(self, caller: Caller, tee: str, name: str) -> ReferenceSet:
-        """Retire a set now. It stays listed, and its lists still accept no further value.
+        """Retire a set now. It remains listed, and it leaves no list of reference values empty.
 
-        Nothing is checked with the policy: a retirement must succeed under a broken one too.
+        The policy is not checked: a retirement must succeed even if the policy is broken.
 
         Raises:
-            NotAuthorized, RequestError, NotFound, StorageError
+            NotAuthorized, RequestError, NotFound, StorageError: the set could not be retired.
         """
         caller.require(Right.MANAGE)
-        kind, now = self._tees.named(tee).name, self._clock()
+        tee_name, now = self._tees.named(tee).name, self._clock()
 
         def edit(before: Document | None) -> str:
             return referencesets.serialize(
-                referencesets.with_retired(_sets(before), kind, name, now)
+                referencesets.with_retired(_sets(before), tee_name, name, now)
             )
 
         async def unchecked(text: str) -> ReadRevisions:
@@ -135,40 +137,44 @@ class SetAdministrator:
             return {}
 
         text = await self._changes.change(REFERENCE_SETS, edit, unchecked)
-        self._events.record(ReferenceRetired(caller=caller.name, tee=kind, name=name))
+        self._events.record(ReferenceRetired(caller=caller.name, tee=tee_name, name=name))
         await self._changes.prepare()
-        return referencesets.parse(text)[kind][name]
+        return referencesets.parse(text)[tee_name][name]
 
     async def delete(self, caller: Caller, tee: str, name: str) -> None:
         """Delete a set that is no longer in force.
 
         Raises:
-            NotAuthorized, NotFound, StorageError
-            RequestError: it is in force, or without it a list would accept any value.
-            PolicyInvalid: the reference data cannot be read, so that this is not known.
+            NotAuthorized, NotFound, StorageError: the set could not be deleted.
+            RequestError: the set is in force, or without it a list would accept any value.
+            PolicyInvalid: the reference data cannot be read, so that its lists are not known.
         """
         caller.require(Right.MANAGE)
-        kind, now = self._tees.named(tee).name, self._clock()
+        tee_name, now = self._tees.named(tee).name, self._clock()
         fields: tuple[str, ...] = ()
 
         def edit(before: Document | None) -> str:
             nonlocal fields
             sets = _sets(before)
-            left = referencesets.without(sets, kind, name, now)
-            fields = tuple(sets[kind][name].values)
-            return referencesets.serialize(left)
+            remaining = referencesets.without(sets, tee_name, name, now)
+            fields = tuple(sets[tee_name][name].values)
+            return referencesets.serialize(remaining)
 
         async def check(text: str) -> ReadRevisions:
-            left = referencesets.parse(text).get(kind, {})
-            return await self._changes.check_without_set(left, kind, fields)
+            remaining = referencesets.parse(text).get(tee_name, {})
+            return await self._changes.check_without_set(remaining, tee_name, fields)
 
         await self._changes.change(REFERENCE_SETS, edit, check)
-        self._events.record(ReferenceDeleted(caller=caller.name, tee=kind, name=name))
+        self._events.record(ReferenceDeleted(caller=caller.name, tee=tee_name, name=name))
         await self._changes.prepare()
 
-    async def _add(self, caller: Caller, tee: str, name: str, made: ReferenceSet) -> ReferenceSet:
+    async def _add(
+        self, caller: Caller, tee: str, name: str, new_set: ReferenceSet
+    ) -> ReferenceSet:
         def edit(before: Document | None) -> str:
-            return referencesets.serialize(referencesets.with_set(_sets(before), tee, name, made))
+            return referencesets.serialize(
+                referencesets.with_set(_sets(before), tee, name, new_set)
+            )
 
         async def check(text: str) -> ReadRevisions:
             return await self._changes.check_sets(referencesets.parse(text), tee)
@@ -179,16 +185,16 @@ class SetAdministrator:
                 caller=caller.name,
                 tee=tee,
                 name=name,
-                appraisal=made.appraisal,
+                appraisal=new_set.appraisal,
                 values=tuple(
                     f"{field}={value}"
-                    for field, accepted in made.values.items()
+                    for field, accepted in new_set.values.items()
                     for value in accepted
                 ),
             )
         )
         await self._changes.prepare()
-        return made
+        return new_set
 
 
 def _sets(document: Document | None) -> dict[str, referencesets.Sets]:

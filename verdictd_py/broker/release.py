@@ -1,4 +1,4 @@
-"""Releases keys and resources to peers that were appraised, and to nobody else."""
+"""Release of keys and resources, only to peers that were appraised and accepted."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from verdictd_py.ports import (
     StoredObject,
 )
 
-_OF_IMAGES: Final = frozenset(LEGACY_RESOURCES.values())
+_IMAGE_RESOURCES: Final = frozenset(LEGACY_RESOURCES.values())
 
 
 class Releaser:
-    """What an attested guest can ask for.
+    """Releases secrets to accepted guests, each only if the release policy allows it.
 
     Args:
-        policy: asked for everything that was found, before it is handed out.
-        allow_a256ctr: decrypt packets without a tag. Off by default: whoever holds an
-            image can relabel a GCM packet as CTR, and CTR authenticates nothing.
+        policy: release policy; it decides about every secret before it is released.
+        allow_a256ctr: whether packets without a tag are decrypted. It is off by default: an
+            attacker with the image can relabel a GCM packet as CTR, which authenticates
+            nothing.
     """
 
     def __init__(
@@ -52,12 +53,12 @@ class Releaser:
     async def decrypt(
         self, peer: AppraisedPeer, blobs: Sequence[WrappedBlob]
     ) -> tuple[SecretBytes, ...]:
-        """Plaintexts of `blobs`, in order: all or nothing.
+        """Return the plaintexts of all `blobs`, in order; if one fails, release none.
 
         Raises:
-            RequestError, NotFound, StorageError, DecryptionFailed: of the first bad
-                blob, and the text names it by its kid.
-            NotAuthorized: the release policy keeps one of the keys from this guest.
+            RequestError, NotFound, StorageError, DecryptionFailed: error about the first blob
+                that fails; the text names it by its kid.
+            NotAuthorized: the release policy denies one of the keys.
         """
         plaintexts = []
         for blob in blobs:
@@ -65,46 +66,46 @@ class Releaser:
             key = await self._keys.get(blob.key_id)
             plaintexts.append(decrypt_blob(blob, key, allow_a256ctr=self._allow_a256ctr))
         for blob in blobs:
-            self._released(peer, "image-key", f"keys/{blob.key_id}")
+            self._record_release(peer, "image-key", f"keys/{blob.key_id}")
         return tuple(plaintexts)
 
     async def keks(self, peer: AppraisedPeer, key_ids: Sequence[KeyId]) -> tuple[SecretBytes, ...]:
-        """The keys themselves, in order: all or nothing.
+        """Return all the keys themselves, in order; if one fails, release none.
 
         Raises:
-            NotFound, StorageError: of the first bad one.
-            NotAuthorized: as `decrypt`.
+            NotFound, StorageError: error about the first key that fails.
+            NotAuthorized: the release policy denies one of the keys.
         """
         for key_id in dict.fromkeys(key_ids):
             await self._require(peer, Kind.KEY, f"keys/{key_id}")
         keys = [await self._keys.get(key_id) for key_id in key_ids]
         for key_id in key_ids:
-            self._released(peer, "kek", f"keys/{key_id}")
+            self._record_release(peer, "kek", f"keys/{key_id}")
         return tuple(keys)
 
     async def find(
         self, peer: AppraisedPeer, path: ResourcePath, query: Mapping[str, str] = NO_QUERY
     ) -> StoredObject:
-        """The resource at `path`, or else the key of that name; not handed out yet.
+        """Return the resource at `path`, or else the key of that name, before its release.
 
-        What the release policy keeps from a guest looks the same whether it is there or not.
+        A guest cannot distinguish a denied resource from a missing one.
 
         Raises:
-            NotFound: neither.
-            StorageError: it cannot be served.
-            NotAuthorized: as `decrypt`.
+            NotFound: there is neither a resource nor a key.
+            StorageError: the resource or key cannot be served.
+            NotAuthorized: the release policy denies it.
         """
         try:
-            found = await self._stored(path)
+            stored = await self._stored(path)
         except (NotFound, StorageError):
             await self._require(peer, Kind.RESOURCE, str(path), query)
-            if path in _OF_IMAGES:
+            if path in _IMAGE_RESOURCES:
                 await self._require(peer, Kind.IMAGE, str(path), query)
             await self._require(peer, Kind.KEY, f"keys/{path}", query)
             raise
-        is_key = found.kind is Kind.KEY
-        await self._require(peer, found.kind, found.path if is_key else str(path), query)
-        return found
+        is_key = stored.kind is Kind.KEY
+        await self._require(peer, stored.kind, stored.path if is_key else str(path), query)
+        return stored
 
     async def _stored(self, path: ResourcePath) -> StoredObject:
         try:
@@ -116,18 +117,18 @@ class Releaser:
                 raise NotFound(f"there is no resource {path}") from None
             return StoredObject(Kind.KEY, f"keys/{path}", key)
 
-    def release(self, peer: AppraisedPeer, found: StoredObject) -> SecretBytes:
-        """The content of what `find` found, and a record that `peer` got it."""
-        self._released(peer, found.kind, found.path)
-        return found.content
+    def release(self, peer: AppraisedPeer, stored: StoredObject) -> SecretBytes:
+        """Record the release of an object that `find` returned, and return its content."""
+        self._record_release(peer, stored.kind, stored.path)
+        return stored.content
 
     async def _require(
         self, peer: AppraisedPeer, kind: Kind, path: str, query: Mapping[str, str] = NO_QUERY
     ) -> None:
-        """Returns if the release policy gives this to the guest.
+        """Require that the release policy allows the release.
 
         Raises:
-            NotAuthorized: it does not; the guest learns the id of its appraisal only.
+            NotAuthorized: the policy denies it; only the id of the appraisal is disclosed.
         """
         reasons = await self._policy.failures(peer, kind, path, query)
         if not reasons:
@@ -144,7 +145,7 @@ class Releaser:
         )
         raise NotAuthorized(f"not released to this guest; ask about {peer.appraisal_id}")
 
-    def _released(self, peer: AppraisedPeer, what: str, path: str) -> None:
+    def _record_release(self, peer: AppraisedPeer, what: str, path: str) -> None:
         self._events.record(
             SecretReleased(
                 peer=peer.address, appraisal=peer.appraisal_id, tee=peer.tee, what=what, path=path
@@ -153,7 +154,7 @@ class Releaser:
 
 
 def decrypt_blob(blob: WrappedBlob, key: SecretBytes, *, allow_a256ctr: bool) -> SecretBytes:
-    """Plaintext of one blob.
+    """Return the plaintext of one blob.
 
     Raises:
         RequestError, DecryptionFailed: the text names the blob by its kid.

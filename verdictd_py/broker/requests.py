@@ -1,6 +1,6 @@
 """Use cases of a guest on its attested connection, one for each request of the EAA protocol.
 
-They take and return typed values. `protocols.eaa` reads these from plaintext and writes them.
+They take and return typed values, which `protocols.eaa` reads and writes.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from verdictd_py.protocols.eaa.answers import (
 
 
 class GuestRequests:
-    """The requests of one attested guest.
+    """Use cases of one attested guest.
 
     Args:
-        peer: the guest, appraised and accepted.
+        peer: the accepted guest.
         releaser: releases secrets to it.
     """
 
@@ -39,7 +39,7 @@ class GuestRequests:
         """Return the result of one request.
 
         Raises:
-            RequestError: the command is not supported, or its result fits in no answer.
+            RequestError: the command is not supported, or its result is too large for an answer.
             NotAuthorized, NotFound, StorageError, DecryptionFailed: see `Releaser`.
         """
         match request:
@@ -65,9 +65,9 @@ class GuestRequests:
                 raise RequestError(request.text)
 
     async def _announced_or_stored(self, path: ResourcePath) -> StoredObject:
-        """Return the resource whose size was announced, once, else the stored one.
+        """Return the resource whose size was announced last, otherwise the stored one.
 
-        The client reads as many bytes as were announced.
+        The client reads as many bytes as were announced, so the content must not change.
         """
         announced, self._announced = self._announced, None
         if announced is not None and announced[0] == path:

@@ -1,4 +1,4 @@
-"""Wraps layer keys for the image owner, and unwraps them for who may."""
+"""Wrapping of layer keys for image owners, and unwrapping for callers with the right."""
 
 from __future__ import annotations
 
@@ -17,28 +17,46 @@ from verdictd_py.domain.events import (
     ImageKeyWrapped,
     KeyCreated,
     KeyRead,
+    WrapRefused,
     WrapRequested,
 )
 from verdictd_py.domain.names import KeyId
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.domain.wrapping import WrappedBlob
-from verdictd_py.errors import AlreadyExists, NotFound, RequestError
+from verdictd_py.errors import (
+    AlreadyExists,
+    NotAuthorized,
+    NotFound,
+    Overloaded,
+    RequestError,
+    StorageError,
+)
 from verdictd_py.ports import Events, KeyStore
 from verdictd_py.protocols.keyprovider.packet import AnnotationPacket
 from verdictd_py.protocols.keyprovider.parameter import ExistingKey, KbsKey, NewKey, Parameter
 
 _MINUTE: Final = 60.0
 
+_UNAVAILABLE: Final = (
+    "the key is not available for wrapping; ask the operator: the log event wrap.refused has the "
+    "reason"
+)
+"""The same for every reason: a caller who may only wrap must not learn which names exist."""
+
 
 class Wrapper:
-    """The key provider's two operations.
+    """The two operations of the key provider.
+
+    Callers with the right to manage may create any key by wrapping. Other callers may create
+    keys below a prefix only, and get the same refusal for all reasons.
 
     Args:
-        max_new_keys_per_minute: keys that wrapping may create; whoever may only wrap
-            must not be able to fill the store.
+        max_new_keys_per_minute: maximum number of keys that a caller may create by wrapping.
+        new_keys_below: first segments of the names of keys that callers without the right to
+            manage may create; None for no keys.
         allow_a256ctr: unwrap packets without a tag.
-        random: so many random bytes.
-        monotonic: seconds, for the bound per minute.
+        random: returns as many random bytes as its argument says.
+        monotonic: monotonic clock in seconds, for the limit of each minute.
     """
 
     def __init__(
@@ -47,46 +65,70 @@ class Wrapper:
         keys: KeyStore,
         events: Events,
         max_new_keys_per_minute: int = 60,
+        new_keys_below: tuple[str, ...] | None = None,
         allow_a256ctr: bool = False,
         random: Callable[[int], bytes] = os.urandom,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._keys = keys
         self._events = events
+        self._new_keys_below = new_keys_below
         self._allow_a256ctr = allow_a256ctr
         self._random = random
         self._monotonic = monotonic
-        self._created: deque[float] = deque(maxlen=max_new_keys_per_minute)
+        self._quotas = _Quotas(max_new_keys_per_minute)
 
     async def wrap(
         self, caller: Caller, parameter: Parameter, optsdata: SecretBytes
     ) -> AnnotationPacket:
-        """The packet for the layer's annotation.
+        """Return the packet for the layer's annotation.
 
         Raises:
-            NotAuthorized: `caller` may not wrap.
-            NotFound: the key does not exist, and the form of the parameter makes none.
-            RequestError: the parameter is refused, or too many keys were made.
-            StorageError: the key cannot be used.
+            NotAuthorized: `caller` may not wrap, or the key is not available to a caller without
+                the right to manage.
+            RequestError: the parameter is refused.
+            NotFound: the key does not exist, and the form of the parameter creates none.
+            Overloaded: the caller created too many keys.
+            AlreadyExists, StorageError: the key cannot be created or used.
         """
         caller.require(Right.WRAP)
         self._events.record(
             WrapRequested(caller=caller.name, parameter=type(parameter).__name__, optsdata=optsdata)
         )
+        if isinstance(parameter, KbsKey) and parameter.keypath is not None:
+            raise RequestError(
+                "keypath= names a file of the client's host, which the broker does not open; "
+                "leave it out, or use verdictd-py keyprovider"
+            )
+        named = self._named(caller, parameter)
+        try:
+            key = await self._key(caller, parameter, named.key_id)
+        except (AlreadyExists, NotAuthorized, NotFound, Overloaded, StorageError) as error:
+            if Right.MANAGE in caller.rights:
+                raise
+            self._events.record(
+                WrapRefused(caller=caller.name, kid=named.kid, code=error.code, reason=str(error))
+            )
+            raise NotAuthorized(_UNAVAILABLE) from None
+        return self.seal(caller, named, key, optsdata)
+
+    def _named(self, caller: Caller, parameter: Parameter) -> ExistingKey | KbsKey:
+        """Return the parameter; a new key gets a name that no other key has."""
+        if not isinstance(parameter, NewKey):
+            return parameter
+        name = str(uuid4())
+        if Right.MANAGE in caller.rights or self._new_keys_below is None:
+            return ExistingKey(KeyId((name,)))
+        return ExistingKey(KeyId((*self._new_keys_below, "image", name)[-3:]))
+
+    async def _key(self, caller: Caller, parameter: Parameter, key_id: KeyId) -> SecretBytes:
         match parameter:
             case ExistingKey():
-                key = await self._keys.get(parameter.key_id)
+                return await self._keys.get(key_id)
             case NewKey():
-                parameter = ExistingKey(KeyId((str(uuid4()),)))
-                key = await self._create(caller, parameter.key_id)
-            case KbsKey(keypath=None):
-                key = await self._get_or_create(caller, parameter.key_id)
+                return await self._create(caller, key_id)
             case KbsKey():
-                raise RequestError(
-                    "keypath= names a file of the client's host, which the broker does not open; "
-                    "leave it out, or use verdictd-py keyprovider"
-                )
-        return self.seal(caller, parameter, key, optsdata)
+                return await self._get_or_create(caller, key_id)
 
     def seal(
         self,
@@ -95,10 +137,10 @@ class Wrapper:
         key: SecretBytes,
         optsdata: SecretBytes,
     ) -> AnnotationPacket:
-        """The packet for `optsdata` under `key`, in the form the parameter asks for.
+        """Return the packet with `optsdata` encrypted by `key`, in the requested form.
 
         Raises:
-            NotAuthorized: `caller` may not wrap.
+            NotAuthorized: `caller` is not allowed to wrap.
         """
         caller.require(Right.WRAP)
         algorithm = parameter.algorithm
@@ -112,10 +154,10 @@ class Wrapper:
         return AnnotationPacket(parameter.form, parameter.kid, blob)
 
     async def unwrap(self, caller: Caller, packet: AnnotationPacket) -> SecretBytes:
-        """The layer key's options that `packet` wraps.
+        """Return the options of the layer that `packet` wraps.
 
         Raises:
-            NotAuthorized: `caller` may not unwrap.
+            NotAuthorized: `caller` is not allowed to unwrap.
             NotFound, StorageError, RequestError, DecryptionFailed: see `decrypt_blob`.
         """
         caller.require(Right.UNWRAP)
@@ -128,25 +170,61 @@ class Wrapper:
         try:
             return await self._keys.get(key_id)
         except NotFound:
-            pass  # coco_keyprovider's form makes a key that is missing
+            pass  # coco_keyprovider creates a missing key for this form of the parameter
         try:
             return await self._create(caller, key_id)
-        except AlreadyExists as taken:
-            # Another wrap made it since; or something else has the name, and the store says what.
+        except AlreadyExists as error:
+            # Another wrap created the key meanwhile; or another object has its name.
             try:
                 return await self._keys.get(key_id)
             except NotFound:
-                raise AlreadyExists(f"{taken}; wrap with another keyid") from None
+                raise AlreadyExists(f"{error}; wrap with another keyid") from None
 
     async def _create(self, caller: Caller, key_id: KeyId) -> SecretBytes:
-        now = self._monotonic()
-        if len(self._created) == self._created.maxlen and now - self._created[0] < _MINUTE:
-            raise RequestError(
-                f"{self._created.maxlen} keys were created within a minute; wait, wrap with an "
-                "existing key, or have the operator raise max_new_keys_per_minute"
-            )
-        self._created.append(now)
+        if Right.MANAGE not in caller.rights:
+            self._require_below(key_id)
+        self._quotas.take(caller.name, self._monotonic())
         key = SecretBytes(self._random(KEY_BYTES))
         await self._keys.create(key_id, key)
         self._events.record(KeyCreated(caller=caller.name, kid=str(key_id)))
         return key
+
+    def _require_below(self, key_id: KeyId) -> None:
+        prefix = self._new_keys_below
+        if prefix is None:
+            raise NotAuthorized(
+                "callers who may only wrap create no keys; create it with 'verdict-py key create', "
+                "or set wrap_key_prefix"
+            )
+        if len(key_id.segments) <= len(prefix) or key_id.segments[: len(prefix)] != prefix:
+            raise NotAuthorized(
+                f"callers who may only wrap create keys below {'/'.join(prefix)}/ only; "
+                "create it with 'verdict-py key create', or change wrap_key_prefix"
+            )
+
+
+class _Quotas:
+    """Counter of the keys that each caller created within the last minute."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._created: dict[str, deque[float]] = {}
+
+    def take(self, caller: str, now: float) -> None:
+        """Count a key.
+
+        Raises:
+            Overloaded: the caller created too many.
+        """
+        for name, times in tuple(self._created.items()):
+            while times and now - times[0] >= _MINUTE:
+                times.popleft()
+            if not times:
+                del self._created[name]
+        times = self._created.setdefault(caller, deque())
+        if len(times) >= self._most:
+            raise Overloaded(
+                f"{self._most} keys were created within a minute; wait, wrap with an "
+                "existing key, or have the operator raise max_new_keys_per_minute"
+            )
+        times.append(now)

@@ -1,7 +1,7 @@
-"""Command lines: argv -> settings -> run. Nothing else is decided here."""
+"""Command lines: they parse arguments into settings and run a program with them."""
 
 import os
 
-# gRPC writes lines of its own to standard error, where a line is one of ours; it reads this when
-# it is loaded. Whoever looks for the cause of a failed handshake sets it to INFO.
+# gRPC would write its own lines to standard error. It reads this variable when it is loaded; set it
+# to INFO to find the cause of a failed handshake.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -24,7 +24,7 @@ _MAX_KEY_BYTES: Final = 16 * 1024
 
 
 def run(argv: Sequence[str]) -> int:
-    """0 with the token on standard output.
+    """Print a token and return 0.
 
     Raises:
         ConfigError: the key cannot be used.
@@ -43,8 +43,8 @@ def run(argv: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         "verdictd-py admin-token",
-        "Signs a token for a broker whose --kbs-admins names the public half of the key, and "
-        "prints it.\nWhoever has it has the role until it ends: keep it as you keep the key.",
+        "Sign a token for a broker whose --kbs-admins contains the public key, and print it.\n"
+        "Any client with the token has the role until it expires: protect it like the key.",
     )
     parser.add_argument(
         "--key", type=Path, metavar="FILE", required=True, help="private key, PEM: Ed25519 or P-256"
@@ -53,32 +53,34 @@ def _parser() -> Parser:
         "--role", choices=[role.value for role in Role], help="(the key's default_role)"
     )
     parser.add_argument(
-        "--hours", type=_hours, metavar="N", default=_HOURS, help=f"until it ends ({_HOURS:g})"
+        "--hours", type=_hours, metavar="N", default=_HOURS, help=f"until it expires ({_HOURS:g})"
     )
     return parser
 
 
 def _hours(text: str) -> float:
     try:
-        found = float(text)
+        hours = float(text)
     except ValueError:
-        found = 0.0
-    # A token lives whole seconds; less than one would be over at once.
-    if not 1 / 3600 <= found <= _MAX_HOURS:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of hours up to {_MAX_HOURS:g}")
-    return found
+        hours = 0.0
+    # Lifetimes are whole seconds: a shorter one would expire at once.
+    if not 1 / 3600 <= hours <= _MAX_HOURS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of hours, at least a second and at most {_MAX_HOURS:g} hours"
+        )
+    return hours
 
 
 def _key(path: Path) -> jose.PrivateKey:
     try:
         key = load_pem_private_key(read_file(path, _MAX_KEY_BYTES), password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: it is encrypted
+    except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: the key is encrypted
         key = None
     if isinstance(key, ed25519.Ed25519PrivateKey):
         return key
     if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1):
         return key
     raise ConfigError(
-        f"{path} is no unencrypted PEM private key, Ed25519 or P-256; make one with "
+        f"{path} is not an unencrypted PEM private key, Ed25519 or P-256; make one with "
         "`openssl genpkey -algorithm ed25519`"
     )

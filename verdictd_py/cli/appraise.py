@@ -34,16 +34,16 @@ from verdictd_py.tees.intel.tee import VENDOR, IntelService
 from verdictd_py.tees.registry import NULL_NAME, known_tees, select
 
 MAX_FILE_BYTES: Final = 1024 * 1024
-"""Certificates and quotes are capped at 64 KiB when they are read; PEM is longer."""
+"""Parsing limits certificates and quotes to 64 KiB; the limit here is larger because of PEM."""
 
-_DER_SEQUENCE: Final = b"\x30"  # first byte of a certificate (X.690); no quote begins so
+_DER_SEQUENCE: Final = b"\x30"  # first byte of a certificate (X.690), and of no quote
 
 
 def run(argv: Sequence[str]) -> int:
-    """0 accepted, 1 refused.
+    """Appraise a file; return 0 if it is accepted, 1 if it is refused.
 
     Raises:
-        ConfigError: it could not be appraised.
+        ConfigError: the file could not be appraised.
     """
     options = _parser().parse_args(list(argv))
     data = read_file(options.file, MAX_FILE_BYTES)
@@ -51,7 +51,7 @@ def run(argv: Sequence[str]) -> int:
         log = None if options.event_log is None else read_file(options.event_log, MAX_FILE_BYTES)
         appraisal = asyncio.run(_appraise(options, data, log))
     except CollateralUnavailable as error:
-        raise ConfigError(f"{error}; give collateral for it with --collateral") from error
+        raise ConfigError(f"{error}; give its collateral with --collateral") from error
     if options.json:
         print(json.dumps(appraisal.as_json(), indent=2))
     else:
@@ -72,7 +72,10 @@ def _parser() -> Parser:
         "--collateral", metavar="PATH", type=Path, help="a JSON file or a directory (the guest's)"
     )
     parser.add_argument(
-        "--event-log", metavar="FILE", type=Path, help="the guest's boot (CCEL): replayed (none)"
+        "--event-log",
+        metavar="FILE",
+        type=Path,
+        help="event log of the guest's boot (CCEL), to be replayed (none)",
     )
     parser.add_argument("--at", metavar="RFC3339", type=moment, help="appraise at this time (now)")
     parser.add_argument("--policy", metavar="FILE", type=Path, help="Rego (the packaged one)")
@@ -85,7 +88,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--min-tcb-evaluation", metavar="N", type=_count, default=0, help="as the daemon's (0)"
     )
-    parser.add_argument("--json", action="store_true", help="the report as JSON, alone on stdout")
+    parser.add_argument("--json", action="store_true", help="output as JSON")
     return parser
 
 
@@ -95,20 +98,20 @@ def _days(text: str) -> float:
     except ValueError:
         days = -1
     if not 0 <= days <= MAX_GRACE_DAYS:
-        raise ArgumentTypeError(f"{text!r} is no number of days, 0 to {MAX_GRACE_DAYS}")
+        raise ArgumentTypeError(f"{text!r} is not a number of days, 0 to {MAX_GRACE_DAYS}")
     return days
 
 
 def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 9:
-        raise ArgumentTypeError(f"{text!r} is no number, write 17")
+        raise ArgumentTypeError(f"{text!r} is not a number, write 17")
     return int(text)
 
 
 async def _appraise(options: Namespace, data: bytes, log: bytes | None) -> Appraisal:
     """Appraise as the listener does, and explain a refusal with every failed rule."""
     appraiser, policy = _appraiser(options)
-    appraisal = await appraiser.appraise(partial(_evidence, data, log, appraiser.tees))
+    appraisal = await appraiser.appraise(partial(_evidence_with_log, data, log, appraiser.tees))
     return await explain_appraisal(policy, appraisal)
 
 
@@ -169,39 +172,39 @@ class _Policies:
     async def documents(self, tee: str) -> PolicyDocuments:
         packaged = self._tees.named(tee).documents.defaults()
         policy = packaged.policy if self._policy is None else self._policy
-        given = ReferenceData.parse(packaged.data if self._data is None else self._data)
+        data = ReferenceData.parse(packaged.data if self._data is None else self._data)
         reference = combine(
-            self._tees.schema(tee), "--data", given, {}, policy=policy, now=self._now
+            self._tees.schema(tee), "--data", data, {}, policy=policy, now=self._now
         )
         return PolicyDocuments.combine(policy, reference)
 
 
-def _evidence(data: bytes, event_log: bytes | None, tees: Tees, now: datetime) -> Evidence:
-    return replace(_presented(data, tees, now), event_log=event_log)
+def _evidence_with_log(data: bytes, event_log: bytes | None, tees: Tees, now: datetime) -> Evidence:
+    return replace(_evidence(data, tees, now), event_log=event_log)
 
 
-def _presented(data: bytes, tees: Tees, now: datetime) -> Evidence:
-    """Read evidence from a certificate, PEM or DER, or a raw quote, which is bound to nothing."""
+def _evidence(data: bytes, tees: Tees, now: datetime) -> Evidence:
+    """Read evidence from a certificate (PEM or DER) or a raw quote, which binds no key."""
     if len(data) > MAX_FILE_BYTES:
         raise EvidenceFormat(f"the file is larger than {MAX_FILE_BYTES} bytes")
     if b"-----BEGIN" in data[:1024]:
-        data = _unarmour(data)
+        data = _der_of_pem(data)
     if data.startswith(_DER_SEQUENCE):
         return certificate.read(data, tees, now=now)
     return Evidence(tees.of_evidence(data).name, data, binding=None, form="raw quote")
 
 
-def _unarmour(data: bytes) -> bytes:
-    """DER in the first PEM block; `cryptography` refuses version-3 integers, so by hand."""
+def _der_of_pem(data: bytes) -> bytes:
+    """Decode the first PEM block; `cryptography` refuses the version of some certificates."""
     begin, end = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
-    _, found, rest = data.partition(begin)
-    body, ended, _ = rest.partition(end)
-    if not found or not ended:
-        raise EvidenceFormat("the PEM text holds no certificate")
+    _, begins, rest = data.partition(begin)
+    body, ends, _ = rest.partition(end)
+    if not begins or not ends:
+        raise EvidenceFormat("the PEM text contains no certificate")
     try:
         return base64.b64decode(b"".join(body.split()), validate=True)
     except binascii.Error:
-        raise EvidenceFormat("the PEM text is no base64") from None
+        raise EvidenceFormat("the PEM text is not base64") from None
 
 
 def _print(appraisal: Appraisal) -> None:

@@ -1,4 +1,4 @@
-"""`verdictd-py audit verify FILE...`: is the trail as it was written?"""
+"""`verdictd-py audit verify FILE...`: detects changes of an audit trail."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from verdictd_py.events.audit import verify
 
 
 def run(argv: Sequence[str]) -> int:
-    """0 if every file is whole, 1 if one was changed.
+    """Verify audit files; return 0 if no file was changed, else 1.
 
     Raises:
         ConfigError: a file cannot be read.
     """
     parser = Parser(
         "verdictd-py audit",
-        "Check audit files: each line is sealed to the one before. Compare the count and the "
-        "digest\nprinted here with audit.closed in the log, to see that the end was not cut off.",
-        "exit status: 0 whole, 1 changed, 2 cannot be read",
+        "Verify the chain of digests in audit files. To detect a file that is cut off at its end,\n"
+        "compare the count and the digest printed here with audit.closed in the log.",
+        "exit status: 0 unchanged, 1 changed, 2 cannot be read",
     )
     parser.add_argument("action", choices=["verify"])
     parser.add_argument("files", metavar="FILE", nargs="+", type=Path)

@@ -1,4 +1,4 @@
-"""`verdictd-py collateral`: fetch, show and verify collateral, to be carried to other sites."""
+"""`verdictd-py collateral`: fetches, displays and verifies collateral for air-gapped sites."""
 
 from __future__ import annotations
 
@@ -22,13 +22,12 @@ from verdictd_py.cli.parsing import (
     printable,
     read_file,
 )
-from verdictd_py.daemon.http import http_client
+from verdictd_py.daemon.http import collateral_get, http_client
 from verdictd_py.domain.evidence import MAX_QUOTE_BYTES
 from verdictd_py.errors import AttestationError, CollateralUnavailable, ConfigError
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.tees.intel.collateral.check import Validity, check_collateral
 from verdictd_py.tees.intel.collateral.forms import collaterals_from_json, collaterals_to_json
-from verdictd_py.tees.intel.collateral.http import bounded_get
 from verdictd_py.tees.intel.collateral.pcs import Pcs
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
 from verdictd_py.tees.intel.collateral.sources import MAX_COLLATERAL_BYTES, platform_of
@@ -47,10 +46,10 @@ _SERVICE: Final = (
 
 
 def run(argv: Sequence[str]) -> int:
-    """0 done, 1 what was fetched or read does not verify.
+    """Run an action; return 0 when it is done, 1 if collateral does not verify.
 
     Raises:
-        ConfigError: there is nothing to fetch or to read.
+        ConfigError: collateral cannot be fetched, read or written.
     """
     options = _parser().parse_args(list(argv))
     root = None if options.root_ca is None else read_root_ca(options.root_ca, option="--root-ca")
@@ -59,9 +58,9 @@ def run(argv: Sequence[str]) -> int:
         return asyncio.run(_fetch(options, root_key))
     now = options.at or app.utc_now()
     rows = [
-        {"file": str(file), **_row(each, root_key, now)}
+        {"file": str(file), **_row(collateral, root_key, now)}
         for file in options.files
-        for each in _read(file)
+        for collateral in _read(file)
     ]
     if options.json:
         print(json.dumps(rows, indent=2))
@@ -69,43 +68,43 @@ def run(argv: Sequence[str]) -> int:
         for row in rows:
             text = "  ".join(f"{name}={value}" for name, value in row.items() if value != "")
             print(printable(text.replace("\n", " ")))
-    bad = any(row["problem"] for row in rows)
-    return EXIT_REFUSED if bad and options.action == "verify" else EXIT_OK
+    invalid = any(row["problem"] for row in rows)
+    return EXIT_REFUSED if invalid and options.action == "verify" else EXIT_OK
 
 
 def _parser() -> Parser:
     parser = Parser(
         PROGRAM,
-        "Fetch collateral where there is a network, look at it, and carry the file to where there\n"
-        "is none: verdictd-py --collateral FILE.",
-        "exit status: 0 done, 1 something does not verify, 2 wrong command line, or no answer",
+        "Fetch collateral into a file, display it and verify it. A daemon at an air-gapped site\n"
+        "reads the file: verdictd-py --collateral FILE.",
+        "exit status: 0 done, 1 collateral does not verify, 2 wrong command line, or no answer",
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     fetch = actions.add_parser("fetch", prog=f"{PROGRAM} fetch", description="from PCS or a PCCS")
     fetch.add_argument("--fmspc", metavar="HEX[,HEX]", type=_fmspcs, default=())
     fetch.add_argument("--quote", metavar="FILE", type=Path, action="append", default=[])
-    fetch.add_argument("--tee", choices=TEES, default=TEES[0], help="of --fmspc (%(default)s)")
+    fetch.add_argument("--tee", choices=TEES, default=TEES[0], help="TEE of --fmspc (%(default)s)")
     fetch.add_argument("--ca", choices=("platform", "processor"), default="platform")
     fetch.add_argument("--output", metavar="FILE", type=Path, required=True)
     for name in _SERVICE:
         option = "--" + name.replace("_", "-")
         fetch.add_argument(option, metavar="VALUE", help="as the daemon's")
-    for name, text in (("show", "what files hold"), ("verify", "and whether it holds now")):
-        look = actions.add_parser(name, prog=f"{PROGRAM} {name}", description=text)
-        look.add_argument("files", metavar="FILE", type=Path, nargs="+")
-        look.add_argument("--at", metavar="RFC3339", type=moment, help="at this time (now)")
-        look.add_argument("--json", action="store_true")
+    for name, text in (("show", "display files"), ("verify", "verify files")):
+        command = actions.add_parser(name, prog=f"{PROGRAM} {name}", description=text)
+        command.add_argument("files", metavar="FILE", type=Path, nargs="+")
+        command.add_argument("--at", metavar="RFC3339", type=moment, help="at this time (now)")
+        command.add_argument("--json", action="store_true")
     for action in actions.choices.values():
         action.add_argument("--root-ca", metavar="FILE", type=Path, help="DER or PEM (Intel's)")
     return parser
 
 
 def _fmspcs(text: str) -> tuple[str, ...]:
-    found = tuple(each.strip().lower() for each in text.split(","))
-    for each in found:
-        if len(each) != 12 or any(c not in "0123456789abcdef" for c in each):
-            raise ArgumentTypeError(f"{each!r} is no FMSPC: write 12 hex digits")
-    return found
+    fmspcs = tuple(part.strip().lower() for part in text.split(","))
+    for fmspc in fmspcs:
+        if len(fmspc) != 12 or any(c not in "0123456789abcdef" for c in fmspc):
+            raise ArgumentTypeError(f"{fmspc!r} is not an FMSPC: write 12 hex digits")
+    return fmspcs
 
 
 def _read(file: Path) -> tuple[Collateral, ...]:
@@ -116,16 +115,16 @@ def _read(file: Path) -> tuple[Collateral, ...]:
         return collaterals_from_json(text)
     except ValueError as error:
         problem = " ".join(str(error).split())
-        raise ConfigError(f"{file} is no collateral: {problem}; fetch it again") from error
+        raise ConfigError(f"{file} is not collateral: {problem}; fetch it again") from error
 
 
 def _row(collateral: Collateral, root_key: bytes, now: datetime) -> dict[str, Any]:
-    """One set, as it is shown: for whom, until when, how recent, and what is wrong."""
+    """Return one set of collateral as it is displayed: platform type, validity and problem."""
     try:
         request = platform_of(collateral)
         info = json.loads(collateral.tcb_info)
     except ValueError as error:
-        return {"problem": f"it does not say what it is for: {error}"}
+        return {"problem": f"it does not name its platform type: {error}"}
     row: dict[str, Any] = {
         "tee": request.tee,
         "fmspc": request.fmspc,
@@ -146,16 +145,16 @@ def _row(collateral: Collateral, root_key: bytes, now: datetime) -> dict[str, An
 
 
 async def _fetch(options: Namespace, root_key: bytes) -> int:
-    requests = [CollateralRequest(options.tee, each, options.ca) for each in options.fmspc]
+    requests = [CollateralRequest(options.tee, fmspc, options.ca) for fmspc in options.fmspc]
     requests += [_request_of(file, root_key) for file in options.quote]
     if not requests:
-        raise ConfigError("say for which platforms: --fmspc HEX or --quote FILE")
-    given = {name: getattr(options, name) for name in _SERVICE if getattr(options, name)}
-    settings = config.load(given, file=None)
-    found: list[Collateral] = []
+        raise ConfigError("no platform type is given: add --fmspc HEX or --quote FILE")
+    service_options = {name: value for name in _SERVICE if (value := getattr(options, name))}
+    settings = config.load(service_options, file=None)
+    collaterals: list[Collateral] = []
     async with http_client(settings) as client:
         service = Pcs(
-            bounded_get(client),
+            collateral_get(client, settings),
             settings.collateral_url,
             root_key=root_key,
             update=settings.collateral_update,
@@ -168,14 +167,15 @@ async def _fetch(options: Namespace, root_key: bytes) -> int:
             except AttestationError as error:
                 complain(PROGRAM, f"FMSPC {request.fmspc}: {error}; nothing is written")
                 return EXIT_REFUSED
-            found.append(collateral)
+            collaterals.append(collateral)
     try:
-        options.output.write_text(collaterals_to_json(found))  # the last step
+        # The last step, so that a failure leaves an older file unchanged.
+        options.output.write_text(collaterals_to_json(collaterals))
     except OSError as error:
         raise ConfigError(
             f"cannot write {options.output}: {error.strerror}; check --output"
         ) from error
-    print(f"{options.output}: {len(found)} platform types")
+    print(f"{options.output}: {len(collaterals)} platform types")
     return EXIT_OK
 
 
@@ -184,7 +184,7 @@ def _check(request: CollateralRequest, root_key: bytes, collateral: Collateral) 
 
 
 def _request_of(file: Path, root_key: bytes) -> CollateralRequest:
-    """The platform type of a quote, whose PCK chain leads to the root."""
+    """Return the platform type of a quote whose PCK chain leads to the root."""
     try:
         quote = parse_quote(read_file(file, MAX_QUOTE_BYTES))
         platform = verify_pck_chain(quote.pck_chain, root_key=root_key, now=app.utc_now())

@@ -19,69 +19,79 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (("--config",), "FILE", "settings as TOML"),
     (("-l", "--listen"), "ADDR", "attestation listener, host:port or [v6]:port (127.0.0.1:1234)"),
     (("--client-api",), "ADDR", "gRPC listener, also unix:/path ([::1]:60000)"),
-    (("--keyprovider-api",), "ADDR", "wrap and unwrap here too, and nothing else (not given)"),
+    (("--keyprovider-api",), "ADDR", "gRPC listener that only wraps and unwraps (not given)"),
     (("--kbs-http",), "ADDR", "HTTP listener for current guests, host:port (not given)"),
-    (("--kbs-tls-cert",), "FILE", "its certificate, PEM (self-signed; none on loopback)"),
+    (("--kbs-tls-cert",), "FILE", "its certificate, PEM (self-signed; no TLS on loopback)"),
     (("--kbs-tls-key",), "FILE", "the certificate's private key, PEM"),
-    (("--kbs-admins",), "FILE", "TOML: keys of who may administer over HTTP (nobody)"),
+    (("--kbs-admins",), "FILE", "TOML: public keys of administrators over HTTP (none)"),
     (("--kbs-token-key",), "FILE", "P-256 key that signs attestation tokens, PEM (a new one)"),
-    (("--kbs-sessions",), "FILE", "sessions that brokers of this host share, SQLite (memory)"),
+    (
+        ("--kbs-sessions",),
+        "FILE",
+        "SQLite file of sessions that brokers of this host share (memory)",
+    ),
     (("--verifier",), "NAME[,NAME]", "tdx, ... (all; but for tdx only once pinned)"),
     (("--attester",), "NAME", "evidence about the broker itself: tdx, or none (nullattester)"),
     (("-m", "--mutual"), _SWITCH, "accepted: guests are always attested"),
     (("--tls",), "NAME", "accepted: openssl"),
     (("--crypto",), "NAME", "accepted: openssl"),
     (("--data-dir",), "DIR", "keys, policies, resources (/opt/verdictd)"),
-    (("--collateral",), "PATH", "collateral, a JSON file or a directory: nothing is fetched then"),
+    (("--collateral",), "PATH", "JSON file or directory of collateral, instead of fetching it"),
     (("--collateral-url",), "URL[,URL]", "PCS or PCCS, tried in order; '' for none (Intel's)"),
     (("--collateral-ca",), "FILE", "CAs of the PCCS, PEM (the system's)"),
     (("--collateral-proxy",), "URL", "HTTP proxy to it (HTTPS_PROXY of the environment)"),
-    (("--collateral-api-key-file",), "FILE", "subscription key, sent to it as a header"),
+    (("--collateral-api-key-file",), "FILE", "subscription key, sent to the first URL only"),
     (("--collateral-update",), "NAME", "TCB recovery: standard or early (standard)"),
-    (("--collateral-grace",), "DAYS", "use collateral so long after its end (0)"),
+    (("--collateral-grace",), "DAYS", "accept collateral for so long after it expired (0)"),
+    (("--refuse-endorsements",), _SWITCH, "never use collateral that guests sent"),
     (("--min-tcb-evaluation",), "N", "lowest TCB evaluation number accepted (0)"),
-    (("--require-reference-values",), _SWITCH, "refuse guests while a measurement has none"),
-    (("--allow-rtmr3-mismatch",), _SWITCH, "of event logs: RTMR3 may be extended without entries"),
-    (("--keyprovider-name",), "NAME", "provider to answer for (the only one in a request)"),
-    (("--allow-a256ctr",), _SWITCH, "decrypt packets without a tag, which anybody can change"),
-    (("--max-new-keys-per-minute",), "N", "keys that wrapping may create (60)"),
+    (("--require-reference-values",), _SWITCH, "refuse guests while a measurement is not pinned"),
+    (
+        ("--allow-rtmr3-mismatch",),
+        _SWITCH,
+        "event logs: accept extensions of RTMR3 without entries",
+    ),
+    (("--keyprovider-name",), "NAME", "provider to serve (the only one in a request)"),
+    (("--allow-a256ctr",), _SWITCH, "decrypt packets without a tag, which an attacker can change"),
+    (("--wrap-key-prefix",), "PATH", "new keys of callers who may only wrap (none)"),
+    (("--max-new-keys-per-minute",), "N", "keys that a caller may create by wrapping (60)"),
     (("--client-api-cert",), "FILE", "server certificate of the gRPC listener, PEM"),
     (("--client-api-key",), "FILE", "its private key, PEM"),
     (("--client-api-ca",), "FILE", "CA of client certificates, PEM"),
     (("--client-api-roles",), "FILE", "TOML: wrap, operator or admin by certificate name"),
-    (("--max-evidence-age",), "S", "oldest certificate accepted, in seconds (no bound)"),
+    (("--max-evidence-age",), "S", "maximum age of a guest's certificate, in seconds (no limit)"),
     (("--handshake-timeout",), "S", "seconds (10)"),
     (("--appraisal-timeout",), "S", "seconds (30)"),
     (("--request-timeout",), "S", "seconds from a request's first byte to its last (30)"),
     (("--idle-timeout",), "S", "seconds between requests (300)"),
     (("--drain-timeout",), "S", "seconds for requests in flight at SIGTERM (10)"),
-    (("--max-connections",), "N", "guests at once (4096)"),
+    (("--max-connections",), "N", "maximum number of guests at once (4096)"),
     (("--log-format",), "NAME", "text or json (text)"),
 )
 
 UNSAFE_OPTIONS: Final = (
-    (("--insecure-nullverifier",), _SWITCH, "with --verifier nullverifier: secrets for anybody"),
-    (("--insecure-client-api",), _SWITCH, "client API without TLS off loopback: for anybody"),
+    (("--insecure-nullverifier",), _SWITCH, "with --verifier nullverifier: secrets for any client"),
+    (("--insecure-client-api",), _SWITCH, "client API without TLS off loopback: for any client"),
     (("--insecure-loopback",), _SWITCH, "client API: every local user has all rights"),
     (("--insecure-kbs-http",), _SWITCH, "HTTP listener without TLS off loopback"),
-    (("--insecure-sample-verifier",), _SWITCH, "HTTP guests without hardware: for anybody"),
-    (("--insecure-sample-data-dir",), _SWITCH, "even with the secrets of this --data-dir"),
+    (("--insecure-sample-verifier",), _SWITCH, "HTTP guests without hardware: for any client"),
+    (("--insecure-sample-data-dir",), _SWITCH, "also with the secrets of this --data-dir"),
     (("--unsafe-tdx-root-ca",), "FILE", "trust this root, not Intel's; needs --data-dir"),
 )
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run until SIGTERM: 0 after a clean stop, 1 after a failure that ended the daemon.
+    """Run until SIGTERM; return 0 after a clean stop, 1 after a failure that ended the daemon.
 
     Raises:
-        ConfigError: it cannot start; one line says why.
+        ConfigError: the daemon cannot start; the message is one line.
     """
-    given = vars(_parser().parse_args(list(argv)))
-    file = given.pop("config", None)
-    unsafe = {name: given.pop(name) for name in tuple(given) if name in config.UNSAFE_NAMES}
+    arguments = vars(_parser().parse_args(list(argv)))
+    file = arguments.pop("config", None)
+    unsafe = {name: arguments.pop(name) for name in tuple(arguments) if name in config.UNSAFE_NAMES}
     if "unsafe_tdx_root_ca" in unsafe:
         unsafe["unsafe_tdx_root_ca"] = Path(unsafe["unsafe_tdx_root_ca"])
-    settings = config.load(given, file=None if file is None else Path(file))
+    settings = config.load(arguments, file=None if file is None else Path(file))
     return asyncio.run(app.run(settings, config.Unsafe(**unsafe)))
 
 
@@ -89,11 +99,11 @@ def _parser() -> Parser:
     commands = "\n".join(f"  verdictd-py {name:12} {text}" for name, text in COMMANDS.items())
     parser = Parser(
         "verdictd-py",
-        "A key broker: gives secrets only to workloads proved by hardware evidence.",
-        f"commands (each has a --help of its own):\n{commands}\n\n"
+        "A key broker: releases secrets only to workloads whose hardware evidence it accepts.",
+        f"commands (each has its own --help):\n{commands}\n\n"
         "Every option above the unsafe ones is also a key of the file given by --config\n"
         '(listen = "0.0.0.0:20002") and an environment variable (VERDICTD_LISTEN).\n'
-        "The command line wins over the environment, and that over the file.",
+        "The command line overrides the environment, which overrides the file.",
     )
     parser.add_argument("-V", "--version", action="version", version=f"verdictd-py {__version__}")
     unsafe = parser.add_argument_group("unsafe, on the command line only")

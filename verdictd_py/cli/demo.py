@@ -1,4 +1,4 @@
-"""`verdictd-py demo`: the whole story on loopback, with a TDX platform in software."""
+"""`verdictd-py demo`: a broker and its guests on loopback, with a simulated TDX platform."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ from verdictd_py.protocols.ratstls.issue import Form
 from verdictd_py.simulator import Flaw, SimulatedPlatform, TdMeasurements
 
 KID: Final = "84688df7-2c0c-40fa-956b-29d8e74d16c0"
-"""The key of the guide, which stands in `keys/` as an example for everybody to see."""
+"""Example key of the guide, public in `keys/`."""
 
 _LAYER: Final = b'{"symkey":"the key of an image layer would stand here"}'
 _STEP_SECONDS: Final = 10
 
 
 class DemoFailed(Exception):
-    """A step did not go as told."""
+    """A step of the demo had an unexpected result."""
 
 
-class Chronicle:
-    """Remembers what the broker logs, so that the story can quote its reasons."""
+class EventRecorder:
+    """Records the broker's events, so that the demo can print reasons of refusals."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -69,14 +69,14 @@ class Chronicle:
 
 
 def run(argv: Sequence[str]) -> int:
-    """0 if every step went as told, else 1."""
+    """Run the demo; return 0 if every step had the expected result, else 1."""
     parser = Parser(
         "verdictd-py demo",
-        "Starts a broker on free loopback ports with a throw-away data directory and a simulated "
-        "TDX\nplatform, wraps a key, releases it to a good guest, refuses a tampered and a debug "
-        "guest, and\nleaves the broker running for you to try.",
+        "Start a broker on free loopback ports with a temporary data directory and a simulated\n"
+        "TDX platform, wrap a key, release it to a genuine guest, refuse a tampered and a debug\n"
+        "guest, and leave the broker running.",
     )
-    parser.add_argument("--exit", action="store_true", help="end after the story")
+    parser.add_argument("--exit", action="store_true", help="exit after the last step")
     parser.add_argument(
         "--insecure-sample-verifier",
         action="store_true",
@@ -85,11 +85,13 @@ def run(argv: Sequence[str]) -> int:
     options = parser.parse_args(list(argv))
     with tempfile.TemporaryDirectory(prefix="verdictd-py-demo-") as directory:
         sample: bool = options.insecure_sample_verifier
-        return asyncio.run(_tell(Path(directory), leave=options.exit, sample=sample))
+        return asyncio.run(
+            _demonstrate(Path(directory), exit_afterwards=options.exit, sample=sample)
+        )
 
 
-async def _tell(directory: Path, *, leave: bool, sample: bool) -> int:
-    chronicle = Chronicle()
+async def _demonstrate(directory: Path, *, exit_afterwards: bool, sample: bool) -> int:
+    recorder = EventRecorder()
     now = app.utc_now()
     platform = simulated_platform(directory / "platform", now=now)
     data = directory / "data"
@@ -107,56 +109,56 @@ async def _tell(directory: Path, *, leave: bool, sample: bool) -> int:
         Unsafe(
             unsafe_tdx_root_ca=directory / "platform" / "root-ca.pem",
             insecure_sample_verifier=sample,
-            insecure_sample_data_dir=sample,  # it is thrown away
+            insecure_sample_data_dir=sample,  # the directory is temporary
         ),
-        chronicle,
+        recorder,
     ).start()
-    story = Story(daemon, platform, chronicle, now)
+    demo = Demo(daemon, platform, recorder, now)
     try:
-        await story.tell()
+        await demo.run()
     except DemoFailed as error:
         print(f"FAILED: {error}", file=sys.stderr)
         return EXIT_REFUSED
     else:
-        if not leave:
-            await _stay(daemon, directory)
+        if not exit_afterwards:
+            await _serve(daemon, directory)
         return EXIT_OK
     finally:
         await daemon.stop()
 
 
-class Story:
-    """The steps, each of which says what it does and fails if it goes otherwise."""
+class Demo:
+    """The steps of the demo; each prints its result and fails if it is unexpected."""
 
     def __init__(
         self,
         daemon: app.Daemon,
         platform: SimulatedPlatform,
-        chronicle: Chronicle,
+        recorder: EventRecorder,
         now: datetime,
     ) -> None:
         self._daemon = daemon
         self._platform = platform
-        self._chronicle = chronicle
+        self._recorder = recorder
         self._now = now
         self._packet: AnnotationPacket | None = None
 
-    async def tell(self) -> None:
-        """Every step in order.
+    async def run(self) -> None:
+        """Run every step in order.
 
         Raises:
-            DemoFailed: one did not go as told.
+            DemoFailed: a step had an unexpected result.
         """
         print(f"The broker listens for guests on {self._daemon.listener('listen').endpoint},")
-        print(f"for guests of today on {self._daemon.listener('kbs_http').endpoint},")
+        print(f"for current guests over HTTP on {self._daemon.listener('kbs_http').endpoint},")
         print(f"for image owners on {self._daemon.listener('client_api').endpoint}.\n")
         steps: tuple[tuple[str, Callable[[], Awaitable[str]]], ...] = (
-            ("An image owner has a layer key wrapped, as skopeo does", self._wrap),
-            ("A genuine guest attests and has it unwrapped", self._good_guest),
+            ("An image owner wraps a layer key, as skopeo does", self._wrap),
+            ("A genuine guest attests and unwraps it", self._good_guest),
             ("The same guest fetches the image policy", self._policy),
-            ("A guest of today attests over HTTP and fetches it too", self._guest_of_today),
+            ("A current guest attests over HTTP and fetches it too", self._http_guest),
             ("A guest with a tampered quote is refused", self._tampered),
-            ("A debug guest is refused, genuine as it is", self._debug),
+            ("A debug guest is refused although it is genuine", self._debug),
             ("A guest without evidence is refused", self._without_evidence),
         )
         for number, (title, step) in enumerate(steps, start=1):
@@ -169,7 +171,7 @@ class Story:
 
     async def _wrap(self) -> str:
         parameter = base64.b64encode(KID.encode()).decode()
-        asked = {
+        request = {
             "op": "keywrap",
             "keywrapparams": {
                 "ec": {"Parameters": {"attestation-agent": [parameter]}, "DecryptConfig": {}},
@@ -182,7 +184,7 @@ class Story:
             stub: Any = services.KeyProviderServiceStub(channel)
             answer = await stub.WrapKey(
                 messages.keyProviderKeyWrapProtocolInput(
-                    KeyProviderKeyWrapProtocolInput=json.dumps(asked).encode()
+                    KeyProviderKeyWrapProtocolInput=json.dumps(request).encode()
                 )
             )
         results = json.loads(answer.KeyProviderKeyWrapProtocolOutput)["keywrapresults"]
@@ -194,22 +196,22 @@ class Story:
         if packet is None:
             raise DemoFailed("there is no packet to unwrap")
         async with self._guest(SimulatedAttester(self._platform)) as guest:
-            opened = await guest.decrypt(
+            layer_key = await guest.decrypt(
                 kid=packet.kid,
                 encrypted_data=packet.blob.ciphertext,
                 algorithm=packet.blob.algorithm.value,
                 iv=packet.blob.iv,
             )
-        if opened != SecretBytes(_LAYER):
+        if layer_key != SecretBytes(_LAYER):
             raise DemoFailed("the unwrapped layer key is not the one that was wrapped")
-        return f"attested; the layer key came back, {len(opened)} bytes, the same as before"
+        return f"attested; the unwrapped layer key is the original, {len(layer_key)} bytes"
 
     async def _policy(self) -> str:
         async with self._guest(SimulatedAttester(self._platform)) as guest:
             policy = await guest.resource("Policy")
         return f"the policy is {policy.reveal().decode().strip()}"
 
-    async def _guest_of_today(self) -> str:
+    async def _http_guest(self) -> str:
         guest = RcarGuest(TdxEvidence(SimulatedAttester(self._platform)))
         link = KbsLink(self._daemon.listener("kbs_http").endpoint, timeout_seconds=_STEP_SECONDS)
         async with RcarSession.open(link, guest) as session:
@@ -232,8 +234,8 @@ class Story:
             async with self._guest(attester) as guest:
                 await guest.resource("Policy")
         except BrokerRefused as error:
-            reasons = "\n   ".join(self._chronicle.reasons_of_last_refusal())
-            return f"the guest is told: {error}\n   the operator reads: {reasons}"
+            reasons = "\n   ".join(self._recorder.reasons_of_last_refusal())
+            return f"the guest receives: {error}\n   the operator reads: {reasons}"
         raise DemoFailed("the guest was accepted")
 
     def _guest(
@@ -244,13 +246,13 @@ class Story:
         return GuestConnection.open(listen.host, listen.port, context)
 
 
-async def _stay(daemon: app.Daemon, directory: Path) -> None:
+async def _serve(daemon: app.Daemon, directory: Path) -> None:
     platform = directory / "platform"
     listen, api, kbs = (
         daemon.listener(name).endpoint for name in ("listen", "client_api", "kbs_http")
     )
     print(
-        "The broker stays until you press Ctrl-C. Try, in another terminal:\n\n"
+        "The broker runs until you press Ctrl-C. Try in another terminal:\n\n"
         f"  verdictd-py guest --connect {listen} --platform {platform} policy\n"
         f"  verdictd-py guest --connect {listen} --platform {platform} --base64 key {KID}\n"
         f"  verdictd-py guest --connect {listen} --attester none policy\n"
@@ -258,12 +260,12 @@ async def _stay(daemon: app.Daemon, directory: Path) -> None:
         f"--platform {platform} policy\n"
         f"  verdict-py -c {api} explain --last\n"
         f"  verdict-py -c {api} guest list accepted\n\n"
-        f"Its data directory is {directory / 'data'}; skopeo finds it with\n\n"
+        f"Its data directory is {directory / 'data'}. Configure skopeo with\n\n"
         f'  {{"key-providers":{{"attestation-agent":{{"grpc":"{api}"}}}}}}\n',
         flush=True,
     )
-    ended = asyncio.Event()
+    stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ended.set)
-    await ended.wait()
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()

@@ -1,4 +1,4 @@
-"""`verdictd-py eventlog`: what a guest's boot measured, and whether its quote proves it."""
+"""`verdictd-py eventlog`: displays a guest's boot event log and verifies it against a quote."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from verdictd_py.ports.tees import EventLogRegisters
 from verdictd_py.tees.registry import known_tees
 
 PROGRAM: Final = "verdictd-py eventlog"
-_SHOWN_CHARACTERS: Final = 100
+_MAX_DATA_CHARACTERS: Final = 100
 
 
 def run(argv: Sequence[str]) -> int:
-    """0 it replays, 1 it does not.
+    """Display or verify an event log; return 0 if it matches the quote, else 1.
 
     Raises:
-        ConfigError: a file cannot be read, or is none.
+        ConfigError: a file cannot be read, or is neither an event log nor a quote.
     """
     parser = Parser(
         PROGRAM,
-        "Show a TCG2 event log (CCEL), or replay it against the registers of a quote.\n"
-        "The quote itself is not verified here: verdictd-py appraise does.",
-        "exit status: 0 it replays, 1 it does not, 2 it cannot be read",
+        "Display a TCG2 event log (CCEL), or replay it and compare the registers of a quote.\n"
+        "The quote itself is not verified: use verdictd-py appraise.",
+        "exit status: 0 it matches, 1 it does not, 2 it cannot be read",
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    for name, text in (("show", "the events"), ("verify", "whether it replays")):
+    for name, text in (("show", "display the events"), ("verify", "verify the log")):
         action = actions.add_parser(name, prog=f"{PROGRAM} {name}", description=text)
         action.add_argument("file", metavar="FILE", type=Path)
         action.add_argument("--json", action="store_true")
@@ -49,10 +49,10 @@ def run(argv: Sequence[str]) -> int:
     try:
         tee = tees.default if quote is None else tees.of_evidence(quote)
     except EvidenceFormat as error:
-        raise ConfigError(f"{options.quote} is no quote: {error}") from error
+        raise ConfigError(f"{options.quote} is not a quote: {error}") from error
     registers = tee.event_log
     if registers is None:
-        raise ConfigError(f"{options.quote} is of {tee.name}, whose registers no event log extends")
+        raise ConfigError(f"{options.quote} is a quote of {tee.name}, which has no event log")
     log = _log(options.file, registers)
     reasons: tuple[Reason, ...] = ()
     claims = log.claims()
@@ -62,22 +62,22 @@ def run(argv: Sequence[str]) -> int:
         unlogged = registers.extended_later if options.allow_rtmr3_mismatch else ()
         reasons = log.mismatches(measured, unlogged=unlogged)
     if options.json:
-        found = {"claims": claims, "mismatches": [dict(each.as_json()) for each in reasons]}
-        print(json.dumps(found, indent=2))
+        mismatches = [dict(reason.as_json()) for reason in reasons]
+        print(json.dumps({"claims": claims, "mismatches": mismatches}, indent=2))
     else:
         if options.action == "show":
             _show(log)
         for reason in reasons:
             print(reason.text)
         if options.quote is not None and not reasons:
-            print(f"{len(log.events)} events replay to the quote's registers")
+            print(f"{len(log.events)} events match the registers of the quote")
     return EXIT_REFUSED if reasons else EXIT_OK
 
 
 def _show(log: EventLog) -> None:
-    words = {True: "proved", False: "NOT what was measured", None: "not provable"}
+    words = {True: "proved", False: "differs from its digest", None: "not provable"}
     for number, event in enumerate(log.events):
-        text = printable(event.data.decode("ascii", "replace"))[:_SHOWN_CHARACTERS]
+        text = printable(event.data.decode("ascii", "replace"))[:_MAX_DATA_CHARACTERS]
         proved = words[event.data_proved]
         data = text.replace("\n", " ") if event.data_proved else ""
         name = log.registers[event.index - 1] if 1 <= event.index <= len(log.registers) else "-"
@@ -90,11 +90,11 @@ def _log(file: Path, registers: EventLogRegisters) -> EventLog:
     try:
         return parse(read_file(file, MAX_LOG_BYTES), registers.claims)
     except EvidenceFormat as error:
-        raise ConfigError(f"{file} is no event log: {error}") from error
+        raise ConfigError(f"{file} is not an event log: {error}") from error
 
 
 def _measured(file: Path, quote: bytes, registers: EventLogRegisters) -> Mapping[str, bytes]:
     try:
         return registers.measured(quote)
     except EvidenceFormat as error:
-        raise ConfigError(f"{file} is no quote: {error}") from error
+        raise ConfigError(f"{file} is not a quote: {error}") from error

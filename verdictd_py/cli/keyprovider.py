@@ -1,8 +1,8 @@
 """`verdictd-py keyprovider`: ocicrypt's key provider on standard input and output.
 
-Source: wire-keyprovider.md, "stdin/stdout". ocicrypt starts this once for every layer, so
-it loads neither the daemon nor gRPC, and it leaves everything in the data directory as it
-is, except for the keys it makes.
+Source: wire-keyprovider.md, "stdin/stdout". ocicrypt starts this command once for every layer,
+so that it loads neither the daemon nor gRPC. It changes nothing in the data directory except for
+the keys that it creates.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.stores import DirectoryKeyStore
 
 _CALLER: Final = Caller("local user", ROLES["admin"])
-"""Whoever can start this can read the data directory too: the file system decides."""
+"""The user who starts this command; permissions of the data directory restrict it."""
 
 
 def run(argv: Sequence[str]) -> int:
-    """0 with the answer, alone, on standard output; 1 with one line on standard error.
+    """Answer one request on standard output and return 0; 1 with an error on standard error.
 
     Raises:
         ConfigError: the command line or the data directory cannot be used.
     """
     parser = _parser()
     options = parser.parse_args(list(argv))
-    asked = sys.stdin.buffer.read(protocol.MAX_INPUT_BYTES + 1)
+    request = sys.stdin.buffer.read(protocol.MAX_INPUT_BYTES + 1)
     try:
-        answer = asyncio.run(_answer(asked, options))
+        answer = asyncio.run(_answer(request, options))
     except ConfigError:
         raise
     except VerdictdError as error:
@@ -54,8 +54,8 @@ def run(argv: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         "verdictd-py keyprovider",
-        "ocicrypt's key provider for hosts where no daemon should run: the request as JSON on\n"
-        "standard input, the answer on standard output. In the file that "
+        "ocicrypt's key provider for hosts without a daemon: it reads a request as JSON from\n"
+        "standard input and writes the answer to standard output. In the file that "
         "OCICRYPT_KEYPROVIDER_CONFIG names:\n\n"
         '  {"key-providers":{"attestation-agent":{"cmd":{"path":"verdictd-py","args":'
         '["keyprovider"]}}}}',
@@ -66,29 +66,29 @@ def _parser() -> Parser:
         metavar="DIR",
         type=Path,
         default=DEFAULT_DATA_DIR,
-        help=f"keys, as the daemon keeps them ({DEFAULT_DATA_DIR})",
+        help=f"data directory of the daemon ({DEFAULT_DATA_DIR})",
     )
     parser.add_argument(
         "--keyprovider-name",
         metavar="NAME",
-        help="provider to answer for (the only one in a request)",
+        help="provider to serve (the only one in a request)",
     )
     parser.add_argument(
         "--allow-a256ctr",
         action="store_true",
-        help="decrypt packets without a tag, which anybody can change",
+        help="decrypt packets without a tag, which an attacker can change",
     )
     return parser
 
 
-async def _answer(asked: bytes, options: Namespace) -> bytes:
-    """The output for one input.
+async def _answer(content: bytes, options: Namespace) -> bytes:
+    """Return the answer to one request.
 
     Raises:
         ConfigError: the data directory cannot be used.
-        VerdictdError: refused; see `Wrapper`.
+        VerdictdError: the request is refused; see `Wrapper`.
     """
-    request = protocol.decode(asked, provider=options.keyprovider_name)
+    request = protocol.decode(content, provider=options.keyprovider_name)
     wrapper = Wrapper(
         keys=DirectoryKeyStore(Directory.open(options.data_dir)),
         events=Silent(),
@@ -99,19 +99,19 @@ async def _answer(asked: bytes, options: Namespace) -> bytes:
         return protocol.encode_unwrapped(await wrapper.unwrap(_CALLER, packet))
     parameter = request.parameter
     if isinstance(parameter, KbsKey) and parameter.keypath is not None:
-        key = _key_in(Path(parameter.keypath))
+        key = _read_key(Path(parameter.keypath))
         packet = wrapper.seal(_CALLER, parameter, key, request.optsdata)
     else:
         packet = await wrapper.wrap(_CALLER, parameter, request.optsdata)
     return protocol.encode_wrapped(packet)
 
 
-def _key_in(path: Path) -> SecretBytes:
-    """The key that `keypath=` names: a file of this host, opened with the caller's rights.
+def _read_key(path: Path) -> SecretBytes:
+    """Read the key file that `keypath=` names, with the rights of the user.
 
     Raises:
-        RequestError: it cannot be read.
-        StorageError: it is not 32 bytes long.
+        RequestError: the file cannot be read.
+        StorageError: the key is not 32 bytes long.
     """
     try:
         with path.open("rb") as stream:

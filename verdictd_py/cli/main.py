@@ -1,4 +1,4 @@
-"""`verdictd-py`: the daemon, or one of the commands beside it."""
+"""`verdictd-py`: starts the daemon or one of its commands."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from verdictd_py.cli.parsing import fail
 from verdictd_py.errors import VerdictdError
 
 EXIT_BROKEN_PIPE: Final = 141
-"""As a shell says of SIGPIPE: neither a yes nor a no."""
+"""Exit status of a shell after SIGPIPE: neither success nor a refusal."""
 
 COMMANDS: Final = {
-    "admin-token": "a token for whoever administers over HTTP (kbs-client config)",
-    "appraise": "judge a certificate or a quote offline, exactly as the listener would",
-    "audit": "check that an audit trail is as it was written",
-    "collateral": "fetch, show and verify collateral, for a hall without a network",
-    "demo": "the whole story on loopback, without hardware, in a minute",
-    "eventlog": "show a guest's boot event log, and whether a quote's registers prove it",
-    "guest": "a reference guest: attest, then ask for a key or a resource",
+    "admin-token": "sign a token for an administrator over HTTP (kbs-client config)",
+    "appraise": "appraise a certificate or a quote offline, exactly as the listener would",
+    "audit": "verify that an audit trail was not changed",
+    "collateral": "fetch, display and verify collateral for an air-gapped site",
+    "demo": "a broker and its guests on loopback, without hardware, in a minute",
+    "eventlog": "display a guest's boot event log, and verify it against a quote",
+    "guest": "a reference guest: attest, then request a key or a resource",
     "keyprovider": "ocicrypt's key provider on standard input and output, without a daemon",
     "policy": "check and test a policy without a broker, exactly as the daemon would",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point. A command is loaded only when it is named."""
+    """Entry point; it loads only the module of the given command."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments and arguments[0] in COMMANDS else ""
     module = import_module(f"verdictd_py.cli.{name.replace('-', '_') or 'daemon'}")
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except VerdictdError as error:
         fail(f"verdictd-py {name}".strip(), str(error))
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError:  # the reader closed the pipe
         sys.stdout = None  # nothing to flush at exit
         return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""What every command line here has in common: one line for a mistake, exit status 2."""
+"""Common parts of the command lines: parser, files, one-line errors, exit status."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXIT_USAGE: Final = 2
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that takes no abbreviations and answers a mistake in one line."""
+    """Parser that accepts no abbreviations and reports an error in one line."""
 
     def __init__(self, prog: str, description: str, epilog: str | None = None) -> None:
         super().__init__(
@@ -33,42 +33,42 @@ class Parser(argparse.ArgumentParser):
 
 
 class Silent:
-    """Events of a command whose whole answer is what it prints."""
+    """Port `Events` that discards every event, for commands whose result is their output."""
 
     def record(self, event: Event) -> None:
         del event
 
 
 def moment(text: str) -> datetime:
-    """A time on a command line (RFC 3339); UTC where it names no zone."""
+    """Parse a time on a command line (RFC 3339); without a zone it is UTC."""
     try:
-        found = datetime.fromisoformat(text)
+        time = datetime.fromisoformat(text)
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no time, write 2026-11-24T12:00:00Z"
+            f"{text!r} is not a time, write 2026-11-24T12:00:00Z"
         ) from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def read_file(file: Path, limit: int) -> bytes:
-    """A file that a command line names; one byte more than `limit` where it is larger.
+    """Read a file that a command line names, at most one byte more than `limit`.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: the file cannot be read.
     """
     try:
         with file.open("rb") as stream:
             return stream.read(limit + 1)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in its name
-        why = getattr(error, "strerror", None) or error
-        raise ConfigError(f"cannot read {file}: {why}; check its name") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        cause = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot read {file}: {cause}; check its name") from error
 
 
 def read_input(file: Path, limit: int) -> bytes:
-    """Return what `read_file` does; `-` is standard input.
+    """Read a file as `read_file` does, or standard input if its name is `-`.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: the input cannot be read.
     """
     if str(file) != "-":
         return read_file(file, limit)
@@ -79,16 +79,16 @@ def read_input(file: Path, limit: int) -> bytes:
 
 
 def printable(text: str) -> str:
-    """`text` without anything that could draw on a terminal; lines stay lines."""
+    """Escape control characters, which could draw on a terminal, except for line feeds."""
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def complain(program: str, message: str) -> None:
-    """One line on standard error, whatever white space or control characters it is given."""
+    """Print a message on standard error as one line without control characters."""
     print(f"{program}: {printable(' '.join(message.split()))}", file=sys.stderr)
 
 
 def fail(program: str, message: str) -> NoReturn:
-    """Ends the program: one line on standard error, exit status 2."""
+    """Exit with status 2 after a line on standard error."""
     complain(program, message)
     raise SystemExit(EXIT_USAGE)

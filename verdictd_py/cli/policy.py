@@ -1,4 +1,4 @@
-"""`verdictd-py policy`: checks and tests a policy without a broker, exactly as the daemon would."""
+"""`verdictd-py policy`: checks and tests a policy offline, exactly as the daemon would."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final
 from verdictd_py import daemon as app
 from verdictd_py.broker.policytests import notes, only_guest, tee_of_claims
 from verdictd_py.cli import policyreport
-from verdictd_py.cli.management.show import Shown
+from verdictd_py.cli.management.show import CommandOutput
 from verdictd_py.cli.parsing import Parser, moment, read_file, read_input
 from verdictd_py.documents import referencesets
 from verdictd_py.documents.deciding import combine
@@ -30,19 +30,19 @@ from verdictd_py.tees.registry import known_tees
 PROGRAM: Final = "verdictd-py policy"
 
 MAX_FILES: Final = 100_000
-"""Files of one directory of recorded claims; each costs about a millisecond."""
+"""Files in a directory of recorded claims; each file takes about a millisecond."""
 
 
 def run(argv: Sequence[str]) -> int:
-    """0 usable, accepted or covered; 1 not.
+    """Check or test a policy; return 0 if it is usable, accepts or is covered, else 1.
 
     Raises:
-        ConfigError, RequestError, PolicyInvalid: it could not be checked or tested.
+        ConfigError, RequestError, PolicyInvalid: the policy could not be checked or tested.
     """
     options = _parser().parse_args(list(argv))
-    shown = _check(options) if options.action == "check" else _test(options)
-    shown.print(as_json=options.json)
-    return shown.status
+    output = _check(options) if options.action == "check" else _test(options)
+    output.print(as_json=options.json)
+    return output.status
 
 
 def _parser() -> Parser:
@@ -64,9 +64,13 @@ def _parser() -> Parser:
             "--data", metavar="FILE", type=Path, help="reference data (the packaged data of --tee)"
         )
         action.add_argument("--sets", metavar="FILE", type=Path, help="referenceSets (none)")
-        action.add_argument("--at", metavar="RFC3339", type=moment, help="sets expire (now)")
-        action.add_argument("--tee", metavar="TEE", help="of the claims, where they do not tell")
-        action.add_argument("--json", action="store_true", help="for programs")
+        action.add_argument(
+            "--at", metavar="RFC3339", type=moment, help="time at which sets expire (now)"
+        )
+        action.add_argument(
+            "--tee", metavar="TEE", help="TEE of the claims, if they do not name it"
+        )
+        action.add_argument("--json", action="store_true", help="output as JSON")
     test.add_argument(
         "claims",
         metavar="CLAIMS",
@@ -85,7 +89,7 @@ def _parser() -> Parser:
     return parser
 
 
-def _check(options: Namespace) -> Shown:
+def _check(options: Namespace) -> CommandOutput:
     tees = known_tees(_named(options))
     policy = _text(options.file, "the policy", MAX_DATA_BYTES)
     tee = tees.named(options.tee) if options.tee else tees.of_document(options.file.name)
@@ -97,10 +101,10 @@ def _check(options: Namespace) -> Shown:
     except PolicyInvalid as error:
         return policyreport.unusable(str(options.file), str(error))
     description = outline(compiled)
-    return policyreport.checked(str(options.file), description.syntax, list(description.rules))
+    return policyreport.usable(str(options.file), description.syntax, list(description.rules))
 
 
-def _test(options: Namespace) -> Shown:
+def _test(options: Namespace) -> CommandOutput:
     if (options.claims is None) == (options.coverage is None):
         raise ConfigError("give either a file of claims, or --coverage with a directory of them")
     tees = known_tees(_named(options))
@@ -109,10 +113,10 @@ def _test(options: Namespace) -> Shown:
         coverage = _Coverage(options, tees, policy)
         for file in _files(options.coverage):
             coverage.add(file)
-        return policyreport.covered(coverage.report())
-    what = "standard input" if str(options.claims) == "-" else str(options.claims)
+        return policyreport.coverage(coverage.report())
+    source = "standard input" if str(options.claims) == "-" else str(options.claims)
     data = read_input(options.claims, MAX_RECORDED_BYTES)
-    recorded = only_guest(read_recorded(data, what), what)
+    recorded = only_guest(read_recorded(data, source), source)
     tee = tee_of_claims(tees, recorded, options.tee or "", options.file.name)
     documents = _documents(options, policy, tee)
     result = report(
@@ -123,7 +127,7 @@ def _test(options: Namespace) -> Shown:
         pinning=_pinning(options, tees),
     )
     result = replace(result, notes=(*notes(tees, recorded, ""), *result.notes))
-    return policyreport.tested(result.as_json())
+    return policyreport.decision(result.as_json())
 
 
 def _pinning(options: Namespace, tees: Tees) -> Pinning:
@@ -135,7 +139,7 @@ def _pinning(options: Namespace, tees: Tees) -> Pinning:
 
 
 class _Coverage:
-    """Coverage by the files of a directory; the first usable claims tell its TEE.
+    """Coverage by the claims in a directory, all of the TEE of its first usable file.
 
     Attributes:
         problems: files that could not be used, or whose evaluation failed.
@@ -174,10 +178,10 @@ class _Coverage:
             self._counted = tee, PolicyCoverage(compiled, pinning=_pinning(options, self._tees))
         first, counted = self._counted
         if first is not tee:
-            names = ["no TEE" if each is None else each.name for each in (tee, first)]
+            names = ["no TEE" if item is None else item.name for item in (tee, first)]
             raise RequestError(
                 f"its claims are of {names[0]}, those of the first file of {names[1]}; "
-                "use a directory for each"
+                "use one directory for each TEE"
             )
         self._guests += 1
         counted.add(recorded.claims, tee)
@@ -205,7 +209,7 @@ class _Coverage:
 def _files(directory: Path) -> Iterator[Path]:
     """Return the regular files `*.json` of a directory in the order of their names."""
     try:
-        names = sorted(each.name for each in directory.iterdir() if each.suffix == ".json")
+        names = sorted(file.name for file in directory.iterdir() if file.suffix == ".json")
     except OSError as error:
         raise ConfigError(f"cannot read {directory}: {error.strerror}; check its name") from error
     if len(names) > MAX_FILES:
@@ -221,7 +225,7 @@ def _compiled(options: Namespace, documents: PolicyDocuments) -> CompiledPolicy:
 
 
 def _documents(options: Namespace, policy: str, tee: Tee | None) -> PolicyDocuments:
-    """Return what decides: the policy, over the data with the named sets in force.
+    """Return the policy and the reference data that it reads, with the named sets in force.
 
     Raises:
         PolicyInvalid: the data cannot be used; the message names the file.
@@ -260,7 +264,7 @@ def _text(file: Path, what: str, limit: int) -> str:
 
 
 def _named(options: Namespace) -> Sequence[str]:
-    """Return the TEEs that the command line names, which may be those of other packages."""
+    """Return the TEEs that the command line names; other packages may provide them."""
     verifiers = getattr(options, "verifier", None)
     return [
         *(() if options.tee is None else (options.tee,)),

@@ -1,4 +1,4 @@
-"""Reports of tested and checked policies as text, of the members that `--json` prints."""
+"""Output of policy checks and tests: the members of the JSON report, and text for people."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from verdictd_py.cli.management.show import Shown, cell, facts_table, table
+from verdictd_py.cli.management.show import CommandOutput, cell, facts_table, table
 
 _COUNTS = ("true", "false", "value", "empty", "undefined")
 
 
-def tested(report: Mapping[str, Any]) -> Shown:
-    """Return a report (`PolicyReport.as_json`) in both forms; status 1 if it refuses.
+def decision(report: Mapping[str, Any]) -> CommandOutput:
+    """Return the report of a test (`PolicyReport.as_json`); status 1 if the guest is refused.
 
     Raises:
-        KeyError, TypeError: it is no report.
+        KeyError, TypeError: a member is missing or has another type.
     """
     facts: list[tuple[str, object]] = [
         ("verdict", report["verdict"]),
@@ -27,65 +27,69 @@ def tested(report: Mapping[str, Any]) -> Shown:
     if report["error"]:
         facts.append(("failed", report["error"]))
     parts: list[RenderableType] = [facts_table(facts), ""]
-    rules = [(each["rule"], _value(each), _lines(each["lines"])) for each in report["rules"]]
+    rules = [(rule["rule"], _value(rule), _lines(rule["lines"])) for rule in report["rules"]]
     parts.append(table(("rule", "value", "lines"), rules))
     claims = [
-        (each["claim"], _claim(each["measured"]), _expected(each), each["result"])
-        for each in report["claims"]
+        (claim["claim"], _claim(claim["measured"]), _expected(claim), claim["result"])
+        for claim in report["claims"]
     ]
     if claims:
         parts += ["", table(("claim", "measured", "reference data", "result"), claims)]
     compared = [
         (
-            each["line"],
-            each["source"],
-            f"{each['left']} {each['operator']} {each['right']}",
-            _json(each["result"]),
+            comparison["line"],
+            comparison["source"],
+            f"{comparison['left']} {comparison['operator']} {comparison['right']}",
+            _json(comparison["result"]),
         )
-        for each in report["comparisons"]
+        for comparison in report["comparisons"]
     ]
     if compared:
         parts += ["", table(("line", "policy", "compared", "result"), compared)]
     if (more := report["comparisonsMade"] - len(compared)) > 0:
         parts.append(cell(f"{more} further comparisons are not listed"))
     parts.append("")
-    parts += [cell(f"reason: {each['text']}") for each in report["reasons"]]
-    parts += [cell(f"note: {each}") for each in report["notes"]]
-    return Shown(dict(report), Group(*parts), status=0 if report["verdict"] == "accepted" else 1)
+    parts += [cell(f"reason: {reason['text']}") for reason in report["reasons"]]
+    parts += [cell(f"note: {note}") for note in report["notes"]]
+    return CommandOutput(
+        dict(report), Group(*parts), status=0 if report["verdict"] == "accepted" else 1
+    )
 
 
-def covered(report: Mapping[str, Any]) -> Shown:
-    """Return a report of coverage in both forms; status 1 if something is not covered."""
+def coverage(report: Mapping[str, Any]) -> CommandOutput:
+    """Return the report of coverage; status 1 for an undecided rule or a problem."""
     rules = [
         (
-            each["rule"],
-            *(("", "", "", "", "") if each["kind"] == "function" else map(each.get, _COUNTS)),
-            ("evaluated" if each["decided"] else "never evaluated")
-            if each["kind"] == "function"
-            else ("" if each["decided"] else "never decided"),
+            rule["rule"],
+            *(("", "", "", "", "") if rule["kind"] == "function" else map(rule.get, _COUNTS)),
+            ("evaluated" if rule["decided"] else "never evaluated")
+            if rule["kind"] == "function"
+            else ("" if rule["decided"] else "never decided"),
         )
-        for each in report["rules"]
+        for rule in report["rules"]
     ]
-    judged = f"{report['accepted']} accepted, {report['refused']} refused"
-    facts: list[tuple[str, object]] = [("guests", report["guests"]), ("verdicts", judged)]
+    verdicts = f"{report['accepted']} accepted, {report['refused']} refused"
+    facts: list[tuple[str, object]] = [("guests", report["guests"]), ("verdicts", verdicts)]
     facts.append(("never decided", ", ".join(report["neverDecided"]) or "-"))
     facts.append(("lines not reached", _lines(report["linesNotReached"]) or "-"))
     parts: list[RenderableType] = [table(("rule", *_COUNTS, ""), rules), "", facts_table(facts)]
-    parts += [cell(f"{each['file']}: {each['problem']}") for each in report["problems"]]
+    parts += [cell(f"{item['file']}: {item['problem']}") for item in report["problems"]]
     incomplete = report["neverDecided"] or report["problems"]
-    return Shown(dict(report), Group(*parts), status=1 if incomplete else 0)
+    return CommandOutput(dict(report), Group(*parts), status=1 if incomplete else 0)
 
 
-def checked(name: str, syntax: str, rules: list[str]) -> Shown:
-    """Return the answer for a policy that can be set."""
+def usable(name: str, syntax: str, rules: list[str]) -> CommandOutput:
+    """Return the result for a policy that can be stored."""
     text = f"{name} can be used: Rego {syntax}, rules {', '.join(rules)}"
-    return Shown({"usable": True, "syntax": syntax, "rules": rules, "problem": ""}, cell(text))
+    return CommandOutput(
+        {"usable": True, "syntax": syntax, "rules": rules, "problem": ""}, cell(text)
+    )
 
 
-def unusable(name: str, problem: str) -> Shown:
-    """Return the answer for a policy that cannot be set; status 1."""
+def unusable(name: str, problem: str) -> CommandOutput:
+    """Return the result for a policy that cannot be stored; status 1."""
     data = {"usable": False, "syntax": "", "rules": [], "problem": problem}
-    return Shown(data, cell(f"{name} cannot be used: {problem}"), status=1)
+    return CommandOutput(data, cell(f"{name} cannot be used: {problem}"), status=1)
 
 
 def _value(rule: Mapping[str, Any]) -> str:
@@ -104,7 +108,7 @@ def _expected(comparison: Mapping[str, Any]) -> str:
 
 
 def _claim(value: object) -> str:
-    """Text as it is, "-" for a claim that was not measured, everything else as JSON."""
+    """Return text unchanged, "-" for a claim that was not measured, and other values as JSON."""
     if value is None:
         return "-"
     return value if isinstance(value, str) else _json(value)

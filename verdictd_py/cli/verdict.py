@@ -1,4 +1,4 @@
-"""`verdict-py`: manages a broker; upstream's options, and readable commands beside them."""
+"""`verdict-py`: manages a broker, by upstream's options or by commands."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from verdictd_py import __version__
 from verdictd_py.cli.management import appraisal_commands, storage_commands
 from verdictd_py.cli.management.client import BrokerClient, BrokerFailed, Connection
 from verdictd_py.cli.management.command import Command
-from verdictd_py.cli.management.document_commands import what_remains
+from verdictd_py.cli.management.document_commands import open_problems
 from verdictd_py.cli.management.show import write
 from verdictd_py.cli.management.upstream import OPTIONS
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, complain, fail, printable
@@ -31,7 +31,7 @@ EXIT_NO_BROKER: Final = 3
 EXIT_INTERRUPTED: Final = 130
 
 MAX_TIMEOUT_SECONDS: Final = 86_400
-"""A day; gRPC takes what it cannot count for no time at all."""
+"""A day; gRPC treats a number that is too large as a timeout of zero."""
 
 COMMANDS: Final = (*appraisal_commands.COMMANDS, *storage_commands.COMMANDS)
 
@@ -39,11 +39,11 @@ _SHELLS: Final = ("bash", "zsh")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point: 0 done, 1 refused, 2 wrong command line, 3 no broker to be had."""
+    """Entry point; exit status 0 done, 1 refused, 2 wrong command line, 3 no broker reached."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
-    if sys.stdout is None:  # it was closed before we began
-        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # ours to the end
+    if sys.stdout is None:  # it was closed before the start
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # open until exit
     if any(not _is_text(argument) for argument in arguments):
         parser.error("the command line is not UTF-8 text")
     if not arguments:
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokerFailed as error:
         complain(PROGRAM, str(error))
         return EXIT_REFUSED if error.answered else EXIT_NO_BROKER
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError:  # the reader closed the pipe
         sys.stdout = None  # nothing to flush at exit
         return EXIT_OK
     except KeyboardInterrupt:
@@ -80,27 +80,27 @@ async def _run(parser: Parser, options: Namespace) -> int:
         if command is not None:
             return await _run_command(command, client, options)
         option, values = actions[0]
-        said = await option.act(client, options, [values] if isinstance(values, str) else values)
-        write(sys.stdout, printable(said) + "\n")
+        text = await option.act(client, options, [values] if isinstance(values, str) else values)
+        write(sys.stdout, printable(text) + "\n")
         if option.changes:
             with suppress(BrokerFailed):  # upstream's broker has no such service
-                for line in await what_remains(client):
+                for line in await open_problems(client):
                     write(sys.stderr, printable(line) + "\n")
         return EXIT_OK
 
 
 async def _run_command(command: Command, client: BrokerClient, options: Namespace) -> int:
-    """Run a command; data goes to standard output, remarks go to standard error."""
-    shown = await command.run(client, options)
-    if command.changes and shown.status == EXIT_OK:
+    """Run a command; its data goes to standard output, its remarks to standard error."""
+    output = await command.run(client, options)
+    if command.changes and output.status == EXIT_OK:
         try:
-            remains = await what_remains(client)
-        except BrokerFailed as error:  # the change is done all the same
-            remains = (f"what remains open is not known: {error}",)
-        shown = replace(shown, remarks=(*shown.remarks, *remains))
-    shown.print(as_json=options.json)
-    shown.remark()
-    return shown.status
+            problems = await open_problems(client)
+        except BrokerFailed as error:  # the change was made nevertheless
+            problems = (f"cannot read the open problems: {error}",)
+        output = replace(output, remarks=(*output.remarks, *problems))
+    output.print(as_json=options.json)
+    output.print_remarks()
+    return output.status
 
 
 def _connection(options: Namespace) -> Connection:
@@ -116,21 +116,21 @@ def _connection(options: Namespace) -> Connection:
 
 
 def build_parser(*, completing: bool = False) -> Parser:
-    """The whole command line; help and completion are made from it.
+    """Return the parser of the command line; its help and completion are made from it.
 
     Args:
-        completing: with the help of each command, without which shtab passes it over; in the
-            program's own help they stand at the end.
+        completing: list the commands with their help, because shtab ignores those without one.
+            The help of the program lists the commands at its end instead.
     """
-    words = "\n".join(f"  {each.words:18} {each.help}" for each in COMMANDS)
+    words = "\n".join(f"  {command.words:18} {command.help}" for command in COMMANDS)
     parser = Parser(
         PROGRAM,
         "Manage a broker.",
-        f"commands, each with a --help of its own:\n{words}\n"
+        f"commands (each has its own --help):\n{words}\n"
         f"  completion SHELL   for {' or '.join(_SHELLS)}: "
         'eval "$(verdict-py completion bash)"\n\n'
         "exit status: 0 done, 1 refused (or a tested policy does not allow), 2 wrong command\n"
-        "line, 3 no broker to be had",
+        "line, 3 no broker reached",
     )
     parser.add_argument("-V", "--version", action="version", version=f"{PROGRAM} {__version__}")
     _add_connection(parser, first=True)
@@ -141,13 +141,13 @@ def build_parser(*, completing: bool = False) -> Parser:
             more = {"metavar": option.values[0]}
         elif not option.values:
             more = {"action": "store_const", "const": []}
-        _completed(group.add_argument(name, help=option.help, **more), option.values)
+        _complete_files(group.add_argument(name, help=option.help, **more), option.values)
     _add_commands(parser, completing=completing)
     return parser
 
 
 def _add_connection(parser: ArgumentParser, *, first: bool) -> None:
-    """Before the command or behind it: what is said behind it wins."""
+    """Add the options of the connection; those after a command override those before it."""
 
     def default(value: object) -> object:
         return value if first else SUPPRESS
@@ -164,54 +164,58 @@ def _add_connection(parser: ArgumentParser, *, first: bool) -> None:
     )
     for name, text in (
         ("ca", "CA of the broker's certificate, PEM"),
-        ("cert", "our certificate, PEM"),
-        ("key", "our private key, PEM"),
+        ("cert", "client certificate, PEM"),
+        ("key", "its private key, PEM"),
     ):
         option = parser.add_argument(
             f"--tls-{name}", metavar="FILE", type=Path, default=default(None), help=text
         )
-        _completed(option, ("FILE",))
+        _complete_files(option, ("FILE",))
     if first:
         text = "where exports are written (./)"
-        _completed(parser.add_argument("-p", "--path", metavar="DIR", help=text), ("DIR",))
+        _complete_files(parser.add_argument("-p", "--path", metavar="DIR", help=text), ("DIR",))
     parser.add_argument(
-        "--json", action="store_true", default=default(False), help="commands: for programs"
+        "--json", action="store_true", default=default(False), help="output of commands as JSON"
     )
 
 
 def _add_commands(parser: Parser, *, completing: bool) -> None:
-    top = parser.add_subparsers(metavar="COMMAND", parser_class=_Word, help="see below")
+    top = parser.add_subparsers(metavar="COMMAND", parser_class=_CommandParser, help="see below")
     groups: dict[str, Any] = {}
     for command in COMMANDS:
         first, _, second = command.words.partition(" ")
         listed: dict[str, Any] = {"help": command.help} if completing else {}
         if not second:
-            made = top.add_parser(first, description=command.help, **listed)
+            command_parser = top.add_parser(first, description=command.help, **listed)
         else:
             if first not in groups:
                 group = top.add_parser(first, description=f"{first}: choose one of these", **listed)
                 groups[first] = group.add_subparsers(
-                    metavar="ACTION", required=True, parser_class=_Word
+                    metavar="ACTION", required=True, parser_class=_CommandParser
                 )
-            made = groups[first].add_parser(second, description=command.help, help=command.help)
+            command_parser = groups[first].add_parser(
+                second, description=command.help, help=command.help
+            )
         for name, more in command.arguments.items():
-            _completed(made.add_argument(name, **more), (str(more.get("metavar", "")),))
-        _add_connection(made, first=False)
-        made.set_defaults(command=command)
-    completion = top.add_parser("completion", description="completion for a shell, to be evaluated")
+            _complete_files(
+                command_parser.add_argument(name, **more), (str(more.get("metavar", "")),)
+            )
+        _add_connection(command_parser, first=False)
+        command_parser.set_defaults(command=command)
+    completion = top.add_parser("completion", description="print a completion script for a shell")
     completion.add_argument("shell", choices=_SHELLS)
 
 
-def _completed(action: Action, values: Sequence[str]) -> None:
-    """Lets a shell complete names of files where one of `values` is one."""
+def _complete_files(action: Action, values: Sequence[str]) -> None:
+    """Let a shell complete names of files if one of the placeholders stands for one."""
     if any(value.endswith(("FILE", "PATH")) for value in values):
         action.complete = shtab.FILE  # type: ignore[attr-defined]  # shtab's own
     elif "DIR" in values:
         action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]  # as above
 
 
-class _Word(Parser):
-    """Parser of one word of the command line."""
+class _CommandParser(Parser):
+    """Parser of a command, with the signature that argparse requires of a subparser."""
 
     def __init__(self, prog: str, description: str = "", **more: object) -> None:
         del more
@@ -219,7 +223,7 @@ class _Word(Parser):
 
 
 def _is_text(argument: str) -> bool:
-    """Python hands other bytes on as halves of surrogate pairs, which no message can hold."""
+    """Return whether an argument is UTF-8; Python decodes other bytes as lone surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in argument)
 
 

@@ -8,7 +8,13 @@ from datetime import datetime
 from verdictd_py import __version__
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.readiness import Readiness, not_served
-from verdictd_py.domain.events import DaemonStarted, ListenerStarted, UnsafeOption, WarningStorage
+from verdictd_py.domain.events import (
+    DaemonStarted,
+    ListenerStarted,
+    UnsafeOption,
+    WarningLimits,
+    WarningStorage,
+)
 from verdictd_py.listeners.listener import Listener
 from verdictd_py.listeners.management_v1 import DaemonStatus
 from verdictd_py.ports import Events
@@ -20,6 +26,7 @@ class About:
     Args:
         verifiers: names of the verifiers.
         warnings: warnings about the data directory.
+        limits_warning: why limits are lower than the settings; empty if they are not.
 
     Attributes:
         listeners: the daemon's listeners. They are set after construction, because one of
@@ -37,21 +44,25 @@ class About:
         *,
         verifiers: tuple[str, ...],
         warnings: tuple[str, ...],
+        limits_warning: str = "",
         started_at: datetime,
     ) -> None:
         self._settings = settings
         self._unsafe = unsafe
         self._verifiers = verifiers
         self._warnings = warnings
+        self._limits_warning = limits_warning
         self._started_at = started_at
         self.listeners = ()
 
     def warn(self, events: Events) -> None:
-        """Record every unsafe option, and every defect of the data directory."""
+        """Record every unsafe option, defects of the data directory, and lowered limits."""
         for flag in self._unsafe.chosen():
             events.record(UnsafeOption(flag=flag))
         for warning in self._warnings:
             events.record(WarningStorage(reason=warning))
+        if self._limits_warning:
+            events.record(WarningLimits(reason=self._limits_warning))
 
     def announce(self, events: Events) -> None:
         """Record that the daemon serves its listeners."""

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 import httpx
 
 from verdictd_py.config import Settings
-from verdictd_py.daemon.http import http_client
+from verdictd_py.daemon.http import collateral_get, http_client
 from verdictd_py.daemon.supervisor import Work
-from verdictd_py.errors import AttestationError, CollateralUnavailable
+from verdictd_py.errors import AttestationError, CollateralUnavailable, ConfigError
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.ports import CollateralStore, Events
 from verdictd_py.tees.intel.collateral.cache import CollateralCache
 from verdictd_py.tees.intel.collateral.check import check_collateral
-from verdictd_py.tees.intel.collateral.http import bounded_get
+from verdictd_py.tees.intel.collateral.newest import NewestCollateral
 from verdictd_py.tees.intel.collateral.pcs import Pcs
 from verdictd_py.tees.intel.collateral.port import CollateralRequest, CollateralSource
 from verdictd_py.tees.intel.collateral.sources import (
@@ -27,6 +27,7 @@ from verdictd_py.tees.intel.collateral.sources import (
     Inspect,
 )
 from verdictd_py.tees.intel.pck import root_key_digest
+from verdictd_py.tees.intel.tee import IntelService
 
 
 class CollateralService:
@@ -36,11 +37,12 @@ class CollateralService:
     service with its cache. Without either, guests have to send collateral.
 
     Attributes:
-        source: the source.
+        intel: the source, and what the verifiers of Intel's TEEs share in addition.
         background: work that renews collateral before it expires.
 
     Raises:
-        ConfigError: a file or address that the settings name cannot be used.
+        ConfigError: a file or address that the settings name cannot be used, or there is no
+            source at all.
     """
 
     def __init__(
@@ -54,20 +56,43 @@ class CollateralService:
     ) -> None:
         self._client: httpx.AsyncClient | None = None
         self._cache: CollateralCache | None = None
+        self._newest = NewestCollateral(root_key_digest(root_ca_der), store=store, events=events)
         self.background: tuple[Work, ...] = ()
+        self.intel = IntelService(
+            self._source(settings, store, clock=clock, events=events, root_ca_der=root_ca_der),
+            grace=timedelta(days=settings.collateral_grace),
+            minimum_evaluation=settings.min_tcb_evaluation,
+            newest=self._newest,
+            refuse_endorsements=settings.refuse_endorsements,
+        )
+
+    def _source(
+        self,
+        settings: Settings,
+        store: CollateralStore,
+        *,
+        clock: Callable[[], datetime],
+        events: Events,
+        root_ca_der: bytes | None,
+    ) -> CollateralSource:
+        """Build the source that the settings name."""
+        root_key = root_key_digest(root_ca_der)
         if settings.collateral is not None or not settings.collateral_url:
-            inspect = partial(_problem_of, root_key_digest(root_ca_der), clock)
-            self.source = collateral_source(settings.collateral, events, inspect)
-            return
+            inspect = partial(_problem_of, root_key, clock)
+            return collateral_source(
+                settings.collateral,
+                events,
+                inspect,
+                refuse_endorsements=settings.refuse_endorsements,
+            )
         self._client = http_client(settings)
-        get = bounded_get(self._client)
         service = Pcs(
-            get,
+            collateral_get(self._client, settings),
             settings.collateral_url,
-            root_key=root_key_digest(root_ca_der),
+            root_key=root_key,
             update=settings.collateral_update,
         )
-        self.source = self._cache = CollateralCache(
+        self._cache = CollateralCache(
             service.fetch,
             store,
             clock=clock,
@@ -76,13 +101,15 @@ class CollateralService:
             minimum_evaluation=settings.min_tcb_evaluation,
         )
         self.background = (Work("renew collateral", self._cache.keep_renewed),)
+        return self._cache
 
     async def close(self) -> None:
-        """Cancel every fetch, and close every connection."""
+        """Cancel every fetch, close every connection, and wait until copies are stored."""
         if self._cache is not None:
             await self._cache.stop()
         if self._client is not None:
             await self._client.aclose()
+        await self._newest.flush()
 
 
 def _problem_of(
@@ -102,13 +129,23 @@ def _problem_of(
 
 
 def collateral_source(
-    path: Path | None, events: Events | None = None, inspect: Inspect | None = None
+    path: Path | None,
+    events: Events | None = None,
+    inspect: Inspect | None = None,
+    *,
+    refuse_endorsements: bool = False,
 ) -> CollateralSource:
     """Return a source of the operator's collateral, or else the guest's own.
 
     Raises:
-        ConfigError: `path` cannot be read.
+        ConfigError: `path` cannot be read, or no collateral can ever be used.
     """
     if path is None:
+        if refuse_endorsements:
+            raise ConfigError(
+                "no guest can be verified: --refuse-endorsements excludes the collateral of "
+                "guests, and there is no other; set --collateral-url or --collateral"
+            )
         return EndorsementsOnly()
-    return FirstAnswer(FileCollateral(path, events=events, inspect=inspect), EndorsementsOnly())
+    files = FileCollateral(path, events=events, inspect=inspect)
+    return files if refuse_endorsements else FirstAnswer(files, EndorsementsOnly())

@@ -14,10 +14,12 @@ import grpc
 
 from verdictd_py._generated import clientapi_pb2, keyprovider_pb2, verdictd_v1_pb2
 from verdictd_py.config import DEFAULT_DATA_DIR, UNSAFE_ROOT_OPTION, Settings, Unsafe
+from verdictd_py.daemon import descriptors
 from verdictd_py.daemon.about import About
 from verdictd_py.daemon.clock import Clock, utc_now
 from verdictd_py.daemon.collateral import CollateralService
 from verdictd_py.daemon.daemon import Daemon, Parts
+from verdictd_py.daemon.descriptors import Connections
 from verdictd_py.daemon.kbs import kbs_listener
 from verdictd_py.daemon.readiness import Readiness
 from verdictd_py.daemon.supervisor import Work
@@ -61,6 +63,12 @@ def build_daemon(
     """
     _check_unsafe(settings, unsafe)
     rules, tls = protection(settings, unsafe)
+    connections = descriptors.divide(
+        descriptors.limit(),
+        guests=settings.max_connections,
+        guest_listeners=1 if settings.kbs_http is None else 2,
+        grpc_listeners=1 if settings.keyprovider_api is None else 2,
+    )
     tees = known_tees(settings.verifier)
     sample = unsafe.insecure_sample_verifier
     directory, warnings = prepare(
@@ -81,15 +89,20 @@ def build_daemon(
         unsafe,
         directory,
         tees=tees,
-        collateral=collateral.source,
+        intel=collateral.intel,
         root_ca_der=root_ca,
         clock=clock,
         events=audit,
     )
     about = About(
-        settings, unsafe, verifiers=cases.verifiers.names, warnings=warnings, started_at=clock()
+        settings,
+        unsafe,
+        verifiers=cases.verifiers.names,
+        warnings=warnings,
+        limits_warning=connections.warning,
+        started_at=clock(),
     )
-    build = _Listeners(settings, unsafe, cases, rules, tls, audit, clock)
+    build = _Listeners(settings, unsafe, cases, rules, tls, audit, clock, connections)
     candidates: tuple[Listener | None, ...] = (
         build.attested(),
         build.client_api(about),
@@ -127,6 +140,7 @@ class _Listeners:
     tls: TlsFiles | None
     events: Events
     clock: Clock
+    connections: Connections
 
     def attested(self) -> Listener:
         identity = RenewedIdentity(
@@ -141,7 +155,7 @@ class _Listeners:
             releaser=self.cases.releaser,
             context=identity.context,
             events=self.events,
-            limits=_limits(self.settings),
+            limits=_limits(self.settings, self.connections),
         )
 
     def client_api(self, about: About) -> Listener:
@@ -163,6 +177,8 @@ class _Listeners:
             "client_api",
             self.settings.client_api_addresses,
             register,
+            events=self.events,
+            connections=self.connections.grpc,
             described=_names(keyprovider_pb2, clientapi_pb2, verdictd_v1_pb2),
             rules=self.rules,
             tls=self.tls,
@@ -176,6 +192,8 @@ class _Listeners:
             "keyprovider_api",
             [address],
             self._register_keyprovider,
+            events=self.events,
+            connections=self.connections.grpc,
             described=_names(keyprovider_pb2),
             rules=self.rules,
             tls=self.tls,
@@ -188,7 +206,7 @@ class _Listeners:
             self.cases,
             clock=self.clock,
             events=self.events,
-            limits=_limits(self.settings),
+            limits=_limits(self.settings, self.connections),
         )
 
     def _register_keyprovider(self, server: grpc.aio.Server, rules: CallerRules) -> None:
@@ -197,14 +215,14 @@ class _Listeners:
         service.register(server)
 
 
-def _limits(settings: Settings) -> Limits:
+def _limits(settings: Settings, connections: Connections) -> Limits:
     age = settings.max_evidence_age
     return Limits(
         handshake=settings.handshake_timeout,
         appraisal=settings.appraisal_timeout,
         request=settings.request_timeout,
         idle=settings.idle_timeout,
-        connections=settings.max_connections,
+        connections=connections.guests,
         evidence_age=None if age is None else timedelta(seconds=age),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -14,7 +14,7 @@ from verdictd_py import __version__
 from verdictd_py.config import Settings
 from verdictd_py.errors import ConfigError
 from verdictd_py.ports.tees import HttpGet
-from verdictd_py.tees.intel.collateral.http import bounded_get
+from verdictd_py.tees.intel.collateral.http import SubscriptionKey, bounded_get
 
 CONNECT_SECONDS: Final = 10.0
 MAX_API_KEY_CHARS: Final = 1024
@@ -28,30 +28,23 @@ async def site_get(settings: Settings) -> AsyncIterator[HttpGet]:
     Raises:
         ConfigError: the CAs or the proxy cannot be used.
     """
-    async with _client(settings, {}) as client:
+    async with http_client(settings) as client:
         yield bounded_get(client)
 
 
 def http_client(settings: Settings) -> httpx.AsyncClient:
-    """Create a client with the site's CAs and proxy, and Intel's subscription key.
+    """Create a client with the site's CAs and proxy.
 
     Raises:
-        ConfigError: the CAs, the proxy or the key cannot be used.
+        ConfigError: the CAs or the proxy cannot be used.
     """
-    headers = {}
-    if settings.collateral_api_key_file is not None:
-        headers["Ocp-Apim-Subscription-Key"] = _api_key(settings.collateral_api_key_file)
-    return _client(settings, headers)
-
-
-def _client(settings: Settings, headers: Mapping[str, str]) -> httpx.AsyncClient:
     if settings.collateral_ca is not None:
         _read(settings.collateral_ca, "--collateral-ca")  # its error names the file
     try:
         return httpx.AsyncClient(
             verify=ssl.create_default_context(cafile=settings.collateral_ca),
             proxy=settings.collateral_proxy,
-            headers={"User-Agent": f"verdictd-py/{__version__}", **headers},
+            headers={"User-Agent": f"verdictd-py/{__version__}"},
             timeout=CONNECT_SECONDS,
         )
     except (OSError, ValueError, httpx.InvalidURL) as error:  # SSLError is an OSError
@@ -59,6 +52,19 @@ def _client(settings: Settings, headers: Mapping[str, str]) -> httpx.AsyncClient
             "cannot create the client for the collateral service; --collateral-ca must be a file "
             "of PEM certificates, --collateral-proxy an http:// URL"
         ) from error
+
+
+def collateral_get(client: httpx.AsyncClient, settings: Settings) -> HttpGet:
+    """Return a GET for the collateral service; the subscription key goes to the first URL only.
+
+    Raises:
+        ConfigError: the key cannot be used.
+    """
+    key = None
+    if settings.collateral_api_key_file is not None and settings.collateral_url:
+        value = _api_key(settings.collateral_api_key_file)
+        key = SubscriptionKey(settings.collateral_url[0], value)
+    return bounded_get(client, key=key)
 
 
 def _api_key(file: Path) -> str:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Final
 
 from verdictd_py.config import Settings, Unsafe
+from verdictd_py.daemon import descriptors
 from verdictd_py.daemon.composition import build_daemon
 from verdictd_py.daemon.daemon import Daemon
 from verdictd_py.daemon.supervisor import Work
@@ -39,6 +40,7 @@ async def run(settings: Settings, unsafe: Unsafe) -> int:
         ConfigError: the daemon cannot start.
     """
     _require_address_space()
+    descriptors.raise_limit()
     events = LogEvents(settings.log_format)
     stopping, reloading = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()

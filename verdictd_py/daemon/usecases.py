@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 
 from verdictd_py.broker.administration import (
@@ -30,7 +29,7 @@ from verdictd_py.daemon.clock import Clock
 from verdictd_py.daemon.http import site_get
 from verdictd_py.errors import NotFound, PolicyInvalid, StorageError
 from verdictd_py.formats.openpgp import SequoiaKeyringEditor
-from verdictd_py.policy.appraisal import GuestTrust, OpenMeasurements, RegoAppraisalPolicy
+from verdictd_py.policy.appraisal import GuestTrust, RegoAppraisalPolicy
 from verdictd_py.policy.compiled import CompiledPolicies
 from verdictd_py.policy.floor import Pinning
 from verdictd_py.policy.release import RegoReleasePolicy
@@ -45,7 +44,6 @@ from verdictd_py.storage.stores import (
     DirectoryKeyStore,
     DirectoryResourceStore,
 )
-from verdictd_py.tees.intel.collateral.port import CollateralSource
 from verdictd_py.tees.intel.tee import VENDOR, IntelService
 from verdictd_py.tees.registry import VerifierSet, select
 
@@ -57,7 +55,6 @@ class UseCases:
     Attributes:
         tees: the known TEEs.
         appraisal: the appraisal policy.
-        open_measurements: lists measurements without reference values.
         catalogue: what reads each stored document.
         prepare: compiles all policies in force before the next guest needs them.
         trusted_root: digest of the root that is trusted instead of the vendors', or None.
@@ -66,7 +63,6 @@ class UseCases:
     tees: Tees
     verifiers: VerifierSet
     appraisal: RegoAppraisalPolicy
-    open_measurements: OpenMeasurements
     catalogue: Catalogue
     release: RegoReleasePolicy
     prepare: Callable[[], Awaitable[None]]
@@ -112,12 +108,15 @@ def use_cases(
     directory: Directory,
     *,
     tees: Tees,
-    collateral: CollateralSource,
+    intel: IntelService,
     root_ca_der: bytes | None,
     clock: Clock,
     events: Events,
 ) -> UseCases:
     """Build the use cases on one data directory.
+
+    Args:
+        intel: what the verifiers of Intel's TEEs share.
 
     Raises:
         ConfigError: a verifier cannot be built.
@@ -131,13 +130,7 @@ def use_cases(
             store=DirectoryCollateralStore(directory),
             http=partial(site_get, settings),
             root_ca_der=root_ca_der,
-            services={
-                VENDOR: IntelService(
-                    collateral,
-                    grace=timedelta(days=settings.collateral_grace),
-                    minimum_evaluation=settings.min_tcb_evaluation,
-                )
-            },
+            services={VENDOR: intel},
         ),
         sections=settings.tee,
         insecure_nullverifier=unsafe.insecure_nullverifier,
@@ -171,7 +164,6 @@ def use_cases(
         tees=tees,
         verifiers=verifiers,
         appraisal=appraisal,
-        open_measurements=OpenMeasurements(deciding, tees),
         catalogue=catalogue,
         release=release,
         prepare=prepare,
@@ -199,6 +191,7 @@ def use_cases(
             keys=keys,
             events=events,
             max_new_keys_per_minute=settings.max_new_keys_per_minute,
+            new_keys_below=settings.wrap_key_segments,
             allow_a256ctr=settings.allow_a256ctr,
         ),
         administration=Administration(

@@ -1,8 +1,8 @@
 """Names of reference data that the text of a policy refers to.
 
-A policy reads reference data as `data.<name>`. Which names that are is visible in its text, without
-evaluating it. Where the text refers to `data` in any other way (`data[name]`, `data` as a
-whole), it may read every name.
+A policy reads reference data as `data.<name>`. These names are taken from its text, without
+evaluating it. If the text refers to `data` in any other way (`data[name]`, `data` as a whole), it
+may read every name.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from functools import lru_cache
 from typing import Final
 
 _WORD: Final = re.compile(r'"(?:[^"\\\n]|\\.)*"|`[^`]*`|#[^\n]*|[^\W\d]\w*|\S')
-"""Texts and comments whole, so that nothing in them counts; names; every other character."""
+"""Tokens: string literals and comments, so that their content is ignored; names; characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class DataNames:
-    """What a policy reads of its reference data.
+    """Names of reference data that a policy reads.
 
     Attributes:
-        named: names that its text has, at the top of the data.
-        any_name: whether it may read names that its text does not have.
+        named: top-level names to which its text refers.
+        any_name: whether it may read names to which its text does not refer.
     """
 
     named: frozenset[str]
@@ -34,7 +34,7 @@ class DataNames:
 def data_names(policy: str) -> DataNames:
     """Return the names of reference data that a policy in Rego refers to.
 
-    The text need not compile. A name in a comment or in a text is no reference.
+    The text need not compile. Names in comments and string literals are ignored.
     """
     words = [word for word in _WORD.findall(policy) if not word.startswith("#")]
     named: set[str] = set()
@@ -51,7 +51,7 @@ def data_names(policy: str) -> DataNames:
 
 
 def _name(following: list[str]) -> str | None:
-    """Return the name that stands behind `data`: `.name` or `["name"]`, None for anything else."""
+    """Return the name that follows `data`: `.name` or `["name"]`, None for anything else."""
     if len(following) > 1 and following[0] == "." and following[1].isidentifier():
         return following[1]
     if len(following) > 2 and following[0] == "[" and following[2] == "]":

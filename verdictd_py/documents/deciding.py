@@ -1,7 +1,7 @@
-"""The reference data that decides about the guests of a TEE: stored data with its named sets.
+"""Reference data in force for the guests of a TEE: stored data combined with named sets.
 
-There is one way to combine them, for guests and for the checks of changes: both documents are
-checked first, because a name that nothing reads leaves open what it was meant to pin.
+Appraisals and checks of changes both use `combine`. It checks both documents first, because a
+misspelled name would leave a measurement unpinned.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ def combine(
     """Return reference data with the values of every set that is in force.
 
     Args:
-        name: of the reference data, for messages.
-        policy: text of the policy that decides with it: it may read names of its own.
+        name: name of the reference data, for messages.
+        policy: text of the policy that uses the data: it may read further names.
 
     Raises:
-        PolicyInvalid: a name or value does not fit; one line.
+        PolicyInvalid: a name or value does not fit the schema.
     """
     schema.require(str(name), reference.values, data_names(policy))
     require_sets(schema, sets)
@@ -45,29 +45,29 @@ def combine(
 
 
 def require_sets(schema: ReferenceSchema, sets: Sets) -> None:
-    """Refuse sets with a name that is no measurement, or a value of another form.
+    """Refuse sets with a name that is not a measurement, or a value of another form.
 
     Raises:
-        PolicyInvalid: one line that names the set.
+        PolicyInvalid: a set is refused; the message names it.
     """
-    for name, made in sets.items():
+    for name, item in sets.items():
         try:
-            referencesets.checked_values(schema.claims, made.values)
+            referencesets.checked_values(schema.claims, item.values)
         except RequestError as error:
             raise PolicyInvalid(f"{referencesets.DOCUMENT}: set {name}: {error}") from None
 
 
 def require_known_tees(sets: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse sets under a name that is nearly that of a TEE: nothing would read them.
+    """Refuse sets under a misspelled name of a TEE: nothing would read them.
 
-    A name that is similar to none may be that of a TEE whose package is not loaded now.
+    A name that is not similar to any may be the name of a TEE whose package is not loaded now.
 
     Args:
         sets: names of TEEs in the document of named sets.
-        known: TEEs that are known.
+        known: names of the known TEEs.
 
     Raises:
-        RequestError: one line that names the right one.
+        RequestError: a name is misspelled; the message has the correct one.
     """
     names = tuple(known)
     for tee in sets:

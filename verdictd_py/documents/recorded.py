@@ -20,6 +20,9 @@ MAX_RECORDED_BYTES: Final = 4 * 1024 * 1024
 _MAX_CONTAINERS: Final = 100_000
 """Maximum number of objects and arrays in a file, sufficient for a log of 1,023 events."""
 
+_MAX_VALUES: Final = 10 * _MAX_CONTAINERS
+"""Values of every type together."""
+
 _REPORT: Final = frozenset({"claims", "verdict"})
 """Members of every report; the input of a release policy has no `verdict`."""
 
@@ -60,7 +63,7 @@ def read_recorded(data: bytes, what: str) -> tuple[RecordedClaims, ...]:
             f"{what} is larger than {MAX_RECORDED_BYTES} bytes; claims of one guest are smaller"
         )
     try:
-        value = decode_value(data, what, max_containers=_MAX_CONTAINERS)
+        value = decode_value(data, what, max_containers=_MAX_CONTAINERS, max_values=_MAX_VALUES)
     except RequestError as error:
         place = "" if str(error).startswith(what) else f"{what}: "
         raise RequestError(f"{place}{error}; record the claims again") from None

@@ -123,7 +123,12 @@ def parse(text: str) -> dict[str, Sets]:
     """
     by_tee: dict[str, Sets] = {}
     try:
-        members = decode_object(text.encode(), str(DOCUMENT), max_containers=_MAX_CONTAINERS)
+        members = decode_object(
+            text.encode(),
+            str(DOCUMENT),
+            max_containers=_MAX_CONTAINERS,
+            max_values=16 * _MAX_CONTAINERS,
+        )
         for tee, sets in members.items():
             if not isinstance(sets, dict) or len(sets) > MAX_SETS:
                 raise ValueError(f"{quoted(tee)} must be an object of at most {MAX_SETS} sets")

@@ -1,13 +1,13 @@
-"""Schema of a TEE's reference data: the names that decide, and the form of their values.
+"""Schema of a TEE's reference data: the known names and the form of their values.
 
 The schema is derived from the TEE: its names are those that the packaged policy reads, their forms
-are those of the claims. A name outside it decides nothing under the packaged policy: a pin with
-a misspelled name would leave the measurement open. Such data is refused, when it is stored and for
-every guest that it would decide about.
+are those of the claims. The packaged policy ignores any other name: a pin with a misspelled name
+would leave the measurement unpinned. Such data is refused when it is stored, and every guest is
+refused while it is in force.
 
-A policy of the operator's may read names of its own. They are allowed where the text of the
-policy refers to them (`data.rack`). If it reads `data` as a whole, every name is allowed that is
-not nearly one of the schema's.
+An operator's policy may read further names. They are allowed if the text of the policy refers to
+them (`data.rack`). If it reads `data` as a whole, every name is allowed that is not similar to a
+name in the schema.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from verdictd_py.encoding import JsonValue, quoted
 from verdictd_py.errors import PolicyInvalid
 
 _SIMILAR: Final = 0.75
-"""Least similarity (difflib's ratio) of a name to the one that is suggested for it."""
+"""Minimum similarity (difflib's ratio) of a name to the name that is suggested for it."""
 
 _MAX_PROBLEMS: Final = 8
-"""Problems that one message names."""
+"""Maximum number of problems in one message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,11 @@ class ReferenceSchema:
     """Names and forms of the reference data of one TEE.
 
     Attributes:
-        names: what the packaged policy reads.
+        names: names that the packaged policy reads.
         claims: claims of the TEE by name.
-        status: claim that is the vendor's term for the TCB status, None for none.
+        status: claim with the TCB status, None if there is none.
         statuses: every value of it that the vendor uses; empty if they are not known.
-        grace: name of the days of grace by status, None for none.
+        grace: name of the days of grace by status, None if there is none.
     """
 
     names: tuple[str, ...]
@@ -49,15 +49,15 @@ class ReferenceSchema:
     grace: str | None = None
 
     def require(self, document: str, values: Mapping[str, JsonValue], reads: DataNames) -> None:
-        """Refuse reference data that does not fit.
+        """Refuse reference data that does not fit the schema.
 
         Args:
-            document: its name, for the message.
+            document: name of the reference data, for the message.
             values: reference values by name.
-            reads: names that the policy refers to which decides with them.
+            reads: names to which the text of the policy refers.
 
         Raises:
-            PolicyInvalid: one line that names every problem, with the right name or value.
+            PolicyInvalid: the message has every problem, with the correct name or value.
         """
         problems = tuple(self.problems(values, reads))
         if problems:
@@ -76,10 +76,10 @@ class ReferenceSchema:
                     yield self._unknown(name, suggestion)
 
     def _unknown(self, name: str, suggestion: str | None) -> str:
-        said = f"no policy reads {quoted(name)}, so that it would pin nothing"
+        problem = f"no policy reads {quoted(name)}, so that it would pin nothing"
         if suggestion is None:
-            return f"{said}; remove it, or store the policy that reads data.{name} first"
-        return f"{said}; did you mean {suggestion}?"
+            return f"{problem}; remove it, or store the policy that reads data.{name} first"
+        return f"{problem}; did you mean {suggestion}?"
 
     def unread(self, values: Mapping[str, JsonValue], reads: DataNames) -> tuple[str, ...]:
         """Return the names that have values and that the policy in force does not refer to."""
@@ -96,11 +96,11 @@ class ReferenceSchema:
             yield from self._grace_problems(name, value)
             return
         claim = self.claims.get(name)
-        if claim is None:  # a name of the packaged policy's own, for which no form is known
+        if claim is None:  # only the packaged policy knows the form of this value
             return
         if claim.match is MatchRule.AT_LEAST:
             if not is_number(value):
-                yield f"{name} is not a number, the least that is accepted; write 0"
+                yield f"{name} is not a number (the minimum); write 0 to accept every value"
             return
         if not isinstance(value, list):
             yield f'{name} is not a list of accepted values; write ["..."]'
@@ -115,13 +115,13 @@ class ReferenceSchema:
         if name == self.status and self.statuses:
             return self._status_problem(name, item)
         if claim.match is MatchRule.EACH_ONE_OF:
-            return None if isinstance(item, str) else f"{name}: each value is a text"
+            return None if isinstance(item, str) else f"{name}: every value must be a text"
         if claim.form.accepts(item):
             return None
-        said = f"{name}: {_as_text(item)} is not {claim.form.description}"
+        problem = f"{name}: {_as_text(item)} is not {claim.form.description}"
         if isinstance(item, str) and claim.form.accepts(item.strip().lower()):
-            return f"{said}; did you mean {item.strip().lower()}?"
-        return said
+            return f"{problem}; did you mean {item.strip().lower()}?"
+        return problem
 
     def _status_problem(self, name: str, status: JsonValue) -> str | None:
         if isinstance(status, str) and status in self.statuses:
@@ -144,15 +144,15 @@ class ReferenceSchema:
 
 
 def closest(name: str, known: Iterable[str], *, similarity: float = _SIMILAR) -> str | None:
-    """Return the name among `known` that was probably meant, None where none is similar.
+    """Return the known name that was probably meant, None if no name is similar.
 
-    Case, `_`, `-` and `.` make no difference.
+    Case, `_`, `-` and `.` are ignored.
 
     Args:
-        similarity: least ratio of `difflib`; 1 for names that differ in nothing else.
+        similarity: minimum ratio of `difflib`; 1 for names that are otherwise equal.
     """
-    plain = {_plain(each): each for each in known}
-    matches = get_close_matches(_plain(name), plain, n=1, cutoff=similarity)
+    plain = {_plain(candidate): candidate for candidate in known}
+    matches = get_close_matches(_plain(name), plain, cutoff=similarity)
     return plain[matches[0]] if matches else None
 
 

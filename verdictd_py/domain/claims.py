@@ -81,7 +81,7 @@ class MatchRule(Enum):
     """The claim is a list, and each of its values must be in the list of reference values."""
 
     AT_LEAST = "at least"
-    """Both are numbers. No policy may accept another type: see `policy.floor.unordered`."""
+    """Both are numbers; `policy.floor.non_numeric_minima` refuses any other type."""
 
     ALWAYS_FALSE = "false"
     """There is no reference value: the packaged policy refuses every value except false."""

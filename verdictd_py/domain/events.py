@@ -142,6 +142,16 @@ class WrapRequested(Event):
     optsdata: Annotated[SecretBytes, FieldInfo("Options of the layer.")]
 
 
+@event("wrap.refused", level=Level.WARNING)
+class WrapRefused(Event):
+    """A client who may only wrap requested a key that is not available to it."""
+
+    caller: CallerName
+    kid: KeyName
+    code: Code
+    reason: Reason
+
+
 @event("key.read")
 class KeyRead(Event):
     """A key is used to wrap the options of an image layer."""
@@ -235,7 +245,7 @@ class PolicySet(Event):
 
 @event("policy.deleted", audit=Audit.YES)
 class PolicyDeleted(Event):
-    """A document that decides nothing was deleted."""
+    """A document that nothing reads was deleted."""
 
     caller: CallerName
     name: Annotated[str, FieldInfo("Name of the document.", characters=1024)]
@@ -522,7 +532,7 @@ class WarningUnpinned(Event):
 
 @event("warning.document", level=Level.WARNING)
 class WarningDocument(Event):
-    """A document is stored, and all or part of it decides nothing."""
+    """A stored document has no effect, entirely or in part."""
 
     name: Annotated[str, FieldInfo("Name of the document.", characters=1024)]
     reason: Reason
@@ -553,6 +563,13 @@ class WarningIdentity(Event):
 @event("warning.storage", level=Level.WARNING)
 class WarningStorage(Event):
     """The data directory has a defect that the daemon tolerates."""
+
+    reason: Reason
+
+
+@event("warning.limits", level=Level.WARNING)
+class WarningLimits(Event):
+    """Listeners serve fewer connections than their settings, for lack of file descriptors."""
 
     reason: Reason
 

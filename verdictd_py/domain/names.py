@@ -35,12 +35,12 @@ class Name:
         """
         segments = tuple(text.split("/"))
         if len(segments) not in (1, 3):
-            raise RequestError("a name has one segment, or three separated by '/'")
+            raise RequestError("a name must have one segment, or three separated by '/'")
         for segment in segments:
             if len(segment) > MAX_SEGMENT_BYTES or not _SEGMENT.fullmatch(segment):
                 raise RequestError(
-                    "each segment of a name is 1 to 255 of A-Z a-z 0-9 _ - . "
-                    "and does not begin with '.'"
+                    "a segment of a name must have 1 to 255 characters of A-Z a-z 0-9 _ - . "
+                    "and must not begin with '.'"
                 )
         return cls(segments)
 

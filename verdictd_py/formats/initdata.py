@@ -23,8 +23,8 @@ MAX_BYTES: Final = 256 * 1024
 """Maximum size. Real init-data has below 64 KiB: an agent policy and some certificates."""
 
 MAX_VALUES: Final = 1024
-"""Maximum number of keys and elements together; real init-data has about ten. The time that a
-policy engine needs grows with the square of this number (`policy.engine`)."""
+"""Maximum number of keys and elements together; real init-data has about ten. The policy
+engine reads all of them for each decision, while other guests wait."""
 
 CLAIM: Final = "initData"
 """Name of the claim with the content of the document; None if the guest sent no init-data."""

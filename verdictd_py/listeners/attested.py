@@ -23,8 +23,9 @@ from verdictd_py.domain.events import (
     ConnectionTimeout,
 )
 from verdictd_py.domain.evidence import Evidence
-from verdictd_py.errors import EvidenceMissing, NotJudged, VerdictdError
+from verdictd_py.errors import EvidenceMissing, NotAppraised, VerdictdError
 from verdictd_py.listeners import sockets
+from verdictd_py.listeners.accepting import accept
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.listener import Background
@@ -39,7 +40,6 @@ from verdictd_py.protocols.ratstls.session import TlsClosed, TlsSession
 _READ_BYTES: Final = 65_536
 _LINGER_SECONDS: Final = 1.0
 """Time for a refused peer to read the reason, before its connection is closed."""
-_BACKLOG: Final = 1024
 
 
 class AttestedListener:
@@ -71,7 +71,8 @@ class AttestedListener:
         self.name = "listen"
         self.address = address
         self._listening: socket.socket | None = None
-        self._server: asyncio.Server | None = None
+        self._accepting: asyncio.Task[None] | None = None
+        self._draining = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: set[asyncio.Task[None]] = set()
 
@@ -85,19 +86,19 @@ class AttestedListener:
         self.address = Address(host, port)
 
     async def start(self, background: Background) -> None:
-        del background  # asyncio's own server accepts
-        self._server = await asyncio.start_server(
-            self._accept, sock=self._listening, backlog=_BACKLOG, limit=_READ_BYTES
-        )
+        if self._listening is not None:
+            run = partial(accept, self._listening, self._take, self._events)
+            self._accepting = background("listen.accept", run, essential=True)
 
     def reload(self) -> None:
         """Do nothing: `RenewedIdentity` renews the certificate by itself."""
 
     async def stop(self, seconds: float) -> None:
-        server, self._server = self._server, None
-        if server is not None:
-            server.close()
-        elif self._listening is not None:
+        self._draining = True
+        if self._accepting is not None:
+            self._accepting.cancel()
+            await asyncio.gather(self._accepting, return_exceptions=True)
+        if self._listening is not None:
             self._listening.close()
         for task in tuple(self._idle):
             task.cancel()
@@ -107,19 +108,24 @@ class AttestedListener:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    @property
-    def _draining(self) -> bool:
-        return self._server is None
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        address = peer_text(writer.get_extra_info("peername"))
+    def _take(self, accepted: socket.socket, name: object) -> None:
+        address = peer_text(name)
         if self._draining or len(self._tasks) >= self._limits.connections:
+            accepted.close()
             self._events.record(ConnectionRefused(peer=address, reason="too many connections"))
-            writer.transport.abort()
             return
-        task = asyncio.ensure_future(self._serve(reader, writer, address))
+        task = asyncio.ensure_future(self._open(accepted, address))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _open(self, accepted: socket.socket, address: str) -> None:
+        try:
+            reader, writer = await asyncio.open_connection(sock=accepted, limit=_READ_BYTES)
+        except Exception as error:  # noqa: BLE001  # other guests must still be served
+            accepted.close()
+            report_bug(self._events, error, doing="accept a connection")
+            return
+        await self._serve(reader, writer, address)
 
     async def _serve(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str
@@ -183,7 +189,7 @@ class AttestedListener:
         read = partial(_read_certificate, der, self._appraiser.tees, self._limits.evidence_age)
         try:
             appraisal = await self._appraiser.admit(read, address=address)
-        except NotJudged as error:
+        except NotAppraised as error:
             text = error.text_for_guest
         else:
             if appraisal.accepted:

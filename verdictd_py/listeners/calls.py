@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 import grpc
 
-from verdictd_py.domain.callers import Caller
+from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.events import RequestFailed
 from verdictd_py.errors import VerdictdError
+from verdictd_py.listeners.admission import caller_of
 from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.listeners.errors import grpc_status, report_bug
 from verdictd_py.ports import Events
@@ -44,6 +45,8 @@ class GrpcService:
 
 def answered(
     doing: str = "",
+    *,
+    right: Right | None = None,
 ) -> Callable[[Method[S, Request, Response]], Handler[S, Request, Response]]:
     """Decorate a method of a service that takes the request and the caller.
 
@@ -53,6 +56,8 @@ def answered(
 
     Args:
         doing: the name of the method in events; by default its own name.
+        right: right that the caller needs before the message is read (`listeners.admission`),
+            for methods whose messages are expensive to read.
     """
 
     def decorate(method: Method[S, Request, Response]) -> Handler[S, Request, Response]:
@@ -62,7 +67,7 @@ def answered(
         async def handler(service: S, request: Request, context: Context) -> Response:
             caller = Caller("not known yet", frozenset())
             try:
-                caller = await asyncio.to_thread(service.rules.caller, context)
+                caller = await asyncio.to_thread(caller_of, service.rules, context)
                 return await _complete(method(service, request, caller))
             except VerdictdError as error:
                 status = grpc_status(error)
@@ -80,6 +85,7 @@ def answered(
                 text = report_bug(service.events, error, doing=name)
                 await context.abort(grpc.StatusCode.INTERNAL, text)
 
+        handler.right = right  # type: ignore[attr-defined]  # read by `admission.required`
         return handler
 
     return decorate

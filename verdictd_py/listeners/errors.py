@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, Final
 from uuid import uuid4
 
@@ -18,6 +19,7 @@ from verdictd_py.errors import (
     DecryptionFailed,
     NotAuthorized,
     NotFound,
+    Overloaded,
     PolicyInvalid,
     RequestError,
     StorageError,
@@ -35,6 +37,7 @@ _GRPC: Final[tuple[tuple[type[VerdictdError], grpc.StatusCode], ...]] = (
     (StorageError, grpc.StatusCode.FAILED_PRECONDITION),
     (PolicyInvalid, grpc.StatusCode.INVALID_ARGUMENT),
     (CollateralUnavailable, grpc.StatusCode.UNAVAILABLE),
+    (Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),
 )
 
 
@@ -63,6 +66,7 @@ class InvalidMessageInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[typ
             except DecodeError:
                 return None
 
+        @wraps(handler.unary_unary)  # with the right that it names
         async def answer(request: object, context: Any) -> object:  # noqa: ANN401  # as above
             if request is None:
                 method = handler_call_details.method

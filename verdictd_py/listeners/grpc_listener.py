@@ -19,16 +19,41 @@ from grpc_reflection.v1alpha import reflection
 from verdictd_py.config import Address
 from verdictd_py.errors import ConfigError
 from verdictd_py.listeners import sockets
+from verdictd_py.listeners.admission import CALLS_OF_ALL, CALLS_OF_CONNECTION, Admission
 from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.listeners.errors import InvalidMessageInterceptor
 from verdictd_py.listeners.listener import Background
 from verdictd_py.listeners.tls import TlsFiles
+from verdictd_py.ports import Events
 
 MAX_MESSAGE_BYTES: Final = 8 * 1024 * 1024
 """Maximum size of a message: 1 MiB of optsdata as an array of integers, with up to four
 characters per byte, and a reserve."""
 
-_MAX_CONCURRENT_CALLS: Final = 256
+_OPTIONS: Final = (
+    ("grpc.so_reuseport", 0),  # a second daemon must fail instead of sharing the port
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_concurrent_streams", CALLS_OF_CONNECTION),
+    # Servers open no connections, except for what gRPC may add: never through a proxy.
+    ("grpc.enable_http_proxy", 0),
+    # Bytes of a call that gRPC receives before the call is admitted and reads its message.
+    ("grpc.http2.lookahead_bytes", 64 * 1024),
+    ("grpc.http2.bdp_probe", 0),  # would raise that up to 16 MiB
+    ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.absolute_max_metadata_size", 32 * 1024),
+    # A connection costs a file descriptor and some 100 KiB.
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 600_000),
+    ("grpc.max_connection_age_ms", 3_600_000),
+    ("grpc.max_connection_age_grace_ms", 60_000),
+    # Clients may send keepalive pings every 10 seconds without calls; the second is for delays.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 9_000),
+    ("grpc.http2.max_ping_strikes", 2),
+)
+
+MAX_CONNECTIONS: Final = 1024
+"""Maximum number of connections of a gRPC listener, which has no more calls."""
 
 PINNED: Final = "verdictd.pinned"
 """Whether every measurement has reference values. While one has not, guests are accepted
@@ -59,6 +84,8 @@ class GrpcListener:
         addresses: addresses in order of preference. The first that this host has is used,
             otherwise the last.
         register: adds the services; called once the address is known.
+        events: where calls that are not admitted are recorded.
+        connections: maximum number of connections.
         described: full names of those services, for gRPC's health and reflection, which every
             client that can connect may use; empty for neither.
         rules: how callers are identified.
@@ -71,6 +98,8 @@ class GrpcListener:
         addresses: Sequence[Address],
         register: Register,
         *,
+        events: Events,
+        connections: int = MAX_CONNECTIONS,
         described: Sequence[str] = (),
         rules: CallerRules | None = None,
         tls: TlsFiles | None = None,
@@ -80,7 +109,8 @@ class GrpcListener:
         self._addresses = tuple(addresses)
         self._register = register
         self._described = tuple(described)
-        self._rules = rules or CallerRules()
+        self._admission = Admission(rules or CallerRules(), events)
+        self._connections = connections
         self._tls = tls
         self._option = "--" + name.replace("_", "-")
         self._server: grpc.aio.Server | None = None
@@ -93,13 +123,9 @@ class GrpcListener:
 
     def bind(self) -> None:
         server = grpc.aio.server(
-            options=[
-                ("grpc.so_reuseport", 0),  # a second daemon must fail instead of sharing the port
-                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.max_concurrent_streams", _MAX_CONCURRENT_CALLS),
-            ],
-            maximum_concurrent_rpcs=_MAX_CONCURRENT_CALLS,
-            interceptors=(InvalidMessageInterceptor(),),
+            options=[*_OPTIONS, ("grpc.max_allowed_incoming_connections", self._connections)],
+            maximum_concurrent_rpcs=CALLS_OF_ALL,
+            interceptors=(self._admission, InvalidMessageInterceptor()),
         )
         *preferred, last = self._addresses
         address = next((address for address in preferred if sockets.exists(address)), last)
@@ -111,7 +137,9 @@ class GrpcListener:
         del background  # gRPC has threads of its own
         if self._server is None:
             return
-        self._register(self._server, replace(self._rules, listener=self.address))
+        rules = replace(self._admission.rules, listener=self.address)
+        self._admission.rules = rules
+        self._register(self._server, rules)
         if self._described:
             await self._describe(self._server)
         self._started = True

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import grpc
 
 from verdictd_py._generated import keyprovider_pb2 as messages
 from verdictd_py._generated import keyprovider_pb2_grpc as services
 from verdictd_py.broker.wrapping import Wrapper
-from verdictd_py.domain.callers import Caller
+from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.listeners.calls import GrpcService, answered
+from verdictd_py.listeners.reading import read
 from verdictd_py.ports import Events
 from verdictd_py.protocols.keyprovider import protocol
 from verdictd_py.protocols.keyprovider.packet import AnnotationPacket
@@ -32,27 +35,33 @@ class KeyProviderService(GrpcService, services.KeyProviderServiceServicer):
     def register(self, server: grpc.aio.Server) -> None:
         services.add_KeyProviderServiceServicer_to_server(self, server)
 
-    @answered()
+    @answered(right=Right.WRAP)
     async def WrapKey(
         self, request: messages.keyProviderKeyWrapProtocolInput, caller: Caller
     ) -> messages.keyProviderKeyWrapProtocolOutput:
         """Wrap a layer key: JSON of an operation `keywrap` in, JSON of the packet out."""
-        operation = protocol.decode_wrap(
-            request.KeyProviderKeyWrapProtocolInput, provider=self._provider
-        )
+        caller.require(Right.WRAP)
+        data = request.KeyProviderKeyWrapProtocolInput
+        decode = partial(protocol.decode_wrap, data, provider=self._provider)
+        operation = await read(len(data), decode)
         packet = await self._wrapper.wrap(caller, operation.parameter, operation.optsdata)
         return messages.keyProviderKeyWrapProtocolOutput(
             KeyProviderKeyWrapProtocolOutput=protocol.encode_wrapped(packet)
         )
 
-    @answered()
+    @answered(right=Right.UNWRAP)
     async def UnWrapKey(
         self, request: messages.keyProviderKeyWrapProtocolInput, caller: Caller
     ) -> messages.keyProviderKeyWrapProtocolOutput:
         """Unwrap a layer key: JSON of an operation `keyunwrap` in, JSON of its options out."""
-        operation = protocol.decode_unwrap(request.KeyProviderKeyWrapProtocolInput)
-        packet = AnnotationPacket.decode(operation.annotation)
+        caller.require(Right.UNWRAP)
+        data = request.KeyProviderKeyWrapProtocolInput
+        packet = await read(len(data), partial(_decode_packet, data))
         optsdata = await self._wrapper.unwrap(caller, packet)
         return messages.keyProviderKeyWrapProtocolOutput(
             KeyProviderKeyWrapProtocolOutput=protocol.encode_unwrapped(optsdata)
         )
+
+
+def _decode_packet(data: bytes) -> AnnotationPacket:
+    return AnnotationPacket.decode(protocol.decode_unwrap(data).annotation)

@@ -1,1 +1,1 @@
-"""Appraisal policies: the Rego engine behind a fail-closed adapter, and why it refused."""
+"""Appraisal and release policies: Rego, the rules above every policy, and explanations."""

@@ -26,8 +26,8 @@ class RegoAppraisalPolicy:
 
     Args:
         source: documents that decide, with the named sets that are in force.
-        tees: those whose guests it appraises; it refuses those of any other.
-        compiled: cache of compiled policies, shared with what checks them.
+        tees: TEEs whose guests are appraised; guests of any other TEE are refused.
+        compiled: cache of compiled policies, shared with `PolicyTrial`.
         pinning: what the operator requires of the reference data.
     """
 
@@ -45,7 +45,7 @@ class RegoAppraisalPolicy:
         self._compiled = CompiledPolicies() if compiled is None else compiled
 
     async def prepare(self, tee: str) -> PolicyDocuments:
-        """Compile a TEE's policy ahead of its next guest, which then finds it compiled.
+        """Compile a TEE's policy, so that its next guest need not wait for that.
 
         Returns:
             The documents that decide about that guest.
@@ -76,12 +76,12 @@ class RegoAppraisalPolicy:
         """
         known = self._tees.get(tee)
         if known is None:
-            return (_policy_reason(f"the TEE {tee} is not known here"),)
+            return (_policy_reason(f"the TEE {tee} is not known"),)
         try:
             documents = await self._source.documents(tee)  # 1
             _, result = await self._compiled.evaluate(documents, claims)  # 2, 3
         except (NotFound, StorageError, PolicyInvalid) as error:
-            return failed(known, claims, error)
+            return evaluation_failed(known, claims, error)
         return refusals(known, documents, claims, result, self._pinning)  # 4, 5
 
 
@@ -98,34 +98,34 @@ def refusals(
     """
     reference = documents.reference.values
     reasons = tee.revoked(claims) + pinning.unmet(tee, reference)
-    always = floor.unordered(tee, claims, reference)
+    always = floor.non_numeric_minima(tee, claims, reference)
     always += floor.unverified_devices(claims, result.document)
     if not result.allow:
         reasons += _explained(tee, documents, claims, result)
-    return _once(reasons + always)
+    return _without_duplicates(reasons + always)
 
 
 def _explained(
     tee: Tee, documents: PolicyDocuments, claims: Mapping[str, JsonValue], result: PolicyResult
 ) -> tuple[Reason, ...]:
-    """Explain a refusal by what the policy in force said.
+    """Explain a refusal by the result of the policy in force.
 
-    The rules of the packaged policy are known here. Those of any other policy are not, so that
-    only its own answer explains it.
+    Only the packaged policy is known to refuse every difference from the reference data. Another
+    policy is explained by its own result alone.
     """
     reference = documents.reference.values
     differences = explain.differences(tee, claims, reference)
     own = explain.own_reasons(result.document, tee.reason_kind)
     if documents.policy.strip() == _packaged(tee.documents.packaged, tee.documents.policy):
-        return (differences + own) or (unexplained(result),)
-    found = explain.mismatches(tee, claims, reference, result.document) + own
-    # The policy may have refused more than it names. A guest whose measurements alone were
-    # refused can be pinned, so that this must not be said of one with another defect.
-    named = {reason.rule for reason in found}
-    others = [each for each in differences if each.kind is not ReasonKind.MEASUREMENT]
-    if not found or any(each.rule not in named for each in others):
-        found += (unexplained(result),)
-    return found
+        return (differences + own) or (unexplained_refusal(result),)
+    reasons = explain.mismatches(tee, claims, reference, result.document) + own
+    # The policy may have refused for more than it names. A guest with reasons about measurements
+    # alone can be pinned, so that any other difference adds a reason.
+    named = {reason.rule for reason in reasons}
+    others = [reason for reason in differences if reason.kind is not ReasonKind.MEASUREMENT]
+    if not reasons or any(reason.rule not in named for reason in others):
+        reasons += (unexplained_refusal(result),)
+    return reasons
 
 
 @lru_cache
@@ -133,7 +133,7 @@ def _packaged(read: Callable[[str], str], name: str) -> str:
     return read(name).strip()
 
 
-def failed(
+def evaluation_failed(
     tee: Tee | None, claims: Mapping[str, JsonValue], error: Exception
 ) -> tuple[Reason, ...]:
     """Return the reasons to refuse a guest whose policy could not be evaluated."""
@@ -142,7 +142,7 @@ def failed(
 
 
 class GuestTrust:
-    """Rates guests that were accepted.
+    """Computes the trust vectors of accepted guests.
 
     Args:
         source: documents that decide.
@@ -152,17 +152,17 @@ class GuestTrust:
         self._source = source
         self._tees = tees
 
-    async def __call__(self, found: VerifiedEvidence) -> TrustVector:
+    async def __call__(self, evidence: VerifiedEvidence) -> TrustVector:
         """Return the trust vector of an accepted guest.
 
         Measurements count as approved only if a reference value equals them: a policy may accept
-        other values. Devices that nobody verified make the hardware a warning.
+        other values. Unverified devices make the hardware a warning.
         """
-        tee = self._tees.get(found.tee)
+        tee = self._tees.get(evidence.tee)
         if tee is None:
             return UNTRUSTED
-        vector = tee.trust(found, await self._unrecognized(tee, found.claims))
-        if not found.claims.get(DEVICES):
+        vector = tee.trust(evidence, await self._unrecognized(tee, evidence.claims))
+        if not evidence.claims.get(DEVICES):
             return vector
         hardware = max(vector.get("hardware", HARDWARE_WARNING), HARDWARE_WARNING)
         return {**vector, "hardware": hardware}
@@ -181,49 +181,29 @@ class GuestTrust:
         )
 
 
-class OpenMeasurements:
-    """Measurements of a TEE for which any value passes.
-
-    Args:
-        source: documents that decide.
-    """
-
-    def __init__(self, source: PolicySource, tees: Tees) -> None:
-        self._source = source
-        self._tees = tees
-
-    async def of(self, tee: str) -> tuple[str, ...]:
-        """Return their names; none if the documents cannot be read, as every guest is refused."""
-        try:
-            documents = await self._source.documents(tee)
-            return documents.reference.unpinned(self._tees.measurements(tee))
-        except (NotFound, StorageError, PolicyInvalid):
-            return ()
-
-
 def _policy_reason(text: str) -> Reason:
     return Reason(explain.UNNAMED, "", "allow is true", f"policy: {text}", kind=ReasonKind.POLICY)
 
 
-def unexplained(result: PolicyResult) -> Reason:
-    """Return the values of all rules, for a refusal of a policy that gives no reasons."""
+def unexplained_refusal(result: PolicyResult) -> Reason:
+    """Return a reason with the values of all rules, for a policy that gives no reasons itself."""
     rules = {name: value for name, value in result.document.items() if name != "allow"}
     values = ", ".join(f"{name} is {_json(value)}" for name, value in sorted(rules.items()))
     more = "; its other rules: " + values[:MAX_OWN_CHARS]
     if not rules:
-        more = ", and the policy says no more"
+        more = ", and no other rule has a value"
     if "allow" not in result.document:
         return _policy_reason(f"allow is undefined for this guest{more}")
-    shown = _json(result.document["allow"])
-    text = f"policy: allow is {shown}, expected true{more}"
-    return Reason(explain.UNNAMED, shown, "allow is true", text, kind=ReasonKind.POLICY)
+    value = _json(result.document["allow"])
+    text = f"policy: allow is {value}, expected true{more}"
+    return Reason(explain.UNNAMED, value, "allow is true", text, kind=ReasonKind.POLICY)
 
 
 def _json(value: JsonValue) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _once(reasons: tuple[Reason, ...]) -> tuple[Reason, ...]:
+def _without_duplicates(reasons: tuple[Reason, ...]) -> tuple[Reason, ...]:
     """Return the first reason of each rule, and every reason that names no rule."""
     first = {reason.rule: reason for reason in reversed(reasons)}
     return tuple(r for r in reasons if r.rule == explain.UNNAMED or first[r.rule] is r)

@@ -1,4 +1,4 @@
-"""Coverage of a policy by recorded claims: which rules they decided, and in which way."""
+"""Coverage of a policy by recorded claims: the values that they gave each rule."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from verdictd_py.ports import PolicyDocuments, Tee
 
 @dataclass(slots=True)
 class Counts:
-    """How many recorded claims gave a rule which value.
+    """Numbers of recorded claims by the value that they gave a rule.
 
     Attributes:
         true, false: the two booleans.
@@ -33,10 +33,11 @@ class Counts:
 
     @property
     def decided(self) -> bool:
-        """Whether any claims gave it a value that is not empty."""
+        """Whether any claims gave the rule a value that is not empty."""
         return bool(self.true or self.false or self.value)
 
     def add(self, state: RuleState, value: JsonValue) -> None:
+        """Count one value of the rule."""
         if state is not RuleState.DEFINED:
             self.undefined += 1
         elif value is True:
@@ -50,7 +51,7 @@ class Counts:
 
 
 class PolicyCoverage:
-    """Evaluates a policy for many recorded claims, and counts.
+    """Evaluates a policy for recorded claims and counts the values of its rules.
 
     Args:
         pinning: as for `RegoAppraisalPolicy`.
@@ -71,8 +72,8 @@ class PolicyCoverage:
         """Count one guest.
 
         Raises:
-            PolicyInvalid: the policy could not be evaluated. The broker refuses this guest, so
-                that it is counted as refused. Or the lines could not be recorded.
+            PolicyInvalid: the policy could not be evaluated, and the guest is counted as refused,
+                as the broker does; or the lines could not be recorded.
         """
         data = request_data(claims, tee)
         try:
@@ -80,8 +81,7 @@ class PolicyCoverage:
         except PolicyInvalid:
             self.refused += 1
             raise
-        # Only whether there are reasons counts here: the text of the policy, which explains
-        # them, is not needed.
+        # The text of the policy is needed for explanations only.
         documents = PolicyDocuments.combine("", self._compiled.reference)
         reasons = decision(documents, claims, result, tee, pinning=self._pinning)
         if reasons:
@@ -94,12 +94,12 @@ class PolicyCoverage:
 
     @property
     def never_decided(self) -> tuple[str, ...]:
-        """Rules that no claims gave a value that is not empty, and functions never evaluated."""
+        """Rules without any non-empty value, and functions that were never evaluated."""
         return tuple(name for name in self._rules if not self._is_decided(name))
 
     @property
     def lines_not_reached(self) -> tuple[int, ...]:
-        """Lines with an expression that no claims reached, from 1 on."""
+        """Lines, counted from 1, with an expression that no evaluation reached."""
         return tuple(sorted(self._lines.not_reached))
 
     def as_json(self) -> dict[str, JsonValue]:
@@ -107,7 +107,7 @@ class PolicyCoverage:
         rules: list[JsonValue] = []
         for name, (rule, counts) in self._rules.items():
             function = rule.state is RuleState.FUNCTION
-            numbers = {each.name: getattr(counts, each.name) for each in fields(counts)}
+            numbers = {item.name: getattr(counts, item.name) for item in fields(counts)}
             rules.append(
                 {
                     "rule": name,
@@ -133,6 +133,6 @@ class PolicyCoverage:
 
     def _is_reached(self, line: int) -> bool:
         """Whether an evaluation reached the definition that begins at this line."""
-        later = [each.line for each in self._compiled.definitions if each.line > line]
+        later = [rule.line for rule in self._compiled.definitions if rule.line > line]
         end = min(later, default=None)
-        return any(line <= each and (end is None or each < end) for each in self._lines.reached)
+        return any(line <= at and (end is None or at < end) for at in self._lines.reached)

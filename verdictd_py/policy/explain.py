@@ -1,9 +1,9 @@
 """Explanations of a refusal: claims next to reference data, rule by rule, with whole values.
 
-Nothing here decides. It runs after a policy refused. `differences` compares claims and data as the
-packaged policies do, and is for them alone. Any other policy is explained by its answer: the
-claims that it names in `mismatches`, and its own `reasons`. The rules that refuse under every
-policy are in `floor`.
+This module decides nothing; it explains a refusal afterwards. `differences` compares claims and
+data as the packaged policies do, and applies to them alone. Any other policy is explained by its
+result: the claims that it names in `mismatches`, and its own `reasons`. The rules that refuse under
+every policy are in `floor`.
 """
 
 from __future__ import annotations
@@ -16,25 +16,26 @@ from verdictd_py.documents.reference import Reference
 from verdictd_py.domain.claims import MatchRule, is_number
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Reason, ReasonKind
-from verdictd_py.policy.floor import Claims, compared, show
+from verdictd_py.policy.floor import Claims, claims_matched_by, show
 from verdictd_py.ports.tees import TcbStatus, Tee
 
 MISMATCHES: Final = "mismatches"
-"""Rule of a policy, a set of names: claims that do not fit the reference data of that name."""
+"""Rule of a policy: set of the names of claims that do not match the reference data."""
 
 MAX_OWN_REASONS: Final = 64
-"""A policy's own reasons that are reported; each is a line in the log."""
+"""Limit of a policy's own reasons that are reported; each of them is a line in the log."""
 
 UNNAMED: Final = "policy"
-"""Rule of reasons in which the policy names no rule. There may be several of them."""
+"""Rule of the reasons in which a policy names no rule. There may be several of them."""
 
 MAX_OWN_CHARS: Final = 4096
-"""Length of each text in them, and of a claim in any reason; twelve measurements of 96 digits
-with names fit."""
+"""Length limit of a policy's own texts, and of a claim in any reason.
+
+Twelve measurements of 96 digits fit, with their names."""
 
 
 def differences(tee: Tee, claims: Claims, reference: Reference) -> tuple[Reason, ...]:
-    """Return a reason for every claim that does not fit.
+    """Return a reason for every claim that does not match the reference data.
 
     The order is: claims that must be false, TCB, measurements, other pinned lists, minima.
     """
@@ -50,47 +51,51 @@ def mismatches(
         document: everything that the policy defines for these claims.
     """
     named = document.get(MISMATCHES)
-    names = [each for each in named if isinstance(each, str)] if isinstance(named, list) else []
-    return tuple(_stated(tee, name, claims, reference) for name in names[:MAX_OWN_REASONS])
+    names = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+    return tuple(_named_mismatch(tee, name, claims, reference) for name in names[:MAX_OWN_REASONS])
 
 
-def _stated(tee: Tee, name: str, claims: Claims, reference: Reference) -> Reason:
-    """Return the measured value next to the reference value, whatever the policy compares."""
-    for reason in _pinned(tee, name, claims, reference.get(name, [])):
+def _named_mismatch(tee: Tee, name: str, claims: Claims, reference: Reference) -> Reason:
+    """Return the measured value next to the reference value, which the policy may not compare."""
+    for reason in _list_mismatches(tee, name, claims, reference.get(name, [])):
         return reason
     return _mismatch(tee, name[:MAX_OWN_CHARS], claims, "what the policy accepts")
 
 
 def _differences(tee: Tee, claims: Claims, reference: Reference) -> Iterator[Reason]:
-    for name in compared(tee, MatchRule.ALWAYS_FALSE):
+    for name in claims_matched_by(tee, MatchRule.ALWAYS_FALSE):
         if claims.get(name) is not False and (name in claims or not tee.claims[name].optional):
             yield _mismatch(tee, name, claims, "false")
     if tee.tcb is not None:
-        yield from _tcb(tee, tee.tcb, claims, reference)
+        yield from _tcb_mismatches(tee, tee.tcb, claims, reference)
     for name in tee.measurements:
         if tee.lists_required and name not in reference:
             text = f"{name}: the reference data has no list of this name"
             yield Reason(name, "", "", text, kind=tee.reason_kind(name))
-        yield from _pinned(tee, name, claims, reference.get(name, []))
-    done = {*compared(tee, MatchRule.ALWAYS_FALSE), *tee.measurements}
-    done.update(compared(tee, MatchRule.AT_LEAST), () if tee.tcb is None else (tee.tcb.claim,))
-    for name in sorted(reference.keys() & claims.keys() - done):
-        yield from _pinned(tee, name, claims, reference[name])
-    yield from _below(tee, claims, reference)
+        yield from _list_mismatches(tee, name, claims, reference.get(name, []))
+    handled = {*claims_matched_by(tee, MatchRule.ALWAYS_FALSE), *tee.measurements}
+    handled.update(
+        claims_matched_by(tee, MatchRule.AT_LEAST), () if tee.tcb is None else (tee.tcb.claim,)
+    )
+    for name in sorted(reference.keys() & claims.keys() - handled):
+        yield from _list_mismatches(tee, name, claims, reference[name])
+    yield from _minimum_mismatches(tee, claims, reference)
 
 
-def _tcb(tee: Tee, tcb: TcbStatus, claims: Claims, reference: Reference) -> Iterator[Reason]:
+def _tcb_mismatches(
+    tee: Tee, tcb: TcbStatus, claims: Claims, reference: Reference
+) -> Iterator[Reason]:
     claim = tee.claims.get(tcb.claim)
     absent = tcb.claim not in claims and claim is not None and claim.optional
     if absent or _in_grace(tcb, claims, reference):
         return
     pinned = reference.get(tcb.claim, [])
     accepted: JsonValue = list(tcb.accepted) if pinned == [] else pinned
-    yield from _pinned(tee, tcb.claim, claims, accepted)
+    yield from _list_mismatches(tee, tcb.claim, claims, accepted)
 
 
 def _in_grace(tcb: TcbStatus, claims: Claims, reference: Reference) -> bool:
-    """Whether reference data grants the status a grace that has not expired."""
+    """Return whether the reference data grants the status a grace period that has not expired."""
     if tcb.grace is None:
         return False
     graces, behind = reference.get(tcb.grace[0]), claims.get(tcb.grace[1])
@@ -103,9 +108,9 @@ def _in_grace(tcb: TcbStatus, claims: Claims, reference: Reference) -> bool:
     return behind <= days  # type: ignore[operator]  # numbers
 
 
-def _pinned(tee: Tee, name: str, claims: Claims, values: JsonValue) -> Iterator[Reason]:
+def _list_mismatches(tee: Tee, name: str, claims: Claims, values: JsonValue) -> Iterator[Reason]:
     if not isinstance(values, list):
-        text = f"{name}: the reference value {show(values)} is not a list, nothing matches it"
+        text = f"{name}: the reference value {show(values)} is not a list; no claim can match it"
         measured = _measured(name, claims)
         yield Reason(name, measured, show(values), text, kind=tee.reason_kind(name))
         return
@@ -114,13 +119,13 @@ def _pinned(tee: Tee, name: str, claims: Claims, values: JsonValue) -> Iterator[
         return
     claim = tee.claims.get(name)
     listed = value if claim is not None and claim.match is MatchRule.EACH_ONE_OF else None
-    if isinstance(listed, list) and all(each in values for each in listed):
+    if isinstance(listed, list) and all(item in values for item in listed):
         return
     yield _mismatch(tee, name, claims, "one of " + ", ".join(show(value) for value in values))
 
 
-def _below(tee: Tee, claims: Claims, reference: Reference) -> Iterator[Reason]:
-    for name in compared(tee, MatchRule.AT_LEAST):
+def _minimum_mismatches(tee: Tee, claims: Claims, reference: Reference) -> Iterator[Reason]:
+    for name in claims_matched_by(tee, MatchRule.AT_LEAST):
         measured, least = claims.get(name), reference.get(name)
         if not is_number(least):
             text = f"{name}: the reference data has no number of this name"
@@ -135,23 +140,26 @@ def own_reasons(
 ) -> tuple[Reason, ...]:
     """Return the policy's own `reasons`: text, or objects with a `text`.
 
-    Accepts one of them, a list or set of them, and the object that a partial set of Rego v0
-    becomes (each text is a name in it).
+    `reasons` may be a single reason, or a list or set of them. A partial set of Rego v0 is an
+    object here, whose names are the texts.
 
     Args:
-        kind_of: kind of a reason by the name of its rule; None for `POLICY` throughout.
+        kind_of: returns the kind of a reason from the name of its rule; without it, the kind of
+            every reason is `POLICY`.
     """
-    said = document.get("reasons")
-    if isinstance(said, dict) and "text" not in said:
-        said = list(said)
-    items = said if isinstance(said, list) else [said]
-    found = (_own(item) for item in items[:MAX_OWN_REASONS] if isinstance(item, str | dict))
+    stated = document.get("reasons")
+    if isinstance(stated, dict) and "text" not in stated:
+        stated = list(stated)
+    items = stated if isinstance(stated, list) else [stated]
+    reasons = (
+        _own_reason(item) for item in items[:MAX_OWN_REASONS] if isinstance(item, str | dict)
+    )
     if kind_of is None:
-        return tuple(found)
-    return tuple(replace(reason, kind=kind_of(reason.rule)) for reason in found)
+        return tuple(reasons)
+    return tuple(replace(reason, kind=kind_of(reason.rule)) for reason in reasons)
 
 
-def _own(item: str | dict[str, JsonValue]) -> Reason:
+def _own_reason(item: str | dict[str, JsonValue]) -> Reason:
     if isinstance(item, str):
         return Reason(UNNAMED, "", "", item[:MAX_OWN_CHARS], kind=ReasonKind.POLICY)
     rule = show(item.get("rule", UNNAMED))
@@ -167,13 +175,13 @@ def _own(item: str | dict[str, JsonValue]) -> Reason:
 
 
 def _measured(name: str, claims: Claims) -> str:
-    """Return the value of a claim as text, cut where a guest could make it arbitrarily long."""
+    """Return the value of a claim as text, with a limited length because the guest chooses it."""
     return show(claims[name])[:MAX_OWN_CHARS] if name in claims else ""
 
 
 def _mismatch(tee: Tee, name: str, claims: Claims, expected: str) -> Reason:
     measured = _measured(name, claims)
-    said = f"measured {measured}" if name in claims else "not measured"
-    text = f"{name}: {said}, expected {expected}"
+    actual = f"measured {measured}" if name in claims else "not measured"
+    text = f"{name}: {actual}, expected {expected}"
     values = expected.removeprefix("one of ")
     return Reason(name, measured, values, text, kind=tee.reason_kind(name))

@@ -1,12 +1,12 @@
 """Rules that refuse a guest whatever the appraisal policy says.
 
-This module decides. `RegoAppraisalPolicy` applies every rule here to every guest, also to
-one that the policy accepts, and one reason of these rules is a refusal:
+`RegoAppraisalPolicy` applies these rules to every guest, also to one that the policy accepts. A
+single reason from them refuses the guest:
 
-* `unordered`: a minimum is not a number, so that no comparison with it is sound.
-* `unverified_devices`: the guest has devices that nobody verified, unless the policy names them.
+* `non_numeric_minima`: a minimum, or the claim compared with it, is not a number.
+* `unverified_devices`: the guest has unverified devices that the policy does not name.
 * `not_pinned`: a list of reference values is missing or empty, where the operator requires them.
-* `nothing_pinned`: no measurement is pinned at all, for a TEE that the operator has not named.
+* `nothing_pinned`: no measurement is pinned, for a TEE that the operator has not named.
 
 A platform whose TCB the vendor revoked is refused as well (`Tee.revoked`), before a policy is
 evaluated. The verifiers have a floor of their own, because it needs the quote rather than
@@ -28,7 +28,7 @@ from verdictd_py.errors import Reason, ReasonKind
 from verdictd_py.ports.tees import Tee
 
 ACCEPTED_DEVICES: Final = "accept_unverified_devices"
-"""Rule of a policy that lists the kinds of devices which it accepts unverified."""
+"""Rule of a policy: list of the kinds of devices that it accepts without verification."""
 
 Claims = Mapping[str, JsonValue]
 
@@ -39,8 +39,8 @@ class Pinning:
 
     Attributes:
         pinned_only: TEEs whose guests are refused while no measurement is pinned.
-        require_reference_values: a list that is missing or empty refuses, where otherwise
-            it means any value (for the TCB status, its default).
+        require_reference_values: whether a list that is missing or empty refuses. Otherwise it
+            accepts any value (for the TCB status, the default values).
     """
 
     pinned_only: Container[str] = frozenset()
@@ -58,7 +58,7 @@ NO_REQUIREMENTS: Final = Pinning()
 
 
 def not_pinned(tee: Tee, reference: Reference) -> tuple[Reason, ...]:
-    """Refuse for each list that is missing or empty, for `require_reference_values`."""
+    """Return a reason for each list that is missing or empty (`require_reference_values`)."""
     tcb = () if tee.tcb is None else (tee.tcb.claim,)
     return tuple(
         Reason(
@@ -74,10 +74,10 @@ def not_pinned(tee: Tee, reference: Reference) -> tuple[Reason, ...]:
 
 
 def nothing_pinned(tee: Tee, reference: Reference) -> tuple[Reason, ...]:
-    """Refuse every guest of a TEE without a usable reference value for any measurement.
+    """Return reasons to refuse if no measurement of a TEE has a usable reference value.
 
-    There is a reason for each measurement, so that this refusal alone does not prevent a pin
-    of the refused guest.
+    There is a reason for each measurement, so that a guest that is refused for this alone can be
+    pinned.
     """
     if any(_pins(tee, name, reference) for name in tee.measurements):
         return ()
@@ -95,16 +95,16 @@ def nothing_pinned(tee: Tee, reference: Reference) -> tuple[Reason, ...]:
 
 
 def _pins(tee: Tee, name: str, reference: Reference) -> bool:
-    """Whether a list has a value that a guest could measure: marks of ended sets are none."""
+    """Return whether a list has a possible measurement; the mark of an expired set is none."""
     values = reference.get(name)
     return isinstance(values, list) and any(map(tee.claims[name].form.accepts, values))
 
 
-def unordered(tee: Tee, claims: Claims, reference: Reference) -> tuple[Reason, ...]:
-    """Refuse where a minimum, measured or expected, is not a number.
+def non_numeric_minima(tee: Tee, claims: Claims, reference: Reference) -> tuple[Reason, ...]:
+    """Return a reason for each minimum, measured or expected, that is not a number.
 
-    Rego orders values of different types by their types: `"1" >= 2` would be true. A packaged
-    policy requires numbers itself; the original's does not.
+    Rego orders values of different types by type, so that `"1" >= 2` is true. The packaged
+    policies require numbers; the original's policies do not.
     """
     return tuple(
         Reason(
@@ -114,10 +114,10 @@ def unordered(tee: Tee, claims: Claims, reference: Reference) -> tuple[Reason, .
             f"{name}: {what}",
             kind=ReasonKind.POLICY,
         )
-        for name in compared(tee, MatchRule.AT_LEAST)
+        for name in claims_matched_by(tee, MatchRule.AT_LEAST)
         for side, what in (
-            (reference, "the reference value is no number, nothing matches it"),
-            (claims, "what was measured is no number"),
+            (reference, "the reference value is not a number; no claim can match it"),
+            (claims, "the measured value is not a number"),
         )
         if name in side and not is_number(side[name])
     )
@@ -126,7 +126,7 @@ def unordered(tee: Tee, claims: Claims, reference: Reference) -> tuple[Reason, .
 def unverified_devices(
     claims: Mapping[str, JsonValue], document: Mapping[str, JsonValue]
 ) -> tuple[Reason, ...]:
-    """Refuse further devices that nobody verified and that the policy does not accept.
+    """Return a reason if the guest has unverified devices that the policy does not accept.
 
     A policy accepts them by kind, in a list or set `accept_unverified_devices`.
 
@@ -136,10 +136,10 @@ def unverified_devices(
     claim, accepted = claims.get(DEVICES, []), document.get(ACCEPTED_DEVICES)
     devices = claim if isinstance(claim, list) else [claim]
     named = list(accepted) if isinstance(accepted, list | dict) else []
-    left = [show(device) for device in devices if device not in named]
-    if not left:
+    refused = [show(device) for device in devices if device not in named]
+    if not refused:
         return ()
-    kinds = ", ".join(left)
+    kinds = ", ".join(refused)
     text = (
         f"{DEVICES}: there is no verifier for {kinds}, "
         f"and the policy does not name it in {ACCEPTED_DEVICES}"
@@ -148,10 +148,10 @@ def unverified_devices(
 
 
 def show(value: JsonValue) -> str:
-    """Return a value as an operator reads it: text as it is, everything else as JSON."""
+    """Return a value for an operator: text unchanged, any other value as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def compared(tee: Tee, how: MatchRule) -> tuple[str, ...]:
-    """Return the names of a TEE's claims that are compared with reference data in that way."""
+def claims_matched_by(tee: Tee, how: MatchRule) -> tuple[str, ...]:
+    """Return the names of a TEE's claims that are compared with reference data by a match rule."""
     return tuple(name for name, claim in tee.claims.items() if claim.match is how)

@@ -1,4 +1,4 @@
-"""The release policy: which accepted guest gets what. Only an explicit yes is a yes."""
+"""The release policy: which accepted guest gets which secret. Only an explicit `true` allows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _UNREADABLE: Final = (NotFound, StorageError, PolicyInvalid, RequestError)
 _NO_DATA: Final = ReferenceData.of({})
 
 MAX_VIEWS: Final = 64
-"""Guests whose view is cached; one with a long event log takes some 300 KiB."""
+"""Limit of cached guests; one with a long event log takes some 300 KiB."""
 
 _Subject = tuple[str, Mapping[str, JsonValue], TrustVector]
 
@@ -38,13 +38,13 @@ _Subject = tuple[str, Mapping[str, JsonValue], TrustVector]
 class RegoReleasePolicy:
     """Decides with `releasePolicy.rego`, or the policy of the longest prefix of the path.
 
-    As with appraisal, the documents are read for every decision, so that a file changed by
-    hand counts at once.
+    As with appraisal, the documents are read for every decision, so that a file changed by hand
+    takes effect at once.
 
     Args:
-        documents: where policies are stored.
+        documents: store of the policies.
         tees: the known TEEs.
-        compiled: cache of compiled policies, shared with what checks them.
+        compiled: cache of compiled policies, shared with `PolicyTrial`.
     """
 
     def __init__(
@@ -59,14 +59,14 @@ class RegoReleasePolicy:
     async def failures(
         self, peer: AppraisedPeer, kind: Kind, path: str, query: Mapping[str, str] = NO_QUERY
     ) -> tuple[Reason, ...]:
-        """Why the guest must not have it; empty only if the policy's `allow` is `true`.
+        """Return the reasons to deny a secret; empty only if the policy's `allow` is `true`.
 
-        1. Which policy. 2. Compile it, or take what was compiled. 3. Ask it. Whatever
-        fails refuses.
+        1. Choose the policy. 2. Compile it, or take the cached policy. 3. Evaluate it. A failure
+        of any step denies the secret.
 
         Args:
             path: `keys/<kid>`, or `<repository>/<type>/<tag>` of a resource.
-            query: of the request's URL.
+            query: names and values in the query of the request's URL.
         """
         resource: dict[str, JsonValue] = {
             "kind": kind.value,
@@ -75,10 +75,10 @@ class RegoReleasePolicy:
             "query": dict(query),
         }
         try:
-            asked = self._view(peer).with_member("resource", resource)
+            release_input = self._view(peer).with_member("resource", resource)
             documents = await self._documents_for(path)  # 1
             _, result = await self._compiled.evaluate(  # 2, 3
-                documents, asked, trustee.request({"resource": resource})
+                documents, release_input, trustee.request({"resource": resource})
             )
         except _UNREADABLE as error:
             return (_reason(f"the release policy for {path} cannot be used: {error}"),)
@@ -111,12 +111,12 @@ class RegoReleasePolicy:
         return known[1]
 
     async def prepare(self) -> tuple[str, ...]:
-        """Compile every release policy ahead of the next guest, which then finds it compiled.
+        """Compile every release policy, so that the next guest need not wait for that.
 
         Returns:
             A line for each policy that cannot be used, for a warning.
         """
-        found = []
+        problems = []
         try:
             named = await self._named()
         except _UNREADABLE as error:
@@ -125,21 +125,22 @@ class RegoReleasePolicy:
             try:
                 await in_thread(self._compiled.of, await self._documents_of(name))
             except PolicyInvalid as error:
-                found.append(str(error))
+                problems.append(str(error))
             except _UNREADABLE as error:
-                found.append(f"{name}: {error}")
-        return tuple(sorted(found))
+                problems.append(f"{name}: {error}")
+        return tuple(sorted(problems))
 
     async def _documents_for(self, path: str) -> PolicyDocuments:
         named = await self._named()
-        fitting = [prefix for prefix in named if path.startswith(prefix)]
-        return await self._documents_of(named[max(fitting, key=len)] if fitting else RELEASE_POLICY)
+        prefixes = [prefix for prefix in named if path.startswith(prefix)]
+        name = named[max(prefixes, key=len)] if prefixes else RELEASE_POLICY
+        return await self._documents_of(name)
 
     async def _documents_of(self, name: Name) -> PolicyDocuments:
-        found = await self._documents.snapshot((name, RELEASE_DATA))
-        policy = found.get(name) or await self._documents.get(name)
+        snapshot = await self._documents.snapshot((name, RELEASE_DATA))
+        policy = snapshot.get(name) or await self._documents.get(name)
         return PolicyDocuments.combine(
-            policy.text, self._parsed(found.get(RELEASE_DATA)), str(name)
+            policy.text, self._parsed(snapshot.get(RELEASE_DATA)), str(name)
         )
 
     def _parsed(self, document: Document | None) -> ReferenceData:
@@ -151,7 +152,7 @@ class RegoReleasePolicy:
         return self._data[1]
 
     async def _named(self) -> dict[str, Name]:
-        """Return names of policies by prefix."""
+        """Return the names of policies by prefix of the path."""
         try:
             return releasepolicies.parse((await self._documents.get(RELEASE_POLICIES)).text)
         except NotFound:
@@ -159,7 +160,7 @@ class RegoReleasePolicy:
 
 
 def _labels(path: str) -> JsonValue:
-    """Return the parts of a name of three segments; the prefix of a key's path is no part."""
+    """Return the parts of a name of three segments, without the prefix of a key's path."""
     match path.removeprefix("keys/").split("/"):
         case repository, kind, tag:
             return {"repository": repository, "type": kind, "tag": tag}

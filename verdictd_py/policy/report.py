@@ -1,8 +1,8 @@
 """Reports of tested policies: what the broker would decide about some claims, and why.
 
-The decision is the one of `policy.appraisal` and `policy.release`: the same engine and budget,
-the same rules that no policy can overrule. Comparisons come from a second evaluation that
-records them. It decides nothing.
+The decision is made as in `policy.appraisal` and `policy.release`: with the same engine, budget and
+rules that no policy can overrule. A second evaluation, which decides nothing, records the
+comparisons.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ Claims = Mapping[str, JsonValue]
 
 
 class PolicyReports:
-    """Port `PolicyReporter`.
+    """Reports of tested policies (port `PolicyReporter`).
 
     Args:
-        tees: those whose claims can be tested.
+        tees: TEEs whose claims can be tested.
         pinning: as for `RegoAppraisalPolicy`.
     """
 
@@ -71,9 +71,9 @@ def report(
 
     Args:
         source: text of the policy, for the lines of comparisons.
-        tee: of the claims; None for the input of a release policy.
+        tee: TEE of the claims; None for the input of a release policy.
 
-    An evaluation that fails is a refusal, as it is in the broker; `error` names its cause.
+    An evaluation that fails is a refusal, as in the broker; `error` names its cause.
     """
     reference = compiled.reference.values
     compared = () if tee is None else tuple(_claims(tee, claims, reference))
@@ -85,7 +85,7 @@ def report(
             allow=False,
             tee=None if tee is None else tee.name,
             error=str(error),
-            reasons=appraisal.failed(tee, claims, error),
+            reasons=appraisal.evaluation_failed(tee, claims, error),
             rules=rule_values(compiled, None),
             claims=compared,
             comparisons=(),
@@ -129,7 +129,7 @@ def decision(
         return appraisal.refusals(tee, documents, claims, result, pinning)
     if result.allow:
         return ()
-    return explain.own_reasons(result.document) or (appraisal.unexplained(result),)
+    return explain.own_reasons(result.document) or (appraisal.unexplained_refusal(result),)
 
 
 def rule_values(
@@ -141,9 +141,9 @@ def rule_values(
         document: value of every rule that is defined; None if the evaluation failed.
     """
     lines: dict[tuple[str, ...], list[int]] = {}
-    for each in compiled.definitions:
-        lines.setdefault(each.path, []).append(each.line)
-    functions = {each.path for each in compiled.definitions if each.function}
+    for definition in compiled.definitions:
+        lines.setdefault(definition.path, []).append(definition.line)
+    functions = {definition.path for definition in compiled.definitions if definition.function}
     return tuple(
         _rule(path, tuple(of_path), path in functions, document) for path, of_path in lines.items()
     )

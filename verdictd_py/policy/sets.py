@@ -17,7 +17,7 @@ from verdictd_py.ports import Document, DocumentStore, PolicyDocuments, Tees
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """Everything that the documents depend on: a set changes them also when it expires."""
+    """Everything that the combined documents depend on, with the states of sets, which expire."""
 
     policy: str
     data: str
@@ -26,18 +26,18 @@ class _Key:
 
 
 class DocumentsWithSets:
-    """Port `PolicySource` over a document store.
+    """Documents of a store, combined with the named sets in force (port `PolicySource`).
 
-    The stored documents are read each time, so that a file changed by hand counts at once.
-    What is made of them is cached by their revisions and the states of the sets: reference
-    data is parsed, combined and written once for all guests that it decides about.
+    The stored documents are read each time, so that a file changed by hand takes effect at once.
+    The combined documents are cached by revisions and states of the sets, so that reference data
+    is parsed and combined only once.
 
-    Names and values that nothing reads are refused with every guest, as they are before they
-    are stored: files are also edited by hand.
+    Reference data that does not match its schema refuses every guest. It is checked here as well
+    as when it is stored, because files are also edited by hand.
 
     Args:
-        tees: whose schemas the reference data must fit.
-        clock: now, with a time zone: sets expire.
+        tees: TEEs with the schemas of reference data.
+        clock: returns the current time with a time zone, for sets that expire.
     """
 
     def __init__(self, documents: DocumentStore, tees: Tees, clock: Callable[[], datetime]) -> None:
@@ -45,22 +45,22 @@ class DocumentsWithSets:
         self._tees = tees
         self._clock = clock
         self._sets: tuple[str, dict[str, referencesets.Sets]] = ("", {})
-        self._made: dict[str, tuple[_Key, PolicyDocuments | PolicyInvalid]] = {}
+        self._combined: dict[str, tuple[_Key, PolicyDocuments | PolicyInvalid]] = {}
 
     async def documents(self, tee: str) -> PolicyDocuments:
         names = self._documents.policy_name(tee), self._documents.reference_name(tee)
-        found = await self._documents.snapshot((*names, referencesets.DOCUMENT))
-        policy, data = [found.get(name) or await self._documents.get(name) for name in names]
-        stored_sets = found.get(referencesets.DOCUMENT)
+        snapshot = await self._documents.snapshot((*names, referencesets.DOCUMENT))
+        policy, data = [snapshot.get(name) or await self._documents.get(name) for name in names]
+        stored_sets = snapshot.get(referencesets.DOCUMENT)
         sets = {} if stored_sets is None else self._parsed(stored_sets).get(tee, {})
         now = self._clock()
-        states = tuple(each.state(now) for each in sets.values())
+        states = tuple(item.state(now) for item in sets.values())
         key = _Key(policy.revision, data.revision, sets, states)
-        known = self._made.get(tee)
+        known = self._combined.get(tee)
         if known is None or known[0] != key:
             schema = self._tees.schema(tee)
-            made = _made(schema, names, policy.text, data.text, sets, now)
-            known = self._made[tee] = key, made
+            combined = _combine(schema, names, policy.text, data.text, sets, now)
+            known = self._combined[tee] = key, combined
         if isinstance(known[1], PolicyInvalid):
             raise PolicyInvalid(str(known[1]))
         return known[1]
@@ -78,7 +78,7 @@ class DocumentsWithSets:
         return sets
 
 
-def _made(
+def _combine(
     schema: ReferenceSchema,
     names: tuple[Name, Name],
     policy: str,
@@ -86,7 +86,7 @@ def _made(
     sets: referencesets.Sets,
     now: datetime,
 ) -> PolicyDocuments | PolicyInvalid:
-    """Combine the documents of these names; a failure is a result, so that it is cached as well."""
+    """Combine documents with these names; a failure is returned, so that it is cached as well."""
     try:
         reference = combine(
             schema, names[1], ReferenceData.parse(data), sets, policy=policy, now=now

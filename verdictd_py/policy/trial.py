@@ -1,7 +1,7 @@
-"""Trials of new policies: compiled and evaluated for a sample before they are stored.
+"""Trials of new policies: they are compiled and evaluated for a sample before they are stored.
 
-A policy is code. What protects the daemon from it is the budget of the policy engine, which is
-the same here as for every decision.
+A policy is code. The budget of the policy engine protects the daemon from it, here as in every
+decision.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from verdictd_py.ports import PolicyDecision, PolicyDocuments, Tee, Tees
 
 
 class PolicyTrial:
-    """Port `PolicyTester`.
+    """Trials of policies before they are stored (port `PolicyTester`).
 
     Args:
-        tees: those whose sample claims policies are tried on.
-        compiled: where a checked policy stays compiled, for the decisions that follow if it is
-            stored.
+        tees: TEEs with the sample claims for which policies are evaluated.
+        compiled: cache of compiled policies, so that a policy that is stored after its check need
+            not be compiled again.
     """
 
     def __init__(self, tees: Tees, compiled: CompiledPolicies | None = None) -> None:
@@ -49,7 +49,8 @@ class PolicyTrial:
 def sample_input(tees: Tees, tee: Tee | None) -> dict[str, JsonValue]:
     """Return the input for a trial of a TEE's policy.
 
-    A policy without a TEE may be a release policy, so that its input has both forms.
+    A policy without a TEE may be a release policy, so that its input also has the members that
+    release policies read.
     """
     if tee is not None:
         return tee.sample_claims
@@ -69,7 +70,7 @@ def sample_input(tees: Tees, tee: Tee | None) -> dict[str, JsonValue]:
 
 
 def _test(documents: PolicyDocuments, claims: JsonValue) -> PolicyDecision:
-    """The verdict, and each input next to its reference value (wire-client-api.md, `TestOpa`)."""
+    """Return the verdict and pairs of claim and reference value (wire-client-api.md, `TestOpa`)."""
     if not isinstance(claims, dict):
         raise PolicyInvalid("the claims are not a JSON object")
     compiled = CompiledPolicy.compile(documents.policy, documents.data)

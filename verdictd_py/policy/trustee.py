@@ -1,8 +1,8 @@
-"""Names that policies of trustee's KBS read, filled with what this broker knows.
+"""Names that policies of trustee's KBS read, with the values that this broker verified.
 
 A release policy of trustee reads the attestation token's `submods` as input, and the request as
-data: `plugin`, `resource-path` (an array, as since v0.18) and `query`. The values here are what
-this broker verified itself. Only `query` is the guest's own words, as it is there.
+data: `plugin`, `resource-path` (an array since v0.18) and `query`. This broker verified all values
+except `query`, which the guest chooses, as in trustee.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from verdictd_py.formats import initdata
 from verdictd_py.ports.tees import Tee, Tees
 
 SUBMODS: Final = "submods"
-"""Member of the input."""
+"""Member of a release policy's input."""
 
 PLUGIN: Final = "resource"
-"""The one plug-in that is served: keys and resources have the same paths for a guest."""
+"""The only plug-in of this broker; a guest requests keys and resources by the same paths."""
 
 _KEYS: Final = "keys/"
 
@@ -49,13 +49,13 @@ def submods(
 ) -> dict[str, JsonValue]:
     """Return the appraisal of a guest as in its attestation token, with all its claims.
 
-    A guest that proves nothing also has the names of all TEEs that prove nothing, and the submodule
-    `cpu` of v0.11 to v0.13: policies refuse such guests by the presence of these names.
+    A guest of a TEE that proves nothing also has the names of all such TEEs, and the submodule
+    `cpu` of v0.11 to v0.13, because policies refuse guests that have these names.
 
     Args:
         tee: name of the guest's TEE, or `NO_TEE`.
         claims: verified claims of the guest.
-        trust: its trust vector, of the time when it was accepted.
+        trust: trust vector of the guest when it was accepted.
     """
     known = tees.get(tee)
     evidence: dict[str, JsonValue] = {tee: dict(claims)}
@@ -76,9 +76,9 @@ def _init_data(tee: Tee, claims: Mapping[str, JsonValue]) -> dict[str, JsonValue
 
 
 def advice(policy: str) -> str:
-    """Return what to write instead of an attestation policy of trustee; empty for other texts.
+    """Return advice for an attestation policy of trustee, empty for any other policy.
 
-    Such a policy makes a trust vector, and decides nothing.
+    Such a policy makes a trust vector, but decides nothing.
     """
     if not _ATTESTATION_POLICY.search(policy):
         return ""

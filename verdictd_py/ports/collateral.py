@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -25,5 +26,17 @@ class CollateralStore(Protocol):
 
         Raises:
             StorageError: it cannot be written.
+        """
+        ...
+
+    async def update(self, name: str, change: Callable[[bytes | None], bytes | None]) -> None:
+        """Replace the content of a name while no other process can change it.
+
+        Args:
+            change: returns the new content for the current one (None if there is none), or None
+                to leave it unchanged. It may run in another thread.
+
+        Raises:
+            StorageError: the content cannot be read or written.
         """
         ...

@@ -76,22 +76,22 @@ class DocumentStore(Protocol):
         """Return the names of all documents, sorted.
 
         Raises:
-            StorageError: they cannot be listed.
+            StorageError: the documents cannot be listed.
         """
         ...
 
     async def delete(
         self, name: Name, *, expected: Expected, unchanged: Mapping[Name, Expected] | None = None
     ) -> None:
-        """Delete a document, if it and others are still what the caller has read.
+        """Delete a document, unless it or one of some others has changed.
 
         Args:
             expected, unchanged: as for `put`.
 
         Raises:
             NotFound: no document has that name.
-            Conflict: one of them is another; nothing is deleted.
-            StorageError: it could not be deleted.
+            Conflict: a document does not have the expected revision; nothing is deleted.
+            StorageError: the document could not be deleted.
         """
         ...
 

@@ -200,9 +200,9 @@ class InitDataBinding:
     size: int = 0
 
 
-def no_trust(verified: VerifiedEvidence, open_measurements: tuple[str, ...]) -> TrustVector:
+def no_trust(verified: VerifiedEvidence, unrecognized: tuple[str, ...]) -> TrustVector:
     """Return the trust vector of a guest whose hardware is not recognized."""
-    del verified, open_measurements
+    del verified, unrecognized
     return {"hardware": HARDWARE_UNKNOWN}
 
 
@@ -223,7 +223,7 @@ class Tee:
         event_log: None for a TEE whose guests have no event log that could be replayed.
         init_data: None for a TEE that does not measure init-data.
         trust: returns the trust vector of a guest that was accepted, for tokens; the second
-            argument names the measurements for which the operator has pinned no values.
+            argument names the measurements that no reference value equals.
         proves: False for a TEE whose evidence any client can make: it is served only with its
             own flag.
         served_unpinned: whether guests can be accepted before a measurement is pinned, although
@@ -252,11 +252,11 @@ class Tee:
         return tuple(name for name, claim in self.claims.items() if claim.measurement)
 
     def reference_schema(self) -> ReferenceSchema:
-        """Return names and forms of its reference data: what its packaged policy reads.
+        """Return the schema of its reference data: the names that its packaged policy reads.
 
         A packaged policy that reads `data` as a whole may read a value for each claim.
 
-        The policy is read from the TEE's package; `Tees.schema` does it once.
+        Each call reads the policy from the TEE's package; `Tees.schema` caches the result.
         """
         reads = data_names(self.documents.packaged(self.documents.policy))
         names = reads.named

@@ -6,7 +6,7 @@ They behave like the stores on a directory: `tests/conformance` runs one suite a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from heapq import nsmallest
 
@@ -231,6 +231,12 @@ class MemoryCollateralStore:
     async def save(self, name: str, content: bytes) -> None:
         await asyncio.sleep(0)
         self.contents[name] = content
+
+    async def update(self, name: str, change: Callable[[bytes | None], bytes | None]) -> None:
+        await asyncio.sleep(0)
+        content = change(self.contents.get(name))
+        if content is not None:
+            self.contents[name] = content
 
 
 def _stored_name(file: tuple[str, ...], name: str, size: int, problem: str) -> StoredName:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from heapq import nsmallest
 from typing import Final
@@ -247,6 +248,22 @@ class DirectoryCollateralStore:
     async def save(self, name: str, content: bytes) -> None:
         try:
             await asyncio.to_thread(self._directory.replace, (COLLATERAL, name), content)
+        except (AlreadyExists, StorageError) as error:
+            raise StorageError(f"{COLLATERAL}/{name} {error}") from None
+
+    async def update(self, name: str, change: Callable[[bytes | None], bytes | None]) -> None:
+        file = (COLLATERAL, name)
+
+        def replace() -> None:
+            present = None
+            with suppress(NotFound):
+                present = self._directory.read(file)
+            content = change(present)
+            if content is not None:
+                self._directory.replace(file, content)
+
+        try:
+            await exclusively(self._directory, replace)
         except (AlreadyExists, StorageError) as error:
             raise StorageError(f"{COLLATERAL}/{name} {error}") from None
 

@@ -178,7 +178,7 @@ def test_key_length_may_be_missing(key_length: object) -> None:
         ({"blobs": [blob(), blob(kid=...)]}, "blob 1: kid: 'kid' is missing"),
         ({"blobs": [blob(kid=1)]}, "blob 0: kid"),
         ({"blobs": [blob(kid="../../../etc/shadow")]}, "blob 0: kid: a"),
-        ({"blobs": [blob(kid="kbs:///../../x")]}, "blob 0: kid: each segment"),
+        ({"blobs": [blob(kid="kbs:///../../x")]}, "blob 0: kid: a segment"),
         ({"blobs": [blob(encrypted_data=...)]}, f"{KID}: 'encrypted_data' is missing"),
         ({"blobs": [blob(encrypted_data="***")]}, f"{KID}: 'encrypted_data' is not padded"),
         ({"blobs": [blob(encrypted_data="AAA")]}, f"{KID}: 'encrypted_data' is not padded"),

@@ -21,7 +21,7 @@ from verdictd_py.errors import AttestationError, EvidenceFormat, EvidenceMissing
 from verdictd_py.ports.tees import CarriedEvidence, Tees
 from verdictd_py.protocols.rcar import evidence
 from verdictd_py.protocols.rcar.evidence import MAX_DEVICES
-from verdictd_py.protocols.rcar.messages import MAX_NUMBERS, Attestation, Challenge
+from verdictd_py.protocols.rcar.messages import MAX_VALUES, Attestation, Challenge
 from verdictd_py.protocols.rcar.versions import Version
 
 HEADERS = {"tdx": b"\x04\0\x02\0\x81\0\0\0", "sgx": b"\x03\0\x02\0\0\0\0\0"}
@@ -222,9 +222,9 @@ def test_invalid_device_types_are_refused(additional: str) -> None:
 
 
 def test_numbers_in_additional_evidence_are_limited() -> None:
-    devices = json.dumps({"nvidia": [1] * MAX_NUMBERS})
+    devices = json.dumps({"nvidia": [1] * MAX_VALUES})
     assert read(shown(additional=devices), challenge()).devices == ("nvidia",)
-    with pytest.raises(EvidenceFormat, match=f"more than {MAX_NUMBERS} numbers"):
+    with pytest.raises(EvidenceFormat, match=f"more than {MAX_VALUES} values"):
         read(shown(additional=devices[:-2] + ",1]}"), challenge())
 
 

@@ -1,4 +1,4 @@
-"""`verdictd-py guest`: attest to a broker and ask it for one thing, or serve image tools."""
+"""`verdictd-py guest`: attests to a broker, and requests a secret or serves image tools."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from verdictd_py.guest.connection import BrokerRefused
 
 
 def run(argv: Sequence[str]) -> int:
-    """0 with what was asked for on standard output; 1 where the broker refused.
+    """Write the requested secret to standard output and return 0, or 1 if the broker refuses.
 
     Raises:
         ConfigError: the command line or the simulated platform cannot be used.
@@ -25,11 +25,11 @@ def run(argv: Sequence[str]) -> int:
         parser.error("the following arguments are required: --connect")
     check(options)
     protocol = rcar if options.protocol == "rcar" else ratstls
-    if options.asked == "agent":
-        asyncio.run(agent.serve(options, protocol.connecting(options)))
+    if options.request == "agent":
+        asyncio.run(agent.serve(options, protocol.connector(options)))
         return EXIT_OK
     try:
-        secret = asyncio.run(protocol.ask(options))
+        secret = asyncio.run(protocol.fetch(options))
     except BrokerRefused as error:
         complain("verdictd-py guest", str(error))
         return EXIT_REFUSED

@@ -1,4 +1,4 @@
-"""The command line of `verdictd-py guest`: words, options, and which go together."""
+"""Command line of `verdictd-py guest`: requests, options, and which of them belong together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from verdictd_py.guest.rcar.messages import Version
 from verdictd_py.protocols.ratstls.issue import Form
 
 DEFAULT_PLATFORM: Final = Path("~/.local/state/verdictd-py/simulated-platform")
-MAX_TIMEOUT_SECONDS: Final = 86_400  # a day, as the daemon's settings
+MAX_TIMEOUT_SECONDS: Final = 86_400  # a day, as in the daemon's settings
 
 NAMED: Final = {
     "policy": "Policy",
@@ -22,84 +22,85 @@ NAMED: Final = {
     "credential": "Credential",
     "keyring": "GPG Keyring",
 }
-"""Words of this command line -> first-generation names (wire-eaa.md)."""
+"""Requests of this command line -> first-generation names (wire-eaa.md)."""
 
 _FORMS: Final = tuple(form.value for form in Form if form is not Form.NULL)
 
-_OF_ONE_PROTOCOL: Final = {
+_OPTIONS_OF_ONE_PROTOCOL: Final = {
     "ratstls": ("form", "endorse"),
     "rcar": (
         *("kbs_version", "tee_key", "init_data", "event_log", "token_file", "show_token"),
         *("allow_a256ctr", "ca", "insecure_plain_http", "insecure_no_tls_verification"),
     ),
 }
-_WORDS_OF_ONE_PROTOCOL: Final = {"ratstls": ("version", "echo"), "rcar": ("attest",)}
+_REQUESTS_OF_ONE_PROTOCOL: Final = {"ratstls": ("version", "echo"), "rcar": ("attest",)}
 
 
 def guest_parser() -> Parser:
+    """Return the parser of `verdictd-py guest`."""
     parser = Parser(
         "verdictd-py guest",
-        "A reference guest: attests to a broker and asks it for one thing, which goes to standard "
-        "output\nas it is. A broker trusts the simulated platform only if it is told to:\n"
+        "A reference guest: attest to a broker, request a secret and write it to standard output.\n"
+        "A broker accepts the simulated platform only with these options:\n"
         "--unsafe-tdx-root-ca DIR/root-ca.pem --collateral DIR/collateral.json",
-        "exit status: 0 got it, 1 the broker refused, 2 wrong command line",
+        "exit status: 0 done, 1 the broker refused, 2 wrong command line",
     )
     _add_guest_options(parser)
     parser.add_argument("--base64", action="store_true", help="print base64 and a newline")
-    asked = parser.add_subparsers(
-        dest="asked",
+    requests = parser.add_subparsers(
+        dest="request",
         required=True,
         metavar="WHAT",
-        parser_class=_Word,
+        parser_class=_RequestParser,
         help=f"{', '.join(NAMED)}, key KID, decrypt PACKET (its JSON, base64 or file), "
         "resource PATH; with ratstls version, echo TEXT; with rcar attest, which prints the "
         "token's claims; or agent --keyprovider ADDR, which serves skopeo in the guest",
     )
     for name in (*NAMED, "version", "attest"):
-        asked.add_parser(name)
+        requests.add_parser(name)
     for name, argument in (
         ("key", "KID"),
         ("decrypt", "PACKET"),
         ("resource", "PATH"),
         ("echo", "TEXT"),
     ):
-        asked.add_parser(name).add_argument("value", metavar=argument)
-    agent = asked.add_parser("agent")
+        requests.add_parser(name).add_argument("value", metavar=argument)
+    agent = requests.add_parser("agent")
     agent.add_argument(
         "--keyprovider",
         metavar="ADDR",
         required=True,
-        help="where ocicrypt finds it: 127.0.0.1:port or unix:/path",
+        help="listen here for ocicrypt: 127.0.0.1:port or unix:/path",
     )
-    _add_guest_options(agent, again=True)
+    _add_guest_options(agent, after_agent=True)
     return parser
 
 
 def check(options: Namespace) -> None:
-    """That the words and options are of one protocol.
+    """Check that the request and the options belong to the chosen protocol.
 
     Raises:
-        ConfigError: one is not.
+        ConfigError: one of them belongs to the other protocol.
     """
     other = "ratstls" if options.protocol == "rcar" else "rcar"
-    if options.asked in _WORDS_OF_ONE_PROTOCOL[other]:
-        raise ConfigError(f"{options.asked} is a request of --protocol {other}")
-    for name in _OF_ONE_PROTOCOL[other]:
+    if options.request in _REQUESTS_OF_ONE_PROTOCOL[other]:
+        raise ConfigError(f"{options.request} is a request of --protocol {other}")
+    for name in _OPTIONS_OF_ONE_PROTOCOL[other]:
         if getattr(options, name) not in (None, False):
             raise ConfigError(f"--{name.replace('_', '-')} is an option of --protocol {other}")
     if options.attester == "sample" and options.protocol != "rcar":
         raise ConfigError("--attester sample is evidence of --protocol rcar")
 
 
-def _add_guest_options(parser: ArgumentParser, *, again: bool = False) -> None:
-    """Who the guest is and whom it asks.
+def _add_guest_options(parser: ArgumentParser, *, after_agent: bool = False) -> None:
+    """Add the options for the guest's identity and its broker.
 
     Args:
-        again: for the words after `agent`, which win over those before it.
+        after_agent: whether they follow `agent`; there they override those before it.
     """
 
     def default(value: object) -> object:
-        return SUPPRESS if again else value
+        return SUPPRESS if after_agent else value
 
     add = parser.add_argument
     add(
@@ -112,7 +113,7 @@ def _add_guest_options(parser: ArgumentParser, *, again: bool = False) -> None:
         "--protocol",
         choices=["ratstls", "rcar"],
         default=default("ratstls"),
-        help="ratstls, or rcar, which guests released since late 2024 speak (ratstls)",
+        help="ratstls, or rcar of guests released since late 2024 (ratstls)",
     )
     add(
         "--attester",
@@ -125,7 +126,7 @@ def _add_guest_options(parser: ArgumentParser, *, again: bool = False) -> None:
         metavar="DIR",
         type=Path,
         default=default(DEFAULT_PLATFORM),
-        help=f"the simulated platform, made there if it is missing ({DEFAULT_PLATFORM})",
+        help=f"the simulated platform, created if it is missing ({DEFAULT_PLATFORM})",
     )
     add("--timeout", metavar="S", type=_seconds, default=default(30.0), help="seconds (30)")
     _add_ratstls_options(parser, default(None), default(False))
@@ -136,7 +137,7 @@ def _add_ratstls_options(parser: ArgumentParser, nothing: object, no: object) ->
     add = parser.add_argument_group("with --protocol ratstls").add_argument
     usual = Form.CURRENT.value
     add("--form", choices=_FORMS, default=nothing, help=f"generation of certificate ({usual})")
-    add("--endorse", action="store_true", default=no, help="send the platform's collateral along")
+    add("--endorse", action="store_true", default=no, help="also send the platform's collateral")
 
 
 def _add_rcar_options(parser: ArgumentParser, nothing: object, no: object) -> None:
@@ -152,49 +153,52 @@ def _add_rcar_options(parser: ArgumentParser, nothing: object, no: object) -> No
         "--tee-key",
         choices=[kind.value for kind in TeeKeyKind],
         default=nothing,
-        help="kind of key that answers are encrypted to (ec-p256; rsa with 0.1.1)",
+        help="type of the key that answers are encrypted to (ec-p256; rsa with 0.1.1)",
     )
     for option, text in (
-        ("--init-data", "what the guest was started with; a simulated one measures it"),
-        ("--event-log", "its boot event log; a simulated one measures it"),
-        ("--ca", "PEM that the broker's certificate leads to (the system's authorities)"),
+        ("--init-data", "init-data of the guest; a simulated guest measures it"),
+        ("--event-log", "event log of its boot; a simulated guest measures it"),
+        ("--ca", "CAs of the broker's certificate, PEM (the system's)"),
         (
             "--token-file",
-            "ask with this token and its key instead of attesting; attest makes the file",
+            "use this token and its key instead of attesting; attest creates the file",
         ),
     ):
         add(option, metavar="FILE", type=Path, default=nothing, help=text)
     for option, text in (
-        ("--show-token", "attest prints the token itself: it opens this guest's resources"),
+        (
+            "--show-token",
+            "attest prints the token, a secret that gives access to the guest's resources",
+        ),
         (
             "--allow-a256ctr",
-            "open packets that say A256CTR, which whoever holds the image can change",
+            "decrypt A256CTR packets, which an attacker can change",
         ),
         (
             "--insecure-plain-http",
-            "allow http:// to other hosts: whoever is in between reads and changes it",
+            "allow http:// to other hosts: an attacker in between can read and change it",
         ),
         (
             "--insecure-no-tls-verification",
-            "take any certificate: whoever is in between can be the broker",
+            "accept any certificate: an attacker in between can act as the broker",
         ),
     ):
         add(option, action="store_true", default=no, help=text)
 
 
 def _seconds(text: str) -> float:
-    """A time that ends: image tools wait for the agent without a deadline of their own."""
+    """Parse a finite time, because image tools wait for the agent without a timeout."""
     try:
         value = float(text)
     except ValueError:
         value = 0
-    if not 0 < value <= MAX_TIMEOUT_SECONDS:  # not a number is neither
+    if not 0 < value <= MAX_TIMEOUT_SECONDS:  # also refuses NaN
         raise ArgumentTypeError(f"{text!r}: write seconds, above 0, at most {MAX_TIMEOUT_SECONDS}")
     return value
 
 
-class _Word(Parser):
-    """Parser of one word of the command line."""
+class _RequestParser(Parser):
+    """Parser of a request, with the signature that argparse requires of a subparser."""
 
     def __init__(self, prog: str, **more: object) -> None:
         del more

@@ -1,4 +1,4 @@
-"""An annotation packet on the command line: its JSON, its base64, or the name of a file."""
+"""Annotation packets on the command line: JSON, base64, or the name of a file."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from verdictd_py.errors import ConfigError
 from verdictd_py.guest.agent import Unwrapper
 from verdictd_py.protocols.keyprovider.packet import AnnotationPacket
 
-MAX_PACKET_BYTES: Final = 8 * 1024 * 1024  # as the client API takes
+MAX_PACKET_BYTES: Final = 8 * 1024 * 1024  # as in the client API
 
 
-def packet_of(value: str) -> AnnotationPacket:
-    """The packet that `value` is or names.
+def read_packet(value: str) -> AnnotationPacket:
+    """Decode a packet from JSON, base64 or a file.
 
     Raises:
-        ConfigError: it is neither.
-        RequestError: it is a packet of another kind.
+        ConfigError: `value` is none of these.
+        RequestError: the packet has an unknown form.
     """
     return AnnotationPacket.decode(_packet_bytes(value))
 
 
-async def opened(packet: AnnotationPacket, by: Unwrapper) -> SecretBytes:
-    """What the packet wraps.
+async def unwrap(packet: AnnotationPacket, unwrapper: Unwrapper) -> SecretBytes:
+    """Return the key that a packet wraps.
 
     Raises:
         RequestError, DecryptionFailed, BrokerRefused, ConfigError: as in `Unwrapper.decrypt`.
     """
-    return await by.decrypt(
+    return await unwrapper.decrypt(
         kid=str(packet.blob.key_id),
         encrypted_data=packet.blob.ciphertext,
         algorithm=packet.blob.algorithm.value,
@@ -41,7 +41,7 @@ async def opened(packet: AnnotationPacket, by: Unwrapper) -> SecretBytes:
 
 def _packet_bytes(value: str) -> bytes:
     data = value.encode()
-    # A path that cannot be opened, perhaps because it is as long as base64 is, is no file.
+    # A value that cannot be opened, such as base64 longer than any path, is not a file.
     with suppress(OSError, ValueError), Path(value).open("rb") as stream:
         data = stream.read(MAX_PACKET_BYTES)
     data = data.strip()
@@ -51,5 +51,5 @@ def _packet_bytes(value: str) -> bytes:
         return base64.b64decode(data, validate=True)
     except ValueError:
         raise ConfigError(
-            "PACKET is no annotation packet: give its JSON, its base64, or a file that holds one"
+            "PACKET is not an annotation packet: give its JSON, its base64, or its file"
         ) from None

@@ -1,4 +1,4 @@
-"""`--protocol ratstls`: asks over an attested channel, as guests with eaa_kbc do."""
+"""`--protocol ratstls`: requests over an attested channel, as by guests with eaa_kbc."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 
 from verdictd_py import daemon as app
 from verdictd_py.cli.guest.options import NAMED
-from verdictd_py.cli.guest.packets import opened, packet_of
+from verdictd_py.cli.guest.packets import read_packet, unwrap
 from verdictd_py.config import Address
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError
@@ -23,27 +23,27 @@ from verdictd_py.guest.attesters import (
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
 from verdictd_py.protocols.ratstls.issue import Form
 
-Ask = Callable[[GuestConnection], Awaitable[SecretBytes]]
+Operation = Callable[[GuestConnection], Awaitable[SecretBytes]]
 
 
-async def ask(options: Namespace) -> SecretBytes:
-    """What was asked for.
+async def fetch(options: Namespace) -> SecretBytes:
+    """Request a secret and return it.
 
     Raises:
-        BrokerRefused: the broker does not give it.
+        BrokerRefused: the broker does not release the secret.
         ConfigError: the command line or the simulated platform cannot be used.
     """
-    asked = _asking(options)
-    connect = connecting(options)
+    operation = _operation(options)
+    connect = connector(options)
     try:
         async with connect() as connection, asyncio.timeout(options.timeout):
-            return await asked(connection)
+            return await operation(connection)
     except KeyError:
-        raise BrokerRefused("the answer lacks what was asked for") from None
+        raise BrokerRefused("the answer does not contain the requested secret") from None
 
 
-def connecting(options: Namespace) -> Callable[[], AbstractAsyncContextManager[GuestConnection]]:
-    """Opens attested connections as this guest, each with a key and evidence of its own.
+def connector(options: Namespace) -> Callable[[], AbstractAsyncContextManager[GuestConnection]]:
+    """Return a function that opens attested connections with a new key and new evidence.
 
     Raises:
         ConfigError: the address or the simulated platform cannot be used.
@@ -69,15 +69,15 @@ def connecting(options: Namespace) -> Callable[[], AbstractAsyncContextManager[G
     return connect
 
 
-def _asking(options: Namespace) -> Ask:
-    """What to do with the connection, from the words of the command line."""
+def _operation(options: Namespace) -> Operation:
+    """Return the operation on a connection that the command line requests."""
     value = getattr(options, "value", "")
 
     async def key(connection: GuestConnection) -> SecretBytes:
         return (await connection.keks([value]))[value]
 
     async def resource(connection: GuestConnection) -> SecretBytes:
-        return await connection.resource(NAMED.get(options.asked, value))
+        return await connection.resource(NAMED.get(options.request, value))
 
     async def version(connection: GuestConnection) -> SecretBytes:
         return SecretBytes((await connection.version()).encode())
@@ -85,8 +85,8 @@ def _asking(options: Namespace) -> Ask:
     async def echo(connection: GuestConnection) -> SecretBytes:
         return SecretBytes((await connection.echo(value)).encode())
 
-    if options.asked == "decrypt":
-        packet = packet_of(value)
-        return lambda connection: opened(packet, connection)
-    asks: dict[str, Ask] = {"key": key, "version": version, "echo": echo}
-    return asks.get(options.asked, resource)
+    if options.request == "decrypt":
+        packet = read_packet(value)
+        return lambda connection: unwrap(packet, connection)
+    operations: dict[str, Operation] = {"key": key, "version": version, "echo": echo}
+    return operations.get(options.request, resource)

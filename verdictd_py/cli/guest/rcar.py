@@ -1,4 +1,4 @@
-"""`--protocol rcar`: asks a KBS over HTTP, as guests released since late 2024 do."""
+"""`--protocol rcar`: requests to a KBS over HTTP, as by guests released since late 2024."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from verdictd_py import daemon as app
 from verdictd_py.cli.guest.options import NAMED
-from verdictd_py.cli.guest.packets import opened, packet_of
+from verdictd_py.cli.guest.packets import read_packet, unwrap
 from verdictd_py.cli.guest.tokens import read_token, write_token
 from verdictd_py.config import Address
 from verdictd_py.domain.names import LEGACY_RESOURCES, ResourcePath
@@ -37,15 +37,15 @@ from verdictd_py.guest.rcar.token import Token
 from verdictd_py.guest.rcar.unwrap import LayerKeys, path_of
 from verdictd_py.simulator import TdMeasurements
 
-Ask = Callable[[RcarSession], Awaitable[SecretBytes]]
+Operation = Callable[[RcarSession], Awaitable[SecretBytes]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Asker:
-    """Who asks whom, out of the command line.
+class _Requester:
+    """A guest and its KBS, as the command line describes them.
 
     Attributes:
-        token: None where this guest attests itself.
+        token: token and its key; None if the guest attests.
     """
 
     link: KbsLink
@@ -56,55 +56,55 @@ class _Asker:
     token: tuple[Token, TeeKey] | None
 
     def session(self) -> AbstractAsyncContextManager[RcarSession]:
-        """A session with a key of its own, or with that of the token."""
+        """Open a session with a new key, or with the key of the token."""
         token, key = self.token or (None, TeeKey.new(self.kind, self.version))
         guest = RcarGuest(self.evidence, self.version, key, self.init_data)
         return RcarSession.open(self.link, guest, token=token)
 
 
-async def ask(options: Namespace) -> SecretBytes:
-    """What was asked for.
+async def fetch(options: Namespace) -> SecretBytes:
+    """Request a secret and return it.
 
     Raises:
-        BrokerRefused: the KBS does not give it.
+        BrokerRefused: the KBS does not release the secret.
         ConfigError: the command line, a file or the simulated platform cannot be used.
-        RequestError: what is asked for has a name that no KBS has.
+        RequestError: the name of the resource is not valid.
     """
-    asked = _asking(options)
-    asker = _asker(options)
+    operation = _operation(options)
+    requester = _requester(options)
     try:
-        async with asyncio.timeout(options.timeout), asker.session() as session:
-            return await asked(session)
+        async with asyncio.timeout(options.timeout), requester.session() as session:
+            return await operation(session)
     except TimeoutError as error:
         raise BrokerUnreachable("the KBS did not answer in time") from error
     except DecryptionFailed as error:
         raise BrokerRefused(str(error)) from error
 
 
-def connecting(options: Namespace) -> Callable[[], AbstractAsyncContextManager[Unwrapper]]:
-    """Opens sessions as this guest, each with a key and evidence of its own.
+def connector(options: Namespace) -> Callable[[], AbstractAsyncContextManager[Unwrapper]]:
+    """Return a function that opens sessions with a new key and new evidence.
 
     Raises:
-        ConfigError: as in `ask`.
+        ConfigError: as in `fetch`.
     """
-    asker = _asker(options)
+    requester = _requester(options)
 
     @asynccontextmanager
     async def connect() -> AsyncIterator[Unwrapper]:
-        async with asker.session() as session:
+        async with requester.session() as session:
             yield LayerKeys(session, allow_a256ctr=options.allow_a256ctr)
 
     return connect
 
 
-def _asking(options: Namespace) -> Ask:
-    """What to do with the session, from the words of the command line."""
-    if options.asked == "attest":
+def _operation(options: Namespace) -> Operation:
+    """Return the operation on a session that the command line requests."""
+    if options.request == "attest":
         return lambda session: _attest(session, options)
-    if options.asked == "decrypt":
-        packet = packet_of(options.value)
-        path_of(str(packet.blob.key_id))  # before anybody is asked
-        return lambda session: opened(
+    if options.request == "decrypt":
+        packet = read_packet(options.value)
+        path_of(str(packet.blob.key_id))  # before any request
+        return lambda session: unwrap(
             packet, LayerKeys(session, allow_a256ctr=options.allow_a256ctr)
         )
     path = _path(options)
@@ -112,18 +112,18 @@ def _asking(options: Namespace) -> Ask:
 
 
 def _path(options: Namespace) -> ResourcePath:
-    if options.asked in NAMED:
-        return LEGACY_RESOURCES[NAMED[options.asked]]
+    if options.request in NAMED:
+        return LEGACY_RESOURCES[NAMED[options.request]]
     value: str = options.value
     if value.startswith("kbs+"):
-        raise ConfigError("resources of a KBS's plugins are not asked for here: write kbs:///")
-    if options.asked == "key" or "://" in value:
+        raise ConfigError("resources of a KBS's plug-ins are not supported: write kbs:///")
+    if options.request == "key" or "://" in value:
         return path_of(value)
     return ResourcePath.parse(value)
 
 
 async def _attest(session: RcarSession, options: Namespace) -> SecretBytes:
-    """The token's claims as JSON, or the token; it is saved where that was asked for."""
+    """Attest, save the token if requested, and return its claims as JSON, or the token."""
     token = await session.token()
     if options.token_file is not None:
         write_token(options.token_file, token, session.guest.tee_key)
@@ -132,15 +132,15 @@ async def _attest(session: RcarSession, options: Namespace) -> SecretBytes:
     return SecretBytes(json.dumps(token.claims, indent=2).encode() + b"\n")
 
 
-def _asker(options: Namespace) -> _Asker:
+def _requester(options: Namespace) -> _Requester:
     version = Version(options.kbs_version or Version.V0_4_0)
     token = None
-    if options.token_file is not None and options.asked != "attest":
+    if options.token_file is not None and options.request != "attest":
         token = read_token(options.token_file, version)
     init_data = None if options.init_data is None else _init_data(options.init_data)
     if init_data is not None and version is not Version.V0_4_0:
-        raise ConfigError(f"--init-data is carried by --kbs-version {Version.V0_4_0.value} only")
-    return _Asker(
+        raise ConfigError(f"--init-data needs --kbs-version {Version.V0_4_0.value}")
+    return _Requester(
         link=_link(options),
         evidence=NoEvidence() if token else _evidence(options, init_data),
         version=version,
@@ -153,14 +153,14 @@ def _asker(options: Namespace) -> _Asker:
 def _kind(options: Namespace, version: Version) -> TeeKeyKind:
     kind = TeeKeyKind(options.tee_key) if options.tee_key else TeeKeyKind.usual(version)
     if version is Version.V0_1_1 and kind is not TeeKeyKind.RSA:
-        raise ConfigError("--kbs-version 0.1.1 knows RSA keys only: --tee-key rsa")
+        raise ConfigError("--kbs-version 0.1.1 supports RSA keys only: use --tee-key rsa")
     if kind is TeeKeyKind.EC_P521 and version is not Version.V0_4_0:
-        raise ConfigError("--tee-key ec-p521 is of --kbs-version 0.4.0: choose another of the two")
+        raise ConfigError("--tee-key ec-p521 needs --kbs-version 0.4.0: change one of them")
     return kind
 
 
 def _link(options: Namespace) -> KbsLink:
-    """`host:port` is HTTP on this host, unless TLS is spoken of, and HTTPS elsewhere."""
+    """Open the link; `host:port` means HTTP on loopback without TLS options, else HTTPS."""
     url: str = options.connect
     if "://" not in url:
         try:
@@ -184,10 +184,10 @@ def _link(options: Namespace) -> KbsLink:
 def _evidence(options: Namespace, init_data: str | None) -> Evidence:
     log = None if options.event_log is None else _read(options.event_log, MAX_LOG_BYTES)
     if options.attester == "none":
-        raise ConfigError("a KBS asks for evidence: choose another --attester, or --token-file")
+        raise ConfigError("a KBS requires evidence: choose another --attester, or --token-file")
     if options.attester == "sample":
         if log is not None:
-            raise ConfigError("--event-log is evidence of TDX, and --attester sample has none")
+            raise ConfigError("--event-log is evidence of TDX: remove it or --attester sample")
         return SampleEvidence()
     if options.attester == "tdx":
         return TdxEvidence(TsmAttester(), log)
@@ -203,15 +203,15 @@ def _init_data(path: Path) -> str:
     try:
         return _read(path, MAX_INIT_DATA_BYTES).decode()
     except UnicodeDecodeError:
-        raise ConfigError(f"{path}: init-data is text in UTF-8") from None
+        raise ConfigError(f"{path}: init-data is not UTF-8 text; check its name") from None
 
 
-def _read(path: Path, most: int) -> bytes:
+def _read(path: Path, limit: int) -> bytes:
     try:
         with path.open("rb") as stream:
-            content = stream.read(most + 1)
+            content = stream.read(limit + 1)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    if len(content) > most:
-        raise ConfigError(f"{path}: larger than {most} bytes")
+        raise ConfigError(f"cannot read {path}: {error.strerror}; check its name") from error
+    if len(content) > limit:
+        raise ConfigError(f"{path} is larger than {limit} bytes; check its name")
     return content

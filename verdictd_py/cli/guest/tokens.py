@@ -1,4 +1,4 @@
-"""The file with a guest's token and the key in it, in attestation-agent's form.
+"""File with a guest's token and its key, in the form of attestation-agent.
 
 Source: guest-components, attestation-agent/attestation-agent/src/token/kbs.rs.
 """
@@ -18,39 +18,39 @@ from verdictd_py.guest.rcar.messages import Version
 from verdictd_py.guest.rcar.token import Token
 
 MAX_TOKEN_FILE_BYTES: Final = 1024 * 1024
-"""Real ones take some 10 KiB; a token with a whole event log in it, some hundred."""
+"""Usual files have some 10 KiB; with a whole event log in the token, some 100 KiB."""
 
 
 def read_token(path: Path, version: Version) -> tuple[Token, TeeKey]:
-    """The token, and the key that answers to it are encrypted to.
+    """Read a token, and the key that answers to its requests are encrypted to.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: the file cannot be read or decoded.
     """
     try:
         with path.open("rb") as stream:
             content = stream.read(MAX_TOKEN_FILE_BYTES)
     except OSError as error:
         raise ConfigError(
-            f"{path}: no token can be read there ({error.strerror}); attest makes the file"
+            f"cannot read a token from {path}: {error.strerror}; attest creates the file"
         ) from error
     try:
         members = json.loads(content)
         token, pem = str(members["token"]), str(members["tee_keypair"])
         return Token.parse(token), TeeKey.from_pem(pem.encode(), version)
     except (ValueError, TypeError, KeyError, RecursionError, BrokerRefused, ConfigError):
-        # What the library says could hold a part of either.
+        # The cause is not reported: its text could contain a part of the token or the key.
         raise ConfigError(
-            f'{path}: holds no {{"token", "tee_keypair"}} as attestation-agent gives them; attest '
-            "makes the file"
+            f'{path} does not contain {{"token", "tee_keypair"}} as attestation-agent writes them; '
+            "attest creates the file"
         ) from None
 
 
 def write_token(path: Path, token: Token, key: TeeKey) -> None:
-    """Writes both beside `path` (mkstemp makes mode 0600), then renames.
+    """Write a token and its key to a temporary file of mode 0600 (mkstemp), then rename it.
 
     Raises:
-        ConfigError: they cannot be written.
+        ConfigError: the file cannot be written.
     """
     members = {
         "token": token.content.reveal().decode("ascii"),
@@ -67,4 +67,6 @@ def write_token(path: Path, token: Token, key: TeeKey) -> None:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise ConfigError(f"{path}: the token cannot be saved ({error.strerror})") from error
+        raise ConfigError(
+            f"cannot write the token to {path}: {error.strerror}; check --token-file"
+        ) from error

@@ -1,1 +1,1 @@
-"""What `verdict-py` is made of: a client of the broker, its actions, and how they are shown."""
+"""Parts of `verdict-py`: a client of the broker, its commands, and their output."""

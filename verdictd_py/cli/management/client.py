@@ -1,4 +1,4 @@
-"""A client of the management API, with failures that a person can act on."""
+"""Client of the management API, whose errors name a remedy."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from verdictd_py.errors import ConfigError, VerdictdError
 from verdictd_py.listeners.tls import TlsFiles
 
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
-"""The largest reference data, 4 MiB, twice in the answer of a test, and room."""
+"""A test of a policy returns the reference data, at most 4 MiB, twice."""
 
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 """The largest file that a broker stores."""
 
 _NO_ANSWER: Final = {
     grpc.StatusCode.UNAVAILABLE: (
-        "cannot be reached: is it running, is -c right, and does it want TLS (--tls-ca)?"
+        "cannot be reached: is it running, is -c right, and does it require TLS (--tls-ca)?"
     ),
-    grpc.StatusCode.DEADLINE_EXCEEDED: "does not answer in time: look at it, or raise --timeout",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "does not answer in time: check its log, or raise --timeout",
     grpc.StatusCode.UNIMPLEMENTED: "does not know this action: it is older than this tool",
     grpc.StatusCode.UNKNOWN: "does not answer as a broker does: is -c right?",
     grpc.StatusCode.CANCELLED: "ended the call: is it stopping? try again",
@@ -43,7 +43,11 @@ Answer = TypeVar("Answer")
 
 
 class BrokerFailed(VerdictdError):
-    """No answer, or a refusal. `answered` tells which."""
+    """The broker did not answer, or it refused the request.
+
+    Attributes:
+        answered: whether the broker answered.
+    """
 
     code = "broker-failed"
 
@@ -58,7 +62,7 @@ class Connection:
 
     Attributes:
         address: `host:port`, `[v6]:port` or `unix:/path`.
-        timeout_seconds: for one call.
+        timeout_seconds: limit of each call.
         tls_ca, tls_cert, tls_key: PEM files, all or none of them.
     """
 
@@ -69,7 +73,7 @@ class Connection:
     tls_key: Path | None = None
 
     def channel(self) -> grpc.aio.Channel:
-        """Return a channel to the broker. Nothing is sent yet.
+        """Return a channel; it sends nothing before the first call.
 
         Raises:
             ConfigError: one of the files cannot be read, or is missing.
@@ -86,7 +90,7 @@ class Connection:
 
 
 class BrokerClient:
-    """The services of a broker, and the one way to call them: `ask`."""
+    """The services of a broker; `call` calls a method of one of them."""
 
     def __init__(self, channel: grpc.aio.Channel, connection: Connection) -> None:
         self._connection = connection
@@ -107,7 +111,7 @@ class BrokerClient:
     @classmethod
     @asynccontextmanager
     async def connect(cls, connection: Connection) -> AsyncIterator[BrokerClient]:
-        """A client; the first call finds out whether anybody is there.
+        """Open a client; it connects at the first call.
 
         Raises:
             ConfigError: see `Connection.channel`.
@@ -115,23 +119,23 @@ class BrokerClient:
         async with connection.channel() as channel:
             yield cls(channel, connection)
 
-    async def ask(self, method: Callable[..., Awaitable[Answer]], request: object) -> Answer:
-        """The answer to one call.
+    async def call(self, method: Callable[..., Awaitable[Answer]], request: object) -> Answer:
+        """Call a method and return its answer.
 
         Raises:
-            BrokerFailed: there is none, or it is a refusal.
+            BrokerFailed: the broker did not answer, or it refused the request.
         """
         try:
             answer = await method(request, timeout=self._connection.timeout_seconds)
         except grpc.aio.AioRpcError as error:
             raise self._failure(error) from None
-        if answer is None:  # grpc's word for bytes that are no message of this kind
+        if answer is None:  # gRPC returns None for bytes that are not a message of this type
             raise BrokerFailed(self._described(_NO_ANSWER[grpc.StatusCode.UNKNOWN]), answered=False)
-        # Upstream's server answers failures with OK, and the reason where "OK" should be.
+        # Upstream's server reports a failure with gRPC status OK, and the reason in `status`.
         status = getattr(answer, "status", b"OK")
         if isinstance(status, bytes) and status != b"OK" and not status.startswith(b"{"):
-            told = " ".join(status.decode(errors="replace").split())
-            raise BrokerFailed(f"the broker refused: {told or 'no reason given'}", answered=True)
+            reason = " ".join(status.decode(errors="replace").split())
+            raise BrokerFailed(f"the broker refused: {reason or 'no reason given'}", answered=True)
         return answer
 
     def _failure(self, error: grpc.aio.AioRpcError) -> BrokerFailed:
@@ -150,10 +154,10 @@ class BrokerClient:
 
 
 def read(file: Path) -> bytes:
-    """A file that the command line names.
+    """Read a file that the command line names.
 
     Raises:
-        ConfigError: it cannot be read, or is larger than any request.
+        ConfigError: the file cannot be read, or is larger than any request.
     """
     content = read_file(file, MAX_FILE_BYTES)
     if len(content) > MAX_FILE_BYTES:
@@ -162,10 +166,10 @@ def read(file: Path) -> bytes:
 
 
 def write(file: Path, content: bytes) -> None:
-    """A file that the command line names; what holds a secret is its owner's alone.
+    """Write a file that only its owner can read, because it may contain a secret.
 
     Raises:
-        ConfigError: it cannot be written.
+        ConfigError: the file cannot be written.
     """
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -1,4 +1,4 @@
-"""One readable command of `verdict-py`, and the arguments that several have."""
+"""Type of the commands of `verdict-py`, and arguments that several of them take."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from verdictd_py.cli.management.client import BrokerClient
-from verdictd_py.cli.management.show import Shown
+from verdictd_py.cli.management.show import CommandOutput
 
-Run = Callable[[BrokerClient, Namespace], Awaitable[Shown]]
+Run = Callable[[BrokerClient, Namespace], Awaitable[CommandOutput]]
 Arguments = Mapping[str, Mapping[str, Any]]
 
 NAME: Final[Arguments] = {"name": {"metavar": "NAME"}}
@@ -20,11 +20,11 @@ FILE: Final[Arguments] = {"file": {"metavar": "FILE", "type": Path}}
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command: its words, help, arguments as for argparse, and what it does.
+    """A command: its words, its help, its arguments as for argparse, and its function.
 
     Attributes:
-        changes: whether it changes what guests are appraised by, so that its answer ends with
-            what remains open.
+        changes: whether the command changes a document that decides about guests; if so, the
+            open problems follow its output.
     """
 
     words: str

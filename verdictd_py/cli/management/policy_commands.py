@@ -1,4 +1,4 @@
-"""Commands that try a policy on a broker before it decides."""
+"""Commands that check and test a policy on a broker before it is in force."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py.cli import policyreport
 from verdictd_py.cli.management.client import MAX_FILE_BYTES, BrokerClient, BrokerFailed, read
 from verdictd_py.cli.management.command import FILE, Arguments, Command
-from verdictd_py.cli.management.show import Shown
+from verdictd_py.cli.management.show import CommandOutput
 from verdictd_py.cli.parsing import read_input
 from verdictd_py.errors import ConfigError
 
 
-async def _check(client: BrokerClient, options: Namespace) -> Shown:
+async def _check(client: BrokerClient, options: Namespace) -> CommandOutput:
     name = options.policy or options.file.name
     request = v1.CheckPolicyRequest(name=name, content=read(options.file))
-    answer = await client.ask(client.policy_tests.CheckPolicy, request)
-    return policyreport.checked(str(options.file), answer.syntax, list(answer.rules))
+    answer = await client.call(client.policy_tests.CheckPolicy, request)
+    return policyreport.usable(str(options.file), answer.syntax, list(answer.rules))
 
 
-async def _test(client: BrokerClient, options: Namespace) -> Shown:
-    """Status 1 where the broker would refuse the guest."""
+async def _test(client: BrokerClient, options: Namespace) -> CommandOutput:
+    """Test a policy; status 1 if the broker would refuse the guest."""
     if (options.input is None) == (options.id is None):
         raise ConfigError("give either a file of claims, or --id with the id of an appraisal")
     request = v1.TestPolicyRequest(
@@ -39,18 +39,18 @@ async def _test(client: BrokerClient, options: Namespace) -> Shown:
         request.policy_content = read(options.policy_file)
     if options.reference_file is not None:
         request.reference_content = read(options.reference_file)
-    answer = await client.ask(client.policy_tests.TestPolicy, request)
+    answer = await client.call(client.policy_tests.TestPolicy, request)
     try:
-        return policyreport.tested(json.loads(answer.report))
+        return policyreport.decision(json.loads(answer.report))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BrokerFailed("the broker's answer is no report: is -c right?", answered=False) from (
-            error
-        )
+        raise BrokerFailed(
+            "the broker's answer is not a report: is -c right?", answered=False
+        ) from (error)
 
 
 _CHECK: Final[Arguments] = {
     **FILE,
-    "--policy": {"metavar": "NAME", "help": "as if it were set under this name (FILE's own)"},
+    "--policy": {"metavar": "NAME", "help": "name under which it would be stored (FILE's name)"},
 }
 _TEST: Final[Arguments] = {
     "input": {
@@ -62,9 +62,9 @@ _TEST: Final[Arguments] = {
     "--id": {"metavar": "ID", "help": "the claims of this guest, see guest list"},
     "--policy": {"metavar": "NAME", "help": "a stored policy (the one of the claims' TEE)"},
     "--policy-file": {"metavar": "FILE", "type": Path, "help": "this policy instead"},
-    "--reference": {"metavar": "NAME", "help": "stored data (what decides with the policy)"},
+    "--reference": {"metavar": "NAME", "help": "stored data (the data of the policy)"},
     "--reference-file": {"metavar": "FILE", "type": Path, "help": "this data instead"},
-    "--tee": {"metavar": "TEE", "help": "of the claims, where they do not tell"},
+    "--tee": {"metavar": "TEE", "help": "TEE of the claims, if they do not name it"},
 }
 
 COMMANDS: Final = (

@@ -1,4 +1,4 @@
-"""How `verdict-py` shows what the broker said: tables for people, JSON for programs."""
+"""Output of `verdict-py`: the broker's answers as tables for people, or as JSON for programs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from verdictd_py.cli.parsing import printable
 from verdictd_py.errors import ConfigError
 
 _WIDE: Final = 400
-"""Columns where no terminal is: a line of a table stays one line for grep."""
+"""Columns if the output is not a terminal: a row of a table stays one line, for grep."""
 
 _UNNAMED: Final = "policy"
 """Rule of a reason that names no claim: its text says more than its values."""
@@ -29,29 +29,29 @@ _VERDICTS: Final = {1: "refused", 2: "refused, not verified", 3: "accepted"}
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """An answer in both forms.
+class CommandOutput:
+    """Output of a command in both forms, with the exit status.
 
     Attributes:
-        data: for `--json`.
-        text: for people; None where `data` is a text itself.
-        status: of the program.
+        data: printed by `--json`.
+        text: printed otherwise; None if `data` is the text.
+        status: exit status of the program.
+        raw: content that is written byte for byte unless the output is JSON or a terminal.
+        remarks: notes about the data, a line each on standard error.
     """
 
     data: object
     text: RenderableType | None = None
     status: int = 0
     raw: bytes | None = field(default=None, repr=False)
-    """Content to be written as it is, where no JSON was asked for, and no terminal reads it."""
     remarks: tuple[str, ...] = ()
-    """About the data, a line each on standard error."""
 
     def as_data(self) -> dict[str, Any]:
-        """The data, where it is an object."""
+        """Return the data if it is an object, otherwise an empty object."""
         return self.data if isinstance(self.data, dict) else {}
 
     def print(self, *, as_json: bool, on_error: bool = False) -> None:
-        """To standard output, or standard error where that must stay JSON.
+        """Print to standard output, or to standard error where standard output must stay JSON.
 
         Raises:
             ConfigError: see `write`.
@@ -64,27 +64,27 @@ class Shown:
         elif self.raw is not None:
             write(stream, self.raw)
         else:
-            write(stream, self._drawn(terminal=stream.isatty()))
+            write(stream, self._rendered(terminal=stream.isatty()))
 
-    def remark(self) -> None:
+    def print_remarks(self) -> None:
         """Write the remarks to standard error."""
         for line in self.remarks:
             write(sys.stderr, printable(line) + "\n")
 
-    def _drawn(self, *, terminal: bool) -> str:
-        """For people, without the blanks that rich pads the last column with."""
-        drawn = io.StringIO()
+    def _rendered(self, *, terminal: bool) -> str:
+        """Return the text for people, without the blanks that rich appends to the last column."""
+        rendered = io.StringIO()
         width = None if terminal else _WIDE
-        console = Console(file=drawn, width=width, force_terminal=terminal, highlight=False)
+        console = Console(file=rendered, width=width, force_terminal=terminal, highlight=False)
         console.print(cell(str(self.data)) if self.text is None else self.text)
-        return "".join(line.rstrip() + "\n" for line in drawn.getvalue().splitlines())
+        return "".join(line.rstrip() + "\n" for line in rendered.getvalue().splitlines())
 
 
 def write(stream: TextIO, content: str | bytes) -> None:
-    """Writes all of it now.
+    """Write the content and flush the stream.
 
     Raises:
-        BrokenPipeError: nobody reads on.
+        BrokenPipeError: the reader closed the pipe.
         ConfigError: it cannot be written.
     """
     try:
@@ -96,83 +96,89 @@ def write(stream: TextIO, content: str | bytes) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        sys.stdout = None  # what is left in it would be tried again at exit
+        sys.stdout = None  # otherwise Python tries to flush it again at exit
         raise ConfigError(
-            f"cannot write the answer: {error.strerror}; the broker has done what was asked"
+            f"cannot write the answer: {error.strerror}; the broker has completed the request"
         ) from error
 
 
-def content(name: str, value: bytes) -> Shown:
-    """Bytes as they are; base64 in JSON, for they may be anything."""
-    return Shown({"name": name, "content": base64.b64encode(value).decode()}, raw=value)
+def content(name: str, value: bytes) -> CommandOutput:
+    """Return content that is written byte for byte; in JSON it is base64."""
+    return CommandOutput({"name": name, "content": base64.b64encode(value).decode()}, raw=value)
 
 
-def done(text: str, **data: object) -> Shown:
-    """What was done, in a sentence."""
-    return Shown({"done": True, **data}, cell(text))
+def confirmation(text: str, **data: object) -> CommandOutput:
+    """Return a sentence that confirms a change."""
+    return CommandOutput({"done": True, **data}, cell(text))
 
 
 def message(answer: Message) -> dict[str, Any]:
-    """A message as JSON with the names of the `.proto` file, defaults included."""
+    """Return a message as JSON with the names of the `.proto` file, defaults included."""
     return MessageToDict(
         answer, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
 
 
 def cell(value: object) -> Text:
-    """Text from the broker, which may repeat a guest's: no control character reaches a terminal."""
+    """Return text without control characters; the broker's text may contain a guest's text."""
     return Text(printable(str(value)))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """A table with whole values: what does not fit is folded, never cut."""
-    made = Table(box=None, pad_edge=False, header_style="bold")
+    """Return a table in which values that are too wide are folded, never cut."""
+    result = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        made.add_column(column, overflow="fold")
+        result.add_column(column, overflow="fold")
     for row in rows:
-        made.add_row(*(cell(value) for value in row))
-    return made
+        result.add_row(*(cell(value) for value in row))
+    return result
 
 
-def keys(found: Sequence[Any]) -> Shown:
-    rows = [(key.name, key.changed_at, key.size, key.problem) for key in found]
-    data = [message(key) for key in found]
-    return Shown(data, table(("key", "changed", "bytes", "problem"), rows))
+def keys(keys: Sequence[Any]) -> CommandOutput:
+    """Return a list of keys, without their bytes."""
+    rows = [(key.name, key.changed_at, key.size, key.problem) for key in keys]
+    data = [message(key) for key in keys]
+    return CommandOutput(data, table(("key", "changed", "bytes", "problem"), rows))
 
 
-def resources(found: Sequence[Any]) -> Shown:
-    rows = [(each.path, each.file, each.changed_at, each.size, each.problem) for each in found]
-    data = [message(each) for each in found]
-    return Shown(data, table(("resource", "file", "changed", "bytes", "problem"), rows))
+def resources(resources: Sequence[Any]) -> CommandOutput:
+    """Return a list of resources, without their content."""
+    rows = [(item.path, item.file, item.changed_at, item.size, item.problem) for item in resources]
+    data = [message(item) for item in resources]
+    return CommandOutput(data, table(("resource", "file", "changed", "bytes", "problem"), rows))
 
 
-def guests(found: Sequence[Any]) -> Shown:
+def guests(guests: Sequence[Any]) -> CommandOutput:
+    """Return a list of appraised guests."""
     rows = [
-        (each.id, each.at, each.peer, each.tee, each.code, each.tcb_status, _rules(each))
-        for each in found
+        (guest.id, guest.at, guest.peer, guest.tee, guest.code, guest.tcb_status, _rules(guest))
+        for guest in guests
     ]
     columns = ("id", "time", "peer", "tee", "code", "TCB", "rules that refused")
-    return Shown([guest_data(each) for each in found], table(columns, rows))
+    return CommandOutput([guest_data(guest) for guest in guests], table(columns, rows))
 
 
-def explained(guest: Any) -> Shown:  # noqa: ANN401  # messages are made at run time
-    """One guest: who it was, and what was measured beside what was expected."""
-    compared = [each for each in guest.reasons if each.measured or each.expected]
-    rows = [(each.rule, each.measured, each.expected) for each in compared]
+def explanation(guest: Any) -> CommandOutput:  # noqa: ANN401  # messages are made at run time
+    """Return one guest with its reasons: each measured value next to the expected value."""
+    rows = [
+        (reason.rule, reason.measured, reason.expected)
+        for reason in guest.reasons
+        if reason.measured or reason.expected
+    ]
     parts: list[RenderableType] = [about_guest(guest)]
     if rows:
         parts += ["", table(("rule", "measured", "expected"), rows)]
-    unnamed = (each for each in guest.reasons if not each.measured or each.rule == _UNNAMED)
-    parts += ["", *(cell(each.text) for each in unnamed)]
+    unnamed = (reason for reason in guest.reasons if not reason.measured or reason.rule == _UNNAMED)
+    parts += ["", *(cell(reason.text) for reason in unnamed)]
     if guest.not_pinnable:
         parts.append(cell(f"cannot be pinned: {guest.not_pinnable}"))
     else:
         parts.append(cell(f"trust it? verdict-py reference pin --from {guest.id}"))
-    return Shown(guest_data(guest), Group(*parts))
+    return CommandOutput(guest_data(guest), Group(*parts))
 
 
 def about_guest(guest: Any) -> Table:  # noqa: ANN401  # as above
-    """Time, peer, platform: what a person looks at before trusting it."""
+    """Return the facts about a guest that a person reads before trusting it."""
     facts = (
         ("guest", guest.id),
         ("verdict", f"{_VERDICTS.get(guest.verdict, 'unknown')} ({guest.code})"),
@@ -187,54 +193,54 @@ def about_guest(guest: Any) -> Table:  # noqa: ANN401  # as above
 
 
 def guest_data(guest: Any) -> dict[str, Any]:  # noqa: ANN401  # as above
-    """A guest as JSON; its claims as the object that they are."""
+    """Return a guest as JSON, with its claims as an object."""
     data = message(guest)
     data["verdict"] = str(data["verdict"]).removeprefix("VERDICT_").lower()
     data["claims"] = json.loads(guest.claims) if guest.claims else {}
     return data
 
 
-def pinned(found: Any) -> Shown:  # noqa: ANN401  # as above
-    """What pinning changes, list by list."""
+def pin_changes(preview: Any) -> CommandOutput:  # noqa: ANN401  # as above
+    """Return what a pin changes in each list of reference values."""
     rows = [
         (
             change.field,
             "\n".join(change.accepted) or "any value",
             change.added or "accepted already",
         )
-        for change in found.changes
+        for change in preview.changes
     ]
     parts = (
-        about_guest(found.guest),
+        about_guest(preview.guest),
         "",
-        table((f"in {found.name}", "accepted now", "to be added"), rows),
+        table((f"in {preview.name}", "accepted now", "to be added"), rows),
     )
-    data = {**message(found), "guest": guest_data(found.guest)}
-    return Shown(data, Group(*parts))
+    data = {**message(preview), "guest": guest_data(preview.guest)}
+    return CommandOutput(data, Group(*parts))
 
 
-def sets(found: Sequence[Any]) -> Shown:
-    """Named sets: where they come from, and whether they still accept."""
+def sets(reference_sets: Sequence[Any]) -> CommandOutput:
+    """Return named sets, with their origin and whether they are in force."""
     rows = [
         (
-            each.name,
-            each.state,
-            ", ".join(f"{value.field} ({len(value.values)})" for value in each.values),
-            each.added_by,
-            each.added_at,
-            each.appraisal or "by hand",
-            each.expires_at or "never",
+            item.name,
+            item.state,
+            ", ".join(f"{value.field} ({len(value.values)})" for value in item.values),
+            item.added_by,
+            item.added_at,
+            item.appraisal or "by hand",
+            item.expires_at or "never",
         )
-        for each in found
+        for item in reference_sets
     ]
     columns = ("set", "state", "values", "added by", "at", "from", "expires")
-    return Shown([message(each) for each in found], table(columns, rows))
+    return CommandOutput([message(item) for item in reference_sets], table(columns, rows))
 
 
-def difference(one: Any, other: Any) -> Shown:  # noqa: ANN401  # as above
-    """Two sets side by side, only what differs."""
+def difference(one: Any, other: Any) -> CommandOutput:  # noqa: ANN401  # as above
+    """Return the lists in which two sets differ; status 1 if there are any."""
     left, right = (
-        {value.field: set(value.values) for value in each.values} for each in (one, other)
+        {value.field: set(value.values) for value in item.values} for item in (one, other)
     )
     rows = [
         (name, "\n".join(sorted(mine)) or "-", "\n".join(sorted(theirs)) or "-")
@@ -243,34 +249,34 @@ def difference(one: Any, other: Any) -> Shown:  # noqa: ANN401  # as above
     ]
     data = [{"field": name, one.name: a, other.name: b} for name, a, b in rows]
     text = table(("field", one.name, other.name), rows) if rows else cell("they are the same")
-    return Shown(data, text, status=1 if rows else 0)
+    return CommandOutput(data, text, status=1 if rows else 0)
 
 
-def reference(found: Any, *, stored: bool) -> Shown:  # noqa: ANN401  # as above
-    """Reference data as it decides, or as it is stored, and what it leaves open."""
-    decides = "" if stored else found.deciding
+def reference(answer: Any, *, stored: bool) -> CommandOutput:  # noqa: ANN401  # as above
+    """Return reference data as it decides, or as it is stored, with remarks on its problems."""
+    decides = "" if stored else answer.deciding
     data = {
-        "name": found.name,
-        "values": _json(decides or found.content),
-        "stored": _json(found.content),
-        "unpinned": list(found.unpinned),
-        "unread": list(found.unread),
-        "problem": found.problem,
+        "name": answer.name,
+        "values": _json(decides or answer.content),
+        "stored": _json(answer.content),
+        "unpinned": list(answer.unpinned),
+        "unread": list(answer.unread),
+        "problem": answer.problem,
     }
     remarks = []
-    if decides and _json(decides) != _json(found.content):
+    if decides and _json(decides) != _json(answer.content):
         remarks.append(
-            f"these values decide: {found.name} with its named sets (verdict-py reference sets); "
+            f"these values decide: {answer.name} with its named sets (verdict-py reference sets); "
             "--stored shows the file"
         )
-    if found.problem:
-        remarks.append(f"PROBLEM: every guest is refused: {found.problem}")
-    if found.unpinned:
-        remarks.append(f"UNPINNED: any value is accepted for {', '.join(found.unpinned)}")
-    if found.unread:
-        remarks.append(f"UNREAD: the policy in force does not read {', '.join(found.unread)}")
-    text = (decides or found.content).rstrip() + "\n"
-    return Shown(data, raw=text.encode(), remarks=tuple(remarks))
+    if answer.problem:
+        remarks.append(f"PROBLEM: every guest is refused: {answer.problem}")
+    if answer.unpinned:
+        remarks.append(f"UNPINNED: any value is accepted for {', '.join(answer.unpinned)}")
+    if answer.unread:
+        remarks.append(f"UNREAD: the policy in force does not read {', '.join(answer.unread)}")
+    text = (decides or answer.content).rstrip() + "\n"
+    return CommandOutput(data, raw=text.encode(), remarks=tuple(remarks))
 
 
 def _json(text: str) -> object:
@@ -280,83 +286,83 @@ def _json(text: str) -> object:
         return None
 
 
-def documents(found: Sequence[Any]) -> Shown:
-    """Documents by name, with what reads them."""
+def documents(documents: Sequence[Any]) -> CommandOutput:
+    """Return a list of documents, with what reads each of them."""
     rows = [
         (
-            each.name,
-            each.kind or "-",
-            "yes" if each.in_force else "no",
-            each.remark or ", ".join(each.read_by),
-            each.size,
-            each.sha256 or each.problem,
+            item.name,
+            item.kind or "-",
+            "yes" if item.in_force else "no",
+            item.remark or ", ".join(item.read_by),
+            item.size,
+            item.sha256 or item.problem,
         )
-        for each in found
+        for item in documents
     ]
     columns = ("document", "holds", "in force", "for", "bytes", "SHA-256")
-    return Shown([message(each) for each in found], table(columns, rows))
+    return CommandOutput([message(item) for item in documents], table(columns, rows))
 
 
-def stored(document: Any) -> Shown:  # noqa: ANN401  # as above
-    """A document that was stored: in force, or why it decides nothing."""
+def stored_document(document: Any) -> CommandOutput:  # noqa: ANN401  # as above
+    """Return whether a document that was stored is in force, and if not, why."""
     text = f"{document.name} is in force"
     if not document.in_force:
         text = f"{document.name} is stored, and not in force"
     remarks = (document.remark,) if document.remark else ()
-    return Shown({"done": True, **message(document)}, cell(text), remarks=remarks)
+    return CommandOutput({"done": True, **message(document)}, cell(text), remarks=remarks)
 
 
-def remaining(found: Any) -> tuple[str, ...]:  # noqa: ANN401  # as above
-    """What remains open, from the broker's status: a line each, none if nothing does."""
+def open_problems(status: Any) -> tuple[str, ...]:  # noqa: ANN401  # as above
+    """Return the problems and open measurements that a broker's status lists, a line each."""
     by_tee: dict[str, list[str]] = {}
-    for each in found.unpinned:
-        tee, _, name = each.partition(" ")
+    for unpinned in status.unpinned:
+        tee, _, name = unpinned.partition(" ")
         by_tee.setdefault(tee, []).append(name)
     lines = [
         f"UNPINNED: {tee} guests are accepted with any value of {', '.join(names)}"
         for tee, names in by_tee.items()
     ]
-    lines += [f"PROBLEM: {each}" for each in found.problems]
-    lines += [f"UNREAD: {each}" for each in found.unread]
+    lines += [f"PROBLEM: {problem}" for problem in status.problems]
+    lines += [f"UNREAD: {name}" for name in status.unread]
     return tuple(lines)
 
 
-def status(found: Any) -> Shown:  # noqa: ANN401  # as above
-    """The daemon about itself."""
-    judged = (
-        f"{found.guests_accepted} accepted, {found.guests_refused} refused, "
-        f"{found.guests_unverified} not verified"
+def status(answer: Any) -> CommandOutput:  # noqa: ANN401  # as above
+    """Return the status that a daemon reports."""
+    verdicts = (
+        f"{answer.guests_accepted} accepted, {answer.guests_refused} refused, "
+        f"{answer.guests_unverified} not verified"
     )
     facts: list[tuple[str, object]] = [
-        ("version", found.version),
-        ("started", found.started_at),
-        ("guests", found.listen),
-        ("client API", found.client_api),
-        ("key provider", found.keyprovider_api or "on the client API"),
-        ("HTTP guests", found.kbs_http or "not served"),
-        ("data directory", found.data_dir),
-        ("verifiers", ", ".join(found.verifiers)),
-        ("attester", found.attester),
-        ("judged", judged),
-        ("you are", f"{found.caller} ({', '.join(found.rights)})"),
+        ("version", answer.version),
+        ("started", answer.started_at),
+        ("guests", answer.listen),
+        ("client API", answer.client_api),
+        ("key provider", answer.keyprovider_api or "on the client API"),
+        ("HTTP guests", answer.kbs_http or "not served"),
+        ("data directory", answer.data_dir),
+        ("verifiers", ", ".join(answer.verifiers)),
+        ("attester", answer.attester),
+        ("appraised", verdicts),
+        ("you are", f"{answer.caller} ({', '.join(answer.rights)})"),
     ]
-    if found.unpinned:
-        facts.append(("UNPINNED", ", ".join(found.unpinned)))
-    facts += [("PROBLEM", problem) for problem in found.problems]
-    facts += [("UNREAD", each) for each in found.unread]
-    facts += [("UNSAFE", flag) for flag in found.unsafe]
-    facts += [("warning", warning) for warning in found.warnings]
-    return Shown(message(found), facts_table(facts))
+    if answer.unpinned:
+        facts.append(("UNPINNED", ", ".join(answer.unpinned)))
+    facts += [("PROBLEM", problem) for problem in answer.problems]
+    facts += [("UNREAD", name) for name in answer.unread]
+    facts += [("UNSAFE", flag) for flag in answer.unsafe]
+    facts += [("warning", warning) for warning in answer.warnings]
+    return CommandOutput(message(answer), facts_table(facts))
 
 
 def facts_table(facts: Iterable[tuple[str, object]]) -> Table:
-    """Names and values, a line each."""
-    made = Table(box=None, pad_edge=False, show_header=False)
-    made.add_column(style="bold", no_wrap=True)
-    made.add_column(overflow="fold")
+    """Return a table of names and values, a line each."""
+    result = Table(box=None, pad_edge=False, show_header=False)
+    result.add_column(style="bold", no_wrap=True)
+    result.add_column(overflow="fold")
     for name, value in facts:
-        made.add_row(name, cell(value))
-    return made
+        result.add_row(name, cell(value))
+    return result
 
 
 def _rules(guest: Any) -> str:  # noqa: ANN401  # as above

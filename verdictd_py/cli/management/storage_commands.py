@@ -1,4 +1,4 @@
-"""Commands for what the broker keeps: keys, resources, image files, keyring."""
+"""Commands for what the broker stores: keys, resources, image files, keyring."""
 
 from __future__ import annotations
 
@@ -12,157 +12,159 @@ from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py.cli.management import show
 from verdictd_py.cli.management.client import BrokerClient, read
 from verdictd_py.cli.management.command import FILE, NAME, Arguments, Command
-from verdictd_py.cli.management.show import Shown
+from verdictd_py.cli.management.show import CommandOutput
 
 
-async def _pages(ask: Callable[[str], Awaitable[Any]], name: str) -> list[Any]:
-    """All pages of a list, in one."""
-    found: list[Any] = []
+async def _pages(request_page: Callable[[str], Awaitable[Any]], name: str) -> list[Any]:
+    """Return the items of all pages of a list."""
+    items: list[Any] = []
     token = ""
     while True:
-        answer = await ask(token)
-        found += getattr(answer, name)
+        answer = await request_page(token)
+        items += getattr(answer, name)
         if not answer.next_page_token or answer.next_page_token == token:
-            return found
+            return items
         token = answer.next_page_token
 
 
-async def _key_list(client: BrokerClient, options: Namespace) -> Shown:
+async def _key_list(client: BrokerClient, options: Namespace) -> CommandOutput:
     del options
 
     def page(token: str) -> Awaitable[Any]:
-        return client.ask(client.keys.ListKeys, v1.ListKeysRequest(page_token=token))
+        return client.call(client.keys.ListKeys, v1.ListKeysRequest(page_token=token))
 
     return show.keys(await _pages(page, "keys"))
 
 
-async def _key_describe(client: BrokerClient, options: Namespace) -> Shown:
+async def _key_describe(client: BrokerClient, options: Namespace) -> CommandOutput:
     request = v1.DescribeKeyRequest(name=options.name)
-    return show.keys([await client.ask(client.keys.DescribeKey, request)])
+    return show.keys([await client.call(client.keys.DescribeKey, request)])
 
 
-async def _key_create(client: BrokerClient, options: Namespace) -> Shown:
+async def _key_create(client: BrokerClient, options: Namespace) -> CommandOutput:
     request = v1.CreateKeyRequest(name=options.name or "")
-    made = await client.ask(client.keys.CreateKey, request)
-    return Shown(show.message(made), show.cell(made.name))
+    key = await client.call(client.keys.CreateKey, request)
+    return CommandOutput(show.message(key), show.cell(key.name))
 
 
-async def _key_show(client: BrokerClient, options: Namespace) -> Shown:
+async def _key_show(client: BrokerClient, options: Namespace) -> CommandOutput:
     request = upstream.GetKeyRequest(uuid=options.name.encode())
-    answer = await client.ask(client.upstream_keys.GetKey, request)
+    answer = await client.call(client.upstream_keys.GetKey, request)
     key = answer.key.decode("ascii", "replace")
-    return Shown({"name": options.name, "key": key}, show.cell(key))
+    return CommandOutput({"name": options.name, "key": key}, show.cell(key))
 
 
-async def _key_delete(client: BrokerClient, options: Namespace) -> Shown:
-    await client.ask(client.keys.DeleteKey, v1.DeleteKeyRequest(name=options.name))
-    return show.done(f"key {options.name} is deleted", name=options.name)
+async def _key_delete(client: BrokerClient, options: Namespace) -> CommandOutput:
+    await client.call(client.keys.DeleteKey, v1.DeleteKeyRequest(name=options.name))
+    return show.confirmation(f"key {options.name} is deleted", name=options.name)
 
 
-async def _keyring_list(client: BrokerClient, options: Namespace) -> Shown:
+async def _keyring_list(client: BrokerClient, options: Namespace) -> CommandOutput:
     del options
-    answer = await client.ask(client.gpg.listGpgKeys, upstream.ListGpgKeysRequest())
+    answer = await client.call(client.gpg.listGpgKeys, upstream.ListGpgKeysRequest())
     text = answer.keys.decode(errors="replace").rstrip("\n")
-    return Shown({"keyring": text}, show.cell(text))
+    return CommandOutput({"keyring": text}, show.cell(text))
 
 
-async def _keyring_import(client: BrokerClient, options: Namespace) -> Shown:
+async def _keyring_import(client: BrokerClient, options: Namespace) -> CommandOutput:
     request = upstream.ImportGpgKeyRequest(key=read(options.file))
-    await client.ask(client.gpg.importGpgKey, request)
-    return show.done("the keyring holds it")
+    await client.call(client.gpg.importGpgKey, request)
+    return show.confirmation("the keyring holds it")
 
 
-async def _keyring_delete(client: BrokerClient, options: Namespace) -> Shown:
+async def _keyring_delete(client: BrokerClient, options: Namespace) -> CommandOutput:
     request = upstream.DeleteGpgKeyRequest(keyid=options.key.encode())
-    await client.ask(client.gpg.deleteGpgKey, request)
-    return show.done(f"the keyring no longer holds {options.key}", key=options.key)
+    await client.call(client.gpg.deleteGpgKey, request)
+    return show.confirmation(f"the keyring no longer holds {options.key}", key=options.key)
 
 
-async def _keyring_export(client: BrokerClient, options: Namespace) -> Shown:
+async def _keyring_export(client: BrokerClient, options: Namespace) -> CommandOutput:
     del options
-    answer = await client.ask(client.gpg.exportGpgKeyring, upstream.ExportGpgKeyringRequest())
+    answer = await client.call(client.gpg.exportGpgKeyring, upstream.ExportGpgKeyringRequest())
     return show.content("keyring.gpg", base64.b64decode(answer.content))
 
 
-async def _image_policy_show(client: BrokerClient, options: Namespace) -> Shown:
+async def _image_policy_show(client: BrokerClient, options: Namespace) -> CommandOutput:
     del options
     request = upstream.ExportImagePolicyRequest()
-    answer = await client.ask(client.upstream_images.exportImagePolicy, request)
+    answer = await client.call(client.upstream_images.exportImagePolicy, request)
     return show.content("policy.json", answer.content)
 
 
-async def _image_policy_set(client: BrokerClient, options: Namespace) -> Shown:
+async def _image_policy_set(client: BrokerClient, options: Namespace) -> CommandOutput:
     request = v1.SetImagePolicyRequest(content=read(options.file), force=options.force)
-    answer = await client.ask(client.images.SetImagePolicy, request)
+    answer = await client.call(client.images.SetImagePolicy, request)
     problems = list(answer.problems)
-    text = "\n".join(("the image policy is in force", *(f"although {each}" for each in problems)))
-    return show.done(text, problems=problems)
+    text = "\n".join(
+        ("the image policy is in force", *(f"although {problem}" for problem in problems))
+    )
+    return show.confirmation(text, problems=problems)
 
 
-async def _sigstore_show(client: BrokerClient, options: Namespace) -> Shown:
+async def _sigstore_show(client: BrokerClient, options: Namespace) -> CommandOutput:
     del options
     request = upstream.ExportImageSigstoreRequest()
-    answer = await client.ask(client.upstream_images.exportImageSigstore, request)
+    answer = await client.call(client.upstream_images.exportImageSigstore, request)
     return show.content("sigstore.yaml", answer.content)
 
 
-async def _sigstore_set(client: BrokerClient, options: Namespace) -> Shown:
+async def _sigstore_set(client: BrokerClient, options: Namespace) -> CommandOutput:
     request = upstream.SetImageSigstoreRequest(content=read(options.file))
-    await client.ask(client.upstream_images.setImageSigstore, request)
-    return show.done("the lookaside configuration is in force")
+    await client.call(client.upstream_images.setImageSigstore, request)
+    return show.confirmation("the lookaside configuration is in force")
 
 
-async def _cosign_key_show(client: BrokerClient, options: Namespace) -> Shown:
+async def _cosign_key_show(client: BrokerClient, options: Namespace) -> CommandOutput:
     del options
-    answer = await client.ask(client.images.GetCosignKey, v1.GetCosignKeyRequest())
+    answer = await client.call(client.images.GetCosignKey, v1.GetCosignKeyRequest())
     return show.content("cosign.key", answer.content)
 
 
-async def _cosign_key_set(client: BrokerClient, options: Namespace) -> Shown:
+async def _cosign_key_set(client: BrokerClient, options: Namespace) -> CommandOutput:
     request = v1.SetCosignKeyRequest(content=read(options.file))
-    await client.ask(client.images.SetCosignKey, request)
-    return show.done("guests check signatures with this key")
+    await client.call(client.images.SetCosignKey, request)
+    return show.confirmation("guests check signatures with this key")
 
 
-async def _credential_show(client: BrokerClient, options: Namespace) -> Shown:
+async def _credential_show(client: BrokerClient, options: Namespace) -> CommandOutput:
     del options
-    answer = await client.ask(client.images.GetCredential, v1.GetCredentialRequest())
+    answer = await client.call(client.images.GetCredential, v1.GetCredentialRequest())
     return show.content("auth.json", answer.content)
 
 
-async def _credential_set(client: BrokerClient, options: Namespace) -> Shown:
+async def _credential_set(client: BrokerClient, options: Namespace) -> CommandOutput:
     request = v1.SetCredentialRequest(content=read(options.file))
-    await client.ask(client.images.SetCredential, request)
-    return show.done("guests fetch images with this credential")
+    await client.call(client.images.SetCredential, request)
+    return show.confirmation("guests fetch images with this credential")
 
 
-async def _resource_list(client: BrokerClient, options: Namespace) -> Shown:
+async def _resource_list(client: BrokerClient, options: Namespace) -> CommandOutput:
     del options
 
     def page(token: str) -> Awaitable[Any]:
         request = v1.ListResourcesRequest(page_token=token)
-        return client.ask(client.resources.ListResources, request)
+        return client.call(client.resources.ListResources, request)
 
     return show.resources(await _pages(page, "resources"))
 
 
-async def _resource_show(client: BrokerClient, options: Namespace) -> Shown:
+async def _resource_show(client: BrokerClient, options: Namespace) -> CommandOutput:
     request = upstream.GetResourceRequest(resource_id=options.resource)
-    answer = await client.ask(client.upstream_resources.GetResource, request)
+    answer = await client.call(client.upstream_resources.GetResource, request)
     return show.content(options.resource, answer.content)
 
 
-async def _resource_set(client: BrokerClient, options: Namespace) -> Shown:
+async def _resource_set(client: BrokerClient, options: Namespace) -> CommandOutput:
     content = read(options.file)
     request = upstream.SetResourceRequest(resource_id=options.resource, content=content)
-    await client.ask(client.upstream_resources.SetResource, request)
-    return show.done(f"{options.resource} is set", resource=options.resource)
+    await client.call(client.upstream_resources.SetResource, request)
+    return show.confirmation(f"{options.resource} is set", resource=options.resource)
 
 
-async def _resource_delete(client: BrokerClient, options: Namespace) -> Shown:
+async def _resource_delete(client: BrokerClient, options: Namespace) -> CommandOutput:
     request = v1.DeleteResourceRequest(path=options.resource)
-    await client.ask(client.resources.DeleteResource, request)
-    return show.done(f"{options.resource} is deleted", resource=options.resource)
+    await client.call(client.resources.DeleteResource, request)
+    return show.confirmation(f"{options.resource} is deleted", resource=options.resource)
 
 
 _RESOURCE: Final[Arguments] = {"resource": {"metavar": "RESOURCE"}}
@@ -172,18 +174,23 @@ COMMANDS: Final = (
     Command("key describe", "one key, without its bytes", _key_describe, NAME),
     Command(
         "key create",
-        "a new random key; a UUID without a name",
+        "a new random key; its default name is a UUID",
         _key_create,
         {"name": {"metavar": "NAME", "nargs": "?"}},
     ),
     Command("key show", "a key's bytes in base64 (role admin)", _key_show, NAME),
-    Command("key delete", "what it wrapped can never be opened again", _key_delete, NAME),
+    Command(
+        "key delete",
+        "delete a key; what it wrapped can never be decrypted again",
+        _key_delete,
+        NAME,
+    ),
     Command("image-policy show", "the image policy", _image_policy_show),
     Command(
         "image-policy set",
         "check and store the image policy",
         _image_policy_set,
-        {**FILE, "--force": {"action": "store_true", "help": "store it as it is"}},
+        {**FILE, "--force": {"action": "store_true", "help": "store it despite problems"}},
     ),
     Command("sigstore show", "the lookaside configuration", _sigstore_show),
     Command("sigstore set", "store the lookaside configuration", _sigstore_set, FILE),
@@ -193,7 +200,9 @@ COMMANDS: Final = (
     Command("credential set", "store an auth.json", _credential_set, FILE),
     Command("keyring list", "the OpenPGP certificates", _keyring_list),
     Command("keyring import", "add certificates", _keyring_import, FILE),
-    Command("keyring delete", "one certificate", _keyring_delete, {"key": {"metavar": "KEY_ID"}}),
+    Command(
+        "keyring delete", "delete a certificate", _keyring_delete, {"key": {"metavar": "KEY_ID"}}
+    ),
     Command("keyring export", "the keyring, binary", _keyring_export),
     Command("resource list", "resources, without their contents", _resource_list),
     Command("resource show", "a resource's content", _resource_show, _RESOURCE),

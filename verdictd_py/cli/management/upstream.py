@@ -1,4 +1,4 @@
-"""Every option of upstream's `verdict`, in its spelling: one action a call, plain text."""
+"""The options of upstream's `verdict`, spelled as there: one action for each call."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Action = Callable[[BrokerClient, Namespace, list[str]], Awaitable[str]]
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option: placeholders of its values, help, and what it does with them.
+    """An option: placeholders of its values, its help, and its action.
 
     Attributes:
-        changes: whether it changes what guests are appraised by, as for a `Command`.
+        changes: as for a `Command`.
     """
 
     values: tuple[str, ...]
@@ -34,32 +34,32 @@ class Option:
 
 
 def _export(name: str, options: Namespace, content: bytes) -> str:
-    """Exports go below `--path`, into a file of the given name."""
+    """Write an export into a file of the given name in the directory `--path`."""
     target = Path(options.path or "./") / name
     write(target, content)
     return f"written to {target}"
 
 
 def _file_name(name: str) -> str:
-    """The last segment of a name that was checked: nothing else becomes a path here.
+    """Return the last segment of a valid name, which is safe as a file name.
 
     Raises:
-        ConfigError: it is no name.
+        ConfigError: the name is not valid.
     """
     try:
         return Name.parse(name).segments[-1]
     except RequestError as error:
-        raise ConfigError(f"{name!r} is no name: {error}") from None
+        raise ConfigError(f"{name!r} is not a name: {error}") from None
 
 
 async def _stored(client: BrokerClient, name: str) -> str:
-    """Say whether a document that was stored is in force; upstream's answer does not tell.
+    """Return whether a stored document is in force, which upstream's answer does not report.
 
-    Upstream's broker has no such service: its clients may store under every name.
+    Upstream's broker does not have this service.
     """
     try:
         request = v1.DescribeDocumentRequest(name=name)
-        document = await client.ask(client.documents.DescribeDocument, request)
+        document = await client.call(client.documents.DescribeDocument, request)
     except BrokerFailed:
         return f"{name} is stored"
     if document.in_force:
@@ -71,13 +71,13 @@ async def _set_opa_policy(client: BrokerClient, options: Namespace, values: list
     del options
     name, path = values
     request = messages.SetOpaPolicyRequest(name=name.encode(), content=read(Path(path)))
-    await client.ask(client.opa.SetOpaPolicy, request)
+    await client.call(client.opa.SetOpaPolicy, request)
     return await _stored(client, name)
 
 
 async def _export_opa_policy(client: BrokerClient, options: Namespace, values: list[str]) -> str:
     request = messages.ExportOpaPolicyRequest(name=values[0].encode())
-    answer = await client.ask(client.opa.exportOpaPolicy, request)
+    answer = await client.call(client.opa.exportOpaPolicy, request)
     return _export(_file_name(values[0]), options, answer.content)
 
 
@@ -85,25 +85,28 @@ async def _set_opa_reference(client: BrokerClient, options: Namespace, values: l
     del options
     name, path = values
     request = messages.SetOpaReferenceRequest(name=name.encode(), content=read(Path(path)))
-    await client.ask(client.opa.setOpaReference, request)
+    await client.call(client.opa.setOpaReference, request)
     return await _stored(client, name)
 
 
 async def _export_opa_reference(client: BrokerClient, options: Namespace, values: list[str]) -> str:
     request = messages.ExportOpaReferenceRequest(name=values[0].encode())
-    answer = await client.ask(client.opa.exportOpaReference, request)
+    answer = await client.call(client.opa.exportOpaReference, request)
     return _export(_file_name(values[0]), options, answer.content)
 
 
-async def ask_test(
+async def _evaluate(
     client: BrokerClient, *, policy: str | Path, reference: str | Path, claims: Path
 ) -> str:
-    """The broker's JSON of `allow` and `parseInfo`, which has both.
+    """Test a policy and return the broker's JSON with `allow` and `parseInfo`.
 
-    A `Path` is a local file, text the name of a stored one.
+    Args:
+        policy: a local file (`Path`), or the name of a stored policy (`str`).
+        reference: as `policy`.
 
     Raises:
-        BrokerFailed, ConfigError: there is no verdict; a file cannot be read.
+        BrokerFailed: the answer has no verdict.
+        ConfigError: a file cannot be read.
     """
     request = messages.TestOpaRequest(input=read(claims))
     if isinstance(policy, Path):
@@ -114,16 +117,16 @@ async def ask_test(
         request.referencelocal, request.referencecontent = True, read(reference)
     else:
         request.referencename = bytes(reference, "utf-8")
-    answer = await client.ask(client.opa.TestOpa, request)
+    answer = await client.call(client.opa.TestOpa, request)
     try:
         text = str(answer.status.decode())
-        found = json.loads(text)
+        report = json.loads(text)
     except (ValueError, RecursionError):
-        found = None
+        report = None
     if (
-        not isinstance(found, dict)
-        or not isinstance(found.get("allow"), bool)
-        or not isinstance(found.get("parseInfo"), dict)
+        not isinstance(report, dict)
+        or not isinstance(report.get("allow"), bool)
+        or not isinstance(report.get("parseInfo"), dict)
     ):
         raise BrokerFailed("the broker's answer has no verdict: is -c right?", answered=False)
     return text
@@ -135,7 +138,7 @@ def _test_opa(
     async def act(client: BrokerClient, options: Namespace, values: list[str]) -> str:
         del options
         policy, reference, claims = values
-        return await ask_test(
+        return await _evaluate(
             client,
             policy=policy_kind(policy),
             reference=reference_kind(reference),
@@ -147,28 +150,28 @@ def _test_opa(
 
 async def _list_gpg_keys(client: BrokerClient, options: Namespace, values: list[str]) -> str:
     del options, values
-    answer = await client.ask(client.gpg.listGpgKeys, messages.ListGpgKeysRequest())
+    answer = await client.call(client.gpg.listGpgKeys, messages.ListGpgKeysRequest())
     return str(answer.keys.decode(errors="replace")).rstrip("\n")
 
 
 async def _import_gpg_key(client: BrokerClient, options: Namespace, values: list[str]) -> str:
     del options
     request = messages.ImportGpgKeyRequest(key=read(Path(values[0])))
-    await client.ask(client.gpg.importGpgKey, request)
+    await client.call(client.gpg.importGpgKey, request)
     return "the keyring holds it"
 
 
 async def _delete_gpg_key(client: BrokerClient, options: Namespace, values: list[str]) -> str:
     del options
     request = messages.DeleteGpgKeyRequest(keyid=values[0].encode())
-    await client.ask(client.gpg.deleteGpgKey, request)
+    await client.call(client.gpg.deleteGpgKey, request)
     return f"the keyring no longer holds {values[0]}"
 
 
 async def _export_gpg_keyring(client: BrokerClient, options: Namespace, values: list[str]) -> str:
-    """Printed as the base64 text it comes as, or with `--path` written as guests get it."""
+    """Return the keyring as base64, or write it to `--path` in the binary form for guests."""
     del values
-    answer = await client.ask(client.gpg.exportGpgKeyring, messages.ExportGpgKeyringRequest())
+    answer = await client.call(client.gpg.exportGpgKeyring, messages.ExportGpgKeyringRequest())
     if options.path is None:
         return str(answer.content.decode("ascii", "replace"))
     return _export("keyring.gpg", options, base64.b64decode(answer.content))
@@ -177,34 +180,34 @@ async def _export_gpg_keyring(client: BrokerClient, options: Namespace, values: 
 async def _export_sigstore(client: BrokerClient, options: Namespace, values: list[str]) -> str:
     del values
     request = messages.ExportImageSigstoreRequest()
-    answer = await client.ask(client.upstream_images.exportImageSigstore, request)
+    answer = await client.call(client.upstream_images.exportImageSigstore, request)
     return _export("image_sigstore.yaml", options, answer.content)
 
 
 async def _set_sigstore(client: BrokerClient, options: Namespace, values: list[str]) -> str:
     del options
     request = messages.SetImageSigstoreRequest(content=read(Path(values[0])))
-    await client.ask(client.upstream_images.setImageSigstore, request)
+    await client.call(client.upstream_images.setImageSigstore, request)
     return "the lookaside configuration is in force"
 
 
 async def _export_image_policy(client: BrokerClient, options: Namespace, values: list[str]) -> str:
     del values
     request = messages.ExportImagePolicyRequest()
-    answer = await client.ask(client.upstream_images.exportImagePolicy, request)
+    answer = await client.call(client.upstream_images.exportImagePolicy, request)
     return _export("image_policy.json", options, answer.content)
 
 
 async def _set_image_policy(client: BrokerClient, options: Namespace, values: list[str]) -> str:
     del options
     request = messages.SetImagePolicyRequest(content=read(Path(values[0])))
-    await client.ask(client.upstream_images.setImagePolicy, request)
+    await client.call(client.upstream_images.setImagePolicy, request)
     return "the image policy is in force"
 
 
 async def _get_resource(client: BrokerClient, options: Namespace, values: list[str]) -> str:
     request = messages.GetResourceRequest(resource_id=values[0])
-    answer = await client.ask(client.upstream_resources.GetResource, request)
+    answer = await client.call(client.upstream_resources.GetResource, request)
     return _export(_file_name(values[0]), options, answer.content)
 
 
@@ -212,7 +215,7 @@ async def _set_resource(client: BrokerClient, options: Namespace, values: list[s
     del options
     path, file = values
     request = messages.SetResourceRequest(resource_id=path, content=read(Path(file)))
-    await client.ask(client.upstream_resources.SetResource, request)
+    await client.call(client.upstream_resources.SetResource, request)
     return f"{path} is set"
 
 

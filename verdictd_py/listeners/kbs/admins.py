@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 from aiohttp import web
@@ -26,7 +27,9 @@ from verdictd_py.encoding import (
 )
 from verdictd_py.errors import NotAuthorized, NotFound, RequestError, TokenInvalid
 from verdictd_py.listeners.kbs import answers
+from verdictd_py.listeners.kbs.bodies import receive
 from verdictd_py.listeners.kbs.guests import PREFIX, RESOURCE, bearer, resource_path
+from verdictd_py.listeners.reading import read
 from verdictd_py.ports import Tees
 from verdictd_py.protocols.rcar.admins import Administrator, AdminKeys, Role
 
@@ -85,7 +88,7 @@ class AdminRoutes:
         administrator = self._administrator(request)
         path = resource_path(request)
         caller = administrator.require_resource(str(path))
-        content = SecretBytes(await request.read())
+        content = SecretBytes(await receive(request))
         if administrator.role is Role.REGISTER:
             await self._administration.keys.register(caller, str(path), content)
         else:
@@ -108,14 +111,14 @@ class AdminRoutes:
     async def set_resource_policy(self, request: web.Request) -> web.Response:
         """Check and store the release policy: `{"policy"}`."""
         caller = self._administrator(request).require_policies()
-        members = decode_object(await request.read(), "the request")
+        members = await _members(request)
         await self._policies.set_policy(caller, RELEASE_POLICY, _policy(members))
         return web.Response()
 
     async def set_attestation_policy(self, request: web.Request) -> web.Response:
         """Check and store the appraisal policy of a TEE: `{"type":"rego","policy_id","policy"}`."""
         caller = self._administrator(request).require_policies()
-        members = decode_object(await request.read(), "the request")
+        members = await _members(request)
         if members.get("type") != "rego":
             raise RequestError("a policy has the type rego")
         policy_id = str(members.get("policy_id"))
@@ -130,13 +133,13 @@ class AdminRoutes:
     async def set_reference_value(self, request: web.Request) -> web.Response:
         """Replace the values of names: `{"version","type":"sample","payload"}`."""
         caller = self._administrator(request).require_policies()
-        members = decode_object(await request.read(), "the request")
+        members = await _members(request)
         if members.get("version", _RV_VERSION) != _RV_VERSION or members.get("type") != _RV_TYPE:
             raise RequestError(f"reference values have version {_RV_VERSION} and type {_RV_TYPE}")
         payload = members.get("payload")
         if not isinstance(payload, str):
             raise RequestError("the request has no payload")
-        values = decode_object(decode_base64(payload, "the payload"), "the payload")
+        values = await read(len(payload), partial(_decode_payload, payload))
         tee = self._policies.tees.default.name
         await self._administration.references.replace(caller, tee, values)
         return web.Response()
@@ -163,6 +166,15 @@ def is_refused_admin(request: web.Request, error: Exception) -> bool:
     """Return whether `error` refuses an administrator, which has another variant than a guest's."""
     is_guests = request.method == "GET" and request.path.startswith(PREFIX + "/resource/")
     return isinstance(error, NotAuthorized | TokenInvalid) and not is_guests
+
+
+async def _members(request: web.Request) -> dict[str, JsonValue]:
+    body = await receive(request)
+    return await read(len(body), partial(decode_object, body, "the request"))
+
+
+def _decode_payload(payload: str) -> dict[str, JsonValue]:
+    return decode_object(decode_base64(payload, "the payload"), "the payload")
 
 
 def _policy(members: dict[str, JsonValue]) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import socket
 import ssl
@@ -15,7 +14,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
 from verdictd_py.domain.events import ConnectionFailed, ConnectionRefused, RequestFailed
-from verdictd_py.listeners.errors import report_bug
+from verdictd_py.listeners.accepting import accept
 from verdictd_py.listeners.kbs import answers
 from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.listener import Background
@@ -23,7 +22,6 @@ from verdictd_py.listeners.sockets import peer_text
 from verdictd_py.ports import Events
 from verdictd_py.protocols.rcar.messages import MAX_BODY_BYTES
 
-BACKLOG: Final = 1024
 _LINGER_SECONDS: Final = 1.0
 """Time for a refused client to read the answer."""
 
@@ -39,12 +37,6 @@ or requests after it."""
 
 MAX_ALL_WAITING_BYTES: Final = 256 * 1024 * 1024
 """The same limit for all connections together; 4,096 of them could otherwise fill the memory."""
-
-_PAUSE_SECONDS: Final = 1.0
-"""Pause after a connection could not be accepted, for example for lack of descriptors."""
-
-_UNUSABLE: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
-"""Errors of accept(2) that mean that the socket can no longer be used, so no retry helps."""
 
 _SILENT: Final = logging.getLogger("verdictd_py.http")
 """Logger for the library that discards everything: the library would log what clients sent."""
@@ -247,10 +239,9 @@ class Acceptor:
     def start(self, listening: socket.socket, server: web.Server, background: Background) -> None:
         """Accept connections on a bound socket."""
         self._listening = listening
-        listening.setblocking(False)
-        listening.listen(BACKLOG)
+        take = partial(self._take, server)
         self._accepting = background(
-            "kbs_http.accept", partial(self._accept, listening, server), essential=True
+            "kbs_http.accept", partial(accept, listening, take, self._events), essential=True
         )
 
     async def drain(self, seconds: float) -> None:
@@ -275,32 +266,7 @@ class Acceptor:
                 left.append(connection.serving)
         await asyncio.gather(*left, return_exceptions=True)
 
-    async def _accept(self, listening: socket.socket, server: web.Server) -> None:
-        """Accept connections until cancelled.
-
-        Raises:
-            OSError: the socket can no longer be used.
-        """
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                accepted, name = await loop.sock_accept(listening)
-            except OSError as error:
-                if error.errno in _UNUSABLE:
-                    raise
-                if error.errno != errno.ECONNABORTED:  # the client closed it before
-                    reason = f"cannot accept: {error.strerror}"
-                    self._events.record(ConnectionRefused(reason=reason))
-                    await asyncio.sleep(_PAUSE_SECONDS)
-                continue
-            try:
-                self._take(accepted, name, server)
-            except Exception as error:  # noqa: BLE001  # other clients must still be served
-                accepted.close()
-                report_bug(self._events, error, doing="accept a connection")
-            await asyncio.sleep(0)  # a flood of connections must not delay those accepted before
-
-    def _take(self, accepted: socket.socket, name: object, server: web.Server) -> None:
+    def _take(self, server: web.Server, accepted: socket.socket, name: object) -> None:
         if len(self._tasks) >= self._limits.connections:
             accepted.close()
             self._events.record(

@@ -7,6 +7,7 @@ Each handler reads a typed request from a body (`protocols.rcar`), calls the use
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Final
 
 from aiohttp import web
@@ -16,6 +17,8 @@ from verdictd_py.domain.names import ResourcePath
 from verdictd_py.encoding import encode_object
 from verdictd_py.errors import RequestError
 from verdictd_py.listeners.kbs import answers
+from verdictd_py.listeners.kbs.bodies import receive
+from verdictd_py.listeners.reading import read
 from verdictd_py.listeners.sockets import peer_text
 from verdictd_py.protocols.rcar import jwe, messages
 from verdictd_py.protocols.rcar.tokens import Tokens
@@ -53,7 +56,7 @@ class GuestRoutes:
 
     async def auth(self, request: web.Request) -> web.Response:
         """Answer with a challenge, and the cookie of a new session."""
-        session = await self._handshakes.begin(messages.parse_auth(await request.read()))
+        session = await self._handshakes.begin(messages.parse_auth(await receive(request)))
         answer = answers.succeeded(messages.challenge(session.challenge))
         answer.set_cookie(
             COOKIE,
@@ -66,10 +69,13 @@ class GuestRoutes:
         return answer
 
     async def attest(self, request: web.Request) -> web.Response:
-        """Answer with a token if the evidence answers the challenge and is accepted."""
-        body = await request.read()
+        """Answer with a token if the evidence answers the challenge and is accepted.
+
+        The body is received only for a session with an open challenge.
+        """
         session = await self._handshakes.open(session_id(request))
-        attestation = messages.parse_attest(body, session.challenge)
+        body = await receive(request)
+        attestation = await read(len(body), partial(messages.parse_attest, body, session.challenge))
         token = await self._handshakes.attest(session, attestation, address=address(request))
         return answers.succeeded(messages.token(token))
 

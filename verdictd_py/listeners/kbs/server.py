@@ -24,14 +24,14 @@ from verdictd_py.domain.events import (
 from verdictd_py.errors import (
     ConfigError,
     GuestRefused,
-    NotJudged,
+    NotAppraised,
     Overloaded,
     SessionMissing,
     VerdictdError,
 )
 from verdictd_py.listeners import sockets
 from verdictd_py.listeners.errors import report_bug
-from verdictd_py.listeners.kbs import answers, description
+from verdictd_py.listeners.kbs import answers, bodies, description
 from verdictd_py.listeners.kbs.admins import AdminRoutes, is_refused_admin
 from verdictd_py.listeners.kbs.connections import Acceptor, Connection
 from verdictd_py.listeners.kbs.files import AdminFile
@@ -44,7 +44,10 @@ from verdictd_py.protocols.rcar.messages import MAX_BODY_BYTES
 
 HEALTH: Final = "/healthz"
 
-_JUDGED: Final = (GuestRefused, NotJudged)
+BODY_METHODS: Final = ("POST",)
+"""Methods whose routes receive the body themselves, after they have checked the client."""
+
+_JUDGED: Final = (GuestRefused, NotAppraised)
 """Errors that the appraiser has recorded already."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -91,6 +94,7 @@ class KbsListener:
         self._listening: socket.socket | None = None
 
         app = web.Application(client_max_size=MAX_BODY_BYTES)
+        app[bodies.SECONDS] = limits.request
         for route in (
             *guests.routes(),
             *administration.routes(),
@@ -173,7 +177,7 @@ class KbsListener:
         except asyncio.CancelledError:
             raise
         except Exception as error:  # other clients must still be served
-            if isinstance(error, ConnectionError) and _is_disconnected(request):
+            if isinstance(error, ConnectionError) and bodies.is_disconnected(request):
                 raise
             text = report_bug(self._events, error, doing=doing)
             return answers.failed(500, answers.BUG, text)
@@ -188,18 +192,8 @@ class KbsListener:
     async def _handled(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise web.HTTPUnsupportedMediaType(reason="send the body without Content-Encoding")
-        if request.can_read_body:
-            try:
-                async with asyncio.timeout(self._limits.request):
-                    await request.read()  # the library caches it for the routes
-            except TimeoutError:
-                raise web.HTTPRequestTimeout(reason="the body came too slowly") from None
-            except web.RequestPayloadError:
-                raise web.HTTPBadRequest(reason="the body cannot be read") from None
-            except RuntimeError:  # raised by the library if the client has disconnected
-                if _is_disconnected(request):
-                    raise ConnectionResetError from None
-                raise
+        if request.method not in BODY_METHODS and request.can_read_body:
+            await bodies.receive(request)  # and ignore it
         return await handler(request)
 
     def _refused(self, request: web.Request, error: web.HTTPException, doing: str) -> web.Response:
@@ -220,7 +214,7 @@ class KbsListener:
         status, reason = refusal.status, str(error)
         if not isinstance(error, _JUDGED):
             self._record(request, doing, event=event, code=error.code, status=status, reason=reason)
-        if isinstance(error, NotJudged):  # its message is for the operator only
+        if isinstance(error, NotAppraised):  # its message is for the operator only
             reason = error.text_for_guest
         refused_admin = is_refused_admin(request, error)
         variant = answers.ADMIN_REFUSED if refused_admin else refusal.variant
@@ -245,11 +239,6 @@ class KbsListener:
                 reason=reason,
             )
         )
-
-
-def _is_disconnected(request: web.Request) -> bool:
-    """Return whether the client has disconnected."""
-    return request.transport is None or request.transport.is_closing()
 
 
 def _route(request: web.Request) -> str:

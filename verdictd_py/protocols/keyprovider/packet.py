@@ -29,6 +29,9 @@ MAX_IV_BYTES: Final = 64
 MAX_PACKET_BYTES: Final = 5 * 1024 * 1024
 """The first form takes up to four characters for a byte; the rest is for white space."""
 
+MAX_BYTES_VALUES: Final = MAX_WRAPPED_BYTES + 1024
+"""Upper bound of JSON values in a packet or request with bytes as an array of integers."""
+
 _PROVIDER: Final = "kbs"  # v2's default; others are key management services of clouds
 
 
@@ -94,7 +97,7 @@ class AnnotationPacket:
         """
         if len(data) > MAX_PACKET_BYTES:
             raise RequestError(f"the annotation packet is longer than {MAX_PACKET_BYTES} bytes")
-        members = decode_object(data, "the annotation packet")
+        members = decode_object(data, "the annotation packet", max_values=MAX_BYTES_VALUES)
         provider = members.get("provider")
         if provider not in (None, _PROVIDER):
             name = quoted(provider) if isinstance(provider, str) else "that is not a string"

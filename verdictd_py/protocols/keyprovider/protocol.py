@@ -21,6 +21,7 @@ from verdictd_py.encoding import (
 from verdictd_py.errors import RequestError
 from verdictd_py.protocols.keyprovider import parameter
 from verdictd_py.protocols.keyprovider.packet import (
+    MAX_BYTES_VALUES,
     MAX_OPTSDATA_BYTES,
     MAX_PACKET_BYTES,
     AnnotationPacket,
@@ -126,7 +127,7 @@ def encode_unwrapped(optsdata: SecretBytes) -> bytes:
 def _input(data: bytes) -> dict[str, JsonValue]:
     if len(data) > MAX_INPUT_BYTES:
         raise RequestError(f"the input is longer than {MAX_INPUT_BYTES} bytes")
-    return decode_object(data, "the input")
+    return decode_object(data, "the input", max_values=MAX_BYTES_VALUES)
 
 
 def _wrap(members: dict[str, JsonValue], configured: str | None) -> WrapRequest:

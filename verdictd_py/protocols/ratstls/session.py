@@ -1,10 +1,13 @@
 """One TLS connection as a state machine over bytes, without a socket.
 
 The standard `ssl` module cannot request a self-signed client certificate; OpenSSL can, with
-a verify callback that accepts every chain. This does not authenticate the peer: the caller
-appraises the evidence in its certificate after the handshake and before it reads the first
+a verify callback that accepts any single certificate. This does not authenticate the peer: the
+caller appraises the evidence in its certificate after the handshake and before it reads the first
 byte of plaintext (wire-rats-tls.md, "Session"). A resumed session would have no certificate
 and so no evidence; therefore sessions cannot be resumed.
+
+No peer is trusted yet, so the work that its certificate can cause is bounded: one certificate, and
+a key of a type that real peers use.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 from OpenSSL import SSL, crypto
@@ -22,6 +26,17 @@ RECORD_BYTES: Final = 16_384
 """Largest plaintext of one TLS record (RFC 8446, 5.1)."""
 
 _CIPHERTEXT_CHUNK: Final = 65_536
+
+_RSA_BITS: Final = (2048, 4096)
+_RSA_EXPONENT: Final = 65_537
+"""Source of the bounds: real peers have P-256, and RSA-3072 with this exponent (wire-rats-tls.md).
+A longer key or exponent makes the signature of the handshake expensive to verify."""
+
+_OTHER_KEY: Final = (
+    "the key of the peer's certificate is not accepted; use P-256, P-384, or RSA with "
+    f"{_RSA_BITS[0]} to {_RSA_BITS[1]} bits and the exponent {_RSA_EXPONENT}"
+)
+_ONE_CERTIFICATE: Final = "the peer sent more than one certificate; rats-tls peers send one"
 
 
 class TlsFailed(RequestError):
@@ -49,7 +64,7 @@ def server_context(
     context = _context(SSL.TLS_SERVER_METHOD, private_key)
     context.use_certificate(x509.load_der_x509_certificate(certificate))
     required = SSL.VERIFY_FAIL_IF_NO_PEER_CERT if require_certificate else 0
-    context.set_verify(SSL.VERIFY_PEER | required, _accept_every_chain)
+    context.set_verify(SSL.VERIFY_PEER | required, _accept_one_certificate)
     return context
 
 
@@ -63,7 +78,7 @@ def client_context(private_key: bytes) -> SSL.Context:
         private_key: the key of the guest's certificate, PKCS#8 DER.
     """
     context = _context(SSL.TLS_CLIENT_METHOD, private_key)
-    context.set_verify(SSL.VERIFY_PEER, _accept_every_chain)
+    context.set_verify(SSL.VERIFY_PEER, _accept_one_certificate)
     return context
 
 
@@ -76,16 +91,43 @@ def _context(method: int, private_key: bytes) -> SSL.Context:
     # Both settings are needed: TLS 1.3 always sends two tickets, and pyOpenSSL has no call to
     # disable them. With NO_TICKET they only name a session, and the cache stores no session.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_verify_depth(0)
     context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION)
     context.use_privatekey(key)
     return context
 
 
-def _accept_every_chain(
+def _accept_one_certificate(
     connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int
 ) -> bool:
-    del connection, certificate, error, depth, ok
+    """Accept a certificate that stands alone; OpenSSL calls this before it verifies a chain.
+
+    pyOpenSSL raises the exceptions of this function from `do_handshake`.
+
+    Raises:
+        TlsFailed: there is another certificate, or the key has an unexpected type or size.
+    """
+    del connection, error, ok
+    if depth > 0:
+        raise TlsFailed(_ONE_CERTIFICATE)
+    if not _is_accepted_key(certificate):
+        raise TlsFailed(_OTHER_KEY)
     return True
+
+
+def _is_accepted_key(certificate: crypto.X509) -> bool:
+    try:
+        public = certificate.get_pubkey().to_cryptography_key()
+    except (crypto.Error, ValueError, UnsupportedAlgorithm):  # explicit curves, unknown types
+        return False
+    if isinstance(public, ec.EllipticCurvePublicKey):
+        return isinstance(public.curve, (ec.SECP256R1, ec.SECP384R1))
+    least, most = _RSA_BITS
+    return (
+        isinstance(public, rsa.RSAPublicKey)
+        and least <= public.key_size <= most
+        and public.public_numbers().e == _RSA_EXPONENT
+    )
 
 
 class TlsSession:
@@ -97,6 +139,7 @@ class TlsSession:
 
     def __init__(self, context: SSL.Context, *, server: bool) -> None:
         self._connection = SSL.Connection(context, None)
+        self._server = server
         if server:
             self._connection.set_accept_state()
         else:
@@ -125,7 +168,8 @@ class TlsSession:
         """Continue the handshake with the received bytes; return True when it is complete.
 
         Raises:
-            TlsFailed: the peer violated TLS, or sent no certificate.
+            TlsFailed: the peer violated TLS, or sent no certificate, several, or one with a key
+                of another type or size.
             TlsClosed: the peer closed the connection.
         """
         try:
@@ -134,6 +178,9 @@ class TlsSession:
             return False
         except SSL.Error as error:
             raise _translated(error) from None
+        if self._server and self._connection.get_peer_cert_chain():
+            # Certificates that did not issue the peer's own are not part of the verified chain.
+            raise TlsFailed(_ONE_CERTIFICATE)
         return True
 
     def peer_certificate(self) -> bytes | None:

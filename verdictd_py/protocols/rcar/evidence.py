@@ -15,7 +15,7 @@ from verdictd_py.domain.evidence import MAX_QUOTE_BYTES, REPORT_DATA_BYTES, Evid
 from verdictd_py.encoding import JsonValue, decode_object, quoted
 from verdictd_py.errors import EvidenceFormat, EvidenceMissing, NonceMismatch, RequestError
 from verdictd_py.ports.tees import CarriedEvidence, Tees
-from verdictd_py.protocols.rcar.messages import MAX_NUMBERS, Attestation
+from verdictd_py.protocols.rcar.messages import MAX_VALUES, Attestation
 from verdictd_py.protocols.rcar.versions import Version
 
 MAX_DEVICES: Final = 16
@@ -75,7 +75,7 @@ def _devices(additional: str) -> tuple[str, ...]:
         return ()
     try:
         devices = decode_object(
-            additional.encode(), "the additional evidence", max_numbers=MAX_NUMBERS
+            additional.encode(), "the additional evidence", max_values=MAX_VALUES
         )
     except RequestError as error:
         raise EvidenceFormat(str(error)) from None

@@ -25,7 +25,7 @@ MAX_BODY_BYTES: Final = 2 * 1024 * 1024
 MAX_AUTH_BYTES: Final = 16 * 1024
 """Limit of the first request, which any client may send; guests send some 150 bytes."""
 
-MAX_NUMBERS: Final = 16 * 1024
+MAX_VALUES: Final = 16 * 1024
 """Limit for an attest body and its parts: the evidence of some TEEs has arrays of bytes."""
 
 NONCE_BYTES: Final = 32
@@ -120,7 +120,7 @@ def parse_attest(body: bytes, challenge: Challenge) -> Attestation:
     Raises:
         RequestError: the body has another shape.
     """
-    members = decode_object(body, "the request", max_numbers=MAX_NUMBERS)
+    members = decode_object(body, "the request", max_values=MAX_VALUES)
     if challenge.version is not Version.V0_4_0:
         jwk, evidence = _member(members, "tee-pubkey"), _member(members, "tee-evidence")
         return Attestation(challenge, None, jwk, evidence)

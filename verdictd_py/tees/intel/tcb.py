@@ -34,7 +34,7 @@ STATUSES: Final = (
     "TDRelaunchAdvisedConfigurationNeeded",
     REVOKED,
 )
-"""Intel's terms for the TCB status of a platform, in its quote verification library."""
+"""Values of a platform's TCB status in Intel's quote verification library."""
 _NEEDS_CONFIGURATION: Final = {
     "ConfigurationNeeded",
     "ConfigurationAndSWHardeningNeeded",

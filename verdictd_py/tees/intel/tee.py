@@ -30,6 +30,7 @@ from verdictd_py.errors import ConfigError, EvidenceFormat, EvidenceMissing, Req
 from verdictd_py.formats import collateral
 from verdictd_py.ports.tees import CarriedEvidence, VerifierContext, Wire
 from verdictd_py.protocols.ratstls.dice import INTERIM_TAG, TCG_TAG
+from verdictd_py.tees.intel.collateral.newest import NewestCollateral
 from verdictd_py.tees.intel.collateral.port import CollateralSource
 from verdictd_py.tees.intel.quote import tee_of_quote
 from verdictd_py.tees.intel.tcb import REVOKED, STATUSES
@@ -54,11 +55,15 @@ class IntelService:
         collateral: source of collateral.
         grace: how long the operator's collateral is still used after it expired.
         minimum_evaluation: lowest `tcbEvaluationDataNumber` that is accepted.
+        newest: newest known copies of all parts of collateral; None: each verifier has its own.
+        refuse_endorsements: whether collateral that guests sent is never used.
     """
 
     collateral: CollateralSource = field(repr=False)
     grace: timedelta = timedelta(0)
     minimum_evaluation: int = 0
+    newest: NewestCollateral | None = field(default=None, repr=False)
+    refuse_endorsements: bool = False
 
 
 def service_of(context: VerifierContext) -> IntelService:
@@ -135,12 +140,12 @@ def wire(tee: str, oid: str) -> Wire:
     )
 
 
-def trust(verified: VerifiedEvidence, open_measurements: tuple[str, ...]) -> TrustVector:
+def trust(verified: VerifiedEvidence, unrecognized: tuple[str, ...]) -> TrustVector:
     """Return the trust vector of a guest that was accepted."""
     current = verified.tcb_status == ACCEPTED_TCB[0]
     return {
         "hardware": HARDWARE_GENUINE if current else HARDWARE_WARNING,
-        "executables": EXECUTABLES_UNRECOGNIZED if open_measurements else EXECUTABLES_APPROVED,
+        "executables": EXECUTABLES_UNRECOGNIZED if unrecognized else EXECUTABLES_APPROVED,
         "configuration": CONFIGURATION_NOT_UNSAFE,
     }
 
@@ -170,6 +175,8 @@ class IntelVerifier:
         root_ca_der: trusted root certificate, None for Intel's.
         grace: how long expired collateral is still used.
         minimum_evaluation: lowest `tcbEvaluationDataNumber` that is accepted.
+        newest: see `IntelService`.
+        refuse_endorsements: see `IntelService`.
 
     Raises:
         ConfigError: the root is not a certificate.
@@ -182,12 +189,16 @@ class IntelVerifier:
         root_ca_der: bytes | None,
         grace: timedelta = timedelta(0),
         minimum_evaluation: int = 0,
+        newest: NewestCollateral | None = None,
+        refuse_endorsements: bool = False,
     ) -> None:
         self._engine = IntelEngine(
             collateral,
             root_ca_der=root_ca_der,
             grace=grace,
             minimum_evaluation=minimum_evaluation,
+            newest=newest,
+            refuse_endorsements=refuse_endorsements,
         )
 
     @classmethod
@@ -199,4 +210,6 @@ class IntelVerifier:
             root_ca_der=context.root_ca_der,
             grace=service.grace,
             minimum_evaluation=service.minimum_evaluation,
+            newest=service.newest,
+            refuse_endorsements=service.refuse_endorsements,
         )

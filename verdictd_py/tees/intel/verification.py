@@ -23,9 +23,9 @@ from verdictd_py.errors import (
 )
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.tees.intel.collateral.check import check_fit, ends_at, issued_at, require_issued
+from verdictd_py.tees.intel.collateral.newest import NewestCollateral
 from verdictd_py.tees.intel.collateral.port import CollateralRequest, CollateralSource
 from verdictd_py.tees.intel.collateral.signers import verify_signers
-from verdictd_py.tees.intel.collateral.sources import EvaluationFloor
 from verdictd_py.tees.intel.dcap import (
     CollateralRejected,
     ContentRefusal,
@@ -132,6 +132,8 @@ class IntelEngine:
         grace: how long the operator's collateral is still used after it expired. It never
             applies to collateral that the guest sent.
         minimum_evaluation: lowest `tcbEvaluationDataNumber` of collateral from any source.
+        newest: newest known copies of all parts; None: only those that this engine has seen.
+        refuse_endorsements: whether collateral that the guest sent is never used.
 
     Raises:
         ConfigError: the root is not a certificate.
@@ -144,11 +146,14 @@ class IntelEngine:
         root_ca_der: bytes | None,
         grace: timedelta = timedelta(0),
         minimum_evaluation: int = 0,
+        newest: NewestCollateral | None = None,
+        refuse_endorsements: bool = False,
     ) -> None:
         self._source = source
         self._root_ca_der = root_ca_der
         self._root_key = root_key_digest(root_ca_der)
-        self._floor = EvaluationFloor()
+        self._newest = newest or NewestCollateral(self._root_key)
+        self._refuse_endorsements = refuse_endorsements
         self._grace = grace
         self._minimum_evaluation = minimum_evaluation
 
@@ -163,10 +168,11 @@ class IntelEngine:
         3. Fetch collateral from the source, the best first.
         4. Try the candidates until one verifies. If one is expired or not signed, try the next.
            After a revocation, stop, because older collateral may lack the revocation.
-        5. Require that collateral from the guest is not older than collateral seen before.
+        5. Replace each part of collateral that is older than a copy which any source has sent
+           before with the newest copy.
 
         Returns:
-            The verified quote; `refusal` is set if step 4 or 5 refused it.
+            The verified quote; `refusal` is set if step 4 refused it.
 
         Raises:
             AttestationError: step 1 or 2 refused the quote: nothing in it is authentic.
@@ -179,17 +185,19 @@ class IntelEngine:
         # 3.
         if endorsements is not None and not isinstance(endorsements, Collateral):
             raise TypeError("the endorsements of an Intel quote must be collateral")
+        if self._refuse_endorsements:
+            endorsements = None
         request = CollateralRequest(tee=quote.tee, fmspc=platform.fmspc, ca=platform.ca)
         candidates = await self._source.candidates(request, endorsements)
         if not candidates:
             raise CollateralUnavailable("no collateral is available for this platform")
         try:
-            return self._first_that_verifies(quote, platform, candidates, endorsements, now)
+            return await self._first_that_verifies(quote, platform, candidates, endorsements, now)
         except AttestationError as error:
             tcb = self._rating_for_report(quote, platform, candidates[0], now)
             return VerifiedQuote(platform, tcb, refusal=error)
 
-    def _first_that_verifies(
+    async def _first_that_verifies(
         self,
         quote: Quote,
         platform: Platform,
@@ -202,18 +210,36 @@ class IntelEngine:
         errors: list[AttestationError] = []
         for collateral in candidates:
             chosen_by_guest = collateral is endorsements
-            when = now if chosen_by_guest else self._within_grace(collateral, now)
             try:
-                self._require_recent(collateral)
-                verified = self._evaluate(quote, platform, collateral, when)
+                current = await self._current(request, collateral, chosen_by_guest, now)
+                self._require_recent(current)
+                when = now if chosen_by_guest else self._within_grace(current, now)
+                verified = self._evaluate(quote, platform, current, when)
             except (CollateralExpired, CollateralRejected) as error:
                 errors.append(error)
                 continue
-            self._floor.check(
-                request, evaluation_number(collateral), chosen_by_guest=chosen_by_guest
-            )
-            return replace(verified, behind_days=_behind_days(collateral, verified.tcb, now))
+            return replace(verified, behind_days=_behind_days(current, verified.tcb, now))
         raise errors[0]
+
+    async def _current(
+        self,
+        request: CollateralRequest,
+        collateral: Collateral,
+        chosen_by_guest: bool,
+        now: datetime,
+    ) -> Collateral:
+        """Verify the signers of collateral, and replace parts that are older than known copies.
+
+        The library does not check which certificates may sign collateral, and whether they are
+        revoked.
+        """
+        try:
+            return await self._newest.apply(
+                collateral, request, now=now, chosen_by_guest=chosen_by_guest
+            )
+        except CollateralRejected as error:
+            text = "the collateral does not verify for this quote"
+            raise CollateralRejected(text, reasons=error.reasons) from error
 
     def _require_recent(self, collateral: Collateral) -> None:
         """Refuse collateral that is older than the TCB recovery that the operator requires."""
@@ -245,19 +271,9 @@ class IntelEngine:
     def _evaluate(
         self, quote: Quote, platform: Platform, collateral: Collateral, now: datetime
     ) -> VerifiedQuote:
-        """Verify the quote with one set of collateral.
-
-        The library does not check which certificates may sign collateral, and whether they are
-        revoked. This is checked first.
-        """
-        try:
-            signers = verify_signers(collateral, platform.ca, self._root_key)
-        except CollateralRejected as error:
-            text = "the collateral does not verify for this quote"
-            raise CollateralRejected(text, reasons=error.reasons) from error
-        signers.require_not_revoked()
+        """Verify the quote with one set of collateral, whose signatures were verified."""
         now = require_issued(issued_at(collateral), now)
-        signers.require_valid(now)
+        verify_signers(collateral, platform.ca, self._root_key).require_valid(now)
         result = evaluate_quote(quote.raw, collateral, now=now, root_ca_der=self._root_ca_der)
         if isinstance(result, QuoteRating):
             if result.fmspc != platform.fmspc:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 from verdictd_py.domain.events import (
@@ -24,10 +26,17 @@ from verdictd_py.domain.events import (
 from verdictd_py.errors import AttestationError, CollateralUnavailable, StorageError
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.ports import CollateralStore, Events
-from verdictd_py.tees.intel.collateral.check import Validity, check_collateral, ends_at
+from verdictd_py.tees.intel.collateral.check import (
+    CLOCK_TOLERANCE,
+    Validity,
+    check_collateral,
+    ends_at,
+)
 from verdictd_py.tees.intel.collateral.flights import SingleFlight
 from verdictd_py.tees.intel.collateral.forms import collateral_from_json, collateral_to_json
-from verdictd_py.tees.intel.collateral.pcs import Check
+from verdictd_py.tees.intel.collateral.parts import older_part
+from verdictd_py.tees.intel.collateral.pauses import FetchPauses
+from verdictd_py.tees.intel.collateral.pcs import Check, ServiceBusy
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
 from verdictd_py.tees.intel.pck import root_key_digest
 
@@ -42,10 +51,6 @@ RENEW_AT: Final = (0.5, 0.8)
 """Range of the part of the validity after which collateral is renewed. It is random for each set,
 so that brokers that start together do not query the service together."""
 
-FIRST_BACK_OFF: Final = timedelta(seconds=5)
-LONGEST_BACK_OFF: Final = timedelta(minutes=5)
-"""Pause after a failed fetch, for all guests; doubled at each failure."""
-
 _NAME: Final = re.compile(r"(tdx|sgx)-([0-9a-f]{12})-(processor|platform)\.json")
 
 Fetch = Callable[[CollateralRequest, Check], Awaitable[tuple[Collateral, Validity]]]
@@ -59,14 +64,9 @@ class _CachedSet:
     validity: Validity
     renew_at: datetime
 
-
-@dataclass(slots=True)
-class _Failure:
-    """Failure of the last fetch, and the pause after it."""
-
-    until: datetime
-    pause: timedelta
-    text: str
+    def is_valid(self, now: datetime) -> bool:
+        """Return whether it can be used at `now`; clocks may deviate at its issue."""
+        return self.validity.start - CLOCK_TOLERANCE <= now <= self.validity.end
 
 
 class CollateralCache:
@@ -76,6 +76,7 @@ class CollateralCache:
         fetch: queries the service; raises `CollateralUnavailable` without a usable answer.
         store: persistent store.
         clock: current time, aware.
+        monotonic: monotonic clock in seconds, for pauses.
         root_ca_der: trusted root, None for Intel's.
         minimum_evaluation: lowest accepted `tcbEvaluationDataNumber`.
         events: records every renewal and failure.
@@ -88,6 +89,7 @@ class CollateralCache:
         *,
         clock: Callable[[], datetime],
         events: Events,
+        monotonic: Callable[[], float] = time.monotonic,
         root_ca_der: bytes | None = None,
         minimum_evaluation: int = 0,
         chance: Callable[[float, float], float] = random.uniform,
@@ -101,7 +103,7 @@ class CollateralCache:
         self._chance = chance
         self._cached: dict[CollateralRequest, _CachedSet] = {}
         self._loaded: set[CollateralRequest] = set()
-        self._failures: dict[CollateralRequest, _Failure] = {}
+        self._pauses = FetchPauses(monotonic)
         self._loads = SingleFlight(self._load)
         self._fetches = SingleFlight(self._fetch_and_store, limit=MAX_FETCHES)
 
@@ -110,7 +112,8 @@ class CollateralCache:
     ) -> tuple[Collateral, ...]:
         """Return collateral for a platform type.
 
-        1. Valid cached collateral is returned at once; if it is due, a renewal starts.
+        1. Valid cached collateral is returned at once; if it is due, a renewal starts, unless
+           the last fetch was recent.
         2. Otherwise collateral is fetched, once for all guests that wait for it, unless a
            fetch has failed recently.
         3. If that fails, expired cached collateral (the verifier refuses it, or applies its
@@ -121,13 +124,13 @@ class CollateralCache:
         """
         cached = await self._cached_or_stored(request)
         now = self._clock()
-        if cached is not None and cached.validity.start <= now <= cached.validity.end:  # 1
-            if now >= cached.renew_at and not self._is_pausing(request, now):
+        if cached is not None and cached.is_valid(now):  # 1
+            if now >= cached.renew_at and not self._pauses.is_active(request):
                 with suppress(CollateralUnavailable):  # too many others: the next guest tries again
                     self._fetches.start(request)
             return (cached.collateral,)
         try:
-            return ((await self._fetched(request, now)).collateral,)  # 2
+            return ((await self._fetched(request)).collateral,)  # 2
         except CollateralUnavailable:
             expired = None if cached is None else cached.collateral  # 3
             fallbacks = tuple(
@@ -153,7 +156,7 @@ class CollateralCache:
         due = [
             request
             for request, cached in self._cached.items()
-            if now >= cached.renew_at and not self._is_pausing(request, now)
+            if now >= cached.renew_at and not self._pauses.is_active(request)
         ]
         for request in due:
             with suppress(CollateralUnavailable):  # too many others: at the next call
@@ -187,6 +190,10 @@ class CollateralCache:
         return self._cached.get(request)
 
     async def _load(self, request: CollateralRequest) -> None:
+        """Cache the stored set, if it is newer than the cached one.
+
+        Other processes on the same directory store what they fetch too.
+        """
         try:
             text = await self._store.load(_name(request))
         except StorageError as error:
@@ -197,41 +204,58 @@ class CollateralCache:
         self._loaded.add(request)
 
     def _cache_stored(self, request: CollateralRequest, text: bytes) -> None:
-        """Verify stored collateral again, because files can be changed, and cache it.
-
-        Expired collateral is cached too, as it would be without the restart: the operator may
-        have set a grace period.
-        """
+        cached = self._cached.get(request)
         try:
-            collateral = collateral_from_json(text)
-            last = ends_at(collateral) - timedelta(seconds=1)
-            validity = self._check(request, collateral, min(self._clock(), last))
-            self._cache(request, collateral, validity)
+            collateral, validity = self._verified(request, text)
+            if cached is None or (
+                collateral != cached.collateral
+                and older_part(collateral, cached.collateral) is None
+            ):
+                self._cache(request, collateral, validity)
         except (ValueError, AttestationError, CollateralUnavailable) as error:
             problem = f"the collateral stored for {_label(request)} is not used: {error}"
             self._events.record(CollateralUnreadable(problem=problem))
 
-    async def _fetched(self, request: CollateralRequest, now: datetime) -> _CachedSet:
-        failure = self._failures.get(request)
-        if failure is not None and now < failure.until:
-            raise CollateralUnavailable(failure.text)
-        return await self._fetches.result(request)
+    def _verified(self, request: CollateralRequest, text: bytes) -> tuple[Collateral, Validity]:
+        """Verify a stored set again, because files can be changed.
 
-    def _is_pausing(self, request: CollateralRequest, now: datetime) -> bool:
-        failure = self._failures.get(request)
-        return failure is not None and now < failure.until
+        Expired collateral is accepted too, as it would be without the restart: the operator may
+        have set a grace period.
+
+        Raises:
+            ValueError: it cannot be read.
+            AttestationError: it does not verify.
+            CollateralUnavailable: it is older than the operator requires, or issued after now.
+        """
+        collateral = collateral_from_json(text)
+        last = ends_at(collateral) - timedelta(seconds=1)
+        return collateral, self._check(request, collateral, min(self._clock(), last))
+
+    async def _fetched(self, request: CollateralRequest) -> _CachedSet:
+        if (failure := self._pauses.failure(request)) is not None:
+            raise CollateralUnavailable(failure)
+        return await self._fetches.result(request)
 
     async def _fetch_and_store(self, request: CollateralRequest) -> _CachedSet:
         """Fetch collateral, verify it, and put it into the cache and the store.
 
+        A set that another process has stored meanwhile is used instead if it is not due.
+
         Raises:
             CollateralUnavailable: no answer, or one that does not verify.
         """
+        await self._load(request)
+        cached = self._cached.get(request)
+        if cached is not None and cached.is_valid(now := self._clock()) and now < cached.renew_at:
+            return cached
         try:
             collateral, validity = await self._fetch(
                 request, lambda fetched: self._check_fetched(request, fetched)
             )
             cached = self._cache(request, collateral, validity)
+        except ServiceBusy as error:
+            self._failed(request, str(error), at_least=timedelta(seconds=error.seconds))
+            raise
         except (AttestationError, CollateralUnavailable) as error:
             self._failed(request, str(error))
             raise CollateralUnavailable(str(error)) from error
@@ -239,7 +263,15 @@ class CollateralCache:
             # Recorded here, because a renewal has no caller that would report it.
             self._failed(request, f"internal error: {type(error).__name__}")
             raise
-        self._failures.pop(request, None)
+        self._succeeded(request, validity)
+        try:
+            await self._store.update(_name(request), partial(self._stored, request, collateral))
+        except StorageError as error:
+            self._events.record(CollateralNotStored(problem=str(error)))
+        return cached
+
+    def _succeeded(self, request: CollateralRequest, validity: Validity) -> None:
+        self._pauses.succeeded(request, validity.end - self._clock())
         self._events.record(
             CollateralRenewed(
                 tee=request.tee,
@@ -249,15 +281,19 @@ class CollateralCache:
                 evaluation=validity.evaluation_number,
             )
         )
-        try:
-            await self._store.save(_name(request), collateral_to_json(collateral).encode())
-        except StorageError as error:
-            self._events.record(CollateralNotStored(problem=str(error)))
-        return cached
+
+    def _stored(
+        self, request: CollateralRequest, collateral: Collateral, text: bytes | None
+    ) -> bytes | None:
+        """Return what to store in place of `text`; None if that is valid and newer in part."""
+        with suppress(ValueError, AttestationError, CollateralUnavailable):
+            if text is not None and older_part(collateral, self._verified(request, text)[0]):
+                return None
+        return collateral_to_json(collateral).encode()
 
     def _check_fetched(self, request: CollateralRequest, collateral: Collateral) -> Validity:
         validity = self._check(request, collateral, self._clock())
-        self._refuse_older(request, validity)
+        self._refuse_older(request, collateral)
         return validity
 
     def _check(self, request: CollateralRequest, collateral: Collateral, now: datetime) -> Validity:
@@ -269,17 +305,22 @@ class CollateralCache:
             )
         return validity
 
-    def _refuse_older(self, request: CollateralRequest, validity: Validity) -> None:
-        """Refuse fetched collateral that is older than the cached one.
+    def _refuse_older(self, request: CollateralRequest, collateral: Collateral) -> None:
+        """Refuse fetched collateral if a part of it is older than that of the cached set.
 
-        A malicious service could send what Intel signed before the last TCB recovery.
+        A malicious service could send what Intel signed before a revocation or a TCB recovery.
         """
         cached = self._cached.get(request)
         if cached is None:
             return
-        if validity.evaluation_number < cached.validity.evaluation_number:
+        try:
+            part = older_part(collateral, cached.collateral)
+        except ValueError as error:
+            raise CollateralUnavailable(str(error)) from error
+        if part is not None:
             raise CollateralUnavailable(
-                "the service's collateral is older than the cached collateral"
+                f"the service's {part.name} ({part.age(collateral)}) is older than the cached one "
+                f"({part.age(cached.collateral)})"
             )
 
     def _cache(
@@ -292,10 +333,10 @@ class CollateralCache:
         cached = self._cached[request] = _CachedSet(collateral, validity, renew_at)
         return cached
 
-    def _failed(self, request: CollateralRequest, text: str) -> None:
-        before = self._failures.get(request)
-        pause = FIRST_BACK_OFF if before is None else min(before.pause * 2, LONGEST_BACK_OFF)
-        self._failures[request] = _Failure(self._clock() + pause, pause, text)
+    def _failed(
+        self, request: CollateralRequest, text: str, *, at_least: timedelta = timedelta(0)
+    ) -> None:
+        pause = self._pauses.failed(request, text, at_least=at_least)
         self._events.record(
             CollateralNotRenewed(
                 tee=request.tee,

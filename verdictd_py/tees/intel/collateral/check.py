@@ -70,9 +70,8 @@ def check_collateral(
     """
     try:
         signers = verify_signers(collateral, request.ca, root_key)  # 1
+        require_platform(collateral, request)  # 2
         info, identity = parsed(collateral).tcb_info, parsed(collateral).qe_identity
-        _require_known_form(info, identity)  # 2
-        _require_platform(info, identity, request)
         signers.require_not_revoked()  # 3
         validity = _validity(info, identity, (signers.pck_crl, signers.root_crl))
     except AttestationError:
@@ -126,6 +125,26 @@ def issued_at(collateral: Collateral) -> datetime:
         raise rejected("it has no issue date") from error
 
 
+def require_platform(collateral: Collateral, request: CollateralRequest) -> None:
+    """Require that TCB info and QE identity have a known version, and are for a platform type.
+
+    Raises:
+        CollateralRejected: they do not, or are not.
+    """
+    try:
+        info, identity = parsed(collateral).tcb_info, parsed(collateral).qe_identity
+        _require_known_form(info, identity)
+        expected = _IDS.get(request.tee)
+        if expected is None or info["id"] != expected[0]:
+            raise rejected(f"its TCB info is not for {request.tee}", rule="tcb-info")
+        if identity["id"] != expected[1]:
+            raise rejected(f"its QE identity is not for {request.tee}", rule="qe-identity")
+        if bytes.fromhex(info["fmspc"]).hex() != request.fmspc:
+            raise rejected("its TCB info is for another FMSPC", rule="tcb-info")
+    except _UNREADABLE as error:
+        raise rejected(f"it cannot be read: {type(error).__name__}") from error
+
+
 def check_fit(collateral: Collateral, pce_id: str) -> None:
     """Check what dcap-qvl does not check in collateral that it has verified for a quote.
 
@@ -171,16 +190,6 @@ def _require_known_form(info: dict[str, Any], identity: dict[str, Any]) -> None:
     if versions != _VERSIONS:
         names = "TCB info and QE identity have the versions"
         raise rejected(f"{names} {versions[0]} and {versions[1]}, supported are 3 and 2")
-
-
-def _require_platform(
-    info: dict[str, Any], identity: dict[str, Any], request: CollateralRequest
-) -> None:
-    expected = _IDS.get(request.tee)
-    if expected is None or (info["id"], identity["id"]) != expected:
-        raise rejected(f"it is not for {request.tee}")
-    if bytes.fromhex(info["fmspc"]).hex() != request.fmspc:
-        raise rejected("it is for another FMSPC")
 
 
 def _validity(

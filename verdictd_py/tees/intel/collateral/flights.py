@@ -42,7 +42,7 @@ class SingleFlight(Generic[K, V]):
             CollateralUnavailable: too many other computations are running.
         """
         task = self._tasks.get(key)
-        if task is None:
+        if task is None or task.done():
             if self._limit is not None and len(self._tasks) >= self._limit:
                 raise CollateralUnavailable("too many platform types are being fetched; try again")
             task = asyncio.create_task(self._work(key))
@@ -77,6 +77,7 @@ class SingleFlight(Generic[K, V]):
         await self.wait()
 
     def _ended(self, key: K, task: asyncio.Task[V]) -> None:
-        self._tasks.pop(key, None)
+        if self._tasks.get(key) is task:
+            del self._tasks[key]
         if not task.cancelled():
             task.exception()  # marks it as retrieved: `work` has recorded it

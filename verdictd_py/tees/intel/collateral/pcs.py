@@ -9,7 +9,10 @@ Sources: Intel "API documentation of the Provisioning Certification Service", ve
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from email.utils import parsedate_to_datetime
 from hmac import compare_digest
 from typing import Final, Literal
 from urllib.parse import unquote, urlencode, urlsplit
@@ -28,6 +31,10 @@ from verdictd_py.tees.intel.quote import SGX, TDX
 MAX_ANSWER_BYTES: Final = 1024 * 1024
 """Maximum size of an answer. TCB info has about 20 KiB, the CRL of a generation below 200 KiB."""
 
+MAX_RETRY_AFTER_SECONDS: Final = 3600.0
+"""Longest pause that a service can request."""
+
+_BUSY: Final = (429, 503)
 _TCB_CHAINS: Final = ("TCB-Info-Issuer-Chain", "SGX-TCB-Info-Issuer-Chain")
 _CRL_CHAIN: Final = "SGX-PCK-CRL-Issuer-Chain"
 _QE_CHAIN: Final = "SGX-Enclave-Identity-Issuer-Chain"
@@ -41,6 +48,18 @@ Check = Callable[[Collateral], Validity]
 answer cannot be used."""
 
 
+class ServiceBusy(CollateralUnavailable):
+    """A service requests a pause (`Retry-After`).
+
+    Attributes:
+        seconds: the rest of the pause.
+    """
+
+    def __init__(self, message: str, seconds: float) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
 class Pcs:
     """Client that fetches collateral from the first of several services that has it.
 
@@ -51,6 +70,7 @@ class Pcs:
             the address of its revocation list: a malicious service must not choose which
             addresses the broker requests.
         update: which TCB recovery to fetch; Intel publishes the `early` one sooner.
+        monotonic: monotonic clock in seconds, for pauses that a service requests.
     """
 
     def __init__(
@@ -60,49 +80,81 @@ class Pcs:
         *,
         root_key: bytes,
         update: Update = "standard",
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._get = get
         self._base_urls = tuple(url.rstrip("/") for url in base_urls)
         self._root_key = root_key
         self._update = update
+        self._monotonic = monotonic
+        self._busy_until: dict[str, float] = {}
 
     async def fetch(self, request: CollateralRequest, check: Check) -> tuple[Collateral, Validity]:
         """Fetch collateral for a platform type from the first service whose answer verifies.
 
         Raises:
             CollateralRejected: no service has it, and the answer of one did not verify.
+            ServiceBusy: every service has requested a pause.
             CollateralUnavailable: no service has it now; the text has the reason of each.
         """
         problems: list[str] = []
+        pauses: list[float] = []
         failure: type[VerdictdError] = CollateralUnavailable
         for base in self._base_urls:
             try:
-                collateral = await self._fetch(base, request)
+                collateral = await self._unless_busy(base, request)
                 return collateral, check(collateral)
+            except ServiceBusy as error:
+                problems.append(f"{_without_password(base)}: {error}")
+                pauses.append(error.seconds)
             except (AttestationError, CollateralUnavailable) as error:
                 problems.append(f"{_without_password(base)}: {error}")
                 if isinstance(error, AttestationError):
                     failure = CollateralRejected
-        raise failure("; ".join(problems) or "no collateral service is set")
+        text = "; ".join(problems) or "no collateral service is set"
+        if pauses and len(pauses) == len(self._base_urls):
+            raise ServiceBusy(text, min(pauses))
+        raise failure(text)
+
+    async def _unless_busy(self, base: str, request: CollateralRequest) -> Collateral:
+        """Fetch from one service, unless the pause that it requested is not over.
+
+        Raises:
+            ServiceBusy: it has requested a pause, now or before.
+        """
+        remaining = self._busy_until.get(base, 0) - self._monotonic()
+        if base in self._busy_until and remaining > 0:
+            raise ServiceBusy(f"it requested a pause, {remaining:.0f} s remain", remaining)
+        try:
+            return await self._fetch(base, request)
+        except ServiceBusy as error:
+            self._busy_until[base] = self._monotonic() + error.seconds
+            raise
 
     async def _fetch(self, base: str, request: CollateralRequest) -> Collateral:
-        """Fetch 1. the PCK CRL, 2. TCB info, 3. QE identity, 4. the root CRL."""
+        """Fetch the PCK CRL, TCB info, QE identity and the root CRL, all at the same time.
+
+        Only the root CRL of Intel's own service needs a second request, after the PCK CRL.
+        """
         if request.tee not in _SERVED:
             raise CollateralUnavailable(f"it has no collateral for {request.tee}")
         sgx = f"{base}/sgx/certification/v4"
         own = f"{base}/{request.tee}/certification/v4"
         update = {} if self._update == "standard" else {"update": self._update}
-        crl = await self._ok(  # 1
-            f"{sgx}/pckcrl?{urlencode({'ca': request.ca, 'encoding': 'der'})}"
+        crl_query = urlencode({"ca": request.ca, "encoding": "der"})
+        tcb_query = urlencode({"fmspc": request.fmspc, **update})
+        crl, tcb, qe, root = await _concurrently(
+            self._ok(f"{sgx}/pckcrl?{crl_query}"),
+            self._ok(f"{own}/tcb?{tcb_query}"),
+            self._ok(f"{own}/qe/identity?{urlencode(update)}".rstrip("?")),
+            self._answer(f"{sgx}/rootcacrl"),
         )
-        tcb = await self._ok(f"{own}/tcb?{urlencode({'fmspc': request.fmspc, **update})}")  # 2
-        qe = await self._ok(f"{own}/qe/identity?{urlencode(update)}".rstrip("?"))  # 3
         tcb_info, tcb_info_signature = _signed(tcb.body, "tcbInfo")
         qe_identity, qe_identity_signature = _signed(qe.body, "enclaveIdentity")
         chain = _header(crl, _CRL_CHAIN)
         return Collateral(
             pck_crl_issuer_chain=chain,
-            root_ca_crl=await self._root_crl(sgx, chain),  # 4
+            root_ca_crl=await self._root_crl(root, chain),
             pck_crl=crl.body,
             tcb_info_issuer_chain=_header(tcb, *_TCB_CHAINS),
             tcb_info=tcb_info,
@@ -112,19 +164,68 @@ class Pcs:
             qe_identity_signature=qe_identity_signature,
         )
 
-    async def _root_crl(self, sgx: str, chain: str) -> bytes:
-        """Fetch the root CRL from a PCCS, or from the address in the root certificate (Intel's)."""
-        answer = await self._get(f"{sgx}/rootcacrl")
+    async def _root_crl(self, answer: HttpAnswer, chain: str) -> bytes:
+        """Return the root CRL of a PCCS, or fetch it from the address in Intel's root."""
         if answer.status == 200:
             return _hex_or_der(answer.body)
         return (await self._ok(_distribution_point(chain, self._root_key))).body
 
     async def _ok(self, url: str) -> HttpAnswer:
-        answer = await self._get(url)
+        answer = await self._answer(url)
         if answer.status != 200:
             path = urlsplit(url)._replace(scheme="", netloc="").geturl()
             raise CollateralUnavailable(f"status {answer.status} for {path}")
         return answer
+
+    async def _answer(self, url: str) -> HttpAnswer:
+        """GET a URL.
+
+        Raises:
+            CollateralUnavailable: there is no answer.
+            ServiceBusy: the service requests a pause.
+        """
+        answer = await self._get(url)
+        if answer.status in _BUSY and (seconds := retry_after(answer.headers)) > 0:
+            text = f"status {answer.status}, the service requests a pause of {seconds:.0f} s"
+            raise ServiceBusy(text, seconds)
+        return answer
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Return the pause in seconds that an answer requests; 0 if it requests none.
+
+    A date is relative to the service's own clock, which is in the same answer.
+
+    Args:
+        headers: names in lower case.
+
+    Returns:
+        At most `MAX_RETRY_AFTER_SECONDS`: a service must not stop fetches for longer.
+    """
+    text = headers.get("retry-after", "").strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text[:9]), MAX_RETRY_AFTER_SECONDS)
+    try:
+        until = parsedate_to_datetime(text)
+        seconds = (until - parsedate_to_datetime(headers.get("date", ""))).total_seconds()
+    except (TypeError, ValueError):  # no date, or one of both without a time zone
+        return 0
+    return min(max(seconds, 0), MAX_RETRY_AFTER_SECONDS)
+
+
+async def _concurrently(*requests: Coroutine[None, None, HttpAnswer]) -> list[HttpAnswer]:
+    """Await all requests at the same time; the first failure cancels the others.
+
+    Raises:
+        CollateralUnavailable: one of them failed.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(request) for request in requests]
+    except BaseExceptionGroup as failed:
+        busy = (error for error in failed.exceptions if isinstance(error, ServiceBusy))
+        raise next(busy, failed.exceptions[0]) from None
+    return [task.result() for task in tasks]
 
 
 def _without_password(url: str) -> str:

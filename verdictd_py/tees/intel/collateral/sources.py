@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from verdictd_py.domain.events import CollateralUnreadable, WarningCollateral
-from verdictd_py.errors import CollateralUnavailable, ConfigError, QuoteInvalid, Reason, ReasonKind
+from verdictd_py.errors import CollateralUnavailable, ConfigError
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.ports import Events
 from verdictd_py.tees.intel.collateral.forms import (
@@ -234,37 +234,6 @@ class FirstAnswer:
             except CollateralUnavailable as error:
                 last = error
         raise last
-
-
-class EvaluationFloor:
-    """Highest TCB evaluation number of verified collateral, by platform type.
-
-    Without it, a guest could send collateral from before the last TCB recovery that has not
-    expired yet, and get a better TCB status. The numbers are in memory. Only those that Intel
-    signed count, so a guest cannot forge them.
-    """
-
-    def __init__(self) -> None:
-        self._highest: dict[CollateralRequest, int] = {}
-
-    def check(self, request: CollateralRequest, number: int, *, chosen_by_guest: bool) -> None:
-        """Record verified collateral, and refuse a guest's choice that is too old.
-
-        Raises:
-            QuoteInvalid: the guest chose the collateral, and its number is below the highest.
-        """
-        highest = self._highest.get(request, 0)
-        if chosen_by_guest and number < highest:
-            text = "the collateral that the guest sent is older than collateral seen before"
-            reason = Reason(
-                "tcb-info",
-                str(number),
-                f"at least {highest}",
-                text,
-                kind=ReasonKind.COLLATERAL,
-            )
-            raise QuoteInvalid(text, reasons=(reason,))
-        self._highest[request] = max(highest, number)
 
 
 def _platform(request: CollateralRequest) -> str:

@@ -1,0 +1,140 @@
+"""Attack: connections take every file descriptor of the broker."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import resource
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.broker import RunningBroker
+from tests.support.clock import elapse, until
+from tests.support.command import environment
+from tests.support.events import RecordedEvents
+from verdictd_py.daemon import descriptors
+from verdictd_py.daemon.descriptors import RESERVE, Connections, divide
+from verdictd_py.errors import ConfigError
+from verdictd_py.listeners import accepting
+from verdictd_py.listeners.grpc_listener import MAX_CONNECTIONS
+
+
+async def test_the_soft_limit_is_raised_to_the_hard_limit(tmp_path: Path) -> None:
+    text = (
+        "import resource\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (700, 1100))\n"
+        "from verdictd_py.daemon import descriptors\n"
+        "descriptors.raise_limit()\n"
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0], descriptors.limit())\n"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", text, stdout=asyncio.subprocess.PIPE, env=environment()
+    )
+    assert (await process.communicate())[0].split() == [b"1100", b"1100"]
+
+
+def test_limits_that_fit_are_those_of_the_settings() -> None:
+    fits = RESERVE + 2 * 4096 + 2 * MAX_CONNECTIONS
+    assert divide(fits, guests=4096, guest_listeners=2, grpc_listeners=2) == Connections(
+        4096, MAX_CONNECTIONS
+    )
+
+
+@pytest.mark.parametrize("open_files", [512, 1024, 4096, 10_495])
+def test_lower_limits_leave_the_reserve_and_are_reported(open_files: int) -> None:
+    found = divide(open_files, guests=4096, guest_listeners=2, grpc_listeners=2)
+    assert 2 * found.guests + 2 * found.grpc + RESERVE <= open_files
+    assert min(found.guests, found.grpc) >= 32
+    assert f"may open {open_files} files" in found.warning
+    assert "LimitNOFILE=" in found.warning
+
+
+def test_too_few_descriptors_are_refused() -> None:
+    with pytest.raises(ConfigError, match="at least 384"):
+        divide(300, guests=4096, guest_listeners=2, grpc_listeners=2)
+
+
+@pytest.fixture
+def few_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(descriptors, "limit", lambda: 1024)
+
+
+@pytest.mark.usefixtures("few_files")
+class TestStart:
+    async def test_the_broker_reports_lower_limits_at_its_start(
+        self, broker: RunningBroker
+    ) -> None:
+        (fields,) = broker.events.named("warning.limits")
+        assert "may open 1024 files" in str(fields["reason"])
+        assert broker.attested._limits.connections == 1024 - RESERVE - 96
+
+
+class NoDescriptors:
+    """Stand-in for `sock_accept` without descriptors, until the test gives some."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls = 0
+        self.empty = True
+        loop = asyncio.get_running_loop()
+        accept = loop.sock_accept
+
+        async def sock_accept(listening: socket.socket) -> tuple[socket.socket, Any]:
+            self.calls += 1
+            if self.empty:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return await accept(listening)
+
+        monkeypatch.setattr(loop, "sock_accept", sock_accept)
+
+
+async def test_accepting_pauses_without_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    lacking = NoDescriptors(monkeypatch)
+    events = RecordedEvents()
+    taken: list[socket.socket] = []
+    listening = socket.create_server(("127.0.0.1", 0))
+    task = asyncio.create_task(
+        accepting.accept(listening, lambda accepted, _: taken.append(accepted), events)
+    )
+    clients = [socket.create_connection(listening.getsockname()) for _ in range(20)]
+    for seconds in range(1, 5):
+        await until(lambda seconds=seconds: lacking.calls == seconds)  # type: ignore[misc]
+        await elapse(0)
+        assert lacking.calls == len(events.named("connection.refused")) == seconds
+        await elapse(accepting.PAUSE_SECONDS)
+    lacking.empty = False
+    await elapse(accepting.PAUSE_SECONDS)
+    await until(lambda: len(taken) == len(clients))
+    task.cancel()
+    for each in (*clients, *taken, listening):
+        each.close()
+
+
+@pytest.mark.broker(kbs=True)
+@pytest.mark.parametrize("address", [lambda b: b.address, lambda b: b.kbs.address])
+async def test_each_listener_of_guests_pauses(
+    broker: RunningBroker, address: Callable[[RunningBroker], Any]
+) -> None:
+    """As many descriptors as the process has are open; each listener reports that once a second."""
+    found = address(broker)
+    where = (found.host, found.port) if hasattr(found, "host") else found
+    client = socket.socket()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        client.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(client, where)
+        for _ in range(3):
+            await elapse(accepting.PAUSE_SECONDS)
+        refused = broker.events.named("connection.refused")
+        assert 1 <= len(refused) <= 4
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        client.close()

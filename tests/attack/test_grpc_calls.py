@@ -1,0 +1,246 @@
+"""Attack: any local user makes the broker work, or occupies it, through its gRPC listeners."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2 as health
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from tests.support.broker import KID, RunningBroker
+from tests.support.clock import elapse, elapse_until, until
+from tests.support.events import RecordedEvents
+from tests.support.keyprovider_client import KeyProviderClient, wrap_input
+from verdictd_py.config import Address
+from verdictd_py.domain.callers import ROLES, Caller
+from verdictd_py.listeners import admission
+from verdictd_py.listeners.callers import CallContext, CallerRules
+from verdictd_py.listeners.grpc_listener import GrpcListener
+from verdictd_py.protocols.keyprovider import protocol
+
+LARGE = b'{"op":' + b" " * 4 * 1024 * 1024
+
+
+class Claimed(CallerRules):
+    """Rules that believe the role that a client claims in its metadata."""
+
+    def caller(self, context: CallContext) -> Caller:
+        claimed = dict(context.invocation_metadata())  # type: ignore[attr-defined]  # gRPC's own
+        role = str(claimed["role"])
+        return Caller(str(claimed.get("user", role)), ROLES.get(role, frozenset()))
+
+
+@asynccontextmanager
+async def health_service() -> AsyncIterator[str]:
+    """The address of a listener with gRPC's health service only."""
+    listener = GrpcListener(
+        "client_api",
+        [Address("127.0.0.1", 0)],
+        lambda server, rules: None,
+        events=RecordedEvents(),
+        described=("test",),
+        rules=Claimed(),
+    )
+    listener.bind()
+    await listener.start()
+    try:
+        yield listener.endpoint
+    finally:
+        await listener.stop(0)
+
+
+class Watchers:
+    """Open calls of `Health/Watch`, each answered once."""
+
+    def __init__(self, address: str, stack: AsyncExitStack) -> None:
+        self.address = address
+        self.stack = stack
+        self.open: list[Any] = []
+
+    async def add(self, count: int, **metadata: str) -> None:
+        """Open calls on as few connections as their limit allows.
+
+        Raises:
+            grpc.aio.AioRpcError: one of them is refused.
+        """
+        for number in range(count):
+            if number % admission.CALLS_OF_CONNECTION == 0:
+                options = [("grpc.use_local_subchannel_pool", 1)]
+                channel = await self.stack.enter_async_context(
+                    grpc.aio.insecure_channel(self.address, options=options)
+                )
+            call = HealthStub(channel).Watch(
+                health.HealthCheckRequest(), metadata=tuple(metadata.items()), timeout=60
+            )
+            self.open.append(call)
+            assert (await call.read()).status == health.HealthCheckResponse.SERVING
+
+
+@pytest.fixture
+async def watchers() -> AsyncIterator[Watchers]:
+    async with health_service() as address, AsyncExitStack() as stack:
+        yield Watchers(address, stack)
+
+
+def refused(error: pytest.ExceptionInfo[grpc.aio.AioRpcError]) -> None:
+    assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize("method", ["WrapKey", "UnWrapKey"])
+async def test_no_message_of_a_caller_without_the_right_is_read(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    read: list[int] = []
+    decode = protocol.decode
+
+    def watched(data: bytes, **options: Any) -> Any:
+        read.append(len(data))
+        return decode(data, **options)
+
+    monkeypatch.setattr(protocol, "decode", watched)
+    nobody = Caller("uid 65534", frozenset())
+    monkeypatch.setattr(CallerRules, "caller", lambda rules, context: nobody)
+    async with KeyProviderClient.open(broker.client_api) as client:
+        status, _ = await client.refusal(method, LARGE)
+    assert status == "PERMISSION_DENIED"
+    assert read == []
+    (failed,) = broker.events.named("request.failed")
+    assert failed["caller"] == "uid 65534"
+
+
+async def test_a_refused_caller_is_answered_before_its_message_arrives(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = Caller("uid 65534", frozenset())
+    monkeypatch.setattr(CallerRules, "caller", lambda rules, context: nobody)
+    async with grpc.aio.insecure_channel(broker.client_api) as channel:
+        call = begun(channel)
+        assert await call.code() is grpc.StatusCode.PERMISSION_DENIED  # nothing was sent yet
+
+
+async def test_a_message_that_does_not_arrive_ends_its_call(broker: RunningBroker) -> None:
+    async with grpc.aio.insecure_channel(broker.client_api) as channel:
+        call = begun(channel)
+        await call.wait_for_connection()
+        passed = await elapse_until(call.done, step=5.0)
+        assert passed >= admission.MESSAGE_SECONDS
+        assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_large_messages_are_read_off_the_event_loop(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_loop: list[bool] = []
+    decode = protocol.decode
+
+    def watched(data: bytes, **options: Any) -> Any:
+        on_loop.append(_on_event_loop())
+        return decode(data, **options)
+
+    monkeypatch.setattr(protocol, "decode", watched)
+    async with KeyProviderClient.open(broker.client_api) as client:
+        await client.wrap(KID)
+        await client.refusal("WrapKey", LARGE)
+        await client.refusal("UnWrapKey", LARGE)
+    assert on_loop == [True, False, False]
+
+
+def begun(channel: grpc.aio.Channel) -> Any:
+    """A call of `WrapKey` whose message is not sent."""
+    method: Any = channel.stream_unary("/keyprovider.KeyProviderService/WrapKey", None, None)
+    return method()
+
+
+def _on_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+async def test_watching_users_leave_calls_to_administrators(watchers: Watchers) -> None:
+    users = admission.CALLS_OF_USERS // admission.CALLS_OF_USER
+    for number in range(users):
+        await watchers.add(admission.CALLS_OF_USER, role="wrap", user=f"uid {number}")
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await watchers.add(1, role="wrap", user="uid 1000")
+    refused(error)
+    await watchers.add(admission.CALLS_OF_USER + 1, role="admin")
+
+
+async def test_a_user_is_limited_alone(watchers: Watchers) -> None:
+    await watchers.add(admission.CALLS_OF_USER, role="wrap", user="uid 1000")
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await watchers.add(1, role="wrap", user="uid 1000")
+    refused(error)
+    await watchers.add(1, role="wrap", user="uid 1001")
+
+
+async def test_callers_without_rights_are_one_user(watchers: Watchers) -> None:
+    for number in range(admission.CALLS_OF_USER):
+        await watchers.add(1, role="none", user=f"unknown at {number}")
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await watchers.add(1, role="none", user="unknown at another port")
+    refused(error)
+
+
+async def test_calls_of_a_connection_are_limited(watchers: Watchers) -> None:
+    async with grpc.aio.insecure_channel(watchers.address) as channel:
+        calls = [
+            HealthStub(channel).Watch(health.HealthCheckRequest(), metadata=(("role", "admin"),))
+            for _ in range(admission.CALLS_OF_CONNECTION + 1)
+        ]
+        reads = {asyncio.ensure_future(call.read()): call for call in calls}
+        await until(lambda: sum(read.done() for read in reads) >= admission.CALLS_OF_CONNECTION)
+        # A call on another connection is answered, and all of these were sent before it.
+        await watchers.add(1, role="admin")
+        (waiting,) = (read for read in reads if not read.done())
+        next(call for read, call in reads.items() if read.done()).cancel()
+        assert (await waiting).status == health.HealthCheckResponse.SERVING
+
+
+async def test_a_stream_has_a_deadline(watchers: Watchers) -> None:
+    await watchers.add(1, role="admin")
+    await elapse(admission.STREAM_SECONDS + 1)
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await watchers.open[0].read()
+    assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_an_ended_call_is_counted_no_longer(watchers: Watchers) -> None:
+    await watchers.add(admission.CALLS_OF_USER, role="wrap")
+    watchers.open[0].cancel()
+    while not await accepted(watchers):  # until the broker has noticed
+        pass
+
+
+async def accepted(watchers: Watchers) -> bool:
+    try:
+        await watchers.add(1, role="wrap")
+    except grpc.aio.AioRpcError:
+        return False
+    return True
+
+
+async def test_messages_of_a_user_are_read_a_few_at_a_time(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = Caller("uid 1000", ROLES["wrap"])
+    monkeypatch.setattr(CallerRules, "caller", lambda rules, context: user)
+    async with AsyncExitStack() as stack:
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(broker.client_api))
+        slow = [begun(channel) for _ in range(admission.MESSAGES_OF_USER)]
+        for call in slow:
+            await call.wait_for_connection()
+        client = await stack.enter_async_context(KeyProviderClient.open(broker.client_api))
+        fast = asyncio.ensure_future(client.call("WrapKey", wrap_input(KID)))
+        await asyncio.wait([fast], timeout=0.5)
+        assert not fast.done()
+        slow[0].cancel()
+        assert await fast

@@ -1,0 +1,126 @@
+"""Attack: a caller who may only wrap takes the name of a secret, or explores which names exist."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.broker.test_wrapping import KID
+from tests.support.memory import MemoryEvents, MemoryKeys
+from verdictd_py.broker.wrapping import Wrapper
+from verdictd_py.config import Settings, load
+from verdictd_py.domain.callers import ROLES, Caller
+from verdictd_py.domain.events import WrapRefused
+from verdictd_py.domain.names import KeyId
+from verdictd_py.domain.secrets import SecretBytes
+from verdictd_py.domain.wrapping import Algorithm
+from verdictd_py.errors import ConfigError, NotAuthorized, Overloaded
+from verdictd_py.protocols.keyprovider.parameter import ExistingKey, KbsKey, NewKey, Parameter
+
+USER = Caller("uid 1000", ROLES["wrap"])
+OTHER = Caller("uid 1001", ROLES["wrap"])
+OPERATOR = Caller("certificate ops", ROLES["operator"])
+OPTSDATA = SecretBytes(b"layer")
+BELOW = ("images",)
+
+
+def named(name: str) -> KbsKey:
+    return KbsKey(KeyId.parse(name), f"kbs:///{name}", Algorithm.AES_GCM)
+
+
+class Setup:
+    def __init__(self, below: tuple[str, ...] | None = BELOW, most: int = 60) -> None:
+        self.keys = MemoryKeys({KID: SecretBytes(bytes(32))})
+        self.events = MemoryEvents()
+        self.wrapper = Wrapper(
+            keys=self.keys,
+            events=self.events,
+            new_keys_below=below,
+            max_new_keys_per_minute=most,
+            monotonic=lambda: 0.0,
+        )
+
+    async def refusal(self, parameter: Parameter, caller: Caller = USER) -> str:
+        with pytest.raises(NotAuthorized) as refused:
+            await self.wrapper.wrap(caller, parameter, OPTSDATA)
+        return str(refused.value)
+
+
+async def test_no_key_is_created_outside_the_prefix() -> None:
+    setup = Setup()
+    for name in ("prod/database/password", "imagesX/a/b", "images"):
+        await setup.refusal(named(name))
+    assert list(setup.keys.keys) == [KID]
+
+
+async def test_keys_are_created_below_the_prefix() -> None:
+    setup = Setup()
+    packet = await setup.wrapper.wrap(USER, named("images/app/1"), OPTSDATA)
+    assert str(packet.blob.key_id) == "images/app/1"
+    generated = await setup.wrapper.wrap(USER, NewKey(), OPTSDATA)
+    assert generated.blob.key_id.segments[:2] == ("images", "image")
+    assert set(setup.keys.keys) == {KID, packet.blob.key_id, generated.blob.key_id}
+
+
+@pytest.mark.parametrize("parameter", [NewKey(), named("images/app/1")])
+async def test_without_a_prefix_no_key_is_created(parameter: Parameter) -> None:
+    setup = Setup(below=None)
+    await setup.refusal(parameter)
+    assert list(setup.keys.keys) == [KID]
+
+
+async def test_an_operator_creates_keys_anywhere() -> None:
+    setup = Setup(below=None)
+    await setup.wrapper.wrap(OPERATOR, named("prod/database/password"), OPTSDATA)
+    await setup.wrapper.wrap(OPERATOR, NewKey(), OPTSDATA)
+    assert len(setup.keys.keys) == 3
+
+
+async def test_existing_keys_wrap_without_a_prefix() -> None:
+    setup = Setup(below=None)
+    assert (await setup.wrapper.wrap(USER, ExistingKey(KID), OPTSDATA)).kid == str(KID)
+
+
+async def test_the_refusal_is_the_same_for_all_reasons() -> None:
+    setup = Setup(most=1)
+    setup.keys.taken = {KeyId.parse("images/a/taken")}
+    refusals = {
+        "a name that something else has": await setup.refusal(named("images/a/taken")),
+        "the quota": await setup.refusal(named("images/a/2")),
+        "a name outside the prefix": await setup.refusal(named("prod/database/password")),
+        "no such key": await setup.refusal(ExistingKey(KeyId.parse("none"))),
+    }
+    assert len(set(refusals.values())) == 1
+    assert "images" not in refusals["the quota"]
+    reasons = [event for event in setup.events.events if isinstance(event, WrapRefused)]
+    assert [event.code for event in reasons] == [
+        "already-exists",
+        "overloaded",
+        "not-authorized",
+        "not-found",
+    ]
+    assert len({event.reason for event in reasons}) == len(refusals)
+
+
+async def test_each_caller_has_a_quota_of_its_own() -> None:
+    setup = Setup(most=2)
+    for number in range(2):
+        await setup.wrapper.wrap(USER, named(f"images/a/{number}"), OPTSDATA)
+    await setup.refusal(named("images/a/2"))
+    await setup.wrapper.wrap(OTHER, named("images/a/2"), OPTSDATA)
+    await setup.wrapper.wrap(OPERATOR, named("images/a/3"), OPTSDATA)
+    await setup.wrapper.wrap(OPERATOR, named("images/a/4"), OPTSDATA)
+    with pytest.raises(Overloaded, match="2 keys were created"):
+        await setup.wrapper.wrap(OPERATOR, named("images/a/5"), OPTSDATA)
+
+
+@pytest.mark.parametrize(
+    ("text", "segments"), [("images/", ("images",)), ("images/keys", ("images", "keys"))]
+)
+def test_the_prefix_has_one_or_two_segments(text: str, segments: tuple[str, ...]) -> None:
+    assert Settings(wrap_key_prefix=text).wrap_key_segments == segments
+
+
+@pytest.mark.parametrize("text", ["", "/", "../keys", "a/b/c", "a//", ".hidden"])
+def test_other_prefixes_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"wrap-key-prefix.*beginning of a key's name"):
+        load({"wrap_key_prefix": text}, file=None)

@@ -1,0 +1,77 @@
+"""File descriptors of the process, and their division among the listeners."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from dataclasses import dataclass
+from typing import Final
+
+from verdictd_py.errors import ConfigError
+from verdictd_py.listeners.grpc_listener import MAX_CONNECTIONS
+
+RESERVE: Final = 256
+"""Descriptors that no connection gets: files, policy processes, the audit trail, fetches."""
+
+_LEAST: Final = 32
+"""Fewest connections of a listener that are of use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """Maximum numbers of connections of each listener.
+
+    Attributes:
+        guests: of a listener for guests.
+        grpc: of a gRPC listener.
+        warning: cause and remedy if they are lower than the settings; else empty.
+    """
+
+    guests: int
+    grpc: int
+    warning: str = ""
+
+
+def raise_limit() -> None:
+    """Raise the soft limit of open files to the hard limit; select(2) is used nowhere."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def limit() -> int:
+    """Return how many descriptors this process may open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+def divide(
+    open_files: int, *, guests: int, guest_listeners: int, grpc_listeners: int
+) -> Connections:
+    """Divide descriptors, so that all listeners together leave the reserve.
+
+    Args:
+        open_files: the limit of the process.
+        guests: the setting, for each listener of guests.
+
+    Raises:
+        ConfigError: there are too few descriptors to serve anyone.
+    """
+    available = open_files - RESERVE
+    if guests * guest_listeners + MAX_CONNECTIONS * grpc_listeners <= available:
+        return Connections(guests, MAX_CONNECTIONS)
+    grpc = min(MAX_CONNECTIONS, max(_LEAST, available // 8))
+    fitting = min(guests, (available - grpc * grpc_listeners) // guest_listeners)
+    if fitting < min(guests, _LEAST):
+        least = RESERVE + _LEAST * (guest_listeners + grpc_listeners)
+        raise ConfigError(
+            f"this process may open {open_files} files only; give it at least {least} "
+            "(ulimit -n, or LimitNOFILE= in the unit of systemd)"
+        )
+    needed = RESERVE + guests * guest_listeners + MAX_CONNECTIONS * grpc_listeners
+    return Connections(
+        fitting,
+        grpc,
+        f"this process may open {open_files} files, so a listener serves at most {fitting} guests "
+        f"or {grpc} gRPC connections at once; give it {needed} files (ulimit -n, or LimitNOFILE= "
+        "in the unit of systemd), or lower --max-connections",
+    )

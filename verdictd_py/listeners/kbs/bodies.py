@@ -1,0 +1,36 @@
+"""Bodies of requests. A route receives the body once it knows that the client may send one."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from aiohttp import web
+
+SECONDS: Final = web.AppKey("body_seconds", float)
+"""Time limit for a body, in the application."""
+
+
+async def receive(request: web.Request) -> bytes:
+    """Receive the body of a request within the time limit.
+
+    Raises:
+        web.HTTPException: it is too large, came too slowly, or cannot be read.
+        ConnectionResetError: the client disconnected.
+    """
+    try:
+        async with asyncio.timeout(request.app[SECONDS]):
+            return await request.read()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout(reason="the body came too slowly") from None
+    except web.RequestPayloadError:
+        raise web.HTTPBadRequest(reason="the body cannot be read") from None
+    except RuntimeError:  # raised by the library if the client has disconnected
+        if is_disconnected(request):
+            raise ConnectionResetError from None
+        raise
+
+
+def is_disconnected(request: web.Request) -> bool:
+    """Return whether the client has disconnected."""
+    return request.transport is None or request.transport.is_closing()
