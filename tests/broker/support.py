@@ -58,8 +58,9 @@ class HeldTester:
 class Place:
     """Administrators on one store; each call of `another` adds those of a further broker."""
 
-    def __init__(self, **texts: str) -> None:
-        self.store = MemoryDocumentStore(TEES, {"tdxPolicy.rego": "old", "tdxData": "{}", **texts})
+    def __init__(self, store: MemoryDocumentStore | None = None, /, **texts: str) -> None:
+        defaults = {"tdxPolicy.rego": "old", "tdxData": "{}"}
+        self.store = store or MemoryDocumentStore(TEES, {**defaults, **texts})
         self.history = History()
         self.prepared = 0
         self.events = MemoryEvents()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 
@@ -20,9 +21,10 @@ from verdictd_py.documents.referencesets import MAX_SETS, ReferenceSet
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.events import PolicySet
 from verdictd_py.domain.names import Name
-from verdictd_py.errors import Conflict, NotFound, PolicyInvalid, RequestError
+from verdictd_py.errors import Conflict, NotFound, PolicyInvalid, RequestError, StorageError
 from verdictd_py.policy.sets import DocumentsWithSets
-from verdictd_py.ports import ANY
+from verdictd_py.ports import ANY, Document
+from verdictd_py.storage.memory import MemoryDocumentStore
 
 SETS = Name(("referenceSets",))
 GUEST = replace(VERIFIED, claims={"mrTd": A})
@@ -203,6 +205,35 @@ async def test_a_set_can_be_retired_under_a_policy_that_does_not_work() -> None:
     await place.sets.retire(OPERATOR, "tdx", "old")
     assert place.states() == {"old": "retired"}
     assert place.prepared == 1
+
+
+class Unreadable(MemoryDocumentStore):
+    """A store that cannot read one document, and can still replace it: a file of mode 000."""
+
+    unreadable = SETS
+
+    async def get(self, name: Name) -> Document:
+        if name == self.unreadable:
+            raise StorageError(f"opa/{name} cannot be read or written: permission denied")
+        return await super().get(name)
+
+
+@pytest.mark.parametrize("name", ["referenceSets", "tdxData"])
+async def test_what_cannot_be_read_is_not_edited_as_if_it_were_empty(name: str) -> None:
+    """The values that it pins would be lost, and their measurements open."""
+    texts = {"tdxPolicy.rego": "old", "tdxData": f'{{"mrTd": ["{A}"]}}'}
+    store = Unreadable(TEES, texts | {"referenceSets": stored_sets("old")})
+    store.unreadable = Name((name,))
+    before = dict(store.texts)
+    place = Place(store)
+    changes: dict[str, Callable[[], Awaitable[object]]] = {
+        "referenceSets": lambda: place.sets.add(OPERATOR, "tdx", "new", {"rtmr2": [B]}, ""),
+        "tdxData": lambda: place.references.replace(OPERATOR, "tdx", {"rtmr2": [B]}),
+    }
+    with pytest.raises(StorageError, match=f"opa/{name} cannot be read"):
+        await changes[name]()
+    assert store.texts == before
+    await place.documents.set_reference(OPERATOR, name, b"{}")  # a whole new one replaces it
 
 
 async def test_the_number_of_sets_is_limited() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from verdictd_py.domain.names import Name
 from verdictd_py.errors import Conflict, NotFound, StorageError
 from verdictd_py.packaged import default_file
 from verdictd_py.policy.sets import DocumentsWithSets
-from verdictd_py.ports import ANY, PolicyDocuments
+from verdictd_py.ports import ABSENT, ANY, PolicyDocuments
 from verdictd_py.storage.documents import DirectoryDocumentStore
 from verdictd_py.storage.layout import prepare
 
@@ -66,6 +68,45 @@ async def test_a_file_that_is_not_text_is_refused(
         file.truncate(5_000_000)
     with pytest.raises(StorageError, match=r"^opa/tdxData is larger than"):
         await documents.get(DATA)
+
+
+def _dangling(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def _link(path: Path) -> None:
+    path.with_name("aside").write_text("{}")
+    path.symlink_to("aside")
+
+
+@pytest.mark.parametrize("place", [_link, _dangling, Path.mkdir, os.mkfifo])
+@pytest.mark.parametrize("name", ["referenceSets", "releasePolicies", "releaseData", "tdxData"])
+async def test_what_is_no_regular_file_is_not_absent(
+    documents: DirectoryDocumentStore, data: Path, name: str, place: Callable[[Path], None]
+) -> None:
+    """Absent sets pin nothing, and absent release policies leave every secret to one policy."""
+    path = data / "opa" / name
+    path.unlink(missing_ok=True)
+    place(path)
+    document = Name.parse(name)
+    says = rf"^opa/{name} is a link, a directory or .* put a regular file in its place$"
+    with pytest.raises(StorageError, match=says):
+        await documents.get(document)
+    with pytest.raises(StorageError, match=says):
+        await documents.snapshot((POLICY, document))
+    with pytest.raises(StorageError, match=says):
+        await documents.put(POLICY, "x", expected=ANY, unchanged={document: ABSENT})
+    with pytest.raises(StorageError, match=says):
+        await documents.delete(document, expected=ANY)
+
+
+async def test_a_link_in_place_of_the_named_sets_refuses(
+    documents: DirectoryDocumentStore, data: Path
+) -> None:
+    (data / "opa" / "aside").write_text("{}")
+    (data / "opa" / "referenceSets").symlink_to("aside")
+    with pytest.raises(StorageError, match=r"^opa/referenceSets is a link"):
+        await deciding(documents, "tdx")
 
 
 async def test_reference_data_as_large_as_the_policy_reads(

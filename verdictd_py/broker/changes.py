@@ -123,12 +123,15 @@ class CheckedDocuments:
         Raises:
             Conflict: the document does not have the revision that the change is based on.
             PolicyInvalid, RequestError, NotFound: raised by `edit` or `check`.
-            StorageError: the document could not be stored.
+            StorageError: the document could not be stored; or not read, if `based_on` is None.
         """
 
         async def attempt() -> str:
-            before, expected = await self._current(name)
-            if based_on is not None:
+            if based_on is None:  # what cannot be read must not be edited as if it were empty
+                before = await self._existing(name)
+                expected: Expected = ABSENT if before is None else before.revision
+            else:
+                before, expected = await self._current(name)
                 if based_on is not ANY and based_on != expected:
                     raise OutdatedRevision(f"{name} has changed since it was read; read it again")
                 expected = based_on
@@ -347,12 +350,16 @@ class CheckedDocuments:
 
     async def _current(self, name: Name) -> tuple[Document | None, Expected]:
         try:
-            document = await self._documents.get(name)
-        except NotFound:
-            return None, ABSENT
+            document = await self._existing(name)
         except StorageError:
             return None, ANY
-        return document, document.revision
+        return (None, ABSENT) if document is None else (document, document.revision)
+
+    async def _existing(self, name: Name) -> Document | None:
+        try:
+            return await self._documents.get(name)
+        except NotFound:
+            return None
 
 
 def _parse_reference(document: Document | None) -> ReferenceData:

@@ -12,6 +12,7 @@ name in the schema.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -162,4 +163,6 @@ def _plain(name: str) -> str:
 def _as_text(value: JsonValue) -> str:
     if isinstance(value, str):
         return quoted(value)
-    return "an object" if isinstance(value, dict | list) else str(value)
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    return json.dumps(value)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Final, TypeVar
 
 from verdictd_py.domain.names import Name
 from verdictd_py.errors import AlreadyExists, Conflict, NotFound, RequestError, StorageError
 from verdictd_py.ports import ANY, Document, Expected, Tees, has_revision, revision_of
 from verdictd_py.ports.tees import Documents
-from verdictd_py.storage.directory import Directory, Entry
+from verdictd_py.storage.directory import Directory, Entry, Segments
 from verdictd_py.storage.exclusive import exclusively
+from verdictd_py.storage.files import NotRegular
 
 OPA: Final = "opa"
+
+Result = TypeVar("Result")
 
 _SNAPSHOTS: Final = 10
 """Attempts to read a consistent snapshot; a change takes milliseconds, and so does reading."""
@@ -74,10 +77,8 @@ class DirectoryDocumentStore(PolicyFileNames):
             self._require(revisions)
             self._directory.replace((OPA, *name.segments), content)
 
-        try:
+        with _naming(name):
             await exclusively(self._directory, change)
-        except (AlreadyExists, StorageError) as error:
-            raise StorageError(f"{OPA}/{name} {error}") from None
         return revision_of(content)
 
     async def names(self) -> tuple[Name, ...]:
@@ -92,10 +93,8 @@ class DirectoryDocumentStore(PolicyFileNames):
             self._require({**(unchanged or {}), name: expected})
             self._directory.delete((OPA, *name.segments))
 
-        try:
+        with _naming(name):
             await exclusively(self._directory, change)
-        except StorageError as error:
-            raise StorageError(f"{OPA}/{name} {error}") from None
 
     def _require(self, wanted: Mapping[Name, Expected]) -> None:
         for each, revision in wanted.items():
@@ -121,24 +120,48 @@ class DirectoryDocumentStore(PolicyFileNames):
         raise StorageError(f"the documents in {OPA} change too fast to be read; try again")
 
     def _entry(self, name: Name) -> Entry | None:
-        try:
-            return self._directory.entry((OPA, *name.segments))
-        except NotFound:
-            return None
-        except StorageError as error:
-            raise StorageError(f"{OPA}/{name} {error}") from None
+        with _naming(name):
+            return _unless_missing(self._directory.entry, name)
 
     def _document(self, name: Name) -> Document | None:
+        content = self._content(name)
         try:
-            content = self._content(name)
             return None if content is None else Document(content.decode(), revision_of(content))
         except UnicodeDecodeError:
-            raise StorageError(f"{OPA}/{name} is not UTF-8 text") from None
-        except StorageError as error:
-            raise StorageError(f"{OPA}/{name} {error}") from None
+            raise DocumentUnusable(f"{OPA}/{name} is not UTF-8 text") from None
 
     def _content(self, name: Name) -> bytes | None:
-        try:
-            return self._directory.read((OPA, *name.segments))
-        except NotFound:
-            return None
+        with _naming(name):
+            return _unless_missing(self._directory.read, name)
+
+
+class DocumentUnusable(StorageError):
+    """A document cannot be read or stored; the message begins with its name."""
+
+
+def _unless_missing(read: Callable[[Segments], Result], name: Name) -> Result | None:
+    """Return what `read` returns, or None only if nothing at all has the name.
+
+    A missing document has a meaning, for example "no named sets". A link or a directory in its
+    place, as mounted configuration has it, must not open what the document closes.
+    """
+    try:
+        return read((OPA, *name.segments))
+    except NotRegular:
+        raise StorageError(
+            "is a link, a directory or another thing that is not a regular file; "
+            "put a regular file in its place"
+        ) from None
+    except NotFound:
+        return None
+
+
+@contextmanager
+def _naming(name: Name) -> Iterator[None]:
+    """Add the name of the document to an error that does not have it yet."""
+    try:
+        yield
+    except DocumentUnusable:
+        raise
+    except (AlreadyExists, StorageError) as error:
+        raise DocumentUnusable(f"{OPA}/{name} {error}") from None

@@ -35,18 +35,34 @@ _LOCK: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # ELOOP: a link (O_NOFOLLOW); ENXIO: a socket. Both are treated as absent.
 _ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
 
+_NOT_REGULAR: Final = frozenset({errno.ELOOP, errno.ENXIO})
+
 _CHUNK: Final = 64 * 1024  # bytes per read; most files are far smaller
+_NOTHING: Final = "nothing of that name"
 _TOO_LARGE: Final = f"is larger than {MAX_FILE_BYTES} bytes"
+
+
+class NotRegular(NotFound):
+    """The name is that of a link, a directory or another thing that is never read.
+
+    For a guest this is absence. For the broker's own documents it is an error: a missing document
+    has a meaning, and a link in its place must not get it.
+    """
 
 
 def read(parent: int, name: str) -> bytes:
     """Return the whole content of a regular file.
 
     Raises:
-        NotFound: it is not a regular file.
+        NotRegular: something else has this name.
         StorageError: larger than `MAX_FILE_BYTES`.
     """
-    descriptor = os.open(name, _READ, dir_fd=parent)
+    try:
+        descriptor = os.open(name, _READ, dir_fd=parent)
+    except OSError as error:
+        if error.errno in _NOT_REGULAR:
+            raise NotRegular(_NOTHING) from None
+        raise
     try:
         _require_regular(os.fstat(descriptor))
         content = bytearray()
@@ -63,7 +79,7 @@ def status(parent: int, name: str) -> os.stat_result:
     """Return the status of a regular file.
 
     Raises:
-        NotFound: it is not a regular file.
+        NotRegular: something else has this name.
     """
     return _require_regular(os.stat(name, dir_fd=parent, follow_symlinks=False))
 
@@ -104,7 +120,7 @@ def delete(parent: int, name: str) -> None:
     """Delete a regular file.
 
     Raises:
-        NotFound: it is not a regular file.
+        NotRegular: something else has this name.
     """
     status(parent, name)
     os.unlink(name, dir_fd=parent)
@@ -158,7 +174,7 @@ def translated(*, writing: bool = False) -> Iterator[None]:
         raise AlreadyExists("is a prefix of other names") from None
     except OSError as error:
         if error.errno in _ABSENT and not writing:
-            raise NotFound("nothing of that name") from None
+            raise NotFound(_NOTHING) from None
         raise StorageError(f"cannot be read or written: {reason(error)}") from None
 
 
@@ -207,5 +223,5 @@ def _locked_file(parent: int) -> tuple[str, int]:
 
 def _require_regular(found: os.stat_result) -> os.stat_result:
     if not stat.S_ISREG(found.st_mode):
-        raise NotFound("nothing of that name")
+        raise NotRegular(_NOTHING)
     return found
