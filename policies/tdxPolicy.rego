@@ -88,5 +88,5 @@ matches(name, values) if {
 	name == "advisoryIds"
 	is_array(values)
 	is_array(input.advisoryIds)
-	every each in input.advisoryIds { each in values }
+	every advisory in input.advisoryIds { advisory in values }
 }

@@ -136,8 +136,11 @@ def modules(root: Path, path: Path, text: str) -> Iterator[tuple[int, str]]:
 
 
 def named_tests(root: Path, path: Path, text: str) -> Iterator[tuple[int, str]]:
-    """Yield offset and problem of each test that a page of the design names and nothing defines."""
-    if path.parent != root / "docs" / "design":
+    """Yield offset and problem of each test that a page names and nothing defines.
+
+    Only the pages of the design and the threat model name tests.
+    """
+    if path.parent != root / "docs" / "design" and path != root / "docs" / "threat-model.md":
         return
     for match in _TEST.finditer(text):
         if match[1] not in defined_tests(root):

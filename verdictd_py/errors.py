@@ -129,7 +129,7 @@ class PolicyInvalid(VerdictdError):
     code = "policy-invalid"
 
 
-class NotJudged(VerdictdError):
+class NotAppraised(VerdictdError):
     """The guest cannot be appraised now; it may try again later.
 
     Attributes:
@@ -146,7 +146,7 @@ class NotJudged(VerdictdError):
         return f"not judged: {self.code}; try again later"
 
 
-class CollateralUnavailable(NotJudged):
+class CollateralUnavailable(NotAppraised):
     """No collateral is available now."""
 
     code = "collateral-unavailable"
@@ -154,7 +154,7 @@ class CollateralUnavailable(NotJudged):
     kind = ReasonKind.COLLATERAL
 
 
-class AppraisalTimeout(NotJudged):
+class AppraisalTimeout(NotAppraised):
     """The appraisal took longer than the operator allows."""
 
     code = "timeout"

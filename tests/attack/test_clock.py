@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.collateral import running_place
 from tests.support.verifiers import verified_by
 from tests.tees.support import (
     NOW,
@@ -19,7 +20,7 @@ from tests.tees.support import (
     tdx_evidence,
     verify_tdx,
 )
-from verdictd_py.errors import CollateralUnavailable, NotJudged
+from verdictd_py.errors import CollateralUnavailable, NotAppraised
 from verdictd_py.simulator import SimulatedPlatform, pki
 from verdictd_py.simulator.platform import BACKDATE
 from verdictd_py.tees.intel.collateral.check import CLOCK_TOLERANCE, check_collateral
@@ -41,6 +42,16 @@ def test_collateral_issued_some_minutes_after_this_hosts_time_is_accepted() -> N
     assert validity.start == NOW + CLOCK_TOLERANCE
 
 
+async def test_the_cache_serves_collateral_that_was_issued_some_minutes_later() -> None:
+    """A PCCS whose clock is ahead is queried once, not for each guest."""
+    async with running_place() as place:
+        issued = place.clock.now + CLOCK_TOLERANCE + BACKDATE
+        place.pccs.clock = lambda: issued
+        for _ in range(3):
+            assert len(await place.get()) == 1
+        assert set(place.pccs.asked.values()) == {1}
+
+
 @pytest.mark.parametrize("late", ["all parts", "PCK CRL", "root CRL"])
 def test_a_guest_is_not_appraised_if_this_hosts_clock_is_behind(late: str, tmp_path: Path) -> None:
     """With `--collateral FILE` guests received the final `collateral-expired`."""
@@ -56,7 +67,7 @@ def test_a_guest_is_not_appraised_if_this_hosts_clock_is_behind(late: str, tmp_p
     (tmp_path / "collateral.json").write_text(collateral_to_json(collateral))
     source = FileCollateral(tmp_path / "collateral.json")
     verifier = TdxVerifier(source, root_ca_der=platform().root_ca_der)
-    with pytest.raises(NotJudged) as caught:
+    with pytest.raises(NotAppraised) as caught:
         asyncio.run(verified_by(verifier, tdx_evidence(good_quote()), now=NOW))
     assert str(caught.value) == (
         "collateral was issued at 2026-11-24T12:05:01+00:00, but this host's clock shows "

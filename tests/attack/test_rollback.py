@@ -284,7 +284,7 @@ class TestService:
             clock=lambda: NOW,
             events=Recorder(),
             root_ca_der=platform().root_ca_der,
-            chance=lambda low, high: 0,  # each fetched set is due at once
+            chance=lambda low, high: low,
         )
 
     def serve(self, monkeypatch: pytest.MonkeyPatch, collateral: Collateral) -> None:
@@ -306,6 +306,7 @@ class TestService:
                 if restarted:
                     cache = self.cache(pccs, client, store)
                     await cache.restore()
+                cache._cached[REQUEST].renew_at = NOW
                 with pytest.raises(CollateralUnavailable, match="is older than the cached one"):
                     await cache._fetch_and_store(REQUEST)
                 (found,) = await cache.candidates(REQUEST, None)
@@ -316,7 +317,7 @@ class TestService:
     async def test_a_process_uses_what_another_one_has_stored(
         self, pccs: Pccs, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It would otherwise fetch, and store, older collateral from another service."""
+        """It would otherwise fetch, and use, older collateral from another service."""
         newer, older = newer_and_older("pck_crl", "earlier date")
         oldest = variant("pck_crl", number=19, issued=NOW - 2 * DAY)
         store = MemoryCollateralStore()
@@ -325,13 +326,31 @@ class TestService:
             self.serve(monkeypatch, oldest)
             for cache in (first, second):
                 await cache.candidates(REQUEST, None)
+                cache._cached[REQUEST].renew_at = NOW
             self.serve(monkeypatch, newer)
             await first._fetch_and_store(REQUEST)
             self.serve(monkeypatch, older)
-            with pytest.raises(CollateralUnavailable, match="is older than the cached one"):
-                await second._fetch_and_store(REQUEST)
-            (found,) = await second.candidates(REQUEST, None)
-            assert found.pck_crl == newer.pck_crl
+            found = await second._fetch_and_store(REQUEST)
+            assert found.collateral.pck_crl == newer.pck_crl
+
+    async def test_it_does_not_replace_what_another_process_stores_meanwhile(
+        self, pccs: Pccs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The other process stores its answer between this one's last look and its own answer."""
+        newer, older = newer_and_older("pck_crl", "earlier date")
+
+        class Late(MemoryCollateralStore):
+            async def load(self, name: str) -> bytes | None:
+                return None
+
+        store = Late()
+        async with httpx.AsyncClient(trust_env=False) as client:
+            first, second = (self.cache(pccs, client, store) for _ in range(2))
+            for cache, collateral in ((first, newer), (second, older)):
+                self.serve(monkeypatch, collateral)
+                await cache._fetch_and_store(REQUEST)
+        (text,) = store.contents.values()
+        assert collateral_from_json(text).pck_crl == newer.pck_crl
 
 
 class TestRefusedEndorsements:

@@ -1,4 +1,4 @@
-"""The use cases of HTTP guests on ports in memory, and guests whose evidence is scripted."""
+"""Use cases of HTTP guests with ports in memory, and guests with scripted evidence."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ TOKEN_KEY = ec.generate_private_key(ec.SECP256R1())
 
 @dataclass
 class Release:
-    """A release policy that keeps what it was asked."""
+    """A release policy that records its requests."""
 
     refused: bool = False
     asked: list[tuple[AppraisedPeer, str]] = field(default_factory=list)
@@ -107,8 +107,8 @@ class RefusesToRecord(MemoryEvents):
 
 
 @dataclass
-class Begun:
-    """What a guest gets for its first request."""
+class FirstResponse:
+    """Response to a guest's first request."""
 
     session_id: str
     answer: bytes
@@ -116,13 +116,13 @@ class Begun:
 
 @dataclass
 class Guests:
-    """The use cases as HTTP guests reach them: bodies in and out, as the listener does it."""
+    """Use cases with the bodies of HTTP guests, read and written as by the listener."""
 
     handshakes: Handshakes
 
-    async def begin(self, body: bytes) -> Begun:
+    async def begin(self, body: bytes) -> FirstResponse:
         session = await self.handshakes.begin(messages.parse_auth(body))
-        return Begun(session.session_id, messages.challenge(session.challenge))
+        return FirstResponse(session.session_id, messages.challenge(session.challenge))
 
     async def attest(self, session_id: str | None, body: bytes, *, address: str) -> bytes:
         session = await self.handshakes.open(session_id)
@@ -136,7 +136,7 @@ class Guests:
 
 @dataclass
 class Broker:
-    """The use cases on ports in memory."""
+    """A broker for HTTP guests with ports in memory."""
 
     now: datetime = NOW
     anyone: bool = False
@@ -180,12 +180,12 @@ class Broker:
         return self.trust
 
     async def begin(self) -> tuple[str, str]:
-        """Id of a new session, and its nonce."""
+        """Return the id of a new session, and its nonce."""
         begun = await self.use_cases.begin(AUTH)
         return begun.session_id, json.loads(begun.answer)["nonce"]
 
     def vouch(self, nonce: str, jwk: dict[str, JsonValue]) -> None:
-        """The verifier finds that the hardware vouches for this answer."""
+        """Make the verifier return the report data of this answer."""
         text = json.dumps(
             {"additional-evidence": "", "nonce": nonce, "tee-pubkey": jwk},
             sort_keys=True,
@@ -197,7 +197,7 @@ class Broker:
         )
 
     async def attest(self, kind: str = "P-256", **changes: Any) -> tuple[str, str]:
-        """A whole handshake: id of the session, and the token."""
+        """Complete a handshake, and return the id of the session and the token."""
         session_id, nonce = await self.begin()
         self.vouch(nonce, jwk_of(kind))
         body = answer(nonce, kind, **changes)

@@ -1,4 +1,4 @@
-"""The appraiser: who refuses, in which order, and what of it is kept."""
+"""The appraiser: its steps, their order, and its records."""
 
 from __future__ import annotations
 
@@ -102,14 +102,14 @@ def reads(evidence: Evidence | Exception) -> Callable[[datetime], Evidence]:
 
 
 def refused(appraisal: Appraisal) -> AttestationError:
-    """Its refusal, after a look that it makes no peer."""
+    """Return the refusal, after a check that the appraisal yields no peer."""
     assert not appraisal.accepted
     with pytest.raises(AttestationError) as error:
         AppraisedPeer.of(appraisal, address=ADDRESS)
     return error.value
 
 
-async def test_what_everybody_accepts_is_accepted() -> None:
+async def test_a_guest_that_every_step_accepts_is_accepted() -> None:
     verifier, policy, events = ScriptedVerifier(), ScriptedPolicy(), MemoryEvents()
     appraisal = await appraiser(verifier, policy, events).admit(reads(EVIDENCE), address=ADDRESS)
     assert appraisal.accepted
@@ -139,7 +139,7 @@ async def test_each_appraisal_has_its_own_id() -> None:
 
 @pytest.mark.parametrize("kind", REFUSALS)
 @pytest.mark.parametrize("where", ["reading", "verifying", "policy"])
-async def test_whoever_refuses_the_peer_is_refused(
+async def test_a_refusal_by_any_step_refuses_the_guest(
     kind: type[AttestationError], where: str
 ) -> None:
     """defects.md 7: absent, broken or unverified evidence never falls back to anything."""
@@ -161,8 +161,8 @@ async def test_whoever_refuses_the_peer_is_refused(
     assert (event.code, event.peer, event.reasons) == (kind.code, ADDRESS, (MR_TD.text,))
 
 
-async def test_a_late_refusal_shows_its_claims_to_operators_and_to_no_policy() -> None:
-    """Its signatures verified, and yet it is refused: it is bound to nothing, nor pinned."""
+async def test_a_refusal_after_the_signatures_has_claims_and_no_evaluation() -> None:
+    """The guest is refused, is not bound to a channel and cannot be pinned."""
     refusal = CollateralExpired("the collateral is outside its validity")
     verifier, policy, history = ScriptedVerifier(), ScriptedPolicy(), History()
     verifier.answer = RefusedEvidence(refusal, VERIFIED)
@@ -178,7 +178,7 @@ async def test_a_late_refusal_shows_its_claims_to_operators_and_to_no_policy() -
     assert judgement.not_pinnable
 
 
-async def test_without_evidence_nobody_is_asked() -> None:
+async def test_without_evidence_no_verifier_and_no_policy_runs() -> None:
     """defects.md 7."""
     verifier, policy = ScriptedVerifier(), ScriptedPolicy()
     missing = EvidenceMissing("the certificate carries no evidence")
@@ -210,7 +210,7 @@ async def test_a_tee_that_is_not_served(tee: str) -> None:
     ],
 )
 async def test_evidence_for_another_key_is_refused(binding: bytes) -> None:
-    """An empty binding is a prefix of anything, and no binding."""
+    """An empty binding would be a prefix of any report data, so it is refused."""
     policy = ScriptedPolicy()
     appraisal = await appraiser(policy=policy).appraise(reads(replace(EVIDENCE, binding=binding)))
     error = refused(appraisal)
@@ -224,12 +224,12 @@ async def test_evidence_for_another_key_is_refused(binding: bytes) -> None:
 
 
 @pytest.mark.parametrize("binding", [REPORT_DATA, BINDING, BINDING[:20]])
-async def test_evidence_vouches_for_what_it_begins_with(binding: bytes) -> None:
+async def test_report_data_must_begin_with_the_binding(binding: bytes) -> None:
     appraisal = await appraiser().appraise(reads(replace(EVIDENCE, binding=binding)))
     assert appraisal.bound
 
 
-async def test_unbound_evidence_is_judged_and_makes_no_peer() -> None:
+async def test_unbound_evidence_is_appraised_and_yields_no_peer() -> None:
     appraisal = await appraiser().appraise(reads(replace(EVIDENCE, binding=None)))
     assert appraisal.accepted
     assert not appraisal.bound
@@ -271,7 +271,7 @@ async def test_a_refusal_by_the_policy_names_every_rule() -> None:
 
 
 async def test_a_revoked_tcb_is_a_fault_whatever_the_verifier_reports() -> None:
-    """The TEE says which TCB is revoked; its verifier need not add the fault."""
+    """The TEE defines which TCB is revoked; its verifier need not add the fault."""
     policy, verifier = ScriptedPolicy(), ScriptedVerifier()
     verifier.answer = replace(VERIFIED, claims={"tcbStatus": "Revoked"}, tcb_status="Revoked")
     error = refused(await appraiser(verifier, policy).appraise(reads(EVIDENCE)))
@@ -280,7 +280,7 @@ async def test_a_revoked_tcb_is_a_fault_whatever_the_verifier_reports() -> None:
     assert not policy.asked
 
 
-async def test_what_cannot_be_judged_now_is_neither_accepted_nor_refused() -> None:
+async def test_a_guest_that_cannot_be_appraised_is_neither_accepted_nor_refused() -> None:
     events = MemoryEvents()
     later = CollateralUnavailable("no collateral for this platform; try again later")
     judge = appraiser(ScriptedVerifier(later), events=events)
@@ -297,7 +297,7 @@ async def test_what_cannot_be_judged_now_is_neither_accepted_nor_refused() -> No
     assert event.reason == str(later)
 
 
-async def test_what_takes_too_long_is_not_judged_and_recorded_by_its_id() -> None:
+async def test_an_appraisal_that_takes_too_long_is_recorded_by_its_id() -> None:
     class Slow(ScriptedVerifier):
         async def verify(self, evidence: Evidence, *, now: datetime) -> VerifiedEvidence:
             await asyncio.Event().wait()
@@ -317,8 +317,8 @@ async def test_what_takes_too_long_is_not_judged_and_recorded_by_its_id() -> Non
     assert (judgement.verdict, judgement.reasons[0].rule) == (Verdict.UNVERIFIED, "appraisal")
 
 
-async def test_a_judgement_without_a_peer_is_not_recorded() -> None:
-    """Offline appraisal is no guest."""
+async def test_an_appraisal_without_a_peer_is_not_recorded() -> None:
+    """Offline appraisals are not of guests."""
     events = MemoryEvents()
     await appraiser(events=events).appraise(reads(EVIDENCE))
     assert events.events == []
@@ -337,8 +337,8 @@ async def test_a_bug_is_never_an_acceptance(error: Exception, where: str) -> Non
     assert events.events == []
 
 
-async def test_the_open_door_asks_nobody_and_says_so() -> None:
-    """defects.md 7: only where the operator chose it by its name."""
+async def test_nullverifier_accepts_without_verifier_and_policy() -> None:
+    """defects.md 7: only if the operator named it."""
     verifier, policy, events = ScriptedVerifier(), ScriptedPolicy((MR_TD,)), MemoryEvents()
     judge = appraiser(verifier, policy, events, insecure_accept_anyone=True)
     missing = EvidenceMissing("the certificate carries no evidence")
@@ -351,7 +351,7 @@ async def test_the_open_door_asks_nobody_and_says_so() -> None:
     assert (fields["tee"], fields["form"], fields["evidence"]) == ("none", "none", None)
 
 
-async def test_the_open_door_is_none_for_offline_judgement() -> None:
+async def test_nullverifier_does_not_apply_to_offline_appraisal() -> None:
     judge = appraiser(policy=ScriptedPolicy((MR_TD,)), insecure_accept_anyone=True)
     assert type(refused(await judge.appraise(reads(EVIDENCE)))) is PolicyRefused
 
@@ -406,8 +406,8 @@ async def test_an_event_log_that_does_not_replay_is_refused_and_never_pinned(log
     )
 
 
-async def test_what_runs_later_may_extend_rtmr3_where_the_operator_says_so() -> None:
-    """Then nothing that the log says of RTMR3 is a claim: it is not proved."""
+async def test_rtmr3_may_be_extended_later_if_the_operator_allows_it() -> None:
+    """In that case, no event of RTMR3 is a claim, because it is not proved."""
     later = event(4, 0xD, b"what runs later")
     log = written(*BOOT, later)
     claims = {**BOOTED.claims, "rtmr3": "ee" * 48}
@@ -428,8 +428,8 @@ async def test_what_runs_later_may_extend_rtmr3_where_the_operator_says_so() -> 
 
 
 @pytest.mark.parametrize("index", [0, 5, 77])
-async def test_an_event_of_no_register_is_no_claim(index: int) -> None:
-    """Nothing replays it, so anybody could have written it into the log."""
+async def test_an_event_of_no_register_is_not_a_claim(index: int) -> None:
+    """It is not replayed, so an attacker could have added it to the log."""
     stray = event(index, 0xD, b"not measured")
     appraisal = await judged_with_log(written(*BOOT, stray))
     assert appraisal.accepted
@@ -454,7 +454,7 @@ async def test_init_data_reaches_the_policy_once_its_digest_was_measured(is_its_
 
 
 async def test_init_data_of_a_tee_that_does_not_measure_it_is_refused() -> None:
-    """Nothing in the evidence would prove it, and a policy would take it for proved."""
+    """Nothing in the evidence would prove it, but a policy would trust it."""
     sgx = dataclasses.replace(VERIFIED, tee="sgx")
     body = 'algorithm = "sha384"\n[data]\nwho = "me"'
     policy = ScriptedPolicy()
@@ -466,13 +466,13 @@ async def test_init_data_of_a_tee_that_does_not_measure_it_is_refused() -> None:
     assert not policy.asked
 
 
-async def test_what_is_no_event_log_is_refused() -> None:
+async def test_data_that_is_not_an_event_log_is_refused() -> None:
     assert type(refused(await judged_with_log(b"junk"))) is EvidenceFormat
     sgx = dataclasses.replace(VERIFIED, tee="sgx")
     assert type(refused(await judged_with_log(written(*BOOT), sgx))) is EvidenceFormat
 
 
-async def test_a_boots_events_are_not_remembered_for_hours() -> None:
+async def test_the_history_does_not_store_the_events_of_a_boot() -> None:
     appraisal = await judged_with_log(written(*BOOT))
     assert "eventLog" in appraisal.claims
     assert "eventLog" not in Judgement.of(appraisal, ADDRESS, TEES.measurements("tdx")).claims

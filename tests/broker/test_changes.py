@@ -1,124 +1,31 @@
-"""Changes of documents that overlap: none is lost, and what is stored was checked."""
+"""Overlapping changes of documents: none is lost, and every stored document was checked."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
-from tests.support.memory import NOW, VERIFIED, MemoryEvents
+from tests.broker.support import OPERATOR, A, B, HeldTester, Place, stored_sets
+from tests.support.memory import NOW, VERIFIED
 from tests.support.tees import TEES
-from verdictd_py.broker.catalogue import Catalogue
-from verdictd_py.broker.changes import MAX_ATTEMPTS, CheckedDocuments
-from verdictd_py.broker.documents import DocumentAdministrator
-from verdictd_py.broker.history import History, Judgement
-from verdictd_py.broker.references import ReferenceAdministrator
-from verdictd_py.broker.referencesets import SetAdministrator
+from verdictd_py.broker.changes import FALLBACK_POLICY, MAX_ATTEMPTS
+from verdictd_py.broker.history import Judgement
 from verdictd_py.documents import referencesets
 from verdictd_py.documents.referencesets import MAX_SETS, ReferenceSet
 from verdictd_py.domain.appraisal import Appraisal
-from verdictd_py.domain.callers import ROLES, Caller
+from verdictd_py.domain.events import PolicySet
 from verdictd_py.domain.names import Name
-from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import Conflict, NotFound, PolicyInvalid, RequestError
 from verdictd_py.policy.sets import DocumentsWithSets
-from verdictd_py.ports import ANY, PolicyDecision, PolicyDocuments
-from verdictd_py.storage.memory import MemoryDocumentStore
+from verdictd_py.ports import ANY
 
-OPERATOR = Caller("operator", ROLES["operator"])
 SETS = Name(("referenceSets",))
-A, B = "aa" * 48, "bb" * 48
 GUEST = replace(VERIFIED, claims={"mrTd": A})
-
-
-@dataclass
-class HeldTester:
-    """Checks nothing, until `held` is set: then each check waits for `go`."""
-
-    refuses: Callable[[PolicyDocuments], bool] = lambda documents: False
-    held: bool = False
-    checking: asyncio.Event = field(default_factory=asyncio.Event)
-    go: asyncio.Event = field(default_factory=asyncio.Event)
-    checked: list[PolicyDocuments] = field(default_factory=list)
-    tees: list[str | None] = field(default_factory=list)
-
-    async def check(self, documents: PolicyDocuments, tee: str | None) -> None:
-        self.checked.append(documents)
-        self.tees.append(tee)
-        if self.held:
-            self.held = False
-            self.checking.set()
-            await self.go.wait()
-        if self.refuses(documents):
-            raise PolicyInvalid("the policy does not work")
-
-    async def test(self, documents: PolicyDocuments, claims: JsonValue) -> PolicyDecision:
-        return PolicyDecision(documents.policy == "yes", {})
-
-
-class Place:
-    """Administrators on one store; each call of `another` adds those of a further broker."""
-
-    def __init__(self, **texts: str) -> None:
-        self.store = MemoryDocumentStore(TEES, {"tdxPolicy.rego": "old", "tdxData": "{}", **texts})
-        self.history = History()
-        self.prepared = 0
-        self.tester = HeldTester()
-        self.documents, self.sets = self.another(self.tester)
-
-    def another(self, tester: HeldTester) -> tuple[DocumentAdministrator, SetAdministrator]:
-        def clock() -> datetime:
-            return NOW
-
-        async def prepare() -> None:
-            self.prepared += 1
-
-        changes = CheckedDocuments(self.store, TEES, tester, clock, prepare)
-        deciding = DocumentsWithSets(self.store, TEES, clock)
-        events = MemoryEvents()
-        documents = DocumentAdministrator(
-            documents=self.store,
-            changes=changes,
-            catalogue=Catalogue(self.store, TEES, ("tdx",)),
-            deciding=deciding,
-            tees=TEES,
-            tester=tester,
-            events=events,
-        )
-        self.references = ReferenceAdministrator(
-            documents=self.store,
-            changes=changes,
-            deciding=deciding,
-            tees=TEES,
-            history=self.history,
-            events=events,
-        )
-        sets = SetAdministrator(
-            documents=self.store,
-            tees=TEES,
-            changes=changes,
-            deciding=deciding,
-            history=self.history,
-            events=events,
-            clock=clock,
-        )
-        return documents, sets
-
-    def states(self) -> dict[str, str]:
-        sets = referencesets.parse(self.store.texts["referenceSets"])["tdx"]
-        return {name: made.state(NOW) for name, made in sets.items()}
-
-
-def stored_sets(*names: str, tee: str = "tdx", values: JsonValue = None) -> str:
-    members: JsonValue = {"rtmr1": [A]} if values is None else values
-    made: dict[str, JsonValue] = {
-        name: {"values": members, "addedBy": "a", "addedAt": NOW.isoformat()} for name in names
-    }
-    return json.dumps({tee: made})
 
 
 async def during(place: Place, change: asyncio.Task[object]) -> None:
@@ -153,7 +60,7 @@ async def test_an_addition_during_an_addition_is_not_lost() -> None:
 
 
 async def test_a_retirement_while_all_sets_are_replaced_is_not_undone() -> None:
-    """The caller of `reference set referenceSets` reads again; the retirement stands."""
+    """`reference set referenceSets` is a conflict; the retirement remains."""
     place = Place(referenceSets=stored_sets("old"))
     _, others = place.another(HeldTester())
     place.tester.held = True
@@ -188,7 +95,7 @@ async def test_all_sets_replaced_during_a_retirement_are_retired_in_the_new_text
 
 
 async def test_a_policy_is_checked_with_the_data_that_it_is_stored_with() -> None:
-    """Data that changes during the check is checked too: both halves never slip in unchecked."""
+    """Data that changes during the check is checked too, so that no combination is unchecked."""
     place = Place()
     place.tester.refuses = lambda documents: (
         documents.policy == "new" and documents.reference.values == {"rtmr1": [B]}
@@ -204,7 +111,7 @@ async def test_a_policy_is_checked_with_the_data_that_it_is_stored_with() -> Non
     assert place.store.texts["tdxPolicy.rego"] == "old"
 
 
-async def test_two_whole_policies_at_once_are_both_stored_one_after_the_other() -> None:
+async def test_two_concurrent_policies_are_stored_one_after_the_other() -> None:
     place = Place()
     others, _ = place.another(HeldTester())
     place.tester.held = True
@@ -216,7 +123,7 @@ async def test_two_whole_policies_at_once_are_both_stored_one_after_the_other() 
     assert place.store.texts["tdxPolicy.rego"] == "one"
 
 
-async def test_a_pin_during_whole_new_data_is_not_lost() -> None:
+async def test_a_pin_during_a_replacement_of_the_data_is_not_lost() -> None:
     place = Place()
     appraisal = Appraisal("id", NOW, "tdx", "test", GUEST, bound=True, refusal=None)
     place.history.remember(Judgement.of(appraisal, "192.0.2.1:5", TEES.measurements("tdx")))
@@ -235,7 +142,7 @@ async def test_a_pin_during_whole_new_data_is_not_lost() -> None:
     assert json.loads(place.store.texts["tdxData"]) == {"mrTd": [A]}
 
 
-async def test_a_store_that_always_changes_is_a_conflict_in_the_end() -> None:
+async def test_a_store_that_always_changes_is_a_conflict() -> None:
     place = Place()
     puts = 0
 
@@ -250,7 +157,7 @@ async def test_a_store_that_always_changes_is_a_conflict_in_the_end() -> None:
     assert puts == MAX_ATTEMPTS
 
 
-async def test_the_check_sees_the_sets_in_force_as_guests_do() -> None:
+async def test_the_check_uses_the_sets_in_force() -> None:
     sets = json.loads(stored_sets("kernel", "gone"))
     sets["tdx"]["gone"]["retiredAt"] = NOW.isoformat()
     place = Place(referenceSets=json.dumps(sets))
@@ -264,7 +171,7 @@ async def test_the_check_sees_the_sets_in_force_as_guests_do() -> None:
 
 
 async def test_a_policy_that_works_only_without_the_stored_data_is_refused() -> None:
-    """The data is good: the policy is at fault, and must not be tried without it."""
+    """The data is valid and the policy is not, so it must not be checked without data."""
     place = Place(tdxData='{"rtmr1": []}')
     place.tester.refuses = lambda checked: checked.policy == "new" and checked.data != "{}"
     with pytest.raises(PolicyInvalid):
@@ -298,7 +205,7 @@ async def test_a_set_can_be_retired_under_a_policy_that_does_not_work() -> None:
     assert place.prepared == 1
 
 
-async def test_sets_have_a_largest_number() -> None:
+async def test_the_number_of_sets_is_limited() -> None:
     most = {
         f"s{number}": ReferenceSet({"rtmr1": (A,)}, "a", NOW - timedelta(days=1))
         for number in range(MAX_SETS)
@@ -345,8 +252,8 @@ async def test_sets_of_a_tee_without_policy_are_refused() -> None:
 
 @pytest.mark.parametrize("name", ["tdxData", "releaseData", "mine"])
 @pytest.mark.parametrize("text", ["{", "[]", '{"policy": {}}', '{"a": 1, "a": 2}'])
-async def test_data_that_is_none_is_never_stored(name: str, text: str) -> None:
-    """Whatever the tester says: it is parsed before anything else."""
+async def test_data_that_cannot_be_parsed_is_never_stored(name: str, text: str) -> None:
+    """The data is parsed first, whatever the tester reports."""
     place = Place()
     with pytest.raises(PolicyInvalid):
         await place.documents.set_reference(OPERATOR, name, text.encode())
@@ -418,3 +325,65 @@ async def test_sets_of_one_tee_are_not_values_of_another() -> None:
     await place.documents.set_reference(OPERATOR, "tdxData", b'{"rtmr1": []}')
     await place.documents.set_policy(OPERATOR, "tdxPolicy.rego", b"new")
     assert [checked.data for checked in place.tester.checked] == ['{"rtmr1": []}'] * 2
+
+
+async def test_a_policy_that_no_longer_reads_names_with_values_is_refused() -> None:
+    """The stored data fits the policy before; under the new one its names would pin nothing."""
+    place = Place(**{"tdxPolicy.rego": "data.rack", "tdxData": '{"rack": ["a"]}'})
+    with pytest.raises(PolicyInvalid, match="no policy reads 'rack'"):
+        await place.documents.set_policy(OPERATOR, "tdxPolicy.rego", b"new")
+    assert place.store.texts["tdxPolicy.rego"] == "data.rack"
+    await place.documents.set_policy(OPERATOR, "tdxPolicy.rego", b"data.rack # new")
+    assert place.store.texts["tdxPolicy.rego"] == "data.rack # new"
+
+
+async def test_the_first_policy_is_stored_next_to_data_that_no_policy_reads() -> None:
+    place = Place(tdxData='{"rack": ["a"]}')
+    del place.store.texts["tdxPolicy.rego"]
+    await place.documents.set_policy(OPERATOR, "tdxPolicy.rego", b"new")
+    assert [(each.policy, each.data) for each in place.tester.checked] == [("new", "{}")]
+
+
+async def test_a_policy_that_does_not_work_is_tried_without_data_and_the_data_without_it() -> None:
+    place = Place(tdxData='{"rtmr1": []}')
+    place.tester.refuses = lambda checked: checked.data != "{}"
+    await place.documents.set_policy(OPERATOR, "tdxPolicy.rego", b"new")
+    assert [(each.policy, each.data) for each in place.tester.checked] == [
+        ("new", '{"rtmr1": []}'),
+        (FALLBACK_POLICY, '{"rtmr1": []}'),
+        ("new", "{}"),
+    ]
+
+
+async def test_data_is_tried_by_itself_where_its_policy_does_not_work() -> None:
+    place = Place()
+    place.tester.refuses = lambda checked: checked.policy == "old"
+    await place.documents.set_reference(OPERATOR, "tdxData", b'{"rtmr1": []}')
+    assert [(each.policy, each.data) for each in place.tester.checked] == [
+        ("old", '{"rtmr1": []}'),
+        ("old", "{}"),
+        (FALLBACK_POLICY, '{"rtmr1": []}'),
+    ]
+
+
+async def test_data_that_no_policy_of_the_broker_reads_is_checked_by_itself() -> None:
+    place = Place(**{"releasePolicy.rego": "release"})
+    await place.documents.set_reference(OPERATOR, "mine", b'{"a": 1}')
+    assert [each.policy for each in place.tester.checked] == [FALLBACK_POLICY]
+    assert await place.changes.check_data(Name(("mine",)), '{"a": 1}') == {}
+
+
+async def test_each_stored_document_is_recorded_with_its_digest() -> None:
+    place = Place()
+    await place.documents.set_policy(OPERATOR, "tdxPolicy.rego", b"new")
+    await place.documents.set_reference(OPERATOR, "releaseData", b'{"a": 1}')
+    await place.references.replace(OPERATOR, "tdx", {"rtmr1": A})
+    texts = place.store.texts
+    assert place.events.events == [
+        PolicySet(
+            caller="operator",
+            name=name,
+            sha256=hashlib.sha256(texts[name].encode()).hexdigest(),
+        )
+        for name in ("tdxPolicy.rego", "releaseData", "tdxData")
+    ]

@@ -70,8 +70,8 @@ async def test_the_policy_is_evaluated_once_for_each_explanation_of_a_fault() ->
     assert history.find(OPERATOR, appraisal.id).reasons == (DEBUG,)
 
 
-async def test_what_the_policy_refused_is_not_evaluated_again() -> None:
-    """The explanation names the rules that refused the guest then, not those of today."""
+async def test_a_refusal_by_the_policy_is_not_evaluated_again() -> None:
+    """The explanation has the rules that refused the guest, not those of the current policy."""
     policy, history = ScriptedPolicy((MR_TD,)), History()
     appraisal = await refused(policy, history, VERIFIED)
     policy.answer = ()
@@ -80,7 +80,7 @@ async def test_what_the_policy_refused_is_not_evaluated_again() -> None:
     assert len(policy.asked) == 1
 
 
-async def test_evidence_that_is_not_the_guests_evaluates_no_policy() -> None:
+async def test_unbound_evidence_evaluates_no_policy() -> None:
     policy, history = ScriptedPolicy((MR_TD,)), History()
     refusal = BindingMismatch("no")
     appraisal = Appraisal("id", NOW, "tdx", "test", FAULTY, bound=False, refusal=refusal)
@@ -100,7 +100,7 @@ async def test_only_operators_make_the_broker_evaluate() -> None:
 
 @pytest.mark.parametrize("log", [None, {"events": []}])
 async def test_rules_that_a_withheld_claim_may_decide_are_not_reported(log: JsonValue) -> None:
-    """The event log is not stored, so a rule that reads it would seem to have failed."""
+    """The event log is not stored, so that a rule that reads it would fail."""
     policy, history = ScriptedPolicy((MR_TD, OWN)), History()
     claims = {**FAULTY.claims, "eventLog": log}
     appraisal = await refused(policy, history, replace(FAULTY, claims=claims))

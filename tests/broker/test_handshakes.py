@@ -1,4 +1,4 @@
-"""HTTP guests: one challenge, one answer, and nothing of what a store holds is believed."""
+"""HTTP guests: one answer to each challenge, and no trust in the store's content."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ async def test_the_name_of_an_unknown_tee_is_bounded(broker: Broker, tee: str) -
         (b'{"version":"0.4.0","tee":"nvidia"}', EvidenceFormat, "evidence of 'nvidia' is not"),
     ],
 )
-async def test_who_gets_no_challenge(
+async def test_guests_that_get_no_challenge(
     broker: Broker, body: bytes, error: type[VerdictdError], text: str
 ) -> None:
     with pytest.raises(error, match=text):
@@ -132,7 +132,7 @@ async def test_no_session(broker: Broker) -> None:
     ],
 )
 async def test_a_challenge_is_spent_by_a_bad_answer(broker: Broker, bad: Any) -> None:
-    """Otherwise one challenge would be good for as many guesses as fit into five minutes."""
+    """Otherwise a guest could try any number of answers within five minutes."""
     session_id, nonce = await broker.begin()
     broker.vouch(nonce, jwk_of("P-256"))
     with pytest.raises((RequestError, GuestRefused)):
@@ -153,7 +153,7 @@ async def test_a_challenge_is_spent_by_a_good_answer(broker: Broker) -> None:
     assert opened(await broker.get(session_id)) == SECRET.reveal()  # and the session stays good
 
 
-async def test_of_many_answers_at_once_one_is_judged(broker: Broker) -> None:
+async def test_only_one_of_many_concurrent_answers_is_appraised(broker: Broker) -> None:
     session_id, nonce = await broker.begin()
     broker.vouch(nonce, jwk_of("P-256"))
     results = await asyncio.gather(
@@ -165,7 +165,7 @@ async def test_of_many_answers_at_once_one_is_judged(broker: Broker) -> None:
     assert len(broker.verifier.asked) == 1
 
 
-async def test_a_challenge_ends(broker: Broker) -> None:
+async def test_a_challenge_expires(broker: Broker) -> None:
     for seconds, good in ((299, True), (300, False)):
         broker.now = NOW
         session_id, nonce = await broker.begin()
@@ -179,7 +179,7 @@ async def test_a_challenge_ends(broker: Broker) -> None:
 
 
 async def test_an_answer_is_for_its_own_session(broker: Broker) -> None:
-    """The network between sees everything: it swaps the cookies of two guests."""
+    """An attacker on the network swaps the cookies of two guests."""
     (_, nonce), (other_id, _) = await broker.begin(), await broker.begin()
     broker.vouch(nonce, jwk_of("P-256"))
     with pytest.raises(GuestRefused, match="nonce-mismatch"):
@@ -211,8 +211,8 @@ async def test_the_key_of_a_guest_is_parsed_once(
     assert len(parsed) == 1
 
 
-async def test_an_old_challenge_put_into_the_store_is_worth_nothing(broker: Broker) -> None:
-    """Whoever can write the store has the old evidence of a guest answer again."""
+async def test_an_old_challenge_put_into_the_store_is_refused(broker: Broker) -> None:
+    """An attacker with write access to the store replays a guest's old evidence."""
     session_id, nonce = await broker.begin()
     broker.vouch(nonce, jwk_of("P-256"))
     name = hashlib.sha256(session_id.encode()).hexdigest()
@@ -238,7 +238,7 @@ async def test_an_old_challenge_put_into_the_store_is_worth_nothing(broker: Brok
     assert not broker.verifier.asked
 
 
-async def test_a_token_put_into_the_store_is_worth_nothing(broker: Broker) -> None:
+async def test_a_token_put_into_the_store_is_refused(broker: Broker) -> None:
     session_id, _ = await broker.begin()
     name = hashlib.sha256(session_id.encode()).hexdigest()
     _, good = await broker.attest()
@@ -273,9 +273,7 @@ async def test_a_token_put_into_the_store_is_worth_nothing(broker: Broker) -> No
         ),
     ],
 )
-async def test_a_refused_guest_learns_a_code_and_gets_nothing(
-    broker: Broker, change: Any, code: str
-) -> None:
+async def test_a_refused_guest_receives_only_a_code(broker: Broker, change: Any, code: str) -> None:
     session_id, nonce = await broker.begin()
     broker.vouch(nonce, jwk_of("P-256"))
     change(broker)
@@ -292,7 +290,9 @@ async def test_a_refused_guest_learns_a_code_and_gets_nothing(
 @pytest.mark.parametrize(
     "error", [CollateralUnavailable("later"), StorageError("the policies cannot be read")]
 )
-async def test_who_cannot_be_judged_now_is_told_so(broker: Broker, error: VerdictdError) -> None:
+async def test_a_guest_that_cannot_be_appraised_receives_the_cause(
+    broker: Broker, error: VerdictdError
+) -> None:
     session_id, nonce = await broker.begin()
     broker.verifier.answer = error
     with pytest.raises(type(error)):
@@ -301,7 +301,7 @@ async def test_who_cannot_be_judged_now_is_told_so(broker: Broker, error: Verdic
         await broker.get(session_id)
 
 
-async def test_the_token_and_the_release_policy_see_the_trust_of_the_appraisal(
+async def test_the_token_and_the_release_policy_have_the_trust_of_the_appraisal(
     broker: Broker,
 ) -> None:
     broker.trust = {"hardware": 2, "executables": 33}

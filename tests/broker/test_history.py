@@ -1,4 +1,4 @@
-"""The last judgements: bounded, strangers apart, and who of them can be pinned."""
+"""The last judgements: bounded, separated by verdict, and pinnable or not."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def policy_refused(*reasons: Reason) -> PolicyRefused:
     return PolicyRefused("refused by policy", reasons=reasons)
 
 
-def test_each_kind_is_bounded_and_pushes_out_only_its_own() -> None:
-    """Quotes that verify for nobody cost a stranger nothing."""
+def test_each_verdict_is_bounded_and_evicts_only_its_own() -> None:
+    """Any unauthenticated client can send quotes that do not verify."""
     history = History(capacity=2)
     (important,) = judged(appraisal(0, policy_refused(RTMR1)))
     history.remember(important)
@@ -79,7 +79,7 @@ def test_each_kind_is_bounded_and_pushes_out_only_its_own() -> None:
     assert history.counts(OPERATOR) == counts
 
 
-def test_one_is_found_by_its_id_or_as_the_last_that_was_not_accepted() -> None:
+def test_find_returns_a_judgement_by_its_id_or_the_last_refusal() -> None:
     history = History()
     with pytest.raises(NotFound, match="no guest was refused"):
         history.find(OPERATOR, "")
@@ -94,7 +94,7 @@ def test_one_is_found_by_its_id_or_as_the_last_that_was_not_accepted() -> None:
         history.find(OPERATOR, "id4")
 
 
-def test_whoever_may_not_manage_sees_no_guest() -> None:
+def test_a_caller_without_the_right_sees_no_guest() -> None:
     history, caller = History(), Caller("farm", ROLES["wrap"])
     for ask in (
         lambda: history.find(caller, ""),
@@ -105,9 +105,9 @@ def test_whoever_may_not_manage_sees_no_guest() -> None:
             ask()
 
 
-def test_what_could_not_be_judged_is_remembered_too() -> None:
+def test_a_guest_that_was_not_appraised_is_stored_too() -> None:
     later = CollateralUnavailable("there is no collateral for this platform now")
-    judgement = Judgement.not_judged(later, judgement_id="id", at=NOW, address=ADDRESS)
+    judgement = Judgement.not_appraised(later, judgement_id="id", at=NOW, address=ADDRESS)
     assert judgement.verdict is Verdict.UNVERIFIED
     assert judgement.reasons[0].text == str(later)
     assert judgement.reasons[0].kind is ReasonKind.COLLATERAL
@@ -139,15 +139,17 @@ FAULTY_MEASUREMENT = replace(VERIFIED, faults=(RTMR1,))
         (appraisal(evidence=None), "did not verify"),  # nullverifier accepts anybody
     ],
 )
-def test_only_measurements_alone_can_be_pinned(seen: Appraisal, said: str) -> None:
+def test_only_guests_refused_for_measurements_alone_can_be_pinned(
+    seen: Appraisal, said: str
+) -> None:
     """The kinds of the reasons decide, not their names; a fault never leaves a guest pinnable."""
     (judgement,) = judged(seen)
     assert said in judgement.not_pinnable
     assert bool(judgement.not_pinnable) == bool(said)
 
 
-def test_a_judgement_keeps_no_exception_and_no_frames() -> None:
-    """What is kept for hours must not hold a connection's memory."""
+def test_a_judgement_contains_no_exception_and_no_frames() -> None:
+    """A judgement is stored for hours and must not retain a connection's memory."""
     try:
         raise policy_refused(RTMR1)
     except PolicyRefused as error:
@@ -157,7 +159,7 @@ def test_a_judgement_keeps_no_exception_and_no_frames() -> None:
 
 
 def test_claims_that_a_guest_makes_long_are_withheld_and_named() -> None:
-    """A test of a policy with the stored claims must not pass for one with all of them."""
+    """A test of a policy with the stored claims must report that some are withheld."""
     long: dict[str, JsonValue] = {"eventLog": {"events": []}, "initData": None}
     evidence = replace(VERIFIED, claims={**VERIFIED.claims, **long})
     (judgement,) = judged(appraisal(evidence=evidence))

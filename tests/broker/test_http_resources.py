@@ -1,4 +1,4 @@
-"""What HTTP guests get: nothing without a record, nothing for a part of their claims."""
+"""Releases to HTTP guests: never without a record, never with a part of the claims."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ async def test_a_key_as_a_resource(broker: Broker) -> None:
     assert (released["what"], released["path"]) == ("key", "keys/default/kek/1")
 
 
-async def test_the_token_is_looked_at_first(broker: Broker) -> None:
-    """A guest that shows one is judged by it, whatever its cookie is worth."""
+async def test_the_token_has_precedence(broker: Broker) -> None:
+    """If a guest sends a token, its cookie is ignored."""
     session_id, token = await broker.attest("P-521")
     assert opened(await broker.get("unknown", token), "P-521") == SECRET.reveal()
     for bad in ("", "x", "a.b.c", token[:-4] + "AAAA"):
@@ -57,7 +57,7 @@ async def test_the_token_is_looked_at_first(broker: Broker) -> None:
             await broker.get(session_id, bad)
 
 
-async def test_tokens_and_sessions_end(broker: Broker) -> None:
+async def test_tokens_and_sessions_expire(broker: Broker) -> None:
     session_id, token = await broker.attest()
     broker.now = NOW + timedelta(minutes=5)
     with pytest.raises(TokenInvalid, match="expired"):
@@ -73,7 +73,7 @@ async def test_a_session_that_has_not_attested_gets_nothing(broker: Broker) -> N
     assert not broker.release.asked
 
 
-async def test_what_the_release_policy_keeps_back(broker: Broker) -> None:
+async def test_a_resource_that_the_release_policy_denies(broker: Broker) -> None:
     session_id, _ = await broker.attest()
     broker.release.refused = True
     for path in (PATH, ResourcePath.parse("there/is/none")):
@@ -105,7 +105,7 @@ async def test_a_resource_that_cannot_be_read(broker: Broker) -> None:
 LONG: dict[str, JsonValue] = {"mrTd": "ab", "x": ["y" * 50_000], "initData": None}
 
 
-async def test_the_policy_is_asked_about_all_claims_of_the_appraisal() -> None:
+async def test_the_policy_receives_all_claims_of_the_appraisal() -> None:
     broker = Broker(claims=LONG)
     session_id, token = await broker.attest()
     assert len(token) < 32 * 1024
@@ -115,8 +115,8 @@ async def test_the_policy_is_asked_about_all_claims_of_the_appraisal() -> None:
 
 
 @pytest.mark.parametrize("instead", [None, "", "{}", '{"x":[]}', "[]", "not JSON"])
-async def test_the_policy_is_never_asked_about_a_part(instead: str | None) -> None:
-    """A policy may refuse for what is left out: it must not pass because that is not there."""
+async def test_the_policy_never_receives_a_part_of_the_claims(instead: str | None) -> None:
+    """A policy may refuse because of an omitted claim, so it must receive every claim."""
     broker = Broker(claims=LONG)
     session_id, token = await broker.attest()
     payload = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
@@ -130,8 +130,8 @@ async def test_the_policy_is_never_asked_about_a_part(instead: str | None) -> No
     assert opened(await broker.get(session_id)) == SECRET.reveal()
 
 
-async def test_what_is_kept_outlives_no_token_and_is_renewed() -> None:
-    """Guests of one image share it: the last of them decides."""
+async def test_stored_claims_expire_with_the_last_token() -> None:
+    """Guests of one image share stored claims; the last token determines the expiry."""
     broker = Broker(claims=LONG)
     _, first = await broker.attest()
     broker.now = NOW + timedelta(minutes=4)
@@ -170,7 +170,7 @@ async def test_a_resource_fails_with_the_session_store(broken: str) -> None:
 
 
 async def test_a_broker_that_accepts_anyone() -> None:
-    """`nullverifier`: no evidence is looked at; what comes back is encrypted all the same."""
+    """`nullverifier`: evidence is ignored; the response is encrypted nevertheless."""
     broker = Broker(anyone=True)
     begun = await broker.use_cases.begin(b'{"version":"0.4.0","tee":"csv"}')
     body = answer("whatever", **{"tee-evidence": {"primary_evidence": None}})
@@ -183,7 +183,7 @@ async def test_a_broker_that_accepts_anyone() -> None:
     assert len(broker.events.named("secret.released")) == 1
 
 
-async def test_also_there_the_key_must_be_one() -> None:
+async def test_a_broker_that_accepts_anyone_still_needs_a_valid_key() -> None:
     broker = Broker(anyone=True)
     begun = await broker.use_cases.begin(AUTH)
     body = answer("x", **{"runtime-data": {"nonce": "x", "tee-pubkey": {"kty": "EC"}}})
@@ -191,8 +191,8 @@ async def test_also_there_the_key_must_be_one() -> None:
         await broker.use_cases.attest(begun.session_id, body, address=ADDRESS)
 
 
-async def test_tokens_of_an_insecure_broker_open_nothing_at_a_secure_one() -> None:
-    """The same key file, started again without the flag: five minutes are five too many."""
+async def test_tokens_of_an_insecure_broker_are_refused_by_a_secure_one() -> None:
+    """The broker is restarted with the same key file and without the flag."""
     _, nobody = await Broker(anyone=True).attest()
     trying = Broker(more={"sample": InsecureSampleVerifier()})
     begun = await trying.use_cases.begin(b'{"version":"0.4.0","tee":"sample"}')

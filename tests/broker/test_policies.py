@@ -41,7 +41,7 @@ GUEST = replace(VERIFIED, claims={"mrTd": A})
 
 @dataclass
 class ScriptedTester:
-    """Refuses what `refuses` says."""
+    """A tester that refuses the documents in `refuses`."""
 
     refuses: Callable[[PolicyDocuments], bool] = lambda documents: False
 
@@ -109,7 +109,7 @@ def remember(history: History, rule: str = "mrTd") -> None:
     history.remember(Judgement.of(appraisal, "192.0.2.1:5", TEES.measurements("tdx")))
 
 
-async def test_what_does_not_work_is_not_stored() -> None:
+async def test_a_policy_that_fails_its_check_is_not_stored() -> None:
     """defects.md 13."""
     here = place(lambda documents: documents.policy == "new")
     with pytest.raises(PolicyInvalid):
@@ -122,8 +122,8 @@ async def test_what_does_not_work_is_not_stored() -> None:
     assert here.events.events == []
 
 
-async def test_one_broken_half_can_be_mended_after_the_other() -> None:
-    """Both were broken by hand: either can be set first, and then the other."""
+async def test_a_broken_policy_and_its_broken_data_can_be_fixed_one_after_the_other() -> None:
+    """Both were broken by hand; an operator can fix either one first."""
 
     def refuses(documents: PolicyDocuments) -> bool:
         return documents.policy == "broken" or documents.data == "broken"
@@ -138,7 +138,7 @@ async def test_one_broken_half_can_be_mended_after_the_other() -> None:
         await here.admin.set_policy(OPERATOR, "tdxPolicy.rego", b"broken")
 
 
-async def test_a_policy_is_no_reference_data() -> None:
+async def test_a_policy_is_not_reference_data() -> None:
     here = place()
     with pytest.raises(RequestError, match="is the name of reference data"):
         await here.admin.set_policy(OPERATOR, "tdxData", b"new")
@@ -155,7 +155,7 @@ async def test_a_name_has_one_segment(name: str) -> None:
         await here.admin.set_policy(OPERATOR, name, b"new")
 
 
-async def test_data_that_changed_since_it_was_shown_is_not_touched() -> None:
+async def test_a_pin_of_an_outdated_preview_is_refused() -> None:
     here = place()
     remember(here.history)
     preview = await here.references.preview_pin(OPERATOR, "id", ())
@@ -168,7 +168,7 @@ async def test_data_that_changed_since_it_was_shown_is_not_touched() -> None:
     assert here.documents.texts["tdxData"] == '{"rtmr1": ["00"]}'
 
 
-async def test_two_who_pin_at_once_lose_nothing() -> None:
+async def test_only_one_of_several_concurrent_pins_succeeds() -> None:
     here = place()
     remember(here.history)
     preview = await here.references.preview_pin(OPERATOR, "id", ())
@@ -180,7 +180,7 @@ async def test_two_who_pin_at_once_lose_nothing() -> None:
     assert json.loads(here.documents.texts["tdxData"]) == {"mrTd": [A]}
 
 
-async def test_what_is_accepted_already_is_said() -> None:
+async def test_a_pin_of_accepted_values_is_refused() -> None:
     here = place(tdxData=json.dumps({"mrTd": [A, B]}))
     remember(here.history)
     preview = await here.references.preview_pin(OPERATOR, "id", ())
@@ -189,14 +189,14 @@ async def test_what_is_accepted_already_is_said() -> None:
         await here.references.pin(OPERATOR, "id", (), preview.revision)
 
 
-async def test_a_list_that_is_none_is_not_overwritten() -> None:
+async def test_a_value_that_is_not_a_list_is_not_overwritten() -> None:
     here = place(tdxData='{"mrTd": "cd"}')
     remember(here.history)
     with pytest.raises(PolicyInvalid, match="mrTd is not a list of accepted values"):
         await here.references.preview_pin(OPERATOR, "id", ())
 
 
-async def test_whoever_may_not_manage_learns_nothing() -> None:
+async def test_a_caller_without_the_right_reads_nothing() -> None:
     here = place()
     caller = Caller("farm", ROLES["wrap"])
     for ask in (
@@ -212,7 +212,7 @@ async def test_whoever_may_not_manage_learns_nothing() -> None:
 
 
 async def test_a_document_that_release_policies_name_meanwhile_is_not_deleted() -> None:
-    """The catalogue says that nothing reads it; then another operator names it."""
+    """The catalogue has no reader for it, and then another operator names it."""
     here = place()
     here.documents.texts["team.rego"] = "policy"
     delete = here.documents.delete
@@ -245,7 +245,7 @@ async def test_release_policies_do_not_name_a_document_that_is_deleted_meanwhile
 
 
 async def test_a_good_policy_is_stored_over_data_that_is_broken_under_both() -> None:
-    """Otherwise neither could be fixed; every guest is refused until the data is."""
+    """Otherwise neither could be fixed; every guest is refused until the data is fixed."""
     here = place(tdxData='{"mrtd": []}')
     await here.admin.set_policy(OPERATOR, "tdxPolicy.rego", b"new")
     assert here.documents.texts["tdxPolicy.rego"] == "new"
@@ -257,7 +257,7 @@ async def test_a_good_policy_is_stored_over_data_that_is_broken_under_both() -> 
 
 
 async def test_a_set_that_changes_after_the_preview_refuses_the_pin() -> None:
-    """What is accepted already depends on the named sets as well as on the data."""
+    """The accepted values depend on the named sets as well as on the data."""
     here = place()
     remember(here.history)
     preview = await here.references.preview_pin(OPERATOR, "id", ())

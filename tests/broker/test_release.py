@@ -1,4 +1,4 @@
-"""What a guest gets: everything it asked for or nothing, and never without a record."""
+"""Releases to a guest: all or nothing, and never without a record."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def changed(good: WrappedBlob, *, iv: bytes | None = None, at: int | None = None
     )
 
 
-async def test_plaintexts_come_in_order_with_a_record_each() -> None:
+async def test_plaintexts_are_in_order_and_each_is_recorded() -> None:
     events = MemoryEvents()
     other = SecretBytes(b"other")
     found = await releaser(events).decrypt(PEER, [blob(), blob(TWO, plain=other), blob()])
@@ -128,7 +128,7 @@ BAD = [
 
 @pytest.mark.parametrize(("bad", "kind", "text"), BAD)
 @pytest.mark.parametrize("position", [0, 1, 2])
-async def test_one_bad_blob_fails_all_and_is_named(
+async def test_an_invalid_blob_fails_the_request_and_is_named(
     bad: WrappedBlob, kind: type[VerdictdError], text: str, position: int
 ) -> None:
     """defects.md 3: the original answers OK with the plaintext `[0]`."""
@@ -141,7 +141,7 @@ async def test_one_bad_blob_fails_all_and_is_named(
     assert events.events == []
 
 
-async def test_ctr_where_the_operator_allows_it() -> None:
+async def test_ctr_is_decrypted_if_the_operator_allows_it() -> None:
     found = await releaser(allow_a256ctr=True).decrypt(PEER, [blob(ONE, CTR), blob(TWO)])
     assert found == (PLAIN, PLAIN)
     with pytest.raises(RequestError, match="one: the iv is 12 bytes long, 16 are needed"):
@@ -159,8 +159,8 @@ async def test_ctr_is_off_by_default() -> None:
         await tested.decrypt(PEER, [blob(ONE, CTR)])
 
 
-async def test_a_packet_relabelled_as_ctr_opens_nothing() -> None:
-    """Whoever holds an image could strip the tag and change what GCM protects."""
+async def test_a_packet_relabelled_as_ctr_is_refused() -> None:
+    """An attacker with the image could strip the tag and change the ciphertext."""
     good = blob()
     relabelled = WrappedBlob(ONE, CTR, good.iv + b"\0\0\0\2", good.ciphertext[:-16])
     with pytest.raises(RequestError, match="A256CTR"):
@@ -168,7 +168,7 @@ async def test_a_packet_relabelled_as_ctr_opens_nothing() -> None:
     assert await releaser(allow_a256ctr=True).decrypt(PEER, [relabelled]) == (PLAIN,)
 
 
-async def test_keks_come_in_order_with_a_record_each() -> None:
+async def test_keks_are_in_order_and_each_is_recorded() -> None:
     events = MemoryEvents()
     assert await releaser(events).keks(PEER, [TWO, ONE]) == (KEYS[TWO], KEYS[ONE])
     assert [(fields["what"], fields["path"]) for fields in events.named("secret.released")] == [
@@ -178,7 +178,9 @@ async def test_keks_come_in_order_with_a_record_each() -> None:
 
 
 @pytest.mark.parametrize(("bad", "kind"), [(MISSING, NotFound), (BROKEN, StorageError)])
-async def test_one_bad_kek_fails_all_and_is_named(bad: KeyId, kind: type[VerdictdError]) -> None:
+async def test_an_invalid_kek_fails_the_request_and_is_named(
+    bad: KeyId, kind: type[VerdictdError]
+) -> None:
     for key_ids in ([bad, ONE], [ONE, bad]):
         events = MemoryEvents()
         with pytest.raises(kind, match=str(bad)):
@@ -186,8 +188,8 @@ async def test_one_bad_kek_fails_all_and_is_named(bad: KeyId, kind: type[Verdict
         assert events.events == []
 
 
-async def test_a_resource_is_recorded_when_it_is_handed_out() -> None:
-    """Asking for its size gives nothing away."""
+async def test_a_resource_is_recorded_when_it_is_released() -> None:
+    """A request for its size releases nothing."""
     events = MemoryEvents()
     tested = releaser(events)
     found = await tested.find(PEER, PATH)
@@ -198,7 +200,7 @@ async def test_a_resource_is_recorded_when_it_is_handed_out() -> None:
     assert (fields["what"], fields["path"]) == (Kind.RESOURCE, found.path)
 
 
-async def test_a_path_that_is_no_resource_may_be_a_key() -> None:
+async def test_a_path_without_a_resource_may_be_a_key() -> None:
     found = await releaser().find(PEER, ResourcePath(TWO.segments))
     assert (found.kind, found.path) == (Kind.KEY, "keys/default/key/2")
     assert found.content == KEYS[TWO]
@@ -229,8 +231,8 @@ async def test_nothing_is_released_without_its_record() -> None:
         tested.release(PEER, found)
 
 
-async def test_what_the_release_policy_keeps_back_is_not_released() -> None:
-    """The object that was found is judged, whatever name it was asked for by."""
+async def test_an_object_that_the_release_policy_denies_is_not_released() -> None:
+    """The policy decides about the stored object, whatever name the guest requests."""
     events = MemoryEvents()
     kept = frozenset({"keys/one", "keys/default/key/2", str(PATH)})
     tested = releaser(events, refused=kept)
@@ -255,7 +257,7 @@ async def test_what_the_release_policy_keeps_back_is_not_released() -> None:
     }
 
 
-async def test_one_of_several_that_is_kept_back_keeps_all() -> None:
+async def test_one_denied_key_denies_all() -> None:
     events = MemoryEvents()
     tested = releaser(events, refused=frozenset({"keys/default/key/2"}))
     with pytest.raises(NotAuthorized):
@@ -266,8 +268,8 @@ async def test_one_of_several_that_is_kept_back_keeps_all() -> None:
 
 
 @pytest.mark.parametrize("name", ["default/key/2", "default/key/none"])
-async def test_what_is_kept_back_looks_the_same_whether_it_is_there_or_not(name: str) -> None:
-    """Otherwise a guest that gets nothing of a team could still list what the team has."""
+async def test_a_denied_object_and_a_missing_one_look_the_same(name: str) -> None:
+    """Otherwise a denied guest could find out which secrets exist."""
     events = MemoryEvents()
     tested = releaser(events, refused=frozenset({f"keys/{name}"}))
     key_id = KeyId.parse(name)
@@ -281,10 +283,10 @@ async def test_what_is_kept_back_looks_the_same_whether_it_is_there_or_not(name:
 
 
 @pytest.mark.parametrize("path", LEGACY_RESOURCES.values(), ids=str)
-async def test_a_file_for_images_that_is_missing_is_kept_back_as_one_that_is_there(
+async def test_a_missing_file_for_images_is_denied_like_a_stored_one(
     path: ResourcePath,
 ) -> None:
-    """A policy may speak of their kind: what is there is an image's, so what is not is too."""
+    """A policy may refer to the kind, so that a missing file must have the kind of a stored one."""
     tested = releaser(refused=frozenset({"image"}))
     with pytest.raises(NotAuthorized):
         await tested.find(PEER, path)
@@ -294,7 +296,7 @@ async def test_a_file_for_images_that_is_missing_is_kept_back_as_one_that_is_the
         await tested.find(PEER, ResourcePath(MISSING.segments))
 
 
-async def test_the_policy_is_asked_about_the_guest_and_each_form_of_the_object() -> None:
+async def test_the_policy_decides_about_each_kind_of_a_missing_object() -> None:
     """The policy could refuse a missing object as an image's file, as a resource, or as a key."""
     path = LEGACY_RESOURCES["Policy"]
     policy = ScriptedRelease()
@@ -311,10 +313,10 @@ async def test_the_policy_is_asked_about_the_guest_and_each_form_of_the_object()
 
 
 @pytest.mark.parametrize("path", [PATH, LEGACY_RESOURCES["Policy"]], ids=str)
-async def test_a_resource_that_cannot_be_read_is_withheld_as_one_that_is_missing(
+async def test_an_unreadable_resource_is_denied_like_a_missing_one(
     path: ResourcePath,
 ) -> None:
-    """An error in place of the refusal would tell the guest that there is something."""
+    """An error instead of the denial would disclose that the resource exists."""
     for resources in (MemoryResources(), MemoryResources(broken={path})):
         tested = Releaser(
             keys=MemoryKeys(),
@@ -327,7 +329,7 @@ async def test_a_resource_that_cannot_be_read_is_withheld_as_one_that_is_missing
         assert str(caught.value) == f"not released to this guest; ask about {PEER.appraisal_id}"
 
 
-async def test_a_resource_that_is_missing_is_kept_back_as_one_that_is_there() -> None:
+async def test_a_missing_resource_is_denied_like_a_stored_one() -> None:
     tested = releaser(refused=frozenset({"default/secret/none"}))
     with pytest.raises(NotAuthorized):
         await tested.find(PEER, ResourcePath.parse("default/secret/none"))

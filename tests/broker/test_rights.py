@@ -75,5 +75,5 @@ async def test_without_its_right_a_use_case_does_nothing(kind: type, name: str) 
 
 
 async def _result(found: Any) -> Any:
-    """Return the result of a coroutine, or of a method that is none."""
+    """Return the result of a coroutine or of a synchronous method."""
     return await found if inspect.isawaitable(found) else found

@@ -1,4 +1,4 @@
-"""Wrapping: which key, how many new ones, and who may."""
+"""Wrapping: selection of keys, limits of new keys, and rights."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Clock:
 
 
 class Setup:
-    """A wrapper and what is behind it."""
+    """A wrapper with its stores and events."""
 
     def __init__(self, *, allow_a256ctr: bool = False, most: int = 60) -> None:
         self.keys = MemoryKeys({KID: SecretBytes(b"1234567890123456789012345678901\n")})
@@ -83,7 +83,7 @@ class Setup:
         (replace(KBS, algorithm=Algorithm.A256CTR), PacketForm.V1, Algorithm.A256CTR),
     ],
 )
-async def test_what_is_wrapped_unwraps(
+async def test_a_wrapped_key_can_be_unwrapped(
     parameter: Parameter, form: PacketForm, algorithm: Algorithm
 ) -> None:
     setup = Setup(allow_a256ctr=True)
@@ -115,14 +115,14 @@ async def test_ctr_is_off_by_default() -> None:
         await tested.unwrap(ADMIN, packet)
 
 
-async def test_no_iv_is_used_twice() -> None:
+async def test_every_packet_has_its_own_iv() -> None:
     wrapper = Setup().wrapper
     packets = [await wrapper.wrap(OPERATOR, GUIDE, OPTSDATA) for _ in range(20)]
     assert len({packet.blob.iv for packet in packets}) == 20
     assert len({packet.blob.ciphertext for packet in packets}) == 20
 
 
-async def test_randomness_is_the_callers() -> None:
+async def test_random_bytes_come_from_the_given_source() -> None:
     taken: list[int] = []
 
     def random(size: int) -> bytes:
@@ -138,7 +138,7 @@ async def test_randomness_is_the_callers() -> None:
 
 
 @pytest.mark.parametrize("parameter", [GUIDE, NewKey(), KBS])
-async def test_who_may_not_wrap_makes_nothing(parameter: Parameter) -> None:
+async def test_a_caller_without_the_right_to_wrap_creates_no_key(parameter: Parameter) -> None:
     """defects.md 11."""
     setup = Setup()
     with pytest.raises(NotAuthorized):
@@ -150,8 +150,8 @@ async def test_who_may_not_wrap_makes_nothing(parameter: Parameter) -> None:
 
 
 @pytest.mark.parametrize("role", ["wrap", "operator"])
-async def test_who_may_wrap_may_not_unwrap(role: str) -> None:
-    """defects.md 11: whoever can unwrap has every key."""
+async def test_the_right_to_wrap_does_not_include_unwrapping(role: str) -> None:
+    """defects.md 11: a caller that can unwrap can obtain every key."""
     setup = Setup()
     caller = Caller("x", ROLES[role])
     packet = await setup.wrapper.wrap(caller, GUIDE, OPTSDATA)
@@ -160,7 +160,7 @@ async def test_who_may_wrap_may_not_unwrap(role: str) -> None:
     assert setup.events.named("image-key.unwrapped") == []
 
 
-async def test_a_missing_key_fails_and_is_not_made() -> None:
+async def test_a_missing_key_fails_and_is_not_created() -> None:
     """defects.md 3: the original answers OK with the ciphertext `[0]`."""
     setup = Setup()
     with pytest.raises(NotFound, match="there is no key default/key/1"):
@@ -195,7 +195,7 @@ async def test_two_wraps_at_once_use_one_key() -> None:
         assert await setup.wrapper.unwrap(ADMIN, packet) == OPTSDATA
 
 
-async def test_a_name_that_a_resource_has_is_refused() -> None:
+async def test_the_name_of_a_resource_is_refused_for_a_key() -> None:
     setup = Setup()
     setup.keys.taken = {PATH}
     with pytest.raises(AlreadyExists) as refused:
@@ -214,8 +214,8 @@ async def test_a_file_of_the_clients_host_is_not_opened() -> None:
     assert list(setup.keys.keys) == [KID]
 
 
-async def test_new_keys_are_bounded_per_minute() -> None:
-    """Whoever may only wrap must not be able to fill the disk."""
+async def test_new_keys_are_limited_per_minute() -> None:
+    """A caller with the right to wrap only must not be able to fill the disk."""
     setup = Setup(most=3)
     wrap = setup.wrapper.wrap
     for second in (0.0, 10.0, 20.0):
@@ -237,7 +237,7 @@ async def test_new_keys_are_bounded_per_minute() -> None:
     assert len(setup.keys.keys) == 1 + 5
 
 
-async def test_the_bound_holds_for_wraps_at_once() -> None:
+async def test_the_limit_applies_to_concurrent_wraps() -> None:
     setup = Setup(most=3)
     results = await asyncio.gather(
         *(setup.wrapper.wrap(OPERATOR, NewKey(), OPTSDATA) for _ in range(10)),
@@ -247,14 +247,14 @@ async def test_the_bound_holds_for_wraps_at_once() -> None:
     assert len(setup.keys.keys) == 1 + 3
 
 
-async def test_ctr_is_wrapped_but_unwrapped_only_where_allowed() -> None:
+async def test_ctr_is_wrapped_but_unwrapped_only_if_allowed() -> None:
     setup = Setup()
     packet = await setup.wrapper.wrap(OPERATOR, replace(KBS, algorithm=Algorithm.A256CTR), OPTSDATA)
     with pytest.raises(RequestError, match="default/key/1: A256CTR authenticates nothing"):
         await setup.wrapper.unwrap(ADMIN, packet)
 
 
-async def test_a_changed_packet_does_not_unwrap() -> None:
+async def test_a_changed_packet_is_refused() -> None:
     """defects.md 3: the original answers OK with `[0]`."""
     setup = Setup()
     packet = await setup.wrapper.wrap(OPERATOR, GUIDE, OPTSDATA)

@@ -45,7 +45,11 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "root is no certificate": ("/garbage contains no certificate", "--unsafe-tdx-root-ca"),
     "configuration missing": ("/none: No such file", "check --config"),
     "configuration is not valid TOML": ("/garbage is not valid TOML", "fix that line"),
-    "configuration is unsafe": ("insecure_loopback in", "remove it there", "--insecure-loopback"),
+    "configuration is unsafe": (
+        "insecure_loopback in",
+        "remove it from the file",
+        "--insecure-loopback",
+    ),
     "configuration has an unknown key": ("listn in", "remove it, or correct its name"),
     "unknown in the environment": ("VERDICTD_LISTN in the environment", "unset it"),
     "wrong in the environment": ("VERDICTD_LISTEN: 'nowhere' is not an address", "write host:port"),

@@ -51,9 +51,9 @@ class SessionStoreConformance(ABC):
         taken = await asyncio.gather(
             *(store.take_challenge(name(number % 5), now=NOW) for number in range(500))
         )
-        assert sorted(each for each in taken if each is not None) == ["0", "1", "2", "3", "4"]
+        assert sorted(text for text in taken if text is not None) == ["0", "1", "2", "3", "4"]
 
-    async def test_unknown_names_have_nothing(self, store: SessionStore) -> None:
+    async def test_unknown_names_have_no_entries(self, store: SessionStore) -> None:
         await store.add_challenge(name(1), "challenge", now=NOW, expires=END)
         for unknown in ("", name(2), name(1)[:-1], name(1) + "0", "%", "'; DROP TABLE entries; --"):
             assert await store.take_challenge(unknown, now=NOW) is None
@@ -104,7 +104,7 @@ class SessionStoreConformance(ABC):
         assert await store.claims(name(1), now=later) is None
 
     async def test_the_oldest_of_too_many_challenges_is_evicted(self, small: SessionStore) -> None:
-        """The guest of the oldest one has had the most time to answer."""
+        """The guest of the oldest challenge has had the most time to answer."""
         for number in range(7):
             after = timedelta(seconds=number)
             await small.add_challenge(name(number), "c", now=NOW, expires=END + after)
@@ -132,13 +132,13 @@ class SessionStoreConformance(ABC):
             await small.add_token(name(number), "token", now=NOW, expires=END + after)
         for number in range(5):
             assert await small.take_challenge(name(number), now=NOW) is None
-        found = [await small.token(name(number), now=NOW) for number in range(10, 20)]
-        assert found == [None, None, *["token"] * 8]
+        result = [await small.token(name(number), now=NOW) for number in range(10, 20)]
+        assert result == [None, None, *["token"] * 8]
 
     async def test_a_new_guest_is_served_although_tokens_fill_the_store(
         self, small: SessionStore
     ) -> None:
-        """It may have to begin again, but no call fails."""
+        """The guest may have to begin again, but no call fails."""
         for number in range(8):
             await small.add_token(name(number), "token", now=NOW, expires=END)
         await small.add_challenge(name(9), "c", now=NOW, expires=END)
@@ -161,7 +161,7 @@ class SessionStoreConformance(ABC):
     async def test_entries_of_a_clock_that_was_ahead_are_discarded(
         self, small: SessionStore
     ) -> None:
-        """They would otherwise displace new guests until they expire."""
+        """Otherwise they would displace new guests until they expire."""
         ahead, tomorrow = NOW + timedelta(days=1), END + timedelta(days=1)
         for number in range(5):
             await small.add_challenge(name(number), "c", now=ahead, expires=tomorrow)
@@ -184,8 +184,8 @@ class SessionStoreConformance(ABC):
             await small.add_token(name(number), f"{number}" * 300, now=NOW, expires=expires)
             await small.add_claims(name(number), f"{number}" * 300, now=NOW, expires=expires)
         for ask in (small.token, small.claims):
-            found = [await ask(name(number), now=NOW) for number in range(7)]
-            assert found == [None] * 4 + ["4" * 300, "5" * 300, "6" * 300]
+            result = [await ask(name(number), now=NOW) for number in range(7)]
+            assert result == [None] * 4 + ["4" * 300, "5" * 300, "6" * 300]
         await small.add_claims(name(9), "k" * 1001, now=NOW, expires=END + timedelta(minutes=1))
         assert await small.claims(name(9), now=NOW) is None  # never more than the bound
 

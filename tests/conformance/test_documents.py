@@ -35,12 +35,12 @@ class DocumentStoreSuite(ABC):
         with pytest.raises(NotFound, match=r"^opa/mine.rego is missing$"):
             await documents.get(MINE)
 
-    async def test_a_snapshot_leaves_out_what_is_missing(self, documents: DocumentStore) -> None:
+    async def test_a_snapshot_omits_missing_documents(self, documents: DocumentStore) -> None:
         await documents.put(MINE, "a", expected=ABSENT)
         assert await documents.snapshot((OTHER, MINE)) == {MINE: Document.of("a")}
         assert await documents.snapshot(()) == {}
 
-    async def test_a_change_of_another_revision_is_a_conflict(
+    async def test_a_change_based_on_another_revision_is_a_conflict(
         self, documents: DocumentStore
     ) -> None:
         with pytest.raises(Conflict, match=r"^opa/mine.rego has changed since it was read"):
@@ -91,7 +91,7 @@ class DocumentStoreSuite(ABC):
         assert (await documents.get(MINE)).text == "10"
 
     async def test_a_snapshot_never_mixes_two_states(self, documents: DocumentStore) -> None:
-        """The other document always follows: it is never ahead of the first in a snapshot."""
+        """The second document is written after the first, so it is never newer in a snapshot."""
         await documents.put(MINE, "0", expected=ABSENT)
         await documents.put(OTHER, "0", expected=ABSENT)
         done = asyncio.Event()

@@ -1,4 +1,4 @@
-"""Conformance of what remembers judgements (`History`)."""
+"""Conformance of the history of judgements (`History`)."""
 
 from __future__ import annotations
 
@@ -35,8 +35,11 @@ class HistorySuite(ABC):
     def test_the_newest_come_first_and_the_oldest_are_evicted(self, history: History) -> None:
         for name in ("a", "b", "c"):
             history.remember(judgement(name))
-        assert [found.id for found in history.last(OPERATOR, Verdict.ACCEPTED, 0)] == ["c", "b"]
-        assert [found.id for found in history.last(OPERATOR, Verdict.ACCEPTED, 1)] == ["c"]
+        assert [judgement.id for judgement in history.last(OPERATOR, Verdict.ACCEPTED, 0)] == [
+            "c",
+            "b",
+        ]
+        assert [judgement.id for judgement in history.last(OPERATOR, Verdict.ACCEPTED, 1)] == ["c"]
         with pytest.raises(NotFound):
             history.find(OPERATOR, "a")
         assert history.counts(OPERATOR)[Verdict.ACCEPTED] == 3
@@ -47,7 +50,7 @@ class HistorySuite(ABC):
             history.remember(judgement(f"{number}", Verdict.UNVERIFIED))
         assert history.find(OPERATOR, "refused").verdict is Verdict.REFUSED
 
-    def test_callers_without_the_right_learn_nothing(self, history: History) -> None:
+    def test_callers_without_the_right_are_denied(self, history: History) -> None:
         caller = Caller("farm", ROLES["wrap"])
         history.remember(judgement("a"))
         with pytest.raises(NotAuthorized):

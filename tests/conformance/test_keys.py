@@ -22,7 +22,7 @@ OTHER = SecretBytes(bytes(KEY_BYTES))
 
 
 class KeyStoreSuite(ABC):
-    """Subclasses define the fixture `keys`, empty, and `resources` beside it."""
+    """Subclasses define the fixtures `keys` and `resources` of one empty store."""
 
     @pytest.fixture
     @abstractmethod
@@ -67,7 +67,7 @@ class KeyStoreSuite(ABC):
             await keys.get(ONE)
 
     @pytest.mark.parametrize("path", LEGACY_RESOURCES.values(), ids=str)
-    async def test_an_alias_is_no_key(self, keys: KeyStore, path: ResourcePath) -> None:
+    async def test_an_alias_is_not_a_key(self, keys: KeyStore, path: ResourcePath) -> None:
         with pytest.raises(AlreadyExists):
             await keys.create(KeyId(path.segments), KEY)
 

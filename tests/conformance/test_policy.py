@@ -29,12 +29,12 @@ class AppraisalPolicySuite(ABC):
     @pytest.fixture
     @abstractmethod
     def policy(self) -> AppraisalPolicy:
-        """The packaged policy of TDX over the packaged reference data."""
+        """The packaged policy of TDX with the packaged reference data."""
 
     @pytest.fixture
     @abstractmethod
     def set_reference(self) -> SetReference:
-        """Replaces the text of the reference data."""
+        """A function that replaces the text of the reference data."""
 
     async def test_a_good_guest_is_accepted(self, policy: AppraisalPolicy) -> None:
         assert await policy.failures("tdx", tdx_claims()) == ()
@@ -48,7 +48,7 @@ class AppraisalPolicySuite(ABC):
         (rtmr1,) = [reason for reason in reasons if reason.rule == "rtmr1"]
         assert (rtmr1.measured, rtmr1.expected) == (ONE, TWO)
 
-    async def test_a_change_decides_about_the_next_guest(
+    async def test_a_change_applies_to_the_next_guest(
         self, policy: AppraisalPolicy, set_reference: SetReference
     ) -> None:
         for values, accepted in (([TWO], False), ([TWO, ONE], True), ([], True)):
@@ -66,14 +66,14 @@ class AppraisalPolicySuite(ABC):
         assert await policy.failures("csv", tdx_claims())
 
     @pytest.mark.parametrize("claims", [{}, {"tcbStatus": "Revoked"}])
-    async def test_claims_that_say_nothing_good_are_refused(
+    async def test_claims_without_proof_are_refused(
         self, policy: AppraisalPolicy, claims: dict[str, str]
     ) -> None:
         assert await policy.failures("tdx", dict(claims))
 
 
 class _OverDocuments(AppraisalPolicySuite):
-    """The Rego policy over a document store, which subclasses define as `documents`."""
+    """Suite with a document store, which subclasses define as `documents`."""
 
     @pytest.fixture
     def policy(self, documents: DocumentStore) -> AppraisalPolicy:

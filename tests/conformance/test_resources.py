@@ -54,9 +54,7 @@ class ResourceStoreSuite(ABC):
         with pytest.raises(NotFound):
             await resources.get(KEYRING)
 
-    async def test_content_that_no_guest_may_have_is_refused(
-        self, resources: ResourceStore
-    ) -> None:
+    async def test_unusable_content_is_refused(self, resources: ResourceStore) -> None:
         private = SecretBytes(b"-----BEGIN PRIVATE KEY-----\n")
         for path, content in ((PATH, SecretBytes(b"")), (COSIGN, private)):
             with pytest.raises(RequestError):
@@ -65,7 +63,7 @@ class ResourceStoreSuite(ABC):
                 await resources.get(path)
 
     @pytest.mark.parametrize("path", [PATH, KEYRING], ids=str)
-    async def test_a_change_of_another_revision_is_a_conflict(
+    async def test_a_change_based_on_another_revision_is_a_conflict(
         self, resources: ResourceStore, path: ResourcePath
     ) -> None:
         first = await resources.put(path, ONE, expected=ABSENT)

@@ -1,4 +1,4 @@
-"""The suite of the port `Verifier` on each verifier, and on those of two plug-ins."""
+"""Conformance of every verifier, including those of two plug-ins, to the port `Verifier`."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class TestPlugin(VerifierConformance):
         padding=False,
     )
 
-    def test_a_late_refusal_has_the_verified_claims(self) -> None:
+    def test_a_refusal_after_the_signatures_has_the_verified_claims(self) -> None:
         work = self.case.verifier.verify(self.case.good, now=PLUGIN.VALID[0] - NOW.resolution)
         result = asyncio.run(work)
         assert isinstance(result, RefusedEvidence)

@@ -73,17 +73,17 @@ class VerifierConformance:
 
     def test_good_evidence(self) -> None:
         case = self.case
-        found = asyncio.run(verified_by(case.verifier, case.good, now=case.now))
-        assert found.tee == case.good.tee
-        assert found.report_data == case.report_data
-        assert found.claims["reportData"] == case.report_data.hex()
-        assert found.claims["debug"] is False
-        assert found.faults == ()
-        assert re.fullmatch(r"[0-9a-f]{64}", found.digest)
-        assert json.loads(json.dumps(dict(found.claims))) == found.claims
-        assert found == asyncio.run(verified_by(case.verifier, case.good, now=case.now))
+        result = asyncio.run(verified_by(case.verifier, case.good, now=case.now))
+        assert result.tee == case.good.tee
+        assert result.report_data == case.report_data
+        assert result.claims["reportData"] == case.report_data.hex()
+        assert result.claims["debug"] is False
+        assert result.faults == ()
+        assert re.fullmatch(r"[0-9a-f]{64}", result.digest)
+        assert json.loads(json.dumps(dict(result.claims))) == result.claims
+        assert result == asyncio.run(verified_by(case.verifier, case.good, now=case.now))
 
-    def test_carrying_and_binding_are_not_its_business(self) -> None:
+    def test_form_and_binding_have_no_effect(self) -> None:
         case = self.case
         plain = asyncio.run(verified_by(case.verifier, case.good, now=case.now))
         other = replace(case.good, form="otherwise", binding=b"anything")
@@ -95,23 +95,23 @@ class VerifierConformance:
         if not case.padding:
             self._refuse(padded)
             return
-        found = asyncio.run(verified_by(case.verifier, padded, now=case.now))
-        assert found == asyncio.run(verified_by(case.verifier, case.good, now=case.now))
+        result = asyncio.run(verified_by(case.verifier, padded, now=case.now))
+        assert result == asyncio.run(verified_by(case.verifier, case.good, now=case.now))
 
     def test_debug_is_a_fault_with_a_kind_and_its_claims(self) -> None:
         """defects.md 9: evidence of a debug TEE is refused whatever the policy says."""
-        found = asyncio.run(verified_by(self.case.verifier, self.case.debug, now=self.case.now))
-        kinds = {fault.rule: fault.kind for fault in found.faults}
+        result = asyncio.run(verified_by(self.case.verifier, self.case.debug, now=self.case.now))
+        kinds = {fault.rule: fault.kind for fault in result.faults}
         assert kinds.pop("debug") is ReasonKind.ATTRIBUTES
         assert ReasonKind.OTHER not in kinds.values()
-        assert found.claims["debug"] is True
-        assert found.report_data == self.case.report_data
+        assert result.claims["debug"] is True
+        assert result.report_data == self.case.report_data
 
-    def test_another_root_trusts_nothing(self) -> None:
+    def test_evidence_of_another_root_is_refused(self) -> None:
         self._refuse(self.case.good, verifier=self.case.stranger)
         self._refuse(self.case.debug, verifier=self.case.stranger)
 
-    def test_long_before_and_long_after(self) -> None:
+    def test_times_outside_the_validity_are_refused(self) -> None:
         for days in (-20_000, 40_000):
             now = self.case.now + timedelta(days=days)
             self._refuse(self.case.good, now=now)
@@ -131,22 +131,22 @@ class VerifierConformance:
         for size in range(0, len(quote), max(1, len(quote) // 200)):
             self._refuse(replace(self.case.good, quote=quote[:size]))
 
-    def test_only_its_own_errors(self) -> None:
-        """Changed evidence says what it said before, or is refused as an attestation."""
+    def test_changed_evidence_raises_attestation_errors_only(self) -> None:
+        """Changed evidence has the same claims, or is refused with an AttestationError."""
         plain = asyncio.run(verified_by(self.case.verifier, self.case.good, now=self.case.now))
         for_each_change(self.case.good.quote, lambda quote: self._same_or_refused(quote, plain))
 
     def _same_or_refused(self, quote: bytes, plain: VerifiedEvidence) -> None:
         evidence = replace(self.case.good, quote=quote)
         try:
-            found = asyncio.run(verified_by(self.case.verifier, evidence, now=self.case.now))
+            result = asyncio.run(verified_by(self.case.verifier, evidence, now=self.case.now))
         except (AttestationError, CollateralUnavailable):
             return
-        assert replace(found, digest="") == replace(plain, digest="")
+        assert replace(result, digest="") == replace(plain, digest="")
 
 
 def for_each_change(quote: bytes, check: Callable[[bytes], None]) -> None:
-    """Runs `check` with changed copies of `quote`."""
+    """Run `check` with changed copies of `quote`."""
 
     @given(st.integers(0, len(quote) - 1), st.binary(min_size=1, max_size=8))
     @examples(60)

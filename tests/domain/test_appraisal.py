@@ -1,4 +1,4 @@
-"""A peer is made of an accepted appraisal bound to its channel, and of nothing else."""
+"""Peers are created only from accepted appraisals that are bound to a channel."""
 
 from __future__ import annotations
 
@@ -34,46 +34,46 @@ REASON = Reason("mrTd", "ab", "cd", "mrTd: measured ab, expected cd")
 REFUSED = replace(ACCEPTED, refusal=PolicyRefused("refused by policy: mrTd", reasons=(REASON,)))
 
 
-def test_a_peer_of_an_accepted_appraisal() -> None:
+def test_an_accepted_appraisal_yields_a_peer() -> None:
     peer = AppraisedPeer.of(ACCEPTED, address="192.0.2.1:5")
     assert (peer.appraisal_id, peer.tee, peer.address) == ("0123", "tdx", "192.0.2.1:5")
     assert peer.claims == EVIDENCE.claims
     assert "mrTd" not in repr(peer)
 
 
-def test_a_peer_without_evidence_is_that_of_the_open_door_only() -> None:
-    """defects.md 7: with `nullverifier` it has no TEE, and says so."""
+def test_a_peer_without_evidence_has_no_tee() -> None:
+    """defects.md 7: only `nullverifier` accepts such a peer, and its TEE is `none`."""
     anyone = replace(ACCEPTED, tee="none", evidence=None)
     assert AppraisedPeer.of(anyone, address="").tee == "none"
     with pytest.raises(ValueError, match="the evidence is of none, not of tdx"):
         AppraisedPeer.of(replace(ACCEPTED, evidence=None), address="")
 
 
-def test_evidence_of_one_tee_makes_no_peer_of_another() -> None:
+def test_evidence_of_another_tee_yields_no_peer() -> None:
     with pytest.raises(ValueError, match="the evidence is of tdx, not of sgx"):
         AppraisedPeer.of(replace(ACCEPTED, tee="sgx"), address="")
 
 
 def test_a_refused_appraisal_raises_its_refusal() -> None:
-    """defects.md 7, 8: whoever was refused asks for nothing."""
+    """defects.md 7, 8: a refused guest cannot request secrets."""
     with pytest.raises(PolicyRefused) as refused:
         AppraisedPeer.of(REFUSED, address="")
     assert refused.value is REFUSED.refusal
 
 
 @pytest.mark.parametrize("appraisal", [replace(ACCEPTED, bound=False), replace(ACCEPTED, tee=None)])
-def test_an_appraisal_of_no_channel_makes_no_peer(appraisal: Appraisal) -> None:
+def test_an_appraisal_without_a_channel_yields_no_peer(appraisal: Appraisal) -> None:
     assert appraisal.accepted
     with pytest.raises(ValueError, match="not bound to a channel"):
         AppraisedPeer.of(appraisal, address="")
 
 
-def test_the_refusal_comes_before_all_else() -> None:
+def test_the_refusal_is_raised_first() -> None:
     with pytest.raises(AttestationError):
         AppraisedPeer.of(replace(REFUSED, bound=False, evidence=None), address="")
 
 
-def test_a_peer_is_made_in_no_other_way() -> None:
+def test_a_peer_cannot_be_created_directly() -> None:
     made: Callable[..., AppraisedPeer] = AppraisedPeer
     values = {"appraisal_id": "x", "tee": "tdx", "address": "", "claims": {}, "trust": {}}
     peer = AppraisedPeer.of(ACCEPTED, address="")

@@ -17,7 +17,7 @@ ALLOWED = {
 @pytest.mark.parametrize("role", ALLOWED)
 @pytest.mark.parametrize("right", Right)
 def test_a_role_has_its_rights_and_no_other(role: str, right: Right) -> None:
-    """defects.md 11: who reaches the client API may not do everything by that."""
+    """defects.md 11: access to the client API alone gives no right."""
     caller = Caller("certificate build-farm", ROLES[role])
     if right in ALLOWED[role]:
         caller.require(right)
@@ -26,11 +26,11 @@ def test_a_role_has_its_rights_and_no_other(role: str, right: Right) -> None:
             caller.require(right)
 
 
-def test_nobody_may_do_anything() -> None:
+def test_a_caller_without_rights_is_denied_everything() -> None:
     for right in Right:
         with pytest.raises(NotAuthorized):
             Caller("nobody", frozenset()).require(right)
 
 
-def test_these_are_all_roles() -> None:
+def test_there_are_no_further_roles() -> None:
     assert set(ROLES) == set(ALLOWED)

@@ -1,4 +1,4 @@
-"""The catalogue of events is complete, and the only place that has their names."""
+"""The catalogue of events is complete, and the only place with their names."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ AUDITED = {
 
 
 def trees() -> Iterator[tuple[Path, ast.Module]]:
-    """Every module of the package but the catalogue and generated code."""
+    """Return every module of the package except the catalogue and generated code."""
     for file in SOURCES.rglob("*.py"):
         if "_generated" not in file.parts and file != Path(str(events.__file__)):
             yield file, ast.parse(file.read_text())
 
 
 def test_no_module_has_the_name_of_an_event_as_a_string() -> None:
-    found = [
+    result = [
         f"{file.relative_to(SOURCES)}:{node.lineno}: {node.value}"
         for file, tree in trees()
         for node in ast.walk(tree)
         if isinstance(node, ast.Constant) and node.value in NAMES
     ]
-    assert found == []
+    assert result == []
 
 
 def test_each_call_of_record_gets_a_typed_event() -> None:
-    """An event type's call, or a variable; never a string."""
+    """The argument is a call of an event type, or a variable; never a string."""
     calls = [
         (file, node)
         for file, tree in trees()
@@ -117,7 +117,7 @@ class Long(Event):
     optional: Annotated[str, FieldInfo("A text.", characters=3)] | None = None
 
 
-def test_what_is_too_long_is_cut_with_a_marker() -> None:
+def test_a_long_text_is_cut_with_a_marker() -> None:
     long = Long(text="abcde", secret=SECRET, items=("1", "2345", "3"), last=("1", "2", "3"))
     assert long.rendered() == {
         "text": "abc...[2 more characters]",
@@ -134,7 +134,7 @@ def test_what_is_too_long_is_cut_with_a_marker() -> None:
     }
 
 
-def test_a_megabyte_of_a_peer_is_cut() -> None:
+def test_a_text_of_a_megabyte_is_cut() -> None:
     rendered = RequestFailed(command="x" * 1_000_000, code="y", reason="z" * 1_000_000).rendered()
     assert len(repr(rendered)) < 3000
     frames = tuple(f"f:{number}" for number in range(1000))
@@ -156,7 +156,7 @@ def test_no_event_can_be_larger_than_its_bounds(kind: type[Event]) -> None:
     assert sum(len(repr(value)) for value in event.rendered().values()) < 600_000
 
 
-def test_an_event_is_frozen_and_its_arguments_have_names() -> None:
+def test_an_event_is_frozen_and_has_keyword_arguments() -> None:
     long = Long(text="x", secret=SECRET)
     with pytest.raises(AttributeError):
         long.text = "y"  # type: ignore[misc]  # what is tested

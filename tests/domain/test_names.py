@@ -1,4 +1,4 @@
-"""Names: what they may be made of, whatever text comes in."""
+"""Parsing of names from arbitrary text."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ NEARLY = st.text(st.sampled_from("ab./\\\0%~ \n-_é\uff0e"), max_size=12)
 @example("a/../b")
 @example("a\n")
 @example("")
-def test_whatever_comes_in_no_segment_is_a_path(text: str) -> None:
-    """defects.md 1: what is taken is harmless, what is not is a RequestError and no other."""
+def test_no_text_yields_a_segment_that_is_a_path(text: str) -> None:
+    """defects.md 1: every text yields a harmless name or a RequestError."""
     for kind in (Name, KeyId, ResourcePath):
         try:
             name = kind.parse(text)
@@ -48,7 +48,7 @@ def test_whatever_comes_in_no_segment_is_a_path(text: str) -> None:
 
 
 @given(st.lists(SEGMENTS, min_size=1, max_size=1) | st.lists(SEGMENTS, min_size=3, max_size=3))
-def test_every_good_name_is_taken(segments: list[str]) -> None:
+def test_every_valid_name_is_accepted(segments: list[str]) -> None:
     name = KeyId.parse("/".join(segments))
     assert name.segments == tuple(segments)
     assert KeyId.parse(str(name)) == name
@@ -76,6 +76,6 @@ def test_both_names_of_a_resource_mean_the_same(name: str, path: ResourcePath) -
 
 
 @pytest.mark.parametrize("text", ["policy", "Policy ", "Nothing", "../Policy", "a/b"])
-def test_other_names_mean_nothing(text: str) -> None:
+def test_other_names_are_refused(text: str) -> None:
     with pytest.raises(RequestError):
         parse_resource_name(text)

@@ -1,4 +1,4 @@
-"""Secrets do not show, however they are asked."""
+"""Secrets are never displayed by accident."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SECRET = SecretBytes(BYTES)
 
 @dataclass
 class Holder:
-    """Something that has a secret among its fields."""
+    """A dataclass with a secret in a field."""
 
     secret: SecretBytes
 
@@ -48,14 +48,14 @@ class Holder:
         lambda secret: str(secret.__reduce_ex__) + str(SecretBytes.__doc__),
     ],
 )
-def test_no_text_of_it_has_the_bytes(show: Callable[[SecretBytes], str]) -> None:
+def test_no_text_form_contains_the_bytes(show: Callable[[SecretBytes], str]) -> None:
     """defects.md 2."""
     text = show(SECRET)
     assert "hunter2" not in text
     assert BYTES.hex() not in text
 
 
-def test_a_traceback_with_values_does_not_show_it() -> None:
+def test_a_traceback_with_values_does_not_contain_the_bytes() -> None:
     """defects.md 2."""
 
     def fails(secret: SecretBytes) -> None:
@@ -94,7 +94,7 @@ def test_a_traceback_with_values_does_not_show_it() -> None:
         lambda secret: secret < SecretBytes(b""),
     ],
 )
-def test_it_leaves_by_no_other_way_than_reveal(leave: Callable[[SecretBytes], object]) -> None:
+def test_only_reveal_returns_the_bytes(leave: Callable[[SecretBytes], object]) -> None:
     """defects.md 2."""
     with pytest.raises(TypeError) as refused:
         leave(SECRET)
@@ -102,7 +102,7 @@ def test_it_leaves_by_no_other_way_than_reveal(leave: Callable[[SecretBytes], ob
 
 
 @given(st.binary(), st.binary())
-def test_equality_is_that_of_the_bytes(left: bytes, right: bytes) -> None:
+def test_secrets_with_equal_bytes_are_equal(left: bytes, right: bytes) -> None:
     assert (SecretBytes(left) == SecretBytes(right)) is (left == right)
     assert SecretBytes(left) != left
     assert SecretBytes(left).reveal() == left

@@ -12,7 +12,9 @@ import pytest
 from verdictd_py.config import Address
 from verdictd_py.domain.callers import ROLES, Caller, Right
 from verdictd_py.errors import ConfigError, NotAuthorized
+from verdictd_py.listeners import callers
 from verdictd_py.listeners.callers import CallerRules, read_roles
+from verdictd_py.listeners.loopback import Endpoint
 
 
 class Context:
@@ -109,6 +111,84 @@ class TestRules:
         with pytest.raises(NotAuthorized, match="no right to unwrap; call as"):
             Caller("uid 7", ROLES["operator"]).require(Right.UNWRAP)
         Caller("uid 7", ROLES["admin"]).require(Right.UNWRAP)
+
+
+class TestNames:
+    """Names of callers, as the audit trail has them."""
+
+    @pytest.mark.parametrize(
+        ("rules", "peer", "name"),
+        [
+            (CallerRules(), "unix:/run/verdictd.sock", "unix socket"),
+            (CallerRules(), "ipv4:192.0.2.1:5", "unknown at ipv4:192.0.2.1:5"),
+            (CallerRules(), "x:unix:/run", "unknown at x:unix:/run"),
+            (CallerRules(insecure_open=True), "ipv4:192.0.2.1:5", "unauthenticated at ipv4:192"),
+            (CallerRules(insecure_loopback=True), "ipv4:127.0.0.1:5", "unauthenticated on loop"),
+        ],
+    )
+    def test_a_caller_without_an_identity_has_the_name_of_its_way(
+        self, rules: CallerRules, peer: str, name: str
+    ) -> None:
+        assert rules.caller(Context(peer)).name.startswith(name)
+
+    def test_a_certificate_has_its_listed_names_or_all_of_them(self) -> None:
+        rules = CallerRules(certificate_roles={"farm": "wrap", "ops": "operator"})
+        auth = {
+            "x509_common_name": [b"ops", b"other\xff"],
+            "x509_subject_alternative_name": [b"farm"],
+            "x509_pem_cert": [b"boss"],
+        }
+        caller = rules.caller(Context("ipv4:127.0.0.1:5", auth))
+        assert caller == Caller("certificate farm, ops", ROLES["wrap"] | ROLES["operator"])
+        caller = rules.caller(Context("ipv4:127.0.0.1:5", {"x509_common_name": [b"b\xff", b"a"]}))
+        assert caller == Caller("certificate a, b\ufffd", frozenset())
+
+
+class TestLoopback:
+    """Which connection the kernel is queried about, and what its owner may do."""
+
+    @pytest.fixture
+    def ends(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+        """Both ends of each query; each answer is that the owner is not known."""
+        queries: list[tuple[str, str]] = []
+
+        def unknown(client: Endpoint, server: Endpoint) -> None:
+            ends = [f"{end.address}:{end.port}" for end in (client, server)]
+            queries.append((ends[0], ends[1]))
+
+        monkeypatch.setattr(callers, "owner", unknown)
+        return queries
+
+    @pytest.mark.parametrize(
+        ("listener", "peer", "client", "server"),
+        [
+            ("127.0.0.1", "ipv4:127.0.0.1:5", "127.0.0.1:5", "127.0.0.1:7"),
+            ("127.0.0.1", "ipv6:%5B::ffff:127.0.0.1%5D:5", "127.0.0.1:5", "127.0.0.1:7"),
+            ("::1", "ipv6:%5B::1%5D:5", "::1:5", "::1:7"),
+            ("::1", "ipv6:[::1]:5", "::1:5", "::1:7"),
+            ("::1", "ipv6:%5B::1%25lo%5D:5", "::1:5", "::1:7"),
+            ("localhost", "ipv6:%5B::1%5D:5", "::1:5", "::1:7"),
+            ("localhost", "ipv4:127.0.0.1:5", "127.0.0.1:5", "127.0.0.1:7"),
+            ("localhost", "ipv4:127.0.0.2:5", "127.0.0.2:5", "127.0.0.1:7"),
+        ],
+    )
+    def test_the_kernel_is_queried_about_this_connection(
+        self, ends: list[tuple[str, str]], listener: str, peer: str, client: str, server: str
+    ) -> None:
+        caller = CallerRules(Address(listener, 7)).caller(Context(peer))
+        assert ends == [(client, server)]
+        assert caller == Caller("unknown user on loopback", ROLES["wrap"])
+
+    @pytest.mark.parametrize(
+        ("uid", "role"), [(0, "admin"), (1000, "admin"), (1, "wrap"), (1001, "wrap")]
+    )
+    def test_root_and_the_brokers_own_user_have_all_rights(
+        self, monkeypatch: pytest.MonkeyPatch, uid: int, role: str
+    ) -> None:
+        monkeypatch.setattr(callers, "owner", lambda client, server: uid)
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+        caller = CallerRules(Address("127.0.0.1", 7)).caller(Context("ipv4:127.0.0.1:5"))
+        assert caller == Caller(f"uid {uid}", ROLES[role])
 
 
 class TestRolesFile:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import resource
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,6 +16,7 @@ from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy import compiled, engine
 from verdictd_py.policy.compiled import CompiledPolicies
+from verdictd_py.policy.engine import CompiledPolicy, PreparedInput
 from verdictd_py.policy.instances import MEMORY_BYTES, EngineInstance
 from verdictd_py.ports import PolicyDocuments
 
@@ -165,3 +168,131 @@ async def test_every_error_names_the_document(rules: str, said: str) -> None:
 def test_the_cache_key_separates_policy_and_data() -> None:
     one = compiled._digest(PolicyDocuments("ab", "c"))
     assert one != compiled._digest(PolicyDocuments("a", "bc"))
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the documents whose decisions were made in a thread."""
+    names: list[str] = []
+    in_thread = engine.in_thread
+
+    async def recording(work: Any, documents: PolicyDocuments, *more: Any) -> Any:
+        names.append(documents.name)
+        return await in_thread(work, documents, *more)
+
+    monkeypatch.setattr(compiled, "in_thread", recording)
+    return names
+
+
+async def test_small_decisions_are_made_on_the_event_loop_once_compiled(
+    threads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policies = CompiledPolicies()
+    for _ in range(2):
+        await policies.evaluate(numbered(1), CLAIMS)
+        await policies.evaluate(numbered(1), PreparedInput.of(CLAIMS))
+    assert threads == ["team1.rego"]  # to compile it
+    chars = len(numbered(1).policy) + len(numbered(1).data)
+    for most, expected in ((chars + 1, 1), (chars, 3)):
+        monkeypatch.setattr(compiled, "_SMALL_CHARS", most)
+        await policies.evaluate(numbered(1), CLAIMS)
+        await policies.evaluate(numbered(1), PreparedInput.of(CLAIMS))
+        assert len(threads) == expected
+
+
+async def test_large_data_and_large_inputs_are_evaluated_in_a_thread(threads: list[str]) -> None:
+    policies = CompiledPolicies()
+    many: dict[str, JsonValue] = {"n": list(range(2 * engine.SMALL_VALUES))}
+    large = PolicyDocuments(f"{HEAD}allow if data.x", f'{{"x": "{"x" * 2**17}"}}', "large.rego")
+    cases: tuple[tuple[PolicyDocuments, engine.Input], ...] = (
+        (large, {}),
+        (numbered(1), many),
+        (numbered(1), PreparedInput.of(many)),
+    )
+    for documents, claims in cases:
+        policies.of(documents)
+        before = len(threads)
+        await policies.evaluate(documents, claims)
+        assert len(threads) == before + 1
+
+
+@pytest.mark.parametrize("values", [1, 2 * engine.SMALL_VALUES])
+async def test_the_data_of_a_decision_counts_for_it_alone(values: int) -> None:
+    policies = CompiledPolicies()
+    documents = PolicyDocuments(f"{HEAD}allow if data.path == input.n", '{"path": 3}')
+    claims: dict[str, JsonValue] = {"n": list(range(values))}
+    for _ in range(2):  # compiled by the first
+        _, result = await policies.evaluate(documents, claims, {"path": claims["n"]})
+        assert result.allow
+        _, result = await policies.evaluate(documents, claims)
+        assert not result.allow
+
+
+async def test_every_way_to_an_instance_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "MAX_INSTANCES", 1)
+    policies = CompiledPolicies()
+    for number in range(3):
+        policies.of(numbered(number))
+    assert [policies.of(numbered(number)).idle[0] for number in range(3)] == [0, 0, 1]
+    many: dict[str, JsonValue] = {"n": list(range(2 * engine.SMALL_VALUES))}
+    for number in (0, 1):
+        await policies.evaluate(numbered(number), many)
+    assert [policies.of(numbered(number)).idle[0] for number in range(3)] == [0, 1, 0]
+
+
+def test_a_policy_that_is_forgotten_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither its memory, nor a place of those that follow."""
+    policies = CompiledPolicies()
+    first = weakref.ref(policies.of(numbered(0)))
+    monkeypatch.setattr(compiled, "MAX_POLICIES", 1)
+    found = first()
+    assert found is not None
+    monkeypatch.setattr(compiled, "MAX_INSTANCE_BYTES", found.idle[1])
+    del found
+    for number in range(1, 4):
+        assert policies.of(numbered(number)).idle[0] == 1
+    gc.collect()
+    assert first() is None
+
+
+def test_the_texts_that_are_cached_count_and_no_others(
+    instances: list[EngineInstance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policies = CompiledPolicies()
+    text = policies.of(numbered(0)).text_bytes
+    monkeypatch.setattr(compiled, "MAX_TEXT_BYTES", 2 * text)
+    for number in (1, 2, 3):
+        policies.of(numbered(number))
+    with pytest.raises(PolicyInvalid):
+        policies.of(PolicyDocuments("garbage", "{}"))
+    assert len(instances) == 4
+    for number, made in ((3, 4), (2, 4), (1, 5)):
+        policies.of(numbered(number))
+        assert len(instances) == made
+
+
+def test_a_policy_that_two_threads_compile_at_once_counts_once(
+    instances: list[EngineInstance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policies = CompiledPolicies()
+    text = CompiledPolicy.compile(numbered(1).policy, numbered(1).reference).text_bytes
+    monkeypatch.setattr(compiled, "MAX_TEXT_BYTES", text)
+    compile_policy = CompiledPolicy.compile
+
+    def overtaken(*texts: Any) -> CompiledPolicy:
+        monkeypatch.setattr(CompiledPolicy, "compile", compile_policy)
+        policies.of(numbered(1))
+        return compile_policy(*texts)
+
+    monkeypatch.setattr(CompiledPolicy, "compile", overtaken)
+    policies.of(numbered(1))
+    before = len(instances)
+    policies.of(numbered(1))
+    assert len(instances) == before
+
+
+def test_a_policy_without_a_document_is_not_named() -> None:
+    for text in ("garbage", "\ud800"):
+        with pytest.raises(PolicyInvalid) as raised:
+            CompiledPolicies().of(PolicyDocuments(text, "{}"))
+        assert str(raised.value).startswith("the policy ")

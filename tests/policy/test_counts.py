@@ -18,7 +18,7 @@ from verdictd_py.broker.history import History
 from verdictd_py.broker.referencesets import SetAdministrator
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.callers import ROLES, Caller
-from verdictd_py.policy.appraisal import OpenMeasurements, RegoAppraisalPolicy
+from verdictd_py.policy.appraisal import RegoAppraisalPolicy
 from verdictd_py.policy.compiled import CompiledPolicies
 from verdictd_py.policy.engine import CompiledPolicy
 from verdictd_py.policy.release import RegoReleasePolicy
@@ -44,7 +44,6 @@ class Broker:
         compiled = CompiledPolicies()
         self.appraisal = RegoAppraisalPolicy(self.source, TEES, compiled)
         self.release = RegoReleasePolicy(self.store, TEES, compiled)
-        self.open = OpenMeasurements(self.source, TEES)
         tester, history, events = PolicyTrial(TEES, compiled), History(), MemoryEvents()
         changes = CheckedDocuments(self.store, TEES, tester, lambda: NOW, self.prepare)
         self.documents = DocumentAdministrator(
@@ -73,7 +72,6 @@ class Broker:
     async def guest(self) -> bool:
         """Appraise a guest and evaluate the release of a key to it; return whether both succeed."""
         reasons = await self.appraisal.failures("tdx", tdx_claims())
-        await self.open.of("tdx")
         await self.release.failures(accepted_peer(), Kind.KEY, "keys/one")
         return not reasons
 

@@ -11,8 +11,7 @@ from tests.policy.support import ONE, Claims, Documents, sgx_claims, tdx_claims
 from tests.support.tees import SGX, TDX, TEES
 from verdictd_py.domain.evidence import DEVICES
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import NotFound, PolicyInvalid, StorageError
-from verdictd_py.policy.appraisal import OpenMeasurements, RegoAppraisalPolicy
+from verdictd_py.policy.appraisal import RegoAppraisalPolicy
 from verdictd_py.policy.floor import Pinning
 from verdictd_py.ports import PolicyDocuments
 from verdictd_py.ports.tees import Tees
@@ -204,27 +203,3 @@ async def test_a_refusal_without_own_reasons_reports_the_value_of_allow() -> Non
             "text": 'policy: allow is "é", expected true, and no other rule has a value',
         }
     ]
-
-
-class TestOpenMeasurements:
-    """Measurements without reference values, which tokens disclose."""
-
-    async def test_missing_and_empty_lists_are_open(self) -> None:
-        asked = []
-
-        class Source(Documents):
-            """A source that records the TEE."""
-
-            async def documents(self, tee: str) -> PolicyDocuments:
-                asked.append(tee)
-                return await super().documents(tee)
-
-        source = Source(PolicyDocuments(YES, '{"mrEnclave": ["a"], "mrSigner": []}'))
-        assert await OpenMeasurements(source, TEES).of("sgx") == ("mrSigner",)
-        source.now = PolicyDocuments(YES, "{}")
-        assert await OpenMeasurements(source, TEES).of("sgx") == ("mrEnclave", "mrSigner")
-        assert asked == ["sgx", "sgx"]
-
-    @pytest.mark.parametrize("error", [NotFound("a"), StorageError("b"), PolicyInvalid("c")])
-    async def test_nothing_is_open_if_every_guest_is_refused(self, error: Exception) -> None:
-        assert await OpenMeasurements(Documents(error), TEES).of("sgx") == ()

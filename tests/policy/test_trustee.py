@@ -279,3 +279,47 @@ async def test_any_other_broken_policy_is_refused_without_that_advice() -> None:
     with pytest.raises(PolicyInvalid) as raised:
         CompiledPolicy.compile("package policy\n\nimport rego.v1\n\nallowed := true\n", "{}")
     assert "trustee" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {},
+        {"resource": None},
+        {"resource": "keys/a/b/c"},
+        {"resource": {}},
+        {"resource": {"path": None}},
+        {"resource": {"path": ["a"]}},
+        {"path": "keys/a/b/c"},
+    ],
+)
+def test_an_input_without_a_path_describes_no_request(written: dict[str, JsonValue]) -> None:
+    assert trustee.request(written) == {}
+
+
+def test_a_request_without_a_query_has_an_empty_one() -> None:
+    found = trustee.request({"resource": {"path": "a/keys/c"}})
+    assert found == {"plugin": "resource", "resource-path": ["a", "keys", "c"], "query": {}}
+
+
+@pytest.mark.parametrize(
+    ("tee", "policy"),
+    [("tdx", "tdxPolicy.rego"), ("sample", "samplePolicy.rego"), ("none", "none"), ("csv", "csv")],
+)
+def test_a_submodule_names_the_policy_that_accepted_the_guest(tee: str, policy: str) -> None:
+    found = trustee.submods(TEES, tee, {}, AFFIRMED)
+    for submodule in found.values():
+        assert isinstance(submodule, dict)
+        assert submodule["ear.appraisal-policy-id"] == policy
+    assert ("cpu" in found) is (tee != "tdx")
+
+
+def test_the_advice_is_one_sentence_for_attestation_policies_alone() -> None:
+    for policy in ("", HEAD, OPEN, PROVED, TRUSTED, "garbage"):
+        assert trustee.advice(policy) == ""
+    text = trustee.advice('trust_claims := {"hardware": 97}')
+    assert text.startswith("; this is an attestation policy of trustee, which rates a guest and ")
+    assert "decides nothing: write a rule `allow` that compares `input` with `data` (" in text
+    assert text.endswith(
+        " policy of this TEE), and reference values instead of query_reference_value"
+    )

@@ -93,6 +93,19 @@ async def test_a_file_edited_by_hand_has_another_revision(
     assert (await documents.get(POLICY)).text == "package policy # by hand\n"
 
 
+async def test_only_files_with_a_name_for_documents_are_listed(
+    documents: DirectoryDocumentStore, data: Path
+) -> None:
+    before = await documents.names()
+    for odd in ("a b", "team.rego~", ".team.rego"):
+        (data / "opa" / odd).write_text("x")
+    (data / "opa" / "folder").mkdir()
+    (data / "opa" / "folder" / "team.rego").write_text("x")
+    assert await documents.names() == before
+    (data / "opa" / "team.rego").write_text("x")
+    assert await documents.names() == tuple(sorted([*before, Name.parse("team.rego")]))
+
+
 async def test_a_name_of_three_segments_does_not_follow_links(
     documents: DirectoryDocumentStore, data: Path, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""Shared by the tests of whole brokers."""
+"""Fixtures of the tests of whole brokers."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ from tests.support.kbs_admins import AdminTokens
 
 @pytest.fixture
 def tokens(tmp_path: Path) -> AdminTokens:
-    """Those who may administer over HTTP, and some who may not."""
+    """Return tokens of administrators over HTTP, and tokens that are not accepted."""
     return AdminTokens(tmp_path / "admins")

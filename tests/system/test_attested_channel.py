@@ -1,4 +1,4 @@
-"""What an attested guest can do, on every kind of channel real guests open."""
+"""Requests of attested guests, on every kind of channel that real guests open."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ IPV6 = pytest.mark.skipif(not _has_ipv6(), reason="this host has no ::1")
 
 
 async def ends_clean(broker: RunningBroker) -> None:
-    """Wait until no connection is left; nothing has leaked."""
+    """Wait until every connection is closed; check that no resource leaked."""
     await nothing_stays(broker)
     assert_no_secret(broker)
 
@@ -62,7 +62,7 @@ pytestmark = pytest.mark.broker(check=ends_clean)
 
 
 async def every_command(guest: GuestConnection) -> None:
-    """One request of each kind on one connection."""
+    """Send a request of each kind on one connection."""
     assert await guest.version() == "v1"
     iv = os.urandom(12)
     wrapped = AESGCM(KEY).encrypt(iv, LAYER_KEY, None)
@@ -86,10 +86,10 @@ async def every_command(guest: GuestConnection) -> None:
     [pytest.param(form, b"", id=form) for form in FORMS]
     + [pytest.param(form, HEAP, id=f"{form}-padded") for form in PADDED],
 )
-async def test_every_certificate_on_both_versions_and_families(
+async def test_every_form_of_certificate_works_on_both_tls_versions_and_address_families(
     tmp_path: Path, host: str, form: Form, garbage: bytes
 ) -> None:
-    """Padding behind the three CBOR buffers is what guests with libcbor before 0.10 send."""
+    """Guests with libcbor before 0.10 send padding behind the three CBOR buffers."""
     platform = SimulatedPlatform.create(now=app.utc_now())
     async with running_broker(tmp_path, platform, listen=f"{host}:0") as broker:
         for version in VERSIONS:
@@ -103,10 +103,10 @@ async def test_every_certificate_on_both_versions_and_families(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_the_guides_blobs_come_back_in_one_write_each(
+async def test_each_resource_of_the_guide_is_answered_in_one_write(
     broker: RunningBroker, version: str
 ) -> None:
-    """As the guide's guest asks: by name, after it was told the exact size."""
+    """The guest of the guide requests by name, after it received the exact size."""
     policy = from_guide(r"response: (ewog[A-Za-z0-9+/=]+)").encode()
     cosign_key = from_guide(r"response: (LS0t[A-Za-z0-9+/]+==)").encode()
     store(broker, "image/policy.json", base64.b64decode(policy, validate=True))
@@ -120,7 +120,9 @@ async def test_the_guides_blobs_come_back_in_one_write_each(
             assert await records(guest, len(text)) == [text]
 
 
-async def test_three_generations_of_commands_on_one_port(broker: RunningBroker) -> None:
+async def test_commands_of_three_generations_are_answered_on_one_port(
+    broker: RunningBroker,
+) -> None:
     """wire-eaa.md, "Commands": every algorithm name with every shape of kid."""
     path_key = os.urandom(32)
     store(broker, "keys/default/key/1", path_key)
@@ -147,8 +149,8 @@ async def test_three_generations_of_commands_on_one_port(broker: RunningBroker) 
             assert await records(guest, len(text)) == [text]
 
 
-async def test_a_key_that_ends_in_a_newline_is_used_whole(broker: RunningBroker) -> None:
-    """The guide's key file ends in one; without it the key would have 31 bytes."""
+async def test_a_key_that_ends_in_a_newline_is_not_stripped(broker: RunningBroker) -> None:
+    """The key file of the guide ends in a newline; without it the key would have 31 bytes."""
     assert KEY.endswith(b"\n")
     assert len(KEY) == 32
     assert (broker.data / "keys" / KID).read_bytes() == KEY
@@ -157,7 +159,7 @@ async def test_a_key_that_ends_in_a_newline_is_used_whole(broker: RunningBroker)
 
 
 async def test_a_key_is_fetched_as_a_resource_by_its_path(broker: RunningBroker) -> None:
-    """storage.md: where no resource has the path, attested guests get the key of that name."""
+    """storage.md: if no resource has the path, attested guests get the key of that name."""
     key = os.urandom(31) + b"\n"
     store(broker, "keys/default/key/1", key)
     async with broker.guest() as guest:
@@ -183,7 +185,7 @@ async def test_a_request_may_be_split_after_every_byte(broker: RunningBroker, ve
 
 
 async def test_a_request_may_be_longer_than_4096_bytes(broker: RunningBroker) -> None:
-    """defects.md 5: a longer one was cut. Here over one record, and over many."""
+    """defects.md 5: upstream cut a longer request. Here it has one record, or many."""
     blank = b" " * 5000
     request = encoded({"command": "version"})
     long = encoded({"command": "version", "more": "x" * 100_000})
@@ -244,7 +246,7 @@ async def test_an_answer_is_one_write(
 
 
 @pytest.mark.parametrize("after", [b"", b"y" * 99, b"z" * 40_000])
-async def test_the_announced_size_is_kept_though_the_file_changes(
+async def test_the_announced_size_is_sent_although_the_file_changes(
     broker: RunningBroker, after: bytes
 ) -> None:
     """wire-eaa.md: `base64size` must be the exact length of the text that follows."""
@@ -293,7 +295,7 @@ async def test_wrong_parameters_are_answered_in_the_commands_own_form(
         assert await guest.version() == "v1"
 
 
-async def test_what_is_no_request_is_told_so_after_those_before_it(
+async def test_an_invalid_request_is_answered_after_the_requests_before_it(
     broker: RunningBroker,
 ) -> None:
     """defects.md 4: a `Fail` answer, then the end, and nothing behind it is looked at."""
@@ -306,7 +308,7 @@ async def test_what_is_no_request_is_told_so_after_those_before_it(
     assert len(broker.events.named("request.answered")) == 1
 
 
-async def test_echo_answers_raw_and_closes(broker: RunningBroker) -> None:
+async def test_echo_is_answered_unframed_and_closes_the_connection(broker: RunningBroker) -> None:
     async with broker.guest() as guest:
         version = encoded({"command": "version"})
         await send_records(guest, encoded({"command": "echo", "data": "grüß Gott"}) + version)

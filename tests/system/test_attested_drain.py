@@ -32,7 +32,7 @@ async def begin(broker: RunningBroker, guest: GuestConnection, begun: bytes) -> 
 
 
 async def stop(broker: RunningBroker) -> asyncio.Task[None]:
-    """Begin what SIGTERM begins; return when no connection is accepted any more."""
+    """Stop the broker as SIGTERM does; return when it accepts no connection."""
     task = asyncio.create_task(broker.daemon.stop())
     await until(lambda: broker.attested._draining)
     return task
@@ -55,8 +55,8 @@ async def test_a_stopped_broker_accepts_no_guest(broker: RunningBroker) -> None:
             pass
 
 
-async def test_a_request_in_flight_finishes(broker: RunningBroker) -> None:
-    """Also when it comes in many records; then the connection ends."""
+async def test_a_request_in_flight_is_answered(broker: RunningBroker) -> None:
+    """Also if it arrives in many records; then the connection ends."""
     async with broker.guest() as guest:
         await begin(broker, guest, GET_KEK[:5])
         stopping = await stop(broker)
@@ -68,7 +68,7 @@ async def test_a_request_in_flight_finishes(broker: RunningBroker) -> None:
     assert len(broker.events.named("secret.released")) == 1
 
 
-async def test_an_answer_in_flight_arrives_whole(broker: RunningBroker) -> None:
+async def test_an_answer_in_flight_is_sent_completely(broker: RunningBroker) -> None:
     content = os.urandom(4 * 1024 * 1024 - 1)
     store(broker, "resources/default/blob/1", content)
     get = {"command": "Get Resource", "optional": {"resource_path": "default/blob/1"}}
@@ -83,7 +83,7 @@ async def test_an_answer_in_flight_arrives_whole(broker: RunningBroker) -> None:
     await nothing_stays(broker)
 
 
-async def test_a_request_that_does_not_finish_in_time_is_cut(broker: RunningBroker) -> None:
+async def test_a_request_that_exceeds_the_limit_is_aborted(broker: RunningBroker) -> None:
     async with broker.guest() as guest:
         await begin(broker, guest, GET_KEK[:5])
         stopping = await stop(broker)

@@ -1,6 +1,6 @@
-"""Strangers and hostile guests: one line each in the log, nothing leaks, nothing stays.
+"""Unattested clients and hostile guests: each is one log line, and no resource leaks.
 
-What arrives instead of TLS, and what is no request, is in `test_hostile_input.py`.
+`test_hostile_input.py` tests bytes that are not TLS, and invalid requests.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def address(guest: GuestConnection) -> str:
 
 
 def lines(broker: RunningBroker, peer: str) -> list[str]:
-    """What the log says about one connection, without its requests."""
+    """Return the log lines about one connection, without its requests."""
     return [
         event.spec.name
         for event in broker.events.events
@@ -97,7 +97,7 @@ async def ended(reader: asyncio.StreamReader) -> None:
 
 
 def with_extension(broker: RunningBroker, value: bytes, oid: str = DICE) -> SSL.Context:
-    """A guest whose evidence is `value`, whatever that is."""
+    """Return a guest with the evidence `value`, which may be invalid."""
     key = ec.generate_private_key(ec.SECP256R1())
     day = timedelta(days=1)
     context = client_context(key_der(key))
@@ -154,7 +154,7 @@ async def test_truncated_quotes_are_refused(broker: RunningBroker, kept: int) ->
 async def test_an_oversized_certificate_is_refused(
     broker: RunningBroker, size: int, expected: str, version: str
 ) -> None:
-    """Over 64 KiB by our reader; beyond 100 KiB OpenSSL does not take it in at all."""
+    """The broker's limit is 64 KiB; OpenSSL refuses a certificate beyond 100 KiB."""
     context = only(with_extension(broker, b"\x11" * size), version)
     peer = ""
     with suppress(BrokerRefused):
@@ -184,7 +184,9 @@ async def test_an_oversized_certificate_is_refused(
         b'{"command":["version"]}',
     ],
 )
-async def test_hostile_json_is_told_fail_and_ends(broker: RunningBroker, sent: bytes) -> None:
+async def test_hostile_json_is_answered_with_fail_and_ends_the_connection(
+    broker: RunningBroker, sent: bytes
+) -> None:
     """defects.md 4: malformed requests panicked handlers."""
     async with broker.guest() as guest:
         await send_records(guest, sent)
@@ -211,7 +213,7 @@ async def test_hostile_json_is_told_fail_and_ends(broker: RunningBroker, sent: b
         {"command": "Get Resource", "optional": None},
     ],
 )
-async def test_hostile_requests_break_nothing(
+async def test_the_broker_works_after_hostile_requests(
     broker: RunningBroker, request_: dict[str, Any]
 ) -> None:
     async with broker.guest() as guest:
@@ -223,8 +225,8 @@ async def test_hostile_requests_break_nothing(
 
 
 @pytest.mark.parametrize("name", ESCAPES)
-async def test_no_name_leads_out_of_the_data_directory(broker: RunningBroker, name: str) -> None:
-    """defects.md 1: a kid was appended to a path unchecked. Every place that takes a name."""
+async def test_no_name_escapes_the_data_directory(broker: RunningBroker, name: str) -> None:
+    """defects.md 1: upstream used an unchecked kid as a path. Here every request with a name."""
     store(broker, "secret", b"x" * 32)
     blob = {"kid": name, "encrypted_data": "", "algorithm": "AES", "key_length": 256, "iv": ""}
     async with broker.guest() as guest:
@@ -246,8 +248,8 @@ async def test_no_name_leads_out_of_the_data_directory(broker: RunningBroker, na
     assert not broker.events.named("secret.released", "warning.bug")
 
 
-async def test_no_link_leads_out_of_the_data_directory(broker: RunningBroker) -> None:
-    """defects.md 1: nor does a name that is in order, and a link behind it."""
+async def test_no_symbolic_link_escapes_the_data_directory(broker: RunningBroker) -> None:
+    """defects.md 1: the name is valid, and the file is a link."""
     outside = broker.data.parent / "outside"
     (outside / "key").mkdir(parents=True)
     (outside / "key" / "1").write_bytes(KEY)
@@ -263,10 +265,10 @@ async def test_no_link_leads_out_of_the_data_directory(broker: RunningBroker) ->
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_a_refused_guest_that_lingers_is_one_line(
+async def test_a_refused_guest_that_does_not_close_is_one_log_line(
     broker: RunningBroker, version: str
 ) -> None:
-    """It neither reads its refusal nor closes the connection, so the broker closes it."""
+    """The guest neither reads nor closes, so that the broker closes the connection."""
     context = only(broker.context(None), version)
     reader, writer = await asyncio.open_connection(*broker.address)
     guest = GuestConnection(reader, writer, TlsSession(context, server=False))
@@ -277,7 +279,7 @@ async def test_a_refused_guest_that_lingers_is_one_line(
     writer.close()
 
 
-async def test_bytes_that_are_no_tls_end_an_attested_connection(broker: RunningBroker) -> None:
+async def test_bytes_that_are_not_tls_end_an_attested_connection(broker: RunningBroker) -> None:
     async with broker.guest() as guest:
         assert await guest.version() == "v1"
         guest._writer.write(b"\x17\x03\x03\x00\x20" + b"\x11" * 32)
@@ -287,8 +289,8 @@ async def test_bytes_that_are_no_tls_end_an_attested_connection(broker: RunningB
 
 
 @pytest.mark.parametrize("when", ["before", "between", "within"])
-async def test_a_connection_that_is_cut_is_one_line(broker: RunningBroker, when: str) -> None:
-    """Without a goodbye: before a request, after one, in the middle of one."""
+async def test_an_aborted_connection_is_one_log_line(broker: RunningBroker, when: str) -> None:
+    """The connection ends without close_notify before, after or within a request."""
     async with broker.guest() as guest:
         if when != "before":
             assert await guest.version() == "v1"
@@ -302,7 +304,7 @@ async def test_a_connection_that_is_cut_is_one_line(broker: RunningBroker, when:
     assert last in {"connection.closed", "connection.failed"}
 
 
-async def test_a_request_is_answered_although_its_sender_says_goodbye_behind_it(
+async def test_a_request_is_answered_although_close_notify_follows_it(
     broker: RunningBroker,
 ) -> None:
     async with broker.guest() as guest:
@@ -330,8 +332,8 @@ async def trickle(guest: GuestConnection, data: bytes, *, tls: bool) -> float:
     raise AssertionError("the broker read all of it")
 
 
-async def test_a_handshake_byte_by_byte_does_not_prolong_itself(broker: RunningBroker) -> None:
-    """The limit is that of the whole handshake."""
+async def test_a_handshake_byte_by_byte_does_not_extend_its_limit(broker: RunningBroker) -> None:
+    """The limit applies to the whole handshake."""
     session = TlsSession(broker.context(None), server=False)
     session.handshake()
     reader, writer = await asyncio.open_connection(*broker.address)
@@ -344,8 +346,8 @@ async def test_a_handshake_byte_by_byte_does_not_prolong_itself(broker: RunningB
     writer.close()
 
 
-async def test_a_request_byte_by_byte_does_not_prolong_itself(broker: RunningBroker) -> None:
-    """The limit is from the first byte of a request to its last."""
+async def test_a_request_byte_by_byte_does_not_extend_its_limit(broker: RunningBroker) -> None:
+    """The limit applies from the first byte of a request to its last."""
     async with broker.guest() as guest:
         peer = address(guest)
         seconds = await trickle(guest, b'{"command":"version","x":"' + b"x" * 200, tls=True)
@@ -367,7 +369,7 @@ async def test_a_silent_guest_is_disconnected(broker: RunningBroker) -> None:
 
 
 async def test_a_guest_that_never_reads_is_disconnected(broker: RunningBroker) -> None:
-    """However many answers it requests, at most one is buffered outside the kernel."""
+    """At most one answer is buffered outside the kernel, however many the guest requests."""
     store(broker, "resources/default/blob/1", os.urandom(LARGE))
     get = {"command": "Get Resource", "optional": {"resource_path": "default/blob/1"}}
     async with broker.guest() as guest:
@@ -378,8 +380,8 @@ async def test_a_guest_that_never_reads_is_disconnected(broker: RunningBroker) -
     assert len(broker.events.named("secret.released")) <= KERNEL // LARGE + 1
 
 
-async def test_a_flood_of_idle_connections_ends(broker: RunningBroker) -> None:
-    """At most `max_connections` are open, and each of them until the limit of its handshake."""
+async def test_idle_connections_are_limited_in_number_and_time(broker: RunningBroker) -> None:
+    """Stop idle sockets from occupying the broker (defects.md 6): limits of number and time."""
     flood = [await asyncio.open_connection(*broker.address) for _ in range(60)]
     refused = len(flood) - CONNECTIONS
     await until(lambda: len(broker.events.named("connection.refused")) == refused)

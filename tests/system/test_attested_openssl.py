@@ -1,6 +1,6 @@
-"""What only another implementation can say: the `openssl` command line and our bytes.
+"""Interoperability of the broker with the `openssl` command line.
 
-The everyday cases are in `test_openssl_peer.py`, whose client this uses.
+The basic cases are in `test_openssl_peer.py`, whose client is used here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GOODBYE = b'{"command":"echo","data":"so long"}'
 
 
 async def ends_clean(broker: RunningBroker) -> None:
-    """Wait until no connection is left; nothing has leaked."""
+    """Wait until every connection is closed; check that no resource leaked."""
     await nothing_stays(broker)
     assert_no_secret(broker)
 
@@ -42,7 +42,7 @@ pytestmark = [
 def credentials(
     broker: RunningBroker, directory: Path, form: Form, key: PrivateKey | None = None
 ) -> list[str]:
-    """Options that name an attested certificate of `form` and its key, both in PEM."""
+    """Return the options for an attested certificate of `form` and its key, both in PEM."""
     key = key or ec.generate_private_key(ec.SECP256R1())
     der = issue(form, key=key, quote_for=broker.attester().quote, now=broker.now)
     # The version of old certificates is one that `cryptography` does not take.
@@ -54,7 +54,7 @@ def credentials(
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("form", FORMS)
-async def test_openssl_presents_every_certificate(
+async def test_openssl_presents_every_form_of_certificate(
     broker: RunningBroker, tmp_path: Path, form: Form, version: str
 ) -> None:
     given = credentials(broker, tmp_path, form)
@@ -78,7 +78,7 @@ async def test_a_guest_may_have_an_rsa_key(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_a_resource_of_many_records_arrives_whole(
+async def test_a_resource_of_many_records_arrives_completely(
     broker: RunningBroker, tmp_path: Path, version: str
 ) -> None:
     content = os.urandom(200_000)
@@ -90,10 +90,10 @@ async def test_a_resource_of_many_records_arrives_whole(
     assert (await client.ended()).endswith(base64.b64encode(content) + b"so long")
 
 
-async def test_the_brokers_certificate_has_one_fault_only(
+async def test_openssl_reports_only_one_error_of_the_brokers_certificate(
     broker: RunningBroker, tmp_path: Path
 ) -> None:
-    """wire-rats-tls.md: real clients tolerate "self-signed certificate", and nothing else."""
+    """wire-rats-tls.md: real clients tolerate the error "self-signed certificate" only."""
     given = credentials(broker, tmp_path, Form.CURRENT)
     client = await Client.connect(broker, "-x509_strict", "-purpose", "sslserver", *given)
     client.send(GOODBYE)
@@ -121,7 +121,7 @@ async def test_reconnecting_never_reuses_a_session(broker: RunningBroker, tmp_pa
 
 @pytest.mark.parametrize("cipher", ["ECDHE-ECDSA-NULL-SHA", "AECDH-AES128-SHA", "AES128-SHA"])
 async def test_weak_ciphers_are_refused(broker: RunningBroker, tmp_path: Path, cipher: str) -> None:
-    """No encryption, nobody's certificate, no forward secrecy: the broker says no itself."""
+    """Ciphers without encryption, authentication or forward secrecy are refused by the broker."""
     given = credentials(broker, tmp_path, Form.CURRENT)
     client = await Client.connect(broker, "-tls1_2", "-cipher", f"{cipher}:@SECLEVEL=0", *given)
     assert b"alert handshake failure" in await client.ended()

@@ -1,4 +1,4 @@
-"""Who is refused, what the operator is told about it, and how little the peer is told."""
+"""Refused guests: the operator reads the reasons, the guest receives a code and an id."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def told(broker: RunningBroker, context: SSL.Context) -> str:
 
 
 async def refused(broker: RunningBroker, context: SSL.Context) -> dict[str, Any]:
-    """The event of a refusal, once the peer was told its code and its id, nothing else."""
+    """Return the event of a refusal, after a check that the peer received only code and id."""
     answer = await told(broker, context)
     assert not broker.events.named("guest.accepted")
     (event,) = broker.events.named("guest.refused")
@@ -110,7 +110,7 @@ YEAR_AND_A_DAY = timedelta(days=366)
         pytest.param(of_another_root(endorse=True), "quote-invalid", "", id="other-root-endorsed"),
     ],
 )
-async def test_a_refused_guest_is_told_a_code_and_an_id(
+async def test_a_refused_guest_receives_only_a_code_and_an_id(
     tmp_path: Path,
     platform: SimulatedPlatform,
     contexts: Contexts,
@@ -118,7 +118,7 @@ async def test_a_refused_guest_is_told_a_code_and_an_id(
     reason: str,
     version: str,
 ) -> None:
-    """defects.md 7, 8 and 9: nothing falls back, and debug TDs are looked at."""
+    """defects.md 7, 8 and 9: nothing falls back, and debug TDs are refused."""
     async with running_broker(tmp_path, platform) as broker:
         event = await refused(broker, only(contexts(broker), version))
     assert event["code"] == code
@@ -134,14 +134,14 @@ async def test_a_refused_guest_is_told_a_code_and_an_id(
         (PlatformOptions(tcb_status="Revoked"), "tcb-status", "revoked"),
     ],
 )
-async def test_a_platform_that_is_revoked_or_out_of_date_is_refused(
+async def test_a_revoked_or_outdated_platform_is_refused(
     tmp_path: Path,
     platform: SimulatedPlatform,
     options: PlatformOptions,
     code: str,
     reason: str,
 ) -> None:
-    """defects.md 9: `OUT_OF_DATE` counted as good."""
+    """defects.md 9: upstream accepted `OUT_OF_DATE`."""
     async with running_broker(tmp_path, platform.with_options(options)) as broker:
         event = await refused(broker, broker.context(broker.attester()))
     assert event["code"] == code
@@ -169,10 +169,10 @@ async def test_a_pinned_measurement_decides(tmp_path: Path, platform: SimulatedP
 
 
 @pytest.mark.parametrize(("age", "accepted"), [(1800, False), (7200, True)])
-async def test_the_age_of_evidence_has_a_bound(
+async def test_the_age_of_evidence_is_limited(
     tmp_path: Path, platform: SimulatedPlatform, age: int, accepted: bool
 ) -> None:
-    """defects.md 18: the same evidence could be shown for ever. Genuine ones begin an hour ago."""
+    """defects.md 18: upstream accepted old evidence. Genuine evidence begins an hour ago."""
     async with running_broker(tmp_path, platform, max_evidence_age=age) as broker:
         if accepted:
             async with broker.guest() as guest:
@@ -186,7 +186,7 @@ async def test_the_age_of_evidence_has_a_bound(
 async def test_without_a_certificate_there_is_no_session(
     tmp_path: Path, platform: SimulatedPlatform, version: str
 ) -> None:
-    """defects.md 7: whoever shows no certificate was let in by upstream."""
+    """defects.md 7: upstream accepted clients without a certificate."""
     context = only(client_context(key_der(fresh_key())), version)
     async with running_broker(tmp_path, platform) as broker:
         with pytest.raises(BrokerRefused, match=r"alert|handshake"):
@@ -198,7 +198,7 @@ async def test_without_a_certificate_there_is_no_session(
         assert not broker.events.named("guest.accepted", "request.received")
 
 
-async def test_a_verifier_that_was_not_chosen_serves_nobody(
+async def test_guests_of_a_tee_without_a_chosen_verifier_are_refused(
     tmp_path: Path, platform: SimulatedPlatform
 ) -> None:
     async with running_broker(tmp_path, platform, verifier=("sgx",)) as broker:
@@ -206,10 +206,10 @@ async def test_a_verifier_that_was_not_chosen_serves_nobody(
         assert event["code"] == "evidence-format"
 
 
-async def test_without_collateral_nobody_is_judged(
+async def test_without_collateral_no_guest_is_appraised(
     tmp_path: Path, platform: SimulatedPlatform
 ) -> None:
-    """Neither accepted nor refused; the guest that brings collateral along is accepted."""
+    """A guest is neither accepted nor refused; a guest that sends collateral is accepted."""
     async with running_broker(tmp_path, platform, collateral=None) as broker:
         answer = await told(broker, broker.context(broker.attester()))
         assert answer == "not judged: collateral-unavailable; try again later"
@@ -227,7 +227,7 @@ async def test_nullverifier_needs_its_flag(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_nullverifier_takes_clients_without_certificate(
+async def test_nullverifier_accepts_clients_without_a_certificate(
     tmp_path: Path, platform: SimulatedPlatform, version: str
 ) -> None:
     context = only(client_context(key_der(fresh_key())), version)
@@ -248,7 +248,7 @@ async def test_nullverifier_takes_clients_without_certificate(
 async def offering(
     broker: RunningBroker, context: SSL.Context, session: SSL.Session
 ) -> AsyncIterator[GuestConnection]:
-    """A guest without evidence that offers to go on with another's session."""
+    """Return a guest without evidence that offers to resume another guest's session."""
     tls = TlsSession(context, server=False)
     tls._connection.set_session(session)
     key = fresh_key()

@@ -32,7 +32,7 @@ class TestUnixSocket:
     def path(self, tmp_path: Path) -> Path:
         return tmp_path / "api.sock"
 
-    async def test_its_owner_has_all_rights_and_nobody_else_reaches_it(
+    async def test_only_the_owner_of_the_socket_can_connect_and_has_all_rights(
         self, tmp_path: Path, platform: SimulatedPlatform, path: Path
     ) -> None:
         before = os.umask(0)
@@ -48,7 +48,7 @@ class TestUnixSocket:
         finally:
             assert os.umask(before) == 0
 
-    async def test_a_socket_that_nobody_serves_is_replaced(
+    async def test_an_unused_socket_is_replaced(
         self, tmp_path: Path, platform: SimulatedPlatform, path: Path
     ) -> None:
         with socket.socket(socket.AF_UNIX) as dead:
@@ -59,7 +59,7 @@ class TestUnixSocket:
         ):
             await may_do_everything(client)
 
-    async def test_a_socket_that_is_served_stays_its_owners(
+    async def test_a_socket_in_use_is_not_replaced(
         self, tmp_path: Path, platform: SimulatedPlatform, path: Path
     ) -> None:
         async with (
@@ -83,7 +83,7 @@ class TestUnixSocket:
         ],
         ids=["file", "directory", "link", "no directory", "below a file", "too long"],
     )
-    async def test_what_is_in_the_way_is_left_and_named(
+    async def test_another_file_at_the_path_is_left_and_named(
         self,
         tmp_path: Path,
         platform: SimulatedPlatform,
@@ -112,7 +112,9 @@ class TestLoopback:
         async with running_broker(tmp_path, platform) as broker, client_of(broker) as client:
             await may_do_everything(client)
 
-    async def test_over_ipv6_too(self, tmp_path: Path, platform: SimulatedPlatform) -> None:
+    async def test_the_daemons_user_has_all_rights_over_ipv6(
+        self, tmp_path: Path, platform: SimulatedPlatform
+    ) -> None:
         if not _has_ipv6():
             pytest.skip("this host has no ::1")
         async with (
@@ -123,10 +125,10 @@ class TestLoopback:
             await may_do_everything(client)
 
     @needs_root
-    async def test_another_user_may_wrap_and_nothing_else(
+    async def test_another_user_may_only_wrap(
         self, tmp_path: Path, platform: SimulatedPlatform
     ) -> None:
-        """defects.md 11: whoever reaches the original's API can read every key."""
+        """defects.md 11: any client of the original's API can read every key."""
         async with (
             running_broker(tmp_path, platform) as broker,
             client_of_user(broker, NOBODY, tmp_path) as client,
@@ -137,7 +139,7 @@ class TestLoopback:
             assert event["status"] == "PERMISSION_DENIED"
 
     @needs_root
-    async def test_insecure_loopback_is_what_it_says_and_is_recorded(
+    async def test_insecure_loopback_gives_every_local_user_all_rights_and_is_recorded(
         self, tmp_path: Path, platform: SimulatedPlatform
     ) -> None:
         async with (
@@ -148,7 +150,7 @@ class TestLoopback:
             flags = [event["flag"] for event in broker.events.named("unsafe.option")]
             assert "--insecure-loopback" in flags
 
-    async def test_finding_out_who_calls_keeps_no_guest_waiting(
+    async def test_looking_up_the_caller_does_not_block_guests(
         self, tmp_path: Path, platform: SimulatedPlatform, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         table = tmp_path / "table"
@@ -179,7 +181,7 @@ class TestOpenAddress:
         assert "--client-api-cert" in text
         assert "--insecure-client-api" in text
 
-    async def test_insecure_client_api_is_what_it_says_and_is_recorded(
+    async def test_insecure_client_api_gives_every_client_all_rights_and_is_recorded(
         self, tmp_path: Path, platform: SimulatedPlatform
     ) -> None:
         options = {"insecure_client_api": True}

@@ -1,4 +1,4 @@
-"""gRPC's own services, and a key provider on an address of its own."""
+"""The standard services of gRPC, and a key provider with a separate address."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def platform() -> SimulatedPlatform:
 
 
 async def served(address: str) -> set[str]:
-    """What reflection lists."""
+    """Return the services that reflection lists."""
     async with grpc.aio.insecure_channel(address) as channel:
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
         asked = reflection_pb2.ServerReflectionRequest(list_services="")
@@ -92,7 +92,7 @@ async def test_readiness_says_whether_everything_is_pinned(
 
 
 class TestKeyProviderApi:
-    async def test_it_wraps_and_does_nothing_else(
+    async def test_it_only_wraps_and_unwraps(
         self, tmp_path: Path, platform: SimulatedPlatform
     ) -> None:
         settings: dict[str, Any] = {
@@ -112,7 +112,7 @@ class TestKeyProviderApi:
                     await v1_grpc.KeyServiceStub(channel).ListKeys(v1.ListKeysRequest())
             assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
-    async def test_wrapping_is_offered_wider_than_management(
+    async def test_wrapping_can_be_offered_to_more_clients_than_management(
         self, tmp_path: Path, platform: SimulatedPlatform
     ) -> None:
         certificates = Certificates.make(tmp_path)
@@ -129,7 +129,7 @@ class TestKeyProviderApi:
             async with KeyProviderClient.open(broker.client_api) as client:  # unix: no TLS
                 assert await client.unwrap(packet) == LAYER
 
-    async def test_without_tls_it_is_not_open(
+    async def test_without_tls_it_is_refused_off_loopback(
         self, tmp_path: Path, platform: SimulatedPlatform
     ) -> None:
         with pytest.raises(ConfigError, match=r"^--keyprovider-api 0\.0\.0\.0:0 can be reached"):

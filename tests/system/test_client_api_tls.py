@@ -1,4 +1,4 @@
-"""Who may call where TLS is on: certificates with roles by name, and nobody else."""
+"""The client API with TLS: only certificates with a role may call."""
 
 from __future__ import annotations
 
@@ -74,10 +74,10 @@ class TestTls:
                 {"caller": "certificate boss.example", "kid": KID}
             ]
 
-    async def test_loopback_is_no_certificate(
+    async def test_loopback_does_not_replace_a_certificate(
         self, tmp_path: Path, platform: SimulatedPlatform, certificates: Certificates
     ) -> None:
-        """Where TLS is on, the daemon's own user needs a role too, insecure flags or not."""
+        """With TLS, the daemon's user needs a role as well, also with insecure flags."""
         unsafe = {"insecure_loopback": True, "insecure_client_api": True}
         stranger = certificates.credentials(certificates.ca.issue_cert(common_name="stranger"))
         async with (

@@ -1,4 +1,4 @@
-"""A broker that fetches its collateral: guests do not notice what the service does."""
+"""A broker that fetches its collateral: failures of the service do not affect guests."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def admitted(broker: RunningBroker) -> None:
         assert await guest.version() == "v1"
 
 
-async def test_guests_are_admitted_while_the_service_is_dead(pccs: Pccs, tmp_path: Path) -> None:
+async def test_guests_are_accepted_while_the_service_is_down(pccs: Pccs, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"collateral": None, "collateral_url": (pccs.url,)}
     async with running_broker(tmp_path, pccs.platform, **settings) as broker:
         await asyncio.gather(*(admitted(broker) for _ in range(20)))
@@ -53,7 +53,7 @@ async def test_guests_are_admitted_while_the_service_is_dead(pccs: Pccs, tmp_pat
 
 
 async def test_a_forged_platform_causes_no_request(pccs: Pccs, tmp_path: Path) -> None:
-    """The PCK chain leads to the root before its FMSPC is asked for."""
+    """The PCK chain is verified before its FMSPC is requested."""
     settings: dict[str, Any] = {"collateral": None, "collateral_url": (pccs.url,)}
     stranger = SimulatedPlatform.create(now=app.utc_now())
     async with running_broker(tmp_path, pccs.platform, **settings) as broker:
@@ -67,7 +67,7 @@ async def test_a_forged_platform_causes_no_request(pccs: Pccs, tmp_path: Path) -
     assert not pccs.asked
 
 
-async def test_a_subscription_key_is_sent_and_never_shown(pccs: Pccs, tmp_path: Path) -> None:
+async def test_a_subscription_key_is_sent_and_never_logged(pccs: Pccs, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("0123456789abcdef\n")
     settings: dict[str, Any] = {
         "collateral": None,
@@ -85,8 +85,8 @@ async def test_a_subscription_key_is_sent_and_never_shown(pccs: Pccs, tmp_path: 
     assert len(sent) == len(pccs.headers)
 
 
-async def test_a_service_with_a_certificate_of_its_own_ca(tmp_path: Path) -> None:
-    """A PCCS often has one; without its CA it is not believed, whatever it answers."""
+async def test_a_service_with_a_certificate_of_a_private_ca(tmp_path: Path) -> None:
+    """A PCCS often has one; without its CA, no answer is accepted."""
     ca = trustme.CA()
     ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -107,8 +107,8 @@ async def test_a_service_with_a_certificate_of_its_own_ca(tmp_path: Path) -> Non
         assert set(pccs.asked.values()) == {1}
 
 
-async def test_files_are_looked_at_when_they_are_read(tmp_path: Path) -> None:
-    """What is not signed, or has ended, is said at start and after a change, not by a guest."""
+async def test_files_are_verified_when_they_are_read(tmp_path: Path) -> None:
+    """Unsigned and expired files are reported at start and after a change, before a guest."""
     now = app.utc_now()
     platform = SimulatedPlatform.create(now=now)
     ended = platform.collateral(now - timedelta(days=60))
@@ -128,10 +128,10 @@ async def test_files_are_looked_at_when_they_are_read(tmp_path: Path) -> None:
     assert "signature" in str(found[1]["problem"])
 
 
-async def test_what_is_on_disk_is_renewed_before_any_guest_comes(
+async def test_stored_collateral_is_renewed_before_the_first_guest(
     pccs: Pccs, tmp_path: Path
 ) -> None:
-    """Collateral of 25 hours, a day old: due at once."""
+    """Collateral that is valid for 25 hours and a day old is due at once."""
     short = PlatformOptions(collateral_lifetime=timedelta(hours=1))
     pccs.platform = pccs.platform.with_options(short)
     settings: dict[str, Any] = {"collateral": None, "collateral_url": (pccs.url,)}
@@ -144,7 +144,7 @@ async def test_what_is_on_disk_is_renewed_before_any_guest_comes(
         assert not broker.events.named("guest.accepted")
 
 
-async def test_the_operators_conditions_reach_what_is_fetched(pccs: Pccs, tmp_path: Path) -> None:
+async def test_the_settings_apply_to_fetched_collateral(pccs: Pccs, tmp_path: Path) -> None:
     settings: dict[str, Any] = {
         "collateral": None,
         "collateral_url": (pccs.url,),
@@ -160,7 +160,7 @@ async def test_the_operators_conditions_reach_what_is_fetched(pccs: Pccs, tmp_pa
 
 
 @pytest.mark.parametrize("grace", [0, 1])
-async def test_grace_is_the_operators(tmp_path: Path, grace: float) -> None:
+async def test_the_grace_period_is_configurable(tmp_path: Path, grace: float) -> None:
     ended = PlatformOptions(collateral_lifetime=timedelta(hours=-1))
     platform = SimulatedPlatform.create(now=app.utc_now(), options=ended)
     async with running_broker(tmp_path, platform, collateral_grace=grace) as broker:
@@ -171,8 +171,8 @@ async def test_grace_is_the_operators(tmp_path: Path, grace: float) -> None:
                 await admitted(broker)
 
 
-async def test_a_proxy_is_asked_instead(pccs: Pccs, tmp_path: Path) -> None:
-    """The service's own name need not resolve here."""
+async def test_requests_go_through_the_proxy(pccs: Pccs, tmp_path: Path) -> None:
+    """The name of the service need not resolve."""
     settings: dict[str, Any] = {
         "collateral": None,
         "collateral_url": ("http://pccs.invalid:8081",),
@@ -193,7 +193,7 @@ async def test_a_proxy_is_asked_instead(pccs: Pccs, tmp_path: Path) -> None:
         ({"collateral_api_key_file": "nonexistent"}, "--collateral-api-key-file"),
     ],
 )
-def test_what_cannot_be_used_is_said_at_start(
+def test_unusable_settings_are_reported_at_start(
     tmp_path: Path, settings: dict[str, str], said: str
 ) -> None:
     (tmp_path / "junk").write_text("junk")

@@ -1,4 +1,4 @@
-"""Policies that change while guests are judged: everybody sees one of them, whole."""
+"""Policies that change during appraisals: every reader gets one complete policy."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ TIMES = 200
 
 
 def image_policy(kind: str) -> bytes:
-    """Long enough that a reader could see half of it."""
+    """Return a policy so long that a reader could get half of it."""
     scopes = {f"registry.example/{number}": [{"type": kind}] for number in range(300)}
     return json.dumps({"default": [{"type": kind}], "transports": {"docker": scopes}}).encode()
 
 
-async def test_two_clients_that_set_one_policy_leave_it_whole(broker: RunningBroker) -> None:
+async def test_two_concurrent_writers_never_mix_their_policies(broker: RunningBroker) -> None:
     """A guest reads one policy or the other, never a mixture."""
     policies = [image_policy("reject"), image_policy("insecureAcceptAnything")]
     seen: list[bytes] = []
@@ -51,8 +51,8 @@ async def test_two_clients_that_set_one_policy_leave_it_whole(broker: RunningBro
     assert not [name for name in left if name.startswith(".tmp-")]
 
 
-async def test_guests_are_judged_by_one_policy_or_the_other(broker: RunningBroker) -> None:
-    """While appraisal policies change too: allowed by either, so never refused."""
+async def test_each_guest_is_appraised_by_one_complete_policy(broker: RunningBroker) -> None:
+    """Either appraisal policy allows the guest, so that it is never refused."""
     start = "package policy\nimport rego.v1\ndefault allow := false\nallow if input."
     texts = [f"{start}debug == false\n", f'{start}tcbStatus == "UpToDate"\n']
 

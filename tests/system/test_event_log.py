@@ -1,4 +1,4 @@
-"""A running broker replays what guests say of their boot; how strictly, its operator decides."""
+"""A running broker replays the event logs of guests, as strictly as its operator configures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ reasons contains "another command line" if not allow
 
 
 @pytest.mark.parametrize("allowed", [False, True])
-async def test_rtmr3_may_be_extended_later_if_the_operator_says_so(
+async def test_rtmr3_may_be_extended_later_if_the_operator_allows_it(
     tmp_path: Path, allowed: bool
 ) -> None:
     platform = SimulatedPlatform.create(now=app.utc_now())
@@ -37,7 +37,7 @@ async def test_rtmr3_may_be_extended_later_if_the_operator_says_so(
         assert not (await judged(broker, written(BOOT[0]))).accepted
 
 
-async def test_what_a_boot_proves_decides(tmp_path: Path) -> None:
+async def test_a_policy_decides_by_the_event_log(tmp_path: Path) -> None:
     platform = SimulatedPlatform.create(now=app.utc_now())
     async with running_broker(tmp_path, platform) as broker:
         store(broker, "opa/tdxPolicy.rego", POLICY)

@@ -1,4 +1,4 @@
-"""`verdictd-py guest agent`: image tools of a guest open images with keys that were released."""
+"""`verdictd-py guest agent`: image tools of a guest decrypt images with released keys."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ GARBAGE = (b"", b"{", b"[]", b"\xff\xfe", b"{}", b'{"op":"keyunwrap"}', b"[" * 1
 
 @pytest.fixture
 def platform(tmp_path: Path) -> SimulatedPlatform:
-    """The platform of the broker, stored where an agent finds it."""
+    """Store the platform of the broker for an agent."""
     made = SimulatedPlatform.create(now=app.utc_now())
     made.save(tmp_path / "platform")
     return made
@@ -47,13 +47,13 @@ def platform(tmp_path: Path) -> SimulatedPlatform:
 
 @dataclass
 class RunningAgent:
-    """An agent in a process of its own."""
+    """An agent in a separate process."""
 
     target: str
     process: asyncio.subprocess.Process
 
     async def end(self, number: int) -> tuple[int | None, str]:
-        """Status, and whatever it printed after its first line."""
+        """Stop the agent; return its status and its output after the first line."""
         self.process.send_signal(number)
         stdout, stderr = await self.process.communicate()
         return self.process.returncode, (stdout + stderr).decode()
@@ -91,7 +91,7 @@ async def running_agent(
 
 
 async def wrapped(broker: RunningBroker, parameter: str) -> dict[str, object]:
-    """A packet of the form that `parameter` asks for."""
+    """Return a packet of the form that `parameter` requests."""
     async with KeyProviderClient.open(broker.client_api) as client:
         return await client.wrap(parameter)
 
@@ -102,7 +102,7 @@ async def refusal(agent: RunningAgent, packet: object) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("form", [Form.LEGACY, Form.BARE_V4, Form.CURRENT])
-async def test_packets_of_both_forms_are_opened_on_fresh_evidence(
+async def test_packets_of_both_forms_are_unwrapped_with_new_evidence(
     broker: RunningBroker, form: Form
 ) -> None:
     packets = [await wrapped(broker, parameter) for parameter in (KID, URI)]
@@ -119,7 +119,7 @@ async def test_packets_of_both_forms_are_opened_on_fresh_evidence(
     assert not broker.events.named("image-key.unwrapped")  # the client API's own way
 
 
-async def test_calls_at_once_each_get_their_own(broker: RunningBroker) -> None:
+async def test_concurrent_calls_get_their_own_answers(broker: RunningBroker) -> None:
     layers = [LAYER + bytes([number]) for number in range(8)]
     async with KeyProviderClient.open(broker.client_api) as client:
         packets = [await client.wrap(KID, b64(layer)) for layer in layers]
@@ -127,7 +127,7 @@ async def test_calls_at_once_each_get_their_own(broker: RunningBroker) -> None:
         assert await asyncio.gather(*map(client.unwrap, packets)) == layers
 
 
-async def test_a_unix_socket_serves_too_and_sigint_ends_it(broker: RunningBroker) -> None:
+async def test_a_unix_socket_is_served_until_sigint(broker: RunningBroker) -> None:
     path = broker.data.parent / "agent.sock"
     packet = await wrapped(broker, KID)
     async with running_agent(broker, keyprovider=f"unix:{path}") as agent:
@@ -138,8 +138,8 @@ async def test_a_unix_socket_serves_too_and_sigint_ends_it(broker: RunningBroker
         assert await agent.end(signal.SIGINT) == (0, "")
 
 
-async def test_a_guest_that_is_refused_is_given_nothing(broker: RunningBroker) -> None:
-    """The guest's tool learns the code and the id; the reason is the operator's."""
+async def test_a_refused_guest_gets_no_key(broker: RunningBroker) -> None:
+    """The guest's tool receives the code and the id; only the operator reads the reason."""
     store(broker, "opa/tdxData", json.dumps({"rtmr1": ["ab" * 48]}).encode())
     packet = await wrapped(broker, KID)
     async with running_agent(broker) as agent:
@@ -149,7 +149,7 @@ async def test_a_guest_that_is_refused_is_given_nothing(broker: RunningBroker) -
     assert text == f"refused: policy-refused; ask the operator about {event['appraisal']}"
 
 
-async def test_a_guest_without_evidence_is_given_nothing(broker: RunningBroker) -> None:
+async def test_a_guest_without_evidence_gets_no_key(broker: RunningBroker) -> None:
     packet = await wrapped(broker, KID)
     async with running_agent(broker, "--attester", "none") as agent:
         status, _ = await refusal(agent, packet)
@@ -157,7 +157,7 @@ async def test_a_guest_without_evidence_is_given_nothing(broker: RunningBroker) 
     assert not broker.events.named("secret.released")
 
 
-async def test_a_broker_that_is_gone_is_unavailable(broker: RunningBroker) -> None:
+async def test_a_broker_that_is_not_running_is_unavailable(broker: RunningBroker) -> None:
     packet = await wrapped(broker, KID)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # nobody else gets it, and nobody listens
@@ -180,7 +180,7 @@ async def test_a_broker_that_never_answers_is_unavailable(broker: RunningBroker)
             )
 
 
-async def test_a_broker_that_cannot_judge_is_unavailable(broker: RunningBroker) -> None:
+async def test_a_broker_that_cannot_appraise_is_unavailable(broker: RunningBroker) -> None:
     packet = await wrapped(broker, KID)
     directory = broker.data.parent / "other"
     directory.mkdir()
@@ -195,7 +195,7 @@ async def test_a_broker_that_cannot_judge_is_unavailable(broker: RunningBroker) 
 
 
 @pytest.mark.skipif(REPORTS.exists(), reason="this machine may be a TDX guest")
-async def test_a_guest_that_has_no_evidence_to_show_says_why(broker: RunningBroker) -> None:
+async def test_a_guest_that_cannot_make_evidence_reports_the_cause(broker: RunningBroker) -> None:
     packet = await wrapped(broker, KID)
     async with running_agent(broker, "--attester", "tdx") as agent:
         status, text = await refusal(agent, packet)
@@ -205,7 +205,7 @@ async def test_a_guest_that_has_no_evidence_to_show_says_why(broker: RunningBrok
 
 @asynccontextmanager
 async def served(connect: Connect) -> AsyncIterator[KeyProviderClient]:
-    """A client of an agent in this process that connects so."""
+    """Yield a client of an agent in this process that uses `connect`."""
     agent = KeyProviderAgent(connect, timeout_seconds=60)
     listener = GrpcListener(
         "keyprovider",
@@ -236,7 +236,9 @@ class AnyBroker(GuestConnection):
         return {}
 
 
-async def test_each_generation_of_brokers_is_told_the_name_it_knows(broker: RunningBroker) -> None:
+async def test_each_generation_of_brokers_receives_its_own_algorithm_name(
+    broker: RunningBroker,
+) -> None:
     """A broker that receives the request and never answers does not block the image tool."""
     connection = AnyBroker()
 
@@ -269,7 +271,7 @@ async def test_each_generation_of_brokers_is_told_the_name_it_knows(broker: Runn
     ],
     ids=["config", "long", "internal"],
 )
-async def test_what_goes_wrong_is_told_without_what_is_secret(
+async def test_an_error_contains_no_secret(
     broker: RunningBroker, error: Exception, status: str, text: str
 ) -> None:
     def connect() -> AbstractAsyncContextManager[GuestConnection]:
@@ -280,7 +282,7 @@ async def test_what_goes_wrong_is_told_without_what_is_secret(
         assert await client.refusal("UnWrapKey", packet) == (status, text)
 
 
-async def test_a_key_that_is_gone_is_no_refusal_of_the_guest(broker: RunningBroker) -> None:
+async def test_a_missing_key_is_not_a_refusal_of_the_guest(broker: RunningBroker) -> None:
     packet = await wrapped(broker, KID)
     (broker.data / "keys" / KID).unlink()
     async with running_agent(broker) as agent:
@@ -289,7 +291,7 @@ async def test_a_key_that_is_gone_is_no_refusal_of_the_guest(broker: RunningBrok
     assert KEY.decode().strip() not in text
 
 
-async def test_what_is_no_request_is_the_callers_fault(broker: RunningBroker) -> None:
+async def test_an_invalid_request_is_an_error_of_the_caller(broker: RunningBroker) -> None:
     async with running_agent(broker) as agent, KeyProviderClient.open(agent.target) as client:
         for garbage in GARBAGE:
             status, text = await client.refusal("UnWrapKey", garbage)
@@ -301,10 +303,10 @@ async def test_what_is_no_request_is_the_callers_fault(broker: RunningBroker) ->
     assert not broker.events.named("guest.accepted")
 
 
-def test_what_cannot_be_served_is_one_line(
+def test_an_unusable_address_is_reported_in_one_line(
     tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    """An agent that other hosts reach would give them this guest's keys."""
+    """An agent that other hosts can reach would release this guest's keys to them."""
     place = ("--platform", str(tmp_path / "p"))
     words = ("guest", "agent", "--connect", "127.0.0.1:9", *place)
     here = (*words, "--keyprovider", "127.0.0.1:0")

@@ -1,6 +1,6 @@
-"""`verdictd-py guest agent --protocol rcar`: image tools open layers with a KBS's keys.
+"""`verdictd-py guest agent --protocol rcar`: image tools decrypt layers with the keys of a KBS.
 
-The KBS is a stand-in; what is shown is the agent, in a process of its own.
+The KBS is simulated; the agent runs in a separate process.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def kbs() -> Iterator[StandIn]:
 
 
 async def packets(tmp_path: Path, kbs: StandIn, *parameters: str) -> list[dict[str, object]]:
-    """Wrapped by this broker, whose key the KBS is then given."""
+    """Return packets that this broker wrapped; the KBS gets its key."""
     platform = SimulatedPlatform.create(now=app.utc_now())
     async with (
         running_broker(tmp_path, platform, allow_a256ctr=True) as broker,
@@ -45,7 +45,7 @@ async def packets(tmp_path: Path, kbs: StandIn, *parameters: str) -> list[dict[s
 
 @asynccontextmanager
 async def agent(kbs: StandIn, tmp_path: Path, *more: str) -> AsyncIterator[KeyProviderClient]:
-    """A client of an agent, which ends well at the end."""
+    """Yield a client of an agent, and check its exit status afterwards."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "verdictd_py.cli.main", "guest", "agent"),
         *("--keyprovider", "127.0.0.1:0", "--protocol", "rcar", "--connect", kbs.url),
@@ -68,7 +68,7 @@ async def agent(kbs: StandIn, tmp_path: Path, *more: str) -> AsyncIterator[KeyPr
             await process.communicate()
 
 
-async def test_layers_are_opened_each_on_fresh_evidence(kbs: StandIn, tmp_path: Path) -> None:
+async def test_each_layer_is_decrypted_with_new_evidence(kbs: StandIn, tmp_path: Path) -> None:
     wrapped = await packets(tmp_path, kbs, GCM, CTR)
     async with agent(kbs, tmp_path, "--allow-a256ctr") as client:
         for packet in wrapped:
@@ -77,7 +77,9 @@ async def test_layers_are_opened_each_on_fresh_evidence(kbs: StandIn, tmp_path: 
     assert len(set(keys)) == 2
 
 
-async def test_what_cannot_be_opened_says_why(kbs: StandIn, tmp_path: Path) -> None:
+async def test_a_layer_that_cannot_be_decrypted_is_reported_with_the_cause(
+    kbs: StandIn, tmp_path: Path
+) -> None:
     gcm, ctr, legacy = await packets(tmp_path, kbs, GCM, CTR, KID)
     async with agent(kbs, tmp_path) as client:
         status, text = await client.refusal("UnWrapKey", unwrap_input(ctr))

@@ -1,4 +1,4 @@
-"""The guide's story on one broker: what its log shows must come back byte for byte."""
+"""The guide on one broker: the answers that the guide prints are sent byte for byte."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FORMS = [form for form in Form if form is not Form.NULL]
 
 @pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
 @pytest.mark.parametrize("form", FORMS)
-async def test_guests_of_every_generation_get_the_guides_blobs(
+async def test_guests_of_every_generation_get_the_resources_of_the_guide(
     broker: RunningBroker, form: Form, version: int
 ) -> None:
     policy = from_guide(r"response: (ewog[A-Za-z0-9+/=]+)")
@@ -43,8 +43,8 @@ async def test_guests_of_every_generation_get_the_guides_blobs(
     assert base64.b64encode(KEY).decode() not in broker.events.text
 
 
-async def test_a_guest_without_evidence_gets_nothing_but_a_code(broker: RunningBroker) -> None:
-    """defects.md 7: whoever shows no evidence is refused, with or without --mutual."""
+async def test_a_guest_without_evidence_gets_only_a_code(broker: RunningBroker) -> None:
+    """defects.md 7: a guest without evidence is refused, with or without --mutual."""
     context = broker.context(None)
     with pytest.raises(BrokerRefused, match=EvidenceMissing.code) as caught:
         async with GuestConnection.open(*broker.address, context) as guest:
@@ -57,7 +57,7 @@ async def test_a_guest_without_evidence_gets_nothing_but_a_code(broker: RunningB
 @pytest.mark.parametrize(
     "kid", ["../../../../etc/shadow", "/etc/shadow", "..", "a/../b", "a\0b", ""]
 )
-async def test_no_name_leads_out_of_the_store(broker: RunningBroker, kid: str) -> None:
+async def test_no_name_escapes_the_store(broker: RunningBroker, kid: str) -> None:
     """defects.md 1: upstream appended a kid to a path unchecked."""
     async with broker.guest() as guest:
         with pytest.raises(BrokerRefused, match=r"segment|URI"):
@@ -67,10 +67,10 @@ async def test_no_name_leads_out_of_the_store(broker: RunningBroker, kid: str) -
         assert await guest.version() == "v1"
 
 
-async def test_pinned_measurements_decide_and_the_refusal_shows_both_values(
+async def test_pinned_measurements_decide_and_the_refusal_reports_both_values(
     broker: RunningBroker,
 ) -> None:
-    """defects.md 8 and 17: measurements reach the policy, and a refusal explains itself."""
+    """defects.md 8 and 17: measurements reach the policy, and a refusal has reasons."""
     pinned = "ab" * 48
     (broker.data / "opa" / "tdxData").write_text('{"rtmr1":["' + pinned + '"]}')
     with pytest.raises(BrokerRefused, match="policy-refused") as caught:
@@ -85,7 +85,7 @@ async def test_pinned_measurements_decide_and_the_refusal_shows_both_values(
     assert pinned not in str(caught.value)
 
 
-async def test_a_missing_resource_is_called_a_resource(broker: RunningBroker) -> None:
+async def test_a_missing_resource_is_reported_as_a_resource(broker: RunningBroker) -> None:
     async with broker.guest() as guest:
         with pytest.raises(BrokerRefused, match="there is no resource default/cosign-public-key"):
             await guest.resource("Cosign Key")

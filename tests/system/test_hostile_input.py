@@ -1,4 +1,4 @@
-"""What strangers send: one log line each, nothing leaks, nothing stays."""
+"""Invalid input of unattested clients: each is one log line, and no resource leaks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CONNECTIONS = 5
 
 
 async def still_serves(broker: RunningBroker) -> None:
-    """The good guest afterwards, no secret in the log, and no connection left over."""
+    """Check that a guest is served, the log has no secret, and all connections are closed."""
     await nothing_stays(broker)
     async with broker.guest() as guest:
         assert (await guest.keks([KID]))[KID].reveal() == KEY
@@ -47,7 +47,7 @@ pytestmark = pytest.mark.broker(max_connections=CONNECTIONS, check=still_serves)
 
 
 async def send_raw(broker: RunningBroker, data: bytes) -> None:
-    """Send bytes without TLS, and let time pass until the broker has closed the connection."""
+    """Send bytes without TLS, and advance the clock until the broker closes the connection."""
     reader, writer = await asyncio.open_connection(*broker.address)
     writer.write(data)
     reading = asyncio.create_task(reader.read(-1))
@@ -68,15 +68,15 @@ async def send_raw(broker: RunningBroker, data: bytes) -> None:
         b"",
     ],
 )
-async def test_what_is_no_tls_is_one_line(broker: RunningBroker, data: bytes) -> None:
+async def test_bytes_that_are_not_tls_are_one_log_line(broker: RunningBroker, data: bytes) -> None:
     await send_raw(broker, data)
     await nothing_stays(broker)
     lines = broker.events.named("connection.failed", "connection.timeout", "connection.closed")
     assert len(lines) == 1
 
 
-async def test_half_a_handshake_ends_at_its_limit_of_time(broker: RunningBroker) -> None:
-    """Upstream had no such limit, and idle connections stopped it."""
+async def test_half_a_handshake_ends_at_its_time_limit(broker: RunningBroker) -> None:
+    """Upstream had no such limit, so that idle connections blocked it."""
     session = TlsSession(broker.context(None), server=False)
     session.handshake()
     hello = session.outgoing()
@@ -85,8 +85,8 @@ async def test_half_a_handshake_ends_at_its_limit_of_time(broker: RunningBroker)
     assert len(broker.events.named("connection.timeout")) == 1
 
 
-async def test_idle_connections_beyond_the_bound_are_refused(broker: RunningBroker) -> None:
-    """They cost a record each, not a thread."""
+async def test_idle_connections_beyond_the_limit_are_refused(broker: RunningBroker) -> None:
+    """Each of them needs a record, not a thread."""
     held = [await asyncio.open_connection(*broker.address) for _ in range(12)]
     await until(lambda: len(broker.events.named("connection.refused")) == 12 - CONNECTIONS)
     await elapse(HANDSHAKE_SECONDS)
@@ -98,7 +98,7 @@ async def test_idle_connections_beyond_the_bound_are_refused(broker: RunningBrok
 
 
 class _Padded:
-    """An attester whose quote is whatever the test wants."""
+    """An attester with a given quote."""
 
     def __init__(self, change: Callable[[bytes], bytes], broker: RunningBroker) -> None:
         self._change = change
@@ -144,7 +144,7 @@ async def test_broken_quotes_are_refused_with_a_code(
         (b'{"command":"' + b"x" * 1_100_000, "longer than"),
     ],
 )
-async def test_what_is_no_request_gets_fail_and_the_end(
+async def test_an_invalid_request_is_answered_with_fail_and_ends_the_connection(
     broker: RunningBroker, data: bytes, told: str
 ) -> None:
     """defects.md 4 and 5: upstream panicked or closed without an answer."""
@@ -156,7 +156,7 @@ async def test_what_is_no_request_gets_fail_and_the_end(
         assert any(word in answer["error"] for word in told.split("|"))
 
 
-async def test_a_request_that_never_ends_is_ended_by_the_clock(broker: RunningBroker) -> None:
+async def test_an_incomplete_request_ends_at_its_time_limit(broker: RunningBroker) -> None:
     async def begin_and_wait() -> None:
         async with broker.guest() as guest:
             assert await guest.version() == "v1"
@@ -176,7 +176,9 @@ async def test_a_request_that_never_ends_is_ended_by_the_clock(broker: RunningBr
 @pytest.mark.parametrize(
     "data", [b"garbage" * 100, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 999]
 )
-async def test_garbage_on_the_client_api_hurts_nobody(broker: RunningBroker, data: bytes) -> None:
+async def test_garbage_on_the_client_api_affects_no_guest(
+    broker: RunningBroker, data: bytes
+) -> None:
     host, _, port = broker.client_api.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(data)

@@ -1,4 +1,4 @@
-"""Administration over HTTP: who may do what, request by request."""
+"""Administration over HTTP: the rights of every role for every request."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_the_table_has_every_route() -> None:
     assert named == routes
 
 
-async def test_nobody_administers_by_default(tmp_path: Path, tokens: AdminTokens) -> None:
+async def test_administration_is_off_by_default(tmp_path: Path, tokens: AdminTokens) -> None:
     async with (
         running_kbs(tmp_path) as broker,
         httpx.AsyncClient(base_url=url_of(broker)) as http,
@@ -157,7 +157,7 @@ NO_TOKENS: dict[str, tuple[Callable[[AdminTokens], dict[str, str]], str]] = {
 
 
 @pytest.mark.parametrize("which", NO_TOKENS)
-async def test_what_is_no_token_opens_nothing(
+async def test_an_invalid_token_is_refused(
     broker: RunningBroker, http: httpx.AsyncClient, tokens: AdminTokens, which: str
 ) -> None:
     make, told = NO_TOKENS[which]
@@ -196,10 +196,10 @@ CALLERS: dict[str, tuple[str, str | None, set[str]]] = {
 
 
 @pytest.mark.parametrize("caller", CALLERS)
-async def test_a_role_may_do_what_it_lists_and_nothing_else(
+async def test_a_role_permits_exactly_its_listed_requests(
     broker: RunningBroker, http: httpx.AsyncClient, tokens: AdminTokens, caller: str
 ) -> None:
-    """kbs-client takes exactly 200 for success (wire-rcar.md, "Administration")."""
+    """kbs-client accepts only 200 as success (wire-rcar.md, "Administration")."""
     name, role, rights = CALLERS[caller]
     headers = bearing(tokens.token(name, role))
     before = stored(broker)
@@ -214,7 +214,9 @@ async def test_a_role_may_do_what_it_lists_and_nothing_else(
 
 
 @pytest.mark.parametrize("role", [["admin"], {"admin": True}, True, 1, ""])
-async def test_a_role_is_a_text(http: httpx.AsyncClient, tokens: AdminTokens, role: object) -> None:
+async def test_a_role_that_is_not_a_text_is_refused(
+    http: httpx.AsyncClient, tokens: AdminTokens, role: object
+) -> None:
     headers = bearing(tokens.signed("boss", {"exp": time.time() + 60, "role": role}))
     answer = await asked(http, "get release policy", headers)
     assert (answer.status_code, variant(answer)) == (403, "AdminAuthAccess")
@@ -244,10 +246,10 @@ async def test_a_role_is_a_text(http: httpx.AsyncClient, tokens: AdminTokens, ro
         ("team/key/%C3%A9", 404),
     ],
 )
-async def test_a_prefix_is_a_bound(
+async def test_an_administrator_is_limited_to_its_prefix(
     broker: RunningBroker, tokens: AdminTokens, path: str, status: int
 ) -> None:
-    """The bytes go out as they stand here: a client library would tidy some of them."""
+    """The test sends raw bytes, because a client library would normalise the paths."""
     before = stored(broker)
     answer = await raw(broker, f"/kbs/v0/resource/{path}", tokens.token("team", "operator"))
     assert answer.status_code == status
@@ -259,7 +261,7 @@ async def test_a_prefix_is_a_bound(
 
 
 async def raw(broker: RunningBroker, target: str, token: str) -> httpx.Response:
-    """A POST whose target nobody changes."""
+    """Send a POST whose target no library normalises."""
     url = httpx.URL(url_of(broker))
     request = httpx.Request(
         "POST",

@@ -1,4 +1,4 @@
-"""Administration over HTTP: what it changes, and what it does not."""
+"""Administration over HTTP: changes that take effect, and changes that are refused."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def http(broker: RunningBroker) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def test_a_registrar_sets_keys_once(
+async def test_a_registrar_sets_each_key_only_once(
     broker: RunningBroker, http: httpx.AsyncClient, tokens: AdminTokens
 ) -> None:
     headers = bearing(tokens.token("keyprovider"))
@@ -110,7 +110,7 @@ SETTERS: dict[str, tuple[str, dict[str, str], str]] = {
 
 
 @pytest.mark.parametrize("which", SETTERS)
-async def test_policies_that_do_not_work_leave_the_old_in_force(
+async def test_an_invalid_policy_leaves_the_previous_one_in_force(
     broker: RunningBroker, http: httpx.AsyncClient, tokens: AdminTokens, which: str
 ) -> None:
     path, more, file = SETTERS[which]
@@ -140,7 +140,7 @@ async def test_policies_that_do_not_work_leave_the_old_in_force(
     assert stored(broker) == before | {file: POLICY}
 
 
-async def test_the_release_policy_is_read_as_it_was_set(
+async def test_the_release_policy_is_returned_as_it_was_set(
     http: httpx.AsyncClient, tokens: AdminTokens
 ) -> None:
     headers = bearing(tokens.token("boss"))
@@ -150,7 +150,7 @@ async def test_the_release_policy_is_read_as_it_was_set(
 
 
 @pytest.mark.parametrize("policy_id", ["default", "default_cpu", "tdx", "sgx", "sample"])
-async def test_every_id_of_a_policy_is_a_tees(
+async def test_every_id_of_an_appraisal_policy_names_a_tee(
     broker: RunningBroker, http: httpx.AsyncClient, tokens: AdminTokens, policy_id: str
 ) -> None:
     said = {"type": "rego", "policy_id": policy_id, "policy": b64url(POLICY)}
@@ -176,7 +176,7 @@ async def test_every_id_of_a_policy_is_a_tees(
         {"type": "rego", "policy_id": ["tdx"]},
     ],
 )
-async def test_an_appraisal_policy_is_for_a_tee_that_there_is(
+async def test_an_appraisal_policy_of_an_unknown_tee_is_refused(
     broker: RunningBroker, http: httpx.AsyncClient, tokens: AdminTokens, said: dict[str, Any]
 ) -> None:
     before = stored(broker)
@@ -234,7 +234,7 @@ async def test_reference_values_are_set_by_name(
         ({"version": "0.1.0", "type": "sample"}, "SerdeError"),
     ],
 )
-async def test_reference_values_that_are_none_change_nothing(
+async def test_invalid_reference_values_change_nothing(
     broker: RunningBroker,
     http: httpx.AsyncClient,
     tokens: AdminTokens,

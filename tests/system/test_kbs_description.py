@@ -1,4 +1,4 @@
-"""The OpenAPI description: it is one, it agrees with the routes, and the listener with it."""
+"""The OpenAPI description is valid and agrees with the routes and answers of the listener."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OPERATIONS: Final = sorted(
 
 @dataclass
 class Live:
-    """A broker in a thread of its own: schemathesis asks and waits."""
+    """A broker in a separate thread, because schemathesis blocks."""
 
     url: str = ""
     events: Recorder = field(default_factory=Recorder)
@@ -98,21 +98,21 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         assert not running.events.named("warning.bug")
 
 
-def test_it_is_served_to_anybody(broker: Live) -> None:
+def test_the_description_is_served_to_every_client(broker: Live) -> None:
     answer = httpx.get(f"{broker.url}/kbs/v0/openapi.json")
     assert (answer.status_code, answer.json()) == (200, DOCUMENT)
 
 
-def test_it_is_a_description() -> None:
+def test_the_description_is_valid_openapi() -> None:
     schemathesis.openapi.from_dict(DOCUMENT).validate()
 
 
-def test_it_has_every_route_and_no_other(broker: Live) -> None:
+def test_the_description_has_exactly_the_routes_of_the_listener(broker: Live) -> None:
     assert set(OPERATIONS) == broker.routes
 
 
-def test_every_error_is_described_as_it_is_answered() -> None:
-    """Each status but 200 has the body that guests read."""
+def test_every_error_is_described_with_its_body() -> None:
+    """Every status except 200 has the body that guests read."""
     for method, path in OPERATIONS:
         answers = DOCUMENT["paths"][path][method]["responses"]
         for status, answer in answers.items():
@@ -133,7 +133,7 @@ CHECKED: Final = (
 
 
 def has_input(method: str, path: str) -> bool:
-    """Whether a request can be wrong at all."""
+    """Return whether a request can be invalid."""
     return "{" in path or "requestBody" in DOCUMENT["paths"][path][method]
 
 
@@ -150,7 +150,7 @@ def has_input(method: str, path: str) -> bool:
 def test_the_listener_answers_as_described(
     broker: Live, method: str, path: str, caller: str, mode: GenerationMode
 ) -> None:
-    """Requests made from the description, good ones and bad ones, always the same."""
+    """The description generates valid and invalid requests, the same in every run."""
     operation = schemathesis.openapi.from_dict(DOCUMENT)[path][method]
     # Any bytes are a resource, and the caller's token is added below: no body is wrong here.
     octets = "application/octet-stream" in str(DOCUMENT["paths"][path][method].get("requestBody"))
@@ -176,8 +176,8 @@ def test_the_listener_answers_as_described(
     assert statuses
 
 
-def test_good_requests_are_described_well_enough_to_succeed(broker: Live) -> None:
-    """Otherwise the test above would only ever see refusals."""
+def test_valid_requests_of_the_description_succeed(broker: Live) -> None:
+    """Otherwise the test above could consist of refusals only."""
     admin = broker.callers["admin"]
     with httpx.Client(base_url=broker.url) as http:
         where = "/kbs/v0/resource/described/kind/1"

@@ -1,4 +1,4 @@
-"""What docs/http-guests.md tells operators to type about certificates, typed."""
+"""The commands about certificates in docs/http-guests.md, run as documented."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.rcar_guests import attested, tdx_guest
 
 
 async def said_by(*command: str) -> str:
-    """Standard output of openssl."""
+    """Run openssl and return its standard output."""
     process = await asyncio.create_subprocess_exec(
         *("openssl", *command), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
     )
@@ -23,7 +23,7 @@ async def said_by(*command: str) -> str:
     return output.decode()
 
 
-async def test_its_own_certificate_is_fetched_as_documented_and_the_log_says_which(
+async def test_the_self_signed_certificate_is_fetched_as_documented_and_matches_the_log(
     tmp_path: Path,
 ) -> None:
     """docs/http-guests.md, "Without a certificate authority"."""
@@ -40,7 +40,7 @@ async def test_its_own_certificate_is_fetched_as_documented_and_the_log_says_whi
             assert (await session.get(str(PATH))).reveal() == SECRET
 
 
-async def test_a_certificate_made_as_documented_is_one_that_guests_take(tmp_path: Path) -> None:
+async def test_a_certificate_made_as_documented_is_accepted_by_guests(tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "http-guests.md").read_text()
     begin = text.index("openssl req -x509")
     command = text[begin : text.index("```", begin)].replace("\\\n", " ").split()

@@ -19,7 +19,7 @@ AUTH = b'{"version":"0.4.0","tee":"tdx","extra-params":""}'
 
 
 async def stopping(broker: RunningBroker) -> asyncio.Task[None]:
-    """Begin what SIGTERM begins; return when no connection is accepted any more."""
+    """Stop the broker as SIGTERM does; yield when it accepts no connection."""
     kbs = broker.kbs
     accepting = kbs._acceptor._accepting
     assert accepting is not None
@@ -29,7 +29,7 @@ async def stopping(broker: RunningBroker) -> asyncio.Task[None]:
 
 
 async def begun(link: Link) -> None:
-    """Send half of a request, and wait until the broker reads it: it has answered `Expect`."""
+    """Send half of a request, and wait until the broker has answered its `Expect`."""
     head = {"Content-Length": str(len(AUTH)), "Expect": "100-continue"}
     await link.send(request("POST", "/kbs/v0/auth", headers=head))
     interim = await link.answer()
@@ -38,7 +38,7 @@ async def begun(link: Link) -> None:
     await link.send(AUTH[:10])
 
 
-async def test_a_request_in_flight_finishes_and_idle_connections_end(
+async def test_a_request_in_flight_is_answered_and_idle_connections_are_closed(
     broker: RunningBroker,
 ) -> None:
     async with linked(broker) as silent, linked(broker) as idle, linked(broker) as busy:
@@ -60,7 +60,7 @@ async def test_a_request_in_flight_finishes_and_idle_connections_end(
         await task
 
 
-async def test_a_request_that_never_finishes_is_cut_at_the_limit(broker: RunningBroker) -> None:
+async def test_an_incomplete_request_is_aborted_at_the_limit(broker: RunningBroker) -> None:
     async with linked(broker) as busy:
         await begun(busy)
         task = await stopping(broker)
@@ -73,7 +73,7 @@ async def test_a_request_that_never_finishes_is_cut_at_the_limit(broker: Running
     assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
 
 
-async def test_half_a_header_is_no_request_in_flight(broker: RunningBroker) -> None:
+async def test_half_a_header_is_not_a_request_in_flight(broker: RunningBroker) -> None:
     async with linked(broker) as link:
         await link.send(b"POST /kbs/v0/auth HTTP/1.1\r\nHost:")
         await broker.daemon.stop()

@@ -1,4 +1,4 @@
-"""What fails behind the HTTP listener: sessions, collateral, time, ourselves."""
+"""Failures behind the HTTP listener: sessions, collateral, time limits, internal errors."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def token_key(tmp_path: Path) -> Path:
 def broker_settings(
     tmp_path: Path, token_key: Path, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, Any]:
-    """Sessions in a file, which the broker does not wait for while it is locked."""
+    """Return settings with sessions in a file and without a wait for its lock."""
     impatient = partial(SqliteSessionStore.open, busy_seconds=0)
     monkeypatch.setattr(SqliteSessionStore, "open", impatient)
     return {"kbs_sessions": tmp_path / "sessions", "kbs_token_key": token_key}
@@ -54,7 +54,7 @@ def broker_settings(
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Somebody else holds the file, as a backup may, or a disk that hangs."""
+    """Lock the file, as a backup program may do."""
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("BEGIN EXCLUSIVE")
     try:
@@ -70,10 +70,10 @@ async def refused(doing: Awaitable[object]) -> tuple[int, str]:
     return raised.value.status, raised.value.variant
 
 
-async def test_sessions_that_cannot_be_kept_are_500_and_come_back(
+async def test_requests_fail_with_500_only_while_sessions_cannot_be_stored(
     broker: RunningBroker, tmp_path: Path
 ) -> None:
-    """auth, attest and GET each say so, with one line; a token needs no session."""
+    """auth, attest and GET each write one log line; a token needs no session."""
     guest = tdx_guest(broker.platform)
     async with attested(url_of(broker), guest) as good, connected(url_of(broker), guest) as half:
         token = await good.token()
@@ -101,7 +101,7 @@ async def test_sessions_that_cannot_be_kept_are_500_and_come_back(
 async def test_guests_of_the_other_listener_do_not_wait_for_sessions(
     tmp_path: Path, token_key: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many HTTP guests wait for a file that another process has locked."""
+    """Many HTTP guests wait for a file that another process has locked."""
     patient = partial(SqliteSessionStore.open, busy_seconds=60)
     monkeypatch.setattr(SqliteSessionStore, "open", patient)
     async with running_kbs(
@@ -122,9 +122,7 @@ async def test_guests_of_the_other_listener_do_not_wait_for_sessions(
                 await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def test_a_file_that_is_no_database_any_more_is_500(
-    broker: RunningBroker, tmp_path: Path
-) -> None:
+async def test_a_damaged_database_of_sessions_is_500(broker: RunningBroker, tmp_path: Path) -> None:
     guest = tdx_guest(broker.platform)
     async with attested(url_of(broker), guest) as session:
         for path in tmp_path.glob("sessions*"):
@@ -136,8 +134,8 @@ async def test_a_file_that_is_no_database_any_more_is_500(
     assert not broker.events.named("warning.bug")
 
 
-async def test_two_brokers_serve_one_guest(tmp_path: Path, token_key: Path) -> None:
-    """Challenged by one, attested by the other, served by the first: as behind one address."""
+async def test_two_brokers_share_the_session_of_a_guest(tmp_path: Path, token_key: Path) -> None:
+    """One broker sends the challenge, the other appraises, and the first serves the guest."""
     where: dict[str, Any] = {"kbs_sessions": tmp_path / "sessions", "kbs_token_key": token_key}
     async with (
         running_kbs(tmp_path / "one", **where) as one,
@@ -164,10 +162,10 @@ async def test_two_brokers_serve_one_guest(tmp_path: Path, token_key: Path) -> N
         assert found[0] == found[1]
 
 
-async def test_one_challenge_of_two_brokers_is_answered_once(
+async def test_a_challenge_is_answered_once_across_two_brokers(
     tmp_path: Path, token_key: Path
 ) -> None:
-    """However close together the two answers come."""
+    """The two answers arrive at the same time."""
     where: dict[str, Any] = {"kbs_sessions": tmp_path / "sessions", "kbs_token_key": token_key}
     async with (
         running_kbs(tmp_path / "one", **where) as one,
@@ -204,7 +202,7 @@ async def attest_answer(session: RcarSession, broker: RunningBroker) -> httpx.Re
         return await http.post(f"{url_of(broker)}/kbs/v0/attest", json=body)
 
 
-async def test_a_guest_that_cannot_be_judged_is_told_to_come_again(
+async def test_a_guest_that_cannot_be_appraised_is_asked_to_try_again(
     tmp_path: Path, pccs: Pccs
 ) -> None:
     pccs.change = lambda path, answer: PcsAnswer(500)
@@ -224,7 +222,7 @@ async def test_a_guest_that_cannot_be_judged_is_told_to_come_again(
         assert [fields["code"] for fields in failed] == ["session-invalid"]  # the GET's
 
 
-async def test_an_appraisal_ends_at_its_limit_of_time(tmp_path: Path, pccs: Pccs) -> None:
+async def test_an_appraisal_ends_at_its_time_limit(tmp_path: Path, pccs: Pccs) -> None:
     pccs.stalled = True
     async with running_kbs(
         tmp_path,
@@ -248,7 +246,7 @@ async def test_an_appraisal_ends_at_its_limit_of_time(tmp_path: Path, pccs: Pccs
 
 
 @pytest.mark.parametrize("error", [RuntimeError, ConnectionResetError, OSError, KeyError])
-async def test_a_bug_of_ours_is_an_incident_and_nothing_more(
+async def test_an_internal_error_is_reported_only_as_an_incident(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     async with running_kbs(tmp_path) as broker:
@@ -273,16 +271,16 @@ async def test_a_bug_of_ours_is_an_incident_and_nothing_more(
 
 
 def holds(broker: RunningBroker, number: int) -> bool:
-    """Whether `number` connections count, open or not, and an answer is due on each."""
+    """Return whether `number` connections count, open or not, with an answer due on each."""
     kbs = broker.kbs
     due = [each.answering for each in kbs._acceptor._tasks.values()]
     return due == [True] * number
 
 
-async def test_guests_that_leave_count_as_long_as_they_are_judged(
+async def test_a_guest_that_disconnects_counts_until_its_appraisal_ends(
     tmp_path: Path, pccs: Pccs
 ) -> None:
-    """Who asks and leaves, again and again, must not get more done at once than is allowed."""
+    """Repeated requests without waiting must not cause more appraisals at once than the limit."""
     pccs.stalled = True
     async with running_kbs(
         tmp_path,
@@ -309,8 +307,10 @@ async def test_guests_that_leave_count_as_long_as_they_are_judged(
             assert (await session.get(str(PATH))).reveal() == SECRET
 
 
-async def test_a_guest_that_leaves_is_no_bug(tmp_path: Path, pccs: Pccs) -> None:
-    """In the middle of its appraisal, too."""
+async def test_a_guest_that_disconnects_is_not_an_internal_error(
+    tmp_path: Path, pccs: Pccs
+) -> None:
+    """Also if it disconnects during its appraisal."""
     pccs.stalled = True
     async with running_kbs(
         tmp_path, platform=pccs.platform, collateral=None, collateral_url=(pccs.url,)

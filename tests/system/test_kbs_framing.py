@@ -1,7 +1,7 @@
-"""Where a request ends, as every proxy in front reads it: what is ambiguous is no request.
+"""The end of a request is the same for every proxy: an ambiguous request is refused.
 
-Who gets a proxy and the broker to disagree has a request of its own read as part of another
-client's, or behind it (RFC 9112, 11.2).
+If a proxy and the broker disagree, an attacker can smuggle a request into the connection of
+another client (RFC 9112, 11.2).
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ async def answers(broker: RunningBroker, data: bytes) -> list[int]:
 
 
 @pytest.mark.parametrize("which", AMBIGUOUS)
-async def test_what_is_ambiguous_is_refused_and_ends_the_connection(
+async def test_an_ambiguous_request_is_refused_and_ends_the_connection(
     broker: RunningBroker, which: str
 ) -> None:
     assert await answers(broker, AMBIGUOUS[which] + SMUGGLED) == [400]
@@ -89,22 +89,22 @@ async def test_what_is_ambiguous_is_refused_and_ends_the_connection(
         POST + LENGTH + b"Expect: 100-continue\r\n\r\n" + AUTH,
     ],
 )
-async def test_what_is_not_is_read_to_its_end_and_no_further(
+async def test_an_unambiguous_request_is_read_exactly_to_its_end(
     broker: RunningBroker, data: bytes
 ) -> None:
-    """And the request behind it is another one, with nothing of the first."""
+    """The next request is separate and contains nothing of the first."""
     found = [status for status in await answers(broker, data + SMUGGLED) if status != 100]
     assert found == [200, 401]
 
 
-async def test_a_request_in_a_body_is_none(broker: RunningBroker) -> None:
+async def test_a_request_within_a_body_is_not_executed(broker: RunningBroker) -> None:
     length = b"Content-Length: %d\r\n" % len(SMUGGLED)
     head = b"GET /kbs/v0/jwks HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + length + b"\r\n"
     assert await answers(broker, head + SMUGGLED) == [200]
 
 
-async def test_there_is_no_other_protocol_to_change_to(broker: RunningBroker) -> None:
-    """What a proxy would then pass on unread is not read here either."""
+async def test_no_upgrade_of_the_protocol_is_accepted(broker: RunningBroker) -> None:
+    """After an upgrade, a proxy would forward bytes without reading them."""
     upgrade = LENGTH + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
     async with linked(broker) as link:
         await link.send(POST + upgrade + AUTH + SMUGGLED)

@@ -29,7 +29,7 @@ INIT_DATA = 'version = "0.1.0"\nalgorithm = "sha384"\n\n[data]\n"aa.toml" = "tex
 
 
 def code_of(broker: RunningBroker) -> str:
-    """What the broker told the last guest that it refused."""
+    """Return the code that the last refused guest received."""
     return str(broker.events.named("guest.refused")[-1]["code"])
 
 
@@ -37,7 +37,7 @@ def code_of(broker: RunningBroker) -> str:
 async def test_a_guest_of_every_version_gets_a_resource(
     broker: RunningBroker, version: Version, kind: TeeKeyKind
 ) -> None:
-    """It asks first, is told to attest, and opens what it gets with its own key."""
+    """The guest requests, is asked to attest, and decrypts the answer with its own key."""
     guest = tdx_guest(broker.platform, version, kind)
     async with connected(url_of(broker), guest) as session:
         assert (await session.resource(PATH)).reveal() == SECRET
@@ -76,7 +76,7 @@ async def test_a_key_is_fetched_as_a_resource(broker: RunningBroker) -> None:
     assert found.reveal() == KEY
 
 
-async def test_a_token_is_as_good_as_a_session(broker: RunningBroker) -> None:
+async def test_a_token_replaces_a_session(broker: RunningBroker) -> None:
     guest = tdx_guest(broker.platform)
     async with attested(url_of(broker), guest) as session:
         token = await session.token()
@@ -110,7 +110,7 @@ TAMPERED = [
 
 
 @pytest.mark.parametrize(("tamper", "code"), TAMPERED)
-async def test_what_was_changed_on_the_way_is_refused(
+async def test_a_message_changed_in_transit_is_refused(
     broker: RunningBroker, tamper: support.Tamper, code: str
 ) -> None:
     guest = tdx_guest(broker.platform, init_data=INIT_DATA)
@@ -144,7 +144,7 @@ async def test_the_appraiser_is_the_same_for_every_guest(
     assert code_of(broker) == code
 
 
-async def test_a_challenge_is_answered_once_good_or_bad(broker: RunningBroker) -> None:
+async def test_a_challenge_can_be_answered_only_once(broker: RunningBroker) -> None:
     guest = tdx_guest(broker.platform)
     async with connected(url_of(broker), guest) as session:
         body = await session.answer(await session.auth())
@@ -157,8 +157,8 @@ async def test_a_challenge_is_answered_once_good_or_bad(broker: RunningBroker) -
     assert (raised.value.status, raised.value.variant) == (401, "TokenNotFound")
 
 
-async def test_an_answer_is_good_in_its_own_session_only(broker: RunningBroker) -> None:
-    """Neither the evidence nor the cookie of another guest is of any use."""
+async def test_an_answer_is_accepted_in_its_own_session_only(broker: RunningBroker) -> None:
+    """Neither the evidence nor the cookie of another guest is accepted."""
     one, two = tdx_guest(broker.platform), tdx_guest(broker.platform)
     async with (
         attested(url_of(broker), one) as honest,
@@ -174,8 +174,8 @@ async def test_an_answer_is_good_in_its_own_session_only(broker: RunningBroker) 
         assert raised.value.status == 401
 
 
-async def test_a_stolen_cookie_opens_nothing(broker: RunningBroker) -> None:
-    """What comes back is encrypted to the key of the guest that attested."""
+async def test_a_stolen_cookie_discloses_nothing(broker: RunningBroker) -> None:
+    """The answer is encrypted to the key of the guest that attested."""
     async with (
         attested(url_of(broker), tdx_guest(broker.platform)) as honest,
         connected(url_of(broker), tdx_guest(broker.platform)) as thief,
@@ -221,7 +221,7 @@ async def test_forged_tokens_are_refused(broker: RunningBroker) -> None:
     assert not broker.events.named("secret.released")
 
 
-async def test_a_token_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_token_expires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with running_kbs(tmp_path) as broker:
         guest = tdx_guest(broker.platform)
         async with attested(url_of(broker), guest) as session:
@@ -238,7 +238,7 @@ async def test_a_token_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             assert (raised.value.status, raised.value.variant) == (401, "TokenVerifierError")
 
 
-async def test_another_broker_takes_no_tokens_of_this_one(tmp_path: Path) -> None:
+async def test_another_broker_refuses_tokens_of_this_one(tmp_path: Path) -> None:
     async with running_kbs(tmp_path / "one") as one:
         guest = tdx_guest(one.platform)
         async with attested(url_of(one), guest) as session:
@@ -251,7 +251,7 @@ async def test_another_broker_takes_no_tokens_of_this_one(tmp_path: Path) -> Non
                 await session.get(str(PATH))
 
 
-async def test_the_policy_sees_init_data_that_is_proved(broker: RunningBroker) -> None:
+async def test_the_policy_reads_verified_init_data(broker: RunningBroker) -> None:
     (broker.data / "opa" / "tdxPolicy.rego").write_text(
         "package policy\nimport rego.v1\ndefault allow := false\n"
         'allow if input.initData.data["aa.toml"] == "text"\n'
@@ -266,8 +266,8 @@ async def test_the_policy_sees_init_data_that_is_proved(broker: RunningBroker) -
     assert broker.events.named("guest.refused")[-1]["reasons"] == ("no init-data",)
 
 
-async def test_what_is_too_long_for_a_token_is_not_lost(broker: RunningBroker) -> None:
-    """A release policy that refuses for one event, or one line of init-data, sees all of them."""
+async def test_claims_too_long_for_a_token_reach_the_policy(broker: RunningBroker) -> None:
+    """A release policy that refuses for an event or a line of init-data gets all of them."""
     long = INIT_DATA + f'"policy.rego" = "{"x" * 200_000}"\n'
     bad = event(2, 0x80000003, b"a kernel that is not wanted")
     boot = [event(1, 4, bytes(4)), *(event(3, 0x80000003, bytes([n % 256])) for n in range(600))]
@@ -297,7 +297,7 @@ async def test_what_is_too_long_for_a_token_is_not_lost(broker: RunningBroker) -
                         assert (raised.value.status, raised.value.variant) == (403, "PolicyDeny")
 
 
-async def test_devices_that_nobody_verifies_are_for_the_policy_to_accept(
+async def test_unverified_devices_are_accepted_only_by_the_policy(
     broker: RunningBroker,
 ) -> None:
     guest = tdx_guest(broker.platform, additional=lambda digest: '{"nvidia":{"e":"x"}}')
@@ -316,7 +316,7 @@ async def test_devices_that_nobody_verifies_are_for_the_policy_to_accept(
         assert (await session.get(str(PATH))).reveal() == SECRET
 
 
-async def test_release_policy_hides_what_it_keeps_back(broker: RunningBroker) -> None:
+async def test_a_denied_resource_looks_like_a_missing_one(broker: RunningBroker) -> None:
     (broker.data / "opa" / "releasePolicy.rego").write_text(
         "package policy\nimport rego.v1\ndefault allow := false\n"
         'allow if trim_prefix(input.resource.path, "keys/") in ["default/key/1", "default/key/2"]\n'
@@ -336,7 +336,7 @@ async def test_release_policy_hides_what_it_keeps_back(broker: RunningBroker) ->
             assert (raised.value.status, raised.value.variant) == (status, variant), path
 
 
-async def test_many_sessions_at_once_are_all_served(broker: RunningBroker) -> None:
+async def test_many_concurrent_sessions_are_all_served(broker: RunningBroker) -> None:
     many = asyncio.Semaphore(100)
 
     async def one() -> bytes:
@@ -348,7 +348,7 @@ async def test_many_sessions_at_once_are_all_served(broker: RunningBroker) -> No
     assert len(broker.events.named("guest.accepted")) == 300
 
 
-async def test_versions_and_tees_that_are_not_served(broker: RunningBroker) -> None:
+async def test_unsupported_versions_and_tees_are_refused(broker: RunningBroker) -> None:
     async with httpx.AsyncClient(base_url=url_of(broker)) as http:
 
         async def auth(version: object, tee: object) -> httpx.Response:

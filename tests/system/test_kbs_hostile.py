@@ -1,4 +1,4 @@
-"""What strangers send to the HTTP listener: a clear answer or the end, and one line at most."""
+"""Invalid input to the HTTP listener: an answer or the end, and at most one log line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONNECTIONS = 20
 
 
 async def still_serves(broker: RunningBroker) -> None:
-    """A good guest is served after all of it, and no bug was reported."""
+    """Check that a genuine guest is served and no internal error was reported."""
     await all_closed(broker)
     async with attested(url_of(broker), tdx_guest(broker.platform)) as session:
         assert (await session.get(str(PATH))).reveal() == SECRET
@@ -40,7 +40,9 @@ pytestmark = pytest.mark.broker(kbs=True, max_connections=CONNECTIONS, check=sti
 
 
 @pytest.mark.parametrize("which", REFUSED)
-async def test_a_refusal_is_one_answer_and_one_line(broker: RunningBroker, which: str) -> None:
+async def test_an_invalid_request_is_one_answer_and_one_log_line(
+    broker: RunningBroker, which: str
+) -> None:
     data, status, variant = REFUSED[which]
     answer = await once(broker, data)
     assert answer is not None
@@ -53,7 +55,7 @@ async def test_a_refusal_is_one_answer_and_one_line(broker: RunningBroker, which
     assert len(lines(broker)) == 1
 
 
-async def test_head_has_no_body(broker: RunningBroker) -> None:
+async def test_an_answer_to_head_has_no_body(broker: RunningBroker) -> None:
     for path in ("/healthz", f"/kbs/v0/resource/{PATH}", "/none"):
         answer = await once(broker, request("HEAD", path), head=True)
         assert answer is not None
@@ -69,14 +71,14 @@ async def test_head_has_no_body(broker: RunningBroker) -> None:
         "/kbs/v0/%61uth",
     ],
 )
-async def test_other_spellings_of_an_address(broker: RunningBroker, target: str) -> None:
+async def test_other_spellings_of_a_path_are_refused(broker: RunningBroker, target: str) -> None:
     answer = await once(broker, request("POST", target, AUTH))
     assert answer is not None
     assert answer.status == 200
     assert set(json.loads(answer.body)) == {"nonce", "extra-params"}
 
 
-async def test_health_is_no_line(broker: RunningBroker) -> None:
+async def test_health_requests_are_not_logged(broker: RunningBroker) -> None:
     answer = await once(broker, request("GET", "/healthz"))
     assert answer is not None
     assert (answer.status, answer.body, lines(broker)) == (200, b"", [])

@@ -1,4 +1,4 @@
-"""Strangers of the HTTP listener that are slow, greedy or many: bounds in time, bytes, number."""
+"""Limits of the HTTP listener for unattested clients: time, bytes and number."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ AUTH = b'{"version":"0.4.0","tee":"tdx","extra-params":""}'
 
 
 async def still_serves(broker: RunningBroker) -> None:
-    """A good guest is served after all of it, and no bug was reported."""
+    """Check that a genuine guest is served and no internal error was reported."""
     await all_closed(broker)
     async with attested(url_of(broker), tdx_guest(broker.platform)) as session:
         assert (await session.get(str(PATH))).reveal() == SECRET
@@ -71,7 +71,7 @@ async def test_a_client_that_sends_too_little_is_disconnected(
     assert lines(broker) == []
 
 
-async def test_a_header_that_arrives_byte_by_byte_does_not_prolong_the_limit(
+async def test_a_header_byte_by_byte_does_not_extend_its_limit(
     broker: RunningBroker,
 ) -> None:
     async with linked(broker) as link:
@@ -88,7 +88,7 @@ async def test_a_header_that_arrives_byte_by_byte_does_not_prolong_the_limit(
 
 
 @pytest.mark.parametrize("form", ["length", "chunks"])
-async def test_a_slow_body_ends_at_its_limit_of_time(broker: RunningBroker, form: str) -> None:
+async def test_a_slow_body_ends_at_its_time_limit(broker: RunningBroker, form: str) -> None:
     how = "Content-Length: 50" if form == "length" else "Transfer-Encoding: chunked"
     begun = b'{"version"' if form == "length" else b'a\r\n{"version"\r\n'
     head = f"POST /kbs/v0/auth HTTP/1.1\r\nHost: x\r\n{how}\r\n\r\n".encode()
@@ -105,7 +105,7 @@ async def test_a_slow_body_ends_at_its_limit_of_time(broker: RunningBroker, form
     assert lines(broker) == ["request.failed"]
 
 
-async def test_a_body_shorter_than_its_length_is_nothing(broker: RunningBroker) -> None:
+async def test_a_body_shorter_than_its_length_is_not_processed(broker: RunningBroker) -> None:
     async with linked(broker) as link:
         await link.send(POST + b"Content-Length: 999\r\n\r\n" + AUTH)
     await all_closed(broker)
@@ -113,10 +113,10 @@ async def test_a_body_shorter_than_its_length_is_nothing(broker: RunningBroker) 
     assert not broker.events.named("request.answered")
 
 
-async def test_who_leaves_before_its_body_is_looked_at_is_no_bug_of_ours(
+async def test_a_disconnect_before_the_body_is_read_is_not_an_internal_error(
     broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fixture sees that none is reported."""
+    """The fixture checks that no internal error is reported."""
     received = connections.Connection.data_received
 
     def received_and_lost(self: connections.Connection, data: bytes) -> None:
@@ -131,7 +131,7 @@ async def test_who_leaves_before_its_body_is_looked_at_is_no_bug_of_ours(
     monkeypatch.undo()
 
 
-async def test_what_follows_a_body_that_is_longer_than_said_is_no_request(
+async def test_bytes_beyond_the_length_of_a_body_are_not_a_request(
     broker: RunningBroker,
 ) -> None:
     async with linked(broker) as link:
@@ -167,7 +167,7 @@ async def test_pipelined_requests_are_answered_in_order(broker: RunningBroker) -
 async def test_a_client_that_reads_no_answer_is_disconnected(
     broker: RunningBroker, tokens: AdminTokens
 ) -> None:
-    """It requests more than the kernel buffers, and then only waits."""
+    """It requests more than the kernel buffers, and then does not read."""
     large = b"x" * (1024 * 1024)
     where = f"{url_of(broker)}/kbs/v0/reference-value"
     values = {"mrTd": ["a" * 96] * 9000}
@@ -191,8 +191,8 @@ async def test_a_client_that_reads_no_answer_is_disconnected(
         assert answered < 30
 
 
-async def test_headers_of_many_requests_are_bounded_together(broker: RunningBroker) -> None:
-    """Sixty headers as long as they may be are one request; nobody gets to send many of them."""
+async def test_headers_of_pipelined_requests_have_a_common_limit(broker: RunningBroker) -> None:
+    """A request may have sixty long headers, but pipelined requests share the limit."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     header = "".join(f"X-{n}: {'x' * 70_000}\r\n" for n in range(60)).encode()
     one = GET + header
@@ -203,10 +203,10 @@ async def test_headers_of_many_requests_are_bounded_together(broker: RunningBrok
     assert grown < 80 * 1024  # KiB
 
 
-async def test_what_all_send_together_is_bounded_and_the_greediest_goes(
+async def test_at_the_limit_for_all_bodies_the_largest_sender_is_disconnected(
     broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Many bodies that never end must not take the memory of everybody."""
+    """Many incomplete bodies must not exhaust the memory."""
     monkeypatch.setattr(connections, "MAX_ALL_WAITING_BYTES", 1_000_000)
     begun = POST + f"Content-Length: {MAX_BODY_BYTES}\r\n\r\n".encode()
     async with AsyncExitStack() as stack:
@@ -244,17 +244,17 @@ def open_connections(broker: RunningBroker) -> int:
 
 
 def answering(broker: RunningBroker) -> bool:
-    """Whether an answer is due on the only connection."""
+    """Return whether an answer is due on the only connection."""
     return [each.answering for each in broker.kbs._acceptor._tasks.values()] == [True]
 
 
 async def flood(link: Link, data: bytes) -> None:
-    """Sends the same for ever."""
+    """Send the same bytes until the connection is closed."""
     while True:
         await link.send(data)
 
 
-async def test_no_more_connections_than_allowed_and_room_when_they_go(
+async def test_connections_are_limited_and_accepted_again_when_others_close(
     broker: RunningBroker,
 ) -> None:
     held = [await asyncio.open_connection(*address(broker)) for _ in range(CONNECTIONS + 15)]
@@ -273,8 +273,8 @@ def address(broker: RunningBroker) -> tuple[str, int]:
     return host, int(port)
 
 
-async def test_honest_guests_are_served_meanwhile(broker: RunningBroker) -> None:
-    """Half of the connections held, a quarter sends rubbish, and a guest notices nothing."""
+async def test_genuine_guests_are_served_during_an_attack(broker: RunningBroker) -> None:
+    """Attackers hold half of the connections and send garbage on a quarter of them."""
     held = [await asyncio.open_connection(*address(broker)) for _ in range(CONNECTIONS // 2)]
     stop = asyncio.Event()
 
@@ -293,7 +293,7 @@ async def test_honest_guests_are_served_meanwhile(broker: RunningBroker) -> None
 
 
 async def test_neither_memory_nor_descriptors_grow(broker: RunningBroker) -> None:
-    """A thousand and more of everything above that is quick."""
+    """The test repeats every quick case above more than a thousand times."""
     quick = [data for data, _, _ in REFUSED.values() if len(data) < 10_000]
 
     async def round_of() -> None:
@@ -320,7 +320,7 @@ def resident() -> int:
     return pages * resource.getpagesize()
 
 
-async def test_a_body_of_the_largest_size_is_taken(
+async def test_a_body_of_the_maximum_size_is_accepted(
     broker: RunningBroker, tokens: AdminTokens
 ) -> None:
     content = os.urandom(MAX_BODY_BYTES)

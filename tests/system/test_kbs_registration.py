@@ -1,4 +1,4 @@
-"""Keys and policies that today's tools bring over HTTP, and what guests then get."""
+"""Keys and policies that current tools register over HTTP, and their use by guests."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def broker_settings(tokens: AdminTokens) -> dict[str, Any]:
     return {"kbs_admins": tokens.file}
 
 
-async def test_an_image_key_that_coco_keyprovider_registers_opens_for_every_guest(
+async def test_an_image_key_that_coco_keyprovider_registers_decrypts_for_every_guest(
     broker: RunningBroker, tokens: AdminTokens
 ) -> None:
-    """The request byte for byte; it takes no notice of the answer, so the log must say it."""
+    """The request is that of the tool, which ignores the answer, so that the log must report it."""
     key, iv = os.urandom(32), os.urandom(12)
     host = url_of(broker).removeprefix("http://")
     head = (
@@ -61,7 +61,7 @@ async def test_an_image_key_that_coco_keyprovider_registers_opens_for_every_gues
 async def test_an_appraisal_policy_with_a_trust_vector_and_no_allow_is_refused(
     broker: RunningBroker, tokens: AdminTokens
 ) -> None:
-    """It would refuse every guest; the one before stays in force."""
+    """It would refuse every guest, so that the previous policy stays in force."""
     vector = "package policy\n\nimport rego.v1\n\ndefault executables := 33\n\nexecutables := 3\n"
     said = {"type": "rego", "policy_id": "default_cpu", "policy": b64url(vector.encode())}
     async with httpx.AsyncClient(base_url=url_of(broker)) as http:

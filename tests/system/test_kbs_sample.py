@@ -1,4 +1,4 @@
-"""Guests without hardware: taken only where the operator insists, and told apart everywhere."""
+"""Guests without hardware: accepted only with unsafe options, and marked as such."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.broker(kbs=True, unsafe=FLAGS)
 
 
 @pytest.mark.parametrize(("version", "kind"), EVERY_GUEST)
-async def test_it_is_served_beside_real_ones(
+async def test_sample_guests_are_served_next_to_genuine_ones(
     broker: RunningBroker, version: Version, kind: TeeKeyKind
 ) -> None:
     for guest in (sample_guest(version, kind), tdx_guest(broker.platform, version, kind)):
@@ -37,7 +37,7 @@ async def test_it_is_served_beside_real_ones(
     assert [each["tee"] for each in broker.events.named("guest.accepted")] == ["sample", "tdx"]
 
 
-async def test_it_is_loud(broker: RunningBroker) -> None:
+async def test_every_use_of_the_sample_verifier_is_reported(broker: RunningBroker) -> None:
     flags = {each["flag"] for each in broker.events.named("unsafe.option")}
     assert {"--insecure-sample-verifier", "--insecure-sample-data-dir"} <= flags
     async with attested(url_of(broker), sample_guest()) as session:
@@ -45,15 +45,15 @@ async def test_it_is_loud(broker: RunningBroker) -> None:
     assert said["submods"]["cpu0"]["ear.status"] == "contraindicated"
 
 
-async def test_a_key_on_the_way_is_not_exchanged(broker: RunningBroker) -> None:
-    """It proves nothing, but what it says of its key must fit."""
+async def test_a_key_replaced_in_transit_is_refused(broker: RunningBroker) -> None:
+    """Sample evidence proves nothing, but its key must match the request."""
     other = TeeKey.new(TeeKeyKind.EC_P256, Version.V0_4_0).jwk
     async with connected(url_of(broker), sample_guest()) as session:
         with pytest.raises(KbsRefused, match="binding-mismatch"):
             await attest(session, with_key(other))
 
 
-async def test_its_policy_is_its_own(broker: RunningBroker) -> None:
+async def test_sample_guests_have_a_separate_policy(broker: RunningBroker) -> None:
     (broker.data / "opa" / "samplePolicy.rego").write_text(
         "package policy\nimport rego.v1\ndefault allow := false\n"
     )
@@ -64,7 +64,7 @@ async def test_its_policy_is_its_own(broker: RunningBroker) -> None:
         assert (await session.get(str(PATH))).reveal() == SECRET
 
 
-async def test_without_the_flags_there_is_none(tmp_path: Path) -> None:
+async def test_without_the_flags_sample_guests_are_refused(tmp_path: Path) -> None:
     async with (
         running_kbs(tmp_path / "real") as broker,
         connected(url_of(broker), sample_guest()) as session,

@@ -1,4 +1,4 @@
-"""HTTPS: whose certificate, which versions, renewed at SIGHUP; and where there is none."""
+"""HTTPS: certificates, TLS versions, renewal at SIGHUP; and plain HTTP."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def self_signed(broker: RunningBroker) -> bytes:
 
 
 def trusting(pem: bytes, *, version: ssl.TLSVersion | None = None) -> ssl.SSLContext:
-    """A client that trusts this certificate and nothing else, and is strict about it."""
+    """Return a strict client that trusts only this certificate."""
     context = ssl.create_default_context(cadata=pem.decode())
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     if version is not None:
@@ -43,7 +43,7 @@ def trusting(pem: bytes, *, version: ssl.TLSVersion | None = None) -> ssl.SSLCon
 
 
 class Files:
-    """The operator's certificate and key."""
+    """Files of the operator's certificate and key."""
 
     def __init__(self, directory: Path) -> None:
         self.ca = trustme.CA()
@@ -53,7 +53,7 @@ class Files:
         }
 
     def write(self, kind: trustme.KeyType) -> int:
-        """A new one; its serial number."""
+        """Write a new certificate and return its serial number."""
         made = self.ca.issue_cert("127.0.0.1", key_type=kind)
         chain = b"".join(pem.bytes() for pem in made.cert_chain_pems)
         self.settings["kbs_tls_cert"].write_bytes(chain)
@@ -75,7 +75,7 @@ def files(tmp_path: Path) -> Files:
 
 
 class Stream:
-    """One connection that is kept, with the certificate that it was opened with."""
+    """A connection that stays open, with the certificate of its handshake."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -101,14 +101,14 @@ async def stream(broker: RunningBroker, context: ssl.SSLContext) -> AsyncIterato
 
 
 async def cookie(url: str, verify: ssl.SSLContext | bool = True) -> set[str]:
-    """The attributes of the cookie that a guest gets."""
+    """Return the attributes of the cookie that a guest gets."""
     async with httpx.AsyncClient(verify=verify) as http:
         answer = await http.post(f"{url}/kbs/v0/auth", json=AUTH)
     assert answer.status_code == 200
     return {part.strip() for part in answer.headers["Set-Cookie"].split(";")[1:]}
 
 
-async def test_elsewhere_than_on_loopback_it_is_https_with_a_certificate_of_its_own(
+async def test_off_loopback_https_with_a_self_signed_certificate_is_the_default(
     tmp_path: Path,
 ) -> None:
     async with running_kbs(tmp_path, kbs_http="0.0.0.0:0") as broker:
@@ -126,8 +126,8 @@ async def test_elsewhere_than_on_loopback_it_is_https_with_a_certificate_of_its_
             await cookie(url)
 
 
-async def test_its_own_certificate_is_valid_now_and_no_ca(tmp_path: Path) -> None:
-    """Guests' TLS refuses a CA's certificate for a server, and one without names."""
+async def test_the_self_signed_certificate_is_valid_now_and_not_a_ca(tmp_path: Path) -> None:
+    """Guests refuse a server certificate that is a CA's or has no names."""
     async with running_kbs(tmp_path, kbs_http="0.0.0.0:0") as broker:
         made = x509.load_pem_x509_certificate(self_signed(broker))
         constraints = made.extensions.get_extension_for_class(x509.BasicConstraints).value
@@ -141,7 +141,7 @@ async def test_its_own_certificate_is_valid_now_and_no_ca(tmp_path: Path) -> Non
         assert b"PRIVATE" not in self_signed(broker)
 
 
-async def test_plain_http_elsewhere_only_where_it_is_asked_for(tmp_path: Path) -> None:
+async def test_plain_http_off_loopback_needs_the_unsafe_option(tmp_path: Path) -> None:
     unsafe = {"insecure_kbs_http": True}
     async with running_kbs(tmp_path, kbs_http="0.0.0.0:0", unsafe=unsafe) as broker:
         assert url_of(broker).startswith("http://0.0.0.0:")
@@ -150,7 +150,9 @@ async def test_plain_http_elsewhere_only_where_it_is_asked_for(tmp_path: Path) -
         assert {"flag": "--insecure-kbs-http"} in broker.events.named("unsafe.option")
 
 
-async def test_on_loopback_files_mean_https_too(tmp_path: Path, files: Files) -> None:
+async def test_a_configured_certificate_means_https_also_on_loopback(
+    tmp_path: Path, files: Files
+) -> None:
     async with running_kbs(tmp_path, **files.settings) as broker:
         assert url_of(broker).startswith("https://127.0.0.1:")
         assert "Secure" in await cookie(url_of(broker), files.trusting)
@@ -190,7 +192,9 @@ async def test_old_versions_of_tls_are_refused(tmp_path: Path, version: str) -> 
         (b"", "TLS: not completed"),
     ],
 )
-async def test_what_is_no_tls_is_one_line(tmp_path: Path, data: bytes, reason: str) -> None:
+async def test_bytes_that_are_not_tls_are_one_log_line(
+    tmp_path: Path, data: bytes, reason: str
+) -> None:
     async with running_kbs(tmp_path, kbs_http="0.0.0.0:0") as broker:
         reader, writer = await asyncio.open_connection("127.0.0.1", port_of(broker))
         writer.write(data)
@@ -210,7 +214,7 @@ async def test_what_is_no_tls_is_one_line(tmp_path: Path, data: bytes, reason: s
         assert await cookie(url, trusting(self_signed(broker)))
 
 
-async def test_handshakes_that_are_not_completed_count_and_end(tmp_path: Path) -> None:
+async def test_incomplete_handshakes_count_and_expire(tmp_path: Path) -> None:
     async with running_kbs(tmp_path, kbs_http="0.0.0.0:0", max_connections=5) as broker:
         held = [await asyncio.open_connection("127.0.0.1", port_of(broker)) for _ in range(12)]
         await until(lambda: len(broker.events.named("connection.refused")) == 7)
@@ -227,10 +231,10 @@ async def test_handshakes_that_are_not_completed_count_and_end(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kind", list(trustme.KeyType))
-async def test_a_renewed_certificate_is_for_new_connections(
+async def test_a_renewed_certificate_is_used_for_new_connections(
     tmp_path: Path, files: Files, kind: trustme.KeyType
 ) -> None:
-    """Whatever kind of key it has: none from before may be left beside it."""
+    """With every type of key; none of the previous certificate may remain in use."""
     first = files.write(*(other for other in trustme.KeyType if other is not kind))
     async with (
         running_kbs(tmp_path, **files.settings) as broker,
@@ -249,7 +253,7 @@ async def test_a_renewed_certificate_is_for_new_connections(
 
 
 @pytest.mark.parametrize("broken", ["kbs_tls_cert", "kbs_tls_key"])
-async def test_files_that_cannot_be_used_leave_the_certificate_from_before(
+async def test_unusable_files_leave_the_previous_certificate_in_use(
     tmp_path: Path, files: Files, broken: str
 ) -> None:
     first = files.write(trustme.KeyType.ECDSA)
@@ -275,7 +279,7 @@ async def test_files_that_cannot_be_used_leave_the_certificate_from_before(
         assert len(broker.events.named("warning.identity")) == 3
 
 
-async def test_the_keys_of_certificates_are_nowhere(tmp_path: Path, files: Files) -> None:
+async def test_the_keys_of_certificates_are_never_written(tmp_path: Path, files: Files) -> None:
     async with running_kbs(tmp_path, **files.settings) as broker:
         await broker.daemon.reload()
         key = files.settings["kbs_tls_key"].read_text().split("\n")[1]

@@ -1,4 +1,4 @@
-"""Whom an HTTP listener trusts and for how long: other brokers, administrators, its own record."""
+"""Trust of the HTTP listener in other brokers, in administrators and in its audit trail."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ AUTH = {"version": "0.4.0", "tee": "tdx", "extra-params": ""}
 
 @pytest.fixture
 def shared(tmp_path: Path) -> dict[str, Any]:
-    """What brokers behind one address have in common."""
+    """Return the settings that brokers behind one address share."""
     key = ec.generate_private_key(ec.SECP256R1())
     path = tmp_path / "token.key"
     path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -47,10 +47,10 @@ async def broker(tmp_path: Path, tokens: AdminTokens) -> AsyncIterator[RunningBr
         yield running
 
 
-async def test_brokers_with_one_token_key_share_who_comes_in_and_not_who_gets_what(
+async def test_brokers_with_one_token_key_share_appraisals_but_not_release_policies(
     tmp_path: Path, shared: dict[str, Any]
 ) -> None:
-    """A token says that a guest was accepted; what it gets, each broker decides at each request."""
+    """A token proves that a guest was accepted; each broker decides about each secret itself."""
     async with (
         running_kbs(tmp_path / "one", **shared) as one,
         running_kbs(tmp_path / "two", platform=one.platform, **shared) as two,
@@ -70,10 +70,10 @@ async def test_brokers_with_one_token_key_share_who_comes_in_and_not_who_gets_wh
             assert (raised.value.status, raised.value.variant) == (403, "PolicyDeny")
 
 
-async def test_a_rehearsal_with_the_same_token_key_opens_nothing(
+async def test_a_token_of_a_test_broker_with_the_same_key_releases_nothing(
     tmp_path: Path, shared: dict[str, Any]
 ) -> None:
-    """Its platform is software, whose root the other broker does not trust."""
+    """Its platform is simulated, and the other broker does not trust its root."""
     async with (
         running_kbs(tmp_path / "rehearsal", **shared) as rehearsal,
         running_kbs(tmp_path / "real", **shared) as real,
@@ -89,8 +89,8 @@ async def test_a_rehearsal_with_the_same_token_key_opens_nothing(
         assert not real.events.named("secret.released")
 
 
-async def test_a_planted_cookie_is_of_no_use_to_who_planted_it(broker: RunningBroker) -> None:
-    """A guest that begins gets a session of its own, whatever cookie it brings."""
+async def test_a_planted_cookie_does_not_help_an_attacker(broker: RunningBroker) -> None:
+    """A guest that begins gets a new session, also if it sends a cookie."""
     async with httpx.AsyncClient(base_url=url_of(broker)) as http:
         planted = (await http.post("/kbs/v0/auth", json=AUTH)).cookies["kbs-session-id"]
         http.cookies.clear()
@@ -106,10 +106,10 @@ async def test_a_planted_cookie_is_of_no_use_to_who_planted_it(broker: RunningBr
         assert answer.cookies["kbs-session-id"] not in {"0" * 64, planted, given}
 
 
-async def test_an_administrator_who_is_taken_out_of_the_file_is_none_from_then_on(
+async def test_an_administrator_removed_from_the_file_loses_access(
     broker: RunningBroker, tokens: AdminTokens
 ) -> None:
-    """SIGHUP, as for the certificate; a file that cannot be used changes nothing, and is said."""
+    """SIGHUP reads the file again; an unusable file changes nothing and is reported."""
     boss, ops = bearing(tokens.token("boss")), bearing(tokens.token("ops", "operator"))
     other = "/kbs/v0/resource/default/other/1"
     text = tokens.file.read_text()
@@ -177,7 +177,7 @@ async def test_every_change_over_http_is_in_the_audit_trail(
 
 @contextmanager
 def full_disk(broker: RunningBroker) -> Iterator[None]:
-    """The audit trail cannot be written meanwhile."""
+    """Make writing to the audit trail fail."""
     trail = broker.daemon._parts.audit
     room, full = trail._file, os.open("/dev/full", os.O_WRONLY)
     trail._file = full
@@ -188,8 +188,8 @@ def full_disk(broker: RunningBroker) -> Iterator[None]:
         os.close(full)
 
 
-async def test_a_full_disk_lets_nothing_out_and_nobody_in(broker: RunningBroker) -> None:
-    """What cannot be recorded does not happen; when there is room again, all is as before."""
+async def test_a_full_disk_prevents_releases_and_appraisals(broker: RunningBroker) -> None:
+    """An action that cannot be recorded is refused, until there is space again."""
     guest = tdx_guest(broker.platform)
     async with attested(url_of(broker), guest) as good, connected(url_of(broker), guest) as new:
         with full_disk(broker):
@@ -209,10 +209,10 @@ async def test_a_full_disk_lets_nothing_out_and_nobody_in(broker: RunningBroker)
     assert len(broker.events.named("secret.released")) == 2
 
 
-async def test_a_change_that_cannot_be_recorded_is_told(
+async def test_a_change_that_cannot_be_recorded_is_reported_as_a_failure(
     broker: RunningBroker, tokens: AdminTokens
 ) -> None:
-    """Who asked for it must not believe that all is well: the record is a part of it."""
+    """The record is a part of the change, so that the caller must learn that it failed."""
     where, boss = "/kbs/v0/resource/default/other/1", bearing(tokens.token("boss"))
     async with httpx.AsyncClient(base_url=url_of(broker)) as http:
         with full_disk(broker):

@@ -1,4 +1,4 @@
-"""ocicrypt's key provider against a live broker, with bytes as the wire has them."""
+"""ocicrypt's key provider of a running broker, with the bytes of the wire."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def keys_in(broker: RunningBroker) -> set[str]:
 
 
 class TestWrapping:
-    async def test_a_plain_kid_makes_the_packet_of_the_first_generation(
+    async def test_a_plain_kid_creates_a_packet_of_the_first_generation(
         self, client: KeyProviderClient
     ) -> None:
         packet = await client.wrap(KID)
@@ -113,7 +113,7 @@ class TestWrapping:
         assert opened(packet, KEY) == LAYER
         assert await client.unwrap(packet) == LAYER
 
-    async def test_a_uri_makes_the_packet_of_guest_components(
+    async def test_a_uri_creates_a_packet_of_guest_components(
         self, broker: RunningBroker, client: KeyProviderClient
     ) -> None:
         packet = await client.wrap(f"{URI}::algorithm=A256GCM")
@@ -125,7 +125,7 @@ class TestWrapping:
         assert opened(packet, file.read_bytes()) == LAYER
         assert await client.unwrap(packet) == LAYER
 
-    async def test_the_missing_key_of_a_uri_is_made_once_and_recorded(
+    async def test_the_missing_key_of_a_uri_is_created_once_and_recorded(
         self, broker: RunningBroker, client: KeyProviderClient
     ) -> None:
         first, second = await client.wrap(URI), await client.wrap(URI)
@@ -144,7 +144,7 @@ class TestWrapping:
             ("kbs+vault:///default/key/1", "kbs:///default/key/1"),
         ],
     )
-    async def test_every_spelling_of_a_uri_is_written_so_that_guests_can_parse_it(
+    async def test_every_spelling_of_a_uri_is_normalised_for_guests(
         self, client: KeyProviderClient, broker: RunningBroker, keyid: str, kid: str
     ) -> None:
         packet = await client.wrap(f"keyid={keyid}")
@@ -153,7 +153,7 @@ class TestWrapping:
         assert await client.unwrap(packet) == LAYER
 
     @pytest.mark.parametrize("parameter", ["Enabled", "", None], ids=["Enabled", "empty", "null"])
-    async def test_without_a_name_a_key_is_made_with_a_uuid(
+    async def test_a_key_without_a_name_is_named_by_a_uuid(
         self, client: KeyProviderClient, broker: RunningBroker, parameter: str | None
     ) -> None:
         packets = [await client.wrap(parameter) for _ in range(2)]
@@ -165,18 +165,22 @@ class TestWrapping:
             assert opened(packet, (broker.data / "keys" / packet["kid"]).read_bytes()) == LAYER
             assert await client.unwrap(packet) == LAYER
 
-    async def test_arrays_of_integers_are_byte_strings_too(self, client: KeyProviderClient) -> None:
+    async def test_arrays_of_integers_are_read_as_byte_strings(
+        self, client: KeyProviderClient
+    ) -> None:
         packet = await client.wrap(list(KID.encode()), list(LAYER))
         assert opened(packet, KEY) == LAYER
         assert await client.unwrap(list(json.dumps(packet).encode())) == LAYER
 
-    async def test_optsdata_is_opaque(self, client: KeyProviderClient) -> None:
+    async def test_optsdata_is_not_interpreted(self, client: KeyProviderClient) -> None:
         for data in (b"", bytes(range(256)), os.urandom(1024 * 1024)):
             packet = await client.wrap(KID, b64(data))
             assert opened(packet, KEY) == data
             assert await client.unwrap(packet) == data
 
-    async def test_the_largest_optsdata_as_integers_fits(self, client: KeyProviderClient) -> None:
+    async def test_the_largest_optsdata_is_accepted_as_integers(
+        self, client: KeyProviderClient
+    ) -> None:
         packet = await client.wrap(KID, [255] * 1024 * 1024)
         assert opened(packet, KEY) == b"\xff" * 1024 * 1024
 
@@ -185,7 +189,7 @@ class TestWrapping:
         more = {"version": "0.1.0", "provider": "kbs", "provider_settings": {}, "annotations": {}}
         assert await client.unwrap({**packet, **more}) == LAYER
 
-    async def test_concurrent_calls_agree_on_one_new_key(
+    async def test_concurrent_calls_create_only_one_key(
         self, client: KeyProviderClient, broker: RunningBroker
     ) -> None:
         packets = await asyncio.gather(*(client.wrap(URI) for _ in range(40)))
@@ -197,12 +201,12 @@ class TestWrapping:
 
 
 class TestRefusals:
-    """A failure is a gRPC status and a text to act on, never OK (defects.md 3)."""
+    """A failure is a gRPC status with a text that names the remedy, never OK (defects.md 3)."""
 
-    async def test_a_missing_key_is_named_and_nothing_is_made(
+    async def test_a_missing_key_is_named_and_not_created(
         self, client: KeyProviderClient, broker: RunningBroker
     ) -> None:
-        """defects.md 3: the original answers OK, and the image can never be opened."""
+        """defects.md 3: the original answers OK, and the image can never be decrypted."""
         status, text = await client.refusal("WrapKey", wrap_input("no-such-key"))
         assert status == "NOT_FOUND"
         assert "no-such-key" in text
@@ -215,7 +219,7 @@ class TestRefusals:
         assert "no-such-key" in text
 
     @pytest.mark.parametrize("size", [0, 31, 33])
-    async def test_a_key_of_a_wrong_size_is_a_failure_and_others_keep_working(
+    async def test_a_key_of_a_wrong_size_fails_without_affecting_others(
         self, client: KeyProviderClient, broker: RunningBroker, size: int
     ) -> None:
         """defects.md 3: it panics the original."""
@@ -231,7 +235,7 @@ class TestRefusals:
         assert await client.unwrap(packet) == LAYER
 
     @pytest.mark.parametrize("parameter", [KID, URI])
-    async def test_data_that_does_not_authenticate_is_never_ok(
+    async def test_data_that_does_not_authenticate_is_refused(
         self, client: KeyProviderClient, parameter: str
     ) -> None:
         """defects.md 3: the original answers OK with the plaintext `[0]`."""
@@ -250,7 +254,7 @@ class TestRefusals:
         assert (await client.refusal("UnWrapKey", unwrap_input(other)))[0] == "FAILED_PRECONDITION"
 
     @pytest.mark.parametrize("name", ["../../../etc/shadow", "..", ".hidden", "a/b", "/etc/shadow"])
-    async def test_a_kid_is_never_a_path(
+    async def test_a_kid_is_never_used_as_a_path(
         self, client: KeyProviderClient, broker: RunningBroker, name: str
     ) -> None:
         """defects.md 1: the original appends it to the directory's name."""
@@ -293,7 +297,7 @@ class TestRefusals:
         assert (await client.refusal("UnWrapKey", unwrap_input(packet)))[0] == "NOT_FOUND"
         assert keys_in(broker) == {KID}
 
-    async def test_a_parameter_that_is_none_is_refused(
+    async def test_an_invalid_parameter_is_refused(
         self, client: KeyProviderClient, broker: RunningBroker
     ) -> None:
         for parameter in NO_PARAMETERS:
@@ -304,7 +308,7 @@ class TestRefusals:
 
 
 class TestInput:
-    """Whatever comes in, the answer is a status at once and the broker goes on."""
+    """Invalid input is answered with a status at once, and the broker continues."""
 
     async def test_garbage_is_refused(self, client: KeyProviderClient) -> None:
         """defects.md 4: malformed input panics the original."""
@@ -313,7 +317,9 @@ class TestInput:
                 status, _ = await client.refusal(method, data)
                 assert (data[:50], status) == (data[:50], "INVALID_ARGUMENT")
 
-    async def test_what_is_no_message_is_refused(self, client: KeyProviderClient) -> None:
+    async def test_bytes_that_are_not_a_message_are_refused(
+        self, client: KeyProviderClient
+    ) -> None:
         for message in (b"\x0a\xff", b"\xff" * 10, b"\x10\x05"):
             with pytest.raises(grpc.aio.AioRpcError):
                 await client.raw("WrapKey", message)
@@ -325,7 +331,7 @@ class TestInput:
             assert (optsdata, status) == (optsdata, "INVALID_ARGUMENT")
             assert "optsdata" in text
 
-    async def test_sizes_are_bounded(self, client: KeyProviderClient) -> None:
+    async def test_sizes_are_limited(self, client: KeyProviderClient) -> None:
         large = wrap_input(KID, b64(bytes(1024 * 1024 + 1)))
         assert (await client.refusal("WrapKey", large))[0] == "INVALID_ARGUMENT"
         assert (await client.refusal("WrapKey", bytes(9 << 20)))[0] == "RESOURCE_EXHAUSTED"
@@ -334,7 +340,7 @@ class TestInput:
         assert (await client.refusal("UnWrapKey", padded))[0] == "INVALID_ARGUMENT"
         assert await client.unwrap(packet) == LAYER
 
-    async def test_a_packet_that_is_none_is_refused(self, client: KeyProviderClient) -> None:
+    async def test_an_invalid_packet_is_refused(self, client: KeyProviderClient) -> None:
         for packet in NO_PACKETS:
             status, _ = await client.refusal("UnWrapKey", unwrap_input(packet))
             assert (packet, status) == (packet, "INVALID_ARGUMENT")
@@ -347,16 +353,16 @@ class TestInput:
         answer = await client.refusal("UnWrapKey", unwrap_input(packet))
         assert answer[0] == "FAILED_PRECONDITION"
 
-    async def test_the_operation_must_be_the_methods(self, client: KeyProviderClient) -> None:
+    async def test_the_operation_must_be_that_of_the_method(
+        self, client: KeyProviderClient
+    ) -> None:
         packet = await client.wrap(KID)
         status, text = await client.refusal("WrapKey", unwrap_input(packet))
         assert (status, "'keywrap'" in text) == ("INVALID_ARGUMENT", True)
         status, text = await client.refusal("UnWrapKey", wrap_input(KID))
         assert (status, "'keyunwrap'" in text) == ("INVALID_ARGUMENT", True)
 
-    async def test_members_that_go_without_a_value_may_be_missing(
-        self, client: KeyProviderClient
-    ) -> None:
+    async def test_optional_members_may_be_missing(self, client: KeyProviderClient) -> None:
         asked = {
             "op": "keywrap",
             "keywrapparams": {
@@ -371,7 +377,7 @@ class TestInput:
 
 
 class TestProviders:
-    """ocicrypt sends the parameters of every provider to each, and never says which is asked."""
+    """ocicrypt sends all providers the parameters of all, without naming the receiver."""
 
     @staticmethod
     def asked(**parameters: str) -> dict[str, Any]:
@@ -381,7 +387,9 @@ class TestProviders:
         }
         return asked
 
-    async def test_the_only_one_or_the_guides(self, client: KeyProviderClient) -> None:
+    async def test_the_only_provider_or_that_of_the_guide_is_served(
+        self, client: KeyProviderClient
+    ) -> None:
         await client.call("WrapKey", self.asked(eaa=KID))
         await client.call("WrapKey", self.asked(attestation_agent=KID, other="none"))
         await client.call("WrapKey", self.asked(eaa=KID, pkcs11_config="x", pubkeys="y"))
@@ -390,7 +398,7 @@ class TestProviders:
         assert "eaa" in text
         assert (await client.refusal("WrapKey", self.asked()))[0] == "INVALID_ARGUMENT"
 
-    async def test_the_configured_one_and_no_other(self, tmp_path: Path) -> None:
+    async def test_only_the_configured_provider_is_served(self, tmp_path: Path) -> None:
         platform = SimulatedPlatform.create(now=app.utc_now())
         async with (
             running_broker(tmp_path, platform, keyprovider_name="eaa") as broker,
@@ -404,9 +412,9 @@ class TestProviders:
 
 
 class TestCounterMode:
-    """A256CTR has no tag: whoever holds the image can relabel and change what it wraps."""
+    """A256CTR has no tag, so that an attacker with the image can relabel and change the key."""
 
-    async def test_it_is_off_for_unwrapping(self, client: KeyProviderClient) -> None:
+    async def test_counter_mode_is_refused_by_default(self, client: KeyProviderClient) -> None:
         packet = await client.wrap(URI)
         relabelled = {**packet, "wrap_type": "A256CTR", "iv": b64(bytes(16))}
         own = await client.wrap(f"{URI}::algorithm=A256CTR")
@@ -415,7 +423,7 @@ class TestCounterMode:
             assert status == "INVALID_ARGUMENT"
             assert "allow_a256ctr" in text
 
-    async def test_allowed_it_is_what_guests_decrypt(self, tmp_path: Path) -> None:
+    async def test_counter_mode_is_decrypted_if_allowed(self, tmp_path: Path) -> None:
         platform = SimulatedPlatform.create(now=app.utc_now())
         async with (
             running_broker(tmp_path, platform, allow_a256ctr=True) as broker,
@@ -431,8 +439,8 @@ class TestCounterMode:
             assert await client.unwrap(packet) == LAYER
 
 
-class TestBounds:
-    async def test_new_keys_are_bounded_per_minute(self, tmp_path: Path) -> None:
+class TestLimits:
+    async def test_new_keys_per_minute_are_limited(self, tmp_path: Path) -> None:
         platform = SimulatedPlatform.create(now=app.utc_now())
         async with (
             running_broker(tmp_path, platform, max_new_keys_per_minute=2) as broker,

@@ -24,7 +24,7 @@ BOMB = (
 
 
 def field(number: int, value: bytes | str | bool) -> bytes:
-    """One field as protobuf writes it: bytes and text length-delimited, bool as varint."""
+    """Return a field as protobuf encodes it: bytes and text length-delimited, bool as varint."""
     if isinstance(value, bool):
         return bytes([number << 3, int(value)])
     data = value.encode() if isinstance(value, str) else value
@@ -40,7 +40,7 @@ def _varint(number: int) -> bytes:
 
 
 def fields(message: bytes) -> dict[int, bytes]:
-    """Length-delimited fields of an answer, by number."""
+    """Return the length-delimited fields of an answer by number."""
     return dict(_fields(message))
 
 
@@ -120,7 +120,7 @@ async def test_a_bad_path_is_refused(broker: RunningBroker, path: str) -> None:
         assert code is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_an_alias_is_the_file_behind_it(broker: RunningBroker) -> None:
+async def test_an_alias_writes_the_file_of_its_resource(broker: RunningBroker) -> None:
     path = field(1, "default/security-policy/test")
     policy = b'{"default":[{"type":"insecureAcceptAnything"}]}'
     assert await call(broker, "ResourceService/SetResource", path, field(2, policy)) == {}
@@ -129,7 +129,7 @@ async def test_an_alias_is_the_file_behind_it(broker: RunningBroker) -> None:
         assert (await guest.resource("Policy")).reveal() == policy
 
 
-async def test_what_no_guest_may_get_is_not_stored(broker: RunningBroker) -> None:
+async def test_an_invalid_image_file_is_not_stored(broker: RunningBroker) -> None:
     path = field(1, "default/cosign-public-key/test")
     cut_off = b"-----BEGIN PUBLIC KEY-----\nMFkw\n-----END PUBLIC KEY-----\n"
     for content in (b"", b"-----BEGIN PRIVATE KEY-----\n", b"no key", cut_off):
@@ -164,8 +164,10 @@ async def test_a_policy_is_set_and_exported(broker: RunningBroker) -> None:
         "",
     ],
 )
-async def test_a_bad_policy_leaves_the_old_in_force(broker: RunningBroker, policy: str) -> None:
-    """defects.md 13: a broken policy never stays in place."""
+async def test_an_invalid_policy_leaves_the_previous_one_in_force(
+    broker: RunningBroker, policy: str
+) -> None:
+    """defects.md 13: a broken policy is never stored."""
     file = broker.data / "opa" / "tdxPolicy.rego"
     before = file.read_bytes()
     code, text = await refused(
@@ -185,7 +187,9 @@ async def test_reference_data_is_set_and_decides(broker: RunningBroker) -> None:
 
 
 @pytest.mark.parametrize("data", ["[]", "{", '{"policy":{"allow":true}}', ""])
-async def test_bad_reference_data_leaves_the_old_in_force(broker: RunningBroker, data: str) -> None:
+async def test_invalid_reference_data_leaves_the_previous_data_in_force(
+    broker: RunningBroker, data: str
+) -> None:
     """defects.md 15: data with a top-level `policy` would override the verdict."""
     file = broker.data / "opa" / "tdxData"
     before = file.read_bytes()
@@ -217,10 +221,10 @@ STORED = "package policy\n\ndefault allow = false\n\nallow { input.svn >= data.s
 
 @pytest.mark.parametrize("policy_local", [False, True])
 @pytest.mark.parametrize("reference_local", [False, True])
-async def test_the_four_forms_of_a_test_to_the_byte(
+async def test_the_four_forms_of_a_test_match_upstream_byte_for_byte(
     broker: RunningBroker, policy_local: bool, reference_local: bool
 ) -> None:
-    """As upstream's serde_json writes it; what the two booleans do not ask for is not looked at."""
+    """The text is that of serde_json; a member that the booleans do not select is ignored."""
     for method, name, content in (
         ("SetOpaPolicy", "mine.rego", STORED),
         ("setOpaReference", "mine", '{"svn":[2],"z":null}'),
@@ -244,8 +248,8 @@ async def test_the_four_forms_of_a_test_to_the_byte(
     assert answer == {1: b'{"allow":%s,"parseInfo":%s}' % (allow, info)}
 
 
-async def test_no_guest_waits_for_a_policy_that_never_ends(broker: RunningBroker) -> None:
-    """It is tried outside of the event loop, and does not replace the stored policy."""
+async def test_no_guest_waits_for_the_check_of_an_endless_policy(broker: RunningBroker) -> None:
+    """The policy is evaluated outside of the event loop, and does not replace the stored one."""
     before = (broker.data / "opa" / "tdxPolicy.rego").read_bytes()
     setting = refused(broker, "OpaService/SetOpaPolicy", field(1, "tdxPolicy.rego"), field(2, BOMB))
     parts = (field(2, BOMB), field(3, True), field(5, "{}"), field(6, True), field(7, "{}"))
@@ -263,8 +267,10 @@ async def test_no_guest_waits_for_a_policy_that_never_ends(broker: RunningBroker
 
 
 @pytest.mark.parametrize("name", ["referenceSets", "releaseData", "releasePolicies", "tdxData"])
-async def test_no_policy_takes_the_name_of_data(broker: RunningBroker, name: str) -> None:
-    """`referenceSets` with a policy in it would keep every guest out."""
+async def test_a_policy_cannot_have_the_name_of_a_data_document(
+    broker: RunningBroker, name: str
+) -> None:
+    """A policy stored as `referenceSets` would refuse every guest."""
     code, text = await refused(broker, "OpaService/SetOpaPolicy", field(1, name), field(2, POLICY))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert f"{name} holds" in text
@@ -276,7 +282,7 @@ async def test_no_policy_takes_the_name_of_data(broker: RunningBroker, name: str
 @pytest.mark.parametrize(
     "method", ["clientapi.KeyManagerService/GetKey", "keyprovider.KeyProviderService/WrapKey"]
 )
-async def test_bytes_that_are_no_message_are_the_callers_fault(
+async def test_bytes_that_are_not_a_message_are_an_error_of_the_caller(
     broker: RunningBroker, method: str, content: bytes
 ) -> None:
     async with grpc.aio.insecure_channel(broker.client_api) as channel:
@@ -307,7 +313,7 @@ async def test_the_lookaside_is_set_and_exported(broker: RunningBroker) -> None:
     assert exported == {1: b"OK", 2: text.encode()}
 
 
-async def test_the_keyring_is_kept(broker: RunningBroker) -> None:
+async def test_the_keyring_is_managed(broker: RunningBroker) -> None:
     certificate = Tsk.generate("Ann <ann@example.org>").extract_certificate()
     armoured = str(certificate).encode()
     assert await call(broker, "GpgService/importGpgKey", field(1, armoured)) == {1: b"OK"}

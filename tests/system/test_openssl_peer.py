@@ -1,4 +1,4 @@
-"""The `openssl` command line as a TLS peer that nobody here wrote."""
+"""The `openssl` command line as an independent TLS peer."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ async def test_an_attested_client_is_answered(
 
 
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
-async def test_without_a_certificate_the_handshake_fails(
-    broker: RunningBroker, version: str
-) -> None:
+async def test_a_handshake_without_a_certificate_fails(broker: RunningBroker, version: str) -> None:
     client = await Client.connect(broker, version, "-quiet")
     output = await client.ended()
     assert b"alert" in output
@@ -40,7 +38,7 @@ async def test_without_a_certificate_the_handshake_fails(
 
 
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
-async def test_a_certificate_without_evidence_is_told_a_code(
+async def test_a_client_without_evidence_receives_a_code(
     broker: RunningBroker, tmp_path: Path, version: str
 ) -> None:
     credentials = write_credentials(broker, tmp_path, Form.NULL)
@@ -54,7 +52,7 @@ async def test_a_certificate_without_evidence_is_told_a_code(
 
 
 @pytest.mark.parametrize("version", ["-tls1", "-tls1_1"])
-async def test_old_versions_are_refused(broker: RunningBroker, version: str) -> None:
+async def test_old_versions_of_tls_are_refused(broker: RunningBroker, version: str) -> None:
     client = await Client.connect(broker, version, "-cipher", "ALL:@SECLEVEL=0")
     assert b"alert protocol version" in await client.ended()
 

@@ -1,4 +1,4 @@
-"""Mistakes of operators, each as a command and its answer: what is reported is what decides."""
+"""Mistakes of operators, each as a command and its output, which reports what decides."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ async def test_reference_data_that_would_pin_nothing_is_refused(
     assert stored(broker) == before
 
 
-async def test_names_of_the_policys_own_are_stored_once_it_reads_them(
+async def test_other_names_are_stored_if_the_policy_reads_them(
     broker: RunningBroker,
 ) -> None:
     data = json.dumps({"rack": ["50806f000000"], "mrTd": []})
@@ -89,7 +89,7 @@ async def test_names_of_the_policys_own_are_stored_once_it_reads_them(
     assert (await set_policy(broker, "tdxPolicy.rego", packaged)).status == 0
 
 
-async def test_a_file_that_was_edited_by_hand_refuses_and_is_reported(
+async def test_an_invalid_edit_of_a_file_refuses_guests_and_is_reported(
     broker: RunningBroker,
 ) -> None:
     assert await accepted(broker)
@@ -139,7 +139,7 @@ async def test_wrong_files_are_reported_at_start(broker: RunningBroker) -> None:
     ],
     ids=["name", "form", "TEE"],
 )
-async def test_sets_that_were_edited_by_hand_refuse(
+async def test_an_invalid_edit_of_the_sets_refuses_guests(
     broker: RunningBroker, sets: dict[str, dict[str, dict[str, object]]], said: str
 ) -> None:
     for of_tee in sets.values():
@@ -183,7 +183,9 @@ async def test_a_policy_that_nothing_reads_is_not_in_force(broker: RunningBroker
     )
 
 
-async def test_upstreams_options_store_under_any_name_and_say_so(broker: RunningBroker) -> None:
+async def test_upstreams_options_store_under_any_name_and_report_that(
+    broker: RunningBroker,
+) -> None:
     """A client of upstream's may choose its names; none is reported as in force."""
     for option, name, content, said in (
         ("--set-opa-policy", "tdxpolicy.rego", OWN, "did you mean tdxPolicy.rego?"),
@@ -243,7 +245,7 @@ async def test_documents_are_listed_and_deleted(broker: RunningBroker) -> None:
         assert said in (await verdict(broker, "policy", "delete", name)).complaint(1, "verdict-py")
 
 
-async def test_the_union_that_decides_is_shown(broker: RunningBroker) -> None:
+async def test_the_combined_reference_data_is_displayed(broker: RunningBroker) -> None:
     add = await verdict(broker, "reference", "add", "prod", f"rtmr1={OTHER}")
     assert add.stderr.startswith(f"{UNPINNED}mrTd, rtmr0, ")
     assert "rtmr1" not in add.stderr
@@ -266,7 +268,7 @@ async def test_the_union_that_decides_is_shown(broker: RunningBroker) -> None:
     assert ended.stderr.startswith(f"{UNPINNED}mrTd, rtmr0")
 
 
-async def test_what_a_set_accepts_already_is_not_pinned_again(broker: RunningBroker) -> None:
+async def test_values_that_a_set_accepts_are_not_pinned_again(broker: RunningBroker) -> None:
     which = await seen(broker)
     await verdict(broker, "reference", "add", "prod", f"rtmr1={HONEST}")
     pin = ("reference", "pin", "--from", which, "--field", "rtmr1", "--yes")
@@ -275,7 +277,7 @@ async def test_what_a_set_accepts_already_is_not_pinned_again(broker: RunningBro
     assert (ended.status, "accepted already" in ended.stderr) == (1, True)
 
 
-async def test_a_retired_set_is_deleted_unless_it_would_open(broker: RunningBroker) -> None:
+async def test_a_retired_set_is_deleted_only_if_values_stay_pinned(broker: RunningBroker) -> None:
     await verdict(broker, "reference", "add", "old", f"rtmr1={OTHER}")
     delete = ("reference", "delete", "old")
     line = (await verdict(broker, *delete)).complaint(1, "verdict-py")
@@ -294,8 +296,8 @@ async def test_a_retired_set_is_deleted_unless_it_would_open(broker: RunningBrok
     assert "there is no set" in line
 
 
-async def test_explain_shows_what_the_policy_in_force_said(broker: RunningBroker) -> None:
-    """The packaged policy would have refused rtmr1; this one does not look at it."""
+async def test_explain_reports_the_reasons_of_the_policy_in_force(broker: RunningBroker) -> None:
+    """The packaged policy would refuse rtmr1; this policy does not read it."""
     await set_policy(broker, "tdxPolicy.rego", OWN)
     which = await refused_for(broker, rack=["000000000000"], rtmr1=[OTHER])
     explained = (await verdict(broker, "explain", which)).stdout.decode()
@@ -309,7 +311,7 @@ async def test_explain_shows_what_the_policy_in_force_said(broker: RunningBroker
     assert "rtmr1" not in explained
 
 
-async def test_every_change_ends_with_what_remains_open(broker: RunningBroker) -> None:
+async def test_every_change_reports_the_open_problems(broker: RunningBroker) -> None:
     ended = await set_data(broker, json.dumps({"mrTd": [MRTD]}))
     (line,) = ended.stderr.splitlines()
     assert line.startswith(f"{UNPINNED}rtmr0, rtmr1, ")

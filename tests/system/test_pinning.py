@@ -25,7 +25,9 @@ def reference(broker: RunningBroker) -> dict[str, Any]:
     return found
 
 
-async def test_a_refusal_is_explained_measured_beside_expected(broker: RunningBroker) -> None:
+async def test_a_refusal_is_explained_with_measured_and_expected_values(
+    broker: RunningBroker,
+) -> None:
     which = await refused_for(broker, rtmr1=[OTHER], rtmr2=[OTHER])
     for words in ((which,), ("--last",)):
         found = (await verdict(broker, "explain", *words, "--json")).json
@@ -62,8 +64,8 @@ async def test_a_refused_guest_is_pinned_in_one_command(broker: RunningBroker) -
     assert event["appraisal"] == which
 
 
-async def test_an_accepted_guest_pins_what_was_open(broker: RunningBroker) -> None:
-    """Out of the box everything is open; one guest that is trusted closes it."""
+async def test_an_accepted_guest_pins_open_measurements(broker: RunningBroker) -> None:
+    """By default every measurement is open; a pin of one trusted guest closes them."""
     which = await seen(broker)
     fields = ("mrTd", "rtmr0", "rtmr1", "rtmr2", "rtmr3")
     pin = ("reference", "pin", "--from", which, "--yes")
@@ -85,7 +87,9 @@ async def ask_on_terminal(broker: RunningBroker, which: str, answer: bytes) -> E
         os.close(ours)
 
 
-async def test_it_is_shown_and_asked_before_anything_changes(broker: RunningBroker) -> None:
+async def test_a_pin_is_displayed_and_confirmed_before_it_takes_effect(
+    broker: RunningBroker,
+) -> None:
     which = await refused_for(broker, rtmr1=[OTHER])
     for answer in (b"n\n", b"\n", b"yesterday\n"):
         ended = await ask_on_terminal(broker, which, answer)
@@ -99,8 +103,8 @@ async def test_it_is_shown_and_asked_before_anything_changes(broker: RunningBrok
 
 
 @pytest.mark.usefixtures("interruptible")
-async def test_whoever_hangs_up_at_the_question_changes_nothing(broker: RunningBroker) -> None:
-    """Control-C ends it at once, not at the next line."""
+async def test_an_interrupt_at_the_question_changes_nothing(broker: RunningBroker) -> None:
+    """Ctrl-C ends the command at once, not at the next line."""
     which = await refused_for(broker, rtmr1=[OTHER])
     ours, theirs = os.openpty()
     process = await asyncio.create_subprocess_exec(
@@ -126,7 +130,7 @@ async def test_whoever_hangs_up_at_the_question_changes_nothing(broker: RunningB
     assert reference(broker) == {"rtmr1": [OTHER]}
 
 
-async def test_without_a_terminal_nobody_is_asked(broker: RunningBroker) -> None:
+async def test_a_pin_without_a_terminal_needs_yes(broker: RunningBroker) -> None:
     which = await refused_for(broker, rtmr1=[OTHER])
     ended = await verdict(broker, "reference", "pin", "--from", which)
     assert (ended.status, ended.stderr.count("\n")) == (2, 1)
@@ -135,7 +139,7 @@ async def test_without_a_terminal_nobody_is_asked(broker: RunningBroker) -> None
 
 
 async def refusal(broker: RunningBroker, which: str, *fields: str) -> str:
-    """Why it cannot be pinned; nothing has changed."""
+    """Return the error of a pin, after a check that nothing changed."""
     before = (broker.data / "opa" / "tdxData").read_bytes()
     words = ("reference", "pin", "--from", which, "--yes", "--field", *(fields or ("rtmr1",)))
     line = (await verdict(broker, *words)).complaint(1, "verdict-py")
@@ -143,7 +147,7 @@ async def refusal(broker: RunningBroker, which: str, *fields: str) -> str:
     return line
 
 
-async def test_only_genuine_guests_that_measurements_alone_refused_can_be_pinned(
+async def test_only_genuine_guests_refused_for_measurements_alone_can_be_pinned(
     broker: RunningBroker,
 ) -> None:
     debug = await seen(broker, broker.attester(measurements=TdMeasurements().debug()))
@@ -159,7 +163,7 @@ async def test_only_genuine_guests_that_measurements_alone_refused_can_be_pinned
         assert "no guest with this id" in line or "no guest is named" in line
 
 
-async def test_a_policy_of_the_operators_own_is_not_overruled(broker: RunningBroker) -> None:
+async def test_a_pin_does_not_overrule_the_operators_policy(broker: RunningBroker) -> None:
     policy = 'package policy\nimport rego.v1\ndefault allow := false\nreasons contains "not yet"\n'
     store(broker, "opa/tdxPolicy.rego", policy.encode())
     which = await refused_for(broker, rtmr1=[OTHER])
@@ -167,7 +171,9 @@ async def test_a_policy_of_the_operators_own_is_not_overruled(broker: RunningBro
 
 
 @pytest.mark.parametrize("field", ["reportData", "debug", "tcbStatus", "policy", "x\x1b[31m"])
-async def test_what_is_no_measurement_is_never_pinned(broker: RunningBroker, field: str) -> None:
+async def test_a_claim_that_is_not_a_measurement_is_never_pinned(
+    broker: RunningBroker, field: str
+) -> None:
     which = await refused_for(broker, rtmr1=[OTHER])
     line = await refusal(broker, which, field)
     assert "cannot be pinned from this guest" in line

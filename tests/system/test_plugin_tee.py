@@ -1,4 +1,4 @@
-"""A TEE of another package, from its entry point to a secret, over RATS-TLS and over RCAR."""
+"""A TEE of another package, from its entry point to a secret, over RATS-TLS and RCAR."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ OTHER: Final = "cd" * 16
 
 @dataclass(frozen=True)
 class Toy:
-    """The plug-in as it is installed, and its vendor's key."""
+    """The installed plug-in and its vendor's key."""
 
     module: Any
     key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
@@ -111,7 +111,7 @@ def pinned(broker: RunningBroker, **values: JsonValue) -> None:
 
 
 async def refused(broker: RunningBroker, toy: Toy, **claims: JsonValue) -> dict[str, Any]:
-    """How the broker explains the refusal of an RCAR guest."""
+    """Return the broker's explanation for the refusal of an RCAR guest."""
     async with connected(url_of(broker), rcar_guest(toy, **claims)) as session:
         with pytest.raises(KbsRefused):
             await session.handshake()
@@ -119,7 +119,7 @@ async def refused(broker: RunningBroker, toy: Toy, **claims: JsonValue) -> dict[
     return found
 
 
-def test_it_is_loaded_only_when_it_is_named(toy: Toy) -> None:
+def test_the_plugin_is_loaded_only_when_it_is_named(toy: Toy) -> None:
     assert "toy" not in known_tees()
     assert known_tees(["toy"]).named("toy") is toy.module.TEE
     assert known_tees(["toy", "tdx"]).default.name == "tdx"
@@ -218,7 +218,7 @@ async def test_a_named_set_takes_only_values_of_the_claims_form(
 async def test_a_policy_is_checked_with_its_sample_claims(
     broker: RunningBroker, tmp_path: Path
 ) -> None:
-    """`input.level` is a text in the sample: a policy that fails on it is not stored."""
+    """`input.level` is a text in the sample, so that a policy that fails for it is not stored."""
     policy = tmp_path / "policy.rego"
     policy.write_text(
         "package policy\nimport rego.v1\ndefault allow := false\nallow if input.level % 2 == 0\n"
@@ -250,7 +250,9 @@ async def test_a_forged_signature_is_refused(broker: RunningBroker, toy: Toy) ->
     assert found["code"] == "quote-invalid"
 
 
-async def test_without_its_settings_it_does_not_start(toy: Toy, tmp_path: Path) -> None:
+async def test_the_broker_does_not_start_without_the_settings_of_the_plugin(
+    toy: Toy, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match=r"below \[tee.toy\]"):
         async with running_kbs(tmp_path, verifier=("toy",)):
             raise AssertionError

@@ -1,4 +1,4 @@
-"""What docs/policies.md tells operators to type, typed, and its tables compared with the code."""
+"""The commands of docs/policies.md, run as documented; its tables, compared with the code."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def shows(printed: str, expected: tuple[str, ...]) -> bool:
 
 
 async def typed(command: str, broker: RunningBroker, directory: Path) -> tuple[int, str, str]:
-    """How a shell ends in which the two programs are functions."""
+    """Run a command in a shell in which the two programs are functions."""
     python = f'"{sys.executable}" -m verdictd_py.cli'
     programs = (
         f'verdict-py() {{ {python}.verdict -c {broker.client_api} "$@"; }}\n'
@@ -76,7 +76,7 @@ async def typed(command: str, broker: RunningBroker, directory: Path) -> tuple[i
     return process.returncode, out.decode(), err.decode()
 
 
-async def test_every_command_does_what_the_page_says(tmp_path: Path) -> None:
+async def test_every_command_has_the_output_on_the_page(tmp_path: Path) -> None:
     directory = tmp_path / "operator"
     directory.mkdir()
     platform = SimulatedPlatform.create(now=app.utc_now())
@@ -100,7 +100,7 @@ async def test_every_command_does_what_the_page_says(tmp_path: Path) -> None:
 
 
 def members(heading: str) -> dict[str, set[str]]:
-    """Members in the table after a heading, each with the names in its description."""
+    """Return the members in the table after a heading with the names in their descriptions."""
     begin = PAGE.index(f"\n`{heading}`:\n")
     table = PAGE[begin:].split("\n\n")[1]
     rows = [line.split(" | ", 1) for line in table.splitlines()[2:]]

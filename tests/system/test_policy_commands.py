@@ -42,7 +42,7 @@ def rack(tmp_path: Path) -> Path:
 async def test_a_guest_is_tested_by_its_id_and_by_its_explanation(
     broker: RunningBroker, tmp_path: Path
 ) -> None:
-    """All three ways give the same report, and it is what the guest was refused for."""
+    """All three ways give the same report, with the reasons of the refusal."""
     which = await refused_for(broker, rtmr1=[OTHER])
     explained = await verdict(broker, "explain", which, "--json")
     (tmp_path / "guest.json").write_bytes(explained.stdout)
@@ -84,7 +84,7 @@ async def test_the_offline_report_is_that_of_the_broker(
     assert (offline.status, offline.json) == (0, by_id.json)
 
 
-async def test_a_new_policy_is_tested_with_the_data_that_decides(
+async def test_a_new_policy_is_tested_with_the_data_in_force(
     broker: RunningBroker, rack: Path, tmp_path: Path
 ) -> None:
     which = await seen(broker)
@@ -101,7 +101,7 @@ async def test_a_new_policy_is_tested_with_the_data_that_decides(
     assert (broker.data / "opa" / "tdxPolicy.rego").read_text() != RACK  # nothing was stored
 
 
-async def test_a_test_knows_the_settings_of_the_broker(tmp_path: Path) -> None:
+async def test_a_test_applies_the_settings_of_the_broker(tmp_path: Path) -> None:
     platform = SimulatedPlatform.create(now=app.utc_now())
     async with running_broker(tmp_path, platform, require_reference_values=True) as broker:
         which = await seen(broker)
@@ -158,7 +158,7 @@ async def test_a_policy_is_checked_without_being_stored(
     assert "http.send (absent on purpose: a policy has no network) in line 15" in line
 
 
-async def test_mistakes_are_one_line(broker: RunningBroker, rack: Path, tmp_path: Path) -> None:
+async def test_an_error_is_one_line(broker: RunningBroker, rack: Path, tmp_path: Path) -> None:
     with pytest.raises(BrokerRefused):
         async with GuestConnection.open(*broker.address, broker.context(None)) as guest:
             await guest.version()
@@ -198,7 +198,7 @@ async def test_mistakes_are_one_line(broker: RunningBroker, rack: Path, tmp_path
         assert said in line, words
 
 
-async def test_a_policy_that_never_ends_is_refused_and_its_budget_is_named(
+async def test_an_endless_policy_is_refused_and_its_budget_is_named(
     broker: RunningBroker, tmp_path: Path
 ) -> None:
     loop = tmp_path / "loop.rego"

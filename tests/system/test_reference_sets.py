@@ -1,4 +1,4 @@
-"""Named sets with verdict-py: added, pinned, ended, compared; guests feel it at once."""
+"""Named sets with verdict-py: added, pinned, retired and compared, with effect at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def accepted(broker: RunningBroker) -> bool:
     return bool(broker.events.named("guest.accepted"))
 
 
-async def test_a_set_opens_and_closes(broker: RunningBroker) -> None:
+async def test_a_set_accepts_guests_until_it_is_retired(broker: RunningBroker) -> None:
     added = await verdict(broker, "reference", "add", "old-kernel", f"rtmr1={OTHER}")
     assert added.status == 0
     assert not await accepted(broker)
@@ -48,7 +48,9 @@ async def test_a_set_opens_and_closes(broker: RunningBroker) -> None:
     assert json.loads((broker.data / "opa" / "tdxData").read_text())["rtmr1"] == []
 
 
-async def test_a_test_decides_as_guests_are_decided(broker: RunningBroker, tmp_path: Path) -> None:
+async def test_a_policy_is_tested_with_the_named_sets(
+    broker: RunningBroker, tmp_path: Path
+) -> None:
     """The stored data of a TEE is tested with its sets."""
     good = {"debug": False, "tcbStatus": "UpToDate", "rtmr1": HONEST}
     (tmp_path / "claims").write_text(json.dumps(good))
@@ -65,7 +67,7 @@ async def test_a_test_decides_as_guests_are_decided(broker: RunningBroker, tmp_p
     assert "opa/tdxPolicy.rego is missing" in ended.complaint(1, "verdict-py")
 
 
-async def test_what_cannot_be_added_is_one_line(broker: RunningBroker) -> None:
+async def test_a_refused_command_is_reported_in_one_line(broker: RunningBroker) -> None:
     which = await refused_for(broker, rtmr1=[OTHER])
     await verdict(broker, "reference", "add", "one", f"rtmr1={OTHER}")
     for words, said in (
@@ -73,10 +75,16 @@ async def test_what_cannot_be_added_is_one_line(broker: RunningBroker) -> None:
         (("add", "../x", f"rtmr1={OTHER}"), "segment"),
         (("add", "two", "reportData=aa"), "is not a measurement"),
         (("add", "two", "rtmr1=aa"), "96 lower-case hex digits"),
-        (("add", "two", f"rtmr1={OTHER}", "--expires", "2020-01-01T00:00:00Z"), "no time to come"),
+        (
+            ("add", "two", f"rtmr1={OTHER}", "--expires", "2020-01-01T00:00:00Z"),
+            "is not a future time",
+        ),
         (("retire", "none"), "there is no set"),
         (("diff", "one", "none"), "no set none"),
-        (("pin", "--from", "none", "--set", "x", "--yes", "--field", "rtmr1"), "remembered"),
+        (
+            ("pin", "--from", "none", "--set", "x", "--yes", "--field", "rtmr1"),
+            "no guest with this id",
+        ),
     ):
         line = (await verdict(broker, "reference", *words)).complaint(1, "verdict-py")
         assert said in line
@@ -84,7 +92,7 @@ async def test_what_cannot_be_added_is_one_line(broker: RunningBroker) -> None:
     assert "--expires needs --set" in (await verdict(broker, *pin)).stderr
 
 
-async def test_sets_that_cannot_be_read_let_nobody_in(broker: RunningBroker) -> None:
+async def test_unreadable_sets_refuse_every_guest(broker: RunningBroker) -> None:
     assert await accepted(broker)
     store(broker, "opa/referenceSets", b"{")
     assert not await accepted(broker)

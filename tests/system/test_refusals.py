@@ -1,4 +1,4 @@
-"""docs/refusals.md is what the broker says: each of its rows comes out of a running one."""
+"""docs/refusals.md: a running broker gives the reasons of each row."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ reasons contains "only machines of the first rack" if not in_rack
 
 
 def rows() -> dict[str, str]:
-    """What the page says the operator reads, by case."""
+    """Return the reasons on the page by case."""
     return {found["case"]: found["says"] for found in ROW.finditer(PAGE.read_text())}
 
 
@@ -62,7 +62,7 @@ def reasons(event: dict[str, EventValue]) -> list[str]:
 
 
 async def shown(broker: RunningBroker, context: SSL.Context) -> list[str]:
-    """What the log says of a guest with this context."""
+    """Return the reasons that are logged for a guest with this context."""
     with pytest.raises(BrokerRefused):
         async with GuestConnection.open(*broker.address, context, timeout_seconds=60) as guest:
             await guest.version()
@@ -138,7 +138,7 @@ async def not_released(broker: RunningBroker) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A broker on a platform, and how it comes to refuse."""
+    """A broker on a platform, and a guest that it refuses."""
 
     refuse: Callable[[RunningBroker], Awaitable[list[str]]]
     platform: PlatformOptions = dataclasses.field(default_factory=PlatformOptions)
@@ -173,7 +173,9 @@ CASES: Final = {
     "an old certificate": Case(lambda broker: shown(broker, issued(timedelta(days=-400))(broker))),
     "no collateral": Case(of_guest, settings=(("collateral", None),)),
     "collateral that has ended": Case(of_guest, options(collateral_lifetime=ENDED)),
-    "collateral of before a TCB recovery": Case(of_guest, settings=(("min_tcb_evaluation", 18),)),
+    "collateral older than the required TCB recovery": Case(
+        of_guest, settings=(("min_tcb_evaluation", 18),)
+    ),
     "your own rule": Case(lambda broker: with_policy(broker, MY_RULE)),
     "a policy that is broken": Case(
         lambda broker: with_policy(broker, b"package policy\nallow if { true\n")
@@ -191,13 +193,13 @@ CASES: Final = {
 }
 
 
-def test_the_page_has_these_cases() -> None:
+def test_the_page_has_every_case() -> None:
     assert list(rows()) == list(CASES)
     assert len(CASES) >= 10
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_the_operator_reads_what_the_page_says(tmp_path: Path, name: str) -> None:
+async def test_the_reasons_are_those_on_the_page(tmp_path: Path, name: str) -> None:
     case = CASES[name]
     platform = SimulatedPlatform.create(now=app.utc_now()).with_options(case.platform)
     async with running_broker(tmp_path, platform, **dict(case.settings)) as broker:

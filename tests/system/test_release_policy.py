@@ -1,4 +1,4 @@
-"""A release policy in a running broker: accepted guests, and not the same for all of them."""
+"""Release policies in a running broker: accepted guests get different secrets."""
 
 from __future__ import annotations
 
@@ -27,10 +27,8 @@ reasons contains "not the team's guest" if not allow
 """
 
 
-async def test_a_team_gets_its_secrets_and_nobody_elses(
-    broker: RunningBroker, tmp_path: Path
-) -> None:
-    """Set with verdict-py, checked, and in force for the next request."""
+async def test_a_team_gets_only_its_own_secrets(broker: RunningBroker, tmp_path: Path) -> None:
+    """The policy is stored with verdict-py and in force for the next request."""
     (tmp_path / "teamA.rego").write_text(POLICY)
     (tmp_path / "prefixes").write_text('{"team-a/": "teamA.rego", "keys/team-a/": "teamA.rego"}')
     teams = {path: ["aa" * 48] for path in ("team-a/secret/1", "keys/team-a/key/1")}
@@ -79,10 +77,10 @@ async def test_without_a_release_policy_nothing_is_released(broker: RunningBroke
         ),
     ],
 )
-async def test_what_names_no_policy_is_not_stored(
+async def test_an_assignment_to_a_missing_policy_is_not_stored(
     broker: RunningBroker, tmp_path: Path, text: str, said: str
 ) -> None:
-    """It would release nothing to anybody."""
+    """It would release no secret to any guest."""
     (tmp_path / "prefixes").write_text(text)
     words = ("reference", "set", "releasePolicies", str(tmp_path / "prefixes"))
     line = (await verdict(broker, *words)).complaint(1, "verdict-py")

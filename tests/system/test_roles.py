@@ -30,7 +30,7 @@ def key_provider(content: object) -> keyprovider.keyProviderKeyWrapProtocolInput
 
 
 def stored(broker: RunningBroker) -> dict[Path, bytes]:
-    """Everything in the data directory but the audit trail."""
+    """Return all files in the data directory except the audit trail."""
     files = [path for path in broker.data.rglob("*") if path.is_file()]
     return {path: path.read_bytes() for path in files if "audit" not in path.parts}
 
@@ -145,7 +145,7 @@ def broker_settings(certificates: Certificates) -> dict[str, Any]:
 async def codes(
     broker: RunningBroker, credentials: grpc.ChannelCredentials | None
 ) -> dict[str, grpc.StatusCode]:
-    """What each method answers to a caller."""
+    """Call each method and return the status codes."""
     if credentials is None:
         channel = grpc.aio.insecure_channel(broker.client_api)
     else:
@@ -167,10 +167,10 @@ def test_the_table_has_every_method() -> None:
 
 
 @pytest.mark.parametrize("role", [*ROLES, None])
-async def test_a_role_may_do_what_it_lists_and_nothing_else(
+async def test_a_role_permits_exactly_its_listed_methods(
     broker: RunningBroker, certificates: Certificates, role: str | None
 ) -> None:
-    """defects.md 11: upstream gave every key to anyone who reached it."""
+    """defects.md 11: upstream gave every key to every client."""
     name = "stranger" if role is None else NAMES[role]
     rights = frozenset() if role is None else ROLES[role]
     ours = certificates.credentials(certificates.ca.issue_cert(common_name=name))
@@ -184,7 +184,7 @@ async def test_a_role_may_do_what_it_lists_and_nothing_else(
     assert not broker.events.named("warning.bug")
 
 
-async def test_who_shows_no_good_certificate_gets_no_answer(
+async def test_a_caller_without_a_valid_certificate_gets_no_answer(
     broker: RunningBroker, certificates: Certificates
 ) -> None:
     yesterday = datetime.now(UTC) - timedelta(days=1)

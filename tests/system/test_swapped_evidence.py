@@ -1,4 +1,4 @@
-"""Two valid guests: key, certificate, claims and quote of one with those of the other."""
+"""Two valid guests whose keys, certificates, claims and quotes are exchanged."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ GUESTS = (0, 1)
 
 
 class Guest:
-    """A key, and the evidence for it, taken apart."""
+    """The key of a guest and the parts of its evidence."""
 
     def __init__(self, broker: RunningBroker) -> None:
         self.key = ec.generate_private_key(ec.SECP256R1())
@@ -42,10 +42,10 @@ class Guest:
 
 
 @pytest.mark.parametrize("stolen", [False, True])
-async def test_a_certificate_opens_nothing_without_its_key(
+async def test_a_certificate_without_its_key_is_refused(
     broker: RunningBroker, stolen: bool
 ) -> None:
-    """All that it says is true, of the guest whose it is: TLS asks who shows it for its key."""
+    """The evidence is genuine, but TLS requires a signature by the guest's key."""
     honest, thief = Guest(broker), Guest(broker)
     shown = honest.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
     context = client_context(shown)
@@ -64,7 +64,7 @@ async def test_a_certificate_opens_nothing_without_its_key(
 def use_key(
     context: SSL.Context, *, of: ec.EllipticCurvePrivateKey, beside: ec.EllipticCurvePrivateKey
 ) -> None:
-    """Signs with one key, and says that its public half is the other's (RFC 5915)."""
+    """Return a private key with the public half of another key (RFC 5915)."""
     number = of.private_numbers().private_value.to_bytes(32, "big")
     point = beside.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     curve = bytes.fromhex("a00a06082a8648ce3d030107")  # [0] prime256v1
@@ -75,7 +75,7 @@ def use_key(
 
 
 @pytest.mark.parametrize(("key", "claims", "quote"), list(product(GUESTS, repeat=3)))
-async def test_only_what_belongs_together_is_accepted(
+async def test_only_matching_parts_are_accepted(
     broker: RunningBroker, key: int, claims: int, quote: int
 ) -> None:
     guests = [Guest(broker), Guest(broker)]

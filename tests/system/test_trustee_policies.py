@@ -31,7 +31,7 @@ def broker_settings(tokens: AdminTokens) -> dict[str, Any]:
 
 
 async def over_http(broker: RunningBroker, tokens: AdminTokens, policy: str) -> None:
-    """As `kbs-client config set-resource-policy` does."""
+    """Set a policy as `kbs-client config set-resource-policy` does."""
     async with httpx.AsyncClient(base_url=url_of(broker)) as http:
         answer = await http.post(
             "/kbs/v0/resource-policy",
@@ -88,7 +88,7 @@ async def claims_of(broker: RunningBroker, guest: RcarGuest) -> Any:
     ],
     ids=["nothing", "every request", "guests that prove something", "affirming guests"],
 )
-async def test_they_decide_as_they_say(
+async def test_each_sample_policy_releases_to_the_expected_guests(
     broker: RunningBroker,
     tokens: AdminTokens,
     set_policy: Setting,
@@ -106,7 +106,7 @@ async def test_they_decide_as_they_say(
     assert await status(broker, sample_guest()) == "contraindicated"
 
 
-async def test_no_such_policy_helps_a_guest_that_the_floor_refuses(
+async def test_no_release_policy_overrules_the_floor(
     broker: RunningBroker, tokens: AdminTokens
 ) -> None:
     await over_http(broker, tokens, OPEN)
@@ -116,10 +116,10 @@ async def test_no_such_policy_helps_a_guest_that_the_floor_refuses(
     assert not broker.events.named("secret.released")
 
 
-async def test_a_pin_rates_no_guest_that_was_accepted_before(
+async def test_a_later_pin_does_not_change_the_status_of_a_guest(
     broker: RunningBroker, tokens: AdminTokens
 ) -> None:
-    """The token of this guest says `warning`, and the release policy sees its token."""
+    """The token of this guest has the status `warning`, which the release policy reads."""
     await over_http(broker, tokens, TRUSTED)
     async with attested(url_of(broker), tdx_guest(broker.platform)) as session:
         await pin(broker)
@@ -128,7 +128,7 @@ async def test_a_pin_rates_no_guest_that_was_accepted_before(
     assert await released(broker, tdx_guest(broker.platform))
 
 
-async def test_guests_over_rats_tls_are_rated_too(
+async def test_guests_over_rats_tls_have_a_status(
     broker: RunningBroker, tokens: AdminTokens
 ) -> None:
     await over_http(broker, tokens, TRUSTED)
@@ -140,10 +140,10 @@ async def test_guests_over_rats_tls_are_rated_too(
         assert (await guest.keks([KID]))[KID].reveal() == KEY
 
 
-async def test_a_policy_that_accepts_another_measurement_affirms_no_guest(
+async def test_a_guest_accepted_without_a_reference_value_is_not_affirming(
     broker: RunningBroker, tokens: AdminTokens
 ) -> None:
-    """The reference data is not what accepted this guest."""
+    """The policy accepted this guest, but the reference data does not contain its measurement."""
     await over_http(broker, tokens, TRUSTED)
     await pin(broker)
     data = json.loads((broker.data / "opa" / "tdxData").read_text())
@@ -156,7 +156,7 @@ async def test_a_policy_that_accepts_another_measurement_affirms_no_guest(
 @pytest.mark.parametrize(
     ("query", "allowed"), [("?version=1", True), ("?version=2&version=1", True), ("", False)]
 )
-async def test_the_query_of_the_address_is_data(
+async def test_the_query_of_the_url_is_data(
     broker: RunningBroker, tokens: AdminTokens, query: str, allowed: bool
 ) -> None:
     await over_http(broker, tokens, HEAD + 'allow if data.query == {"version": "1"}\n')

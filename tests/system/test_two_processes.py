@@ -1,4 +1,4 @@
-"""Two brokers on one data directory: each change of either survives the other's."""
+"""Two brokers on one data directory: no change of either is lost."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECONDS = 120
 
 
 async def at_once(root: Path, *changes: tuple[str, ...]) -> None:
-    """Run each change in a process of its own, all from the same moment."""
+    """Run each change in a separate process, all at the same time."""
     processes = [
         await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.system.changing", str(root), *words),
@@ -53,7 +53,7 @@ async def test_no_addition_of_either_is_lost(tmp_path: Path) -> None:
     assert states(tmp_path) == {f"{p}{n}": "in force" for p in "ab" for n in range(15)}
 
 
-async def test_no_retirement_of_one_is_undone_by_the_other(tmp_path: Path) -> None:
+async def test_no_retirement_is_undone_by_the_other_process(tmp_path: Path) -> None:
     sets = opened(tmp_path).administration.sets
     for number in range(15):
         await sets.add(OPERATOR, "tdx", f"old{number}", {"rtmr1": [VALUE]}, "")
@@ -84,10 +84,10 @@ async def test_no_certificate_is_lost(tmp_path: Path) -> None:
         assert key_material in keyring, name
 
 
-async def test_a_process_that_holds_the_directory_delays_changes_and_nothing_else(
+async def test_a_lock_on_the_directory_delays_only_changes(
     tmp_path: Path,
 ) -> None:
-    """The event loop goes on meanwhile, and the change is refused after a bounded wait."""
+    """The event loop continues, and the change is refused after a limited wait."""
     directory = Directory.open(tmp_path)
     holder = os.open(tmp_path / LOCK_FILE, os.O_RDWR | os.O_CREAT)
     fcntl.flock(holder, fcntl.LOCK_EX)

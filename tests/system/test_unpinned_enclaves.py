@@ -24,7 +24,7 @@ REMEDY = "no measurement of sgx is pinned; pin this guest (verdict-py reference 
 
 
 def collateral(directory: Path, platform: SimulatedPlatform) -> Path:
-    """Directory with the collateral of both TEEs of the platform."""
+    """Create a directory with the collateral of both TEEs of the platform."""
     now = app.utc_now()
     made = directory / "collateral"
     made.mkdir()
@@ -56,7 +56,7 @@ async def accepted(broker: RunningBroker) -> bool:
 
 
 async def served(broker: RunningBroker, tee: str) -> bool:
-    """Answer of the health service, after a refresh that would otherwise come in 30 seconds."""
+    """Return the answer of the health service after an immediate refresh."""
     await broker.daemon.refresh_readiness()
     async with grpc.aio.insecure_channel(broker.client_api) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
@@ -69,7 +69,7 @@ async def status(broker: RunningBroker) -> Any:
     return (await verdict(broker, "status", "--json")).json
 
 
-async def test_an_unknown_enclave_is_refused_and_the_operator_learns_why(
+async def test_an_unknown_enclave_is_refused_and_the_reason_is_logged(
     broker: RunningBroker,
 ) -> None:
     assert not await accepted(broker)
@@ -84,7 +84,7 @@ async def test_an_unknown_enclave_is_refused_and_the_operator_learns_why(
         assert (await guest.keks([KID]))[KID].reveal() == KEY
 
 
-async def test_status_health_and_log_tell_which_tee_is_not_served(broker: RunningBroker) -> None:
+async def test_status_health_and_log_name_the_tee_that_is_not_served(broker: RunningBroker) -> None:
     assert (await served(broker, "tdx"), await served(broker, "sgx")) == (True, False)
     (told,) = broker.events.named("tee.not-served")
     assert told["tee"] == "sgx"
@@ -96,7 +96,9 @@ async def test_status_health_and_log_tell_which_tee_is_not_served(broker: Runnin
     assert {event["tee"] for event in broker.events.named("warning.unpinned")} == {"tdx"}
 
 
-async def test_pinning_the_refused_enclave_opens_without_a_restart(broker: RunningBroker) -> None:
+async def test_a_pin_of_the_refused_enclave_takes_effect_without_a_restart(
+    broker: RunningBroker,
+) -> None:
     assert not await accepted(broker)
     which = refusals(broker)[0]["appraisal"]
     pin = ("reference", "pin", "--from", which, "--yes", "--field", "mrSigner")
@@ -109,7 +111,7 @@ async def test_pinning_the_refused_enclave_opens_without_a_restart(broker: Runni
     assert not [line for line in (await status(broker))["warnings"] if "sgx" in line]
 
 
-async def test_retiring_the_last_pin_closes_without_a_restart(broker: RunningBroker) -> None:
+async def test_retiring_the_last_pin_takes_effect_without_a_restart(broker: RunningBroker) -> None:
     add = ("reference", "add", "--tee", "sgx", "release-1", f"mrSigner={SIGNER}")
     assert (await verdict(broker, *add)).status == 0
     assert await accepted(broker)
@@ -120,18 +122,18 @@ async def test_retiring_the_last_pin_closes_without_a_restart(broker: RunningBro
     assert any(REMEDY in reason for reason in refusals(broker)[-1]["reasons"])
 
 
-async def test_a_file_edited_by_hand_opens_too(broker: RunningBroker) -> None:
+async def test_a_pin_in_a_file_edited_by_hand_takes_effect(broker: RunningBroker) -> None:
     values = {"mrEnclave": [], "mrSigner": [SIGNER], "productId": 0, "svn": 0}
     store(broker, "opa/sgxData", json.dumps(values).encode())
     assert await accepted(broker)
 
 
-async def test_pinning_another_tee_does_not_open(broker: RunningBroker) -> None:
+async def test_a_pin_of_another_tee_has_no_effect(broker: RunningBroker) -> None:
     store(broker, "opa/tdxData", json.dumps({"mrTd": ["ab" * 48]}).encode())
     assert not await accepted(broker)
 
 
-async def test_a_tee_that_is_named_is_served_unpinned(
+async def test_a_named_tee_is_served_without_a_pin(
     tmp_path: Path, platform: SimulatedPlatform
 ) -> None:
     directory = collateral(tmp_path, platform)

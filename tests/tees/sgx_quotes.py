@@ -1,4 +1,4 @@
-"""SGX quotes and collateral of the simulated platform, which by itself makes TDX only."""
+"""SGX quotes and collateral for the simulated platform, which makes only TDX quotes itself."""
 
 from __future__ import annotations
 

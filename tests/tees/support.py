@@ -1,4 +1,4 @@
-"""What the tests of verifiers share: a simulated platform, real vectors, a collateral source."""
+"""Shared code of tests of verifiers: a simulated platform, real vectors, a collateral source."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 @cache
 def platform() -> SimulatedPlatform:
-    """One simulated platform for all tests: it never changes."""
+    """Return one simulated platform for all tests, which must not change it."""
     return SimulatedPlatform.create(now=NOW)
 
 
@@ -47,7 +47,7 @@ def with_options(**changes: Any) -> SimulatedPlatform:
 
 
 def signed_again(collateral: Collateral, **texts: str) -> Collateral:
-    """Collateral with other texts for `tcb_info` or `qe_identity`, duly signed."""
+    """Return correctly signed collateral with other texts for `tcb_info` or `qe_identity`."""
     return signed_by(platform(), collateral, **texts)
 
 
@@ -62,7 +62,7 @@ def signed_by(of: SimulatedPlatform, collateral: Collateral, /, **texts: str) ->
 
 
 class Source:
-    """A collateral source that gives what it is told and counts who asks."""
+    """A collateral source that returns given collateral and counts its requests."""
 
     def __init__(self, *collateral: Collateral) -> None:
         self.collateral = collateral
@@ -82,7 +82,7 @@ def tdx_evidence(quote: bytes, endorsements: Collateral | None = None) -> Eviden
 def verify_tdx(
     quote: bytes, *collateral: Collateral, now: datetime = NOW, root: bytes | None = None
 ) -> VerifiedEvidence:
-    """Verifies one TDX quote against the simulated root (or another)."""
+    """Verify one TDX quote up to the simulated root, or another one."""
     source = Source(*(collateral or (good_collateral(),)))
     verifier = TdxVerifier(source, root_ca_der=root or platform().root_ca_der)
     return run(verified_by(verifier, tdx_evidence(quote), now=now))

@@ -1,4 +1,4 @@
-"""How long a platform is behind the newest TCB level, for a grace that a policy may give."""
+"""Days since a platform fell behind the newest TCB level, for a policy's grace period."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def collateral(*dates: str) -> Collateral:
         ("UpToDate", OLDER, 30),
     ],
 )
-def test_it_counts_from_the_newest_level(status: str, own: str, days: int) -> None:
-    found = behind_days(collateral(OLDER, NEWEST), TcbRating(status, (), own), NOW)
-    assert found == days
+def test_days_are_counted_from_the_newest_level(status: str, own: str, days: int) -> None:
+    result = behind_days(collateral(OLDER, NEWEST), TcbRating(status, (), own), NOW)
+    assert result == days
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,6 @@ def test_it_counts_from_the_newest_level(status: str, own: str, days: int) -> No
         (dataclasses.replace(collateral(), tcb_info='{"tcbLevels":[1]}'), "UpToDate"),
     ],
 )
-def test_what_is_not_said_is_not_guessed(info: Collateral, status: str) -> None:
+def test_missing_information_is_not_guessed(info: Collateral, status: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         behind_days(info, TcbRating(status, (), NEWEST), NOW)

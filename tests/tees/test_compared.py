@@ -1,4 +1,4 @@
-"""Where an independent verifier (go-tdx-guest) judged otherwise, and was right."""
+"""Cases in which an independent verifier (go-tdx-guest) decided differently, and was right."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ REQUEST = CollateralRequest("tdx", "50806f000000", "platform")
 
 
 def changed(text: str, **members: Any) -> Collateral:
-    """The good collateral with other members in one of its texts, duly signed."""
-    found = {**json.loads(getattr(good_collateral(), text)), **members}
-    return signed_again(good_collateral(), **{text: json.dumps(found, separators=(",", ":"))})
+    """Return the good collateral, correctly signed, with other members in one of its texts."""
+    result = {**json.loads(getattr(good_collateral(), text)), **members}
+    return signed_again(good_collateral(), **{text: json.dumps(result, separators=(",", ":"))})
 
 
 UNKNOWN: dict[str, Callable[[], Collateral]] = {
@@ -53,7 +53,7 @@ UNKNOWN: dict[str, Callable[[], Collateral]] = {
 
 @pytest.mark.parametrize("what", UNKNOWN)
 def test_collateral_of_an_unknown_form_is_not_read(what: str) -> None:
-    """Its members could mean something else; dcap-qvl reads on."""
+    """Its members could have another meaning; dcap-qvl reads it nevertheless."""
     collateral = UNKNOWN[what]()
     with pytest.raises(CollateralRejected):  # dcap-qvl, or we after it
         verify_tdx(good_quote(), collateral)
@@ -72,8 +72,8 @@ def test_tcb_info_is_for_the_pce_that_certified_the_platform() -> None:
 
 
 @pytest.mark.parametrize("td", [TdMeasurements(), TdMeasurements().debug()])
-def test_a_module_that_the_collateral_does_not_know_is_refused(td: TdMeasurements) -> None:
-    """It was no refusal but a failure of ours: `next` over nothing, inside a coroutine."""
+def test_a_module_missing_from_the_collateral_is_refused(td: TdMeasurements) -> None:
+    """This used to be an internal error: `next` on an empty iterator in a coroutine."""
     quote = platform().quote(REPORT_DATA, td)
     with pytest.raises(QuoteInvalid) as caught:
         verify_tdx(quote, changed("tcb_info", tdxModuleIdentities=[]))
@@ -81,7 +81,7 @@ def test_a_module_that_the_collateral_does_not_know_is_refused(td: TdMeasurement
 
 
 def with_root(root: pki.Signer) -> bytes:
-    """A quote whose chain ends at another certificate for the root's key."""
+    """Return a quote whose chain ends at another certificate for the root's key."""
     quote = parse_quote(good_quote())
     chain = quote.pck_chain.replace(platform().root.pem.encode(), root.pem.encode())
     assert chain != quote.pck_chain
@@ -93,7 +93,7 @@ def with_root(root: pki.Signer) -> bytes:
 
 
 def renewed_root(ends: timedelta) -> pki.Signer:
-    """The root's key under a certificate that ends so long after NOW."""
+    """Return a certificate for the root's key that expires this long after NOW."""
     root = platform().root
     validity = pki.Validity(NOW - timedelta(days=1), NOW + ends)
     made = pki.new_root(validity, platform().options.root_crl_url, key=root.key)
@@ -101,15 +101,15 @@ def renewed_root(ends: timedelta) -> pki.Signer:
     return made
 
 
-def test_the_root_of_a_chain_ends_too() -> None:
-    """Intel's own library counts its dates among those of the collateral."""
+def test_the_root_of_a_chain_expires_too() -> None:
+    """Intel's own library includes its dates in those of the collateral."""
     assert verify_tdx(with_root(renewed_root(timedelta(hours=1)))).tcb_status == "UpToDate"
     with pytest.raises(CollateralExpired):
         verify_tdx(with_root(renewed_root(timedelta(hours=-1))))
 
 
-def test_the_root_of_a_chain_is_signed_by_itself() -> None:
-    """Its key alone is trusted; a certificate around it that nobody signed is refused."""
+def test_the_root_of_a_chain_must_be_self_signed() -> None:
+    """Only its key is trusted; a certificate with this key that is not self-signed is refused."""
     der = bytearray(platform().root.der)
     der[-1] ^= 1
     forged = pki.Signer(platform().root.key, x509.load_der_x509_certificate(bytes(der)))
@@ -119,7 +119,7 @@ def test_the_root_of_a_chain_is_signed_by_itself() -> None:
 
 
 def ending(which: str) -> SimulatedPlatform:
-    """A platform one of whose certificates ends an hour after NOW."""
+    """Return a platform with a certificate that expires an hour after NOW."""
     made = platform()
     url = made.options.root_crl_url
     ends = dict.fromkeys(("root", "pck_ca", "pck", "tcb_signer"), timedelta(days=3650))
@@ -140,8 +140,8 @@ def ending(which: str) -> SimulatedPlatform:
 
 @pytest.mark.parametrize("which", ["root", "pck_ca", "pck", "tcb_signer"])
 @pytest.mark.parametrize("grace", [timedelta(0), timedelta(days=30)])
-def test_a_certificate_that_ends_is_refused_from_then_on(which: str, grace: timedelta) -> None:
-    """Whichever it is; a grace is for collateral, not for certificates."""
+def test_an_expired_certificate_is_refused(which: str, grace: timedelta) -> None:
+    """This holds for every certificate: the grace period is for collateral only."""
     made = ending(which)
     verifier = TdxVerifier(Source(made.collateral(NOW)), root_ca_der=made.root_ca_der, grace=grace)
     evidence = tdx_evidence(made.quote(REPORT_DATA))

@@ -1,4 +1,4 @@
-"""dcap-qvl's texts become typed errors, whatever it says or does."""
+"""Every text of dcap-qvl becomes a typed error."""
 
 from __future__ import annotations
 
@@ -84,12 +84,12 @@ def _judge(quote: bytes, **changes: Any) -> QuoteRating | ContentRefusal:
     ],
 )
 def test_texts(text: str, error: type[AttestationError], rule: str | None) -> None:
-    """defects.md 9: each refusal has its rule; what is not known is refused too."""
-    found = translate(text)
-    assert type(found) is error
-    assert rule is None or found.reasons[0].rule == rule
-    assert text in found.reasons[0].text
-    assert text == "" or text not in str(found)  # the library's words are for the operator
+    """defects.md 9: each refusal has its rule; an unknown text is a refusal too."""
+    result = translate(text)
+    assert type(result) is error
+    assert rule is None or result.reasons[0].rule == rule
+    assert text in result.reasons[0].text
+    assert text == "" or text not in str(result)  # the library's words are for the operator
 
 
 @given(st.text())
@@ -98,15 +98,15 @@ def test_any_text_is_an_attestation_error(text: str) -> None:
 
 
 @pytest.mark.parametrize("flaw", Flaw)
-def test_library_alone_refuses_forged_quotes(flaw: Flaw) -> None:
-    """Also without our own check in front of it: the two do not rely on each other."""
+def test_the_library_alone_refuses_forged_quotes(flaw: Flaw) -> None:
+    """The library refuses them without our own check, so that neither relies on the other."""
     with pytest.raises(QuoteInvalid) as caught:
         _judge(platform().quote(REPORT_DATA, flaw=flaw))
     assert caught.value.reasons[0].rule == "signature"
 
 
-def test_debug_is_told_only_after_everything_else_was_verified() -> None:
-    """defects.md 9: `Debug mode is enabled` never stands in front of a broken signature."""
+def test_debug_is_reported_only_after_everything_else_was_verified() -> None:
+    """defects.md 9: `Debug mode is enabled` is never reported if a signature is wrong."""
     debug = TdMeasurements().debug()
     assert _judge(platform().quote(REPORT_DATA, debug)) == ContentRefusal(
         "debug", "Debug mode is enabled", ReasonKind.ATTRIBUTES
@@ -119,8 +119,8 @@ def test_debug_is_told_only_after_everything_else_was_verified() -> None:
             _judge(platform().quote(REPORT_DATA, debug), **changes)
 
 
-def test_cause_is_told_to_the_operator() -> None:
-    """The library's answer alone says "Failed to verify certificate chain"."""
+def test_the_cause_is_reported_to_the_operator() -> None:
+    """The library's first text is only "Failed to verify certificate chain"."""
     revoking = platform().with_options(replace(platform().options, pck_revoked=True))
     with pytest.raises(QuoteInvalid) as caught:
         evaluate_quote(
@@ -131,11 +131,11 @@ def test_cause_is_told_to_the_operator() -> None:
 
 
 class PanicException(BaseException):
-    """Looks like PyO3's, which no Python code can make."""
+    """Substitute for PyO3's exception, which Python code cannot create."""
 
 
-def test_panic_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A panic in Rust arrives as a BaseException that passes every usual handler."""
+def test_a_panic_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A panic in Rust is a BaseException, which the usual handlers do not catch."""
 
     def panic(*_: object) -> None:
         raise PanicException("index out of bounds")
@@ -147,7 +147,7 @@ def test_panic_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "panicked" in caught.value.reasons[0].text
 
 
-def test_interrupts_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupts_are_not_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -177,6 +177,6 @@ def test_claims_of_an_unknown_form(monkeypatch: pytest.MonkeyPatch, claims: str)
     "now",
     [datetime(1960, 1, 1, tzinfo=UTC), NOW - timedelta(days=9), datetime(9999, 1, 1, tzinfo=UTC)],
 )
-def test_strange_clocks(now: datetime) -> None:
+def test_clocks_out_of_range(now: datetime) -> None:
     with pytest.raises(AttestationError):
         evaluate_quote(good_quote(), good_collateral(), now=now, root_ca_der=platform().root_ca_der)

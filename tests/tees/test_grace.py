@@ -48,8 +48,8 @@ async def test_the_grace_period_ends_as_configured(
     verifier = TdxVerifier(OneCollateral(collateral), root_ca_der=platform.root_ca_der, grace=grace)
     moment = ends_at(collateral) + after
     if accepted:
-        found = await verified_by(verifier, evidence(platform), now=moment)
-        assert found.tcb_status == "UpToDate"
+        result = await verified_by(verifier, evidence(platform), now=moment)
+        assert result.tcb_status == "UpToDate"
     else:
         with pytest.raises(CollateralExpired):
             await verified_by(verifier, evidence(platform), now=moment)

@@ -1,4 +1,4 @@
-"""Collateral is parsed once: not for each question, and not for each guest."""
+"""Collateral is parsed once, not for each check, and not for each guest."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HONEST = TdMeasurements()
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often each text was parsed as JSON."""
+    """Count how often each text is parsed as JSON."""
     parsed.cache_clear()
     counter: Counter[str] = Counter()
     loads = json.loads
@@ -43,7 +43,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 @pytest.mark.parametrize("td", [HONEST, HONEST.debug()], ids=["accepted", "refused late"])
 def test_an_appraisal_parses_tcb_info_once(td: TdMeasurements, counted: Counter[str]) -> None:
-    """With every question that there is: grace, minimum, floor, form, rating, days behind."""
+    """This includes every check: grace, minimum, floor, form, rating, days behind."""
     collateral = platform().collateral(NOW)
     verifier = TdxVerifier(
         Source(collateral),

@@ -1,4 +1,4 @@
-"""Taking quotes apart: real ones, cut ones, and kinds that are not served."""
+"""Parsing of quotes: real ones, truncated ones, and kinds that are not served."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_real_quotes(name: str, version: int, tee: str, kind: BodyKind) -> None:
 
 
 def test_offsets_of_version_4() -> None:
-    """Every claim stands where tdx.md says, counted from the beginning of the quote."""
+    """Every claim is at the offset in tdx.md, from the beginning of the quote."""
     data = bytearray(good_quote())
     offsets = {
         "teeTcbSvn": (48, 16),
@@ -81,7 +81,7 @@ V5 = platform().quote(REPORT_DATA, version=5, body=TdBody.TD15)
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "message"),
     [
         (b"", "shorter than its header"),
         (good_quote()[:47], "shorter than its header"),
@@ -102,18 +102,18 @@ V5 = platform().quote(REPORT_DATA, version=5, body=TdBody.TD15)
         (good_quote() + bytes(MAX_QUOTE_BYTES), "longer than"),
     ],
 )
-def test_what_is_not_served(data: bytes, says: str) -> None:
-    with pytest.raises(EvidenceFormat, match=says):
+def test_quotes_that_are_not_served(data: bytes, message: str) -> None:
+    with pytest.raises(EvidenceFormat, match=message):
         parse_quote(data)
 
 
 def _signed_with(signature_data: bytes) -> bytes:
-    """Return a version 4 quote with other signature data, of which the length is right."""
+    """Return a version 4 quote with other signature data of the correct length."""
     return good_quote()[:632] + len(signature_data).to_bytes(4, "little") + signature_data
 
 
 def _certified_with(inner: bytes) -> bytes:
-    """Return a version 4 quote with another nested QE report, of which the length is right."""
+    """Return a version 4 quote with another nested QE report of the correct length."""
     size = len(inner).to_bytes(4, "little")
     return _signed_with(good_quote()[636:764] + b"\x06\0" + size + inner)
 
@@ -145,7 +145,7 @@ NESTED = parse_quote(good_quote()).raw[770:]
         (V5[:53], "body descriptor"),
     ],
 )
-def test_a_quote_that_is_cut_off_names_the_part(data: bytes, part: str) -> None:
+def test_the_error_names_the_truncated_part(data: bytes, part: str) -> None:
     with pytest.raises(EvidenceFormat, match=f"the quote ends inside its {part}$"):
         parse_quote(data)
 
@@ -167,7 +167,7 @@ def test_the_largest_quote() -> None:
 
 @pytest.mark.parametrize("kind", [1, 2, 3, 4, 6, 7])
 def test_only_pck_chains_certify(kind: int) -> None:
-    """Certification data of the QE report other than type 5 is refused in clear words."""
+    """The error about certification data of another type than 5 names the type."""
     at = 764 + 6 + 384 + 64 + 2 + 32
     assert good_quote()[at : at + 2] == b"\x05\x00"
     with pytest.raises(EvidenceFormat, match=rf"type {kind} is not served.*PCK certificate chain"):

@@ -1,4 +1,4 @@
-"""Verifiers by name: built-in, aliases, plugins, and the one that accepts anybody."""
+"""Selection of verifiers by name: built-in ones, aliases, plug-ins, nullverifier."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def select(
 
 @pytest.fixture(autouse=True)
 def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Packages that bring verifiers, good and bad, as if they were installed."""
+    """Install entry points of packages with valid and invalid TEEs."""
     points = EntryPoints(
         EntryPoint(name, value, registry.ENTRY_POINT_GROUP)
         for name, value in {
@@ -51,11 +51,11 @@ def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_default_is_every_real_built_in_verifier() -> None:
-    """defects.md 7: nobody is accepted unattested by default, and no plugin is loaded."""
-    found = select(None, CONTEXT)
-    assert set(found) == {"tdx", "sgx"}
-    assert found.names == ("tdx", "sgx")
-    assert not found.accepts_anyone
+    """defects.md 7: by default, no client is accepted unattested, and no plug-in is loaded."""
+    result = select(None, CONTEXT)
+    assert set(result) == {"tdx", "sgx"}
+    assert result.names == ("tdx", "sgx")
+    assert not result.accepts_anyone
 
 
 @pytest.mark.parametrize(
@@ -70,20 +70,20 @@ def test_default_is_every_real_built_in_verifier() -> None:
     ],
 )
 def test_names(names: list[str], tees: set[str]) -> None:
-    found = select(names, CONTEXT)
-    assert set(found) == tees
+    result = select(names, CONTEXT)
+    assert set(result) == tees
     for tee in tees:
-        assert found[tee].tee == tee
-    assert not found.accepts_anyone
+        assert result[tee].tee == tee
+    assert not result.accepts_anyone
 
 
-def test_only_a_tee_that_says_so_is_served_unnamed_before_a_pin() -> None:
+def test_only_some_tees_are_served_unnamed_before_a_pin() -> None:
     assert select(None, CONTEXT).pinned_only == {"sgx"}
     for names in (["sgx"], ["sgx_ecdsa", "tdx"], ["toy"]):
         assert select(names, CONTEXT).pinned_only == frozenset()
 
 
-def test_a_tee_of_another_package_waits_for_a_pin_where_it_is_not_named() -> None:
+def test_an_unnamed_tee_of_another_package_needs_a_pin() -> None:
     tees = known_tees(["toy"])
     assert registry.select(None, tees, CONTEXT).pinned_only == {"sgx", "toy"}
 
@@ -96,28 +96,28 @@ def test_built_in_names_cannot_be_taken() -> None:
 
 
 def test_nullverifier_needs_its_flag() -> None:
-    """defects.md 7: accepting anybody takes a flag that says so."""
+    """defects.md 7: accepting every client needs a flag that says so."""
     with pytest.raises(ConfigError, match="--insecure-nullverifier"):
         select(["nullverifier"], CONTEXT)
-    found = select(["nullverifier"], CONTEXT, insecure_nullverifier=True)
-    assert found.accepts_anyone
-    assert isinstance(found["none"], NullVerifier)
-    claims = run(verified_by(found["none"], tdx_evidence(good_quote()), now=NOW))
+    result = select(["nullverifier"], CONTEXT, insecure_nullverifier=True)
+    assert result.accepts_anyone
+    assert isinstance(result["none"], NullVerifier)
+    claims = run(verified_by(result["none"], tdx_evidence(good_quote()), now=NOW))
     assert (claims.tee, claims.claims) == ("none", {})
 
 
-def test_flag_alone_changes_nothing() -> None:
-    """defects.md 7: the flag does not make the default set accept anybody."""
+def test_the_flag_alone_has_no_effect() -> None:
+    """defects.md 7: the flag does not add nullverifier to the default set."""
     assert not select(None, CONTEXT, insecure_nullverifier=True).accepts_anyone
 
 
-def test_nullverifier_stands_alone() -> None:
+def test_nullverifier_cannot_be_combined() -> None:
     with pytest.raises(ConfigError, match="name nullverifier alone"):
         select(["tdx", "nullverifier"], CONTEXT, insecure_nullverifier=True)
 
 
 @pytest.mark.parametrize(
-    ("names", "says"),
+    ("names", "message"),
     [
         (
             ["sev"],
@@ -136,13 +136,13 @@ def test_nullverifier_stands_alone() -> None:
         (["toy", "wrong"], "both have the RCAR name 'toy'"),
     ],
 )
-def test_names_that_cannot_be_used(names: list[str], says: str) -> None:
-    with pytest.raises(ConfigError, match=says) as caught:
+def test_names_that_cannot_be_used(names: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
         select(names, CONTEXT)
     assert "\n" not in str(caught.value)
 
 
-def test_root_is_passed_on() -> None:
+def test_the_root_is_passed_to_the_verifier() -> None:
     with pytest.raises(ConfigError, match="root CA"):
         select(None, context(Source(), root_ca_der=b"no certificate"))
     verifier = select(None, CONTEXT)["tdx"]

@@ -1,4 +1,4 @@
-"""Sample evidence: believed, whatever it says, and never taken for anything else."""
+"""Sample evidence: every claim is accepted, and no other evidence is mistaken for it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def verified(evidence: Evidence) -> VerifiedEvidence:
 
 
 class TestSample(VerifierConformance):
-    """What fits: it trusts no root, knows no debug mode, and its evidence has no end."""
+    """Applicable checks: sample evidence has no root, no debug mode and no expiry."""
 
     case = Case(
         verifier=InsecureSampleVerifier(),
@@ -44,41 +44,41 @@ class TestSample(VerifierConformance):
     )
 
     def test_good_evidence(self) -> None:
-        found = verified(self.case.good)
-        assert (found.tee, found.report_data) == ("sample", REPORT_DATA)
-        assert found.claims == {"svn": "1", "reportData": REPORT_DATA.hex()}
-        assert found.tcb_status is None
-        assert (found.advisory_ids, found.faults) == ((), ())
-        assert found.digest == sha256(self.case.good.quote).hexdigest()
+        result = verified(self.case.good)
+        assert (result.tee, result.report_data) == ("sample", REPORT_DATA)
+        assert result.claims == {"svn": "1", "reportData": REPORT_DATA.hex()}
+        assert result.tcb_status is None
+        assert (result.advisory_ids, result.faults) == ((), ())
+        assert result.digest == sha256(self.case.good.quote).hexdigest()
 
     def test_debug_is_a_fault_with_a_kind_and_its_claims(self) -> None:
-        """It claims nothing of the kind: no policy can take it for a production TEE."""
+        """Sample evidence has no claim about debug mode."""
         assert not {"debug", "tcbStatus", "mrTd"} & set(verified(self.case.good).claims)
 
-    def test_another_root_trusts_nothing(self) -> None:
-        """Anybody can make it, hence the flag."""
+    def test_evidence_of_another_root_is_refused(self) -> None:
+        """Sample evidence has no root: any client can make it."""
         assert self.case.verifier.tee == "sample"
 
-    def test_long_before_and_long_after(self) -> None:
+    def test_times_outside_the_validity_are_refused(self) -> None:
         for days in (-20_000, 40_000):
             now = NOW + timedelta(days=days)
             assert run(verified_by(self.case.verifier, self.case.good, now=now)).report_data
 
     def _same_or_refused(self, quote: bytes, plain: VerifiedEvidence) -> None:
-        """Changed evidence says something else: nothing seals it. But nothing else breaks."""
+        """Changed evidence has other claims, because it is not signed, or is refused."""
         try:
-            found = verified(Evidence("sample", quote, None, "sample"))
+            result = verified(Evidence("sample", quote, None, "sample"))
         except EvidenceFormat:
             return
-        assert len(found.report_data) == 64
+        assert len(result.report_data) == 64
 
 
 @pytest.mark.parametrize("size", [0, 1, 48, 63, 64])
-def test_short_report_data_is_filled(size: int) -> None:
-    """Guests show the digest alone: 48 bytes."""
-    found = verified(sample(REPORT_DATA[:size]))
-    assert found.report_data == REPORT_DATA[:size].ljust(64, b"\0")
-    assert found.claims["reportData"] == found.report_data.hex()
+def test_short_report_data_is_padded(size: int) -> None:
+    """Guests send only the digest: 48 bytes."""
+    result = verified(sample(REPORT_DATA[:size]))
+    assert result.report_data == REPORT_DATA[:size].ljust(64, b"\0")
+    assert result.claims["reportData"] == result.report_data.hex()
 
 
 @pytest.mark.parametrize(
@@ -90,20 +90,20 @@ def test_short_report_data_is_filled(size: int) -> None:
         {"report_data": "_" * 8},
     ],
 )
-def test_another_shape(changes: dict[str, Any]) -> None:
+def test_another_form_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(EvidenceFormat) as refused:
         verified(sample(**changes))
     assert "\n" not in str(refused.value)
 
 
 def test_more_members_are_not_claims() -> None:
-    """Whatever it calls itself."""
-    found = verified(sample(mrTd="ab" * 48, debug=False, tcbStatus="UpToDate"))
-    assert set(found.claims) == {"svn", "reportData"}
-    assert found.tcb_status is None
+    """Further members do not become claims."""
+    result = verified(sample(mrTd="ab" * 48, debug=False, tcbStatus="UpToDate"))
+    assert set(result.claims) == {"svn", "reportData"}
+    assert result.tcb_status is None
 
 
 @given(st.binary(max_size=200))
-def test_only_its_own_error(quote: bytes) -> None:
+def test_garbage_raises_its_own_error_only(quote: bytes) -> None:
     with pytest.raises(EvidenceFormat):
         verified(Evidence("sample", quote, None, "sample"))

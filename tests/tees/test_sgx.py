@@ -1,4 +1,4 @@
-"""SGX verification on a platform made here: the simulator knows TDX only."""
+"""SGX verification with quotes of the test, because the simulator supports only TDX."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ def verify_sgx(quote: bytes, status: str = "UpToDate") -> VerifiedEvidence:
 
 def test_claims() -> None:
     quote = sgx_quote()
-    found = verify_sgx(quote + b"padding", "SWHardeningNeeded")
-    assert found.faults == ()
-    assert found.report_data == REPORT_DATA
-    assert found.digest == hashlib.sha256(quote).hexdigest()
-    assert found.claims["mrEnclave"] == b64encode(b"E" * 32).decode()
-    assert found.claims["mrSigner"] == b64encode(b"S" * 32).decode()
-    assert (found.claims["productId"], found.claims["svn"]) == (7, 3)
-    assert found.claims["tcbStatus"] == found.tcb_status == "SWHardeningNeeded"
-    assert found.claims["debug"] is False
+    result = verify_sgx(quote + b"padding", "SWHardeningNeeded")
+    assert result.faults == ()
+    assert result.report_data == REPORT_DATA
+    assert result.digest == hashlib.sha256(quote).hexdigest()
+    assert result.claims["mrEnclave"] == b64encode(b"E" * 32).decode()
+    assert result.claims["mrSigner"] == b64encode(b"S" * 32).decode()
+    assert (result.claims["productId"], result.claims["svn"]) == (7, 3)
+    assert result.claims["tcbStatus"] == result.tcb_status == "SWHardeningNeeded"
+    assert result.claims["debug"] is False
 
 
 @pytest.mark.parametrize("status", ["UpToDate", "OutOfDate", "Revoked"])
-def test_debug_enclave_is_refused_with_its_claims(status: str) -> None:
-    """defects.md 9: debug enclaves are looked at, and the TCB is told all the same."""
-    found = verify_sgx(sgx_quote(FLAGS | DEBUG), status)
-    rules = [reason.rule for reason in found.faults]
+def test_a_debug_enclave_is_refused_with_its_claims(status: str) -> None:
+    """defects.md 9: debug mode is checked, and the TCB status is reported nevertheless."""
+    result = verify_sgx(sgx_quote(FLAGS | DEBUG), status)
+    rules = [reason.rule for reason in result.faults]
     assert rules == ["debug"] + (["tcbStatus"] if status == "Revoked" else [])
-    assert found.claims["debug"] is True
-    assert found.claims["tcbStatus"] == status
+    assert result.claims["debug"] is True
+    assert result.claims["tcbStatus"] == status
 
 
 def test_other_versions() -> None:

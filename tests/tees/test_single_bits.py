@@ -1,4 +1,4 @@
-"""Every changed bit of a quote: refused, or of no account to anything that was signed.
+"""Every changed bit of a quote is refused, or is outside of everything that is signed.
 
 Each run looks at some bits, other ones each time. `EVERY_BIT=1 ./dev test
 tests/tees/test_single_bits.py -s` looks at all of them and prints both counts.
@@ -41,7 +41,7 @@ CHANCE: Final = random.Random(os.urandom(8))  # noqa: S311  # a choice of bits
 
 @dataclass(frozen=True)
 class Sample:
-    """A good quote, with what it is verified by and when."""
+    """A valid quote, with collateral, root and time to verify it."""
 
     quote: bytes
     collateral: Collateral
@@ -49,7 +49,7 @@ class Sample:
     now: datetime
 
     async def judged(self, quote: bytes) -> VerifiedEvidence | None:
-        """What is found, None where it is refused."""
+        """Return the verified claims, None if the quote is refused."""
         verifier = TdxVerifier(Source(self.collateral), root_ca_der=self.root)
         evidence = Evidence(tee="tdx", quote=quote, binding=None, form="test")
         try:
@@ -71,7 +71,7 @@ def sample(request: pytest.FixtureRequest) -> Sample:
 
 
 def signed_places(quote: bytes) -> dict[str, range]:
-    """Where in a v4 quote everything stands that is signed, signs, or says how."""
+    """Return the ranges of a v4 quote that are signed, or belong to signatures."""
     parts = parse_quote(quote)
     report = quote.index(parts.qe_report)
     auth = report + len(parts.qe_report) + len(parts.qe_report_signature) + 2
@@ -91,7 +91,7 @@ def flip(data: bytes, place: int, bit: int) -> bytes:
 
 
 def bits(places: Sequence[int], every: int) -> Iterable[tuple[int, int]]:
-    """Bits to change: all, or one of each `every` places."""
+    """Return the bits to change: all, or one bit in every `every` bytes."""
     if EVERY_BIT:
         return [(place, bit) for place in places for bit in range(8)]
     return [(place, CHANCE.randrange(8)) for place in places[CHANCE.randrange(every) :: every]]
@@ -108,7 +108,7 @@ def tell(what: str, counts: Counter[str]) -> None:
         sys.stderr.write(f"\n{what}: {dict(counts)}")
 
 
-async def test_every_bit_of_what_is_signed_counts(
+async def test_every_changed_bit_of_signed_data_is_refused(
     sample: Sample, request: pytest.FixtureRequest
 ) -> None:
     assert await sample.judged(sample.quote) is not None
@@ -123,10 +123,10 @@ async def test_every_bit_of_what_is_signed_counts(
 
 @pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
 @pytest.mark.parametrize("which", [0, 1], ids=["PCK", "intermediate CA"])
-async def test_every_bit_of_a_certificate_counts(
+async def test_every_changed_bit_of_a_certificate_is_refused(
     sample: Sample, which: int, request: pytest.FixtureRequest
 ) -> None:
-    """Of its DER, not of the PEM around it."""
+    """This is about its DER, not about the PEM encoding."""
     chain = x509.load_pem_x509_certificates(parse_quote(sample.quote).pck_chain.rstrip(b"\0"))
     der = chain[which].public_bytes(Encoding.DER)
     assert sample.quote.count(pem(der)) == 1
@@ -140,10 +140,10 @@ async def test_every_bit_of_a_certificate_counts(
 
 
 @pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
-async def test_any_other_bit_is_refused_or_changes_nothing(
+async def test_any_other_changed_bit_is_refused_or_has_no_effect(
     sample: Sample, request: pytest.FixtureRequest
 ) -> None:
-    """Line ends of PEM, what follows the quote: identical claims and verdict, or a refusal."""
+    """Line ends of PEM, padding: the result has identical claims and verdict, or is a refusal."""
     good = await sample.judged(sample.quote)
     assert good is not None
     known = {place for places in signed_places(sample.quote).values() for place in places}

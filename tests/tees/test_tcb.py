@@ -1,4 +1,4 @@
-"""Our rating, shown on refusals, is the library's: compared on TCB infos made at random."""
+"""Our rating, reported for refusals, equals the library's for random TCB infos."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _level(statuses: list[str], tcb: st.SearchStrategy[dict[str, Any]]) -> Any:
 
 
 def _near(svns: bytes) -> Any:
-    """Components a platform with `svns` meets, or misses by one."""
+    """Strategy of components that a platform with `svns` meets, or misses by one."""
     return st.tuples(st.integers(0, 15), st.integers(-1, 1)).map(
         lambda change: [
             {"svn": max(0, svn + (change[1] if at == change[0] else 0))}
@@ -94,7 +94,7 @@ PLATFORM = verify_pck_chain(
 
 
 def _by_the_library(raw: bytes, collateral: Collateral) -> TcbRating | str | None:
-    """The library's verdict; its text for what is revoked; None where it rates nothing."""
+    """Return the library's rating, its text for a revoked TCB, None if it makes no rating."""
     try:
         verdict = evaluate_quote(raw, collateral, now=NOW, root_ca_der=platform().root_ca_der)
     except QuoteInvalid:
@@ -109,7 +109,9 @@ def _by_the_library(raw: bytes, collateral: Collateral) -> TcbRating | str | Non
     st.sampled_from(sorted(QUOTES)), TCB_LEVELS, MODULE_LEVELS, ENCLAVE_LEVELS, st.integers(0, 1)
 )
 @examples(150)
-def test_same_verdict(which: Any, levels: Any, module: Any, enclave: Any, evaluation: int) -> None:
+def test_our_rating_equals_the_librarys(
+    which: Any, levels: Any, module: Any, enclave: Any, evaluation: int
+) -> None:
     info = json.loads(good_collateral().tcb_info)
     info["tcbLevels"] = levels
     info["tdxModuleIdentities"][0]["tcbLevels"] = module
@@ -121,12 +123,12 @@ def test_same_verdict(which: Any, levels: Any, module: Any, enclave: Any, evalua
     )
     quote = QUOTES[which]
     expected = _by_the_library(quote.raw, collateral)
-    found = rate(quote, PLATFORM, collateral)
+    result = rate(quote, PLATFORM, collateral)
     if expected == REVOKED:
-        assert found is not None
-        assert found.status == REVOKED
+        assert result is not None
+        assert result.status == REVOKED
     else:
-        assert found == expected
+        assert result == expected
     assert evaluation_number(collateral) == 17
 
 
@@ -134,12 +136,12 @@ def test_same_verdict(which: Any, levels: Any, module: Any, enclave: Any, evalua
 def test_every_status(status: str) -> None:
     machine = with_options(tcb_status=status, advisory_ids=("INTEL-SA-00615",))
     quote = parse_quote(machine.quote(REPORT_DATA))
-    found = rate(quote, PLATFORM, machine.collateral(NOW))
-    assert found is not None
-    assert (found.status, found.advisory_ids) == (status, ("INTEL-SA-00615",))
+    result = rate(quote, PLATFORM, machine.collateral(NOW))
+    assert result is not None
+    assert (result.status, result.advisory_ids) == (status, ("INTEL-SA-00615",))
 
 
-def test_rated_by_the_library() -> None:
+def test_the_library_rates_an_accepted_quote() -> None:
     quote = next(iter(QUOTES.values()))
     verdict = evaluate_quote(
         quote.raw, good_collateral(), now=NOW, root_ca_der=platform().root_ca_der

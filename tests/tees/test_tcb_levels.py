@@ -1,4 +1,4 @@
-"""The rating of a platform, rule by rule (`test_tcb` compares it with the library's at random)."""
+"""Rules of the rating of a platform; `test_tcb` compares it with the library's at random."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GOOD = "UpToDate"
 WITHOUT_VERSION = bytes([5, 0, 2])
 """SVNs of a TDX module that is part of the platform's TCB levels."""
 WITH_VERSION = bytes([5, 1, 2])
-"""SVNs of a TDX module of version 1 with the SVN 5: it has levels of its own."""
+"""SVNs of a TDX module of version 1 with the SVN 5, which has its own levels."""
 
 
 def components(svns: bytes) -> list[dict[str, int]]:
@@ -48,9 +48,9 @@ def level(
 def own_level(
     status: str = GOOD, svn: int = ISV_SVN, *, date: str = NEW, advisories: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Return a level of the quoting enclave, or of a module."""
-    said = {"advisoryIDs": list(advisories)} if advisories else {}
-    return {"tcb": {"isvsvn": svn}, "tcbStatus": status, "tcbDate": date, **said}
+    """Return a level of the quoting enclave or of a module."""
+    members = {"advisoryIDs": list(advisories)} if advisories else {}
+    return {"tcb": {"isvsvn": svn}, "tcbStatus": status, "tcbDate": date, **members}
 
 
 @dataclass
@@ -161,20 +161,20 @@ class TestPlatformLevel:
 class TestModule:
     """Only a module with a version has levels."""
 
-    def test_it_is_chosen_by_its_version(self) -> None:
+    def test_a_module_is_selected_by_its_version(self) -> None:
         modules = {"TDX_03": [own_level("Revoked")], "tdx_0a": [own_level("OutOfDate")]}
         assert Case(modules=modules, launch=bytes([5, 10])).status == "OutOfDate"
         assert Case(modules=modules, launch=bytes([5, 3])).status == "Revoked"
         assert Case(modules=modules, launch=bytes([5, 1])).verdict() is None
         assert Case(modules=modules, launch=bytes([5, 0, 3])).status == GOOD
 
-    def test_its_level_is_the_first_that_its_svn_meets(self) -> None:
+    def test_the_level_of_a_module_is_the_first_that_its_svn_meets(self) -> None:
         modules = {"TDX_01": [own_level(svn=6), own_level("OutOfDate", 4)]}
         assert Case(modules=modules, launch=WITH_VERSION).status == "OutOfDate"
         assert Case(modules=modules, launch=bytes([6, 1])).status == GOOD
         assert Case(modules=modules, launch=bytes([3, 1])).verdict() is None
 
-    def test_its_advisories_follow_those_of_the_platform_each_once(self) -> None:
+    def test_advisories_of_platform_and_module_are_merged(self) -> None:
         case = Case(
             [level(advisories=("A", "B"))],
             {"TDX_01": [own_level(advisories=("C", "A"))]},
@@ -253,7 +253,7 @@ def test_a_td_that_was_launched_on_an_older_tcb(statuses: tuple[str, str], expec
     assert Case(levels, current=bytes([6])).status == expected
 
 
-def test_the_tcb_of_now_converges_with_the_quoting_enclave_too() -> None:
+def test_the_current_tcb_converges_with_the_quoting_enclave_too() -> None:
     levels = [level(tdx=bytes([6])), level("OutOfDate", tdx=bytes([5]))]
     outdated = [own_level("OutOfDate")]
     assert Case(levels, enclave=outdated, current=bytes([6])).status == "OutOfDate"

@@ -1,4 +1,4 @@
-"""TDX verification against the simulated platform: claims, faults, refusals, whose fault."""
+"""TDX verification with the simulated platform: claims, faults, refusals and their kinds."""
 
 from __future__ import annotations
 
@@ -97,8 +97,8 @@ def test_measurements_reach_the_claims(version: Any, body: TdBody) -> None:
 
 
 @pytest.mark.parametrize("status", TCB_STATUSES)
-def test_every_tcb_status_is_told(status: str) -> None:
-    """defects.md 9: a platform that is out of date is not called good; `Revoked` is a fault."""
+def test_every_tcb_status_is_reported(status: str) -> None:
+    """defects.md 9: an outdated platform is reported as such; `Revoked` is a fault."""
     machine = with_options(tcb_status=status, advisory_ids=("INTEL-SA-00615",))
     found = verify_tdx(machine.quote(REPORT_DATA), machine.collateral(NOW))
     assert found.tcb_status == found.claims["tcbStatus"] == status
@@ -127,10 +127,10 @@ SERVICE_TD = replace(HONEST, mr_service_td=b"\1" * 48)
     ],
 )
 @pytest.mark.parametrize("status", ["UpToDate", "OutOfDate", "TDRelaunchAdvised", "Revoked"])
-def test_what_no_policy_may_accept(
+def test_faults_that_no_policy_may_accept(
     measurements: TdMeasurements, rules: list[str], status: str
 ) -> None:
-    """defects.md 9: debug TDs are looked at; the refusal shows claims, TCB and advisories."""
+    """defects.md 9: debug mode is checked; the refusal has claims, TCB status and advisories."""
     machine = with_options(tcb_status=status, advisory_ids=("INTEL-SA-00615",))
     quote = machine.quote(REPORT_DATA, measurements, version=5, body=TdBody.TD15)
     found = verify_tdx(quote, machine.collateral(NOW))
@@ -150,8 +150,8 @@ def test_what_no_policy_may_accept(
 
 
 @pytest.mark.parametrize("bit", range(64))
-def test_no_attribute_is_accepted_that_the_library_refuses(bit: int) -> None:
-    """Each bit of TDATTRIBUTES: a fault, with a measured value, or one of the harmless."""
+def test_every_attribute_that_the_library_refuses_is_a_fault(bit: int) -> None:
+    """Each bit of TDATTRIBUTES is a fault with a measured value, or harmless."""
     quote = platform().quote(REPORT_DATA, replace(HONEST, td_attributes=1 << 28 ^ 1 << bit))
     found = verify_tdx(quote)
     harmless = {16, *range(18, 23), 27, 30, 31, 62, 63}
@@ -159,8 +159,8 @@ def test_no_attribute_is_accepted_that_the_library_refuses(bit: int) -> None:
     assert all(reason.measured for reason in found.faults)
 
 
-def test_debug_bit_flipped_after_signing_shows_no_claims() -> None:
-    """defects.md 9: claims of a quote whose signature is broken are never believed."""
+def test_a_debug_bit_flipped_after_signing_yields_no_claims() -> None:
+    """defects.md 9: claims of a quote with a wrong signature are never trusted."""
     quote = bytearray(good_quote())
     quote[168] ^= 1  # TDATTRIBUTES.DEBUG
     source = Source(good_collateral())
@@ -181,8 +181,8 @@ def test_forged_quotes_never_cause_a_fetch(flaw: Flaw) -> None:
     assert source.requests == []
 
 
-def test_foreign_root_never_causes_a_fetch() -> None:
-    """A whole platform under another root is refused at its chain; None trusts Intel only."""
+def test_another_root_never_causes_a_fetch() -> None:
+    """The chain of a platform under another root is refused; None means Intel's root."""
     source = Source(good_collateral())
     for root in (SimulatedPlatform.create(now=NOW).root_ca_der, None):
         verifier = TdxVerifier(source, root_ca_der=root)
@@ -209,7 +209,7 @@ def test_request_names_tee_fmspc_and_ca() -> None:
     [({"pck_revoked": True}, "revocation"), ({"pck_ca_revoked": True}, "revocation")],
 )
 def test_revocation_is_final(changes: dict[str, bool], rule: str) -> None:
-    """Older collateral, that does not know of the revocation, is not tried afterwards."""
+    """Older collateral, which may lack the revocation, is not tried afterwards."""
     revoking = with_options(**changes).collateral(NOW)
     with pytest.raises(QuoteInvalid) as caught:
         verify_tdx(good_quote(), revoking, good_collateral())
@@ -264,8 +264,8 @@ BAD_COLLATERAL = {
 
 
 @pytest.mark.parametrize("name", BAD_COLLATERAL)
-def test_collateral_that_does_not_hold(name: str) -> None:
-    """Refused alone; with good collateral behind it, the good one decides."""
+def test_collateral_that_does_not_verify(name: str) -> None:
+    """Alone, it is refused; with good collateral after it, the quote is accepted."""
     bad, rule = BAD_COLLATERAL[name]
     with pytest.raises(QuoteInvalid) as caught:
         verify_tdx(good_quote(), bad)
@@ -277,7 +277,7 @@ def test_collateral_that_does_not_hold(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["tcb-info changed", "qe-identity changed", "no JSON", "no CRL", "another platform's"]
 )
-def test_next_candidate_is_tried(name: str) -> None:
+def test_the_next_candidate_is_tried(name: str) -> None:
     expired = platform().collateral(NOW - timedelta(days=60))
     found = verify_tdx(good_quote(), BAD_COLLATERAL[name][0], expired, good_collateral())
     assert found.tcb_status == "UpToDate"
@@ -293,8 +293,10 @@ def test_debug_td_with_unsigned_tcb_info_is_not_rated() -> None:
 
 
 @pytest.mark.parametrize("name", ["tcb_info", "qe_identity"])
-def test_no_order_of_the_library_is_relied_on(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """A library that looked at the debug bit first would not make us believe forged TCB info."""
+def test_verification_does_not_rely_on_the_librarys_order(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Even if the library checked the debug bit first, forged TCB info would not be trusted."""
 
     def too_early(*_: object, **__: object) -> ContentRefusal:
         return ContentRefusal("debug", "Debug mode is enabled", ReasonKind.ATTRIBUTES)
@@ -317,14 +319,14 @@ def test_no_tcb_level_is_met() -> None:
     assert "No matching TCB level" in caught.value.reasons[0].text
 
 
-def test_source_without_an_answer() -> None:
+def test_a_source_without_collateral() -> None:
     verifier = TdxVerifier(Source(), root_ca_der=platform().root_ca_der)
     with pytest.raises(CollateralUnavailable):
         run(verified_by(verifier, tdx_evidence(good_quote()), now=NOW))
 
 
 def test_older_endorsements_are_replaced_by_newer_ones_of_another_guest() -> None:
-    """The guest chose them: the TCB levels that count never go back."""
+    """The guest chose them: the TCB levels in use must never be older."""
     verifier = TdxVerifier(EndorsementsOnly(), root_ca_der=platform().root_ca_der)
 
     def judge(brought: Collateral) -> str | None:
@@ -332,7 +334,7 @@ def test_older_endorsements_are_replaced_by_newer_ones_of_another_guest() -> Non
 
     older = with_options(tcb_evaluation_number=17).collateral(NOW)
     newer = with_options(tcb_evaluation_number=18, tcb_status="OutOfDate").collateral(NOW)
-    assert [judge(each) for each in (older, newer, older)] == ["UpToDate", "OutOfDate", "OutOfDate"]
+    assert [judge(sent) for sent in (older, newer, older)] == ["UpToDate", "OutOfDate", "OutOfDate"]
 
 
 def test_endorsements_that_are_not_signed_replace_nothing() -> None:
@@ -346,7 +348,7 @@ def test_endorsements_that_are_not_signed_replace_nothing() -> None:
 
 
 @pytest.mark.parametrize("padding", [bytes(70), bytes(3065), b"garbage"])
-def test_padding_changes_nothing(padding: bytes) -> None:
+def test_padding_has_no_effect(padding: bytes) -> None:
     assert verify_tdx(good_quote() + padding) == verify_tdx(good_quote())
 
 
@@ -357,7 +359,7 @@ def test_evidence_of_another_tee() -> None:
 
 
 def test_truncations_and_flips_raise_only_their_own_errors() -> None:
-    """Every truncation, and one flipped bit in each byte of header and body."""
+    """Cases: every truncation, and one flipped bit in each byte of header and body."""
 
     async def judge_all() -> None:
         verifier = TdxVerifier(Source(good_collateral()), root_ca_der=platform().root_ca_der)
@@ -376,7 +378,7 @@ def test_truncations_and_flips_raise_only_their_own_errors() -> None:
 @given(st.lists(st.tuples(st.integers(0, 10**4), st.integers(1, 255)), min_size=1, max_size=4))
 @examples(200)
 def test_flipped_bytes_anywhere(flips: list[tuple[int, int]]) -> None:
-    """A changed quote is refused, or the change was where nobody looks (base64, padding)."""
+    """A changed quote is refused, unless the change has no meaning (base64, padding)."""
     quote = bytearray(good_quote())
     for at, mask in flips:
         quote[at % len(quote)] ^= mask
@@ -394,10 +396,10 @@ def test_flipped_bytes_anywhere(flips: list[tuple[int, int]]) -> None:
         (lambda: platform().collateral(NOW - timedelta(days=60)), CollateralExpired),
     ],
 )
-def test_claims_travel_with_a_refusal_once_the_signature_verified(
+def test_a_refusal_has_claims_once_the_signature_verified(
     collateral: Callable[[], Collateral], error: type[AttestationError]
 ) -> None:
-    """The operator sees the claims; a caller that expects verified evidence has none."""
+    """The result has the claims for the operator, but is not verified evidence."""
     verifier = TdxVerifier(Source(collateral()), root_ca_der=platform().root_ca_der)
     result = run(verifier.verify(tdx_evidence(good_quote()), now=NOW))
     assert isinstance(result, RefusedEvidence)
@@ -408,7 +410,7 @@ def test_claims_travel_with_a_refusal_once_the_signature_verified(
 
 
 @pytest.mark.parametrize("flaw", list(Flaw))
-def test_no_claims_travel_where_a_signature_is_wrong(flaw: Flaw) -> None:
+def test_a_refusal_has_no_claims_if_a_signature_is_wrong(flaw: Flaw) -> None:
     verifier = TdxVerifier(Source(good_collateral()), root_ca_der=platform().root_ca_der)
     evidence = tdx_evidence(platform().quote(REPORT_DATA, flaw=flaw))
     with pytest.raises(QuoteInvalid):

@@ -1,4 +1,4 @@
-"""Real evidence, at its own time, against Intel's root; and what rats-tls really sends."""
+"""Real evidence at its own time with Intel's root, and real certificates of rats-tls."""
 
 from __future__ import annotations
 
@@ -50,21 +50,21 @@ def _verify(tee: str, folder: str, now: datetime, quote: bytes | None = None) ->
 
 
 def test_tdx() -> None:
-    found = _verify("tdx", "tdx-v4-up-to-date", TDX_TIME)
-    assert (found.tcb_status, found.advisory_ids, found.faults) == ("UpToDate", (), ())
-    assert found.claims["fmspc"] == "b0c06f000000"
-    assert found.claims["tcbDate"] == "2024-03-13T00:00:00Z"
-    assert found.claims["tdAttributes"] == "0000001000000000"
-    assert str(found.claims["mrTd"]).startswith("91eb2b44d141d4ece09f0c75c2c53d24")
-    assert found.report_data.hex().startswith("9a9d48e7f6799642")
+    result = _verify("tdx", "tdx-v4-up-to-date", TDX_TIME)
+    assert (result.tcb_status, result.advisory_ids, result.faults) == ("UpToDate", (), ())
+    assert result.claims["fmspc"] == "b0c06f000000"
+    assert result.claims["tcbDate"] == "2024-03-13T00:00:00Z"
+    assert result.claims["tdAttributes"] == "0000001000000000"
+    assert str(result.claims["mrTd"]).startswith("91eb2b44d141d4ece09f0c75c2c53d24")
+    assert result.report_data.hex().startswith("9a9d48e7f6799642")
 
 
 def test_sgx() -> None:
-    found = _verify("sgx", "sgx-v3", SGX_TIME)
-    assert found.tcb_status == "ConfigurationAndSWHardeningNeeded"
-    assert found.advisory_ids == ("INTEL-SA-00289", "INTEL-SA-00615")
-    assert found.faults == ()
-    assert found.claims == {
+    result = _verify("sgx", "sgx-v3", SGX_TIME)
+    assert result.tcb_status == "ConfigurationAndSWHardeningNeeded"
+    assert result.advisory_ids == ("INTEL-SA-00289", "INTEL-SA-00615")
+    assert result.faults == ()
+    assert result.claims == {
         "mrEnclave": "M9hzbbdW7UmX4EujWNJ4MxiPGTL/ex0VaQTT9WBFL7s=",
         "mrSigner": "gV9C8Rz2RDDDC6t4FrpZah2gEww7AotnMTOmbPmj4OY=",
         "productId": 0,
@@ -104,7 +104,7 @@ def test_expired_changed_and_misnamed(
 
 @pytest.mark.parametrize(("folder", "now"), [("tdx-v4-up-to-date", TDX_TIME), ("sgx-v3", SGX_TIME)])
 def test_our_rating_of_real_platforms(folder: str, now: datetime) -> None:
-    """What is shown on refusals agrees with the library on Intel's own collateral."""
+    """The rating for refusals equals the library's with Intel's own collateral."""
     quote = parse_quote(vector(f"quotes/{folder}/quote.bin").read_bytes())
     collateral = _collateral(f"quotes/{folder}/collateral.json")
     platform = verify_pck_chain(quote.pck_chain, root_key=root_key_digest(None), now=now)
@@ -124,20 +124,20 @@ def _collateral(name: str) -> Collateral:
 
 @pytest.mark.parametrize("name", RATS_TLS)
 def test_certificates_of_rats_tls(name: str) -> None:
-    """Every generation verifies under its root, and never under Intel's."""
+    """Every generation verifies with its root, and never with Intel's."""
     evidence = read(vector(f"rats-tls/{name}.der").read_bytes(), TEES, now=RATS_TLS_TIME)
     root = vector("rats-tls/root.der").read_bytes()
     source = FileCollateral(vector("rats-tls/collateral.json"))
-    found = run(verified_by(TdxVerifier(source, root_ca_der=root), evidence, now=RATS_TLS_TIME))
-    assert (found.tcb_status, found.faults) == ("UpToDate", ())
+    result = run(verified_by(TdxVerifier(source, root_ca_der=root), evidence, now=RATS_TLS_TIME))
+    assert (result.tcb_status, result.faults) == ("UpToDate", ())
     assert evidence.binding is not None
-    assert found.report_data.startswith(evidence.binding)
+    assert result.report_data.startswith(evidence.binding)
     with pytest.raises(QuoteInvalid, match="trusted root"):
         run(verified_by(TdxVerifier(source, root_ca_der=None), evidence, now=RATS_TLS_TIME))
 
 
-def test_endorsements_of_rats_tls_suffice() -> None:
-    """A guest that brings collateral along is verified by a broker that has none."""
+def test_endorsements_of_rats_tls_are_sufficient() -> None:
+    """A broker without collateral verifies a guest that sends its own."""
     certificate = vector("rats-tls/6675532-cbor010-tdx-endorsements-client.der").read_bytes()
     evidence = read(certificate, TEES, now=RATS_TLS_TIME)
     root = vector("rats-tls/root.der").read_bytes()
@@ -147,8 +147,8 @@ def test_endorsements_of_rats_tls_suffice() -> None:
         run(verified_by(verifier, replace(evidence, endorsements=None), now=RATS_TLS_TIME))
 
 
-def test_sgx_debug_bit_needs_a_signature() -> None:
-    """defects.md 9: a debug bit set after signing shows nothing."""
+def test_an_unsigned_sgx_debug_bit_is_not_reported() -> None:
+    """defects.md 9: a debug bit that was set after signing is not reported."""
     data = bytearray(vector("quotes/sgx-v3/quote.bin").read_bytes())
     data[48 + 48] |= 2
     source = Source(_collateral("quotes/sgx-v3/collateral.json"))
@@ -160,7 +160,7 @@ def test_sgx_debug_bit_needs_a_signature() -> None:
 
 
 def test_collateral_of_the_other_tee() -> None:
-    """SGX collateral for a TDX quote: refused as collateral, not as evidence."""
+    """SGX collateral for a TDX quote is refused as collateral, not as evidence."""
     sgx = _collateral("quotes/sgx-v3/collateral.json")
     tdx = _collateral("quotes/tdx-v4-up-to-date/collateral.json")
     mixed = replace(

@@ -1,4 +1,4 @@
-"""A verifier as another package would bring it: evidence sealed with a shared key."""
+"""TEE of another package: its evidence is authenticated with a shared key."""
 
 from __future__ import annotations
 

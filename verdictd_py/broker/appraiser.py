@@ -29,7 +29,7 @@ from verdictd_py.errors import (
     EventLogRefused,
     EvidenceFormat,
     InitDataRefused,
-    NotJudged,
+    NotAppraised,
     PolicyRefused,
     Reason,
     ReasonKind,
@@ -112,7 +112,7 @@ class Appraiser:
             only code and id are disclosed to a refused guest.
 
         Raises:
-            NotJudged: the guest cannot be appraised now; this is recorded too.
+            NotAppraised: the guest cannot be appraised now; this is recorded too.
         """
         if self._insecure_accept_anyone:
             appraisal = Appraisal(
@@ -121,8 +121,8 @@ class Appraiser:
         else:
             try:
                 appraisal = await self._appraise_in_time(read)
-            except NotJudged as error:
-                self._record_unjudged(error, address)
+            except NotAppraised as error:
+                self._record_not_appraised(error, address)
                 raise
             if appraisal.accepted and appraisal.evidence is not None and self._trust is not None:
                 appraisal = replace(appraisal, trust=await self._trust(appraisal.evidence))
@@ -224,8 +224,8 @@ class Appraiser:
             verified = replace(verified, claims={**verified.claims, DEVICES: devices})
         return verified
 
-    def _record_unjudged(self, error: NotJudged, address: str) -> None:
-        judgement = Judgement.not_judged(
+    def _record_not_appraised(self, error: NotAppraised, address: str) -> None:
+        judgement = Judgement.not_appraised(
             error, judgement_id=uuid4().hex, at=self._clock(), address=address
         )
         self._events.record(

@@ -235,7 +235,7 @@ class CheckedDocuments:
         for tee in tees:
             stored = await self._read(self._documents.reference_name(tee), revisions)
             reference = await self._combine_with_stored_policy(
-                tee, _parse_reference(stored), sets.get(tee, {}), revisions
+                tee, _parse_reference(stored), sets[tee], revisions
             )
             policy = self._documents.policy_name(tee)
             await self._check_with_policy(reference, policy, tee, revisions)

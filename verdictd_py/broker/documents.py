@@ -80,7 +80,7 @@ class DocumentAdministrator:
             NotAuthorized, RequestError, NotFound, StorageError: see `DocumentStore.get`.
         """
         caller.require(Right.MANAGE)
-        return (await self._documents.get(_name(name))).text
+        return (await self._documents.get(document_name(name))).text
 
     async def list_documents(
         self, caller: Caller
@@ -100,7 +100,7 @@ class DocumentAdministrator:
             NotAuthorized, RequestError: a document cannot have this name.
         """
         caller.require(Right.MANAGE)
-        return await self._catalogue.one(_name(name))
+        return await self._catalogue.one(document_name(name))
 
     async def require_reader(self, caller: Caller, name: str, *, policy: bool) -> None:
         """Refuse a name that nothing reads and that is probably misspelled.
@@ -110,7 +110,7 @@ class DocumentAdministrator:
         """
         caller.require(Right.MANAGE)
         kind = POLICY if policy else DATA
-        await self._catalogue.require_reader(_name(name), kind=kind)
+        await self._catalogue.require_reader(document_name(name), kind=kind)
 
     async def delete(self, caller: Caller, name: str) -> None:
         """Delete a document that nothing reads.
@@ -123,7 +123,7 @@ class DocumentAdministrator:
             RequestError: the document is in use.
         """
         caller.require(Right.MANAGE)
-        checked = _name(name)
+        checked = document_name(name)
 
         async def check() -> ReadRevisions:
             before = await self._changes.current(RELEASE_POLICIES)
@@ -144,7 +144,7 @@ class DocumentAdministrator:
             NotAuthorized, RequestError, PolicyInvalid, StorageError: not stored.
         """
         caller.require(Right.MANAGE)
-        checked, policy = _name(name), _text(content, "the policy")
+        checked, policy = document_name(name), decode_text(content, "the policy")
         self._refuse_other_half(checked, policy=True)
 
         async def check(text: str) -> ReadRevisions:
@@ -164,7 +164,7 @@ class DocumentAdministrator:
                 pin or a retirement would be lost.
         """
         caller.require(Right.MANAGE)
-        checked, data = _name(name), _text(content, "the reference data")
+        checked, data = document_name(name), decode_text(content, "the reference data")
         self._refuse_other_half(checked, policy=False)
         based_on = await self._changes.current(checked)
         check = self._check_of(checked)
@@ -199,13 +199,13 @@ class DocumentAdministrator:
             raise RequestError(f"the input is larger than {MAX_CLAIMS_BYTES} bytes")
         parsed_claims = decode_object(claims, "the input")
         if policy is None:
-            rules = (await self._documents.get(_name(policy_name))).text
+            rules = (await self._documents.get(document_name(policy_name))).text
         else:
-            rules = _text(policy, "the policy")
+            rules = decode_text(policy, "the policy")
         if reference is None:
-            data = await self._deciding_data(_name(reference_name))
+            data = await self._deciding_data(document_name(reference_name))
         else:
-            data = _text(reference, "the reference data")
+            data = decode_text(reference, "the reference data")
         return await self._tester.test(PolicyDocuments(rules, data), parsed_claims)
 
     def _check_of(self, name: Name) -> Callable[[str], Awaitable[ReadRevisions]]:
@@ -263,15 +263,25 @@ class DocumentAdministrator:
         return (await self._documents.get(name)).text
 
 
-def _name(text: str) -> Name:
+def document_name(text: str) -> Name:
+    """Return the name of a document.
+
+    Raises:
+        RequestError: it is no name, or has several segments.
+    """
     name = Name.parse(text)
     if len(name.segments) != 1:
         raise RequestError("the name of a policy or of reference data must have one segment")
     return name
 
 
-def _text(content: bytes, what: str) -> str:
+def decode_text(content: bytes, what: str) -> str:
+    """Return the text of a document; `what` names it in messages.
+
+    Raises:
+        RequestError: it is not UTF-8.
+    """
     try:
         return content.decode()
-    except UnicodeDecodeError:
-        raise RequestError(f"{what} is not UTF-8 text") from None
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{what} is not UTF-8 text, see byte {error.start}") from None

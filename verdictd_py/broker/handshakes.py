@@ -143,7 +143,7 @@ class Handshakes:
 
         Raises:
             GuestRefused: only the code and the id of the appraisal are disclosed to the guest.
-            NotJudged, StorageError: the guest cannot be appraised now.
+            NotAppraised, StorageError: the guest cannot be appraised now.
             ValueError: the answer is for the challenge of another session (internal error).
         """
         if answer.challenge is not session.challenge:

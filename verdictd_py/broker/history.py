@@ -16,7 +16,14 @@ from typing import Final, Self
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import NotFound, NotJudged, PolicyRefused, Reason, ReasonKind, RequestError
+from verdictd_py.errors import (
+    NotAppraised,
+    NotFound,
+    PolicyRefused,
+    Reason,
+    ReasonKind,
+    RequestError,
+)
 from verdictd_py.formats import eventlog, initdata
 
 CAPACITY: Final = 500
@@ -96,9 +103,9 @@ class Judgement:
         )
 
     @classmethod
-    def not_judged(
+    def not_appraised(
         cls,
-        error: NotJudged,
+        error: NotAppraised,
         *,
         judgement_id: str,
         at: datetime,

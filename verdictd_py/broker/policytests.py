@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from verdictd_py.broker.changes import CheckedDocuments
+from verdictd_py.broker.documents import decode_text, document_name
 from verdictd_py.broker.history import History
 from verdictd_py.documents.datanames import data_names
 from verdictd_py.documents.recorded import RecordedClaims, fault_of, read_recorded
@@ -84,8 +85,8 @@ class PolicyTests:
             PolicyInvalid: the policy would refuse every guest.
         """
         caller.require(Right.MANAGE)
-        text = _text(content, "the policy")
-        await self._changes.check_policy(_document_name(name), text)
+        text = decode_text(content, "the policy")
+        await self._changes.check_policy(document_name(name), text)
         return await self._reporter.outline(text)
 
     async def report(self, caller: Caller, test: PolicyTest) -> PolicyReport:
@@ -125,16 +126,16 @@ class PolicyTests:
         policy_name = test.policy or (str(RELEASE_POLICY) if tee is None else tee.documents.policy)
         data_name = test.reference or (str(RELEASE_DATA) if tee is None else tee.documents.data)
         if test.policy_text is None:
-            policy = (await self._documents.get(_document_name(policy_name))).text
+            policy = (await self._documents.get(document_name(policy_name))).text
         else:
-            policy = _text(test.policy_text, "the policy")
+            policy = decode_text(test.policy_text, "the policy")
         if test.reference_text is not None:
-            data = ReferenceData.parse(_text(test.reference_text, "the reference data"))
+            data = ReferenceData.parse(decode_text(test.reference_text, "the reference data"))
             if tee is not None:
                 schema = self._tees.schema(tee.name)
                 schema.require(data_name, data.values, data_names(policy))
             return PolicyDocuments.combine(policy, data)
-        return PolicyDocuments.combine(policy, await self._data(_document_name(data_name)))
+        return PolicyDocuments.combine(policy, await self._data(document_name(data_name)))
 
     async def _data(self, name: Name) -> ReferenceData:
         """Return stored data; for a TEE, combined with the named sets in force."""
@@ -216,17 +217,3 @@ def notes(tees: Tees, recorded: RecordedClaims, policy: str) -> tuple[str, ...]:
             "object with claims, appraisal and resource"
         )
     return tuple(texts)
-
-
-def _document_name(text: str) -> Name:
-    name = Name.parse(text)
-    if len(name.segments) != 1:
-        raise RequestError("the name of a policy or of reference data must have one segment")
-    return name
-
-
-def _text(content: bytes, what: str) -> str:
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{what} is not UTF-8 text, see byte {error.start}") from None

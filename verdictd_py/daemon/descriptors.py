@@ -11,7 +11,7 @@ from verdictd_py.errors import ConfigError
 from verdictd_py.listeners.grpc_listener import MAX_CONNECTIONS
 
 RESERVE: Final = 256
-"""Descriptors that no connection gets: files, policy processes, the audit trail, fetches."""
+"""Descriptors that no connection gets: files, the audit trail, fetches."""
 
 _LEAST: Final = 32
 """Fewest connections of a listener that are of use."""

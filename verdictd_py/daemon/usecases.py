@@ -29,7 +29,7 @@ from verdictd_py.daemon.clock import Clock
 from verdictd_py.daemon.http import site_get
 from verdictd_py.errors import NotFound, PolicyInvalid, StorageError
 from verdictd_py.formats.openpgp import SequoiaKeyringEditor
-from verdictd_py.policy.appraisal import GuestTrust, OpenMeasurements, RegoAppraisalPolicy
+from verdictd_py.policy.appraisal import GuestTrust, RegoAppraisalPolicy
 from verdictd_py.policy.compiled import CompiledPolicies
 from verdictd_py.policy.floor import Pinning
 from verdictd_py.policy.release import RegoReleasePolicy
@@ -55,7 +55,6 @@ class UseCases:
     Attributes:
         tees: the known TEEs.
         appraisal: the appraisal policy.
-        open_measurements: lists measurements without reference values.
         catalogue: what reads each stored document.
         prepare: compiles all policies in force before the next guest needs them.
         trusted_root: digest of the root that is trusted instead of the vendors', or None.
@@ -64,7 +63,6 @@ class UseCases:
     tees: Tees
     verifiers: VerifierSet
     appraisal: RegoAppraisalPolicy
-    open_measurements: OpenMeasurements
     catalogue: Catalogue
     release: RegoReleasePolicy
     prepare: Callable[[], Awaitable[None]]
@@ -166,7 +164,6 @@ def use_cases(
         tees=tees,
         verifiers=verifiers,
         appraisal=appraisal,
-        open_measurements=OpenMeasurements(deciding, tees),
         catalogue=catalogue,
         release=release,
         prepare=prepare,

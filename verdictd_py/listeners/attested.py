@@ -23,7 +23,7 @@ from verdictd_py.domain.events import (
     ConnectionTimeout,
 )
 from verdictd_py.domain.evidence import Evidence
-from verdictd_py.errors import EvidenceMissing, NotJudged, VerdictdError
+from verdictd_py.errors import EvidenceMissing, NotAppraised, VerdictdError
 from verdictd_py.listeners import sockets
 from verdictd_py.listeners.accepting import accept
 from verdictd_py.listeners.errors import report_bug
@@ -189,7 +189,7 @@ class AttestedListener:
         read = partial(_read_certificate, der, self._appraiser.tees, self._limits.evidence_age)
         try:
             appraisal = await self._appraiser.admit(read, address=address)
-        except NotJudged as error:
+        except NotAppraised as error:
             text = error.text_for_guest
         else:
             if appraisal.accepted:

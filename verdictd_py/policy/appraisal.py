@@ -181,26 +181,6 @@ class GuestTrust:
         )
 
 
-class OpenMeasurements:
-    """Finds the measurements for which the reference data accepts any value.
-
-    Args:
-        source: documents that decide.
-    """
-
-    def __init__(self, source: PolicySource, tees: Tees) -> None:
-        self._source = source
-        self._tees = tees
-
-    async def of(self, tee: str) -> tuple[str, ...]:
-        """Return their names; none if the documents cannot be read and every guest is refused."""
-        try:
-            documents = await self._source.documents(tee)
-            return documents.reference.unpinned(self._tees.measurements(tee))
-        except (NotFound, StorageError, PolicyInvalid):
-            return ()
-
-
 def _policy_reason(text: str) -> Reason:
     return Reason(explain.UNNAMED, "", "allow is true", f"policy: {text}", kind=ReasonKind.POLICY)
 

@@ -33,10 +33,10 @@ class CollateralStore(Protocol):
         """Replace the content of a name while no other process can change it.
 
         Args:
-            change: returns the new content, given the present one (None if there is none);
-                None leaves it as it is. It may run in another thread.
+            change: returns the new content for the current one (None if there is none), or None
+                to leave it unchanged. It may run in another thread.
 
         Raises:
-            StorageError: it cannot be read or written.
+            StorageError: the content cannot be read or written.
         """
         ...

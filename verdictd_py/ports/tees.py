@@ -200,9 +200,9 @@ class InitDataBinding:
     size: int = 0
 
 
-def no_trust(verified: VerifiedEvidence, open_measurements: tuple[str, ...]) -> TrustVector:
+def no_trust(verified: VerifiedEvidence, unrecognized: tuple[str, ...]) -> TrustVector:
     """Return the trust vector of a guest whose hardware is not recognized."""
-    del verified, open_measurements
+    del verified, unrecognized
     return {"hardware": HARDWARE_UNKNOWN}
 
 
@@ -223,7 +223,7 @@ class Tee:
         event_log: None for a TEE whose guests have no event log that could be replayed.
         init_data: None for a TEE that does not measure init-data.
         trust: returns the trust vector of a guest that was accepted, for tokens; the second
-            argument names the measurements for which the operator has pinned no values.
+            argument names the measurements that no reference value equals.
         proves: False for a TEE whose evidence any client can make: it is served only with its
             own flag.
         served_unpinned: whether guests can be accepted before a measurement is pinned, although

@@ -24,7 +24,7 @@ from verdictd_py.domain.events import (
 from verdictd_py.errors import (
     ConfigError,
     GuestRefused,
-    NotJudged,
+    NotAppraised,
     Overloaded,
     SessionMissing,
     VerdictdError,
@@ -47,7 +47,7 @@ HEALTH: Final = "/healthz"
 BODY_METHODS: Final = ("POST",)
 """Methods whose routes receive the body themselves, after they have checked the client."""
 
-_JUDGED: Final = (GuestRefused, NotJudged)
+_JUDGED: Final = (GuestRefused, NotAppraised)
 """Errors that the appraiser has recorded already."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -214,7 +214,7 @@ class KbsListener:
         status, reason = refusal.status, str(error)
         if not isinstance(error, _JUDGED):
             self._record(request, doing, event=event, code=error.code, status=status, reason=reason)
-        if isinstance(error, NotJudged):  # its message is for the operator only
+        if isinstance(error, NotAppraised):  # its message is for the operator only
             reason = error.text_for_guest
         refused_admin = is_refused_admin(request, error)
         variant = answers.ADMIN_REFUSED if refused_admin else refusal.variant

@@ -140,12 +140,12 @@ def wire(tee: str, oid: str) -> Wire:
     )
 
 
-def trust(verified: VerifiedEvidence, open_measurements: tuple[str, ...]) -> TrustVector:
+def trust(verified: VerifiedEvidence, unrecognized: tuple[str, ...]) -> TrustVector:
     """Return the trust vector of a guest that was accepted."""
     current = verified.tcb_status == ACCEPTED_TCB[0]
     return {
         "hardware": HARDWARE_GENUINE if current else HARDWARE_WARNING,
-        "executables": EXECUTABLES_UNRECOGNIZED if open_measurements else EXECUTABLES_APPROVED,
+        "executables": EXECUTABLES_UNRECOGNIZED if unrecognized else EXECUTABLES_APPROVED,
         "configuration": CONFIGURATION_NOT_UNSAFE,
     }
 

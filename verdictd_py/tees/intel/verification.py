@@ -168,8 +168,8 @@ class IntelEngine:
         3. Fetch collateral from the source, the best first.
         4. Try the candidates until one verifies. If one is expired or not signed, try the next.
            After a revocation, stop, because older collateral may lack the revocation.
-        5. No part of collateral is older than a copy that any source has sent before: the newest
-           copy is used in its place.
+        5. Replace each part of collateral that is older than a copy which any source has sent
+           before with the newest copy.
 
         Returns:
             The verified quote; `refusal` is set if step 4 refused it.

@@ -116,9 +116,9 @@ def _packaged(name: str) -> str:
     return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
-def _trust(found: VerifiedEvidence, open_measurements: tuple[str, ...]) -> TrustVector:
+def _trust(found: VerifiedEvidence, unrecognized: tuple[str, ...]) -> TrustVector:
     del found
-    executables = EXECUTABLES_UNRECOGNIZED if open_measurements else EXECUTABLES_APPROVED
+    executables = EXECUTABLES_UNRECOGNIZED if unrecognized else EXECUTABLES_APPROVED
     return {"hardware": HARDWARE_GENUINE, "executables": executables}
 
 
