@@ -22,6 +22,7 @@ from verdictd_py.daemon.supervisor import Supervisor, Work
 from verdictd_py.errors import ConfigError, StorageError
 from verdictd_py.guest.connection import BrokerRefused
 from verdictd_py.listeners import sockets
+from verdictd_py.listeners.kbs import connections
 from verdictd_py.listeners.kbs.connections import Acceptor
 from verdictd_py.listeners.listener import Background, Listener
 
@@ -299,10 +300,10 @@ async def test_a_socket_that_can_no_longer_accept_ends_the_daemon(broker: Runnin
 async def test_essential_work_that_fails_is_the_exit_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    async def broken(self: object, *_: object) -> None:
+    async def broken(*_: object) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(Acceptor, "_accept", broken)
+    monkeypatch.setattr(connections, "accept", broken)
     status = await app.run(settings_for(tmp_path, log_format="json"), Unsafe())
     assert status == EXIT_FAILED
     logged = capfd.readouterr().err

@@ -375,6 +375,7 @@ async def test_a_guest_that_never_reads_is_disconnected(broker: RunningBroker) -
     async with broker.guest() as guest:
         peer = address(guest)
         await send_records(guest, encoded(get) * 50)
+        await until(lambda: broker.events.named("guest.accepted"))
         await elapse_until(lambda: not broker.attested._tasks)
     assert lines(broker, peer) == ["guest.accepted", "connection.timeout"]
     assert len(broker.events.named("secret.released")) <= KERNEL // LARGE + 1

@@ -239,7 +239,10 @@ class Acceptor:
     def start(self, listening: socket.socket, server: web.Server, background: Background) -> None:
         """Accept connections on a bound socket."""
         self._listening = listening
-        take = partial(self._take, server)
+
+        def take(accepted: socket.socket, name: object) -> None:
+            self._take(server, accepted, name)
+
         self._accepting = background(
             "kbs_http.accept", partial(accept, listening, take, self._events), essential=True
         )
