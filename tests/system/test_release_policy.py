@@ -68,8 +68,8 @@ async def test_without_a_release_policy_nothing_is_released(broker: RunningBroke
     ("text", "said"),
     [
         ("[]", "is not a JSON object"),
-        ('{"keys/": 1}', "no name of a policy"),
-        ('{"keys/": "a/b/c"}', "no name of a policy"),
+        ('{"keys/": 1}', "not the name of a policy"),
+        ('{"keys/": "a/b/c"}', "not the name of a policy"),
         ('{"keys/": "../x"}', "segment"),
         (
             '{"keys/": "missing.rego"}',
