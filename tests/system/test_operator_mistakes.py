@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.broker import RunningBroker
+from tests.support.broker import KID, RunningBroker
 from tests.support.channel import store
 from tests.support.command import Ended
 from tests.support.refused_guests import HONEST, OTHER, refused_for, seen
@@ -320,4 +320,19 @@ async def test_every_change_reports_the_open_problems(broker: RunningBroker) -> 
     last = ended.stderr.splitlines()[-1]
     assert last == (
         "UNREAD: tdxData: tdxPolicy.rego does not read mrTd: these values decide nothing"
+    )
+
+
+async def test_a_prefix_of_release_policies_that_no_secret_has_is_reported(
+    broker: RunningBroker,
+) -> None:
+    """Paths of keys begin with `keys/`: without that, the policy guards nothing."""
+    await set_policy(
+        broker, "deny.rego", b"package policy\nimport rego.v1\ndefault allow := false\n"
+    )
+    prefix = KID.partition("/")[0] + "/"
+    ended = await set_data(broker, json.dumps({prefix: "deny.rego"}), "releasePolicies")
+    assert ended.stderr.splitlines()[-1] == (
+        f"UNREAD: releasePolicies: no secret has a path that begins with '{prefix}'; "
+        f"did you mean 'keys/{prefix}'?"
     )

@@ -127,7 +127,7 @@ class Readiness:
         cases = self._use_cases
         unpinned: dict[str, tuple[str, ...]] = {}
         problems: dict[str, str] = {}
-        unread = await self._strays()
+        unread = {**await cases.ineffective.remarks(), **await self._strays()}
         waiting: set[str] = set()
         for name in cases.verifiers:
             tee = cases.tees.get(name)

@@ -19,6 +19,7 @@ from verdictd_py.broker.changes import CheckedDocuments
 from verdictd_py.broker.documents import DocumentAdministrator
 from verdictd_py.broker.explanation import Explainer
 from verdictd_py.broker.history import History
+from verdictd_py.broker.ineffective import IneffectiveEntries
 from verdictd_py.broker.policytests import PolicyTests
 from verdictd_py.broker.references import ReferenceAdministrator
 from verdictd_py.broker.referencesets import SetAdministrator
@@ -56,6 +57,7 @@ class UseCases:
         tees: the known TEEs.
         appraisal: the appraisal policy.
         catalogue: what reads each stored document.
+        ineffective: entries of documents that have no effect.
         prepare: compiles all policies in force before the next guest needs them.
         trusted_root: digest of the root that is trusted instead of the vendors', or None.
     """
@@ -64,6 +66,7 @@ class UseCases:
     verifiers: VerifierSet
     appraisal: RegoAppraisalPolicy
     catalogue: Catalogue
+    ineffective: IneffectiveEntries
     release: RegoReleasePolicy
     prepare: Callable[[], Awaitable[None]]
     history: History
@@ -165,6 +168,7 @@ def use_cases(
         verifiers=verifiers,
         appraisal=appraisal,
         catalogue=catalogue,
+        ineffective=IneffectiveEntries(documents, tees, keys, resources),
         release=release,
         prepare=prepare,
         history=history,
