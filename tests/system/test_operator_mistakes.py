@@ -330,7 +330,7 @@ async def test_a_prefix_of_release_policies_that_no_secret_has_is_reported(
     await set_policy(
         broker, "deny.rego", b"package policy\nimport rego.v1\ndefault allow := false\n"
     )
-    prefix = KID.partition("/")[0] + "/"
+    prefix = KID[:8]
     ended = await set_data(broker, json.dumps({prefix: "deny.rego"}), "releasePolicies")
     assert ended.stderr.splitlines()[-1] == (
         f"UNREAD: releasePolicies: no secret has a path that begins with '{prefix}'; "
