@@ -14,7 +14,8 @@ import pytest_asyncio
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
-from tests.support.broker import Recorder, running_broker
+from tests.support.broker import running_broker
+from tests.support.events import RecordedEvents
 from tests.support.pccs import Pccs, running_pccs
 from tests.support.verifiers import verified_by
 from tests.tees.support import (
@@ -161,7 +162,7 @@ async def test_another_process_does_not_replace_a_newer_part_on_disk(part: str) 
 
 async def test_a_changed_file_is_not_used_and_is_replaced(directory: Directory) -> None:
     newer, older = newer_and_older("pck_crl", "lower number")
-    store, events = DirectoryCollateralStore(directory), Recorder()
+    store, events = DirectoryCollateralStore(directory), RecordedEvents()
     await applied(NewestCollateral(ROOT_KEY, store=store), newer)
     name = "intel-newest-pck-crl-platform.json"
     text = await store.load(name)
@@ -282,7 +283,7 @@ class TestService:
             service.fetch,
             store,
             clock=lambda: NOW,
-            events=Recorder(),
+            events=RecordedEvents(),
             root_ca_der=platform().root_ca_der,
             chance=lambda low, high: low,
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.broker.test_wrapping import KID
-from tests.support.memory import MemoryEvents, MemoryKeys
+from tests.support.events import RecordedEvents
+from tests.support.memory import MemoryKeys
 from verdictd_py.broker.wrapping import Wrapper
 from verdictd_py.config import Settings, load
 from verdictd_py.domain.callers import ROLES, Caller
@@ -30,7 +31,7 @@ def named(name: str) -> KbsKey:
 class Setup:
     def __init__(self, below: tuple[str, ...] | None = BELOW, most: int = 60) -> None:
         self.keys = MemoryKeys({KID: SecretBytes(bytes(32))})
-        self.events = MemoryEvents()
+        self.events = RecordedEvents()
         self.wrapper = Wrapper(
             keys=self.keys,
             events=self.events,

@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from jwcrypto import jwe as other_jwe
 from jwcrypto import jwk as other_jwk
 
+from tests.support.events import RecordedEvents
 from tests.support.memory import (
     NOW,
-    MemoryEvents,
     MemoryKeys,
     MemoryResources,
     ScriptedPolicy,
@@ -99,7 +99,7 @@ class BrokenSessions(MemorySessionStore):
         return await super().claims(*args, **more)
 
 
-class RefusesToRecord(MemoryEvents):
+class RefusesToRecord(RecordedEvents):
     def record(self, event: Event) -> None:
         if isinstance(event, SecretReleased):
             raise StorageError("the audit trail cannot be written")
@@ -142,7 +142,7 @@ class Broker:
     anyone: bool = False
     claims: dict[str, JsonValue] = field(default_factory=lambda: {"mrTd": "ab"})
     sessions: SessionStore = field(default_factory=MemorySessionStore)
-    events: MemoryEvents = field(default_factory=MemoryEvents)
+    events: RecordedEvents = field(default_factory=RecordedEvents)
     release: Release = field(default_factory=Release)
     verifier: ScriptedVerifier = field(default_factory=ScriptedVerifier)
     policy: ScriptedPolicy = field(default_factory=ScriptedPolicy)

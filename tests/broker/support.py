@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from tests.support.memory import NOW, MemoryEvents
+from tests.support.events import RecordedEvents
+from tests.support.memory import NOW
 from tests.support.tees import TEES
 from verdictd_py.broker.catalogue import Catalogue
 from verdictd_py.broker.changes import CheckedDocuments
@@ -63,7 +64,7 @@ class Place:
         self.store = store or MemoryDocumentStore(TEES, {**defaults, **texts})
         self.history = History()
         self.prepared = 0
-        self.events = MemoryEvents()
+        self.events = RecordedEvents()
         self.tester = HeldTester()
         self.documents, self.sets = self.another(self.tester)
 

@@ -14,13 +14,13 @@ import pytest
 
 from tests.support.clock import elapse
 from tests.support.eventlogs import command_line, event, written
+from tests.support.events import RecordedEvents
 from tests.support.memory import (
     BINDING,
     EVIDENCE,
     NOW,
     REPORT_DATA,
     VERIFIED,
-    MemoryEvents,
     ScriptedPolicy,
     ScriptedVerifier,
 )
@@ -71,7 +71,7 @@ UNCLASSIFIED = replace(REVOKED, kind=ReasonKind.OTHER)
 def appraiser(
     verifier: ScriptedVerifier | None = None,
     policy: ScriptedPolicy | None = None,
-    events: MemoryEvents | None = None,
+    events: RecordedEvents | None = None,
     *,
     insecure_accept_anyone: bool = False,
     allow_unlogged: bool = False,
@@ -83,7 +83,7 @@ def appraiser(
         verifiers={"tdx": verifier or ScriptedVerifier()},
         policy=policy or ScriptedPolicy(),
         clock=lambda: NOW,
-        events=events or MemoryEvents(),
+        events=events or RecordedEvents(),
         insecure_accept_anyone=insecure_accept_anyone,
         allow_unlogged=allow_unlogged,
         history=history,
@@ -110,7 +110,7 @@ def refused(appraisal: Appraisal) -> AttestationError:
 
 
 async def test_a_guest_that_every_step_accepts_is_accepted() -> None:
-    verifier, policy, events = ScriptedVerifier(), ScriptedPolicy(), MemoryEvents()
+    verifier, policy, events = ScriptedVerifier(), ScriptedPolicy(), RecordedEvents()
     appraisal = await appraiser(verifier, policy, events).admit(reads(EVIDENCE), address=ADDRESS)
     assert appraisal.accepted
     assert verifier.asked == [(EVIDENCE, NOW)]
@@ -146,7 +146,7 @@ async def test_a_refusal_by_any_step_refuses_the_guest(
     error = kind("no", reasons=(MR_TD,))
     verifier = ScriptedVerifier(error if where == "verifying" else VERIFIED)
     policy = ScriptedPolicy(error if where == "policy" else ())
-    events = MemoryEvents()
+    events = RecordedEvents()
     appraisal = await appraiser(verifier, policy, events).admit(
         reads(error if where == "reading" else EVIDENCE), address=ADDRESS
     )
@@ -281,7 +281,7 @@ async def test_a_revoked_tcb_is_a_fault_whatever_the_verifier_reports() -> None:
 
 
 async def test_a_guest_that_cannot_be_appraised_is_neither_accepted_nor_refused() -> None:
-    events = MemoryEvents()
+    events = RecordedEvents()
     later = CollateralUnavailable("no collateral for this platform; try again later")
     judge = appraiser(ScriptedVerifier(later), events=events)
     with pytest.raises(CollateralUnavailable) as raised:
@@ -303,7 +303,7 @@ async def test_an_appraisal_that_takes_too_long_is_recorded_by_its_id() -> None:
             await asyncio.Event().wait()
             raise AssertionError
 
-    events, history = MemoryEvents(), History()
+    events, history = RecordedEvents(), History()
     judge = appraiser(Slow(), events=events, history=history, seconds=60)
     admitting = asyncio.create_task(judge.admit(reads(EVIDENCE), address=ADDRESS))
     await elapse(60)
@@ -319,7 +319,7 @@ async def test_an_appraisal_that_takes_too_long_is_recorded_by_its_id() -> None:
 
 async def test_an_appraisal_without_a_peer_is_not_recorded() -> None:
     """Offline appraisals are not of guests."""
-    events = MemoryEvents()
+    events = RecordedEvents()
     await appraiser(events=events).appraise(reads(EVIDENCE))
     assert events.events == []
 
@@ -328,7 +328,7 @@ async def test_an_appraisal_without_a_peer_is_not_recorded() -> None:
 @pytest.mark.parametrize("where", ["verifying", "policy"])
 async def test_a_bug_is_never_an_acceptance(error: Exception, where: str) -> None:
     answer: VerifiedEvidence | Exception = error if where == "verifying" else VERIFIED
-    events = MemoryEvents()
+    events = RecordedEvents()
     judge = appraiser(
         ScriptedVerifier(answer), ScriptedPolicy(error if where == "policy" else ()), events
     )
@@ -339,7 +339,7 @@ async def test_a_bug_is_never_an_acceptance(error: Exception, where: str) -> Non
 
 async def test_nullverifier_accepts_without_verifier_and_policy() -> None:
     """defects.md 7: only if the operator named it."""
-    verifier, policy, events = ScriptedVerifier(), ScriptedPolicy((MR_TD,)), MemoryEvents()
+    verifier, policy, events = ScriptedVerifier(), ScriptedPolicy((MR_TD,)), RecordedEvents()
     judge = appraiser(verifier, policy, events, insecure_accept_anyone=True)
     missing = EvidenceMissing("the certificate carries no evidence")
     appraisal = await judge.admit(reads(missing), address=ADDRESS)

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.memory import NOW, VERIFIED, MemoryEvents
+from tests.support.events import RecordedEvents
+from tests.support.memory import NOW, VERIFIED
 from tests.support.tees import TEES
 from verdictd_py.broker.catalogue import Catalogue
 from verdictd_py.broker.changes import CheckedDocuments
@@ -87,7 +88,7 @@ def administrators(
 class Place:
     documents: MemoryDocumentStore
     history: History
-    events: MemoryEvents
+    events: RecordedEvents
     admin: DocumentAdministrator
     references: ReferenceAdministrator
 
@@ -96,7 +97,7 @@ def place(
     refuses: Callable[[PolicyDocuments], bool] = lambda documents: False, **texts: str
 ) -> Place:
     documents = MemoryDocumentStore(TEES, {"tdxPolicy.rego": "old", "tdxData": "{}", **texts})
-    history, events = History(), MemoryEvents()
+    history, events = History(), RecordedEvents()
     admin, references = administrators(documents, ScriptedTester(refuses), history, events)
     return Place(documents, history, events, admin, references)
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tests.support.memory import MemoryEvents, MemoryKeys, MemoryResources, accepted_peer
+from tests.support.events import RecordedEvents
+from tests.support.memory import MemoryKeys, MemoryResources, accepted_peer
 from verdictd_py.broker import ciphers
 from verdictd_py.broker.release import Releaser
 from verdictd_py.domain.appraisal import AppraisedPeer
@@ -36,7 +37,7 @@ PLAIN = SecretBytes(b'{"symkey":"of a layer"}')
 GCM, CTR = Algorithm.AES_GCM, Algorithm.A256CTR
 
 
-class RefusesToRecord(MemoryEvents):
+class RefusesToRecord(RecordedEvents):
     """An audit trail whose disk is full."""
 
     def record(self, event: Event) -> None:
@@ -59,7 +60,7 @@ class ScriptedRelease:
 
 
 def releaser(
-    events: MemoryEvents | None = None,
+    events: RecordedEvents | None = None,
     *,
     allow_a256ctr: bool = False,
     refused: frozenset[str] = frozenset(),
@@ -68,7 +69,7 @@ def releaser(
         keys=MemoryKeys(dict(KEYS), broken={BROKEN}),
         resources=MemoryResources({PATH: SecretBytes(b"content")}),
         policy=ScriptedRelease(refused),
-        events=MemoryEvents() if events is None else events,
+        events=RecordedEvents() if events is None else events,
         allow_a256ctr=allow_a256ctr,
     )
 
@@ -95,7 +96,7 @@ def changed(good: WrappedBlob, *, iv: bytes | None = None, at: int | None = None
 
 
 async def test_plaintexts_are_in_order_and_each_is_recorded() -> None:
-    events = MemoryEvents()
+    events = RecordedEvents()
     other = SecretBytes(b"other")
     found = await releaser(events).decrypt(PEER, [blob(), blob(TWO, plain=other), blob()])
     assert found == (PLAIN, other, PLAIN)
@@ -132,7 +133,7 @@ async def test_an_invalid_blob_fails_the_request_and_is_named(
     bad: WrappedBlob, kind: type[VerdictdError], text: str, position: int
 ) -> None:
     """defects.md 3: the original answers OK with the plaintext `[0]`."""
-    events = MemoryEvents()
+    events = RecordedEvents()
     blobs = [blob(), blob(TWO)]
     blobs.insert(position, bad)
     with pytest.raises(kind) as refused:
@@ -153,7 +154,7 @@ async def test_ctr_is_off_by_default() -> None:
         keys=MemoryKeys(dict(KEYS)),
         resources=MemoryResources(),
         policy=ScriptedRelease(),
-        events=MemoryEvents(),
+        events=RecordedEvents(),
     )
     with pytest.raises(RequestError, match="A256CTR authenticates nothing and is off"):
         await tested.decrypt(PEER, [blob(ONE, CTR)])
@@ -169,7 +170,7 @@ async def test_a_packet_relabelled_as_ctr_is_refused() -> None:
 
 
 async def test_keks_are_in_order_and_each_is_recorded() -> None:
-    events = MemoryEvents()
+    events = RecordedEvents()
     assert await releaser(events).keks(PEER, [TWO, ONE]) == (KEYS[TWO], KEYS[ONE])
     assert [(fields["what"], fields["path"]) for fields in events.named("secret.released")] == [
         ("kek", "keys/default/key/2"),
@@ -182,7 +183,7 @@ async def test_an_invalid_kek_fails_the_request_and_is_named(
     bad: KeyId, kind: type[VerdictdError]
 ) -> None:
     for key_ids in ([bad, ONE], [ONE, bad]):
-        events = MemoryEvents()
+        events = RecordedEvents()
         with pytest.raises(kind, match=str(bad)):
             await releaser(events).keks(PEER, key_ids)
         assert events.events == []
@@ -190,7 +191,7 @@ async def test_an_invalid_kek_fails_the_request_and_is_named(
 
 async def test_a_resource_is_recorded_when_it_is_released() -> None:
     """A request for its size releases nothing."""
-    events = MemoryEvents()
+    events = RecordedEvents()
     tested = releaser(events)
     found = await tested.find(PEER, PATH)
     assert (found.kind, found.path) == (Kind.RESOURCE, "resources/repo/type/tag")
@@ -213,7 +214,7 @@ async def test_a_resource_that_is_not_served_is_not_looked_up_as_a_key() -> None
         keys=MemoryKeys({KeyId(PATH.segments): KEYS[ONE]}),
         resources=MemoryResources(broken={PATH}),
         policy=ScriptedRelease(),
-        events=MemoryEvents(),
+        events=RecordedEvents(),
     )
     with pytest.raises(StorageError, match="is not served"):
         await tested.find(PEER, PATH)
@@ -233,7 +234,7 @@ async def test_nothing_is_released_without_its_record() -> None:
 
 async def test_an_object_that_the_release_policy_denies_is_not_released() -> None:
     """The policy decides about the stored object, whatever name the guest requests."""
-    events = MemoryEvents()
+    events = RecordedEvents()
     kept = frozenset({"keys/one", "keys/default/key/2", str(PATH)})
     tested = releaser(events, refused=kept)
     for asked in (
@@ -258,7 +259,7 @@ async def test_an_object_that_the_release_policy_denies_is_not_released() -> Non
 
 
 async def test_one_denied_key_denies_all() -> None:
-    events = MemoryEvents()
+    events = RecordedEvents()
     tested = releaser(events, refused=frozenset({"keys/default/key/2"}))
     with pytest.raises(NotAuthorized):
         await tested.keks(PEER, [ONE, TWO])
@@ -270,7 +271,7 @@ async def test_one_denied_key_denies_all() -> None:
 @pytest.mark.parametrize("name", ["default/key/2", "default/key/none"])
 async def test_a_denied_object_and_a_missing_one_look_the_same(name: str) -> None:
     """Otherwise a denied guest could find out which secrets exist."""
-    events = MemoryEvents()
+    events = RecordedEvents()
     tested = releaser(events, refused=frozenset({f"keys/{name}"}))
     key_id = KeyId.parse(name)
     for asked in (
@@ -301,7 +302,7 @@ async def test_the_policy_decides_about_each_kind_of_a_missing_object() -> None:
     path = LEGACY_RESOURCES["Policy"]
     policy = ScriptedRelease()
     tested = Releaser(
-        keys=MemoryKeys(), resources=MemoryResources(), policy=policy, events=MemoryEvents()
+        keys=MemoryKeys(), resources=MemoryResources(), policy=policy, events=RecordedEvents()
     )
     with pytest.raises(NotFound):
         await tested.find(PEER, path)
@@ -322,7 +323,7 @@ async def test_an_unreadable_resource_is_denied_like_a_missing_one(
             keys=MemoryKeys(),
             resources=resources,
             policy=ScriptedRelease(frozenset({str(path), "image", "key"})),
-            events=MemoryEvents(),
+            events=RecordedEvents(),
         )
         with pytest.raises(NotAuthorized) as caught:
             await tested.find(PEER, path)

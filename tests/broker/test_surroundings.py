@@ -10,11 +10,11 @@ from hashlib import sha384
 import pytest
 
 from tests.support.eventlogs import command_line, event, written
+from tests.support.events import RecordedEvents
 from tests.support.memory import (
     EVIDENCE,
     NOW,
     VERIFIED,
-    MemoryEvents,
     ScriptedPolicy,
     ScriptedVerifier,
 )
@@ -73,7 +73,7 @@ def appraiser(
         tees=tees,
         policy=policy or ScriptedPolicy(),
         clock=lambda: NOW,
-        events=MemoryEvents(),
+        events=RecordedEvents(),
         history=history,
     )
 
@@ -116,7 +116,7 @@ async def test_an_appraiser_that_accepts_every_guest_serves_every_tee() -> None:
         tees=TEES,
         policy=ScriptedPolicy((DEBUG,)),
         clock=lambda: NOW,
-        events=MemoryEvents(),
+        events=RecordedEvents(),
         history=history,
         insecure_accept_anyone=True,
     )
@@ -141,7 +141,7 @@ async def test_only_an_accepted_guest_is_rated() -> None:
             tees=TEES,
             policy=policy,
             clock=lambda: NOW,
-            events=MemoryEvents(),
+            events=RecordedEvents(),
             trust=trust,
         )
         appraisal = await judge.admit(reads(), address=ADDRESS)

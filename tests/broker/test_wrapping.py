@@ -8,7 +8,8 @@ from uuid import UUID
 
 import pytest
 
-from tests.support.memory import MemoryEvents, MemoryKeys
+from tests.support.events import RecordedEvents
+from tests.support.memory import MemoryKeys
 from verdictd_py.broker.wrapping import Wrapper
 from verdictd_py.domain.callers import ROLES, Caller
 from verdictd_py.domain.events import (
@@ -63,7 +64,7 @@ class Setup:
 
     def __init__(self, *, allow_a256ctr: bool = False, most: int = 60) -> None:
         self.keys = MemoryKeys({KID: SecretBytes(b"1234567890123456789012345678901\n")})
-        self.events = MemoryEvents()
+        self.events = RecordedEvents()
         self.clock = Clock()
         self.wrapper = Wrapper(
             keys=self.keys,
@@ -110,7 +111,7 @@ async def test_ctr_is_off_by_default() -> None:
     setup = Setup(allow_a256ctr=True)
     ctr = replace(KBS, algorithm=Algorithm.A256CTR)
     packet = await setup.wrapper.wrap(OPERATOR, ctr, OPTSDATA)
-    tested = Wrapper(keys=setup.keys, events=MemoryEvents())
+    tested = Wrapper(keys=setup.keys, events=RecordedEvents())
     with pytest.raises(RequestError, match="A256CTR authenticates nothing and is off"):
         await tested.unwrap(ADMIN, packet)
 
@@ -130,7 +131,7 @@ async def test_random_bytes_come_from_the_given_source() -> None:
         return bytes([len(taken)]) * size
 
     keys = MemoryKeys()
-    wrapper = Wrapper(keys=keys, events=MemoryEvents(), random=random)
+    wrapper = Wrapper(keys=keys, events=RecordedEvents(), random=random)
     packet = await wrapper.wrap(OPERATOR, KBS, OPTSDATA)
     assert taken == [32, 12]
     assert keys.keys[PATH] == SecretBytes(b"\1" * 32)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.broker import Recorder
 from tests.support.command import port_of, running_daemon
+from tests.support.events import RecordedEvents
 from verdictd_py import __version__, config
 from verdictd_py import daemon as app
 from verdictd_py.config import Settings, Unsafe
@@ -158,14 +158,14 @@ class TestDefaultClientApi:
     ) -> None:
         monkeypatch.setattr(config, "CLIENT_API_WITHOUT_IPV6", "127.0.0.1:0")
         monkeypatch.setattr(sockets, "bind", _without_ipv6(sockets.bind))
-        daemon = await app.build_daemon(Settings(**options), Unsafe(), Recorder()).start()
+        daemon = await app.build_daemon(Settings(**options), Unsafe(), RecordedEvents()).start()
         try:
             assert daemon.listener("client_api").address.host == "127.0.0.1"
         finally:
             await daemon.stop()
         with pytest.raises(ConfigError, match=r"\[::1\]:0: this host has no such address"):
             await app.build_daemon(
-                Settings(**options, client_api="[::1]:0"), Unsafe(), Recorder()
+                Settings(**options, client_api="[::1]:0"), Unsafe(), RecordedEvents()
             ).start()
 
     async def test_the_address_is_not_ipv4_if_another_program_uses_the_ipv6_address(
@@ -181,7 +181,7 @@ class TestDefaultClientApi:
             settings = Settings.model_construct(**options, client_api=taken)
             settings.model_fields_set.discard("client_api")  # as if it were the default
             with pytest.raises(ConfigError, match="the address is in use; stop the program"):
-                await app.build_daemon(settings, Unsafe(), Recorder()).start()
+                await app.build_daemon(settings, Unsafe(), RecordedEvents()).start()
 
 
 def _without_ipv6(bind: Any) -> Any:
@@ -209,7 +209,7 @@ async def test_an_address_in_use_releases_the_other_addresses(tmp_path: Path) ->
             client_api=f"127.0.0.1:{server.getsockname()[1]}",
             data_dir=tmp_path / "data",
         )
-        daemon = app.build_daemon(settings, Unsafe(), Recorder())
+        daemon = app.build_daemon(settings, Unsafe(), RecordedEvents())
         with pytest.raises(ConfigError, match="the address is in use; stop the program"):
             await daemon.start()
         sockets.bind(config.Address.parse(listen), option="--listen").close()

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.broker import Recorder, RunningBroker
+from tests.support.broker import RunningBroker
 from tests.support.clock import until
+from tests.support.events import RecordedEvents
 from verdictd_py import daemon as app
 from verdictd_py.config import Address, Settings, Unsafe
 from verdictd_py.daemon.collateral import CollateralService
@@ -84,7 +85,7 @@ def spied(daemon: app.Daemon, calls: list[str]) -> tuple[app.Daemon, tuple[Spy, 
 
 async def test_every_address_is_bound_before_any_listener_accepts(tmp_path: Path) -> None:
     calls: list[str] = []
-    events = Recorder()
+    events = RecordedEvents()
     built = app.build_daemon(settings_for(tmp_path), Unsafe(), events)
     daemon, spies = spied(built, calls)
     await daemon.start()
@@ -101,7 +102,7 @@ async def test_every_address_is_bound_before_any_listener_accepts(tmp_path: Path
 async def test_listeners_stop_at_the_same_time(tmp_path: Path) -> None:
     """Each listener waits until all others have begun to stop."""
     daemon, spies = spied(
-        app.build_daemon(settings_for(tmp_path, drain_timeout=60), Unsafe(), Recorder()), []
+        app.build_daemon(settings_for(tmp_path, drain_timeout=60), Unsafe(), RecordedEvents()), []
     )
     barrier = asyncio.Barrier(len(spies))
     for spy in spies:
@@ -111,7 +112,7 @@ async def test_listeners_stop_at_the_same_time(tmp_path: Path) -> None:
 
 
 async def test_a_listener_that_fails_to_stop_does_not_affect_the_others(tmp_path: Path) -> None:
-    events = Recorder()
+    events = RecordedEvents()
     daemon, spies = spied(app.build_daemon(settings_for(tmp_path), Unsafe(), events), [])
 
     async def broken() -> None:
@@ -148,7 +149,7 @@ class TestAddressThatIsTaken:
     ) -> None:
         """They are released while the object of the failed daemon still exists."""
         address = Address.parse(free[name])
-        daemon = app.build_daemon(settings_for(tmp_path, **free), Unsafe(), Recorder())
+        daemon = app.build_daemon(settings_for(tmp_path, **free), Unsafe(), RecordedEvents())
         with (
             socket.create_server((address.host, address.port)),
             pytest.raises(ConfigError, match="the address is in use; stop the program"),
@@ -161,7 +162,7 @@ class TestAddressThatIsTaken:
     async def test_a_unix_socket_is_removed(self, tmp_path: Path, free: dict[str, str]) -> None:
         path = tmp_path / "api"
         chosen = {**free, "client_api": f"unix:{path}"}
-        daemon = app.build_daemon(settings_for(tmp_path, **chosen), Unsafe(), Recorder())
+        daemon = app.build_daemon(settings_for(tmp_path, **chosen), Unsafe(), RecordedEvents())
         taken = Address.parse(free["kbs_http"])
         with socket.create_server((taken.host, taken.port)), pytest.raises(ConfigError):
             await daemon.start()
@@ -169,7 +170,7 @@ class TestAddressThatIsTaken:
 
 
 async def test_an_audit_trail_that_cannot_be_opened_releases_every_address(tmp_path: Path) -> None:
-    daemon = app.build_daemon(settings_for(tmp_path), Unsafe(), Recorder())
+    daemon = app.build_daemon(settings_for(tmp_path), Unsafe(), RecordedEvents())
     (tmp_path / "data" / "audit").rmdir()
     with pytest.raises(ConfigError, match="audit trail"):
         await daemon.start()
@@ -183,7 +184,7 @@ class TestLoopsThatFail:
     async def test_the_check_of_readiness_continues(
         self, broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        readiness, events = broker.daemon._parts.readiness, Recorder()
+        readiness, events = broker.daemon._parts.readiness, RecordedEvents()
         refreshed, failures = asyncio.Event(), [RuntimeError("secret")]
         refresh = readiness.refresh
 
@@ -200,7 +201,7 @@ class TestLoopsThatFail:
 
     async def test_the_renewal_of_collateral_continues(self, tmp_path: Path) -> None:
         """Listing the store fails once, as it can on a network file system."""
-        events, listed = Recorder(), asyncio.Event()
+        events, listed = RecordedEvents(), asyncio.Event()
         failures = [StorageError("the directory cannot be read")]
 
         class Store:
@@ -237,7 +238,7 @@ class TestLoopsThatFail:
         """A SIGHUP whose reload fails is recorded; the daemon serves, and the next one works."""
         requested, reloaded = asyncio.Event(), asyncio.Event()
         failures = [RuntimeError("secret")]
-        events = Recorder()
+        events = RecordedEvents()
 
         def failing_once() -> None:
             if failures:
@@ -275,7 +276,7 @@ class TestLoopsThatFail:
         await writer.wait_closed()
         assert "secret" not in broker.events.text
 
-    async def _goes_on(self, work: Work, done: asyncio.Event, events: Recorder) -> None:
+    async def _goes_on(self, work: Work, done: asyncio.Event, events: RecordedEvents) -> None:
         async def at_once(seconds: float) -> None:
             await asyncio.sleep(0)
 

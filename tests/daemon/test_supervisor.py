@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from tests.support.broker import Recorder
+from tests.support.events import RecordedEvents
 from verdictd_py.daemon.supervisor import FIRST_BACK_OFF, LONGEST_BACK_OFF, Supervisor, Work
 from verdictd_py.errors import StorageError
 
@@ -34,12 +34,12 @@ def time() -> Time:
 
 
 @pytest.fixture
-def events() -> Recorder:
-    return Recorder()
+def events() -> RecordedEvents:
+    return RecordedEvents()
 
 
 @pytest.fixture
-def supervisor(time: Time, events: Recorder) -> Supervisor:
+def supervisor(time: Time, events: RecordedEvents) -> Supervisor:
     return Supervisor(events, monotonic=time, sleep=time.sleep)
 
 
@@ -57,7 +57,7 @@ def failing(times: int, *, error: BaseException | None = None) -> Callable[[], A
 
 
 async def test_a_failure_is_recorded_by_type_and_without_its_text(
-    supervisor: Supervisor, events: Recorder
+    supervisor: Supervisor, events: RecordedEvents
 ) -> None:
     await supervisor.start(Work("renew", failing(1)))
     (bug,) = events.named("warning.bug")
@@ -70,7 +70,7 @@ async def test_a_failure_is_recorded_by_type_and_without_its_text(
 
 
 async def test_the_text_of_a_verdictd_error_is_recorded(
-    supervisor: Supervisor, events: Recorder
+    supervisor: Supervisor, events: RecordedEvents
 ) -> None:
     await supervisor.start(Work("renew", failing(1, error=StorageError("the disk is full"))))
     (task,) = events.named("warning.task")
@@ -101,7 +101,7 @@ async def test_work_that_ran_for_long_is_restarted_soon(supervisor: Supervisor, 
 
 
 async def test_essential_work_that_fails_is_not_restarted_and_ends_the_daemon(
-    time: Time, events: Recorder
+    time: Time, events: RecordedEvents
 ) -> None:
     failed = asyncio.Event()
     supervisor = Supervisor(events, on_failure=failed.set, monotonic=time, sleep=time.sleep)
@@ -118,7 +118,7 @@ async def test_other_work_does_not_end_the_daemon(supervisor: Supervisor) -> Non
 
 
 async def test_an_unrequested_cancellation_is_a_failure(
-    supervisor: Supervisor, events: Recorder
+    supervisor: Supervisor, events: RecordedEvents
 ) -> None:
     """A future that the work waits for was cancelled: the work must not end permanently."""
     await supervisor.start(Work("renew", failing(1, error=asyncio.CancelledError())))
@@ -126,7 +126,7 @@ async def test_an_unrequested_cancellation_is_a_failure(
 
 
 async def test_stopping_cancels_work_and_waits_for_its_end(
-    supervisor: Supervisor, events: Recorder
+    supervisor: Supervisor, events: RecordedEvents
 ) -> None:
     running, cleaned_up = asyncio.Event(), asyncio.Event()
 
@@ -146,7 +146,7 @@ async def test_stopping_cancels_work_and_waits_for_its_end(
     assert not events.events
 
 
-async def test_stopping_ends_the_wait_for_a_restart(events: Recorder) -> None:
+async def test_stopping_ends_the_wait_for_a_restart(events: RecordedEvents) -> None:
     waiting = asyncio.Event()
 
     async def sleep(seconds: float) -> None:

@@ -18,7 +18,8 @@ from asn1crypto import x509
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tests.policy.support import Documents, default_documents
-from tests.support.memory import MemoryEvents, MemoryKeys, MemoryResources
+from tests.support.events import RecordedEvents
+from tests.support.memory import MemoryKeys, MemoryResources
 from tests.support.tees import TEES
 from tests.support.vectors import from_guide, vector
 from verdictd_py.broker.appraiser import Appraiser
@@ -87,7 +88,7 @@ async def by_the_broker(der: bytes) -> dict[str, object]:
         verifiers={"tdx": TdxVerifier(source, root_ca_der=root)},
         policy=RegoAppraisalPolicy(Documents(default_documents("tdx")), TEES),
         clock=lambda: NOW,
-        events=MemoryEvents(),
+        events=RecordedEvents(),
     )
     appraisal = await appraiser.appraise(lambda now: certificate.read(der, TEES, now=now))
     peer = AppraisedPeer.of(appraisal, address="192.0.2.7:40000")
@@ -106,7 +107,7 @@ async def by_the_broker(der: bytes) -> dict[str, object]:
         keys=MemoryKeys({KeyId.parse(KID): SecretBytes(KEY)}),
         resources=MemoryResources(),
         policy=AllowsAll(),
-        events=MemoryEvents(),
+        events=RecordedEvents(),
     )
     (opened,) = await releaser.decrypt(peer, [row.wrapped for row in request.blobs])
     answer: dict[str, Any] = json.loads(answers.encode_plaintexts([(sealed, opened)]))

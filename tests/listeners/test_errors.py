@@ -7,7 +7,7 @@ import gc
 
 import pytest
 
-from tests.support.broker import Recorder
+from tests.support.events import RecordedEvents
 from verdictd_py.listeners.errors import exception_handler
 
 SECRET = "9f2c-what-the-exception-says"
@@ -16,7 +16,7 @@ SECRET = "9f2c-what-the-exception-says"
 async def test_an_exception_of_an_unawaited_task_is_reported_without_its_text(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    events = Recorder()
+    events = RecordedEvents()
     asyncio.get_running_loop().set_exception_handler(exception_handler(events))
 
     async def fail() -> None:

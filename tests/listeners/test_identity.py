@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from tests.support.broker import Recorder
+from tests.support.events import RecordedEvents
 from verdictd_py import daemon as app
 from verdictd_py.errors import ConfigError
 from verdictd_py.listeners.identity import RETRY, RenewedIdentity
@@ -13,7 +13,7 @@ from verdictd_py.simulator import SimulatedPlatform
 
 def test_it_is_renewed_once_it_is_due_and_not_before() -> None:
     now = datetime(2026, 11, 24, tzinfo=UTC)
-    identity = RenewedIdentity(lambda: now, require_certificate=True, events=Recorder())
+    identity = RenewedIdentity(lambda: now, require_certificate=True, events=RecordedEvents())
     first = identity.context()
     assert identity.context() is first
     now += timedelta(days=200)
@@ -26,7 +26,7 @@ def test_it_is_renewed_once_it_is_due_and_not_before() -> None:
 
 def test_a_failed_renewal_leaves_the_certificate_in_use_and_is_repeated() -> None:
     now = app.utc_now()
-    platform, events, works = SimulatedPlatform.create(now=now), Recorder(), True
+    platform, events, works = SimulatedPlatform.create(now=now), RecordedEvents(), True
 
     def quote(report_data: bytes) -> bytes:
         if not works:

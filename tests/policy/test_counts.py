@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.policy.support import ONE, POLICIES, TWO, tdx_claims
-from tests.support.memory import MemoryEvents, accepted_peer
+from tests.support.events import RecordedEvents
+from tests.support.memory import accepted_peer
 from tests.support.tees import TEES
 from verdictd_py.broker.catalogue import Catalogue
 from verdictd_py.broker.changes import CheckedDocuments
@@ -44,7 +45,7 @@ class Broker:
         compiled = CompiledPolicies()
         self.appraisal = RegoAppraisalPolicy(self.source, TEES, compiled)
         self.release = RegoReleasePolicy(self.store, TEES, compiled)
-        tester, history, events = PolicyTrial(TEES, compiled), History(), MemoryEvents()
+        tester, history, events = PolicyTrial(TEES, compiled), History(), RecordedEvents()
         changes = CheckedDocuments(self.store, TEES, tester, lambda: NOW, self.prepare)
         self.documents = DocumentAdministrator(
             documents=self.store,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.broker import Recorder
+from tests.support.events import RecordedEvents
 from tests.support.tees import PROVING, TEES
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.documents import DirectoryDocumentStore
@@ -34,12 +34,12 @@ def keys(directory: Directory) -> DirectoryKeyStore:
 
 
 @pytest.fixture
-def events() -> Recorder:
-    return Recorder()
+def events() -> RecordedEvents:
+    return RecordedEvents()
 
 
 @pytest.fixture
-def resources(directory: Directory, events: Recorder) -> DirectoryResourceStore:
+def resources(directory: Directory, events: RecordedEvents) -> DirectoryResourceStore:
     return DirectoryResourceStore(directory, events=events)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.broker import Recorder
+from tests.support.events import RecordedEvents
 from tests.support.tees import PROVING, TEES
 from verdictd_py.domain.names import parse_resource_name
 from verdictd_py.domain.secrets import SecretBytes
@@ -128,7 +128,7 @@ async def test_an_upstream_directory_is_not_changed(upstream: Path) -> None:
         *(f"{name} has mode 0644: other users may read it; run chmod 600 on it" for name in opened),
     )
     directory = Directory.open(upstream)
-    resources = DirectoryResourceStore(directory, events=Recorder())
+    resources = DirectoryResourceStore(directory, events=RecordedEvents())
     for name, file in (("Policy", "image/policy.json"), ("GPG Keyring", "gpg/keyring.gpg")):
         found = await resources.get(parse_resource_name(name))
         assert found.content == SecretBytes((upstream / file).read_bytes())

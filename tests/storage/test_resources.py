@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.broker import Recorder
+from tests.support.events import RecordedEvents
 from tests.support.tees import PROVING
 from verdictd_py.domain.names import LEGACY_RESOURCES, ResourcePath, parse_resource_name
 from verdictd_py.domain.secrets import SecretBytes
@@ -61,7 +61,7 @@ async def test_a_resource_is_returned_unchanged(
 
 @pytest.mark.parametrize("name", FILES)
 async def test_an_alias_reads_and_writes_its_file(
-    resources: DirectoryResourceStore, data: Path, events: Recorder, name: str
+    resources: DirectoryResourceStore, data: Path, events: RecordedEvents, name: str
 ) -> None:
     file = data / FILES[name]
     path = parse_resource_name(name)
@@ -82,7 +82,7 @@ async def test_an_alias_reads_and_writes_its_file(
 
 @pytest.mark.parametrize("name", FILES)
 async def test_a_resource_takes_precedence_over_the_alias_and_is_reported(
-    resources: DirectoryResourceStore, data: Path, events: Recorder, name: str
+    resources: DirectoryResourceStore, data: Path, events: RecordedEvents, name: str
 ) -> None:
     """It is reported at start and at every write to the file behind the alias."""
     path = parse_resource_name(name)

@@ -21,7 +21,6 @@ from verdictd_py.listeners.kbs import KbsListener
 from verdictd_py.protocols.ratstls.issue import Form
 from verdictd_py.simulator import SimulatedPlatform, collateral_json
 
-Recorder = RecordedEvents
 KID = "84688df7-2c0c-40fa-956b-29d8e74d16c0"
 KEY = b"1234567890123456789012345678901\n"
 
@@ -42,7 +41,7 @@ class RunningBroker:
     daemon: app.Daemon
     platform: SimulatedPlatform
     data: Path
-    events: Recorder
+    events: RecordedEvents
     now: datetime
 
     @property
@@ -118,7 +117,7 @@ async def running_broker(
         "drain_timeout": DRAIN_SECONDS,
         **settings,
     }
-    events = Recorder()
+    events = RecordedEvents()
     daemon = app.build_daemon(
         Settings(**chosen), Unsafe(**{"unsafe_tdx_root_ca": root, **(unsafe or {})}), events
     )

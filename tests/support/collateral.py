@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from tests.support.broker import Recorder
+from tests.support.events import RecordedEvents
 from tests.support.pccs import Pccs, running_pccs
 from verdictd_py import daemon as app
 from verdictd_py.formats.collateral import Collateral
@@ -80,7 +80,7 @@ class Place:
     client: httpx.AsyncClient
     clock: Clock
     store: MemoryStore
-    events: Recorder
+    events: RecordedEvents
     cache: CollateralCache
     monotonic: Monotonic = field(default_factory=Monotonic)
 
@@ -134,7 +134,7 @@ async def running_place() -> AsyncIterator[Place]:
     ):
         clock = Clock()
         pccs.clock = clock
-        made = Place(pccs, client, clock, MemoryStore(), Recorder(), None)  # type: ignore[arg-type]  # made below
+        made = Place(pccs, client, clock, MemoryStore(), RecordedEvents(), None)  # type: ignore[arg-type]  # made below
         made.cache = made.make()
         yield made
         await made.cache.stop()

@@ -1,4 +1,4 @@
-"""Recorder of events: the fake of the `Events` port that all tests share."""
+"""Record events in memory: the fake of the `Events` port that all tests share."""
 
 from __future__ import annotations
 

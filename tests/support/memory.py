@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from tests.support.events import RecordedEvents
 from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
 from verdictd_py.domain.evidence import Evidence, VerificationResult, VerifiedEvidence
 from verdictd_py.domain.names import KeyId, ResourcePath
@@ -16,7 +15,6 @@ from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import AlreadyExists, NotFound, Reason, RequestError, StorageError
 from verdictd_py.ports import ANY, Expected, Kind, StoredName, StoredObject
 
-MemoryEvents = RecordedEvents
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 BINDING = b"hash of the key" * 2
 REPORT_DATA = BINDING.ljust(64, b"\0")

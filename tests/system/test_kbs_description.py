@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS
 
-from tests.support.broker import Recorder
+from tests.support.events import RecordedEvents
 from tests.support.kbs import PATH, running_kbs, url_of
 from tests.support.kbs_admins import AdminTokens, bearing
 from tests.support.rcar_guests import attested, session_id, tdx_guest
@@ -42,7 +42,7 @@ class Live:
     """A broker in a separate thread, because schemathesis blocks."""
 
     url: str = ""
-    events: Recorder = field(default_factory=Recorder)
+    events: RecordedEvents = field(default_factory=RecordedEvents)
     routes: set[tuple[str, str]] = field(default_factory=set)
     callers: dict[str, dict[str, str]] = field(default_factory=dict)
 

@@ -9,7 +9,8 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
-from tests.support.broker import Recorder, running_broker
+from tests.support.broker import running_broker
+from tests.support.events import RecordedEvents
 from tests.support.tees import TEES
 from tests.tsm.kernel import FakeKernel
 from verdictd_py import daemon as app
@@ -111,7 +112,7 @@ def test_a_renewed_certificate_has_a_quote_of_its_own(
     identity = RenewedIdentity(
         lambda: now,
         require_certificate=True,
-        events=Recorder(),
+        events=RecordedEvents(),
         quote_for=TsmQuotes(kernel.root).quote,
     )
     identity.context()
