@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import pytest
+from aiohttp import web
 
 from tests.support.broker import RunningBroker
 from tests.support.kbs_raw import linked
 
 HEAD = b"POST /kbs/v0/%b HTTP/1.1\r\nHost: broker\r\nContent-Length: 2000000\r\n%b\r\n"
 
-pytestmark = pytest.mark.broker(kbs=True)
+pytestmark = [pytest.mark.broker(kbs=True), pytest.mark.usefixtures("unread")]
+
+
+@pytest.fixture
+def unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answer with status 500 if the broker begins to receive a body; it would wait for the rest."""
+
+    async def read(request: web.BaseRequest) -> bytes:
+        raise AssertionError("the broker receives the body")
+
+    monkeypatch.setattr(web.BaseRequest, "read", read)
 
 
 @pytest.mark.parametrize("cookie", [b"", b"Cookie: kbs-session-id=" + b"0" * 64 + b"\r\n"])

@@ -13,14 +13,17 @@ from grpc_health.v1 import health_pb2 as health
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from tests.support.broker import KID, RunningBroker
-from tests.support.clock import elapse, elapse_until, until
+from tests.support.clock import elapse, until
 from tests.support.events import RecordedEvents
 from tests.support.keyprovider_client import KeyProviderClient, wrap_input
+from verdictd_py._generated import keyprovider_pb2 as messages
+from verdictd_py._generated import keyprovider_pb2_grpc as services
 from verdictd_py.config import Address
-from verdictd_py.domain.callers import ROLES, Caller
+from verdictd_py.domain.callers import ROLES, Caller, Right
 from verdictd_py.listeners import admission
 from verdictd_py.listeners.callers import CallContext, CallerRules
-from verdictd_py.listeners.grpc_listener import GrpcListener
+from verdictd_py.listeners.calls import GrpcService, answered
+from verdictd_py.listeners.grpc_listener import GrpcListener, Register
 from verdictd_py.protocols.keyprovider import protocol
 
 LARGE = b'{"op":' + b" " * 4 * 1024 * 1024
@@ -35,13 +38,33 @@ class Claimed(CallerRules):
         return Caller(str(claimed.get("user", role)), ROLES.get(role, frozenset()))
 
 
+class Named(GrpcService, services.KeyProviderServiceServicer):
+    """Service that answers with the name of its caller."""
+
+    @answered(right=Right.WRAP)
+    async def WrapKey(  # noqa: N802  # the name on the wire
+        self, request: messages.keyProviderKeyWrapProtocolInput, caller: Caller
+    ) -> messages.keyProviderKeyWrapProtocolOutput:
+        return messages.keyProviderKeyWrapProtocolOutput(
+            KeyProviderKeyWrapProtocolOutput=caller.name.encode()
+        )
+
+
+def register_named(server: grpc.aio.Server, rules: CallerRules) -> None:
+    services.add_KeyProviderServiceServicer_to_server(Named(rules, RecordedEvents()), server)
+
+
+def register_nothing(server: grpc.aio.Server, rules: CallerRules) -> None:
+    """Add no service to that of gRPC's health."""
+
+
 @asynccontextmanager
-async def health_service() -> AsyncIterator[str]:
-    """The address of a listener with gRPC's health service only."""
+async def running_listener(register: Register = register_nothing) -> AsyncIterator[GrpcListener]:
+    """A listener with gRPC's health service, and what `register` adds."""
     listener = GrpcListener(
         "client_api",
         [Address("127.0.0.1", 0)],
-        lambda server, rules: None,
+        register,
         events=RecordedEvents(),
         described=("test",),
         rules=Claimed(),
@@ -49,7 +72,7 @@ async def health_service() -> AsyncIterator[str]:
     listener.bind()
     await listener.start()
     try:
-        yield listener.endpoint
+        yield listener
     finally:
         await listener.stop(0)
 
@@ -83,8 +106,8 @@ class Watchers:
 
 @pytest.fixture
 async def watchers() -> AsyncIterator[Watchers]:
-    async with health_service() as address, AsyncExitStack() as stack:
-        yield Watchers(address, stack)
+    async with running_listener() as listener, AsyncExitStack() as stack:
+        yield Watchers(listener.endpoint, stack)
 
 
 def refused(error: pytest.ExceptionInfo[grpc.aio.AioRpcError]) -> None:
@@ -123,13 +146,35 @@ async def test_a_refused_caller_is_answered_before_its_message_arrives(
         assert await call.code() is grpc.StatusCode.PERMISSION_DENIED  # nothing was sent yet
 
 
-async def test_a_message_that_does_not_arrive_ends_its_call(broker: RunningBroker) -> None:
-    async with grpc.aio.insecure_channel(broker.client_api) as channel:
-        call = begun(channel)
-        await call.wait_for_connection()
-        passed = await elapse_until(call.done, step=5.0)
-        assert passed >= admission.MESSAGE_SECONDS
-        assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+async def test_a_message_that_does_not_arrive_ends_its_call() -> None:
+    async with running_listener(register_named) as listener:
+        admitted = listener._admission._shares._calls
+        async with grpc.aio.insecure_channel(listener.endpoint) as channel:
+            call = begun(channel, role="wrap")
+            await until(lambda: admitted)
+            await elapse(admission.MESSAGE_SECONDS / 2)
+            assert admitted == {"wrap": 1}
+            await elapse(admission.MESSAGE_SECONDS / 2)
+            ended, _ = await asyncio.wait([asyncio.ensure_future(call.code())], timeout=15)
+            assert [status.result() for status in ended] == [grpc.StatusCode.DEADLINE_EXCEEDED]
+
+
+async def test_calls_on_one_connection_never_share_a_caller() -> None:
+    async with running_listener(register_named) as listener:
+        admitted = listener._admission._shares._calls
+        async with grpc.aio.insecure_channel(listener.endpoint) as channel:
+            users = [f"uid {number}" for number in range(1000, 1003)]
+            calls = [begun(channel, role="wrap", user=user) for user in users]
+            await until(lambda: sum(admitted.values()) == len(users))
+            answers = []
+            for call in calls:
+                await call.write(b"")
+                await call.done_writing()
+                answers.append(messages.keyProviderKeyWrapProtocolOutput.FromString(await call))
+            names = [answer.KeyProviderKeyWrapProtocolOutput.decode() for answer in answers]
+            assert names == users
+            last = begun(channel, role="none", user="uid 1000")
+            assert await last.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
 async def test_large_messages_are_read_off_the_event_loop(
@@ -150,10 +195,10 @@ async def test_large_messages_are_read_off_the_event_loop(
     assert on_loop == [True, False, False]
 
 
-def begun(channel: grpc.aio.Channel) -> Any:
+def begun(channel: grpc.aio.Channel, **metadata: str) -> Any:
     """A call of `WrapKey` whose message is not sent."""
     method: Any = channel.stream_unary("/keyprovider.KeyProviderService/WrapKey", None, None)
-    return method()
+    return method(metadata=tuple(metadata.items()))
 
 
 def _on_event_loop() -> bool:

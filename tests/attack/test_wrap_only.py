@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import grpc
 import pytest
 
 from tests.broker.test_wrapping import KID
+from tests.support.broker import RunningBroker
 from tests.support.events import RecordedEvents
+from tests.support.keyprovider_client import KeyProviderClient
 from tests.support.memory import MemoryKeys
 from verdictd_py.broker.wrapping import Wrapper
 from verdictd_py.config import Settings, load
@@ -15,6 +18,7 @@ from verdictd_py.domain.names import KeyId
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.domain.wrapping import Algorithm
 from verdictd_py.errors import ConfigError, NotAuthorized, Overloaded
+from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.protocols.keyprovider.parameter import ExistingKey, KbsKey, NewKey, Parameter
 
 USER = Caller("uid 1000", ROLES["wrap"])
@@ -62,6 +66,20 @@ async def test_keys_are_created_below_the_prefix() -> None:
     assert set(setup.keys.keys) == {KID, packet.blob.key_id, generated.blob.key_id}
 
 
+@pytest.mark.broker(wrap_key_prefix="images/")
+async def test_a_broker_creates_keys_below_the_prefix_of_its_settings(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CallerRules, "caller", lambda rules, context: USER)
+    async with KeyProviderClient.open(broker.client_api) as client:
+        packet = await client.wrap("keyid=kbs:///images/app/1")
+        assert packet["kid"] == "kbs:///images/app/1"
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await client.wrap("keyid=kbs:///prod/database/password")
+    assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert [fields["kid"] for fields in broker.events.named("key.created")] == ["images/app/1"]
+
+
 @pytest.mark.parametrize("parameter", [NewKey(), named("images/app/1")])
 async def test_without_a_prefix_no_key_is_created(parameter: Parameter) -> None:
     setup = Setup(below=None)
@@ -84,11 +102,14 @@ async def test_existing_keys_wrap_without_a_prefix() -> None:
 async def test_the_refusal_is_the_same_for_all_reasons() -> None:
     setup = Setup(most=1)
     setup.keys.taken = {KeyId.parse("images/a/taken")}
+    damaged = KeyId.parse("images/a/damaged")
+    setup.keys.broken = {damaged}
     refusals = {
         "a name that something else has": await setup.refusal(named("images/a/taken")),
         "the quota": await setup.refusal(named("images/a/2")),
         "a name outside the prefix": await setup.refusal(named("prod/database/password")),
         "no such key": await setup.refusal(ExistingKey(KeyId.parse("none"))),
+        "a key that cannot be read": await setup.refusal(ExistingKey(damaged)),
     }
     assert len(set(refusals.values())) == 1
     assert "images" not in refusals["the quota"]
@@ -98,6 +119,7 @@ async def test_the_refusal_is_the_same_for_all_reasons() -> None:
         "overloaded",
         "not-authorized",
         "not-found",
+        "storage",
     ]
     assert len({event.reason for event in reasons}) == len(refusals)
 
