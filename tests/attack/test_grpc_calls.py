@@ -49,6 +49,8 @@ class Named(GrpcService, services.KeyProviderServiceServicer):
             KeyProviderKeyWrapProtocolOutput=caller.name.encode()
         )
 
+    UnWrapKey = WrapKey  # type: ignore[assignment]  # the stub is a method
+
 
 def register_named(server: grpc.aio.Server, rules: CallerRules) -> None:
     services.add_KeyProviderServiceServicer_to_server(Named(rules, RecordedEvents()), server)
