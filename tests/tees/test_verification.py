@@ -26,7 +26,8 @@ from tests.tees.support import (
 )
 from verdictd_py.errors import AttestationError, CollateralExpired, QuoteInvalid, Reason, ReasonKind
 from verdictd_py.formats.collateral import Collateral
-from verdictd_py.simulator import TdAttributes, TdMeasurements
+from verdictd_py.simulator import SimulatedPlatform, TdAttributes, TdMeasurements
+from verdictd_py.simulator.platform import CERTIFICATE_LIFETIME
 from verdictd_py.tees.intel import verification
 from verdictd_py.tees.intel.collateral.check import ends_at
 from verdictd_py.tees.intel.collateral.newest import NewestCollateral
@@ -78,6 +79,16 @@ class TestGracePeriod:
         else:
             with pytest.raises(CollateralExpired):
                 run(work)
+
+    def test_before_the_expiry_everything_is_evaluated_now(self) -> None:
+        """Certificates that expire before the collateral are still valid now."""
+        days = timedelta(days=10)
+        aging = SimulatedPlatform.create(now=NOW - CERTIFICATE_LIFETIME + days)
+        collateral = aging.collateral(NOW)
+        assert ends_at(collateral) > NOW + days
+        verifier = TdxVerifier(Source(collateral), root_ca_der=aging.root_ca_der, grace=GRACE)
+        evidence = tdx_evidence(aging.quote(REPORT_DATA))
+        assert run(verified_by(verifier, evidence, now=NOW)).tcb_status == "UpToDate"
 
 
 class TestContentThatTheLibraryRefuses:
@@ -132,7 +143,7 @@ def test_a_quote_in_which_the_library_reads_another_fmspc_is_refused(
         return replace(result, fmspc="00a067110000")
 
     monkeypatch.setattr(verification, "evaluate_quote", evaluated)
-    with pytest.raises(QuoteInvalid, match="^the quote does not verify$") as caught:
+    with pytest.raises(QuoteInvalid, match=r"^the quote does not verify$") as caught:
         verify_tdx(good_quote())
     assert caught.value.reasons == (
         Reason(
