@@ -188,6 +188,14 @@ class TestTables:
         monkeypatch.setattr(loopback, "_TABLES", (tmp_path / "none",))
         assert owner(CLIENT, SERVER) is None
 
+    def test_tables_after_an_unreadable_one_are_searched(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Either table may be missing, and the row may be in the other one."""
+        (tmp_path / "tcp6").write_bytes(table(OURS))
+        monkeypatch.setattr(loopback, "_TABLES", (tmp_path / "none", tmp_path / "tcp6"))
+        assert owner(CLIENT, SERVER) == 1000
+
 
 @pytest.mark.parametrize(
     ("looks", "found"),
@@ -207,13 +215,17 @@ def test_a_second_query_decides(
     assert owner(CLIENT, SERVER) == found
 
 
-class TestAnswer:
-    """Answers built by hand: inet_diag_msg of include/uapi/linux/inet_diag.h."""
+def inet_diag_msg(*, state: int = 1, client: int = 0xD431, server: int = 0x4E21) -> bytes:
+    """Return an answer by include/uapi/linux/inet_diag.h: owner 9, inode 5."""
+    addresses = (IPV4.packed + bytes(12)) * 2
+    ends = struct.pack("!HH", client, server) + addresses + bytes(12)
+    return struct.pack("=BBBB", 2, state, 0, 0) + ends + struct.pack("=IIIII", 0, 0, 0, 9, 5)
 
-    def answer(self, *, state: int = 1, client: int = 0xD431, server: int = 0x4E21) -> bytes:
-        addresses = (IPV4.packed + bytes(12)) * 2
-        ends = struct.pack("!HH", client, server) + addresses + bytes(12)
-        return struct.pack("=BBBB", 2, state, 0, 0) + ends + struct.pack("=IIIII", 0, 0, 0, 9, 5)
+
+class TestAnswer:
+    """Answers built by hand."""
+
+    answer = staticmethod(inet_diag_msg)
 
     def test_an_established_socket_has_an_owner(self) -> None:
         assert loopback._read(self.answer(), CLIENT, SERVER) == SocketOwner(9, 5)
@@ -225,6 +237,70 @@ class TestAnswer:
     def test_an_answer_about_another_socket_has_no_owner(self) -> None:
         for answer in (self.answer(client=1), self.answer(server=1)):
             assert loopback._read(answer, CLIENT, SERVER) is None
+
+
+class AnsweringSocket:
+    """Netlink socket that receives one given message, whatever is sent."""
+
+    def __init__(self, message: bytes, sender: int) -> None:
+        self._received = message, (sender, 0)
+
+    def __call__(self, *_: int) -> AnsweringSocket:
+        return self
+
+    def __enter__(self) -> AnsweringSocket:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def settimeout(self, seconds: float) -> None:
+        pass
+
+    def sendto(self, message: bytes, address: tuple[int, int]) -> None:
+        assert address == (0, 0)  # the kernel
+
+    def recvfrom(self, size: int) -> tuple[bytes, tuple[int, int]]:
+        return self._received
+
+
+class TestMessage:
+    """Netlink messages around the answers; an answer that is not certain has no owner."""
+
+    def owner_in(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        answer: bytes,
+        *,
+        kind: int = 20,  # SOCK_DIAG_BY_FAMILY
+        sender: int = 0,
+    ) -> int | None:
+        header = struct.pack("=IHHII", 16 + len(answer), kind, 0, 0, 0)
+        monkeypatch.setattr(socket, "socket", AnsweringSocket(header + answer, sender))
+        monkeypatch.setattr(loopback, "_supports_queries", lambda server: True)
+        return owner(CLIENT, SERVER)
+
+    def test_a_complete_answer_of_the_kernel_has_an_owner(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert self.owner_in(monkeypatch, inet_diag_msg()) == 9
+
+    def test_attributes_after_the_answer_are_ignored(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert self.owner_in(monkeypatch, inet_diag_msg() + bytes(8)) == 9
+
+    def test_an_answer_that_is_not_from_the_kernel_has_no_owner(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A process may send netlink messages too; its port number is not 0."""
+        assert self.owner_in(monkeypatch, inet_diag_msg(), sender=4711) is None
+
+    @pytest.mark.parametrize("size", [0, 4, 20, 56, 71])
+    def test_a_short_answer_has_no_owner(self, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+        assert self.owner_in(monkeypatch, inet_diag_msg()[:size]) is None
+
+    def test_a_message_of_another_type_has_no_owner(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """NLMSG_ERROR contains the query, and can be as long as an answer."""
+        assert self.owner_in(monkeypatch, inet_diag_msg(), kind=2) is None
 
 
 class TestRows:
@@ -258,5 +334,15 @@ class TestRows:
         for remote in ("0100007F:4E22", "0200007F:4E21"):
             assert owners_in(table(row("0100007F:D431", remote, "01", 0)), CLIENT, SERVER) == set()
 
-    def test_a_truncated_row_has_no_owner(self) -> None:
-        assert owners_in(table(OURS[:75]), CLIENT, SERVER) == set()
+    INODE_AT = OURS.index("4242")
+
+    @pytest.mark.parametrize("size", range(INODE_AT))
+    def test_a_truncated_row_has_no_owner(self, size: int) -> None:
+        """The values of the next row are not those of the truncated one."""
+        other = row("0100007F:D432", "0100007F:4E21", "01", 0)
+        assert owners_in(table(OURS[:size]), CLIENT, SERVER) == set()
+        assert owners_in(table(OURS[:size], other, other), CLIENT, SERVER) == set()
+
+    def test_a_row_may_end_with_the_inode(self) -> None:
+        text = table(OURS[: self.INODE_AT + len("4242")])
+        assert owners_in(text, CLIENT, SERVER) == {SocketOwner(1000, 4242)}

@@ -350,6 +350,7 @@ async def test_a_request_byte_by_byte_does_not_extend_its_limit(broker: RunningB
     """The limit applies from the first byte of a request to its last."""
     async with broker.guest() as guest:
         peer = address(guest)
+        await until(lambda: broker.events.named("guest.accepted"))  # in real time, in a thread
         seconds = await trickle(guest, b'{"command":"version","x":"' + b"x" * 200, tls=True)
     assert REQUEST_SECONDS - TOLERANCE <= seconds <= REQUEST_SECONDS + 1
     await nothing_stays(broker)

@@ -30,7 +30,11 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
         "FILE",
         "SQLite file of sessions that brokers of this host share (memory)",
     ),
-    (("--verifier",), "NAME[,NAME]", "tdx, ... (all; but for tdx only once pinned)"),
+    (
+        ("--verifier",),
+        "NAME[,NAME]",
+        "tdx, ... (tdx, and each other TEE once a measurement is pinned)",
+    ),
     (("--attester",), "NAME", "evidence about the broker itself: tdx, or none (nullattester)"),
     (("-m", "--mutual"), _SWITCH, "accepted: guests are always attested"),
     (("--tls",), "NAME", "accepted: openssl"),

@@ -259,14 +259,18 @@ class IntelEngine:
             raise CollateralRejected(text, reasons=(reason,))
 
     def _within_grace(self, collateral: Collateral, now: datetime) -> datetime:
-        """Return the time at which to evaluate: dcap-qvl has no grace, but takes any time."""
+        """Return the time at which to evaluate the collateral.
+
+        dcap-qvl has no grace period, but accepts any time: within the grace period, this is the
+        last second before the collateral expired.
+        """
         if not self._grace:
             return now
         try:
             last = ends_at(collateral) - timedelta(seconds=1)
         except ValueError:
             return now
-        return last if last < now <= last + self._grace else now
+        return min(now, last) if now <= last + self._grace else now
 
     def _evaluate(
         self, quote: Quote, platform: Platform, collateral: Collateral, now: datetime
