@@ -28,6 +28,7 @@ from verdictd_py.domain.events import (
     RequestAnswered,
     ResourceSet,
     SecretReleased,
+    WrapRefused,
     WrapRequested,
 )
 from verdictd_py.domain.eventtypes import Audit, Event, FieldInfo, Level, event
@@ -194,7 +195,7 @@ async def test_what_cannot_be_recorded_is_not_released(
 
 
 def test_all_events_of_the_use_cases_are_audited() -> None:
-    """Except those that precede one that is."""
+    """Except those that precede one that is, and refusals that a local user can cause at will."""
     modules = [
         importlib.import_module(module.name)
         for module in pkgutil.iter_modules(broker.__path__, f"{broker.__name__}.")
@@ -206,7 +207,11 @@ def test_all_events_of_the_use_cases_are_audited() -> None:
         if isinstance(kind, type) and issubclass(kind, Event)
     }
     assert len(used) > 15
-    assert {kind for kind in used if kind.spec.audit is Audit.NO} == {WrapRequested, KeyRead}
+    assert {kind for kind in used if kind.spec.audit is Audit.NO} == {
+        WrapRequested,
+        WrapRefused,
+        KeyRead,
+    }
 
 
 class Watched(RecordedEvents):

@@ -167,7 +167,7 @@ async def test_a_pin_does_not_overrule_the_operators_policy(broker: RunningBroke
     policy = 'package policy\nimport rego.v1\ndefault allow := false\nreasons contains "not yet"\n'
     store(broker, "opa/tdxPolicy.rego", policy.encode())
     which = await refused_for(broker, rtmr1=[OTHER])
-    assert "but also policy" in await refusal(broker, which)
+    assert "but also for policy" in await refusal(broker, which)
 
 
 @pytest.mark.parametrize("field", ["reportData", "debug", "tcbStatus", "policy", "x\x1b[31m"])
