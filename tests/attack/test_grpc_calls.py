@@ -287,9 +287,7 @@ async def test_messages_of_a_user_are_read_a_few_at_a_time(
             await call.wait_for_connection()
         client = await stack.enter_async_context(KeyProviderClient.open(broker.client_api))
         fast = asyncio.ensure_future(client.call("WrapKey", wrap_input(KID)))
-        await asyncio.wait(
-            [fast], timeout=0.5
-        )  # window: nothing announces that a call waits; slowness cannot fail this
+        await asyncio.wait([fast], timeout=0.5)  # window: nothing announces that a call waits
         assert not fast.done()
         slow[0].cancel()
         assert await fast
