@@ -32,7 +32,7 @@ TCB_SIGNING = "Simulated SGX TCB Signing"
 
 
 def under_root(name: str, *, ca: bool = False) -> pki.Signer:
-    """Return a certificate directly under the trusted root, as nobody but Intel can issue it."""
+    """Return a certificate directly under the trusted root, as only Intel can issue it."""
     root, key = platform().root, pki.new_key()
     usage = x509.KeyUsage(
         digital_signature=True,

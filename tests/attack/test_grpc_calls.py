@@ -128,8 +128,8 @@ async def test_no_message_of_a_caller_without_the_right_is_read(
         return decode(data, **options)
 
     monkeypatch.setattr(protocol, "decode", watched)
-    nobody = Caller("uid 65534", frozenset())
-    monkeypatch.setattr(CallerRules, "caller", lambda rules, context: nobody)
+    without_rights = Caller("uid 65534", frozenset())
+    monkeypatch.setattr(CallerRules, "caller", lambda rules, context: without_rights)
     async with KeyProviderClient.open(broker.client_api) as client:
         status, _ = await client.refusal(method, LARGE)
     assert status == "PERMISSION_DENIED"
@@ -141,8 +141,8 @@ async def test_no_message_of_a_caller_without_the_right_is_read(
 async def test_a_refused_caller_is_answered_before_its_message_arrives(
     broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nobody = Caller("uid 65534", frozenset())
-    monkeypatch.setattr(CallerRules, "caller", lambda rules, context: nobody)
+    without_rights = Caller("uid 65534", frozenset())
+    monkeypatch.setattr(CallerRules, "caller", lambda rules, context: without_rights)
     async with grpc.aio.insecure_channel(broker.client_api) as channel:
         call = begun(channel)
         assert await call.code() is grpc.StatusCode.PERMISSION_DENIED  # nothing was sent yet

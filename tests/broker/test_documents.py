@@ -182,8 +182,8 @@ async def test_other_documents_are_tested_as_they_are_stored() -> None:
     assert (documents.policy, documents.data) == ("release", '{"a": 1}')
     documents = await run_test(place, reference_name="sgxData")  # its policy is not stored
     assert documents.data == '{"svn": 2}'
-    documents = await run_test(place, reference_name="tdxPolicy.rego")
-    assert documents.data == "old"
+    with pytest.raises(PolicyInvalid, match="not usable JSON"):
+        await run_test(place, reference_name="tdxPolicy.rego")
 
 
 async def test_a_test_of_what_is_not_stored_or_of_no_claims_is_refused() -> None:

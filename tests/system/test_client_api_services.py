@@ -14,11 +14,13 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.support.broker import KID, running_broker
 from tests.support.certificates import Certificates
 from tests.support.channel import store
+from tests.support.clock import elapse
 from tests.support.keyprovider_client import LAYER, KeyProviderClient
 from tests.support.tees import TDX
 from verdictd_py import daemon as app
 from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py._generated import verdictd_v1_pb2_grpc as v1_grpc
+from verdictd_py.daemon.readiness import READINESS_SECONDS
 from verdictd_py.errors import ConfigError
 from verdictd_py.simulator import SimulatedPlatform
 
@@ -81,14 +83,13 @@ async def test_readiness_says_whether_everything_is_pinned(
     tmp_path: Path, platform: SimulatedPlatform
 ) -> None:
     async with running_broker(tmp_path, platform, verifier=("tdx",)) as broker:
-        assert await broker.daemon.refresh_readiness()
         response = health_pb2.HealthCheckResponse
         assert await health(broker.client_api, "verdictd.pinned") == response.NOT_SERVING
         assert await health(broker.client_api, "") == response.SERVING
         everything = {name: ["ab" * 48] for name in TDX.measurements}
         store(broker, "opa/tdxData", json.dumps(everything).encode())
-        assert await broker.daemon.refresh_readiness() == ()
-        assert await health(broker.client_api, "verdictd.pinned") == response.SERVING
+        while await health(broker.client_api, "verdictd.pinned") != response.SERVING:
+            await elapse(READINESS_SECONDS)
 
 
 class TestKeyProviderApi:

@@ -188,7 +188,7 @@ CASES: Final = {
     "a boot that the log does not tell": Case(after_a_boot),
     "a log with another command line": Case(of_another_kernel),
     "other init-data": Case(with_other_init_data, settings=HTTP),
-    "a device that nobody verifies": Case(with_a_device, settings=HTTP),
+    "a device without a verifier": Case(with_a_device, settings=HTTP),
     "a secret of somebody else's": Case(not_released),
 }
 

@@ -16,6 +16,8 @@ from tests.support.channel import store
 from tests.support.verdict import only_remarks, verdict
 from tests.tees.sgx_quotes import Enclave, sgx_collateral
 from verdictd_py import daemon as app
+from verdictd_py._generated import verdictd_v1_pb2 as v1
+from verdictd_py._generated import verdictd_v1_pb2_grpc as v1_grpc
 from verdictd_py.guest.connection import BrokerRefused
 from verdictd_py.simulator import SimulatedPlatform, collateral_json
 
@@ -56,9 +58,10 @@ async def accepted(broker: RunningBroker) -> bool:
 
 
 async def served(broker: RunningBroker, tee: str) -> bool:
-    """Return the answer of the health service after an immediate refresh."""
-    await broker.daemon.refresh_readiness()
+    """Return the answer of the health service after `status` has examined the documents."""
     async with grpc.aio.insecure_channel(broker.client_api) as channel:
+        about: Any = v1_grpc.StatusServiceStub(channel)
+        await about.GetStatus(v1.GetStatusRequest())
         stub: Any = health_pb2_grpc.HealthStub(channel)
         request = health_pb2.HealthCheckRequest(service=f"verdictd.served.{tee}")
         answer = await stub.Check(request)

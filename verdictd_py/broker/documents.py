@@ -13,6 +13,7 @@ from typing import Final
 from verdictd_py.broker.catalogue import DATA, POLICY, Catalogue, DocumentUse
 from verdictd_py.broker.changes import CheckedDocuments, ReadRevisions, policy_set_event
 from verdictd_py.documents import referencesets, releasepolicies
+from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.events import PolicyDeleted
 from verdictd_py.domain.names import REFERENCE_SETS, RELEASE_DATA, RELEASE_POLICIES, Name
@@ -203,10 +204,11 @@ class DocumentAdministrator:
         else:
             rules = decode_text(policy, "the policy")
         if reference is None:
-            data = await self._deciding_data(document_name(reference_name))
+            name = document_name(reference_name)
+            data = await deciding_data(self._documents, self._deciding, name)
         else:
-            data = decode_text(reference, "the reference data")
-        return await self._tester.test(PolicyDocuments(rules, data), parsed_claims)
+            data = ReferenceData.parse(decode_text(reference, "the reference data"))
+        return await self._tester.test(PolicyDocuments.combine(rules, data), parsed_claims)
 
     def _check_of(self, name: Name) -> Callable[[str], Awaitable[ReadRevisions]]:
         """Return the function that checks a document of that name before it is stored."""
@@ -255,12 +257,21 @@ class DocumentAdministrator:
             what, command = ("reference data", "reference") if policy else ("a policy", "policy")
             raise RequestError(f"{name} is the name of {what}; use '{command} set'")
 
-    async def _deciding_data(self, name: Name) -> str:
-        tee = self._documents.tee_of(name)
-        if tee is not None and name == self._documents.reference_name(tee):
-            with suppress(NotFound):  # the policy may be missing, and the data stored
-                return (await self._deciding.documents(tee)).data
-        return (await self._documents.get(name)).text
+
+async def deciding_data(
+    documents: DocumentStore, deciding: PolicySource, name: Name
+) -> ReferenceData:
+    """Return stored data as it decides: data of a TEE with the named sets in force.
+
+    Raises:
+        NotFound, StorageError: the data is missing, or cannot be read.
+        PolicyInvalid: the data cannot be used.
+    """
+    tee = documents.tee_of(name)
+    if tee is not None and name == documents.reference_name(tee):
+        with suppress(NotFound):  # the policy may be missing, and the data stored
+            return (await deciding.documents(tee)).reference
+    return ReferenceData.parse((await documents.get(name)).text)
 
 
 def document_name(text: str) -> Name:

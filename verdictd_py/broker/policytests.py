@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from verdictd_py.broker.changes import CheckedDocuments
-from verdictd_py.broker.documents import decode_text, document_name
+from verdictd_py.broker.documents import deciding_data, decode_text, document_name
 from verdictd_py.broker.history import History
 from verdictd_py.documents.datanames import data_names
 from verdictd_py.documents.recorded import RecordedClaims, fault_of, read_recorded
@@ -138,13 +137,8 @@ class PolicyTests:
         return PolicyDocuments.combine(policy, await self._data(document_name(data_name)))
 
     async def _data(self, name: Name) -> ReferenceData:
-        """Return stored data; for a TEE, combined with the named sets in force."""
-        tee = self._documents.tee_of(name)
-        if tee is not None and name == self._documents.reference_name(tee):
-            with suppress(NotFound):  # the stored policy may be missing
-                return (await self._deciding.documents(tee)).reference
         try:
-            return ReferenceData.parse((await self._documents.get(name)).text)
+            return await deciding_data(self._documents, self._deciding, name)
         except NotFound:
             if name != RELEASE_DATA:
                 raise

@@ -101,10 +101,6 @@ class Daemon:
         self._events.record(DaemonStopping())
         await self._release(self._parts.drain_seconds)
 
-    async def refresh_readiness(self) -> tuple[str, ...]:
-        """Publish whether every measurement is pinned; return those that are not."""
-        return (await self._parts.readiness.refresh()).open_measurements
-
     def _run(
         self, name: str, run: Callable[[], Awaitable[None]], *, essential: bool = False
     ) -> asyncio.Task[None]:

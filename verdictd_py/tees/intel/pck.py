@@ -85,10 +85,10 @@ def root_key_digest(root_ca_der: bytes | None) -> bytes:
 
 
 def load_chain(pem: bytes) -> list[x509.Certificate]:
-    """Certificates in PEM, none of them looked at.
+    """Return the certificates of a PEM text. None of them is verified.
 
-    The library warns of odd ones on standard error, where strangers' certificates have no
-    business: what is odd and signed by nobody trusted is refused for that.
+    The library's warnings about unusual certificates are suppressed, because any client could fill
+    the log with them: a chain that no trusted root signed is refused for that reason.
 
     Raises:
         ValueError: they are none, or one of `UNUSABLE`.
