@@ -14,7 +14,7 @@ from verdictd_py.encoding import JsonValue
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy
 from verdictd_py.policy.floor import Pinning
 from verdictd_py.ports import PolicyDocuments
-from verdictd_py.ports.tees import Tees
+from verdictd_py.ports.known_tees import Tees
 
 HEAD = "package policy\nimport rego.v1\n"
 YES = HEAD + "allow := true\n"

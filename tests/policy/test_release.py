@@ -18,7 +18,7 @@ from verdictd_py.encoding import JsonValue
 from verdictd_py.policy import trustee
 from verdictd_py.policy.release import RegoReleasePolicy
 from verdictd_py.ports import Document, Kind
-from verdictd_py.ports.tees import Tees
+from verdictd_py.ports.known_tees import Tees
 from verdictd_py.storage.memory import MemoryDocumentStore
 
 PEER = accepted_peer()

@@ -14,7 +14,8 @@ from typing import Final
 from verdictd_py.domain.trust import TrustVector, submodule
 from verdictd_py.encoding import JsonValue
 from verdictd_py.formats import initdata
-from verdictd_py.ports.tees import Tee, Tees
+from verdictd_py.ports.known_tees import Tees
+from verdictd_py.ports.tees import Tee
 
 SUBMODS: Final = "submods"
 """Member of a release policy's input."""

@@ -7,6 +7,7 @@ single process, or cheap listings.
 from verdictd_py.ports.collateral import CollateralStore
 from verdictd_py.ports.documents import Document, DocumentStore
 from verdictd_py.ports.events import Events
+from verdictd_py.ports.known_tees import Tees
 from verdictd_py.ports.policies import (
     NO_QUERY,
     AppraisalPolicy,
@@ -27,7 +28,7 @@ from verdictd_py.ports.stores import (
     StoredName,
     StoredObject,
 )
-from verdictd_py.ports.tees import Tee, Tees, VerifierContext
+from verdictd_py.ports.tees import Tee, VerifierContext
 from verdictd_py.ports.verifier import Verifier
 
 __all__ = [

@@ -23,7 +23,8 @@ from typing import Final
 from verdictd_py.domain.evidence import NO_TEE, REPORT_DATA_BYTES, Evidence, VerifiedEvidence
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import ConfigError
-from verdictd_py.ports.tees import Tee, Tees, VerifierContext
+from verdictd_py.ports.known_tees import Tees
+from verdictd_py.ports.tees import Tee, VerifierContext
 from verdictd_py.ports.verifier import Verifier
 
 ENTRY_POINT_GROUP: Final = "verdictd_py.tees"

@@ -18,7 +18,8 @@ from tests.support.tees import TDX, TEES
 from verdictd_py.domain.evidence import MAX_QUOTE_BYTES, Evidence, InitData
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import AttestationError, EvidenceFormat, EvidenceMissing, NonceMismatch
-from verdictd_py.ports.tees import CarriedEvidence, Tees
+from verdictd_py.ports.known_tees import Tees
+from verdictd_py.ports.tees import CarriedEvidence
 from verdictd_py.protocols.rcar import evidence
 from verdictd_py.protocols.rcar.evidence import MAX_DEVICES
 from verdictd_py.protocols.rcar.messages import MAX_VALUES, Attestation, Challenge

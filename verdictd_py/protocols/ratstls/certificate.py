@@ -12,7 +12,7 @@ from typing import Final
 from verdictd_py.domain.evidence import Evidence
 from verdictd_py.errors import EvidenceExpired, EvidenceFormat, EvidenceMissing
 from verdictd_py.formats import der
-from verdictd_py.ports.tees import Tees
+from verdictd_py.ports.known_tees import Tees
 from verdictd_py.protocols.ratstls import dice
 
 MAX_CERTIFICATE_BYTES: Final = 64 * 1024

@@ -14,7 +14,8 @@ from typing import Final
 from verdictd_py.domain.evidence import MAX_QUOTE_BYTES, REPORT_DATA_BYTES, Evidence
 from verdictd_py.encoding import JsonValue, decode_object, quoted
 from verdictd_py.errors import EvidenceFormat, EvidenceMissing, NonceMismatch, RequestError
-from verdictd_py.ports.tees import CarriedEvidence, Tees
+from verdictd_py.ports.known_tees import Tees
+from verdictd_py.ports.tees import CarriedEvidence
 from verdictd_py.protocols.rcar.messages import MAX_VALUES, Attestation
 from verdictd_py.protocols.rcar.versions import Version
 
