@@ -35,10 +35,14 @@ _MAX_NUMBER_CHARACTERS: Final = 32
 _MAX_QUOTED_CHARACTERS: Final = 64
 """Maximum length of a name in a message: enough to recognise it, too little to flood a log."""
 
+# Before Python 3.11.5, a possessive quantifier of a group can match wrongly (gh-106052). Therefore
+# only single characters have one here. Groups are repeated at most 256 times for each match, which
+# bounds the memory for backtracking; they are written so that it finds nothing else.
 _TO_BRACKET: Final = re.compile(  # skips whole strings and everything that is not a bracket
-    rb'[^"\[\]{}]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"\[\]{}]*+)*+', re.DOTALL
+    rb'[^"\[\]{}]*+(?:"[^"\\]*+(?:\\.[^"\\]*+){0,256}"[^"\[\]{}]*+){0,256}', re.DOTALL
 )
-_STRING_BODY: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
+_STRING_BODY: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+){0,256}', re.DOTALL)
+_COMMAS_OF_MATCH: Final = 256
 _QUOTE: Final = ord('"')
 _CLOSING: Final = {ord("{"): ord("}"), ord("["): ord("]")}
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")  # RFC 8259, 7: half of a pair
@@ -87,7 +91,9 @@ class StructureScanner:
             if byte == _QUOTE:
                 self._in_string = not self._in_string
             elif self._in_string:
-                return None  # a lone backslash at the end waits for its pair
+                if self._at + 1 == stop:
+                    return None  # a lone backslash at the end waits for its pair
+                continue
             elif self._bracket(byte):
                 return self._at + 1
             self._at += 1
@@ -184,14 +190,22 @@ def _has_commas(data: bytes, count: int) -> bool:
     """
     if data.count(b",") < count:  # many times faster than the pattern
         return False
-    return _commas(count).match(data) is not None
+    text = data.replace(rb"\\", b"").replace(rb"\"", b"")  # no string contains a quote now
+    at = 0
+    while count:
+        commas = min(count, _COMMAS_OF_MATCH)
+        match = _commas(commas).match(text, at)
+        if match is None:
+            return False
+        count, at = count - commas, match.end()
+    return True
 
 
 @cache
 def _commas(count: int) -> re.Pattern[bytes]:
     """Return a pattern that matches `count` commas, with the strings before them skipped."""
-    to_comma = rb'[^",]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^",]*+){0,%d}+,' % _STRINGS_TO_COMMA
-    return re.compile(rb"(?:%b){%d}+" % (to_comma, count), re.DOTALL)
+    to_comma = rb'[^",]*+(?:"[^"]*+"[^",]*+){0,%d},' % _STRINGS_TO_COMMA
+    return re.compile(rb"(?:%b){%d}" % (to_comma, count))
 
 
 def _check_text(decoded: JsonValue, what: str) -> None:

@@ -38,9 +38,9 @@ _MAX_INTEGER: Final = 2**63  # TOML 1.0, "Integer": 64 bits; Python's can be too
 # matches as far as possible: searching for its end again after each quote takes quadratic time.
 _COMMENT_OR_STRING: Final = re.compile(
     r"#[^\n]*+"
-    r'|"""(?s:[^"\\]|\\.|"(?!""))*+(?:"{3,5}|\Z)'
-    r"|'''(?:[^']|'(?!''))*+(?:'{3,5}|\Z)"
-    r'|"(?:[^"\\\n]|\\.)*+"?'
+    r'|"""(?s:[^"\\]++|\\.|"(?!""))*(?:"{3,5}|\Z)'
+    r"|'''(?:[^']++|'(?!''))*(?:'{3,5}|\Z)"
+    r'|"(?:[^"\\\n]++|\\.)*"?'
     r"|'[^'\n]*+'?"
 )
 _BETWEEN_KEYS: Final = re.compile(r"[\n,=\[\]{}]")

@@ -187,6 +187,15 @@ def test_depth(opening: bytes, closing: bytes) -> None:
         assert read_all([nested(depth, opening, closing)]) == ([], True, False)
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 255, 256, 257, 10_000])
+def test_many_escapes_and_strings_are_read_whatever_their_number(size: int) -> None:
+    """The reader skips 256 of each at a time."""
+    members = {"a": "\\}" * 700, "b": '"' * 257, **{f"{number}{{": "]" for number in range(600)}}
+    data = json.dumps(members).encode()
+    chunks = [data[at : at + size] for at in range(0, len(data), size)]
+    assert read_all([*chunks, *chunks]) == ([members] * 2, False, False)
+
+
 def test_brackets_in_strings_are_text() -> None:
     data = json.dumps({"a": "{[" * 100 + '"}]\\', "\\": '\\"{'}).encode()
     assert read_all(singles(data + data)) == ([json.loads(data)] * 2, False, False)
