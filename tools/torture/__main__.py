@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Final
 
 from tools.torture.floods import FLOODS_SCENARIO
+from tools.torture.kills import KILLS_SCENARIO
 from tools.torture.scenario import FAILED, Budget, Row, Scenario
+from tools.torture.shared import SHARED_SCENARIO
 
-SCENARIOS: Final = (FLOODS_SCENARIO,)
+SCENARIOS: Final = (FLOODS_SCENARIO, KILLS_SCENARIO, SHARED_SCENARIO)
 DEFAULT_MINUTES: Final = 15.0
 SMOKE_SECONDS: Final = 3.0
 
