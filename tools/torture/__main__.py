@@ -12,12 +12,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from tools.torture.clocks import CLOCKS_SCENARIO
+from tools.torture.faults import FAULTS_SCENARIO
 from tools.torture.floods import FLOODS_SCENARIO
 from tools.torture.kills import KILLS_SCENARIO
+from tools.torture.memory import MEMORY_SCENARIO
 from tools.torture.scenario import FAILED, Budget, Row, Scenario
 from tools.torture.shared import SHARED_SCENARIO
 
-SCENARIOS: Final = (FLOODS_SCENARIO, KILLS_SCENARIO, SHARED_SCENARIO)
+SCENARIOS: Final = (
+    FLOODS_SCENARIO,
+    KILLS_SCENARIO,
+    SHARED_SCENARIO,
+    FAULTS_SCENARIO,
+    CLOCKS_SCENARIO,
+    MEMORY_SCENARIO,
+)
 DEFAULT_MINUTES: Final = 15.0
 SMOKE_SECONDS: Final = 3.0
 
@@ -39,9 +49,7 @@ def main(argv: Sequence[str]) -> int:
         parser.error(f"{unknown[0]} is not a scenario: choose from {', '.join(names)}")
     chosen = [one for one in SCENARIOS if one.name in (options.scenario or names)]
     directory = Path(tempfile.mkdtemp(prefix="verdictd-py-torture-"))
-    rows = asyncio.run(
-        _run_all(chosen, directory, minutes=options.minutes, smoke=options.smoke)
-    )
+    rows = asyncio.run(_run_all(chosen, directory, minutes=options.minutes, smoke=options.smoke))
     _print_table(rows)
     if failed := sum(row.result == FAILED for _, row in rows):
         print(f"\n{failed} of {len(rows)} rows failed; the daemons' logs are in {directory}")

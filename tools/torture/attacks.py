@@ -3,8 +3,9 @@
     python -m tools.torture.attacks JSON
 
 JSON is an `Attack`. The process prints `ready`, waits for the end of its standard input, attacks
-for the given time, and prints the counts as a JSON object. It keeps a number of peers, at a limited rate of connections or requests, from
-several loopback addresses. Run by root it attacks gRPC as the user `nobody`.
+for the given time, and prints the counts as a JSON object. It keeps a number of peers, at a limited
+rate of connections or requests, from several loopback addresses. Run by root, it attacks gRPC as
+the user `nobody`.
 """
 
 from __future__ import annotations

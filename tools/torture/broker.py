@@ -72,16 +72,18 @@ class Site:
         (directory / "ca.pem").write_bytes(authority.cert_pem.bytes())
         return cls(directory, data, platform, directory / "ca.pem")
 
-    def arguments(self) -> list[str]:
-        """Return the options of a broker of this site."""
+    def arguments(self, options: Sequence[str]) -> list[str]:
+        """Return `options` with those of a broker of this site."""
+        collateral = ("--collateral", str(self.directory / "platform" / COLLATERAL_FILE))
         return [
+            *(() if "--collateral-url" in options else collateral),
             *("--listen", "127.0.0.1:0", "--client-api", "127.0.0.1:0"),
             *("--kbs-http", "127.0.0.1:0", "--verifier", "tdx"),
             *("--kbs-tls-cert", str(self.directory / "https.pem")),
             *("--kbs-tls-key", str(self.directory / "https.key")),
             *("--data-dir", str(self.data)),
-            *("--collateral", str(self.directory / "platform" / COLLATERAL_FILE)),
             *("--unsafe-tdx-root-ca", str(self.directory / "platform" / "root-ca.pem")),
+            *options,
         ]
 
 
@@ -125,7 +127,7 @@ class Broker:
             process = await asyncio.create_subprocess_exec(
                 *wrapper,
                 *(sys.executable, "-m", "verdictd_py.cli.main"),
-                *(*site.arguments(), *options),
+                *site.arguments(options),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
@@ -138,6 +140,14 @@ class Broker:
             await broker.kill()
             raise
         return broker
+
+    @property
+    def platform(self) -> SimulatedPlatform:
+        return self.site.platform
+
+    @property
+    def ca(self) -> Path:
+        return self.site.ca
 
     @property
     def pid(self) -> int:
@@ -160,7 +170,7 @@ class Broker:
         return sum(record.get("event") == event for record in self.events())
 
     def resident_bytes(self) -> int:
-        """Return its resident memory, from /proc/PID/statm (proc(5): the second field, in pages)."""
+        """Return its resident memory, from /proc/PID/statm (proc(5): second field, in pages)."""
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 

@@ -43,12 +43,14 @@ class Ledger:
             changes are in flight, and after changes whose answer was lost.
         acknowledged: number of changes.
         in_doubt: number of changes whose answer was lost.
-        unexpected: texts of answers that were neither.
+        retries: number of changes that the broker asked to request again (ABORTED).
+        unexpected: texts of other refusals.
     """
 
     acceptable: dict[Thing, set[str]] = field(default_factory=dict)
     acknowledged: int = 0
     in_doubt: int = 0
+    retries: int = 0
     unexpected: list[str] = field(default_factory=list)
 
     def begin(self, thing: Thing, state: str) -> None:
@@ -251,8 +253,12 @@ class Writer:
             if error.code() is grpc.StatusCode.UNAVAILABLE:
                 self._ledger.in_doubt += 1
                 return False
-            self._ledger.unexpected.append(f"{thing[0]} to {state}: {error.code().name}: "
-                                           f"{error.details()}"[:200])
+            self._ledger.refuse(thing, state)
+            if error.code() is grpc.StatusCode.ABORTED:  # changed by others: request it again
+                self._ledger.retries += 1
+            else:
+                text = f"{thing[0]} to {state}: {error.code().name}: {error.details()}"
+                self._ledger.unexpected.append(text[:200])
             return True
         self._ledger.acknowledge(thing, state)
         return True

@@ -10,12 +10,13 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any, Final, Self
+from pathlib import Path
+from typing import Any, Final, Protocol, Self
 
 import grpc
 import httpx
 
-from tools.torture.broker import KEY, KID, RESOURCE, SECRET, Broker
+from tools.torture.broker import KEY, KID, RESOURCE, SECRET
 from verdictd_py import daemon as app
 from verdictd_py._generated import keyprovider_pb2 as keyprovider
 from verdictd_py._generated import keyprovider_pb2_grpc as keyprovider_grpc
@@ -31,6 +32,7 @@ from verdictd_py.guest.rcar.keys import TeeKey, TeeKeyKind
 from verdictd_py.guest.rcar.messages import Version
 from verdictd_py.guest.rcar.session import RcarGuest, RcarSession
 from verdictd_py.protocols.ratstls.issue import Form
+from verdictd_py.simulator import SimulatedPlatform
 
 CALL_SECONDS: Final = 10.0
 LAYER: Final = b'{"symkey":"c2VjcmV0IG9mIHRoZSBsYXllcg=="}'
@@ -70,17 +72,46 @@ class Latencies:
             async with asyncio.timeout(CALL_SECONDS):
                 await call()
         except FAILURES as error:
-            self.failures.append(f"{type(error).__name__}: {error}"[:200])
+            self.failures.append(failure_text(error))
         else:
             self.seconds.append(time.monotonic() - begin)
+
+
+class Target(Protocol):
+    """Where the clients of a broker connect to, and what they trust."""
+
+    @property
+    def listen(self) -> tuple[str, int]:
+        """Host and port for guests over RATS-TLS."""
+        ...
+
+    @property
+    def client_api(self) -> str:
+        """Address of the gRPC listener."""
+        ...
+
+    @property
+    def kbs(self) -> str:
+        """URL of the HTTPS listener."""
+        ...
+
+    @property
+    def platform(self) -> SimulatedPlatform:
+        """The platform that the broker trusts."""
+        ...
+
+    @property
+    def ca(self) -> Path:
+        """File with the CA of the HTTPS listener."""
+        ...
 
 
 class Clients:
     """The genuine clients of one broker. Each call is a new client, except `connected`."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Target) -> None:
         self._broker = broker
-        self._attester = SimulatedAttester(broker.site.platform)
+        self._attester = SimulatedAttester(broker.platform)
         # A key is generated once: guests in production spend that time before they connect.
         self._key = TeeKey.new(TeeKeyKind.usual(Version.V0_4_0), Version.V0_4_0)
         self._stack = AsyncExitStack()
@@ -92,6 +123,12 @@ class Clients:
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
+
+    async def reconnect(self) -> None:
+        """Attest again for `connected`."""
+        await self._stack.aclose()
+        self._stack = AsyncExitStack()
+        self._guest = await self._stack.enter_async_context(self.ratstls_connection())
 
     @property
     def kinds(self) -> dict[str, Callable[[], Awaitable[None]]]:
@@ -122,7 +159,7 @@ class Clients:
 
     async def https(self) -> None:
         """Attest over HTTPS and request a resource."""
-        link = KbsLink(self._broker.kbs, ca=self._broker.site.ca, timeout_seconds=CALL_SECONDS)
+        link = KbsLink(self._broker.kbs, ca=self._broker.ca, timeout_seconds=CALL_SECONDS)
         guest = RcarGuest(TdxEvidence(self._attester), key=self._key)
         async with RcarSession.open(link, guest) as session:
             content = await session.resource(ResourcePath.parse(RESOURCE))
@@ -142,6 +179,13 @@ class Clients:
             listed = await keys.ListKeys(v1.ListKeysRequest(), timeout=CALL_SECONDS)
         if KID not in {key.name for key in listed.keys}:
             raise WrongAnswer("the list of keys lacks a key")
+
+
+def failure_text(error: Exception) -> str:
+    """Return one line about a client that was not served."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name}: {error.details()}"[:200]
+    return f"{type(error).__name__}: {error}"[:200]
 
 
 def channel_to(address: str) -> grpc.aio.Channel:

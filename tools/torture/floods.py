@@ -120,7 +120,7 @@ class _Trial:
         return self._row(name, found, f"; peers: {attackers}; log {log:.0f} KiB, {memory:.0f} MiB")
 
     async def _serve(self, seconds: float) -> dict[str, Latencies]:
-        """Start clients of each kind at a fixed rate, whether the earlier ones are served or not."""
+        """Start clients of each kind at a fixed rate, whether earlier ones are served or not."""
         found = {name: Latencies() for name in self._clients.kinds}
         async with asyncio.TaskGroup() as group:
             for _ in range(max(2, int(seconds * CLIENTS_PER_SECOND))):

@@ -67,7 +67,8 @@ def judged(case: str, ledger: Ledger, differences: Sequence[str]) -> Row:
     return Row.judged(
         case,
         f"{ledger.acknowledged} acknowledged, {ledger.in_doubt} without answer, "
-        f"{len(differences)} lost or torn, {len(ledger.unexpected)} refused{example}",
+        f"{ledger.retries} to request again, {len(differences)} lost or torn, "
+        f"{len(ledger.unexpected)} refused{example}",
         passed=not problems and ledger.acknowledged > 0,
     )
 
@@ -98,4 +99,6 @@ async def trail(site: Site, ledger: Ledger) -> Row:
 
 _A_KEY: Final = (changes.KEY, {changes.PRESENT})
 
-KILLS_SCENARIO: Final = Scenario("kills", "kill -9 under changes: nothing lost, nothing torn", 4, run)
+KILLS_SCENARIO: Final = Scenario(
+    "kills", "kill -9 under changes: nothing lost, nothing torn", 4, run
+)
