@@ -148,9 +148,7 @@ def test_signed_by_another_key_of_the_same_name() -> None:
 
 
 @pytest.mark.parametrize("who", ["ca", "leaf"])
-@pytest.mark.parametrize(
-    ("moved", "error"), [(-3 * DAY, EvidenceExpired), (3 * DAY, ClockBehind)]
-)
+@pytest.mark.parametrize(("moved", "error"), [(-3 * DAY, EvidenceExpired), (3 * DAY, ClockBehind)])
 def test_outside_validity(who: str, moved: timedelta, error: type[Exception]) -> None:
     """The vendor's signature proves that the issue has passed, so that a clock must be wrong."""
     pem, root = _chain(*_links(**{who: {"start": NOW - DAY + moved, "end": NOW + DAY + moved}}))

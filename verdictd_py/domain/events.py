@@ -627,9 +627,7 @@ class WarningBug(Event):
             code = trace.tb_frame.f_code
             frames.append(f"{code.co_qualname}:{trace.tb_lineno}")
             trace = trace.tb_next
-        return cls(
-            doing=doing, incident=incident, error=type(error).__name__, frames=tuple(frames)
-        )
+        return cls(doing=doing, incident=incident, error=type(error).__name__, frames=tuple(frames))
 
 
 CATALOGUE: Final[tuple[type[Event], ...]] = tuple(

@@ -198,4 +198,3 @@ def _validity(
         ends.append(crl.next_update_utc)
     numbers = [int(document["tcbEvaluationDataNumber"]) for document in documents]
     return Validity(max(starts), min(ends), min(numbers))
-
