@@ -37,7 +37,7 @@ from verdictd_py.listeners.listener import Listener
 from verdictd_py.listeners.protection import protection
 from verdictd_py.listeners.tls import TlsFiles
 from verdictd_py.ports import Events
-from verdictd_py.storage.layout import prepare
+from verdictd_py.storage.layout import prepare, share_audit
 from verdictd_py.storage.stores import DirectoryCollateralStore
 from verdictd_py.tees.intel.roots import read_root_ca
 from verdictd_py.tees.registry import known_tees
@@ -72,8 +72,11 @@ def build_daemon(
     tees = known_tees(settings.verifier)
     sample = unsafe.insecure_sample_verifier
     directory, warnings = prepare(
-        settings.data_dir, [tee.documents for tee in tees if tee.proves or sample]
+        settings.data_dir,
+        [tee.documents for tee in tees if tee.proves or sample],
+        unsafe_writable=unsafe.unsafe_writable_files,
     )
+    share_audit(settings.data_dir, settings.audit_mode, settings.audit_group)
     audit = AuditTrail(settings.data_dir / "audit", events)
     root = unsafe.root_ca
     root_ca = None if root is None else read_root_ca(root, option=UNSAFE_ROOT_OPTION)

@@ -1,0 +1,1 @@
+"""Faults of the environment: the directory, its permissions, its file system."""
