@@ -122,11 +122,11 @@ class Appraiser:
             try:
                 appraisal = await self._appraise_in_time(read)
             except NotAppraised as error:
-                self._record_not_appraised(error, address)
+                await self._record_not_appraised(error, address)
                 raise
             if appraisal.accepted and appraisal.evidence is not None and self._trust is not None:
                 appraisal = replace(appraisal, trust=await self._trust(appraisal.evidence))
-        self._record(appraisal, address)
+        await self._record(appraisal, address)
         return appraisal
 
     async def _appraise_in_time(self, read: EvidenceReader) -> Appraisal:
@@ -224,20 +224,23 @@ class Appraiser:
             verified = replace(verified, claims={**verified.claims, DEVICES: devices})
         return verified
 
-    def _record_not_appraised(self, error: NotAppraised, address: str) -> None:
+    async def _record_not_appraised(self, error: NotAppraised, address: str) -> None:
         judgement = Judgement.not_appraised(
             error, judgement_id=uuid4().hex, at=self._clock(), address=address
         )
-        self._events.record(
+        self._history.remember(judgement)
+        await self._events.commit(
             GuestNotJudged(peer=address, appraisal=judgement.id, code=error.code, reason=str(error))
         )
-        self._history.remember(judgement)
 
-    def _record(self, appraisal: Appraisal, address: str) -> None:
+    async def _record(self, appraisal: Appraisal, address: str) -> None:
         evidence = appraisal.evidence
         result: type[GuestAccepted | GuestRefused]
         result = GuestAccepted if appraisal.accepted else GuestRefused
-        self._events.record(
+        self._history.remember(
+            Judgement.of(appraisal, address, self._tees.measurements(appraisal.tee))
+        )
+        await self._events.commit(
             result(
                 peer=address,
                 appraisal=appraisal.id,
@@ -248,9 +251,6 @@ class Appraiser:
                 evidence=None if evidence is None else evidence.digest,
                 reasons=tuple(reason.text for reason in appraisal.reasons),
             )
-        )
-        self._history.remember(
-            Judgement.of(appraisal, address, self._tees.measurements(appraisal.tee))
         )
 
 

@@ -103,7 +103,7 @@ async def _answer(content: bytes, options: Namespace) -> bytes:
     parameter = request.parameter
     if isinstance(parameter, KbsKey) and parameter.keypath is not None:
         key = _read_key(Path(parameter.keypath))
-        packet = wrapper.seal(_CALLER, parameter, key, request.optsdata)
+        packet = await wrapper.seal(_CALLER, parameter, key, request.optsdata)
     else:
         packet = await wrapper.wrap(_CALLER, parameter, request.optsdata)
     return protocol.encode_wrapped(packet)

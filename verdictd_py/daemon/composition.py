@@ -123,6 +123,7 @@ def build_daemon(
         background=(
             *collateral.background,
             Work("check readiness", readiness.keep_fresh),
+            Work("count omitted events", audit.keep_counting),
         ),
         readiness=readiness,
         about=about,
