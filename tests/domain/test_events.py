@@ -21,7 +21,8 @@ SECRET = SecretBytes(b"xyz")
 NAMES = {kind.spec.name: kind for kind in CATALOGUE}
 
 WARNINGS = {
-    "audit.not-kept", "guest.not-judged", "guest.refused", "release.refused", "request.failed",
+    "audit.not-kept", "guest.not-judged", "guest.refused", "log.dropped", "release.refused",
+    "request.failed",
     "unsafe.option", "warning.bug", "warning.collateral", "warning.document", "warning.identity",
     "warning.limits", "warning.policy", "warning.shadowed", "warning.storage", "warning.task",
     "warning.unpinned", "wrap.refused",
