@@ -160,9 +160,9 @@ def events() -> Iterator[str]:
         "released. *limited* means that unauthenticated peers can cause the event: at most\n"
         f"{MAX_LIMITED_PER_MINUTE} such records are written in a minute, and `audit.not-kept`\n"
         "has the number of the others.\n\n"
-        "Any peer can cause the events marked *peers*, an unauthenticated one too. The log has at\n"
-        f"most {LINES_PER_MINUTE} lines of each of them for one source in a minute, and `log.flood`\n"
-        "has the number of the others. The audit trail is not affected.\n\n"
+        "Any peer can cause the events marked *peers*, an unauthenticated one too. The log has\n"
+        f"at most {LINES_PER_MINUTE} lines of each of them for one source in a minute, and\n"
+        "`log.flood` has the number of the others. The audit trail is not affected.\n\n"
         "| event | level | audited | cause | when |\n| --- | --- | --- | --- | --- |\n"
     )
     for kind in CATALOGUE:

@@ -32,9 +32,7 @@ class LogWriter:
             may call `write`.
     """
 
-    def __init__(
-        self, descriptor: int, *, on_dropped: Callable[[int], None] | None = None
-    ) -> None:
+    def __init__(self, descriptor: int, *, on_dropped: Callable[[int], None] | None = None) -> None:
         self._descriptor = descriptor
         self.on_dropped = on_dropped
         self._changed = threading.Condition()
