@@ -154,7 +154,7 @@ class Settings(BaseSettings):
     appraisal_timeout: Seconds = 30
     request_timeout: Seconds = 30
     idle_timeout: Seconds = 300
-    drain_timeout: Seconds = 10
+    drain_timeout: Seconds = 5
     log_format: Literal["text", "json"] = "text"
 
     @field_validator("verifier", "collateral_url", mode="before")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import signal
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -33,8 +34,13 @@ MIN_ADDRESS_SPACE: Final = 2_000_000 * 1024
 engine 1.2 GiB; instances of the engine may take half of the limit (`policy.compiled`)."""
 
 
-async def run(settings: Settings, unsafe: Unsafe) -> int:
+async def run(
+    settings: Settings, unsafe: Unsafe, *, reread: Callable[[], Settings] | None = None
+) -> int:
     """Run the daemon until SIGTERM or SIGINT, or until essential work fails. SIGHUP reloads.
+
+    Args:
+        reread: reads the settings again on SIGHUP; None for settings that do not change.
 
     Returns:
         The exit status: `EXIT_STOPPED` or `EXIT_FAILED`.
@@ -46,12 +52,17 @@ async def run(settings: Settings, unsafe: Unsafe) -> int:
     descriptors.raise_limit()
     writer = LogWriter(_STANDARD_ERROR)
     try:
-        return await _run(settings, unsafe, writer)
+        return await _run(settings, unsafe, writer, reread)
     finally:
         writer.close()
 
 
-async def _run(settings: Settings, unsafe: Unsafe, writer: LogWriter) -> int:
+async def _run(
+    settings: Settings,
+    unsafe: Unsafe,
+    writer: LogWriter,
+    reread: Callable[[], Settings] | None,
+) -> int:
     events = LogEvents(writer.write, settings.log_format)
     writer.on_dropped = events.report_dropped
     stopping, reloading = asyncio.Event(), asyncio.Event()
@@ -60,7 +71,7 @@ async def _run(settings: Settings, unsafe: Unsafe, writer: LogWriter) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, reloading.set)
-    daemon = build_daemon(settings, unsafe, events, on_failure=stopping.set)
+    daemon = build_daemon(settings, unsafe, events, on_failure=stopping.set, reread=reread)
     await _load_policy_engine(events)
     await daemon.start()
     daemon.supervisor.start(Work("reload", partial(reload_when, reloading, daemon)))

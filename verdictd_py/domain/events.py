@@ -337,6 +337,29 @@ class ListenerStarted(Event):
     endpoint: Annotated[str, FieldInfo("Address or URL for clients.", characters=512)]
 
 
+Changes = Annotated[
+    tuple[str, ...], FieldInfo("What changed; empty if nothing did.", characters=512, items=64)
+]
+
+
+@event("daemon.reloaded", audit=Audit.YES)
+class DaemonReloaded(Event):
+    """SIGHUP: the operator's files were read again, and are in force."""
+
+    changed: Changes
+
+
+@event("warning.reload", level=Level.WARNING, audit=Audit.YES)
+class WarningReload(Event):
+    """SIGHUP: some of the operator's files cannot be used, and their old content stays in force."""
+
+    changed: Changes
+    problems: Annotated[
+        tuple[str, ...],
+        FieldInfo("Cause and remedy for each file that cannot be used.", characters=2048, items=16),
+    ]
+
+
 @event("daemon.stopping")
 class DaemonStopping(Event):
     """The daemon received a signal to stop; it completes the requests in progress."""
