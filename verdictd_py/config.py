@@ -155,7 +155,7 @@ class Settings(BaseSettings):
     appraisal_timeout: Seconds = 30
     request_timeout: Seconds = 30
     idle_timeout: Seconds = 300
-    drain_timeout: Seconds = 10
+    drain_timeout: Seconds = 5
     audit_mode: Literal["0600", "0640"] = "0600"
     audit_group: str | None = None
     log_format: Literal["text", "json"] = "text"

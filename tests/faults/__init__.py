@@ -1,1 +1,1 @@
-"""Faults of the environment: the directory, its permissions, its file system."""
+"""Tests of what happens when the broker's surroundings fail, and of its life cycle."""

@@ -66,7 +66,8 @@ class Appraiser:
         insecure_accept_anyone: every peer is accepted, with or without evidence, and
             no policy is evaluated (`nullverifier`).
         allow_unlogged: whether guests may extend some registers at run time without log entries.
-        seconds: time limit for one appraisal, fetching collateral included; None for no limit.
+        seconds: time limit for one appraisal, fetching collateral included; None for no limit. It
+            may be changed while guests are appraised.
         trust: rates a guest that was accepted; None for an appraiser that admits no peers.
     """
 
@@ -92,7 +93,7 @@ class Appraiser:
         self._history = history or History()
         self._insecure_accept_anyone = insecure_accept_anyone
         self._allow_unlogged = allow_unlogged
-        self._seconds = seconds
+        self.seconds = seconds
         self._trust = trust
 
     @property
@@ -131,10 +132,10 @@ class Appraiser:
 
     async def _appraise_in_time(self, read: EvidenceReader) -> Appraisal:
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(self.seconds):
                 return await self.appraise(read)
         except TimeoutError:
-            raise AppraisalTimeout(f"appraisal took longer than {self._seconds} s") from None
+            raise AppraisalTimeout(f"appraisal took longer than {self.seconds} s") from None
 
     async def appraise(self, read: EvidenceReader) -> Appraisal:
         """Appraise the evidence that `read` returns, now.

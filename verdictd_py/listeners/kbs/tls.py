@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import os
 import socket
@@ -37,6 +38,7 @@ class KbsTls:
     context: ssl.SSLContext = field(repr=False)
     files: tuple[Path, Path] | None
     self_signed: bytes = b""
+    _digest: bytes = b""
 
     @classmethod
     def read(cls, certificate: Path, key: Path) -> Self:
@@ -82,19 +84,15 @@ class KbsTls:
             context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
         return cls(context, None, pem)
 
-    def reload(self) -> None:
-        """Read the operator's files again, for new connections.
-
-        Raises:
-            ConfigError: a file cannot be used; the message has the cause and the remedy. The
-                old certificate stays in use.
-        """
+    def reload(self) -> tuple[str, ...]:
+        """Read the operator's files again, for new connections (see `Reloadable`)."""
         if self.files is None:
-            return
+            return ()
         certificate, key = self.files
+        contents = []
         for option, path in (("cert", certificate), ("key", key)):
             try:
-                path.read_bytes()
+                contents.append(path.read_bytes())
             except OSError as error:
                 raise ConfigError(
                     f"cannot read {path}: {error.strerror}; check --kbs-tls-{option}"
@@ -109,6 +107,8 @@ class KbsTls:
                 "correct --kbs-tls-cert and --kbs-tls-key"
             ) from None
         self.context = context
+        before, self._digest = self._digest, hashlib.sha256(b"".join(contents)).digest()
+        return () if before == self._digest else (f"certificate of --kbs-http: {certificate}",)
 
 
 def _context() -> ssl.SSLContext:
