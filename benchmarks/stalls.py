@@ -1,0 +1,174 @@
+"""Measures the worst stall of the broker's event loop for every type of input.
+
+Usage: stalls.py [--repeats N] [--only TEXT] [--stacks]
+
+The broker runs in a process of its own. For each input, the program prints the longest round of
+the event loop in CPU time (median and worst of the repeats), and the smallest of the largest
+delays of a timer on that loop: it contains the time for which other threads hold the interpreter
+lock, and, because it is wall time, also whatever else this machine does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+LIMIT_MS: Final = 20.0
+
+
+async def serve(directory: Path, *, stacks: bool) -> None:
+    """Run a broker, and answer each line of the standard input with a line of JSON."""
+    from tests.support.kbs import running_kbs
+    from tests.support.kbs_admins import AdminTokens
+    from tests.support.stalls import LoopMeter
+    from verdictd_py.simulator import SimulatedPlatform
+
+    loop = asyncio.get_running_loop()
+    meter = LoopMeter(loop)
+    if stacks:
+        meter.watch(LIMIT_MS / 1000, lambda text: print(text, file=sys.stderr, flush=True))
+    commands: asyncio.Queue[str] = asyncio.Queue()
+    loop.add_reader(sys.stdin, lambda: commands.put_nowait(sys.stdin.readline().strip()))
+    platform = SimulatedPlatform.load(directory / "platform")
+    async with running_kbs(
+        directory, platform, kbs_admins=directory / "admins" / "admins.toml", **INSECURE
+    ) as broker:
+        beat = asyncio.create_task(meter.beat())
+        meter.start()
+        where = {
+            "guests": broker.address,
+            "kbs": broker.kbs.endpoint,
+            "client_api": broker.client_api,
+            "data": str(broker.data),
+            "now": broker.now.isoformat(),
+        }
+        print(json.dumps(where), flush=True)
+        while (command := await commands.get()) != "":
+            if command == "reload":
+                await broker.daemon.reload()
+            answer = {"cpu": meter.cpu_seconds, "late": meter.late_seconds}
+            if command == "reset":
+                await asyncio.sleep(0.05)
+                meter.reset()
+            print(json.dumps(answer), flush=True)
+        beat.cancel()
+    del AdminTokens
+
+
+INSECURE: Final[dict[str, Any]] = {"unsafe": {"insecure_kbs_http": True}}
+
+
+class Broker:
+    """The process with the broker."""
+
+    def __init__(self, directory: Path, *, stacks: bool) -> None:
+        command = [sys.executable, __file__, "--serve", str(directory)]
+        self._process = subprocess.Popen(
+            command + (["--stacks"] if stacks else []),
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.where = self._read()
+
+    def command(self, name: str) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(name + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        while True:
+            line = self._process.stdout.readline()
+            if not line:
+                raise SystemExit("the broker ended")
+            if line.startswith("{"):
+                return dict(json.loads(line))
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(30)
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    arguments.add_argument("--repeats", type=int, default=5)
+    arguments.add_argument("--only", default="", help="inputs whose name or sender contains this")
+    arguments.add_argument("--stacks", action="store_true", help="print stacks of long rounds")
+    arguments.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    chosen = arguments.parse_args()
+    if chosen.serve:
+        asyncio.run(serve(chosen.serve, stacks=chosen.stacks))
+        return 0
+    with tempfile.TemporaryDirectory() as name:
+        return measure(Path(name), chosen.repeats, chosen.only, stacks=chosen.stacks)
+
+
+def measure(directory: Path, repeats: int, only: str, *, stacks: bool) -> int:
+    """Print the table; return 1 if a round was too long."""
+    from datetime import datetime
+
+    from tests.support.kbs_admins import AdminTokens
+    from tests.support.stall_inputs import Target, inputs
+    from verdictd_py import daemon as app
+    from verdictd_py.simulator import SimulatedPlatform
+
+    platform = SimulatedPlatform.create(now=app.utc_now())
+    platform.save(directory / "platform")
+    admins = AdminTokens(directory / "admins")
+    broker = Broker(directory, stacks=stacks)
+    where = broker.where
+
+    async def reload() -> None:
+        await asyncio.to_thread(broker.command, "reload")
+
+    target = Target(
+        guests=tuple(where["guests"]),
+        kbs=where["kbs"],
+        client_api=where["client_api"],
+        platform=platform,
+        now=datetime.fromisoformat(where["now"]),
+        admins=admins,
+        data=Path(where["data"]),
+        reload=reload,
+    )
+    print(f"{'sender':14} {'input':42} {'bytes':>9} {'median':>8} {'worst':>8} {'timer':>8}")
+    slow = 0
+    for each in inputs():
+        if only not in f"{each.sender} {each.name}":
+            continue
+        if each.prepare is not None:
+            asyncio.run(each.prepare(target))
+        asyncio.run(each.send(target))  # the first one compiles and caches
+        cpu, late = [], []
+        for _ in range(repeats):
+            broker.command("reset")
+            asyncio.run(each.send(target))
+            result = broker.command("report")
+            cpu.append(1000 * result["cpu"])
+            late.append(1000 * result["late"])
+        slow += max(cpu) > LIMIT_MS
+        print(
+            f"{each.sender:14} {each.name:42} {each.size:9,} "
+            f"{statistics.median(cpu):8.1f} {max(cpu):8.1f} {min(late):8.1f}",
+            flush=True,
+        )
+    broker.close()
+    return 1 if slow else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
