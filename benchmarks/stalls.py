@@ -29,8 +29,8 @@ LIMIT_MS: Final = 20.0
 async def serve(directory: Path, *, stacks: bool) -> None:
     """Run a broker, and answer each line of the standard input with a line of JSON."""
     from tests.support.kbs import running_kbs
-    from tests.support.kbs_admins import AdminTokens
     from tests.support.stalls import LoopMeter
+    from verdictd_py.daemon.process import favour_event_loop
     from verdictd_py.simulator import SimulatedPlatform
 
     loop = asyncio.get_running_loop()
@@ -43,6 +43,7 @@ async def serve(directory: Path, *, stacks: bool) -> None:
     async with running_kbs(
         directory, platform, kbs_admins=directory / "admins" / "admins.toml", **INSECURE
     ) as broker:
+        favour_event_loop()
         beat = asyncio.create_task(meter.beat())
         meter.start()
         where = {
@@ -62,7 +63,6 @@ async def serve(directory: Path, *, stacks: bool) -> None:
                 meter.reset()
             print(json.dumps(answer), flush=True)
         beat.cancel()
-    del AdminTokens
 
 
 INSECURE: Final[dict[str, Any]] = {"unsafe": {"insecure_kbs_http": True}}

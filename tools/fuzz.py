@@ -86,8 +86,9 @@ def run(names: list[str], minutes: float, directory: Path) -> int:
         stats = _stats(done.stderr)
         result = "no defect" if done.returncode == 0 else _defect(done.stdout + done.stderr)
         defects += done.returncode != 0
-        count, rate = stats.get("number_of_executed_units", "?"), stats.get(
-            "average_exec_per_sec", "?"
+        count, rate = (
+            stats.get("number_of_executed_units", "?"),
+            stats.get("average_exec_per_sec", "?"),
         )
         print(f"{name:22} {count:>12} {rate:>11}  {result}", flush=True)
     return 1 if defects else 0

@@ -294,9 +294,7 @@ def _token_seeds() -> Iterator[bytes]:
         rcar_support.attested(), now=rcar_support.NOW, policy=rcar_support.POLICY
     )
     yield issued.token.encode()
-    claims = jose.verify(
-        issued.token, rcar_support.tokens().key.public_key(), now=rcar_support.NOW
-    )
+    claims = jose.verify(issued.token, rcar_support.tokens().key.public_key(), now=rcar_support.NOW)
     yield json.dumps(claims).encode()
 
 
@@ -436,7 +434,12 @@ def _packet_seeds() -> Iterator[bytes]:
         }
     ).encode()
     yield json.dumps(
-        {"kid": "kbs:///default/key/1", "wrapped_data": "AAAA", "iv": "AAAA", "wrap_type": "A256GCM"}
+        {
+            "kid": "kbs:///default/key/1",
+            "wrapped_data": "AAAA",
+            "iv": "AAAA",
+            "wrap_type": "A256GCM",
+        }
     ).encode()
 
 
@@ -497,8 +500,10 @@ PARSERS: Final[dict[str, Parser]] = {
     "sets": Parser(
         _sets,
         _REQUEST,
-        lambda: [b'{"tdx": {"a": {"values": {"mrTd": ["00"]}, "addedBy": "root", '
-            b'"addedAt": "2026-11-24T12:00:00+00:00", "expiresAt": null}}}'],
+        lambda: [
+            b'{"tdx": {"a": {"values": {"mrTd": ["00"]}, "addedBy": "root", '
+            b'"addedAt": "2026-11-24T12:00:00+00:00", "expiresAt": null}}}'
+        ],
     ),
     "release-policies": Parser(
         lambda data: releasepolicies.parse(data.decode("utf-8", "replace")),
@@ -508,7 +513,9 @@ PARSERS: Final[dict[str, Parser]] = {
     "policy-names": Parser(
         lambda data: data_names(data.decode("utf-8", "replace")), (), inputs("rego")
     ),
-    "recorded": Parser(lambda data: recorded.read_recorded(data, "the file"), _REQUEST, _recorded_seeds),
+    "recorded": Parser(
+        lambda data: recorded.read_recorded(data, "the file"), _REQUEST, _recorded_seeds
+    ),
     "collateral": Parser(_collateral_json, (ValueError,), _collateral_seeds),
     "pcs-answer": Parser(_pcs_answer, _COLLATERAL, _pcs_seeds),
     "crl": Parser(_crl, _COLLATERAL, _crl_seeds),
@@ -518,7 +525,9 @@ PARSERS: Final[dict[str, Parser]] = {
     "keyprovider": Parser(_key_provider, _REQUEST, _key_provider_seeds),
     "packet": Parser(AnnotationPacket.decode, _REQUEST, _packet_seeds),
     "parameter": Parser(
-        parameter.parse, _REQUEST, lambda: [b"Enabled", b"keyid=kbs:///default/key/1::algorithm=A256GCM"]
+        parameter.parse,
+        _REQUEST,
+        lambda: [b"Enabled", b"keyid=kbs:///default/key/1::algorithm=A256GCM"],
     ),
     "image-policy": Parser(
         imagepolicy.problems, (), inputs("policy-distro-default.json", "policy-fulcio.json")

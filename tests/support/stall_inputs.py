@@ -276,7 +276,7 @@ async def _reload(target: Target) -> None:
 
 
 def _policy() -> bytes:
-    rules = "\n".join(f"rule{number} if input.mrTd == \"{number}\"" for number in range(2000))
+    rules = "\n".join(f'rule{number} if input.mrTd == "{number}"' for number in range(2000))
     return f"package policy\nimport rego.v1\ndefault allow := false\n{rules}\n".encode()
 
 
@@ -327,56 +327,320 @@ def inputs() -> list[Input]:
     return [
         Input("unattested", "TLS garbage", 64 * 1024, _tls_garbage),
         Input("guest", "certificate", 6_000, _certificate(endorse=False, garbage=0)),
-        Input("guest", "certificate with endorsements", 60_000, _certificate(endorse=True, garbage=9_000)),
+        Input(
+            "guest",
+            "certificate with endorsements",
+            60_000,
+            _certificate(endorse=True, garbage=9_000),
+        ),
         Input("guest", "TLS records of one byte", 100_000, _small_records),
         Input("guest", "EAA: 64 blobs", MIB, eaa(_decrypt(11_800))),
-        Input("guest", "EAA: one string", MIB, eaa(b'{"command":"version","x":"' + b"x" * (MIB - 64) + b'"}')),
-        Input("guest", "EAA: escapes", MIB, eaa(b'{"command":"version","x":"' + rb"\u0041" * (MIB // 6 - 64) + b'"}')),
-        Input("guest", "EAA: surrogates", MIB, eaa(b'{"command":"version","x":"' + rb"\ud83d\ude00" * (MIB // 12 - 64) + b'"}')),
+        Input(
+            "guest",
+            "EAA: one string",
+            MIB,
+            eaa(b'{"command":"version","x":"' + b"x" * (MIB - 64) + b'"}'),
+        ),
+        Input(
+            "guest",
+            "EAA: escapes",
+            MIB,
+            eaa(b'{"command":"version","x":"' + rb"\u0041" * (MIB // 6 - 64) + b'"}'),
+        ),
+        Input(
+            "guest",
+            "EAA: surrogates",
+            MIB,
+            eaa(b'{"command":"version","x":"' + rb"\ud83d\ude00" * (MIB // 12 - 64) + b'"}'),
+        ),
         Input("guest", "EAA: 60,000 values", 120_000, eaa(many)),
-        Input("guest", "EAA: 3,000 requests", 66_000, eaa(b'{"command":"version"}' * 3000 + b'{"command":"echo","data":""}', MIB)),
-        Input("unattested", "auth", 16_000, http("POST", "/kbs/v0/auth", _AUTH + b"x" * 15_900 + b'"}')),
+        Input(
+            "guest",
+            "EAA: 3,000 requests",
+            66_000,
+            eaa(b'{"command":"version"}' * 3000 + b'{"command":"echo","data":""}', MIB),
+        ),
+        Input(
+            "unattested",
+            "auth",
+            16_000,
+            http("POST", "/kbs/v0/auth", _AUTH + b"x" * 15_900 + b'"}'),
+        ),
         *(
-            Input("guest", f"attest {version.value}: event log, init-data", 1_700_000, attest(version))
+            Input(
+                "guest", f"attest {version.value}: event log, init-data", 1_700_000, attest(version)
+            )
             for version in Version
         ),
-        Input("unattested", "attest: refused quote", 1_700_000, attest(Version.V0_4_0, denied=True)),
-        Input("unattested", "attest: one string", 2 * MIB, attest_body(b'{"runtime-data":"' + b"x" * (2 * MIB - 100) + b'"}')),
-        Input("unattested", "attest: surrogates", 2 * MIB, attest_body(b'{"runtime-data":"' + rb"\ud83d\ude00" * (MIB // 6 - 100) + b'"}')),
-        Input("unattested", "attest: 16,000 values", 2 * MIB, attest_body(b'{"a":[' + b",".join([b'"%s"' % (b"x" * 120)] * 16_000) + b"]}")),
+        Input(
+            "unattested", "attest: refused quote", 1_700_000, attest(Version.V0_4_0, denied=True)
+        ),
+        Input(
+            "unattested",
+            "attest: one string",
+            2 * MIB,
+            attest_body(b'{"runtime-data":"' + b"x" * (2 * MIB - 100) + b'"}'),
+        ),
+        Input(
+            "unattested",
+            "attest: surrogates",
+            2 * MIB,
+            attest_body(b'{"runtime-data":"' + rb"\ud83d\ude00" * (MIB // 6 - 100) + b'"}'),
+        ),
+        Input(
+            "unattested",
+            "attest: 16,000 values",
+            2 * MIB,
+            attest_body(b'{"a":[' + b",".join([b'"%s"' % (b"x" * 120)] * 16_000) + b"]}"),
+        ),
         Input("guest", "resource with large claims", 300, _resource_with_large_claims),
-        Input("guest", "resource with an invalid token", 60_000, http("GET", "/kbs/v0/resource/default/key/1", token="a" * 60_000)),
-        Input("unattested", "HTTP: cookies", 8_000, raw_http(request("GET", "/kbs/v0/resource/default/key/1", headers={"Cookie": "; ".join(["a=b"] * 1600)}))),
-        Input("unattested", "HTTP: headers", 64_000, raw_http(request("GET", "/healthz", headers={f"X{n}": "x" * 1000 for n in range(60)}))),
-        Input("unattested", "HTTP: 2,000 pipelined", 80_000, raw_http(request("GET", "/healthz") * 2000)),
-        Input("administrator", "HTTP: resource", 2 * MIB, http("POST", RESOURCE, bytes(2 * MIB - 10), admin="boss")),
-        Input("administrator", "HTTP: policy", 330_000, http("POST", "/kbs/v0/attestation-policy", json.dumps({"type": "rego", "policy_id": "default", "policy": b64url(_policy())}).encode(), admin="boss")),
-        Input("administrator", "HTTP: reference values", 1_400_000, http("POST", "/kbs/v0/reference-value", json.dumps({"version": "0.1.0", "type": "sample", "payload": _RV}).encode(), admin="boss")),
-        Input("administrator", "HTTP: read reference values", 100, http("GET", "/kbs/v0/reference-value", admin="boss")),
+        Input(
+            "guest",
+            "resource with an invalid token",
+            60_000,
+            http("GET", "/kbs/v0/resource/default/key/1", token="a" * 60_000),
+        ),
+        Input(
+            "unattested",
+            "HTTP: cookies",
+            8_000,
+            raw_http(
+                request(
+                    "GET",
+                    "/kbs/v0/resource/default/key/1",
+                    headers={"Cookie": "; ".join(["a=b"] * 1600)},
+                )
+            ),
+        ),
+        Input(
+            "unattested",
+            "HTTP: headers",
+            64_000,
+            raw_http(request("GET", "/healthz", headers={f"X{n}": "x" * 1000 for n in range(60)})),
+        ),
+        Input(
+            "unattested",
+            "HTTP: 2,000 pipelined",
+            80_000,
+            raw_http(request("GET", "/healthz") * 2000),
+        ),
+        Input(
+            "administrator",
+            "HTTP: resource",
+            2 * MIB,
+            http("POST", RESOURCE, bytes(2 * MIB - 10), admin="boss"),
+        ),
+        Input(
+            "administrator",
+            "HTTP: policy",
+            330_000,
+            http(
+                "POST",
+                "/kbs/v0/attestation-policy",
+                json.dumps(
+                    {"type": "rego", "policy_id": "default", "policy": b64url(_policy())}
+                ).encode(),
+                admin="boss",
+            ),
+        ),
+        Input(
+            "administrator",
+            "HTTP: reference values",
+            1_400_000,
+            http(
+                "POST",
+                "/kbs/v0/reference-value",
+                json.dumps({"version": "0.1.0", "type": "sample", "payload": _RV}).encode(),
+                admin="boss",
+            ),
+        ),
+        Input(
+            "administrator",
+            "HTTP: read reference values",
+            100,
+            http("GET", "/kbs/v0/reference-value", admin="boss"),
+        ),
         Input("local user", "wrap: array of 1 MiB", len(array), key_provider("WrapKey", array)),
-        Input("local user", "unwrap: array of 1 MiB", len(unwrap), key_provider("UnWrapKey", unwrap)),
-        Input("local user", "wrap: one string", 8_000_000, key_provider("WrapKey", b'{"op":"' + b"x" * 8_000_000 + b'"}')),
-        Input("local user", "wrap: escapes", 8_000_000, key_provider("WrapKey", b'{"op":"' + rb"\u0041" * 1_330_000 + b'"}')),
-        Input("operator", "policy", 100_000, call(DOCUMENTS, "SetPolicy", v1.SetPolicyRequest(name="tdxPolicy.rego", content=_policy()))),
-        Input("operator", "policy: other content", 8_000_000, call(DOCUMENTS, "SetPolicy", v1.SetPolicyRequest(name="tdxPolicy.rego", content=bytes(8_000_000)))),
-        Input("operator", "reference data: 30,000 values", 3_000_000, call(DOCUMENTS, "SetReference", v1.SetReferenceRequest(name="tdxData", content=_reference(30_000)))),
-        Input("operator", "read reference data", 100, call(REFERENCES, "GetReference", v1.GetReferenceRequest(tee="tdx"))),
-        Input("operator", "documents", 100, call(DOCUMENTS, "ListDocuments", v1.ListDocumentsRequest())),
-        Input("guest", "certificate, with that reference data", 6_000, _certificate(endorse=False, garbage=0)),
+        Input(
+            "local user", "unwrap: array of 1 MiB", len(unwrap), key_provider("UnWrapKey", unwrap)
+        ),
+        Input(
+            "local user",
+            "wrap: one string",
+            8_000_000,
+            key_provider("WrapKey", b'{"op":"' + b"x" * 8_000_000 + b'"}'),
+        ),
+        Input(
+            "local user",
+            "wrap: escapes",
+            8_000_000,
+            key_provider("WrapKey", b'{"op":"' + rb"\u0041" * 1_330_000 + b'"}'),
+        ),
+        Input(
+            "operator",
+            "policy",
+            100_000,
+            call(
+                DOCUMENTS,
+                "SetPolicy",
+                v1.SetPolicyRequest(name="tdxPolicy.rego", content=_policy()),
+            ),
+        ),
+        Input(
+            "operator",
+            "policy: other content",
+            8_000_000,
+            call(
+                DOCUMENTS,
+                "SetPolicy",
+                v1.SetPolicyRequest(name="tdxPolicy.rego", content=bytes(8_000_000)),
+            ),
+        ),
+        Input(
+            "operator",
+            "reference data: 30,000 values",
+            3_000_000,
+            call(
+                DOCUMENTS,
+                "SetReference",
+                v1.SetReferenceRequest(name="tdxData", content=_reference(30_000)),
+            ),
+        ),
+        Input(
+            "operator",
+            "read reference data",
+            100,
+            call(REFERENCES, "GetReference", v1.GetReferenceRequest(tee="tdx")),
+        ),
+        Input(
+            "operator",
+            "documents",
+            100,
+            call(DOCUMENTS, "ListDocuments", v1.ListDocumentsRequest()),
+        ),
+        Input(
+            "guest",
+            "certificate, with that reference data",
+            6_000,
+            _certificate(endorse=False, garbage=0),
+        ),
         Input("operator", "explain", 100, call(GUESTS, "GetGuest", v1.GetGuestRequest())),
-        Input("operator", "history", 100, call(GUESTS, "ListGuests", v1.ListGuestsRequest(verdict=v1.VERDICT_ACCEPTED))),
-        Input("operator", "history of refusals", 100, call(GUESTS, "ListGuests", v1.ListGuestsRequest(verdict=v1.VERDICT_REFUSED))),
+        Input(
+            "operator",
+            "history",
+            100,
+            call(GUESTS, "ListGuests", v1.ListGuestsRequest(verdict=v1.VERDICT_ACCEPTED)),
+        ),
+        Input(
+            "operator",
+            "history of refusals",
+            100,
+            call(GUESTS, "ListGuests", v1.ListGuestsRequest(verdict=v1.VERDICT_REFUSED)),
+        ),
         Input("operator", "status", 100, call(STATUS, "GetStatus", v1.GetStatusRequest())),
         Input("operator", "SIGHUP", 0, _reload),
-        Input("operator", "set: 10,000 values", 1_000_000, call(REFERENCES, "AddSet", v1.AddSetRequest(name="a", tee="tdx", values=[v1.Accepted(field="mrTd", values=[f"{n:096x}" for n in range(10_000)])]))),
-        Input("operator", "set: 600,000 empty values", 1_500_000, call(REFERENCES, "AddSet", _many_values(600_000))),
+        Input(
+            "operator",
+            "set: 10,000 values",
+            1_000_000,
+            call(
+                REFERENCES,
+                "AddSet",
+                v1.AddSetRequest(
+                    name="a",
+                    tee="tdx",
+                    values=[v1.Accepted(field="mrTd", values=[f"{n:096x}" for n in range(10_000)])],
+                ),
+            ),
+        ),
+        Input(
+            "operator",
+            "set: 600,000 empty values",
+            1_500_000,
+            call(REFERENCES, "AddSet", _many_values(600_000)),
+        ),
         Input("operator", "sets", 100, call(REFERENCES, "ListSets", v1.ListSetsRequest(tee="tdx"))),
-        Input("operator", "unknown fields", 8_000_000, raw_call("/verdictd.v1.KeyService/CreateKey", _varints(2_600_000))),
-        Input("operator", "resource", 4_000_000, call(api_services.ResourceServiceStub, "SetResource", api.SetResourceRequest(resource_id="default/key/2", content=bytes(4_000_000)))),
-        Input("operator", "certificates", MIB, call(api_services.GpgServiceStub, "importGpgKey", api.ImportGpgKeyRequest(key=os.urandom(MIB - 1)))),
-        Input("operator", "image policy", MIB, call(api_services.ImageServiceStub, "setImagePolicy", api.SetImagePolicyRequest(content=b'{"default":' + zeros + b"}"))),
-        Input("operator", "5,000 keys", 100, call(KEYS, "ListKeys", v1.ListKeysRequest(page_size=1000)), _store_keys),
-        Input("operator", "policy test", 400_000, call(TESTS, "TestPolicy", v1.TestPolicyRequest(policy="tdxPolicy.rego", policy_content=_policy(), claims=_claims()))),
-        Input("operator", "policy check", 250_000, call(TESTS, "CheckPolicy", v1.CheckPolicyRequest(name="tdxPolicy.rego", content=_policy()))),
-        Input("operator", "upstream's policy test", 400_000, call(api_services.OpaServiceStub, "TestOpa", api.TestOpaRequest(policyname=b"a", policylocal=True, policycontent=_policy(), referencename=b"b", referencelocal=True, referencecontent=_reference(10_000), input=_claims()))),
+        Input(
+            "operator",
+            "unknown fields",
+            8_000_000,
+            raw_call("/verdictd.v1.KeyService/CreateKey", _varints(2_600_000)),
+        ),
+        Input(
+            "operator",
+            "resource",
+            4_000_000,
+            call(
+                api_services.ResourceServiceStub,
+                "SetResource",
+                api.SetResourceRequest(resource_id="default/key/2", content=bytes(4_000_000)),
+            ),
+        ),
+        Input(
+            "operator",
+            "certificates",
+            MIB,
+            call(
+                api_services.GpgServiceStub,
+                "importGpgKey",
+                api.ImportGpgKeyRequest(key=os.urandom(MIB - 1)),
+            ),
+        ),
+        Input(
+            "operator",
+            "image policy",
+            MIB,
+            call(
+                api_services.ImageServiceStub,
+                "setImagePolicy",
+                api.SetImagePolicyRequest(content=b'{"default":' + zeros + b"}"),
+            ),
+        ),
+        Input(
+            "operator",
+            "5,000 keys",
+            100,
+            call(KEYS, "ListKeys", v1.ListKeysRequest(page_size=1000)),
+            _store_keys,
+        ),
+        Input(
+            "operator",
+            "policy test",
+            400_000,
+            call(
+                TESTS,
+                "TestPolicy",
+                v1.TestPolicyRequest(
+                    policy="tdxPolicy.rego", policy_content=_policy(), claims=_claims()
+                ),
+            ),
+        ),
+        Input(
+            "operator",
+            "policy check",
+            250_000,
+            call(
+                TESTS,
+                "CheckPolicy",
+                v1.CheckPolicyRequest(name="tdxPolicy.rego", content=_policy()),
+            ),
+        ),
+        Input(
+            "operator",
+            "upstream's policy test",
+            400_000,
+            call(
+                api_services.OpaServiceStub,
+                "TestOpa",
+                api.TestOpaRequest(
+                    policyname=b"a",
+                    policylocal=True,
+                    policycontent=_policy(),
+                    referencename=b"b",
+                    referencelocal=True,
+                    referencecontent=_reference(10_000),
+                    input=_claims(),
+                ),
+            ),
+        ),
     ]

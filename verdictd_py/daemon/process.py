@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import resource
 import signal
+import sys
 from functools import partial
 from typing import Final
 
@@ -24,6 +26,8 @@ EXIT_STOPPED: Final = 0
 EXIT_FAILED: Final = 1
 """Exit status after essential work has failed; the log has the reason."""
 
+
+_SWITCH_SECONDS: Final = 0.001
 
 MIN_ADDRESS_SPACE: Final = 2_000_000 * 1024
 """Bytes under `ulimit -v`. Measured: an idle daemon takes 1.0 GiB, while it compiles the policy
@@ -51,10 +55,23 @@ async def run(settings: Settings, unsafe: Unsafe) -> int:
     daemon = build_daemon(settings, unsafe, events, on_failure=stopping.set)
     await _load_policy_engine(events)
     await daemon.start()
+    favour_event_loop()
     daemon.supervisor.start(Work("reload", partial(reload_when, reloading, daemon)))
     await stopping.wait()
     await daemon.stop()
     return EXIT_FAILED if daemon.supervisor.failed else EXIT_STOPPED
+
+
+def favour_event_loop() -> None:
+    """Keep the collector and threads from stalling the event loop. Call it after the start.
+
+    1. Modules and the parts of the daemon exist until it ends, so that the collector need not
+    visit them: that takes 60 ms. 2. A thread gives the interpreter lock back after 1 ms instead of
+    5 ms: the loop waits for it after each system call.
+    """
+    gc.collect()  # 1
+    gc.freeze()
+    sys.setswitchinterval(_SWITCH_SECONDS)  # 2
 
 
 def _require_address_space() -> None:

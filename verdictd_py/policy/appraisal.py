@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from verdictd_py.domain.evidence import DEVICES, VerifiedEvidence
 from verdictd_py.domain.trust import HARDWARE_WARNING, UNTRUSTED, TrustVector
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotFound, PolicyInvalid, Reason, ReasonKind, StorageError
+from verdictd_py.offload import offload
 from verdictd_py.policy import explain, floor
 from verdictd_py.policy.compiled import CompiledPolicies
 from verdictd_py.policy.engine import PolicyResult, in_thread
@@ -82,7 +83,8 @@ class RegoAppraisalPolicy:
             _, result = await self._compiled.evaluate(documents, claims)  # 2, 3
         except (NotFound, StorageError, PolicyInvalid) as error:
             return evaluation_failed(known, claims, error)
-        return refusals(known, documents, claims, result, self._pinning)  # 4, 5
+        decide = partial(refusals, known, documents, claims, result, self._pinning)
+        return await offload(len(documents.data), decide)  # 4, 5
 
 
 def refusals(
