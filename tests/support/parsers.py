@@ -60,7 +60,7 @@ from verdictd_py.protocols.rcar.teekey import TeeKey
 from verdictd_py.protocols.rcar.versions import Version
 from verdictd_py.simulator import SimulatedPlatform, collateral_json
 from verdictd_py.tees.intel import pck, tcb
-from verdictd_py.tees.intel.collateral import check, forms, parts
+from verdictd_py.tees.intel.collateral import check, forms, parts, sources
 from verdictd_py.tees.intel.collateral.pcs import _hex_or_der, _signed
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
 from verdictd_py.tees.intel.quote import TDX as TDX_QUOTE
@@ -350,6 +350,7 @@ def _read_parts(collateral: Collateral) -> None:
         lambda: check.require_platform(collateral, request),
         lambda: check.check_fit(collateral, "0000"),
         lambda: tcb.evaluation_number(collateral),
+        lambda: sources._index(collateral),
     ]
     for read in reads:
         with suppress(*_COLLATERAL):
