@@ -16,7 +16,7 @@ from verdictd_py.domain.events import ReferenceAdded, ReferenceDeleted, Referenc
 from verdictd_py.domain.names import REFERENCE_SETS
 from verdictd_py.errors import NotFound
 from verdictd_py.offload import offload
-from verdictd_py.ports import Document, DocumentStore, Events, PolicySource, Tees
+from verdictd_py.ports import Document, DocumentStore, PolicySource, Tees
 
 
 class SetAdministrator:
@@ -38,7 +38,6 @@ class SetAdministrator:
         deciding: PolicySource,
         tees: Tees,
         history: History,
-        events: Events,
         clock: Callable[[], datetime],
     ) -> None:
         self._documents = documents
@@ -46,7 +45,6 @@ class SetAdministrator:
         self._deciding = deciding
         self._tees = tees
         self._history = history
-        self._events = events
         self._clock = clock
 
     async def list_sets(self, caller: Caller, tee: str) -> dict[str, tuple[ReferenceSet, str]]:
@@ -139,8 +137,10 @@ class SetAdministrator:
             del text
             return {}
 
-        text = await self._changes.change(REFERENCE_SETS, edit, unchecked)
-        self._events.record(ReferenceRetired(caller=caller.name, tee=tee_name, name=name))
+        retired = ReferenceRetired(caller=caller.name, tee=tee_name, name=name)
+        text = await self._changes.change(
+            caller, REFERENCE_SETS, edit, unchecked, announced=lambda _: (retired,)
+        )
         await self._changes.prepare()
         return referencesets.parse(text)[tee_name][name]
 
@@ -167,8 +167,10 @@ class SetAdministrator:
             remaining = referencesets.parse(text).get(tee_name, {})
             return await self._changes.check_without_set(remaining, tee_name, fields)
 
-        await self._changes.change(REFERENCE_SETS, edit, check)
-        self._events.record(ReferenceDeleted(caller=caller.name, tee=tee_name, name=name))
+        deleted = ReferenceDeleted(caller=caller.name, tee=tee_name, name=name)
+        await self._changes.change(
+            caller, REFERENCE_SETS, edit, check, announced=lambda _: (deleted,)
+        )
         await self._changes.prepare()
 
     async def _add(
@@ -183,19 +185,19 @@ class SetAdministrator:
             sets = await offload(len(text), partial(referencesets.parse, text))
             return await self._changes.check_sets(sets, tee)
 
-        await self._changes.change(REFERENCE_SETS, edit, check)
-        self._events.record(
-            ReferenceAdded(
-                caller=caller.name,
-                tee=tee,
-                name=name,
-                appraisal=new_set.appraisal,
-                values=tuple(
-                    f"{field}={value}"
-                    for field, accepted in new_set.values.items()
-                    for value in accepted
-                ),
-            )
+        added = ReferenceAdded(
+            caller=caller.name,
+            tee=tee,
+            name=name,
+            appraisal=new_set.appraisal,
+            values=tuple(
+                f"{field}={value}"
+                for field, accepted in new_set.values.items()
+                for value in accepted
+            ),
+        )
+        await self._changes.change(
+            caller, REFERENCE_SETS, edit, check, announced=lambda _: (added,)
         )
         await self._changes.prepare()
         return new_set
