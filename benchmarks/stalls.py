@@ -17,22 +17,26 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from tests.support.kbs import running_kbs  # noqa: E402  # needs the path
+from tests.support.kbs_admins import AdminTokens  # noqa: E402
+from tests.support.stall_inputs import Target, inputs  # noqa: E402
+from tests.support.stalls import LoopMeter  # noqa: E402
+from verdictd_py import daemon as app  # noqa: E402
+from verdictd_py.daemon.process import favour_event_loop  # noqa: E402
+from verdictd_py.simulator import SimulatedPlatform  # noqa: E402
+
 LIMIT_MS: Final = 20.0
 
 
 async def serve(directory: Path, *, stacks: bool) -> None:
     """Run a broker, and answer each line of the standard input with a line of JSON."""
-    from tests.support.kbs import running_kbs
-    from tests.support.stalls import LoopMeter
-    from verdictd_py.daemon.process import favour_event_loop
-    from verdictd_py.simulator import SimulatedPlatform
-
     loop = asyncio.get_running_loop()
     meter = LoopMeter(loop)
     if stacks:
@@ -80,26 +84,25 @@ class Broker:
             stdout=subprocess.PIPE,
             text=True,
         )
+        self._stdin: Any = self._process.stdin
+        self._stdout: Any = self._process.stdout
         self.where = self._read()
 
     def command(self, name: str) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        self._process.stdin.write(name + "\n")
-        self._process.stdin.flush()
+        self._stdin.write(name + "\n")
+        self._stdin.flush()
         return self._read()
 
     def _read(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
         while True:
-            line = self._process.stdout.readline()
+            line = self._stdout.readline()
             if not line:
                 raise SystemExit("the broker ended")
             if line.startswith("{"):
                 return dict(json.loads(line))
 
     def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        self._stdin.close()
         self._process.wait(30)
 
 
@@ -119,13 +122,6 @@ def main() -> int:
 
 def measure(directory: Path, repeats: int, only: str, *, stacks: bool) -> int:
     """Print the table; return 1 if a round was too long."""
-    from datetime import datetime
-
-    from tests.support.kbs_admins import AdminTokens
-    from tests.support.stall_inputs import Target, inputs
-    from verdictd_py import daemon as app
-    from verdictd_py.simulator import SimulatedPlatform
-
     platform = SimulatedPlatform.create(now=app.utc_now())
     platform.save(directory / "platform")
     admins = AdminTokens(directory / "admins")

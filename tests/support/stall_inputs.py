@@ -9,7 +9,6 @@ import asyncio
 import base64
 import json
 import os
-import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -96,7 +95,7 @@ async def _tls_garbage(target: Target) -> None:
 async def _small_records(target: Target) -> None:
     """Send TLS records with one byte of plaintext each."""
     async with _guest(target) as guest:
-        for byte in json.dumps({"command": "echo", "data": "x" * 4000}).encode():
+        for byte in json.dumps({"command": "echo", "data": "x" * 12_000}).encode():
             guest._session.write(bytes([byte]))
         await guest._flush()
         await _read_all(guest)
@@ -244,9 +243,9 @@ def call(service: Callable[[grpc.Channel], Any], method: str, message: Any) -> S
             ("grpc.max_receive_message_length", -1),
             ("grpc.use_local_subchannel_pool", 1),
         ]
-        with grpc.insecure_channel(target.client_api, options=options) as channel:
-            with suppress(grpc.RpcError):
-                return getattr(service(channel), method)(message, timeout=TIMEOUT)
+        channel = grpc.insecure_channel(target.client_api, options=options)
+        with channel, suppress(grpc.RpcError):
+            return getattr(service(channel), method)(message, timeout=TIMEOUT)
         return None
 
     return send
@@ -333,7 +332,7 @@ def inputs() -> list[Input]:
             60_000,
             _certificate(endorse=True, garbage=9_000),
         ),
-        Input("guest", "TLS records of one byte", 100_000, _small_records),
+        Input("guest", "TLS records of one byte", 290_000, _small_records),
         Input("guest", "EAA: 64 blobs", MIB, eaa(_decrypt(11_800))),
         Input(
             "guest",

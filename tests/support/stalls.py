@@ -70,7 +70,7 @@ class LoopMeter:
 
         threading.Thread(target=sample, daemon=True).start()
 
-    def _measured_select(self, timeout: float | None) -> Any:  # noqa: ANN401  # as the selector
+    def _measured_select(self, timeout: float | None) -> Any:  # as the selector
         if self._began is not None:
             self.cpu_seconds = max(self.cpu_seconds, time.thread_time() - self._began)
         self._round = None

@@ -63,7 +63,7 @@ def _index(collateral: Collateral) -> _Entry:
         raise ValueError("tcb_info does not name TEE, FMSPC and issue date") from error
     try:
         issuer = read_crl(collateral.pck_crl).issuer
-    except ValueError:
+    except (ValueError, TypeError):  # TypeError: a name with a value of another type
         raise ValueError("pck_crl is not a revocation list in DER") from None
     names = [str(name.value).lower() for name in issuer.get_attributes_for_oid(NameOID.COMMON_NAME)]
     cas = [ca for ca in ("processor", "platform") if any(ca in name for name in names)]
