@@ -83,7 +83,7 @@ class Input:
     name: str
     size: int
     send: Sender
-    prepare: Sender | None = None
+    prepare: Callable[[Target], None] | None = None
 
 
 async def _tls_garbage(target: Target) -> None:
@@ -263,7 +263,7 @@ def raw_call(path: str, data: bytes) -> Sender:
     return send
 
 
-async def _store_keys(target: Target) -> None:
+def _store_keys(target: Target) -> None:
     for number in range(5000):
         file = target.data / "keys" / "stalls" / "key" / f"k{number}"
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
