@@ -79,6 +79,10 @@ class Wrapper:
         self._monotonic = monotonic
         self._quotas = _Quotas(max_new_keys_per_minute)
 
+    def limit_new_keys(self, per_minute: int) -> None:
+        """Change the maximum number of keys that a caller may create by wrapping in a minute."""
+        self._quotas.most = per_minute
+
     async def wrap(
         self, caller: Caller, parameter: Parameter, optsdata: SecretBytes
     ) -> AnnotationPacket:
@@ -208,10 +212,14 @@ class Wrapper:
 
 
 class _Quotas:
-    """Counter of the keys that each caller created within the last minute."""
+    """Counter of the keys that each caller created within the last minute.
+
+    Attributes:
+        most: maximum number of keys of a caller.
+    """
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self.most = most
         self._created: dict[str, deque[float]] = {}
 
     def take(self, caller: str, now: float) -> None:
@@ -226,9 +234,9 @@ class _Quotas:
             if not times:
                 del self._created[name]
         times = self._created.setdefault(caller, deque())
-        if len(times) >= self._most:
+        if len(times) >= self.most:
             raise Overloaded(
-                f"{self._most} keys were created within a minute; wait, wrap with an "
+                f"{self.most} keys were created within a minute; wait, wrap with an "
                 "existing key, or have the operator raise max_new_keys_per_minute"
             )
         times.append(now)

@@ -8,7 +8,7 @@ recorded.
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 
 from verdictd_py.domain.eventtypes import Audit, Event, FieldInfo, Level, event
 from verdictd_py.domain.secrets import SecretBytes
@@ -86,7 +86,7 @@ class GuestAccepted(Event):
     reasons: Reasons
 
 
-@event("guest.refused", level=Level.WARNING, audit=Audit.LIMITED)
+@event("guest.refused", level=Level.WARNING, audit=Audit.LIMITED, by_peers=True)
 class GuestRefused(Event):
     """The evidence of a guest was refused by its verification or by the appraisal policy."""
 
@@ -100,9 +100,9 @@ class GuestRefused(Event):
     reasons: Reasons
 
 
-@event("guest.not-judged", level=Level.WARNING, audit=Audit.LIMITED)
+@event("guest.not-judged", level=Level.WARNING, audit=Audit.LIMITED, by_peers=True)
 class GuestNotJudged(Event):
-    """A guest could not be appraised, for example because collateral is unavailable."""
+    """A guest could not be appraised for a reason of the broker's own, such as its collateral."""
 
     peer: Peer
     appraisal: AppraisalId
@@ -133,7 +133,7 @@ class ReleaseRefused(Event):
     reasons: Reasons
 
 
-@event("wrap.requested")
+@event("wrap.requested", by_peers=True)
 class WrapRequested(Event):
     """A client requests that the options of an image layer be wrapped."""
 
@@ -142,7 +142,7 @@ class WrapRequested(Event):
     optsdata: Annotated[SecretBytes, FieldInfo("Options of the layer.")]
 
 
-@event("wrap.refused", level=Level.WARNING)
+@event("wrap.refused", level=Level.WARNING, by_peers=True)
 class WrapRefused(Event):
     """A client who may only wrap requested a key that is not available to it."""
 
@@ -337,6 +337,29 @@ class ListenerStarted(Event):
     endpoint: Annotated[str, FieldInfo("Address or URL for clients.", characters=512)]
 
 
+Changes = Annotated[
+    tuple[str, ...], FieldInfo("What changed; empty if nothing did.", characters=512, items=64)
+]
+
+
+@event("daemon.reloaded", audit=Audit.YES)
+class DaemonReloaded(Event):
+    """SIGHUP: the operator's files were read again, and are in force."""
+
+    changed: Changes
+
+
+@event("warning.reload", level=Level.WARNING, audit=Audit.YES)
+class WarningReload(Event):
+    """SIGHUP: some of the operator's files cannot be used, and their old content stays in force."""
+
+    changed: Changes
+    problems: Annotated[
+        tuple[str, ...],
+        FieldInfo("Cause and remedy for each file that cannot be used.", characters=2048, items=16),
+    ]
+
+
 @event("daemon.stopping")
 class DaemonStopping(Event):
     """The daemon received a signal to stop; it completes the requests in progress."""
@@ -427,7 +450,26 @@ class ChangeFailed(Event):
     reason: Reason
 
 
-@event("connection.refused")
+@event("log.dropped", level=Level.WARNING)
+class LogDropped(Event):
+    """Lines of the log were lost: its reader stalled, or its disk was full."""
+
+    lines: Annotated[int, FieldInfo("Number of lines that were lost.")]
+
+
+@event("log.flood")
+class LogFlood(Event):
+    """A source caused more events of a type within a minute than the log has lines for."""
+
+    type: Annotated[str, FieldInfo("Name of the event that occurred so often.", characters=64)]
+    source: Annotated[
+        str,
+        FieldInfo("Address of the peer without its port, or name of the caller.", characters=512),
+    ]
+    lines: Annotated[int, FieldInfo("Number of lines that were omitted.")]
+
+
+@event("connection.refused", by_peers=True)
 class ConnectionRefused(Event):
     """A connection was closed because there are too many, or could not be accepted."""
 
@@ -435,14 +477,14 @@ class ConnectionRefused(Event):
     reason: Reason
 
 
-@event("connection.closed")
+@event("connection.closed", by_peers=True)
 class ConnectionClosed(Event):
     """The peer closed its connection."""
 
     peer: Peer
 
 
-@event("connection.timeout")
+@event("connection.timeout", by_peers=True)
 class ConnectionTimeout(Event):
     """A connection was closed because the peer was too slow."""
 
@@ -450,7 +492,7 @@ class ConnectionTimeout(Event):
     reason: Reason
 
 
-@event("connection.failed")
+@event("connection.failed", by_peers=True)
 class ConnectionFailed(Event):
     """A connection failed: its TLS handshake, its protocol or the network."""
 
@@ -458,7 +500,7 @@ class ConnectionFailed(Event):
     reason: Reason
 
 
-@event("request.received")
+@event("request.received", by_peers=True)
 class RequestReceived(Event):
     """A request of an accepted guest was received."""
 
@@ -466,7 +508,7 @@ class RequestReceived(Event):
     command: Command
 
 
-@event("request.answered")
+@event("request.answered", by_peers=True)
 class RequestAnswered(Event):
     """A request was answered."""
 
@@ -475,7 +517,7 @@ class RequestAnswered(Event):
     answer_bytes: ResponseBytes
 
 
-@event("request.failed", level=Level.WARNING)
+@event("request.failed", level=Level.WARNING, by_peers=True)
 class RequestFailed(Event):
     """A request was answered with an error."""
 
@@ -488,7 +530,7 @@ class RequestFailed(Event):
     reason: Reason
 
 
-@event("request.unattested")
+@event("request.unattested", by_peers=True)
 class RequestUnattested(Event):
     """A guest requested a secret without a session; it must attest itself first."""
 
@@ -546,9 +588,16 @@ class WarningCollateral(Event):
 
 @event("warning.policy", level=Level.WARNING)
 class WarningPolicy(Event):
-    """A policy cannot be used: every guest that needs it is refused."""
+    """A policy cannot be used: no guest that needs it can be judged."""
 
     tee: Annotated[str, FieldInfo("Name of the TEE, or `release`.", characters=64)]
+    reason: Reason
+
+
+@event("warning.audit", level=Level.WARNING)
+class WarningAudit(Event):
+    """The audit trail cannot be written: no guest is judged, and no secret is released."""
+
     reason: Reason
 
 
@@ -625,7 +674,7 @@ class WarningTask(Event):
     restarts_in_seconds: RestartSeconds | None
 
 
-@event("warning.bug", level=Level.WARNING)
+@event("warning.bug", level=Level.WARNING, by_peers=True)
 class WarningBug(Event):
     """An internal error occurred. The exception's text is withheld: it could quote a secret."""
 
@@ -643,6 +692,17 @@ class WarningBug(Event):
             last_items=True,
         ),
     ]
+
+    @classmethod
+    def of(cls, error: BaseException, *, doing: str, incident: str) -> Self:
+        """Return the record of an exception, without its text."""
+        frames = []
+        trace = error.__traceback__
+        while trace is not None:
+            code = trace.tb_frame.f_code
+            frames.append(f"{code.co_qualname}:{trace.tb_lineno}")
+            trace = trace.tb_next
+        return cls(doing=doing, incident=incident, error=type(error).__name__, frames=tuple(frames))
 
 
 CATALOGUE: Final[tuple[type[Event], ...]] = tuple(
