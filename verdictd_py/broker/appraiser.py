@@ -120,13 +120,22 @@ class Appraiser:
             )
         else:
             try:
-                appraisal = await self._appraise_in_time(read)
+                appraisal = await self.assess(read)
             except NotAppraised as error:
-                self._record_not_appraised(error, address)
+                self.record_not_appraised(error, address)
                 raise
-            if appraisal.accepted and appraisal.evidence is not None and self._trust is not None:
-                appraisal = replace(appraisal, trust=await self._trust(appraisal.evidence))
-        self._record(appraisal, address)
+        self.record(appraisal, address)
+        return appraisal
+
+    async def assess(self, read: EvidenceReader) -> Appraisal:
+        """Appraise a guest within the time limit, and rate its trust; record nothing.
+
+        Raises:
+            NotAppraised: the guest cannot be appraised now.
+        """
+        appraisal = await self._appraise_in_time(read)
+        if appraisal.accepted and appraisal.evidence is not None and self._trust is not None:
+            appraisal = replace(appraisal, trust=await self._trust(appraisal.evidence))
         return appraisal
 
     async def _appraise_in_time(self, read: EvidenceReader) -> Appraisal:
@@ -224,7 +233,8 @@ class Appraiser:
             verified = replace(verified, claims={**verified.claims, DEVICES: devices})
         return verified
 
-    def _record_not_appraised(self, error: NotAppraised, address: str) -> None:
+    def record_not_appraised(self, error: NotAppraised, address: str) -> str:
+        """Record that a guest could not be appraised, and return the id of the record."""
         judgement = Judgement.not_appraised(
             error, judgement_id=uuid4().hex, at=self._clock(), address=address
         )
@@ -232,8 +242,10 @@ class Appraiser:
             GuestNotJudged(peer=address, appraisal=judgement.id, code=error.code, reason=str(error))
         )
         self._history.remember(judgement)
+        return judgement.id
 
-    def _record(self, appraisal: Appraisal, address: str) -> None:
+    def record(self, appraisal: Appraisal, address: str) -> None:
+        """Record the result of an appraisal in log, audit trail and history."""
         evidence = appraisal.evidence
         result: type[GuestAccepted | GuestRefused]
         result = GuestAccepted if appraisal.accepted else GuestRefused

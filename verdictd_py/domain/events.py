@@ -8,7 +8,7 @@ recorded.
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 
 from verdictd_py.domain.eventtypes import Audit, Event, FieldInfo, Level, event
 from verdictd_py.domain.secrets import SecretBytes
@@ -107,6 +107,25 @@ class GuestNotJudged(Event):
     peer: Peer
     appraisal: AppraisalId
     code: Code
+    reason: Reason
+
+
+@event("guest.disconnected", audit=Audit.YES)
+class GuestDisconnected(Event):
+    """The broker closes the connection of a guest: it is refused now, or an operator requests it.
+
+    A guest that is appraised again with another result is recorded as `guest.refused`,
+    `guest.not-judged` or `guest.accepted` before.
+    """
+
+    peer: Peer
+    guest: Annotated[
+        str, FieldInfo("Id of the appraisal with which it was accepted.", characters=64)
+    ]
+    appraisal: Annotated[
+        str, FieldInfo("Id of its last appraisal, for `verdict-py explain`.", characters=64)
+    ]
+    caller: CallerName | None = None
     reason: Reason
 
 
@@ -610,6 +629,17 @@ class WarningBug(Event):
             last_items=True,
         ),
     ]
+
+    @classmethod
+    def of(cls, error: BaseException, *, doing: str, incident: str) -> Self:
+        """Return the record of an exception, without its text."""
+        frames = []
+        trace = error.__traceback__
+        while trace is not None:
+            code = trace.tb_frame.f_code
+            frames.append(f"{code.co_qualname}:{trace.tb_lineno}")
+            trace = trace.tb_next
+        return cls(doing=doing, incident=incident, error=type(error).__name__, frames=tuple(frames))
 
 
 CATALOGUE: Final[tuple[type[Event], ...]] = tuple(

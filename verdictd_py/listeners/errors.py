@@ -88,15 +88,7 @@ def report_bug(events: Events, error: BaseException, *, doing: str) -> str:
     The text of the exception is neither recorded nor returned: it may contain secrets.
     """
     incident = uuid4().hex
-    frames = []
-    trace = error.__traceback__
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        frames.append(f"{code.co_qualname}:{trace.tb_lineno}")
-        trace = trace.tb_next
-    events.record(
-        WarningBug(doing=doing, incident=incident, error=type(error).__name__, frames=tuple(frames))
-    )
+    events.record(WarningBug.of(error, doing=doing, incident=incident))
     return f"internal error, ask the operator about {incident}"
 
 

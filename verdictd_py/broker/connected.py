@@ -1,0 +1,506 @@
+"""Guests with an attested connection, and the appraisal that each of them stands on.
+
+A guest is accepted when it connects, and its connection may last for months. Meanwhile policies,
+reference values, named sets and collateral change or expire. The broker therefore stores the
+evidence of each connected guest and appraises it again:
+
+* before it answers a request, if something has changed since the guest's last appraisal, or if that
+  is `MAX_AGE_SECONDS` old;
+* in the background, one guest at a time, so that requests rarely have to wait for that.
+
+Only the first rule protects secrets. Ages and pauses are measured by the clock of the event loop,
+the validity of collateral by the wall clock. The dates of the guest's certificate are not checked
+again: the guest has held the same TLS session ever since they were valid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from types import TracebackType
+from typing import Final, Self
+from uuid import uuid4
+
+from verdictd_py.broker.appraiser import Appraiser, EvidenceReader
+from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
+from verdictd_py.domain.callers import Caller, Right
+from verdictd_py.domain.events import GuestDisconnected, WarningBug
+from verdictd_py.domain.evidence import Evidence
+from verdictd_py.errors import GuestRefused, NotAppraised, NotFound, VerdictdError
+from verdictd_py.ports import Events, PolicyRevisions
+
+MAX_AGE_SECONDS: Final = 300.0
+"""Age of an appraisal at which the guest's next request waits for another one."""
+
+RENEW_SECONDS: Final = 240.0
+"""Age at which the background task appraises a guest again, so that no request has to wait."""
+
+CHECK_SECONDS: Final = 30.0
+"""Pause between two searches for guests to appraise again, unless a change is announced."""
+
+RETRY_SECONDS: Final = 10.0
+"""Pause after an appraisal that failed for a reason of the broker's own; any change ends it."""
+
+_MAX_PAUSE_SECONDS: Final = 1.0
+"""Longest pause between two guests in the background; usually as long as the appraisal took."""
+
+
+class Changes:
+    """Counter of the changes after which connected guests are appraised again.
+
+    Attributes:
+        count: number of changes so far.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._announced = asyncio.Event()
+
+    def announce(self) -> None:
+        """Count a change. Several changes in a row cause one search for guests."""
+        self.count += 1
+        self._announced.set()
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until a change is announced, at most for some seconds."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._announced.wait()
+        except TimeoutError:
+            return
+        self._announced.clear()
+
+
+class Standing(StrEnum):
+    """What the last appraisal of a connected guest means for its requests."""
+
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+    NOT_APPRAISED = "not appraised"
+
+
+@dataclass(frozen=True, slots=True)
+class _Basis:
+    """Everything that an appraisal depends on, except the time.
+
+    Attributes:
+        changes: number of announced changes.
+        documents: revision of the documents that decide, or why they cannot be used.
+    """
+
+    changes: int
+    documents: int | str
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """Result of the last appraisal of a guest.
+
+    Attributes:
+        began: when the appraisal began, by the clock of the event loop.
+        at: the same moment by the wall clock.
+        record: id of the appraisal that history and audit trail have; a repeated appraisal with
+            the same result is not recorded.
+        failure: what the guest's next request receives; None if the guest is accepted.
+        valid_until: when collateral expires on which the result depends, if it does.
+    """
+
+    basis: _Basis
+    began: float
+    at: datetime
+    record: str
+    failure: VerdictdError | None = None
+    code: str = "ok"
+    reasons: tuple[str, ...] = ()
+    valid_until: datetime | None = None
+
+    @property
+    def standing(self) -> Standing:
+        if self.failure is None:
+            return Standing.ACCEPTED
+        refused = isinstance(self.failure, GuestRefused)
+        return Standing.REFUSED if refused else Standing.NOT_APPRAISED
+
+
+@dataclass(frozen=True, slots=True)
+class GuestStatus:
+    """Status of a connected guest, for operators.
+
+    Attributes:
+        id: id of the appraisal that accepted the guest when it connected.
+        appraisal: id of the appraisal that explains its standing, for `explain`.
+        appraised_at: time of the last appraisal.
+        code: `ok`, or the code that the guest's next request receives.
+        reasons: why the guest is not served.
+    """
+
+    id: str
+    address: str
+    tee: str
+    connected_at: datetime
+    appraisal: str
+    appraised_at: datetime
+    standing: Standing
+    code: str
+    reasons: tuple[str, ...]
+
+
+class ConnectedGuest:
+    """An accepted guest, from its acceptance to the end of its connection.
+
+    It is a context manager: after the block, the guest is no longer connected.
+
+    Attributes:
+        id: id of the appraisal that accepted the guest when it connected.
+        evidence: evidence to appraise again; None for a guest that was accepted without any.
+    """
+
+    def __init__(
+        self,
+        guests: ConnectedGuests,
+        accepted: AppraisedPeer,
+        evidence: Evidence | None,
+        result: _Result,
+        disconnect: Callable[[], object],
+    ) -> None:
+        self.id = accepted.appraisal_id
+        self.evidence = evidence
+        self._guests = guests
+        self._peer = accepted
+        self._connected_at = result.at
+        self._result = result
+        self._disconnect = disconnect
+        self._connected = True
+        self._appraising = asyncio.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._connected = False
+        self._guests.forget(self)
+
+    @property
+    def address(self) -> str:
+        """Address of the peer, for log and audit."""
+        return self._peer.address
+
+    @property
+    def began(self) -> float:
+        """When the last appraisal began, by the clock of the event loop."""
+        return self._result.began
+
+    @property
+    def status(self) -> GuestStatus:
+        result = self._result
+        return GuestStatus(
+            id=self.id,
+            address=self._peer.address,
+            tee=self._peer.tee,
+            connected_at=self._connected_at,
+            appraisal=result.record,
+            appraised_at=result.at,
+            standing=result.standing,
+            code=result.code,
+            reasons=result.reasons,
+        )
+
+    async def require_accepted(self) -> AppraisedPeer:
+        """Return the guest as it is accepted now, for one request.
+
+        Raises:
+            GuestRefused: the guest is refused: its connection must be closed.
+            NotAppraised: the guest cannot be appraised now; it is served again when it can be.
+        """
+        await self.appraise_if_due(MAX_AGE_SECONDS)
+        failure = self._result.failure
+        if not self._connected:
+            raise GuestRefused("the operator of the broker has disconnected this guest")
+        if isinstance(failure, GuestRefused):
+            self._guests.record_disconnection(self, None, f"refused: {self._result.code}")
+        if failure is not None:
+            raise failure.with_traceback(None)
+        return self._peer
+
+    async def appraise_if_due(self, max_age: float) -> None:
+        """Appraise the guest again if its last appraisal is outdated, too old or failed.
+
+        Concurrent calls for one guest appraise it once.
+        """
+        if self.evidence is None:
+            return
+        async with self._appraising:
+            basis = await self._guests.basis(self._peer.tee)  # before anything is appraised
+            if self.is_due(basis, max_age):
+                await self._appraise(self.evidence, basis)
+
+    def is_due(self, basis: _Basis, max_age: float) -> bool:
+        """Return whether the last appraisal does not stand for `basis` and the present time."""
+        result = self._result
+        age = asyncio.get_running_loop().time() - result.began
+        if result.standing is Standing.NOT_APPRAISED:
+            max_age = min(max_age, RETRY_SECONDS)
+        until = result.valid_until
+        expired = until is not None and result.at <= until < self._guests.clock()
+        return basis != result.basis or age >= max_age or expired
+
+    def disconnect(self) -> None:
+        """Close the connection now; no further request is answered."""
+        self._connected = False
+        self._disconnect()
+
+    async def _appraise(self, evidence: Evidence, basis: _Basis) -> None:
+        """Appraise the guest, and record the result if it differs from the last one."""
+        began, at = asyncio.get_running_loop().time(), self._guests.clock()
+        last, address = self._result, self._peer.address
+        try:
+            appraisal = await self._guests.appraise(evidence)
+        except NotAppraised as error:
+            record = last.record
+            if last.standing is not Standing.NOT_APPRAISED or last.code != error.code:
+                record = self._guests.appraiser.record_not_appraised(error, address)
+            self._result = _Result(
+                basis, began, at, record, _bare(error), error.code, (str(error),)
+            )
+            return
+        reasons = tuple(reason.text for reason in appraisal.reasons)
+        if self._is_new(appraisal, reasons):
+            self._guests.appraiser.record(appraisal, address)
+        else:
+            appraisal = replace(appraisal, id=last.record)
+        self._result = _Result(
+            basis,
+            began,
+            at,
+            appraisal.id,
+            None if appraisal.accepted else GuestRefused(appraisal.text_for_guest),
+            appraisal.code,
+            reasons,
+            _valid_until(appraisal),
+        )
+        if appraisal.accepted:
+            self._peer = AppraisedPeer.of(appraisal, address=address)
+
+    def _is_new(self, appraisal: Appraisal, reasons: tuple[str, ...]) -> bool:
+        """Return whether an appraisal has another result than the last one."""
+        if (self._result.code, self._result.reasons) != (appraisal.code, reasons):
+            return True
+        known = self._peer.claims, self._peer.trust
+        return appraisal.accepted and (appraisal.claims, appraisal.trust) != known
+
+
+def _valid_until(appraisal: Appraisal) -> datetime | None:
+    return None if appraisal.evidence is None else appraisal.evidence.valid_until
+
+
+def _bare(error: NotAppraised) -> NotAppraised:
+    """Return an error without its traceback and causes, which hold whole frames in memory."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
+class _Shared:
+    """Endorsements of all connected guests, each of which is stored once.
+
+    They have some 20 KiB, and are equal for all guests on platforms of one type.
+    """
+
+    def __init__(self) -> None:
+        self._users: dict[object, tuple[object, int]] = {}
+
+    def shared(self, endorsements: object | None) -> object | None:
+        """Return the stored endorsements that are equal to these, or store these."""
+        if not _is_hashable(endorsements):
+            return endorsements
+        stored, users = self._users.get(endorsements, (endorsements, 0))
+        self._users[stored] = stored, users + 1
+        return stored
+
+    def release(self, endorsements: object | None) -> None:
+        """Remove endorsements that no guest uses any more."""
+        if not _is_hashable(endorsements):
+            return
+        stored, users = self._users.pop(endorsements)
+        if users > 1:
+            self._users[stored] = stored, users - 1
+
+
+def _is_hashable(endorsements: object | None) -> bool:
+    """Return whether endorsements can be shared; their type is each TEE's own."""
+    try:
+        hash(endorsements)
+    except TypeError:
+        return False
+    return endorsements is not None
+
+
+class ConnectedGuests:
+    """The connected guests of all attested listeners.
+
+    Args:
+        appraiser: appraises guests when they connect, and again.
+        documents: revisions of the documents that decide.
+        changes: announced changes of anything else that decides, such as collateral.
+        clock: returns now, with a time zone.
+        events: records internal errors and disconnected guests.
+    """
+
+    def __init__(
+        self,
+        appraiser: Appraiser,
+        documents: PolicyRevisions,
+        changes: Changes,
+        clock: Callable[[], datetime],
+        events: Events,
+    ) -> None:
+        self.appraiser = appraiser
+        self.clock = clock
+        self._documents = documents
+        self._changes = changes
+        self._events = events
+        self._guests: dict[str, ConnectedGuest] = {}
+        self._endorsements = _Shared()
+
+    async def admit(
+        self, read: EvidenceReader, *, address: str, disconnect: Callable[[], object]
+    ) -> ConnectedGuest:
+        """Appraise a guest that connects, and store its evidence if it is accepted.
+
+        Args:
+            disconnect: closes the connection of the guest, when an operator requests that.
+
+        Raises:
+            GuestRefused: the guest is refused.
+            NotAppraised: the guest cannot be appraised now.
+        """
+        presented: list[tuple[Evidence, int]] = []
+        changes = self._changes.count
+        began = asyncio.get_running_loop().time()
+
+        def noted(now: datetime) -> Evidence:
+            evidence = read(now)
+            presented.append((evidence, self._documents.last_revision(evidence.tee)))
+            return evidence
+
+        appraisal = await self.appraiser.admit(noted, address=address)
+        if not appraisal.accepted:
+            raise GuestRefused(appraisal.text_for_guest)
+        evidence, revision = presented[0] if presented else (None, 0)
+        result = _Result(
+            _Basis(changes, revision),
+            began,
+            appraisal.at,
+            appraisal.id,
+            valid_until=_valid_until(appraisal),
+        )
+        if evidence is not None:
+            sent = evidence.endorsements
+            evidence = replace(evidence, endorsements=self._endorsements.shared(sent))
+        peer = AppraisedPeer.of(appraisal, address=address)
+        guest = ConnectedGuest(self, peer, evidence, result, disconnect)
+        self._guests[guest.id] = guest
+        return guest
+
+    def reconsider(self) -> None:
+        """Have every guest appraised again, before its next request at the latest."""
+        self._changes.announce()
+
+    async def keep_appraised(self) -> None:
+        """Appraise guests again after changes and at intervals, until cancelled."""
+        while True:
+            await self._changes.wait(CHECK_SECONDS)
+            await self.appraise_due()
+
+    async def appraise_due(self) -> None:
+        """Appraise all guests whose appraisal is outdated or old, the oldest first."""
+        bases: dict[str, _Basis] = {}
+        guests = [guest for guest in self._guests.values() if guest.evidence is not None]
+        for guest in sorted(guests, key=lambda guest: guest.began):
+            tee = guest.status.tee
+            if tee not in bases:
+                bases[tee] = await self.basis(tee)
+            if guest.is_due(bases[tee], RENEW_SECONDS):
+                started = asyncio.get_running_loop().time()
+                await guest.appraise_if_due(RENEW_SECONDS)
+                took = asyncio.get_running_loop().time() - started
+                await asyncio.sleep(min(took, _MAX_PAUSE_SECONDS))  # others come first
+
+    def list_guests(self, caller: Caller) -> tuple[GuestStatus, ...]:
+        """Return the status of every connected guest, the first to connect first.
+
+        Raises:
+            NotAuthorized: the caller is not allowed to see guests.
+        """
+        caller.require(Right.MANAGE)
+        return tuple(guest.status for guest in self._guests.values())
+
+    def disconnect(self, caller: Caller, guest_id: str) -> GuestStatus:
+        """Close the connection of a guest, and return its last status.
+
+        Args:
+            guest_id: id of the guest, or of the appraisal that explains its standing.
+
+        Raises:
+            NotAuthorized: the caller is not allowed to disconnect guests.
+            NotFound: no guest with this id is connected.
+        """
+        caller.require(Right.MANAGE)
+        for guest in self._guests.values():
+            status = guest.status
+            if guest_id in (status.id, status.appraisal):
+                self.forget(guest)
+                guest.disconnect()
+                self.record_disconnection(guest, caller, "requested by an operator")
+                return status
+        raise NotFound("no guest with this id is connected; see verdict-py guest list connected")
+
+    def record_disconnection(
+        self, guest: ConnectedGuest, caller: Caller | None, reason: str
+    ) -> None:
+        """Record that the broker closes the connection of a guest."""
+        status = guest.status
+        self._events.record(
+            GuestDisconnected(
+                peer=status.address,
+                guest=status.id,
+                appraisal=status.appraisal,
+                caller=None if caller is None else caller.name,
+                reason=reason,
+            )
+        )
+
+    def forget(self, guest: ConnectedGuest) -> None:
+        """Remove a guest whose connection ends."""
+        if self._guests.pop(guest.id, None) is not None and guest.evidence is not None:
+            self._endorsements.release(guest.evidence.endorsements)
+
+    async def basis(self, tee: str) -> _Basis:
+        """Return what an appraisal that begins now depends on."""
+        changes = self._changes.count
+        try:
+            return _Basis(changes, await self._documents.revision(tee))
+        except VerdictdError as error:  # the appraisal reports it
+            return _Basis(changes, str(error))
+
+    async def appraise(self, evidence: Evidence) -> Appraisal:
+        """Appraise the evidence of a connected guest, and record nothing about the guest.
+
+        Raises:
+            NotAppraised: the guest cannot be appraised now, for example after an internal error.
+        """
+        try:
+            return await self.appraiser.assess(lambda _: evidence)
+        except NotAppraised:
+            raise
+        except Exception as error:  # noqa: BLE001  # recorded; it is never a verdict
+            doing, incident = "appraise a connected guest", uuid4().hex
+            self._events.record(WarningBug.of(error, doing=doing, incident=incident))
+            raise NotAppraised(f"internal error, see the incident {incident}") from None
