@@ -20,7 +20,6 @@ from OpenSSL import SSL
 
 from tests.support.broker import (
     HANDSHAKE_SECONDS,
-    IDLE_SECONDS,
     KEY,
     KID,
     REQUEST_SECONDS,

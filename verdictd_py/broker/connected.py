@@ -17,19 +17,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
-from enum import StrEnum
 from types import TracebackType
 from typing import Final, Self
-from uuid import uuid4
 
 from verdictd_py.broker.appraiser import Appraiser, EvidenceReader
+from verdictd_py.broker.endorsements import SharedEndorsements
+from verdictd_py.broker.standing import (
+    Basis,
+    GuestStatus,
+    Result,
+    Standing,
+    bare,
+    valid_until_of,
+)
 from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
 from verdictd_py.domain.callers import Caller, Right
-from verdictd_py.domain.events import GuestDisconnected, WarningBug
+from verdictd_py.domain.events import GuestDisconnected, WarningAudit
 from verdictd_py.domain.evidence import Evidence
-from verdictd_py.errors import GuestRefused, NotAppraised, NotFound, VerdictdError
+from verdictd_py.errors import (
+    GuestRefused,
+    NotAppraised,
+    NotFound,
+    StorageError,
+    VerdictdError,
+)
 from verdictd_py.ports import Events, PolicyRevisions
 
 MAX_AGE_SECONDS: Final = 300.0
@@ -74,80 +87,6 @@ class Changes:
         self._announced.clear()
 
 
-class Standing(StrEnum):
-    """What the last appraisal of a connected guest means for its requests."""
-
-    ACCEPTED = "accepted"
-    REFUSED = "refused"
-    NOT_APPRAISED = "not appraised"
-
-
-@dataclass(frozen=True, slots=True)
-class _Basis:
-    """Everything that an appraisal depends on, except the time.
-
-    Attributes:
-        changes: number of announced changes.
-        documents: revision of the documents that decide, or why they cannot be used.
-    """
-
-    changes: int
-    documents: int | str
-
-
-@dataclass(frozen=True, slots=True)
-class _Result:
-    """Result of the last appraisal of a guest.
-
-    Attributes:
-        began: when the appraisal began, by the clock of the event loop.
-        at: the same moment by the wall clock.
-        record: id of the appraisal that history and audit trail have; a repeated appraisal with
-            the same result is not recorded.
-        failure: what the guest's next request receives; None if the guest is accepted.
-        valid_until: when collateral expires on which the result depends, if it does.
-    """
-
-    basis: _Basis
-    began: float
-    at: datetime
-    record: str
-    failure: VerdictdError | None = None
-    code: str = "ok"
-    reasons: tuple[str, ...] = ()
-    valid_until: datetime | None = None
-
-    @property
-    def standing(self) -> Standing:
-        if self.failure is None:
-            return Standing.ACCEPTED
-        refused = isinstance(self.failure, GuestRefused)
-        return Standing.REFUSED if refused else Standing.NOT_APPRAISED
-
-
-@dataclass(frozen=True, slots=True)
-class GuestStatus:
-    """Status of a connected guest, for operators.
-
-    Attributes:
-        id: id of the appraisal that accepted the guest when it connected.
-        appraisal: id of the appraisal that explains its standing, for `explain`.
-        appraised_at: time of the last appraisal.
-        code: `ok`, or the code that the guest's next request receives.
-        reasons: why the guest is not served.
-    """
-
-    id: str
-    address: str
-    tee: str
-    connected_at: datetime
-    appraisal: str
-    appraised_at: datetime
-    standing: Standing
-    code: str
-    reasons: tuple[str, ...]
-
-
 class ConnectedGuest:
     """An accepted guest, from its acceptance to the end of its connection.
 
@@ -163,7 +102,7 @@ class ConnectedGuest:
         guests: ConnectedGuests,
         accepted: AppraisedPeer,
         evidence: Evidence | None,
-        result: _Result,
+        result: Result,
         disconnect: Callable[[], object],
     ) -> None:
         self.id = accepted.appraisal_id
@@ -225,7 +164,7 @@ class ConnectedGuest:
         if not self._connected:
             raise GuestRefused("the operator of the broker has disconnected this guest")
         if isinstance(failure, GuestRefused):
-            self._guests.record_disconnection(self, None, f"refused: {self._result.code}")
+            self._guests.record_refusal(self.status)
         if failure is not None:
             raise failure.with_traceback(None)
         return self._peer
@@ -242,7 +181,7 @@ class ConnectedGuest:
             if self.is_due(basis, max_age):
                 await self._appraise(self.evidence, basis)
 
-    def is_due(self, basis: _Basis, max_age: float) -> bool:
+    def is_due(self, basis: Basis, max_age: float) -> bool:
         """Return whether the last appraisal does not stand for `basis` and the present time."""
         result = self._result
         age = asyncio.get_running_loop().time() - result.began
@@ -257,26 +196,24 @@ class ConnectedGuest:
         self._connected = False
         self._disconnect()
 
-    async def _appraise(self, evidence: Evidence, basis: _Basis) -> None:
+    async def _appraise(self, evidence: Evidence, basis: Basis) -> None:
         """Appraise the guest, and record the result if it differs from the last one."""
         began, at = asyncio.get_running_loop().time(), self._guests.clock()
         last, address = self._result, self._peer.address
         try:
-            appraisal = await self._guests.appraise(evidence)
+            appraisal = await self._guests.appraiser.assess(lambda _: evidence)
+            reasons = tuple(reason.text for reason in appraisal.reasons)
+            if self._is_new(appraisal, reasons):
+                self._guests.appraiser.record_appraised(appraisal, address)
+            else:
+                appraisal = replace(appraisal, id=last.record)
         except NotAppraised as error:
             record = last.record
             if last.standing is not Standing.NOT_APPRAISED or last.code != error.code:
                 record = self._guests.appraiser.record_not_appraised(error, address)
-            self._result = _Result(
-                basis, began, at, record, _bare(error), error.code, (str(error),)
-            )
+            self._result = Result(basis, began, at, record, bare(error), error.code, (str(error),))
             return
-        reasons = tuple(reason.text for reason in appraisal.reasons)
-        if self._is_new(appraisal, reasons):
-            self._guests.appraiser.record(appraisal, address)
-        else:
-            appraisal = replace(appraisal, id=last.record)
-        self._result = _Result(
+        self._result = Result(
             basis,
             began,
             at,
@@ -284,7 +221,7 @@ class ConnectedGuest:
             None if appraisal.accepted else GuestRefused(appraisal.text_for_guest),
             appraisal.code,
             reasons,
-            _valid_until(appraisal),
+            valid_until_of(appraisal),
         )
         if appraisal.accepted:
             self._peer = AppraisedPeer.of(appraisal, address=address)
@@ -295,51 +232,6 @@ class ConnectedGuest:
             return True
         known = self._peer.claims, self._peer.trust
         return appraisal.accepted and (appraisal.claims, appraisal.trust) != known
-
-
-def _valid_until(appraisal: Appraisal) -> datetime | None:
-    return None if appraisal.evidence is None else appraisal.evidence.valid_until
-
-
-def _bare(error: NotAppraised) -> NotAppraised:
-    """Return an error without its traceback and causes, which hold whole frames in memory."""
-    error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)
-
-
-class _Shared:
-    """Endorsements of all connected guests, each of which is stored once.
-
-    They have some 20 KiB, and are equal for all guests on platforms of one type.
-    """
-
-    def __init__(self) -> None:
-        self._users: dict[object, tuple[object, int]] = {}
-
-    def shared(self, endorsements: object | None) -> object | None:
-        """Return the stored endorsements that are equal to these, or store these."""
-        if not _is_hashable(endorsements):
-            return endorsements
-        stored, users = self._users.get(endorsements, (endorsements, 0))
-        self._users[stored] = stored, users + 1
-        return stored
-
-    def release(self, endorsements: object | None) -> None:
-        """Remove endorsements that no guest uses any more."""
-        if not _is_hashable(endorsements):
-            return
-        stored, users = self._users.pop(endorsements)
-        if users > 1:
-            self._users[stored] = stored, users - 1
-
-
-def _is_hashable(endorsements: object | None) -> bool:
-    """Return whether endorsements can be shared; their type is each TEE's own."""
-    try:
-        hash(endorsements)
-    except TypeError:
-        return False
-    return endorsements is not None
 
 
 class ConnectedGuests:
@@ -367,7 +259,7 @@ class ConnectedGuests:
         self._changes = changes
         self._events = events
         self._guests: dict[str, ConnectedGuest] = {}
-        self._endorsements = _Shared()
+        self._endorsements = SharedEndorsements()
 
     async def admit(
         self, read: EvidenceReader, *, address: str, disconnect: Callable[[], object]
@@ -394,12 +286,12 @@ class ConnectedGuests:
         if not appraisal.accepted:
             raise GuestRefused(appraisal.text_for_guest)
         evidence, revision = presented[0] if presented else (None, 0)
-        result = _Result(
-            _Basis(changes, revision),
+        result = Result(
+            Basis(changes, revision),
             began,
             appraisal.at,
             appraisal.id,
-            valid_until=_valid_until(appraisal),
+            valid_until=valid_until_of(appraisal),
         )
         if evidence is not None:
             sent = evidence.endorsements
@@ -421,7 +313,7 @@ class ConnectedGuests:
 
     async def appraise_due(self) -> None:
         """Appraise all guests whose appraisal is outdated or old, the oldest first."""
-        bases: dict[str, _Basis] = {}
+        bases: dict[str, Basis] = {}
         guests = [guest for guest in self._guests.values() if guest.evidence is not None]
         for guest in sorted(guests, key=lambda guest: guest.began):
             tee = guest.status.tee
@@ -456,51 +348,40 @@ class ConnectedGuests:
         for guest in self._guests.values():
             status = guest.status
             if guest_id in (status.id, status.appraisal):
+                self._events.record(_disconnected(status, "requested by an operator", caller))
                 self.forget(guest)
                 guest.disconnect()
-                self.record_disconnection(guest, caller, "requested by an operator")
                 return status
         raise NotFound("no guest with this id is connected; see verdict-py guest list connected")
 
-    def record_disconnection(
-        self, guest: ConnectedGuest, caller: Caller | None, reason: str
-    ) -> None:
-        """Record that the broker closes the connection of a guest."""
-        status = guest.status
-        self._events.record(
-            GuestDisconnected(
-                peer=status.address,
-                guest=status.id,
-                appraisal=status.appraisal,
-                caller=None if caller is None else caller.name,
-                reason=reason,
-            )
-        )
+    def record_refusal(self, status: GuestStatus) -> None:
+        """Record that the broker closes the connection of a guest, because it is refused now."""
+        try:
+            self._events.record(_disconnected(status, f"refused: {status.code}"))
+        except StorageError as error:  # nothing is disclosed to the guest
+            self._events.record(WarningAudit(reason=str(error)))
 
     def forget(self, guest: ConnectedGuest) -> None:
         """Remove a guest whose connection ends."""
         if self._guests.pop(guest.id, None) is not None and guest.evidence is not None:
             self._endorsements.release(guest.evidence.endorsements)
 
-    async def basis(self, tee: str) -> _Basis:
+    async def basis(self, tee: str) -> Basis:
         """Return what an appraisal that begins now depends on."""
         changes = self._changes.count
         try:
-            return _Basis(changes, await self._documents.revision(tee))
+            return Basis(changes, await self._documents.revision(tee))
         except VerdictdError as error:  # the appraisal reports it
-            return _Basis(changes, str(error))
+            return Basis(changes, str(error))
 
-    async def appraise(self, evidence: Evidence) -> Appraisal:
-        """Appraise the evidence of a connected guest, and record nothing about the guest.
 
-        Raises:
-            NotAppraised: the guest cannot be appraised now, for example after an internal error.
-        """
-        try:
-            return await self.appraiser.assess(lambda _: evidence)
-        except NotAppraised:
-            raise
-        except Exception as error:  # noqa: BLE001  # recorded; it is never a verdict
-            doing, incident = "appraise a connected guest", uuid4().hex
-            self._events.record(WarningBug.of(error, doing=doing, incident=incident))
-            raise NotAppraised(f"internal error, see the incident {incident}") from None
+def _disconnected(
+    status: GuestStatus, reason: str, caller: Caller | None = None
+) -> GuestDisconnected:
+    return GuestDisconnected(
+        peer=status.address,
+        guest=status.id,
+        appraisal=status.appraisal,
+        caller=None if caller is None else caller.name,
+        reason=reason,
+    )

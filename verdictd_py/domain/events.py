@@ -102,7 +102,7 @@ class GuestRefused(Event):
 
 @event("guest.not-judged", level=Level.WARNING, audit=Audit.LIMITED)
 class GuestNotJudged(Event):
-    """A guest could not be appraised, for example because collateral is unavailable."""
+    """A guest could not be appraised for a reason of the broker's own, such as its collateral."""
 
     peer: Peer
     appraisal: AppraisalId
@@ -532,9 +532,16 @@ class WarningCollateral(Event):
 
 @event("warning.policy", level=Level.WARNING)
 class WarningPolicy(Event):
-    """A policy cannot be used: every guest that needs it is refused."""
+    """A policy cannot be used: no guest that needs it can be judged."""
 
     tee: Annotated[str, FieldInfo("Name of the TEE, or `release`.", characters=64)]
+    reason: Reason
+
+
+@event("warning.audit", level=Level.WARNING)
+class WarningAudit(Event):
+    """The audit trail cannot be written: no guest is judged, and no secret is released."""
+
     reason: Reason
 
 

@@ -14,9 +14,9 @@ from google.protobuf.message import DecodeError
 from verdictd_py.domain.events import WarningBug
 from verdictd_py.errors import (
     AlreadyExists,
-    CollateralUnavailable,
     Conflict,
     DecryptionFailed,
+    NotAppraised,
     NotAuthorized,
     NotFound,
     Overloaded,
@@ -36,7 +36,7 @@ _GRPC: Final[tuple[tuple[type[VerdictdError], grpc.StatusCode], ...]] = (
     (DecryptionFailed, grpc.StatusCode.FAILED_PRECONDITION),
     (StorageError, grpc.StatusCode.FAILED_PRECONDITION),
     (PolicyInvalid, grpc.StatusCode.INVALID_ARGUMENT),
-    (CollateralUnavailable, grpc.StatusCode.UNAVAILABLE),
+    (NotAppraised, grpc.StatusCode.UNAVAILABLE),
     (Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),
 )
 
