@@ -173,6 +173,7 @@ class _Listeners:
                 administration,
                 self.cases.history,
                 self.cases.explainer,
+                self.cases.connected,
                 about.status,
                 rules,
                 self.events,
