@@ -87,7 +87,9 @@ class Place:
             self.events,
         )
 
-    async def connected(self, evidence: Evidence = EVIDENCE, address: str = "a:1") -> ConnectedGuest:
+    async def connected(
+        self, evidence: Evidence = EVIDENCE, address: str = "a:1"
+    ) -> ConnectedGuest:
         return await self.guests.admit(
             lambda now: evidence, address=address, disconnect=lambda: self.closed.append(address)
         )
@@ -161,10 +163,10 @@ async def test_an_old_appraisal_is_repeated_before_a_request() -> None:
 
 async def test_expired_collateral_is_noticed_by_the_wall_clock() -> None:
     place = Place()
-    until = NOW + timedelta(days=1)
-    place.verifier.answer = replace(VERIFIED, valid_until=until)
+    end = NOW + timedelta(days=1)
+    place.verifier.answer = replace(VERIFIED, valid_until=end)
     guest = await place.connected()
-    place.now = until
+    place.now = end
     await guest.require_accepted()
     assert place.appraisals == 1
     place.now += timedelta(seconds=1)
