@@ -146,7 +146,7 @@ async def test_a_change_during_the_first_appraisal_counts(
         place.policy.answer = DENIED
         return found
 
-    place.policy.failures = failures  # type: ignore[method-assign]  # the policy changes meanwhile
+    place.policy.failures = failures  # type: ignore[method-assign,assignment]  # changes it
     guest = await place.connected()
     with pytest.raises(GuestRefused):
         await guest.require_accepted()
@@ -362,7 +362,7 @@ async def test_an_operator_disconnects_a_guest(by: str) -> None:
     place.policy.answer = DENIED
     place.changes.announce()
     await place.guests.appraise_due()
-    place.guests.disconnect(OPERATOR, getattr(guest.status, by))
+    await place.guests.disconnect(OPERATOR, getattr(guest.status, by))
     assert place.closed == ["a:1"]
     assert [status.id for status in place.guests.list_guests(OPERATOR)] == [other.id]
     (event,) = place.events.named("guest.disconnected")
@@ -372,7 +372,7 @@ async def test_an_operator_disconnects_a_guest(by: str) -> None:
     with pytest.raises(GuestRefused):
         await guest.require_accepted()  # also if its connection has not ended yet
     with pytest.raises(NotFound):
-        place.guests.disconnect(OPERATOR, guest.id)
+        await place.guests.disconnect(OPERATOR, guest.id)
 
 
 async def test_a_refused_or_unappraised_guest_is_not_connected() -> None:

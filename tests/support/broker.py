@@ -90,6 +90,7 @@ async def running_broker(
     *,
     unsafe: dict[str, Any] | None = None,
     clock: Callable[[], datetime] = app.utc_now,
+    reread: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     **settings: Any,
 ) -> AsyncIterator[RunningBroker]:
     """Starts a broker under `directory` and stops it at the end.
@@ -97,6 +98,7 @@ async def running_broker(
     Args:
         unsafe: more fields of `Unsafe`.
         clock: the broker's clock.
+        reread: returns the settings of a reload, from those of the start.
         settings: more fields of `Settings`, over the defaults for tests.
     """
     now = app.utc_now()
@@ -121,7 +123,11 @@ async def running_broker(
     }
     events = RecordedEvents()
     daemon = app.build_daemon(
-        Settings(**chosen), Unsafe(**{"unsafe_tdx_root_ca": root, **(unsafe or {})}), events, clock
+        Settings(**chosen),
+        Unsafe(**{"unsafe_tdx_root_ca": root, **(unsafe or {})}),
+        events,
+        clock,
+        reread=None if reread is None else lambda: Settings(**reread(chosen)),
     )
     await daemon.start()
     try:

@@ -164,7 +164,7 @@ class ConnectedGuest:
         if not self._connected:
             raise GuestRefused("the operator of the broker has disconnected this guest")
         if isinstance(failure, GuestRefused):
-            self._guests.record_refusal(self.status)
+            await self._guests.record_refusal(self.status)
         if failure is not None:
             raise failure.with_traceback(None)
         return self._peer
@@ -204,13 +204,13 @@ class ConnectedGuest:
             appraisal = await self._guests.appraiser.assess(lambda _: evidence)
             reasons = tuple(reason.text for reason in appraisal.reasons)
             if self._is_new(appraisal, reasons):
-                self._guests.appraiser.record_appraised(appraisal, address)
+                await self._guests.appraiser.record_appraised(appraisal, address)
             else:
                 appraisal = replace(appraisal, id=last.record)
         except NotAppraised as error:
             record = last.record
             if last.standing is not Standing.NOT_APPRAISED or last.code != error.code:
-                record = self._guests.appraiser.record_not_appraised(error, address)
+                record = await self._guests.appraiser.record_not_appraised(error, address)
             self._result = Result(basis, began, at, record, bare(error), error.code, (str(error),))
             return
         self._result = Result(
@@ -301,10 +301,6 @@ class ConnectedGuests:
         self._guests[guest.id] = guest
         return guest
 
-    def reconsider(self) -> None:
-        """Have every guest appraised again, before its next request at the latest."""
-        self._changes.announce()
-
     async def keep_appraised(self) -> None:
         """Appraise guests again after changes and at intervals, until cancelled."""
         while True:
@@ -334,7 +330,7 @@ class ConnectedGuests:
         caller.require(Right.MANAGE)
         return tuple(guest.status for guest in self._guests.values())
 
-    def disconnect(self, caller: Caller, guest_id: str) -> GuestStatus:
+    async def disconnect(self, caller: Caller, guest_id: str) -> GuestStatus:
         """Close the connection of a guest, and return its last status.
 
         Args:
@@ -343,21 +339,22 @@ class ConnectedGuests:
         Raises:
             NotAuthorized: the caller is not allowed to disconnect guests.
             NotFound: no guest with this id is connected.
+            StorageError: the request cannot be recorded; the guest stays connected.
         """
         caller.require(Right.MANAGE)
         for guest in self._guests.values():
             status = guest.status
             if guest_id in (status.id, status.appraisal):
-                self._events.record(_disconnected(status, "requested by an operator", caller))
+                await self._events.commit(_disconnected(status, "requested by an operator", caller))
                 self.forget(guest)
                 guest.disconnect()
                 return status
         raise NotFound("no guest with this id is connected; see verdict-py guest list connected")
 
-    def record_refusal(self, status: GuestStatus) -> None:
+    async def record_refusal(self, status: GuestStatus) -> None:
         """Record that the broker closes the connection of a guest, because it is refused now."""
         try:
-            self._events.record(_disconnected(status, f"refused: {status.code}"))
+            await self._events.commit(_disconnected(status, f"refused: {status.code}"))
         except StorageError as error:  # nothing is disclosed to the guest
             self._events.record(WarningAudit(reason=str(error)))
 

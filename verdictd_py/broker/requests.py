@@ -61,7 +61,7 @@ class GuestRequests:
                 return ResourceInfo(len(resource.content))
             case messages.GetResource(path=path):
                 resource = await self._announced_or_stored(peer, path)
-                return Resource(self._releaser.release(peer, resource))
+                return Resource(await self._releaser.release(peer, resource))
             case messages.Unknown():
                 raise RequestError(request.text)
 

@@ -172,7 +172,7 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
 
     tester = PolicyTrial(tees, compiled)
     catalogue = Catalogue(documents, tees, verifiers)
-    checked = CheckedDocuments(documents, tees, tester, clock, changed)
+    checked = CheckedDocuments(documents, tees, tester, clock, changed, events)
     appraiser = build_appraiser(
         verifiers=verifiers,
         tees=tees,
@@ -222,7 +222,6 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
                 deciding=deciding,
                 tees=tees,
                 tester=tester,
-                events=events,
             ),
             references=ReferenceAdministrator(
                 documents=documents,
@@ -230,7 +229,6 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
                 deciding=deciding,
                 tees=tees,
                 history=history,
-                events=events,
             ),
             sets=SetAdministrator(
                 documents=documents,
@@ -238,7 +236,6 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
                 deciding=deciding,
                 tees=tees,
                 history=history,
-                events=events,
                 clock=clock,
             ),
             policy_tests=PolicyTests(

@@ -92,10 +92,6 @@ class AttestedListener:
             run = partial(accept, self._listening, self._take, self._events)
             self._accepting = background("listen.accept", run, essential=True)
 
-    def reload(self) -> None:
-        """Appraise connected guests again. `RenewedIdentity` renews the certificate by itself."""
-        self._guests.reconsider()
-
     async def stop(self, seconds: float) -> None:
         self._draining = True
         if self._accepting is not None:

@@ -281,7 +281,7 @@ class AppraisalService(Service, services.AppraisalServiceServicer):
     async def DisconnectGuest(
         self, request: messages.DisconnectGuestRequest, caller: Caller
     ) -> messages.ConnectedGuest:
-        return v1_messages.connected_guest(self._connected.disconnect(caller, request.id))
+        return v1_messages.connected_guest(await self._connected.disconnect(caller, request.id))
 
 
 class PolicyTestService(Service, services.PolicyTestServiceServicer):
