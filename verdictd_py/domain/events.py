@@ -112,11 +112,7 @@ class GuestNotJudged(Event):
 
 @event("guest.disconnected", audit=Audit.YES)
 class GuestDisconnected(Event):
-    """The broker closes the connection of a guest: it is refused now, or an operator requests it.
-
-    A guest that is appraised again with another result is recorded as `guest.refused`,
-    `guest.not-judged` or `guest.accepted` before.
-    """
+    """A connected guest is disconnected: it is refused now, or an operator requests it."""
 
     peer: Peer
     guest: Annotated[
