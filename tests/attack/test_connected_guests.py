@@ -391,3 +391,17 @@ async def test_an_operator_lists_and_disconnects_guests(broker: RunningBroker) -
     assert "guest.disconnected" in "".join(
         file.read_text() for file in (broker.data / "audit").rglob("*") if file.is_file()
     )
+
+
+async def test_a_new_release_policy_has_guests_appraised_again(broker: RunningBroker) -> None:
+    """It decides at each release anyway; the claims that it sees are those of the new appraisal."""
+    (broker.data.parent / "release.rego").write_bytes(DENY_ALL)
+    async with broker.guest() as guest:
+        await served(guest)
+        (before,) = broker.attested._guests._guests.values()
+        appraised = before.began
+        words = ("policy", "set", "releasePolicy.rego", str(broker.data.parent / "release.rego"))
+        assert (await verdict(broker, *words)).status == 0
+        await until(lambda: before.began > appraised)
+        with pytest.raises(BrokerRefused, match="not released to this guest"):
+            await guest.keks([KID])

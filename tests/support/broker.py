@@ -27,6 +27,7 @@ KEY = b"1234567890123456789012345678901\n"
 HANDSHAKE_SECONDS = 60.0
 REQUEST_SECONDS = 70.0
 IDLE_SECONDS = 300.0
+APPRAISAL_SECONDS = 7200.0
 DRAIN_SECONDS = 3600.0
 """Limits of time, which differ so that a test can tell which one ended a connection.
 
@@ -117,6 +118,7 @@ async def running_broker(
         "collateral_url": (),
         "handshake_timeout": HANDSHAKE_SECONDS,
         "request_timeout": REQUEST_SECONDS,
+        "appraisal_timeout": APPRAISAL_SECONDS,
         "idle_timeout": IDLE_SECONDS,
         "drain_timeout": DRAIN_SECONDS,
         **settings,
