@@ -101,23 +101,9 @@ class Releaser:
                 await self._require(peer, Kind.IMAGE, str(path), query)
             await self._require(peer, Kind.KEY, f"keys/{path}", query)
             raise
-        await self.require_allowed(peer, path, stored, query)
-        return stored
-
-    async def require_allowed(
-        self,
-        peer: AppraisedPeer,
-        path: ResourcePath,
-        stored: StoredObject,
-        query: Mapping[str, str] = NO_QUERY,
-    ) -> None:
-        """Require that the release policy allows the release of an object that `find` returned.
-
-        Raises:
-            NotAuthorized: the policy denies it, perhaps because it has changed since.
-        """
         is_key = stored.kind is Kind.KEY
         await self._require(peer, stored.kind, stored.path if is_key else str(path), query)
+        return stored
 
     async def _stored(self, path: ResourcePath) -> StoredObject:
         try:

@@ -69,10 +69,10 @@ class GuestRequests:
         """Return the resource whose size was announced last, otherwise the stored one.
 
         The client reads as many bytes as were announced, so the content must not change. The
-        release policy may have changed.
+        release policy decides again: it, or the resource, may have changed since.
         """
         announced, self._announced = self._announced, None
-        if announced is not None and announced[0] == path:
-            await self._releaser.require_allowed(peer, path, announced[1])
-            return announced[1]
-        return await self._releaser.find(peer, path)
+        stored = await self._releaser.find(peer, path)
+        if announced is None or (announced[0], announced[1].path) != (path, stored.path):
+            return stored
+        return announced[1]
