@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def test_the_status_and_the_logs_depend_on_the_rows(
         yield Row.judged("a case", "1 | 2", passed=passed)
 
     monkeypatch.setattr(command, "SCENARIOS", (Scenario("one", "about it", 1, run),))
-    monkeypatch.setattr(command.tempfile, "mkdtemp", lambda **_: str(tmp_path / "kept"))
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda **_: str(tmp_path / "kept"))
     (tmp_path / "kept").mkdir()
     assert command.main(["one", "--smoke"]) == status
     row = f"| one | a case | 1 / 2 | {'passed' if passed else 'FAILED'} |"
