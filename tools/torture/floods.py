@@ -167,7 +167,9 @@ class _Trial:
         The slowest kind of the baseline counts for all: a delay of the event loop or of a busy
         machine is the same for each kind, however little work its clients are.
         """
-        baseline = max(one.quantile(0.99) for one in self._baseline.values() if one.seconds)
+        baseline = max(
+            (one.quantile(0.99) for one in self._baseline.values() if one.seconds), default=0.0
+        )
         return max(P99_SECONDS, P99_FACTOR * baseline)
 
 
