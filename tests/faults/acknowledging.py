@@ -98,7 +98,7 @@ _VALUES = {"rtmr1": [VALUE]}
 
 
 async def main(root: Path, prefix: str, seed: str) -> None:
-    prepare(root, PROVING)[0].close()
+    prepare(root, PROVING)
     trail = AuditTrail(root / "audit", RecordedEvents())
     trail.open()
     broker = Broker(opened(root, trail, measured=prefix * 96), prefix)

@@ -24,7 +24,7 @@ _FILE_BYTES = 2000  # some six records; a key has 32 bytes
 
 
 async def main(root: Path) -> None:
-    prepare(root, PROVING)[0].close()
+    prepare(root, PROVING)
     trail = AuditTrail(root / "audit", RecordedEvents())
     keys = opened(root, trail).administration.keys
     trail.open()
