@@ -156,7 +156,7 @@ def use_cases(
 
     async def prepare() -> None:
         for tee in verifiers:
-            with suppress(NotFound, StorageError, PolicyInvalid):  # every guest is refused then
+            with suppress(NotFound, StorageError, PolicyInvalid):  # readiness reports it
                 await appraisal.prepare(tee)
         await release.prepare()
 
