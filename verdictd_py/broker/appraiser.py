@@ -76,7 +76,8 @@ class Appraiser:
         insecure_accept_anyone: every peer is accepted, with or without evidence, and
             no policy is evaluated (`nullverifier`).
         allow_unlogged: whether guests may extend some registers at run time without log entries.
-        seconds: time limit for one appraisal, fetching collateral included; None for no limit.
+        seconds: time limit for one appraisal, fetching collateral included; None for no limit. It
+            may be changed while guests are appraised.
         trust: rates a guest that was accepted; None for an appraiser that admits no peers.
     """
 
@@ -102,7 +103,7 @@ class Appraiser:
         self._history = history or History()
         self._insecure_accept_anyone = insecure_accept_anyone
         self._allow_unlogged = allow_unlogged
-        self._seconds = seconds
+        self.seconds = seconds
         self._trust = trust
 
     @property
@@ -128,13 +129,13 @@ class Appraiser:
             appraisal = Appraisal(
                 uuid4().hex, self._clock(), NO_TEE, "none", None, bound=True, refusal=None
             )
-            self.record_appraised(appraisal, address)
+            await self.record_appraised(appraisal, address)
             return appraisal
         try:
             appraisal = await self.assess(read)
-            self.record_appraised(appraisal, address)
+            await self.record_appraised(appraisal, address)
         except NotAppraised as error:
-            self.record_not_appraised(error, address)
+            await self.record_not_appraised(error, address)
             raise
         return appraisal
 
@@ -167,10 +168,10 @@ class Appraiser:
 
     async def _appraise_in_time(self, read: EvidenceReader) -> Appraisal:
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(self.seconds):
                 return await self.appraise(read)
         except TimeoutError:
-            raise AppraisalTimeout(f"appraisal took longer than {self._seconds} s") from None
+            raise AppraisalTimeout(f"appraisal took longer than {self.seconds} s") from None
 
     async def appraise(self, read: EvidenceReader) -> Appraisal:
         """Appraise the evidence that `read` returns, now.
@@ -260,14 +261,14 @@ class Appraiser:
             verified = replace(verified, claims={**verified.claims, DEVICES: devices})
         return verified
 
-    def record_not_appraised(self, error: NotAppraised, address: str) -> str:
+    async def record_not_appraised(self, error: NotAppraised, address: str) -> str:
         """Record that a guest could not be appraised, and return the id of the record."""
         judgement = Judgement.not_appraised(
             error, judgement_id=uuid4().hex, at=self._clock(), address=address
         )
         self._history.remember(judgement)
         try:
-            self._events.record(
+            await self._events.commit(
                 GuestNotJudged(
                     peer=address, appraisal=judgement.id, code=error.code, reason=str(error)
                 )
@@ -276,7 +277,7 @@ class Appraiser:
             self._events.record(WarningAudit(reason=str(failure)))
         return judgement.id
 
-    def record_appraised(self, appraisal: Appraisal, address: str) -> None:
+    async def record_appraised(self, appraisal: Appraisal, address: str) -> None:
         """Record the result of an appraisal in log, audit trail and history.
 
         Raises:
@@ -286,7 +287,7 @@ class Appraiser:
         result: type[GuestAccepted | GuestRefused]
         result = GuestAccepted if appraisal.accepted else GuestRefused
         try:
-            self._events.record(
+            await self._events.commit(
                 result(
                     peer=address,
                     appraisal=appraisal.id,

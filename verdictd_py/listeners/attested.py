@@ -90,9 +90,6 @@ class AttestedListener:
             run = partial(accept, self._listening, self._take, self._events)
             self._accepting = background("listen.accept", run, essential=True)
 
-    def reload(self) -> None:
-        """Do nothing: `RenewedIdentity` renews the certificate by itself."""
-
     async def stop(self, seconds: float) -> None:
         self._draining = True
         if self._accepting is not None:

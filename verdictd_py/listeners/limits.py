@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Limits:
-    """Limits of a guest-facing listener (wire-rats-tls.md, "Session"); times in seconds."""
+    """Limits of a guest-facing listener (wire-rats-tls.md, "Session"); times in seconds.
+
+    The listeners share one object, and read a limit when they need it. So changed limits are in
+    force for connections that are open, too.
+    """
 
     handshake: float = 10
     appraisal: float = 30
@@ -16,3 +20,9 @@ class Limits:
     idle: float = 300
     connections: int = 4096
     evidence_age: timedelta | None = None
+    drain: float = 5
+
+    def adopt(self, new: Limits) -> None:
+        """Take over the limits of `new`."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(new, field.name))

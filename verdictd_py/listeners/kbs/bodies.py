@@ -7,8 +7,10 @@ from typing import Final
 
 from aiohttp import web
 
-SECONDS: Final = web.AppKey("body_seconds", float)
-"""Time limit for a body, in the application."""
+from verdictd_py.listeners.limits import Limits
+
+LIMITS: Final = web.AppKey("limits", Limits)
+"""Limits of the listener, in the application."""
 
 
 async def receive(request: web.Request) -> bytes:
@@ -19,7 +21,7 @@ async def receive(request: web.Request) -> bytes:
         ConnectionResetError: the client disconnected.
     """
     try:
-        async with asyncio.timeout(request.app[SECONDS]):
+        async with asyncio.timeout(request.app[LIMITS].request):
             return await request.read()
     except TimeoutError:
         raise web.HTTPRequestTimeout(reason="the body came too slowly") from None

@@ -23,7 +23,6 @@ from verdictd_py.domain.events import (
     WarningIdentity,
 )
 from verdictd_py.errors import (
-    ConfigError,
     GuestRefused,
     NotAppraised,
     Overloaded,
@@ -35,12 +34,13 @@ from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.kbs import answers, bodies, description
 from verdictd_py.listeners.kbs.admins import AdminRoutes, is_refused_admin
 from verdictd_py.listeners.kbs.connections import Acceptor, Connection
-from verdictd_py.listeners.kbs.files import AdminFile
 from verdictd_py.listeners.kbs.guests import PREFIX, GuestRoutes, address
 from verdictd_py.listeners.kbs.tls import KbsTls
 from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.listener import Background
+from verdictd_py.listeners.reread import Reloadable, Reread
 from verdictd_py.ports import Events, Tees
+from verdictd_py.protocols.rcar.admins import AdminKeys
 from verdictd_py.protocols.rcar.messages import MAX_BODY_BYTES
 
 HEALTH: Final = "/healthz"
@@ -76,7 +76,7 @@ class KbsListener:
         *,
         guests: GuestRoutes,
         administration: AdminRoutes,
-        admins: AdminFile,
+        admins: Reread[AdminKeys],
         events: Events,
         tees: Tees,
         limits: Limits,
@@ -98,7 +98,7 @@ class KbsListener:
             (route.method, route.path.removeprefix(PREFIX)) for route in guests.routes()
         )
         app = web.Application(client_max_size=MAX_BODY_BYTES)
-        app[bodies.SECONDS] = limits.request
+        app[bodies.LIMITS] = limits
         for route in (
             *guests.routes(),
             *administration.routes(),
@@ -120,6 +120,11 @@ class KbsListener:
         return f"{'http' if self._tls is None else 'https'}://{self.address}"
 
     @property
+    def files(self) -> tuple[Reloadable, ...]:
+        """Files of the operator that can be read again."""
+        return (self._admins,) if self._tls is None else (self._admins, self._tls)
+
+    @property
     def self_signed(self) -> bytes:
         """The listener's self-signed certificate, PEM; empty without one."""
         return b"" if self._tls is None else self._tls.self_signed
@@ -136,6 +141,8 @@ class KbsListener:
         server = self._runner.server
         assert server is not None  # noqa: S101  # set up
         self._acceptor.start(self._listening, server, background)
+        if names := tuple(key.name for key in self._admins.current.keys):
+            self._events.record(KbsAdministrators(names=names))
         self._report_self_signed()
 
     def _context(self, tls: KbsTls) -> ssl.SSLContext:
@@ -153,20 +160,6 @@ class KbsListener:
     def _report_self_signed(self) -> None:
         if self.self_signed:
             self._events.record(KbsSelfSigned(sha256=_fingerprint(self.self_signed)))
-
-    def reload(self) -> None:
-        """Read the certificate with its key, and the administrators' keys, again."""
-        reads = [self._admins.reload]
-        if self._tls is not None:
-            reads.insert(0, self._tls.reload)
-        for read in reads:
-            try:
-                read()
-            except ConfigError as error:
-                self._events.record(WarningIdentity(reason=str(error)))
-        names = tuple(key.name for key in self._admins.keys.keys)
-        if names:
-            self._events.record(KbsAdministrators(names=names))
 
     async def stop(self, seconds: float) -> None:
         if self._listening is not None:

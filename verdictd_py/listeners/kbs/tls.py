@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import os
 import socket
@@ -43,6 +44,7 @@ class KbsTls:
     files: tuple[Path, Path] | None
     self_signed: bytes = b""
     _own: _SelfSigned | None = field(default=None, repr=False)
+    _digest: bytes = b""
 
     @classmethod
     def read(cls, certificate: Path, key: Path) -> Self:
@@ -89,19 +91,15 @@ class KbsTls:
         self.context, self.self_signed = self._own.issue()
         return True
 
-    def reload(self) -> None:
-        """Read the operator's files again, for new connections.
-
-        Raises:
-            ConfigError: a file cannot be used; the message has the cause and the remedy. The
-                old certificate stays in use.
-        """
+    def reload(self) -> tuple[str, ...]:
+        """Read the operator's files again, for new connections (see `Reloadable`)."""
         if self.files is None:
-            return
+            return ()
         certificate, key = self.files
+        contents = []
         for option, path in (("cert", certificate), ("key", key)):
             try:
-                path.read_bytes()
+                contents.append(path.read_bytes())
             except OSError as error:
                 raise ConfigError(
                     f"cannot read {path}: {error.strerror}; check --kbs-tls-{option}"
@@ -116,6 +114,8 @@ class KbsTls:
                 "correct --kbs-tls-cert and --kbs-tls-key"
             ) from None
         self.context = context
+        before, self._digest = self._digest, hashlib.sha256(b"".join(contents)).digest()
+        return () if before == self._digest else (f"certificate of --kbs-http: {certificate}",)
 
 
 @dataclass(slots=True)
