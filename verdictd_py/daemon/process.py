@@ -92,10 +92,11 @@ async def _run(
 def favour_event_loop() -> None:
     """Keep collector, threads and imports from stalling the event loop. Call it after the start.
 
-    1. The HTTP client imports its backend at its first request: that takes 24 ms. 2. Modules and
-    the parts of the daemon exist until it ends, so that the collector need not visit them: that
-    takes 60 ms. 3. A thread gives the interpreter lock back after 1 ms instead of 5 ms: the loop
-    waits for it after each system call.
+    1. The HTTP client imports its backend at its first request: that takes 24 ms.
+    2. Modules and the parts of the daemon exist until it ends, so that the collector need not
+       visit them: that takes 60 ms.
+    3. A thread releases the interpreter lock after 1 ms instead of 5 ms: the loop waits for it
+       after each system call.
     """
     for name in _IMPORTED_LATE:  # 1
         with suppress(ImportError):  # other versions have other modules
