@@ -30,9 +30,6 @@ CLIENTS_PER_SECOND: Final = 3.0
 _MARGIN_SECONDS: Final = 15.0
 """How long clients and attackers may continue after a phase, which bounds a phase that hangs."""
 
-_OPTIONS: Final = ("--wrap-key-prefix", "attack/")
-"""Local users may create keys, so that the flood of wraps is not refused at once."""
-
 RATSTLS, HTTPS, GRPC = "RATS-TLS", "HTTPS", "gRPC"
 
 
@@ -98,7 +95,7 @@ async def run(budget: Budget) -> AsyncIterator[Row]:
         directory.mkdir()
         site = Site.make(directory)
         async with (
-            running(site, *_OPTIONS, wrapper=with_files(limit)) as broker,
+            running(site, wrapper=with_files(limit)) as broker,
             Clients(broker) as clients,
         ):
             trial = _Trial(broker, clients, limit, smoke=budget.smoke)
