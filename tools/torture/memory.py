@@ -40,15 +40,18 @@ async def run(budget: Budget) -> AsyncIterator[Row]:
             ("connected", REQUESTS, 0.25, BYTES_OF_REQUEST),
         ):
             what = "requests" if kind == "connected" else "appraised guests"
-            samples, failures = await _load(broker, kind, budget.seconds * part, maximum)
+            workers = 1 if budget.smoke else WORKERS
+            samples, failures = await _load(
+                broker, kind, budget.seconds * part, maximum, workers=workers
+            )
             yield _judged(f"{what}: {kind}", samples, failures, bound)
 
 
 async def _load(
-    broker: Broker, kind: str, seconds: float, maximum: int
+    broker: Broker, kind: str, seconds: float, maximum: int, *, workers: int
 ) -> tuple[list[Sample], int]:
     """Run clients in processes of their own; return samples of memory, and failures."""
-    counts, failures = [0] * WORKERS, [0] * WORKERS
+    counts, failures = [0] * workers, [0] * workers
     samples: list[Sample] = [(0, broker.resident_bytes())]
 
     async def worker(number: int) -> None:
@@ -58,7 +61,7 @@ async def _load(
                 {
                     "kind": kind,
                     "seconds": seconds,
-                    "maximum": maximum // WORKERS,
+                    "maximum": maximum // workers,
                     "directory": str(broker.site.directory),
                     "listen": broker.listen,
                     "client_api": broker.client_api,
@@ -77,7 +80,7 @@ async def _load(
             raise ChildProcessError("the clients ended; their error is above")
 
     async with asyncio.TaskGroup() as group:
-        for number in range(WORKERS):
+        for number in range(workers):
             group.create_task(worker(number))
     return samples, sum(failures)
 
