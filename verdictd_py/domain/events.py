@@ -69,6 +69,9 @@ KeyProviderAddress = Annotated[
     str, FieldInfo("Address of the key provider's own listener, if there is one.", characters=512)
 ]
 RestartSeconds = Annotated[int, FieldInfo("Pause before the restart, unless the daemon ends.")]
+StoragePart = Annotated[
+    str, FieldInfo("Part of the storage: `data directory` or `sessions`.", characters=64)
+]
 KbsUrl = Annotated[str, FieldInfo("URL of the HTTP listener, if there is one.", characters=512)]
 
 
@@ -640,6 +643,42 @@ class WarningStorage(Event):
     """The data directory has a defect that the daemon tolerates."""
 
     reason: Reason
+
+
+@event("storage.fault", level=Level.WARNING)
+class StorageFault(Event):
+    """A part of the storage cannot be used; recorded once, when this is noticed.
+
+    What needs this part fails until `storage.recovered`.
+    """
+
+    part: StoragePart
+    reason: Reason
+
+
+@event("storage.recovered")
+class StorageRecovered(Event):
+    """A part of the storage can be used again, without a restart."""
+
+    part: StoragePart
+
+
+@event("file.changed", audit=Audit.YES)
+class FileChanged(Event):
+    """A file that determines decisions is used for the first time, or has another content.
+
+    It is recorded before the content determines a decision, whoever changed the file.
+    """
+
+    file: Annotated[
+        str, FieldInfo("Its path: relative in the data directory, else absolute.", characters=4096)
+    ]
+    previous: Annotated[
+        str | None, FieldInfo("SHA-256 digest of its content before, if it had any.", characters=64)
+    ]
+    sha256: Annotated[
+        str | None, FieldInfo("SHA-256 digest of its content, if it exists.", characters=64)
+    ]
 
 
 @event("warning.limits", level=Level.WARNING)

@@ -35,6 +35,11 @@ class LogEvents:
             ],
         )
 
+    async def commit(self, *events: Event) -> None:
+        """Write one line for each event; nothing of the log is audited."""
+        for event in events:
+            self.record(event)
+
     def record(self, event: Event) -> None:
         """Write one line with the level of the event's type; a flood of lines is only counted."""
         if self._floods.admits(event):
@@ -64,11 +69,6 @@ class _Lines:
         self._write(line + "\n")
 
     warning = info
-
-    async def commit(self, *events: Event) -> None:
-        """Write one line for each event; nothing of the log is audited."""
-        for event in events:
-            self.record(event)
 
 
 def _json_line(logger: object, method: str, event: MutableMapping[str, Any]) -> str:
