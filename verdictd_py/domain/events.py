@@ -69,6 +69,12 @@ KeyProviderAddress = Annotated[
     str, FieldInfo("Address of the key provider's own listener, if there is one.", characters=512)
 ]
 RestartSeconds = Annotated[int, FieldInfo("Pause before the restart, unless the daemon ends.")]
+PreviousDigest = Annotated[
+    str, FieldInfo("SHA-256 digest of its content before, if it had any.", characters=64)
+]
+CurrentDigest = Annotated[
+    str, FieldInfo("SHA-256 digest of its content, if it exists.", characters=64)
+]
 StoragePart = Annotated[
     str, FieldInfo("Part of the storage: `data directory` or `sessions`.", characters=64)
 ]
@@ -673,12 +679,8 @@ class FileChanged(Event):
     file: Annotated[
         str, FieldInfo("Its path: relative in the data directory, else absolute.", characters=4096)
     ]
-    previous: Annotated[
-        str | None, FieldInfo("SHA-256 digest of its content before, if it had any.", characters=64)
-    ]
-    sha256: Annotated[
-        str | None, FieldInfo("SHA-256 digest of its content, if it exists.", characters=64)
-    ]
+    previous: PreviousDigest | None
+    sha256: CurrentDigest | None
 
 
 @event("warning.limits", level=Level.WARNING)
