@@ -23,10 +23,9 @@ NAMES = {kind.spec.name: kind for kind in CATALOGUE}
 WARNINGS = {
     "audit.not-kept", "guest.not-judged", "guest.refused", "log.dropped", "release.refused",
     "request.failed",
-    "unsafe.option", "warning.bug", "warning.collateral", "warning.document", "warning.identity",
-    "warning.limits", "warning.policy", "warning.reload", "warning.shadowed", "warning.storage",
-    "warning.task",
-    "warning.unpinned", "wrap.refused",
+    "unsafe.option", "warning.audit", "warning.bug", "warning.collateral", "warning.document",
+    "warning.identity", "warning.limits", "warning.policy", "warning.reload", "warning.shadowed",
+    "warning.storage", "warning.task", "warning.unpinned", "wrap.refused",
 }  # fmt: skip
 LIMITED = {"guest.refused", "guest.not-judged"}
 AUDITED = {

@@ -166,7 +166,6 @@ class _Listeners:
 
     def attested(self) -> Listener:
         identity = RenewedIdentity(
-            self.clock,
             require_certificate=not self.cases.verifiers.accepts_anyone,
             events=self.events,
             quote_for=TsmQuotes().quote if self.settings.attests else None,

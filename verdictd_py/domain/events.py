@@ -8,7 +8,7 @@ recorded.
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 
 from verdictd_py.domain.eventtypes import Audit, Event, FieldInfo, Level, event
 from verdictd_py.domain.secrets import SecretBytes
@@ -111,7 +111,7 @@ class GuestRefused(Event):
 
 @event("guest.not-judged", level=Level.WARNING, audit=Audit.LIMITED, by_peers=True)
 class GuestNotJudged(Event):
-    """A guest could not be appraised, for example because collateral is unavailable."""
+    """A guest could not be appraised for a reason of the broker's own, such as its collateral."""
 
     peer: Peer
     appraisal: AppraisalId
@@ -597,9 +597,16 @@ class WarningCollateral(Event):
 
 @event("warning.policy", level=Level.WARNING)
 class WarningPolicy(Event):
-    """A policy cannot be used: every guest that needs it is refused."""
+    """A policy cannot be used: no guest that needs it can be judged."""
 
     tee: Annotated[str, FieldInfo("Name of the TEE, or `release`.", characters=64)]
+    reason: Reason
+
+
+@event("warning.audit", level=Level.WARNING)
+class WarningAudit(Event):
+    """The audit trail cannot be written: no guest is judged, and no secret is released."""
+
     reason: Reason
 
 
@@ -726,6 +733,17 @@ class WarningBug(Event):
             last_items=True,
         ),
     ]
+
+    @classmethod
+    def of(cls, error: BaseException, *, doing: str, incident: str) -> Self:
+        """Return the record of an exception, without its text."""
+        frames = []
+        trace = error.__traceback__
+        while trace is not None:
+            code = trace.tb_frame.f_code
+            frames.append(f"{code.co_qualname}:{trace.tb_lineno}")
+            trace = trace.tb_next
+        return cls(doing=doing, incident=incident, error=type(error).__name__, frames=tuple(frames))
 
 
 CATALOGUE: Final[tuple[type[Event], ...]] = tuple(
