@@ -21,7 +21,8 @@ SECRET = SecretBytes(b"xyz")
 NAMES = {kind.spec.name: kind for kind in CATALOGUE}
 
 WARNINGS = {
-    "audit.not-kept", "guest.not-judged", "guest.refused", "log.dropped", "release.refused",
+    "audit.continued", "audit.not-kept", "change.failed", "guest.not-judged", "guest.refused",
+    "log.dropped", "release.refused", "storage.fault",
     "request.failed",
     "unsafe.option", "warning.audit", "warning.bug", "warning.collateral", "warning.document",
     "warning.identity", "warning.limits", "warning.policy", "warning.reload", "warning.shadowed",
@@ -29,6 +30,9 @@ WARNINGS = {
 }  # fmt: skip
 LIMITED = {"guest.refused", "guest.not-judged"}
 AUDITED = {
+    "audit.continued",
+    "change.failed",
+    "file.changed",
     "audit.not-kept", "daemon.reloaded", "daemon.started", "daemon.stopped", "guest.accepted",
     "image-key.unwrapped",
     "image-key.wrapped", "key.created", "key.deleted", "key.exported", "key.registered",

@@ -74,7 +74,7 @@ class DecidingFiles:
         """
         await asyncio.to_thread(self.require_own)
         try:
-            await self._digests.record(await asyncio.to_thread(self._read))
+            await self._digests.observe(await asyncio.to_thread(self._read))
         except StorageError as error:
             raise ConfigError(
                 f"changed files cannot be recorded: {error}; make the audit trail writable"

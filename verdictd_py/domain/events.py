@@ -660,10 +660,7 @@ class WarningStorage(Event):
 
 @event("storage.fault", level=Level.WARNING)
 class StorageFault(Event):
-    """A part of the storage cannot be used; recorded once, when this is noticed.
-
-    What needs this part fails until `storage.recovered`.
-    """
+    """A part of the storage cannot be used, and what needs it fails until `storage.recovered`."""
 
     part: StoragePart
     reason: Reason
@@ -678,10 +675,7 @@ class StorageRecovered(Event):
 
 @event("file.changed", audit=Audit.YES)
 class FileChanged(Event):
-    """A file that determines decisions is used for the first time, or has another content.
-
-    It is recorded before the content determines a decision, whoever changed the file.
-    """
+    """A file that determines decisions is used for the first time, or was changed, by anyone."""
 
     file: Annotated[
         str, FieldInfo("Its path: relative in the data directory, else absolute.", characters=4096)

@@ -35,11 +35,6 @@ class LogEvents:
             ],
         )
 
-    async def commit(self, *events: Event) -> None:
-        """Write one line for each event; nothing of the log is audited."""
-        for event in events:
-            self.record(event)
-
     def record(self, event: Event) -> None:
         """Write one line with the level of the event's type; a flood of lines is only counted."""
         if self._floods.admits(event):

@@ -12,7 +12,7 @@ from verdictd_py.ports import Events
 class DigestLog:
     """Digests under which files were last used by this process.
 
-    Readers call `record` with what they have read, before they return it. Therefore a change is
+    Readers call `observe` with what they have read, before they return it. Therefore a change is
     recorded before it determines a decision, also if it was made by hand or by another process.
     """
 
@@ -21,7 +21,7 @@ class DigestLog:
         self._known: dict[str, str | None] = {}
         self._recording = asyncio.Lock()
 
-    async def record(self, digests: Mapping[str, str | None]) -> None:
+    async def observe(self, digests: Mapping[str, str | None]) -> None:
         """Record the files whose digest is another one than at the last call.
 
         Args:

@@ -88,7 +88,7 @@ class DirectoryDocumentStore(PolicyFileNames):
                     f"{OPA}/{name} is missing and was there before; restore it, or store {{}} "
                     "under this name"
                 )
-        await self._digests.record(
+        await self._digests.observe(
             {
                 f"{OPA}/{name}": None if document is None else document.revision
                 for name, document in documents.items()

@@ -165,7 +165,7 @@ class DirectoryResourceStore:
     async def get(self, path: ResourcePath) -> StoredObject:
         found = await asyncio.to_thread(self._get, path)
         if path in _IMAGE_POLICY:
-            await self._digests.record({found.path: found.revision})
+            await self._digests.observe({found.path: found.revision})
         return found
 
     def _get(self, path: ResourcePath) -> StoredObject:
