@@ -19,7 +19,6 @@ from verdictd_py.daemon.decidingfiles import DecidingFiles
 from verdictd_py.domain.names import KeyId, Name, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError, StorageError
-from verdictd_py.storage import access
 from verdictd_py.storage.access import problem_of_path
 from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.directory import Directory
@@ -153,8 +152,8 @@ def test_a_private_group_may_write(
     root = pwd.getpwuid(0)
     users = [root, *(root.__class__((name, "x", 7, 0, "", "/", "/bin/sh")) for name in others)]
     group = grp.struct_group(("root", "x", 0, list(members)))
-    monkeypatch.setattr(access.grp, "getgrgid", lambda _: group)
-    monkeypatch.setattr(access.pwd, "getpwall", lambda: users)
+    monkeypatch.setattr(grp, "getgrgid", lambda _: group)
+    monkeypatch.setattr(pwd, "getpwall", lambda: users)
     (data / "opa" / "tdxData").chmod(0o664)
     if accepted:
         prepare(data, PROVING)
@@ -167,7 +166,7 @@ def test_a_file_with_an_access_control_list_needs_a_mode_without_group_write(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The mode's group bits are then the mask of all named users."""
-    monkeypatch.setattr(access.os, "getxattr", lambda *_: b"acl")
+    monkeypatch.setattr(os, "getxattr", lambda *_: b"acl")
     (data / "opa" / "tdxData").chmod(0o660)
     with pytest.raises(ConfigError, match="chmod go-w"):
         prepare(data, PROVING)
@@ -180,7 +179,7 @@ def test_a_file_with_an_access_control_list_needs_a_mode_without_group_write(
 def test_files_of_the_settings_are_refused(tmp_path: Path, setting: str) -> None:
     file = tmp_path / "file"
     file.write_text("x")
-    settings = Settings(**{setting: file})
+    settings = Settings.model_validate({setting: file})
     DecidingFiles(settings, Unsafe(), DigestLog(RecordedEvents())).require_own()
     remedy = _writable(file)
     with pytest.raises(ConfigError, match=remedy):
