@@ -39,6 +39,7 @@ class Parts:
             the daemon stops.
         deciding: the files of the settings that determine decisions.
         files: what is read again on SIGHUP.
+        reconsider: has connected guests appraised again after a reload.
     """
 
     events: Events
@@ -50,6 +51,7 @@ class Parts:
     closing: tuple[Callable[[], Awaitable[None]], ...]
     limits: Limits
     deciding: DecidingFiles
+    reconsider: Callable[[], None]
     files: tuple[Reloadable, ...] = ()
 
 
@@ -110,9 +112,10 @@ class Daemon:
         try:
             await self._parts.deciding.prepare()
         except ConfigError as error:
-            self._events.record(refused_reload(error))
-            return
-        report = await reload_all(self._parts.files)
+            report = refused_reload(error)
+        else:
+            report = await reload_all(self._parts.files)
+        self._parts.reconsider()
         self._events.record(report)
 
     async def stop(self) -> None:
