@@ -114,6 +114,9 @@ async def test_an_empty_directory_is_not_a_store_without_keys(
     (tmp_path / "data").rename(tmp_path / "away")
     (tmp_path / "data").mkdir(mode=0o700)
     await stores.require_errors()
+    for write in (stores.directory.create, stores.directory.replace):
+        with pytest.raises(StorageError, match="the directory keys"):
+            write(("keys", "new"), b"x")
     assert [path.name for path in (tmp_path / "data").iterdir() if path.name != ".lock"] == []
     shutil.rmtree(tmp_path / "data")
     (tmp_path / "away").rename(tmp_path / "data")
