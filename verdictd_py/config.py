@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from verdictd_py.domain.names import KeyId
@@ -113,6 +113,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True
     )
+
+    _file: Path | None = PrivateAttr(default=None)
 
     listen: str = "127.0.0.1:1234"
     client_api: str = DEFAULT_CLIENT_API
@@ -212,6 +214,11 @@ class Settings(BaseSettings):
         return value
 
     @property
+    def file(self) -> Path | None:
+        """The TOML file from which some settings were read; None without one."""
+        return self._file
+
+    @property
     def attests(self) -> bool:
         """Whether the broker presents evidence about itself."""
         return self.attester != "nullattester"
@@ -297,9 +304,11 @@ def load(flags: dict[str, Any], *, file: Path | None) -> Settings:
     }
     below_environment = {k: v for k, v in table.items() if k not in from_environment}
     try:
-        return Settings(**{**below_environment, **flags})
+        settings = Settings(**{**below_environment, **flags})
     except ValidationError as error:
         raise ConfigError(_one_line(error, flags, from_environment, file)) from None
+    settings._file = file  # noqa: SLF001  # not a setting of any source
+    return settings
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
