@@ -58,6 +58,11 @@ class Appraisal:
         return () if self.refusal is None else self.refusal.reasons
 
     @property
+    def platform(self) -> str | None:
+        """Identifies the machine (see `VerifiedEvidence`); None if that is not known."""
+        return None if self.evidence is None else self.evidence.platform
+
+    @property
     def claims(self) -> Mapping[str, JsonValue]:
         return {} if self.evidence is None else self.evidence.claims
 

@@ -87,6 +87,9 @@ class VerifiedEvidence:
         faults: reasons to refuse the guest whatever the policy says (debug TDs, reserved
             attributes, a revoked TCB); empty if there are none. A guest with a fault is refused
             before the policy is evaluated.
+        platform: identifies the machine; equal for all its guests, and a digest, so that it can
+            be logged. Connections are counted under it; no policy sees it. None if the evidence
+            identifies no machine.
     """
 
     tee: str
@@ -96,6 +99,7 @@ class VerifiedEvidence:
     advisory_ids: tuple[str, ...]
     digest: str
     faults: tuple[Reason, ...] = ()
+    platform: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

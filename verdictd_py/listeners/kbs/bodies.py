@@ -7,6 +7,8 @@ from typing import Final
 
 from aiohttp import web
 
+from verdictd_py.listeners.kbs.connections import Connection
+
 SECONDS: Final = web.AppKey("body_seconds", float)
 """Time limit for a body, in the application."""
 
@@ -20,7 +22,7 @@ async def receive(request: web.Request) -> bytes:
     """
     try:
         async with asyncio.timeout(request.app[SECONDS]):
-            return await request.read()
+            body = await request.read()
     except TimeoutError:
         raise web.HTTPRequestTimeout(reason="the body came too slowly") from None
     except web.RequestPayloadError:
@@ -29,6 +31,9 @@ async def receive(request: web.Request) -> bytes:
         if is_disconnected(request):
             raise ConnectionResetError from None
         raise
+    if isinstance(request.protocol, Connection):
+        request.protocol.received()
+    return body
 
 
 def is_disconnected(request: web.Request) -> bool:

@@ -49,6 +49,11 @@ class Conversation:
         """Whether a request has started that `next_request` has not returned yet."""
         return not self._ended and self._reader.pending
 
+    @property
+    def held(self) -> int:
+        """Number of received bytes that are stored."""
+        return self._reader.held
+
     def receive(self, plaintext: bytes) -> None:
         """Append plaintext of the guest."""
         self._reader.feed(plaintext)

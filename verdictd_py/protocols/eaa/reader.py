@@ -38,6 +38,11 @@ class RequestReader:
         """
         return bool(self._buffer)
 
+    @property
+    def held(self) -> int:
+        """Number of bytes that are stored."""
+        return len(self._buffer)
+
     def feed(self, data: bytes) -> None:
         """Append received bytes to the stream.
 

@@ -84,6 +84,7 @@ class VerifiedQuote:
             advisory_ids=() if self.tcb is None else self.tcb.advisory_ids,
             digest=quote.digest,
             faults=self._faults(faults),
+            platform=self.platform.digest or None,
         )
         return verified if self.refusal is None else RefusedEvidence(self.refusal, verified)
 
