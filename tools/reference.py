@@ -19,6 +19,7 @@ from verdictd_py.config import ENVIRONMENT_PREFIX, Settings
 from verdictd_py.domain.events import CATALOGUE
 from verdictd_py.domain.eventtypes import FieldInfo
 from verdictd_py.events.audit import MAX_LIMITED_PER_MINUTE
+from verdictd_py.events.floods import LINES_PER_MINUTE
 from verdictd_py.listeners.kbs import answers, description
 from verdictd_py.tees.registry import known_tees
 
@@ -159,11 +160,15 @@ def events() -> Iterator[str]:
         "released. *limited* means that unauthenticated peers can cause the event: at most\n"
         f"{MAX_LIMITED_PER_MINUTE} such records are written in a minute, and `audit.not-kept`\n"
         "has the number of the others.\n\n"
-        "| event | level | audited | when |\n| --- | --- | --- | --- |\n"
+        "Any peer can cause the events marked *peers*, an unauthenticated one too. The log has\n"
+        f"at most {LINES_PER_MINUTE} lines of each of them for one source in a minute, and\n"
+        "`log.flood` has the number of the others. The audit trail is not affected.\n\n"
+        "| event | level | audited | cause | when |\n| --- | --- | --- | --- | --- |\n"
     )
     for kind in CATALOGUE:
         spec, when = kind.spec, kind.__doc__ or ""
-        yield _row(f"[`{spec.name}`](#{_anchor(spec.name)})", spec.level, spec.audit, when)
+        cause = "peers" if spec.by_peers else ""
+        yield _row(f"[`{spec.name}`](#{_anchor(spec.name)})", spec.level, spec.audit, cause, when)
     for kind in CATALOGUE:
         yield f"\n## {kind.spec.name}\n\n{kind.__doc__}\n\n"
         if not kind.spec.fields:

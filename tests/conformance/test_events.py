@@ -64,7 +64,7 @@ class TestLogAsText(EventsSuite):
     @pytest.fixture
     def events(self) -> Events:
         self.stream = io.StringIO()
-        return LogEvents("text", stream=self.stream)
+        return LogEvents(self.stream.write, "text")
 
     def written(self, events: Events) -> str:
         return self.stream.getvalue()
@@ -74,7 +74,7 @@ class TestLogAsJson(TestLogAsText):
     @pytest.fixture
     def events(self) -> Events:
         self.stream = io.StringIO()
-        return LogEvents("json", stream=self.stream)
+        return LogEvents(self.stream.write, "json")
 
 
 class TestAuditTrail(EventsSuite):

@@ -51,9 +51,6 @@ class Spy:
         if self.inner is not None:
             await self.inner.start(background)
 
-    def reload(self) -> None:
-        self.calls.append("reload")
-
     async def stop(self, seconds: float) -> None:
         self.calls.append("stop")
         if self.on_stop is not None:
@@ -90,7 +87,7 @@ async def test_every_address_is_bound_before_any_listener_accepts(tmp_path: Path
     daemon, spies = spied(built, calls)
     await daemon.start()
     try:
-        assert calls == ["bind"] * 5 + ["start"] * 5 + ["reload"] * 5
+        assert calls == ["bind"] * 5 + ["start"] * 5
         # A listener that only the parts know is announced like the others.
         announced = {str(one["name"]): one["endpoint"] for one in events.named("listener.started")}
         assert announced == {spy.name: spy.endpoint for spy in spies}
@@ -195,7 +192,7 @@ class TestLoopsThatFail:
             return await refresh()
 
         monkeypatch.setattr(readiness, "refresh", failing_once)
-        (work,) = broker.daemon._parts.background
+        work = next(w for w in broker.daemon._parts.background if w.name == "check readiness")
         await self._goes_on(work, refreshed, events)
         assert events.named("warning.task")[0]["task"] == "check readiness"
 
@@ -240,13 +237,16 @@ class TestLoopsThatFail:
         failures = [RuntimeError("secret")]
         events = RecordedEvents()
 
-        def failing_once() -> None:
+        refresh = broker.daemon._parts.readiness.refresh
+
+        async def failing_once() -> Standing:
             if failures:
                 requested.set()  # the next SIGHUP
                 raise failures.pop()
             reloaded.set()
+            return await refresh()
 
-        monkeypatch.setattr(broker.kbs, "reload", failing_once)
+        monkeypatch.setattr(broker.daemon._parts.readiness, "refresh", failing_once)
 
         async def run() -> None:
             await reload_when(requested, broker.daemon)

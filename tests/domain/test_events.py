@@ -21,18 +21,20 @@ SECRET = SecretBytes(b"xyz")
 NAMES = {kind.spec.name: kind for kind in CATALOGUE}
 
 WARNINGS = {
-    "audit.not-kept", "guest.not-judged", "guest.refused", "release.refused", "request.failed",
-    "unsafe.option", "warning.bug", "warning.collateral", "warning.document", "warning.identity",
-    "warning.limits", "warning.policy", "warning.shadowed", "warning.storage", "warning.task",
-    "warning.unpinned", "wrap.refused",
+    "audit.not-kept", "guest.not-judged", "guest.refused", "log.dropped", "release.refused",
+    "request.failed",
+    "unsafe.option", "warning.audit", "warning.bug", "warning.collateral", "warning.document",
+    "warning.identity", "warning.limits", "warning.policy", "warning.reload", "warning.shadowed",
+    "warning.storage", "warning.task", "warning.unpinned", "wrap.refused",
 }  # fmt: skip
 LIMITED = {"guest.refused", "guest.not-judged"}
 AUDITED = {
-    "audit.not-kept", "daemon.started", "daemon.stopped", "guest.accepted", "image-key.unwrapped",
+    "audit.not-kept", "daemon.reloaded", "daemon.started", "daemon.stopped", "guest.accepted",
+    "image-key.unwrapped",
     "image-key.wrapped", "key.created", "key.deleted", "key.exported", "key.registered",
     "policy.deleted", "policy.set", "reference.added", "reference.deleted", "reference.pinned",
     "reference.retired", "release.refused", "resource.deleted", "resource.exported",
-    "resource.set", "secret.released", "unsafe.option",
+    "resource.set", "secret.released", "unsafe.option", "warning.reload",
 }  # fmt: skip
 
 

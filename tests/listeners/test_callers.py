@@ -98,13 +98,14 @@ class TestRules:
     def test_certificates_have_the_role_of_their_name(
         self, names: list[bytes], rights: frozenset[Right]
     ) -> None:
-        rules = CallerRules(certificate_roles={"farm": "wrap", "ops": "operator", "boss": "admin"})
+        roles = {"farm": "wrap", "ops": "operator", "boss": "admin"}
+        rules = CallerRules(certificate_roles=lambda: roles)
         for attribute in ("x509_common_name", "x509_subject_alternative_name"):
             found = rules.caller(Context("ipv4:127.0.0.1:5", {attribute: names}))
             assert found.rights == rights
 
     def test_with_tls_loopback_alone_gives_no_rights(self) -> None:
-        rules = CallerRules(certificate_roles={}, insecure_loopback=True, insecure_open=True)
+        rules = CallerRules(certificate_roles=dict, insecure_loopback=True, insecure_open=True)
         assert rules.caller(Context("ipv4:127.0.0.1:5")).rights == frozenset()
 
     def test_a_missing_right_is_refused_with_a_remedy(self) -> None:
@@ -132,7 +133,7 @@ class TestNames:
         assert rules.caller(Context(peer)).name.startswith(name)
 
     def test_a_certificate_has_its_listed_names_or_all_of_them(self) -> None:
-        rules = CallerRules(certificate_roles={"farm": "wrap", "ops": "operator"})
+        rules = CallerRules(certificate_roles=lambda: {"farm": "wrap", "ops": "operator"})
         auth = {
             "x509_common_name": [b"ops", b"other\xff"],
             "x509_subject_alternative_name": [b"farm"],

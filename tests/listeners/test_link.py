@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import struct
-from datetime import UTC, datetime
 
 import pytest
 
@@ -18,13 +17,13 @@ _RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds (socke
 
 async def test_a_connection_that_the_guest_reset_is_closed_without_error() -> None:
     """The half-close then fails, and a later write would raise another error."""
-    identity = ServerIdentity.create(datetime.now(UTC))
+    identity = ServerIdentity.create()
     context = server_context(identity.certificate, identity.private_key, require_certificate=True)
     with socket.create_server(("127.0.0.1", 0)) as server:
         client = socket.create_connection(server.getsockname())
         accepted, _ = server.accept()
     accepted.setblocking(False)
-    share = Shares(ShareLimits.of(1)).enter(source_of("127.0.0.1"), lambda: None)
+    share = Shares(lambda: ShareLimits.of(1)).enter(source_of("127.0.0.1"), lambda: None)
     link = Link(accepted, TlsSession(context, server=True), share)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
     client.close()  # a reset, which nobody here has noticed yet

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -89,12 +89,14 @@ async def running_broker(
     platform: SimulatedPlatform,
     *,
     unsafe: dict[str, Any] | None = None,
+    reread: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     **settings: Any,
 ) -> AsyncIterator[RunningBroker]:
     """Starts a broker under `directory` and stops it at the end.
 
     Args:
         unsafe: more fields of `Unsafe`.
+        reread: returns the settings of a reload, from those of the start.
         settings: more fields of `Settings`, over the defaults for tests.
     """
     now = app.utc_now()
@@ -119,7 +121,10 @@ async def running_broker(
     }
     events = RecordedEvents()
     daemon = app.build_daemon(
-        Settings(**chosen), Unsafe(**{"unsafe_tdx_root_ca": root, **(unsafe or {})}), events
+        Settings(**chosen),
+        Unsafe(**{"unsafe_tdx_root_ca": root, **(unsafe or {})}),
+        events,
+        reread=None if reread is None else lambda: Settings(**reread(chosen)),
     )
     await daemon.start()
     try:

@@ -271,12 +271,12 @@ async def test_unusable_files_leave_the_previous_certificate_in_use(
             else:
                 path.unlink()
             await broker.daemon.reload()
-            warned = broker.events.named("warning.identity")[-1]["reason"]
+            warned = broker.events.named("warning.reload")[-1]["problems"]
             assert str(path) in str(warned), damage
             assert f"--{broken.replace('_', '-')}" in str(warned)
             async with stream(broker, files.trusting) as link:
                 assert link.serial == first
-        assert len(broker.events.named("warning.identity")) == 3
+        assert len(broker.events.named("warning.reload")) == 3
 
 
 async def test_the_keys_of_certificates_are_never_written(tmp_path: Path, files: Files) -> None:

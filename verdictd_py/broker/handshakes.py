@@ -208,7 +208,7 @@ class Handshakes:
         peer = AppraisedPeer.of(attested.appraisal, address=address)  # 4
         with admission(attested.appraisal.platform, _name(token)):
             stored = await self._releaser.find(peer, path, query)
-            content = self._releaser.release(peer, stored)
+            content = await self._releaser.release(peer, stored)
         return ReleasedResource(content, attested.key, attested.version)
 
     async def _attested(self, token: str) -> AttestedGuest:

@@ -10,6 +10,7 @@ from typing import Final
 from uuid import uuid4
 
 from verdictd_py.broker import ciphers
+from verdictd_py.broker.recording import record_and_change
 from verdictd_py.broker.release import decrypt_blob
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.events import (
@@ -78,6 +79,10 @@ class Wrapper:
         self._monotonic = monotonic
         self._quotas = _Quotas(max_new_keys_per_minute)
 
+    def limit_new_keys(self, per_minute: int) -> None:
+        """Change the maximum number of keys that a caller may create by wrapping in a minute."""
+        self._quotas.most = per_minute
+
     async def wrap(
         self, caller: Caller, parameter: Parameter, optsdata: SecretBytes
     ) -> AnnotationPacket:
@@ -110,7 +115,7 @@ class Wrapper:
                 WrapRefused(caller=caller.name, kid=named.kid, code=error.code, reason=str(error))
             )
             raise NotAuthorized(_UNAVAILABLE) from None
-        return self.seal(caller, named, key, optsdata)
+        return await self.seal(caller, named, key, optsdata)
 
     def _named(self, caller: Caller, parameter: Parameter) -> ExistingKey | KbsKey:
         """Return the parameter; a new key gets a name that no other key has."""
@@ -130,7 +135,7 @@ class Wrapper:
             case KbsKey():
                 return await self._get_or_create(caller, key_id)
 
-    def seal(
+    async def seal(
         self,
         caller: Caller,
         parameter: ExistingKey | KbsKey,
@@ -141,13 +146,14 @@ class Wrapper:
 
         Raises:
             NotAuthorized: `caller` is not allowed to wrap.
+            StorageError: the use of the key cannot be recorded.
         """
         caller.require(Right.WRAP)
         algorithm = parameter.algorithm
         self._events.record(KeyRead(kid=parameter.kid, key=key))
         iv = self._random(algorithm.iv_bytes)
         ciphertext = ciphers.encrypt(algorithm, key, iv, optsdata)
-        self._events.record(
+        await self._events.commit(
             ImageKeyWrapped(caller=caller.name, kid=parameter.kid, algorithm=algorithm.value)
         )
         blob = WrappedBlob(parameter.key_id, algorithm, iv, ciphertext)
@@ -163,7 +169,7 @@ class Wrapper:
         caller.require(Right.UNWRAP)
         key = await self._keys.get(packet.blob.key_id)
         optsdata = decrypt_blob(packet.blob, key, allow_a256ctr=self._allow_a256ctr)
-        self._events.record(ImageKeyUnwrapped(caller=caller.name, kid=packet.kid))
+        await self._events.commit(ImageKeyUnwrapped(caller=caller.name, kid=packet.kid))
         return optsdata
 
     async def _get_or_create(self, caller: Caller, key_id: KeyId) -> SecretBytes:
@@ -185,8 +191,10 @@ class Wrapper:
             self._require_below(key_id)
         self._quotas.take(caller.name, self._monotonic())
         key = SecretBytes(self._random(KEY_BYTES))
-        await self._keys.create(key_id, key)
-        self._events.record(KeyCreated(caller=caller.name, kid=str(key_id)))
+        created = KeyCreated(caller=caller.name, kid=str(key_id))
+        await record_and_change(
+            self._events, caller, str(key_id), (created,), lambda: self._keys.create(key_id, key)
+        )
         return key
 
     def _require_below(self, key_id: KeyId) -> None:
@@ -204,10 +212,14 @@ class Wrapper:
 
 
 class _Quotas:
-    """Counter of the keys that each caller created within the last minute."""
+    """Counter of the keys that each caller created within the last minute.
+
+    Attributes:
+        most: maximum number of keys of a caller.
+    """
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self.most = most
         self._created: dict[str, deque[float]] = {}
 
     def take(self, caller: str, now: float) -> None:
@@ -222,9 +234,9 @@ class _Quotas:
             if not times:
                 del self._created[name]
         times = self._created.setdefault(caller, deque())
-        if len(times) >= self._most:
+        if len(times) >= self.most:
             raise Overloaded(
-                f"{self._most} keys were created within a minute; wait, wrap with an "
+                f"{self.most} keys were created within a minute; wait, wrap with an "
                 "existing key, or have the operator raise max_new_keys_per_minute"
             )
         times.append(now)

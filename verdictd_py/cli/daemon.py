@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from argparse import SUPPRESS
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -68,7 +69,7 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (("--appraisal-timeout",), "S", "seconds (30)"),
     (("--request-timeout",), "S", "seconds from a request's first byte to its last (30)"),
     (("--idle-timeout",), "S", "seconds between requests (300)"),
-    (("--drain-timeout",), "S", "seconds for requests in flight at SIGTERM (10)"),
+    (("--drain-timeout",), "S", "seconds for requests in flight at SIGTERM (5)"),
     (("--max-connections",), "N", "maximum number of guests at once (4096)"),
     (
         ("--max-unattested-per-address",),
@@ -90,6 +91,8 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
         "NET[,NET]",
         "proxies whose X-Forwarded-For the HTTP listener believes (none)",
     ),
+    (("--audit-mode",), "MODE", "of audit files: 0600, or 0640 for a group (0600)"),
+    (("--audit-group",), "NAME", "group that may read them (the daemon's)"),
     (("--log-format",), "NAME", "text or json (text)"),
 )
 
@@ -101,6 +104,7 @@ UNSAFE_OPTIONS: Final = (
     (("--insecure-sample-verifier",), _SWITCH, "HTTP guests without hardware: for any client"),
     (("--insecure-sample-data-dir",), _SWITCH, "also with the secrets of this --data-dir"),
     (("--unsafe-tdx-root-ca",), "FILE", "trust this root, not Intel's; needs --data-dir"),
+    (("--unsafe-writable-files",), _SWITCH, "use files that other users may change"),
 )
 
 
@@ -115,8 +119,8 @@ def run(argv: Sequence[str]) -> int:
     unsafe = {name: arguments.pop(name) for name in tuple(arguments) if name in config.UNSAFE_NAMES}
     if "unsafe_tdx_root_ca" in unsafe:
         unsafe["unsafe_tdx_root_ca"] = Path(unsafe["unsafe_tdx_root_ca"])
-    settings = config.load(arguments, file=None if file is None else Path(file))
-    return asyncio.run(app.run(settings, config.Unsafe(**unsafe)))
+    read = partial(config.load, arguments, file=None if file is None else Path(file))
+    return asyncio.run(app.run(read(), config.Unsafe(**unsafe), reread=read))
 
 
 def _parser() -> Parser:

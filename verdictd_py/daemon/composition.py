@@ -22,6 +22,7 @@ from verdictd_py.daemon.daemon import Daemon, Parts
 from verdictd_py.daemon.descriptors import Connections
 from verdictd_py.daemon.kbs import kbs_listener
 from verdictd_py.daemon.readiness import Readiness
+from verdictd_py.daemon.reload import LiveSettings
 from verdictd_py.daemon.supervisor import Work
 from verdictd_py.daemon.usecases import UseCases, use_cases
 from verdictd_py.errors import ConfigError
@@ -31,14 +32,14 @@ from verdictd_py.listeners.attested import AttestedListener
 from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.listeners.grpc_listener import GrpcListener
 from verdictd_py.listeners.identity import RenewedIdentity
+from verdictd_py.listeners.kbs import KbsListener
 from verdictd_py.listeners.keyprovider import KeyProviderService
 from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.listener import Listener
-from verdictd_py.listeners.protection import protection
+from verdictd_py.listeners.protection import Protection, protection
 from verdictd_py.listeners.proxies import Proxies
-from verdictd_py.listeners.tls import TlsFiles
 from verdictd_py.ports import Events
-from verdictd_py.storage.layout import prepare
+from verdictd_py.storage.layout import prepare, share_audit
 from verdictd_py.storage.stores import DirectoryCollateralStore
 from verdictd_py.tees.intel.roots import read_root_ca
 from verdictd_py.tees.registry import known_tees
@@ -52,29 +53,29 @@ def build_daemon(
     clock: Clock = utc_now,
     *,
     on_failure: Callable[[], None] = lambda: None,
+    reread: Callable[[], Settings] | None = None,
 ) -> Daemon:
     """Check every setting, open the data directory, and build a daemon that is not started.
 
     Args:
         events: the log.
         on_failure: see `Daemon`.
+        reread: reads the settings again on SIGHUP; None for settings that do not change.
 
     Raises:
         ConfigError: a setting cannot be used; the message has the cause and the remedy.
     """
     _check_unsafe(settings, unsafe)
-    rules, tls = protection(settings, unsafe)
-    connections = descriptors.divide(
-        descriptors.limit(),
-        guests=settings.max_connections,
-        guest_listeners=1 if settings.kbs_http is None else 2,
-        grpc_listeners=1 if settings.keyprovider_api is None else 2,
-    )
+    protected = protection(settings, unsafe)
+    connections = _connections(settings)
     tees = known_tees(settings.verifier)
     sample = unsafe.insecure_sample_verifier
     directory, warnings = prepare(
-        settings.data_dir, [tee.documents for tee in tees if tee.proves or sample]
+        settings.data_dir,
+        [tee.documents for tee in tees if tee.proves or sample],
+        unsafe_writable=unsafe.unsafe_writable_files,
     )
+    share_audit(settings.data_dir, settings.audit_mode, settings.audit_group)
     audit = AuditTrail(settings.data_dir / "audit", events)
     root = unsafe.root_ca
     root_ca = None if root is None else read_root_ca(root, option=UNSAFE_ROOT_OPTION)
@@ -103,16 +104,25 @@ def build_daemon(
         limits_warning=connections.warning,
         started_at=clock(),
     )
-    build = _Listeners(settings, unsafe, cases, rules, tls, audit, clock, connections)
+    limits = _limits(settings, connections)
+    build = _Listeners(settings, unsafe, cases, protected, audit, clock, connections, limits)
+    http = build.kbs()
     candidates: tuple[Listener | None, ...] = (
         build.attested(),
         build.client_api(about),
         build.keyprovider_api(),
-        build.kbs(),
+        http,
     )
     listeners = tuple(listener for listener in candidates if listener is not None)
     publish = [listener.set_ready for listener in listeners if isinstance(listener, GrpcListener)]
     readiness = Readiness(cases, audit, publish=publish)
+
+    def apply(new: Settings) -> None:
+        limits.adopt(_limits(new, _connections(new)))
+        cases.appraiser.seconds = new.appraisal_timeout
+        cases.wrapper.limit_new_keys(new.max_new_keys_per_minute)
+
+    live = () if reread is None else (LiveSettings(settings, reread, apply),)
     about.listeners, about.readiness = listeners, readiness
     parts = Parts(
         events=audit,
@@ -121,11 +131,13 @@ def build_daemon(
         background=(
             *collateral.background,
             Work("check readiness", readiness.keep_fresh),
+            Work("count omitted events", audit.keep_counting),
         ),
         readiness=readiness,
         about=about,
         closing=(collateral.close,),
-        drain_seconds=settings.drain_timeout,
+        limits=limits,
+        files=(*protected.files, *(() if http is None else http.files), *live),
     )
     return Daemon(parts, on_failure=on_failure)
 
@@ -137,15 +149,14 @@ class _Listeners:
     settings: Settings
     unsafe: Unsafe
     cases: UseCases
-    rules: CallerRules
-    tls: TlsFiles | None
+    protected: Protection
     events: Events
     clock: Clock
     connections: Connections
+    limits: Limits
 
     def attested(self) -> Listener:
         identity = RenewedIdentity(
-            self.clock,
             require_certificate=not self.cases.verifiers.accepts_anyone,
             events=self.events,
             quote_for=TsmQuotes().quote if self.settings.attests else None,
@@ -156,7 +167,7 @@ class _Listeners:
             releaser=self.cases.releaser,
             context=identity.context,
             events=self.events,
-            limits=_limits(self.settings, self.connections),
+            limits=self.limits,
             proxies=Proxies(proxy_protocol=self.settings.proxy_protocol_from),
         )
 
@@ -182,8 +193,8 @@ class _Listeners:
             events=self.events,
             connections=self.connections.grpc,
             described=_names(keyprovider_pb2, clientapi_pb2, verdictd_v1_pb2),
-            rules=self.rules,
-            tls=self.tls,
+            rules=self.protected.rules,
+            tls=self.protected.tls,
         )
 
     def keyprovider_api(self) -> Listener | None:
@@ -197,24 +208,33 @@ class _Listeners:
             events=self.events,
             connections=self.connections.grpc,
             described=_names(keyprovider_pb2),
-            rules=self.rules,
-            tls=self.tls,
+            rules=self.protected.rules,
+            tls=self.protected.tls,
         )
 
-    def kbs(self) -> Listener | None:
+    def kbs(self) -> KbsListener | None:
         return kbs_listener(
             self.settings,
             self.unsafe,
             self.cases,
             clock=self.clock,
             events=self.events,
-            limits=_limits(self.settings, self.connections),
+            limits=self.limits,
         )
 
     def _register_keyprovider(self, server: grpc.aio.Server, rules: CallerRules) -> None:
         provider = self.settings.keyprovider_name
         service = KeyProviderService(self.cases.wrapper, rules, self.events, provider=provider)
         service.register(server)
+
+
+def _connections(settings: Settings) -> Connections:
+    return descriptors.divide(
+        descriptors.limit(),
+        guests=settings.max_connections,
+        guest_listeners=1 if settings.kbs_http is None else 2,
+        grpc_listeners=1 if settings.keyprovider_api is None else 2,
+    )
 
 
 def _limits(settings: Settings, connections: Connections) -> Limits:
@@ -228,6 +248,7 @@ def _limits(settings: Settings, connections: Connections) -> Limits:
         per_address=settings.max_unattested_per_address,
         per_platform=settings.max_connections_per_platform,
         evidence_age=None if age is None else timedelta(seconds=age),
+        drain=settings.drain_timeout,
     )
 
 

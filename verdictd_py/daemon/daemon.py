@@ -10,11 +10,14 @@ from typing import Final, Self
 
 from verdictd_py.daemon.about import About
 from verdictd_py.daemon.readiness import Readiness
+from verdictd_py.daemon.reload import reload_all
 from verdictd_py.daemon.supervisor import Supervisor, Work
 from verdictd_py.domain.events import DaemonStopped, DaemonStopping
 from verdictd_py.events.audit import AuditTrail
 from verdictd_py.listeners.errors import report_bug
+from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.listener import Listener
+from verdictd_py.listeners.reread import Reloadable
 from verdictd_py.ports import Events
 
 _SLACK_SECONDS: Final = 5.0
@@ -29,7 +32,9 @@ class Parts:
         events: the audit trail, which passes all events on to the log.
         background: work that runs while the daemon runs.
         closing: functions to call in this order after all listeners have stopped.
-        drain_seconds: time limit for requests in flight when the daemon stops.
+        limits: limits of the listeners of guests, with the time limit for requests in flight when
+            the daemon stops.
+        files: what is read again on SIGHUP.
     """
 
     events: Events
@@ -39,7 +44,8 @@ class Parts:
     readiness: Readiness
     about: About
     closing: tuple[Callable[[], Awaitable[None]], ...]
-    drain_seconds: float
+    limits: Limits
+    files: tuple[Reloadable, ...] = ()
 
 
 class Daemon:
@@ -78,7 +84,7 @@ class Daemon:
             for listener in self.listeners:
                 await listener.start(self._run)
             self._parts.about.warn(self._events)
-            await self.reload()
+            await self._parts.readiness.report()
             self._parts.about.announce(self._events)
         except BaseException:
             await self._release(0)
@@ -88,10 +94,14 @@ class Daemon:
         return self
 
     async def reload(self) -> None:
-        """Read files that the operator may have replaced again, and record problems."""
-        await self._parts.readiness.report()
-        for listener in self.listeners:
-            listener.reload()
+        """Read files that the operator may have replaced again; record what changed, in one event.
+
+        A file that cannot be used leaves the old content in force, and does not keep the others
+        from being read.
+        """
+        await self._parts.readiness.refresh()
+        report = await reload_all(self._parts.files)
+        self._events.record(report)
 
     async def stop(self) -> None:
         """Stop accepting, let requests in flight finish, then stop. Later calls do nothing."""
@@ -99,7 +109,7 @@ class Daemon:
             return
         self._stopped = True
         self._events.record(DaemonStopping())
-        await self._release(self._parts.drain_seconds)
+        await self._release(self._parts.limits.drain)
 
     def _run(
         self, name: str, run: Callable[[], Awaitable[None]], *, essential: bool = False

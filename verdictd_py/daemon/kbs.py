@@ -15,11 +15,12 @@ from verdictd_py.daemon.usecases import UseCases
 from verdictd_py.errors import ConfigError
 from verdictd_py.listeners.kbs import KbsListener
 from verdictd_py.listeners.kbs.admins import AdminRoutes
-from verdictd_py.listeners.kbs.files import AdminFile, read_admins, read_token_key
+from verdictd_py.listeners.kbs.files import read_admins, read_token_key
 from verdictd_py.listeners.kbs.guests import GuestRoutes
 from verdictd_py.listeners.kbs.tls import KbsTls
 from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.proxies import Proxies
+from verdictd_py.listeners.reread import Reread, differences
 from verdictd_py.ports import Events
 from verdictd_py.protocols.rcar.admins import AdminKeys
 from verdictd_py.protocols.rcar.tokens import Tokens
@@ -58,7 +59,7 @@ def kbs_listener(
         return None
     tls = _tls(address, settings, unsafe, clock)
     tokens = Tokens(_token_key(settings), use_cases.trusted_root)
-    admins = AdminFile(partial(_admins, settings, tokens))
+    admins = Reread(partial(_admins, settings, tokens), _changed_admins)
     sessions = _sessions(settings)  # last, because it opens a file
     handshakes = Handshakes(
         appraiser=use_cases.appraiser,
@@ -70,7 +71,7 @@ def kbs_listener(
     return KbsListener(
         address,
         guests=GuestRoutes(handshakes, tokens, secure=tls is not None),
-        administration=AdminRoutes(use_cases.administration, lambda: admins.keys, clock),
+        administration=AdminRoutes(use_cases.administration, lambda: admins.current, clock),
         admins=admins,
         events=events,
         tees=use_cases.tees,
@@ -114,7 +115,7 @@ def _tls(
         raise ConfigError("--kbs-tls-cert and --kbs-tls-key go together; give both, or neither")
     if address.local or unsafe.insecure_kbs_http:  # 2
         return None
-    return KbsTls.create(address.host, now=clock())  # 3
+    return KbsTls.create(address.host, clock=clock)  # 3
 
 
 def _token_key(settings: Settings) -> ec.EllipticCurvePrivateKey:
@@ -138,6 +139,21 @@ def _admins(settings: Settings, tokens: Tokens) -> AdminKeys:
                 "guest's token would be an administrator's; give administrators another key"
             )
     return admins
+
+
+def _changed_admins(before: AdminKeys, after: AdminKeys) -> tuple[str, ...]:
+    rights = [
+        {
+            key.name: f"roles {' '.join(sorted(key.roles))}, default {key.default_role}, "
+            f"prefix {key.prefix!r}"
+            for key in admins.keys
+        }
+        for admins in (before, after)
+    ]
+    changes = differences("HTTP administrator", *rights)
+    old = {key.name: key.key for key in before.keys}
+    replaced = (key.name for key in after.keys if old.get(key.name, key.key) != key.key)
+    return (*changes, *(f"HTTP administrator {name}: another key" for name in replaced))
 
 
 def _sessions(settings: Settings) -> MemorySessionStore | SqliteSessionStore:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import signal
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -16,6 +17,7 @@ from verdictd_py.daemon.supervisor import Work
 from verdictd_py.domain.events import PolicyEngineCompiling
 from verdictd_py.errors import ConfigError
 from verdictd_py.events.log import LogEvents
+from verdictd_py.events.writer import LogWriter
 from verdictd_py.listeners.errors import exception_handler
 from verdictd_py.policy import instances
 from verdictd_py.ports import Events
@@ -25,13 +27,20 @@ EXIT_FAILED: Final = 1
 """Exit status after essential work has failed; the log has the reason."""
 
 
+_STANDARD_ERROR: Final = 2
+
 MIN_ADDRESS_SPACE: Final = 2_000_000 * 1024
 """Bytes under `ulimit -v`. Measured: an idle daemon takes 1.0 GiB, while it compiles the policy
 engine 1.2 GiB; instances of the engine may take half of the limit (`policy.compiled`)."""
 
 
-async def run(settings: Settings, unsafe: Unsafe) -> int:
+async def run(
+    settings: Settings, unsafe: Unsafe, *, reread: Callable[[], Settings] | None = None
+) -> int:
     """Run the daemon until SIGTERM or SIGINT, or until essential work fails. SIGHUP reloads.
+
+    Args:
+        reread: reads the settings again on SIGHUP; None for settings that do not change.
 
     Returns:
         The exit status: `EXIT_STOPPED` or `EXIT_FAILED`.
@@ -41,19 +50,35 @@ async def run(settings: Settings, unsafe: Unsafe) -> int:
     """
     _require_address_space()
     descriptors.raise_limit()
-    events = LogEvents(settings.log_format)
+    writer = LogWriter(_STANDARD_ERROR)
+    try:
+        return await _run(settings, unsafe, writer, reread)
+    finally:
+        writer.close()
+
+
+async def _run(
+    settings: Settings,
+    unsafe: Unsafe,
+    writer: LogWriter,
+    reread: Callable[[], Settings] | None,
+) -> int:
+    events = LogEvents(writer.write, settings.log_format)
+    writer.on_dropped = events.report_dropped
     stopping, reloading = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(exception_handler(events))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, reloading.set)
-    daemon = build_daemon(settings, unsafe, events, on_failure=stopping.set)
+    daemon = build_daemon(settings, unsafe, events, on_failure=stopping.set, reread=reread)
     await _load_policy_engine(events)
     await daemon.start()
     daemon.supervisor.start(Work("reload", partial(reload_when, reloading, daemon)))
+    daemon.supervisor.start(Work("count floods in the log", partial(count_floods, events)))
     await stopping.wait()
     await daemon.stop()
+    events.end_minute()
     return EXIT_FAILED if daemon.supervisor.failed else EXIT_STOPPED
 
 
@@ -83,6 +108,13 @@ async def _load_policy_engine(events: Events) -> None:
         loop.call_soon_threadsafe(events.record, PolicyEngineCompiling(reason=reason))
 
     await asyncio.to_thread(instances.prepare, compiling)
+
+
+async def count_floods(log: LogEvents) -> None:
+    """Write the floods of each minute to the log."""
+    while True:
+        await asyncio.sleep(60)
+        log.end_minute()
 
 
 async def reload_when(requested: asyncio.Event, daemon: Daemon) -> None:

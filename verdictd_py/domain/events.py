@@ -8,7 +8,7 @@ recorded.
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 
 from verdictd_py.domain.eventtypes import Audit, Event, FieldInfo, Level, event
 from verdictd_py.domain.secrets import SecretBytes
@@ -86,7 +86,7 @@ class GuestAccepted(Event):
     reasons: Reasons
 
 
-@event("guest.refused", level=Level.WARNING, audit=Audit.LIMITED)
+@event("guest.refused", level=Level.WARNING, audit=Audit.LIMITED, by_peers=True)
 class GuestRefused(Event):
     """The evidence of a guest was refused by its verification or by the appraisal policy."""
 
@@ -100,9 +100,9 @@ class GuestRefused(Event):
     reasons: Reasons
 
 
-@event("guest.not-judged", level=Level.WARNING, audit=Audit.LIMITED)
+@event("guest.not-judged", level=Level.WARNING, audit=Audit.LIMITED, by_peers=True)
 class GuestNotJudged(Event):
-    """A guest could not be appraised, for example because collateral is unavailable."""
+    """A guest could not be appraised for a reason of the broker's own, such as its collateral."""
 
     peer: Peer
     appraisal: AppraisalId
@@ -133,7 +133,7 @@ class ReleaseRefused(Event):
     reasons: Reasons
 
 
-@event("wrap.requested")
+@event("wrap.requested", by_peers=True)
 class WrapRequested(Event):
     """A client requests that the options of an image layer be wrapped."""
 
@@ -142,7 +142,7 @@ class WrapRequested(Event):
     optsdata: Annotated[SecretBytes, FieldInfo("Options of the layer.")]
 
 
-@event("wrap.refused", level=Level.WARNING)
+@event("wrap.refused", level=Level.WARNING, by_peers=True)
 class WrapRefused(Event):
     """A client who may only wrap requested a key that is not available to it."""
 
@@ -179,7 +179,7 @@ class ImageKeyUnwrapped(Event):
 
 @event("key.created", audit=Audit.YES)
 class KeyCreated(Event):
-    """A new key was created."""
+    """A new key is created. Recorded before, as every change: `change.failed` follows a failure."""
 
     caller: CallerName
     kid: KeyName
@@ -187,7 +187,7 @@ class KeyCreated(Event):
 
 @event("key.registered", audit=Audit.YES)
 class KeyRegistered(Event):
-    """A key that a client provides was stored."""
+    """A key that a client provides is stored."""
 
     caller: CallerName
     kid: KeyName
@@ -203,7 +203,7 @@ class KeyExported(Event):
 
 @event("key.deleted", audit=Audit.YES)
 class KeyDeleted(Event):
-    """A key was deleted."""
+    """A key is deleted."""
 
     caller: CallerName
     kid: KeyName
@@ -219,7 +219,7 @@ class ResourceExported(Event):
 
 @event("resource.set", audit=Audit.YES)
 class ResourceSet(Event):
-    """A resource was stored."""
+    """A resource is stored."""
 
     caller: CallerName
     path: Path
@@ -228,7 +228,7 @@ class ResourceSet(Event):
 
 @event("resource.deleted", audit=Audit.YES)
 class ResourceDeleted(Event):
-    """A resource was deleted."""
+    """A resource is deleted."""
 
     caller: CallerName
     path: Path
@@ -236,7 +236,7 @@ class ResourceDeleted(Event):
 
 @event("policy.set", audit=Audit.YES)
 class PolicySet(Event):
-    """A policy, its reference data or another document that decides was stored."""
+    """A policy, its reference data or another document that decides is stored."""
 
     caller: CallerName
     name: Annotated[str, FieldInfo("Name of the document.", characters=1024)]
@@ -245,7 +245,7 @@ class PolicySet(Event):
 
 @event("policy.deleted", audit=Audit.YES)
 class PolicyDeleted(Event):
-    """A document that nothing reads was deleted."""
+    """A document that nothing reads is deleted."""
 
     caller: CallerName
     name: Annotated[str, FieldInfo("Name of the document.", characters=1024)]
@@ -260,7 +260,7 @@ class PolicyLoaded(Event):
 
 @event("reference.pinned", audit=Audit.YES)
 class ReferencePinned(Event):
-    """Measurements of a known guest were added to the reference data."""
+    """Measurements of a known guest are added to the reference data."""
 
     caller: CallerName
     appraisal: AppraisalId
@@ -270,7 +270,7 @@ class ReferencePinned(Event):
 
 @event("reference.added", audit=Audit.YES)
 class ReferenceAdded(Event):
-    """A set of reference values was added."""
+    """A set of reference values is added."""
 
     caller: CallerName
     tee: TeeName
@@ -286,7 +286,7 @@ class ReferenceAdded(Event):
 
 @event("reference.retired", audit=Audit.YES)
 class ReferenceRetired(Event):
-    """A set of reference values was retired."""
+    """A set of reference values is retired."""
 
     caller: CallerName
     tee: TeeName
@@ -295,7 +295,7 @@ class ReferenceRetired(Event):
 
 @event("reference.deleted", audit=Audit.YES)
 class ReferenceDeleted(Event):
-    """A set of reference values that was no longer in force was deleted."""
+    """A set of reference values that is no longer in force is deleted."""
 
     caller: CallerName
     tee: TeeName
@@ -335,6 +335,29 @@ class ListenerStarted(Event):
 
     name: Annotated[str, FieldInfo("Name of the setting that gives its address.", characters=64)]
     endpoint: Annotated[str, FieldInfo("Address or URL for clients.", characters=512)]
+
+
+Changes = Annotated[
+    tuple[str, ...], FieldInfo("What changed; empty if nothing did.", characters=512, items=64)
+]
+
+
+@event("daemon.reloaded", audit=Audit.YES)
+class DaemonReloaded(Event):
+    """SIGHUP: the operator's files were read again, and are in force."""
+
+    changed: Changes
+
+
+@event("warning.reload", level=Level.WARNING, audit=Audit.YES)
+class WarningReload(Event):
+    """SIGHUP: some of the operator's files cannot be used, and their old content stays in force."""
+
+    changed: Changes
+    problems: Annotated[
+        tuple[str, ...],
+        FieldInfo("Cause and remedy for each file that cannot be used.", characters=2048, items=16),
+    ]
 
 
 @event("daemon.stopping")
@@ -387,14 +410,66 @@ class AuditClosed(Event):
     ]
 
 
+@event("audit.continued", level=Level.WARNING, audit=Audit.YES)
+class AuditContinued(Event):
+    """The audit trail continues in a new file. This is the first record of that file."""
+
+    file: Annotated[
+        str, FieldInfo("Path of the file before, below the data directory.", characters=256)
+    ]
+    records: Annotated[int, FieldInfo("Number of records in the file before.")]
+    digest: Annotated[
+        str, FieldInfo("Digest of the last record in the file before.", characters=64)
+    ]
+    reason: Reason
+
+
 @event("audit.not-kept", level=Level.WARNING, audit=Audit.YES)
 class AuditNotKept(Event):
-    """Refusals were omitted from the audit trail, because there were too many within a minute."""
+    """Events are missing in the audit trail. Recorded each minute if there are any, and at stop."""
 
-    refusals: Annotated[int, FieldInfo("Number of refusals that were omitted.")]
+    refusals: Annotated[
+        int, FieldInfo("Number of refusals beyond the limit of records within a minute.")
+    ]
+    failed: Annotated[
+        int,
+        FieldInfo("Number of events that could not be written, so that they did not happen."),
+    ]
 
 
-@event("connection.refused")
+@event("change.failed", level=Level.WARNING, audit=Audit.YES)
+class ChangeFailed(Event):
+    """A change that the record of this caller announced failed."""
+
+    caller: CallerName
+    change: Annotated[str, FieldInfo("Name of the event that announced the change.", characters=64)]
+    object: Annotated[
+        str, FieldInfo("Name of the key, resource, document or set.", characters=1024)
+    ]
+    code: Code
+    reason: Reason
+
+
+@event("log.dropped", level=Level.WARNING)
+class LogDropped(Event):
+    """Lines of the log were lost: its reader stalled, or its disk was full."""
+
+    lines: Annotated[int, FieldInfo("Number of lines that were lost.")]
+
+
+@event("log.flood")
+class LogFlood(Event):
+    """A source caused more events of a type within a minute than the log has lines for."""
+
+    type: Annotated[str, FieldInfo("Name of the event that occurred so often.", characters=64)]
+    source: Annotated[
+        str,
+        FieldInfo("Address of the peer without its port, or name of the caller.", characters=512),
+    ]
+    lines: Annotated[int, FieldInfo("Number of lines that were omitted.")]
+
+
+@event("connection.refused", by_peers=True)
 class ConnectionRefused(Event):
     """A connection was closed because there are too many, or could not be accepted."""
 
@@ -402,14 +477,14 @@ class ConnectionRefused(Event):
     reason: Reason
 
 
-@event("connection.closed")
+@event("connection.closed", by_peers=True)
 class ConnectionClosed(Event):
     """The peer closed its connection."""
 
     peer: Peer
 
 
-@event("connection.timeout")
+@event("connection.timeout", by_peers=True)
 class ConnectionTimeout(Event):
     """A connection was closed because the peer was too slow."""
 
@@ -417,7 +492,7 @@ class ConnectionTimeout(Event):
     reason: Reason
 
 
-@event("connection.failed")
+@event("connection.failed", by_peers=True)
 class ConnectionFailed(Event):
     """A connection failed: its TLS handshake, its protocol or the network."""
 
@@ -425,7 +500,7 @@ class ConnectionFailed(Event):
     reason: Reason
 
 
-@event("request.received")
+@event("request.received", by_peers=True)
 class RequestReceived(Event):
     """A request of an accepted guest was received."""
 
@@ -433,7 +508,7 @@ class RequestReceived(Event):
     command: Command
 
 
-@event("request.answered")
+@event("request.answered", by_peers=True)
 class RequestAnswered(Event):
     """A request was answered."""
 
@@ -442,7 +517,7 @@ class RequestAnswered(Event):
     answer_bytes: ResponseBytes
 
 
-@event("request.failed", level=Level.WARNING)
+@event("request.failed", level=Level.WARNING, by_peers=True)
 class RequestFailed(Event):
     """A request was answered with an error."""
 
@@ -455,7 +530,7 @@ class RequestFailed(Event):
     reason: Reason
 
 
-@event("request.unattested")
+@event("request.unattested", by_peers=True)
 class RequestUnattested(Event):
     """A guest requested a secret without a session; it must attest itself first."""
 
@@ -513,9 +588,16 @@ class WarningCollateral(Event):
 
 @event("warning.policy", level=Level.WARNING)
 class WarningPolicy(Event):
-    """A policy cannot be used: every guest that needs it is refused."""
+    """A policy cannot be used: no guest that needs it can be judged."""
 
     tee: Annotated[str, FieldInfo("Name of the TEE, or `release`.", characters=64)]
+    reason: Reason
+
+
+@event("warning.audit", level=Level.WARNING)
+class WarningAudit(Event):
+    """The audit trail cannot be written: no guest is judged, and no secret is released."""
+
     reason: Reason
 
 
@@ -592,7 +674,7 @@ class WarningTask(Event):
     restarts_in_seconds: RestartSeconds | None
 
 
-@event("warning.bug", level=Level.WARNING)
+@event("warning.bug", level=Level.WARNING, by_peers=True)
 class WarningBug(Event):
     """An internal error occurred. The exception's text is withheld: it could quote a secret."""
 
@@ -610,6 +692,17 @@ class WarningBug(Event):
             last_items=True,
         ),
     ]
+
+    @classmethod
+    def of(cls, error: BaseException, *, doing: str, incident: str) -> Self:
+        """Return the record of an exception, without its text."""
+        frames = []
+        trace = error.__traceback__
+        while trace is not None:
+            code = trace.tb_frame.f_code
+            frames.append(f"{code.co_qualname}:{trace.tb_lineno}")
+            trace = trace.tb_next
+        return cls(doing=doing, incident=incident, error=type(error).__name__, frames=tuple(frames))
 
 
 CATALOGUE: Final[tuple[type[Event], ...]] = tuple(

@@ -115,12 +115,15 @@ class EventSpec:
     Attributes:
         name: wire name, as in the log: `guest.accepted`.
         fields: fields by name, in the order of the log.
+        by_peers: whether any peer can cause it, an unauthenticated one too. The log then has a
+            limited number of lines per minute and source; the audit trail is not affected.
     """
 
     name: str
     level: Level
     audit: Audit
     fields: Mapping[str, FieldSpec]
+    by_peers: bool = False
 
 
 class Event:
@@ -156,7 +159,7 @@ _TYPES: Final = {
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def event(
-    name: str, *, level: Level = Level.INFO, audit: Audit = Audit.NO
+    name: str, *, level: Level = Level.INFO, audit: Audit = Audit.NO, by_peers: bool = False
 ) -> Callable[[type[_E]], type[_E]]:
     """Make a class an event type: a frozen dataclass with slots and keyword-only arguments.
 
@@ -166,6 +169,7 @@ def event(
         name: wire name, unique among all event types.
         level: level in the log.
         audit: whether the event is written to the audit trail.
+        by_peers: whether any peer can cause it, an unauthenticated one too.
 
     Raises:
         TypeError: a field has no `FieldInfo`, lacks a bound, or has a type that is not in
@@ -179,7 +183,7 @@ def event(
             field.name: _field(field.name, hints[field.name], optional=field.default is None)
             for field in fields(event_type)  # type: ignore[arg-type]  # it is a dataclass now
         }
-        event_type.spec = EventSpec(name, level, audit, MappingProxyType(specs))
+        event_type.spec = EventSpec(name, level, audit, MappingProxyType(specs), by_peers)
         return event_type
 
     return declare

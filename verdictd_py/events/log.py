@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Mapping, MutableMapping
-from contextlib import suppress
-from typing import Any, Final, Literal, TextIO
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any, Final, Literal
 
 import structlog
 
+from verdictd_py.domain.events import LogDropped
 from verdictd_py.domain.eventtypes import Event, Level
+from verdictd_py.events.floods import Floods
 
 _METHODS: Final = {Level.INFO: "info", Level.WARNING: "warning"}
 
 
 class LogEvents:
-    """Port `Events` that writes to the log."""
+    """Port `Events` that writes to the log.
+
+    Args:
+        write: takes one line with its newline, and never blocks (see `events.writer`).
+    """
 
     def __init__(
-        self, log_format: Literal["text", "json"] = "text", *, stream: TextIO | None = None
+        self, write: Callable[[str], object], log_format: Literal["text", "json"] = "text"
     ) -> None:
+        self._floods = Floods()
         self._logger = structlog.wrap_logger(
-            structlog.PrintLogger(stream or sys.stderr),
+            _Lines(write),
             processors=[
                 structlog.processors.add_log_level,
                 structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -31,14 +36,39 @@ class LogEvents:
         )
 
     def record(self, event: Event) -> None:
-        """Write one line with the level of the event's type.
+        """Write one line with the level of the event's type; a flood of lines is only counted."""
+        if self._floods.admits(event):
+            self._write(event)
 
-        A log that cannot be written, for example because its disk is full, raises no error: the
-        audit trail is what must be written.
-        """
+    async def commit(self, *events: Event) -> None:
+        """Write one line for each event; nothing of the log is audited."""
+        for event in events:
+            self.record(event)
+
+    def end_minute(self) -> None:
+        """Write a line with a count for each flood of the last minute; call it each minute."""
+        for flood in self._floods.end_minute():
+            self._write(flood)
+
+    def report_dropped(self, lines: int) -> None:
+        """Write how many lines were lost; the writer calls this, in its thread."""
+        self._write(LogDropped(lines=lines))
+
+    def _write(self, event: Event) -> None:
         write = getattr(self._logger, _METHODS[event.spec.level])
-        with suppress(OSError):
-            write(event.spec.name, **event.rendered())
+        write(event.spec.name, **event.rendered())
+
+
+class _Lines:
+    """Logger for structlog that passes each line on."""
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write = write
+
+    def info(self, line: str) -> None:
+        self._write(line + "\n")
+
+    warning = info
 
 
 def _json_line(logger: object, method: str, event: MutableMapping[str, Any]) -> str:

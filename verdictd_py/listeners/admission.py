@@ -54,7 +54,13 @@ _identified: ContextVar[Caller] = ContextVar("caller")
 
 
 def caller_of(rules: CallerRules, context: CallContext) -> Caller:
-    """Return the caller of this call, identified at its admission where there was one."""
+    """Return the caller of this call, identified at its admission where there was one.
+
+    A certificate's rights are looked up again: its role may have been removed while the message
+    was received.
+    """
+    if rules.certificate_roles is not None:
+        return rules.caller(context)
     return _identified.get(None) or rules.caller(context)
 
 

@@ -76,7 +76,7 @@ class AttestedListener:
         self._events = events
         self._limits = limits
         self._proxies = proxies
-        self._shares = Shares(limits.shares)
+        self._shares = Shares(lambda: limits.shares)
         self._answering = asyncio.Semaphore(_ANSWERS_AT_ONCE)
         self.name = "listen"
         self.address = address
@@ -99,9 +99,6 @@ class AttestedListener:
         if self._listening is not None:
             run = partial(accept, self._listening, self._take, self._events)
             self._accepting = background("listen.accept", run, essential=True)
-
-    def reload(self) -> None:
-        """Do nothing: `RenewedIdentity` renews the certificate by itself."""
 
     async def stop(self, seconds: float) -> None:
         self._draining = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -34,13 +34,17 @@ class CallerRules:
 
     Attributes:
         listener: address of the listener, to find the owner of a loopback connection.
-        certificate_roles: role of each certificate name; None without TLS.
+        certificate_roles: returns the role of each certificate name, as it is in force now;
+            None without TLS.
+        is_trusted: returns whether the CA in force issued the certificate of a call with this
+            authentication context.
         insecure_loopback: every loopback caller has all rights.
         insecure_open: every caller has all rights (`--insecure-client-api`).
     """
 
     listener: Address = field(default_factory=Address)
-    certificate_roles: Mapping[str, str] | None = None
+    certificate_roles: Callable[[], Mapping[str, str]] | None = None
+    is_trusted: Callable[[Mapping[str, Iterable[bytes]]], bool] = lambda auth: True  # noqa: ARG005  # verified in the handshake
     insecure_loopback: bool = False
     insecure_open: bool = False
 
@@ -55,7 +59,9 @@ class CallerRules:
         if peer.startswith("unix:"):
             return Caller("unix socket", _EVERYTHING)
         if self.certificate_roles is not None:
-            return _certified(context.auth_context(), self.certificate_roles)
+            auth = context.auth_context()
+            roles = self.certificate_roles() if self.is_trusted(auth) else {}
+            return _certified(auth, roles)
         if self.insecure_open:
             return Caller(f"unauthenticated at {peer}", _EVERYTHING)
         client = _address(peer)

@@ -23,6 +23,7 @@ from verdictd_py.listeners.admission import CALLS_OF_ALL, CALLS_OF_CONNECTION, A
 from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.listeners.errors import InvalidMessageInterceptor
 from verdictd_py.listeners.listener import Background
+from verdictd_py.listeners.reread import Reread
 from verdictd_py.listeners.tls import TlsFiles
 from verdictd_py.ports import Events
 
@@ -89,7 +90,7 @@ class GrpcListener:
         described: full names of those services, for gRPC's health and reflection, which every
             client that can connect may use; empty for neither.
         rules: how callers are identified.
-        tls: files for mutual TLS, None without TLS.
+        tls: files for mutual TLS, which may be read again; None without TLS.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class GrpcListener:
         connections: int = MAX_CONNECTIONS,
         described: Sequence[str] = (),
         rules: CallerRules | None = None,
-        tls: TlsFiles | None = None,
+        tls: Reread[TlsFiles] | None = None,
     ) -> None:
         self.name = name
         self.address = addresses[0]
@@ -144,9 +145,6 @@ class GrpcListener:
             await self._describe(self._server)
         self._started = True
         await self._server.start()
-
-    def reload(self) -> None:
-        """Do nothing: gRPC cannot change its certificate while it runs."""
 
     async def set_ready(self, detail: str, *, ready: bool) -> None:
         """Set `PINNED` or a detail of `served`, which clients query by its name."""
@@ -212,9 +210,26 @@ class GrpcListener:
         return address
 
 
-def _credentials(tls: TlsFiles) -> Any:  # noqa: ANN401  # grpc's stubs do not name the type
-    return grpc.ssl_server_credentials(
-        [(tls.key, tls.certificate)], root_certificates=tls.ca, require_client_auth=True
+def _credentials(tls: Reread[TlsFiles]) -> Any:  # noqa: ANN401  # grpc's stubs do not name the type
+    """Return credentials that follow the files in force, for each new connection."""
+    used = tls.current
+
+    def changed() -> Any:  # noqa: ANN401  # as above; called by gRPC before each handshake
+        nonlocal used
+        current = tls.current
+        if current is used:
+            return None
+        used = current
+        return _configuration(current)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(used), changed, require_client_authentication=True
+    )
+
+
+def _configuration(files: TlsFiles) -> Any:  # noqa: ANN401  # as above
+    return grpc.ssl_server_certificate_configuration(
+        [(files.key, files.certificate)], root_certificates=files.ca
     )
 
 

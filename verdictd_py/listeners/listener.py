@@ -62,13 +62,6 @@ class Listener(Protocol):
         """
         ...
 
-    def reload(self) -> None:
-        """Read files that the operator may have replaced again.
-
-        If a new file cannot be used, a warning is recorded and the old content stays in force.
-        """
-        ...
-
     async def stop(self, seconds: float) -> None:
         """Stop accepting, let requests in flight finish, then close everything.
 

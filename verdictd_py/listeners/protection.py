@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.errors import ConfigError
 from verdictd_py.listeners.callers import CallerRules, read_roles
-from verdictd_py.listeners.tls import TlsFiles
+from verdictd_py.listeners.reread import Reloadable, Reread, differences
+from verdictd_py.listeners.tls import TlsFiles, TrustedClients
 
 
-def protection(settings: Settings, unsafe: Unsafe) -> tuple[CallerRules, TlsFiles | None]:
-    """Return the rules for callers, and the TLS files if TLS is on (for every TCP address).
+@dataclass(frozen=True, slots=True)
+class Protection:
+    """Protection of the gRPC listeners.
+
+    Attributes:
+        rules: how callers are identified.
+        tls: TLS files for every TCP address; None without TLS.
+        files: the files that can be read again.
+    """
+
+    rules: CallerRules
+    tls: Reread[TlsFiles] | None = None
+    files: tuple[Reloadable, ...] = ()
+
+
+def protection(settings: Settings, unsafe: Unsafe) -> Protection:
+    """Return the rules for callers, and the TLS files if TLS is on.
 
     Raises:
         ConfigError: other hosts can reach an address, and nothing protects it.
@@ -22,8 +42,7 @@ def protection(settings: Settings, unsafe: Unsafe) -> tuple[CallerRules, TlsFile
     }
     cert, key, client_ca, roles = files.values()
     if cert and key and client_ca and roles:
-        tls = TlsFiles.read("--client-api", cert, key, client_ca)
-        return CallerRules(certificate_roles=read_roles(roles)), tls
+        return _with_certificates(cert, key, client_ca, roles)
     if any(files.values()):
         missing = ", ".join(option for option, file in files.items() if file is None)
         raise ConfigError(
@@ -43,4 +62,14 @@ def protection(settings: Settings, unsafe: Unsafe) -> tuple[CallerRules, TlsFile
     rules = CallerRules(
         insecure_loopback=unsafe.insecure_loopback, insecure_open=unsafe.insecure_client_api
     )
-    return rules, None
+    return Protection(rules)
+
+
+def _with_certificates(cert: Path, key: Path, client_ca: Path, roles: Path) -> Protection:
+    tls = Reread(partial(TlsFiles.read, "--client-api", cert, key, client_ca), TlsFiles.differences)
+    by_name = Reread(partial(read_roles, roles), partial(differences, "role of"))
+    rules = CallerRules(
+        certificate_roles=lambda: by_name.current,
+        is_trusted=TrustedClients(lambda: tls.current.ca).is_trusted,
+    )
+    return Protection(rules, tls, (by_name, tls))

@@ -95,10 +95,11 @@ class Shares:
     """Connections of a listener by source, standing and platform.
 
     Args:
+        limits: returns the limits, which may change.
         buffers: counter of the bytes that they hold.
     """
 
-    def __init__(self, limits: ShareLimits, buffers: Buffers | None = None) -> None:
+    def __init__(self, limits: Callable[[], ShareLimits], buffers: Buffers | None = None) -> None:
         self._limits = limits
         self.buffers = buffers or Buffers()
         self._new = _ByAge()
@@ -144,21 +145,26 @@ class Shares:
     def _make_room(self, source: Source) -> None:
         """Close the connection that gives way to a new one of `source`, if there must be one.
 
+        It closes several if a limit was lowered.
+
         Raises:
             Overloaded: all connections that could give way have sent evidence or are attested.
         """
-        of_source = self._new.count(source) + self._evidence[source]
-        if source.limited and of_source >= self._limits.per_address:
-            oldest = self._new.oldest(source)
-            reason = f"this address has {self._limits.per_address} unattested connections"
-        elif self._total >= self._limits.connections:
-            oldest = self._new.oldest_of_largest()
-            reason = f"there are {self._limits.connections} connections"
-        else:
-            return
-        if oldest is None:
-            raise Overloaded(f"too many connections: {reason}")
-        oldest.evict(f"too many connections: {reason}, and this was the oldest without evidence")
+        limits = self._limits()
+        while True:
+            of_source = self._new.count(source) + self._evidence[source]
+            if source.limited and of_source >= limits.per_address:
+                oldest = self._new.oldest(source)
+                reason = f"this address has {limits.per_address} unattested connections"
+            elif self._total >= limits.connections:
+                oldest = self._new.oldest_of_largest()
+                reason = f"there are {limits.connections} connections"
+            else:
+                return
+            reason = f"too many connections: {reason}"
+            if oldest is None:
+                raise Overloaded(reason)
+            oldest.evict(f"{reason}; this was the oldest without evidence")
 
     @property
     def _total(self) -> int:
@@ -170,17 +176,19 @@ class Shares:
         A quarter of the unattested connections, of each address and of all, stays for others, or
         peers that send evidence very slowly would leave no room for new connections.
         """
-        unattested = self._limits.connections - self._platforms.total
+        limits = self._limits()
+        unattested = limits.connections - self._platforms.total
         return self._evidence.total < _three_quarters(unattested) and (
-            not source.limited or self._evidence[source] < _three_quarters(self._limits.per_address)
+            not source.limited or self._evidence[source] < _three_quarters(limits.per_address)
         )
 
     def _reserve_platform(self, platform: str) -> None:
-        if self._platforms[platform] >= self._limits.per_platform:
+        limits = self._limits()
+        if self._platforms[platform] >= limits.per_platform:
             raise Overloaded(
-                f"this platform has {self._limits.per_platform} attested connections already"
+                f"this platform has {limits.per_platform} attested connections already"
             )
-        if self._platforms.total >= self._limits.connections - self._limits.connections // 8:
+        if self._platforms.total >= limits.connections - limits.connections // 8:
             raise Overloaded("there are too many attested connections")
         self._platforms.add(platform)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509 import load_pem_x509_certificate, load_pem_x509_certificates
+from OpenSSL import crypto
 
 from verdictd_py.errors import ConfigError
 
@@ -54,3 +57,53 @@ class TlsFiles:
                 f"correct {option}-cert or {option}-key"
             )
         return cls(texts["cert"], texts["key"], texts["ca"])
+
+    def differences(self, new: Self) -> tuple[str, ...]:
+        """Describe what changed from these files to `new`."""
+        changes = []
+        if self.certificate != new.certificate:
+            fingerprint = load_pem_x509_certificate(new.certificate).fingerprint(SHA256()).hex()
+            changes.append(f"certificate of the client API: now SHA-256 {fingerprint}")
+        if self.ca != new.ca:
+            changes.append("CA of client certificates: replaced")
+        return tuple(changes)
+
+
+class TrustedClients:
+    """Check of the certificates of open connections against a CA that was replaced.
+
+    gRPC verifies a client's certificate in the handshake only, and cannot close one connection.
+    Therefore, once the CA was replaced, this check repeats the verification for each call.
+
+    Args:
+        ca: returns the CA certificates in force, PEM.
+    """
+
+    def __init__(self, ca: Callable[[], bytes]) -> None:
+        self._ca = ca
+        self._first = ca()
+
+    def is_trusted(self, auth: Mapping[str, Iterable[bytes]]) -> bool:
+        """Return whether the CA in force issued the client's certificate.
+
+        Args:
+            auth: the authentication context of a call with TLS.
+        """
+        ca = self._ca()
+        if ca == self._first:
+            return True
+        try:
+            store = crypto.X509Store()
+            for issuer in load_pem_x509_certificates(ca):
+                store.add_cert(crypto.X509.from_cryptography(issuer))
+            (leaf,) = auth.get("x509_pem_cert", ())
+            chain = [
+                crypto.X509.from_cryptography(sent)
+                for text in auth.get("x509_pem_cert_chain", ())
+                for sent in load_pem_x509_certificates(text)
+            ]
+            certificate = crypto.X509.from_cryptography(load_pem_x509_certificate(leaf))
+            crypto.X509StoreContext(store, certificate, chain).verify_certificate()
+        except (ValueError, crypto.Error, crypto.X509StoreContextError):
+            return False
+        return True

@@ -8,9 +8,10 @@ from typing import Final
 from aiohttp import web
 
 from verdictd_py.listeners.kbs.connections import Connection
+from verdictd_py.listeners.limits import Limits
 
-SECONDS: Final = web.AppKey("body_seconds", float)
-"""Time limit for a body, in the application."""
+LIMITS: Final = web.AppKey("limits", Limits)
+"""Limits of the listener, in the application."""
 
 
 async def receive(request: web.Request) -> bytes:
@@ -21,7 +22,7 @@ async def receive(request: web.Request) -> bytes:
         ConnectionResetError: the client disconnected.
     """
     try:
-        async with asyncio.timeout(request.app[SECONDS]):
+        async with asyncio.timeout(request.app[LIMITS].request):
             body = await request.read()
     except TimeoutError:
         raise web.HTTPRequestTimeout(reason="the body came too slowly") from None

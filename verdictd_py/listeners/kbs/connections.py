@@ -279,7 +279,7 @@ class Acceptor:
         self._listening: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._tasks: dict[asyncio.Task[None], Connection | None] = {}
-        self.shares = Shares(limits.shares)
+        self.shares = Shares(lambda: limits.shares)
 
     def start(self, listening: socket.socket, server: web.Server, background: Background) -> None:
         """Accept connections on a bound socket."""

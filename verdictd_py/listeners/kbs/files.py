@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,30 +19,6 @@ _PREFIX: Final = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9_.-]*/){1,2}")
 """One or two segments of a resource's name (see `domain.names`), each with its slash."""
 
 _MEMBERS: Final = frozenset({"name", "public_key", "roles", "default_role", "prefix"})
-
-
-class AdminFile:
-    """Administrators' keys from a file that can be read again.
-
-    Args:
-        read: reads and checks the file.
-
-    Raises:
-        ConfigError: the file cannot be used; the message has the cause and the remedy.
-    """
-
-    def __init__(self, read: Callable[[], AdminKeys]) -> None:
-        self._read = read
-        self.keys = read()
-
-    def reload(self) -> None:
-        """Read the file again.
-
-        Raises:
-            ConfigError: the file cannot be used; the message has the cause and the remedy.
-                The old keys stay in force.
-        """
-        self.keys = self._read()
 
 
 def read_token_key(path: Path) -> ec.EllipticCurvePrivateKey:

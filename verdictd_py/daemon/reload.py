@@ -1,0 +1,74 @@
+"""Reload on SIGHUP: the settings that can change while the daemon runs, and its report."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from verdictd_py.config import Settings
+from verdictd_py.domain.events import DaemonReloaded, WarningReload
+from verdictd_py.domain.eventtypes import Event
+from verdictd_py.errors import ConfigError
+from verdictd_py.listeners.reread import Reloadable
+
+LIVE: Final = (
+    "max_connections",
+    "max_unattested_per_address",
+    "max_connections_per_platform",
+    "max_new_keys_per_minute",
+    "max_evidence_age",
+    "handshake_timeout",
+    "appraisal_timeout",
+    "request_timeout",
+    "idle_timeout",
+    "drain_timeout",
+)
+"""Settings that take effect without a restart: the limits."""
+
+
+class LiveSettings:
+    """Settings of the TOML file, read again (see `Reloadable`).
+
+    Args:
+        read: reads all settings again: file, environment and command line.
+        apply: puts the limits of new settings in force.
+    """
+
+    def __init__(
+        self, settings: Settings, read: Callable[[], Settings], apply: Callable[[Settings], None]
+    ) -> None:
+        self._settings = settings
+        self._read = read
+        self._apply = apply
+
+    def reload(self) -> tuple[str, ...]:
+        new, old = self._read(), self._settings
+        changed = [
+            name for name in Settings.model_fields if getattr(old, name) != getattr(new, name)
+        ]
+        live = {name: getattr(new, name) for name in changed if name in LIVE}
+        if live:
+            settings = old.model_copy(update=live)
+            self._apply(settings)
+            self._settings = settings
+        return tuple(
+            f"{name}: {getattr(old, name)}, now {getattr(new, name)}"
+            if name in LIVE
+            else f"{name}: in force after a restart"
+            for name in changed
+        )
+
+
+async def reload_all(files: Sequence[Reloadable]) -> Event:
+    """Read everything again, whatever cannot be used; return the event that reports it."""
+    changed: list[str] = []
+    problems: list[str] = []
+    for each in files:
+        try:
+            changed += await asyncio.to_thread(each.reload)
+        except ConfigError as error:
+            problems.append(f"{error} (the old content stays in force)")
+    if problems:
+        return WarningReload(changed=tuple(changed), problems=tuple(problems))
+    return DaemonReloaded(changed=tuple(changed))

@@ -1,0 +1,65 @@
+"""Limit for lines of the log that peers can cause, per type of event, source and minute."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Final
+
+from verdictd_py.domain.events import LogFlood
+from verdictd_py.domain.eventtypes import Event
+
+LINES_PER_MINUTE: Final = 30
+"""Maximum number of lines of one type that one source causes in a minute."""
+
+MAX_SOURCES: Final = 1000
+"""Maximum number of pairs of a source and a type that are counted in a minute; all further ones
+share one count for each type. An attacker may have more addresses than the broker has memory."""
+
+OTHERS: Final = "other sources"
+
+
+class Floods:
+    """Counter of the events that peers can cause.
+
+    Its methods may be called by several threads; a line more or less does not matter.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str], int] = {}
+
+    def admits(self, event: Event) -> bool:
+        """Count an event; return whether the log has a line for it."""
+        if not event.spec.by_peers:
+            return True
+        key = (event.spec.name, source_of(event))
+        if key not in self._counts and len(self._counts) >= MAX_SOURCES:
+            key = (event.spec.name, OTHERS)
+        count = self._counts[key] = self._counts.get(key, 0) + 1
+        return count <= LINES_PER_MINUTE
+
+    def end_minute(self) -> list[LogFlood]:
+        """Return the floods of the last minute, and begin the next one."""
+        counts, self._counts = self._counts, {}
+        return [
+            LogFlood(type=name, source=source, lines=count - LINES_PER_MINUTE)
+            for (name, source), count in counts.items()
+            if count > LINES_PER_MINUTE
+        ]
+
+
+def source_of(event: Event) -> str:
+    """Return the peer's address without its port, its network if it is IPv6, or the caller.
+
+    A host with IPv6 usually has 2**64 addresses, so its /64 network counts as one source.
+    """
+    peer = getattr(event, "peer", None) or getattr(event, "caller", None) or "unknown"
+    host, colon, port = str(peer).rpartition(":")
+    if not colon or not port.isdigit():
+        return str(peer)
+    try:
+        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))

@@ -1,0 +1,63 @@
+"""Content of the operator's files that the daemon reads again on SIGHUP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Generic, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Reloadable(Protocol):
+    """Something that can be read again while the daemon runs."""
+
+    def reload(self) -> tuple[str, ...]:
+        """Read it again, and put it in force.
+
+        Returns:
+            What changed, a text for each change; empty if nothing did.
+
+        Raises:
+            ConfigError: it cannot be used; the message has the cause and the remedy. The old
+                content stays in force.
+        """
+        ...
+
+
+class Reread(Generic[T]):
+    """Content of files, replaced as a whole when it is read again.
+
+    Args:
+        read: reads and checks the files.
+        describe: returns what changed from the first argument to the second, without secrets.
+
+    Raises:
+        ConfigError: the files cannot be used; the message has the cause and the remedy.
+
+    Attributes:
+        current: the content in force.
+    """
+
+    def __init__(self, read: Callable[[], T], describe: Callable[[T, T], tuple[str, ...]]) -> None:
+        self._read = read
+        self._describe = describe
+        self.current = read()
+
+    def reload(self) -> tuple[str, ...]:
+        before, self.current = self.current, self._read()
+        return self._describe(before, self.current)
+
+
+def differences(
+    what: str, before: Mapping[str, object], after: Mapping[str, object]
+) -> tuple[str, ...]:
+    """Describe each entry that was added, removed or changed, with its values."""
+    changes = []
+    for name in sorted(before.keys() | after.keys()):
+        if name not in after:
+            changes.append(f"{what} {name}: removed, was {before[name]}")
+        elif name not in before:
+            changes.append(f"{what} {name}: added, {after[name]}")
+        elif before[name] != after[name]:
+            changes.append(f"{what} {name}: {before[name]}, now {after[name]}")
+    return tuple(changes)
