@@ -15,8 +15,11 @@ MEMORY_BYTES: Final = 256 * 1024 * 1024
 """Maximum number of bytes that all connections of a listener hold, without the allowance below."""
 
 READ_BYTES: Final = 16 * 1024
-"""Largest read from a socket, and the number of bytes that a connection may always hold: most
-requests are shorter, and are never delayed."""
+"""Largest read from a socket."""
+
+ALLOWANCE_BYTES: Final = 2 * READ_BYTES
+"""Number of bytes that a connection may always hold. Most requests are shorter, and are never
+delayed."""
 
 _UNPROVEN_PART: Final = 4
 """Connections without evidence or a valid session hold at most a quarter of the bytes."""
@@ -43,7 +46,7 @@ class Buffers:
 
     def fits(self, held: Held, size: int) -> bool:
         """Return whether a connection may hold `size` bytes more."""
-        if held.size + size <= READ_BYTES:
+        if held.size + size <= ALLOWANCE_BYTES:
             return True
         if not held.proven and self._unproven + size > self._most // _UNPROVEN_PART:
             return False
