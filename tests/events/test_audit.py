@@ -28,6 +28,8 @@ from verdictd_py.domain.events import (
     RequestAnswered,
     ResourceSet,
     SecretReleased,
+    WarningAudit,
+    WarningBug,
     WrapRefused,
     WrapRequested,
 )
@@ -198,7 +200,7 @@ async def test_what_cannot_be_recorded_is_not_released(
 
 
 def test_all_events_of_the_use_cases_are_audited() -> None:
-    """Except those that precede one that is, and refusals that a local user can cause at will."""
+    """Except those that precede one that is, refusals that a local user can cause, and warnings."""
     modules = [
         importlib.import_module(module.name)
         for module in pkgutil.iter_modules(broker.__path__, f"{broker.__name__}.")
@@ -213,6 +215,8 @@ def test_all_events_of_the_use_cases_are_audited() -> None:
     assert {kind for kind in used if kind.spec.audit is Audit.NO} == {
         WrapRequested,
         WrapRefused,
+        WarningAudit,
+        WarningBug,
         KeyRead,
     }
 

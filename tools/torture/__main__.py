@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import shutil
 import sys
 import tempfile
@@ -51,6 +52,7 @@ def main(argv: Sequence[str]) -> int:
     directory = Path(tempfile.mkdtemp(prefix="verdictd-py-torture-"))
     rows = asyncio.run(_run_all(chosen, directory, minutes=options.minutes, smoke=options.smoke))
     _print_table(rows)
+    print(f"\n{_host()}")
     if failed := sum(row.result == FAILED for _, row in rows):
         print(f"\n{failed} of {len(rows)} rows failed; the daemons' logs are in {directory}")
         return 1
@@ -81,6 +83,12 @@ async def _run_all(
 
 def _ended(error: Exception) -> str:
     return f"ended by {type(error).__name__}"
+
+
+def _host() -> str:
+    """Return what the figures depend on."""
+    load = ", ".join(f"{number:.1f}" for number in os.getloadavg())
+    return f"{os.cpu_count()} CPUs; load average over 1, 5 and 15 minutes: {load}"
 
 
 def _print_table(rows: Sequence[tuple[str, Row]]) -> None:

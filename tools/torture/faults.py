@@ -97,13 +97,14 @@ def _restore(disk: Disk) -> None:
 
 
 def _fill(disk: Disk) -> None:
-    with disk.filler.open("wb") as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-                file.flush()
-        except OSError:
-            return
+    descriptor = os.open(disk.filler, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        while True:
+            os.write(descriptor, bytes(4096))
+    except OSError:  # the disk is full
+        return
+    finally:
+        os.close(descriptor)
 
 
 def _mode(mode: int) -> Callable[[Disk], object]:

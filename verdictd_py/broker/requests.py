@@ -72,9 +72,11 @@ class GuestRequests:
     async def _announced_or_stored(self, path: ResourcePath) -> StoredObject:
         """Return the resource whose size was announced last, otherwise the stored one.
 
-        The client reads as many bytes as were announced, so the content must not change.
+        The client reads as many bytes as were announced, so the content must not change. The
+        release policy decides again: it, or the resource, may have changed since.
         """
         announced, self._announced = self._announced, None
-        if announced is not None and announced[0] == path:
-            return announced[1]
-        return await self._releaser.find(self._peer, path)
+        stored = await self._releaser.find(self._peer, path)
+        if announced is None or (announced[0], announced[1].path) != (path, stored.path):
+            return stored
+        return announced[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Self
@@ -13,6 +14,7 @@ from verdictd_py.daemon.readiness import Readiness
 from verdictd_py.daemon.reload import reload_all
 from verdictd_py.daemon.supervisor import Supervisor, Work
 from verdictd_py.domain.events import DaemonStopped, DaemonStopping
+from verdictd_py.errors import StorageError
 from verdictd_py.events.audit import AuditTrail
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.limits import Limits
@@ -131,7 +133,8 @@ class Daemon:
         for close in self._parts.closing:
             await self._attempt("close", close, 0)
         if self._stopped:
-            self._events.record(DaemonStopped())
+            with suppress(StorageError):  # the trail logs its number of failures when it closes
+                self._events.record(DaemonStopped())
         self._parts.audit.close()
 
     async def _attempt(

@@ -11,6 +11,7 @@ from verdictd_py.broker.requests import GuestRequests
 from verdictd_py.domain.appraisal import AppraisedPeer
 from verdictd_py.domain.events import RequestAnswered, RequestFailed, RequestReceived
 from verdictd_py.errors import NotAppraised, VerdictdError
+from verdictd_py.offload import offload
 from verdictd_py.ports import Events
 from verdictd_py.protocols.eaa import answers
 from verdictd_py.protocols.eaa.conversation import Conversation, Received
@@ -42,18 +43,27 @@ class Responder:
     @property
     def held(self) -> int:
         """Number of bytes that are stored for the guest between its requests."""
-        return self._conversation.held + self._requests.held
+        return self._conversation.pending_bytes + self._requests.held
 
     async def feed(self, plaintext: bytes) -> AsyncIterator[Answer]:
-        """Yield an answer to each request that `plaintext` completes, before the next is read."""
+        """Yield an answer to each request that `plaintext` completes, before the next is read.
+
+        Other guests are served before each record and after each answer: a guest can send
+        thousands of small records and requests at once.
+        """
+        await asyncio.sleep(0)
         self._conversation.receive(plaintext)
-        while (received := self._conversation.next_request()) is not None:
+        while (received := await self._next_request()) is not None:
             self.began = None
             yield Answer(await self._answer(received), close=received.closes)
+            await asyncio.sleep(0)
         if not self._conversation.pending:
             self.began = None
         elif self.began is None:
             self.began = asyncio.get_running_loop().time()
+
+    async def _next_request(self) -> Received | None:
+        return await offload(self._conversation.pending_bytes, self._conversation.next_request)
 
     async def _answer(self, received: Received) -> bytes:
         command, request = received.command or "", received.request

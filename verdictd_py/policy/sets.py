@@ -12,6 +12,7 @@ from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.documents.schema import ReferenceSchema
 from verdictd_py.domain.names import Name
 from verdictd_py.errors import PolicyInvalid, RequestError, StorageError
+from verdictd_py.offload import offload
 from verdictd_py.ports import Document, DocumentStore, PolicyDocuments, Tees
 
 
@@ -59,7 +60,10 @@ class DocumentsWithSets:
         known = self._combined.get(tee)
         if known is None or known[0] != key:
             schema = self._tees.schema(tee)
-            combined = _combine(schema, names, policy.text, data.text, sets, now)
+            combined = await offload(
+                len(data.text),
+                lambda: _combine(schema, names, policy.text, data.text, sets, now),
+            )
             known = self._combined[tee] = key, combined
         if isinstance(known[1], PolicyInvalid):
             raise PolicyInvalid(str(known[1]))

@@ -21,7 +21,7 @@ from verdictd_py.errors import RequestError
 from verdictd_py.listeners.kbs import answers
 from verdictd_py.listeners.kbs.bodies import receive
 from verdictd_py.listeners.kbs.connections import Connection
-from verdictd_py.listeners.reading import read
+from verdictd_py.offload import offload
 from verdictd_py.protocols.rcar import jwe, messages
 from verdictd_py.protocols.rcar.tokens import Tokens
 
@@ -79,7 +79,8 @@ class GuestRoutes:
         if isinstance(request.protocol, Connection):
             request.protocol.share.prove()
         body = await receive(request)
-        attestation = await read(len(body), partial(messages.parse_attest, body, session.challenge))
+        parse = partial(messages.parse_attest, body, session.challenge)
+        attestation = await offload(len(body), parse)
         token = await self._handshakes.attest(session, attestation, address=address(request))
         return answers.succeeded(messages.token(token))
 

@@ -50,9 +50,9 @@ class Conversation:
         return not self._ended and self._reader.pending
 
     @property
-    def held(self) -> int:
-        """Number of received bytes that are stored."""
-        return self._reader.held
+    def pending_bytes(self) -> int:
+        """Number of bytes that were received and that no request has used yet."""
+        return self._reader.pending_bytes
 
     def receive(self, plaintext: bytes) -> None:
         """Append plaintext of the guest."""

@@ -39,8 +39,8 @@ class RequestReader:
         return bool(self._buffer)
 
     @property
-    def held(self) -> int:
-        """Number of bytes that are stored."""
+    def pending_bytes(self) -> int:
+        """Number of bytes in the stream that `next_request` has not returned yet."""
         return len(self._buffer)
 
     def feed(self, data: bytes) -> None:
