@@ -51,7 +51,7 @@ def connect(port: int, hello: bytes, count: int) -> list[socket.socket]:
             peer.sendall(hello)
             assert peer.recv(1)
     last = socket.create_connection(("127.0.0.1", port))  # accepted after all others
-    last.sendall(b"GET ")  # not TLS
+    last.sendall(b"GET / HTTP/1.1\r\n\r\n")  # not TLS
     last.settimeout(60)
     last.recv(1)
     last.close()

@@ -152,8 +152,10 @@ class TestNamedProxies:
     )
     async def test_limits_are_those_of_the_client(self, broker: RunningBroker) -> None:
         hosts = ["192.0.2.1"] * 3 + ["192.0.2.2"] * 2
+        writers = []
         for number, host in enumerate(hosts):
             _, writer = await asyncio.open_connection(*broker.address)
+            writers.append(writer)
             writer.write(header(host, 1000 + number) + b"\x16")
             await until(
                 lambda number=number: (
@@ -165,6 +167,8 @@ class TestNamedProxies:
             await elapse(0)
         (event,) = broker.events.named("connection.refused")
         assert event["peer"] == "192.0.2.1:1000"
+        for writer in writers:
+            writer.close()
 
 
 @pytest.mark.broker(kbs=True, proxy_protocol_from="127.0.0.1")
