@@ -87,20 +87,20 @@ async def test_the_policy_decides_when_an_announced_resource_is_released(
     """A guest is told the size of a resource first; the content is that of this moment."""
     path = ResourcePath.parse("default/some/thing")
     cases = broker.daemon._parts.readiness._use_cases
-    guest = GuestRequests(accepted_peer(), cases.releaser)
+    guest, peer = GuestRequests(cases.releaser), accepted_peer()
     info, get = messages.GetResourceInfo(path), messages.GetResource(path)
     await another(broker.data, "resource", str(path), b"one")
-    assert await guest.fulfil(info) == ResourceInfo(3)
+    assert await guest.fulfil(peer, info) == ResourceInfo(3)
     await another(broker.data, "resource", str(path), b"longer")
-    answer = await guest.fulfil(get)
+    answer = await guest.fulfil(peer, get)
     assert isinstance(answer, Resource)
     assert answer.content.reveal() == b"one"
-    await guest.fulfil(info)
+    await guest.fulfil(peer, info)
     await another(broker.data, "policy", "releasePolicy.rego", DENY)
     with pytest.raises(NotAuthorized):
-        await guest.fulfil(get)
+        await guest.fulfil(peer, get)
     await another(broker.data, "policy", "releasePolicy.rego", ALLOW)
-    await guest.fulfil(info)
+    await guest.fulfil(peer, info)
     (broker.data / "resources" / str(path)).unlink()
     with pytest.raises(NotFound):
-        await guest.fulfil(get)
+        await guest.fulfil(peer, get)

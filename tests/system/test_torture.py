@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -37,3 +39,31 @@ def test_an_unknown_scenario_is_refused() -> None:
     done = torture("no-such-scenario")
     assert done.returncode == 2
     assert f"choose from {', '.join(SCENARIOS)}" in done.stderr
+
+
+def test_no_daemon_is_left_after_sigterm() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tools.torture", "kills"],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        while not (daemons := children(process.pid)):
+            assert process.poll() is None
+            time.sleep(0.2)
+        process.terminate()
+        assert "interrupted" in process.communicate(timeout=120)[1]
+    assert process.returncode == 130
+    assert not [pid for pid in daemons if Path(f"/proc/{pid}").exists()]
+
+
+def children(pid: int) -> list[str]:
+    """Return the process numbers of the children of every thread of a process (proc(5))."""
+    found: list[str] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # a thread that ended meanwhile
+            found += path.read_text().split()
+    return found

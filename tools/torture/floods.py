@@ -2,7 +2,7 @@
 
 For each limit of open files: a baseline without attack, each flood alone, and all floods at once.
 Served: at least 99 % of the clients, each with the right answer; the 99th percentile of each kind
-is at most a second or ten times that of the baseline of the same run.
+is at most a second, or ten times that of the slowest kind in the baseline of the same run.
 """
 
 from __future__ import annotations
@@ -154,16 +154,23 @@ class _Trial:
         failures = [text for one in found.values() for text in one.failures]
         example = f"; e.g. {failures[0]}" if failures else ""
         passed = self._broker.running and served >= SERVED_PART * count
-        in_time = all(one.quantile(0.99) <= self._bound(kind) for kind, one in found.items())
+        in_time = all(one.quantile(0.99) <= self._bound() for one in found.values())
         return Row.judged(
             f"{self._limit} files: {name}",
             f"served {served}/{count}, p99 s: {', '.join(texts)}{more}{example}",
             passed=passed and (in_time or self._smoke),
         )
 
-    def _bound(self, kind: str) -> float:
-        baseline = self._baseline[kind]
-        return max(P99_SECONDS, P99_FACTOR * baseline.quantile(0.99) if baseline.seconds else 0)
+    def _bound(self) -> float:
+        """Return the longest p99, in seconds.
+
+        The slowest kind of the baseline counts for all: a delay of the event loop or of a busy
+        machine is the same for each kind, however little work its clients are.
+        """
+        baseline = max(
+            (one.quantile(0.99) for one in self._baseline.values() if one.seconds), default=0.0
+        )
+        return max(P99_SECONDS, P99_FACTOR * baseline)
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ from types import ModuleType
 import grpc
 
 from verdictd_py._generated import clientapi_pb2, keyprovider_pb2, verdictd_v1_pb2
+from verdictd_py.broker.connected import Changes
 from verdictd_py.config import DEFAULT_DATA_DIR, UNSAFE_ROOT_OPTION, Settings, Unsafe
 from verdictd_py.daemon import descriptors
 from verdictd_py.daemon.about import About
@@ -79,12 +80,14 @@ def build_daemon(
     audit = AuditTrail(settings.data_dir / "audit", events)
     root = unsafe.root_ca
     root_ca = None if root is None else read_root_ca(root, option=UNSAFE_ROOT_OPTION)
+    changes = Changes()
     collateral = CollateralService(
         settings,
         DirectoryCollateralStore(directory),
         clock=clock,
         events=audit,
         root_ca_der=root_ca,
+        changed=changes.announce,
     )
     cases = use_cases(
         settings,
@@ -95,6 +98,7 @@ def build_daemon(
         root_ca_der=root_ca,
         clock=clock,
         events=audit,
+        changes=changes,
     )
     about = About(
         settings,
@@ -131,12 +135,14 @@ def build_daemon(
         background=(
             *collateral.background,
             Work("check readiness", readiness.keep_fresh),
+            Work("appraise connected guests", cases.connected.keep_appraised),
             Work("count omitted events", audit.keep_counting),
         ),
         readiness=readiness,
         about=about,
         closing=(collateral.close,),
         limits=limits,
+        reconsider=changes.announce,
         files=(*protected.files, *(() if http is None else http.files), *live),
     )
     return Daemon(parts, on_failure=on_failure)
@@ -163,7 +169,8 @@ class _Listeners:
         )
         return AttestedListener(
             self.settings.listen_address,
-            appraiser=self.cases.appraiser,
+            guests=self.cases.connected,
+            tees=self.cases.tees,
             releaser=self.cases.releaser,
             context=identity.context,
             events=self.events,
@@ -181,6 +188,7 @@ class _Listeners:
                 administration,
                 self.cases.history,
                 self.cases.explainer,
+                self.cases.connected,
                 about.status,
                 rules,
                 self.events,

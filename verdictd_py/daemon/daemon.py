@@ -37,6 +37,7 @@ class Parts:
         limits: limits of the listeners of guests, with the time limit for requests in flight when
             the daemon stops.
         files: what is read again on SIGHUP.
+        reconsider: has connected guests appraised again after a reload.
     """
 
     events: Events
@@ -47,6 +48,7 @@ class Parts:
     about: About
     closing: tuple[Callable[[], Awaitable[None]], ...]
     limits: Limits
+    reconsider: Callable[[], None]
     files: tuple[Reloadable, ...] = ()
 
 
@@ -103,6 +105,7 @@ class Daemon:
         """
         await self._parts.readiness.refresh()
         report = await reload_all(self._parts.files)
+        self._parts.reconsider()
         self._events.record(report)
 
     async def stop(self) -> None:

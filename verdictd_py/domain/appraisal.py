@@ -87,6 +87,7 @@ class AppraisedPeer:
     appraisal_id: str
     tee: str
     address: str
+    platform: str | None
     claims: Mapping[str, JsonValue] = field(repr=False)
     trust: TrustVector = field(repr=False)
 
@@ -116,6 +117,7 @@ class AppraisedPeer:
         object.__setattr__(peer, "appraisal_id", appraisal.id)
         object.__setattr__(peer, "tee", appraisal.tee)
         object.__setattr__(peer, "address", address)
+        object.__setattr__(peer, "platform", appraisal.platform)
         object.__setattr__(peer, "claims", appraisal.claims)
         object.__setattr__(peer, "trust", appraisal.trust)
         return peer

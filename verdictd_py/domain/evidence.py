@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 from verdictd_py.encoding import JsonValue
@@ -87,6 +88,8 @@ class VerifiedEvidence:
         faults: reasons to refuse the guest whatever the policy says (debug TDs, reserved
             attributes, a revoked TCB); empty if there are none. A guest with a fault is refused
             before the policy is evaluated.
+        valid_until: when collateral with which it was verified expires, so that it has to be
+            verified again; None if nothing of it expires.
         platform: identifies the machine; equal for all its guests, and a digest, so that it can
             be logged. Connections are counted under it; no policy sees it. None if the evidence
             identifies no machine.
@@ -99,6 +102,7 @@ class VerifiedEvidence:
     advisory_ids: tuple[str, ...]
     digest: str
     faults: tuple[Reason, ...] = ()
+    valid_until: datetime | None = None
     platform: str | None = None
 
 

@@ -13,10 +13,9 @@ from typing import Final
 
 from OpenSSL import SSL
 
-from verdictd_py.broker.appraiser import Appraiser
+from verdictd_py.broker.connected import ConnectedGuest, ConnectedGuests
 from verdictd_py.broker.release import Releaser
 from verdictd_py.config import Address
-from verdictd_py.domain.appraisal import AppraisedPeer
 from verdictd_py.domain.events import (
     ConnectionClosed,
     ConnectionFailed,
@@ -24,7 +23,13 @@ from verdictd_py.domain.events import (
     ConnectionTimeout,
 )
 from verdictd_py.domain.evidence import Evidence
-from verdictd_py.errors import EvidenceMissing, NotAppraised, Overloaded, VerdictdError
+from verdictd_py.errors import (
+    EvidenceMissing,
+    GuestRefused,
+    NotAppraised,
+    Overloaded,
+    VerdictdError,
+)
 from verdictd_py.listeners import sockets
 from verdictd_py.listeners.accepting import accept
 from verdictd_py.listeners.errors import report_bug
@@ -52,7 +57,8 @@ class AttestedListener:
 
     Args:
         address: address of the listener.
-        appraiser: appraises every peer before the first byte of plaintext is read.
+        guests: appraises every peer before the first byte of plaintext is read, and again later.
+        tees: the known TEEs.
         releaser: answers accepted guests.
         context: returns the TLS settings for a connection; called for each one, so that a
             renewed identity needs no restart.
@@ -63,14 +69,16 @@ class AttestedListener:
         self,
         address: Address,
         *,
-        appraiser: Appraiser,
+        guests: ConnectedGuests,
+        tees: Tees,
         releaser: Releaser,
         context: Callable[[], SSL.Context],
         events: Events,
         limits: Limits,
         proxies: Proxies,
     ) -> None:
-        self._appraiser = appraiser
+        self._guests = guests
+        self._tees = tees
         self._releaser = releaser
         self._context = context
         self._events = events
@@ -170,11 +178,23 @@ class AttestedListener:
         return opening.link
 
     async def _converse(self, link: Link, address: str, share: Share) -> None:
-        peer = await self._admit(link, address, share)
+        guest = await self._admit(link, address, share)
         share.held.set(0)  # the certificate
-        if peer is None:
+        if guest is None:
             return
-        responder = Responder(peer, self._releaser, self._events)
+        with guest:
+            try:
+                share.attest(guest.platform)
+            except Overloaded as error:
+                self._events.record(ConnectionRefused(peer=address, reason=str(error)))
+                await self._refuse(link, _OVERLOADED)
+                return
+            link.detect_dead_peer()  # there is no limit for a silent guest
+            await self._answer(link, guest, share)
+
+    async def _answer(self, link: Link, guest: ConnectedGuest, share: Share) -> None:
+        """Answer the requests of an accepted guest until its connection ends."""
+        responder = Responder(guest, self._releaser, self._events)
         # A request that has begun is in flight, however many records its rest takes.
         while not self._draining or responder.began is not None:
             plaintext = await self._next(link, responder, share)
@@ -197,46 +217,51 @@ class AttestedListener:
             return await anext(replies, None)
 
     async def _next(self, link: Link, responder: Responder, share: Share) -> bytes:
-        """Receive plaintext within the time limit of a started request, or of an idle peer."""
+        """Receive plaintext, within its time limit if a request has begun.
+
+        A guest may be silent for any time: real guests connect once and never again.
+        """
         began = responder.began
         if began is not None:
             async with asyncio.timeout_at(began + self._limits.request):
                 await share.held.room()
                 return await link.receive()
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101  # always true inside a coroutine
+        task = _current_task()
         self._idle.add(task)
         try:
-            async with asyncio.timeout(self._limits.idle):
-                return await link.receive()
+            return await link.receive()
         finally:
             self._idle.discard(task)
 
-    async def _admit(self, link: Link, address: str, share: Share) -> AppraisedPeer | None:
+    async def _admit(self, link: Link, address: str, share: Share) -> ConnectedGuest | None:
         """Appraise the peer; return None if it was refused, after sending its code and id."""
         share.prove()
         der = link.session.peer_certificate()
-        read = partial(_read_certificate, der, self._appraiser.tees, self._limits.evidence_age)
+        read = partial(_read_certificate, der, self._tees, self._limits.evidence_age)
         try:
-            appraisal = await self._appraiser.admit(read, address=address)
+            return await self._guests.admit(
+                read, address=address, disconnect=_current_task().cancel
+            )
         except NotAppraised as error:
             text = error.text_for_guest
-        else:
-            if appraisal.accepted:
-                try:
-                    share.attest(appraisal.platform)
-                    return AppraisedPeer.of(appraisal, address=address)
-                except Overloaded as error:
-                    self._events.record(ConnectionRefused(peer=address, reason=str(error)))
-                    text = _OVERLOADED
-            else:
-                text = appraisal.text_for_guest
-        # The verdict is recorded already; a peer that disconnects early needs no second event.
+        except GuestRefused as error:
+            text = str(error)
+        await self._refuse(link, text)
+        return None
+
+    @staticmethod
+    async def _refuse(link: Link, text: str) -> None:
+        """Send the reason, which is recorded already, even if the peer disconnects early."""
         with suppress(OSError):  # including TimeoutError
             async with asyncio.timeout(LINGER_SECONDS):
                 await link.send(answers.failure(FailureForm.A, text))
             await link.goodbye()
-        return None
+
+
+def _current_task() -> asyncio.Task[None]:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101  # always true inside a coroutine
+    return task
 
 
 def _read_certificate(

@@ -8,6 +8,7 @@ import struct
 from contextlib import suppress
 from typing import Final
 
+from verdictd_py.listeners import sockets
 from verdictd_py.listeners.buffers import READ_BYTES
 from verdictd_py.listeners.shares import Share
 from verdictd_py.protocols.ratstls.session import RECORD_BYTES, TlsSession
@@ -41,6 +42,10 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self._sending = False
         self._ended = False
+
+    def detect_dead_peer(self) -> None:
+        """Have the kernel close the connection if the peer vanishes."""
+        sockets.detect_dead_peer(self._socket)
 
     async def handshake(self) -> None:
         """Complete the handshake; before it raises an error, it sends the TLS alert.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,7 +28,9 @@ class _Key:
 
 
 class DocumentsWithSets:
-    """Documents of a store, combined with the named sets in force (port `PolicySource`).
+    """Documents of a store, combined with the named sets in force.
+
+    It implements the ports `PolicySource` and `PolicyRevisions`.
 
     The stored documents are read each time, so that a file changed by hand takes effect at once.
     The combined documents are cached by revisions and states of the sets, so that reference data
@@ -47,6 +50,7 @@ class DocumentsWithSets:
         self._clock = clock
         self._sets: tuple[str, dict[str, referencesets.Sets]] = ("", {})
         self._combined: dict[str, tuple[_Key, PolicyDocuments | PolicyInvalid]] = {}
+        self._revisions: Counter[str] = Counter()
 
     async def documents(self, tee: str) -> PolicyDocuments:
         names = self._documents.policy_name(tee), self._documents.reference_name(tee)
@@ -65,9 +69,17 @@ class DocumentsWithSets:
                 lambda: _combine(schema, names, policy.text, data.text, sets, now),
             )
             known = self._combined[tee] = key, combined
+            self._revisions[tee] += 1
         if isinstance(known[1], PolicyInvalid):
             raise PolicyInvalid(str(known[1]))
         return known[1]
+
+    def last_revision(self, tee: str) -> int:
+        return self._revisions[tee]
+
+    async def revision(self, tee: str) -> int:
+        await self.documents(tee)
+        return self._revisions[tee]
 
     def _parsed(self, document: Document) -> dict[str, referencesets.Sets]:
         revision, sets = self._sets

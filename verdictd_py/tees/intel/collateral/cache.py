@@ -83,9 +83,10 @@ class CollateralCache:
         root_ca_der: trusted root, None for Intel's.
         minimum_evaluation: lowest accepted `tcbEvaluationDataNumber`.
         events: records every renewal and failure.
+        changed: called when the cache has other collateral than before.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # its collaborators, all by keyword except the ports
         self,
         fetch: Fetch,
         store: CollateralStore,
@@ -96,6 +97,7 @@ class CollateralCache:
         root_ca_der: bytes | None = None,
         minimum_evaluation: int = 0,
         chance: Callable[[float, float], float] = random.uniform,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._fetch = fetch
         self._store = store
@@ -104,6 +106,7 @@ class CollateralCache:
         self._root_key = root_key_digest(root_ca_der)
         self._minimum = minimum_evaluation
         self._chance = chance
+        self._changed = changed
         self._cached: dict[CollateralRequest, _CachedSet] = {}
         self._loaded: dict[CollateralRequest, Hashable] = {}
         self._pauses = FetchPauses(monotonic)
@@ -341,7 +344,10 @@ class CollateralCache:
             raise CollateralUnavailable("the cache has too many platform types")
         part = self._chance(*RENEW_AT)
         renew_at = validity.start + (validity.end - validity.start) * part
+        before = self._cached.get(request)
         cached = self._cached[request] = _CachedSet(collateral, validity, renew_at)
+        if before is None or before.collateral != collateral:
+            self._changed()
         return cached
 
     def _failed(

@@ -8,7 +8,7 @@ stores these copies for the time after a restart and for other processes on the 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -72,6 +72,7 @@ class NewestCollateral:
         root_key: SHA-256 of the trusted root's SubjectPublicKeyInfo.
         store: persistent store; None: the copies are lost at the end of the process.
         events: records failures of the store.
+        changed: called when a newer copy of a part replaces a known one.
     """
 
     def __init__(
@@ -80,7 +81,9 @@ class NewestCollateral:
         *,
         store: CollateralStore | None = None,
         events: Events | None = None,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
+        self._changed = changed
         self._root_key = root_key
         self._store = store
         self._events = events
@@ -162,6 +165,8 @@ class NewestCollateral:
         if copy is not None and not _is_newer(key.part, collateral, copy):
             return
         self._copies[key] = collateral
+        if copy is not None:
+            self._changed()
         if self._store is not None:
             self._unsaved.add(key)
             self._saves.start(key)
@@ -194,6 +199,8 @@ class NewestCollateral:
         known = self._copies.get(key)
         if known is None or _is_newer(key.part, stored, known):
             self._copies[key] = stored
+            if known is not None:
+                self._changed()
 
     def _verified(self, key: _Key, text: bytes) -> Collateral:
         """Return a stored set, whose signatures are verified again: files can be changed.

@@ -87,6 +87,7 @@ class FileCollateral:
     Args:
         path: file or directory. An empty directory is allowed: it may be filled later.
         events: records unreadable changes.
+        changed: called after changed files were read.
         inspect: checks every set that is read. A problem is recorded as `warning.collateral`,
             and the set is still used: expired collateral may have a grace period, and the
             verifier must see a revocation instead of missing collateral.
@@ -96,8 +97,14 @@ class FileCollateral:
     """
 
     def __init__(
-        self, path: Path, *, events: Events | None = None, inspect: Inspect | None = None
+        self,
+        path: Path,
+        *,
+        events: Events | None = None,
+        inspect: Inspect | None = None,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
+        self._changed = changed
         self._path = path
         self._events = events
         self._inspect = inspect
@@ -144,6 +151,7 @@ class FileCollateral:
                 return
             self._states = states
             self._entries = self._load()
+            self._changed()
         except ConfigError as error:
             if self._events is not None:
                 self._events.record(CollateralUnreadable(problem=str(error)))
