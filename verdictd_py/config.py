@@ -28,6 +28,8 @@ DEFAULT_CLIENT_API: Final = "[::1]:60000"
 CLIENT_API_WITHOUT_IPV6: Final = "127.0.0.1:60000"
 MAX_GRACE_DAYS: Final = 90
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -152,6 +154,10 @@ class Settings(BaseSettings):
     wrap_key_prefix: str | None = None
     max_new_keys_per_minute: Annotated[int, Field(ge=1)] = 60
     max_connections: Annotated[int, Field(ge=1)] = 4096
+    max_unattested_per_address: Annotated[int, Field(ge=1)] | None = None
+    max_connections_per_platform: Annotated[int, Field(ge=1)] | None = None
+    proxy_protocol_from: Annotated[tuple[Network, ...], NoDecode] = ()
+    forwarded_for_from: Annotated[tuple[Network, ...], NoDecode] = ()
     max_evidence_age: Seconds | None = None
     handshake_timeout: Seconds = 10
     appraisal_timeout: Seconds = 30
@@ -168,6 +174,13 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
+
+    @field_validator("proxy_protocol_from", "forwarded_for_from", mode="before")
+    @classmethod
+    def _read_networks(cls, value: object) -> object:
+        if isinstance(value, (list, tuple)):  # of the TOML file
+            return tuple(network for text in value for network in parse_networks(str(text)))
+        return parse_networks(value) if isinstance(value, str) else value
 
     @field_validator("collateral_url")
     @classmethod
@@ -267,6 +280,24 @@ class Settings(BaseSettings):
         """Return command line and environment only: `load` reads and checks the file itself."""
         del settings_cls, dotenv_settings, file_secret_settings
         return init_settings, env_settings
+
+
+def parse_networks(text: str) -> tuple[Network, ...]:
+    """Parse addresses and networks, `10.0.0.5,fd00::/8`.
+
+    Raises:
+        ValueError: one of them is neither; the message names it.
+    """
+    found = []
+    for name in (part.strip() for part in text.split(",")):
+        if name:
+            try:
+                found.append(ipaddress.ip_network(name))
+            except ValueError:
+                raise ValueError(
+                    f"{name!r} is not an address or a network: write 10.0.0.5 or 10.0.0.0/24"
+                ) from None
+    return tuple(found)
 
 
 def _segments(prefix: str) -> tuple[str, ...]:

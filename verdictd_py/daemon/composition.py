@@ -41,6 +41,7 @@ from verdictd_py.listeners.keyprovider import KeyProviderService
 from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.listener import Listener
 from verdictd_py.listeners.protection import Protection, protection
+from verdictd_py.listeners.proxies import Proxies
 from verdictd_py.ports import Events
 from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.layout import DIRECTORIES, prepare, share_audit
@@ -184,6 +185,7 @@ class _Listeners:
             context=identity.context,
             events=self.events,
             limits=self.limits,
+            proxies=Proxies(proxy_protocol=self.settings.proxy_protocol_from),
         )
 
     def client_api(self, about: About) -> Listener:
@@ -262,6 +264,8 @@ def _limits(settings: Settings, connections: Connections) -> Limits:
         request=settings.request_timeout,
         idle=settings.idle_timeout,
         connections=connections.guests,
+        per_address=settings.max_unattested_per_address,
+        per_platform=settings.max_connections_per_platform,
         evidence_age=None if age is None else timedelta(seconds=age),
         drain=settings.drain_timeout,
     )

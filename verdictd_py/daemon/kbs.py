@@ -20,6 +20,7 @@ from verdictd_py.listeners.kbs.files import read_admins, read_token_key
 from verdictd_py.listeners.kbs.guests import GuestRoutes
 from verdictd_py.listeners.kbs.tls import KbsTls
 from verdictd_py.listeners.limits import Limits
+from verdictd_py.listeners.proxies import Proxies
 from verdictd_py.listeners.reread import Reread, differences
 from verdictd_py.ports import Events
 from verdictd_py.protocols.rcar.admins import AdminKeys
@@ -33,6 +34,7 @@ _OF_LISTENER: Final = (
     "kbs_admins",
     "kbs_token_key",
     "kbs_sessions",
+    "forwarded_for_from",
 )
 _UNSAFE_OF_LISTENER: Final = ("insecure_kbs_http", "insecure_sample_verifier")
 
@@ -82,12 +84,13 @@ def kbs_listener(
         tees=use_cases.tees,
         limits=limits,
         tls=tls,
+        proxies=Proxies(settings.proxy_protocol_from, settings.forwarded_for_from),
         on_stopped=sessions.close,
     )
 
 
 def _refuse_settings_without_effect(settings: Settings, unsafe: Unsafe) -> None:
-    given = [name for name in _OF_LISTENER if getattr(settings, name) is not None]
+    given = [name for name in _OF_LISTENER if getattr(settings, name) not in (None, ())]
     given += [name for name in _UNSAFE_OF_LISTENER if getattr(unsafe, name)]
     if given:
         option = "--" + given[0].replace("_", "-")

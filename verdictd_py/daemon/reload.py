@@ -14,6 +14,8 @@ from verdictd_py.listeners.reread import Reloadable
 
 LIVE: Final = (
     "max_connections",
+    "max_unattested_per_address",
+    "max_connections_per_platform",
     "max_new_keys_per_minute",
     "max_evidence_age",
     "handshake_timeout",
