@@ -13,6 +13,7 @@ from verdictd_py import __version__, config
 from verdictd_py import daemon as app
 from verdictd_py.cli.main import COMMANDS
 from verdictd_py.cli.parsing import Parser
+from verdictd_py.daemon.process import end_within
 
 _SWITCH: Final = ""
 
@@ -97,7 +98,8 @@ def run(argv: Sequence[str]) -> int:
     if "unsafe_tdx_root_ca" in unsafe:
         unsafe["unsafe_tdx_root_ca"] = Path(unsafe["unsafe_tdx_root_ca"])
     read = partial(config.load, arguments, file=None if file is None else Path(file))
-    return asyncio.run(app.run(read(), config.Unsafe(**unsafe), reread=read))
+    running = app.run(read(), config.Unsafe(**unsafe), reread=read, on_stopping=end_within)
+    return asyncio.run(running)
 
 
 def _parser() -> Parser:

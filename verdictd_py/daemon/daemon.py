@@ -20,8 +20,11 @@ from verdictd_py.listeners.listener import Listener
 from verdictd_py.listeners.reread import Reloadable
 from verdictd_py.ports import Events
 
-_SLACK_SECONDS: Final = 5.0
+SLACK_SECONDS: Final = 1.0
 """Additional time for a listener to close unfinished requests, after the drain timeout."""
+
+CLOSE_SECONDS: Final = 0.5
+"""Time for background work to end, and for each other part to close."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,12 @@ class Daemon:
         self._stopped = False
         self.listeners = parts.listeners
         self.supervisor = Supervisor(parts.events, on_failure=on_failure)
+
+    @property
+    def stop_seconds(self) -> float:
+        """The longest time that `stop` takes, with the writing of the last lines of the log."""
+        parts = 2 + len(self._parts.closing)
+        return self._parts.limits.drain + SLACK_SECONDS + parts * CLOSE_SECONDS
 
     def listener(self, name: str) -> Listener:
         """Return the listener of that name.
@@ -121,15 +130,16 @@ class Daemon:
 
         If a part fails to stop, the failure is recorded, and the others are stopped all the same.
         """
-        await self.supervisor.stop()
+        await self._attempt("stop background work", self.supervisor.stop, CLOSE_SECONDS)
+        limit = seconds + SLACK_SECONDS
         await asyncio.gather(
             *(
-                self._attempt(f"stop {listener.name}", partial(listener.stop, seconds), seconds)
+                self._attempt(f"stop {listener.name}", partial(listener.stop, seconds), limit)
                 for listener in self.listeners
             )
         )
         for close in self._parts.closing:
-            await self._attempt("close", close, 0)
+            await self._attempt("close", close, CLOSE_SECONDS)
         if self._stopped:
             self._events.record(DaemonStopped())
         self._parts.audit.close()
@@ -138,7 +148,7 @@ class Daemon:
         self, doing: str, ending: Callable[[], Awaitable[None]], seconds: float
     ) -> None:
         try:
-            async with asyncio.timeout(seconds + _SLACK_SECONDS):
+            async with asyncio.timeout(seconds):
                 await ending()
         except Exception as error:  # noqa: BLE001  # recorded; the other parts stop as well
             report_bug(self._events, error, doing=doing)

@@ -360,6 +360,20 @@ class WarningReload(Event):
     ]
 
 
+@event("daemon.tasks")
+class DaemonTasks(Event):
+    """SIGUSR1 or SIGQUIT: the functions in which each task of the daemon waits."""
+
+    tasks: Annotated[
+        tuple[str, ...],
+        FieldInfo(
+            "Name of each task, with its functions and lines, innermost last.",
+            characters=1024,
+            items=200,
+        ),
+    ]
+
+
 @event("daemon.stopping")
 class DaemonStopping(Event):
     """The daemon received a signal to stop; it completes the requests in progress."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
@@ -149,15 +149,19 @@ class AttestedListener:
 
     async def _converse(self, link: _Link, address: str) -> None:
         async with asyncio.timeout(self._limits.handshake):
-            await link.handshake()
+            with self._idling():
+                await link.handshake()
         peer = await self._admit(link, address)
         if peer is None:
             return
         responder = Responder(peer, self._releaser, self._events)
-        # A request that has begun is in flight, however many records its rest takes.
-        while not self._draining or responder.began is not None:
-            plaintext = await self._next(link, responder)
+        served = False
+        # A drain waits for the first request of an accepted guest, and for every request that has
+        # begun, however many records its rest takes.
+        while not self._draining or not served or responder.began is not None:
+            plaintext = await self._next(link, responder, served=served)
             async for answer in responder.feed(plaintext):
+                served = True
                 async with asyncio.timeout(self._limits.idle):
                     await link.send(answer.data)
                 if answer.close:
@@ -165,18 +169,24 @@ class AttestedListener:
                     return
         await link.goodbye()
 
-    async def _next(self, link: _Link, responder: Responder) -> bytes:
+    async def _next(self, link: _Link, responder: Responder, *, served: bool) -> bytes:
         """Receive plaintext within the time limit of a started request, or of an idle peer."""
         began = responder.began
         if began is not None:
             async with asyncio.timeout_at(began + self._limits.request):
                 return await link.receive()
+        with self._idling() if served else nullcontext():
+            async with asyncio.timeout(self._limits.idle):
+                return await link.receive()
+
+    @contextmanager
+    def _idling(self) -> Iterator[None]:
+        """Let a drain close this task's connection at once: no answer is due to its peer."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  # always true inside a coroutine
         self._idle.add(task)
         try:
-            async with asyncio.timeout(self._limits.idle):
-                return await link.receive()
+            yield
         finally:
             self._idle.discard(task)
 

@@ -163,6 +163,7 @@ class GrpcListener:
             # when the server is deleted. This one has no services: no call is answered.
             await server.start()
             seconds = 0
+        self._admission.end_undrained()
         await server.stop(seconds)
 
     async def _describe(self, server: grpc.aio.Server) -> None:

@@ -32,7 +32,7 @@ from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.kbs import answers, bodies, description
 from verdictd_py.listeners.kbs.admins import AdminRoutes, is_refused_admin
 from verdictd_py.listeners.kbs.connections import Acceptor, Connection
-from verdictd_py.listeners.kbs.guests import PREFIX, GuestRoutes, address
+from verdictd_py.listeners.kbs.guests import ATTEST, PREFIX, GuestRoutes, address
 from verdictd_py.listeners.kbs.tls import KbsTls
 from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.listener import Background
@@ -156,6 +156,7 @@ class KbsListener:
         """Answer one request. A failure is answered in JSON and recorded as one event."""
         if isinstance(request.protocol, Connection):
             request.protocol.answering = True
+            request.protocol.awaited = False
         doing = f"{request.method} {_route(request)}"
         try:
             async with asyncio.timeout(self._limits.request + self._limits.appraisal):
@@ -186,7 +187,10 @@ class KbsListener:
             raise web.HTTPUnsupportedMediaType(reason="send the body without Content-Encoding")
         if request.method not in BODY_METHODS and request.can_read_body:
             await bodies.receive(request)  # and ignore it
-        return await handler(request)
+        answer = await handler(request)
+        if request.path == ATTEST and isinstance(request.protocol, Connection):
+            request.protocol.awaited = True
+        return answer
 
     def _refused(self, request: web.Request, error: web.HTTPException, doing: str) -> web.Response:
         """Answer what the library refuses: unknown paths and methods, bodies that are too large."""
