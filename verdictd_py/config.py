@@ -86,6 +86,7 @@ class Unsafe:
     insecure_sample_verifier: bool = False
     insecure_sample_data_dir: bool = False
     unsafe_tdx_root_ca: Path | None = None
+    unsafe_writable_files: bool = False
 
     @property
     def root_ca(self) -> Path | None:
@@ -155,6 +156,8 @@ class Settings(BaseSettings):
     request_timeout: Seconds = 30
     idle_timeout: Seconds = 300
     drain_timeout: Seconds = 5
+    audit_mode: Literal["0600", "0640"] = "0600"
+    audit_group: str | None = None
     log_format: Literal["text", "json"] = "text"
 
     @field_validator("verifier", "collateral_url", mode="before")

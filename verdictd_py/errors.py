@@ -129,8 +129,18 @@ class PolicyInvalid(VerdictdError):
     code = "policy-invalid"
 
 
+class EvaluationFailed(PolicyInvalid):
+    """A compiled policy makes no decision about one input.
+
+    Causes are a wrong type, rules that contradict each other, an exceeded budget, or an input
+    that is too large. All of them depend on the input, which the guest chose in part.
+    """
+
+
 class NotAppraised(VerdictdError):
-    """The guest cannot be appraised now; it may try again later.
+    """The guest cannot be judged now, for a reason of the broker's own; it may try again later.
+
+    Nothing is released. This is never a verdict, which guests take as final (ADR 15).
 
     Attributes:
         rule, kind: rule and kind of the reason in the history.
@@ -152,6 +162,36 @@ class CollateralUnavailable(NotAppraised):
     code = "collateral-unavailable"
     rule = "collateral"
     kind = ReasonKind.COLLATERAL
+
+
+class ClockBehind(CollateralUnavailable):
+    """The vendor signed something later than this host's time, so that this host's clock is wrong.
+
+    No date can be compared with it.
+    """
+
+    code = "clock-behind"
+
+
+class PolicyUnavailable(NotAppraised):
+    """A policy, or what it needs, is missing, unreadable, or cannot be compiled."""
+
+    code = "policy-unavailable"
+    rule = "policy"
+    kind = ReasonKind.POLICY
+
+
+class AuditUnavailable(NotAppraised):
+    """The audit trail cannot be written, and no verdict is disclosed without its record."""
+
+    code = "audit-unavailable"
+    rule = "audit"
+
+
+class InternalError(NotAppraised):
+    """An exception that is neither a verdict nor expected ended the work, such as EMFILE."""
+
+    code = "internal-error"
 
 
 class AppraisalTimeout(NotAppraised):
@@ -235,7 +275,7 @@ class EvidenceFormat(AttestationError):
 
 
 class EvidenceExpired(AttestationError):
-    """The certificate is outside its validity, or older than the operator allows."""
+    """A certificate of the guest or its platform has expired, or is older than allowed."""
 
     code = "evidence-expired"
     kind = ReasonKind.VERIFICATION
@@ -263,7 +303,7 @@ class QuoteInvalid(AttestationError):
 
 
 class CollateralExpired(AttestationError):
-    """The collateral is outside its validity."""
+    """The collateral is outside its validity. A verdict only if the guest itself sent it."""
 
     code = "collateral-expired"
     kind = ReasonKind.COLLATERAL

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from verdictd_py.storage.layout import prepare
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Iterator[Directory]:
+def directory(tmp_path: Path) -> Directory:
     opened, _ = prepare(tmp_path / "data", PROVING)
-    yield opened
-    opened.close()
+    return opened

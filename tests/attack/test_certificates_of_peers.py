@@ -68,7 +68,7 @@ def handshake(key: Private, certificates: Sequence[x509.Certificate]) -> None:
     context.use_privatekey(key)
     for certificate in certificates[1:]:
         context.add_extra_chain_cert(certificate)
-    identity = ServerIdentity.create(NOW)
+    identity = ServerIdentity.create()
     client = TlsSession(context, server=False)
     server = TlsSession(server_context(identity.certificate, identity.private_key), server=True)
     completed = False

@@ -75,7 +75,9 @@ class Place:
         async def prepare() -> None:
             self.prepared += 1
 
-        self.changes = changes = CheckedDocuments(self.store, TEES, tester, clock, prepare)
+        self.changes = changes = CheckedDocuments(
+            self.store, TEES, tester, clock, prepare, self.events
+        )
         deciding = DocumentsWithSets(self.store, TEES, clock)
         documents = DocumentAdministrator(
             documents=self.store,
@@ -84,7 +86,6 @@ class Place:
             deciding=deciding,
             tees=TEES,
             tester=tester,
-            events=self.events,
         )
         self.references = ReferenceAdministrator(
             documents=self.store,
@@ -92,7 +93,6 @@ class Place:
             deciding=deciding,
             tees=TEES,
             history=self.history,
-            events=self.events,
         )
         sets = SetAdministrator(
             documents=self.store,
@@ -100,7 +100,6 @@ class Place:
             changes=changes,
             deciding=deciding,
             history=self.history,
-            events=self.events,
             clock=clock,
         )
         return documents, sets

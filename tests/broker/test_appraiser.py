@@ -43,6 +43,7 @@ from verdictd_py.errors import (
     EvidenceFormat,
     EvidenceMissing,
     InitDataRefused,
+    InternalError,
     PolicyRefused,
     Reason,
     ReasonKind,
@@ -326,15 +327,18 @@ async def test_an_appraisal_without_a_peer_is_not_recorded() -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError("bug"), KeyError("claim"), AssertionError()])
 @pytest.mark.parametrize("where", ["verifying", "policy"])
-async def test_a_bug_is_never_an_acceptance(error: Exception, where: str) -> None:
+async def test_a_bug_is_never_a_verdict(error: Exception, where: str) -> None:
     answer: VerifiedEvidence | Exception = error if where == "verifying" else VERIFIED
     events = RecordedEvents()
     judge = appraiser(
         ScriptedVerifier(answer), ScriptedPolicy(error if where == "policy" else ()), events
     )
-    with pytest.raises(type(error)):
+    with pytest.raises(InternalError) as caught:
         await judge.admit(reads(EVIDENCE), address=ADDRESS)
-    assert events.events == []
+    assert caught.value.text_for_guest == "not judged: internal-error; try again later"
+    (bug,), (judged,) = events.named("warning.bug"), events.named("guest.not-judged")
+    assert bug["error"] == type(error).__name__
+    assert str(bug["incident"]) in str(judged["reason"])
 
 
 async def test_nullverifier_accepts_without_verifier_and_policy() -> None:

@@ -20,6 +20,7 @@ from verdictd_py.errors import (
     CollateralUnavailable,
     EvidenceFormat,
     GuestRefused,
+    NotAppraised,
     ProtocolVersionRefused,
     QuoteInvalid,
     Reason,
@@ -288,14 +289,19 @@ async def test_a_refused_guest_receives_only_a_code(broker: Broker, change: Any,
 
 
 @pytest.mark.parametrize(
-    "error", [CollateralUnavailable("later"), StorageError("the policies cannot be read")]
+    ("error", "code"),
+    [
+        (CollateralUnavailable("later"), "collateral-unavailable"),
+        (StorageError("the policies cannot be read"), "internal-error"),
+        (RuntimeError("a bug"), "internal-error"),
+    ],
 )
-async def test_a_guest_that_cannot_be_appraised_receives_the_cause(
-    broker: Broker, error: VerdictdError
+async def test_a_guest_that_cannot_be_appraised_receives_no_verdict(
+    broker: Broker, error: Exception, code: str
 ) -> None:
     session_id, nonce = await broker.begin()
     broker.verifier.answer = error
-    with pytest.raises(type(error)):
+    with pytest.raises(NotAppraised, check=lambda raised: raised.code == code):
         await broker.use_cases.attest(session_id, answer(nonce), address=ADDRESS)
     with pytest.raises(SessionInvalid):
         await broker.get(session_id)

@@ -64,7 +64,7 @@ def administrators(
     async def prepare() -> None:
         await asyncio.sleep(0)
 
-    changes = CheckedDocuments(documents, TEES, tester, clock, prepare)
+    changes = CheckedDocuments(documents, TEES, tester, clock, prepare, events)
     deciding = DocumentsWithSets(documents, TEES, clock)
     return DocumentAdministrator(
         documents=documents,
@@ -73,14 +73,12 @@ def administrators(
         deciding=deciding,
         tees=TEES,
         tester=tester,
-        events=events,
     ), ReferenceAdministrator(
         documents=documents,
         changes=changes,
         deciding=deciding,
         tees=TEES,
         history=history,
-        events=events,
     )
 
 

@@ -196,7 +196,7 @@ async def test_a_resource_is_recorded_when_it_is_released() -> None:
     found = await tested.find(PEER, PATH)
     assert (found.kind, found.path) == (Kind.RESOURCE, "resources/repo/type/tag")
     assert events.events == []
-    assert tested.release(PEER, found).reveal() == b"content"
+    assert (await tested.release(PEER, found)).reveal() == b"content"
     (fields,) = events.named("secret.released")
     assert (fields["what"], fields["path"]) == (Kind.RESOURCE, found.path)
 
@@ -229,7 +229,7 @@ async def test_nothing_is_released_without_its_record() -> None:
         await tested.keks(PEER, [ONE])
     found = await tested.find(PEER, PATH)
     with pytest.raises(StorageError, match="audit trail"):
-        tested.release(PEER, found)
+        await tested.release(PEER, found)
 
 
 async def test_an_object_that_the_release_policy_denies_is_not_released() -> None:

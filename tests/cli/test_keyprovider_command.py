@@ -119,7 +119,11 @@ class TestAnswers:
         self, ended: dict[str, Ended], data: Path
     ) -> None:
         assert ended
-        assert {path.name for path in data.iterdir()} == {"keys", "kek", "kek31", "kek33"}
+        assert {path.name for path in data.iterdir()} - {"kek", "kek31", "kek33"} == {
+            "keys",
+            "resources",
+        }
+        assert list((data / "resources").iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -202,11 +203,10 @@ class SessionStoreConformance(ABC):
     async def test_a_flood_of_unanswered_challenges(self, store: SessionStore) -> None:
         """One guest answers its challenge among 20,000 that are never answered."""
         await store.add_token(name(1), "token", now=NOW, expires=END)
-        clock = asyncio.get_running_loop().time
-        begins = clock()
+        begins = time.process_time()
         for number in range(10, 20_010):
             await store.add_challenge(name(number), "c" * 200, now=NOW, expires=END)
-        assert clock() - begins < 40  # seconds; see the figures beside the bound
+        assert time.process_time() - begins < 40  # seconds of CPU, whatever else the machine does
         await store.add_challenge(name(2), "mine", now=NOW, expires=END + timedelta(seconds=1))
         assert await store.take_challenge(name(2), now=NOW) == "mine"
         assert await store.token(name(1), now=NOW) == "token"

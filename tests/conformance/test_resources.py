@@ -38,6 +38,7 @@ class ResourceStoreSuite(ABC):
             ONE,
         )
         assert await resources.get(PATH) == put
+        assert resources.file_of(PATH) == put.path
         await resources.put(PATH, TWO)
         assert (await resources.get(PATH)).content == TWO
 
@@ -50,6 +51,7 @@ class ResourceStoreSuite(ABC):
         put = await resources.put(KEYRING, ONE)
         assert (put.kind, put.path) == (Kind.IMAGE, "gpg/keyring.gpg")
         assert await resources.get(KEYRING) == put
+        assert resources.file_of(KEYRING) == put.path
         await resources.delete(KEYRING)
         with pytest.raises(NotFound):
             await resources.get(KEYRING)

@@ -192,7 +192,7 @@ class TestLoopsThatFail:
             return await refresh()
 
         monkeypatch.setattr(readiness, "refresh", failing_once)
-        (work,) = broker.daemon._parts.background
+        work = next(w for w in broker.daemon._parts.background if w.name == "check readiness")
         await self._goes_on(work, refreshed, events)
         assert events.named("warning.task")[0]["task"] == "check readiness"
 

@@ -21,16 +21,16 @@ SECRET = SecretBytes(b"xyz")
 NAMES = {kind.spec.name: kind for kind in CATALOGUE}
 
 WARNINGS = {
-    "audit.not-kept", "guest.not-judged", "guest.refused", "log.dropped", "release.refused",
-    "request.failed",
-    "unsafe.option", "warning.bug", "warning.collateral", "warning.document", "warning.identity",
-    "warning.limits", "warning.policy", "warning.reload", "warning.shadowed", "warning.storage",
-    "warning.task",
-    "warning.unpinned", "wrap.refused",
+    "audit.continued", "audit.not-kept", "change.failed", "guest.not-judged", "guest.refused",
+    "log.dropped", "release.refused", "request.failed",
+    "unsafe.option", "warning.audit", "warning.bug", "warning.collateral", "warning.document",
+    "warning.identity", "warning.limits", "warning.policy", "warning.reload", "warning.shadowed",
+    "warning.storage", "warning.task", "warning.unpinned", "wrap.refused",
 }  # fmt: skip
 LIMITED = {"guest.refused", "guest.not-judged"}
 AUDITED = {
-    "audit.not-kept", "daemon.reloaded", "daemon.started", "daemon.stopped", "guest.accepted",
+    "audit.continued", "audit.not-kept", "change.failed", "daemon.reloaded", "daemon.started",
+    "daemon.stopped", "guest.accepted",
     "image-key.unwrapped",
     "image-key.wrapped", "key.created", "key.deleted", "key.exported", "key.registered",
     "policy.deleted", "policy.set", "reference.added", "reference.deleted", "reference.pinned",

@@ -28,13 +28,16 @@ from verdictd_py.domain.events import (
     RequestAnswered,
     ResourceSet,
     SecretReleased,
+    WarningAudit,
+    WarningBug,
     WrapRefused,
     WrapRequested,
 )
 from verdictd_py.domain.eventtypes import Audit, Event, FieldInfo, Level, event
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError, StorageError
-from verdictd_py.events.audit import MAX_LIMITED_PER_MINUTE, AuditTrail, sealed, verify
+from verdictd_py.events.audit import MAX_LIMITED_PER_MINUTE, AuditTrail
+from verdictd_py.events.chain import sealed, verify
 from verdictd_py.guest.connection import BrokerRefused
 from verdictd_py.simulator import SimulatedPlatform
 
@@ -167,11 +170,13 @@ def test_unauthenticated_peers_cannot_fill_the_disk(tmp_path: Path) -> None:
     trail.record(released("keys/x"))
     assert len(lines(tmp_path)) == MAX_LIMITED_PER_MINUTE + 1
     clock.now = 61
+    trail.record_omitted()
+    trail.record_omitted()
     trail.record(REFUSED)
     kept = [json.loads(line) for line in lines(tmp_path)]
-    assert kept[-2]["event"] == "audit.not-kept"
-    assert kept[-2]["fields"] == {"refusals": 50}
-    assert log.of(AuditNotKept) == [AuditNotKept(refusals=50)]
+    assert [line["event"] for line in kept[-2:]] == ["audit.not-kept", "guest.refused"]
+    assert kept[-2]["fields"] == {"refusals": 50, "failed": 0}
+    assert log.of(AuditNotKept) == [AuditNotKept(refusals=50, failed=0)]
     assert verify(iter(lines(tmp_path)))[0] == MAX_LIMITED_PER_MINUTE + 3
 
 
@@ -195,7 +200,7 @@ async def test_what_cannot_be_recorded_is_not_released(
 
 
 def test_all_events_of_the_use_cases_are_audited() -> None:
-    """Except those that precede one that is, and refusals that a local user can cause at will."""
+    """Except those that precede one that is, refusals that a local user can cause, and warnings."""
     modules = [
         importlib.import_module(module.name)
         for module in pkgutil.iter_modules(broker.__path__, f"{broker.__name__}.")
@@ -204,12 +209,14 @@ def test_all_events_of_the_use_cases_are_audited() -> None:
         kind
         for module in modules
         for kind in vars(module).values()
-        if isinstance(kind, type) and issubclass(kind, Event)
+        if isinstance(kind, type) and issubclass(kind, Event) and kind is not Event
     }
     assert len(used) > 15
     assert {kind for kind in used if kind.spec.audit is Audit.NO} == {
         WrapRequested,
         WrapRefused,
+        WarningAudit,
+        WarningBug,
         KeyRead,
     }
 
@@ -343,6 +350,7 @@ def test_the_limit_starts_again_after_each_minute(tmp_path: Path) -> None:
         clock.now = 60.0 * minute
         for _ in range(MAX_LIMITED_PER_MINUTE + extra):
             trail.record(REFUSED)
+        trail.record_omitted()
         expected += [extra] if extra else []
     trail.record(released("keys/x"))
     kept = [json.loads(line) for line in lines(tmp_path)]

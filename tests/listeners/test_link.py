@@ -6,7 +6,6 @@ import asyncio
 import socket
 import struct
 from contextlib import suppress
-from datetime import UTC, datetime
 
 import pytest
 
@@ -19,7 +18,7 @@ _RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds (socke
 
 async def test_a_connection_that_the_guest_reset_is_closed_without_error() -> None:
     """The half-close then fails, and a later write would raise another error."""
-    identity = ServerIdentity.create(datetime.now(UTC))
+    identity = ServerIdentity.create()
     context = server_context(identity.certificate, identity.private_key, require_certificate=True)
     with socket.create_server(("127.0.0.1", 0)) as server:
         client = socket.create_connection(server.getsockname())

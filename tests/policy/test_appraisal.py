@@ -18,7 +18,14 @@ from tests.policy.support import (
 )
 from tests.support.tees import TEES
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import NotFound, PolicyInvalid, Reason, ReasonKind, StorageError
+from verdictd_py.errors import (
+    NotFound,
+    PolicyInvalid,
+    PolicyUnavailable,
+    Reason,
+    ReasonKind,
+    StorageError,
+)
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy
 from verdictd_py.policy.explain import MAX_OWN_CHARS, MAX_OWN_REASONS
 from verdictd_py.policy.floor import Pinning
@@ -85,6 +92,34 @@ async def test_a_policy_whose_allow_is_true_gives_no_reason() -> None:
             "policy: the policy failed: line 4: depends on: cyclic evaluation",
         ),
         (
+            PolicyDocuments(HEAD + "allow if opa.runtime()", "{}"),
+            (
+                "policy: the policy cannot be compiled: the policy calls functions that it cannot "
+                "call: opa.runtime (absent on purpose: a policy has no environment) in line 3"
+            ),
+        ),
+    ],
+)
+async def test_a_policy_that_is_broken_is_no_verdict(
+    documents: PolicyDocuments | Exception, text: str
+) -> None:
+    """defects.md 13 and 17: no guest is accepted or refused by it, and the operator reads why.
+
+    A policy that fails for the sample claims too fails whatever a guest sends.
+    """
+    with pytest.raises(PolicyUnavailable) as caught:
+        await refusals(documents, tdx_claims())
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    ("documents", "text"),
+    [
+        (
+            PolicyDocuments(HEAD + "allow if not count(input.unexpected) == 2", "{}"),
+            OPERAND,
+        ),
+        (
             PolicyDocuments(HEAD + "allow if input.nothing", "{}"),
             "policy: allow is undefined for this guest, and no other rule has a value",
         ),
@@ -104,20 +139,13 @@ async def test_a_policy_whose_allow_is_true_gives_no_reason() -> None:
             PolicyDocuments(HEAD + "default allow := false", "{}"),
             "policy: allow is false, expected true, and no other rule has a value",
         ),
-        (
-            PolicyDocuments(HEAD + "allow if opa.runtime()", "{}"),
-            (
-                "policy: the policy cannot be compiled: the policy calls functions that it cannot "
-                "call: opa.runtime (absent on purpose: a policy has no environment) in line 3"
-            ),
-        ),
     ],
 )
 async def test_a_policy_that_does_not_allow_refuses_with_its_cause(
     documents: PolicyDocuments | Exception, text: str
 ) -> None:
-    """defects.md 13 and 17: a broken policy refuses every guest, and the operator reads why."""
-    assert await texts(documents, tdx_claims()) == [text]
+    """An evaluation that fails only for this guest's claims refuses it: the guest chose them."""
+    assert await texts(documents, tdx_claims(unexpected=1)) == [text]
 
 
 async def test_measured_and_reference_values_are_reported_in_full() -> None:
@@ -329,7 +357,8 @@ class TestDocuments:
         source.now = PolicyDocuments(HEAD + "allow if data.x == 1", '{"x": 2}')
         assert await policy.failures("tdx", tdx_claims())
         source.now = NotFound("it is gone")
-        assert await policy.failures("tdx", tdx_claims())
+        with pytest.raises(PolicyUnavailable):
+            await policy.failures("tdx", tdx_claims())
 
     async def test_a_problem_is_reported_before_the_first_guest(self) -> None:
         for good in (YES, default_documents("tdx"), default_documents("sgx")):

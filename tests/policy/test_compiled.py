@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import resource
+import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.policy.support import tdx_claims
+from tests.support.clock import until
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy import compiled, engine
@@ -129,17 +131,33 @@ async def test_an_instance_that_has_grown_is_not_used_again(
 
 
 async def test_a_large_decision_leaves_an_instance_for_the_others(
-    instances: list[EngineInstance],
+    instances: list[EngineInstance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+    call = EngineInstance.call
+
+    def held(instance: EngineInstance, *args: Any, **keywords: Any) -> dict[str, Any]:
+        if not begun.is_set():  # the first call is that of the large decision
+            begun.set()
+            may_end.wait()
+        return call(instance, *args, **keywords)
+
+    monkeypatch.setattr(EngineInstance, "call", held)
     policies = CompiledPolicies()
+    begun.set()
     slow = f"{HEAD}allow if count([1 | some a in input.n; some b in input.n; a < b]) > 0\n"
     documents = PolicyDocuments(slow, "{}")
     policies.of(documents)
     many: dict[str, JsonValue] = {"n": list(range(100)), "more": list(range(300))}
     for _ in range(5):
+        begun.clear()
+        may_end.clear()
         large = asyncio.create_task(policies.evaluate(documents, many))
-        await asyncio.sleep(0)  # the task has given the large decision to a thread
-        _, result = await policies.evaluate(documents, {"n": [1, 2]})
+        try:
+            await until(begun.is_set)
+            _, result = await policies.evaluate(documents, {"n": [1, 2]})
+        finally:
+            may_end.set()
         assert result.allow
         await large
     assert len(instances) == 2

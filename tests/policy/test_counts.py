@@ -46,7 +46,7 @@ class Broker:
         self.appraisal = RegoAppraisalPolicy(self.source, TEES, compiled)
         self.release = RegoReleasePolicy(self.store, TEES, compiled)
         tester, history, events = PolicyTrial(TEES, compiled), History(), RecordedEvents()
-        changes = CheckedDocuments(self.store, TEES, tester, lambda: NOW, self.prepare)
+        changes = CheckedDocuments(self.store, TEES, tester, lambda: NOW, self.prepare, events)
         self.documents = DocumentAdministrator(
             documents=self.store,
             changes=changes,
@@ -54,7 +54,6 @@ class Broker:
             deciding=self.source,
             tees=TEES,
             tester=tester,
-            events=events,
         )
         self.sets = SetAdministrator(
             documents=self.store,
@@ -62,7 +61,6 @@ class Broker:
             changes=changes,
             deciding=self.source,
             history=history,
-            events=events,
             clock=lambda: NOW,
         )
 

@@ -15,6 +15,7 @@ from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
 from verdictd_py.domain.names import Name
 from verdictd_py.domain.trust import TrustVector
 from verdictd_py.encoding import JsonValue
+from verdictd_py.errors import PolicyUnavailable
 from verdictd_py.policy import trustee
 from verdictd_py.policy.release import RegoReleasePolicy
 from verdictd_py.ports import Document, Kind
@@ -25,6 +26,8 @@ PEER = accepted_peer()
 HEAD = "package policy\nimport rego.v1\ndefault allow := false\n"
 UNDEFINED = "package policy\nimport rego.v1\nallow if input.claims.mrTd == 0\n"
 """`allow` is neither true nor false for any guest."""
+FAILS = 'allow if { input.claims.mrTd == "ab"; count(1) == 1 }\n'
+"""A rule that fails for `PEER` only."""
 DEFAULT = (POLICIES / "releasePolicy.rego").read_text()
 
 
@@ -47,14 +50,24 @@ async def test_the_packaged_policy_releases_every_secret_to_every_accepted_guest
 @pytest.mark.parametrize(
     ("texts", "said"),
     [
-        ({}, "opa/releasePolicy.rego is missing"),
-        ({"releasePolicy.rego": "garbage"}, "cannot be used"),
         ({"releasePolicy.rego": HEAD}, "does not allow keys/one to this guest"),
         ({"releasePolicy.rego": UNDEFINED}, "does not allow keys/one to this guest"),
         ({"releasePolicy.rego": UNDEFINED + 'reasons contains "never"\n'}, "never"),
         ({"releasePolicy.rego": HEAD + "allow := 1 if true\n"}, "does not allow"),
         ({"releasePolicy.rego": 'package policy\nallow := "true"\n'}, "does not allow"),
         ({"releasePolicy.rego": HEAD + 'reasons contains "never"\n'}, "never"),
+        ({"releasePolicy.rego": HEAD + FAILS}, "count"),
+    ],
+)
+async def test_a_policy_that_does_not_allow_refuses(texts: dict[str, str], said: str) -> None:
+    assert said in await reasons(texts)
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        ({}, "opa/releasePolicy.rego is missing"),
+        ({"releasePolicy.rego": "garbage"}, "cannot be used"),
         ({"releasePolicy.rego": DEFAULT, "releaseData": "{"}, "not usable JSON"),
         (
             {"releasePolicy.rego": DEFAULT, "releaseData": '{"policy": {}}'},
@@ -65,10 +78,13 @@ async def test_the_packaged_policy_releases_every_secret_to_every_accepted_guest
         ({"releasePolicy.rego": DEFAULT, "releasePolicies": '{"keys/": "../x"}'}, "cannot be used"),
         ({"releasePolicy.rego": DEFAULT, "releasePolicies": '{"keys/": "none"}'}, "is missing"),
         ({"releasePolicy.rego": HEAD + "allow if opa.runtime().env.X\n"}, "opa.runtime"),
+        ({"releasePolicy.rego": HEAD + "allow if count(1) == 1\n"}, "count"),
     ],
 )
-async def test_a_policy_that_does_not_allow_refuses(texts: dict[str, str], said: str) -> None:
-    assert said in await reasons(texts)
+async def test_a_policy_that_is_broken_is_no_verdict(texts: dict[str, str], said: str) -> None:
+    with pytest.raises(PolicyUnavailable, match="the release policy for keys/one") as caught:
+        await reasons(texts)
+    assert said in str(caught.value)
 
 
 async def test_claims_and_data_decide() -> None:
@@ -129,8 +145,8 @@ async def test_changed_data_decides_about_the_next_secret() -> None:
     store.texts["releaseData"] = '{"open": false}'
     assert await policy.failures(PEER, Kind.KEY, "keys/one")
     store.texts["releaseData"] = "{"
-    (reason,) = await policy.failures(PEER, Kind.KEY, "keys/one")
-    assert "cannot be used" in reason.text
+    with pytest.raises(PolicyUnavailable, match="cannot be used"):
+        await policy.failures(PEER, Kind.KEY, "keys/one")
     del store.texts["releaseData"]
     assert await policy.failures(PEER, Kind.KEY, "keys/one")
 

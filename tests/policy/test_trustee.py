@@ -15,7 +15,7 @@ from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
 from verdictd_py.domain.evidence import VerifiedEvidence
 from verdictd_py.domain.trust import UNTRUSTED, TrustVector
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import PolicyInvalid, StorageError
+from verdictd_py.errors import PolicyInvalid, PolicyUnavailable, StorageError
 from verdictd_py.policy import trustee
 from verdictd_py.policy.appraisal import GuestTrust
 from verdictd_py.policy.compiled import CompiledPolicies
@@ -209,8 +209,9 @@ async def test_a_release_policy_evaluates_the_longest_claims() -> None:
 
 
 @pytest.mark.parametrize("error", [StorageError("unreadable"), PolicyInvalid("no JSON")])
-async def test_unreadable_reference_data_affirms_no_guest(error: Exception) -> None:
-    assert await trust(GUEST, error) == WARNED
+async def test_unreadable_reference_data_rates_no_guest(error: Exception) -> None:
+    with pytest.raises(PolicyUnavailable, match=str(error)):
+        await trust(GUEST, error)
 
 
 async def test_an_unverified_device_is_a_warning() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,11 +20,10 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def directory(data: Path) -> Iterator[Directory]:
+def directory(data: Path) -> Directory:
     opened, warnings = prepare(data, PROVING)
     assert warnings == ()
-    yield opened
-    opened.close()
+    return opened
 
 
 @pytest.fixture

@@ -47,6 +47,7 @@ def signalled_at(number: int, call: str) -> Callable[[FrameType, str, object], N
 def interrupted(root: Path, operation: str, number: int, call: str) -> None:
     """Write `NEW`, and signal this process before `call` if it is called."""
     directory = Directory.open(root)
+    directory.make("keys")
     write = directory.create if operation == "create" else directory.replace
     sys.setprofile(signalled_at(number, call))
     write(NAME, NEW)
@@ -57,6 +58,7 @@ def sweep(root: Path, operation: str) -> list[dict[str, object]]:
     """Return the content of the file after a kill before each system call in turn."""
     found = []
     directory = Directory.open(root)
+    directory.make("keys")
     file = root.joinpath(*NAME)
     for call in count():
         if operation == "replace":
@@ -85,6 +87,7 @@ def sweep(root: Path, operation: str) -> list[dict[str, object]]:
 def loop(root: Path) -> None:
     """Replace the file until killed, and print a line after each replacement."""
     directory = Directory.open(root)
+    directory.make("keys")
     for content in (NEW, OLD) * 10_000:
         directory.replace(NAME, content)
         os.write(1, b".")
@@ -93,6 +96,7 @@ def loop(root: Path) -> None:
 def race(root: Path, start: int, content: str) -> int:
     """Create many keys when `start` ends; return how many of them this process created."""
     directory = Directory.open(root)
+    directory.make("keys")
     os.write(1, b"!")
     os.read(start, 1)
     won = 0

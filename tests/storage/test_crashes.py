@@ -9,7 +9,6 @@ import random
 import signal
 import subprocess
 import sys
-from contextlib import closing
 from pathlib import Path
 from types import FrameType
 
@@ -63,6 +62,7 @@ def test_a_kill_before_any_system_call_leaves_a_complete_file(
 def test_a_kill_at_any_moment_leaves_a_complete_file(tmp_path: Path) -> None:
     """defects.md 14: kill -9 at arbitrary moments, while another process reads continuously."""
     directory = Directory.open(tmp_path)
+    directory.make("keys")
     directory.replace(NAME, OLD)
     seen: set[bytes] = set()
     moments = random.Random(14)  # noqa: S311  # a test's choice
@@ -79,19 +79,19 @@ def test_a_kill_at_any_moment_leaves_a_complete_file(tmp_path: Path) -> None:
         directory.remove_leftovers("keys")
         assert temporary_files(tmp_path) == []
     assert seen == {OLD, NEW}
-    directory.close()
 
 
 @pytest.mark.parametrize("call", ["flock", "fchmod", "fsync", "rename"])
 def test_a_starting_broker_does_not_disturb_a_running_writer(tmp_path: Path, call: str) -> None:
     """Before it is locked, the temporary file may be removed; the writer then creates another."""
-    prepare(tmp_path, PROVING)[0].close()
-    with closing(Directory.open(tmp_path)) as directory:
-        directory.replace(NAME, OLD)
+    prepare(tmp_path, PROVING)
+    directory = Directory.open(tmp_path)
+    directory.make("keys")
+    directory.replace(NAME, OLD)
     process = child(tmp_path, "replace", "SIGSTOP", call)
     os.waitpid(process.pid, os.WUNTRACED)
     assert len(temporary_files(tmp_path)) == 1
-    prepare(tmp_path, PROVING)[0].close()
+    prepare(tmp_path, PROVING)
     assert len(temporary_files(tmp_path)) == (0 if call == "flock" else 1)
     process.send_signal(signal.SIGCONT)
     answer(process)
@@ -118,7 +118,7 @@ def test_a_start_removes_leftovers_in_the_stores_directories_only(tmp_path: Path
         path.write_bytes(b"half")
     with kept[-1].open() as held:
         fcntl.flock(held, fcntl.LOCK_SH)
-        prepare(tmp_path, PROVING)[0].close()
+        prepare(tmp_path, PROVING)
     assert not any(path.exists() for path in removed)
     assert all(path.exists() for path in kept)
 
@@ -133,8 +133,8 @@ def test_only_one_of_many_processes_creates_a_key(tmp_path: Path) -> None:
     os.close(release)
     won = {name: int(answer(process)) for name, process in creators.items()}
     assert sum(won.values()) == RACES
-    with closing(Directory.open(tmp_path)) as directory:
-        contents = [directory.read(("keys", str(number), "b", "c")) for number in range(RACES)]
+    directory = Directory.open(tmp_path)
+    contents = [directory.read(("keys", str(number), "b", "c")) for number in range(RACES)]
     for name, number in won.items():
         assert contents.count(name.encode() * 10_000) == number
     assert temporary_files(tmp_path) == []
@@ -149,9 +149,9 @@ def test_content_is_synced_before_its_name(tmp_path: Path) -> None:
         if event == "c_call" and name in {"write", "fsync", "rename", "link"}:
             calls.append(name)
 
-    with closing(Directory.open(tmp_path)) as directory:
-        for write in (directory.replace, directory.create):
-            sys.setprofile(profile)
-            write((write.__name__,), NEW)
-            sys.setprofile(None)
+    directory = Directory.open(tmp_path)
+    for write in (directory.replace, directory.create):
+        sys.setprofile(profile)
+        write((write.__name__,), NEW)
+        sys.setprofile(None)
     assert calls == ["write", "fsync", "rename", "fsync", "write", "fsync", "link", "fsync"]

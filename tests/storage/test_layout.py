@@ -29,8 +29,7 @@ DIRECTORIES = ("audit", "collateral", "gpg", "image", "keys", "opa", "resources"
 
 
 def start(data: Path) -> tuple[str, ...]:
-    directory, warnings = prepare(data, PROVING)
-    directory.close()
+    _, warnings = prepare(data, PROVING)
     return warnings
 
 
@@ -132,7 +131,6 @@ async def test_an_upstream_directory_is_not_changed(upstream: Path) -> None:
     for name, file in (("Policy", "image/policy.json"), ("GPG Keyring", "gpg/keyring.gpg")):
         found = await resources.get(parse_resource_name(name))
         assert found.content == SecretBytes((upstream / file).read_bytes())
-    directory.close()
 
 
 @pytest.mark.parametrize(

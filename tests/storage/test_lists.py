@@ -83,7 +83,9 @@ async def test_each_resource_is_listed_once_with_the_file_that_is_served(
 
 
 async def test_collateral_is_listed_by_file(data: Path) -> None:
-    store = DirectoryCollateralStore(Directory.open(data))
+    directory = Directory.open(data)
+    directory.make("collateral")
+    store = DirectoryCollateralStore(directory)
     assert await store.names() == ()
     await store.save("tdx-50806f000000-platform.json", b"{}")
     write(data, "collateral/.tmp-0123", b"")

@@ -34,8 +34,7 @@ def private_key(label: str) -> bytes:
 
 
 def warnings_of(data: Path) -> tuple[str, ...]:
-    directory, warnings = prepare(data, PROVING)
-    directory.close()
+    _, warnings = prepare(data, PROVING)
     return warnings
 
 

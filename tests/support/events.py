@@ -23,6 +23,10 @@ class RecordedEvents:
     def record(self, event: Event) -> None:
         self.events.append(event)
 
+    async def commit(self, *events: Event) -> None:
+        for event in events:
+            self.record(event)
+
     def of(self, kind: type[E]) -> list[E]:
         """Return the events of one type."""
         return [event for event in self.events if isinstance(event, kind)]

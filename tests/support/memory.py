@@ -107,6 +107,9 @@ class MemoryResources:
         names = sorted(str(path) for path in self.contents if str(path) > after)
         return tuple(StoredName(name, f"resources/{name}", 1, NOW) for name in names[:limit])
 
+    def file_of(self, path: ResourcePath) -> str:
+        return f"resources/{path}"
+
     async def get(self, path: ResourcePath) -> StoredObject:
         if path in self.broken:
             raise StorageError(f"the resource {path} is not served: a reason")

@@ -22,6 +22,8 @@ class NoEvents(Events):
 
     def record(self, *args: object, **values: object) -> None: ...
 
+    async def commit(self, *args: object) -> None: ...
+
 
 def context(
     collateral: CollateralSource,

@@ -35,6 +35,9 @@ class NoEvents:
     def record(self, event: Event) -> None:
         del event
 
+    async def commit(self, *events: Event) -> None:
+        del events
+
 
 def opened(root: Path) -> UseCases:
     directory, _ = prepare(root, PROVING)

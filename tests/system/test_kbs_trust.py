@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -175,23 +174,21 @@ async def test_every_change_over_http_is_in_the_audit_trail(
 
 
 @contextmanager
-def full_disk(broker: RunningBroker) -> Iterator[None]:
-    """Make writing to the audit trail fail."""
-    trail = broker.daemon._parts.audit
-    room, full = trail._file, os.open("/dev/full", os.O_WRONLY)
-    trail._file = full
+def without_trail(broker: RunningBroker) -> Iterator[None]:
+    """Make writing to the audit trail fail: its directory is missing."""
+    directory = broker.data / "audit"
+    directory.rename(directory.with_name("away"))
     try:
         yield
     finally:
-        trail._file = room
-        os.close(full)
+        directory.with_name("away").rename(directory)
 
 
-async def test_a_full_disk_prevents_releases_and_appraisals(broker: RunningBroker) -> None:
-    """An action that cannot be recorded is refused, until there is space again."""
+async def test_a_missing_trail_prevents_releases_and_appraisals(broker: RunningBroker) -> None:
+    """An action that cannot be recorded is refused, until the directory is there again."""
     guest = tdx_guest(broker.platform)
     async with attested(url_of(broker), guest) as good, connected(url_of(broker), guest) as new:
-        with full_disk(broker):
+        with without_trail(broker):
             with pytest.raises(KbsRefused) as raised:
                 await new.handshake()
             assert (raised.value.status, raised.value.variant) == (500, "PluginInternalError")
@@ -211,10 +208,11 @@ async def test_a_full_disk_prevents_releases_and_appraisals(broker: RunningBroke
 async def test_a_change_that_cannot_be_recorded_is_reported_as_a_failure(
     broker: RunningBroker, tokens: AdminTokens
 ) -> None:
-    """The record is a part of the change, so that the caller must learn that it failed."""
+    """The change is not made, because its record comes first."""
     where, boss = "/kbs/v0/resource/default/other/1", bearing(tokens.token("boss"))
     async with httpx.AsyncClient(base_url=url_of(broker)) as http:
-        with full_disk(broker):
+        with without_trail(broker):
             answer = await http.post(where, content=b"x", headers=boss)
         assert (answer.status_code, variant(answer)) == (500, "PluginInternalError")
+        assert not (broker.data / "resources/default/other/1").exists()
         assert (await http.post(where, content=b"x", headers=boss)).status_code == 200

@@ -154,6 +154,11 @@ async def test_brokers_do_not_renew_at_the_same_time(place: Place) -> None:
     assert max(moments) < NOW + LIFETIME * 0.9
 
 
+def flipped(body: bytes) -> bytes:
+    """Return the body with another last byte."""
+    return body[:-1] + bytes((body[-1] ^ 1,))
+
+
 BROKEN: dict[str, Callable[[str, PcsAnswer], PcsAnswer]] = {
     "500": lambda path, answer: PcsAnswer(500),
     "429": lambda path, answer: PcsAnswer(429, {"retry-after": "60"}),
@@ -172,7 +177,7 @@ BROKEN: dict[str, Callable[[str, PcsAnswer], PcsAnswer]] = {
         answer, body=answer.body[:-4] + b'00"}' if path == TCB else answer.body
     ),
     "changed list": lambda path, answer: dataclasses.replace(
-        answer, body=answer.body[:-1] + b"\x00" if path == CRL else answer.body
+        answer, body=flipped(answer.body) if path == CRL else answer.body
     ),
     "another chain": lambda path, answer: dataclasses.replace(
         answer, headers=dict.fromkeys(answer.headers, "-----BEGIN CERTIFICATE-----")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
 from tests.support.broker import running_broker
+from tests.support.collateral import Monotonic
 from tests.support.events import RecordedEvents
 from tests.support.tees import TEES
 from tests.tsm.kernel import FakeKernel
@@ -17,7 +17,7 @@ from verdictd_py import daemon as app
 from verdictd_py.errors import ConfigError
 from verdictd_py.guest.attesters import TsmAttester
 from verdictd_py.guest.connection import GuestConnection
-from verdictd_py.listeners.identity import RenewedIdentity
+from verdictd_py.listeners.identity import KEY_SECONDS, RenewedIdentity
 from verdictd_py.protocols.ratstls import certificate
 from verdictd_py.simulator import SimulatedPlatform
 from verdictd_py.tsm import TsmQuotes
@@ -109,15 +109,16 @@ def test_a_renewed_certificate_has_a_quote_of_its_own(
     platform = SimulatedPlatform.create(now=now)
     kernel = FakeKernel(tmp_path / "report", platform.quote)
     kernel.install(monkeypatch)
+    clock = Monotonic()
     identity = RenewedIdentity(
-        lambda: now,
         require_certificate=True,
         events=RecordedEvents(),
         quote_for=TsmQuotes(kernel.root).quote,
+        monotonic=clock,
     )
     identity.context()
     assert len(kernel.report_data) == 1
-    now += timedelta(days=300)
+    clock.now += KEY_SECONDS
     identity.context()
     first, second = kernel.report_data
     assert first != second

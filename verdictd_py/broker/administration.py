@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from verdictd_py.broker.changes import retry_on_conflict
 from verdictd_py.broker.documents import DocumentAdministrator
 from verdictd_py.broker.policytests import PolicyTests
+from verdictd_py.broker.recording import record_and_change
 from verdictd_py.broker.references import ReferenceAdministrator
 from verdictd_py.broker.referencesets import SetAdministrator
 from verdictd_py.domain.callers import Caller, Right
@@ -34,7 +35,7 @@ from verdictd_py.domain.events import (
 from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.encoding import decode_object
-from verdictd_py.errors import AlreadyExists, NotFound, RequestError
+from verdictd_py.errors import AlreadyExists, NotFound, RequestError, StorageError
 from verdictd_py.formats import imagepolicy
 from verdictd_py.ports import (
     ABSENT,
@@ -101,8 +102,14 @@ class KeyAdministrator:
         """
         caller.require(Right.MANAGE)
         key_id = KeyId.parse(name or str(uuid4()))
-        await self._keys.create(key_id, SecretBytes(self._random(KEY_BYTES)))
-        self._events.record(KeyCreated(caller=caller.name, kid=str(key_id)))
+        with suppress(NotFound, StorageError):
+            await self._keys.describe(key_id)
+            raise AlreadyExists(f"the key {key_id} exists already")
+        key = SecretBytes(self._random(KEY_BYTES))
+        created = KeyCreated(caller=caller.name, kid=str(key_id))
+        await record_and_change(
+            self._events, caller, str(key_id), (created,), lambda: self._keys.create(key_id, key)
+        )
         return key_id
 
     async def register(self, caller: Caller, name: str, key: SecretBytes) -> KeyId:
@@ -118,15 +125,36 @@ class KeyAdministrator:
         key_id = KeyId.parse(name)
         if len(key) != KEY_BYTES:
             raise RequestError(f"a key must have {KEY_BYTES} bytes, this one has {len(key)}")
+        if await self._is_registered(key_id, key):
+            return key_id
+        registered = KeyRegistered(caller=caller.name, kid=str(key_id))
         try:
-            await self._keys.create(key_id, key)
-        except AlreadyExists:
-            with suppress(NotFound):
-                if await self._keys.get(key_id) == key:
-                    return key_id
-            raise
-        self._events.record(KeyRegistered(caller=caller.name, kid=str(key_id)))
+            await record_and_change(
+                self._events,
+                caller,
+                str(key_id),
+                (registered,),
+                lambda: self._keys.create(key_id, key),
+            )
+        except AlreadyExists:  # it was created meanwhile
+            if not await self._is_registered(key_id, key):
+                raise
         return key_id
+
+    async def _is_registered(self, key_id: KeyId, key: SecretBytes) -> bool:
+        """Return whether exactly this key is stored under this name; False if none is.
+
+        Raises:
+            AlreadyExists: another key has this name.
+            StorageError: see `KeyStore.get`.
+        """
+        try:
+            stored = await self._keys.get(key_id)
+        except NotFound:
+            return False
+        if stored != key:
+            raise AlreadyExists(f"the key {key_id} exists already")
+        return True
 
     async def get(self, caller: Caller, name: str) -> SecretBytes:
         """Return a key's bytes. This needs `Right.READ_KEYS` and is audited.
@@ -137,7 +165,7 @@ class KeyAdministrator:
         caller.require(Right.READ_KEYS)
         key_id = KeyId.parse(name)
         key = await self._keys.get(key_id)
-        self._events.record(KeyExported(caller=caller.name, kid=str(key_id)))
+        await self._events.commit(KeyExported(caller=caller.name, kid=str(key_id)))
         return key
 
     async def delete(self, caller: Caller, name: str) -> None:
@@ -148,8 +176,11 @@ class KeyAdministrator:
         """
         caller.require(Right.MANAGE)
         key_id = KeyId.parse(name)
-        await self._keys.delete(key_id)
-        self._events.record(KeyDeleted(caller=caller.name, kid=str(key_id)))
+        await self._keys.describe(key_id)
+        deleted = KeyDeleted(caller=caller.name, kid=str(key_id))
+        await record_and_change(
+            self._events, caller, str(key_id), (deleted,), lambda: self._keys.delete(key_id)
+        )
 
 
 class ResourceAdministrator:
@@ -179,7 +210,7 @@ class ResourceAdministrator:
         """
         caller.require(Right.MANAGE)
         resource = await self._resources.get(ResourcePath.parse(path))
-        self._events.record(ResourceExported(caller=caller.name, path=resource.path))
+        await self._events.commit(ResourceExported(caller=caller.name, path=resource.path))
         return resource.content
 
     async def set(
@@ -215,8 +246,10 @@ class ResourceAdministrator:
             NotAuthorized, RequestError, NotFound, StorageError: see `ResourceStore.delete`.
         """
         caller.require(Right.MANAGE)
-        await self._resources.delete(ResourcePath.parse(path))
-        self._events.record(ResourceDeleted(caller=caller.name, path=path))
+        parsed = ResourcePath.parse(path)
+        with suppress(StorageError):  # what cannot be served can be deleted
+            await self._resources.get(parsed)
+        await self._delete(caller, parsed)
 
     async def describe_keyring(self, caller: Caller) -> str:
         """Return a text about the keyring's certificates, for operators.
@@ -268,8 +301,7 @@ class ResourceAdministrator:
             if changed:
                 await self._put(caller, path, SecretBytes(changed), expected)
             else:
-                await self._resources.delete(path, expected=expected)
-                self._events.record(ResourceDeleted(caller=caller.name, path=KEYRING))
+                await self._delete(caller, path, expected)
 
         await retry_on_conflict(attempt)
 
@@ -284,8 +316,25 @@ class ResourceAdministrator:
     async def _put(
         self, caller: Caller, path: ResourcePath, content: SecretBytes, expected: Expected = ANY
     ) -> None:
-        stored = await self._resources.put(path, content, expected=expected)
-        self._events.record(ResourceSet(caller=caller.name, path=stored.path, content=content))
+        file = self._resources.file_of(path)
+        stored = ResourceSet(caller=caller.name, path=file, content=content)
+        await record_and_change(
+            self._events,
+            caller,
+            str(path),
+            (stored,),
+            lambda: self._resources.put(path, content, expected=expected),
+        )
+
+    async def _delete(self, caller: Caller, path: ResourcePath, expected: Expected = ANY) -> None:
+        deleted = ResourceDeleted(caller=caller.name, path=str(path))
+        await record_and_change(
+            self._events,
+            caller,
+            str(path),
+            (deleted,),
+            lambda: self._resources.delete(path, expected=expected),
+        )
 
 
 def _problems(path: str, content: bytes) -> tuple[str, ...]:

@@ -11,7 +11,13 @@ from uuid import uuid4
 
 from verdictd_py.broker.history import History, Judgement
 from verdictd_py.domain.appraisal import Appraisal
-from verdictd_py.domain.events import GuestAccepted, GuestNotJudged, GuestRefused
+from verdictd_py.domain.events import (
+    GuestAccepted,
+    GuestNotJudged,
+    GuestRefused,
+    WarningAudit,
+    WarningBug,
+)
 from verdictd_py.domain.evidence import (
     DEVICES,
     NO_TEE,
@@ -25,15 +31,19 @@ from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import (
     AppraisalTimeout,
     AttestationError,
+    AuditUnavailable,
     BindingMismatch,
     EventLogRefused,
     EvidenceFormat,
     InitDataRefused,
+    InternalError,
     NotAppraised,
     PolicyRefused,
     Reason,
     ReasonKind,
+    StorageError,
     TcbStatusRefused,
+    VerdictdError,
 )
 from verdictd_py.formats import eventlog, initdata
 from verdictd_py.ports import AppraisalPolicy, Events, Tee, Tees, Verifier
@@ -119,16 +129,42 @@ class Appraiser:
             appraisal = Appraisal(
                 uuid4().hex, self._clock(), NO_TEE, "none", None, bound=True, refusal=None
             )
-        else:
-            try:
-                appraisal = await self._appraise_in_time(read)
-            except NotAppraised as error:
-                self._record_not_appraised(error, address)
-                raise
+            await self.record_appraised(appraisal, address)
+            return appraisal
+        try:
+            appraisal = await self.assess(read)
+            await self.record_appraised(appraisal, address)
+        except NotAppraised as error:
+            await self.record_not_appraised(error, address)
+            raise
+        return appraisal
+
+    async def assess(self, read: EvidenceReader) -> Appraisal:
+        """Appraise a guest within the time limit, and rate its trust; record no result.
+
+        Raises:
+            NotAppraised: the guest cannot be appraised now. Every exception that is not a verdict
+                becomes one, so that no error of the broker's can be taken for a verdict.
+        """
+        try:
+            appraisal = await self._appraise_in_time(read)
             if appraisal.accepted and appraisal.evidence is not None and self._trust is not None:
                 appraisal = replace(appraisal, trust=await self._trust(appraisal.evidence))
-        self._record(appraisal, address)
+        except NotAppraised:
+            raise
+        except Exception as error:
+            raise self._internal(error) from error
         return appraisal
+
+    def _internal(self, error: Exception) -> InternalError:
+        """Return the error for an exception that is not a verdict; record an unexpected one."""
+        if isinstance(error, VerdictdError):
+            return InternalError(str(error))
+        if isinstance(error, OSError) and error.strerror:  # without the path
+            return InternalError(f"{error.strerror.lower()}: check this host's limits and disks")
+        incident = uuid4().hex
+        self._events.record(WarningBug.of(error, doing="appraise a guest", incident=incident))
+        return InternalError(f"internal error {incident}; report the event warning.bug")
 
     async def _appraise_in_time(self, read: EvidenceReader) -> Appraisal:
         try:
@@ -152,7 +188,7 @@ class Appraiser:
             that failed.
 
         Raises:
-            CollateralUnavailable: the evidence cannot be appraised now.
+            NotAppraised: the evidence cannot be appraised now.
         """
         now = self._clock()
         known = _Progress()
@@ -179,7 +215,7 @@ class Appraiser:
 
         Raises:
             AttestationError: the guest is refused.
-            CollateralUnavailable: the guest cannot be appraised now.
+            NotAppraised: the guest cannot be appraised now.
         """
         evidence = read(now)  # 1
         known.tee, known.form = evidence.tee, evidence.form
@@ -225,31 +261,46 @@ class Appraiser:
             verified = replace(verified, claims={**verified.claims, DEVICES: devices})
         return verified
 
-    def _record_not_appraised(self, error: NotAppraised, address: str) -> None:
+    async def record_not_appraised(self, error: NotAppraised, address: str) -> str:
+        """Record that a guest could not be appraised, and return the id of the record."""
         judgement = Judgement.not_appraised(
             error, judgement_id=uuid4().hex, at=self._clock(), address=address
         )
-        self._events.record(
-            GuestNotJudged(peer=address, appraisal=judgement.id, code=error.code, reason=str(error))
-        )
         self._history.remember(judgement)
+        try:
+            await self._events.commit(
+                GuestNotJudged(
+                    peer=address, appraisal=judgement.id, code=error.code, reason=str(error)
+                )
+            )
+        except StorageError as failure:  # nothing is disclosed but that there is no verdict
+            self._events.record(WarningAudit(reason=str(failure)))
+        return judgement.id
 
-    def _record(self, appraisal: Appraisal, address: str) -> None:
+    async def record_appraised(self, appraisal: Appraisal, address: str) -> None:
+        """Record the result of an appraisal in log, audit trail and history.
+
+        Raises:
+            AuditUnavailable: the audit trail cannot be written; nothing is recorded then.
+        """
         evidence = appraisal.evidence
         result: type[GuestAccepted | GuestRefused]
         result = GuestAccepted if appraisal.accepted else GuestRefused
-        self._events.record(
-            result(
-                peer=address,
-                appraisal=appraisal.id,
-                code=appraisal.code,
-                tee=appraisal.tee,
-                form=appraisal.form,
-                tcb_status=None if evidence is None else evidence.tcb_status,
-                evidence=None if evidence is None else evidence.digest,
-                reasons=tuple(reason.text for reason in appraisal.reasons),
+        try:
+            await self._events.commit(
+                result(
+                    peer=address,
+                    appraisal=appraisal.id,
+                    code=appraisal.code,
+                    tee=appraisal.tee,
+                    form=appraisal.form,
+                    tcb_status=None if evidence is None else evidence.tcb_status,
+                    evidence=None if evidence is None else evidence.digest,
+                    reasons=tuple(reason.text for reason in appraisal.reasons),
+                )
             )
-        )
+        except StorageError as error:
+            raise AuditUnavailable(str(error)) from error
         self._history.remember(
             Judgement.of(appraisal, address, self._tees.measurements(appraisal.tee))
         )

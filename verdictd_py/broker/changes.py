@@ -14,14 +14,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Final, TypeVar
 
+from verdictd_py.broker.recording import record_and_change
 from verdictd_py.documents import referencesets
 from verdictd_py.documents.deciding import combine, require_sets
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.callers import Caller
 from verdictd_py.domain.events import PolicySet
+from verdictd_py.domain.eventtypes import Event
 from verdictd_py.domain.names import RELEASE_DATA, RELEASE_POLICY, Name
 from verdictd_py.errors import Conflict, NotFound, PolicyInvalid, RequestError, StorageError
 from verdictd_py.ports import (
@@ -29,6 +32,7 @@ from verdictd_py.ports import (
     ANY,
     Document,
     DocumentStore,
+    Events,
     Expected,
     PolicyDocuments,
     PolicyTester,
@@ -51,7 +55,7 @@ Result = TypeVar("Result")
 
 
 def policy_set_event(caller: Caller, name: Name, text: str) -> PolicySet:
-    """Return the event that reports a stored document."""
+    """Return the event that announces a new text of a document."""
     digest = hashlib.sha256(text.encode()).hexdigest()
     return PolicySet(caller=caller.name, name=str(name), sha256=digest)
 
@@ -82,6 +86,7 @@ class CheckedDocuments:
     Args:
         tees: the known TEEs, which define the schemas of reference data.
         clock: returns now, with a time zone; named sets expire.
+        events: records each change before it is made.
         prepare: compiles the policies in force. Callers await it after a change, so that the
             next guest does not wait for the compiler.
     """
@@ -93,27 +98,32 @@ class CheckedDocuments:
         tester: PolicyTester,
         clock: Callable[[], datetime],
         prepare: Callable[[], Awaitable[object]],
+        events: Events,
     ) -> None:
         self._documents = documents
         self._tees = tees
         self._tester = tester
         self._clock = clock
+        self._events = events
         self.prepare = prepare
 
     async def change(
         self,
+        caller: Caller,
         name: Name,
         edit: Callable[[Document | None], str],
         check: Callable[[str], Awaitable[ReadRevisions]],
         *,
+        announced: Callable[[str], tuple[Event, ...]],
         based_on: Expected | None = None,
     ) -> str:
-        """Edit a document, check the result and store it.
+        """Edit a document, check the result, record the change, and store the document.
 
         Args:
             edit: returns the new text for the stored document (None if there is none); it may
                 be called several times.
             check: raises if the new text must not be stored; returns the revisions it has read.
+            announced: returns the events that announce the change to this text.
             based_on: revision that the caller has seen, `ABSENT`, or `ANY` for a text that
                 replaces any stored document; None to edit the current document.
 
@@ -123,7 +133,8 @@ class CheckedDocuments:
         Raises:
             Conflict: the document does not have the revision that the change is based on.
             PolicyInvalid, RequestError, NotFound: raised by `edit` or `check`.
-            StorageError: the document could not be stored; or not read, if `based_on` is None.
+            StorageError: the change could not be recorded, or the document not stored; or not
+                read, if `based_on` is None.
         """
 
         async def attempt() -> str:
@@ -138,30 +149,51 @@ class CheckedDocuments:
             text = edit(before)
             revisions = await check(text)
             others = {other: wanted for other, wanted in revisions.items() if other != name}
-            await self._documents.put(name, text, expected=expected, unchanged=others)
+            await record_and_change(
+                self._events,
+                caller,
+                str(name),
+                announced(text),
+                lambda: self._documents.put(name, text, expected=expected, unchanged=others),
+            )
             return text
 
         return await retry_on_conflict(attempt)
 
     async def delete(
-        self, name: Name, check: Callable[[], Awaitable[ReadRevisions]], *, based_on: Expected = ANY
+        self,
+        caller: Caller,
+        name: Name,
+        check: Callable[[], Awaitable[ReadRevisions]],
+        *,
+        announced: Event,
+        based_on: Expected = ANY,
     ) -> None:
-        """Delete a document.
+        """Record the deletion of a document, and delete it.
 
         Args:
             check: raises if the document must not be deleted; returns the revisions it has read.
+            announced: event that announces the deletion.
             based_on: revision that the caller has seen.
 
         Raises:
             NotFound: no document has that name.
             Conflict: the document has changed since the caller has seen it.
-            StorageError: the document could not be deleted.
+            StorageError: the deletion could not be recorded, or the document not deleted.
         """
 
         async def attempt() -> None:
             revisions = await check()
+            with suppress(StorageError):  # what cannot be read can be deleted
+                await self._documents.get(name)
             others = {other: wanted for other, wanted in revisions.items() if other != name}
-            await self._documents.delete(name, expected=based_on, unchanged=others)
+            await record_and_change(
+                self._events,
+                caller,
+                str(name),
+                (announced,),
+                lambda: self._documents.delete(name, expected=based_on, unchanged=others),
+            )
 
         await retry_on_conflict(attempt)
 

@@ -23,7 +23,6 @@ from verdictd_py.ports import (
     ANY,
     Document,
     DocumentStore,
-    Events,
     Expected,
     PolicyDecision,
     PolicyDocuments,
@@ -59,7 +58,6 @@ class DocumentAdministrator:
         deciding: PolicySource,
         tees: Tees,
         tester: PolicyTester,
-        events: Events,
     ) -> None:
         self._documents = documents
         self._changes = changes
@@ -67,7 +65,6 @@ class DocumentAdministrator:
         self._deciding = deciding
         self._tees = tees
         self._tester = tester
-        self._events = events
 
     @property
     def tees(self) -> Tees:
@@ -135,8 +132,8 @@ class DocumentAdministrator:
                 )
             return {RELEASE_POLICIES: before}
 
-        await self._changes.delete(checked, check)
-        self._events.record(PolicyDeleted(caller=caller.name, name=str(checked)))
+        deleted = PolicyDeleted(caller=caller.name, name=str(checked))
+        await self._changes.delete(caller, checked, check, announced=deleted)
 
     async def set_policy(self, caller: Caller, name: str, content: bytes) -> None:
         """Check a policy and store it. If the check fails, the old policy stays in force.
@@ -152,8 +149,14 @@ class DocumentAdministrator:
             return await self._changes.check_policy(checked, text)
 
         # ANY: policies are never edited in place, so that replacing one loses no other change.
-        await self._changes.change(checked, lambda _: policy, check, based_on=ANY)
-        self._events.record(policy_set_event(caller, checked, policy))
+        await self._changes.change(
+            caller,
+            checked,
+            lambda _: policy,
+            check,
+            announced=lambda text: (policy_set_event(caller, checked, text),),
+            based_on=ANY,
+        )
         await self._changes.prepare()
 
     async def set_reference(self, caller: Caller, name: str, content: bytes) -> None:
@@ -169,8 +172,14 @@ class DocumentAdministrator:
         self._refuse_other_half(checked, policy=False)
         based_on = await self._changes.current(checked)
         check = self._check_of(checked)
-        await self._changes.change(checked, lambda _: data, check, based_on=based_on)
-        self._events.record(policy_set_event(caller, checked, data))
+        await self._changes.change(
+            caller,
+            checked,
+            lambda _: data,
+            check,
+            announced=lambda text: (policy_set_event(caller, checked, text),),
+            based_on=based_on,
+        )
         await self._changes.prepare()
 
     async def test(

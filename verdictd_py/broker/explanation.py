@@ -8,12 +8,14 @@ verified claims.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from verdictd_py.broker.history import History, Judgement
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import Caller
-from verdictd_py.errors import Reason, ReasonKind
+from verdictd_py.encoding import JsonValue
+from verdictd_py.errors import PolicyUnavailable, Reason, ReasonKind
 from verdictd_py.ports import AppraisalPolicy
 
 
@@ -40,7 +42,7 @@ class Explainer:
         judgement = self._history.find(caller, appraisal_id)
         if not judgement.policy_skipped or judgement.tee is None:
             return judgement
-        failures = await self._policy.failures(judgement.tee, judgement.claims)
+        failures = await _failures(self._policy, judgement.tee, judgement.claims)
         if judgement.withheld:
             failures = _without_own_reasons(failures, judgement.withheld)
         return replace(judgement, reasons=_united(judgement.reasons, failures))
@@ -51,9 +53,19 @@ async def explain_appraisal(policy: AppraisalPolicy, appraisal: Appraisal) -> Ap
     evidence, refusal = appraisal.evidence, appraisal.refusal
     if not appraisal.policy_skipped or evidence is None or refusal is None:
         return appraisal
-    failures = await policy.failures(evidence.tee, evidence.claims)
+    failures = await _failures(policy, evidence.tee, evidence.claims)
     reasons = _united(refusal.reasons, failures)
     return replace(appraisal, refusal=type(refusal)(str(refusal), reasons=reasons))
+
+
+async def _failures(
+    policy: AppraisalPolicy, tee: str, claims: Mapping[str, JsonValue]
+) -> tuple[Reason, ...]:
+    """Return every failed rule, or why the policy cannot be evaluated."""
+    try:
+        return await policy.failures(tee, claims)
+    except PolicyUnavailable as error:
+        return (Reason(error.rule, "", "", str(error), kind=error.kind),)
 
 
 def _united(faults: tuple[Reason, ...], failures: tuple[Reason, ...]) -> tuple[Reason, ...]:

@@ -195,7 +195,7 @@ class Handshakes:
             raise TokenInvalid("the token is for a TEE that is not served here; attest again")
         peer = AppraisedPeer.of(attested.appraisal, address=address)  # 4
         stored = await self._releaser.find(peer, path, query)
-        content = self._releaser.release(peer, stored)
+        content = await self._releaser.release(peer, stored)
         return ReleasedResource(content, attested.key, attested.version)
 
     async def _attested(self, token: str) -> AttestedGuest:

@@ -53,6 +53,7 @@ class Judgement:
         evidence: SHA-256 of the quote; empty if the evidence did not verify.
         measurements: names of the claims that identify its software.
         not_pinnable: why its measurements cannot become reference values; empty if they can.
+        judged: whether the guest was appraised; otherwise, the reasons are the broker's own.
         policy_skipped: whether the reasons contain no rule of the policy, because the guest was
             refused for a fault (see `Explainer`).
     """
@@ -73,6 +74,7 @@ class Judgement:
     measurements: tuple[str, ...]
     not_pinnable: str
     policy_skipped: bool = False
+    judged: bool = True
 
     @classmethod
     def of(cls, appraisal: Appraisal, address: str, measurements: tuple[str, ...]) -> Self:
@@ -128,6 +130,7 @@ class Judgement:
             reasons=(Reason(error.rule, "", "", str(error), kind=error.kind),),
             measurements=(),
             not_pinnable="it was not appraised",
+            judged=False,
         )
 
 
@@ -177,10 +180,28 @@ class History:
     def __init__(self, *, capacity: int = CAPACITY) -> None:
         self._judgements = {verdict: deque[Judgement](maxlen=capacity) for verdict in Verdict}
         self._counts = dict.fromkeys(Verdict, 0)
+        self._not_judged: Judgement | None = None
 
     def remember(self, judgement: Judgement) -> None:
+        if not judgement.judged:
+            self._not_judged = judgement
+        elif judgement.verdict is not Verdict.UNVERIFIED:
+            self._not_judged = None
         self._judgements[judgement.verdict].append(judgement)
         self._counts[judgement.verdict] += 1
+
+    def problems(self, caller: Caller) -> tuple[str, ...]:
+        """Return why the broker could not judge the last genuine guest; empty if it could.
+
+        Raises:
+            NotAuthorized: the caller is not allowed to see guests.
+        """
+        caller.require(Right.MANAGE)
+        last = self._not_judged
+        if last is None:
+            return ()
+        at = last.at.isoformat(timespec="seconds")
+        return tuple(f"a guest was not judged at {at}: {it.text}" for it in last.reasons)
 
     def counts(self, caller: Caller) -> Mapping[Verdict, int]:
         """Return how many guests had each verdict since the start.

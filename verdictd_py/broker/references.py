@@ -30,7 +30,6 @@ from verdictd_py.ports import (
     ABSENT,
     Document,
     DocumentStore,
-    Events,
     Expected,
     PolicySource,
     Tees,
@@ -77,14 +76,12 @@ class ReferenceAdministrator:
         deciding: PolicySource,
         tees: Tees,
         history: History,
-        events: Events,
     ) -> None:
         self._documents = documents
         self._changes = changes
         self._deciding = deciding
         self._tees = tees
         self._history = history
-        self._events = events
 
     async def view(self, caller: Caller, tee: str) -> ReferenceView:
         """Return the reference data of a TEE, stored and in force.
@@ -129,8 +126,13 @@ class ReferenceAdministrator:
         async def check(text: str) -> ReadRevisions:
             return await self._changes.check_data(name, text)
 
-        text = await self._changes.change(name, edit, check)
-        self._events.record(policy_set_event(caller, name, text))
+        await self._changes.change(
+            caller,
+            name,
+            edit,
+            check,
+            announced=lambda text: (policy_set_event(caller, name, text),),
+        )
         await self._changes.prepare()
 
     async def preview_pin(
@@ -190,9 +192,15 @@ class ReferenceAdministrator:
                 )
             return revisions
 
-        text = await self._changes.change(name, edit, check, based_on=of_data)
-        self._events.record(policy_set_event(caller, name, text))
-        self._events.record(_pinned(caller, judgement, name, changes))
+        pinned = _pinned(caller, judgement, name, changes)
+        await self._changes.change(
+            caller,
+            name,
+            edit,
+            check,
+            announced=lambda text: (policy_set_event(caller, name, text), pinned),
+            based_on=of_data,
+        )
         await self._changes.prepare()
         return PinPreview(judgement, name, changes, revision)
 

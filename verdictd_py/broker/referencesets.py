@@ -14,7 +14,7 @@ from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.events import ReferenceAdded, ReferenceDeleted, ReferenceRetired
 from verdictd_py.domain.names import REFERENCE_SETS
 from verdictd_py.errors import NotFound
-from verdictd_py.ports import Document, DocumentStore, Events, PolicySource, Tees
+from verdictd_py.ports import Document, DocumentStore, PolicySource, Tees
 
 
 class SetAdministrator:
@@ -36,7 +36,6 @@ class SetAdministrator:
         deciding: PolicySource,
         tees: Tees,
         history: History,
-        events: Events,
         clock: Callable[[], datetime],
     ) -> None:
         self._documents = documents
@@ -44,7 +43,6 @@ class SetAdministrator:
         self._deciding = deciding
         self._tees = tees
         self._history = history
-        self._events = events
         self._clock = clock
 
     async def list_sets(self, caller: Caller, tee: str) -> dict[str, tuple[ReferenceSet, str]]:
@@ -136,8 +134,10 @@ class SetAdministrator:
             del text
             return {}
 
-        text = await self._changes.change(REFERENCE_SETS, edit, unchecked)
-        self._events.record(ReferenceRetired(caller=caller.name, tee=tee_name, name=name))
+        retired = ReferenceRetired(caller=caller.name, tee=tee_name, name=name)
+        text = await self._changes.change(
+            caller, REFERENCE_SETS, edit, unchecked, announced=lambda _: (retired,)
+        )
         await self._changes.prepare()
         return referencesets.parse(text)[tee_name][name]
 
@@ -164,8 +164,10 @@ class SetAdministrator:
             remaining = referencesets.parse(text).get(tee_name, {})
             return await self._changes.check_without_set(remaining, tee_name, fields)
 
-        await self._changes.change(REFERENCE_SETS, edit, check)
-        self._events.record(ReferenceDeleted(caller=caller.name, tee=tee_name, name=name))
+        deleted = ReferenceDeleted(caller=caller.name, tee=tee_name, name=name)
+        await self._changes.change(
+            caller, REFERENCE_SETS, edit, check, announced=lambda _: (deleted,)
+        )
         await self._changes.prepare()
 
     async def _add(
@@ -179,19 +181,19 @@ class SetAdministrator:
         async def check(text: str) -> ReadRevisions:
             return await self._changes.check_sets(referencesets.parse(text), tee)
 
-        await self._changes.change(REFERENCE_SETS, edit, check)
-        self._events.record(
-            ReferenceAdded(
-                caller=caller.name,
-                tee=tee,
-                name=name,
-                appraisal=new_set.appraisal,
-                values=tuple(
-                    f"{field}={value}"
-                    for field, accepted in new_set.values.items()
-                    for value in accepted
-                ),
-            )
+        added = ReferenceAdded(
+            caller=caller.name,
+            tee=tee,
+            name=name,
+            appraisal=new_set.appraisal,
+            values=tuple(
+                f"{field}={value}"
+                for field, accepted in new_set.values.items()
+                for value in accepted
+            ),
+        )
+        await self._changes.change(
+            caller, REFERENCE_SETS, edit, check, announced=lambda _: (added,)
         )
         await self._changes.prepare()
         return new_set

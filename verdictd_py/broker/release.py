@@ -65,8 +65,7 @@ class Releaser:
             await self._require(peer, Kind.KEY, f"keys/{blob.key_id}")
             key = await self._keys.get(blob.key_id)
             plaintexts.append(decrypt_blob(blob, key, allow_a256ctr=self._allow_a256ctr))
-        for blob in blobs:
-            self._record_release(peer, "image-key", f"keys/{blob.key_id}")
+        await self._record_releases(peer, "image-key", *(f"keys/{b.key_id}" for b in blobs))
         return tuple(plaintexts)
 
     async def keks(self, peer: AppraisedPeer, key_ids: Sequence[KeyId]) -> tuple[SecretBytes, ...]:
@@ -79,8 +78,7 @@ class Releaser:
         for key_id in dict.fromkeys(key_ids):
             await self._require(peer, Kind.KEY, f"keys/{key_id}")
         keys = [await self._keys.get(key_id) for key_id in key_ids]
-        for key_id in key_ids:
-            self._record_release(peer, "kek", f"keys/{key_id}")
+        await self._record_releases(peer, "kek", *(f"keys/{key_id}" for key_id in key_ids))
         return tuple(keys)
 
     async def find(
@@ -117,9 +115,13 @@ class Releaser:
                 raise NotFound(f"there is no resource {path}") from None
             return StoredObject(Kind.KEY, f"keys/{path}", key)
 
-    def release(self, peer: AppraisedPeer, stored: StoredObject) -> SecretBytes:
-        """Record the release of an object that `find` returned, and return its content."""
-        self._record_release(peer, stored.kind, stored.path)
+    async def release(self, peer: AppraisedPeer, stored: StoredObject) -> SecretBytes:
+        """Record the release of an object that `find` returned, and return its content.
+
+        Raises:
+            StorageError: the release cannot be recorded.
+        """
+        await self._record_releases(peer, stored.kind, stored.path)
         return stored.content
 
     async def _require(
@@ -133,7 +135,7 @@ class Releaser:
         reasons = await self._policy.failures(peer, kind, path, query)
         if not reasons:
             return
-        self._events.record(
+        await self._events.commit(
             ReleaseRefused(
                 peer=peer.address,
                 appraisal=peer.appraisal_id,
@@ -145,10 +147,22 @@ class Releaser:
         )
         raise NotAuthorized(f"not released to this guest; ask about {peer.appraisal_id}")
 
-    def _record_release(self, peer: AppraisedPeer, what: str, path: str) -> None:
-        self._events.record(
-            SecretReleased(
-                peer=peer.address, appraisal=peer.appraisal_id, tee=peer.tee, what=what, path=path
+    async def _record_releases(self, peer: AppraisedPeer, what: str, *paths: str) -> None:
+        """Record releases before the secrets leave; the records are then on disk.
+
+        Raises:
+            StorageError: they cannot be recorded, so nothing must be released.
+        """
+        await self._events.commit(
+            *(
+                SecretReleased(
+                    peer=peer.address,
+                    appraisal=peer.appraisal_id,
+                    tee=peer.tee,
+                    what=what,
+                    path=path,
+                )
+                for path in paths
             )
         )
 

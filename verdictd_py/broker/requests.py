@@ -60,7 +60,7 @@ class GuestRequests:
                 return ResourceInfo(len(resource.content))
             case messages.GetResource(path=path):
                 resource = await self._announced_or_stored(path)
-                return Resource(self._releaser.release(self._peer, resource))
+                return Resource(await self._releaser.release(self._peer, resource))
             case messages.Unknown():
                 raise RequestError(request.text)
 

@@ -10,6 +10,7 @@ from typing import Final
 from uuid import uuid4
 
 from verdictd_py.broker import ciphers
+from verdictd_py.broker.recording import record_and_change
 from verdictd_py.broker.release import decrypt_blob
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.events import (
@@ -114,7 +115,7 @@ class Wrapper:
                 WrapRefused(caller=caller.name, kid=named.kid, code=error.code, reason=str(error))
             )
             raise NotAuthorized(_UNAVAILABLE) from None
-        return self.seal(caller, named, key, optsdata)
+        return await self.seal(caller, named, key, optsdata)
 
     def _named(self, caller: Caller, parameter: Parameter) -> ExistingKey | KbsKey:
         """Return the parameter; a new key gets a name that no other key has."""
@@ -134,7 +135,7 @@ class Wrapper:
             case KbsKey():
                 return await self._get_or_create(caller, key_id)
 
-    def seal(
+    async def seal(
         self,
         caller: Caller,
         parameter: ExistingKey | KbsKey,
@@ -145,13 +146,14 @@ class Wrapper:
 
         Raises:
             NotAuthorized: `caller` is not allowed to wrap.
+            StorageError: the use of the key cannot be recorded.
         """
         caller.require(Right.WRAP)
         algorithm = parameter.algorithm
         self._events.record(KeyRead(kid=parameter.kid, key=key))
         iv = self._random(algorithm.iv_bytes)
         ciphertext = ciphers.encrypt(algorithm, key, iv, optsdata)
-        self._events.record(
+        await self._events.commit(
             ImageKeyWrapped(caller=caller.name, kid=parameter.kid, algorithm=algorithm.value)
         )
         blob = WrappedBlob(parameter.key_id, algorithm, iv, ciphertext)
@@ -167,7 +169,7 @@ class Wrapper:
         caller.require(Right.UNWRAP)
         key = await self._keys.get(packet.blob.key_id)
         optsdata = decrypt_blob(packet.blob, key, allow_a256ctr=self._allow_a256ctr)
-        self._events.record(ImageKeyUnwrapped(caller=caller.name, kid=packet.kid))
+        await self._events.commit(ImageKeyUnwrapped(caller=caller.name, kid=packet.kid))
         return optsdata
 
     async def _get_or_create(self, caller: Caller, key_id: KeyId) -> SecretBytes:
@@ -189,8 +191,10 @@ class Wrapper:
             self._require_below(key_id)
         self._quotas.take(caller.name, self._monotonic())
         key = SecretBytes(self._random(KEY_BYTES))
-        await self._keys.create(key_id, key)
-        self._events.record(KeyCreated(caller=caller.name, kid=str(key_id)))
+        created = KeyCreated(caller=caller.name, kid=str(key_id))
+        await record_and_change(
+            self._events, caller, str(key_id), (created,), lambda: self._keys.create(key_id, key)
+        )
         return key
 
     def _require_below(self, key_id: KeyId) -> None:

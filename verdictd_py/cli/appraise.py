@@ -24,7 +24,7 @@ from verdictd_py.documents.deciding import combine
 from verdictd_py.documents.reference import MAX_DATA_BYTES, ReferenceData
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.evidence import Evidence
-from verdictd_py.errors import CollateralUnavailable, ConfigError, EvidenceFormat
+from verdictd_py.errors import ConfigError, EvidenceFormat, NotAppraised
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy
 from verdictd_py.policy.floor import Pinning
 from verdictd_py.ports import PolicyDocuments, Tees, VerifierContext
@@ -50,8 +50,9 @@ def run(argv: Sequence[str]) -> int:
     try:
         log = None if options.event_log is None else read_file(options.event_log, MAX_FILE_BYTES)
         appraisal = asyncio.run(_appraise(options, data, log))
-    except CollateralUnavailable as error:
-        raise ConfigError(f"{error}; give its collateral with --collateral") from error
+    except NotAppraised as error:
+        remedy = "" if options.collateral else "; give its collateral with --collateral"
+        raise ConfigError(f"{error}{remedy}") from error
     if options.json:
         print(json.dumps(appraisal.as_json(), indent=2))
     else:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser
 from verdictd_py.errors import ConfigError, StorageError
-from verdictd_py.events.audit import verify
+from verdictd_py.events.chain import verify
 
 
 def run(argv: Sequence[str]) -> int:

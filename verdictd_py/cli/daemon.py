@@ -72,6 +72,8 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (("--idle-timeout",), "S", "seconds between requests (300)"),
     (("--drain-timeout",), "S", "seconds for requests in flight at SIGTERM (5)"),
     (("--max-connections",), "N", "maximum number of guests at once (4096)"),
+    (("--audit-mode",), "MODE", "of audit files: 0600, or 0640 for a group (0600)"),
+    (("--audit-group",), "NAME", "group that may read them (the daemon's)"),
     (("--log-format",), "NAME", "text or json (text)"),
 )
 
@@ -83,6 +85,7 @@ UNSAFE_OPTIONS: Final = (
     (("--insecure-sample-verifier",), _SWITCH, "HTTP guests without hardware: for any client"),
     (("--insecure-sample-data-dir",), _SWITCH, "also with the secrets of this --data-dir"),
     (("--unsafe-tdx-root-ca",), "FILE", "trust this root, not Intel's; needs --data-dir"),
+    (("--unsafe-writable-files",), _SWITCH, "use files that other users may change"),
 )
 
 

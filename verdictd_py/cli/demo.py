@@ -61,6 +61,9 @@ class EventRecorder:
     def record(self, event: Event) -> None:
         self.events.append(event)
 
+    async def commit(self, *events: Event) -> None:
+        self.events.extend(events)
+
     def reasons_of_last_refusal(self) -> tuple[str, ...]:
         for event in reversed(self.events):
             if isinstance(event, GuestRefused):

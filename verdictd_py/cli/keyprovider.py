@@ -24,7 +24,7 @@ from verdictd_py.protocols.keyprovider import protocol
 from verdictd_py.protocols.keyprovider.packet import AnnotationPacket
 from verdictd_py.protocols.keyprovider.parameter import KbsKey
 from verdictd_py.storage.directory import Directory
-from verdictd_py.storage.stores import DirectoryKeyStore
+from verdictd_py.storage.stores import KEYS, RESOURCES, DirectoryKeyStore
 
 _CALLER: Final = Caller("local user", ROLES["admin"])
 """The user who starts this command; permissions of the data directory restrict it."""
@@ -89,8 +89,11 @@ async def _answer(content: bytes, options: Namespace) -> bytes:
         VerdictdError: the request is refused; see `Wrapper`.
     """
     request = protocol.decode(content, provider=options.keyprovider_name)
+    directory = Directory.open(options.data_dir)
+    for name in (KEYS, RESOURCES):  # a key must not have the name of a resource
+        directory.make(name)
     wrapper = Wrapper(
-        keys=DirectoryKeyStore(Directory.open(options.data_dir)),
+        keys=DirectoryKeyStore(directory),
         events=Silent(),
         allow_a256ctr=options.allow_a256ctr,
     )
@@ -100,7 +103,7 @@ async def _answer(content: bytes, options: Namespace) -> bytes:
     parameter = request.parameter
     if isinstance(parameter, KbsKey) and parameter.keypath is not None:
         key = _read_key(Path(parameter.keypath))
-        packet = wrapper.seal(_CALLER, parameter, key, request.optsdata)
+        packet = await wrapper.seal(_CALLER, parameter, key, request.optsdata)
     else:
         packet = await wrapper.wrap(_CALLER, parameter, request.optsdata)
     return protocol.encode_wrapped(packet)

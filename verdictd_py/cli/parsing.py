@@ -38,6 +38,9 @@ class Silent:
     def record(self, event: Event) -> None:
         del event
 
+    async def commit(self, *events: Event) -> None:
+        del events
+
 
 def moment(text: str) -> datetime:
     """Parse a time on a command line (RFC 3339); without a zone it is UTC."""

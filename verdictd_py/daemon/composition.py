@@ -38,7 +38,7 @@ from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.listener import Listener
 from verdictd_py.listeners.protection import Protection, protection
 from verdictd_py.ports import Events
-from verdictd_py.storage.layout import prepare
+from verdictd_py.storage.layout import prepare, share_audit
 from verdictd_py.storage.stores import DirectoryCollateralStore
 from verdictd_py.tees.intel.roots import read_root_ca
 from verdictd_py.tees.registry import known_tees
@@ -70,8 +70,11 @@ def build_daemon(
     tees = known_tees(settings.verifier)
     sample = unsafe.insecure_sample_verifier
     directory, warnings = prepare(
-        settings.data_dir, [tee.documents for tee in tees if tee.proves or sample]
+        settings.data_dir,
+        [tee.documents for tee in tees if tee.proves or sample],
+        unsafe_writable=unsafe.unsafe_writable_files,
     )
+    share_audit(settings.data_dir, settings.audit_mode, settings.audit_group)
     audit = AuditTrail(settings.data_dir / "audit", events)
     root = unsafe.root_ca
     root_ca = None if root is None else read_root_ca(root, option=UNSAFE_ROOT_OPTION)
@@ -127,6 +130,7 @@ def build_daemon(
         background=(
             *collateral.background,
             Work("check readiness", readiness.keep_fresh),
+            Work("count omitted events", audit.keep_counting),
         ),
         readiness=readiness,
         about=about,
@@ -152,7 +156,6 @@ class _Listeners:
 
     def attested(self) -> Listener:
         identity = RenewedIdentity(
-            self.clock,
             require_certificate=not self.cases.verifiers.accepts_anyone,
             events=self.events,
             quote_for=TsmQuotes().quote if self.settings.attests else None,

@@ -112,7 +112,7 @@ def _tls(
         raise ConfigError("--kbs-tls-cert and --kbs-tls-key go together; give both, or neither")
     if address.local or unsafe.insecure_kbs_http:  # 2
         return None
-    return KbsTls.create(address.host, now=clock())  # 3
+    return KbsTls.create(address.host, clock=clock)  # 3
 
 
 def _token_key(settings: Settings) -> ec.EllipticCurvePrivateKey:

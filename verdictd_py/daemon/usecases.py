@@ -162,7 +162,7 @@ def use_cases(
 
     tester = PolicyTrial(tees, compiled)
     catalogue = Catalogue(documents, tees, verifiers)
-    changes = CheckedDocuments(documents, tees, tester, clock, prepare)
+    changes = CheckedDocuments(documents, tees, tester, clock, prepare, events)
     return UseCases(
         tees=tees,
         verifiers=verifiers,
@@ -210,7 +210,6 @@ def use_cases(
                 deciding=deciding,
                 tees=tees,
                 tester=tester,
-                events=events,
             ),
             references=ReferenceAdministrator(
                 documents=documents,
@@ -218,7 +217,6 @@ def use_cases(
                 deciding=deciding,
                 tees=tees,
                 history=history,
-                events=events,
             ),
             sets=SetAdministrator(
                 documents=documents,
@@ -226,7 +224,6 @@ def use_cases(
                 deciding=deciding,
                 tees=tees,
                 history=history,
-                events=events,
                 clock=clock,
             ),
             policy_tests=PolicyTests(

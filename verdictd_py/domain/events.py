@@ -8,7 +8,7 @@ recorded.
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 
 from verdictd_py.domain.eventtypes import Audit, Event, FieldInfo, Level, event
 from verdictd_py.domain.secrets import SecretBytes
@@ -102,7 +102,7 @@ class GuestRefused(Event):
 
 @event("guest.not-judged", level=Level.WARNING, audit=Audit.LIMITED, by_peers=True)
 class GuestNotJudged(Event):
-    """A guest could not be appraised, for example because collateral is unavailable."""
+    """A guest could not be appraised for a reason of the broker's own, such as its collateral."""
 
     peer: Peer
     appraisal: AppraisalId
@@ -179,7 +179,7 @@ class ImageKeyUnwrapped(Event):
 
 @event("key.created", audit=Audit.YES)
 class KeyCreated(Event):
-    """A new key was created."""
+    """A new key is created. Recorded before, as every change: `change.failed` follows a failure."""
 
     caller: CallerName
     kid: KeyName
@@ -187,7 +187,7 @@ class KeyCreated(Event):
 
 @event("key.registered", audit=Audit.YES)
 class KeyRegistered(Event):
-    """A key that a client provides was stored."""
+    """A key that a client provides is stored."""
 
     caller: CallerName
     kid: KeyName
@@ -203,7 +203,7 @@ class KeyExported(Event):
 
 @event("key.deleted", audit=Audit.YES)
 class KeyDeleted(Event):
-    """A key was deleted."""
+    """A key is deleted."""
 
     caller: CallerName
     kid: KeyName
@@ -219,7 +219,7 @@ class ResourceExported(Event):
 
 @event("resource.set", audit=Audit.YES)
 class ResourceSet(Event):
-    """A resource was stored."""
+    """A resource is stored."""
 
     caller: CallerName
     path: Path
@@ -228,7 +228,7 @@ class ResourceSet(Event):
 
 @event("resource.deleted", audit=Audit.YES)
 class ResourceDeleted(Event):
-    """A resource was deleted."""
+    """A resource is deleted."""
 
     caller: CallerName
     path: Path
@@ -236,7 +236,7 @@ class ResourceDeleted(Event):
 
 @event("policy.set", audit=Audit.YES)
 class PolicySet(Event):
-    """A policy, its reference data or another document that decides was stored."""
+    """A policy, its reference data or another document that decides is stored."""
 
     caller: CallerName
     name: Annotated[str, FieldInfo("Name of the document.", characters=1024)]
@@ -245,7 +245,7 @@ class PolicySet(Event):
 
 @event("policy.deleted", audit=Audit.YES)
 class PolicyDeleted(Event):
-    """A document that nothing reads was deleted."""
+    """A document that nothing reads is deleted."""
 
     caller: CallerName
     name: Annotated[str, FieldInfo("Name of the document.", characters=1024)]
@@ -260,7 +260,7 @@ class PolicyLoaded(Event):
 
 @event("reference.pinned", audit=Audit.YES)
 class ReferencePinned(Event):
-    """Measurements of a known guest were added to the reference data."""
+    """Measurements of a known guest are added to the reference data."""
 
     caller: CallerName
     appraisal: AppraisalId
@@ -270,7 +270,7 @@ class ReferencePinned(Event):
 
 @event("reference.added", audit=Audit.YES)
 class ReferenceAdded(Event):
-    """A set of reference values was added."""
+    """A set of reference values is added."""
 
     caller: CallerName
     tee: TeeName
@@ -286,7 +286,7 @@ class ReferenceAdded(Event):
 
 @event("reference.retired", audit=Audit.YES)
 class ReferenceRetired(Event):
-    """A set of reference values was retired."""
+    """A set of reference values is retired."""
 
     caller: CallerName
     tee: TeeName
@@ -295,7 +295,7 @@ class ReferenceRetired(Event):
 
 @event("reference.deleted", audit=Audit.YES)
 class ReferenceDeleted(Event):
-    """A set of reference values that was no longer in force was deleted."""
+    """A set of reference values that is no longer in force is deleted."""
 
     caller: CallerName
     tee: TeeName
@@ -424,11 +424,44 @@ class AuditClosed(Event):
     ]
 
 
+@event("audit.continued", level=Level.WARNING, audit=Audit.YES)
+class AuditContinued(Event):
+    """The audit trail continues in a new file. This is the first record of that file."""
+
+    file: Annotated[
+        str, FieldInfo("Path of the file before, below the data directory.", characters=256)
+    ]
+    records: Annotated[int, FieldInfo("Number of records in the file before.")]
+    digest: Annotated[
+        str, FieldInfo("Digest of the last record in the file before.", characters=64)
+    ]
+    reason: Reason
+
+
 @event("audit.not-kept", level=Level.WARNING, audit=Audit.YES)
 class AuditNotKept(Event):
-    """Refusals were omitted from the audit trail, because there were too many within a minute."""
+    """Events are missing in the audit trail. Recorded each minute if there are any, and at stop."""
 
-    refusals: Annotated[int, FieldInfo("Number of refusals that were omitted.")]
+    refusals: Annotated[
+        int, FieldInfo("Number of refusals beyond the limit of records within a minute.")
+    ]
+    failed: Annotated[
+        int,
+        FieldInfo("Number of events that could not be written, so that they did not happen."),
+    ]
+
+
+@event("change.failed", level=Level.WARNING, audit=Audit.YES)
+class ChangeFailed(Event):
+    """A change that the record of this caller announced failed."""
+
+    caller: CallerName
+    change: Annotated[str, FieldInfo("Name of the event that announced the change.", characters=64)]
+    object: Annotated[
+        str, FieldInfo("Name of the key, resource, document or set.", characters=1024)
+    ]
+    code: Code
+    reason: Reason
 
 
 @event("log.dropped", level=Level.WARNING)
@@ -569,9 +602,16 @@ class WarningCollateral(Event):
 
 @event("warning.policy", level=Level.WARNING)
 class WarningPolicy(Event):
-    """A policy cannot be used: every guest that needs it is refused."""
+    """A policy cannot be used: no guest that needs it can be judged."""
 
     tee: Annotated[str, FieldInfo("Name of the TEE, or `release`.", characters=64)]
+    reason: Reason
+
+
+@event("warning.audit", level=Level.WARNING)
+class WarningAudit(Event):
+    """The audit trail cannot be written: no guest is judged, and no secret is released."""
+
     reason: Reason
 
 
@@ -666,6 +706,17 @@ class WarningBug(Event):
             last_items=True,
         ),
     ]
+
+    @classmethod
+    def of(cls, error: BaseException, *, doing: str, incident: str) -> Self:
+        """Return the record of an exception, without its text."""
+        frames = []
+        trace = error.__traceback__
+        while trace is not None:
+            code = trace.tb_frame.f_code
+            frames.append(f"{code.co_qualname}:{trace.tb_lineno}")
+            trace = trace.tb_next
+        return cls(doing=doing, incident=incident, error=type(error).__name__, frames=tuple(frames))
 
 
 CATALOGUE: Final[tuple[type[Event], ...]] = tuple(

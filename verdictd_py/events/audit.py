@@ -1,27 +1,33 @@
-"""Audit trail: appraisals, releases and changes, in a chain of digests.
+"""Audit trail: appraisals, releases and changes, in files whose lines are chains of digests.
 
 Each start of the daemon writes a new file below `audit/`, so that several daemons on one
-directory never share a file. Each line contains its own digest and that of the line before it.
-`verify` therefore detects a line that was changed, removed or inserted. It also detects a file
-that was cut, if its last digest is compared with the one in the log. The chain cannot prove that
-the whole file was not rewritten: for that, store the log on another machine.
+directory never share a file. One thread writes it. Everything that waits for a record at the same
+time is written together, with one fsync (group commit).
+
+If the file is no longer the file of its name (it was removed, renamed or truncated), the trail
+continues in a new file before anything else is recorded. The first record of that file,
+`audit.continued`, names the file before it with the number of its records and its last digest.
+The chain cannot prove that a whole file was not rewritten: for that, store the log on another
+machine.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
+import asyncio
+import errno
 import time
-from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
-from uuid import uuid4
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
+from typing import Final
 
-from verdictd_py.domain.events import AuditClosed, AuditNotKept, AuditOpened
+from verdictd_py.domain.events import AuditClosed, AuditContinued, AuditNotKept, AuditOpened
 from verdictd_py.domain.eventtypes import Audit, Event
 from verdictd_py.errors import ConfigError, StorageError
+from verdictd_py.events.auditfile import AuditFile, Record, record_of
 from verdictd_py.ports import Events
 
 MAX_LIMITED_PER_MINUTE: Final = 600
@@ -31,19 +37,40 @@ Unauthenticated peers cause them and must not fill the disk. The trail records h
 there were.
 """
 
-_FIRST: Final = "0" * 64
+COUNT_SECONDS: Final = 60.0
+"""Pause between two records of the number of events that are not in the trail."""
+
+_MAX_BATCH: Final = 512
+"""Maximum number of waiting calls whose records are written together."""
+
 _MINUTE: Final = 60.0
+_CLOSED: Final = "the audit trail is not open"
+_COUNT: Final = AuditNotKept.spec.name
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """Events of one call, which waits for `written`.
+
+    Attributes:
+        records: records of those events that must be audited.
+    """
+
+    events: tuple[Event, ...]
+    records: tuple[Record, ...]
+    written: Future[None] = field(default_factory=Future)
 
 
 class AuditTrail:
     """Receiver of events that writes those to be audited to the trail, and then all to the log.
 
-    A secret whose release cannot be recorded is not released: the error reaches the broker
-    before the secret reaches the guest.
+    A secret whose release cannot be recorded is not released, and a change that cannot be
+    recorded is not made: the error reaches the broker before.
 
     Args:
         directory: `audit/` of the data directory.
-        log: receives every event, after the trail.
+        log: receives every event, after the trail; also from the thread of the trail.
+        mode: permissions of the files.
         monotonic: clock for the limit of records per minute, in seconds.
     """
 
@@ -52,122 +79,252 @@ class AuditTrail:
         directory: Path,
         log: Events,
         *,
+        mode: int = 0o600,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._directory = directory
         self._log = log
-        self._monotonic = monotonic
-        self._file: int | None = None
-        self._length = 0
-        self._previous = _FIRST
-        self._number = 0
-        self._minute = monotonic()
-        self._limited = 0
+        self._mode = mode
+        self._file: AuditFile | None = None  # used by the thread only, while that runs
+        self._thread: Thread | None = None
+        self._waiting: SimpleQueue[_Waiting | None] = SimpleQueue()
+        self._omitted = _Omitted(monotonic)
 
     def open(self) -> None:
-        """Create a new file. Before that, events are only logged.
+        """Create a new file, and start the thread. Before that, `record` only logs.
 
         Raises:
             ConfigError: the file cannot be created.
         """
-        name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid4().hex[:8]}.jsonl"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         try:
-            self._file = os.open(self._directory / name, flags, 0o600)
+            self._file = AuditFile.create(self._directory, self._mode)
         except OSError as error:
             raise ConfigError(
                 f"cannot write the audit trail in {self._directory}: {error.strerror}; "
                 "make the directory writable for this user"
             ) from error
-        self._log.record(AuditOpened(file=f"audit/{name}"))
+        self._log.record(_opened(self._file))
+        self._thread = Thread(target=self._write_all, name="audit", daemon=True)
+        self._thread.start()
 
     def record(self, event: Event) -> None:
         """Write one event to the trail if it is to be audited, then to the log.
 
-        The order matters: the log must not report what the error then prevents.
+        The order matters: the log must not report what the error then prevents. This blocks the
+        calling thread until the record is on disk.
 
         Raises:
             StorageError: the event must be audited, and the trail cannot be written.
         """
-        if self._file is not None and self._is_audited(event.spec.audit):
-            self._append(self._file, event)
-        self._log.record(event)
+        records = self._records([event])
+        if not records or self._thread is None:
+            self._log.record(event)
+            return
+        self._submit([event], records).result()
+
+    async def commit(self, *events: Event) -> None:
+        """Write events as `record` does, without blocking the event loop.
+
+        Raises:
+            StorageError: an event must be audited, and the trail cannot be written or is not
+                open. None of the events is recorded.
+        """
+        records = self._records(events)
+        if not records:
+            for event in events:
+                self._log.record(event)
+            return
+        if self._thread is None:
+            raise StorageError(_CLOSED)
+        await _result(self._submit(events, records))
 
     def close(self) -> None:
-        """Close the file, and log the digest of its last line."""
+        """Write what waits and the count of omitted events; close the file, log its digest."""
+        if self._thread is None:
+            return
+        self.record_omitted()
+        thread, self._thread = self._thread, None
+        self._waiting.put(None)
+        thread.join()
+        while not self._waiting.empty():
+            self._fail([self._waiting.get()], StorageError(_CLOSED))
         if self._file is not None:
-            os.close(self._file)
+            self._file.close()
+            self._log.record(AuditClosed(records=self._file.records, digest=self._file.digest))
             self._file = None
-            self._log.record(AuditClosed(records=self._number, digest=self._previous))
+
+    def record_omitted(self) -> None:
+        """Record how many events are not in the trail since the last such record, if any.
+
+        A count that cannot be written to the trail is logged, and counted again the next time.
+        """
+        refusals, failed = self._omitted.take()
+        if not refusals and not failed:
+            return
+        event = AuditNotKept(refusals=refusals, failed=failed)
+        try:
+            self.record(event)
+        except StorageError:
+            self._omitted.add(refusals, failed)
+            self._log.record(event)
+
+    async def keep_counting(self) -> None:
+        """Call `record_omitted` each minute, until cancelled."""
+        while True:
+            await asyncio.sleep(COUNT_SECONDS)
+            await asyncio.to_thread(self.record_omitted)
+
+    def _records(self, events: Sequence[Event]) -> tuple[Record, ...]:
+        return tuple(record_of(event) for event in events if self._is_audited(event.spec.audit))
 
     def _is_audited(self, audit: Audit) -> bool:
         if audit is Audit.LIMITED:
-            return self._is_within_limit()
+            return self._thread is not None and self._omitted.allows()
         return audit is Audit.YES
 
-    def _is_within_limit(self) -> bool:
-        now = self._monotonic()
-        if now - self._minute >= _MINUTE:
-            omitted = self._limited - MAX_LIMITED_PER_MINUTE
-            self._minute, self._limited = now, 0
-            if omitted > 0:
-                self.record(AuditNotKept(refusals=omitted))
-        self._limited += 1
-        return self._limited <= MAX_LIMITED_PER_MINUTE
+    def _submit(self, events: Sequence[Event], records: tuple[Record, ...]) -> Future[None]:
+        waiting = _Waiting(tuple(events), records)
+        self._waiting.put(waiting)
+        return waiting.written
 
-    def _append(self, file: int, event: Event) -> None:
-        line, digest = sealed(
-            {
-                "number": self._number,
-                "time": datetime.now(UTC).isoformat(),
-                "event": event.spec.name,
-                "fields": event.rendered(),
-            },
-            self._previous,
+    def _write_all(self) -> None:
+        """Write what waits, in batches, until `None` comes (the thread of the trail)."""
+        while (first := self._waiting.get()) is not None:
+            batch, is_last = self._batch(first)
+            try:
+                self._write([record for waiting in batch for record in waiting.records])
+            except OSError as error:
+                failure = StorageError("the audit trail cannot be written")
+                failure.__cause__ = error
+                self._fail(batch, failure)
+            except Exception as error:  # noqa: BLE001  # the callers report it; the thread goes on
+                self._fail(batch, error)
+            else:
+                for waiting in batch:
+                    self._finish(waiting)
+            if is_last:
+                return
+
+    def _batch(self, first: _Waiting) -> tuple[list[_Waiting], bool]:
+        """Return everything that waits now, and whether `None` was at its end."""
+        batch = [first]
+        while len(batch) < _MAX_BATCH:
+            try:
+                following = self._waiting.get_nowait()
+            except Empty:
+                break
+            if following is None:
+                return batch, True
+            batch.append(following)
+        return batch, False
+
+    def _write(self, records: Sequence[Record]) -> None:
+        """Append records to the file, or to a new one if that cannot be used any more.
+
+        Raises:
+            OSError: the records are not in the trail.
+        """
+        file = self._file
+        if file is None:
+            raise OSError(errno.EBADF, _CLOSED)
+        problem = file.problem
+        if problem:
+            self._continue(file, problem, records)
+            return
+        file.append(records)
+        if file.is_removed:
+            raise OSError(errno.ESTALE, "the audit file was removed while it was written")
+
+    def _continue(self, before: AuditFile, problem: str, records: Sequence[Record]) -> None:
+        """Create the next file: its first record names the file before it.
+
+        Raises:
+            OSError: there is no next file; it is tried again with the next records.
+        """
+        continued = AuditContinued(
+            file=f"audit/{before.name}",
+            records=before.records,
+            digest=before.digest,
+            reason=f"the file {problem}",
         )
+        file = AuditFile.create(self._directory, self._mode)
         try:
-            if os.write(file, line) != len(line):
-                os.ftruncate(file, self._length)  # a partial line would break the chain
-                raise StorageError("a record of the audit trail cannot be written completely")
-        except OSError as error:
-            raise StorageError("the audit trail cannot be written") from error
-        self._length += len(line)
-        self._previous = digest
-        self._number += 1
+            file.append([record_of(continued), *records])
+        except OSError:
+            file.discard()
+            raise
+        before.close()
+        self._file = file
+        self._log.record(continued)
+        self._log.record(_opened(file))
 
+    def _fail(self, batch: Sequence[_Waiting | None], error: Exception) -> None:
+        for waiting in batch:
+            if waiting is not None:
+                self._omitted.add(0, sum(r["event"] != _COUNT for r in waiting.records))
+                waiting.written.set_exception(error)
 
-def sealed(members: Mapping[str, Any], previous: str) -> tuple[bytes, str]:
-    """Return one line with its digest, and this digest for the next line's `previous`."""
-    body = {**members, "previous": previous}
-    digest = hashlib.sha256(_canonical(body)).hexdigest()
-    return _canonical({**body, "digest": digest}) + b"\n", digest
-
-
-def verify(lines: Iterator[bytes]) -> tuple[int, str]:
-    """Check the chain of a file's lines, from the first line.
-
-    Returns:
-        The number of records and the digest of the last one, as in the event `AuditClosed`.
-
-    Raises:
-        StorageError: the chain is broken; the text names the first such line by its number.
-    """
-    previous, count = _FIRST, 0
-    for count, line in enumerate(lines, start=1):
+    def _finish(self, waiting: _Waiting) -> None:
+        """Log the events of a call, then let it continue."""
         try:
-            members = json.loads(line)
-            digest = members.pop("digest")
-        except (ValueError, KeyError, AttributeError, RecursionError):
-            raise StorageError(f"line {count} is not a record: it was cut or overwritten") from None
-        if members.get("previous") != previous or members.get("number") != count - 1:
-            raise StorageError(f"line {count} does not follow the line before it")
-        if hashlib.sha256(_canonical(members)).hexdigest() != digest:
-            raise StorageError(f"line {count} was changed after it was written")
-        if not line.endswith(b"\n"):
-            raise StorageError(f"line {count} has no end: the file was cut")
-        previous = digest
-    return count, previous
+            for event in waiting.events:
+                self._log.record(event)
+        except Exception as error:  # noqa: BLE001  # the caller reports it; the thread goes on
+            waiting.written.set_exception(error)
+        else:
+            waiting.written.set_result(None)
 
 
-def _canonical(members: Mapping[str, Any]) -> bytes:
-    return json.dumps(members, sort_keys=True, separators=(",", ":")).encode()
+class _Omitted:
+    """Counter of the events that are not in the trail, with the limit for each minute."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._minute = monotonic()
+        self._allowed = 0
+        self._refusals = 0
+        self._failed = 0
+        self._lock = Lock()
+
+    def allows(self) -> bool:
+        """Return whether the trail records an event that unauthenticated peers cause; count it."""
+        with self._lock:
+            now = self._monotonic()
+            if now - self._minute >= _MINUTE:
+                self._minute, self._allowed = now, 0
+            is_within = self._allowed < MAX_LIMITED_PER_MINUTE
+            if is_within:
+                self._allowed += 1
+            else:
+                self._refusals += 1
+            return is_within
+
+    def take(self) -> tuple[int, int]:
+        """Return the refusals beyond the limit and the failed records since the last call."""
+        with self._lock:
+            taken = self._refusals, self._failed
+            self._refusals = self._failed = 0
+            return taken
+
+    def add(self, refusals: int, failed: int) -> None:
+        with self._lock:
+            self._refusals += refusals
+            self._failed += failed
+
+
+def _opened(file: AuditFile) -> AuditOpened:
+    return AuditOpened(file=f"audit/{file.name}")
+
+
+async def _result(written: Future[None]) -> None:
+    """Wait for another thread; being cancelled meanwhile does not cancel its work."""
+    loop = asyncio.get_running_loop()
+    done = loop.create_future()
+
+    def wake() -> None:
+        if not done.done():
+            done.set_result(None)
+
+    written.add_done_callback(lambda _: loop.call_soon_threadsafe(wake))
+    await done
+    written.result()

@@ -14,9 +14,9 @@ from google.protobuf.message import DecodeError
 from verdictd_py.domain.events import WarningBug
 from verdictd_py.errors import (
     AlreadyExists,
-    CollateralUnavailable,
     Conflict,
     DecryptionFailed,
+    NotAppraised,
     NotAuthorized,
     NotFound,
     Overloaded,
@@ -36,7 +36,7 @@ _GRPC: Final[tuple[tuple[type[VerdictdError], grpc.StatusCode], ...]] = (
     (DecryptionFailed, grpc.StatusCode.FAILED_PRECONDITION),
     (StorageError, grpc.StatusCode.FAILED_PRECONDITION),
     (PolicyInvalid, grpc.StatusCode.INVALID_ARGUMENT),
-    (CollateralUnavailable, grpc.StatusCode.UNAVAILABLE),
+    (NotAppraised, grpc.StatusCode.UNAVAILABLE),
     (Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),
 )
 
@@ -88,15 +88,7 @@ def report_bug(events: Events, error: BaseException, *, doing: str) -> str:
     The text of the exception is neither recorded nor returned: it may contain secrets.
     """
     incident = uuid4().hex
-    frames = []
-    trace = error.__traceback__
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        frames.append(f"{code.co_qualname}:{trace.tb_lineno}")
-        trace = trace.tb_next
-    events.record(
-        WarningBug(doing=doing, incident=incident, error=type(error).__name__, frames=tuple(frames))
-    )
+    events.record(WarningBug.of(error, doing=doing, incident=incident))
     return f"internal error, ask the operator about {incident}"
 
 

@@ -319,7 +319,7 @@ class StatusService(Service, services.StatusServiceServicer):
             unsafe=status.unsafe,
             warnings=status.warnings,
             unpinned=status.unpinned,
-            problems=status.problems,
+            problems=(*status.problems, *self._history.problems(caller)),
             unread=status.unread,
             guests_accepted=counts[Verdict.ACCEPTED],
             guests_refused=counts[Verdict.REFUSED],

@@ -10,7 +10,7 @@ from verdictd_py.broker.release import Releaser
 from verdictd_py.broker.requests import GuestRequests
 from verdictd_py.domain.appraisal import AppraisedPeer
 from verdictd_py.domain.events import RequestAnswered, RequestFailed, RequestReceived
-from verdictd_py.errors import VerdictdError
+from verdictd_py.errors import NotAppraised, VerdictdError
 from verdictd_py.ports import Events
 from verdictd_py.protocols.eaa import answers
 from verdictd_py.protocols.eaa.conversation import Conversation, Received
@@ -64,7 +64,8 @@ class Responder:
                     peer=self._address, command=command, code=error.code, reason=str(error)
                 )
             )
-            return received.failure(error)
+            text = error.text_for_guest if isinstance(error, NotAppraised) else str(error)
+            return received.failure(text)
         self._events.record(
             RequestAnswered(peer=self._address, command=command, answer_bytes=len(data))
         )

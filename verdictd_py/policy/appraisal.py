@@ -9,12 +9,21 @@ from functools import lru_cache
 from verdictd_py.domain.evidence import DEVICES, VerifiedEvidence
 from verdictd_py.domain.trust import HARDWARE_WARNING, UNTRUSTED, TrustVector
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import NotFound, PolicyInvalid, Reason, ReasonKind, StorageError
+from verdictd_py.errors import (
+    EvaluationFailed,
+    NotFound,
+    PolicyInvalid,
+    PolicyUnavailable,
+    Reason,
+    ReasonKind,
+    StorageError,
+)
 from verdictd_py.policy import explain, floor
 from verdictd_py.policy.compiled import CompiledPolicies
 from verdictd_py.policy.engine import PolicyResult, in_thread
 from verdictd_py.policy.explain import MAX_OWN_CHARS
 from verdictd_py.policy.floor import NO_REQUIREMENTS, Pinning
+from verdictd_py.policy.trial import SampleDecisions
 from verdictd_py.ports import PolicyDocuments, PolicySource, Tee, Tees
 
 
@@ -43,6 +52,7 @@ class RegoAppraisalPolicy:
         self._tees = tees
         self._pinning = pinning
         self._compiled = CompiledPolicies() if compiled is None else compiled
+        self._samples = SampleDecisions(tees, self._compiled)
 
     async def prepare(self, tee: str) -> PolicyDocuments:
         """Compile a TEE's policy, so that its next guest need not wait for that.
@@ -51,10 +61,12 @@ class RegoAppraisalPolicy:
             The documents that decide about that guest.
 
         Raises:
-            NotFound, StorageError, PolicyInvalid: every guest is refused until it is fixed.
+            NotFound, StorageError, PolicyInvalid: no guest can be appraised until it is fixed.
         """
         documents = await self._source.documents(tee)
         await in_thread(self._compiled.of, documents)
+        if (known := self._tees.get(tee)) is not None:
+            await self._samples.require(documents, known)
         return documents
 
     async def awaits_pin(self, tee: str) -> bool:
@@ -73,15 +85,27 @@ class RegoAppraisalPolicy:
 
         1. Read the documents. 2. Compile them, or take the cached policy. 3. Evaluate it.
         4. Apply the rules that no policy can overrule (`floor`). 5. Explain a refusal.
+
+        An evaluation that fails for these claims refuses the guest, which chose some of them.
+
+        Raises:
+            PolicyUnavailable: the policy is at fault, whatever the claims: 1 or 2 failed, or 3
+                fails for the sample claims of the TEE as well.
         """
         known = self._tees.get(tee)
         if known is None:
             return (_policy_reason(f"the TEE {tee} is not known"),)
         try:
             documents = await self._source.documents(tee)  # 1
-            _, result = await self._compiled.evaluate(documents, claims)  # 2, 3
+            try:
+                _, result = await self._compiled.evaluate(documents, claims)  # 2, 3
+            except EvaluationFailed as error:
+                await self._samples.require(documents, known)
+                return evaluation_failed(known, claims, error)
         except (NotFound, StorageError, PolicyInvalid) as error:
-            return evaluation_failed(known, claims, error)
+            if known.revoked(claims):  # a verdict that needs no policy
+                return evaluation_failed(known, claims, error)
+            raise PolicyUnavailable(f"policy: {error}") from error
         return refusals(known, documents, claims, result, self._pinning)  # 4, 5
 
 
@@ -136,7 +160,7 @@ def _packaged(read: Callable[[str], str], name: str) -> str:
 def evaluation_failed(
     tee: Tee | None, claims: Mapping[str, JsonValue], error: Exception
 ) -> tuple[Reason, ...]:
-    """Return the reasons to refuse a guest whose policy could not be evaluated."""
+    """Return the reasons to refuse a guest for whose claims the evaluation failed."""
     revoked = () if tee is None else tee.revoked(claims)
     return (*revoked, _policy_reason(str(error)))
 
@@ -157,6 +181,9 @@ class GuestTrust:
 
         Measurements count as approved only if a reference value equals them: a policy may accept
         other values. Unverified devices make the hardware a warning.
+
+        Raises:
+            PolicyUnavailable: the reference data cannot be read.
         """
         tee = self._tees.get(evidence.tee)
         if tee is None:
@@ -171,8 +198,8 @@ class GuestTrust:
         """Return the measurements that no reference value equals."""
         try:
             reference = (await self._source.documents(tee.name)).reference.values
-        except (NotFound, StorageError, PolicyInvalid):
-            return tee.measurements
+        except (NotFound, StorageError, PolicyInvalid) as error:
+            raise PolicyUnavailable(f"policy: {error}") from error
         lists = {name: reference.get(name) for name in tee.measurements}
         return tuple(
             name

@@ -91,8 +91,8 @@ class CompiledPolicies:
             data: of this decision, in place of reference data of the same names.
 
         Raises:
-            PolicyInvalid: see `CompiledPolicy.compile` and `CompiledPolicy.evaluate`; the
-                message begins with the document's name.
+            EvaluationFailed, PolicyInvalid: see `CompiledPolicy.compile` and
+                `CompiledPolicy.evaluate`; the message begins with the document's name.
         """
         if _is_small(documents, claims):
             digest = _digest(documents)
@@ -193,7 +193,7 @@ def _max_instances() -> int:
 
 def _named(documents: PolicyDocuments, error: PolicyInvalid) -> PolicyInvalid:
     """The same error, which names the document that it is about."""
-    return PolicyInvalid(f"{documents.name}: {error}" if documents.name else str(error))
+    return type(error)(f"{documents.name}: {error}" if documents.name else str(error))
 
 
 def _is_small(documents: PolicyDocuments, claims: Input) -> bool:

@@ -17,7 +17,7 @@ from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from verdictd_py.documents.reference import ReferenceData, canonical
 from verdictd_py.encoding import JsonValue, has_more_values
-from verdictd_py.errors import PolicyInvalid
+from verdictd_py.errors import EvaluationFailed, PolicyInvalid
 from verdictd_py.policy import trustee
 from verdictd_py.policy.instances import COMPILE_FUEL, DECISION_FUEL, EngineInstance
 
@@ -113,19 +113,19 @@ class PreparedInput:
         """Write an input as JSON.
 
         Raises:
-            PolicyInvalid: it cannot be written as JSON.
+            EvaluationFailed: it cannot be written as JSON.
         """
         try:
             text = canonical(dict(members))
         except ValueError as error:
-            raise PolicyInvalid(f"the claims are not JSON: {error}") from error
+            raise EvaluationFailed(f"the claims are not JSON: {error}") from error
         return cls(text, not has_more_values(dict(members), SMALL_VALUES))
 
     def with_member(self, name: str, value: JsonValue) -> Self:
         """Return the input with one more member, whose name it does not have yet.
 
         Raises:
-            PolicyInvalid: the member cannot be written as JSON.
+            EvaluationFailed: the member cannot be written as JSON.
         """
         added = PreparedInput.of({name: value})
         separator = "" if self.text == "{}" else ","
@@ -203,9 +203,10 @@ class CompiledPolicy:
             data: of this decision; it replaces reference data of the same names.
 
         Raises:
-            PolicyInvalid: the claims are not JSON or too large, a function received a wrong
+            EvaluationFailed: the claims are not JSON or too large, a function received a wrong
                 type, a rule contradicts itself, or the decision exceeds its budget. An
                 undefined `allow` is not an error, it is a refusal.
+            PolicyInvalid: the policy engine itself failed, whatever the claims.
         """
         term = input_term(claims)
         return self._evaluated(self._take() or compiled_instance(self._request)[0], term, data)
@@ -216,7 +217,7 @@ class CompiledPolicy:
         """Evaluate the policy; return None if an instance would have to be made first.
 
         Raises:
-            PolicyInvalid: see `evaluate`.
+            EvaluationFailed, PolicyInvalid: see `evaluate`.
         """
         term = input_term(claims)
         instance = self._take()
@@ -250,10 +251,10 @@ class CompiledPolicy:
                 self._overlaid = True
                 _overlay(instance, data)
             document = instance.call("evaluate", term, DECISION_FUEL)["document"]
-        except PolicyInvalid as error:
+        except EvaluationFailed as error:
             if instance.broken:
                 raise
-            raise PolicyInvalid(f"the policy failed: {error}") from error
+            raise EvaluationFailed(f"the policy failed: {error}") from error
         finally:
             self._give_back(instance)
         if not isinstance(document, dict):
@@ -310,25 +311,24 @@ def compiled_instance(request: bytes) -> tuple[EngineInstance, Mapping[str, Any]
     instance = EngineInstance()
     try:
         return instance, instance.call("compile", request, COMPILE_FUEL)
-    except PolicyInvalid as error:
-        if instance.broken:
-            raise
-        raise PolicyInvalid(f"the policy cannot be compiled: {error}") from error
+    except EvaluationFailed as error:  # whatever the input, so that it is no such failure
+        text = str(error) if instance.broken else f"the policy cannot be compiled: {error}"
+        raise PolicyInvalid(text) from error
 
 
 def input_term(claims: Input) -> bytes:
     """Return the input of an evaluation as the engine takes it.
 
     Raises:
-        PolicyInvalid: the claims are not JSON, or too large.
+        EvaluationFailed: the claims are not JSON, or too large.
     """
     try:
         prepared = claims if isinstance(claims, PreparedInput) else PreparedInput.of(claims)
         term = prepared.text.encode()
     except ValueError as error:
-        raise PolicyInvalid(f"the claims are not JSON: {error}") from error
+        raise EvaluationFailed(f"the claims are not JSON: {error}") from error
     if len(term) > MAX_INPUT_BYTES:
-        raise PolicyInvalid(f"the claims are larger than {MAX_INPUT_BYTES} bytes")
+        raise EvaluationFailed(f"the claims are larger than {MAX_INPUT_BYTES} bytes")
     return term
 
 

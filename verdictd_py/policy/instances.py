@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from wasmtime import Config, Engine, Instance, Module, Store, Trap, TrapCode, WasmtimeError
 
-from verdictd_py.errors import PolicyInvalid
+from verdictd_py.errors import EvaluationFailed, PolicyInvalid
 from verdictd_py.policy import native
 
 DECISION_FUEL: Final = 1_000_000_000
@@ -87,7 +87,8 @@ class EngineInstance:
             max_answer: bytes of JSON.
 
         Raises:
-            PolicyInvalid: the answer is an error or too large, or the budget was exceeded.
+            EvaluationFailed: the answer is an error or too large, or the budget was exceeded.
+            PolicyInvalid: the engine itself failed.
         """
         self._store.set_fuel(fuel)
         try:
@@ -97,35 +98,37 @@ class EngineInstance:
             packed = self._exports[function](self._store)
         except (Trap, WasmtimeError) as error:
             self.broken = True
-            raise PolicyInvalid(self._cause(error, fuel)) from error
+            raise self._cause(error, fuel) from error
         finally:
             self.memory_bytes = self._memory.data_len(self._store)
         start, length = (packed >> 32) & _MASK, packed & _MASK
         if length > max_answer:
-            raise PolicyInvalid(f"the policy's answer is larger than {max_answer} bytes")
+            raise EvaluationFailed(f"the policy's answer is larger than {max_answer} bytes")
         answer = json.loads(bytes(self._memory.read(self._store, start, start + length)))
         if "error" in answer:
-            raise PolicyInvalid(_message(answer["error"]))
+            raise EvaluationFailed(_message(answer["error"]))
         return dict(answer)
 
-    def _cause(self, error: Trap | WasmtimeError, fuel: int) -> str:
+    def _cause(self, error: Trap | WasmtimeError, fuel: int) -> PolicyInvalid:
         """Name the budget that a call exceeded, or the internal error that stopped it."""
         code = error.trap_code if isinstance(error, Trap) else None
         if code == TrapCode.OUT_OF_FUEL:
-            return f"the policy takes too long: its budget is {fuel:,} units of fuel; simplify it"
+            return EvaluationFailed(
+                f"the policy takes too long: its budget is {fuel:,} units of fuel; simplify it"
+            )
         if code == TrapCode.STACK_OVERFLOW:
-            return (
+            return EvaluationFailed(
                 f"the policy nests or recurses too deeply: its budget is {STACK_BYTES // 1024} KiB "
                 "of stack; simplify it"
             )
         self._store.set_fuel(_AFTERWARDS)
         if self._exports["exhausted"](self._store):
-            return (
+            return EvaluationFailed(
                 "the policy needs too much memory: its budget is "
                 f"{MEMORY_BYTES // 2**20} MiB; simplify it, or shorten its data"
             )
         first = str(error).partition("\n")[0]
-        return f"the policy engine failed: {first}; report this as a defect"
+        return PolicyInvalid(f"the policy engine failed: {first}; report this as a defect")
 
 
 def prepare(report: Callable[[str], None]) -> None:

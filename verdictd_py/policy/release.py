@@ -13,8 +13,10 @@ from verdictd_py.domain.names import RELEASE_DATA, RELEASE_POLICIES, RELEASE_POL
 from verdictd_py.domain.trust import TrustVector
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import (
+    EvaluationFailed,
     NotFound,
     PolicyInvalid,
+    PolicyUnavailable,
     Reason,
     ReasonKind,
     RequestError,
@@ -23,6 +25,7 @@ from verdictd_py.errors import (
 from verdictd_py.policy import explain, trustee
 from verdictd_py.policy.compiled import CompiledPolicies
 from verdictd_py.policy.engine import PreparedInput, in_thread
+from verdictd_py.policy.trial import SampleDecisions
 from verdictd_py.ports import NO_QUERY, Document, DocumentStore, Kind, PolicyDocuments, Tees
 
 _UNREADABLE: Final = (NotFound, StorageError, PolicyInvalid, RequestError)
@@ -55,18 +58,23 @@ class RegoReleasePolicy:
         self._data: tuple[str, ReferenceData] | None = None
         self._views: OrderedDict[str, tuple[_Subject, PreparedInput]] = OrderedDict()
         self._compiled = CompiledPolicies() if compiled is None else compiled
+        self._samples = SampleDecisions(tees, self._compiled)
 
     async def failures(
         self, peer: AppraisedPeer, kind: Kind, path: str, query: Mapping[str, str] = NO_QUERY
     ) -> tuple[Reason, ...]:
         """Return the reasons to deny a secret; empty only if the policy's `allow` is `true`.
 
-        1. Choose the policy. 2. Compile it, or take the cached policy. 3. Evaluate it. A failure
-        of any step denies the secret.
+        1. Choose the policy. 2. Compile it, or take the cached policy. 3. Evaluate it. If 3 fails
+        for this input, which the guest chose in part, the secret is denied.
 
         Args:
             path: `keys/<kid>`, or `<repository>/<type>/<tag>` of a resource.
             query: names and values in the query of the request's URL.
+
+        Raises:
+            PolicyUnavailable: the policy is at fault, whatever the input: 1 or 2 failed, or 3
+                fails for sample input as well.
         """
         resource: dict[str, JsonValue] = {
             "kind": kind.value,
@@ -75,13 +83,19 @@ class RegoReleasePolicy:
             "query": dict(query),
         }
         try:
-            release_input = self._view(peer).with_member("resource", resource)
             documents = await self._documents_for(path)  # 1
-            _, result = await self._compiled.evaluate(  # 2, 3
-                documents, release_input, trustee.request({"resource": resource})
-            )
+            try:
+                release_input = self._view(peer).with_member("resource", resource)
+                _, result = await self._compiled.evaluate(  # 2, 3
+                    documents, release_input, trustee.request({"resource": resource})
+                )
+            except EvaluationFailed as error:
+                await self._samples.require(documents, None)
+                return (_reason(f"the release policy for {path} makes no decision: {error}"),)
         except _UNREADABLE as error:
-            return (_reason(f"the release policy for {path} cannot be used: {error}"),)
+            raise PolicyUnavailable(
+                f"the release policy for {path} cannot be used: {error}"
+            ) from error
         if result.allow:
             return ()
         return explain.own_reasons(result.document) or (
@@ -92,7 +106,7 @@ class RegoReleasePolicy:
         """Return the input about the guest, built once for each appraisal: connection or token.
 
         Raises:
-            PolicyInvalid: the claims cannot be written as JSON.
+            EvaluationFailed: the claims cannot be written as JSON.
         """
         subject = (peer.tee, peer.claims, peer.trust)
         known = self._views.get(peer.appraisal_id)
@@ -123,7 +137,9 @@ class RegoReleasePolicy:
             return (str(error),)
         for name in {RELEASE_POLICY, *named.values()}:
             try:
-                await in_thread(self._compiled.of, await self._documents_of(name))
+                documents = await self._documents_of(name)
+                await in_thread(self._compiled.of, documents)
+                await self._samples.require(documents, None)
             except PolicyInvalid as error:
                 problems.append(str(error))
             except _UNREADABLE as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from verdictd_py.domain.trust import HARDWARE_GENUINE
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import PolicyInvalid
+from verdictd_py.errors import EvaluationFailed, PolicyInvalid
 from verdictd_py.policy import trustee
 from verdictd_py.policy.compiled import CompiledPolicies
 from verdictd_py.policy.engine import CompiledPolicy, in_thread
@@ -44,6 +44,42 @@ class PolicyTrial:
         data: dict[str, JsonValue],
     ) -> None:
         self._compiled.of(documents).evaluate(sample, data)
+
+
+class SampleDecisions:
+    """Decisions of the policies in force about sample claims.
+
+    An evaluation that fails for a guest is a verdict if the policy decides about the sample, and
+    the policy's own fault if it does not. Results are cached by the name of the policy for its
+    current text and data, so that no guest can repeat the work.
+    """
+
+    def __init__(self, tees: Tees, compiled: CompiledPolicies) -> None:
+        self._tees = tees
+        self._compiled = compiled
+        self._problems: dict[str, tuple[PolicyDocuments, str]] = {}
+
+    async def require(self, documents: PolicyDocuments, tee: Tee | None) -> None:
+        """Require that a policy makes a decision about the sample.
+
+        Args:
+            tee: TEE of its guests; None for a release policy.
+
+        Raises:
+            PolicyInvalid: it makes none, or cannot be compiled.
+        """
+        cached = self._problems.get(documents.name)
+        if cached is None or cached[0] != documents:
+            sample = sample_input(self._tees, tee)
+            data = trustee.request(sample) if tee is None else {}
+            problem = ""
+            try:
+                await self._compiled.evaluate(documents, sample, data)
+            except EvaluationFailed as error:
+                problem = str(error)
+            cached = self._problems[documents.name] = documents, problem
+        if cached[1]:
+            raise PolicyInvalid(cached[1])
 
 
 def sample_input(tees: Tees, tee: Tee | None) -> dict[str, JsonValue]:

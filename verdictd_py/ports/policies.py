@@ -123,7 +123,10 @@ class AppraisalPolicy(Protocol):
     async def failures(self, tee: str, claims: Mapping[str, JsonValue]) -> tuple[Reason, ...]:
         """Return every failed rule; empty only if the policy explicitly allows the guest.
 
-        An undefined result, a type error and an unreadable policy are reasons too.
+        An undefined result, and an evaluation that fails for these claims, are reasons too.
+
+        Raises:
+            PolicyUnavailable: the policy is missing, unreadable, or fails whatever the claims.
         """
         ...
 
@@ -144,5 +147,8 @@ class ReleasePolicy(Protocol):
             path: path of the stored object, which may differ from the requested one:
                 `keys/<kid>`, or the path of a resource.
             query: query of the request's URL; the guest chose it.
+
+        Raises:
+            PolicyUnavailable: the policy is missing, unreadable, or cannot be compiled.
         """
         ...

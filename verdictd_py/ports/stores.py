@@ -103,6 +103,10 @@ class KeyStore(Protocol):
 class ResourceStore(Protocol):
     """Store of resources, including the aliases of the image directory (storage.md)."""
 
+    def file_of(self, path: ResourcePath) -> str:
+        """Return the canonical path of what `put` stores, as in `StoredObject`."""
+        ...
+
     async def page(self, after: str, limit: int) -> tuple[StoredName, ...]:
         """Return the first `limit` resources whose paths follow `after`, sorted by path.
 

@@ -1,8 +1,16 @@
-"""Tree of files below one directory, which is opened once.
+"""Tree of files below one directory.
 
-A name is opened segment by segment, relative to a directory descriptor and without
-following links, so an untrusted name never becomes a path by concatenation. `files` has the
-operations on the file that the last segment names.
+The directory is opened again for each operation, so that it can be removed, restored or mounted
+again while the broker runs. Below it, a name is opened segment by segment, relative to a directory
+descriptor and without following links, so an untrusted name never becomes a path by
+concatenation. `files` has the operations on the file that the last segment names.
+
+The first segment of a name is a directory that `make` has created. If it is missing, this is a
+fault (`StorageError`) and never an absent file (`NotFound`): a volume that is not mounted leaves
+an empty directory, and must not be taken for a store without keys and named sets. For the same
+reason no other method creates it.
+
+What other users may change is refused, see `access`.
 """
 
 from __future__ import annotations
@@ -18,6 +26,7 @@ from typing import Final, Self
 
 from verdictd_py.errors import AlreadyExists, ConfigError, NotFound, StorageError
 from verdictd_py.storage import files
+from verdictd_py.storage.access import WritableByOthers, problem_of, problem_of_path
 
 MAX_DEPTH: Final = 3
 """Maximum number of segments in a name; deeper directories are ignored."""
@@ -53,19 +62,23 @@ class DirectoryBusy(StorageError):
 class Directory:
     """Tree of files below one directory. Names are checked segments, never paths."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._root = descriptor
+    def __init__(self, path: Path, *, unsafe_writable: bool = False) -> None:
+        self._path = path
+        self._unsafe_writable = unsafe_writable
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, *, unsafe_writable: bool = False) -> Self:
         """Open `path`; create it (0700), and its parents, if it is missing.
+
+        Args:
+            unsafe_writable: whether files and directories are used that other users may change.
 
         Raises:
             ConfigError: it cannot be used; the message has the cause and the remedy.
         """
         try:
+            path = path.absolute()
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (FileExistsError, NotADirectoryError) as error:
             raise ConfigError(f"{path} is not a directory; choose another --data-dir") from error
         except ValueError as error:  # raised by pathlib for a NUL
@@ -75,17 +88,41 @@ class Directory:
                 f"cannot use {path}: {error.strerror}; make it a directory that this user can "
                 "read and write, or choose another --data-dir"
             ) from error
-        if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-            os.close(descriptor)
-            raise ConfigError(
-                f"cannot use {path}: permission denied; make it readable and writable for this "
-                "user, or choose another --data-dir"
-            )
-        return cls(descriptor)
+        directory = cls(path, unsafe_writable=unsafe_writable)
+        problem = directory.fault()
+        if problem:
+            raise ConfigError(f"cannot use {problem}, or choose another --data-dir")
+        return directory
 
-    def close(self) -> None:
-        """Close the directory; it cannot be used afterwards."""
-        os.close(self._root)
+    def fault(self, *tops: str) -> str:
+        """Return why the directory cannot be used, with the remedy; empty if it can be used.
+
+        Args:
+            tops: directories in it that are checked as well.
+
+        Returns:
+            Text for the operator: it begins with the path.
+        """
+        for where in (self._path, *(self._path / top for top in tops)):
+            try:
+                problem = self._fault(where)
+            except FileNotFoundError:
+                return f"{where}: it is missing; restore it"
+            except OSError as error:
+                return f"{where}: {files.reason(error)}; make it readable for this user"
+            if problem:
+                return problem
+        return ""
+
+    def _fault(self, where: Path) -> str:
+        if not stat.S_ISDIR(where.stat(follow_symlinks=where == self._path).st_mode):
+            return f"{where}: it is not a directory; restore it"
+        if not os.access(where, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
+            read_only = os.statvfs(where).f_flag & os.ST_RDONLY
+            cause = "the file system is read-only" if read_only else "permission denied"
+            return f"{where}: {cause}; make it readable and writable for this user"
+        problem = None if self._unsafe_writable else problem_of_path(where)
+        return "" if problem is None else str(problem)
 
     def make(self, *segments: str) -> None:
         """Create a directory (0700) and its parents, if they are missing.
@@ -94,7 +131,7 @@ class Directory:
             AlreadyExists: a file or a link has one of these names.
             StorageError: it is not permitted.
         """
-        with files.translated(writing=True), self._parent((*segments, ""), make=True):
+        with files.translated(writing=True), self._parent((*segments, ""), make=0):
             return
 
     def read(self, segments: Segments) -> bytes:
@@ -105,7 +142,7 @@ class Directory:
             StorageError: larger than `MAX_FILE_BYTES`, or unreadable.
         """
         with files.translated(), self._parent(segments) as parent:
-            return files.read(parent, segments[-1])
+            return files.read(parent, segments[-1], lambda file: self._require_own(file, segments))
 
     def exists(self, segments: Segments) -> bool:
         """Return whether a file, directory or anything else has that name.
@@ -135,7 +172,7 @@ class Directory:
             AlreadyExists: a directory has this name, or a file has a prefix of it.
             StorageError: too large, or it could not be written.
         """
-        with files.translated(writing=True), self._parent(segments, make=True) as parent:
+        with files.translated(writing=True), self._parent(segments, make=1) as parent:
             files.replace(parent, segments[-1], content)
 
     def create(self, segments: Segments, content: bytes) -> None:
@@ -145,7 +182,7 @@ class Directory:
             AlreadyExists: a file or directory has this name, or a file has a prefix of it.
             StorageError: too large, or it could not be written.
         """
-        with files.translated(writing=True), self._parent(segments, make=True) as parent:
+        with files.translated(writing=True), self._parent(segments, make=1) as parent:
             files.create(parent, segments[-1], content)
 
     def delete(self, segments: Segments) -> None:
@@ -163,6 +200,9 @@ class Directory:
 
         Args:
             top: the directory: one segment, or none for the root.
+
+        Raises:
+            StorageError: the directory, or one below it, cannot be read.
         """
         for entry in self._files(top):
             if not files.is_temporary(entry.segments[-1]) and entry.segments != (LOCK_FILE,):
@@ -170,9 +210,11 @@ class Directory:
 
     def _files(self, top: Segments) -> Iterator[Entry]:
         statuses: list[tuple[str, os.stat_result]] = []
-        # Directories that cannot be read, and files deleted meanwhile, are not listed.
+        # What is deleted meanwhile is not listed; the first directory must exist (see `_parent`).
         with (
-            suppress(OSError),
+            suppress(NotFound),
+            _naming_directory(top),
+            files.translated(),
             self._parent((*top, "")) as descriptor,
             os.scandir(descriptor) as items,
         ):
@@ -187,7 +229,11 @@ class Directory:
                 yield from self._files(segments)
 
     def remove_leftovers(self, top: str) -> None:
-        """Remove temporary files of brokers that died; a running broker holds a lock on its own."""
+        """Remove temporary files of brokers that died; a running broker holds a lock on its own.
+
+        Raises:
+            StorageError: a directory cannot be read.
+        """
         for entry in self._files((top,)):
             if files.is_temporary(entry.segments[-1]):
                 with suppress(OSError), self._parent(entry.segments) as parent:
@@ -204,8 +250,9 @@ class Directory:
             StorageError: the lock file cannot be opened for writing.
         """
         with ExitStack() as stack:
+            root = stack.enter_context(self._parent((LOCK_FILE,)))
             try:
-                stack.enter_context(files.locked(self._root, LOCK_FILE))
+                stack.enter_context(files.locked(root, LOCK_FILE))
             except BlockingIOError:
                 raise DirectoryBusy("is being changed by others") from None
             except OSError as error:
@@ -215,26 +262,93 @@ class Directory:
             yield
 
     @contextmanager
-    def _parent(self, segments: Segments, *, make: bool = False) -> Iterator[int]:
-        """Open the directory that contains the last of `segments`; yield its descriptor."""
-        descriptor = os.dup(self._root)
+    def _parent(self, segments: Segments, *, make: int | None = None) -> Iterator[int]:
+        """Open the directory that contains the last of `segments`; yield its descriptor.
+
+        Args:
+            make: index of the first segment whose directory is created if it is missing.
+
+        Raises:
+            StorageError: the root or its directory cannot be opened, or other users may change a
+                directory.
+            OSError: a directory below that cannot be opened.
+        """
+        descriptor = self._open_root()
         try:
-            for segment in segments[:-1]:
-                if make:
+            for depth, segment in enumerate(segments[:-1]):
+                if make is not None and depth >= make:
                     with suppress(FileExistsError):
                         os.mkdir(segment, 0o700, dir_fd=descriptor)
-                        os.fsync(descriptor)
-                try:
-                    below = os.open(segment, _DIRECTORY, dir_fd=descriptor)
-                except OSError as error:
-                    if make and error.errno in _NOT_A_DIRECTORY:
-                        raise AlreadyExists(f"begins with {segment}, which is a file") from None
-                    raise
+                        files.synchronize(descriptor)
+                below = self._open_below(descriptor, segments[: depth + 1], made=make is not None)
                 os.close(descriptor)
                 descriptor = below
+                self._require_own(descriptor, segments[: depth + 1])
             yield descriptor
         finally:
             os.close(descriptor)
+
+    def _open_root(self) -> int:
+        """Open the root.
+
+        Raises:
+            StorageError: it is missing, cannot be read, or other users may change it.
+        """
+        try:
+            problem = None if self._unsafe_writable else problem_of_path(self._path)
+            if problem is None:
+                return os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise StorageError(
+                f"cannot be read or written: the data directory: {files.reason(error)}"
+            ) from None
+        raise WritableByOthers(
+            "cannot be used: the data directory, or a directory above it, "
+            f"{problem.cause}; the log names it"
+        )
+
+    def _open_below(self, parent: int, segments: Segments, *, made: bool) -> int:
+        """Open the directory that the last of `segments` names.
+
+        Args:
+            made: whether a file with this name is an obstacle, not absence.
+        """
+        name = segments[-1]
+        try:
+            return os.open(name, _DIRECTORY, dir_fd=parent)
+        except OSError as error:
+            if made and error.errno in _NOT_A_DIRECTORY:
+                raise AlreadyExists(f"begins with {name}, which is a file") from None
+            if len(segments) == 1:
+                raise StorageError(
+                    f"cannot be read or written: the directory {name}: {files.reason(error)}"
+                ) from None
+            raise
+
+    def _require_own(self, descriptor: int, segments: Segments) -> None:
+        """Refuse a file or directory that other users may change.
+
+        Raises:
+            WritableByOthers: they may.
+        """
+        if self._unsafe_writable:
+            return
+        where = "/".join(segments)
+        problem = problem_of(os.fstat(descriptor), where, descriptor)
+        if problem is not None:
+            raise WritableByOthers(f"cannot be used: {problem}, in the data directory")
+
+
+@contextmanager
+def _naming_directory(segments: Segments) -> Iterator[None]:
+    """Add the name of a directory to an error, whose text begins with a verb."""
+    try:
+        yield
+    except (NotFound, WritableByOthers):
+        raise
+    except StorageError as error:
+        where = "/".join(segments) or "the data directory"
+        raise StorageError(f"{where} {error}") from None
 
 
 def _entry(segments: Segments, status: os.stat_result) -> Entry:

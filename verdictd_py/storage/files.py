@@ -3,18 +3,22 @@
 Links are not followed. A write is atomic: a temporary file next to the target, fsync, rename,
 fsync of the directory. A reader sees the old content or the new one, also after a crash.
 
+File systems without hard links (exFAT, Azure Files, some FUSE file systems), and those that cannot
+synchronize a directory or change the mode of a file, are supported.
+
 The functions take the descriptor of the directory and a name without `/`. They raise `OSError`;
 callers translate it with `translated`.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 from uuid import uuid4
@@ -37,6 +41,19 @@ _ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXI
 
 _NOT_REGULAR: Final = frozenset({errno.ELOOP, errno.ENXIO})
 
+# Errors of link(2) on file systems without hard links: exFAT and FAT, CIFS, FUSE, and a file
+# system whose files can have one link only.
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+# Errors of renameat2(2): an old kernel (ENOSYS), a file system without the flag (EINVAL, and
+# EOPNOTSUPP on some FUSE file systems).
+_NO_EXCLUSIVE_RENAME: Final = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP})
+_RENAME_NOREPLACE: Final = 1  # linux/fs.h
+# Errors of fsync(2) of a directory, and of fchmod(2), where the file system has no such operation.
+_UNSUPPORTED: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
+
+_CREATING: Final = ".tmp-lock"
+"""File that is locked while a name is created without hard links. It is never removed."""
+
 _CHUNK: Final = 64 * 1024  # bytes per read; most files are far smaller
 _NOTHING: Final = "nothing of that name"
 _TOO_LARGE: Final = f"is larger than {MAX_FILE_BYTES} bytes"
@@ -50,8 +67,11 @@ class NotRegular(NotFound):
     """
 
 
-def read(parent: int, name: str) -> bytes:
+def read(parent: int, name: str, check: Callable[[int], None]) -> bytes:
     """Return the whole content of a regular file.
+
+    Args:
+        check: raises an exception if the content of this open file must not be used.
 
     Raises:
         NotRegular: something else has this name.
@@ -65,6 +85,7 @@ def read(parent: int, name: str) -> bytes:
         raise
     try:
         _require_regular(os.fstat(descriptor))
+        check(descriptor)
         content = bytearray()
         while len(content) <= MAX_FILE_BYTES and (chunk := os.read(descriptor, _CHUNK)):
             content += chunk
@@ -92,7 +113,7 @@ def replace(parent: int, name: str, content: bytes) -> None:
     """
     with _temporary(parent, content) as temporary:
         os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
-    os.fsync(parent)
+    synchronize(parent)
 
 
 def create(parent: int, name: str, content: bytes) -> None:
@@ -104,16 +125,67 @@ def create(parent: int, name: str, content: bytes) -> None:
         StorageError: larger than `MAX_FILE_BYTES`.
     """
     with _temporary(parent, content) as temporary:
-        # A link, unlike a rename, never replaces an existing file.
         try:
-            os.link(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+            _publish(parent, temporary, name)
         except FileExistsError:
             existing = os.stat(name, dir_fd=parent, follow_symlinks=False)
             if stat.S_ISDIR(existing.st_mode):
                 raise IsADirectoryError from None
             raise
+    synchronize(parent)
+
+
+def _publish(parent: int, temporary: str, name: str) -> None:
+    """Give a temporary file its name, in the first of three ways that the file system supports.
+
+    1. A hard link. 2. A rename that does not replace. 3. A rename while this process holds a lock,
+    if the name is free. Only the third depends on all creators using this function.
+
+    Raises:
+        FileExistsError: a file, link or directory has this name.
+    """
+    try:
+        os.link(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)  # 1
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+    else:
         os.unlink(temporary, dir_fd=parent)
-    os.fsync(parent)
+        return
+    try:
+        _rename_exclusively(parent, temporary, name)  # 2
+    except OSError as error:
+        if error.errno not in _NO_EXCLUSIVE_RENAME:
+            raise
+    else:
+        return
+    with locked(parent, _CREATING, wait=True):  # 3
+        with suppress(FileNotFoundError):
+            os.stat(name, dir_fd=parent, follow_symlinks=False)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+
+
+def _rename_exclusively(parent: int, old: str, new: str) -> None:
+    """Rename a file unless the new name exists: renameat2(2), which Python does not have."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        renameat2 = libc.renameat2  # glibc 2.28, musl 1.2.5
+    except AttributeError:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
+    old_name, new_name = os.fsencode(old), os.fsencode(new)
+    if renameat2(parent, old_name, parent, new_name, _RENAME_NOREPLACE):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def synchronize(directory: int) -> None:
+    """Call fsync on a directory; a file system that has no such operation needs none."""
+    try:
+        os.fsync(directory)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
 
 
 def delete(parent: int, name: str) -> None:
@@ -124,7 +196,7 @@ def delete(parent: int, name: str) -> None:
     """
     status(parent, name)
     os.unlink(name, dir_fd=parent)
-    os.fsync(parent)
+    synchronize(parent)
 
 
 def is_temporary(name: str) -> bool:
@@ -138,6 +210,8 @@ def remove_leftover(parent: int, name: str) -> None:
     Raises:
         BlockingIOError: a running broker is writing it.
     """
+    if name == _CREATING:
+        return
     descriptor = os.open(name, _LOCK, dir_fd=parent)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -147,17 +221,20 @@ def remove_leftover(parent: int, name: str) -> None:
 
 
 @contextmanager
-def locked(parent: int, name: str) -> Iterator[None]:
+def locked(parent: int, name: str, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock on a file, which is created if it is missing.
 
-    This does not wait for the lock. The kernel releases it when the process ends.
+    The kernel releases it when the process ends.
+
+    Args:
+        wait: whether to wait for the lock, for holders that never take long.
 
     Raises:
-        BlockingIOError: another process or task holds it.
+        BlockingIOError: another process or task holds it, unless `wait`.
     """
     descriptor = os.open(name, _LOCK | os.O_CREAT, 0o600, dir_fd=parent)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
     finally:
         os.close(descriptor)
@@ -193,7 +270,7 @@ def _temporary(parent: int, content: bytes) -> Iterator[str]:
         raise StorageError(_TOO_LARGE)
     name, descriptor = _locked_file(parent)
     try:
-        os.fchmod(descriptor, 0o600)  # regardless of the umask
+        _withhold(descriptor)
         view = memoryview(content)
         while view:
             view = view[os.write(descriptor, view) :]
@@ -205,6 +282,25 @@ def _temporary(parent: int, content: bytes) -> Iterator[str]:
         os.close(descriptor)
 
 
+def _withhold(descriptor: int) -> None:
+    """Set the mode 0600, regardless of the umask.
+
+    Raises:
+        StorageError: the file system sets another mode, with which other users have access.
+    """
+    try:
+        os.fchmod(descriptor, 0o600)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED | {errno.EPERM}:
+            raise
+    mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+    if mode & 0o077:
+        raise StorageError(
+            f"cannot be written: the file system gives it the mode {mode:04o}; mount it with "
+            "umask=077 (CIFS: file_mode=0600,dir_mode=0700)"
+        )
+
+
 def _locked_file(parent: int) -> tuple[str, int]:
     """Create a temporary file that no other broker removes; return its name and descriptor."""
     while True:
@@ -212,7 +308,8 @@ def _locked_file(parent: int) -> tuple[str, int]:
         descriptor = os.open(name, _CREATE, 0o600, dir_fd=parent)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if os.fstat(descriptor).st_nlink:
+            with suppress(FileNotFoundError):  # by its name: not every file system counts links
+                os.stat(name, dir_fd=parent, follow_symlinks=False)
                 return name, descriptor
         except OSError:
             os.close(descriptor)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import grp
 import json
+import os
+import stat
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +15,7 @@ from verdictd_py.domain.secrets import KEY_BYTES
 from verdictd_py.errors import AlreadyExists, ConfigError, NotFound, StorageError
 from verdictd_py.packaged import policy_text
 from verdictd_py.ports.tees import Documents
+from verdictd_py.storage.access import WritableByOthers, problem_of_path
 from verdictd_py.storage.content import unservable
 from verdictd_py.storage.directory import LOCK_FILE, Directory, Entry, Segments
 from verdictd_py.storage.documents import OPA
@@ -20,7 +24,10 @@ from verdictd_py.storage.stores import ALIASES, COLLATERAL, KEYS, README, RESOUR
 RELEASE_FILES: Final = ("releasePolicy.rego", "releaseData")
 """Release policy and its data, in `opa/`."""
 
-_DIRECTORIES: Final = (KEYS, "image", "gpg", OPA, RESOURCES, COLLATERAL, "audit")
+AUDIT: Final = "audit"
+
+DIRECTORIES: Final = (KEYS, "image", "gpg", OPA, RESOURCES, COLLATERAL, AUDIT)
+"""Directories of the data directory, which exist while it is whole."""
 
 _REJECT: Final = b'{"default":[{"type":"reject"}]}\n'
 _SIGSTORE: Final = b"default-docker:\n    sigstore: file:///var/lib/containers/sigstore\n"
@@ -31,13 +38,16 @@ MAX_WARNINGS: Final = 100
 """Maximum number of warnings; a last line counts the others."""
 
 
-def prepare(path: Path, documents: Iterable[Documents]) -> tuple[Directory, tuple[str, ...]]:
+def prepare(
+    path: Path, documents: Iterable[Documents], *, unsafe_writable: bool = False
+) -> tuple[Directory, tuple[str, ...]]:
     """Open the data directory and write the defaults that are missing.
 
     Existing files are never changed.
 
     Args:
         documents: policies and reference data of the TEEs, whose defaults are written.
+        unsafe_writable: see `Directory.open`.
 
     Returns:
         The directory, and warnings, one line each.
@@ -45,18 +55,82 @@ def prepare(path: Path, documents: Iterable[Documents]) -> tuple[Directory, tupl
     Raises:
         ConfigError: the directory cannot be used; the message has the cause and the remedy.
     """
-    directory = Directory.open(path)
-    with ExitStack() as on_failure:
-        on_failure.callback(directory.close)
-        for name in _DIRECTORIES:
-            with _as_config_error(path, name):
-                directory.make(name)
-                directory.remove_leftovers(name)
-        for segments, content in _defaults(documents):
-            with _as_config_error(path, *segments), suppress(AlreadyExists):
-                directory.create(segments, content)
-        on_failure.pop_all()
-    return directory, _warnings(directory)
+    directory = Directory.open(path, unsafe_writable=unsafe_writable)
+    for name in DIRECTORIES:
+        with _as_config_error(path, name):
+            directory.make(name)
+            directory.remove_leftovers(name)
+    for segments, content in _defaults(documents):
+        with _as_config_error(path, *segments), suppress(AlreadyExists):
+            directory.create(segments, content)
+    _require_own(directory, path)
+    with _as_config_error(path):
+        return directory, _warnings(directory)
+
+
+def _require_own(directory: Directory, path: Path) -> None:
+    """Refuse directories, and documents, that other users may change.
+
+    Keys and resources that they may change are refused when they are read, so that one of them
+    does not prevent the start.
+
+    Raises:
+        ConfigError: other users may change one; the message has the remedy.
+    """
+    problem = directory.fault(*DIRECTORIES)
+    if not problem:
+        for entry in directory.walk(OPA):
+            try:
+                directory.read(entry.segments)
+            except WritableByOthers:
+                problem = str(problem_of_path(path.absolute().joinpath(*entry.segments)))
+            except (NotFound, StorageError):
+                continue  # reported when it is used
+    if problem:
+        raise ConfigError(f"cannot use {problem}")
+
+
+def share_audit(path: Path, mode: str, group: str | None) -> None:
+    """Let a group read the files below `audit/`, or only this user.
+
+    The directory has the group and the set-group-id bit, so that new files get the group.
+
+    Args:
+        path: the data directory.
+        mode: mode of the files: `0600` or `0640`.
+        group: name of the group; None for that of this process.
+
+    Raises:
+        ConfigError: there is no such group, or it cannot reach the directory; the message has
+            the remedy.
+    """
+    audit = path / AUDIT
+    if mode == "0600":
+        if group is not None:
+            raise ConfigError(
+                "--audit-group has no effect while only this user may read audit files; "
+                "add --audit-mode 0640, or remove it"
+            )
+        return
+    try:
+        gid = os.getegid() if group is None else grp.getgrnam(group).gr_gid
+        os.chown(audit, -1, gid)
+        audit.chmod(0o2750)
+    except KeyError:
+        raise ConfigError(f"there is no group {group}; correct --audit-group") from None
+    except OSError as error:
+        raise ConfigError(
+            f"cannot give {audit} to the group of --audit-group: {error.strerror}; "
+            "make this user a member of the group"
+        ) from error
+    root = path.stat()
+    needed = stat.S_IXGRP if root.st_gid == gid else stat.S_IXOTH
+    if not root.st_mode & needed:
+        name = group or str(gid)
+        raise ConfigError(
+            f"the group {name} cannot reach {audit}; run 'chgrp {name} {path}' and "
+            f"'chmod g+x {path}'"
+        )
 
 
 @contextmanager
@@ -69,6 +143,8 @@ def _as_config_error(path: Path, *segments: str) -> Iterator[None]:
             f"cannot use {where}: it is a file or a link where a directory belongs; "
             "move it away, or choose another --data-dir"
         ) from error
+    except WritableByOthers as error:
+        raise ConfigError(f"cannot use {problem_of_path(where) or error}") from error
     except StorageError as error:
         raise ConfigError(
             f"cannot use {where}: it {error}; make it readable and writable for this user"

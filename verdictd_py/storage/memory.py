@@ -149,6 +149,9 @@ class MemoryResourceStore:
     def __init__(self, files: Files | None = None) -> None:
         self.files = {} if files is None else files
 
+    def file_of(self, path: ResourcePath) -> str:
+        return "/".join(ALIASES.get(path.segments) or (RESOURCES, *path.segments))
+
     async def page(self, after: str, limit: int) -> tuple[StoredName, ...]:
         await asyncio.sleep(0)
         files = {file[1:]: file for file in self.files if file[0] == RESOURCES}

@@ -90,14 +90,16 @@ class DirectoryKeyStore:
     async def create(self, key_id: KeyId, key: SecretBytes) -> None:
         if len(key) != KEY_BYTES:
             raise StorageError(f"a key has {KEY_BYTES} bytes, this one has {len(key)}")
-        await asyncio.to_thread(self._create, key_id, key)
-
-    def _create(self, key_id: KeyId, key: SecretBytes) -> None:
         resource = (RESOURCES, *key_id.segments)
-        try:
+
+        def change() -> None:
             if key_id.segments in ALIASES or self._directory.exists(resource):
                 raise AlreadyExists("names a resource, not a key")
             self._directory.create((KEYS, *key_id.segments), key.reveal())
+
+        try:
+            # Exclusively: otherwise another process stores a resource of that name meanwhile.
+            await exclusively(self._directory, change)
         except (AlreadyExists, StorageError) as error:
             raise type(error)(f"the key {key_id} {error}") from None
 
@@ -116,6 +118,9 @@ class DirectoryResourceStore:
     def __init__(self, directory: Directory, *, events: Events) -> None:
         self._directory = directory
         self._events = events
+
+    def file_of(self, path: ResourcePath) -> str:
+        return "/".join(_target(path))
 
     async def page(self, after: str, limit: int) -> tuple[StoredName, ...]:
         return await asyncio.to_thread(lambda: _page(self._all(), after, limit))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.support.examples import examples
 from verdictd_py.domain.names import KeyId
-from verdictd_py.errors import NotFound, RequestError
+from verdictd_py.errors import RequestError
 from verdictd_py.protocols.eaa.answers import FailureForm
 from verdictd_py.protocols.eaa.conversation import Conversation, Received
 from verdictd_py.protocols.eaa.messages import Echo, GetKek, Kid, Unknown, Version
@@ -59,7 +59,7 @@ def test_a_malformed_or_unknown_request_leaves_the_conversation_open() -> None:
     assert isinstance(bad.request, RequestError)
     assert (bad.command, bad.failure_form) == ("Get Resource Info", FailureForm.B)
     assert not bad.closes
-    assert json.loads(bad.failure(NotFound("no such resource"))) == {
+    assert json.loads(bad.failure("no such resource")) == {
         "status": "Fail",
         "error": "no such resource",
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 from cryptography import x509
@@ -29,11 +29,9 @@ from verdictd_py.protocols.ratstls.identity import ServerIdentity
 from verdictd_py.protocols.ratstls.issue import Form
 from verdictd_py.protocols.ratstls.session import TlsSession, client_context, server_context
 
-DAY = timedelta(days=1)
-
 
 def test_every_client_accepts_the_certificate() -> None:
-    identity = ServerIdentity.create(NOW)
+    identity = ServerIdentity.create()
     written = x509.load_der_x509_certificate(identity.certificate)
     written.verify_directly_issued_by(written)
     assert written.version is x509.Version.v3
@@ -43,8 +41,8 @@ def test_every_client_accepts_the_certificate() -> None:
     key = written.public_key()
     assert isinstance(key, ec.EllipticCurvePublicKey)
     assert key.curve.name == "secp256r1"
-    assert written.not_valid_before_utc == identity.not_before == NOW - timedelta(hours=1)
-    assert written.not_valid_after_utc == identity.not_after == NOW + 365 * DAY
+    assert written.not_valid_before_utc == datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)
+    assert written.not_valid_after_utc == datetime(2049, 12, 31, 23, 59, 59, tzinfo=UTC)
     written.extensions.get_extension_for_class(x509.BasicConstraints)
     with pytest.raises(x509.ExtensionNotFound):
         written.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
@@ -57,35 +55,25 @@ def test_every_client_accepts_the_certificate() -> None:
 
 def test_without_an_attester_there_is_no_evidence() -> None:
     with pytest.raises(EvidenceMissing):
-        certificate.read(ServerIdentity.create(NOW).certificate, TEES, now=NOW)
+        certificate.read(ServerIdentity.create().certificate, TEES, now=NOW)
 
 
 def test_with_an_attester_it_carries_evidence_of_the_current_form() -> None:
-    identity = ServerIdentity.create(NOW, quote_for=quote_for)
-    for found in (identity, identity.renewed(NOW + DAY)):
-        evidence = certificate.read(found.certificate, TEES, now=NOW + DAY)
-        assert evidence.tee == "tdx"
-        assert evidence.form == "rats-tls tag 60000 with claims"
-        assert evidence.binding is not None
-        assert report_data(evidence.quote).startswith(evidence.binding)
-        assert set(extensions_of(found.certificate)) == {DICE}
+    identity = ServerIdentity.create(quote_for=quote_for)
+    evidence = certificate.read(identity.certificate, TEES, now=NOW)
+    assert evidence.tee == "tdx"
+    assert evidence.form == "rats-tls tag 60000 with claims"
+    assert evidence.binding is not None
+    assert report_data(evidence.quote).startswith(evidence.binding)
+    assert set(extensions_of(identity.certificate)) == {DICE}
 
 
-def test_it_is_renewed_well_before_it_expires() -> None:
-    identity = ServerIdentity.create(NOW, lifetime=90 * DAY)
-    assert not identity.is_due(NOW)
-    assert not identity.is_due(NOW + 59 * DAY)
-    assert identity.is_due(NOW + 60 * DAY)
-    assert identity.is_due(NOW + 1000 * DAY)
-    assert identity.is_due(NOW - DAY), "the clock was set back to before it is valid"
-    renewed = identity.renewed(NOW + 60 * DAY)
-    assert renewed.not_after == NOW + 150 * DAY
-    assert renewed.private_key != identity.private_key
-    assert not renewed.is_due(NOW + 60 * DAY)
+def test_each_identity_has_a_key_of_its_own() -> None:
+    assert ServerIdentity.create().private_key != ServerIdentity.create().private_key
 
 
 def test_the_private_key_is_redacted() -> None:
-    identity = ServerIdentity.create(NOW)
+    identity = ServerIdentity.create()
     assert "private_key" not in repr(identity)
     assert repr(identity.private_key) not in repr(identity)
 
@@ -98,7 +86,7 @@ def test_a_handshake_gives_the_client_one_error_and_the_server_the_evidence(
     form: Form, version: int
 ) -> None:
     """Real clients tolerate "self-signed certificate" (18) and nothing else."""
-    identity = ServerIdentity.create(datetime.now(UTC))  # OpenSSL looks at the real clock
+    identity = ServerIdentity.create()
     guest = make(form)
     seen: list[int] = []
 

@@ -15,13 +15,17 @@ from verdictd_py.errors import (
     AlreadyExists,
     AppraisalTimeout,
     AttestationError,
+    AuditUnavailable,
+    ClockBehind,
     CollateralUnavailable,
     Conflict,
     GuestRefused,
+    InternalError,
     NotAuthorized,
     NotFound,
     Overloaded,
     PolicyInvalid,
+    PolicyUnavailable,
     ProtocolVersionRefused,
     RequestError,
     SessionInvalid,
@@ -137,11 +141,40 @@ REFUSALS: Final = (
         "Fix the problem that the body names. Guests of a served version do not send this.",
     ),
     Refusal(
+        ClockBehind,
+        503,
+        "AttestationError",
+        "The guest cannot be appraised now: this host's clock is behind the vendor's.",
+        "Check this host's clock; the log event `guest.not-judged` has both times.",
+    ),
+    Refusal(
         CollateralUnavailable,
         503,
         "AttestationError",
-        "The guest cannot be appraised now: there is no collateral for its platform.",
+        "The guest cannot be appraised now: the collateral for its platform is missing, expired, "
+        "or does not verify.",
         "Guests try again by themselves; see the log event `guest.not-judged`.",
+    ),
+    Refusal(
+        PolicyUnavailable,
+        503,
+        "AttestationError",
+        "The guest cannot be judged now: a policy or its data is missing, unreadable or broken.",
+        "`verdict-py status` names the document and the problem; guests try again by themselves.",
+    ),
+    Refusal(
+        AuditUnavailable,
+        503,
+        "AttestationError",
+        "The guest cannot be judged now: the audit trail cannot be written.",
+        "Check disk space and rights of the directory `audit`; guests try again by themselves.",
+    ),
+    Refusal(
+        InternalError,
+        503,
+        "AttestationError",
+        "The guest cannot be judged now: an internal error, such as too many open files.",
+        "See the log events `guest.not-judged` and `warning.bug`; guests try again by themselves.",
     ),
     Refusal(
         AppraisalTimeout,
@@ -159,14 +192,16 @@ REFUSALS: Final = (
     ),
     Refusal(
         StorageError,
-        500,
+        503,
         "PluginInternalError",
         "The requested secret, or the session, cannot be read or written.",
         "The log has the reason; usual ones are a key of the wrong size and a full disk.",
     ),
 )
-"""Answers; the first entry that matches an error applies. Any other error is internal: 500 with
-the id of an incident."""
+"""Answers; the first entry that matches an error applies. Any other error is internal: it is
+answered with the id of an incident, and 503 to a guest, or 500 to an administrator.
+
+An error of the broker's own is never 401, 403 or 404, which guests take as final (ADR 15)."""
 
 ADMIN_REFUSED: Final = "AdminAuthAccess"
 BUG: Final = "PluginInternalError"
@@ -229,9 +264,15 @@ OTHERS: Final = (
         "Check the cookies: a proxy may have added some.",
     ),
     OtherRefusal(
+        503,
+        BUG,
+        "Internal error in a request of a guest; the body has the id of the incident.",
+        "Report the log event `warning.bug` with that id; guests try again by themselves.",
+    ),
+    OtherRefusal(
         500,
         BUG,
-        "Internal error; the body has the id of the incident.",
+        "Internal error in a request of an administrator; the body has the id of the incident.",
         "Report the log event `warning.bug` with that id: it names the place in the code.",
     ),
 )

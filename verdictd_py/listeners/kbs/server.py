@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
@@ -19,6 +20,7 @@ from verdictd_py.domain.events import (
     RequestAnswered,
     RequestFailed,
     RequestUnattested,
+    WarningIdentity,
 )
 from verdictd_py.errors import (
     GuestRefused,
@@ -47,7 +49,7 @@ BODY_METHODS: Final = ("POST",)
 """Methods whose routes receive the body themselves, after they have checked the client."""
 
 _JUDGED: Final = (GuestRefused, NotAppraised)
-"""Errors that the appraiser has recorded already."""
+"""Errors that the appraiser has recorded already, if it raised them: in answer to POST /attest."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -92,6 +94,9 @@ class KbsListener:
         self._description = description.document(tees)
         self._listening: socket.socket | None = None
 
+        self._guest_routes = frozenset(
+            (route.method, route.path.removeprefix(PREFIX)) for route in guests.routes()
+        )
         app = web.Application(client_max_size=MAX_BODY_BYTES)
         app[bodies.LIMITS] = limits
         for route in (
@@ -107,7 +112,7 @@ class KbsListener:
         self.app = app
         self._runner = web.AppRunner(app)
         self._acceptor = Acceptor(
-            events=events, limits=limits, tls=None if tls is None else lambda: tls.context
+            events=events, limits=limits, tls=None if tls is None else partial(self._context, tls)
         )
 
     @property
@@ -138,6 +143,21 @@ class KbsListener:
         self._acceptor.start(self._listening, server, background)
         if names := tuple(key.name for key in self._admins.current.keys):
             self._events.record(KbsAdministrators(names=names))
+        self._report_self_signed()
+
+    def _context(self, tls: KbsTls) -> ssl.SSLContext:
+        """Return the TLS settings for the next connection."""
+        try:
+            if tls.renew():
+                self._report_self_signed()
+        except OSError as error:
+            problem = error.strerror or "it cannot be made"
+            self._events.record(
+                WarningIdentity(reason=f"the self-signed certificate is not renewed: {problem}")
+            )
+        return tls.context
+
+    def _report_self_signed(self) -> None:
         if self.self_signed:
             self._events.record(KbsSelfSigned(sha256=_fingerprint(self.self_signed)))
 
@@ -172,8 +192,7 @@ class KbsListener:
         except Exception as error:  # other clients must still be served
             if isinstance(error, ConnectionError) and bodies.is_disconnected(request):
                 raise
-            text = report_bug(self._events, error, doing=doing)
-            return answers.failed(500, answers.BUG, text)
+            return self._bug(request, error, doing)
         if request.path != HEALTH:  # orchestrators request it every few seconds
             self._events.record(
                 RequestAnswered(
@@ -201,20 +220,26 @@ class KbsListener:
     def _failed(self, request: web.Request, error: VerdictdError, doing: str) -> web.Response:
         refusal = answers.refusal_of(error)
         if refusal is None:
-            text = report_bug(self._events, error, doing=doing)
-            return answers.failed(500, answers.BUG, text)
+            return self._bug(request, error, doing)
         # Every guest begins with such a request, so it is not a warning.
         missing = isinstance(error, SessionMissing)
         event: type[RequestFailed | RequestUnattested]
         event = RequestUnattested if missing else RequestFailed
         status, reason = refusal.status, str(error)
-        if not isinstance(error, _JUDGED):
+        if request.method != "POST" or not isinstance(error, _JUDGED):
             self._record(request, doing, event=event, code=error.code, status=status, reason=reason)
         if isinstance(error, NotAppraised):  # its message is for the operator only
             reason = error.text_for_guest
         refused_admin = is_refused_admin(request, error)
         variant = answers.ADMIN_REFUSED if refused_admin else refusal.variant
         return answers.failed(status, variant, reason)
+
+    def _bug(self, request: web.Request, error: Exception, doing: str) -> web.Response:
+        """Answer an internal error: a guest may try again, so that it is no verdict."""
+        text = report_bug(self._events, error, doing=doing)
+        route = request.match_info.route
+        of_guest = (route.method, _route(request)) in self._guest_routes
+        return answers.failed(503 if of_guest else 500, answers.BUG, text)
 
     def _record(
         self,

@@ -7,6 +7,8 @@ import ipaddress
 import os
 import socket
 import ssl
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -23,6 +25,9 @@ from verdictd_py.errors import ConfigError
 _SERVER: Final = ExtendedKeyUsageOID.SERVER_AUTH
 _LIFETIME: Final = timedelta(days=365)
 _BACKDATED: Final = timedelta(hours=1)  # clocks of guests may be behind
+_RENEWED_AFTER: Final = timedelta(days=240)
+_RETRY_SECONDS: Final = 60.0
+"""Pause after a failed renewal, by the monotonic clock."""
 
 
 @dataclass(slots=True)
@@ -30,7 +35,7 @@ class KbsTls:
     """TLS settings of the HTTP listener.
 
     Attributes:
-        context: settings for the next connection; another object after `reload`.
+        context: settings for the next connection; another object after `reload` or `renew`.
         files: certificate chain and key, PEM; None for a self-signed certificate.
         self_signed: the self-signed certificate, PEM, for clients that trust it; else empty.
     """
@@ -38,6 +43,7 @@ class KbsTls:
     context: ssl.SSLContext = field(repr=False)
     files: tuple[Path, Path] | None
     self_signed: bytes = b""
+    _own: _SelfSigned | None = field(default=None, repr=False)
     _digest: bytes = b""
 
     @classmethod
@@ -52,37 +58,38 @@ class KbsTls:
         return tls
 
     @classmethod
-    def create(cls, host: str, *, now: datetime) -> Self:
-        """Create settings with a self-signed certificate, valid for a year.
+    def create(
+        cls,
+        host: str,
+        *,
+        clock: Callable[[], datetime],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> Self:
+        """Create settings with a self-signed certificate, which `renew` renews.
 
         The certificate names `host` and this machine.
         """
-        private = ec.generate_private_key(ec.SECP256R1())
-        public = private.public_key()
-        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "verdictd-py")])
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(name)
-            .public_key(public)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - _BACKDATED)
-            .not_valid_after(now + _LIFETIME)
-            .add_extension(x509.SubjectAlternativeName(_names(host)), critical=False)
-            # Not a CA: webpki, which guests use, accepts no CA certificate as a server's.
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-            .add_extension(x509.ExtendedKeyUsage([_SERVER]), critical=False)
-            .sign(private, hashes.SHA256())
-        )
-        pem = certificate.public_bytes(Encoding.PEM)
-        secret = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        context = _context()
-        # OpenSSL reads files only, so this is a file in memory.
-        with os.fdopen(os.memfd_create("certificate"), "wb", buffering=0) as file:
-            file.write(pem + secret)
-            context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
-        return cls(context, None, pem)
+        own = _SelfSigned(ec.generate_private_key(ec.SECP256R1()), host, clock, monotonic)
+        context, pem = own.issue()
+        return cls(context, None, pem, own)
+
+    def renew(self) -> bool:
+        """Renew a self-signed certificate that expires soon, or that is not valid yet.
+
+        It is not valid yet if it was issued by a clock that was ahead and was set back. The new
+        certificate has the same key and name, so that clients that trust the old one accept it.
+
+        Returns:
+            Whether the certificate was renewed.
+
+        Raises:
+            OSError: no certificate could be made, for example because no descriptor is free. The
+                old one stays in use for a minute.
+        """
+        if self._own is None or not self._own.is_due():
+            return False
+        self.context, self.self_signed = self._own.issue()
+        return True
 
     def reload(self) -> tuple[str, ...]:
         """Read the operator's files again, for new connections (see `Reloadable`)."""
@@ -109,6 +116,65 @@ class KbsTls:
         self.context = context
         before, self._digest = self._digest, hashlib.sha256(b"".join(contents)).digest()
         return () if before == self._digest else (f"certificate of --kbs-http: {certificate}",)
+
+
+@dataclass(slots=True)
+class _SelfSigned:
+    """Issuer of the self-signed certificate, with its key: a secret.
+
+    Attributes:
+        issued_at: wall time of the last certificate; its validity is compared with the wall time
+            of clients.
+        retry_at: monotonic time before which nothing is tried again after a failure.
+    """
+
+    key: ec.EllipticCurvePrivateKey = field(repr=False)
+    host: str
+    clock: Callable[[], datetime]
+    monotonic: Callable[[], float]
+    issued_at: datetime = field(init=False)
+    retry_at: float = field(default=float("-inf"), init=False)
+
+    def is_due(self) -> bool:
+        """Return whether the last certificate is to be renewed, unless that failed just now."""
+        valid = self.issued_at - _BACKDATED / 2 <= self.clock() < self.issued_at + _RENEWED_AFTER
+        return not valid and self.monotonic() >= self.retry_at
+
+    def issue(self) -> tuple[ssl.SSLContext, bytes]:
+        """Issue a certificate that is valid now; return TLS settings with it, and its PEM.
+
+        Raises:
+            OSError: see `KbsTls.renew`.
+        """
+        self.retry_at = self.monotonic() + _RETRY_SECONDS
+        now = self.clock()
+        public = self.key.public_key()
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "verdictd-py")])
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(public)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - _BACKDATED)
+            .not_valid_after(now + _LIFETIME)
+            .add_extension(x509.SubjectAlternativeName(_names(self.host)), critical=False)
+            # Not a CA: webpki, which guests use, accepts no CA certificate as a server's.
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+            .add_extension(x509.ExtendedKeyUsage([_SERVER]), critical=False)
+            .sign(self.key, hashes.SHA256())
+        )
+        pem = certificate.public_bytes(Encoding.PEM)
+        secret = self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        context = _context()
+        # OpenSSL reads files only, so this is a file in memory.
+        with os.fdopen(os.memfd_create("certificate"), "wb", buffering=0) as file:
+            file.write(pem + secret)
+            context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
+        self.issued_at = now
+        self.retry_at = float("-inf")
+        return context, pem
 
 
 def _context() -> ssl.SSLContext:

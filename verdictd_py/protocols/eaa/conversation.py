@@ -32,9 +32,9 @@ class Received:
     failure_form: FailureForm
     closes: bool = False
 
-    def failure(self, error: Exception) -> bytes:
-        """Encode a failure to answer this request."""
-        return answers.failure(self.failure_form, str(error))
+    def failure(self, text: str) -> bytes:
+        """Encode a failure to answer this request, with a text for the guest."""
+        return answers.failure(self.failure_form, text)
 
 
 class Conversation:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from hashlib import sha256
 from hmac import compare_digest
 from typing import Final
@@ -23,7 +23,15 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
 
-from verdictd_py.errors import CollateralExpired, ConfigError, QuoteInvalid, Reason, ReasonKind
+from verdictd_py.errors import (
+    ClockBehind,
+    CollateralExpired,
+    ConfigError,
+    EvidenceExpired,
+    QuoteInvalid,
+    Reason,
+    ReasonKind,
+)
 from verdictd_py.tees.intel.quote import Quote
 
 INTEL_ROOT_KEY_SHA256: Final = bytes.fromhex(
@@ -111,11 +119,12 @@ def verify_chain(pem: bytes, *, root_key: bytes, now: datetime) -> x509.Certific
 
     Raises:
         QuoteInvalid: the chain does not lead to the root.
-        CollateralExpired: it does, but it is not valid at `now`.
+        EvidenceExpired: it does, but a certificate in it has expired.
+        ClockBehind: it does, but a certificate in it is not valid yet.
     """
     chain = verify_chain_signatures(pem, root_key=root_key)
     for certificate in chain:
-        check_validity(certificate, now)
+        check_validity(certificate, now, EvidenceExpired)
     return chain[0]
 
 
@@ -157,11 +166,11 @@ def verify_chain_signatures(pem: bytes, *, root_key: bytes) -> tuple[x509.Certif
 
 
 def verify_pck_chain(pem: bytes, *, root_key: bytes, now: datetime) -> Platform:
-    """Verifies the PCK chain that a quote carries, and reads what it says.
+    """Verify the PCK chain that a quote carries, and return what its leaf says.
 
     Raises:
         QuoteInvalid: it does not lead to the root, or is no PCK certificate.
-        CollateralExpired: it does, but not at `now`.
+        EvidenceExpired, ClockBehind: it does, but not at `now`.
     """
     leaf = verify_chain(pem, root_key=root_key, now=now)
     try:
@@ -263,18 +272,41 @@ def _check_link(issuer: x509.Certificate, subject: x509.Certificate, *, below: i
     subject.verify_directly_issued_by(issuer)  # names and signature
 
 
-def check_validity(certificate: x509.Certificate, now: datetime) -> None:
+def check_validity(
+    certificate: x509.Certificate,
+    now: datetime,
+    expired: type[CollateralExpired | EvidenceExpired] = CollateralExpired,
+) -> None:
     """Require that a certificate is valid at `now`.
 
+    Args:
+        certificate: its signature was verified, which proves that its issue has passed.
+        expired: error for a certificate that has expired.
+
     Raises:
-        CollateralExpired: it is not.
+        CollateralExpired, EvidenceExpired: it has expired.
+        ClockBehind: it is not valid yet, so that this host's clock is wrong.
     """
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    if not start <= now <= end:
+    if start > now:
+        raise clock_behind("a certificate of the platform's vendor", start, now)
+    if now > end:
         text = "a certificate of the platform's chain is outside its validity"
         window = f"{start.isoformat()} to {end.isoformat()}"
         reason = Reason("pck-chain", now.isoformat(), window, text, kind=ReasonKind.VERIFICATION)
-        raise CollateralExpired(text, reasons=(reason,))
+        raise expired(text, reasons=(reason,))
+
+
+def clock_behind(what: str, issued: datetime, now: datetime) -> ClockBehind:
+    """Return the error for something that was signed later than `now`."""
+    return ClockBehind(
+        f"{what} was issued at {_utc(issued)}, but this host's clock shows {_utc(now)}; "
+        "check this host's clock"
+    )
+
+
+def _utc(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="seconds")
 
 
 def key_digest(certificate: x509.Certificate) -> bytes:

@@ -176,7 +176,8 @@ class IntelEngine:
 
         Raises:
             AttestationError: step 1 or 2 refused the quote: nothing in it is authentic.
-            CollateralUnavailable: no collateral is available now.
+            CollateralUnavailable: the operator's collateral is missing, expired or does not
+                verify. That is no fault of the guest, unless guests are its only source.
         """
         # 1.
         platform = verify_pck_chain(quote.pck_chain, root_key=self._root_key, now=now)
@@ -194,6 +195,10 @@ class IntelEngine:
         try:
             return await self._first_that_verifies(quote, platform, candidates, endorsements, now)
         except AttestationError as error:
+            remedy = self._source.remedy(request)
+            if remedy and isinstance(error, CollateralExpired | CollateralRejected):
+                texts = "; ".join(reason.text for reason in error.reasons)
+                raise CollateralUnavailable(f"{texts}; {remedy}") from error
             tcb = self._rating_for_report(quote, platform, candidates[0], now)
             return VerifiedQuote(platform, tcb, refusal=error)
 

@@ -140,6 +140,10 @@ class CollateralCache:
                 raise
             return fallbacks
 
+    def remedy(self, request: CollateralRequest) -> str:
+        failure = self._pauses.failure(request) or "it has not answered"
+        return f"the collateral service has no newer one: {failure}; check --collateral-url"
+
     async def restore(self) -> None:
         """Load all stored collateral, so that it is renewed before a guest needs it.
 

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from cryptography import x509
 
-from verdictd_py.errors import (
-    AttestationError,
-    CollateralExpired,
-    CollateralUnavailable,
-    Reason,
-    ReasonKind,
-)
+from verdictd_py.errors import AttestationError, CollateralExpired, Reason, ReasonKind
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.tees.intel.collateral.parsed import parsed
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
 from verdictd_py.tees.intel.collateral.signers import rejected, verify_signers
-from verdictd_py.tees.intel.pck import UNUSABLE
+from verdictd_py.tees.intel.pck import UNUSABLE, clock_behind
 from verdictd_py.tees.intel.quote import SGX, TDX
 
 _IDS: Final = {TDX: ("TDX", "TD_QE"), SGX: ("SGX", "QE")}
@@ -66,7 +60,7 @@ def check_collateral(
         CollateralRejected: 1 or 2 failed; the text names the check.
         QuoteInvalid: 3 failed.
         CollateralExpired: 4 failed.
-        CollateralUnavailable: 4 cannot be decided, because this host's clock is wrong.
+        ClockBehind: 4 cannot be decided, because this host's clock is wrong.
     """
     try:
         signers = verify_signers(collateral, request.ca, root_key)  # 1
@@ -98,13 +92,10 @@ def require_issued(issued: datetime, now: datetime) -> datetime:
         issued: latest issue date of collateral whose signatures were verified.
 
     Raises:
-        CollateralUnavailable: it was issued more than `CLOCK_TOLERANCE` after `now`.
+        ClockBehind: it was issued more than `CLOCK_TOLERANCE` after `now`.
     """
     if issued > now + CLOCK_TOLERANCE:
-        raise CollateralUnavailable(
-            f"collateral was issued at {_utc(issued)}, but this host's clock shows {_utc(now)}; "
-            "check this host's clock"
-        )
+        raise clock_behind("collateral", issued, now)
     return max(issued, now)
 
 
@@ -207,7 +198,3 @@ def _validity(
         ends.append(crl.next_update_utc)
     numbers = [int(document["tcbEvaluationDataNumber"]) for document in documents]
     return Validity(max(starts), min(ends), min(numbers))
-
-
-def _utc(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="seconds")

@@ -29,3 +29,10 @@ class CollateralSource(Protocol):
             CollateralUnavailable: there is none for this platform now.
         """
         ...
+
+    def remedy(self, request: CollateralRequest) -> str:
+        """Return where its collateral is from, and what to do if none of it can be used.
+
+        Empty for a source that has none of its own, so that only the guest can send better.
+        """
+        ...

@@ -6,7 +6,7 @@ A source only looks collateral up: the verifier verifies every signature and dat
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,6 +45,7 @@ class _Entry:
     request: CollateralRequest
     recency: tuple[int, str]
     collateral: Collateral = field(repr=False)
+    file: Path | None = None
 
 
 def _index(collateral: Collateral) -> _Entry:
@@ -122,6 +123,19 @@ class FileCollateral:
             raise CollateralUnavailable(f"there is no collateral for {_platform(request)}")
         return tuple(entry.collateral for entry in matching)
 
+    def remedy(self, request: CollateralRequest) -> str:
+        newest = max(
+            (entry for entry in self._entries if entry.request == request),
+            key=lambda entry: entry.recency,
+            default=None,
+        )
+        if newest is None:
+            return f"{self._path} has no collateral for {_platform(request)}; fetch it into it"
+        return (
+            f"the newest collateral for {_platform(request)} is in {newest.file}; fetch it again "
+            "(verdictd-py collateral fetch)"
+        )
+
     def _refresh(self) -> None:
         """Read all files again if one has changed."""
         try:
@@ -168,7 +182,9 @@ class FileCollateral:
                 text = stream.read(MAX_COLLATERAL_BYTES + 1)
             if len(text) > MAX_COLLATERAL_BYTES:
                 raise ValueError(f"it is larger than {MAX_COLLATERAL_BYTES} bytes")
-            entries = tuple(_index(collateral) for collateral in collaterals_from_json(text))
+            entries = tuple(
+                replace(_index(collateral), file=file) for collateral in collaterals_from_json(text)
+            )
         except OSError as error:
             problem = error.strerror or str(error)
         except ValueError as error:
@@ -209,6 +225,10 @@ class EndorsementsOnly:
             )
         return (endorsements,)
 
+    def remedy(self, request: CollateralRequest) -> str:
+        del request  # no source of the operator's could have better collateral
+        return ""
+
 
 class FirstAnswer:
     """Collateral of the first of several sources that has some.
@@ -234,6 +254,9 @@ class FirstAnswer:
             except CollateralUnavailable as error:
                 last = error
         raise last
+
+    def remedy(self, request: CollateralRequest) -> str:
+        return next(filter(None, (source.remedy(request) for source in self._sources)), "")
 
 
 def _platform(request: CollateralRequest) -> str:

@@ -1,0 +1,104 @@
+"""SIGKILL of the daemon while operators change everything that it stores.
+
+After each start the daemon must report every acknowledged change, and nothing torn. At the end the
+audit trail must be whole and contain a record of each acknowledged key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from tools.torture import changes
+from tools.torture.broker import CHECKOUT, Broker, Site
+from tools.torture.changes import Gate, Ledger, Writer
+from tools.torture.scenario import Budget, Row, Scenario
+
+KILLS: Final = 100
+WRITERS: Final = 4
+SEED: Final = 14
+RUNNING_SECONDS: Final = (0.05, 0.8)
+"""Bounds of the random time between the first change after a start and the kill."""
+
+
+async def run(budget: Budget) -> AsyncIterator[Row]:
+    """Kill the daemon again and again."""
+    choose = random.Random(SEED)  # noqa: S311  # repeatable, nothing secret
+    site, ledger, gate = Site.make(budget.directory), Ledger(), Gate()
+    differences: list[str] = []
+    kills, end = 0, time.monotonic() + budget.seconds
+    names = [f"w{number}" for number in range(WRITERS)]
+    async with writing([Writer(name, ledger, choose, gate) for name in names]):
+        while kills < (1 if budget.smoke else KILLS) and (time.monotonic() < end or kills < 1):
+            broker = await Broker.start(site)
+            differences += await changes.verify(broker.client_api, ledger)
+            gate.open(broker.client_api)
+            await asyncio.sleep(choose.uniform(*RUNNING_SECONDS))
+            await broker.kill()
+            await gate.close()
+            kills += 1
+        broker = await Broker.start(site)
+        differences += await changes.verify(broker.client_api, ledger)
+        await broker.stop()
+    yield judged(f"{kills} kill -9 under {WRITERS} operators", ledger, differences)
+    yield await trail(site, ledger)
+
+
+@asynccontextmanager
+async def writing(writers: Sequence[Writer]) -> AsyncIterator[None]:
+    """Run operators until the context ends; an error of one ends the context."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(writer.run()) for writer in writers]
+        yield
+        for task in tasks:
+            task.cancel()
+
+
+def judged(case: str, ledger: Ledger, differences: Sequence[str]) -> Row:
+    """Return the row of operators and what was lost of their changes."""
+    problems = (*differences, *ledger.unexpected)
+    example = f"; e.g. {problems[0]}" if problems else ""
+    return Row.judged(
+        case,
+        f"{ledger.acknowledged} acknowledged, {ledger.in_doubt} without answer, "
+        f"{ledger.retries} to request again, {len(differences)} lost or torn, "
+        f"{len(ledger.unexpected)} refused{example}",
+        passed=not problems and ledger.acknowledged > 0,
+    )
+
+
+async def trail(site: Site, ledger: Ledger) -> Row:
+    """Verify every file of the audit trail, and that acknowledged keys are in it."""
+    files = sorted((site.data / "audit").glob("*.jsonl"))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "verdictd_py.cli.main", "audit", "verify", *map(str, files)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=CHECKOUT,
+    )
+    _, errors = await process.communicate()
+    text = "".join(map(Path.read_text, files))
+    things = ledger.acceptable.items()
+    keys = [name for (kind, name), states in things if (kind, states) == _A_KEY]
+    missing = [name for name in keys if f'"{name}"' not in text]
+    complaints = errors.decode().splitlines()
+    example = f"; e.g. {(*complaints, *missing)[0]}" if complaints or missing else ""
+    return Row.judged(
+        "the audit trail afterwards",
+        f"{len(files)} files, {len(complaints)} complaints, "
+        f"{len(missing)} of {len(keys)} acknowledged keys without a record{example}",
+        passed=not complaints and not missing,
+    )
+
+
+_A_KEY: Final = (changes.KEY, {changes.PRESENT})
+
+KILLS_SCENARIO: Final = Scenario(
+    "kills", "kill -9 under changes: nothing lost, nothing torn", 4, run
+)

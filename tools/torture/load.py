@@ -1,0 +1,62 @@
+"""Genuine clients of one kind, one after the other, for the scenario of memory.
+
+    python -m tools.torture.load JSON
+
+It prints a line `[SERVED, FAILED]` about every half second, and at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tools.torture.clients import Clients, Latencies
+from verdictd_py.simulator import SimulatedPlatform
+
+REPORT_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True)
+class Target:
+    """The addresses of a broker of another process (see `clients.Target`)."""
+
+    listen: tuple[str, int]
+    client_api: str
+    kbs: str
+    platform: SimulatedPlatform
+    ca: Path
+
+
+async def main(text: str) -> None:
+    """Run clients until the time or the number is reached."""
+    options = json.loads(text)
+    directory = Path(options["directory"])
+    target = Target(
+        listen=(options["listen"][0], options["listen"][1]),
+        client_api=options["client_api"],
+        kbs=options["kbs"],
+        platform=SimulatedPlatform.load(directory / "platform"),
+        ca=directory / "ca.pem",
+    )
+    served = failed = 0
+    end = time.monotonic() + options["seconds"]
+    report = time.monotonic() + REPORT_SECONDS
+    async with Clients(target) as clients:
+        client = clients.kinds[options["kind"]]
+        while (now := time.monotonic()) < end and served + failed < options["maximum"]:
+            latencies = Latencies()
+            await latencies.measure(client)
+            served, failed = served + len(latencies.seconds), failed + len(latencies.failures)
+            if now >= report:
+                print(json.dumps([served, failed]), flush=True)
+                report = now + REPORT_SECONDS
+    print(json.dumps([served, failed]), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))
