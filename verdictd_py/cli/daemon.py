@@ -11,6 +11,7 @@ from typing import Final
 
 from verdictd_py import __version__, config
 from verdictd_py import daemon as app
+from verdictd_py.cli.hardening import harden
 from verdictd_py.cli.main import COMMANDS
 from verdictd_py.cli.parsing import Parser
 from verdictd_py.daemon.process import end_within
@@ -101,6 +102,7 @@ def run(argv: Sequence[str]) -> int:
     if "unsafe_tdx_root_ca" in unsafe:
         unsafe["unsafe_tdx_root_ca"] = Path(unsafe["unsafe_tdx_root_ca"])
     read = partial(config.load, arguments, file=None if file is None else Path(file))
+    harden()
     running = app.run(read(), config.Unsafe(**unsafe), reread=read, on_stopping=end_within)
     return asyncio.run(running)
 

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from verdictd_py import __version__
 from verdictd_py.config import Settings, Unsafe
+from verdictd_py.daemon.health import Health
 from verdictd_py.daemon.readiness import Readiness, not_served
 from verdictd_py.domain.events import (
     DaemonStarted,
@@ -31,11 +32,12 @@ class About:
     Attributes:
         listeners: the daemon's listeners. They are set after construction, because one of
             them, the client API, reports this description.
-        readiness: the daemon's readiness, set likewise.
+        readiness, health: of the daemon, set likewise.
     """
 
     listeners: Sequence[Listener]
     readiness: Readiness
+    health: Health
 
     def __init__(
         self,
@@ -96,7 +98,10 @@ class About:
             unsafe=self._unsafe.chosen(),
             warnings=(*self._warnings, *map(not_served, closed)),
             unpinned=standing.open_measurements,
-            problems=tuple(f"{who}: {text}" for who, text in standing.problems.items()),
+            problems=(
+                *(f"{who}: {text}" for who, text in standing.problems.items()),
+                *(text for text in self.health.problems if not text.startswith("policies: ")),
+            ),
             unread=tuple(f"{name}: {text}" for name, text in standing.unread.items()),
         )
 

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Final, Self
 
 from verdictd_py.daemon.about import About
+from verdictd_py.daemon.health import Health
 from verdictd_py.daemon.readiness import Readiness
 from verdictd_py.daemon.reload import reload_all
 from verdictd_py.daemon.supervisor import Supervisor, Work
@@ -45,6 +46,7 @@ class Parts:
     listeners: tuple[Listener, ...]
     background: tuple[Work, ...]
     readiness: Readiness
+    health: Health
     about: About
     closing: tuple[Callable[[], Awaitable[None]], ...]
     limits: Limits
@@ -94,6 +96,7 @@ class Daemon:
                 await listener.start(self._run)
             self._parts.about.warn(self._events)
             await self._parts.readiness.report()
+            await self._parts.health.examine()
             self._parts.about.announce(self._events)
         except BaseException:
             await self._release(0)
@@ -110,7 +113,7 @@ class Daemon:
         """
         await self._parts.readiness.refresh()
         report = await reload_all(self._parts.files)
-        self._events.record(report)
+        await self._events.commit(report)
 
     async def stop(self) -> None:
         """Stop accepting, let requests in flight finish, then stop. Later calls do nothing."""
@@ -118,6 +121,7 @@ class Daemon:
             return
         self._stopped = True
         self._events.record(DaemonStopping())
+        await self._parts.health.stop()
         await self._release(self._parts.limits.drain)
 
     def _run(

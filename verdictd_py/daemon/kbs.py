@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
@@ -33,6 +34,9 @@ _OF_LISTENER: Final = (
     "kbs_token_key",
     "kbs_sessions",
 )
+_NO_SESSION: Final = "0" * 64
+"""Name of a session that does not exist, to check the store."""
+
 _UNSAFE_OF_LISTENER: Final = ("insecure_kbs_http", "insecure_sample_verifier")
 
 
@@ -44,6 +48,7 @@ def kbs_listener(
     clock: Callable[[], datetime],
     events: Events,
     limits: Limits,
+    passed: socket.socket | None = None,
 ) -> KbsListener | None:
     """Build the listener; return None if the settings have no address for it.
 
@@ -52,6 +57,8 @@ def kbs_listener(
             the message has the cause and the remedy.
     """
     address = settings.kbs_http_address
+    if address is None and passed is not None:
+        raise ConfigError("the service manager passed the socket kbs_http: set --kbs-http, too")
     if address is None:
         _refuse_settings_without_effect(settings, unsafe)
         return None
@@ -59,6 +66,11 @@ def kbs_listener(
     tokens = Tokens(_token_key(settings), use_cases.trusted_root)
     admins = Reread(partial(_admins, settings, tokens), _changed_admins)
     sessions = _sessions(settings)  # last, because it opens a file
+
+    async def check_sessions() -> str:
+        await sessions.token(_NO_SESSION, now=clock())
+        return ""
+
     handshakes = Handshakes(
         appraiser=use_cases.appraiser,
         releaser=use_cases.releaser,
@@ -76,6 +88,8 @@ def kbs_listener(
         limits=limits,
         tls=tls,
         on_stopped=sessions.close,
+        check_sessions=check_sessions,
+        passed=passed,
     )
 
 

@@ -18,6 +18,7 @@ from verdictd_py.daemon.composition import build_daemon
 from verdictd_py.daemon.daemon import Daemon
 from verdictd_py.daemon.stacks import dump_tasks
 from verdictd_py.daemon.supervisor import Work
+from verdictd_py.daemon.systemd import READY, STOPPING, ServiceManager
 from verdictd_py.domain.events import PolicyEngineCompiling
 from verdictd_py.errors import ConfigError
 from verdictd_py.events.log import LogEvents
@@ -86,9 +87,13 @@ async def _run(
     daemon = build_daemon(settings, unsafe, events, on_failure=stopping.set, reread=reread)
     await _load_policy_engine(events)
     await daemon.start()
-    daemon.supervisor.start(Work("reload", partial(reload_when, reloading, daemon)))
+    manager = ServiceManager()
+    manager.notify(READY)
+    daemon.supervisor.start(Work("watchdog", manager.keep_alive))
+    daemon.supervisor.start(Work("reload", partial(reload_when, reloading, daemon, manager)))
     daemon.supervisor.start(Work("count floods in the log", partial(count_floods, events)))
     await stopping.wait()
+    manager.notify(STOPPING)
     on_stopping(daemon.stop_seconds)
     await daemon.stop()
     events.end_minute()
@@ -144,9 +149,17 @@ async def count_floods(log: LogEvents) -> None:
         log.end_minute()
 
 
-async def reload_when(requested: asyncio.Event, daemon: Daemon) -> None:
+async def reload_when(
+    requested: asyncio.Event, daemon: Daemon, manager: ServiceManager | None = None
+) -> None:
     """Reload the daemon each time that `requested` is set."""
     while True:
         await requested.wait()
         requested.clear()
-        await daemon.reload()
+        if manager is not None:
+            manager.reloading()
+        try:
+            await daemon.reload()
+        finally:
+            if manager is not None:
+                manager.notify(READY)

@@ -51,6 +51,7 @@ class AttestedListener:
         releaser: answers accepted guests.
         context: returns the TLS settings for a connection; called for each one, so that a
             renewed identity needs no restart.
+        passed: listening socket of the service manager, used instead of the address.
     """
 
     def __init__(
@@ -62,7 +63,9 @@ class AttestedListener:
         context: Callable[[], SSL.Context],
         events: Events,
         limits: Limits,
+        passed: socket.socket | None = None,
     ) -> None:
+        self._passed = passed
         self._appraiser = appraiser
         self._releaser = releaser
         self._context = context
@@ -81,7 +84,7 @@ class AttestedListener:
         return str(self.address)
 
     def bind(self) -> None:
-        self._listening = sockets.bind(self.address, option="--listen")
+        self._listening = self._passed or sockets.bind(self.address, option="--listen")
         host, port = self._listening.getsockname()[:2]
         self.address = Address(host, port)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Final
 
@@ -44,6 +44,11 @@ from verdictd_py.protocols.rcar.admins import AdminKeys
 from verdictd_py.protocols.rcar.messages import MAX_BODY_BYTES
 
 HEALTH: Final = "/healthz"
+LIVE: Final = "/livez"
+READY: Final = "/readyz"
+
+_PROBES: Final = frozenset({HEALTH, LIVE, READY})
+"""Paths that orchestrators request every few seconds."""
 
 BODY_METHODS: Final = ("POST",)
 """Methods whose routes receive the body themselves, after they have checked the client."""
@@ -64,9 +69,13 @@ class KbsListener:
         tls: TLS settings, None for plain HTTP.
         admins: keys of the administrators.
         on_stopped: called when the listener has stopped.
+        check_sessions: returns why the session store cannot be used; empty if it can.
+        passed: listening socket of the service manager, used instead of the address.
 
     Attributes:
         guests: the routes of guests.
+        parts: returns whether each part of the broker is usable, for `/readyz`. It is set after
+            construction, because the listener is one of the parts.
         app: the library's object with all routes.
     """
 
@@ -82,15 +91,20 @@ class KbsListener:
         limits: Limits,
         tls: KbsTls | None,
         on_stopped: Callable[[], None],
+        check_sessions: Callable[[], Awaitable[str]],
+        passed: socket.socket | None = None,
     ) -> None:
         self.name = "kbs_http"
         self.address = address
         self.guests = guests
         self._admins = admins
         self._on_stopped = on_stopped
+        self.check_sessions = check_sessions
+        self.parts: Callable[[], Mapping[str, bool]] = dict
         self._tls = tls
         self._events = events
         self._limits = limits
+        self._passed = passed
         self._description = description.document(tees)
         self._listening: socket.socket | None = None
 
@@ -103,6 +117,8 @@ class KbsListener:
             *guests.routes(),
             *administration.routes(),
             web.get(HEALTH, _healthy, allow_head=False),
+            web.get(LIVE, _healthy, allow_head=False),
+            web.get(READY, self._readiness, allow_head=False),
             web.get(PREFIX + "/openapi.json", self._described, allow_head=False),
         ):
             # Not a middleware of the library, which caches middlewares, and the objects that
@@ -130,7 +146,7 @@ class KbsListener:
         return b"" if self._tls is None else self._tls.self_signed
 
     def bind(self) -> None:
-        self._listening = sockets.bind(self.address, option="--kbs-http")
+        self._listening = self._passed or sockets.bind(self.address, option="--kbs-http")
         host, port = self._listening.getsockname()[:2]
         self.address = Address(host, port)
 
@@ -168,6 +184,13 @@ class KbsListener:
         await self._runner.cleanup()
         self._on_stopped()
 
+    async def _readiness(self, request: web.Request) -> web.Response:
+        """Answer with the parts of the broker, and status 503 if one cannot be used."""
+        del request
+        parts = self.parts()
+        states = {name: "ok" if usable else "failed" for name, usable in parts.items()}
+        return web.json_response(states, status=200 if all(parts.values()) else 503)
+
     async def _described(self, request: web.Request) -> web.Response:
         del request
         return answers.succeeded(self._description)
@@ -193,7 +216,7 @@ class KbsListener:
             if isinstance(error, ConnectionError) and bodies.is_disconnected(request):
                 raise
             return self._bug(request, error, doing)
-        if request.path != HEALTH:  # orchestrators request it every few seconds
+        if request.path not in _PROBES:
             self._events.record(
                 RequestAnswered(
                     peer=address(request), command=doing, answer_bytes=answer.content_length or 0
