@@ -47,6 +47,10 @@ _QUOTE: Final = ord('"')
 _CLOSING: Final = {ord("{"): ord("}"), ord("["): ord("]")}
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")  # RFC 8259, 7: half of a pair
 
+_STEP_BYTES: Final = 64 * 1024
+"""Maximum number of bytes for one call of a library. A call holds the interpreter lock, so that a
+long one would stall other threads, too."""
+
 _STRINGS_TO_COMMA: Final = MAX_DEPTH + 2
 """Maximum number of strings between two commas in JSON: a name for each level, and a value."""
 
@@ -83,10 +87,13 @@ class StructureScanner:
         stop = min(len(data), limit)
         while self._at < stop:
             pattern = _STRING_BODY if self._in_string else _TO_BRACKET
-            match = pattern.match(data, self._at, stop)
+            end = min(stop, self._at + _STEP_BYTES)
+            match = pattern.match(data, self._at, end)
             self._at = self._at if match is None else match.end()
             if self._at == stop:
                 return None
+            if self._at == end:
+                continue
             byte = data[self._at]
             if byte == _QUOTE:
                 self._in_string = not self._in_string
@@ -178,9 +185,16 @@ def decode_value(
         raise RequestError(
             f"{what} is not valid JSON: {error.msg}, see character {error.pos}"
         ) from None
-    if _SURROGATE.search(data):
+    if _has_surrogates(data):
         _check_text(decoded, what)
     return decoded
+
+
+def _has_surrogates(data: bytes) -> bool:
+    """Return whether `data` has an escape of half of a surrogate pair."""
+    overlap = 3  # characters of a match without its last
+    starts = range(0, len(data), _STEP_BYTES)
+    return any(_SURROGATE.search(data, at, at + _STEP_BYTES + overlap) for at in starts)
 
 
 def _has_commas(data: bytes, count: int) -> bool:
@@ -190,7 +204,7 @@ def _has_commas(data: bytes, count: int) -> bool:
     """
     if data.count(b",") < count:  # many times faster than the pattern
         return False
-    text = data.replace(rb"\\", b"").replace(rb"\"", b"")  # no string contains a quote now
+    text = _without_escapes(data)  # no string contains a quote now
     at = 0
     while count:
         commas = min(count, _COMMAS_OF_MATCH)
@@ -201,6 +215,19 @@ def _has_commas(data: bytes, count: int) -> bool:
     return True
 
 
+def _without_escapes(data: bytes) -> bytes | bytearray:
+    if b"\\" not in data:
+        return data
+    rest, at = bytearray(), 0
+    while at < len(data):
+        part = data[at : at + _STEP_BYTES]
+        backslashes = len(part) - len(part.rstrip(b"\\"))
+        end = at + len(part) + backslashes % 2  # an escape must not be split
+        rest += data[at:end].replace(rb"\\", b"").replace(rb"\"", b"")
+        at = end
+    return rest
+
+
 @cache
 def _commas(count: int) -> re.Pattern[bytes]:
     """Return a pattern that matches `count` commas, with the strings before them skipped."""
@@ -209,8 +236,17 @@ def _commas(count: int) -> re.Pattern[bytes]:
 
 
 def _check_text(decoded: JsonValue, what: str) -> None:
+    waiting = [decoded]
     try:
-        json.dumps(decoded, ensure_ascii=False).encode()
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, str):
+                value.encode()
+            elif isinstance(value, dict):
+                waiting.extend(value)
+                waiting.extend(value.values())
+            elif isinstance(value, list):
+                waiting.extend(value)
     except UnicodeEncodeError:
         raise RequestError(f"{what} has half of a surrogate pair in a string") from None
 

@@ -160,6 +160,21 @@ async def test_another_process_does_not_replace_a_newer_part_on_disk(part: str) 
     assert getattr(await applied(third, older), part) == getattr(newer, part)
 
 
+@every_part
+async def test_a_newer_part_of_another_process_counts_for_the_next_guest(
+    part: str, directory: Directory
+) -> None:
+    """Both have read the directory before, for example before a CRL revoked a certificate."""
+    newer, older = newer_and_older(part, "earlier date")
+    first, second = (
+        NewestCollateral(ROOT_KEY, store=DirectoryCollateralStore(directory)) for _ in range(2)
+    )
+    for newest in (first, second):
+        assert await applied(newest, older) is older
+    await applied(first, newer)
+    assert getattr(await applied(second, older), part) == getattr(newer, part)
+
+
 async def test_a_changed_file_is_not_used_and_is_replaced(directory: Directory) -> None:
     newer, older = newer_and_older("pck_crl", "lower number")
     store, events = DirectoryCollateralStore(directory), RecordedEvents()
@@ -333,6 +348,24 @@ class TestService:
             self.serve(monkeypatch, older)
             found = await second._fetch_and_store(REQUEST)
             assert found.collateral.pck_crl == newer.pck_crl
+
+    async def test_what_another_process_has_stored_counts_for_the_next_guest(
+        self, pccs: Pccs, monkeypatch: pytest.MonkeyPatch, directory: Directory
+    ) -> None:
+        """Although this process has valid collateral in memory."""
+        newer, older = newer_and_older("pck_crl", "earlier date")
+        async with httpx.AsyncClient(trust_env=False) as client:
+            first, second = (
+                self.cache(pccs, client, DirectoryCollateralStore(directory)) for _ in range(2)
+            )
+            self.serve(monkeypatch, older)
+            for cache in (first, second):
+                await cache.candidates(REQUEST, None)
+            first._cached[REQUEST].renew_at = NOW
+            self.serve(monkeypatch, newer)
+            await first._fetch_and_store(REQUEST)
+            (found,) = await second.candidates(REQUEST, None)
+            assert found.pck_crl == newer.pck_crl
 
     async def test_it_does_not_replace_what_another_process_stores_meanwhile(
         self, pccs: Pccs, monkeypatch: pytest.MonkeyPatch

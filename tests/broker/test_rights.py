@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from verdictd_py.broker.administration import KeyAdministrator, ResourceAdministrator
+from verdictd_py.broker.connected import ConnectedGuests
 from verdictd_py.broker.documents import DocumentAdministrator
 from verdictd_py.broker.explanation import Explainer
 from verdictd_py.broker.history import History
@@ -28,7 +29,7 @@ OTHER_RIGHTS = {
 
 ADMINISTRATORS: tuple[type, ...] = (
     *(KeyAdministrator, ResourceAdministrator, DocumentAdministrator, ReferenceAdministrator),
-    *(SetAdministrator, PolicyTests, Explainer, History, Wrapper),
+    *(SetAdministrator, PolicyTests, Explainer, History, Wrapper, ConnectedGuests),
 )
 
 

@@ -37,6 +37,15 @@ class CollateralStoreSuite(ABC):
         assert await collateral.load(ONE) == b"new"
         assert await collateral.load(TWO) == bytes(range(256))
 
+    async def test_a_state_changes_with_the_content(self, collateral: CollateralStore) -> None:
+        seen = [await collateral.states([ONE, TWO])]
+        for content in (b"{}", b"[]", b"longer"):
+            await collateral.save(ONE, content)
+            seen.append(await collateral.states([ONE, TWO]))
+            assert await collateral.states([ONE, TWO]) == seen[-1]
+        assert len({one for one, _ in seen}) == len(seen)
+        assert {other for _, other in seen} == {seen[0][1]}
+
     async def test_an_update_depends_on_the_present_content(
         self, collateral: CollateralStore
     ) -> None:

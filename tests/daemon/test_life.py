@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -213,6 +213,9 @@ class TestLoopsThatFail:
 
             async def save(self, name: str, content: bytes) -> None:
                 del content
+
+            async def states(self, names: Sequence[str]) -> tuple[Hashable, ...]:
+                return tuple(names)
 
             async def update(
                 self, name: str, change: Callable[[bytes | None], bytes | None]

@@ -31,7 +31,7 @@ WARNINGS = {
 LIMITED = {"guest.refused", "guest.not-judged"}
 AUDITED = {
     "audit.continued", "audit.not-kept", "change.failed", "daemon.reloaded", "daemon.started",
-    "daemon.stopped", "guest.accepted",
+    "daemon.stopped", "guest.accepted", "guest.disconnected",
     "image-key.unwrapped",
     "image-key.wrapped", "key.created", "key.deleted", "key.exported", "key.registered",
     "policy.deleted", "policy.set", "reference.added", "reference.deleted", "reference.pinned",

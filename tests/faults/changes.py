@@ -34,8 +34,12 @@ POLICY: Final = b"package policy\n\ndefault allow = false\n"
 Change = Callable[[UseCases], Awaitable[object]]
 
 
-def opened(root: Path, events: Events) -> UseCases:
-    """Return the use cases on a data directory, with a guest in the history that can be pinned."""
+def opened(root: Path, events: Events, *, measured: str = OTHER) -> UseCases:
+    """Return the use cases on a data directory, with a guest in the history that can be pinned.
+
+    Args:
+        measured: the guest's RTMR2.
+    """
     directory, _ = prepare(root, PROVING)
     source = cast("CollateralSource", object())  # no guest connects
     cases = use_cases(
@@ -48,7 +52,7 @@ def opened(root: Path, events: Events) -> UseCases:
         clock=app.utc_now,
         events=events,
     )
-    guest = replace(VERIFIED, claims={**VERIFIED.claims, "rtmr2": OTHER})
+    guest = replace(VERIFIED, claims={**VERIFIED.claims, "rtmr2": measured})
     appraisal = Appraisal(APPRAISAL, NOW, "tdx", "test", guest, bound=True, refusal=None)
     cases.history.remember(Judgement.of(appraisal, "192.0.2.1:5", TEES.measurements("tdx")))
     return cases
@@ -67,7 +71,8 @@ async def prepared(cases: UseCases) -> None:
     await admin.sets.retire(ADMIN, "tdx", "gone")
 
 
-async def _pin(cases: UseCases) -> None:
+async def pin(cases: UseCases) -> None:
+    """Pin the guest of the history."""
     references = cases.administration.references
     preview = await references.preview_pin(ADMIN, APPRAISAL, ["rtmr2"])
     await references.pin(ADMIN, APPRAISAL, ["rtmr2"], preview.revision)
@@ -135,7 +140,7 @@ CHANGES: Final[Mapping[str, tuple[str, Change]]] = MappingProxyType(
             "policy.set",
             lambda c: c.administration.references.replace(ADMIN, "tdx", {"rtmr3": [VALUE]}),
         ),
-        "reference pin": ("policy.set", _pin),
+        "reference pin": ("policy.set", pin),
         "reference add": (
             "reference.added",
             lambda c: c.administration.sets.add(ADMIN, "tdx", "new", {"rtmr1": [VALUE]}, ""),

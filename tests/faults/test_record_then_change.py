@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+import verdictd_py
 from tests.faults.changes import ADMIN, CHANGES, contents, opened, prepared
 from tests.support.clock import until
 from tests.support.events import RecordedEvents
-from verdictd_py import broker
+from verdictd_py.domain.events import CATALOGUE
 from verdictd_py.domain.eventtypes import Audit, Event
 from verdictd_py.errors import StorageError, VerdictdError
 from verdictd_py.storage.directory import Directory
@@ -127,6 +128,7 @@ async def test_a_request_about_nothing_leaves_no_record(tmp_path: Path, name: st
     assert recorder.events == []
 
 
+PACKAGE = Path(verdictd_py.__file__).parent
 STORES = {"_keys", "_resources", "_documents"}
 WRITING = {"create", "put", "delete"}
 
@@ -150,7 +152,7 @@ def unrecorded(tree: ast.AST) -> Iterator[str]:
 
 def test_only_recorded_changes_reach_a_store() -> None:
     """A new use case cannot forget the record."""
-    for file in Path(broker.__path__[0]).glob("*.py"):
+    for file in (PACKAGE / "broker").glob("*.py"):
         assert list(unrecorded(ast.parse(file.read_text()))) == [], file.name
 
 
@@ -158,3 +160,30 @@ def test_an_unrecorded_change_is_detected() -> None:
     text = "async def f(self):\n await self._keys.create(a)\n await record_and_change(x, "
     text += "lambda: self._keys.create(a))\n"
     assert list(unrecorded(ast.parse(text))) == ["self._keys.create"]
+
+
+AUDITED = {event_type.__name__ for event_type in CATALOGUE if event_type.spec.audit is not Audit.NO}
+
+
+def blocking(tree: ast.AST) -> Iterator[str]:
+    """Yield the audited events that are recorded without `commit`."""
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr == "record"
+        ):
+            for part in ast.walk(node):
+                if isinstance(part, ast.Name) and part.id in AUDITED:
+                    yield part.id
+
+
+@pytest.mark.parametrize("package", ["broker", "listeners"])
+def test_no_audited_event_blocks_the_event_loop(package: str) -> None:
+    """`record` waits for the disk in the calling thread; `commit` does not."""
+    for file in (PACKAGE / package).rglob("*.py"):
+        assert list(blocking(ast.parse(file.read_text()))) == [], file.name
+
+
+def test_an_audited_event_that_blocks_is_detected() -> None:
+    assert list(blocking(ast.parse("self.e.record(KeyCreated(kid=a))"))) == ["KeyCreated"]

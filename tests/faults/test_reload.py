@@ -251,7 +251,7 @@ async def test_new_limits_are_those_of_the_listeners(
         assert limits.connections == 66
         assert limits.evidence_age is not None
         assert limits.evidence_age.seconds == 67
-        assert broker.attested._appraiser.seconds == 62
+        assert broker.attested._guests.appraiser.seconds == 62
         (reloaded,) = broker.events.named("daemon.reloaded")
         assert len(reloaded["changed"]) == 8  # type: ignore[arg-type]  # a list
 

@@ -27,6 +27,7 @@ KEY = b"1234567890123456789012345678901\n"
 HANDSHAKE_SECONDS = 60.0
 REQUEST_SECONDS = 70.0
 IDLE_SECONDS = 300.0
+APPRAISAL_SECONDS = 7200.0
 DRAIN_SECONDS = 3600.0
 """Limits of time, which differ so that a test can tell which one ended a connection.
 
@@ -89,6 +90,7 @@ async def running_broker(
     platform: SimulatedPlatform,
     *,
     unsafe: dict[str, Any] | None = None,
+    clock: Callable[[], datetime] = app.utc_now,
     reread: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     **settings: Any,
 ) -> AsyncIterator[RunningBroker]:
@@ -96,6 +98,7 @@ async def running_broker(
 
     Args:
         unsafe: more fields of `Unsafe`.
+        clock: the broker's clock.
         reread: returns the settings of a reload, from those of the start.
         settings: more fields of `Settings`, over the defaults for tests.
     """
@@ -115,6 +118,7 @@ async def running_broker(
         "collateral_url": (),
         "handshake_timeout": HANDSHAKE_SECONDS,
         "request_timeout": REQUEST_SECONDS,
+        "appraisal_timeout": APPRAISAL_SECONDS,
         "idle_timeout": IDLE_SECONDS,
         "drain_timeout": DRAIN_SECONDS,
         **settings,
@@ -124,6 +128,7 @@ async def running_broker(
         Settings(**chosen),
         Unsafe(**{"unsafe_tdx_root_ca": root, **(unsafe or {})}),
         events,
+        clock,
         reread=None if reread is None else lambda: Settings(**reread(chosen)),
     )
     await daemon.start()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -62,6 +62,9 @@ class MemoryStore:
 
     async def load(self, name: str) -> bytes | None:
         return self.files.get(name)
+
+    async def states(self, names: Sequence[str]) -> tuple[Hashable, ...]:
+        return tuple(self.files.get(name) for name in names)
 
     async def save(self, name: str, content: bytes) -> None:
         self.files[name] = content

@@ -28,5 +28,5 @@ async def judged(broker: RunningBroker, log: bytes, *, rtmr3: bytes = bytes(48))
         quote_for=broker.attester(measurements=td).quote,
         now=broker.now,
     )
-    appraiser: Appraiser = broker.attested._appraiser
+    appraiser: Appraiser = broker.attested._guests.appraiser
     return await appraiser.appraise(lambda now: replace(read(certificate, now), event_log=log))

@@ -20,7 +20,6 @@ from OpenSSL import SSL
 
 from tests.support.broker import (
     HANDSHAKE_SECONDS,
-    IDLE_SECONDS,
     KEY,
     KID,
     REQUEST_SECONDS,
@@ -355,18 +354,6 @@ async def test_a_request_byte_by_byte_does_not_extend_its_limit(broker: RunningB
     assert REQUEST_SECONDS - TOLERANCE <= seconds <= REQUEST_SECONDS + 1
     await nothing_stays(broker)
     assert lines(broker, peer) == ["guest.accepted", "connection.timeout"]
-
-
-async def test_a_silent_guest_is_disconnected(broker: RunningBroker) -> None:
-    async with broker.guest() as guest:
-        assert await guest.version() == "v1"
-        await until(lambda: broker.attested._idle)
-        await elapse(IDLE_SECONDS - TOLERANCE)
-        assert broker.attested._idle
-        await elapse(TOLERANCE)
-        assert await rest(guest) == b""
-    await nothing_stays(broker)
-    assert lines(broker, address(guest)) == ["guest.accepted", "connection.timeout"]
 
 
 async def test_a_guest_that_never_reads_is_disconnected(broker: RunningBroker) -> None:

@@ -118,6 +118,11 @@ METHODS: dict[str, tuple[Right, object]] = {
     ),
     "verdictd.v1.AppraisalService/ListGuests": (Right.MANAGE, v1.ListGuestsRequest()),
     "verdictd.v1.AppraisalService/GetGuest": (Right.MANAGE, v1.GetGuestRequest()),
+    "verdictd.v1.AppraisalService/ListConnectedGuests": (
+        Right.MANAGE,
+        v1.ListConnectedGuestsRequest(),
+    ),
+    "verdictd.v1.AppraisalService/DisconnectGuest": (Right.MANAGE, v1.DisconnectGuestRequest()),
     "verdictd.v1.PolicyTestService/CheckPolicy": (Right.MANAGE, v1.CheckPolicyRequest()),
     "verdictd.v1.PolicyTestService/TestPolicy": (Right.MANAGE, v1.TestPolicyRequest()),
     "verdictd.v1.StatusService/GetStatus": (Right.MANAGE, v1.GetStatusRequest()),

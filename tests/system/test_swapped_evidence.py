@@ -87,7 +87,7 @@ async def test_only_matching_parts_are_accepted(
         key=guests[key].key,
         begin=broker.now.replace(microsecond=0),
     )
-    appraiser: Appraiser = broker.attested._appraiser
+    appraiser: Appraiser = broker.attested._guests.appraiser
     appraisal = await appraiser.appraise(partial(read, made))
     assert appraisal.accepted is (key == claims == quote)
     if not appraisal.accepted:

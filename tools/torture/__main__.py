@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -30,6 +32,7 @@ SCENARIOS: Final = (
 )
 DEFAULT_MINUTES: Final = 15.0
 SMOKE_SECONDS: Final = 3.0
+INTERRUPTED: Final = 130
 
 
 def main(argv: Sequence[str]) -> int:
@@ -49,8 +52,17 @@ def main(argv: Sequence[str]) -> int:
         parser.error(f"{unknown[0]} is not a scenario: choose from {', '.join(names)}")
     chosen = [one for one in SCENARIOS if one.name in (options.scenario or names)]
     directory = Path(tempfile.mkdtemp(prefix="verdictd-py-torture-"))
-    rows = asyncio.run(_run_all(chosen, directory, minutes=options.minutes, smoke=options.smoke))
+    # asyncio.run cancels at SIGINT, so that no daemon and no mount is left.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        rows = asyncio.run(
+            _run_all(chosen, directory, minutes=options.minutes, smoke=options.smoke)
+        )
+    except KeyboardInterrupt:
+        print(f"interrupted; the daemons' logs are in {directory}", file=sys.stderr)
+        return INTERRUPTED
     _print_table(rows)
+    print(f"\n{_host()}")
     if failed := sum(row.result == FAILED for _, row in rows):
         print(f"\n{failed} of {len(rows)} rows failed; the daemons' logs are in {directory}")
         return 1
@@ -81,6 +93,12 @@ async def _run_all(
 
 def _ended(error: Exception) -> str:
     return f"ended by {type(error).__name__}"
+
+
+def _host() -> str:
+    """Return what the figures depend on."""
+    load = ", ".join(f"{number:.1f}" for number in os.getloadavg())
+    return f"{os.cpu_count()} CPUs; load average over 1, 5 and 15 minutes: {load}"
 
 
 def _print_table(rows: Sequence[tuple[str, Row]]) -> None:

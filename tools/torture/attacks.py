@@ -102,6 +102,7 @@ class Attacker:
 
     @property
     def over(self) -> bool:
+        """Whether the time of the attack has passed."""
         return time.monotonic() >= self._end
 
     async def pace(self) -> None:
@@ -164,16 +165,19 @@ class Attacker:
 
 
 async def silent(attacker: Attacker) -> None:
+    """Connect and send nothing."""
     async with attacker.connection() as (reader, _):
         await attacker.until_closed(reader)
 
 
 async def slow_hello(attacker: Attacker) -> None:
+    """Send a ClientHello, a byte a second."""
     async with attacker.connection() as stream:
         await attacker.drip(stream, _client_hello())
 
 
 async def half_handshake(attacker: Attacker) -> None:
+    """Send a ClientHello and nothing more."""
     async with attacker.connection() as (reader, writer):
         writer.write(_client_hello())
         await attacker.until_closed(reader)
@@ -191,6 +195,7 @@ async def wrong_certificate(attacker: Attacker) -> None:
 
 
 async def slow_headers(attacker: Attacker) -> None:
+    """Send the header of an HTTP request, a byte a second."""
     async with attacker.connection(tls=True) as stream:
         await attacker.drip(stream, b"GET /kbs/v0/resource/a/b/c HTTP/1.1\r\nHost: kbs\r\n")
 
@@ -224,6 +229,7 @@ async def many_auth(attacker: Attacker) -> None:
 
 
 async def idle_http2(attacker: Attacker) -> None:
+    """Open an HTTP/2 connection and make no call."""
     async with attacker.connection() as (reader, writer):
         writer.write(_PREFACE)
         await attacker.until_closed(reader)

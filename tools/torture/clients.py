@@ -124,12 +124,6 @@ class Clients:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    async def reconnect(self) -> None:
-        """Attest again for `connected`."""
-        await self._stack.aclose()
-        self._stack = AsyncExitStack()
-        self._guest = await self._stack.enter_async_context(self.ratstls_connection())
-
     @property
     def kinds(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """The clients by name."""

@@ -15,7 +15,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -26,11 +26,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from tools.torture.broker import Broker, Site, running
 from tools.torture.changes import RESOURCE, Ledger, Operator, verify
-from tools.torture.clients import FAILURES, Clients, Latencies, channel_to, failure_text
-from tools.torture.scenario import Budget, Row, Scenario
+from tools.torture.clients import Clients, Latencies, channel_to, failure_text
+from tools.torture.scenario import FAILED, Budget, Row, Scenario
 
 DISK_MIB: Final = 32
 RECOVERY_SECONDS: Final = 30.0
+READINESS_SECONDS: Final = 15.0
+READY: Final = 200
+MISSING: Final = 404
 VERDICTS: Final = ("policy-refused", "collateral-expired", "quote-invalid", " 401")
 """Parts of answers that a guest reads as a final verdict about itself."""
 
@@ -85,6 +88,11 @@ class Fault:
     needs_mount: bool = False
     smoke: bool = False
 
+    @property
+    def heals(self) -> bool:
+        """Whether the broker repairs it by itself, so that it may be ready at once."""
+        return self.repair is _nothing
+
 
 def _remove(disk: Disk) -> None:
     shutil.copytree(disk.data, disk.aside)
@@ -97,13 +105,14 @@ def _restore(disk: Disk) -> None:
 
 
 def _fill(disk: Disk) -> None:
-    with disk.filler.open("wb") as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-                file.flush()
-        except OSError:
-            return
+    descriptor = os.open(disk.filler, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        while True:
+            os.write(descriptor, bytes(4096))
+    except OSError:  # the disk is full
+        return
+    finally:
+        os.close(descriptor)
 
 
 def _mode(mode: int) -> Callable[[Disk], object]:
@@ -159,7 +168,8 @@ async def run(budget: Budget) -> AsyncIterator[Row]:
             if fault.needs_mount and not disk.mounted:
                 yield Row.skipped(fault.case, "mounting a tmpfs is not permitted: run it as root")
                 continue
-            yield await _trial(Site.make(directory, disk.data), disk, fault)
+            patience = 0 if budget.smoke else READINESS_SECONDS
+            yield await _trial(Site.make(directory, disk.data), disk, fault, patience=patience)
 
 
 @contextmanager
@@ -206,6 +216,8 @@ class _Probe:
             async with channel_to(self.broker.client_api) as channel:
                 await Operator(channel).set_resource(_CHANGED, f"{content}:0:".encode())
         except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                self.ledger.refuse(thing, content)
             return failure_text(error)
         self.ledger.acknowledge(thing, content)
         return ""
@@ -219,26 +231,34 @@ class _Probe:
             except httpx.HTTPError:
                 return 0
 
+    async def becomes(self, ready: bool, seconds: float) -> int:
+        """Wait until `/readyz` reports readiness or its absence; return the last status."""
+        end = time.monotonic() + seconds
+        while (status := await self.ready()) != MISSING and (status == READY) != ready:
+            if time.monotonic() > end:
+                break
+            await asyncio.sleep(1)
+        return status
+
     async def recover(self) -> float | None:
-        """Return the seconds until all are served again; None: not in time."""
+        """Return the seconds until all are served again; None: not in time.
+
+        The guest that attested before the fault is among them: real guests never reconnect.
+        """
         begin = time.monotonic()
         while time.monotonic() - begin < RECOVERY_SECONDS:
             if await self.all():
                 return time.monotonic() - begin
-            await self.reconnect()
             await asyncio.sleep(1)
         return None
 
-    async def reconnect(self) -> None:
-        """Replace the guest that attested before the fault, if the broker closed its connection."""
-        if self.outcomes["connected"]:
-            try:
-                await self.clients.reconnect()
-            except FAILURES:
-                return
 
+async def _trial(site: Site, disk: Disk, fault: Fault, *, patience: float) -> Row:
+    """Cause and repair a fault.
 
-async def _trial(site: Site, disk: Disk, fault: Fault) -> Row:
+    Args:
+        patience: seconds until `/readyz` must report the fault, and its repair; 0: not judged.
+    """
     key = site.directory / "token.pem"
     key.touch(mode=0o600)
     key.write_bytes(
@@ -254,28 +274,28 @@ async def _trial(site: Site, disk: Disk, fault: Fault) -> Row:
             return Row.judged(fault.case, f"not served before it: {probe.outcomes}", passed=False)
         fault.cause(disk)
         await probe.all()
-        during, ready = dict(probe.outcomes), await probe.ready()
+        during = dict(probe.outcomes)
+        broken = await probe.becomes(ready=False, seconds=0 if fault.heals else patience)
         fault.repair(disk)
         seconds = await probe.recover()
         lost = await verify(broker.client_api, probe.ledger) if seconds is not None else []
-        return _judged(fault.case, during, (ready, await probe.ready()), seconds, lost)
+        row = _judged(fault.case, during, seconds, lost)
+        after = await probe.becomes(ready=True, seconds=patience)
+    reported = after == READY and (broken != READY or fault.heals)
+    reported = reported or after == MISSING or not patience
+    text = f"{row.figures}; readyz {broken}, then {after}"
+    return replace(row, figures=text, result=row.result if reported else FAILED)
 
 
-def _judged(
-    case: str,
-    during: dict[str, str],
-    ready: tuple[int, int],
-    seconds: float | None,
-    lost: list[str],
-) -> Row:
+def _judged(case: str, during: dict[str, str], seconds: float | None, lost: list[str]) -> Row:
     served = [name for name, text in during.items() if not text]
     failed = {name: text for name, text in during.items() if text}
     verdicts = [n for n, text in failed.items() if any(part in text for part in VERDICTS)]
     recovered = "not recovered" if seconds is None else f"recovered in {seconds:.1f} s"
     texts = "; ".join(f"{name}: {text[:90]}" for name, text in failed.items())
     figures = (
-        f"during: served {', '.join(served) or 'none'}; {texts or 'none failed'}; readyz "
-        f"{ready[0]}, then {ready[1]}; {recovered}; {len(lost)} acknowledged changes lost"
+        f"during: served {', '.join(served) or 'none'}; {texts or 'none failed'}; "
+        f"{recovered}; {len(lost)} acknowledged changes lost"
     )
     if verdicts:
         figures += f"; FALSE VERDICT for {', '.join(verdicts)}"

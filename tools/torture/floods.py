@@ -2,7 +2,7 @@
 
 For each limit of open files: a baseline without attack, each flood alone, and all floods at once.
 Served: at least 99 % of the clients, each with the right answer; the 99th percentile of each kind
-is at most a second or ten times that of the baseline of the same run.
+is at most a second, or ten times that of the slowest kind in the baseline of the same run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from tools.torture.attacks import Attack
@@ -29,6 +29,9 @@ CLIENTS_PER_SECOND: Final = 3.0
 """Of each kind."""
 _MARGIN_SECONDS: Final = 15.0
 """How long clients and attackers may continue after a phase, which bounds a phase that hangs."""
+
+_OPTIONS: Final = ("--wrap-key-prefix", "attack/")
+"""Local users may create keys, so that the flood of wraps is not refused at once."""
 
 RATSTLS, HTTPS, GRPC = "RATS-TLS", "HTTPS", "gRPC"
 
@@ -77,6 +80,14 @@ FLOODS: Final = (
 )
 
 
+_PART_TEXT: Final = ", each with a quarter of its peers and rate"
+
+
+def _part(flood: Flood) -> Flood:
+    """Return a quarter of a flood: all attackers have to run on the same machine."""
+    return replace(flood, peers=max(1, flood.peers // 4), rate=flood.rate / 4)
+
+
 async def run(budget: Budget) -> AsyncIterator[Row]:
     """Run all floods under each limit of open files."""
     limits = LIMITS[:1] if budget.smoke else LIMITS
@@ -86,13 +97,16 @@ async def run(budget: Budget) -> AsyncIterator[Row]:
         directory = budget.directory / f"files-{limit}"
         directory.mkdir()
         site = Site.make(directory)
-        async with running(site, wrapper=with_files(limit)) as broker, Clients(broker) as clients:
+        async with (
+            running(site, *_OPTIONS, wrapper=with_files(limit)) as broker,
+            Clients(broker) as clients,
+        ):
             trial = _Trial(broker, clients, limit, smoke=budget.smoke)
             yield await trial.baseline(seconds)
             for flood in () if budget.smoke else FLOODS:
                 yield await trial.under((flood,), flood.name, seconds)
-            floods = SMOKE_FLOODS if budget.smoke else FLOODS
-            yield await trial.under(floods, f"{len(floods)} floods at once", seconds)
+            floods = SMOKE_FLOODS if budget.smoke else tuple(map(_part, FLOODS))
+            yield await trial.under(floods, f"{len(floods)} floods at once{_PART_TEXT}", seconds)
 
 
 class _Trial:
@@ -140,16 +154,23 @@ class _Trial:
         failures = [text for one in found.values() for text in one.failures]
         example = f"; e.g. {failures[0]}" if failures else ""
         passed = self._broker.running and served >= SERVED_PART * count
-        in_time = all(one.quantile(0.99) <= self._bound(kind) for kind, one in found.items())
+        in_time = all(one.quantile(0.99) <= self._bound() for one in found.values())
         return Row.judged(
             f"{self._limit} files: {name}",
             f"served {served}/{count}, p99 s: {', '.join(texts)}{more}{example}",
             passed=passed and (in_time or self._smoke),
         )
 
-    def _bound(self, kind: str) -> float:
-        baseline = self._baseline[kind]
-        return max(P99_SECONDS, P99_FACTOR * baseline.quantile(0.99) if baseline.seconds else 0)
+    def _bound(self) -> float:
+        """Return the longest p99, in seconds.
+
+        The slowest kind of the baseline counts for all: a delay of the event loop or of a busy
+        machine is the same for each kind, however little work its clients are.
+        """
+        baseline = max(
+            (one.quantile(0.99) for one in self._baseline.values() if one.seconds), default=0.0
+        )
+        return max(P99_SECONDS, P99_FACTOR * baseline)
 
 
 @asynccontextmanager

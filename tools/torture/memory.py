@@ -32,13 +32,13 @@ async def run(budget: Budget) -> AsyncIterator[Row]:
     """Appraise guests over both protocols, then send requests on attested connections."""
     site = Site.make(budget.directory)
     async with running(site) as broker:
-        for kind, maximum, bound in (
-            ("RATS-TLS", GUESTS // 2, BYTES_OF_GUEST),
-            ("HTTPS", GUESTS // 2, BYTES_OF_GUEST),
-            ("connected", REQUESTS, BYTES_OF_REQUEST),
+        for kind, maximum, part, bound in (
+            ("RATS-TLS", GUESTS // 2, 0.25, BYTES_OF_GUEST),
+            ("HTTPS", GUESTS // 2, 0.5, BYTES_OF_GUEST),
+            ("connected", REQUESTS, 0.25, BYTES_OF_REQUEST),
         ):
             what = "requests" if kind == "connected" else "appraised guests"
-            samples, failures = await _load(broker, kind, budget.seconds / 3, maximum)
+            samples, failures = await _load(broker, kind, budget.seconds * part, maximum)
             yield _judged(f"{what}: {kind}", samples, failures, bound)
 
 

@@ -1216,6 +1216,126 @@ class Guest(_message.Message):
 Global___Guest: _TypeAlias = Guest  # noqa: Y015
 
 @_typing.final
+class ListConnectedGuestsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    """0: the server's own bound"""
+    def __init__(
+        self,
+        *,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListConnectedGuestsRequest: _TypeAlias = ListConnectedGuestsRequest  # noqa: Y015
+
+@_typing.final
+class ListConnectedGuestsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GUESTS_FIELD_NUMBER: _builtins.int
+    CONNECTED_FIELD_NUMBER: _builtins.int
+    connected: _builtins.int
+    """number of all connected guests"""
+    @_builtins.property
+    def guests(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConnectedGuest]:
+        """the first to connect first"""
+
+    def __init__(
+        self,
+        *,
+        guests: _abc.Iterable[Global___ConnectedGuest] | None = ...,
+        connected: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected", b"connected", "guests", b"guests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListConnectedGuestsResponse: _TypeAlias = ListConnectedGuestsResponse  # noqa: Y015
+
+@_typing.final
+class ConnectedGuest(_message.Message):
+    """A guest with an attested connection. It is appraised again after changes and at intervals."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    PEER_FIELD_NUMBER: _builtins.int
+    TEE_FIELD_NUMBER: _builtins.int
+    CONNECTED_AT_FIELD_NUMBER: _builtins.int
+    APPRAISED_AT_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    APPRAISAL_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """of the appraisal with which it was accepted"""
+    peer: _builtins.str
+    """address and port"""
+    tee: _builtins.str
+    connected_at: _builtins.str
+    appraised_at: _builtins.str
+    """time of the last appraisal"""
+    standing: _builtins.str
+    """accepted, refused, not appraised"""
+    code: _builtins.str
+    """ok, or what its next request receives"""
+    appraisal: _builtins.str
+    """id of the appraisal that explains the standing"""
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """why it is not served"""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        peer: _builtins.str = ...,
+        tee: _builtins.str = ...,
+        connected_at: _builtins.str = ...,
+        appraised_at: _builtins.str = ...,
+        standing: _builtins.str = ...,
+        code: _builtins.str = ...,
+        appraisal: _builtins.str = ...,
+        reasons: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["appraisal", b"appraisal", "appraised_at", b"appraised_at", "code", b"code", "connected_at", b"connected_at", "id", b"id", "peer", b"peer", "reasons", b"reasons", "standing", b"standing", "tee", b"tee"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConnectedGuest: _TypeAlias = ConnectedGuest  # noqa: Y015
+
+@_typing.final
+class DisconnectGuestRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """of the guest, or of the appraisal that explains its standing"""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DisconnectGuestRequest: _TypeAlias = DisconnectGuestRequest  # noqa: Y015
+
+@_typing.final
 class Reason(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -1200,6 +1200,16 @@ class AppraisalServiceStub:
                 request_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.GetGuestRequest.SerializeToString,
                 response_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.Guest.FromString,
                 _registered_method=True)
+        self.ListConnectedGuests = channel.unary_unary(
+                '/verdictd.v1.AppraisalService/ListConnectedGuests',
+                request_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListConnectedGuestsRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListConnectedGuestsResponse.FromString,
+                _registered_method=True)
+        self.DisconnectGuest = channel.unary_unary(
+                '/verdictd.v1.AppraisalService/DisconnectGuest',
+                request_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.DisconnectGuestRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ConnectedGuest.FromString,
+                _registered_method=True)
 
 
 class AppraisalServiceServicer:
@@ -1218,6 +1228,18 @@ class AppraisalServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListConnectedGuests(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DisconnectGuest(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AppraisalServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -1230,6 +1252,16 @@ def add_AppraisalServiceServicer_to_server(servicer, server):
                     servicer.GetGuest,
                     request_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.GetGuestRequest.FromString,
                     response_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.Guest.SerializeToString,
+            ),
+            'ListConnectedGuests': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListConnectedGuests,
+                    request_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListConnectedGuestsRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListConnectedGuestsResponse.SerializeToString,
+            ),
+            'DisconnectGuest': grpc.unary_unary_rpc_method_handler(
+                    servicer.DisconnectGuest,
+                    request_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.DisconnectGuestRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ConnectedGuest.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1287,6 +1319,60 @@ class AppraisalService:
             '/verdictd.v1.AppraisalService/GetGuest',
             verdictd__py_dot___generated_dot_verdictd__v1__pb2.GetGuestRequest.SerializeToString,
             verdictd__py_dot___generated_dot_verdictd__v1__pb2.Guest.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListConnectedGuests(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/verdictd.v1.AppraisalService/ListConnectedGuests',
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListConnectedGuestsRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListConnectedGuestsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DisconnectGuest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/verdictd.v1.AppraisalService/DisconnectGuest',
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.DisconnectGuestRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.ConnectedGuest.FromString,
             options,
             channel_credentials,
             insecure,

@@ -348,6 +348,8 @@ class AppraisalServiceStub:
     def __new__(cls, channel: _aio.Channel) -> AppraisalServiceAsyncStub: ...
     ListGuests: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.ListGuestsRequest, _verdictd_v1_pb2.ListGuestsResponse]
     GetGuest: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.GetGuestRequest, _verdictd_v1_pb2.Guest]
+    ListConnectedGuests: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.ListConnectedGuestsRequest, _verdictd_v1_pb2.ListConnectedGuestsResponse]
+    DisconnectGuest: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.DisconnectGuestRequest, _verdictd_v1_pb2.ConnectedGuest]
 
 @_typing.type_check_only
 class AppraisalServiceAsyncStub(AppraisalServiceStub):
@@ -356,6 +358,8 @@ class AppraisalServiceAsyncStub(AppraisalServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListGuests: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.ListGuestsRequest, _verdictd_v1_pb2.ListGuestsResponse]  # type: ignore[assignment]
     GetGuest: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.GetGuestRequest, _verdictd_v1_pb2.Guest]  # type: ignore[assignment]
+    ListConnectedGuests: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.ListConnectedGuestsRequest, _verdictd_v1_pb2.ListConnectedGuestsResponse]  # type: ignore[assignment]
+    DisconnectGuest: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.DisconnectGuestRequest, _verdictd_v1_pb2.ConnectedGuest]  # type: ignore[assignment]
 
 class AppraisalServiceServicer(metaclass=_abc_1.ABCMeta):
     """What became of the guests that were judged lately. Kept in memory, bounded, lost at a restart."""
@@ -373,6 +377,20 @@ class AppraisalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _verdictd_v1_pb2.GetGuestRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_verdictd_v1_pb2.Guest, _abc.Awaitable[_verdictd_v1_pb2.Guest]]: ...
+
+    @_abc_1.abstractmethod
+    def ListConnectedGuests(
+        self,
+        request: _verdictd_v1_pb2.ListConnectedGuestsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_verdictd_v1_pb2.ListConnectedGuestsResponse, _abc.Awaitable[_verdictd_v1_pb2.ListConnectedGuestsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def DisconnectGuest(
+        self,
+        request: _verdictd_v1_pb2.DisconnectGuestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_verdictd_v1_pb2.ConnectedGuest, _abc.Awaitable[_verdictd_v1_pb2.ConnectedGuest]]: ...
 
 def add_AppraisalServiceServicer_to_server(servicer: AppraisalServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 from uuid import uuid4
 
@@ -37,6 +38,7 @@ from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.encoding import decode_object
 from verdictd_py.errors import AlreadyExists, NotFound, RequestError, StorageError
 from verdictd_py.formats import imagepolicy
+from verdictd_py.offload import offload
 from verdictd_py.ports import (
     ABSENT,
     ANY,
@@ -231,9 +233,7 @@ class ResourceAdministrator:
         """
         caller.require(Right.MANAGE)
         parsed = ResourcePath.parse(path)
-        problems = _problems(path, content.reveal())
-        if path == KEYRING:
-            self._keyrings.add(b"", content.reveal())  # raises if it is not a keyring
+        problems = await offload(len(content), partial(self._problems, path, content.reveal()))
         if problems and not force:
             raise RequestError(f"guests could not use this: {'; '.join(problems)}")
         await self._put(caller, parsed, content)
@@ -258,7 +258,7 @@ class ResourceAdministrator:
             NotAuthorized, StorageError: see `KeyringEditor.describe`.
         """
         keyring = await self.keyring(caller)
-        return self._keyrings.describe(keyring)
+        return await offload(len(keyring), partial(self._keyrings.describe, keyring))
 
     async def keyring(self, caller: Caller) -> bytes:
         """Return the keyring that guests receive; empty if there is none.
@@ -278,7 +278,7 @@ class ResourceAdministrator:
         """
         caller.require(Right.MANAGE)
         await self._change_keyring(
-            caller, lambda keyring: self._keyrings.add(keyring, certificates)
+            caller, lambda keyring: self._keyrings.add(keyring, certificates), len(certificates)
         )
 
     async def delete_certificate(self, caller: Caller, which: str) -> None:
@@ -291,13 +291,19 @@ class ResourceAdministrator:
         caller.require(Right.MANAGE)
         await self._change_keyring(caller, lambda keyring: self._keyrings.remove(keyring, which))
 
-    async def _change_keyring(self, caller: Caller, edit: Callable[[bytes], bytes]) -> None:
-        """Edit the keyring by compare-and-swap; retry while others change it."""
+    async def _change_keyring(
+        self, caller: Caller, edit: Callable[[bytes], bytes], added: int = 0
+    ) -> None:
+        """Edit the keyring by compare-and-swap; retry while others change it.
+
+        Args:
+            added: number of bytes that `edit` reads in addition to the keyring.
+        """
         path = ResourcePath.parse(KEYRING)
 
         async def attempt() -> None:
             keyring, expected = await self._stored_keyring()
-            changed = edit(keyring)
+            changed = await offload(added + len(keyring), partial(edit, keyring))
             if changed:
                 await self._put(caller, path, SecretBytes(changed), expected)
             else:
@@ -312,6 +318,16 @@ class ResourceAdministrator:
         except NotFound:
             return b"", ABSENT
         return keyring.content.reveal(), keyring.revision
+
+    def _problems(self, path: str, content: bytes) -> tuple[str, ...]:
+        """Return why guests could not use `content`, one line for each problem.
+
+        Raises:
+            RequestError: it is to become the keyring, and is not one.
+        """
+        if path == KEYRING:
+            self._keyrings.add(b"", content)
+        return _problems(path, content)
 
     async def _put(
         self, caller: Caller, path: ResourcePath, content: SecretBytes, expected: Expected = ANY

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Final
 from uuid import uuid4
 
@@ -46,6 +47,7 @@ from verdictd_py.errors import (
     VerdictdError,
 )
 from verdictd_py.formats import eventlog, initdata
+from verdictd_py.offload import offload
 from verdictd_py.ports import AppraisalPolicy, Events, Tee, Tees, Verifier
 
 EvidenceReader = Callable[[datetime], Evidence]
@@ -231,7 +233,8 @@ class Appraiser:
             raise result.refusal
         known.verified = result
         known.bound = _check_binding(evidence, result)  # 4
-        known.verified = verified = self._with_surroundings(evidence, result)  # 5
+        add = partial(self._with_surroundings, evidence, result)
+        known.verified = verified = await offload(_surroundings_bytes(evidence), add)  # 5
         if verified.faults:  # 6
             known.policy_skipped = True
             raise _refusal(verified.faults)
@@ -304,6 +307,12 @@ class Appraiser:
         self._history.remember(
             Judgement.of(appraisal, address, self._tees.measurements(appraisal.tee))
         )
+
+
+def _surroundings_bytes(evidence: Evidence) -> int:
+    """Return the length of the event log and the init-data."""
+    log = 0 if evidence.event_log is None else len(evidence.event_log)
+    return log + (0 if evidence.init_data is None else len(evidence.init_data.body))
 
 
 def _check_binding(evidence: Evidence, verified: VerifiedEvidence) -> bool:

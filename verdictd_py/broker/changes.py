@@ -16,6 +16,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Final, TypeVar
 
 from verdictd_py.broker.recording import record_and_change
@@ -27,6 +28,7 @@ from verdictd_py.domain.events import PolicySet
 from verdictd_py.domain.eventtypes import Event
 from verdictd_py.domain.names import RELEASE_DATA, RELEASE_POLICY, Name
 from verdictd_py.errors import Conflict, NotFound, PolicyInvalid, RequestError, StorageError
+from verdictd_py.offload import LARGE, offload
 from verdictd_py.ports import (
     ABSENT,
     ANY,
@@ -146,7 +148,8 @@ class CheckedDocuments:
                 if based_on is not ANY and based_on != expected:
                     raise OutdatedRevision(f"{name} has changed since it was read; read it again")
                 expected = based_on
-            text = edit(before)
+            # In a thread whatever the size of the stored text: `edit` may add any number of values.
+            text = await offload(LARGE, partial(edit, before))
             revisions = await check(text)
             others = {other: wanted for other, wanted in revisions.items() if other != name}
             await record_and_change(
@@ -246,7 +249,7 @@ class CheckedDocuments:
         Raises:
             PolicyInvalid: every guest would be refused.
         """
-        reference = ReferenceData.parse(text)
+        reference = await offload(len(text), partial(ReferenceData.parse, text))
         tee = self._documents.tee_of(name)
         revisions: dict[Name, Expected] = {}
         if tee is None:
@@ -270,7 +273,7 @@ class CheckedDocuments:
         for tee in tees:
             stored = await self._read(self._documents.reference_name(tee), revisions)
             reference = await self._combine_with_stored_policy(
-                tee, _parse_reference(stored), sets[tee], revisions
+                tee, await _parse_reference(stored), sets[tee], revisions
             )
             policy = self._documents.policy_name(tee)
             await self._check_with_policy(reference, policy, tee, revisions)
@@ -292,7 +295,8 @@ class CheckedDocuments:
             PolicyInvalid: the reference data cannot be read.
         """
         revisions: dict[Name, Expected] = {}
-        stored = _parse_reference(await self._read(self._documents.reference_name(tee), revisions))
+        name = self._documents.reference_name(tee)
+        stored = await _parse_reference(await self._read(name, revisions))
         remaining = ReferenceData.of(referencesets.union(stored.values, sets, self._clock()))
         unpinned = remaining.unpinned(fields)
         if unpinned:
@@ -328,11 +332,11 @@ class CheckedDocuments:
             PolicyInvalid: the stored data is broken, or does not fit the policy.
         """
         name = RELEASE_DATA if tee is None else self._documents.reference_name(tee)
-        reference = _parse_reference(await self._read(name, revisions))
+        reference = await _parse_reference(await self._read(name, revisions))
         if tee is None:
             return reference
         sets = await self._usable_sets(tee, revisions)
-        return self._combine_with(tee, reference, sets, policy)
+        return await self._combine_with(tee, reference, sets, policy)
 
     async def _combine_with_stored_policy(
         self,
@@ -343,14 +347,15 @@ class CheckedDocuments:
     ) -> ReferenceData:
         """Combine data and sets as guests would be appraised by them with the stored policy."""
         stored = await self._read(self._documents.policy_name(tee), revisions)
-        return self._combine_with(tee, reference, sets, "" if stored is None else stored.text)
+        return await self._combine_with(tee, reference, sets, "" if stored is None else stored.text)
 
-    def _combine_with(
+    async def _combine_with(
         self, tee: str, reference: ReferenceData, sets: referencesets.Sets, policy: str
     ) -> ReferenceData:
         name = self._documents.reference_name(tee)
         schema, now = self._tees.schema(tee), self._clock()
-        return combine(schema, name, reference, sets, policy=policy, now=now)
+        work = partial(combine, schema, name, reference, sets, policy=policy, now=now)
+        return await offload(len(reference.text), work)
 
     async def _usable_sets(self, tee: str, revisions: dict[Name, Expected]) -> referencesets.Sets:
         """Return the stored sets of a TEE; no sets if they are broken.
@@ -362,7 +367,8 @@ class CheckedDocuments:
         if stored is None:
             return {}
         try:
-            sets = referencesets.parse(stored.text).get(tee, {})
+            parse = partial(referencesets.parse, stored.text)
+            sets = (await offload(len(stored.text), parse)).get(tee, {})
             require_sets(self._tees.schema(tee), sets)
         except (RequestError, PolicyInvalid):
             return {}
@@ -394,5 +400,7 @@ class CheckedDocuments:
             return None
 
 
-def _parse_reference(document: Document | None) -> ReferenceData:
-    return _NO_DATA if document is None else ReferenceData.parse(document.text)
+async def _parse_reference(document: Document | None) -> ReferenceData:
+    if document is None:
+        return _NO_DATA
+    return await offload(len(document.text), partial(ReferenceData.parse, document.text))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from verdictd_py.broker.catalogue import DATA, POLICY, Catalogue, DocumentUse
@@ -19,6 +20,7 @@ from verdictd_py.domain.events import PolicyDeleted
 from verdictd_py.domain.names import REFERENCE_SETS, RELEASE_DATA, RELEASE_POLICIES, Name
 from verdictd_py.encoding import decode_object, quoted
 from verdictd_py.errors import NotFound, RequestError
+from verdictd_py.offload import offload
 from verdictd_py.ports import (
     ANY,
     Document,
@@ -207,7 +209,7 @@ class DocumentAdministrator:
         caller.require(Right.MANAGE)
         if len(claims) > MAX_CLAIMS_BYTES:
             raise RequestError(f"the input is larger than {MAX_CLAIMS_BYTES} bytes")
-        parsed_claims = decode_object(claims, "the input")
+        parsed_claims = await offload(len(claims), partial(decode_object, claims, "the input"))
         if policy is None:
             rules = (await self._documents.get(document_name(policy_name))).text
         else:
@@ -216,7 +218,8 @@ class DocumentAdministrator:
             name = document_name(reference_name)
             data = await deciding_data(self._documents, self._deciding, name)
         else:
-            data = ReferenceData.parse(decode_text(reference, "the reference data"))
+            text = decode_text(reference, "the reference data")
+            data = await offload(len(text), partial(ReferenceData.parse, text))
         return await self._tester.test(PolicyDocuments.combine(rules, data), parsed_claims)
 
     def _check_of(self, name: Name) -> Callable[[str], Awaitable[ReadRevisions]]:
@@ -224,11 +227,7 @@ class DocumentAdministrator:
 
         async def check(text: str) -> ReadRevisions:
             if name == REFERENCE_SETS:
-                sets = referencesets.parse(text)
-                for tee, of_tee in sets.items():
-                    claims = self._tees.named(tee).claims
-                    for item in of_tee.values():
-                        referencesets.checked_values(claims, item.values)
+                sets = await offload(len(text), partial(_checked_sets, self._tees, text))
                 return await self._changes.check_sets(sets, *sets)
             named = await self._named_policies(text) if name == RELEASE_POLICIES else {}
             return {**named, **await self._changes.check_data(name, text)}
@@ -267,6 +266,20 @@ class DocumentAdministrator:
             raise RequestError(f"{name} is the name of {what}; use '{command} set'")
 
 
+def _checked_sets(tees: Tees, text: str) -> dict[str, referencesets.Sets]:
+    """Return the named sets in a document, by TEE.
+
+    Raises:
+        RequestError: the document has another form, or a value is not one of its measurement.
+    """
+    sets = referencesets.parse(text)
+    for tee, of_tee in sets.items():
+        claims = tees.named(tee).claims
+        for item in of_tee.values():
+            referencesets.checked_values(claims, item.values)
+    return sets
+
+
 async def deciding_data(
     documents: DocumentStore, deciding: PolicySource, name: Name
 ) -> ReferenceData:
@@ -280,7 +293,8 @@ async def deciding_data(
     if tee is not None and name == documents.reference_name(tee):
         with suppress(NotFound):  # the policy may be missing, and the data stored
             return (await deciding.documents(tee)).reference
-    return ReferenceData.parse((await documents.get(name)).text)
+    text = (await documents.get(name)).text
+    return await offload(len(text), partial(ReferenceData.parse, text))
 
 
 def document_name(text: str) -> Name:

@@ -13,20 +13,22 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from verdictd_py.broker.appraiser import Appraiser
+from verdictd_py.broker.appraiser import Appraiser, EvidenceReader
 from verdictd_py.broker.release import Releaser
 from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
-from verdictd_py.domain.evidence import NO_TEE
+from verdictd_py.domain.evidence import NO_TEE, Evidence
 from verdictd_py.domain.names import ResourcePath
 from verdictd_py.encoding import encode_base64, quoted
 from verdictd_py.errors import (
+    AttestationError,
     EvidenceFormat,
     GuestRefused,
     SessionInvalid,
     SessionMissing,
     TokenInvalid,
 )
-from verdictd_py.ports import NO_QUERY, SessionStore
+from verdictd_py.offload import offload
+from verdictd_py.ports import NO_QUERY, SessionStore, Tees
 from verdictd_py.protocols.rcar import evidence, messages
 from verdictd_py.protocols.rcar.challenges import Challenges
 from verdictd_py.protocols.rcar.messages import (
@@ -148,9 +150,8 @@ class Handshakes:
         """
         if answer.challenge is not session.challenge:
             raise ValueError("the attestation is for another challenge")
-        appraisal = await self._appraiser.admit(  # 1
-            lambda _: evidence.read(answer, self._tees), address=address
-        )
+        read = await offload(answer.body_bytes, lambda: _read(answer, self._tees))
+        appraisal = await self._appraiser.admit(read, address=address)  # 1
         if not appraisal.accepted:
             raise GuestRefused(appraisal.text_for_guest)
         guest = AttestedGuest(appraisal, answer.key, session.challenge.version)
@@ -216,6 +217,20 @@ class Handshakes:
         if token is None:
             raise SessionInvalid("the session is expired, or was never attested; attest again")
         return token
+
+
+def _read(answer: Attestation, tees: Tees) -> EvidenceReader:
+    """Read the evidence now, and return a function that returns it or raises its error."""
+    try:
+        found = evidence.read(answer, tees)
+    except AttestationError as error:
+        refusal = error.with_traceback(None)
+
+        def refused(_: datetime) -> Evidence:
+            raise refusal
+
+        return refused
+    return lambda _: found
 
 
 def _name(session_id: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from verdictd_py.broker.changes import CheckedDocuments
 from verdictd_py.broker.documents import deciding_data, decode_text, document_name
@@ -15,6 +16,7 @@ from verdictd_py.domain.names import RELEASE_DATA, RELEASE_POLICY, Name
 from verdictd_py.domain.policyreport import PolicyOutline, PolicyReport
 from verdictd_py.encoding import quoted
 from verdictd_py.errors import NotFound, RequestError
+from verdictd_py.offload import offload
 from verdictd_py.ports import (
     DocumentStore,
     PolicyDocuments,
@@ -98,7 +100,7 @@ class PolicyTests:
             PolicyInvalid: the policy cannot be compiled, or the data cannot be used.
         """
         caller.require(Right.MANAGE)
-        recorded = self._claims(caller, test)  # 1
+        recorded = await self._claims(caller, test)  # 1
         tee = tee_of_claims(self._tees, recorded, test.tee, test.policy)  # 2
         documents = await self._documents_of(test, tee)  # 3
         name = None if tee is None else tee.name
@@ -106,11 +108,13 @@ class PolicyTests:
         stored = test.policy if test.policy_text is None else ""
         return replace(report, notes=(*notes(self._tees, recorded, stored), *report.notes))
 
-    def _claims(self, caller: Caller, test: PolicyTest) -> RecordedClaims:
+    async def _claims(self, caller: Caller, test: PolicyTest) -> RecordedClaims:
         if bool(test.claims) == bool(test.guest):
             raise RequestError("give either claims or the id of an appraisal")
         if test.claims:
-            return only_guest(read_recorded(test.claims, "the claims file"), "the claims file")
+            what = "the claims file"
+            read = partial(read_recorded, test.claims, what)
+            return only_guest(await offload(len(test.claims), read), what)
         judgement = self._history.find(caller, test.guest)
         if not judgement.claims:
             raise RequestError(
@@ -129,10 +133,12 @@ class PolicyTests:
         else:
             policy = decode_text(test.policy_text, "the policy")
         if test.reference_text is not None:
-            data = ReferenceData.parse(decode_text(test.reference_text, "the reference data"))
+            text = decode_text(test.reference_text, "the reference data")
+            data = await offload(len(text), partial(ReferenceData.parse, text))
             if tee is not None:
                 schema = self._tees.schema(tee.name)
-                schema.require(data_name, data.values, data_names(policy))
+                require = partial(schema.require, data_name, data.values, data_names(policy))
+                await offload(len(text), require)
             return PolicyDocuments.combine(policy, data)
         return PolicyDocuments.combine(policy, await self._data(document_name(data_name)))
 

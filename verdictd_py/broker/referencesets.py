@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 
 from verdictd_py.broker import pinning
 from verdictd_py.broker.changes import CheckedDocuments, ReadRevisions
@@ -14,6 +15,7 @@ from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.events import ReferenceAdded, ReferenceDeleted, ReferenceRetired
 from verdictd_py.domain.names import REFERENCE_SETS
 from verdictd_py.errors import NotFound
+from verdictd_py.offload import offload
 from verdictd_py.ports import Document, DocumentStore, PolicySource, Tees
 
 
@@ -57,7 +59,8 @@ class SetAdministrator:
             document = await self._documents.get(REFERENCE_SETS)
         except NotFound:
             return {}
-        sets = _sets(document).get(tee_name, {})
+        by_tee = await offload(len(document.text), partial(_sets, document))
+        sets = by_tee.get(tee_name, {})
         return {name: (item, item.state(now)) for name, item in sorted(sets.items())}
 
     async def add(
@@ -179,7 +182,8 @@ class SetAdministrator:
             )
 
         async def check(text: str) -> ReadRevisions:
-            return await self._changes.check_sets(referencesets.parse(text), tee)
+            sets = await offload(len(text), partial(referencesets.parse, text))
+            return await self._changes.check_sets(sets, tee)
 
         added = ReferenceAdded(
             caller=caller.name,

@@ -26,17 +26,18 @@ class GuestRequests:
     """Use cases of one attested guest.
 
     Args:
-        peer: the accepted guest.
         releaser: releases secrets to it.
     """
 
-    def __init__(self, peer: AppraisedPeer, releaser: Releaser) -> None:
-        self._peer = peer
+    def __init__(self, releaser: Releaser) -> None:
         self._releaser = releaser
         self._announced: tuple[ResourcePath, StoredObject] | None = None
 
-    async def fulfil(self, request: messages.Request) -> Result:
+    async def fulfil(self, peer: AppraisedPeer, request: messages.Request) -> Result:
         """Return the result of one request.
+
+        Args:
+            peer: the guest as it is accepted now.
 
         Raises:
             RequestError: the command is not supported, or its result is too large for an answer.
@@ -48,28 +49,30 @@ class GuestRequests:
             case messages.Echo():
                 return EchoedText(request.data)
             case messages.Decrypt(blobs=blobs):
-                plaintexts = await self._releaser.decrypt(self._peer, [b.wrapped for b in blobs])
+                plaintexts = await self._releaser.decrypt(peer, [b.wrapped for b in blobs])
                 names = [blob.encrypted_data for blob in blobs]
                 return Plaintexts(tuple(zip(names, plaintexts, strict=True)))
             case messages.GetKek(kids=kids):
-                keys = await self._releaser.keks(self._peer, [kid.key_id for kid in kids])
+                keys = await self._releaser.keks(peer, [kid.key_id for kid in kids])
                 return Keks(tuple(zip([kid.sent for kid in kids], keys, strict=True)))
             case messages.GetResourceInfo(path=path):
-                resource = await self._releaser.find(self._peer, path)
+                resource = await self._releaser.find(peer, path)
                 self._announced = (path, resource)
                 return ResourceInfo(len(resource.content))
             case messages.GetResource(path=path):
-                resource = await self._announced_or_stored(path)
-                return Resource(await self._releaser.release(self._peer, resource))
+                resource = await self._announced_or_stored(peer, path)
+                return Resource(await self._releaser.release(peer, resource))
             case messages.Unknown():
                 raise RequestError(request.text)
 
-    async def _announced_or_stored(self, path: ResourcePath) -> StoredObject:
+    async def _announced_or_stored(self, peer: AppraisedPeer, path: ResourcePath) -> StoredObject:
         """Return the resource whose size was announced last, otherwise the stored one.
 
-        The client reads as many bytes as were announced, so the content must not change.
+        The client reads as many bytes as were announced, so the content must not change. The
+        release policy decides again: it, or the resource, may have changed since.
         """
         announced, self._announced = self._announced, None
-        if announced is not None and announced[0] == path:
-            return announced[1]
-        return await self._releaser.find(self._peer, path)
+        stored = await self._releaser.find(peer, path)
+        if announced is None or (announced[0], announced[1].path) != (path, stored.path):
+            return stored
+        return announced[1]

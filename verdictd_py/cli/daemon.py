@@ -70,7 +70,7 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (("--handshake-timeout",), "S", "seconds (10)"),
     (("--appraisal-timeout",), "S", "seconds (30)"),
     (("--request-timeout",), "S", "seconds from a request's first byte to its last (30)"),
-    (("--idle-timeout",), "S", "seconds between requests (300)"),
+    (("--idle-timeout",), "S", "seconds between HTTP requests, and to read an answer (300)"),
     (("--drain-timeout",), "S", "seconds for requests in flight at SIGTERM (5)"),
     (("--max-connections",), "N", "maximum number of guests at once (4096)"),
     (("--audit-mode",), "MODE", "of audit files: 0600, or 0640 for a group (0600)"),

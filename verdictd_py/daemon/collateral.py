@@ -36,6 +36,9 @@ class CollateralService:
     If the operator names files, only they are used and nothing is fetched. Otherwise it is a
     service with its cache. Without either, guests have to send collateral.
 
+    Args:
+        changed: called when collateral has changed, so that guests are appraised again.
+
     Attributes:
         intel: the source, and what the verifiers of Intel's TEEs share in addition.
         background: work that renews collateral before it expires.
@@ -53,10 +56,14 @@ class CollateralService:
         clock: Callable[[], datetime],
         events: Events,
         root_ca_der: bytes | None,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
+        self._changed = changed
         self._client: httpx.AsyncClient | None = None
         self._cache: CollateralCache | None = None
-        self._newest = NewestCollateral(root_key_digest(root_ca_der), store=store, events=events)
+        self._newest = NewestCollateral(
+            root_key_digest(root_ca_der), store=store, events=events, changed=changed
+        )
         self._grace = timedelta(days=settings.collateral_grace)
         self.background: tuple[Work, ...] = ()
         self.intel = IntelService(
@@ -85,6 +92,7 @@ class CollateralService:
                 events,
                 inspect,
                 refuse_endorsements=settings.refuse_endorsements,
+                changed=self._changed,
             )
         self._client = http_client(settings)
         service = Pcs(
@@ -100,6 +108,7 @@ class CollateralService:
             events=events,
             root_ca_der=root_ca_der,
             minimum_evaluation=settings.min_tcb_evaluation,
+            changed=self._changed,
         )
         self.background = (Work("renew collateral", self._cache.keep_renewed),)
         return self._cache
@@ -142,8 +151,12 @@ def collateral_source(
     inspect: Inspect | None = None,
     *,
     refuse_endorsements: bool = False,
+    changed: Callable[[], None] = lambda: None,
 ) -> CollateralSource:
     """Return a source of the operator's collateral, or else the guest's own.
+
+    Args:
+        changed: called when the collateral has changed.
 
     Raises:
         ConfigError: `path` cannot be read, or no collateral can ever be used.
@@ -155,5 +168,5 @@ def collateral_source(
                 "guests, and there is no other; set --collateral-url or --collateral"
             )
         return EndorsementsOnly()
-    files = FileCollateral(path, events=events, inspect=inspect)
+    files = FileCollateral(path, events=events, inspect=inspect, changed=changed)
     return files if refuse_endorsements else FirstAnswer(files, EndorsementsOnly())

@@ -14,6 +14,7 @@ from types import ModuleType
 import grpc
 
 from verdictd_py._generated import clientapi_pb2, keyprovider_pb2, verdictd_v1_pb2
+from verdictd_py.broker.connected import Changes
 from verdictd_py.config import DEFAULT_DATA_DIR, UNSAFE_ROOT_OPTION, Settings, Unsafe
 from verdictd_py.daemon import descriptors
 from verdictd_py.daemon.about import About
@@ -81,12 +82,14 @@ def build_daemon(
     audit = AuditTrail(settings.data_dir / "audit", events)
     root = unsafe.root_ca
     root_ca = None if root is None else read_root_ca(root, option=UNSAFE_ROOT_OPTION)
+    changes = Changes()
     collateral = CollateralService(
         settings,
         DirectoryCollateralStore(directory),
         clock=clock,
         events=audit,
         root_ca_der=root_ca,
+        changed=changes.announce,
     )
     cases = use_cases(
         settings,
@@ -97,6 +100,7 @@ def build_daemon(
         root_ca_der=root_ca,
         clock=clock,
         events=audit,
+        changes=changes,
     )
     about = About(
         settings,
@@ -149,6 +153,7 @@ def build_daemon(
             *collateral.background,
             Work("check readiness", readiness.keep_fresh),
             Work("check health", health.keep_examined),
+            Work("appraise connected guests", cases.connected.keep_appraised),
             Work("count omitted events", audit.keep_counting),
         ),
         readiness=readiness,
@@ -156,6 +161,7 @@ def build_daemon(
         about=about,
         closing=(collateral.close,),
         limits=limits,
+        reconsider=changes.announce,
         files=(*protected.files, *(() if http is None else http.files), *live),
     )
     return Daemon(parts, on_failure=on_failure)
@@ -183,7 +189,8 @@ class _Listeners:
         )
         return AttestedListener(
             self.settings.listen_address,
-            appraiser=self.cases.appraiser,
+            guests=self.cases.connected,
+            tees=self.cases.tees,
             releaser=self.cases.releaser,
             context=identity.context,
             events=self.events,
@@ -201,6 +208,7 @@ class _Listeners:
                 administration,
                 self.cases.history,
                 self.cases.explainer,
+                self.cases.connected,
                 about.status,
                 rules,
                 self.events,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Self
@@ -14,6 +15,7 @@ from verdictd_py.daemon.readiness import Readiness
 from verdictd_py.daemon.reload import reload_all
 from verdictd_py.daemon.supervisor import Supervisor, Work
 from verdictd_py.domain.events import DaemonStopped, DaemonStopping
+from verdictd_py.errors import StorageError
 from verdictd_py.events.audit import AuditTrail
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.limits import Limits
@@ -39,6 +41,7 @@ class Parts:
         limits: limits of the listeners of guests, with the time limit for requests in flight when
             the daemon stops.
         files: what is read again on SIGHUP.
+        reconsider: has connected guests appraised again after a reload.
     """
 
     events: Events
@@ -50,6 +53,7 @@ class Parts:
     about: About
     closing: tuple[Callable[[], Awaitable[None]], ...]
     limits: Limits
+    reconsider: Callable[[], None]
     files: tuple[Reloadable, ...] = ()
 
 
@@ -113,6 +117,7 @@ class Daemon:
         """
         await self._parts.readiness.refresh()
         report = await reload_all(self._parts.files)
+        self._parts.reconsider()
         await self._events.commit(report)
 
     async def stop(self) -> None:
@@ -145,7 +150,8 @@ class Daemon:
         for close in self._parts.closing:
             await self._attempt("close", close, CLOSE_SECONDS)
         if self._stopped:
-            self._events.record(DaemonStopped())
+            with suppress(StorageError):  # the trail logs its number of failures when it closes
+                self._events.record(DaemonStopped())
         self._parts.audit.close()
 
     async def _attempt(

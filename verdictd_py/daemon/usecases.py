@@ -16,6 +16,7 @@ from verdictd_py.broker.administration import (
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.catalogue import Catalogue
 from verdictd_py.broker.changes import CheckedDocuments
+from verdictd_py.broker.connected import Changes, ConnectedGuests
 from verdictd_py.broker.documents import DocumentAdministrator
 from verdictd_py.broker.explanation import Explainer
 from verdictd_py.broker.history import History
@@ -72,6 +73,7 @@ class UseCases:
     history: History
     explainer: Explainer
     appraiser: Appraiser
+    connected: ConnectedGuests
     releaser: Releaser
     wrapper: Wrapper
     administration: Administration
@@ -105,7 +107,7 @@ def build_appraiser(  # noqa: PLR0913  # as those of `Appraiser`, all by keyword
     )
 
 
-def use_cases(
+def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by keyword
     settings: Settings,
     unsafe: Unsafe,
     directory: Directory,
@@ -115,11 +117,13 @@ def use_cases(
     root_ca_der: bytes | None,
     clock: Clock,
     events: Events,
+    changes: Changes | None = None,
 ) -> UseCases:
     """Build the use cases on one data directory.
 
     Args:
         intel: what the verifiers of Intel's TEEs share.
+        changes: announced changes after which connected guests are appraised again.
 
     Raises:
         ConfigError: a verifier cannot be built.
@@ -160,9 +164,26 @@ def use_cases(
                 await appraisal.prepare(tee)
         await release.prepare()
 
+    announced = Changes() if changes is None else changes
+
+    async def changed() -> None:
+        announced.announce()
+        await prepare()
+
     tester = PolicyTrial(tees, compiled)
     catalogue = Catalogue(documents, tees, verifiers)
-    changes = CheckedDocuments(documents, tees, tester, clock, prepare, events)
+    checked = CheckedDocuments(documents, tees, tester, clock, changed, events)
+    appraiser = build_appraiser(
+        verifiers=verifiers,
+        tees=tees,
+        policy=appraisal,
+        clock=clock,
+        events=events,
+        history=history,
+        allow_unlogged=settings.allow_unlogged,
+        seconds=settings.appraisal_timeout,
+        trust=GuestTrust(deciding, tees),
+    )
     return UseCases(
         tees=tees,
         verifiers=verifiers,
@@ -173,17 +194,8 @@ def use_cases(
         prepare=prepare,
         history=history,
         explainer=Explainer(history, appraisal),
-        appraiser=build_appraiser(
-            verifiers=verifiers,
-            tees=tees,
-            policy=appraisal,
-            clock=clock,
-            events=events,
-            history=history,
-            allow_unlogged=settings.allow_unlogged,
-            seconds=settings.appraisal_timeout,
-            trust=GuestTrust(deciding, tees),
-        ),
+        appraiser=appraiser,
+        connected=ConnectedGuests(appraiser, deciding, announced, clock, events),
         releaser=Releaser(
             keys=keys,
             resources=resources,
@@ -205,7 +217,7 @@ def use_cases(
             ),
             documents=DocumentAdministrator(
                 documents=documents,
-                changes=changes,
+                changes=checked,
                 catalogue=catalogue,
                 deciding=deciding,
                 tees=tees,
@@ -213,14 +225,14 @@ def use_cases(
             ),
             references=ReferenceAdministrator(
                 documents=documents,
-                changes=changes,
+                changes=checked,
                 deciding=deciding,
                 tees=tees,
                 history=history,
             ),
             sets=SetAdministrator(
                 documents=documents,
-                changes=changes,
+                changes=checked,
                 deciding=deciding,
                 tees=tees,
                 history=history,
@@ -228,7 +240,7 @@ def use_cases(
             ),
             policy_tests=PolicyTests(
                 documents=documents,
-                changes=changes,
+                changes=checked,
                 deciding=deciding,
                 tees=tees,
                 reporter=PolicyReports(tees, pinning=pinning),

@@ -110,6 +110,21 @@ class GuestNotJudged(Event):
     reason: Reason
 
 
+@event("guest.disconnected", audit=Audit.YES)
+class GuestDisconnected(Event):
+    """A connected guest is disconnected: it is refused now, or an operator requests it."""
+
+    peer: Peer
+    guest: Annotated[
+        str, FieldInfo("Id of the appraisal with which it was accepted.", characters=64)
+    ]
+    appraisal: Annotated[
+        str, FieldInfo("Id of its last appraisal, for `verdict-py explain`.", characters=64)
+    ]
+    caller: CallerName | None = None
+    reason: Reason
+
+
 @event("secret.released", audit=Audit.YES)
 class SecretReleased(Event):
     """A key, a resource or the content of a wrapped blob is released to an accepted guest."""

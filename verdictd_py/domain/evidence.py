@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 from verdictd_py.encoding import JsonValue
@@ -87,6 +88,8 @@ class VerifiedEvidence:
         faults: reasons to refuse the guest whatever the policy says (debug TDs, reserved
             attributes, a revoked TCB); empty if there are none. A guest with a fault is refused
             before the policy is evaluated.
+        valid_until: when collateral with which it was verified expires, so that it has to be
+            verified again; None if nothing of it expires.
     """
 
     tee: str
@@ -96,6 +99,7 @@ class VerifiedEvidence:
     advisory_ids: tuple[str, ...]
     digest: str
     faults: tuple[Reason, ...] = ()
+    valid_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,9 @@ from typing import Final
 
 from OpenSSL import SSL
 
-from verdictd_py.broker.appraiser import Appraiser
+from verdictd_py.broker.connected import ConnectedGuest, ConnectedGuests
 from verdictd_py.broker.release import Releaser
 from verdictd_py.config import Address
-from verdictd_py.domain.appraisal import AppraisedPeer
 from verdictd_py.domain.events import (
     ConnectionClosed,
     ConnectionFailed,
@@ -23,7 +22,7 @@ from verdictd_py.domain.events import (
     ConnectionTimeout,
 )
 from verdictd_py.domain.evidence import Evidence
-from verdictd_py.errors import EvidenceMissing, NotAppraised, VerdictdError
+from verdictd_py.errors import EvidenceMissing, GuestRefused, NotAppraised, VerdictdError
 from verdictd_py.listeners import sockets
 from verdictd_py.listeners.accepting import accept
 from verdictd_py.listeners.errors import report_bug
@@ -47,7 +46,8 @@ class AttestedListener:
 
     Args:
         address: address of the listener.
-        appraiser: appraises every peer before the first byte of plaintext is read.
+        guests: appraises every peer before the first byte of plaintext is read, and again later.
+        tees: the known TEEs.
         releaser: answers accepted guests.
         context: returns the TLS settings for a connection; called for each one, so that a
             renewed identity needs no restart.
@@ -58,7 +58,8 @@ class AttestedListener:
         self,
         address: Address,
         *,
-        appraiser: Appraiser,
+        guests: ConnectedGuests,
+        tees: Tees,
         releaser: Releaser,
         context: Callable[[], SSL.Context],
         events: Events,
@@ -66,7 +67,8 @@ class AttestedListener:
         passed: socket.socket | None = None,
     ) -> None:
         self._passed = passed
-        self._appraiser = appraiser
+        self._guests = guests
+        self._tees = tees
         self._releaser = releaser
         self._context = context
         self._events = events
@@ -154,10 +156,16 @@ class AttestedListener:
         async with asyncio.timeout(self._limits.handshake):
             with self._idling():
                 await link.handshake()
-        peer = await self._admit(link, address)
-        if peer is None:
+        guest = await self._admit(link, address)
+        if guest is None:
             return
-        responder = Responder(peer, self._releaser, self._events)
+        link.detect_dead_peer()  # there is no limit for a silent guest
+        with guest:
+            await self._answer(link, guest)
+
+    async def _answer(self, link: _Link, guest: ConnectedGuest) -> None:
+        """Answer the requests of an accepted guest until its connection ends."""
+        responder = Responder(guest, self._releaser, self._events)
         served = False
         # A drain waits for the first request of an accepted guest, and for every request that has
         # begun, however many records its rest takes.
@@ -173,44 +181,51 @@ class AttestedListener:
         await link.goodbye()
 
     async def _next(self, link: _Link, responder: Responder, *, served: bool) -> bytes:
-        """Receive plaintext within the time limit of a started request, or of an idle peer."""
+        """Receive plaintext, within its time limit if a request has begun.
+
+        A guest may be silent for any time: real guests connect once and never again.
+        """
         began = responder.began
         if began is not None:
             async with asyncio.timeout_at(began + self._limits.request):
                 return await link.receive()
         with self._idling() if served else nullcontext():
-            async with asyncio.timeout(self._limits.idle):
-                return await link.receive()
+            return await link.receive()
 
     @contextmanager
     def _idling(self) -> Iterator[None]:
         """Let a drain close this task's connection at once: no answer is due to its peer."""
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101  # always true inside a coroutine
+        task = _current_task()
         self._idle.add(task)
         try:
             yield
         finally:
             self._idle.discard(task)
 
-    async def _admit(self, link: _Link, address: str) -> AppraisedPeer | None:
+    async def _admit(self, link: _Link, address: str) -> ConnectedGuest | None:
         """Appraise the peer; return None if it was refused, after sending its code and id."""
         der = link.session.peer_certificate()
-        read = partial(_read_certificate, der, self._appraiser.tees, self._limits.evidence_age)
+        read = partial(_read_certificate, der, self._tees, self._limits.evidence_age)
         try:
-            appraisal = await self._appraiser.admit(read, address=address)
+            return await self._guests.admit(
+                read, address=address, disconnect=_current_task().cancel
+            )
         except NotAppraised as error:
             text = error.text_for_guest
-        else:
-            if appraisal.accepted:
-                return AppraisedPeer.of(appraisal, address=address)
-            text = appraisal.text_for_guest
+        except GuestRefused as error:
+            text = str(error)
         # The verdict is recorded already; a peer that disconnects early needs no second event.
         with suppress(OSError):  # including TimeoutError
             async with asyncio.timeout(_LINGER_SECONDS):
                 await link.send(answers.failure(FailureForm.A, text))
             await link.goodbye()
         return None
+
+
+def _current_task() -> asyncio.Task[None]:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101  # always true inside a coroutine
+    return task
 
 
 def _read_certificate(
@@ -234,6 +249,11 @@ class _Link:
         writer.transport.set_write_buffer_limits(0)
         self.session = session
         self._ended = False
+
+    def detect_dead_peer(self) -> None:
+        """Have the kernel close the connection if the peer vanishes."""
+        connection: socket.socket = self._writer.get_extra_info("socket")
+        sockets.detect_dead_peer(connection)
 
     async def handshake(self) -> None:
         """Complete the handshake; before it raises an error, it sends the TLS alert."""

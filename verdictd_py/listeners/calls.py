@@ -46,7 +46,7 @@ class GrpcService:
 def answered(
     doing: str = "",
     *,
-    right: Right | None = None,
+    right: Right = Right.MANAGE,
 ) -> Callable[[Method[S, Request, Response]], Handler[S, Request, Response]]:
     """Decorate a method of a service that takes the request and the caller.
 
@@ -56,8 +56,8 @@ def answered(
 
     Args:
         doing: the name of the method in events; by default its own name.
-        right: right that the caller needs before the message is read (`listeners.admission`),
-            for methods whose messages are expensive to read.
+        right: right that the caller needs before the message is received and decoded
+            (`listeners.admission`).
     """
 
     def decorate(method: Method[S, Request, Response]) -> Handler[S, Request, Response]:

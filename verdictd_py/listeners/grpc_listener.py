@@ -21,7 +21,7 @@ from verdictd_py.errors import ConfigError
 from verdictd_py.listeners import sockets
 from verdictd_py.listeners.admission import CALLS_OF_ALL, CALLS_OF_CONNECTION, Admission
 from verdictd_py.listeners.callers import CallerRules
-from verdictd_py.listeners.errors import InvalidMessageInterceptor
+from verdictd_py.listeners.errors import MessageInterceptor
 from verdictd_py.listeners.listener import Background
 from verdictd_py.listeners.reread import Reread
 from verdictd_py.listeners.tls import TlsFiles
@@ -129,7 +129,7 @@ class GrpcListener:
         server = grpc.aio.server(
             options=[*_OPTIONS, ("grpc.max_allowed_incoming_connections", self._connections)],
             maximum_concurrent_rpcs=CALLS_OF_ALL,
-            interceptors=(self._admission, InvalidMessageInterceptor()),
+            interceptors=(self._admission, MessageInterceptor()),
         )
         *preferred, last = self._addresses
         address = next((address for address in preferred if sockets.exists(address)), last)

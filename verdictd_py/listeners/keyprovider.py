@@ -12,7 +12,7 @@ from verdictd_py.broker.wrapping import Wrapper
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.listeners.calls import GrpcService, answered
-from verdictd_py.listeners.reading import read
+from verdictd_py.offload import offload
 from verdictd_py.ports import Events
 from verdictd_py.protocols.keyprovider import protocol
 from verdictd_py.protocols.keyprovider.packet import AnnotationPacket
@@ -43,11 +43,10 @@ class KeyProviderService(GrpcService, services.KeyProviderServiceServicer):
         caller.require(Right.WRAP)
         data = request.KeyProviderKeyWrapProtocolInput
         decode = partial(protocol.decode_wrap, data, provider=self._provider)
-        operation = await read(len(data), decode)
+        operation = await offload(len(data), decode)
         packet = await self._wrapper.wrap(caller, operation.parameter, operation.optsdata)
-        return messages.keyProviderKeyWrapProtocolOutput(
-            KeyProviderKeyWrapProtocolOutput=protocol.encode_wrapped(packet)
-        )
+        answer = await offload(len(data), partial(protocol.encode_wrapped, packet))
+        return messages.keyProviderKeyWrapProtocolOutput(KeyProviderKeyWrapProtocolOutput=answer)
 
     @answered(right=Right.UNWRAP)
     async def UnWrapKey(
@@ -56,11 +55,10 @@ class KeyProviderService(GrpcService, services.KeyProviderServiceServicer):
         """Unwrap a layer key: JSON of an operation `keyunwrap` in, JSON of its options out."""
         caller.require(Right.UNWRAP)
         data = request.KeyProviderKeyWrapProtocolInput
-        packet = await read(len(data), partial(_decode_packet, data))
+        packet = await offload(len(data), partial(_decode_packet, data))
         optsdata = await self._wrapper.unwrap(caller, packet)
-        return messages.keyProviderKeyWrapProtocolOutput(
-            KeyProviderKeyWrapProtocolOutput=protocol.encode_unwrapped(optsdata)
-        )
+        answer = await offload(len(data), partial(protocol.encode_unwrapped, optsdata))
+        return messages.keyProviderKeyWrapProtocolOutput(KeyProviderKeyWrapProtocolOutput=answer)
 
 
 def _decode_packet(data: bytes) -> AnnotationPacket:

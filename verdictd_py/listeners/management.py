@@ -15,7 +15,7 @@ import grpc
 from verdictd_py._generated import clientapi_pb2 as messages
 from verdictd_py._generated import clientapi_pb2_grpc as services
 from verdictd_py.broker.administration import IMAGE_POLICY, SIGSTORE, Administration
-from verdictd_py.domain.callers import Caller
+from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import RequestError
@@ -56,7 +56,7 @@ class KeyManagerService(Service, services.KeyManagerServiceServicer):
         key_id = await self._admin.keys.create(caller, request.keyid)
         return messages.CreateKeyResponse(status=OK, uuid=str(key_id).encode())
 
-    @answered()
+    @answered(right=Right.READ_KEYS)
     async def GetKey(
         self, request: messages.GetKeyRequest, caller: Caller
     ) -> messages.GetKeyResponse:

@@ -18,6 +18,7 @@ from verdictd_py.broker.administration import (
     MAX_PAGE,
     Administration,
 )
+from verdictd_py.broker.connected import ConnectedGuests
 from verdictd_py.broker.explanation import Explainer
 from verdictd_py.broker.history import History, Verdict
 from verdictd_py.domain.callers import Caller
@@ -59,6 +60,7 @@ def register(
     admin: Administration,
     history: History,
     explainer: Explainer,
+    connected: ConnectedGuests,
     status: Callable[[], Awaitable[DaemonStatus]],
     rules: CallerRules,
     events: Events,
@@ -69,7 +71,7 @@ def register(
     services.add_ImageServiceServicer_to_server(ImageService(admin, rules, events), server)
     services.add_DocumentServiceServicer_to_server(DocumentService(admin, rules, events), server)
     services.add_ReferenceServiceServicer_to_server(ReferenceService(admin, rules, events), server)
-    appraisals = AppraisalService(admin, rules, events, history, explainer)
+    appraisals = AppraisalService(admin, rules, events, history, explainer, connected)
     services.add_AppraisalServiceServicer_to_server(appraisals, server)
     tests = PolicyTestService(admin, rules, events)
     services.add_PolicyTestServiceServicer_to_server(tests, server)
@@ -237,7 +239,7 @@ class ReferenceService(Service, services.ReferenceServiceServicer):
 
 
 class AppraisalService(Service, services.AppraisalServiceServicer):
-    """Service for the results of recent appraisals."""
+    """Service for the results of recent appraisals, and for connected guests."""
 
     def __init__(
         self,
@@ -246,10 +248,12 @@ class AppraisalService(Service, services.AppraisalServiceServicer):
         events: Events,
         history: History,
         explainer: Explainer,
+        connected: ConnectedGuests,
     ) -> None:
         super().__init__(admin, rules, events)
         self._history = history
         self._explainer = explainer
+        self._connected = connected
 
     @answered()
     async def ListGuests(
@@ -262,6 +266,22 @@ class AppraisalService(Service, services.AppraisalServiceServicer):
     @answered()
     async def GetGuest(self, request: messages.GetGuestRequest, caller: Caller) -> messages.Guest:
         return v1_messages.guest(await self._explainer.explain(caller, request.id))
+
+    @answered()
+    async def ListConnectedGuests(
+        self, request: messages.ListConnectedGuestsRequest, caller: Caller
+    ) -> messages.ListConnectedGuestsResponse:
+        guests = self._connected.list_guests(caller)
+        listed = guests[: min(request.limit or MAX_PAGE, MAX_PAGE)]
+        return messages.ListConnectedGuestsResponse(
+            guests=list(map(v1_messages.connected_guest, listed)), connected=len(guests)
+        )
+
+    @answered("verdictd.v1 DisconnectGuest")
+    async def DisconnectGuest(
+        self, request: messages.DisconnectGuestRequest, caller: Caller
+    ) -> messages.ConnectedGuest:
+        return v1_messages.connected_guest(await self._connected.disconnect(caller, request.id))
 
 
 class PolicyTestService(Service, services.PolicyTestServiceServicer):

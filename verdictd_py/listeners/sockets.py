@@ -9,6 +9,11 @@ from typing import Final
 from verdictd_py.config import Address
 from verdictd_py.errors import ConfigError
 
+PROBE_AFTER_SECONDS: Final = 60
+PROBE_INTERVAL_SECONDS: Final = 15
+PROBES: Final = 8
+"""An accepted guest that has vanished is noticed after 3 minutes (tcp(7), "TCP_KEEPIDLE")."""
+
 _REMEDIES: Final = {
     errno.EADDRINUSE: "the address is in use; stop the program that listens there, "
     "or choose another {option}",
@@ -81,6 +86,22 @@ def explain_bind_failure(where: str, error: OSError, *, option: str) -> ConfigEr
     # Errors that Python itself raises, such as for a path that is too long, have no errno.
     text = remedy.format(option=option, reason=(error.strerror or str(error)).lower())
     return ConfigError(f"cannot listen on {where}: {text}")
+
+
+def detect_dead_peer(connected: socket.socket) -> None:
+    """Have the kernel close a connection whose peer has vanished, however long it is silent.
+
+    The peer's kernel answers the probes, so that a peer which is merely silent stays connected.
+    Probes also keep the connection in the tables of NAT gateways, whose shortest usual limits are
+    a few minutes. Without `TCP_USER_TIMEOUT`, an answer that is never acknowledged would be sent
+    again for a quarter of an hour.
+    """
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_AFTER_SECONDS)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_INTERVAL_SECONDS)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES)
+    milliseconds = 1000 * (PROBE_AFTER_SECONDS + PROBES * PROBE_INTERVAL_SECONDS)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
 
 def peer_text(name: object) -> str:

@@ -13,6 +13,7 @@ from verdictd_py.broker.history import Judgement, Verdict
 from verdictd_py.broker.pinning import PinPreview
 from verdictd_py.broker.policytests import PolicyTest
 from verdictd_py.broker.references import ReferenceView
+from verdictd_py.broker.standing import GuestStatus
 from verdictd_py.documents.referencesets import ReferenceSet
 from verdictd_py.ports import Document, StoredName
 
@@ -128,6 +129,21 @@ def guest(judgement: Judgement) -> messages.Guest:
         reasons=[messages.Reason(**reason.as_json()) for reason in judgement.reasons],
         not_pinnable=judgement.not_pinnable,
         withheld_claims=judgement.withheld,
+    )
+
+
+def connected_guest(status: GuestStatus) -> messages.ConnectedGuest:
+    """Describe a connected guest."""
+    return messages.ConnectedGuest(
+        id=status.id,
+        peer=status.address,
+        tee=status.tee,
+        connected_at=time(status.connected_at),
+        appraised_at=time(status.appraised_at),
+        standing=status.standing.value,
+        code=status.code,
+        appraisal=status.appraisal,
+        reasons=status.reasons,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from verdictd_py.domain.evidence import DEVICES, VerifiedEvidence
 from verdictd_py.domain.trust import HARDWARE_WARNING, UNTRUSTED, TrustVector
@@ -18,6 +18,7 @@ from verdictd_py.errors import (
     ReasonKind,
     StorageError,
 )
+from verdictd_py.offload import offload
 from verdictd_py.policy import explain, floor
 from verdictd_py.policy.compiled import CompiledPolicies
 from verdictd_py.policy.engine import PolicyResult, in_thread
@@ -106,7 +107,8 @@ class RegoAppraisalPolicy:
             if known.revoked(claims):  # a verdict that needs no policy
                 return evaluation_failed(known, claims, error)
             raise PolicyUnavailable(f"policy: {error}") from error
-        return refusals(known, documents, claims, result, self._pinning)  # 4, 5
+        decide = partial(refusals, known, documents, claims, result, self._pinning)
+        return await offload(len(documents.data), decide)  # 4, 5
 
 
 def refusals(

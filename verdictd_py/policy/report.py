@@ -42,7 +42,7 @@ class PolicyReports:
         self._pinning = pinning
 
     async def outline(self, policy: str) -> PolicyOutline:
-        return outline(await in_thread(CompiledPolicy.compile, policy, "{}"))
+        return await in_thread(lambda: outline(CompiledPolicy.compile(policy, "{}")))
 
     async def report(
         self, documents: PolicyDocuments, claims: Claims, tee: str | None

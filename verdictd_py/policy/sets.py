@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +13,7 @@ from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.documents.schema import ReferenceSchema
 from verdictd_py.domain.names import Name
 from verdictd_py.errors import PolicyInvalid, RequestError, StorageError
+from verdictd_py.offload import offload
 from verdictd_py.ports import Document, DocumentStore, PolicyDocuments, Tees
 
 
@@ -26,7 +28,9 @@ class _Key:
 
 
 class DocumentsWithSets:
-    """Documents of a store, combined with the named sets in force (port `PolicySource`).
+    """Documents of a store, combined with the named sets in force.
+
+    It implements the ports `PolicySource` and `PolicyRevisions`.
 
     The stored documents are read each time, so that a file changed by hand takes effect at once.
     The combined documents are cached by revisions and states of the sets, so that reference data
@@ -46,6 +50,7 @@ class DocumentsWithSets:
         self._clock = clock
         self._sets: tuple[str, dict[str, referencesets.Sets]] = ("", {})
         self._combined: dict[str, tuple[_Key, PolicyDocuments | PolicyInvalid]] = {}
+        self._revisions: Counter[str] = Counter()
 
     async def documents(self, tee: str) -> PolicyDocuments:
         names = self._documents.policy_name(tee), self._documents.reference_name(tee)
@@ -59,11 +64,22 @@ class DocumentsWithSets:
         known = self._combined.get(tee)
         if known is None or known[0] != key:
             schema = self._tees.schema(tee)
-            combined = _combine(schema, names, policy.text, data.text, sets, now)
+            combined = await offload(
+                len(data.text),
+                lambda: _combine(schema, names, policy.text, data.text, sets, now),
+            )
             known = self._combined[tee] = key, combined
+            self._revisions[tee] += 1
         if isinstance(known[1], PolicyInvalid):
             raise PolicyInvalid(str(known[1]))
         return known[1]
+
+    def last_revision(self, tee: str) -> int:
+        return self._revisions[tee]
+
+    async def revision(self, tee: str) -> int:
+        await self.documents(tee)
+        return self._revisions[tee]
 
     def _parsed(self, document: Document) -> dict[str, referencesets.Sets]:
         revision, sets = self._sets

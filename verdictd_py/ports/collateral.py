@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Protocol
 
 
@@ -18,6 +18,14 @@ class CollateralStore(Protocol):
 
         Raises:
             StorageError: it cannot be read.
+        """
+        ...
+
+    async def states(self, names: Sequence[str]) -> tuple[Hashable, ...]:
+        """Return for each name a value that differs once its content was replaced.
+
+        It is cheap: callers compare it before they use content that they have read earlier,
+        because other processes save collateral too. It never raises.
         """
         ...
 

@@ -59,6 +59,25 @@ class PolicySource(Protocol):
         ...
 
 
+class PolicyRevisions(Protocol):
+    """Revisions of the documents by which guests are appraised, counted in this process."""
+
+    def last_revision(self, tee: str) -> int:
+        """Return the revision that was read last; 0 if none was. Nothing is read."""
+        ...
+
+    async def revision(self, tee: str) -> int:
+        """Read the documents, and return their revision.
+
+        It is another one after each change that a decision depends on, also of a file that was
+        edited by hand or by another process, and when a named set expires.
+
+        Raises:
+            NotFound, PolicyInvalid, StorageError: see `PolicySource.documents`.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class PolicyDecision:
     """Decision of a policy about an input, and each claim next to its reference value."""

@@ -6,7 +6,7 @@ They behave like the stores on a directory: `tests/conformance` runs one suite a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from heapq import nsmallest
 
@@ -230,6 +230,10 @@ class MemoryCollateralStore:
     async def load(self, name: str) -> bytes | None:
         await asyncio.sleep(0)
         return self.contents.get(name)
+
+    async def states(self, names: Sequence[str]) -> tuple[Hashable, ...]:
+        await asyncio.sleep(0)
+        return tuple(self.contents.get(name) for name in names)
 
     async def save(self, name: str, content: bytes) -> None:
         await asyncio.sleep(0)

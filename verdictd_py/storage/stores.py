@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from heapq import nsmallest
@@ -249,6 +249,17 @@ class DirectoryCollateralStore:
             return None
         except StorageError as error:
             raise StorageError(f"{COLLATERAL}/{name} {error}") from None
+
+    async def states(self, names: Sequence[str]) -> tuple[Hashable, ...]:
+        return await asyncio.to_thread(lambda: tuple(map(self._state, names)))
+
+    def _state(self, name: str) -> Hashable:
+        try:
+            return self._directory.entry((COLLATERAL, name))
+        except NotFound:
+            return None
+        except StorageError as error:
+            return str(error)
 
     async def save(self, name: str, content: bytes) -> None:
         try:

@@ -30,7 +30,7 @@ def received(*parts: bytes) -> list[Received]:
 
 def test_requests_are_typed_and_in_their_order() -> None:
     first, second = received(VERSION + KEK)
-    assert first == Received("version", Version(), FailureForm.A)
+    assert first == Received("version", Version(), FailureForm.VERSION)
     assert second == Received("Get KEK", GetKek((Kid("one", KeyId(("one",))),)), FailureForm.A)
 
 

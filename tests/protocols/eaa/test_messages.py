@@ -122,7 +122,7 @@ def test_commands(text: str, expected: Request) -> None:
 @pytest.mark.parametrize(
     ("members", "form"),
     [
-        ({"command": "version"}, FailureForm.A),
+        ({"command": "version"}, FailureForm.VERSION),
         ({"command": "echo", "data": "x"}, FailureForm.A),
         ({"command": "Decrypt", "blobs": [blob()]}, FailureForm.A),
         ({"command": "Get KEK", "kids": ["k"]}, FailureForm.A),

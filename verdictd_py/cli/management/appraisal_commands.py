@@ -108,6 +108,10 @@ async def _confirmed(question: str) -> bool:
 
 
 async def _guest_list(client: BrokerClient, options: Namespace) -> CommandOutput:
+    if options.verdict == "connected":
+        connected = v1.ListConnectedGuestsRequest(limit=options.limit)
+        answer = await client.call(client.appraisals.ListConnectedGuests, connected)
+        return show.connected_guests(answer)
     verdict = {
         "refused": v1.VERDICT_REFUSED,
         "unverified": v1.VERDICT_UNVERIFIED,
@@ -115,6 +119,11 @@ async def _guest_list(client: BrokerClient, options: Namespace) -> CommandOutput
     }[options.verdict]
     request = v1.ListGuestsRequest(verdict=verdict, limit=options.limit)
     return show.guests((await client.call(client.appraisals.ListGuests, request)).guests)
+
+
+async def _guest_disconnect(client: BrokerClient, options: Namespace) -> CommandOutput:
+    request = v1.DisconnectGuestRequest(id=options.id)
+    return show.disconnected_guest(await client.call(client.appraisals.DisconnectGuest, request))
 
 
 async def _explain(client: BrokerClient, options: Namespace) -> CommandOutput:
@@ -167,11 +176,15 @@ _PIN: Final[Arguments] = {
 _GUESTS: Final[Arguments] = {
     "verdict": {
         "nargs": "?",
-        "choices": ("refused", "unverified", "accepted"),
+        "choices": ("refused", "unverified", "accepted", "connected"),
         "default": "refused",
-        "help": "refused (with genuine evidence, the default), unverified, accepted",
+        "help": "refused (with genuine evidence, the default), unverified, accepted; "
+        "or connected: guests with an attested connection now",
     },
     "--limit": {"type": _count, "default": 20, "metavar": "N", "help": "(%(default)s)"},
+}
+_DISCONNECT: Final[Arguments] = {
+    "id": {"metavar": "ID", "help": "see guest list connected"},
 }
 _EXPLAIN: Final[Arguments] = {
     "id": {"nargs": "?", "metavar": "ID", "help": "id that the guest received, or see guest list"},
@@ -181,7 +194,8 @@ _EXPLAIN: Final[Arguments] = {
 COMMANDS: Final = (
     Command("status", "status and configuration of the broker", _status),
     Command("explain", "why a guest was refused: measured, expected", _explain, _EXPLAIN),
-    Command("guest list", "the guests appraised lately", _guest_list, _GUESTS),
+    Command("guest list", "guests appraised lately, or connected now", _guest_list, _GUESTS),
+    Command("guest disconnect", "close a guest's connection now", _guest_disconnect, _DISCONNECT),
     *document_commands.POLICIES,
     *policy_commands.COMMANDS,
     *document_commands.REFERENCES,

@@ -158,6 +158,34 @@ def guests(guests: Sequence[Any]) -> CommandOutput:
     return CommandOutput([guest_data(guest) for guest in guests], table(columns, rows))
 
 
+def connected_guests(answer: Any) -> CommandOutput:  # noqa: ANN401  # as below
+    """Return a list of guests with an attested connection, and how each stands now."""
+    rows = [
+        (
+            guest.id,
+            guest.connected_at,
+            guest.peer,
+            guest.tee,
+            guest.standing,
+            guest.code,
+            guest.appraised_at,
+            guest.appraisal,
+        )
+        for guest in answer.guests
+    ]
+    columns = ("id", "connected", "peer", "tee", "standing", "code", "appraised", "explained by")
+    more = answer.connected - len(answer.guests)
+    remarks = (f"{more} more guests are connected; see --limit",) if more > 0 else ()
+    data = [message(guest) for guest in answer.guests]
+    return CommandOutput(data, table(columns, rows), remarks=remarks)
+
+
+def disconnected_guest(guest: Any) -> CommandOutput:  # noqa: ANN401  # as below
+    """Return the guest whose connection was closed."""
+    text = f"disconnected {guest.peer} ({guest.tee}), accepted as {guest.id}"
+    return CommandOutput(message(guest), cell(text))
+
+
 def explanation(guest: Any) -> CommandOutput:  # noqa: ANN401  # messages are made at run time
     """Return one guest with its reasons: each measured value next to the expected value."""
     rows = [

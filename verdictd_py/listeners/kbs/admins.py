@@ -29,7 +29,7 @@ from verdictd_py.errors import NotAuthorized, NotFound, RequestError, TokenInval
 from verdictd_py.listeners.kbs import answers
 from verdictd_py.listeners.kbs.bodies import receive
 from verdictd_py.listeners.kbs.guests import PREFIX, RESOURCE, bearer, resource_path
-from verdictd_py.listeners.reading import read
+from verdictd_py.offload import offload
 from verdictd_py.ports import Tees
 from verdictd_py.protocols.rcar.admins import Administrator, AdminKeys, Role
 
@@ -139,7 +139,7 @@ class AdminRoutes:
         payload = members.get("payload")
         if not isinstance(payload, str):
             raise RequestError("the request has no payload")
-        values = await read(len(payload), partial(_decode_payload, payload))
+        values = await offload(len(payload), partial(_decode_payload, payload))
         tee = self._policies.tees.default.name
         await self._administration.references.replace(caller, tee, values)
         return web.Response()
@@ -170,7 +170,7 @@ def is_refused_admin(request: web.Request, error: Exception) -> bool:
 
 async def _members(request: web.Request) -> dict[str, JsonValue]:
     body = await receive(request)
-    return await read(len(body), partial(decode_object, body, "the request"))
+    return await offload(len(body), partial(decode_object, body, "the request"))
 
 
 def _decode_payload(payload: str) -> dict[str, JsonValue]:

@@ -18,8 +18,8 @@ from verdictd_py.encoding import encode_object
 from verdictd_py.errors import RequestError
 from verdictd_py.listeners.kbs import answers
 from verdictd_py.listeners.kbs.bodies import receive
-from verdictd_py.listeners.reading import read
 from verdictd_py.listeners.sockets import peer_text
+from verdictd_py.offload import offload
 from verdictd_py.protocols.rcar import jwe, messages
 from verdictd_py.protocols.rcar.tokens import Tokens
 
@@ -76,7 +76,8 @@ class GuestRoutes:
         """
         session = await self._handshakes.open(session_id(request))
         body = await receive(request)
-        attestation = await read(len(body), partial(messages.parse_attest, body, session.challenge))
+        parse = partial(messages.parse_attest, body, session.challenge)
+        attestation = await offload(len(body), parse)
         token = await self._handshakes.attest(session, attestation, address=address(request))
         return answers.succeeded(messages.token(token))
 

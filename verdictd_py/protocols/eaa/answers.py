@@ -25,6 +25,8 @@ MAX_FAILURE_CHARACTERS: Final = 512
 the base64 of the answer fits the buffer too."""
 
 
+_VERSION: Final = "v1"
+
 _EMPTY_RESOURCE: Final = "the resource is empty, and guests cannot fetch an empty resource"
 
 
@@ -32,6 +34,7 @@ class FailureForm(Enum):
     """Shape of a failure, which depends on the shape of the command's success (wire-eaa.md)."""
 
     A = "A"
+    VERSION = "A with a version, which clients require in every answer to that command"
     B = "B"
     B_BASE64 = "base64 of B"
 
@@ -103,7 +106,7 @@ def encode(result: Result) -> bytes:
 
 def version() -> bytes:
     """Encode the answer to `version`."""
-    return encode_object({"status": "OK", "version": "v1"})
+    return encode_object({"status": "OK", "version": _VERSION})
 
 
 def echo(text: str) -> bytes:
@@ -175,6 +178,8 @@ def failure(form: FailureForm, text: str) -> bytes:
     error = text.encode("ascii", "backslashreplace").decode("ascii")[:MAX_FAILURE_CHARACTERS]
     if form is FailureForm.A:
         return encode_object({"status": "Fail", "data": {}, "error": error})
+    if form is FailureForm.VERSION:
+        return encode_object({"status": "Fail", "version": _VERSION, "error": error})
     answer = encode_object({"status": "Fail", "error": error})
     if form is FailureForm.B:
         return answer

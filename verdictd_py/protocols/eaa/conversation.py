@@ -49,6 +49,11 @@ class Conversation:
         """Whether a request has started that `next_request` has not returned yet."""
         return not self._ended and self._reader.pending
 
+    @property
+    def pending_bytes(self) -> int:
+        """Number of bytes that were received and that no request has used yet."""
+        return self._reader.pending_bytes
+
     def receive(self, plaintext: bytes) -> None:
         """Append plaintext of the guest."""
         self._reader.feed(plaintext)

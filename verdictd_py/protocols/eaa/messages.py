@@ -42,7 +42,7 @@ class MalformedRequest(RequestError):
 class Version:
     """`version`."""
 
-    failure_form: ClassVar[FailureForm] = FailureForm.A
+    failure_form: ClassVar[FailureForm] = FailureForm.VERSION
 
 
 @dataclass(frozen=True, slots=True)

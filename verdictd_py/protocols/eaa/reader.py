@@ -38,6 +38,11 @@ class RequestReader:
         """
         return bool(self._buffer)
 
+    @property
+    def pending_bytes(self) -> int:
+        """Number of bytes in the stream that `next_request` has not returned yet."""
+        return len(self._buffer)
+
     def feed(self, data: bytes) -> None:
         """Append received bytes to the stream.
 

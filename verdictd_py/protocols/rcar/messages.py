@@ -64,6 +64,7 @@ class Attestation:
         jwk: the guest's key, as it stands in the body.
         evidence: the evidence of the TEE itself, as it stands in the body.
         additional: evidence of further devices, the JSON text that the main evidence covers.
+        body_bytes: length of the body, which bounds the work for everything in it.
     """
 
     challenge: Challenge
@@ -72,6 +73,7 @@ class Attestation:
     evidence: JsonValue = field(repr=False)
     additional: str = field(default="", repr=False)
     init_data: InitData | None = None
+    body_bytes: int = 0
 
     @cached_property
     def key(self) -> TeeKey:
@@ -123,7 +125,7 @@ def parse_attest(body: bytes, challenge: Challenge) -> Attestation:
     members = decode_object(body, "the request", max_values=MAX_VALUES)
     if challenge.version is not Version.V0_4_0:
         jwk, evidence = _member(members, "tee-pubkey"), _member(members, "tee-evidence")
-        return Attestation(challenge, None, jwk, evidence)
+        return Attestation(challenge, None, jwk, evidence, body_bytes=len(body))
     runtime = _object(members, "runtime-data")
     composite = _object(members, "tee-evidence")
     return Attestation(
@@ -133,6 +135,7 @@ def parse_attest(body: bytes, challenge: Challenge) -> Attestation:
         evidence=_member(composite, "primary_evidence"),
         additional=_text(composite, "additional_evidence", default=""),
         init_data=_init_data(members),
+        body_bytes=len(body),
     )
 
 

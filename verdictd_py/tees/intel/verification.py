@@ -49,6 +49,7 @@ class VerifiedQuote:
     Attributes:
         tcb: Intel's rating; None if it is not known: then the quote is refused.
         behind_days: days since a newer TCB was published, None if that is not known.
+        valid_until: when the collateral expires, its grace period included.
         content_refusal: why the library refuses the content of the quote whatever the policy
             says, None if it does not.
         refusal: why the quote is refused although its signatures verified, None if it is not.
@@ -59,6 +60,7 @@ class VerifiedQuote:
     content_refusal: ContentRefusal | None = None
     refusal: AttestationError | None = None
     behind_days: int | None = None
+    valid_until: datetime | None = None
 
     def evidence(
         self,
@@ -84,6 +86,7 @@ class VerifiedQuote:
             advisory_ids=() if self.tcb is None else self.tcb.advisory_ids,
             digest=quote.digest,
             faults=self._faults(faults),
+            valid_until=self.valid_until,
         )
         return verified if self.refusal is None else RefusedEvidence(self.refusal, verified)
 
@@ -105,6 +108,13 @@ def _behind_days(collateral: Collateral, tcb: TcbRating | None, now: datetime) -
         return None
     try:
         return behind_days(collateral, tcb, now)
+    except ValueError:
+        return None
+
+
+def _valid_until(collateral: Collateral, grace: timedelta) -> datetime | None:
+    try:
+        return ends_at(collateral) + grace
     except ValueError:
         return None
 
@@ -223,7 +233,11 @@ class IntelEngine:
             except (CollateralExpired, CollateralRejected) as error:
                 errors.append(error)
                 continue
-            return replace(verified, behind_days=_behind_days(current, verified.tcb, now))
+            return replace(
+                verified,
+                behind_days=_behind_days(current, verified.tcb, now),
+                valid_until=_valid_until(current, timedelta(0) if chosen_by_guest else self._grace),
+            )
         raise errors[0]
 
     async def _current(

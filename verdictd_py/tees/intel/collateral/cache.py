@@ -10,7 +10,7 @@ import asyncio
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -51,6 +51,9 @@ RENEW_AT: Final = (0.5, 0.8)
 """Range of the part of the validity after which collateral is renewed. It is random for each set,
 so that brokers that start together do not query the service together."""
 
+_LOADS: Final = 2
+"""Maximum number of loads for a guest: the first one may have begun before a replacement."""
+
 _NAME: Final = re.compile(r"(tdx|sgx)-([0-9a-f]{12})-(processor|platform)\.json")
 
 Fetch = Callable[[CollateralRequest, Check], Awaitable[tuple[Collateral, Validity]]]
@@ -80,9 +83,10 @@ class CollateralCache:
         root_ca_der: trusted root, None for Intel's.
         minimum_evaluation: lowest accepted `tcbEvaluationDataNumber`.
         events: records every renewal and failure.
+        changed: called when the cache has other collateral than before.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # its collaborators, all by keyword except the ports
         self,
         fetch: Fetch,
         store: CollateralStore,
@@ -93,6 +97,7 @@ class CollateralCache:
         root_ca_der: bytes | None = None,
         minimum_evaluation: int = 0,
         chance: Callable[[float, float], float] = random.uniform,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._fetch = fetch
         self._store = store
@@ -101,8 +106,9 @@ class CollateralCache:
         self._root_key = root_key_digest(root_ca_der)
         self._minimum = minimum_evaluation
         self._chance = chance
+        self._changed = changed
         self._cached: dict[CollateralRequest, _CachedSet] = {}
-        self._loaded: set[CollateralRequest] = set()
+        self._loaded: dict[CollateralRequest, Hashable] = {}
         self._pauses = FetchPauses(monotonic)
         self._loads = SingleFlight(self._load)
         self._fetches = SingleFlight(self._fetch_and_store, limit=MAX_FETCHES)
@@ -195,12 +201,15 @@ class CollateralCache:
         await self._fetches.stop()
 
     async def _cached_or_stored(self, request: CollateralRequest) -> _CachedSet | None:
-        """Return the set in memory; the first time, load it from the store.
+        """Return the set in memory; load it if the stored one was replaced since the last load.
 
         Guests that connect at the same time after a restart wait for the same load. Otherwise
         the cache in memory could be taken for complete while the store is still being read.
         """
-        if request not in self._loaded:
+        (state,) = await self._store.states([_name(request)])
+        for _ in range(_LOADS):
+            if request in self._loaded and self._loaded[request] == state:
+                break
             await self._loads.result(request)
         return self._cached.get(request)
 
@@ -209,6 +218,7 @@ class CollateralCache:
 
         Other processes on the same directory store what they fetch too.
         """
+        (state,) = await self._store.states([_name(request)])
         try:
             text = await self._store.load(_name(request))
         except StorageError as error:
@@ -216,7 +226,7 @@ class CollateralCache:
             text = None
         if text is not None:
             self._cache_stored(request, text)
-        self._loaded.add(request)
+        self._loaded[request] = state
 
     def _cache_stored(self, request: CollateralRequest, text: bytes) -> None:
         cached = self._cached.get(request)
@@ -345,7 +355,10 @@ class CollateralCache:
             raise CollateralUnavailable("the cache has too many platform types")
         part = self._chance(*RENEW_AT)
         renew_at = validity.start + (validity.end - validity.start) * part
+        before = self._cached.get(request)
         cached = self._cached[request] = _CachedSet(collateral, validity, renew_at)
+        if before is None or before.collateral != collateral:
+            self._changed()
         return cached
 
     def _failed(

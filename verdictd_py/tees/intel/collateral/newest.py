@@ -8,6 +8,7 @@ stores these copies for the time after a restart and for other processes on the 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -71,6 +72,7 @@ class NewestCollateral:
         root_key: SHA-256 of the trusted root's SubjectPublicKeyInfo.
         store: persistent store; None: the copies are lost at the end of the process.
         events: records failures of the store.
+        changed: called when a newer copy of a part replaces a known one.
     """
 
     def __init__(
@@ -79,13 +81,15 @@ class NewestCollateral:
         *,
         store: CollateralStore | None = None,
         events: Events | None = None,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
+        self._changed = changed
         self._root_key = root_key
         self._store = store
         self._events = events
         self._copies: dict[_Key, Collateral] = {}
         """For each part a verified set that contains it."""
-        self._loaded: set[_Key] = set()
+        self._loaded: dict[_Key, Hashable] = {}
         self._unsaved: set[_Key] = set()
         self._saves = SingleFlight(self._save)
 
@@ -115,8 +119,9 @@ class NewestCollateral:
         require_platform(collateral, request)
         require_issued(issued_at(collateral), now)
         try:
-            for key in _keys(request, chosen_by_guest=chosen_by_guest):
-                await self._load(key)
+            keys = _keys(request, chosen_by_guest=chosen_by_guest)
+            for key, state in zip(keys, await self._states(keys), strict=True):
+                await self._load(key, state)
                 collateral = self._with_newest(key, collateral, request)
                 if key.part is ROOT_CRL:  # 2
                     self._record(key, collateral)
@@ -160,20 +165,30 @@ class NewestCollateral:
         if copy is not None and not _is_newer(key.part, collateral, copy):
             return
         self._copies[key] = collateral
+        if copy is not None:
+            self._changed()
         if self._store is not None:
             self._unsaved.add(key)
             self._saves.start(key)
 
-    async def _load(self, key: _Key) -> None:
-        """Read a stored copy, once, unless a newer one was recorded meanwhile."""
-        if key in self._loaded or self._store is None:
+    async def _states(self, keys: Sequence[_Key]) -> Sequence[Hashable]:
+        if self._store is None:
+            return [None] * len(keys)
+        return await self._store.states([key.file for key in keys])
+
+    async def _load(self, key: _Key, state: Hashable) -> None:
+        """Read a stored copy if it was replaced since the last time; use it if it is newer.
+
+        Other processes on the same directory store what they learn, for example a revocation.
+        """
+        if self._store is None or (key in self._loaded and self._loaded[key] == state):
             return
         try:
             text = await self._store.load(key.file)
         except StorageError as error:
             self._report(str(error))
             text = None
-        self._loaded.add(key)
+        self._loaded[key] = state
         if text is None:
             return
         try:
@@ -184,6 +199,8 @@ class NewestCollateral:
         known = self._copies.get(key)
         if known is None or _is_newer(key.part, stored, known):
             self._copies[key] = stored
+            if known is not None:
+                self._changed()
 
     def _verified(self, key: _Key, text: bytes) -> Collateral:
         """Return a stored set, whose signatures are verified again: files can be changed.

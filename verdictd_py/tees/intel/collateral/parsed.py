@@ -47,12 +47,24 @@ class ParsedCollateral:
     @cached_property
     def pck_crl(self) -> x509.CertificateRevocationList:
         """Revocation list of the CA that issues PCK certificates."""
-        return x509.load_der_x509_crl(self.collateral.pck_crl)
+        return read_crl(self.collateral.pck_crl)
 
     @cached_property
     def root_ca_crl(self) -> x509.CertificateRevocationList:
         """Revocation list of the root CA."""
-        return x509.load_der_x509_crl(self.collateral.root_ca_crl)
+        return read_crl(self.collateral.root_ca_crl)
+
+
+def read_crl(der: bytes) -> x509.CertificateRevocationList:
+    """Read a revocation list; its extensions are read later.
+
+    Raises:
+        ValueError: it is not a revocation list, or of an unknown version.
+    """
+    try:
+        return x509.load_der_x509_crl(der)
+    except x509.InvalidVersion as error:
+        raise ValueError(f"the revocation list has an unknown version: {error}") from error
 
 
 @lru_cache(maxsize=_SETS)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from verdictd_py.domain.events import CollateralUnreadable, WarningCollateral
@@ -22,6 +21,7 @@ from verdictd_py.tees.intel.collateral.forms import (
     collaterals_from_json,
     parsed,
 )
+from verdictd_py.tees.intel.collateral.parsed import read_crl
 from verdictd_py.tees.intel.collateral.port import CollateralRequest, CollateralSource
 from verdictd_py.tees.intel.quote import SGX, TDX
 from verdictd_py.tees.intel.tcb import evaluation_number
@@ -62,8 +62,8 @@ def _index(collateral: Collateral) -> _Entry:
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("tcb_info does not name TEE, FMSPC and issue date") from error
     try:
-        issuer = x509.load_der_x509_crl(collateral.pck_crl).issuer
-    except ValueError:
+        issuer = read_crl(collateral.pck_crl).issuer
+    except (ValueError, TypeError):  # TypeError: a name with a value of another type
         raise ValueError("pck_crl is not a revocation list in DER") from None
     names = [str(name.value).lower() for name in issuer.get_attributes_for_oid(NameOID.COMMON_NAME)]
     cas = [ca for ca in ("processor", "platform") if any(ca in name for name in names)]
@@ -87,6 +87,7 @@ class FileCollateral:
     Args:
         path: file or directory. An empty directory is allowed: it may be filled later.
         events: records unreadable changes.
+        changed: called after changed files were read.
         inspect: checks every set that is read. A problem is recorded as `warning.collateral`,
             and the set is still used: expired collateral may have a grace period, and the
             verifier must see a revocation instead of missing collateral.
@@ -96,8 +97,14 @@ class FileCollateral:
     """
 
     def __init__(
-        self, path: Path, *, events: Events | None = None, inspect: Inspect | None = None
+        self,
+        path: Path,
+        *,
+        events: Events | None = None,
+        inspect: Inspect | None = None,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
+        self._changed = changed
         self._path = path
         self._events = events
         self._inspect = inspect
@@ -144,6 +151,7 @@ class FileCollateral:
                 return
             self._states = states
             self._entries = self._load()
+            self._changed()
         except ConfigError as error:
             if self._events is not None:
                 self._events.record(CollateralUnreadable(problem=str(error)))

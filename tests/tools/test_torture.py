@@ -1,0 +1,114 @@
+"""The judgements of `./dev torture`: what counts as lost, as torn, as served, as growth."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tools.torture import __main__ as command
+from tools.torture.changes import (
+    ABSENT,
+    KEY,
+    PRESENT,
+    RESOURCE,
+    TORN,
+    Ledger,
+    _number_in,
+    _numbered,
+)
+from tools.torture.clients import Latencies
+from tools.torture.memory import slope_of
+from tools.torture.scenario import Budget, Row, Scenario
+
+THING = (RESOURCE, "a/b/c")
+
+
+def test_an_acknowledged_change_must_be_there() -> None:
+    ledger = Ledger()
+    ledger.begin(THING, "1")
+    ledger.acknowledge(THING, "1")
+    assert ledger.differences({THING: "1"}) == []
+    assert ledger.differences({}) == ["resource a/b/c is absent, not 1"]
+
+
+def test_a_change_whose_answer_was_lost_may_be_there_or_not() -> None:
+    ledger = Ledger()
+    ledger.begin(THING, "1")
+    ledger.acknowledge(THING, "1")
+    ledger.begin(THING, "2")
+    assert ledger.differences({THING: "1"}) == ledger.differences({THING: "2"}) == []
+    assert ledger.differences({THING: TORN}) == ["resource a/b/c is torn, not 1 or 2"]
+
+
+def test_a_refused_change_must_not_be_there() -> None:
+    ledger = Ledger()
+    ledger.begin((KEY, "k"), PRESENT)
+    ledger.refuse((KEY, "k"), PRESENT)
+    assert ledger.differences({(KEY, "k"): ABSENT}) == []
+    assert len(ledger.differences({(KEY, "k"): PRESENT})) == 1
+
+
+@pytest.mark.parametrize("padding", [0, 1, 31, 32, 1000])
+def test_content_is_whole_or_torn(padding: int) -> None:
+    content = _numbered(7, padding)
+    assert _number_in(content) == "7"
+    other = _numbered(8, padding)
+    assert _number_in(content + b"x") == TORN
+    assert _number_in(content[: len(content) // 2]) == TORN
+    if padding > 1:
+        assert _number_in(content[:-1]) == TORN
+        assert _number_in(content[: len(content) // 2] + other[len(content) // 2 :]) == TORN
+
+
+def test_the_slope_is_that_of_the_line_through_the_samples() -> None:
+    assert slope_of([(0, 1000), (10, 3000), (20, 5000)]) == 200
+    assert slope_of([(5, 1000), (5, 2000)]) == 0
+
+
+def test_a_quantile_is_a_latency_of_a_served_client() -> None:
+    latencies = Latencies([float(number) for number in range(1, 101)])
+    assert (latencies.quantile(0.5), latencies.quantile(0.99)) == (50, 99)
+    assert Latencies().quantile(0.99) == math.inf
+
+
+@pytest.mark.parametrize(("passed", "status"), [(True, 0), (False, 1)])
+def test_the_status_and_the_logs_depend_on_the_rows(
+    passed: bool,
+    status: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def run(budget: Budget) -> AsyncIterator[Row]:
+        (budget.directory / "daemon-0.log").touch()
+        yield Row.judged("a case", "1 | 2", passed=passed)
+
+    monkeypatch.setattr(command, "SCENARIOS", (Scenario("one", "about it", 1, run),))
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda **_: str(tmp_path / "kept"))
+    (tmp_path / "kept").mkdir()
+    assert command.main(["one", "--smoke"]) == status
+    row = f"| one | a case | 1 / 2 | {'passed' if passed else 'FAILED'} |"
+    assert row in capsys.readouterr().out
+    assert (tmp_path / "kept" / "one" / "daemon-0.log").exists() == (not passed)
+
+
+def test_a_scenario_that_breaks_fails_and_the_others_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def broken(budget: Budget) -> AsyncIterator[Row]:
+        raise OSError("no such luck")
+        yield Row.skipped("never", "never")
+
+    async def fine(budget: Budget) -> AsyncIterator[Row]:
+        yield Row.judged("a case", "fine", passed=True)
+
+    scenarios = (Scenario("broken", "", 1, broken), Scenario("fine", "", 1, fine))
+    monkeypatch.setattr(command, "SCENARIOS", scenarios)
+    assert command.main(["--smoke"]) == 1
+    output = capsys.readouterr().out
+    assert "| broken | ended by OSError | no such luck | FAILED |" in output
+    assert "| fine | a case | fine | passed |" in output

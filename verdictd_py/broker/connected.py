@@ -1,0 +1,384 @@
+"""Guests with an attested connection, and the appraisal that each of them stands on.
+
+A guest is accepted when it connects, and its connection may last for months. Meanwhile policies,
+reference values, named sets and collateral change or expire. The broker therefore stores the
+evidence of each connected guest and appraises it again:
+
+* before it answers a request, if something has changed since the guest's last appraisal, or if that
+  is `MAX_AGE_SECONDS` old;
+* in the background, one guest at a time, so that requests rarely have to wait for that.
+
+Only the first rule protects secrets. Ages and pauses are measured by the clock of the event loop,
+the validity of collateral by the wall clock. The dates of the guest's certificate are not checked
+again: the guest has held the same TLS session ever since they were valid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from types import TracebackType
+from typing import Final, Self
+
+from verdictd_py.broker.appraiser import Appraiser, EvidenceReader
+from verdictd_py.broker.endorsements import SharedEndorsements
+from verdictd_py.broker.standing import (
+    Basis,
+    GuestStatus,
+    Result,
+    Standing,
+    bare,
+    valid_until_of,
+)
+from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
+from verdictd_py.domain.callers import Caller, Right
+from verdictd_py.domain.events import GuestDisconnected, WarningAudit
+from verdictd_py.domain.evidence import Evidence
+from verdictd_py.errors import (
+    GuestRefused,
+    NotAppraised,
+    NotFound,
+    StorageError,
+    VerdictdError,
+)
+from verdictd_py.ports import Events, PolicyRevisions
+
+MAX_AGE_SECONDS: Final = 300.0
+"""Age of an appraisal at which the guest's next request waits for another one."""
+
+RENEW_SECONDS: Final = 240.0
+"""Age at which the background task appraises a guest again, so that no request has to wait."""
+
+CHECK_SECONDS: Final = 30.0
+"""Pause between two searches for guests to appraise again, unless a change is announced."""
+
+RETRY_SECONDS: Final = 10.0
+"""Pause after an appraisal that failed for a reason of the broker's own; any change ends it."""
+
+_MAX_PAUSE_SECONDS: Final = 1.0
+"""Longest pause between two guests in the background; usually as long as the appraisal took."""
+
+
+class Changes:
+    """Counter of the changes after which connected guests are appraised again.
+
+    Attributes:
+        count: number of changes so far.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._announced = asyncio.Event()
+
+    def announce(self) -> None:
+        """Count a change. Several changes in a row cause one search for guests."""
+        self.count += 1
+        self._announced.set()
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until a change is announced, at most for some seconds."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._announced.wait()
+        except TimeoutError:
+            return
+        self._announced.clear()
+
+
+class ConnectedGuest:
+    """An accepted guest, from its acceptance to the end of its connection.
+
+    It is a context manager: after the block, the guest is no longer connected.
+
+    Attributes:
+        id: id of the appraisal that accepted the guest when it connected.
+        evidence: evidence to appraise again; None for a guest that was accepted without any.
+    """
+
+    def __init__(
+        self,
+        guests: ConnectedGuests,
+        accepted: AppraisedPeer,
+        evidence: Evidence | None,
+        result: Result,
+        disconnect: Callable[[], object],
+    ) -> None:
+        self.id = accepted.appraisal_id
+        self.evidence = evidence
+        self._guests = guests
+        self._peer = accepted
+        self._connected_at = result.at
+        self._result = result
+        self._disconnect = disconnect
+        self._connected = True
+        self._appraising = asyncio.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._connected = False
+        self._guests.forget(self)
+
+    @property
+    def address(self) -> str:
+        """Address of the peer, for log and audit."""
+        return self._peer.address
+
+    @property
+    def began(self) -> float:
+        """When the last appraisal began, by the clock of the event loop."""
+        return self._result.began
+
+    @property
+    def status(self) -> GuestStatus:
+        result = self._result
+        return GuestStatus(
+            id=self.id,
+            address=self._peer.address,
+            tee=self._peer.tee,
+            connected_at=self._connected_at,
+            appraisal=result.record,
+            appraised_at=result.at,
+            standing=result.standing,
+            code=result.code,
+            reasons=result.reasons,
+        )
+
+    async def require_accepted(self) -> AppraisedPeer:
+        """Return the guest as it is accepted now, for one request.
+
+        Raises:
+            GuestRefused: the guest is refused: its connection must be closed.
+            NotAppraised: the guest cannot be appraised now; it is served again when it can be.
+        """
+        await self.appraise_if_due(MAX_AGE_SECONDS)
+        failure = self._result.failure
+        if not self._connected:
+            raise GuestRefused("the operator of the broker has disconnected this guest")
+        if isinstance(failure, GuestRefused):
+            await self._guests.record_refusal(self.status)
+        if failure is not None:
+            raise failure.with_traceback(None)
+        return self._peer
+
+    async def appraise_if_due(self, max_age: float) -> None:
+        """Appraise the guest again if its last appraisal is outdated, too old or failed.
+
+        Concurrent calls for one guest appraise it once.
+        """
+        if self.evidence is None:
+            return
+        async with self._appraising:
+            basis = await self._guests.basis(self._peer.tee)  # before anything is appraised
+            if self.is_due(basis, max_age):
+                await self._appraise(self.evidence, basis)
+
+    def is_due(self, basis: Basis, max_age: float) -> bool:
+        """Return whether the last appraisal does not stand for `basis` and the present time."""
+        result = self._result
+        age = asyncio.get_running_loop().time() - result.began
+        if result.standing is Standing.NOT_APPRAISED:
+            max_age = min(max_age, RETRY_SECONDS)
+        until = result.valid_until
+        expired = until is not None and result.at <= until < self._guests.clock()
+        return basis != result.basis or age >= max_age or expired
+
+    def disconnect(self) -> None:
+        """Close the connection now; no further request is answered."""
+        self._connected = False
+        self._disconnect()
+
+    async def _appraise(self, evidence: Evidence, basis: Basis) -> None:
+        """Appraise the guest, and record the result if it differs from the last one."""
+        began, at = asyncio.get_running_loop().time(), self._guests.clock()
+        last, address = self._result, self._peer.address
+        try:
+            appraisal = await self._guests.appraiser.assess(lambda _: evidence)
+            reasons = tuple(reason.text for reason in appraisal.reasons)
+            if self._is_new(appraisal, reasons):
+                await self._guests.appraiser.record_appraised(appraisal, address)
+            else:
+                appraisal = replace(appraisal, id=last.record)
+        except NotAppraised as error:
+            record = last.record
+            if last.standing is not Standing.NOT_APPRAISED or last.code != error.code:
+                record = await self._guests.appraiser.record_not_appraised(error, address)
+            self._result = Result(basis, began, at, record, bare(error), error.code, (str(error),))
+            return
+        self._result = Result(
+            basis,
+            began,
+            at,
+            appraisal.id,
+            None if appraisal.accepted else GuestRefused(appraisal.text_for_guest),
+            appraisal.code,
+            reasons,
+            valid_until_of(appraisal),
+        )
+        if appraisal.accepted:
+            self._peer = AppraisedPeer.of(appraisal, address=address)
+
+    def _is_new(self, appraisal: Appraisal, reasons: tuple[str, ...]) -> bool:
+        """Return whether an appraisal has another result than the last one."""
+        if (self._result.code, self._result.reasons) != (appraisal.code, reasons):
+            return True
+        known = self._peer.claims, self._peer.trust
+        return appraisal.accepted and (appraisal.claims, appraisal.trust) != known
+
+
+class ConnectedGuests:
+    """The connected guests of all attested listeners.
+
+    Args:
+        appraiser: appraises guests when they connect, and again.
+        documents: revisions of the documents that decide.
+        changes: announced changes of anything else that decides, such as collateral.
+        clock: returns now, with a time zone.
+        events: records internal errors and disconnected guests.
+    """
+
+    def __init__(
+        self,
+        appraiser: Appraiser,
+        documents: PolicyRevisions,
+        changes: Changes,
+        clock: Callable[[], datetime],
+        events: Events,
+    ) -> None:
+        self.appraiser = appraiser
+        self.clock = clock
+        self._documents = documents
+        self._changes = changes
+        self._events = events
+        self._guests: dict[str, ConnectedGuest] = {}
+        self._endorsements = SharedEndorsements()
+
+    async def admit(
+        self, read: EvidenceReader, *, address: str, disconnect: Callable[[], object]
+    ) -> ConnectedGuest:
+        """Appraise a guest that connects, and store its evidence if it is accepted.
+
+        Args:
+            disconnect: closes the connection of the guest, when an operator requests that.
+
+        Raises:
+            GuestRefused: the guest is refused.
+            NotAppraised: the guest cannot be appraised now.
+        """
+        presented: list[tuple[Evidence, int]] = []
+        changes = self._changes.count
+        began = asyncio.get_running_loop().time()
+
+        def noted(now: datetime) -> Evidence:
+            evidence = read(now)
+            presented.append((evidence, self._documents.last_revision(evidence.tee)))
+            return evidence
+
+        appraisal = await self.appraiser.admit(noted, address=address)
+        if not appraisal.accepted:
+            raise GuestRefused(appraisal.text_for_guest)
+        evidence, revision = presented[0] if presented else (None, 0)
+        result = Result(
+            Basis(changes, revision),
+            began,
+            appraisal.at,
+            appraisal.id,
+            valid_until=valid_until_of(appraisal),
+        )
+        if evidence is not None:
+            sent = evidence.endorsements
+            evidence = replace(evidence, endorsements=self._endorsements.shared(sent))
+        peer = AppraisedPeer.of(appraisal, address=address)
+        guest = ConnectedGuest(self, peer, evidence, result, disconnect)
+        self._guests[guest.id] = guest
+        return guest
+
+    async def keep_appraised(self) -> None:
+        """Appraise guests again after changes and at intervals, until cancelled."""
+        while True:
+            await self._changes.wait(CHECK_SECONDS)
+            await self.appraise_due()
+
+    async def appraise_due(self) -> None:
+        """Appraise all guests whose appraisal is outdated or old, the oldest first."""
+        bases: dict[str, Basis] = {}
+        guests = [guest for guest in self._guests.values() if guest.evidence is not None]
+        for guest in sorted(guests, key=lambda guest: guest.began):
+            tee = guest.status.tee
+            if tee not in bases:
+                bases[tee] = await self.basis(tee)
+            if guest.is_due(bases[tee], RENEW_SECONDS):
+                started = asyncio.get_running_loop().time()
+                await guest.appraise_if_due(RENEW_SECONDS)
+                took = asyncio.get_running_loop().time() - started
+                await asyncio.sleep(min(took, _MAX_PAUSE_SECONDS))  # others come first
+
+    def list_guests(self, caller: Caller) -> tuple[GuestStatus, ...]:
+        """Return the status of every connected guest, the first to connect first.
+
+        Raises:
+            NotAuthorized: the caller is not allowed to see guests.
+        """
+        caller.require(Right.MANAGE)
+        return tuple(guest.status for guest in self._guests.values())
+
+    async def disconnect(self, caller: Caller, guest_id: str) -> GuestStatus:
+        """Close the connection of a guest, and return its last status.
+
+        Args:
+            guest_id: id of the guest, or of the appraisal that explains its standing.
+
+        Raises:
+            NotAuthorized: the caller is not allowed to disconnect guests.
+            NotFound: no guest with this id is connected.
+            StorageError: the request cannot be recorded; the guest stays connected.
+        """
+        caller.require(Right.MANAGE)
+        for guest in self._guests.values():
+            status = guest.status
+            if guest_id in (status.id, status.appraisal):
+                await self._events.commit(_disconnected(status, "requested by an operator", caller))
+                self.forget(guest)
+                guest.disconnect()
+                return status
+        raise NotFound("no guest with this id is connected; see verdict-py guest list connected")
+
+    async def record_refusal(self, status: GuestStatus) -> None:
+        """Record that the broker closes the connection of a guest, because it is refused now."""
+        try:
+            await self._events.commit(_disconnected(status, f"refused: {status.code}"))
+        except StorageError as error:  # nothing is disclosed to the guest
+            self._events.record(WarningAudit(reason=str(error)))
+
+    def forget(self, guest: ConnectedGuest) -> None:
+        """Remove a guest whose connection ends."""
+        if self._guests.pop(guest.id, None) is not None and guest.evidence is not None:
+            self._endorsements.release(guest.evidence.endorsements)
+
+    async def basis(self, tee: str) -> Basis:
+        """Return what an appraisal that begins now depends on."""
+        changes = self._changes.count
+        try:
+            return Basis(changes, await self._documents.revision(tee))
+        except VerdictdError as error:  # the appraisal reports it
+            return Basis(changes, str(error))
+
+
+def _disconnected(
+    status: GuestStatus, reason: str, caller: Caller | None = None
+) -> GuestDisconnected:
+    return GuestDisconnected(
+        peer=status.address,
+        guest=status.id,
+        appraisal=status.appraisal,
+        caller=None if caller is None else caller.name,
+        reason=reason,
+    )

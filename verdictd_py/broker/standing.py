@@ -1,0 +1,94 @@
+"""Standing of a connected guest: the result of its last appraisal, and what that depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from verdictd_py.domain.appraisal import Appraisal
+from verdictd_py.errors import GuestRefused, NotAppraised, VerdictdError
+
+
+class Standing(StrEnum):
+    """What the last appraisal of a connected guest means for its requests."""
+
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+    NOT_APPRAISED = "not appraised"
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """Everything that an appraisal depends on, except the time.
+
+    Attributes:
+        changes: number of announced changes.
+        documents: revision of the documents that decide, or why they cannot be used.
+    """
+
+    changes: int
+    documents: int | str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Result of the last appraisal of a guest.
+
+    Attributes:
+        began: when the appraisal began, by the clock of the event loop.
+        at: the same moment by the wall clock.
+        record: id of the appraisal that history and audit trail have; a repeated appraisal with
+            the same result is not recorded.
+        failure: what the guest's next request receives; None if the guest is accepted.
+        valid_until: when collateral expires on which the result depends, if it does.
+    """
+
+    basis: Basis
+    began: float
+    at: datetime
+    record: str
+    failure: VerdictdError | None = None
+    code: str = "ok"
+    reasons: tuple[str, ...] = ()
+    valid_until: datetime | None = None
+
+    @property
+    def standing(self) -> Standing:
+        if self.failure is None:
+            return Standing.ACCEPTED
+        refused = isinstance(self.failure, GuestRefused)
+        return Standing.REFUSED if refused else Standing.NOT_APPRAISED
+
+
+@dataclass(frozen=True, slots=True)
+class GuestStatus:
+    """Status of a connected guest, for operators.
+
+    Attributes:
+        id: id of the appraisal that accepted the guest when it connected.
+        appraisal: id of the appraisal that explains its standing, for `explain`.
+        appraised_at: time of the last appraisal.
+        code: `ok`, or the code that the guest's next request receives.
+        reasons: why the guest is not served.
+    """
+
+    id: str
+    address: str
+    tee: str
+    connected_at: datetime
+    appraisal: str
+    appraised_at: datetime
+    standing: Standing
+    code: str
+    reasons: tuple[str, ...]
+
+
+def valid_until_of(appraisal: Appraisal) -> datetime | None:
+    return None if appraisal.evidence is None else appraisal.evidence.valid_until
+
+
+def bare(error: NotAppraised) -> NotAppraised:
+    """Return an error without its traceback and causes, which hold whole frames in memory."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
