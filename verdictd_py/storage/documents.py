@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final, TypeVar
@@ -11,6 +10,7 @@ from verdictd_py.domain.names import Name
 from verdictd_py.errors import AlreadyExists, Conflict, NotFound, RequestError, StorageError
 from verdictd_py.ports import ANY, Document, Expected, Tees, has_revision, revision_of
 from verdictd_py.ports.tees import Documents
+from verdictd_py.storage import pools
 from verdictd_py.storage.directory import Directory, Entry, Segments
 from verdictd_py.storage.exclusive import exclusively
 from verdictd_py.storage.files import NotRegular
@@ -54,13 +54,13 @@ class DirectoryDocumentStore(PolicyFileNames):
         self._directory = directory
 
     async def get(self, name: Name) -> Document:
-        document = await asyncio.to_thread(self._document, name)
+        document = await pools.read(self._document, name)
         if document is None:
             raise NotFound(f"{OPA}/{name} is missing")
         return document
 
     async def snapshot(self, names: Sequence[Name]) -> Mapping[Name, Document]:
-        return await asyncio.to_thread(self._snapshot, names)
+        return await pools.read(self._snapshot, names)
 
     async def put(
         self,
@@ -82,7 +82,7 @@ class DirectoryDocumentStore(PolicyFileNames):
         return revision_of(content)
 
     async def names(self) -> tuple[Name, ...]:
-        return await asyncio.to_thread(self._names)
+        return await pools.walk(self._names)
 
     async def delete(
         self, name: Name, *, expected: Expected, unchanged: Mapping[Name, Expected] | None = None
