@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.support.collateral import running_place
 from tests.support.verifiers import verified_by
@@ -20,7 +21,10 @@ from tests.tees.support import (
     tdx_evidence,
     verify_tdx,
 )
-from verdictd_py.errors import CollateralUnavailable, NotAppraised
+from verdictd_py.errors import CollateralUnavailable, NotAppraised, SessionInvalid
+from verdictd_py.protocols.rcar.challenges import LIFETIME, Challenges
+from verdictd_py.protocols.rcar.messages import Challenge
+from verdictd_py.protocols.rcar.versions import Version
 from verdictd_py.simulator import SimulatedPlatform, pki
 from verdictd_py.simulator.platform import BACKDATE
 from verdictd_py.tees.intel.collateral.check import CLOCK_TOLERANCE, check_collateral
@@ -31,6 +35,7 @@ from verdictd_py.tees.intel.pck import root_key_digest
 from verdictd_py.tees.tdx.verifier import TdxVerifier
 
 SECOND = timedelta(seconds=1)
+HOUR = timedelta(hours=1)
 REQUEST = CollateralRequest("tdx", "50806f000000", "platform")
 
 
@@ -89,3 +94,16 @@ def test_no_verdict_is_based_on_a_later_set_if_this_hosts_clock_is_behind() -> N
     verifier = TdxVerifier(source, root_ca_der=platform().root_ca_der)
     with pytest.raises(CollateralUnavailable, match="check this host's clock"):
         asyncio.run(verified_by(verifier, tdx_evidence(good_quote()), now=NOW))
+
+
+def test_a_challenge_from_a_clock_that_was_ahead_is_invalid() -> None:
+    """It would be valid for hours, and so would evidence that answers it."""
+    sealer = Challenges.of(ec.generate_private_key(ec.SECP256R1()))
+    challenge = Challenge(Version.V0_4_0, "tdx", "nonce")
+    for ahead, accepted in ((timedelta(0), True), (timedelta(minutes=1), True), (HOUR, False)):
+        sealed = sealer.seal(challenge, session="one", expires=NOW + ahead + LIFETIME)
+        if accepted:
+            assert sealer.open(sealed, session="one", now=NOW) == challenge
+        else:
+            with pytest.raises(SessionInvalid):
+                sealer.open(sealed, session="one", now=NOW)

@@ -14,6 +14,7 @@ HONEST = TdMeasurements().rtmr1.hex()
 
 
 OTHER = "ab" * 48
+JUDGED = ("guest.accepted", "guest.refused", "guest.not-judged")
 
 
 async def refused_for(broker: RunningBroker, **values: list[str]) -> str:
@@ -23,10 +24,10 @@ async def refused_for(broker: RunningBroker, **values: list[str]) -> str:
 
 
 async def seen(broker: RunningBroker, attester: Attester | None = None) -> str:
-    """A guest comes and is accepted or refused; the id of its appraisal."""
+    """Return the id of a guest's appraisal: it is accepted, refused or not judged."""
     try:
         async with broker.guest(attester) as guest:
             await guest.version()
     except BrokerRefused:
         pass
-    return str(broker.events.named("guest.accepted", "guest.refused")[-1]["appraisal"])
+    return str(broker.events.named(*JUDGED)[-1]["appraisal"])

@@ -167,7 +167,7 @@ async def test_the_grace_period_is_configurable(tmp_path: Path, grace: float) ->
         if grace:
             await admitted(broker)
         else:
-            with pytest.raises(BrokerRefused, match="collateral-expired"):
+            with pytest.raises(BrokerRefused, match="not judged: collateral-unavailable"):
                 await admitted(broker)
 
 

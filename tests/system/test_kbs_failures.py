@@ -70,7 +70,7 @@ async def refused(doing: Awaitable[object]) -> tuple[int, str]:
     return raised.value.status, raised.value.variant
 
 
-async def test_requests_fail_with_500_only_while_sessions_cannot_be_stored(
+async def test_requests_fail_with_503_only_while_sessions_cannot_be_stored(
     broker: RunningBroker, tmp_path: Path
 ) -> None:
     """auth, attest and GET each write one log line; a token needs no session."""
@@ -82,13 +82,13 @@ async def test_requests_fail_with_500_only_while_sessions_cannot_be_stored(
         broker.events.events.clear()
         with locked(tmp_path / "sessions"):
             async with connected(url_of(broker), guest) as new:
-                assert await refused(new.auth()) == (500, "PluginInternalError")
-            assert await refused(half.attest(body)) == (500, "PluginInternalError")
-            assert await refused(good.get(str(PATH))) == (500, "PluginInternalError")
+                assert await refused(new.auth()) == (503, "PluginInternalError")
+            assert await refused(half.attest(body)) == (503, "PluginInternalError")
+            assert await refused(good.get(str(PATH))) == (503, "PluginInternalError")
             async with connected(url_of(broker), guest, token=token) as bearing:
                 assert (await bearing.get(str(PATH))).reveal() == SECRET
         failed = broker.events.named("request.failed")
-        assert [fields["status"] for fields in failed] == ["500"] * 3
+        assert [fields["status"] for fields in failed] == ["503"] * 3
         assert {fields["reason"] for fields in failed} == {
             "the sessions cannot be used: database is locked"
         }
@@ -122,14 +122,14 @@ async def test_guests_of_the_other_listener_do_not_wait_for_sessions(
                 await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def test_a_damaged_database_of_sessions_is_500(broker: RunningBroker, tmp_path: Path) -> None:
+async def test_a_damaged_database_of_sessions_is_503(broker: RunningBroker, tmp_path: Path) -> None:
     guest = tdx_guest(broker.platform)
     async with attested(url_of(broker), guest) as session:
         for path in tmp_path.glob("sessions*"):
             with path.open("r+b") as file:
                 file.write(b"\xff" * max(path.stat().st_size, 65_536))
-        assert await refused(session.get(str(PATH))) == (500, "PluginInternalError")
-        assert await refused(session.auth()) == (500, "PluginInternalError")
+        assert await refused(session.get(str(PATH))) == (503, "PluginInternalError")
+        assert await refused(session.auth()) == (503, "PluginInternalError")
     assert {fields["code"] for fields in broker.events.named("request.failed")} == {"storage"}
     assert not broker.events.named("warning.bug")
 
@@ -259,7 +259,7 @@ async def test_an_internal_error_is_reported_only_as_an_incident(
         async with connected(url_of(broker), tdx_guest(broker.platform)) as session:
             answer = await attest_answer(session, broker)
         bug = broker.events.named("warning.bug")[-1]
-        assert (answer.status_code, set(answer.json())) == (500, {"type", "detail"})
+        assert (answer.status_code, set(answer.json())) == (503, {"type", "detail"})
         assert str(bug["incident"]) in answer.json()["detail"]
         assert (bug["doing"], bug["error"]) == ("POST /attest", error.__name__)
         for text in (answer.text, broker.events.text):

@@ -189,15 +189,15 @@ async def test_a_missing_trail_prevents_releases_and_appraisals(broker: RunningB
     guest = tdx_guest(broker.platform)
     async with attested(url_of(broker), guest) as good, connected(url_of(broker), guest) as new:
         with without_trail(broker):
-            with pytest.raises(KbsRefused) as raised:
+            with pytest.raises(KbsRefused, match="not judged: audit-unavailable") as raised:
                 await new.handshake()
-            assert (raised.value.status, raised.value.variant) == (500, "PluginInternalError")
+            assert (raised.value.status, raised.value.variant) == (503, "AttestationError")
             with pytest.raises(KbsRefused) as raised:
                 await new.get(str(PATH))
             assert (raised.value.status, raised.value.variant) == (401, "TokenNotFound")
             with pytest.raises(KbsRefused, match="audit trail cannot be written") as raised:
                 await good.get(str(PATH))
-            assert (raised.value.status, raised.value.variant) == (500, "PluginInternalError")
+            assert (raised.value.status, raised.value.variant) == (503, "PluginInternalError")
         assert not broker.events.named("secret.released")
         assert (await good.get(str(PATH))).reveal() == SECRET
         await new.handshake()

@@ -103,7 +103,7 @@ async def test_an_invalid_edit_of_a_file_refuses_guests_and_is_reported(
     assert "tdx: tdxData: mrTd: 'ab' is not 96" in status
     shown = await verdict(broker, "reference", "show")
     assert (shown.status, shown.stdout) == (0, b'{"mrTd": ["ab"]}\n')
-    assert shown.stderr.startswith("PROBLEM: every guest is refused: tdxData: mrTd: ")
+    assert shown.stderr.startswith("PROBLEM: no guest is judged: tdxData: mrTd: ")
     warnings = [each["reason"] for each in broker.events.named("warning.policy")]
     assert len(warnings) == len(set(warnings))  # recorded once each, not at every check
     assert "tdxData: mrTd: 'ab' is not 96 lower-case hex digits" in warnings

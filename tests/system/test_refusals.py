@@ -171,16 +171,7 @@ CASES: Final = {
     ),
     "no evidence": Case(lambda broker: shown(broker, broker.context(None))),
     "an old certificate": Case(lambda broker: shown(broker, issued(timedelta(days=-400))(broker))),
-    "no collateral": Case(of_guest, settings=(("collateral", None),)),
-    "collateral that has ended": Case(of_guest, options(collateral_lifetime=ENDED)),
-    "collateral older than the required TCB recovery": Case(
-        of_guest, settings=(("min_tcb_evaluation", 18),)
-    ),
     "your own rule": Case(lambda broker: with_policy(broker, MY_RULE)),
-    "a policy that is broken": Case(
-        lambda broker: with_policy(broker, b"package policy\nallow if { true\n")
-    ),
-    "a misspelled name in reference data": Case(lambda broker: with_data(broker, mrtd=[OTHER])),
     "nothing is pinned, and must be": Case(
         of_guest, settings=(("require_reference_values", True),)
     ),
@@ -190,6 +181,15 @@ CASES: Final = {
     "other init-data": Case(with_other_init_data, settings=HTTP),
     "a device without a verifier": Case(with_a_device, settings=HTTP),
     "a secret of somebody else's": Case(not_released),
+    "no collateral": Case(of_guest, settings=(("collateral", None),)),
+    "collateral that has ended": Case(of_guest, options(collateral_lifetime=ENDED)),
+    "collateral older than the required TCB recovery": Case(
+        of_guest, settings=(("min_tcb_evaluation", 18),)
+    ),
+    "a policy that is broken": Case(
+        lambda broker: with_policy(broker, b"package policy\nallow if { true\n")
+    ),
+    "a misspelled name in reference data": Case(lambda broker: with_data(broker, mrtd=[OTHER])),
 }
 
 

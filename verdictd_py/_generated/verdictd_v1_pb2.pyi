@@ -933,9 +933,9 @@ class Reference(_message.Message):
     content: _builtins.str
     """JSON, as it is stored"""
     deciding: _builtins.str
-    """JSON: with the named sets in force; empty: every guest is refused"""
+    """JSON: with the named sets in force; empty: no guest is judged"""
     problem: _builtins.str
-    """why every guest is refused; empty: it can be used"""
+    """why no guest is judged; empty: it can be used"""
     @_builtins.property
     def unpinned(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """measurements of which any value is accepted"""
@@ -1558,7 +1558,7 @@ class Status(_message.Message):
 
     @_builtins.property
     def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """documents for which guests or releases are refused"""
+        """why no guest is judged, or no secret is released"""
 
     @_builtins.property
     def unread(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

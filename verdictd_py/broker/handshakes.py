@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from verdictd_py.broker.appraiser import Appraiser, EvidenceReader
@@ -29,7 +29,7 @@ from verdictd_py.errors import (
 )
 from verdictd_py.offload import offload
 from verdictd_py.ports import NO_QUERY, SessionStore, Tees
-from verdictd_py.protocols.rcar import evidence, messages
+from verdictd_py.protocols.rcar import challenges, evidence, messages
 from verdictd_py.protocols.rcar.challenges import Challenges
 from verdictd_py.protocols.rcar.messages import (
     Attestation,
@@ -39,7 +39,7 @@ from verdictd_py.protocols.rcar.messages import (
 )
 from verdictd_py.protocols.rcar.tokens import LIFETIME, AttestedGuest, Tokens
 
-SESSION_LIFETIME: Final = timedelta(minutes=5)
+SESSION_LIFETIME: Final = challenges.LIFETIME
 """Lifetime of a session from its challenge; once attested, it lives as long as its token."""
 
 _ID_BYTES: Final = 32

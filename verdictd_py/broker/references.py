@@ -47,7 +47,7 @@ class ReferenceView:
             broken.
         unpinned: measurements for which any value is accepted.
         unread: names that have values and that the policy in force does not read.
-        problem: why every guest is refused; empty if the data can be used.
+        problem: why no guest can be judged; empty if the data can be used.
     """
 
     name: Name

@@ -160,7 +160,7 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
 
     async def prepare() -> None:
         for tee in verifiers:
-            with suppress(NotFound, StorageError, PolicyInvalid):  # every guest is refused then
+            with suppress(NotFound, StorageError, PolicyInvalid):  # readiness reports it
                 await appraisal.prepare(tee)
         await release.prepare()
 

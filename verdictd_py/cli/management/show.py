@@ -298,7 +298,7 @@ def reference(answer: Any, *, stored: bool) -> CommandOutput:  # noqa: ANN401  #
             "--stored shows the file"
         )
     if answer.problem:
-        remarks.append(f"PROBLEM: every guest is refused: {answer.problem}")
+        remarks.append(f"PROBLEM: no guest is judged: {answer.problem}")
     if answer.unpinned:
         remarks.append(f"UNPINNED: any value is accepted for {', '.join(answer.unpinned)}")
     if answer.unread:

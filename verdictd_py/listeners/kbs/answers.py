@@ -38,6 +38,11 @@ from verdictd_py.protocols.rcar import messages
 
 JSON: Final = "application/json"
 
+INTERNAL: Final = 500
+"""Status of errors of the broker's own. A guest gets `TRY_AGAIN` instead, which is no verdict."""
+
+TRY_AGAIN: Final = 503
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -192,14 +197,14 @@ REFUSALS: Final = (
     ),
     Refusal(
         StorageError,
-        503,
+        INTERNAL,
         "PluginInternalError",
         "The requested secret, or the session, cannot be read or written.",
         "The log has the reason; usual ones are a key of the wrong size and a full disk.",
     ),
 )
-"""Answers; the first entry that matches an error applies. Any other error is internal: it is
-answered with the id of an incident, and 503 to a guest, or 500 to an administrator.
+"""Answers; the first entry that matches an error applies. Any other error is answered with
+`INTERNAL` and the id of an incident.
 
 An error of the broker's own is never 401, 403 or 404, which guests take as final (ADR 15)."""
 
@@ -264,15 +269,15 @@ OTHERS: Final = (
         "Check the cookies: a proxy may have added some.",
     ),
     OtherRefusal(
-        503,
+        TRY_AGAIN,
         BUG,
-        "Internal error in a request of a guest; the body has the id of the incident.",
-        "Report the log event `warning.bug` with that id; guests try again by themselves.",
+        "In place of 500 to a guest, whose client would take 500 as final.",
+        "See the two lines with 500; guests try again by themselves.",
     ),
     OtherRefusal(
-        500,
+        INTERNAL,
         BUG,
-        "Internal error in a request of an administrator; the body has the id of the incident.",
+        "Internal error; the body has the id of the incident.",
         "Report the log event `warning.bug` with that id: it names the place in the code.",
     ),
 )
@@ -285,7 +290,7 @@ def refusal_of(error: VerdictdError) -> Refusal | None:
 
 def failed(status: int, variant: str, detail: str) -> web.Response:
     """Create the answer to a failed request, with the body that clients expect."""
-    headers = _NO_STORE | ({"Retry-After": "5"} if status == 503 else {})
+    headers = _NO_STORE | ({"Retry-After": "5"} if status == TRY_AGAIN else {})
     return web.Response(
         status=status, body=messages.error(variant, detail), content_type=JSON, headers=headers
     )

@@ -248,7 +248,7 @@ class KbsListener:
         missing = isinstance(error, SessionMissing)
         event: type[RequestFailed | RequestUnattested]
         event = RequestUnattested if missing else RequestFailed
-        status, reason = refusal.status, str(error)
+        status, reason = self._status(request, refusal.status), str(error)
         if request.method != "POST" or not isinstance(error, _JUDGED):
             self._record(request, doing, event=event, code=error.code, status=status, reason=reason)
         if isinstance(error, NotAppraised):  # its message is for the operator only
@@ -258,11 +258,15 @@ class KbsListener:
         return answers.failed(status, variant, reason)
 
     def _bug(self, request: web.Request, error: Exception, doing: str) -> web.Response:
-        """Answer an internal error: a guest may try again, so that it is no verdict."""
+        """Answer an internal error with the id of an incident."""
         text = report_bug(self._events, error, doing=doing)
+        return answers.failed(self._status(request, answers.INTERNAL), answers.BUG, text)
+
+    def _status(self, request: web.Request, status: int) -> int:
+        """Return the status of an answer; a guest may try again after an error of the broker's."""
         route = request.match_info.route
-        of_guest = (route.method, _route(request)) in self._guest_routes
-        return answers.failed(503 if of_guest else 500, answers.BUG, text)
+        is_guests = (route.method, _route(request)) in self._guest_routes
+        return answers.TRY_AGAIN if is_guests and status == answers.INTERNAL else status
 
     def _record(
         self,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 import json
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, Self
 
 from cryptography.hazmat.primitives import hashes
@@ -20,6 +20,12 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from verdictd_py.errors import SessionInvalid
 from verdictd_py.protocols.rcar.messages import Challenge
 from verdictd_py.protocols.rcar.versions import Version
+
+LIFETIME: Final = timedelta(minutes=5)
+"""Lifetime of every challenge."""
+
+_LEEWAY: Final = timedelta(minutes=1)
+"""Allowed difference between the clocks of brokers that share sessions."""
 
 _KEY_BYTES: Final = 32
 _PURPOSE: Final = b"verdictd-py challenges"
@@ -49,14 +55,15 @@ class Challenges:
         """Return a challenge that `seal` sealed for this session.
 
         Raises:
-            SessionInvalid: it was sealed with another key or for another session, or has expired.
+            SessionInvalid: it was sealed with another key or for another session, or has expired;
+                or a clock that was ahead sealed it, so that it would be valid for too long.
         """
         mac, _, text = sealed.partition(" ")
         expected = self._mac(session, text)
         if not hmac.compare_digest(mac.encode("utf-8", "replace"), expected.encode()):
             raise SessionInvalid("the challenge of the session was not issued by this broker")
         version, tee, nonce, expires = json.loads(text)  # sealed, so it has this shape
-        if expires <= now.timestamp():
+        if not now.timestamp() < expires <= (now + LIFETIME + _LEEWAY).timestamp():
             raise SessionInvalid("the session has expired")
         return Challenge(Version(version), tee, nonce)
 
