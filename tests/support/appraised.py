@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
 from tests.support.broker import KEY, KID
 from tests.support.channel import answer, encoded
 from tests.support.channel import send_records as send
@@ -83,7 +86,14 @@ def broker_process(directory: Path) -> Iterator[BrokerProcess]:
     files = ("--data-dir", str(directory / "data"), "--collateral", str(collateral))
     addresses = ("--listen", "127.0.0.1:0", "--kbs-http", "127.0.0.1:0")
     api = ("--client-api", f"unix:{directory}/api", "--collateral-url", "")
-    with running_daemon(*files, *addresses, *api, "--unsafe-tdx-root-ca", str(root)) as daemon:
+    # In a file: in memory, each session of the last five minutes takes 5.5 KB.
+    key = ec.generate_private_key(ec.SECP256R1())
+    (directory / "token.key").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    sessions = ("--kbs-sessions", f"{directory}/sessions", "--kbs-token-key")
+    more = (*sessions, f"{directory}/token.key", "--unsafe-tdx-root-ca", str(root))
+    with running_daemon(*files, *addresses, *api, *more) as daemon:
         started = daemon.wait_for("daemon.started")
         ports = (port_of(started[name]) for name in ("listen", "kbs_http"))
         yield BrokerProcess(daemon, platform, *ports)
