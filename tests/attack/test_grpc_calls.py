@@ -138,13 +138,25 @@ async def test_no_message_of_a_caller_without_the_right_is_read(
     assert failed["caller"] == "uid 65534"
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        "keyprovider.KeyProviderService/WrapKey",
+        "keyprovider.KeyProviderService/UnWrapKey",
+        "clientapi.KeyManagerService/GetKey",
+        "clientapi.OpaService/setOpaReference",
+        "verdictd.v1.DocumentService/SetPolicy",
+        "verdictd.v1.ReferenceService/AddSet",
+        "verdictd.v1.StatusService/GetStatus",
+    ],
+)
 async def test_a_refused_caller_is_answered_before_its_message_arrives(
-    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     without_rights = Caller("uid 65534", frozenset())
     monkeypatch.setattr(CallerRules, "caller", lambda rules, context: without_rights)
     async with grpc.aio.insecure_channel(broker.client_api) as channel:
-        call = begun(channel)
+        call = begun(channel, method)
         assert await call.code() is grpc.StatusCode.PERMISSION_DENIED  # nothing was sent yet
 
 
@@ -197,9 +209,11 @@ async def test_large_messages_are_read_off_the_event_loop(
     assert on_loop == [True, False, False]
 
 
-def begun(channel: grpc.aio.Channel, **metadata: str) -> Any:
-    """A call of `WrapKey` whose message is not sent."""
-    method: Any = channel.stream_unary("/keyprovider.KeyProviderService/WrapKey", None, None)
+def begun(
+    channel: grpc.aio.Channel, name: str = "keyprovider.KeyProviderService/WrapKey", **metadata: str
+) -> Any:
+    """A call whose message is not sent."""
+    method: Any = channel.stream_unary(f"/{name}", None, None)
     return method(metadata=tuple(metadata.items()))
 
 

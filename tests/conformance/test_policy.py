@@ -12,6 +12,7 @@ import pytest
 from tests.policy.support import ONE, TWO, tdx_claims
 from tests.support.tees import TEES
 from verdictd_py.domain.names import Name
+from verdictd_py.errors import PolicyUnavailable
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy
 from verdictd_py.policy.sets import DocumentsWithSets
 from verdictd_py.ports import ANY, AppraisalPolicy, DocumentStore
@@ -56,11 +57,12 @@ class AppraisalPolicySuite(ABC):
             assert (await policy.failures("tdx", tdx_claims()) == ()) is accepted
 
     @pytest.mark.parametrize("text", ["", "{", '{"policy": {"allow": true}}'])
-    async def test_data_that_cannot_be_used_refuses(
+    async def test_with_data_that_cannot_be_used_no_guest_is_appraised(
         self, policy: AppraisalPolicy, set_reference: SetReference, text: str
     ) -> None:
         await set_reference(text)
-        assert await policy.failures("tdx", tdx_claims())
+        with pytest.raises(PolicyUnavailable):
+            await policy.failures("tdx", tdx_claims())
 
     async def test_a_tee_without_documents_is_refused(self, policy: AppraisalPolicy) -> None:
         assert await policy.failures("csv", tdx_claims())

@@ -236,16 +236,21 @@ def key_provider(method: str, data: bytes) -> Sender:
 
 
 def call(service: Callable[[grpc.Channel], Any], method: str, message: Any) -> Sender:
-    """Return a sender of one call of the management API."""
+    """Return a sender of one call of the management API.
+
+    Args:
+        message: the message, or a function that makes another one for each call.
+    """
 
     async def send(target: Target) -> Any:
         options = [
             ("grpc.max_receive_message_length", -1),
             ("grpc.use_local_subchannel_pool", 1),
         ]
+        made = message() if callable(message) else message
         channel = grpc.insecure_channel(target.client_api, options=options)
         with channel, suppress(grpc.RpcError):
-            return getattr(service(channel), method)(message, timeout=TIMEOUT)
+            return getattr(service(channel), method)(made, timeout=TIMEOUT)
         return None
 
     return send
@@ -276,7 +281,9 @@ async def _reload(target: Target) -> None:
 
 def _policy() -> bytes:
     rules = "\n".join(f'rule{number} if input.mrTd == "{number}"' for number in range(2000))
-    return f"package policy\nimport rego.v1\ndefault allow := false\n{rules}\n".encode()
+    different = f"# {os.urandom(8).hex()}\n"  # so that nothing about it is cached
+    head = "package policy\nimport rego.v1\ndefault allow := false\n"
+    return f"{different}{head}{rules}\n".encode()
 
 
 def _reference(values: int) -> bytes:
@@ -307,7 +314,7 @@ TESTS = v1_services.PolicyTestServiceStub
 STATUS = v1_services.StatusServiceStub
 
 _AUTH: Final = b'{"version":"0.4.0","tee":"tdx","extra-params":"'
-_RV: Final = base64.b64encode(json.dumps({"mrTd": ["ab" * 48] * 10_000}).encode()).decode()
+_RV: Final = base64.b64encode(json.dumps({"mrTd": ["ab" * 48] * 14_000}).encode()).decode()
 
 
 def inputs() -> list[Input]:
@@ -445,7 +452,7 @@ def inputs() -> list[Input]:
         Input(
             "administrator",
             "HTTP: reference values",
-            1_400_000,
+            1_960_000,
             http(
                 "POST",
                 "/kbs/v0/reference-value",
@@ -482,7 +489,7 @@ def inputs() -> list[Input]:
             call(
                 DOCUMENTS,
                 "SetPolicy",
-                v1.SetPolicyRequest(name="tdxPolicy.rego", content=_policy()),
+                lambda: v1.SetPolicyRequest(name="tdxPolicy.rego", content=_policy()),
             ),
         ),
         Input(
@@ -592,7 +599,9 @@ def inputs() -> list[Input]:
             call(
                 api_services.ImageServiceStub,
                 "setImagePolicy",
-                api.SetImagePolicyRequest(content=b'{"default":' + zeros + b"}"),
+                api.SetImagePolicyRequest(
+                    content=b'{"default":' + zeros + b',"x":"' + b"x" * 3_500_000 + b'"}'
+                ),
             ),
         ),
         Input(
@@ -621,7 +630,7 @@ def inputs() -> list[Input]:
             call(
                 TESTS,
                 "CheckPolicy",
-                v1.CheckPolicyRequest(name="tdxPolicy.rego", content=_policy()),
+                lambda: v1.CheckPolicyRequest(name="tdxPolicy.rego", content=_policy()),
             ),
         ),
         Input(

@@ -73,7 +73,7 @@ class Attestation:
     evidence: JsonValue = field(repr=False)
     additional: str = field(default="", repr=False)
     init_data: InitData | None = None
-    body_bytes: int = 0
+    body_bytes: int = field(default=0, compare=False)
 
     @cached_property
     def key(self) -> TeeKey:
