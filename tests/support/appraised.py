@@ -93,7 +93,8 @@ def broker_process(directory: Path) -> Iterator[BrokerProcess]:
     )
     sessions = ("--kbs-sessions", f"{directory}/sessions", "--kbs-token-key")
     more = (*sessions, f"{directory}/token.key", "--unsafe-tdx-root-ca", str(root))
-    with running_daemon(*files, *addresses, *api, *more) as daemon:
+    # One heap for all threads: a heap for each takes thousands of guests until it stops growing.
+    with running_daemon(*files, *addresses, *api, *more, MALLOC_ARENA_MAX="1") as daemon:
         started = daemon.wait_for("daemon.started")
         ports = (port_of(started[name]) for name in ("listen", "kbs_http"))
         yield BrokerProcess(daemon, platform, *ports)
