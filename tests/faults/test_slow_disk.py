@@ -6,6 +6,7 @@ import asyncio
 import base64
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
@@ -13,7 +14,9 @@ import pytest
 from tests.support.broker import KEY, KID, RunningBroker
 from tests.support.channel import answer, encoded
 from tests.support.channel import send_records as send
+from tests.support.clock import until
 from verdictd_py._generated import verdictd_v1_pb2 as v1
+from verdictd_py.storage import pools
 from verdictd_py.storage.directory import Directory
 
 GET_KEK = encoded({"command": "Get KEK", "kids": [KID]})
@@ -37,11 +40,18 @@ async def test_slow_requests_of_operators_do_not_delay_guests(
     method: str,
     message: Callable[[int], object],
 ) -> None:
-    entered, proceed = threading.Event(), threading.Event()
+    proceed = threading.Event()
+    queued: list[Callable[[], object]] = []
+    run = pools._run
+
+    async def counting(threads: ThreadPoolExecutor, call: Callable[[], object]) -> object:
+        queued.append(call)
+        return await run(threads, call)
+
+    monkeypatch.setattr(pools, "_run", counting)
     original = getattr(Directory, slow)
 
     def waiting(self: Directory, *arguments: object, **more: object) -> object:
-        entered.set()
         proceed.wait()
         return original(self, *arguments, **more)
 
@@ -52,7 +62,7 @@ async def test_slow_requests_of_operators_do_not_delay_guests(
         )
         calls = [asyncio.ensure_future(_ended(call(message(number)))) for number in range(CALLS)]
         try:
-            await asyncio.to_thread(entered.wait)
+            await until(lambda: len(queued) >= 10)  # more than any pool has threads
             async with broker.guest() as guest:
                 await send(guest, GET_KEK)
                 assert await answer(guest) == KEK
