@@ -148,8 +148,9 @@ def build_daemon(
         "keys": directory_check(settings.data_dir / "keys", writable=False),
         "collateral": collateral.problem,
         "descriptors": check_descriptors,
-        **probes,
     }
+    if "sessions" in probes:
+        checks["sessions"] = probes["sessions"]
     health = Health(checks, audit, publish=publish)
     if http is not None:
         http.parts = lambda: health.parts
