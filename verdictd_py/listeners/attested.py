@@ -155,8 +155,8 @@ class AttestedListener:
         guest = await self._admit(link, address)
         if guest is None:
             return
-        link.detect_dead_peer()  # there is no limit for a silent guest
         with guest:
+            link.detect_dead_peer()  # there is no limit for a silent guest
             await self._answer(link, guest)
 
     async def _answer(self, link: _Link, guest: ConnectedGuest) -> None:
