@@ -103,10 +103,13 @@ class Daemon:
         A file that cannot be used leaves the old content in force, and does not keep the others
         from being read.
         """
-        await self._parts.readiness.refresh()
+        # First: a file may end rights, and checking documents may fail, or wait for a slow disk.
         report = await reload_all(self._parts.files)
-        self._parts.reconsider()
-        self._events.record(report)
+        try:
+            await self._parts.readiness.refresh()
+        finally:
+            self._parts.reconsider()
+            self._events.record(report)
 
     async def stop(self) -> None:
         """Stop accepting, let requests in flight finish, then stop. Later calls do nothing."""
