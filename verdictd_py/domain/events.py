@@ -69,6 +69,15 @@ KeyProviderAddress = Annotated[
     str, FieldInfo("Address of the key provider's own listener, if there is one.", characters=512)
 ]
 RestartSeconds = Annotated[int, FieldInfo("Pause before the restart, unless the daemon ends.")]
+PreviousDigest = Annotated[
+    str, FieldInfo("SHA-256 digest of its content before, if it had any.", characters=64)
+]
+CurrentDigest = Annotated[
+    str, FieldInfo("SHA-256 digest of its content, if it exists.", characters=64)
+]
+StoragePart = Annotated[
+    str, FieldInfo("Part of the storage: `data directory` or `sessions`.", characters=64)
+]
 KbsUrl = Annotated[str, FieldInfo("URL of the HTTP listener, if there is one.", characters=512)]
 
 
@@ -375,6 +384,35 @@ class WarningReload(Event):
     ]
 
 
+@event("daemon.ready")
+class DaemonReady(Event):
+    """The broker is ready again: what `warning.readiness` reported is fixed."""
+
+
+@event("warning.readiness", level=Level.WARNING)
+class WarningReadiness(Event):
+    """The broker is not ready; its health service and `/readyz` say so."""
+
+    problems: Annotated[
+        tuple[str, ...],
+        FieldInfo("Each part that cannot be used, with its cause.", characters=2048, items=16),
+    ]
+
+
+@event("daemon.tasks")
+class DaemonTasks(Event):
+    """SIGUSR1 or SIGQUIT: the functions in which each task of the daemon waits."""
+
+    tasks: Annotated[
+        tuple[str, ...],
+        FieldInfo(
+            "Name of each task, with its functions and lines, innermost last.",
+            characters=1024,
+            items=200,
+        ),
+    ]
+
+
 @event("daemon.stopping")
 class DaemonStopping(Event):
     """The daemon received a signal to stop; it completes the requests in progress."""
@@ -662,6 +700,32 @@ class WarningStorage(Event):
     """The data directory has a defect that the daemon tolerates."""
 
     reason: Reason
+
+
+@event("storage.fault", level=Level.WARNING)
+class StorageFault(Event):
+    """A part of the storage cannot be used, and what needs it fails until `storage.recovered`."""
+
+    part: StoragePart
+    reason: Reason
+
+
+@event("storage.recovered")
+class StorageRecovered(Event):
+    """A part of the storage can be used again, without a restart."""
+
+    part: StoragePart
+
+
+@event("file.changed", audit=Audit.YES)
+class FileChanged(Event):
+    """A file that determines decisions is used for the first time, or was changed, by anyone."""
+
+    file: Annotated[
+        str, FieldInfo("Its path: relative in the data directory, else absolute.", characters=4096)
+    ]
+    previous: PreviousDigest | None
+    sha256: CurrentDigest | None
 
 
 @event("warning.limits", level=Level.WARNING)

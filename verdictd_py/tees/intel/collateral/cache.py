@@ -150,6 +150,17 @@ class CollateralCache:
         failure = self._pauses.failure(request) or "it has not answered"
         return f"the collateral service has no newer one: {failure}; check --collateral-url"
 
+    def expired(self, grace: timedelta) -> tuple[str, ...]:
+        """Return the platform types whose cached collateral can no longer be used."""
+        now = self._clock() - grace
+        return tuple(
+            sorted(
+                f"{request.tee} {request.fmspc}"
+                for request, cached in self._cached.items()
+                if now > cached.validity.end
+            )
+        )
+
     async def restore(self) -> None:
         """Load all stored collateral, so that it is renewed before a guest needs it.
 
@@ -174,13 +185,13 @@ class CollateralCache:
         await self._fetches.wait()
 
     async def keep_renewed(self, *, every_seconds: float = 60) -> None:
-        """Call `restore`, then `renew_due` periodically, until cancelled.
-
-        Raises:
-            StorageError: the store cannot be listed.
-        """
-        await self.restore()
+        """Call `restore` until it succeeds, and `renew_due` periodically, until cancelled."""
+        is_restored = False
         while True:
+            if not is_restored:
+                with suppress(StorageError):  # the broker's readiness reports it
+                    await self.restore()
+                    is_restored = True
             await self.renew_due()
             await asyncio.sleep(every_seconds)
 
