@@ -11,15 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.broker import KID, RunningBroker
+from tests.support.broker import KEY, KID, RunningBroker, running_broker
 from tests.support.channel import encoded, store
 from tests.support.channel import send_records as send
 from tests.support.clock import until
 from tests.support.verdict import verdict
+from verdictd_py.broker.appraiser import Appraiser, EvidenceReader
+from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.names import KeyId
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import StorageError
+from verdictd_py.listeners import attested
+from verdictd_py.packaged import policy_text
 from verdictd_py.policy.sets import DocumentsWithSets
+from verdictd_py.simulator import SimulatedPlatform
 from verdictd_py.storage.stores import DirectoryKeyStore
 
 DENY_ALL = b"package policy\n\ndefault allow = false\n"
@@ -110,20 +115,42 @@ async def test_a_guest_that_resets_its_connection_while_it_is_accepted_does_not_
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", slow)
-    loop = asyncio.get_running_loop()
     async with broker.guest() as guest:
         await asyncio.to_thread(began.wait, 60)
-        (server,) = (
-            transport
-            for transport in loop._transports.values()  # type: ignore[attr-defined]  # asyncio's
-            if transport.get_extra_info("sockname") == broker.address
-        )
         own = guest._writer.get_extra_info("socket")
         own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         guest._writer.transport.abort()
-        await until(server.is_closing)
         held.set()
         await until(lambda: not broker.attested._tasks)
     assert broker.events.named("guest.accepted")
     assert broker.attested._guests._guests == {}
     assert not broker.events.named("warning.bug")
+
+
+async def test_guests_whose_collateral_does_not_come_delay_no_other_guest(
+    tmp_path: Path, platform: SimulatedPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their requests wait for an appraisal, which has a limit of time of its own."""
+    monkeypatch.setattr(attested, "_ANSWERS_AT_ONCE", 1)
+    assess, held = Appraiser.assess, asyncio.Event()
+    waiting: list[object] = []
+
+    async def slow(appraiser: Appraiser, read: EvidenceReader) -> Appraisal:
+        if not waiting:
+            waiting.append(read)
+            await held.wait()
+        return await assess(appraiser, read)
+
+    async with (
+        running_broker(tmp_path, platform) as broker,
+        broker.guest() as unlucky,
+        broker.guest() as guest,
+    ):
+        await unlucky.version()
+        await guest.version()
+        monkeypatch.setattr(Appraiser, "assess", slow)
+        store(broker, "opa/tdxPolicy.rego", policy_text("tdxPolicy.rego").encode() + b"\n")
+        await send(unlucky, encoded({"command": "Get KEK", "kids": [KID]}))
+        await until(lambda: waiting)
+        assert (await guest.keks([KID]))[KID].reveal() == KEY
+        held.set()

@@ -120,7 +120,7 @@ class Daemon:
         from being read. Files that other users may change, or whose changes cannot be recorded,
         leave everything as it is.
         """
-        # Documents last: checking them may fail, or wait for a slow disk, and a file may end rights.
+        # Documents last: checking them may fail or wait for a disk, and a file may end rights.
         try:
             await self._parts.deciding.prepare()
         except ConfigError as error:

@@ -37,12 +37,22 @@ class Responder:
     its connection ends. A guest that cannot be appraised now receives a failure and stays
     connected, because real guests connect only once.
 
+    Args:
+        at_once: limit of the answers of all guests that are made at once.
+
     Attributes:
         began: when the incomplete request began, by the clock of the event loop; None if there
             is none.
     """
 
-    def __init__(self, guest: ConnectedGuest, releaser: Releaser, events: Events) -> None:
+    def __init__(
+        self,
+        guest: ConnectedGuest,
+        releaser: Releaser,
+        events: Events,
+        at_once: asyncio.Semaphore,
+    ) -> None:
+        self._at_once = at_once
         self._guest = guest
         self._address = guest.address
         self._requests = GuestRequests(releaser)
@@ -113,7 +123,8 @@ class Responder:
             basis = self._guest.basis
             if isinstance(request, VerdictdError):
                 raise request
-            data = answers.encode(await self._requests.fulfil(peer, request))
+            async with self._at_once:  # never during an appraisal, which may wait for collateral
+                data = answers.encode(await self._requests.fulfil(peer, request))
             if await self._guest.is_unchanged(basis):
                 return data
         raise PolicyUnavailable("the documents changed during each attempt at an answer")
