@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import json
 import socket
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from verdictd_py import daemon as app
 from verdictd_py.broker.connected import MAX_AGE_SECONDS, RETRY_SECONDS
 from verdictd_py.daemon import collateral as collateral_service
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
+from verdictd_py.listeners.link import Link
 from verdictd_py.simulator import SimulatedPlatform, collateral_json
 from verdictd_py.simulator.pcs import PcsAnswer
 from verdictd_py.tees.intel.collateral.cache import CollateralCache
@@ -63,7 +65,8 @@ async def disconnected(broker: RunningBroker, guest: GuestConnection, code: str)
     await nothing_stays(broker)
     (event,) = broker.events.named("guest.disconnected")
     assert event["reason"] == f"refused: {code}"
-    assert broker.events.named("guest.refused")[-1]["appraisal"] == event["appraisal"]
+    refused = {each["appraisal"] for each in broker.events.named("guest.refused")}
+    assert event["appraisal"] in refused
     assert len(broker.events.named("secret.released")) == released
 
 
@@ -321,14 +324,14 @@ async def test_a_guest_may_be_silent_for_a_day(broker: RunningBroker) -> None:
 
 
 def server_side(broker: RunningBroker) -> socket.socket:
-    """Return the broker's socket of the only connection, from the transports of this loop."""
-    loop: Any = asyncio.get_running_loop()
+    """Return the broker's socket of the only connection."""
     (found,) = (
-        transport.get_extra_info("socket")
-        for transport in loop._transports.values()
-        if transport.get_extra_info("sockname") == broker.address
+        link._socket
+        for link in gc.get_objects()
+        if type(link) is Link and link._socket.fileno() >= 0
+        if link._socket.getsockname() == broker.address
     )
-    return found  # type: ignore[no-any-return]  # asyncio's wrapper
+    return found
 
 
 async def test_the_kernel_notices_that_a_silent_guest_has_vanished(broker: RunningBroker) -> None:

@@ -120,6 +120,28 @@ def test_every_damage_shows(trail: AuditTrail, tmp_path: Path, damage: str) -> N
         verify(iter(kept))
 
 
+@pytest.mark.parametrize(
+    ("written", "forged"),
+    [
+        (b'{"digest"', b'{"event":"guest.refused","digest"'),
+        (b'"path":"keys/1"', b'"path":"keys/9","path":"keys/1"'),
+        (b'"keys/1"', b'"keys\\u002f1"'),
+        (b'"event":', b'"event": '),
+    ],
+)
+def test_another_spelling_of_a_record_shows(
+    trail: AuditTrail, tmp_path: Path, written: bytes, forged: bytes
+) -> None:
+    """Its digest is the same, but programs that search for text find something else."""
+    for number in range(4):
+        trail.record(released(f"keys/{number}"))
+    kept = lines(tmp_path)
+    assert written in kept[1]
+    kept[1] = kept[1].replace(written, forged)
+    with pytest.raises(StorageError, match="line 2 was changed after it was written"):
+        verify(iter(kept))
+
+
 def test_a_line_changed_and_sealed_again_does_not_fit_the_next(
     trail: AuditTrail, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from tests.support.clock import until
 from tests.support.command import running_daemon
 from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py.config import Settings
+from verdictd_py.daemon.readiness import Readiness
 from verdictd_py.daemon.reload import LIVE, LiveSettings
 from verdictd_py.errors import ConfigError
 from verdictd_py.listeners import admission
@@ -165,6 +166,38 @@ async def test_a_replaced_ca_ends_the_rights_of_its_open_connections(
         certificates.settings["client_api_ca"].write_bytes(both)
         await broker.daemon.reload()
         assert await old.status() is await new.status() is grpc.StatusCode.OK
+
+
+async def test_a_restored_ca_does_not_restore_the_rights_of_another_one(
+    broker: RunningBroker, certificates: Certificates
+) -> None:
+    """The connection was made while a wrong CA was in force, and was idle until that was fixed."""
+    first, other = certificates.ca.cert_pem.bytes(), trustme.CA()
+    file = certificates.settings["client_api_ca"]
+    file.write_bytes(other.cert_pem.bytes())
+    await broker.daemon.reload()
+    wrong = certificates.credentials(other.issue_cert("boss.example"))
+    async with Administrator(broker, wrong) as intruder:
+        await intruder.channel.channel_ready()
+        file.write_bytes(first)
+        await broker.daemon.reload()
+        assert await intruder.status() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_a_failing_check_of_documents_does_not_keep_an_administrator_in_office(
+    broker: RunningBroker, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(readiness: Readiness) -> None:
+        raise OSError
+
+    monkeypatch.setattr(Readiness, "refresh", fail)
+    certificates.settings["client_api_roles"].write_text('[roles]\nfarm = "wrap"\n')
+    with pytest.raises(OSError):  # noqa: PT011  # whichever
+        await broker.daemon.reload()
+    credentials = certificates.credentials(certificates.ca.issue_cert("boss.example"))
+    async with Administrator(broker, credentials) as boss:
+        assert await boss.status() is grpc.StatusCode.PERMISSION_DENIED
+    assert broker.events.named("daemon.reloaded")
 
 
 async def test_a_bad_certificate_does_not_keep_an_administrator_in_office(

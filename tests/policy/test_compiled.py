@@ -11,12 +11,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+from wasmtime import WasmtimeError
 
 from tests.policy.support import tdx_claims
 from tests.support.clock import until
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy import compiled, engine
+from verdictd_py.policy import instances as engine_instances
 from verdictd_py.policy.compiled import CompiledPolicies
 from verdictd_py.policy.engine import CompiledPolicy, PreparedInput
 from verdictd_py.policy.instances import MEMORY_BYTES, EngineInstance
@@ -314,3 +316,19 @@ def test_a_policy_without_a_document_is_not_named() -> None:
         with pytest.raises(PolicyInvalid) as raised:
             CompiledPolicies().of(PolicyDocuments(text, "{}"))
         assert str(raised.value).startswith("the policy ")
+
+
+def test_a_lack_of_memory_is_not_taken_for_a_fault_of_the_policy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The policy compiles once there is memory, without a restart."""
+    policies = CompiledPolicies()
+
+    def fail(*_: object) -> None:
+        raise WasmtimeError("mmap failed")
+
+    with monkeypatch.context() as scarce:
+        scarce.setattr(engine_instances, "Instance", fail)
+        with pytest.raises(PolicyInvalid, match="cannot reserve"):
+            policies.of(numbered(1))
+    assert policies.of(numbered(1)).evaluate(CLAIMS).allow

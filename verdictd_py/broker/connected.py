@@ -174,6 +174,21 @@ class ConnectedGuest:
             raise failure.with_traceback(None)
         return self._peer
 
+    @property
+    def basis(self) -> Basis:
+        """What the last appraisal depends on."""
+        return self._result.basis
+
+    async def is_unchanged(self, since: Basis) -> bool:
+        """Return whether nothing that decides has changed since an appraisal.
+
+        Called before an answer is sent, because a change may have been acknowledged meanwhile.
+        """
+        if self.evidence is None:
+            return True
+        basis = await self._guests.basis(self._peer.tee)
+        return basis == since and not basis.is_unknown
+
     async def appraise_if_due(self, max_age: float) -> None:
         """Appraise the guest again if its last appraisal is outdated, too old or failed.
 
@@ -192,6 +207,8 @@ class ConnectedGuest:
         age = asyncio.get_running_loop().time() - result.began
         if result.standing is Standing.NOT_APPRAISED:
             max_age = min(max_age, RETRY_SECONDS)
+        elif basis.is_unknown:  # two bases of which nothing is known are not the same
+            return True
         until = result.valid_until
         expired = until is not None and result.at <= until < self._guests.clock()
         return basis != result.basis or age >= max_age or expired

@@ -30,6 +30,11 @@ class Basis:
     changes: int
     documents: int | str
 
+    @property
+    def is_unknown(self) -> bool:
+        """Whether the documents cannot be used."""
+        return isinstance(self.documents, str)
+
 
 @dataclass(frozen=True, slots=True)
 class Result:

@@ -120,15 +120,18 @@ class Daemon:
         from being read. Files that other users may change, or whose changes cannot be recorded,
         leave everything as it is.
         """
-        await self._parts.readiness.refresh()
+        # Documents last: checking them may fail or wait for a disk, and a file may end rights.
         try:
             await self._parts.deciding.prepare()
         except ConfigError as error:
             report = refused_reload(error)
         else:
             report = await reload_all(self._parts.files)
-        self._parts.reconsider()
-        await self._events.commit(report)
+        try:
+            await self._parts.readiness.refresh()
+        finally:
+            self._parts.reconsider()
+            await self._events.commit(report)
 
     async def stop(self) -> None:
         """Stop accepting, let requests in flight finish, then stop. Later calls do nothing."""

@@ -46,6 +46,9 @@ def verify(lines: Iterator[bytes]) -> tuple[int, str]:
             raise StorageError(f"line {count} was changed after it was written")
         if not line.endswith(b"\n"):
             raise StorageError(f"line {count} has no end: the file was cut")
+        # Another spelling of the same record has the same digest: a repeated name, more spaces.
+        if line != _canonical({**members, "digest": digest}) + b"\n":
+            raise StorageError(f"line {count} was changed after it was written")
         previous = digest
     return count, previous
 

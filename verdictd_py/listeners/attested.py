@@ -198,7 +198,7 @@ class AttestedListener:
 
     async def _answer(self, link: Link, guest: ConnectedGuest, share: Share) -> None:
         """Answer the requests of an accepted guest until its connection ends."""
-        responder = Responder(guest, self._releaser, self._events)
+        responder = Responder(guest, self._releaser, self._events, self._answering)
         served = False
         # A drain waits for the first request of an accepted guest, and for every request that has
         # begun, however many records its rest takes.
@@ -220,8 +220,7 @@ class AttestedListener:
         """Return the next answer, None after the last; it waits while guests hold too much."""
         async with asyncio.timeout(self._limits.request):
             await share.held.room()
-        async with self._answering:
-            return await anext(replies, None)
+        return await anext(replies, None)
 
     async def _next(self, link: Link, responder: Responder, share: Share, *, served: bool) -> bytes:
         """Receive plaintext, within its time limit if a request has begun.

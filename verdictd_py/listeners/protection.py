@@ -70,6 +70,6 @@ def _with_certificates(cert: Path, key: Path, client_ca: Path, roles: Path) -> P
     by_name = Reread(partial(read_roles, roles), partial(differences, "role of"))
     rules = CallerRules(
         certificate_roles=lambda: by_name.current,
-        is_trusted=TrustedClients(lambda: tls.current.ca).is_trusted,
+        is_trusted=TrustedClients(tls).is_trusted,
     )
     return Protection(rules, tls, (by_name, tls))

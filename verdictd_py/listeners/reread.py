@@ -36,16 +36,21 @@ class Reread(Generic[T]):
 
     Attributes:
         current: the content in force.
+        replaced: whether other content than now was ever in force.
     """
 
     def __init__(self, read: Callable[[], T], describe: Callable[[T, T], tuple[str, ...]]) -> None:
         self._read = read
         self._describe = describe
         self.current = read()
+        self.replaced = False
 
     def reload(self) -> tuple[str, ...]:
-        before, self.current = self.current, self._read()
-        return self._describe(before, self.current)
+        before, after = self.current, self._read()
+        if after != before:
+            self.replaced = True  # first: `current` may be read by other threads
+        self.current = after
+        return self._describe(before, after)
 
 
 def differences(

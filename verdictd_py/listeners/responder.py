@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Final
 
 from verdictd_py.broker.connected import ConnectedGuest
 from verdictd_py.broker.release import Releaser
 from verdictd_py.broker.requests import GuestRequests
 from verdictd_py.domain.events import RequestAnswered, RequestFailed, RequestReceived
-from verdictd_py.errors import GuestRefused, NotAppraised, VerdictdError
+from verdictd_py.errors import GuestRefused, NotAppraised, PolicyUnavailable, VerdictdError
 from verdictd_py.offload import offload
 from verdictd_py.ports import Events
 from verdictd_py.protocols.eaa import answers
 from verdictd_py.protocols.eaa.conversation import Conversation, Received
+from verdictd_py.protocols.eaa.messages import Request
+
+_ATTEMPTS: Final = 3
+"""Maximum number of decisions about one request, while policies or collateral change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +37,22 @@ class Responder:
     its connection ends. A guest that cannot be appraised now receives a failure and stays
     connected, because real guests connect only once.
 
+    Args:
+        at_once: limit of the answers of all guests that are made at once.
+
     Attributes:
         began: when the incomplete request began, by the clock of the event loop; None if there
             is none.
     """
 
-    def __init__(self, guest: ConnectedGuest, releaser: Releaser, events: Events) -> None:
+    def __init__(
+        self,
+        guest: ConnectedGuest,
+        releaser: Releaser,
+        events: Events,
+        at_once: asyncio.Semaphore,
+    ) -> None:
+        self._at_once = at_once
         self._guest = guest
         self._address = guest.address
         self._requests = GuestRequests(releaser)
@@ -78,10 +93,7 @@ class Responder:
         if received.command is not None:
             self._events.record(RequestReceived(peer=self._address, command=command))
         try:
-            peer = await self._guest.require_accepted()
-            if isinstance(request, VerdictdError):
-                raise request
-            data = answers.encode(await self._requests.fulfil(peer, request))
+            data = await self._data(request)
         except VerdictdError as error:
             self._events.record(
                 RequestFailed(
@@ -95,3 +107,24 @@ class Responder:
             RequestAnswered(peer=self._address, command=command, answer_bytes=len(data))
         )
         return Answer(data, close=received.closes)
+
+    async def _data(self, request: Request | VerdictdError) -> bytes:
+        """Return the answer to a request, decided by what is in force when it is complete.
+
+        If anything has changed meanwhile, the request is decided again, so that no secret leaves
+        after a change was acknowledged that denies it.
+
+        Raises:
+            PolicyUnavailable: something changed during each attempt.
+            VerdictdError: the request fails.
+        """
+        for _ in range(_ATTEMPTS):
+            peer = await self._guest.require_accepted()
+            basis = self._guest.basis
+            if isinstance(request, VerdictdError):
+                raise request
+            async with self._at_once:  # never during an appraisal, which may wait for collateral
+                data = answers.encode(await self._requests.fulfil(peer, request))
+            if await self._guest.is_unchanged(basis):
+                return data
+        raise PolicyUnavailable("the documents changed during each attempt at an answer")

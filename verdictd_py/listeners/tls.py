@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -14,6 +14,7 @@ from cryptography.x509 import load_pem_x509_certificate, load_pem_x509_certifica
 from OpenSSL import crypto
 
 from verdictd_py.errors import ConfigError
+from verdictd_py.listeners.reread import Reread
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +74,15 @@ class TrustedClients:
     """Check of the certificates of open connections against a CA that was replaced.
 
     gRPC verifies a client's certificate in the handshake only, and cannot close one connection.
-    Therefore, once the CA was replaced, this check repeats the verification for each call.
+    Therefore, once the files were replaced, this check repeats the verification for each call. It
+    never ends: if the first CA is restored, a connection from the time of the other CA is open.
 
     Args:
-        ca: returns the CA certificates in force, PEM.
+        files: the TLS files in force.
     """
 
-    def __init__(self, ca: Callable[[], bytes]) -> None:
-        self._ca = ca
-        self._first = ca()
+    def __init__(self, files: Reread[TlsFiles]) -> None:
+        self._files = files
 
     def is_trusted(self, auth: Mapping[str, Iterable[bytes]]) -> bool:
         """Return whether the CA in force issued the client's certificate.
@@ -89,12 +90,11 @@ class TrustedClients:
         Args:
             auth: the authentication context of a call with TLS.
         """
-        ca = self._ca()
-        if ca == self._first:
+        if not self._files.replaced:
             return True
         try:
             store = crypto.X509Store()
-            for issuer in load_pem_x509_certificates(ca):
+            for issuer in load_pem_x509_certificates(self._files.current.ca):
                 store.add_cert(crypto.X509.from_cryptography(issuer))
             (leaf,) = auth.get("x509_pem_cert", ())
             chain = [

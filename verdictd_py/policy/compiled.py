@@ -25,7 +25,7 @@ from verdictd_py.policy.engine import (
     PreparedInput,
     in_thread,
 )
-from verdictd_py.policy.instances import MEMORY_BYTES
+from verdictd_py.policy.instances import MEMORY_BYTES, EngineUnavailable
 from verdictd_py.ports import PolicyDocuments
 
 MAX_INSTANCE_BYTES: Final = 256 * 1024 * 1024
@@ -128,6 +128,8 @@ class CompiledPolicies:
         if compiled is None:
             try:
                 compiled = CompiledPolicy.compile(documents.policy, documents.reference)
+            except EngineUnavailable as error:  # not stored: the policy may compile later
+                raise _named(documents, error) from error
             except PolicyInvalid as error:
                 compiled = error.with_traceback(None)
             self._store(digest, compiled)

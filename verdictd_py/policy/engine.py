@@ -19,7 +19,12 @@ from verdictd_py.documents.reference import ReferenceData, canonical
 from verdictd_py.encoding import JsonValue, has_more_values
 from verdictd_py.errors import EvaluationFailed, PolicyInvalid
 from verdictd_py.policy import trustee
-from verdictd_py.policy.instances import COMPILE_FUEL, DECISION_FUEL, EngineInstance
+from verdictd_py.policy.instances import (
+    COMPILE_FUEL,
+    DECISION_FUEL,
+    EngineInstance,
+    EngineUnavailable,
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -193,6 +198,8 @@ class CompiledPolicy:
             raise PolicyInvalid(f"the policy is not text: {error}") from error
         try:
             return cls(request, reference)
+        except EngineUnavailable:
+            raise
         except PolicyInvalid as error:
             raise PolicyInvalid(f"{error}{trustee.advice(policy)}") from error
 

@@ -52,6 +52,10 @@ _LOADING: Final = Lock()
 _MASK: Final = 2**32 - 1
 
 
+class EngineUnavailable(PolicyInvalid):
+    """The policy engine lacks memory or addresses now; no policy is at fault."""
+
+
 class EngineInstance:
     """One instance with its memory.
 
@@ -69,7 +73,7 @@ class EngineInstance:
         try:
             instance = Instance(self._store, module, [])
         except WasmtimeError as error:
-            raise PolicyInvalid(_no_address_space()) from error
+            raise EngineUnavailable(_no_address_space()) from error
         self._exports: Any = instance.exports(self._store)
         self._memory: Any = self._exports["memory"]
 
