@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from verdictd_py.domain.names import KeyId
@@ -27,6 +27,8 @@ INTEL_PCS: Final = "https://api.trustedservices.intel.com"
 DEFAULT_CLIENT_API: Final = "[::1]:60000"
 CLIENT_API_WITHOUT_IPV6: Final = "127.0.0.1:60000"
 MAX_GRACE_DAYS: Final = 90
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
@@ -114,6 +116,8 @@ class Settings(BaseSettings):
         env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True
     )
 
+    _file: Path | None = PrivateAttr(default=None)
+
     listen: str = "127.0.0.1:1234"
     client_api: str = DEFAULT_CLIENT_API
     keyprovider_api: str | None = None
@@ -150,6 +154,10 @@ class Settings(BaseSettings):
     wrap_key_prefix: str | None = None
     max_new_keys_per_minute: Annotated[int, Field(ge=1)] = 60
     max_connections: Annotated[int, Field(ge=1)] = 4096
+    max_unattested_per_address: Annotated[int, Field(ge=1)] | None = None
+    max_connections_per_platform: Annotated[int, Field(ge=1)] | None = None
+    proxy_protocol_from: Annotated[tuple[Network, ...], NoDecode] = ()
+    forwarded_for_from: Annotated[tuple[Network, ...], NoDecode] = ()
     max_evidence_age: Seconds | None = None
     handshake_timeout: Seconds = 10
     appraisal_timeout: Seconds = 30
@@ -166,6 +174,13 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
+
+    @field_validator("proxy_protocol_from", "forwarded_for_from", mode="before")
+    @classmethod
+    def _read_networks(cls, value: object) -> object:
+        if isinstance(value, (list, tuple)):  # of the TOML file
+            return tuple(network for text in value for network in parse_networks(str(text)))
+        return parse_networks(value) if isinstance(value, str) else value
 
     @field_validator("collateral_url")
     @classmethod
@@ -210,6 +225,11 @@ class Settings(BaseSettings):
         if not value:
             raise ValueError("guests are always attested: remove it, or set it to true")
         return value
+
+    @property
+    def file(self) -> Path | None:
+        """The TOML file from which some settings were read; None without one."""
+        return self._file
 
     @property
     def attests(self) -> bool:
@@ -262,6 +282,24 @@ class Settings(BaseSettings):
         return init_settings, env_settings
 
 
+def parse_networks(text: str) -> tuple[Network, ...]:
+    """Parse addresses and networks, `10.0.0.5,fd00::/8`.
+
+    Raises:
+        ValueError: one of them is neither; the message names it.
+    """
+    found = []
+    for name in (part.strip() for part in text.split(",")):
+        if name:
+            try:
+                found.append(ipaddress.ip_network(name))
+            except ValueError:
+                raise ValueError(
+                    f"{name!r} is not an address or a network: write 10.0.0.5 or 10.0.0.0/24"
+                ) from None
+    return tuple(found)
+
+
 def _segments(prefix: str) -> tuple[str, ...]:
     """Split the beginning of a key's name; one that cannot be valid stays in one segment."""
     segments = tuple(prefix.removesuffix("/").split("/"))
@@ -297,9 +335,11 @@ def load(flags: dict[str, Any], *, file: Path | None) -> Settings:
     }
     below_environment = {k: v for k, v in table.items() if k not in from_environment}
     try:
-        return Settings(**{**below_environment, **flags})
+        settings = Settings(**{**below_environment, **flags})
     except ValidationError as error:
         raise ConfigError(_one_line(error, flags, from_environment, file)) from None
+    settings._file = file  # noqa: SLF001  # not a setting of any source
+    return settings
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

@@ -7,12 +7,12 @@ from abc import ABC, abstractmethod
 
 import pytest
 
+from tests.support.stores import document_store
 from tests.support.tees import TEES
 from verdictd_py.domain.names import Name
 from verdictd_py.errors import Conflict, NotFound
 from verdictd_py.ports import ABSENT, ANY, Document, DocumentStore
 from verdictd_py.storage.directory import Directory
-from verdictd_py.storage.documents import DirectoryDocumentStore
 from verdictd_py.storage.memory import MemoryDocumentStore
 
 MINE, OTHER = Name.parse("mine.rego"), Name.parse("other")
@@ -133,7 +133,7 @@ class DocumentStoreSuite(ABC):
 class TestDirectory(DocumentStoreSuite):
     @pytest.fixture
     def documents(self, directory: Directory) -> DocumentStore:
-        return DirectoryDocumentStore(directory, TEES)
+        return document_store(directory)
 
 
 class TestMemory(DocumentStoreSuite):

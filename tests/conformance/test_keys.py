@@ -7,14 +7,14 @@ from abc import ABC, abstractmethod
 
 import pytest
 
-from tests.support.events import RecordedEvents
+from tests.support.stores import resource_store
 from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.errors import AlreadyExists, NotFound, StorageError
 from verdictd_py.ports import KeyStore, ResourceStore
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.memory import Files, MemoryKeyStore, MemoryResourceStore
-from verdictd_py.storage.stores import DirectoryKeyStore, DirectoryResourceStore
+from verdictd_py.storage.stores import DirectoryKeyStore
 
 ONE, TWO = KeyId.parse("one"), KeyId.parse("default/key/2")
 KEY = SecretBytes(bytes(range(KEY_BYTES)))
@@ -114,7 +114,7 @@ class TestDirectory(KeyStoreSuite):
 
     @pytest.fixture
     def resources(self, directory: Directory) -> ResourceStore:
-        return DirectoryResourceStore(directory, events=RecordedEvents())
+        return resource_store(directory)
 
 
 class TestMemory(KeyStoreSuite):

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.policy.support import ONE, TWO, tdx_claims
+from tests.support.stores import document_store
 from tests.support.tees import TEES
 from verdictd_py.domain.names import Name
 from verdictd_py.errors import PolicyUnavailable
@@ -17,7 +18,6 @@ from verdictd_py.policy.appraisal import RegoAppraisalPolicy
 from verdictd_py.policy.sets import DocumentsWithSets
 from verdictd_py.ports import ANY, AppraisalPolicy, DocumentStore
 from verdictd_py.storage.directory import Directory
-from verdictd_py.storage.documents import DirectoryDocumentStore
 from verdictd_py.storage.memory import MemoryDocumentStore
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -92,7 +92,7 @@ class _OverDocuments(AppraisalPolicySuite):
 class TestDirectory(_OverDocuments):
     @pytest.fixture
     def documents(self, directory: Directory) -> DocumentStore:
-        return DirectoryDocumentStore(directory, TEES)
+        return document_store(directory)
 
 
 class TestMemory(_OverDocuments):

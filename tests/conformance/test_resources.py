@@ -7,14 +7,13 @@ from abc import ABC, abstractmethod
 
 import pytest
 
-from tests.support.events import RecordedEvents
+from tests.support.stores import resource_store
 from verdictd_py.domain.names import LEGACY_RESOURCES, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import Conflict, NotFound, RequestError
 from verdictd_py.ports import ABSENT, ANY, Kind, ResourceStore
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.memory import MemoryResourceStore
-from verdictd_py.storage.stores import DirectoryResourceStore
 
 PATH = ResourcePath.parse("team/secret/1")
 KEYRING = LEGACY_RESOURCES["GPG Keyring"]
@@ -114,7 +113,7 @@ class ResourceStoreSuite(ABC):
 class TestDirectory(ResourceStoreSuite):
     @pytest.fixture
     def resources(self, directory: Directory) -> ResourceStore:
-        return DirectoryResourceStore(directory, events=RecordedEvents())
+        return resource_store(directory)
 
 
 class TestMemory(ResourceStoreSuite):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.sessions import SessionStoreConformance
+from tests.support.events import RecordedEvents
 from verdictd_py.ports import SessionStore
 from verdictd_py.storage.sessions import MemorySessionStore, SessionLimits
 from verdictd_py.storage.sqlite_sessions import SqliteSessionStore
@@ -27,5 +28,7 @@ class TestSqlite(SessionStoreConformance):
             store.close()
 
     async def opened(self, directory: Path, limits: SessionLimits) -> SessionStore:
-        self.stores.append(SqliteSessionStore.open(directory / "sessions", limits))
+        self.stores.append(
+            SqliteSessionStore.open(directory / "sessions", limits, events=RecordedEvents())
+        )
         return self.stores[-1]

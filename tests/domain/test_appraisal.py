@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -75,7 +76,14 @@ def test_the_refusal_is_raised_first() -> None:
 
 def test_a_peer_cannot_be_created_directly() -> None:
     made: Callable[..., AppraisedPeer] = AppraisedPeer
-    values = {"appraisal_id": "x", "tee": "tdx", "address": "", "claims": {}, "trust": {}}
+    values: dict[str, Any] = {
+        "appraisal_id": "x",
+        "tee": "tdx",
+        "address": "",
+        "platform": None,
+        "claims": {},
+        "trust": {},
+    }
     peer = AppraisedPeer.of(ACCEPTED, address="")
     with pytest.raises(TypeError, match=r"AppraisedPeer\.of"):
         AppraisedPeer()

@@ -22,7 +22,7 @@ NAMES = {kind.spec.name: kind for kind in CATALOGUE}
 
 WARNINGS = {
     "audit.continued", "audit.not-kept", "change.failed", "guest.not-judged", "guest.refused",
-    "log.dropped", "release.refused", "request.failed",
+    "log.dropped", "release.refused", "request.failed", "storage.fault",
     "unsafe.option", "warning.audit", "warning.bug", "warning.collateral", "warning.document",
     "warning.identity", "warning.limits", "warning.policy", "warning.reload", "warning.shadowed",
     "warning.storage", "warning.task", "warning.unpinned", "wrap.refused",
@@ -30,7 +30,7 @@ WARNINGS = {
 LIMITED = {"guest.refused", "guest.not-judged"}
 AUDITED = {
     "audit.continued", "audit.not-kept", "change.failed", "daemon.reloaded", "daemon.started",
-    "daemon.stopped", "guest.accepted", "guest.disconnected",
+    "daemon.stopped", "file.changed", "guest.accepted", "guest.disconnected",
     "image-key.unwrapped",
     "image-key.wrapped", "key.created", "key.deleted", "key.exported", "key.registered",
     "policy.deleted", "policy.set", "reference.added", "reference.deleted", "reference.pinned",

@@ -25,10 +25,9 @@ from verdictd_py.domain.names import KeyId, Name
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError, StorageError
 from verdictd_py.storage.directory import Directory
-from verdictd_py.storage.documents import DirectoryDocumentStore
+from tests.support.stores import document_store
 from verdictd_py.storage.layout import prepare
-from verdictd_py.storage.stores import DirectoryKeyStore, DirectoryResourceStore
-from tests.support.events import RecordedEvents
+from verdictd_py.storage.stores import DirectoryKeyStore
 os.setgroups([])
 os.setgid({NOBODY})
 os.setuid({NOBODY})

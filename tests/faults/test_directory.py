@@ -15,18 +15,16 @@ from tests.faults.support import (
     remount,
     tmpfs,
 )
-from tests.support.events import RecordedEvents
-from tests.support.tees import PROVING, TEES
+from tests.support.stores import document_store, resource_store
+from tests.support.tees import PROVING
 from verdictd_py.domain.names import KeyId, Name, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import NotFound, StorageError
 from verdictd_py.storage.directory import Directory
-from verdictd_py.storage.documents import DirectoryDocumentStore
 from verdictd_py.storage.layout import DIRECTORIES, prepare
 from verdictd_py.storage.stores import (
     DirectoryCollateralStore,
     DirectoryKeyStore,
-    DirectoryResourceStore,
 )
 
 KEY = SecretBytes(b"k" * 32)
@@ -41,8 +39,8 @@ class Stores:
     def __init__(self, data: Path) -> None:
         self.directory, _ = prepare(data, PROVING)
         self.keys = DirectoryKeyStore(self.directory)
-        self.resources = DirectoryResourceStore(self.directory, events=RecordedEvents())
-        self.documents = DirectoryDocumentStore(self.directory, TEES)
+        self.resources = resource_store(self.directory)
+        self.documents = document_store(self.directory)
         self.collateral = DirectoryCollateralStore(self.directory)
 
     async def fill(self) -> None:
@@ -116,6 +114,9 @@ async def test_an_empty_directory_is_not_a_store_without_keys(
     (tmp_path / "data").rename(tmp_path / "away")
     (tmp_path / "data").mkdir(mode=0o700)
     await stores.require_errors()
+    for write in (stores.directory.create, stores.directory.replace):
+        with pytest.raises(StorageError, match="the directory keys"):
+            write(("keys", "new"), b"x")
     assert [path.name for path in (tmp_path / "data").iterdir() if path.name != ".lock"] == []
     shutil.rmtree(tmp_path / "data")
     (tmp_path / "away").rename(tmp_path / "data")
@@ -177,7 +178,7 @@ async def test_a_file_system_that_becomes_read_only_and_writable_again(tmp_path:
 PERMISSIONS = """
 directory, _ = prepare(data, PROVING)
 keys = DirectoryKeyStore(directory)
-documents = DirectoryDocumentStore(directory, TEES)
+documents = document_store(directory)
 asyncio.run(keys.create(KeyId.parse("a/b/c"), SecretBytes(b"k" * 32)))
 for changed in (data, data / "keys", data / "keys" / "a", data / "opa"):
     mode = changed.stat().st_mode & 0o777

@@ -22,6 +22,7 @@ from tests.support.command import environment
 from tests.support.events import RecordedEvents
 from verdictd_py.domain.events import AuditClosed, AuditNotKept, KeyCreated, SecretReleased
 from verdictd_py.errors import StorageError
+from verdictd_py.events import audit
 from verdictd_py.events.audit import AuditTrail
 from verdictd_py.events.chain import verify
 from verdictd_py.guest.connection import BrokerRefused
@@ -268,6 +269,18 @@ async def test_a_broker_without_a_trail_stops_and_logs_the_count(broker: Running
     await broker.daemon.stop()
     assert broker.events.of(AuditNotKept) == [AuditNotKept(refusals=0, failed=1)]
     assert broker.events.names[-1] == "audit.closed"
+
+
+async def test_a_disk_that_does_not_answer_does_not_keep_the_trail_from_closing(
+    trail: AuditTrail, log: RecordedEvents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "BLOCKING_SECONDS", 0.01)  # window: the disk never answers
+    disk = HeldDisk(monkeypatch)
+    with pytest.raises(StorageError, match="does not answer"):
+        trail.record(created(0))
+    trail.close()
+    assert log.names[-1] == "warning.audit"
+    disk.released.set()
 
 
 async def test_a_count_that_cannot_be_recorded_is_counted_again(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import struct
-from contextlib import suppress
 
 import pytest
 
-from verdictd_py.listeners.attested import _Link
+from verdictd_py.listeners.link import Link
+from verdictd_py.listeners.shares import ShareLimits, Shares, source_of
 from verdictd_py.protocols.ratstls.identity import ServerIdentity
 from verdictd_py.protocols.ratstls.session import TlsSession, server_context
 
@@ -23,12 +22,12 @@ async def test_a_connection_that_the_guest_reset_is_closed_without_error() -> No
     with socket.create_server(("127.0.0.1", 0)) as server:
         client = socket.create_connection(server.getsockname())
         accepted, _ = server.accept()
-    reader, writer = await asyncio.open_connection(sock=accepted)
-    link = _Link(reader, writer, TlsSession(context, server=True))
+    accepted.setblocking(False)
+    share = Shares(lambda: ShareLimits.of(1)).enter(source_of("127.0.0.1"), lambda: None)
+    link = Link(accepted, TlsSession(context, server=True), share)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
     client.close()  # a reset, which nobody here has noticed yet
     with pytest.raises(OSError, match="not connected"):
         await link.goodbye()
     link.drop()
-    with suppress(ConnectionResetError):
-        await writer.wait_closed()
+    assert accepted.fileno() == -1

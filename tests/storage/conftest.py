@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.events import RecordedEvents
-from tests.support.tees import PROVING, TEES
+from tests.support.stores import document_store, resource_store
+from tests.support.tees import PROVING
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.documents import DirectoryDocumentStore
 from verdictd_py.storage.layout import prepare
@@ -38,9 +39,9 @@ def events() -> RecordedEvents:
 
 @pytest.fixture
 def resources(directory: Directory, events: RecordedEvents) -> DirectoryResourceStore:
-    return DirectoryResourceStore(directory, events=events)
+    return resource_store(directory, events)
 
 
 @pytest.fixture
 def documents(directory: Directory) -> DirectoryDocumentStore:
-    return DirectoryDocumentStore(directory, TEES)
+    return document_store(directory)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.stores import document_store
 from tests.support.tees import PROVING, TEES
 from verdictd_py.daemon import utc_now
 from verdictd_py.domain.names import Name
@@ -186,7 +187,7 @@ def test_the_example_key_is_that_of_the_guide() -> None:
 async def test_sample_guests_have_documents_only_if_they_are_allowed(tmp_path: Path) -> None:
     directory, _ = prepare(tmp_path / "without", PROVING)
     with pytest.raises(NotFound):
-        await deciding(DirectoryDocumentStore(directory, TEES), "sample")
+        await deciding(document_store(directory), "sample")
     directory, _ = prepare(tmp_path / "with", [tee.documents for tee in TEES])
-    found = await deciding(DirectoryDocumentStore(directory, TEES), "sample")
+    found = await deciding(document_store(directory), "sample")
     assert found.reference == TEES.named("sample").documents.defaults().reference

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.events import RecordedEvents
+from tests.support.stores import resource_store
 from tests.support.tees import PROVING, TEES
 from verdictd_py.domain.names import parse_resource_name
 from verdictd_py.domain.secrets import SecretBytes
@@ -21,7 +21,6 @@ from verdictd_py.errors import ConfigError
 from verdictd_py.packaged import default_file
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.layout import MAX_WARNINGS, prepare
-from verdictd_py.storage.stores import DirectoryResourceStore
 
 REPOSITORY = Path(__file__).parents[2]
 NOBODY = 65534
@@ -127,7 +126,7 @@ async def test_an_upstream_directory_is_not_changed(upstream: Path) -> None:
         *(f"{name} has mode 0644: other users may read it; run chmod 600 on it" for name in opened),
     )
     directory = Directory.open(upstream)
-    resources = DirectoryResourceStore(directory, events=RecordedEvents())
+    resources = resource_store(directory)
     for name, file in (("Policy", "image/policy.json"), ("GPG Keyring", "gpg/keyring.gpg")):
         found = await resources.get(parse_resource_name(name))
         assert found.content == SecretBytes((upstream / file).read_bytes())

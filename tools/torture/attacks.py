@@ -28,6 +28,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from OpenSSL import SSL
 
+from tools.torture.broker import KID
 from tools.torture.clients import FAILURES, channel_to, wrap
 from verdictd_py import daemon as app
 from verdictd_py.guest.attesters import SimulatedAttester, guest_context
@@ -40,7 +41,7 @@ ADDRESSES: Final = 32
 """Source addresses, 127.0.0.2 and up. Genuine clients have 127.0.0.1."""
 
 BODY_BYTES: Final = 2 * 1024 * 1024
-WRAP_BYTES: Final = 1024 * 1024
+WRAP_BYTES: Final = 1_000_000
 STREAMS_OF_CHANNEL: Final = 60
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
 """Connection preface and an empty SETTINGS frame (RFC 9113, 3.4 and 6.5)."""
@@ -264,13 +265,12 @@ async def streams(attacker: Attacker) -> None:
 
 
 async def wraps(attacker: Attacker) -> None:
-    """Wrap large layer keys with new names."""
+    """Wrap large layer keys with the key that every local user may wrap with."""
     async with channel_to(f"{attacker.attack.host}:{attacker.attack.port}") as channel:
         while not attacker.over:
             await attacker.pace()
-            name = f"attack/key/{time.monotonic_ns()}"
             try:
-                await wrap(channel, name, padding=WRAP_BYTES)
+                await wrap(channel, KID, padding=WRAP_BYTES)
                 attacker.counts["answered"] += 1
             except grpc.aio.AioRpcError:
                 attacker.counts["closed"] += 1

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import trustme
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from verdictd_py import daemon as app
 from verdictd_py.guest.attesters import COLLATERAL_FILE, simulated_platform
@@ -66,11 +68,21 @@ class Site:
         authority = trustme.CA()
         ours = authority.issue_cert("127.0.0.1")
         (directory / "https.pem").write_bytes(ours.cert_chain_pems[0].bytes())
-        key = directory / "https.key"
-        key.touch(mode=0o600)
-        key.write_bytes(ours.private_key_pem.bytes())
+        token_key = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+        )
+        for name, content in (
+            ("https.key", ours.private_key_pem.bytes()),
+            ("token.pem", token_key),
+        ):
+            (directory / name).touch(mode=0o600)
+            (directory / name).write_bytes(content)
         (directory / "ca.pem").write_bytes(authority.cert_pem.bytes())
         return cls(directory, data, platform, directory / "ca.pem")
+
+    def with_sessions(self, file: Path) -> tuple[str, ...]:
+        """Return the options for sessions in a file, with a key that signs tokens."""
+        return ("--kbs-token-key", str(self.directory / "token.pem"), "--kbs-sessions", str(file))
 
     def arguments(self, options: Sequence[str]) -> list[str]:
         """Return `options` with those of a broker of this site."""

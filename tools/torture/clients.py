@@ -34,7 +34,8 @@ from verdictd_py.guest.rcar.session import RcarGuest, RcarSession
 from verdictd_py.protocols.ratstls.issue import Form
 from verdictd_py.simulator import SimulatedPlatform
 
-CALL_SECONDS: Final = 10.0
+CALL_SECONDS: Final = 30.0
+"""Patience of a client; whether the broker is fast enough is judged by the latencies."""
 LAYER: Final = b'{"symkey":"c2VjcmV0IG9mIHRoZSBsYXllcg=="}'
 FAILURES: Final = (VerdictdError, grpc.aio.AioRpcError, OSError, httpx.HTTPError)
 """How a client that is not served fails; `OSError` includes `TimeoutError`."""

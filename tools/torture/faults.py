@@ -21,8 +21,6 @@ from typing import Final
 
 import grpc
 import httpx
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tools.torture.broker import Broker, Site, running
 from tools.torture.changes import RESOURCE, Ledger, Operator, verify
@@ -259,14 +257,7 @@ async def _trial(site: Site, disk: Disk, fault: Fault, *, patience: float) -> Ro
     Args:
         patience: seconds until `/readyz` must report the fault, and its repair; 0: not judged.
     """
-    key = site.directory / "token.pem"
-    key.touch(mode=0o600)
-    key.write_bytes(
-        ec.generate_private_key(ec.SECP256R1()).private_bytes(
-            Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-        )
-    )
-    options = ("--kbs-token-key", str(key), "--kbs-sessions", str(disk.sessions))
+    options = site.with_sessions(disk.sessions)
     wrapper = _WITHOUT_OVERRIDE if os.geteuid() == 0 else ()
     async with running(site, *options, wrapper=wrapper) as broker, Clients(broker) as clients:
         probe = _Probe(broker, clients)

@@ -133,6 +133,11 @@ class ConnectedGuest:
         return self._peer.address
 
     @property
+    def platform(self) -> str | None:
+        """Identifies the guest's machine (see `VerifiedEvidence`); None if that is not known."""
+        return self._peer.platform
+
+    @property
     def began(self) -> float:
         """When the last appraisal began, by the clock of the event loop."""
         return self._result.began

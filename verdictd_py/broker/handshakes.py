@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -43,6 +44,14 @@ SESSION_LIFETIME: Final = challenges.LIFETIME
 """Lifetime of a session from its challenge; once attested, it lives as long as its token."""
 
 _ID_BYTES: Final = 32
+
+Admission = Callable[[str | None, str], AbstractContextManager[object]]
+"""Counts a request of an attested guest, by platform and digest of its token, while it lasts."""
+
+
+def _unlimited(platform: str | None, token: str) -> AbstractContextManager[object]:
+    del platform, token
+    return nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +182,7 @@ class Handshakes:
         token: str | None,
         address: str,
         query: Mapping[str, str] = NO_QUERY,
+        admission: Admission = _unlimited,
     ) -> ReleasedResource:
         """Release a resource, or a key of that name, with the key to encrypt it to.
 
@@ -183,6 +193,8 @@ class Handshakes:
         Args:
             token: the token that the guest sent, if any; it has precedence over the session.
             query: query of the request's URL, for the release policy.
+            admission: entered with the guest's platform and a digest of its token in step 4; it
+                raises an error of its own if the guest has too many requests.
 
         Raises:
             SessionMissing, SessionInvalid, TokenInvalid: the guest must attest (again).
@@ -195,8 +207,9 @@ class Handshakes:
         if not self._appraiser.serves(attested.appraisal.tee or NO_TEE):  # 3
             raise TokenInvalid("the token is for a TEE that is not served here; attest again")
         peer = AppraisedPeer.of(attested.appraisal, address=address)  # 4
-        stored = await self._releaser.find(peer, path, query)
-        content = await self._releaser.release(peer, stored)
+        with admission(attested.appraisal.platform, _name(token)):
+            stored = await self._releaser.find(peer, path, query)
+            content = await self._releaser.release(peer, stored)
         return ReleasedResource(content, attested.key, attested.version)
 
     async def _attested(self, token: str) -> AttestedGuest:

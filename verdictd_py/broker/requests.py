@@ -33,6 +33,11 @@ class GuestRequests:
         self._releaser = releaser
         self._announced: tuple[ResourcePath, StoredObject] | None = None
 
+    @property
+    def held(self) -> int:
+        """Number of bytes that are stored for a later request."""
+        return 0 if self._announced is None else len(self._announced[1].content)
+
     async def fulfil(self, peer: AppraisedPeer, request: messages.Request) -> Result:
         """Return the result of one request.
 

@@ -71,6 +71,26 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (("--idle-timeout",), "S", "seconds between HTTP requests, and to read an answer (300)"),
     (("--drain-timeout",), "S", "seconds for requests in flight at SIGTERM (5)"),
     (("--max-connections",), "N", "maximum number of guests at once (4096)"),
+    (
+        ("--max-unattested-per-address",),
+        "N",
+        "the same, unattested, of one address or IPv6 /64 (a quarter of them)",
+    ),
+    (
+        ("--max-connections-per-platform",),
+        "N",
+        "the same, attested, of one machine (a quarter of them)",
+    ),
+    (
+        ("--proxy-protocol-from",),
+        "NET[,NET]",
+        "proxies that send the PROXY protocol, version 2, to both listeners of guests (none)",
+    ),
+    (
+        ("--forwarded-for-from",),
+        "NET[,NET]",
+        "proxies whose X-Forwarded-For the HTTP listener believes (none)",
+    ),
     (("--audit-mode",), "MODE", "of audit files: 0600, or 0640 for a group (0600)"),
     (("--audit-group",), "NAME", "group that may read them (the daemon's)"),
     (("--log-format",), "NAME", "text or json (text)"),

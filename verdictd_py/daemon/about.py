@@ -96,7 +96,7 @@ class About:
             unsafe=self._unsafe.chosen(),
             warnings=(*self._warnings, *map(not_served, closed)),
             unpinned=standing.open_measurements,
-            problems=tuple(f"{who}: {text}" for who, text in standing.problems.items()),
+            problems=standing.causes,
             unread=tuple(f"{name}: {text}" for name, text in standing.unread.items()),
         )
 

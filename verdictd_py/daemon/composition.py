@@ -5,9 +5,11 @@ A new listener is one class (see `listeners.listener`) and one line in `candidat
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from types import ModuleType
 
 import grpc
@@ -20,9 +22,10 @@ from verdictd_py.daemon.about import About
 from verdictd_py.daemon.clock import Clock, utc_now
 from verdictd_py.daemon.collateral import CollateralService
 from verdictd_py.daemon.daemon import Daemon, Parts
+from verdictd_py.daemon.decidingfiles import DecidingFiles
 from verdictd_py.daemon.descriptors import Connections
 from verdictd_py.daemon.kbs import kbs_listener
-from verdictd_py.daemon.readiness import Readiness
+from verdictd_py.daemon.readiness import Probe, Readiness
 from verdictd_py.daemon.reload import LiveSettings
 from verdictd_py.daemon.supervisor import Work
 from verdictd_py.daemon.usecases import UseCases, use_cases
@@ -38,8 +41,10 @@ from verdictd_py.listeners.keyprovider import KeyProviderService
 from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.listener import Listener
 from verdictd_py.listeners.protection import Protection, protection
+from verdictd_py.listeners.proxies import Proxies
 from verdictd_py.ports import Events
-from verdictd_py.storage.layout import prepare, share_audit
+from verdictd_py.storage.digests import DigestLog
+from verdictd_py.storage.layout import DIRECTORIES, prepare, share_audit
 from verdictd_py.storage.stores import DirectoryCollateralStore
 from verdictd_py.tees.intel.roots import read_root_ca
 from verdictd_py.tees.registry import known_tees
@@ -66,6 +71,9 @@ def build_daemon(
         ConfigError: a setting cannot be used; the message has the cause and the remedy.
     """
     _check_unsafe(settings, unsafe)
+    audit = AuditTrail(settings.data_dir / "audit", events, mode=int(settings.audit_mode, base=8))
+    deciding = DecidingFiles(settings, unsafe, DigestLog(audit))
+    deciding.require_own()
     protected = protection(settings, unsafe)
     connections = _connections(settings)
     tees = known_tees(settings.verifier)
@@ -76,7 +84,6 @@ def build_daemon(
         unsafe_writable=unsafe.unsafe_writable_files,
     )
     share_audit(settings.data_dir, settings.audit_mode, settings.audit_group)
-    audit = AuditTrail(settings.data_dir / "audit", events)
     root = unsafe.root_ca
     root_ca = None if root is None else read_root_ca(root, option=UNSAFE_ROOT_OPTION)
     changes = Changes()
@@ -109,7 +116,10 @@ def build_daemon(
     )
     limits = _limits(settings, connections)
     build = _Listeners(settings, unsafe, cases, protected, audit, clock, connections, limits)
-    http = build.kbs()
+    probes: dict[str, Probe] = {
+        "data directory": partial(asyncio.to_thread, directory.fault, *DIRECTORIES)
+    }
+    http = build.kbs(probes.setdefault)
     candidates: tuple[Listener | None, ...] = (
         build.attested(),
         build.client_api(about),
@@ -118,7 +128,7 @@ def build_daemon(
     )
     listeners = tuple(listener for listener in candidates if listener is not None)
     publish = [listener.set_ready for listener in listeners if isinstance(listener, GrpcListener)]
-    readiness = Readiness(cases, audit, publish=publish)
+    readiness = Readiness(cases, audit, publish=publish, probes=probes)
 
     def apply(new: Settings) -> None:
         limits.adopt(_limits(new, _connections(new)))
@@ -141,6 +151,7 @@ def build_daemon(
         about=about,
         closing=(collateral.close,),
         limits=limits,
+        deciding=deciding,
         reconsider=changes.announce,
         files=(*protected.files, *(() if http is None else http.files), *live),
     )
@@ -174,6 +185,7 @@ class _Listeners:
             context=identity.context,
             events=self.events,
             limits=self.limits,
+            proxies=Proxies(proxy_protocol=self.settings.proxy_protocol_from),
         )
 
     def client_api(self, about: About) -> Listener:
@@ -218,7 +230,7 @@ class _Listeners:
             tls=self.protected.tls,
         )
 
-    def kbs(self) -> KbsListener | None:
+    def kbs(self, watch: Callable[[str, Probe], object]) -> KbsListener | None:
         return kbs_listener(
             self.settings,
             self.unsafe,
@@ -226,6 +238,7 @@ class _Listeners:
             clock=self.clock,
             events=self.events,
             limits=self.limits,
+            watch=watch,
         )
 
     def _register_keyprovider(self, server: grpc.aio.Server, rules: CallerRules) -> None:
@@ -251,6 +264,8 @@ def _limits(settings: Settings, connections: Connections) -> Limits:
         request=settings.request_timeout,
         idle=settings.idle_timeout,
         connections=connections.guests,
+        per_address=settings.max_unattested_per_address,
+        per_platform=settings.max_connections_per_platform,
         evidence_age=None if age is None else timedelta(seconds=age),
         drain=settings.drain_timeout,
     )

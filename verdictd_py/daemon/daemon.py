@@ -10,11 +10,12 @@ from functools import partial
 from typing import Final, Self
 
 from verdictd_py.daemon.about import About
+from verdictd_py.daemon.decidingfiles import DecidingFiles
 from verdictd_py.daemon.readiness import Readiness
-from verdictd_py.daemon.reload import reload_all
+from verdictd_py.daemon.reload import refused_reload, reload_all
 from verdictd_py.daemon.supervisor import Supervisor, Work
 from verdictd_py.domain.events import DaemonStopped, DaemonStopping
-from verdictd_py.errors import StorageError
+from verdictd_py.errors import ConfigError, StorageError
 from verdictd_py.events.audit import AuditTrail
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.limits import Limits
@@ -36,6 +37,7 @@ class Parts:
         closing: functions to call in this order after all listeners have stopped.
         limits: limits of the listeners of guests, with the time limit for requests in flight when
             the daemon stops.
+        deciding: the files of the settings that determine decisions.
         files: what is read again on SIGHUP.
         reconsider: has connected guests appraised again after a reload.
     """
@@ -48,6 +50,7 @@ class Parts:
     about: About
     closing: tuple[Callable[[], Awaitable[None]], ...]
     limits: Limits
+    deciding: DecidingFiles
     reconsider: Callable[[], None]
     files: tuple[Reloadable, ...] = ()
 
@@ -85,6 +88,7 @@ class Daemon:
             for listener in self.listeners:
                 listener.bind()
             self._parts.audit.open()
+            await self._parts.deciding.prepare()
             for listener in self.listeners:
                 await listener.start(self._run)
             self._parts.about.warn(self._events)
@@ -101,10 +105,16 @@ class Daemon:
         """Read files that the operator may have replaced again; record what changed, in one event.
 
         A file that cannot be used leaves the old content in force, and does not keep the others
-        from being read.
+        from being read. Files that other users may change, or whose changes cannot be recorded,
+        leave everything as it is.
         """
         await self._parts.readiness.refresh()
-        report = await reload_all(self._parts.files)
+        try:
+            await self._parts.deciding.prepare()
+        except ConfigError as error:
+            report = refused_reload(error)
+        else:
+            report = await reload_all(self._parts.files)
         self._parts.reconsider()
         self._events.record(report)
 

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from verdictd_py.broker.handshakes import Handshakes
 from verdictd_py.config import Address, Settings, Unsafe
+from verdictd_py.daemon.readiness import Probe
 from verdictd_py.daemon.usecases import UseCases
 from verdictd_py.errors import ConfigError
 from verdictd_py.listeners.kbs import KbsListener
@@ -19,6 +20,7 @@ from verdictd_py.listeners.kbs.files import read_admins, read_token_key
 from verdictd_py.listeners.kbs.guests import GuestRoutes
 from verdictd_py.listeners.kbs.tls import KbsTls
 from verdictd_py.listeners.limits import Limits
+from verdictd_py.listeners.proxies import Proxies
 from verdictd_py.listeners.reread import Reread, differences
 from verdictd_py.ports import Events
 from verdictd_py.protocols.rcar.admins import AdminKeys
@@ -32,6 +34,7 @@ _OF_LISTENER: Final = (
     "kbs_admins",
     "kbs_token_key",
     "kbs_sessions",
+    "forwarded_for_from",
 )
 _UNSAFE_OF_LISTENER: Final = ("insecure_kbs_http", "insecure_sample_verifier")
 
@@ -44,8 +47,12 @@ def kbs_listener(
     clock: Callable[[], datetime],
     events: Events,
     limits: Limits,
+    watch: Callable[[str, Probe], object],
 ) -> KbsListener | None:
     """Build the listener; return None if the settings have no address for it.
+
+    Args:
+        watch: receives the probe of the sessions, for the readiness of the broker.
 
     Raises:
         ConfigError: a setting cannot be used, or has no effect because the listener is off;
@@ -58,7 +65,9 @@ def kbs_listener(
     tls = _tls(address, settings, unsafe, clock)
     tokens = Tokens(_token_key(settings), use_cases.trusted_root)
     admins = Reread(partial(_admins, settings, tokens), _changed_admins)
-    sessions = _sessions(settings)  # last, because it opens a file
+    sessions = _sessions(settings, events)  # last, because it opens a file
+    if isinstance(sessions, SqliteSessionStore):
+        watch("sessions", sessions.fault)
     handshakes = Handshakes(
         appraiser=use_cases.appraiser,
         releaser=use_cases.releaser,
@@ -75,12 +84,13 @@ def kbs_listener(
         tees=use_cases.tees,
         limits=limits,
         tls=tls,
+        proxies=Proxies(settings.proxy_protocol_from, settings.forwarded_for_from),
         on_stopped=sessions.close,
     )
 
 
 def _refuse_settings_without_effect(settings: Settings, unsafe: Unsafe) -> None:
-    given = [name for name in _OF_LISTENER if getattr(settings, name) is not None]
+    given = [name for name in _OF_LISTENER if getattr(settings, name) not in (None, ())]
     given += [name for name in _UNSAFE_OF_LISTENER if getattr(unsafe, name)]
     if given:
         option = "--" + given[0].replace("_", "-")
@@ -153,7 +163,7 @@ def _changed_admins(before: AdminKeys, after: AdminKeys) -> tuple[str, ...]:
     return (*changes, *(f"HTTP administrator {name}: another key" for name in replaced))
 
 
-def _sessions(settings: Settings) -> MemorySessionStore | SqliteSessionStore:
+def _sessions(settings: Settings, events: Events) -> MemorySessionStore | SqliteSessionStore:
     if settings.kbs_sessions is None:
         return MemorySessionStore()
-    return SqliteSessionStore.open(settings.kbs_sessions)
+    return SqliteSessionStore.open(settings.kbs_sessions, events=events)

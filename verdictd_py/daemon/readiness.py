@@ -1,16 +1,18 @@
-"""Readiness of the broker: whether policies can be used, values are pinned and TEEs are served."""
+"""Readiness of the broker: whether storage and policies can be used, and which TEEs are served."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from verdictd_py.daemon.usecases import UseCases
 from verdictd_py.documents.datanames import data_names
 from verdictd_py.domain.events import (
     PolicyLoaded,
+    StorageFault,
+    StorageRecovered,
     TeeNotServed,
     TeeServed,
     WarningDocument,
@@ -18,7 +20,7 @@ from verdictd_py.domain.events import (
     WarningUnpinned,
 )
 from verdictd_py.errors import NotFound, PolicyInvalid, StorageError
-from verdictd_py.listeners.grpc_listener import DOCUMENTS, PINNED, served
+from verdictd_py.listeners.grpc_listener import DOCUMENTS, PINNED, STORAGE, served
 from verdictd_py.ports import Events, PolicyDocuments, Tee
 
 READINESS_SECONDS: Final = 30.0
@@ -34,6 +36,10 @@ class SetReady(Protocol):
     def __call__(self, detail: str, *, ready: bool) -> Awaitable[None]: ...
 
 
+Probe = Callable[[], Awaitable[str]]
+"""Returns why a part of the storage cannot be used, with the remedy; empty if it can be used."""
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """How far the documents that decide do what the operator means by them.
@@ -43,12 +49,21 @@ class Standing:
         problems: by TEE, or `release`: why its guests, or releases, are refused.
         unread: by name of a document: that it, or a part of it, decides nothing.
         not_served: TEEs whose guests are all refused until a measurement is pinned.
+        faults: by part of the storage that cannot be used: why, with the remedy.
     """
 
     unpinned: Mapping[str, tuple[str, ...]]
     problems: Mapping[str, str]
     unread: Mapping[str, str]
     not_served: frozenset[str] = frozenset()
+    faults: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def causes(self) -> tuple[str, ...]:
+        """Why the broker is not ready; empty if it is."""
+        return tuple(
+            f"{who}: {text}" for who, text in (*self.faults.items(), *self.problems.items())
+        )
 
     @property
     def open_measurements(self) -> tuple[str, ...]:
@@ -66,12 +81,19 @@ class Readiness:
 
     Args:
         publish: what each listener with a health service publishes it by.
+        probes: by part of the storage: examines it.
     """
 
     def __init__(
-        self, use_cases: UseCases, events: Events, *, publish: Sequence[SetReady] = ()
+        self,
+        use_cases: UseCases,
+        events: Events,
+        *,
+        publish: Sequence[SetReady] = (),
+        probes: Mapping[str, Probe] | None = None,
     ) -> None:
         self._use_cases = use_cases
+        self._probes = dict(probes or {})
         self._events = events
         self._publish = tuple(publish)
         self._reported = _NOTHING
@@ -108,7 +130,7 @@ class Readiness:
 
     def _report(self, standing: Standing) -> None:
         # What was reported of TEEs that are not served stands: nothing has changed for them.
-        before = Standing({}, {}, {}, self._reported.not_served)
+        before = Standing({}, {}, {}, self._reported.not_served, self._reported.faults)
         for tee in self._use_cases.verifiers:
             if tee in self._use_cases.tees and tee not in standing.problems:
                 self._events.record(PolicyLoaded(tee=tee))
@@ -146,7 +168,9 @@ class Readiness:
         released = await cases.release.prepare()
         if released:
             problems[RELEASE] = "; ".join(released)
-        return Standing(unpinned, problems, unread, frozenset(waiting))
+        faults = {part: await examine() for part, examine in self._probes.items()}
+        faults = {part: reason for part, reason in faults.items() if reason}
+        return Standing(unpinned, problems, unread, frozenset(waiting), faults)
 
     def _unread(self, tee: Tee, documents: PolicyDocuments) -> dict[str, str]:
         """Return a sentence about values that the policy in force does not read, by document."""
@@ -167,6 +191,10 @@ class Readiness:
 
     def _record(self, standing: Standing, before: Standing) -> None:
         """Record what is wrong and was not so `before`."""
+        for part in sorted(standing.faults.keys() - before.faults.keys()):
+            self._events.record(StorageFault(part=part, reason=standing.faults[part]))
+        for part in sorted(before.faults.keys() - standing.faults.keys()):
+            self._events.record(StorageRecovered(part=part))
         for who, problem in standing.problems.items():
             if before.problems.get(who) != problem:
                 self._events.record(WarningPolicy(tee=who, reason=problem))
@@ -183,6 +211,7 @@ class Readiness:
         for publish in self._publish:
             await publish(PINNED, ready=usable and not standing.open_measurements)
             await publish(DOCUMENTS, ready=usable)
+            await publish(STORAGE, ready=not standing.faults)
             for tee in self._use_cases.verifiers:
                 refused = tee in standing.not_served or tee in standing.problems
                 await publish(served(tee), ready=not refused)

@@ -14,6 +14,8 @@ from verdictd_py.listeners.reread import Reloadable
 
 LIVE: Final = (
     "max_connections",
+    "max_unattested_per_address",
+    "max_connections_per_platform",
     "max_new_keys_per_minute",
     "max_evidence_age",
     "handshake_timeout",
@@ -66,7 +68,16 @@ async def reload_all(files: Sequence[Reloadable]) -> Event:
         try:
             changed += await asyncio.to_thread(each.reload)
         except ConfigError as error:
-            problems.append(f"{error} (the old content stays in force)")
+            problems.append(_unchanged(error))
     if problems:
         return WarningReload(changed=tuple(changed), problems=tuple(problems))
     return DaemonReloaded(changed=tuple(changed))
+
+
+def refused_reload(error: ConfigError) -> Event:
+    """Return the event that reports that nothing was read."""
+    return WarningReload(changed=(), problems=(_unchanged(error),))
+
+
+def _unchanged(error: ConfigError) -> str:
+    return f"{error} (the old content stays in force)"

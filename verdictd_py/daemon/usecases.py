@@ -39,6 +39,7 @@ from verdictd_py.policy.report import PolicyReports
 from verdictd_py.policy.sets import DocumentsWithSets
 from verdictd_py.policy.trial import PolicyTrial
 from verdictd_py.ports import AppraisalPolicy, Events, Tees, VerifierContext
+from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.documents import DirectoryDocumentStore
 from verdictd_py.storage.stores import (
@@ -144,8 +145,9 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
         insecure_sample_verifier=unsafe.insecure_sample_verifier,
     )
     keys = DirectoryKeyStore(directory)
-    resources = DirectoryResourceStore(directory, events=events)
-    documents = DirectoryDocumentStore(directory, tees)
+    digests = DigestLog(events)
+    resources = DirectoryResourceStore(directory, events=events, digests=digests)
+    documents = DirectoryDocumentStore(directory, tees, digests=digests)
     deciding = DocumentsWithSets(documents, tees, clock)
     compiled = CompiledPolicies()
     pinning = Pinning(verifiers.pinned_only, settings.require_reference_values)

@@ -58,6 +58,11 @@ class Appraisal:
         return () if self.refusal is None else self.refusal.reasons
 
     @property
+    def platform(self) -> str | None:
+        """Identifies the machine (see `VerifiedEvidence`); None if that is not known."""
+        return None if self.evidence is None else self.evidence.platform
+
+    @property
     def claims(self) -> Mapping[str, JsonValue]:
         return {} if self.evidence is None else self.evidence.claims
 
@@ -82,6 +87,7 @@ class AppraisedPeer:
     appraisal_id: str
     tee: str
     address: str
+    platform: str | None
     claims: Mapping[str, JsonValue] = field(repr=False)
     trust: TrustVector = field(repr=False)
 
@@ -111,6 +117,7 @@ class AppraisedPeer:
         object.__setattr__(peer, "appraisal_id", appraisal.id)
         object.__setattr__(peer, "tee", appraisal.tee)
         object.__setattr__(peer, "address", address)
+        object.__setattr__(peer, "platform", appraisal.platform)
         object.__setattr__(peer, "claims", appraisal.claims)
         object.__setattr__(peer, "trust", appraisal.trust)
         return peer

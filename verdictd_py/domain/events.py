@@ -69,6 +69,15 @@ KeyProviderAddress = Annotated[
     str, FieldInfo("Address of the key provider's own listener, if there is one.", characters=512)
 ]
 RestartSeconds = Annotated[int, FieldInfo("Pause before the restart, unless the daemon ends.")]
+PreviousDigest = Annotated[
+    str, FieldInfo("SHA-256 digest of its content before, if it had any.", characters=64)
+]
+CurrentDigest = Annotated[
+    str, FieldInfo("SHA-256 digest of its content, if it exists.", characters=64)
+]
+StoragePart = Annotated[
+    str, FieldInfo("Part of the storage: `data directory` or `sessions`.", characters=64)
+]
 KbsUrl = Annotated[str, FieldInfo("URL of the HTTP listener, if there is one.", characters=512)]
 
 
@@ -662,6 +671,32 @@ class WarningStorage(Event):
     """The data directory has a defect that the daemon tolerates."""
 
     reason: Reason
+
+
+@event("storage.fault", level=Level.WARNING)
+class StorageFault(Event):
+    """A part of the storage cannot be used, and what needs it fails until `storage.recovered`."""
+
+    part: StoragePart
+    reason: Reason
+
+
+@event("storage.recovered")
+class StorageRecovered(Event):
+    """A part of the storage can be used again, without a restart."""
+
+    part: StoragePart
+
+
+@event("file.changed", audit=Audit.YES)
+class FileChanged(Event):
+    """A file that determines decisions is used for the first time, or was changed, by anyone."""
+
+    file: Annotated[
+        str, FieldInfo("Its path: relative in the data directory, else absolute.", characters=4096)
+    ]
+    previous: PreviousDigest | None
+    sha256: CurrentDigest | None
 
 
 @event("warning.limits", level=Level.WARNING)

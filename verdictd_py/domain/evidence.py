@@ -90,6 +90,9 @@ class VerifiedEvidence:
             before the policy is evaluated.
         valid_until: when collateral with which it was verified expires, so that it has to be
             verified again; None if nothing of it expires.
+        platform: identifies the machine; equal for all its guests, and a digest, so that it can
+            be logged. Connections are counted under it; no policy sees it. None if the evidence
+            identifies no machine.
     """
 
     tee: str
@@ -100,6 +103,7 @@ class VerifiedEvidence:
     digest: str
     faults: tuple[Reason, ...] = ()
     valid_until: datetime | None = None
+    platform: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,13 @@ from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import Final
 
-from verdictd_py.domain.events import AuditClosed, AuditContinued, AuditNotKept, AuditOpened
+from verdictd_py.domain.events import (
+    AuditClosed,
+    AuditContinued,
+    AuditNotKept,
+    AuditOpened,
+    WarningAudit,
+)
 from verdictd_py.domain.eventtypes import Audit, Event
 from verdictd_py.errors import ConfigError, StorageError
 from verdictd_py.events.auditfile import AuditFile, Record, record_of
@@ -39,6 +45,10 @@ there were.
 
 COUNT_SECONDS: Final = 60.0
 """Pause between two records of the number of events that are not in the trail."""
+
+BLOCKING_SECONDS: Final = 2.0
+"""Maximum wait of `record` and `close` for the disk: a disk that does not answer must not keep the
+daemon from stopping."""
 
 _MAX_BATCH: Final = 512
 """Maximum number of waiting calls whose records are written together."""
@@ -111,16 +121,19 @@ class AuditTrail:
         """Write one event to the trail if it is to be audited, then to the log.
 
         The order matters: the log must not report what the error then prevents. This blocks the
-        calling thread until the record is on disk.
+        calling thread until the record is on disk, at most `BLOCKING_SECONDS`.
 
         Raises:
-            StorageError: the event must be audited, and the trail cannot be written.
+            StorageError: the event must be audited, and the trail cannot be written in time.
         """
         records = self._records([event])
         if not records or self._thread is None:
             self._log.record(event)
             return
-        self._submit([event], records).result()
+        try:
+            self._submit([event], records).result(BLOCKING_SECONDS)
+        except TimeoutError:
+            raise StorageError("the disk of the audit trail does not answer") from None
 
     async def commit(self, *events: Event) -> None:
         """Write events as `record` does, without blocking the event loop.
@@ -139,13 +152,20 @@ class AuditTrail:
         await _result(self._submit(events, records))
 
     def close(self) -> None:
-        """Write what waits and the count of omitted events; close the file, log its digest."""
+        """Write what waits and the count of omitted events; close the file, log its digest.
+
+        If the disk does not answer in time, the file stays open, and a warning is logged.
+        """
         if self._thread is None:
             return
         self.record_omitted()
         thread, self._thread = self._thread, None
         self._waiting.put(None)
-        thread.join()
+        thread.join(BLOCKING_SECONDS)
+        if thread.is_alive():
+            reason = "the disk of the audit trail does not answer; its last records may be missing"
+            self._log.record(WarningAudit(reason=reason))
+            return
         while not self._waiting.empty():
             self._fail([self._waiting.get()], StorageError(_CLOSED))
         if self._file is not None:

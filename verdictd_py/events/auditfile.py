@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from verdictd_py.domain.eventtypes import Event
 from verdictd_py.events.chain import FIRST, sealed
+from verdictd_py.storage.files import set_mode, synchronize
 
 _FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -60,7 +61,7 @@ class AuditFile:
         path = directory / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid4().hex[:8]}.jsonl"
         file = cls(path, os.open(path, _FLAGS, 0o600))
         try:
-            os.fchmod(file._descriptor, mode)
+            set_mode(file._descriptor, mode)
             _sync_directory(directory)
         except OSError:
             file.discard()
@@ -138,6 +139,6 @@ class AuditFile:
 def _sync_directory(directory: Path) -> None:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        synchronize(descriptor)
     finally:
         os.close(descriptor)

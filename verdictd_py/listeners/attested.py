@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
@@ -22,23 +23,33 @@ from verdictd_py.domain.events import (
     ConnectionTimeout,
 )
 from verdictd_py.domain.evidence import Evidence
-from verdictd_py.errors import EvidenceMissing, GuestRefused, NotAppraised, VerdictdError
+from verdictd_py.errors import (
+    EvidenceMissing,
+    GuestRefused,
+    NotAppraised,
+    Overloaded,
+    VerdictdError,
+)
 from verdictd_py.listeners import sockets
 from verdictd_py.listeners.accepting import accept
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.limits import Limits
+from verdictd_py.listeners.link import LINGER_SECONDS, Link
 from verdictd_py.listeners.listener import Background
-from verdictd_py.listeners.responder import Responder
-from verdictd_py.listeners.sockets import peer_text
+from verdictd_py.listeners.proxies import Origin, Proxies
+from verdictd_py.listeners.responder import Answer, Responder
+from verdictd_py.listeners.shares import Share, Shares
 from verdictd_py.ports import Events, Tees
 from verdictd_py.protocols.eaa import answers
 from verdictd_py.protocols.eaa.answers import FailureForm
 from verdictd_py.protocols.ratstls import certificate
 from verdictd_py.protocols.ratstls.session import TlsClosed, TlsSession
 
-_READ_BYTES: Final = 65_536
-_LINGER_SECONDS: Final = 1.0
-"""Time for a refused peer to read the reason, before its connection is closed."""
+_ANSWERS_AT_ONCE: Final = 32
+"""Maximum number of answers that are made at once. An answer has up to some MiB, and its size is
+known only when it exists; then it counts among the bytes that are held."""
+
+_OVERLOADED: Final = "not served: overloaded; try again later"
 
 
 class AttestedListener:
@@ -51,6 +62,7 @@ class AttestedListener:
         releaser: answers accepted guests.
         context: returns the TLS settings for a connection; called for each one, so that a
             renewed identity needs no restart.
+        proxies: proxies that send the address of their client.
     """
 
     def __init__(
@@ -63,6 +75,7 @@ class AttestedListener:
         context: Callable[[], SSL.Context],
         events: Events,
         limits: Limits,
+        proxies: Proxies,
     ) -> None:
         self._guests = guests
         self._tees = tees
@@ -70,6 +83,9 @@ class AttestedListener:
         self._context = context
         self._events = events
         self._limits = limits
+        self._proxies = proxies
+        self._shares = Shares(lambda: limits.shares)
+        self._answering = asyncio.Semaphore(_ANSWERS_AT_ONCE)
         self.name = "listen"
         self.address = address
         self._listening: socket.socket | None = None
@@ -108,72 +124,99 @@ class AttestedListener:
             await asyncio.gather(*late, return_exceptions=True)
 
     def _take(self, accepted: socket.socket, name: object) -> None:
-        address = peer_text(name)
-        if self._draining or len(self._tasks) >= self._limits.connections:
+        peer = self._proxies.peer(name)
+        if self._draining:
             accepted.close()
-            self._events.record(ConnectionRefused(peer=address, reason="too many connections"))
+            self._events.record(ConnectionRefused(peer=peer.text, reason="the broker is stopping"))
             return
-        task = asyncio.ensure_future(self._open(accepted, address))
+
+        def close() -> None:
+            task.cancel()  # it has begun before the next connection is accepted
+
+        try:
+            share = self._shares.enter(peer.source, close)
+        except Overloaded as error:
+            accepted.close()
+            self._events.record(ConnectionRefused(peer=peer.text, reason=str(error)))
+            return
+        task = asyncio.ensure_future(self._serve(accepted, peer, share))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _open(self, accepted: socket.socket, address: str) -> None:
+    async def _serve(self, accepted: socket.socket, peer: Origin, share: Share) -> None:
+        opening = _Opening(accepted, peer, share)
         try:
-            reader, writer = await asyncio.open_connection(sock=accepted, limit=_READ_BYTES)
-        except Exception as error:  # noqa: BLE001  # other guests must still be served
-            accepted.close()
-            report_bug(self._events, error, doing="accept a connection")
-            return
-        await self._serve(reader, writer, address)
-
-    async def _serve(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str
-    ) -> None:
-        try:
-            link = _Link(reader, writer, TlsSession(self._context(), server=True))
-        except Exception as error:  # noqa: BLE001  # as below
-            report_bug(self._events, error, doing="serve a guest")
-            writer.transport.abort()
-            return
-        try:
-            await self._converse(link, address)
+            async with asyncio.timeout(self._limits.handshake):
+                link = await self._open(opening)
+            await self._converse(link, opening.origin.text, share)
         except TlsClosed:
-            self._events.record(ConnectionClosed(peer=address))
+            self._events.record(ConnectionClosed(peer=opening.origin.text))
         except TimeoutError:
-            self._events.record(ConnectionTimeout(peer=address, reason="the peer was too slow"))
+            self._events.record(
+                ConnectionTimeout(peer=opening.origin.text, reason="the peer was too slow")
+            )
         except (VerdictdError, OSError) as error:
             reason = str(error) if isinstance(error, VerdictdError) else "network failure"
-            self._events.record(ConnectionFailed(peer=address, reason=reason))
+            self._events.record(ConnectionFailed(peer=opening.origin.text, reason=reason))
         except Exception as error:  # noqa: BLE001  # other guests must still be served
             report_bug(self._events, error, doing="serve a guest")
         finally:
-            link.drop()
+            opening.close()
+            if share.evicted:
+                self._events.record(
+                    ConnectionRefused(peer=opening.origin.text, reason=share.evicted)
+                )
+            share.leave()
 
-    async def _converse(self, link: _Link, address: str) -> None:
-        async with asyncio.timeout(self._limits.handshake):
-            await link.handshake()
-        guest = await self._admit(link, address)
+    async def _open(self, opening: _Opening) -> Link:
+        """Identify the peer, and complete the handshake. No TLS state exists before its bytes."""
+        opening.origin = await self._proxies.identify(opening.accepted, opening.origin)
+        opening.share.move(opening.origin.source)
+        session = TlsSession(self._context(), server=True)
+        opening.link = Link(opening.accepted, session, opening.share)
+        await opening.link.handshake()
+        return opening.link
+
+    async def _converse(self, link: Link, address: str, share: Share) -> None:
+        guest = await self._admit(link, address, share)
+        share.held.set(0)  # the certificate
         if guest is None:
             return
-        link.detect_dead_peer()  # there is no limit for a silent guest
         with guest:
-            await self._answer(link, guest)
+            try:
+                share.attest(guest.platform)
+            except Overloaded as error:
+                self._events.record(ConnectionRefused(peer=address, reason=str(error)))
+                await self._refuse(link, _OVERLOADED)
+                return
+            link.detect_dead_peer()  # there is no limit for a silent guest
+            await self._answer(link, guest, share)
 
-    async def _answer(self, link: _Link, guest: ConnectedGuest) -> None:
+    async def _answer(self, link: Link, guest: ConnectedGuest, share: Share) -> None:
         """Answer the requests of an accepted guest until its connection ends."""
         responder = Responder(guest, self._releaser, self._events)
         # A request that has begun is in flight, however many records its rest takes.
         while not self._draining or responder.began is not None:
-            plaintext = await self._next(link, responder)
-            async for answer in responder.feed(plaintext):
+            plaintext = await self._next(link, responder, share)
+            share.held.add(len(plaintext))
+            replies = responder.feed(plaintext)
+            while (answer := await self._reply(replies, share)) is not None:
                 async with asyncio.timeout(self._limits.idle):
                     await link.send(answer.data)
                 if answer.close:
                     await link.goodbye()
                     return
+            share.held.set(responder.held)
         await link.goodbye()
 
-    async def _next(self, link: _Link, responder: Responder) -> bytes:
+    async def _reply(self, replies: AsyncIterator[Answer], share: Share) -> Answer | None:
+        """Return the next answer, None after the last; it waits while guests hold too much."""
+        async with asyncio.timeout(self._limits.request):
+            await share.held.room()
+        async with self._answering:
+            return await anext(replies, None)
+
+    async def _next(self, link: Link, responder: Responder, share: Share) -> bytes:
         """Receive plaintext, within its time limit if a request has begun.
 
         A guest may be silent for any time: real guests connect once and never again.
@@ -181,6 +224,7 @@ class AttestedListener:
         began = responder.began
         if began is not None:
             async with asyncio.timeout_at(began + self._limits.request):
+                await share.held.room()
                 return await link.receive()
         task = _current_task()
         self._idle.add(task)
@@ -189,8 +233,9 @@ class AttestedListener:
         finally:
             self._idle.discard(task)
 
-    async def _admit(self, link: _Link, address: str) -> ConnectedGuest | None:
+    async def _admit(self, link: Link, address: str, share: Share) -> ConnectedGuest | None:
         """Appraise the peer; return None if it was refused, after sending its code and id."""
+        share.prove()
         der = link.session.peer_certificate()
         read = partial(_read_certificate, der, self._tees, self._limits.evidence_age)
         try:
@@ -201,12 +246,16 @@ class AttestedListener:
             text = error.text_for_guest
         except GuestRefused as error:
             text = str(error)
-        # The verdict is recorded already; a peer that disconnects early needs no second event.
+        await self._refuse(link, text)
+        return None
+
+    @staticmethod
+    async def _refuse(link: Link, text: str) -> None:
+        """Send the reason, which is recorded already, even if the peer disconnects early."""
         with suppress(OSError):  # including TimeoutError
-            async with asyncio.timeout(_LINGER_SECONDS):
+            async with asyncio.timeout(LINGER_SECONDS):
                 await link.send(answers.failure(FailureForm.A, text))
             await link.goodbye()
-        return None
 
 
 def _current_task() -> asyncio.Task[None]:
@@ -223,75 +272,17 @@ def _read_certificate(
     return certificate.read(der, tees, now=now, max_age=max_age)
 
 
-class _Link:
-    """TLS session over a socket."""
+@dataclass(slots=True)
+class _Opening:
+    """A connection with what is known about it so far, whenever it is closed."""
 
-    def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, session: TlsSession
-    ) -> None:
-        self._reader = reader
-        self._writer = writer
-        # So a drained write is in the kernel's buffer, and a peer that does not read
-        # occupies memory for one answer only.
-        writer.transport.set_write_buffer_limits(0)
-        self.session = session
-        self._ended = False
+    accepted: socket.socket
+    origin: Origin
+    share: Share
+    link: Link | None = None
 
-    def detect_dead_peer(self) -> None:
-        """Have the kernel close the connection if the peer vanishes."""
-        connection: socket.socket = self._writer.get_extra_info("socket")
-        sockets.detect_dead_peer(connection)
-
-    async def handshake(self) -> None:
-        """Complete the handshake; before it raises an error, it sends the TLS alert."""
-        try:
-            while not self.session.handshake():
-                await self._flush()
-                self.session.receive(await self._reader.read(_READ_BYTES))
-        finally:
-            await self._flush()
-
-    async def receive(self) -> bytes:
-        """Receive at least one byte of plaintext."""
-        while not (plaintext := self.session.read()):
-            await self._flush()
-            self.session.receive(await self._reader.read(_READ_BYTES))
-        return plaintext
-
-    async def send(self, plaintext: bytes) -> None:
-        """Send `plaintext` as one TLS write."""
-        self.session.write(plaintext)
-        await self._flush()
-
-    async def goodbye(self) -> None:
-        """Close the sending side, then wait for the peer to close its own, with a time limit.
-
-        Closing a socket with unread bytes resets the connection, and the peer could lose an
-        answer that it has not read yet.
-        """
-        try:
-            async with asyncio.timeout(_LINGER_SECONDS):
-                self.session.close()
-                await self._flush()
-                self._ended = True  # even if the next line fails: nothing is written after it
-                self._writer.write_eof()
-                while await self._reader.read(_READ_BYTES):
-                    pass
-        except TimeoutError:
-            return
-
-    def drop(self) -> None:
-        """Close the connection now; send close_notify if that does not block."""
-        if not self._ended:
-            self.session.close()
-            self._writer.write(self.session.outgoing())
-        if self._writer.transport.get_write_buffer_size():
-            self._writer.transport.abort()
+    def close(self) -> None:
+        if self.link is None:
+            self.accepted.close()
         else:
-            self._writer.close()
-
-    async def _flush(self) -> None:
-        data = self.session.outgoing()
-        if data:
-            self._writer.write(data)
-            await self._writer.drain()
+            self.link.drop()

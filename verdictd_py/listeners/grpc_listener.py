@@ -64,7 +64,10 @@ DOCUMENTS: Final = "verdictd.documents"
 """Whether every document that decides can be used. While one cannot, guests or releases are
 refused."""
 
-READINESS_DETAILS: Final = (PINNED, DOCUMENTS)
+STORAGE: Final = "verdictd.storage"
+"""Whether the data directory and the sessions can be used."""
+
+READINESS_DETAILS: Final = (PINNED, DOCUMENTS, STORAGE)
 """Names that gRPC's health service knows in addition to those of services, from the start."""
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from datetime import timedelta
 
+from verdictd_py.listeners.shares import ShareLimits
+
 
 @dataclass(slots=True)
 class Limits:
@@ -19,8 +21,14 @@ class Limits:
     request: float = 30
     idle: float = 300
     connections: int = 4096
+    per_address: int | None = None
+    per_platform: int | None = None
     evidence_age: timedelta | None = None
     drain: float = 5
+
+    @property
+    def shares(self) -> ShareLimits:
+        return ShareLimits.of(self.connections, self.per_address, self.per_platform)
 
     def adopt(self, new: Limits) -> None:
         """Take over the limits of `new`."""

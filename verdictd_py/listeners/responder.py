@@ -45,6 +45,11 @@ class Responder:
         self._conversation = Conversation()
         self.began: float | None = None
 
+    @property
+    def held(self) -> int:
+        """Number of bytes that are stored for the guest between its requests."""
+        return self._conversation.pending_bytes + self._requests.held
+
     async def feed(self, plaintext: bytes) -> AsyncIterator[Answer]:
         """Yield an answer to each request that `plaintext` completes, before the next is read.
 

@@ -46,7 +46,7 @@ class Problem:
 
     def __str__(self) -> str:
         """Text for the operator."""
-        return f"{self.where} {self.cause}; run '{self.command} {self.where}'"
+        return f"{self.where}: it {self.cause}; run '{self.command} {self.where}'"
 
 
 class WritableByOthers(StorageError):

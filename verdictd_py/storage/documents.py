@@ -7,15 +7,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final, TypeVar
 
-from verdictd_py.domain.names import Name
+from verdictd_py.domain.names import REFERENCE_SETS, RELEASE_POLICIES, Name
 from verdictd_py.errors import AlreadyExists, Conflict, NotFound, RequestError, StorageError
 from verdictd_py.ports import ANY, Document, Expected, Tees, has_revision, revision_of
 from verdictd_py.ports.tees import Documents
+from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.directory import Directory, Entry, Segments
 from verdictd_py.storage.exclusive import exclusively
 from verdictd_py.storage.files import NotRegular
 
 OPA: Final = "opa"
+
+_OPTIONAL: Final = frozenset({REFERENCE_SETS, RELEASE_POLICIES})
+"""Documents without which guests or releases can be accepted that would be refused with them."""
 
 Result = TypeVar("Result")
 
@@ -47,20 +51,49 @@ class PolicyFileNames:
 
 
 class DirectoryDocumentStore(PolicyFileNames):
-    """Port `DocumentStore`: one file for each document, below `opa/`."""
+    """Port `DocumentStore`: one file for each document, below `opa/`.
 
-    def __init__(self, directory: Directory, tees: Tees) -> None:
+    Args:
+        digests: records each change of a document before the document is returned.
+    """
+
+    def __init__(self, directory: Directory, tees: Tees, *, digests: DigestLog) -> None:
         super().__init__(tees)
         self._directory = directory
+        self._digests = digests
 
     async def get(self, name: Name) -> Document:
         document = await asyncio.to_thread(self._document, name)
+        await self._record({name: document})
         if document is None:
             raise NotFound(f"{OPA}/{name} is missing")
         return document
 
     async def snapshot(self, names: Sequence[Name]) -> Mapping[Name, Document]:
-        return await asyncio.to_thread(self._snapshot, names)
+        read = await asyncio.to_thread(self._snapshot, names)
+        await self._record({name: read.get(name) for name in names})
+        return read
+
+    async def _record(self, documents: Mapping[Name, Document | None]) -> None:
+        """Record the documents that have changed.
+
+        Raises:
+            StorageError: a change could not be recorded; or a document has vanished whose absence
+                has a meaning, so that a directory that is restored file by file opens nothing.
+        """
+        for name, document in documents.items():
+            absent = document is None and name in _OPTIONAL
+            if absent and self._digests.was_present(f"{OPA}/{name}"):
+                raise DocumentUnusable(
+                    f"{OPA}/{name} is missing and was there before; restore it, or store {{}} "
+                    "under this name"
+                )
+        await self._digests.observe(
+            {
+                f"{OPA}/{name}": None if document is None else document.revision
+                for name, document in documents.items()
+            }
+        )
 
     async def put(
         self,

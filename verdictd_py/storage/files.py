@@ -270,7 +270,7 @@ def _temporary(parent: int, content: bytes) -> Iterator[str]:
         raise StorageError(_TOO_LARGE)
     name, descriptor = _locked_file(parent)
     try:
-        _withhold(descriptor)
+        set_mode(descriptor, 0o600)
         view = memoryview(content)
         while view:
             view = view[os.write(descriptor, view) :]
@@ -282,22 +282,23 @@ def _temporary(parent: int, content: bytes) -> Iterator[str]:
         os.close(descriptor)
 
 
-def _withhold(descriptor: int) -> None:
-    """Set the mode 0600, regardless of the umask.
+def set_mode(descriptor: int, mode: int) -> None:
+    """Set the mode of a file, regardless of the umask.
 
     Raises:
-        StorageError: the file system sets another mode, with which other users have access.
+        OSError: the file system sets another mode, with which more users have access.
     """
     try:
-        os.fchmod(descriptor, 0o600)
+        os.fchmod(descriptor, mode)
     except OSError as error:
         if error.errno not in _UNSUPPORTED | {errno.EPERM}:
             raise
-    mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
-    if mode & 0o077:
-        raise StorageError(
-            f"cannot be written: the file system gives it the mode {mode:04o}; mount it with "
-            "umask=077 (CIFS: file_mode=0600,dir_mode=0700)"
+    actual = stat.S_IMODE(os.fstat(descriptor).st_mode)
+    if actual & 0o077 & ~mode:
+        raise OSError(
+            errno.EPERM,
+            f"the file system gives it the mode {actual:04o}; mount it with umask=077 "
+            "(CIFS: file_mode=0600,dir_mode=0700)",
         )
 
 

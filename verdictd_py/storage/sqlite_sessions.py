@@ -1,23 +1,30 @@
 """Sessions of HTTP guests in a file that several brokers of one host share.
 
-Source: port `SessionStore`; SQLite, "Write-Ahead Logging" and "Isolation".
+The file is opened again if it was removed or replaced, and after a failure. A damaged file is
+renamed, and an empty one takes its place. Then guests attest again, which takes them a second.
+
+Source: port `SessionStore`; SQLite, "Write-Ahead Logging", "Isolation" and "Result Codes".
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
 import sqlite3
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
+from verdictd_py.domain.events import WarningStorage
 from verdictd_py.errors import ConfigError, StorageError
+from verdictd_py.ports import Events
 from verdictd_py.storage.sessions import DEFAULT_LIMITS, MAX_AHEAD, SessionLimits
 
 _BUSY_SECONDS: Final = 2.0  # wait for other brokers; each holds the file for far less
@@ -59,7 +66,24 @@ _DELETE_OLDEST: Final = (
     "(SELECT name FROM entries WHERE kind = ?1 ORDER BY expires LIMIT ?2)"
 )
 
+_PRIMARY: Final = 0xFF  # mask of the primary result code, see "Result Codes", section 3
+# SQLITE_ERROR: the statements of this module are correct, so that tables are missing.
+_DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
+_REOPEN: Final = _DAMAGED | {
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_PROTOCOL,
+}
+
 Result = TypeVar("Result")
+
+
+class _ChangedByOthers(StorageError):
+    """Another program changed the content of the file."""
+
+    def __init__(self) -> None:
+        super().__init__("another program changed the file")
 
 
 class _Kind(StrEnum):
@@ -75,11 +99,20 @@ class SqliteSessionStore:
     waits while another process holds the file.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, limits: SessionLimits) -> None:
-        self._connection = connection
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        path: Path,
+        limits: SessionLimits,
+        events: Events,
+        busy_seconds: float,
+    ) -> None:
+        self._connection: sqlite3.Connection | None = connection
         self._path = path
         self._file = _identity(path)
         self._limits = limits
+        self._events = events
+        self._busy_seconds = busy_seconds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sessions")
         self._closed = False
 
@@ -89,29 +122,28 @@ class SqliteSessionStore:
         path: Path,
         limits: SessionLimits = DEFAULT_LIMITS,
         *,
+        events: Events,
         busy_seconds: float = _BUSY_SECONDS,
     ) -> Self:
         """Open the file; create it, readable by its owner only, if it is missing.
 
         Args:
+            events: records that a damaged file was renamed.
             busy_seconds: how long to wait for other brokers.
 
         Raises:
             ConfigError: the file cannot be used; the message has the cause and the remedy.
         """
-        connection = None
         try:
-            _create(path)
-            connection = sqlite3.connect(
-                path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
-            )
-            connection.execute("PRAGMA schema_version")  # fails if the file is not a database
-            path.chmod(0o600)  # its journals get the same mode
-            connection.executescript(_SCHEMA)
-            return cls(connection, path, limits)
+            try:
+                connection = _connect(path, busy_seconds)
+            except sqlite3.Error as error:
+                if _code(error) != sqlite3.SQLITE_CORRUPT:  # any file that was named by mistake
+                    raise
+                _replace(path, _identity(path), str(error), events)
+                connection = _connect(path, busy_seconds)
+            return cls(connection, path, limits, events, busy_seconds)
         except (OSError, sqlite3.Error) as error:
-            if connection is not None:
-                connection.close()
             raise ConfigError(
                 f"cannot store sessions in {path}: {_reason(error)}; choose another "
                 "--kbs-sessions, or make its directory writable for this user"
@@ -162,7 +194,7 @@ class SqliteSessionStore:
         return await self._run(lambda: self._get(_Kind.CLAIMS, digest, now))
 
     def _row(self, statement: str, *values: object) -> tuple[object, ...] | None:
-        rows = self._connection.execute(statement, values).fetchall()
+        rows = self._open().execute(statement, values).fetchall()
         return rows[0] if rows else None
 
     def _get(self, kind: _Kind, name: str, now: datetime) -> str | None:
@@ -170,15 +202,15 @@ class SqliteSessionStore:
         return None if row is None else _text(row[0])
 
     def _put(self, kind: _Kind, name: str, content: str, now: datetime, expires: datetime) -> None:
-        self._connection.execute(_DELETE_EXPIRED, (kind, now.timestamp()))
-        self._connection.execute(_DELETE_AHEAD, (kind, (expires + MAX_AHEAD).timestamp()))
-        self._connection.execute(_PUT, (kind, name, content, expires.timestamp()))
+        self._open().execute(_DELETE_EXPIRED, (kind, now.timestamp()))
+        self._open().execute(_DELETE_AHEAD, (kind, (expires + MAX_AHEAD).timestamp()))
+        self._open().execute(_PUT, (kind, name, content, expires.timestamp()))
 
     def _totals(self, kind: _Kind) -> tuple[int, int]:
         """Return the number of rows and of their characters."""
         rows, size = self._row("SELECT rows, size FROM totals WHERE kind = ?", kind) or (None, None)
         if not isinstance(rows, int) or not isinstance(size, int):
-            raise _changed_by_others()
+            raise _ChangedByOthers()
         return rows, size
 
     def _evict(self, kind: _Kind, *, rows: int | None = None, size: int | None = None) -> None:
@@ -190,12 +222,12 @@ class SqliteSessionStore:
                 excess = max(excess, 1)
             if excess <= 0:
                 return
-            if not self._connection.execute(_DELETE_OLDEST, (kind, excess)).rowcount:
-                raise _changed_by_others()
+            if not self._open().execute(_DELETE_OLDEST, (kind, excess)).rowcount:
+                raise _ChangedByOthers()
 
     def _evict_sessions(self, now: datetime) -> None:
         """Enforce the limit of sessions; delete unanswered challenges before tokens."""
-        self._connection.execute(_DELETE_EXPIRED, (_Kind.TOKEN, now.timestamp()))
+        self._open().execute(_DELETE_EXPIRED, (_Kind.TOKEN, now.timestamp()))
         tokens, _ = self._totals(_Kind.TOKEN)
         self._evict(_Kind.CHALLENGE, rows=max(self._limits.sessions - tokens, 0))
         challenges, _ = self._totals(_Kind.CHALLENGE)
@@ -212,23 +244,97 @@ class SqliteSessionStore:
             raise StorageError(f"the sessions cannot be used: {_reason(error)}") from error
 
     def _transaction(self, work: Callable[[], Result]) -> Result:
-        if _identity(self._path) != self._file:  # SQLite would go on using the deleted file
-            raise StorageError("the sessions cannot be used: the file was replaced")
-        self._connection.execute("BEGIN IMMEDIATE")
+        """Run `work` in a transaction; if the file is damaged, once more in an empty file."""
+        try:
+            return self._attempt(work)
+        except sqlite3.Error as error:
+            if _code(error) in _REOPEN:
+                self._disconnect()  # the next call opens the file again
+            if _code(error) not in _DAMAGED:
+                raise
+            _replace(self._path, self._file, str(error), self._events)
+        except _ChangedByOthers as error:
+            self._disconnect()
+            _replace(self._path, self._file, str(error), self._events)
+        return self._attempt(work)
+
+    def _attempt(self, work: Callable[[], Result]) -> Result:
+        connection = self._open()
+        connection.execute("BEGIN IMMEDIATE")
         try:
             result = work()
-            self._connection.execute("COMMIT")
+            connection.execute("COMMIT")
         finally:
-            if self._connection.in_transaction:  # SQLite may have rolled back by itself
-                self._connection.execute("ROLLBACK")
+            if connection.in_transaction:  # SQLite may have rolled back by itself
+                connection.execute("ROLLBACK")
         return result
+
+    def _open(self) -> sqlite3.Connection:
+        """Return the connection to the file that has the name now."""
+        connection = self._connection
+        if connection is not None:
+            if connection.in_transaction:
+                return connection
+            with suppress(OSError):
+                if _identity(self._path) == self._file:
+                    return connection
+            self._disconnect()  # SQLite would go on using the deleted file
+        connection = _connect(self._path, self._busy_seconds)
+        self._connection, self._file = connection, _identity(self._path)
+        return connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+
+    async def fault(self) -> str:
+        """Return why the sessions cannot be used now; empty if they can."""
+        try:
+            await self._run(lambda: self._totals(_Kind.TOKEN))
+        except StorageError as error:
+            return f"{self._path}: {error}; make it readable and writable for this user"
+        return ""
 
     def close(self) -> None:
         """Close the file after the calls in progress; later calls fail."""
         if not self._closed:
             self._closed = True
-            self._thread.submit(self._connection.close)
+            self._thread.submit(self._disconnect)
             self._thread.shutdown()
+
+
+def _connect(path: Path, busy_seconds: float) -> sqlite3.Connection:
+    """Open the file; create it, readable by its owner only, if it is missing.
+
+    Raises:
+        OSError, sqlite3.Error: it cannot be opened.
+    """
+    with _exclusively(path):
+        _create(path)
+    connection = sqlite3.connect(
+        path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
+    )
+    try:
+        connection.execute("PRAGMA schema_version")  # fails if the file is not a database
+        path.chmod(0o600)  # its journals get the same mode
+        connection.executescript(_SCHEMA)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def _exclusively(path: Path) -> Iterator[None]:
+    """Exclude other brokers while the file and its journals are created or replaced."""
+    parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(parent, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(parent)
 
 
 def _create(path: Path) -> None:
@@ -240,10 +346,40 @@ def _create(path: Path) -> None:
         OSError: it cannot be created, or it is a link, which could lead to any file.
     """
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    except FileExistsError:
         if not stat.S_ISREG(path.lstat().st_mode):
-            raise OSError(errno.ELOOP, "it is a link, or not a regular file") from None
+            raise OSError(errno.ELOOP, "it is a link, or not a regular file")
+    except FileNotFoundError:
+        _remove_journals(path)  # they belong to the file that had this name before
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
+def _replace(path: Path, damaged: tuple[int, int], reason: str, events: Events) -> None:
+    """Rename the damaged file, unless another broker has replaced it already.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    with _exclusively(path):
+        if not path.exists() or _identity(path) != damaged:
+            return
+        _remove_journals(path)
+        path.rename(f"{path}.damaged")
+    events.record(
+        WarningStorage(
+            reason=f"the session file {path} was damaged ({reason}) and is now {path}.damaged; "
+            "guests attest again"
+        )
+    )
+
+
+def _remove_journals(path: Path) -> None:
+    for suffix in ("-wal", "-shm", "-journal"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """Return the primary result code; 0 for errors of Python's module itself."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & _PRIMARY
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -258,14 +394,8 @@ def _text(value: object) -> str:
         StorageError: another type.
     """
     if not isinstance(value, str):
-        raise _changed_by_others()
+        raise _ChangedByOthers()
     return value
-
-
-def _changed_by_others() -> StorageError:
-    return StorageError(
-        "the sessions cannot be used: another program changed the file; stop the brokers, delete it"
-    )
 
 
 def _reason(error: OSError | sqlite3.Error) -> str:

@@ -23,6 +23,7 @@ from verdictd_py.ports import (
     has_revision,
 )
 from verdictd_py.storage.content import COSIGN_KEY, KEYRING, unservable
+from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.directory import Directory, Entry
 from verdictd_py.storage.exclusive import exclusively
 
@@ -42,6 +43,12 @@ _FILES: Final = {
 
 ALIASES: Final = {LEGACY_RESOURCES[name].segments: file for name, file in _FILES.items()}
 """Files of the image and gpg directories, by the path of the resource that stands for each."""
+
+
+_IMAGE_POLICY: Final = frozenset(
+    LEGACY_RESOURCES[name] for name in ("Policy", "Sigstore Config", "Cosign Key", "GPG Keyring")
+)
+"""Resources by which guests decide about images; their digests are no secrets."""
 
 
 class DirectoryKeyStore:
@@ -113,11 +120,16 @@ class DirectoryKeyStore:
 
 
 class DirectoryResourceStore:
-    """Port `ResourceStore`: files below `resources/`, and the files behind the aliases."""
+    """Port `ResourceStore`: files below `resources/`, and the files behind the aliases.
 
-    def __init__(self, directory: Directory, *, events: Events) -> None:
+    Args:
+        digests: records each change of the keys and policies of images before they are returned.
+    """
+
+    def __init__(self, directory: Directory, *, events: Events, digests: DigestLog) -> None:
         self._directory = directory
         self._events = events
+        self._digests = digests
 
     def file_of(self, path: ResourcePath) -> str:
         return "/".join(_target(path))
@@ -151,7 +163,10 @@ class DirectoryResourceStore:
         return _named(entry, "/".join(path), problem or "")
 
     async def get(self, path: ResourcePath) -> StoredObject:
-        return await asyncio.to_thread(self._get, path)
+        found = await asyncio.to_thread(self._get, path)
+        if path in _IMAGE_POLICY:
+            await self._digests.observe({found.path: found.revision})
+        return found
 
     def _get(self, path: ResourcePath) -> StoredObject:
         own = (RESOURCES, *path.segments)

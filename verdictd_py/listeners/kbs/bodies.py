@@ -7,6 +7,7 @@ from typing import Final
 
 from aiohttp import web
 
+from verdictd_py.listeners.kbs.connections import Connection
 from verdictd_py.listeners.limits import Limits
 
 LIMITS: Final = web.AppKey("limits", Limits)
@@ -22,7 +23,7 @@ async def receive(request: web.Request) -> bytes:
     """
     try:
         async with asyncio.timeout(request.app[LIMITS].request):
-            return await request.read()
+            body = await request.read()
     except TimeoutError:
         raise web.HTTPRequestTimeout(reason="the body came too slowly") from None
     except web.RequestPayloadError:
@@ -31,6 +32,9 @@ async def receive(request: web.Request) -> bytes:
         if is_disconnected(request):
             raise ConnectionResetError from None
         raise
+    if isinstance(request.protocol, Connection):
+        request.protocol.received()
+    return body
 
 
 def is_disconnected(request: web.Request) -> bool:

@@ -6,24 +6,28 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
 from verdictd_py.domain.events import ConnectionFailed, ConnectionRefused, RequestFailed
+from verdictd_py.errors import Overloaded
+from verdictd_py.formats.proxyheader import ProxyHeaderInvalid
 from verdictd_py.listeners.accepting import accept
+from verdictd_py.listeners.buffers import READ_BYTES
 from verdictd_py.listeners.kbs import answers
+from verdictd_py.listeners.kbs.transports import LINGER_SECONDS, GatedTransport, Pause, connect
 from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.listener import Background
-from verdictd_py.listeners.sockets import peer_text
+from verdictd_py.listeners.proxies import Origin, Proxies
+from verdictd_py.listeners.shares import Share, Shares
 from verdictd_py.ports import Events
 from verdictd_py.protocols.rcar.messages import MAX_BODY_BYTES
-
-_LINGER_SECONDS: Final = 1.0
-"""Time for a refused client to read the answer."""
 
 _MAX_HEADER_BYTES: Final = 72 * 1024
 """Maximum size of one header: a token has up to 32 KiB, and proxies add to it."""
@@ -35,38 +39,10 @@ _MAX_WAITING_BYTES: Final = 2 * MAX_BODY_BYTES
 """Maximum number of received bytes of a connection that are not answered yet: a body in chunks,
 or requests after it."""
 
-MAX_ALL_WAITING_BYTES: Final = 256 * 1024 * 1024
-"""The same limit for all connections together; 4,096 of them could otherwise fill the memory."""
-
 _SILENT: Final = logging.getLogger("verdictd_py.http")
 """Logger for the library that discards everything: the library would log what clients sent."""
 _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
-
-
-class _UnansweredBytes:
-    """Counter of received bytes that are not answered yet, by connection.
-
-    If there are too many, the connection with the most of them is aborted. Guests send some
-    KiB, so they are not affected by clients that send as much as they can.
-    """
-
-    def __init__(self) -> None:
-        self._sizes: dict[Connection, int] = {}
-        self._total = 0
-
-    def add(self, connection: Connection, size: int) -> None:
-        own = self._sizes[connection] = self._sizes.get(connection, 0) + size
-        self._total += size
-        if own > _MAX_WAITING_BYTES:
-            connection.abort()
-        elif self._total > MAX_ALL_WAITING_BYTES:
-            largest = max(self._sizes, key=self._sizes.__getitem__)
-            largest.abort()
-            self.reset(largest)
-
-    def reset(self, connection: Connection) -> None:
-        self._total -= self._sizes.pop(connection, 0)
 
 
 class Connection(web.RequestHandler):
@@ -79,24 +55,29 @@ class Connection(web.RequestHandler):
     Attributes:
         answering: whether a started request still needs its answer; set by the routes.
         aborted: whether the broker aborted the connection.
+        client: where the current request comes from.
+        share: the connection's share of its listener.
     """
 
     __slots__ = (
         "_draining",
         "_ending",
         "_events",
+        "_gate",
         "_limits",
+        "_peer",
+        "_proxies",
         "_tcp",
-        "_unanswered",
         "aborted",
         "answering",
+        "client",
         "closed",
         "serving",
+        "share",
     )
 
-    def __init__(
-        self, server: web.Server, events: Events, limits: Limits, unanswered: _UnansweredBytes
-    ) -> None:
+    def __init__(self, server: web.Server, parts: _Parts, peer: Origin, share: Share) -> None:
+        limits = parts.limits
         loop = asyncio.get_running_loop()
         super().__init__(
             server,
@@ -104,14 +85,18 @@ class Connection(web.RequestHandler):
             access_log=None,  # type: ignore[arg-type]  # as the library documents
             logger=_SILENT,
             keepalive_timeout=limits.request,  # also for the headers of the first request
-            lingering_time=_LINGER_SECONDS,
+            lingering_time=LINGER_SECONDS,
+            read_bufsize=READ_BYTES,
             max_field_size=_MAX_HEADER_BYTES,
             max_headers=_MAX_HEADERS,
             auto_decompress=False,  # a decompressed body could exceed all limits
         )
-        self._events = events
+        self._events = parts.events
+        self._proxies = parts.proxies
         self._limits = limits
-        self._unanswered = unanswered
+        self._peer = self.client = peer
+        self.share = share
+        self._gate: GatedTransport | None = None
         self._draining = False
         self.aborted = False
         self.answering = False
@@ -125,20 +110,70 @@ class Connection(web.RequestHandler):
         # So a drained write is in the kernel's buffer, and a client that does not read
         # occupies memory for one answer only.
         self._tcp.set_write_buffer_limits(high=1, low=0)
-        super().connection_made(transport)
+        self._gate = GatedTransport(self._tcp)
+        super().connection_made(cast("asyncio.Transport", self._gate))
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
+        self.share.held.forget(self._read_on)
         if self._ending is not None:
             self._ending.cancel()
         if not self.closed.done():
             self.closed.set_result(None)
 
     def data_received(self, data: bytes) -> None:
+        """Count the bytes; if the connection may hold no more, do not read it for now."""
+        held = self.share.held
         if data and not self.aborted:  # the library also calls this without data
-            self._unanswered.add(self, len(data))
+            held.add(len(data))
+            if held.size > _MAX_WAITING_BYTES:
+                self.abort()
+            elif self._gate is not None and not held.fits():
+                self._gate.pause(Pause.MEMORY)
+                held.wait(self._read_on)
         if not self.aborted:
             super().data_received(data)
+
+    def _read_on(self) -> None:
+        if self._gate is not None and not self.closed.done():
+            self._gate.resume(Pause.MEMORY)
+
+    def begin(self, forwarded_for: Sequence[str]) -> None:
+        """Begin to answer a request, whose client has proven nothing yet.
+
+        Args:
+            forwarded_for: values of its `X-Forwarded-For` headers.
+
+        Raises:
+            ForwardedForInvalid: a named proxy sent a value that cannot be read.
+            Overloaded: the client has too many connections; this one is closed.
+        """
+        self.answering = True
+        self.client = self._peer
+        self.client = self._proxies.forwarded(self._peer, forwarded_for)
+        self._count_under(self.client)
+
+    def received(self) -> None:
+        """Read no further request until the current one, which is complete, has its answer."""
+        if self._gate is not None and self.answering:
+            self._gate.pause(Pause.ANSWERING)
+
+    def _count_under(self, origin: Origin) -> None:
+        try:
+            self.share.move(origin.source)
+        except Overloaded:
+            self._draining = True
+            raise
+
+    def _answered(self, status: int) -> None:
+        """End a request: only a client that succeeded keeps its standing for the next one."""
+        self.answering = False
+        self.share.held.set(0)
+        if status >= 400 or self.client is not self._peer:
+            with suppress(Overloaded):  # the connection is closed
+                self._count_under(self._peer)
+        if self._gate is not None and not self.closed.done():
+            self._gate.resume(Pause.ANSWERING)
 
     async def start(self) -> None:
         """Serve requests until the last one; then close the connection within a time limit."""
@@ -154,7 +189,6 @@ class Connection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Send an answer within the time limit."""
-        self._unanswered.reset(self)
         if resp.status >= 400 and resp.content_type != answers.JSON:
             # The library's own answer. The requested path is not logged: the client chose it.
             self._record(f"{request.method} unknown", resp.status, str(resp.reason))
@@ -169,7 +203,7 @@ class Connection(web.RequestHandler):
             self.abort()
             return resp, True
         finally:
-            self.answering = False
+            self._answered(resp.status)
 
     def handle_error(
         self,
@@ -189,10 +223,13 @@ class Connection(web.RequestHandler):
         return answer
 
     def _record(self, doing: str, status: int, reason: str) -> None:
-        name = None if self._tcp is None else self._tcp.get_extra_info("peername")
         self._events.record(
             RequestFailed(
-                peer=peer_text(name), doing=doing, code="request", status=str(status), reason=reason
+                peer=self.client.text,
+                doing=doing,
+                code="request",
+                status=str(status),
+                reason=reason,
             )
         )
 
@@ -223,18 +260,26 @@ class Acceptor:
 
     Args:
         tls: returns the TLS settings for a connection; None for plain HTTP.
+        proxies: proxies that send the address of their client.
+
+    Attributes:
+        shares: the connections by source.
     """
 
     def __init__(
-        self, *, events: Events, limits: Limits, tls: Callable[[], ssl.SSLContext] | None
+        self,
+        *,
+        events: Events,
+        limits: Limits,
+        proxies: Proxies,
+        tls: Callable[[], ssl.SSLContext] | None,
     ) -> None:
-        self._events = events
-        self._limits = limits
+        self._parts = _Parts(events, limits, proxies)
         self._tls = tls
         self._listening: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
-        self._tasks: dict[asyncio.Task[None], Connection] = {}
-        self._unanswered = _UnansweredBytes()
+        self._tasks: dict[asyncio.Task[None], Connection | None] = {}
+        self.shares = Shares(lambda: limits.shares)
 
     def start(self, listening: socket.socket, server: web.Server, background: Background) -> None:
         """Accept connections on a bound socket."""
@@ -244,7 +289,7 @@ class Acceptor:
             self._take(server, accepted, name)
 
         self._accepting = background(
-            "kbs_http.accept", partial(accept, listening, take, self._events), essential=True
+            "kbs_http.accept", partial(accept, listening, take, self._parts.events), essential=True
         )
 
     async def drain(self, seconds: float) -> None:
@@ -255,7 +300,7 @@ class Acceptor:
         if self._listening is not None:
             self._listening.close()
         for task, connection in tuple(self._tasks.items()):
-            if connection.serving is None:  # its handshake is not completed
+            if connection is None or connection.serving is None:  # in its handshake
                 task.cancel()
             else:
                 connection.drain()
@@ -263,52 +308,113 @@ class Acceptor:
             await asyncio.wait(tuple(self._tasks), timeout=seconds)
         left = list(self._tasks)
         for task, connection in self._tasks.items():
-            connection.cancel()
             task.cancel()
-            if connection.serving is not None:
-                left.append(connection.serving)
+            if connection is not None:
+                connection.cancel()
+                if connection.serving is not None:
+                    left.append(connection.serving)
         await asyncio.gather(*left, return_exceptions=True)
 
     def _take(self, server: web.Server, accepted: socket.socket, name: object) -> None:
-        if len(self._tasks) >= self._limits.connections:
+        peer = self._parts.proxies.peer(name)
+
+        def close() -> None:
+            task.cancel()
+
+        try:
+            share = self.shares.enter(peer.source, close)
+        except Overloaded as error:
             accepted.close()
-            self._events.record(
-                ConnectionRefused(peer=peer_text(name), reason="too many connections")
-            )
+            self._parts.events.record(ConnectionRefused(peer=peer.text, reason=str(error)))
             return
-        connection = Connection(server, self._events, self._limits, self._unanswered)
-        task = asyncio.create_task(self._serve(accepted, peer_text(name), connection))
-        self._tasks[task] = connection
+        task = asyncio.create_task(self._serve(server, accepted, peer, share))
+        self._tasks[task] = None
         task.add_done_callback(self._tasks.pop)
 
-    def _tls_settings(self) -> dict[str, Any]:
-        if self._tls is None:
-            return {}
-        return {
-            "ssl": self._tls(),
-            "ssl_handshake_timeout": self._limits.handshake,
-            "ssl_shutdown_timeout": _LINGER_SECONDS,
-        }
-
-    async def _serve(self, accepted: socket.socket, peer: str, connection: Connection) -> None:
+    async def _serve(
+        self, server: web.Server, accepted: socket.socket, peer: Origin, share: Share
+    ) -> None:
         """Serve the connection until it is closed and its request has ended.
 
         It counts towards the limit until then: otherwise a client could repeatedly request
         something that takes long, and disconnect.
         """
-        loop = asyncio.get_running_loop()
+        opening = _Opening(accepted, peer, share)
         try:
-            settings = self._tls_settings()
-            await loop.connect_accepted_socket(lambda: connection, accepted, **settings)
+            connection = await self._open(server, opening)
+            if connection is not None:
+                await asyncio.wait([connection.closed])
+                if connection.serving is not None:
+                    await asyncio.wait([connection.serving])
+        finally:
+            opening.close()
+            if share.evicted:
+                self._parts.events.record(
+                    ConnectionRefused(peer=opening.client, reason=share.evicted)
+                )
+            share.leave()
+
+    async def _open(self, server: web.Server, opening: _Opening) -> Connection | None:
+        """Open the connection once the peer has sent something; return None if that failed.
+
+        No state of TLS or HTTP exists before.
+        """
+        limits, events = self._parts.limits, self._parts.events
+        seconds = limits.request if self._tls is None else limits.handshake
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  # always true inside a coroutine
+
+        def create() -> Connection:
+            connection = Connection(server, self._parts, opening.origin, opening.share)
+            opening.connection = self._tasks[task] = connection
+            return connection
+
+        try:
+            async with asyncio.timeout(seconds):
+                opening.origin = await self._parts.proxies.identify(
+                    opening.accepted, opening.origin
+                )
+                opening.share.move(opening.origin.source)
+                tls = None if self._tls is None else self._tls()
+                await connect(opening.accepted, create, tls, seconds=seconds)
+        except (ProxyHeaderInvalid, Overloaded) as error:
+            events.record(ConnectionFailed(peer=opening.origin.text, reason=str(error)))
         except ssl.SSLError as error:
             reason = (error.reason or "not TLS").replace("_", " ").lower()
-            self._events.record(ConnectionFailed(peer=peer, reason=f"TLS: {reason}"))
+            events.record(ConnectionFailed(peer=opening.origin.text, reason=f"TLS: {reason}"))
         except (OSError, EOFError):  # closed or too slow during the handshake
-            self._events.record(ConnectionFailed(peer=peer, reason="TLS: not completed"))
+            if self._tls is not None:
+                reason = "TLS: not completed"
+                events.record(ConnectionFailed(peer=opening.origin.text, reason=reason))
+        return opening.connection
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What all connections of a listener share."""
+
+    events: Events
+    limits: Limits
+    proxies: Proxies
+
+
+@dataclass(slots=True)
+class _Opening:
+    """A connection with what is known about it so far, whenever it is closed."""
+
+    accepted: socket.socket
+    origin: Origin
+    share: Share
+    connection: Connection | None = None
+
+    @property
+    def client(self) -> str:
+        return self.origin.text if self.connection is None else self.connection.client.text
+
+    def close(self) -> None:
+        if self.connection is None:
+            self.accepted.close()
+        elif self.share.evicted:
+            self.connection.cancel()
         else:
-            await asyncio.wait([connection.closed])
-            if connection.serving is not None:
-                await asyncio.wait([connection.serving])
-        finally:
-            connection.abort()
-            self._unanswered.reset(connection)
+            self.connection.abort()

@@ -64,6 +64,17 @@ def read_admins(path: Path) -> AdminKeys:
     return AdminKeys(keys)
 
 
+def public_key_files(path: Path) -> tuple[Path, ...]:
+    """Return the files of public keys that `read_admins` would read; none if it would fail."""
+    try:
+        tables = tomllib.loads(_read(path, "--kbs-admins").decode()).get("key")
+    except (ConfigError, tomllib.TOMLDecodeError, UnicodeDecodeError):
+        return ()
+    listed = tables if isinstance(tables, list) else []
+    names = [table.get("public_key") for table in listed if isinstance(table, dict)]
+    return tuple(path.parent / name for name in names if isinstance(name, str))
+
+
 def _admin_key(table: dict[str, Any], path: Path) -> AdminKey:
     name = table.get("name")
     if not isinstance(name, str) or not name.isprintable() or not name:

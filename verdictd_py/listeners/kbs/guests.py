@@ -7,6 +7,8 @@ Each handler reads a typed request from a body (`protocols.rcar`), calls the use
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
@@ -18,7 +20,7 @@ from verdictd_py.encoding import encode_object
 from verdictd_py.errors import RequestError
 from verdictd_py.listeners.kbs import answers
 from verdictd_py.listeners.kbs.bodies import receive
-from verdictd_py.listeners.sockets import peer_text
+from verdictd_py.listeners.kbs.connections import Connection
 from verdictd_py.offload import offload
 from verdictd_py.protocols.rcar import jwe, messages
 from verdictd_py.protocols.rcar.tokens import Tokens
@@ -74,6 +76,8 @@ class GuestRoutes:
         The body is received only for a session with an open challenge.
         """
         session = await self._handshakes.open(session_id(request))
+        if isinstance(request.protocol, Connection):
+            request.protocol.share.prove()
         body = await receive(request)
         parse = partial(messages.parse_attest, body, session.challenge)
         attestation = await offload(len(body), parse)
@@ -91,6 +95,7 @@ class GuestRoutes:
             token=bearer(request),
             address=address(request),
             query=dict(request.query.items()),
+            admission=partial(_counted, request.protocol),
         )
         return answers.succeeded(
             jwe.encrypt(released.content, released.key, released.version, random=os.urandom)
@@ -100,6 +105,20 @@ class GuestRoutes:
         """Answer with the public keys that verify attestation tokens."""
         del request
         return answers.succeeded(encode_object(self._tokens.jwks()))
+
+
+@contextmanager
+def _counted(connection: object, platform: str | None, token: str) -> Iterator[None]:
+    """Count a request of an attested guest under its platform and token while it lasts.
+
+    Raises:
+        Overloaded: there are too many.
+    """
+    if not isinstance(connection, Connection):
+        raise TypeError("the request has no connection of the listener")
+    connection.share.attest(platform)
+    with connection.share.request(token):
+        yield
 
 
 def resource_path(request: web.Request) -> ResourcePath:
@@ -130,8 +149,6 @@ def bearer(request: web.Request) -> str | None:
 
 
 def address(request: web.Request) -> str:
-    """Return the peer's address, `host:port`, for log and audit.
-
-    A proxy's statement about its clients is ignored, because any client can forge it.
-    """
-    return peer_text(request.transport and request.transport.get_extra_info("peername"))
+    """Return the client's address for log and audit; of a named proxy, that of its client."""
+    connection = request.protocol
+    return connection.client.text if isinstance(connection, Connection) else "unknown"

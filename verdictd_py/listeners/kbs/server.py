@@ -38,6 +38,7 @@ from verdictd_py.listeners.kbs.guests import PREFIX, GuestRoutes, address
 from verdictd_py.listeners.kbs.tls import KbsTls
 from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.listener import Background
+from verdictd_py.listeners.proxies import Proxies
 from verdictd_py.listeners.reread import Reloadable, Reread
 from verdictd_py.ports import Events, Tees
 from verdictd_py.protocols.rcar.admins import AdminKeys
@@ -62,6 +63,7 @@ class KbsListener:
         tees: TEEs that the OpenAPI description names.
         limits: limits, the same as those of the attested listener.
         tls: TLS settings, None for plain HTTP.
+        proxies: proxies that send the address of their client.
         admins: keys of the administrators.
         on_stopped: called when the listener has stopped.
 
@@ -81,6 +83,7 @@ class KbsListener:
         tees: Tees,
         limits: Limits,
         tls: KbsTls | None,
+        proxies: Proxies,
         on_stopped: Callable[[], None],
     ) -> None:
         self.name = "kbs_http"
@@ -112,7 +115,10 @@ class KbsListener:
         self.app = app
         self._runner = web.AppRunner(app)
         self._acceptor = Acceptor(
-            events=events, limits=limits, tls=None if tls is None else partial(self._context, tls)
+            events=events,
+            limits=limits,
+            proxies=proxies,
+            tls=None if tls is None else partial(self._context, tls),
         )
 
     @property
@@ -174,11 +180,10 @@ class KbsListener:
 
     async def _answered(self, handler: Handler, request: web.Request) -> web.StreamResponse:
         """Answer one request. A failure is answered in JSON and recorded as one event."""
-        if isinstance(request.protocol, Connection):
-            request.protocol.answering = True
         doing = f"{request.method} {_route(request)}"
         try:
             async with asyncio.timeout(self._limits.request + self._limits.appraisal):
+                self._begin(request)
                 answer = await self._handled(request, handler)
         except VerdictdError as error:
             return self._failed(request, error, doing)
@@ -199,6 +204,14 @@ class KbsListener:
                 )
             )
         return answer
+
+    @staticmethod
+    def _begin(request: web.Request) -> None:
+        connection = request.protocol
+        if isinstance(connection, Connection):
+            connection.begin(request.headers.getall("X-Forwarded-For", ()))
+            if not request.can_read_body:
+                connection.received()
 
     async def _handled(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":

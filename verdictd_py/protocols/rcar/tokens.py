@@ -169,6 +169,7 @@ def _own(guest: AttestedGuest, stored_digest: str | None) -> dict[str, Any]:
             "tcbStatus": evidence.tcb_status,
             "advisoryIds": list(evidence.advisory_ids),
             "digest": evidence.digest,
+            "platform": evidence.platform,
         },
     }
 
@@ -218,6 +219,7 @@ def _evidence(tee: str, members: dict[str, Any], claims: dict[str, JsonValue]) -
     if len(report_data) != REPORT_DATA_BYTES:
         raise ValueError("report data of another length")
     status = members["tcbStatus"]
+    platform = members.get("platform")  # brokers of earlier versions that share sessions omit it
     return VerifiedEvidence(
         tee=tee,
         report_data=report_data,
@@ -225,6 +227,7 @@ def _evidence(tee: str, members: dict[str, Any], claims: dict[str, JsonValue]) -
         tcb_status=None if status is None else _typed(status, str),
         advisory_ids=tuple(_typed(item, str) for item in _typed(members["advisoryIds"], list)),
         digest=_typed(members["digest"], str),
+        platform=None if platform is None else _typed(platform, str),
     )
 
 

@@ -65,6 +65,8 @@ class Platform:
         pce_id: 4 lower-case hex digits, which provisioning certification enclave.
         pce_svn: its SVN.
         key: the PCK, which signs the QE's report.
+        digest: SHA-256 of the machine's PPID in hex. Intel calls the PPID privacy sensitive, so
+            it is not logged itself.
     """
 
     fmspc: str
@@ -73,6 +75,7 @@ class Platform:
     pce_id: str
     pce_svn: int
     key: ec.EllipticCurvePublicKey = field(repr=False)
+    digest: str = ""
 
 
 def root_key_digest(root_ca_der: bytes | None) -> bytes:
@@ -190,6 +193,7 @@ def verify_pck_chain(pem: bytes, *, root_key: bytes, now: datetime) -> Platform:
             pce_id=extension.pce_id.hex(),
             pce_svn=extension.pce_svn,
             key=key,
+            digest=sha256(b"verdictd-py platform" + extension.ppid).hexdigest(),
         )
     except UNUSABLE as error:
         raise _broken(f"its leaf is not a PCK certificate: {error}") from error

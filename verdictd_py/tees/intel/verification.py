@@ -87,6 +87,7 @@ class VerifiedQuote:
             digest=quote.digest,
             faults=self._faults(faults),
             valid_until=self.valid_until,
+            platform=self.platform.digest or None,
         )
         return verified if self.refusal is None else RefusedEvidence(self.refusal, verified)
 

@@ -174,13 +174,13 @@ class CollateralCache:
         await self._fetches.wait()
 
     async def keep_renewed(self, *, every_seconds: float = 60) -> None:
-        """Call `restore`, then `renew_due` periodically, until cancelled.
-
-        Raises:
-            StorageError: the store cannot be listed.
-        """
-        await self.restore()
+        """Call `restore` until it succeeds, and `renew_due` periodically, until cancelled."""
+        is_restored = False
         while True:
+            if not is_restored:
+                with suppress(StorageError):  # the broker's readiness reports it
+                    await self.restore()
+                    is_restored = True
             await self.renew_due()
             await asyncio.sleep(every_seconds)
 

@@ -1,0 +1,22 @@
+"""Stores on a data directory, for tests that do not look at their events."""
+
+from __future__ import annotations
+
+from tests.support.events import RecordedEvents
+from tests.support.tees import TEES
+from verdictd_py.ports import Events
+from verdictd_py.storage.digests import DigestLog
+from verdictd_py.storage.directory import Directory
+from verdictd_py.storage.documents import DirectoryDocumentStore
+from verdictd_py.storage.stores import DirectoryResourceStore
+
+
+def document_store(directory: Directory, events: Events | None = None) -> DirectoryDocumentStore:
+    """Return a store of documents of the TEEs that the tests know."""
+    return DirectoryDocumentStore(directory, TEES, digests=DigestLog(events or RecordedEvents()))
+
+
+def resource_store(directory: Directory, events: Events | None = None) -> DirectoryResourceStore:
+    """Return a store of resources."""
+    receiver = events or RecordedEvents()
+    return DirectoryResourceStore(directory, events=receiver, digests=DigestLog(receiver))

@@ -1,0 +1,375 @@
+"""Shares of a listener's connections: which connection is closed when there are too many.
+
+Any client can open connections, so those of unattested peers give way: at a limit, the oldest of
+the address that has the most of them is closed, not the new one. Silent connections of a flood are
+older than those of genuine guests, which prove themselves within a second. To refuse the new
+connection instead would lock out every guest behind the same NAT for the length of a time limit.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final, Generic, TypeVar
+
+from verdictd_py.errors import Overloaded
+from verdictd_py.listeners.buffers import Buffers, Held
+
+REQUESTS_OF_TOKEN: Final = 16
+"""Maximum number of requests at once with one token. A guest's agent fetches one secret after the
+other; image layers are decrypted a few at a time."""
+
+_NO_SEPARATE_LIMIT: Final = 64
+"""Listeners with this many connections or fewer have no lower limit for an address or platform."""
+
+_V6_PREFIX: Final = 64
+
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What connections of unattested peers are counted under.
+
+    Attributes:
+        name: an IPv4 address, or the /64 network of an IPv6 address, of which one host usually
+            has all.
+        limited: whether it has a limit of its own; a named proxy has none, but its clients have.
+    """
+
+    name: str
+    limited: bool = True
+
+
+def source_of(host: str, *, limited: bool = True) -> Source:
+    """Return the source of an address; an IPv4 address in IPv6 notation is IPv4."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return Source(host or "unknown", limited)
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is None:
+            return Source(str(ipaddress.ip_network((address, _V6_PREFIX), strict=False)), limited)
+        address = address.ipv4_mapped
+    return Source(str(address), limited)
+
+
+@dataclass(frozen=True, slots=True)
+class ShareLimits:
+    """Maximum numbers of connections of a listener.
+
+    Attributes:
+        connections: of all peers.
+        per_address: of one address, unattested.
+        per_platform: of one platform, attested.
+    """
+
+    connections: int
+    per_address: int
+    per_platform: int
+
+    @classmethod
+    def of(
+        cls, connections: int, per_address: int | None = None, per_platform: int | None = None
+    ) -> ShareLimits:
+        """Return the limits; those that are not set are a quarter of all connections."""
+        quarter = max(connections // 4, min(connections, _NO_SEPARATE_LIMIT))
+        return cls(connections, per_address or quarter, per_platform or quarter)
+
+
+class Standing(Enum):
+    """What a connection has proven."""
+
+    NEW = auto()
+    """Nothing. It may be closed for another one."""
+    EVIDENCE = auto()
+    """It has sent part of its evidence, or a valid session. It is not closed for another one."""
+    ATTESTED = auto()
+    """Its guest was accepted. It is not closed for another one."""
+
+
+class Shares:
+    """Connections of a listener by source, standing and platform.
+
+    Args:
+        limits: returns the limits, which may change.
+        buffers: counter of the bytes that they hold.
+    """
+
+    def __init__(self, limits: Callable[[], ShareLimits], buffers: Buffers | None = None) -> None:
+        self._limits = limits
+        self.buffers = buffers or Buffers()
+        self._new = _ByAge()
+        self._evidence: _Counts[Source] = _Counts()
+        self._platforms: _Counts[str] = _Counts()
+        self._tokens: _Counts[str] = _Counts()
+
+    def enter(self, source: Source, close: Callable[[], object]) -> Share:
+        """Count a new connection; if there are too many, close another one.
+
+        Args:
+            close: closes the connection at once; called at most once, see `Share.evicted`.
+
+        Raises:
+            Overloaded: no other connection may be closed for it.
+        """
+        self._make_room(source)
+        share = Share(self, source, close)
+        self._new.add(share)
+        return share
+
+    @contextmanager
+    def request(self, token: str) -> Iterator[None]:
+        """Count a request with a token while it lasts.
+
+        Args:
+            token: anything that identifies the token.
+
+        Raises:
+            Overloaded: there are too many with this token.
+        """
+        if self._tokens[token] >= REQUESTS_OF_TOKEN:
+            raise Overloaded(
+                f"there are {REQUESTS_OF_TOKEN} requests with this token already; wait until one "
+                "ends"
+            )
+        self._tokens.add(token)
+        try:
+            yield
+        finally:
+            self._tokens.remove(token)
+
+    def _make_room(self, source: Source) -> None:
+        """Close the connection that gives way to a new one of `source`, if there must be one.
+
+        It closes several if a limit was lowered.
+
+        Raises:
+            Overloaded: all connections that could give way have sent evidence or are attested.
+        """
+        limits = self._limits()
+        while True:
+            of_source = self._new.count(source) + self._evidence[source]
+            if source.limited and of_source >= limits.per_address:
+                oldest = self._new.oldest(source)
+                reason = f"this address has {limits.per_address} unattested connections"
+            elif self._total >= limits.connections:
+                oldest = self._new.oldest_of_largest()
+                reason = f"there are {limits.connections} connections"
+            else:
+                return
+            reason = f"too many connections: {reason}"
+            if oldest is None:
+                raise Overloaded(reason)
+            oldest.evict(f"{reason}; this was the oldest without evidence")
+
+    @property
+    def _total(self) -> int:
+        return len(self._new) + self._evidence.total + self._platforms.total
+
+    def _may_keep_evidence(self, source: Source) -> bool:
+        """Return whether another connection may have the standing EVIDENCE.
+
+        A quarter of the unattested connections, of each address and of all, stays for others, or
+        peers that send evidence very slowly would leave no room for new connections.
+        """
+        limits = self._limits()
+        unattested = limits.connections - self._platforms.total
+        return self._evidence.total < _three_quarters(unattested) and (
+            not source.limited or self._evidence[source] < _three_quarters(limits.per_address)
+        )
+
+    def _reserve_platform(self, platform: str) -> None:
+        limits = self._limits()
+        if self._platforms[platform] >= limits.per_platform:
+            raise Overloaded(
+                f"this platform has {limits.per_platform} attested connections already"
+            )
+        if self._platforms.total >= limits.connections - limits.connections // 8:
+            raise Overloaded("there are too many attested connections")
+        self._platforms.add(platform)
+
+
+class Share:
+    """One connection in the shares of its listener.
+
+    Attributes:
+        source: what it is counted under while it is unattested.
+        standing: what it has proven.
+        held: bytes that it holds.
+        evicted: why the connection was closed for another one; empty if it was not.
+    """
+
+    __slots__ = (
+        "_close",
+        "_entered",
+        "_platform",
+        "_shares",
+        "evicted",
+        "held",
+        "source",
+        "standing",
+    )
+
+    def __init__(self, shares: Shares, source: Source, close: Callable[[], object]) -> None:
+        self._shares = shares
+        self._close = close
+        self._platform = ""
+        self._entered = True
+        self.evicted = ""
+        self.source = source
+        self.standing = Standing.NEW
+        self.held = Held(shares.buffers, source.name)
+
+    def move(self, source: Source) -> None:
+        """Count the connection under a source, with nothing proven.
+
+        Raises:
+            Overloaded: as `Shares.enter`; the connection must be closed.
+        """
+        if self._entered and (source != self.source or self.standing is not Standing.NEW):
+            self._take_out()
+            self._entered = False
+            self._shares._make_room(source)  # noqa: SLF001  # a part of the same object
+            self.source = source
+            self._put_in(Standing.NEW)
+
+    def prove(self) -> None:
+        """Protect the connection: it sent evidence or a valid session. Too many are not."""
+        new = self._entered and self.standing is Standing.NEW
+        if new and self._shares._may_keep_evidence(self.source):  # noqa: SLF001  # as above
+            self._take_out()
+            self._put_in(Standing.EVIDENCE)
+
+    def attest(self, platform: str | None) -> None:
+        """Count the connection under its guest's platform, and no longer under its source.
+
+        Args:
+            platform: identifies the platform; None: the guest has no evidence of one, and is
+                counted under its source.
+
+        Raises:
+            Overloaded: the platform, or all of them, have too many connections.
+        """
+        if not self._entered or self.standing is Standing.ATTESTED:
+            return
+        platform = platform or f"without a platform at {self.source.name}"
+        self._shares._reserve_platform(platform)  # noqa: SLF001  # as above
+        self._take_out()
+        self._platform = platform
+        self.standing = Standing.ATTESTED
+        self.held.count(platform, proven=True)
+
+    def request(self, token: str) -> AbstractContextManager[None]:
+        """See `Shares.request`."""
+        return self._shares.request(token)
+
+    def leave(self) -> None:
+        """Count the connection no longer: it is closed."""
+        self.held.set(0)
+        if self._entered:
+            self._entered = False
+            self._take_out()
+
+    def evict(self, reason: str) -> None:
+        """Close the connection for another one."""
+        self.evicted = reason
+        self.leave()
+        self._close()
+
+    def _put_in(self, standing: Standing) -> None:
+        self.standing = standing
+        self._entered = True
+        if standing is Standing.NEW:
+            self._shares._new.add(self)  # noqa: SLF001  # as above
+        else:
+            self._shares._evidence.add(self.source)  # noqa: SLF001  # as above
+        self.held.count(self.source.name, proven=standing is not Standing.NEW)
+
+    def _take_out(self) -> None:
+        if self.standing is Standing.NEW:
+            self._shares._new.remove(self)  # noqa: SLF001  # as above
+        elif self.standing is Standing.EVIDENCE:
+            self._shares._evidence.remove(self.source)  # noqa: SLF001  # as above
+        else:
+            self._shares._platforms.remove(self._platform)  # noqa: SLF001  # as above
+
+
+class _Counts(Generic[Key]):
+    """Numbers by key, and their sum, which takes constant time."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Key, int] = {}
+        self.total = 0
+
+    def __getitem__(self, key: Key) -> int:
+        return self._numbers.get(key, 0)
+
+    def add(self, key: Key) -> None:
+        self._numbers[key] = self[key] + 1
+        self.total += 1
+
+    def remove(self, key: Key) -> None:
+        self.total -= 1
+        self._numbers[key] -= 1
+        if not self._numbers[key]:
+            del self._numbers[key]
+
+
+class _ByAge:
+    """Connections by source, the oldest first, and the sources by the number of them.
+
+    Every operation takes constant time: under a flood it is done for each connection.
+    """
+
+    def __init__(self) -> None:
+        self._sources: dict[Source, dict[Share, None]] = {}
+        self._sizes: dict[int, dict[Source, None]] = {}
+        self._largest = 0
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def count(self, source: Source) -> int:
+        return len(self._sources.get(source, ()))
+
+    def add(self, share: Share) -> None:
+        self._sources.setdefault(share.source, {})[share] = None
+        self._length += 1
+        size = self.count(share.source)
+        self._resize(share.source, size - 1, size)
+
+    def remove(self, share: Share) -> None:
+        connections = self._sources[share.source]
+        del connections[share]
+        self._length -= 1
+        size = len(connections)
+        if not size:
+            del self._sources[share.source]
+        self._resize(share.source, size + 1, size)
+
+    def oldest(self, source: Source) -> Share | None:
+        return next(iter(self._sources.get(source, ())), None)
+
+    def oldest_of_largest(self) -> Share | None:
+        """Return the oldest connection of the source with the most."""
+        source = next(iter(self._sizes.get(self._largest, ())), None)
+        return None if source is None else self.oldest(source)
+
+    def _resize(self, source: Source, before: int, after: int) -> None:
+        if before:
+            del self._sizes[before][source]
+            if not self._sizes[before]:
+                del self._sizes[before]
+        if after:
+            self._sizes.setdefault(after, {})[source] = None
+        if after > self._largest or self._largest not in self._sizes:
+            self._largest = after  # sizes change by one, so no size is between
+
+
+def _three_quarters(number: int) -> int:
+    return -(-3 * number // 4)

@@ -1,0 +1,50 @@
+"""Record of the digests of files that determine decisions, each time that they change."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from verdictd_py.domain.events import FileChanged
+from verdictd_py.ports import Events
+
+
+class DigestLog:
+    """Digests under which files were last used by this process.
+
+    Readers call `observe` with what they have read, before they return it. Therefore a change is
+    recorded before it determines a decision, also if it was made by hand or by another process.
+    """
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+        self._known: dict[str, str | None] = {}
+        self._recording = asyncio.Lock()
+
+    async def observe(self, digests: Mapping[str, str | None]) -> None:
+        """Record the files whose digest is another one than at the last call.
+
+        Args:
+            digests: SHA-256 digest of each file in lower-case hex, None for a missing file.
+
+        Raises:
+            StorageError: a change could not be recorded, so that it must not determine anything.
+        """
+        if not self._changed(digests):
+            return
+        async with self._recording:  # otherwise calls at the same time record a change twice
+            changed = self._changed(digests)
+            await self._events.commit(
+                *(
+                    FileChanged(file=file, previous=self._known.get(file), sha256=digest)
+                    for file, digest in changed.items()
+                )
+            )
+            self._known.update(changed)
+
+    def was_present(self, file: str) -> bool:
+        """Return whether the file existed when it was last recorded."""
+        return self._known.get(file) is not None
+
+    def _changed(self, digests: Mapping[str, str | None]) -> dict[str, str | None]:
+        return {file: digest for file, digest in digests.items() if self._known.get(file) != digest}
