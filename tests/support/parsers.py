@@ -463,7 +463,7 @@ def _proxy_header(data: bytes) -> None:
 
 
 def _proxy_header_seeds() -> Iterator[bytes]:
-    for family, rest in (b"\x11", bytes(12)), (b"\x21", bytes(36)), (b"\x11", bytes(100)):
+    for family, rest in (b"\x11", bytes(12)), (b"\x21", bytes(36)), (b"\x11", bytes(2)):
         yield proxyheader.SIGNATURE + b"\x21" + family + len(rest).to_bytes(2, "big") + rest
     yield proxyheader.SIGNATURE + b"\x20\x00\x00\x00"
 
