@@ -24,7 +24,8 @@ WARNINGS = {
     "audit.continued", "audit.not-kept", "change.failed", "guest.not-judged", "guest.refused",
     "log.dropped", "release.refused", "request.failed", "storage.fault",
     "unsafe.option", "warning.audit", "warning.bug", "warning.collateral", "warning.document",
-    "warning.identity", "warning.limits", "warning.policy", "warning.reload", "warning.shadowed",
+    "warning.identity", "warning.limits", "warning.policy", "warning.readiness",
+    "warning.reload", "warning.shadowed",
     "warning.storage", "warning.task", "warning.unpinned", "wrap.refused",
 }  # fmt: skip
 LIMITED = {"guest.refused", "guest.not-judged"}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import traceback
 from argparse import SUPPRESS
 from collections.abc import Sequence
 from functools import partial
@@ -11,8 +13,11 @@ from typing import Final
 
 from verdictd_py import __version__, config
 from verdictd_py import daemon as app
+from verdictd_py.cli.hardening import harden
 from verdictd_py.cli.main import COMMANDS
 from verdictd_py.cli.parsing import Parser
+from verdictd_py.daemon.process import EXIT_FAILED, end_within
+from verdictd_py.errors import VerdictdError
 
 _SWITCH: Final = ""
 
@@ -120,7 +125,23 @@ def run(argv: Sequence[str]) -> int:
     if "unsafe_tdx_root_ca" in unsafe:
         unsafe["unsafe_tdx_root_ca"] = Path(unsafe["unsafe_tdx_root_ca"])
     read = partial(config.load, arguments, file=None if file is None else Path(file))
-    return asyncio.run(app.run(read(), config.Unsafe(**unsafe), reread=read))
+    harden()
+    try:
+        running = app.run(read(), config.Unsafe(**unsafe), reread=read, on_stopping=end_within)
+        return asyncio.run(running)
+    except VerdictdError:
+        raise
+    except Exception as error:  # noqa: BLE001  # a traceback is no line, and could quote a secret
+        print(f"verdictd-py: {_described(error)}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _described(error: Exception) -> str:
+    """Describe an exception that no message was written for; without its text."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    cause = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
+    name = f"{type(error).__name__}{cause} in {Path(place.filename).name}:{place.lineno}"
+    return f"internal error, {name}; report it with the version of verdictd-py"
 
 
 def _parser() -> Parser:

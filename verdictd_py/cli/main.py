@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Final
 
+from verdictd_py.cli.hardening import require_executable_memory
 from verdictd_py.cli.parsing import fail
 from verdictd_py.errors import VerdictdError
 
@@ -30,6 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; it loads only the module of the given command."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments and arguments[0] in COMMANDS else ""
+    try:
+        if not name:
+            require_executable_memory()
+    except VerdictdError as error:
+        fail("verdictd-py", str(error))
     module = import_module(f"verdictd_py.cli.{name.replace('-', '_') or 'daemon'}")
     run: Callable[[Sequence[str]], int] = module.run
     try:

@@ -7,7 +7,8 @@ from datetime import datetime
 
 from verdictd_py import __version__
 from verdictd_py.config import Settings, Unsafe
-from verdictd_py.daemon.readiness import Readiness, not_served
+from verdictd_py.daemon.health import Health
+from verdictd_py.daemon.readiness import Readiness, Standing, not_served
 from verdictd_py.domain.events import (
     DaemonStarted,
     ListenerStarted,
@@ -31,11 +32,12 @@ class About:
     Attributes:
         listeners: the daemon's listeners. They are set after construction, because one of
             them, the client API, reports this description.
-        readiness: the daemon's readiness, set likewise.
+        readiness, health: of the daemon, set likewise.
     """
 
     listeners: Sequence[Listener]
     readiness: Readiness
+    health: Health
 
     def __init__(
         self,
@@ -82,6 +84,11 @@ class About:
             )
         )
 
+    def _problems(self, standing: Standing) -> tuple[str, ...]:
+        """Return every problem once: policies are examined now, the rest some seconds ago."""
+        others = (text for text in self.health.problems if not text.startswith("policies: "))
+        return tuple(dict.fromkeys((*standing.causes, *others)))
+
     async def status(self) -> DaemonStatus:
         """Describe the daemon as it is now."""
         standing = await self.readiness.refresh()
@@ -96,7 +103,7 @@ class About:
             unsafe=self._unsafe.chosen(),
             warnings=(*self._warnings, *map(not_served, closed)),
             unpinned=standing.open_measurements,
-            problems=standing.causes,
+            problems=self._problems(standing),
             unread=tuple(f"{name}: {text}" for name, text in standing.unread.items()),
         )
 

@@ -64,10 +64,11 @@ class CollateralService:
         self._newest = NewestCollateral(
             root_key_digest(root_ca_der), store=store, events=events, changed=changed
         )
+        self._grace = timedelta(days=settings.collateral_grace)
         self.background: tuple[Work, ...] = ()
         self.intel = IntelService(
             self._source(settings, store, clock=clock, events=events, root_ca_der=root_ca_der),
-            grace=timedelta(days=settings.collateral_grace),
+            grace=self._grace,
             minimum_evaluation=settings.min_tcb_evaluation,
             newest=self._newest,
             refuse_endorsements=settings.refuse_endorsements,
@@ -111,6 +112,13 @@ class CollateralService:
         )
         self.background = (Work("renew collateral", self._cache.keep_renewed),)
         return self._cache
+
+    async def problem(self) -> str:
+        """Return for which platform types there is no valid collateral; empty for none."""
+        expired = () if self._cache is None else self._cache.expired(self._grace)
+        if not expired:
+            return ""
+        return f"the collateral of {', '.join(expired)} has expired; check --collateral-url"
 
     async def close(self) -> None:
         """Cancel every fetch, close every connection, and wait until copies are stored."""

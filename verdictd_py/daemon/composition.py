@@ -6,7 +6,8 @@ A new listener is one class (see `listeners.listener`) and one line in `candidat
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -24,10 +25,12 @@ from verdictd_py.daemon.collateral import CollateralService
 from verdictd_py.daemon.daemon import Daemon, Parts
 from verdictd_py.daemon.decidingfiles import DecidingFiles
 from verdictd_py.daemon.descriptors import Connections
+from verdictd_py.daemon.health import Check, Health, check_descriptors, directory_check
 from verdictd_py.daemon.kbs import kbs_listener
 from verdictd_py.daemon.readiness import Probe, Readiness
 from verdictd_py.daemon.reload import LiveSettings
 from verdictd_py.daemon.supervisor import Work
+from verdictd_py.daemon.systemd import passed_sockets
 from verdictd_py.daemon.usecases import UseCases, use_cases
 from verdictd_py.errors import ConfigError
 from verdictd_py.events.audit import AuditTrail
@@ -115,7 +118,10 @@ def build_daemon(
         started_at=clock(),
     )
     limits = _limits(settings, connections)
-    build = _Listeners(settings, unsafe, cases, protected, audit, clock, connections, limits)
+    passed = passed_sockets()
+    build = _Listeners(
+        settings, unsafe, cases, protected, audit, clock, connections, limits, passed
+    )
     probes: dict[str, Probe] = {
         "data directory": partial(asyncio.to_thread, directory.fault, *DIRECTORIES)
     }
@@ -136,7 +142,18 @@ def build_daemon(
         cases.wrapper.limit_new_keys(new.max_new_keys_per_minute)
 
     live = () if reread is None else (LiveSettings(settings, reread, apply),)
-    about.listeners, about.readiness = listeners, readiness
+    checks: dict[str, Check] = {
+        "audit": directory_check(settings.data_dir / "audit", writable=True),
+        "policies": readiness.problem,
+        "keys": directory_check(settings.data_dir / "keys", writable=False),
+        "collateral": collateral.problem,
+        "descriptors": check_descriptors,
+        **probes,
+    }
+    health = Health(checks, audit, publish=publish)
+    if http is not None:
+        http.parts = lambda: health.parts
+    about.listeners, about.readiness, about.health = listeners, readiness, health
     parts = Parts(
         events=audit,
         audit=audit,
@@ -144,10 +161,12 @@ def build_daemon(
         background=(
             *collateral.background,
             Work("check readiness", readiness.keep_fresh),
+            Work("check health", health.keep_examined),
             Work("appraise connected guests", cases.connected.keep_appraised),
             Work("count omitted events", audit.keep_counting),
         ),
         readiness=readiness,
+        health=health,
         about=about,
         closing=(collateral.close,),
         limits=limits,
@@ -170,6 +189,7 @@ class _Listeners:
     clock: Clock
     connections: Connections
     limits: Limits
+    passed: Mapping[str, socket.socket]
 
     def attested(self) -> Listener:
         identity = RenewedIdentity(
@@ -186,6 +206,7 @@ class _Listeners:
             events=self.events,
             limits=self.limits,
             proxies=Proxies(proxy_protocol=self.settings.proxy_protocol_from),
+            passed=self.passed.get("listen"),
         )
 
     def client_api(self, about: About) -> Listener:
@@ -239,6 +260,7 @@ class _Listeners:
             events=self.events,
             limits=self.limits,
             watch=watch,
+            passed=self.passed.get("kbs_http"),
         )
 
     def _register_keyprovider(self, server: grpc.aio.Server, rules: CallerRules) -> None:

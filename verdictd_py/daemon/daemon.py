@@ -11,6 +11,7 @@ from typing import Final, Self
 
 from verdictd_py.daemon.about import About
 from verdictd_py.daemon.decidingfiles import DecidingFiles
+from verdictd_py.daemon.health import Health
 from verdictd_py.daemon.readiness import Readiness
 from verdictd_py.daemon.reload import refused_reload, reload_all
 from verdictd_py.daemon.supervisor import Supervisor, Work
@@ -23,8 +24,11 @@ from verdictd_py.listeners.listener import Listener
 from verdictd_py.listeners.reread import Reloadable
 from verdictd_py.ports import Events
 
-_SLACK_SECONDS: Final = 5.0
+SLACK_SECONDS: Final = 1.0
 """Additional time for a listener to close unfinished requests, after the drain timeout."""
+
+CLOSE_SECONDS: Final = 0.5
+"""Time for background work to end, and for each other part to close."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,7 @@ class Parts:
     listeners: tuple[Listener, ...]
     background: tuple[Work, ...]
     readiness: Readiness
+    health: Health
     about: About
     closing: tuple[Callable[[], Awaitable[None]], ...]
     limits: Limits
@@ -68,6 +73,12 @@ class Daemon:
         self._stopped = False
         self.listeners = parts.listeners
         self.supervisor = Supervisor(parts.events, on_failure=on_failure)
+
+    @property
+    def stop_seconds(self) -> float:
+        """The longest time that `stop` takes, with the writing of the last lines of the log."""
+        parts = 2 + len(self._parts.closing)
+        return self._parts.limits.drain + SLACK_SECONDS + parts * CLOSE_SECONDS
 
     def listener(self, name: str) -> Listener:
         """Return the listener of that name.
@@ -93,6 +104,7 @@ class Daemon:
                 await listener.start(self._run)
             self._parts.about.warn(self._events)
             await self._parts.readiness.report()
+            await self._parts.health.examine()
             self._parts.about.announce(self._events)
         except BaseException:
             await self._release(0)
@@ -116,7 +128,7 @@ class Daemon:
         else:
             report = await reload_all(self._parts.files)
         self._parts.reconsider()
-        self._events.record(report)
+        await self._events.commit(report)
 
     async def stop(self) -> None:
         """Stop accepting, let requests in flight finish, then stop. Later calls do nothing."""
@@ -124,6 +136,7 @@ class Daemon:
             return
         self._stopped = True
         self._events.record(DaemonStopping())
+        await self._parts.health.stop()
         await self._release(self._parts.limits.drain)
 
     def _run(
@@ -136,15 +149,16 @@ class Daemon:
 
         If a part fails to stop, the failure is recorded, and the others are stopped all the same.
         """
-        await self.supervisor.stop()
+        await self._attempt("stop background work", self.supervisor.stop, CLOSE_SECONDS)
+        limit = seconds + SLACK_SECONDS
         await asyncio.gather(
             *(
-                self._attempt(f"stop {listener.name}", partial(listener.stop, seconds), seconds)
+                self._attempt(f"stop {listener.name}", partial(listener.stop, seconds), limit)
                 for listener in self.listeners
             )
         )
         for close in self._parts.closing:
-            await self._attempt("close", close, 0)
+            await self._attempt("close", close, CLOSE_SECONDS)
         if self._stopped:
             with suppress(StorageError):  # the trail logs its number of failures when it closes
                 self._events.record(DaemonStopped())
@@ -154,7 +168,7 @@ class Daemon:
         self, doing: str, ending: Callable[[], Awaitable[None]], seconds: float
     ) -> None:
         try:
-            async with asyncio.timeout(seconds + _SLACK_SECONDS):
+            async with asyncio.timeout(seconds):
                 await ending()
         except Exception as error:  # noqa: BLE001  # recorded; the other parts stop as well
             report_bug(self._events, error, doing=doing)

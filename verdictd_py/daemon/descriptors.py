@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,9 +34,13 @@ class Connections:
 
 
 def raise_limit() -> None:
-    """Raise the soft limit of open files to the hard limit; select(2) is used nowhere."""
+    """Raise the soft limit of open files to the hard limit; select(2) is used nowhere.
+
+    A sandbox may forbid that; then the soft limit remains.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def limit() -> int:

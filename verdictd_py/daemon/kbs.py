@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
@@ -48,6 +49,7 @@ def kbs_listener(
     events: Events,
     limits: Limits,
     watch: Callable[[str, Probe], object],
+    passed: socket.socket | None = None,
 ) -> KbsListener | None:
     """Build the listener; return None if the settings have no address for it.
 
@@ -59,6 +61,8 @@ def kbs_listener(
             the message has the cause and the remedy.
     """
     address = settings.kbs_http_address
+    if address is None and passed is not None:
+        raise ConfigError("the service manager passed the socket kbs_http: set --kbs-http, too")
     if address is None:
         _refuse_settings_without_effect(settings, unsafe)
         return None
@@ -66,8 +70,7 @@ def kbs_listener(
     tokens = Tokens(_token_key(settings), use_cases.trusted_root)
     admins = Reread(partial(_admins, settings, tokens), _changed_admins)
     sessions = _sessions(settings, events)  # last, because it opens a file
-    if isinstance(sessions, SqliteSessionStore):
-        watch("sessions", sessions.fault)
+    watch("sessions", sessions.fault if isinstance(sessions, SqliteSessionStore) else _no_fault)
     handshakes = Handshakes(
         appraiser=use_cases.appraiser,
         releaser=use_cases.releaser,
@@ -86,7 +89,13 @@ def kbs_listener(
         tls=tls,
         proxies=Proxies(settings.proxy_protocol_from, settings.forwarded_for_from),
         on_stopped=sessions.close,
+        passed=passed,
     )
+
+
+async def _no_fault() -> str:
+    """Sessions in memory can always be used."""
+    return ""
 
 
 def _refuse_settings_without_effect(settings: Settings, unsafe: Unsafe) -> None:

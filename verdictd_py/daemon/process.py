@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib
+import os
 import resource
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -17,7 +20,9 @@ from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon import descriptors
 from verdictd_py.daemon.composition import build_daemon
 from verdictd_py.daemon.daemon import Daemon
+from verdictd_py.daemon.stacks import dump_tasks
 from verdictd_py.daemon.supervisor import Work
+from verdictd_py.daemon.systemd import READY, STOPPING, ServiceManager
 from verdictd_py.domain.events import PolicyEngineCompiling
 from verdictd_py.errors import ConfigError
 from verdictd_py.events.log import LogEvents
@@ -41,12 +46,17 @@ engine 1.2 GiB; instances of the engine may take half of the limit (`policy.comp
 
 
 async def run(
-    settings: Settings, unsafe: Unsafe, *, reread: Callable[[], Settings] | None = None
+    settings: Settings,
+    unsafe: Unsafe,
+    *,
+    reread: Callable[[], Settings] | None = None,
+    on_stopping: Callable[[float], None] = lambda seconds: None,  # noqa: ARG005  # no limit
 ) -> int:
     """Run the daemon until SIGTERM or SIGINT, or until essential work fails. SIGHUP reloads.
 
     Args:
         reread: reads the settings again on SIGHUP; None for settings that do not change.
+        on_stopping: called when the daemon begins to stop, with the seconds that this may take.
 
     Returns:
         The exit status: `EXIT_STOPPED` or `EXIT_FAILED`.
@@ -58,7 +68,7 @@ async def run(
     descriptors.raise_limit()
     writer = LogWriter(_STANDARD_ERROR)
     try:
-        return await _run(settings, unsafe, writer, reread)
+        return await _run(settings, unsafe, writer, reread, on_stopping)
     finally:
         writer.close()
 
@@ -68,6 +78,7 @@ async def _run(
     unsafe: Unsafe,
     writer: LogWriter,
     reread: Callable[[], Settings] | None,
+    on_stopping: Callable[[float], None],
 ) -> int:
     events = LogEvents(writer.write, settings.log_format)
     writer.on_dropped = events.report_dropped
@@ -76,14 +87,21 @@ async def _run(
     loop.set_exception_handler(exception_handler(events))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT):
+        loop.add_signal_handler(number, dump_tasks, events)
     loop.add_signal_handler(signal.SIGHUP, reloading.set)
     daemon = build_daemon(settings, unsafe, events, on_failure=stopping.set, reread=reread)
     await _load_policy_engine(events)
     await daemon.start()
     favour_event_loop()
-    daemon.supervisor.start(Work("reload", partial(reload_when, reloading, daemon)))
+    manager = ServiceManager()
+    manager.notify(READY)
+    daemon.supervisor.start(Work("watchdog", manager.keep_alive))
+    daemon.supervisor.start(Work("reload", partial(reload_when, reloading, daemon, manager)))
     daemon.supervisor.start(Work("count floods in the log", partial(count_floods, events)))
     await stopping.wait()
+    manager.notify(STOPPING)
+    on_stopping(daemon.stop_seconds)
     await daemon.stop()
     events.end_minute()
     return EXIT_FAILED if daemon.supervisor.failed else EXIT_STOPPED
@@ -134,6 +152,20 @@ async def _load_policy_engine(events: Events) -> None:
     await asyncio.to_thread(instances.prepare, compiling)
 
 
+def end_within(seconds: float) -> None:
+    """End the process after so many seconds, whatever still runs then.
+
+    Threads that wait for a disk cannot be cancelled, and Python waits for them. A service manager
+    would kill the process later, and docker does so after 10 seconds.
+    """
+
+    def end() -> None:
+        time.sleep(seconds)
+        os._exit(EXIT_FAILED)
+
+    threading.Thread(target=end, name="end", daemon=True).start()
+
+
 async def count_floods(log: LogEvents) -> None:
     """Write the floods of each minute to the log."""
     while True:
@@ -141,9 +173,17 @@ async def count_floods(log: LogEvents) -> None:
         log.end_minute()
 
 
-async def reload_when(requested: asyncio.Event, daemon: Daemon) -> None:
+async def reload_when(
+    requested: asyncio.Event, daemon: Daemon, manager: ServiceManager | None = None
+) -> None:
     """Reload the daemon each time that `requested` is set."""
     while True:
         await requested.wait()
         requested.clear()
-        await daemon.reload()
+        if manager is not None:
+            manager.reloading()
+        try:
+            await daemon.reload()
+        finally:
+            if manager is not None:
+                manager.notify(READY)

@@ -99,6 +99,10 @@ class Readiness:
         self._reported = _NOTHING
         self._examining = asyncio.Lock()
 
+    async def problem(self) -> str:
+        """Return why guests or releases are refused as of the last check; empty if they are not."""
+        return "; ".join(f"{who}: {text}" for who, text in self._reported.problems.items())
+
     async def refresh(self) -> Standing:
         """Examine the documents, publish the result, and record what has changed in it."""
         async with self._examining:  # otherwise overlapping calls record a change twice

@@ -384,6 +384,35 @@ class WarningReload(Event):
     ]
 
 
+@event("daemon.ready")
+class DaemonReady(Event):
+    """The broker is ready again: what `warning.readiness` reported is fixed."""
+
+
+@event("warning.readiness", level=Level.WARNING)
+class WarningReadiness(Event):
+    """The broker is not ready; its health service and `/readyz` say so."""
+
+    problems: Annotated[
+        tuple[str, ...],
+        FieldInfo("Each part that cannot be used, with its cause.", characters=2048, items=16),
+    ]
+
+
+@event("daemon.tasks")
+class DaemonTasks(Event):
+    """SIGUSR1 or SIGQUIT: the functions in which each task of the daemon waits."""
+
+    tasks: Annotated[
+        tuple[str, ...],
+        FieldInfo(
+            "Name of each task, with its functions and lines, innermost last.",
+            characters=1024,
+            items=200,
+        ),
+    ]
+
+
 @event("daemon.stopping")
 class DaemonStopping(Event):
     """The daemon received a signal to stop; it completes the requests in progress."""

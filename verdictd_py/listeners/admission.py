@@ -122,6 +122,18 @@ class Admission(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # stubs 
         self.rules = rules
         self._events = events
         self._shares = Shares()
+        self._undrained: set[asyncio.Task[object]] = set()
+        self._draining = False
+
+    def end_undrained(self) -> None:
+        """End the calls for which a drain does not wait.
+
+        These are streams, which last for minutes, and calls of callers without rights whose
+        message has not arrived.
+        """
+        self._draining = True
+        for task in tuple(self._undrained):
+            task.cancel()
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:  # noqa: ANN401  # as gRPC's own
         handler = await continuation(handler_call_details)
@@ -145,7 +157,10 @@ class Admission(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # stubs 
     def _unary(self, name: str, method: Any) -> Any:  # noqa: ANN401  # as above
         async def answer(requests: AsyncIterator[object], context: Any) -> object:  # noqa: ANN401
             async with self._admitted(name, method, context) as turn, turn:
-                return await method(await _message(requests, context), context)
+                has_rights = bool(_identified.get().rights)
+                async with nullcontext() if has_rights else self._without_drain(context):
+                    message = await _message(requests, context)
+                return await method(message, context)
 
         return answer
 
@@ -153,14 +168,32 @@ class Admission(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # stubs 
         async def answer(requests: AsyncIterator[object], context: Any) -> None:  # noqa: ANN401
             async with self._admitted(name, method, context):
                 try:
-                    async with asyncio.timeout(STREAM_SECONDS):
-                        sent = await _message(requests, context) if one_request else requests
-                        await _write(method(sent, context), context)
+                    async with self._without_drain(context):
+                        async with asyncio.timeout(STREAM_SECONDS):
+                            sent = await _message(requests, context) if one_request else requests
+                            await _write(method(sent, context), context)
                 except TimeoutError:
                     text = f"a stream lasts at most {STREAM_SECONDS:.0f} seconds; open another"
                     await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, text)
 
         return answer
+
+    @asynccontextmanager
+    async def _without_drain(self, context: Any) -> AsyncIterator[None]:  # noqa: ANN401  # as above
+        """Let a drain end the call in this block."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  # always true inside a coroutine
+        self._undrained.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self._draining:
+                raise
+            # gRPC sends no status for a cancelled handler, and would wait until its client leaves.
+            task.uncancel()
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the broker stops")
+        finally:
+            self._undrained.discard(task)
 
     @asynccontextmanager
     async def _admitted(

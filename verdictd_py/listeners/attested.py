@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -63,9 +63,10 @@ class AttestedListener:
         context: returns the TLS settings for a connection; called for each one, so that a
             renewed identity needs no restart.
         proxies: proxies that send the address of their client.
+        passed: listening socket of the service manager, used instead of the address.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # each is another subject
         self,
         address: Address,
         *,
@@ -76,7 +77,9 @@ class AttestedListener:
         events: Events,
         limits: Limits,
         proxies: Proxies,
+        passed: socket.socket | None = None,
     ) -> None:
+        self._passed = passed
         self._guests = guests
         self._tees = tees
         self._releaser = releaser
@@ -99,7 +102,7 @@ class AttestedListener:
         return str(self.address)
 
     def bind(self) -> None:
-        self._listening = sockets.bind(self.address, option="--listen")
+        self._listening = self._passed or sockets.bind(self.address, option="--listen")
         host, port = self._listening.getsockname()[:2]
         self.address = Address(host, port)
 
@@ -147,7 +150,8 @@ class AttestedListener:
         opening = _Opening(accepted, peer, share)
         try:
             async with asyncio.timeout(self._limits.handshake):
-                link = await self._open(opening)
+                with self._idling():
+                    link = await self._open(opening)
             await self._converse(link, opening.origin.text, share)
         except TlsClosed:
             self._events.record(ConnectionClosed(peer=opening.origin.text))
@@ -195,12 +199,15 @@ class AttestedListener:
     async def _answer(self, link: Link, guest: ConnectedGuest, share: Share) -> None:
         """Answer the requests of an accepted guest until its connection ends."""
         responder = Responder(guest, self._releaser, self._events)
-        # A request that has begun is in flight, however many records its rest takes.
-        while not self._draining or responder.began is not None:
-            plaintext = await self._next(link, responder, share)
+        served = False
+        # A drain waits for the first request of an accepted guest, and for every request that has
+        # begun, however many records its rest takes.
+        while not self._draining or not served or responder.began is not None:
+            plaintext = await self._next(link, responder, share, served=served)
             share.held.add(len(plaintext))
             replies = responder.feed(plaintext)
             while (answer := await self._reply(replies, share)) is not None:
+                served = True
                 async with asyncio.timeout(self._limits.idle):
                     await link.send(answer.data)
                 if answer.close:
@@ -216,7 +223,7 @@ class AttestedListener:
         async with self._answering:
             return await anext(replies, None)
 
-    async def _next(self, link: Link, responder: Responder, share: Share) -> bytes:
+    async def _next(self, link: Link, responder: Responder, share: Share, *, served: bool) -> bytes:
         """Receive plaintext, within its time limit if a request has begun.
 
         A guest may be silent for any time: real guests connect once and never again.
@@ -226,10 +233,16 @@ class AttestedListener:
             async with asyncio.timeout_at(began + self._limits.request):
                 await share.held.room()
                 return await link.receive()
+        with self._idling() if served else nullcontext():
+            return await link.receive()
+
+    @contextmanager
+    def _idling(self) -> Iterator[None]:
+        """Let a drain close this task's connection at once: no answer is due to its peer."""
         task = _current_task()
         self._idle.add(task)
         try:
-            return await link.receive()
+            yield
         finally:
             self._idle.discard(task)
 

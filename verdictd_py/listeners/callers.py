@@ -14,7 +14,7 @@ from urllib.parse import unquote
 from verdictd_py.config import Address
 from verdictd_py.domain.callers import ROLES, Caller, Right
 from verdictd_py.errors import ConfigError
-from verdictd_py.listeners.loopback import Endpoint, owner
+from verdictd_py.listeners.loopback import Endpoint, can_identify, owner
 
 _WRAP_ONLY: Final = ROLES["wrap"]
 _EVERYTHING: Final = ROLES["admin"]
@@ -47,6 +47,24 @@ class CallerRules:
     is_trusted: Callable[[Mapping[str, Iterable[bytes]]], bool] = lambda auth: True  # noqa: ARG005  # verified in the handshake
     insecure_loopback: bool = False
     insecure_open: bool = False
+
+    def require_identification(self) -> None:
+        """Refuse a sandbox that hides the owners of loopback connections.
+
+        Raises:
+            ConfigError: callers cannot be identified; the message names the directives.
+        """
+        address = self.listener
+        open_to_all = self.insecure_loopback or self.insecure_open
+        if self.certificate_roles is not None or open_to_all or address.unix or not address.local:
+            return
+        client = Endpoint.of(ipaddress.ip_address("127.0.0.1"), 1)
+        if not can_identify(_server_end(address, client)):
+            raise ConfigError(
+                f"callers at {address} cannot be identified: neither netlink nor /proc/net is "
+                "available; add AF_NETLINK to RestrictAddressFamilies=, or remove ProcSubset=pid, "
+                "in the unit of systemd; or set --client-api unix:/path"
+            )
 
     def caller(self, context: CallContext) -> Caller:
         """Return the caller of a gRPC call. An unknown caller has the fewest rights.

@@ -67,7 +67,10 @@ refused."""
 STORAGE: Final = "verdictd.storage"
 """Whether the data directory and the sessions can be used."""
 
-READINESS_DETAILS: Final = (PINNED, DOCUMENTS, STORAGE)
+READY: Final = "verdictd.ready"
+"""Whether the broker can appraise guests and release secrets now, as `/readyz` says."""
+
+READINESS_DETAILS: Final = (PINNED, DOCUMENTS, STORAGE, READY)
 """Names that gRPC's health service knows in addition to those of services, from the start."""
 
 
@@ -148,6 +151,7 @@ class GrpcListener:
             await self._describe(self._server)
         self._started = True
         await self._server.start()
+        rules.require_identification()
 
     async def set_ready(self, detail: str, *, ready: bool) -> None:
         """Set `PINNED` or a detail of `served`, which clients query by its name."""
@@ -166,6 +170,7 @@ class GrpcListener:
             # when the server is deleted. This one has no services: no call is answered.
             await server.start()
             seconds = 0
+        self._admission.end_undrained()
         await server.stop(seconds)
 
     async def _describe(self, server: grpc.aio.Server) -> None:

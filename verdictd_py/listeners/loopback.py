@@ -10,6 +10,7 @@ may be missing or duplicated.
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 import struct
 import sys
@@ -73,6 +74,11 @@ def owner(client: Endpoint, server: Endpoint) -> int | None:
     if first is None or second is None:
         return None
     return first.uid if first.inode == second.inode != 0 else None
+
+
+def can_identify(server: Endpoint) -> bool:
+    """Return whether this process can learn the owners of connections to a listening socket."""
+    return _supports_queries(server) or any(os.access(table, os.R_OK) for table in _TABLES)
 
 
 def _supports_queries(server: Endpoint) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final, TypeVar
@@ -11,6 +10,7 @@ from verdictd_py.domain.names import REFERENCE_SETS, RELEASE_POLICIES, Name
 from verdictd_py.errors import AlreadyExists, Conflict, NotFound, RequestError, StorageError
 from verdictd_py.ports import ANY, Document, Expected, Tees, has_revision, revision_of
 from verdictd_py.ports.tees import Documents
+from verdictd_py.storage import pools
 from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.directory import Directory, Entry, Segments
 from verdictd_py.storage.exclusive import exclusively
@@ -63,14 +63,14 @@ class DirectoryDocumentStore(PolicyFileNames):
         self._digests = digests
 
     async def get(self, name: Name) -> Document:
-        document = await asyncio.to_thread(self._document, name)
+        document = await pools.read(self._document, name)
         await self._record({name: document})
         if document is None:
             raise NotFound(f"{OPA}/{name} is missing")
         return document
 
     async def snapshot(self, names: Sequence[Name]) -> Mapping[Name, Document]:
-        read = await asyncio.to_thread(self._snapshot, names)
+        read = await pools.read(self._snapshot, names)
         await self._record({name: read.get(name) for name in names})
         return read
 
@@ -115,7 +115,7 @@ class DirectoryDocumentStore(PolicyFileNames):
         return revision_of(content)
 
     async def names(self) -> tuple[Name, ...]:
-        return await asyncio.to_thread(self._names)
+        return await pools.walk(self._names)
 
     async def delete(
         self, name: Name, *, expected: Expected, unchanged: Mapping[Name, Expected] | None = None

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from verdictd_py.errors import StorageError
+from verdictd_py.storage import pools
 from verdictd_py.storage.directory import Directory, DirectoryBusy
 
 WAIT_SECONDS: Final = 10.0
@@ -40,7 +41,7 @@ async def exclusively(
     pause = _FIRST_PAUSE
     while True:
         try:
-            return await asyncio.to_thread(_locked, directory, change)
+            return await pools.write(_locked, directory, change)
         except DirectoryBusy:
             if clock() >= deadline:
                 raise StorageError(

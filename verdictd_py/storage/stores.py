@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from verdictd_py.ports import (
     StoredObject,
     has_revision,
 )
+from verdictd_py.storage import pools
 from verdictd_py.storage.content import COSIGN_KEY, KEYRING, unservable
 from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.directory import Directory, Entry
@@ -58,11 +58,11 @@ class DirectoryKeyStore:
         self._directory = directory
 
     async def page(self, after: str, limit: int) -> tuple[StoredName, ...]:
-        return await asyncio.to_thread(lambda: _page(self._all(), after, limit))
+        return await pools.walk(lambda: _page(self._all(), after, limit))
 
     async def describe(self, key_id: KeyId) -> StoredName:
         try:
-            entry = await asyncio.to_thread(self._directory.entry, (KEYS, *key_id.segments))
+            entry = await pools.walk(self._directory.entry, (KEYS, *key_id.segments))
         except NotFound:
             raise NotFound(f"there is no key {key_id}") from None
         except StorageError as error:
@@ -82,7 +82,7 @@ class DirectoryKeyStore:
 
     async def get(self, key_id: KeyId) -> SecretBytes:
         try:
-            content = await asyncio.to_thread(self._directory.read, (KEYS, *key_id.segments))
+            content = await pools.read(self._directory.read, (KEYS, *key_id.segments))
         except NotFound:
             raise NotFound(f"there is no key {key_id}") from None
         except StorageError as error:
@@ -112,7 +112,7 @@ class DirectoryKeyStore:
 
     async def delete(self, key_id: KeyId) -> None:
         try:
-            await asyncio.to_thread(self._directory.delete, (KEYS, *key_id.segments))
+            await pools.write(self._directory.delete, (KEYS, *key_id.segments))
         except NotFound:
             raise NotFound(f"there is no key {key_id}") from None
         except StorageError as error:
@@ -135,7 +135,7 @@ class DirectoryResourceStore:
         return "/".join(_target(path))
 
     async def page(self, after: str, limit: int) -> tuple[StoredName, ...]:
-        return await asyncio.to_thread(lambda: _page(self._all(), after, limit))
+        return await pools.walk(lambda: _page(self._all(), after, limit))
 
     def _all(self) -> Iterable[StoredName]:
         """Yield each path once: a file below `resources/` takes precedence over an alias."""
@@ -163,7 +163,7 @@ class DirectoryResourceStore:
         return _named(entry, "/".join(path), problem or "")
 
     async def get(self, path: ResourcePath) -> StoredObject:
-        found = await asyncio.to_thread(self._get, path)
+        found = await pools.read(self._get, path)
         if path in _IMAGE_POLICY:
             await self._digests.observe({found.path: found.revision})
         return found
@@ -205,7 +205,7 @@ class DirectoryResourceStore:
             await exclusively(self._directory, change)
         except (AlreadyExists, StorageError) as error:
             raise type(error)(f"the resource {path} {error}") from None
-        await asyncio.to_thread(self._warn_if_shadowed, path)
+        await pools.write(self._warn_if_shadowed, path)
         kind = Kind.RESOURCE if target[0] == RESOURCES else Kind.IMAGE
         return StoredObject(kind, "/".join(target), content)
 
@@ -254,19 +254,19 @@ class DirectoryCollateralStore:
         self._directory = directory
 
     async def names(self) -> tuple[str, ...]:
-        entries = await asyncio.to_thread(lambda: tuple(self._directory.walk(COLLATERAL)))
+        entries = await pools.walk(lambda: tuple(self._directory.walk(COLLATERAL)))
         return tuple(entry.segments[1] for entry in entries if len(entry.segments) == 2)
 
     async def load(self, name: str) -> bytes | None:
         try:
-            return await asyncio.to_thread(self._directory.read, (COLLATERAL, name))
+            return await pools.read(self._directory.read, (COLLATERAL, name))
         except NotFound:
             return None
         except StorageError as error:
             raise StorageError(f"{COLLATERAL}/{name} {error}") from None
 
     async def states(self, names: Sequence[str]) -> tuple[Hashable, ...]:
-        return await asyncio.to_thread(lambda: tuple(map(self._state, names)))
+        return await pools.read(lambda: tuple(map(self._state, names)))
 
     def _state(self, name: str) -> Hashable:
         try:
@@ -278,7 +278,7 @@ class DirectoryCollateralStore:
 
     async def save(self, name: str, content: bytes) -> None:
         try:
-            await asyncio.to_thread(self._directory.replace, (COLLATERAL, name), content)
+            await pools.write(self._directory.replace, (COLLATERAL, name), content)
         except (AlreadyExists, StorageError) as error:
             raise StorageError(f"{COLLATERAL}/{name} {error}") from None
 

@@ -54,6 +54,8 @@ class Connection(web.RequestHandler):
 
     Attributes:
         answering: whether a started request still needs its answer; set by the routes.
+        awaited: whether the guest was accepted and has made no request since: a drain waits for
+            its first one.
         aborted: whether the broker aborted the connection.
         client: where the current request comes from.
         share: the connection's share of its listener.
@@ -70,6 +72,7 @@ class Connection(web.RequestHandler):
         "_tcp",
         "aborted",
         "answering",
+        "awaited",
         "client",
         "closed",
         "serving",
@@ -100,6 +103,7 @@ class Connection(web.RequestHandler):
         self._draining = False
         self.aborted = False
         self.answering = False
+        self.awaited = False
         self._tcp: asyncio.Transport | None = None
         self._ending: asyncio.TimerHandle | None = None
         self.serving: asyncio.Task[None] | None = None
@@ -194,7 +198,7 @@ class Connection(web.RequestHandler):
             self._record(f"{request.method} unknown", resp.status, str(resp.reason))
             resp = answers.refused(resp.status, str(resp.reason), resp.headers.get("Allow"))
         resp.headers["Server"] = "verdictd-py"
-        if self._draining:
+        if self._draining and not self.awaited:
             resp.force_close()
         try:
             async with asyncio.timeout(self._limits.request):
@@ -234,12 +238,12 @@ class Connection(web.RequestHandler):
         )
 
     def drain(self) -> None:
-        """Close the connection after the answer in progress, or now if there is none.
+        """Close the connection after the answer in progress, or now if none is due.
 
         The library ignores the rest of a body.
         """
         self._draining = True
-        if not self.answering:
+        if not self.answering and not self.awaited:
             self.force_close()
 
     def abort(self) -> None:

@@ -74,6 +74,8 @@ def _document(tees: Tees) -> dict[str, Any]:
             "/.well-known/jwks.json": {"get": _JWKS},
             PREFIX + "/openapi.json": {"get": _open("This description", {"type": "object"})},
             "/healthz": {"get": {"summary": "Alive", "responses": _answers((), None)}},
+            "/livez": {"get": {"summary": "Alive", "responses": _answers((), None)}},
+            "/readyz": {"get": _READINESS},
         },
         "components": {
             "schemas": {"Error": _ERROR, "Jwk": _JWK},
@@ -204,6 +206,26 @@ _JWKS: Final = _open(
     "Keys that verify attestation tokens",
     _object(keys={"type": "array", "items": {"type": "object"}}),
 )
+
+
+_PARTS: Final = {
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "additionalProperties": {"enum": ["ok", "failed"]},
+            }
+        }
+    }
+}
+_READINESS: Final = {
+    "summary": "Ready to appraise guests and to release secrets: the state of each part",
+    "responses": _answers((), None)
+    | {
+        "200": {"description": "ready", **_PARTS},
+        "503": {"description": "a part cannot be used", **_PARTS},
+    },
+}
 
 
 def _policy(tees: Tees) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from verdictd_py.protocols.rcar import jwe, messages
 from verdictd_py.protocols.rcar.tokens import Tokens
 
 PREFIX: Final = "/kbs/v0"
+ATTEST: Final = PREFIX + "/attest"
 COOKIE: Final = "kbs-session-id"
 RESOURCE: Final = PREFIX + "/resource/{repository}/{type}/{tag}"
 
@@ -50,7 +51,7 @@ class GuestRoutes:
     def routes(self) -> list[web.RouteDef]:
         return [
             web.post(PREFIX + "/auth", self.auth),
-            web.post(PREFIX + "/attest", self.attest),
+            web.post(ATTEST, self.attest),
             web.get(RESOURCE, self.resource, allow_head=False),
             web.get(PREFIX + "/jwks", self.jwks, allow_head=False),
             web.get("/.well-known/jwks.json", self.jwks, allow_head=False),

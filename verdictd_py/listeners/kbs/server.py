@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Final
 
@@ -34,7 +34,7 @@ from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.kbs import answers, bodies, description
 from verdictd_py.listeners.kbs.admins import AdminRoutes, is_refused_admin
 from verdictd_py.listeners.kbs.connections import Acceptor, Connection
-from verdictd_py.listeners.kbs.guests import PREFIX, GuestRoutes, address
+from verdictd_py.listeners.kbs.guests import ATTEST, PREFIX, GuestRoutes, address
 from verdictd_py.listeners.kbs.tls import KbsTls
 from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.listener import Background
@@ -45,6 +45,11 @@ from verdictd_py.protocols.rcar.admins import AdminKeys
 from verdictd_py.protocols.rcar.messages import MAX_BODY_BYTES
 
 HEALTH: Final = "/healthz"
+LIVE: Final = "/livez"
+READY: Final = "/readyz"
+
+_PROBES: Final = frozenset({HEALTH, LIVE, READY})
+"""Paths that orchestrators request every few seconds."""
 
 BODY_METHODS: Final = ("POST",)
 """Methods whose routes receive the body themselves, after they have checked the client."""
@@ -66,9 +71,12 @@ class KbsListener:
         proxies: proxies that send the address of their client.
         admins: keys of the administrators.
         on_stopped: called when the listener has stopped.
+        passed: listening socket of the service manager, used instead of the address.
 
     Attributes:
         guests: the routes of guests.
+        parts: returns whether each part of the broker is usable, for `/readyz`. It is set after
+            construction, because the listener is one of the parts.
         app: the library's object with all routes.
     """
 
@@ -85,15 +93,18 @@ class KbsListener:
         tls: KbsTls | None,
         proxies: Proxies,
         on_stopped: Callable[[], None],
+        passed: socket.socket | None = None,
     ) -> None:
         self.name = "kbs_http"
         self.address = address
         self.guests = guests
         self._admins = admins
         self._on_stopped = on_stopped
+        self.parts: Callable[[], Mapping[str, bool]] = dict
         self._tls = tls
         self._events = events
         self._limits = limits
+        self._passed = passed
         self._description = description.document(tees)
         self._listening: socket.socket | None = None
 
@@ -106,6 +117,8 @@ class KbsListener:
             *guests.routes(),
             *administration.routes(),
             web.get(HEALTH, _healthy, allow_head=False),
+            web.get(LIVE, _healthy, allow_head=False),
+            web.get(READY, self._readiness, allow_head=False),
             web.get(PREFIX + "/openapi.json", self._described, allow_head=False),
         ):
             # Not a middleware of the library, which caches middlewares, and the objects that
@@ -136,7 +149,7 @@ class KbsListener:
         return b"" if self._tls is None else self._tls.self_signed
 
     def bind(self) -> None:
-        self._listening = sockets.bind(self.address, option="--kbs-http")
+        self._listening = self._passed or sockets.bind(self.address, option="--kbs-http")
         host, port = self._listening.getsockname()[:2]
         self.address = Address(host, port)
 
@@ -174,12 +187,21 @@ class KbsListener:
         await self._runner.cleanup()
         self._on_stopped()
 
+    async def _readiness(self, request: web.Request) -> web.Response:
+        """Answer with the parts of the broker, and status 503 if one cannot be used."""
+        del request
+        parts = self.parts()
+        states = {name: "ok" if usable else "failed" for name, usable in parts.items()}
+        return web.json_response(states, status=200 if all(parts.values()) else 503)
+
     async def _described(self, request: web.Request) -> web.Response:
         del request
         return answers.succeeded(self._description)
 
     async def _answered(self, handler: Handler, request: web.Request) -> web.StreamResponse:
         """Answer one request. A failure is answered in JSON and recorded as one event."""
+        if isinstance(request.protocol, Connection):
+            request.protocol.awaited = False
         doing = f"{request.method} {_route(request)}"
         try:
             async with asyncio.timeout(self._limits.request + self._limits.appraisal):
@@ -197,7 +219,7 @@ class KbsListener:
             if isinstance(error, ConnectionError) and bodies.is_disconnected(request):
                 raise
             return self._bug(request, error, doing)
-        if request.path != HEALTH:  # orchestrators request it every few seconds
+        if request.path not in _PROBES:
             self._events.record(
                 RequestAnswered(
                     peer=address(request), command=doing, answer_bytes=answer.content_length or 0
@@ -218,7 +240,10 @@ class KbsListener:
             raise web.HTTPUnsupportedMediaType(reason="send the body without Content-Encoding")
         if request.method not in BODY_METHODS and request.can_read_body:
             await bodies.receive(request)  # and ignore it
-        return await handler(request)
+        answer = await handler(request)
+        if request.path == ATTEST and isinstance(request.protocol, Connection):
+            request.protocol.awaited = True
+        return answer
 
     def _refused(self, request: web.Request, error: web.HTTPException, doing: str) -> web.Response:
         """Answer what the library refuses: unknown paths and methods, bodies that are too large."""

@@ -150,6 +150,17 @@ class CollateralCache:
         failure = self._pauses.failure(request) or "it has not answered"
         return f"the collateral service has no newer one: {failure}; check --collateral-url"
 
+    def expired(self, grace: timedelta) -> tuple[str, ...]:
+        """Return the platform types whose cached collateral can no longer be used."""
+        now = self._clock() - grace
+        return tuple(
+            sorted(
+                f"{request.tee} {request.fmspc}"
+                for request, cached in self._cached.items()
+                if now > cached.validity.end
+            )
+        )
+
     async def restore(self) -> None:
         """Load all stored collateral, so that it is renewed before a guest needs it.
 

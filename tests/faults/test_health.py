@@ -1,0 +1,144 @@
+"""Health: what `/livez` and `/readyz` say, gRPC's health service too, while a part fails."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import grpc
+import httpx
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.support.broker import RunningBroker
+from tests.support.channel import store
+from tests.support.clock import elapse, elapse_until
+from tests.support.events import RecordedEvents
+from tests.support.kbs import url_of
+from verdictd_py.daemon import descriptors
+from verdictd_py.daemon.health import CHECK_SECONDS, EXAMINE_SECONDS, Health
+from verdictd_py.errors import StorageError
+from verdictd_py.tees.intel.collateral.check import Validity
+from verdictd_py.tees.intel.collateral.port import CollateralRequest
+
+pytestmark = pytest.mark.broker(kbs=True)
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+PARTS = {"audit", "policies", "keys", "collateral", "descriptors", "sessions", "serving"}
+
+
+async def ready(broker: RunningBroker) -> set[str] | None:
+    """Return the parts that failed, as `/readyz` says; None if gRPC's health service differs."""
+    async with httpx.AsyncClient(base_url=url_of(broker)) as http:
+        answer = await http.get("/readyz")
+        assert (await http.get("/livez")).status_code == 200
+        assert (await http.get("/healthz")).status_code == 200
+    states: dict[str, str] = answer.json()
+    assert set(states) == PARTS
+    failed = {name for name, state in states.items() if state != "ok"}
+    assert answer.status_code == (503 if failed else 200)
+    async with grpc.aio.insecure_channel(broker.client_api) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        check = await stub.Check(health_pb2.HealthCheckRequest(service="verdictd.ready"))
+        assert (await stub.Check(health_pb2.HealthCheckRequest())).status == SERVING
+    return failed if (check.status == SERVING) == (not failed) else None
+
+
+async def examined(broker: RunningBroker) -> set[str] | None:
+    await broker.daemon._parts.health.examine()
+    return await ready(broker)
+
+
+async def test_a_broker_is_ready_once_it_has_started(broker: RunningBroker) -> None:
+    assert await ready(broker) == set()
+
+
+def without_keys(broker: RunningBroker) -> None:
+    shutil.rmtree(broker.data / "keys")
+
+
+def without_audit(broker: RunningBroker) -> None:
+    shutil.rmtree(broker.data / "audit")
+
+
+@pytest.mark.parametrize(
+    ("part", "fail"), [("keys", without_keys), ("audit", without_audit)], ids=["keys", "audit"]
+)
+async def test_a_missing_directory_is_reported_until_it_is_restored(
+    broker: RunningBroker, part: str, fail: Callable[[RunningBroker], None]
+) -> None:
+    fail(broker)
+    for _ in range(2):
+        assert await examined(broker) == {part}
+    (warning,) = broker.events.named("warning.readiness")
+    assert f"{part}: {part}/ cannot be used: No such file" in str(warning["problems"])
+    assert str(broker.data) not in str(warning["problems"])
+    (broker.data / part).mkdir(mode=0o700)
+    assert await examined(broker) == set()
+    assert len(broker.events.named("daemon.ready")) == 1
+
+
+async def test_a_policy_that_cannot_be_used(broker: RunningBroker) -> None:
+    store(broker, "opa/tdxPolicy.rego", b"package policy\nallow if {")
+    await broker.daemon._parts.readiness.refresh()
+    assert await examined(broker) == {"policies"}
+
+
+async def test_sessions_that_cannot_be_read(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken() -> str:
+        raise StorageError("the session file is damaged")
+
+    monkeypatch.setitem(broker.daemon._parts.health._checks, "sessions", broken)
+    assert await examined(broker) == {"sessions"}
+
+
+async def test_few_descriptors(broker: RunningBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = len(list(Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr(descriptors, "limit", lambda: used + 10)
+    assert await examined(broker) == {"descriptors"}
+
+
+async def test_a_check_that_does_not_end_is_a_problem() -> None:
+    events = RecordedEvents()
+
+    async def hanging() -> str:
+        await asyncio.Event().wait()
+        return ""
+
+    checked = Health({"disk": hanging}, events)
+    assert checked.parts == {"disk": False, "serving": True}
+    task = asyncio.create_task(checked.examine())
+    await elapse(CHECK_SECONDS)
+    await task
+    assert checked.problems == ("disk: no answer within 5 s",)
+
+
+async def test_the_parts_are_examined_again_and_again(broker: RunningBroker) -> None:
+    without_keys(broker)
+    passed = await elapse_until(lambda: broker.events.named("warning.readiness"))
+    assert passed <= 2 * EXAMINE_SECONDS
+
+
+async def test_a_broker_that_stops_is_not_ready(broker: RunningBroker) -> None:
+    parts = broker.kbs.parts
+    await broker.daemon.stop()
+    assert not parts()["serving"]
+
+
+@pytest.mark.broker(kbs=True, collateral=None, collateral_url=("https://127.0.0.1:9",))
+async def test_collateral_that_expired_for_a_platform_that_was_seen(
+    broker: RunningBroker,
+) -> None:
+    cache = broker.daemon._parts.closing[0].__self__._cache  # type: ignore[attr-defined]  # bound
+    request = CollateralRequest("tdx", "50806f000000", "platform")
+    collateral, day = broker.platform.collateral(broker.now), timedelta(days=1)
+    cache._cache(request, collateral, Validity(broker.now - day, broker.now + day, 1))
+    assert await examined(broker) == set()
+    cache._cache(request, collateral, Validity(broker.now - 2 * day, broker.now - day, 1))
+    assert await examined(broker) == {"collateral"}
+    assert "tdx 50806f000000 has expired" in str(broker.events.named("warning.readiness"))

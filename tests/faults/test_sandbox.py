@@ -1,0 +1,254 @@
+"""The service manager's protocols, the unit and its sandbox, and the protection of memory."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import verdictd_py
+from tests.support.clock import elapse
+from tests.support.command import environment, running_daemon
+from verdictd_py.config import Address
+from verdictd_py.daemon.systemd import READY, ServiceManager, passed_sockets
+from verdictd_py.errors import ConfigError
+from verdictd_py.listeners import loopback
+from verdictd_py.listeners.callers import CallerRules
+
+UNIT = Path(verdictd_py.__file__).parent / "deploy" / "verdictd-py.service"
+SYSTEMD = shutil.which("systemd-analyze")
+WORST_EXPOSURE = 12
+"""Tenths, as `systemd-analyze security` counts."""
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[socket.socket]:
+    """The service manager's end of `NOTIFY_SOCKET`."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:
+        made.bind(str(tmp_path / "notify"))
+        made.settimeout(120)
+        yield made
+
+
+def states(manager: socket.socket, last: str) -> list[str]:
+    """Return the states up to one that begins with `last`, without the watchdog's."""
+    found: list[str] = []
+    while not found or not found[-1].startswith(last):
+        state = manager.recv(1000).decode()
+        if state != "WATCHDOG=1":
+            found.append(state)
+    return found
+
+
+def arguments(tmp_path: Path) -> tuple[str, ...]:
+    data = ("--data-dir", str(tmp_path / "data"), "--collateral-url", "")
+    return (*data, "--listen", "127.0.0.1:0", "--client-api", f"unix:{tmp_path}/api")
+
+
+def test_the_service_manager_is_told_each_state(tmp_path: Path, manager: socket.socket) -> None:
+    where = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+    with running_daemon(*arguments(tmp_path), **where) as daemon:
+        assert states(manager, READY) == [READY]
+        daemon.wait_for("daemon.started")
+        daemon.send(signal.SIGHUP)
+        reload, ready = states(manager, READY)
+        assert reload.startswith("RELOADING=1\nMONOTONIC_USEC=")
+        assert ready == READY
+        assert daemon.end(signal.SIGTERM)[0] == 0
+        assert states(manager, "STOPPING") == ["STOPPING=1"]
+
+
+async def test_the_watchdog_gets_a_sign_of_life_twice_in_its_time(
+    tmp_path: Path, manager: socket.socket
+) -> None:
+    where = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "30000000"}
+    task = asyncio.create_task(ServiceManager(where).keep_alive())
+    for _ in range(4):
+        await elapse(15)
+    task.cancel()
+    manager.setblocking(False)
+    assert [manager.recv(100) for _ in range(5)] == [b"WATCHDOG=1"] * 5
+    with pytest.raises(BlockingIOError):
+        manager.recv(100)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{}, {"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}],
+    ids=str,
+)
+async def test_no_watchdog_needs_no_sign_of_life(values: dict[str, str]) -> None:
+    await ServiceManager(values).keep_alive()  # ends
+
+
+def test_passed_sockets_are_served(tmp_path: Path) -> None:
+    """The daemon adopts both, and ignores the ports of its settings."""
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    program = (
+        "import os, sys\n"
+        f"os.dup2({held[0].fileno()}, 3); os.dup2({held[1].fileno()}, 4)\n"
+        "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='2',\n"
+        "                  LISTEN_FDNAMES='kbs_http:listen')\n"
+        "from verdictd_py.cli.main import main\n"
+        "sys.exit(main())\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *arguments(tmp_path), "--kbs-http", "127.0.0.1:1"],
+        stderr=subprocess.PIPE,
+        text=True,
+        pass_fds=[each.fileno() for each in held],
+        env=environment(),
+    )
+    with process:
+        assert process.stderr is not None
+        started = next(line for line in process.stderr if "daemon.started" in line)
+        for each, name in zip(held, ("kbs_http", "listen"), strict=True):
+            assert f":{each.getsockname()[1]}" in started, name
+            socket.create_connection(each.getsockname()).close()
+        process.terminate()
+        process.stderr.read()
+        assert process.wait(60) == 0
+    for each in held:
+        each.close()
+
+
+@pytest.mark.parametrize("names", ["client_api", "", "listen:listen"])
+def test_sockets_that_no_listener_can_adopt_are_refused(names: str) -> None:
+    values = {
+        "LISTEN_PID": str(os.getpid()),
+        "LISTEN_FDS": str(names.count(":") + 1),
+        "LISTEN_FDNAMES": names,
+    }
+    if names.startswith("listen"):
+        values["LISTEN_FDNAMES"] = ":".join(["client_api", *names.split(":")[1:]])
+    with pytest.raises(ConfigError, match="FileDescriptorName=listen"):
+        passed_sockets(values)
+
+
+def test_sockets_of_another_process_are_not_taken() -> None:
+    assert passed_sockets({"LISTEN_PID": "1", "LISTEN_FDS": "1"}) == {}
+
+
+@pytest.mark.skipif(SYSTEMD is None, reason="systemd-analyze is not installed")
+class TestUnit:
+    @pytest.fixture
+    def unit(self, tmp_path: Path) -> Path:
+        """The unit with a program that exists here."""
+        made = tmp_path / UNIT.name
+        made.write_text(UNIT.read_text().replace("/usr/bin/verdictd-py", "/bin/true"))
+        return made
+
+    def test_it_is_valid(self, unit: Path) -> None:
+        ended = subprocess.run(
+            [str(SYSTEMD), "verify", "--man=no", str(unit)], capture_output=True, check=True
+        )
+        assert ended.stdout + ended.stderr == b""
+
+    def test_its_exposure_is_low(self, unit: Path) -> None:
+        subprocess.run(
+            [
+                *(str(SYSTEMD), "security", "--offline=true", "--no-pager"),
+                *(f"--threshold={WORST_EXPOSURE}", str(unit)),
+            ],
+            capture_output=True,
+            check=True,
+        )
+
+
+def test_the_unit_has_options_and_limits_that_the_daemon_knows() -> None:
+    text = UNIT.read_text()
+    assert "MemoryDenyWriteExecute=yes " in text  # in the comment
+    assert "\nMemoryDenyWriteExecute=" not in text
+    assert "\nTimeoutStopSec=10\n" in text
+    assert "AF_NETLINK" in text
+
+
+def test_no_executable_memory_is_one_line_at_start(tmp_path: Path) -> None:
+    """As MemoryDenyWriteExecute=yes does it (PR_SET_MDWE, or a filter of system calls)."""
+    program = (
+        "import ctypes, mmap, sys\n"
+        "if ctypes.CDLL(None).prctl(65, 1, 0, 0, 0):\n"
+        "    def refuse(*_, **more): raise PermissionError(1, 'x')\n"
+        "    mmap.mmap = refuse\n"
+        "from verdictd_py.cli.main import main\n"
+        "sys.exit(main())\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *arguments(tmp_path)],
+        capture_output=True,
+        env=environment(),
+        timeout=120,
+        check=False,
+    )
+    (line,) = ended.stderr.decode().splitlines()
+    assert ended.returncode == 2
+    assert "MemoryDenyWriteExecute=no" in line
+
+
+def test_hidden_owners_of_connections_are_refused_at_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rules = CallerRules(Address("127.0.0.1", 7))
+    monkeypatch.setattr(loopback, "_query", lambda near, far: None)
+    rules.require_identification()  # by the tables
+    monkeypatch.setattr(loopback, "_TABLES", (Path("/proc/none"),))
+    with pytest.raises(ConfigError, match="ProcSubset=pid"):
+        rules.require_identification()
+    for other in (
+        CallerRules(Address(unix="/run/x")),
+        CallerRules(Address("192.0.2.1", 7)),
+        CallerRules(Address("127.0.0.1", 7), insecure_loopback=True),
+        CallerRules(Address("127.0.0.1", 7), certificate_roles=dict),
+    ):
+        other.require_identification()
+
+
+def test_a_process_without_core_dumps_and_without_debuggers() -> None:
+    program = (
+        "import ctypes, resource\n"
+        "from verdictd_py.cli.hardening import harden\n"
+        "locked = harden()\n"
+        "print(resource.getrlimit(resource.RLIMIT_CORE), ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))\n"
+        "lines = open('/proc/self/status').read().splitlines()\n"
+        "kib = [int(line.split()[1]) for line in lines if line.startswith('VmLck')]\n"
+        "print(locked == (kib and kib[0] > 0), locked)\n"
+    )
+    for limit, expected in (("unlimited", b"True True"), ("64", b"True False")):
+        shell = f'ulimit -l {limit} 2>/dev/null; exec {sys.executable} -c "$0"'
+        ended = subprocess.run(
+            ["/bin/sh", "-c", shell, program],
+            capture_output=True,
+            env=environment(),
+            check=True,
+        )
+        cores, locked = ended.stdout.splitlines()
+        assert cores == b"(0, 0) 0"
+        if resource.getrlimit(resource.RLIMIT_MEMLOCK)[1] == resource.RLIM_INFINITY:
+            assert locked == expected
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up its capabilities")
+def test_a_protected_process_without_capabilities_serves(tmp_path: Path) -> None:
+    """A process that is not dumpable does not own its /proc: TLS and callers must still work."""
+    data = ("--data-dir", str(tmp_path / "data"), "--collateral-url", "")
+    more = ("--listen", "127.0.0.1:0", "--client-api", "127.0.0.1:0", "--kbs-http", "0.0.0.0:0")
+    wrapper = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
+    with running_daemon(*data, *more, wrapper=wrapper) as daemon:
+        started = daemon.wait_for("daemon.started")
+        assert started["kbs_http"].startswith("https://")  # by a file in memory below /proc/self
+        status = [sys.executable, "-m", "verdictd_py.cli.verdict", "-c", started["client_api"]]
+        subprocess.run(
+            [*status, "status"], env=environment(), check=True, stdout=subprocess.DEVNULL
+        )
+        capabilities = Path(f"/proc/{daemon.process.pid}/status").read_text()
+        assert "CapEff:\t0000000000000000" in capabilities
+        assert daemon.end(signal.SIGTERM)[0] == 0

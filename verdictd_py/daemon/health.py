@@ -1,0 +1,130 @@
+"""Health of the broker: whether it can appraise guests and release secrets now."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from verdictd_py.daemon import descriptors
+from verdictd_py.daemon.readiness import SetReady
+from verdictd_py.domain.events import DaemonReady, WarningReadiness
+from verdictd_py.errors import VerdictdError
+from verdictd_py.listeners.grpc_listener import READY
+from verdictd_py.ports import Events
+
+EXAMINE_SECONDS: Final = 10.0
+"""Pause between two examinations. Clients of `/readyz` get the last result and cause no work."""
+
+CHECK_SECONDS: Final = 5.0
+"""Time limit of one check: a disk that does not answer is a problem, too."""
+
+FREE_DESCRIPTORS: Final = 32
+"""File descriptors without which guests are refused soon."""
+
+Check = Callable[[], Awaitable[str]]
+"""Returns the cause of a problem; empty if there is none."""
+
+
+class Health:
+    """Result of the checks, for `/readyz`, gRPC's health service and the log.
+
+    Args:
+        checks: by name; each name is disclosed to every client, its problem to none.
+        publish: what each listener with a health service publishes the result by.
+    """
+
+    def __init__(
+        self, checks: Mapping[str, Check], events: Events, *, publish: Sequence[SetReady] = ()
+    ) -> None:
+        self._checks = dict(checks)
+        self._events = events
+        self._publish = tuple(publish)
+        self._problems: dict[str, str] | None = None
+        self._stopping = False
+
+    @property
+    def parts(self) -> dict[str, bool]:
+        """Whether each part is usable; none is before the first examination or while stopping."""
+        problems = self._problems
+        usable = {name: problems is not None and name not in problems for name in self._checks}
+        return {**usable, "serving": not self._stopping}
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Problems of the last examination, for the operator."""
+        return tuple(f"{name}: {problem}" for name, problem in (self._problems or {}).items())
+
+    async def examine(self) -> None:
+        """Run all checks, publish the result, and record it if it has changed."""
+        results = await asyncio.gather(*(self._run(check) for check in self._checks.values()))
+        found = dict(zip(self._checks, results, strict=True))
+        problems = {name: problem for name, problem in found.items() if problem}
+        before, self._problems = self._problems, problems
+        if problems and problems != before:
+            self._events.record(WarningReadiness(problems=self.problems))
+        elif not problems and before:
+            self._events.record(DaemonReady())
+        await self._published()
+
+    async def keep_examined(self) -> None:
+        """Call `examine` again and again."""
+        while True:
+            await self.examine()
+            await asyncio.sleep(EXAMINE_SECONDS)
+
+    async def stop(self) -> None:
+        """Report from now on that the broker is not ready."""
+        self._stopping = True
+        await self._published()
+
+    async def _published(self) -> None:
+        ready = all(self.parts.values())
+        for publish in self._publish:
+            await publish(READY, ready=ready)
+
+    async def _run(self, check: Check) -> str:
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                return await check()
+        except TimeoutError:
+            return f"no answer within {CHECK_SECONDS:.0f} s"
+        except VerdictdError as error:
+            return str(error)
+
+
+def directory_check(directory: Path, *, writable: bool) -> Check:
+    """Return a check that a directory can be listed and, if required, written."""
+
+    def problem() -> str:
+        try:
+            with os.scandir(directory) as entries:
+                next(entries, None)
+            if not writable:
+                return ""
+            if not os.access(directory, os.W_OK | os.X_OK):
+                return f"{directory.name}/ cannot be written; check its permissions and its mount"
+            space = os.statvfs(directory)
+        except OSError as error:
+            return f"{directory.name}/ cannot be used: {error.strerror}"
+        full = space.f_bavail == 0 or (space.f_files > 0 and space.f_favail == 0)
+        return f"{directory.name}/: {os.strerror(errno.ENOSPC).lower()}" if full else ""
+
+    async def check() -> str:
+        return await asyncio.to_thread(problem)
+
+    return check
+
+
+async def check_descriptors() -> str:
+    """Check that the process may open more files."""
+    try:
+        used = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # its entries vanish
+    except OSError:
+        return ""  # without /proc the number is unknown
+    if descriptors.limit() - used >= FREE_DESCRIPTORS:
+        return ""
+    return f"{used} of {descriptors.limit()} files are open; raise LimitNOFILE= or ulimit -n"
