@@ -1,4 +1,4 @@
-"""Measures records per second and latency of the audit trail, for 1, 32 and 256 callers.
+"""Measure records per second and latency of the audit trail, for 1, 32 and 256 callers.
 
 Usage: audit.py [DIRECTORY]
 

@@ -1,11 +1,11 @@
-"""Measures the worst stall of the broker's event loop for every type of input.
+"""Measure the worst stall of the broker's event loop for every type of input.
 
 Usage: stalls.py [--repeats N] [--only TEXT] [--stacks]
 
 The broker runs in a process of its own. For each input, the program prints the longest round of
-the event loop in CPU time (median and worst of the repeats), and the smallest of the largest
-delays of a timer on that loop: it contains the time for which other threads hold the interpreter
-lock, and, because it is wall time, also whatever else this machine does.
+the event loop in CPU time (median and worst of the repeats). The column "timer" is the largest
+delay of a timer on that loop, of the repeat in which it was smallest. It is wall time: it contains
+the time for which other threads hold the interpreter lock, and other programs the processor.
 """
 
 from __future__ import annotations

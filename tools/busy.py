@@ -1,12 +1,12 @@
 """Run the whole suite on a busy machine: many processes of pytest at once, SIGINT ignored.
 
-Each process gets a few test files, so every test runs beside as many others as there are
-processes, and the load of the machine is about that number. A test that passes alone and fails here
-depends on how fast the machine is.
+Each process gets a few test files, so every test runs at the same time as others, and the load of
+the machine is about the number of processes. A test that passes alone and fails here depends on the
+speed of the machine.
 
     python tools/busy.py [--processes 20] [--times 3]
 
-The exit status is 0 if no test failed in any run. A failed part is run no second time.
+The exit status is 0 if no test failed in any run. Failed parts are not repeated.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Fuzzes the parsers with atheris, guided by coverage.
+"""Fuzz the parsers with atheris, guided by coverage.
 
 Usage: fuzz.py [--minutes N] [--corpus DIRECTORY] [PARSER ...]
 
@@ -33,7 +33,7 @@ class TooSlow(Exception):
 
 
 def fuzz_one(name: str, corpus: Path, seconds: int) -> None:
-    """Fuzz one parser in this process, until the time is over or a defect occurs."""
+    """Fuzz one parser in this process, until its time has passed or a defect occurs."""
     import atheris  # noqa: PLC0415  # optional
 
     with atheris.instrument_imports(include=["verdictd_py", "tomllib"]):
@@ -76,7 +76,7 @@ def _seconds(parser: Any, data: bytes) -> float:  # noqa: ANN401  # as above
 def run(names: list[str], minutes: float, directory: Path) -> int:
     """Fuzz each parser in a process of its own, and print a table; return the exit status."""
     defects = 0
-    # A library that is asked for backtraces takes 50 ms for each of its errors.
+    # With backtraces, one library takes 50 ms for each of its errors.
     environment = {**os.environ, "RUST_BACKTRACE": "0"}
     print(f"{'parser':22} {'executions':>12} {'per second':>11}  result")
     for name in names:
@@ -86,7 +86,7 @@ def run(names: list[str], minutes: float, directory: Path) -> int:
         command += ["--minutes", str(minutes)]
         done = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-        )  # ourselves
+        )
         (directory / f"{name}.log").write_text(done.stdout + done.stderr)
         stats = _stats(done.stderr)
         result = "no defect" if done.returncode == 0 else _defect(done.stdout + done.stderr)
@@ -128,7 +128,7 @@ def main() -> int:
     except ImportError:
         print("fuzz: atheris is missing; run './dev run pip install atheris'", file=sys.stderr)
         return 2
-    from tests.support.parsers import PARSERS  # noqa: PLC0415  # not yet for the processes
+    from tests.support.parsers import PARSERS  # noqa: PLC0415  # the processes import it instrumented
 
     unknown = sorted(set(chosen.parsers) - set(PARSERS))
     if unknown:

@@ -35,10 +35,6 @@ _FIELD: Final = re.compile(r"^\s*((?:repeated )?[\w.]+) (\w+) = (\d+);(?:\s*//\s
 _VALUE: Final = re.compile(r"^\s*()(\w+) = (\d+);(?:\s*//\s*(.*))?$")
 
 
-def _indented(document: bytes) -> str:
-    return json.dumps(json.loads(document), indent=1) + "\n"
-
-
 def main(argv: list[str]) -> int:
     pages = {
         "configuration.md": "".join(configuration()),

@@ -165,9 +165,9 @@ class CollateralUnavailable(NotAppraised):
 
 
 class ClockBehind(CollateralUnavailable):
-    """The vendor signed something later than this host's time, so that this host's clock is wrong.
+    """The vendor signed something later than this host's time, so this host's clock is wrong.
 
-    No date can be compared with it.
+    No date can be checked by this clock.
     """
 
     code = "clock-behind"
@@ -189,7 +189,7 @@ class AuditUnavailable(NotAppraised):
 
 
 class InternalError(NotAppraised):
-    """An exception that is neither a verdict nor expected ended the work, such as EMFILE."""
+    """An unexpected exception ended the appraisal, for example EMFILE: too many open files."""
 
     code = "internal-error"
 
@@ -289,7 +289,7 @@ class BindingMismatch(AttestationError):
 
 
 class NonceMismatch(AttestationError):
-    """The evidence answers another challenge than the one that was sent."""
+    """The evidence answers a different challenge from the one that was sent."""
 
     code = "nonce-mismatch"
     kind = ReasonKind.BINDING

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,7 +41,7 @@ from verdictd_py.errors import (
     VerdictdError,
 )
 from verdictd_py.formats import collateral as endorsements
-from verdictd_py.formats import eventlog, imagepolicy, initdata
+from verdictd_py.formats import eventlog, imagepolicy, initdata, proxyheader
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.formats.openpgp import SequoiaKeyringEditor
 from verdictd_py.guest.rcar.errors import AnswerInvalid
@@ -49,6 +50,7 @@ from verdictd_py.guest.rcar.keys import TeeKey as GuestKey
 from verdictd_py.guest.rcar.keys import TeeKeyKind
 from verdictd_py.guest.rcar.messages import Version as GuestVersion
 from verdictd_py.listeners.kbs.files import read_admins
+from verdictd_py.listeners.proxies import ForwardedForInvalid, Proxies
 from verdictd_py.protocols.eaa import answers as eaa_answers
 from verdictd_py.protocols.eaa.conversation import Conversation
 from verdictd_py.protocols.keyprovider import parameter, protocol
@@ -455,6 +457,22 @@ def _openpgp(data: bytes) -> None:
     editor.describe(editor.add(b"", data))
 
 
+def _proxy_header(data: bytes) -> None:
+    fixed = proxyheader.parse_fixed(data[: proxyheader.FIXED_BYTES])
+    proxyheader.parse_client(fixed, data[proxyheader.FIXED_BYTES :][: fixed.rest])
+
+
+def _proxy_header_seeds() -> Iterator[bytes]:
+    for family, rest in (b"\x11", bytes(12)), (b"\x21", bytes(36)), (b"\x11", bytes(2)):
+        yield proxyheader.SIGNATURE + b"\x21" + family + len(rest).to_bytes(2, "big") + rest
+    yield proxyheader.SIGNATURE + b"\x20\x00\x00\x00"
+
+
+def _forwarded_for(data: bytes) -> None:
+    proxies = Proxies(forwarded_for=(IPv4Network("10.0.0.0/8"),))
+    proxies.forwarded(proxies.peer(("10.0.0.1", 443)), [data.decode("latin-1")])
+
+
 _REQUEST: Final[Errors] = (RequestError,)
 _EVIDENCE: Final[Errors] = (AttestationError,)
 _COLLATERAL: Final[Errors] = (AttestationError, CollateralUnavailable, ValueError)
@@ -534,5 +552,11 @@ PARSERS: Final[dict[str, Parser]] = {
         imagepolicy.problems, (), inputs("policy-distro-default.json", "policy-fulcio.json")
     ),
     "openpgp": Parser(_openpgp, (VerdictdError,), inputs("gpg")),
+    "proxy-header": Parser(_proxy_header, (proxyheader.ProxyHeaderInvalid,), _proxy_header_seeds),
+    "forwarded-for": Parser(
+        _forwarded_for,
+        (ForwardedForInvalid,),
+        lambda: [b"192.0.2.1, 10.0.0.2", b"[2001:db8::1]:443", b"fe80::1%eth0, 10.0.0.1:80"],
+    ),
 }
 """Every parser by name."""

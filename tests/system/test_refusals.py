@@ -176,13 +176,13 @@ CASES: Final = {
         of_guest, settings=(("require_reference_values", True),)
     ),
     "an enclave where none is pinned": Case(of_an_enclave),
-    "a boot that the log does not tell": Case(after_a_boot),
+    "an event log that lacks an event": Case(after_a_boot),
     "a log with another command line": Case(of_another_kernel),
     "other init-data": Case(with_other_init_data, settings=HTTP),
     "a device without a verifier": Case(with_a_device, settings=HTTP),
-    "a secret of somebody else's": Case(not_released),
+    "another team's secret": Case(not_released),
     "no collateral": Case(of_guest, settings=(("collateral", None),)),
-    "collateral that has ended": Case(of_guest, options(collateral_lifetime=ENDED)),
+    "expired collateral": Case(of_guest, options(collateral_lifetime=ENDED)),
     "collateral older than the required TCB recovery": Case(
         of_guest, settings=(("min_tcb_evaluation", 18),)
     ),

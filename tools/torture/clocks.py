@@ -1,7 +1,8 @@
 """Faults of the daemon's clock, with libfaketime and a PCCS whose clock is right.
 
-The broker starts 8 hours ahead and is set back; and it is 60 days ahead for a moment, when all
-collateral has expired. Afterwards it must serve every client, with a certificate that is valid now.
+The broker starts 8 hours ahead, and its clock is set back. Another one is 60 days ahead for a
+moment, when all collateral has expired. Afterwards each must serve every client, with a certificate
+that is valid now.
 """
 
 from __future__ import annotations

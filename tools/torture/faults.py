@@ -32,7 +32,13 @@ RECOVERY_SECONDS: Final = 30.0
 READINESS_SECONDS: Final = 15.0
 READY: Final = 200
 MISSING: Final = 404
-VERDICTS: Final = ("policy-refused", "collateral-expired", "quote-invalid", " 401")
+VERDICTS: Final = (
+    "policy-refused",
+    "collateral-expired",
+    "evidence-expired",
+    "quote-invalid",
+    " 401",
+)
 """Parts of answers that a guest reads as a final verdict about itself."""
 
 _CHANGED: Final = "torture/fault/resource"

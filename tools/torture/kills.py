@@ -1,7 +1,7 @@
 """SIGKILL of the daemon while operators change everything that it stores.
 
 After each start the daemon must report every acknowledged change, and nothing torn. At the end the
-audit trail must be whole and contain a record of each acknowledged key.
+audit trail must verify and contain a record of each acknowledged key.
 """
 
 from __future__ import annotations

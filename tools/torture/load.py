@@ -1,4 +1,4 @@
-"""Genuine clients of one kind, one after the other, for the scenario of memory.
+"""Run genuine clients of one kind one after the other, for the scenario "memory".
 
     python -m tools.torture.load JSON
 

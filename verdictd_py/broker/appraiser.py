@@ -127,14 +127,13 @@ class Appraiser:
         Raises:
             NotAppraised: the guest cannot be appraised now; this is recorded too.
         """
-        if self._insecure_accept_anyone:
-            appraisal = Appraisal(
-                uuid4().hex, self._clock(), NO_TEE, "none", None, bound=True, refusal=None
-            )
-            await self.record_appraised(appraisal, address)
-            return appraisal
         try:
-            appraisal = await self.assess(read)
+            if self._insecure_accept_anyone:
+                appraisal = Appraisal(
+                    uuid4().hex, self._clock(), NO_TEE, "none", None, bound=True, refusal=None
+                )
+            else:
+                appraisal = await self.assess(read)
             await self.record_appraised(appraisal, address)
         except NotAppraised as error:
             await self.record_not_appraised(error, address)
@@ -146,7 +145,7 @@ class Appraiser:
 
         Raises:
             NotAppraised: the guest cannot be appraised now. Every exception that is not a verdict
-                becomes one, so that no error of the broker's can be taken for a verdict.
+                is translated to this error, so that no internal error is reported as a verdict.
         """
         try:
             appraisal = await self._appraise_in_time(read)
@@ -276,7 +275,7 @@ class Appraiser:
                     peer=address, appraisal=judgement.id, code=error.code, reason=str(error)
                 )
             )
-        except StorageError as failure:  # nothing is disclosed but that there is no verdict
+        except StorageError as failure:  # the guest learns only that there is no verdict
             self._events.record(WarningAudit(reason=str(failure)))
         return judgement.id
 
@@ -397,7 +396,7 @@ def _with_init_data(
 
 
 def _refusal(faults: tuple[Reason, ...]) -> AttestationError:
-    """Return the refusal for faults: if all are of one kind, the error of that kind, if any."""
+    """Return the error of the kind of the faults, or `PolicyRefused` if they differ in kind."""
     kinds = {fault.kind for fault in faults}
     refusal = _REFUSALS.get(kinds.pop()) if len(kinds) == 1 else None
     if refusal is not None:

@@ -148,7 +148,7 @@ class CheckedDocuments:
                 if based_on is not ANY and based_on != expected:
                     raise OutdatedRevision(f"{name} has changed since it was read; read it again")
                 expected = based_on
-            # In a thread whatever the size of the stored text: `edit` may add any number of values.
+            # Always in a thread: `edit` may add many values to a small text.
             text = await offload(LARGE, partial(edit, before))
             revisions = await check(text)
             others = {other: wanted for other, wanted in revisions.items() if other != name}
@@ -187,7 +187,7 @@ class CheckedDocuments:
 
         async def attempt() -> None:
             revisions = await check()
-            with suppress(StorageError):  # what cannot be read can be deleted
+            with suppress(StorageError):  # unreadable documents can be deleted
                 await self._documents.get(name)
             others = {other: wanted for other, wanted in revisions.items() if other != name}
             await record_and_change(

@@ -1,4 +1,4 @@
-"""Guests with an attested connection, and the appraisal that each of them stands on.
+"""Connected guests, which are appraised again as long as their connections last.
 
 A guest is accepted when it connects, and its connection may last for months. Meanwhile policies,
 reference values, named sets and collateral change or expire. The broker therefore stores the
@@ -8,9 +8,9 @@ evidence of each connected guest and appraises it again:
   is `MAX_AGE_SECONDS` old;
 * in the background, one guest at a time, so that requests rarely have to wait for that.
 
-Only the first rule protects secrets. Ages and pauses are measured by the clock of the event loop,
-the validity of collateral by the wall clock. The dates of the guest's certificate are not checked
-again: the guest has held the same TLS session ever since they were valid.
+Secrets are protected by the first rule alone. Ages and pauses are measured by the clock of the
+event loop, the validity of collateral by the wall clock. The dates of the guest's certificate are
+not checked again: the TLS session was established while they were valid.
 """
 
 from __future__ import annotations
@@ -197,12 +197,13 @@ class ConnectedGuest:
         if self.evidence is None:
             return
         async with self._appraising:
-            basis = await self._guests.basis(self._peer.tee)  # before anything is appraised
+            # Read first: a change during the appraisal makes its result outdated.
+            basis = await self._guests.basis(self._peer.tee)
             if self.is_due(basis, max_age):
                 await self._appraise(self.evidence, basis)
 
     def is_due(self, basis: Basis, max_age: float) -> bool:
-        """Return whether the last appraisal does not stand for `basis` and the present time."""
+        """Return whether the last appraisal has another basis, is too old, or has expired."""
         result = self._result
         age = asyncio.get_running_loop().time() - result.began
         if result.standing is Standing.NOT_APPRAISED:
@@ -299,12 +300,12 @@ class ConnectedGuests:
         changes = self._changes.count
         began = asyncio.get_running_loop().time()
 
-        def noted(now: datetime) -> Evidence:
+        def read_and_note(now: datetime) -> Evidence:
             evidence = read(now)
             presented.append((evidence, self._documents.last_revision(evidence.tee)))
             return evidence
 
-        appraisal = await self.appraiser.admit(noted, address=address)
+        appraisal = await self.appraiser.admit(read_and_note, address=address)
         if not appraisal.accepted:
             raise GuestRefused(appraisal.text_for_guest)
         evidence, revision = presented[0] if presented else (None, 0)
@@ -341,7 +342,7 @@ class ConnectedGuests:
                 started = asyncio.get_running_loop().time()
                 await guest.appraise_if_due(RENEW_SECONDS)
                 took = asyncio.get_running_loop().time() - started
-                await asyncio.sleep(min(took, _MAX_PAUSE_SECONDS))  # others come first
+                await asyncio.sleep(min(took, _MAX_PAUSE_SECONDS))  # the event loop serves others
 
     def list_guests(self, caller: Caller) -> tuple[GuestStatus, ...]:
         """Return the status of every connected guest, the first to connect first.
@@ -356,7 +357,7 @@ class ConnectedGuests:
         """Close the connection of a guest, and return its last status.
 
         Args:
-            guest_id: id of the guest, or of the appraisal that explains its standing.
+            guest_id: id of the guest, or of its last recorded appraisal.
 
         Raises:
             NotAuthorized: the caller is not allowed to disconnect guests.
@@ -381,12 +382,12 @@ class ConnectedGuests:
             self._events.record(WarningAudit(reason=str(error)))
 
     def forget(self, guest: ConnectedGuest) -> None:
-        """Remove a guest whose connection ends."""
+        """Remove a guest whose connection has ended or is being closed."""
         if self._guests.pop(guest.id, None) is not None and guest.evidence is not None:
             self._endorsements.release(guest.evidence.endorsements)
 
     async def basis(self, tee: str) -> Basis:
-        """Return what an appraisal that begins now depends on."""
+        """Return the revisions on which an appraisal that begins now depends."""
         changes = self._changes.count
         try:
             return Basis(changes, await self._documents.revision(tee))

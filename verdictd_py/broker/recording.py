@@ -1,8 +1,8 @@
 """Changes in three steps: record, then change, then answer.
 
-Every use case that changes what is stored goes through `record_and_change`. Therefore a change
-that could not be recorded did not happen, and no change is without a record, whatever fails and
-whoever disconnects in between.
+Every use case that changes a store calls `record_and_change`. Therefore a change that cannot be
+recorded is not made, and every change has a record, also if a later step fails or the caller
+disconnects.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ async def record_and_change(
 
     1. The events that announce the change are recorded, and the records are on disk. 2. The
     change is made. 3. If it fails, `change.failed` is recorded. All steps are completed even if
-    the caller is cancelled meanwhile. If the process ends between the steps 1 and 2, there is a
+    the caller is cancelled meanwhile. If the process ends between steps 1 and 2, there is a
     record of a change that was not made.
 
     Args:
@@ -49,7 +49,7 @@ async def record_and_change(
         try:
             return await change()  # 2
         except (Exception, asyncio.CancelledError) as error:
-            with suppress(StorageError):  # counted by the trail; the caller gets the first error
+            with suppress(StorageError):  # the trail counts it; the caller gets the first error
                 await events.commit(_failed(caller, about, announced[0], error))  # 3
             raise
 
@@ -57,7 +57,7 @@ async def record_and_change(
 
 
 def _failed(caller: Caller, about: str, announced: Event, error: BaseException) -> ChangeFailed:
-    """Return the event; the text of an internal error is withheld: it could quote a secret."""
+    """Return the event. The text of an internal error is withheld: it could contain a secret."""
     code, reason = "internal", type(error).__name__
     if isinstance(error, VerdictdError):
         code, reason = error.code, str(error)
@@ -78,5 +78,5 @@ async def _completed(work: Coroutine[Any, Any, Result]) -> Result:
     except asyncio.CancelledError:
         await asyncio.wait([task])
         if not task.cancelled():
-            task.exception()  # it is recorded, and nobody waits for it
+            task.exception()  # the caller is gone; this prevents a warning of asyncio
         raise

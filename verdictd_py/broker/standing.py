@@ -1,4 +1,4 @@
-"""Standing of a connected guest: the result of its last appraisal, and what that depends on."""
+"""Standing of a connected guest: the result of its last appraisal, and the basis of that result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from verdictd_py.errors import GuestRefused, NotAppraised, VerdictdError
 
 
 class Standing(StrEnum):
-    """What the last appraisal of a connected guest means for its requests."""
+    """Whether the requests of a connected guest are answered, by its last appraisal."""
 
     ACCEPTED = "accepted"
     REFUSED = "refused"
@@ -24,7 +24,7 @@ class Basis:
 
     Attributes:
         changes: number of announced changes.
-        documents: revision of the documents that decide, or why they cannot be used.
+        documents: revision of the documents that decide, or the reason why they cannot be used.
     """
 
     changes: int
@@ -45,8 +45,8 @@ class Result:
         at: the same moment by the wall clock.
         record: id of the appraisal that history and audit trail have; a repeated appraisal with
             the same result is not recorded.
-        failure: what the guest's next request receives; None if the guest is accepted.
-        valid_until: when collateral expires on which the result depends, if it does.
+        failure: error that answers the guest's next request; None if the guest is accepted.
+        valid_until: time at which the collateral behind the result expires; None if unknown.
     """
 
     basis: Basis
@@ -60,6 +60,7 @@ class Result:
 
     @property
     def standing(self) -> Standing:
+        """Whether the guest is served."""
         if self.failure is None:
             return Standing.ACCEPTED
         refused = isinstance(self.failure, GuestRefused)
@@ -90,10 +91,11 @@ class GuestStatus:
 
 
 def valid_until_of(appraisal: Appraisal) -> datetime | None:
+    """Return the time at which the collateral behind an appraisal expires, if that is known."""
     return None if appraisal.evidence is None else appraisal.evidence.valid_until
 
 
 def bare(error: NotAppraised) -> NotAppraised:
-    """Return an error without its traceback and causes, which hold whole frames in memory."""
+    """Return an error without its traceback and causes, which would keep frames in memory."""
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)

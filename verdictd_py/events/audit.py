@@ -75,7 +75,7 @@ class AuditTrail:
     """Receiver of events that writes those to be audited to the trail, and then all to the log.
 
     A secret whose release cannot be recorded is not released, and a change that cannot be
-    recorded is not made: the error reaches the broker before.
+    recorded is not made, because the error reaches the use case first.
 
     Args:
         directory: `audit/` of the data directory.
@@ -95,7 +95,7 @@ class AuditTrail:
         self._directory = directory
         self._log = log
         self._mode = mode
-        self._file: AuditFile | None = None  # used by the thread only, while that runs
+        self._file: AuditFile | None = None  # only the thread uses it while it runs
         self._thread: Thread | None = None
         self._waiting: SimpleQueue[_Waiting | None] = SimpleQueue()
         self._omitted = _Omitted(monotonic)

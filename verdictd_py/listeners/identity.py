@@ -25,7 +25,7 @@ RETRY_SECONDS: Final = 60.0
 class RenewedIdentity:
     """The broker's certificate, renewed at the first connection after it is due.
 
-    It depends on no wall clock: one that is set back or ahead neither ends nor delays anything.
+    It does not use the wall clock, so a clock that is wrong or is set has no effect.
 
     Args:
         quote_for: returns quotes about the broker, for clients that require them; None for

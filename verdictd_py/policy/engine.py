@@ -318,7 +318,7 @@ def compiled_instance(request: bytes) -> tuple[EngineInstance, Mapping[str, Any]
     instance = EngineInstance()
     try:
         return instance, instance.call("compile", request, COMPILE_FUEL)
-    except EvaluationFailed as error:  # whatever the input, so that it is no such failure
+    except EvaluationFailed as error:  # without any input, so the policy is at fault
         text = str(error) if instance.broken else f"the policy cannot be compiled: {error}"
         raise PolicyInvalid(text) from error
 

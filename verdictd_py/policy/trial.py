@@ -49,9 +49,9 @@ class PolicyTrial:
 class SampleDecisions:
     """Decisions of the policies in force about sample claims.
 
-    An evaluation that fails for a guest is a verdict if the policy decides about the sample, and
-    the policy's own fault if it does not. Results are cached by the name of the policy for its
-    current text and data, so that no guest can repeat the work.
+    If an evaluation fails for a guest, and the policy decides about the sample, the guest is
+    refused. If it fails for the sample as well, the policy is at fault. The result for the current
+    text and data of each policy is cached, so that guests cannot cause this work again and again.
     """
 
     def __init__(self, tees: Tees, compiled: CompiledPolicies) -> None:
@@ -66,7 +66,7 @@ class SampleDecisions:
             tee: TEE of its guests; None for a release policy.
 
         Raises:
-            PolicyInvalid: it makes none, or cannot be compiled.
+            PolicyInvalid: it makes no decision, or cannot be compiled.
         """
         cached = self._problems.get(documents.name)
         if cached is None or cached[0] != documents:

@@ -84,7 +84,7 @@ class KbsTls:
 
         Raises:
             OSError: no certificate could be made, for example because no descriptor is free. The
-                old one stays in use for a minute.
+                old one stays in use; the next attempt follows after a minute.
         """
         if self._own is None or not self._own.is_due():
             return False
@@ -125,7 +125,7 @@ class _SelfSigned:
     Attributes:
         issued_at: wall time of the last certificate; its validity is compared with the wall time
             of clients.
-        retry_at: monotonic time before which nothing is tried again after a failure.
+        retry_at: monotonic time of the next attempt after a failure.
     """
 
     key: ec.EllipticCurvePrivateKey = field(repr=False)
@@ -136,7 +136,7 @@ class _SelfSigned:
     retry_at: float = field(default=float("-inf"), init=False)
 
     def is_due(self) -> bool:
-        """Return whether the last certificate is to be renewed, unless that failed just now."""
+        """Return whether to renew the certificate now; not within a minute of a failure."""
         valid = self.issued_at - _BACKDATED / 2 <= self.clock() < self.issued_at + _RENEWED_AFTER
         return not valid and self.monotonic() >= self.retry_at
 

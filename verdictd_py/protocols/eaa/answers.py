@@ -24,7 +24,6 @@ MAX_FAILURE_CHARACTERS: Final = 512
 """Largest length of a failure's text: JSON takes at most 6 bytes for a character, so that
 the base64 of the answer fits the buffer too."""
 
-
 _VERSION: Final = "v1"
 
 _EMPTY_RESOURCE: Final = "the resource is empty, and guests cannot fetch an empty resource"

@@ -28,6 +28,7 @@ MAX_WRAPPED_BYTES: Final = MAX_OPTSDATA_BYTES + 16
 MAX_IV_BYTES: Final = 64
 """Real ones have 12 or 16 bytes; the decryption checks the exact size."""
 _NUMBERS: Final = 4096
+"""Numbers that are written in one call of the library."""
 
 MAX_PACKET_BYTES: Final = 5 * 1024 * 1024
 """The first form takes up to four characters for a byte; the rest is for white space."""
@@ -80,7 +81,7 @@ class AnnotationPacket:
                     "key_length": KEY_BITS,
                 }
             )
-            # The library would write a million numbers in one call, which stalls other threads.
+            # One call for a million numbers would hold the interpreter lock and stall the loop.
             before = encode_object({"kid": self.kid})[:-1] + b',"wrapped_data":['
             return before + b",".join(_numbers(blob.ciphertext)) + b"]," + after[1:]
         return encode_object(

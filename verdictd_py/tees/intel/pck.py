@@ -1,4 +1,4 @@
-"""Certificate chains and signatures of a quote, checked here before anybody is asked anything.
+"""Certificate chains and signatures of a quote, checked here before collateral is requested.
 
 A forged chain must never cause a fetch of collateral, and claims are shown on a refusal
 only because the quote's own signatures were verified by this module: no order of checks
@@ -284,7 +284,7 @@ def check_validity(
     """Require that a certificate is valid at `now`.
 
     Args:
-        certificate: its signature was verified, which proves that its issue has passed.
+        certificate: its signature was verified, so that it has certainly been issued.
         expired: error for a certificate that has expired.
 
     Raises:

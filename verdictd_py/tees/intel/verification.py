@@ -188,7 +188,7 @@ class IntelEngine:
         Raises:
             AttestationError: step 1 or 2 refused the quote: nothing in it is authentic.
             CollateralUnavailable: the operator's collateral is missing, expired or does not
-                verify. That is no fault of the guest, unless guests are its only source.
+                verify. If guests are its only source, the guest is at fault instead.
         """
         # 1.
         platform = verify_pck_chain(quote.pck_chain, root_key=self._root_key, now=now)

@@ -31,8 +31,8 @@ class CollateralSource(Protocol):
         ...
 
     def remedy(self, request: CollateralRequest) -> str:
-        """Return where its collateral is from, and what to do if none of it can be used.
+        """Return the origin of this source's collateral, and the remedy if none of it can be used.
 
-        Empty for a source that has none of its own, so that only the guest can send better.
+        The text is empty for a source without collateral of its own: only guests send it.
         """
         ...

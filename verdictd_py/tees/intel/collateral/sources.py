@@ -137,7 +137,10 @@ class FileCollateral:
             default=None,
         )
         if newest is None:
-            return f"{self._path} has no collateral for {_platform(request)}; fetch it into it"
+            return (
+                f"{self._path} has no collateral for {_platform(request)}; fetch it "
+                "(verdictd-py collateral fetch)"
+            )
         return (
             f"the newest collateral for {_platform(request)} is in {newest.file}; fetch it again "
             "(verdictd-py collateral fetch)"
