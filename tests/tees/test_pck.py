@@ -144,7 +144,7 @@ RSA = {"key": rsa.generate_private_key(public_exponent=65537, key_size=2048)}
 )
 def test_links_that_do_not_hold(changes: dict[str, Any], says: str) -> None:
     pem, root = _chain(*_links(**changes))
-    with pytest.raises(QuoteInvalid, match="^the certificate chain does not verify") as caught:
+    with pytest.raises(QuoteInvalid, match=r"^the certificate chain does not verify") as caught:
         verify_chain(pem, root_key=root, now=NOW)
     (reason,) = caught.value.reasons
     expected = Reason("pck-chain", "", "", reason.text, kind=ReasonKind.VERIFICATION)
@@ -213,7 +213,7 @@ def test_a_root_that_is_not_signed_with_its_own_key(between: int) -> None:
     cas = [Link(f"a platform CA {number}") for number in range(between)]
     pem, digest = _chain(root, *cas, Link("leaf", ca=False))
     forged = _certificate(root, replace(root, key=ec.generate_private_key(ec.SECP256R1())))
-    parts = x509.load_pem_x509_certificates(pem)[:-1] + [forged]
+    parts = [*x509.load_pem_x509_certificates(pem)[:-1], forged]
     with pytest.raises(QuoteInvalid, match="trusted root"):
         verify_chain(_pem(*parts), root_key=digest, now=NOW)
 
@@ -288,7 +288,7 @@ def test_reason_of_a_forged_quote(flaw: Flaw) -> None:
     quote = parse_quote(platform().quote(REPORT_DATA, flaw=flaw))
     root = root_key_digest(platform().root_ca_der)
     pck = verify_pck_chain(quote.pck_chain, root_key=root, now=NOW)
-    with pytest.raises(QuoteInvalid, match="^the quote's signature does not verify$") as caught:
+    with pytest.raises(QuoteInvalid, match=r"^the quote's signature does not verify$") as caught:
         verify_quote_signatures(quote, pck)
     (reason,) = caught.value.reasons
     assert reason == Reason("signature", "", "", reason.text, kind=ReasonKind.VERIFICATION)
