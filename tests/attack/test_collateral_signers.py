@@ -15,7 +15,13 @@ from cryptography.x509.oid import NameOID
 
 from tests.support.verifiers import verified_by
 from tests.tees.support import NOW, good_collateral, good_quote, platform, tdx_evidence, verify_tdx
-from verdictd_py.errors import CollateralUnavailable, QuoteInvalid, VerdictdError
+from verdictd_py.errors import (
+    CollateralUnavailable,
+    QuoteInvalid,
+    Reason,
+    ReasonKind,
+    VerdictdError,
+)
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import pki
 from verdictd_py.tees.intel.collateral.check import check_collateral
@@ -70,11 +76,13 @@ def signed_with(signer: pki.Signer, chain: str, *parts: str) -> Collateral:
     return collateral
 
 
-def refused_when_stored(collateral: Collateral, says: str) -> None:
+def refused_when_stored(collateral: Collateral, says: str, rule: str) -> None:
     key = root_key_digest(platform().root_ca_der)
     with pytest.raises(QuoteInvalid) as caught:
         check_collateral(collateral, REQUEST, root_key=key, now=NOW)
-    assert says in caught.value.reasons[0].text
+    (reason,) = caught.value.reasons
+    assert says in reason.text
+    assert reason == Reason(rule, "", "", reason.text, kind=ReasonKind.COLLATERAL)
 
 
 def refused_when_used(collateral: Collateral, says: str) -> None:
@@ -83,12 +91,19 @@ def refused_when_used(collateral: Collateral, says: str) -> None:
     assert says in caught.value.reasons[0].text
 
 
-def refused(collateral: Collateral, says: str) -> None:
-    refused_when_stored(collateral, says)
+def refused(collateral: Collateral, says: str, *, rule: str = "revocation") -> None:
+    """Require a refusal when the collateral is stored, and when a guest is appraised with it.
+
+    Args:
+        says: part of the reason's text.
+        rule: name of the part that does not verify.
+    """
+    refused_when_stored(collateral, says, rule)
     refused_when_used(collateral, says)
 
 
-PARTS = ["tcb_info", "qe_identity"]
+RULES = {"tcb_info": "tcb-info", "qe_identity": "qe-identity"}
+PARTS = list(RULES)
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -96,26 +111,28 @@ def test_a_text_signed_with_the_pck_of_a_machine(part: str) -> None:
     """The attack that was reproduced: one extracted PCK made an old platform `UpToDate`."""
     pck = platform().pck
     chain = pck.pem + platform().pck_ca.pem + platform().root.pem
-    refused(signed_with(pck, chain, part), "3 certificates instead of 2")
+    refused(signed_with(pck, chain, part), "3 certificates instead of 2", rule=RULES[part])
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_text_signed_with_the_pck_ca(part: str) -> None:
     ca = platform().pck_ca
-    refused(signed_with(ca, ca.pem + platform().root.pem, part), "not a TCB signing certificate")
+    collateral = signed_with(ca, ca.pem + platform().root.pem, part)
+    refused(collateral, "not a TCB signing certificate", rule=RULES[part])
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_text_signed_with_a_leaf_of_another_name(part: str) -> None:
     other = under_root("Simulated SGX PCK Certificate")
     chain = other.pem + platform().root.pem
-    refused(signed_with(other, chain, part), "not a TCB signing certificate")
+    refused(signed_with(other, chain, part), "not a TCB signing certificate", rule=RULES[part])
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_text_signed_with_a_ca_that_is_named_like_the_tcb_signer(part: str) -> None:
     other = under_root(TCB_SIGNING, ca=True)
-    refused(signed_with(other, other.pem + platform().root.pem, part), "certificate is a CA")
+    collateral = signed_with(other, other.pem + platform().root.pem, part)
+    refused(collateral, "certificate is a CA", rule=RULES[part])
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -124,7 +141,26 @@ def test_a_tcb_signing_chain_with_another_certificate_in_it(part: str) -> None:
     between = pki.new_pck_ca(platform().root, "platform", VALID, "https://pcs.test/root.der")
     leaf = pki.new_tcb_signer(between, VALID, "https://pcs.test/root.der")
     chain = leaf.pem + between.pem + platform().root.pem
-    refused(signed_with(leaf, chain, part), "3 certificates instead of 2")
+    refused(signed_with(leaf, chain, part), "3 certificates instead of 2", rule=RULES[part])
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_tcb_signing_chain_that_ends_at_another_root(part: str) -> None:
+    root = pki.new_root(VALID, "https://pcs.test/root.crl")
+    leaf = pki.new_tcb_signer(root, VALID, "https://pcs.test/root.der")
+    collateral = signed_with(leaf, leaf.pem + root.pem, part)
+    refused(collateral, "does not end at the trusted root", rule=RULES[part])
+
+
+def test_a_pck_crl_chain_that_ends_at_another_root() -> None:
+    root = pki.new_root(VALID, "https://pcs.test/root.crl")
+    ca = pki.new_pck_ca(root, "platform", VALID, "https://pcs.test/root.der")
+    collateral = replace(
+        good_collateral(),
+        pck_crl_issuer_chain=ca.pem + root.pem,
+        pck_crl=pki.new_crl(ca, (), VALID),
+    )
+    refused(collateral, "does not end at the trusted root")
 
 
 def test_a_pck_crl_of_a_ca_with_another_name() -> None:
@@ -176,8 +212,9 @@ def test_collateral_with_a_revoked_signer(signer: str) -> None:
     collateral = replace(
         good_collateral(), root_ca_crl=pki.new_crl(platform().root, revoked, VALID)
     )
-    refused(collateral, "Intel has revoked a certificate that signed the collateral")
-    with pytest.raises(QuoteInvalid, match="revoked a certificate"):
+    text = "Intel has revoked a certificate that signed the collateral"
+    refused(collateral, f"{text}: {revoked[0].subject.rfc4514_string()}")
+    with pytest.raises(QuoteInvalid, match=f"^{text}$"):
         verify_tdx(good_quote(), collateral, good_collateral())
 
 

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 
 from tests.support.broker import running_broker
 from tests.support.events import RecordedEvents
 from tests.support.pccs import Pccs, running_pccs
 from tests.support.verifiers import verified_by
+from tests.tees.ages import (
+    DAY,
+    HOUR,
+    OLDER,
+    REQUEST,
+    ROOT_KEY,
+    applied,
+    crl,
+    newer_and_older,
+    text_of,
+    variant,
+)
 from tests.tees.support import (
     NOW,
     Source,
@@ -28,7 +37,7 @@ from tests.tees.support import (
 )
 from verdictd_py.errors import CollateralUnavailable, ConfigError, QuoteInvalid
 from verdictd_py.formats.collateral import Collateral
-from verdictd_py.simulator import PlatformOptions, SimulatedPlatform, pki
+from verdictd_py.simulator import SimulatedPlatform, pki
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.memory import MemoryCollateralStore
 from verdictd_py.storage.stores import DirectoryCollateralStore
@@ -38,86 +47,12 @@ from verdictd_py.tees.intel.collateral.http import bounded_get
 from verdictd_py.tees.intel.collateral.newest import NewestCollateral
 from verdictd_py.tees.intel.collateral.parts import PARTS
 from verdictd_py.tees.intel.collateral.pcs import Pcs
-from verdictd_py.tees.intel.collateral.port import CollateralRequest
 from verdictd_py.tees.intel.collateral.sources import EndorsementsOnly
-from verdictd_py.tees.intel.pck import root_key_digest
 from verdictd_py.tees.tdx.verifier import TdxVerifier
 
-REQUEST = CollateralRequest("tdx", "50806f000000", "platform")
-DAY, HOUR = timedelta(days=1), timedelta(hours=1)
-ROOT_KEY = root_key_digest(platform().root_ca_der)
-
-
-def crl(
-    issuer: pki.Signer,
-    *,
-    number: int = 1,
-    issued: datetime = NOW - DAY,
-    revoked: tuple[x509.Certificate, ...] = (),
-) -> bytes:
-    builder = (
-        x509.CertificateRevocationListBuilder()
-        .issuer_name(issuer.certificate.subject)
-        .last_update(issued)
-        .next_update(issued + 31 * DAY)
-        .add_extension(x509.CRLNumber(number), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key()),
-            critical=False,
-        )
-    )
-    for certificate in revoked:
-        builder = builder.add_revoked_certificate(
-            x509.RevokedCertificateBuilder()
-            .serial_number(certificate.serial_number)
-            .revocation_date(issued)
-            .build()
-        )
-    return builder.sign(issuer.key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
-
-
-def text_of(part: str, *, number: int = 17, issued: datetime = NOW - DAY, old: bool = False) -> str:
-    """Return TCB info or QE identity; `old` rates this platform OutOfDate."""
-    options = PlatformOptions(
-        tcb_evaluation_number=number, tcb_status="OutOfDate" if old else "UpToDate"
-    )
-    text: str = getattr(platform().with_options(options).collateral(issued + DAY), part)
-    return text
-
-
-def variant(part: str, *, number: int, issued: datetime) -> Collateral:
-    """Return good collateral with one part of another age."""
-    good = platform().collateral(NOW)
-    if part == "pck_crl":
-        return replace(good, pck_crl=crl(platform().pck_ca, number=number, issued=issued))
-    if part == "root_ca_crl":
-        return replace(good, root_ca_crl=crl(platform().root, number=number, issued=issued))
-    return signed_again(good, **{part: text_of(part, number=number, issued=issued)})
-
-
-OLDER = {
-    "lower number": {"number": 20, "issued": NOW - DAY},
-    "earlier date": {"number": 21, "issued": NOW - DAY - HOUR},
-    "lower number, later date": {"number": 20, "issued": NOW - HOUR},
-    "higher number, earlier date": {"number": 22, "issued": NOW - DAY - HOUR},
-}
 MEMBERS = [part.members[0] for part in PARTS]
 every_part = pytest.mark.parametrize("part", MEMBERS)
 every_age = pytest.mark.parametrize("age", OLDER)
-
-
-def newer_and_older(part: str, age: str) -> tuple[Collateral, Collateral]:
-    newer = variant(part, number=21, issued=NOW - DAY)
-    older: dict[str, Any] = OLDER[age]
-    return newer, variant(part, **older)
-
-
-async def applied(
-    newest: NewestCollateral, collateral: Collateral, *, by_guest: bool = False
-) -> Collateral:
-    found = await newest.apply(collateral, REQUEST, now=NOW, chosen_by_guest=by_guest)
-    await newest.flush()
-    return found
 
 
 @every_part

@@ -104,8 +104,9 @@ def test_a_crl_without_a_next_update_is_refused(name: str) -> None:
     key = getattr(platform(), CRLS[name]).key
     crl = without_next_update(getattr(good_collateral(), name), key)
     assert x509.load_der_x509_crl(crl).is_signature_valid(key.public_key())
-    with pytest.raises(CollateralRejected, match="no next update"):
+    with pytest.raises(CollateralRejected, match="no next update") as caught:
         check(with_bytes(name, crl))
+    assert [reason.rule for reason in caught.value.reasons] == ["collateral"]
 
 
 @pytest.mark.parametrize("name", CRLS)

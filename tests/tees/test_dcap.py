@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.vectors import vector
 from tests.tees.support import NOW, REPORT_DATA, good_collateral, good_quote, platform
-from verdictd_py.errors import AttestationError, CollateralExpired, QuoteInvalid, ReasonKind
+from verdictd_py.errors import AttestationError, CollateralExpired, QuoteInvalid, Reason, ReasonKind
 from verdictd_py.simulator import Flaw, TdMeasurements
+from verdictd_py.tees.intel.collateral.forms import collateral_from_json
 from verdictd_py.tees.intel.dcap import (
     CollateralRejected,
     ContentRefusal,
@@ -21,6 +24,7 @@ from verdictd_py.tees.intel.dcap import (
     evaluate_quote,
     translate,
 )
+from verdictd_py.tees.intel.tcb import TcbRating
 
 
 def _judge(quote: bytes, **changes: Any) -> QuoteRating | ContentRefusal:
@@ -30,6 +34,21 @@ def _judge(quote: bytes, **changes: Any) -> QuoteRating | ContentRefusal:
         now=NOW,
         root_ca_der=platform().root_ca_der,
     )
+
+
+MESSAGES: dict[type[AttestationError], str] = {
+    CollateralExpired: "the collateral is outside its validity",
+    CollateralRejected: "the collateral does not verify for this quote",
+    QuoteInvalid: "the quote does not verify",
+}
+PLAIN = [
+    ("CertRevoked", "Intel has revoked a certificate of this platform"),
+    ("No matching TCB level", "the platform is older than every TCB level that Intel lists"),
+    ("TDX module", "Intel does not list the platform's TDX module"),
+    ("TCBInfo expired", "newer TCB info is needed"),
+    ("QE Identity expired", "a newer QE identity is needed"),
+    ("CrlExpired", "a newer revocation list is needed"),
+]
 
 
 @pytest.mark.parametrize(
@@ -88,8 +107,12 @@ def test_texts(text: str, error: type[AttestationError], rule: str | None) -> No
     result = translate(text)
     assert type(result) is error
     assert rule is None or result.reasons[0].rule == rule
-    assert text in result.reasons[0].text
     assert text == "" or text not in str(result)  # the library's words are for the operator
+    assert str(result) == MESSAGES[error]
+    explained = next((f"{plain} ({text})" for part, plain in PLAIN if part in text), text)
+    assert result.reasons == (
+        Reason(result.reasons[0].rule, "", "", f"{MESSAGES[error]}: {explained}", kind=error.kind),
+    )
 
 
 @given(st.text())
@@ -128,6 +151,70 @@ def test_the_cause_is_reported_to_the_operator() -> None:
         )
     assert "CertRevoked" in caught.value.reasons[0].text
     assert "\n" not in caught.value.reasons[0].text
+
+
+INTELS_QUOTE = "quotes/tdx-v4-up-to-date"
+INTELS_NOW = datetime(2025, 7, 18, tzinfo=UTC)
+
+
+def _judge_by_intels_root(now: datetime, **changes: Any) -> QuoteRating | ContentRefusal:
+    """Evaluate a real quote with its own collateral, some members of it changed."""
+    collateral = collateral_from_json(vector(f"{INTELS_QUOTE}/collateral.json").read_bytes())
+    return evaluate_quote(
+        vector(f"{INTELS_QUOTE}/quote.bin").read_bytes(),
+        replace(collateral, **changes),
+        now=now,
+        root_ca_der=None,
+    )
+
+
+def test_the_rating_of_a_real_quote() -> None:
+    """The date of its TCB level is compared with the operator's tolerance."""
+    assert _judge_by_intels_root(INTELS_NOW) == QuoteRating(
+        TcbRating("UpToDate", (), "2024-03-13T00:00:00Z"), "b0c06f000000"
+    )
+
+
+def test_the_cause_is_reported_under_intels_root() -> None:
+    """It decides whether other collateral may be tried: not after a revocation."""
+    collateral = collateral_from_json(vector(f"{INTELS_QUOTE}/collateral.json").read_bytes())
+    with pytest.raises(CollateralRejected) as caught:
+        _judge_by_intels_root(INTELS_NOW, pck_crl=collateral.root_ca_crl)
+    (reason,) = caught.value.reasons
+    assert reason.rule == "revocation"
+    assert reason.text == (
+        f"{MESSAGES[CollateralRejected]}: "
+        "Failed to verify certificate chain Caused by: UnknownRevocationStatus"
+    )
+
+
+def test_times_are_reported_as_dates_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        with pytest.raises(CollateralExpired) as caught:
+            _judge_by_intels_root(datetime(2100, 1, 1, tzinfo=UTC))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert caught.value.reasons[0].text.endswith(
+        "(CrlExpired { time: 2100-01-01T00:00:00Z, next_update: 2026-04-03T11:21:57Z })"
+    )
+
+
+def test_a_time_that_no_date_can_show_is_reported_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = "CrlExpired { time: UnixTime(999999999999999) }"
+
+    def refuse(*_: object) -> None:
+        raise ValueError(f"Verification failed: {text}")
+
+    monkeypatch.setattr(dcap_qvl, "verify_with_root_ca", refuse)
+    monkeypatch.setattr(dcap_qvl, "QuoteVerifier", refuse)
+    with pytest.raises(CollateralExpired) as caught:
+        _judge(good_quote())
+    assert caught.value.reasons[0].text.endswith(f"({text})")
 
 
 class PanicException(BaseException):

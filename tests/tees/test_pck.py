@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,19 +18,27 @@ from hypothesis import strategies as st
 
 from tests.support.examples import examples
 from tests.support.vectors import vector
-from tests.tees.support import NOW, good_quote, platform
+from tests.tees.support import NOW, REPORT_DATA, good_collateral, good_quote, platform
 from verdictd_py.errors import (
     AttestationError,
     ClockBehind,
+    CollateralExpired,
     ConfigError,
     EvidenceExpired,
     QuoteInvalid,
+    Reason,
+    ReasonKind,
 )
+from verdictd_py.simulator import Flaw, pki
 from verdictd_py.tees.intel.pck import (
     INTEL_ROOT_KEY_SHA256,
+    MAX_CHAIN_CERTIFICATES,
+    check_validity,
     root_key_digest,
     verify_chain,
     verify_pck_chain,
+    verify_quote_signatures,
+    verify_signed_text,
 )
 from verdictd_py.tees.intel.quote import parse_quote
 
@@ -91,8 +100,12 @@ def _chain(root: Link, *links: Link) -> tuple[bytes, bytes]:
     certificates = [_certificate(root, root)]
     for link, issuer in zip(links, (root, *links), strict=False):
         certificates.append(_certificate(link, issuer))
-    pem = b"".join(one.public_bytes(serialization.Encoding.PEM) for one in reversed(certificates))
+    pem = _pem(*reversed(certificates))
     return pem, root_key_digest(certificates[0].public_bytes(serialization.Encoding.DER))
+
+
+def _pem(*certificates: x509.Certificate) -> bytes:
+    return b"".join(one.public_bytes(serialization.Encoding.PEM) for one in certificates)
 
 
 def _links(**changes: dict[str, Any]) -> list[Link]:
@@ -131,10 +144,12 @@ RSA = {"key": rsa.generate_private_key(public_exponent=65537, key_size=2048)}
 )
 def test_links_that_do_not_hold(changes: dict[str, Any], says: str) -> None:
     pem, root = _chain(*_links(**changes))
-    with pytest.raises(QuoteInvalid) as caught:
+    with pytest.raises(QuoteInvalid, match=r"^the certificate chain does not verify") as caught:
         verify_chain(pem, root_key=root, now=NOW)
-    assert caught.value.reasons[0].rule == "pck-chain"
-    assert says.lower() in caught.value.reasons[0].text.lower()
+    (reason,) = caught.value.reasons
+    expected = Reason("pck-chain", "", "", reason.text, kind=ReasonKind.VERIFICATION)
+    assert reason == expected
+    assert says.lower() in reason.text.lower()
 
 
 def test_signed_by_another_key_of_the_same_name() -> None:
@@ -156,9 +171,59 @@ def test_outside_validity(who: str, moved: timedelta, error: type[Exception]) ->
         verify_chain(pem, root_key=root, now=NOW)
 
 
-def test_lengths() -> None:
-    """One certificate is no chain, five are too many, the root alone vouches for nothing."""
+SECOND = timedelta(seconds=1)
+
+
+@pytest.mark.parametrize(
+    ("moment", "error"),
+    [
+        (NOW - DAY - SECOND, ClockBehind),
+        (NOW - DAY, None),
+        (NOW + DAY, None),
+        (NOW + DAY + SECOND, EvidenceExpired),
+    ],
+)
+def test_first_and_last_second_of_the_validity(
+    moment: datetime, error: type[Exception] | None
+) -> None:
+    """RFC 5280 4.1.2.5: both ends belong to the validity."""
+    pem, root = _chain(*_links())
+    with pytest.raises(error) if error else nullcontext():
+        verify_chain(pem, root_key=root, now=moment)
+
+
+@pytest.mark.parametrize("expired", [EvidenceExpired, CollateralExpired])
+def test_reason_of_an_expired_certificate(
+    expired: type[CollateralExpired | EvidenceExpired],
+) -> None:
+    pem, _ = _chain(*_links())
+    leaf, now = x509.load_pem_x509_certificates(pem)[0], NOW + 2 * DAY
+    text = "a certificate of the platform's chain is outside its validity"
+    with pytest.raises(expired, match=f"^{text}$") as caught:
+        check_validity(leaf, now, expired)
+    window = f"{(NOW - DAY).isoformat()} to {(NOW + DAY).isoformat()}"
+    reason = Reason("pck-chain", now.isoformat(), window, text, kind=ReasonKind.VERIFICATION)
+    assert caught.value.reasons == (reason,)
+
+
+@pytest.mark.parametrize("between", [0, 1, 2])
+def test_a_root_that_is_not_signed_with_its_own_key(between: int) -> None:
+    """Anybody can write a certificate with the trusted key in it, for example with a later end."""
     root = Link("root")
+    cas = [Link(f"a platform CA {number}") for number in range(between)]
+    pem, digest = _chain(root, *cas, Link("leaf", ca=False))
+    forged = _certificate(root, replace(root, key=ec.generate_private_key(ec.SECP256R1())))
+    parts = [*x509.load_pem_x509_certificates(pem)[:-1], forged]
+    with pytest.raises(QuoteInvalid, match="trusted root"):
+        verify_chain(_pem(*parts), root_key=digest, now=NOW)
+
+
+def test_lengths() -> None:
+    """One certificate is no chain, four are accepted, five are too many."""
+    root = Link("root")
+    links = [*(Link(str(number)) for number in range(MAX_CHAIN_CERTIFICATES - 2)), Link("leaf")]
+    pem, digest = _chain(root, *links)
+    assert verify_chain(pem, root_key=digest, now=NOW).subject.rfc4514_string() == "CN=leaf"
     pem, digest = _chain(root)
     with pytest.raises(QuoteInvalid):
         verify_chain(pem, root_key=digest, now=NOW)
@@ -185,6 +250,61 @@ def test_leaf_that_is_no_pck_certificate() -> None:
     with pytest.raises(QuoteInvalid, match="trusted root") as caught:
         verify_pck_chain(pem, root_key=root, now=NOW)
     assert "not a PCK certificate" in caught.value.reasons[0].text
+
+
+@pytest.mark.parametrize("name", ["", "SGX PCK CA", "SGX PCK Processor or Platform CA"])
+def test_a_pck_of_a_ca_whose_name_does_not_say_which_one_it_is(name: str) -> None:
+    """The CA decides which revocation list is asked; a CA without a common name is none of them."""
+    root = platform().root
+    attribute = (NameOID.COMMON_NAME, name) if name else (NameOID.ORGANIZATION_NAME, "Platform")
+    subject = x509.Name([x509.NameAttribute(*attribute)])
+    key, validity = pki.new_key(), pki.Validity(NOW - DAY, NOW + DAY)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(root.certificate.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(validity.not_before)
+        .not_valid_after(validity.not_after)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(
+            platform().pck_ca.certificate.extensions.get_extension_for_class(x509.KeyUsage).value,
+            critical=True,
+        )
+        .sign(root.key, hashes.SHA256())
+    )
+    pck = pki.new_pck(
+        pki.Signer(key, certificate), platform().identity, validity, "https://pcs.test/crl"
+    )
+    pem = _pem(pck.certificate, certificate, root.certificate)
+    with pytest.raises(QuoteInvalid) as caught:
+        verify_pck_chain(pem, root_key=root_key_digest(root.der), now=NOW)
+    assert "not issued by a PCK processor or platform CA" in caught.value.reasons[0].text
+
+
+@pytest.mark.parametrize("flaw", Flaw)
+def test_reason_of_a_forged_quote(flaw: Flaw) -> None:
+    quote = parse_quote(platform().quote(REPORT_DATA, flaw=flaw))
+    root = root_key_digest(platform().root_ca_der)
+    pck = verify_pck_chain(quote.pck_chain, root_key=root, now=NOW)
+    with pytest.raises(QuoteInvalid, match=r"^the quote's signature does not verify$") as caught:
+        verify_quote_signatures(quote, pck)
+    (reason,) = caught.value.reasons
+    assert reason == Reason("signature", "", "", reason.text, kind=ReasonKind.VERIFICATION)
+    assert reason.text.startswith("the quote's signature does not verify: the ")
+
+
+def test_reason_of_a_text_that_its_signer_did_not_sign() -> None:
+    text = "the signature of the collateral does not verify"
+    with pytest.raises(QuoteInvalid, match=f"^{text}$") as caught:
+        verify_signed_text(
+            good_collateral().tcb_info + " ",
+            good_collateral().tcb_info_signature,
+            platform().tcb_signer.certificate,
+            rule="tcb-info",
+        )
+    assert caught.value.reasons == (Reason("tcb-info", "", "", text, kind=ReasonKind.VERIFICATION),)
 
 
 @pytest.mark.parametrize(
