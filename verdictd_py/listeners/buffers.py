@@ -1,7 +1,7 @@
-"""Bytes that the connections of a listener hold together, bounded, and divided by owner.
+"""Limit of the bytes that the connections of a listener hold together, divided among owners.
 
-A connection that may hold no more is not read until others have released bytes; nothing is ever
-closed or lost for it. Time limits of requests end the senders that are slow on purpose.
+A connection that may hold no more is not read until others have released bytes. No connection is
+closed for its bytes. The time limits of requests end connections that send slowly on purpose.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Held:
 
     Attributes:
         size: their number.
-        owner: what they are counted under.
+        owner: address or platform by which they are counted.
         proven: whether the connection has sent evidence or a valid session.
     """
 

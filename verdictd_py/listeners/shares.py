@@ -1,7 +1,7 @@
 """Shares of a listener's connections: which connection is closed when there are too many.
 
-Any client can open connections, so those of unattested peers give way: at a limit, the oldest of
-the address that has the most of them is closed, not the new one. Silent connections of a flood are
+Any client can open connections. At a limit, the oldest unattested connection of the address that
+has the most of them is therefore closed, not the new one. Silent connections of a flood are
 older than those of genuine guests, which prove themselves within a second. To refuse the new
 connection instead would lock out every guest behind the same NAT for the length of a time limit.
 """
@@ -32,7 +32,7 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What connections of unattested peers are counted under.
+    """Source of connections of unattested peers: they are counted by it.
 
     Attributes:
         name: an IPv4 address, or the /64 network of an IPv6 address, of which one host usually
@@ -80,19 +80,19 @@ class ShareLimits:
         return cls(connections, per_address or quarter, per_platform or quarter)
 
 
-class Standing(Enum):
+class Proof(Enum):
     """What a connection has proven."""
 
-    NEW = auto()
-    """Nothing. It may be closed for another one."""
+    NONE = auto()
+    """No proof. The connection may be closed for another one."""
     EVIDENCE = auto()
-    """It has sent part of its evidence, or a valid session. It is not closed for another one."""
+    """Part of its evidence, or a valid session. The connection is not closed for another one."""
     ATTESTED = auto()
-    """Its guest was accepted. It is not closed for another one."""
+    """Its guest was accepted. The connection is not closed for another one."""
 
 
 class Shares:
-    """Connections of a listener by source, standing and platform.
+    """Connections of a listener by source, proof and platform.
 
     Args:
         limits: returns the limits, which may change.
@@ -143,12 +143,12 @@ class Shares:
             self._tokens.remove(token)
 
     def _make_room(self, source: Source) -> None:
-        """Close the connection that gives way to a new one of `source`, if there must be one.
+        """Close the oldest unproven connection if a new one of `source` would exceed a limit.
 
-        It closes several if a limit was lowered.
+        Several are closed if a limit was lowered.
 
         Raises:
-            Overloaded: all connections that could give way have sent evidence or are attested.
+            Overloaded: all connections that count have sent evidence or are attested.
         """
         limits = self._limits()
         while True:
@@ -171,10 +171,10 @@ class Shares:
         return len(self._new) + self._evidence.total + self._platforms.total
 
     def _may_keep_evidence(self, source: Source) -> bool:
-        """Return whether another connection may have the standing EVIDENCE.
+        """Return whether another connection may have the proof EVIDENCE.
 
         A quarter of the unattested connections, of each address and of all, stays for others, or
-        peers that send evidence very slowly would leave no room for new connections.
+        peers that send evidence very slowly would leave no capacity for new connections.
         """
         limits = self._limits()
         unattested = limits.connections - self._platforms.total
@@ -197,8 +197,8 @@ class Share:
     """One connection in the shares of its listener.
 
     Attributes:
-        source: what it is counted under while it is unattested.
-        standing: what it has proven.
+        source: its source while it is unattested.
+        proof: what it has proven.
         held: bytes that it holds.
         evicted: why the connection was closed for another one; empty if it was not.
     """
@@ -210,8 +210,8 @@ class Share:
         "_shares",
         "evicted",
         "held",
+        "proof",
         "source",
-        "standing",
     )
 
     def __init__(self, shares: Shares, source: Source, close: Callable[[], object]) -> None:
@@ -221,7 +221,7 @@ class Share:
         self._entered = True
         self.evicted = ""
         self.source = source
-        self.standing = Standing.NEW
+        self.proof = Proof.NONE
         self.held = Held(shares.buffers, source.name)
 
     def move(self, source: Source) -> None:
@@ -230,19 +230,19 @@ class Share:
         Raises:
             Overloaded: as `Shares.enter`; the connection must be closed.
         """
-        if self._entered and (source != self.source or self.standing is not Standing.NEW):
+        if self._entered and (source != self.source or self.proof is not Proof.NONE):
             self._take_out()
             self._entered = False
             self._shares._make_room(source)  # noqa: SLF001  # a part of the same object
             self.source = source
-            self._put_in(Standing.NEW)
+            self._put_in(Proof.NONE)
 
     def prove(self) -> None:
-        """Protect the connection: it sent evidence or a valid session. Too many are not."""
-        new = self._entered and self.standing is Standing.NEW
+        """Protect the connection, which sent evidence or a valid session, unless too many are."""
+        new = self._entered and self.proof is Proof.NONE
         if new and self._shares._may_keep_evidence(self.source):  # noqa: SLF001  # as above
             self._take_out()
-            self._put_in(Standing.EVIDENCE)
+            self._put_in(Proof.EVIDENCE)
 
     def attest(self, platform: str | None) -> None:
         """Count the connection under its guest's platform, and no longer under its source.
@@ -254,13 +254,13 @@ class Share:
         Raises:
             Overloaded: the platform, or all of them, have too many connections.
         """
-        if not self._entered or self.standing is Standing.ATTESTED:
+        if not self._entered or self.proof is Proof.ATTESTED:
             return
         platform = platform or f"without a platform at {self.source.name}"
         self._shares._reserve_platform(platform)  # noqa: SLF001  # as above
         self._take_out()
         self._platform = platform
-        self.standing = Standing.ATTESTED
+        self.proof = Proof.ATTESTED
         self.held.count(platform, proven=True)
 
     def request(self, token: str) -> AbstractContextManager[None]:
@@ -268,7 +268,7 @@ class Share:
         return self._shares.request(token)
 
     def leave(self) -> None:
-        """Count the connection no longer: it is closed."""
+        """Remove the connection from all counts: it is closed."""
         self.held.set(0)
         if self._entered:
             self._entered = False
@@ -280,19 +280,19 @@ class Share:
         self.leave()
         self._close()
 
-    def _put_in(self, standing: Standing) -> None:
-        self.standing = standing
+    def _put_in(self, proof: Proof) -> None:
+        self.proof = proof
         self._entered = True
-        if standing is Standing.NEW:
+        if proof is Proof.NONE:
             self._shares._new.add(self)  # noqa: SLF001  # as above
         else:
             self._shares._evidence.add(self.source)  # noqa: SLF001  # as above
-        self.held.count(self.source.name, proven=standing is not Standing.NEW)
+        self.held.count(self.source.name, proven=proof is not Proof.NONE)
 
     def _take_out(self) -> None:
-        if self.standing is Standing.NEW:
+        if self.proof is Proof.NONE:
             self._shares._new.remove(self)  # noqa: SLF001  # as above
-        elif self.standing is Standing.EVIDENCE:
+        elif self.proof is Proof.EVIDENCE:
             self._shares._evidence.remove(self.source)  # noqa: SLF001  # as above
         else:
             self._shares._platforms.remove(self._platform)  # noqa: SLF001  # as above

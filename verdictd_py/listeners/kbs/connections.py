@@ -170,7 +170,7 @@ class Connection(web.RequestHandler):
             raise
 
     def _answered(self, status: int) -> None:
-        """End a request: only a client that succeeded keeps its standing for the next one."""
+        """End a request: only a client that succeeded keeps its proof for the next one."""
         self.answering = False
         self.share.held.set(0)
         if status >= 400 or self.client is not self._peer:
