@@ -31,11 +31,13 @@ from verdictd_py.broker.history import History, Judgement, Verdict
 from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.events import GuestAccepted, GuestNotJudged, GuestRefused
+from verdictd_py.domain.eventtypes import Event
 from verdictd_py.domain.evidence import Evidence, InitData, RefusedEvidence, VerifiedEvidence
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import (
     AppraisalTimeout,
     AttestationError,
+    AuditUnavailable,
     BindingMismatch,
     CollateralExpired,
     CollateralUnavailable,
@@ -47,6 +49,7 @@ from verdictd_py.errors import (
     PolicyRefused,
     Reason,
     ReasonKind,
+    StorageError,
     TcbStatusRefused,
 )
 from verdictd_py.formats.eventlog import EventLog
@@ -353,6 +356,21 @@ async def test_nullverifier_accepts_without_verifier_and_policy() -> None:
     assert not policy.asked
     (fields,) = events.named("guest.accepted")
     assert (fields["tee"], fields["form"], fields["evidence"]) == ("none", "none", None)
+
+
+class FullTrail(RecordedEvents):
+    """Events whose audit trail cannot be written."""
+
+    async def commit(self, *events: Event) -> None:
+        raise StorageError(f"the audit trail cannot be written: {len(events)} records")
+
+
+async def test_nullverifier_accepts_no_peer_without_a_record() -> None:
+    history = History()
+    judge = appraiser(events=FullTrail(), insecure_accept_anyone=True, history=history)
+    with pytest.raises(AuditUnavailable):
+        await judge.admit(reads(EVIDENCE), address=ADDRESS)
+    assert history.problems(Caller("uid 0", frozenset({Right.MANAGE})))
 
 
 async def test_nullverifier_does_not_apply_to_offline_appraisal() -> None:
