@@ -16,6 +16,7 @@ from cryptography.x509.oid import NameOID
 from tests.support.verifiers import verified_by
 from tests.tees.support import NOW, good_collateral, good_quote, platform, tdx_evidence, verify_tdx
 from verdictd_py.errors import (
+    CollateralExpired,
     CollateralUnavailable,
     QuoteInvalid,
     Reason,
@@ -150,6 +151,19 @@ def test_a_tcb_signing_chain_that_ends_at_another_root(part: str) -> None:
     leaf = pki.new_tcb_signer(root, VALID, "https://pcs.test/root.der")
     collateral = signed_with(leaf, leaf.pem + root.pem, part)
     refused(collateral, "does not end at the trusted root", rule=RULES[part])
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_text_whose_signer_has_expired(part: str) -> None:
+    """The collateral has expired, not the evidence: newer collateral may be tried."""
+    expired = pki.Validity(NOW - 2 * DAY, NOW - DAY)
+    leaf = pki.new_tcb_signer(platform().root, expired, "https://pcs.test/root.der")
+    collateral = signed_with(leaf, leaf.pem + platform().root.pem, part)
+    key = root_key_digest(platform().root_ca_der)
+    with pytest.raises(CollateralExpired, match="outside its validity"):
+        check_collateral(collateral, REQUEST, root_key=key, now=NOW)
+    with pytest.raises(CollateralExpired):
+        verify_tdx(good_quote(), collateral)
 
 
 def test_a_pck_crl_chain_that_ends_at_another_root() -> None:

@@ -571,6 +571,8 @@ async def test_valid_collateral_is_served_while_too_many_fetches_run(place: Plac
     waiting = [asyncio.create_task(place.cache.candidates(each, None)) for each in requests]
     await until(lambda: len(place.cache._fetches) == MAX_FETCHES)
     assert await place.get() == (first,)
-    await elapse_until(asyncio.create_task(place.cache.renew_due()).done)
+    renewal = asyncio.create_task(place.cache.renew_due())
+    await elapse_until(renewal.done)
+    await renewal
     place.pccs.go_on.set()
     await asyncio.gather(*waiting, return_exceptions=True)

@@ -217,6 +217,23 @@ def test_a_time_that_no_date_can_show_is_reported_as_it_is(
     assert caught.value.reasons[0].text.endswith(f"({text})")
 
 
+def test_a_backtrace_is_not_part_of_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With RUST_BACKTRACE=1, names of functions in it could decide the class of the error."""
+
+    def refuse(*_: object) -> None:
+        raise ValueError(
+            "Verification failed: Fmspc mismatch\n\n"
+            "Stack backtrace:\n   0: webpki::crl::check\n   1: CertRevoked::fmt"
+        )
+
+    monkeypatch.setattr(dcap_qvl, "verify_with_root_ca", refuse)
+    monkeypatch.setattr(dcap_qvl, "QuoteVerifier", refuse)
+    with pytest.raises(CollateralRejected) as caught:
+        _judge(good_quote())
+    (reason,) = caught.value.reasons
+    assert reason.text == f"{MESSAGES[CollateralRejected]}: Fmspc mismatch"
+
+
 class PanicException(BaseException):
     """Substitute for PyO3's exception, which Python code cannot create."""
 
