@@ -74,8 +74,12 @@ def no_space(broker: RunningBroker) -> Context[None]:
 
 @contextmanager
 def replaced(file: Path, content: bytes | None) -> Iterator[None]:
-    """Replace a file by another content, or by a directory; remove it for None."""
-    before = file.read_bytes() if file.exists() else None
+    """Replace a file by another content, or by a directory; remove it for None.
+
+    A file that was absent contains an empty object afterwards: the broker refuses guests while a
+    document is missing that was there before.
+    """
+    before = file.read_bytes() if file.exists() else b"{}"
     file.unlink(missing_ok=True)
     if content == b"directory":
         file.mkdir()
@@ -87,8 +91,7 @@ def replaced(file: Path, content: bytes | None) -> Iterator[None]:
         if content == b"directory":
             file.rmdir()
         file.unlink(missing_ok=True)
-        if before is not None:
-            file.write_bytes(before)
+        file.write_bytes(before)
 
 
 def document(name: str, content: bytes | None) -> Fault:

@@ -120,6 +120,7 @@ class TestAnswers:
     ) -> None:
         assert ended
         assert {path.name for path in data.iterdir()} - {"kek", "kek31", "kek33"} == {
+            ".lock",
             "keys",
             "resources",
         }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 from uuid import uuid4
 
@@ -77,6 +79,7 @@ class Wrapper:
         self._allow_a256ctr = allow_a256ctr
         self._random = random
         self._monotonic = monotonic
+        self._creating = asyncio.Lock()
         self._quotas = _Quotas(max_new_keys_per_minute)
 
     def limit_new_keys(self, per_minute: int) -> None:
@@ -177,14 +180,17 @@ class Wrapper:
             return await self._keys.get(key_id)
         except NotFound:
             pass  # coco_keyprovider creates a missing key for this form of the parameter
-        try:
-            return await self._create(caller, key_id)
-        except AlreadyExists as error:
-            # Another wrap created the key meanwhile; or another object has its name.
-            try:
+        async with self._creating:  # concurrent wraps create, and record, a key once
+            with suppress(NotFound):
                 return await self._keys.get(key_id)
-            except NotFound:
-                raise AlreadyExists(f"{error}; wrap with another keyid") from None
+            try:
+                return await self._create(caller, key_id)
+            except AlreadyExists as error:
+                # Another broker created the key meanwhile; or another object has its name.
+                try:
+                    return await self._keys.get(key_id)
+                except NotFound:
+                    raise AlreadyExists(f"{error}; wrap with another keyid") from None
 
     async def _create(self, caller: Caller, key_id: KeyId) -> SecretBytes:
         if Right.MANAGE not in caller.rights:
