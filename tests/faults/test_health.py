@@ -118,6 +118,24 @@ async def test_a_check_that_does_not_end_is_a_problem() -> None:
     assert checked.problems == ("disk: no answer within 5 s",)
 
 
+async def test_a_check_that_fails_in_an_unexpected_way_is_a_problem() -> None:
+    """The last result must not stay, which may have been a good one."""
+    events = RecordedEvents()
+    results: list[object] = [""]
+
+    async def check() -> str:
+        if results:
+            return str(results.pop())
+        raise RuntimeError("can't start new thread")
+
+    checked = Health({"disk": check}, events)
+    await checked.examine()
+    assert checked.parts["disk"]
+    await checked.examine()
+    assert not checked.parts["disk"]
+    assert events.named("warning.bug")
+
+
 async def test_the_parts_are_examined_again_and_again(broker: RunningBroker) -> None:
     without_keys(broker)
     passed = await elapse_until(lambda: broker.events.named("warning.readiness"))

@@ -13,6 +13,7 @@ from verdictd_py.daemon import descriptors
 from verdictd_py.daemon.readiness import SetReady
 from verdictd_py.domain.events import DaemonReady, WarningReadiness
 from verdictd_py.errors import VerdictdError
+from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.grpc_listener import READY
 from verdictd_py.ports import Events
 
@@ -94,6 +95,9 @@ class Health:
             return f"no answer within {CHECK_SECONDS:.0f} s"
         except VerdictdError as error:
             return str(error)
+        except Exception as error:  # noqa: BLE001  # otherwise the last result would stay
+            report_bug(self._events, error, doing="check the health")
+            return "internal error; see the event warning.bug"
 
 
 def directory_check(directory: Path, *, writable: bool) -> Check:

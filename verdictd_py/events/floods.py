@@ -53,13 +53,23 @@ def source_of(event: Event) -> str:
     A host with IPv6 usually has 2**64 addresses, so its /64 network counts as one source.
     """
     peer = getattr(event, "peer", None) or getattr(event, "caller", None) or "unknown"
-    host, colon, port = str(peer).rpartition(":")
+    text = str(peer)
+    host, colon, port = text.rpartition(":")
     if not colon or not port.isdigit():
-        return str(peer)
+        host = text
     try:
-        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
+        # A proxy may name an IPv6 address without a port, whose end looks like a port.
+        address = _address(text) or ipaddress.ip_address(host.strip("[]").partition("%")[0])
     except ValueError:
         return host
     if isinstance(address, ipaddress.IPv4Address):
         return str(address)
     return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the address that a text without a port is; None if it is none."""
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
