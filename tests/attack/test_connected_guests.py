@@ -383,6 +383,8 @@ async def test_an_operator_lists_and_disconnects_guests(broker: RunningBroker) -
         ended = await verdict(broker, "guest", "disconnect", first["id"])
         assert ended.status == 0
         assert f"accepted as {first['id']}" in ended.stdout.decode()
+        await elapse(0)
+        assert len(broker.attested._tasks) == 1
         assert await rest(guest) == b""
         listed = await verdict(broker, "guest", "list", "connected", "--json")
         assert [each["id"] for each in json.loads(listed.stdout)] == [second["id"]]

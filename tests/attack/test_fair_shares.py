@@ -19,6 +19,7 @@ from verdictd_py.errors import Overloaded, VerdictdError
 from verdictd_py.guest.connection import GuestConnection
 from verdictd_py.listeners import shares as module
 from verdictd_py.listeners.buffers import ALLOWANCE_BYTES, READ_BYTES, Buffers
+from verdictd_py.listeners.kbs.connections import Connection
 from verdictd_py.listeners.shares import Share, ShareLimits, Shares, Source, source_of
 from verdictd_py.protocols.ratstls.session import TlsSession
 
@@ -365,6 +366,43 @@ class TestMemory:
             await until(lambda: len(broker.events.named("connection.timeout")) == len(guests))
             assert shares.buffers.total == 0
 
+    async def test_http_clients_hold_a_bounded_number_of_bytes(self, broker: RunningBroker) -> None:
+        """They send most of a body and not its end; they wait, and lose nothing."""
+        most, sent = 400_000, 600_000
+        shares = broker.kbs._acceptor.shares
+        shares.buffers._most = most
+        async with AsyncExitStack() as stack:
+            for _ in range(4):
+                link = await stack.enter_async_context(linked(broker))
+                cookie = await cookie_of(link)
+                link.writer.write(attest(cookie, sent + 1) + b" " * sent)
+            await until(lambda: shares.buffers.total >= most // 2 - READ_BYTES)
+            await elapse(0)
+            assert shares.buffers.total <= most // 2 + 5 * ALLOWANCE_BYTES
+            small = await stack.enter_async_context(linked(broker))
+            await small.send(request("GET", "/kbs/v0/jwks"))
+            found = await small.answer()
+            assert found is not None
+            assert found.status == 200
+            assert len(broker.kbs._acceptor._tasks) == 5
+
+    async def test_one_read_of_an_http_client_is_small(
+        self, broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sizes: list[int] = []
+        receive = Connection.data_received
+
+        def recorded(self: Connection, data: bytes) -> None:
+            sizes.append(len(data))
+            receive(self, data)
+
+        monkeypatch.setattr(Connection, "data_received", recorded)
+        async with linked(broker) as link:
+            cookie = await cookie_of(link)
+            await link.send(attest(cookie, 300_000) + b" " * 300_000)
+            assert await link.answer() is not None
+        assert max(sizes) <= READ_BYTES
+
     async def test_answers_that_are_not_read_are_counted(self, broker: RunningBroker) -> None:
         large = broker.data / "resources" / "default" / "blob"
         large.mkdir(parents=True)
@@ -386,6 +424,12 @@ class TestPlatforms:
         async with broker.guest() as first, broker.guest() as second:
             assert await first.version() == await second.version() == "v1"
             async with broker.guest() as third:
+                await until(
+                    lambda: (
+                        broker.events.named("connection.refused") or len(broker.attested._idle) == 3
+                    )
+                )
+                assert broker.events.named("connection.refused")
                 found = await answer(third)
                 assert found["status"] == "Fail"
                 assert "not served: overloaded; try again later" in found.values()

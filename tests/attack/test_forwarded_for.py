@@ -38,7 +38,8 @@ def test_an_address_that_is_not_one_is_refused() -> None:
         (["192.0.2.7:5000"], "192.0.2.7"),
         (["[2001:db8::7]:5000"], "2001:db8::7"),
         (["2001:db8::7"], "2001:db8::7"),
-        ([",".join(["10.0.0.9"] * (MAX_HOPS + 5))], "10.0.0.9"),
+        ([",".join(["192.0.2.7"] + ["10.0.0.9"] * (MAX_HOPS - 1))], "192.0.2.7"),
+        ([",".join(["192.0.2.7"] + ["10.0.0.9"] * MAX_HOPS)], "10.0.0.9"),
     ],
 )
 def test_the_client_is_the_right_most_address_that_is_no_proxy(
@@ -107,6 +108,7 @@ class TestNamedProxies:
                 )
             )
             await elapse(0)
+        assert broker.events.named("connection.refused")
         assert await links[1].closed()
         (event,) = broker.events.named("connection.refused")
         assert event["peer"] == "192.0.2.7"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 from collections.abc import Callable
@@ -109,6 +110,15 @@ class TestFirstByte:
         await until(lambda: sorted(created) == ["https", "rats-tls"])
         for peer in peers:
             peer.close()
+
+    async def test_no_http_state_exists_before_the_handshake_is_complete(
+        self, broker: RunningBroker
+    ) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", broker.kbs.address.port)
+        writer.write(client_hello())
+        assert await reader.read(1)
+        assert list(broker.kbs._acceptor._tasks.values()) == [None]
+        writer.close()
 
     async def test_the_time_limit_of_the_handshake_begins_at_the_connection(
         self, broker: RunningBroker
