@@ -385,6 +385,7 @@ class TestMemory:
             assert found is not None
             assert found.status == 200
             assert len(broker.kbs._acceptor._tasks) == 5
+        await elapse_until(lambda: not broker.kbs._acceptor._tasks)
 
     async def test_one_read_of_an_http_client_is_small(
         self, broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
