@@ -57,14 +57,14 @@ class Watched:
 
 async def _check_policy(broker: RunningBroker) -> None:
     async with grpc.aio.insecure_channel(broker.client_api) as channel:
-        stub: Any = v1_services.PolicyTestServiceStub(channel)  # type: ignore[no-untyped-call]
+        stub: Any = v1_services.PolicyTestServiceStub(channel)
         request = v1.CheckPolicyRequest(name="tdxPolicy.rego", content=POLICY)
         assert (await stub.CheckPolicy(request)).rules
 
 
 async def _test_policy(broker: RunningBroker) -> None:
     async with grpc.aio.insecure_channel(broker.client_api) as channel:
-        stub: Any = v1_services.PolicyTestServiceStub(channel)  # type: ignore[no-untyped-call]
+        stub: Any = v1_services.PolicyTestServiceStub(channel)
         request = v1.TestPolicyRequest(policy_content=POLICY, claims=b'{"mrTd":"00"}', tee="tdx")
         await stub.TestPolicy(request)
 
@@ -76,14 +76,14 @@ async def _connect_guest(broker: RunningBroker) -> None:
 
 async def _import_certificates(broker: RunningBroker) -> None:
     async with grpc.aio.insecure_channel(broker.client_api) as channel:
-        stub: Any = api_services.GpgServiceStub(channel)  # type: ignore[no-untyped-call]
+        stub: Any = api_services.GpgServiceStub(channel)
         with pytest.raises(grpc.RpcError):  # these are no certificates
             await stub.importGpgKey(api.ImportGpgKeyRequest(key=bytes(LARGE)))
 
 
 async def _list_certificates(broker: RunningBroker) -> None:
     async with grpc.aio.insecure_channel(broker.client_api) as channel:
-        stub: Any = api_services.GpgServiceStub(channel)  # type: ignore[no-untyped-call]
+        stub: Any = api_services.GpgServiceStub(channel)
         with pytest.raises(grpc.RpcError):  # as above
             await stub.listGpgKeys(api.ListGpgKeysRequest())
 

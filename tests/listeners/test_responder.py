@@ -17,7 +17,7 @@ async def test_the_answer_that_ends_the_connection_is_the_last(broker: RunningBr
         assert await client.version() == "v1"
         listener = broker.attested
         (guest,) = listener._guests._guests.values()
-        responder = Responder(guest, listener._releaser, listener._events)
+        responder = Responder(guest, listener._releaser, listener._events, listener._answering)
         store(broker, "opa/tdxPolicy.rego", DENY_ALL)
         requests = encoded({"command": "Get KEK", "kids": [KID]}) * 3
         answers = [answer async for answer in responder.feed(requests)]

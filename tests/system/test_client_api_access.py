@@ -36,9 +36,12 @@ class TestUnixSocket:
         self, tmp_path: Path, platform: SimulatedPlatform, path: Path
     ) -> None:
         before = os.umask(0)
+        unsafe = {"unsafe_writable_files": True}  # with this umask, every file of the test is
         try:
             async with (
-                running_broker(tmp_path, platform, client_api=f"unix:{path}") as broker,
+                running_broker(
+                    tmp_path, platform, client_api=f"unix:{path}", unsafe=unsafe
+                ) as broker,
                 client_of(broker) as client,
             ):
                 assert stat.S_ISSOCK(path.stat().st_mode)
