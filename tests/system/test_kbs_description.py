@@ -23,6 +23,7 @@ from tests.support.kbs import PATH, running_kbs, url_of
 from tests.support.kbs_admins import AdminTokens, bearing
 from tests.support.rcar_guests import attested, session_id, tdx_guest
 from tests.support.tees import TEES
+from verdictd_py import daemon as app
 from verdictd_py.listeners.kbs import description
 
 EXAMPLES: Final = 15
@@ -55,7 +56,8 @@ def live(directory: Path) -> Iterator[Live]:
 
     async def serve() -> None:
         tokens = AdminTokens(directory / "admins")
-        async with running_kbs(directory, kbs_admins=tokens.file) as broker:
+        now = app.utc_now()  # and always, so that no token expires on a busy machine
+        async with running_kbs(directory, clock=lambda: now, kbs_admins=tokens.file) as broker:
             kbs = broker.kbs
             found.url, found.events = url_of(broker), broker.events
             found.routes = {

@@ -334,7 +334,7 @@ def test_a_serial_that_the_library_warns_of_is_refused_without_a_word() -> None:
     pem, root = _chain(*_links())
     leaf = x509.load_pem_x509_certificates(pem)[0]
     der = bytearray(leaf.public_bytes(serialization.Encoding.DER))
-    serial = leaf.serial_number.to_bytes((leaf.serial_number.bit_length() + 7) // 8)
+    serial = leaf.serial_number.to_bytes(leaf.serial_number.bit_length() // 8 + 1)
     der[der.index(serial)] |= 0x80  # a negative number
     odd = ssl.DER_cert_to_PEM_cert(bytes(der)).encode()
     with pytest.raises(QuoteInvalid):
