@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import json
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -405,6 +405,9 @@ class Gate:
 
     async def names(self) -> tuple[str, ...]:
         return await self._store.names()
+
+    async def states(self, names: Sequence[str]) -> tuple[Hashable, ...]:
+        return await self._store.states(names)
 
     async def load(self, name: str) -> bytes | None:
         self.reads += 1
