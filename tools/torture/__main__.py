@@ -52,7 +52,9 @@ def main(argv: Sequence[str]) -> int:
         parser.error(f"{unknown[0]} is not a scenario: choose from {', '.join(names)}")
     chosen = [one for one in SCENARIOS if one.name in (options.scenario or names)]
     directory = Path(tempfile.mkdtemp(prefix="verdictd-py-torture-"))
-    # asyncio.run cancels at SIGINT, so that no daemon and no mount is left.
+    # asyncio.run cancels at SIGINT, so that no daemon and no mount is left; unless the parent
+    # process ignores SIGINT, which is inherited.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         rows = asyncio.run(

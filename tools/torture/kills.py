@@ -39,6 +39,8 @@ async def run(budget: Budget) -> AsyncIterator[Row]:
             broker = await Broker.start(site)
             differences += await changes.verify(broker.client_api, ledger)
             gate.open(broker.client_api)
+            if kills == 0:  # otherwise a busy machine kills it before there is anything to lose
+                await acknowledged(ledger)
             await asyncio.sleep(choose.uniform(*RUNNING_SECONDS))
             await broker.kill()
             await gate.close()
@@ -48,6 +50,13 @@ async def run(budget: Budget) -> AsyncIterator[Row]:
         await broker.stop()
     yield judged(f"{kills} kill -9 under {WRITERS} operators", ledger, differences)
     yield await trail(site, ledger)
+
+
+async def acknowledged(ledger: Ledger) -> None:
+    """Wait until a change is acknowledged, at most two minutes."""
+    end = time.monotonic() + 120
+    while ledger.acknowledged == 0 and time.monotonic() < end:  # noqa: ASYNC110  # no event
+        await asyncio.sleep(0.05)
 
 
 @asynccontextmanager
