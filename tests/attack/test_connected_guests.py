@@ -12,6 +12,7 @@ import gc
 import json
 import socket
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -366,9 +367,10 @@ async def test_a_peer_that_is_not_accepted_keeps_its_limit(broker: RunningBroker
 
 
 async def test_an_operator_lists_and_disconnects_guests(broker: RunningBroker) -> None:
-    async with broker.guest() as guest, broker.guest() as other:
-        await served(guest)
-        await served(other)
+    async with AsyncExitStack() as stack:
+        guest = await stack.enter_async_context(broker.guest())
+        await served(guest)  # otherwise the second one could be accepted first
+        await served(await stack.enter_async_context(broker.guest()))
         ended = await verdict(broker, "guest", "list", "connected", "--json")
         first, second = json.loads(ended.stdout)
         assert {first["id"], second["id"]} == {
