@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -79,10 +80,26 @@ class Link:
 
 
 @asynccontextmanager
-async def linked(broker: RunningBroker) -> AsyncIterator[Link]:
-    """A connection to the HTTP listener that has said nothing yet."""
+async def linked(
+    broker: RunningBroker, *, receive_buffer: int | None = None
+) -> AsyncIterator[Link]:
+    """A connection to the HTTP listener that has said nothing yet.
+
+    Args:
+        receive_buffer: bytes that the kernel takes for the client; by default it takes more and
+            more of a fast sender (up to tcp_rmem, often 32 MiB).
+    """
     port = int(url_of(broker).rpartition(":")[2])
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=4 * 1024 * 1024)
+    connection = socket.socket()
+    if receive_buffer is not None:  # before the connection: it limits the window
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    connection.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", port))
+    except OSError:
+        connection.close()
+        raise
+    reader, writer = await asyncio.open_connection(sock=connection, limit=4 * 1024 * 1024)
     try:
         yield Link(reader, writer)
     finally:

@@ -190,7 +190,7 @@ async def test_a_client_that_reads_no_answer_is_disconnected(
         assert len((await http.get(where, headers=bearing(token))).content) > len(large) * 0.8
     await all_closed(broker)
     asked = request("GET", "/kbs/v0/reference-value", headers=bearing(token)) * 30
-    async with linked(broker) as link:
+    async with linked(broker, receive_buffer=64 * 1024) as link:
         link.writer.write(asked)
         await until(lambda: open_connections(broker))
         await elapse_until(lambda: not open_connections(broker))
