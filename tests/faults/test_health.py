@@ -115,7 +115,7 @@ async def test_a_check_that_does_not_end_is_a_problem() -> None:
     task = asyncio.create_task(checked.examine())
     await elapse(CHECK_SECONDS)
     await task
-    assert checked.problems == ("disk: no answer within 5 s",)
+    assert checked.problems == {"disk": "no answer within 5 s"}
 
 
 async def test_a_check_that_fails_in_an_unexpected_way_is_a_problem() -> None:
@@ -160,3 +160,25 @@ async def test_collateral_that_expired_for_a_platform_that_was_seen(
     cache._cache(request, collateral, Validity(broker.now - 2 * day, broker.now - day, 1))
     assert await examined(broker) == {"collateral"}
     assert "tdx 50806f000000 has expired" in str(broker.events.named("warning.readiness"))
+
+
+async def test_an_older_result_does_not_replace_a_newer_one() -> None:
+    """The first examination begins while all is well, and its check ends last."""
+    results = ["", "the disk is gone"]
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def check() -> str:
+        result = results.pop(0)
+        if not result:
+            begun.set()
+            await may_end.wait()
+        return result
+
+    checked = Health({"disk": check}, RecordedEvents())
+    first = asyncio.create_task(checked.examine())
+    await begun.wait()
+    second = asyncio.create_task(checked.examine())
+    await elapse(0)
+    may_end.set()
+    await asyncio.gather(first, second)
+    assert checked.problems == {"disk": "the disk is gone"}

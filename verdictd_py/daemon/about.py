@@ -7,7 +7,7 @@ from datetime import datetime
 
 from verdictd_py import __version__
 from verdictd_py.config import Settings, Unsafe
-from verdictd_py.daemon.health import Health
+from verdictd_py.daemon.health import POLICIES, Health
 from verdictd_py.daemon.readiness import Readiness, Standing, not_served
 from verdictd_py.domain.events import (
     DaemonStarted,
@@ -86,7 +86,8 @@ class About:
 
     def _problems(self, standing: Standing) -> tuple[str, ...]:
         """Return every problem once: policies are examined now, the rest some seconds ago."""
-        others = (text for text in self.health.problems if not text.startswith("policies: "))
+        health = self.health.problems.items()
+        others = (f"{name}: {problem}" for name, problem in health if name != POLICIES)
         return tuple(dict.fromkeys((*standing.causes, *others)))
 
     async def status(self) -> DaemonStatus:

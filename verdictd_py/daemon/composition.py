@@ -25,7 +25,7 @@ from verdictd_py.daemon.collateral import CollateralService
 from verdictd_py.daemon.daemon import Daemon, Parts
 from verdictd_py.daemon.decidingfiles import DecidingFiles
 from verdictd_py.daemon.descriptors import Connections
-from verdictd_py.daemon.health import Check, Health, check_descriptors, directory_check
+from verdictd_py.daemon.health import POLICIES, Check, Health, check_descriptors, directory_check
 from verdictd_py.daemon.kbs import kbs_listener
 from verdictd_py.daemon.readiness import Probe, Readiness
 from verdictd_py.daemon.reload import LiveSettings
@@ -144,7 +144,7 @@ def build_daemon(
     live = () if reread is None else (LiveSettings(settings, reread, apply),)
     checks: dict[str, Check] = {
         "audit": directory_check(settings.data_dir / "audit", writable=True),
-        "policies": readiness.problem,
+        POLICIES: readiness.problem,
         "keys": directory_check(settings.data_dir / "keys", writable=False),
         "collateral": collateral.problem,
         "descriptors": check_descriptors,

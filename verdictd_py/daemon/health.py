@@ -26,6 +26,9 @@ CHECK_SECONDS: Final = 5.0
 FREE_DESCRIPTORS: Final = 32
 """File descriptors without which guests are refused soon."""
 
+POLICIES: Final = "policies"
+"""Name of the check of the policies, whose problems `status` examines by itself."""
+
 Check = Callable[[], Awaitable[str]]
 """Returns the cause of a problem; empty if there is none."""
 
@@ -46,6 +49,7 @@ class Health:
         self._publish = tuple(publish)
         self._problems: dict[str, str] | None = None
         self._stopping = False
+        self._examining = asyncio.Lock()
 
     @property
     def parts(self) -> dict[str, bool]:
@@ -55,18 +59,23 @@ class Health:
         return {**usable, "serving": not self._stopping}
 
     @property
-    def problems(self) -> tuple[str, ...]:
-        """Problems of the last examination, for the operator."""
-        return tuple(f"{name}: {problem}" for name, problem in (self._problems or {}).items())
+    def problems(self) -> Mapping[str, str]:
+        """Problems of the last examination by name of the check, for the operator."""
+        return self._problems or {}
 
     async def examine(self) -> None:
         """Run all checks, publish the result, and record it if it has changed."""
+        async with self._examining:  # otherwise the older of two results could replace the newer
+            await self._examine()
+
+    async def _examine(self) -> None:
         results = await asyncio.gather(*(self._run(check) for check in self._checks.values()))
         found = dict(zip(self._checks, results, strict=True))
         problems = {name: problem for name, problem in found.items() if problem}
         before, self._problems = self._problems, problems
         if problems and problems != before:
-            self._events.record(WarningReadiness(problems=self.problems))
+            texts = tuple(f"{name}: {problem}" for name, problem in problems.items())
+            self._events.record(WarningReadiness(problems=texts))
         elif not problems and before:
             self._events.record(DaemonReady())
         await self._published()
