@@ -9,10 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.x509.oid import NameOID
 
+from tests.support.signers import signer_under
 from tests.support.verifiers import verified_by
 from tests.tees.support import NOW, good_collateral, good_quote, platform, tdx_evidence, verify_tdx
 from verdictd_py.errors import (
@@ -40,31 +38,7 @@ TCB_SIGNING = "Simulated SGX TCB Signing"
 
 def under_root(name: str, *, ca: bool = False) -> pki.Signer:
     """Return a certificate directly under the trusted root, as only Intel can issue it."""
-    root, key = platform().root, pki.new_key()
-    usage = x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=ca,
-        crl_sign=ca,
-        encipher_only=False,
-        decipher_only=False,
-    )
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-        .issuer_name(root.certificate.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(VALID.not_before)
-        .not_valid_after(VALID.not_after)
-        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-        .add_extension(usage, critical=True)
-        .sign(root.key, hashes.SHA256())
-    )
-    return pki.Signer(key, certificate)
+    return signer_under(platform().root, name, VALID, ca=ca)
 
 
 def signed_with(signer: pki.Signer, chain: str, *parts: str) -> Collateral:

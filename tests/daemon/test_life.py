@@ -20,6 +20,7 @@ from verdictd_py.daemon.collateral import CollateralService
 from verdictd_py.daemon.process import EXIT_FAILED, reload_when
 from verdictd_py.daemon.readiness import Standing
 from verdictd_py.daemon.supervisor import Supervisor, Work
+from verdictd_py.daemon.systemd import ServiceManager
 from verdictd_py.errors import ConfigError, StorageError
 from verdictd_py.guest.connection import BrokerRefused
 from verdictd_py.listeners import sockets
@@ -251,7 +252,7 @@ class TestLoopsThatFail:
         monkeypatch.setattr(broker.daemon._parts.readiness, "refresh", failing_once)
 
         async def run() -> None:
-            await reload_when(requested, broker.daemon)
+            await reload_when(requested, broker.daemon, ServiceManager({}))
 
         requested.set()
         await self._goes_on(Work("reload", run), reloaded, events)

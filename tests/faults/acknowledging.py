@@ -15,9 +15,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
-from tests.faults.changes import ADMIN, POLICY, VALUE, opened, pin
+from tests.faults.changes import ADMIN, POLICY, VALUE, pin
 from tests.support.events import RecordedEvents
 from tests.support.tees import PROVING
+from tests.support.usecases import opened
 from tests.support.vectors import input_file
 from verdictd_py.daemon.usecases import UseCases
 from verdictd_py.domain.secrets import SecretBytes

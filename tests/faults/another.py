@@ -14,9 +14,10 @@ import asyncio
 import sys
 from pathlib import Path
 
-from tests.faults.changes import ADMIN, opened
+from tests.faults.changes import ADMIN
 from tests.support.command import environment
 from tests.support.events import RecordedEvents
+from tests.support.usecases import opened
 from verdictd_py.domain.secrets import SecretBytes
 
 

@@ -3,59 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, cast
+from typing import Final
 
-from tests.support.memory import NOW, VERIFIED
-from tests.support.tees import PROVING, TEES
+from tests.support.usecases import APPRAISAL
 from tests.support.vectors import input_file
-from verdictd_py import daemon as app
 from verdictd_py.broker.administration import COSIGN_KEY
-from verdictd_py.broker.history import Judgement
-from verdictd_py.config import Settings, Unsafe
-from verdictd_py.daemon.usecases import UseCases, use_cases
-from verdictd_py.domain.appraisal import Appraisal
+from verdictd_py.daemon.usecases import UseCases
 from verdictd_py.domain.callers import ROLES, Caller
 from verdictd_py.domain.secrets import SecretBytes
-from verdictd_py.ports import Events
 from verdictd_py.protocols.keyprovider.parameter import KbsKey, NewKey, Parameter, parse
-from verdictd_py.storage.layout import prepare
-from verdictd_py.tees.intel.collateral.port import CollateralSource
-from verdictd_py.tees.intel.tee import IntelService
 
 ADMIN: Final = Caller("admin", ROLES["admin"])
 OLD_KEY, NEW_KEY = SecretBytes(b"o" * 32), SecretBytes(b"n" * 32)
 VALUE, OTHER = "ab" * 48, "cd" * 48
-APPRAISAL: Final = "a1"
 POLICY: Final = b"package policy\n\ndefault allow = false\n"
 
 Change = Callable[[UseCases], Awaitable[object]]
-
-
-def opened(root: Path, events: Events, *, measured: str = OTHER) -> UseCases:
-    """Return the use cases on a data directory, with a guest in the history that can be pinned.
-
-    Args:
-        measured: the guest's RTMR2.
-    """
-    directory, _ = prepare(root, PROVING)
-    source = cast("CollateralSource", object())  # no guest connects
-    cases = use_cases(
-        Settings(data_dir=root),
-        Unsafe(),
-        directory,
-        tees=TEES,
-        intel=IntelService(source),
-        root_ca_der=None,
-        clock=app.utc_now,
-        events=events,
-    )
-    guest = replace(VERIFIED, claims={**VERIFIED.claims, "rtmr2": measured})
-    appraisal = Appraisal(APPRAISAL, NOW, "tdx", "test", guest, bound=True, refusal=None)
-    cases.history.remember(Judgement.of(appraisal, "192.0.2.1:5", TEES.measurements("tdx")))
-    return cases
 
 
 async def prepared(cases: UseCases) -> None:

@@ -13,9 +13,10 @@ import resource
 import sys
 from pathlib import Path
 
-from tests.faults.changes import ADMIN, opened
+from tests.faults.changes import ADMIN
 from tests.support.events import RecordedEvents
 from tests.support.tees import PROVING
+from tests.support.usecases import opened
 from verdictd_py.errors import StorageError
 from verdictd_py.events.audit import AuditTrail
 from verdictd_py.storage.layout import prepare

@@ -14,6 +14,7 @@ from tests.support.channel import ask
 from tests.support.verdict import verdict
 from tests.system.test_client_api_services import health
 from verdictd_py.errors import StorageError
+from verdictd_py.guest.connection import BrokerRefused
 from verdictd_py.policy import native
 
 SERVING, NOT_SERVING = 1, 2
@@ -34,7 +35,7 @@ async def is_accepted(broker: RunningBroker) -> bool:
         async with broker.guest() as guest:
             answer = await ask(guest, {"command": "Get KEK", "kids": [KID]})
             return answer["status"] == "OK" and bool(answer["data"])
-    except Exception:  # noqa: BLE001  # any failure of the guest is a refusal here
+    except (BrokerRefused, OSError):
         return False
 
 

@@ -84,7 +84,7 @@ async def test_keys_and_resources_while_a_guest_is_connected(broker: RunningBrok
 async def test_the_policy_decides_when_an_announced_resource_is_released(
     broker: RunningBroker,
 ) -> None:
-    """A guest is told the size of a resource first; the content is that of this moment."""
+    """A guest requests the size of a resource first; the content is that of this moment."""
     path = ResourcePath.parse("default/some/thing")
     cases = broker.daemon._parts.readiness._use_cases
     guest, peer = GuestRequests(cases.releaser), accepted_peer()

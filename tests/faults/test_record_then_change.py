@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 import verdictd_py
-from tests.faults.changes import ADMIN, CHANGES, contents, opened, prepared
+from tests.faults.changes import ADMIN, CHANGES, contents, prepared
 from tests.support.clock import until
 from tests.support.events import RecordedEvents
+from tests.support.usecases import opened
 from verdictd_py.domain.events import CATALOGUE
 from verdictd_py.domain.eventtypes import Audit, Event
 from verdictd_py.errors import StorageError, VerdictdError

@@ -120,7 +120,7 @@ async def test_nothing_is_released_without_a_directory_for_the_trail(
 
 
 async def test_a_removed_trail_is_noticed_before_the_next_release(broker: RunningBroker) -> None:
-    """A record in a file without a name could be read by nobody."""
+    """Nobody could read a record in a file without a name."""
     async with broker.guest() as guest:
         await guest.version()
         (first,) = files(broker.data / "audit")
@@ -324,13 +324,13 @@ def test_on_a_full_disk_no_change_happens_without_a_record(tmp_path: Path) -> No
         check=True,
         timeout=120,
     )
-    told = json.loads(done.stdout)
-    assert told["failed"] >= 1
+    report = json.loads(done.stdout)
+    assert report["failed"] >= 1
     stored = {path.name for path in (tmp_path / "keys").iterdir()}
-    assert stored == set(told["created"])
+    assert stored == set(report["created"])
     (file,) = files(tmp_path / "audit")
     assert {
         line["fields"]["kid"] for line in records(file) if line["event"] == "key.created"
     } == stored
-    assert records(file)[-1]["fields"] == {"refusals": 0, "failed": told["failed"]}
+    assert records(file)[-1]["fields"] == {"refusals": 0, "failed": report["failed"]}
     verify(iter(file.read_bytes().splitlines(keepends=True)))

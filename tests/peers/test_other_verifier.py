@@ -18,11 +18,9 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.x509.oid import NameOID
 
 from tests.peers.clients import program
+from tests.support.signers import signer_under
 from tests.tees.support import NOW, REPORT_DATA, verify_tdx
 from verdictd_py.errors import AttestationError, NotAppraised
 from verdictd_py.formats.collateral import Collateral
@@ -57,38 +55,7 @@ def good(platform: SimulatedPlatform) -> Collateral:
 
 def named(platform: SimulatedPlatform, name: str, *, ca: bool = False) -> pki.Signer:
     """Return a certificate directly under the root, as only Intel can issue it."""
-    key = pki.new_key()
-    usage = x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=ca,
-        crl_sign=ca,
-        encipher_only=False,
-        decipher_only=False,
-    )
-    point = x509.DistributionPoint(
-        full_name=[x509.UniformResourceIdentifier(ROOT_URL)],
-        relative_name=None,
-        reasons=None,
-        crl_issuer=None,
-    )
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-        .issuer_name(platform.root.certificate.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(VALID.not_before)
-        .not_valid_after(VALID.not_after)
-        .add_extension(x509.CRLDistributionPoints([point]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-        .add_extension(usage, critical=True)
-        .sign(platform.root.key, hashes.SHA256())
-    )
-    return pki.Signer(key, certificate)
+    return signer_under(platform.root, name, VALID, ca=ca, crl_url=ROOT_URL)
 
 
 Maker = Callable[[SimulatedPlatform], tuple[bytes, Collateral]]

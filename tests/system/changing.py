@@ -13,49 +13,18 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
-from typing import cast
 
-from tests.support.tees import PROVING, TDX, TEES
-from verdictd_py import daemon as app
-from verdictd_py.config import Settings, Unsafe
-from verdictd_py.daemon.usecases import UseCases, use_cases
+from tests.support.events import RecordedEvents
+from tests.support.tees import TDX
+from tests.support.usecases import opened
 from verdictd_py.domain.callers import ROLES, Caller
-from verdictd_py.domain.eventtypes import Event
-from verdictd_py.storage.layout import prepare
-from verdictd_py.tees.intel.collateral.port import CollateralSource
-from verdictd_py.tees.intel.tee import IntelService
 
 OPERATOR = Caller("operator", ROLES["operator"])
 VALUE = "ab" * 48
 
 
-class NoEvents:
-    """Port `Events` that records nothing."""
-
-    def record(self, event: Event) -> None:
-        del event
-
-    async def commit(self, *events: Event) -> None:
-        del events
-
-
-def opened(root: Path) -> UseCases:
-    directory, _ = prepare(root, PROVING)
-    source = cast("CollateralSource", object())  # no guest connects
-    return use_cases(
-        Settings(data_dir=root),
-        Unsafe(),
-        directory,
-        tees=TEES,
-        intel=IntelService(source),
-        root_ca_der=None,
-        clock=app.utc_now,
-        events=NoEvents(),
-    )
-
-
 async def main(root: Path, what: str, *words: str) -> None:
-    admin = opened(root).administration
+    admin = opened(root, RecordedEvents()).administration
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.read()

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import environment
+from tests.support.events import RecordedEvents
 from tests.support.tees import TDX
-from tests.system.changing import OPERATOR, VALUE, opened
+from tests.support.usecases import opened
+from tests.system.changing import OPERATOR, VALUE
 from verdictd_py.documents import referencesets
 from verdictd_py.errors import StorageError
 from verdictd_py.storage.directory import LOCK_FILE, Directory
@@ -54,7 +56,7 @@ async def test_no_addition_of_either_is_lost(tmp_path: Path) -> None:
 
 
 async def test_no_retirement_is_undone_by_the_other_process(tmp_path: Path) -> None:
-    sets = opened(tmp_path).administration.sets
+    sets = opened(tmp_path, RecordedEvents()).administration.sets
     for number in range(15):
         await sets.add(OPERATOR, "tdx", f"old{number}", {"rtmr1": [VALUE]}, "")
     await at_once(tmp_path, ("retire", "old", "15"), ("add", "new", "15"))

@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.support.signers import signer_under
 from tests.tees.support import NOW, good_collateral, platform, signed_again
 from verdictd_py.errors import CollateralExpired, CollateralUnavailable, QuoteInvalid, ReasonKind
 from verdictd_py.formats.collateral import Collateral
@@ -147,32 +148,10 @@ def test_the_crl_of_another_ca_is_refused() -> None:
 @pytest.mark.parametrize(("is_ca", "signs_crls"), [(False, True), (True, False)])
 def test_the_issuer_of_a_crl_is_a_ca_that_may_sign_it(is_ca: bool, signs_crls: bool) -> None:
     """A certificate under the root has the name of the CA, but is not a CA."""
-    root, model, key = platform().root, platform().pck_ca.certificate, pki.new_key()
-    usage = x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=is_ca,
-        crl_sign=signs_crls,
-        encipher_only=False,
-        decipher_only=False,
-    )
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(model.subject)
-        .issuer_name(root.certificate.subject)
-        .public_key(key.public_key())
-        .serial_number(7)
-        .not_valid_before(VALID.not_before)
-        .not_valid_after(VALID.not_after)
-        .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
-        .add_extension(usage, critical=True)
-        .sign(root.key, hashes.SHA256())
-    )
+    name = platform().pck_ca.certificate.subject
+    issuer = signer_under(platform().root, name, VALID, ca=is_ca, signs_crls=signs_crls)
     with pytest.raises(CollateralRejected, match="not a CA that may sign"):
-        check(issued_by(pki.Signer(key, certificate)))
+        check(issued_by(issuer))
 
 
 @pytest.mark.parametrize("name", ["tcb_signer", "pck_ca"])

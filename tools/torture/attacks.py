@@ -149,7 +149,7 @@ class Attacker:
             closed.cancel()
 
     async def run(self) -> None:
-        """Keep the number of peers until the attack is over."""
+        """Keep the number of peers until the attack ends."""
         peer = KINDS[self.attack.kind]
 
         async def peers() -> None:

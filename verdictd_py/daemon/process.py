@@ -35,10 +35,9 @@ EXIT_STOPPED: Final = 0
 EXIT_FAILED: Final = 1
 """Exit status after essential work has failed; the log has the reason."""
 
-
+_STANDARD_ERROR: Final = 2
 _SWITCH_SECONDS: Final = 0.001
 _IMPORTED_LATE: Final = ("httpcore._backends.anyio", "anyio._backends._asyncio")
-_STANDARD_ERROR: Final = 2
 
 MIN_ADDRESS_SPACE: Final = 2_000_000 * 1024
 """Bytes under `ulimit -v`. Measured: an idle daemon takes 1.0 GiB, while it compiles the policy
@@ -173,17 +172,13 @@ async def count_floods(log: LogEvents) -> None:
         log.end_minute()
 
 
-async def reload_when(
-    requested: asyncio.Event, daemon: Daemon, manager: ServiceManager | None = None
-) -> None:
+async def reload_when(requested: asyncio.Event, daemon: Daemon, manager: ServiceManager) -> None:
     """Reload the daemon each time that `requested` is set."""
     while True:
         await requested.wait()
         requested.clear()
-        if manager is not None:
-            manager.reloading()
+        manager.reloading()
         try:
             await daemon.reload()
         finally:
-            if manager is not None:
-                manager.notify(READY)
+            manager.notify(READY)
