@@ -59,9 +59,7 @@ def main(argv: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         rows = asyncio.run(
-            _run_all(
-                chosen, directory, options.only, minutes=options.minutes, smoke=options.smoke
-            )
+            _run_all(chosen, directory, options.only, minutes=options.minutes, smoke=options.smoke)
         )
     except KeyboardInterrupt:
         print(f"interrupted; the daemons' logs are in {directory}", file=sys.stderr)
