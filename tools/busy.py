@@ -91,8 +91,8 @@ def divide(files: list[Path], *, seed: int) -> list[list[Path]]:
 
 
 def pytest(files: list[Path], output: Path) -> int:
-    command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
-    command += (f"--timeout={HANG_SECONDS}", *map(str, files))
+    options = ("-q", "-p", "no:cacheprovider", f"--timeout={HANG_SECONDS}")
+    command = (sys.executable, "-m", "pytest", *options, *map(str, files))
     with output.open("wb") as stream:
         return subprocess.run(command, stdout=stream, stderr=stream, check=False).returncode
 
