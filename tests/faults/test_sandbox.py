@@ -146,8 +146,11 @@ async def test_without_a_service_manager_nothing_is_sent() -> None:
 
 
 def test_passed_sockets_are_served(tmp_path: Path) -> None:
-    """The daemon adopts both, and ignores the ports of its settings."""
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    """The daemon adopts both, and ignores the addresses of its settings.
+
+    Without TLS, HTTP is served on loopback only: the passed socket's address decides.
+    """
+    held = [socket.create_server((host, 0)) for host in ("0.0.0.0", "127.0.0.1")]  # noqa: S104
     program = (
         "import os, sys\n"
         f"os.dup2({held[0].fileno()}, 3); os.dup2({held[1].fileno()}, 4)\n"
@@ -167,8 +170,10 @@ def test_passed_sockets_are_served(tmp_path: Path) -> None:
         assert process.stderr is not None
         started = next(line for line in process.stderr if "daemon.started" in line)
         for each, name in zip(held, ("kbs_http", "listen"), strict=True):
-            assert f":{each.getsockname()[1]}" in started, name
-            socket.create_connection(each.getsockname()).close()
+            port = each.getsockname()[1]
+            assert f":{port}" in started, name
+            socket.create_connection(("127.0.0.1", port)).close()
+        assert 'kbs_http="https://0.0.0.0:' in started
         process.terminate()
         process.stderr.read()
         assert process.wait(60) == 0
