@@ -135,6 +135,7 @@ def build_daemon(
     listeners = tuple(listener for listener in candidates if listener is not None)
     publish = [listener.set_ready for listener in listeners if isinstance(listener, GrpcListener)]
     readiness = Readiness(cases, audit, publish=publish, probes=probes)
+    cases.digests.changed = readiness.request
 
     def apply(new: Settings) -> None:
         limits.adopt(_limits(new, _connections(new)))
@@ -152,6 +153,7 @@ def build_daemon(
     if "sessions" in probes:
         checks["sessions"] = probes["sessions"]
     health = Health(checks, audit, publish=publish)
+    readiness.changed = health.request
     if http is not None:
         http.parts = lambda: health.parts
     about.listeners, about.readiness, about.health = listeners, readiness, health

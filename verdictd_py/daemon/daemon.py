@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -79,6 +79,10 @@ class Daemon:
         """The longest time that `stop` takes, with the writing of the last lines of the log."""
         parts = 2 + len(self._parts.closing)
         return self._parts.limits.drain + SLACK_SECONDS + parts * CLOSE_SECONDS
+
+    def report_health(self, report: Callable[[Mapping[str, str]], None]) -> None:
+        """Have the problems of the health reported by name of the check, when they change."""
+        self._parts.health.reported = report
 
     def listener(self, name: str) -> Listener:
         """Return the listener of that name.

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,8 @@ from verdictd_py.listeners.grpc_listener import READY
 from verdictd_py.ports import Events
 
 EXAMINE_SECONDS: Final = 10.0
-"""Pause between two examinations. Clients of `/readyz` get the last result and cause no work."""
+"""Longest pause between two examinations. Clients of `/readyz` cause none: they get the result of
+the last one."""
 
 CHECK_SECONDS: Final = 5.0
 """Time limit of one check: a disk that does not answer is a problem, too."""
@@ -39,6 +41,9 @@ class Health:
     Args:
         checks: by name; each name is disclosed to every client, its problem to none.
         publish: what each listener with a health service publishes the result by.
+
+    Attributes:
+        reported: called with the problems by name of the check, when they have changed.
     """
 
     def __init__(
@@ -49,7 +54,9 @@ class Health:
         self._publish = tuple(publish)
         self._problems: dict[str, str] | None = None
         self._stopping = False
+        self._requested = asyncio.Event()
         self._examining = asyncio.Lock()
+        self.reported: Callable[[Mapping[str, str]], None] = lambda problems: None  # noqa: ARG005
 
     @property
     def parts(self) -> dict[str, bool]:
@@ -62,6 +69,10 @@ class Health:
     def problems(self) -> Mapping[str, str]:
         """Problems of the last examination by name of the check, for the operator."""
         return self._problems or {}
+
+    def request(self) -> None:
+        """Have the parts examined at once. The caller has noticed a change of one of them."""
+        self._requested.set()
 
     async def examine(self) -> None:
         """Run all checks, publish the result, and record it if it has changed."""
@@ -78,13 +89,18 @@ class Health:
             self._events.record(WarningReadiness(problems=texts))
         elif not problems and before:
             self._events.record(DaemonReady())
+        if problems != before:
+            self.reported(problems)
         await self._published()
 
     async def keep_examined(self) -> None:
         """Call `examine` again and again."""
         while True:
+            self._requested.clear()
             await self.examine()
-            await asyncio.sleep(EXAMINE_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(EXAMINE_SECONDS):
+                    await self._requested.wait()
 
     async def stop(self) -> None:
         """Report from now on that the broker is not ready."""
@@ -119,6 +135,7 @@ def directory_check(directory: Path, *, writable: bool) -> Check:
             if not writable:
                 return ""
             if not os.access(directory, os.W_OK | os.X_OK):
+                directory.stat()  # raises if it has vanished meanwhile
                 return f"{directory.name}/ cannot be written; check its permissions and its mount"
             space = os.statvfs(directory)
         except OSError as error:

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -91,9 +91,10 @@ async def _run(
     loop.add_signal_handler(signal.SIGHUP, reloading.set)
     daemon = build_daemon(settings, unsafe, events, on_failure=stopping.set, reread=reread)
     await _load_policy_engine(events)
+    manager = ServiceManager()
+    daemon.report_health(lambda problems: manager.notify(status_line(problems)))
     await daemon.start()
     favour_event_loop()
-    manager = ServiceManager()
     manager.notify(READY)
     daemon.supervisor.start(Work("watchdog", manager.keep_alive))
     daemon.supervisor.start(Work("reload", partial(reload_when, reloading, daemon, manager)))
@@ -104,6 +105,17 @@ async def _run(
     await daemon.stop()
     events.end_minute()
     return EXIT_FAILED if daemon.supervisor.failed else EXIT_STOPPED
+
+
+def status_line(problems: Collection[str]) -> str:
+    """Return the line of `systemctl status` about the health.
+
+    Args:
+        problems: names of the checks that failed.
+    """
+    if not problems:
+        return "STATUS=ready"
+    return f"STATUS=not ready: {', '.join(sorted(problems))}; see the event warning.readiness"
 
 
 def favour_event_loop() -> None:
