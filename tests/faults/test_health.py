@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import httpx
@@ -20,18 +22,21 @@ from tests.support.events import RecordedEvents
 from tests.support.kbs import url_of
 from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py._generated import verdictd_v1_pb2_grpc as v1_grpc
+from verdictd_py.config import Settings
 from verdictd_py.daemon import descriptors, health, readiness
+from verdictd_py.daemon.composition import _written
 from verdictd_py.daemon.health import CHECK_SECONDS, EXAMINE_SECONDS, Health
 from verdictd_py.daemon.process import status_line
 from verdictd_py.errors import StorageError
 from verdictd_py.guest.connection import BrokerRefused
+from verdictd_py.storage.layout import DIRECTORIES
 from verdictd_py.tees.intel.collateral.check import Validity
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
 
 pytestmark = pytest.mark.broker(kbs=True)
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
-PARTS = {"audit", "policies", "keys", "collateral", "descriptors", "sessions", "serving"}
+PARTS = {"audit", "policies", "keys", "collateral", "disk", "descriptors", "sessions", "serving"}
 
 
 async def ready(broker: RunningBroker) -> set[str] | None:
@@ -201,6 +206,57 @@ async def test_sessions_that_cannot_be_read(
 
     monkeypatch.setitem(broker.daemon._parts.health._checks, "sessions", broken)
     assert await examined(broker) == {"sessions"}
+
+
+WRITTEN = [*DIRECTORIES, ""]
+
+
+@pytest.mark.parametrize("directory", WRITTEN)
+async def test_a_full_disk_of_any_directory(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch, directory: str
+) -> None:
+    """Each may be a volume of its own."""
+    found = broker.data / directory
+    full_of(monkeypatch, found, f_bavail=3)
+    assert await examined(broker) == {"disk"}
+    (warning,) = broker.events.named("warning.readiness")
+    name = f"{directory}/" if directory else "the data directory"
+    assert warning["problems"] == (
+        (
+            f"disk: {name}: 12 KiB are free, 1024 KiB are needed; "
+            "remove files there or enlarge the file system"
+        ),
+    )
+    full_of(monkeypatch, found)
+    assert await examined(broker) == set()
+
+
+def test_the_directory_of_the_sessions_is_checked(tmp_path: Path) -> None:
+    sessions = tmp_path / "sessions" / "file"
+    written = _written(Settings(kbs_sessions=sessions, kbs_token_key=tmp_path / "key"))
+    assert written["the directory of --kbs-sessions"] == sessions.parent
+
+
+async def test_a_file_system_without_free_inodes(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full_of(monkeypatch, broker.data / "keys", f_favail=2)
+    assert await examined(broker) == {"disk"}
+    assert "keys/: 2 inodes are free, 16 are needed" in str(
+        broker.events.named("warning.readiness")
+    )
+    full_of(monkeypatch, broker.data / "keys", f_favail=0, f_files=0)  # such as btrfs
+    assert await examined(broker) == set()
+
+
+def full_of(monkeypatch: pytest.MonkeyPatch, full: Path, **values: int) -> None:
+    """Let a directory be on a file system with such numbers of blocks and inodes."""
+    usual = {"f_bavail": 10**6, "f_frsize": 4096, "f_files": 10**6, "f_favail": 10**6}
+
+    def statvfs(path: object) -> SimpleNamespace:
+        return SimpleNamespace(f_flag=0, **{**usual, **(values if path == full else {})})
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
 
 
 async def test_few_descriptors(broker: RunningBroker, monkeypatch: pytest.MonkeyPatch) -> None:

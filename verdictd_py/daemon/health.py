@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -27,6 +26,11 @@ CHECK_SECONDS: Final = 5.0
 
 FREE_DESCRIPTORS: Final = 32
 """File descriptors without which guests are refused soon."""
+
+FREE_BYTES: Final = 1024 * 1024
+"""Free space for some hundred changes, each with its record in the audit trail."""
+
+FREE_INODES: Final = 16
 
 POLICIES: Final = "policies"
 """Name of the check of the policies, whose problems `status` examines by itself."""
@@ -137,16 +141,51 @@ def directory_check(directory: Path, *, writable: bool) -> Check:
             if not os.access(directory, os.W_OK | os.X_OK):
                 directory.stat()  # raises if it has vanished meanwhile
                 return f"{directory.name}/ cannot be written; check its permissions and its mount"
-            space = os.statvfs(directory)
         except OSError as error:
             return f"{directory.name}/ cannot be used: {error.strerror}"
-        full = space.f_bavail == 0 or (space.f_files > 0 and space.f_favail == 0)
-        return f"{directory.name}/: {os.strerror(errno.ENOSPC).lower()}" if full else ""
+        return ""
 
     async def check() -> str:
         return await asyncio.to_thread(problem)
 
     return check
+
+
+def space_check(directories: Mapping[str, Path]) -> Check:
+    """Return a check that the file systems of directories have space for some more files.
+
+    Args:
+        directories: the directories that the broker writes, by the name in the problem.
+    """
+
+    def problem() -> str:
+        causes: dict[str, list[str]] = {}
+        for name, directory in directories.items():
+            try:
+                cause = _shortage(os.statvfs(directory))
+            except OSError:
+                continue  # another check reports that it is missing
+            if cause:
+                causes.setdefault(cause, []).append(name)
+        return "; ".join(
+            f"{', '.join(names)}: {cause}; remove files there or enlarge the file system"
+            for cause, names in causes.items()
+        )
+
+    async def check() -> str:
+        return await asyncio.to_thread(problem)
+
+    return check
+
+
+def _shortage(space: os.statvfs_result) -> str:
+    """Return what is short on a file system; empty if nothing is."""
+    free = space.f_bavail * space.f_frsize
+    if free < FREE_BYTES:
+        return f"{free // 1024} KiB are free, {FREE_BYTES // 1024} KiB are needed"
+    if space.f_files and space.f_favail < FREE_INODES:  # some file systems have no fixed number
+        return f"{space.f_favail} inodes are free, {FREE_INODES} are needed"
+    return ""
 
 
 async def check_descriptors() -> str:
