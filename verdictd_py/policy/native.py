@@ -91,10 +91,10 @@ def _directory() -> Iterator[int]:
     Raises:
         OSError: it cannot be made, or another user can write there.
     """
-    path = cache_directory()
     try:
+        path = cache_directory()
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except RuntimeError as error:  # no home directory
+    except RuntimeError as error:  # neither HOME nor an entry in passwd
         raise OSError(str(error)) from error
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
