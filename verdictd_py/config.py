@@ -251,10 +251,9 @@ class Settings(BaseSettings):
     @property
     def client_api_addresses(self) -> tuple[Address, ...]:
         """Addresses to try in order. Only the default has a second one, for hosts without IPv6."""
-        first = Address.parse(self.client_api, unix_allowed=True)
         if "client_api" in self.model_fields_set:
-            return (first,)
-        return (first, Address.parse(CLIENT_API_WITHOUT_IPV6))
+            return (Address.parse(self.client_api, unix_allowed=True),)
+        return default_client_api()
 
     @property
     def keyprovider_api_address(self) -> Address | None:
@@ -283,6 +282,11 @@ class Settings(BaseSettings):
         """Return command line and environment only: `load` reads and checks the file itself."""
         del settings_cls, dotenv_settings, file_secret_settings
         return init_settings, env_settings
+
+
+def default_client_api() -> tuple[Address, ...]:
+    """Return the addresses that daemon and `verdict-py` try in order if none is given."""
+    return Address.parse(DEFAULT_CLIENT_API), Address.parse(CLIENT_API_WITHOUT_IPV6)
 
 
 def parse_networks(text: str) -> tuple[Network, ...]:
