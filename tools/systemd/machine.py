@@ -22,6 +22,10 @@ _BOOT: Final = (
     "umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; exec systemd-nspawn --quiet "
     '--register=no --keep-unit --private-network --console=pipe --boot --directory="$0"'
 )
+_REMOVE: Final = (
+    "umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; "
+    'find "$0/payload" "$0/supervisor" -depth -type d -exec rmdir {} +'
+)
 _ENVIRONMENT: Final = (
     *("env", "-i", "HOME=/root", "LANG=C.UTF-8", "SYSTEMD_PAGER=", "SYSTEMD_COLORS=0"),
     "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -70,6 +74,13 @@ class Machine:
         except subprocess.TimeoutExpired:
             self._nspawn.kill()  # its processes end with their namespace
             self._nspawn.wait()
+        # systemd-nspawn leaves the groups in which the container and itself have run.
+        own = Path("/proc/self/cgroup").read_text().rpartition("0::")[2].strip()
+        subprocess.run(
+            ["unshare", "--mount", "sh", "-c", _REMOVE, f"/sys/fs/cgroup{own.rstrip('/')}"],
+            stderr=subprocess.DEVNULL,  # without such a group
+            check=False,
+        )
 
     def run(self, *command: str, user: str = "") -> subprocess.CompletedProcess[str]:
         """Run a command inside, as root or with the ID of another user."""
@@ -98,7 +109,8 @@ class Machine:
 
     def active_for_another(self, process: str) -> bool:
         """Return whether the unit is active with another main process."""
-        return self.show("ActiveState") == "active" and self.show("MainPID") != process
+        another = self.show("MainPID") not in ("0", process)
+        return another and self.show("ActiveState") == "active"
 
     def status_of_process(self, name: str) -> str:
         """Return a field of `/proc/PID/status` of the broker."""
