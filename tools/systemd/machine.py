@@ -43,6 +43,7 @@ class Machine:
     def __init__(self, root: Path, console: Path) -> None:
         self.root = root
         self._console = console
+        self._init = ""
         directory = root / f"etc/systemd/system/{SERVICE}.d"
         self._base, self._changes = directory / "10-base.conf", directory / "20-case.conf"
 
@@ -56,10 +57,7 @@ class Machine:
                 start_new_session=True,
             )
         try:
-            children = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children")
-            wait_for("the first process", children.read_text)
-            self._init = children.read_text().split()[0]
-            wait_for("systemd", self._is_running)
+            wait_for("the boot", self._is_running)
         except BaseException:
             self.__exit__()
             raise
@@ -144,7 +142,8 @@ class Machine:
 
         def lines() -> list[str]:
             self.run("journalctl", "--sync")
-            of_broker = (f"--unit={SERVICE}", "SYSLOG_IDENTIFIER=verdictd-py")
+            # Not by unit: the journal does not know that of a process that has ended already.
+            of_broker = ("--identifier=verdictd-py",)
             command = ("journalctl", "--quiet", f"--after-cursor={cursor}", "--output=cat")
             return self.run(*command, *of_broker).stdout.splitlines()
 
@@ -154,6 +153,11 @@ class Machine:
         self.systemctl("daemon-reload")
 
     def _is_running(self) -> bool:
+        # Before the last child of systemd-nspawn, there are others that end at once.
+        children = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children").read_text()
+        self._init = children.strip()
+        if not self._init.isdigit():
+            return False
         state = self.run("systemctl", "is-system-running").stdout.strip()
         return state in ("running", "degraded")
 
