@@ -26,7 +26,6 @@ from verdictd_py.config import Settings
 from verdictd_py.daemon import descriptors, health, readiness
 from verdictd_py.daemon.composition import _written
 from verdictd_py.daemon.health import CHECK_SECONDS, EXAMINE_SECONDS, Health
-from verdictd_py.daemon.process import status_line
 from verdictd_py.errors import StorageError
 from verdictd_py.guest.connection import BrokerRefused
 from verdictd_py.storage.layout import DIRECTORIES
@@ -161,16 +160,15 @@ async def test_readiness_follows_a_file_as_soon_as_a_decision_has_read_it(
 
 async def test_the_service_manager_gets_one_line_for_each_change(broker: RunningBroker) -> None:
     lines: list[str] = []
-    broker.daemon.report_health(lambda problems: lines.append(status_line(problems)))
+    broker.daemon.report_status(lines.append)
     without_keys(broker)
     for _ in range(2):
         await examined(broker)
     (broker.data / "keys").mkdir(mode=0o700)
     await examined(broker)
-    assert lines == [
-        "STATUS=not ready: keys; see the event warning.readiness",
-        "STATUS=ready",
-    ]
+    failed, repaired = lines
+    assert failed == "not ready: keys failed; warning.readiness has the cause"
+    assert repaired.startswith("serving ")
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,7 @@ from verdictd_py.daemon.health import Health
 from verdictd_py.daemon.readiness import Readiness
 from verdictd_py.daemon.reload import reload_all
 from verdictd_py.daemon.supervisor import Supervisor, Work
-from verdictd_py.domain.events import DaemonStopped, DaemonStopping
+from verdictd_py.domain.events import DaemonReloaded, DaemonStopped, DaemonStopping
 from verdictd_py.errors import StorageError
 from verdictd_py.events.audit import AuditTrail
 from verdictd_py.listeners.errors import report_bug
@@ -71,6 +71,7 @@ class Daemon:
         self._parts = parts
         self._events = parts.events
         self._stopped = False
+        self._reloaded = True
         self.listeners = parts.listeners
         self.supervisor = Supervisor(parts.events, on_failure=on_failure)
 
@@ -80,9 +81,19 @@ class Daemon:
         parts = 2 + len(self._parts.closing)
         return self._parts.limits.drain + SLACK_SECONDS + parts * CLOSE_SECONDS
 
-    def report_health(self, report: Callable[[Mapping[str, str]], None]) -> None:
-        """Have the problems of the health reported by name of the check, when they change."""
-        self._parts.health.reported = report
+    @property
+    def status(self) -> str:
+        """One line for the service manager: what is served, or which parts have failed."""
+        failed = [name for name, usable in self._parts.health.parts.items() if not usable]
+        if failed:
+            status = f"not ready: {', '.join(failed)} failed; warning.readiness has the cause"
+        else:
+            status = "serving " + ", ".join(one.endpoint for one in self.listeners)
+        return status if self._reloaded else f"{status}; the last reload failed: warning.reload"
+
+    def report_status(self, report: Callable[[str], None]) -> None:
+        """Have the status reported whenever the health has changed."""
+        self._parts.health.changed = lambda: report(self.status)
 
     def listener(self, name: str) -> Listener:
         """Return the listener of that name.
@@ -126,6 +137,7 @@ class Daemon:
         """
         # Documents last: checking them may fail or wait for a disk, and a file may end rights.
         report = await reload_all(self._parts.files, self._parts.deciding.prepare)
+        self._reloaded = isinstance(report, DaemonReloaded)
         try:
             await self._parts.readiness.refresh()
         finally:

@@ -47,7 +47,7 @@ class Health:
         publish: what each listener with a health service publishes the result by.
 
     Attributes:
-        reported: called with the problems by name of the check, when they have changed.
+        changed: called when the problems have changed.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Health:
         self._stopping = False
         self._requested = asyncio.Event()
         self._examining = asyncio.Lock()
-        self.reported: Callable[[Mapping[str, str]], None] = lambda problems: None  # noqa: ARG005
+        self.changed: Callable[[], None] = lambda: None
 
     @property
     def parts(self) -> dict[str, bool]:
@@ -94,7 +94,7 @@ class Health:
         elif not problems and before:
             self._events.record(DaemonReady())
         if problems != before:
-            self.reported(problems)
+            self.changed()
         await self._published()
 
     async def keep_examined(self) -> None:

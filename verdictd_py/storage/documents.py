@@ -186,13 +186,14 @@ def _unless_missing(read: Callable[[Segments], Result], name: Name) -> Result | 
     """Return what `read` returns, or None only if nothing at all has the name.
 
     A missing document has a meaning, for example "no named sets". A link or a directory in its
-    place, as mounted configuration has it, must not open what the document closes.
+    place must not open what the document closes; neither must a link to nothing.
     """
     try:
         return read((OPA, *name.segments))
     except NotRegular:
         raise StorageError(
-            "is a link, a directory or another thing that is not a regular file; "
+            "is a directory, a link that leaves its directory or leads to nothing, or another "
+            "thing that is not a regular file; "
             "put a regular file in its place"
         ) from None
     except NotFound:
