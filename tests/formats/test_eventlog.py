@@ -425,6 +425,13 @@ def test_a_command_line_that_is_not_text_is_not_hidden() -> None:
     assert claims["kernelCommandLine"] == "a=\N{REPLACEMENT CHARACTER}"
 
 
+def test_a_command_line_that_no_kernel_takes_is_no_claim() -> None:
+    """A policy reads it for each decision, and a log has up to 1 MiB."""
+    for size, claimed in ((60_000, True), (70_000, False)):
+        claims = EventLog((command_line(b"x" * size),), REGISTERS).claims()
+        assert ("kernelCommandLine" in claims) is claimed
+
+
 def test_the_registers_stay_known_where_only_some_are_proved() -> None:
     first, second = event(1, 4, b"1"), event(2, 4, b"2")
     log = EventLog((first, second), REGISTERS)

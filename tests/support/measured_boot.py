@@ -30,7 +30,7 @@ async def judged(
     measured = EventLog((*BOOT, *later), REGISTERS).replay()
     if rtmr3 is not None:
         measured["rtmr3"] = rtmr3
-    td = TdMeasurements(**measured)
+    td = TdMeasurements(**measured)  # type: ignore[arg-type]  # by name
     certificate = issue(
         Form.CURRENT,
         key=ec.generate_private_key(ec.SECP256R1()),

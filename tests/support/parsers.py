@@ -97,6 +97,10 @@ class Parser:
             return
 
 
+_INIT_DATA = 'version = "1"\nalgorithm = "sha256"\n[data]\n'
+_INIT_DATA_JSON = b'{"version": "1", "algorithm": "sha384", "data": {}}'
+
+
 def vectors(folder: str, suffix: str = "") -> Callable[[], Iterator[bytes]]:
     """Return the seeds in a folder of `tests/vectors`."""
     return lambda: _files(vector(folder), suffix)
@@ -237,7 +241,7 @@ def _attest_seeds(version: Version) -> Callable[[], Iterator[bytes]]:
         composite = {"primary_evidence": evidence, "additional_evidence": '{"nvidia": {}}'}
         runtime = {"nonce": rcar_support.NONCE, "tee-pubkey": key}
         newer = {
-            "init-data": {"format": "toml", "body": 'algorithm = "sha256"\n'},
+            "init-data": {"format": "toml", "body": _INIT_DATA},
             "runtime-data": runtime,
             "tee-evidence": composite,
         }
@@ -488,7 +492,7 @@ PARSERS: Final[dict[str, Parser]] = {
     ),
     "eventlog": Parser(_event_log, _EVIDENCE, _event_log_seeds),
     "initdata-toml": Parser(_init_data("toml"), _EVIDENCE, inputs("initdata")),
-    "initdata-json": Parser(_init_data("json"), _EVIDENCE, lambda: [b'{"algorithm": "sha384"}']),
+    "initdata-json": Parser(_init_data("json"), _EVIDENCE, lambda: [_INIT_DATA_JSON]),
     "eaa": Parser(_conversation, (), _conversation_seeds),
     "rcar-auth": Parser(
         messages.parse_auth,

@@ -67,6 +67,9 @@ _COMMAND_LINE: Final = b"kernel_cmdline: "
 _TEXT_PREFIXES: Final = (b"grub_cmd: ", _COMMAND_LINE)
 """Prefixes of EV_IPL data whose digest is that of the text after the prefix, without its NUL."""
 
+_MAX_LINE_BYTES: Final = 64 * 1024
+"""Maximum length of the claim about the command line. Kernels take at most 4 KiB on x86."""
+
 _GLOBAL_VARIABLE: Final = bytes.fromhex("61dfe48bca93d211aa0d00e098032b8c")  # EFI_GLOBAL_VARIABLE
 
 
@@ -238,7 +241,7 @@ class EventLog:
 
 
 def _command_line(event: Event) -> str | None:
-    if event.index != _LOADER or not event.data_proved:
+    if event.index != _LOADER or not event.data_proved or len(event.data) > _MAX_LINE_BYTES:
         return None
     if event.kind != EV_IPL or not event.data.startswith(_COMMAND_LINE):
         return None
