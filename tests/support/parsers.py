@@ -62,8 +62,7 @@ from verdictd_py.protocols.rcar.teekey import TeeKey
 from verdictd_py.protocols.rcar.versions import Version
 from verdictd_py.simulator import SimulatedPlatform, collateral_json
 from verdictd_py.tees.intel import pck, tcb
-from verdictd_py.tees.intel.collateral import check, forms, parts, sources
-from verdictd_py.tees.intel.collateral.pcs import _hex_or_der, _signed
+from verdictd_py.tees.intel.collateral import answers, check, forms, parts, sources
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
 from verdictd_py.tees.intel.quote import TDX as TDX_QUOTE
 from verdictd_py.tees.intel.quote import Quote, parse_quote
@@ -340,7 +339,7 @@ def _collateral_json(data: bytes) -> None:
 
 def _pcs_answer(data: bytes) -> None:
     """Read a body of a PCCS as TCB info, with the rest from valid collateral."""
-    text, signature = _signed(data, "tcbInfo")
+    text, signature = answers.signed(data, "tcbInfo")
     collateral = replace(_collateral(), tcb_info=text, tcb_info_signature=signature)
     _read_parts(collateral)
     _rate(collateral)
@@ -397,7 +396,7 @@ def _request() -> CollateralRequest:
 
 
 def _crl(data: bytes) -> None:
-    collateral = replace(_collateral(), pck_crl=_hex_or_der(data))
+    collateral = replace(_collateral(), pck_crl=answers.crl(data))
     _read_parts(collateral)
     _check(collateral)
 
