@@ -13,7 +13,7 @@ from typing import Final
 
 from verdictd_py import __version__, config
 from verdictd_py import daemon as app
-from verdictd_py.cli.hardening import harden
+from verdictd_py.cli.hardening import harden, require_local_sockets
 from verdictd_py.cli.main import COMMANDS
 from verdictd_py.cli.parsing import Parser
 from verdictd_py.daemon.process import EXIT_FAILED, end_within
@@ -49,6 +49,7 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (("--collateral",), "PATH", "JSON file or directory of collateral, instead of fetching it"),
     (("--collateral-url",), "URL[,URL]", "PCS or PCCS, tried in order; '' for none (Intel's)"),
     (("--collateral-ca",), "FILE", "CAs of the PCCS, PEM (the system's)"),
+    (("--collateral-pin",), "SHA256[,SHA256]", "certificate or key of the first (second) URL"),
     (("--collateral-proxy",), "URL", "HTTP proxy to it (HTTPS_PROXY of the environment)"),
     (("--collateral-api-key-file",), "FILE", "subscription key, sent to the first URL only"),
     (("--collateral-update",), "NAME", "TCB recovery: standard or early (standard)"),
@@ -126,6 +127,7 @@ def run(argv: Sequence[str]) -> int:
         unsafe["unsafe_tdx_root_ca"] = Path(unsafe["unsafe_tdx_root_ca"])
     read = partial(config.load, arguments, file=None if file is None else Path(file))
     harden()
+    require_local_sockets()
     try:
         running = app.run(read(), config.Unsafe(**unsafe), reread=read, on_stopping=end_within)
         return asyncio.run(running)
