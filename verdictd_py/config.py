@@ -20,8 +20,11 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from verdictd_py.domain.names import KeyId
 from verdictd_py.errors import ConfigError, RequestError
+from verdictd_py.formats.servicelinks import service_links
 
 ENVIRONMENT_PREFIX: Final = "VERDICTD_"
+GUEST_PREFIX: Final = "VERDICTD_PY_GUEST_"
+"""Prefix of the variables of `verdictd-py guest`, which are no settings of the daemon."""
 DEFAULT_DATA_DIR: Final = Path("/opt/verdictd")
 INTEL_PCS: Final = "https://api.trustedservices.intel.com"
 DEFAULT_CLIENT_API: Final = "[::1]:60000"
@@ -140,6 +143,7 @@ class Settings(BaseSettings):
     collateral: Path | None = None
     collateral_url: Annotated[tuple[str, ...], NoDecode] = (INTEL_PCS,)
     collateral_ca: Path | None = None
+    collateral_pin: Annotated[tuple[str, ...], NoDecode] = ()
     collateral_proxy: str | None = None
     collateral_api_key_file: Path | None = None
     collateral_update: Literal["standard", "early"] = "standard"
@@ -168,7 +172,7 @@ class Settings(BaseSettings):
     audit_group: str | None = None
     log_format: Literal["text", "json"] = "text"
 
-    @field_validator("verifier", "collateral_url", mode="before")
+    @field_validator("verifier", "collateral_url", "collateral_pin", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
         if isinstance(value, str):
@@ -191,6 +195,18 @@ class Settings(BaseSettings):
                     f"{url!r} is not a URL: write https://host:port, or an empty value for none"
                 )
         return value
+
+    @field_validator("collateral_pin")
+    @classmethod
+    def _check_pins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        pins = tuple(pin.replace(":", "").lower() for pin in value)
+        for pin in pins:
+            if len(pin) != 64 or not set(pin) <= set("0123456789abcdef"):
+                raise ValueError(
+                    f"{pin!r} is not a SHA-256: write 64 hex digits, as 'openssl x509 -noout "
+                    "-fingerprint -sha256' does"
+                )
+        return pins
 
     @field_validator("listen", "kbs_http")
     @classmethod
@@ -248,10 +264,9 @@ class Settings(BaseSettings):
     @property
     def client_api_addresses(self) -> tuple[Address, ...]:
         """Addresses to try in order. Only the default has a second one, for hosts without IPv6."""
-        first = Address.parse(self.client_api, unix_allowed=True)
         if "client_api" in self.model_fields_set:
-            return (first,)
-        return (first, Address.parse(CLIENT_API_WITHOUT_IPV6))
+            return (Address.parse(self.client_api, unix_allowed=True),)
+        return default_client_api()
 
     @property
     def keyprovider_api_address(self) -> Address | None:
@@ -280,6 +295,11 @@ class Settings(BaseSettings):
         """Return command line and environment only: `load` reads and checks the file itself."""
         del settings_cls, dotenv_settings, file_secret_settings
         return init_settings, env_settings
+
+
+def default_client_api() -> tuple[Address, ...]:
+    """Return the addresses that daemon and `verdict-py` try in order if none is given."""
+    return Address.parse(DEFAULT_CLIENT_API), Address.parse(CLIENT_API_WITHOUT_IPV6)
 
 
 def parse_networks(text: str) -> tuple[Network, ...]:
@@ -365,9 +385,15 @@ def _read_toml(file: Path) -> dict[str, Any]:
 
 
 def _refuse_unknown_environment() -> None:
+    """Refuse a variable that looks like a setting and is none, because it is misspelled.
+
+    Variables that Kubernetes sets for a Service `verdictd` or `verdictd-...` are ignored, and so
+    are those of `verdictd-py guest`.
+    """
     known = {ENVIRONMENT_PREFIX + name.upper() for name in (*Settings.model_fields, "config")}
-    for name in sorted(os.environ):
-        if name.upper().startswith(ENVIRONMENT_PREFIX) and name.upper() not in known:
+    names = {name for name in os.environ if name.upper().startswith(ENVIRONMENT_PREFIX)}
+    for name in sorted(names - service_links(os.environ)):
+        if name.upper() not in known and not name.startswith(GUEST_PREFIX):
             raise ConfigError(
                 f"{name} in the environment is not a setting: unset it, or correct it"
             )

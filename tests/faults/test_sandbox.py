@@ -301,19 +301,16 @@ def test_no_unix_sockets_is_one_line_at_start(tmp_path: Path) -> None:
 def test_hidden_owners_of_connections_are_refused_at_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rules = CallerRules(Address("127.0.0.1", 7))
+    rules, address = CallerRules(), Address("127.0.0.1", 7)
     monkeypatch.setattr(loopback, "_query", lambda near, far: None)
-    rules.require_identification()  # by the tables
+    rules.require_identification(address)  # by the tables
     monkeypatch.setattr(loopback, "_TABLES", (Path("/proc/none"),))
     with pytest.raises(ConfigError, match="ProcSubset=pid"):
-        rules.require_identification()
-    for other in (
-        CallerRules(Address(unix="/run/x")),
-        CallerRules(Address("192.0.2.1", 7)),
-        CallerRules(Address("127.0.0.1", 7), insecure_loopback=True),
-        CallerRules(Address("127.0.0.1", 7), certificate_roles=dict),
-    ):
-        other.require_identification()
+        rules.require_identification(address)
+    rules.require_identification(Address(unix="/run/x"))
+    rules.require_identification(Address("192.0.2.1", 7))
+    for other in (CallerRules(insecure_loopback=True), CallerRules(certificate_roles=dict)):
+        other.require_identification(address)
 
 
 def test_a_process_without_core_dumps_and_without_debuggers() -> None:
