@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from verdictd_py.cli.parsing import printable
+from verdictd_py.domain.claims import TCB_BEHIND
 from verdictd_py.errors import ConfigError
 
 _WIDE: Final = 400
@@ -198,6 +199,8 @@ def explanation(guest: Any) -> CommandOutput:  # noqa: ANN401  # messages are ma
         parts += ["", table(("rule", "measured", "expected"), rows)]
     unnamed = (reason for reason in guest.reasons if not reason.measured or reason.rule == _UNNAMED)
     parts += ["", *(cell(reason.text) for reason in unnamed)]
+    behind = guest_data(guest)["claims"].get(TCB_BEHIND, ())
+    parts += [cell(f"behind the newest TCB: {component}") for component in behind]
     if guest.not_pinnable:
         parts.append(cell(f"cannot be pinned: {guest.not_pinnable}"))
     else:
