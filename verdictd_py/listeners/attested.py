@@ -40,10 +40,9 @@ from verdictd_py.listeners.proxies import Origin, Proxies
 from verdictd_py.listeners.responder import Answer, Responder
 from verdictd_py.listeners.shares import Share, Shares
 from verdictd_py.ports import Events, Tees
-from verdictd_py.protocols.eaa import answers
-from verdictd_py.protocols.eaa.answers import FailureForm
+from verdictd_py.protocols.eaa.refusal import Refusal
 from verdictd_py.protocols.ratstls import certificate
-from verdictd_py.protocols.ratstls.session import TlsClosed, TlsSession
+from verdictd_py.protocols.ratstls.session import TlsClosed, TlsFailed, TlsSession
 
 _ANSWERS_AT_ONCE: Final = 32
 """Maximum number of answers that are made at once. An answer has up to some MiB, and its size is
@@ -191,7 +190,7 @@ class AttestedListener:
                 share.attest(guest.platform)
             except Overloaded as error:
                 self._events.record(ConnectionRefused(peer=address, reason=str(error)))
-                await self._refuse(link, _OVERLOADED)
+                await self._refuse(link, share, _OVERLOADED)
                 return
             link.detect_dead_peer()  # there is no limit for a silent guest
             await self._answer(link, guest, share)
@@ -211,7 +210,8 @@ class AttestedListener:
                 async with asyncio.timeout(self._limits.idle):
                     await link.send(answer.data)
                 if answer.close:
-                    await link.goodbye()
+                    with suppress(OSError):  # the end of the connection is recorded already
+                        await link.goodbye()
                     return
             share.held.set(responder.held)
         await link.goodbye()
@@ -258,16 +258,33 @@ class AttestedListener:
             text = error.text_for_guest
         except GuestRefused as error:
             text = str(error)
-        await self._refuse(link, text)
+        await self._refuse(link, share, text)
         return None
 
-    @staticmethod
-    async def _refuse(link: Link, text: str) -> None:
-        """Send the reason, which is recorded already, even if the peer disconnects early."""
-        with suppress(OSError):  # including TimeoutError
-            async with asyncio.timeout(LINGER_SECONDS):
-                await link.send(answers.failure(FailureForm.A, text))
+    async def _refuse(self, link: Link, share: Share, text: str) -> None:
+        """Answer with the reason, which is recorded already, even if the peer disconnects early.
+
+        A peer that sends no request receives it too. Meanwhile its connection may be closed for
+        another one: a client that is refused has proven nothing.
+        """
+        refusal = Refusal(text)
+        with suppress(OSError, TlsClosed, TlsFailed, Overloaded):
+            share.move(share.source)
+            with suppress(TimeoutError), self._idling():
+                async with asyncio.timeout(0 if self._draining else self._limits.handshake):
+                    await _answer_refused(link, share, refusal)
+            if not refusal.complete:
+                async with asyncio.timeout(LINGER_SECONDS):
+                    await link.send(refusal.unrequested())
             await link.goodbye()
+
+
+async def _answer_refused(link: Link, share: Share, refusal: Refusal) -> None:
+    while not refusal.complete:
+        await share.held.room()
+        for answer in refusal.answers(await link.receive()):
+            await link.send(answer)
+        share.held.set(refusal.held)
 
 
 def _current_task() -> asyncio.Task[None]:
