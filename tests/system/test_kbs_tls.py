@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -141,6 +142,44 @@ async def test_the_self_signed_certificate_is_valid_now_and_not_a_ca(tmp_path: P
         assert b"PRIVATE" not in self_signed(broker)
 
 
+async def test_the_self_signed_certificate_has_every_address_of_the_host(tmp_path: Path) -> None:
+    """Guests refuse a certificate that does not contain the address in their URL."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:  # no datagram is sent
+        route.connect(("192.0.2.254", 9))
+        own = route.getsockname()[0]
+    async with running_kbs(tmp_path, kbs_http="0.0.0.0:0") as broker:
+        made = x509.load_pem_x509_certificate(self_signed(broker))
+        names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert own in map(str, names.get_values_for_type(x509.IPAddress))
+        (logged,) = broker.events.named("kbs.self-signed")
+        everything = {str(name.value) for name in names}
+        assert set(as_texts(logged["names"])) == everything > {own, "localhost"}
+        url = f"https://{own}:{port_of(broker)}"
+        assert await cookie(url, trusting(self_signed(broker)))
+
+
+def as_texts(value: object) -> tuple[str, ...]:
+    assert isinstance(value, tuple)
+    return value
+
+
+async def test_a_ca_certificate_as_the_servers_is_warned_about(
+    tmp_path: Path, files: Files
+) -> None:
+    """At start, and once more after each replacement; webpki accepts none."""
+    ca = trustme.CA()
+    for name, pem in (("kbs_tls_cert", ca.cert_pem), ("kbs_tls_key", ca.private_key_pem)):
+        files.settings[name].write_bytes(pem.bytes())
+    async with running_kbs(tmp_path, **files.settings) as broker:
+        (warning,) = broker.events.named("warning.identity")
+        assert "it is a CA's certificate (CA:TRUE), which guests refuse" in str(warning["reason"])
+        files.write(trustme.KeyType.ECDSA)
+        await broker.daemon.reload()
+        url = f"https://127.0.0.1:{port_of(broker)}"
+        assert await cookie(url, files.trusting)
+        assert len(broker.events.named("warning.identity")) == 1
+
+
 async def test_plain_http_off_loopback_needs_the_unsafe_option(tmp_path: Path) -> None:
     unsafe = {"insecure_kbs_http": True}
     async with running_kbs(tmp_path, kbs_http="0.0.0.0:0", unsafe=unsafe) as broker:
@@ -185,7 +224,10 @@ async def test_old_versions_of_tls_are_refused(tmp_path: Path, version: str) -> 
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "TLS: http request"),
+        (
+            b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+            "the client sent plain HTTP to the HTTPS port; have it use https://",
+        ),
         (bytes(5000), "TLS: "),
         (bytes(range(256)) * 100, "TLS: "),
         (b"\x16\x03\x01\x40\x00" + b"\x01" * 16_384, "TLS: "),
@@ -212,6 +254,20 @@ async def test_bytes_that_are_not_tls_are_one_log_line(
         assert str(failed[0]["reason"]).startswith(reason)
         url = f"https://127.0.0.1:{port_of(broker)}"
         assert await cookie(url, trusting(self_signed(broker)))
+
+
+async def test_https_on_the_plain_http_port_is_reported_as_that(tmp_path: Path) -> None:
+    async with running_kbs(tmp_path) as broker:
+        process = await asyncio.create_subprocess_exec(
+            *("openssl", "s_client", "-connect", f"127.0.0.1:{port_of(broker)}"),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        await process.communicate()
+        await all_closed(broker)
+        (failed,) = broker.events.named("request.failed", "connection.failed")
+        assert str(failed["reason"]).startswith("the client sent HTTPS to the plain-HTTP port")
 
 
 async def test_incomplete_handshakes_count_and_expire(tmp_path: Path) -> None:

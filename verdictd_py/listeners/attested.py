@@ -30,7 +30,7 @@ from verdictd_py.errors import (
     Overloaded,
     VerdictdError,
 )
-from verdictd_py.listeners import sockets
+from verdictd_py.listeners import failures, sockets
 from verdictd_py.listeners.accepting import accept
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.limits import Limits
@@ -159,8 +159,9 @@ class AttestedListener:
                 ConnectionTimeout(peer=opening.origin.text, reason="the peer was too slow")
             )
         except (VerdictdError, OSError) as error:
-            reason = str(error) if isinstance(error, VerdictdError) else "network failure"
-            self._events.record(ConnectionFailed(peer=opening.origin.text, reason=reason))
+            self._events.record(
+                ConnectionFailed(peer=opening.origin.text, reason=failures.reason_of(error))
+            )
         except Exception as error:  # noqa: BLE001  # other guests must still be served
             report_bug(self._events, error, doing="serve a guest")
         finally:

@@ -10,7 +10,12 @@ from typing import Final
 from verdictd_py.broker.connected import ConnectedGuest
 from verdictd_py.broker.release import Releaser
 from verdictd_py.broker.requests import GuestRequests
-from verdictd_py.domain.events import RequestAnswered, RequestFailed, RequestReceived
+from verdictd_py.domain.events import (
+    ConnectionClosed,
+    RequestAnswered,
+    RequestFailed,
+    RequestReceived,
+)
 from verdictd_py.errors import GuestRefused, NotAppraised, PolicyUnavailable, VerdictdError
 from verdictd_py.offload import offload
 from verdictd_py.ports import Events
@@ -22,6 +27,8 @@ _ATTEMPTS: Final = 20
 """Maximum number of decisions about one request, while policies or collateral change. A decision
 is repeated only if a change overlaps with it. Applying a directory of policies makes a dozen
 changes in a row, and a guest must not fail because of them: it may never ask again."""
+
+_AFTER_ECHO: Final = "the broker closes a connection after the answer to echo, as the protocol says"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +115,8 @@ class Responder:
         self._events.record(
             RequestAnswered(peer=self._address, command=command, answer_bytes=len(data))
         )
+        if received.closes:
+            self._events.record(ConnectionClosed(peer=self._address, reason=_AFTER_ECHO))
         return Answer(data, close=received.closes)
 
     async def _data(self, request: Request | VerdictdError) -> bytes:

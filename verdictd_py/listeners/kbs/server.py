@@ -35,7 +35,7 @@ from verdictd_py.listeners.kbs import answers, bodies, description
 from verdictd_py.listeners.kbs.admins import AdminRoutes, is_refused_admin
 from verdictd_py.listeners.kbs.connections import Acceptor, Connection
 from verdictd_py.listeners.kbs.guests import ATTEST, PREFIX, GuestRoutes, address
-from verdictd_py.listeners.kbs.tls import KbsTls
+from verdictd_py.listeners.kbs.tls import KbsTls, subject_names
 from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.listener import Background
 from verdictd_py.listeners.proxies import Proxies
@@ -102,6 +102,7 @@ class KbsListener:
         self._on_stopped = on_stopped
         self.parts: Callable[[], Mapping[str, bool]] = dict
         self._tls = tls
+        self._problem = ""
         self._events = events
         self._limits = limits
         self._passed = passed
@@ -163,9 +164,11 @@ class KbsListener:
         if names := tuple(key.name for key in self._admins.current.keys):
             self._events.record(KbsAdministrators(names=names))
         self._report_self_signed()
+        self._report_problem()
 
     def _context(self, tls: KbsTls) -> ssl.SSLContext:
         """Return the TLS settings for the next connection."""
+        self._report_problem()
         try:
             if tls.renew():
                 self._report_self_signed()
@@ -176,9 +179,21 @@ class KbsListener:
             )
         return tls.context
 
+    def _report_problem(self) -> None:
+        """Warn once about a certificate that guests refuse, at start and after it was replaced."""
+        problem = "" if self._tls is None else self._tls.problem
+        if problem and problem != self._problem:
+            reason = f"guests refuse the certificate of --kbs-tls-cert: {problem}"
+            self._events.record(WarningIdentity(reason=reason))
+        self._problem = problem
+
     def _report_self_signed(self) -> None:
         if self.self_signed:
-            self._events.record(KbsSelfSigned(sha256=_fingerprint(self.self_signed)))
+            self._events.record(
+                KbsSelfSigned(
+                    sha256=_fingerprint(self.self_signed), names=subject_names(self.self_signed)
+                )
+            )
 
     async def stop(self, seconds: float) -> None:
         if self._listening is not None:
