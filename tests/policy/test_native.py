@@ -42,6 +42,32 @@ def test_compiled_code_is_stored_for_its_user_and_loaded_again(cache: Path) -> N
     assert load(OTHER)  # another module is not taken from the first one's file
 
 
+def test_a_cache_directory_of_systemd_may_be_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With DynamicUser=yes, /var/cache/NAME is a link to private/NAME."""
+    (tmp_path / "private").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to("private")
+    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path / "link"))
+    assert load()
+    assert not load()
+
+
+def test_a_user_without_a_home_directory_compiles_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A user of DynamicUser=yes has none, and may be in no database of users."""
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for variable in ("CACHE_DIRECTORY", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert load()
+    assert load()
+
+
 @pytest.mark.parametrize("length", [0, 1, 31, 32, 1000, -1])
 def test_a_truncated_file_is_compiled_again_and_replaced(cache: Path, length: int) -> None:
     load()
@@ -100,8 +126,17 @@ def test_a_symbolic_link_is_not_followed(cache: Path, tmp_path: Path) -> None:
     file.symlink_to(tmp_path / "elsewhere")
     assert load()
     assert not file.is_symlink()
-    cache.rename(tmp_path / "moved")
-    cache.symlink_to(tmp_path / "moved")
+
+
+def test_a_link_in_the_place_of_the_user_s_own_directory_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CACHE_DIRECTORY", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    load()
+    assert not load()
+    (tmp_path / "verdictd-py").rename(tmp_path / "moved")
+    (tmp_path / "verdictd-py").symlink_to(tmp_path / "moved")
     assert load()
 
 

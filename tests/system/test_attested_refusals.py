@@ -270,8 +270,11 @@ async def test_without_collateral_no_guest_is_appraised(
 ) -> None:
     """A guest is neither accepted nor refused; a guest that sends collateral is accepted."""
     async with running_broker(tmp_path, platform, collateral=None) as broker:
-        answer = await told(broker, broker.context(broker.attester()))
-        assert answer == "not judged: collateral-unavailable; try again later"
+        async with broker.guest() as guest:  # it stays connected, and prints the second answer
+            assert await ask(guest, {"command": "version"}) == {"status": "OK", "version": "v1"}
+            answer = await ask(guest, {"command": "Get KEK", "kids": [KID]})
+            assert answer["error"] == "not judged: collateral-unavailable; try again later"
+            assert (await ask(guest, {"command": "version"}))["status"] == "Fail"
         assert len(broker.events.named("guest.not-judged")) == 1
         assert not broker.events.named("guest.accepted", "guest.refused")
         async with broker.guest(broker.attester(endorse=True)) as guest:

@@ -15,8 +15,8 @@ HINTS: Final[Mapping[str, str]] = {
     ),
     "http request": "the peer sent plain HTTP; this port serves RATS-TLS only, see --kbs-http",
 }
-"""Cause and remedy by the reason of OpenSSL. Such a guest only reports "failed to select the enclave
-verifier ''" (wire-rats-tls.md, "The server's certificate")."""
+"""Cause and remedy by the reason of OpenSSL. The first guest reports only "failed to select the
+enclave verifier ''" (wire-rats-tls.md, "The server's certificate")."""
 
 
 def reason_of(error: VerdictdError | OSError) -> str:

@@ -21,7 +21,7 @@ from verdictd_py.offload import offload
 from verdictd_py.ports import Events
 from verdictd_py.protocols.eaa import answers
 from verdictd_py.protocols.eaa.conversation import Conversation, Received
-from verdictd_py.protocols.eaa.messages import Request
+from verdictd_py.protocols.eaa.messages import Request, Version
 
 _ATTEMPTS: Final = 20
 """Maximum number of decisions about one request, while policies or collateral change. A decision
@@ -44,7 +44,8 @@ class Responder:
 
     Before each request, the guest must be accepted still. A refused guest receives a failure, and
     its connection ends. A guest that cannot be appraised now receives a failure and stays
-    connected, because real guests connect only once.
+    connected, because real guests connect only once. A `version` that is its first request is
+    answered, because clients print nothing of its failure (see `protocols.eaa.refusal`).
 
     Args:
         at_once: limit of the answers of all guests that are made at once.
@@ -67,6 +68,7 @@ class Responder:
         self._requests = GuestRequests(releaser)
         self._events = events
         self._conversation = Conversation()
+        self._first = True
         self.began: float | None = None
 
     @property
@@ -99,6 +101,7 @@ class Responder:
 
     async def _answer(self, received: Received) -> Answer:
         command, request = received.command or "", received.request
+        first, self._first = self._first, False
         if received.command is not None:
             self._events.record(RequestReceived(peer=self._address, command=command))
         try:
@@ -109,9 +112,12 @@ class Responder:
                     peer=self._address, command=command, code=error.code, reason=str(error)
                 )
             )
-            text = error.text_for_guest if isinstance(error, NotAppraised) else str(error)
+            if isinstance(error, NotAppraised):
+                if first and isinstance(request, Version):
+                    return Answer(answers.version())
+                return Answer(received.failure(error.text_for_guest), close=received.closes)
             close = received.closes or isinstance(error, GuestRefused)
-            return Answer(received.failure(text), close=close)
+            return Answer(received.failure(str(error)), close=close)
         self._events.record(
             RequestAnswered(peer=self._address, command=command, answer_bytes=len(data))
         )

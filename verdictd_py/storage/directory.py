@@ -10,6 +10,9 @@ fault (`StorageError`) and never an absent file (`NotFound`): a volume that is n
 an empty directory, and must not be taken for a store without keys and named sets. For the same
 reason no other method creates it.
 
+Each method that changes files exists twice: `replacing` is a generator for `pools.write`, and
+`replace` makes the same change in the calling thread, for the start and for commands.
+
 What other users may change is refused, see `access`.
 """
 
@@ -27,6 +30,7 @@ from typing import Final, Self
 from verdictd_py.errors import AlreadyExists, ConfigError, NotFound, StorageError
 from verdictd_py.storage import files
 from verdictd_py.storage.access import WritableByOthers, problem_of, problem_of_path
+from verdictd_py.storage.files import Steps
 
 MAX_DEPTH: Final = 3
 """Maximum number of segments in a name; deeper directories are ignored."""
@@ -131,8 +135,10 @@ class Directory:
             AlreadyExists: a file or a link has one of these names.
             StorageError: it is not permitted.
         """
-        with files.translated(writing=True), self._parent((*segments, ""), make=0):
-            return
+        with files.translated(writing=True):
+            files.complete(self._making(segments, 0))
+            with self._parent((*segments, ""), made=True):
+                return
 
     def read(self, segments: Segments) -> bytes:
         """Return the whole content of a file.
@@ -166,26 +172,42 @@ class Directory:
             return _entry(segments, files.status(parent, segments[-1]))
 
     def replace(self, segments: Segments, content: bytes) -> None:
+        """Make the change of `replacing` in this thread."""
+        files.complete(self.replacing(segments, content))
+
+    def replacing(self, segments: Segments, content: bytes) -> Steps[None]:
         """Create or replace a file; readers see either the old content or the new one.
 
         Raises:
             AlreadyExists: a directory has this name, or a file has a prefix of it.
             StorageError: too large, or it could not be written.
         """
-        with files.translated(writing=True), self._parent(segments, make=1) as parent:
-            files.replace(parent, segments[-1], content)
+        with files.translated(writing=True):
+            yield from self._making(segments[:-1], 1)
+            with self._parent(segments, made=True) as parent:
+                yield from files.replace(parent, segments[-1], content)
 
     def create(self, segments: Segments, content: bytes) -> None:
+        """Make the change of `creating` in this thread."""
+        files.complete(self.creating(segments, content))
+
+    def creating(self, segments: Segments, content: bytes) -> Steps[None]:
         """Create a file with its whole content at once; only one of two creators succeeds.
 
         Raises:
             AlreadyExists: a file or directory has this name, or a file has a prefix of it.
             StorageError: too large, or it could not be written.
         """
-        with files.translated(writing=True), self._parent(segments, make=1) as parent:
-            files.create(parent, segments[-1], content)
+        with files.translated(writing=True):
+            yield from self._making(segments[:-1], 1)
+            with self._parent(segments, made=True) as parent:
+                yield from files.create(parent, segments[-1], content)
 
     def delete(self, segments: Segments) -> None:
+        """Make the change of `deleting` in this thread."""
+        files.complete(self.deleting(segments))
+
+    def deleting(self, segments: Segments) -> Steps[None]:
         """Delete a file.
 
         Raises:
@@ -193,7 +215,7 @@ class Directory:
             StorageError: it could not be deleted.
         """
         with files.translated(), self._parent(segments) as parent:
-            files.delete(parent, segments[-1])
+            yield from files.delete(parent, segments[-1])
 
     def walk(self, *top: str) -> Iterator[Entry]:
         """Yield the regular files below `top`, sorted, without temporary files and links.
@@ -261,12 +283,22 @@ class Directory:
                 ) from None
             yield
 
+    def _making(self, segments: Segments, first: int) -> Steps[None]:
+        """Create a directory (0700) and its parents, from the segment with the index `first`."""
+        for depth in range(first, len(segments)):
+            with self._parent(segments[: depth + 1], made=True) as parent:
+                try:
+                    os.mkdir(segments[depth], 0o700, dir_fd=parent)
+                except FileExistsError:
+                    continue
+                yield from files.synchronizing(parent)
+
     @contextmanager
-    def _parent(self, segments: Segments, *, make: int | None = None) -> Iterator[int]:
+    def _parent(self, segments: Segments, *, made: bool = False) -> Iterator[int]:
         """Open the directory that contains the last of `segments`; yield its descriptor.
 
         Args:
-            make: index of the first segment whose directory is created if it is missing.
+            made: whether a file with the name of a directory is an obstacle, not absence.
 
         Raises:
             StorageError: the root or its directory cannot be opened, or other users may change a
@@ -275,12 +307,8 @@ class Directory:
         """
         descriptor = self._open_root()
         try:
-            for depth, segment in enumerate(segments[:-1]):
-                if make is not None and depth >= make:
-                    with suppress(FileExistsError):
-                        os.mkdir(segment, 0o700, dir_fd=descriptor)
-                        files.synchronize(descriptor)
-                below = self._open_below(descriptor, segments[: depth + 1], made=make is not None)
+            for depth in range(len(segments) - 1):
+                below = self._open_below(descriptor, segments[: depth + 1], made=made)
                 os.close(descriptor)
                 descriptor = below
                 self._require_own(descriptor, segments[: depth + 1])

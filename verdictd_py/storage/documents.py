@@ -14,7 +14,7 @@ from verdictd_py.storage import pools
 from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.directory import Directory, Entry, Segments
 from verdictd_py.storage.exclusive import exclusively
-from verdictd_py.storage.files import NotRegular
+from verdictd_py.storage.files import NotRegular, Steps
 
 OPA: Final = "opa"
 
@@ -106,9 +106,9 @@ class DirectoryDocumentStore(PolicyFileNames):
         revisions = {**(unchanged or {}), name: expected}
         content = text.encode()
 
-        def change() -> None:
+        def change() -> Steps[None]:
             self._require(revisions)
-            self._directory.replace((OPA, *name.segments), content)
+            yield from self._directory.replacing((OPA, *name.segments), content)
 
         with _naming(name):
             await exclusively(self._directory, change)
@@ -120,11 +120,11 @@ class DirectoryDocumentStore(PolicyFileNames):
     async def delete(
         self, name: Name, *, expected: Expected, unchanged: Mapping[Name, Expected] | None = None
     ) -> None:
-        def change() -> None:
+        def change() -> Steps[None]:
             if self._entry(name) is None:
                 raise NotFound(f"{OPA}/{name} is missing")
             self._require({**(unchanged or {}), name: expected})
-            self._directory.delete((OPA, *name.segments))
+            yield from self._directory.deleting((OPA, *name.segments))
 
         with _naming(name):
             await exclusively(self._directory, change)

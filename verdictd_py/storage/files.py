@@ -8,6 +8,9 @@ synchronize a directory or change the mode of a file, are supported.
 
 The functions take the descriptor of the directory and a name without `/`. They raise `OSError`;
 callers translate it with `translated`.
+
+Functions that change files are generators (`Steps`), so that fsync can run in a thread of another
+pool than the rest (`pools`). `complete` runs all of them in this thread.
 """
 
 from __future__ import annotations
@@ -18,9 +21,9 @@ import fcntl
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import Final, TypeAlias, TypeVar
 from uuid import uuid4
 
 from verdictd_py.errors import AlreadyExists, NotFound, StorageError
@@ -54,6 +57,12 @@ _UNSUPPORTED: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
 _CREATING: Final = ".tmp-lock"
 """File that is locked while a name is created without hard links. It is never removed."""
 
+Result = TypeVar("Result")
+
+Steps: TypeAlias = Generator[int, None, Result]
+"""A change of files. It yields descriptors: fsync of each must end before the change continues.
+An `OSError` of fsync is thrown into it."""
+
 _CHUNK: Final = 64 * 1024  # bytes per read; most files are far smaller
 _NOTHING: Final = "nothing of that name"
 _TOO_LARGE: Final = f"is larger than {MAX_FILE_BYTES} bytes"
@@ -65,6 +74,27 @@ class NotRegular(NotFound):
     For a guest this is absence. For the broker's own documents it is an error: a missing document
     has a meaning, and a link in its place must not get it.
     """
+
+
+def complete(steps: Steps[Result]) -> Result:
+    """Make a change of files in this thread, and return its result."""
+    error: OSError | None = None
+    while True:
+        try:
+            descriptor = next(steps) if error is None else steps.throw(error)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        error = failure_of_fsync(descriptor)
+
+
+def failure_of_fsync(descriptor: int) -> OSError | None:
+    """Call fsync; return its error, None if it succeeded."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        return error
+    return None
 
 
 def read(parent: int, name: str, check: Callable[[int], None]) -> bytes:
@@ -105,18 +135,19 @@ def status(parent: int, name: str) -> os.stat_result:
     return _require_regular(os.stat(name, dir_fd=parent, follow_symlinks=False))
 
 
-def replace(parent: int, name: str, content: bytes) -> None:
+def replace(parent: int, name: str, content: bytes) -> Steps[None]:
     """Create or replace a file.
 
     Raises:
         StorageError: larger than `MAX_FILE_BYTES`.
     """
-    with _temporary(parent, content) as temporary:
+    with _temporary(parent, content) as (temporary, descriptor):
+        yield descriptor
         os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
-    synchronize(parent)
+    yield from synchronizing(parent)
 
 
-def create(parent: int, name: str, content: bytes) -> None:
+def create(parent: int, name: str, content: bytes) -> Steps[None]:
     """Create a file with its whole content at once; only one of two creators succeeds.
 
     Raises:
@@ -124,7 +155,8 @@ def create(parent: int, name: str, content: bytes) -> None:
         IsADirectoryError: a directory has this name.
         StorageError: larger than `MAX_FILE_BYTES`.
     """
-    with _temporary(parent, content) as temporary:
+    with _temporary(parent, content) as (temporary, descriptor):
+        yield descriptor
         try:
             _publish(parent, temporary, name)
         except FileExistsError:
@@ -132,7 +164,7 @@ def create(parent: int, name: str, content: bytes) -> None:
             if stat.S_ISDIR(existing.st_mode):
                 raise IsADirectoryError from None
             raise
-    synchronize(parent)
+    yield from synchronizing(parent)
 
 
 def _publish(parent: int, temporary: str, name: str) -> None:
@@ -179,16 +211,16 @@ def _rename_exclusively(parent: int, old: str, new: str) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def synchronize(directory: int) -> None:
-    """Call fsync on a directory; a file system that has no such operation needs none."""
+def synchronizing(directory: int) -> Steps[None]:
+    """Have fsync called on a directory; a file system that has no such operation needs none."""
     try:
-        os.fsync(directory)
+        yield directory
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
 
 
-def delete(parent: int, name: str) -> None:
+def delete(parent: int, name: str) -> Steps[None]:
     """Delete a regular file.
 
     Raises:
@@ -196,7 +228,7 @@ def delete(parent: int, name: str) -> None:
     """
     status(parent, name)
     os.unlink(name, dir_fd=parent)
-    synchronize(parent)
+    yield from synchronizing(parent)
 
 
 def is_temporary(name: str) -> bool:
@@ -261,8 +293,8 @@ def reason(error: OSError) -> str:
 
 
 @contextmanager
-def _temporary(parent: int, content: bytes) -> Iterator[str]:
-    """Write `content` to a temporary file, sync it, and yield its name.
+def _temporary(parent: int, content: bytes) -> Iterator[tuple[str, int]]:
+    """Write `content` to a temporary file, and yield its name and descriptor, for fsync.
 
     The file is locked, and removed when the block ends.
     """
@@ -274,8 +306,7 @@ def _temporary(parent: int, content: bytes) -> Iterator[str]:
         view = memoryview(content)
         while view:
             view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
-        yield name
+        yield name, descriptor
     finally:
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=parent)
