@@ -42,6 +42,10 @@ _NO_TLS: Final = (
     "certificate (CA, names, dates)?"
 )
 
+_FORBIDDEN: Final = (
+    "cannot be reached: this user may not open the socket; call as root or as the broker's user"
+)
+
 Answer = TypeVar("Answer")
 
 
@@ -197,10 +201,26 @@ class BrokerClient:
             )
         if error.code() is grpc.StatusCode.UNAVAILABLE and self._connection.tls_ca is not None:
             problem = _NO_TLS
+        if error.code() is grpc.StatusCode.UNAVAILABLE and is_forbidden(self._connection.address):
+            problem = _FORBIDDEN
         return BrokerFailed(self._described(problem), answered=False)
 
     def _described(self, problem: str) -> str:
         return f"the broker at {self._connection.address} {problem}"
+
+
+def is_forbidden(address: str) -> bool:
+    """Return whether the permissions of a unix socket, or of its directory, keep this user out."""
+    if not address.startswith("unix:"):
+        return False
+    path = address.removeprefix("unix:")
+    try:
+        Path(path).stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return not os.access(path, os.W_OK, effective_ids=True)
 
 
 def read(file: Path) -> bytes:
