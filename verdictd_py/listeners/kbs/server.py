@@ -6,6 +6,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Final
@@ -159,15 +160,14 @@ class KbsListener:
     @property
     def files(self) -> tuple[Reloadable, ...]:
         """Files of the operator that can be read again."""
-        return (self._admins,) if self._tls is None else (self._admins, self)
+        if self._tls is None:
+            return (self._admins,)
+        return (self._admins, _Certificate(self._tls, self._read_certificate_again))
 
-    def reload(self) -> tuple[str, ...]:
-        """Read the certificate again, and have its problems reported again (see `Reloadable`)."""
-        try:
-            return () if self._tls is None else self._tls.reload()
-        finally:
-            if self._loop is not None:  # this runs in a thread
-                self._loop.call_soon_threadsafe(self._read_again.set)
+    def _read_certificate_again(self) -> None:
+        """Have the problems of the certificate reported again; called in any thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._read_again.set)
 
     @property
     def self_signed(self) -> bytes:
@@ -352,6 +352,30 @@ class KbsListener:
                 reason=reason,
             )
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Certificate:
+    """The listener's certificate, whose problems are reported each time it is read again.
+
+    Attributes:
+        on_read: called after each reading, in the thread that reads.
+    """
+
+    tls: KbsTls
+    on_read: Callable[[], None]
+
+    def reload(self) -> tuple[str, ...]:
+        try:
+            return self.tls.reload()
+        finally:
+            self.on_read()
+
+    def restrict(self) -> None:
+        self.tls.restrict()
+
+    def removed(self) -> tuple[str, ...]:
+        return self.tls.removed()
 
 
 def _route(request: web.Request) -> str:
