@@ -23,6 +23,7 @@ from tests.support.broker import HANDSHAKE_SECONDS, RunningBroker
 from tests.support.clock import elapse, elapse_until, until
 from tests.support.kbs import PATH, SECRET, running_kbs, url_of
 from tests.support.kbs_raw import all_closed, request
+from tests.support.kubernetes import Volume
 from tests.support.rcar_guests import attested, tdx_guest
 from verdictd_py import daemon as app
 
@@ -255,6 +256,29 @@ async def test_the_end_of_a_certificate_is_announced_30_days_ahead(
         now[0] += 31 * DAY
         await elapse(3700)
         assert "it expired on 2026-07-02" in reasons(broker)[-1]
+
+
+async def test_a_new_certificate_in_a_volume_of_kubernetes_is_used_and_recorded(
+    tmp_path: Path, files: Files
+) -> None:
+    volume = Volume(tmp_path / "tls")
+
+    def write() -> None:
+        issue(files, (-YEAR, YEAR))
+        names = {"tls.crt": "kbs_tls_cert", "tls.key": "kbs_tls_key"}
+        volume.write({name: files.settings[of].read_bytes() for name, of in names.items()})
+
+    write()
+    tls = tmp_path / "tls"
+    settings: dict[str, Any] = {"kbs_tls_cert": tls / "tls.crt", "kbs_tls_key": tls / "tls.key"}
+    async with running_kbs(tmp_path, clock=lambda: NOW, **settings) as broker:
+        before = broker.events.named("file.changed")
+        write()
+        await broker.daemon.reload()
+        (changed,) = broker.events.named("file.changed")[len(before) :]
+        assert changed["file"] == str(settings["kbs_tls_cert"])
+        (reloaded,) = broker.events.named("daemon.reloaded")
+        assert "certificate of --kbs-http" in str(reloaded["changed"])
 
 
 async def test_plain_http_off_loopback_needs_the_unsafe_option(tmp_path: Path) -> None:
