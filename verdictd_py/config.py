@@ -109,6 +109,9 @@ class Unsafe:
 
 UNSAFE_ROOT_OPTION: Final = "--unsafe-tdx-root-ca"
 
+OPTION_FOR_OWN_EVIDENCE: Final = "--attester tdx"
+"""Option with which the broker presents evidence about itself."""
+
 UNSAFE_NAMES: Final = frozenset(field.name for field in fields(Unsafe))
 
 

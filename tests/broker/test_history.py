@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.memory import NOW, VERIFIED
 from tests.support.tees import TEES
-from verdictd_py.broker.history import History, Judgement, Verdict
+from verdictd_py.broker.history import MAX_EARLIER, History, Judgement, Verdict
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import ROLES, Caller
 from verdictd_py.domain.evidence import VerifiedEvidence
@@ -167,3 +167,64 @@ def test_claims_that_a_guest_makes_long_are_withheld_and_named() -> None:
     assert judgement.withheld == ("eventLog",)
     (judgement,) = judged(appraisal())
     assert judgement.withheld == ()
+
+
+def refusals(*refused: AttestationError | None, addresses: tuple[str, ...] = ()) -> History:
+    """Return a history of these appraisals in their order, each from another port."""
+    history = History(capacity=3)
+    for number, refusal in enumerate(refused):
+        address = addresses[number] if addresses else f"192.0.2.1:{40_000 + number}"
+        done = appraisal(number, refusal)
+        history.remember(Judgement.of(done, address, TEES.measurements("tdx")))
+    return history
+
+
+def lines(history: History, verdict: Verdict = Verdict.REFUSED) -> list[tuple[str, int]]:
+    return [(one.id, one.times) for one in history.last(OPERATOR, verdict, 0)]
+
+
+def test_refusals_of_one_guest_in_a_row_are_one_line_with_a_count() -> None:
+    """A refused guest tries again, with a new key from another port."""
+    history = refusals(*[policy_refused(RTMR1)] * 5)
+    ((name, times),) = lines(history)
+    assert (name, times) == ("id4", 5)
+    last = history.find(OPERATOR, "")
+    assert (last.first_at, last.at) == (NOW, NOW + timedelta(seconds=4))
+    assert history.counts(OPERATOR)[Verdict.REFUSED] == 5
+    for number in range(5):  # the id that the guest printed is still one of a judgement
+        assert history.find(OPERATOR, f"id{number}") is last
+
+
+def test_other_reasons_begin_another_line() -> None:
+    rtmr1, debug = policy_refused(RTMR1), policy_refused(RTMR1, DEBUG)
+    history = refusals(rtmr1, rtmr1, debug, rtmr1)
+    assert lines(history) == [("id3", 1), ("id2", 1), ("id1", 2)]
+
+
+def test_an_accepted_guest_that_is_refused_later_begins_another_line() -> None:
+    refused = policy_refused(RTMR1)
+    assert lines(refusals(refused, refused, None, refused)) == [("id3", 1), ("id1", 2)]
+
+
+def test_accepted_guests_have_a_line_each() -> None:
+    assert len(lines(refusals(None, None), Verdict.ACCEPTED)) == 2
+
+
+def test_the_rows_of_two_guests_do_not_interrupt_each_other() -> None:
+    addresses = ("192.0.2.1:1", "192.0.2.2:1") * 2
+    history = refusals(*[policy_refused(RTMR1)] * 4, addresses=addresses)
+    assert lines(history) == [("id3", 2), ("id2", 2)]
+
+
+def test_a_row_whose_line_was_evicted_goes_on() -> None:
+    refused = policy_refused(RTMR1)
+    history = refusals(*[refused] * 5, addresses=tuple(f"192.0.2.{n}:1" for n in (1, 2, 3, 4, 1)))
+    assert [name for name, _ in lines(history)] == ["id4", "id3", "id2"]
+
+
+def test_the_number_of_ids_in_a_row_is_limited() -> None:
+    history = refusals(*[policy_refused(RTMR1)] * (MAX_EARLIER + 5))
+    last = history.find(OPERATOR, "")
+    assert (last.times, len(last.earlier)) == (MAX_EARLIER + 5, MAX_EARLIER)
+    with pytest.raises(NotFound):
+        history.find(OPERATOR, "id0")

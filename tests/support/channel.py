@@ -84,6 +84,13 @@ async def rest(guest: GuestConnection) -> bytes:
     return found
 
 
+async def refusal(guest: GuestConnection) -> bytes:
+    """Everything that a refused guest receives for its first request, which is not `version`."""
+    with suppress(VerdictdError, OSError):
+        await send_records(guest, encoded({"command": "Get KEK", "kids": [KID]}))
+    return await rest(guest)
+
+
 async def nothing_stays(broker: RunningBroker) -> None:
     """Waits until the listener holds no connection."""
     while tasks := broker.attested._tasks:

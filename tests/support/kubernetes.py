@@ -15,7 +15,7 @@ class Volume:
         self._written = 0
         path.mkdir(parents=True, exist_ok=True)
 
-    def write(self, content: Mapping[str, bytes]) -> None:
+    def write(self, content: Mapping[str, bytes], *, mode: int = 0o600) -> None:
         """Replace the whole content; keys may be paths, as in `items` of a volume."""
         self._written += 1
         current = self.path / f"..2026_11_27_03_38_{self._written:02}.1040135130"
@@ -23,7 +23,7 @@ class Volume:
             file = current / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(text)
-            file.chmod(0o600)
+            file.chmod(mode)
         data, fresh = self.path / "..data", self.path / "..data_tmp"
         old = data.readlink() if data.is_symlink() else None
         fresh.symlink_to(current.name)

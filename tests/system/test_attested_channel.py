@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
 import socket
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from OpenSSL import SSL
 
 from tests.support.broker import KEY, KID, RunningBroker, running_broker
 from tests.support.channel import (
@@ -30,7 +32,7 @@ from tests.support.channel import (
 from tests.support.vectors import from_guide
 from verdictd_py import daemon as app
 from verdictd_py.guest.attesters import guest_context
-from verdictd_py.guest.connection import GuestConnection
+from verdictd_py.guest.connection import BrokerRefused, GuestConnection
 from verdictd_py.protocols.ratstls.issue import Form
 from verdictd_py.simulator import SimulatedPlatform
 
@@ -313,3 +315,33 @@ async def test_echo_is_answered_unframed_and_closes_the_connection(broker: Runni
         version = encoded({"command": "version"})
         await send_records(guest, encoded({"command": "echo", "data": "grüß Gott"}) + version)
         assert await rest(guest) == "grüß Gott".encode()
+    await nothing_stays(broker)
+    (closed,) = broker.events.named("connection.closed", "connection.failed")
+    assert "after the answer to echo" in str(closed["reason"])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_a_guest_that_accepts_no_broker_without_evidence_is_named(
+    broker: RunningBroker, version: str
+) -> None:
+    """rats-tls of 2023 finds no verifier for a certificate without evidence."""
+    context = only(broker.context(broker.attester()), version)
+    context.set_verify(SSL.VERIFY_PEER, lambda *_: False)
+    with pytest.raises(BrokerRefused):
+        async with GuestConnection.open(*broker.address, context) as guest:
+            await guest.version()
+    await nothing_stays(broker)
+    (failed,) = broker.events.named("connection.failed")
+    assert "unknown ca: the guest accepts no broker without evidence" in str(failed["reason"])
+    assert "--attester tdx" in str(failed["reason"])
+
+
+async def test_plain_http_on_the_attested_port_is_reported_as_that(broker: RunningBroker) -> None:
+    reader, writer = await asyncio.open_connection(*broker.address)
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    with suppress(ConnectionError):
+        await reader.read()
+    writer.close()
+    await nothing_stays(broker)
+    (failed,) = broker.events.named("connection.failed")
+    assert "the peer sent plain HTTP" in str(failed["reason"])

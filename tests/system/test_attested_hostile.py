@@ -32,6 +32,7 @@ from tests.support.channel import (
     encoded,
     nothing_stays,
     only,
+    refusal,
     rest,
     send_records,
     still_serves,
@@ -129,7 +130,7 @@ BOMBS = {
 @pytest.mark.parametrize("bomb", BOMBS)
 async def test_cbor_bombs_are_refused(broker: RunningBroker, bomb: str) -> None:
     async with GuestConnection.open(*broker.address, with_extension(broker, BOMBS[bomb])) as guest:
-        assert b"refused: evidence-format" in await rest(guest)
+        assert b"refused: evidence-format" in await refusal(guest)
     await nothing_stays(broker)
     assert lines(broker, address(guest)) == ["guest.refused"]
 
@@ -139,7 +140,7 @@ async def test_truncated_quotes_are_refused(broker: RunningBroker, kept: int) ->
     quote = broker.attester().quote(bytes(64))[:kept]
     context = with_extension(broker, quote, VENDOR + "8")
     async with GuestConnection.open(*broker.address, context) as guest:
-        told = await rest(guest)
+        told = await refusal(guest)
     assert b"refused: evidence-format" in told or b"refused: quote-invalid" in told
     await nothing_stays(broker)
     assert lines(broker, address(guest)) == ["guest.refused"]
@@ -159,7 +160,7 @@ async def test_an_oversized_certificate_is_refused(
     with suppress(BrokerRefused):
         async with GuestConnection.open(*broker.address, context) as guest:
             peer = address(guest)
-            told = await rest(guest)
+            told = await refusal(guest)
             assert told == b"" or b"refused: evidence-format" in told
     await nothing_stays(broker)
     if peer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import re
 from collections.abc import AsyncIterator
@@ -27,14 +28,17 @@ from tests.support.bad_guests import (
 from tests.support.broker import KEY, KID, RunningBroker, running_broker
 from tests.support.channel import (
     VERSIONS,
+    ask,
     assert_no_secret,
     encoded,
     nothing_stays,
     only,
+    refusal,
     rest,
     send_records,
     store,
 )
+from tests.support.clock import elapse_until, until
 from tests.support.events import RecordedEvents
 from tests.support.ratstls import key_der
 from verdictd_py import daemon as app
@@ -80,6 +84,61 @@ async def refused(broker: RunningBroker, context: SSL.Context) -> dict[str, Any]
     expected = f"refused: {event['code']}; ask the operator about {event['appraisal']}"
     assert answer == expected
     return event
+
+
+async def refused_client(broker: RunningBroker, request: dict[str, Any]) -> str:
+    """Return what attestation-agent prints of a refusal: it sends `version`, then a request."""
+    async with GuestConnection.open(*broker.address, broker.context(None)) as guest:
+        assert await ask(guest, {"command": "version"}) == {"status": "OK", "version": "v1"}
+        await send_records(guest, encoded(request))
+        answer = await rest(guest)
+    await nothing_stays(broker)
+    if not answer.startswith(b"{"):
+        answer = base64.b64decode(answer, validate=True)
+    return str(json.loads(answer)["error"])
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pytest.param({"command": "Get Resource Info", "name": "Policy"}, id="up-to-v0.4"),
+        pytest.param({"command": "Get Resource Info", "name": "default/key/1"}, id="from-v0.5"),
+        pytest.param(
+            {"command": "Get Resource", "optional": {"resource_path": "a/b/c"}}, id="resource"
+        ),
+        pytest.param({"command": "Decrypt", "blobs": []}, id="decrypt"),
+    ],
+)
+async def test_a_refused_attestation_agent_prints_the_code(
+    broker: RunningBroker, request_: dict[str, Any]
+) -> None:
+    """Its first command is `version`, of whose failure it prints nothing."""
+    text = await refused_client(broker, request_)
+    (event,) = broker.events.named("guest.refused")
+    assert text == f"refused: evidence-missing; ask the operator about {event['appraisal']}"
+    assert not broker.events.named("request.received", "request.answered", "guest.accepted")
+
+
+async def test_a_refused_guest_that_sends_nothing_receives_the_refusal(
+    broker: RunningBroker,
+) -> None:
+    async with GuestConnection.open(*broker.address, broker.context(None)) as guest:
+        await until(lambda: broker.events.named("guest.refused"))
+        received = asyncio.ensure_future(rest(guest))
+        await elapse_until(lambda: received.done() or not broker.attested._tasks, step=10)
+        assert b"refused: evidence-missing" in await received
+    await nothing_stays(broker)
+
+
+async def test_a_refused_connection_may_be_closed_for_another_one(
+    broker: RunningBroker,
+) -> None:
+    """It waits for a request, and would otherwise use capacity as if it had proven something."""
+    async with GuestConnection.open(*broker.address, broker.context(None)):
+        await until(lambda: broker.events.named("guest.refused"))
+        shares = broker.attested._shares
+        await until(lambda: len(shares._new) == 1)
+        assert not shares._evidence.total
 
 
 YEAR_AND_A_DAY = timedelta(days=366)
@@ -211,10 +270,11 @@ async def test_without_collateral_no_guest_is_appraised(
 ) -> None:
     """A guest is neither accepted nor refused; a guest that sends collateral is accepted."""
     async with running_broker(tmp_path, platform, collateral=None) as broker:
-        async with broker.guest() as guest:
-            with pytest.raises(BrokerRefused) as caught:
-                await guest.keks([KID])
-        assert str(caught.value) == "not judged: collateral-unavailable; try again later"
+        async with broker.guest() as guest:  # it stays connected, and prints the second answer
+            assert await ask(guest, {"command": "version"}) == {"status": "OK", "version": "v1"}
+            answer = await ask(guest, {"command": "Get KEK", "kids": [KID]})
+            assert answer["error"] == "not judged: collateral-unavailable; try again later"
+            assert (await ask(guest, {"command": "version"}))["status"] == "Fail"
         assert_no_secret(broker)
         assert len(broker.events.named("guest.not-judged")) == 1
         assert not broker.events.named("guest.accepted", "guest.refused", "secret.released")
@@ -285,6 +345,6 @@ async def test_one_guests_session_never_serves_another(
         assert session is not None
         broker.events.events.clear()
         async with offering(broker, context, session) as guest:
-            assert b"refused: evidence-missing" in await rest(guest)
+            assert b"refused: evidence-missing" in await refusal(guest)
         await nothing_stays(broker)
         assert not broker.events.named("guest.accepted")

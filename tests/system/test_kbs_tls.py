@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ import httpx
 import pytest
 import trustme
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.support.broker import HANDSHAKE_SECONDS, RunningBroker
 from tests.support.clock import elapse, elapse_until, until
 from tests.support.kbs import PATH, SECRET, running_kbs, url_of
 from tests.support.kbs_raw import all_closed, request
+from tests.support.kubernetes import Volume
 from tests.support.rcar_guests import attested, tdx_guest
 from verdictd_py import daemon as app
 
@@ -141,6 +146,141 @@ async def test_the_self_signed_certificate_is_valid_now_and_not_a_ca(tmp_path: P
         assert b"PRIVATE" not in self_signed(broker)
 
 
+async def test_the_self_signed_certificate_has_every_address_of_the_host(tmp_path: Path) -> None:
+    """Guests refuse a certificate that does not contain the address in their URL."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:  # no datagram is sent
+        route.connect(("192.0.2.254", 9))
+        own = route.getsockname()[0]
+    async with running_kbs(tmp_path, kbs_http="0.0.0.0:0") as broker:
+        made = x509.load_pem_x509_certificate(self_signed(broker))
+        names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert own in map(str, names.get_values_for_type(x509.IPAddress))
+        (logged,) = broker.events.named("kbs.self-signed")
+        everything = {str(name.value) for name in names}
+        assert set(as_texts(logged["names"])) == everything > {own, "localhost"}
+        url = f"https://{own}:{port_of(broker)}"
+        assert await cookie(url, trusting(self_signed(broker)))
+
+
+def as_texts(value: object) -> tuple[str, ...]:
+    assert isinstance(value, tuple)
+    return value
+
+
+async def test_a_ca_certificate_as_the_servers_is_warned_about(
+    tmp_path: Path, files: Files
+) -> None:
+    """At start, and once more after each replacement; webpki accepts none."""
+    ca = trustme.CA()
+    for name, pem in (("kbs_tls_cert", ca.cert_pem), ("kbs_tls_key", ca.private_key_pem)):
+        files.settings[name].write_bytes(pem.bytes())
+    async with running_kbs(tmp_path, **files.settings) as broker:
+        (warning,) = broker.events.named("warning.identity")
+        assert "it is a CA's certificate (CA:TRUE), which guests refuse" in str(warning["reason"])
+        files.write(trustme.KeyType.ECDSA)
+        await broker.daemon.reload()
+        url = f"https://127.0.0.1:{port_of(broker)}"
+        assert await cookie(url, files.trusting)
+        assert len(broker.events.named("warning.identity")) == 1
+
+
+NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
+
+Validity = tuple[timedelta, timedelta]
+
+
+def issue(files: Files, validity: Validity, *, names: bool = True) -> None:
+    """Write a server certificate that is valid from and until so long after NOW."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "kbs")])
+    builder = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(NOW + validity[0])
+        .not_valid_after(NOW + validity[1])
+    )
+    if names:
+        host = x509.SubjectAlternativeName([x509.DNSName("kbs")])
+        builder = builder.add_extension(host, critical=False)
+    pem = builder.sign(key, SHA256()).public_bytes(Encoding.PEM)
+    files.settings["kbs_tls_cert"].write_bytes(pem)
+    files.settings["kbs_tls_key"].write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+
+
+def reasons(broker: RunningBroker) -> list[str]:
+    return [str(warning["reason"]) for warning in broker.events.named("warning.identity")]
+
+
+YEAR, DAY = timedelta(days=365), timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("validity", "names", "reason"),
+    [
+        ((-YEAR, -DAY), True, "it expired on 2026-05-31 12:00 UTC; replace its files and send"),
+        ((DAY, YEAR), True, "it is not valid before 2026-06-02 12:00 UTC; compare the clock"),
+        ((-YEAR, YEAR), False, "it has no name (subjectAltName); have it issued for the host"),
+        ((-YEAR, 20 * DAY), True, "expires on 2026-06-21 12:00 UTC, in 20 days, and guests"),
+    ],
+)
+async def test_a_certificate_that_guests_refuse_is_warned_about_at_start_and_sighup(
+    tmp_path: Path, files: Files, validity: Validity, names: bool, reason: str
+) -> None:
+    issue(files, validity, names=names)
+    async with running_kbs(tmp_path, clock=lambda: NOW, **files.settings) as broker:
+        (warning,) = reasons(broker)
+        assert reason in warning
+        await broker.daemon.reload()
+        await elapse(1)
+        assert reasons(broker) == [warning, warning]
+        issue(files, (-YEAR, YEAR))
+        await broker.daemon.reload()
+        await elapse(1)
+        assert len(reasons(broker)) == 2
+
+
+async def test_the_end_of_a_certificate_is_announced_30_days_ahead(
+    tmp_path: Path, files: Files
+) -> None:
+    now = [NOW]
+    issue(files, (-YEAR, 31 * DAY))
+    async with running_kbs(tmp_path, clock=lambda: now[0], **files.settings) as broker:
+        await elapse(3700)
+        assert reasons(broker) == []
+        now[0] += DAY
+        await elapse(3700)
+        await elapse(3700)
+        (warning,) = reasons(broker)
+        assert "expires on 2026-07-02 12:00 UTC, in 30 days" in warning
+        now[0] += 31 * DAY
+        await elapse(3700)
+        assert "it expired on 2026-07-02" in reasons(broker)[-1]
+
+
+async def test_a_new_certificate_in_a_volume_of_kubernetes_is_used_and_recorded(
+    tmp_path: Path, files: Files
+) -> None:
+    volume = Volume(tmp_path / "tls")
+
+    def write() -> None:
+        issue(files, (-YEAR, YEAR))
+        names = {"tls.crt": "kbs_tls_cert", "tls.key": "kbs_tls_key"}
+        volume.write({name: files.settings[of].read_bytes() for name, of in names.items()})
+
+    write()
+    tls = tmp_path / "tls"
+    settings: dict[str, Any] = {"kbs_tls_cert": tls / "tls.crt", "kbs_tls_key": tls / "tls.key"}
+    async with running_kbs(tmp_path, clock=lambda: NOW, **settings) as broker:
+        before = broker.events.named("file.changed")
+        write()
+        await broker.daemon.reload()
+        (changed,) = broker.events.named("file.changed")[len(before) :]
+        assert changed["file"] == str(settings["kbs_tls_cert"])
+        (reloaded,) = broker.events.named("daemon.reloaded")
+        assert "certificate of --kbs-http" in str(reloaded["changed"])
+
+
 async def test_plain_http_off_loopback_needs_the_unsafe_option(tmp_path: Path) -> None:
     unsafe = {"insecure_kbs_http": True}
     async with running_kbs(tmp_path, kbs_http="0.0.0.0:0", unsafe=unsafe) as broker:
@@ -185,7 +325,10 @@ async def test_old_versions_of_tls_are_refused(tmp_path: Path, version: str) -> 
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "TLS: http request"),
+        (
+            b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+            "the client sent plain HTTP to the HTTPS port; have it use https://",
+        ),
         (bytes(5000), "TLS: "),
         (bytes(range(256)) * 100, "TLS: "),
         (b"\x16\x03\x01\x40\x00" + b"\x01" * 16_384, "TLS: "),
@@ -212,6 +355,20 @@ async def test_bytes_that_are_not_tls_are_one_log_line(
         assert str(failed[0]["reason"]).startswith(reason)
         url = f"https://127.0.0.1:{port_of(broker)}"
         assert await cookie(url, trusting(self_signed(broker)))
+
+
+async def test_https_on_the_plain_http_port_is_reported_as_that(tmp_path: Path) -> None:
+    async with running_kbs(tmp_path) as broker:
+        process = await asyncio.create_subprocess_exec(
+            *("openssl", "s_client", "-connect", f"127.0.0.1:{port_of(broker)}"),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        await process.communicate()
+        await all_closed(broker)
+        (failed,) = broker.events.named("request.failed", "connection.failed")
+        assert str(failed["reason"]).startswith("the client sent HTTPS to the plain-HTTP port")
 
 
 async def test_incomplete_handshakes_count_and_expire(tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ from verdictd_py.guest.attesters import Attester
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
 from verdictd_py.guest.rcar.errors import KbsRefused
 from verdictd_py.guest.rcar.session import RcarGuest
+from verdictd_py.listeners import failures
+from verdictd_py.listeners.kbs import connections
 from verdictd_py.protocols.ratstls.issue import Form
 from verdictd_py.simulator import (
     Flaw,
@@ -52,7 +54,8 @@ reasons contains "only machines of the first rack" if not in_rack
 
 def rows() -> dict[str, str]:
     """Return the reasons on the page by case."""
-    return {found["case"]: found["says"] for found in ROW.finditer(PAGE.read_text())}
+    text, _, _ = PAGE.read_text().partition("## Connections that fail")
+    return {found["case"]: found["says"] for found in ROW.finditer(text)}
 
 
 def reasons(event: dict[str, EventValue]) -> list[str]:
@@ -196,6 +199,20 @@ CASES: Final = {
 def test_the_page_has_every_case() -> None:
     assert list(rows()) == list(CASES)
     assert len(CASES) >= 10
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        *(f": {hint}" for hint in failures.HINTS.values()),
+        connections.HTTPS_TO_HTTP,
+        connections.HTTP_TO_HTTPS,
+    ],
+)
+def test_the_page_has_the_reasons_of_failed_connections(reason: str) -> None:
+    """The tests of the listeners show when each is logged."""
+    _, _, text = PAGE.read_text().partition("## Connections that fail")
+    assert re.split("[;,]", reason.removeprefix(": "))[0] in text
 
 
 @pytest.mark.parametrize("name", CASES)

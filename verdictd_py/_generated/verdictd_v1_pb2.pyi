@@ -1161,6 +1161,8 @@ class Guest(_message.Message):
     REASONS_FIELD_NUMBER: _builtins.int
     NOT_PINNABLE_FIELD_NUMBER: _builtins.int
     WITHHELD_CLAIMS_FIELD_NUMBER: _builtins.int
+    TIMES_FIELD_NUMBER: _builtins.int
+    FIRST_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     at: _builtins.str
     peer: _builtins.str
@@ -1180,6 +1182,10 @@ class Guest(_message.Message):
     """JSON object; empty where nothing was verified"""
     not_pinnable: _builtins.str
     """why its measurements cannot be pinned; empty: they can"""
+    times: _builtins.int
+    """number of refusals in a row of this guest for the same reasons; this is the last"""
+    first_at: _builtins.str
+    """when the first of them was"""
     @_builtins.property
     def advisory_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -1206,10 +1212,12 @@ class Guest(_message.Message):
         reasons: _abc.Iterable[Global___Reason] | None = ...,
         not_pinnable: _builtins.str = ...,
         withheld_claims: _abc.Iterable[_builtins.str] | None = ...,
+        times: _builtins.int = ...,
+        first_at: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["advisory_ids", b"advisory_ids", "at", b"at", "claims", b"claims", "code", b"code", "evidence", b"evidence", "fmspc", b"fmspc", "form", b"form", "id", b"id", "not_pinnable", b"not_pinnable", "peer", b"peer", "reasons", b"reasons", "tcb_status", b"tcb_status", "tee", b"tee", "verdict", b"verdict", "withheld_claims", b"withheld_claims"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advisory_ids", b"advisory_ids", "at", b"at", "claims", b"claims", "code", b"code", "evidence", b"evidence", "first_at", b"first_at", "fmspc", b"fmspc", "form", b"form", "id", b"id", "not_pinnable", b"not_pinnable", "peer", b"peer", "reasons", b"reasons", "tcb_status", b"tcb_status", "tee", b"tee", "times", b"times", "verdict", b"verdict", "withheld_claims", b"withheld_claims"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

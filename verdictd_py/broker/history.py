@@ -2,13 +2,17 @@
 
 It is in memory and bounded. Guests whose evidence did not verify are stored separately: any
 unauthenticated client can cause them, and they must not evict refusals of genuine guests.
+
+A guest that is refused tries again. Refusals in a row of one guest for the same reasons are one
+judgement with a count, the newest one: they tell the operator nothing more.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Final, Self
@@ -28,6 +32,9 @@ from verdictd_py.formats import eventlog, initdata
 
 CAPACITY: Final = 500
 """Maximum number of judgements of each verdict, about 10 KiB each."""
+
+MAX_EARLIER: Final = 100
+"""Maximum number of ids of earlier refusals that a judgement in a row has."""
 
 _WITHHELD: Final = (eventlog.RULE, initdata.CLAIM)
 """Claims that are not stored unless they are null, because the guest chooses their length."""
@@ -56,6 +63,10 @@ class Judgement:
         judged: whether the guest was appraised; otherwise, the reasons are the broker's own.
         policy_skipped: whether the reasons contain no rule of the policy, because the guest was
             refused for a fault (see `Explainer`).
+        platform: identifies the guest's machine; None if that is not known.
+        times: number of refusals in a row that it stands for.
+        first_at: when the first of them was.
+        earlier: ids of the last of them, the oldest first, without its own id.
     """
 
     id: str
@@ -75,6 +86,36 @@ class Judgement:
     not_pinnable: str
     policy_skipped: bool = False
     judged: bool = True
+    platform: str | None = None
+    times: int = 1
+    first_at: datetime | None = None
+    earlier: tuple[str, ...] = ()
+
+    def repeats(self, last: Judgement) -> bool:
+        """Return whether this is another refusal of the same guest, for the same reasons.
+
+        The evidence differs each time, because guests make a new key for each connection.
+        """
+        return self.verdict is not Verdict.ACCEPTED and self._sameness() == last._sameness()
+
+    def after(self, last: Judgement) -> Judgement:
+        """Return this judgement, which `repeats` the last one, with its count and ids."""
+        return replace(
+            self,
+            times=last.times + 1,
+            first_at=last.first_at or last.at,
+            earlier=(*last.earlier, last.id)[-MAX_EARLIER:],
+        )
+
+    def _sameness(self) -> tuple[object, ...]:
+        measured = tuple(self.claims.get(name) for name in self.measurements)
+        of_guest = self.guest, self.tee, self.form, measured
+        return (*of_guest, self.verdict, self.code, self.reasons, self.tcb_status, self.judged)
+
+    @property
+    def guest(self) -> tuple[str, str | None]:
+        """Identifies the guest as far as possible: its address without the port, its machine."""
+        return self.address.rpartition(":")[0], self.platform
 
     @classmethod
     def of(cls, appraisal: Appraisal, address: str, measurements: tuple[str, ...]) -> Self:
@@ -102,6 +143,7 @@ class Judgement:
             measurements=measurements,
             not_pinnable=_not_pinnable(appraisal),
             policy_skipped=appraisal.policy_skipped,
+            platform=appraisal.platform,
         )
 
     @classmethod
@@ -181,14 +223,28 @@ class History:
         self._judgements = {verdict: deque[Judgement](maxlen=capacity) for verdict in Verdict}
         self._counts = dict.fromkeys(Verdict, 0)
         self._not_judged: Judgement | None = None
+        self._capacity = capacity
+        self._latest: dict[tuple[str, str | None], Judgement] = {}
 
     def remember(self, judgement: Judgement) -> None:
+        """Store a judgement, in place of the last one that it repeats."""
         if not judgement.judged:
             self._not_judged = judgement
         elif judgement.verdict is not Verdict.UNVERIFIED:
             self._not_judged = None
-        self._judgements[judgement.verdict].append(judgement)
         self._counts[judgement.verdict] += 1
+        stored = self._judgements[judgement.verdict]
+        last = self._latest.pop(judgement.guest, None)
+        if last is not None and judgement.repeats(last):
+            judgement = judgement.after(last)
+            with suppress(ValueError):  # it was evicted
+                del stored[_position(stored, last)]
+        stored.append(judgement)
+        self._latest[judgement.guest] = judgement
+        if judgement.verdict is Verdict.ACCEPTED:  # what came before is not in a row with the next
+            self._latest.pop((judgement.guest[0], None), None)
+        if len(self._latest) > self._capacity:
+            del self._latest[next(iter(self._latest))]
 
     def problems(self, caller: Caller) -> tuple[str, ...]:
         """Return why the broker could not judge the last genuine guest; empty if it could.
@@ -260,8 +316,20 @@ class History:
             return max(lasts, key=lambda judgement: judgement.at)
         for judgements in self._judgements.values():
             for judgement in judgements:
-                if judgement.id == appraisal_id:
+                if appraisal_id == judgement.id or appraisal_id in judgement.earlier:
                     return judgement
         raise NotFound(
             "no guest with this id is stored; ids are in the log, older ones in the audit trail"
         )
+
+
+def _position(judgements: deque[Judgement], judgement: Judgement) -> int:
+    """Return the index of a judgement, which is probably one of the last.
+
+    Raises:
+        ValueError: it is not among them.
+    """
+    for index in range(len(judgements) - 1, -1, -1):
+        if judgements[index] is judgement:
+            return index
+    raise ValueError("not stored")

@@ -95,6 +95,7 @@ def kbs_listener(
         tls=tls,
         proxies=Proxies(settings.proxy_protocol_from, settings.forwarded_for_from),
         on_stopped=sessions.close,
+        clock=clock,
         passed=passed,
     )
 

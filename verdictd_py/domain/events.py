@@ -435,6 +435,10 @@ class KbsSelfSigned(Event):
     """The HTTP listener created a self-signed certificate for itself."""
 
     sha256: Digest
+    names: Annotated[
+        tuple[str, ...],
+        FieldInfo("Names and addresses that it is valid for.", characters=256, items=128),
+    ]
 
 
 @event("kbs.administrators")
@@ -532,9 +536,10 @@ class ConnectionRefused(Event):
 
 @event("connection.closed", by_peers=True)
 class ConnectionClosed(Event):
-    """The peer closed its connection."""
+    """The peer closed its connection, or the broker did after an answer that ends it."""
 
     peer: Peer
+    reason: Reason | None = None
 
 
 @event("connection.timeout", by_peers=True)
@@ -690,7 +695,7 @@ class TeeServed(Event):
 
 @event("warning.identity", level=Level.WARNING)
 class WarningIdentity(Event):
-    """A certificate or key of the daemon could not be renewed or read again."""
+    """A certificate or key of the daemon could not be renewed or read, or guests refuse it."""
 
     reason: Reason
 

@@ -89,6 +89,15 @@ class GuestConnection:
         return (await self._exchange({"command": "echo", "data": text}, 4096)).decode()
 
     async def version(self) -> str:
+        """Return the version of the protocol, as an accepted guest.
+
+        The second request shows the acceptance: a refused guest receives one version, then the
+        refusal, because real clients print no refusal of `version`.
+
+        Raises:
+            BrokerRefused: the guest is refused, or cannot be judged.
+        """
+        await self.call({"command": "version"})
         return str((await self.call({"command": "version"}))["version"])
 
     async def keks(self, kids: list[str]) -> dict[str, SecretBytes]:

@@ -30,7 +30,7 @@ from verdictd_py.errors import (
     Overloaded,
     VerdictdError,
 )
-from verdictd_py.listeners import sockets
+from verdictd_py.listeners import failures, sockets
 from verdictd_py.listeners.accepting import accept
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.limits import Limits
@@ -40,10 +40,9 @@ from verdictd_py.listeners.proxies import Origin, Proxies
 from verdictd_py.listeners.responder import Answer, Responder
 from verdictd_py.listeners.shares import Share, Shares
 from verdictd_py.ports import Events, Tees
-from verdictd_py.protocols.eaa import answers
-from verdictd_py.protocols.eaa.answers import FailureForm
+from verdictd_py.protocols.eaa.refusal import Refusal
 from verdictd_py.protocols.ratstls import certificate
-from verdictd_py.protocols.ratstls.session import TlsClosed, TlsSession
+from verdictd_py.protocols.ratstls.session import TlsClosed, TlsFailed, TlsSession
 
 _ANSWERS_AT_ONCE: Final = 32
 """Maximum number of answers that are made at once. An answer has up to some MiB, and its size is
@@ -160,8 +159,9 @@ class AttestedListener:
                 ConnectionTimeout(peer=opening.origin.text, reason="the peer was too slow")
             )
         except (VerdictdError, OSError) as error:
-            reason = str(error) if isinstance(error, VerdictdError) else "network failure"
-            self._events.record(ConnectionFailed(peer=opening.origin.text, reason=reason))
+            self._events.record(
+                ConnectionFailed(peer=opening.origin.text, reason=failures.reason_of(error))
+            )
         except Exception as error:  # noqa: BLE001  # other guests must still be served
             report_bug(self._events, error, doing="serve a guest")
         finally:
@@ -197,7 +197,7 @@ class AttestedListener:
             try:
                 await self._answer(link, guest, share)
             except GuestRefused as error:
-                await self._refuse(link, str(error))
+                await self._refuse(link, share, str(error), seconds=0)
 
     async def _answer(self, link: Link, guest: ConnectedGuest, share: Share) -> None:
         """Answer the requests of a guest until its connection ends.
@@ -219,7 +219,8 @@ class AttestedListener:
                 async with asyncio.timeout(self._limits.idle):
                     await link.send(answer.data)
                 if answer.close:
-                    await link.goodbye()
+                    with suppress(OSError):  # the end of the connection is recorded already
+                        await link.goodbye()
                     return
             share.held.set(responder.held + (evidence_bytes if guest.is_pending else 0))
         await link.goodbye()
@@ -282,16 +283,40 @@ class AttestedListener:
             text = error.text_for_guest
         except GuestRefused as error:
             text = str(error)
-        await self._refuse(link, text)
+        await self._refuse(link, share, text)
         return None
 
-    @staticmethod
-    async def _refuse(link: Link, text: str) -> None:
-        """Send the reason, which is recorded already, even if the peer disconnects early."""
-        with suppress(OSError):  # including TimeoutError
-            async with asyncio.timeout(LINGER_SECONDS):
-                await link.send(answers.failure(FailureForm.A, text))
+    async def _refuse(
+        self, link: Link, share: Share, text: str, *, seconds: float | None = None
+    ) -> None:
+        """Answer with the reason, which is recorded already, even if the peer disconnects early.
+
+        A peer that sends no request receives it too. Meanwhile its connection may be closed for
+        another one: a client that is refused has proven nothing.
+
+        Args:
+            seconds: time for the peer to send a request; None for the time of a handshake.
+        """
+        if self._draining or seconds is None:
+            seconds = 0 if self._draining else self._limits.handshake
+        refusal = Refusal(text)
+        with suppress(OSError, TlsClosed, TlsFailed, Overloaded):
+            share.move(share.source)
+            with suppress(TimeoutError), self._idling():
+                async with asyncio.timeout(seconds):
+                    await _answer_refused(link, share, refusal)
+            if not refusal.complete:
+                async with asyncio.timeout(LINGER_SECONDS):
+                    await link.send(refusal.unrequested())
             await link.goodbye()
+
+
+async def _answer_refused(link: Link, share: Share, refusal: Refusal) -> None:
+    while not refusal.complete:
+        await share.held.room()
+        for answer in refusal.answers(await link.receive()):
+            await link.send(answer)
+        share.held.set(refusal.held)
 
 
 def _current_task() -> asyncio.Task[None]:

@@ -38,6 +38,9 @@ SEND_SECONDS: Final = 60.0
 CHUNK_BYTES: Final = 32 * 1024
 """Maximum number of bytes of a connection that wait here, in each direction."""
 
+_SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108  # a new directory with mode 0700 in it is used
+"""Directory that containers can write even if their root and /tmp are read-only."""
+
 _UNTIL_CLOSED_SECONDS: Final = 0.5
 """Time for clients to take what gRPC sent before it stopped."""
 
@@ -59,7 +62,7 @@ class PrivateSocket:
             ConfigError: there is no directory in which it can be bound.
         """
         try:
-            with tempfile.TemporaryDirectory(prefix="verdictd-py-") as directory:
+            with tempfile.TemporaryDirectory(prefix="verdictd-py-", dir=_place()) as directory:
                 path = Path(directory) / "grpc"
                 listen(f"unix:{path}")
                 self._file = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -87,6 +90,14 @@ class PrivateSocket:
 
     def close(self) -> None:
         os.close(self._file)
+
+
+def _place() -> str:
+    """Return a directory for temporary files, also where a container has a read-only root."""
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:
+        return _SHARED_MEMORY
 
 
 @dataclass(slots=True)

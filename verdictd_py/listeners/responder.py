@@ -10,18 +10,25 @@ from typing import Final
 from verdictd_py.broker.connected import ConnectedGuest
 from verdictd_py.broker.release import Releaser
 from verdictd_py.broker.requests import GuestRequests
-from verdictd_py.domain.events import RequestAnswered, RequestFailed, RequestReceived
+from verdictd_py.domain.events import (
+    ConnectionClosed,
+    RequestAnswered,
+    RequestFailed,
+    RequestReceived,
+)
 from verdictd_py.errors import GuestRefused, NotAppraised, PolicyUnavailable, VerdictdError
 from verdictd_py.offload import offload
 from verdictd_py.ports import Events
 from verdictd_py.protocols.eaa import answers
 from verdictd_py.protocols.eaa.conversation import Conversation, Received
-from verdictd_py.protocols.eaa.messages import Request
+from verdictd_py.protocols.eaa.messages import Request, Version
 
 _ATTEMPTS: Final = 20
 """Maximum number of decisions about one request, while policies or collateral change. A decision
 is repeated only if a change overlaps with it. Applying a directory of policies makes a dozen
 changes in a row, and a guest must not fail because of them: it may never ask again."""
+
+_AFTER_ECHO: Final = "the broker closes a connection after the answer to echo, as the protocol says"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +44,8 @@ class Responder:
 
     Before each request, the guest must be accepted still. A refused guest receives a failure, and
     its connection ends. A guest that cannot be appraised now receives a failure and stays
-    connected, because real guests connect only once.
+    connected, because real guests connect only once. A `version` that is its first request is
+    answered, because clients print nothing of its failure (see `protocols.eaa.refusal`).
 
     Args:
         at_once: limit of the answers of all guests that are made at once.
@@ -60,6 +68,7 @@ class Responder:
         self._requests = GuestRequests(releaser)
         self._events = events
         self._conversation = Conversation()
+        self._first = True
         self.began: float | None = None
 
     @property
@@ -92,6 +101,7 @@ class Responder:
 
     async def _answer(self, received: Received) -> Answer:
         command, request = received.command or "", received.request
+        first, self._first = self._first, False
         if received.command is not None:
             self._events.record(RequestReceived(peer=self._address, command=command))
         try:
@@ -102,12 +112,17 @@ class Responder:
                     peer=self._address, command=command, code=error.code, reason=str(error)
                 )
             )
-            text = error.text_for_guest if isinstance(error, NotAppraised) else str(error)
+            if isinstance(error, NotAppraised):
+                if first and isinstance(request, Version):
+                    return Answer(answers.version())
+                return Answer(received.failure(error.text_for_guest), close=received.closes)
             close = received.closes or isinstance(error, GuestRefused)
-            return Answer(received.failure(text), close=close)
+            return Answer(received.failure(str(error)), close=close)
         self._events.record(
             RequestAnswered(peer=self._address, command=command, answer_bytes=len(data))
         )
+        if received.closes:
+            self._events.record(ConnectionClosed(peer=self._address, reason=_AFTER_ECHO))
         return Answer(data, close=received.closes)
 
     async def _data(self, request: Request | VerdictdError) -> bytes:

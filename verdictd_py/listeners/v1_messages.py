@@ -129,6 +129,8 @@ def guest(judgement: Judgement) -> messages.Guest:
         reasons=[messages.Reason(**reason.as_json()) for reason in judgement.reasons],
         not_pinnable=judgement.not_pinnable,
         withheld_claims=judgement.withheld,
+        times=judgement.times,
+        first_at=time(judgement.first_at or judgement.at),
     )
 
 

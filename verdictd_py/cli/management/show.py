@@ -152,10 +152,19 @@ def resources(resources: Sequence[Any]) -> CommandOutput:
 def guests(guests: Sequence[Any]) -> CommandOutput:
     """Return a list of appraised guests."""
     rows = [
-        (guest.id, guest.at, guest.peer, guest.tee, guest.code, guest.tcb_status, _rules(guest))
+        (
+            guest.id,
+            guest.at,
+            guest.times,
+            guest.peer,
+            guest.tee,
+            guest.code,
+            guest.tcb_status,
+            _rules(guest),
+        )
         for guest in guests
     ]
-    columns = ("id", "time", "peer", "tee", "code", "TCB", "rules that refused")
+    columns = ("id", "time", "times", "peer", "tee", "code", "TCB", "rules that refused")
     return CommandOutput([guest_data(guest) for guest in guests], table(columns, rows))
 
 
@@ -213,7 +222,7 @@ def about_guest(guest: Any) -> Table:  # noqa: ANN401  # as above
     facts = (
         ("guest", guest.id),
         ("verdict", f"{_VERDICTS.get(guest.verdict, 'unknown')} ({guest.code})"),
-        ("time", guest.at),
+        ("time", f"{guest.at}{_row(guest)}"),
         ("peer", guest.peer),
         ("evidence", f"{guest.tee or 'none that could be read'} {guest.form}".rstrip()),
         ("FMSPC", guest.fmspc or "-"),
@@ -221,6 +230,11 @@ def about_guest(guest: Any) -> Table:  # noqa: ANN401  # as above
         ("advisories", ", ".join(guest.advisory_ids) or "-"),
     )
     return facts_table(facts)
+
+
+def _row(guest: Any) -> str:  # noqa: ANN401  # as above
+    """Return how often the guest was refused in a row; empty for once."""
+    return f", the last of {guest.times} times since {guest.first_at}" if guest.times > 1 else ""
 
 
 def guest_data(guest: Any) -> dict[str, Any]:  # noqa: ANN401  # as above

@@ -42,6 +42,15 @@ _MAX_WAITING_BYTES: Final = 2 * MAX_BODY_BYTES
 """Maximum number of received bytes of a connection that are not answered yet: a body in chunks,
 or requests after it."""
 
+_TLS_HANDSHAKE: Final = b"\x16\x03"
+"""First bytes of a ClientHello (RFC 8446, 5.1), which begin no request of HTTP."""
+
+HTTPS_TO_HTTP: Final = (
+    "the client sent HTTPS to the plain-HTTP port; have it use http://, or configure "
+    "--kbs-tls-cert and --kbs-tls-key"
+)
+HTTP_TO_HTTPS: Final = "the client sent plain HTTP to the HTTPS port; have it use https://"
+
 _SILENT: Final = logging.getLogger("verdictd_py.http")
 """Logger for the library that discards everything: the library would log what clients sent."""
 _SILENT.addHandler(logging.NullHandler())
@@ -72,6 +81,7 @@ class Connection(web.RequestHandler):
         "_limits",
         "_peer",
         "_proxies",
+        "_sent_https",
         "_tcp",
         "aborted",
         "answering",
@@ -103,6 +113,7 @@ class Connection(web.RequestHandler):
         self._peer = self.client = peer
         self.share = share
         self._gate: GatedTransport | None = None
+        self._sent_https: bool | None = None  # unknown before the first byte
         self._draining = False
         self.aborted = False
         self.answering = False
@@ -132,6 +143,8 @@ class Connection(web.RequestHandler):
         """Count the bytes; if the connection may hold no more, do not read it for now."""
         held = self.share.held
         if data and not self.aborted:  # the library also calls this without data
+            if self._sent_https is None:
+                self._sent_https = data.startswith(_TLS_HANDSHAKE)
             held.add(len(data))
             if held.size > _MAX_WAITING_BYTES:
                 self.abort()
@@ -226,6 +239,8 @@ class Connection(web.RequestHandler):
             status, reason = 431, "the URL or a header is too long"
         elif status == 400 and isinstance(exc, BadHttpMessage) and _TOO_MANY in exc.message:
             status, reason = 431, f"there are more than {_MAX_HEADERS} headers"
+        elif self._sent_https:
+            reason = HTTPS_TO_HTTP
         self._record("read a request", status, reason)
         answer = answers.refused(status, reason)
         answer.force_close()
@@ -390,7 +405,8 @@ class Acceptor:
             events.record(ConnectionFailed(peer=opening.origin.text, reason=str(error)))
         except ssl.SSLError as error:
             reason = (error.reason or "not TLS").replace("_", " ").lower()
-            events.record(ConnectionFailed(peer=opening.origin.text, reason=f"TLS: {reason}"))
+            reason = HTTP_TO_HTTPS if reason == "http request" else f"TLS: {reason}"
+            events.record(ConnectionFailed(peer=opening.origin.text, reason=reason))
         except (OSError, EOFError):  # closed or too slow during the handshake
             if self._tls is not None:
                 reason = "TLS: not completed"

@@ -21,6 +21,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from verdictd_py.errors import ConfigError
+from verdictd_py.listeners.kbs.certificates import ServerCertificate
+from verdictd_py.listeners.kbs.hostnames import host_addresses, host_names
 
 _SERVER: Final = ExtendedKeyUsageOID.SERVER_AUTH
 _LIFETIME: Final = timedelta(days=365)
@@ -38,6 +40,7 @@ class KbsTls:
         context: settings for the next connection; another object after `reload` or `renew`.
         files: certificate chain and key, PEM; None for a self-signed certificate.
         self_signed: the self-signed certificate, PEM, for clients that trust it; else empty.
+        certificate: what guests examine in the operator's certificate; None without one.
     """
 
     context: ssl.SSLContext = field(repr=False)
@@ -45,6 +48,7 @@ class KbsTls:
     self_signed: bytes = b""
     _own: _SelfSigned | None = field(default=None, repr=False)
     _digest: bytes = b""
+    certificate: ServerCertificate | None = field(default=None, init=False)
 
     @classmethod
     def read(cls, certificate: Path, key: Path) -> Self:
@@ -114,6 +118,7 @@ class KbsTls:
                 "correct --kbs-tls-cert and --kbs-tls-key"
             ) from None
         self.context = context
+        self.certificate = ServerCertificate.read(contents[0])
         before, self._digest = self._digest, hashlib.sha256(b"".join(contents)).digest()
         return () if before == self._digest else (f"certificate of --kbs-http: {certificate}",)
 
@@ -196,15 +201,36 @@ def _no_password() -> str:
 
 
 def _names(host: str) -> list[x509.GeneralName]:
-    """Return the names and addresses by which clients may connect to the listener."""
-    addresses = {"127.0.0.1", "::1"}
+    """Return the names and addresses by which clients may connect to the listener.
+
+    A listener on all addresses has all of this host's, because guests refuse a certificate that
+    does not contain the address in their URL.
+    """
+    addresses = {ipaddress.ip_address(address) for address in ("127.0.0.1", "::1")}
     names = {"localhost", socket.gethostname()}
     try:
-        if not ipaddress.ip_address(host).is_unspecified:
-            addresses.add(host)
+        address = ipaddress.ip_address(host)
     except ValueError:
         names.add(host)
+    else:
+        own = host_addresses() if address.is_unspecified else (address,)
+        addresses.update(own)
+        names.update(host_names(own))
+    in_order = sorted(addresses, key=lambda address: (address.version, int(address)))
     return [
         *(x509.DNSName(name) for name in sorted(names) if name.isascii()),
-        *(x509.IPAddress(ipaddress.ip_address(address)) for address in sorted(addresses)),
+        *(x509.IPAddress(address) for address in in_order),
     ]
+
+
+def subject_names(pem: bytes) -> tuple[str, ...]:
+    """Return the names and addresses that the first certificate is valid for, as texts."""
+    certificate = x509.load_pem_x509_certificate(pem)
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ()
+    return (
+        *names.get_values_for_type(x509.DNSName),
+        *map(str, names.get_values_for_type(x509.IPAddress)),
+    )
