@@ -468,6 +468,9 @@ def _proxy_header(data: bytes) -> None:
 def _proxy_header_seeds() -> Iterator[bytes]:
     for family, rest in (b"\x11", bytes(12)), (b"\x21", bytes(36)), (b"\x11", bytes(2)):
         yield proxyheader.SIGNATURE + b"\x21" + family + len(rest).to_bytes(2, "big") + rest
+    for fields in b"\x03\x00\x04\x00\x00\x00\x00", b"\x02\x00\x01a\x03\x00\x04\x00\x00\x00\x00":
+        rest = bytes(12) + fields
+        yield proxyheader.SIGNATURE + b"\x21\x11" + len(rest).to_bytes(2, "big") + rest
     yield proxyheader.SIGNATURE + b"\x20\x00\x00\x00"
 
 

@@ -211,10 +211,13 @@ async def test_without_collateral_no_guest_is_appraised(
 ) -> None:
     """A guest is neither accepted nor refused; a guest that sends collateral is accepted."""
     async with running_broker(tmp_path, platform, collateral=None) as broker:
-        answer = await told(broker, broker.context(broker.attester()))
-        assert answer == "not judged: collateral-unavailable; try again later"
+        async with broker.guest() as guest:
+            with pytest.raises(BrokerRefused) as caught:
+                await guest.keks([KID])
+        assert str(caught.value) == "not judged: collateral-unavailable; try again later"
+        assert_no_secret(broker)
         assert len(broker.events.named("guest.not-judged")) == 1
-        assert not broker.events.named("guest.accepted", "guest.refused")
+        assert not broker.events.named("guest.accepted", "guest.refused", "secret.released")
         async with broker.guest(broker.attester(endorse=True)) as guest:
             assert (await guest.keks([KID]))[KID].reveal() == KEY
 

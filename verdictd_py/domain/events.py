@@ -555,7 +555,7 @@ class ConnectionFailed(Event):
 
 @event("request.received", by_peers=True)
 class RequestReceived(Event):
-    """A request of an accepted guest was received."""
+    """A request of a connected guest was received."""
 
     peer: Peer
     command: Command
