@@ -163,7 +163,7 @@ YEAR_AND_A_DAY = timedelta(days=366)
         ),
         pytest.param(issued(-YEAR_AND_A_DAY), "evidence-expired", "not valid after", id="expired"),
         pytest.param(
-            issued(timedelta(days=2)), "evidence-expired", "not valid before", id="not-yet"
+            issued(timedelta(days=2)), "evidence-from-future", "not valid before", id="not-yet"
         ),
         pytest.param(of_another_root(endorse=False), "quote-invalid", "", id="other-root"),
         pytest.param(of_another_root(endorse=True), "quote-invalid", "", id="other-root-endorsed"),

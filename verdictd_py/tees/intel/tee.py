@@ -128,6 +128,8 @@ def wire(tee: str, oid: str) -> Wire:
         quote = _bytes(value, "quote")
         if quote is None:
             raise EvidenceMissing("the evidence has no quote")
+        if not quote:
+            raise EvidenceMissing.empty()
         if tee_of_quote(quote) != tee:
             raise EvidenceFormat(f"the guest claims the TEE {tee}, but its quote is of another TEE")
         return CarriedEvidence(quote, _bytes(value, "cc_eventlog"))
