@@ -277,9 +277,12 @@ def test_no_unix_sockets_is_one_line_at_start(tmp_path: Path) -> None:
     """As RestrictAddressFamilies= does it without AF_UNIX."""
     program = (
         "import errno, os, socket, sys\n"
-        "def refuse(*_, **more):\n"
-        "    raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))\n"
-        "socket.socketpair = refuse\n"
+        "class Refused(socket.socket):\n"
+        "    def __init__(self, family=-1, type=-1, proto=-1, fileno=None):\n"
+        "        if family == socket.AF_UNIX and fileno is None:\n"  # socketpair is not filtered
+        "            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))\n"
+        "        super().__init__(family, type, proto, fileno)\n"
+        "socket.socket = Refused\n"
         "from verdictd_py.cli.main import main\n"
         "sys.exit(main())\n"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -169,3 +170,16 @@ def test_a_module_that_is_another_program_is_refused(
     monkeypatch.setattr(instances, "_LOADED", [])
     with pytest.raises(PolicyInvalid, match=r"is not the policy engine.*install the package again"):
         instances.prepare(lambda _: None)
+
+
+def test_a_user_without_a_home_compiles_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an arbitrary user of a container has it: no HOME, and no entry in passwd."""
+
+    def unknown(uid: int) -> pwd.struct_passwd:
+        raise KeyError(uid)
+
+    for variable in ("HOME", "XDG_CACHE_HOME", "CACHE_DIRECTORY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert load()
+    assert load()

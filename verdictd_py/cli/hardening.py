@@ -56,16 +56,18 @@ def require_executable_memory() -> None:
 
 
 def require_local_sockets() -> None:
-    """Refuse a sandbox without unix sockets, which the event loop and the client API need.
+    """Refuse a sandbox without unix sockets.
+
+    The client API and the notifications to the service manager need them.
 
     Raises:
         ConfigError: the process may not create them.
     """
     try:
-        for end in socket.socketpair():
-            end.close()
+        socket.socket(socket.AF_UNIX).close()
     except OSError as error:
         raise ConfigError(
-            f"this process may not create unix sockets ({error.strerror}), which it needs; add "
-            "AF_UNIX to RestrictAddressFamilies= in the unit of systemd"
+            f"this process may not create unix sockets ({(error.strerror or '').lower()}), which "
+            "the client API and the service manager need; add AF_UNIX to "
+            "RestrictAddressFamilies= in the unit of systemd"
         ) from None

@@ -91,6 +91,10 @@ class Daemon:
             status = "serving " + ", ".join(one.endpoint for one in self.listeners)
         return status if self._reloaded else f"{status}; the last reload failed: warning.reload"
 
+    def report_status(self, report: Callable[[str], None]) -> None:
+        """Have the status reported whenever the health has changed."""
+        self._parts.health.changed = lambda: report(self.status)
+
     def listener(self, name: str) -> Listener:
         """Return the listener of that name.
 

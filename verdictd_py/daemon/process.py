@@ -93,6 +93,7 @@ async def _run(
     manager.status("starting")
     daemon = build_daemon(settings, unsafe, events, on_failure=stopping.set, reread=reread)
     await _load_policy_engine(events, manager)
+    daemon.report_status(manager.status)
     await daemon.start()
     favour_event_loop()
     manager.notify(READY, status=daemon.status)

@@ -60,6 +60,7 @@ class UseCases:
         appraisal: the appraisal policy.
         catalogue: what reads each stored document.
         ineffective: entries of documents that have no effect.
+        digests: digests of the documents when they were last read.
         prepare: compiles all policies in force before the next guest needs them.
         trusted_root: digest of the root that is trusted instead of the vendors', or None.
     """
@@ -70,6 +71,7 @@ class UseCases:
     catalogue: Catalogue
     ineffective: IneffectiveEntries
     release: RegoReleasePolicy
+    digests: DigestLog
     prepare: Callable[[], Awaitable[None]]
     history: History
     explainer: Explainer
@@ -193,6 +195,7 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
         catalogue=catalogue,
         ineffective=IneffectiveEntries(documents, tees, keys, resources),
         release=release,
+        digests=digests,
         prepare=prepare,
         history=history,
         explainer=Explainer(history, appraisal),

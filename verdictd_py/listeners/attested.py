@@ -211,10 +211,10 @@ class AttestedListener:
         # begun, however many records its rest takes.
         served = guest.is_pending
         while not self._draining or not served or responder.began is not None:
-            plaintext = await self._next(link, responder, share, guest, served=served)
+            plaintext = await self._next(link, responder, guest, served=served)
             share.held.add(len(plaintext))
             replies = responder.feed(plaintext)
-            while (answer := await self._reply(replies, share)) is not None:
+            while (answer := await self._reply(replies, responder, share)) is not None:
                 served = True
                 async with asyncio.timeout(self._limits.idle):
                     await link.send(answer.data)
@@ -225,20 +225,22 @@ class AttestedListener:
             share.held.set(responder.held + (evidence_bytes if guest.is_pending else 0))
         await link.goodbye()
 
-    async def _reply(self, replies: AsyncIterator[Answer], share: Share) -> Answer | None:
-        """Return the next answer, None after the last; it waits while guests hold too much."""
-        async with asyncio.timeout(self._limits.request):
+    async def _reply(
+        self, replies: AsyncIterator[Answer], responder: Responder, share: Share
+    ) -> Answer | None:
+        """Return the next answer, None after the last.
+
+        It waits while guests hold too much, within the time limit of the request. So no answer is
+        made meanwhile, and no more of an incomplete request is received.
+        """
+        now = asyncio.get_running_loop().time()
+        began = now if responder.began is None else responder.began
+        async with asyncio.timeout_at(began + self._limits.request):
             await share.held.room()
         return await anext(replies, None)
 
     async def _next(
-        self,
-        link: Link,
-        responder: Responder,
-        share: Share,
-        guest: ConnectedGuest,
-        *,
-        served: bool,
+        self, link: Link, responder: Responder, guest: ConnectedGuest, *, served: bool
     ) -> bytes:
         """Receive plaintext, within its time limit if a request has begun.
 
@@ -250,7 +252,6 @@ class AttestedListener:
         began = responder.began
         if began is not None:
             async with asyncio.timeout_at(began + self._limits.request):
-                await share.held.room()
                 return await link.receive()
         with self._idling() if served else nullcontext():
             if guest.is_pending:

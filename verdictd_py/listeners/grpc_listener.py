@@ -21,14 +21,13 @@ from grpc_reflection.v1alpha import reflection
 
 from verdictd_py.config import Address
 from verdictd_py.errors import ConfigError
-from verdictd_py.listeners import sockets
+from verdictd_py.listeners import loopback, sockets
 from verdictd_py.listeners.accepting import accept
 from verdictd_py.listeners.admission import CALLS_OF_ALL, CALLS_OF_CONNECTION, Admission
 from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.listeners.errors import MessageInterceptor
 from verdictd_py.listeners.grpc_connections import GrpcConnections, PrivateSocket
 from verdictd_py.listeners.listener import Background
-from verdictd_py.listeners.loopback import Endpoint, supports_queries
 from verdictd_py.listeners.reread import Reread
 from verdictd_py.listeners.shares import ShareLimits
 from verdictd_py.listeners.tls import TlsFiles
@@ -222,7 +221,7 @@ class GrpcListener:
         if self.address.unix:
             return False
         host, port = self._listening[0].getsockname()[:2]
-        return not supports_queries(Endpoint.of(ipaddress.ip_address(host), port))
+        return not loopback.supports_queries(loopback.Endpoint.of(ipaddress.ip_address(host), port))
 
 
 def _bind_tcp(address: Address, *, option: str) -> list[socket.socket]:

@@ -99,7 +99,7 @@ def _directory() -> Iterator[int]:
     """
     try:
         path = cache_directory()
-    except RuntimeError as error:  # no home directory
+    except RuntimeError as error:  # neither HOME nor an entry in passwd
         raise OSError(str(error)) from error
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

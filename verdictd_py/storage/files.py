@@ -1,7 +1,8 @@
 """Operations on one file of a directory that is open as a descriptor.
 
-Links are not followed. A write is atomic: a temporary file next to the target, fsync, rename,
-fsync of the directory. A reader sees the old content or the new one, also after a crash.
+Links are followed only as `links` says, and only to read. A write is atomic: a temporary file
+next to the target, fsync, rename, fsync of the directory. A reader sees the old content or the
+new one, also after a crash.
 
 File systems without hard links (exFAT, Azure Files, some FUSE file systems), and those that cannot
 synchronize a directory or change the mode of a file, are supported.
@@ -27,6 +28,7 @@ from typing import Final, TypeAlias, TypeVar
 from uuid import uuid4
 
 from verdictd_py.errors import AlreadyExists, NotFound, StorageError
+from verdictd_py.storage import links
 
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 """Maximum size of a file: that of the largest reference data; all other files are smaller."""
@@ -69,7 +71,7 @@ _TOO_LARGE: Final = f"is larger than {MAX_FILE_BYTES} bytes"
 
 
 class NotRegular(NotFound):
-    """The name is that of a link, a directory or another thing that is never read.
+    """The name is that of a refused link, a directory or another thing that is never read.
 
     For a guest this is absence. For the broker's own documents it is an error: a missing document
     has a meaning, and a link in its place must not get it.
@@ -101,18 +103,14 @@ def read(parent: int, name: str, check: Callable[[int], None]) -> bytes:
     """Return the whole content of a regular file.
 
     Args:
-        check: raises an exception if the content of this open file must not be used.
+        check: raises an exception if the content of this open file must not be used, or if a
+            link or a directory on the way to it must not be used.
 
     Raises:
         NotRegular: something else has this name.
         StorageError: larger than `MAX_FILE_BYTES`.
     """
-    try:
-        descriptor = os.open(name, _READ, dir_fd=parent)
-    except OSError as error:
-        if error.errno in _NOT_REGULAR:
-            raise NotRegular(_NOTHING) from None
-        raise
+    descriptor = _open(parent, name, check)
     try:
         _require_regular(os.fstat(descriptor))
         check(descriptor)
@@ -126,13 +124,40 @@ def read(parent: int, name: str, check: Callable[[int], None]) -> bytes:
     return bytes(content)
 
 
+def _open(parent: int, name: str, check: Callable[[int], None]) -> int:
+    """Open a file for reading, also through a link.
+
+    Raises:
+        NotRegular: a link that is refused, or a socket, has this name.
+    """
+    try:
+        return os.open(name, _READ, dir_fd=parent)
+    except OSError as error:
+        if error.errno not in _NOT_REGULAR:
+            raise
+    try:
+        if links.is_link(parent, name):
+            return links.follow(parent, name, _READ & ~os.O_NOFOLLOW, check)
+    except OSError as error:
+        # Never "absent": the absence of a document has a meaning, which a broken link must not get.
+        if error.errno not in _ABSENT | {errno.EXDEV}:
+            raise
+    raise NotRegular(_NOTHING)
+
+
 def status(parent: int, name: str) -> os.stat_result:
-    """Return the status of a regular file.
+    """Return the status of a regular file, also through a link.
 
     Raises:
         NotRegular: something else has this name.
     """
-    return _require_regular(os.stat(name, dir_fd=parent, follow_symlinks=False))
+    found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    if stat.S_ISLNK(found.st_mode):
+        try:
+            found = links.status(parent, name)
+        except OSError:
+            raise NotRegular(_NOTHING) from None
+    return _require_regular(found)
 
 
 def replace(parent: int, name: str, content: bytes) -> Steps[None]:
@@ -221,7 +246,7 @@ def synchronizing(directory: int) -> Steps[None]:
 
 
 def delete(parent: int, name: str) -> Steps[None]:
-    """Delete a regular file.
+    """Delete a regular file, or the link to one.
 
     Raises:
         NotRegular: something else has this name.
