@@ -29,7 +29,14 @@ sys.path.insert(0, str(ROOT))
 from tests.support.kbs import running_kbs  # noqa: E402  # needs the path
 from tests.support.kbs_admins import AdminTokens  # noqa: E402
 from tests.support.pccs import running_pccs, unchanged  # noqa: E402
-from tests.support.stall_inputs import MIB, Input, Target, inputs  # noqa: E402
+from tests.support.stall_inputs import (  # noqa: E402
+    MIB,
+    PROXIES,
+    Input,
+    Target,
+    inputs,
+    store_much,
+)
 from tests.support.stalls import LoopMeter  # noqa: E402
 from verdictd_py import daemon as app  # noqa: E402
 from verdictd_py.daemon.process import favour_event_loop  # noqa: E402
@@ -39,7 +46,7 @@ from verdictd_py.simulator.pcs import PcsAnswer  # noqa: E402
 LIMIT_MS: Final = 20.0
 
 
-async def serve(directory: Path, *, collateral_url: str | None, stacks: bool) -> None:
+async def serve(directory: Path, *, collateral_url: str | None, much: bool, stacks: bool) -> None:
     """Run a broker, and answer each line of the standard input with a line of JSON."""
     loop = asyncio.get_running_loop()
     meter = LoopMeter(loop)
@@ -48,13 +55,20 @@ async def serve(directory: Path, *, collateral_url: str | None, stacks: bool) ->
     commands: asyncio.Queue[str] = asyncio.Queue()
     loop.add_reader(sys.stdin, lambda: commands.put_nowait(sys.stdin.readline().strip()))
     platform = SimulatedPlatform.load(directory / "platform")
-    settings: dict[str, Any] = {"kbs_admins": directory / "admins" / "admins.toml", **INSECURE}
+    admins = directory / "admins" / "admins.toml"
+    settings: dict[str, Any] = {"kbs_admins": admins, **INSECURE, **PROXIES}
+
+    def starting(data: Path) -> None:
+        if much:
+            store_much(data)
+        meter.start()
+
     if collateral_url is not None:
         settings |= {"collateral": None, "collateral_url": (collateral_url,)}
-    async with running_kbs(directory / str(os.getpid()), platform, **settings) as broker:
-        favour_event_loop()
-        beat = asyncio.create_task(meter.beat())
-        meter.start()
+    favour_event_loop()
+    beat = asyncio.create_task(meter.beat())
+    own = directory / str(os.getpid())
+    async with running_kbs(own, platform, starting=starting, **settings) as broker:
         where = {
             "guests": broker.address,
             "kbs": broker.kbs.endpoint,
@@ -77,12 +91,28 @@ async def serve(directory: Path, *, collateral_url: str | None, stacks: bool) ->
 INSECURE: Final[dict[str, Any]] = {"unsafe": {"insecure_kbs_http": True}}
 
 
+async def _nothing(target: Target) -> None:
+    """Send nothing: a broker starts by itself."""
+    del target
+
+
+START: Final = Input("operator", "start: 5,000 keys, 30,000 reference values", 3_300_000, _nothing)
+
+
 class Broker:
     """The process with the broker."""
 
-    def __init__(self, directory: Path, *, collateral_url: str = "", stacks: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        collateral_url: str = "",
+        much: bool = False,
+        stacks: bool = False,
+    ) -> None:
         command = [sys.executable, __file__, "--serve", str(directory)]
         command += ["--collateral-url", collateral_url] if collateral_url else []
+        command += ["--much"] if much else []
         self._process = subprocess.Popen(
             [*command, *(["--stacks"] if stacks else [])],
             cwd=ROOT,
@@ -119,10 +149,11 @@ def main() -> int:
     arguments.add_argument("--stacks", action="store_true", help="print stacks of long rounds")
     arguments.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     arguments.add_argument("--collateral-url", help=argparse.SUPPRESS)
+    arguments.add_argument("--much", action="store_true", help=argparse.SUPPRESS)
     chosen = arguments.parse_args()
     if chosen.serve:
         url = chosen.collateral_url
-        asyncio.run(serve(chosen.serve, collateral_url=url, stacks=chosen.stacks))
+        asyncio.run(serve(chosen.serve, collateral_url=url, much=chosen.much, stacks=chosen.stacks))
         return 0
     with tempfile.TemporaryDirectory() as name:
         return measure(Path(name), chosen.repeats, chosen.only, stacks=chosen.stacks)
@@ -147,7 +178,17 @@ def measure(directory: Path, repeats: int, only: str, *, stacks: bool) -> int:
     broker.close()
     if only in "PCCS collateral":
         slow += asyncio.run(_collateral(directory, platform, admins, stacks=stacks))
+    if only in "operator start":
+        slow += _row(START, [_started(directory, stacks=stacks) for _ in range(repeats)])
     return 1 if slow else 0
+
+
+def _started(directory: Path, *, stacks: bool) -> tuple[float, float]:
+    """Start a broker with a large data directory; return its measurements as `_measured`."""
+    broker = Broker(directory, much=True, stacks=stacks)
+    result = broker.command("report")
+    broker.close()
+    return 1000 * result["cpu"], 1000 * result["late"]
 
 
 async def _collateral(

@@ -148,6 +148,7 @@ class Settings(BaseSettings):
     collateral: Path | None = None
     collateral_url: Annotated[tuple[str, ...], NoDecode] = (INTEL_PCS,)
     collateral_ca: Path | None = None
+    collateral_pin: Annotated[tuple[str, ...], NoDecode] = ()
     collateral_proxy: str | None = None
     collateral_api_key_file: Path | None = None
     collateral_update: Literal["standard", "early"] = "standard"
@@ -177,7 +178,7 @@ class Settings(BaseSettings):
     audit_group: str | None = None
     log_format: Literal["text", "json"] = "text"
 
-    @field_validator("verifier", "collateral_url", mode="before")
+    @field_validator("verifier", "collateral_url", "collateral_pin", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
         if isinstance(value, str):
@@ -200,6 +201,18 @@ class Settings(BaseSettings):
                     f"{url!r} is not a URL: write https://host:port, or an empty value for none"
                 )
         return value
+
+    @field_validator("collateral_pin")
+    @classmethod
+    def _check_pins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        pins = tuple(pin.replace(":", "").lower() for pin in value)
+        for pin in pins:
+            if len(pin) != 64 or not set(pin) <= set("0123456789abcdef"):
+                raise ValueError(
+                    f"{pin!r} is not a SHA-256: write 64 hex digits, as 'openssl x509 -noout "
+                    "-fingerprint -sha256' does"
+                )
+        return pins
 
     @field_validator("listen", "kbs_http")
     @classmethod

@@ -461,13 +461,17 @@ async def test_an_event_of_no_register_is_not_a_claim(index: int) -> None:
 @pytest.mark.parametrize("is_its_own", [True, False])
 async def test_init_data_reaches_the_policy_once_its_digest_was_measured(is_its_own: bool) -> None:
     """The content of another guest's init-data is not a claim, and no policy is evaluated."""
-    body = 'algorithm = "sha384"\n[data]\nwho = "me"'
+    body = 'version = "0.1.0"\nalgorithm = "sha384"\n[data]\nwho = "me"'
     digest = sha384(body.encode()).hexdigest() if is_its_own else "aa" * 48
     verified = dataclasses.replace(VERIFIED, claims={**VERIFIED.claims, "mrConfigId": digest})
     policy = ScriptedPolicy()
     evidence = dataclasses.replace(EVIDENCE, init_data=InitData("toml", body))
     appraisal = await appraiser(ScriptedVerifier(verified), policy).appraise(reads(evidence))
-    document: JsonValue = {"algorithm": "sha384", "data": {"who": "me"}}
+    document: JsonValue = {
+        "version": "0.1.0",
+        "algorithm": "sha384",
+        "data": {"who": "me"},
+    }
     assert appraisal.claims["initData"] == (document if is_its_own else None)
     assert [claims for _, claims in policy.asked] == ([appraisal.claims] if is_its_own else [])
     assert appraisal.accepted is is_its_own
@@ -478,7 +482,7 @@ async def test_init_data_reaches_the_policy_once_its_digest_was_measured(is_its_
 async def test_init_data_of_a_tee_that_does_not_measure_it_is_refused() -> None:
     """Nothing in the evidence would prove it, but a policy would trust it."""
     sgx = dataclasses.replace(VERIFIED, tee="sgx")
-    body = 'algorithm = "sha384"\n[data]\nwho = "me"'
+    body = 'version = "0.1.0"\nalgorithm = "sha384"\n[data]\nwho = "me"'
     policy = ScriptedPolicy()
     evidence = dataclasses.replace(EVIDENCE, init_data=InitData("toml", body))
     appraisal = await appraiser(ScriptedVerifier(sgx), policy).appraise(reads(evidence))

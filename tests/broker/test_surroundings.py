@@ -46,7 +46,7 @@ DEBUG = Reason("debug", "true", "false", "debug: it can be debugged", kind=Reaso
 REVOKED = Reason("tcbStatus", "Revoked", "", "tcbStatus: revoked", kind=ReasonKind.TCB)
 LOG = (command_line(b"quiet root=/dev/vda"), event(4, 0xD, b"what runs later"))
 REGISTERS = {name: value.hex() for name, value in EventLog(LOG, tdx.REGISTERS).replay().items()}
-INIT_DATA = InitData("toml", 'algorithm = "sha384"\n[data]\nwho = "me"')
+INIT_DATA = InitData("toml", 'version = "0.1.0"\nalgorithm = "sha384"\n[data]\nwho = "me"')
 
 
 def reads(evidence: Evidence | Exception = EVIDENCE) -> Callable[[datetime], Evidence]:
@@ -227,7 +227,11 @@ async def test_init_data_of_a_guest_that_proves_nothing_is_a_claim() -> None:
     evidence = replace(EVIDENCE, tee="sample", init_data=INIT_DATA)
     appraisal = await appraiser(sample, served=("sample",)).appraise(reads(evidence))
     assert appraisal.accepted
-    assert appraisal.claims["initData"] == {"algorithm": "sha384", "data": {"who": "me"}}
+    assert appraisal.claims["initData"] == {
+        "version": "0.1.0",
+        "algorithm": "sha384",
+        "data": {"who": "me"},
+    }
 
 
 async def test_init_data_of_another_guest_is_refused_by_the_claim_that_measures_it() -> None:

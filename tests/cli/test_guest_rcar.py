@@ -20,7 +20,7 @@ from verdictd_py.guest.rcar.messages import Version, init_data_digest
 KEK = bytes(range(32))
 LAYER = b'{"symkey":"of a layer"}'
 PROGRAM = "verdictd-py guest"
-INIT_DATA = 'version = "0.1.0"\nalgorithm = "sha384"\n'
+INIT_DATA = 'version = "0.1.0"\nalgorithm = "sha384"\n[data]\n'
 MR_CONFIG_ID = slice(184 + 48, 184 + 96)  # tdx.md, "Quote v4"
 KID = "kbs:///default/key/1"
 

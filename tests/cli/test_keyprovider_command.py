@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -68,6 +69,41 @@ def ended(data: Path) -> dict[str, Ended]:
     )
 
 
+class TestRecords:
+    """Each answer has its record, which comes first."""
+
+    def test_a_created_key_is_in_the_audit_trail(self, tmp_path: Path) -> None:
+        answer = run(command(tmp_path, wrap_input("Enabled")))
+        kid = packet_in(answer.json)["kid"]
+        (file,) = (tmp_path / "audit").iterdir()
+        records = [json.loads(line) for line in file.read_text().splitlines()]
+        assert [record["event"] for record in records] == ["key.created", "image-key.wrapped"]
+        caller = f"uid {os.getuid()}, verdictd-py keyprovider"
+        assert [record["fields"]["caller"] for record in records] == [caller] * 2
+        assert {record["fields"]["kid"] for record in records} == {kid}
+        assert file.stat().st_mode & 0o777 == 0o600
+        verified = run(Run(("audit", "verify", str(file))))
+        assert verified.status == 0, verified.stderr
+
+    def test_without_the_trail_no_key_is_created(self, tmp_path: Path) -> None:
+        (tmp_path / "audit").write_text("not a directory")
+        refused = run(command(tmp_path, wrap_input("Enabled")))
+        assert refused.status != 0
+        assert refused.stdout == b""
+        assert not list((tmp_path / "keys").iterdir())
+
+    def test_a_refused_request_leaves_no_file(self, tmp_path: Path) -> None:
+        assert run(command(tmp_path, wrap_input("no-such-key"))).status == 1
+        assert not list((tmp_path / "audit").iterdir())
+
+    def test_files_are_shared_as_those_of_the_daemon(self, tmp_path: Path) -> None:
+        (tmp_path / "audit").mkdir()
+        (tmp_path / "audit").chmod(0o2750)
+        run(command(tmp_path, wrap_input("Enabled")))
+        (file,) = (tmp_path / "audit").iterdir()
+        assert file.stat().st_mode & 0o777 == 0o640
+
+
 class TestAnswers:
     def test_an_existing_key_wraps(self, ended: dict[str, Ended]) -> None:
         assert (ended["kid"].status, ended["kid"].stderr) == (0, "")
@@ -121,6 +157,7 @@ class TestAnswers:
         assert ended
         assert {path.name for path in data.iterdir()} - {"kek", "kek31", "kek33"} == {
             ".lock",
+            "audit",
             "keys",
             "resources",
         }

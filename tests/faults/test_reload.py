@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 import trustme
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from tests.support.broker import RunningBroker, running_broker
 from tests.support.certificates import ROLES, Certificates
@@ -21,7 +24,9 @@ from verdictd_py.daemon.readiness import Readiness
 from verdictd_py.daemon.reload import LIVE, LiveSettings
 from verdictd_py.errors import ConfigError
 from verdictd_py.listeners import admission
+from verdictd_py.protocols.rcar.admins import AdminKey, AdminKeys, Role
 from verdictd_py.simulator import SimulatedPlatform
+from verdictd_py.storage.digests import DigestLog
 
 
 @pytest.fixture
@@ -215,6 +220,133 @@ async def test_a_bad_certificate_does_not_keep_an_administrator_in_office(
     credentials = certificates.credentials(certificates.ca.issue_cert("boss.example"))
     async with Administrator(broker, credentials) as boss:
         assert await boss.status() is grpc.StatusCode.PERMISSION_DENIED
+
+
+def writable(broker: RunningBroker, certificates: Certificates) -> None:
+    """Let other users write a file of the settings, not that of the roles."""
+    certificates.settings["client_api_cert"].chmod(0o666)
+
+
+def unrecorded(broker: RunningBroker, certificates: Certificates) -> None:
+    """Let the audit trail be missing, so that the change of the file cannot be recorded."""
+    (broker.data / "audit").rename(broker.data / "gone")
+
+
+REFUSALS = pytest.mark.parametrize("refuse", [writable, unrecorded])
+Refuse = Callable[[RunningBroker, Certificates], None]
+
+
+@REFUSALS
+async def test_rights_that_were_removed_end_even_if_the_reload_is_refused(
+    broker: RunningBroker, certificates: Certificates, refuse: Refuse
+) -> None:
+    """Rights that were added wait. One line reports both."""
+    credentials = certificates.credentials(certificates.ca.issue_cert("boss.example"))
+    others = certificates.credentials(certificates.ca.issue_cert("ops"))
+    new = certificates.credentials(certificates.ca.issue_cert("new"))
+    refuse(broker, certificates)
+    certificates.settings["client_api_roles"].write_text(
+        '[roles]\nfarm = "operator"\nops = "wrap"\nnew = "admin"\n'
+    )
+    await broker.daemon.reload()
+    for caller in (credentials, others, new):
+        async with Administrator(broker, caller) as boss:
+            assert await boss.status() is grpc.StatusCode.PERMISSION_DENIED
+    (warning,) = broker.events.named("warning.reload")
+    assert warning["changed"] == (
+        "role of boss.example: removed, was admin",
+        "role of ops: operator, now wrap",
+    )
+    assert "rights that were removed have ended" in str(warning["problems"])
+    assert len(warning["problems"]) == 1  # type: ignore[arg-type]  # a list
+    certificates.settings["client_api_cert"].chmod(0o600)
+    if refuse is unrecorded:
+        (broker.data / "gone").rename(broker.data / "audit")
+    await broker.daemon.reload()
+    assert broker.events.named("daemon.reloaded") == [
+        {"changed": ("role of farm: wrap, now operator", "role of new: added, admin")}
+    ]
+    async with Administrator(broker, new) as boss:
+        assert await boss.status() is grpc.StatusCode.OK
+
+
+@REFUSALS
+async def test_a_ca_that_was_removed_ends_the_rights_of_its_clients_even_then(
+    broker: RunningBroker, certificates: Certificates, refuse: Refuse
+) -> None:
+    file, other = certificates.settings["client_api_ca"], trustme.CA()
+    both = certificates.ca.cert_pem.bytes() + other.cert_pem.bytes()
+    file.write_bytes(both)
+    await broker.daemon.reload()
+    refuse(broker, certificates)
+    async with (
+        Administrator(
+            broker, certificates.credentials(certificates.ca.issue_cert("boss.example"))
+        ) as first,
+        Administrator(broker, certificates.credentials(other.issue_cert("boss.example"))) as second,
+    ):
+        file.write_bytes(other.cert_pem.bytes())
+        await broker.daemon.reload()
+        assert await first.status() is grpc.StatusCode.PERMISSION_DENIED
+        assert await second.status() is grpc.StatusCode.OK
+        third = trustme.CA().cert_pem.bytes()
+        file.write_bytes(third)
+        await broker.daemon.reload()
+        file.write_bytes(both + third)
+        await broker.daemon.reload()
+        assert await second.status() is grpc.StatusCode.PERMISSION_DENIED
+    assert [warning["changed"] for warning in broker.events.named("warning.reload")] == [
+        ("CA of client certificates: replaced",),
+        ("CA of client certificates: replaced",),
+        (),
+    ]
+
+
+async def test_rights_end_while_the_disk_of_the_audit_trail_does_not_answer(
+    broker: RunningBroker, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording = asyncio.Event()
+
+    async def hang(digests: object, read: object) -> None:
+        recording.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(DigestLog, "observe", hang)
+    certificates.settings["client_api_roles"].write_text("[roles]\n")
+    reload = asyncio.create_task(broker.daemon.reload())
+    credentials = certificates.credentials(certificates.ca.issue_cert("boss.example"))
+    await recording.wait()
+    async with Administrator(broker, credentials) as boss:
+        assert await boss.status() is grpc.StatusCode.PERMISSION_DENIED
+    reload.cancel()
+
+
+KEY = ed25519.Ed25519PrivateKey.generate().public_key()
+ADMIN = AdminKey("a", KEY, frozenset({Role.ADMIN, Role.OPERATOR}), Role.OPERATOR, "x/")
+
+
+@pytest.mark.parametrize(
+    ("new", "expected"),
+    [
+        (ADMIN, ADMIN),
+        (replace(ADMIN, name="b"), None),
+        (replace(ADMIN, key=ed25519.Ed25519PrivateKey.generate().public_key()), None),
+        (replace(ADMIN, roles=frozenset()), replace(ADMIN, roles=frozenset())),
+        (replace(ADMIN, roles=frozenset(), default_role=None), None),
+        (replace(ADMIN, roles=frozenset(Role)), ADMIN),
+        (replace(ADMIN, default_role=Role.ADMIN), ADMIN),
+        (replace(ADMIN, default_role=Role.REGISTER), replace(ADMIN, default_role=Role.REGISTER)),
+        (replace(ADMIN, default_role=None), replace(ADMIN, default_role=None)),
+        (replace(ADMIN, prefix=""), ADMIN),
+        (replace(ADMIN, prefix="x/y/"), replace(ADMIN, prefix="x/y/")),
+        (replace(ADMIN, prefix="z/"), None),
+    ],
+)
+def test_an_administrator_over_http_keeps_the_rights_of_both_files(
+    new: AdminKey, expected: AdminKey | None
+) -> None:
+    lessened = AdminKeys((ADMIN,)).lessened(AdminKeys((new,)))
+    assert lessened.keys == (() if expected is None else (expected,))
 
 
 class TestSettings:

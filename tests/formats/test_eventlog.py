@@ -13,12 +13,14 @@ from tests.support.eventlogs import (
     command_line,
     event,
     number,
+    pull_image,
     secure_boot,
+    without_ccel,
     written,
 )
-from tests.support.vectors import vector
+from tests.support.vectors import input_file, vector
 from verdictd_py.errors import EvidenceFormat, ReasonKind
-from verdictd_py.formats import eventlog
+from verdictd_py.formats import eventlog, runtimeevents
 from verdictd_py.formats.eventlog import Event, EventLog, parse
 from verdictd_py.tees.tdx.tee import REGISTERS
 
@@ -190,6 +192,179 @@ def test_malformed_logs_are_refused(data: bytes) -> None:
         parse(data, REGISTERS)
 
 
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (HEADER[:-1], "ends in the middle of an event, at byte 32"),
+        (HEADER + ROW, f"ends in the middle of an event, at byte {len(HEADER + ROW)}"),
+        (HEADER + ROW + b"\1\0\0\0", "ends in the middle of an event, at byte 131"),
+        (HEADER + number(1) + number(4) + number(17), "an event with 17 digests, at byte 77"),
+        (HEADER + number(1) + number(4) + number(0), "without SHA-384 digest, at byte 77"),
+        (HEADER.replace(number(48, 2), number(32, 2)), "no SHA-384 digests, at byte 64"),
+        (b"\1" + bytes(63), "does not begin with TCG's header of crypto-agile logs (byte 0)"),
+    ],
+)
+def test_an_error_names_the_offset(data: bytes, problem: str) -> None:
+    with pytest.raises(EvidenceFormat) as refused:
+        parse(data, REGISTERS)
+    assert problem in str(refused.value)
+
+
+# The area after the last event.
+
+
+def test_a_log_filled_with_zeros_equals_the_log_filled_with_ones() -> None:
+    logs = [
+        parse(input_file(f"ccel-{name}.bin").read_bytes(), REGISTERS)
+        for name in ("end", "ff-filled", "zero-filled")
+    ]
+    assert len(logs[0].events) == 3
+    assert logs[1] == logs[0]
+    assert logs[2] == logs[0]
+
+
+def test_a_real_log_filled_with_zeros_replays_like_its_events() -> None:
+    data = vector("eventlog/td-shim-zero-filled.bin").read_bytes()
+    log = parse(data, REGISTERS)
+    assert log == parse(data[:9822], REGISTERS)
+    assert len(log.events) == 5
+    assert log.mismatches(parse(data[:9822], REGISTERS).replay()) == ()
+
+
+@pytest.mark.parametrize("size", [1, 4, 8, 11, 12, 4096])
+def test_a_filled_area_of_any_size_ends_the_log(size: int) -> None:
+    events = (command_line(b"x"), secure_boot(b"\x01"))
+    rows = written(*events)[:-64]
+    assert parse(rows + bytes(size), REGISTERS).events == events
+
+
+def test_a_log_that_zeros_cut_short_does_not_replay() -> None:
+    """A guest that hides events behind zeros hides what its registers prove."""
+    boot, line = secure_boot(b"\x01"), command_line(b"x")
+    whole = written(boot, line)
+    kept = written(boot)[:-64]
+    cut = parse(kept + bytes(12) + whole[len(kept) :], REGISTERS)
+    assert cut.events == (boot,)
+    measured = parse(whole, REGISTERS).replay()
+    assert [reason.text[:6] for reason in cut.mismatches(measured)] == ["rtmr2:"]
+    assert "kernelCommandLine" not in cut.proved_by(measured).claims()
+
+
+def test_an_event_that_begins_with_zeros_does_not_end_the_log() -> None:
+    """Index and type may be 0; an event without digests is never valid."""
+    zero = Event(0, 0, bytes(48), b"")
+    after = command_line(b"x")
+    assert parse(written(zero, after), REGISTERS).events == (zero, after)
+
+
+# Runtime events.
+
+
+def test_runtime_events_of_a_real_guest_reach_the_policy() -> None:
+    log = parse(vector("eventlog/aael.bin").read_bytes(), REGISTERS)
+    claims = log.proved_by(log.replay()).claims()
+    assert claims["runtimeEvents"] == [
+        {"domain": "coco.com", "operation": "some-operation", "content": "some-content"},
+        {
+            "domain": "coco.com",
+            "operation": "some-operation",
+            "content": '{"key": "value", "nested-key": {"sub-key": "value"}}',
+        },
+    ]
+    assert claims["runtimeEventsComplete"] is True
+    assert log.mismatches(log.replay()) == ()
+
+
+def test_runtime_events_of_a_register_that_does_not_replay_prove_nothing() -> None:
+    log = parse(written(pull_image("good")), REGISTERS)
+    claims = log.proved_by({**log.replay(), "rtmr3": bytes(48)}).claims()
+    assert not {"runtimeEvents", "runtimeEventsComplete"} & claims.keys()
+
+
+def test_a_runtime_event_with_another_text_is_a_mismatch() -> None:
+    good = pull_image("good")
+    lie = Event(good.index, good.kind, good.digest, pull_image("evil").data)
+    log = EventLog((lie,), REGISTERS)
+    (reason,) = log.mismatches(log.replay())
+    assert reason.text == "event 0 of type 0x6: its data is not what was measured"
+    assert log.claims()["runtimeEvents"] == []
+    assert log.claims()["runtimeEventsComplete"] is False
+
+
+def test_a_runtime_event_hidden_under_another_type_leaves_the_events_incomplete() -> None:
+    """The type of an event is not measured."""
+    good, evil = pull_image("good"), pull_image("evil")
+    hidden = Event(evil.index, 0xA, evil.digest, evil.data)
+    claims = EventLog((good, hidden), REGISTERS).claims()
+    assert claims["runtimeEvents"] == EventLog((good,), REGISTERS).claims()["runtimeEvents"]
+    assert claims["runtimeEventsComplete"] is False
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"LEAA",
+        b"LEAA\x09\0\0\0a b c",
+        b"LEAA\x03\0\0\0a b",
+        b"LEAA\x05\0\0\0a b \xff",
+        b"OTHR\x05\0\0\0a b c",
+    ],
+)
+def test_a_malformed_runtime_event_is_none(data: bytes) -> None:
+    claims = EventLog((event(4, 6, data),), REGISTERS).claims()
+    assert (claims["runtimeEvents"], claims["runtimeEventsComplete"]) == ([], False)
+
+
+def test_runtime_events_are_read_from_one_register_only() -> None:
+    elsewhere = event(3, 6, pull_image("good").data)
+    assert EventLog((elsewhere,), REGISTERS).claims()["runtimeEvents"] == []
+
+
+def test_the_size_of_runtime_events_is_limited() -> None:
+    """A policy reads all of them for each decision, and a guest determines their size."""
+    half = pull_image("x" * (runtimeevents.MAX_TEXT_BYTES // 2 - 150))
+    assert len(parse(written(half, half), REGISTERS).events) == 2
+    with pytest.raises(EvidenceFormat, match="more than 65536 bytes of runtime events, at byte"):
+        parse(written(half, half, pull_image("y" * 500)), REGISTERS)
+
+
+# The header of attestation-agent, for a guest without CCEL.
+
+
+@pytest.mark.parametrize("more", [b"", number(0x0B, 2) + number(32, 2)])
+def test_a_log_without_boot_events_proves_runtime_events_only(more: bytes) -> None:
+    pulled = pull_image("registry.example/app")
+    log = parse(without_ccel(pulled, more=more), REGISTERS)
+    measured = {"rtmr0": b"\1" * 48, "rtmr1": b"\2" * 48, "rtmr2": b"\3" * 48}
+    measured["rtmr3"] = log.replay()["rtmr3"]
+    assert log.mismatches(measured) == ()
+    claims = log.proved_by(measured).claims()
+    assert [each["operation"] for each in claims["runtimeEvents"]] == ["PullImage"]  # type: ignore
+    assert claims["runtimeEventsComplete"] is True
+    (reason,) = log.mismatches({**measured, "rtmr3": bytes(48)})
+    assert reason.text.startswith("rtmr3: ")
+
+
+def test_a_log_without_boot_events_must_replay_what_it_claims_about_the_boot() -> None:
+    log = parse(without_ccel(secure_boot(b"\x01")), REGISTERS)
+    measured = dict.fromkeys(REGISTERS, bytes(48))
+    assert [reason.text[:6] for reason in log.mismatches(measured)] == ["rtmr0:"]
+    assert "secureBoot" not in log.proved_by(measured).claims()
+
+
+def test_a_guest_that_has_measured_nothing_yet_has_no_runtime_events() -> None:
+    log = parse(without_ccel(), REGISTERS)
+    measured = {**dict.fromkeys(REGISTERS, b"\1" * 48), "rtmr3": bytes(48)}
+    claims = log.proved_by(measured).claims()
+    assert (claims["runtimeEvents"], claims["runtimeEventsComplete"]) == ([], True)
+
+
+def test_a_boot_log_covers_every_register() -> None:
+    log = parse(written(command_line(b"x")), REGISTERS)
+    measured = {**log.replay(), "rtmr0": b"\1" * 48}
+    assert [reason.text[:6] for reason in log.mismatches(measured)] == ["rtmr0:"]
+
+
 @given(st.binary(max_size=200), st.integers(0, 200), st.binary(max_size=8))
 def test_arbitrary_bytes_are_read_or_refused(junk: bytes, cut: int, more: bytes) -> None:
     good = written(command_line(b"x"), secure_boot(b"\x01"))
@@ -235,20 +410,26 @@ def test_the_claims_of_a_boot() -> None:
         "kernelDigest": kernel.digest.hex(),
         "kernelCommandLine": "root=/dev/vda",
         "secureBoot": True,
+        "runtimeEvents": [],
+        "runtimeEventsComplete": True,
     }
 
 
 def test_a_log_without_applications_has_no_kernel() -> None:
-    assert EventLog((event(2, 4, b"x"),), REGISTERS).claims().keys() == {
-        "events",
-        "efiApplications",
-    }
+    assert "kernelDigest" not in EventLog((event(2, 4, b"x"),), REGISTERS).claims()
 
 
 def test_a_command_line_that_is_not_text_is_not_hidden() -> None:
     """A guest cannot fail its appraisal's explanation, or drop the claim, by such a byte."""
     claims = EventLog((command_line(b"a=\xff"),), REGISTERS).claims()
     assert claims["kernelCommandLine"] == "a=\N{REPLACEMENT CHARACTER}"
+
+
+def test_a_command_line_that_no_kernel_takes_is_no_claim() -> None:
+    """A policy reads it for each decision, and a log has up to 1 MiB."""
+    for size, claimed in ((60_000, True), (70_000, False)):
+        claims = EventLog((command_line(b"x" * size),), REGISTERS).claims()
+        assert ("kernelCommandLine" in claims) is claimed
 
 
 def test_the_registers_stay_known_where_only_some_are_proved() -> None:

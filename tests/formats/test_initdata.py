@@ -12,14 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.examples import examples
+from tests.support.vectors import input_file
 from tests.support.work import cost
 from verdictd_py.domain.evidence import InitData
 from verdictd_py.errors import EvidenceFormat
-from verdictd_py.formats import initdata
+from verdictd_py.formats import initdata, tomlparts
 from verdictd_py.formats.initdata import MAX_BYTES, MAX_VALUES
 
 SECRET = "PRIVATE-f00d"
-HEAD = 'version = "0.1.0"\nalgorithm = "sha384"\n'
+HEAD = 'version = "0.1.0"\nalgorithm = "sha384"\ndata = {}\n'
 MAX_COST = 20.0
 """In units of `cost`; without its bounds the reader takes 500 and more."""
 TOO_MANY = f"the init-data has more than {MAX_VALUES} values"
@@ -169,7 +170,7 @@ def test_init_data_has_a_maximum_size(form: str) -> None:
         filled = body + "\n" + filling * (size - len(body.encode()) - 1)
         assert len(filled.encode()) == size
         if size > MAX_BYTES:
-            assert "larger than 262144 bytes" in refused(filled, form)
+            assert "larger than 1048576 bytes" in refused(filled, form)
         else:
             assert initdata.parse(InitData(form, filled)).digest
     two_bytes = "é" * (MAX_BYTES // 2 + 1)
@@ -204,6 +205,15 @@ def test_dots_in_text_are_not_key_separators(quoted: str) -> None:
     """Policies of agents contain many."""
     body = f"{HEAD}x = {quoted.replace('{}', 'a.' * 500)}\ny = 1"
     assert initdata.parse(InitData("toml", body)).content == tomllib.loads(body)
+
+
+@pytest.mark.parametrize("text", ['"""a""""', '"""a"""""', "'''a''''", "'''a'''''", '""'])
+def test_keys_behind_a_string_are_not_taken_for_text(text: str) -> None:
+    """A long string may end with two quotes of its own."""
+    body = f"x = {{s = {text}, {'.'.join('k' * 40)} = 1}}"
+    assert tomllib.loads(body)
+    with pytest.raises(ValueError, match="nested too deep"):
+        tomlparts.exceed(body, 1000, dots=16)
 
 
 def fill(unit: str, *, before: str = "", behind: str = "") -> str:
@@ -259,11 +269,66 @@ def test_no_document_takes_long_to_refuse(body: str) -> None:
     assert cost(parse) < MAX_COST
 
 
+# Files that operators have.
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("bom.toml", "crlf.toml", "genpolicy-300k.toml", "kata-doc.toml", "kata.json"),
+        *("sha256.toml", "sha512.toml", "upper-alg.toml"),
+    ],
+)
+def test_init_data_that_guests_read_is_read(name: str) -> None:
+    """The digest is that of the exact bytes: a byte order mark and the ends of lines count."""
+    file = input_file("initdata") / name
+    data = file.read_bytes()
+    found = initdata.parse(InitData(file.suffix.removeprefix("."), data.decode()))
+    algorithm = str(found.content["algorithm"]).lower().replace("-", "")
+    assert found.digest == hashlib.new(algorithm, data).digest()
+    assert found.content["version"] == "0.1.0"
+    assert found.content["data"]
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("no-alg.toml", "the init-data names the digest none; supported are sha256"),
+        ("no-data.toml", "the init-data has no data"),
+        ("no-version.toml", "the init-data has no version"),
+    ],
+)
+def test_init_data_that_guests_refuse_is_refused(name: str, problem: str) -> None:
+    assert problem in refused((input_file("initdata") / name).read_text())
+
+
+def test_json_may_begin_with_a_byte_order_mark() -> None:
+    body = "\ufeff" + document("sha384", "json")
+    found = initdata.parse(InitData("json", body))
+    assert found.digest == hashlib.sha384(body.encode()).digest()
+    refused("\ufeff" + body, "json")
+
+
+def test_the_number_of_strings_is_limited() -> None:
+    """Each takes a step in Python, and none of them is a value if they are concatenated."""
+    assert refused(HEAD + "a = " + "'' " * 10_000) == TOO_MANY
+
+
+def test_the_length_of_a_word_is_limited() -> None:
+    """Other threads wait while a number is read."""
+    longest = tomlparts.MAX_WORD_CHARACTERS
+    assert initdata.parse(InitData("toml", f"{HEAD}{'x' * longest}=1"))
+    assert "not valid TOML" in refused(f"{HEAD}{'x' * (longest + 1)}=1")
+    assert "not valid TOML" in refused(f"{HEAD}x={'0' * (longest + 1)}")
+    assert initdata.parse(InitData("toml", f"{HEAD}x={' ' * (longest + 1)}1"))
+
+
 def with_values(form: str, count: int) -> str:
-    """Return a document with `count` values: the algorithm, a list, and its elements."""
+    """Return a document with `count` values: three members, a list, and its elements."""
     if form == "json":
-        return json.dumps({"algorithm": "sha384", "x": [1] * (count - 2)})
-    return f'algorithm = "sha384"\nx = [{", ".join(["1"] * (count - 2))}]'
+        members = {"version": "0.1.0", "algorithm": "sha384", "data": {}}
+        return json.dumps({**members, "x": [1] * (count - 4)})
+    return f"{HEAD}x = [{', '.join(['1'] * (count - 4))}]"
 
 
 @pytest.mark.parametrize("form", ["toml", "json"])

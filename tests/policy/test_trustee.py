@@ -198,11 +198,11 @@ async def test_a_guest_is_affirming_only_if_each_measurement_equals_a_reference_
 
 
 async def test_a_release_policy_evaluates_the_longest_claims() -> None:
-    """A log of 1,023 events, and init-data of 256 KiB in 1,000 values."""
+    """A log of 1,023 events, and init-data of 1 MiB in 1,000 values that JSON escapes."""
     events: list[JsonValue] = [
         {"index": 1 + n % 4, "type": 2**31 + n % 20, "digest": "ab" * 48} for n in range(1023)
     ]
-    content: JsonValue = {"data": {f"name{n}": "x" * 250 for n in range(999)}}
+    content: JsonValue = {"data": {f"name{n}": "\n" * 1040 for n in range(999)}}
     guest = peer(eventLog={"events": events}, initData=content)
     policy = HEAD + f"allow if {{\n\t{EVIDENCE}.init_data_claims.data.name998\n\tdata.plugin\n}}\n"
     assert await allows(policy, guest)

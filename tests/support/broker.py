@@ -92,6 +92,7 @@ async def running_broker(
     unsafe: dict[str, Any] | None = None,
     clock: Callable[[], datetime] = app.utc_now,
     reread: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    starting: Callable[[Path], object] = lambda data: None,
     **settings: Any,
 ) -> AsyncIterator[RunningBroker]:
     """Starts a broker under `directory` and stops it at the end.
@@ -100,6 +101,7 @@ async def running_broker(
         unsafe: more fields of `Unsafe`.
         clock: the broker's clock.
         reread: returns the settings of a reload, from those of the start.
+        starting: called with the data directory once the daemon is built, before it starts.
         settings: more fields of `Settings`, over the defaults for tests.
     """
     now = app.utc_now()
@@ -131,6 +133,7 @@ async def running_broker(
         clock,
         reread=None if reread is None else lambda: Settings(**reread(chosen)),
     )
+    starting(data)
     await daemon.start()
     try:
         yield RunningBroker(daemon, platform, data, events, now)

@@ -62,8 +62,7 @@ from verdictd_py.protocols.rcar.teekey import TeeKey
 from verdictd_py.protocols.rcar.versions import Version
 from verdictd_py.simulator import SimulatedPlatform, collateral_json
 from verdictd_py.tees.intel import pck, tcb
-from verdictd_py.tees.intel.collateral import check, forms, parts, sources
-from verdictd_py.tees.intel.collateral.pcs import _hex_or_der, _signed
+from verdictd_py.tees.intel.collateral import answers, check, forms, parts, sources
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
 from verdictd_py.tees.intel.quote import TDX as TDX_QUOTE
 from verdictd_py.tees.intel.quote import Quote, parse_quote
@@ -95,6 +94,10 @@ class Parser:
             self.read(data)
         except self.errors:
             return
+
+
+_INIT_DATA = 'version = "1"\nalgorithm = "sha256"\n[data]\n'
+_INIT_DATA_JSON = b'{"version": "1", "algorithm": "sha384", "data": {}}'
 
 
 def vectors(folder: str, suffix: str = "") -> Callable[[], Iterator[bytes]]:
@@ -237,7 +240,7 @@ def _attest_seeds(version: Version) -> Callable[[], Iterator[bytes]]:
         composite = {"primary_evidence": evidence, "additional_evidence": '{"nvidia": {}}'}
         runtime = {"nonce": rcar_support.NONCE, "tee-pubkey": key}
         newer = {
-            "init-data": {"format": "toml", "body": 'algorithm = "sha256"\n'},
+            "init-data": {"format": "toml", "body": _INIT_DATA},
             "runtime-data": runtime,
             "tee-evidence": composite,
         }
@@ -336,7 +339,7 @@ def _collateral_json(data: bytes) -> None:
 
 def _pcs_answer(data: bytes) -> None:
     """Read a body of a PCCS as TCB info, with the rest from valid collateral."""
-    text, signature = _signed(data, "tcbInfo")
+    text, signature = answers.signed(data, "tcbInfo")
     collateral = replace(_collateral(), tcb_info=text, tcb_info_signature=signature)
     _read_parts(collateral)
     _rate(collateral)
@@ -393,7 +396,7 @@ def _request() -> CollateralRequest:
 
 
 def _crl(data: bytes) -> None:
-    collateral = replace(_collateral(), pck_crl=_hex_or_der(data))
+    collateral = replace(_collateral(), pck_crl=answers.crl(data))
     _read_parts(collateral)
     _check(collateral)
 
@@ -488,7 +491,7 @@ PARSERS: Final[dict[str, Parser]] = {
     ),
     "eventlog": Parser(_event_log, _EVIDENCE, _event_log_seeds),
     "initdata-toml": Parser(_init_data("toml"), _EVIDENCE, inputs("initdata")),
-    "initdata-json": Parser(_init_data("json"), _EVIDENCE, lambda: [b'{"algorithm": "sha384"}']),
+    "initdata-json": Parser(_init_data("json"), _EVIDENCE, lambda: [_INIT_DATA_JSON]),
     "eaa": Parser(_conversation, (), _conversation_seeds),
     "rcar-auth": Parser(
         messages.parse_auth,

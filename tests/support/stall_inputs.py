@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import ipaddress
 import json
 import os
 from collections.abc import Awaitable, Callable
@@ -32,6 +33,7 @@ from verdictd_py._generated import clientapi_pb2_grpc as api_services
 from verdictd_py._generated import verdictd_v1_pb2 as v1
 from verdictd_py._generated import verdictd_v1_pb2_grpc as v1_services
 from verdictd_py.errors import VerdictdError
+from verdictd_py.formats import proxyheader
 from verdictd_py.guest.attesters import SimulatedAttester, guest_context
 from verdictd_py.guest.connection import GuestConnection
 from verdictd_py.guest.rcar.messages import Version
@@ -39,6 +41,10 @@ from verdictd_py.protocols.ratstls.issue import Form
 from verdictd_py.simulator import SimulatedPlatform
 
 MIB: Final = 1024 * 1024
+PROXY: Final = "127.0.0.2"
+HTTP_PROXY: Final = "127.0.0.3"
+PROXIES: Final = {"proxy_protocol_from": PROXY, "forwarded_for_from": HTTP_PROXY}
+"""Settings of the broker, which name the senders that are proxies."""
 TIMEOUT: Final = 120.0
 EVENTS: Final = 1000
 RESOURCE: Final = "/kbs/v0/resource/default/stalls/1"
@@ -107,6 +113,24 @@ async def _until_closed(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
         while await reader.read(65_536):
             pass
     writer.close()
+
+
+def _through_proxy(at_a_time: int) -> Sender:
+    """Send the longest header of the PROXY protocol, and then garbage."""
+    addresses = ipaddress.ip_address("192.0.2.7").packed * 2 + bytes((18, 103, 1, 187))
+    rest = addresses.ljust(proxyheader.MAX_REST_BYTES, b"\x04")
+    header = proxyheader.SIGNATURE + b"\x21\x11" + len(rest).to_bytes(2, "big") + rest
+
+    async def send(target: Target) -> None:
+        reader, writer = await asyncio.open_connection(*target.guests, local_addr=(PROXY, 0))
+        for at in range(0, len(header), at_a_time):
+            writer.write(header[at : at + at_a_time])
+            await writer.drain()
+        writer.write(b"\x16\x03\x01\x00\x01\xff")
+        writer.write_eof()
+        await _until_closed(reader, writer)
+
+    return send
 
 
 def _guest(target: Target, **more: Any) -> Any:
@@ -213,10 +237,12 @@ def http(method: str, path: str, body: bytes = b"", *, token: str = "", admin: s
     return send
 
 
-def raw_http(data: bytes) -> Sender:
+def raw_http(data: bytes, *, sender: str = "127.0.0.1") -> Sender:
     async def send(target: Target) -> None:
         where = urlsplit(target.kbs)
-        reader, writer = await asyncio.open_connection(where.hostname, where.port)
+        reader, writer = await asyncio.open_connection(
+            where.hostname, where.port, local_addr=(sender, 0)
+        )
         writer.write(data)
         with suppress(OSError):
             await writer.drain()
@@ -269,10 +295,24 @@ def raw_call(path: str, data: bytes) -> Sender:
 
 
 def _store_keys(target: Target) -> None:
+    store_keys(target.data)
+
+
+def store_keys(data: Path) -> None:
+    """Write 5,000 keys into a data directory."""
     for number in range(5000):
-        file = target.data / "keys" / "stalls" / "key" / f"k{number}"
+        file = data / "keys" / "stalls" / "key" / f"k{number}"
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         file.write_bytes(bytes(32))
+
+
+def store_much(data: Path) -> None:
+    """Write a data directory that takes long to start with: keys, a policy, reference values."""
+    store_keys(data)
+    documents = data / "opa"
+    documents.mkdir(mode=0o700, exist_ok=True)
+    (documents / "tdxPolicy.rego").write_bytes(_policy())
+    (documents / "tdxData").write_bytes(_reference(30_000))
 
 
 async def _reload(target: Target) -> None:
@@ -423,6 +463,19 @@ def inputs() -> list[Input]:
             "HTTP: headers",
             64_000,
             raw_http(request("GET", "/healthz", headers={f"X{n}": "x" * 1000 for n in range(60)})),
+        ),
+        Input("proxy", "PROXY header", 4_112, _through_proxy(8192)),
+        Input("proxy", "PROXY header, a byte at a time", 4_112, _through_proxy(1)),
+        Input(
+            "proxy",
+            "HTTP: X-Forwarded-For",
+            60_000,
+            raw_http(
+                b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+                + (b"X-Forwarded-For: " + b",".join([b"192.0.2.7"] * 98) + b"\r\n") * 60
+                + b"\r\n",
+                sender=HTTP_PROXY,
+            ),
         ),
         Input(
             "unattested",

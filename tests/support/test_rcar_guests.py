@@ -42,7 +42,7 @@ from verdictd_py.guest.rcar.session import RcarGuest
 from verdictd_py.guest.rcar.token import Token
 from verdictd_py.simulator import SimulatedPlatform
 
-INIT_DATA = 'version = "0.1.0"\nalgorithm = "sha256"\n'
+INIT_DATA = 'version = "0.1.0"\nalgorithm = "sha256"\n[data]\n'
 CHALLENGE = Challenge("bm9uY2U=")
 MR_CONFIG_ID, RTMR1, REPORT_DATA = (  # tdx.md, "Quote v4"
     slice(232, 280),

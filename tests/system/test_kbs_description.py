@@ -63,7 +63,7 @@ def live(directory: Path) -> Iterator[Live]:
             found.routes = {
                 (route.method.lower(), route.resource.canonical)
                 for route in kbs.app.router.routes()
-                if route.resource is not None
+                if route.resource is not None and route.method not in ("HEAD", "OPTIONS")
             }
             async with attested(found.url, tdx_guest(broker.platform)) as session:
                 found.callers = {

@@ -55,11 +55,54 @@ async def test_an_invalid_request_is_one_answer_and_one_log_line(
     assert len(lines(broker)) == 1
 
 
-async def test_an_answer_to_head_has_no_body(broker: RunningBroker) -> None:
-    for path in ("/healthz", f"/kbs/v0/resource/{PATH}", "/none"):
+@pytest.mark.parametrize("path", ["/healthz", "/livez", "/readyz", "/kbs/v0/openapi.json"])
+async def test_head_is_answered_as_get_without_the_body(broker: RunningBroker, path: str) -> None:
+    get = await once(broker, request("GET", path))
+    head = await once(broker, request("HEAD", path), head=True)
+    assert get is not None
+    assert head is not None
+    assert (head.status, head.body, get.status) == (200, b"", 200)
+    for name, unsaid in (("content-length", "0"), ("content-type", None), ("server", None)):
+        assert head.headers.get(name, unsaid) == get.headers.get(name, unsaid)
+
+
+async def test_head_of_other_paths_has_no_body(broker: RunningBroker) -> None:
+    statuses = {f"/kbs/v0/resource/{PATH}": 401, "/kbs/v0/auth": 405, "/none": 404}
+    for path, status in statuses.items():
         answer = await once(broker, request("HEAD", path), head=True)
         assert answer is not None
-        assert answer.status == (404 if path == "/none" else 405)
+        assert answer.status == status
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET", "OPTIONS"])
+async def test_a_probe_is_no_warning(broker: RunningBroker, method: str) -> None:
+    answer = await once(broker, request(method, "/healthz"), head=method != "GET")
+    assert answer is not None
+    assert answer.status in (200, 204)
+    assert lines(broker) == []
+
+
+async def test_options_is_answered_with_the_methods_of_the_path(broker: RunningBroker) -> None:
+    for path, methods in {
+        "/healthz": "GET, HEAD, OPTIONS",
+        "/kbs/v0/auth": "OPTIONS, POST",
+        f"/kbs/v0/resource/{PATH}": "DELETE, GET, HEAD, OPTIONS, POST",
+    }.items():
+        answer = await once(broker, request("OPTIONS", path), head=True)
+        assert answer is not None
+        assert (answer.status, answer.headers.get("allow")) == (204, methods)
+        assert "access-control-allow-origin" not in answer.headers
+    missing = await once(broker, request("OPTIONS", "/none"))
+    assert missing is not None
+    assert missing.status == 404
+
+
+async def test_too_many_headers_are_answered_as_that(broker: RunningBroker) -> None:
+    headers = {f"X-{number}": "x" for number in range(100)}
+    answer = await once(broker, request("GET", "/healthz", headers=headers))
+    assert answer is not None
+    assert answer.status == 431
+    assert b"more than 64 headers" in answer.body
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,20 @@ async def test_an_administrator_removed_from_the_file_loses_access(
         assert len(broker.events.named("warning.reload")) == 2
 
 
+async def test_an_administrator_is_removed_even_if_that_cannot_be_recorded(
+    broker: RunningBroker, tokens: AdminTokens
+) -> None:
+    text, boss = tokens.file.read_text(), bearing(tokens.token("boss"))
+    tokens.file.write_text(text[text.index("[[key]]", 1) :])
+    async with httpx.AsyncClient(base_url=url_of(broker)) as http:
+        with without_trail(broker):
+            await broker.daemon.reload()
+        answer = await http.get("/kbs/v0/resource-policy", headers=boss)
+    assert answer.status_code == 401
+    (warning,) = broker.events.named("warning.reload")
+    assert str(warning["changed"]).startswith('("HTTP administrator boss: removed, was ')
+
+
 async def test_every_change_over_http_is_in_the_audit_trail(
     broker: RunningBroker, tokens: AdminTokens
 ) -> None:

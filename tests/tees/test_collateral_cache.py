@@ -533,7 +533,8 @@ async def test_a_password_in_a_url_is_redacted(place: Place) -> None:
     with pytest.raises(CollateralUnavailable) as caught:
         await place.make(urls=(url,)).candidates(REQUEST, None)
     assert "secret" not in str(caught.value) + place.events.text
-    assert f"{place.pccs.url}: status 500 for {CRL}?ca=platform" in str(caught.value)
+    crl = f"PCK CRL from {place.pccs.url}{CRL}?ca=platform&encoding=der: HTTP status 500"
+    assert crl in str(caught.value)
 
 
 async def test_early_updates_are_requested(place: Place) -> None:

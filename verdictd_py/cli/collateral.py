@@ -22,7 +22,7 @@ from verdictd_py.cli.parsing import (
     printable,
     read_file,
 )
-from verdictd_py.daemon.http import collateral_get, http_client
+from verdictd_py.daemon.http import collateral_get, http_client, site_proxies
 from verdictd_py.domain.evidence import MAX_QUOTE_BYTES
 from verdictd_py.errors import AttestationError, CollateralUnavailable, ConfigError
 from verdictd_py.formats.collateral import Collateral
@@ -39,6 +39,7 @@ PROGRAM: Final = "verdictd-py collateral"
 _SERVICE: Final = (
     "collateral_url",
     "collateral_ca",
+    "collateral_pin",
     "collateral_proxy",
     "collateral_api_key_file",
     "collateral_update",
@@ -151,6 +152,8 @@ async def _fetch(options: Namespace, root_key: bytes) -> int:
         raise ConfigError("no platform type is given: add --fmspc HEX or --quote FILE")
     service_options = {name: value for name in _SERVICE if (value := getattr(options, name))}
     settings = config.load(service_options, file=None)
+    if warning := site_proxies(settings).warning:
+        complain(PROGRAM, warning)
     collaterals: list[Collateral] = []
     async with http_client(settings) as client:
         service = Pcs(

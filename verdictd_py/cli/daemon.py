@@ -49,6 +49,7 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (("--collateral",), "PATH", "JSON file or directory of collateral, instead of fetching it"),
     (("--collateral-url",), "URL[,URL]", "PCS or PCCS, tried in order; '' for none (Intel's)"),
     (("--collateral-ca",), "FILE", "CAs of the PCCS, PEM (the system's)"),
+    (("--collateral-pin",), "SHA256[,SHA256]", "certificate or key of the first (second) URL"),
     (("--collateral-proxy",), "URL", "HTTP proxy to it (HTTPS_PROXY of the environment)"),
     (("--collateral-api-key-file",), "FILE", "subscription key, sent to the first URL only"),
     (("--collateral-update",), "NAME", "TCB recovery: standard or early (standard)"),

@@ -2,12 +2,14 @@
 
 Source: wire-keyprovider.md, "stdin/stdout". ocicrypt starts this command once for every layer,
 so that it loads neither the daemon nor gRPC. It changes nothing in the data directory except for
-the keys that it creates.
+the keys that it creates, and the audit trail, in which their records come first.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import stat
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -18,16 +20,17 @@ from verdictd_py.broker.wrapping import Wrapper
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, Silent, complain
 from verdictd_py.config import DEFAULT_DATA_DIR, parse_default_key
 from verdictd_py.domain.callers import ROLES, Caller
+from verdictd_py.domain.eventtypes import Audit, Event
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.errors import ConfigError, RequestError, StorageError, VerdictdError
+from verdictd_py.events.audit import AuditTrail
 from verdictd_py.protocols.keyprovider import protocol
 from verdictd_py.protocols.keyprovider.packet import AnnotationPacket
 from verdictd_py.protocols.keyprovider.parameter import ExistingKey, KbsKey
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.stores import KEYS, RESOURCES, DirectoryKeyStore
 
-_CALLER: Final = Caller("local user", ROLES["admin"])
-"""The user who starts this command; permissions of the data directory restrict it."""
+_AUDIT: Final = "audit"
 
 
 def run(argv: Sequence[str]) -> int:
@@ -90,28 +93,40 @@ async def _answer(content: bytes, options: Namespace) -> bytes:
     """Return the answer to one request.
 
     Raises:
-        ConfigError: the data directory cannot be used.
+        ConfigError: the data directory, or its audit trail, cannot be used.
         VerdictdError: the request is refused; see `Wrapper`.
     """
     request = protocol.decode(content, provider=options.keyprovider_name)
     directory = Directory.open(options.data_dir)
-    for name in (KEYS, RESOURCES):  # a key must not have the name of a resource
+    for name in (KEYS, RESOURCES, _AUDIT):  # a key must not have the name of a resource
         directory.make(name)
+    trail = _Trail(options.data_dir / _AUDIT)
     wrapper = Wrapper(
         keys=DirectoryKeyStore(directory),
-        events=Silent(),
+        events=trail,
         default_key=_default_key(options.default_wrap_key),
         allow_a256ctr=options.allow_a256ctr,
     )
+    try:
+        return await _answer_to(request, wrapper)
+    finally:
+        trail.close()
+
+
+async def _answer_to(
+    request: protocol.WrapRequest | protocol.UnwrapRequest, wrapper: Wrapper
+) -> bytes:
+    # Permissions of the data directory restrict the user who starts this command.
+    caller = Caller(f"uid {os.getuid()}, verdictd-py keyprovider", ROLES["admin"])
     if isinstance(request, protocol.UnwrapRequest):
         packet = AnnotationPacket.decode(request.annotation)
-        return protocol.encode_unwrapped(await wrapper.unwrap(_CALLER, packet))
+        return protocol.encode_unwrapped(await wrapper.unwrap(caller, packet))
     parameter = request.parameter
     if isinstance(parameter, KbsKey) and parameter.keypath is not None:
         key = _read_key(Path(parameter.keypath))
-        packet = await wrapper.seal(_CALLER, parameter, key, request.optsdata)
+        packet = await wrapper.seal(caller, parameter, key, request.optsdata)
     else:
-        packet = await wrapper.wrap(_CALLER, parameter, request.optsdata)
+        packet = await wrapper.wrap(caller, parameter, request.optsdata)
     return protocol.encode_wrapped(packet)
 
 
@@ -125,6 +140,44 @@ def _default_key(text: str | None) -> ExistingKey | KbsKey | None:
         return None if text is None else parse_default_key(text)
     except ValueError as error:
         raise ConfigError(f"--default-wrap-key: {error}") from None
+
+
+class _Trail:
+    """Port `Events`: the audit trail of the data directory; other events are discarded.
+
+    The file of this process is created with its first record, so that a refusal leaves none.
+    Files are readable for a group if the daemon's are (`--audit-mode`).
+    """
+
+    def __init__(self, directory: Path) -> None:
+        status = directory.stat()
+        shared = status.st_mode & stat.S_ISGID and status.st_mode & stat.S_IRGRP
+        self._trail = AuditTrail(directory, Silent(), mode=0o640 if shared else 0o600)
+        self._is_open = False
+
+    def record(self, event: Event) -> None:
+        if self._is_audited(event):
+            self._trail.record(event)
+
+    async def commit(self, *events: Event) -> None:
+        if any(self._is_audited(event) for event in events):
+            await self._trail.commit(*events)
+
+    def close(self) -> None:
+        self._trail.close()
+
+    def _is_audited(self, event: Event) -> bool:
+        """Return whether the trail must have this event, and open the trail if so.
+
+        Raises:
+            ConfigError: the trail cannot be written.
+        """
+        if event.spec.audit is not Audit.YES:
+            return False
+        if not self._is_open:
+            self._trail.open()
+            self._is_open = True
+        return True
 
 
 def _read_key(path: Path) -> SecretBytes:

@@ -10,8 +10,9 @@ from pathlib import Path
 import httpx
 
 from verdictd_py.config import Settings
-from verdictd_py.daemon.http import collateral_get, http_client
+from verdictd_py.daemon.http import collateral_get, http_client, site_proxies
 from verdictd_py.daemon.supervisor import Work
+from verdictd_py.domain.events import WarningEnvironment
 from verdictd_py.errors import AttestationError, CollateralUnavailable, ConfigError
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.ports import CollateralStore, Events
@@ -94,6 +95,8 @@ class CollateralService:
                 refuse_endorsements=settings.refuse_endorsements,
                 changed=self._changed,
             )
+        if warning := site_proxies(settings).warning:
+            events.record(WarningEnvironment(reason=warning))
         self._client = http_client(settings)
         service = Pcs(
             collateral_get(self._client, settings),

@@ -13,10 +13,10 @@ from verdictd_py.daemon.about import About
 from verdictd_py.daemon.decidingfiles import DecidingFiles
 from verdictd_py.daemon.health import Health
 from verdictd_py.daemon.readiness import Readiness
-from verdictd_py.daemon.reload import refused_reload, reload_all
+from verdictd_py.daemon.reload import reload_all
 from verdictd_py.daemon.supervisor import Supervisor, Work
 from verdictd_py.domain.events import DaemonReloaded, DaemonStopped, DaemonStopping
-from verdictd_py.errors import ConfigError, StorageError
+from verdictd_py.errors import StorageError
 from verdictd_py.events.audit import AuditTrail
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.limits import Limits
@@ -132,22 +132,17 @@ class Daemon:
         """Read files that the operator may have replaced again; record what changed, in one event.
 
         A file that cannot be used leaves the old content in force, and does not keep the others
-        from being read. Files that other users may change, or whose changes cannot be recorded,
-        leave everything as it is.
+        from being read. While other users may change a file, or a change cannot be recorded, only
+        the rights that were removed end.
         """
         # Documents last: checking them may fail or wait for a disk, and a file may end rights.
-        try:
-            await self._parts.deciding.prepare()
-        except ConfigError as error:
-            report = refused_reload(error)
-        else:
-            report = await reload_all(self._parts.files)
+        report = await reload_all(self._parts.files, self._parts.deciding.prepare)
         self._reloaded = isinstance(report, DaemonReloaded)
         try:
             await self._parts.readiness.refresh()
         finally:
             self._parts.reconsider()
-            await self._events.commit(report)
+            await self._parts.audit.report(report)
 
     async def stop(self) -> None:
         """Stop accepting, let requests in flight finish, then stop. Later calls do nothing."""

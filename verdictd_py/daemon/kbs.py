@@ -71,7 +71,7 @@ def kbs_listener(
         address = Address(*passed.getsockname()[:2])
     tls = _tls(address, settings, unsafe, clock)
     tokens = Tokens(_token_key(settings), use_cases.trusted_root)
-    admins = Reread(partial(_admins, settings, tokens), _changed_admins)
+    admins = Reread(partial(_admins, settings, tokens), _changed_admins, AdminKeys.lessened)
     sessions = _sessions(settings, events)  # last, because it opens a file
     watch("sessions", sessions.fault if isinstance(sessions, SqliteSessionStore) else _no_fault)
     handshakes = Handshakes(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from verdictd_py.config import Settings
@@ -11,6 +11,10 @@ from verdictd_py.domain.events import DaemonReloaded, WarningReload
 from verdictd_py.domain.eventtypes import Event
 from verdictd_py.errors import ConfigError
 from verdictd_py.listeners.reread import Reloadable
+
+_REFUSED: Final = (
+    "rights that were removed have ended; all else stays in force until SIGHUP is sent after that"
+)
 
 LIVE: Final = (
     "max_connections",
@@ -59,9 +63,28 @@ class LiveSettings:
             for name in changed
         )
 
+    def restrict(self) -> None:
+        """Do nothing: limits are no rights."""
 
-async def reload_all(files: Sequence[Reloadable]) -> Event:
-    """Read everything again, whatever cannot be used; return the event that reports it."""
+    def removed(self) -> tuple[str, ...]:
+        return ()
+
+
+async def reload_all(files: Sequence[Reloadable], prepare: Callable[[], Awaitable[None]]) -> Event:
+    """Read everything again, whatever cannot be used; return the event that reports it.
+
+    Rights that were removed end first, whatever prevents the rest.
+
+    Args:
+        prepare: does what must be done before anything else may take effect; it raises
+            `ConfigError`, or waits, if that is impossible.
+    """
+    unusable = await _restrict(files)
+    try:
+        await prepare()
+    except ConfigError as error:
+        removed = tuple(change for each in files for change in each.removed())
+        return WarningReload(changed=removed, problems=(f"{error} ({_REFUSED})", *unusable))
     changed: list[str] = []
     problems: list[str] = []
     for each in files:
@@ -74,9 +97,15 @@ async def reload_all(files: Sequence[Reloadable]) -> Event:
     return DaemonReloaded(changed=tuple(changed))
 
 
-def refused_reload(error: ConfigError) -> Event:
-    """Return the event that reports that nothing was read."""
-    return WarningReload(changed=(), problems=(_unchanged(error),))
+async def _restrict(files: Sequence[Reloadable]) -> list[str]:
+    """End the rights that were removed; return the problems."""
+    problems: list[str] = []
+    for each in files:
+        try:
+            await asyncio.to_thread(each.restrict)
+        except ConfigError as error:
+            problems.append(_unchanged(error))
+    return problems
 
 
 def _unchanged(error: ConfigError) -> str:

@@ -700,6 +700,13 @@ class WarningIdentity(Event):
     reason: Reason
 
 
+@event("warning.environment", level=Level.WARNING)
+class WarningEnvironment(Event):
+    """Variables of the environment cannot be read, and are ignored."""
+
+    reason: Reason
+
+
 @event("warning.storage", level=Level.WARNING)
 class WarningStorage(Event):
     """The data directory has a defect that the daemon tolerates."""

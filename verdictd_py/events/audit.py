@@ -151,6 +151,13 @@ class AuditTrail:
             raise StorageError(_CLOSED)
         await _result(self._submit(events, records))
 
+    async def report(self, event: Event) -> None:
+        """Write an event that has happened as `commit` does; only to the log if that fails."""
+        try:
+            await self.commit(event)
+        except StorageError:
+            self._log.record(event)
+
     def close(self) -> None:
         """Write what waits and the count of omitted events; close the file, log its digest.
 

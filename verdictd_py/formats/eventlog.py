@@ -1,4 +1,7 @@
-"""Boot event log of a guest: the measurements that extended its registers, in order.
+"""Event log of a guest: the measurements that extended its registers, in order.
+
+Firmware and boot loader write it (CCEL). attestation-agent appends what it measures later, behind a
+header of its own if the guest has no CCEL (`runtimeevents`).
 
 Sources: TCG "PC Client Platform Firmware Profile", 10.2 (TCG_PCR_EVENT, TCG_PCR_EVENT2,
 TCG_EfiSpecIDEvent); UEFI 2.10, 38.4 (confidential computing event log, CCEL).
@@ -13,6 +16,8 @@ from typing import Final
 
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import EvidenceFormat, Reason, ReasonKind
+from verdictd_py.formats import runtimeevents
+from verdictd_py.formats.logreader import LogReader
 
 MAX_LOG_BYTES: Final = 1024 * 1024
 """Maximum size of a log. Firmware reserves 256 KiB for it."""
@@ -27,14 +32,15 @@ MAX_REPORTED_EVENTS: Final = 16
 RULE: Final = "eventLog"
 """Rule of every reason about the log, and name of the claim with what the log proves."""
 
-_PLATFORM, _FIRMWARE, _LOADER = 1, 2, 3
+_PLATFORM, _FIRMWARE, _LOADER, _RUNTIME = 1, 2, 3, 4
 """Indices of the registers that measure the firmware and its variables, the programs that the
-firmware starts, and what these programs load."""
+firmware starts, what these programs load, and what the guest measures at run time."""
 
 _SHA384: Final = 0x000C  # TPM_ALG_SHA384
 _DIGEST_BYTES: Final = 48
 _SIGNATURE: Final = b"Spec ID Event03\0"
-_END: Final = 0xFFFFFFFF  # index in the area after the last event
+_NO_CCEL: Final = bytes(len(_SIGNATURE))  # signature in the header that attestation-agent writes
+_ALL_REGISTERS: Final = frozenset((_PLATFORM, _FIRMWARE, _LOADER, _RUNTIME))
 _MAX_DIGESTS: Final = 16  # in one event; TCG has assigned a handful of algorithms
 
 EV_NO_ACTION: Final = 0x00000003
@@ -61,6 +67,9 @@ _COMMAND_LINE: Final = b"kernel_cmdline: "
 _TEXT_PREFIXES: Final = (b"grub_cmd: ", _COMMAND_LINE)
 """Prefixes of EV_IPL data whose digest is that of the text after the prefix, without its NUL."""
 
+_MAX_LINE_BYTES: Final = 64 * 1024
+"""Maximum length of the claim about the command line. Kernels take at most 4 KiB on x86."""
+
 _GLOBAL_VARIABLE: Final = bytes.fromhex("61dfe48bca93d211aa0d00e098032b8c")  # EFI_GLOBAL_VARIABLE
 
 
@@ -83,7 +92,7 @@ class Event:
     @property
     def data_proved(self) -> bool | None:
         """Whether the digest is that of the data; None for types whose digest covers more."""
-        if self.kind in _DIGEST_OF_DATA:
+        if self.kind in _DIGEST_OF_DATA or runtimeevents.has_tag(self.kind, self.data):
             return sha384(self.data).digest() == self.digest
         text = self._measured_text()
         return None if text is None else sha384(text).digest() == self.digest
@@ -98,14 +107,17 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class EventLog:
-    """Events of one boot, in order.
+    """Events of one guest, in order.
 
     Attributes:
         registers: names of the registers that the log extends, by index from 1 on.
+        covered: indices of the registers about which the log makes a statement. A log without
+            events of the boot makes none about boot registers that it does not extend.
     """
 
     events: tuple[Event, ...]
     registers: tuple[str, ...]
+    covered: frozenset[int] = _ALL_REGISTERS
 
     def replay(self) -> dict[str, bytes]:
         """Return the values of the registers after all events: 48 bytes each, by name."""
@@ -127,10 +139,12 @@ class EventLog:
         proved = {
             index
             for index, (name, replayed) in enumerate(self.replay().items(), start=1)
-            if measured.get(name) == replayed
+            if index in self.covered and measured.get(name) == replayed
         }
         return EventLog(
-            tuple(event for event in self.events if event.index in proved), self.registers
+            tuple(event for event in self.events if event.index in proved),
+            self.registers,
+            frozenset(proved),
         )
 
     def mismatches(
@@ -138,8 +152,8 @@ class EventLog:
     ) -> tuple[Reason, ...]:
         """Return why this is not the log of a guest with these registers; empty if it is.
 
-        1. Every register must replay to its measured value. 2. Where the digest covers the
-        data of an event, it must match.
+        1. Every register that the log covers must replay to its measured value. 2. Where the
+        digest covers the data of an event, it must match.
 
         Args:
             measured: 48 bytes by register, from a verified quote.
@@ -150,9 +164,9 @@ class EventLog:
     def _mismatches(
         self, measured: Mapping[str, bytes], unlogged: Collection[str]
     ) -> Iterator[Reason]:
-        for name, replayed in self.replay().items():  # 1
+        for index, (name, replayed) in enumerate(self.replay().items(), start=1):  # 1
             value = measured.get(name)
-            if value == replayed or name in unlogged:
+            if value == replayed or name in unlogged or index not in self.covered:
                 continue
             digits = "" if value is None else value.hex()
             text = f"{name}: the event log replays to {replayed.hex()}, measured {digits}"
@@ -199,11 +213,35 @@ class EventLog:
             claims["kernelCommandLine"] = lines[0]
         if len(states) == 1:
             claims["secureBoot"] = states[0]
+        if _RUNTIME in self.covered:
+            claims |= self._runtime_claims()
         return claims
+
+    def _runtime_claims(self) -> dict[str, JsonValue]:
+        """Return the runtime events, and whether they are all that extended their register.
+
+        The type of an event is not measured, so that a guest can give a runtime event another
+        type. It is not among the runtime events then, and these are not complete.
+        """
+        measured = [
+            event for event in self.events if event.index == _RUNTIME and event.kind != EV_NO_ACTION
+        ]
+        proved = [
+            each
+            for event in measured
+            if event.data_proved and (each := runtimeevents.read(event.kind, event.data))
+        ]
+        return {
+            "runtimeEvents": [
+                {"domain": each.domain, "operation": each.operation, "content": each.content}
+                for each in proved
+            ],
+            "runtimeEventsComplete": len(proved) == len(measured),
+        }
 
 
 def _command_line(event: Event) -> str | None:
-    if event.index != _LOADER or not event.data_proved:
+    if event.index != _LOADER or not event.data_proved or len(event.data) > _MAX_LINE_BYTES:
         return None
     if event.kind != EV_IPL or not event.data.startswith(_COMMAND_LINE):
         return None
@@ -236,83 +274,75 @@ def _variable(data: bytes, name: str) -> bytes | None:
 
 
 def parse(data: bytes, registers: tuple[str, ...]) -> EventLog:
-    """Read an event log; bytes that firmware left after its end are ignored.
+    """Read an event log; bytes after its end are ignored.
+
+    The log ends before an area filled with 0xFF or with zeros. A log that was cut this way lacks
+    events, and does not replay.
 
     Args:
         registers: names of the registers that the log extends, by index from 1 on.
 
     Raises:
-        EvidenceFormat: not an event log; the text names the problem.
+        EvidenceFormat: not an event log; the text names the problem and its offset in bytes.
     """
     if len(data) > MAX_LOG_BYTES:
         raise EvidenceFormat(f"the event log is larger than {MAX_LOG_BYTES} bytes")
-    reader = _Reader(data)
-    sizes = _header(reader)
+    reader = LogReader(data)
+    sizes, of_boot = _header(reader)
     events: list[Event] = []
+    runtime_bytes = 0
     while not reader.at_end:
         if len(events) >= MAX_EVENTS:
-            raise EvidenceFormat(f"the event log has more than {MAX_EVENTS} events")
-        events.append(_event(reader, sizes))
-    return EventLog(tuple(events), registers)
+            raise reader.problem(f"has more than {MAX_EVENTS} events")
+        event = _event(reader, sizes)
+        events.append(event)
+        if runtimeevents.has_tag(event.kind, event.data):
+            runtime_bytes += len(event.data)
+        if runtime_bytes > runtimeevents.MAX_TEXT_BYTES:
+            limit = runtimeevents.MAX_TEXT_BYTES
+            raise reader.problem(f"has more than {limit} bytes of runtime events")
+    covered = _ALL_REGISTERS if of_boot else {event.index for event in events} | {_RUNTIME}
+    return EventLog(tuple(events), registers, frozenset(covered))
 
 
-def _header(reader: _Reader) -> dict[int, int]:
-    """Read the sizes of digests by algorithm from the first event, a TCG_PCR_EVENT."""
+def _header(reader: LogReader) -> tuple[dict[int, int], bool]:
+    """Read the first event, a TCG_PCR_EVENT.
+
+    Returns:
+        The sizes of digests by algorithm, and whether the log is that of the boot.
+    """
     reader.number(4)
     kind = reader.number(4)
     reader.take(20)  # a SHA-1 digest, all zeros
-    body = _Reader(reader.take(reader.number(4)))
-    if kind != EV_NO_ACTION or body.take(len(_SIGNATURE)) != _SIGNATURE:
-        raise EvidenceFormat("the event log does not begin with TCG's header of crypto-agile logs")
+    body = reader.part(reader.number(4))
+    signature = body.take(len(_SIGNATURE)) if kind == EV_NO_ACTION else b""
+    if signature not in (_SIGNATURE, _NO_CCEL):
+        raise EvidenceFormat(
+            "the event log does not begin with TCG's header of crypto-agile logs (byte 0)"
+        )
     body.take(8)  # platform class, versions, size of UINTN
     count = body.number(4)
     if count > _MAX_DIGESTS:
-        raise EvidenceFormat(f"the event log names {count} algorithms")
+        raise body.problem(f"names {count} algorithms")
     sizes = {body.number(2): body.number(2) for _ in range(count)}
     if sizes.get(_SHA384) != _DIGEST_BYTES:
-        raise EvidenceFormat("the event log has no SHA-384 digests")
-    return sizes
+        raise body.problem("has no SHA-384 digests")
+    return sizes, signature == _SIGNATURE
 
 
-def _event(reader: _Reader, sizes: dict[int, int]) -> Event:
+def _event(reader: LogReader, sizes: dict[int, int]) -> Event:
     index, kind, count = reader.number(4), reader.number(4), reader.number(4)
     if count > _MAX_DIGESTS:
-        raise EvidenceFormat(f"an event of the log has {count} digests")
+        raise reader.problem(f"has an event with {count} digests")
     digests: dict[int, bytes] = {}
     for _ in range(count):
         algorithm = reader.number(2)
         if algorithm not in sizes or algorithm in digests:
-            raise EvidenceFormat(
-                f"an event of the log has two digests of algorithm {algorithm:#x}, "
+            raise reader.problem(
+                f"has an event with two digests of algorithm {algorithm:#x}, "
                 "or the log's header does not name it"
             )
         digests[algorithm] = reader.take(sizes[algorithm])
     if _SHA384 not in digests:
-        raise EvidenceFormat("an event of the log has no SHA-384 digest")
+        raise reader.problem("has an event without SHA-384 digest")
     return Event(index, kind, digests[_SHA384], reader.take(reader.number(4)))
-
-
-class _Reader:
-    """Reader of little-endian numbers and bytes that never reads beyond the end."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    @property
-    def at_end(self) -> bool:
-        """Whether the last event was read: no data is left, or the next index is `_END`."""
-        rest = self._data[self._at : self._at + 4]
-        return not rest or (len(rest) == 4 and int.from_bytes(rest, "little") == _END)
-
-    def take(self, size: int) -> bytes:
-        taken = self._data[self._at : self._at + size]
-        if len(taken) != size:
-            raise EvidenceFormat(
-                f"the event log ends in the middle of an event, at byte {self._at}"
-            )
-        self._at += size
-        return taken
-
-    def number(self, size: int) -> int:
-        return int.from_bytes(self.take(size), "little")

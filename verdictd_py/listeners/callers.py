@@ -161,6 +161,18 @@ def _certified(auth: Mapping[str, Iterable[bytes]], roles: Mapping[str, str]) ->
     return Caller("certificate " + ", ".join(listed or sorted(names)), rights)
 
 
+def lessened_roles(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, str]:
+    """Return the roles `before`, without the rights that the same name does not have `after`."""
+    lessened = {}
+    for name, role in before.items():
+        other = after.get(name, role)
+        if name in after and ROLES[role] <= ROLES[other]:
+            lessened[name] = role
+        elif name in after and ROLES[other] <= ROLES[role]:
+            lessened[name] = other
+    return lessened
+
+
 def read_roles(file: Path) -> dict[str, str]:
     """Read roles by certificate name, from `[roles]` of a TOML file: `"build-farm" = "wrap"`.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.errors import ConfigError
-from verdictd_py.listeners.callers import CallerRules, read_roles
+from verdictd_py.listeners.callers import CallerRules, lessened_roles, read_roles
 from verdictd_py.listeners.reread import Reloadable, Reread, differences
 from verdictd_py.listeners.tls import TlsFiles, TrustedClients
 
@@ -66,8 +66,9 @@ def protection(settings: Settings, unsafe: Unsafe) -> Protection:
 
 
 def _with_certificates(cert: Path, key: Path, client_ca: Path, roles: Path) -> Protection:
-    tls = Reread(partial(TlsFiles.read, "--client-api", cert, key, client_ca), TlsFiles.differences)
-    by_name = Reread(partial(read_roles, roles), partial(differences, "role of"))
+    read_tls = partial(TlsFiles.read, "--client-api", cert, key, client_ca)
+    tls = Reread(read_tls, TlsFiles.differences, TlsFiles.lessened)
+    by_name = Reread(partial(read_roles, roles), partial(differences, "role of"), lessened_roles)
     rules = CallerRules(
         certificate_roles=lambda: by_name.current,
         is_trusted=TrustedClients(tls).is_trusted,

@@ -14,6 +14,8 @@ class Reloadable(Protocol):
     def reload(self) -> tuple[str, ...]:
         """Read it again, and put it in force.
 
+        What `restrict` has removed is among the changes.
+
         Returns:
             What changed, a text for each change; empty if nothing did.
 
@@ -23,6 +25,18 @@ class Reloadable(Protocol):
         """
         ...
 
+    def restrict(self) -> None:
+        """Read it again, and put in force only that rights were removed.
+
+        Raises:
+            ConfigError: it cannot be used. The old content stays in force.
+        """
+        ...
+
+    def removed(self) -> tuple[str, ...]:
+        """Return what `restrict` has removed and no call has returned yet."""
+        ...
+
 
 class Reread(Generic[T]):
     """Content of files, replaced as a whole when it is read again.
@@ -30,6 +44,7 @@ class Reread(Generic[T]):
     Args:
         read: reads and checks the files.
         describe: returns what changed from the first argument to the second, without secrets.
+        lessen: returns the first argument without the rights that are not in the second.
 
     Raises:
         ConfigError: the files cannot be used; the message has the cause and the remedy.
@@ -39,18 +54,34 @@ class Reread(Generic[T]):
         replaced: whether other content than now was ever in force.
     """
 
-    def __init__(self, read: Callable[[], T], describe: Callable[[T, T], tuple[str, ...]]) -> None:
+    def __init__(
+        self,
+        read: Callable[[], T],
+        describe: Callable[[T, T], tuple[str, ...]],
+        lessen: Callable[[T, T], T],
+    ) -> None:
         self._read = read
         self._describe = describe
+        self._lessen = lessen
         self.current = read()
+        self._reported = self.current
         self.replaced = False
 
     def reload(self) -> tuple[str, ...]:
-        before, after = self.current, self._read()
-        if after != before:
+        self._adopt(self._read())
+        return self.removed()
+
+    def restrict(self) -> None:
+        self._adopt(self._lessen(self.current, self._read()))
+
+    def removed(self) -> tuple[str, ...]:
+        before, self._reported = self._reported, self.current
+        return self._describe(before, self._reported)
+
+    def _adopt(self, content: T) -> None:
+        if content != self.current:
             self.replaced = True  # first: `current` may be read by other threads
-        self.current = after
-        return self._describe(before, after)
+        self.current = content
 
 
 def differences(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import load_pem_x509_certificate, load_pem_x509_certificates
 from OpenSSL import crypto
 
@@ -19,11 +20,17 @@ from verdictd_py.listeners.reread import Reread
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """PEM texts of a certificate, its key, and the CA of the peers."""
+    """PEM texts of a certificate, its key, and the CA of the peers.
+
+    Attributes:
+        ca: certificates of the CA, for handshakes.
+        trusted: those of them by which a caller has rights; None for all.
+    """
 
     certificate: bytes
     key: bytes = field(repr=False)
     ca: bytes
+    trusted: bytes | None = None
 
     @classmethod
     def read(cls, option: str, certificate: Path, key: Path, ca: Path) -> Self:
@@ -65,9 +72,24 @@ class TlsFiles:
         if self.certificate != new.certificate:
             fingerprint = load_pem_x509_certificate(new.certificate).fingerprint(SHA256()).hex()
             changes.append(f"certificate of the client API: now SHA-256 {fingerprint}")
-        if self.ca != new.ca:
+        if self.issuers != new.issuers:
             changes.append("CA of client certificates: replaced")
         return tuple(changes)
+
+    @property
+    def issuers(self) -> bytes:
+        """Certificates of the CA by which a caller has rights, PEM."""
+        return self.ca if self.trusted is None else self.trusted
+
+    def lessened(self, new: Self) -> Self:
+        """Return these files, without trust in certificates of the CA that `new` does not have."""
+        trusted = load_pem_x509_certificates(new.ca)
+        before = load_pem_x509_certificates(self.issuers) if self.issuers else []
+        still = [certificate for certificate in before if certificate in trusted]
+        if still == before:
+            return self
+        pem = b"".join(certificate.public_bytes(Encoding.PEM) for certificate in still)
+        return replace(self, trusted=pem)
 
 
 class TrustedClients:
@@ -94,7 +116,7 @@ class TrustedClients:
             return True
         try:
             store = crypto.X509Store()
-            for issuer in load_pem_x509_certificates(self._files.current.ca):
+            for issuer in load_pem_x509_certificates(self._files.current.issuers):
                 store.add_cert(crypto.X509.from_cryptography(issuer))
             (leaf,) = auth.get("x509_pem_cert", ())
             chain = [

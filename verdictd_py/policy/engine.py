@@ -32,9 +32,9 @@ T = TypeVar("T")
 MAX_POLICY_BYTES: Final = 256 * 1024
 """The packaged policies have less than 4 KiB; the time for compiling grows with the text."""
 
-MAX_INPUT_BYTES: Final = 2 * 1024 * 1024
+MAX_INPUT_BYTES: Final = 8 * 1024 * 1024
 """Claims of one guest have less than 4 KiB, apart from its init-data and its event log. A release
-policy gets both twice: 1.1 MB for the longest ones, which cost 56 million units of fuel."""
+policy gets both twice: 6 MB for the longest ones, whose every character is escaped."""
 
 MAX_TRACE_BYTES: Final = 8 * 1024 * 1024
 """Answer with the comparisons of a policy, which only an operator's report requests."""

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Final, cast
 
 from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 
 from verdictd_py.domain.events import ConnectionFailed, ConnectionRefused, RequestFailed
 from verdictd_py.errors import Overloaded
@@ -34,6 +34,9 @@ _MAX_HEADER_BYTES: Final = 72 * 1024
 
 _MAX_HEADERS: Final = 64
 """Maximum number of headers. Guests send six; a proxy adds some."""
+
+_TOO_MANY: Final = "Too many headers"
+"""Beginning of the library's message about too many headers, which has no type of its own."""
 
 _MAX_WAITING_BYTES: Final = 2 * MAX_BODY_BYTES
 """Maximum number of received bytes of a connection that are not answered yet: a body in chunks,
@@ -236,6 +239,8 @@ class Connection(web.RequestHandler):
             status, reason = 431, "the URL or a header is too long"
         elif self._sent_https:
             reason = HTTPS_TO_HTTP
+        elif status == 400 and isinstance(exc, BadHttpMessage) and _TOO_MANY in exc.message:
+            status, reason = 431, f"there are more than {_MAX_HEADERS} headers"
         self._record("read a request", status, reason)
         answer = answers.refused(status, reason)
         answer.force_close()

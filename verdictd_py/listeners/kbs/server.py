@@ -114,18 +114,16 @@ class KbsListener:
         )
         app = web.Application(client_max_size=MAX_BODY_BYTES)
         app[bodies.LIMITS] = limits
-        for route in (
+        routes = (
             *guests.routes(),
             *administration.routes(),
-            web.get(HEALTH, _healthy, allow_head=False),
-            web.get(LIVE, _healthy, allow_head=False),
-            web.get(READY, self._readiness, allow_head=False),
-            web.get(PREFIX + "/openapi.json", self._described, allow_head=False),
-        ):
-            # Not a middleware of the library, which caches middlewares, and the objects that
-            # they refer to, for the lifetime of the process.
-            handler = partial(self._answered, route.handler)
-            app.router.add_route(route.method, route.path, handler)
+            web.get(HEALTH, _healthy),
+            web.get(LIVE, _healthy),
+            web.get(READY, self._readiness),
+            web.get(PREFIX + "/openapi.json", self._described),
+        )
+        for path in dict.fromkeys(route.path for route in routes):
+            self._add(app.router, path, {r.method: r.handler for r in routes if r.path == path})
         self.app = app
         self._runner = web.AppRunner(app)
         self._acceptor = Acceptor(
@@ -134,6 +132,16 @@ class KbsListener:
             proxies=proxies,
             tls=None if tls is None else partial(self._context, tls),
         )
+
+    def _add(self, router: web.UrlDispatcher, path: str, handlers: Mapping[str, Handler]) -> None:
+        """Add the routes of a path: HEAD is answered as GET, OPTIONS with the allowed methods."""
+        head = {"HEAD": handlers["GET"]} if "GET" in handlers else {}
+        methods = sorted({*handlers, *head, "OPTIONS"})
+        options: Handler = partial(_options, ", ".join(methods))
+        for method, handler in (*handlers.items(), *head.items(), ("OPTIONS", options)):
+            # Not a middleware of the library, which caches middlewares, and the objects that
+            # they refer to, for the lifetime of the process.
+            router.add_route(method, path, partial(self._answered, handler))
 
     @property
     def endpoint(self) -> str:
@@ -290,8 +298,8 @@ class KbsListener:
 
     def _status(self, request: web.Request, status: int) -> int:
         """Return the status of an answer; a guest may try again after an error of the broker's."""
-        route = request.match_info.route
-        is_guests = (route.method, _route(request)) in self._guest_routes
+        method = "GET" if request.method == "HEAD" else request.method
+        is_guests = (method, _route(request)) in self._guest_routes
         return answers.TRY_AGAIN if is_guests and status == answers.INTERNAL else status
 
     def _record(
@@ -319,6 +327,12 @@ def _route(request: web.Request) -> str:
     """Return the pattern of the request's route; the path that the client sent is not logged."""
     resource = request.match_info.route.resource
     return "unknown" if resource is None else resource.canonical.removeprefix(PREFIX)
+
+
+async def _options(allowed: str, request: web.Request) -> web.Response:
+    """Answer with the methods of a path (RFC 9110, 9.3.7); no answer permits a web page to call."""
+    del request
+    return web.Response(status=204, headers={"Allow": allowed})
 
 
 async def _healthy(request: web.Request) -> web.Response:

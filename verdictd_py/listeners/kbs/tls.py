@@ -121,6 +121,13 @@ class KbsTls:
         before, self._digest = self._digest, hashlib.sha256(b"".join(contents)).digest()
         return () if before == self._digest else (f"certificate of --kbs-http: {certificate}",)
 
+    def restrict(self) -> None:
+        """Do nothing: no client has rights by these files."""
+
+    def removed(self) -> tuple[str, ...]:
+        """Return nothing (see `Reloadable`)."""
+        return ()
+
 
 @dataclass(slots=True)
 class _SelfSigned:

@@ -50,6 +50,24 @@ class AdminKey:
     default_role: Role | None = None
     prefix: str = ""
 
+    def lessened(self, new: AdminKey) -> AdminKey | None:
+        """Return this key without the rights that `new` does not have; None if it has none."""
+        if new.key != self.key:
+            return None
+        if new.prefix.startswith(self.prefix):
+            prefix = new.prefix
+        elif self.prefix.startswith(new.prefix):
+            prefix = self.prefix
+        else:
+            return None
+        default = None
+        if self.default_role is not None and new.default_role is not None:
+            default = min(self.default_role, new.default_role, key=_BY_RIGHTS.index)
+        roles = self.roles & new.roles
+        if not roles and default is None:
+            return None
+        return AdminKey(self.name, self.key, roles, default, prefix)
+
 
 @dataclass(frozen=True, slots=True)
 class Administrator:
@@ -96,6 +114,12 @@ class AdminKeys:
     """All configured keys; without any, every administrator is refused."""
 
     keys: tuple[AdminKey, ...] = ()
+
+    def lessened(self, new: AdminKeys) -> AdminKeys:
+        """Return these keys without the rights that the keys of the same name in `new` lack."""
+        others = {key.name: key for key in new.keys}
+        lessened = (key.lessened(others[key.name]) for key in self.keys if key.name in others)
+        return AdminKeys(tuple(key for key in lessened if key is not None))
 
     def authenticate(self, token: str | None, *, now: datetime) -> Administrator:
         """Return the administrator that sent `token`.
@@ -148,6 +172,9 @@ def _administrator(key: AdminKey, role_claim: object) -> Administrator:
         raise NotAuthorized(f"the role of this token is not allowed for tokens of {key.name}")
     return Administrator(Caller(f"kbs admin {key.name}", _RIGHTS), role, key.prefix)
 
+
+_BY_RIGHTS: Final = (Role.REGISTER, Role.OPERATOR, Role.ADMIN)
+"""Each role has the rights of those before it."""
 
 _ROLES: Final = {role.value: role for role in Role}
 _RIGHTS: Final = frozenset({Right.MANAGE})

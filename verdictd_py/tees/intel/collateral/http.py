@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -38,8 +38,17 @@ class SubscriptionKey:
         return {"Ocp-Apim-Subscription-Key": self.value}
 
 
+def _type_of(error: Exception, url: str) -> str:
+    del url
+    return f"no answer: {type(error).__name__}"
+
+
 def bounded_get(
-    client: httpx.AsyncClient, *, key: SubscriptionKey | None = None, seconds: float = MAX_SECONDS
+    client: httpx.AsyncClient,
+    *,
+    key: SubscriptionKey | None = None,
+    seconds: float = MAX_SECONDS,
+    explain: Callable[[Exception, str], str] = _type_of,
 ) -> HttpGet:
     """Return a GET with limits for the time and the size of an answer.
 
@@ -50,6 +59,8 @@ def bounded_get(
         client: client with TLS and proxy; it sends no credentials to the service.
         key: subscription key.
         seconds: time limit of one whole answer.
+        explain: returns why the request of a URL failed. The text of the exception may contain
+            the URL of a proxy with its password.
     """
 
     async def get(url: str) -> HttpAnswer:
@@ -64,8 +75,7 @@ def bounded_get(
         except TimeoutError:
             raise CollateralUnavailable(f"no complete answer within {seconds:.0f} s") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            # The text may contain the URL of the proxy, with its password.
-            raise CollateralUnavailable(f"no answer: {type(error).__name__}") from None
+            raise CollateralUnavailable(explain(error, url)) from None
 
     return get
 

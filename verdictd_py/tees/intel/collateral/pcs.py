@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from hmac import compare_digest
 from typing import Final, Literal
-from urllib.parse import unquote, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from cryptography import x509
 
 from verdictd_py.errors import AttestationError, CollateralUnavailable, VerdictdError
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.ports.tees import HttpAnswer, HttpGet
+from verdictd_py.tees.intel.collateral.answers import crl, header, signed
 from verdictd_py.tees.intel.collateral.check import Validity
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
 from verdictd_py.tees.intel.dcap import CollateralRejected
@@ -39,6 +41,9 @@ _TCB_CHAINS: Final = ("TCB-Info-Issuer-Chain", "SGX-TCB-Info-Issuer-Chain")
 _CRL_CHAIN: Final = "SGX-PCK-CRL-Issuer-Chain"
 _QE_CHAIN: Final = "SGX-Enclave-Identity-Issuer-Chain"
 _SERVED: Final = (TDX, SGX)
+_COMMON_PATHS: Final = ("/sgx/certification/v4", "/tdx/certification/v4")
+_PCK_CRL, _ROOT_CRL = "PCK CRL", "root CA CRL"
+_TCB_INFO, _QE_IDENTITY = "TCB info", "QE identity"
 
 Update = Literal["standard", "early"]
 
@@ -65,7 +70,8 @@ class Pcs:
 
     Args:
         get: the HTTP client.
-        base_urls: URLs without the common path, `https://pccs.example:8081`.
+        base_urls: URLs, `https://pccs.example:8081`; the common path `/sgx/certification/v4/`, with
+            which PCCS's own configuration files name a service, may follow.
         root_key: SHA-256 of the trusted root's SubjectPublicKeyInfo. Only that root may name
             the address of its revocation list: a malicious service must not choose which
             addresses the broker requests.
@@ -83,7 +89,7 @@ class Pcs:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._get = get
-        self._base_urls = tuple(url.rstrip("/") for url in base_urls)
+        self._base_urls = tuple(map(_base_url, base_urls))
         self._root_key = root_key
         self._update = update
         self._monotonic = monotonic
@@ -103,10 +109,15 @@ class Pcs:
         for base in self._base_urls:
             try:
                 collateral = await self._unless_busy(base, request)
-                return collateral, check(collateral)
             except ServiceBusy as error:
-                problems.append(f"{_without_password(base)}: {error}")
+                problems.append(str(error))
                 pauses.append(error.seconds)
+                continue
+            except CollateralUnavailable as error:
+                problems.append(str(error))
+                continue
+            try:
+                return collateral, check(collateral)
             except (AttestationError, CollateralUnavailable) as error:
                 problems.append(f"{_without_password(base)}: {error}")
                 if isinstance(error, AttestationError):
@@ -124,7 +135,8 @@ class Pcs:
         """
         remaining = self._busy_until.get(base, 0) - self._monotonic()
         if base in self._busy_until and remaining > 0:
-            raise ServiceBusy(f"it requested a pause, {remaining:.0f} s remain", remaining)
+            text = f"{_without_password(base)}: it requested a pause, {remaining:.0f} s remain"
+            raise ServiceBusy(text, remaining)
         try:
             return await self._fetch(base, request)
         except ServiceBusy as error:
@@ -137,58 +149,91 @@ class Pcs:
         Only the root CRL of Intel's own service needs a second request, after the PCK CRL.
         """
         if request.tee not in _SERVED:
-            raise CollateralUnavailable(f"it has no collateral for {request.tee}")
+            name = _without_password(base)
+            raise CollateralUnavailable(f"{name}: it has no collateral for {request.tee}")
         sgx = f"{base}/sgx/certification/v4"
         own = f"{base}/{request.tee}/certification/v4"
         update = {} if self._update == "standard" else {"update": self._update}
-        crl_query = urlencode({"ca": request.ca, "encoding": "der"})
-        tcb_query = urlencode({"fmspc": request.fmspc, **update})
-        crl, tcb, qe, root = await _concurrently(
-            self._ok(f"{sgx}/pckcrl?{crl_query}"),
-            self._ok(f"{own}/tcb?{tcb_query}"),
-            self._ok(f"{own}/qe/identity?{urlencode(update)}".rstrip("?")),
-            self._answer(f"{sgx}/rootcacrl"),
+        crl_url = f"{sgx}/pckcrl?{urlencode({'ca': request.ca, 'encoding': 'der'})}"
+        tcb_url = f"{own}/tcb?{urlencode({'fmspc': request.fmspc, **update})}"
+        qe_url = f"{own}/qe/identity?{urlencode(update)}".rstrip("?")
+        root_url = f"{sgx}/rootcacrl"
+        pck, tcb, qe, root = await _concurrently(
+            self._ok(_PCK_CRL, crl_url),
+            self._ok(_TCB_INFO, tcb_url),
+            self._ok(_QE_IDENTITY, qe_url),
+            self._answer(_ROOT_CRL, root_url),
         )
-        tcb_info, tcb_info_signature = _signed(tcb.body, "tcbInfo")
-        qe_identity, qe_identity_signature = _signed(qe.body, "enclaveIdentity")
-        chain = _header(crl, _CRL_CHAIN)
+        with _about(_TCB_INFO, tcb_url):
+            tcb_info, tcb_info_signature = signed(tcb.body, "tcbInfo")
+            tcb_info_chain = header(tcb, *_TCB_CHAINS)
+        with _about(_QE_IDENTITY, qe_url):
+            qe_identity, qe_identity_signature = signed(qe.body, "enclaveIdentity")
+            qe_identity_chain = header(qe, _QE_CHAIN)
+        with _about(_PCK_CRL, crl_url):
+            pck_crl, chain = crl(pck.body), header(pck, _CRL_CHAIN)
+            root_point = "" if root.status == 200 else _distribution_point(chain, self._root_key)
+        if root_point:
+            root_url, root = root_point, await self._ok(_ROOT_CRL, root_point)
+        with _about(_ROOT_CRL, root_url):
+            root_crl = crl(root.body)
         return Collateral(
             pck_crl_issuer_chain=chain,
-            root_ca_crl=await self._root_crl(root, chain),
-            pck_crl=crl.body,
-            tcb_info_issuer_chain=_header(tcb, *_TCB_CHAINS),
+            root_ca_crl=root_crl,
+            pck_crl=pck_crl,
+            tcb_info_issuer_chain=tcb_info_chain,
             tcb_info=tcb_info,
             tcb_info_signature=tcb_info_signature,
-            qe_identity_issuer_chain=_header(qe, _QE_CHAIN),
+            qe_identity_issuer_chain=qe_identity_chain,
             qe_identity=qe_identity,
             qe_identity_signature=qe_identity_signature,
         )
 
-    async def _root_crl(self, answer: HttpAnswer, chain: str) -> bytes:
-        """Return the root CRL of a PCCS, or fetch it from the address in Intel's root."""
-        if answer.status == 200:
-            return _hex_or_der(answer.body)
-        return (await self._ok(_distribution_point(chain, self._root_key))).body
-
-    async def _ok(self, url: str) -> HttpAnswer:
-        answer = await self._answer(url)
-        if answer.status != 200:
-            path = urlsplit(url)._replace(scheme="", netloc="").geturl()
-            raise CollateralUnavailable(f"status {answer.status} for {path}")
+    async def _ok(self, document: str, url: str) -> HttpAnswer:
+        answer = await self._answer(document, url)
+        with _about(document, url):
+            if answer.status != 200:
+                raise CollateralUnavailable(f"HTTP status {answer.status}")
         return answer
 
-    async def _answer(self, url: str) -> HttpAnswer:
+    async def _answer(self, document: str, url: str) -> HttpAnswer:
         """GET a URL.
 
         Raises:
             CollateralUnavailable: there is no answer.
             ServiceBusy: the service requests a pause.
         """
-        answer = await self._get(url)
-        if answer.status in _BUSY and (seconds := retry_after(answer.headers)) > 0:
-            text = f"status {answer.status}, the service requests a pause of {seconds:.0f} s"
-            raise ServiceBusy(text, seconds)
+        with _about(document, url):
+            answer = await self._get(url)
+            if answer.status in _BUSY and (seconds := retry_after(answer.headers)) > 0:
+                pause = f"the service requests a pause of {seconds:.0f} s"
+                raise ServiceBusy(f"HTTP status {answer.status}, {pause}", seconds)
         return answer
+
+
+@contextmanager
+def _about(document: str, url: str) -> Iterator[None]:
+    """Add document and URL to the text of an error.
+
+    Raises:
+        CollateralUnavailable: the error.
+    """
+    try:
+        yield
+    except ServiceBusy as error:
+        text = f"{document} from {_without_password(url)}: {error}"
+        raise ServiceBusy(text, error.seconds) from error.__cause__
+    except CollateralUnavailable as error:
+        text = f"{document} from {_without_password(url)}: {error}"
+        raise CollateralUnavailable(text) from error.__cause__
+
+
+def _base_url(url: str) -> str:
+    """Return a service's URL without the common path."""
+    base = url.rstrip("/")
+    for path in _COMMON_PATHS:
+        base = base.removesuffix(path)
+    return base.rstrip("/")
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
@@ -229,40 +274,9 @@ async def _concurrently(*requests: Coroutine[None, None, HttpAnswer]) -> list[Ht
 
 
 def _without_password(url: str) -> str:
-    """Return a base URL without the user name and password that it may contain, for logs."""
+    """Return a URL without the user name and password that it may contain, for logs."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-
-
-def _signed(body: bytes, member: str) -> tuple[str, bytes]:
-    """Return the exact text that was signed, and its signature, from an answer.
-
-    Decoding the JSON and encoding it again would not reproduce the text.
-    """
-    try:
-        text = body.decode("utf-8")
-        start = text.index(f'"{member}":') + len(member) + 3
-        end = text.rindex(',"signature":"')
-        signature = text[end + len(',"signature":"') : text.rindex('"')]
-        return text[start:end], bytes.fromhex(signature)
-    except ValueError as error:  # including UnicodeDecodeError
-        raise CollateralUnavailable(f"the answer has no {member} with a signature") from error
-
-
-def _header(answer: HttpAnswer, *names: str) -> str:
-    for name in names:
-        value = answer.headers.get(name.lower())
-        if value:
-            return unquote(value)
-    raise CollateralUnavailable(f"the answer has no header {names[0]}")
-
-
-def _hex_or_der(body: bytes) -> bytes:
-    """Decode a CRL, which most PCCSs send in hex and some in DER."""
-    try:
-        return bytes.fromhex(body.decode("ascii").strip().strip('"'))
-    except ValueError:
-        return body
 
 
 def _distribution_point(chain: str, root_key: bytes) -> str:
