@@ -135,10 +135,10 @@ async def test_a_refused_connection_may_be_closed_for_another_one(
 ) -> None:
     """It waits for a request, and would otherwise use capacity as if it had proven something."""
     async with GuestConnection.open(*broker.address, broker.context(None)):
-        await until(lambda: broker.events.named("guest.refused"))
+        # It waits for a request.
+        await until(lambda: broker.events.named("guest.refused") and broker.attested._idle)
         shares = broker.attested._shares
-        await until(lambda: len(shares._new) == 1)
-        assert not shares._evidence.total
+        assert (len(shares._new), shares._evidence.total) == (1, 0)
 
 
 YEAR_AND_A_DAY = timedelta(days=366)

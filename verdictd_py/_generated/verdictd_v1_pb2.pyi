@@ -198,6 +198,26 @@ class DeleteKeyResponse(_message.Message):
 Global___DeleteKeyResponse: _TypeAlias = DeleteKeyResponse  # noqa: Y015
 
 @_typing.final
+class AdoptKeyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """of a resource of 32 bytes, which becomes the key of that name"""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdoptKeyRequest: _TypeAlias = AdoptKeyRequest  # noqa: Y015
+
+@_typing.final
 class Resource(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -39,6 +39,7 @@ class KeyServiceStub:
     DescribeKey: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.DescribeKeyRequest, _verdictd_v1_pb2.Key]
     CreateKey: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.CreateKeyRequest, _verdictd_v1_pb2.Key]
     DeleteKey: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.DeleteKeyRequest, _verdictd_v1_pb2.DeleteKeyResponse]
+    AdoptKey: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.AdoptKeyRequest, _verdictd_v1_pb2.Key]
 
 @_typing.type_check_only
 class KeyServiceAsyncStub(KeyServiceStub):
@@ -49,6 +50,7 @@ class KeyServiceAsyncStub(KeyServiceStub):
     DescribeKey: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.DescribeKeyRequest, _verdictd_v1_pb2.Key]  # type: ignore[assignment]
     CreateKey: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.CreateKeyRequest, _verdictd_v1_pb2.Key]  # type: ignore[assignment]
     DeleteKey: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.DeleteKeyRequest, _verdictd_v1_pb2.DeleteKeyResponse]  # type: ignore[assignment]
+    AdoptKey: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.AdoptKeyRequest, _verdictd_v1_pb2.Key]  # type: ignore[assignment]
 
 class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keys by name; their bytes are never in here."""
@@ -80,6 +82,13 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _verdictd_v1_pb2.DeleteKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_verdictd_v1_pb2.DeleteKeyResponse, _abc.Awaitable[_verdictd_v1_pb2.DeleteKeyResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def AdoptKey(
+        self,
+        request: _verdictd_v1_pb2.AdoptKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_verdictd_v1_pb2.Key, _abc.Awaitable[_verdictd_v1_pb2.Key]]: ...
 
 def add_KeyServiceServicer_to_server(servicer: KeyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -143,6 +143,26 @@ class KeyAdministrator:
                 raise
         return key_id
 
+    async def adopt(self, caller: Caller, path: str) -> KeyId:
+        """Make a resource of 32 bytes a key of the same name, with which images can be wrapped.
+
+        Guests that fetch the resource then fetch the key, under the same path.
+
+        Raises:
+            NotAuthorized, RequestError, NotFound, AlreadyExists, StorageError: see
+                `KeyStore.adopt`.
+        """
+        caller.require(Right.MANAGE)
+        key_id = KeyId(ResourcePath.parse(path).segments)
+        announced = (
+            KeyRegistered(caller=caller.name, kid=str(key_id)),
+            ResourceDeleted(caller=caller.name, path=f"resources/{key_id}"),
+        )
+        await record_and_change(
+            self._events, caller, str(key_id), announced, lambda: self._keys.adopt(key_id)
+        )
+        return key_id
+
     async def _is_registered(self, key_id: KeyId, key: SecretBytes) -> bool:
         """Return whether exactly this key is stored under this name; False if none is.
 

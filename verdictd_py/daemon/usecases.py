@@ -213,6 +213,7 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
             events=events,
             max_new_keys_per_minute=settings.max_new_keys_per_minute,
             new_keys_below=settings.wrap_key_segments,
+            default_key=settings.default_wrap_parameter,
             allow_a256ctr=settings.allow_a256ctr,
         ),
         administration=Administration(

@@ -102,6 +102,11 @@ class KeyService(Service, services.KeyServiceServicer):
         key_id = await self._admin.keys.create(caller, request.name)
         return v1_messages.key(await self._admin.keys.describe(caller, str(key_id)))
 
+    @answered("verdictd.v1 AdoptKey")
+    async def AdoptKey(self, request: messages.AdoptKeyRequest, caller: Caller) -> messages.Key:
+        key_id = await self._admin.keys.adopt(caller, request.path)
+        return v1_messages.key(await self._admin.keys.describe(caller, str(key_id)))
+
     @answered("verdictd.v1 DeleteKey")
     async def DeleteKey(
         self, request: messages.DeleteKeyRequest, caller: Caller

@@ -25,7 +25,7 @@ from verdictd_py.ports import (
 )
 from verdictd_py.storage.content import unservable
 from verdictd_py.storage.documents import OPA, PolicyFileNames
-from verdictd_py.storage.stores import ALIASES, KEYS, RESOURCES
+from verdictd_py.storage.stores import ALIASES, KEYS, RESOURCES, adoptable
 
 Files = dict[tuple[str, ...], bytes]
 """File contents by name below the root, as in a data directory; shared by keys and resources."""
@@ -127,6 +127,17 @@ class MemoryKeyStore:
         if (KEYS, *key_id.segments) in self.files:
             raise AlreadyExists(f"the key {key_id} exists already")
         self.files[(KEYS, *key_id.segments)] = key.reveal()
+
+    async def adopt(self, key_id: KeyId) -> None:
+        await asyncio.sleep(0)
+        resource, key = (RESOURCES, *key_id.segments), (KEYS, *key_id.segments)
+        if resource not in self.files:
+            raise NotFound(f"there is no resource {key_id}")
+        content = adoptable(key_id, self.files[resource])
+        if self.files.get(key, content) != content:
+            raise AlreadyExists(f"the key {key_id} exists already, with other bytes")
+        self.files[key] = content
+        del self.files[resource]
 
     async def delete(self, key_id: KeyId) -> None:
         await asyncio.sleep(0)

@@ -52,6 +52,22 @@ _IMAGE_POLICY: Final = frozenset(
 """Resources by which guests decide about images; their digests are no secrets."""
 
 
+def adoptable(key_id: KeyId, content: bytes) -> bytes:
+    """Return the content of a resource that can become a key.
+
+    Raises:
+        RequestError: it has another size than a key, or guests need it as a resource.
+    """
+    if key_id.segments in ALIASES:
+        raise RequestError(f"{key_id} is read by guests as a resource and cannot become a key")
+    if len(content) != KEY_BYTES:
+        raise RequestError(
+            f"the resource {key_id} has {len(content)} bytes and cannot become a key: "
+            f"a key has {KEY_BYTES}"
+        )
+    return content
+
+
 class DirectoryKeyStore:
     """Port `KeyStore`: one file per key, below `keys/`."""
 
@@ -108,6 +124,24 @@ class DirectoryKeyStore:
         try:
             # Exclusively: otherwise another process stores a resource of that name meanwhile.
             await exclusively(self._directory, change)
+        except (AlreadyExists, StorageError) as error:
+            raise type(error)(f"the key {key_id} {error}") from None
+
+    async def adopt(self, key_id: KeyId) -> None:
+        resource, key = (RESOURCES, *key_id.segments), (KEYS, *key_id.segments)
+
+        def change() -> Steps[None]:
+            content = adoptable(key_id, self._directory.read(resource))
+            if not self._directory.exists(key):
+                yield from self._directory.creating(key, content)
+            elif self._directory.read(key) != content:
+                raise AlreadyExists("exists already, with other bytes than the resource")
+            yield from self._directory.deleting(resource)
+
+        try:
+            await exclusively(self._directory, change)
+        except NotFound:
+            raise NotFound(f"there is no resource {key_id}") from None
         except (AlreadyExists, StorageError) as error:
             raise type(error)(f"the key {key_id} {error}") from None
 

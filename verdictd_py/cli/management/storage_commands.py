@@ -47,6 +47,12 @@ async def _key_create(client: BrokerClient, options: Namespace) -> CommandOutput
     return CommandOutput(show.message(key), show.cell(key.name))
 
 
+async def _key_adopt(client: BrokerClient, options: Namespace) -> CommandOutput:
+    request = v1.AdoptKeyRequest(path=options.resource)
+    key = await client.call(client.keys.AdoptKey, request)
+    return CommandOutput(show.message(key), show.cell(f"{key.name} is a key now"))
+
+
 async def _key_show(client: BrokerClient, options: Namespace) -> CommandOutput:
     request = upstream.GetKeyRequest(uuid=options.name.encode())
     answer = await client.call(client.upstream_keys.GetKey, request)
@@ -177,6 +183,12 @@ COMMANDS: Final = (
         "a new random key; its default name is a UUID",
         _key_create,
         {"name": {"metavar": "NAME", "nargs": "?"}},
+    ),
+    Command(
+        "key adopt",
+        "make a resource of 32 bytes a key of the same name, to wrap images with",
+        _key_adopt,
+        _RESOURCE,
     ),
     Command("key show", "a key's bytes in base64 (role admin)", _key_show, NAME),
     Command(
