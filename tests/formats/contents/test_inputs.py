@@ -18,7 +18,7 @@ POLICIES = {  # what each problem contains, in their order; () for a policy that
     "policy-no-transports.json": ('add "transports": {}',),
     "policy-scopes-that-match-nothing.json": (
         "'busybox': it does not begin with a registry, so no image is in it; write docker.io/lib",
-        "'docker.io/busybox': guests look up docker.io/library/busybox",
+        "'docker.io/busybox': guests look up this image as docker.io/library/busybox",
         "'library/busybox': it does not begin with a registry",
         "'index.docker.io/library/busybox': guests replace index.docker.io by docker.io",
         "'docker://docker.io/library/busybox': a scope has no scheme",

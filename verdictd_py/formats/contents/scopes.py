@@ -93,7 +93,7 @@ def _host_problem(scope: str, host: str, rest: str) -> str:
     is_one = bool(name) and "/" not in rest
     if host == _HUB and is_one and (version or "@" in rest or name in _OFFICIAL):
         return (
-            f"guests look up {_HUB}/library/{rest}, so no image is in it"
+            f"guests look up this image as {_HUB}/library/{rest}, which is not in it"
             f"{_instead(f'{_HUB}/library/{rest}')}"
         )
     return ""
