@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from tests.support.broker import RunningBroker, running_broker
 from tests.support.clock import SteppedLoop
+from tests.support.command import OUR_VARIABLES
 from tests.support.examples import load_profile
 from tests.support.kbs import running_kbs
 from verdictd_py import daemon as app
@@ -29,9 +30,9 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Remove every VERDICTD_* variable: it would change what is tested."""
+    """Remove every variable of these programs: it would change what is tested."""
     for name in tuple(os.environ):
-        if name.startswith("VERDICTD_"):
+        if name.startswith(OUR_VARIABLES):
             monkeypatch.delenv(name)
 
 

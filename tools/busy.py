@@ -29,6 +29,10 @@ from typing import Final
 
 FILES_PER_PROCESS: Final = 6
 LOAD_SECONDS: Final = 10.0
+HANG_SECONDS: Final = 1200
+"""After which a test counts as hung. Every process gets a tenth of a processor, so the limit of the
+undisturbed suite would end long tests that still work."""
+
 _COUNT: Final = re.compile(r"(\d+) (passed|failed|errors?|skipped)")
 _NO_TESTS: Final = 5
 """Exit status of pytest if it found no tests in its files."""
@@ -87,7 +91,8 @@ def divide(files: list[Path], *, seed: int) -> list[list[Path]]:
 
 
 def pytest(files: list[Path], output: Path) -> int:
-    command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files)
+    options = ("-q", "-p", "no:cacheprovider", f"--timeout={HANG_SECONDS}")
+    command = (sys.executable, "-m", "pytest", *options, *map(str, files))
     with output.open("wb") as stream:
         return subprocess.run(command, stdout=stream, stderr=stream, check=False).returncode
 

@@ -20,8 +20,11 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from verdictd_py.domain.names import KeyId
 from verdictd_py.errors import ConfigError, RequestError
+from verdictd_py.formats.servicelinks import service_links
 
 ENVIRONMENT_PREFIX: Final = "VERDICTD_"
+GUEST_PREFIX: Final = "VERDICTD_PY_GUEST_"
+"""Prefix of the variables of `verdictd-py guest`, which are no settings of the daemon."""
 DEFAULT_DATA_DIR: Final = Path("/opt/verdictd")
 INTEL_PCS: Final = "https://api.trustedservices.intel.com"
 DEFAULT_CLIENT_API: Final = "[::1]:60000"
@@ -248,10 +251,9 @@ class Settings(BaseSettings):
     @property
     def client_api_addresses(self) -> tuple[Address, ...]:
         """Addresses to try in order. Only the default has a second one, for hosts without IPv6."""
-        first = Address.parse(self.client_api, unix_allowed=True)
         if "client_api" in self.model_fields_set:
-            return (first,)
-        return (first, Address.parse(CLIENT_API_WITHOUT_IPV6))
+            return (Address.parse(self.client_api, unix_allowed=True),)
+        return default_client_api()
 
     @property
     def keyprovider_api_address(self) -> Address | None:
@@ -280,6 +282,11 @@ class Settings(BaseSettings):
         """Return command line and environment only: `load` reads and checks the file itself."""
         del settings_cls, dotenv_settings, file_secret_settings
         return init_settings, env_settings
+
+
+def default_client_api() -> tuple[Address, ...]:
+    """Return the addresses that daemon and `verdict-py` try in order if none is given."""
+    return Address.parse(DEFAULT_CLIENT_API), Address.parse(CLIENT_API_WITHOUT_IPV6)
 
 
 def parse_networks(text: str) -> tuple[Network, ...]:
@@ -365,9 +372,15 @@ def _read_toml(file: Path) -> dict[str, Any]:
 
 
 def _refuse_unknown_environment() -> None:
+    """Refuse a variable that looks like a setting and is none, because it is misspelled.
+
+    Variables that Kubernetes sets for a Service `verdictd` or `verdictd-...` are ignored, and so
+    are those of `verdictd-py guest`.
+    """
     known = {ENVIRONMENT_PREFIX + name.upper() for name in (*Settings.model_fields, "config")}
-    for name in sorted(os.environ):
-        if name.upper().startswith(ENVIRONMENT_PREFIX) and name.upper() not in known:
+    names = {name for name in os.environ if name.upper().startswith(ENVIRONMENT_PREFIX)}
+    for name in sorted(names - service_links(os.environ)):
+        if name.upper() not in known and not name.startswith(GUEST_PREFIX):
             raise ConfigError(
                 f"{name} in the environment is not a setting: unset it, or correct it"
             )

@@ -144,9 +144,11 @@ class NotAppraised(VerdictdError):
 
     Attributes:
         rule, kind: rule and kind of the reason in the history.
+        record: id of its record in the history; empty before it is recorded.
     """
 
     code = "not-judged"
+    record: str = ""
     rule: ClassVar[str] = "appraisal"
     kind: ClassVar[ReasonKind] = ReasonKind.OTHER
 
@@ -198,6 +200,12 @@ class AppraisalTimeout(NotAppraised):
     """The appraisal took longer than the operator allows."""
 
     code = "timeout"
+
+
+class NoCapacity(NotAppraised):
+    """The guest's platform, or all platforms together, have too many connections."""
+
+    code = "no-capacity"
 
 
 class ProtocolVersionRefused(VerdictdError):

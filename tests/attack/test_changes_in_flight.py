@@ -86,6 +86,28 @@ async def test_no_secret_leaves_after_a_denial_by_hand_while_the_disk_is_slow(
     assert b"policy-refused" in answer
 
 
+async def test_a_guest_is_served_although_each_of_ten_decisions_meets_a_change(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each change allows the guest: an operator who applies many policies must not stop it."""
+    get, changes = DirectoryKeyStore.get, 0
+
+    async def get_and_change(keys: DirectoryKeyStore, key_id: KeyId) -> SecretBytes:
+        nonlocal changes
+        found = await get(keys, key_id)
+        if changes < 10:
+            changes += 1
+            policy = f"{policy_text('tdxPolicy.rego')}\n# change {changes}\n"
+            store(broker, "opa/tdxPolicy.rego", policy.encode())
+        return found
+
+    async with broker.guest() as guest:
+        await guest.version()
+        monkeypatch.setattr(DirectoryKeyStore, "get", get_and_change)
+        assert (await guest.keks([KID]))[KID].reveal() == KEY
+    assert changes == 10
+
+
 async def test_unreadable_documents_are_never_what_an_acceptance_stands_on(
     broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

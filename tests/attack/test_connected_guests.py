@@ -384,7 +384,7 @@ async def test_an_operator_lists_and_disconnects_guests(broker: RunningBroker) -
         assert table.count("policy-refused") == 2
         ended = await verdict(broker, "guest", "disconnect", first["id"])
         assert ended.status == 0
-        assert f"accepted as {first['id']}" in ended.stdout.decode()
+        assert f"first appraised as {first['id']}" in ended.stdout.decode()
         await elapse(0)
         assert len(broker.attested._tasks) == 1
         assert await rest(guest) == b""

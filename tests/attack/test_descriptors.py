@@ -23,6 +23,7 @@ from verdictd_py.daemon.descriptors import RESERVE, Connections, divide
 from verdictd_py.domain.eventtypes import Event
 from verdictd_py.errors import ConfigError
 from verdictd_py.listeners import accepting
+from verdictd_py.listeners.grpc_connections import DESCRIPTORS
 from verdictd_py.listeners.grpc_listener import MAX_CONNECTIONS
 
 
@@ -41,23 +42,23 @@ async def test_the_soft_limit_is_raised_to_the_hard_limit(tmp_path: Path) -> Non
 
 
 def test_limits_that_fit_are_those_of_the_settings() -> None:
-    fits = RESERVE + 2 * 4096 + 2 * MAX_CONNECTIONS
+    fits = RESERVE + 2 * 4096 + 2 * DESCRIPTORS * MAX_CONNECTIONS
     assert divide(fits, guests=4096, guest_listeners=2, grpc_listeners=2) == Connections(
         4096, MAX_CONNECTIONS
     )
 
 
-@pytest.mark.parametrize("open_files", [512, 1024, 4096, 10_495])
+@pytest.mark.parametrize("open_files", [640, 1024, 4096, 14_591])
 def test_lower_limits_leave_the_reserve_and_are_reported(open_files: int) -> None:
     found = divide(open_files, guests=4096, guest_listeners=2, grpc_listeners=2)
-    assert 2 * found.guests + 2 * found.grpc + RESERVE <= open_files
+    assert 2 * found.guests + 2 * DESCRIPTORS * found.grpc + RESERVE <= open_files
     assert min(found.guests, found.grpc) >= 32
     assert f"may open {open_files} files" in found.warning
     assert "LimitNOFILE=" in found.warning
 
 
 def test_too_few_descriptors_are_refused() -> None:
-    with pytest.raises(ConfigError, match="at least 384"):
+    with pytest.raises(ConfigError, match="at least 512"):
         divide(300, guests=4096, guest_listeners=2, grpc_listeners=2)
 
 
@@ -73,7 +74,7 @@ class TestStart:
     ) -> None:
         (fields,) = broker.events.named("warning.limits")
         assert "may open 1024 files" in str(fields["reason"])
-        assert broker.attested._limits.connections == 1024 - RESERVE - 96
+        assert broker.attested._limits.connections == 1024 - RESERVE - 3 * 64
 
 
 class NoDescriptors:
@@ -129,8 +130,15 @@ def fail_after(most: int, events: RecordedEvents, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.broker(kbs=True)
-@pytest.mark.parametrize("address", [lambda b: b.address, lambda b: b.kbs.address])
-async def test_each_listener_of_guests_pauses(
+@pytest.mark.parametrize(
+    "address",
+    [
+        lambda broker: broker.address,
+        lambda broker: broker.kbs.address,
+        lambda broker: broker.daemon.listener("client_api").address,
+    ],
+)
+async def test_each_listener_pauses(
     broker: RunningBroker,
     address: Callable[[RunningBroker], Any],
     monkeypatch: pytest.MonkeyPatch,

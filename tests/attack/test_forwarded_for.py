@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -115,6 +116,20 @@ class TestNamedProxies:
         assert not [link for link in (links[0], *links[2:]) if link.reader.at_eof()]
         for link in links:
             link.writer.close()
+
+    @pytest.mark.broker(
+        kbs=True, forwarded_for_from="127.0.0.1", max_connections=200, max_unattested_per_address=2
+    )
+    async def test_between_requests_a_connection_counts_under_its_proxy(
+        self, broker: RunningBroker
+    ) -> None:
+        """Proxies keep connections open; otherwise one client's requests would close them."""
+        async with AsyncExitStack() as stack:
+            links = [await stack.enter_async_context(linked(broker)) for _ in range(4)]
+            for link in (*links, *links):
+                assert await ask(link, "192.0.2.7") == 200
+                await elapse(0)
+        assert not broker.events.named("connection.refused")
 
     @pytest.mark.broker(kbs=True, forwarded_for_from="127.0.0.1", proxy_protocol_from="127.0.0.0/8")
     async def test_an_http_proxy_sends_no_proxy_header(self, broker: RunningBroker) -> None:

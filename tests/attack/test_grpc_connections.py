@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Final
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2 as health
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from tests.support.clock import elapse, until
 from tests.support.events import RecordedEvents
 from verdictd_py.config import Address
-from verdictd_py.listeners import grpc_listener
+from verdictd_py.errors import ConfigError
+from verdictd_py.listeners import callers, grpc_connections, grpc_listener
+from verdictd_py.listeners.grpc_connections import GrpcConnections, PrivateSocket
 from verdictd_py.listeners.grpc_listener import GrpcListener
+from verdictd_py.listeners.loopback import Endpoint
+from verdictd_py.listeners.shares import ShareLimits
 
-CONNECTIONS = 3
+CONNECTIONS: Final = 3
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000")
+
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @pytest.fixture
@@ -28,12 +39,17 @@ def shortened(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-async def listener() -> AsyncIterator[GrpcListener]:
+def events() -> RecordedEvents:
+    return RecordedEvents()
+
+
+@pytest.fixture
+async def listener(events: RecordedEvents) -> AsyncIterator[GrpcListener]:
     found = GrpcListener(
         "client_api",
         [Address("127.0.0.1", 0)],
         lambda server, rules: None,
-        events=RecordedEvents(),
+        events=events,
         connections=CONNECTIONS,
         described=("test",),
     )
@@ -43,37 +59,216 @@ async def listener() -> AsyncIterator[GrpcListener]:
     await found.stop(0)
 
 
-@pytest.mark.usefixtures("shortened")
-class TestSilence:
-    @pytest.mark.parametrize("shortened", ["grpc.server_handshake_timeout_ms"], indirect=True)
-    async def test_a_handshake_that_is_not_completed_ends(self, listener: GrpcListener) -> None:
-        address = listener.address
-        reader, writer = await asyncio.open_connection(address.host, address.port)
-        async with asyncio.timeout(60):
-            while await reader.read(1024):
-                pass
-        writer.close()
-
-    @pytest.mark.parametrize("shortened", ["grpc.max_connection_idle_ms"], indirect=True)
-    async def test_a_connection_without_calls_ends(self, listener: GrpcListener) -> None:
-        address = listener.address
-        reader, writer = await asyncio.open_connection(address.host, address.port)
-        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000"))
-        async with asyncio.timeout(60):
-            while await reader.read(1024):
-                pass
-        writer.close()
+Connect = Callable[[bytes], Awaitable[Stream]]
 
 
-async def test_connections_of_a_listener_are_limited(listener: GrpcListener) -> None:
+@pytest.fixture
+async def connect(listener: GrpcListener) -> AsyncIterator[Connect]:
+    """Function that returns a connection which has sent some bytes."""
     async with AsyncExitStack() as stack:
-        stubs = []
-        for _ in range(CONNECTIONS + 1):
-            options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
-            channel = grpc.aio.insecure_channel(listener.endpoint, options=options)
-            stubs.append(HealthStub(await stack.enter_async_context(channel)))
-        for stub in stubs[:CONNECTIONS]:
-            await stub.Check(health.HealthCheckRequest(), timeout=60)
-        with pytest.raises(grpc.aio.AioRpcError) as error:
-            await stubs[CONNECTIONS].Check(health.HealthCheckRequest(), timeout=60)
-        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+
+        async def connected(sent: bytes) -> Stream:
+            address = listener.address
+            reader, writer = await asyncio.open_connection(address.host, address.port)
+            stack.callback(writer.close)
+            writer.write(sent)
+            return reader, writer
+
+        yield connected
+    await asyncio.sleep(0)  # transports close in the next round
+
+
+async def closed(connection: Stream) -> None:
+    """Wait until the broker closes a connection."""
+    while await connection[0].read(1024):
+        pass
+
+
+@asynccontextmanager
+async def health_of(listener: GrpcListener) -> AsyncIterator[HealthStub]:
+    """Yield a client with a connection of its own, which does not connect again."""
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+    async with grpc.aio.insecure_channel(listener.endpoint, options=options) as channel:
+        yield HealthStub(channel)
+
+
+async def check(stub: HealthStub) -> None:
+    answer = await stub.Check(health.HealthCheckRequest(), timeout=60)
+    assert answer.status == health.HealthCheckResponse.SERVING
+
+
+class TestSilence:
+    async def test_a_client_that_sends_nothing_is_disconnected(
+        self, listener: GrpcListener, connect: Connect, events: RecordedEvents
+    ) -> None:
+        connection = await connect(b"")
+        await until(lambda: listener._connections._waiting)
+        await elapse(grpc_connections.FIRST_BYTE_SECONDS)
+        await closed(connection)
+        assert events.names == ["connection.timeout"]
+
+    @pytest.mark.parametrize(
+        ("shortened", "sent"),
+        [
+            ("grpc.server_handshake_timeout_ms", PREFACE[:1]),
+            ("grpc.max_connection_idle_ms", PREFACE),
+        ],
+        indirect=["shortened"],
+    )
+    async def test_grpc_limits_what_follows(
+        self, shortened: None, connect: Connect, sent: bytes
+    ) -> None:
+        await closed(await connect(sent))
+
+    @pytest.mark.parametrize("shortened", ["grpc.max_connection_age_ms"], indirect=True)
+    async def test_an_old_connection_takes_no_more_calls(
+        self, shortened: None, connect: Connect
+    ) -> None:
+        reader, _ = await connect(PREFACE)
+        await reader.readuntil(b"max_age")  # the reason in gRPC's GOAWAY
+
+
+class TestFlood:
+    @pytest.mark.parametrize("sent", [b"", PREFACE], ids=["silent", "idle"])
+    async def test_the_oldest_connection_without_a_call_is_closed(
+        self, listener: GrpcListener, connect: Connect, events: RecordedEvents, sent: bytes
+    ) -> None:
+        flood = [await connect(sent) for _ in range(CONNECTIONS)]
+        for turn in range(2 * CONNECTIONS):
+            async with health_of(listener) as stub:
+                await check(stub)
+            if turn < CONNECTIONS:
+                flood.append(await connect(sent))
+        for connection in flood[:CONNECTIONS]:
+            await closed(connection)
+        assert "this was the oldest" in str(events.named("connection.refused")[0]["reason"])
+
+    async def test_a_connection_with_a_call_is_not_closed(
+        self, listener: GrpcListener, connect: Connect
+    ) -> None:
+        async with health_of(listener) as stub:
+            watching = stub.Watch(health.HealthCheckRequest(service="verdictd.ready"))
+            assert (await watching.read()).status == health.HealthCheckResponse.NOT_SERVING
+            for _ in range(3 * CONNECTIONS):
+                await connect(b"")
+            await until(lambda: len(listener._connections._waiting) == CONNECTIONS - 1)
+            await listener.set_ready("verdictd.ready", ready=True)
+            assert (await watching.read()).status == health.HealthCheckResponse.SERVING
+            watching.cancel()
+
+    async def test_a_connection_whose_call_has_ended_may_be_closed(
+        self, listener: GrpcListener
+    ) -> None:
+        async with AsyncExitStack() as stack:
+            for _ in range(2 * CONNECTIONS):
+                await check(await stack.enter_async_context(health_of(listener)))
+
+    async def test_a_flood_of_one_user_closes_its_own_connections(
+        self, listener: GrpcListener, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        uids = iter((0,))
+
+        def owner(client: Endpoint, server: Endpoint) -> int:
+            return next(uids, 65534)
+
+        monkeypatch.setattr(callers, "owner", owner)
+        operator = await connect(b"")
+        await until(lambda: listener._connections._waiting)
+        flood = [await connect(b"") for _ in range(3 * CONNECTIONS)]
+        for connection in flood[: 2 * CONNECTIONS]:
+            await closed(connection)
+        operator[1].write(PREFACE)
+        assert await operator[0].readexactly(9)  # the header of gRPC's SETTINGS
+
+
+@contextmanager
+def serving(most: int = CONNECTIONS) -> Iterator[tuple[GrpcConnections, socket.socket]]:
+    """Yield connections that are relayed to a socket in place of gRPC."""
+    connections = GrpcConnections(ShareLimits.of(most), RecordedEvents())
+    with socket.socket(socket.AF_UNIX) as grpc_socket:
+
+        def listen(address: str) -> None:
+            grpc_socket.bind(address.removeprefix("unix:"))
+            grpc_socket.listen()
+            grpc_socket.setblocking(False)
+
+        connections.serve(PrivateSocket(listen), in_threads=False)
+        yield connections, grpc_socket
+
+
+def take(connections: GrpcConnections) -> socket.socket:
+    """Return the client's end of a connection that was taken."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        accepted, name = server.accept()
+    accepted.setblocking(False)
+    connections.take(accepted, name)
+    return client
+
+
+class TestRelay:
+    async def test_a_call_is_never_attributed_to_a_later_connection(self) -> None:
+        loop = asyncio.get_running_loop()
+        names: list[str] = []
+        with serving() as (connections, grpc_socket):
+            for _ in range(3):
+                client = take(connections)
+                client.send(b"x")
+                inner, name = await loop.sock_accept(grpc_socket)
+                names.append(f"unix-abstract:{name[1:].decode()}")
+                peer = connections.peer(names[-1])
+                assert peer is not None
+                assert peer.port == client.getsockname()[1]
+                client.close()
+                await until(lambda: not connections._open)
+                assert [connections.peer(name) for name in names] == [None] * len(names)
+                inner.close()
+            await connections.close()
+        assert len(set(names)) == len(names)
+
+    async def test_a_client_that_reads_nothing_is_disconnected(self) -> None:
+        loop = asyncio.get_running_loop()
+        with serving() as (connections, grpc_socket), take(connections) as client:
+            client.send(b"x")
+            inner, _ = await loop.sock_accept(grpc_socket)
+            sending = asyncio.ensure_future(loop.sock_sendall(inner, bytes(64 << 20)))
+            for _ in range(1000):  # until the kernel stores no more
+                await asyncio.sleep(0)
+            assert connections._open
+            assert not sending.done()
+            await elapse(grpc_connections.SEND_SECONDS)
+            with pytest.raises(ConnectionError):
+                await sending
+            await until(lambda: not connections._tasks)
+            inner.close()
+            await connections.close()
+
+    async def test_the_last_frames_of_grpc_reach_a_client_that_still_sends(self) -> None:
+        loop = asyncio.get_running_loop()
+        with serving() as (connections, grpc_socket), take(connections) as client:
+            client.send(b"x")
+            inner, _ = await loop.sock_accept(grpc_socket)
+            inner.send(b"GOAWAY")
+            inner.close()
+            client.send(b"y" * 1000)
+            client.setblocking(False)
+            assert await loop.sock_recv(client, 100) == b"GOAWAY"
+            await connections.close()
+
+    async def test_grpc_can_be_reached_by_no_path(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        with serving() as (connections, _), take(connections) as client:
+            assert list(tmp_path.iterdir()) == []
+            client.send(b"x")
+            await until(lambda: connections._open)
+            client.close()
+            await connections.close()
+
+    async def test_a_directory_that_cannot_be_written_is_refused_with_the_remedy(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+        with pytest.raises(ConfigError, match="set TMPDIR"), serving():
+            pass

@@ -13,6 +13,7 @@ from tests.support.broker import RunningBroker
 from verdictd_py._generated import verdictd_v1_pb2 as messages
 from verdictd_py._generated import verdictd_v1_pb2_grpc as services
 from verdictd_py.cli.management.client import Connection
+from verdictd_py.config import Address
 
 SOURCE: Final = Path(__file__).parents[2] / "verdictd_py"
 HELPER: Final = SOURCE / "cli" / "channels.py"
@@ -33,7 +34,7 @@ async def test_a_proxy_in_the_environment_receives_no_call(
     port = proxy.sockets[0].getsockname()[1]
     for name in ("http_proxy", "https_proxy", "grpc_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
-    async with proxy, Connection(broker.client_api, 60).channel() as channel:
+    async with proxy, Connection((Address.parse(broker.client_api),), 60).channel() as channel:
         await services.KeyServiceStub(channel).ListKeys(messages.ListKeysRequest(), timeout=60)
     assert connections == 0
 

@@ -18,6 +18,7 @@ from verdictd_py.formats.proxyheader import (
     MAX_REST_BYTES,
     SIGNATURE,
     ProxyHeaderInvalid,
+    crc32c,
     parse_client,
     parse_fixed,
 )
@@ -72,6 +73,73 @@ def test_other_headers_are_refused(data: bytes, reason: str) -> None:
         parse(data)
 
 
+@pytest.mark.parametrize(
+    ("data", "value"),
+    [
+        (bytes(32), 0x8A9136AA),
+        (b"\xff" * 32, 0x62A8AB43),
+        (bytes(range(32)), 0x46DD794E),
+        (bytes(reversed(range(32))), 0x113FDB5C),
+        (b"", 0),
+    ],
+)
+def test_the_checksum_is_crc32c(data: bytes, value: int) -> None:
+    """RFC 3720, B.4, which gives the bytes in the order in which iSCSI sends them."""
+    assert crc32c(data) == value
+
+
+def with_checksum(host: str = CLIENT, *, before: bytes = b"", after: bytes = b"") -> bytes:
+    """A header with a field PP2_TYPE_CRC32C, as section 2.2.4 has it made."""
+    zeroed = header(host, fields=before + b"\x03\x00\x04" + bytes(4) + after)
+    at = len(zeroed) - len(after) - 4
+    return zeroed[:at] + crc32c(zeroed).to_bytes(4, "big") + zeroed[at + 4 :]
+
+
+NAME = b"\x02\x00\x09localhost"  # PP2_TYPE_AUTHORITY
+NO_OP = b"\x04\x00\x02ab"
+
+
+@pytest.mark.parametrize("host", [CLIENT, "2001:db8::7"])
+@pytest.mark.parametrize(("before", "after"), [(b"", b""), (NAME, b""), (NAME, NO_OP), (b"", NAME)])
+def test_a_right_checksum_is_accepted(host: str, before: bytes, after: bytes) -> None:
+    assert parse(with_checksum(host, before=before, after=after)) == (host, 4711)
+
+
+def test_each_flipped_bit_of_a_header_with_a_checksum_is_noticed() -> None:
+    sent = with_checksum(before=NAME)
+    for number in range(8 * FIXED_BYTES, 8 * len(sent)):
+        flipped = bytearray(sent)
+        flipped[number // 8] ^= 1 << number % 8
+        in_type = number // 8 == len(sent) - 7
+        if in_type:  # then it is no checksum
+            continue
+        with pytest.raises(ProxyHeaderInvalid):
+            parse(bytes(flipped))
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        (b"\x03\x00\x04abcd", "checksum .* is wrong"),
+        (b"\x03\x00\x04" + bytes(4), "checksum .* is wrong"),
+        (b"\x03\x00\x03abc", "has 3 bytes instead of 4"),
+        (b"\x03\x00\x00", "has 0 bytes instead of 4"),
+        ((b"\x03\x00\x04" + bytes(4)) * 2, "more than one checksum"),
+        (b"\x04\x00\x04abc", "longer than the header"),
+        (b"\x04\xff\xff", "longer than the header"),
+    ],
+)
+def test_a_wrong_checksum_or_field_is_refused(fields: bytes, reason: str) -> None:
+    with pytest.raises(ProxyHeaderInvalid, match=reason):
+        parse(header(fields=fields))
+
+
+def test_the_fields_of_the_proxys_own_connection_are_ignored() -> None:
+    """Section 2.2: the receiver discards the rest of a header with the command LOCAL."""
+    fields = b"\x03\x00\x04abcd"
+    assert parse(SIGNATURE + b"\x20\x00" + len(fields).to_bytes(2, "big") + fields) is None
+
+
 @asynccontextmanager
 async def guest_through(
     broker: RunningBroker, *parts: bytes, host: str = "127.0.0.1"
@@ -124,6 +192,21 @@ class TestNamedProxies:
             assert await link.answer() is not None
         (event,) = broker.events.named("request.answered")
         assert event["peer"] == "[2001:db8::7]:4711"
+
+    async def test_a_guest_with_a_checksum_is_served(self, broker: RunningBroker) -> None:
+        async with guest_through(broker, with_checksum()) as guest:
+            await guest._handshake()
+            assert (await guest.keks([KID]))[KID].reveal() == KEY
+
+    async def test_a_connection_with_a_wrong_checksum_is_closed(
+        self, broker: RunningBroker
+    ) -> None:
+        damaged = with_checksum().replace(ipaddress.ip_address(CLIENT).packed, b"\xc0\x00\x02\x08")
+        async with guest_through(broker, damaged) as guest:
+            with suppress(ConnectionError):
+                assert await guest._reader.read() == b""
+        assert "checksum" in reason(broker)
+        assert not broker.events.named("guest.accepted")
 
     async def test_version_1_is_refused(self, broker: RunningBroker) -> None:
         async with guest_through(broker, VERSION_1) as guest:

@@ -12,8 +12,16 @@ import pytest
 
 from tests.support.clock import elapse, until
 from tests.support.events import RecordedEvents
-from tests.support.memory import EVIDENCE, NOW, VERIFIED, ScriptedPolicy, ScriptedVerifier
+from tests.support.memory import (
+    EVIDENCE,
+    NOW,
+    REPORT_DATA,
+    VERIFIED,
+    ScriptedPolicy,
+    ScriptedVerifier,
+)
 from tests.support.tees import TEES
+from tests.tees.support import platform
 from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.connected import (
     CHECK_SECONDS,
@@ -23,6 +31,7 @@ from verdictd_py.broker.connected import (
     Changes,
     ConnectedGuest,
     ConnectedGuests,
+    GuestConnection,
 )
 from verdictd_py.broker.standing import Standing
 from verdictd_py.domain.callers import ROLES, Caller
@@ -32,6 +41,7 @@ from verdictd_py.errors import (
     GuestRefused,
     NotAppraised,
     NotFound,
+    Overloaded,
     Reason,
     StorageError,
 )
@@ -71,6 +81,7 @@ class Place:
     events: RecordedEvents = field(default_factory=RecordedEvents)
     now: datetime = NOW
     closed: list[str] = field(default_factory=list)
+    platforms: list[str | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.guests = ConnectedGuests(
@@ -90,9 +101,10 @@ class Place:
     async def connected(
         self, evidence: Evidence = EVIDENCE, address: str = "a:1"
     ) -> ConnectedGuest:
-        return await self.guests.admit(
-            lambda now: evidence, address=address, disconnect=lambda: self.closed.append(address)
+        connection = GuestConnection(
+            address, self.platforms.append, lambda: self.closed.append(address)
         )
+        return await self.guests.admit(lambda now: evidence, connection)
 
     @property
     def appraisals(self) -> int:
@@ -385,6 +397,92 @@ async def test_a_refused_or_unappraised_guest_is_not_connected() -> None:
     with pytest.raises(NotAppraised):
         await place.connected()
     assert place.guests.list_guests(OPERATOR) == ()
+
+
+def of_a_genuine_guest() -> Evidence:
+    """Evidence that names the guest's key, so that a broker that cannot judge it keeps it."""
+    return replace(EVIDENCE, quote=platform().quote(REPORT_DATA), form="genuine")
+
+
+async def test_a_guest_that_cannot_be_judged_is_pending_if_its_evidence_names_its_key() -> None:
+    place = Place()
+    place.verifier.answer = CollateralUnavailable("none")
+    for binding in (None, b"", b"another key"):
+        with pytest.raises(NotAppraised):
+            await place.connected(replace(of_a_genuine_guest(), binding=binding))
+    assert place.guests.list_guests(OPERATOR) == ()
+    guest = await place.connected(of_a_genuine_guest())
+    (status,) = place.guests.list_guests(OPERATOR)
+    assert (status.standing, status.code) == (Standing.NOT_APPRAISED, "collateral-unavailable")
+    assert status.id == place.events.named("guest.not-judged")[-1]["appraisal"]
+    assert guest.is_pending
+    assert place.platforms == []
+
+
+async def test_a_pending_guest_is_counted_under_its_platform_before_it_is_recorded() -> None:
+    place = Place()
+    place.verifier.answer = CollateralUnavailable("none")
+    guest = await place.connected(of_a_genuine_guest())
+    place.verifier.answer = replace(VERIFIED, platform="machine")
+    recorded: list[list[str]] = []
+
+    def attest(platform: str | None) -> None:
+        recorded.append(place.recorded())
+        if len(recorded) == 1:
+            raise Overloaded("this platform has 2 attested connections already")
+        place.platforms.append(platform)
+
+    guest._connection = replace(guest._connection, attest=attest)
+    place.changes.announce()
+    with pytest.raises(NotAppraised) as failure:
+        await guest.require_accepted()
+    assert failure.value.code == "no-capacity"
+    await elapse(RETRY_SECONDS)
+    await guest.require_accepted()
+    assert place.platforms == ["machine"]
+    assert recorded == [["guest.not-judged"], ["guest.not-judged"] * 2]
+
+
+async def test_only_pending_guests_announce_their_refusal() -> None:
+    place = Place()
+    accepted = await place.connected()
+    place.verifier.answer = CollateralUnavailable("none")
+    pending = await place.connected(of_a_genuine_guest(), address="b:2")
+    place.verifier.answer, place.policy.answer = VERIFIED, DENIED
+    place.changes.announce()
+    waiting = [asyncio.create_task(guest.wait_for_refusal()) for guest in (accepted, pending)]
+    await place.guests.appraise_due()
+    await elapse(0)
+    assert [task.done() for task in waiting] == [False, True]
+    place.policy.answer = ()
+    place.changes.announce()
+    await pending.require_accepted()
+    assert not pending._refused.is_set()
+    waiting[0].cancel()
+
+
+async def test_accepted_guests_are_appraised_before_pending_ones() -> None:
+    place = Place()
+    place.verifier.answer = CollateralUnavailable("none")
+    for number in range(3):
+        await place.connected(of_a_genuine_guest(), address=f"b:{number}")
+    place.verifier.answer = VERIFIED
+    await place.connected()
+    order: list[str] = []
+
+    async def slow(evidence: Evidence, *, now: datetime) -> object:
+        order.append(evidence.form)
+        await elapse(CHECK_SECONDS * 0.6)
+        raise CollateralUnavailable("none")
+
+    place.verifier.verify = slow  # type: ignore[method-assign,assignment]  # takes long
+    place.changes.announce()
+    await place.guests.appraise_due()
+    assert order == [EVIDENCE.form, "genuine"]
+    await elapse(RETRY_SECONDS)
+    place.changes.announce()
+    await place.guests.appraise_due()
+    assert order == [EVIDENCE.form, "genuine"] * 2
 
 
 async def test_a_connected_guest_takes_a_few_kilobytes() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 import socket
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +22,7 @@ from tests.support.certificates import Certificates
 from tests.support.command import environment
 from tests.support.verdict import verdict
 from verdictd_py import daemon as app
+from verdictd_py.cli.management.client import is_forbidden
 from verdictd_py.simulator import SimulatedPlatform
 
 COMMANDS = (("key", "list"), ("--list-gpg-keys",))
@@ -98,6 +101,24 @@ class TestWithoutBroker:
             port = server.sockets[0].getsockname()[1]
             line = await complaint(f"127.0.0.1:{port}", *words)
         assert "cannot be reached" in line
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+@pytest.mark.parametrize("directory_mode", [0o750, 0o755])
+def test_a_socket_that_this_user_may_not_open_is_reported(directory_mode: int) -> None:
+    with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX) as served:
+        path = Path(directory) / "socket"
+        served.bind(str(path))
+        path.chmod(0o600)
+        Path(directory).chmod(directory_mode)
+        assert not is_forbidden(f"unix:{path}")  # root
+        os.seteuid(65534)
+        try:
+            assert is_forbidden(f"unix:{path}")
+            assert not is_forbidden("unix:/none")
+            assert not is_forbidden("127.0.0.1:1")
+        finally:
+            os.seteuid(0)
 
 
 async def test_a_failure_that_upstreams_server_reports_with_status_ok() -> None:

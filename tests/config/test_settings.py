@@ -95,6 +95,23 @@ class TestMistakes:
         with pytest.raises(ConfigError, match=f"^{name} in the environment is not a setting"):
             config.load({}, file=None)
 
+    def test_unless_kubernetes_has_set_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, value in {
+            "VERDICTD_SERVICE_HOST": "10.96.0.7",
+            "VERDICTD_SERVICE_PORT_KBS": "8080",
+            "VERDICTD_PORT": "tcp://10.96.0.7:8080",
+            "VERDICTD_PORT_8080_TCP_PROTO": "tcp",
+            "VERDICTD_PY_GUEST_CONNECT": "broker:20002",
+            "VERDICTD_LISTEN": "127.0.0.1:4321",
+        }.items():
+            monkeypatch.setenv(name, value)
+
+        assert config.load({}, file=None).listen == "127.0.0.1:4321"
+
+        monkeypatch.setenv("VERDICTD_LISTEN_PORT", "1234")
+        with pytest.raises(ConfigError, match=r"^VERDICTD_LISTEN_PORT in the environment"):
+            config.load({}, file=None)
+
     def test_on_the_command_line(self) -> None:
         with pytest.raises(ConfigError, match=r"^--listen: "):
             config.load({"listen": "nowhere"}, file=None)

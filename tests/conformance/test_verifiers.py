@@ -8,9 +8,11 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.conformance.verifiers import Case, VerifierConformance
+from tests.support.tees import TEES
 from tests.tees.sgx_quotes import DEBUG, FLAGS, sgx_collateral, sgx_quote
 from tests.tees.support import (
     NOW,
@@ -23,7 +25,7 @@ from tests.tees.support import (
 )
 from tests.tees.toy import ToyVerifier, toy_quote
 from verdictd_py.domain.evidence import Evidence, RefusedEvidence
-from verdictd_py.errors import EvidenceExpired
+from verdictd_py.errors import EvidenceExpired, EvidenceFormat
 from verdictd_py.simulator import TdMeasurements
 from verdictd_py.tees.sgx.verifier import SgxVerifier
 from verdictd_py.tees.tdx.verifier import TdxVerifier
@@ -39,6 +41,18 @@ def _plugin() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.mark.parametrize(("name", "other"), [("tdx", "sgx"), ("sgx", "tdx")])
+def test_report_data_is_read_without_verification(name: str, other: str) -> None:
+    """The broker compares it with the guest's key while no collateral is available."""
+    quotes = {"tdx": good_quote(), "sgx": sgx_quote()}
+    read = TEES.named(name).report_data
+    assert read is not None
+    assert read(quotes[name]) == read(quotes[name] + bytes(70)) == REPORT_DATA
+    for unreadable in (b"", bytes(700), quotes[name][:600], quotes[other]):
+        with pytest.raises(EvidenceFormat):
+            read(unreadable)
 
 
 PLUGIN: Final = _plugin()

@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.support.broker import RunningBroker
-from tests.support.channel import store
-from tests.support.clock import elapse, elapse_until
+from tests.support.broker import KID, RunningBroker
+from tests.support.channel import ask, store
+from tests.support.clock import elapse, elapse_until, until
 from tests.support.events import RecordedEvents
 from tests.support.kbs import url_of
-from verdictd_py.daemon import descriptors
+from verdictd_py._generated import verdictd_v1_pb2 as v1
+from verdictd_py._generated import verdictd_v1_pb2_grpc as v1_grpc
+from verdictd_py.config import Settings
+from verdictd_py.daemon import descriptors, health, readiness
+from verdictd_py.daemon.composition import _written
 from verdictd_py.daemon.health import CHECK_SECONDS, EXAMINE_SECONDS, Health
 from verdictd_py.errors import StorageError
+from verdictd_py.guest.connection import BrokerRefused
+from verdictd_py.storage.layout import DIRECTORIES
 from verdictd_py.tees.intel.collateral.check import Validity
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
 
 pytestmark = pytest.mark.broker(kbs=True)
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
-PARTS = {"audit", "policies", "keys", "collateral", "descriptors", "sessions", "serving"}
+PARTS = {"audit", "policies", "keys", "collateral", "disk", "descriptors", "sessions", "serving"}
 
 
 async def ready(broker: RunningBroker) -> set[str] | None:
@@ -87,6 +95,107 @@ async def test_a_policy_that_cannot_be_used(broker: RunningBroker) -> None:
     assert await examined(broker) == {"policies"}
 
 
+BROKEN = b"package policy\nallow if {"
+POLICY = "opa/tdxPolicy.rego"
+
+
+@pytest.fixture
+def only_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the broker examine nothing but what a change requires."""
+    monkeypatch.setattr(readiness, "READINESS_SECONDS", 1e6)
+    monkeypatch.setattr(health, "EXAMINE_SECONDS", 1e6)
+
+
+async def fail_soon(broker: RunningBroker, *failed: str) -> None:
+    """Wait until these parts have failed, after the pause between two examinations."""
+    await elapse(readiness.REQUESTED_SECONDS)
+    parts = broker.kbs.parts
+    await until(lambda: {name for name, usable in parts().items() if not usable} == set(failed))
+    assert await ready(broker) == set(failed)
+
+
+async def is_served(broker: RunningBroker) -> bool:
+    """Return whether a good guest gets a key."""
+    try:
+        async with broker.guest() as guest:
+            answer = await ask(guest, {"command": "Get KEK", "kids": [KID]})
+    except BrokerRefused:
+        return False
+    return bool(answer["status"] == "OK")
+
+
+async def set_policy(broker: RunningBroker, text: bytes) -> None:
+    """Store a policy through the API, and wait for the answer."""
+    async with grpc.aio.insecure_channel(broker.client_api) as channel:
+        stub = v1_grpc.DocumentServiceStub(channel)
+        await stub.SetPolicy(v1.SetPolicyRequest(name="tdxPolicy.rego", content=text))
+
+
+@pytest.mark.usefixtures("only_on_request")
+async def test_readiness_follows_a_repair_through_the_api(broker: RunningBroker) -> None:
+    text = (broker.data / POLICY).read_bytes()
+    store(broker, POLICY, BROKEN)
+    await broker.daemon.reload()
+    await fail_soon(broker, "policies")
+    await set_policy(broker, text)
+    await fail_soon(broker)
+
+
+@pytest.mark.usefixtures("only_on_request")
+@pytest.mark.parametrize("fault", [BROKEN, b"\xff", None], ids=["broken", "unreadable", "missing"])
+async def test_readiness_follows_a_file_as_soon_as_a_decision_has_read_it(
+    broker: RunningBroker, fault: bytes | None
+) -> None:
+    text = (broker.data / POLICY).read_bytes()
+    if fault is None:
+        (broker.data / POLICY).unlink()
+    else:
+        store(broker, POLICY, fault)
+    assert not await is_served(broker)
+    await fail_soon(broker, "policies")
+    store(broker, POLICY, text)
+    assert await is_served(broker)
+    await fail_soon(broker)
+
+
+async def test_the_service_manager_gets_one_line_for_each_change(broker: RunningBroker) -> None:
+    lines: list[str] = []
+    broker.daemon.report_status(lines.append)
+    without_keys(broker)
+    for _ in range(2):
+        await examined(broker)
+    (broker.data / "keys").mkdir(mode=0o700)
+    await examined(broker)
+    failed, repaired = lines
+    assert failed == "not ready: keys failed; warning.readiness has the cause"
+    assert repaired.startswith("serving ")
+
+
+@pytest.fixture
+def long_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "REQUESTED_SECONDS", 1e6)
+
+
+@pytest.mark.usefixtures("long_pause")
+async def test_many_changes_cause_one_examination_after_the_pause(broker: RunningBroker) -> None:
+    examined, parts = 0, broker.daemon._parts
+
+    async def counted() -> str:
+        nonlocal examined
+        examined += 1
+        return ""
+
+    await elapse(0)
+    await parts.readiness.refresh()  # after that of the start
+    parts.readiness._probes["counted"] = counted
+    for _ in range(5):
+        parts.readiness.request()
+        await parts.readiness.refresh()  # would wait for one in the background
+    assert examined == 5
+    await elapse(1e6)
+    await until(lambda: examined == 6)
+
+
 async def test_sessions_that_cannot_be_read(
     broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,6 +204,57 @@ async def test_sessions_that_cannot_be_read(
 
     monkeypatch.setitem(broker.daemon._parts.health._checks, "sessions", broken)
     assert await examined(broker) == {"sessions"}
+
+
+WRITTEN = [*DIRECTORIES, ""]
+
+
+@pytest.mark.parametrize("directory", WRITTEN)
+async def test_a_full_disk_of_any_directory(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch, directory: str
+) -> None:
+    """Each may be a volume of its own."""
+    found = broker.data / directory
+    full_of(monkeypatch, found, f_bavail=3)
+    assert await examined(broker) == {"disk"}
+    (warning,) = broker.events.named("warning.readiness")
+    name = f"{directory}/" if directory else "the data directory"
+    assert warning["problems"] == (
+        (
+            f"disk: {name}: 12 KiB are free, 1024 KiB are needed; "
+            "remove files there or enlarge the file system"
+        ),
+    )
+    full_of(monkeypatch, found)
+    assert await examined(broker) == set()
+
+
+def test_the_directory_of_the_sessions_is_checked(tmp_path: Path) -> None:
+    sessions = tmp_path / "sessions" / "file"
+    written = _written(Settings(kbs_sessions=sessions, kbs_token_key=tmp_path / "key"))
+    assert written["the directory of --kbs-sessions"] == sessions.parent
+
+
+async def test_a_file_system_without_free_inodes(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full_of(monkeypatch, broker.data / "keys", f_favail=2)
+    assert await examined(broker) == {"disk"}
+    assert "keys/: 2 inodes are free, 16 are needed" in str(
+        broker.events.named("warning.readiness")
+    )
+    full_of(monkeypatch, broker.data / "keys", f_favail=0, f_files=0)  # such as btrfs
+    assert await examined(broker) == set()
+
+
+def full_of(monkeypatch: pytest.MonkeyPatch, full: Path, **values: int) -> None:
+    """Let a directory be on a file system with such numbers of blocks and inodes."""
+    usual = {"f_bavail": 10**6, "f_frsize": 4096, "f_files": 10**6, "f_favail": 10**6}
+
+    def statvfs(path: object) -> SimpleNamespace:
+        return SimpleNamespace(f_flag=0, **{**usual, **(values if path == full else {})})
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
 
 
 async def test_few_descriptors(broker: RunningBroker, monkeypatch: pytest.MonkeyPatch) -> None:

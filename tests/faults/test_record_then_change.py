@@ -70,7 +70,7 @@ async def test_a_change_that_fails_after_its_record_leaves_a_record_of_the_failu
     def full(*_: object) -> None:
         raise StorageError("cannot be written: no space left on device")
 
-    for operation in ("create", "replace", "delete"):
+    for operation in ("creating", "replacing", "deleting"):
         monkeypatch.setattr(Directory, operation, full)
     with pytest.raises(StorageError, match="no space left"):
         await change(cases)
@@ -110,7 +110,7 @@ async def test_an_internal_error_is_recorded_without_its_text(
     def broken(*_: object) -> None:
         raise RuntimeError("with a secret")
 
-    monkeypatch.setattr(Directory, "create", broken)
+    monkeypatch.setattr(Directory, "creating", broken)
     with pytest.raises(RuntimeError):
         await CHANGES["key create"][1](cases)
     (failed,) = recorder.named("change.failed")

@@ -24,7 +24,9 @@ from verdictd_py.errors import ConfigError
 from verdictd_py.listeners import loopback
 from verdictd_py.listeners.callers import CallerRules
 
-UNIT = Path(verdictd_py.__file__).parent / "deploy" / "verdictd-py.service"
+DEPLOY = Path(verdictd_py.__file__).parent / "deploy"
+UNIT = DEPLOY / "verdictd-py.service"
+SOCKETS = (DEPLOY / "verdictd-py.socket", DEPLOY / "verdictd-py-kbs.socket")
 SYSTEMD = shutil.which("systemd-analyze")
 WORST_EXPOSURE = 12
 """Tenths, as `systemd-analyze security` counts."""
@@ -41,12 +43,12 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
 
 def states(manager: socket.socket, last: str) -> list[str]:
     """Return the states up to one that begins with `last`, without the watchdog's."""
-    found: list[str] = []
-    while not found or not found[-1].startswith(last):
+    received: list[str] = []
+    while not received or not received[-1].startswith(last):
         state = manager.recv(1000).decode()
         if state != "WATCHDOG=1":
-            found.append(state)
-    return found
+            received.append(state)
+    return received
 
 
 def arguments(tmp_path: Path) -> tuple[str, ...]:
@@ -54,24 +56,48 @@ def arguments(tmp_path: Path) -> tuple[str, ...]:
     return (*data, "--listen", "127.0.0.1:0", "--client-api", f"unix:{tmp_path}/api")
 
 
-def test_the_service_manager_is_told_each_state(tmp_path: Path, manager: socket.socket) -> None:
+def test_each_state_is_sent_to_the_service_manager(tmp_path: Path, manager: socket.socket) -> None:
     where = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
     with running_daemon(*arguments(tmp_path), **where) as daemon:
-        assert states(manager, READY) == [READY]
-        daemon.wait_for("daemon.started")
+        first, *_, ready = states(manager, READY)
+        assert first == "STATUS=starting"
+        started = daemon.wait_for("daemon.started")
+        serving = f"STATUS=serving {started['listen']}, {started['client_api']}"
+        assert ready == f"{READY}\n{serving}"
+        # READY is sent only when guests are served, not when the port is bound.
+        host, port = started["listen"].rsplit(":", 1)
+        socket.create_connection((host, int(port))).close()
         daemon.send(signal.SIGHUP)
         reload, ready = states(manager, READY)
         assert reload.startswith("RELOADING=1\nMONOTONIC_USEC=")
-        assert ready == READY
+        assert reload.endswith("\nSTATUS=reloading")
+        assert ready == f"{READY}\n{serving}"
         assert daemon.end(signal.SIGTERM)[0] == 0
-        assert states(manager, "STOPPING") == ["STOPPING=1"]
+        (stopping,) = states(manager, "STOPPING")
+        assert stopping.startswith("STOPPING=1\nSTATUS=stopping")
+
+
+def test_the_status_names_a_failed_reload_until_one_succeeds(
+    tmp_path: Path, manager: socket.socket
+) -> None:
+    settings = tmp_path / "config.toml"
+    settings.write_text("max_connections = 100\n")
+    where = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+    with running_daemon("--config", str(settings), *arguments(tmp_path), **where) as daemon:
+        states(manager, READY)
+        settings.write_text("max_connections = none\n")
+        daemon.send(signal.SIGHUP)
+        assert states(manager, READY)[-1].endswith("; the last reload failed: warning.reload")
+        settings.write_text("max_connections = 200\n")
+        daemon.send(signal.SIGHUP)
+        assert "reload" not in states(manager, READY)[-1]
 
 
 async def test_the_watchdog_gets_a_sign_of_life_twice_in_its_time(
     tmp_path: Path, manager: socket.socket
 ) -> None:
     where = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "30000000"}
-    task = asyncio.create_task(ServiceManager(where).keep_alive())
+    task = asyncio.create_task(ServiceManager(where).keep_informed(lambda: ""))
     for _ in range(4):
         await elapse(15)
     task.cancel()
@@ -81,18 +107,50 @@ async def test_the_watchdog_gets_a_sign_of_life_twice_in_its_time(
         manager.recv(100)
 
 
+async def test_a_changed_status_is_sent_once(tmp_path: Path, manager: socket.socket) -> None:
+    status = ["serving"]
+    where = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+    service = ServiceManager(where)
+    task = asyncio.create_task(service.keep_informed(lambda: status[-1]))
+    await elapse(20)
+    status.append("not ready: audit failed")
+    await elapse(20)
+    task.cancel()
+    manager.setblocking(False)
+    expected = [b"STATUS=serving", b"STATUS=not ready: audit failed"]
+    assert [manager.recv(100) for _ in expected] == expected
+    with pytest.raises(BlockingIOError):
+        manager.recv(100)
+
+
 @pytest.mark.parametrize(
     "values",
-    [{}, {"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}],
+    [{"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}],
     ids=str,
 )
-async def test_no_watchdog_needs_no_sign_of_life(values: dict[str, str]) -> None:
-    await ServiceManager(values).keep_alive()  # ends
+async def test_no_watchdog_needs_no_sign_of_life(
+    tmp_path: Path, manager: socket.socket, values: dict[str, str]
+) -> None:
+    values = {"NOTIFY_SOCKET": str(tmp_path / "notify"), **values}
+    task = asyncio.create_task(ServiceManager(values).keep_informed(lambda: "serving"))
+    await elapse(60)
+    task.cancel()
+    manager.setblocking(False)
+    assert manager.recv(100) == b"STATUS=serving"
+    with pytest.raises(BlockingIOError):
+        manager.recv(100)
+
+
+async def test_without_a_service_manager_nothing_is_sent() -> None:
+    await ServiceManager({"WATCHDOG_USEC": "30000000"}).keep_informed(lambda: "")  # ends
 
 
 def test_passed_sockets_are_served(tmp_path: Path) -> None:
-    """The daemon adopts both, and ignores the ports of its settings."""
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    """The daemon adopts both, and ignores the addresses of its settings.
+
+    Without TLS, HTTP is served on loopback only: the passed socket's address decides.
+    """
+    held = [socket.create_server((host, 0)) for host in ("0.0.0.0", "127.0.0.1")]  # noqa: S104
     program = (
         "import os, sys\n"
         f"os.dup2({held[0].fileno()}, 3); os.dup2({held[1].fileno()}, 4)\n"
@@ -112,8 +170,10 @@ def test_passed_sockets_are_served(tmp_path: Path) -> None:
         assert process.stderr is not None
         started = next(line for line in process.stderr if "daemon.started" in line)
         for each, name in zip(held, ("kbs_http", "listen"), strict=True):
-            assert f":{each.getsockname()[1]}" in started, name
-            socket.create_connection(each.getsockname()).close()
+            port = each.getsockname()[1]
+            assert f":{port}" in started, name
+            socket.create_connection(("127.0.0.1", port)).close()
+        assert 'kbs_http="https://0.0.0.0:' in started
         process.terminate()
         process.stderr.read()
         assert process.wait(60) == 0
@@ -142,14 +202,21 @@ def test_sockets_of_another_process_are_not_taken() -> None:
 class TestUnit:
     @pytest.fixture
     def unit(self, tmp_path: Path) -> Path:
-        """The unit with a program that exists here."""
+        """The unit with a program that exists here, next to its sockets."""
+        for each in SOCKETS:
+            shutil.copy(each, tmp_path)
         made = tmp_path / UNIT.name
         made.write_text(UNIT.read_text().replace("/usr/bin/verdictd-py", "/bin/true"))
         return made
 
     def test_it_is_valid(self, unit: Path) -> None:
         ended = subprocess.run(
-            [str(SYSTEMD), "verify", "--man=no", str(unit)], capture_output=True, check=True
+            [
+                *(str(SYSTEMD), "verify", "--man=no", str(unit)),
+                *(str(unit.parent / each.name) for each in SOCKETS),
+            ],
+            capture_output=True,
+            check=True,
         )
         assert ended.stdout + ended.stderr == b""
 
@@ -170,6 +237,18 @@ def test_the_unit_has_options_and_limits_that_the_daemon_knows() -> None:
     assert "\nMemoryDenyWriteExecute=" not in text
     assert "\nTimeoutStopSec=10\n" in text
     assert "AF_NETLINK" in text
+    assert "\nCacheDirectory=verdictd-py\n" in text  # otherwise each start compiles the engine
+
+
+def test_the_socket_units_have_names_that_the_daemon_adopts() -> None:
+    names = [
+        line.partition("=")[2]
+        for unit in SOCKETS
+        for line in unit.read_text().splitlines()
+        if line.startswith("FileDescriptorName=")
+    ]
+    assert names == ["listen", "kbs_http"]
+    assert "\nService=verdictd-py.service\n" in SOCKETS[1].read_text()
 
 
 def test_no_executable_memory_is_one_line_at_start(tmp_path: Path) -> None:
@@ -194,22 +273,44 @@ def test_no_executable_memory_is_one_line_at_start(tmp_path: Path) -> None:
     assert "MemoryDenyWriteExecute=no" in line
 
 
+def test_no_unix_sockets_is_one_line_at_start(tmp_path: Path) -> None:
+    """As RestrictAddressFamilies= does it without AF_UNIX."""
+    program = (
+        "import errno, os, socket, sys\n"
+        "class Refused(socket.socket):\n"
+        "    def __init__(self, family=-1, type=-1, proto=-1, fileno=None):\n"
+        "        if family == socket.AF_UNIX and fileno is None:\n"  # socketpair is not filtered
+        "            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))\n"
+        "        super().__init__(family, type, proto, fileno)\n"
+        "socket.socket = Refused\n"
+        "from verdictd_py.cli.main import main\n"
+        "sys.exit(main())\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *arguments(tmp_path)],
+        capture_output=True,
+        env=environment(),
+        timeout=120,
+        check=False,
+    )
+    (line,) = ended.stderr.decode().splitlines()
+    assert ended.returncode == 2
+    assert "add AF_UNIX to RestrictAddressFamilies=" in line
+
+
 def test_hidden_owners_of_connections_are_refused_at_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rules = CallerRules(Address("127.0.0.1", 7))
+    rules, address = CallerRules(), Address("127.0.0.1", 7)
     monkeypatch.setattr(loopback, "_query", lambda near, far: None)
-    rules.require_identification()  # by the tables
+    rules.require_identification(address)  # by the tables
     monkeypatch.setattr(loopback, "_TABLES", (Path("/proc/none"),))
     with pytest.raises(ConfigError, match="ProcSubset=pid"):
-        rules.require_identification()
-    for other in (
-        CallerRules(Address(unix="/run/x")),
-        CallerRules(Address("192.0.2.1", 7)),
-        CallerRules(Address("127.0.0.1", 7), insecure_loopback=True),
-        CallerRules(Address("127.0.0.1", 7), certificate_roles=dict),
-    ):
-        other.require_identification()
+        rules.require_identification(address)
+    rules.require_identification(Address(unix="/run/x"))
+    rules.require_identification(Address("192.0.2.1", 7))
+    for other in (CallerRules(insecure_loopback=True), CallerRules(certificate_roles=dict)):
+        other.require_identification(address)
 
 
 def test_a_process_without_core_dumps_and_without_debuggers() -> None:

@@ -6,82 +6,88 @@ import os
 import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from verdictd_py.config import Address
 from verdictd_py.domain.callers import ROLES, Caller, Right
 from verdictd_py.errors import ConfigError, NotAuthorized
 from verdictd_py.listeners import callers
-from verdictd_py.listeners.callers import CallerRules, read_roles
+from verdictd_py.listeners.callers import CallerRules, Peer, read_roles
 from verdictd_py.listeners.loopback import Endpoint
+
+ABROAD = Peer("192.0.2.1", 5)
+LOOPBACK = Peer("127.0.0.1", 5)
 
 
 class Context:
     """The two used methods of a gRPC context."""
 
-    def __init__(self, peer: str, auth: Mapping[str, Iterable[bytes]] | None = None) -> None:
-        self._peer = peer
+    def __init__(self, auth: Mapping[str, Iterable[bytes]] | None = None) -> None:
         self._auth = auth or {}
 
     def peer(self) -> str:
-        return self._peer
+        return "unix-abstract:1"
 
     def auth_context(self) -> Mapping[str, Iterable[bytes]]:
         return self._auth
+
+
+def caller_at(peer: Peer | None, **rules: Any) -> Caller:
+    """Return the caller of a call without TLS on a connection of `peer`."""
+    return CallerRules(peer_of=lambda name: peer, **rules).caller(Context())
 
 
 class TestRealConnection:
     """Connections on the running kernel."""
 
     def test_a_connection_of_the_same_user_has_all_rights(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            port = server.getsockname()[1]
-            with socket.create_connection(("127.0.0.1", port)) as client:
-                peer = f"ipv4:127.0.0.1:{client.getsockname()[1]}"
-                caller = CallerRules(Address("127.0.0.1", port)).caller(Context(peer))
+        with (
+            socket.create_server(("127.0.0.1", 0)) as server,
+            socket.create_connection(server.getsockname()),
+            server.accept()[0] as accepted,
+        ):
+            caller = caller_at(Peer.of(accepted))
         assert caller == Caller(f"uid {os.geteuid()}", ROLES["admin"])
 
     def test_a_closed_connection_may_only_wrap(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
-            port = server.getsockname()[1]
-            with socket.create_connection(("127.0.0.1", port)) as client:
-                peer = f"ipv4:127.0.0.1:{client.getsockname()[1]}"
-            caller = CallerRules(Address("127.0.0.1", port)).caller(Context(peer))
+            socket.create_connection(server.getsockname()).close()
+            with server.accept()[0] as accepted:
+                caller = caller_at(Peer.of(accepted))
         assert caller.rights == ROLES["wrap"]
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
     def test_another_user_may_only_wrap(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
-            port = server.getsockname()[1]
             "".encode("idna")  # loads the codec: another user may not read our Python
             os.seteuid(65534)
             try:
-                client = socket.create_connection(("127.0.0.1", port))
+                client = socket.create_connection(server.getsockname())
             finally:
                 os.seteuid(0)
-            with client:
-                peer = f"ipv4:127.0.0.1:{client.getsockname()[1]}"
-                caller = CallerRules(Address("127.0.0.1", port)).caller(Context(peer))
+            with client, server.accept()[0] as accepted:
+                caller = caller_at(Peer.of(accepted))
         assert caller == Caller("uid 65534", ROLES["wrap"])
 
 
 class TestRules:
     def test_a_unix_socket_has_all_rights(self) -> None:
-        assert CallerRules().caller(Context("unix:/run/verdictd.sock")).rights == frozenset(Right)
+        assert caller_at(Peer()).rights == frozenset(Right)
 
-    @pytest.mark.parametrize(
-        "peer", ["ipv4:192.0.2.1:5", "ipv6:%5B2001:db8::1%5D:5", "?", "", "ipv4:x:y"]
-    )
-    def test_a_remote_caller_has_no_rights(self, peer: str) -> None:
-        assert CallerRules(Address("127.0.0.1", 1)).caller(Context(peer)).rights == frozenset()
+    @pytest.mark.parametrize("peer", [ABROAD, Peer("2001:db8::1", 5), None])
+    def test_a_remote_or_unknown_caller_has_no_rights(self, peer: Peer | None) -> None:
+        assert caller_at(peer).rights == frozenset()
 
     def test_the_insecure_options_give_all_rights(self) -> None:
-        loopback = Context("ipv4:127.0.0.1:9")
-        abroad = Context("ipv4:192.0.2.1:9")
-        assert CallerRules(insecure_loopback=True).caller(loopback).rights == frozenset(Right)
-        assert CallerRules(insecure_loopback=True).caller(abroad).rights == frozenset()
-        assert CallerRules(insecure_open=True).caller(abroad).rights == frozenset(Right)
+        assert caller_at(LOOPBACK, insecure_loopback=True).rights == frozenset(Right)
+        assert caller_at(ABROAD, insecure_loopback=True).rights == frozenset()
+        assert caller_at(ABROAD, insecure_open=True).rights == frozenset(Right)
+
+    @pytest.mark.parametrize("option", ["insecure_loopback", "insecure_open"])
+    def test_no_option_gives_rights_to_a_connection_that_has_ended(self, option: str) -> None:
+        assert caller_at(None, **{option: True}).rights == frozenset()
 
     @pytest.mark.parametrize(
         ("names", "rights"),
@@ -101,12 +107,13 @@ class TestRules:
         roles = {"farm": "wrap", "ops": "operator", "boss": "admin"}
         rules = CallerRules(certificate_roles=lambda: roles)
         for attribute in ("x509_common_name", "x509_subject_alternative_name"):
-            found = rules.caller(Context("ipv4:127.0.0.1:5", {attribute: names}))
+            found = rules.caller(Context({attribute: names}))
             assert found.rights == rights
 
     def test_with_tls_loopback_alone_gives_no_rights(self) -> None:
-        rules = CallerRules(certificate_roles=dict, insecure_loopback=True, insecure_open=True)
-        assert rules.caller(Context("ipv4:127.0.0.1:5")).rights == frozenset()
+        own = Peer("127.0.0.1", 5, os.geteuid())
+        options = {"insecure_loopback": True, "insecure_open": True}
+        assert caller_at(own, certificate_roles=dict, **options).rights == frozenset()
 
     def test_a_missing_right_is_refused_with_a_remedy(self) -> None:
         with pytest.raises(NotAuthorized, match="no right to unwrap; call as"):
@@ -118,19 +125,20 @@ class TestNames:
     """Names of callers, as the audit trail has them."""
 
     @pytest.mark.parametrize(
-        ("rules", "peer", "name"),
+        ("peer", "rules", "name"),
         [
-            (CallerRules(), "unix:/run/verdictd.sock", "unix socket"),
-            (CallerRules(), "ipv4:192.0.2.1:5", "unknown at ipv4:192.0.2.1:5"),
-            (CallerRules(), "x:unix:/run", "unknown at x:unix:/run"),
-            (CallerRules(insecure_open=True), "ipv4:192.0.2.1:5", "unauthenticated at ipv4:192"),
-            (CallerRules(insecure_loopback=True), "ipv4:127.0.0.1:5", "unauthenticated on loop"),
+            (Peer(), {}, "unix socket"),
+            (None, {}, "closed connection"),
+            (ABROAD, {}, "unknown at ipv4:192.0.2.1:5"),
+            (Peer("2001:db8::1", 5), {}, "unknown at ipv6:[2001:db8::1]:5"),
+            (ABROAD, {"insecure_open": True}, "unauthenticated at ipv4:192.0.2.1:5"),
+            (LOOPBACK, {"insecure_loopback": True}, "unauthenticated on loopback"),
         ],
     )
     def test_a_caller_without_an_identity_has_the_name_of_its_way(
-        self, rules: CallerRules, peer: str, name: str
+        self, peer: Peer | None, rules: dict[str, bool], name: str
     ) -> None:
-        assert rules.caller(Context(peer)).name.startswith(name)
+        assert caller_at(peer, **rules).name == name
 
     def test_a_certificate_has_its_listed_names_or_all_of_them(self) -> None:
         rules = CallerRules(certificate_roles=lambda: {"farm": "wrap", "ops": "operator"})
@@ -139,9 +147,9 @@ class TestNames:
             "x509_subject_alternative_name": [b"farm"],
             "x509_pem_cert": [b"boss"],
         }
-        caller = rules.caller(Context("ipv4:127.0.0.1:5", auth))
+        caller = rules.caller(Context(auth))
         assert caller == Caller("certificate farm, ops", ROLES["wrap"] | ROLES["operator"])
-        caller = rules.caller(Context("ipv4:127.0.0.1:5", {"x509_common_name": [b"b\xff", b"a"]}))
+        caller = rules.caller(Context({"x509_common_name": [b"b\xff", b"a"]}))
         assert caller == Caller("certificate a, b\ufffd", frozenset())
 
 
@@ -161,24 +169,28 @@ class TestLoopback:
         return queries
 
     @pytest.mark.parametrize(
-        ("listener", "peer", "client", "server"),
+        ("family", "client", "server"),
         [
-            ("127.0.0.1", "ipv4:127.0.0.1:5", "127.0.0.1:5", "127.0.0.1:7"),
-            ("127.0.0.1", "ipv6:%5B::ffff:127.0.0.1%5D:5", "127.0.0.1:5", "127.0.0.1:7"),
-            ("::1", "ipv6:%5B::1%5D:5", "::1:5", "::1:7"),
-            ("::1", "ipv6:[::1]:5", "::1:5", "::1:7"),
-            ("::1", "ipv6:%5B::1%25lo%5D:5", "::1:5", "::1:7"),
-            ("localhost", "ipv6:%5B::1%5D:5", "::1:5", "::1:7"),
-            ("localhost", "ipv4:127.0.0.1:5", "127.0.0.1:5", "127.0.0.1:7"),
-            ("localhost", "ipv4:127.0.0.2:5", "127.0.0.2:5", "127.0.0.1:7"),
+            (socket.AF_INET, "127.0.0.1:5", "127.0.0.1:7"),
+            (socket.AF_INET, "127.0.0.2:5", "127.0.0.1:7"),
+            (socket.AF_INET6, "::1:5", "::1:7"),
         ],
     )
     def test_the_kernel_is_queried_about_this_connection(
-        self, ends: list[tuple[str, str]], listener: str, peer: str, client: str, server: str
+        self, ends: list[tuple[str, str]], family: socket.AddressFamily, client: str, server: str
     ) -> None:
-        caller = CallerRules(Address(listener, 7)).caller(Context(peer))
+        caller = caller_at(Peer.of(accepted(family, client, server)))
         assert ends == [(client, server)]
         assert caller == Caller("unknown user on loopback", ROLES["wrap"])
+
+    def test_an_ipv4_address_in_ipv6_form_is_ipv4(self, ends: list[tuple[str, str]]) -> None:
+        six = accepted(socket.AF_INET6, "::ffff:127.0.0.1:5", "::ffff:127.0.0.1:7")
+        assert Peer.of(six) == LOOPBACK
+        assert ends == [("127.0.0.1:5", "127.0.0.1:7")]
+
+    def test_no_kernel_is_queried_about_another_host(self, ends: list[tuple[str, str]]) -> None:
+        assert Peer.of(accepted(socket.AF_INET, "192.0.2.1:5", "192.0.2.9:7")) == ABROAD
+        assert ends == []
 
     @pytest.mark.parametrize(
         ("uid", "role"), [(0, "admin"), (1000, "admin"), (1, "wrap"), (1001, "wrap")]
@@ -188,8 +200,15 @@ class TestLoopback:
     ) -> None:
         monkeypatch.setattr(callers, "owner", lambda client, server: uid)
         monkeypatch.setattr(os, "geteuid", lambda: 1000)
-        caller = CallerRules(Address("127.0.0.1", 7)).caller(Context("ipv4:127.0.0.1:5"))
-        assert caller == Caller(f"uid {uid}", ROLES[role])
+        peer = Peer.of(accepted(socket.AF_INET, "127.0.0.1:5", "127.0.0.1:7"))
+        assert caller_at(peer) == Caller(f"uid {uid}", ROLES[role])
+
+
+def accepted(family: socket.AddressFamily, client: str, server: str) -> Any:
+    """Return what `Peer.of` uses of a socket with these ends."""
+    parts = [end.rpartition(":") for end in (client, server)]
+    far, near = ((host, int(port)) for host, _, port in parts)
+    return SimpleNamespace(family=family, getpeername=lambda: far, getsockname=lambda: near)
 
 
 class TestRolesFile:

@@ -80,7 +80,7 @@ FAMILIES = [
 @pytest.fixture(params=["asked", "searched"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run the test with queries only, and with tables only."""
-    monkeypatch.setattr(loopback, "_supports_queries", lambda server: request.param == "asked")
+    monkeypatch.setattr(loopback, "supports_queries", lambda server: request.param == "asked")
     return str(request.param)
 
 
@@ -210,7 +210,7 @@ def test_a_second_query_decides(
     monkeypatch: pytest.MonkeyPatch, looks: list[SocketOwner | None], found: int | None
 ) -> None:
     turns = iter(looks)
-    monkeypatch.setattr(loopback, "_supports_queries", lambda server: True)
+    monkeypatch.setattr(loopback, "supports_queries", lambda server: True)
     monkeypatch.setattr(loopback, "_query_socket", lambda client, server: next(turns))
     assert owner(CLIENT, SERVER) == found
 
@@ -277,7 +277,7 @@ class TestMessage:
     ) -> int | None:
         header = struct.pack("=IHHII", 16 + len(answer), kind, 0, 0, 0)
         monkeypatch.setattr(socket, "socket", AnsweringSocket(header + answer, sender))
-        monkeypatch.setattr(loopback, "_supports_queries", lambda server: True)
+        monkeypatch.setattr(loopback, "supports_queries", lambda server: True)
         return owner(CLIENT, SERVER)
 
     def test_a_complete_answer_of_the_kernel_has_an_owner(

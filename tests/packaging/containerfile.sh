@@ -49,19 +49,19 @@ cd "$work"
   exit 1
 }
 
-# Any free port instead of the Containerfile's own, the data below the temporary directory.
+# Any free port instead of the Containerfile's own; data and client API below the temporary directory.
 mapfile -t settings < <(sed -n 's/^ENV \(VERDICTD_.*\)/\1/p' "$checkout/Containerfile" |
   sed "s|:20002\$|:0|; s|/opt/verdictd|$work/data|")
-[ "${#settings[@]}" -eq 2 ]
+[ "${#settings[@]}" -eq 1 ]
 mapfile -t entry < <(sed -n 's/^ENTRYPOINT \["\(.*\)"\]$/\1/p' "$checkout/Containerfile")
 mkfifo "$work/events"
 env "${settings[@]}" timeout 30 "$work/venv/bin/${entry[0]}" --data-dir "$work/data" \
-  > "$work/events" 2>&1 &
+  --client-api "unix:$work/client-api.sock" > "$work/events" 2>&1 &
 daemon=$!
 started=
 while read -r line; do
   [[ $line == *daemon.started* ]] && started=$line && kill -TERM "$daemon"
 done < "$work/events"
 wait "$daemon" # not 0 unless it drained and ended by itself
-[[ $started == *'listen="0.0.0.0:'*"client_api=\"unix:$work/data/client-api.sock\""* ]]
+[[ $started == *'listen="0.0.0.0:'*"client_api=\"unix:$work/client-api.sock\""* ]]
 echo "containerfile: its build stage and its entry point give a running broker"

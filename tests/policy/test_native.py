@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,32 @@ def test_compiled_code_is_stored_for_its_user_and_loaded_again(cache: Path) -> N
     assert (cache.stat().st_mode & 0o777, stored(cache).stat().st_mode & 0o777) == (0o700, 0o600)
     assert not load()
     assert load(OTHER)  # another module is not taken from the first one's file
+
+
+def test_a_cache_directory_of_systemd_may_be_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With DynamicUser=yes, /var/cache/NAME is a link to private/NAME."""
+    (tmp_path / "private").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to("private")
+    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path / "link"))
+    assert load()
+    assert not load()
+
+
+def test_a_user_without_a_home_directory_compiles_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A user of DynamicUser=yes has none, and may be in no database of users."""
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for variable in ("CACHE_DIRECTORY", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert load()
+    assert load()
 
 
 @pytest.mark.parametrize("length", [0, 1, 31, 32, 1000, -1])
@@ -100,8 +127,17 @@ def test_a_symbolic_link_is_not_followed(cache: Path, tmp_path: Path) -> None:
     file.symlink_to(tmp_path / "elsewhere")
     assert load()
     assert not file.is_symlink()
-    cache.rename(tmp_path / "moved")
-    cache.symlink_to(tmp_path / "moved")
+
+
+def test_a_link_in_the_place_of_the_user_s_own_directory_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CACHE_DIRECTORY", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    load()
+    assert not load()
+    (tmp_path / "verdictd-py").rename(tmp_path / "moved")
+    (tmp_path / "verdictd-py").symlink_to(tmp_path / "moved")
     assert load()
 
 
@@ -134,3 +170,16 @@ def test_a_module_that_is_another_program_is_refused(
     monkeypatch.setattr(instances, "_LOADED", [])
     with pytest.raises(PolicyInvalid, match=r"is not the policy engine.*install the package again"):
         instances.prepare(lambda _: None)
+
+
+def test_a_user_without_a_home_compiles_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an arbitrary user of a container has it: no HOME, and no entry in passwd."""
+
+    def unknown(uid: int) -> pwd.struct_passwd:
+        raise KeyError(uid)
+
+    for variable in ("HOME", "XDG_CACHE_HOME", "CACHE_DIRECTORY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert load()
+    assert load()

@@ -12,13 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 from verdictd_py.cli.main import main
 
 COMMAND = (sys.executable, "-m", "verdictd_py.cli.main")
+OUR_VARIABLES: Final = ("VERDICTD_", "VERDICT_PY_")
+"""Beginnings of the environment variables that these programs read."""
+
 _AT_ONCE = 4
 
 
@@ -91,7 +94,7 @@ def run_here(arguments: Sequence[str], capfdbinary: pytest.CaptureFixture[bytes]
 
 def environment() -> dict[str, str]:
     """The caller's, without settings of the broker, and with this checkout's package."""
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("VERDICTD_")}
+    kept = {name: text for name, text in os.environ.items() if not name.startswith(OUR_VARIABLES)}
     return {**kept, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
 
 

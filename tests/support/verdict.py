@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Mapping
 
 from tests.support.broker import RunningBroker
 from tests.support.command import Ended, environment
 
 
 async def beside(
-    module: str, *words: str, stdin: bytes | int = b"", cwd: str | None = None
+    module: str,
+    *words: str,
+    stdin: bytes | int = b"",
+    cwd: str | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> Ended:
     """How `python -m verdictd_py.cli.MODULE WORD ...` ended, while this loop goes on.
 
     Args:
         stdin: what it reads, or a descriptor to read from.
+        variables: more of its environment.
     """
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", f"verdictd_py.cli.{module}", *words),
         stdin=asyncio.subprocess.PIPE if isinstance(stdin, bytes) else stdin,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={**environment(), "NO_COLOR": "1"},
+        env={**environment(), "NO_COLOR": "1", **(variables or {})},
         cwd=cwd,
     )
     out, err = await process.communicate(stdin if isinstance(stdin, bytes) else None)

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from verdictd_py.documents import referencesets
 from verdictd_py.errors import StorageError
 from verdictd_py.storage.directory import LOCK_FILE, Directory
 from verdictd_py.storage.exclusive import exclusively
+from verdictd_py.storage.files import Steps
 
 CERTIFICATES = Path(__file__).parents[1] / "inputs" / "gpg"
 SECONDS = 120
@@ -94,8 +96,13 @@ async def test_a_lock_on_the_directory_delays_only_changes(
     holder = os.open(tmp_path / LOCK_FILE, os.O_RDWR | os.O_CREAT)
     fcntl.flock(holder, fcntl.LOCK_EX)
     done: list[str] = []
+
+    def change(what: str) -> Steps[None]:
+        done.append(what)
+        yield from ()
+
     waiting = asyncio.create_task(
-        exclusively(directory, lambda: done.append("changed"), wait_seconds=SECONDS)
+        exclusively(directory, partial(change, "changed"), wait_seconds=SECONDS)
     )
     for _ in range(20):
         await asyncio.to_thread(directory.walk)
@@ -103,7 +110,7 @@ async def test_a_lock_on_the_directory_delays_only_changes(
     with pytest.raises(StorageError, match=r"held the data directory for 0\.05 s"):
         await exclusively(
             directory,
-            lambda: done.append("never"),
+            partial(change, "never"),
             wait_seconds=0.05,  # window: the lock is held for the whole wait
         )
     os.close(holder)  # as the kernel does when a process dies

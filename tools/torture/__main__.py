@@ -47,6 +47,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("scenario", nargs="*", metavar="SCENARIO", help="default: all of them")
     parser.add_argument("--minutes", type=float, default=DEFAULT_MINUTES, help="about, altogether")
     parser.add_argument("--smoke", action="store_true", help="some seconds for each scenario")
+    parser.add_argument("--only", default="", metavar="TEXT", help="floods whose name contains it")
     options = parser.parse_args(argv)
     if unknown := [name for name in options.scenario if name not in names]:
         parser.error(f"{unknown[0]} is not a scenario: choose from {', '.join(names)}")
@@ -58,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         rows = asyncio.run(
-            _run_all(chosen, directory, minutes=options.minutes, smoke=options.smoke)
+            _run_all(chosen, directory, options.only, minutes=options.minutes, smoke=options.smoke)
         )
     except KeyboardInterrupt:
         print(f"interrupted; the daemons' logs are in {directory}", file=sys.stderr)
@@ -73,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 async def _run_all(
-    chosen: Sequence[Scenario], directory: Path, *, minutes: float, smoke: bool
+    chosen: Sequence[Scenario], directory: Path, only: str, *, minutes: float, smoke: bool
 ) -> list[tuple[str, Row]]:
     rows: list[tuple[str, Row]] = []
     whole = sum(one.share for one in chosen)
@@ -83,7 +84,7 @@ async def _run_all(
         own.mkdir()
         begin = time.monotonic()
         try:
-            async for row in scenario.run(Budget(seconds, smoke, own)):
+            async for row in scenario.run(Budget(seconds, smoke, own, only)):
                 rows.append((scenario.name, row))
                 print(f"{scenario.name}: {row.result}: {row.case}: {row.figures}", flush=True)
         except Exception as error:  # noqa: BLE001  # one broken scenario must not hide the others

@@ -4,8 +4,8 @@
 
 JSON is an `Attack`. The process prints `ready`, waits for the end of its standard input, attacks
 for the given time, and prints the counts as a JSON object. It keeps a number of peers, at a limited
-rate of connections or requests, from several loopback addresses. Run by root, it attacks gRPC as
-the user `nobody`.
+rate of connections or requests, from several loopback addresses. Run by root, it attacks the gRPC
+listener as the user `nobody`.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ class Attack:
         rate: connections a second of all peers together; requests, where connections stay.
         ca: file with the CA of the HTTPS listener.
         platform: directory of the simulated platform, whose evidence is tampered with.
+        as_nobody: whether the attacker is another local user than root.
     """
 
     kind: str
@@ -71,6 +72,7 @@ class Attack:
     rate: float
     ca: str
     platform: str
+    as_nobody: bool = False
 
     def encode(self) -> str:
         return json.dumps(asdict(self))
@@ -338,7 +340,7 @@ async def main(attack: Attack) -> None:
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.read)
     attacker.begin()
-    if os.geteuid() == 0 and attack.kind in ("streams", "wraps"):
+    if os.geteuid() == 0 and attack.as_nobody:
         os.setuid(NOBODY)
     await attacker.run()
     print(json.dumps(attacker.counts), flush=True)

@@ -90,7 +90,9 @@ def _part(flood: Flood) -> Flood:
 async def run(budget: Budget) -> AsyncIterator[Row]:
     """Run all floods under each limit of open files."""
     limits = LIMITS[:1] if budget.smoke else LIMITS
-    phases = 2 if budget.smoke else len(FLOODS) + 2
+    floods = [flood for flood in FLOODS if budget.only in flood.name and not budget.smoke]
+    at_once = SMOKE_FLOODS if budget.smoke else tuple(map(_part, FLOODS))
+    phases = len(floods) + 2
     seconds = budget.seconds / len(limits) / phases
     for limit in limits:
         directory = budget.directory / f"files-{limit}"
@@ -102,10 +104,9 @@ async def run(budget: Budget) -> AsyncIterator[Row]:
         ):
             trial = _Trial(broker, clients, limit, smoke=budget.smoke)
             yield await trial.baseline(seconds)
-            for flood in () if budget.smoke else FLOODS:
+            for flood in floods:
                 yield await trial.under((flood,), flood.name, seconds)
-            floods = SMOKE_FLOODS if budget.smoke else tuple(map(_part, FLOODS))
-            yield await trial.under(floods, f"{len(floods)} floods at once{_PART_TEXT}", seconds)
+            yield await trial.under(at_once, f"{len(at_once)} floods at once{_PART_TEXT}", seconds)
 
 
 class _Trial:
@@ -222,6 +223,7 @@ def _attack(broker: Broker, flood: Flood, seconds: float) -> Attack:
         rate=flood.rate,
         ca=str(broker.site.ca),
         platform=str(broker.site.directory / "platform"),
+        as_nobody=flood.port == GRPC,
     )
 
 

@@ -48,11 +48,13 @@ class Budget:
         smoke: the smallest form that uses each part of the scenario once; limits that a busy
             machine exceeds are not judged.
         directory: empty and writable, removed afterwards unless a row failed.
+        only: part of the names of the floods that run alone.
     """
 
     seconds: float
     smoke: bool
     directory: Path
+    only: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,9 +136,23 @@ class Appraiser:
                 appraisal = await self.assess(read)
             await self.record_appraised(appraisal, address)
         except NotAppraised as error:
-            await self.record_not_appraised(error, address)
+            error.record = await self.record_not_appraised(error, address)
             raise
         return appraisal
+
+    def is_bound(self, evidence: Evidence) -> bool:
+        """Return whether evidence of a TEE that is served names the peer's key.
+
+        Nothing is verified here, so that evidence which cannot be verified now can be told from
+        bytes that any client can send.
+        """
+        tee = self._tees.get(evidence.tee)
+        if tee is None or tee.report_data is None or evidence.tee not in self._verifiers:
+            return False
+        try:
+            return _is_bound(evidence, tee.report_data(evidence.quote))
+        except AttestationError:
+            return False
 
     async def assess(self, read: EvidenceReader) -> Appraisal:
         """Appraise a guest within the time limit, and rate its trust; record no result.
@@ -314,6 +328,13 @@ def _surroundings_bytes(evidence: Evidence) -> int:
     return log + (0 if evidence.init_data is None else len(evidence.init_data.body))
 
 
+def _is_bound(evidence: Evidence, report_data: bytes) -> bool:
+    if evidence.binding is None:
+        return False
+    spellings = (evidence.binding, *evidence.other_bindings)
+    return all(spellings) and any(map(report_data.startswith, spellings))
+
+
 def _check_binding(evidence: Evidence, verified: VerifiedEvidence) -> bool:
     """Return True if the evidence is bound to a channel, False if there is no channel.
 
@@ -322,8 +343,8 @@ def _check_binding(evidence: Evidence, verified: VerifiedEvidence) -> bool:
     """
     if evidence.binding is None:
         return False
-    spellings = (evidence.binding, *evidence.other_bindings)
-    if not all(spellings) or not any(map(verified.report_data.startswith, spellings)):
+    if not _is_bound(evidence, verified.report_data):
+        spellings = (evidence.binding, *evidence.other_bindings)
         measured = verified.report_data[: len(evidence.binding)].hex()
         expected = " or ".join(spelling.hex() for spelling in spellings)
         raise BindingMismatch(

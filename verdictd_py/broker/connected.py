@@ -1,5 +1,9 @@
 """Connected guests, which are appraised again as long as their connections last.
 
+A guest that cannot be appraised when it connects, for a reason of the broker's own, is *pending*:
+it stays connected without being served, because real guests connect once and never again. It is
+served when an appraisal accepts it, and disconnected when one refuses it.
+
 A guest is accepted when it connects, and its connection may last for months. Meanwhile policies,
 reference values, named sets and collateral change or expire. The broker therefore stores the
 evidence of each connected guest and appraises it again:
@@ -17,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from types import TracebackType
 from typing import Final, Self
@@ -29,17 +33,19 @@ from verdictd_py.broker.standing import (
     GuestStatus,
     Result,
     Standing,
-    bare,
     valid_until_of,
 )
 from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.domain.events import GuestDisconnected, WarningAudit
-from verdictd_py.domain.evidence import Evidence
+from verdictd_py.domain.evidence import NO_TEE, Evidence
 from verdictd_py.errors import (
     GuestRefused,
+    InternalError,
+    NoCapacity,
     NotAppraised,
     NotFound,
+    Overloaded,
     StorageError,
     VerdictdError,
 )
@@ -87,33 +93,53 @@ class Changes:
         self._announced.clear()
 
 
+@dataclass(frozen=True, slots=True)
+class GuestConnection:
+    """The connection of a guest, as its listener provides it.
+
+    Attributes:
+        address: address of the peer, for log and audit.
+        attest: counts the connection under its guest's platform, when the guest is accepted for
+            the first time; raises `Overloaded`.
+        disconnect: closes the connection, when an operator requests that.
+    """
+
+    address: str
+    attest: Callable[[str | None], object]
+    disconnect: Callable[[], object]
+
+
 class ConnectedGuest:
-    """An accepted guest, from its acceptance to the end of its connection.
+    """A guest, from its first appraisal to the end of its connection.
 
     It is a context manager: after the block, the guest is no longer connected.
 
     Attributes:
-        id: id of the appraisal that accepted the guest when it connected.
+        id: id of the guest's first appraisal.
+        address: address of the peer, for log and audit.
         evidence: evidence to appraise again; None for a guest that was accepted without any.
     """
 
     def __init__(
         self,
         guests: ConnectedGuests,
-        accepted: AppraisedPeer,
+        connection: GuestConnection,
         evidence: Evidence | None,
         result: Result,
-        disconnect: Callable[[], object],
+        accepted: AppraisedPeer | None,
     ) -> None:
-        self.id = accepted.appraisal_id
+        self.id = result.record
+        self.address = connection.address
         self.evidence = evidence
         self._guests = guests
+        self._connection = connection
+        self._tee = NO_TEE if evidence is None else evidence.tee
         self._peer = accepted
         self._connected_at = result.at
         self._result = result
-        self._disconnect = disconnect
         self._connected = True
         self._appraising = asyncio.Lock()
+        self._refused = asyncio.Event()
 
     def __enter__(self) -> Self:
         return self
@@ -128,14 +154,9 @@ class ConnectedGuest:
         self._guests.forget(self)
 
     @property
-    def address(self) -> str:
-        """Address of the peer, for log and audit."""
-        return self._peer.address
-
-    @property
-    def platform(self) -> str | None:
-        """Identifies the guest's machine (see `VerifiedEvidence`); None if that is not known."""
-        return self._peer.platform
+    def is_pending(self) -> bool:
+        """Whether no appraisal has accepted the guest so far."""
+        return self._peer is None
 
     @property
     def began(self) -> float:
@@ -147,8 +168,8 @@ class ConnectedGuest:
         result = self._result
         return GuestStatus(
             id=self.id,
-            address=self._peer.address,
-            tee=self._peer.tee,
+            address=self.address,
+            tee=self._tee,
             connected_at=self._connected_at,
             appraisal=result.record,
             appraised_at=result.at,
@@ -170,9 +191,16 @@ class ConnectedGuest:
             raise GuestRefused("the operator of the broker has disconnected this guest")
         if isinstance(failure, GuestRefused):
             await self._guests.record_refusal(self.status)
-        if failure is not None:
-            raise failure.with_traceback(None)
+        if failure is not None or self._peer is None:
+            raise (failure or InternalError("the guest has no verdict")).with_traceback(None)
         return self._peer
+
+    async def wait_for_refusal(self) -> None:
+        """Wait until a pending guest is refused: its connection must be closed.
+
+        The refusal of any other guest is reported at its next request.
+        """
+        await self._refused.wait()
 
     @property
     def basis(self) -> Basis:
@@ -186,7 +214,7 @@ class ConnectedGuest:
         """
         if self.evidence is None:
             return True
-        basis = await self._guests.basis(self._peer.tee)
+        basis = await self._guests.basis(self._tee)
         return basis == since and not basis.is_unknown
 
     async def appraise_if_due(self, max_age: float) -> None:
@@ -198,7 +226,7 @@ class ConnectedGuest:
             return
         async with self._appraising:
             # Read first: a change during the appraisal makes its result outdated.
-            basis = await self._guests.basis(self._peer.tee)
+            basis = await self._guests.basis(self._tee)
             if self.is_due(basis, max_age):
                 await self._appraise(self.evidence, basis)
 
@@ -217,24 +245,26 @@ class ConnectedGuest:
     def disconnect(self) -> None:
         """Close the connection now; no further request is answered."""
         self._connected = False
-        self._disconnect()
+        self._connection.disconnect()
 
     async def _appraise(self, evidence: Evidence, basis: Basis) -> None:
         """Appraise the guest, and record the result if it differs from the last one."""
         began, at = asyncio.get_running_loop().time(), self._guests.clock()
-        last, address = self._result, self._peer.address
+        last = self._result
         try:
             appraisal = await self._guests.appraiser.assess(lambda _: evidence)
+            self._reserve(appraisal)
             reasons = tuple(reason.text for reason in appraisal.reasons)
             if self._is_new(appraisal, reasons):
-                await self._guests.appraiser.record_appraised(appraisal, address)
+                await self._guests.appraiser.record_appraised(appraisal, self.address)
             else:
                 appraisal = replace(appraisal, id=last.record)
         except NotAppraised as error:
             record = last.record
             if last.standing is not Standing.NOT_APPRAISED or last.code != error.code:
-                record = await self._guests.appraiser.record_not_appraised(error, address)
-            self._result = Result(basis, began, at, record, bare(error), error.code, (str(error),))
+                record = await self._guests.appraiser.record_not_appraised(error, self.address)
+            self._result = Result.not_appraised(error, basis, began, at, record)
+            self._refused.clear()
             return
         self._result = Result(
             basis,
@@ -247,14 +277,31 @@ class ConnectedGuest:
             valid_until_of(appraisal),
         )
         if appraisal.accepted:
-            self._peer = AppraisedPeer.of(appraisal, address=address)
+            self._peer = AppraisedPeer.of(appraisal, address=self.address)
+        if self._peer is None:
+            self._refused.set()
+        else:
+            self._refused.clear()
+
+    def _reserve(self, appraisal: Appraisal) -> None:
+        """Count a pending guest's connection under its platform, if the guest is accepted now.
+
+        Raises:
+            NoCapacity: there are too many guests of this platform, or of all.
+        """
+        if self._peer is None and appraisal.accepted:
+            try:
+                self._connection.attest(appraisal.platform)
+            except Overloaded as error:
+                raise NoCapacity(str(error)) from None
 
     def _is_new(self, appraisal: Appraisal, reasons: tuple[str, ...]) -> bool:
         """Return whether an appraisal has another result than the last one."""
         if (self._result.code, self._result.reasons) != (appraisal.code, reasons):
             return True
-        known = self._peer.claims, self._peer.trust
-        return appraisal.accepted and (appraisal.claims, appraisal.trust) != known
+        if self._peer is None or not appraisal.accepted:
+            return False
+        return (appraisal.claims, appraisal.trust) != (self._peer.claims, self._peer.trust)
 
 
 class ConnectedGuests:
@@ -284,17 +331,17 @@ class ConnectedGuests:
         self._guests: dict[str, ConnectedGuest] = {}
         self._endorsements = SharedEndorsements()
 
-    async def admit(
-        self, read: EvidenceReader, *, address: str, disconnect: Callable[[], object]
-    ) -> ConnectedGuest:
-        """Appraise a guest that connects, and store its evidence if it is accepted.
+    async def admit(self, read: EvidenceReader, connection: GuestConnection) -> ConnectedGuest:
+        """Appraise a guest that connects, and store its evidence unless it is refused.
 
-        Args:
-            disconnect: closes the connection of the guest, when an operator requests that.
+        Returns:
+            The guest. It is pending if it cannot be appraised now and its evidence names the key
+            of its connection.
 
         Raises:
             GuestRefused: the guest is refused.
-            NotAppraised: the guest cannot be appraised now.
+            NotAppraised: the guest cannot be appraised now, and sent no evidence of its own.
+            Overloaded: there are too many guests of this platform, or of all.
         """
         presented: list[tuple[Evidence, int]] = []
         changes = self._changes.count
@@ -305,22 +352,29 @@ class ConnectedGuests:
             presented.append((evidence, self._documents.last_revision(evidence.tee)))
             return evidence
 
-        appraisal = await self.appraiser.admit(read_and_note, address=address)
-        if not appraisal.accepted:
-            raise GuestRefused(appraisal.text_for_guest)
-        evidence, revision = presented[0] if presented else (None, 0)
-        result = Result(
-            Basis(changes, revision),
-            began,
-            appraisal.at,
-            appraisal.id,
-            valid_until=valid_until_of(appraisal),
-        )
+        peer: AppraisedPeer | None = None
+        evidence: Evidence | None
+        try:
+            appraisal = await self.appraiser.admit(read_and_note, address=connection.address)
+        except NotAppraised as error:
+            if not presented or not self.appraiser.is_bound(presented[0][0]):
+                raise
+            evidence, revision = presented[0]
+            basis = Basis(changes, revision)
+            result = Result.not_appraised(error, basis, began, self.clock(), error.record)
+        else:
+            if not appraisal.accepted:
+                raise GuestRefused(appraisal.text_for_guest)
+            connection.attest(appraisal.platform)
+            evidence, revision = presented[0] if presented else (None, 0)
+            basis = Basis(changes, revision)
+            until = valid_until_of(appraisal)
+            result = Result(basis, began, appraisal.at, appraisal.id, valid_until=until)
+            peer = AppraisedPeer.of(appraisal, address=connection.address)
         if evidence is not None:
             sent = evidence.endorsements
             evidence = replace(evidence, endorsements=self._endorsements.shared(sent))
-        peer = AppraisedPeer.of(appraisal, address=address)
-        guest = ConnectedGuest(self, peer, evidence, result, disconnect)
+        guest = ConnectedGuest(self, connection, evidence, result, peer)
         self._guests[guest.id] = guest
         return guest
 
@@ -331,10 +385,17 @@ class ConnectedGuests:
             await self.appraise_due()
 
     async def appraise_due(self) -> None:
-        """Appraise all guests whose appraisal is outdated or old, the oldest first."""
+        """Appraise all guests whose appraisal is outdated or old, the oldest first.
+
+        Pending guests come last, and only while the search has not taken `CHECK_SECONDS`: peers
+        that wait for a verdict must not delay the accepted guests, however many they are.
+        """
         bases: dict[str, Basis] = {}
         guests = [guest for guest in self._guests.values() if guest.evidence is not None]
-        for guest in sorted(guests, key=lambda guest: guest.began):
+        end = asyncio.get_running_loop().time() + CHECK_SECONDS
+        for guest in sorted(guests, key=lambda guest: (guest.is_pending, guest.began)):
+            if guest.is_pending and asyncio.get_running_loop().time() >= end:
+                return
             tee = guest.status.tee
             if tee not in bases:
                 bases[tee] = await self.basis(tee)

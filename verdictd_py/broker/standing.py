@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Self
 
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.errors import GuestRefused, NotAppraised, VerdictdError
@@ -58,6 +59,13 @@ class Result:
     reasons: tuple[str, ...] = ()
     valid_until: datetime | None = None
 
+    @classmethod
+    def not_appraised(
+        cls, error: NotAppraised, basis: Basis, began: float, at: datetime, record: str
+    ) -> Self:
+        """Return the result of an appraisal that ended without a verdict."""
+        return cls(basis, began, at, record, _bare(error), error.code, (str(error),))
+
     @property
     def standing(self) -> Standing:
         """Whether the guest is served."""
@@ -72,7 +80,7 @@ class GuestStatus:
     """Status of a connected guest, for operators.
 
     Attributes:
-        id: id of the appraisal that accepted the guest when it connected.
+        id: id of the guest's first appraisal.
         appraisal: id of the appraisal that explains its standing, for `explain`.
         appraised_at: time of the last appraisal.
         code: `ok`, or the code that the guest's next request receives.
@@ -95,7 +103,7 @@ def valid_until_of(appraisal: Appraisal) -> datetime | None:
     return None if appraisal.evidence is None else appraisal.evidence.valid_until
 
 
-def bare(error: NotAppraised) -> NotAppraised:
+def _bare(error: NotAppraised) -> NotAppraised:
     """Return an error without its traceback and causes, which would keep frames in memory."""
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)

@@ -13,7 +13,7 @@ from typing import Final
 
 from verdictd_py import __version__, config
 from verdictd_py import daemon as app
-from verdictd_py.cli.hardening import harden
+from verdictd_py.cli.hardening import harden, require_local_sockets
 from verdictd_py.cli.main import COMMANDS
 from verdictd_py.cli.parsing import Parser
 from verdictd_py.daemon.process import EXIT_FAILED, end_within
@@ -126,6 +126,7 @@ def run(argv: Sequence[str]) -> int:
         unsafe["unsafe_tdx_root_ca"] = Path(unsafe["unsafe_tdx_root_ca"])
     read = partial(config.load, arguments, file=None if file is None else Path(file))
     harden()
+    require_local_sockets()
     try:
         running = app.run(read(), config.Unsafe(**unsafe), reread=read, on_stopping=end_within)
         return asyncio.run(running)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import resource
+import socket
 from contextlib import suppress
 from typing import Final
 
@@ -51,4 +52,22 @@ def require_executable_memory() -> None:
         raise ConfigError(
             "this process may not create executable memory, which the policy engine needs; set "
             "MemoryDenyWriteExecute=no in the unit of systemd"
+        ) from None
+
+
+def require_local_sockets() -> None:
+    """Refuse a sandbox without unix sockets.
+
+    The client API and the notifications to the service manager need them.
+
+    Raises:
+        ConfigError: the process may not create them.
+    """
+    try:
+        socket.socket(socket.AF_UNIX).close()
+    except OSError as error:
+        raise ConfigError(
+            f"this process may not create unix sockets ({(error.strerror or '').lower()}), which "
+            "the client API and the service manager need; add AF_UNIX to "
+            "RestrictAddressFamilies= in the unit of systemd"
         ) from None

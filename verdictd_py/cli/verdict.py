@@ -22,7 +22,13 @@ from verdictd_py.cli.management.document_commands import open_problems
 from verdictd_py.cli.management.show import write
 from verdictd_py.cli.management.upstream import OPTIONS
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, complain, fail, printable
-from verdictd_py.config import DEFAULT_CLIENT_API, Address
+from verdictd_py.cli.servers import AcceptedUsers
+from verdictd_py.config import (
+    CLIENT_API_WITHOUT_IPV6,
+    DEFAULT_CLIENT_API,
+    Address,
+    default_client_api,
+)
 from verdictd_py.errors import ConfigError
 
 PROGRAM: Final = "verdict-py"
@@ -34,6 +40,15 @@ MAX_TIMEOUT_SECONDS: Final = 86_400
 """A day; gRPC treats a number that is too large as a timeout of zero."""
 
 COMMANDS: Final = (*appraisal_commands.COMMANDS, *storage_commands.COMMANDS)
+
+ADDRESSES: Final = ("VERDICT_PY_CLIENT_API", "VERDICTD_CLIENT_API")
+"""Variables with the address, in this order. The second is the daemon's, which `verdict-py` finds
+in the same container."""
+
+TLS_PREFIX: Final = "VERDICT_PY_TLS_"
+SERVER_USER: Final = "VERDICT_PY_SERVER_USER"
+
+_TLS_FILES: Final = ("ca", "cert", "key")
 
 _SHELLS: Final = ("bash", "zsh")
 
@@ -104,15 +119,32 @@ async def _run_command(command: Command, client: BrokerClient, options: Namespac
 
 
 def _connection(options: Namespace) -> Connection:
-    try:
-        address = Address.parse(options.client_api, unix_allowed=True)
-    except ValueError as error:
-        raise ConfigError(f"--client-api {error}") from None
     if not 0 < options.timeout <= MAX_TIMEOUT_SECONDS:
         raise ConfigError(f"--timeout is a number of seconds from above 0 to {MAX_TIMEOUT_SECONDS}")
-    return Connection(
-        str(address), options.timeout, options.tls_ca, options.tls_cert, options.tls_key
-    )
+    ca, cert, key = (getattr(options, f"tls_{name}") or _tls_file(name) for name in _TLS_FILES)
+    addresses = _addresses(options.client_api)
+    user = options.server_user or os.environ.get(SERVER_USER) or None
+    users = AcceptedUsers.of(user, unsafe_any=options.unsafe_any_server)
+    return Connection(addresses, options.timeout, ca, cert, key, users)
+
+
+def _addresses(given: str | None) -> tuple[Address, ...]:
+    """Return the addresses to try: the given one, that of the environment, or the defaults."""
+    source = "--client-api"
+    if given is None:
+        source = next((name for name in ADDRESSES if os.environ.get(name)), "")
+        if not source:
+            return default_client_api()
+        given = os.environ[source]
+    try:
+        return (Address.parse(given, unix_allowed=True),)
+    except ValueError as error:
+        raise ConfigError(f"{source} {error}") from None
+
+
+def _tls_file(name: str) -> Path | None:
+    path = os.environ.get(f"{TLS_PREFIX}{name.upper()}")
+    return Path(path) if path else None
 
 
 def build_parser(*, completing: bool = False) -> Parser:
@@ -129,6 +161,8 @@ def build_parser(*, completing: bool = False) -> Parser:
         f"commands (each has its own --help):\n{words}\n"
         f"  completion SHELL   for {' or '.join(_SHELLS)}: "
         'eval "$(verdict-py completion bash)"\n\n'
+        f"environment, for options that are not given: {', '.join(ADDRESSES)};\n"
+        f"{', '.join(TLS_PREFIX + name.upper() for name in _TLS_FILES)}; {SERVER_USER}\n\n"
         "exit status: 0 done, 1 refused (or a tested policy does not allow), 2 wrong command\n"
         "line, 3 no broker reached",
     )
@@ -156,8 +190,9 @@ def _add_connection(parser: ArgumentParser, *, first: bool) -> None:
         "-c",
         "--client-api",
         metavar="ADDR",
-        default=default(DEFAULT_CLIENT_API),
-        help=f"host:port, [v6]:port or unix:/path ({DEFAULT_CLIENT_API})",
+        default=default(None),
+        help=f"host:port, [v6]:port or unix:/path ({DEFAULT_CLIENT_API}, or "
+        f"{CLIENT_API_WITHOUT_IPV6} without IPv6)",
     )
     parser.add_argument(
         "--timeout", metavar="S", type=float, default=default(30.0), help="seconds (30)"
@@ -171,6 +206,18 @@ def _add_connection(parser: ArgumentParser, *, first: bool) -> None:
             f"--tls-{name}", metavar="FILE", type=Path, default=default(None), help=text
         )
         _complete_files(option, ("FILE",))
+    parser.add_argument(
+        "--server-user",
+        metavar="USER",
+        default=default(None),
+        help="also accept a server of this user on loopback (root and the caller)",
+    )
+    parser.add_argument(
+        "--unsafe-any-server",
+        action="store_true",
+        default=default(False),
+        help="accept a server of any user on loopback, who then gets what is sent",
+    )
     if first:
         text = "where exports are written (./)"
         _complete_files(parser.add_argument("-p", "--path", metavar="DIR", help=text), ("DIR",))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 
 import grpc
@@ -25,7 +26,14 @@ from verdictd_py.daemon.collateral import CollateralService
 from verdictd_py.daemon.daemon import Daemon, Parts
 from verdictd_py.daemon.decidingfiles import DecidingFiles
 from verdictd_py.daemon.descriptors import Connections
-from verdictd_py.daemon.health import POLICIES, Check, Health, check_descriptors, directory_check
+from verdictd_py.daemon.health import (
+    POLICIES,
+    Check,
+    Health,
+    check_descriptors,
+    directory_check,
+    space_check,
+)
 from verdictd_py.daemon.kbs import kbs_listener
 from verdictd_py.daemon.readiness import Probe, Readiness
 from verdictd_py.daemon.reload import LiveSettings
@@ -135,6 +143,7 @@ def build_daemon(
     listeners = tuple(listener for listener in candidates if listener is not None)
     publish = [listener.set_ready for listener in listeners if isinstance(listener, GrpcListener)]
     readiness = Readiness(cases, audit, publish=publish, probes=probes)
+    cases.digests.changed = readiness.request
 
     def apply(new: Settings) -> None:
         limits.adopt(_limits(new, _connections(new)))
@@ -147,11 +156,13 @@ def build_daemon(
         POLICIES: readiness.problem,
         "keys": directory_check(settings.data_dir / "keys", writable=False),
         "collateral": collateral.problem,
+        "disk": space_check(_written(settings)),
         "descriptors": check_descriptors,
     }
     if "sessions" in probes:
         checks["sessions"] = probes["sessions"]
     health = Health(checks, audit, publish=publish)
+    readiness.changed = health.request
     if http is not None:
         http.parts = lambda: health.parts
     about.listeners, about.readiness, about.health = listeners, readiness, health
@@ -268,6 +279,14 @@ class _Listeners:
         provider = self.settings.keyprovider_name
         service = KeyProviderService(self.cases.wrapper, rules, self.events, provider=provider)
         service.register(server)
+
+
+def _written(settings: Settings) -> dict[str, Path]:
+    """Return the directories that the broker writes, by a name for operators."""
+    written = {f"{name}/": settings.data_dir / name for name in DIRECTORIES}
+    if settings.kbs_sessions is not None:
+        written["the directory of --kbs-sessions"] = settings.kbs_sessions.parent
+    return {"the data directory": settings.data_dir, **written}
 
 
 def _connections(settings: Settings) -> Connections:

@@ -15,7 +15,7 @@ from verdictd_py.daemon.health import Health
 from verdictd_py.daemon.readiness import Readiness
 from verdictd_py.daemon.reload import refused_reload, reload_all
 from verdictd_py.daemon.supervisor import Supervisor, Work
-from verdictd_py.domain.events import DaemonStopped, DaemonStopping
+from verdictd_py.domain.events import DaemonReloaded, DaemonStopped, DaemonStopping
 from verdictd_py.errors import ConfigError, StorageError
 from verdictd_py.events.audit import AuditTrail
 from verdictd_py.listeners.errors import report_bug
@@ -71,6 +71,7 @@ class Daemon:
         self._parts = parts
         self._events = parts.events
         self._stopped = False
+        self._reloaded = True
         self.listeners = parts.listeners
         self.supervisor = Supervisor(parts.events, on_failure=on_failure)
 
@@ -79,6 +80,20 @@ class Daemon:
         """The longest time that `stop` takes, with the writing of the last lines of the log."""
         parts = 2 + len(self._parts.closing)
         return self._parts.limits.drain + SLACK_SECONDS + parts * CLOSE_SECONDS
+
+    @property
+    def status(self) -> str:
+        """One line for the service manager: what is served, or which parts have failed."""
+        failed = [name for name, usable in self._parts.health.parts.items() if not usable]
+        if failed:
+            status = f"not ready: {', '.join(failed)} failed; warning.readiness has the cause"
+        else:
+            status = "serving " + ", ".join(one.endpoint for one in self.listeners)
+        return status if self._reloaded else f"{status}; the last reload failed: warning.reload"
+
+    def report_status(self, report: Callable[[str], None]) -> None:
+        """Have the status reported whenever the health has changed."""
+        self._parts.health.changed = lambda: report(self.status)
 
     def listener(self, name: str) -> Listener:
         """Return the listener of that name.
@@ -127,6 +142,7 @@ class Daemon:
             report = refused_reload(error)
         else:
             report = await reload_all(self._parts.files)
+        self._reloaded = isinstance(report, DaemonReloaded)
         try:
             await self._parts.readiness.refresh()
         finally:

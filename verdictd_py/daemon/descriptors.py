@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from verdictd_py.errors import ConfigError
+from verdictd_py.listeners.grpc_connections import DESCRIPTORS
 from verdictd_py.listeners.grpc_listener import MAX_CONNECTIONS
 
 RESERVE: Final = 256
@@ -16,6 +17,9 @@ RESERVE: Final = 256
 
 _LEAST: Final = 32
 """Fewest connections of a listener that are of use."""
+
+_GRPC_PART: Final = 12
+"""If there are few descriptors, a gRPC listener has one connection for so many of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +66,18 @@ def divide(
         ConfigError: there are too few descriptors to serve anyone.
     """
     available = open_files - RESERVE
-    if guests * guest_listeners + MAX_CONNECTIONS * grpc_listeners <= available:
+    most = DESCRIPTORS * MAX_CONNECTIONS * grpc_listeners
+    if guests * guest_listeners + most <= available:
         return Connections(guests, MAX_CONNECTIONS)
-    grpc = min(MAX_CONNECTIONS, max(_LEAST, available // 8))
-    fitting = min(guests, (available - grpc * grpc_listeners) // guest_listeners)
+    grpc = min(MAX_CONNECTIONS, max(_LEAST, available // _GRPC_PART))
+    fitting = min(guests, (available - DESCRIPTORS * grpc * grpc_listeners) // guest_listeners)
     if fitting < min(guests, _LEAST):
-        least = RESERVE + _LEAST * (guest_listeners + grpc_listeners)
+        least = RESERVE + _LEAST * (guest_listeners + DESCRIPTORS * grpc_listeners)
         raise ConfigError(
             f"this process may open {open_files} files only; give it at least {least} "
             "(ulimit -n, or LimitNOFILE= in the unit of systemd)"
         )
-    needed = RESERVE + guests * guest_listeners + MAX_CONNECTIONS * grpc_listeners
+    needed = RESERVE + guests * guest_listeners + most
     return Connections(
         fitting,
         grpc,

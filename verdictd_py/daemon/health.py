@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -18,13 +18,19 @@ from verdictd_py.listeners.grpc_listener import READY
 from verdictd_py.ports import Events
 
 EXAMINE_SECONDS: Final = 10.0
-"""Pause between two examinations. Clients of `/readyz` get the last result and cause no work."""
+"""Longest pause between two examinations. Clients of `/readyz` cause none: they get the result of
+the last one."""
 
 CHECK_SECONDS: Final = 5.0
 """Time limit of one check: a disk that does not answer is a problem, too."""
 
 FREE_DESCRIPTORS: Final = 32
 """File descriptors without which guests are refused soon."""
+
+FREE_BYTES: Final = 1024 * 1024
+"""Free space for some hundred changes, each with its record in the audit trail."""
+
+FREE_INODES: Final = 16
 
 POLICIES: Final = "policies"
 """Name of the check of the policies, whose problems `status` examines by itself."""
@@ -39,6 +45,9 @@ class Health:
     Args:
         checks: by name; each name is disclosed to every client, its problem to none.
         publish: what each listener with a health service publishes the result by.
+
+    Attributes:
+        changed: called when the problems have changed.
     """
 
     def __init__(
@@ -49,7 +58,9 @@ class Health:
         self._publish = tuple(publish)
         self._problems: dict[str, str] | None = None
         self._stopping = False
+        self._requested = asyncio.Event()
         self._examining = asyncio.Lock()
+        self.changed: Callable[[], None] = lambda: None
 
     @property
     def parts(self) -> dict[str, bool]:
@@ -62,6 +73,10 @@ class Health:
     def problems(self) -> Mapping[str, str]:
         """Problems of the last examination by name of the check, for the operator."""
         return self._problems or {}
+
+    def request(self) -> None:
+        """Have the parts examined at once. The caller has noticed a change of one of them."""
+        self._requested.set()
 
     async def examine(self) -> None:
         """Run all checks, publish the result, and record it if it has changed."""
@@ -78,13 +93,18 @@ class Health:
             self._events.record(WarningReadiness(problems=texts))
         elif not problems and before:
             self._events.record(DaemonReady())
+        if problems != before:
+            self.changed()
         await self._published()
 
     async def keep_examined(self) -> None:
         """Call `examine` again and again."""
         while True:
+            self._requested.clear()
             await self.examine()
-            await asyncio.sleep(EXAMINE_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(EXAMINE_SECONDS):
+                    await self._requested.wait()
 
     async def stop(self) -> None:
         """Report from now on that the broker is not ready."""
@@ -119,17 +139,53 @@ def directory_check(directory: Path, *, writable: bool) -> Check:
             if not writable:
                 return ""
             if not os.access(directory, os.W_OK | os.X_OK):
+                directory.stat()  # raises if it has vanished meanwhile
                 return f"{directory.name}/ cannot be written; check its permissions and its mount"
-            space = os.statvfs(directory)
         except OSError as error:
             return f"{directory.name}/ cannot be used: {error.strerror}"
-        full = space.f_bavail == 0 or (space.f_files > 0 and space.f_favail == 0)
-        return f"{directory.name}/: {os.strerror(errno.ENOSPC).lower()}" if full else ""
+        return ""
 
     async def check() -> str:
         return await asyncio.to_thread(problem)
 
     return check
+
+
+def space_check(directories: Mapping[str, Path]) -> Check:
+    """Return a check that the file systems of directories have space for some more files.
+
+    Args:
+        directories: the directories that the broker writes, by the name in the problem.
+    """
+
+    def problem() -> str:
+        causes: dict[str, list[str]] = {}
+        for name, directory in directories.items():
+            try:
+                cause = _shortage(os.statvfs(directory))
+            except OSError:
+                continue  # another check reports that it is missing
+            if cause:
+                causes.setdefault(cause, []).append(name)
+        return "; ".join(
+            f"{', '.join(names)}: {cause}; remove files there or enlarge the file system"
+            for cause, names in causes.items()
+        )
+
+    async def check() -> str:
+        return await asyncio.to_thread(problem)
+
+    return check
+
+
+def _shortage(space: os.statvfs_result) -> str:
+    """Return what is short on a file system; empty if nothing is."""
+    free = space.f_bavail * space.f_frsize
+    if free < FREE_BYTES:
+        return f"{free // 1024} KiB are free, {FREE_BYTES // 1024} KiB are needed"
+    if space.f_files and space.f_favail < FREE_INODES:  # some file systems have no fixed number
+        return f"{space.f_favail} inodes are free, {FREE_INODES} are needed"
+    return ""
 
 
 async def check_descriptors() -> str:

@@ -55,6 +55,7 @@ def kbs_listener(
 
     Args:
         watch: receives the probe of the sessions, for the readiness of the broker.
+        passed: listening socket of the service manager, used instead of the address.
 
     Raises:
         ConfigError: a setting cannot be used, or has no effect because the listener is off;
@@ -66,6 +67,8 @@ def kbs_listener(
     if address is None:
         _refuse_settings_without_effect(settings, unsafe)
         return None
+    if passed is not None:  # its own address decides whether TLS is needed
+        address = Address(*passed.getsockname()[:2])
     tls = _tls(address, settings, unsafe, clock)
     tokens = Tokens(_token_key(settings), use_cases.trusted_root)
     admins = Reread(partial(_admins, settings, tokens), _changed_admins)

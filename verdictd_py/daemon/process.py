@@ -89,17 +89,20 @@ async def _run(
     for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT):
         loop.add_signal_handler(number, dump_tasks, events)
     loop.add_signal_handler(signal.SIGHUP, reloading.set)
+    manager = ServiceManager()
+    manager.status("starting")
     daemon = build_daemon(settings, unsafe, events, on_failure=stopping.set, reread=reread)
-    await _load_policy_engine(events)
+    await _load_policy_engine(events, manager)
+    daemon.report_status(manager.status)
     await daemon.start()
     favour_event_loop()
-    manager = ServiceManager()
-    manager.notify(READY)
-    daemon.supervisor.start(Work("watchdog", manager.keep_alive))
+    manager.notify(READY, status=daemon.status)
+    inform = partial(manager.keep_informed, lambda: daemon.status)
+    daemon.supervisor.start(Work("inform the service manager", inform))
     daemon.supervisor.start(Work("reload", partial(reload_when, reloading, daemon, manager)))
     daemon.supervisor.start(Work("count floods in the log", partial(count_floods, events)))
     await stopping.wait()
-    manager.notify(STOPPING)
+    manager.notify(STOPPING, status="stopping: requests in flight are finished")
     on_stopping(daemon.stop_seconds)
     await daemon.stop()
     events.end_minute()
@@ -137,7 +140,7 @@ def _require_address_space() -> None:
         )
 
 
-async def _load_policy_engine(events: Events) -> None:
+async def _load_policy_engine(events: Events, manager: ServiceManager) -> None:
     """Load the policy engine; record an event if it must be compiled, which takes seconds.
 
     Raises:
@@ -147,6 +150,7 @@ async def _load_policy_engine(events: Events) -> None:
 
     def compiling(reason: str) -> None:  # called in the thread
         loop.call_soon_threadsafe(events.record, PolicyEngineCompiling(reason=reason))
+        loop.call_soon_threadsafe(manager.status, f"starting: {reason}")
 
     await asyncio.to_thread(instances.prepare, compiling)
 
@@ -181,4 +185,4 @@ async def reload_when(requested: asyncio.Event, daemon: Daemon, manager: Service
         try:
             await daemon.reload()
         finally:
-            manager.notify(READY)
+            manager.notify(READY, status=daemon.status)

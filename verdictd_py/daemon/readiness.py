@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -25,7 +26,10 @@ from verdictd_py.listeners.grpc_listener import DOCUMENTS, PINNED, STORAGE, serv
 from verdictd_py.ports import Events, PolicyDocuments, Tee
 
 READINESS_SECONDS: Final = 30.0
-"""Between two checks of whether everything is pinned."""
+"""Longest pause between two examinations: sets expire, and files are edited by hand."""
+
+REQUESTED_SECONDS: Final = 1.0
+"""Shortest pause, after which a change that was noticed meanwhile is examined."""
 
 RELEASE: Final = "release"
 """In place of a TEE, for problems of release policies."""
@@ -80,10 +84,14 @@ _NOTHING: Final = Standing({}, {}, {})
 class Readiness:
     """Checks the policies and the reference data.
 
-    Files are edited by hand and sets expire, so that this is done again and again.
+    Files are edited by hand and sets expire, so that this is done again and again, and soon after
+    each change that is announced (`request`).
 
     Args:
         publish: what each listener with a health service publishes it by.
+
+    Attributes:
+        changed: called when another problem than before prevents guests or releases, or none.
         probes: by part of the storage: examines it.
     """
 
@@ -95,6 +103,8 @@ class Readiness:
         publish: Sequence[SetReady] = (),
         probes: Mapping[str, Probe] | None = None,
     ) -> None:
+        self.changed: Callable[[], None] = lambda: None
+        self._requested = asyncio.Event()
         self._use_cases = use_cases
         self._probes = dict(probes or {})
         self._events = events
@@ -106,6 +116,10 @@ class Readiness:
         """Return why guests or releases are refused as of the last check; empty if they are not."""
         return "; ".join(f"{who}: {text}" for who, text in self._reported.problems.items())
 
+    def request(self) -> None:
+        """Have the documents examined soon. Many requests cause one examination."""
+        self._requested.set()
+
     async def refresh(self) -> Standing:
         """Examine the documents, publish the result, and record what has changed in it."""
         async with self._examining:  # otherwise overlapping calls record a change twice
@@ -115,13 +129,19 @@ class Readiness:
             for tee in before.problems.keys() - standing.problems.keys() - {RELEASE}:
                 self._events.record(PolicyLoaded(tee=tee))
             await self._published(standing)
+        if before.problems != standing.problems:
+            self.changed()
         return standing
 
     async def keep_fresh(self) -> None:
         """Call `refresh` again and again, and compile what decides now for the next guest."""
         while True:
+            self._requested.clear()
             await self.refresh()
-            await asyncio.sleep(READINESS_SECONDS)
+            await asyncio.sleep(REQUESTED_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(READINESS_SECONDS - REQUESTED_SECONDS):
+                    await self._requested.wait()
             await self._use_cases.prepare()
 
     async def report(self) -> None:

@@ -1,4 +1,4 @@
-"""Protocols of the service manager: readiness and watchdog (sd_notify(3)), passed sockets.
+"""Protocols of the service manager: readiness, status and watchdog (sd_notify(3)), passed sockets.
 
 Implemented directly, because each is a datagram or an environment variable.
 """
@@ -9,7 +9,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -19,6 +19,9 @@ FIRST_SOCKET: Final = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
 
 READY: Final = "READY=1"
 STOPPING: Final = "STOPPING=1"
+
+STATUS_SECONDS: Final = 10.0
+"""Pause between two comparisons of the status, without a watchdog."""
 
 
 class ServiceManager:
@@ -31,9 +34,43 @@ class ServiceManager:
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         self._address = environment.get("NOTIFY_SOCKET", "")
         self._watchdog = _watchdog_seconds(environment)
+        self._status = ""
 
-    def notify(self, state: str) -> None:
-        """Send a state, lines of `NAME=VALUE`. A manager that cannot be reached is ignored."""
+    def notify(self, state: str, *, status: str) -> None:
+        """Send a state, lines of `NAME=VALUE`, and the line that `systemctl status` displays.
+
+        A manager that cannot be reached is ignored.
+        """
+        self._status = status
+        self._send(f"{state}\nSTATUS={status}")
+
+    def status(self, text: str) -> None:
+        """Send the line that `systemctl status` displays, unless it was the last one."""
+        if text != self._status:
+            self._status = text
+            self._send(f"STATUS={text}")
+
+    def reloading(self) -> None:
+        """Announce a reload; `READY` ends it."""
+        # Type=notify-reload compares the time with that of its signal.
+        now = time.monotonic_ns() // 1000
+        self.notify(f"RELOADING=1\nMONOTONIC_USEC={now}", status="reloading")
+
+    async def keep_informed(self, status: Callable[[], str]) -> None:
+        """Send the watchdog's signs of life and each new status, from the event loop.
+
+        An event loop that stalls sends nothing, and the manager restarts the service.
+
+        Args:
+            status: returns the current status.
+        """
+        while self._address:
+            if self._watchdog:
+                self._send("WATCHDOG=1")
+            self.status(status())
+            await asyncio.sleep(self._watchdog / 2 or STATUS_SECONDS)
+
+    def _send(self, state: str) -> None:
         if not self._address.startswith(("/", "@")):
             return
         address = self._address.replace("@", "\0", 1) if self._address[0] == "@" else self._address
@@ -41,25 +78,17 @@ class ServiceManager:
             manager.setblocking(False)  # its only form
             manager.sendto(state.encode(), address)
 
-    def reloading(self) -> None:
-        """Announce a reload; `READY` ends it."""
-        self.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
-
-    async def keep_alive(self) -> None:
-        """Send the watchdog's signs of life from the event loop, which must not stall."""
-        while self._watchdog:
-            self.notify("WATCHDOG=1")
-            await asyncio.sleep(self._watchdog / 2)
-
 
 def _watchdog_seconds(environment: Mapping[str, str]) -> float:
     """Return the watchdog's limit; 0 without one, or if it is for another process."""
     if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return 0.0
-    try:
-        return int(environment.get("WATCHDOG_USEC", "0")) / 1e6
-    except ValueError:
-        return 0.0
+    return _number(environment.get("WATCHDOG_USEC", "0")) / 1e6
+
+
+def _number(text: str) -> int:
+    """Return a decimal number of the manager; 0 for anything else."""
+    return int(text) if text.isascii() and text.isdigit() else 0
 
 
 def passed_sockets(environment: Mapping[str, str] = os.environ) -> dict[str, socket.socket]:
@@ -70,7 +99,7 @@ def passed_sockets(environment: Mapping[str, str] = os.environ) -> dict[str, soc
     """
     if environment.get("LISTEN_PID") != str(os.getpid()):
         return {}
-    count = int(environment.get("LISTEN_FDS", "0"))
+    count = _number(environment.get("LISTEN_FDS", "0"))
     names = environment.get("LISTEN_FDNAMES", "").split(":")
     found: dict[str, socket.socket] = {}
     for number in range(count):

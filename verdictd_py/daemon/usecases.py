@@ -62,6 +62,7 @@ class UseCases:
         catalogue: what reads each stored document.
         ineffective: entries of documents that have no effect.
         contents: checks of the contents that guests read.
+        digests: digests of the documents when they were last read.
         prepare: compiles all policies in force before the next guest needs them.
         trusted_root: digest of the root that is trusted instead of the vendors', or None.
     """
@@ -73,6 +74,7 @@ class UseCases:
     ineffective: IneffectiveEntries
     contents: StoredContents
     release: RegoReleasePolicy
+    digests: DigestLog
     prepare: Callable[[], Awaitable[None]]
     history: History
     explainer: Explainer
@@ -197,6 +199,7 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
         ineffective=IneffectiveEntries(documents, tees, keys, resources),
         contents=StoredContents(resources),
         release=release,
+        digests=digests,
         prepare=prepare,
         history=history,
         explainer=Explainer(history, appraisal),

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from verdictd_py.domain.eventtypes import Event
 from verdictd_py.events.chain import FIRST, sealed
-from verdictd_py.storage.files import set_mode, synchronize
+from verdictd_py.storage.files import complete, set_mode, synchronizing
 
 _FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -139,6 +139,6 @@ class AuditFile:
 def _sync_directory(directory: Path) -> None:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        synchronize(descriptor)
+        complete(synchronizing(descriptor))
     finally:
         os.close(descriptor)

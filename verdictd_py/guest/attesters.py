@@ -83,7 +83,13 @@ def simulated_platform(directory: Path, *, now: datetime) -> SimulatedPlatform:
     Raises:
         ConfigError: the directory cannot be read or written.
     """
-    if (directory / "platform.json").exists():
+    try:
+        exists = (directory / "platform.json").exists()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot use {directory}: {error.strerror}; give --platform DIR"
+        ) from error
+    if exists:
         platform = SimulatedPlatform.load(directory)
     else:
         platform = SimulatedPlatform.create(now=now)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import (
     AbstractAsyncContextManager,
+    AbstractContextManager,
     ExitStack,
     asynccontextmanager,
     contextmanager,
@@ -53,15 +54,25 @@ _ADMINISTRATOR: Final = ROLES["admin"]
 _identified: ContextVar[Caller] = ContextVar("caller")
 
 
-def caller_of(rules: CallerRules, context: CallContext) -> Caller:
+async def caller_of(rules: CallerRules, context: CallContext) -> Caller:
     """Return the caller of this call, identified at its admission where there was one.
 
     A certificate's rights are looked up again: its role may have been removed while the message
     was received.
     """
-    if rules.certificate_roles is not None:
+    known = _identified.get(None)
+    return (
+        known
+        if known is not None and rules.certificate_roles is None
+        else await _identify(rules, context)
+    )
+
+
+async def _identify(rules: CallerRules, context: CallContext) -> Caller:
+    """Return the caller; a certificate may have to be verified again, which takes time."""
+    if rules.certificate_roles is None:
         return rules.caller(context)
-    return _identified.get(None) or rules.caller(context)
+    return await asyncio.to_thread(rules.caller, context)
 
 
 def required(method: object) -> Right | None:
@@ -113,13 +124,21 @@ class Admission(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # stubs 
 
     Args:
         events: where refused calls are recorded.
+        calling: protects the connection of an admitted call while the call lasts; it gets the name
+            of the connection in gRPC.
 
     Attributes:
         rules: how callers of this listener are identified.
     """
 
-    def __init__(self, rules: CallerRules, events: Events) -> None:
+    def __init__(
+        self,
+        rules: CallerRules,
+        events: Events,
+        calling: Callable[[str], AbstractContextManager[None]],
+    ) -> None:
         self.rules = rules
+        self._calling = calling
         self._events = events
         self._shares = Shares()
         self._undrained: set[asyncio.Task[object]] = set()
@@ -206,11 +225,12 @@ class Admission(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # stubs 
         caller = Caller("not known yet", frozenset())
         with ExitStack() as share:
             try:
-                caller = await asyncio.to_thread(self.rules.caller, context)
+                caller = await _identify(self.rules, context)
                 _identified.set(caller)
                 if (right := required(method)) is not None:
                     caller.require(right)
                 turn = share.enter_context(self._shares.call(caller))
+                share.enter_context(self._calling(context.peer()))
             except VerdictdError as error:
                 status = grpc_status(error)
                 self._events.record(

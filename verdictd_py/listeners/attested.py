@@ -13,7 +13,7 @@ from typing import Final
 
 from OpenSSL import SSL
 
-from verdictd_py.broker.connected import ConnectedGuest, ConnectedGuests
+from verdictd_py.broker.connected import ConnectedGuest, ConnectedGuests, GuestConnection
 from verdictd_py.broker.release import Releaser
 from verdictd_py.config import Address
 from verdictd_py.domain.events import (
@@ -183,56 +183,78 @@ class AttestedListener:
 
     async def _converse(self, link: Link, address: str, share: Share) -> None:
         guest = await self._admit(link, address, share)
-        share.held.set(0)  # the certificate
+        certificate_bytes = share.held.size
+        share.held.set(0)
         if guest is None:
             return
         with guest:
-            try:
-                share.attest(guest.platform)
-            except Overloaded as error:
-                self._events.record(ConnectionRefused(peer=address, reason=str(error)))
-                await self._refuse(link, _OVERLOADED)
-                return
+            if guest.is_pending:
+                # An attacker may have any number of quotes that cannot be judged now. Until it is
+                # accepted, the guest has no protection, and its evidence counts as held.
+                share.move(share.source)
+                share.held.set(certificate_bytes)
             link.detect_dead_peer()  # there is no limit for a silent guest
-            await self._answer(link, guest, share)
+            try:
+                await self._answer(link, guest, share)
+            except GuestRefused as error:
+                await self._refuse(link, str(error))
 
     async def _answer(self, link: Link, guest: ConnectedGuest, share: Share) -> None:
-        """Answer the requests of an accepted guest until its connection ends."""
+        """Answer the requests of a guest until its connection ends.
+
+        Raises:
+            GuestRefused: the guest, which was pending, is refused, and waits for no answer.
+        """
         responder = Responder(guest, self._releaser, self._events, self._answering)
-        served = False
+        evidence_bytes = share.held.size
         # A drain waits for the first request of an accepted guest, and for every request that has
         # begun, however many records its rest takes.
+        served = guest.is_pending
         while not self._draining or not served or responder.began is not None:
-            plaintext = await self._next(link, responder, share, served=served)
+            plaintext = await self._next(link, responder, guest, served=served)
             share.held.add(len(plaintext))
             replies = responder.feed(plaintext)
-            while (answer := await self._reply(replies, share)) is not None:
+            while (answer := await self._reply(replies, responder, share)) is not None:
                 served = True
                 async with asyncio.timeout(self._limits.idle):
                     await link.send(answer.data)
                 if answer.close:
                     await link.goodbye()
                     return
-            share.held.set(responder.held)
+            share.held.set(responder.held + (evidence_bytes if guest.is_pending else 0))
         await link.goodbye()
 
-    async def _reply(self, replies: AsyncIterator[Answer], share: Share) -> Answer | None:
-        """Return the next answer, None after the last; it waits while guests hold too much."""
-        async with asyncio.timeout(self._limits.request):
+    async def _reply(
+        self, replies: AsyncIterator[Answer], responder: Responder, share: Share
+    ) -> Answer | None:
+        """Return the next answer, None after the last.
+
+        It waits while guests hold too much, within the time limit of the request. So no answer is
+        made meanwhile, and no more of an incomplete request is received.
+        """
+        now = asyncio.get_running_loop().time()
+        began = now if responder.began is None else responder.began
+        async with asyncio.timeout_at(began + self._limits.request):
             await share.held.room()
         return await anext(replies, None)
 
-    async def _next(self, link: Link, responder: Responder, share: Share, *, served: bool) -> bytes:
+    async def _next(
+        self, link: Link, responder: Responder, guest: ConnectedGuest, *, served: bool
+    ) -> bytes:
         """Receive plaintext, within its time limit if a request has begun.
 
         A guest may be silent for any time: real guests connect once and never again.
+
+        Raises:
+            GuestRefused: the guest, which was pending, is refused.
         """
         began = responder.began
         if began is not None:
             async with asyncio.timeout_at(began + self._limits.request):
-                await share.held.room()
                 return await link.receive()
         with self._idling() if served else nullcontext():
+            if guest.is_pending:
+                return await _receive_unless_refused(link, guest)
             return await link.receive()
 
     @contextmanager
@@ -246,14 +268,16 @@ class AttestedListener:
             self._idle.discard(task)
 
     async def _admit(self, link: Link, address: str, share: Share) -> ConnectedGuest | None:
-        """Appraise the peer; return None if it was refused, after sending its code and id."""
+        """Appraise the peer; return None if it is not served, after sending the reason."""
         share.prove()
         der = link.session.peer_certificate()
         read = partial(_read_certificate, der, self._tees, self._limits.evidence_age)
         try:
-            return await self._guests.admit(
-                read, address=address, disconnect=_current_task().cancel
-            )
+            connection = GuestConnection(address, share.attest, _current_task().cancel)
+            return await self._guests.admit(read, connection)
+        except Overloaded as error:
+            self._events.record(ConnectionRefused(peer=address, reason=str(error)))
+            text = _OVERLOADED
         except NotAppraised as error:
             text = error.text_for_guest
         except GuestRefused as error:
@@ -274,6 +298,29 @@ def _current_task() -> asyncio.Task[None]:
     task = asyncio.current_task()
     assert task is not None  # noqa: S101  # always true inside a coroutine
     return task
+
+
+async def _receive_unless_refused(link: Link, guest: ConnectedGuest) -> bytes:
+    """Receive at least one byte of plaintext of a pending guest.
+
+    Raises:
+        GuestRefused: the guest was refused before it sent anything.
+    """
+    receiving = asyncio.ensure_future(link.receive())
+    try:
+        while not receiving.done():
+            refused = asyncio.ensure_future(guest.wait_for_refusal())
+            try:
+                await asyncio.wait((receiving, refused), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                refused.cancel()
+            if not receiving.done():
+                with suppress(NotAppraised):  # it waits on
+                    await guest.require_accepted()
+        return receiving.result()
+    finally:
+        receiving.cancel()
+        await asyncio.gather(receiving, return_exceptions=True)
 
 
 def _read_certificate(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
-from urllib.parse import unquote
+from typing import Any, Final, Protocol, Self
 
 from verdictd_py.config import Address
 from verdictd_py.domain.callers import ROLES, Caller, Right
@@ -29,11 +29,67 @@ class CallContext(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Peer:
+    """Peer of a connection to a gRPC listener.
+
+    Attributes:
+        host: its IP address; empty for a unix socket.
+        port: its port.
+        uid: owner of its end of a loopback connection, None if that is unknown.
+    """
+
+    host: str = ""
+    port: int = 0
+    uid: int | None = None
+
+    @classmethod
+    def of(cls, accepted: socket.socket) -> Self:
+        """Return the peer of an accepted connection.
+
+        The kernel never changes the owner of a socket that a process uses, so that the result is
+        valid as long as the connection. Where the kernel does not answer queries, this reads its
+        tables, which takes milliseconds.
+
+        Raises:
+            OSError: the connection has ended.
+        """
+        if accepted.family == socket.AF_UNIX:
+            return cls()
+        client, server = (
+            Endpoint.of(ipaddress.ip_address(host.partition("%")[0]), port)
+            for host, port in (accepted.getpeername()[:2], accepted.getsockname()[:2])
+        )
+        uid = owner(client, server) if client.address.is_loopback else None
+        return cls(str(client.address), client.port, uid)
+
+    @property
+    def unix(self) -> bool:
+        return not self.host
+
+    @property
+    def loopback(self) -> bool:
+        return not self.unix and ipaddress.ip_address(self.host).is_loopback
+
+    @property
+    def trusted(self) -> bool:
+        """Whether it is root or the user of this process, by a unix socket or on loopback."""
+        return self.unix or self.uid in {0, os.geteuid()}
+
+    def __str__(self) -> str:
+        """Return the address as gRPC writes it: `ipv4:127.0.0.1:5`, `ipv6:[::1]:5`."""
+        if self.unix:
+            return "unix socket"
+        form = "ipv6:[{}]:{}" if ":" in self.host else "ipv4:{}:{}"
+        return form.format(self.host, self.port)
+
+
+@dataclass(frozen=True, slots=True)
 class CallerRules:
     """Rules that identify callers.
 
     Attributes:
-        listener: address of the listener, to find the owner of a loopback connection.
+        peer_of: returns the peer of an open connection by its name in gRPC (`context.peer()`);
+            None if there is no such connection.
         certificate_roles: returns the role of each certificate name, as it is in force now;
             None without TLS.
         is_trusted: returns whether the CA in force issued the certificate of a call with this
@@ -42,24 +98,26 @@ class CallerRules:
         insecure_open: every caller has all rights (`--insecure-client-api`).
     """
 
-    listener: Address = field(default_factory=Address)
+    peer_of: Callable[[str], Peer | None] = lambda name: None  # noqa: ARG005  # no connection
     certificate_roles: Callable[[], Mapping[str, str]] | None = None
     is_trusted: Callable[[Mapping[str, Iterable[bytes]]], bool] = lambda auth: True  # noqa: ARG005  # verified in the handshake
     insecure_loopback: bool = False
     insecure_open: bool = False
 
-    def require_identification(self) -> None:
+    def require_identification(self, address: Address) -> None:
         """Refuse a sandbox that hides the owners of loopback connections.
+
+        Args:
+            address: address of the listener.
 
         Raises:
             ConfigError: callers cannot be identified; the message names the directives.
         """
-        address = self.listener
         open_to_all = self.insecure_loopback or self.insecure_open
         if self.certificate_roles is not None or open_to_all or address.unix or not address.local:
             return
-        client = Endpoint.of(ipaddress.ip_address("127.0.0.1"), 1)
-        if not can_identify(_server_end(address, client)):
+        host = "127.0.0.1" if address.host == "localhost" else address.host
+        if not can_identify(Endpoint.of(ipaddress.ip_address(host), address.port)):
             raise ConfigError(
                 f"callers at {address} cannot be identified: neither netlink nor /proc/net is "
                 "available; add AF_NETLINK to RestrictAddressFamilies=, or remove ProcSubset=pid, "
@@ -67,33 +125,28 @@ class CallerRules:
             )
 
     def caller(self, context: CallContext) -> Caller:
-        """Return the caller of a gRPC call. An unknown caller has the fewest rights.
-
-        This may read the kernel's table of connections, which takes milliseconds, so call it in
-        a thread. The result is not cached: gRPC cannot store data with a connection, and a
-        cache by port could outlive the connection.
-        """
-        peer = context.peer()
-        if peer.startswith("unix:"):
+        """Return the caller of a gRPC call. An unknown caller has the fewest rights."""
+        peer = self.peer_of(context.peer())
+        if peer is not None and peer.unix:
             return Caller("unix socket", _EVERYTHING)
         if self.certificate_roles is not None:
             auth = context.auth_context()
             roles = self.certificate_roles() if self.is_trusted(auth) else {}
             return _certified(auth, roles)
+        if peer is None:
+            return Caller("closed connection", frozenset())
         if self.insecure_open:
             return Caller(f"unauthenticated at {peer}", _EVERYTHING)
-        client = _address(peer)
-        if client is None or not client.address.is_loopback:
-            return Caller(f"unknown at {peer}", frozenset())
-        return self._on_loopback(client)
+        if peer.loopback:
+            return self._on_loopback(peer)
+        return Caller(f"unknown at {peer}", frozenset())
 
-    def _on_loopback(self, client: Endpoint) -> Caller:
+    def _on_loopback(self, peer: Peer) -> Caller:
         if self.insecure_loopback:
             return Caller("unauthenticated on loopback", _EVERYTHING)
-        uid = owner(client, _server_end(self.listener, client))
-        if uid is None:
+        if peer.uid is None:
             return Caller("unknown user on loopback", _WRAP_ONLY)
-        return Caller(f"uid {uid}", _EVERYTHING if uid in {0, os.geteuid()} else _WRAP_ONLY)
+        return Caller(f"uid {peer.uid}", _EVERYTHING if peer.trusted else _WRAP_ONLY)
 
 
 def _certified(auth: Mapping[str, Iterable[bytes]], roles: Mapping[str, str]) -> Caller:
@@ -106,24 +159,6 @@ def _certified(auth: Mapping[str, Iterable[bytes]], roles: Mapping[str, str]) ->
     listed = sorted(names & roles.keys())
     rights: frozenset[Right] = frozenset().union(*(ROLES[roles[name]] for name in listed))
     return Caller("certificate " + ", ".join(listed or sorted(names)), rights)
-
-
-def _address(peer: str) -> Endpoint | None:
-    """Parse address and port as gRPC writes them: `ipv4:127.0.0.1:5`, `ipv6:%5B::1%5D:5`."""
-    host, _, port = unquote(peer.partition(":")[2]).rpartition(":")
-    try:
-        return Endpoint.of(ipaddress.ip_address(host.strip("[]").partition("%")[0]), int(port))
-    except ValueError:
-        return None
-
-
-def _server_end(listener: Address, client: Endpoint) -> Endpoint:
-    """Return the listener's end of a connection; a listener on `localhost` has two addresses."""
-    try:
-        address = ipaddress.ip_address(listener.host)
-    except ValueError:
-        address = ipaddress.ip_address("127.0.0.1" if client.address.version == 4 else "::1")
-    return Endpoint.of(address, listener.port)
 
 
 def read_roles(file: Path) -> dict[str, str]:

@@ -67,7 +67,7 @@ def answered(
         async def handler(service: S, request: Request, context: Context) -> Response:
             caller = Caller("not known yet", frozenset())
             try:
-                caller = await asyncio.to_thread(caller_of, service.rules, context)
+                caller = await caller_of(service.rules, context)
                 return await _complete(method(service, request, caller))
             except VerdictdError as error:
                 status = grpc_status(error)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import ipaddress
 import os
 import socket
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,12 +21,15 @@ from grpc_reflection.v1alpha import reflection
 
 from verdictd_py.config import Address
 from verdictd_py.errors import ConfigError
-from verdictd_py.listeners import sockets
+from verdictd_py.listeners import loopback, sockets
+from verdictd_py.listeners.accepting import accept
 from verdictd_py.listeners.admission import CALLS_OF_ALL, CALLS_OF_CONNECTION, Admission
 from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.listeners.errors import MessageInterceptor
+from verdictd_py.listeners.grpc_connections import GrpcConnections, PrivateSocket
 from verdictd_py.listeners.listener import Background
 from verdictd_py.listeners.reread import Reread
+from verdictd_py.listeners.shares import ShareLimits
 from verdictd_py.listeners.tls import TlsFiles
 from verdictd_py.ports import Events
 
@@ -32,7 +38,6 @@ MAX_MESSAGE_BYTES: Final = 8 * 1024 * 1024
 characters per byte, and a reserve."""
 
 _OPTIONS: Final = (
-    ("grpc.so_reuseport", 0),  # a second daemon must fail instead of sharing the port
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_concurrent_streams", CALLS_OF_CONNECTION),
     # Servers open no connections, except for what gRPC may add: never through a proxy.
@@ -42,7 +47,7 @@ _OPTIONS: Final = (
     ("grpc.http2.bdp_probe", 0),  # would raise that up to 16 MiB
     ("grpc.max_metadata_size", 16 * 1024),
     ("grpc.absolute_max_metadata_size", 32 * 1024),
-    # A connection costs a file descriptor and some 100 KiB.
+    # A connection costs file descriptors and some 100 KiB.
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.max_connection_idle_ms", 600_000),
     ("grpc.max_connection_age_ms", 3_600_000),
@@ -116,12 +121,15 @@ class GrpcListener:
         self._addresses = tuple(addresses)
         self._register = register
         self._described = tuple(described)
-        self._admission = Admission(rules or CallerRules(), events)
-        self._connections = connections
+        self._events = events
+        self._connections = GrpcConnections(ShareLimits.of(connections), events)
+        rules = replace(rules or CallerRules(), peer_of=self._connections.peer)
+        self._admission = Admission(rules, events, self._connections.call)
         self._tls = tls
         self._option = "--" + name.replace("_", "-")
+        self._listening: list[socket.socket] = []
+        self._accepting: list[asyncio.Task[None]] = []
         self._server: grpc.aio.Server | None = None
-        self._started = False
         self._health: Any = None  # grpc's stubs lack the asynchronous servicer
 
     @property
@@ -129,29 +137,40 @@ class GrpcListener:
         return str(self.address)
 
     def bind(self) -> None:
-        server = grpc.aio.server(
-            options=[*_OPTIONS, ("grpc.max_allowed_incoming_connections", self._connections)],
+        *preferred, last = self._addresses
+        address = next((address for address in preferred if sockets.exists(address)), last)
+        if address.unix:
+            self._listening = [_bind_unix(Path(address.unix), option=self._option)]
+            self.address = address
+        else:
+            self._listening = _bind_tcp(address, option=self._option)
+            self.address = Address(address.host, self._listening[0].getsockname()[1])
+
+    async def start(self, background: Background | None = None) -> None:
+        """Serve clients; see `Listener`.
+
+        Args:
+            background: runs the accept loop; None outside of the daemon: a task.
+        """
+        start = background or _start_task
+        if not self._listening:
+            return
+        self._server = server = grpc.aio.server(
+            options=_OPTIONS,
             maximum_concurrent_rpcs=CALLS_OF_ALL,
             interceptors=(self._admission, MessageInterceptor()),
         )
-        *preferred, last = self._addresses
-        address = next((address for address in preferred if sockets.exists(address)), last)
-        bind = self._bind_unix if address.unix else self._bind_tcp
-        self.address = bind(server, address)
-        self._server = server
-
-    async def start(self, background: Background | None = None) -> None:
-        del background  # gRPC has threads of its own
-        if self._server is None:
-            return
-        rules = replace(self._admission.rules, listener=self.address)
-        self._admission.rules = rules
-        self._register(self._server, rules)
+        private = PrivateSocket(partial(self._add_port, server))
+        self._connections.serve(private, in_threads=self._slow)
+        rules = self._admission.rules
+        self._register(server, rules)
         if self._described:
-            await self._describe(self._server)
-        self._started = True
-        await self._server.start()
-        rules.require_identification()
+            await self._describe(server)
+        await server.start()
+        rules.require_identification(self.address)
+        for listening in self._listening:
+            run = partial(accept, listening, self._connections.take, self._events)
+            self._accepting.append(start(f"{self.name}.accept", run, essential=True))
 
     async def set_ready(self, detail: str, *, ready: bool) -> None:
         """Set `PINNED` or a detail of `served`, which clients query by its name."""
@@ -160,18 +179,18 @@ class GrpcListener:
             await self._health.set(detail, status)
 
     async def stop(self, seconds: float) -> None:
+        for task in self._accepting:
+            task.cancel()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
+        self._unbind()
+        self._connections.close_waiting()
         server, self._server = self._server, None
-        if server is None:
-            return
-        if self._health is not None:
-            await self._health.enter_graceful_shutdown()
-        if not self._started:
-            # gRPC releases the address of a server that was never started neither in stop() nor
-            # when the server is deleted. This one has no services: no call is answered.
-            await server.start()
-            seconds = 0
-        self._admission.end_undrained()
-        await server.stop(seconds)
+        if server is not None:
+            if self._health is not None:
+                await self._health.enter_graceful_shutdown()
+            self._admission.end_undrained()
+            await server.stop(seconds)
+        await self._connections.close()
 
     async def _describe(self, server: grpc.aio.Server) -> None:
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # as above
@@ -183,39 +202,75 @@ class GrpcListener:
         names = (*self._described, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
 
-    def _bind_tcp(self, server: grpc.aio.Server, address: Address) -> Address:
-        sockets.probe(address, option=self._option)
-        try:
-            if self._tls is None:
-                port = server.add_insecure_port(str(address))
-            else:
-                port = server.add_secure_port(str(address), _credentials(self._tls))
-        except RuntimeError as error:
-            raise ConfigError(
-                f"cannot listen on {address}: the address is in use; choose another {self._option}"
-            ) from error
-        return Address(address.host, port)
+    def _unbind(self) -> None:
+        if self._listening and self.address.unix:
+            Path(self.address.unix).unlink(missing_ok=True)
+        for listening in self._listening:
+            listening.close()
+        self._listening = []
 
-    def _bind_unix(self, server: grpc.aio.Server, address: Address) -> Address:
-        path = Path(address.unix)
-        _remove_stale(path, option=self._option)
-        before = os.umask(0o177)
-        try:
-            # As for TCP: gRPC does not say why it could not bind, and logs a line of its own.
-            with socket.socket(socket.AF_UNIX) as probing:
-                probing.bind(str(path))
-            path.unlink()
-            server.add_insecure_port(f"unix:{path}")
-        except OSError as error:
-            raise sockets.explain_bind_failure(str(address), error, option=self._option) from error
-        except RuntimeError as error:
-            raise ConfigError(
-                f"cannot listen on {address}: another program took the path; "
-                f"choose another {self._option}"
-            ) from error
-        finally:
-            os.umask(before)
-        return address
+    def _add_port(self, server: grpc.aio.Server, address: str) -> None:
+        if self._tls is None or self.address.unix:
+            server.add_insecure_port(address)
+        else:
+            server.add_secure_port(address, _credentials(self._tls))
+
+    @property
+    def _slow(self) -> bool:
+        """Whether the owners of loopback connections are searched in the kernel's tables."""
+        if self.address.unix:
+            return False
+        host, port = self._listening[0].getsockname()[:2]
+        return not loopback.supports_queries(loopback.Endpoint.of(ipaddress.ip_address(host), port))
+
+
+def _bind_tcp(address: Address, *, option: str) -> list[socket.socket]:
+    """Bind an address; `localhost` is both loopback addresses, as far as this host has them."""
+    if address.host != "localhost":
+        return [sockets.bind(address, option=option)]
+    hosts = [host for host in ("127.0.0.1", "::1") if sockets.exists(Address(host, 0))]
+    bound: list[socket.socket] = []
+    port = address.port
+    try:
+        for host in hosts:
+            bound.append(sockets.bind(Address(host, port), option=option))
+            port = bound[0].getsockname()[1]
+    except ConfigError:
+        for listening in bound:
+            listening.close()
+        raise
+    return bound
+
+
+def _bind_unix(path: Path, *, option: str) -> socket.socket:
+    """Bind a unix socket that only this user, and root, can connect to.
+
+    Raises:
+        ConfigError: it cannot be bound; the message has the cause and the remedy.
+    """
+    _remove_stale(path, option=option)
+    listening = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)
+    try:
+        listening.bind(str(path))
+        listening.listen(0)
+    except OSError as error:
+        listening.close()
+        raise sockets.explain_bind_failure(f"unix:{path}", error, option=option) from error
+    finally:
+        os.umask(before)
+    return listening
+
+
+def _start_task(
+    name: str, run: Callable[[], Awaitable[None]], *, essential: bool = False
+) -> asyncio.Task[None]:
+    del essential  # no failure is expected, and no one would restart it
+
+    async def running() -> None:
+        await run()
+
+    return asyncio.create_task(running(), name=name)
 
 
 def _credentials(tls: Reread[TlsFiles]) -> Any:  # noqa: ANN401  # grpc's stubs do not name the type

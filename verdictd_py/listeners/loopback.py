@@ -68,9 +68,21 @@ def owner(client: Endpoint, server: Endpoint) -> int | None:
     socket that was closed in between. Therefore a second query decides: a socket that is still
     established was not closed when the first query read its owner.
     """
-    find = _query_socket if _supports_queries(server) else _search_tables
-    first = find(client, server)
-    second = None if first is None else find(client, server)
+    return _owner(client, server, listening=server)
+
+
+def server_owner(client: Endpoint, server: Endpoint) -> int | None:
+    """Return the uid of the server's end of a connection, as `owner` does for the client's.
+
+    A connection that the server has not accepted yet has no owner.
+    """
+    return _owner(server, client, listening=server)
+
+
+def _owner(near: Endpoint, far: Endpoint, *, listening: Endpoint) -> int | None:
+    find = _query_socket if supports_queries(listening) else _search_tables
+    first = find(near, far)
+    second = None if first is None else find(near, far)
     if first is None or second is None:
         return None
     return first.uid if first.inode == second.inode != 0 else None
@@ -78,10 +90,10 @@ def owner(client: Endpoint, server: Endpoint) -> int | None:
 
 def can_identify(server: Endpoint) -> bool:
     """Return whether this process can learn the owners of connections to a listening socket."""
-    return _supports_queries(server) or any(os.access(table, os.R_OK) for table in _TABLES)
+    return supports_queries(server) or any(os.access(table, os.R_OK) for table in _TABLES)
 
 
-def _supports_queries(server: Endpoint) -> bool:
+def supports_queries(server: Endpoint) -> bool:
     """Return whether the kernel answers queries: the listening socket must be found.
 
     The kernel answers "not found" also if it lacks the module for such queries.

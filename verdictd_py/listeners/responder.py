@@ -18,8 +18,10 @@ from verdictd_py.protocols.eaa import answers
 from verdictd_py.protocols.eaa.conversation import Conversation, Received
 from verdictd_py.protocols.eaa.messages import Request
 
-_ATTEMPTS: Final = 3
-"""Maximum number of decisions about one request, while policies or collateral change."""
+_ATTEMPTS: Final = 20
+"""Maximum number of decisions about one request, while policies or collateral change. A decision
+is repeated only if a change overlaps with it. Applying a directory of policies makes a dozen
+changes in a row, and a guest must not fail because of them: it may never ask again."""
 
 
 @dataclass(frozen=True, slots=True)

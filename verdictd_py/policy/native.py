@@ -61,11 +61,17 @@ def load(engine: Engine, code: bytes, report: Callable[[str], None]) -> Module:
 
 
 def cache_directory() -> Path:
-    """Where the file is stored: systemd's cache directory, or the user's."""
-    for variable, below in (("CACHE_DIRECTORY", ""), ("XDG_CACHE_HOME", "verdictd-py")):
-        value = os.environ.get(variable, "").partition(":")[0]
-        if Path(value).is_absolute():
-            return Path(value) / below
+    """Return where the file is stored: systemd's cache directory, or one in the user's.
+
+    Raises:
+        RuntimeError: the user has no home directory.
+    """
+    of_unit = os.environ.get("CACHE_DIRECTORY", "").partition(":")[0]
+    if Path(of_unit).is_absolute():
+        return Path(of_unit).resolve()  # with DynamicUser=yes it is a link of systemd's
+    of_user = os.environ.get("XDG_CACHE_HOME", "")
+    if Path(of_user).is_absolute():
+        return Path(of_user) / "verdictd-py"
     return Path.home() / ".cache" / "verdictd-py"
 
 
@@ -91,11 +97,11 @@ def _directory() -> Iterator[int]:
     Raises:
         OSError: it cannot be made, or another user can write there.
     """
-    path = cache_directory()
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except RuntimeError as error:  # no home directory
+        path = cache_directory()
+    except RuntimeError as error:  # neither HOME nor an entry in passwd
         raise OSError(str(error)) from error
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         _require_own(os.fstat(descriptor))

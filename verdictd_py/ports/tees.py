@@ -219,6 +219,9 @@ class Tee:
         tcb: the vendor's rating of the platform, None for a TEE without one.
         lists_required: whether a guest is refused if the reference data has no list for a
             measurement; otherwise any value of this measurement is accepted.
+        report_data: reads REPORTDATA from signed evidence without verifying it; raises
+            `EvidenceFormat`. None: a guest that cannot be appraised when it connects is
+            disconnected, because nothing else says that its evidence is its own.
         event_log: None for a TEE whose guests have no event log that could be replayed.
         init_data: None for a TEE that does not measure init-data.
         trust: returns the trust vector of a guest that was accepted, for tokens; the second
@@ -237,6 +240,7 @@ class Tee:
     aliases: tuple[str, ...] = ()
     tcb: TcbStatus | None = field(default=None, repr=False)
     lists_required: bool = field(default=False, repr=False)
+    report_data: Callable[[bytes], bytes] | None = field(default=None, repr=False)
     event_log: EventLogRegisters | None = field(default=None, repr=False)
     init_data: InitDataBinding | None = field(default=None, repr=False)
     trust: Callable[[VerifiedEvidence, tuple[str, ...]], TrustVector] = field(

@@ -37,7 +37,8 @@ def write(directory: Path, document: dict[str, Any], root_pem: str) -> None:
         _replace(directory / PLATFORM_FILE, json.dumps(document, indent=2) + "\n")
     except OSError as error:
         raise ConfigError(
-            f"{directory}: the simulated platform cannot be saved ({error.strerror})"
+            f"{directory}: the simulated platform cannot be saved ({error.strerror}); "
+            "give --platform DIR, a directory that this user can write"
         ) from error
 
 

@@ -5,6 +5,8 @@ process, and no other user may write, in the file, its directory, and each direc
 
 * A directory with the sticky bit (`/tmp`) is accepted above the data directory, because other
   users can neither rename nor delete what they do not own there.
+* A read-only volume of Kubernetes is accepted: the kubelet gives the directory of a Secret the mode
+  1777 and that of a ConfigMap 0777, and mounts both read-only.
 * A group that may write is accepted if it is the owner's private group (distributions with umask
   002 create such files): it has the owner's name, is the owner's primary group, and has no other
   member. This does not apply to files with an access control list, which can name further users.
@@ -26,6 +28,8 @@ from typing import Final
 from verdictd_py.errors import StorageError
 
 _MAX_LINKS: Final = 40  # as the kernel (path_resolution(7))
+_CONTENT: Final = "..data"
+"""Link to the current content of a volume of Kubernetes."""
 _ACL: Final = "system.posix_acl_access"
 _NO_ACL: Final = frozenset({errno.ENODATA, errno.ENOTSUP, errno.ENOSYS})
 
@@ -90,6 +94,8 @@ def problem_of(
     writable = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     if not writable or (sticky and status.st_mode & stat.S_ISVTX):
         return None
+    if stat.S_ISDIR(status.st_mode) and _is_volume(status, file):
+        return None
     if writable == stat.S_IWGRP and _is_private(status, file):
         return None
     mode = stat.S_IMODE(status.st_mode)
@@ -124,6 +130,23 @@ def _steps(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
         pending += reversed(target.parts[1:] if target.is_absolute() else target.parts)
 
 
+def _is_volume(status: os.stat_result, file: Path | int) -> bool:
+    """Return whether a directory is a volume that root wrote as Kubernetes does, read-only here.
+
+    Source: kubernetes, pkg/volume/util/atomic_writer.go; pkg/volume/emptydir/empty_dir.go.
+    """
+    try:
+        if isinstance(file, int):
+            data = os.stat(_CONTENT, dir_fd=file, follow_symlinks=False)
+        else:
+            data = os.lstat(file / _CONTENT)
+        read_only = os.statvfs(file).f_flag & os.ST_RDONLY
+    except OSError:
+        return False
+    is_roots = status.st_uid == data.st_uid == 0
+    return is_roots and stat.S_ISLNK(data.st_mode) and bool(read_only)
+
+
 def _is_private(status: os.stat_result, file: Path | int) -> bool:
     """Return whether the group of a file consists of the file's owner only."""
     try:
@@ -141,6 +164,9 @@ def _has_acl(file: Path | int) -> bool:
     try:
         os.getxattr(file, _ACL)
     except OSError as error:
+        # EBADF: the descriptor only stands for the file (O_PATH).
+        if error.errno == errno.EBADF and isinstance(file, int):
+            return _has_acl(Path(f"/proc/self/fd/{file}"))
         return error.errno not in _NO_ACL
     return True
 

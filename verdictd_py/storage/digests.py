@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from verdictd_py.domain.events import FileChanged
 from verdictd_py.ports import Events
@@ -14,11 +14,17 @@ class DigestLog:
 
     Readers call `observe` with what they have read, before they return it. Therefore a change is
     recorded before it determines a decision, also if it was made by hand or by another process.
+
+    Attributes:
+        changed: called when a file has other content than when it was last read, and when files
+            cannot be read, or can be read again.
     """
 
     def __init__(self, events: Events) -> None:
         self._events = events
+        self.changed: Callable[[], None] = lambda: None
         self._known: dict[str, str | None] = {}
+        self._unreadable: set[frozenset[str]] = set()
         self._recording = asyncio.Lock()
 
     async def observe(self, digests: Mapping[str, str | None]) -> None:
@@ -30,10 +36,12 @@ class DigestLog:
         Raises:
             StorageError: a change could not be recorded, so that it must not determine anything.
         """
+        self._note_readable(digests)
         if not self._changed(digests):
             return
         async with self._recording:  # otherwise calls at the same time record a change twice
             changed = self._changed(digests)
+            again = changed.keys() & self._known.keys()
             await self._events.commit(
                 *(
                     FileChanged(file=file, previous=self._known.get(file), sha256=digest)
@@ -41,6 +49,19 @@ class DigestLog:
                 )
             )
             self._known.update(changed)
+        if again:
+            self.changed()
+
+    def note_unreadable(self, *files: str) -> None:
+        """Note that files that are read together could not be read."""
+        if frozenset(files) not in self._unreadable:
+            self._unreadable.add(frozenset(files))
+            self.changed()
+
+    def _note_readable(self, files: Collection[str]) -> None:
+        if self._unreadable and frozenset(files) in self._unreadable:
+            self._unreadable.remove(frozenset(files))
+            self.changed()
 
     def was_present(self, file: str) -> bool:
         """Return whether the file existed when it was last recorded."""

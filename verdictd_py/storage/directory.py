@@ -2,13 +2,17 @@
 
 The directory is opened again for each operation, so that it can be removed, restored or mounted
 again while the broker runs. Below it, a name is opened segment by segment, relative to a directory
-descriptor and without following links, so an untrusted name never becomes a path by
-concatenation. `files` has the operations on the file that the last segment names.
+descriptor, so an untrusted name never becomes a path by concatenation. Links are followed only
+as `links` says, and never in place of the first segment. `files` has the operations on the file
+that the last segment names.
 
 The first segment of a name is a directory that `make` has created. If it is missing, this is a
 fault (`StorageError`) and never an absent file (`NotFound`): a volume that is not mounted leaves
 an empty directory, and must not be taken for a store without keys and named sets. For the same
 reason no other method creates it.
+
+Each method that changes files exists twice: `replacing` is a generator for `pools.write`, and
+`replace` makes the same change in the calling thread, for the start and for commands.
 
 What other users may change is refused, see `access`.
 """
@@ -25,8 +29,9 @@ from pathlib import Path
 from typing import Final, Self
 
 from verdictd_py.errors import AlreadyExists, ConfigError, NotFound, StorageError
-from verdictd_py.storage import files
+from verdictd_py.storage import files, links
 from verdictd_py.storage.access import WritableByOthers, problem_of, problem_of_path
+from verdictd_py.storage.files import Steps
 
 MAX_DEPTH: Final = 3
 """Maximum number of segments in a name; deeper directories are ignored."""
@@ -36,6 +41,7 @@ LOCK_FILE: Final = ".lock"
 replaced: a new file of this name would be a second lock."""
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LINKED: Final = _DIRECTORY & ~os.O_NOFOLLOW
 _NOT_A_DIRECTORY: Final = frozenset({errno.ENOTDIR, errno.ELOOP})
 
 Segments = tuple[str, ...]
@@ -45,7 +51,8 @@ Segments = tuple[str, ...]
 class Entry:
     """A regular file: its name below the root, bytes, mode bits, change time in ns, inode.
 
-    Two entries of one name are equal only if the file was not replaced between them.
+    If the name is that of a link, the rest is that of the file to which it leads. Two entries of
+    one name are equal only if the file was not replaced between them.
     """
 
     segments: Segments
@@ -131,8 +138,10 @@ class Directory:
             AlreadyExists: a file or a link has one of these names.
             StorageError: it is not permitted.
         """
-        with files.translated(writing=True), self._parent((*segments, ""), make=0):
-            return
+        with files.translated(writing=True):
+            files.complete(self._making(segments, 0))
+            with self._parent((*segments, ""), made=True):
+                return
 
     def read(self, segments: Segments) -> bytes:
         """Return the whole content of a file.
@@ -166,26 +175,42 @@ class Directory:
             return _entry(segments, files.status(parent, segments[-1]))
 
     def replace(self, segments: Segments, content: bytes) -> None:
+        """Make the change of `replacing` in this thread."""
+        files.complete(self.replacing(segments, content))
+
+    def replacing(self, segments: Segments, content: bytes) -> Steps[None]:
         """Create or replace a file; readers see either the old content or the new one.
 
         Raises:
             AlreadyExists: a directory has this name, or a file has a prefix of it.
             StorageError: too large, or it could not be written.
         """
-        with files.translated(writing=True), self._parent(segments, make=1) as parent:
-            files.replace(parent, segments[-1], content)
+        with files.translated(writing=True):
+            yield from self._making(segments[:-1], 1)
+            with self._parent(segments, made=True) as parent:
+                yield from files.replace(parent, segments[-1], content)
 
     def create(self, segments: Segments, content: bytes) -> None:
+        """Make the change of `creating` in this thread."""
+        files.complete(self.creating(segments, content))
+
+    def creating(self, segments: Segments, content: bytes) -> Steps[None]:
         """Create a file with its whole content at once; only one of two creators succeeds.
 
         Raises:
             AlreadyExists: a file or directory has this name, or a file has a prefix of it.
             StorageError: too large, or it could not be written.
         """
-        with files.translated(writing=True), self._parent(segments, make=1) as parent:
-            files.create(parent, segments[-1], content)
+        with files.translated(writing=True):
+            yield from self._making(segments[:-1], 1)
+            with self._parent(segments, made=True) as parent:
+                yield from files.create(parent, segments[-1], content)
 
     def delete(self, segments: Segments) -> None:
+        """Make the change of `deleting` in this thread."""
+        files.complete(self.deleting(segments))
+
+    def deleting(self, segments: Segments) -> Steps[None]:
         """Delete a file.
 
         Raises:
@@ -193,10 +218,13 @@ class Directory:
             StorageError: it could not be deleted.
         """
         with files.translated(), self._parent(segments) as parent:
-            files.delete(parent, segments[-1])
+            yield from files.delete(parent, segments[-1])
 
     def walk(self, *top: str) -> Iterator[Entry]:
-        """Yield the regular files below `top`, sorted, without temporary files and links.
+        """Yield the regular files below `top`, sorted, without temporary files.
+
+        Files are yielded under the names of the links that lead to them, and not under the names
+        of their own that Kubernetes gives them.
 
         Args:
             top: the directory: one segment, or none for the root.
@@ -208,8 +236,33 @@ class Directory:
             if not files.is_temporary(entry.segments[-1]) and entry.segments != (LOCK_FILE,):
                 yield entry
 
+    def refused_links(self, *top: str) -> Iterator[tuple[str, str]]:
+        """Yield each link below `top` that is not followed: its name and the cause.
+
+        Raises:
+            StorageError: the directory, or one below it, cannot be read.
+        """
+        for segments, status in self._items(top):
+            if isinstance(status, OSError):
+                yield "/".join(segments), links.cause(status)
+            elif stat.S_ISDIR(status.st_mode) and len(segments) <= MAX_DEPTH:
+                yield from self.refused_links(*segments)
+
     def _files(self, top: Segments) -> Iterator[Entry]:
-        statuses: list[tuple[str, os.stat_result]] = []
+        for segments, status in self._items(top):
+            if isinstance(status, OSError):
+                continue
+            if stat.S_ISREG(status.st_mode):
+                yield _entry(segments, status)
+            elif stat.S_ISDIR(status.st_mode) and len(segments) <= MAX_DEPTH:
+                yield from self._files(segments)
+
+    def _items(self, top: Segments) -> list[tuple[Segments, os.stat_result | OSError]]:
+        """Return what is in a directory, sorted, with its status.
+
+        The status of a link is that of its target, or the error for which it is not followed.
+        """
+        found: list[tuple[Segments, os.stat_result | OSError]] = []
         # What is deleted meanwhile is not listed; the first directory must exist (see `_parent`).
         with (
             suppress(NotFound),
@@ -219,14 +272,11 @@ class Directory:
             os.scandir(descriptor) as items,
         ):
             for item in sorted(items, key=lambda item: item.name):
+                if item.name.startswith(links.HIDDEN):
+                    continue
                 with suppress(FileNotFoundError):
-                    statuses.append((item.name, item.stat(follow_symlinks=False)))
-        for name, status in statuses:
-            segments = (*top, name)
-            if stat.S_ISREG(status.st_mode):
-                yield _entry(segments, status)
-            elif stat.S_ISDIR(status.st_mode) and len(segments) <= MAX_DEPTH:
-                yield from self._files(segments)
+                    found.append(((*top, item.name), _status(item, descriptor if top else None)))
+        return found
 
     def remove_leftovers(self, top: str) -> None:
         """Remove temporary files of brokers that died; a running broker holds a lock on its own.
@@ -261,12 +311,22 @@ class Directory:
                 ) from None
             yield
 
+    def _making(self, segments: Segments, first: int) -> Steps[None]:
+        """Create a directory (0700) and its parents, from the segment with the index `first`."""
+        for depth in range(first, len(segments)):
+            with self._parent(segments[: depth + 1], made=True) as parent:
+                try:
+                    os.mkdir(segments[depth], 0o700, dir_fd=parent)
+                except FileExistsError:
+                    continue
+                yield from files.synchronizing(parent)
+
     @contextmanager
-    def _parent(self, segments: Segments, *, make: int | None = None) -> Iterator[int]:
+    def _parent(self, segments: Segments, *, made: bool = False) -> Iterator[int]:
         """Open the directory that contains the last of `segments`; yield its descriptor.
 
         Args:
-            make: index of the first segment whose directory is created if it is missing.
+            made: whether a file with the name of a directory is an obstacle, not absence.
 
         Raises:
             StorageError: the root or its directory cannot be opened, or other users may change a
@@ -275,12 +335,8 @@ class Directory:
         """
         descriptor = self._open_root()
         try:
-            for depth, segment in enumerate(segments[:-1]):
-                if make is not None and depth >= make:
-                    with suppress(FileExistsError):
-                        os.mkdir(segment, 0o700, dir_fd=descriptor)
-                        files.synchronize(descriptor)
-                below = self._open_below(descriptor, segments[: depth + 1], made=make is not None)
+            for depth in range(len(segments) - 1):
+                below = self._open_below(descriptor, segments[: depth + 1], made=made)
                 os.close(descriptor)
                 descriptor = below
                 self._require_own(descriptor, segments[: depth + 1])
@@ -317,13 +373,21 @@ class Directory:
         try:
             return os.open(name, _DIRECTORY, dir_fd=parent)
         except OSError as error:
-            if made and error.errno in _NOT_A_DIRECTORY:
-                raise AlreadyExists(f"begins with {name}, which is a file") from None
-            if len(segments) == 1:
-                raise StorageError(
-                    f"cannot be read or written: the directory {name}: {files.reason(error)}"
-                ) from None
-            raise
+            problem = error
+        if len(segments) > 1 and problem.errno in _NOT_A_DIRECTORY and links.is_link(parent, name):
+            try:
+                return links.follow(
+                    parent, name, _LINKED, lambda step: self._require_own(step, segments)
+                )
+            except OSError as error:
+                problem = OSError(errno.ENOTDIR, error.strerror)
+        if made and problem.errno in _NOT_A_DIRECTORY:
+            raise AlreadyExists(f"begins with {name}, which is a file") from None
+        if len(segments) == 1:
+            raise StorageError(
+                f"cannot be read or written: the directory {name}: {files.reason(problem)}"
+            ) from None
+        raise problem
 
     def _require_own(self, descriptor: int, segments: Segments) -> None:
         """Refuse a file or directory that other users may change.
@@ -354,3 +418,17 @@ def _naming_directory(segments: Segments) -> Iterator[None]:
 def _entry(segments: Segments, status: os.stat_result) -> Entry:
     mode = stat.S_IMODE(status.st_mode)
     return Entry(segments, status.st_size, mode, status.st_mtime_ns, status.st_ino)
+
+
+def _status(item: os.DirEntry[str], directory: int | None) -> os.stat_result | OSError:
+    """Return the status of an item, or why it is not used.
+
+    Args:
+        directory: descriptor of its directory; None for the root, in which no link is followed.
+    """
+    if directory is None or not item.is_symlink():
+        return item.stat(follow_symlinks=False)
+    try:
+        return links.status(directory, item.name)
+    except OSError as error:
+        return error

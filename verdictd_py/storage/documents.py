@@ -14,7 +14,7 @@ from verdictd_py.storage import pools
 from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.directory import Directory, Entry, Segments
 from verdictd_py.storage.exclusive import exclusively
-from verdictd_py.storage.files import NotRegular
+from verdictd_py.storage.files import NotRegular, Steps
 
 OPA: Final = "opa"
 
@@ -63,16 +63,26 @@ class DirectoryDocumentStore(PolicyFileNames):
         self._digests = digests
 
     async def get(self, name: Name) -> Document:
-        document = await pools.read(self._document, name)
+        with self._noting_failure(name):
+            document = await pools.read(self._document, name)
         await self._record({name: document})
         if document is None:
             raise NotFound(f"{OPA}/{name} is missing")
         return document
 
     async def snapshot(self, names: Sequence[Name]) -> Mapping[Name, Document]:
-        read = await pools.read(self._snapshot, names)
+        with self._noting_failure(*names):
+            read = await pools.read(self._snapshot, names)
         await self._record({name: read.get(name) for name in names})
         return read
+
+    @contextmanager
+    def _noting_failure(self, *names: Name) -> Iterator[None]:
+        try:
+            yield
+        except StorageError:
+            self._digests.note_unreadable(*(f"{OPA}/{name}" for name in names))
+            raise
 
     async def _record(self, documents: Mapping[Name, Document | None]) -> None:
         """Record the documents that have changed.
@@ -106,9 +116,9 @@ class DirectoryDocumentStore(PolicyFileNames):
         revisions = {**(unchanged or {}), name: expected}
         content = text.encode()
 
-        def change() -> None:
+        def change() -> Steps[None]:
             self._require(revisions)
-            self._directory.replace((OPA, *name.segments), content)
+            yield from self._directory.replacing((OPA, *name.segments), content)
 
         with _naming(name):
             await exclusively(self._directory, change)
@@ -120,11 +130,11 @@ class DirectoryDocumentStore(PolicyFileNames):
     async def delete(
         self, name: Name, *, expected: Expected, unchanged: Mapping[Name, Expected] | None = None
     ) -> None:
-        def change() -> None:
+        def change() -> Steps[None]:
             if self._entry(name) is None:
                 raise NotFound(f"{OPA}/{name} is missing")
             self._require({**(unchanged or {}), name: expected})
-            self._directory.delete((OPA, *name.segments))
+            yield from self._directory.deleting((OPA, *name.segments))
 
         with _naming(name):
             await exclusively(self._directory, change)
@@ -176,13 +186,14 @@ def _unless_missing(read: Callable[[Segments], Result], name: Name) -> Result | 
     """Return what `read` returns, or None only if nothing at all has the name.
 
     A missing document has a meaning, for example "no named sets". A link or a directory in its
-    place, as mounted configuration has it, must not open what the document closes.
+    place must not open what the document closes; neither must a link to nothing.
     """
     try:
         return read((OPA, *name.segments))
     except NotRegular:
         raise StorageError(
-            "is a link, a directory or another thing that is not a regular file; "
+            "is a directory, a link that leaves its directory or leads to nothing, or another "
+            "thing that is not a regular file; "
             "put a regular file in its place"
         ) from None
     except NotFound:

@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 from verdictd_py.errors import StorageError
 from verdictd_py.storage import pools
 from verdictd_py.storage.directory import Directory, DirectoryBusy
+from verdictd_py.storage.files import Steps
 
 WAIT_SECONDS: Final = 10.0
 """Maximum wait for other changes. Each of them holds the lock for a few milliseconds."""
@@ -26,9 +27,9 @@ Result = TypeVar("Result")
 
 
 async def exclusively(
-    directory: Directory, change: Callable[[], Result], *, wait_seconds: float = WAIT_SECONDS
+    directory: Directory, change: Callable[[], Steps[Result]], *, wait_seconds: float = WAIT_SECONDS
 ) -> Result:
-    """Run `change` in a thread while no other change of the directory runs.
+    """Make a change in threads while no other change of the directory is made.
 
     Waiting blocks neither the event loop nor a thread: the lock is tried again after a pause.
     Guests are therefore served while another process holds the lock.
@@ -41,7 +42,7 @@ async def exclusively(
     pause = _FIRST_PAUSE
     while True:
         try:
-            return await pools.write(_locked, directory, change)
+            return await pools.write(_locked(directory, change))
         except DirectoryBusy:
             if clock() >= deadline:
                 raise StorageError(
@@ -52,6 +53,6 @@ async def exclusively(
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-def _locked(directory: Directory, change: Callable[[], Result]) -> Result:
+def _locked(directory: Directory, change: Callable[[], Steps[Result]]) -> Steps[Result]:
     with directory.locked():
-        return change()
+        return (yield from change())

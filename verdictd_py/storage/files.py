@@ -1,13 +1,17 @@
 """Operations on one file of a directory that is open as a descriptor.
 
-Links are not followed. A write is atomic: a temporary file next to the target, fsync, rename,
-fsync of the directory. A reader sees the old content or the new one, also after a crash.
+Links are followed only as `links` says, and only to read. A write is atomic: a temporary file
+next to the target, fsync, rename, fsync of the directory. A reader sees the old content or the
+new one, also after a crash.
 
 File systems without hard links (exFAT, Azure Files, some FUSE file systems), and those that cannot
 synchronize a directory or change the mode of a file, are supported.
 
 The functions take the descriptor of the directory and a name without `/`. They raise `OSError`;
 callers translate it with `translated`.
+
+Functions that change files are generators (`Steps`), so that fsync can run in a thread of another
+pool than the rest (`pools`). `complete` runs all of them in this thread.
 """
 
 from __future__ import annotations
@@ -18,12 +22,13 @@ import fcntl
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import Final, TypeAlias, TypeVar
 from uuid import uuid4
 
 from verdictd_py.errors import AlreadyExists, NotFound, StorageError
+from verdictd_py.storage import links
 
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 """Maximum size of a file: that of the largest reference data; all other files are smaller."""
@@ -54,35 +59,58 @@ _UNSUPPORTED: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
 _CREATING: Final = ".tmp-lock"
 """File that is locked while a name is created without hard links. It is never removed."""
 
+Result = TypeVar("Result")
+
+Steps: TypeAlias = Generator[int, None, Result]
+"""A change of files. It yields descriptors: fsync of each must end before the change continues.
+An `OSError` of fsync is thrown into it."""
+
 _CHUNK: Final = 64 * 1024  # bytes per read; most files are far smaller
 _NOTHING: Final = "nothing of that name"
 _TOO_LARGE: Final = f"is larger than {MAX_FILE_BYTES} bytes"
 
 
 class NotRegular(NotFound):
-    """The name is that of a link, a directory or another thing that is never read.
+    """The name is that of a refused link, a directory or another thing that is never read.
 
     For a guest this is absence. For the broker's own documents it is an error: a missing document
     has a meaning, and a link in its place must not get it.
     """
 
 
+def complete(steps: Steps[Result]) -> Result:
+    """Make a change of files in this thread, and return its result."""
+    error: OSError | None = None
+    while True:
+        try:
+            descriptor = next(steps) if error is None else steps.throw(error)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        error = failure_of_fsync(descriptor)
+
+
+def failure_of_fsync(descriptor: int) -> OSError | None:
+    """Call fsync; return its error, None if it succeeded."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        return error
+    return None
+
+
 def read(parent: int, name: str, check: Callable[[int], None]) -> bytes:
     """Return the whole content of a regular file.
 
     Args:
-        check: raises an exception if the content of this open file must not be used.
+        check: raises an exception if the content of this open file must not be used, or if a
+            link or a directory on the way to it must not be used.
 
     Raises:
         NotRegular: something else has this name.
         StorageError: larger than `MAX_FILE_BYTES`.
     """
-    try:
-        descriptor = os.open(name, _READ, dir_fd=parent)
-    except OSError as error:
-        if error.errno in _NOT_REGULAR:
-            raise NotRegular(_NOTHING) from None
-        raise
+    descriptor = _open(parent, name, check)
     try:
         _require_regular(os.fstat(descriptor))
         check(descriptor)
@@ -96,27 +124,55 @@ def read(parent: int, name: str, check: Callable[[int], None]) -> bytes:
     return bytes(content)
 
 
+def _open(parent: int, name: str, check: Callable[[int], None]) -> int:
+    """Open a file for reading, also through a link.
+
+    Raises:
+        NotRegular: a link that is refused, or a socket, has this name.
+    """
+    try:
+        return os.open(name, _READ, dir_fd=parent)
+    except OSError as error:
+        if error.errno not in _NOT_REGULAR:
+            raise
+    try:
+        if links.is_link(parent, name):
+            return links.follow(parent, name, _READ & ~os.O_NOFOLLOW, check)
+    except OSError as error:
+        # Never "absent": the absence of a document has a meaning, which a broken link must not get.
+        if error.errno not in _ABSENT | {errno.EXDEV}:
+            raise
+    raise NotRegular(_NOTHING)
+
+
 def status(parent: int, name: str) -> os.stat_result:
-    """Return the status of a regular file.
+    """Return the status of a regular file, also through a link.
 
     Raises:
         NotRegular: something else has this name.
     """
-    return _require_regular(os.stat(name, dir_fd=parent, follow_symlinks=False))
+    found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    if stat.S_ISLNK(found.st_mode):
+        try:
+            found = links.status(parent, name)
+        except OSError:
+            raise NotRegular(_NOTHING) from None
+    return _require_regular(found)
 
 
-def replace(parent: int, name: str, content: bytes) -> None:
+def replace(parent: int, name: str, content: bytes) -> Steps[None]:
     """Create or replace a file.
 
     Raises:
         StorageError: larger than `MAX_FILE_BYTES`.
     """
-    with _temporary(parent, content) as temporary:
+    with _temporary(parent, content) as (temporary, descriptor):
+        yield descriptor
         os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
-    synchronize(parent)
+    yield from synchronizing(parent)
 
 
-def create(parent: int, name: str, content: bytes) -> None:
+def create(parent: int, name: str, content: bytes) -> Steps[None]:
     """Create a file with its whole content at once; only one of two creators succeeds.
 
     Raises:
@@ -124,7 +180,8 @@ def create(parent: int, name: str, content: bytes) -> None:
         IsADirectoryError: a directory has this name.
         StorageError: larger than `MAX_FILE_BYTES`.
     """
-    with _temporary(parent, content) as temporary:
+    with _temporary(parent, content) as (temporary, descriptor):
+        yield descriptor
         try:
             _publish(parent, temporary, name)
         except FileExistsError:
@@ -132,7 +189,7 @@ def create(parent: int, name: str, content: bytes) -> None:
             if stat.S_ISDIR(existing.st_mode):
                 raise IsADirectoryError from None
             raise
-    synchronize(parent)
+    yield from synchronizing(parent)
 
 
 def _publish(parent: int, temporary: str, name: str) -> None:
@@ -179,24 +236,24 @@ def _rename_exclusively(parent: int, old: str, new: str) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def synchronize(directory: int) -> None:
-    """Call fsync on a directory; a file system that has no such operation needs none."""
+def synchronizing(directory: int) -> Steps[None]:
+    """Have fsync called on a directory; a file system that has no such operation needs none."""
     try:
-        os.fsync(directory)
+        yield directory
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
 
 
-def delete(parent: int, name: str) -> None:
-    """Delete a regular file.
+def delete(parent: int, name: str) -> Steps[None]:
+    """Delete a regular file, or the link to one.
 
     Raises:
         NotRegular: something else has this name.
     """
     status(parent, name)
     os.unlink(name, dir_fd=parent)
-    synchronize(parent)
+    yield from synchronizing(parent)
 
 
 def is_temporary(name: str) -> bool:
@@ -261,8 +318,8 @@ def reason(error: OSError) -> str:
 
 
 @contextmanager
-def _temporary(parent: int, content: bytes) -> Iterator[str]:
-    """Write `content` to a temporary file, sync it, and yield its name.
+def _temporary(parent: int, content: bytes) -> Iterator[tuple[str, int]]:
+    """Write `content` to a temporary file, and yield its name and descriptor, for fsync.
 
     The file is locked, and removed when the block ends.
     """
@@ -274,8 +331,7 @@ def _temporary(parent: int, content: bytes) -> Iterator[str]:
         view = memoryview(content)
         while view:
             view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
-        yield name
+        yield name, descriptor
     finally:
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=parent)

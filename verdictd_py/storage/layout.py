@@ -164,6 +164,11 @@ def _defaults(documents: Iterable[Documents]) -> list[tuple[Segments, bytes]]:
 def _warnings(directory: Directory) -> tuple[str, ...]:
     """Return the warnings; file modes last, because there may be many."""
     warnings = _shadow_warnings(directory)
+    for top in (KEYS, "image", "gpg", OPA, RESOURCES, COLLATERAL):
+        warnings += (
+            f"{name} is a link that {cause} and is not followed; put a file in its place"
+            for name, cause in directory.refused_links(top)
+        )
     modes: list[str] = []
     for top in (KEYS, "image", "gpg", RESOURCES):
         for entry in directory.walk(top):

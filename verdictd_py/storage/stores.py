@@ -26,6 +26,7 @@ from verdictd_py.storage import pools
 from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.directory import Directory, Entry
 from verdictd_py.storage.exclusive import exclusively
+from verdictd_py.storage.files import Steps
 
 KEYS: Final = "keys"
 RESOURCES: Final = "resources"
@@ -99,10 +100,10 @@ class DirectoryKeyStore:
             raise StorageError(f"a key has {KEY_BYTES} bytes, this one has {len(key)}")
         resource = (RESOURCES, *key_id.segments)
 
-        def change() -> None:
+        def change() -> Steps[None]:
             if key_id.segments in ALIASES or self._directory.exists(resource):
                 raise AlreadyExists("names a resource, not a key")
-            self._directory.create((KEYS, *key_id.segments), key.reveal())
+            yield from self._directory.creating((KEYS, *key_id.segments), key.reveal())
 
         try:
             # Exclusively: otherwise another process stores a resource of that name meanwhile.
@@ -112,7 +113,7 @@ class DirectoryKeyStore:
 
     async def delete(self, key_id: KeyId) -> None:
         try:
-            await pools.write(self._directory.delete, (KEYS, *key_id.segments))
+            await pools.write(self._directory.deleting((KEYS, *key_id.segments)))
         except NotFound:
             raise NotFound(f"there is no key {key_id}") from None
         except StorageError as error:
@@ -198,24 +199,24 @@ class DirectoryResourceStore:
         if problem:
             raise RequestError(f"the resource {path} is refused: {problem}")
 
-        def change() -> None:
+        def change() -> Steps[None]:
             self._require(path, expected)
             if target[0] == RESOURCES and self._directory.exists((KEYS, *path.segments)):
                 raise AlreadyExists("names a key, not a resource")
-            self._directory.replace(target, content.reveal())
+            yield from self._directory.replacing(target, content.reveal())
 
         try:
             await exclusively(self._directory, change)
         except (AlreadyExists, StorageError) as error:
             raise type(error)(f"the resource {path} {error}") from None
-        await pools.write(self._warn_if_shadowed, path)
+        await pools.walk(self._warn_if_shadowed, path)
         kind = Kind.RESOURCE if target[0] == RESOURCES else Kind.IMAGE
         return StoredObject(kind, "/".join(target), content)
 
     async def delete(self, path: ResourcePath, *, expected: Expected = ANY) -> None:
-        def change() -> None:
+        def change() -> Steps[None]:
             self._require(path, expected)
-            self._directory.delete(_target(path))
+            yield from self._directory.deleting(_target(path))
 
         try:
             await exclusively(self._directory, change)
@@ -281,20 +282,20 @@ class DirectoryCollateralStore:
 
     async def save(self, name: str, content: bytes) -> None:
         try:
-            await pools.write(self._directory.replace, (COLLATERAL, name), content)
+            await pools.write(self._directory.replacing((COLLATERAL, name), content))
         except (AlreadyExists, StorageError) as error:
             raise StorageError(f"{COLLATERAL}/{name} {error}") from None
 
     async def update(self, name: str, change: Callable[[bytes | None], bytes | None]) -> None:
         file = (COLLATERAL, name)
 
-        def replace() -> None:
+        def replace() -> Steps[None]:
             present = None
             with suppress(NotFound):
                 present = self._directory.read(file)
             content = change(present)
             if content is not None:
-                self._directory.replace(file, content)
+                yield from self._directory.replacing(file, content)
 
         try:
             await exclusively(self._directory, replace)

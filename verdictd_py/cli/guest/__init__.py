@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from verdictd_py.cli.guest import agent, ratstls, rcar
-from verdictd_py.cli.guest.options import check, guest_parser
+from verdictd_py.cli.guest.options import check, complete, guest_parser
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, complain
 from verdictd_py.guest.connection import BrokerRefused
 
@@ -21,6 +21,7 @@ def run(argv: Sequence[str]) -> int:
     """
     parser = guest_parser()
     options = parser.parse_args(list(argv))
+    complete(options)
     if options.connect is None:
         parser.error("the following arguments are required: --connect")
     check(options)

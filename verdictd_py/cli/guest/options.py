@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import Final
 
 from verdictd_py.cli.parsing import Parser
+from verdictd_py.config import GUEST_PREFIX
 from verdictd_py.errors import ConfigError
 from verdictd_py.guest.rcar.keys import TeeKeyKind
 from verdictd_py.guest.rcar.messages import Version
@@ -23,6 +25,9 @@ NAMED: Final = {
     "keyring": "GPG Keyring",
 }
 """Requests of this command line -> first-generation names (wire-eaa.md)."""
+
+_IN_ENVIRONMENT: Final = ("connect", "ca", "platform")
+"""Options that the environment can give, as `VERDICTD_PY_GUEST_CONNECT`."""
 
 _FORMS: Final = tuple(form.value for form in Form if form is not Form.NULL)
 
@@ -43,6 +48,8 @@ def guest_parser() -> Parser:
         "A reference guest: attest to a broker, request a secret and write it to standard output.\n"
         "A broker accepts the simulated platform only with these options:\n"
         "--unsafe-tdx-root-ca DIR/root-ca.pem --collateral DIR/collateral.json",
+        "environment, for options that are not given: "
+        f"{', '.join(GUEST_PREFIX + name.upper() for name in _IN_ENVIRONMENT)}\n"
         "exit status: 0 done, 1 the broker refused, 2 wrong command line",
     )
     _add_guest_options(parser)
@@ -74,6 +81,43 @@ def guest_parser() -> Parser:
     )
     _add_guest_options(agent, after_agent=True)
     return parser
+
+
+def complete(options: Namespace) -> None:
+    """Set the options that are not given from the environment, and the rest to their defaults.
+
+    Raises:
+        ConfigError: a variable is misspelled.
+    """
+    known = {GUEST_PREFIX + name.upper(): name for name in _IN_ENVIRONMENT}
+    for variable in sorted(os.environ):
+        if variable.startswith(GUEST_PREFIX) and variable not in known:
+            raise ConfigError(f"{variable} in the environment is not an option; correct it")
+    for variable, name in known.items():
+        value = os.environ.get(variable)
+        if (
+            value
+            and getattr(options, name) is None
+            and not (name == "ca" and options.protocol != "rcar")
+        ):
+            setattr(options, name, value if name == "connect" else Path(value))
+    if options.platform is None:
+        options.platform = DEFAULT_PLATFORM
+
+
+def platform_directory(options: Namespace) -> Path:
+    """Return the directory of the simulated platform.
+
+    Raises:
+        ConfigError: it is below the home directory of a user who has none.
+    """
+    path: Path = options.platform
+    try:
+        return path.expanduser()
+    except RuntimeError:  # neither HOME nor an entry in passwd
+        raise ConfigError(
+            f"there is no home directory for the simulated platform {path}; give --platform DIR"
+        ) from None
 
 
 def check(options: Namespace) -> None:
@@ -125,7 +169,7 @@ def _add_guest_options(parser: ArgumentParser, *, after_agent: bool = False) -> 
         "--platform",
         metavar="DIR",
         type=Path,
-        default=default(DEFAULT_PLATFORM),
+        default=default(None),
         help=f"the simulated platform, created if it is missing ({DEFAULT_PLATFORM})",
     )
     add("--timeout", metavar="S", type=_seconds, default=default(30.0), help="seconds (30)")

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 
 from verdictd_py import daemon as app
-from verdictd_py.cli.guest.options import NAMED
+from verdictd_py.cli.guest.options import NAMED, platform_directory
 from verdictd_py.cli.guest.packets import read_packet, unwrap
 from verdictd_py.config import Address
 from verdictd_py.domain.secrets import SecretBytes
@@ -54,7 +54,7 @@ def connector(options: Namespace) -> Callable[[], AbstractAsyncContextManager[Gu
         raise ConfigError(f"--connect {error}") from None
     attester: Attester | None = None
     if options.attester == "simulated":
-        platform = simulated_platform(options.platform.expanduser(), now=app.utc_now())
+        platform = simulated_platform(platform_directory(options), now=app.utc_now())
         attester = SimulatedAttester(platform, endorse=options.endorse)
     elif options.attester == "tdx":
         attester = TsmAttester()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from verdictd_py import daemon as app
-from verdictd_py.cli.guest.options import NAMED
+from verdictd_py.cli.guest.options import NAMED, platform_directory
 from verdictd_py.cli.guest.packets import read_packet, unwrap
 from verdictd_py.cli.guest.tokens import read_token, write_token
 from verdictd_py.config import Address
@@ -195,7 +195,7 @@ def _evidence(options: Namespace, init_data: str | None) -> Evidence:
         td = measurements_of(TdMeasurements(), init_data=init_data, event_log=log)
     except EvidenceFormat as error:
         raise ConfigError(f"{options.event_log}: {error}") from None
-    platform = simulated_platform(options.platform.expanduser(), now=app.utc_now())
+    platform = simulated_platform(platform_directory(options), now=app.utc_now())
     return TdxEvidence(SimulatedAttester(platform, td), log)
 
 

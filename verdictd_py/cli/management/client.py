@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -15,6 +16,8 @@ from verdictd_py._generated import clientapi_pb2_grpc as upstream
 from verdictd_py._generated import verdictd_v1_pb2_grpc as v1
 from verdictd_py.cli import channels
 from verdictd_py.cli.parsing import read_file
+from verdictd_py.cli.servers import AcceptedUsers
+from verdictd_py.config import Address
 from verdictd_py.errors import ConfigError, VerdictdError
 from verdictd_py.listeners.tls import TlsFiles
 
@@ -39,6 +42,10 @@ _NO_TLS: Final = (
     "certificate (CA, names, dates)?"
 )
 
+_FORBIDDEN: Final = (
+    "cannot be reached: this user may not open the socket; call as root or as the broker's user"
+)
+
 Answer = TypeVar("Answer")
 
 
@@ -61,16 +68,28 @@ class Connection:
     """How to reach a broker.
 
     Attributes:
-        address: `host:port`, `[v6]:port` or `unix:/path`.
+        addresses: to try in order; several without TLS only.
         timeout_seconds: limit of each call.
         tls_ca, tls_cert, tls_key: PEM files, all or none of them.
+        users: whose server on loopback is accepted.
     """
 
-    address: str
+    addresses: tuple[Address, ...]
     timeout_seconds: float
     tls_ca: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    users: AcceptedUsers = field(default_factory=AcceptedUsers)
+
+    @property
+    def address(self) -> str:
+        """The addresses, for the operator."""
+        return " or ".join(map(str, self.addresses))
+
+    @property
+    def proves_server(self) -> bool:
+        """Whether the way to the server proves whose it is: TLS, or the path of a unix socket."""
+        return self.tls_ca is not None or bool(self.addresses[0].unix)
 
     def channel(self) -> grpc.aio.Channel:
         """Return a channel; it sends nothing before the first call.
@@ -79,13 +98,13 @@ class Connection:
             ConfigError: one of the files cannot be read, or is missing.
         """
         if not (self.tls_ca or self.tls_cert or self.tls_key):
-            return channels.channel(self.address, max_answer_bytes=MAX_ANSWER_BYTES)
+            return channels.channel(*map(str, self.addresses), max_answer_bytes=MAX_ANSWER_BYTES)
         if not (self.tls_ca and self.tls_cert and self.tls_key):
             raise ConfigError("TLS needs all of --tls-ca, --tls-cert and --tls-key")
         tls = TlsFiles.read("--tls", self.tls_cert, self.tls_key, self.tls_ca)
         credentials = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.certificate)
         return channels.channel(
-            self.address, credentials=credentials, max_answer_bytes=MAX_ANSWER_BYTES
+            str(self.addresses[0]), credentials=credentials, max_answer_bytes=MAX_ANSWER_BYTES
         )
 
 
@@ -94,6 +113,7 @@ class BrokerClient:
 
     def __init__(self, channel: grpc.aio.Channel, connection: Connection) -> None:
         self._connection = connection
+        self._channel = channel
         self.upstream_keys = upstream.KeyManagerServiceStub(channel)
         self.opa = upstream.OpaServiceStub(channel)
         self.gpg = upstream.GpgServiceStub(channel)
@@ -123,8 +143,11 @@ class BrokerClient:
         """Call a method and return its answer.
 
         Raises:
-            BrokerFailed: the broker did not answer, or it refused the request.
+            BrokerFailed: the broker did not answer, or it refused the request; or the server
+                belongs to another user.
         """
+        if not self._connection.proves_server:
+            await self._require_accepted_server()
         try:
             answer = await method(request, timeout=self._connection.timeout_seconds)
         except grpc.aio.AioRpcError as error:
@@ -138,6 +161,37 @@ class BrokerClient:
             raise BrokerFailed(f"the broker refused: {reason or 'no reason given'}", answered=True)
         return answer
 
+    async def _require_accepted_server(self) -> None:
+        """Connect, and refuse a server on loopback that belongs to another user.
+
+        The server's end of the connection itself is examined: another process could take the
+        place of one that only listened. The connection is ready once the server has sent its
+        settings; until then no request and no secret is sent.
+
+        Raises:
+            BrokerFailed: see `call`.
+        """
+        try:
+            async with asyncio.timeout(self._connection.timeout_seconds):
+                await self._connected()
+        except TimeoutError:
+            failed = grpc.StatusCode.DEADLINE_EXCEEDED
+            raise BrokerFailed(self._described(_NO_ANSWER[failed]), answered=False) from None
+        problem = self._connection.users.problem(self._connection.addresses[0].port)
+        if problem:
+            raise BrokerFailed(
+                f"the server at {self._connection.address} {problem}", answered=False
+            )
+
+    async def _connected(self) -> None:
+        state = self._channel.get_state(try_to_connect=True)
+        while state is not grpc.ChannelConnectivity.READY:
+            if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                failed = grpc.StatusCode.UNAVAILABLE
+                raise BrokerFailed(self._described(_NO_ANSWER[failed]), answered=False)
+            await self._channel.wait_for_state_change(state)
+            state = self._channel.get_state(try_to_connect=True)
+
     def _failure(self, error: grpc.aio.AioRpcError) -> BrokerFailed:
         details = " ".join((error.details() or "").split())
         problem = _NO_ANSWER.get(error.code())
@@ -147,10 +201,26 @@ class BrokerClient:
             )
         if error.code() is grpc.StatusCode.UNAVAILABLE and self._connection.tls_ca is not None:
             problem = _NO_TLS
+        if error.code() is grpc.StatusCode.UNAVAILABLE and is_forbidden(self._connection.address):
+            problem = _FORBIDDEN
         return BrokerFailed(self._described(problem), answered=False)
 
     def _described(self, problem: str) -> str:
         return f"the broker at {self._connection.address} {problem}"
+
+
+def is_forbidden(address: str) -> bool:
+    """Return whether the permissions of a unix socket, or of its directory, keep this user out."""
+    if not address.startswith("unix:"):
+        return False
+    path = address.removeprefix("unix:")
+    try:
+        Path(path).stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return not os.access(path, os.W_OK, effective_ids=True)
 
 
 def read(file: Path) -> bytes:

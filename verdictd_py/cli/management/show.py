@@ -211,7 +211,7 @@ def connected_guests(answer: Any) -> CommandOutput:  # noqa: ANN401  # as below
 
 def disconnected_guest(guest: Any) -> CommandOutput:  # noqa: ANN401  # as below
     """Return the guest whose connection was closed."""
-    text = f"disconnected {guest.peer} ({guest.tee}), accepted as {guest.id}"
+    text = f"disconnected {guest.peer} ({guest.tee}), first appraised as {guest.id}"
     return CommandOutput(message(guest), cell(text))
 
 

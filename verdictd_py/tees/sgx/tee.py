@@ -21,7 +21,7 @@ from verdictd_py.tees.intel.tee import (
     trust,
     wire,
 )
-from verdictd_py.tees.sgx.verifier import SgxVerifier
+from verdictd_py.tees.sgx.verifier import SgxVerifier, read_report_data
 
 _CLAIMS: Final[Mapping[str, Claim]] = {
     "mrEnclave": measurement(base64_of(32), "initial contents of the enclave"),
@@ -41,5 +41,6 @@ TEE: Final = Tee(
     verifier=SgxVerifier.of,
     tcb=TcbStatus(TCB_CLAIM, ACCEPTED_TCB, revoked=REVOKED_TCB, known=KNOWN_TCB),
     lists_required=True,
+    report_data=read_report_data,
     trust=trust,
 )

@@ -8,7 +8,7 @@ from datetime import datetime
 from verdictd_py.domain.evidence import Evidence, VerificationResult
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import EvidenceFormat, Reason, ReasonKind
-from verdictd_py.tees.intel.quote import SGX, Quote
+from verdictd_py.tees.intel.quote import SGX, Quote, parse_quote
 from verdictd_py.tees.intel.tee import IntelVerifier
 from verdictd_py.tees.intel.verification import parse_evidence
 
@@ -44,10 +44,26 @@ class SgxVerifier(IntelVerifier):
         # 4.
         return verified.evidence(
             quote,
-            report_data=quote.body[320:384],  # REPORTDATA
+            report_data=_report_data(quote),
             claims=_claims(quote),
             faults=faults,
         )
+
+
+def read_report_data(evidence: bytes) -> bytes:
+    """Return REPORTDATA of an SGX quote, 64 bytes. Nothing is verified here.
+
+    Raises:
+        EvidenceFormat: it is not an SGX quote.
+    """
+    quote = parse_quote(evidence)
+    if quote.tee != SGX:
+        raise EvidenceFormat(f"the quote is of {quote.tee}, not of {SGX}")
+    return _report_data(quote)
+
+
+def _report_data(quote: Quote) -> bytes:
+    return quote.body[320:384]
 
 
 def _debug(quote: Quote) -> bool:
@@ -67,6 +83,6 @@ def _claims(quote: Quote) -> dict[str, JsonValue]:
         "mrSigner": b64encode(body[128:160]).decode("ascii"),
         "productId": int.from_bytes(body[256:258], "little"),  # ISVPRODID
         "svn": int.from_bytes(body[258:260], "little"),  # ISVSVN
-        "reportData": body[320:384].hex(),
+        "reportData": _report_data(quote).hex(),
         "debug": _debug(quote),
     }

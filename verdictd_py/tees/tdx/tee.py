@@ -25,7 +25,7 @@ from verdictd_py.tees.intel.tee import (
     trust,
     wire,
 )
-from verdictd_py.tees.tdx.verifier import TdxVerifier, body_claims
+from verdictd_py.tees.tdx.verifier import TdxVerifier, body_claims, read_report_data
 
 REGISTERS: Final = ("rtmr0", "rtmr1", "rtmr2", "rtmr3")
 """Measurement registers 1 to 4 of an event log; register 0 is MRTD, which no log extends."""
@@ -76,6 +76,7 @@ TEE: Final = Tee(
         grace=("tcbGraceDays", "tcbBehindDays"),
         known=KNOWN_TCB,
     ),
+    report_data=read_report_data,
     event_log=EventLogRegisters(REGISTERS, extended_later=("rtmr3",), measured=_registers),
     init_data=InitDataBinding("mrConfigId", 48),
     trust=trust,

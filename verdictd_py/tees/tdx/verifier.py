@@ -7,8 +7,8 @@ from typing import Final
 
 from verdictd_py.domain.evidence import Evidence, VerificationResult
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import Reason, ReasonKind
-from verdictd_py.tees.intel.quote import TDX, BodyKind, Quote
+from verdictd_py.errors import EvidenceFormat, Reason, ReasonKind
+from verdictd_py.tees.intel.quote import TDX, BodyKind, Quote, parse_quote
 from verdictd_py.tees.intel.tee import IntelVerifier
 from verdictd_py.tees.intel.verification import parse_evidence
 
@@ -81,10 +81,26 @@ class TdxVerifier(IntelVerifier):
         # 4.
         return verified.evidence(
             quote,
-            report_data=quote.body[520:584],  # REPORTDATA
+            report_data=_report_data(quote),
             claims=body_claims(quote),
             faults=faults,
         )
+
+
+def read_report_data(evidence: bytes) -> bytes:
+    """Return REPORTDATA of a TDX quote, 64 bytes. Nothing is verified here.
+
+    Raises:
+        EvidenceFormat: it is not a TDX quote.
+    """
+    quote = parse_quote(evidence)
+    if quote.tee != TDX:
+        raise EvidenceFormat(f"the quote is of {quote.tee}, not of {TDX}")
+    return _report_data(quote)
+
+
+def _report_data(quote: Quote) -> bytes:
+    return quote.body[520:584]
 
 
 def body_claims(quote: Quote) -> dict[str, JsonValue]:

@@ -1,0 +1,57 @@
+"""README, guide, sample files, container and programs agree on one address of the client API."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from verdictd_py.config import CLIENT_API_WITHOUT_IPV6, DEFAULT_CLIENT_API, Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ("README.md", "docs/guide.md", "docs/operations.md")
+
+_GIVEN = re.compile(
+    r"(?:--client-api|\s-c)[ =](\S+)|\"grpc\": \"([^\"]+)\"|VERDICTD_CLIENT_API=(\S+)"
+)
+
+
+def addresses(text: str) -> list[str]:
+    """Return the addresses that a text gives to programs, without placeholders."""
+    given = ("".join(match.groups(default="")) for match in _GIVEN.finditer(text))
+    return [address.strip("`'\"),.;") for address in given if re.search(r":\d", address)]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_page_gives_another_address(page: str) -> None:
+    text = (ROOT / page).read_text("utf-8")
+
+    assert set(addresses(text)) <= {DEFAULT_CLIENT_API, CLIENT_API_WITHOUT_IPV6}
+    assert DEFAULT_CLIENT_API in text
+
+
+def test_the_sample_for_image_tools_names_it() -> None:
+    sample = json.loads((ROOT / "docs/ocicrypt_keyprovider.conf").read_text("utf-8"))
+
+    assert sample["key-providers"]["attestation-agent"]["grpc"] == DEFAULT_CLIENT_API
+
+
+def test_the_container_has_it() -> None:
+    recipe = (ROOT / "Containerfile").read_text("utf-8")
+
+    assert not [line for line in recipe.splitlines() if re.match(r"ENV VERDICTD_CLIENT_API", line)]
+
+
+def test_the_daemon_has_it() -> None:
+    first, second = Settings().client_api_addresses
+
+    assert (str(first), str(second)) == (DEFAULT_CLIENT_API, CLIENT_API_WITHOUT_IPV6)
+
+
+def test_an_address_is_recognized() -> None:
+    """Otherwise the first test passes on every page."""
+    text = 'verdictd-py --client-api 1.2.3.4:5\n verdict-py -c [::1]:6 x\n {"grpc": "a:7"}'
+
+    assert addresses(text) == ["1.2.3.4:5", "[::1]:6", "a:7"]

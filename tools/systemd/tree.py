@@ -1,0 +1,125 @@
+"""A minimal Debian in a directory, with the wheel of this checkout in a virtual environment."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+CHECKOUT: Final = Path(__file__).parents[2]
+MIRROR: Final = "http://deb.debian.org/debian"
+
+PYTHON: Final = "python3,python3-venv"
+"""Everything that the broker needs of the distribution."""
+
+SYSTEMD: Final = ("systemd", "dbus")
+
+_CERTIFICATES: Final = "/etc/ssl/certs/ca-certificates.crt"
+_ENVIRONMENT: Final = {
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "DEBIAN_FRONTEND": "noninteractive",
+    "PIP_CERT": _CERTIFICATES,
+    "PIP_DEFAULT_TIMEOUT": "180",
+    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    "PIP_ROOT_USER_ACTION": "ignore",
+}
+_VENV: Final = "/opt/verdictd-py"
+
+
+class Tree:
+    """Root directory of a Debian.
+
+    Args:
+        root: the directory; it is made unless it is a tree of an earlier run.
+        suite: `bookworm` or `trixie`.
+        log: receives the output of debootstrap, apt and pip.
+    """
+
+    def __init__(self, root: Path, suite: str, log: Path) -> None:
+        self.root = root
+        self._suite = suite
+        self._log = log
+
+    def make(self, mirror: str, wheel: Path) -> None:
+        """Make the tree without systemd, and install the wheel.
+
+        Raises:
+            subprocess.CalledProcessError: a command failed; the log has the reason.
+        """
+        if not self._has("usr/bin/python3"):
+            variant = ("--variant=minbase", f"--include={PYTHON}")
+            self._logged("debootstrap", *variant, self._suite, str(self.root), mirror)
+        for name in ("etc/resolv.conf", _CERTIFICATES[1:]):
+            if Path("/", name).exists():
+                (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+                (self.root / name).unlink(missing_ok=True)
+                shutil.copy(Path("/", name), self.root / name)
+        shutil.copy(wheel, self.root / "opt")
+        shutil.copy(CHECKOUT / "requirements.lock", self.root / "opt")
+        pip = (f"{_VENV}/bin/python", "-m", "pip", "install", "--quiet", "--no-cache-dir")
+        if not self._has(f"{_VENV[1:]}/bin/pip"):
+            self._inside("python3", "-m", "venv", _VENV)
+        self._inside(*pip, "--require-hashes", "--requirement", "/opt/requirements.lock")
+        self._inside(*pip, "--no-deps", "--force-reinstall", f"/opt/{wheel.name}")
+        for name in ("verdictd-py", "verdict-py"):
+            (self.root / "usr/bin" / name).unlink(missing_ok=True)
+            (self.root / "usr/bin" / name).symlink_to(f"{_VENV}/bin/{name}")
+
+    def add_systemd(self) -> None:
+        """Install systemd, and the units of this checkout.
+
+        Raises:
+            subprocess.CalledProcessError: a command failed; the log has the reason.
+        """
+        if not self._has("usr/bin/systemd-analyze"):
+            self._inside("apt-get", "install", "--yes", "--no-install-recommends", *SYSTEMD)
+        for unit in (CHECKOUT / "verdictd_py/deploy").iterdir():
+            shutil.copy(unit, self.root / "etc/systemd/system")
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in the tree, without systemd; its processes end with it."""
+        return subprocess.run(
+            self._chroot(command), capture_output=True, text=True, env=_ENVIRONMENT, check=False
+        )
+
+    def _inside(self, *command: str) -> None:
+        self._logged(*self._chroot(command))
+
+    def _chroot(self, command: Sequence[str]) -> list[str]:
+        # Mounts and processes belong to namespaces, so that none is left.
+        mounts = 'mount -t proc proc "$0/proc"; mount --rbind /dev "$0/dev"; exec chroot "$0" "$@"'
+        namespaces = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
+        return [*namespaces, "sh", "-ec", mounts, str(self.root), *command]
+
+    def _has(self, name: str) -> bool:
+        return os.path.lexists(self.root / name)
+
+    def _logged(self, *command: str) -> None:
+        with self._log.open("a") as log:
+            subprocess.run(
+                command,
+                env=_ENVIRONMENT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                check=True,
+            )
+
+
+def build_wheel(directory: Path, log: Path) -> Path:
+    """Build the wheel of this checkout.
+
+    Raises:
+        subprocess.CalledProcessError: a command failed; the log has the reason.
+    """
+    build = (sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", directory)
+    with log.open("a") as output:
+        subprocess.run([*build, CHECKOUT], stdout=output, stderr=output, check=True)
+    (wheel,) = directory.glob("*.whl")
+    return wheel
