@@ -18,7 +18,8 @@ Value: TypeAlias = "str | int | dict[str, Value] | None"
 """A scalar that is neither text nor null (a number, a truth value) is 0."""
 
 MAX_DEPTH: Final = 20
-_MAX_LINES: Final = 20_000
+MAX_LINES: Final = 20_000
+MAX_LINE_CHARACTERS: Final = 2000
 
 _BOM: Final = "\ufeff"
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
@@ -30,6 +31,7 @@ _NOT_TEXT: Final = re.compile(  # YAML 1.2, 10.3.2: truth values and numbers of 
 _PLAIN_KEY: Final = re.compile(r"(?P<key>[^\s:#][^:#]*?(?:[:#][^\s:#][^:#]*?)*)[ \t]*:(?=[ \t]|$)")
 _SINGLE: Final = re.compile(r"'((?:[^']|'')*)'")
 _DOUBLE: Final = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_COMMENT_IN_KEY: Final = re.compile(r"[ \t]#")
 _COMMENT: Final = re.compile(r"(?:^|[ \t]+)#.*$")
 _INDICATORS: Final = {
     "[": "flow sequences",
@@ -90,8 +92,11 @@ class _Reader:
     def __init__(self, text: str) -> None:
         self._lines: list[tuple[int, int, str]] = []  # number, indentation, text
         lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        if len(lines) > _MAX_LINES:
-            raise Unsupported(f"it has more than {_MAX_LINES} lines")
+        if len(lines) > MAX_LINES or max(map(len, lines)) > MAX_LINE_CHARACTERS:
+            raise Unsupported(
+                f"it has more than {MAX_LINES} lines, or one of more than {MAX_LINE_CHARACTERS} "
+                "characters"
+            )
         for number, line in enumerate(lines, 1):
             stripped = line.lstrip(" ")
             if stripped.startswith("\t") and stripped.strip():
@@ -162,7 +167,7 @@ class _Reader:
                 return self._unquote(quoted_key, number), _without_comment(rest[1:])
         self._refuse_indicators(line, number)
         match = _PLAIN_KEY.match(line)
-        if match is None:
+        if match is None or line[0] in "'\"" or _COMMENT_IN_KEY.search(match["key"]):
             raise NotMappings(f"line {number} is not a member: '<key>: <value>'")
         key = match["key"]
         if key == "<<" or key in _NULLS or _NOT_TEXT.fullmatch(key):
@@ -202,10 +207,12 @@ class _Reader:
         first = text[0]
         if first in "[{" and not self._is_closed(number, first):
             raise NotMappings(f"line {number} opens a bracket that nothing closes")
-        if first in "&!|>[{" or text.startswith("? "):
+        if first in "&!|>[{" or (first == "?" and text[1:2] in ("", " ", "\t")):
             raise Unsupported(f"line {number} uses {_INDICATORS[first]}")
         if first == "*":
             raise NotMappings(f"line {number}: text that begins with '*' must be in quotes")
+        if first == "-" and text[1:2] in ("", " ", "\t"):
+            raise NotMappings(f"line {number} has an element of a list in the line of a key")
         if first in "]},%@`":
             raise NotMappings(f"line {number}: text that begins with {first} must be in quotes")
 
