@@ -120,6 +120,9 @@ class MemoryResources:
             raise NotFound(f"there is no resource {path}")
         return StoredObject(Kind.RESOURCE, f"resources/{path}", self.contents[path])
 
+    async def inspect(self, path: ResourcePath) -> StoredObject:
+        return await self.get(path)
+
     async def put(
         self, path: ResourcePath, content: SecretBytes, *, expected: Expected = ANY
     ) -> StoredObject:

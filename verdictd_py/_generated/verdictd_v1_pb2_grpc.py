@@ -287,6 +287,11 @@ class ResourceServiceStub:
                 request_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListResourcesRequest.SerializeToString,
                 response_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListResourcesResponse.FromString,
                 _registered_method=True)
+        self.SetResource = channel.unary_unary(
+                '/verdictd.v1.ResourceService/SetResource',
+                request_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.SetResourceRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.SetResourceResponse.FromString,
+                _registered_method=True)
         self.DeleteResource = channel.unary_unary(
                 '/verdictd.v1.ResourceService/DeleteResource',
                 request_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.DeleteResourceRequest.SerializeToString,
@@ -299,6 +304,12 @@ class ResourceServiceServicer:
     """
 
     def ListResources(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetResource(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -317,6 +328,11 @@ def add_ResourceServiceServicer_to_server(servicer, server):
                     servicer.ListResources,
                     request_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListResourcesRequest.FromString,
                     response_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListResourcesResponse.SerializeToString,
+            ),
+            'SetResource': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetResource,
+                    request_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.SetResourceRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.SetResourceResponse.SerializeToString,
             ),
             'DeleteResource': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteResource,
@@ -352,6 +368,33 @@ class ResourceService:
             '/verdictd.v1.ResourceService/ListResources',
             verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListResourcesRequest.SerializeToString,
             verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListResourcesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetResource(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/verdictd.v1.ResourceService/SetResource',
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.SetResourceRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.SetResourceResponse.FromString,
             options,
             channel_credentials,
             insecure,

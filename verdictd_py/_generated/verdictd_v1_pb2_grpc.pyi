@@ -100,6 +100,7 @@ class ResourceServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ResourceServiceAsyncStub: ...
     ListResources: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.ListResourcesRequest, _verdictd_v1_pb2.ListResourcesResponse]
+    SetResource: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.SetResourceRequest, _verdictd_v1_pb2.SetResourceResponse]
     DeleteResource: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.DeleteResourceRequest, _verdictd_v1_pb2.DeleteResourceResponse]
 
 @_typing.type_check_only
@@ -108,6 +109,7 @@ class ResourceServiceAsyncStub(ResourceServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListResources: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.ListResourcesRequest, _verdictd_v1_pb2.ListResourcesResponse]  # type: ignore[assignment]
+    SetResource: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.SetResourceRequest, _verdictd_v1_pb2.SetResourceResponse]  # type: ignore[assignment]
     DeleteResource: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.DeleteResourceRequest, _verdictd_v1_pb2.DeleteResourceResponse]  # type: ignore[assignment]
 
 class ResourceServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -119,6 +121,13 @@ class ResourceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _verdictd_v1_pb2.ListResourcesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_verdictd_v1_pb2.ListResourcesResponse, _abc.Awaitable[_verdictd_v1_pb2.ListResourcesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def SetResource(
+        self,
+        request: _verdictd_v1_pb2.SetResourceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_verdictd_v1_pb2.SetResourceResponse, _abc.Awaitable[_verdictd_v1_pb2.SetResourceResponse]]: ...
 
     @_abc_1.abstractmethod
     def DeleteResource(

@@ -678,6 +678,14 @@ class WarningDocument(Event):
     reason: Reason
 
 
+@event("warning.content", level=Level.WARNING)
+class WarningContent(Event):
+    """A stored content cannot be used by guests, by all of them or by some."""
+
+    resource: Annotated[str, FieldInfo("Path of the resource.", characters=1024)]
+    reason: Reason
+
+
 @event("tee.not-served")
 class TeeNotServed(Event):
     """Every guest of a TEE is refused: no measurement is pinned, and the TEE is not named."""

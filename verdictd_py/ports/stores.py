@@ -138,6 +138,14 @@ class ResourceStore(Protocol):
         """
         ...
 
+    async def inspect(self, path: ResourcePath) -> StoredObject:
+        """Return what `get` returns, for a check; no use of the content is recorded.
+
+        Raises:
+            NotFound, StorageError: see `get`.
+        """
+        ...
+
     async def put(
         self, path: ResourcePath, content: SecretBytes, *, expected: Expected = ANY
     ) -> StoredObject:

@@ -13,6 +13,7 @@ from heapq import nsmallest
 from verdictd_py.domain.names import KeyId, Name, ResourcePath
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.errors import AlreadyExists, Conflict, NotFound, RequestError, StorageError
+from verdictd_py.formats.contents import withheld
 from verdictd_py.ports import (
     ANY,
     Document,
@@ -23,7 +24,6 @@ from verdictd_py.ports import (
     Tees,
     has_revision,
 )
-from verdictd_py.storage.content import unservable
 from verdictd_py.storage.documents import OPA, PolicyFileNames
 from verdictd_py.storage.stores import ALIASES, KEYS, RESOURCES, adoptable
 
@@ -175,6 +175,9 @@ class MemoryResourceStore:
         await asyncio.sleep(0)
         return self._get(path)
 
+    async def inspect(self, path: ResourcePath) -> StoredObject:
+        return await self.get(path)
+
     async def put(
         self, path: ResourcePath, content: SecretBytes, *, expected: Expected = ANY
     ) -> StoredObject:
@@ -182,7 +185,7 @@ class MemoryResourceStore:
         if not len(content):
             raise RequestError("an empty resource cannot be fetched by any guest")
         target = ALIASES.get(path.segments) or (RESOURCES, *path.segments)
-        problem = unservable(target, content.reveal())
+        problem = withheld(path.segments, content.reveal())
         if problem:
             raise RequestError(f"the resource {path} is refused: {problem}")
         self._require(path, expected)
@@ -204,7 +207,7 @@ class MemoryResourceStore:
         file = own if own in self.files or alias is None else alias
         if file not in self.files:
             raise NotFound(f"there is no resource {path}")
-        problem = unservable(alias or own, self.files[file])
+        problem = withheld(path.segments, self.files[file])
         if problem:
             raise StorageError(f"the resource {path} is not served: {problem}")
         kind = Kind.RESOURCE if file == own else Kind.IMAGE
@@ -222,7 +225,7 @@ class MemoryResourceStore:
 
     def _described(self, path: tuple[str, ...], file: tuple[str, ...]) -> StoredName:
         content = self.files[file]
-        problem = unservable(ALIASES.get(path, file), content) or ""
+        problem = withheld(path, content)
         if not content:
             problem = "it is empty, so no guest can fetch it"
         return _stored_name(file, "/".join(path), len(content), problem)

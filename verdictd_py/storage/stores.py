@@ -12,6 +12,7 @@ from verdictd_py.domain.events import WarningShadowed
 from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.errors import AlreadyExists, Conflict, NotFound, RequestError, StorageError
+from verdictd_py.formats.contents import may_be_withheld, withheld
 from verdictd_py.ports import (
     ANY,
     Events,
@@ -22,7 +23,6 @@ from verdictd_py.ports import (
     has_revision,
 )
 from verdictd_py.storage import pools
-from verdictd_py.storage.content import COSIGN_KEY, KEYRING, unservable
 from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.directory import Directory, Entry
 from verdictd_py.storage.exclusive import exclusively
@@ -37,9 +37,9 @@ README: Final = "README.md"
 _FILES: Final = {
     "Policy": ("image", "policy.json"),
     "Sigstore Config": ("image", "sigstore.yaml"),
-    "Cosign Key": COSIGN_KEY,
+    "Cosign Key": ("image", "cosign.key"),
     "Credential": ("image", "auth.json"),
-    "GPG Keyring": KEYRING,
+    "GPG Keyring": ("gpg", "keyring.gpg"),
 }
 
 ALIASES: Final = {LEGACY_RESOURCES[name].segments: file for name, file in _FILES.items()}
@@ -187,21 +187,24 @@ class DirectoryResourceStore:
                 yield self._described(files[alias], path)
 
     def _described(self, entry: Entry, path: tuple[str, ...]) -> StoredName:
-        problem: str | None = None
+        problem = ""
         if not entry.size:
             problem = "it is empty, so no guest can fetch it"
-        elif path in ALIASES:
+        elif may_be_withheld(path):
             try:
-                problem = unservable(ALIASES[path], self._directory.read(entry.segments))
+                problem = withheld(path, self._directory.read(entry.segments))
             except (NotFound, StorageError) as error:
                 problem = f"it {error}"
-        return _named(entry, "/".join(path), problem or "")
+        return _named(entry, "/".join(path), problem)
 
     async def get(self, path: ResourcePath) -> StoredObject:
         found = await pools.read(self._get, path)
         if path in _IMAGE_POLICY:
             await self._digests.observe({found.path: found.revision})
         return found
+
+    async def inspect(self, path: ResourcePath) -> StoredObject:
+        return await pools.read(self._get, path)
 
     def _get(self, path: ResourcePath) -> StoredObject:
         own = (RESOURCES, *path.segments)
@@ -213,7 +216,7 @@ class DirectoryResourceStore:
                 continue
             except StorageError as error:
                 raise StorageError(f"the resource {path} {error}") from None
-            problem = unservable(alias or own, content)
+            problem = withheld(path.segments, content)
             if problem:
                 raise StorageError(f"the resource {path} is not served: {problem}")
             kind = Kind.RESOURCE if segments == own else Kind.IMAGE
@@ -226,7 +229,7 @@ class DirectoryResourceStore:
         if not len(content):
             raise RequestError("an empty resource cannot be fetched by any guest")
         target = _target(path)
-        problem = unservable(target, content.reveal())
+        problem = withheld(path.segments, content.reveal())
         if problem:
             raise RequestError(f"the resource {path} is refused: {problem}")
 
