@@ -30,7 +30,7 @@ SETTINGS = bytes.fromhex("000000040000000000")  # RFC 9113, an empty SETTINGS fr
 
 @contextmanager
 def server_of(uid: int) -> Iterator[tuple[str, int]]:
-    """A process of another user that answers as HTTP/2 does, and keeps what it receives.
+    """A process of another user that answers as HTTP/2 does, and ends once it has the secret.
 
     Yields:
         Its address, and a descriptor from which to read what it received, after a client ended.
@@ -48,7 +48,9 @@ def server_of(uid: int) -> Iterator[tuple[str, int]]:
                 client, _ = listening.accept()
                 client.sendall(SETTINGS)
                 client.settimeout(30)  # a broken check would wait for its answer
-                while received := client.recv(65536):
+                content = b""
+                while SECRET not in content and (received := client.recv(65536)):
+                    content += received
                     os.write(writing, received)
         finally:
             os._exit(0)
@@ -95,10 +97,10 @@ class TestAServerOfAnotherUser:
         (tmp_path / "secret").write_bytes(SECRET)
         with server_of(OTHER_USER) as (address, reading):
             words = ("resource", "set", "default/some/secret", str(tmp_path / "secret"))
-            ended = await verdict(address, *options, "--timeout", "1", *words)
+            ended = await verdict(address, *options, "--timeout", "60", *words)
             received = received_by(reading)
 
-        assert "does not answer in time" in ended.complaint(3, "verdict-py")
+        assert address in ended.complaint(3, "verdict-py")
         assert SECRET in received
 
 

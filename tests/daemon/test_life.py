@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.broker import RunningBroker
-from tests.support.clock import until
+from tests.support.clock import elapse_until, until
 from tests.support.events import RecordedEvents
 from verdictd_py import daemon as app
 from verdictd_py.config import Address, Settings, Unsafe
@@ -285,7 +285,7 @@ class TestLoopsThatFail:
 
         supervisor = Supervisor(events, sleep=at_once)
         supervisor.start(work)
-        await done.wait()
+        await elapse_until(done.is_set)
         await supervisor.stop()
         assert "secret" not in events.text
 

@@ -16,6 +16,7 @@ ALLOWED = {
     ("broker/recording.py", "_completed"): "one change; awaited by the use case",
     ("daemon/supervisor.py", "Supervisor.start"): "the supervisor itself",
     ("listeners/attested.py", "AttestedListener._take"): "one guest; awaited by stop()",
+    ("listeners/attested.py", "_receive_unless_refused"): "two waits; awaited or cancelled by it",
     ("listeners/calls.py", "_complete"): "one call; awaited by the call",
     ("listeners/grpc_connections.py", "GrpcConnections.take"): "one client; awaited by close()",
     ("listeners/grpc_connections.py", "GrpcConnections._relay"): "two directions; awaited by it",

@@ -118,7 +118,8 @@ async def _until_closed(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
 def _through_proxy(at_a_time: int) -> Sender:
     """Send the longest header of the PROXY protocol, and then garbage."""
     addresses = ipaddress.ip_address("192.0.2.7").packed * 2 + bytes((18, 103, 1, 187))
-    rest = addresses.ljust(proxyheader.MAX_REST_BYTES, b"\x04")
+    padding = proxyheader.MAX_REST_BYTES - len(addresses) - 3
+    rest = addresses + b"\x04" + padding.to_bytes(2, "big") + bytes(padding)
     header = proxyheader.SIGNATURE + b"\x21\x11" + len(rest).to_bytes(2, "big") + rest
 
     async def send(target: Target) -> None:
@@ -127,7 +128,8 @@ def _through_proxy(at_a_time: int) -> Sender:
             writer.write(header[at : at + at_a_time])
             await writer.drain()
         writer.write(b"\x16\x03\x01\x00\x01\xff")
-        writer.write_eof()
+        with suppress(OSError):  # the broker may have closed the connection already
+            writer.write_eof()
         await _until_closed(reader, writer)
 
     return send
