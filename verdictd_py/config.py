@@ -21,6 +21,8 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from verdictd_py.domain.names import KeyId
 from verdictd_py.errors import ConfigError, RequestError
 from verdictd_py.formats.servicelinks import service_links
+from verdictd_py.protocols.keyprovider.parameter import ExistingKey, KbsKey, NewKey
+from verdictd_py.protocols.keyprovider.parameter import parse as parse_parameter
 
 ENVIRONMENT_PREFIX: Final = "VERDICTD_"
 GUEST_PREFIX: Final = "VERDICTD_PY_GUEST_"
@@ -158,6 +160,7 @@ class Settings(BaseSettings):
     require_reference_values: bool = False
     allow_rtmr3_mismatch: bool = False
     tee: dict[str, dict[str, Any]] = {}
+    default_wrap_key: str | None = None
     wrap_key_prefix: str | None = None
     max_new_keys_per_minute: Annotated[int, Field(ge=1)] = 60
     max_connections: Annotated[int, Field(ge=1)] = 4096
@@ -225,6 +228,13 @@ class Settings(BaseSettings):
             Address.parse(value, unix_allowed=True)
         return value
 
+    @field_validator("default_wrap_key")
+    @classmethod
+    def _check_default_key(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_default_key(value)
+        return value
+
     @field_validator("wrap_key_prefix")
     @classmethod
     def _check_prefix(cls, value: str | None) -> str | None:
@@ -279,6 +289,11 @@ class Settings(BaseSettings):
         return Address.parse(self.keyprovider_api, unix_allowed=True)
 
     @property
+    def default_wrap_parameter(self) -> ExistingKey | KbsKey | None:
+        """Key for requests to wrap that have no parameter; None to create one for each."""
+        return None if self.default_wrap_key is None else parse_default_key(self.default_wrap_key)
+
+    @property
     def wrap_key_segments(self) -> tuple[str, ...] | None:
         """First segments of the keys that callers who may only wrap may create."""
         return None if self.wrap_key_prefix is None else _segments(self.wrap_key_prefix)
@@ -299,6 +314,21 @@ class Settings(BaseSettings):
         """Return command line and environment only: `load` reads and checks the file itself."""
         del settings_cls, dotenv_settings, file_secret_settings
         return init_settings, env_settings
+
+
+def parse_default_key(text: str) -> ExistingKey | KbsKey:
+    """Parse the key for requests without a parameter, written as the parameter of a request.
+
+    Raises:
+        ValueError: the text names no key; the message has the remedy.
+    """
+    try:
+        parameter = parse_parameter(text.encode())
+    except RequestError as error:
+        raise ValueError(str(error)) from None
+    if isinstance(parameter, NewKey) or (isinstance(parameter, KbsKey) and parameter.keypath):
+        raise ValueError("it names no key of the broker: write NAME or keyid=kbs:///default/key/1")
+    return parameter
 
 
 def default_client_api() -> tuple[Address, ...]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class ReasonKind(Enum):
@@ -274,6 +274,14 @@ class EvidenceMissing(AttestationError):
     code = "evidence-missing"
     kind = ReasonKind.FORMAT
 
+    @classmethod
+    def empty(cls) -> Self:
+        """Return the error for evidence with an empty quote."""
+        return cls(
+            "the evidence has an empty quote: the guest's host gave none, because its quote "
+            "generation service does not answer or is older than DCAP 1.21"
+        )
+
 
 class EvidenceFormat(AttestationError):
     """The certificate or the evidence in it cannot be read, or is not served."""
@@ -286,6 +294,13 @@ class EvidenceExpired(AttestationError):
     """A certificate of the guest or its platform has expired, or is older than allowed."""
 
     code = "evidence-expired"
+    kind = ReasonKind.VERIFICATION
+
+
+class EvidenceFromFuture(AttestationError):
+    """A certificate of the guest is not valid yet: the guest's clock is ahead."""
+
+    code = "evidence-from-future"
     kind = ReasonKind.VERIFICATION
 
 

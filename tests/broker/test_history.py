@@ -206,6 +206,18 @@ def test_an_accepted_guest_that_is_refused_later_begins_another_line() -> None:
     assert lines(refusals(refused, refused, None, refused)) == [("id3", 1), ("id1", 2)]
 
 
+def test_an_acceptance_ends_the_row_of_unverified_guests_of_that_address() -> None:
+    """Their evidence identifies no machine."""
+    history = History()
+    verified = replace(VERIFIED, platform="ab" * 32)
+    for number, (refusal, evidence) in enumerate(
+        [(QuoteInvalid("no"), None), (None, verified), (QuoteInvalid("no"), None)]
+    ):
+        done = appraisal(number, refusal, evidence)
+        history.remember(Judgement.of(done, ADDRESS, TEES.measurements("tdx")))
+    assert lines(history, Verdict.UNVERIFIED) == [("id2", 1), ("id0", 1)]
+
+
 def test_accepted_guests_have_a_line_each() -> None:
     assert len(lines(refusals(None, None), Verdict.ACCEPTED)) == 2
 

@@ -203,7 +203,8 @@ async def test_the_name_of_a_resource_is_refused_for_a_key() -> None:
     with pytest.raises(AlreadyExists) as refused:
         await setup.wrapper.wrap(OPERATOR, KBS, OPTSDATA)
     assert str(refused.value) == (
-        "the key default/key/1 names a resource, not a key; wrap with another keyid"
+        "the key default/key/1 names a resource, not a key; wrap with another keyid; if this is a "
+        "resource of 32 bytes, make it a key: verdict-py key adopt default/key/1"
     )
     assert setup.events.names[-2:] == ["key.created", "change.failed"]
 

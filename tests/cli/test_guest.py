@@ -97,7 +97,7 @@ def ask(place: Place, capfdbinary: pytest.CaptureFixture[bytes]) -> Ask:
         (["decrypt", packet().decode()], LAYER),
         (["decrypt", base64.b64encode(packet()).decode()], LAYER),
         (["resource", "my/secret/1"], RESOURCE),
-        (["--endorse", "policy"], b'{"default":[{"type":"reject"}]}\n'),
+        (["--endorse", "policy"], b'{"default":[{"type":"reject"}],"transports":{}}\n'),
         (["--form", "legacy", "cosign-key"], COSIGN),
         (["--form", "dice-critical", "--timeout", "50", "echo", "good morning"], b"good morning"),
     ],
@@ -171,7 +171,7 @@ def test_the_demo_runs_every_step() -> None:
     for part in (
         f"wrapped with key {KID}",
         "the unwrapped layer key is the original",
-        '{"default":[{"type":"reject"}]}',
+        '{"default":[{"type":"reject"}],"transports":{}}',
         "refused: quote-invalid",
         "debug: measured true, expected false",
         "refused: evidence-missing",

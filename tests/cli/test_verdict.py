@@ -128,14 +128,18 @@ async def test_upstreams_acceptance_steps_for_the_keyring(
 
 async def test_upstreams_image_files_and_resources(broker: RunningBroker, files: Path) -> None:
     said(await verdict(broker, "--export-image-policy", cwd=str(files)))  # to ./
-    assert (files / "image_policy.json").read_text() == '{"default":[{"type":"reject"}]}\n'
+    assert (files / "image_policy.json").read_text() == (
+        '{"default":[{"type":"reject"}],"transports":{}}\n'
+    )
     said(await verdict(broker, "--export-image-sigstore", "-p", str(files)))
     text = (files / "image_sigstore.yaml").read_text()
     assert text.startswith("default-docker:")
     (files / "sigstore").write_text(text + "# mine\n")
     said(await verdict(broker, "--set-image-sigstore", str(files / "sigstore")))
     assert (broker.data / "image" / "sigstore.yaml").read_text().endswith("# mine\n")
-    (files / "policy.json").write_text('{"default":[{"type":"insecureAcceptAnything"}]}')
+    (files / "policy.json").write_text(
+        '{"default":[{"type":"insecureAcceptAnything"}],"transports":{}}'
+    )
     said(await verdict(broker, "--set-image-policy", str(files / "policy.json")))
     (files / "secret").write_bytes(b"\x00\xff")
     said(await verdict(broker, "--set_resource", "my/secret/1", str(files / "secret")))
@@ -216,7 +220,7 @@ async def test_force_stores_a_policy_with_problems_unchanged(
     ended = await verdict(broker, "image-policy", "set", str(files / "guide.json"))
     assert "white space" in ended.complaint(1, "verdict-py")
     forced = await verdict(broker, "image-policy", "set", "--force", str(files / "guide.json"))
-    assert "although default[0].type" in said(forced)
+    assert "no guest can use it: default[0].type" in said(forced)
     assert (broker.data / "image" / "policy.json").read_bytes() == guide
     assert (await verdict(broker, "image-policy", "show")).stdout == guide
 

@@ -10,7 +10,7 @@ import pytest
 from tests.support.stores import resource_store
 from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
-from verdictd_py.errors import AlreadyExists, NotFound, StorageError
+from verdictd_py.errors import AlreadyExists, NotFound, RequestError, StorageError
 from verdictd_py.ports import KeyStore, ResourceStore
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.memory import Files, MemoryKeyStore, MemoryResourceStore
@@ -70,6 +70,35 @@ class KeyStoreSuite(ABC):
     async def test_an_alias_is_not_a_key(self, keys: KeyStore, path: ResourcePath) -> None:
         with pytest.raises(AlreadyExists):
             await keys.create(KeyId(path.segments), KEY)
+
+    @pytest.fixture
+    @abstractmethod
+    def resources(self) -> ResourceStore:
+        """The resources of the same store."""
+
+    async def test_a_resource_is_adopted_as_a_key(
+        self, keys: KeyStore, resources: ResourceStore
+    ) -> None:
+        path = ResourcePath(TWO.segments)
+        await resources.put(path, KEY)
+        await keys.adopt(TWO)
+        assert await keys.get(TWO) == KEY
+        with pytest.raises(NotFound):
+            await resources.get(path)
+        with pytest.raises(NotFound, match="no resource"):
+            await keys.adopt(TWO)
+
+    @pytest.mark.parametrize("size", [1, KEY_BYTES - 1, KEY_BYTES + 1])
+    async def test_only_the_bytes_of_a_key_are_adopted(
+        self, keys: KeyStore, resources: ResourceStore, size: int
+    ) -> None:
+        path = ResourcePath(TWO.segments)
+        await resources.put(path, SecretBytes(bytes(size)))
+        with pytest.raises(RequestError, match=f"has {size} bytes"):
+            await keys.adopt(TWO)
+        assert len((await resources.get(path)).content) == size
+        with pytest.raises(NotFound):
+            await keys.get(TWO)
 
     async def test_pages_are_sorted_by_name(self, keys: KeyStore) -> None:
         names = ["a", "a.b", "b", "default/key/1", "default/key/2", "z"]

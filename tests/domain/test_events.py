@@ -23,7 +23,8 @@ NAMES = {kind.spec.name: kind for kind in CATALOGUE}
 WARNINGS = {
     "audit.continued", "audit.not-kept", "change.failed", "guest.not-judged", "guest.refused",
     "log.dropped", "release.refused", "request.failed", "storage.fault",
-    "unsafe.option", "warning.audit", "warning.bug", "warning.collateral", "warning.document",
+    "unsafe.option", "warning.audit", "warning.bug", "warning.collateral", "warning.content",
+    "warning.document",
     "warning.identity", "warning.limits", "warning.policy", "warning.readiness",
     "warning.reload", "warning.shadowed",
     "warning.storage", "warning.task", "warning.unpinned", "wrap.refused",

@@ -28,6 +28,7 @@ async def prepared(cases: UseCases) -> None:
     admin = cases.administration
     await admin.keys.register(ADMIN, "old", OLD_KEY)
     await admin.resources.set(ADMIN, "team/secret/old", SecretBytes(b"old"))
+    await admin.resources.set(ADMIN, "team/key/1", NEW_KEY)
     await admin.resources.import_certificates(ADMIN, input_file("gpg/ed.gpg").read_bytes())
     await admin.documents.set_policy(ADMIN, "unused.rego", POLICY)
     for name in ("old", "gone"):
@@ -63,6 +64,10 @@ CHANGES: Final[Mapping[str, tuple[str, Change]]] = MappingProxyType(
         "key register": (
             "key.registered",
             lambda c: c.administration.keys.register(ADMIN, "new", NEW_KEY),
+        ),
+        "key adopt": (
+            "key.registered",
+            lambda c: c.administration.keys.adopt(ADMIN, "team/key/1"),
         ),
         "key delete": ("key.deleted", lambda c: c.administration.keys.delete(ADMIN, "old")),
         "wrap with a new key": ("key.created", lambda c: _wrap(c, NewKey())),

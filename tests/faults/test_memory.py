@@ -6,11 +6,15 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.support.appraised import broker_process
+from tests.support.broker import RunningBroker
+from verdictd_py.storage.sessions import MemorySessionStore
 
 WARM_UP = 600
 """Guests; the history has 500 of a kind."""
@@ -19,6 +23,25 @@ BATCH = 500
 BATCHES = 8
 GROWTH = 200
 """Bytes for each guest. The leak that this test is for had 12,300."""
+
+
+@pytest.mark.broker(kbs=True)
+async def test_expired_sessions_are_released_although_no_guest_follows(
+    broker: RunningBroker,
+) -> None:
+    """The check of the sessions, which the broker repeats, releases them."""
+    check = broker.daemon._parts.health._checks["sessions"]
+    assert isinstance(check, partial)
+    store: MemorySessionStore = check.args[0]
+    begin, end = broker.now - timedelta(minutes=6), broker.now - timedelta(minutes=1)
+    await store.add_challenge("1", "challenge", now=begin, expires=end)
+    await store.add_token("2", "token", now=begin, expires=end)
+    await store.add_claims("3", "claims", now=begin, expires=end)
+    texts = (store._challenges, store._tokens, store._claims)
+    assert [len(each) for each in texts] == [1, 1, 1]
+    await broker.daemon._parts.health.examine()
+    assert [len(each) for each in texts] == [0, 0, 0]
+    assert store._tokens._size == 0
 
 
 @pytest.mark.timeout(600)

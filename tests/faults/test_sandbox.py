@@ -237,6 +237,7 @@ def test_the_unit_has_options_and_limits_that_the_daemon_knows() -> None:
     assert "\nMemoryDenyWriteExecute=" not in text
     assert "\nTimeoutStopSec=10\n" in text
     assert "AF_NETLINK" in text
+    assert '\nExecReload=/bin/sh -c "kill -HUP $MAINPID"\n' in text  # minimal systems lack kill(1)
     assert "\nCacheDirectory=verdictd-py\n" in text  # otherwise each start compiles the engine
 
 

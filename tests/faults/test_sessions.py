@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import sqlite3
+import sys
+import textwrap
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -59,6 +62,47 @@ async def test_a_removed_file(brokers: Brokers, file: Path, journals: bool) -> N
             path.unlink()
     await work_together(*brokers)
     assert await brokers[0].take_challenge(name(1), now=NOW) is None
+
+
+ANOTHER_BROKER = textwrap.dedent(
+    """
+    import asyncio, sys
+    from pathlib import Path
+    from tests.conformance.sessions import END, NOW, name
+    from tests.support.events import RecordedEvents
+    from verdictd_py.storage.sqlite_sessions import SqliteSessionStore
+
+    async def main() -> None:
+        store = SqliteSessionStore.open(Path(sys.argv[1]), events=RecordedEvents())
+        for number in range(50):
+            await store.add_challenge(name(number), "c" * 2000, now=NOW, expires=END)
+        print("ready", flush=True)
+        sys.stdin.readline()
+        print(await store.take_challenge(name(7), now=NOW))
+
+    asyncio.run(main())
+    """
+)
+
+
+async def test_a_removed_file_whose_journals_another_process_uses(
+    file: Path, events: RecordedEvents
+) -> None:
+    """SQLite would use the index of the journal that belongs to the removed file."""
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", ANOTHER_BROKER, str(file), stdin=pipe, stdout=pipe
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"ready\n"
+    file.unlink()
+    store = SqliteSessionStore.open(file, events=events)
+    assert await store.take_challenge(name(1), now=NOW) is None
+    await store.add_challenge(name(7), "new", now=NOW, expires=END)
+    answer, _ = await process.communicate(b"\n")
+    assert answer == b"new\n"
+    assert await store.fault() == ""
+    store.close()
 
 
 async def test_a_removed_directory_that_is_restored(brokers: Brokers, file: Path) -> None:

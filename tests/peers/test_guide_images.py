@@ -132,7 +132,7 @@ def test_with_another_cosign_key_it_is_not_opened(owner: Owner, tmp_path: Path) 
 
 
 def test_with_a_policy_of_reject_it_is_not_opened(owner: Owner, tmp_path: Path) -> None:
-    (tmp_path / "reject.json").write_text('{"default":[{"type":"reject"}]}')
+    (tmp_path / "reject.json").write_text('{"default":[{"type":"reject"}],"transports":{}}')
     before = owner.opened_layers()
     owner.verdict("image-policy", "set", str(tmp_path / "reject.json"))
     try:

@@ -25,6 +25,7 @@ FILES = {
 }
 PLAIN = ResourcePath.parse("repo/type/tag")
 COSIGN = LEGACY_RESOURCES["Cosign Key"]
+TEAM_A = ResourcePath.parse("default/cosign-public-key/team-a")
 KEYRING = LEGACY_RESOURCES["GPG Keyring"]
 KEYBOX = b"\0\0\0\x20\x01\x01\0\x02KBXf\0\0\0\0"  # first bytes of gpg 2's pubring.kbx
 
@@ -131,25 +132,34 @@ async def test_an_empty_resource_is_refused(resources: DirectoryResourceStore, d
         "PGP PRIVATE KEY BLOCK",
     ],
 )
-@pytest.mark.parametrize("own", [False, True])
-async def test_a_private_key_is_never_served_as_the_cosign_key(
-    resources: DirectoryResourceStore, data: Path, label: str, own: bool
+@pytest.mark.parametrize(
+    ("path", "file"),
+    [
+        (COSIGN, "image/cosign.key"),
+        (COSIGN, f"resources/{COSIGN}"),
+        (TEAM_A, f"resources/{TEAM_A}"),
+    ],
+    ids=str,
+)
+async def test_a_private_key_is_never_served_as_a_cosign_key(
+    resources: DirectoryResourceStore, data: Path, label: str, path: ResourcePath, file: str
 ) -> None:
+    """The type in the path decides, not the tag."""
     content = private_key(label)
     remedy = "it contains a private key; store the public one"
-    with pytest.raises(RequestError, match=f"default/cosign-public-key/test is refused: {remedy}"):
-        await resources.put(COSIGN, SecretBytes(content))
-    assert not (data / "image" / "cosign.key").exists()
+    with pytest.raises(RequestError, match=f"{path} is refused: {remedy}"):
+        await resources.put(path, SecretBytes(content))
+    assert not (data / file).exists()
 
-    shown = f"resources/{COSIGN}" if own else "image/cosign.key"
-    (data / shown).parent.mkdir(parents=True, exist_ok=True)
-    (data / shown).write_bytes(content)
-    (data / shown).chmod(0o600)
-    with pytest.raises(StorageError, match=f"is not served: {remedy}") as refused:
-        await resources.get(COSIGN)
-    assert "AAAA" not in str(refused.value)
-    (warning,) = (line for line in warnings_of(data) if "instead of" not in line)
-    assert warning.startswith(f"{shown} is not served: {remedy}")
+    (data / file).parent.mkdir(parents=True, exist_ok=True)
+    (data / file).write_bytes(content)
+    (data / file).chmod(0o600)
+    for call in (resources.get(path), resources.inspect(path)):
+        with pytest.raises(StorageError, match=f"is not served: {remedy}") as refused:
+            await call
+        assert "AAAA" not in str(refused.value)
+    (listed,) = (stored for stored in await resources.page("", 9) if stored.name == str(path))
+    assert listed.problem.startswith(remedy)
 
 
 async def test_a_public_cosign_key_is_served(resources: DirectoryResourceStore) -> None:
@@ -176,8 +186,6 @@ async def test_a_keybox_is_refused_with_the_remedy(
     (data / "gpg" / "keyring.gpg").chmod(0o600)
     with pytest.raises(StorageError, match=r"is not served: .*keybox, .*gpg --export"):
         await resources.get(KEYRING)
-    (warning,) = warnings_of(data)
-    assert warning.startswith("gpg/keyring.gpg is not served: it is GnuPG's keybox")
     binary = SecretBytes(b"\x99\x01\x0d\x04" + bytes(100))  # an OpenPGP public key packet
     await resources.put(KEYRING, binary)
     assert (await resources.get(KEYRING)).content == binary

@@ -91,6 +91,9 @@ class MemoryKeys:
             raise AlreadyExists(f"the key {key_id} exists already")
         self.keys[key_id] = key
 
+    async def adopt(self, key_id: KeyId) -> None:
+        raise NotFound(f"there is no resource {key_id}")  # it has no resources
+
     async def delete(self, key_id: KeyId) -> None:
         if self.keys.pop(key_id, None) is None:
             raise NotFound(f"there is no key {key_id}")
@@ -116,6 +119,9 @@ class MemoryResources:
         if path not in self.contents:
             raise NotFound(f"there is no resource {path}")
         return StoredObject(Kind.RESOURCE, f"resources/{path}", self.contents[path])
+
+    async def inspect(self, path: ResourcePath) -> StoredObject:
+        return await self.get(path)
 
     async def put(
         self, path: ResourcePath, content: SecretBytes, *, expected: Expected = ANY

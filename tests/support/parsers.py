@@ -28,6 +28,7 @@ from verdictd_py.documents import recorded, referencesets, releasepolicies
 from verdictd_py.documents.datanames import data_names
 from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.evidence import InitData
+from verdictd_py.domain.names import ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.encoding import decode_object
 from verdictd_py.errors import (
@@ -41,7 +42,7 @@ from verdictd_py.errors import (
     VerdictdError,
 )
 from verdictd_py.formats import collateral as endorsements
-from verdictd_py.formats import eventlog, imagepolicy, initdata, proxyheader
+from verdictd_py.formats import contents, eventlog, initdata, proxyheader
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.formats.openpgp import SequoiaKeyringEditor
 from verdictd_py.guest.rcar.errors import AnswerInvalid
@@ -460,6 +461,20 @@ def _openpgp(data: bytes) -> None:
     editor.describe(editor.add(b"", data))
 
 
+def _content(resource_type: str) -> Callable[[bytes], object]:
+    """Return the check of contents of a type, with the keys that they name."""
+    path = ResourcePath(("default", resource_type, "test"))
+
+    def parse(data: bytes) -> None:
+        contents.check(path, data)
+        contents.key_paths(path, data)
+        contents.withheld(path.segments, data)
+        if resource_type == "credential":
+            contents.convert_credential(data)
+
+    return parse
+
+
 def _proxy_header(data: bytes) -> None:
     fixed = proxyheader.parse_fixed(data[: proxyheader.FIXED_BYTES])
     proxyheader.parse_client(fixed, data[proxyheader.FIXED_BYTES :][: fixed.rest])
@@ -468,6 +483,9 @@ def _proxy_header(data: bytes) -> None:
 def _proxy_header_seeds() -> Iterator[bytes]:
     for family, rest in (b"\x11", bytes(12)), (b"\x21", bytes(36)), (b"\x11", bytes(2)):
         yield proxyheader.SIGNATURE + b"\x21" + family + len(rest).to_bytes(2, "big") + rest
+    for fields in b"\x03\x00\x04\x00\x00\x00\x00", b"\x02\x00\x01a\x03\x00\x04\x00\x00\x00\x00":
+        rest = bytes(12) + fields
+        yield proxyheader.SIGNATURE + b"\x21\x11" + len(rest).to_bytes(2, "big") + rest
     yield proxyheader.SIGNATURE + b"\x20\x00\x00\x00"
 
 
@@ -552,8 +570,13 @@ PARSERS: Final[dict[str, Parser]] = {
         lambda: [b"Enabled", b"keyid=kbs:///default/key/1::algorithm=A256GCM"],
     ),
     "image-policy": Parser(
-        imagepolicy.problems, (), inputs("policy-distro-default.json", "policy-fulcio.json")
+        _content("security-policy"),
+        (),
+        inputs("policy-distro-default.json", "policy-fulcio.json", "policy-short-name.json"),
     ),
+    "credential": Parser(_content("credential"), (), inputs("auth")),
+    "lookaside": Parser(_content("sigstore-config"), (), inputs("sigstore")),
+    "cosign-key": Parser(_content("cosign-public-key"), (), inputs("cosign")),
     "openpgp": Parser(_openpgp, (VerdictdError,), inputs("gpg")),
     "proxy-header": Parser(_proxy_header, (proxyheader.ProxyHeaderInvalid,), _proxy_header_seeds),
     "forwarded-for": Parser(

@@ -79,7 +79,10 @@ async def every_command(guest: GuestConnection) -> None:
     }
     for name in ("Policy", "default/security-policy/test"):
         content = await guest.resource(name)
-        assert json.loads(content.reveal()) == {"default": [{"type": "reject"}]}
+        assert json.loads(content.reveal()) == {
+            "default": [{"type": "reject"}],
+            "transports": {},
+        }
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("[::1]", marks=IPV6)])

@@ -122,7 +122,7 @@ async def test_a_bad_path_is_refused(broker: RunningBroker, path: str) -> None:
 
 async def test_an_alias_writes_the_file_of_its_resource(broker: RunningBroker) -> None:
     path = field(1, "default/security-policy/test")
-    policy = b'{"default":[{"type":"insecureAcceptAnything"}]}'
+    policy = b'{"default":[{"type":"insecureAcceptAnything"}],"transports":{}}'
     assert await call(broker, "ResourceService/SetResource", path, field(2, policy)) == {}
     assert (broker.data / "image" / "policy.json").read_bytes() == policy
     async with broker.guest() as guest:
@@ -300,14 +300,14 @@ async def test_the_image_policy_is_checked(broker: RunningBroker) -> None:
     code, text = await refused(broker, "ImageService/setImagePolicy", field(1, bad))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert "insecureAcceptAnything" in text
-    good = '{"default":[{"type":"reject"}]}'
+    good = '{"default":[{"type":"reject"}],"transports":{}}'
     assert await call(broker, "ImageService/setImagePolicy", field(1, good)) == {1: b"OK"}
     exported = await call(broker, "ImageService/exportImagePolicy")
     assert exported == {1: b"OK", 2: good.encode()}
 
 
 async def test_the_lookaside_is_set_and_exported(broker: RunningBroker) -> None:
-    text = "default-docker:\n    sigstore: https://lookaside.example\n"
+    text = "default-docker:\n    sigstore: file:///srv/sigstore\n"
     assert await call(broker, "ImageService/setImageSigstore", field(1, text)) == {1: b"OK"}
     exported = await call(broker, "ImageService/exportImageSigstore")
     assert exported == {1: b"OK", 2: text.encode()}

@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.broker import RunningBroker
+from tests.support.broker import RunningBroker, running_broker
 from tests.support.channel import store
 from tests.support.command import Ended, environment
 from tests.support.refused_guests import HONEST, OTHER, refused_for, seen
 from tests.support.verdict import only_remarks, verdict
-from verdictd_py.simulator import Flaw, TdMeasurements
+from verdictd_py import daemon as app
+from verdictd_py.guest.connection import BrokerRefused
+from verdictd_py.simulator import Flaw, PlatformOptions, SimulatedPlatform, TdMeasurements
 
 
 def reference(broker: RunningBroker) -> dict[str, Any]:
@@ -44,6 +48,20 @@ async def test_a_refusal_is_explained_with_measured_and_expected_values(
     assert f"verdict-py reference pin --from {which}" in text
     listed = json.loads((await verdict(broker, "guest", "list", "--json")).stdout)
     assert [guest["id"] for guest in listed] == [which]
+
+
+async def test_a_refusal_of_an_old_platform_names_what_is_behind(tmp_path: Path) -> None:
+    options = PlatformOptions(tcb_status="OutOfDate")
+    platform = SimulatedPlatform.create(now=app.utc_now(), options=options)
+    async with running_broker(tmp_path, platform) as broker:
+        with pytest.raises(BrokerRefused):
+            async with broker.guest() as guest:
+                await guest.version()
+        text = (await verdict(broker, "explain", "--last")).stdout.decode()
+        found = (await verdict(broker, "explain", "--last", "--json")).json
+    (behind,) = found["claims"]["tcbBehind"]
+    assert re.fullmatch(r"platform: PCE has SVN (\d+), needs \d+ since 2\d{3}-\d\d-\d\d", behind)
+    assert f"behind the newest TCB: {behind}" in text
 
 
 async def test_a_refused_guest_is_pinned_in_one_command(broker: RunningBroker) -> None:

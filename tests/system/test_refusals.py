@@ -13,16 +13,17 @@ from typing import Any, Final
 import pytest
 from OpenSSL import SSL
 
-from tests.support.bad_guests import anothers_quote, issued
+from tests.support.bad_guests import FixedQuote, anothers_quote, issued
 from tests.support.broker import KEY, RunningBroker, running_broker
 from tests.support.channel import store
 from tests.support.eventlogs import command_line, event, written
 from tests.support.measured_boot import BOOT, judged
 from tests.support.rcar_guests import Tamper, attest, connected, tdx_guest, with_init_data
+from tests.support.vectors import input_file
 from tests.tees.sgx_quotes import Enclave, sgx_collateral
 from verdictd_py import daemon as app
 from verdictd_py.domain.eventtypes import EventValue
-from verdictd_py.guest.attesters import Attester
+from verdictd_py.guest.attesters import Attester, guest_context
 from verdictd_py.guest.connection import BrokerRefused, GuestConnection
 from verdictd_py.guest.rcar.errors import KbsRefused
 from verdictd_py.guest.rcar.session import RcarGuest
@@ -40,6 +41,7 @@ from verdictd_py.simulator import (
 PAGE: Final = Path(__file__).parents[2] / "docs" / "refusals.md"
 ROW: Final = re.compile(r"^\| (?P<case>[^|]+?) \| `(?P<says>[^`]+)` \| (?P<do>[^|]+) \|$", re.M)
 OTHER: Final = "ab" * 48
+CERTIFIED_BY_ID: Final = input_file("reports/quote-certification-type-3.bin").read_bytes()
 MY_RULE: Final = b"""package policy
 
 import rego.v1
@@ -77,6 +79,11 @@ async def shown(broker: RunningBroker, context: SSL.Context) -> list[str]:
 
 async def of_guest(broker: RunningBroker, attester: Attester | None = None) -> list[str]:
     return await shown(broker, broker.context(attester or broker.attester()))
+
+
+async def with_quote(broker: RunningBroker, quote: bytes) -> list[str]:
+    context = guest_context(FixedQuote(quote), Form.CURRENT, now=broker.now)
+    return await shown(broker, context)
 
 
 async def with_data(broker: RunningBroker, **data: Any) -> list[str]:
@@ -174,6 +181,11 @@ CASES: Final = {
     ),
     "no evidence": Case(lambda broker: shown(broker, broker.context(None))),
     "an old certificate": Case(lambda broker: shown(broker, issued(timedelta(days=-400))(broker))),
+    "a guest whose clock is ahead": Case(
+        lambda broker: shown(broker, issued(timedelta(days=2))(broker))
+    ),
+    "a host that gave no quote": Case(lambda broker: with_quote(broker, b"")),
+    "a host without a PCK certificate": Case(lambda broker: with_quote(broker, CERTIFIED_BY_ID)),
     "your own rule": Case(lambda broker: with_policy(broker, MY_RULE)),
     "nothing is pinned, and must be": Case(
         of_guest, settings=(("require_reference_values", True),)

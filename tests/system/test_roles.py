@@ -80,6 +80,7 @@ METHODS: dict[str, tuple[Right, object]] = {
     "verdictd.v1.KeyService/CreateKey": (Right.MANAGE, v1.CreateKeyRequest(name=KID)),
     "verdictd.v1.KeyService/DeleteKey": (Right.MANAGE, v1.DeleteKeyRequest(name="none")),
     "verdictd.v1.ResourceService/ListResources": (Right.MANAGE, v1.ListResourcesRequest()),
+    "verdictd.v1.ResourceService/SetResource": (Right.MANAGE, v1.SetResourceRequest()),
     "verdictd.v1.ResourceService/DeleteResource": (
         Right.MANAGE,
         v1.DeleteResourceRequest(path="a/b/c"),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.vectors import vector
+from tests.support.vectors import input_file, vector
 from tests.tees.support import REPORT_DATA, good_quote, platform
 from verdictd_py.domain.evidence import MAX_QUOTE_BYTES
 from verdictd_py.errors import EvidenceFormat
@@ -165,7 +165,21 @@ def test_the_largest_quote() -> None:
         parse_quote(padded + b"\0")
 
 
-@pytest.mark.parametrize("kind", [1, 2, 3, 4, 6, 7])
+@pytest.mark.parametrize("kind", [1, 2, 3])
+def test_a_host_without_a_pck_certificate_is_named(kind: int) -> None:
+    problem = rf"had no PCK certificate \(certification data of type {kind}\): its PCCS is not"
+    at = 764 + 6 + 384 + 64 + 2 + 32
+    with pytest.raises(EvidenceFormat, match=problem):
+        parse_quote(_changed(at, bytes([kind])))
+
+
+def test_the_quote_of_a_reported_host_has_no_pck_certificate() -> None:
+    data = input_file("reports/quote-certification-type-3.bin").read_bytes()
+    with pytest.raises(EvidenceFormat, match="the machine is not registered"):
+        parse_quote(data)
+
+
+@pytest.mark.parametrize("kind", [4, 6, 7])
 def test_only_pck_chains_certify(kind: int) -> None:
     """The error about certification data of another type than 5 names the type."""
     at = 764 + 6 + 384 + 64 + 2 + 32

@@ -68,6 +68,11 @@ class Case:
     isv_svn: bytes = ISV_SVN.to_bytes(2, "little")
 
     def verdict(self) -> TcbRating | None:
+        quote, evidence = self.parts()
+        return rate(quote, PLATFORM, evidence)
+
+    def parts(self) -> tuple[Quote, Collateral]:
+        """Return the guest's quote and the collateral."""
         kind = BodyKind.TD10 if self.current is None else BodyKind.TD15
         body = self.launch.ljust(584, b"\0") + (self.current or b"").ljust(64, b"\0")
         quote = Quote(
@@ -87,7 +92,7 @@ class Case:
         modules = [{"id": name, "tcbLevels": levels} for name, levels in self.modules.items()]
         info = {"tcbLevels": self.levels, "tdxModuleIdentities": modules}
         identity = {"tcbLevels": self.enclave}
-        return rate(quote, PLATFORM, collateral(info, identity))
+        return quote, collateral(info, identity)
 
     @property
     def status(self) -> str | None:

@@ -75,6 +75,7 @@ def test_sgx() -> None:
         "tcbStatus": "ConfigurationAndSWHardeningNeeded",
         "advisoryIds": ["INTEL-SA-00289", "INTEL-SA-00615"],
         "tcbDate": "2024-03-13T00:00:00Z",
+        "tcbBehind": ["platform: CPU component 7 has SVN 0, needs 12 since 2020-11-11"],
         "tcbBehindDays": 0,
     }
 

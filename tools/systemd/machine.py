@@ -49,6 +49,7 @@ class Machine:
         self._base, self._changes = directory / "10-base.conf", directory / "20-case.conf"
 
     def __enter__(self) -> Self:
+        self._forget()
         with self._console.open("w") as console:
             self._nspawn = subprocess.Popen(
                 ["unshare", "--mount", "sh", "-c", _BOOT, str(self.root)],
@@ -65,8 +66,7 @@ class Machine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for changes in (self._base, self._changes):
-            changes.unlink(missing_ok=True)
+        self._forget()
         self._nspawn.send_signal(signal.SIGTERM)  # it has the container shut down
         try:
             self._nspawn.wait(60)
@@ -150,6 +150,10 @@ class Machine:
             return [str(one["MESSAGE"]) for one in of_broker]
 
         yield lines
+
+    def _forget(self) -> None:
+        for changes in (self._base, self._changes):
+            changes.unlink(missing_ok=True)
 
     def _reload(self) -> None:
         self.systemctl("daemon-reload")

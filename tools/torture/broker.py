@@ -186,6 +186,11 @@ class Broker:
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
+    def cpu_seconds(self) -> float:
+        """Return its CPU time (proc(5), "stat": utime and stime, in clock ticks)."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def descriptors(self) -> int:
         """Return its number of open files."""
         return len(os.listdir(f"/proc/{self.pid}/fd"))  # noqa: PTH208  # a count, no paths

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -127,11 +128,16 @@ class _Trial:
         """Serve genuine clients while floods run."""
         written = self._broker.log.stat().st_size
         async with _flooding(self._broker, floods, seconds) as counts:
+            began, used = time.monotonic(), self._broker.cpu_seconds()
             found = await self._serve(seconds)
+            if self._broker.running:
+                used = self._broker.cpu_seconds() - used
+            part = used / (time.monotonic() - began)
         attackers = ", ".join(f"{what} {number}" for what, number in sorted(counts.items()))
         log = (self._broker.log.stat().st_size - written) / 1024
         memory = self._broker.resident_bytes() / 1024**2 if self._broker.running else 0
-        return self._row(name, found, f"; peers: {attackers}; log {log:.0f} KiB, {memory:.0f} MiB")
+        cost = f"log {log:.0f} KiB, {memory:.0f} MiB, {part:.0%} of a CPU"
+        return self._row(name, found, f"; peers: {attackers}; {cost}")
 
     async def _serve(self, seconds: float) -> dict[str, Latencies]:
         """Start clients of each kind at a fixed rate, whether earlier ones are served or not."""

@@ -1,4 +1,4 @@
-"""Run genuine clients of one kind one after the other, for the scenario "memory".
+"""Run genuine clients of one kind, for the scenario "memory".
 
     python -m tools.torture.load JSON
 
@@ -11,6 +11,7 @@ import asyncio
 import json
 import sys
 import time
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,8 @@ from tools.torture.clients import Clients, Latencies
 from verdictd_py.simulator import SimulatedPlatform
 
 REPORT_SECONDS: Final = 0.5
+AT_ONCE: Final = {"connected": 8}
+"""Clients at the same time: their requests share the fsync of their records."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,9 @@ async def main(text: str) -> None:
     served = failed = 0
     end = time.monotonic() + options["seconds"]
     report = time.monotonic() + REPORT_SECONDS
-    async with Clients(target) as clients:
+
+    async def run(clients: Clients) -> None:
+        nonlocal served, failed, report
         client = clients.kinds[options["kind"]]
         while (now := time.monotonic()) < end and served + failed < options["maximum"]:
             latencies = Latencies()
@@ -55,6 +60,10 @@ async def main(text: str) -> None:
             if now >= report:
                 print(json.dumps([served, failed]), flush=True)
                 report = now + REPORT_SECONDS
+
+    async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+        for _ in range(AT_ONCE.get(options["kind"], 1)):
+            group.create_task(run(await stack.enter_async_context(Clients(target))))
     print(json.dumps([served, failed]), flush=True)
 
 

@@ -35,9 +35,9 @@ async def run(budget: Budget) -> AsyncIterator[Row]:
     sessions = site.with_sessions(budget.directory / "sessions.sqlite")
     async with running(site, *sessions) as broker:
         for kind, maximum, part, bound in (
-            ("RATS-TLS", GUESTS // 2, 0.25, BYTES_OF_GUEST),
-            ("HTTPS", GUESTS // 2, 0.5, BYTES_OF_GUEST),
-            ("connected", REQUESTS, 0.25, BYTES_OF_REQUEST),
+            ("RATS-TLS", GUESTS // 2, 0.3, BYTES_OF_GUEST),
+            ("HTTPS", GUESTS // 2, 0.4, BYTES_OF_GUEST),
+            ("connected", REQUESTS, 0.3, BYTES_OF_REQUEST),
         ):
             what = "requests" if kind == "connected" else "appraised guests"
             workers = 1 if budget.smoke else WORKERS
@@ -110,5 +110,5 @@ def slope_of(samples: Sequence[Sample]) -> float:
 
 
 MEMORY_SCENARIO: Final = Scenario(
-    "memory", "resident memory over many appraised guests and requests", 4, run
+    "memory", "resident memory over many appraised guests and requests", 10, run
 )

@@ -55,6 +55,11 @@ class KeyServiceStub:
                 request_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.DeleteKeyRequest.SerializeToString,
                 response_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.DeleteKeyResponse.FromString,
                 _registered_method=True)
+        self.AdoptKey = channel.unary_unary(
+                '/verdictd.v1.KeyService/AdoptKey',
+                request_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.AdoptKeyRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.Key.FromString,
+                _registered_method=True)
 
 
 class KeyServiceServicer:
@@ -85,6 +90,12 @@ class KeyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AdoptKey(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_KeyServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -107,6 +118,11 @@ def add_KeyServiceServicer_to_server(servicer, server):
                     servicer.DeleteKey,
                     request_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.DeleteKeyRequest.FromString,
                     response_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.DeleteKeyResponse.SerializeToString,
+            ),
+            'AdoptKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdoptKey,
+                    request_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.AdoptKeyRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.Key.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -228,6 +244,33 @@ class KeyService:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def AdoptKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/verdictd.v1.KeyService/AdoptKey',
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.AdoptKeyRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.Key.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class ResourceServiceStub:
     """Resources by path, the image files among them, without their contents.
@@ -243,6 +286,11 @@ class ResourceServiceStub:
                 '/verdictd.v1.ResourceService/ListResources',
                 request_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListResourcesRequest.SerializeToString,
                 response_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListResourcesResponse.FromString,
+                _registered_method=True)
+        self.SetResource = channel.unary_unary(
+                '/verdictd.v1.ResourceService/SetResource',
+                request_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.SetResourceRequest.SerializeToString,
+                response_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.SetResourceResponse.FromString,
                 _registered_method=True)
         self.DeleteResource = channel.unary_unary(
                 '/verdictd.v1.ResourceService/DeleteResource',
@@ -261,6 +309,12 @@ class ResourceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetResource(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteResource(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -274,6 +328,11 @@ def add_ResourceServiceServicer_to_server(servicer, server):
                     servicer.ListResources,
                     request_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListResourcesRequest.FromString,
                     response_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListResourcesResponse.SerializeToString,
+            ),
+            'SetResource': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetResource,
+                    request_deserializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.SetResourceRequest.FromString,
+                    response_serializer=verdictd__py_dot___generated_dot_verdictd__v1__pb2.SetResourceResponse.SerializeToString,
             ),
             'DeleteResource': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteResource,
@@ -309,6 +368,33 @@ class ResourceService:
             '/verdictd.v1.ResourceService/ListResources',
             verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListResourcesRequest.SerializeToString,
             verdictd__py_dot___generated_dot_verdictd__v1__pb2.ListResourcesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetResource(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/verdictd.v1.ResourceService/SetResource',
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.SetResourceRequest.SerializeToString,
+            verdictd__py_dot___generated_dot_verdictd__v1__pb2.SetResourceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,7 @@ class KeyServiceStub:
     DescribeKey: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.DescribeKeyRequest, _verdictd_v1_pb2.Key]
     CreateKey: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.CreateKeyRequest, _verdictd_v1_pb2.Key]
     DeleteKey: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.DeleteKeyRequest, _verdictd_v1_pb2.DeleteKeyResponse]
+    AdoptKey: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.AdoptKeyRequest, _verdictd_v1_pb2.Key]
 
 @_typing.type_check_only
 class KeyServiceAsyncStub(KeyServiceStub):
@@ -49,6 +50,7 @@ class KeyServiceAsyncStub(KeyServiceStub):
     DescribeKey: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.DescribeKeyRequest, _verdictd_v1_pb2.Key]  # type: ignore[assignment]
     CreateKey: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.CreateKeyRequest, _verdictd_v1_pb2.Key]  # type: ignore[assignment]
     DeleteKey: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.DeleteKeyRequest, _verdictd_v1_pb2.DeleteKeyResponse]  # type: ignore[assignment]
+    AdoptKey: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.AdoptKeyRequest, _verdictd_v1_pb2.Key]  # type: ignore[assignment]
 
 class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keys by name; their bytes are never in here."""
@@ -81,6 +83,13 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_verdictd_v1_pb2.DeleteKeyResponse, _abc.Awaitable[_verdictd_v1_pb2.DeleteKeyResponse]]: ...
 
+    @_abc_1.abstractmethod
+    def AdoptKey(
+        self,
+        request: _verdictd_v1_pb2.AdoptKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_verdictd_v1_pb2.Key, _abc.Awaitable[_verdictd_v1_pb2.Key]]: ...
+
 def add_KeyServiceServicer_to_server(servicer: KeyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class ResourceServiceStub:
@@ -91,6 +100,7 @@ class ResourceServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ResourceServiceAsyncStub: ...
     ListResources: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.ListResourcesRequest, _verdictd_v1_pb2.ListResourcesResponse]
+    SetResource: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.SetResourceRequest, _verdictd_v1_pb2.SetResourceResponse]
     DeleteResource: _grpc.UnaryUnaryMultiCallable[_verdictd_v1_pb2.DeleteResourceRequest, _verdictd_v1_pb2.DeleteResourceResponse]
 
 @_typing.type_check_only
@@ -99,6 +109,7 @@ class ResourceServiceAsyncStub(ResourceServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListResources: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.ListResourcesRequest, _verdictd_v1_pb2.ListResourcesResponse]  # type: ignore[assignment]
+    SetResource: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.SetResourceRequest, _verdictd_v1_pb2.SetResourceResponse]  # type: ignore[assignment]
     DeleteResource: _aio.UnaryUnaryMultiCallable[_verdictd_v1_pb2.DeleteResourceRequest, _verdictd_v1_pb2.DeleteResourceResponse]  # type: ignore[assignment]
 
 class ResourceServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -110,6 +121,13 @@ class ResourceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _verdictd_v1_pb2.ListResourcesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_verdictd_v1_pb2.ListResourcesResponse, _abc.Awaitable[_verdictd_v1_pb2.ListResourcesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def SetResource(
+        self,
+        request: _verdictd_v1_pb2.SetResourceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_verdictd_v1_pb2.SetResourceResponse, _abc.Awaitable[_verdictd_v1_pb2.SetResourceResponse]]: ...
 
     @_abc_1.abstractmethod
     def DeleteResource(

@@ -14,10 +14,8 @@ from functools import partial
 from typing import Final
 from uuid import uuid4
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
 from verdictd_py.broker.changes import retry_on_conflict
+from verdictd_py.broker.contents import StoredContents
 from verdictd_py.broker.documents import DocumentAdministrator
 from verdictd_py.broker.policytests import PolicyTests
 from verdictd_py.broker.recording import record_and_change
@@ -35,9 +33,8 @@ from verdictd_py.domain.events import (
 )
 from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
-from verdictd_py.encoding import decode_object
 from verdictd_py.errors import AlreadyExists, NotFound, RequestError, StorageError
-from verdictd_py.formats import imagepolicy
+from verdictd_py.formats.contents import Findings
 from verdictd_py.offload import offload
 from verdictd_py.ports import (
     ABSENT,
@@ -143,6 +140,26 @@ class KeyAdministrator:
                 raise
         return key_id
 
+    async def adopt(self, caller: Caller, path: str) -> KeyId:
+        """Make a resource of 32 bytes a key of the same name, with which images can be wrapped.
+
+        Guests that fetch the resource then fetch the key, under the same path.
+
+        Raises:
+            NotAuthorized, RequestError, NotFound, AlreadyExists, StorageError: see
+                `KeyStore.adopt`.
+        """
+        caller.require(Right.MANAGE)
+        key_id = KeyId(ResourcePath.parse(path).segments)
+        announced = (
+            KeyRegistered(caller=caller.name, kid=str(key_id)),
+            ResourceDeleted(caller=caller.name, path=f"resources/{key_id}"),
+        )
+        await record_and_change(
+            self._events, caller, str(key_id), announced, lambda: self._keys.adopt(key_id)
+        )
+        return key_id
+
     async def _is_registered(self, key_id: KeyId, key: SecretBytes) -> bool:
         """Return whether exactly this key is stored under this name; False if none is.
 
@@ -192,6 +209,7 @@ class ResourceAdministrator:
         self, *, resources: ResourceStore, keyrings: KeyringEditor, events: Events
     ) -> None:
         self._resources = resources
+        self._contents = StoredContents(resources)
         self._keyrings = keyrings
         self._events = events
 
@@ -217,27 +235,29 @@ class ResourceAdministrator:
 
     async def set(
         self, caller: Caller, path: str, content: SecretBytes, *, force: bool = False
-    ) -> tuple[str, ...]:
+    ) -> Findings:
         """Create or replace a resource, or the file behind an alias.
 
+        Contents that guests read are checked by the type of the resource (`formats.contents`).
+
         Args:
-            force: store the content although guests cannot use it. A keyring with secret keys
-                is refused nevertheless.
+            force: store the content although no guest can use it. A secret key at the place of a
+                public one is refused nevertheless.
 
         Returns:
-            Problems of the content, one line each; empty unless `force` is set.
+            What was found about the stored content; problems only with `force`.
 
         Raises:
             NotAuthorized, RequestError, AlreadyExists, StorageError: see
-                `ResourceStore.put`; also for content that guests cannot use.
+                `ResourceStore.put`; also for content that no guest can use.
         """
         caller.require(Right.MANAGE)
         parsed = ResourcePath.parse(path)
-        problems = await offload(len(content), partial(self._problems, path, content.reveal()))
-        if problems and not force:
-            raise RequestError(f"guests could not use this: {'; '.join(problems)}")
+        findings = await self._contents.check(parsed, content.reveal())
+        if findings.problems and not force:
+            raise RequestError(f"no guest could use this: {'; '.join(findings.problems)}")
         await self._put(caller, parsed, content)
-        return problems
+        return findings
 
     async def delete(self, caller: Caller, path: str) -> None:
         """Delete a resource or the file behind an alias.
@@ -319,16 +339,6 @@ class ResourceAdministrator:
             return b"", ABSENT
         return keyring.content.reveal(), keyring.revision
 
-    def _problems(self, path: str, content: bytes) -> tuple[str, ...]:
-        """Return why guests could not use `content`, one line for each problem.
-
-        Raises:
-            RequestError: it is to become the keyring, and is not one.
-        """
-        if path == KEYRING:
-            self._keyrings.add(b"", content)
-        return _problems(path, content)
-
     async def _put(
         self, caller: Caller, path: ResourcePath, content: SecretBytes, expected: Expected = ANY
     ) -> None:
@@ -351,29 +361,6 @@ class ResourceAdministrator:
             (deleted,),
             lambda: self._resources.delete(path, expected=expected),
         )
-
-
-def _problems(path: str, content: bytes) -> tuple[str, ...]:
-    """Return why guests could not use `content`, one line for each problem."""
-    if path == IMAGE_POLICY:
-        return imagepolicy.problems(content)
-    if path == COSIGN_KEY and not _is_public_key(content):
-        return ("it is not a PEM public key; store cosign.pub, not a certificate or private key",)
-    if path == CREDENTIAL:
-        try:
-            decode_object(content, "the credential")
-        except RequestError as error:
-            return (f"{error}; store an auth.json, as podman login writes it",)
-    return ()
-
-
-def _is_public_key(content: bytes) -> bool:
-    """Return whether it is a key that `cosign generate-key-pair` writes (RFC 7468, 13)."""
-    try:
-        load_pem_public_key(content)
-    except (ValueError, UnsupportedAlgorithm):
-        return False
-    return True
 
 
 @dataclass(frozen=True, slots=True)

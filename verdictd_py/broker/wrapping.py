@@ -33,16 +33,18 @@ from verdictd_py.errors import (
     Overloaded,
     RequestError,
     StorageError,
+    VerdictdError,
 )
 from verdictd_py.ports import Events, KeyStore
 from verdictd_py.protocols.keyprovider.packet import AnnotationPacket
 from verdictd_py.protocols.keyprovider.parameter import ExistingKey, KbsKey, NewKey, Parameter
 
 _MINUTE: Final = 60.0
+_PATH_SEGMENTS: Final = 3
 
 _UNAVAILABLE: Final = (
     "the key is not available for wrapping; ask the operator: the log event wrap.refused has the "
-    "reason"
+    "reason, and 'verdict-py key adopt PATH' makes a resource of 32 bytes a key"
 )
 """The same for every reason: a caller who may only wrap must not learn which names exist."""
 
@@ -51,12 +53,17 @@ class Wrapper:
     """The two operations of the key provider.
 
     Callers with the right to manage may create any key by wrapping. Other callers may create
-    keys below a prefix only, and get the same refusal for all reasons.
+    keys below a prefix only, and get the same refusal for all reasons. A request without a
+    parameter names no key, so its refusal at the limit of new keys discloses no name.
+
+    ocicrypt sends one request for each layer of an image, so a request without a parameter creates
+    one key a layer.
 
     Args:
         max_new_keys_per_minute: maximum number of keys that a caller may create by wrapping.
         new_keys_below: first segments of the names of keys that callers without the right to
             manage may create; None for no keys.
+        default_key: key for requests without a parameter; None to create one for each.
         allow_a256ctr: unwrap packets without a tag.
         random: returns as many random bytes as its argument says.
         monotonic: monotonic clock in seconds, for the limit of each minute.
@@ -69,6 +76,7 @@ class Wrapper:
         events: Events,
         max_new_keys_per_minute: int = 60,
         new_keys_below: tuple[str, ...] | None = None,
+        default_key: ExistingKey | KbsKey | None = None,
         allow_a256ctr: bool = False,
         random: Callable[[int], bytes] = os.urandom,
         monotonic: Callable[[], float] = time.monotonic,
@@ -76,6 +84,7 @@ class Wrapper:
         self._keys = keys
         self._events = events
         self._new_keys_below = new_keys_below
+        self._default_key = default_key
         self._allow_a256ctr = allow_a256ctr
         self._random = random
         self._monotonic = monotonic
@@ -100,6 +109,8 @@ class Wrapper:
             AlreadyExists, StorageError: the key cannot be created or used.
         """
         caller.require(Right.WRAP)
+        if isinstance(parameter, NewKey) and self._default_key is not None:
+            parameter = self._default_key
         self._events.record(
             WrapRequested(caller=caller.name, parameter=type(parameter).__name__, optsdata=optsdata)
         )
@@ -113,10 +124,12 @@ class Wrapper:
             key = await self._key(caller, parameter, named.key_id)
         except (AlreadyExists, NotAuthorized, NotFound, Overloaded, StorageError) as error:
             if Right.MANAGE in caller.rights:
-                raise
+                raise _with_remedy(error, named.key_id) from None
             self._events.record(
                 WrapRefused(caller=caller.name, kid=named.kid, code=error.code, reason=str(error))
             )
+            if isinstance(parameter, NewKey) and isinstance(error, Overloaded):
+                raise
             raise NotAuthorized(_UNAVAILABLE) from None
         return await self.seal(caller, named, key, optsdata)
 
@@ -217,6 +230,18 @@ class Wrapper:
             )
 
 
+def _with_remedy(error: VerdictdError, key_id: KeyId) -> VerdictdError:
+    """Return the error for a caller who may know which names exist, with a remedy if it has none.
+
+    Sites that move from trustee have keys that were uploaded as resources.
+    """
+    if not isinstance(error, (AlreadyExists, NotFound)) or len(key_id.segments) != _PATH_SEGMENTS:
+        return error
+    return type(error)(
+        f"{error}; if this is a resource of 32 bytes, make it a key: verdict-py key adopt {key_id}"
+    )
+
+
 class _Quotas:
     """Counter of the keys that each caller created within the last minute.
 
@@ -242,7 +267,8 @@ class _Quotas:
         times = self._created.setdefault(caller, deque())
         if len(times) >= self.most:
             raise Overloaded(
-                f"{self.most} keys were created within a minute; wait, wrap with an "
-                "existing key, or have the operator raise max_new_keys_per_minute"
+                f"{self.most} keys were created within a minute (one key a layer without a "
+                "parameter); wrap with an existing key, provider:attestation-agent:NAME, or have "
+                "the operator set default_wrap_key or raise max_new_keys_per_minute"
             )
         times.append(now)

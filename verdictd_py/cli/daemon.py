@@ -64,6 +64,11 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     ),
     (("--keyprovider-name",), "NAME", "provider to serve (the only one in a request)"),
     (("--allow-a256ctr",), _SWITCH, "decrypt packets without a tag, which an attacker can change"),
+    (
+        ("--default-wrap-key",),
+        "KEY",
+        "NAME or keyid=kbs:///... for encryption without a parameter (one new key a layer)",
+    ),
     (("--wrap-key-prefix",), "PATH", "new keys of callers who may only wrap (none)"),
     (("--max-new-keys-per-minute",), "N", "keys that a caller may create by wrapping (60)"),
     (("--client-api-cert",), "FILE", "server certificate of the gRPC listener, PEM"),

@@ -18,7 +18,7 @@ from typing import Final
 
 from verdictd_py.broker.wrapping import Wrapper
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, Silent, complain
-from verdictd_py.config import DEFAULT_DATA_DIR
+from verdictd_py.config import DEFAULT_DATA_DIR, parse_default_key
 from verdictd_py.domain.callers import ROLES, Caller
 from verdictd_py.domain.eventtypes import Audit, Event
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
@@ -26,7 +26,7 @@ from verdictd_py.errors import ConfigError, RequestError, StorageError, Verdictd
 from verdictd_py.events.audit import AuditTrail
 from verdictd_py.protocols.keyprovider import protocol
 from verdictd_py.protocols.keyprovider.packet import AnnotationPacket
-from verdictd_py.protocols.keyprovider.parameter import KbsKey
+from verdictd_py.protocols.keyprovider.parameter import ExistingKey, KbsKey
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.stores import KEYS, RESOURCES, DirectoryKeyStore
 
@@ -77,6 +77,11 @@ def _parser() -> Parser:
         help="provider to serve (the only one in a request)",
     )
     parser.add_argument(
+        "--default-wrap-key",
+        metavar="KEY",
+        help="NAME or keyid=kbs:///... for encryption without a parameter (one new key a layer)",
+    )
+    parser.add_argument(
         "--allow-a256ctr",
         action="store_true",
         help="decrypt packets without a tag, which an attacker can change",
@@ -99,6 +104,7 @@ async def _answer(content: bytes, options: Namespace) -> bytes:
     wrapper = Wrapper(
         keys=DirectoryKeyStore(directory),
         events=trail,
+        default_key=_default_key(options.default_wrap_key),
         allow_a256ctr=options.allow_a256ctr,
     )
     try:
@@ -122,6 +128,18 @@ async def _answer_to(
     else:
         packet = await wrapper.wrap(caller, parameter, request.optsdata)
     return protocol.encode_wrapped(packet)
+
+
+def _default_key(text: str | None) -> ExistingKey | KbsKey | None:
+    """Return the key that `--default-wrap-key` names.
+
+    Raises:
+        ConfigError: it names no key.
+    """
+    try:
+        return None if text is None else parse_default_key(text)
+    except ValueError as error:
+        raise ConfigError(f"--default-wrap-key: {error}") from None
 
 
 class _Trail:

@@ -102,7 +102,7 @@ class About:
             verifiers=self._verifiers,
             attester=self._settings.attester,
             unsafe=self._unsafe.chosen(),
-            warnings=(*self._warnings, *map(not_served, closed)),
+            warnings=(*self._warnings, *standing.contents.values(), *map(not_served, closed)),
             unpinned=standing.open_measurements,
             problems=self._problems(standing),
             unread=tuple(f"{name}: {text}" for name, text in standing.unread.items()),

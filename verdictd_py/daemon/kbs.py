@@ -73,7 +73,10 @@ def kbs_listener(
     tokens = Tokens(_token_key(settings), use_cases.trusted_root)
     admins = Reread(partial(_admins, settings, tokens), _changed_admins, AdminKeys.lessened)
     sessions = _sessions(settings, events)  # last, because it opens a file
-    watch("sessions", sessions.fault if isinstance(sessions, SqliteSessionStore) else _no_fault)
+    if isinstance(sessions, SqliteSessionStore):
+        watch("sessions", sessions.fault)
+    else:
+        watch("sessions", partial(_release_expired, sessions, clock))
     handshakes = Handshakes(
         appraiser=use_cases.appraiser,
         releaser=use_cases.releaser,
@@ -97,8 +100,12 @@ def kbs_listener(
     )
 
 
-async def _no_fault() -> str:
-    """Sessions in memory can always be used."""
+async def _release_expired(sessions: MemorySessionStore, clock: Callable[[], datetime]) -> str:
+    """Release expired sessions, which an idle broker would otherwise retain, up to 768 MiB.
+
+    Sessions in memory can always be used.
+    """
+    sessions.release(clock())
     return ""
 
 

@@ -16,6 +16,7 @@ from verdictd_py.domain.events import (
     StorageRecovered,
     TeeNotServed,
     TeeServed,
+    WarningContent,
     WarningDocument,
     WarningPolicy,
     WarningUnpinned,
@@ -54,6 +55,7 @@ class Standing:
         unread: by name of a document: that it, or a part of it, decides nothing.
         not_served: TEEs whose guests are all refused until a measurement is pinned.
         faults: by part of the storage that cannot be used: why, with the remedy.
+        contents: by path of a resource: why guests cannot use it, all of them or some.
     """
 
     unpinned: Mapping[str, tuple[str, ...]]
@@ -61,6 +63,7 @@ class Standing:
     unread: Mapping[str, str]
     not_served: frozenset[str] = frozenset()
     faults: Mapping[str, str] = field(default_factory=dict)
+    contents: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def causes(self) -> tuple[str, ...]:
@@ -194,7 +197,8 @@ class Readiness:
             problems[RELEASE] = "; ".join(released)
         faults = {part: await examine() for part, examine in self._probes.items()}
         faults = {part: reason for part, reason in faults.items() if reason}
-        return Standing(unpinned, problems, unread, frozenset(waiting), faults)
+        remarks = await cases.contents.remarks()
+        return Standing(unpinned, problems, unread, frozenset(waiting), faults, remarks)
 
     def _unread(self, tee: Tee, documents: PolicyDocuments) -> dict[str, str]:
         """Return a sentence about values that the policy in force does not read, by document."""
@@ -222,9 +226,10 @@ class Readiness:
         for who, problem in standing.problems.items():
             if before.problems.get(who) != problem:
                 self._events.record(WarningPolicy(tee=who, reason=problem))
-        for name, reason in standing.unread.items():
-            if before.unread.get(name) != reason:
-                self._events.record(WarningDocument(name=name, reason=reason))
+        for name in _changed(standing.unread, before.unread):
+            self._events.record(WarningDocument(name=name, reason=standing.unread[name]))
+        for path in _changed(standing.contents, before.contents):
+            self._events.record(WarningContent(resource=path, reason=standing.contents[path]))
         for tee in sorted(standing.not_served - before.not_served):
             self._events.record(TeeNotServed(tee=tee, reason=not_served(tee)))
         for tee in sorted(before.not_served - standing.not_served - standing.problems.keys()):
@@ -239,6 +244,11 @@ class Readiness:
             for tee in self._use_cases.verifiers:
                 refused = tee in standing.not_served or tee in standing.problems
                 await publish(served(tee), ready=not refused)
+
+
+def _changed(texts: Mapping[str, str], before: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the names with another text than before."""
+    return tuple(name for name, text in texts.items() if before.get(name) != text)
 
 
 def not_served(tee: str) -> str:

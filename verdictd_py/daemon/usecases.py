@@ -17,6 +17,7 @@ from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.broker.catalogue import Catalogue
 from verdictd_py.broker.changes import CheckedDocuments
 from verdictd_py.broker.connected import Changes, ConnectedGuests
+from verdictd_py.broker.contents import StoredContents
 from verdictd_py.broker.documents import DocumentAdministrator
 from verdictd_py.broker.explanation import Explainer
 from verdictd_py.broker.history import History
@@ -60,6 +61,7 @@ class UseCases:
         appraisal: the appraisal policy.
         catalogue: what reads each stored document.
         ineffective: entries of documents that have no effect.
+        contents: checks of the contents that guests read.
         digests: digests of the documents when they were last read.
         prepare: compiles all policies in force before the next guest needs them.
         trusted_root: digest of the root that is trusted instead of the vendors', or None.
@@ -70,6 +72,7 @@ class UseCases:
     appraisal: RegoAppraisalPolicy
     catalogue: Catalogue
     ineffective: IneffectiveEntries
+    contents: StoredContents
     release: RegoReleasePolicy
     digests: DigestLog
     prepare: Callable[[], Awaitable[None]]
@@ -194,6 +197,7 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
         appraisal=appraisal,
         catalogue=catalogue,
         ineffective=IneffectiveEntries(documents, tees, keys, resources),
+        contents=StoredContents(resources),
         release=release,
         digests=digests,
         prepare=prepare,
@@ -213,6 +217,7 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
             events=events,
             max_new_keys_per_minute=settings.max_new_keys_per_minute,
             new_keys_below=settings.wrap_key_segments,
+            default_key=settings.default_wrap_parameter,
             allow_a256ctr=settings.allow_a256ctr,
         ),
         administration=Administration(

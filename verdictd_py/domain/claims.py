@@ -11,6 +11,9 @@ from typing import Final
 
 from verdictd_py.encoding import JsonValue
 
+TCB_BEHIND: Final = "tcbBehind"
+"""Claim of a guest whose TCB is not the newest: a text for each component that is behind."""
+
 
 @dataclass(frozen=True, slots=True)
 class Form:

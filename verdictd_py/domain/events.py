@@ -560,7 +560,7 @@ class ConnectionFailed(Event):
 
 @event("request.received", by_peers=True)
 class RequestReceived(Event):
-    """A request of an accepted guest was received."""
+    """A request of a connected guest was received."""
 
     peer: Peer
     command: Command
@@ -675,6 +675,14 @@ class WarningDocument(Event):
     """A stored document has no effect, entirely or in part."""
 
     name: Annotated[str, FieldInfo("Name of the document.", characters=1024)]
+    reason: Reason
+
+
+@event("warning.content", level=Level.WARNING)
+class WarningContent(Event):
+    """A stored content cannot be used by guests, by all of them or by some."""
+
+    resource: Annotated[str, FieldInfo("Path of the resource.", characters=1024)]
     reason: Reason
 
 

@@ -280,6 +280,7 @@ async def _requests(
         except OSError:  # gRPC has closed the connection: its last frames have the reason
             await asyncio.wait((answers,))
             return
+        await asyncio.sleep(0)  # neither call waits while there are bytes and space
         data = await loop.sock_recv(client, CHUNK_BYTES)
 
 
@@ -290,6 +291,7 @@ async def _answers(grpc: socket.socket, client: socket.socket) -> None:
         while data := await loop.sock_recv(grpc, CHUNK_BYTES):
             async with asyncio.timeout(SEND_SECONDS):
                 await loop.sock_sendall(client, data)
+            await asyncio.sleep(0)  # as above
 
 
 def _source(peer: Peer) -> Source:

@@ -23,6 +23,7 @@ from verdictd_py.broker.explanation import Explainer
 from verdictd_py.broker.history import History, Verdict
 from verdictd_py.domain.callers import Caller
 from verdictd_py.domain.secrets import SecretBytes
+from verdictd_py.formats.contents import Findings
 from verdictd_py.listeners import v1_messages
 from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.listeners.calls import answered
@@ -102,6 +103,11 @@ class KeyService(Service, services.KeyServiceServicer):
         key_id = await self._admin.keys.create(caller, request.name)
         return v1_messages.key(await self._admin.keys.describe(caller, str(key_id)))
 
+    @answered("verdictd.v1 AdoptKey")
+    async def AdoptKey(self, request: messages.AdoptKeyRequest, caller: Caller) -> messages.Key:
+        key_id = await self._admin.keys.adopt(caller, request.path)
+        return v1_messages.key(await self._admin.keys.describe(caller, str(key_id)))
+
     @answered("verdictd.v1 DeleteKey")
     async def DeleteKey(
         self, request: messages.DeleteKeyRequest, caller: Caller
@@ -122,6 +128,14 @@ class ResourceService(Service, services.ResourceServiceServicer):
         resources = [v1_messages.resource(stored) for stored in page]
         return messages.ListResourcesResponse(resources=resources, next_page_token=more)
 
+    @answered("verdictd.v1 SetResource")
+    async def SetResource(
+        self, request: messages.SetResourceRequest, caller: Caller
+    ) -> messages.SetResourceResponse:
+        content = SecretBytes(request.content)
+        found = await self._admin.resources.set(caller, request.path, content, force=request.force)
+        return messages.SetResourceResponse(problems=found.problems, warnings=found.warnings)
+
     @answered()
     async def DeleteResource(
         self, request: messages.DeleteResourceRequest, caller: Caller
@@ -133,15 +147,23 @@ class ResourceService(Service, services.ResourceServiceServicer):
 class ImageService(Service, services.ImageServiceServicer):
     """Service for the documents that guests need to verify and fetch images."""
 
+    async def _store(
+        self,
+        caller: Caller,
+        path: str,
+        request: messages.SetImagePolicyRequest
+        | messages.SetCosignKeyRequest
+        | messages.SetCredentialRequest,
+    ) -> Findings:
+        content = SecretBytes(request.content)
+        return await self._admin.resources.set(caller, path, content, force=request.force)
+
     @answered()
     async def SetImagePolicy(
         self, request: messages.SetImagePolicyRequest, caller: Caller
     ) -> messages.SetImagePolicyResponse:
-        content = SecretBytes(request.content)
-        problems = await self._admin.resources.set(
-            caller, IMAGE_POLICY, content, force=request.force
-        )
-        return messages.SetImagePolicyResponse(problems=problems)
+        found = await self._store(caller, IMAGE_POLICY, request)
+        return messages.SetImagePolicyResponse(problems=found.problems, warnings=found.warnings)
 
     @answered()
     async def GetCosignKey(
@@ -155,8 +177,8 @@ class ImageService(Service, services.ImageServiceServicer):
     async def SetCosignKey(
         self, request: messages.SetCosignKeyRequest, caller: Caller
     ) -> messages.SetCosignKeyResponse:
-        await self._admin.resources.set(caller, COSIGN_KEY, SecretBytes(request.content))
-        return messages.SetCosignKeyResponse()
+        found = await self._store(caller, COSIGN_KEY, request)
+        return messages.SetCosignKeyResponse(problems=found.problems, warnings=found.warnings)
 
     @answered()
     async def GetCredential(
@@ -170,8 +192,8 @@ class ImageService(Service, services.ImageServiceServicer):
     async def SetCredential(
         self, request: messages.SetCredentialRequest, caller: Caller
     ) -> messages.SetCredentialResponse:
-        await self._admin.resources.set(caller, CREDENTIAL, SecretBytes(request.content))
-        return messages.SetCredentialResponse()
+        found = await self._store(caller, CREDENTIAL, request)
+        return messages.SetCredentialResponse(problems=found.problems, warnings=found.warnings)
 
 
 class ReferenceService(Service, services.ReferenceServiceServicer):

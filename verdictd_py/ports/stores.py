@@ -90,6 +90,20 @@ class KeyStore(Protocol):
         """
         ...
 
+    async def adopt(self, key_id: KeyId) -> None:
+        """Make the resource of that path a key of that name, with the same bytes, in one step.
+
+        If the process ends within the step, the resource and the key have the same bytes, and
+        the step can be repeated.
+
+        Raises:
+            NotFound: there is no resource of that path.
+            RequestError: the resource does not have 32 bytes, or is a file behind an alias.
+            AlreadyExists: another key has that name.
+            StorageError: it could not be read or written.
+        """
+        ...
+
     async def delete(self, key_id: KeyId) -> None:
         """Delete a key.
 
@@ -121,6 +135,14 @@ class ResourceStore(Protocol):
         Raises:
             NotFound: there is neither a resource nor an alias of that path.
             StorageError: it cannot be served; the message has the reason, without a path.
+        """
+        ...
+
+    async def inspect(self, path: ResourcePath) -> StoredObject:
+        """Return what `get` returns, for a check; no use of the content is recorded.
+
+        Raises:
+            NotFound, StorageError: see `get`.
         """
         ...
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import grp
-import json
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -16,7 +15,6 @@ from verdictd_py.errors import AlreadyExists, ConfigError, NotFound, StorageErro
 from verdictd_py.packaged import policy_text
 from verdictd_py.ports.tees import Documents
 from verdictd_py.storage.access import WritableByOthers, problem_of_path
-from verdictd_py.storage.content import unservable
 from verdictd_py.storage.directory import LOCK_FILE, Directory, Entry, Segments
 from verdictd_py.storage.documents import OPA
 from verdictd_py.storage.stores import ALIASES, COLLATERAL, KEYS, README, RESOURCES
@@ -29,10 +27,10 @@ AUDIT: Final = "audit"
 DIRECTORIES: Final = (KEYS, "image", "gpg", OPA, RESOURCES, COLLATERAL, AUDIT)
 """Directories of the data directory, which exist while it is whole."""
 
-_REJECT: Final = b'{"default":[{"type":"reject"}]}\n'
-_SIGSTORE: Final = b"default-docker:\n    sigstore: file:///var/lib/containers/sigstore\n"
+_REJECT: Final = b'{"default":[{"type":"reject"}],"transports":{}}\n'
+"""Default image policy. Guests cannot read a policy without `transports`."""
 
-_JSON: Final = (("image", "policy.json"), ("image", "auth.json"))
+_SIGSTORE: Final = b"default-docker:\n    sigstore: file:///var/lib/containers/sigstore\n"
 
 MAX_WARNINGS: Final = 100
 """Maximum number of warnings; a last line counts the others."""
@@ -165,7 +163,7 @@ def _defaults(documents: Iterable[Documents]) -> list[tuple[Segments, bytes]]:
 
 def _warnings(directory: Directory) -> tuple[str, ...]:
     """Return the warnings; file modes last, because there may be many."""
-    warnings = _image_warnings(directory)
+    warnings = _shadow_warnings(directory)
     for top in (KEYS, "image", "gpg", OPA, RESOURCES, COLLATERAL):
         warnings += (
             f"{name} is a link that {cause} and is not followed; put a file in its place"
@@ -183,30 +181,14 @@ def _warnings(directory: Directory) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-def _image_warnings(directory: Directory) -> list[str]:
+def _shadow_warnings(directory: Directory) -> list[str]:
     warnings: list[str] = []
     for path, alias in ALIASES.items():
         shadow = (RESOURCES, *path)
         with suppress(StorageError):
             if directory.exists(shadow):
                 warnings.append(f"{'/'.join(shadow)} is served instead of {'/'.join(alias)}")
-        for segments in (shadow, alias):
-            with suppress(NotFound, StorageError):
-                content = directory.read(segments)
-                problem = unservable(alias, content)
-                if problem:
-                    warnings.append(f"{'/'.join(segments)} is not served: {problem}")
-                if alias in _JSON and not _is_json(content):
-                    warnings.append(f"{'/'.join(segments)} is not valid JSON: no guest can read it")
     return warnings
-
-
-def _is_json(content: bytes) -> bool:
-    try:
-        json.loads(content.decode())  # given bytes, the decoder would accept UTF-16 too
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def _key_warnings(entry: Entry) -> list[str]:

@@ -13,6 +13,7 @@ from heapq import nsmallest
 from verdictd_py.domain.names import KeyId, Name, ResourcePath
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.errors import AlreadyExists, Conflict, NotFound, RequestError, StorageError
+from verdictd_py.formats.contents import withheld
 from verdictd_py.ports import (
     ANY,
     Document,
@@ -23,9 +24,8 @@ from verdictd_py.ports import (
     Tees,
     has_revision,
 )
-from verdictd_py.storage.content import unservable
 from verdictd_py.storage.documents import OPA, PolicyFileNames
-from verdictd_py.storage.stores import ALIASES, KEYS, RESOURCES
+from verdictd_py.storage.stores import ALIASES, KEYS, RESOURCES, adoptable
 
 Files = dict[tuple[str, ...], bytes]
 """File contents by name below the root, as in a data directory; shared by keys and resources."""
@@ -128,6 +128,17 @@ class MemoryKeyStore:
             raise AlreadyExists(f"the key {key_id} exists already")
         self.files[(KEYS, *key_id.segments)] = key.reveal()
 
+    async def adopt(self, key_id: KeyId) -> None:
+        await asyncio.sleep(0)
+        resource, key = (RESOURCES, *key_id.segments), (KEYS, *key_id.segments)
+        if resource not in self.files:
+            raise NotFound(f"there is no resource {key_id}")
+        content = adoptable(key_id, self.files[resource])
+        if self.files.get(key, content) != content:
+            raise AlreadyExists(f"the key {key_id} exists already, with other bytes")
+        self.files[key] = content
+        del self.files[resource]
+
     async def delete(self, key_id: KeyId) -> None:
         await asyncio.sleep(0)
         if self.files.pop((KEYS, *key_id.segments), None) is None:
@@ -164,6 +175,9 @@ class MemoryResourceStore:
         await asyncio.sleep(0)
         return self._get(path)
 
+    async def inspect(self, path: ResourcePath) -> StoredObject:
+        return await self.get(path)
+
     async def put(
         self, path: ResourcePath, content: SecretBytes, *, expected: Expected = ANY
     ) -> StoredObject:
@@ -171,7 +185,7 @@ class MemoryResourceStore:
         if not len(content):
             raise RequestError("an empty resource cannot be fetched by any guest")
         target = ALIASES.get(path.segments) or (RESOURCES, *path.segments)
-        problem = unservable(target, content.reveal())
+        problem = withheld(path.segments, content.reveal())
         if problem:
             raise RequestError(f"the resource {path} is refused: {problem}")
         self._require(path, expected)
@@ -193,7 +207,7 @@ class MemoryResourceStore:
         file = own if own in self.files or alias is None else alias
         if file not in self.files:
             raise NotFound(f"there is no resource {path}")
-        problem = unservable(alias or own, self.files[file])
+        problem = withheld(path.segments, self.files[file])
         if problem:
             raise StorageError(f"the resource {path} is not served: {problem}")
         kind = Kind.RESOURCE if file == own else Kind.IMAGE
@@ -211,7 +225,7 @@ class MemoryResourceStore:
 
     def _described(self, path: tuple[str, ...], file: tuple[str, ...]) -> StoredName:
         content = self.files[file]
-        problem = unservable(ALIASES.get(path, file), content) or ""
+        problem = withheld(path, content)
         if not content:
             problem = "it is empty, so no guest can fetch it"
         return _stored_name(file, "/".join(path), len(content), problem)

@@ -349,7 +349,9 @@ def _create(path: Path) -> None:
         if not stat.S_ISREG(path.lstat().st_mode):
             raise OSError(errno.ELOOP, "it is a link, or not a regular file")
     except FileNotFoundError:
-        _remove_journals(path)  # they belong to the file that had this name before
+        # They belong to the file that had this name before. Another process may still use them:
+        # SQLite would then read its index (-shm) for the new file, and fail.
+        _remove_journals(path)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
@@ -362,8 +364,7 @@ def _replace(path: Path, damaged: tuple[int, int], reason: str, events: Events) 
     with _exclusively(path):
         if not path.exists() or _identity(path) != damaged:
             return
-        _remove_journals(path)
-        path.rename(f"{path}.damaged")
+        path.rename(f"{path}.damaged")  # `_create` removes its journals
     events.record(
         WarningStorage(
             reason=f"the session file {path} was damaged ({reason}) and is now {path}.damaged; "

@@ -12,6 +12,7 @@ from verdictd_py.domain.events import WarningShadowed
 from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.errors import AlreadyExists, Conflict, NotFound, RequestError, StorageError
+from verdictd_py.formats.contents import may_be_withheld, withheld
 from verdictd_py.ports import (
     ANY,
     Events,
@@ -22,7 +23,6 @@ from verdictd_py.ports import (
     has_revision,
 )
 from verdictd_py.storage import pools
-from verdictd_py.storage.content import COSIGN_KEY, KEYRING, unservable
 from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.directory import Directory, Entry
 from verdictd_py.storage.exclusive import exclusively
@@ -37,9 +37,9 @@ README: Final = "README.md"
 _FILES: Final = {
     "Policy": ("image", "policy.json"),
     "Sigstore Config": ("image", "sigstore.yaml"),
-    "Cosign Key": COSIGN_KEY,
+    "Cosign Key": ("image", "cosign.key"),
     "Credential": ("image", "auth.json"),
-    "GPG Keyring": KEYRING,
+    "GPG Keyring": ("gpg", "keyring.gpg"),
 }
 
 ALIASES: Final = {LEGACY_RESOURCES[name].segments: file for name, file in _FILES.items()}
@@ -50,6 +50,22 @@ _IMAGE_POLICY: Final = frozenset(
     LEGACY_RESOURCES[name] for name in ("Policy", "Sigstore Config", "Cosign Key", "GPG Keyring")
 )
 """Resources by which guests decide about images; their digests are no secrets."""
+
+
+def adoptable(key_id: KeyId, content: bytes) -> bytes:
+    """Return the content of a resource that can become a key.
+
+    Raises:
+        RequestError: it has another size than a key, or guests need it as a resource.
+    """
+    if key_id.segments in ALIASES:
+        raise RequestError(f"{key_id} is read by guests as a resource and cannot become a key")
+    if len(content) != KEY_BYTES:
+        raise RequestError(
+            f"the resource {key_id} has {len(content)} bytes and cannot become a key: "
+            f"a key has {KEY_BYTES}"
+        )
+    return content
 
 
 class DirectoryKeyStore:
@@ -111,6 +127,24 @@ class DirectoryKeyStore:
         except (AlreadyExists, StorageError) as error:
             raise type(error)(f"the key {key_id} {error}") from None
 
+    async def adopt(self, key_id: KeyId) -> None:
+        resource, key = (RESOURCES, *key_id.segments), (KEYS, *key_id.segments)
+
+        def change() -> Steps[None]:
+            content = adoptable(key_id, self._directory.read(resource))
+            if not self._directory.exists(key):
+                yield from self._directory.creating(key, content)
+            elif self._directory.read(key) != content:
+                raise AlreadyExists("exists already, with other bytes than the resource")
+            yield from self._directory.deleting(resource)
+
+        try:
+            await exclusively(self._directory, change)
+        except NotFound:
+            raise NotFound(f"there is no resource {key_id}") from None
+        except (AlreadyExists, StorageError) as error:
+            raise type(error)(f"the key {key_id} {error}") from None
+
     async def delete(self, key_id: KeyId) -> None:
         try:
             await pools.write(self._directory.deleting((KEYS, *key_id.segments)))
@@ -153,21 +187,24 @@ class DirectoryResourceStore:
                 yield self._described(files[alias], path)
 
     def _described(self, entry: Entry, path: tuple[str, ...]) -> StoredName:
-        problem: str | None = None
+        problem = ""
         if not entry.size:
             problem = "it is empty, so no guest can fetch it"
-        elif path in ALIASES:
+        elif may_be_withheld(path):
             try:
-                problem = unservable(ALIASES[path], self._directory.read(entry.segments))
+                problem = withheld(path, self._directory.read(entry.segments))
             except (NotFound, StorageError) as error:
                 problem = f"it {error}"
-        return _named(entry, "/".join(path), problem or "")
+        return _named(entry, "/".join(path), problem)
 
     async def get(self, path: ResourcePath) -> StoredObject:
         found = await pools.read(self._get, path)
         if path in _IMAGE_POLICY:
             await self._digests.observe({found.path: found.revision})
         return found
+
+    async def inspect(self, path: ResourcePath) -> StoredObject:
+        return await pools.read(self._get, path)
 
     def _get(self, path: ResourcePath) -> StoredObject:
         own = (RESOURCES, *path.segments)
@@ -179,7 +216,7 @@ class DirectoryResourceStore:
                 continue
             except StorageError as error:
                 raise StorageError(f"the resource {path} {error}") from None
-            problem = unservable(alias or own, content)
+            problem = withheld(path.segments, content)
             if problem:
                 raise StorageError(f"the resource {path} is not served: {problem}")
             kind = Kind.RESOURCE if segments == own else Kind.IMAGE
@@ -192,7 +229,7 @@ class DirectoryResourceStore:
         if not len(content):
             raise RequestError("an empty resource cannot be fetched by any guest")
         target = _target(path)
-        problem = unservable(target, content.reveal())
+        problem = withheld(path.segments, content.reveal())
         if problem:
             raise RequestError(f"the resource {path} is refused: {problem}")
 

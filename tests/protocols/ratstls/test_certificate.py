@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import cbor2
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from tests.support.bad_guests import fresh_key
 from tests.support.ratstls import (
     CBOR_FORMS,
     CLAIM_FORMS,
@@ -31,16 +32,18 @@ from tests.support.ratstls import (
     with_claims,
 )
 from tests.support.tees import TEES
+from tests.support.vectors import input_file
 from verdictd_py.domain.evidence import Evidence
 from verdictd_py.errors import (
     AttestationError,
     BindingMismatch,
     EvidenceExpired,
     EvidenceFormat,
+    EvidenceFromFuture,
     EvidenceMissing,
 )
 from verdictd_py.protocols.ratstls import certificate
-from verdictd_py.protocols.ratstls.issue import Form
+from verdictd_py.protocols.ratstls.issue import Form, issue
 
 QUOTE = quote_for(bytes(64))
 HOUR = timedelta(hours=1)
@@ -279,9 +282,26 @@ def test_the_validity_period_is_checked(form: Form) -> None:
     begin, end = NOW - HOUR, NOW + timedelta(days=1)
     second = timedelta(seconds=1)
     assert read(der, begin).tee is read(der, end).tee == "tdx"
-    for now in (begin - second, end + second):
-        with pytest.raises(EvidenceExpired):
-            read(der, now)
+    with pytest.raises(EvidenceExpired):
+        read(der, end + second)
+    with pytest.raises(EvidenceFromFuture, match="clock is at least 1 minutes ahead"):
+        read(der, begin - second)
+    with pytest.raises(EvidenceFromFuture, match="clock is at least 90 minutes ahead"):
+        read(der, begin - timedelta(minutes=90))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_empty_quote_is_missing_evidence(form: Form) -> None:
+    """The host's quote generation service gave none; the guest's agent sends it anyway."""
+    der = issue(form, key=fresh_key(), quote_for=lambda _: b"", now=NOW)
+    with pytest.raises(EvidenceMissing, match="the guest's host gave none"):
+        read(der)
+
+
+def test_the_certificate_of_a_reported_guest_has_an_empty_quote() -> None:
+    der = input_file("reports/guest-empty-quote.der").read_bytes()
+    with pytest.raises(EvidenceMissing, match="empty quote"):
+        read(der, datetime(2026, 12, 1, tzinfo=UTC))
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tests.support.rcar import NONCE, coordinates, ec_jwk, jwk_of, padded
 from tests.support.tees import TDX, TEES
+from tests.support.vectors import input_file
 from verdictd_py.domain.evidence import MAX_QUOTE_BYTES, Evidence, InitData
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import AttestationError, EvidenceFormat, EvidenceMissing, NonceMismatch
@@ -166,6 +167,12 @@ def test_an_invalid_key_is_refused_before_the_evidence_is_read() -> None:
         read(shown(jwk=jwk_of("RSA1_5")), challenge())
 
 
+def test_the_evidence_of_a_reported_guest_has_an_empty_quote() -> None:
+    value = json.loads(input_file("reports/rcar-evidence-empty-quote.json").read_text())
+    with pytest.raises(EvidenceMissing, match="empty quote: the guest's host gave none"):
+        read(shown(evidence=value), challenge())
+
+
 @pytest.mark.parametrize("value", [None, {}, "", [], {"quote": None}, {"cc_eventlog": ""}])
 def test_missing_evidence_is_refused(value: JsonValue) -> None:
     with pytest.raises(EvidenceMissing):
@@ -176,7 +183,7 @@ def test_missing_evidence_is_refused(value: JsonValue) -> None:
     "value",
     [
         *("quote", ["quote"], 1, True, {"quote": 1}, {"quote": []}, {"quote": {}}),
-        *({"quote": "AA"}, {"quote": "A A="}, {"quote": "_-=="}, {"quote": "é"}, {"quote": ""}),
+        *({"quote": "AA"}, {"quote": "A A="}, {"quote": "_-=="}, {"quote": "é"}),
         *({"quote": b64(HEADERS["tdx"])}, {"quote": b64(bytes(4) + b"\x82" + bytes(60))}),
         {"quote": b64(HEADERS["tdx"] + bytes(MAX_QUOTE_BYTES))},
         {"quote": b64(QUOTES["tdx"]), "cc_eventlog": 1},

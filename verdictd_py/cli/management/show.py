@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TextIO
+from typing import Any, Final, Protocol, TextIO
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from verdictd_py.cli.parsing import printable
+from verdictd_py.domain.claims import TCB_BEHIND
 from verdictd_py.errors import ConfigError
 
 _WIDE: Final = 400
@@ -110,6 +111,35 @@ def content(name: str, value: bytes) -> CommandOutput:
 def confirmation(text: str, **data: object) -> CommandOutput:
     """Return a sentence that confirms a change."""
     return CommandOutput({"done": True, **data}, cell(text))
+
+
+class StoredContent(Protocol):
+    """Response of a call that stores a content that guests read."""
+
+    @property
+    def problems(self) -> Iterable[str]: ...
+
+    @property
+    def warnings(self) -> Iterable[str]: ...
+
+
+def stored_content(
+    text: str, answer: StoredContent, *, converted: Iterable[str] = (), **data: object
+) -> CommandOutput:
+    """Return what was stored, and why guests cannot use it, all of them or some.
+
+    Args:
+        converted: differences of the stored content from the file.
+    """
+    problems, warnings = list(answer.problems), list(answer.warnings)
+    lines = (
+        text,
+        *(f"converted: {difference}" for difference in converted),
+        *(f"no guest can use it: {problem}" for problem in problems),
+        *(f"warning: {warning}" for warning in warnings),
+    )
+    found = {"problems": problems, "warnings": warnings, "converted": list(converted)}
+    return confirmation("\n".join(lines), **data, **found)
 
 
 def message(answer: Message) -> dict[str, Any]:
@@ -207,6 +237,8 @@ def explanation(guest: Any) -> CommandOutput:  # noqa: ANN401  # messages are ma
         parts += ["", table(("rule", "measured", "expected"), rows)]
     unnamed = (reason for reason in guest.reasons if not reason.measured or reason.rule == _UNNAMED)
     parts += ["", *(cell(reason.text) for reason in unnamed)]
+    behind = guest_data(guest)["claims"].get(TCB_BEHIND, ())
+    parts += [cell(f"behind the newest TCB: {component}") for component in behind]
     if guest.not_pinnable:
         parts.append(cell(f"cannot be pinned: {guest.not_pinnable}"))
     else:

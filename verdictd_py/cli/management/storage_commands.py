@@ -13,6 +13,10 @@ from verdictd_py.cli.management import show
 from verdictd_py.cli.management.client import BrokerClient, read
 from verdictd_py.cli.management.command import FILE, NAME, Arguments, Command
 from verdictd_py.cli.management.show import CommandOutput
+from verdictd_py.domain.names import LEGACY_RESOURCES
+from verdictd_py.formats import contents
+
+SIGSTORE: Final = str(LEGACY_RESOURCES["Sigstore Config"])
 
 
 async def _pages(request_page: Callable[[str], Awaitable[Any]], name: str) -> list[Any]:
@@ -45,6 +49,12 @@ async def _key_create(client: BrokerClient, options: Namespace) -> CommandOutput
     request = v1.CreateKeyRequest(name=options.name or "")
     key = await client.call(client.keys.CreateKey, request)
     return CommandOutput(show.message(key), show.cell(key.name))
+
+
+async def _key_adopt(client: BrokerClient, options: Namespace) -> CommandOutput:
+    request = v1.AdoptKeyRequest(path=options.resource)
+    key = await client.call(client.keys.AdoptKey, request)
+    return CommandOutput(show.message(key), show.cell(f"{key.name} is a key now"))
 
 
 async def _key_show(client: BrokerClient, options: Namespace) -> CommandOutput:
@@ -94,11 +104,7 @@ async def _image_policy_show(client: BrokerClient, options: Namespace) -> Comman
 async def _image_policy_set(client: BrokerClient, options: Namespace) -> CommandOutput:
     request = v1.SetImagePolicyRequest(content=read(options.file), force=options.force)
     answer = await client.call(client.images.SetImagePolicy, request)
-    problems = list(answer.problems)
-    text = "\n".join(
-        ("the image policy is in force", *(f"although {problem}" for problem in problems))
-    )
-    return show.confirmation(text, problems=problems)
+    return show.stored_content("the image policy is stored", answer)
 
 
 async def _sigstore_show(client: BrokerClient, options: Namespace) -> CommandOutput:
@@ -109,9 +115,8 @@ async def _sigstore_show(client: BrokerClient, options: Namespace) -> CommandOut
 
 
 async def _sigstore_set(client: BrokerClient, options: Namespace) -> CommandOutput:
-    request = upstream.SetImageSigstoreRequest(content=read(options.file))
-    await client.call(client.upstream_images.setImageSigstore, request)
-    return show.confirmation("the lookaside configuration is in force")
+    answer = await _set_resource(client, SIGSTORE, options)
+    return show.stored_content("the lookaside configuration is stored", answer)
 
 
 async def _cosign_key_show(client: BrokerClient, options: Namespace) -> CommandOutput:
@@ -121,9 +126,9 @@ async def _cosign_key_show(client: BrokerClient, options: Namespace) -> CommandO
 
 
 async def _cosign_key_set(client: BrokerClient, options: Namespace) -> CommandOutput:
-    request = v1.SetCosignKeyRequest(content=read(options.file))
-    await client.call(client.images.SetCosignKey, request)
-    return show.confirmation("guests check signatures with this key")
+    request = v1.SetCosignKeyRequest(content=read(options.file), force=options.force)
+    answer = await client.call(client.images.SetCosignKey, request)
+    return show.stored_content("the cosign key is stored", answer)
 
 
 async def _credential_show(client: BrokerClient, options: Namespace) -> CommandOutput:
@@ -133,9 +138,10 @@ async def _credential_show(client: BrokerClient, options: Namespace) -> CommandO
 
 
 async def _credential_set(client: BrokerClient, options: Namespace) -> CommandOutput:
-    request = v1.SetCredentialRequest(content=read(options.file))
-    await client.call(client.images.SetCredential, request)
-    return show.confirmation("guests fetch images with this credential")
+    converted = contents.convert_credential(read(options.file))
+    request = v1.SetCredentialRequest(content=converted.content, force=options.force)
+    answer = await client.call(client.images.SetCredential, request)
+    return show.stored_content("the credential is stored", answer, converted=converted.what)
 
 
 async def _resource_list(client: BrokerClient, options: Namespace) -> CommandOutput:
@@ -155,10 +161,17 @@ async def _resource_show(client: BrokerClient, options: Namespace) -> CommandOut
 
 
 async def _resource_set(client: BrokerClient, options: Namespace) -> CommandOutput:
+    answer = await _set_resource(client, options.resource, options)
+    return show.stored_content(f"{options.resource} is set", answer, resource=options.resource)
+
+
+async def _set_resource(
+    client: BrokerClient, path: str, options: Namespace
+) -> v1.SetResourceResponse:
     content = read(options.file)
-    request = upstream.SetResourceRequest(resource_id=options.resource, content=content)
-    await client.call(client.upstream_resources.SetResource, request)
-    return show.confirmation(f"{options.resource} is set", resource=options.resource)
+    request = v1.SetResourceRequest(path=path, content=content, force=options.force)
+    answer: v1.SetResourceResponse = await client.call(client.resources.SetResource, request)
+    return answer
 
 
 async def _resource_delete(client: BrokerClient, options: Namespace) -> CommandOutput:
@@ -168,6 +181,10 @@ async def _resource_delete(client: BrokerClient, options: Namespace) -> CommandO
 
 
 _RESOURCE: Final[Arguments] = {"resource": {"metavar": "RESOURCE"}}
+_CONTENT: Final[Arguments] = {
+    **FILE,
+    "--force": {"action": "store_true", "help": "store it although no guest can use it"},
+}
 
 COMMANDS: Final = (
     Command("key list", "keys, without their bytes", _key_list),
@@ -177,6 +194,12 @@ COMMANDS: Final = (
         "a new random key; its default name is a UUID",
         _key_create,
         {"name": {"metavar": "NAME", "nargs": "?"}},
+    ),
+    Command(
+        "key adopt",
+        "make a resource of 32 bytes a key of the same name, to wrap images with",
+        _key_adopt,
+        _RESOURCE,
     ),
     Command("key show", "a key's bytes in base64 (role admin)", _key_show, NAME),
     Command(
@@ -190,14 +213,19 @@ COMMANDS: Final = (
         "image-policy set",
         "check and store the image policy",
         _image_policy_set,
-        {**FILE, "--force": {"action": "store_true", "help": "store it despite problems"}},
+        _CONTENT,
     ),
     Command("sigstore show", "the lookaside configuration", _sigstore_show),
-    Command("sigstore set", "store the lookaside configuration", _sigstore_set, FILE),
+    Command("sigstore set", "check and store the lookaside file", _sigstore_set, _CONTENT),
     Command("cosign-key show", "the public key of image signatures", _cosign_key_show),
-    Command("cosign-key set", "store cosign.pub", _cosign_key_set, FILE),
+    Command("cosign-key set", "check and store cosign.pub", _cosign_key_set, _CONTENT),
     Command("credential show", "the registry credential, a secret", _credential_show),
-    Command("credential set", "store an auth.json", _credential_set, FILE),
+    Command(
+        "credential set",
+        "check and store an auth.json; convert other forms if nothing is lost",
+        _credential_set,
+        _CONTENT,
+    ),
     Command("keyring list", "the OpenPGP certificates", _keyring_list),
     Command("keyring import", "add certificates", _keyring_import, FILE),
     Command(
@@ -206,6 +234,6 @@ COMMANDS: Final = (
     Command("keyring export", "the keyring, binary", _keyring_export),
     Command("resource list", "resources, without their contents", _resource_list),
     Command("resource show", "a resource's content", _resource_show, _RESOURCE),
-    Command("resource set", "store a resource", _resource_set, {**_RESOURCE, **FILE}),
+    Command("resource set", "store a resource", _resource_set, {**_RESOURCE, **_CONTENT}),
     Command("resource delete", "delete a resource", _resource_delete, _RESOURCE),
 )

@@ -188,7 +188,7 @@ async def _set_sigstore(client: BrokerClient, options: Namespace, values: list[s
     del options
     request = messages.SetImageSigstoreRequest(content=read(Path(values[0])))
     await client.call(client.upstream_images.setImageSigstore, request)
-    return "the lookaside configuration is in force"
+    return "the lookaside configuration is stored"
 
 
 async def _export_image_policy(client: BrokerClient, options: Namespace, values: list[str]) -> str:
@@ -202,7 +202,7 @@ async def _set_image_policy(client: BrokerClient, options: Namespace, values: li
     del options
     request = messages.SetImagePolicyRequest(content=read(Path(values[0])))
     await client.call(client.upstream_images.setImagePolicy, request)
-    return "the image policy is in force"
+    return "the image policy is stored"
 
 
 async def _get_resource(client: BrokerClient, options: Namespace, values: list[str]) -> str:

@@ -84,15 +84,19 @@ class AdminRoutes:
         return self._admins().authenticate(bearer(request), now=self._clock())
 
     async def set_resource(self, request: web.Request) -> web.Response:
-        """Store the body as a resource; the role `register` stores it as a new key instead."""
+        """Store the body as a resource; the role `register` stores it as a new key instead.
+
+        With `?force=true` it is stored although no guest can use it.
+        """
         administrator = self._administrator(request)
         path = resource_path(request)
+        force = _force(request)
         caller = administrator.require_resource(str(path))
         content = SecretBytes(await receive(request))
         if administrator.role is Role.REGISTER:
             await self._administration.keys.register(caller, str(path), content)
         else:
-            await self._administration.resources.set(caller, str(path), content)
+            await self._administration.resources.set(caller, str(path), content, force=force)
         return web.Response()
 
     async def delete_resource(self, request: web.Request) -> web.Response:
@@ -166,6 +170,18 @@ def is_refused_admin(request: web.Request, error: Exception) -> bool:
     """Return whether `error` refuses an administrator, which has another variant than a guest's."""
     is_guests = request.method == "GET" and request.path.startswith(PREFIX + "/resource/")
     return isinstance(error, NotAuthorized | TokenInvalid) and not is_guests
+
+
+def _force(request: web.Request) -> bool:
+    """Return whether the query has `force=true`.
+
+    Raises:
+        RequestError: it has another value.
+    """
+    values = request.query.getall("force", ["false"])
+    if values not in (["true"], ["false"]):
+        raise RequestError("the query's force is true or false")
+    return values == ["true"]
 
 
 async def _members(request: web.Request) -> dict[str, JsonValue]:

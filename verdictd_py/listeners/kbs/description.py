@@ -44,11 +44,14 @@ def _document(tees: Tees) -> dict[str, Any]:
             RESOURCE: {
                 "parameters": [_path(name) for name in ("repository", "type", "tag")],
                 "get": _GET_RESOURCE,
-                "post": _admin(
-                    "Store a resource, or a new key if the caller has the role register",
-                    body=_OCTETS,
-                    more=(404, 409),
-                ),
+                "post": {
+                    **_admin(
+                        "Store a resource, or a new key if the caller has the role register",
+                        body=_OCTETS,
+                        more=(404, 409),
+                    ),
+                    "parameters": [_FORCE],
+                },
                 "delete": _admin("Delete a resource", more=(404,)),
             },
             PREFIX + "/resource-policy": {
@@ -138,6 +141,12 @@ def _admin(
     return found | ({"requestBody": body} if body is not None else {})
 
 
+_FORCE: Final = {
+    "name": "force",
+    "in": "query",
+    "description": "Store a content that guests read although no guest can use it",
+    "schema": {"type": "boolean", "default": False},
+}
 _OCTETS: Final = {
     "required": True,
     "content": {

@@ -45,7 +45,7 @@ class ExistingKey:
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A new key that is generated for this image and named by a UUID."""
+    """A new key, named by a UUID: one key a layer, since ocicrypt requests each layer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,12 @@ Source: wire-rats-tls.md, "Client certificates, oldest first".
 from __future__ import annotations
 
 import hashlib
+import math
 from datetime import datetime, timedelta
 from typing import Final
 
 from verdictd_py.domain.evidence import Evidence
-from verdictd_py.errors import EvidenceExpired, EvidenceFormat, EvidenceMissing
+from verdictd_py.errors import EvidenceExpired, EvidenceFormat, EvidenceFromFuture, EvidenceMissing
 from verdictd_py.formats import der
 from verdictd_py.ports.known_tees import Tees
 from verdictd_py.protocols.ratstls import dice
@@ -53,8 +54,8 @@ def read(
             check the validity period only.
 
     Raises:
-        EvidenceMissing: the certificate has no evidence.
-        EvidenceExpired: step 3 failed.
+        EvidenceMissing: the certificate has no evidence, or an empty quote.
+        EvidenceExpired, EvidenceFromFuture: step 3 failed.
         BindingMismatch: the claims name another key.
         EvidenceFormat: another step failed.
     """
@@ -84,7 +85,11 @@ def read(
 
 def _check_time(parsed: der.Certificate, now: datetime, max_age: timedelta | None) -> None:
     if now < parsed.not_before:
-        raise EvidenceExpired(f"the certificate is not valid before {parsed.not_before}")
+        minutes = math.ceil((parsed.not_before - now) / timedelta(minutes=1))
+        raise EvidenceFromFuture(
+            f"from the future: the guest's clock is at least {minutes} minutes ahead; its "
+            f"certificate is not valid before {parsed.not_before}"
+        )
     if now > parsed.not_after:
         raise EvidenceExpired(f"the certificate is not valid after {parsed.not_after}")
     if max_age is not None and now - parsed.not_before > max_age:
@@ -100,6 +105,8 @@ def _vendor_evidence(parsed: der.Certificate, name: bytes, dotted: str, tees: Te
     tee = tees.of_oid(dotted)
     if tee is None:
         raise EvidenceFormat("the certificate carries evidence of an unknown TEE")
+    if not parsed.extensions[name].value:
+        raise EvidenceMissing.empty()
     return Evidence(
         tee=tee.name,
         quote=parsed.extensions[name].value,
@@ -111,6 +118,8 @@ def _vendor_evidence(parsed: der.Certificate, name: bytes, dotted: str, tees: Te
 def _dice_evidence(parsed: der.Certificate, tees: Tees) -> Evidence:
     extension = parsed.extensions[_DICE]
     evidence = dice.read_evidence(extension.value, tees.tags)
+    if not evidence.quote:
+        raise EvidenceMissing.empty()
     tee = tees.of_tagged(evidence.tag, evidence.quote)
     endorsements = parsed.extensions.get(_ENDORSEMENTS)
     carried = tee.wire.read_certificate(

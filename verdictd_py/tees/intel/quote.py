@@ -25,6 +25,7 @@ _INTEL_QE_VENDOR: Final = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")  # h
 _KEY_TYPE_P256: Final = 2  # header, offset 2: ECDSA-256-with-P-256
 _REPORT_BYTES: Final = 384  # an SGX report body, also that of the quoting enclave
 _CERT_PCK_CHAIN: Final = 5  # certification data: PEM chain of the PCK certificate
+_CERT_WITHOUT_PCK: Final = (1, 2, 3)  # the platform's id in place of its certificate
 _CERT_QE_REPORT: Final = 6  # certification data: QE report, with nested certification data
 
 
@@ -200,6 +201,11 @@ def _read_kind(reader: _Reader, version: int, tee: str) -> BodyKind:
 def _certification(reader: _Reader, wanted: int) -> bytes:
     """Return certification data, which must be of the wanted type."""
     sent = reader.number(2, "certification data")
+    if sent in _CERT_WITHOUT_PCK:
+        raise EvidenceFormat(
+            f"the guest's host had no PCK certificate (certification data of type {sent}): its "
+            "PCCS is not set up, or the machine is not registered"
+        )
     if sent != wanted:
         raise EvidenceFormat(
             f"certification data of type {sent} is not served, the quote must carry type {wanted}"

@@ -143,7 +143,7 @@ def _platform_level(info: _Object, platform: Platform, tee_svn: bytes | None) ->
     # 1. If the module has a version, step 2 checks its own SVNs (the first two).
     skip = 2 if tee_svn is not None and tee_svn[1] > 0 else 0
     met = None
-    for level in sorted(info["tcbLevels"], key=lambda level: _rank(level["tcb"]), reverse=True):
+    for level in sorted(info["tcbLevels"], key=lambda each: level_rank(each["tcb"]), reverse=True):
         tcb = level["tcb"]
         if (
             platform.pce_svn >= tcb["pcesvn"]
@@ -183,7 +183,7 @@ def _svns(components: Sequence[Mapping[str, int]]) -> list[int]:
     return [component["svn"] for component in components]
 
 
-def _rank(tcb: _Object) -> tuple[list[int], int, list[int]]:
+def level_rank(tcb: _Object) -> tuple[list[int], int, list[int]]:
     """Return the sort key of a TCB level: CPU SVNs, then PCE SVN, then SVNs of the TDX module."""
     return _svns(tcb["sgxtcbcomponents"]), tcb["pcesvn"], _svns(tcb.get("tdxtcbcomponents", ()))
 

@@ -10,6 +10,7 @@ from typing import Final, Self
 from verdictd_py.domain.claims import (
     FLAG,
     NUMBER,
+    TCB_BEHIND,
     TEXT,
     TEXTS,
     Claim,
@@ -105,6 +106,7 @@ def shared_claims(*, optional: bool) -> dict[str, Claim]:
         "tcbDate": Claim(
             TEXT, "date of the platform's TCB level, RFC 3339", sample="2024-03-13T00:00:00Z"
         ),
+        TCB_BEHIND: Claim(TEXTS, "components that are older than the newest TCB"),
         "tcbBehindDays": Claim(NUMBER, "days since a newer TCB was published", sample=0),
     }
 
@@ -126,6 +128,8 @@ def wire(tee: str, oid: str) -> Wire:
         quote = _bytes(value, "quote")
         if quote is None:
             raise EvidenceMissing("the evidence has no quote")
+        if not quote:
+            raise EvidenceMissing.empty()
         if tee_of_quote(quote) != tee:
             raise EvidenceFormat(f"the guest claims the TEE {tee}, but its quote is of another TEE")
         return CarriedEvidence(quote, _bytes(value, "cc_eventlog"))

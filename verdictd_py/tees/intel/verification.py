@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from verdictd_py.domain.claims import TCB_BEHIND
 from verdictd_py.domain.evidence import (
     Evidence,
     RefusedEvidence,
@@ -22,6 +23,7 @@ from verdictd_py.errors import (
     ReasonKind,
 )
 from verdictd_py.formats.collateral import Collateral
+from verdictd_py.tees.intel.behind import Behind, behind
 from verdictd_py.tees.intel.collateral.check import check_fit, ends_at, issued_at, require_issued
 from verdictd_py.tees.intel.collateral.newest import NewestCollateral
 from verdictd_py.tees.intel.collateral.port import CollateralRequest, CollateralSource
@@ -39,7 +41,14 @@ from verdictd_py.tees.intel.pck import (
     verify_quote_signatures,
 )
 from verdictd_py.tees.intel.quote import Quote, parse_quote
-from verdictd_py.tees.intel.tcb import REVOKED, TcbRating, behind_days, evaluation_number, rate
+from verdictd_py.tees.intel.tcb import (
+    REVOKED,
+    STATUSES,
+    TcbRating,
+    behind_days,
+    evaluation_number,
+    rate,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +57,7 @@ class VerifiedQuote:
 
     Attributes:
         tcb: Intel's rating; None if it is not known: then the quote is refused.
+        behind: components that are older than the newest TCB.
         behind_days: days since a newer TCB was published, None if that is not known.
         valid_until: when the collateral expires, its grace period included.
         content_refusal: why the library refuses the content of the quote whatever the policy
@@ -59,6 +69,7 @@ class VerifiedQuote:
     tcb: TcbRating | None
     content_refusal: ContentRefusal | None = None
     refusal: AttestationError | None = None
+    behind: tuple[Behind, ...] = ()
     behind_days: int | None = None
     valid_until: datetime | None = None
 
@@ -78,6 +89,8 @@ class VerifiedQuote:
             claims["tcbDate"] = self.tcb.date
         if self.behind_days is not None:
             claims["tcbBehindDays"] = self.behind_days
+        if self.behind:
+            claims[TCB_BEHIND] = [str(component) for component in self.behind]
         verified = VerifiedEvidence(
             tee=quote.tee,
             report_data=report_data,
@@ -102,6 +115,10 @@ class VerifiedQuote:
             text = f"{content.rule}: {content.text}"
             faults = (*faults, Reason(content.rule, "", "", text, kind=content.kind))
         return faults
+
+
+def _is_current(tcb: TcbRating | None) -> bool:
+    return tcb is not None and tcb.status == STATUSES[0]
 
 
 def _behind_days(collateral: Collateral, tcb: TcbRating | None, now: datetime) -> int | None:
@@ -236,6 +253,7 @@ class IntelEngine:
                 continue
             return replace(
                 verified,
+                behind=() if _is_current(verified.tcb) else behind(quote, platform, current),
                 behind_days=_behind_days(current, verified.tcb, now),
                 valid_until=_valid_until(current, timedelta(0) if chosen_by_guest else self._grace),
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -9,19 +10,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.vectors import from_guide
+from tests.support.vectors import from_guide, input_file
+from verdictd_py.domain.names import ResourcePath
 from verdictd_py.encoding import quoted
-from verdictd_py.formats.imagepolicy import MAX_PROBLEMS, problems
+from verdictd_py.formats import contents
+from verdictd_py.formats.contents import MAX_FINDINGS, KeyKind
 
 KEY = {"keyPath": "/run/image-security/cosign/cosign.pub"}
 SIGSTORE = {"type": "sigstoreSigned", **KEY}
 GPG = {"type": "signedBy", "keyType": "GPGKeys", "keyPath": "kbs:///default/gpg-public-config/test"}
 REJECT = [{"type": "reject"}]
 HASH = 64 * "0"
+KEYRING = base64.b64encode(input_file("gpg/ed.gpg").read_bytes()).decode()
+COSIGN = input_file("cosign/p256.pub").read_text()
+
+
+PATH = ResourcePath.parse("team/security-policy/a")
+
+
+def problems(content: bytes) -> tuple[str, ...]:
+    return contents.check(PATH, content).problems
 
 
 def policy(*requirements: Any, **more: Any) -> bytes:
-    return json.dumps({"default": list(requirements) or REJECT, **more}).encode()
+    members = {"default": list(requirements) or REJECT, "transports": {}, **more}
+    return json.dumps(members).encode()
 
 
 def scope(name: str, *requirements: Any) -> dict[str, Any]:
@@ -35,17 +48,18 @@ def scope(name: str, *requirements: Any) -> dict[str, Any]:
         policy({"type": "insecureAcceptAnything"}),
         policy(SIGSTORE),
         policy({**GPG, "keyPath": "/run/image-security/pubkey.gpg"}),
-        policy({"type": "signedBy", "keyType": "GPGKeys", "keyData": "AAAA"}),
+        policy({"type": "signedBy", "keyType": "GPGKeys", "keyData": KEYRING}),
+        policy({"type": "sigstoreSigned", "keyData": COSIGN}),
         policy({**SIGSTORE, "rekorPublicKeyPath": "/rekor.pub"}),
         policy({**SIGSTORE, "rekorPublicKeyDatas": ["AAAA", "BBBB"]}),
         policy(GPG),
         policy(SIGSTORE, GPG),
         policy(**scope("docker.io/test", SIGSTORE)),
         policy(**scope("", SIGSTORE)),
-        policy(**scope("registry.example:5000/a/b@sha256:00", SIGSTORE)),
+        policy(**scope("registry.example:5000/a/b@sha256:" + HASH, SIGSTORE)),
         policy(transports={}),
         *(
-            policy(transports={transport: {"": REJECT, scope: REJECT}})
+            policy(transports={"docker": {}, transport: {"": REJECT, scope: REJECT}})
             for transport, scope in (
                 *(("oci", "/some/path"), ("dir", "/a"), ("docker-archive", ""), ("x", "/a/../")),
                 *(("docker", "*.example.com"), ("docker-daemon", "docker.io/a")),
@@ -105,7 +119,7 @@ def test_a_valid_policy_has_no_problem(content: bytes) -> None:
         (policy({**SIGSTORE, "keyData": "AAAA"}), "there are 2"),
         (policy({**SIGSTORE, "keyPath": ""}), "keyPath: it is not a string"),
         (policy({**SIGSTORE, "keyPath": " /x"}), "keyPath: it has white space"),
-        (policy({"type": "sigstoreSigned", "keyData": "?"}), "keyData: it is not base64"),
+        (policy({"type": "sigstoreSigned", "keyData": "?"}), "keyData: it is not a PEM public key"),
         (policy({"type": "sigstoreSigned", "keyData": "AAAA"}), "keyData: guests read it as PEM"),
         (
             policy({"type": "signedBy", "keyType": "GPGKeys", "keyData": "AB=="}),
@@ -154,7 +168,7 @@ def test_a_problem_is_reported_with_its_position(content: bytes, problem: str) -
     ],
 )
 def test_a_scope_has_the_form_of_its_transport(transport: str, scope: str) -> None:
-    (line,) = problems(policy(transports={transport: {scope: REJECT}}))
+    (line,) = problems(policy(transports={"docker": {}, transport: {scope: REJECT}}))
     assert line.startswith(f"transports.'{transport}'.{quoted(scope)}: ")
 
 
@@ -216,9 +230,106 @@ def test_the_guides_own_policy_is_reported() -> None:
 
 def test_the_number_of_problems_is_limited() -> None:
     lines = problems(policy(*({"type": "x" * 1000} for _ in range(500))))
-    assert len(lines) == MAX_PROBLEMS
-    assert lines[-1] == f"and {500 - MAX_PROBLEMS + 1} more"
+    assert len(lines) == MAX_FINDINGS
+    assert lines[-1] == f"and {500 - MAX_FINDINGS + 1} more"
     assert all(len(line) < 300 for line in lines)
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [
+        *("docker.io", "docker.io/acme", "docker.io/library", "docker.io/library/busybox"),
+        *("docker.io/library/busybox:1.36", f"docker.io/acme/a@sha256:{HASH}", "*.example.com"),
+        *("localhost/a", "localhost", "reg:5000", "reg:5000/a", "a.example/a/b/c:tag", "*.com"),
+        f"reg.example.com/a:tag@sha256:{HASH}",
+    ],
+)
+def test_scopes_that_images_are_in(scope: str) -> None:
+    found = contents.check(PATH, policy(transports={"docker": {scope: REJECT}}))
+    assert (found.problems, found.warnings) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("scope", "write"),
+    [
+        ("busybox", "docker.io/library/busybox"),
+        ("busybox:1.36", "docker.io/library/busybox:1.36"),
+        ("acme/app", "docker.io/acme/app"),
+        ("docker.io/nginx:1", "docker.io/library/nginx:1"),
+        (f"docker.io/nginx@sha256:{HASH}", f"docker.io/library/nginx@sha256:{HASH}"),
+        ("index.docker.io", "docker.io"),
+        ("index.docker.io/acme", "docker.io/acme"),
+        ("https://registry.example.com", "registry.example.com"),
+        ("https://index.docker.io/busybox", "docker.io/library/busybox"),
+        ("Registry.Example.com:5000/a", "registry.example.com:5000/a"),
+        ("registry.example.com/*", "registry.example.com"),
+        ("registry.example.com/a/", "remove the '/'"),
+        ("*", "*.example.com"),
+        ("*/a", "*.example.com"),
+        ("*.example.com/a", "*.example.com"),
+        ("*.example.com:5000", "without port"),
+        ("a.*.com", "*.example.com"),
+        ("registry.example.com/Acme", "neither a host"),
+        ("registry.example.com:latest", "neither a host"),
+        ("registry.example.com/a@sha256:00", "neither a host"),
+        ("registry.example.com//a", "neither a host"),
+    ],
+)
+def test_scopes_that_no_image_is_in_are_refused_with_the_right_one(scope: str, write: str) -> None:
+    (problem,) = problems(policy(transports={"docker": {scope: REJECT}}))
+    assert problem.startswith(f"transports.'docker'.{quoted(scope)}: ")
+    assert write in problem
+
+
+def test_a_scope_that_an_operator_may_misread_is_a_remark() -> None:
+    found = contents.check(PATH, policy(transports={"docker": {"docker.io/nginx": REJECT}}))
+    assert found.problems == ()
+    assert "the official image is docker.io/library/nginx" in found.warnings[0]
+
+
+def test_a_policy_for_other_transports_leaves_everything_to_the_default() -> None:
+    others = {"docker-daemon": {"": REJECT}}
+    (problem,) = problems(policy(transports=others))
+    assert "the default decides about every image" in problem
+    found = contents.check(PATH, policy(transports={"docker": {"": REJECT}, **others}))
+    assert found.problems == ()
+    assert "guests ignore 'docker-daemon'" in found.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("key_path", "part"),
+    [
+        ("kbs:///default/key", "names no resource"),
+        ("kbs:///default/../key", "names no resource"),
+        ("https://example.com/cosign.pub", "guests support kbs:///"),
+        ("cosign.pub", "guests support kbs:///"),
+        ("/etc/cosign.key", "has the name of a private key"),
+    ],
+)
+def test_a_key_path_that_leads_to_nothing_is_refused(key_path: str, part: str) -> None:
+    (problem,) = problems(policy({**SIGSTORE, "keyPath": key_path}))
+    assert problem.startswith("default[0].keyPath: ")
+    assert part in problem
+
+
+def test_a_file_of_the_guest_is_a_remark() -> None:
+    found = contents.check(PATH, policy({**SIGSTORE, "keyPath": "file:///etc/cosign.pub"}))
+    assert found.problems == ()
+    assert "is a file of the guest" in found.warnings[0]
+
+
+def test_the_resources_of_key_paths_are_found_with_their_position() -> None:
+    cosign = {**SIGSTORE, "keyPath": "kbs://broker:8080/a/b/c"}
+    content = policy(cosign, transports={"docker": {"docker.io/a": [{"type": "reject"}, GPG]}})
+    found = contents.key_paths(PATH, content)
+    assert [(key.where, key.kind, str(key.resource)) for key in found] == [
+        ("default[0].keyPath", KeyKind.COSIGN, "a/b/c"),
+        (
+            "transports.'docker'.'docker.io/a'[1].keyPath",
+            KeyKind.KEYRING,
+            "default/gpg-public-config/test",
+        ),
+    ]
 
 
 VALUES = st.recursive(
@@ -238,3 +349,4 @@ VALUES = st.recursive(
 @given(st.binary(max_size=60) | VALUES.map(lambda value: json.dumps(value).encode()))
 def test_arbitrary_bytes_are_handled(content: bytes) -> None:
     assert all(isinstance(line, str) for line in problems(content))
+    contents.key_paths(PATH, content)
