@@ -7,12 +7,14 @@ import hashlib
 import socket
 import ssl
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import trustme
 from cryptography import x509
@@ -273,6 +275,20 @@ async def test_a_ca_without_key_usage_is_accepted(
         assert (await requested(pccs.url, collateral_ca=ca.pem)).status == 200
         if strict:
             assert default(cafile=ca.pem).verify_flags & ssl.VERIFY_X509_STRICT
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="the default context is not strict")
+async def test_the_default_context_of_this_python_refuses_a_ca_without_key_usage(
+    tmp_path: Path,
+) -> None:
+    """The reason for the exception; `./dev pythons` runs this and the test above on 3.13."""
+    ca = self_signed(tmp_path, "ca")
+    context = ssl.create_default_context(cafile=ca.pem)
+    platform = SimulatedPlatform.create(now=app.utc_now())
+    async with running_pccs(platform, issued(tmp_path, ca).context()) as pccs:
+        async with httpx.AsyncClient(verify=context) as client:
+            with pytest.raises(httpx.ConnectError, match="key usage"):
+                await client.get(pccs.url + PATH)
 
 
 # Causes.
