@@ -285,10 +285,12 @@ async def test_the_default_context_of_this_python_refuses_a_ca_without_key_usage
     ca = self_signed(tmp_path, "ca")
     context = ssl.create_default_context(cafile=ca.pem)
     platform = SimulatedPlatform.create(now=app.utc_now())
-    async with running_pccs(platform, issued(tmp_path, ca).context()) as pccs:
-        async with httpx.AsyncClient(verify=context) as client:
-            with pytest.raises(httpx.ConnectError, match="key usage"):
-                await client.get(pccs.url + PATH)
+    async with (
+        running_pccs(platform, issued(tmp_path, ca).context()) as pccs,
+        httpx.AsyncClient(verify=context) as client,
+    ):
+        with pytest.raises(httpx.ConnectError, match="key usage"):
+            await client.get(pccs.url + PATH)
 
 
 # Causes.
