@@ -339,8 +339,9 @@ async def _receive_unless_refused(link: Link, guest: ConnectedGuest) -> bytes:
                 await asyncio.wait((receiving, refused), return_when=asyncio.FIRST_COMPLETED)
             finally:
                 refused.cancel()
+                await asyncio.gather(refused, return_exceptions=True)
             if not receiving.done():
-                with suppress(NotAppraised):  # it waits on
+                with suppress(NotAppraised):  # still pending
                     await guest.require_accepted()
         return receiving.result()
     finally:
