@@ -13,7 +13,7 @@ from tests.support.broker import KEY, KID, REQUEST_SECONDS, RunningBroker
 from tests.support.channel import answer, encoded, send_records
 from tests.support.clock import elapse, elapse_until, until
 from tests.support.kbs import PATH, SECRET, url_of
-from tests.support.kbs_raw import Link, linked, request
+from tests.support.kbs_raw import cookie_of, linked, request
 from tests.support.rcar_guests import attested, tdx_guest
 from verdictd_py.errors import Overloaded, VerdictdError
 from verdictd_py.guest.connection import GuestConnection
@@ -309,14 +309,6 @@ class TestFloods:
                 found = await link.answer()
         assert found is not None
         assert found.status == 400  # it was received, and is no evidence
-
-
-async def cookie_of(link: Link) -> str:
-    body = b'{"version":"0.4.0","tee":"tdx","extra-params":""}'
-    await link.send(request("POST", "/kbs/v0/auth", body))
-    found = await link.answer()
-    assert found is not None
-    return found.headers["set-cookie"].partition(";")[0]
 
 
 def attest(cookie: str, length: int) -> bytes:
