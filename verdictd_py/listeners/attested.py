@@ -13,7 +13,7 @@ from typing import Final
 
 from OpenSSL import SSL
 
-from verdictd_py.broker.connected import ConnectedGuest, ConnectedGuests, GuestConnection
+from verdictd_py.broker.connected import ConnectedGuest, ConnectedGuests, PeerConnection
 from verdictd_py.broker.release import Releaser
 from verdictd_py.config import Address
 from verdictd_py.domain.events import (
@@ -274,7 +274,7 @@ class AttestedListener:
         der = link.session.peer_certificate()
         read = partial(_read_certificate, der, self._tees, self._limits.evidence_age)
         try:
-            connection = GuestConnection(address, share.attest, _current_task().cancel)
+            connection = PeerConnection(address, share.attest, _current_task().cancel)
             return await self._guests.admit(read, connection)
         except Overloaded as error:
             self._events.record(ConnectionRefused(peer=address, reason=str(error)))
