@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from verdictd_py.encoding import (
@@ -35,10 +35,11 @@ class Conversion:
     """A credential in the form of guests.
 
     Attributes:
+        content: the credential, a secret.
         what: the differences, for the operator; empty if the content is as it was.
     """
 
-    content: bytes
+    content: bytes = field(repr=False)
     what: tuple[str, ...] = ()
 
 
