@@ -4,11 +4,13 @@ It is in memory and bounded. Guests whose evidence did not verify are stored sep
 unauthenticated client can cause them, and they must not evict refusals of genuine guests.
 
 A guest that is refused tries again. Refusals in a row of one guest for the same reasons are one
-judgement with a count, the newest one: they tell the operator nothing more.
+judgement with a count, the newest one: they tell the operator nothing more. Reasons are the same if
+they differ only in numbers, dates and hex digits, such as the age of the evidence.
 """
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
@@ -38,6 +40,10 @@ MAX_EARLIER: Final = 100
 
 _WITHHELD: Final = (eventlog.RULE, initdata.CLAIM)
 """Claims that are not stored unless they are null, because the guest chooses their length."""
+
+
+_VARIABLE: Final = re.compile(r"\b(?:[0-9][\w:.+-]*|[0-9a-fA-F]{8,}\b)")
+"""A number, a date or hex digits in the text of a reason. Names such as `rtmr1` do not match."""
 
 
 class Verdict(StrEnum):
@@ -111,7 +117,8 @@ class Judgement:
         """Return guest and result: what two refusals in a row have in common."""
         measured = tuple(self.claims.get(name) for name in self.measurements)
         of_guest = self.guest, self.tee, self.form, measured
-        return (*of_guest, self.verdict, self.code, self.reasons, self.tcb_status, self.judged)
+        reasons = tuple(map(_constant, self.reasons))
+        return (*of_guest, self.verdict, self.code, reasons, self.tcb_status, self.judged)
 
     @property
     def guest(self) -> tuple[str, str | None]:
@@ -175,6 +182,18 @@ class Judgement:
             not_pinnable="it was not appraised",
             judged=False,
         )
+
+
+def _constant(reason: Reason) -> tuple[object, ...]:
+    """Return the parts of a reason that are the same when the guest tries again.
+
+    The time and the random data of an attempt are replaced. A reason about a measurement has
+    neither: its values show whether the operator changed the reference values in between.
+    """
+    values: tuple[str, ...] = (reason.measured, reason.expected, reason.text)
+    if reason.kind is not ReasonKind.MEASUREMENT:
+        values = tuple(_VARIABLE.sub("#", value) for value in values)
+    return (reason.rule, reason.kind, *values)
 
 
 def _verdict(appraisal: Appraisal) -> Verdict:

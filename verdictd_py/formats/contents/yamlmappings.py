@@ -28,11 +28,12 @@ _NOT_TEXT: Final = re.compile(  # YAML 1.2, 10.3.2: truth values and numbers of 
     r"|[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 )
-_PLAIN_KEY: Final = re.compile(r"(?P<key>[^\s:#][^:#]*?(?:[:#][^\s:#][^:#]*?)*)[ \t]*:(?=[ \t]|$)")
+# The patterns below must take linear time: none repeats white space before another part.
+_PLAIN_KEY: Final = re.compile(r"(?P<key>[^\s:#][^:#]*(?:[:#][^\s:#][^:#]*)*?):(?=[ \t]|$)")
 _SINGLE: Final = re.compile(r"'((?:[^']|'')*)'")
 _DOUBLE: Final = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _COMMENT_IN_KEY: Final = re.compile(r"[ \t]#")
-_COMMENT: Final = re.compile(r"(?:^|[ \t]+)#.*$")
+_COMMENT: Final = re.compile(r"(?:^|(?<=[ \t]))#.*$")
 _INDICATORS: Final = {
     "[": "flow sequences",
     "{": "flow mappings",
@@ -52,11 +53,13 @@ class Unsupported(Exception):
     """The content may be valid, and has a part that this module does not read."""
 
 
-def parse(content: bytes) -> dict[str, Value]:
+def parse(content: bytes, *, max_line_characters: int = MAX_LINE_CHARACTERS) -> dict[str, Value]:
     """Return the mapping of a YAML document; an empty document is an empty mapping.
 
     Args:
         content: any bytes, whose size the caller has limited.
+        max_line_characters: maximum length of a line. The default is for contents of clients;
+            a longer line can take longer than linear time.
 
     Raises:
         NotMappings: it is not YAML, or not a mapping.
@@ -70,7 +73,7 @@ def parse(content: bytes) -> dict[str, Value]:
         raise NotMappings(f"it is not UTF-8, see byte {error.start}") from None
     if text.lstrip().startswith("{"):
         return _json(text)
-    return _Reader(text).document()
+    return _Reader(text, max_line_characters).document()
 
 
 def _json(text: str) -> dict[str, Value]:
@@ -89,12 +92,12 @@ def _of_json(value: JsonValue) -> Value:
 class _Reader:
     """Reader of one document, line by line."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, max_characters: int) -> None:
         self._lines: list[tuple[int, int, str]] = []  # number, indentation, text
         lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        if len(lines) > MAX_LINES or max(map(len, lines)) > MAX_LINE_CHARACTERS:
+        if len(lines) > MAX_LINES or max(map(len, lines)) > max_characters:
             raise Unsupported(
-                f"it has more than {MAX_LINES} lines, or one of more than {MAX_LINE_CHARACTERS} "
+                f"it has more than {MAX_LINES} lines, or one of more than {max_characters} "
                 "characters"
             )
         for number, line in enumerate(lines, 1):
@@ -169,7 +172,7 @@ class _Reader:
         match = _PLAIN_KEY.match(line)
         if match is None or line[0] in "'\"" or _COMMENT_IN_KEY.search(match["key"]):
             raise NotMappings(f"line {number} is not a member: '<key>: <value>'")
-        key = match["key"]
+        key = match["key"].rstrip(" \t")
         if key == "<<" or key in _NULLS or _NOT_TEXT.fullmatch(key):
             raise Unsupported(f"the key of line {number} is not text")
         return key, _without_comment(line[match.end() :])
