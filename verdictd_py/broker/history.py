@@ -43,7 +43,7 @@ _WITHHELD: Final = (eventlog.RULE, initdata.CLAIM)
 
 
 _VARIABLE: Final = re.compile(r"\b(?:[0-9][\w:.+-]*|[0-9a-fA-F]{8,}\b)")
-"""A number, a date or hex digits in the text of a reason. A name that ends in a digit does not match."""
+"""A number, a date or hex digits in the text of a reason; no name that ends in a digit."""
 
 
 class Verdict(StrEnum):
