@@ -351,7 +351,7 @@ async def test_a_guest_that_reports_a_bad_certificate_is_logged_with_a_hint_at_t
     assert trust is not None
     trust.set_time(datetime(1969, 1, 1, tzinfo=UTC))
     context.set_verify(
-        SSL.VERIFY_PEER, lambda _c, _x, code, _d, ok: bool(ok) or code == SELF_SIGNED
+        SSL.VERIFY_PEER, lambda _a, _b, code, _d, ok: bool(ok) or code == SELF_SIGNED
     )
     with pytest.raises(BrokerRefused):
         async with GuestConnection.open(*broker.address, context) as guest:

@@ -24,6 +24,9 @@ MAX_CHECKED: Final = 200
 
 _PAGE: Final = 1000
 
+_COST: Final = 16
+"""Time of a check per byte, compared with the work for which `offload` measures sizes."""
+
 
 class StoredContents:
     """Checks of contents, with what a store has.
@@ -44,10 +47,10 @@ class StoredContents:
         """
         if not contents.is_checked(path):
             return Findings()
-        findings = await offload(len(content), partial(contents.check, path, content))
+        findings = await offload(_COST * len(content), partial(contents.check, path, content))
         if findings.problems:
             return findings
-        for key in await offload(len(content), partial(contents.key_paths, path, content)):
+        for key in await offload(_COST * len(content), partial(contents.key_paths, path, content)):
             findings += await self._key(key)
         return findings
 
@@ -62,7 +65,7 @@ class StoredContents:
         except StorageError as error:
             return Findings.of([Finding(f"{key.where}: {error}")])
         content = stored.content.reveal()
-        found = await offload(len(content), partial(contents.check_key, key.kind, content))
+        found = await offload(_COST * len(content), partial(contents.check_key, key.kind, content))
         return Findings(
             tuple(f"{at} is no key that guests can use: {text}" for text in found.problems),
             tuple(f"{at}: {text}" for text in found.warnings),
@@ -72,7 +75,7 @@ class StoredContents:
     async def remarks(self) -> Mapping[str, str]:
         """Return a sentence about each stored content that guests cannot use, by its path.
 
-        A store that cannot be read has no remarks here: it is a problem, and reported as one.
+        It is empty if the store cannot be read: the check of the storage reports that.
         """
         remarks: dict[str, str] = {}
         checked: dict[StoredName, Findings] = {}

@@ -43,7 +43,7 @@ _WITHHELD: Final = (eventlog.RULE, initdata.CLAIM)
 
 
 _VARIABLE: Final = re.compile(r"\b(?:[0-9][\w:.+-]*|[0-9a-fA-F]{8,}\b)")
-"""A number, a date or hex digits in the text of a reason. Names such as `rtmr1` do not match."""
+"""A number, a date or hex digits in the text of a reason; no name that ends in a digit."""
 
 
 class Verdict(StrEnum):
@@ -102,7 +102,7 @@ class Judgement:
 
         The evidence differs each time, because guests make a new key for each connection.
         """
-        return self.verdict is not Verdict.ACCEPTED and self._sameness() == last._sameness()
+        return self.verdict is not Verdict.ACCEPTED and self._identity() == last._identity()
 
     def after(self, last: Judgement) -> Judgement:
         """Return this judgement, which `repeats` the last one, with its count and ids."""
@@ -113,7 +113,8 @@ class Judgement:
             earlier=(*last.earlier, last.id)[-MAX_EARLIER:],
         )
 
-    def _sameness(self) -> tuple[object, ...]:
+    def _identity(self) -> tuple[object, ...]:
+        """Return guest and result: what two refusals in a row have in common."""
         measured = tuple(self.claims.get(name) for name in self.measurements)
         of_guest = self.guest, self.tee, self.form, measured
         reasons = tuple(map(_constant, self.reasons))
@@ -256,11 +257,11 @@ class History:
         last = self._latest.pop(judgement.guest, None)
         if last is not None and judgement.repeats(last):
             judgement = judgement.after(last)
-            with suppress(ValueError):  # it was evicted
+            with suppress(ValueError):  # it may be evicted
                 del stored[_position(stored, last)]
         stored.append(judgement)
         self._latest[judgement.guest] = judgement
-        if judgement.verdict is Verdict.ACCEPTED:  # what came before is not in a row with the next
+        if judgement.verdict is Verdict.ACCEPTED:  # it ends a row of refusals without a platform
             self._latest.pop((judgement.guest[0], None), None)
         if len(self._latest) > self._capacity:
             del self._latest[next(iter(self._latest))]
@@ -343,7 +344,7 @@ class History:
 
 
 def _position(judgements: deque[Judgement], judgement: Judgement) -> int:
-    """Return the index of a judgement, which is probably one of the last.
+    """Return the index of a judgement; search from the end, because it is usually among the last.
 
     Raises:
         ValueError: it is not among them.

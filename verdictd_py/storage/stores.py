@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from heapq import nsmallest
 from typing import Final
 
@@ -13,6 +14,7 @@ from verdictd_py.domain.names import LEGACY_RESOURCES, KeyId, ResourcePath
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.errors import AlreadyExists, Conflict, NotFound, RequestError, StorageError
 from verdictd_py.formats.contents import may_be_withheld, withheld
+from verdictd_py.offload import offload
 from verdictd_py.ports import (
     ANY,
     Events,
@@ -229,7 +231,8 @@ class DirectoryResourceStore:
         if not len(content):
             raise RequestError("an empty resource cannot be fetched by any guest")
         target = _target(path)
-        problem = withheld(path.segments, content.reveal())
+        check = partial(withheld, path.segments, content.reveal())
+        problem = await offload(len(content), check)
         if problem:
             raise RequestError(f"the resource {path} is refused: {problem}")
 

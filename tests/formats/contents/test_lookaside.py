@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import yaml  # type: ignore[import-untyped]  # schemathesis depends on it
 from hypothesis import given
@@ -140,3 +142,13 @@ def test_a_result_is_that_of_a_complete_parser(text: str) -> None:
         return
     theirs = yaml.safe_load(text)
     assert ours == (as_value(theirs) or {})
+
+
+@pytest.mark.parametrize("line", ["k{n}: b{space}x", "k{n}{space}x: b"])
+def test_white_space_takes_linear_time(line: str) -> None:
+    """A quadratic pattern held the event loop for seconds."""
+    space = " " * 1900
+    text = "\n".join(line.format(n=n, space=space) for n in range(10_000))
+    start = time.process_time()
+    assert len(parse(text.encode())) == 10_000
+    assert time.process_time() - start < 20

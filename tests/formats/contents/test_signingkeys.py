@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import time
+
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa, x448
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa, x448
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    pkcs12,
+)
 
 from tests.support.vectors import input_file
 from verdictd_py.domain.names import ResourcePath
@@ -106,6 +117,65 @@ def test_a_private_key_is_found_behind_a_public_one() -> None:
     assert contents.withheld(PATH.segments, content)
     assert not contents.withheld(PATH.segments, P256)
     assert not contents.withheld(("team", "secret", "a"), content)
+
+
+PRIVATE = ec.generate_private_key(ec.SECP256R1())
+RSA_PRIVATE = rsa.generate_private_key(65537, 2048)
+PASSWORD = BestAvailableEncryption(b"password")
+PKCS8 = PRIVATE.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+PRIVATE_PEM = PRIVATE.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        PKCS8,
+        PRIVATE.private_bytes(Encoding.DER, PrivateFormat.PKCS8, PASSWORD),
+        PRIVATE.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, PASSWORD),
+        PRIVATE.private_bytes(Encoding.DER, PrivateFormat.TraditionalOpenSSL, NoEncryption()),
+        RSA_PRIVATE.private_bytes(Encoding.DER, PrivateFormat.TraditionalOpenSSL, NoEncryption()),
+        ed25519.Ed25519PrivateKey.generate().private_bytes(
+            Encoding.DER, PrivateFormat.PKCS8, NoEncryption()
+        ),
+        pkcs12.serialize_key_and_certificates(b"a", PRIVATE, None, None, PASSWORD),
+        base64.b64encode(PKCS8),
+        base64.encodebytes(PRIVATE_PEM),
+        b"Bag Attributes\n" + PRIVATE_PEM,
+        PRIVATE_PEM.replace(b"PRIVATE", b"PUBLIC"),
+        PRIVATE_PEM.decode().encode("utf-16"),
+        PRIVATE_PEM.decode().encode("utf-16-be"),
+        b"\xef\xbb\xbf" + PRIVATE_PEM,
+        json.dumps({"key": PRIVATE_PEM.decode()}).encode(),
+        b'{"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA", "d" : "AA"}',
+        b'{"keys": [{"kty": "oct", "k": "AA"}]}',
+        b"---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\n",
+        b"PuTTY-User-Key-File-3: ssh-ed25519\n",
+    ],
+)
+def test_each_form_of_a_private_key_is_withheld(content: bytes) -> None:
+    assert contents.withheld(PATH.segments, content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pem(RSA_PRIVATE.public_key()),
+        RSA_PRIVATE.public_key().public_bytes(Encoding.DER, PublicFormat.PKCS1),
+        PRIVATE.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+        P256.decode().encode("utf-16"),
+        b'{"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA", "kid": "d"}',
+    ],
+)
+def test_no_form_of_a_public_key_is_withheld(content: bytes) -> None:
+    assert not contents.withheld(PATH.segments, content)
+
+
+def test_a_key_of_spaces_takes_linear_time() -> None:
+    """A quadratic pattern held the interpreter lock for a minute, and with it every guest."""
+    begin, end = b"-----BEGIN PUBLIC KEY-----\nAAAA", b"\n-----END PUBLIC KEY-----\n"
+    start = time.process_time()
+    assert check(begin + b" " * (1 << 18) + end).problems
+    assert time.process_time() - start < 20
 
 
 def test_findings_about_different_guests_are_problems_if_no_guest_is_left() -> None:

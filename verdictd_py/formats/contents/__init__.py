@@ -15,6 +15,7 @@ from verdictd_py.formats.contents import (
     imagepolicy,
     keyrings,
     lookaside,
+    privatekeys,
     signingkeys,
 )
 from verdictd_py.formats.contents.credentials import Conversion
@@ -114,7 +115,7 @@ def withheld(segments: tuple[str, ...], content: bytes) -> str:
     Args:
         segments: path of the resource.
     """
-    if segments[1] == COSIGN_KEY and signingkeys.has_private_key(content):
+    if segments[1] == COSIGN_KEY and privatekeys.has_private_key(content):
         return signingkeys.PRIVATE
     if segments[1] == KEYRING:
         return keyrings.withheld(content)

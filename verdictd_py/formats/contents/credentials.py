@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, cast
 
 from verdictd_py.encoding import (
@@ -40,10 +40,11 @@ class Conversion:
     """A credential in the form of guests.
 
     Attributes:
+        content: the credential, a secret.
         what: the differences, for the operator; empty if the content is as it was.
     """
 
-    content: bytes
+    content: bytes = field(repr=False)
     what: tuple[str, ...] = ()
 
 

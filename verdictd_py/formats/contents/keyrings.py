@@ -15,8 +15,8 @@ from verdictd_py.formats.openpgp import SequoiaKeyringEditor
 
 _KEYBOX: Final = b"KBXf"  # magic of GnuPG's keybox, at offset 8 (kbx/keybox-blob.c)
 
-_SECRET_KEY: Final = frozenset({0x94, 0x95, 0x96, 0x97, 0xC5})
-# First byte of OpenPGP's secret-key packet in both formats (RFC 9580, 4.2 and 5.5.1.3)
+_SECRET_TAGS: Final = frozenset({5, 7})
+"""Tags of the packets with secret keys and secret subkeys (RFC 9580, 5.5.1)."""
 
 _BOM: Final = b"\xef\xbb\xbf"
 _ARMOUR: Final = b"-----BEGIN PGP PUBLIC KEY BLOCK"
@@ -28,7 +28,8 @@ def withheld(content: bytes) -> str:
     """Return why a keyring must not be served, with the remedy; else ''."""
     if content[8:12] == _KEYBOX:
         return "it is GnuPG's keybox, which guests cannot read; store what gpg --export writes"
-    if (content and content[0] in _SECRET_KEY) or _SECRET_ARMOUR in content:
+    text = content.replace(b"\0", b"")  # also in UTF-16
+    if _SECRET_ARMOUR in text or any(tag in _SECRET_TAGS for tag in _tags(content)):
         return "it contains a secret key; store what gpg --export writes"
     return ""
 
@@ -48,3 +49,32 @@ def check(content: bytes) -> Iterator[Finding]:
         SequoiaKeyringEditor().add(b"", content)
     except RequestError as error:
         yield Finding(str(error))
+
+
+def _tags(content: bytes) -> Iterator[int]:
+    """Yield the tags of binary packets (RFC 9580, 4.2), up to the first damaged one."""
+    at = 0
+    while at < len(content) and content[at] & 0x80:
+        first = content[at]
+        if first & 0x40:
+            yield first & 0x3F
+            at = _after_body(content, at + 1)
+        else:
+            yield first >> 2 & 0x0F
+            octets = (1, 2, 4, len(content))[first & 3]  # the last: the rest is the body
+            at += 1 + octets + int.from_bytes(content[at + 1 : at + 1 + min(octets, 4)])
+
+
+def _after_body(content: bytes, at: int) -> int:
+    """Return the offset after a body whose length, or that of its first part, is at `at`."""
+    while at < len(content):
+        length = content[at]
+        if 224 <= length < 255:
+            at += 1 + (1 << (length & 0x1F))
+        elif length == 255:
+            return at + 5 + int.from_bytes(content[at + 1 : at + 5])
+        elif length >= 192:
+            return at + 2 + (length - 192 << 8) + 192 + int.from_bytes(content[at + 1 : at + 2])
+        else:
+            return at + 1 + length
+    return at

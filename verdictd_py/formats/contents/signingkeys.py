@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from verdictd_py.formats.contents.findings import BEFORE_0_19, NONE, Finding, Generation
+from verdictd_py.formats.contents.privatekeys import has_private_key
 
 MIN_RSA_BITS: Final = 2048
 MAX_RSA_BITS: Final = 4096
@@ -47,9 +48,7 @@ _OTHERS: Final = {
 }
 
 _BEGIN: Final = re.compile(rb"(?<!-)-----BEGIN ([^-\r\n]{1,100})-----[ \t\n\r]*")
-_SPACE_IN_LINE: Final = re.compile(rb"[ \t]+[^ \t\r\n]|\r(?!\n)")
-_PRIVATE: Final = re.compile(rb"-----BEGIN [A-Z0-9 ]{0,100}PRIVATE KEY")
-# PEM labels: PRIVATE KEY, EC PRIVATE KEY, ENCRYPTED COSIGN PRIVATE KEY, ... (RFC 7468; cosign)
+_SPACE_IN_LINE: Final = re.compile(rb"[ \t][^ \t\r\n]|\r(?!\n)")
 
 _OTHER_BLOCKS: Final = {
     b"CERTIFICATE": (
@@ -61,11 +60,6 @@ _OTHER_BLOCKS: Final = {
 
 REMEDY: Final = "store cosign.pub, as 'cosign generate-key-pair' writes it"
 PRIVATE: Final = "it contains a private key; store the public one (cosign.pub) under this name"
-
-
-def has_private_key(content: bytes) -> bool:
-    """Return whether `content` has a block of PEM with a private key, at any place."""
-    return _PRIVATE.search(content) is not None
 
 
 def check(content: bytes) -> Iterator[Finding]:

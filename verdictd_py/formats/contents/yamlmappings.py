@@ -28,11 +28,12 @@ _NOT_TEXT: Final = re.compile(  # YAML 1.2, 10.3.2: truth values and numbers of 
     r"|[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 )
-_PLAIN_KEY: Final = re.compile(r"(?P<key>[^\s:#][^:#]*?(?:[:#][^\s:#][^:#]*?)*)[ \t]*:(?=[ \t]|$)")
+# The patterns below must take linear time: none repeats white space before another part.
+_PLAIN_KEY: Final = re.compile(r"(?P<key>[^\s:#][^:#]*(?:[:#][^\s:#][^:#]*)*?):(?=[ \t]|$)")
 _SINGLE: Final = re.compile(r"'((?:[^']|'')*)'")
 _DOUBLE: Final = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _COMMENT_IN_KEY: Final = re.compile(r"[ \t]#")
-_COMMENT: Final = re.compile(r"(?:^|[ \t]+)#.*$")
+_COMMENT: Final = re.compile(r"(?:^|(?<=[ \t]))#.*$")
 _INDICATORS: Final = {
     "[": "flow sequences",
     "{": "flow mappings",
@@ -171,7 +172,7 @@ class _Reader:
         match = _PLAIN_KEY.match(line)
         if match is None or line[0] in "'\"" or _COMMENT_IN_KEY.search(match["key"]):
             raise NotMappings(f"line {number} is not a member: '<key>: <value>'")
-        key = match["key"]
+        key = match["key"].rstrip(" \t")
         if key == "<<" or key in _NULLS or _NOT_TEXT.fullmatch(key):
             raise Unsupported(f"the key of line {number} is not text")
         return key, _without_comment(line[match.end() :])
