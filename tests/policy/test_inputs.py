@@ -1,4 +1,8 @@
-"""The decision for each policy of `tests/inputs/rego`, with the results of OPA 1.4.2."""
+"""The decision for each policy of `tests/inputs/rego`, as OPA 1.4.2 decides.
+
+OPA evaluated `v0-classic.rego` and `partial-set-old.rego` with `--v0-compatible`; it refuses them
+without that option.
+"""
 
 from __future__ import annotations
 
