@@ -277,9 +277,10 @@ class Settings(BaseSettings):
     @property
     def client_api_addresses(self) -> tuple[Address, ...]:
         """Addresses to try in order. Only the default has a second one, for hosts without IPv6."""
+        first = Address.parse(self.client_api, unix_allowed=True)
         if "client_api" in self.model_fields_set:
-            return (Address.parse(self.client_api, unix_allowed=True),)
-        return default_client_api()
+            return (first,)
+        return (first, *default_client_api()[1:])
 
     @property
     def keyprovider_api_address(self) -> Address | None:

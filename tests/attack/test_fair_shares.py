@@ -10,10 +10,10 @@ import httpx
 import pytest
 
 from tests.support.broker import KEY, KID, REQUEST_SECONDS, RunningBroker
-from tests.support.channel import answer, encoded, send_records
+from tests.support.channel import answer_to_silence, encoded, send_records
 from tests.support.clock import elapse, elapse_until, until
 from tests.support.kbs import PATH, SECRET, url_of
-from tests.support.kbs_raw import Link, linked, request
+from tests.support.kbs_raw import cookie_of, linked, request
 from tests.support.rcar_guests import attested, tdx_guest
 from verdictd_py.errors import Overloaded, VerdictdError
 from verdictd_py.guest.connection import GuestConnection
@@ -311,14 +311,6 @@ class TestFloods:
         assert found.status == 400  # it was received, and is no evidence
 
 
-async def cookie_of(link: Link) -> str:
-    body = b'{"version":"0.4.0","tee":"tdx","extra-params":""}'
-    await link.send(request("POST", "/kbs/v0/auth", body))
-    found = await link.answer()
-    assert found is not None
-    return found.headers["set-cookie"].partition(";")[0]
-
-
 def attest(cookie: str, length: int) -> bytes:
     headers = {"Cookie": cookie, "Content-Length": str(length)}
     return request("POST", "/kbs/v0/attest", headers=headers)
@@ -426,7 +418,7 @@ class TestPlatforms:
             assert await first.version() == await second.version() == "v1"
             async with broker.guest() as third:
                 await until(lambda: broker.events.named("connection.refused"))
-                found = await answer(third)
+                found = await answer_to_silence(third)
                 assert found["status"] == "Fail"
                 assert "not served: overloaded; try again later" in found.values()
             assert await first.version() == await second.version() == "v1"

@@ -15,7 +15,7 @@ import pytest
 from tests.support.broker import HANDSHAKE_SECONDS, KEY, KID, RunningBroker
 from tests.support.channel import answer, encoded, send_records
 from tests.support.clock import elapse, until
-from tests.support.kbs_raw import Link, linked, request
+from tests.support.kbs_raw import cookie_of, linked, request
 from tests.support.rcar_guests import attest, attested, tdx_guest
 from verdictd_py.guest.connection import GuestConnection
 from verdictd_py.listeners.attested import AttestedListener
@@ -155,14 +155,6 @@ def connection_of(broker: RunningBroker) -> Connection:
     (connection,) = broker.kbs._acceptor._tasks.values()
     assert connection is not None
     return connection
-
-
-async def cookie_of(link: Link) -> str:
-    body = b'{"version":"0.4.0","tee":"tdx","extra-params":""}'
-    await link.send(request("POST", "/kbs/v0/auth", body))
-    found = await link.answer()
-    assert found is not None
-    return found.headers["set-cookie"].partition(";")[0]
 
 
 @pytest.mark.broker(kbs=True)

@@ -21,7 +21,15 @@ import pytest
 from tests.attack.test_internal_errors import limited
 from tests.support.broker import IDLE_SECONDS, KEY, KID, REQUEST_SECONDS, RunningBroker
 from tests.support.broker import running_broker as running
-from tests.support.channel import answer, encoded, nothing_stays, rest, send_records, store
+from tests.support.channel import (
+    answer,
+    answer_to_silence,
+    encoded,
+    nothing_stays,
+    rest,
+    send_records,
+    store,
+)
 from tests.support.clock import elapse, elapse_until, until
 from tests.support.pccs import Pccs, running_pccs
 from tests.support.verdict import verdict
@@ -233,7 +241,8 @@ class TestAttackers:
             settings: dict[str, Any] = {"collateral": None, "collateral_url": (pccs.url,)}
             async with running(tmp_path, platform, **settings) as broker:
                 async with broker.guest(OfAnotherGuest(platform)) as guest:
-                    assert "not judged: collateral-unavailable" in str(await answer(guest))
+                    refused = await answer_to_silence(guest)
+                    assert "not judged: collateral-unavailable" in str(refused)
                     assert await rest(guest) == b""
                 await nothing_stays(broker)
                 assert not broker.attested._guests._guests

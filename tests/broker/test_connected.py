@@ -31,7 +31,7 @@ from verdictd_py.broker.connected import (
     Changes,
     ConnectedGuest,
     ConnectedGuests,
-    GuestConnection,
+    PeerConnection,
 )
 from verdictd_py.broker.standing import Standing
 from verdictd_py.domain.callers import ROLES, Caller
@@ -101,7 +101,7 @@ class Place:
     async def connected(
         self, evidence: Evidence = EVIDENCE, address: str = "a:1"
     ) -> ConnectedGuest:
-        connection = GuestConnection(
+        connection = PeerConnection(
             address, self.platforms.append, lambda: self.closed.append(address)
         )
         return await self.guests.admit(lambda now: evidence, connection)

@@ -201,6 +201,44 @@ def test_other_reasons_begin_another_line() -> None:
     assert lines(history) == [("id3", 1), ("id2", 1), ("id1", 2)]
 
 
+def timed(text: str, **members: str) -> Reason:
+    """Return a reason about the evidence, whose values differ in each attempt."""
+    values = {"rule": "pck-chain", "measured": "", "expected": "", **members}
+    return Reason(**values, text=text, kind=ReasonKind.VERIFICATION)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (
+            "not valid after 2026-11-27 17:00:00+00:00",
+            "not valid after 2026-01-01 02:03:04.5+00:00",
+        ),
+        ("reportData is 00ab34cd56ef78ab, not ab12", "reportData is deadbeefdeadbeef, not ab12"),
+        ("the clock is 3 minutes ahead", "the clock is 14 minutes ahead"),
+    ],
+)
+def test_reasons_that_differ_by_time_or_random_data_are_one_line(first: str, second: str) -> None:
+    reasons = timed(first, measured="2026-11-27"), timed(second, measured="2026-11-28")
+    history = refusals(*(QuoteInvalid("no", reasons=(reason,)) for reason in reasons))
+    assert lines(history) == [("id1", 2)]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (timed("the signature is wrong"), timed("the certificate has expired")),
+        (timed("event log of rtmr1"), timed("event log of rtmr2")),
+        (timed("no"), timed("no", rule="signature")),
+        (timed("no"), replace(timed("no"), kind=ReasonKind.FORMAT)),
+        (replace(RTMR1, expected="12"), replace(RTMR1, expected="34")),
+    ],
+)
+def test_reasons_that_differ_by_more_are_two_lines(first: Reason, second: Reason) -> None:
+    history = refusals(*(PolicyRefused("no", reasons=(reason,)) for reason in (first, second)))
+    assert lines(history) == [("id1", 1), ("id0", 1)]
+
+
 def test_an_accepted_guest_that_is_refused_later_begins_another_line() -> None:
     refused = policy_refused(RTMR1)
     assert lines(refusals(refused, refused, None, refused)) == [("id3", 1), ("id1", 2)]

@@ -252,16 +252,9 @@ def test_the_socket_units_have_names_that_the_daemon_adopts() -> None:
     assert "\nService=verdictd-py.service\n" in SOCKETS[1].read_text()
 
 
-def test_no_executable_memory_is_one_line_at_start(tmp_path: Path) -> None:
-    """As MemoryDenyWriteExecute=yes does it (PR_SET_MDWE, or a filter of system calls)."""
-    program = (
-        "import ctypes, mmap, sys\n"
-        "if ctypes.CDLL(None).prctl(65, 1, 0, 0, 0):\n"
-        "    def refuse(*_, **more): raise PermissionError(1, 'x')\n"
-        "    mmap.mmap = refuse\n"
-        "from verdictd_py.cli.main import main\n"
-        "sys.exit(main())\n"
-    )
+def refused_start(restrict: str, tmp_path: Path) -> str:
+    """Start the daemon after the statements `restrict`; return the one line with which it ends."""
+    program = f"{restrict}from verdictd_py.cli.main import main\nsys.exit(main())\n"
     ended = subprocess.run(
         [sys.executable, "-c", program, *arguments(tmp_path)],
         capture_output=True,
@@ -271,7 +264,18 @@ def test_no_executable_memory_is_one_line_at_start(tmp_path: Path) -> None:
     )
     (line,) = ended.stderr.decode().splitlines()
     assert ended.returncode == 2
-    assert "MemoryDenyWriteExecute=no" in line
+    return line
+
+
+def test_no_executable_memory_is_one_line_at_start(tmp_path: Path) -> None:
+    """As MemoryDenyWriteExecute=yes does it (PR_SET_MDWE, or a filter of system calls)."""
+    program = (
+        "import ctypes, mmap, sys\n"
+        "if ctypes.CDLL(None).prctl(65, 1, 0, 0, 0):\n"
+        "    def refuse(*_, **more): raise PermissionError(1, 'x')\n"
+        "    mmap.mmap = refuse\n"
+    )
+    assert "MemoryDenyWriteExecute=no" in refused_start(program, tmp_path)
 
 
 def test_no_unix_sockets_is_one_line_at_start(tmp_path: Path) -> None:
@@ -284,18 +288,8 @@ def test_no_unix_sockets_is_one_line_at_start(tmp_path: Path) -> None:
         "            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))\n"
         "        super().__init__(family, type, proto, fileno)\n"
         "socket.socket = Refused\n"
-        "from verdictd_py.cli.main import main\n"
-        "sys.exit(main())\n"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", program, *arguments(tmp_path)],
-        capture_output=True,
-        env=environment(),
-        timeout=120,
-        check=False,
-    )
-    (line,) = ended.stderr.decode().splitlines()
-    assert ended.returncode == 2
+    line = refused_start(program, tmp_path)
     assert "add AF_UNIX to RestrictAddressFamilies=" in line
 
 

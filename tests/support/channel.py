@@ -12,6 +12,7 @@ from typing import Any, Final
 from OpenSSL import SSL
 
 from tests.support.broker import KEY, KID, RunningBroker
+from tests.support.clock import elapse_until
 from verdictd_py.errors import VerdictdError
 from verdictd_py.guest.connection import GuestConnection
 
@@ -73,6 +74,13 @@ async def answer(guest: GuestConnection) -> dict[str, Any]:
     found = json.loads(await guest._read())
     assert isinstance(found, dict)
     return found
+
+
+async def answer_to_silence(guest: GuestConnection) -> dict[str, Any]:
+    """The refusal of a guest that sends nothing; the broker waits for its request for a while."""
+    reading = asyncio.ensure_future(answer(guest))
+    await elapse_until(reading.done)
+    return await reading
 
 
 async def rest(guest: GuestConnection) -> bytes:

@@ -124,6 +124,15 @@ def request(
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
+async def cookie_of(link: Link) -> str:
+    """Begin a session on a connection, and return its cookie."""
+    body = b'{"version":"0.4.0","tee":"tdx","extra-params":""}'
+    await link.send(request("POST", "/kbs/v0/auth", body))
+    found = await link.answer()
+    assert found is not None
+    return found.headers["set-cookie"].partition(";")[0]
+
+
 async def all_closed(broker: RunningBroker) -> None:
     """Waits until no connection is left."""
     kbs = broker.kbs

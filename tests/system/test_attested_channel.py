@@ -8,6 +8,7 @@ import json
 import os
 import socket
 from contextlib import closing, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ from verdictd_py.simulator import SimulatedPlatform
 
 FORMS = [form for form in Form if form is not Form.NULL]
 PADDED = [form for form in FORMS if form is not Form.LEGACY]  # the raw quote has no CBOR
+SELF_SIGNED = 18  # X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT, which guests accept
 HEAP = b"\xbf\x9f\xff\xd9heap"
 LAYER_KEY = b'{"symkey":"c2VjcmV0IG9mIHRoZSBsYXllcg=="}'
 
@@ -337,6 +339,27 @@ async def test_a_guest_that_accepts_no_broker_without_evidence_is_named(
     (failed,) = broker.events.named("connection.failed")
     assert "unknown ca: the guest accepts no broker without evidence" in str(failed["reason"])
     assert "--attester tdx" in str(failed["reason"])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_a_guest_that_reports_a_bad_certificate_is_logged_with_a_hint_at_the_clocks(
+    broker: RunningBroker, version: str
+) -> None:
+    """OpenSSL reports a certificate that is not valid yet by the guest's clock in this way."""
+    context = only(broker.context(broker.attester()), version)
+    trust = context.get_cert_store()
+    assert trust is not None
+    trust.set_time(datetime(1969, 1, 1, tzinfo=UTC))
+    context.set_verify(
+        SSL.VERIFY_PEER, lambda _a, _b, code, _d, ok: bool(ok) or code == SELF_SIGNED
+    )
+    with pytest.raises(BrokerRefused):
+        async with GuestConnection.open(*broker.address, context) as guest:
+            await guest.version()
+    await nothing_stays(broker)
+    (failed,) = broker.events.named("connection.failed")
+    assert "bad certificate: the guest does not accept" in str(failed["reason"])
+    assert "compare the clocks" in str(failed["reason"])
 
 
 async def test_plain_http_on_the_attested_port_is_reported_as_that(broker: RunningBroker) -> None:

@@ -240,6 +240,41 @@ async def test_a_certificate_that_guests_refuse_is_warned_about_at_start_and_sig
         assert len(reasons(broker)) == 2
 
 
+def handshake(port: int, context: ssl.SSLContext) -> None:
+    """Connect with a blocking socket, which sends the alert that asyncio discards."""
+    with (
+        socket.create_connection(("127.0.0.1", port)) as plain,
+        context.wrap_socket(plain, server_hostname="kbs"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("validity", "reason"),
+    [
+        ((DAY, YEAR), "bad certificate: the guest does not accept the broker's certificate"),
+        ((-YEAR, -DAY), "certificate expired: the broker's certificate has expired by the guest's"),
+    ],
+    ids=["a guest whose clock is behind", "a guest whose clock is ahead"],
+)
+async def test_a_guest_with_another_clock_is_reported_with_a_hint_at_the_clocks(
+    tmp_path: Path, files: Files, validity: Validity, reason: str
+) -> None:
+    """OpenSSL compares the validity with the guest's clock, which is that of this machine."""
+    wrong = datetime.now(UTC) - NOW
+    issue(files, (validity[0] + wrong, validity[1] + wrong))
+    trust = ssl.create_default_context(cadata=files.settings["kbs_tls_cert"].read_text())
+    trust.check_hostname = False
+    trust.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    async with running_kbs(tmp_path, **files.settings) as broker:
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await asyncio.to_thread(handshake, port_of(broker), trust)
+        await elapse_until(lambda: bool(broker.events.named("connection.failed")))
+        (failed,) = broker.events.named("connection.failed")
+        assert reason in str(failed["reason"])
+        assert "compare the clocks" in str(failed["reason"])
+
+
 async def test_the_end_of_a_certificate_is_announced_30_days_ahead(
     tmp_path: Path, files: Files
 ) -> None:

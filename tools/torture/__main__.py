@@ -47,7 +47,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("scenario", nargs="*", metavar="SCENARIO", help="default: all of them")
     parser.add_argument("--minutes", type=float, default=DEFAULT_MINUTES, help="about, altogether")
     parser.add_argument("--smoke", action="store_true", help="some seconds for each scenario")
-    parser.add_argument("--only", default="", metavar="TEXT", help="floods whose name contains it")
+    parser.add_argument(
+        "--only",
+        default="",
+        metavar="TEXT",
+        help="floods, or kinds of clients of the memory scenario, whose name contains it",
+    )
     options = parser.parse_args(argv)
     if unknown := [name for name in options.scenario if name not in names]:
         parser.error(f"{unknown[0]} is not a scenario: choose from {', '.join(names)}")

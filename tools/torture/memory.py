@@ -39,6 +39,8 @@ async def run(budget: Budget) -> AsyncIterator[Row]:
             ("HTTPS", GUESTS // 2, 0.4, BYTES_OF_GUEST),
             ("connected", REQUESTS, 0.3, BYTES_OF_REQUEST),
         ):
+            if budget.only not in kind:
+                continue
             what = "requests" if kind == "connected" else "appraised guests"
             workers = 1 if budget.smoke else WORKERS
             samples, failures = await _load(

@@ -48,7 +48,7 @@ class Budget:
         smoke: the smallest form that uses each part of the scenario once; limits that a busy
             machine exceeds are not judged.
         directory: empty and writable, removed afterwards unless a row failed.
-        only: part of the names of the floods that run alone.
+        only: part of the names of the cases that run alone, in `floods` and `memory`.
     """
 
     seconds: float

@@ -94,7 +94,7 @@ class Changes:
 
 
 @dataclass(frozen=True, slots=True)
-class GuestConnection:
+class PeerConnection:
     """The connection of a guest, as its listener provides it.
 
     Attributes:
@@ -123,7 +123,7 @@ class ConnectedGuest:
     def __init__(
         self,
         guests: ConnectedGuests,
-        connection: GuestConnection,
+        connection: PeerConnection,
         evidence: Evidence | None,
         result: Result,
         accepted: AppraisedPeer | None,
@@ -331,7 +331,7 @@ class ConnectedGuests:
         self._guests: dict[str, ConnectedGuest] = {}
         self._endorsements = SharedEndorsements()
 
-    async def admit(self, read: EvidenceReader, connection: GuestConnection) -> ConnectedGuest:
+    async def admit(self, read: EvidenceReader, connection: PeerConnection) -> ConnectedGuest:
         """Appraise a guest that connects, and store its evidence unless it is refused.
 
         Returns:

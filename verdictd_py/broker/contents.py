@@ -75,7 +75,7 @@ class StoredContents:
     async def remarks(self) -> Mapping[str, str]:
         """Return a sentence about each stored content that guests cannot use, by its path.
 
-        A store that cannot be read has no remarks here: it is a problem, and reported as one.
+        It is empty if the store cannot be read: the check of the storage reports that.
         """
         remarks: dict[str, str] = {}
         checked: dict[StoredName, Findings] = {}

@@ -4,11 +4,13 @@ It is in memory and bounded. Guests whose evidence did not verify are stored sep
 unauthenticated client can cause them, and they must not evict refusals of genuine guests.
 
 A guest that is refused tries again. Refusals in a row of one guest for the same reasons are one
-judgement with a count, the newest one: they tell the operator nothing more.
+judgement with a count, the newest one: they tell the operator nothing more. Reasons are the same if
+they differ only in numbers, dates and hex digits, such as the age of the evidence.
 """
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
@@ -38,6 +40,10 @@ MAX_EARLIER: Final = 100
 
 _WITHHELD: Final = (eventlog.RULE, initdata.CLAIM)
 """Claims that are not stored unless they are null, because the guest chooses their length."""
+
+
+_VARIABLE: Final = re.compile(r"\b(?:[0-9][\w:.+-]*|[0-9a-fA-F]{8,}\b)")
+"""A number, a date or hex digits in the text of a reason; no name that ends in a digit."""
 
 
 class Verdict(StrEnum):
@@ -96,7 +102,7 @@ class Judgement:
 
         The evidence differs each time, because guests make a new key for each connection.
         """
-        return self.verdict is not Verdict.ACCEPTED and self._sameness() == last._sameness()
+        return self.verdict is not Verdict.ACCEPTED and self._identity() == last._identity()
 
     def after(self, last: Judgement) -> Judgement:
         """Return this judgement, which `repeats` the last one, with its count and ids."""
@@ -107,10 +113,12 @@ class Judgement:
             earlier=(*last.earlier, last.id)[-MAX_EARLIER:],
         )
 
-    def _sameness(self) -> tuple[object, ...]:
+    def _identity(self) -> tuple[object, ...]:
+        """Return guest and result: what two refusals in a row have in common."""
         measured = tuple(self.claims.get(name) for name in self.measurements)
         of_guest = self.guest, self.tee, self.form, measured
-        return (*of_guest, self.verdict, self.code, self.reasons, self.tcb_status, self.judged)
+        reasons = tuple(map(_constant, self.reasons))
+        return (*of_guest, self.verdict, self.code, reasons, self.tcb_status, self.judged)
 
     @property
     def guest(self) -> tuple[str, str | None]:
@@ -176,6 +184,18 @@ class Judgement:
         )
 
 
+def _constant(reason: Reason) -> tuple[object, ...]:
+    """Return the parts of a reason that are the same when the guest tries again.
+
+    The time and the random data of an attempt are replaced. A reason about a measurement has
+    neither: its values show whether the operator changed the reference values in between.
+    """
+    values: tuple[str, ...] = (reason.measured, reason.expected, reason.text)
+    if reason.kind is not ReasonKind.MEASUREMENT:
+        values = tuple(_VARIABLE.sub("#", value) for value in values)
+    return (reason.rule, reason.kind, *values)
+
+
 def _verdict(appraisal: Appraisal) -> Verdict:
     """Return the verdict. A refusal is `REFUSED` only if the evidence is bound to the guest's key.
 
@@ -237,11 +257,11 @@ class History:
         last = self._latest.pop(judgement.guest, None)
         if last is not None and judgement.repeats(last):
             judgement = judgement.after(last)
-            with suppress(ValueError):  # it was evicted
+            with suppress(ValueError):  # it may be evicted
                 del stored[_position(stored, last)]
         stored.append(judgement)
         self._latest[judgement.guest] = judgement
-        if judgement.verdict is Verdict.ACCEPTED:  # what came before is not in a row with the next
+        if judgement.verdict is Verdict.ACCEPTED:  # it ends a row of refusals without a platform
             self._latest.pop((judgement.guest[0], None), None)
         if len(self._latest) > self._capacity:
             del self._latest[next(iter(self._latest))]
@@ -324,7 +344,7 @@ class History:
 
 
 def _position(judgements: deque[Judgement], judgement: Judgement) -> int:
-    """Return the index of a judgement, which is probably one of the last.
+    """Return the index of a judgement; search from the end, because it is usually among the last.
 
     Raises:
         ValueError: it is not among them.

@@ -19,7 +19,7 @@ _LEAST: Final = 32
 """Fewest connections of a listener that are of use."""
 
 _GRPC_PART: Final = 12
-"""If there are few descriptors, a gRPC listener has one connection for so many of them."""
+"""Number of free descriptors for each connection of a gRPC listener, if there are few."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,8 +47,8 @@ def cause(error: Exception) -> str:
 
     The texts of exceptions are not used: they may contain the URL of a proxy with its password.
     """
-    for each in _chain(error):
-        if (text := _text(each)) is not None:
+    for link in _chain(error):
+        if (text := _text(link)) is not None:
             return text
     return f"no answer ({type(error).__name__})"
 
@@ -86,6 +86,6 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     if inner is not None and inner is not error:
         yield from _chain(inner)
     if isinstance(error, BaseExceptionGroup):
-        for each in error.exceptions:
-            yield from _chain(each)
+        for member in error.exceptions:
+            yield from _chain(member)
     yield error

@@ -88,11 +88,11 @@ class Readiness:
     each change that is announced (`request`).
 
     Args:
-        publish: what each listener with a health service publishes it by.
+        publish: functions of the listeners with a health service that publish the result.
+        probes: by part of the storage: examines it.
 
     Attributes:
-        changed: called when another problem than before prevents guests or releases, or none.
-        probes: by part of the storage: examines it.
+        changed: called when the problems that refuse guests or releases have changed.
     """
 
     def __init__(

@@ -61,11 +61,9 @@ async def caller_of(rules: CallerRules, context: CallContext) -> Caller:
     was received.
     """
     known = _identified.get(None)
-    return (
-        known
-        if known is not None and rules.certificate_roles is None
-        else await _identify(rules, context)
-    )
+    if known is None or rules.certificate_roles is not None:
+        return await _identify(rules, context)
+    return known
 
 
 async def _identify(rules: CallerRules, context: CallContext) -> Caller:

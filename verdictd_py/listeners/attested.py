@@ -13,7 +13,7 @@ from typing import Final
 
 from OpenSSL import SSL
 
-from verdictd_py.broker.connected import ConnectedGuest, ConnectedGuests, GuestConnection
+from verdictd_py.broker.connected import ConnectedGuest, ConnectedGuests, PeerConnection
 from verdictd_py.broker.release import Releaser
 from verdictd_py.config import Address
 from verdictd_py.domain.events import (
@@ -274,7 +274,7 @@ class AttestedListener:
         der = link.session.peer_certificate()
         read = partial(_read_certificate, der, self._tees, self._limits.evidence_age)
         try:
-            connection = GuestConnection(address, share.attest, _current_task().cancel)
+            connection = PeerConnection(address, share.attest, _current_task().cancel)
             return await self._guests.admit(read, connection)
         except Overloaded as error:
             self._events.record(ConnectionRefused(peer=address, reason=str(error)))
@@ -339,8 +339,9 @@ async def _receive_unless_refused(link: Link, guest: ConnectedGuest) -> bytes:
                 await asyncio.wait((receiving, refused), return_when=asyncio.FIRST_COMPLETED)
             finally:
                 refused.cancel()
+                await asyncio.gather(refused, return_exceptions=True)
             if not receiving.done():
-                with suppress(NotAppraised):  # it waits on
+                with suppress(NotAppraised):  # still pending
                     await guest.require_accepted()
         return receiving.result()
     finally:

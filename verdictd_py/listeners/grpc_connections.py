@@ -143,8 +143,8 @@ class GrpcConnections:
 
     def peer(self, name: str) -> Peer | None:
         """Return the peer of an open connection by its name in gRPC; None if there is none."""
-        found = self._find(name)
-        return None if found is None else found.peer
+        connection = self._find(name)
+        return None if connection is None else connection.peer
 
     @contextmanager
     def call(self, name: str) -> Iterator[None]:

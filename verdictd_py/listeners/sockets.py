@@ -69,15 +69,6 @@ def exists(address: Address) -> bool:
     return True
 
 
-def probe(address: Address, *, option: str) -> None:
-    """Bind and close a socket, for libraries that do not report why binding failed.
-
-    Raises:
-        ConfigError: it cannot be bound; the message has the cause and the remedy.
-    """
-    bind(address, option=option).close()
-
-
 def explain_bind_failure(where: str, error: OSError, *, option: str) -> ConfigError:
     """Return the error to raise for a failed bind, with the remedy."""
     remedy = "{reason}; choose another {option}"

@@ -45,6 +45,7 @@ def entry(value: JsonValue) -> bytes:
         (entry({"auth": base64.b64encode(b"us\xe9r:p").decode()}), "UTF-8"),
         (entry({"auth": "dXNlcjpwYXNzMR=="}), "bits after the end"),
         (b'{"apiVersion":"v1","kind":"Secret"}', "a Kubernetes Secret"),
+        (b"apiVersion: v1\nkind: Secret\n", "a Kubernetes Secret in YAML"),
         (b'{"credsStore":"desktop"}', "credential helpers"),
     ],
 )
@@ -80,6 +81,25 @@ def secret(member: str, value: bytes, *, plain: bool = False) -> bytes:
     ).encode()
 
 
+def yaml_secret(member: str, value: bytes, *, more: str = "") -> bytes:
+    """Return a Secret as `kubectl get secret -o yaml` writes it."""
+    text = base64.b64encode(value).decode()
+    return (
+        f"apiVersion: v1\ndata:\n  {member}: {text}\nkind: Secret\nmetadata:\n"
+        f'  creationTimestamp: "2026-01-01T00:00:00Z"\n  name: pull\n{more}'
+        "type: kubernetes.io/dockerconfigjson\n"
+    ).encode()
+
+
+LONG = {"registry.example": {"auth": AUTH}, "other.example": {"auth": AUTH, "email": "x" * 6000}}
+
+
+def test_a_secret_in_yaml_with_a_long_token_is_converted() -> None:
+    """Tokens of cloud registries have some thousand characters, in one line of the Secret."""
+    content = yaml_secret(".dockerconfigjson", json.dumps({"auths": LONG}).encode())
+    assert json.loads(contents.convert_credential(content).content) == {"auths": LONG}
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -91,6 +111,11 @@ def secret(member: str, value: bytes, *, plain: bool = False) -> bytes:
         secret(".dockerconfigjson", entry({"auth": AUTH})),
         secret(".dockerconfigjson", entry({"auth": AUTH}), plain=True),
         secret(".dockercfg", json.dumps({"a.example": {"auth": AUTH}}).encode()),
+        yaml_secret(".dockerconfigjson", entry({"auth": AUTH})),
+        yaml_secret(".dockercfg", json.dumps({"a.example": {"auth": AUTH}}).encode()),
+        b"---\nkind: 'Secret'\napiVersion: v1\nstringData:\n  .dockerconfigjson: '"
+        + entry({"auth": AUTH})
+        + b"'\n",
     ],
 )
 def test_a_form_without_loss_is_converted(content: bytes) -> None:
@@ -99,7 +124,7 @@ def test_a_form_without_loss_is_converted(content: bytes) -> None:
     assert json.loads(converted.content) == GOOD
     assert converted.what
     assert problems(converted.content) == ()
-    assert AUTH not in str(converted.what)
+    assert AUTH not in repr(converted)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +142,9 @@ def test_a_form_without_loss_is_converted(content: bytes) -> None:
         secret(".dockerconfigjson", b"not JSON"),
         b'{"apiVersion":"v1","kind":"Secret","data":{".dockerconfigjson":"?"}}',
         b'{"apiVersion":"v1","kind":"Secret","data":{"other":"e30="}}',
+        yaml_secret("other", b"{}"),
+        yaml_secret(".dockerconfigjson", b"{}", more="  finalizers:\n  - a\n"),
+        yaml_secret(".dockerconfigjson", b"{}") + b"---\n" + yaml_secret(".dockercfg", b"{}"),
     ],
 )
 def test_anything_else_is_not_converted(content: bytes) -> None:

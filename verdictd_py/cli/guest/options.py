@@ -94,12 +94,10 @@ def complete(options: Namespace) -> None:
         if variable.startswith(GUEST_PREFIX) and variable not in known:
             raise ConfigError(f"{variable} in the environment is not an option; correct it")
     for variable, name in known.items():
+        if name == "ca" and options.protocol != "rcar":
+            continue  # the other protocol refuses this option
         value = os.environ.get(variable)
-        if (
-            value
-            and getattr(options, name) is None
-            and not (name == "ca" and options.protocol != "rcar")
-        ):
+        if value and getattr(options, name) is None:
             setattr(options, name, value if name == "connect" else Path(value))
     if options.platform is None:
         options.platform = DEFAULT_PLATFORM

@@ -8,9 +8,10 @@ an image of the host is fetched (`decode_auth` in `auth/auth_config.rs`).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, cast
 
 from verdictd_py.encoding import (
     JsonValue,
@@ -21,6 +22,7 @@ from verdictd_py.encoding import (
     quoted,
 )
 from verdictd_py.errors import RequestError
+from verdictd_py.formats.contents import yamlmappings
 from verdictd_py.formats.contents.findings import NONE, Finding
 
 _BOM: Final = b"\xef\xbb\xbf"
@@ -28,6 +30,9 @@ _FORM: Final = 'write {"auths": {"<registry>": {"auth": "<base64 of user:passwor
 _CONVERTS: Final = "'verdict-py credential set' converts it"
 _SECRET_MEMBERS: Final = (".dockerconfigjson", ".dockercfg")
 """Members of Kubernetes Secrets of the types dockerconfigjson and dockercfg."""
+_YAML_SECRET: Final = re.compile(rb"^kind:[ \t]*[\"']?Secret\b", re.MULTILINE)
+_MAX_YAML_LINE: Final = 65_536
+"""Maximum length of a line of a Secret in characters. A Secret has its content in one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +40,11 @@ class Conversion:
     """A credential in the form of guests.
 
     Attributes:
+        content: the credential, a secret.
         what: the differences, for the operator; empty if the content is as it was.
     """
 
-    content: bytes
+    content: bytes = field(repr=False)
     what: tuple[str, ...] = ()
 
 
@@ -54,7 +60,7 @@ def check(content: bytes) -> Iterator[Finding]:
     try:
         value = decode_value(content, "the credential")
     except RequestError as error:
-        yield Finding(f"{error}; store an auth.json, as podman login writes it")
+        yield Finding(_not_json(content, error))
         return
     if not isinstance(value, dict):
         yield Finding(f"the credential is not a JSON object; {_FORM}")
@@ -71,6 +77,16 @@ def check(content: bytes) -> Iterator[Finding]:
             yield Finding(f"{member}: guests ignore credential helpers", NONE)
     for host, entry in hosts.items():
         yield from _entry(entry, f"auths.{quoted(host)}")
+
+
+def _not_json(content: bytes, error: RequestError) -> str:
+    """Return why content that is not JSON cannot be used."""
+    if _YAML_SECRET.search(content):
+        return (
+            "it is a Kubernetes Secret in YAML, not its content; give 'verdict-py credential set' "
+            "the output of 'kubectl get secret NAME -o json'"
+        )
+    return f"{error}; store an auth.json, as podman login writes it"
 
 
 def _without_auths(value: Mapping[str, JsonValue]) -> str:
@@ -137,16 +153,16 @@ def _auth_problem(auth: str) -> str:
 def convert(content: bytes) -> Conversion:
     """Convert a credential of another form, if nothing is lost by it.
 
-    Converted are a byte order mark, a Kubernetes Secret, an old .dockercfg, `username` with
-    `password`, and base64 with white space. Anything else is returned as it is, for `check`.
+    Converted are a byte order mark, a Kubernetes Secret in JSON or YAML, an old .dockercfg,
+    `username` with `password`, and base64 with white space. Anything else is returned as it is,
+    for `check`.
     """
     what: list[str] = []
     if content.startswith(_BOM):
         content = content.removeprefix(_BOM)
         what.append("the byte order mark is removed")
     try:
-        value: Mapping[str, JsonValue] = decode_object(content, "the credential")
-        value = _from_secret(value, what)
+        value = _from_secret(_decoded(content), what)
         value = _from_dockercfg(value, what)
     except RequestError:
         return Conversion(content, tuple(what))
@@ -157,6 +173,22 @@ def convert(content: bytes) -> Conversion:
     if [text for text in what if "byte order" not in text]:
         content = json.dumps(value, indent=4).encode() + b"\n"
     return Conversion(content, tuple(what))
+
+
+def _decoded(content: bytes) -> Mapping[str, JsonValue]:
+    """Return a JSON object, or the mapping of a Kubernetes Secret in YAML.
+
+    Raises:
+        RequestError: it is neither.
+    """
+    if not _YAML_SECRET.search(content):
+        return decode_object(content, "the credential")
+    try:
+        # Text and mappings are the same in JSON; the reader returns 0 for anything else.
+        value = yamlmappings.parse(content, max_line_characters=_MAX_YAML_LINE)
+    except (yamlmappings.NotMappings, yamlmappings.Unsupported) as error:
+        raise RequestError(str(error)) from None
+    return cast("Mapping[str, JsonValue]", value)
 
 
 def _from_secret(value: Mapping[str, JsonValue], what: list[str]) -> Mapping[str, JsonValue]:

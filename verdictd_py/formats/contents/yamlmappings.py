@@ -53,11 +53,13 @@ class Unsupported(Exception):
     """The content may be valid, and has a part that this module does not read."""
 
 
-def parse(content: bytes) -> dict[str, Value]:
+def parse(content: bytes, *, max_line_characters: int = MAX_LINE_CHARACTERS) -> dict[str, Value]:
     """Return the mapping of a YAML document; an empty document is an empty mapping.
 
     Args:
         content: any bytes, whose size the caller has limited.
+        max_line_characters: maximum length of a line. The default is for contents of clients;
+            a longer line can take longer than linear time.
 
     Raises:
         NotMappings: it is not YAML, or not a mapping.
@@ -71,7 +73,7 @@ def parse(content: bytes) -> dict[str, Value]:
         raise NotMappings(f"it is not UTF-8, see byte {error.start}") from None
     if text.lstrip().startswith("{"):
         return _json(text)
-    return _Reader(text).document()
+    return _Reader(text, max_line_characters).document()
 
 
 def _json(text: str) -> dict[str, Value]:
@@ -90,12 +92,12 @@ def _of_json(value: JsonValue) -> Value:
 class _Reader:
     """Reader of one document, line by line."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, max_characters: int) -> None:
         self._lines: list[tuple[int, int, str]] = []  # number, indentation, text
         lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        if len(lines) > MAX_LINES or max(map(len, lines)) > MAX_LINE_CHARACTERS:
+        if len(lines) > MAX_LINES or max(map(len, lines)) > max_characters:
             raise Unsupported(
-                f"it has more than {MAX_LINES} lines, or one of more than {MAX_LINE_CHARACTERS} "
+                f"it has more than {MAX_LINES} lines, or one of more than {max_characters} "
                 "characters"
             )
         for number, line in enumerate(lines, 1):

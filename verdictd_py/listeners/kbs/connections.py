@@ -18,6 +18,7 @@ from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 from verdictd_py.domain.events import ConnectionFailed, ConnectionRefused, RequestFailed
 from verdictd_py.errors import Overloaded
 from verdictd_py.formats.proxyheader import ProxyHeaderInvalid
+from verdictd_py.listeners import failures
 from verdictd_py.listeners.accepting import accept
 from verdictd_py.listeners.buffers import READ_BYTES
 from verdictd_py.listeners.kbs import answers
@@ -405,7 +406,8 @@ class Acceptor:
             events.record(ConnectionFailed(peer=opening.origin.text, reason=str(error)))
         except ssl.SSLError as error:
             reason = (error.reason or "not TLS").replace("_", " ").lower()
-            reason = HTTP_TO_HTTPS if reason == "http request" else f"TLS: {reason}"
+            explained = f"TLS: {failures.explained(reason, failures.CLOCK_HINTS)}"
+            reason = HTTP_TO_HTTPS if reason == "http request" else explained
             events.record(ConnectionFailed(peer=opening.origin.text, reason=reason))
         except (OSError, EOFError):  # closed or too slow during the handshake
             if self._tls is not None:

@@ -6,7 +6,6 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Final
@@ -35,6 +34,7 @@ from verdictd_py.listeners import sockets
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.kbs import answers, bodies, description
 from verdictd_py.listeners.kbs.admins import AdminRoutes, is_refused_admin
+from verdictd_py.listeners.kbs.certificatewatch import CertificateWatch
 from verdictd_py.listeners.kbs.connections import Acceptor, Connection
 from verdictd_py.listeners.kbs.guests import ATTEST, PREFIX, GuestRoutes, address
 from verdictd_py.listeners.kbs.tls import KbsTls, subject_names
@@ -52,9 +52,6 @@ READY: Final = "/readyz"
 
 _PROBES: Final = frozenset({HEALTH, LIVE, READY})
 """Paths that orchestrators request every few seconds."""
-
-CERTIFICATE_SECONDS: Final = 3600.0
-"""Pause between two examinations of the certificate's validity."""
 
 BODY_METHODS: Final = ("POST",)
 """Methods whose routes receive the body themselves, after they have checked the client."""
@@ -109,10 +106,7 @@ class KbsListener:
         self._on_stopped = on_stopped
         self.parts: Callable[[], Mapping[str, bool]] = dict
         self._tls = tls
-        self._clock = clock
-        self._problems: frozenset[str] = frozenset()
-        self._read_again = asyncio.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._certificate = None if tls is None else CertificateWatch(tls, clock, events)
         self._events = events
         self._limits = limits
         self._passed = passed
@@ -160,14 +154,7 @@ class KbsListener:
     @property
     def files(self) -> tuple[Reloadable, ...]:
         """Files of the operator that can be read again."""
-        if self._tls is None:
-            return (self._admins,)
-        return (self._admins, _Certificate(self._tls, self._read_certificate_again))
-
-    def _read_certificate_again(self) -> None:
-        """Have the problems of the certificate reported again; called in any thread."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._read_again.set)
+        return (self._admins,) if self._certificate is None else (self._admins, self._certificate)
 
     @property
     def self_signed(self) -> bytes:
@@ -189,10 +176,8 @@ class KbsListener:
         if names := tuple(key.name for key in self._admins.current.keys):
             self._events.record(KbsAdministrators(names=names))
         self._report_self_signed()
-        if self._tls is not None and self._tls.files is not None:
-            self._loop = asyncio.get_running_loop()
-            self._report_problems()
-            background("kbs_http.certificate", self._watch_certificate)
+        if self._certificate is not None:
+            self._certificate.start(background)
 
     def _context(self, tls: KbsTls) -> ssl.SSLContext:
         """Return the TLS settings for the next connection."""
@@ -205,26 +190,6 @@ class KbsListener:
                 WarningIdentity(reason=f"the self-signed certificate is not renewed: {problem}")
             )
         return tls.context
-
-    async def _watch_certificate(self) -> None:
-        """Report the problems of the operator's certificate that time or a replacement brings."""
-        while True:
-            try:
-                async with asyncio.timeout(CERTIFICATE_SECONDS):
-                    await self._read_again.wait()
-                self._read_again.clear()
-                self._problems = frozenset()
-            except TimeoutError:
-                pass  # look at the clock
-            self._report_problems()
-
-    def _report_problems(self) -> None:
-        certificate = None if self._tls is None else self._tls.certificate
-        problems = () if certificate is None else certificate.problems(self._clock())
-        for problem in problems:
-            if problem not in self._problems:
-                self._events.record(WarningIdentity(reason=problem))
-        self._problems = frozenset(problems)
 
     def _report_self_signed(self) -> None:
         if self.self_signed:
@@ -352,30 +317,6 @@ class KbsListener:
                 reason=reason,
             )
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Certificate:
-    """The listener's certificate, whose problems are reported each time it is read again.
-
-    Attributes:
-        on_read: called after each reading, in the thread that reads.
-    """
-
-    tls: KbsTls
-    on_read: Callable[[], None]
-
-    def reload(self) -> tuple[str, ...]:
-        try:
-            return self.tls.reload()
-        finally:
-            self.on_read()
-
-    def restrict(self) -> None:
-        self.tls.restrict()
-
-    def removed(self) -> tuple[str, ...]:
-        return self.tls.removed()
 
 
 def _route(request: web.Request) -> str:

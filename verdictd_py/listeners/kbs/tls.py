@@ -96,7 +96,7 @@ class KbsTls:
         return True
 
     def reload(self) -> tuple[str, ...]:
-        """Read the operator's files again, for new connections (see `Reloadable`)."""
+        """Read the operator's files again, for new connections; see `Reloadable`."""
         if self.files is None:
             return ()
         certificate, key = self.files
@@ -121,13 +121,6 @@ class KbsTls:
         self.certificate = ServerCertificate.read(contents[0])
         before, self._digest = self._digest, hashlib.sha256(b"".join(contents)).digest()
         return () if before == self._digest else (f"certificate of --kbs-http: {certificate}",)
-
-    def restrict(self) -> None:
-        """Do nothing: no client has rights by these files."""
-
-    def removed(self) -> tuple[str, ...]:
-        """Return nothing (see `Reloadable`)."""
-        return ()
 
 
 @dataclass(slots=True)

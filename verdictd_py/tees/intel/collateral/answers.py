@@ -25,7 +25,8 @@ MAX_JSON_BYTES: Final = 256 * 1024
 
 _SPACE: Final = re.compile(r"[ \t\r\n]*+")
 _STRING_OR_SPACE: Final = re.compile(r'("[^"\\]*+(?:\\.[^"\\]*+)*")|[ \t\r\n]++')
-_PEM: Final = re.compile(rb"-----BEGIN X509 CRL-----(.*?)-----END X509 CRL-----", re.DOTALL)
+_BEGIN: Final = b"-----BEGIN X509 CRL-----"
+_END: Final = b"-----END X509 CRL-----"
 _DECODER: Final = json.JSONDecoder()
 
 
@@ -112,9 +113,13 @@ def crl(body: bytes) -> bytes:
     Raises:
         CollateralUnavailable: the PEM cannot be decoded.
     """
-    if (match := _PEM.search(body)) is not None:
+    # Not a pattern: it would search for the end again after each of many beginnings.
+    begin = body.find(_BEGIN)
+    end = -1 if begin < 0 else body.find(_END, begin)
+    if end >= 0:
+        text = body[begin + len(_BEGIN) : end]
         try:
-            return base64.b64decode(b"".join(match[1].split()), validate=True)
+            return base64.b64decode(b"".join(text.split()), validate=True)
         except binascii.Error as error:
             raise CollateralUnavailable("the CRL is not valid PEM") from error
     try:
