@@ -178,11 +178,31 @@ class Settings(BaseSettings):
     audit_group: str | None = None
     log_format: Literal["text", "json"] = "text"
 
+    @field_validator(
+        *("data_dir", "collateral", "collateral_ca", "collateral_api_key_file"),
+        *("client_api_cert", "client_api_key", "client_api_ca", "client_api_roles"),
+        *("kbs_tls_cert", "kbs_tls_key", "kbs_admins", "kbs_token_key", "kbs_sessions"),
+        mode="before",
+    )
+    @classmethod
+    def _refuse_empty_path(cls, value: object) -> object:
+        if value == "":  # pathlib reads it as the working directory
+            raise ValueError("it is empty: write a path, or remove it")
+        return value
+
     @field_validator("verifier", "collateral_url", "collateral_pin", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("collateral_pin", mode="before")
+    @classmethod
+    def _refuse_empty_pin(cls, value: object) -> object:
+        # pydantic calls this before `_split_names`, which is defined above
+        if isinstance(value, str) and not all(pin.strip() for pin in value.split(",")):
+            raise ValueError("it has an empty pin: write one for each URL, or remove it")
         return value
 
     @field_validator("proxy_protocol_from", "forwarded_for_from", mode="before")

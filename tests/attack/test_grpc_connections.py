@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -225,6 +226,41 @@ class TestRelay:
                 inner.close()
             await connections.close()
         assert len(set(names)) == len(names)
+
+    async def test_no_user_can_take_the_name_of_the_next_connection(self) -> None:
+        """Names in use are public (/proc/net/unix), and must not show the names after them."""
+        loop = asyncio.get_running_loop()
+        with serving() as (connections, grpc_socket), ExitStack() as stack:
+            clients = [stack.enter_context(take(connections)) for _ in range(2)]
+            names = []
+            for client in clients:
+                client.send(b"x")
+                inner, name = await loop.sock_accept(grpc_socket)
+                stack.callback(inner.close)
+                names.append(name.decode())
+            same = [a == b for a, b in zip(*names, strict=True)]
+            assert same.count(True) < len(same) - 16
+            await connections.close()
+
+    async def test_a_reset_connection_is_not_that_of_the_next_user_of_its_port(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What the client sent before its reset can still be received, but with no rights."""
+        client: socket.socket
+
+        def owner(*_: Endpoint) -> int:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+            return 0  # root has connected from the same port meanwhile
+
+        monkeypatch.setattr(callers, "owner", owner)
+        with serving() as (connections, grpc_socket):
+            client = take(connections)
+            client.send(b"x")
+            await until(lambda: not connections._tasks)
+            with pytest.raises(BlockingIOError):  # nothing was relayed
+                grpc_socket.accept()
+            await connections.close()
 
     async def test_a_client_that_reads_nothing_is_disconnected(self) -> None:
         loop = asyncio.get_running_loop()

@@ -222,6 +222,7 @@ async def test_tls_is_used_if_requested(tmp_path: Path) -> None:
         (("resource", "set", "a/b/c", "/dev/zero"), "/dev/zero is larger than 4194304 bytes"),
         (("resource", "set", "a/b/c", "/"), "cannot read /: Is a directory"),
         (("key", "create", "\udcff"), "the command line is not UTF-8 text"),
+        (("key", "create", ""), "the name is empty: give a name, or none for a UUID"),
         (("--export-opa-policy", "\udcff"), "the command line is not UTF-8 text"),
         (
             ("--tls-ca", __file__, "--tls-cert", __file__, "--tls-key", __file__, "status"),

@@ -56,6 +56,32 @@ class TestPrecedence:
 
 
 class TestMistakes:
+    @pytest.mark.parametrize("key", ["data_dir", "collateral", "client_api_ca", "kbs_sessions"])
+    def test_an_empty_path_is_not_the_working_directory(
+        self, key: str, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with pytest.raises(ConfigError, match="it is empty: write a path"):
+            config.load({key: ""}, file=None)
+        file.write_text(f'{key} = ""\n')
+        with pytest.raises(ConfigError, match=f"{key} in .*: it is empty"):
+            config.load({}, file=file)
+        monkeypatch.setenv(f"VERDICTD_{key.upper()}", "")
+        with pytest.raises(ConfigError, match=f"VERDICTD_{key.upper()}: it is empty"):
+            config.load({}, file=None)
+
+    def test_no_path_setting_is_forgotten(self) -> None:
+        for name, field in config.Settings.model_fields.items():
+            if "Path" in str(field.annotation):
+                with pytest.raises(ConfigError, match="it is empty"):
+                    config.load({name: ""}, file=None)
+
+    @pytest.mark.parametrize("pins", ["", " ", f",{'a' * 64}", f"{'a' * 64},"])
+    def test_an_empty_pin_is_neither_ignored_nor_skipped(self, pins: str) -> None:
+        """Otherwise nothing would be pinned, or the next pin would be that of another URL."""
+        urls = ("https://a.example", "https://b.example")
+        with pytest.raises(ConfigError, match="--collateral-pin: it has an empty pin"):
+            config.load({"collateral_url": urls, "collateral_pin": pins}, file=None)
+
     @pytest.mark.parametrize(
         ("text", "cause"),
         [

@@ -125,7 +125,7 @@ def test_the_variable_of_a_proxy_is_known_and_its_password_is_not_in_its_repr() 
 def test_a_proxy_of_the_operator_is_used_for_every_url() -> None:
     found = SiteProxies.of_option("http://127.0.0.1:3128")
     assert found.of("http://127.0.0.1:8081") is not None
-    for url in ("nowhere", "socks5://proxy.example", "http://"):
+    for url in ("nowhere", "socks5://proxy.example", "http://", "http://proxy.example:99999"):
         with pytest.raises(ValueError, match="not an http"):
             SiteProxies.of_option(url)
 

@@ -101,7 +101,7 @@ class SiteProxies:
             ValueError: it is not the URL of an HTTP proxy.
         """
         parts = urlsplit(url)
-        if parts.scheme not in _HTTP or not parts.hostname:
+        if parts.scheme not in _HTTP or _proxy(url, "--collateral-proxy") is None:
             raise ValueError("it is not an http:// or https:// URL")
         proxy = Proxy(url, "--collateral-proxy")
         return cls(dict.fromkeys(_HTTP, proxy), ())

@@ -60,6 +60,9 @@ class Peer:
             for host, port in (accepted.getpeername()[:2], accepted.getsockname()[:2])
         )
         uid = owner(client, server) if client.address.is_loopback else None
+        # A client that resets the connection frees its port for a client of another user, and what
+        # it has sent can still be received. Both ends are taken as long as this is connected.
+        accepted.getpeername()
         return cls(str(client.address), client.port, uid)
 
     @property

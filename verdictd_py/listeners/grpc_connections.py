@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -130,10 +129,6 @@ class GrpcConnections:
         self._open: dict[str, _Connection] = {}
         self._waiting: set[asyncio.Task[None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        # No process can predict these names, and none is used twice: a call that gRPC still holds
-        # when its connection ends is never attributed to another connection.
-        self._prefix = f"verdictd-py-{secrets.token_hex(16)}-"
-        self._numbers = count()
         self._grpc: PrivateSocket | None = None
         self._in_threads = False
 
@@ -249,7 +244,10 @@ class GrpcConnections:
         """Relay bytes until the client or gRPC closes the connection."""
         if self._grpc is None:
             return
-        name = f"{self._prefix}{next(self._numbers)}"
+        # No name is used twice: a call that gRPC still holds when its connection ends is never
+        # attributed to another connection. Every user can read the names in use (/proc/net/unix),
+        # so the next one must not follow from them: a user who binds it first would block it.
+        name = f"verdictd-py-{secrets.token_hex(16)}"
         self._open[name] = connection
         try:
             with self._grpc.connect(name) as inner:

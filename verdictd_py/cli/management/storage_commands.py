@@ -14,6 +14,7 @@ from verdictd_py.cli.management.client import BrokerClient, read
 from verdictd_py.cli.management.command import FILE, NAME, Arguments, Command
 from verdictd_py.cli.management.show import CommandOutput
 from verdictd_py.domain.names import LEGACY_RESOURCES
+from verdictd_py.errors import ConfigError
 from verdictd_py.formats import contents
 
 SIGSTORE: Final = str(LEGACY_RESOURCES["Sigstore Config"])
@@ -46,6 +47,8 @@ async def _key_describe(client: BrokerClient, options: Namespace) -> CommandOutp
 
 
 async def _key_create(client: BrokerClient, options: Namespace) -> CommandOutput:
+    if options.name == "":  # an unset variable of a script
+        raise ConfigError("the name is empty: give a name, or none for a UUID")
     request = v1.CreateKeyRequest(name=options.name or "")
     key = await client.call(client.keys.CreateKey, request)
     return CommandOutput(show.message(key), show.cell(key.name))
