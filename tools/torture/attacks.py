@@ -37,6 +37,7 @@ from verdictd_py.protocols.ratstls.session import TlsSession
 from verdictd_py.simulator import Flaw, SimulatedPlatform
 
 NOBODY: Final = 65534
+NICENESS: Final = 10
 ADDRESSES: Final = 32
 """Source addresses, 127.0.0.2 and up. Genuine clients have 127.0.0.1."""
 
@@ -336,6 +337,8 @@ async def _cookie(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 
 async def main(attack: Attack) -> None:
     """Run the attack and print its counts."""
+    # Real attackers have their own processors. Only the broker's work for them may delay clients.
+    os.nice(NICENESS)
     attacker = Attacker(attack)
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.read)
