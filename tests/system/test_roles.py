@@ -78,6 +78,7 @@ METHODS: dict[str, tuple[Right, object]] = {
     "verdictd.v1.KeyService/ListKeys": (Right.MANAGE, v1.ListKeysRequest()),
     "verdictd.v1.KeyService/DescribeKey": (Right.MANAGE, v1.DescribeKeyRequest(name=KID)),
     "verdictd.v1.KeyService/CreateKey": (Right.MANAGE, v1.CreateKeyRequest(name=KID)),
+    "verdictd.v1.KeyService/AdoptKey": (Right.MANAGE, v1.AdoptKeyRequest(path="a/b/c")),
     "verdictd.v1.KeyService/DeleteKey": (Right.MANAGE, v1.DeleteKeyRequest(name="none")),
     "verdictd.v1.ResourceService/ListResources": (Right.MANAGE, v1.ListResourcesRequest()),
     "verdictd.v1.ResourceService/SetResource": (Right.MANAGE, v1.SetResourceRequest()),
