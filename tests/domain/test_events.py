@@ -25,6 +25,7 @@ WARNINGS = {
     "log.dropped", "release.refused", "request.failed", "storage.fault",
     "unsafe.option", "warning.audit", "warning.bug", "warning.collateral", "warning.content",
     "warning.document",
+    "warning.environment",
     "warning.identity", "warning.limits", "warning.policy", "warning.readiness",
     "warning.reload", "warning.shadowed",
     "warning.storage", "warning.task", "warning.unpinned", "wrap.refused",

@@ -119,7 +119,7 @@ class _Padded:
         (lambda quote: quote[:600], "quote-invalid|evidence-format"),
         (lambda quote: quote[:-1000], "quote-invalid|evidence-format"),
         (lambda quote: quote + bytes(62_000), "evidence-format"),
-        (lambda quote: b"", "evidence-format"),
+        (lambda quote: b"", "evidence-missing"),
     ],
 )
 async def test_broken_quotes_are_refused_with_a_code(
