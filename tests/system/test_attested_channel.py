@@ -325,6 +325,16 @@ async def test_echo_is_answered_unframed_and_closes_the_connection(broker: Runni
     assert "after the answer to echo" in str(closed["reason"])
 
 
+async def reason_of_failure(broker: RunningBroker, context: SSL.Context) -> str:
+    """Connect a guest that ends the handshake; return the reason that is logged."""
+    with pytest.raises(BrokerRefused):
+        async with GuestConnection.open(*broker.address, context) as guest:
+            await guest.version()
+    await nothing_stays(broker)
+    (failed,) = broker.events.named("connection.failed")
+    return str(failed["reason"])
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_a_guest_that_accepts_no_broker_without_evidence_is_named(
     broker: RunningBroker, version: str
@@ -332,13 +342,9 @@ async def test_a_guest_that_accepts_no_broker_without_evidence_is_named(
     """rats-tls of 2023 finds no verifier for a certificate without evidence."""
     context = only(broker.context(broker.attester()), version)
     context.set_verify(SSL.VERIFY_PEER, lambda *_: False)
-    with pytest.raises(BrokerRefused):
-        async with GuestConnection.open(*broker.address, context) as guest:
-            await guest.version()
-    await nothing_stays(broker)
-    (failed,) = broker.events.named("connection.failed")
-    assert "unknown ca: the guest accepts no broker without evidence" in str(failed["reason"])
-    assert "--attester tdx" in str(failed["reason"])
+    reason = await reason_of_failure(broker, context)
+    assert "unknown ca: the guest accepts no broker without evidence" in reason
+    assert "--attester tdx" in reason
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -353,13 +359,9 @@ async def test_a_guest_that_reports_a_bad_certificate_is_logged_with_a_hint_at_t
     context.set_verify(
         SSL.VERIFY_PEER, lambda _a, _b, code, _d, ok: bool(ok) or code == SELF_SIGNED
     )
-    with pytest.raises(BrokerRefused):
-        async with GuestConnection.open(*broker.address, context) as guest:
-            await guest.version()
-    await nothing_stays(broker)
-    (failed,) = broker.events.named("connection.failed")
-    assert "bad certificate: the guest does not accept" in str(failed["reason"])
-    assert "compare the clocks" in str(failed["reason"])
+    reason = await reason_of_failure(broker, context)
+    assert "bad certificate: the guest does not accept" in reason
+    assert "compare the clocks" in reason
 
 
 async def test_plain_http_on_the_attested_port_is_reported_as_that(broker: RunningBroker) -> None:

@@ -140,9 +140,9 @@ async def test_truncated_quotes_are_refused(broker: RunningBroker, kept: int) ->
     quote = broker.attester().quote(bytes(64))[:kept]
     context = with_extension(broker, quote, VENDOR + "8")
     async with GuestConnection.open(*broker.address, context) as guest:
-        told = await refusal(guest)
+        answer = await refusal(guest)
     codes = ("evidence-format", "quote-invalid") if kept else ("evidence-missing",)
-    assert any(f"refused: {code}".encode() in told for code in codes)
+    assert any(f"refused: {code}".encode() in answer for code in codes)
     await nothing_stays(broker)
     assert lines(broker, address(guest)) == ["guest.refused"]
 
@@ -161,8 +161,8 @@ async def test_an_oversized_certificate_is_refused(
     with suppress(BrokerRefused):
         async with GuestConnection.open(*broker.address, context) as guest:
             peer = address(guest)
-            told = await refusal(guest)
-            assert told == b"" or b"refused: evidence-format" in told
+            answer = await refusal(guest)
+            assert answer == b"" or b"refused: evidence-format" in answer
     await nothing_stays(broker)
     if peer:
         assert lines(broker, peer) == [expected]

@@ -143,7 +143,7 @@ class Appraiser:
     def is_bound(self, evidence: Evidence) -> bool:
         """Return whether evidence of a TEE that is served names the peer's key.
 
-        Nothing is verified here, so that evidence which cannot be verified now can be told from
+        Nothing is verified here. This distinguishes evidence that cannot be verified now from
         bytes that any client can send.
         """
         tee = self._tees.get(evidence.tee)

@@ -143,12 +143,21 @@ def parse_evidence(evidence: Evidence, tee: str) -> Quote:
     Raises:
         EvidenceFormat: the quote is of another TEE, or cannot be read.
     """
-    quote = parse_quote(evidence.quote)
-    if quote.tee != tee or evidence.tee != tee:
-        raise EvidenceFormat(
-            f"evidence for {evidence.tee} with a quote for {quote.tee} is not served, {tee} is"
-        )
-    return quote
+    if evidence.tee != tee:
+        raise EvidenceFormat(f"this verifier serves evidence of {tee}, not of {evidence.tee}")
+    return parse_quote_of(tee, evidence.quote)
+
+
+def parse_quote_of(tee: str, quote: bytes) -> Quote:
+    """Parse a quote, which must be of one TEE. Nothing is verified here.
+
+    Raises:
+        EvidenceFormat: the quote is of another TEE, or cannot be read.
+    """
+    parsed = parse_quote(quote)
+    if parsed.tee != tee:
+        raise EvidenceFormat(f"the quote is of {parsed.tee}, not of {tee}")
+    return parsed
 
 
 class IntelEngine:

@@ -8,9 +8,9 @@ from datetime import datetime
 from verdictd_py.domain.evidence import Evidence, VerificationResult
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import EvidenceFormat, Reason, ReasonKind
-from verdictd_py.tees.intel.quote import SGX, Quote, parse_quote
+from verdictd_py.tees.intel.quote import SGX, Quote
 from verdictd_py.tees.intel.tee import IntelVerifier
-from verdictd_py.tees.intel.verification import parse_evidence
+from verdictd_py.tees.intel.verification import parse_evidence, parse_quote_of
 
 
 class SgxVerifier(IntelVerifier):
@@ -56,10 +56,7 @@ def read_report_data(evidence: bytes) -> bytes:
     Raises:
         EvidenceFormat: it is not an SGX quote.
     """
-    quote = parse_quote(evidence)
-    if quote.tee != SGX:
-        raise EvidenceFormat(f"the quote is of {quote.tee}, not of {SGX}")
-    return _report_data(quote)
+    return _report_data(parse_quote_of(SGX, evidence))
 
 
 def _report_data(quote: Quote) -> bytes:

@@ -7,10 +7,10 @@ from typing import Final
 
 from verdictd_py.domain.evidence import Evidence, VerificationResult
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import EvidenceFormat, Reason, ReasonKind
-from verdictd_py.tees.intel.quote import TDX, BodyKind, Quote, parse_quote
+from verdictd_py.errors import Reason, ReasonKind
+from verdictd_py.tees.intel.quote import TDX, BodyKind, Quote
 from verdictd_py.tees.intel.tee import IntelVerifier
-from verdictd_py.tees.intel.verification import parse_evidence
+from verdictd_py.tees.intel.verification import parse_evidence, parse_quote_of
 
 # (claim, offset, size) in the report body, which begins at offset 48 of a version 4 quote.
 # Source: Intel, "TDX DCAP Quoting Library API", appendix A.3.
@@ -93,10 +93,7 @@ def read_report_data(evidence: bytes) -> bytes:
     Raises:
         EvidenceFormat: it is not a TDX quote.
     """
-    quote = parse_quote(evidence)
-    if quote.tee != TDX:
-        raise EvidenceFormat(f"the quote is of {quote.tee}, not of {TDX}")
-    return _report_data(quote)
+    return _report_data(parse_quote_of(TDX, evidence))
 
 
 def _report_data(quote: Quote) -> bytes:
