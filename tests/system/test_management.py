@@ -248,9 +248,8 @@ async def test_the_four_forms_of_a_test_match_upstream_byte_for_byte(
     assert answer == {1: b'{"allow":%s,"parseInfo":%s}' % (allow, info)}
 
 
-async def test_no_guest_waits_for_the_check_of_an_endless_policy(broker: RunningBroker) -> None:
-    """The policy is evaluated outside of the event loop, and does not replace the stored one."""
-    before = (broker.data / "opa" / "tdxPolicy.rego").read_bytes()
+async def guests_during_an_endless_policy(broker: RunningBroker) -> int:
+    """Set and test a policy that exceeds its budget; return how many guests it leaves time for."""
     setting = refused(broker, "OpaService/SetOpaPolicy", field(1, "tdxPolicy.rego"), field(2, BOMB))
     parts = (field(2, BOMB), field(3, True), field(5, "{}"), field(6, True), field(7, "{}"))
     bombs = asyncio.gather(setting, refused(broker, "OpaService/TestOpa", *parts))
@@ -262,6 +261,19 @@ async def test_no_guest_waits_for_the_check_of_an_endless_policy(broker: Running
     for code, text in await bombs:
         assert code is grpc.StatusCode.INVALID_ARGUMENT
         assert "its budget is 1,000,000,000 units of fuel" in text
+    return guests
+
+
+async def test_no_guest_waits_for_the_check_of_an_endless_policy(broker: RunningBroker) -> None:
+    """The policy is evaluated outside of the event loop, and does not replace the stored one.
+
+    On the event loop it would leave time for the guests before and after it. A busy machine can
+    delay the guests of one attempt, not of all.
+    """
+    before = (broker.data / "opa" / "tdxPolicy.rego").read_bytes()
+    for _ in range(20):
+        if (guests := await guests_during_an_endless_policy(broker)) > 5:
+            break
     assert guests > 5
     assert (broker.data / "opa" / "tdxPolicy.rego").read_bytes() == before
 
