@@ -1,7 +1,8 @@
 """Connections of a gRPC listener, which the broker accepts itself and relays to gRPC.
 
 gRPC for Python accepts connections until a limit, then closes each new one, and identifies no
-client before its first call. Clients that connect and make no call would lock out all others.
+client before its first call. Clients that connect and make no call would lock out all others
+(ADR 18).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 It reads what people write: one member a line, indentation, quotes and comments, or JSON, which is
 YAML too. What it does not read is either an error of YAML, or reported as unsupported; it never
-returns another value than a complete YAML parser.
+returns another value than a complete YAML parser (ADR 19).
 """
 
 from __future__ import annotations
