@@ -31,7 +31,7 @@ LIVE: Final = (
 """Settings that take effect without a restart: the limits."""
 
 
-class LiveSettings:
+class LiveSettings(Reloadable):
     """Settings of the TOML file, read again (see `Reloadable`).
 
     Args:
@@ -62,12 +62,6 @@ class LiveSettings:
             else f"{name}: in force after a restart"
             for name in changed
         )
-
-    def restrict(self) -> None:
-        """Do nothing: limits are no rights."""
-
-    def removed(self) -> tuple[str, ...]:
-        return ()
 
 
 async def reload_all(files: Sequence[Reloadable], prepare: Callable[[], Awaitable[None]]) -> Event:

@@ -9,7 +9,10 @@ T = TypeVar("T")
 
 
 class Reloadable(Protocol):
-    """Something that can be read again while the daemon runs."""
+    """Something that can be read again while the daemon runs.
+
+    `restrict` and `removed` are for content that gives rights; other content inherits them.
+    """
 
     def reload(self) -> tuple[str, ...]:
         """Read it again, and put it in force.
@@ -31,11 +34,11 @@ class Reloadable(Protocol):
         Raises:
             ConfigError: it cannot be used. The old content stays in force.
         """
-        ...
+        return
 
     def removed(self) -> tuple[str, ...]:
         """Return what `restrict` has removed and no call has returned yet."""
-        ...
+        return ()
 
 
 class Reread(Generic[T]):

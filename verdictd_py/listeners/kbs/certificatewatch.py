@@ -10,13 +10,14 @@ from typing import Final
 from verdictd_py.domain.events import WarningIdentity
 from verdictd_py.listeners.kbs.tls import KbsTls
 from verdictd_py.listeners.listener import Background
+from verdictd_py.listeners.reread import Reloadable
 from verdictd_py.ports import Events
 
 EXAMINE_SECONDS: Final = 3600.0
 """Pause between two examinations of the certificate's validity."""
 
 
-class CertificateWatch:
+class CertificateWatch(Reloadable):
     """Certificate of the HTTP listener, whose problems are reported (see `Reloadable`).
 
     They are reported at start, each time the certificate is read again, and when time causes
@@ -47,13 +48,6 @@ class CertificateWatch:
         finally:
             if self._loop is not None:  # this is another thread than that of the loop
                 self._loop.call_soon_threadsafe(self._read_again.set)
-
-    def restrict(self) -> None:
-        """Do nothing: no client has rights by these files."""
-
-    def removed(self) -> tuple[str, ...]:
-        """Return nothing: `restrict` removes nothing."""
-        return ()
 
     async def _keep_examined(self) -> None:
         while True:
