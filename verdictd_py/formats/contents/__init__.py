@@ -19,6 +19,7 @@ from verdictd_py.formats.contents import (
     signingkeys,
 )
 from verdictd_py.formats.contents.credentials import Conversion
+from verdictd_py.formats.contents.credentials import convert as convert_credential
 from verdictd_py.formats.contents.findings import EVERY, NONE, Finding, Findings, Generation
 from verdictd_py.formats.contents.keypaths import KeyKind, KeyPath
 
@@ -120,11 +121,6 @@ def withheld(segments: tuple[str, ...], content: bytes) -> str:
     if segments[1] == KEYRING:
         return keyrings.withheld(content)
     return ""
-
-
-def convert_credential(content: bytes) -> Conversion:
-    """See `credentials.convert`."""
-    return credentials.convert(content)
 
 
 def _type(path: ResourcePath) -> str:
