@@ -2,7 +2,7 @@
 
 Usage: translations.py [--root DIR]   exit status 1 if a translation differs in structure.
 
-`NAME.zh.md` translates `NAME.md` in the same folder. The levels of the headings, the code
+A page with the suffix `.zh.md` translates the page of the same name and folder. The levels of the headings, the code
 blocks and the numbers of rows of the tables must be the same, in the same order, and so must the
 set of the links' targets (an anchor within the page is translated with its heading).
 """

