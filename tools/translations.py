@@ -2,9 +2,10 @@
 
 Usage: translations.py [--root DIR]   exit status 1 if a translation differs in structure.
 
-A page with the suffix `.zh.md` translates the page of the same name and folder. The levels of the headings, the code
-blocks and the numbers of rows of the tables must be the same, in the same order, and so must the
-set of the links' targets (an anchor within the page is translated with its heading).
+A page with the suffix `.zh.md` translates the page of the same name and folder. The levels of the
+headings, the code blocks and the numbers of rows of the tables must be the same, in the same order,
+and so must the set of the links' targets (an anchor within the page is translated with its
+heading).
 """
 
 from __future__ import annotations
