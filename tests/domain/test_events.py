@@ -28,6 +28,7 @@ WARNINGS = {
     "warning.environment",
     "warning.identity", "warning.limits", "warning.policy", "warning.readiness",
     "warning.reload", "warning.shadowed",
+    "warning.other-daemon",
     "warning.storage", "warning.task", "warning.unpinned", "wrap.refused",
 }  # fmt: skip
 LIMITED = {"guest.refused", "guest.not-judged"}

@@ -722,6 +722,15 @@ class WarningStorage(Event):
     reason: Reason
 
 
+@event("warning.other-daemon", level=Level.WARNING)
+class WarningOtherDaemon(Event):
+    """Another daemon uses the same data directory, which is supported if it is intended."""
+
+    pid: Annotated[int, FieldInfo("Number of its process, in its own container or on its host.")]
+    host: Annotated[str, FieldInfo("Name of this container or host.", 64)]
+    started: Annotated[str, FieldInfo("Time of its start, RFC 3339.", 64)]
+
+
 @event("storage.fault", level=Level.WARNING)
 class StorageFault(Event):
     """A part of the storage cannot be used, and what needs it fails until `storage.recovered`."""
