@@ -4,9 +4,9 @@ The log, the audit trail and `docs/reference/events.md` are derived from these t
 never changes and never gets another meaning, because operators' tools read it. A class has the
 name of its event: `GuestNotJudged` for `guest.not-judged`. Its docstring says when the event is
 recorded.
-"""
 
-from __future__ import annotations
+This module evaluates its annotations at once: as texts they would take half of its import.
+"""
 
 from typing import Annotated, Final, Self
 
