@@ -175,7 +175,7 @@ class Event:
         return hash((type(self), *(self.__dict__[name] for name in self.spec.fields)))
 
     def __repr__(self) -> str:
-        values = ", ".join(f"{name}={value!r}" for name, value in self.__dict__.items())
+        values = ", ".join(f"{name}={self.__dict__[name]!r}" for name in self.spec.fields)
         return f"{type(self).__qualname__}({values})"
 
     def rendered(self) -> dict[str, RenderedValue]:
