@@ -55,7 +55,9 @@ from verdictd_py.listeners.protection import Protection, protection
 from verdictd_py.listeners.proxies import Proxies
 from verdictd_py.ports import Events
 from verdictd_py.storage.digests import DigestLog
-from verdictd_py.storage.layout import DIRECTORIES, prepare, share_audit
+from verdictd_py.storage.inspection import DIRECTORIES
+from verdictd_py.storage.layout import prepare, share_audit
+from verdictd_py.storage.presence import Presence
 from verdictd_py.storage.stores import DirectoryCollateralStore
 from verdictd_py.tees.intel.roots import read_root_ca
 from verdictd_py.tees.registry import known_tees
@@ -89,7 +91,7 @@ def build_daemon(
     connections = _connections(settings)
     tees = known_tees(settings.verifier)
     sample = unsafe.insecure_sample_verifier
-    directory, warnings = prepare(
+    directory, inspection = prepare(
         settings.data_dir,
         [tee.documents for tee in tees if tee.proves or sample],
         unsafe_writable=unsafe.unsafe_writable_files,
@@ -117,11 +119,13 @@ def build_daemon(
         events=audit,
         changes=changes,
     )
+    presence = Presence(directory, clock)
     about = About(
         settings,
         unsafe,
+        presence=presence,
         verifiers=cases.verifiers.names,
-        warnings=warnings,
+        inspection=inspection,
         limits_warning=connections.warning,
         started_at=clock(),
     )
@@ -176,11 +180,13 @@ def build_daemon(
             Work("check health", health.keep_examined),
             Work("appraise connected guests", cases.connected.keep_appraised),
             Work("count omitted events", audit.keep_counting),
+            Work("detect other daemons", partial(presence.announce, audit)),
+            Work("examine the data directory", partial(inspection.complete, audit)),
         ),
         readiness=readiness,
         health=health,
         about=about,
-        closing=(collateral.close,),
+        closing=(collateral.close, presence.close),
         limits=limits,
         deciding=deciding,
         reconsider=changes.announce,
