@@ -14,6 +14,7 @@ from verdictd_py.domain.events import WarningEnvironment
 from verdictd_py.errors import AttestationError, CollateralUnavailable, ConfigError
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.ports import CollateralStore, Events
+from verdictd_py.tees.intel.chains import root_key_digest
 from verdictd_py.tees.intel.collateral.cache import CollateralCache
 from verdictd_py.tees.intel.collateral.check import check_collateral
 from verdictd_py.tees.intel.collateral.newest import NewestCollateral
@@ -25,7 +26,6 @@ from verdictd_py.tees.intel.collateral.sources import (
     FirstAnswer,
     Inspect,
 )
-from verdictd_py.tees.intel.pck import root_key_digest
 from verdictd_py.tees.intel.tee import IntelService
 
 if TYPE_CHECKING:
