@@ -18,7 +18,7 @@ from verdictd_py.broker.administration import (
     MAX_PAGE,
     Administration,
 )
-from verdictd_py.broker.connected import ConnectedGuests
+from verdictd_py.broker.everyguest import GuestDirectory
 from verdictd_py.broker.explanation import Explainer
 from verdictd_py.broker.history import History, Verdict
 from verdictd_py.domain.callers import Caller
@@ -61,7 +61,7 @@ def register(
     admin: Administration,
     history: History,
     explainer: Explainer,
-    connected: ConnectedGuests,
+    connected: GuestDirectory,
     status: Callable[[], Awaitable[DaemonStatus]],
     rules: CallerRules,
     events: Events,
@@ -270,7 +270,7 @@ class AppraisalService(Service, services.AppraisalServiceServicer):
         events: Events,
         history: History,
         explainer: Explainer,
-        connected: ConnectedGuests,
+        connected: GuestDirectory,
     ) -> None:
         super().__init__(admin, rules, events)
         self._history = history
@@ -293,7 +293,7 @@ class AppraisalService(Service, services.AppraisalServiceServicer):
     async def ListConnectedGuests(
         self, request: messages.ListConnectedGuestsRequest, caller: Caller
     ) -> messages.ListConnectedGuestsResponse:
-        guests = self._connected.list_guests(caller)
+        guests = await self._connected.list_guests(caller)
         listed = guests[: min(request.limit or MAX_PAGE, MAX_PAGE)]
         return messages.ListConnectedGuestsResponse(
             guests=list(map(v1_messages.connected_guest, listed)), connected=len(guests)
