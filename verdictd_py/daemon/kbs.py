@@ -15,6 +15,7 @@ from verdictd_py.config import Address, Settings, Unsafe
 from verdictd_py.daemon.readiness import Probe
 from verdictd_py.daemon.usecases import UseCases
 from verdictd_py.errors import ConfigError
+from verdictd_py.listeners.census import ListenerCensus
 from verdictd_py.listeners.kbs import KbsListener
 from verdictd_py.listeners.kbs.admins import AdminRoutes
 from verdictd_py.listeners.kbs.files import read_admins, read_token_key
@@ -27,6 +28,7 @@ from verdictd_py.ports import Events
 from verdictd_py.protocols.rcar.admins import AdminKeys
 from verdictd_py.protocols.rcar.tokens import Tokens
 from verdictd_py.storage.sessions import MemorySessionStore
+from verdictd_py.storage.sharedsessions import SharedSessionStore
 from verdictd_py.storage.sqlite_sessions import SqliteSessionStore
 
 _OF_LISTENER: Final = (
@@ -50,12 +52,16 @@ def kbs_listener(
     limits: Limits,
     watch: Callable[[str, Probe], object],
     passed: socket.socket | None = None,
+    shared: SharedSessionStore | None = None,
+    census: ListenerCensus | None = None,
 ) -> KbsListener | None:
     """Build the listener; return None if the settings have no address for it.
 
     Args:
         watch: receives the probe of the sessions, for the readiness of the broker.
         passed: listening socket of the service manager, used instead of the address.
+        shared: sessions of all workers, unless the settings name a file; None for one process.
+        census: counters of the connections of all workers; None for one process.
 
     Raises:
         ConfigError: a setting cannot be used, or has no effect because the listener is off;
@@ -72,7 +78,7 @@ def kbs_listener(
     tls = _tls(address, settings, unsafe, clock)
     tokens = Tokens(_token_key(settings), use_cases.trusted_root)
     admins = Reread(partial(_admins, settings, tokens), _changed_admins, AdminKeys.lessened)
-    sessions = _sessions(settings, events)  # last, because it opens a file
+    sessions = _sessions(settings, events, shared)  # last, because it opens a file
     if isinstance(sessions, SqliteSessionStore):
         watch("sessions", sessions.fault)
     else:
@@ -97,10 +103,13 @@ def kbs_listener(
         on_stopped=sessions.close,
         clock=clock,
         passed=passed,
+        census=census,
     )
 
 
-async def _release_expired(sessions: MemorySessionStore, clock: Callable[[], datetime]) -> str:
+async def _release_expired(
+    sessions: MemorySessionStore | SharedSessionStore, clock: Callable[[], datetime]
+) -> str:
     """Release expired sessions, which an idle broker would otherwise retain, up to 768 MiB.
 
     Sessions in memory can always be used.
@@ -183,7 +192,9 @@ def _changed_admins(before: AdminKeys, after: AdminKeys) -> tuple[str, ...]:
     return (*changes, *(f"HTTP administrator {name}: another key" for name in replaced))
 
 
-def _sessions(settings: Settings, events: Events) -> MemorySessionStore | SqliteSessionStore:
+def _sessions(
+    settings: Settings, events: Events, shared: SharedSessionStore | None
+) -> MemorySessionStore | SharedSessionStore | SqliteSessionStore:
     if settings.kbs_sessions is None:
-        return MemorySessionStore()
+        return MemorySessionStore() if shared is None else shared
     return SqliteSessionStore.open(settings.kbs_sessions, events=events)
