@@ -12,8 +12,16 @@ from tests.support.events import RecordedEvents
 from verdictd_py.broker import everyguest
 from verdictd_py.broker.everyguest import CLOSE, LIST, GuestsOfWorkers
 from verdictd_py.domain.callers import ROLES, Caller
+from verdictd_py.domain.eventtypes import Event
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import NotAuthorized, NotFound, Overloaded, RequestError, StorageError
+
+
+class FullDisk(RecordedEvents):
+    """Events of a broker whose audit trail cannot be written."""
+
+    async def commit(self, *events: Event) -> None:
+        raise StorageError("the disk is full")
 
 
 class Broker:
@@ -78,7 +86,7 @@ async def test_an_operator_disconnects_a_guest_of_any_worker(worker: int) -> Non
 async def test_a_guest_whose_disconnection_cannot_be_recorded_stays_connected() -> None:
     broker = Broker()
     guest = await broker.places[2].connected()
-    broker.events.failure = StorageError("the disk is full")
+    broker.guests._events = FullDisk()
     with pytest.raises(StorageError):
         await broker.guests.disconnect(OPERATOR, guest.id)
     assert broker.places[2].closed == []
