@@ -206,16 +206,15 @@ class TestCensus:
         for number in range(2):
             workers.enter(1, f"new{number}")  # these ask the first worker, which now ends
         census.clear(0)
-        assert workers.shares[1]._total == 0 + 2
-        replaced = Workers(census, workers.limits)
-        replaced.shares[1] = workers.shares[1]
-        replaced.censuses[1] = workers.censuses[1]
+        assert workers.shares[1]._total == 2
+        workers.censuses[0] = Census(census.descriptors, 0)
+        replacement = workers.censuses[0].listener("listen")
+        workers.shares[0] = Shares(lambda: workers.limits, census=replacement)
         for number in range(2):
-            replaced.enter(0, f"next{number}")
-        replaced.round(0)
-        assert replaced.closed == []
+            workers.enter(0, f"next{number}")
+        workers.round(0)
         assert workers.closed == []
-        replaced.enter(0, "last")
+        workers.enter(0, "last")
         workers.round(1)
         assert workers.closed == ["new0"]
 

@@ -87,6 +87,7 @@ class Region:
     UNPROVEN_BYTES: Final = 5
     LARGEST: Final = 6  # the slot with the most connections without evidence, plus one
     WAITING: Final = 7  # whether a connection waits until others release bytes
+    PRESENT: Final = 8  # whether the worker runs
 
     def __init__(self, memory: memoryview, offset: int) -> None:
         def take(size: int, form: str) -> memoryview:
@@ -187,6 +188,7 @@ class Census:
         for other, region in enumerate(regions):  # what was asked before is done
             own.asked[other] = region.handled[self._worker]
             own.handled[other] = region.asked[self._worker]
+        own.totals[Region.PRESENT] = 1
         return ListenerCensus(
             regions, self._worker, self._slot, self._wake, self._subscribers.append
         )

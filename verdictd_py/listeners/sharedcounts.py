@@ -170,8 +170,10 @@ class SharedAges(Generic[Key, Item]):
         for worker, asked in enumerate(self._asked):
             if not asked:
                 continue
-            handled = self._census.regions[worker].handled[self._census.worker]
-            waiting = max(self._region.asked[worker] - handled, 0)
+            region, waiting = self._census.regions[worker], 0
+            if region.totals[Region.PRESENT]:
+                handled = region.handled[self._census.worker]
+                waiting = max(self._region.asked[worker] - handled, 0)
             while len(asked) > waiting:
                 slot = asked.popleft()
                 self._asked_slots[slot] -= 1
