@@ -156,9 +156,7 @@ class TestAll:
         with workers.shares[1].request("token"):
             pass
 
-    def test_connections_that_left_count_no_longer(
-        self, census: Census, workers: Workers
-    ) -> None:
+    def test_connections_that_left_count_no_longer(self, census: Census, workers: Workers) -> None:
         for number in range(60):
             share = workers.enter(number % 2, "a", source_of(f"198.51.100.{number}"))
             if number % 3:
@@ -172,7 +170,7 @@ class TestAll:
         assert not any(
             any(table)
             for region in workers.shares[0]._new._census.regions  # type: ignore[attr-defined]
-            for table in (region.new, region.evidence, region.platforms, region.bytes, region.oldest)
+            for table in (region.new, region.evidence, region.platforms, region.oldest)
         )
 
 
@@ -240,9 +238,11 @@ class TestBytes:
         workers = Workers(census, ShareLimits(100, 100, 100))
         for one in workers.shares:
             one.buffers._most = 6 * READ_BYTES
-        for one in workers.censuses:
-            one.start()
+        for each in workers.censuses:
+            each.start()
         full, waiting = workers.enter(0, "full"), workers.enter(1, "waiting", B)
+        full.prove()
+        waiting.prove()
         full.held.add(6 * READ_BYTES)
         waiting.held.add(2 * READ_BYTES)
         room = asyncio.create_task(waiting.held.room())
@@ -250,8 +250,8 @@ class TestBytes:
         assert not room.done()
         full.leave()
         await room
-        for one in workers.censuses:
-            one.stop()
+        for each in workers.censuses:
+            each.stop()
 
 
 @pytest.fixture

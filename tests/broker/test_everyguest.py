@@ -29,7 +29,7 @@ class Broker:
 
     def __init__(self) -> None:
         self.places = {1: Place(), 2: Place()}
-        self.serving = (1, 2)
+        self.serving: tuple[int, ...] = (1, 2)
         self.events = RecordedEvents()
         self.guests = GuestsOfWorkers(lambda: self.serving, self.call, self.events)
 

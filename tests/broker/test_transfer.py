@@ -32,9 +32,7 @@ JUDGEMENT = Judgement(
     claims={"mrTd": "ab", "list": [1, None, {"a": True}]},
     withheld=("eventLog",),
     evidence="00" * 32,
-    reasons=tuple(
-        Reason("rule", "measured", "expected", "text", kind=kind) for kind in ReasonKind
-    ),
+    reasons=tuple(Reason("rule", "measured", "expected", "text", kind=kind) for kind in ReasonKind),
     measurements=("mrTd",),
     not_pinnable="a reason",
     policy_skipped=True,
@@ -67,7 +65,7 @@ def differs_from_defaults(value: object, of: type) -> bool:
     """Return whether no field has its default, which a conversion that omits it would give."""
     return all(
         field.default is dataclasses.MISSING or getattr(value, field.name) != field.default
-        for field in dataclasses.fields(of)  # type: ignore[arg-type]
+        for field in dataclasses.fields(of)
     )
 
 

@@ -15,7 +15,7 @@ from tests.conformance.sessions import END, NOW, name
 from tests.support.workers import Worker, worker
 from verdictd_py.errors import StorageError
 from verdictd_py.storage import sharedrecords, sharedsessions
-from verdictd_py.storage.sessions import SessionLimits
+from verdictd_py.storage.sessions import DEFAULT_LIMITS, SessionLimits
 from verdictd_py.storage.sharedsessions import SharedSessionStore
 
 WORKERS = 2
@@ -29,7 +29,7 @@ def opened() -> Iterator[Open]:
     memory: dict[SessionLimits, int] = {}
     stores: list[SharedSessionStore] = []
 
-    def open_store(number: int, limits: SessionLimits = SessionLimits()) -> SharedSessionStore:
+    def open_store(number: int, limits: SessionLimits = DEFAULT_LIMITS) -> SharedSessionStore:
         if limits not in memory:
             memory[limits] = sharedsessions.create(WORKERS, limits)
         stores.append(SharedSessionStore(os.dup(memory[limits]), number, limits))

@@ -123,7 +123,8 @@ async def main(kind: str, descriptors: str, number: str) -> None:
         result = functions[name](*arguments)
         if asyncio.iscoroutine(result):
             result = await result
-        print(json.dumps(result), flush=True)
+        sys.stdout.write(json.dumps(result) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

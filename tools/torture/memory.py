@@ -3,9 +3,9 @@
 Guests of both protocols are appraised while connected guests send requests. At the end, resident
 memory is compared with that after the first 10,000 of them all.
 
-With `--only KIND`, clients of one kind run alone, and the slope of resident memory is measured: that
-of the least-squares line over the number of guests or requests, without the first part of the run,
-in which bounded caches fill.
+With `--only KIND`, clients of one kind run alone, and the slope of resident memory is measured:
+that of the least-squares line over the number of guests or requests, without the first part of the
+run, in which bounded caches fill.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ _OF_LISTENER: Final = (
 _UNSAFE_OF_LISTENER: Final = ("insecure_kbs_http", "insecure_sample_verifier")
 
 
-def kbs_listener(
+def kbs_listener(  # noqa: PLR0913  # what the listener is built from, all by keyword
     settings: Settings,
     unsafe: Unsafe,
     use_cases: UseCases,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Generic, Protocol, TypeVar
 
 Key = TypeVar("Key")
-KeyIn = TypeVar("KeyIn", contravariant=True)
+Key_contra = TypeVar("Key_contra", contravariant=True)
 
 
 class Evictable(Protocol):
@@ -20,10 +20,10 @@ class Evictable(Protocol):
 
 
 Item = TypeVar("Item", bound=Evictable)
-ItemIn = TypeVar("ItemIn", bound=Evictable, contravariant=True)
+Item_contra = TypeVar("Item_contra", bound=Evictable, contravariant=True)
 
 
-class Counts(Protocol[KeyIn]):
+class Counts(Protocol[Key_contra]):
     """Numbers by key."""
 
     @property
@@ -31,35 +31,35 @@ class Counts(Protocol[KeyIn]):
         """The sum of all numbers."""
         ...
 
-    def __getitem__(self, key: KeyIn) -> int: ...
+    def __getitem__(self, key: Key_contra) -> int: ...
 
-    def add(self, key: KeyIn) -> None:
+    def add(self, key: Key_contra) -> None:
         """Count one more."""
         ...
 
-    def remove(self, key: KeyIn) -> None:
+    def remove(self, key: Key_contra) -> None:
         """Count one less."""
         ...
 
 
-class Ages(Protocol[KeyIn, ItemIn]):
+class Ages(Protocol[Key_contra, Item_contra]):
     """Connections without evidence, by key."""
 
     def __len__(self) -> int: ...
 
-    def count(self, key: KeyIn) -> int:
+    def count(self, key: Key_contra) -> int:
         """Return the number of connections of a key."""
         ...
 
-    def add(self, key: KeyIn, item: ItemIn) -> None:
+    def add(self, key: Key_contra, item: Item_contra) -> None:
         """Add the newest connection."""
         ...
 
-    def remove(self, key: KeyIn, item: ItemIn) -> None:
+    def remove(self, key: Key_contra, item: Item_contra) -> None:
         """Remove a connection that was added."""
         ...
 
-    def oldest(self, key: KeyIn) -> Evictable | None:
+    def oldest(self, key: Key_contra) -> Evictable | None:
         """Return the oldest connection of a key, None if it has none."""
         ...
 

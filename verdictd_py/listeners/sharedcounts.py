@@ -98,11 +98,11 @@ class SharedAges(Generic[Key, Item]):
 
     def __len__(self) -> int:
         """Return the number of connections, without those that others are asked to close."""
-        self._forget_closed()
+        self._settle()
         return max(self._census.total(Region.NEW) - sum(map(len, self._asked)), 0)
 
     def count(self, key: Key) -> int:
-        self._forget_closed()
+        self._settle()
         return self._count(self._census.slot(self._text_of(key)))
 
     def add(self, key: Key, item: Item) -> None:
@@ -164,6 +164,11 @@ class SharedAges(Generic[Key, Item]):
         self._asked[worker].append(slot)
         self._asked_slots[slot] += 1
         self._census.wake(worker)
+
+    def _settle(self) -> None:
+        """Close what others have asked for; otherwise further connections would be closed."""
+        self._handle()
+        self._forget_closed()
 
     def _forget_closed(self) -> None:
         """Forget the connections that other workers have closed, or no longer have."""

@@ -156,10 +156,7 @@ class Region:
         at = 0
         for number, block in enumerate(blocks):
             following = blocks[number + 1] if number + 1 < len(blocks) else _END
-            if number:
-                head = _NUMBER.pack(following)
-            else:
-                head = _HEADER.pack(following, *record)
+            head = _NUMBER.pack(following) if number else _HEADER.pack(following, *record)
             part = head + content[at : at + BLOCK_BYTES - len(head)]
             at += BLOCK_BYTES - len(head)
             begin = self._at(block)

@@ -234,7 +234,7 @@ class _OwnEntries:
 
     def __init__(self, region: Region) -> None:
         self.region = region
-        self._entries: dict[int, OrderedDict[bytes, Place]] = {kind: OrderedDict() for kind in _Kind}
+        self._entries = {kind: OrderedDict[bytes, Place]() for kind in _Kind}
         self._sizes = dict.fromkeys(_Kind, 0)
         self._generation = 0
         self._free: list[int] = []
