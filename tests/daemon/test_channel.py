@@ -131,7 +131,8 @@ async def test_calls_fail_when_the_channel_is_closed(pair: Pair, closing: int) -
 
     async def never(body: JsonValue) -> JsonValue:
         begun.set()
-        return await asyncio.get_running_loop().create_future()
+        await asyncio.get_running_loop().create_future()
+        return None
 
     pair[1].handle("never", never)
     calling = asyncio.create_task(pair[0].call("never"))

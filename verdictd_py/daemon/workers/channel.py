@@ -4,7 +4,8 @@ Each message is its length in four bytes (big-endian), then a JSON object in UTF
 
 * `{"id": 7, "name": "ping", "body": ...}`: a call, which is answered;
 * `{"name": "changed", "body": ...}`: a notification, which is not;
-* `{"id": 7, "answer": ...}` or `{"id": 7, "code": "not-found", "text": "..."}`: the answer to a call.
+* `{"id": 7, "answer": ...}`, or for a failure `{"id": 7, "code": "not-found", "text": "..."}`: the
+  answer to a call.
 
 The handlers of messages begin in the order in which the messages were sent, and run until their
 first `await` before the next one begins.
@@ -70,6 +71,9 @@ _ERRORS: Final[dict[str, type[VerdictdError]]] = {
     )
 }
 """Errors of a handler that its caller gets with the same type; any other one is `ChannelFailed`."""
+
+_FAILED: Final = "failed"
+"""Code of every other failure."""
 
 Handler = Callable[[JsonValue], Awaitable[JsonValue]]
 """Handles the body of a message; returns the body of the answer, which a notification ignores."""
@@ -233,13 +237,13 @@ class Channel:
         try:
             handler = self._handlers.get(name)
             if handler is None:
-                raise ChannelFailed(f"another process of the broker does not know {name}")  # noqa: TRY301
+                raise ChannelFailed(f"another process of the broker does not know {name}")
             answer = {"answer": await handler(body)}
         except VerdictdError as error:
             answer = {"code": _code(error), "text": str(error)}
         except Exception as error:  # noqa: BLE001  # recorded; other messages must be handled
             text = report_bug(self._events, error, doing=f"handle {name}")
-            answer = {"code": ChannelFailed.code, "text": text}
+            answer = {"code": _FAILED, "text": text}
         if number is not None:
             self._answer({"id": number, **answer})
 
@@ -247,15 +251,15 @@ class Channel:
         try:
             message = _encode(answer)
         except ChannelFailed as error:
-            message = _encode({"id": answer["id"], "code": error.code, "text": str(error)})
+            message = _encode({"id": answer["id"], "code": _FAILED, "text": str(error)})
         with suppress(ChannelFailed):  # nobody waits for it any more
             self._send(message)
 
 
 def _code(error: VerdictdError) -> str:
     """Return the code of the nearest class of an error that the channel transports."""
-    codes = {kind: code for code, kind in _ERRORS.items()}
-    return next((codes[kind] for kind in type(error).__mro__ if kind in codes), "internal")
+    codes = {ChannelFailed: _FAILED, **{kind: code for code, kind in _ERRORS.items()}}
+    return next((codes[kind] for kind in type(error).__mro__ if kind in codes), _FAILED)
 
 
 def _ended() -> ChannelFailed:
