@@ -41,6 +41,8 @@ class DaemonStatus:
         unpinned: measurements of which any value is accepted, TEE and claim.
         problems: documents for which guests or releases are refused.
         unread: documents, or parts of them, that decide nothing.
+        workers: number of guest workers; 0 if the broker is one process.
+        workers_serving: number of guest workers that run now.
     """
 
     version: str
@@ -54,6 +56,8 @@ class DaemonStatus:
     unpinned: tuple[str, ...]
     problems: tuple[str, ...]
     unread: tuple[str, ...]
+    workers: int = 0
+    workers_serving: int = 0
 
 
 def register(
@@ -363,6 +367,8 @@ class StatusService(Service, services.StatusServiceServicer):
             unpinned=status.unpinned,
             problems=(*status.problems, *self._history.problems(caller)),
             unread=status.unread,
+            workers=status.workers,
+            workers_serving=status.workers_serving,
             guests_accepted=counts[Verdict.ACCEPTED],
             guests_refused=counts[Verdict.REFUSED],
             guests_unverified=counts[Verdict.UNVERIFIED],
