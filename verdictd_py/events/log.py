@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, MutableMapping
-from typing import Any, Final, Literal
-
-import structlog
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Final, Literal
 
 from verdictd_py.domain.events import LogDropped
-from verdictd_py.domain.eventtypes import Event, Level
+from verdictd_py.domain.eventtypes import Event, RenderedValue
 from verdictd_py.events.floods import Floods
 
-_METHODS: Final = {Level.INFO: "info", Level.WARNING: "warning"}
+_JSON: Final = json.JSONEncoder().encode
+"""Encoder of ASCII only, so that no peer can forge a line or move the cursor of a terminal."""
 
 
 class LogEvents:
@@ -26,14 +26,8 @@ class LogEvents:
         self, write: Callable[[str], object], log_format: Literal["text", "json"] = "text"
     ) -> None:
         self._floods = Floods()
-        self._logger = structlog.wrap_logger(
-            _Lines(write),
-            processors=[
-                structlog.processors.add_log_level,
-                structlog.processors.TimeStamper(fmt="iso", utc=True),
-                _json_line if log_format == "json" else _text_line,
-            ],
-        )
+        self._take = write
+        self._line = _json_line if log_format == "json" else _text_line
 
     def record(self, event: Event) -> None:
         """Write one line with the level of the event's type; a flood of lines is only counted."""
@@ -55,36 +49,15 @@ class LogEvents:
         self._write(LogDropped(lines=lines))
 
     def _write(self, event: Event) -> None:
-        write = getattr(self._logger, _METHODS[event.spec.level])
-        write(event.spec.name, **event.rendered())
+        time = datetime.now(UTC).isoformat().removesuffix("+00:00") + "Z"
+        self._take(self._line(time, event.spec.level, event.spec.name, event.rendered()))
 
 
-class _Lines:
-    """Logger for structlog that passes each line on."""
-
-    def __init__(self, write: Callable[[str], object]) -> None:
-        self._write = write
-
-    def info(self, line: str) -> None:
-        self._write(line + "\n")
-
-    warning = info
+def _json_line(time: str, level: str, name: str, values: Mapping[str, RenderedValue]) -> str:
+    return _JSON({**values, "event": name, "level": level, "timestamp": time}) + "\n"
 
 
-def _json_line(logger: object, method: str, event: MutableMapping[str, Any]) -> str:
-    del logger, method
-    return json.dumps(dict(event))
-
-
-def _text_line(logger: object, method: str, event: Mapping[str, Any]) -> str:
-    """Return `time LEVEL event name="value" ...`.
-
-    Values are JSON, so that no peer can forge a line.
-    """
-    del logger, method
-    texts = [
-        f"{name}={json.dumps(value)}"
-        for name, value in event.items()
-        if name not in {"timestamp", "level", "event"} and value is not None
-    ]
-    return " ".join([event["timestamp"], event["level"].upper(), event["event"], *texts])
+def _text_line(time: str, level: str, name: str, values: Mapping[str, RenderedValue]) -> str:
+    """Return `time LEVEL event name="value" ...`, whose values are JSON."""
+    texts = [f"{key}={_JSON(value)}" for key, value in values.items() if value is not None]
+    return " ".join((time, level.upper(), name, *texts)) + "\n"
