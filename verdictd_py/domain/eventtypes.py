@@ -185,11 +185,11 @@ class Event:
         optional field without a value is omitted; any other field without a value is None.
         """
         rendered: dict[str, RenderedValue] = {}
-        for name, field in self.spec.fields.items():
+        for name, declared in self.spec.fields.items():
             value: EventValue = getattr(self, name)
             if value is not None:
-                rendered[name] = field.info.render(value)
-            elif not field.optional:
+                rendered[name] = declared.info.render(value)
+            elif not declared.optional:
                 rendered[name] = None
         return rendered
 

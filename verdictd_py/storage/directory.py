@@ -194,7 +194,7 @@ class Directory:
             NotFound: nothing has that name.
             NotResident: `entry` must find it, in a thread.
         """
-        return _entry(segments, self._resident().status(segments))
+        return entry_of(segments, self._resident().status(segments))
 
     def _resident(self) -> Root:
         if self._root is None:
