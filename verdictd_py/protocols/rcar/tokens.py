@@ -197,7 +197,7 @@ def _restored(guest: AttestedGuest, in_token: Mapping[str, JsonValue]) -> Attest
         evidence=evidence,
         policy_skipped=False,
     )
-    return replace(guest, appraisal=appraisal)
+    return AttestedGuest(appraisal, guest.key, guest.version)
 
 
 def _own(guest: AttestedGuest, stored_digest: str | None) -> dict[str, Any]:
