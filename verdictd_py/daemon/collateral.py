@@ -17,6 +17,7 @@ from verdictd_py.domain.events import WarningEnvironment
 from verdictd_py.errors import AttestationError, CollateralUnavailable, ConfigError
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.ports import CollateralStore, Events
+from verdictd_py.tees.intel.chains import root_key_digest
 from verdictd_py.tees.intel.collateral.cache import CollateralCache, Fetch
 from verdictd_py.tees.intel.collateral.check import check_collateral
 from verdictd_py.tees.intel.collateral.newest import NewestCollateral
@@ -28,7 +29,6 @@ from verdictd_py.tees.intel.collateral.sources import (
     FirstAnswer,
     Inspect,
 )
-from verdictd_py.tees.intel.pck import root_key_digest
 from verdictd_py.tees.intel.tee import IntelService
 
 
