@@ -15,6 +15,7 @@ from types import ModuleType
 import grpc
 
 from verdictd_py._generated import clientapi_pb2, keyprovider_pb2, verdictd_v1_pb2
+from verdictd_py.broker.everyguest import GuestDirectory
 from verdictd_py.config import DEFAULT_DATA_DIR, UNSAFE_ROOT_OPTION, Settings, Unsafe
 from verdictd_py.daemon.about import About
 from verdictd_py.daemon.clock import Clock, utc_now
@@ -45,7 +46,9 @@ from verdictd_py.listeners.keyprovider import KeyProviderService
 from verdictd_py.listeners.listener import Listener
 from verdictd_py.listeners.protection import Protection, protection
 from verdictd_py.ports import Events
-from verdictd_py.storage.layout import DIRECTORIES, prepare, share_audit
+from verdictd_py.storage.inspection import DIRECTORIES
+from verdictd_py.storage.layout import prepare, share_audit
+from verdictd_py.storage.presence import Presence
 from verdictd_py.tees.registry import known_tees
 
 
@@ -76,7 +79,7 @@ def build_daemon(
     connections = _connections(settings, separate=count > 1)
     tees = known_tees(settings.verifier)
     sample = unsafe.insecure_sample_verifier
-    directory, warnings = prepare(
+    directory, inspection = prepare(
         settings.data_dir,
         [tee.documents for tee in tees if tee.proves or sample],
         unsafe_writable=unsafe.unsafe_writable_files,
@@ -93,11 +96,13 @@ def build_daemon(
         changes=changes,
         clock=clock,
     )
+    presence = Presence(directory, clock)
     about = About(
         settings,
         unsafe,
+        presence=presence,
         verifiers=base.cases.verifiers.names,
-        warnings=warnings,
+        inspection=inspection,
         limits_warning=connections.warning,
         started_at=clock(),
     )
@@ -105,7 +110,7 @@ def build_daemon(
         "data directory": partial(asyncio.to_thread, directory.fault, *DIRECTORIES)
     }
     guests = _guest_side(base, count, changes, probes)
-    operators = _OperatorListeners(base, protected)
+    operators = _OperatorListeners(base, protected, guests.connected)
     candidates: tuple[Listener | None, ...] = (
         guests.attested,
         operators.client_api(about),
@@ -137,11 +142,13 @@ def build_daemon(
             Work("check health", health.keep_examined),
             Work("appraise connected guests", base.cases.connected.keep_appraised),
             Work("count omitted events", base.audit.keep_counting),
+            Work("detect other daemons", partial(presence.announce, base.audit)),
+            Work("examine the data directory", partial(inspection.complete, base.audit)),
         ),
         readiness=readiness,
         health=health,
         about=about,
-        closing=(base.collateral.close,),
+        closing=(base.collateral.close, guests.close, presence.close),
         limits=base.limits,
         deciding=base.deciding,
         reconsider=changes.announce,
@@ -165,7 +172,7 @@ def _guest_side(
     if count > 1:
         return SeparateGuests.build(base, count, changes, identity, passed)
     build = GuestListeners(base, passed)
-    return OwnGuests(build.attested(), build.kbs(identity, probes.setdefault))
+    return OwnGuests(build.attested(), build.kbs(identity, probes.setdefault), base.cases.connected)
 
 
 def _checks(
@@ -210,6 +217,7 @@ class _OperatorListeners:
 
     base: Foundation
     protected: Protection
+    connected: GuestDirectory
 
     def client_api(self, about: About) -> Listener:
         def register(server: grpc.aio.Server, rules: CallerRules) -> None:
@@ -221,7 +229,7 @@ class _OperatorListeners:
                 administration,
                 self.base.cases.history,
                 self.base.cases.explainer,
-                self.base.cases.connected,
+                self.connected,
                 about.status,
                 rules,
                 self.base.audit,

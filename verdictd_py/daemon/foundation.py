@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from verdictd_py.broker.connected import Changes
+from verdictd_py.broker.history import JudgementSink
 from verdictd_py.config import UNSAFE_ROOT_OPTION, Settings, Unsafe
 from verdictd_py.daemon import descriptors
 from verdictd_py.daemon.clock import Clock
@@ -19,6 +20,7 @@ from verdictd_py.daemon.readiness import Probe
 from verdictd_py.daemon.usecases import UseCases, use_cases
 from verdictd_py.events.audit import AuditTrail
 from verdictd_py.listeners.attested import AttestedListener
+from verdictd_py.listeners.census import Census
 from verdictd_py.listeners.identity import RenewedIdentity
 from verdictd_py.listeners.kbs import KbsListener
 from verdictd_py.listeners.limits import Limits
@@ -26,6 +28,7 @@ from verdictd_py.listeners.proxies import Proxies
 from verdictd_py.ports import Events, Tees
 from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.directory import Directory
+from verdictd_py.storage.sharedsessions import SharedSessionStore
 from verdictd_py.storage.stores import DirectoryCollateralStore
 from verdictd_py.tees.intel.collateral.cache import Fetch
 from verdictd_py.tees.intel.roots import read_root_ca
@@ -86,11 +89,13 @@ class Foundation:
         changes: Changes,
         clock: Clock,
         elsewhere: Fetch | None = None,
+        judgements: JudgementSink | None = None,
     ) -> Foundation:
         """Build the use cases.
 
         Args:
             elsewhere: see `CollateralService`.
+            judgements: see `use_cases`.
 
         Raises:
             ConfigError: a setting cannot be used; the message has the cause and the remedy.
@@ -116,6 +121,7 @@ class Foundation:
             clock=clock,
             events=records.audit,
             changes=changes,
+            judgements=judgements,
         )
         return cls(
             settings,
@@ -143,10 +149,14 @@ class GuestListeners:
 
     Args:
         sockets: listening sockets that exist already, by name of the listener.
+        census: counters of all workers; None for one process.
+        sessions: sessions of all workers; None for one process.
     """
 
     base: Foundation
     sockets: Mapping[str, socket.socket] = field(default_factory=dict)
+    census: Census | None = None
+    sessions: SharedSessionStore | None = None
 
     def attested(self) -> AttestedListener:
         base, settings = self.base, self.base.settings
@@ -165,6 +175,7 @@ class GuestListeners:
             limits=base.limits,
             proxies=Proxies(proxy_protocol=settings.proxy_protocol_from),
             passed=self.sockets.get("listen"),
+            census=None if self.census is None else self.census.listener("listen"),
         )
 
     def kbs(
@@ -186,6 +197,8 @@ class GuestListeners:
             limits=self.base.limits,
             watch=watch,
             passed=self.sockets.get("kbs_http"),
+            shared=self.sessions,
+            census=None if self.census is None else self.census.listener("kbs_http"),
         )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
 
+from verdictd_py.broker.everyguest import GuestDirectory
 from verdictd_py.config import Settings
 from verdictd_py.daemon.foundation import Foundation
 from verdictd_py.daemon.health import Check, Health
@@ -17,6 +18,7 @@ from verdictd_py.daemon.workers import messages
 from verdictd_py.daemon.workers.changes import ForwardedChanges
 from verdictd_py.daemon.workers.held import HeldListener
 from verdictd_py.daemon.workers.pool import Workers
+from verdictd_py.daemon.workers.shared import OperatorShare
 from verdictd_py.daemon.workers.start import Start
 from verdictd_py.encoding import JsonValue
 from verdictd_py.listeners.kbs import KbsListener
@@ -35,6 +37,7 @@ class GuestSide(Protocol):
         files: files of the operator that this process reads again on SIGHUP.
         publish: functions that publish the readiness.
         workers: the guest workers; None without separate processes.
+        connected: the connected guests of the broker, for operators.
     """
 
     @property
@@ -52,6 +55,9 @@ class GuestSide(Protocol):
     @property
     def workers(self) -> Workers | None: ...
 
+    @property
+    def connected(self) -> GuestDirectory: ...
+
     def checks(self, own: Mapping[str, Check]) -> dict[str, Check]:
         """Return the checks of the health, given those of this process."""
         ...
@@ -66,6 +72,10 @@ class GuestSide(Protocol):
         """
         ...
 
+    async def close(self) -> None:
+        """Close what the listeners of guests do not close."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class OwnGuests:
@@ -73,6 +83,7 @@ class OwnGuests:
 
     attested: Listener
     kbs: KbsListener | None
+    connected: GuestDirectory
     publish: Sequence[SetReady] = ()
     workers: None = None
 
@@ -90,6 +101,9 @@ class OwnGuests:
         if self.kbs is not None:
             self.kbs.parts = lambda: health.parts
 
+    async def close(self) -> None:
+        pass
+
 
 @dataclass(slots=True)
 class SeparateGuests:
@@ -100,8 +114,9 @@ class SeparateGuests:
     identity: KbsIdentity | None
     attested: HeldListener
     kbs: HeldListener | None
-    descriptors: Mapping[str, int]
+    share: OperatorShare
     workers: Workers = field(init=False)
+    connected: GuestDirectory = field(init=False)
     files: Sequence[Reloadable] = ()
     _parts: Callable[[], Mapping[str, bool]] = field(init=False, default=dict)
     _settings: Callable[[], Settings] = field(init=False)
@@ -114,14 +129,12 @@ class SeparateGuests:
         changes: ForwardedChanges,
         identity: KbsIdentity | None,
         passed: Mapping[str, socket.socket],
-        descriptors: Mapping[str, int] | None = None,
     ) -> SeparateGuests:
         """Build them.
 
         Args:
             identity: keys of the HTTP listener; None without it.
             passed: listening sockets of the service manager, by name of the listener.
-            descriptors: further descriptors that each worker inherits, by name.
         """
         attested = HeldListener("listen", base.settings.listen_address, passed=passed.get("listen"))
         kbs = None
@@ -132,9 +145,11 @@ class SeparateGuests:
                 scheme=f"{identity.scheme}://",
                 passed=passed.get("kbs_http"),
             )
-        built = cls(base, changes, identity, attested, kbs, descriptors or {})
+        share = OperatorShare(count, base.settings)
+        built = cls(base, changes, identity, attested, kbs, share)
         built._settings = lambda: base.settings
         built.workers = Workers(count, built._start_of, base.audit, base.audit.report)
+        built.connected = share.connect(built.workers, base.cases.history, base.audit)
         return built
 
     @property
@@ -188,9 +203,12 @@ class SeparateGuests:
             self._settings(),
             self.base.unsafe,
             sockets,
-            self.descriptors,
+            self.share.descriptors,
             None if self.identity is None else self.identity.exported(),
         )
+
+    async def close(self) -> None:
+        await self.share.close()
 
     async def _publish(self, detail: str, *, ready: bool) -> None:
         del detail, ready

@@ -22,6 +22,7 @@ from verdictd_py.config import Address, Settings, Unsafe
 from verdictd_py.daemon.readiness import Probe
 from verdictd_py.daemon.usecases import UseCases
 from verdictd_py.errors import ConfigError
+from verdictd_py.listeners.census import ListenerCensus
 from verdictd_py.listeners.kbs import KbsListener
 from verdictd_py.listeners.kbs.admins import AdminRoutes
 from verdictd_py.listeners.kbs.files import read_admins, read_token_key
@@ -34,6 +35,7 @@ from verdictd_py.ports import Events
 from verdictd_py.protocols.rcar.admins import AdminKeys
 from verdictd_py.protocols.rcar.tokens import Tokens
 from verdictd_py.storage.sessions import MemorySessionStore
+from verdictd_py.storage.sharedsessions import SharedSessionStore
 from verdictd_py.storage.sqlite_sessions import SqliteSessionStore
 
 _OF_LISTENER: Final = (
@@ -123,7 +125,7 @@ def kbs_identity(
     return KbsIdentity(address, _token_key(settings), _tls(address, settings, unsafe, clock))
 
 
-def kbs_listener(
+def kbs_listener(  # noqa: PLR0913  # what the listener is built from, all by keyword
     settings: Settings,
     use_cases: UseCases,
     identity: KbsIdentity,
@@ -133,12 +135,16 @@ def kbs_listener(
     limits: Limits,
     watch: Callable[[str, Probe], object],
     passed: socket.socket | None = None,
+    shared: SharedSessionStore | None = None,
+    census: ListenerCensus | None = None,
 ) -> KbsListener:
     """Build the listener.
 
     Args:
         watch: receives the probe of the sessions, for the readiness of the broker.
         passed: its listening socket, used instead of binding the address.
+        shared: sessions of all workers, unless the settings name a file; None for one process.
+        census: counters of the connections of all workers; None for one process.
 
     Raises:
         ConfigError: a setting cannot be used; the message has the cause and the remedy.
@@ -146,7 +152,7 @@ def kbs_listener(
     tls = identity.tls
     tokens = Tokens(identity.token_key, use_cases.trusted_root)
     admins = Reread(partial(_admins, settings, tokens), _changed_admins, AdminKeys.lessened)
-    sessions = _sessions(settings, events)  # last, because it opens a file
+    sessions = _sessions(settings, events, shared)  # last, because it opens a file
     if isinstance(sessions, SqliteSessionStore):
         watch("sessions", sessions.fault)
     else:
@@ -171,10 +177,13 @@ def kbs_listener(
         on_stopped=sessions.close,
         clock=clock,
         passed=passed,
+        census=census,
     )
 
 
-async def _release_expired(sessions: MemorySessionStore, clock: Callable[[], datetime]) -> str:
+async def _release_expired(
+    sessions: MemorySessionStore | SharedSessionStore, clock: Callable[[], datetime]
+) -> str:
     """Release expired sessions, which an idle broker would otherwise retain, up to 768 MiB.
 
     Sessions in memory can always be used.
@@ -257,7 +266,9 @@ def _changed_admins(before: AdminKeys, after: AdminKeys) -> tuple[str, ...]:
     return (*changes, *(f"HTTP administrator {name}: another key" for name in replaced))
 
 
-def _sessions(settings: Settings, events: Events) -> MemorySessionStore | SqliteSessionStore:
+def _sessions(
+    settings: Settings, events: Events, shared: SharedSessionStore | None
+) -> MemorySessionStore | SharedSessionStore | SqliteSessionStore:
     if settings.kbs_sessions is None:
-        return MemorySessionStore()
+        return MemorySessionStore() if shared is None else shared
     return SqliteSessionStore.open(settings.kbs_sessions, events=events)

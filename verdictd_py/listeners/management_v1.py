@@ -15,12 +15,12 @@ from verdictd_py.broker.administration import (
     COSIGN_KEY,
     CREDENTIAL,
     IMAGE_POLICY,
-    MAX_PAGE,
     Administration,
 )
-from verdictd_py.broker.connected import ConnectedGuests
+from verdictd_py.broker.everyguest import GuestDirectory
 from verdictd_py.broker.explanation import Explainer
 from verdictd_py.broker.history import History, Verdict
+from verdictd_py.broker.listings import MAX_PAGE
 from verdictd_py.domain.callers import Caller
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.formats.contents import Findings
@@ -65,7 +65,7 @@ def register(
     admin: Administration,
     history: History,
     explainer: Explainer,
-    connected: ConnectedGuests,
+    connected: GuestDirectory,
     status: Callable[[], Awaitable[DaemonStatus]],
     rules: CallerRules,
     events: Events,
@@ -92,9 +92,8 @@ class KeyService(Service, services.KeyServiceServicer):
         self, request: messages.ListKeysRequest, caller: Caller
     ) -> messages.ListKeysResponse:
         page = await self._admin.keys.page(caller, request.page_token, request.page_size)
-        keys = [v1_messages.key(stored) for stored in page]
-        more = v1_messages.next_page(page, request.page_size)
-        return messages.ListKeysResponse(keys=keys, next_page_token=more)
+        keys = [v1_messages.key(stored) for stored in page.names]
+        return messages.ListKeysResponse(keys=keys, next_page_token=page.next_token)
 
     @answered()
     async def DescribeKey(
@@ -128,9 +127,8 @@ class ResourceService(Service, services.ResourceServiceServicer):
         self, request: messages.ListResourcesRequest, caller: Caller
     ) -> messages.ListResourcesResponse:
         page = await self._admin.resources.page(caller, request.page_token, request.page_size)
-        more = v1_messages.next_page(page, request.page_size)
-        resources = [v1_messages.resource(stored) for stored in page]
-        return messages.ListResourcesResponse(resources=resources, next_page_token=more)
+        resources = [v1_messages.resource(stored) for stored in page.names]
+        return messages.ListResourcesResponse(resources=resources, next_page_token=page.next_token)
 
     @answered("verdictd.v1 SetResource")
     async def SetResource(
@@ -274,7 +272,7 @@ class AppraisalService(Service, services.AppraisalServiceServicer):
         events: Events,
         history: History,
         explainer: Explainer,
-        connected: ConnectedGuests,
+        connected: GuestDirectory,
     ) -> None:
         super().__init__(admin, rules, events)
         self._history = history
@@ -297,7 +295,7 @@ class AppraisalService(Service, services.AppraisalServiceServicer):
     async def ListConnectedGuests(
         self, request: messages.ListConnectedGuestsRequest, caller: Caller
     ) -> messages.ListConnectedGuestsResponse:
-        guests = self._connected.list_guests(caller)
+        guests = await self._connected.list_guests(caller)
         listed = guests[: min(request.limit or MAX_PAGE, MAX_PAGE)]
         return messages.ListConnectedGuestsResponse(
             guests=list(map(v1_messages.connected_guest, listed)), connected=len(guests)

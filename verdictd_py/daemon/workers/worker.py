@@ -33,6 +33,7 @@ from verdictd_py.daemon.supervisor import Supervisor, Work
 from verdictd_py.daemon.workers import messages
 from verdictd_py.daemon.workers.changes import ForwardedChanges
 from verdictd_py.daemon.workers.channel import Channel
+from verdictd_py.daemon.workers.shared import WorkerShare
 from verdictd_py.daemon.workers.start import Start
 from verdictd_py.domain.events import DaemonReady, WarningReadiness
 from verdictd_py.domain.eventtypes import Event
@@ -84,6 +85,7 @@ class GuestWorker:
     ) -> None:
         settings, unsafe = start.settings, start.unsafe
         self._changes = ForwardedChanges()
+        self._share = share = WorkerShare.of(start, channel)
         self._base = base = Foundation.lay(
             settings,
             unsafe,
@@ -94,7 +96,9 @@ class GuestWorker:
             changes=self._changes,
             clock=clock,
             elsewhere=partial(messages.fetch_collateral, channel),
+            judgements=share.judgements,
         )
+        share.connect(base.cases.connected)
         self._changes.forward = partial(channel.notify, "changed")
         self._examine = asyncio.Event()
         base.cases.digests.changed = partial(self._note_changed_file, channel)
@@ -104,7 +108,7 @@ class GuestWorker:
             "collateral": base.collateral.problem,
             "descriptors": check_descriptors,
         }
-        build = GuestListeners(base, _adopted(start.sockets))
+        build = GuestListeners(base, _adopted(start.sockets), share.census, share.sessions)
         http = build.kbs(_identity(start, clock), checks.setdefault)
         self._listeners: tuple[Listener, ...] = (build.attested(),)
         self._files: Sequence[Reloadable] = ()
@@ -126,11 +130,13 @@ class GuestWorker:
         await base.deciding.prepare()
         await base.cases.prepare()
         await self._health.examine()
+        self._share.census.start()
         for listener in self._listeners:
             listener.bind()
             await listener.start(self._run)
         for work in (
             *base.collateral.background,
+            *self._share.background,
             Work("check health", self._health.keep_examined),
             Work("prepare policies", self._keep_prepared),
             Work("appraise connected guests", base.cases.connected.keep_appraised),

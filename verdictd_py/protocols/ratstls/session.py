@@ -165,10 +165,10 @@ class TlsSession:
 
     def outgoing(self) -> bytes:
         """Return the ciphertext to send now, in order; empty if there is none."""
-        chunks = []
+        chunks: list[bytes] = []
         try:
             while True:
-                chunk = self._connection.bio_read(_CIPHERTEXT_CHUNK)
+                chunk: bytes = self._connection.bio_read(_CIPHERTEXT_CHUNK)
                 if len(chunk) < _CIPHERTEXT_CHUNK and not chunks:
                     return chunk
                 chunks.append(chunk)
