@@ -79,7 +79,7 @@ async def test_a_refused_guest_of_any_worker_is_explained(broker: RunningBroker)
         refused = appraisals(broker.data, "guest.refused")
     last = ""
     while last not in refused:
-        shown = await verdict(broker, "explain", "--json")
+        shown = await verdict(broker, "explain", "--last", "--json")
         last = json.loads(shown.stdout).get("id", "") if shown.status == 0 else ""
 
 
