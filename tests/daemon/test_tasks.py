@@ -21,8 +21,6 @@ ALLOWED = {
     ("listeners/attested.py", "AttestedListener._take"): "one guest; awaited by stop()",
     ("listeners/attested.py", "_receive_unless_refused"): "two waits; awaited or cancelled by it",
     ("listeners/calls.py", "_complete"): "one call; awaited by the call",
-    ("listeners/grpc_connections.py", "GrpcConnections.take"): "one client; awaited by close()",
-    ("listeners/grpc_connections.py", "GrpcConnections._relay"): "two directions; awaited by it",
     ("listeners/grpc_listener.py", "_start_task"): "accepts for a guest's agent; awaited by stop()",
     ("listeners/kbs/connections.py", "Acceptor._take"): "one client; awaited by drain()",
     ("tees/intel/collateral/pcs.py", "_concurrently"): "four answers; awaited by their group",

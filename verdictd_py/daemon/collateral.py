@@ -7,16 +7,15 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-
-import httpx
+from typing import TYPE_CHECKING
 
 from verdictd_py.config import Settings
-from verdictd_py.daemon.http import collateral_get, http_client, site_proxies
 from verdictd_py.daemon.supervisor import Work
 from verdictd_py.domain.events import WarningEnvironment
 from verdictd_py.errors import AttestationError, CollateralUnavailable, ConfigError
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.ports import CollateralStore, Events
+from verdictd_py.tees.intel.chains import root_key_digest
 from verdictd_py.tees.intel.collateral.cache import CollateralCache, Fetch
 from verdictd_py.tees.intel.collateral.check import check_collateral
 from verdictd_py.tees.intel.collateral.newest import NewestCollateral
@@ -28,8 +27,10 @@ from verdictd_py.tees.intel.collateral.sources import (
     FirstAnswer,
     Inspect,
 )
-from verdictd_py.tees.intel.pck import root_key_digest
 from verdictd_py.tees.intel.tee import IntelService
+
+if TYPE_CHECKING:
+    import httpx
 
 
 class CollateralService:
@@ -115,6 +116,13 @@ class CollateralService:
         return self._cache
 
     def _service(self, settings: Settings, events: Events, root_key: bytes) -> Pcs:
+        # Late: it takes a tenth of the start, and is not needed with the operator's collateral.
+        from verdictd_py.daemon.http import (  # noqa: PLC0415
+            collateral_get,
+            http_client,
+            site_proxies,
+        )
+
         if warning := site_proxies(settings).warning:
             events.record(WarningEnvironment(reason=warning))
         self._client = http_client(settings)

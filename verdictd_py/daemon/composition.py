@@ -46,7 +46,9 @@ from verdictd_py.listeners.keyprovider import KeyProviderService
 from verdictd_py.listeners.listener import Listener
 from verdictd_py.listeners.protection import Protection, protection
 from verdictd_py.ports import Events
-from verdictd_py.storage.layout import DIRECTORIES, prepare, share_audit
+from verdictd_py.storage.inspection import DIRECTORIES
+from verdictd_py.storage.layout import prepare, share_audit
+from verdictd_py.storage.presence import Presence
 from verdictd_py.tees.registry import known_tees
 
 
@@ -77,7 +79,7 @@ def build_daemon(
     connections = _connections(settings, separate=count > 1)
     tees = known_tees(settings.verifier)
     sample = unsafe.insecure_sample_verifier
-    directory, warnings = prepare(
+    directory, inspection = prepare(
         settings.data_dir,
         [tee.documents for tee in tees if tee.proves or sample],
         unsafe_writable=unsafe.unsafe_writable_files,
@@ -94,11 +96,13 @@ def build_daemon(
         changes=changes,
         clock=clock,
     )
+    presence = Presence(directory, clock)
     about = About(
         settings,
         unsafe,
+        presence=presence,
         verifiers=base.cases.verifiers.names,
-        warnings=warnings,
+        inspection=inspection,
         limits_warning=connections.warning,
         started_at=clock(),
     )
@@ -138,11 +142,13 @@ def build_daemon(
             Work("check health", health.keep_examined),
             Work("appraise connected guests", base.cases.connected.keep_appraised),
             Work("count omitted events", base.audit.keep_counting),
+            Work("detect other daemons", partial(presence.announce, base.audit)),
+            Work("examine the data directory", partial(inspection.complete, base.audit)),
         ),
         readiness=readiness,
         health=health,
         about=about,
-        closing=(base.collateral.close, guests.close),
+        closing=(base.collateral.close, guests.close, presence.close),
         limits=base.limits,
         deciding=base.deciding,
         reconsider=changes.announce,

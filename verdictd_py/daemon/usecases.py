@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,7 +29,6 @@ from verdictd_py.broker.release import Releaser
 from verdictd_py.broker.wrapping import Wrapper
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.clock import Clock
-from verdictd_py.daemon.http import site_get
 from verdictd_py.errors import NotFound, PolicyInvalid, StorageError
 from verdictd_py.formats.openpgp import SequoiaKeyringEditor
 from verdictd_py.policy.appraisal import GuestTrust, RegoAppraisalPolicy
@@ -40,6 +39,7 @@ from verdictd_py.policy.report import PolicyReports
 from verdictd_py.policy.sets import DocumentsWithSets
 from verdictd_py.policy.trial import PolicyTrial
 from verdictd_py.ports import AppraisalPolicy, Events, Tees, VerifierContext
+from verdictd_py.ports.tees import HttpGet
 from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.documents import DirectoryDocumentStore
@@ -84,6 +84,13 @@ class UseCases:
     wrapper: Wrapper
     administration: Administration
     trusted_root: str | None
+
+
+def _site_get(settings: Settings) -> AbstractAsyncContextManager[HttpGet]:
+    """Open the HTTP client of a verifier; its library is imported when it is needed."""
+    from verdictd_py.daemon.http import site_get  # noqa: PLC0415
+
+    return site_get(settings)
 
 
 def build_appraiser(  # noqa: PLR0913  # as those of `Appraiser`, all by keyword
@@ -143,7 +150,7 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
             clock=clock,
             events=events,
             store=DirectoryCollateralStore(directory),
-            http=partial(site_get, settings),
+            http=partial(_site_get, settings),
             root_ca_der=root_ca_der,
             services={VENDOR: intel},
         ),

@@ -4,9 +4,9 @@ The log, the audit trail and `docs/reference/events.md` are derived from these t
 never changes and never gets another meaning, because operators' tools read it. A class has the
 name of its event: `GuestNotJudged` for `guest.not-judged`. Its docstring says when the event is
 recorded.
-"""
 
-from __future__ import annotations
+This module evaluates its annotations at once: as texts they would take half of its import.
+"""
 
 from typing import Annotated, Final, Self
 
@@ -754,6 +754,15 @@ class WarningStorage(Event):
     """The data directory has a defect that the daemon tolerates."""
 
     reason: Reason
+
+
+@event("warning.other-daemon", level=Level.WARNING)
+class WarningOtherDaemon(Event):
+    """Another daemon uses the same data directory, which is supported if it is intended."""
+
+    pid: Annotated[int, FieldInfo("Number of its process, in its own container or on its host.")]
+    host: Annotated[str, FieldInfo("Name of this container or host.", 64)]
+    started: Annotated[str, FieldInfo("Time of its start, RFC 3339.", 64)]
 
 
 @event("storage.fault", level=Level.WARNING)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -216,11 +216,10 @@ class AttestedListener:
         while not self._draining or not served or responder.began is not None:
             plaintext = await self._next(link, responder, guest, served=served)
             share.held.add(len(plaintext))
-            replies = responder.feed(plaintext)
-            while (answer := await self._reply(replies, responder, share)) is not None:
+            responder.receive(plaintext)
+            while (answer := await self._reply(responder, share)) is not None:
                 served = True
-                async with asyncio.timeout(self._limits.idle):
-                    await link.send(answer.data)
+                await link.send(answer.data, self._limits.idle)
                 if answer.close:
                     with suppress(OSError):  # the end of the connection is recorded already
                         await link.goodbye()
@@ -228,19 +227,18 @@ class AttestedListener:
             share.held.set(responder.held + (evidence_bytes if guest.is_pending else 0))
         await link.goodbye()
 
-    async def _reply(
-        self, replies: AsyncIterator[Answer], responder: Responder, share: Share
-    ) -> Answer | None:
+    async def _reply(self, responder: Responder, share: Share) -> Answer | None:
         """Return the next answer, None after the last.
 
         It waits while guests hold too much, within the time limit of the request. So no answer is
         made meanwhile, and no more of an incomplete request is received.
         """
-        now = asyncio.get_running_loop().time()
-        began = now if responder.began is None else responder.began
-        async with asyncio.timeout_at(began + self._limits.request):
-            await share.held.room()
-        return await anext(replies, None)
+        if not share.held.fits():
+            now = asyncio.get_running_loop().time()
+            began = now if responder.began is None else responder.began
+            async with asyncio.timeout_at(began + self._limits.request):
+                await share.held.room()
+        return await responder.next_answer()
 
     async def _next(
         self, link: Link, responder: Responder, guest: ConnectedGuest, *, served: bool
@@ -256,10 +254,15 @@ class AttestedListener:
         if began is not None:
             async with asyncio.timeout_at(began + self._limits.request):
                 return await link.receive()
-        with self._idling() if served else nullcontext():
+        task = _current_task()
+        if served:
+            self._idle.add(task)  # as `_idling`, for each request
+        try:
             if guest.is_pending:
                 return await _receive_unless_refused(link, guest)
             return await link.receive()
+        finally:
+            self._idle.discard(task)
 
     @contextmanager
     def _idling(self) -> Iterator[None]:

@@ -15,12 +15,12 @@ from verdictd_py.broker.administration import (
     COSIGN_KEY,
     CREDENTIAL,
     IMAGE_POLICY,
-    MAX_PAGE,
     Administration,
 )
 from verdictd_py.broker.everyguest import GuestDirectory
 from verdictd_py.broker.explanation import Explainer
 from verdictd_py.broker.history import History, Verdict
+from verdictd_py.broker.listings import MAX_PAGE
 from verdictd_py.domain.callers import Caller
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.formats.contents import Findings
@@ -92,9 +92,8 @@ class KeyService(Service, services.KeyServiceServicer):
         self, request: messages.ListKeysRequest, caller: Caller
     ) -> messages.ListKeysResponse:
         page = await self._admin.keys.page(caller, request.page_token, request.page_size)
-        keys = [v1_messages.key(stored) for stored in page]
-        more = v1_messages.next_page(page, request.page_size)
-        return messages.ListKeysResponse(keys=keys, next_page_token=more)
+        keys = [v1_messages.key(stored) for stored in page.names]
+        return messages.ListKeysResponse(keys=keys, next_page_token=page.next_token)
 
     @answered()
     async def DescribeKey(
@@ -128,9 +127,8 @@ class ResourceService(Service, services.ResourceServiceServicer):
         self, request: messages.ListResourcesRequest, caller: Caller
     ) -> messages.ListResourcesResponse:
         page = await self._admin.resources.page(caller, request.page_token, request.page_size)
-        more = v1_messages.next_page(page, request.page_size)
-        resources = [v1_messages.resource(stored) for stored in page]
-        return messages.ListResourcesResponse(resources=resources, next_page_token=more)
+        resources = [v1_messages.resource(stored) for stored in page.names]
+        return messages.ListResourcesResponse(resources=resources, next_page_token=page.next_token)
 
     @answered("verdictd.v1 SetResource")
     async def SetResource(

@@ -258,7 +258,8 @@ class Channel:
 
 def _code(error: VerdictdError) -> str:
     """Return the code of the nearest class of an error that the channel transports."""
-    codes = {ChannelFailed: _FAILED, **{kind: code for code, kind in _ERRORS.items()}}
+    codes: dict[type, str] = {kind: code for code, kind in _ERRORS.items()}
+    codes[ChannelFailed] = _FAILED
     return next((codes[kind] for kind in type(error).__mro__ if kind in codes), _FAILED)
 
 

@@ -26,6 +26,7 @@ from verdictd_py.domain.events import (
 from verdictd_py.errors import AttestationError, CollateralUnavailable, StorageError
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.ports import CollateralStore, Events
+from verdictd_py.tees.intel.chains import root_key_digest
 from verdictd_py.tees.intel.collateral.check import (
     CLOCK_TOLERANCE,
     Validity,
@@ -38,7 +39,6 @@ from verdictd_py.tees.intel.collateral.parts import older_part
 from verdictd_py.tees.intel.collateral.pauses import FetchPauses
 from verdictd_py.tees.intel.collateral.pcs import Check, ServiceBusy
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
-from verdictd_py.tees.intel.pck import root_key_digest
 
 MAX_PLATFORMS: Final = 1024
 """Maximum number of cached platform types. The PCK chain is verified before its FMSPC is looked
