@@ -120,13 +120,12 @@ async def test_one_connection_is_accepted_in_each_round_of_the_loop() -> None:
         clients = [socket.create_connection(listening.getsockname()) for _ in range(5)]
         rounds: list[int] = []
         current = 0
-        task = asyncio.create_task(
-            accepting.accept(
-                listening,
-                lambda accepted, _: (accepted.close(), rounds.append(current)),
-                RecordedEvents(),
-            )
-        )
+
+        def take(accepted: socket.socket, name: object) -> None:
+            accepted.close()
+            rounds.append(current)
+
+        task = asyncio.create_task(accepting.accept(listening, take, RecordedEvents()))
         while len(rounds) < len(clients):
             await asyncio.sleep(0)
             current += 1

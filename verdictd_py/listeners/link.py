@@ -151,7 +151,8 @@ class Link:
 
     async def _read(self) -> bytes:
         """Return what has arrived, after a round of the event loop; empty if the peer closed."""
-        self._received = received = self._loop.create_future()
+        received: asyncio.Future[bytes] = self._loop.create_future()
+        self._received = received
         if not self._registered:
             self._registered = True
             self._loop.add_reader(self._socket, self._readable)

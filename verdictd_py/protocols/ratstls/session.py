@@ -165,7 +165,7 @@ class TlsSession:
 
     def outgoing(self) -> bytes:
         """Return the ciphertext to send now, in order; empty if there is none."""
-        chunks = []
+        chunks: list[bytes] = []
         try:
             while True:
                 chunk = self._connection.bio_read(_CIPHERTEXT_CHUNK)
