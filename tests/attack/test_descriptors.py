@@ -121,7 +121,7 @@ async def test_one_connection_is_accepted_in_each_round_of_the_loop() -> None:
         rounds: list[int] = []
         current = 0
 
-        def take(accepted: socket.socket, name: object) -> None:
+        def take(accepted: socket.socket, _: object) -> None:
             accepted.close()
             rounds.append(current)
 

@@ -32,6 +32,7 @@ from verdictd_py.errors import (
 )
 from verdictd_py.listeners import failures, sockets
 from verdictd_py.listeners.accepting import accept
+from verdictd_py.listeners.census import ListenerCensus
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.link import LINGER_SECONDS, Link
@@ -63,6 +64,7 @@ class AttestedListener:
             renewed identity needs no restart.
         proxies: proxies that send the address of their client.
         passed: listening socket of the service manager, used instead of the address.
+        census: counters of all workers, None if there is one process.
     """
 
     def __init__(  # noqa: PLR0913  # each is another subject
@@ -77,6 +79,7 @@ class AttestedListener:
         limits: Limits,
         proxies: Proxies,
         passed: socket.socket | None = None,
+        census: ListenerCensus | None = None,
     ) -> None:
         self._passed = passed
         self._guests = guests
@@ -86,7 +89,7 @@ class AttestedListener:
         self._events = events
         self._limits = limits
         self._proxies = proxies
-        self._shares = Shares(lambda: limits.shares)
+        self._shares = Shares(lambda: limits.shares, census=census)
         self._answering = asyncio.Semaphore(_ANSWERS_AT_ONCE)
         self.name = "listen"
         self.address = address

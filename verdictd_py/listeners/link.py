@@ -145,9 +145,10 @@ class Link:
     def _read_now(self) -> bytes:
         """Return what has arrived already; empty if there is nothing, or the peer closed."""
         try:
-            return self._socket.recv(READ_BYTES)
+            received: bytes = self._socket.recv(READ_BYTES)
         except (BlockingIOError, InterruptedError):
             return b""
+        return received
 
     async def _read(self) -> bytes:
         """Return what has arrived, after a round of the event loop; empty if the peer closed."""

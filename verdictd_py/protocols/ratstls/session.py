@@ -168,7 +168,7 @@ class TlsSession:
         chunks: list[bytes] = []
         try:
             while True:
-                chunk = self._connection.bio_read(_CIPHERTEXT_CHUNK)
+                chunk: bytes = self._connection.bio_read(_CIPHERTEXT_CHUNK)
                 if len(chunk) < _CIPHERTEXT_CHUNK and not chunks:
                     return chunk
                 chunks.append(chunk)

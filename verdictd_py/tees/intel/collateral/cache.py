@@ -146,6 +146,17 @@ class CollateralCache:
                 raise
             return fallbacks
 
+    async def valid(self, request: CollateralRequest) -> Collateral:
+        """Return valid collateral, which is cached or fetched.
+
+        Raises:
+            CollateralUnavailable: there is none.
+        """
+        cached = await self._cached_or_stored(request)
+        if cached is None or not cached.is_valid(self._clock()):
+            cached = await self._fetched(request)
+        return cached.collateral
+
     def remedy(self, request: CollateralRequest) -> str:
         failure = self._pauses.failure(request) or "it has not answered"
         return f"the collateral service has no newer one: {failure}; check --collateral-url"
