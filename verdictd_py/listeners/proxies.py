@@ -73,17 +73,32 @@ class Proxies:
             ProxyHeaderInvalid: a named proxy sent no header, or another peer sent one.
             OSError: the connection failed.
         """
-        if _is_in(peer.host, self.proxy_protocol) and not _is_in(peer.host, self.forwarded_for):
+        if self.sends_header(peer):
             client = await _header(accepted)
             await peek(accepted, 1)
             return peer if client is None else self._client(*client)
-        beginning = await peek(accepted, proxyheader.FIXED_BYTES)
+        self.require_no_header(await peek(accepted, proxyheader.FIXED_BYTES))
+        return peer
+
+    def sends_header(self, peer: Origin) -> bool:
+        """Return whether a peer is a proxy whose connections begin with a header."""
+        return _is_in(peer.host, self.proxy_protocol) and not _is_in(peer.host, self.forwarded_for)
+
+    @staticmethod
+    def require_no_header(beginning: bytes) -> None:
+        """Require that a peer that is not a named proxy sent no header.
+
+        Args:
+            beginning: its first bytes.
+
+        Raises:
+            ProxyHeaderInvalid: it sent one.
+        """
         if beginning.startswith((proxyheader.SIGNATURE, proxyheader.VERSION_1)):
             raise ProxyHeaderInvalid(
                 "the peer sent a header of the PROXY protocol and is not a named proxy; give "
                 "--proxy-protocol-from its address if it is one"
             )
-        return peer
 
     def forwarded(self, peer: Origin, fields: Sequence[str]) -> Origin:
         """Return the origin of a request.
