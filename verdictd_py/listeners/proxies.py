@@ -11,6 +11,7 @@ import ipaddress
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from verdictd_py.config import Network
@@ -20,6 +21,7 @@ from verdictd_py.formats.proxyheader import ProxyHeaderInvalid
 from verdictd_py.listeners.shares import Source, source_of
 from verdictd_py.listeners.sockets import peer_text
 
+_SOURCES: Final = 4096  # maximum number of addresses whose source is cached
 MAX_HOPS: Final = 32
 """Maximum number of addresses of `X-Forwarded-For` that are read, from the right."""
 
@@ -62,7 +64,7 @@ class Proxies:
         """Return the origin of a connection as its socket gives it."""
         host = str(name[0]) if isinstance(name, tuple) else ""
         named = _is_in(host, self.proxy_protocol) or _is_in(host, self.forwarded_for)
-        return Origin(peer_text(name), host, source_of(host, limited=not named))
+        return Origin(peer_text(name), host, _source(host, limited=not named))
 
     async def identify(self, accepted: socket.socket, peer: Origin) -> Origin:
         """Wait for the first byte of a connection; return its origin.
@@ -124,6 +126,11 @@ class Proxies:
 
     def _client(self, host: str, port: int) -> Origin:
         return Origin(peer_text((host, port)), host, source_of(host))
+
+
+@lru_cache(maxsize=_SOURCES)
+def _source(host: str, *, limited: bool) -> Source:
+    return source_of(host, limited=limited)
 
 
 async def peek(accepted: socket.socket, size: int) -> bytes:
