@@ -34,7 +34,7 @@ DEFAULT_CLIENT_API: Final = "[::1]:60000"
 CLIENT_API_WITHOUT_IPV6: Final = "127.0.0.1:60000"
 MAX_GRACE_DAYS: Final = 90
 MAX_WORKERS: Final = 128
-"""Maximum number of guest workers: each has some 100 MiB of memory."""
+"""Maximum number of guest workers: each has some 140 MiB of memory."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -355,9 +355,9 @@ def decode_base64url(text: str) -> bytes:
 
 def encode_base64url(data: bytes) -> str:
     """Encode as base64url without padding."""
-    text = binascii.b2a_base64(data, newline=False).decode("ascii").rstrip("=")
-    return text.translate(_FROM_STANDARD)
+    text = binascii.b2a_base64(data, newline=False).rstrip(b"=")
+    return text.translate(_FROM_STANDARD).decode("ascii")  # bytes: many times faster than text
 
 
 _TO_STANDARD: Final = str.maketrans("-_", "+/")
-_FROM_STANDARD: Final = str.maketrans("+/", "-_")
+_FROM_STANDARD: Final = bytes.maketrans(b"+/", b"-_")

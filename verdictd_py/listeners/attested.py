@@ -31,7 +31,7 @@ from verdictd_py.errors import (
     VerdictdError,
 )
 from verdictd_py.listeners import failures, sockets
-from verdictd_py.listeners.accepting import accept
+from verdictd_py.listeners.accepting import OPENING_SECONDS, accept
 from verdictd_py.listeners.census import ListenerCensus
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.limits import Limits
@@ -99,6 +99,7 @@ class AttestedListener:
         self._draining = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: set[asyncio.Task[None]] = set()
+        self._handshakes: set[asyncio.Future[None]] = set()
 
     @property
     def endpoint(self) -> str:
@@ -115,26 +116,27 @@ class AttestedListener:
             self._accepting = background("listen.accept", run, essential=True)
 
     async def stop(self, seconds: float) -> None:
+        end = asyncio.get_running_loop().time() + seconds
         self._draining = True
         if self._accepting is not None:
             self._accepting.cancel()
             await asyncio.gather(self._accepting, return_exceptions=True)
         if self._listening is not None:
             self._listening.close()
+        if self._handshakes:
+            limit = min(seconds, OPENING_SECONDS)
+            await asyncio.wait(tuple(self._handshakes), timeout=limit)
         for task in tuple(self._idle):
             task.cancel()
         if self._tasks:
-            _, late = await asyncio.wait(tuple(self._tasks), timeout=seconds)
+            left = max(0, end - asyncio.get_running_loop().time())
+            _, late = await asyncio.wait(tuple(self._tasks), timeout=left)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
     def _take(self, accepted: socket.socket, name: object) -> None:
         peer = self._proxies.peer(name)
-        if self._draining:
-            accepted.close()
-            self._events.record(ConnectionRefused(peer=peer.text, reason="the broker is stopping"))
-            return
 
         def close() -> None:
             task.cancel()  # it has begun before the next connection is accepted
@@ -153,7 +155,7 @@ class AttestedListener:
         opening = _Opening(Wire(accepted), peer, share)
         try:
             async with asyncio.timeout(self._limits.handshake):
-                with self._idling():
+                with self._handshaking(), self._idling():
                     link = await self._open(opening)
             await self._converse(link, opening.origin.text, share)
         except TlsClosed:
@@ -269,6 +271,17 @@ class AttestedListener:
             return await link.receive()
         finally:
             self._idle.discard(task)
+
+    @contextmanager
+    def _handshaking(self) -> Iterator[None]:
+        """Let a drain wait for a moment until this task has completed its handshake."""
+        completed = asyncio.get_running_loop().create_future()
+        self._handshakes.add(completed)
+        try:
+            yield
+        finally:
+            self._handshakes.discard(completed)
+            completed.set_result(None)
 
     @contextmanager
     def _idling(self) -> Iterator[None]:
