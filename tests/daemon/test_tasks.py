@@ -15,6 +15,9 @@ STARTERS = {"create_task", "ensure_future", "run_coroutine_threadsafe"}
 ALLOWED = {
     ("broker/recording.py", "_completed"): "one change; awaited by the use case",
     ("daemon/supervisor.py", "Supervisor.start"): "the supervisor itself",
+    ("daemon/workers/channel.py", "Channel.__init__"): "one channel; ends with its socket",
+    ("daemon/workers/channel.py", "Channel._begin"): "one message; cancelled by close()",
+    ("daemon/workers/pool.py", "Workers._watch"): "one process; cancelled by it",
     ("listeners/attested.py", "AttestedListener._take"): "one guest; awaited by stop()",
     ("listeners/attested.py", "_receive_unless_refused"): "two waits; awaited or cancelled by it",
     ("listeners/calls.py", "_complete"): "one call; awaited by the call",
