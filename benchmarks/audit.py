@@ -1,6 +1,6 @@
 """Measure records per second and latency of the audit trail, for 1, 32 and 256 callers.
 
-Usage: audit.py [DIRECTORY]
+Usage: python -m benchmarks.audit [DIRECTORY]
 
 DIRECTORY is on the disk to measure; by default the directory for temporary files.
 """

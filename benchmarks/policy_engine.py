@@ -1,6 +1,6 @@
 """Measures what a decision costs, and for how long it holds up other guests.
 
-Usage: policy_engine.py [--old TREE PYTHON]
+Usage: python -m benchmarks.policy_engine [--old TREE PYTHON]
 
 `--old` measures an older source tree in the same run, with the interpreter of an environment that
 has its dependencies. For the engine before WebAssembly: `git worktree add TREE a914afc^`, and an

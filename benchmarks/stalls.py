@@ -1,6 +1,6 @@
 """Measure the worst stall of the broker's event loop for every type of input.
 
-Usage: stalls.py [--repeats N] [--only TEXT] [--stacks]
+Usage: python -m benchmarks.stalls [--repeats N] [--only TEXT] [--stacks]
 
 The broker runs in a process of its own. For each input, the program prints the longest round of
 the event loop in CPU time (median and worst of the repeats). The column "timer" is the largest
@@ -23,13 +23,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-ROOT: Final = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from tests.support.kbs import running_kbs  # noqa: E402  # needs the path
-from tests.support.kbs_admins import AdminTokens  # noqa: E402
-from tests.support.pccs import running_pccs, unchanged  # noqa: E402
-from tests.support.stall_inputs import (  # noqa: E402
+from benchmarks.processes import CHECKOUT
+from tests.support.kbs import running_kbs
+from tests.support.kbs_admins import AdminTokens
+from tests.support.pccs import running_pccs, unchanged
+from tests.support.stall_inputs import (
     MIB,
     PROXIES,
     Input,
@@ -37,11 +35,11 @@ from tests.support.stall_inputs import (  # noqa: E402
     inputs,
     store_much,
 )
-from tests.support.stalls import LoopMeter  # noqa: E402
-from verdictd_py import daemon as app  # noqa: E402
-from verdictd_py.daemon.process import favour_event_loop  # noqa: E402
-from verdictd_py.simulator import SimulatedPlatform  # noqa: E402
-from verdictd_py.simulator.pcs import PcsAnswer  # noqa: E402
+from tests.support.stalls import LoopMeter
+from verdictd_py import daemon as app
+from verdictd_py.daemon.process import favour_event_loop
+from verdictd_py.simulator import SimulatedPlatform
+from verdictd_py.simulator.pcs import PcsAnswer
 
 LIMIT_MS: Final = 20.0
 
@@ -110,12 +108,12 @@ class Broker:
         much: bool = False,
         stacks: bool = False,
     ) -> None:
-        command = [sys.executable, __file__, "--serve", str(directory)]
+        command = [sys.executable, "-m", "benchmarks.stalls", "--serve", str(directory)]
         command += ["--collateral-url", collateral_url] if collateral_url else []
         command += ["--much"] if much else []
         self._process = subprocess.Popen(
             [*command, *(["--stacks"] if stacks else [])],
-            cwd=ROOT,
+            cwd=CHECKOUT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

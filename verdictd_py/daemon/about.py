@@ -9,6 +9,7 @@ from verdictd_py import __version__
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.health import POLICIES, Health
 from verdictd_py.daemon.readiness import Readiness, Standing, not_served
+from verdictd_py.daemon.workers.pool import Workers
 from verdictd_py.domain.events import (
     DaemonStarted,
     ListenerStarted,
@@ -36,6 +37,7 @@ class About:
         listeners: the daemon's listeners. They are set after construction, because one of
             them, the client API, reports this description.
         readiness, health: of the daemon, set likewise.
+        workers: the guest workers, set likewise; None without.
     """
 
     listeners: Sequence[Listener]
@@ -61,6 +63,7 @@ class About:
         self._limits_warning = limits_warning
         self._started_at = started_at
         self.listeners = ()
+        self.workers: Workers | None = None
 
     def warn(self, events: Events) -> None:
         """Record every unsafe option, defects of the data directory, and lowered limits."""
@@ -86,6 +89,7 @@ class About:
                 verifiers=self._verifiers,
                 attester=self._settings.attester,
                 data_dir=str(self._settings.data_dir),
+                workers=None if self.workers is None else self.workers.count,
             )
         )
 
@@ -116,6 +120,8 @@ class About:
             ),
             unpinned=standing.open_measurements,
             problems=self._problems(standing),
+            workers=0 if self.workers is None else self.workers.count,
+            workers_serving=0 if self.workers is None else len(self.workers.numbers),
             unread=tuple(f"{name}: {text}" for name, text in standing.unread.items()),
         )
 

@@ -87,12 +87,12 @@ async def _run(
     loop.set_exception_handler(exception_handler(events))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT):
-        loop.add_signal_handler(number, dump_tasks, events)
+    _dump_when_signalled(loop, partial(dump_tasks, events))
     loop.add_signal_handler(signal.SIGHUP, reloading.set)
     manager = ServiceManager()
     manager.status("starting")
     daemon = build_daemon(settings, unsafe, events, on_failure=stopping.set, reread=reread)
+    _dump_when_signalled(loop, partial(daemon.dump_tasks, events))
     await _load_policy_engine(events, manager)
     daemon.report_status(manager.status)
     await daemon.start()
@@ -108,6 +108,12 @@ async def _run(
     await daemon.stop()
     events.end_minute()
     return EXIT_FAILED if daemon.supervisor.failed else EXIT_STOPPED
+
+
+def _dump_when_signalled(loop: asyncio.AbstractEventLoop, dump: Callable[[], None]) -> None:
+    """Have tasks written to the log on signals that would end the process otherwise."""
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT):
+        loop.add_signal_handler(number, dump)
 
 
 def favour_event_loop() -> None:

@@ -20,7 +20,7 @@ from verdictd_py.broker.connected import Changes, ConnectedGuests
 from verdictd_py.broker.contents import StoredContents
 from verdictd_py.broker.documents import DocumentAdministrator
 from verdictd_py.broker.explanation import Explainer
-from verdictd_py.broker.history import History
+from verdictd_py.broker.history import History, JudgementSink
 from verdictd_py.broker.ineffective import IneffectiveEntries
 from verdictd_py.broker.policytests import PolicyTests
 from verdictd_py.broker.references import ReferenceAdministrator
@@ -100,7 +100,7 @@ def build_appraiser(  # noqa: PLR0913  # as those of `Appraiser`, all by keyword
     policy: AppraisalPolicy,
     clock: Clock,
     events: Events,
-    history: History | None = None,
+    history: JudgementSink | None = None,
     allow_unlogged: bool = False,
     seconds: float | None = None,
     trust: GuestTrust | None = None,
@@ -131,12 +131,14 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
     clock: Clock,
     events: Events,
     changes: Changes | None = None,
+    judgements: JudgementSink | None = None,
 ) -> UseCases:
     """Build the use cases on one data directory.
 
     Args:
         intel: what the verifiers of Intel's TEEs share.
         changes: announced changes after which connected guests are appraised again.
+        judgements: receives the judgements instead of the history of these use cases.
 
     Raises:
         ConfigError: a verifier cannot be built.
@@ -193,7 +195,7 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
         policy=appraisal,
         clock=clock,
         events=events,
-        history=history,
+        history=judgements or history,
         allow_unlogged=settings.allow_unlogged,
         seconds=settings.appraisal_timeout,
         trust=GuestTrust(deciding, tees),

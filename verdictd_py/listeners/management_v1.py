@@ -17,7 +17,7 @@ from verdictd_py.broker.administration import (
     IMAGE_POLICY,
     Administration,
 )
-from verdictd_py.broker.connected import ConnectedGuests
+from verdictd_py.broker.everyguest import GuestDirectory
 from verdictd_py.broker.explanation import Explainer
 from verdictd_py.broker.history import History, Verdict
 from verdictd_py.broker.listings import MAX_PAGE
@@ -41,6 +41,8 @@ class DaemonStatus:
         unpinned: measurements of which any value is accepted, TEE and claim.
         problems: documents for which guests or releases are refused.
         unread: documents, or parts of them, that decide nothing.
+        workers: number of guest workers; 0 if the broker is one process.
+        workers_serving: number of guest workers that run now.
     """
 
     version: str
@@ -54,6 +56,8 @@ class DaemonStatus:
     unpinned: tuple[str, ...]
     problems: tuple[str, ...]
     unread: tuple[str, ...]
+    workers: int = 0
+    workers_serving: int = 0
 
 
 def register(
@@ -61,7 +65,7 @@ def register(
     admin: Administration,
     history: History,
     explainer: Explainer,
-    connected: ConnectedGuests,
+    connected: GuestDirectory,
     status: Callable[[], Awaitable[DaemonStatus]],
     rules: CallerRules,
     events: Events,
@@ -268,7 +272,7 @@ class AppraisalService(Service, services.AppraisalServiceServicer):
         events: Events,
         history: History,
         explainer: Explainer,
-        connected: ConnectedGuests,
+        connected: GuestDirectory,
     ) -> None:
         super().__init__(admin, rules, events)
         self._history = history
@@ -291,7 +295,7 @@ class AppraisalService(Service, services.AppraisalServiceServicer):
     async def ListConnectedGuests(
         self, request: messages.ListConnectedGuestsRequest, caller: Caller
     ) -> messages.ListConnectedGuestsResponse:
-        guests = self._connected.list_guests(caller)
+        guests = await self._connected.list_guests(caller)
         listed = guests[: min(request.limit or MAX_PAGE, MAX_PAGE)]
         return messages.ListConnectedGuestsResponse(
             guests=list(map(v1_messages.connected_guest, listed)), connected=len(guests)
@@ -361,6 +365,8 @@ class StatusService(Service, services.StatusServiceServicer):
             unpinned=status.unpinned,
             problems=(*status.problems, *self._history.problems(caller)),
             unread=status.unread,
+            workers=status.workers,
+            workers_serving=status.workers_serving,
             guests_accepted=counts[Verdict.ACCEPTED],
             guests_refused=counts[Verdict.REFUSED],
             guests_unverified=counts[Verdict.UNVERIFIED],
