@@ -26,7 +26,17 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-SOURCES: Final = ("verdictd_py", "tests", "docs", "policies", "protos", "tools", "keys", "deploy")
+SOURCES: Final = (
+    "verdictd_py",
+    "tests",
+    "docs",
+    "policies",
+    "protos",
+    "tools",
+    "keys",
+    "deploy",
+    "examples",
+)
 SUFFIXES: Final = frozenset({".py", ".md", ".rego", ".proto", ".sh", ".toml", ".yaml"})
 DATA: Final = ("tests/vectors/", "tests/inputs/", "verdictd_py/_generated/")
 """Folders whose contents are no text of the project's; their README.md is."""

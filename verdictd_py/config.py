@@ -19,6 +19,7 @@ from pydantic import Field, PrivateAttr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from verdictd_py.domain.names import KeyId
+from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import ConfigError, RequestError
 from verdictd_py.formats.servicelinks import service_links
 from verdictd_py.protocols.keyprovider.parameter import ExistingKey, KbsKey, NewKey
@@ -32,6 +33,8 @@ INTEL_PCS: Final = "https://api.trustedservices.intel.com"
 DEFAULT_CLIENT_API: Final = "[::1]:60000"
 CLIENT_API_WITHOUT_IPV6: Final = "127.0.0.1:60000"
 MAX_GRACE_DAYS: Final = 90
+MAX_WORKERS: Final = 128
+"""Maximum number of guest workers: each has some 100 MiB of memory."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -108,6 +111,17 @@ class Unsafe:
             if getattr(self, field.name)
         )
 
+    def exported(self) -> dict[str, JsonValue]:
+        """Return the options for another process of the broker, see `Unsafe.imported`."""
+        chosen = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: str(v) if isinstance(v, Path) else v for name, v in chosen.items()}
+
+    @classmethod
+    def imported(cls, members: dict[str, Any]) -> Self:
+        """Return the options that another process of the broker has exported."""
+        root = members["unsafe_tdx_root_ca"]
+        return cls(**{**members, "unsafe_tdx_root_ca": None if root is None else Path(root)})
+
 
 UNSAFE_ROOT_OPTION: Final = "--unsafe-tdx-root-ca"
 
@@ -177,6 +191,20 @@ class Settings(BaseSettings):
     audit_mode: Literal["0600", "0640"] = "0600"
     audit_group: str | None = None
     log_format: Literal["text", "json"] = "text"
+    workers: int | Literal["auto"] = 1
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _check_workers(cls, value: object) -> object:
+        text = str(value)
+        if text == "auto":
+            return value
+        if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_WORKERS):
+            raise ValueError(
+                f"{text!r} is no number of workers: write a number from 1 to {MAX_WORKERS}, or "
+                "auto for one per core"
+            )
+        return int(text)
 
     @field_validator(
         *("data_dir", "collateral", "collateral_ca", "collateral_api_key_file"),
@@ -279,6 +307,19 @@ class Settings(BaseSettings):
     def file(self) -> Path | None:
         """The TOML file from which some settings were read; None without one."""
         return self._file
+
+    def exported(self) -> dict[str, JsonValue]:
+        """Return the settings for another process of the broker, see `Settings.imported`."""
+        file = None if self._file is None else str(self._file)
+        return {"settings": self.model_dump(mode="json", exclude_unset=True), "file": file}
+
+    @classmethod
+    def imported(cls, members: dict[str, Any]) -> Self:
+        """Return the settings that another process of the broker has exported."""
+        settings = cls(**members["settings"])
+        file = members["file"]
+        settings._file = None if file is None else Path(file)  # as `load` does
+        return settings
 
     @property
     def attests(self) -> bool:

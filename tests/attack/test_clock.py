@@ -27,11 +27,11 @@ from verdictd_py.protocols.rcar.messages import Challenge
 from verdictd_py.protocols.rcar.versions import Version
 from verdictd_py.simulator import SimulatedPlatform, pki
 from verdictd_py.simulator.platform import BACKDATE
+from verdictd_py.tees.intel.chains import root_key_digest
 from verdictd_py.tees.intel.collateral.check import CLOCK_TOLERANCE, check_collateral
 from verdictd_py.tees.intel.collateral.forms import collateral_to_json
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
 from verdictd_py.tees.intel.collateral.sources import FileCollateral
-from verdictd_py.tees.intel.pck import root_key_digest
 from verdictd_py.tees.tdx.verifier import TdxVerifier
 
 SECOND = timedelta(seconds=1)

@@ -18,10 +18,10 @@ from verdictd_py.errors import CollateralUnavailable
 from verdictd_py.ports.tees import HttpAnswer
 from verdictd_py.simulator import SimulatedPlatform, pcs_answer
 from verdictd_py.simulator.pcs import PcsAnswer
+from verdictd_py.tees.intel.chains import root_key_digest
 from verdictd_py.tees.intel.collateral.http import SubscriptionKey, bounded_get
 from verdictd_py.tees.intel.collateral.pauses import FIRST_BACK_OFF, RENEWAL_PAUSE
 from verdictd_py.tees.intel.collateral.pcs import MAX_RETRY_AFTER_SECONDS, Pcs, retry_after
-from verdictd_py.tees.intel.pck import root_key_digest
 
 KEY = "0123456789abcdef"
 

@@ -23,11 +23,11 @@ from verdictd_py.errors import (
 )
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import pki
+from verdictd_py.tees.intel.chains import root_key_digest
 from verdictd_py.tees.intel.collateral.check import check_collateral
 from verdictd_py.tees.intel.collateral.forms import collateral_to_json
 from verdictd_py.tees.intel.collateral.port import CollateralRequest, CollateralSource
 from verdictd_py.tees.intel.collateral.sources import EndorsementsOnly, FileCollateral
-from verdictd_py.tees.intel.pck import root_key_digest
 from verdictd_py.tees.tdx.verifier import TdxVerifier
 
 REQUEST = CollateralRequest("tdx", "50806f000000", "platform")

@@ -77,45 +77,63 @@ class TestStart:
         assert broker.attested._limits.connections == 1024 - RESERVE - 3 * 64
 
 
-class NoDescriptors:
-    """Stand-in for `sock_accept` without descriptors, until the test gives some."""
+class NoDescriptors(socket.socket):
+    """Listening socket of a process without descriptors, until the test gives some."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.calls = 0
-        self.empty = True
-        loop = asyncio.get_running_loop()
-        accept = loop.sock_accept
+    calls = 0
+    empty = True
 
-        async def sock_accept(listening: socket.socket) -> tuple[socket.socket, Any]:
-            self.calls += 1
-            await asyncio.sleep(0)  # so that an accept loop without a pause does not stop the test
-            if self.empty:
-                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-            return await accept(listening)
-
-        monkeypatch.setattr(loop, "sock_accept", sock_accept)
+    def accept(self) -> tuple[socket.socket, Any]:
+        self.calls += 1
+        if self.empty:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return super().accept()
 
 
-async def test_accepting_pauses_without_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
-    lacking = NoDescriptors(monkeypatch)
+async def test_accepting_pauses_without_descriptors() -> None:
+    listening = NoDescriptors()
+    listening.bind(("127.0.0.1", 0))
+    listening.listen()
     events = RecordedEvents()
     taken: list[socket.socket] = []
-    listening = socket.create_server(("127.0.0.1", 0))
     task = asyncio.create_task(
         accepting.accept(listening, lambda accepted, _: taken.append(accepted), events)
     )
     clients = [socket.create_connection(listening.getsockname()) for _ in range(20)]
     for seconds in range(1, 5):
-        await until(lambda seconds=seconds: lacking.calls >= seconds)  # type: ignore[misc]
+        await until(lambda seconds=seconds: listening.calls >= seconds)  # type: ignore[misc]
         await elapse(0)
-        assert lacking.calls == len(events.named("connection.refused")) == seconds
+        assert listening.calls == len(events.named("connection.refused")) == seconds
         await elapse(accepting.PAUSE_SECONDS)
-    lacking.empty = False
+    listening.empty = False
     await elapse(accepting.PAUSE_SECONDS)
     await until(lambda: len(taken) == len(clients))
     task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
     for each in (*clients, *taken, listening):
         each.close()
+
+
+async def test_one_connection_is_accepted_in_each_round_of_the_loop() -> None:
+    """What was accepted before is served in between."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        clients = [socket.create_connection(listening.getsockname()) for _ in range(5)]
+        rounds: list[int] = []
+        current = 0
+
+        def take(accepted: socket.socket, _: object) -> None:
+            accepted.close()
+            rounds.append(current)
+
+        task = asyncio.create_task(accepting.accept(listening, take, RecordedEvents()))
+        while len(rounds) < len(clients):
+            await asyncio.sleep(0)
+            current += 1
+        assert len(set(rounds)) == len(clients)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        for client in clients:
+            client.close()
 
 
 def fail_after(most: int, events: RecordedEvents, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from verdictd_py.errors import Overloaded, VerdictdError
 from verdictd_py.guest.connection import GuestConnection
 from verdictd_py.listeners import shares as module
 from verdictd_py.listeners.buffers import ALLOWANCE_BYTES, READ_BYTES, Buffers
+from verdictd_py.listeners.counts import LocalCounts
 from verdictd_py.listeners.kbs.connections import Connection
 from verdictd_py.listeners.shares import Share, ShareLimits, Shares, Source, source_of
 from verdictd_py.protocols.ratstls.session import TlsSession
@@ -428,7 +429,9 @@ class TestPlatforms:
     async def test_the_name_of_a_platform_is_a_digest(self, broker: RunningBroker) -> None:
         async with broker.guest() as guest:
             assert await guest.version() == "v1"
-            (name,) = broker.attested._shares._platforms._numbers
+            platforms = broker.attested._shares._platforms
+            assert isinstance(platforms, LocalCounts)
+            (name,) = platforms._numbers
         assert len(name) == 64
         assert broker.platform.identity.ppid.hex() not in name
         assert broker.platform.identity.ppid.hex() not in broker.events.text

@@ -19,11 +19,13 @@ from tests.support.clock import elapse, until
 from tests.support.events import RecordedEvents
 from verdictd_py.config import Address
 from verdictd_py.errors import ConfigError
-from verdictd_py.listeners import callers, grpc_connections, grpc_listener
-from verdictd_py.listeners.grpc_connections import GrpcConnections, PrivateSocket
+from verdictd_py.listeners import callers, grpc_connections, grpc_listener, grpc_relay
+from verdictd_py.listeners.grpc_connections import GrpcConnections
 from verdictd_py.listeners.grpc_listener import GrpcListener
 from verdictd_py.listeners.loopback import Endpoint
+from verdictd_py.listeners.private_socket import PrivateSocket
 from verdictd_py.listeners.shares import ShareLimits
+from verdictd_py.listeners.sockets import PROBE_AFTER_SECONDS, PROBE_INTERVAL_SECONDS, PROBES
 
 CONNECTIONS: Final = 3
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000")
@@ -129,6 +131,27 @@ class TestSilence:
         await reader.readuntil(b"max_age")  # the reason in gRPC's GOAWAY
 
 
+async def test_a_client_that_vanished_is_noticed(listener: GrpcListener, connect: Connect) -> None:
+    """Accepted connections inherit the options of the listening socket."""
+    await connect(b"")
+    await until(lambda: listener._connections._waiting)
+    (connection,) = listener._connections._waiting
+    options = (
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_AFTER_SECONDS),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_INTERVAL_SECONDS),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES),
+        (
+            socket.IPPROTO_TCP,
+            socket.TCP_USER_TIMEOUT,
+            1000 * (PROBE_AFTER_SECONDS + PROBES * PROBE_INTERVAL_SECONDS),
+        ),
+    )
+    for level, option, value in options:
+        assert connection._accepted.getsockopt(level, option) == value
+
+
 class TestFlood:
     @pytest.mark.parametrize("sent", [b"", PREFACE], ids=["silent", "idle"])
     async def test_the_oldest_connection_without_a_call_is_closed(
@@ -199,12 +222,18 @@ def serving(most: int = CONNECTIONS) -> Iterator[tuple[GrpcConnections, socket.s
 
 def take(connections: GrpcConnections) -> socket.socket:
     """Return the client's end of a connection that was taken."""
+    client, accepted = connected()
+    connections.take(accepted, client.getsockname())
+    return client
+
+
+def connected() -> tuple[socket.socket, socket.socket]:
+    """Return both ends of a connection."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         client = socket.create_connection(server.getsockname())
-        accepted, name = server.accept()
+        accepted, _ = server.accept()
     accepted.setblocking(False)
-    connections.take(accepted, name)
-    return client
+    return client, accepted
 
 
 class TestRelay:
@@ -246,7 +275,7 @@ class TestRelay:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """What the client sent before its reset can still be received, but with no rights."""
-        client: socket.socket
+        client, accepted = connected()
 
         def owner(*_: Endpoint) -> int:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -255,9 +284,10 @@ class TestRelay:
 
         monkeypatch.setattr(callers, "owner", owner)
         with serving() as (connections, grpc_socket):
-            client = take(connections)
             client.send(b"x")
-            await until(lambda: not connections._tasks)
+            connections.take(accepted, client.getsockname())
+            await elapse(0)
+            assert not connections._taken
             with pytest.raises(BlockingIOError):  # nothing was relayed
                 grpc_socket.accept()
             await connections.close()
@@ -272,10 +302,10 @@ class TestRelay:
                 await asyncio.sleep(0)
             assert connections._open
             assert not sending.done()
-            await elapse(grpc_connections.SEND_SECONDS)
+            await elapse(grpc_relay.SEND_SECONDS)
             with pytest.raises(ConnectionError):
                 await sending
-            await until(lambda: not connections._tasks)
+            await until(lambda: not connections._taken)
             inner.close()
             await connections.close()
 
@@ -311,3 +341,71 @@ class TestRelay:
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
         with pytest.raises(ConfigError, match="set TMPDIR"), serving():
             pass
+
+
+class TestChunks:
+    """What the relay stores, and in which order it works."""
+
+    async def test_a_client_is_read_only_as_fast_as_grpc_reads(self) -> None:
+        loop = asyncio.get_running_loop()
+        with serving() as (connections, grpc_socket), take(connections) as client:
+            client.setblocking(False)
+            client.send(b"x")
+            inner, _ = await loop.sock_accept(grpc_socket)
+            sent = bytes(range(256)) * (64 << 10)
+            sending = asyncio.ensure_future(loop.sock_sendall(client, sent))
+            (connection,) = connections._taken
+            assert connection._relay is not None
+            requests = connection._relay._requests
+            await until(lambda: requests._rest)
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert not sending.done()
+            assert 0 < len(requests._rest) <= grpc_relay.CHUNK_BYTES
+            received = bytearray()
+            while len(received) <= len(sent):
+                received += await loop.sock_recv(inner, 1 << 20)
+            assert bytes(received) == b"x" + sent
+            await sending
+            assert not requests._rest
+            inner.close()
+            await connections.close()
+
+    async def test_answers_arrive_complete_at_a_client_that_reads_slowly(self) -> None:
+        loop = asyncio.get_running_loop()
+        with serving() as (connections, grpc_socket), take(connections) as client:
+            client.setblocking(False)
+            client.send(b"x")
+            inner, _ = await loop.sock_accept(grpc_socket)
+            sent = bytes(range(256)) * (64 << 10)
+            sending = asyncio.ensure_future(loop.sock_sendall(inner, sent))
+            (connection,) = connections._taken
+            assert connection._relay is not None
+            answers = connection._relay._answers
+            await until(lambda: answers._rest)
+            assert answers._timer is not None
+            received = bytearray()
+            while len(received) < len(sent):
+                received += await loop.sock_recv(client, 100_000)
+            assert bytes(received) == sent
+            await sending
+            assert answers._timer is None  # or the client would be disconnected for its slowness
+            inner.close()
+            await connections.close()
+            await until(lambda: not connections._taken)
+
+    async def test_an_ended_connection_leaves_no_callbacks(self) -> None:
+        loop = asyncio.get_running_loop()
+        with serving() as (connections, grpc_socket):
+            client = take(connections)
+            client.send(b"x")
+            inner, _ = await loop.sock_accept(grpc_socket)
+            (connection,) = connections._taken
+            assert connection._inner is not None
+            numbers = connection._accepted.fileno(), connection._inner.fileno()
+            client.close()
+            await until(lambda: not connections._taken)
+            assert [loop.remove_reader(number) for number in numbers] == [False, False]
+            assert [loop.remove_writer(number) for number in numbers] == [False, False]
+            inner.close()
+            await connections.close()

@@ -20,6 +20,7 @@ from tests.support.rcar_guests import attest, attested, tdx_guest
 from verdictd_py.guest.connection import GuestConnection
 from verdictd_py.listeners.attested import AttestedListener
 from verdictd_py.listeners.buffers import ALLOWANCE_BYTES, READ_BYTES
+from verdictd_py.listeners.counts import LocalAges
 from verdictd_py.listeners.kbs.connections import Connection
 from verdictd_py.listeners.shares import Proof, Share, source_of
 
@@ -42,7 +43,9 @@ def only(listener: AttestedListener, but: Share | None = None) -> Share:
 
 def shares_of(listener: AttestedListener) -> list[Share]:
     """Return the shares of unattested connections."""
-    return [share for held in listener._shares._new._sources.values() for share in held]
+    ages = listener._shares._new
+    assert isinstance(ages, LocalAges)
+    return [share for held in ages._sources.values() for share in held]
 
 
 async def settled() -> None:

@@ -123,3 +123,18 @@ async def test_the_next_connection_gets_the_renewed_certificate(tmp_path: Path) 
         assert renewed.not_valid_before_utc < broker.now - 8 * HOUR
         assert await asyncio.to_thread(ssl.get_server_certificate, where) == second != first
         assert len(broker.events.named("kbs.self-signed")) == 2
+
+
+def test_another_process_of_the_broker_presents_the_same_certificate() -> None:
+    clock = Clock()
+    tls = KbsTls.create("127.0.0.1", clock=clock)
+    other = KbsTls.imported(tls.exported, "127.0.0.1", clock=clock)
+    assert other.self_signed == tls.self_signed
+    assert not other.renew()
+    clock.now += timedelta(days=241)
+    assert other.renew()
+    assert other.exported != tls.exported
+    before, after = (x509.load_pem_x509_certificate(one.self_signed) for one in (tls, other))
+    assert before.public_key() == after.public_key()
+    assert b"PRIVATE" not in other.self_signed
+    assert "PRIVATE" not in repr(other)

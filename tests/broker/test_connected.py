@@ -313,7 +313,7 @@ async def test_a_refused_guest_is_recorded_before_it_requests_anything() -> None
     await place.guests.appraise_due()
     await place.guests.appraise_due()
     assert place.recorded() == ["guest.accepted", "guest.refused"]
-    (status,) = place.guests.list_guests(OPERATOR)
+    (status,) = await place.guests.list_guests(OPERATOR)
     assert (status.standing, status.code) == (Standing.REFUSED, "policy-refused")
     assert status.appraisal != status.id == guest.id
     place.policy.answer = ()
@@ -328,7 +328,7 @@ async def test_one_guest_that_cannot_be_appraised_does_not_stop_the_others() -> 
     place.verifier.answer = RuntimeError("a bug")
     place.changes.announce()
     await place.guests.appraise_due()
-    standings = {status.standing for status in place.guests.list_guests(OPERATOR)}
+    standings = {status.standing for status in await place.guests.list_guests(OPERATOR)}
     assert standings == {Standing.NOT_APPRAISED}
     assert place.appraisals == 6
 
@@ -361,8 +361,8 @@ async def test_a_request_waits_for_an_appraisal_in_progress() -> None:
 async def test_a_guest_that_left_is_neither_listed_nor_appraised() -> None:
     place = Place()
     with await place.connected():
-        assert len(place.guests.list_guests(OPERATOR)) == 1
-    assert place.guests.list_guests(OPERATOR) == ()
+        assert len(await place.guests.list_guests(OPERATOR)) == 1
+    assert await place.guests.list_guests(OPERATOR) == ()
     place.changes.announce()
     await place.guests.appraise_due()
     assert place.appraisals == 1
@@ -377,7 +377,7 @@ async def test_an_operator_disconnects_a_guest(by: str) -> None:
     await place.guests.appraise_due()
     await place.guests.disconnect(OPERATOR, getattr(guest.status, by))
     assert place.closed == ["a:1"]
-    assert [status.id for status in place.guests.list_guests(OPERATOR)] == [other.id]
+    assert [status.id for status in await place.guests.list_guests(OPERATOR)] == [other.id]
     (event,) = place.events.named("guest.disconnected")
     assert (event["caller"], event["peer"], event["guest"]) == ("operator", "a:1", guest.id)
     place.policy.answer = ()
@@ -396,7 +396,7 @@ async def test_a_refused_or_unappraised_guest_is_not_connected() -> None:
     place.verifier.answer = CollateralUnavailable("none")
     with pytest.raises(NotAppraised):
         await place.connected()
-    assert place.guests.list_guests(OPERATOR) == ()
+    assert await place.guests.list_guests(OPERATOR) == ()
 
 
 def of_a_genuine_guest() -> Evidence:
@@ -410,9 +410,9 @@ async def test_a_guest_that_cannot_be_judged_is_pending_if_its_evidence_names_it
     for binding in (None, b"", b"another key"):
         with pytest.raises(NotAppraised):
             await place.connected(replace(of_a_genuine_guest(), binding=binding))
-    assert place.guests.list_guests(OPERATOR) == ()
+    assert await place.guests.list_guests(OPERATOR) == ()
     guest = await place.connected(of_a_genuine_guest())
-    (status,) = place.guests.list_guests(OPERATOR)
+    (status,) = await place.guests.list_guests(OPERATOR)
     assert (status.standing, status.code) == (Standing.NOT_APPRAISED, "collateral-unavailable")
     assert status.id == place.events.named("guest.not-judged")[-1]["appraisal"]
     assert guest.is_pending

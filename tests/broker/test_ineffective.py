@@ -13,7 +13,6 @@ from verdictd_py.documents.referencesets import ReferenceSet
 from verdictd_py.domain.names import KeyId, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import StorageError
-from verdictd_py.ports import StoredName
 from verdictd_py.storage.memory import MemoryDocumentStore, MemoryKeyStore, MemoryResourceStore
 
 SECRET = SecretBytes(bytes(32))
@@ -73,7 +72,7 @@ async def test_documents_that_are_absent_or_broken_have_no_remark() -> None:
 
 async def test_a_store_that_cannot_be_listed_is_not_a_remark() -> None:
     class Unlistable(MemoryKeyStore):
-        async def page(self, after: str, limit: int) -> tuple[StoredName, ...]:
+        async def has_prefix(self, prefix: str) -> bool:
             raise StorageError("the keys cannot be listed")
 
     texts = {"releasePolicies": '{"keys/x": "team.rego"}'}

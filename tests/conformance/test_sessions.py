@@ -10,7 +10,9 @@ import pytest
 from tests.conformance.sessions import SessionStoreConformance
 from tests.support.events import RecordedEvents
 from verdictd_py.ports import SessionStore
+from verdictd_py.storage import sharedsessions
 from verdictd_py.storage.sessions import MemorySessionStore, SessionLimits
+from verdictd_py.storage.sharedsessions import SharedSessionStore
 from verdictd_py.storage.sqlite_sessions import SqliteSessionStore
 
 
@@ -31,4 +33,19 @@ class TestSqlite(SessionStoreConformance):
         self.stores.append(
             SqliteSessionStore.open(directory / "sessions", limits, events=RecordedEvents())
         )
+        return self.stores[-1]
+
+
+class TestShared(SessionStoreConformance):
+    """The first of two workers; the other one stores nothing."""
+
+    @pytest.fixture(autouse=True)
+    def _closed(self) -> Iterator[None]:
+        self.stores: list[SharedSessionStore] = []
+        yield
+        for store in self.stores:
+            store.close()
+
+    async def opened(self, directory: Path, limits: SessionLimits) -> SessionStore:
+        self.stores.append(SharedSessionStore(sharedsessions.create(2, limits), 0, limits))
         return self.stores[-1]

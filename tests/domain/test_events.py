@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 
@@ -28,6 +28,7 @@ WARNINGS = {
     "warning.environment",
     "warning.identity", "warning.limits", "warning.policy", "warning.readiness",
     "warning.reload", "warning.shadowed",
+    "warning.other-daemon",
     "warning.storage", "warning.task", "warning.unpinned", "wrap.refused",
 }  # fmt: skip
 LIMITED = {"guest.refused", "guest.not-judged"}
@@ -185,3 +186,23 @@ def test_a_field_without_meaning_or_bounds_cannot_be_declared(hint: object, prob
     declared = type("Wrong", (Event,), {"__annotations__": {"field": hint}})
     with pytest.raises(TypeError, match=f"field field: .*{problem}"):
         event("test.wrong")(declared)
+
+
+def test_events_are_equal_by_type_and_fields() -> None:
+    long = Long(text="x", secret=SECRET)
+    assert long == Long(secret=SECRET, text="x", items=(), last=(), optional=None)
+    failed = RequestFailed(command="x", code="y", reason="z")
+    assert hash(failed) == hash(RequestFailed(reason="z", code="y", command="x"))
+    assert long != Long(text="y", secret=SECRET)
+    assert long != failed
+    assert "Long(text='x'" in repr(long)
+    assert SECRET.reveal().decode() not in repr(long)
+
+
+@pytest.mark.parametrize(
+    ("values", "wrong"),
+    [({"text": "x"}, "secret"), ({"text": "x", "secret": SECRET, "more": 1}, "more")],
+)
+def test_an_event_with_other_fields_cannot_be_made(values: dict[str, Any], wrong: str) -> None:
+    with pytest.raises(TypeError, match=rf"missing or unknown fields: {wrong}$"):
+        Long(**values)

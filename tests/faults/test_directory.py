@@ -21,7 +21,8 @@ from verdictd_py.domain.names import KeyId, Name, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import NotFound, StorageError
 from verdictd_py.storage.directory import Directory
-from verdictd_py.storage.layout import DIRECTORIES, prepare
+from verdictd_py.storage.inspection import DIRECTORIES
+from verdictd_py.storage.layout import prepare
 from verdictd_py.storage.stores import (
     DirectoryCollateralStore,
     DirectoryKeyStore,

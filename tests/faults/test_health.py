@@ -28,7 +28,7 @@ from verdictd_py.daemon.composition import _written
 from verdictd_py.daemon.health import CHECK_SECONDS, EXAMINE_SECONDS, Health
 from verdictd_py.errors import StorageError
 from verdictd_py.guest.connection import BrokerRefused
-from verdictd_py.storage.layout import DIRECTORIES
+from verdictd_py.storage.inspection import DIRECTORIES
 from verdictd_py.tees.intel.collateral.check import Validity
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
 

@@ -50,7 +50,8 @@ def limited(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.usefixtures("limited")
 async def test_a_daemon_starts_and_creates_keys_without_hard_links(tmp_path: Path) -> None:
-    directory, warnings = prepare(tmp_path / "data", PROVING)
+    directory, inspection = prepare(tmp_path / "data", PROVING)
+    warnings = inspection.warnings
     assert warnings == ()
     keys = DirectoryKeyStore(directory)
     await keys.create(KeyId.parse("a/b/c"), KEY)
@@ -133,7 +134,8 @@ def test_another_failure_of_the_disk_is_not_ignored(
 async def test_a_real_exfat_file_system(tmp_path: Path) -> None:
     """Here link(2) fails with EPERM and renameat2(2) with EINVAL."""
     with exfat(tmp_path) as mounted:
-        directory, warnings = prepare(mounted / "data", PROVING)
+        directory, inspection = prepare(mounted / "data", PROVING)
+        warnings = inspection.warnings
         assert warnings == ()
         keys = DirectoryKeyStore(directory)
         await keys.create(KeyId.parse("a/b/c"), KEY)

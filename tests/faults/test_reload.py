@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,9 +89,9 @@ async def test_an_administrator_who_is_removed_during_a_call_changes_nothing(
     admitted: list[object] = []
     message = admission._message
 
-    async def noticed(requests: AsyncIterator[object], context: object) -> object:
+    async def noticed(context: object) -> object:
         admitted.append(context)
-        return await message(requests, context)
+        return await message(context)
 
     monkeypatch.setattr(admission, "_message", noticed)
     credentials = certificates.credentials(certificates.ca.issue_cert("boss.example"))

@@ -297,7 +297,7 @@ def test_hidden_owners_of_connections_are_refused_at_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rules, address = CallerRules(), Address("127.0.0.1", 7)
-    monkeypatch.setattr(loopback, "_query", lambda near, far: None)
+    monkeypatch.setattr(loopback, "_query", lambda *queries: [None] * len(queries))
     rules.require_identification(address)  # by the tables
     monkeypatch.setattr(loopback, "_TABLES", (Path("/proc/none"),))
     with pytest.raises(ConfigError, match="ProcSubset=pid"):

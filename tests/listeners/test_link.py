@@ -10,8 +10,9 @@ import struct
 import pytest
 
 from tests.support.clock import elapse, until
+from tests.tees.support import NOW, platform
 from verdictd_py import daemon as app
-from verdictd_py.guest.attesters import guest_context
+from verdictd_py.guest.attesters import SimulatedAttester, guest_context
 from verdictd_py.listeners.buffers import ALLOWANCE_BYTES, READ_BYTES, Buffers
 from verdictd_py.listeners.link import Link
 from verdictd_py.listeners.shares import Share, ShareLimits, Shares, source_of
@@ -65,3 +66,85 @@ async def test_bytes_of_a_handshake_are_counted_and_wait_for_room() -> None:
         handshake.cancel()
         await asyncio.gather(handshake, return_exceptions=True)
     link.drop()
+
+
+async def attested(share: Share) -> tuple[Link, socket.socket, TlsSession]:
+    """Return a connection after the handshake: the broker's side, the guest's socket and TLS."""
+    link, client = linked(share)
+    client.setblocking(False)
+    certificate = guest_context(SimulatedAttester(platform()), Form.CURRENT, now=NOW)
+    guest = TlsSession(certificate, server=False)
+    loop = asyncio.get_running_loop()
+    handshake = asyncio.create_task(link.handshake())
+    while not guest.handshake():
+        await loop.sock_sendall(client, guest.outgoing())
+        guest.receive(await loop.sock_recv(client, READ_BYTES))
+    await loop.sock_sendall(client, guest.outgoing())
+    await handshake
+    return link, client, guest
+
+
+async def test_bytes_that_are_not_waited_for_stay_in_the_kernel() -> None:
+    """Otherwise a guest that sends faster than it is served would fill the memory."""
+    share = Shares(lambda: ShareLimits.of(1)).enter(source_of("127.0.0.1"), lambda: None)
+    link, client, guest = await attested(share)
+    loop = asyncio.get_running_loop()
+    with client:
+        receiving = asyncio.create_task(link.receive())
+        guest.write(b"one")
+        await loop.sock_sendall(client, guest.outgoing())
+        assert await receiving == b"one"
+        guest.write(b"two")
+        sent = guest.outgoing()
+        await loop.sock_sendall(client, sent)
+        await until(lambda: not loop._selector.get_map().get(link._socket))  # type: ignore[attr-defined]
+        assert link._socket.recv(READ_BYTES, socket.MSG_PEEK) == sent
+        assert await link.receive() == b"two"
+    link.drop()
+    assert link._socket.fileno() == -1
+
+
+async def test_other_tasks_run_between_two_records_of_one_read() -> None:
+    """A guest can send hundreds of records in one segment."""
+    share = Shares(lambda: ShareLimits.of(1)).enter(source_of("127.0.0.1"), lambda: None)
+    link, client, guest = await attested(share)
+    with client:
+        for record in (b"1", b"2", b"3"):
+            guest.write(record)
+        await asyncio.get_running_loop().sock_sendall(client, guest.outgoing())
+        rounds = 0
+
+        async def others() -> None:
+            nonlocal rounds
+            while True:
+                rounds += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(others())
+        for record in (b"1", b"2", b"3"):
+            before = rounds
+            assert await link.receive() == record
+            assert rounds > before
+        task.cancel()
+    link.drop()
+
+
+async def test_a_guest_that_takes_no_bytes_is_disconnected_in_time() -> None:
+    share = Shares(lambda: ShareLimits.of(1)).enter(source_of("127.0.0.1"), lambda: None)
+    link, client, _ = await attested(share)
+    with client:
+        sending = asyncio.create_task(link.send(bytes(32 << 20), seconds=60))
+        await elapse(59)
+        assert not sending.done()
+        await elapse(2)
+        with pytest.raises(TimeoutError):
+            await sending
+        assert share.held.size < 32 << 20
+        link.drop()
+        with pytest.raises(ConnectionResetError):  # the stream ended within a record
+            await _receive_all(client)
+
+
+async def _receive_all(client: socket.socket) -> None:
+    while await asyncio.get_running_loop().sock_recv(client, READ_BYTES):
+        pass

@@ -80,7 +80,10 @@ FAMILIES = [
 @pytest.fixture(params=["asked", "searched"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run the test with queries only, and with tables only."""
-    monkeypatch.setattr(loopback, "supports_queries", lambda server: request.param == "asked")
+    if request.param == "asked":
+        monkeypatch.setattr(loopback, "_TABLES", ())
+    else:
+        monkeypatch.setattr(loopback, "_query", lambda *queries: [None] * len(queries))
     return str(request.param)
 
 
@@ -209,9 +212,8 @@ class TestTables:
 def test_a_second_query_decides(
     monkeypatch: pytest.MonkeyPatch, looks: list[SocketOwner | None], found: int | None
 ) -> None:
-    turns = iter(looks)
     monkeypatch.setattr(loopback, "supports_queries", lambda server: True)
-    monkeypatch.setattr(loopback, "_query_socket", lambda client, server: next(turns))
+    monkeypatch.setattr(loopback, "_query_owners", lambda client, server: tuple(looks))
     assert owner(CLIENT, SERVER) == found
 
 
@@ -240,10 +242,11 @@ class TestAnswer:
 
 
 class AnsweringSocket:
-    """Netlink socket that receives one given message, whatever is sent."""
+    """Netlink socket that receives one given message for each query, whatever is sent."""
 
     def __init__(self, message: bytes, sender: int) -> None:
         self._received = message, (sender, 0)
+        self._waiting = 0
 
     def __call__(self, *_: int) -> AnsweringSocket:
         return self
@@ -254,13 +257,15 @@ class AnsweringSocket:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def settimeout(self, seconds: float) -> None:
-        pass
-
     def sendto(self, message: bytes, address: tuple[int, int]) -> None:
         assert address == (0, 0)  # the kernel
+        self._waiting += len(message) // 72  # nlmsghdr and inet_diag_req_v2
 
-    def recvfrom(self, size: int) -> tuple[bytes, tuple[int, int]]:
+    def recvfrom(self, size: int, flags: int) -> tuple[bytes, tuple[int, int]]:
+        assert flags == socket.MSG_DONTWAIT
+        if not self._waiting:
+            raise BlockingIOError
+        self._waiting -= 1
         return self._received
 
 

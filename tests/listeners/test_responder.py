@@ -20,7 +20,10 @@ async def test_the_answer_that_ends_the_connection_is_the_last(broker: RunningBr
         responder = Responder(guest, listener._releaser, listener._events, listener._answering)
         store(broker, "opa/tdxPolicy.rego", DENY_ALL)
         requests = encoded({"command": "Get KEK", "kids": [KID]}) * 3
-        answers = [answer async for answer in responder.feed(requests)]
+        responder.receive(requests)
+        answers = []
+        while (answer := await responder.next_answer()) is not None:
+            answers.append(answer)
     (only,) = answers
     assert only.close
     assert json.loads(only.data)["status"] == "Fail"

@@ -22,7 +22,8 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def directory(data: Path) -> Directory:
-    opened, warnings = prepare(data, PROVING)
+    opened, inspection = prepare(data, PROVING)
+    warnings = inspection.warnings
     assert warnings == ()
     return opened
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from tests.support.stores import remove_leftovers
 from verdictd_py.errors import AlreadyExists
 from verdictd_py.storage.directory import Directory
 
@@ -76,7 +77,7 @@ def sweep(root: Path, operation: str) -> list[dict[str, object]]:
                 "left": len(list(root.glob("**/.tmp-*"))),
             }
         )
-        directory.remove_leftovers("keys")
+        remove_leftovers(directory, "keys")
         found[-1]["left_at_next_start"] = len(list(root.glob("**/.tmp-*")))
         file.unlink(missing_ok=True)
         if not killed:

@@ -15,6 +15,7 @@ from types import FrameType
 import pytest
 
 from tests.storage.interrupted import NAME, NEW, OLD, RACES
+from tests.support.stores import remove_leftovers
 from tests.support.tees import PROVING
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.layout import prepare
@@ -76,7 +77,7 @@ def test_a_kill_at_any_moment_leaves_a_complete_file(tmp_path: Path) -> None:
             process.kill()
         process.wait()
         seen.add(directory.read(NAME))
-        directory.remove_leftovers("keys")
+        remove_leftovers(directory, "keys")
         assert temporary_files(tmp_path) == []
     assert seen == {OLD, NEW}
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.stores import remove_leftovers
 from verdictd_py.errors import AlreadyExists, ConfigError, NotFound, StorageError
 from verdictd_py.storage.directory import MAX_DEPTH, Directory
 from verdictd_py.storage.files import MAX_FILE_BYTES
@@ -271,7 +272,7 @@ def test_descriptors_are_closed(directory: Directory) -> None:
         list(directory.walk("keys"))
         with pytest.raises(NotFound):
             directory.read(("keys", "a"))
-    directory.remove_leftovers("keys")
+    remove_leftovers(directory, "keys")
     assert open_descriptors() == before
 
 
@@ -317,7 +318,7 @@ def test_leftovers_are_removed_at_any_level_and_nothing_else(
     (keys / "a" / ".tmp").touch()
     (keys / ".tmp-link").symlink_to("a/b/c")
     (keys / ".tmp-folder").mkdir()
-    directory.remove_leftovers("keys")
+    remove_leftovers(directory, "keys")
     assert tree(keys) == [".tmp-folder", ".tmp-link", "a", "a/.tmp", "a/b", "a/b/c"]
     assert (root / LEFT_OVER).exists()
 
@@ -329,9 +330,9 @@ def test_a_file_that_is_being_written_is_no_leftover(directory: Directory, root:
     (root / "keys" / ".tmp-3").touch()
     with (root / "keys" / ".tmp-2").open("w") as written:
         fcntl.flock(written, fcntl.LOCK_EX)
-        directory.remove_leftovers("keys")
+        remove_leftovers(directory, "keys")
         assert tree(root / "keys") == [".tmp-2"]
-    directory.remove_leftovers("keys")
+    remove_leftovers(directory, "keys")
     assert tree(root / "keys") == []
 
 

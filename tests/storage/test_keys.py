@@ -83,7 +83,8 @@ async def test_a_key_of_a_wrong_size_is_refused_and_the_others_work(
     assert str(data) not in str(refused.value)
     assert "kk" not in str(refused.value)
     assert await keys.get(KeyId.parse("good")) == KEY
-    _, warnings = prepare(data, PROVING)
+    _, inspection = prepare(data, PROVING)
+    warnings = inspection.warnings
     assert [line for line in warnings if f"key bad has {size} bytes" in line]
 
 

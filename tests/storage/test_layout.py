@@ -20,7 +20,8 @@ from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError
 from verdictd_py.packaged import default_file
 from verdictd_py.storage.directory import Directory
-from verdictd_py.storage.layout import MAX_WARNINGS, prepare
+from verdictd_py.storage.inspection import MAX_WARNINGS
+from verdictd_py.storage.layout import prepare
 
 REPOSITORY = Path(__file__).parents[2]
 NOBODY = 65534
@@ -28,8 +29,9 @@ DIRECTORIES = ("audit", "collateral", "gpg", "image", "keys", "opa", "resources"
 
 
 def start(data: Path) -> tuple[str, ...]:
-    _, warnings = prepare(data, PROVING)
-    return warnings
+    _, inspection = prepare(data, PROVING)
+    assert inspection.is_complete
+    return inspection.warnings
 
 
 def snapshot(data: Path) -> dict[str, tuple[int, int, int, bytes | None]]:
@@ -206,7 +208,7 @@ os.setgroups([])
 os.setgid({NOBODY})
 os.setuid({NOBODY})
 try:
-    print(prepare(Path(sys.argv[1]), [])[1])
+    print(prepare(Path(sys.argv[1]), [])[1].warnings)
 except ConfigError as error:
     sys.exit(str(error))
 """

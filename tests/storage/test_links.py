@@ -234,7 +234,8 @@ def test_every_other_link_is_refused_and_named_at_start(
         with pytest.raises(NotFound):
             use(KEY)
     assert KEY not in [entry.segments for entry in directory.walk("keys")]
-    _, warnings = prepare(data, PROVING)
+    _, inspection = prepare(data, PROVING)
+    warnings = inspection.warnings
     cause = CAUSES.get(target, "leads out of its directory")
     expected = f"keys/team/signing/mykey is a link that {cause} and is not followed"
     assert f"{expected}; put a file in its place" in warnings
@@ -248,7 +249,8 @@ def test_a_link_to_a_directory_outside_is_refused_and_named(
 
     with pytest.raises(NotFound):
         directory.read(KEY)
-    _, warnings = prepare(data, PROVING)
+    _, inspection = prepare(data, PROVING)
+    warnings = inspection.warnings
     assert any(line.startswith("keys/team is a link that leads") for line in warnings)
 
 

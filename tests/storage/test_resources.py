@@ -36,8 +36,8 @@ def private_key(label: str) -> bytes:
 
 
 def warnings_of(data: Path) -> tuple[str, ...]:
-    _, warnings = prepare(data, PROVING)
-    return warnings
+    _, inspection = prepare(data, PROVING)
+    return inspection.warnings
 
 
 @pytest.mark.parametrize("content", [b"x", b"\n", b"\0\xff\n\n", b"s" * 300_000])

@@ -16,11 +16,11 @@ from tests.support.pccs import Pccs, running_pccs
 from verdictd_py import daemon as app
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import SimulatedPlatform
+from verdictd_py.tees.intel.chains import root_key_digest
 from verdictd_py.tees.intel.collateral.cache import CollateralCache
 from verdictd_py.tees.intel.collateral.http import SubscriptionKey, bounded_get
 from verdictd_py.tees.intel.collateral.pcs import Pcs
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
-from verdictd_py.tees.intel.pck import root_key_digest
 
 NOW = app.utc_now()
 LIFETIME = timedelta(days=30)  # of the simulator's collateral, from the moment of its issue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -67,9 +67,14 @@ class MemoryKeys:
     broken: set[KeyId] = field(default_factory=set)
     taken: set[KeyId] = field(default_factory=set)
 
-    async def page(self, after: str, limit: int) -> tuple[StoredName, ...]:
+    async def page(
+        self, after: str, limit: int, *, started: int | None = None
+    ) -> tuple[StoredName, ...]:
         names = sorted(str(key_id) for key_id in self.keys if str(key_id) > after)
         return tuple(StoredName(name, f"keys/{name}", 32, NOW) for name in names[:limit])
+
+    async def has_prefix(self, prefix: str) -> bool:
+        return any(str(key_id).startswith(prefix) for key_id in self.keys)
 
     async def describe(self, key_id: KeyId) -> StoredName:
         await self.get(key_id)
@@ -106,9 +111,23 @@ class MemoryResources:
     contents: dict[ResourcePath, SecretBytes] = field(default_factory=dict)
     broken: set[ResourcePath] = field(default_factory=set)
 
-    async def page(self, after: str, limit: int) -> tuple[StoredName, ...]:
-        names = sorted(str(path) for path in self.contents if str(path) > after)
+    async def page(
+        self,
+        after: str,
+        limit: int,
+        *,
+        started: int | None = None,
+        types: Collection[str] | None = None,
+    ) -> tuple[StoredName, ...]:
+        names = sorted(
+            str(path)
+            for path in self.contents
+            if str(path) > after and (types is None or path.segments[1] in types)
+        )
         return tuple(StoredName(name, f"resources/{name}", 1, NOW) for name in names[:limit])
+
+    async def has_prefix(self, prefix: str) -> bool:
+        return any(str(path).startswith(prefix) for path in self.contents)
 
     def file_of(self, path: ResourcePath) -> str:
         return f"resources/{path}"

@@ -62,7 +62,7 @@ from verdictd_py.protocols.rcar import jose, jwe, messages
 from verdictd_py.protocols.rcar.teekey import TeeKey
 from verdictd_py.protocols.rcar.versions import Version
 from verdictd_py.simulator import SimulatedPlatform, collateral_json
-from verdictd_py.tees.intel import pck, tcb
+from verdictd_py.tees.intel import chains, pck, tcb
 from verdictd_py.tees.intel.collateral import answers, check, forms, parts, sources
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
 from verdictd_py.tees.intel.quote import TDX as TDX_QUOTE
@@ -131,7 +131,7 @@ def _quote(data: bytes) -> None:
 
 @cache
 def _root_key() -> bytes:
-    return pck.root_key_digest(None)
+    return chains.root_key_digest(None)
 
 
 @cache
@@ -365,7 +365,7 @@ def _read_parts(collateral: Collateral) -> None:
 
 
 def _check(collateral: Collateral) -> None:
-    root = pck.root_key_digest(_platform().root_ca_der)
+    root = chains.root_key_digest(_platform().root_ca_der)
     check.check_collateral(collateral, _request(), root_key=root, now=NOW)
 
 
@@ -380,7 +380,7 @@ def _rate(collateral: Collateral) -> None:
 @cache
 def _quote_of_platform() -> tuple[Quote, pck.Platform]:
     quote = parse_quote(_platform().quote(bytes(64)))
-    root = pck.root_key_digest(_platform().root_ca_der)
+    root = chains.root_key_digest(_platform().root_ca_der)
     return quote, pck.verify_pck_chain(quote.pck_chain, root_key=root, now=NOW)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from tests.support.events import RecordedEvents
 from tests.support.tees import TEES
 from verdictd_py.ports import Events
+from verdictd_py.storage import files, walks
 from verdictd_py.storage.digests import DigestLog
-from verdictd_py.storage.directory import Directory
+from verdictd_py.storage.directory import Directory, Entry
 from verdictd_py.storage.documents import DirectoryDocumentStore
 from verdictd_py.storage.stores import DirectoryResourceStore
 
@@ -20,3 +21,10 @@ def resource_store(directory: Directory, events: Events | None = None) -> Direct
     """Return a store of resources."""
     receiver = events or RecordedEvents()
     return DirectoryResourceStore(directory, events=receiver, digests=DigestLog(receiver))
+
+
+def remove_leftovers(directory: Directory, top: str) -> None:
+    """Remove the temporary files below `top`, as the inspection of a data directory does."""
+    for item in walks.examine(directory, top):
+        if isinstance(item, Entry) and files.is_temporary(item.segments[-1]):
+            directory.remove_leftover(item.segments)

@@ -158,7 +158,7 @@ class TestLoopback:
     ) -> None:
         table = tmp_path / "table"
         os.mkfifo(table)  # whoever reads it waits until somebody writes
-        monkeypatch.setattr(loopback, "supports_queries", lambda server: False)
+        monkeypatch.setattr(loopback, "_query", lambda *queries: [None] * len(queries))
         monkeypatch.setattr(loopback, "_TABLES", (table,))
         monkeypatch.setattr(loopback, "ATTEMPTS", 1)
         async with running_broker(tmp_path, platform) as broker, client_of(broker) as client:

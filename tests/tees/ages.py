@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from tests.tees.support import NOW, platform, signed_again
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import PlatformOptions, pki
+from verdictd_py.tees.intel.chains import root_key_digest
 from verdictd_py.tees.intel.collateral.newest import NewestCollateral
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
-from verdictd_py.tees.intel.pck import root_key_digest
 
 REQUEST: Final = CollateralRequest("tdx", "50806f000000", "platform")
 DAY: Final = timedelta(days=1)

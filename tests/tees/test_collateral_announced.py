@@ -9,10 +9,10 @@ from pathlib import Path
 from tests.support.collateral import running_place
 from tests.tees.support import NOW, platform
 from verdictd_py.simulator import SimulatedPlatform, collateral_json
+from verdictd_py.tees.intel.chains import root_key_digest
 from verdictd_py.tees.intel.collateral.newest import NewestCollateral
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
 from verdictd_py.tees.intel.collateral.sources import FileCollateral
-from verdictd_py.tees.intel.pck import root_key_digest
 
 REQUEST = CollateralRequest("tdx", "50806f000000", "platform")
 HOUR = timedelta(hours=1)

@@ -15,11 +15,11 @@ from tests.support.collateral import CRL, NOW, QE, REQUEST, ROOT, TCB, Place, ru
 from tests.support.vectors import vector
 from verdictd_py.errors import CollateralUnavailable
 from verdictd_py.simulator.pcs import PcsAnswer
+from verdictd_py.tees.intel.chains import root_key_digest
 from verdictd_py.tees.intel.collateral.answers import MAX_JSON_BYTES, crl, signed
 from verdictd_py.tees.intel.collateral.check import check_collateral
 from verdictd_py.tees.intel.collateral.http import bounded_get
 from verdictd_py.tees.intel.collateral.pcs import Pcs
-from verdictd_py.tees.intel.pck import root_key_digest
 
 DER = vector("pcs-2023/pck-crl-platform.der").read_bytes()
 Form = Callable[[bytes], bytes]

@@ -33,6 +33,7 @@ from verdictd_py.errors import CollateralUnavailable
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import PlatformOptions, SimulatedPlatform
 from verdictd_py.simulator.pcs import PcsAnswer
+from verdictd_py.tees.intel.chains import root_key_digest
 from verdictd_py.tees.intel.collateral import cache as collateral_cache
 from verdictd_py.tees.intel.collateral.cache import MAX_FETCHES
 from verdictd_py.tees.intel.collateral.check import Validity
@@ -41,7 +42,6 @@ from verdictd_py.tees.intel.collateral.http import bounded_get
 from verdictd_py.tees.intel.collateral.pauses import FIRST_BACK_OFF, LONGEST_BACK_OFF
 from verdictd_py.tees.intel.collateral.pcs import Pcs
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
-from verdictd_py.tees.intel.pck import root_key_digest
 from verdictd_py.tees.tdx.verifier import TdxVerifier
 
 

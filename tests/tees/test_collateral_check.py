@@ -17,10 +17,10 @@ from tests.tees.support import NOW, good_collateral, platform, signed_again
 from verdictd_py.errors import CollateralExpired, CollateralUnavailable, QuoteInvalid, ReasonKind
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import SimulatedPlatform, pki
+from verdictd_py.tees.intel.chains import root_key_digest
 from verdictd_py.tees.intel.collateral.check import Validity, check_collateral
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
 from verdictd_py.tees.intel.dcap import CollateralRejected
-from verdictd_py.tees.intel.pck import root_key_digest
 
 REQUEST = CollateralRequest("tdx", "50806f000000", "platform")
 DAY = timedelta(days=1)

@@ -28,10 +28,10 @@ from tests.tees.support import (
 from verdictd_py.errors import CollateralExpired, EvidenceExpired, QuoteInvalid
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import SimulatedPlatform, TdMeasurements, pki
+from verdictd_py.tees.intel.chains import root_key_digest
 from verdictd_py.tees.intel.collateral.check import check_collateral
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
 from verdictd_py.tees.intel.dcap import CollateralRejected
-from verdictd_py.tees.intel.pck import root_key_digest
 from verdictd_py.tees.intel.quote import parse_quote
 from verdictd_py.tees.tdx.verifier import TdxVerifier
 

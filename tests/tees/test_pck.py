@@ -29,20 +29,25 @@ from verdictd_py.errors import (
     Reason,
     ReasonKind,
 )
-from verdictd_py.simulator import Flaw, pki
-from verdictd_py.tees.intel.pck import (
+from verdictd_py.simulator import Flaw, SimulatedPlatform, pki
+from verdictd_py.tees.intel.chains import (
     INTEL_ROOT_KEY_SHA256,
     MAX_CHAIN_CERTIFICATES,
-    check_validity,
+    Periods,
     root_key_digest,
-    verify_chain,
-    verify_pck_chain,
-    verify_quote_signatures,
-    verify_signed_text,
+    verify_chain_signatures,
 )
+from verdictd_py.tees.intel.pck import verify_pck_chain, verify_quote_signatures, verify_signed_text
 from verdictd_py.tees.intel.quote import parse_quote
 
 DAY = timedelta(days=1)
+
+
+def verify_chain(pem: bytes, *, root_key: bytes, now: datetime) -> x509.Certificate:
+    """Verify a chain up to the root, and its validity; return the leaf."""
+    chain = verify_chain_signatures(pem, root_key=root_key)
+    Periods(chain).require(now, EvidenceExpired)
+    return chain[0]
 
 
 @dataclass
@@ -200,7 +205,7 @@ def test_reason_of_an_expired_certificate(
     leaf, now = x509.load_pem_x509_certificates(pem)[0], NOW + 2 * DAY
     text = "a certificate of the platform's chain is outside its validity"
     with pytest.raises(expired, match=f"^{text}$") as caught:
-        check_validity(leaf, now, expired)
+        Periods([leaf]).require(now, expired)
     window = f"{(NOW - DAY).isoformat()} to {(NOW + DAY).isoformat()}"
     reason = Reason("pck-chain", now.isoformat(), window, text, kind=ReasonKind.VERIFICATION)
     assert caught.value.reasons == (reason,)
@@ -356,3 +361,61 @@ def test_flipped_chains(flips: list[tuple[int, int]]) -> None:
     except AttestationError:
         return
     assert found.fmspc == verify_pck_chain(quote.pck_chain, root_key=root, now=NOW).fmspc
+
+
+def test_a_cached_chain_is_verified_again_for_another_root() -> None:
+    pem, root = parse_quote(good_quote()).pck_chain, root_key_digest(platform().root_ca_der)
+    assert verify_pck_chain(pem, root_key=root, now=NOW) is verify_pck_chain(
+        pem, root_key=root, now=NOW
+    )
+    with pytest.raises(QuoteInvalid, match="trusted root"):
+        verify_pck_chain(pem, root_key=INTEL_ROOT_KEY_SHA256, now=NOW)
+
+
+@pytest.mark.parametrize("who", [0, 1, 2], ids=["PCK", "intermediate CA", "root"])
+def test_a_cached_chain_expires_with_each_of_its_certificates(who: int) -> None:
+    """A clock that is set back before the issue is noticed, too."""
+    pem, root = parse_quote(good_quote()).pck_chain, root_key_digest(platform().root_ca_der)
+    verify_pck_chain(pem, root_key=root, now=NOW)
+    certificate = x509.load_pem_x509_certificates(pem.rstrip(b"\0"))[who]
+    with pytest.raises(EvidenceExpired):
+        verify_pck_chain(pem, root_key=root, now=certificate.not_valid_after_utc + SECOND)
+    with pytest.raises(ClockBehind):
+        verify_pck_chain(pem, root_key=root, now=certificate.not_valid_before_utc - SECOND)
+    assert verify_pck_chain(pem, root_key=root, now=NOW).ca == "platform"
+
+
+def test_the_first_expired_certificate_of_a_cached_chain_is_refused() -> None:
+    """The certificates of one chain end at different times."""
+    for who in ("ca", "leaf"):
+        pem, root = _chain(*_links(**{who: {"end": NOW + SECOND}}))
+        chain = verify_chain_signatures(pem, root_key=root)
+        periods = Periods(chain)
+        assert periods.end == NOW + SECOND
+        periods.require(NOW + SECOND)
+        with pytest.raises(CollateralExpired):
+            periods.require(NOW + 2 * SECOND)
+
+
+def test_a_long_text_between_certificates_is_verified_and_not_cached() -> None:
+    """Any guest can send a genuine chain in as many forms as it likes."""
+    pem, root = parse_quote(good_quote()).pck_chain, root_key_digest(platform().root_ca_der)
+    padded = b"x" * 60_000 + b"\n" + pem
+    first = verify_pck_chain(padded, root_key=root, now=NOW)
+    assert verify_pck_chain(padded, root_key=root, now=NOW) is not first
+    assert first.fmspc == verify_pck_chain(pem, root_key=root, now=NOW).fmspc
+
+
+@pytest.mark.parametrize("flaw", [Flaw.FOREIGN_KEY, Flaw.FORGED_QE_REPORT])
+def test_a_cached_quoting_enclave_vouches_for_no_other_key(flaw: Flaw) -> None:
+    root = root_key_digest(platform().root_ca_der)
+    good, forged = parse_quote(good_quote()), parse_quote(platform().quote(REPORT_DATA, flaw=flaw))
+    pck = verify_pck_chain(good.pck_chain, root_key=root, now=NOW)
+    verify_quote_signatures(good, pck)
+    with pytest.raises(QuoteInvalid):
+        verify_quote_signatures(forged, pck)
+    other = SimulatedPlatform.create(now=NOW)
+    chain = parse_quote(other.quote(REPORT_DATA)).pck_chain
+    stranger = verify_pck_chain(chain, root_key=root_key_digest(other.root_ca_der), now=NOW)
+    with pytest.raises(QuoteInvalid, match="signature"):
+        verify_quote_signatures(good, stranger)

@@ -21,8 +21,9 @@ from tests.tees.support import (
 from verdictd_py.errors import QuoteInvalid
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import TCB_STATUSES, TdBody
+from verdictd_py.tees.intel.chains import root_key_digest
 from verdictd_py.tees.intel.dcap import ContentRefusal, QuoteRating, evaluate_quote
-from verdictd_py.tees.intel.pck import root_key_digest, verify_pck_chain
+from verdictd_py.tees.intel.pck import verify_pck_chain
 from verdictd_py.tees.intel.quote import parse_quote
 from verdictd_py.tees.intel.tcb import REVOKED, TcbRating, evaluation_number, rate
 

@@ -23,8 +23,9 @@ from tests.tees.test_tcb_levels import (
     own_level,
 )
 from verdictd_py.tees.intel.behind import Behind, behind
+from verdictd_py.tees.intel.chains import root_key_digest
 from verdictd_py.tees.intel.collateral.forms import collateral_from_json
-from verdictd_py.tees.intel.pck import root_key_digest, verify_pck_chain
+from verdictd_py.tees.intel.pck import verify_pck_chain
 from verdictd_py.tees.intel.quote import SGX, parse_quote
 
 AT = {

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.tees.intel.pck import Platform
@@ -18,8 +17,7 @@ OLD, NEW = "2024-03-13T00:00:00Z", "2025-05-14T00:00:00Z"
 CPU_SVN = bytes(range(1, 17))
 PCE_SVN = 11
 ISV_SVN = 5
-KEY = ec.generate_private_key(ec.SECP256R1()).public_key()
-PLATFORM = Platform("00" * 6, "platform", CPU_SVN, "0000", PCE_SVN, KEY)
+PLATFORM = Platform("00" * 6, "platform", CPU_SVN, "0000", PCE_SVN, b"")
 GOOD = "UpToDate"
 WITHOUT_VERSION = bytes([5, 0, 2])
 """SVNs of a TDX module that is part of the platform's TCB levels."""

@@ -20,9 +20,10 @@ from verdictd_py.errors import (
 )
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.protocols.ratstls.certificate import read
+from verdictd_py.tees.intel.chains import root_key_digest
 from verdictd_py.tees.intel.collateral.forms import collateral_from_json
 from verdictd_py.tees.intel.collateral.sources import EndorsementsOnly, FileCollateral
-from verdictd_py.tees.intel.pck import root_key_digest, verify_pck_chain
+from verdictd_py.tees.intel.pck import verify_pck_chain
 from verdictd_py.tees.intel.quote import parse_quote
 from verdictd_py.tees.intel.tcb import rate
 from verdictd_py.tees.sgx.verifier import SgxVerifier

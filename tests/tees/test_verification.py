@@ -29,11 +29,11 @@ from verdictd_py.formats.collateral import Collateral
 from verdictd_py.simulator import SimulatedPlatform, TdAttributes, TdMeasurements
 from verdictd_py.simulator.platform import CERTIFICATE_LIFETIME
 from verdictd_py.tees.intel import verification
+from verdictd_py.tees.intel.chains import root_key_digest
 from verdictd_py.tees.intel.collateral.check import ends_at
 from verdictd_py.tees.intel.collateral.newest import NewestCollateral
 from verdictd_py.tees.intel.collateral.sources import EndorsementsOnly
 from verdictd_py.tees.intel.dcap import QuoteRating, evaluate_quote
-from verdictd_py.tees.intel.pck import root_key_digest
 from verdictd_py.tees.tdx import verifier as tdx
 from verdictd_py.tees.tdx.verifier import TdxVerifier
 

@@ -21,8 +21,8 @@ from tools.torture.changes import (
     _numbered,
 )
 from tools.torture.clients import Latencies
-from tools.torture.memory import slope_of
-from tools.torture.scenario import Budget, Row, Scenario
+from tools.torture.memory import judged_growth, slope_of
+from tools.torture.scenario import FAILED, Budget, Row, Scenario
 
 THING = (RESOURCE, "a/b/c")
 
@@ -67,6 +67,16 @@ def test_content_is_whole_or_torn(padding: int) -> None:
 def test_the_slope_is_that_of_the_line_through_the_samples() -> None:
     assert slope_of([(0, 1000), (10, 3000), (20, 5000)]) == 200
     assert slope_of([(5, 1000), (5, 2000)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("last", "failures", "passed"), [(105, 0, True), (106, 0, False), (105, 1, False)]
+)
+def test_memory_may_grow_by_a_twentieth_after_the_first_ten_thousand(
+    last: int, failures: int, passed: bool
+) -> None:
+    samples = [(0, 50), (9_999, 90), (10_001, 100), (100_000, 120), (220_000, last)]
+    assert (judged_growth(samples, failures).result != FAILED) is passed
 
 
 def test_a_quantile_is_a_latency_of_a_served_client() -> None:

@@ -1653,6 +1653,8 @@ class Status(_message.Message):
     KBS_HTTP_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
     UNREAD_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
+    WORKERS_SERVING_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     started_at: _builtins.str
     listen: _builtins.str
@@ -1669,6 +1671,10 @@ class Status(_message.Message):
     """who asks, and what that caller may do"""
     kbs_http: _builtins.str
     """URL for HTTP guests, empty: there is none"""
+    workers: _builtins.int
+    """processes that serve guests, 0: the broker is one process"""
+    workers_serving: _builtins.int
+    """of these, how many run now"""
     @_builtins.property
     def verifiers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -1713,10 +1719,12 @@ class Status(_message.Message):
         kbs_http: _builtins.str = ...,
         problems: _abc.Iterable[_builtins.str] | None = ...,
         unread: _abc.Iterable[_builtins.str] | None = ...,
+        workers: _builtins.int = ...,
+        workers_serving: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attester", b"attester", "caller", b"caller", "client_api", b"client_api", "data_dir", b"data_dir", "guests_accepted", b"guests_accepted", "guests_refused", b"guests_refused", "guests_unverified", b"guests_unverified", "kbs_http", b"kbs_http", "keyprovider_api", b"keyprovider_api", "listen", b"listen", "problems", b"problems", "rights", b"rights", "started_at", b"started_at", "unpinned", b"unpinned", "unread", b"unread", "unsafe", b"unsafe", "verifiers", b"verifiers", "version", b"version", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attester", b"attester", "caller", b"caller", "client_api", b"client_api", "data_dir", b"data_dir", "guests_accepted", b"guests_accepted", "guests_refused", b"guests_refused", "guests_unverified", b"guests_unverified", "kbs_http", b"kbs_http", "keyprovider_api", b"keyprovider_api", "listen", b"listen", "problems", b"problems", "rights", b"rights", "started_at", b"started_at", "unpinned", b"unpinned", "unread", b"unread", "unsafe", b"unsafe", "verifiers", b"verifiers", "version", b"version", "warnings", b"warnings", "workers", b"workers", "workers_serving", b"workers_serving"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

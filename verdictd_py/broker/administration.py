@@ -17,6 +17,7 @@ from uuid import uuid4
 from verdictd_py.broker.changes import retry_on_conflict
 from verdictd_py.broker.contents import StoredContents
 from verdictd_py.broker.documents import DocumentAdministrator
+from verdictd_py.broker.listings import Page, Pages
 from verdictd_py.broker.policytests import PolicyTests
 from verdictd_py.broker.recording import record_and_change
 from verdictd_py.broker.references import ReferenceAdministrator
@@ -47,9 +48,6 @@ from verdictd_py.ports import (
     StoredName,
 )
 
-MAX_PAGE: Final = 1000
-"""Maximum number of names in one response, about 200 bytes each."""
-
 IMAGE_POLICY: Final = str(LEGACY_RESOURCES["Policy"])
 SIGSTORE: Final = str(LEGACY_RESOURCES["Sigstore Config"])
 COSIGN_KEY: Final = str(LEGACY_RESOURCES["Cosign Key"])
@@ -72,17 +70,18 @@ class KeyAdministrator:
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._keys = keys
+        self._pages = Pages(lambda after, limit, at: keys.page(after, limit, started=at))
         self._events = events
         self._random = random
 
-    async def page(self, caller: Caller, after: str, limit: int) -> tuple[StoredName, ...]:
-        """Return the next keys by name; a `limit` of 0 means `MAX_PAGE`.
+    async def page(self, caller: Caller, token: str, limit: int) -> Page:
+        """Return the keys of a page by name (`Pages.page`).
 
         Raises:
-            NotAuthorized, StorageError: see `KeyStore.page`.
+            NotAuthorized, RequestError, StorageError: see `Pages.page`.
         """
         caller.require(Right.MANAGE)
-        return await self._keys.page(after, min(limit or MAX_PAGE, MAX_PAGE))
+        return await self._pages.page(token, limit)
 
     async def describe(self, caller: Caller, name: str) -> StoredName:
         """Describe a key, without its bytes.
@@ -209,18 +208,19 @@ class ResourceAdministrator:
         self, *, resources: ResourceStore, keyrings: KeyringEditor, events: Events
     ) -> None:
         self._resources = resources
+        self._pages = Pages(lambda after, limit, at: resources.page(after, limit, started=at))
         self._contents = StoredContents(resources)
         self._keyrings = keyrings
         self._events = events
 
-    async def page(self, caller: Caller, after: str, limit: int) -> tuple[StoredName, ...]:
-        """Return the next resources by path; a `limit` of 0 means `MAX_PAGE`.
+    async def page(self, caller: Caller, token: str, limit: int) -> Page:
+        """Return the resources of a page by path (`Pages.page`).
 
         Raises:
-            NotAuthorized, StorageError: see `ResourceStore.page`.
+            NotAuthorized, RequestError, StorageError: see `Pages.page`.
         """
         caller.require(Right.MANAGE)
-        return await self._resources.page(after, min(limit or MAX_PAGE, MAX_PAGE))
+        return await self._pages.page(token, limit)
 
     async def get(self, caller: Caller, path: str) -> SecretBytes:
         """Return a resource or the file behind an alias; never a key.

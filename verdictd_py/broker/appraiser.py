@@ -10,7 +10,7 @@ from functools import partial
 from typing import Final
 from uuid import uuid4
 
-from verdictd_py.broker.history import History, Judgement
+from verdictd_py.broker.history import History, Judgement, JudgementSink
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.events import (
     GuestAccepted,
@@ -91,7 +91,7 @@ class Appraiser:
         policy: AppraisalPolicy,
         clock: Callable[[], datetime],
         events: Events,
-        history: History | None = None,
+        history: JudgementSink | None = None,
         insecure_accept_anyone: bool = False,
         allow_unlogged: bool = False,
         seconds: float | None = None,
@@ -102,7 +102,7 @@ class Appraiser:
         self._policy = policy
         self._clock = clock
         self._events = events
-        self._history = history or History()
+        self._history: JudgementSink = history or History()
         self._insecure_accept_anyone = insecure_accept_anyone
         self._allow_unlogged = allow_unlogged
         self.seconds = seconds

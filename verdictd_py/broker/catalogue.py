@@ -6,8 +6,9 @@ that nothing reads has no effect, and no response may say that it is in force.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from verdictd_py.documents import releasepolicies
@@ -21,12 +22,16 @@ from verdictd_py.domain.names import (
 )
 from verdictd_py.encoding import quoted
 from verdictd_py.errors import NotFound, RequestError, StorageError
+from verdictd_py.offload import offload
 from verdictd_py.ports import Document, DocumentStore, Tees
 
 POLICY: Final = "policy"
 DATA: Final = "reference data"
 
 _SUFFIX: Final = ".rego"
+
+_COST: Final = 4096
+"""Time to compare a name with all known names, as the number of bytes that `offload` compares."""
 
 _SIMILAR: Final = 0.85
 """Minimum similarity of a suggested name. `teamPolicy.rego` is not similar to `tdxPolicy.rego`."""
@@ -93,9 +98,23 @@ class Catalogue:
         Raises:
             StorageError: the store cannot be listed.
         """
-        uses = await self._readers()
+        return tuple([(use, await self._read(use.name)) for use in await self.uses()])
+
+    async def uses(self) -> tuple[DocumentUse, ...]:
+        """Return the use of every stored document, by name; no document but one is read.
+
+        Raises:
+            StorageError: the store cannot be listed.
+        """
+        readers = await self._readers()
         names = await self._documents.names()
-        return tuple([(self._use(name, uses), await self._read(name)) for name in names])
+        work = partial(self._uses, names, readers)
+        return await offload(_COST * len(names), work)
+
+    def _uses(
+        self, names: Iterable[Name], readers: Mapping[Name, tuple[str, ...]]
+    ) -> tuple[DocumentUse, ...]:
+        return tuple(self._use(name, readers) for name in names)
 
     async def one(self, name: Name) -> tuple[DocumentUse, Document | None]:
         """Return the use of a name, and the document if it is stored and can be read."""

@@ -23,6 +23,7 @@ from verdictd_py.broker.recording import record_and_change
 from verdictd_py.documents import referencesets
 from verdictd_py.documents.deciding import combine, require_sets
 from verdictd_py.documents.reference import ReferenceData
+from verdictd_py.documents.schema import ReferenceSchema
 from verdictd_py.domain.callers import Caller
 from verdictd_py.domain.events import PolicySet
 from verdictd_py.domain.eventtypes import Event
@@ -297,7 +298,8 @@ class CheckedDocuments:
         revisions: dict[Name, Expected] = {}
         name = self._documents.reference_name(tee)
         stored = await _parse_reference(await self._read(name, revisions))
-        remaining = ReferenceData.of(referencesets.union(stored.values, sets, self._clock()))
+        union = partial(referencesets.union, stored.values, sets, self._clock())
+        remaining = await offload(LARGE, lambda: ReferenceData.of(union()))
         unpinned = remaining.unpinned(fields)
         if unpinned:
             raise RequestError(
@@ -355,7 +357,7 @@ class CheckedDocuments:
         name = self._documents.reference_name(tee)
         schema, now = self._tees.schema(tee), self._clock()
         work = partial(combine, schema, name, reference, sets, policy=policy, now=now)
-        return await offload(len(reference.text), work)
+        return await offload(LARGE if sets else len(reference.text), work)
 
     async def _usable_sets(self, tee: str, revisions: dict[Name, Expected]) -> referencesets.Sets:
         """Return the stored sets of a TEE; no sets if they are broken.
@@ -367,12 +369,10 @@ class CheckedDocuments:
         if stored is None:
             return {}
         try:
-            parse = partial(referencesets.parse, stored.text)
-            sets = (await offload(len(stored.text), parse)).get(tee, {})
-            require_sets(self._tees.schema(tee), sets)
+            work = partial(_checked_sets, self._tees.schema(tee), tee, stored.text)
+            return await offload(len(stored.text), work)
         except (RequestError, PolicyInvalid):
             return {}
-        return sets
 
     async def _passes(self, policy: str, reference: ReferenceData, tee: str | None) -> bool:
         try:
@@ -398,6 +398,17 @@ class CheckedDocuments:
             return await self._documents.get(name)
         except NotFound:
             return None
+
+
+def _checked_sets(schema: ReferenceSchema, tee: str, text: str) -> referencesets.Sets:
+    """Return the sets of a TEE in a document.
+
+    Raises:
+        RequestError, PolicyInvalid: the document has another form, or a set does not fit.
+    """
+    sets = referencesets.parse(text).get(tee, {})
+    require_sets(schema, sets)
+    return sets
 
 
 async def _parse_reference(document: Document | None) -> ReferenceData:

@@ -405,13 +405,17 @@ class ConnectedGuests:
                 took = asyncio.get_running_loop().time() - started
                 await asyncio.sleep(min(took, _MAX_PAUSE_SECONDS))  # the event loop serves others
 
-    def list_guests(self, caller: Caller) -> tuple[GuestStatus, ...]:
+    async def list_guests(self, caller: Caller) -> tuple[GuestStatus, ...]:
         """Return the status of every connected guest, the first to connect first.
 
         Raises:
             NotAuthorized: the caller is not allowed to see guests.
         """
         caller.require(Right.MANAGE)
+        return self.statuses()
+
+    def statuses(self) -> tuple[GuestStatus, ...]:
+        """Return the status of every connected guest, for a caller whose right is checked."""
         return tuple(guest.status for guest in self._guests.values())
 
     async def disconnect(self, caller: Caller, guest_id: str) -> GuestStatus:
@@ -426,14 +430,17 @@ class ConnectedGuests:
             StorageError: the request cannot be recorded; the guest stays connected.
         """
         caller.require(Right.MANAGE)
-        for guest in self._guests.values():
-            status = guest.status
-            if guest_id in (status.id, status.appraisal):
-                await self._events.commit(_disconnected(status, "requested by an operator", caller))
-                self.forget(guest)
-                guest.disconnect()
-                return status
-        raise NotFound("no guest with this id is connected; see verdict-py guest list connected")
+        status = status_of(guest_id, self.statuses())
+        await self._events.commit(disconnected_by(caller, status))
+        self.close(status.id)
+        return status
+
+    def close(self, guest_id: str) -> None:
+        """Close the connection of a guest, which is recorded already; it may have ended."""
+        guest = self._guests.get(guest_id)
+        if guest is not None:
+            self.forget(guest)
+            guest.disconnect()
 
     async def record_refusal(self, status: GuestStatus) -> None:
         """Record that the broker closes the connection of a guest, because it is refused now."""
@@ -454,6 +461,23 @@ class ConnectedGuests:
             return Basis(changes, await self._documents.revision(tee))
         except VerdictdError as error:  # the appraisal reports it
             return Basis(changes, str(error))
+
+
+def status_of(guest_id: str, statuses: tuple[GuestStatus, ...]) -> GuestStatus:
+    """Return the status of a guest by its id, or by the id of its last recorded appraisal.
+
+    Raises:
+        NotFound: no guest with this id is connected.
+    """
+    for status in statuses:
+        if guest_id in (status.id, status.appraisal):
+            return status
+    raise NotFound("no guest with this id is connected; see verdict-py guest list connected")
+
+
+def disconnected_by(caller: Caller, status: GuestStatus) -> GuestDisconnected:
+    """Return the event of a guest that an operator disconnects."""
+    return _disconnected(status, "requested by an operator", caller)
 
 
 def _disconnected(

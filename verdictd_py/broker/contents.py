@@ -22,7 +22,7 @@ from verdictd_py.ports import ResourceStore, StoredName
 MAX_CHECKED: Final = 200
 """Maximum number of stored contents that are checked; few sites have more than ten."""
 
-_PAGE: Final = 1000
+_PAGE: Final = MAX_CHECKED
 
 _COST: Final = 16
 """Time of a check per byte, compared with the work for which `offload` measures sizes."""
@@ -112,14 +112,13 @@ class StoredContents:
     async def _stored(self) -> AsyncIterator[tuple[ResourcePath, StoredName]]:
         after = ""
         while True:
-            page = await self._resources.page(after, _PAGE)
+            page = await self._resources.page(after, _PAGE, types=contents.TYPES)
             for stored in page:
                 try:
                     path = ResourcePath.parse(stored.name)
                 except RequestError:  # a file that no guest can request
                     continue
-                if contents.is_checked(path):
-                    yield path, stored
+                yield path, stored
             if len(page) < _PAGE:
                 return
             after = page[-1].name

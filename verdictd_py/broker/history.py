@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 from verdictd_py.domain.appraisal import Appraisal
 from verdictd_py.domain.callers import Caller, Right
@@ -232,6 +232,14 @@ def _not_pinnable(appraisal: Appraisal) -> str:
     return ""
 
 
+class JudgementSink(Protocol):
+    """Receiver of judgements: the history, or what delivers them to it."""
+
+    def remember(self, judgement: Judgement) -> None:
+        """Store a judgement."""
+        ...
+
+
 class History:
     """The last judgements of each verdict, and their numbers since the start.
 
@@ -265,6 +273,10 @@ class History:
             self._latest.pop((judgement.guest[0], None), None)
         if len(self._latest) > self._capacity:
             del self._latest[next(iter(self._latest))]
+
+    def count_omitted(self, verdict: Verdict, number: int) -> None:
+        """Count judgements that were omitted, because newer ones would have evicted them."""
+        self._counts[verdict] += number
 
     def problems(self, caller: Caller) -> tuple[str, ...]:
         """Return why the broker could not judge the last genuine guest; empty if it could.

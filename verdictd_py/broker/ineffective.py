@@ -71,20 +71,14 @@ class IneffectiveEntries:
         """Return whether the path of a stored secret, or of an image file, has this prefix."""
         if _KEYS.startswith(prefix):
             return True
-        if prefix.startswith(_KEYS) and await _is_prefix(self._keys, prefix.removeprefix(_KEYS)):
+        if prefix.startswith(_KEYS) and await self._keys.has_prefix(prefix.removeprefix(_KEYS)):
             return True
         if any(str(path).startswith(prefix) for path in LEGACY_RESOURCES.values()):
             return True
-        return await _is_prefix(self._resources, prefix)
+        return await self._resources.has_prefix(prefix)
 
     async def _text(self, name: Name) -> str:
         try:
             return (await self._documents.get(name)).text
         except NotFound:
             return "{}"
-
-
-async def _is_prefix(store: KeyStore | ResourceStore, prefix: str) -> bool:
-    """Return whether a stored name begins with `prefix`. Stores list names in their order."""
-    before = prefix and prefix[:-1] + chr(max(ord(prefix[-1]) - 1, 0)) + chr(0x10FFFF)
-    return any(stored.name.startswith(prefix) for stored in await store.page(before, 1))

@@ -26,6 +26,7 @@ from verdictd_py.domain.events import ReferencePinned
 from verdictd_py.domain.names import REFERENCE_SETS, Name
 from verdictd_py.encoding import JsonValue, quoted
 from verdictd_py.errors import PolicyInvalid, RequestError
+from verdictd_py.offload import offload
 from verdictd_py.ports import (
     ABSENT,
     Document,
@@ -45,6 +46,7 @@ class ReferenceView:
         stored: its text.
         deciding: the data in force: stored data with the named sets in force; None if it is
             broken.
+        deciding_text: its text, indented; empty if it is broken.
         unpinned: measurements for which any value is accepted.
         unread: names that have values and that the policy in force does not read.
         problem: why no guest can be judged; empty if the data can be used.
@@ -56,6 +58,7 @@ class ReferenceView:
     unpinned: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
     problem: str = ""
+    deciding_text: str = ""
 
 
 class ReferenceAdministrator:
@@ -105,6 +108,7 @@ class ReferenceAdministrator:
             reference,
             reference.unpinned(known_tee.measurements),
             schema.unread(reference.values, data_names(documents.policy)),
+            deciding_text=await offload(len(reference.text), reference.serialize),
         )
 
     async def replace(self, caller: Caller, tee: str, values: Mapping[str, JsonValue]) -> None:

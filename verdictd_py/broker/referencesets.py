@@ -59,8 +59,7 @@ class SetAdministrator:
             document = await self._documents.get(REFERENCE_SETS)
         except NotFound:
             return {}
-        by_tee = await offload(len(document.text), partial(_sets, document))
-        sets = by_tee.get(tee_name, {})
+        sets = (await _parsed(document.text)).get(tee_name, {})
         return {name: (item, item.state(now)) for name, item in sorted(sets.items())}
 
     async def add(
@@ -83,8 +82,9 @@ class SetAdministrator:
         caller.require(Right.MANAGE)
         known_tee, now = self._tees.named(tee), self._clock()
         given = {field: tuple(accepted) for field, accepted in values.items()}
+        size = sum(len(value) for accepted in given.values() for value in accepted)
         new_set = ReferenceSet(
-            referencesets.checked_values(known_tee.claims, given),
+            await offload(size, partial(referencesets.checked_values, known_tee.claims, given)),
             caller.name,
             now,
             expires_at=referencesets.expiry(expires_at, now),
@@ -142,7 +142,7 @@ class SetAdministrator:
             caller, REFERENCE_SETS, edit, unchecked, announced=lambda _: (retired,)
         )
         await self._changes.prepare()
-        return referencesets.parse(text)[tee_name][name]
+        return (await _parsed(text))[tee_name][name]
 
     async def delete(self, caller: Caller, tee: str, name: str) -> None:
         """Delete a set that is no longer in force.
@@ -164,7 +164,7 @@ class SetAdministrator:
             return referencesets.serialize(remaining)
 
         async def check(text: str) -> ReadRevisions:
-            remaining = referencesets.parse(text).get(tee_name, {})
+            remaining = (await _parsed(text)).get(tee_name, {})
             return await self._changes.check_without_set(remaining, tee_name, fields)
 
         deleted = ReferenceDeleted(caller=caller.name, tee=tee_name, name=name)
@@ -182,8 +182,7 @@ class SetAdministrator:
             )
 
         async def check(text: str) -> ReadRevisions:
-            sets = await offload(len(text), partial(referencesets.parse, text))
-            return await self._changes.check_sets(sets, tee)
+            return await self._changes.check_sets(await _parsed(text), tee)
 
         added = ReferenceAdded(
             caller=caller.name,
@@ -201,6 +200,15 @@ class SetAdministrator:
         )
         await self._changes.prepare()
         return new_set
+
+
+async def _parsed(text: str) -> dict[str, referencesets.Sets]:
+    """Return the sets in a document; parse a large one in a thread.
+
+    Raises:
+        RequestError: see `referencesets.parse`.
+    """
+    return await offload(len(text), partial(referencesets.parse, text))
 
 
 def _sets(document: Document | None) -> dict[str, referencesets.Sets]:

@@ -26,12 +26,13 @@ from verdictd_py.daemon.http import collateral_get, http_client, site_proxies
 from verdictd_py.domain.evidence import MAX_QUOTE_BYTES
 from verdictd_py.errors import AttestationError, CollateralUnavailable, ConfigError
 from verdictd_py.formats.collateral import Collateral
+from verdictd_py.tees.intel.chains import root_key_digest
 from verdictd_py.tees.intel.collateral.check import Validity, check_collateral
 from verdictd_py.tees.intel.collateral.forms import collaterals_from_json, collaterals_to_json
 from verdictd_py.tees.intel.collateral.pcs import Pcs
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
 from verdictd_py.tees.intel.collateral.sources import MAX_COLLATERAL_BYTES, platform_of
-from verdictd_py.tees.intel.pck import root_key_digest, verify_pck_chain
+from verdictd_py.tees.intel.pck import verify_pck_chain
 from verdictd_py.tees.intel.quote import TEES, parse_quote
 from verdictd_py.tees.intel.roots import read_root_ca
 

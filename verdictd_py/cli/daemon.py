@@ -105,6 +105,11 @@ OPTIONS: Final = (  # names; placeholder of the value, or _SWITCH; help
     (("--audit-mode",), "MODE", "of audit files: 0600, or 0640 for a group (0600)"),
     (("--audit-group",), "NAME", "group that may read them (the daemon's)"),
     (("--log-format",), "NAME", "text or json (text)"),
+    (
+        ("--workers",),
+        "N",
+        "processes that serve guests, or auto: one for each core (1: guests and operators in one)",
+    ),
 )
 
 UNSAFE_OPTIONS: Final = (
@@ -139,11 +144,11 @@ def run(argv: Sequence[str]) -> int:
     except VerdictdError:
         raise
     except Exception as error:  # noqa: BLE001  # a traceback is no line, and could quote a secret
-        print(f"verdictd-py: {_described(error)}", file=sys.stderr)
+        print(f"verdictd-py: {described(error)}", file=sys.stderr)
         return EXIT_FAILED
 
 
-def _described(error: Exception) -> str:
+def described(error: Exception) -> str:
     """Describe an exception that no message was written for; without its text."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     cause = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""

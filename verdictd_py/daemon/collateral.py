@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-
-import httpx
+from typing import TYPE_CHECKING
 
 from verdictd_py.config import Settings
-from verdictd_py.daemon.http import collateral_get, http_client, site_proxies
 from verdictd_py.daemon.supervisor import Work
 from verdictd_py.domain.events import WarningEnvironment
 from verdictd_py.errors import AttestationError, CollateralUnavailable, ConfigError
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.ports import CollateralStore, Events
-from verdictd_py.tees.intel.collateral.cache import CollateralCache
+from verdictd_py.tees.intel.chains import root_key_digest
+from verdictd_py.tees.intel.collateral.cache import CollateralCache, Fetch
 from verdictd_py.tees.intel.collateral.check import check_collateral
 from verdictd_py.tees.intel.collateral.newest import NewestCollateral
 from verdictd_py.tees.intel.collateral.pcs import Pcs
@@ -27,8 +27,10 @@ from verdictd_py.tees.intel.collateral.sources import (
     FirstAnswer,
     Inspect,
 )
-from verdictd_py.tees.intel.pck import root_key_digest
 from verdictd_py.tees.intel.tee import IntelService
+
+if TYPE_CHECKING:
+    import httpx
 
 
 class CollateralService:
@@ -39,6 +41,8 @@ class CollateralService:
 
     Args:
         changed: called when collateral has changed, so that guests are appraised again.
+        elsewhere: fetches and renews collateral in another process of the broker, instead of
+            this one; None if this process queries the service itself.
 
     Attributes:
         intel: the source, and what the verifiers of Intel's TEEs share in addition.
@@ -58,8 +62,10 @@ class CollateralService:
         events: Events,
         root_ca_der: bytes | None,
         changed: Callable[[], None] = lambda: None,
+        elsewhere: Fetch | None = None,
     ) -> None:
         self._changed = changed
+        self._elsewhere = elsewhere
         self._client: httpx.AsyncClient | None = None
         self._cache: CollateralCache | None = None
         self._newest = NewestCollateral(
@@ -95,26 +101,49 @@ class CollateralService:
                 refuse_endorsements=settings.refuse_endorsements,
                 changed=self._changed,
             )
-        if warning := site_proxies(settings).warning:
-            events.record(WarningEnvironment(reason=warning))
-        self._client = http_client(settings)
-        service = Pcs(
-            collateral_get(self._client, settings),
-            settings.collateral_url,
-            root_key=root_key,
-            update=settings.collateral_update,
-        )
         self._cache = CollateralCache(
-            service.fetch,
+            self._elsewhere or self._service(settings, events, root_key).fetch,
             store,
             clock=clock,
             events=events,
             root_ca_der=root_ca_der,
             minimum_evaluation=settings.min_tcb_evaluation,
+            chance=random.uniform if self._elsewhere is None else _when_it_expires,
             changed=self._changed,
         )
-        self.background = (Work("renew collateral", self._cache.keep_renewed),)
+        if self._elsewhere is None:
+            self.background = (Work("renew collateral", self._cache.keep_renewed),)
         return self._cache
+
+    def _service(self, settings: Settings, events: Events, root_key: bytes) -> Pcs:
+        # Late: it takes a tenth of the start, and is not needed with the operator's collateral.
+        from verdictd_py.daemon.http import (  # noqa: PLC0415
+            collateral_get,
+            http_client,
+            site_proxies,
+        )
+
+        if warning := site_proxies(settings).warning:
+            events.record(WarningEnvironment(reason=warning))
+        self._client = http_client(settings)
+        return Pcs(
+            collateral_get(self._client, settings),
+            settings.collateral_url,
+            root_key=root_key,
+            update=settings.collateral_update,
+        )
+
+    async def valid(self, request: CollateralRequest) -> Collateral:
+        """Return valid collateral of the service, for another process of the broker.
+
+        All processes together cause one fetch, as the guests of one process do.
+
+        Raises:
+            CollateralUnavailable: there is none.
+        """
+        if self._cache is None:
+            raise CollateralUnavailable("this process queries no collateral service")
+        return await self._cache.valid(request)
 
     async def problem(self) -> str:
         """Return for which platform types there is no valid collateral; empty for none."""
@@ -130,6 +159,12 @@ class CollateralService:
         if self._client is not None:
             await self._client.aclose()
         await self._newest.flush()
+
+
+def _when_it_expires(low: float, high: float) -> float:
+    """Return the part of the validity after which a process renews what another one renews."""
+    del low, high
+    return 1.0
 
 
 def _problem_of(

@@ -6,10 +6,8 @@ A new listener is one class (see `listeners.listener`) and one line in `candidat
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -17,15 +15,14 @@ from types import ModuleType
 import grpc
 
 from verdictd_py._generated import clientapi_pb2, keyprovider_pb2, verdictd_v1_pb2
-from verdictd_py.broker.connected import Changes
+from verdictd_py.broker.everyguest import GuestDirectory
 from verdictd_py.config import DEFAULT_DATA_DIR, UNSAFE_ROOT_OPTION, Settings, Unsafe
-from verdictd_py.daemon import descriptors
 from verdictd_py.daemon.about import About
 from verdictd_py.daemon.clock import Clock, utc_now
-from verdictd_py.daemon.collateral import CollateralService
 from verdictd_py.daemon.daemon import Daemon, Parts
-from verdictd_py.daemon.decidingfiles import DecidingFiles
 from verdictd_py.daemon.descriptors import Connections
+from verdictd_py.daemon.foundation import Foundation, GuestListeners, Records, connections_of
+from verdictd_py.daemon.guestside import GuestSide, OwnGuests, SeparateGuests
 from verdictd_py.daemon.health import (
     POLICIES,
     Check,
@@ -34,32 +31,25 @@ from verdictd_py.daemon.health import (
     directory_check,
     space_check,
 )
-from verdictd_py.daemon.kbs import kbs_listener
+from verdictd_py.daemon.kbs import kbs_identity
 from verdictd_py.daemon.readiness import Probe, Readiness
 from verdictd_py.daemon.reload import LiveSettings
 from verdictd_py.daemon.supervisor import Work
 from verdictd_py.daemon.systemd import passed_sockets
-from verdictd_py.daemon.usecases import UseCases, use_cases
+from verdictd_py.daemon.workers.changes import ForwardedChanges
+from verdictd_py.daemon.workers.cores import worker_count
 from verdictd_py.errors import ConfigError
-from verdictd_py.events.audit import AuditTrail
 from verdictd_py.listeners import management, management_v1
-from verdictd_py.listeners.attested import AttestedListener
 from verdictd_py.listeners.callers import CallerRules
 from verdictd_py.listeners.grpc_listener import GrpcListener
-from verdictd_py.listeners.identity import RenewedIdentity
-from verdictd_py.listeners.kbs import KbsListener
 from verdictd_py.listeners.keyprovider import KeyProviderService
-from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.listener import Listener
 from verdictd_py.listeners.protection import Protection, protection
-from verdictd_py.listeners.proxies import Proxies
 from verdictd_py.ports import Events
-from verdictd_py.storage.digests import DigestLog
-from verdictd_py.storage.layout import DIRECTORIES, prepare, share_audit
-from verdictd_py.storage.stores import DirectoryCollateralStore
-from verdictd_py.tees.intel.roots import read_root_ca
+from verdictd_py.storage.inspection import DIRECTORIES
+from verdictd_py.storage.layout import prepare, share_audit
+from verdictd_py.storage.presence import Presence
 from verdictd_py.tees.registry import known_tees
-from verdictd_py.tsm import TsmQuotes
 
 
 def build_daemon(
@@ -82,202 +72,200 @@ def build_daemon(
         ConfigError: a setting cannot be used; the message has the cause and the remedy.
     """
     _check_unsafe(settings, unsafe)
-    audit = AuditTrail(settings.data_dir / "audit", events, mode=int(settings.audit_mode, base=8))
-    deciding = DecidingFiles(settings, unsafe, DigestLog(audit))
-    deciding.require_own()
+    records = Records.of(settings, unsafe, events)
+    records.deciding.require_own()
     protected = protection(settings, unsafe)
-    connections = _connections(settings)
+    count = worker_count(settings.workers)
+    connections = _connections(settings, separate=count > 1)
     tees = known_tees(settings.verifier)
     sample = unsafe.insecure_sample_verifier
-    directory, warnings = prepare(
+    directory, inspection = prepare(
         settings.data_dir,
         [tee.documents for tee in tees if tee.proves or sample],
         unsafe_writable=unsafe.unsafe_writable_files,
     )
     share_audit(settings.data_dir, settings.audit_mode, settings.audit_group)
-    root = unsafe.root_ca
-    root_ca = None if root is None else read_root_ca(root, option=UNSAFE_ROOT_OPTION)
-    changes = Changes()
-    collateral = CollateralService(
-        settings,
-        DirectoryCollateralStore(directory),
-        clock=clock,
-        events=audit,
-        root_ca_der=root_ca,
-        changed=changes.announce,
-    )
-    cases = use_cases(
+    changes = ForwardedChanges()
+    base = Foundation.lay(
         settings,
         unsafe,
+        records,
         directory,
         tees=tees,
-        intel=collateral.intel,
-        root_ca_der=root_ca,
-        clock=clock,
-        events=audit,
+        connections=connections,
         changes=changes,
+        clock=clock,
     )
+    presence = Presence(directory, clock)
     about = About(
         settings,
         unsafe,
-        verifiers=cases.verifiers.names,
-        warnings=warnings,
+        presence=presence,
+        verifiers=base.cases.verifiers.names,
+        inspection=inspection,
         limits_warning=connections.warning,
         started_at=clock(),
-    )
-    limits = _limits(settings, connections)
-    passed = passed_sockets()
-    build = _Listeners(
-        settings, unsafe, cases, protected, audit, clock, connections, limits, passed
     )
     probes: dict[str, Probe] = {
         "data directory": partial(asyncio.to_thread, directory.fault, *DIRECTORIES)
     }
-    http = build.kbs(probes.setdefault)
+    guests = _guest_side(base, count, changes, probes)
+    operators = _OperatorListeners(base, protected, guests.connected)
     candidates: tuple[Listener | None, ...] = (
-        build.attested(),
-        build.client_api(about),
-        build.keyprovider_api(),
-        http,
+        guests.attested,
+        operators.client_api(about),
+        operators.keyprovider_api(),
+        guests.kbs,
     )
     listeners = tuple(listener for listener in candidates if listener is not None)
     publish = [listener.set_ready for listener in listeners if isinstance(listener, GrpcListener)]
-    readiness = Readiness(cases, audit, publish=publish, probes=probes)
-    cases.digests.changed = readiness.request
-
-    def apply(new: Settings) -> None:
-        limits.adopt(_limits(new, _connections(new)))
-        cases.appraiser.seconds = new.appraisal_timeout
-        cases.wrapper.limit_new_keys(new.max_new_keys_per_minute)
-
-    live = () if reread is None else (LiveSettings(settings, reread, apply),)
-    checks: dict[str, Check] = {
-        "audit": directory_check(settings.data_dir / "audit", writable=True),
-        POLICIES: readiness.problem,
-        "keys": directory_check(settings.data_dir / "keys", writable=False),
-        "collateral": collateral.problem,
-        "disk": space_check(_written(settings)),
-        "descriptors": check_descriptors,
-    }
-    if "sessions" in probes:
-        checks["sessions"] = probes["sessions"]
-    health = Health(checks, audit, publish=publish)
+    readiness = Readiness(base.cases, base.audit, publish=publish, probes=probes)
+    base.cases.digests.changed = readiness.request
+    live = _Live(base, guests, settings)
+    files = () if reread is None else (LiveSettings(settings, reread, live.apply),)
+    health = Health(
+        guests.checks(_checks(base, readiness, probes)),
+        base.audit,
+        publish=[*publish, *guests.publish],
+    )
     readiness.changed = health.request
-    if http is not None:
-        http.parts = lambda: health.parts
+    guests.connect(readiness, health, lambda: live.settings)
     about.listeners, about.readiness, about.health = listeners, readiness, health
+    about.workers = guests.workers
     parts = Parts(
-        events=audit,
-        audit=audit,
+        events=base.audit,
+        audit=base.audit,
         listeners=listeners,
         background=(
-            *collateral.background,
+            *base.collateral.background,
             Work("check readiness", readiness.keep_fresh),
             Work("check health", health.keep_examined),
-            Work("appraise connected guests", cases.connected.keep_appraised),
-            Work("count omitted events", audit.keep_counting),
+            Work("appraise connected guests", base.cases.connected.keep_appraised),
+            Work("count omitted events", base.audit.keep_counting),
+            Work("detect other daemons", partial(presence.announce, base.audit)),
+            Work("examine the data directory", partial(inspection.complete, base.audit)),
         ),
         readiness=readiness,
         health=health,
         about=about,
-        closing=(collateral.close,),
-        limits=limits,
-        deciding=deciding,
+        closing=(base.collateral.close, guests.close, presence.close),
+        limits=base.limits,
+        deciding=base.deciding,
         reconsider=changes.announce,
-        files=(*protected.files, *(() if http is None else http.files), *live),
+        files=(*protected.files, *guests.files, *files),
+        workers=guests.workers,
+        settings=lambda: live.settings,
     )
     return Daemon(parts, on_failure=on_failure)
 
 
+def _guest_side(
+    base: Foundation, count: int, changes: ForwardedChanges, probes: dict[str, Probe]
+) -> GuestSide:
+    """Build what serves guests: listeners of this process, or workers.
+
+    Args:
+        probes: receives those of the storage of the listeners.
+    """
+    passed = passed_sockets()
+    identity = kbs_identity(base.settings, base.unsafe, base.clock, passed.get("kbs_http"))
+    if count > 1:
+        return SeparateGuests.build(base, count, changes, identity, passed)
+    build = GuestListeners(base, passed)
+    return OwnGuests(build.attested(), build.kbs(identity, probes.setdefault), base.cases.connected)
+
+
+def _checks(
+    base: Foundation, readiness: Readiness, probes: Mapping[str, Probe]
+) -> dict[str, Check]:
+    """Return the checks of the health of this process."""
+    data = base.settings.data_dir
+    checks: dict[str, Check] = {
+        "audit": directory_check(data / "audit", writable=True),
+        POLICIES: readiness.problem,
+        "keys": directory_check(data / "keys", writable=False),
+        "collateral": base.collateral.problem,
+        "disk": space_check(_written(base.settings)),
+        "descriptors": check_descriptors,
+    }
+    if "sessions" in probes:
+        checks["sessions"] = probes["sessions"]
+    return checks
+
+
+class _Live:
+    """The settings in force, whose limits a reload changes.
+
+    Attributes:
+        settings: the settings in force.
+    """
+
+    def __init__(self, base: Foundation, guests: GuestSide, settings: Settings) -> None:
+        self._base = base
+        self._separate = guests.workers is not None
+        self.settings = settings
+
+    def apply(self, new: Settings) -> None:
+        """Put the limits of new settings in force in this process."""
+        self._base.apply(new, _connections(new, separate=self._separate))
+        self.settings = new
+
+
 @dataclass(frozen=True, slots=True)
-class _Listeners:
-    """Builder of the listeners; None for those without an address in the settings."""
+class _OperatorListeners:
+    """Builder of the listeners of operators; None for those without an address in the settings."""
 
-    settings: Settings
-    unsafe: Unsafe
-    cases: UseCases
+    base: Foundation
     protected: Protection
-    events: Events
-    clock: Clock
-    connections: Connections
-    limits: Limits
-    passed: Mapping[str, socket.socket]
-
-    def attested(self) -> Listener:
-        identity = RenewedIdentity(
-            require_certificate=not self.cases.verifiers.accepts_anyone,
-            events=self.events,
-            quote_for=TsmQuotes().quote if self.settings.attests else None,
-        )
-        return AttestedListener(
-            self.settings.listen_address,
-            guests=self.cases.connected,
-            tees=self.cases.tees,
-            releaser=self.cases.releaser,
-            context=identity.context,
-            events=self.events,
-            limits=self.limits,
-            proxies=Proxies(proxy_protocol=self.settings.proxy_protocol_from),
-            passed=self.passed.get("listen"),
-        )
+    connected: GuestDirectory
 
     def client_api(self, about: About) -> Listener:
         def register(server: grpc.aio.Server, rules: CallerRules) -> None:
             self._register_keyprovider(server, rules)
-            administration = self.cases.administration
-            management.register(server, administration, rules, self.events)
+            administration = self.base.cases.administration
+            management.register(server, administration, rules, self.base.audit)
             management_v1.register(
                 server,
                 administration,
-                self.cases.history,
-                self.cases.explainer,
-                self.cases.connected,
+                self.base.cases.history,
+                self.base.cases.explainer,
+                self.connected,
                 about.status,
                 rules,
-                self.events,
+                self.base.audit,
             )
 
         return GrpcListener(
             "client_api",
-            self.settings.client_api_addresses,
+            self.base.settings.client_api_addresses,
             register,
-            events=self.events,
-            connections=self.connections.grpc,
+            events=self.base.audit,
+            connections=self.base.connections.grpc,
             described=_names(keyprovider_pb2, clientapi_pb2, verdictd_v1_pb2),
             rules=self.protected.rules,
             tls=self.protected.tls,
         )
 
     def keyprovider_api(self) -> Listener | None:
-        address = self.settings.keyprovider_api_address
+        address = self.base.settings.keyprovider_api_address
         if address is None:
             return None
         return GrpcListener(
             "keyprovider_api",
             [address],
             self._register_keyprovider,
-            events=self.events,
-            connections=self.connections.grpc,
+            events=self.base.audit,
+            connections=self.base.connections.grpc,
             described=_names(keyprovider_pb2),
             rules=self.protected.rules,
             tls=self.protected.tls,
         )
 
-    def kbs(self, watch: Callable[[str, Probe], object]) -> KbsListener | None:
-        return kbs_listener(
-            self.settings,
-            self.unsafe,
-            self.cases,
-            clock=self.clock,
-            events=self.events,
-            limits=self.limits,
-            watch=watch,
-            passed=self.passed.get("kbs_http"),
-        )
-
     def _register_keyprovider(self, server: grpc.aio.Server, rules: CallerRules) -> None:
-        provider = self.settings.keyprovider_name
-        service = KeyProviderService(self.cases.wrapper, rules, self.events, provider=provider)
+        provider = self.base.settings.keyprovider_name
+        service = KeyProviderService(
+            self.base.cases.wrapper, rules, self.base.audit, provider=provider
+        )
         service.register(server)
 
 
@@ -289,28 +277,13 @@ def _written(settings: Settings) -> dict[str, Path]:
     return {"the data directory": settings.data_dir, **written}
 
 
-def _connections(settings: Settings) -> Connections:
-    return descriptors.divide(
-        descriptors.limit(),
-        guests=settings.max_connections,
-        guest_listeners=1 if settings.kbs_http is None else 2,
-        grpc_listeners=1 if settings.keyprovider_api is None else 2,
-    )
-
-
-def _limits(settings: Settings, connections: Connections) -> Limits:
-    age = settings.max_evidence_age
-    return Limits(
-        handshake=settings.handshake_timeout,
-        appraisal=settings.appraisal_timeout,
-        request=settings.request_timeout,
-        idle=settings.idle_timeout,
-        connections=connections.guests,
-        per_address=settings.max_unattested_per_address,
-        per_platform=settings.max_connections_per_platform,
-        evidence_age=None if age is None else timedelta(seconds=age),
-        drain=settings.drain_timeout,
-    )
+def _connections(settings: Settings, *, separate: bool) -> Connections:
+    """Divide the descriptors of this process, and of a worker if guests have separate processes."""
+    if not separate:
+        return connections_of(settings, guests=True, operators=True)
+    workers = connections_of(settings, guests=True, operators=False)
+    own = connections_of(settings, guests=False, operators=True)
+    return Connections(workers.guests, own.grpc, workers.warning or own.warning)
 
 
 def _check_unsafe(settings: Settings, unsafe: Unsafe) -> None:

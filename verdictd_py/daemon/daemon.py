@@ -6,29 +6,25 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
-from typing import Final, Self
+from typing import Self
 
+from verdictd_py.config import Settings
 from verdictd_py.daemon.about import About
 from verdictd_py.daemon.decidingfiles import DecidingFiles
 from verdictd_py.daemon.health import Health
 from verdictd_py.daemon.readiness import Readiness
-from verdictd_py.daemon.reload import reload_all
+from verdictd_py.daemon.release import CLOSE_SECONDS, SLACK_SECONDS, release
+from verdictd_py.daemon.reload import merged, reload_all
+from verdictd_py.daemon.stacks import dump_tasks
 from verdictd_py.daemon.supervisor import Supervisor, Work
+from verdictd_py.daemon.workers.pool import DRAIN_SLACK_SECONDS, Workers
 from verdictd_py.domain.events import DaemonReloaded, DaemonStopped, DaemonStopping
 from verdictd_py.errors import StorageError
 from verdictd_py.events.audit import AuditTrail
-from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.listener import Listener
 from verdictd_py.listeners.reread import Reloadable
 from verdictd_py.ports import Events
-
-SLACK_SECONDS: Final = 1.0
-"""Additional time for a listener to close unfinished requests, after the drain timeout."""
-
-CLOSE_SECONDS: Final = 0.5
-"""Time for background work to end, and for each other part to close."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +40,8 @@ class Parts:
         deciding: the files of the settings that determine decisions.
         files: what is read again on SIGHUP.
         reconsider: has connected guests appraised again after a reload.
+        workers: the guest workers; None if this process serves guests itself.
+        settings: returns the settings in force, for the workers.
     """
 
     events: Events
@@ -58,6 +56,8 @@ class Parts:
     deciding: DecidingFiles
     reconsider: Callable[[], None]
     files: tuple[Reloadable, ...] = ()
+    workers: Workers | None = None
+    settings: Callable[[], Settings] = Settings
 
 
 class Daemon:
@@ -79,7 +79,7 @@ class Daemon:
     def stop_seconds(self) -> float:
         """The longest time that `stop` takes, with the writing of the last lines of the log."""
         parts = 2 + len(self._parts.closing)
-        return self._parts.limits.drain + SLACK_SECONDS + parts * CLOSE_SECONDS
+        return self._parts.limits.drain + self._slack + parts * CLOSE_SECONDS
 
     @property
     def status(self) -> str:
@@ -89,6 +89,8 @@ class Daemon:
             status = f"not ready: {', '.join(failed)} failed; warning.readiness has the cause"
         else:
             status = "serving " + ", ".join(one.endpoint for one in self.listeners)
+            if self._parts.workers is not None:
+                status += f" with {len(self._parts.workers.numbers)} guest workers"
         return status if self._reloaded else f"{status}; the last reload failed: warning.reload"
 
     def report_status(self, report: Callable[[str], None]) -> None:
@@ -117,6 +119,8 @@ class Daemon:
             await self._parts.deciding.prepare()
             for listener in self.listeners:
                 await listener.start(self._run)
+            if self._parts.workers is not None:
+                await self._parts.workers.start(self._run)
             self._parts.about.warn(self._events)
             await self._parts.readiness.report()
             await self._parts.health.examine()
@@ -136,7 +140,12 @@ class Daemon:
         the rights that were removed end.
         """
         # Documents last: checking them may fail or wait for a disk, and a file may end rights.
+        if self._parts.workers is not None:
+            self._parts.workers.notify_each("restrict")
         report = await reload_all(self._parts.files, self._parts.deciding.prepare)
+        if self._parts.workers is not None:
+            more = await self._parts.workers.reload(self._parts.settings().exported())
+            report = merged(report, *more)
         self._reloaded = isinstance(report, DaemonReloaded)
         try:
             await self._parts.readiness.refresh()
@@ -158,31 +167,29 @@ class Daemon:
     ) -> asyncio.Task[None]:
         return self.supervisor.start(Work(name, run, essential))
 
-    async def _release(self, seconds: float) -> None:
-        """Stop all listeners at the same time and with one deadline, then close the rest.
+    def dump_tasks(self, log: Events) -> None:
+        """Write to the log where each task waits, of all processes."""
+        dump_tasks(log)
+        if self._parts.workers is not None:
+            self._parts.workers.notify_each("tasks")
 
-        If a part fails to stop, the failure is recorded, and the others are stopped all the same.
-        """
-        await self._attempt("stop background work", self.supervisor.stop, CLOSE_SECONDS)
-        limit = seconds + SLACK_SECONDS
-        await asyncio.gather(
-            *(
-                self._attempt(f"stop {listener.name}", partial(listener.stop, seconds), limit)
-                for listener in self.listeners
-            )
+    @property
+    def _slack(self) -> float:
+        """Additional time for everything that serves to stop."""
+        return SLACK_SECONDS if self._parts.workers is None else DRAIN_SLACK_SECONDS + CLOSE_SECONDS
+
+    async def _release(self, seconds: float) -> None:
+        """Stop all listeners at the same time and with one deadline, then close the rest."""
+        workers = () if self._parts.workers is None else (self._parts.workers,)
+        await release(
+            self.supervisor,
+            (*self.listeners, *workers),
+            self._parts.closing,
+            self._events,
+            seconds=seconds,
+            slack=self._slack,
         )
-        for close in self._parts.closing:
-            await self._attempt("close", close, CLOSE_SECONDS)
         if self._stopped:
             with suppress(StorageError):  # the trail logs its number of failures when it closes
                 self._events.record(DaemonStopped())
         self._parts.audit.close()
-
-    async def _attempt(
-        self, doing: str, ending: Callable[[], Awaitable[None]], seconds: float
-    ) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await ending()
-        except Exception as error:  # noqa: BLE001  # recorded; the other parts stop as well
-            report_bug(self._events, error, doing=doing)

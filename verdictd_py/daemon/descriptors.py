@@ -61,6 +61,8 @@ def divide(
     Args:
         open_files: the limit of the process.
         guests: the setting, for each listener of guests.
+        guest_listeners, grpc_listeners: the listeners of this process; none of one type, if
+            guests have processes of their own.
 
     Raises:
         ConfigError: there are too few descriptors to serve anyone.
@@ -70,7 +72,10 @@ def divide(
     if guests * guest_listeners + most <= available:
         return Connections(guests, MAX_CONNECTIONS)
     grpc = min(MAX_CONNECTIONS, max(_LEAST, available // _GRPC_PART))
-    fitting = min(guests, (available - DESCRIPTORS * grpc * grpc_listeners) // guest_listeners)
+    left = available - DESCRIPTORS * grpc * grpc_listeners
+    fitting = min(
+        guests, left // max(guest_listeners, 1)
+    )  # without any, `left` must not be negative
     if fitting < min(guests, _LEAST):
         least = RESERVE + _LEAST * (guest_listeners + DESCRIPTORS * grpc_listeners)
         raise ConfigError(

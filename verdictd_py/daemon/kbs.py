@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import Final
+from typing import Final, Self
 
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from verdictd_py.broker.handshakes import Handshakes
 from verdictd_py.config import Address, Settings, Unsafe
 from verdictd_py.daemon.readiness import Probe
 from verdictd_py.daemon.usecases import UseCases
 from verdictd_py.errors import ConfigError
+from verdictd_py.listeners.census import ListenerCensus
 from verdictd_py.listeners.kbs import KbsListener
 from verdictd_py.listeners.kbs.admins import AdminRoutes
 from verdictd_py.listeners.kbs.files import read_admins, read_token_key
@@ -27,6 +35,7 @@ from verdictd_py.ports import Events
 from verdictd_py.protocols.rcar.admins import AdminKeys
 from verdictd_py.protocols.rcar.tokens import Tokens
 from verdictd_py.storage.sessions import MemorySessionStore
+from verdictd_py.storage.sharedsessions import SharedSessionStore
 from verdictd_py.storage.sqlite_sessions import SqliteSessionStore
 
 _OF_LISTENER: Final = (
@@ -40,21 +49,65 @@ _OF_LISTENER: Final = (
 _UNSAFE_OF_LISTENER: Final = ("insecure_kbs_http", "insecure_sample_verifier")
 
 
-def kbs_listener(
+@dataclass(frozen=True, slots=True)
+class KbsIdentity:
+    """Keys of the HTTP listener, the same in each process that serves it.
+
+    Attributes:
+        address: address of the listener.
+        token_key: key that signs attestation tokens.
+        tls: TLS settings; None for plain HTTP.
+    """
+
+    address: Address
+    token_key: ec.EllipticCurvePrivateKey = field(repr=False)
+    tls: KbsTls | None
+
+    @property
+    def scheme(self) -> str:
+        return "http" if self.tls is None else "https"
+
+    def exported(self) -> dict[str, str]:
+        """Return the keys that only this process has, for another one: secrets."""
+        key = self.token_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        tls = b"" if self.tls is None else self.tls.exported
+        return {
+            "address": str(self.address),
+            "token_key": key.decode(),
+            "self_signed": tls.decode(),
+        }
+
+    @classmethod
+    def imported(
+        cls,
+        exported: Mapping[str, str],
+        settings: Settings,
+        unsafe: Unsafe,
+        clock: Callable[[], datetime],
+    ) -> Self:
+        """Return the identity of another process, with the same settings (see `exported`).
+
+        Raises:
+            ConfigError: a file of the settings cannot be used.
+        """
+        address = Address.parse(exported["address"])
+        key = load_pem_private_key(exported["token_key"].encode(), password=None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise ConfigError("another process of the broker sent no key for tokens")
+        if own := exported["self_signed"]:
+            return cls(address, key, KbsTls.imported(own.encode(), address.host, clock=clock))
+        return cls(address, key, _tls(address, settings, unsafe, clock))
+
+
+def kbs_identity(
     settings: Settings,
     unsafe: Unsafe,
-    use_cases: UseCases,
-    *,
     clock: Callable[[], datetime],
-    events: Events,
-    limits: Limits,
-    watch: Callable[[str, Probe], object],
     passed: socket.socket | None = None,
-) -> KbsListener | None:
-    """Build the listener; return None if the settings have no address for it.
+) -> KbsIdentity | None:
+    """Read or create the keys of the listener; return None if the settings have no address for it.
 
     Args:
-        watch: receives the probe of the sessions, for the readiness of the broker.
         passed: listening socket of the service manager, used instead of the address.
 
     Raises:
@@ -69,10 +122,37 @@ def kbs_listener(
         return None
     if passed is not None:  # its own address decides whether TLS is needed
         address = Address(*passed.getsockname()[:2])
-    tls = _tls(address, settings, unsafe, clock)
-    tokens = Tokens(_token_key(settings), use_cases.trusted_root)
+    return KbsIdentity(address, _token_key(settings), _tls(address, settings, unsafe, clock))
+
+
+def kbs_listener(  # noqa: PLR0913  # what the listener is built from, all by keyword
+    settings: Settings,
+    use_cases: UseCases,
+    identity: KbsIdentity,
+    *,
+    clock: Callable[[], datetime],
+    events: Events,
+    limits: Limits,
+    watch: Callable[[str, Probe], object],
+    passed: socket.socket | None = None,
+    shared: SharedSessionStore | None = None,
+    census: ListenerCensus | None = None,
+) -> KbsListener:
+    """Build the listener.
+
+    Args:
+        watch: receives the probe of the sessions, for the readiness of the broker.
+        passed: its listening socket, used instead of binding the address.
+        shared: sessions of all workers, unless the settings name a file; None for one process.
+        census: counters of the connections of all workers; None for one process.
+
+    Raises:
+        ConfigError: a setting cannot be used; the message has the cause and the remedy.
+    """
+    tls = identity.tls
+    tokens = Tokens(identity.token_key, use_cases.trusted_root)
     admins = Reread(partial(_admins, settings, tokens), _changed_admins, AdminKeys.lessened)
-    sessions = _sessions(settings, events)  # last, because it opens a file
+    sessions = _sessions(settings, events, shared)  # last, because it opens a file
     if isinstance(sessions, SqliteSessionStore):
         watch("sessions", sessions.fault)
     else:
@@ -85,7 +165,7 @@ def kbs_listener(
         clock=clock,
     )
     return KbsListener(
-        address,
+        identity.address,
         guests=GuestRoutes(handshakes, tokens, secure=tls is not None),
         administration=AdminRoutes(use_cases.administration, lambda: admins.current, clock),
         admins=admins,
@@ -97,10 +177,13 @@ def kbs_listener(
         on_stopped=sessions.close,
         clock=clock,
         passed=passed,
+        census=census,
     )
 
 
-async def _release_expired(sessions: MemorySessionStore, clock: Callable[[], datetime]) -> str:
+async def _release_expired(
+    sessions: MemorySessionStore | SharedSessionStore, clock: Callable[[], datetime]
+) -> str:
     """Release expired sessions, which an idle broker would otherwise retain, up to 768 MiB.
 
     Sessions in memory can always be used.
@@ -183,7 +266,9 @@ def _changed_admins(before: AdminKeys, after: AdminKeys) -> tuple[str, ...]:
     return (*changes, *(f"HTTP administrator {name}: another key" for name in replaced))
 
 
-def _sessions(settings: Settings, events: Events) -> MemorySessionStore | SqliteSessionStore:
+def _sessions(
+    settings: Settings, events: Events, shared: SharedSessionStore | None
+) -> MemorySessionStore | SharedSessionStore | SqliteSessionStore:
     if settings.kbs_sessions is None:
-        return MemorySessionStore()
+        return MemorySessionStore() if shared is None else shared
     return SqliteSessionStore.open(settings.kbs_sessions, events=events)

@@ -37,6 +37,7 @@ EXIT_FAILED: Final = 1
 
 _STANDARD_ERROR: Final = 2
 _SWITCH_SECONDS: Final = 0.001
+_HTTP_CLIENT: Final = "httpx"
 _IMPORTED_LATE: Final = ("httpcore._backends.anyio", "anyio._backends._asyncio")
 
 MIN_ADDRESS_SPACE: Final = 2_000_000 * 1024
@@ -86,12 +87,12 @@ async def _run(
     loop.set_exception_handler(exception_handler(events))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT):
-        loop.add_signal_handler(number, dump_tasks, events)
+    _dump_when_signalled(loop, partial(dump_tasks, events))
     loop.add_signal_handler(signal.SIGHUP, reloading.set)
     manager = ServiceManager()
     manager.status("starting")
     daemon = build_daemon(settings, unsafe, events, on_failure=stopping.set, reread=reread)
+    _dump_when_signalled(loop, partial(daemon.dump_tasks, events))
     await _load_policy_engine(events, manager)
     daemon.report_status(manager.status)
     await daemon.start()
@@ -109,20 +110,29 @@ async def _run(
     return EXIT_FAILED if daemon.supervisor.failed else EXIT_STOPPED
 
 
+def _dump_when_signalled(loop: asyncio.AbstractEventLoop, dump: Callable[[], None]) -> None:
+    """Have tasks written to the log on signals that would end the process otherwise."""
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT):
+        loop.add_signal_handler(number, dump)
+
+
 def favour_event_loop() -> None:
     """Keep collector, threads and imports from stalling the event loop. Call it after the start.
 
-    1. The HTTP client imports its backend at its first request: that takes 24 ms.
+    1. The HTTP client, if there is one, imports its backend at its first request: that takes
+       24 ms.
     2. Modules and the parts of the daemon exist until it ends, so that the collector need not
-       visit them: that takes 60 ms.
+       visit them: that takes 60 ms. It does not run before (`cli.main`).
     3. A thread releases the interpreter lock after 1 ms instead of 5 ms: the loop waits for it
        after each system call.
     """
-    for name in _IMPORTED_LATE:  # 1
-        with suppress(ImportError):  # other versions have other modules
-            importlib.import_module(name)
+    if _HTTP_CLIENT in sys.modules:
+        for name in _IMPORTED_LATE:  # 1
+            with suppress(ImportError):  # other versions have other modules
+                importlib.import_module(name)
     gc.collect()  # 2
     gc.freeze()
+    gc.enable()
     sys.setswitchinterval(_SWITCH_SECONDS)  # 3
 
 

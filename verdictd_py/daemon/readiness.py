@@ -212,10 +212,10 @@ class Readiness:
     async def _strays(self) -> dict[str, str]:
         """Return documents with a misspelled name, which nothing reads."""
         try:
-            found = await self._use_cases.catalogue.all()
+            uses = await self._use_cases.catalogue.uses()
         except StorageError:
             return {}
-        return {str(use.name): use.remark for use, _ in found if use.misspelled}
+        return {str(use.name): use.remark for use in uses if use.misspelled}
 
     def _record(self, standing: Standing, before: Standing) -> None:
         """Record what is wrong and was not so `before`."""

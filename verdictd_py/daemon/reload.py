@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from verdictd_py.config import Settings
 from verdictd_py.domain.events import DaemonReloaded, WarningReload
-from verdictd_py.domain.eventtypes import Event
+from verdictd_py.domain.eventtypes import Event, RenderedValue
 from verdictd_py.errors import ConfigError
 from verdictd_py.listeners.reread import Reloadable
 
@@ -73,7 +73,7 @@ async def reload_all(files: Sequence[Reloadable], prepare: Callable[[], Awaitabl
         prepare: does what must be done before anything else may take effect; it raises
             `ConfigError`, or waits, if that is impossible.
     """
-    unusable = await _restrict(files)
+    unusable = await restrict_all(files)
     try:
         await prepare()
     except ConfigError as error:
@@ -91,8 +91,21 @@ async def reload_all(files: Sequence[Reloadable], prepare: Callable[[], Awaitabl
     return DaemonReloaded(changed=tuple(changed))
 
 
-async def _restrict(files: Sequence[Reloadable]) -> list[str]:
-    """End the rights that were removed; return the problems."""
+def merged(report: Event, changed: Sequence[str], problems: Sequence[str]) -> Event:
+    """Return a report with what other processes have changed, and their problems, once each."""
+    before = report.rendered()
+    both = tuple(dict.fromkeys((*_texts(before, "changed"), *changed)))
+    failed = tuple(dict.fromkeys((*_texts(before, "problems"), *problems)))
+    return WarningReload(changed=both, problems=failed) if failed else DaemonReloaded(changed=both)
+
+
+def _texts(rendered: Mapping[str, RenderedValue], name: str) -> list[str]:
+    value = rendered.get(name)
+    return value if isinstance(value, list) else []
+
+
+async def restrict_all(files: Sequence[Reloadable]) -> list[str]:
+    """End the rights that were removed, whatever cannot be read; return the problems."""
     problems: list[str] = []
     for each in files:
         try:

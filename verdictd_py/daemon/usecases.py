@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,7 +20,7 @@ from verdictd_py.broker.connected import Changes, ConnectedGuests
 from verdictd_py.broker.contents import StoredContents
 from verdictd_py.broker.documents import DocumentAdministrator
 from verdictd_py.broker.explanation import Explainer
-from verdictd_py.broker.history import History
+from verdictd_py.broker.history import History, JudgementSink
 from verdictd_py.broker.ineffective import IneffectiveEntries
 from verdictd_py.broker.policytests import PolicyTests
 from verdictd_py.broker.references import ReferenceAdministrator
@@ -29,7 +29,6 @@ from verdictd_py.broker.release import Releaser
 from verdictd_py.broker.wrapping import Wrapper
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.clock import Clock
-from verdictd_py.daemon.http import site_get
 from verdictd_py.errors import NotFound, PolicyInvalid, StorageError
 from verdictd_py.formats.openpgp import SequoiaKeyringEditor
 from verdictd_py.policy.appraisal import GuestTrust, RegoAppraisalPolicy
@@ -40,6 +39,7 @@ from verdictd_py.policy.report import PolicyReports
 from verdictd_py.policy.sets import DocumentsWithSets
 from verdictd_py.policy.trial import PolicyTrial
 from verdictd_py.ports import AppraisalPolicy, Events, Tees, VerifierContext
+from verdictd_py.ports.tees import HttpGet
 from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.directory import Directory
 from verdictd_py.storage.documents import DirectoryDocumentStore
@@ -86,6 +86,13 @@ class UseCases:
     trusted_root: str | None
 
 
+def _site_get(settings: Settings) -> AbstractAsyncContextManager[HttpGet]:
+    """Open the HTTP client of a verifier; its library is imported when it is needed."""
+    from verdictd_py.daemon.http import site_get  # noqa: PLC0415
+
+    return site_get(settings)
+
+
 def build_appraiser(  # noqa: PLR0913  # as those of `Appraiser`, all by keyword
     *,
     verifiers: VerifierSet,
@@ -93,7 +100,7 @@ def build_appraiser(  # noqa: PLR0913  # as those of `Appraiser`, all by keyword
     policy: AppraisalPolicy,
     clock: Clock,
     events: Events,
-    history: History | None = None,
+    history: JudgementSink | None = None,
     allow_unlogged: bool = False,
     seconds: float | None = None,
     trust: GuestTrust | None = None,
@@ -124,12 +131,14 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
     clock: Clock,
     events: Events,
     changes: Changes | None = None,
+    judgements: JudgementSink | None = None,
 ) -> UseCases:
     """Build the use cases on one data directory.
 
     Args:
         intel: what the verifiers of Intel's TEEs share.
         changes: announced changes after which connected guests are appraised again.
+        judgements: receives the judgements instead of the history of these use cases.
 
     Raises:
         ConfigError: a verifier cannot be built.
@@ -141,7 +150,7 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
             clock=clock,
             events=events,
             store=DirectoryCollateralStore(directory),
-            http=partial(site_get, settings),
+            http=partial(_site_get, settings),
             root_ca_der=root_ca_der,
             services={VENDOR: intel},
         ),
@@ -186,7 +195,7 @@ def use_cases(  # noqa: PLR0913  # what the use cases are built from, all by key
         policy=appraisal,
         clock=clock,
         events=events,
-        history=history,
+        history=judgements or history,
         allow_unlogged=settings.allow_unlogged,
         seconds=settings.appraisal_timeout,
         trust=GuestTrust(deciding, tees),

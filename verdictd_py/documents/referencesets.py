@@ -158,6 +158,7 @@ def union(
     value and explains the refusal.
     """
     lists: dict[str, JsonValue] = dict(reference)
+    combined: dict[str, dict[str, None]] = {}
     for name, item in sets.items():
         state = item.state(now)
         for field, accepted in item.values.items():
@@ -165,7 +166,12 @@ def union(
             if not isinstance(values, list):
                 continue  # the policy matches nothing with it, and reports that
             added = accepted if state == "in force" else (f"({name} is {state})",)
-            lists[field] = [*values, *(value for value in added if value not in values)]
+            combined.setdefault(field, {}).update(dict.fromkeys(added))
+    for field, additions in combined.items():
+        values = lists.get(field, [])
+        if isinstance(values, list):
+            present = {value for value in values if isinstance(value, str)}
+            lists[field] = [*values, *(value for value in additions if value not in present)]
     return lists
 
 

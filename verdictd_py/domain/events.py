@@ -4,9 +4,9 @@ The log, the audit trail and `docs/reference/events.md` are derived from these t
 never changes and never gets another meaning, because operators' tools read it. A class has the
 name of its event: `GuestNotJudged` for `guest.not-judged`. Its docstring says when the event is
 recorded.
-"""
 
-from __future__ import annotations
+This module evaluates its annotations at once: as texts they would take half of its import.
+"""
 
 from typing import Annotated, Final, Self
 
@@ -78,6 +78,7 @@ CurrentDigest = Annotated[
 StoragePart = Annotated[
     str, FieldInfo("Part of the storage: `data directory` or `sessions`.", characters=64)
 ]
+WorkerNumber = Annotated[int, FieldInfo("Number of the guest worker, from 1.")]
 KbsUrl = Annotated[str, FieldInfo("URL of the HTTP listener, if there is one.", characters=512)]
 
 
@@ -351,6 +352,39 @@ class DaemonStarted(Event):
         str, FieldInfo("Name of the attester of the daemon's own certificate.", characters=64)
     ]
     data_dir: Annotated[str, FieldInfo("Path of the data directory.", characters=4096)]
+    workers: Annotated[int, FieldInfo("Number of guest workers, if there are any.")] | None = None
+
+
+@event("worker.started", audit=Audit.YES)
+class WorkerStarted(Event):
+    """A guest worker serves guests. Its events are in an audit file of its own."""
+
+    worker: WorkerNumber
+    pid: Annotated[int, FieldInfo("Id of its process.")]
+    file: Annotated[
+        str, FieldInfo("Path of its audit file below the data directory.", characters=256)
+    ]
+
+
+@event("worker.stopped", audit=Audit.YES)
+class WorkerStopped(Event):
+    """A guest worker has finished its requests, because the daemon stops."""
+
+    worker: WorkerNumber
+    file: Annotated[
+        str, FieldInfo("Path of its last audit file below the data directory.", characters=256)
+    ]
+    records: Annotated[int, FieldInfo("Number of records in this file.")]
+    digest: Annotated[str, FieldInfo("Digest of the last record in this file.", characters=64)]
+
+
+@event("warning.worker", level=Level.WARNING, audit=Audit.YES)
+class WarningWorker(Event):
+    """A guest worker has ended, or could not be started; its connections are lost."""
+
+    worker: WorkerNumber
+    reason: Reason
+    restarts_in_seconds: RestartSeconds | None = None
 
 
 @event("listener.started")
@@ -720,6 +754,15 @@ class WarningStorage(Event):
     """The data directory has a defect that the daemon tolerates."""
 
     reason: Reason
+
+
+@event("warning.other-daemon", level=Level.WARNING)
+class WarningOtherDaemon(Event):
+    """Another daemon uses the same data directory, which is supported if it is intended."""
+
+    pid: Annotated[int, FieldInfo("Number of its process, in its own container or on its host.")]
+    host: Annotated[str, FieldInfo("Name of this container or host.", 64)]
+    started: Annotated[str, FieldInfo("Time of its start, RFC 3339.", 64)]
 
 
 @event("storage.fault", level=Level.WARNING)

@@ -1,20 +1,25 @@
-"""Declaration of event types: dataclasses with a wire name, a level and fields of bounded size.
+"""Declaration of event types: classes with a wire name, a level and fields of bounded size.
 
 The daemon's own event types are in `verdictd_py.domain.events`. A plug-in declares further types
 in the same way; the log and the audit trail handle them without further code.
+
+Event types look like frozen dataclasses with keyword-only arguments, and are none: `dataclass`
+compiles six methods for each type, a twelfth of the daemon's start.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import FrozenInstanceError, dataclass, field
 from enum import StrEnum
+from inspect import get_annotations
 from types import MappingProxyType
 from typing import (
     Annotated,
     Any,
     ClassVar,
     Final,
+    NoReturn,
     TypeVar,
     dataclass_transform,
     get_args,
@@ -117,6 +122,8 @@ class EventSpec:
         fields: fields by name, in the order of the log.
         by_peers: whether any peer can cause it, an unauthenticated one too. The log then has a
             limited number of lines per minute and source; the audit trail is not affected.
+        defaults: values of the fields that have one, by name.
+        names: names of the fields.
     """
 
     name: str
@@ -124,13 +131,52 @@ class EventSpec:
     audit: Audit
     fields: Mapping[str, FieldSpec]
     by_peers: bool = False
+    defaults: Mapping[str, EventValue] = field(default_factory=dict)
+    names: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", frozenset(self.fields))
+
+    def completed(self, values: Mapping[str, EventValue]) -> dict[str, EventValue]:
+        """Return the values of all fields: the given ones, and defaults.
+
+        Raises:
+            TypeError: a value is missing, or there is no such field.
+        """
+        complete = {**self.defaults, **values}
+        if complete.keys() != self.fields.keys():
+            wrong = ", ".join(sorted(complete.keys() ^ self.fields.keys()))
+            raise TypeError(f"event {self.name}: missing or unknown fields: {wrong}")
+        return complete
 
 
 class Event:
     """Base of all event types. Declare one with the decorator `event`."""
 
-    __slots__ = ()
     spec: ClassVar[EventSpec]
+
+    def __init__(self, **values: EventValue) -> None:
+        if values.keys() != self.spec.names:
+            values = self.spec.completed(values)
+        object.__setattr__(self, "__dict__", values)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise FrozenInstanceError(f"cannot assign to field {name!r}")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise FrozenInstanceError(f"cannot delete field {name!r}")
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self.__dict__ == other.__dict__
+
+    def __hash__(self) -> int:
+        return hash((type(self), *(self.__dict__[name] for name in self.spec.fields)))
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={self.__dict__[name]!r}" for name in self.spec.fields)
+        return f"{type(self).__qualname__}({values})"
 
     def rendered(self) -> dict[str, RenderedValue]:
         """Return the fields for the log and the audit trail.
@@ -161,7 +207,7 @@ _TYPES: Final = {
 def event(
     name: str, *, level: Level = Level.INFO, audit: Audit = Audit.NO, by_peers: bool = False
 ) -> Callable[[type[_E]], type[_E]]:
-    """Make a class an event type: a frozen dataclass with slots and keyword-only arguments.
+    """Make a class an event type, which is frozen and has keyword-only arguments.
 
     Each field is `Annotated` with a `FieldInfo`. A field whose default is None is optional.
 
@@ -176,17 +222,25 @@ def event(
             `EventValue`. The error is raised where the class is declared.
     """
 
-    def declare(undecorated: type[_E]) -> type[_E]:
-        event_type = dataclass(frozen=True, slots=True, kw_only=True)(undecorated)
-        hints = get_type_hints(event_type, include_extras=True)
+    def declare(event_type: type[_E]) -> type[_E]:
+        names = get_annotations(event_type)
+        hints = names
+        if any(isinstance(hint, str) for hint in names.values()):
+            hints = get_type_hints(event_type, include_extras=True)
+        defaults = {name: vars(event_type)[name] for name in names if name in vars(event_type)}
         specs = {
-            field.name: _field(field.name, hints[field.name], optional=field.default is None)
-            for field in fields(event_type)  # type: ignore[arg-type]  # it is a dataclass now
+            name: _field(name, hints[name], optional=defaults.get(name, _NO_DEFAULT) is None)
+            for name in names
         }
-        event_type.spec = EventSpec(name, level, audit, MappingProxyType(specs), by_peers)
+        event_type.spec = EventSpec(
+            name, level, audit, MappingProxyType(specs), by_peers, MappingProxyType(defaults)
+        )
         return event_type
 
     return declare
+
+
+_NO_DEFAULT: Final = object()
 
 
 def _field(name: str, hint: Any, *, optional: bool) -> FieldSpec:  # noqa: ANN401  # a type form

@@ -81,6 +81,7 @@ class AuditTrail:
         directory: `audit/` of the data directory.
         log: receives every event, after the trail; also from the thread of the trail.
         mode: permissions of the files.
+        writer: end of the files' names, for one of several processes of a run.
         monotonic: clock for the limit of records per minute, in seconds.
     """
 
@@ -90,11 +91,13 @@ class AuditTrail:
         log: Events,
         *,
         mode: int = 0o600,
+        writer: str = "",
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._directory = directory
         self._log = log
         self._mode = mode
+        self._writer = writer
         self._file: AuditFile | None = None  # only the thread uses it while it runs
         self._thread: Thread | None = None
         self._waiting: SimpleQueue[_Waiting | None] = SimpleQueue()
@@ -107,7 +110,7 @@ class AuditTrail:
             ConfigError: the file cannot be created.
         """
         try:
-            self._file = AuditFile.create(self._directory, self._mode)
+            self._file = AuditFile.create(self._directory, self._mode, self._writer)
         except OSError as error:
             raise ConfigError(
                 f"cannot write the audit trail in {self._directory}: {error.strerror}; "
@@ -116,6 +119,12 @@ class AuditTrail:
         self._log.record(_opened(self._file))
         self._thread = Thread(target=self._write_all, name="audit", daemon=True)
         self._thread.start()
+
+    @property
+    def state(self) -> tuple[str, int, str]:
+        """Path of the file below the data directory, number of its records, last digest."""
+        file = self._file
+        return ("", 0, "") if file is None else (_path(file), file.records, file.digest)
 
     def record(self, event: Event) -> None:
         """Write one event to the trail if it is to be audited, then to the log.
@@ -158,13 +167,16 @@ class AuditTrail:
         except StorageError:
             self._log.record(event)
 
-    def close(self) -> None:
+    def close(self) -> tuple[str, int, str]:
         """Write what waits and the count of omitted events; close the file, log its digest.
 
         If the disk does not answer in time, the file stays open, and a warning is logged.
+
+        Returns:
+            The last `state`.
         """
         if self._thread is None:
-            return
+            return self.state
         self.record_omitted()
         thread, self._thread = self._thread, None
         self._waiting.put(None)
@@ -172,13 +184,15 @@ class AuditTrail:
         if thread.is_alive():
             reason = "the disk of the audit trail does not answer; its last records may be missing"
             self._log.record(WarningAudit(reason=reason))
-            return
+            return self.state
         while not self._waiting.empty():
             self._fail([self._waiting.get()], StorageError(_CLOSED))
+        state = self.state
         if self._file is not None:
             self._file.close()
             self._log.record(AuditClosed(records=self._file.records, digest=self._file.digest))
             self._file = None
+        return state
 
     def record_omitted(self) -> None:
         """Record how many events are not in the trail since the last such record, if any.
@@ -274,7 +288,7 @@ class AuditTrail:
             digest=before.digest,
             reason=f"the file {problem}",
         )
-        file = AuditFile.create(self._directory, self._mode)
+        file = AuditFile.create(self._directory, self._mode, self._writer)
         try:
             file.append([record_of(continued), *records])
         except OSError:
@@ -340,7 +354,11 @@ class _Omitted:
 
 
 def _opened(file: AuditFile) -> AuditOpened:
-    return AuditOpened(file=f"audit/{file.name}")
+    return AuditOpened(file=_path(file))
+
+
+def _path(file: AuditFile) -> str:
+    return f"audit/{file.name}"
 
 
 async def _result(written: Future[None]) -> None:

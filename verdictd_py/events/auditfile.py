@@ -49,16 +49,18 @@ class AuditFile:
         self.digest = FIRST
 
     @classmethod
-    def create(cls, directory: Path, mode: int) -> Self:
+    def create(cls, directory: Path, mode: int, writer: str = "") -> Self:
         """Create a file with a new name.
 
         Args:
             mode: permissions, regardless of the umask.
+            writer: end of the name, for one of several processes of a run.
 
         Raises:
             OSError: the file cannot be created.
         """
-        path = directory / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid4().hex[:8]}.jsonl"
+        name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid4().hex[:8]}{writer}.jsonl"
+        path = directory / name
         file = cls(path, os.open(path, _FLAGS, 0o600))
         try:
             set_mode(file._descriptor, mode)

@@ -20,12 +20,18 @@ class LogEvents:
 
     Args:
         write: takes one line with its newline, and never blocks (see `events.writer`).
+        worker: number of this process among the guest workers, in each line; None in the others.
     """
 
     def __init__(
-        self, write: Callable[[str], object], log_format: Literal["text", "json"] = "text"
+        self,
+        write: Callable[[str], object],
+        log_format: Literal["text", "json"] = "text",
+        *,
+        worker: int | None = None,
     ) -> None:
         self._floods = Floods()
+        self._worker = {} if worker is None else {"worker": worker}
         self._logger = structlog.wrap_logger(
             _Lines(write),
             processors=[
@@ -56,7 +62,7 @@ class LogEvents:
 
     def _write(self, event: Event) -> None:
         write = getattr(self._logger, _METHODS[event.spec.level])
-        write(event.spec.name, **event.rendered())
+        write(event.spec.name, **{**self._worker, **event.rendered()})
 
 
 class _Lines:

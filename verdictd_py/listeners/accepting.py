@@ -21,35 +21,71 @@ _UNUSABLE: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
 """Errors of accept(2) that mean that the socket can no longer be used, so no retry helps."""
 
 
-async def accept(
-    listening: socket.socket, take: Callable[[socket.socket, object], None], events: Events
-) -> None:
+Take = Callable[[socket.socket, object], None]
+"""Starts to serve a connection; it gets the socket and the name of the peer."""
+
+
+async def accept(listening: socket.socket, take: Take, events: Events) -> None:
     """Accept connections on a bound socket until cancelled.
 
-    asyncio's own server calls accept(2) 1,024 times a round, and reports each failure.
-
-    Args:
-        take: starts to serve a connection; it gets the socket and the name of the peer.
+    The socket is registered in the event loop once. Each round of the loop accepts one connection,
+    so that a flood of connections does not delay those that were accepted before. (asyncio's own
+    server calls accept(2) 1,024 times a round, and reports each failure.)
 
     Raises:
         OSError: the socket can no longer be used.
     """
     listening.setblocking(False)
     listening.listen(BACKLOG)
-    loop = asyncio.get_running_loop()
-    while True:
+    acceptor = _Acceptor(listening, take, events)
+    acceptor.resume()
+    try:
+        await acceptor.failed
+    finally:
+        acceptor.pause()
+
+
+class _Acceptor:
+    """Callbacks of the event loop for one listening socket.
+
+    Attributes:
+        failed: has the error for which the socket can no longer be used.
+    """
+
+    def __init__(self, listening: socket.socket, take: Take, events: Events) -> None:
+        self._listening = listening
+        self._take = take
+        self._events = events
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self.failed: asyncio.Future[None] = self._loop.create_future()
+
+    def resume(self) -> None:
+        """Accept connections from now on."""
+        self._loop.add_reader(self._listening, self._accept)
+
+    def pause(self) -> None:
+        """Accept no connection until `resume`."""
+        self._loop.remove_reader(self._listening)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _accept(self) -> None:
         try:
-            accepted, name = await loop.sock_accept(listening)
+            accepted, name = self._listening.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return  # the client closed it before, or another process has accepted it
         except OSError as error:
+            self.pause()
             if error.errno in _UNUSABLE:
-                raise
-            if error.errno != errno.ECONNABORTED:  # the client closed it before
-                events.record(ConnectionRefused(reason=f"cannot accept: {error.strerror}"))
-                await asyncio.sleep(PAUSE_SECONDS)
-            continue
+                self.failed.set_exception(error)
+                return
+            self._events.record(ConnectionRefused(reason=f"cannot accept: {error.strerror}"))
+            self._timer = self._loop.call_later(PAUSE_SECONDS, self.resume)
+            return
+        accepted.setblocking(False)
         try:
-            take(accepted, name)
+            self._take(accepted, name)
         except Exception as error:  # noqa: BLE001  # other clients must still be served
             accepted.close()
-            report_bug(events, error, doing="accept a connection")
-        await asyncio.sleep(0)  # a flood of connections must not delay those accepted before
+            report_bug(self._events, error, doing="accept a connection")

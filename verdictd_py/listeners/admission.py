@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import (
-    AbstractAsyncContextManager,
-    AbstractContextManager,
-    ExitStack,
-    asynccontextmanager,
-    contextmanager,
-    nullcontext,
-)
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import grpc
 
@@ -50,6 +43,8 @@ STREAM_SECONDS: Final = 600.0
 
 _NO_RIGHTS: Final = "callers without rights"
 _ADMINISTRATOR: Final = ROLES["admin"]
+_UNKNOWN: Final = Caller("not known yet", frozenset())
+_NO_TURN: Final[AbstractAsyncContextManager[object]] = nullcontext()
 
 _identified: ContextVar[Caller] = ContextVar("caller")
 
@@ -86,32 +81,40 @@ class Shares:
         self._calls: dict[str, int] = {}
         self._messages: dict[str, asyncio.Semaphore] = {}
 
-    @contextmanager
-    def call(self, caller: Caller) -> Iterator[AbstractAsyncContextManager[object]]:
-        """Count a call while it lasts; yield what it must hold while its message is handled.
+    def enter(self, caller: Caller) -> tuple[str, AbstractAsyncContextManager[object]]:
+        """Count a call.
+
+        Returns:
+            The name that the call is counted under, for `leave`, empty if it is not counted; and
+            what the call must hold while its message is handled.
 
         Raises:
             Overloaded: this caller, or all together, have too many calls.
         """
         if caller.rights >= _ADMINISTRATOR:
-            yield nullcontext()
-            return
+            return "", _NO_TURN
         name = caller.name if caller.rights else _NO_RIGHTS
         if self._calls.get(name, 0) >= CALLS_OF_USER:
             raise Overloaded(f"{name} has {CALLS_OF_USER} calls already; wait until one ends")
         if sum(self._calls.values()) >= CALLS_OF_USERS:
             raise Overloaded(f"there are {CALLS_OF_USERS} calls already; wait until one ends")
         self._calls[name] = self._calls.get(name, 0) + 1
-        try:
-            yield self._messages.setdefault(name, asyncio.Semaphore(MESSAGES_OF_USER))
-        finally:
-            self._calls[name] -= 1
-            if not self._calls[name]:
-                del self._calls[name], self._messages[name]
+        turn = self._messages.get(name)
+        if turn is None:
+            turn = self._messages[name] = asyncio.Semaphore(MESSAGES_OF_USER)
+        return name, turn
+
+    def leave(self, name: str) -> None:
+        """Count a call no longer."""
+        if not name:
+            return
+        self._calls[name] -= 1
+        if not self._calls[name]:
+            del self._calls[name], self._messages[name]
 
 
-class Admission(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # stubs only
-    """Interceptor that admits calls.
+class Admission:
+    """Admission of the calls of a listener.
 
     gRPC receives the message of a call with one request before it runs the handler. Therefore
     such a handler is registered as one of a stream of requests, which is the same on the wire.
@@ -122,8 +125,8 @@ class Admission(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # stubs 
 
     Args:
         events: where refused calls are recorded.
-        calling: protects the connection of an admitted call while the call lasts; it gets the name
-            of the connection in gRPC.
+        begin_call: protects the connection of an admitted call until the function that it returns
+            is called; it gets the name of the connection in gRPC.
 
     Attributes:
         rules: how callers of this listener are identified.
@@ -133,10 +136,10 @@ class Admission(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # stubs 
         self,
         rules: CallerRules,
         events: Events,
-        calling: Callable[[str], AbstractContextManager[None]],
+        begin_call: Callable[[str], Callable[[], None]],
     ) -> None:
         self.rules = rules
-        self._calling = calling
+        self._begin_call = begin_call
         self._events = events
         self._shares = Shares()
         self._undrained: set[asyncio.Task[object]] = set()
@@ -152,11 +155,13 @@ class Admission(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # stubs 
         for task in tuple(self._undrained):
             task.cancel()
 
-    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:  # noqa: ANN401  # as gRPC's own
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        name = handler_call_details.method.rpartition("/")[2]
+    def admit(self, name: str, handler: Any) -> Any:  # noqa: ANN401  # the stubs lack its attributes
+        """Return the handler of a method that admits its callers.
+
+        Args:
+            name: name of the method in events.
+            handler: handler of the method itself (`grpc.RpcMethodHandler`).
+        """
         coders = {
             "request_deserializer": handler.request_deserializer,
             "response_serializer": handler.response_serializer,
@@ -172,26 +177,39 @@ class Admission(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # stubs 
         return grpc.stream_stream_rpc_method_handler(answer, **coders)
 
     def _unary(self, name: str, method: Any) -> Any:  # noqa: ANN401  # as above
-        async def answer(requests: AsyncIterator[object], context: Any) -> object:  # noqa: ANN401
-            async with self._admitted(name, method, context) as turn, turn:
-                has_rights = bool(_identified.get().rights)
-                async with nullcontext() if has_rights else self._without_drain(context):
-                    message = await _message(requests, context)
-                return await method(message, context)
+        right = required(method)
+
+        async def answer(requests: object, context: Any) -> object:  # noqa: ANN401
+            del requests  # the context reads the same stream, in a third of the time
+            call = await self._admitted(name, right, context)
+            try:
+                async with call.turn:
+                    if call.caller.rights:
+                        message = await _message(context)
+                    else:
+                        async with self._without_drain(context):
+                            message = await _message(context)
+                    return await method(message, context)
+            finally:
+                self._end(call)
 
         return answer
 
     def _stream(self, name: str, method: Any, *, one_request: bool) -> Any:  # noqa: ANN401
+        right = required(method)
+
         async def answer(requests: AsyncIterator[object], context: Any) -> None:  # noqa: ANN401
-            async with self._admitted(name, method, context):
-                try:
-                    async with self._without_drain(context):
-                        async with asyncio.timeout(STREAM_SECONDS):
-                            sent = await _message(requests, context) if one_request else requests
-                            await _write(method(sent, context), context)
-                except TimeoutError:
-                    text = f"a stream lasts at most {STREAM_SECONDS:.0f} seconds; open another"
-                    await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, text)
+            call = await self._admitted(name, right, context)
+            try:
+                async with self._without_drain(context):
+                    async with asyncio.timeout(STREAM_SECONDS):
+                        sent = await _message(context) if one_request else requests
+                        await _write(method(sent, context), context)
+            except TimeoutError:
+                text = f"a stream lasts at most {STREAM_SECONDS:.0f} seconds; open another"
+                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, text)
+            finally:
+                self._end(call)
 
         return answer
 
@@ -212,52 +230,65 @@ class Admission(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # stubs 
         finally:
             self._undrained.discard(task)
 
-    @asynccontextmanager
-    async def _admitted(
-        self,
-        name: str,
-        method: object,
-        context: Any,  # noqa: ANN401  # as above
-    ) -> AsyncIterator[AbstractAsyncContextManager[object]]:
-        """Admit a call, or end it; yield what the call must hold while its message is handled."""
-        caller = Caller("not known yet", frozenset())
-        with ExitStack() as share:
-            try:
-                caller = await _identify(self.rules, context)
-                _identified.set(caller)
-                if (right := required(method)) is not None:
-                    caller.require(right)
-                turn = share.enter_context(self._shares.call(caller))
-                share.enter_context(self._calling(context.peer()))
-            except VerdictdError as error:
-                status = grpc_status(error)
-                self._events.record(
-                    RequestFailed(
-                        doing=name,
-                        caller=caller.name,
-                        code=error.code,
-                        status=status.name,
-                        reason=str(error),
-                    )
+    async def _admitted(self, name: str, right: Right | None, context: Any) -> _Call:  # noqa: ANN401  # as above
+        """Admit a call, for which `_end` must be called; or abort it, which raises."""
+        caller = _UNKNOWN
+        try:
+            caller = await _identify(self.rules, context)
+            _identified.set(caller)
+            if right is not None:
+                caller.require(right)
+            counted, turn = self._shares.enter(caller)
+        except VerdictdError as error:
+            status = grpc_status(error)
+            self._events.record(
+                RequestFailed(
+                    doing=name,
+                    caller=caller.name,
+                    code=error.code,
+                    status=status.name,
+                    reason=str(error),
                 )
-                await context.abort(status, str(error))
-            except Exception as error:  # noqa: BLE001  # grpc would send its text to the client
-                text = report_bug(self._events, error, doing=name)
-                await context.abort(grpc.StatusCode.INTERNAL, text)
-            yield turn
+            )
+            await context.abort(status, str(error))
+            raise
+        except Exception as error:  # grpc would send its text to the client
+            text = report_bug(self._events, error, doing=name)
+            await context.abort(grpc.StatusCode.INTERNAL, text)
+            raise
+        return _Call(caller, counted, turn, self._begin_call(context.peer()))
+
+    def _end(self, call: _Call) -> None:
+        call.end_of_connection()
+        self._shares.leave(call.counted)
 
 
-async def _message(requests: AsyncIterator[object], context: Any) -> object:  # noqa: ANN401
+class _Call(NamedTuple):
+    """An admitted call.
+
+    Attributes:
+        counted: name that it is counted under (`Shares`).
+        turn: what it must hold while its message is handled.
+        end_of_connection: ends the protection of its connection.
+    """
+
+    caller: Caller
+    counted: str
+    turn: AbstractAsyncContextManager[object]
+    end_of_connection: Callable[[], None]
+
+
+async def _message(context: Any) -> object:  # noqa: ANN401
     """Receive the only message of a call, within the time limit."""
     try:
         async with asyncio.timeout(MESSAGE_SECONDS):
-            async for message in requests:
-                return message
+            message = await context.read()
     except TimeoutError:
         text = f"the request did not arrive within {MESSAGE_SECONDS:.0f} seconds"
         await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, text)
-    await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the call has no request")
-    return None  # never reached: abort raises
+    if message is grpc.aio.EOF:  # type: ignore[attr-defined]  # the stubs lack it
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the call has no request")
+    return message
 
 
 async def _write(answers: Any, context: Any) -> None:  # noqa: ANN401  # as above

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -32,6 +32,7 @@ from verdictd_py.errors import (
 )
 from verdictd_py.listeners import failures, sockets
 from verdictd_py.listeners.accepting import accept
+from verdictd_py.listeners.census import ListenerCensus
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.link import LINGER_SECONDS, Link
@@ -63,6 +64,7 @@ class AttestedListener:
             renewed identity needs no restart.
         proxies: proxies that send the address of their client.
         passed: listening socket of the service manager, used instead of the address.
+        census: counters of all workers, None if there is one process.
     """
 
     def __init__(  # noqa: PLR0913  # each is another subject
@@ -77,6 +79,7 @@ class AttestedListener:
         limits: Limits,
         proxies: Proxies,
         passed: socket.socket | None = None,
+        census: ListenerCensus | None = None,
     ) -> None:
         self._passed = passed
         self._guests = guests
@@ -86,7 +89,7 @@ class AttestedListener:
         self._events = events
         self._limits = limits
         self._proxies = proxies
-        self._shares = Shares(lambda: limits.shares)
+        self._shares = Shares(lambda: limits.shares, census=census)
         self._answering = asyncio.Semaphore(_ANSWERS_AT_ONCE)
         self.name = "listen"
         self.address = address
@@ -213,11 +216,10 @@ class AttestedListener:
         while not self._draining or not served or responder.began is not None:
             plaintext = await self._next(link, responder, guest, served=served)
             share.held.add(len(plaintext))
-            replies = responder.feed(plaintext)
-            while (answer := await self._reply(replies, responder, share)) is not None:
+            responder.receive(plaintext)
+            while (answer := await self._reply(responder, share)) is not None:
                 served = True
-                async with asyncio.timeout(self._limits.idle):
-                    await link.send(answer.data)
+                await link.send(answer.data, self._limits.idle)
                 if answer.close:
                     with suppress(OSError):  # the end of the connection is recorded already
                         await link.goodbye()
@@ -225,19 +227,18 @@ class AttestedListener:
             share.held.set(responder.held + (evidence_bytes if guest.is_pending else 0))
         await link.goodbye()
 
-    async def _reply(
-        self, replies: AsyncIterator[Answer], responder: Responder, share: Share
-    ) -> Answer | None:
+    async def _reply(self, responder: Responder, share: Share) -> Answer | None:
         """Return the next answer, None after the last.
 
         It waits while guests hold too much, within the time limit of the request. So no answer is
         made meanwhile, and no more of an incomplete request is received.
         """
-        now = asyncio.get_running_loop().time()
-        began = now if responder.began is None else responder.began
-        async with asyncio.timeout_at(began + self._limits.request):
-            await share.held.room()
-        return await anext(replies, None)
+        if not share.held.fits():
+            now = asyncio.get_running_loop().time()
+            began = now if responder.began is None else responder.began
+            async with asyncio.timeout_at(began + self._limits.request):
+                await share.held.room()
+        return await responder.next_answer()
 
     async def _next(
         self, link: Link, responder: Responder, guest: ConnectedGuest, *, served: bool
@@ -253,10 +254,15 @@ class AttestedListener:
         if began is not None:
             async with asyncio.timeout_at(began + self._limits.request):
                 return await link.receive()
-        with self._idling() if served else nullcontext():
+        task = _current_task()
+        if served:
+            self._idle.add(task)  # as `_idling`, for each request
+        try:
             if guest.is_pending:
                 return await _receive_unless_refused(link, guest)
             return await link.receive()
+        finally:
+            self._idle.discard(task)
 
     @contextmanager
     def _idling(self) -> Iterator[None]:

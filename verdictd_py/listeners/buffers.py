@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
+from verdictd_py.listeners.census import ListenerCensus, Region
+
 MEMORY_BYTES: Final = 256 * 1024 * 1024
 """Maximum number of bytes that all connections of a listener hold, without the allowance below."""
 
@@ -48,9 +50,9 @@ class Buffers:
         """Return whether a connection may hold `size` bytes more."""
         if held.size + size <= ALLOWANCE_BYTES:
             return True
-        if not held.proven and self._unproven + size > self._most // _UNPROVEN_PART:
+        if not held.proven and self._unproven_bytes() + size > self._most // _UNPROVEN_PART:
             return False
-        return self._owners[held.owner] + size <= self._most - self.total
+        return self._bytes_of(held.owner) + size <= self._most - self._all_bytes()
 
     def change(self, held: Held, size: int) -> None:
         """Count `size` more bytes, or fewer, of a connection."""
@@ -77,7 +79,7 @@ class Buffers:
         self._scheduled = False
         order = sorted(self._waiting.items(), key=lambda item: not item[1][0].proven)
         granted: Counter[str] = Counter()
-        free = self._most - self.total
+        free = self._most - self._all_bytes()
         for wake, (held, size) in order:
             if size > free:
                 return
@@ -86,6 +88,73 @@ class Buffers:
                 free -= size
                 del self._waiting[wake]
                 wake()
+
+    def _all_bytes(self) -> int:
+        return self.total
+
+    def _unproven_bytes(self) -> int:
+        return self._unproven
+
+    def _bytes_of(self, owner: str) -> int:
+        return self._owners[owner]
+
+
+class SharedBuffers(Buffers):
+    """Counter of the bytes that the connections of all workers hold together.
+
+    A worker in which a connection waits is woken when another worker releases bytes.
+
+    Attributes:
+        total: number of bytes that this worker holds.
+    """
+
+    def __init__(self, census: ListenerCensus, most: int = MEMORY_BYTES) -> None:
+        super().__init__(most)
+        self._census = census
+        self._region = census.own
+        self._announced = False
+        census.subscribe(self._wake)
+
+    def change(self, held: Held, size: int) -> None:
+        super().change(held, size)
+        totals = self._region.totals
+        totals[Region.BYTES] = self.total
+        totals[Region.UNPROVEN_BYTES] = self._unproven
+        self._region.bytes[self._census.slot(held.owner)] += size
+        if size < 0 and not self._announced and self._census.total(Region.WAITING):
+            self._announced = True
+            asyncio.get_running_loop().call_soon(self._announce)
+
+    def wait(self, held: Held, size: int, wake: Callable[[], None]) -> None:
+        super().wait(held, size, wake)
+        self._region.totals[Region.WAITING] = 1
+        if self.fits(held, size):  # another worker has released bytes since the caller's check
+            asyncio.get_running_loop().call_soon(self._wake)
+
+    def forget(self, wake: Callable[[], None]) -> None:
+        super().forget(wake)
+        self._region.totals[Region.WAITING] = int(bool(self._waiting))
+
+    def _wake(self) -> None:
+        super()._wake()
+        self._region.totals[Region.WAITING] = int(bool(self._waiting))
+
+    def _announce(self) -> None:
+        """Wake the other workers in which connections wait, once for a round of the loop."""
+        self._announced = False
+        for worker, region in enumerate(self._census.regions):
+            if worker != self._census.worker and region.totals[Region.WAITING]:
+                self._census.wake(worker)
+
+    def _all_bytes(self) -> int:
+        return self._census.total(Region.BYTES)
+
+    def _unproven_bytes(self) -> int:
+        return self._census.total(Region.UNPROVEN_BYTES)
+
+    def _bytes_of(self, owner: str) -> int:
+        slot = self._census.slot(owner)
+        return sum([region.bytes[slot] for region in self._census.regions])
 
 
 class Held:

@@ -71,7 +71,7 @@ class Peer:
 
     @property
     def loopback(self) -> bool:
-        return not self.unix and ipaddress.ip_address(self.host).is_loopback
+        return self.host.startswith("127.") or self.host == "::1"
 
     @property
     def trusted(self) -> bool:

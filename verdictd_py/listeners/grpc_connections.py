@@ -8,21 +8,19 @@ client before its first call. Clients that connect and make no call would lock o
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import socket
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import Final
 
 from verdictd_py.domain.events import ConnectionRefused, ConnectionTimeout
-from verdictd_py.errors import ConfigError, Overloaded
+from verdictd_py.domain.eventtypes import Event
+from verdictd_py.errors import Overloaded
 from verdictd_py.listeners import sockets
 from verdictd_py.listeners.callers import Peer
 from verdictd_py.listeners.errors import report_bug
+from verdictd_py.listeners.grpc_relay import CHUNK_BYTES, Relay
+from verdictd_py.listeners.private_socket import PrivateSocket
 from verdictd_py.listeners.shares import Share, ShareLimits, Shares, Source, source_of
 from verdictd_py.ports import Events
 
@@ -32,85 +30,8 @@ DESCRIPTORS: Final = 3
 FIRST_BYTE_SECONDS: Final = 10.0
 """Time limit for the first byte of a client. gRPC limits the rest of the handshake."""
 
-SEND_SECONDS: Final = 60.0
-"""Time limit for a client to take the next bytes."""
-
-CHUNK_BYTES: Final = 32 * 1024
-"""Maximum number of bytes of a connection that wait here, in each direction."""
-
-_SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108  # a new directory with mode 0700 in it is used
-"""Directory that containers can write even if their root and /tmp are read-only."""
-
 _UNTIL_CLOSED_SECONDS: Final = 0.5
 """Time for clients to take what gRPC sent before it stopped."""
-
-
-class PrivateSocket:
-    """Unix socket on which gRPC listens, and to which only this process connects.
-
-    Its file exists only while gRPC binds it. Afterwards it is reached by a descriptor of this
-    process (open(2), "O_PATH").
-    """
-
-    def __init__(self, listen: Callable[[str], object]) -> None:
-        """Let gRPC bind the socket.
-
-        Args:
-            listen: binds a gRPC server to an address.
-
-        Raises:
-            ConfigError: there is no directory in which it can be bound.
-        """
-        try:
-            with tempfile.TemporaryDirectory(prefix="verdictd-py-", dir=_place()) as directory:
-                path = Path(directory) / "grpc"
-                listen(f"unix:{path}")
-                self._file = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        except (OSError, RuntimeError) as error:
-            raise ConfigError(
-                f"cannot create a temporary socket: {error}; set TMPDIR to a directory with a "
-                "short name in which this user can create files"
-            ) from error
-
-    def connect(self, name: str) -> socket.socket:
-        """Return a connection to gRPC, which knows it by its name in the abstract namespace.
-
-        Raises:
-            OSError: gRPC does not accept it.
-        """
-        connected = socket.socket(socket.AF_UNIX)
-        try:
-            connected.setblocking(False)
-            connected.bind(f"\0{name}")
-            connected.connect(f"/proc/self/fd/{self._file}")
-        except BaseException:
-            connected.close()
-            raise
-        return connected
-
-    def close(self) -> None:
-        os.close(self._file)
-
-
-def _place() -> str:
-    """Return a directory for temporary files, also where a container has a read-only root."""
-    try:
-        return tempfile.gettempdir()
-    except FileNotFoundError:
-        return _SHARED_MEMORY
-
-
-@dataclass(slots=True)
-class _Connection:
-    """An open connection.
-
-    Attributes:
-        calls: number of its calls in progress.
-    """
-
-    peer: Peer
-    share: Share
-    calls: int = 0
 
 
 class GrpcConnections:
@@ -128,10 +49,11 @@ class GrpcConnections:
         self._events = events
         self._shares = Shares(lambda: limits)
         self._open: dict[str, _Connection] = {}
-        self._waiting: set[asyncio.Task[None]] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting: set[_Connection] = set()
+        self._taken: set[_Connection] = set()
         self._grpc: PrivateSocket | None = None
         self._in_threads = False
+        self._closed: asyncio.Future[None] | None = None
 
     def serve(self, grpc: PrivateSocket, *, in_threads: bool) -> None:
         """Relay connections to gRPC from now on.
@@ -147,150 +69,230 @@ class GrpcConnections:
         connection = self._find(name)
         return None if connection is None else connection.peer
 
-    @contextmanager
-    def call(self, name: str) -> Iterator[None]:
-        """Protect the connection of a call while the call lasts.
+    def begin_call(self, name: str) -> Callable[[], None]:
+        """Protect the connection of a call until the returned function is called.
 
         Args:
             name: name of the connection in gRPC.
         """
-        if (connection := self._find(name)) is None:
-            yield
-            return
-        connection.calls += 1
-        connection.share.prove()
-        try:
-            yield
-        finally:
-            connection.calls -= 1
-            if not connection.calls:
-                connection.share.move(connection.share.source)
+        connection = self._find(name)
+        if connection is None:  # it is closed already
+            return _do_nothing
+        connection.begin_call()
+        return connection.end_call
 
     def take(self, accepted: socket.socket, name: object) -> None:
         """Serve an accepted connection, unless there are too many."""
+        text = sockets.peer_text(name)
+        connection = _Connection(self, accepted, text)
         host = name[0] if isinstance(name, tuple) else "unix socket"
-
-        def close() -> None:
-            task.cancel()  # it has begun before the next connection is accepted
-
         try:
-            share = self._shares.enter(source_of(host), close)
+            connection.share = self._shares.enter(source_of(host), connection.end)
         except Overloaded as error:
             accepted.close()
-            self._events.record(ConnectionRefused(peer=sockets.peer_text(name), reason=str(error)))
+            self._events.record(ConnectionRefused(peer=text, reason=str(error)))
             return
-        task = asyncio.ensure_future(self._serve(accepted, share, sockets.peer_text(name)))
-        for tasks in (self._tasks, self._waiting):
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
+        self._taken.add(connection)
+        self._waiting.add(connection)
+        connection.start(in_thread=self._in_threads)
 
     def close_waiting(self) -> None:
         """Close the connections whose clients have sent nothing."""
-        for task in tuple(self._waiting):
-            task.cancel()
+        for connection in tuple(self._waiting):
+            connection.end()
 
     async def close(self) -> None:
         """Close all connections, once gRPC has closed its end of them or after a short time."""
-        if self._tasks:
-            _, late = await asyncio.wait(tuple(self._tasks), timeout=_UNTIL_CLOSED_SECONDS)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        if self._taken:
+            self._closed = asyncio.get_running_loop().create_future()
+            await asyncio.wait((self._closed,), timeout=_UNTIL_CLOSED_SECONDS)
+            for connection in tuple(self._taken):
+                connection.end()
         if self._grpc is not None:
             self._grpc.close()
             self._grpc = None
 
-    def _find(self, name: str) -> _Connection | None:
-        return self._open.get(name.removeprefix("unix-abstract:"))
+    def connect(self, connection: _Connection) -> tuple[str, socket.socket]:
+        """Return a connection to gRPC for an accepted one, and its name in gRPC.
 
-    async def _serve(self, accepted: socket.socket, share: Share, text: str) -> None:
-        try:
-            with accepted:
-                peer = await self._identify(accepted)
-                share.move(_source(peer))
-                first = await self._first_bytes(accepted)
-                if first:
-                    await self._relay(accepted, first, _Connection(peer, share))
-        except Overloaded as error:
-            self._events.record(ConnectionRefused(peer=text, reason=str(error)))
-        except TimeoutError:
-            self._events.record(ConnectionTimeout(peer=text, reason="the peer was too slow"))
-        except OSError:
-            pass  # the client, or gRPC, has closed the connection
-        except Exception as error:  # noqa: BLE001  # other clients must still be served
-            report_bug(self._events, error, doing="relay a connection")
-        finally:
-            if share.evicted:
-                self._events.record(ConnectionRefused(peer=text, reason=share.evicted))
-            share.leave()
-
-    async def _identify(self, accepted: socket.socket) -> Peer:
-        if self._in_threads:
-            return await asyncio.to_thread(Peer.of, accepted)
-        return Peer.of(accepted)
-
-    async def _first_bytes(self, accepted: socket.socket) -> bytes:
-        """Receive the first bytes; until then, a connection takes nothing of gRPC."""
-        if accepted.family != socket.AF_UNIX:
-            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sockets.detect_dead_peer(accepted)
-        async with asyncio.timeout(FIRST_BYTE_SECONDS):
-            first = await asyncio.get_running_loop().sock_recv(accepted, CHUNK_BYTES)
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101  # always true inside a coroutine
-        self._waiting.discard(task)
-        return first
-
-    async def _relay(self, accepted: socket.socket, first: bytes, connection: _Connection) -> None:
-        """Relay bytes until the client or gRPC closes the connection."""
+        Raises:
+            OSError: gRPC does not accept it, or serves no more.
+        """
         if self._grpc is None:
-            return
+            raise ConnectionAbortedError
         # No name is used twice: a call that gRPC still holds when its connection ends is never
         # attributed to another connection. Every user can read the names in use (/proc/net/unix),
         # so the next one must not follow from them: a user who binds it first would block it.
         name = f"verdictd-py-{secrets.token_hex(16)}"
+        inner = self._grpc.connect(name)
+        self._waiting.discard(connection)
         self._open[name] = connection
-        try:
-            with self._grpc.connect(name) as inner:
-                answers = asyncio.ensure_future(_answers(inner, accepted))
-                requests = asyncio.ensure_future(_requests(accepted, first, inner, answers))
-                directions = (answers, requests)
-                try:
-                    await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    for direction in directions:
-                        direction.cancel()
-                    results = await asyncio.gather(*directions, return_exceptions=True)
-                for error in results:
-                    if isinstance(error, Exception):
-                        raise error
-        finally:
-            del self._open[name]
+        return name, inner
+
+    def remove(self, connection: _Connection, name: str) -> None:
+        """Forget an ended connection."""
+        self._open.pop(name, None)
+        self._waiting.discard(connection)
+        self._taken.discard(connection)
+        if not self._taken and self._closed is not None and not self._closed.done():
+            self._closed.set_result(None)
+
+    def record(self, event: Event) -> None:
+        self._events.record(event)
+
+    def report_bug(self, error: Exception) -> None:
+        report_bug(self._events, error, doing="relay a connection")
+
+    def _find(self, name: str) -> _Connection | None:
+        return self._open.get(name.removeprefix("unix-abstract:"))
 
 
-async def _requests(
-    client: socket.socket, data: bytes, grpc: socket.socket, answers: asyncio.Task[None]
-) -> None:
-    """Relay what the client sends until it closes the connection."""
-    loop = asyncio.get_running_loop()
-    while data:
-        try:
-            await loop.sock_sendall(grpc, data)
-        except OSError:  # gRPC has closed the connection: its last frames have the reason
-            await asyncio.wait((answers,))
+class _Connection:
+    """An accepted connection: it is identified, sends its first bytes, and is then relayed.
+
+    It consists of callbacks of the event loop, as its relay does.
+
+    Args:
+        text: address of the client, for events.
+
+    Attributes:
+        peer: its client, once it is identified.
+        share: its share.
+    """
+
+    __slots__ = (
+        "_accepted",
+        "_calls",
+        "_connections",
+        "_ended",
+        "_inner",
+        "_loop",
+        "_name",
+        "_relay",
+        "_text",
+        "_timer",
+        "peer",
+        "share",
+    )
+
+    share: Share
+
+    def __init__(self, connections: GrpcConnections, accepted: socket.socket, text: str) -> None:
+        self._connections = connections
+        self._accepted = accepted
+        self._text = text
+        self._loop = asyncio.get_running_loop()
+        self._calls = 0
+        self._ended = False
+        self._name = ""
+        self._inner: socket.socket | None = None
+        self._relay: Relay | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.peer: Peer | None = None
+
+    def start(self, *, in_thread: bool) -> None:
+        """Identify the client, and wait for its first bytes."""
+        if in_thread:
+            identifying = self._loop.run_in_executor(None, Peer.of, self._accepted)
+            identifying.add_done_callback(self._identify)
             return
-        await asyncio.sleep(0)  # neither call waits while there are bytes and space
-        data = await loop.sock_recv(client, CHUNK_BYTES)
+        try:
+            peer = Peer.of(self._accepted)
+        except Exception as error:  # noqa: BLE001  # `end` reports it
+            self.end(error)
+        else:
+            self._wait(peer)
+
+    def begin_call(self) -> None:
+        """Protect the connection while it has calls."""
+        self._calls += 1
+        self.share.prove()
+
+    def end_call(self) -> None:
+        self._calls -= 1
+        if not self._calls:
+            self.share.move(self.share.source)
+
+    def end(self, error: Exception | None = None) -> None:
+        """Close the connection, and record why.
+
+        Args:
+            error: cause; None if a side closed it, or it was closed for another one.
+        """
+        if self._ended:
+            return
+        self._ended = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._relay is not None:
+            self._relay.stop()
+        else:
+            self._loop.remove_reader(self._accepted)
+        if self._inner is not None:
+            self._inner.close()
+        self._accepted.close()
+        self._connections.remove(self, self._name)
+        self._record(error)
+        self.share.leave()
+
+    def _identify(self, identifying: asyncio.Future[Peer]) -> None:
+        """Continue with the result of another thread."""
+        if identifying.cancelled():
+            self.end()
+            return
+        error = identifying.exception()
+        if error is not None:
+            self.end(error if isinstance(error, Exception) else None)
+        elif not self._ended:
+            self._wait(identifying.result())
+
+    def _wait(self, peer: Peer) -> None:
+        """Wait for the first bytes; until then, a connection takes nothing of gRPC."""
+        self.peer = peer
+        try:
+            self.share.move(_source(peer))
+        except Overloaded as error:
+            self.end(error)
+            return
+        if self._ended:  # closed for another one
+            return
+        self._loop.add_reader(self._accepted, self._receive_first)
+        self._timer = self._loop.call_later(FIRST_BYTE_SECONDS, self.end, TimeoutError())
+
+    def _receive_first(self) -> None:
+        """Receive the first bytes, and relay from now on."""
+        try:
+            first = self._accepted.recv(CHUNK_BYTES)
+            if first:
+                self._begin_relay(first)
+            else:
+                self.end()
+        except (BlockingIOError, InterruptedError):
+            return
+        except Exception as error:  # noqa: BLE001  # `end` reports it
+            self.end(error)
+
+    def _begin_relay(self, first: bytes) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._name, self._inner = self._connections.connect(self)
+        self._relay = Relay(self._accepted, self._inner, self.end)
+        self._relay.start(first)
+
+    def _record(self, error: Exception | None) -> None:
+        if self.share.evicted:
+            self._connections.record(ConnectionRefused(peer=self._text, reason=self.share.evicted))
+        if isinstance(error, Overloaded):
+            self._connections.record(ConnectionRefused(peer=self._text, reason=str(error)))
+        elif isinstance(error, TimeoutError):
+            event = ConnectionTimeout(peer=self._text, reason="the peer was too slow")
+            self._connections.record(event)
+        elif error is not None and not isinstance(error, OSError):
+            self._connections.report_bug(error)
 
 
-async def _answers(grpc: socket.socket, client: socket.socket) -> None:
-    """Relay what gRPC sends until it closes the connection."""
-    loop = asyncio.get_running_loop()
-    with suppress(ConnectionResetError):  # gRPC had not read everything
-        while data := await loop.sock_recv(grpc, CHUNK_BYTES):
-            async with asyncio.timeout(SEND_SECONDS):
-                await loop.sock_sendall(client, data)
-            await asyncio.sleep(0)  # as above
+def _do_nothing() -> None:
+    pass
 
 
 def _source(peer: Peer) -> Source:

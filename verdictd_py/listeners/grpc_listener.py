@@ -18,6 +18,7 @@ from grpc_health.v1 import health
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
 from verdictd_py.config import Address
 from verdictd_py.errors import ConfigError
@@ -25,9 +26,10 @@ from verdictd_py.listeners import loopback, sockets
 from verdictd_py.listeners.accepting import accept
 from verdictd_py.listeners.admission import CALLS_OF_ALL, CALLS_OF_CONNECTION, Admission
 from verdictd_py.listeners.callers import CallerRules
-from verdictd_py.listeners.errors import MessageInterceptor
-from verdictd_py.listeners.grpc_connections import GrpcConnections, PrivateSocket
+from verdictd_py.listeners.grpc_connections import GrpcConnections
+from verdictd_py.listeners.grpc_methods import Methods
 from verdictd_py.listeners.listener import Background
+from verdictd_py.listeners.private_socket import PrivateSocket
 from verdictd_py.listeners.reread import Reread
 from verdictd_py.listeners.shares import ShareLimits
 from verdictd_py.listeners.tls import TlsFiles
@@ -124,7 +126,7 @@ class GrpcListener:
         self._events = events
         self._connections = GrpcConnections(ShareLimits.of(connections), events)
         rules = replace(rules or CallerRules(), peer_of=self._connections.peer)
-        self._admission = Admission(rules, events, self._connections.call)
+        self._admission = Admission(rules, events, self._connections.begin_call)
         self._tls = tls
         self._option = "--" + name.replace("_", "-")
         self._listening: list[socket.socket] = []
@@ -158,17 +160,19 @@ class GrpcListener:
         self._server = server = grpc.aio.server(
             options=_OPTIONS,
             maximum_concurrent_rpcs=CALLS_OF_ALL,
-            interceptors=(self._admission, MessageInterceptor()),
         )
+        methods = Methods(self._admission.admit)
+        server.add_generic_rpc_handlers((methods,))
         private = PrivateSocket(partial(self._add_port, server))
         self._connections.serve(private, in_threads=self._slow)
         rules = self._admission.rules
-        self._register(server, rules)
+        self._register(methods.server, rules)
         if self._described:
-            await self._describe(server)
+            await self._describe(methods.server)
         await server.start()
         rules.require_identification(self.address)
         for listening in self._listening:
+            _set_options(listening)
             run = partial(accept, listening, self._connections.take, self._events)
             self._accepting.append(start(f"{self.name}.accept", run, essential=True))
 
@@ -200,7 +204,8 @@ class GrpcListener:
         for detail in READINESS_DETAILS:
             await self._health.set(detail, HealthCheckResponse.NOT_SERVING)
         names = (*self._described, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
+        servicer = reflection.aio.ReflectionServicer(names)  # type: ignore[attr-defined]  # as above
+        add_ServerReflectionServicer_to_server(servicer, server)
 
     def _unbind(self) -> None:
         if self._listening and self.address.unix:
@@ -240,6 +245,13 @@ def _bind_tcp(address: Address, *, option: str) -> list[socket.socket]:
             listening.close()
         raise
     return bound
+
+
+def _set_options(listening: socket.socket) -> None:
+    """Set the options of each connection; accepted sockets inherit them on Linux."""
+    if listening.family != socket.AF_UNIX:
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sockets.detect_dead_peer(listening)
 
 
 def _bind_unix(path: Path, *, option: str) -> socket.socket:

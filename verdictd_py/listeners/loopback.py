@@ -29,7 +29,6 @@ _NETLINK_SOCK_DIAG: Final = 4  # include/uapi/linux/netlink.h
 _SOCK_DIAG_BY_FAMILY: Final = 20  # include/uapi/linux/sock_diag.h
 _NLM_F_REQUEST: Final = 1  # include/uapi/linux/netlink.h
 _LOOPBACK_INTERFACE: Final = 1  # LOOPBACK_IFINDEX, include/net/flow.h
-_ANSWER_SECONDS: Final = 1.0  # the kernel answers at once
 
 _HEADER: Final = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 _QUERY: Final = struct.Struct("=BBBxI")  # inet_diag_req_v2: family, protocol, extensions, states
@@ -80,9 +79,11 @@ def server_owner(client: Endpoint, server: Endpoint) -> int | None:
 
 
 def _owner(near: Endpoint, far: Endpoint, *, listening: Endpoint) -> int | None:
-    find = _query_socket if supports_queries(listening) else _search_tables
-    first = find(near, far)
-    second = None if first is None else find(near, far)
+    owners = _query_owners(near, far)
+    if None in owners and not supports_queries(listening):
+        found = _search_tables(near, far)
+        owners = found, None if found is None else _search_tables(near, far)
+    first, second = owners
     if first is None or second is None:
         return None
     return first.uid if first.inode == second.inode != 0 else None
@@ -98,16 +99,21 @@ def supports_queries(server: Endpoint) -> bool:
 
     The kernel answers "not found" also if it lacks the module for such queries.
     """
-    return _query(server, server._replace(port=0)) is not None
+    (answer,) = _query(_query_about(server, server._replace(port=0)))
+    return answer is not None
 
 
-def _query_socket(client: Endpoint, server: Endpoint) -> SocketOwner | None:
-    answer = _query(client, server)
-    return None if answer is None else _read(answer, client, server)
+def _query_owners(near: Endpoint, far: Endpoint) -> tuple[SocketOwner | None, SocketOwner | None]:
+    """Return the owner of the socket between two ends by two queries, one after the other."""
+    query = _query_about(near, far)
+    first, second = (
+        None if answer is None else _read(answer, near, far) for answer in _query(query, query)
+    )
+    return first, second
 
 
-def _query(near: Endpoint, far: Endpoint) -> bytes | None:
-    """Return the kernel's inet_diag_msg about the socket between two ends, None without one."""
+def _query_about(near: Endpoint, far: Endpoint) -> bytes:
+    """Return a query about the socket between two ends."""
     six = near.address.version == 6
     query = b"".join(
         (
@@ -121,13 +127,25 @@ def _query(near: Endpoint, far: Endpoint) -> bytes | None:
         )
     )
     header = _HEADER.pack(_HEADER.size + len(query), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 0, 0)
+    return header + query
+
+
+def _query(*queries: bytes) -> list[bytes | None]:
+    """Return the kernel's inet_diag_msg for each query, None without one.
+
+    The kernel handles one query after the other, and its answers wait when sendto(2) returns.
+    """
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
-            kernel.settimeout(_ANSWER_SECONDS)
-            kernel.sendto(header + query, (0, 0))
-            answer, (sender, _) = kernel.recvfrom(4096)
+            kernel.sendto(b"".join(queries), (0, 0))
+            return [_answer(*kernel.recvfrom(4096, socket.MSG_DONTWAIT)) for _ in queries]
     except OSError:
-        return None
+        return [None] * len(queries)
+
+
+def _answer(answer: bytes, address: tuple[int, int]) -> bytes | None:
+    """Return the inet_diag_msg in an answer; None if the kernel reports an error."""
+    sender, _ = address
     if sender != 0 or len(answer) < _HEADER.size + _ANSWER.size:  # an error is shorter
         return None
     if _HEADER.unpack_from(answer)[1] != _SOCK_DIAG_BY_FAMILY:

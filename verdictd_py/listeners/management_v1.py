@@ -15,12 +15,12 @@ from verdictd_py.broker.administration import (
     COSIGN_KEY,
     CREDENTIAL,
     IMAGE_POLICY,
-    MAX_PAGE,
     Administration,
 )
-from verdictd_py.broker.connected import ConnectedGuests
+from verdictd_py.broker.everyguest import GuestDirectory
 from verdictd_py.broker.explanation import Explainer
 from verdictd_py.broker.history import History, Verdict
+from verdictd_py.broker.listings import MAX_PAGE
 from verdictd_py.domain.callers import Caller
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.formats.contents import Findings
@@ -41,6 +41,8 @@ class DaemonStatus:
         unpinned: measurements of which any value is accepted, TEE and claim.
         problems: documents for which guests or releases are refused.
         unread: documents, or parts of them, that decide nothing.
+        workers: number of guest workers; 0 if the broker is one process.
+        workers_serving: number of guest workers that run now.
     """
 
     version: str
@@ -54,6 +56,8 @@ class DaemonStatus:
     unpinned: tuple[str, ...]
     problems: tuple[str, ...]
     unread: tuple[str, ...]
+    workers: int = 0
+    workers_serving: int = 0
 
 
 def register(
@@ -61,7 +65,7 @@ def register(
     admin: Administration,
     history: History,
     explainer: Explainer,
-    connected: ConnectedGuests,
+    connected: GuestDirectory,
     status: Callable[[], Awaitable[DaemonStatus]],
     rules: CallerRules,
     events: Events,
@@ -88,9 +92,8 @@ class KeyService(Service, services.KeyServiceServicer):
         self, request: messages.ListKeysRequest, caller: Caller
     ) -> messages.ListKeysResponse:
         page = await self._admin.keys.page(caller, request.page_token, request.page_size)
-        keys = [v1_messages.key(stored) for stored in page]
-        more = v1_messages.next_page(page, request.page_size)
-        return messages.ListKeysResponse(keys=keys, next_page_token=more)
+        keys = [v1_messages.key(stored) for stored in page.names]
+        return messages.ListKeysResponse(keys=keys, next_page_token=page.next_token)
 
     @answered()
     async def DescribeKey(
@@ -124,9 +127,8 @@ class ResourceService(Service, services.ResourceServiceServicer):
         self, request: messages.ListResourcesRequest, caller: Caller
     ) -> messages.ListResourcesResponse:
         page = await self._admin.resources.page(caller, request.page_token, request.page_size)
-        more = v1_messages.next_page(page, request.page_size)
-        resources = [v1_messages.resource(stored) for stored in page]
-        return messages.ListResourcesResponse(resources=resources, next_page_token=more)
+        resources = [v1_messages.resource(stored) for stored in page.names]
+        return messages.ListResourcesResponse(resources=resources, next_page_token=page.next_token)
 
     @answered("verdictd.v1 SetResource")
     async def SetResource(
@@ -270,7 +272,7 @@ class AppraisalService(Service, services.AppraisalServiceServicer):
         events: Events,
         history: History,
         explainer: Explainer,
-        connected: ConnectedGuests,
+        connected: GuestDirectory,
     ) -> None:
         super().__init__(admin, rules, events)
         self._history = history
@@ -293,7 +295,7 @@ class AppraisalService(Service, services.AppraisalServiceServicer):
     async def ListConnectedGuests(
         self, request: messages.ListConnectedGuestsRequest, caller: Caller
     ) -> messages.ListConnectedGuestsResponse:
-        guests = self._connected.list_guests(caller)
+        guests = await self._connected.list_guests(caller)
         listed = guests[: min(request.limit or MAX_PAGE, MAX_PAGE)]
         return messages.ListConnectedGuestsResponse(
             guests=list(map(v1_messages.connected_guest, listed)), connected=len(guests)
@@ -363,6 +365,8 @@ class StatusService(Service, services.StatusServiceServicer):
             unpinned=status.unpinned,
             problems=(*status.problems, *self._history.problems(caller)),
             unread=status.unread,
+            workers=status.workers,
+            workers_serving=status.workers_serving,
             guests_accepted=counts[Verdict.ACCEPTED],
             guests_refused=counts[Verdict.REFUSED],
             guests_unverified=counts[Verdict.UNVERIFIED],

@@ -7,9 +7,10 @@ empty texts are four million. Source: protobuf.dev, "Encoding".
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from typing import Any, Final
 
+import grpc
 from google.protobuf.message import DecodeError
 
 from verdictd_py.offload import SMALL_BYTES, offload
@@ -22,6 +23,53 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types; those of groups 
 _MAX_VARINT_BYTES: Final = 10
 
 Deserializer = Callable[[bytes], object]
+
+
+def limited(name: str, handler: Any) -> Any:  # noqa: ANN401  # the stubs of gRPC lack its attributes
+    """Return a handler that decodes its requests with limits.
+
+    Undecodable ones are answered with INVALID_ARGUMENT. gRPC itself would answer UNKNOWN, which
+    means an internal error, and decode them on the event loop.
+
+    Args:
+        name: full name of the method.
+        handler: its handler (`grpc.RpcMethodHandler`).
+    """
+    if handler.unary_unary is None:
+        return _of_small_messages(handler)
+    method, deserializer = handler.unary_unary, handler.request_deserializer
+
+    @wraps(method)  # with the right that it names
+    async def answer(data: bytes, context: Any) -> object:  # noqa: ANN401  # as above
+        try:
+            request = await decode(data, deserializer)
+        except DecodeError:
+            text = (
+                f"the request cannot be decoded as the message of {name}; "
+                "use the .proto files of this broker"
+            )
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
+            return None  # never reached: abort raises
+        return await method(request, context)
+
+    return grpc.unary_unary_rpc_method_handler(
+        answer, request_deserializer=None, response_serializer=handler.response_serializer
+    )
+
+
+def _of_small_messages(handler: Any) -> Any:  # noqa: ANN401  # as above
+    """Return a handler of a stream with a limit of the size of each request.
+
+    gRPC ends the call if its deserializer raises an exception.
+    """
+    deserializer = partial(decode_small, deserializer=handler.request_deserializer)
+    coders = {
+        "request_deserializer": deserializer,
+        "response_serializer": handler.response_serializer,
+    }
+    if handler.unary_stream is not None:
+        return grpc.unary_stream_rpc_method_handler(handler.unary_stream, **coders)
+    return grpc.stream_stream_rpc_method_handler(handler.stream_stream, **coders)
 
 
 async def decode(data: bytes, deserializer: Deserializer) -> object:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -69,6 +68,8 @@ class Responder:
         self._events = events
         self._conversation = Conversation()
         self._first = True
+        self._ended = False
+        self._answered = False  # whether a request in the last plaintext has its answer
         self.began: float | None = None
 
     @property
@@ -76,25 +77,32 @@ class Responder:
         """Number of bytes that are stored for the guest between its requests."""
         return self._conversation.pending_bytes + self._requests.held
 
-    async def feed(self, plaintext: bytes) -> AsyncIterator[Answer]:
-        """Yield an answer to each request that `plaintext` completes, before the next is read.
-
-        Other guests are served before each record and after each answer: a guest can send
-        thousands of small records and requests at once.
-        """
-        await asyncio.sleep(0)
+    def receive(self, plaintext: bytes) -> None:
+        """Append plaintext of the guest; then take answers until there are none."""
+        self._answered = False
         self._conversation.receive(plaintext)
-        while (received := await self._next_request()) is not None:
-            self.began = None
-            answer = await self._answer(received)
-            yield answer
-            if answer.close:
-                return
+
+    async def next_answer(self) -> Answer | None:
+        """Return the answer to the next request that is complete; None if there is none.
+
+        No request is read before the one before it is answered, and none after an answer that
+        closes the connection. Other guests are served between two requests: a guest can send
+        thousands of small ones at once.
+        """
+        received = None if self._ended else await self._next_request()
+        if received is None:
+            if not self._conversation.pending:
+                self.began = None
+            elif self.began is None:
+                self.began = asyncio.get_running_loop().time()
+            return None
+        self.began = None
+        if self._answered:
             await asyncio.sleep(0)
-        if not self._conversation.pending:
-            self.began = None
-        elif self.began is None:
-            self.began = asyncio.get_running_loop().time()
+        self._answered = True
+        answer = await self._answer(received)
+        self._ended = answer.close
+        return answer
 
     async def _next_request(self) -> Received | None:
         return await offload(self._conversation.pending_bytes, self._conversation.next_request)

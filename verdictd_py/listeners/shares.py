@@ -13,10 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 from verdictd_py.errors import Overloaded
-from verdictd_py.listeners.buffers import Buffers, Held
+from verdictd_py.listeners.buffers import Buffers, Held, SharedBuffers
+from verdictd_py.listeners.census import ListenerCensus, Region
+from verdictd_py.listeners.counts import Ages, Counts, LocalAges, LocalCounts
+from verdictd_py.listeners.sharedcounts import SharedAges, SharedCounts
 
 REQUESTS_OF_TOKEN: Final = 16
 """Maximum number of requests at once with one token. A guest's agent fetches one secret after the
@@ -26,8 +29,6 @@ _NO_SEPARATE_LIMIT: Final = 64
 """Listeners with this many connections or fewer have no lower limit for an address or platform."""
 
 _V6_PREFIX: Final = 64
-
-Key = TypeVar("Key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +98,38 @@ class Shares:
     Args:
         limits: returns the limits, which may change.
         buffers: counter of the bytes that they hold.
+        census: counters of all workers, None if there is one process.
     """
 
-    def __init__(self, limits: Callable[[], ShareLimits], buffers: Buffers | None = None) -> None:
+    def __init__(
+        self,
+        limits: Callable[[], ShareLimits],
+        buffers: Buffers | None = None,
+        census: ListenerCensus | None = None,
+    ) -> None:
         self._limits = limits
-        self.buffers = buffers or Buffers()
-        self._new = _ByAge()
-        self._evidence: _Counts[Source] = _Counts()
-        self._platforms: _Counts[str] = _Counts()
-        self._tokens: _Counts[str] = _Counts()
+        self._new: Ages[Source, Share]
+        self._evidence: Counts[Source]
+        self._platforms: Counts[str]
+        self._tokens: Counts[str]
+        if census is None:
+            self.buffers = buffers or Buffers()
+            self._new = LocalAges()
+            self._evidence, self._platforms, self._tokens = (
+                LocalCounts(),
+                LocalCounts(),
+                LocalCounts(),
+            )
+            return
+        self.buffers = buffers or SharedBuffers(census)
+        regions = census.regions
+        evidence = tuple(region.evidence for region in regions)
+        platforms = tuple(region.platforms for region in regions)
+        tokens = tuple(region.tokens for region in regions)
+        self._new = SharedAges(census, _text_of)
+        self._evidence = SharedCounts(census, evidence, Region.EVIDENCE, _text_of)
+        self._platforms = SharedCounts(census, platforms, Region.PLATFORMS, str)
+        self._tokens = SharedCounts(census, tokens, Region.TOKENS, str)
 
     def enter(self, source: Source, close: Callable[[], object]) -> Share:
         """Count a new connection; if there are too many, close another one.
@@ -118,7 +142,7 @@ class Shares:
         """
         self._make_room(source)
         share = Share(self, source, close)
-        self._new.add(share)
+        self._new.add(source, share)
         return share
 
     @contextmanager
@@ -284,92 +308,23 @@ class Share:
         self.proof = proof
         self._entered = True
         if proof is Proof.NONE:
-            self._shares._new.add(self)  # noqa: SLF001  # as above
+            self._shares._new.add(self.source, self)  # noqa: SLF001  # as above
         else:
             self._shares._evidence.add(self.source)  # noqa: SLF001  # as above
         self.held.count(self.source.name, proven=proof is not Proof.NONE)
 
     def _take_out(self) -> None:
         if self.proof is Proof.NONE:
-            self._shares._new.remove(self)  # noqa: SLF001  # as above
+            self._shares._new.remove(self.source, self)  # noqa: SLF001  # as above
         elif self.proof is Proof.EVIDENCE:
             self._shares._evidence.remove(self.source)  # noqa: SLF001  # as above
         else:
             self._shares._platforms.remove(self._platform)  # noqa: SLF001  # as above
 
 
-class _Counts(Generic[Key]):
-    """Numbers by key, and their sum, which takes constant time."""
-
-    def __init__(self) -> None:
-        self._numbers: dict[Key, int] = {}
-        self.total = 0
-
-    def __getitem__(self, key: Key) -> int:
-        return self._numbers.get(key, 0)
-
-    def add(self, key: Key) -> None:
-        self._numbers[key] = self[key] + 1
-        self.total += 1
-
-    def remove(self, key: Key) -> None:
-        self.total -= 1
-        self._numbers[key] -= 1
-        if not self._numbers[key]:
-            del self._numbers[key]
-
-
-class _ByAge:
-    """Connections by source, the oldest first, and the sources by the number of them.
-
-    Every operation takes constant time: under a flood it is done for each connection.
-    """
-
-    def __init__(self) -> None:
-        self._sources: dict[Source, dict[Share, None]] = {}
-        self._sizes: dict[int, dict[Source, None]] = {}
-        self._largest = 0
-        self._length = 0
-
-    def __len__(self) -> int:
-        return self._length
-
-    def count(self, source: Source) -> int:
-        return len(self._sources.get(source, ()))
-
-    def add(self, share: Share) -> None:
-        self._sources.setdefault(share.source, {})[share] = None
-        self._length += 1
-        size = self.count(share.source)
-        self._resize(share.source, size - 1, size)
-
-    def remove(self, share: Share) -> None:
-        connections = self._sources[share.source]
-        del connections[share]
-        self._length -= 1
-        size = len(connections)
-        if not size:
-            del self._sources[share.source]
-        self._resize(share.source, size + 1, size)
-
-    def oldest(self, source: Source) -> Share | None:
-        return next(iter(self._sources.get(source, ())), None)
-
-    def oldest_of_largest(self) -> Share | None:
-        """Return the oldest connection of the source with the most."""
-        source = next(iter(self._sizes.get(self._largest, ())), None)
-        return None if source is None else self.oldest(source)
-
-    def _resize(self, source: Source, before: int, after: int) -> None:
-        if before:
-            del self._sizes[before][source]
-            if not self._sizes[before]:
-                del self._sizes[before]
-        if after:
-            self._sizes.setdefault(after, {})[source] = None
-        if after > self._largest or self._largest not in self._sizes:
-            self._largest = after  # sizes change by one, so no size is between
-
-
 def _three_quarters(number: int) -> int:
     return -(-3 * number // 4)
+
+
+def _text_of(source: Source) -> str:
+    return source.name if source.limited else f"proxy {source.name}"

@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Final
 
 from verdictd_py._generated import verdictd_v1_pb2 as messages
-from verdictd_py.broker.administration import MAX_PAGE
 from verdictd_py.broker.catalogue import DocumentUse
 from verdictd_py.broker.history import Judgement, Verdict
 from verdictd_py.broker.pinning import PinPreview
@@ -46,11 +45,6 @@ def resource(stored: StoredName) -> messages.Resource:
     )
 
 
-def next_page(page: tuple[StoredName, ...], page_size: int) -> str:
-    """Return the token of the next page: the last name if the page is full, else empty."""
-    return page[-1].name if page and len(page) == min(page_size or MAX_PAGE, MAX_PAGE) else ""
-
-
 def pinned(pin: PinPreview) -> messages.PinnedValues:
     """Describe what pinning changes."""
     changes = [
@@ -68,7 +62,7 @@ def reference(view: ReferenceView) -> messages.Reference:
         name=str(view.name),
         content=view.stored,
         unpinned=view.unpinned,
-        deciding="" if view.deciding is None else view.deciding.serialize(),
+        deciding=view.deciding_text,
         unread=view.unread,
         problem=view.problem,
     )

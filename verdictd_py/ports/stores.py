@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -56,8 +57,22 @@ class StoredName:
 class KeyStore(Protocol):
     """Store of keys of exactly 32 bytes."""
 
-    async def page(self, after: str, limit: int) -> tuple[StoredName, ...]:
+    async def page(
+        self, after: str, limit: int, *, started: int | None = None
+    ) -> tuple[StoredName, ...]:
         """Return the first `limit` keys whose names follow `after`, sorted by name.
+
+        Args:
+            started: value of `time.monotonic_ns` before the first page of the same list was
+                requested: keys created since then may be missing. None: every key of now.
+
+        Raises:
+            StorageError: the keys cannot be listed.
+        """
+        ...
+
+    async def has_prefix(self, prefix: str) -> bool:
+        """Return whether the name of a key begins with `prefix`; also if that takes too long.
 
         Raises:
             StorageError: the keys cannot be listed.
@@ -121,8 +136,27 @@ class ResourceStore(Protocol):
         """Return the canonical path of what `put` stores, as in `StoredObject`."""
         ...
 
-    async def page(self, after: str, limit: int) -> tuple[StoredName, ...]:
+    async def page(
+        self,
+        after: str,
+        limit: int,
+        *,
+        started: int | None = None,
+        types: Collection[str] | None = None,
+    ) -> tuple[StoredName, ...]:
         """Return the first `limit` resources whose paths follow `after`, sorted by path.
+
+        Args:
+            started: as for `KeyStore.page`.
+            types: second segments of the paths to list; None for all.
+
+        Raises:
+            StorageError: the resources cannot be listed.
+        """
+        ...
+
+    async def has_prefix(self, prefix: str) -> bool:
+        """Return whether the path of a resource begins with `prefix`; also if that takes too long.
 
         Raises:
             StorageError: the resources cannot be listed.

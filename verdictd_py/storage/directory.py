@@ -172,7 +172,7 @@ class Directory:
             StorageError: the directory cannot be read.
         """
         with files.translated(), self._parent(segments) as parent:
-            return _entry(segments, files.status(parent, segments[-1]))
+            return entry_of(segments, files.status(parent, segments[-1]))
 
     def replace(self, segments: Segments, content: bytes) -> None:
         """Make the change of `replacing` in this thread."""
@@ -236,24 +236,30 @@ class Directory:
             if not files.is_temporary(entry.segments[-1]) and entry.segments != (LOCK_FILE,):
                 yield entry
 
-    def refused_links(self, *top: str) -> Iterator[tuple[str, str]]:
-        """Yield each link below `top` that is not followed: its name and the cause.
+    @contextmanager
+    def opened(self, top: Segments) -> Iterator[int]:
+        """Open a directory; yield its descriptor. For `walks`.
+
+        Args:
+            top: its name; empty for the root.
 
         Raises:
-            StorageError: the directory, or one below it, cannot be read.
+            NotFound: it is not the first directory, and has been deleted.
+            StorageError: it cannot be read; also if the caller's block raises `OSError`.
         """
-        for segments, status in self._items(top):
-            if isinstance(status, OSError):
-                yield "/".join(segments), links.cause(status)
-            elif stat.S_ISDIR(status.st_mode) and len(segments) <= MAX_DEPTH:
-                yield from self.refused_links(*segments)
+        with (
+            _naming_directory(top),
+            files.translated(),
+            self._parent((*top, "")) as descriptor,
+        ):
+            yield descriptor
 
     def _files(self, top: Segments) -> Iterator[Entry]:
         for segments, status in self._items(top):
             if isinstance(status, OSError):
                 continue
             if stat.S_ISREG(status.st_mode):
-                yield _entry(segments, status)
+                yield entry_of(segments, status)
             elif stat.S_ISDIR(status.st_mode) and len(segments) <= MAX_DEPTH:
                 yield from self._files(segments)
 
@@ -266,28 +272,24 @@ class Directory:
         # What is deleted meanwhile is not listed; the first directory must exist (see `_parent`).
         with (
             suppress(NotFound),
-            _naming_directory(top),
-            files.translated(),
-            self._parent((*top, "")) as descriptor,
+            self.opened(top) as descriptor,
             os.scandir(descriptor) as items,
         ):
             for item in sorted(items, key=lambda item: item.name):
                 if item.name.startswith(links.HIDDEN):
                     continue
                 with suppress(FileNotFoundError):
-                    found.append(((*top, item.name), _status(item, descriptor if top else None)))
+                    found.append(((*top, item.name), status_of(item, descriptor if top else None)))
         return found
 
-    def remove_leftovers(self, top: str) -> None:
-        """Remove temporary files of brokers that died; a running broker holds a lock on its own.
+    def remove_leftover(self, segments: Segments) -> None:
+        """Remove a temporary file of a broker that died.
 
-        Raises:
-            StorageError: a directory cannot be read.
+        A running broker holds a lock on its own: such a file remains, as does one that cannot be
+        removed.
         """
-        for entry in self._files((top,)):
-            if files.is_temporary(entry.segments[-1]):
-                with suppress(OSError), self._parent(entry.segments) as parent:
-                    files.remove_leftover(parent, entry.segments[-1])
+        with suppress(OSError, NotFound, StorageError), self._parent(segments) as parent:
+            files.remove_leftover(parent, segments[-1])
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -310,6 +312,18 @@ class Directory:
                     f"cannot be changed: {LOCK_FILE} in the data directory: {files.reason(error)}"
                 ) from None
             yield
+
+    def open_shared(self, name: str) -> int:
+        """Open a file of the root for reading and writing; create it if it is missing.
+
+        Returns:
+            A descriptor, which the caller closes.
+
+        Raises:
+            StorageError: it is not a regular file, or cannot be opened.
+        """
+        with files.translated(writing=True), self._parent((name,)) as root:
+            return files.open_shared(root, name)
 
     def _making(self, segments: Segments, first: int) -> Steps[None]:
         """Create a directory (0700) and its parents, from the segment with the index `first`."""
@@ -415,12 +429,13 @@ def _naming_directory(segments: Segments) -> Iterator[None]:
         raise StorageError(f"{where} {error}") from None
 
 
-def _entry(segments: Segments, status: os.stat_result) -> Entry:
+def entry_of(segments: Segments, status: os.stat_result) -> Entry:
+    """Return the metadata of a regular file with this status."""
     mode = stat.S_IMODE(status.st_mode)
     return Entry(segments, status.st_size, mode, status.st_mtime_ns, status.st_ino)
 
 
-def _status(item: os.DirEntry[str], directory: int | None) -> os.stat_result | OSError:
+def status_of(item: os.DirEntry[str], directory: int | None) -> os.stat_result | OSError:
     """Return the status of an item, or why it is not used.
 
     Args:

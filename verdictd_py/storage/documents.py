@@ -10,7 +10,7 @@ from verdictd_py.domain.names import REFERENCE_SETS, RELEASE_POLICIES, Name
 from verdictd_py.errors import AlreadyExists, Conflict, NotFound, RequestError, StorageError
 from verdictd_py.ports import ANY, Document, Expected, Tees, has_revision, revision_of
 from verdictd_py.ports.tees import Documents
-from verdictd_py.storage import pools
+from verdictd_py.storage import pools, walks
 from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.directory import Directory, Entry, Segments
 from verdictd_py.storage.exclusive import exclusively
@@ -147,10 +147,9 @@ class DirectoryDocumentStore(PolicyFileNames):
     def _names(self) -> tuple[Name, ...]:
         """Return the files of the directory itself that have a name for documents."""
         names = []
-        for entry in self._directory.walk(OPA):
-            if len(entry.segments) == 2:  # below it, nothing is a document
-                with suppress(RequestError):
-                    names.append(Name.parse(entry.segments[1]))
+        for name in walks.names(self._directory, (OPA,)):
+            with suppress(RequestError):  # so does a directory: below it, nothing is a document
+                names.append(Name.parse(name))
         return tuple(sorted(names))
 
     def _snapshot(self, names: Sequence[Name]) -> dict[Name, Document]:

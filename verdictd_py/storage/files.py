@@ -20,7 +20,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import re
 import stat
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
@@ -33,8 +32,9 @@ from verdictd_py.storage import links
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 """Maximum size of a file: that of the largest reference data; all other files are smaller."""
 
-_TEMPORARY: Final = re.compile(r"\.tmp-.*", re.DOTALL)  # storage.md: by its beginning
-# Names never begin with a dot, so no request can name a temporary file.
+TEMPORARY: Final = ".tmp-"
+"""Beginning of the names of temporary files (storage.md). Names never begin with a dot, so no
+request can name one."""
 
 # O_NONBLOCK: opening a FIFO must not wait for a writer.
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -258,7 +258,7 @@ def delete(parent: int, name: str) -> Steps[None]:
 
 def is_temporary(name: str) -> bool:
     """Return whether a file of this name is only the beginning of a write."""
-    return _TEMPORARY.fullmatch(name) is not None
+    return name.startswith(TEMPORARY)
 
 
 def remove_leftover(parent: int, name: str) -> None:
@@ -295,6 +295,21 @@ def locked(parent: int, name: str, *, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def open_shared(parent: int, name: str) -> int:
+    """Open a file for reading and writing, and create it if it is missing; no link is followed.
+
+    Raises:
+        NotRegular: something else has this name.
+    """
+    descriptor = os.open(name, _LOCK | os.O_CREAT, 0o600, dir_fd=parent)
+    try:
+        _require_regular(os.fstat(descriptor))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 @contextmanager
@@ -361,7 +376,7 @@ def set_mode(descriptor: int, mode: int) -> None:
 def _locked_file(parent: int) -> tuple[str, int]:
     """Create a temporary file that no other broker removes; return its name and descriptor."""
     while True:
-        name = f".tmp-{uuid4().hex}"
+        name = f"{TEMPORARY}{uuid4().hex}"
         descriptor = os.open(name, _CREATE, 0o600, dir_fd=parent)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""Preparation of a data directory: defaults, and warnings about its content for the operator."""
+"""Preparation of a data directory: its directories and the defaults that are missing."""
 
 from __future__ import annotations
 
@@ -7,38 +7,34 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from verdictd_py.domain.secrets import KEY_BYTES
 from verdictd_py.errors import AlreadyExists, ConfigError, NotFound, StorageError
 from verdictd_py.packaged import policy_text
 from verdictd_py.ports.tees import Documents
+from verdictd_py.storage import walks
 from verdictd_py.storage.access import WritableByOthers, problem_of_path
 from verdictd_py.storage.directory import LOCK_FILE, Directory, Entry, Segments
 from verdictd_py.storage.documents import OPA
-from verdictd_py.storage.stores import ALIASES, COLLATERAL, KEYS, README, RESOURCES
+from verdictd_py.storage.inspection import AUDIT, DIRECTORIES, EXAMINED_AT_START, Inspection
 
 RELEASE_FILES: Final = ("releasePolicy.rego", "releaseData")
 """Release policy and its data, in `opa/`."""
-
-AUDIT: Final = "audit"
-
-DIRECTORIES: Final = (KEYS, "image", "gpg", OPA, RESOURCES, COLLATERAL, AUDIT)
-"""Directories of the data directory, which exist while it is whole."""
 
 _REJECT: Final = b'{"default":[{"type":"reject"}],"transports":{}}\n'
 """Default image policy. Guests cannot read a policy without `transports`."""
 
 _SIGSTORE: Final = b"default-docker:\n    sigstore: file:///var/lib/containers/sigstore\n"
 
-MAX_WARNINGS: Final = 100
-"""Maximum number of warnings; a last line counts the others."""
+MAX_DOCUMENTS: Final = 1000
+"""Number of files in `opa/` whose permissions are verified at the start."""
 
 
 def prepare(
     path: Path, documents: Iterable[Documents], *, unsafe_writable: bool = False
-) -> tuple[Directory, tuple[str, ...]]:
+) -> tuple[Directory, Inspection]:
     """Open the data directory and write the defaults that are missing.
 
     Existing files are never changed.
@@ -48,7 +44,8 @@ def prepare(
         unsafe_writable: see `Directory.open`.
 
     Returns:
-        The directory, and warnings, one line each.
+        The directory, and its inspection, which has examined the first files. The caller advances
+        it while the daemon runs, if it is not complete.
 
     Raises:
         ConfigError: the directory cannot be used; the message has the cause and the remedy.
@@ -57,13 +54,14 @@ def prepare(
     for name in DIRECTORIES:
         with _as_config_error(path, name):
             directory.make(name)
-            directory.remove_leftovers(name)
     for segments, content in _defaults(documents):
         with _as_config_error(path, *segments), suppress(AlreadyExists):
             directory.create(segments, content)
     _require_own(directory, path)
     with _as_config_error(path):
-        return directory, _warnings(directory)
+        inspection = Inspection(directory)
+        inspection.advance(EXAMINED_AT_START)
+        return directory, inspection
 
 
 def _require_own(directory: Directory, path: Path) -> None:
@@ -77,7 +75,9 @@ def _require_own(directory: Directory, path: Path) -> None:
     """
     problem = directory.fault(*DIRECTORIES)
     if not problem:
-        for entry in directory.walk(OPA):
+        for entry in islice(walks.examine(directory, OPA), MAX_DOCUMENTS):
+            if not isinstance(entry, Entry):
+                continue
             try:
                 directory.read(entry.segments)
             except WritableByOthers:
@@ -159,48 +159,3 @@ def _defaults(documents: Iterable[Documents]) -> list[tuple[Segments, bytes]]:
         defaults += [((OPA, name), of_tee.packaged(name).encode()) for name in of_tee.names]
     defaults += [((OPA, name), policy_text(name).encode()) for name in RELEASE_FILES]
     return defaults
-
-
-def _warnings(directory: Directory) -> tuple[str, ...]:
-    """Return the warnings; file modes last, because there may be many."""
-    warnings = _shadow_warnings(directory)
-    for top in (KEYS, "image", "gpg", OPA, RESOURCES, COLLATERAL):
-        warnings += (
-            f"{name} is a link that {cause} and is not followed; put a file in its place"
-            for name, cause in directory.refused_links(top)
-        )
-    modes: list[str] = []
-    for top in (KEYS, "image", "gpg", RESOURCES):
-        for entry in directory.walk(top):
-            if top == KEYS:
-                warnings += _key_warnings(entry)
-            modes += _mode_warnings(entry)
-    warnings += modes
-    if len(warnings) > MAX_WARNINGS:
-        warnings[MAX_WARNINGS:] = [f"and {len(warnings) - MAX_WARNINGS} more"]
-    return tuple(warnings)
-
-
-def _shadow_warnings(directory: Directory) -> list[str]:
-    warnings: list[str] = []
-    for path, alias in ALIASES.items():
-        shadow = (RESOURCES, *path)
-        with suppress(StorageError):
-            if directory.exists(shadow):
-                warnings.append(f"{'/'.join(shadow)} is served instead of {'/'.join(alias)}")
-    return warnings
-
-
-def _key_warnings(entry: Entry) -> list[str]:
-    if entry.size == KEY_BYTES or entry.segments[-1] == README:
-        return []
-    name = "/".join(entry.segments[1:])
-    problem = f"has {entry.size} bytes and is not served: a key has exactly {KEY_BYTES}"
-    return [f"key {name} {problem}, without a newline"]
-
-
-def _mode_warnings(entry: Entry) -> list[str]:
-    if entry.mode & 0o077 == 0:
-        return []
-    name = "/".join(entry.segments)
-    return [f"{name} has mode {entry.mode:04o}: other users may read it; run chmod 600 on it"]

@@ -6,7 +6,7 @@ They behave like the stores on a directory: `tests/conformance` runs one suite a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from heapq import nsmallest
 
@@ -94,10 +94,18 @@ class MemoryKeyStore:
     def __init__(self, files: Files | None = None) -> None:
         self.files = {} if files is None else files
 
-    async def page(self, after: str, limit: int) -> tuple[StoredName, ...]:
+    async def page(
+        self, after: str, limit: int, *, started: int | None = None
+    ) -> tuple[StoredName, ...]:
+        del started
         await asyncio.sleep(0)
         keys = (file for file in self.files if file[0] == KEYS)
         return _page((self._described(file) for file in keys), after, limit)
+
+    async def has_prefix(self, prefix: str) -> bool:
+        await asyncio.sleep(0)
+        keys = (file[1:] for file in self.files if file[0] == KEYS)
+        return any("/".join(name).startswith(prefix) for name in keys)
 
     async def describe(self, key_id: KeyId) -> StoredName:
         await asyncio.sleep(0)
@@ -163,13 +171,30 @@ class MemoryResourceStore:
     def file_of(self, path: ResourcePath) -> str:
         return "/".join(ALIASES.get(path.segments) or (RESOURCES, *path.segments))
 
-    async def page(self, after: str, limit: int) -> tuple[StoredName, ...]:
+    async def page(
+        self,
+        after: str,
+        limit: int,
+        *,
+        started: int | None = None,
+        types: Collection[str] | None = None,
+    ) -> tuple[StoredName, ...]:
+        del started
         await asyncio.sleep(0)
+        files = self._by_path().items()
+        selected = ((path, file) for path, file in files if types is None or path[1] in types)
+        return _page((self._described(path, file) for path, file in selected), after, limit)
+
+    async def has_prefix(self, prefix: str) -> bool:
+        await asyncio.sleep(0)
+        return any("/".join(path).startswith(prefix) for path in self._by_path())
+
+    def _by_path(self) -> dict[tuple[str, ...], tuple[str, ...]]:
         files = {file[1:]: file for file in self.files if file[0] == RESOURCES}
         for path, alias in ALIASES.items():
             if alias in self.files:
                 files.setdefault(path, alias)
-        return _page((self._described(path, file) for path, file in files.items()), after, limit)
+        return files
 
     async def get(self, path: ResourcePath) -> StoredObject:
         await asyncio.sleep(0)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
-from heapq import nsmallest
+from heapq import merge
+from itertools import islice
 from typing import Final
 
 from verdictd_py.domain.events import WarningShadowed
@@ -24,17 +25,21 @@ from verdictd_py.ports import (
     StoredObject,
     has_revision,
 )
-from verdictd_py.storage import pools
+from verdictd_py.storage import pools, walks
 from verdictd_py.storage.digests import DigestLog
-from verdictd_py.storage.directory import Directory, Entry
+from verdictd_py.storage.directory import Directory, Entry, Segments
 from verdictd_py.storage.exclusive import exclusively
 from verdictd_py.storage.files import Steps
+from verdictd_py.storage.listing import SortedFiles
 
 KEYS: Final = "keys"
 RESOURCES: Final = "resources"
 COLLATERAL: Final = "collateral"
 README: Final = "README.md"
 """File that a checkout used as a data directory has among its keys; it is not a key."""
+
+MAX_EXAMINED: Final = 100_000
+"""Names after which the search for a prefix ends, about a tenth of a second."""
 
 _FILES: Final = {
     "Policy": ("image", "policy.json"),
@@ -75,9 +80,20 @@ class DirectoryKeyStore:
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
+        self._files = SortedFiles(directory, KEYS)
 
-    async def page(self, after: str, limit: int) -> tuple[StoredName, ...]:
-        return await pools.walk(lambda: _page(self._all(), after, limit))
+    async def page(
+        self, after: str, limit: int, *, started: int | None = None
+    ) -> tuple[StoredName, ...]:
+        def page() -> tuple[StoredName, ...]:
+            files = self._files.after(after, started=started, expected=limit)
+            keys = (self._described(entry) for entry in files if _is_key(entry))
+            return tuple(islice(keys, limit))
+
+        return await pools.walk(page)
+
+    async def has_prefix(self, prefix: str) -> bool:
+        return await pools.walk(self._files.any_with_prefix, prefix, MAX_EXAMINED)
 
     async def describe(self, key_id: KeyId) -> StoredName:
         try:
@@ -87,12 +103,6 @@ class DirectoryKeyStore:
         except StorageError as error:
             raise StorageError(f"the key {key_id} {error}") from None
         return self._described(entry)
-
-    def _all(self) -> Iterable[StoredName]:
-        for entry in self._directory.walk(KEYS):
-            if entry.segments[-1] == README or len(entry.segments) not in (2, 4):
-                continue
-            yield self._described(entry)
 
     @staticmethod
     def _described(entry: Entry) -> StoredName:
@@ -165,28 +175,55 @@ class DirectoryResourceStore:
 
     def __init__(self, directory: Directory, *, events: Events, digests: DigestLog) -> None:
         self._directory = directory
+        self._files = SortedFiles(directory, RESOURCES)
         self._events = events
         self._digests = digests
 
     def file_of(self, path: ResourcePath) -> str:
         return "/".join(_target(path))
 
-    async def page(self, after: str, limit: int) -> tuple[StoredName, ...]:
-        return await pools.walk(lambda: _page(self._all(), after, limit))
+    async def page(
+        self,
+        after: str,
+        limit: int,
+        *,
+        started: int | None = None,
+        types: Collection[str] | None = None,
+    ) -> tuple[StoredName, ...]:
+        def page() -> tuple[StoredName, ...]:
+            files = self._files.after(
+                after,
+                started=started,
+                select=lambda top: types is None or len(top) < 3 or top[2] in types,
+                expected=limit,
+            )
+            named = ((entry.segments[1:], entry) for entry in files if len(entry.segments) == 4)
+            merged = merge(named, self._behind_aliases(after, types), key=_path_of)
+            return tuple(self._described(entry, path) for path, entry in islice(merged, limit))
 
-    def _all(self) -> Iterable[StoredName]:
-        """Yield each path once: a file below `resources/` takes precedence over an alias."""
-        listed = set()
-        for entry in self._directory.walk(RESOURCES):
-            if len(entry.segments) == 4:
-                listed.add(entry.segments[1:])
-                yield self._described(entry, entry.segments[1:])
-        files = {
-            entry.segments: entry for top in ("image", "gpg") for entry in self._directory.walk(top)
-        }
-        for path, alias in ALIASES.items():
-            if path not in listed and alias in files:
-                yield self._described(files[alias], path)
+        return await pools.walk(page)
+
+    async def has_prefix(self, prefix: str) -> bool:
+        def any_alias() -> bool:
+            return any("/".join(path).startswith(prefix) for path, _ in self._behind_aliases(""))
+
+        return await pools.walk(
+            lambda: any_alias() or self._files.any_with_prefix(prefix, MAX_EXAMINED)
+        )
+
+    def _behind_aliases(
+        self, after: str, types: Collection[str] | None = None
+    ) -> Iterator[tuple[Segments, Entry]]:
+        """Yield the files behind aliases, by path.
+
+        A file below `resources/` takes precedence over an alias.
+        """
+        for path, alias in sorted(ALIASES.items(), key=_path_of):
+            if _path_of((path, alias)) <= after or (types is not None and path[1] not in types):
+                continue
+            if not walks.entries(self._directory, (RESOURCES, *path[:-1]), path[-1:]):
+                for entry in walks.entries(self._directory, alias[:-1], alias[-1:]):
+                    yield path, entry
 
     def _described(self, entry: Entry, path: tuple[str, ...]) -> StoredName:
         problem = ""
@@ -345,6 +382,9 @@ def _named(entry: Entry, name: str, problem: str) -> StoredName:
     return StoredName(name, "/".join(entry.segments), entry.size, changed, problem)
 
 
-def _page(names: Iterable[StoredName], after: str, limit: int) -> tuple[StoredName, ...]:
-    following = (stored for stored in names if stored.name > after)
-    return tuple(nsmallest(limit, following, key=lambda stored: stored.name))
+def _is_key(entry: Entry) -> bool:
+    return entry.segments[-1] != README and len(entry.segments) in (2, 4)
+
+
+def _path_of(item: tuple[Segments, object]) -> str:
+    return "/".join(item[0])

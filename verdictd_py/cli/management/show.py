@@ -420,6 +420,8 @@ def status(answer: Any) -> CommandOutput:  # noqa: ANN401  # as above
         ("appraised", verdicts),
         ("you are", f"{answer.caller} ({', '.join(answer.rights)})"),
     ]
+    if answer.workers:
+        facts.append(("workers", f"{answer.workers_serving} of {answer.workers} serve guests"))
     if answer.unpinned:
         facts.append(("UNPINNED", ", ".join(answer.unpinned)))
     facts += [("PROBLEM", problem) for problem in answer.problems]

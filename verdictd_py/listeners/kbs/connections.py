@@ -21,6 +21,7 @@ from verdictd_py.formats.proxyheader import ProxyHeaderInvalid
 from verdictd_py.listeners import failures
 from verdictd_py.listeners.accepting import accept
 from verdictd_py.listeners.buffers import READ_BYTES
+from verdictd_py.listeners.census import ListenerCensus
 from verdictd_py.listeners.kbs import answers
 from verdictd_py.listeners.kbs.transports import LINGER_SECONDS, GatedTransport, Pause, connect
 from verdictd_py.listeners.limits import Limits
@@ -286,6 +287,7 @@ class Acceptor:
     Args:
         tls: returns the TLS settings for a connection; None for plain HTTP.
         proxies: proxies that send the address of their client.
+        census: counters of all workers, None if there is one process.
 
     Attributes:
         shares: the connections by source.
@@ -298,13 +300,14 @@ class Acceptor:
         limits: Limits,
         proxies: Proxies,
         tls: Callable[[], ssl.SSLContext] | None,
+        census: ListenerCensus | None = None,
     ) -> None:
         self._parts = _Parts(events, limits, proxies)
         self._tls = tls
         self._listening: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._tasks: dict[asyncio.Task[None], Connection | None] = {}
-        self.shares = Shares(lambda: limits.shares)
+        self.shares = Shares(lambda: limits.shares, census=census)
 
     def start(self, listening: socket.socket, server: web.Server, background: Background) -> None:
         """Accept connections on a bound socket."""

@@ -31,6 +31,7 @@ from verdictd_py.errors import (
     VerdictdError,
 )
 from verdictd_py.listeners import sockets
+from verdictd_py.listeners.census import ListenerCensus
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.kbs import answers, bodies, description
 from verdictd_py.listeners.kbs.admins import AdminRoutes, is_refused_admin
@@ -75,6 +76,7 @@ class KbsListener:
         on_stopped: called when the listener has stopped.
         clock: returns the time for the validity of certificates.
         passed: listening socket of the service manager, used instead of the address.
+        census: counters of all workers, None if there is one process.
 
     Attributes:
         guests: the routes of guests.
@@ -98,6 +100,7 @@ class KbsListener:
         on_stopped: Callable[[], None],
         clock: Callable[[], datetime],
         passed: socket.socket | None = None,
+        census: ListenerCensus | None = None,
     ) -> None:
         self.name = "kbs_http"
         self.address = address
@@ -135,6 +138,7 @@ class KbsListener:
             limits=limits,
             proxies=proxies,
             tls=None if tls is None else partial(self._context, tls),
+            census=census,
         )
 
     def _add(self, router: web.UrlDispatcher, path: str, handlers: Mapping[str, Handler]) -> None:

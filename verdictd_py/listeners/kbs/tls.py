@@ -17,7 +17,12 @@ from typing import Final, Self
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from verdictd_py.errors import ConfigError
@@ -76,6 +81,33 @@ class KbsTls:
         own = _SelfSigned(ec.generate_private_key(ec.SECP256R1()), host, clock, monotonic)
         context, pem = own.issue()
         return cls(context, None, pem, own)
+
+    @classmethod
+    def imported(
+        cls,
+        exported: bytes,
+        host: str,
+        *,
+        clock: Callable[[], datetime],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> Self:
+        """Create settings with the self-signed certificate of another process (see `exported`).
+
+        Raises:
+            ValueError: it is not an exported certificate.
+        """
+        key = load_pem_private_key(exported, password=None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise ValueError("it has no key of an elliptic curve")
+        certificate = x509.load_pem_x509_certificate(exported)
+        own = _SelfSigned(key, host, clock, monotonic)
+        own.issued_at = certificate.not_valid_before_utc + _BACKDATED
+        return cls(_context_of(exported), None, certificate.public_bytes(Encoding.PEM), own)
+
+    @property
+    def exported(self) -> bytes:
+        """The key of the self-signed certificate and the certificate, PEM: a secret; or empty."""
+        return b"" if self._own is None else self._own.secret + self.self_signed
 
     def renew(self) -> bool:
         """Renew a self-signed certificate that expires soon, or that is not valid yet.
@@ -171,15 +203,25 @@ class _SelfSigned:
             .sign(self.key, hashes.SHA256())
         )
         pem = certificate.public_bytes(Encoding.PEM)
-        secret = self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        context = _context()
-        # OpenSSL reads files only, so this is a file in memory.
-        with os.fdopen(os.memfd_create("certificate"), "wb", buffering=0) as file:
-            file.write(pem + secret)
-            context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
+        context = _context_of(pem + self.secret)
         self.issued_at = now
         self.retry_at = float("-inf")
         return context, pem
+
+    @property
+    def secret(self) -> bytes:
+        """The key, PEM."""
+        return self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _context_of(pem: bytes) -> ssl.SSLContext:
+    """Return TLS settings with a certificate and its key."""
+    context = _context()
+    # OpenSSL reads files only, so this is a file in memory.
+    with os.fdopen(os.memfd_create("certificate"), "wb", buffering=0) as file:
+        file.write(pem)
+        context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
+    return context
 
 
 def _context() -> ssl.SSLContext:

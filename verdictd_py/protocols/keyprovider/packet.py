@@ -5,7 +5,6 @@ Source: wire-keyprovider.md, "Annotation packet".
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Self
@@ -20,6 +19,7 @@ from verdictd_py.encoding import (
     quoted,
 )
 from verdictd_py.errors import RequestError
+from verdictd_py.protocols.keyprovider.arrays import encode_array, shorten_arrays
 
 MAX_OPTSDATA_BYTES: Final = 1024 * 1024
 """Upper bound of the plaintext, 1 MiB (wire-keyprovider.md). Real ones take about 200 bytes."""
@@ -27,8 +27,6 @@ MAX_WRAPPED_BYTES: Final = MAX_OPTSDATA_BYTES + 16
 """Upper bound of the ciphertext: `MAX_OPTSDATA_BYTES` and the GCM tag."""
 MAX_IV_BYTES: Final = 64
 """Real ones have 12 or 16 bytes; the decryption checks the exact size."""
-_NUMBERS: Final = 4096
-"""Numbers that are written in one call of the library."""
 
 MAX_PACKET_BYTES: Final = 5 * 1024 * 1024
 """The first form takes up to four characters for a byte; the rest is for white space."""
@@ -81,9 +79,9 @@ class AnnotationPacket:
                     "key_length": KEY_BITS,
                 }
             )
-            # One call for a million numbers would hold the interpreter lock and stall the loop.
-            before = encode_object({"kid": self.kid})[:-1] + b',"wrapped_data":['
-            return before + b",".join(_numbers(blob.ciphertext)) + b"]," + after[1:]
+            before = encode_object({"kid": self.kid})[:-1]
+            array = encode_array(blob.ciphertext)
+            return b'%b,"wrapped_data":%b,%b' % (before, array, after[1:])
         return encode_object(
             {
                 "kid": self.kid,
@@ -102,7 +100,9 @@ class AnnotationPacket:
         """
         if len(data) > MAX_PACKET_BYTES:
             raise RequestError(f"the annotation packet is longer than {MAX_PACKET_BYTES} bytes")
-        members = decode_object(data, "the annotation packet", max_values=MAX_BYTES_VALUES)
+        members = decode_object(
+            shorten_arrays(data), "the annotation packet", max_values=MAX_BYTES_VALUES
+        )
         provider = members.get("provider")
         if provider not in (None, _PROVIDER):
             name = quoted(provider) if isinstance(provider, str) else "that is not a string"
@@ -127,12 +127,6 @@ class AnnotationPacket:
             ),
         )
         return cls(form, kid, blob)
-
-
-def _numbers(data: bytes) -> Iterator[bytes]:
-    """Yield the bytes as JSON numbers, with commas between some thousands of them."""
-    for at in range(0, len(data), _NUMBERS):
-        yield ",".join(map(str, data[at : at + _NUMBERS])).encode()
 
 
 def _cipher(members: dict[str, JsonValue]) -> tuple[PacketForm, Algorithm]:

@@ -15,11 +15,11 @@ from verdictd_py.encoding import (
     decode_byte_string,
     decode_object,
     encode_base64,
-    encode_object,
     quoted,
 )
 from verdictd_py.errors import RequestError
 from verdictd_py.protocols.keyprovider import parameter
+from verdictd_py.protocols.keyprovider.arrays import shorten_arrays
 from verdictd_py.protocols.keyprovider.packet import (
     MAX_BYTES_VALUES,
     MAX_OPTSDATA_BYTES,
@@ -116,18 +116,24 @@ def decode_unwrap(data: bytes, *, provider: str | None = None) -> UnwrapRequest:
 
 def encode_wrapped(packet: AnnotationPacket) -> bytes:
     """Encode the output of a wrap."""
-    return encode_object({"keywrapresults": {"annotation": encode_base64(packet.encode())}})
+    return _results("keywrapresults", "annotation", packet.encode())
 
 
 def encode_unwrapped(optsdata: SecretBytes) -> bytes:
     """Encode the output of an unwrap."""
-    return encode_object({"keyunwrapresults": {"optsdata": encode_base64(optsdata.reveal())}})
+    return _results("keyunwrapresults", "optsdata", optsdata.reveal())
+
+
+def _results(operation: str, name: str, value: bytes) -> bytes:
+    """Return JSON with one value as base64, which needs no escapes; several MiB of it are large."""
+    before = f'{{"{operation}":{{"{name}":"'
+    return b"".join((before.encode(), encode_base64(value).encode(), b'"}}'))
 
 
 def _input(data: bytes) -> dict[str, JsonValue]:
     if len(data) > MAX_INPUT_BYTES:
         raise RequestError(f"the input is longer than {MAX_INPUT_BYTES} bytes")
-    return decode_object(data, "the input", max_values=MAX_BYTES_VALUES)
+    return decode_object(shorten_arrays(data), "the input", max_values=MAX_BYTES_VALUES)
 
 
 def _wrap(members: dict[str, JsonValue], configured: str | None) -> WrapRequest:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 from verdictd_py.domain.evidence import Evidence
@@ -67,7 +69,7 @@ def read(
     # 3.
     _check_time(parsed, now, max_age)
     # 4.
-    known = {der.oid(dotted): dotted for dotted in tees.oids}
+    known = _encoded_oids(tees)
     carriers = [
         name
         for name in parsed.extensions
@@ -81,6 +83,12 @@ def read(
     if carriers == [_DICE]:
         return _dice_evidence(parsed, tees)
     return _vendor_evidence(parsed, carriers[0], known.get(carriers[0], ""), tees)
+
+
+@lru_cache(maxsize=4)  # a process has one set of TEEs
+def _encoded_oids(tees: Tees) -> Mapping[bytes, str]:
+    """Return the OIDs of all TEEs by their encoding."""
+    return {der.oid(dotted): dotted for dotted in tees.oids}
 
 
 def _check_time(parsed: der.Certificate, now: datetime, max_age: timedelta | None) -> None:

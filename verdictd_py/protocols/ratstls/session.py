@@ -36,6 +36,8 @@ _OTHER_KEY: Final = (
     "the key of the peer's certificate is not accepted; use P-256, P-384, or RSA with "
     f"{_RSA_BITS[0]} to {_RSA_BITS[1]} bits and the exponent {_RSA_EXPONENT}"
 )
+_ACCEPTED: Final = "accepted"
+"""Data of a connection whose peer has a certificate with an accepted key."""
 _ONE_CERTIFICATE: Final = "the peer sent more than one certificate; rats-tls peers send one"
 
 
@@ -104,16 +106,21 @@ def _accept_one_certificate(
 ) -> bool:
     """Accept a certificate that stands alone; OpenSSL calls this before it verifies a chain.
 
+    OpenSSL calls this twice for a self-signed certificate: for the error, and at the end. A
+    connection has one handshake, so that its certificate is the same.
+
     pyOpenSSL raises the exceptions of this function from `do_handshake`.
 
     Raises:
         TlsFailed: there is another certificate, or the key has an unexpected type or size.
     """
-    del connection, error, ok
+    del error, ok
     if depth > 0:
         raise TlsFailed(_ONE_CERTIFICATE)
-    if not _is_accepted_key(certificate):
-        raise TlsFailed(_OTHER_KEY)
+    if connection.get_app_data() is not _ACCEPTED:
+        if not _is_accepted_key(certificate):
+            raise TlsFailed(_OTHER_KEY)
+        connection.set_app_data(_ACCEPTED)
     return True
 
 
@@ -152,19 +159,21 @@ class TlsSession:
         if not data:
             self._connection.bio_shutdown()
             return
-        view = memoryview(data)
-        while view:
-            taken = self._connection.bio_write(view.tobytes())
-            view = view[taken:]
+        while data:
+            taken = self._connection.bio_write(data)  # a BIO in memory takes everything
+            data = data[taken:]
 
     def outgoing(self) -> bytes:
         """Return the ciphertext to send now, in order; empty if there is none."""
-        chunks = []
-        while True:
-            try:
-                chunks.append(self._connection.bio_read(_CIPHERTEXT_CHUNK))
-            except SSL.WantReadError:
-                return b"".join(chunks)
+        chunks: list[bytes] = []
+        try:
+            while True:
+                chunk: bytes = self._connection.bio_read(_CIPHERTEXT_CHUNK)
+                if len(chunk) < _CIPHERTEXT_CHUNK and not chunks:
+                    return chunk
+                chunks.append(chunk)
+        except SSL.WantReadError:
+            return b"".join(chunks)
 
     def handshake(self) -> bool:
         """Continue the handshake with the received bytes; return True when it is complete.

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final, TypeVar
 
 import dcap_qvl
@@ -131,8 +132,13 @@ _PLAIN: Final = {
 """Explanation for operators by part of the library's text; it precedes that text."""
 
 
+_SETS: Final = 16  # maximum number of cached sets; limited, because guests send their own
+_ROOTS: Final = 4  # a process has one root
+
+
+@lru_cache(maxsize=_SETS)
 def to_library(collateral: Collateral) -> dcap_qvl.QuoteCollateralV3:
-    """Return the collateral as dcap-qvl's type.
+    """Return the collateral as dcap-qvl's type, the same object for equal sets.
 
     Raises:
         ValueError: a text in it is not valid Unicode (lone surrogates).
@@ -169,7 +175,7 @@ def evaluate_quote(
     try:
         library_collateral = to_library(collateral)
         claims = _guarded(
-            lambda: dcap_qvl.QuoteVerifier(root_ca_der).verify_with_policy(
+            lambda: _verifier(root_ca_der).verify_with_policy(
                 quote, library_collateral, seconds, dcap_qvl.QuotePolicy.claims_only(seconds)
             )
         )
@@ -182,6 +188,11 @@ def evaluate_quote(
             rule, kind = CONTENT_REFUSALS[text]
             return ContentRefusal(rule, text, kind)
         raise translate(_full_text(quote, collateral, seconds, root_ca_der) or text) from error
+
+
+@lru_cache(maxsize=_ROOTS)
+def _verifier(root_ca_der: bytes | None) -> dcap_qvl.QuoteVerifier:
+    return dcap_qvl.QuoteVerifier(root_ca_der)
 
 
 _UNIX_TIME: Final = re.compile(r"UnixTime\((\d{1,15})\)")  # Rust's debug form in the texts

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 from hashlib import sha256
 from typing import Final
 
@@ -46,7 +47,7 @@ _BODY_BYTES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Quote:
     """A parsed quote.
 
@@ -78,7 +79,7 @@ class Quote:
     qe_auth_data: bytes = field(repr=False)
     pck_chain: bytes = field(repr=False)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the quote without padding, in lower-case hex."""
         return sha256(self.raw).hexdigest()

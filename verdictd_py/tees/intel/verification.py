@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -24,8 +25,10 @@ from verdictd_py.errors import (
 )
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.tees.intel.behind import Behind, behind
+from verdictd_py.tees.intel.chains import root_key_digest
 from verdictd_py.tees.intel.collateral.check import check_fit, ends_at, issued_at, require_issued
 from verdictd_py.tees.intel.collateral.newest import NewestCollateral
+from verdictd_py.tees.intel.collateral.parsed import parsed
 from verdictd_py.tees.intel.collateral.port import CollateralRequest, CollateralSource
 from verdictd_py.tees.intel.collateral.signers import verify_signers
 from verdictd_py.tees.intel.dcap import (
@@ -34,13 +37,9 @@ from verdictd_py.tees.intel.dcap import (
     QuoteRating,
     evaluate_quote,
 )
-from verdictd_py.tees.intel.pck import (
-    Platform,
-    root_key_digest,
-    verify_pck_chain,
-    verify_quote_signatures,
-)
+from verdictd_py.tees.intel.pck import Platform, verify_pck_chain, verify_quote_signatures
 from verdictd_py.tees.intel.quote import Quote, parse_quote
+from verdictd_py.tees.intel.seen import EvaluatedQuotes
 from verdictd_py.tees.intel.tcb import (
     REVOKED,
     STATUSES,
@@ -193,6 +192,7 @@ class IntelEngine:
         self._refuse_endorsements = refuse_endorsements
         self._grace = grace
         self._minimum_evaluation = minimum_evaluation
+        self._evaluated = EvaluatedQuotes[VerifiedQuote]()
 
     async def verify(
         self, quote: Quote, endorsements: object | None, now: datetime
@@ -201,7 +201,8 @@ class IntelEngine:
 
         1. Verify the PCK chain in the quote up to the root: only then is its FMSPC trusted.
         2. Verify that the PCK, through the quoting enclave, signed this quote. Its claims are
-           authentic from here on, and only now may collateral be fetched.
+           authentic from here on, and only now may collateral be fetched. Signatures do not depend
+           on the time, so that those of a quote that was accepted before are not verified again.
         3. Fetch collateral from the source, the best first.
         4. Try the candidates until one verifies. If one is expired or not signed, try the next.
            After a revocation, stop, because older collateral may lack the revocation.
@@ -219,7 +220,8 @@ class IntelEngine:
         # 1.
         platform = verify_pck_chain(quote.pck_chain, root_key=self._root_key, now=now)
         # 2.
-        verify_quote_signatures(quote, platform)
+        if quote.digest not in self._evaluated:
+            verify_quote_signatures(quote, platform)
         # 3.
         if endorsements is not None and not isinstance(endorsements, Collateral):
             raise TypeError("the endorsements of an Intel quote must be collateral")
@@ -322,9 +324,16 @@ class IntelEngine:
     def _evaluate(
         self, quote: Quote, platform: Platform, collateral: Collateral, now: datetime
     ) -> VerifiedQuote:
-        """Verify the quote with one set of collateral, whose signatures were verified."""
+        """Verify the quote with one set of collateral, whose signatures were verified.
+
+        A rating is cached, see `EvaluatedQuotes`. The chains of quote and signers are valid now.
+        """
         now = require_issued(issued_at(collateral), now)
         verify_signers(collateral, platform.ca, self._root_key).require_valid(now)
+        digest = parsed(collateral).digest
+        known = self._evaluated.get(quote.digest, digest, now)
+        if known is not None:
+            return known
         result = evaluate_quote(quote.raw, collateral, now=now, root_ca_der=self._root_ca_der)
         if isinstance(result, QuoteRating):
             if result.fmspc != platform.fmspc:
@@ -338,7 +347,11 @@ class IntelEngine:
                 )
                 raise QuoteInvalid("the quote does not verify", reasons=(reason,))
             check_fit(collateral, platform.pce_id)
-            return VerifiedQuote(platform, result.tcb)
+            verified = VerifiedQuote(platform, result.tcb)
+            with suppress(ValueError):  # it has no dates
+                until = ends_at(collateral)
+                self._evaluated.add(quote.digest, digest, verified, since=now, until=until)
+            return verified
         # The library refused the content of the quote and does not rate the platform. The
         # signatures of the texts for the rating were verified above.
         check_fit(collateral, platform.pce_id)

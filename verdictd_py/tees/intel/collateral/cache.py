@@ -26,6 +26,7 @@ from verdictd_py.domain.events import (
 from verdictd_py.errors import AttestationError, CollateralUnavailable, StorageError
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.ports import CollateralStore, Events
+from verdictd_py.tees.intel.chains import root_key_digest
 from verdictd_py.tees.intel.collateral.check import (
     CLOCK_TOLERANCE,
     Validity,
@@ -38,7 +39,6 @@ from verdictd_py.tees.intel.collateral.parts import older_part
 from verdictd_py.tees.intel.collateral.pauses import FetchPauses
 from verdictd_py.tees.intel.collateral.pcs import Check, ServiceBusy
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
-from verdictd_py.tees.intel.pck import root_key_digest
 
 MAX_PLATFORMS: Final = 1024
 """Maximum number of cached platform types. The PCK chain is verified before its FMSPC is looked
@@ -145,6 +145,17 @@ class CollateralCache:
             if not fallbacks:
                 raise
             return fallbacks
+
+    async def valid(self, request: CollateralRequest) -> Collateral:
+        """Return valid collateral, which is cached or fetched.
+
+        Raises:
+            CollateralUnavailable: there is none.
+        """
+        cached = await self._cached_or_stored(request)
+        if cached is None or not cached.is_valid(self._clock()):
+            cached = await self._fetched(request)
+        return cached.collateral
 
     def remedy(self, request: CollateralRequest) -> str:
         failure = self._pauses.failure(request) or "it has not answered"

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final
 
 from cryptography import x509
 
 from verdictd_py.errors import AttestationError, CollateralExpired, Reason, ReasonKind
 from verdictd_py.formats.collateral import Collateral
+from verdictd_py.tees.intel.chains import UNUSABLE, clock_behind
 from verdictd_py.tees.intel.collateral.parsed import parsed
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
 from verdictd_py.tees.intel.collateral.signers import rejected, verify_signers
-from verdictd_py.tees.intel.pck import UNUSABLE, clock_behind
 from verdictd_py.tees.intel.quote import SGX, TDX
 
 _IDS: Final = {TDX: ("TDX", "TD_QE"), SGX: ("SGX", "QE")}
@@ -24,6 +25,9 @@ _VERSIONS: Final = (3, 2)
 
 CLOCK_TOLERANCE: Final = timedelta(minutes=5)
 """How far this host's clock may be behind the clock of the service that issued collateral."""
+
+_SETS: Final = 16
+"""Maximum number of sets whose dates are cached; limited, because guests send their own."""
 
 _UNREADABLE: Final = (*UNUSABLE, LookupError, AttributeError, RecursionError)
 """Errors that reading malformed collateral raises, including JSON of another shape."""
@@ -99,6 +103,7 @@ def require_issued(issued: datetime, now: datetime) -> datetime:
     return max(issued, now)
 
 
+@lru_cache(maxsize=_SETS)
 def issued_at(collateral: Collateral) -> datetime:
     """Return the latest issue date of collateral. Nothing is verified.
 
@@ -157,6 +162,7 @@ def check_fit(collateral: Collateral, pce_id: str) -> None:
         raise rejected(f"it is for PCE {own_pce_id}, the platform has {pce_id}")
 
 
+@lru_cache(maxsize=_SETS)
 def ends_at(collateral: Collateral) -> datetime:
     """Return when collateral expires: the earliest of its next updates. Nothing is verified.
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final
 
 from verdictd_py.domain.events import CollateralNotStored, CollateralUnreadable
@@ -41,6 +41,9 @@ from verdictd_py.tees.intel.collateral.sources import platform_of
 MAX_COPIES: Final = 4096
 """Maximum number of copies. Only collateral for platforms that Intel certified is recorded."""
 
+_RESULTS: Final = 64
+"""Maximum number of platform types whose last result is cached."""
+
 _GUESTS: Final = "-guests"
 """End of the scope of parts that guests sent."""
 
@@ -59,6 +62,23 @@ class _Key:
     @property
     def file(self) -> str:
         return f"intel-newest-{self.part.slug}{self.scope}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """Result of `apply` that changed no copy, with everything that it depends on but the time.
+
+    Attributes:
+        collateral: the set of the source.
+        states: of the stored copies.
+        changes: number of changes of copies before it.
+        newest: the set that was returned.
+    """
+
+    collateral: Collateral
+    states: tuple[Hashable, ...]
+    changes: int
+    newest: Collateral
 
 
 class NewestCollateral:
@@ -89,6 +109,8 @@ class NewestCollateral:
         self._events = events
         self._copies: dict[_Key, Collateral] = {}
         """For each part a verified set that contains it."""
+        self._changes = 0
+        self._results: dict[tuple[CollateralRequest, bool], _Result] = {}
         self._loaded: dict[_Key, Hashable] = {}
         self._unsaved: set[_Key] = set()
         self._saves = SingleFlight(self._save)
@@ -107,6 +129,9 @@ class NewestCollateral:
         2. The root CRL comes first, because it decides which signers are revoked.
         3. Nothing of a set with a revoked signer is recorded, except the root CRL.
 
+        The last result of each platform type is cached. It is invalidated by another set, a change
+        of a stored copy, and any new copy. The dates of issue are compared with `now` each time.
+
         Returns:
             A set whose signatures were verified, and whose signers are not revoked.
 
@@ -115,21 +140,44 @@ class NewestCollateral:
             QuoteInvalid: one of its signers is revoked.
             CollateralUnavailable: this host's clock is wrong, or there are too many copies.
         """
-        verify_signers(collateral, request.ca, self._root_key)  # 1
-        require_platform(collateral, request)
+        last = self._results.get((request, chosen_by_guest))
+        if last is None or last.collateral != collateral:
+            last = None
+            verify_signers(collateral, request.ca, self._root_key)  # 1
+            require_platform(collateral, request)
         require_issued(issued_at(collateral), now)
+        keys = _keys(request, chosen_by_guest)
+        states = await self._states(keys)
+        changes = self._changes
+        if last is not None and (last.states, last.changes) == (states, changes):
+            return last.newest
         try:
-            keys = _keys(request, chosen_by_guest=chosen_by_guest)
-            for key, state in zip(keys, await self._states(keys), strict=True):
-                await self._load(key, state)
-                collateral = self._with_newest(key, collateral, request)
-                if key.part is ROOT_CRL:  # 2
-                    self._record(key, collateral)
-            verify_signers(collateral, request.ca, self._root_key).require_not_revoked()  # 3
-            for key in _recorded(request, chosen_by_guest=chosen_by_guest):
-                self._record(key, collateral)
+            newest = await self._combined(collateral, request, keys, states)
+            verify_signers(newest, request.ca, self._root_key).require_not_revoked()  # 3
+            for key in _recorded(request, chosen_by_guest):
+                self._record(key, newest)
         except ValueError as error:
             raise rejected(str(error)) from error
+        if self._changes == changes:
+            while len(self._results) >= _RESULTS:
+                del self._results[next(iter(self._results))]
+            result = _Result(collateral, states, changes, newest)
+            self._results[request, chosen_by_guest] = result
+        return newest
+
+    async def _combined(
+        self,
+        collateral: Collateral,
+        request: CollateralRequest,
+        keys: Sequence[_Key],
+        states: Sequence[Hashable],
+    ) -> Collateral:
+        """Replace each part of a set that is older than a known copy; record the root CRL."""
+        for key, state in zip(keys, states, strict=True):
+            await self._load(key, state)
+            collateral = self._with_newest(key, collateral, request)
+            if key.part is ROOT_CRL:  # 2
+                self._record(key, collateral)
         return collateral
 
     async def flush(self) -> None:
@@ -164,17 +212,22 @@ class NewestCollateral:
             raise CollateralUnavailable("there are too many platform types")
         if copy is not None and not _is_newer(key.part, collateral, copy):
             return
-        self._copies[key] = collateral
-        if copy is not None:
-            self._changed()
+        self._replace_copy(key, collateral)
         if self._store is not None:
             self._unsaved.add(key)
             self._saves.start(key)
 
-    async def _states(self, keys: Sequence[_Key]) -> Sequence[Hashable]:
+    def _replace_copy(self, key: _Key, copy: Collateral) -> None:
+        known = key in self._copies
+        self._copies[key] = copy
+        self._changes += 1
+        if known:
+            self._changed()
+
+    async def _states(self, keys: Sequence[_Key]) -> tuple[Hashable, ...]:
         if self._store is None:
-            return [None] * len(keys)
-        return await self._store.states([key.file for key in keys])
+            return (None,) * len(keys)
+        return tuple(await self._store.states([key.file for key in keys]))
 
     async def _load(self, key: _Key, state: Hashable) -> None:
         """Read a stored copy if it was replaced since the last time; use it if it is newer.
@@ -198,9 +251,7 @@ class NewestCollateral:
             return
         known = self._copies.get(key)
         if known is None or _is_newer(key.part, stored, known):
-            self._copies[key] = stored
-            if known is not None:
-                self._changed()
+            self._replace_copy(key, stored)
 
     def _verified(self, key: _Key, text: bytes) -> Collateral:
         """Return a stored set, whose signatures are verified again: files can be changed.
@@ -245,13 +296,14 @@ def _is_newer(part: Part, collateral: Collateral, than: Collateral) -> bool:
     return part.age(collateral) != part.age(than) and not part.is_older(collateral, than)
 
 
-def _keys(request: CollateralRequest, *, chosen_by_guest: bool) -> tuple[_Key, ...]:
+@lru_cache(maxsize=_RESULTS)
+def _keys(request: CollateralRequest, chosen_by_guest: bool) -> tuple[_Key, ...]:
     """Return the copies that count for a set, the root CRL first."""
     own = tuple(_Key(part, _scope(part, request)) for part in PARTS)
     return own + _of_guests(request) if chosen_by_guest else own
 
 
-def _recorded(request: CollateralRequest, *, chosen_by_guest: bool) -> tuple[_Key, ...]:
+def _recorded(request: CollateralRequest, chosen_by_guest: bool) -> tuple[_Key, ...]:
     """Return the copies that a set can replace, except the root CRL."""
     if not chosen_by_guest:
         return tuple(_Key(part, _scope(part, request)) for part in PARTS if part is not ROOT_CRL)

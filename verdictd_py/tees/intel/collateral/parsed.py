@@ -10,8 +10,9 @@ Nothing here is verified: `check` and dcap-qvl verify signatures, form and dates
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import cached_property, lru_cache
+from hashlib import sha256
 from typing import Any, Final
 
 from cryptography import x509
@@ -31,6 +32,15 @@ class ParsedCollateral:
     """
 
     collateral: Collateral = field(repr=False)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 that is different for two sets that differ in any byte of any member."""
+        parts = (
+            part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+            for part in astuple(self.collateral)
+        )
+        return sha256(b"".join(sha256(part).digest() for part in parts)).digest()
 
     @cached_property
     def tcb_info(self) -> dict[str, Any]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final
 
 from cryptography import x509
 
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.tees.intel.collateral.parsed import ParsedCollateral, parsed
+
+_AGES_CACHED: Final = 64  # the four parts of 16 sets; limited, because guests send their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +51,8 @@ class Part:
         Raises:
             ValueError: the part does not state it.
         """
-        view = parsed(collateral)
         try:
-            return _AGES[self.slug](view)
+            return _age(self.slug, collateral)
         except (LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"the {self.name} does not state its age") from error
 
@@ -67,6 +69,11 @@ class Part:
         """Return `target` with this part of `source`."""
         members: dict[str, Any] = {name: getattr(source, name) for name in self.members}
         return replace(target, **members)
+
+
+@lru_cache(maxsize=_AGES_CACHED)
+def _age(slug: str, collateral: Collateral) -> Age:
+    return _AGES[slug](parsed(collateral))
 
 
 def _age_of_crl(crl: x509.CertificateRevocationList) -> Age:

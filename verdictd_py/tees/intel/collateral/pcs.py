@@ -23,11 +23,11 @@ from cryptography import x509
 from verdictd_py.errors import AttestationError, CollateralUnavailable, VerdictdError
 from verdictd_py.formats.collateral import Collateral
 from verdictd_py.ports.tees import HttpAnswer, HttpGet
+from verdictd_py.tees.intel.chains import UNUSABLE, key_digest, load_chain
 from verdictd_py.tees.intel.collateral.answers import crl, header, signed
 from verdictd_py.tees.intel.collateral.check import Validity
 from verdictd_py.tees.intel.collateral.port import CollateralRequest
 from verdictd_py.tees.intel.dcap import CollateralRejected
-from verdictd_py.tees.intel.pck import UNUSABLE, key_digest, load_chain
 from verdictd_py.tees.intel.quote import SGX, TDX
 
 MAX_ANSWER_BYTES: Final = 1024 * 1024

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import chain as joined
 from typing import Final
 
 from cryptography import x509
@@ -18,14 +19,10 @@ from cryptography.x509.oid import NameOID
 
 from verdictd_py.errors import QuoteInvalid, Reason, ReasonKind
 from verdictd_py.formats.collateral import Collateral
+from verdictd_py.tees.intel.chains import UNUSABLE, Periods, verify_chain_signatures
 from verdictd_py.tees.intel.collateral.parsed import parsed
 from verdictd_py.tees.intel.dcap import CollateralRejected
-from verdictd_py.tees.intel.pck import (
-    UNUSABLE,
-    check_validity,
-    verify_chain_signatures,
-    verify_signed_text,
-)
+from verdictd_py.tees.intel.pck import verify_signed_text
 
 TCB_SIGNER: Final = "SGX TCB Signing"
 PCK_CAS: Final = {"platform": "SGX PCK Platform CA", "processor": "SGX PCK Processor CA"}
@@ -36,9 +33,11 @@ _CHAIN_LENGTH: Final = 2  # signer and root
 _SETS: Final = 16  # maximum number of cached results; limited, because guests send their own
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Signers:
     """Verified signers of one set of collateral, and its verified revocation lists.
+
+    One object serves all guests with the same set, so that periods and revocations are read once.
 
     Attributes:
         chains: signer and root of the TCB info, the QE identity and the PCK CRL.
@@ -56,9 +55,7 @@ class Signers:
         Raises:
             CollateralExpired: one of them is not.
         """
-        for chain in self.chains:
-            for certificate in chain:
-                check_validity(certificate, now)
+        self._periods.require(now)
 
     def require_not_revoked(self) -> None:
         """Require that the set's own root CRL revokes none of the signers.
@@ -67,14 +64,23 @@ class Signers:
             QuoteInvalid: it revokes one. This is final: no other collateral may be tried, as
                 older collateral may lack the revocation.
         """
+        if self._revoked is not None:
+            text = "Intel has revoked a certificate that signed the collateral"
+            explained = f"{text}: {self._revoked}"
+            kind = ReasonKind.COLLATERAL
+            raise QuoteInvalid(text, reasons=(Reason(_CRLS, "", "", explained, kind=kind),))
+
+    @cached_property
+    def _periods(self) -> Periods:
+        return Periods(joined.from_iterable(self.chains))
+
+    @cached_property
+    def _revoked(self) -> str | None:
+        """Name of the first signer that the set's own root CRL revokes; None if there is none."""
         for signer, _ in self.chains:
-            entry = self.root_crl.get_revoked_certificate_by_serial_number(signer.serial_number)
-            if entry is not None:
-                name = signer.subject.rfc4514_string()
-                text = "Intel has revoked a certificate that signed the collateral"
-                explained = f"{text}: {name}"
-                kind = ReasonKind.COLLATERAL
-                raise QuoteInvalid(text, reasons=(Reason(_CRLS, "", "", explained, kind=kind),))
+            if self.root_crl.get_revoked_certificate_by_serial_number(signer.serial_number):
+                return signer.subject.rfc4514_string()
+        return None
 
 
 @lru_cache(maxsize=_SETS)
@@ -87,7 +93,8 @@ def verify_signers(collateral: Collateral, ca: str, root_key: bytes) -> Signers:
        and its common name contains the phrase of `PCK_CAS`.
     3. The root CRL is signed by the root. Both issuers of CRLs may sign CRLs.
 
-    Nothing is compared with a time, so that results can be cached.
+    Nothing is compared with a time, so that results can be cached: by every byte of the set, which
+    contains its CRLs, by `ca` and by the root. Only successes are cached.
 
     Args:
         ca: `processor` or `platform`.

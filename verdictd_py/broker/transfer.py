@@ -1,0 +1,313 @@
+"""Conversion of judgements and of guests' status to JSON and back, and their way between processes.
+
+Guests are appraised in workers, and operators ask the operator process, which therefore has the one
+history of the broker. Everything is converted explicitly: a message has plain JSON values only, and
+a value of another type is refused, whatever the other process sends.
+
+A worker stores what is not delivered yet, at most as much as the history itself stores. What would
+already be evicted there is only counted. So nothing is lost unless a worker dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Final, TypeVar
+from uuid import uuid4
+
+from verdictd_py.broker.history import CAPACITY, History, Judgement, Verdict
+from verdictd_py.broker.standing import GuestStatus, Standing
+from verdictd_py.encoding import JsonValue
+from verdictd_py.errors import Reason, ReasonKind, RequestError, VerdictdError
+
+BATCH: Final = 32
+"""Maximum number of judgements in a message, about 10 KiB each."""
+
+PAUSE_SECONDS: Final = 0.05
+"""Pause after each message, so that a message has several judgements when many guests come."""
+
+RETRY_SECONDS: Final = 1.0
+"""Pause after a message that was not delivered."""
+
+ATTEMPTS: Final = 5
+"""Attempts to deliver a message, before its judgements are only counted. The channel ends them
+itself, unless a message can never be delivered."""
+
+Kind = TypeVar("Kind")
+
+
+def judgement_as_json(judgement: Judgement) -> dict[str, JsonValue]:
+    """Return all fields of a judgement."""
+    return {
+        "id": judgement.id,
+        "at": judgement.at.isoformat(),
+        "address": judgement.address,
+        "verdict": judgement.verdict.value,
+        "code": judgement.code,
+        "tee": judgement.tee,
+        "form": judgement.form,
+        "tcb_status": judgement.tcb_status,
+        "advisory_ids": list(judgement.advisory_ids),
+        "claims": dict(judgement.claims),
+        "withheld": list(judgement.withheld),
+        "evidence": judgement.evidence,
+        "reasons": [_reason_as_json(reason) for reason in judgement.reasons],
+        "measurements": list(judgement.measurements),
+        "not_pinnable": judgement.not_pinnable,
+        "policy_skipped": judgement.policy_skipped,
+        "judged": judgement.judged,
+        "platform": judgement.platform,
+        "times": judgement.times,
+        "first_at": None if judgement.first_at is None else judgement.first_at.isoformat(),
+        "earlier": list(judgement.earlier),
+    }
+
+
+def judgement_from_json(value: JsonValue) -> Judgement:
+    """Return the judgement that `judgement_as_json` converted.
+
+    Raises:
+        RequestError: the value has another form.
+    """
+    fields = _Fields(value)
+    return Judgement(
+        id=fields.of("id", str),
+        at=fields.time("at"),
+        address=fields.of("address", str),
+        verdict=fields.member("verdict", Verdict),
+        code=fields.of("code", str),
+        tee=fields.optional("tee", str),
+        form=fields.of("form", str),
+        tcb_status=fields.of("tcb_status", str),
+        advisory_ids=fields.texts("advisory_ids"),
+        claims=fields.of("claims", dict),
+        withheld=fields.texts("withheld"),
+        evidence=fields.of("evidence", str),
+        reasons=tuple(map(_reason_from_json, fields.of("reasons", list))),
+        measurements=fields.texts("measurements"),
+        not_pinnable=fields.of("not_pinnable", str),
+        policy_skipped=fields.of("policy_skipped", bool),
+        judged=fields.of("judged", bool),
+        platform=fields.optional("platform", str),
+        times=fields.of("times", int),
+        first_at=None if fields.of("first_at", object) is None else fields.time("first_at"),
+        earlier=fields.texts("earlier"),
+    )
+
+
+def status_as_json(status: GuestStatus) -> dict[str, JsonValue]:
+    """Return all fields of the status of a connected guest."""
+    return {
+        "id": status.id,
+        "address": status.address,
+        "tee": status.tee,
+        "connected_at": status.connected_at.isoformat(),
+        "appraisal": status.appraisal,
+        "appraised_at": status.appraised_at.isoformat(),
+        "standing": status.standing.value,
+        "code": status.code,
+        "reasons": list(status.reasons),
+    }
+
+
+def status_from_json(value: JsonValue) -> GuestStatus:
+    """Return the status that `status_as_json` converted.
+
+    Raises:
+        RequestError: the value has another form.
+    """
+    fields = _Fields(value)
+    return GuestStatus(
+        id=fields.of("id", str),
+        address=fields.of("address", str),
+        tee=fields.of("tee", str),
+        connected_at=fields.time("connected_at"),
+        appraisal=fields.of("appraisal", str),
+        appraised_at=fields.time("appraised_at"),
+        standing=fields.member("standing", Standing),
+        code=fields.of("code", str),
+        reasons=fields.texts("reasons"),
+    )
+
+
+def _reason_as_json(reason: Reason) -> dict[str, JsonValue]:
+    return {
+        "rule": reason.rule,
+        "measured": reason.measured,
+        "expected": reason.expected,
+        "text": reason.text,
+        "kind": reason.kind.name,
+    }
+
+
+def _reason_from_json(value: JsonValue) -> Reason:
+    fields = _Fields(value)
+    kind = ReasonKind.__members__.get(fields.of("kind", str))
+    if kind is None:
+        raise _other_form("kind")
+    return Reason(
+        rule=fields.of("rule", str),
+        measured=fields.of("measured", str),
+        expected=fields.of("expected", str),
+        text=fields.of("text", str),
+        kind=kind,
+    )
+
+
+class _Fields:
+    """Members of a JSON object, read by their types."""
+
+    def __init__(self, value: JsonValue) -> None:
+        if not isinstance(value, dict):
+            raise _other_form("object")
+        self._members = value
+
+    def of(self, name: str, kind: type[Kind]) -> Kind:
+        """Return the member with this name.
+
+        Raises:
+            RequestError: it is missing, or of another type.
+        """
+        value = self._members.get(name, _MISSING)
+        if not isinstance(value, kind) or value is _MISSING:
+            raise _other_form(name)
+        return value
+
+    def optional(self, name: str, kind: type[Kind]) -> Kind | None:
+        return None if self.of(name, object) is None else self.of(name, kind)
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        values = self.of(name, list)
+        if not all(isinstance(value, str) for value in values):
+            raise _other_form(name)
+        return tuple(values)
+
+    def number(self, name: str) -> int:
+        """Return a number of at least 0; 0 if there is none with this name."""
+        number = self._members.get(name, 0)
+        if not isinstance(number, int) or number < 0:
+            raise _other_form(name)
+        return number
+
+    def time(self, name: str) -> datetime:
+        try:
+            moment = datetime.fromisoformat(self.of(name, str))
+        except ValueError:
+            raise _other_form(name) from None
+        if moment.tzinfo is None:
+            raise _other_form(name)
+        return moment
+
+    def member(self, name: str, of: Callable[[str], Kind]) -> Kind:
+        try:
+            return of(self.of(name, str))
+        except ValueError:
+            raise _other_form(name) from None
+
+
+_MISSING: Final = object()
+
+
+def _other_form(name: str) -> RequestError:
+    return RequestError(f"a message of another process has no valid {name}")
+
+
+class Outbox:
+    """Judgements of a worker on their way to the history of the operator process.
+
+    Args:
+        capacity: number of judgements of each verdict that the history stores.
+    """
+
+    def __init__(self, *, capacity: int = CAPACITY) -> None:
+        self._id = uuid4().hex
+        self._capacity = capacity
+        self._waiting: deque[Judgement] = deque()
+        self._numbers: Counter[Verdict] = Counter()
+        self._omitted: Counter[Verdict] = Counter()
+        self._batches = 0
+        self._stored = asyncio.Event()
+
+    def remember(self, judgement: Judgement) -> None:
+        """Store a judgement until it is delivered."""
+        self._waiting.append(judgement)
+        self._numbers[judgement.verdict] += 1
+        if self._numbers[judgement.verdict] > self._capacity:
+            self._omit_oldest(judgement.verdict)
+        self._stored.set()
+
+    async def deliver(self, send: Callable[[JsonValue], Awaitable[object]]) -> None:
+        """Deliver all judgements in their order, until cancelled.
+
+        Args:
+            send: returns when the operator process has stored a message; raises a
+                `VerdictdError` if that is not known.
+        """
+        while True:
+            await self._stored.wait()
+            self._stored.clear()
+            while self._waiting or self._omitted:
+                await self._deliver_batch(send)
+
+    async def _deliver_batch(self, send: Callable[[JsonValue], Awaitable[object]]) -> None:
+        batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+        self._numbers.subtract(judgement.verdict for judgement in batch)
+        omitted, self._omitted = self._omitted, Counter()
+        self._batches += 1
+        body: JsonValue = {
+            "outbox": self._id,
+            "batch": self._batches,
+            "omitted": {verdict.value: number for verdict, number in omitted.items()},
+            "judgements": [judgement_as_json(judgement) for judgement in batch],
+        }
+        for _ in range(ATTEMPTS):
+            try:
+                await send(body)
+            except VerdictdError:
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                await asyncio.sleep(PAUSE_SECONDS)
+                return
+        self._omitted += omitted + Counter(judgement.verdict for judgement in batch)
+
+    def _omit_oldest(self, verdict: Verdict) -> None:
+        """Discard the oldest judgement of a verdict, which the history would evict."""
+        for index, judgement in enumerate(self._waiting):
+            if judgement.verdict is verdict:
+                del self._waiting[index]
+                self._numbers[verdict] -= 1
+                self._omitted[verdict] += 1
+                return
+
+
+class Inbox:
+    """Receiver of the messages of all outboxes, in the operator process."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._last: dict[int, tuple[str, int]] = {}
+
+    def receive(self, worker: int, body: JsonValue) -> None:
+        """Store the judgements of a message, unless they are stored already.
+
+        Args:
+            worker: number of the worker; a replacement has the number of its predecessor.
+
+        Raises:
+            RequestError: the message has another form; nothing of it is stored.
+        """
+        fields = _Fields(body)
+        identity = fields.of("outbox", str), fields.of("batch", int)
+        judgements = tuple(map(judgement_from_json, fields.of("judgements", list)))
+        omitted = _Fields(fields.of("omitted", dict))
+        numbers = {verdict: omitted.number(verdict.value) for verdict in Verdict}
+        outbox, batch = self._last.get(worker, ("", 0))
+        if identity[0] == outbox and identity[1] <= batch:
+            return
+        self._last[worker] = identity
+        for verdict, number in numbers.items():
+            self._history.count_omitted(verdict, number)
+        for judgement in judgements:
+            self._history.remember(judgement)
