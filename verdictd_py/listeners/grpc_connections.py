@@ -18,6 +18,7 @@ from verdictd_py.domain.eventtypes import Event
 from verdictd_py.errors import Overloaded
 from verdictd_py.listeners import sockets
 from verdictd_py.listeners.callers import Peer
+from verdictd_py.listeners.deadlines import Deadlines
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.grpc_relay import CHUNK_BYTES, Relay
 from verdictd_py.listeners.private_socket import PrivateSocket
@@ -43,6 +44,9 @@ class GrpcConnections:
 
     Args:
         limits: maximum numbers of connections.
+
+    Attributes:
+        first_bytes: time limits for the first bytes of clients.
     """
 
     def __init__(self, limits: ShareLimits, events: Events) -> None:
@@ -54,6 +58,7 @@ class GrpcConnections:
         self._grpc: PrivateSocket | None = None
         self._in_threads = False
         self._closed: asyncio.Future[None] | None = None
+        self.first_bytes = Deadlines(FIRST_BYTE_SECONDS)
 
     def serve(self, grpc: PrivateSocket, *, in_threads: bool) -> None:
         """Relay connections to gRPC from now on.
@@ -108,6 +113,7 @@ class GrpcConnections:
             await asyncio.wait((self._closed,), timeout=_UNTIL_CLOSED_SECONDS)
             for connection in tuple(self._taken):
                 connection.end()
+        self.first_bytes.close()
         if self._grpc is not None:
             self._grpc.close()
             self._grpc = None
@@ -170,7 +176,6 @@ class _Connection:
         "_name",
         "_relay",
         "_text",
-        "_timer",
         "peer",
         "share",
     )
@@ -187,7 +192,6 @@ class _Connection:
         self._name = ""
         self._inner: socket.socket | None = None
         self._relay: Relay | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self.peer: Peer | None = None
 
     def start(self, *, in_thread: bool) -> None:
@@ -222,11 +226,10 @@ class _Connection:
         if self._ended:
             return
         self._ended = True
-        if self._timer is not None:
-            self._timer.cancel()
         if self._relay is not None:
             self._relay.stop()
         else:
+            self._connections.first_bytes.stop(self)
             self._loop.remove_reader(self._accepted.fileno())
         if self._inner is not None:
             self._inner.close()
@@ -257,7 +260,10 @@ class _Connection:
         if self._ended:  # closed for another one
             return
         self._loop.add_reader(self._accepted.fileno(), self._receive_first)
-        self._timer = self._loop.call_later(FIRST_BYTE_SECONDS, self.end, TimeoutError())
+        self._connections.first_bytes.start(self, self._expire)
+
+    def _expire(self) -> None:
+        self.end(TimeoutError())
 
     def _receive_first(self) -> None:
         """Receive the first bytes, and relay from now on."""
@@ -273,10 +279,9 @@ class _Connection:
             self.end(error)
 
     def _begin_relay(self, first: bytes) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._connections.first_bytes.stop(self)
         self._name, self._inner = self._connections.connect(self)
-        self._relay = Relay(self._accepted, self._inner, self.end)
+        self._relay = Relay(self._accepted, self._inner, self.end, self._loop)
         self._relay.start(first)
 
     def _record(self, error: Exception | None) -> None:
