@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
@@ -22,7 +23,7 @@ from verdictd_py.listeners.deadlines import Deadlines
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.grpc_relay import CHUNK_BYTES, Relay
 from verdictd_py.listeners.private_socket import PrivateSocket
-from verdictd_py.listeners.shares import Share, ShareLimits, Shares, Source, source_of
+from verdictd_py.listeners.shares import Proof, Share, ShareLimits, Shares, Source, source_of
 from verdictd_py.ports import Events
 
 DESCRIPTORS: Final = 3
@@ -53,6 +54,7 @@ class GrpcConnections:
         self._events = events
         self._shares = Shares(lambda: limits)
         self._open: dict[str, _Connection] = {}
+        self._idle: OrderedDict[_Connection, None] = OrderedDict()  # protected, without calls
         self._waiting: set[_Connection] = set()
         self._taken: set[_Connection] = set()
         self._grpc: PrivateSocket | None = None
@@ -83,14 +85,31 @@ class GrpcConnections:
         connection = self._find(name)
         if connection is None:  # it is closed already
             return _do_nothing
-        connection.begin_call()
+        self._idle.pop(connection, None)
+        if not connection.begin_call():
+            self.expose_idle()  # they may take the places of connections that have calls
+            connection.prove()
         return connection.end_call
+
+    def end_last_call(self, connection: _Connection) -> None:
+        """Note that a connection has no call in progress."""
+        self._idle[connection] = None
+
+    def expose_idle(self) -> None:
+        """Protect connections without calls no longer; done before one may have to be closed.
+
+        Clients with one call after the other would otherwise be counted again at each of them.
+        """
+        while self._idle:
+            connection, _ = self._idle.popitem(last=False)
+            connection.expose()
 
     def take(self, accepted: socket.socket, name: object) -> None:
         """Serve an accepted connection, unless there are too many."""
         text = sockets.peer_text(name)
         connection = _Connection(self, accepted, text)
         host = name[0] if isinstance(name, tuple) else "unix socket"
+        self.expose_idle()
         try:
             connection.share = self._shares.enter(source_of(host), connection.end)
         except Overloaded as error:
@@ -138,6 +157,7 @@ class GrpcConnections:
     def remove(self, connection: _Connection, name: str) -> None:
         """Forget an ended connection."""
         self._open.pop(name, None)
+        self._idle.pop(connection, None)
         self._waiting.discard(connection)
         self._taken.discard(connection)
         if not self._taken and self._closed is not None and not self._closed.done():
@@ -207,15 +227,24 @@ class _Connection:
         else:
             self._wait(peer)
 
-    def begin_call(self) -> None:
-        """Protect the connection while it has calls."""
+    def begin_call(self) -> bool:
+        """Protect the connection while it has calls; return whether that was possible."""
         self._calls += 1
-        self.share.prove()
+        return self.prove()
 
     def end_call(self) -> None:
         self._calls -= 1
-        if not self._calls:
-            self.share.move(self.share.source)
+        if not self._calls and not self._ended:
+            self._connections.end_last_call(self)
+
+    def prove(self) -> bool:
+        """Protect the connection, unless too many are; return whether it is protected."""
+        self.share.prove()
+        return self.share.proof is not Proof.NONE
+
+    def expose(self) -> None:
+        """Protect the connection no longer."""
+        self.share.move(self.share.source)
 
     def end(self, error: Exception | None = None) -> None:
         """Close the connection, and record why.
@@ -252,6 +281,7 @@ class _Connection:
     def _wait(self, peer: Peer) -> None:
         """Wait for the first bytes; until then, a connection takes nothing of gRPC."""
         self.peer = peer
+        self._connections.expose_idle()
         try:
             self.share.move(_source(peer))
         except Overloaded as error:
