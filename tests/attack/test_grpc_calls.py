@@ -339,11 +339,11 @@ async def test_one_large_message_of_users_is_answered_at_once(
             for _ in range(3)
         ]
         first = asyncio.ensure_future(clients[0].refusal("WrapKey", LARGE))
-        await until(lambda: begun)
-        second = asyncio.ensure_future(clients[1].refusal("WrapKey", LARGE + b" "))
-        await until(lambda: shares._large._waiters)
-        assert (await clients[2].refusal("WrapKey", LARGE + b"  "))[0] == "INVALID_ARGUMENT"
         try:
+            await until(lambda: begun)
+            second = asyncio.ensure_future(clients[1].refusal("WrapKey", LARGE + b" "))
+            await until(lambda: shares._large._waiters)
+            assert (await clients[2].refusal("WrapKey", LARGE + b"  "))[0] == "INVALID_ARGUMENT"
             assert begun == [len(LARGE), len(LARGE) + 2]
             assert not first.done()
         finally:
