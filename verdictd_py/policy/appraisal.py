@@ -112,7 +112,8 @@ class RegoAppraisalPolicy:
                 return evaluation_failed(known, claims, error)
             raise PolicyUnavailable(f"policy: {error}") from error
         decide = partial(refusals, known, documents, claims, result, self._pinning)
-        compared = 0 if result.allow else len(documents.data)  # a refusal is explained by all lists
+        # A refusal compares with all lists, which takes a small part of the time for reading them.
+        compared = 0 if result.allow else len(documents.data) // 16
         return await offload(compared, decide)  # 4, 5
 
 
