@@ -149,6 +149,8 @@ def test_a_stop_takes_less_than_eight_seconds_by_default(tmp_path: Path) -> None
     settings = Settings(data_dir=tmp_path / "data", collateral_url=())
     daemon = app.build_daemon(settings, Unsafe(), RecordedEvents())
     assert daemon.stop_seconds <= 7.5
+    more = settings.model_copy(update={"workers": 2})
+    assert app.build_daemon(more, Unsafe(), RecordedEvents()).stop_seconds <= 8.5
 
 
 def test_a_thread_that_waits_for_a_disk_does_not_keep_the_process_alive() -> None:
