@@ -31,6 +31,8 @@ from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.process import EXIT_FAILED
 from verdictd_py.domain.appraisal import Appraisal
+from verdictd_py.guest.connection import GuestConnection
+from verdictd_py.protocols.ratstls.session import TlsSession
 
 GET_KEK = encoded({"command": "Get KEK", "kids": [KID]})
 KEK = {"status": "OK", "data": {KID: base64.b64encode(KEY).decode()}}
@@ -43,7 +45,22 @@ async def stop(broker: RunningBroker) -> asyncio.Task[None]:
     return task
 
 
-async def test_a_peer_in_its_handshake_is_not_drained(broker: RunningBroker) -> None:
+async def test_a_peer_that_has_just_connected_is_served_in_a_drain(broker: RunningBroker) -> None:
+    with socket.create_connection(broker.address) as bare:
+        bare.setblocking(False)
+        await until(lambda: len(broker.attested._tasks) == 1)
+        stopping = await stop(broker)
+        await until(lambda: broker.attested._accepting is None or broker.attested._accepting.done())
+        reader, writer = await asyncio.open_connection(sock=bare)
+        context = broker.context(broker.attester())
+        guest = GuestConnection(reader, writer, TlsSession(context, server=False))
+        await guest._handshake()
+        assert (await guest.keks([KID]))[KID].reveal() == KEY
+        guest._close()
+    await stopping
+
+
+async def test_a_silent_peer_is_not_drained(broker: RunningBroker) -> None:
     with socket.create_connection(broker.address) as silent:
         await until(lambda: len(broker.attested._tasks) == 1)
         await broker.daemon.stop()

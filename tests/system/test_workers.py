@@ -25,6 +25,7 @@ from tests.support.clock import elapse
 from tests.support.command import Run as Command
 from tests.support.command import environment, port_of, run, running_daemon
 from tests.support.kbs import PATH, SECRET, running_kbs
+from tests.support.kbs_admins import AdminTokens
 from tests.support.pccs import running_pccs
 from tests.support.rcar_guests import attest, connected, tdx_guest
 from tests.support.verdict import verdict
@@ -215,6 +216,44 @@ async def test_a_reload_is_one_report_about_all_processes(
             with pytest.raises(BrokerRefused):
                 async with broker.guest() as guest:
                     await kek(guest)
+
+
+async def test_removed_rights_end_in_every_worker_although_the_reload_is_refused(
+    tmp_path: Path,
+    platform: SimulatedPlatform,
+    tokens: AdminTokens,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They end at once, whatever the rest of the reload waits for."""
+    async with running_kbs(tmp_path, platform, workers=2, kbs_admins=tokens.file) as broker:
+        url = f"{broker.daemon.listener('kbs_http').endpoint}/kbs/v0/resource-policy"
+        headers = {"Authorization": f"Bearer {tokens.token('boss', 'admin')}"}
+
+        async def status() -> int:
+            async with httpx.AsyncClient(timeout=60) as client:
+                return (await client.get(url, headers=headers)).status_code
+
+        assert {await status() for _ in range(8)} == {200}
+        text = tokens.file.read_text()
+        tokens.file.write_text("[[key]]" + text.split("[[key]]", 2)[2])  # the first one is boss
+        (tmp_path / "root.pem").chmod(0o666)
+        deciding, proceed = broker.daemon._parts.deciding, asyncio.Event()
+        prepare = deciding.prepare
+
+        async def slow() -> None:
+            await proceed.wait()
+            await prepare()
+
+        monkeypatch.setattr(deciding, "prepare", slow)
+        reloading = asyncio.create_task(broker.daemon.reload())
+        while {await status() for _ in range(8)} != {401}:
+            pass
+        assert not reloading.done()
+        proceed.set()
+        await reloading
+        (event,) = broker.events.named("warning.reload")
+        assert "can be changed by other users" in str(event["problems"])
+        assert "HTTP administrator boss: removed" in str(event["changed"])
 
 
 async def test_one_token_is_valid_for_every_worker(
