@@ -40,6 +40,7 @@ from verdictd_py.listeners.listener import Background
 from verdictd_py.listeners.proxies import Origin, Proxies
 from verdictd_py.listeners.responder import Answer, Responder
 from verdictd_py.listeners.shares import Share, Shares
+from verdictd_py.listeners.wire import Wire
 from verdictd_py.ports import Events, Tees
 from verdictd_py.protocols.eaa.refusal import Refusal
 from verdictd_py.protocols.ratstls import certificate
@@ -151,7 +152,7 @@ class AttestedListener:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, accepted: socket.socket, peer: Origin, share: Share) -> None:
-        opening = _Opening(accepted, peer, share)
+        opening = _Opening(Wire(accepted), peer, share)
         try:
             async with asyncio.timeout(self._limits.handshake):
                 with self._handshaking(), self._idling():
@@ -179,11 +180,16 @@ class AttestedListener:
 
     async def _open(self, opening: _Opening) -> Link:
         """Identify the peer, and complete the handshake. No TLS state exists before its bytes."""
-        opening.origin = await self._proxies.identify(opening.accepted, opening.origin)
+        if self._proxies.sends_header(opening.origin):
+            opening.origin = await self._proxies.identify(opening.wire.socket, opening.origin)
+            first = await opening.wire.read()
+        else:
+            first = await opening.wire.read()
+            self._proxies.require_no_header(first)
         opening.share.move(opening.origin.source)
         session = TlsSession(self._context(), server=True)
-        opening.link = Link(opening.accepted, session, opening.share)
-        await opening.link.handshake()
+        opening.link = Link(opening.wire, session, opening.share)
+        await opening.link.handshake(first)
         return opening.link
 
     async def _converse(self, link: Link, address: str, share: Share) -> None:
@@ -380,13 +386,13 @@ def _read_certificate(
 class _Opening:
     """A connection with what is known about it so far, whenever it is closed."""
 
-    accepted: socket.socket
+    wire: Wire
     origin: Origin
     share: Share
     link: Link | None = None
 
     def close(self) -> None:
         if self.link is None:
-            self.accepted.close()
+            self.wire.close()
         else:
             self.link.drop()
