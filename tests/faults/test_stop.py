@@ -22,7 +22,7 @@ from tests.support.broker import KEY, KID, RunningBroker
 from tests.support.channel import answer, encoded, nothing_stays, rest
 from tests.support.channel import send_records as send
 from tests.support.clock import until
-from tests.support.command import environment, running_daemon
+from tests.support.command import environment, running_daemon, wait_for_end
 from tests.support.events import RecordedEvents
 from tests.support.kbs import PATH, SECRET, url_of
 from tests.support.rcar_guests import attest, connected, tdx_guest
@@ -181,6 +181,29 @@ def test_a_thread_that_waits_for_a_disk_does_not_keep_the_process_alive() -> Non
         [sys.executable, "-c", program], env=environment(), timeout=120, check=False
     )
     assert ended.returncode == EXIT_FAILED
+
+
+def test_a_worker_whose_event_loop_hangs_ends_with_its_parent() -> None:
+    child = (
+        "from verdictd_py.daemon.process import end_with_parent\n"
+        "end_with_parent(0.1)\n"
+        "print(flush=True)\n"
+        "while True: pass\n"
+    )
+    parent = (
+        "import subprocess, sys\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE)\n"
+        "child.stdout.readline()\n"
+        "print(child.pid)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", parent],
+        env=environment(),
+        capture_output=True,
+        timeout=120,
+        check=True,
+    )
+    wait_for_end(int(ended.stdout))
 
 
 def test_signals_that_would_end_a_process_write_where_the_tasks_wait(tmp_path: Path) -> None:

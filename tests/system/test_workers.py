@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.support.broker import KEY, KID, RunningBroker, running_broker
 from tests.support.clock import elapse
 from tests.support.command import Run as Command
-from tests.support.command import environment, port_of, run, running_daemon
+from tests.support.command import environment, port_of, run, running_daemon, wait_for_end
 from tests.support.kbs import PATH, SECRET, running_kbs
 from tests.support.kbs_admins import AdminTokens
 from tests.support.pccs import running_pccs
@@ -341,17 +341,6 @@ async def test_a_service_without_an_answer_is_queried_once_for_all_workers(
 
 
 ARGUMENTS = ("--listen", "127.0.0.1:0", "--client-api", "127.0.0.1:0", "--collateral-url", "")
-
-
-def wait_for_end(pid: int) -> None:
-    """Wait until a process has ended that is no child of this one."""
-    descriptor = os.pidfd_open(pid)
-    with os.fdopen(descriptor):
-        import select  # noqa: PLC0415
-
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        poll.poll()
 
 
 def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
