@@ -209,9 +209,10 @@ class TlsSession:
         """
         if self._largest <= _SMALL_BYTES:
             return
-        lib, connection = SSL._lib, self._connection  # noqa: SLF001  # see above
+        lib, ffi = SSL._lib, SSL._ffi  # type: ignore[attr-defined]  # noqa: SLF001  # see above
+        connection = self._connection
         old = connection._into_ssl, connection._from_ssl  # noqa: SLF001  # see above
-        content = SSL._ffi.new("char **")  # noqa: SLF001  # see above
+        content = ffi.new("char **")
         if any(lib.BIO_get_mem_data(buffer, content) for buffer in old):
             return
         new = tuple(lib.BIO_new(lib.BIO_s_mem()) for _ in old)
