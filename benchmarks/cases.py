@@ -6,14 +6,16 @@ import resource
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from benchmarks.bench import Bench, NotAvailable, address_of
 from benchmarks.loads import boot_storm, held_connection, two_workers
 from benchmarks.processes import BenchmarkFailed, Daemon
-from benchmarks.rounds import Measurement, Result, Sample, alternate, cost
+from benchmarks.rounds import ROUNDS, Measurement, Result, Sample, alternate, cost
 
 BARE_IMPORT: Final = "import grpc, cryptography, pydantic, aiohttp"
 
@@ -43,13 +45,14 @@ class Case:
 
     def result(self, bench: Bench) -> Result:
         """Measure the case; a case that cannot be measured is reported as not met."""
+        begun = time.monotonic()
         try:
-            measured = self.run(bench)
+            result = Result.of(self.name, self.unit, self.target, self.run(bench))
         except NotAvailable as error:
-            return Result.missing(self.name, self.unit, self.target, str(error))
+            result = Result.missing(self.name, self.unit, self.target, str(error))
         except BenchmarkFailed as error:
-            return Result.missing(self.name, self.unit, self.target, f"failed: {error}")
-        return Result.of(self.name, self.unit, self.target, measured)
+            result = Result.missing(self.name, self.unit, self.target, f"failed: {error}")
+        return replace(result, seconds=time.monotonic() - begun)
 
 
 def attested_session(bench: Bench, *, unseen: bool) -> Measurement:
@@ -186,8 +189,10 @@ def many_keys(bench: Bench) -> Measurement:
         if title == "start":
             for name in daemons:
                 bench.stop(name)
-        samples = alternate([lambda: operation(large), lambda: operation(small)])  # noqa: B023
-        parts[title] = Measurement.of(samples)
+        sides = [partial(operation, large), partial(operation, small)]
+        is_start = title == "start"
+        rounds = bench.number(3, ROUNDS) if is_start else ROUNDS
+        parts[title] = Measurement.of(alternate(sides, rounds, warm_up=not is_start))
     ratios = {
         title: statistics.median(part.values) / statistics.median(part.limits)
         for title, part in parts.items()
@@ -208,7 +213,9 @@ def start_to_listening(bench: Bench) -> Measurement:
     """CPU of a daemon from exec(2) until it is ready, its engine compiled by an earlier start."""
     bench.daemon("start")
     bench.stop("start")
-    return Measurement.of(alternate([lambda: _start(bench, "start"), _bare_import]))
+    _bare_import()
+    sides = [lambda: _start(bench, "start"), _bare_import]
+    return Measurement.of(alternate(sides, warm_up=False))
 
 
 def _start(bench: Bench, name: str) -> Sample:

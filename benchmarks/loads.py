@@ -68,7 +68,7 @@ def held_connection(bench: Bench) -> Measurement:
 
     A first group of guests, which fills caches and the allocator's arenas, is not counted.
     """
-    daemon = bench.daemon("held")
+    daemon = bench.daemon("tdx")
     group = bench.number(40, 200)
     values = []
     bench.clients.call("hold", address=address_of(daemon), count=2 * group)
@@ -83,7 +83,6 @@ def held_connection(bench: Bench) -> Measurement:
         values.append((after - before) / group)
         before = after
     bench.clients.call("release")
-    bench.stop("held")
     note = f"median of {ROUNDS} groups of {group} connections"
     return Measurement(values, notes=(note,))
 

@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 CHECKOUT: Final = Path(__file__).resolve().parents[1]
+ENGINE_CACHE: Final = CHECKOUT / ".cache" / "benchmarks"
+"""Compiled policy engine, which daemons store at their first start and later ones load."""
+
 READY_SECONDS: Final = 600.0
 """Time limit of a start. A daemon with a million keys may take long."""
 ANSWER_SECONDS: Final = 1800.0
@@ -209,7 +212,7 @@ class Daemon(Process):
                 log,
                 environment={
                     "NOTIFY_SOCKET": str(notify),
-                    "CACHE_DIRECTORY": str(directory / "cache"),
+                    "CACHE_DIRECTORY": str(ENGINE_CACHE),
                 },
             )
             try:

@@ -54,12 +54,15 @@ def cost(server: Process, client: Peer, call: str, **arguments: Any) -> Sample: 
     )
 
 
-def alternate(sides: Sequence[Side], rounds: int = ROUNDS) -> list[list[Sample]]:
+def alternate(
+    sides: Sequence[Side], rounds: int = ROUNDS, *, warm_up: bool = True
+) -> list[list[Sample]]:
     """Measure each side in turn, some rounds; return the samples of each side.
 
-    A first round, in which caches fill, is not counted.
+    Args:
+        warm_up: begin with a round that is not counted, in which caches fill.
     """
-    for side in sides:
+    for side in sides if warm_up else ():
         side()
     samples: list[list[Sample]] = [[] for _ in sides]
     for _ in range(rounds):
@@ -107,6 +110,7 @@ class Result:
         ratio: `median / limit`; None for an absolute target, which `median` must not exceed.
         target: at most this for the direction `max`, at least this for `min`.
         wall: median of the wall time of one operation in ms.
+        seconds: how long the measurement took.
     """
 
     name: str
@@ -120,6 +124,7 @@ class Result:
     met: bool
     wall: float | None = None
     notes: tuple[str, ...] = ()
+    seconds: float = 0.0
 
     @classmethod
     def of(cls, name: str, unit: str, target: float, measured: Measurement) -> Result:
@@ -154,8 +159,9 @@ class Result:
         return {name: _rounded(getattr(self, name)) for name in names}
 
     def details(self) -> dict[str, Any]:
-        """Return what the JSON document has about the case elsewhere."""
-        return {"wall_ms": _rounded(self.wall), "notes": list(self.notes)}
+        """Return what the JSON document also has about the case, next to `cases`."""
+        seconds = round(self.seconds, 1)
+        return {"wall_ms": _rounded(self.wall), "notes": list(self.notes), "seconds": seconds}
 
 
 def _rounded(value: object) -> object:

@@ -42,7 +42,7 @@ INTEL_PCS: Final = "https://api.trustedservices.intel.com"
 DEFAULT_CLIENT_API: Final = addresses.DEFAULT_CLIENT_API
 MAX_GRACE_DAYS: Final = 90
 MAX_WORKERS: Final = 128
-"""Maximum number of guest workers: each has some 100 MiB of memory."""
+"""Maximum number of guest workers: each has some 140 MiB of memory."""
 
 Address = addresses.Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
