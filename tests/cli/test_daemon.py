@@ -243,12 +243,12 @@ def test_help_loads_neither_the_broker_nor_the_settings() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_the_start_loads_no_http_client_for_the_operators_collateral() -> None:
-    """It is loaded when a service is queried (`CollateralService`)."""
+def test_the_start_loads_neither_the_http_client_nor_the_library_of_tokens() -> None:
+    """They are loaded when a service is queried, and when a guest sends a token."""
     program = (
         "import sys\n"
         "import verdictd_py.cli.daemon, verdictd_py.daemon\n"
-        "print(sorted({'httpx', 'click'} & sys.modules.keys()))\n"
+        "print(sorted({'httpx', 'joserfc', 'rich', 'structlog'} & sys.modules.keys()))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
