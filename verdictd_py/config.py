@@ -8,15 +8,23 @@ command line only, so that no forgotten file or environment variable enables the
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import tomllib
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, PrivateAttr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+)
 
 from verdictd_py.domain.names import KeyId
 from verdictd_py.encoding import JsonValue
@@ -34,7 +42,7 @@ DEFAULT_CLIENT_API: Final = "[::1]:60000"
 CLIENT_API_WITHOUT_IPV6: Final = "127.0.0.1:60000"
 MAX_GRACE_DAYS: Final = 90
 MAX_WORKERS: Final = 128
-"""Maximum number of guest workers: each has some 100 MiB of memory."""
+"""Maximum number of guest workers: each has some 140 MiB of memory."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -131,12 +139,10 @@ OPTION_FOR_OWN_EVIDENCE: Final = "--attester tdx"
 UNSAFE_NAMES: Final = frozenset(field.name for field in fields(Unsafe))
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Settings of an operator; see product.md and `verdictd-py --help`."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     _file: Path | None = PrivateAttr(default=None)
 
@@ -153,16 +159,16 @@ class Settings(BaseSettings):
     kbs_admins: Path | None = None
     kbs_token_key: Path | None = None
     kbs_sessions: Path | None = None
-    verifier: Annotated[tuple[str, ...], NoDecode] = ()
+    verifier: tuple[str, ...] = ()
     attester: Literal["nullattester", "tdx"] = "nullattester"
     mutual: bool = True
     tls: Literal["openssl", ""] = "openssl"
     crypto: Literal["openssl", ""] = "openssl"
     data_dir: Path = DEFAULT_DATA_DIR
     collateral: Path | None = None
-    collateral_url: Annotated[tuple[str, ...], NoDecode] = (INTEL_PCS,)
+    collateral_url: tuple[str, ...] = (INTEL_PCS,)
     collateral_ca: Path | None = None
-    collateral_pin: Annotated[tuple[str, ...], NoDecode] = ()
+    collateral_pin: tuple[str, ...] = ()
     collateral_proxy: str | None = None
     collateral_api_key_file: Path | None = None
     collateral_update: Literal["standard", "early"] = "standard"
@@ -180,8 +186,8 @@ class Settings(BaseSettings):
     max_connections: Annotated[int, Field(ge=1)] = 4096
     max_unattested_per_address: Annotated[int, Field(ge=1)] | None = None
     max_connections_per_platform: Annotated[int, Field(ge=1)] | None = None
-    proxy_protocol_from: Annotated[tuple[Network, ...], NoDecode] = ()
-    forwarded_for_from: Annotated[tuple[Network, ...], NoDecode] = ()
+    proxy_protocol_from: tuple[Network, ...] = ()
+    forwarded_for_from: tuple[Network, ...] = ()
     max_evidence_age: Seconds | None = None
     handshake_timeout: Seconds = 10
     appraisal_timeout: Seconds = 30
@@ -363,19 +369,6 @@ class Settings(BaseSettings):
     def kbs_http_address(self) -> Address | None:
         return None if self.kbs_http is None else Address.parse(self.kbs_http)
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return command line and environment only: `load` reads and checks the file itself."""
-        del settings_cls, dotenv_settings, file_secret_settings
-        return init_settings, env_settings
-
 
 def parse_default_key(text: str) -> ExistingKey | KbsKey:
     """Parse the key for requests without a parameter, written as the parameter of a request.
@@ -445,16 +438,25 @@ def load(flags: dict[str, Any], *, file: Path | None) -> Settings:
     if file is None and (named := os.environ.get(ENVIRONMENT_PREFIX + "CONFIG")):
         file = Path(named)
     table = {} if file is None else _read_toml(file)
-    from_environment = {
-        name for name in Settings.model_fields if ENVIRONMENT_PREFIX + name.upper() in os.environ
-    }
-    below_environment = {k: v for k, v in table.items() if k not in from_environment}
+    environment = _read_environment()
     try:
-        settings = Settings(**{**below_environment, **flags})
+        settings = Settings(**{**table, **environment, **flags})
     except ValidationError as error:
-        raise ConfigError(_one_line(error, flags, from_environment, file)) from None
+        raise ConfigError(_one_line(error, flags, set(environment), file)) from None
     settings._file = file  # noqa: SLF001  # not a setting of any source
     return settings
+
+
+def _read_environment() -> dict[str, Any]:
+    """Return the settings of the environment, whose names may have any case; tables are JSON."""
+    variables = {name.upper(): value for name, value in os.environ.items()}
+    values: dict[str, Any] = {}
+    for name in Settings.model_fields:
+        if (text := variables.get(ENVIRONMENT_PREFIX + name.upper())) is not None:
+            values[name] = text
+    with suppress(KeyError, ValueError):  # what is no JSON is no table: the model refuses it
+        values["tee"] = json.loads(values["tee"])
+    return values
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

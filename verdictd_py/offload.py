@@ -27,10 +27,20 @@ Result = TypeVar("Result")
 async def offload(size: int, work: Callable[[], Result]) -> Result:
     """Return the result of `work`; run it in a thread if its input is large.
 
+    If the caller is cancelled meanwhile, this still lasts until the thread has finished, so that
+    limits of the caller also count work that no client waits for any more.
+
     Args:
         size: size of the input in bytes or characters.
         work: a function that uses nothing of the event loop.
     """
     if size <= SMALL_BYTES:
         return work()
-    return await asyncio.get_running_loop().run_in_executor(_THREADS, work)
+    working = asyncio.get_running_loop().run_in_executor(_THREADS, work)
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.wait((working,))
+        if not working.cancelled():
+            working.exception()  # the caller is gone; this prevents a warning of asyncio
+        raise

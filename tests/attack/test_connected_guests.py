@@ -327,10 +327,10 @@ async def test_a_guest_may_be_silent_for_a_day(broker: RunningBroker) -> None:
 def server_side(broker: RunningBroker) -> socket.socket:
     """Return the broker's socket of the only connection."""
     (found,) = (
-        link._socket
+        link._wire.socket
         for link in gc.get_objects()
-        if type(link) is Link and link._socket.fileno() >= 0
-        if link._socket.getsockname() == broker.address
+        if type(link) is Link and link._wire.socket.fileno() >= 0
+        if link._wire.socket.getsockname() == broker.address
     )
     return found
 

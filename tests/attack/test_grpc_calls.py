@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -24,6 +25,7 @@ from verdictd_py.listeners import admission
 from verdictd_py.listeners.callers import CallContext, CallerRules
 from verdictd_py.listeners.calls import GrpcService, answered
 from verdictd_py.listeners.grpc_listener import GrpcListener, Register
+from verdictd_py.offload import SMALL_BYTES
 from verdictd_py.protocols.keyprovider import protocol
 
 LARGE = b'{"op":' + b" " * 4 * 1024 * 1024
@@ -306,3 +308,46 @@ async def test_messages_of_a_user_are_read_a_few_at_a_time(
         assert not fast.done()
         slow[0].cancel()
         assert await fast
+
+
+async def test_one_large_message_of_users_is_answered_at_once(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Administrators do not wait for the large messages of others."""
+    callers = iter((("uid 1000", "wrap"), ("uid 1001", "wrap"), ("uid 0", "admin")))
+
+    def caller(rules: CallerRules, context: CallContext) -> Caller:
+        name, role = next(callers)
+        return Caller(name, ROLES[role])
+
+    begun: list[int] = []
+    release = threading.Event()
+    decode = protocol.decode
+
+    def slow(data: bytes, **options: Any) -> Any:
+        begun.append(len(data))
+        if len(data) > SMALL_BYTES and len(begun) == 1:
+            release.wait()
+        return decode(data, **options)
+
+    monkeypatch.setattr(CallerRules, "caller", caller)
+    monkeypatch.setattr(protocol, "decode", slow)
+    shares = broker.daemon.listener("client_api")._admission._shares  # type: ignore[attr-defined]
+    async with AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(KeyProviderClient.open(broker.client_api))
+            for _ in range(3)
+        ]
+        first = asyncio.ensure_future(clients[0].refusal("WrapKey", LARGE))
+        await until(lambda: begun)
+        second = asyncio.ensure_future(clients[1].refusal("WrapKey", LARGE + b" "))
+        await until(lambda: shares._large._waiters)
+        assert (await clients[2].refusal("WrapKey", LARGE + b"  "))[0] == "INVALID_ARGUMENT"
+        try:
+            assert begun == [len(LARGE), len(LARGE) + 2]
+            assert not first.done()
+        finally:
+            release.set()
+        await first
+        await second
+    assert begun[2:] == [len(LARGE) + 1]

@@ -5,6 +5,7 @@ These tests compare threads, not times, so that no machine is too fast or too sl
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 
 from tests.support.broker import KEY, KID, RunningBroker
 from tests.support.channel import store
+from tests.support.clock import elapse, until
 from tests.support.command import environment
 from tests.support.refused_guests import HONEST
 from verdictd_py import encoding
@@ -29,7 +31,7 @@ from verdictd_py._generated import verdictd_v1_pb2_grpc as v1_services
 from verdictd_py.broker.administration import KEYRING
 from verdictd_py.encoding import decode_value
 from verdictd_py.formats.openpgp import SequoiaKeyringEditor
-from verdictd_py.offload import SMALL_BYTES
+from verdictd_py.offload import SMALL_BYTES, offload
 from verdictd_py.policy import appraisal, report, sets
 
 LARGE: Final = 2 * SMALL_BYTES
@@ -112,6 +114,27 @@ async def test_large_inputs_are_handled_in_a_thread(
     watched = Watched(monkeypatch, owner, name)
     await work(broker)
     watched.require_other_threads()
+
+
+async def test_cancelled_work_lasts_until_its_thread_has_finished() -> None:
+    """Otherwise a client could begin any amount of work by cancelling its calls."""
+    begun, release = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        release.wait()
+        raise ValueError
+
+    waiting = asyncio.ensure_future(offload(LARGE, work))
+    await until(begun.is_set)
+    waiting.cancel()
+    await elapse(60)
+    try:
+        assert not waiting.done()
+    finally:
+        release.set()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
 
 
 class Steps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.broker import RunningBroker
+from tests.support.broker import RunningBroker, running_broker
 from tests.support.clock import elapse_until, until
 from tests.support.events import RecordedEvents
 from verdictd_py import daemon as app
@@ -21,12 +22,14 @@ from verdictd_py.daemon.process import EXIT_FAILED, reload_when
 from verdictd_py.daemon.readiness import Standing
 from verdictd_py.daemon.supervisor import Supervisor, Work
 from verdictd_py.daemon.systemd import ServiceManager
+from verdictd_py.domain.events import WarningOtherDaemon
 from verdictd_py.errors import ConfigError, StorageError
 from verdictd_py.guest.connection import BrokerRefused
 from verdictd_py.listeners import sockets
 from verdictd_py.listeners.kbs import connections
 from verdictd_py.listeners.kbs.connections import Acceptor
 from verdictd_py.listeners.listener import Background, Listener
+from verdictd_py.simulator import SimulatedPlatform
 
 pytestmark = pytest.mark.broker(kbs_http="127.0.0.1:0")
 
@@ -333,3 +336,22 @@ async def test_an_internal_error_before_the_handshake_ends_that_connection_only(
     assert "secret" not in broker.events.text
     async with broker.guest() as guest:
         assert await guest.version() == "v1"
+
+
+async def test_a_second_daemon_on_the_directory_is_reported_by_both(
+    broker: RunningBroker, tmp_path: Path, platform: SimulatedPlatform
+) -> None:
+    """It is not refused. The status of each daemon has the other one, as long as it runs."""
+
+    async def reported(daemon: RunningBroker) -> int:
+        status = await daemon.daemon._parts.about.status()
+        return sum("another daemon uses this data directory" in text for text in status.warnings)
+
+    assert broker.events.of(WarningOtherDaemon) == []
+    assert await reported(broker) == 0
+    async with running_broker(tmp_path, platform) as second:
+        await until(lambda: second.events.of(WarningOtherDaemon))
+        (event,) = second.events.of(WarningOtherDaemon)
+        assert event.pid == os.getpid()
+        assert [await reported(broker), await reported(second)] == [1, 1]
+    assert await reported(broker) == 0

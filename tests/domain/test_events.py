@@ -29,7 +29,7 @@ WARNINGS = {
     "warning.identity", "warning.limits", "warning.policy", "warning.readiness",
     "warning.reload", "warning.shadowed",
     "warning.other-daemon",
-    "warning.storage", "warning.task", "warning.unpinned", "wrap.refused",
+    "warning.storage", "warning.task", "warning.unpinned", "warning.worker", "wrap.refused",
 }  # fmt: skip
 LIMITED = {"guest.refused", "guest.not-judged"}
 AUDITED = {
@@ -39,7 +39,8 @@ AUDITED = {
     "image-key.wrapped", "key.created", "key.deleted", "key.exported", "key.registered",
     "policy.deleted", "policy.set", "reference.added", "reference.deleted", "reference.pinned",
     "reference.retired", "release.refused", "resource.deleted", "resource.exported",
-    "resource.set", "secret.released", "unsafe.option", "warning.reload",
+    "resource.set", "secret.released", "unsafe.option", "warning.reload", "warning.worker",
+    "worker.started", "worker.stopped",
 }  # fmt: skip
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import select
 import signal
 import socket
 import threading
@@ -89,6 +91,62 @@ def test_lines_that_wait_are_written_at_the_end(pipe: Pipe) -> None:
         log_writer.write(f"line {number}\n")
     assert log_writer.close(60) == 0
     assert pipe.lines("line 199") == [f"line {number}\n" for number in range(200)]
+
+
+def test_lines_of_one_moment_are_written_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In pieces that the kernel does not mix with lines of another process."""
+    writes: list[bytes] = []
+    write = os.write
+
+    def counted(descriptor: int, data: memoryview) -> int:
+        writes.append(bytes(data))
+        return write(descriptor, data)
+
+    monkeypatch.setattr(writer, "GATHER_SECONDS", 3600)
+    monkeypatch.setattr(os, "write", counted)
+    log = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    log_writer = LogWriter(log)
+    for number in range(100):
+        log_writer.write(f"line {number:093}\n")
+    assert log_writer.close(60) == 0
+    os.close(log)
+    assert len(writes) == 100 * 99 // (select.PIPE_BUF // 99 * 99) + 1
+    assert all(data.endswith(b"\n") and len(data) <= select.PIPE_BUF for data in writes)
+
+
+def test_a_line_is_written_without_another_one(pipe: Pipe) -> None:
+    log_writer = LogWriter(pipe.writing)
+    for number in range(3):
+        log_writer.write(f"line {number}\n")
+        with os.fdopen(os.dup(pipe.reading)) as stream:
+            assert stream.readline() == f"line {number}\n"
+    assert log_writer.close(60) == 0
+
+
+def test_lines_after_one_that_cannot_be_written_are_written(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+
+    def failing(descriptor: int, data: memoryview) -> int:
+        """Write up to the third line, and a part of that, and then fail once."""
+        if (at := bytes(data).find(b"line 3")) < 0:
+            return write(descriptor, data)
+        if at == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data[:at])
+
+    monkeypatch.setattr(writer, "GATHER_SECONDS", 3600)
+    monkeypatch.setattr(os, "write", failing)
+    reports: list[int] = []
+    log_writer = LogWriter(pipe.writing, on_dropped=reports.append)
+    for number in range(6):
+        log_writer.write(f"line {number}\n")
+    assert log_writer.close(60) == 0
+    assert reports == [1]
+    assert pipe.lines("line 5") == [f"line {number}\n" for number in (0, 1, 2, 4, 5)]
 
 
 def test_a_descriptor_that_does_not_block_loses_nothing(pipe: Pipe) -> None:

@@ -14,6 +14,8 @@ import pytest
 
 from tests.support.appraised import broker_process
 from tests.support.broker import RunningBroker
+from tests.support.rcar import attested
+from verdictd_py.broker.handshakes import Handshakes
 from verdictd_py.storage.sessions import MemorySessionStore
 
 WARM_UP = 600
@@ -42,6 +44,20 @@ async def test_expired_sessions_are_released_although_no_guest_follows(
     await broker.daemon._parts.health.examine()
     assert [len(each) for each in texts] == [0, 0, 0]
     assert store._tokens._size == 0
+
+
+@pytest.mark.broker(kbs=True)
+async def test_expired_tokens_are_released_although_no_guest_follows(
+    broker: RunningBroker,
+) -> None:
+    check = broker.daemon._parts.health._checks["sessions"]
+    assert isinstance(check, partial)
+    handshakes: Handshakes = check.args[1]
+    guest, then = attested(), broker.now - timedelta(minutes=6)
+    handshakes._tokens.issue(guest, now=then, policy="tdxPolicy.rego")
+    assert len(handshakes._tokens._known) == 1
+    await broker.daemon._parts.health.examine()
+    assert not handshakes._tokens._known
 
 
 @pytest.mark.timeout(600)

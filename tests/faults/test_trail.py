@@ -200,6 +200,40 @@ async def test_all_that_wait_share_one_fsync(
     ]
 
 
+async def test_all_that_wait_are_woken_by_one_call(
+    trail: AuditTrail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = HeldDisk(monkeypatch)
+    first = asyncio.ensure_future(trail.commit(created(0)))
+    await asyncio.to_thread(disk.began.wait, 60)
+    others = [asyncio.ensure_future(trail.commit(created(number))) for number in range(1, 101)]
+    await asyncio.sleep(0)
+    loop = asyncio.get_running_loop()
+    calls: list[object] = []
+    wake = loop.call_soon_threadsafe
+
+    def counted(callback: Any, *arguments: Any, **more: Any) -> Any:
+        calls.append(callback)
+        return wake(callback, *arguments, **more)
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
+    disk.released.set()
+    await asyncio.gather(first, *others)
+    assert len(calls) == 2
+
+
+def test_files_of_earlier_runs_are_not_read(tmp_path: Path, log: RecordedEvents) -> None:
+    """A terabyte, which takes hours to read."""
+    earlier = tmp_path / "20261126T000000Z-00000000.jsonl"
+    earlier.touch()
+    os.truncate(earlier, 2**40)
+    trail = AuditTrail(tmp_path, log)
+    trail.open()
+    trail.record(created(0))
+    trail.close()
+    assert [event.records for event in log.of(AuditClosed)] == [1]
+
+
 async def test_a_caller_that_disconnects_does_not_prevent_its_record(
     trail: AuditTrail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from verdictd_py.guest.attesters import SimulatedAttester, guest_context
 from verdictd_py.listeners.buffers import ALLOWANCE_BYTES, READ_BYTES, Buffers
 from verdictd_py.listeners.link import Link
 from verdictd_py.listeners.shares import Share, ShareLimits, Shares, source_of
+from verdictd_py.listeners.wire import Wire
 from verdictd_py.protocols.ratstls.identity import ServerIdentity
 from verdictd_py.protocols.ratstls.issue import Form
 from verdictd_py.protocols.ratstls.session import TlsSession, server_context
@@ -31,7 +32,7 @@ def linked(share: Share) -> tuple[Link, socket.socket]:
         client = socket.create_connection(server.getsockname())
         accepted, _ = server.accept()
     accepted.setblocking(False)
-    return Link(accepted, TlsSession(context, server=True), share), client
+    return Link(Wire(accepted), TlsSession(context, server=True), share), client
 
 
 async def test_a_connection_that_the_guest_reset_is_closed_without_error() -> None:
@@ -43,7 +44,7 @@ async def test_a_connection_that_the_guest_reset_is_closed_without_error() -> No
     with pytest.raises(OSError, match="not connected"):
         await link.goodbye()
     link.drop()
-    assert link._socket.fileno() == -1
+    assert link._wire.socket.fileno() == -1
 
 
 async def test_bytes_of_a_handshake_are_counted_and_wait_for_room() -> None:
@@ -57,10 +58,12 @@ async def test_bytes_of_a_handshake_are_counted_and_wait_for_room() -> None:
         hello.handshake()
         sent = hello.outgoing()
         client.sendall(sent)
-        handshake = asyncio.create_task(link.handshake())
+        handshake = asyncio.create_task(link.handshake(sent[:10]))
         await elapse(0)
-        assert link._socket.recv(1, socket.MSG_PEEK) == sent[:1]  # it is still in the kernel
+        waiting = link._wire.socket.recv(READ_BYTES, socket.MSG_PEEK)
+        assert waiting == sent  # it is still in the kernel
         share.held.add(-ALLOWANCE_BYTES)
+        link._wire.socket.recv(10)
         await until(lambda: select.select([client], [], [], 0)[0])  # the answer has arrived
         assert share.held.size == len(sent)
         handshake.cancel()
@@ -75,7 +78,8 @@ async def attested(share: Share) -> tuple[Link, socket.socket, TlsSession]:
     certificate = guest_context(SimulatedAttester(platform()), Form.CURRENT, now=NOW)
     guest = TlsSession(certificate, server=False)
     loop = asyncio.get_running_loop()
-    handshake = asyncio.create_task(link.handshake())
+    assert not guest.handshake()
+    handshake = asyncio.create_task(link.handshake(guest.outgoing()))
     while not guest.handshake():
         await loop.sock_sendall(client, guest.outgoing())
         guest.receive(await loop.sock_recv(client, READ_BYTES))
@@ -97,11 +101,11 @@ async def test_bytes_that_are_not_waited_for_stay_in_the_kernel() -> None:
         guest.write(b"two")
         sent = guest.outgoing()
         await loop.sock_sendall(client, sent)
-        await until(lambda: not loop._selector.get_map().get(link._socket))  # type: ignore[attr-defined]
-        assert link._socket.recv(READ_BYTES, socket.MSG_PEEK) == sent
+        await until(lambda: not loop._selector.get_map().get(link._wire.socket))  # type: ignore[attr-defined]
+        assert link._wire.socket.recv(READ_BYTES, socket.MSG_PEEK) == sent
         assert await link.receive() == b"two"
     link.drop()
-    assert link._socket.fileno() == -1
+    assert link._wire.socket.fileno() == -1
 
 
 async def test_other_tasks_run_between_two_records_of_one_read() -> None:

@@ -27,7 +27,7 @@ from verdictd_py.errors import (
     StorageError,
 )
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy
-from verdictd_py.policy.explain import MAX_OWN_CHARS, MAX_OWN_REASONS
+from verdictd_py.policy.explain import MAX_LISTED, MAX_OWN_CHARS, MAX_OWN_REASONS
 from verdictd_py.policy.floor import Pinning
 from verdictd_py.ports import AppraisalPolicy, PolicyDocuments
 
@@ -407,3 +407,15 @@ async def test_a_tcb_status_has_the_grace_period_of_the_reference_data(
     policy = RegoAppraisalPolicy(Documents(default_documents("tdx", pinned)), TEES)
     rules = {reason.rule for reason in await policy.failures("tdx", claims)}
     assert rules == ({"rtmr1"} if accepted else {"tcbStatus", "rtmr1"})
+
+
+async def test_a_long_list_is_represented_by_its_first_values() -> None:
+    values = [f"{number:096x}" for number in range(10_000)]
+    (reason,) = await refusals(default_documents("tdx", json.dumps({"mrTd": values})), tdx_claims())
+    listed = ", ".join(values[:MAX_LISTED])
+    assert reason.text == (
+        f"mrTd: measured {ONE}, expected one of {listed}, and {10_000 - MAX_LISTED} more"
+    )
+    exact = values[:MAX_LISTED]
+    (reason,) = await refusals(default_documents("tdx", json.dumps({"mrTd": exact})), tdx_claims())
+    assert reason.expected == listed

@@ -8,6 +8,7 @@ import resource
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -186,8 +187,7 @@ async def test_every_error_names_the_document(rules: str, said: str) -> None:
 
 
 def test_the_cache_key_separates_policy_and_data() -> None:
-    one = compiled._digest(PolicyDocuments("ab", "c"))
-    assert one != compiled._digest(PolicyDocuments("a", "bc"))
+    assert PolicyDocuments("ab", "c").digest != PolicyDocuments("a", "bc").digest
 
 
 @pytest.fixture
@@ -212,12 +212,53 @@ async def test_small_decisions_are_made_on_the_event_loop_once_compiled(
         await policies.evaluate(numbered(1), CLAIMS)
         await policies.evaluate(numbered(1), PreparedInput.of(CLAIMS))
     assert threads == ["team1.rego"]  # to compile it
-    chars = len(numbered(1).policy) + len(numbered(1).data)
-    for most, expected in ((chars + 1, 1), (chars, 3)):
-        monkeypatch.setattr(compiled, "_SMALL_CHARS", most)
+    fuel = policies.of(numbered(1)).most_fuel
+    for most, expected in ((fuel, 1), (fuel - 1, 3)):
+        monkeypatch.setattr(compiled, "QUICK_FUEL", most)
         await policies.evaluate(numbered(1), CLAIMS)
         await policies.evaluate(numbered(1), PreparedInput.of(CLAIMS))
         assert len(threads) == expected
+
+
+async def test_a_policy_that_was_slow_once_is_evaluated_in_a_thread(threads: list[str]) -> None:
+    rules = "allow if count([1 | some a in numbers.range(1, input.n); a > 0]) > 0\n"
+    policies, documents = CompiledPolicies(), PolicyDocuments(HEAD + rules, "{}", "slow.rego")
+    policies.of(documents)
+    for number, made in ((1, 0), (1, 0), (20_000, 0), (1, 1), (1, 2)):
+        await policies.evaluate(documents, {"n": number})
+        assert len(threads) == made
+
+
+async def test_a_policy_with_much_data_is_evaluated_on_the_event_loop_once_it_was_quick(
+    threads: list[str],
+) -> None:
+    data = f'{{"x": {[f"{number:096x}" for number in range(2000)]}}}'.replace("'", '"')
+    policies = CompiledPolicies()
+    documents = PolicyDocuments(f"{HEAD}allow if input.n in data.x", data, "large.rego")
+    policies.of(documents)
+    for _ in range(3):
+        await policies.evaluate(documents, {"n": "0"})
+    assert len(threads) == 1  # the first one
+
+
+def test_threads_that_need_the_same_policy_compile_it_once(
+    instances: list[EngineInstance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policies, compile_policy = CompiledPolicies(), CompiledPolicy.compile
+    compiling, may_end = threading.Event(), threading.Event()
+
+    def held(*texts: Any) -> CompiledPolicy:
+        compiling.set()
+        may_end.wait()
+        return compile_policy(*texts)
+
+    monkeypatch.setattr(CompiledPolicy, "compile", held)
+    with ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(policies.of, numbered(1)) for _ in range(4)]
+        compiling.wait()
+        may_end.set()
+        assert len({id(call.result()) for call in calls}) == 1
+    assert len(instances) == 1
 
 
 async def test_large_data_and_large_inputs_are_evaluated_in_a_thread(threads: list[str]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -16,9 +18,10 @@ from verdictd_py.domain.names import Name
 from verdictd_py.domain.trust import TrustVector
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import PolicyUnavailable
+from verdictd_py.policy import release as release_module
 from verdictd_py.policy import trustee
 from verdictd_py.policy.release import RegoReleasePolicy
-from verdictd_py.ports import Document, Kind
+from verdictd_py.ports import Document, Kind, PolicyDocuments
 from verdictd_py.ports.known_tees import Tees
 from verdictd_py.storage.memory import MemoryDocumentStore
 
@@ -233,3 +236,84 @@ async def test_the_input_about_the_guest_is_built_once_for_each_appraisal(
     peer = AppraisedPeer.of(same_id, address="192.0.2.1:5")
     assert await policy.failures(peer, Kind.KEY, "keys/0")  # never the view of other claims
     assert built == ["tdx", "tdx"]
+
+
+async def test_each_changed_document_decides_about_the_next_secret() -> None:
+    allows, denies = HEAD + "allow if data.open\n", HEAD
+    store = MemoryDocumentStore(
+        TEES, {"releasePolicy.rego": allows, "releaseData": '{"open": true}'}
+    )
+    release = RegoReleasePolicy(store, TEES)
+
+    async def is_allowed() -> bool:
+        first, second = [not await release.failures(PEER, Kind.KEY, "keys/a") for _ in range(2)]
+        assert first is second
+        return first
+
+    assert await is_allowed()
+    store.texts["releaseData"] = '{"open": false}'
+    assert not await is_allowed()
+    del store.texts["releaseData"]
+    assert not await is_allowed()
+    store.texts["releaseData"] = '{"open": true}'
+    assert await is_allowed()
+    store.texts["releasePolicy.rego"] = denies
+    assert not await is_allowed()
+    store.texts |= {"team.rego": allows, "releasePolicies": '{"keys/": "team.rego"}'}
+    assert await is_allowed()
+    store.texts["releasePolicies"] = '{"keys/b": "team.rego"}'
+    assert not await is_allowed()
+    del store.texts["releasePolicies"]
+    store.texts["releasePolicy.rego"] = allows
+    assert await is_allowed()
+
+
+@pytest.mark.parametrize(
+    ("rules", "reads"),
+    [
+        ("allow if input.x", False),
+        ("# data.plugin\n\t# data\nallow if input.x", False),
+        ("allow if data.plugin", True),
+        ("import data.plugin as p\nallow if p", True),
+        ("allow if input.x # data", True),
+        ("x := `\n# ` ; y := data.plugin\nallow if y", True),
+        ("# a comment\rallow if data.plugin", True),
+        ("allow if input.x\r\n# data\r\n", False),
+    ],
+)
+async def test_the_data_of_a_request_is_passed_unless_only_comments_name_it(
+    rules: str, reads: bool
+) -> None:
+    store = MemoryDocumentStore(TEES, {"releasePolicy.rego": HEAD + rules})
+    release = RegoReleasePolicy(store, TEES)
+    assert (await release._documents_of(Name.parse("releasePolicy.rego"))).reads_data is reads
+
+
+async def test_guests_that_come_at_once_combine_policy_and_data_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[str] = []
+    combine = PolicyDocuments.combine
+
+    def counted(*arguments: Any) -> PolicyDocuments:
+        made.append(arguments[2])
+        return combine(*arguments)
+
+    monkeypatch.setattr(PolicyDocuments, "combine", counted)
+    data = json.dumps({"x": "x" * 100_000})
+    store = MemoryDocumentStore(TEES, {"releasePolicy.rego": DEFAULT, "releaseData": data})
+    release = RegoReleasePolicy(store, TEES)
+    decisions = [release.failures(PEER, Kind.KEY, f"keys/{number}") for number in range(5)]
+    assert await asyncio.gather(*decisions) == [()] * 5
+    assert made == ["releasePolicy.rego"]
+
+
+async def test_combined_policies_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(release_module, "MAX_COMBINED", 3)
+    names = [f"team{number}.rego" for number in range(6)]
+    prefixes = {f"keys/{name}": name for name in names}
+    texts = {"releasePolicies": json.dumps(prefixes), **dict.fromkeys(names, DEFAULT)}
+    release = RegoReleasePolicy(MemoryDocumentStore(TEES, texts), TEES)
+    for name in (*names, *names):
+        assert not await release.failures(PEER, Kind.KEY, f"keys/{name}")
+        assert len(release._combined) <= 3

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,7 @@ from tests.support.tees import TEES
 from verdictd_py.documents.referencesets import ReferenceSet
 from verdictd_py.domain.names import Name
 from verdictd_py.errors import NotFound, PolicyInvalid, StorageError
+from verdictd_py.policy import sets
 from verdictd_py.policy.sets import DocumentsWithSets
 from verdictd_py.ports import Document
 from verdictd_py.storage.memory import MemoryDocumentStore
@@ -139,3 +142,32 @@ async def test_unchanged_documents_are_combined_once() -> None:
     place.store.texts["unrelated"] = "changed"
     place.clock.now += SECOND
     assert await place.source.documents("tdx") is found
+
+
+async def test_guests_that_come_at_once_wait_for_one_combination(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place, count = Place(written(one=made(B))), [0]
+    combine = sets._combine
+
+    def counted(*arguments: Any) -> Any:
+        count[0] += 1
+        return combine(*arguments)
+
+    monkeypatch.setattr(sets, "_combine", counted)
+    first = asyncio.ensure_future(place.values())
+    others = [asyncio.ensure_future(place.values()) for _ in range(5)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    first.cancel()  # the guest disconnects
+    assert await asyncio.gather(*others) == [[A, B]] * 5
+    assert count == [1]
+    assert place.source.last_revision("tdx") == 1
+
+
+async def test_a_clock_that_is_set_back_puts_a_set_in_force_again() -> None:
+    place = Place(written(one=made(B, expires_at=NOW + SECOND)))
+    place.clock.now += SECOND
+    assert await place.values() == [A, "(one is expired)"]
+    place.clock.now -= SECOND
+    assert await place.values() == [A, B]

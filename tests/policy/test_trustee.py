@@ -197,6 +197,24 @@ async def test_a_guest_is_affirming_only_if_each_measurement_equals_a_reference_
     assert await trust(absent, pinned()) == WARNED
 
 
+async def test_changed_reference_values_change_the_trust_of_the_next_guest() -> None:
+    source = Documents(pinned())
+    rated = GuestTrust(source, TEES)
+    for _ in range(2):
+        assert await rated(GUEST) == AFFIRMED
+    source.now = pinned(rtmr1=["2" * 96])
+    assert await rated(GUEST) == WARNED
+    source.now = pinned()
+    assert await rated(GUEST) == AFFIRMED
+
+
+@pytest.mark.parametrize("value", [["a"], {"a": 1}])
+async def test_a_claim_that_is_a_list_or_an_object_is_compared(value: JsonValue) -> None:
+    guest = replace(GUEST, claims={**GUEST.claims, "rtmr1": value})
+    assert await trust(guest, pinned()) == WARNED
+    assert await trust(guest, pinned(rtmr1=[ONE, value])) == AFFIRMED
+
+
 async def test_a_release_policy_evaluates_the_longest_claims() -> None:
     """A log of 1,023 events, and init-data of 1 MiB in 1,000 values that JSON escapes."""
     events: list[JsonValue] = [

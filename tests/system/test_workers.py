@@ -10,8 +10,8 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -391,11 +391,9 @@ async def test_no_connection_is_refused_while_the_broker_is_replaced(
         *("--collateral", str(tmp_path / "collateral.json")),
     )
 
-    def start() -> subprocess.Popen[str]:
+    def start() -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-c", HELD, str(held.fileno()), *words],
-            stderr=subprocess.PIPE,
-            text=True,
             pass_fds=[held.fileno()],
             env=environment(),
         )
@@ -412,23 +410,28 @@ async def test_no_connection_is_refused_while_the_broker_is_replaced(
             served += 1
 
     finished = asyncio.Event()
-    with held:
-        first = start()
-        with first:
-            clients = [asyncio.create_task(keep_connecting(finished)) for _ in range(4)]
-            await until_served(clients, lambda: served >= 20)
-            first.terminate()
-            await asyncio.to_thread(first.communicate)
-            assert first.returncode == 0
+    with held, ended(start()) as first:
+        clients = [asyncio.create_task(keep_connecting(finished)) for _ in range(4)]
+        await until_served(clients, lambda: served >= 20)
+        first.terminate()
+        assert await asyncio.to_thread(first.wait) == 0
         before = served
-        second = start()
-        with second:
+        with ended(start()) as second:
             await until_served(clients, lambda: served >= before + 20)
             finished.set()
             await asyncio.gather(*clients)
             second.terminate()
-            await asyncio.to_thread(second.communicate)
-            assert second.returncode == 0
+            assert await asyncio.to_thread(second.wait) == 0
+
+
+@contextmanager
+def ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """End a process after the block."""
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 async def until_served(clients: list[asyncio.Task[None]], condition: Callable[[], bool]) -> None:

@@ -264,8 +264,9 @@ class Appraiser:
         """
         tee = self._tees.get(verified.tee)
         if tee is not None and all(f.kind is not ReasonKind.TCB for f in verified.faults):
-            faults = verified.faults + tee.revoked(verified.claims)
-            verified = replace(verified, faults=faults)
+            revoked = tee.revoked(verified.claims)
+            if revoked:
+                verified = replace(verified, faults=verified.faults + revoked)
         if evidence.event_log is not None:
             verified = _with_event_log(
                 tee, verified, evidence.event_log, allow_unlogged=self._allow_unlogged

@@ -32,13 +32,14 @@ from verdictd_py.offload import offload
 from verdictd_py.ports import NO_QUERY, SessionStore, Tees
 from verdictd_py.protocols.rcar import challenges, evidence, messages
 from verdictd_py.protocols.rcar.challenges import Challenges
+from verdictd_py.protocols.rcar.knowntokens import KnownTokens
 from verdictd_py.protocols.rcar.messages import (
     Attestation,
     AuthRequest,
     Challenge,
     ReleasedResource,
 )
-from verdictd_py.protocols.rcar.tokens import LIFETIME, AttestedGuest, Tokens
+from verdictd_py.protocols.rcar.tokens import LIFETIME, AttestedGuest, TokenContent, Tokens
 
 SESSION_LIFETIME: Final = challenges.LIFETIME
 """Lifetime of a session from its challenge; once attested, it lives as long as its token."""
@@ -97,7 +98,7 @@ class Handshakes:
         self._appraiser = appraiser
         self._releaser = releaser
         self._sessions = sessions
-        self._tokens = tokens
+        self._tokens = KnownTokens(tokens)
         self._challenges = Challenges.of(tokens.key)
         self._clock = clock
         self._tees = appraiser.tees
@@ -203,18 +204,22 @@ class Handshakes:
         """
         if token is None:
             token = await self._token_of(session_id)  # 1
-        attested = await self._attested(token)  # 2
+        now = self._clock()
+        known = self._tokens.read(token, now=now)  # 2
+        attested = await self._attested(known.content, now)
         if not self._appraiser.serves(attested.appraisal.tee or NO_TEE):  # 3
             raise TokenInvalid("the token is for a TEE that is not served here; attest again")
         peer = AppraisedPeer.of(attested.appraisal, address=address)  # 4
-        with admission(attested.appraisal.platform, _name(token)):
+        with admission(attested.appraisal.platform, known.digest):
             stored = await self._releaser.find(peer, path, query)
             content = await self._releaser.release(peer, stored)
         return ReleasedResource(content, attested.key, attested.version)
 
-    async def _attested(self, token: str) -> AttestedGuest:
-        now = self._clock()
-        content = self._tokens.read(token, now=now)
+    def release(self, now: datetime) -> None:
+        """Release the memory of expired tokens, which an idle broker would otherwise retain."""
+        self._tokens.release(now)
+
+    async def _attested(self, content: TokenContent, now: datetime) -> AttestedGuest:
         if content.stored_digest is None:
             return content.guest()
         return content.guest(await self._sessions.claims(content.stored_digest, now=now))

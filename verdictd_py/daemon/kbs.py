@@ -153,10 +153,6 @@ def kbs_listener(  # noqa: PLR0913  # what the listener is built from, all by ke
     tokens = Tokens(identity.token_key, use_cases.trusted_root)
     admins = Reread(partial(_admins, settings, tokens), _changed_admins, AdminKeys.lessened)
     sessions = _sessions(settings, events, shared)  # last, because it opens a file
-    if isinstance(sessions, SqliteSessionStore):
-        watch("sessions", sessions.fault)
-    else:
-        watch("sessions", partial(_release_expired, sessions, clock))
     handshakes = Handshakes(
         appraiser=use_cases.appraiser,
         releaser=use_cases.releaser,
@@ -164,6 +160,7 @@ def kbs_listener(  # noqa: PLR0913  # what the listener is built from, all by ke
         tokens=tokens,
         clock=clock,
     )
+    watch("sessions", partial(_probe_sessions, sessions, handshakes, clock))
     return KbsListener(
         identity.address,
         guests=GuestRoutes(handshakes, tokens, secure=tls is not None),
@@ -181,13 +178,18 @@ def kbs_listener(  # noqa: PLR0913  # what the listener is built from, all by ke
     )
 
 
-async def _release_expired(
-    sessions: MemorySessionStore | SharedSessionStore, clock: Callable[[], datetime]
+async def _probe_sessions(
+    sessions: MemorySessionStore | SharedSessionStore | SqliteSessionStore,
+    handshakes: Handshakes,
+    clock: Callable[[], datetime],
 ) -> str:
-    """Release expired sessions, which an idle broker would otherwise retain, up to 768 MiB.
+    """Return why sessions cannot be used, empty if they can; sessions in memory always can.
 
-    Sessions in memory can always be used.
+    Also release what has expired, of which an idle broker would otherwise retain up to 800 MiB.
     """
+    handshakes.release(clock())
+    if isinstance(sessions, SqliteSessionStore):
+        return await sessions.fault()
     sessions.release(clock())
     return ""
 

@@ -71,12 +71,12 @@ class FieldInfo:
 
     def render(self, value: EventValue) -> RenderedValue:
         """Return `value` truncated to the bounds, with a marker if it was cut. Never raises."""
-        if isinstance(value, SecretBytes):
-            return repr(value)
         if isinstance(value, str):
             return self._text(value)
         if isinstance(value, tuple):
             return self._list(value)
+        if isinstance(value, SecretBytes):
+            return repr(value)
         return value
 
     def _text(self, text: str) -> str:
@@ -184,12 +184,14 @@ class Event:
         Texts and lists are truncated to their bounds, secrets are rendered as their size. An
         optional field without a value is omitted; any other field without a value is None.
         """
-        values = {name: getattr(self, name) for name in self.spec.fields}
-        return {
-            name: self.spec.fields[name].info.render(value)
-            for name, value in values.items()
-            if value is not None or not self.spec.fields[name].optional
-        }
+        rendered: dict[str, RenderedValue] = {}
+        for name, declared in self.spec.fields.items():
+            value: EventValue = getattr(self, name)
+            if value is not None:
+                rendered[name] = declared.info.render(value)
+            elif not declared.optional:
+                rendered[name] = None
+        return rendered
 
 
 _E = TypeVar("_E", bound=Event)

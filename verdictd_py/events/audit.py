@@ -18,6 +18,7 @@ import errno
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -58,17 +59,19 @@ _CLOSED: Final = "the audit trail is not open"
 _COUNT: Final = AuditNotKept.spec.name
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
     """Events of one call, which waits for `written`.
 
     Attributes:
         records: records of those events that must be audited.
+        task: event loop of a caller that is a task, with the future that wakes it.
     """
 
     events: tuple[Event, ...]
     records: tuple[Record, ...]
     written: Future[None] = field(default_factory=Future)
+    task: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
 
 
 class AuditTrail:
@@ -140,7 +143,9 @@ class AuditTrail:
             self._log.record(event)
             return
         try:
-            self._submit([event], records).result(BLOCKING_SECONDS)
+            waiting = _Waiting((event,), records)
+            self._waiting.put(waiting)
+            waiting.written.result(BLOCKING_SECONDS)
         except TimeoutError:
             raise StorageError("the disk of the audit trail does not answer") from None
 
@@ -158,7 +163,12 @@ class AuditTrail:
             return
         if self._thread is None:
             raise StorageError(_CLOSED)
-        await _result(self._submit(events, records))
+        loop = asyncio.get_running_loop()
+        written: asyncio.Future[None] = loop.create_future()
+        waiting = _Waiting(events, records, task=(loop, written))
+        self._waiting.put(waiting)
+        await written  # a caller that is cancelled does not prevent the records
+        waiting.written.result()
 
     async def report(self, event: Event) -> None:
         """Write an event that has happened as `commit` does; only to the log if that fails."""
@@ -186,7 +196,10 @@ class AuditTrail:
             self._log.record(WarningAudit(reason=reason))
             return self.state
         while not self._waiting.empty():
-            self._fail([self._waiting.get()], StorageError(_CLOSED))
+            late = self._waiting.get()
+            if late is not None:
+                self._fail([late], StorageError(_CLOSED))
+                _wake([late])
         state = self.state
         if self._file is not None:
             self._file.close()
@@ -223,11 +236,6 @@ class AuditTrail:
             return self._thread is not None and self._omitted.allows()
         return audit is Audit.YES
 
-    def _submit(self, events: Sequence[Event], records: tuple[Record, ...]) -> Future[None]:
-        waiting = _Waiting(tuple(events), records)
-        self._waiting.put(waiting)
-        return waiting.written
-
     def _write_all(self) -> None:
         """Write what waits, in batches, until `None` comes (the thread of the trail)."""
         while (first := self._waiting.get()) is not None:
@@ -243,6 +251,7 @@ class AuditTrail:
             else:
                 for waiting in batch:
                     self._finish(waiting)
+            _wake(batch)
             if is_last:
                 return
 
@@ -299,11 +308,10 @@ class AuditTrail:
         self._log.record(continued)
         self._log.record(_opened(file))
 
-    def _fail(self, batch: Sequence[_Waiting | None], error: Exception) -> None:
+    def _fail(self, batch: Sequence[_Waiting], error: Exception) -> None:
         for waiting in batch:
-            if waiting is not None:
-                self._omitted.add(0, sum(r["event"] != _COUNT for r in waiting.records))
-                waiting.written.set_exception(error)
+            self._omitted.add(0, sum(r["event"] != _COUNT for r in waiting.records))
+            waiting.written.set_exception(error)
 
     def _finish(self, waiting: _Waiting) -> None:
         """Log the events of a call, then let it continue."""
@@ -361,15 +369,18 @@ def _path(file: AuditFile) -> str:
     return f"audit/{file.name}"
 
 
-async def _result(written: Future[None]) -> None:
-    """Wait for another thread; being cancelled meanwhile does not cancel its work."""
-    loop = asyncio.get_running_loop()
-    done = loop.create_future()
+def _wake(batch: Sequence[_Waiting]) -> None:
+    """Wake the tasks that wait for a batch, with one call for each event loop."""
+    tasks: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for waiting in batch:
+        if waiting.task is not None:
+            tasks.setdefault(waiting.task[0], []).append(waiting.task[1])
+    for loop, futures in tasks.items():
+        with suppress(RuntimeError):  # the loop is closed, and nothing waits there any more
+            loop.call_soon_threadsafe(_complete, futures)
 
-    def wake() -> None:
-        if not done.done():
-            done.set_result(None)
 
-    written.add_done_callback(lambda _: loop.call_soon_threadsafe(wake))
-    await done
-    written.result()
+def _complete(futures: Sequence[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():  # a caller was cancelled
+            future.set_result(None)

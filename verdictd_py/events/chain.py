@@ -17,11 +17,19 @@ FIRST: Final = "0" * 64
 """In the place of the previous digest, in the first line of a file."""
 
 
+_DIGEST: Final = "digest"
+"""Member with the digest of all others. By its name it is usually the first of a line."""
+
+_ENCODE: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
+
 def sealed(members: Mapping[str, Any], previous: str) -> tuple[bytes, str]:
     """Return one line with its digest, and this digest for the next line's `previous`."""
-    body = {**members, "previous": previous}
-    digest = hashlib.sha256(_canonical(body)).hexdigest()
-    return _canonical({**body, "digest": digest}) + b"\n", digest
+    body = _canonical({**members, "previous": previous})
+    digest = hashlib.sha256(body).hexdigest()
+    if min(members, default=_DIGEST) < _DIGEST:
+        return _canonical({**members, "previous": previous, _DIGEST: digest}) + b"\n", digest
+    return b'{"%b":"%b",%b\n' % (_DIGEST.encode(), digest.encode(), body[1:]), digest
 
 
 def verify(lines: Iterator[bytes]) -> tuple[int, str]:
@@ -54,4 +62,4 @@ def verify(lines: Iterator[bytes]) -> tuple[int, str]:
 
 
 def _canonical(members: Mapping[str, Any]) -> bytes:
-    return json.dumps(members, sort_keys=True, separators=(",", ":")).encode()
+    return _ENCODE(members).encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from typing import Final
 
 from verdictd_py.domain.events import LogFlood
@@ -53,7 +54,15 @@ def source_of(event: Event) -> str:
     A host with IPv6 usually has 2**64 addresses, so its /64 network counts as one source.
     """
     peer = getattr(event, "peer", None) or getattr(event, "caller", None) or "unknown"
-    text = str(peer)
+    return _source(str(peer))
+
+
+@lru_cache(maxsize=MAX_SOURCES)
+def _source(text: str) -> str:
+    """Return the source that a peer's address or a caller's name belongs to.
+
+    The cache never goes stale, because the result depends on the text alone.
+    """
     host, colon, port = text.rpartition(":")
     if not colon or not port.isdigit():
         host = text

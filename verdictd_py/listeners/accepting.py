@@ -17,6 +17,10 @@ BACKLOG: Final = 1024
 PAUSE_SECONDS: Final = 1.0
 """Pause after a connection could not be accepted, for example for lack of descriptors."""
 
+OPENING_SECONDS: Final = 1.0
+"""Time in which a drain lets connections that were just accepted complete their handshake. With a
+socket that outlives the process, their clients would otherwise be the only ones that notice."""
+
 _UNUSABLE: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
 """Errors of accept(2) that mean that the socket can no longer be used, so no retry helps."""
 

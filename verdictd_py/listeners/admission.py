@@ -16,6 +16,7 @@ from verdictd_py.domain.events import RequestFailed
 from verdictd_py.errors import Overloaded, VerdictdError
 from verdictd_py.listeners.callers import CallContext, CallerRules
 from verdictd_py.listeners.errors import grpc_status, report_bug
+from verdictd_py.offload import SMALL_BYTES
 from verdictd_py.ports import Events
 
 CALLS_OF_ALL: Final = 1024
@@ -34,6 +35,10 @@ certificates with the role `admin`."""
 MESSAGES_OF_USER: Final = 4
 """Maximum number of messages that are read and answered at once for such a caller; others wait.
 A message has up to 8 MiB, and decoding it takes several times as much."""
+
+LARGE_MESSAGES_OF_USERS: Final = 1
+"""Maximum number of messages over `SMALL_BYTES` that are answered at once for all such callers
+together. Threads decode them, and the event loop then waits for the interpreter lock."""
 
 MESSAGE_SECONDS: Final = 30.0
 """Time limit for receiving the message of a call."""
@@ -80,6 +85,17 @@ class Shares:
     def __init__(self) -> None:
         self._calls: dict[str, int] = {}
         self._messages: dict[str, asyncio.Semaphore] = {}
+        self._large = asyncio.Semaphore(LARGE_MESSAGES_OF_USERS)
+
+    def answering(self, counted: str, message: object) -> AbstractAsyncContextManager[object]:
+        """Return what a call must hold while its message is answered.
+
+        Args:
+            counted: name that the call is counted under.
+            message: bytes of the message.
+        """
+        large = isinstance(message, bytes) and len(message) > SMALL_BYTES
+        return self._large if counted and large else _NO_TURN
 
     def enter(self, caller: Caller) -> tuple[str, AbstractAsyncContextManager[object]]:
         """Count a call.
@@ -189,7 +205,8 @@ class Admission:
                     else:
                         async with self._without_drain(context):
                             message = await _message(context)
-                    return await method(message, context)
+                    async with self._shares.answering(call.counted, message):
+                        return await method(message, context)
             finally:
                 self._end(call)
 

@@ -31,7 +31,7 @@ from verdictd_py.errors import (
     VerdictdError,
 )
 from verdictd_py.listeners import failures, sockets
-from verdictd_py.listeners.accepting import accept
+from verdictd_py.listeners.accepting import OPENING_SECONDS, accept
 from verdictd_py.listeners.census import ListenerCensus
 from verdictd_py.listeners.errors import report_bug
 from verdictd_py.listeners.limits import Limits
@@ -40,6 +40,7 @@ from verdictd_py.listeners.listener import Background
 from verdictd_py.listeners.proxies import Origin, Proxies
 from verdictd_py.listeners.responder import Answer, Responder
 from verdictd_py.listeners.shares import Share, Shares
+from verdictd_py.listeners.wire import Wire
 from verdictd_py.ports import Events, Tees
 from verdictd_py.protocols.eaa.refusal import Refusal
 from verdictd_py.protocols.ratstls import certificate
@@ -98,6 +99,7 @@ class AttestedListener:
         self._draining = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: set[asyncio.Task[None]] = set()
+        self._handshakes: set[asyncio.Future[None]] = set()
 
     @property
     def endpoint(self) -> str:
@@ -114,26 +116,27 @@ class AttestedListener:
             self._accepting = background("listen.accept", run, essential=True)
 
     async def stop(self, seconds: float) -> None:
+        end = asyncio.get_running_loop().time() + seconds
         self._draining = True
         if self._accepting is not None:
             self._accepting.cancel()
             await asyncio.gather(self._accepting, return_exceptions=True)
         if self._listening is not None:
             self._listening.close()
+        if self._handshakes:
+            limit = min(seconds, OPENING_SECONDS)
+            await asyncio.wait(tuple(self._handshakes), timeout=limit)
         for task in tuple(self._idle):
             task.cancel()
         if self._tasks:
-            _, late = await asyncio.wait(tuple(self._tasks), timeout=seconds)
+            left = max(0, end - asyncio.get_running_loop().time())
+            _, late = await asyncio.wait(tuple(self._tasks), timeout=left)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
     def _take(self, accepted: socket.socket, name: object) -> None:
         peer = self._proxies.peer(name)
-        if self._draining:
-            accepted.close()
-            self._events.record(ConnectionRefused(peer=peer.text, reason="the broker is stopping"))
-            return
 
         def close() -> None:
             task.cancel()  # it has begun before the next connection is accepted
@@ -149,10 +152,10 @@ class AttestedListener:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, accepted: socket.socket, peer: Origin, share: Share) -> None:
-        opening = _Opening(accepted, peer, share)
+        opening = _Opening(Wire(accepted), peer, share)
         try:
             async with asyncio.timeout(self._limits.handshake):
-                with self._idling():
+                with self._handshaking(), self._idling():
                     link = await self._open(opening)
             await self._converse(link, opening.origin.text, share)
         except TlsClosed:
@@ -177,11 +180,16 @@ class AttestedListener:
 
     async def _open(self, opening: _Opening) -> Link:
         """Identify the peer, and complete the handshake. No TLS state exists before its bytes."""
-        opening.origin = await self._proxies.identify(opening.accepted, opening.origin)
+        if self._proxies.sends_header(opening.origin):
+            opening.origin = await self._proxies.identify(opening.wire.socket, opening.origin)
+            first = await opening.wire.read()
+        else:
+            first = await opening.wire.read()
+            self._proxies.require_no_header(first)
         opening.share.move(opening.origin.source)
         session = TlsSession(self._context(), server=True)
-        opening.link = Link(opening.accepted, session, opening.share)
-        await opening.link.handshake()
+        opening.link = Link(opening.wire, session, opening.share)
+        await opening.link.handshake(first)
         return opening.link
 
     async def _converse(self, link: Link, address: str, share: Share) -> None:
@@ -263,6 +271,17 @@ class AttestedListener:
             return await link.receive()
         finally:
             self._idle.discard(task)
+
+    @contextmanager
+    def _handshaking(self) -> Iterator[None]:
+        """Let a drain wait for a moment until this task has completed its handshake."""
+        completed = asyncio.get_running_loop().create_future()
+        self._handshakes.add(completed)
+        try:
+            yield
+        finally:
+            self._handshakes.discard(completed)
+            completed.set_result(None)
 
     @contextmanager
     def _idling(self) -> Iterator[None]:
@@ -367,13 +386,13 @@ def _read_certificate(
 class _Opening:
     """A connection with what is known about it so far, whenever it is closed."""
 
-    accepted: socket.socket
+    wire: Wire
     origin: Origin
     share: Share
     link: Link | None = None
 
     def close(self) -> None:
         if self.link is None:
-            self.accepted.close()
+            self.wire.close()
         else:
             self.link.drop()

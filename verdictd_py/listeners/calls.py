@@ -47,6 +47,7 @@ def answered(
     doing: str = "",
     *,
     right: Right = Right.MANAGE,
+    shielded: bool = True,
 ) -> Callable[[Method[S, Request, Response]], Handler[S, Request, Response]]:
     """Decorate a method of a service that takes the request and the caller.
 
@@ -58,6 +59,8 @@ def answered(
         doing: the name of the method in events; by default its own name.
         right: right that the caller needs before the message is received and decoded
             (`listeners.admission`).
+        shielded: whether a call that is cancelled lasts until the method has ended. A method of
+            which every await may be cancelled is faster without.
     """
 
     def decorate(method: Method[S, Request, Response]) -> Handler[S, Request, Response]:
@@ -68,7 +71,8 @@ def answered(
             caller = Caller("not known yet", frozenset())
             try:
                 caller = await caller_of(service.rules, context)
-                return await _complete(method(service, request, caller))
+                work = method(service, request, caller)
+                return await (_complete(work) if shielded else work)
             except VerdictdError as error:
                 status = grpc_status(error)
                 service.events.record(

@@ -227,7 +227,7 @@ class _Connection:
         if self._relay is not None:
             self._relay.stop()
         else:
-            self._loop.remove_reader(self._accepted)
+            self._loop.remove_reader(self._accepted.fileno())
         if self._inner is not None:
             self._inner.close()
         self._accepted.close()
@@ -256,7 +256,7 @@ class _Connection:
             return
         if self._ended:  # closed for another one
             return
-        self._loop.add_reader(self._accepted, self._receive_first)
+        self._loop.add_reader(self._accepted.fileno(), self._receive_first)
         self._timer = self._loop.call_later(FIRST_BYTE_SECONDS, self.end, TimeoutError())
 
     def _receive_first(self) -> None:

@@ -74,7 +74,18 @@ class _Direction:
         seconds: time limit for the target to take a chunk; None for no limit.
     """
 
-    __slots__ = ("_ended", "_failed", "_loop", "_rest", "_seconds", "_source", "_target", "_timer")
+    __slots__ = (
+        "_ended",
+        "_failed",
+        "_loop",
+        "_rest",
+        "_seconds",
+        "_source",
+        "_source_fd",
+        "_target",
+        "_target_fd",
+        "_timer",
+    )
 
     def __init__(
         self,
@@ -87,6 +98,9 @@ class _Direction:
         self._loop = asyncio.get_running_loop()
         self._source = source
         self._target = target
+        # For a socket, asyncio would format an error with both addresses, by two system calls.
+        self._source_fd = source.fileno()
+        self._target_fd = target.fileno()
         self._ended = ended
         self._failed = failed
         self._seconds = seconds
@@ -94,10 +108,10 @@ class _Direction:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        self._loop.add_reader(self._source, self._receive)
+        self._loop.add_reader(self._source_fd, self._receive)
 
     def stop(self) -> None:
-        self._loop.remove_reader(self._source)
+        self._loop.remove_reader(self._source_fd)
         if self._rest:
             self._finish_rest()
 
@@ -106,8 +120,8 @@ class _Direction:
         sent = self._send(data)
         if sent is not None and sent < len(data):
             self._rest = data[sent:]
-            self._loop.remove_reader(self._source)
-            self._loop.add_writer(self._target, self._send_rest)
+            self._loop.remove_reader(self._source_fd)
+            self._loop.add_writer(self._target_fd, self._send_rest)
             if self._seconds is not None:
                 self._timer = self._loop.call_later(self._seconds, self._failed, TimeoutError())
 
@@ -136,7 +150,7 @@ class _Direction:
 
     def _finish_rest(self) -> None:
         self._rest = b""
-        self._loop.remove_writer(self._target)
+        self._loop.remove_writer(self._target_fd)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

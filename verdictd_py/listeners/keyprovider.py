@@ -35,7 +35,7 @@ class KeyProviderService(GrpcService, services.KeyProviderServiceServicer):
     def register(self, server: grpc.aio.Server) -> None:
         services.add_KeyProviderServiceServicer_to_server(self, server)
 
-    @answered(right=Right.WRAP)
+    @answered(right=Right.WRAP, shielded=False)  # new keys have a shield of their own
     async def WrapKey(
         self, request: messages.keyProviderKeyWrapProtocolInput, caller: Caller
     ) -> messages.keyProviderKeyWrapProtocolOutput:
@@ -48,7 +48,7 @@ class KeyProviderService(GrpcService, services.KeyProviderServiceServicer):
         answer = await offload(len(data), partial(protocol.encode_wrapped, packet))
         return messages.keyProviderKeyWrapProtocolOutput(KeyProviderKeyWrapProtocolOutput=answer)
 
-    @answered(right=Right.UNWRAP)
+    @answered(right=Right.UNWRAP, shielded=False)
     async def UnWrapKey(
         self, request: messages.keyProviderKeyWrapProtocolInput, caller: Caller
     ) -> messages.keyProviderKeyWrapProtocolOutput:

@@ -48,9 +48,8 @@ class PrivateSocket:
         Raises:
             OSError: gRPC does not accept it.
         """
-        connected = socket.socket(socket.AF_UNIX)
+        connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            connected.setblocking(False)
             connected.bind(f"\0{name}")
             connected.connect(f"/proc/self/fd/{self._file}")
         except BaseException:

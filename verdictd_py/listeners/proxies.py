@@ -11,6 +11,7 @@ import ipaddress
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from verdictd_py.config import Network
@@ -20,6 +21,7 @@ from verdictd_py.formats.proxyheader import ProxyHeaderInvalid
 from verdictd_py.listeners.shares import Source, source_of
 from verdictd_py.listeners.sockets import peer_text
 
+_SOURCES: Final = 4096  # maximum number of addresses whose source is cached
 MAX_HOPS: Final = 32
 """Maximum number of addresses of `X-Forwarded-For` that are read, from the right."""
 
@@ -62,7 +64,7 @@ class Proxies:
         """Return the origin of a connection as its socket gives it."""
         host = str(name[0]) if isinstance(name, tuple) else ""
         named = _is_in(host, self.proxy_protocol) or _is_in(host, self.forwarded_for)
-        return Origin(peer_text(name), host, source_of(host, limited=not named))
+        return Origin(peer_text(name), host, _source(host, limited=not named))
 
     async def identify(self, accepted: socket.socket, peer: Origin) -> Origin:
         """Wait for the first byte of a connection; return its origin.
@@ -73,17 +75,32 @@ class Proxies:
             ProxyHeaderInvalid: a named proxy sent no header, or another peer sent one.
             OSError: the connection failed.
         """
-        if _is_in(peer.host, self.proxy_protocol) and not _is_in(peer.host, self.forwarded_for):
+        if self.sends_header(peer):
             client = await _header(accepted)
             await peek(accepted, 1)
             return peer if client is None else self._client(*client)
-        beginning = await peek(accepted, proxyheader.FIXED_BYTES)
+        self.require_no_header(await peek(accepted, proxyheader.FIXED_BYTES))
+        return peer
+
+    def sends_header(self, peer: Origin) -> bool:
+        """Return whether a peer is a proxy whose connections begin with a header."""
+        return _is_in(peer.host, self.proxy_protocol) and not _is_in(peer.host, self.forwarded_for)
+
+    @staticmethod
+    def require_no_header(beginning: bytes) -> None:
+        """Require that a peer that is not a named proxy sent no header.
+
+        Args:
+            beginning: its first bytes.
+
+        Raises:
+            ProxyHeaderInvalid: it sent one.
+        """
         if beginning.startswith((proxyheader.SIGNATURE, proxyheader.VERSION_1)):
             raise ProxyHeaderInvalid(
                 "the peer sent a header of the PROXY protocol and is not a named proxy; give "
                 "--proxy-protocol-from its address if it is one"
             )
-        return peer
 
     def forwarded(self, peer: Origin, fields: Sequence[str]) -> Origin:
         """Return the origin of a request.
@@ -109,6 +126,11 @@ class Proxies:
 
     def _client(self, host: str, port: int) -> Origin:
         return Origin(peer_text((host, port)), host, source_of(host))
+
+
+@lru_cache(maxsize=_SOURCES)
+def _source(host: str, *, limited: bool) -> Source:
+    return source_of(host, limited=limited)
 
 
 async def peek(accepted: socket.socket, size: int) -> bytes:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from functools import lru_cache, partial
 
+from verdictd_py.documents.reference import ReferenceData
 from verdictd_py.domain.evidence import DEVICES, VerifiedEvidence
 from verdictd_py.domain.trust import HARDWARE_WARNING, UNTRUSTED, TrustVector
 from verdictd_py.encoding import JsonValue
@@ -21,6 +22,7 @@ from verdictd_py.errors import (
 from verdictd_py.offload import offload
 from verdictd_py.policy import explain, floor
 from verdictd_py.policy.compiled import CompiledPolicies
+from verdictd_py.policy.decisions import Decisions
 from verdictd_py.policy.engine import PolicyResult, in_thread
 from verdictd_py.policy.explain import MAX_OWN_CHARS
 from verdictd_py.policy.floor import NO_REQUIREMENTS, Pinning
@@ -32,7 +34,7 @@ class RegoAppraisalPolicy:
     """Decides with the stored Rego policy of each TEE (port `AppraisalPolicy`).
 
     The documents are read for every decision, so that a file changed by hand counts at
-    once. The compiled policy is cached by the digest of the documents.
+    once. The compiled policy and its decisions are cached by the digest of the documents.
 
     Args:
         source: documents that decide, with the named sets that are in force.
@@ -53,6 +55,7 @@ class RegoAppraisalPolicy:
         self._tees = tees
         self._pinning = pinning
         self._compiled = CompiledPolicies() if compiled is None else compiled
+        self._decisions = Decisions(self._compiled)
         self._samples = SampleDecisions(tees, self._compiled)
 
     async def prepare(self, tee: str) -> PolicyDocuments:
@@ -99,7 +102,7 @@ class RegoAppraisalPolicy:
         try:
             documents = await self._source.documents(tee)  # 1
             try:
-                _, result = await self._compiled.evaluate(documents, claims)  # 2, 3
+                result = await self._decisions.evaluate(documents, claims)  # 2, 3
             except EvaluationFailed as error:
                 await self._samples.require(documents, known)
                 return evaluation_failed(known, claims, error)
@@ -108,7 +111,8 @@ class RegoAppraisalPolicy:
                 return evaluation_failed(known, claims, error)
             raise PolicyUnavailable(f"policy: {error}") from error
         decide = partial(refusals, known, documents, claims, result, self._pinning)
-        return await offload(len(documents.data), decide)  # 4, 5
+        compared = 0 if result.allow else len(documents.data)  # a refusal is explained by all lists
+        return await offload(compared, decide)  # 4, 5
 
 
 def refusals(
@@ -170,6 +174,9 @@ def evaluation_failed(
 class GuestTrust:
     """Computes the trust vectors of accepted guests.
 
+    The reference values of each TEE are stored as sets, so that 10,000 values are not compared one
+    by one for each guest. Other reference data replaces them.
+
     Args:
         source: documents that decide.
     """
@@ -177,6 +184,7 @@ class GuestTrust:
     def __init__(self, source: PolicySource, tees: Tees) -> None:
         self._source = source
         self._tees = tees
+        self._values: dict[str, tuple[ReferenceData, Mapping[str, Container[JsonValue]]]] = {}
 
     async def __call__(self, evidence: VerifiedEvidence) -> TrustVector:
         """Return the trust vector of an accepted guest.
@@ -199,15 +207,35 @@ class GuestTrust:
     async def _unrecognized(self, tee: Tee, claims: Mapping[str, JsonValue]) -> tuple[str, ...]:
         """Return the measurements that no reference value equals."""
         try:
-            reference = (await self._source.documents(tee.name)).reference.values
+            reference = (await self._source.documents(tee.name)).reference
         except (NotFound, StorageError, PolicyInvalid) as error:
             raise PolicyUnavailable(f"policy: {error}") from error
-        lists = {name: reference.get(name) for name in tee.measurements}
+        known = self._values.get(tee.name)
+        if known is None or known[0] is not reference:
+            lists = {name: reference.values.get(name) for name in tee.measurements}
+            known = reference, {name: _members(values) for name, values in lists.items()}
+            self._values[tee.name] = known
         return tuple(
             name
-            for name, values in lists.items()
-            if not isinstance(values, list) or name not in claims or claims[name] not in values
+            for name, values in known[1].items()
+            if name not in claims or not _is_member(claims[name], values)
         )
+
+
+def _members(values: JsonValue) -> Container[JsonValue]:
+    """Return the values of a list for comparisons with them; nothing is in any other value."""
+    if not isinstance(values, list):
+        return ()
+    try:
+        return frozenset(values)
+    except TypeError:  # lists and objects have no hash
+        return values
+
+
+def _is_member(value: JsonValue, values: Container[JsonValue]) -> bool:
+    if isinstance(value, list | dict):
+        return not isinstance(values, frozenset) and value in values
+    return value in values
 
 
 def _policy_reason(text: str) -> Reason:

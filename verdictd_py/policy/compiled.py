@@ -6,18 +6,18 @@ compile, and gets another instance when it decides again.
 
 from __future__ import annotations
 
-import hashlib
 import resource
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from threading import Lock
+from threading import Lock, RLock
 from typing import Final
 
 from verdictd_py.encoding import JsonValue, has_more_values
 from verdictd_py.errors import PolicyInvalid
 from verdictd_py.policy.engine import (
     NO_DATA,
+    QUICK_FUEL,
     SMALL_VALUES,
     CompiledPolicy,
     Input,
@@ -42,8 +42,8 @@ MAX_POLICIES: Final = 1024
 """Policies in the cache, also those that do not compile."""
 
 _SMALL_CHARS: Final = 64 * 1024
-"""Decisions with less text, and a small input, take well below a millisecond and are made on the
-event loop."""
+"""The first decision of a policy with less text takes well below a millisecond, and is made on the
+event loop. Later decisions are made there as long as all of them were quick (`QUICK_FUEL`)."""
 
 
 @dataclass(slots=True)
@@ -68,6 +68,7 @@ class CompiledPolicies:
         self._text_bytes = 0
         self._instances = 0
         self._idle_bytes = 0
+        self._compiling: dict[bytes, RLock] = {}
         self._lock = Lock()
 
     def of(self, documents: PolicyDocuments) -> CompiledPolicy:
@@ -77,7 +78,7 @@ class CompiledPolicies:
             PolicyInvalid: see `CompiledPolicy.compile`; the message begins with the document's
                 name.
         """
-        return self._of(_digest(documents), documents)
+        return self._of(documents)
 
     async def evaluate(
         self,
@@ -94,16 +95,15 @@ class CompiledPolicies:
             EvaluationFailed, PolicyInvalid: see `CompiledPolicy.compile` and
                 `CompiledPolicy.evaluate`; the message begins with the document's name.
         """
-        if _is_small(documents, claims):
-            digest = _digest(documents)
-            compiled = self._stored(digest)
-            if isinstance(compiled, CompiledPolicy):
+        if is_small(claims):
+            compiled = self._stored(documents.digest)
+            if isinstance(compiled, CompiledPolicy) and _is_quick(compiled, documents):
                 try:
                     result = compiled.evaluate_now(claims, data)
                 except PolicyInvalid as error:
                     raise _named(documents, error) from error
                 finally:
-                    self._account(digest)
+                    self._account(documents.digest)
                 if result is not None:
                     return compiled, result
         return await in_thread(self._evaluate, documents, claims, data)
@@ -114,27 +114,40 @@ class CompiledPolicies:
         claims: Input,
         data: Mapping[str, JsonValue],
     ) -> tuple[CompiledPolicy, PolicyResult]:
-        digest = _digest(documents)
-        compiled = self._of(digest, documents)
+        compiled = self._of(documents)
         try:
             return compiled, compiled.evaluate(claims, data)
         except PolicyInvalid as error:
             raise _named(documents, error) from error
         finally:
-            self._account(digest)
+            self._account(documents.digest)
 
-    def _of(self, digest: bytes, documents: PolicyDocuments) -> CompiledPolicy:
+    def _of(self, documents: PolicyDocuments) -> CompiledPolicy:
+        """Return the compiled policy; threads that need the same one compile it once."""
+        digest = documents.digest
         compiled = self._stored(digest)
         if compiled is None:
-            try:
-                compiled = CompiledPolicy.compile(documents.policy, documents.reference)
-            except EngineUnavailable as error:  # not stored: the policy may compile later
-                raise _named(documents, error) from error
-            except PolicyInvalid as error:
-                compiled = error.with_traceback(None)
-            self._store(digest, compiled)
+            with self._lock:
+                compiling = self._compiling.setdefault(digest, RLock())
+            with compiling:
+                try:
+                    compiled = self._stored(digest) or self._compile(digest, documents)
+                finally:
+                    with self._lock:
+                        self._compiling.pop(digest, None)
         if isinstance(compiled, PolicyInvalid):
             raise _named(documents, compiled)
+        return compiled
+
+    def _compile(self, digest: bytes, documents: PolicyDocuments) -> CompiledPolicy | PolicyInvalid:
+        compiled: CompiledPolicy | PolicyInvalid
+        try:
+            compiled = CompiledPolicy.compile(documents.policy, documents.reference)
+        except EngineUnavailable as error:  # not stored: the policy may compile later
+            raise _named(documents, error) from error
+        except PolicyInvalid as error:
+            compiled = error.with_traceback(None)
+        self._store(digest, compiled)
         return compiled
 
     def _stored(self, digest: bytes) -> CompiledPolicy | PolicyInvalid | None:
@@ -198,15 +211,15 @@ def _named(documents: PolicyDocuments, error: PolicyInvalid) -> PolicyInvalid:
     return type(error)(f"{documents.name}: {error}" if documents.name else str(error))
 
 
-def _is_small(documents: PolicyDocuments, claims: Input) -> bool:
-    texts = len(documents.policy) + len(documents.data)
+def is_small(claims: Input) -> bool:
+    """Return whether a decision about an input may be made on the event loop."""
     if isinstance(claims, PreparedInput):
-        return texts < _SMALL_CHARS and claims.small
-    return texts < _SMALL_CHARS and not has_more_values(dict(claims), SMALL_VALUES)
+        return claims.small
+    return not has_more_values(dict(claims), SMALL_VALUES)
 
 
-def _digest(documents: PolicyDocuments) -> bytes:
-    """SHA-256 over both texts, each hashed first so that neither runs into the other."""
-    parts = (documents.policy, documents.data)
-    hashed = (hashlib.sha256(part.encode("utf-8", "surrogatepass")).digest() for part in parts)
-    return hashlib.sha256(b"".join(hashed)).digest()
+def _is_quick(compiled: CompiledPolicy, documents: PolicyDocuments) -> bool:
+    """Return whether a decision about a small input may be made on the event loop."""
+    if compiled.most_fuel:
+        return compiled.most_fuel <= QUICK_FUEL
+    return len(documents.policy) + len(documents.data) < _SMALL_CHARS

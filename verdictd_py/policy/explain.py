@@ -1,5 +1,8 @@
 """Explanations of a refusal: claims next to reference data, rule by rule, with whole values.
 
+A long list of reference values is represented by its first values and their number: the history and
+the log have a text for each refusal, and 10,000 values have a megabyte.
+
 This module decides nothing; it explains a refusal afterwards. `differences` compares claims and
 data as the packaged policies do, and applies to them alone. Any other policy is explained by its
 result: the claims that it names in `mismatches`, and its own `reasons`. The rules that refuse under
@@ -32,6 +35,9 @@ MAX_OWN_CHARS: Final = 4096
 """Length limit of a policy's own texts, and of a claim in any reason.
 
 Twelve measurements of 96 digits fit, with their names."""
+
+MAX_LISTED: Final = 32
+"""Number of values of a list that an explanation has."""
 
 
 def differences(tee: Tee, claims: Claims, reference: Reference) -> tuple[Reason, ...]:
@@ -110,9 +116,9 @@ def _in_grace(tcb: TcbStatus, claims: Claims, reference: Reference) -> bool:
 
 def _list_mismatches(tee: Tee, name: str, claims: Claims, values: JsonValue) -> Iterator[Reason]:
     if not isinstance(values, list):
-        text = f"{name}: the reference value {show(values)} is not a list; no claim can match it"
-        measured = _measured(name, claims)
-        yield Reason(name, measured, show(values), text, kind=tee.reason_kind(name))
+        shown = show(values)[:MAX_OWN_CHARS]
+        text = f"{name}: the reference value {shown} is not a list; no claim can match it"
+        yield Reason(name, _measured(name, claims), shown, text, kind=tee.reason_kind(name))
         return
     value = claims.get(name)
     if not values or (isinstance(value, str) and value in values):
@@ -121,7 +127,10 @@ def _list_mismatches(tee: Tee, name: str, claims: Claims, values: JsonValue) -> 
     listed = value if claim is not None and claim.match is MatchRule.EACH_ONE_OF else None
     if isinstance(listed, list) and all(item in values for item in listed):
         return
-    yield _mismatch(tee, name, claims, "one of " + ", ".join(show(value) for value in values))
+    listed_values = ", ".join(show(value) for value in values[:MAX_LISTED])
+    more = len(values) - MAX_LISTED
+    expected = f"{listed_values}, and {more} more" if more > 0 else listed_values
+    yield _mismatch(tee, name, claims, f"one of {expected}")
 
 
 def _minimum_mismatches(tee: Tee, claims: Claims, reference: Reference) -> Iterator[Reason]:

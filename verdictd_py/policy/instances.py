@@ -62,12 +62,14 @@ class EngineInstance:
     Attributes:
         broken: whether a call ended in a trap; the instance must not be used again.
         memory_bytes: memory that it has taken. It never shrinks.
+        used_fuel: fuel that the last call has used.
     """
 
     def __init__(self) -> None:
         engine, module = _engine()
         self.broken = False
         self.memory_bytes = 0
+        self.used_fuel = 0
         self._store = Store(engine)
         self._store.set_limits(memory_size=MEMORY_BYTES)
         try:
@@ -105,6 +107,7 @@ class EngineInstance:
             raise self._cause(error, fuel) from error
         finally:
             self.memory_bytes = self._memory.data_len(self._store)
+            self.used_fuel = fuel - self._store.get_fuel()
         start, length = (packed >> 32) & _MASK, packed & _MASK
         if length > max_answer:
             raise EvaluationFailed(f"the policy's answer is larger than {max_answer} bytes")

@@ -1,12 +1,15 @@
 """Native code of the policy engine: compiled once for each machine, stored for its user only.
 
 Loading native code runs it. So the file is read only from a directory, and only if it is a file,
-that no other user can write; and its name says from what it was compiled.
+that no other user can write; and its name says from what it was compiled. The kernel
+copies it to memory of its own, which is verified and then mapped: a file that is truncated later
+does not end the process.
 """
 
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import platform
 import secrets
@@ -22,6 +25,9 @@ from wasmtime import Engine, Module, WasmtimeError
 from verdictd_py.errors import PolicyInvalid
 
 WAITING: Final = "compiling the policy engine for this machine, once (some seconds)"
+
+_FORMAT: Final = b"code, SHA-256 of the code"
+"""Content of a stored file. Its name depends on this text, and on what the code depends on."""
 
 _DIGEST_BYTES: Final = 32
 _MAX_BYTES: Final = 64 * 1024 * 1024
@@ -43,10 +49,9 @@ def load(engine: Engine, code: bytes, report: Callable[[str], None]) -> Module:
     """
     name = _name(code)
     with suppress(OSError), _directory() as directory:
-        stored = _read(directory, name)
+        stored = _read(directory, name, engine)
         if stored is not None:
-            with suppress(WasmtimeError):  # of another build of wasmtime
-                return Module.deserialize(engine, stored)
+            return stored
     report(WAITING)
     try:
         module = Module(engine, code)
@@ -76,7 +81,7 @@ def cache_directory() -> Path:
 
 
 def _name(code: bytes) -> str:
-    digest = hashlib.sha256(code)
+    digest = hashlib.sha256(_FORMAT + code)
     for part in (version("wasmtime"), platform.machine(), _processor()):
         digest.update(hashlib.sha256(part.encode()).digest())
     return f"policy-engine-{digest.hexdigest()}"
@@ -115,25 +120,59 @@ def _require_own(found: os.stat_result) -> None:
         raise PermissionError("another user can write there")
 
 
-def _read(directory: int, name: str) -> bytes | None:
-    """Stored code, or None where it is missing, another user's, or damaged."""
+def _read(directory: int, name: str, engine: Engine) -> Module | None:
+    """Return the stored module, or None if it is missing, another user's, or damaged."""
     try:
         descriptor = os.open(
             name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory
         )
     except OSError:
         return None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_size > _MAX_BYTES:
+        if not stat.S_ISREG(found.st_mode) or not _DIGEST_BYTES < found.st_size <= _MAX_BYTES:
             return None
-        try:
-            _require_own(found)
-        except PermissionError:
-            return None
-        content = file.read(_MAX_BYTES)
-    digest, stored = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-    return stored if hashlib.sha256(stored).digest() == digest else None
+        _require_own(found)  # a PermissionError is an OSError
+        with _copy(descriptor, found.st_size) as copy:
+            return _verified(copy, engine)
+    except (OSError, WasmtimeError):  # WasmtimeError: of another build of wasmtime
+        return None
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _copy(descriptor: int, size: int) -> Iterator[int]:
+    """Copy a file to anonymous memory; yield the descriptor of the copy.
+
+    Raises:
+        OSError: the kernel or a sandbox refuses it.
+    """
+    copy = os.memfd_create("policy-engine")
+    try:
+        copied = 0
+        while copied < size and (sent := os.sendfile(copy, descriptor, copied, size - copied)):
+            copied += sent
+        yield copy
+    finally:
+        os.close(copy)
+
+
+def _verified(copy: int, engine: Engine) -> Module | None:
+    """Return the module in the copy of a stored file, or None if the file is damaged.
+
+    Raises:
+        WasmtimeError: the code is of another build of wasmtime.
+    """
+    with mmap.mmap(copy, 0, access=mmap.ACCESS_READ) as content, memoryview(content) as view:
+        code, digest = view[:-_DIGEST_BYTES], bytes(view[-_DIGEST_BYTES:])
+        with code:
+            if hashlib.sha256(code).digest() != digest:
+                return None
+            try:
+                return Module.deserialize_file(engine, f"/proc/self/fd/{copy}")
+            except WasmtimeError:  # a container without /proc, or that maps no such file
+                return Module.deserialize(engine, bytes(code))
 
 
 def _write(directory: int, name: str, stored: bytes) -> None:
@@ -143,7 +182,8 @@ def _write(directory: int, name: str, stored: bytes) -> None:
     descriptor = os.open(temporary, flags, 0o600, dir_fd=directory)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(hashlib.sha256(stored).digest() + stored)
+            file.write(stored)
+            file.write(hashlib.sha256(stored).digest())
         os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
     except OSError:
         with suppress(OSError):

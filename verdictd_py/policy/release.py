@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Final
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Self
 
 from verdictd_py.documents import releasepolicies
 from verdictd_py.documents.reference import ReferenceData
@@ -22,8 +25,10 @@ from verdictd_py.errors import (
     RequestError,
     StorageError,
 )
+from verdictd_py.offload import offload
 from verdictd_py.policy import explain, trustee
 from verdictd_py.policy.compiled import CompiledPolicies
+from verdictd_py.policy.decisions import Decisions
 from verdictd_py.policy.engine import PreparedInput, in_thread
 from verdictd_py.policy.trial import SampleDecisions
 from verdictd_py.ports import NO_QUERY, Document, DocumentStore, Kind, PolicyDocuments, Tees
@@ -35,14 +40,50 @@ _NO_DATA: Final = ReferenceData.of({})
 MAX_VIEWS: Final = 64
 """Limit of cached guests; one with a long event log takes some 300 KiB."""
 
+MAX_COMBINED: Final = 128
+"""Limit of cached policies with their data. A policy that compiles has at most 256 KiB, and all
+have the same data."""
+
+_Revisions = tuple[str, str | None]
+
 _Subject = tuple[str, Mapping[str, JsonValue], TrustVector]
+
+
+@dataclass(frozen=True, slots=True)
+class _Combined:
+    """A release policy with its data.
+
+    Attributes:
+        reads_data: whether the policy may read data. The default does not, so that the data that
+            describes a request need not be passed to the engine.
+    """
+
+    documents: PolicyDocuments
+    reads_data: bool
+
+    @classmethod
+    def of(cls, policy: str, data: ReferenceData, name: str) -> Self:
+        """Combine both, and compute what depends on the texts only."""
+        return cls(PolicyDocuments.combine(policy, data, name).digested(), _reads_data(policy))
+
+
+def _reads_data(policy: str) -> bool:
+    """Return whether `data` is anywhere but in lines that are comments.
+
+    A raw string (between backticks) can have lines that look like comments, and a carriage return
+    may end a comment; a text with one of them outside comments counts as reading data.
+    """
+    text = policy.replace("\r\n", "\n")
+    code = [line for line in text.split("\n") if not line.lstrip(" \t").startswith("#")]
+    return "\r" in text or any("data" in line or "`" in line for line in code)
 
 
 class RegoReleasePolicy:
     """Decides with `releasePolicy.rego`, or the policy of the longest prefix of the path.
 
     As with appraisal, the documents are read for every decision, so that a file changed by hand
-    takes effect at once.
+    takes effect at once. What was parsed and combined is cached until one of them has another
+    revision.
 
     Args:
         documents: store of the policies.
@@ -56,8 +97,12 @@ class RegoReleasePolicy:
         self._documents = documents
         self._tees = tees
         self._data: tuple[str, ReferenceData] | None = None
+        self._prefixes: tuple[str, dict[str, Name]] = ("", {})
+        self._combined: OrderedDict[Name, tuple[_Revisions, _Combined]] = OrderedDict()
+        self._combining = asyncio.Lock()
         self._views: OrderedDict[str, tuple[_Subject, PreparedInput]] = OrderedDict()
         self._compiled = CompiledPolicies() if compiled is None else compiled
+        self._decisions = Decisions(self._compiled)
         self._samples = SampleDecisions(tees, self._compiled)
 
     async def failures(
@@ -83,14 +128,14 @@ class RegoReleasePolicy:
             "query": dict(query),
         }
         try:
-            documents = await self._documents_for(path)  # 1
+            combined = await self._documents_for(path)  # 1
+            data = trustee.request({"resource": resource}) if combined.reads_data else {}
             try:
                 release_input = self._view(peer).with_member("resource", resource)
-                _, result = await self._compiled.evaluate(  # 2, 3
-                    documents, release_input, trustee.request({"resource": resource})
-                )
+                documents = combined.documents
+                result = await self._decisions.evaluate(documents, release_input, data)  # 2, 3
             except EvaluationFailed as error:
-                await self._samples.require(documents, None)
+                await self._samples.require(combined.documents, None)
                 return (_reason(f"the release policy for {path} makes no decision: {error}"),)
         except _UNREADABLE as error:
             raise PolicyUnavailable(
@@ -137,7 +182,7 @@ class RegoReleasePolicy:
             return (str(error),)
         for name in {RELEASE_POLICY, *named.values()}:
             try:
-                documents = await self._documents_of(name)
+                documents = (await self._documents_of(name)).documents
                 await in_thread(self._compiled.of, documents)
                 await self._samples.require(documents, None)
             except PolicyInvalid as error:
@@ -146,33 +191,55 @@ class RegoReleasePolicy:
                 problems.append(f"{name}: {error}")
         return tuple(sorted(problems))
 
-    async def _documents_for(self, path: str) -> PolicyDocuments:
+    async def _documents_for(self, path: str) -> _Combined:
         named = await self._named()
         prefixes = [prefix for prefix in named if path.startswith(prefix)]
         name = named[max(prefixes, key=len)] if prefixes else RELEASE_POLICY
         return await self._documents_of(name)
 
-    async def _documents_of(self, name: Name) -> PolicyDocuments:
+    async def _documents_of(self, name: Name) -> _Combined:
         snapshot = await self._documents.snapshot((name, RELEASE_DATA))
         policy = snapshot.get(name) or await self._documents.get(name)
-        return PolicyDocuments.combine(
-            policy.text, self._parsed(snapshot.get(RELEASE_DATA)), str(name)
-        )
+        data = snapshot.get(RELEASE_DATA)
+        revisions = policy.revision, None if data is None else data.revision
+        known = self._combined.get(name)
+        if known is None or known[0] != revisions:
+            async with self._combining:  # guests that come at once wait for one combination
+                return await self._combine(name, policy, data, revisions)
+        self._combined.move_to_end(name)
+        return known[1]
 
-    def _parsed(self, document: Document | None) -> ReferenceData:
+    async def _combine(
+        self, name: Name, policy: Document, data: Document | None, revisions: _Revisions
+    ) -> _Combined:
+        known = self._combined.get(name)
+        if known is not None and known[0] == revisions:
+            return known[1]
+        reference = await self._parsed(data)
+        size = len(policy.text) + len(reference.text)
+        combined = await offload(size, partial(_Combined.of, policy.text, reference, str(name)))
+        self._combined[name] = revisions, combined
+        while len(self._combined) > MAX_COMBINED:
+            self._combined.popitem(last=False)
+        return combined
+
+    async def _parsed(self, document: Document | None) -> ReferenceData:
         """Return the data as one value, parsed once for each revision."""
         if document is None:
             return _NO_DATA
         if self._data is None or self._data[0] != document.revision:
-            self._data = document.revision, ReferenceData.parse(document.text)
+            parse = partial(ReferenceData.parse, document.text)
+            self._data = document.revision, await offload(len(document.text), parse)
         return self._data[1]
 
     async def _named(self) -> dict[str, Name]:
         """Return the names of policies by prefix of the path."""
-        try:
-            return releasepolicies.parse((await self._documents.get(RELEASE_POLICIES)).text)
-        except NotFound:
+        document = (await self._documents.snapshot((RELEASE_POLICIES,))).get(RELEASE_POLICIES)
+        if document is None:
             return {}
+        if self._prefixes[0] != document.revision:
+            self._prefixes = document.revision, releasepolicies.parse(document.text)
+        return self._prefixes[1]
 
 
 def _labels(path: str) -> JsonValue:

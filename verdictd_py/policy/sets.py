@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from functools import partial
+from typing import Final
 
 from verdictd_py.documents import referencesets
 from verdictd_py.documents.deciding import combine, require_known_tees
@@ -15,6 +18,8 @@ from verdictd_py.domain.names import Name
 from verdictd_py.errors import PolicyInvalid, RequestError, StorageError
 from verdictd_py.offload import offload
 from verdictd_py.ports import Document, DocumentStore, PolicyDocuments, Tees
+
+_NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +32,33 @@ class _Key:
     states: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _States:
+    """States of some sets, from one time until another."""
+
+    sets: referencesets.Sets
+    states: tuple[str, ...]
+    since: datetime
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class _Combined:
+    """Combined documents, or why they cannot be used, and what they depend on."""
+
+    key: _Key
+    documents: PolicyDocuments | PolicyInvalid
+
+
 class DocumentsWithSets:
     """Documents of a store, combined with the named sets in force.
 
     It implements the ports `PolicySource` and `PolicyRevisions`.
 
     The stored documents are read each time, so that a file changed by hand takes effect at once.
-    The combined documents are cached by revisions and states of the sets, so that reference data
-    is parsed and combined only once.
+    The combined documents are cached for each TEE. Another revision of its policy or reference
+    data makes them invalid, and so does a set that is added, removed or expires. Guests that
+    come meanwhile wait for the same combination.
 
     Reference data that does not match its schema refuses every guest. It is checked here as well
     as when it is stored, because files are also edited by hand.
@@ -49,7 +73,9 @@ class DocumentsWithSets:
         self._tees = tees
         self._clock = clock
         self._sets: tuple[str, dict[str, referencesets.Sets]] = ("", {})
-        self._combined: dict[str, tuple[_Key, PolicyDocuments | PolicyInvalid]] = {}
+        self._states: dict[str, _States] = {}
+        self._combined: dict[str, _Combined] = {}
+        self._combining: dict[str, tuple[_Key, asyncio.Task[_Combined]]] = {}
         self._revisions: Counter[str] = Counter()
 
     async def documents(self, tee: str) -> PolicyDocuments:
@@ -57,22 +83,47 @@ class DocumentsWithSets:
         snapshot = await self._documents.snapshot((*names, referencesets.DOCUMENT))
         policy, data = [snapshot.get(name) or await self._documents.get(name) for name in names]
         stored_sets = snapshot.get(referencesets.DOCUMENT)
-        sets = {} if stored_sets is None else self._parsed(stored_sets).get(tee, {})
+        sets = {} if stored_sets is None else (await self._parsed(stored_sets)).get(tee, {})
         now = self._clock()
-        states = tuple(item.state(now) for item in sets.values())
-        key = _Key(policy.revision, data.revision, sets, states)
-        known = self._combined.get(tee)
-        if known is None or known[0] != key:
-            schema = self._tees.schema(tee)
-            combined = await offload(
-                len(data.text),
-                lambda: _combine(schema, names, policy.text, data.text, sets, now),
-            )
-            known = self._combined[tee] = key, combined
-            self._revisions[tee] += 1
-        if isinstance(known[1], PolicyInvalid):
-            raise PolicyInvalid(str(known[1]))
-        return known[1]
+        key = _Key(policy.revision, data.revision, sets, self._states_of(tee, sets, now))
+        combined = self._combined.get(tee)
+        if combined is None or combined.key != key:
+            combined = await self._combine(tee, key, names, policy.text, data.text, now)
+        if isinstance(combined.documents, PolicyInvalid):
+            raise PolicyInvalid(str(combined.documents))
+        return combined.documents
+
+    def _states_of(self, tee: str, sets: referencesets.Sets, now: datetime) -> tuple[str, ...]:
+        """Return the state of each set, computed again once one may have expired."""
+        known = self._states.get(tee)
+        if known is None or known.sets is not sets or not known.since <= now < known.until:
+            states = tuple(item.state(now) for item in sets.values())
+            times = (time for item in sets.values() for time in (item.expires_at, item.retired_at))
+            later = (time for time in times if time is not None and time > now)
+            known = self._states[tee] = _States(sets, states, now, min(later, default=_NEVER))
+        return known.states
+
+    async def _combine(
+        self, tee: str, key: _Key, names: tuple[Name, Name], policy: str, data: str, now: datetime
+    ) -> _Combined:
+        """Combine documents once for all callers that need the same ones."""
+        running = self._combining.get(tee)
+        if running is None or running[0] != key:
+            work = partial(_combine, self._tees.schema(tee), names, policy, data, key.sets, now)
+            task = asyncio.ensure_future(self._combined_by(tee, key, len(data), work))
+            running = self._combining[tee] = key, task
+        return await asyncio.shield(running[1])
+
+    async def _combined_by(
+        self, tee: str, key: _Key, size: int, work: Callable[[], PolicyDocuments | PolicyInvalid]
+    ) -> _Combined:
+        try:
+            combined = self._combined[tee] = _Combined(key, await offload(size, work))
+        finally:
+            if self._combining[tee][0] is key:
+                del self._combining[tee]
+        self._revisions[tee] += 1
+        return combined
 
     def last_revision(self, tee: str) -> int:
         return self._revisions[tee]
@@ -81,11 +132,12 @@ class DocumentsWithSets:
         await self.documents(tee)
         return self._revisions[tee]
 
-    def _parsed(self, document: Document) -> dict[str, referencesets.Sets]:
+    async def _parsed(self, document: Document) -> dict[str, referencesets.Sets]:
         revision, sets = self._sets
         if revision != document.revision:
             try:
-                sets = referencesets.parse(document.text)
+                parse = partial(referencesets.parse, document.text)
+                sets = await offload(len(document.text), parse)
                 require_known_tees(sets, self._tees.names)
             except RequestError as error:
                 # Every guest is refused until it is fixed.
@@ -109,4 +161,5 @@ def _combine(
         )
     except PolicyInvalid as error:
         return error.with_traceback(None)
-    return PolicyDocuments.combine(policy, reference, str(names[0]))
+    documents = PolicyDocuments.combine(policy, reference, str(names[0]))
+    return documents.digested()

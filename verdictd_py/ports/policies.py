@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -43,6 +44,18 @@ class PolicyDocuments:
             PolicyInvalid: the reference data cannot be parsed.
         """
         return ReferenceData.parse(self.data)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 over both texts, each hashed first so that neither runs into the other."""
+        parts = (self.policy, self.data)
+        hashed = (hashlib.sha256(part.encode("utf-8", "surrogatepass")).digest() for part in parts)
+        return hashlib.sha256(b"".join(hashed)).digest()
+
+    def digested(self) -> Self:
+        """Compute the digest now, in a thread if the texts are large, and return this object."""
+        self.__dict__.setdefault("digest", self.digest)
+        return self
 
 
 class PolicySource(Protocol):

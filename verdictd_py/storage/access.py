@@ -69,7 +69,7 @@ def problem_of_path(path: Path) -> Problem | None:
     Raises:
         OSError: a directory cannot be read.
     """
-    steps = list(_steps(path.absolute()))
+    steps = list(steps_to(path.absolute()))
     for number, (step, status) in enumerate(steps, start=1):
         problem = problem_of(status, str(step), step, sticky=number < len(steps))
         if problem is not None:
@@ -102,7 +102,7 @@ def problem_of(
     return Problem(where, f"can be changed by other users (mode {mode:04o})", "chmod go-w")
 
 
-def _steps(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+def steps_to(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
     """Yield what the kernel passes when it resolves an absolute path: directories and links.
 
     The last one is what the path names, if it exists.

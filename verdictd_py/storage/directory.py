@@ -15,6 +15,9 @@ Each method that changes files exists twice: `replacing` is a generator for `poo
 `replace` makes the same change in the calling thread, for the start and for commands.
 
 What other users may change is refused, see `access`.
+
+`read_resident` and `entry_resident` are for the event loop: they never wait for a disk
+(`resident`).
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -32,6 +36,7 @@ from verdictd_py.errors import AlreadyExists, ConfigError, NotFound, StorageErro
 from verdictd_py.storage import files, links
 from verdictd_py.storage.access import WritableByOthers, problem_of, problem_of_path
 from verdictd_py.storage.files import Steps
+from verdictd_py.storage.resident import NotResident, Root
 
 MAX_DEPTH: Final = 3
 """Maximum number of segments in a name; deeper directories are ignored."""
@@ -39,6 +44,9 @@ MAX_DEPTH: Final = 3
 LOCK_FILE: Final = ".lock"
 """File that is locked while another one is compared and replaced. It is never removed or
 replaced: a new file of this name would be a second lock."""
+
+_CHECK_SECONDS: Final = 1.0
+"""Pause before a root that cannot be used without a thread is checked again."""
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LINKED: Final = _DIRECTORY & ~os.O_NOFOLLOW
@@ -72,6 +80,8 @@ class Directory:
     def __init__(self, path: Path, *, unsafe_writable: bool = False) -> None:
         self._path = path
         self._unsafe_writable = unsafe_writable
+        self._root: Root | None = None
+        self._next_check = 0.0
 
     @classmethod
     def open(cls, path: Path, *, unsafe_writable: bool = False) -> Self:
@@ -150,8 +160,46 @@ class Directory:
             NotFound: no regular file of that name.
             StorageError: larger than `MAX_FILE_BYTES`, or unreadable.
         """
+        self.root()
         with files.translated(), self._parent(segments) as parent:
             return files.read(parent, segments[-1], lambda file: self._require_own(file, segments))
+
+    def root(self) -> Root | None:
+        """Return the root for reads without a thread, None if there can be none.
+
+        This may wait for a disk. `read` and `entry` call it for the next read of the event loop.
+        """
+        if self._root is not None and self._root.is_current():
+            return self._root
+        now = time.monotonic()
+        if now < self._next_check:
+            return None
+        self._root = Root.check(self._path, unsafe_writable=self._unsafe_writable)
+        self._next_check = now + _CHECK_SECONDS
+        return self._root
+
+    def read_resident(self, segments: Segments) -> bytes:
+        """Return the content of a small file that is in memory.
+
+        Raises:
+            NotFound: nothing has that name.
+            NotResident: `read` must read it, in a thread.
+        """
+        return self._resident().read(segments)
+
+    def entry_resident(self, segments: Segments) -> Entry:
+        """Return the metadata of one regular file if that is in memory.
+
+        Raises:
+            NotFound: nothing has that name.
+            NotResident: `entry` must find it, in a thread.
+        """
+        return entry_of(segments, self._resident().status(segments))
+
+    def _resident(self) -> Root:
+        if self._root is None:
+            raise NotResident
+        return self._root
 
     def exists(self, segments: Segments) -> bool:
         """Return whether a file, directory or anything else has that name.
@@ -171,6 +219,7 @@ class Directory:
             NotFound: no regular file of that name.
             StorageError: the directory cannot be read.
         """
+        self.root()
         with files.translated(), self._parent(segments) as parent:
             return entry_of(segments, files.status(parent, segments[-1]))
 

@@ -15,10 +15,11 @@ from verdictd_py.storage.digests import DigestLog
 from verdictd_py.storage.directory import Directory, Entry, Segments
 from verdictd_py.storage.exclusive import exclusively
 from verdictd_py.storage.files import NotRegular, Steps
+from verdictd_py.storage.held import HeldFiles
 
 OPA: Final = "opa"
 
-_OPTIONAL: Final = frozenset({REFERENCE_SETS, RELEASE_POLICIES})
+_OPTIONAL: Final = frozenset(map(str, (REFERENCE_SETS, RELEASE_POLICIES)))
 """Documents without which guests or releases can be accepted that would be refused with them."""
 
 Result = TypeVar("Result")
@@ -61,20 +62,22 @@ class DirectoryDocumentStore(PolicyFileNames):
         super().__init__(tees)
         self._directory = directory
         self._digests = digests
+        self._held: HeldFiles[Document] = HeldFiles(OPA)
 
     async def get(self, name: Name) -> Document:
-        with self._noting_failure(name):
-            document = await pools.read(self._document, name)
-        await self._record({name: document})
+        document = (await self.snapshot((name,))).get(name)
         if document is None:
             raise NotFound(f"{OPA}/{name} is missing")
         return document
 
     async def snapshot(self, names: Sequence[Name]) -> Mapping[Name, Document]:
-        with self._noting_failure(*names):
-            read = await pools.read(self._snapshot, names)
-        await self._record({name: read.get(name) for name in names})
-        return read
+        files = {str(name): name for name in names}
+        read = self._held.get(tuple(files))
+        if read is None:
+            with self._noting_failure(*names):
+                read = await pools.read(self._snapshot, files)
+        await self._record({file: read.get(file) for file in files})
+        return {name: read[file] for file, name in files.items() if file in read}
 
     @contextmanager
     def _noting_failure(self, *names: Name) -> Iterator[None]:
@@ -84,8 +87,8 @@ class DirectoryDocumentStore(PolicyFileNames):
             self._digests.note_unreadable(*(f"{OPA}/{name}" for name in names))
             raise
 
-    async def _record(self, documents: Mapping[Name, Document | None]) -> None:
-        """Record the documents that have changed.
+    async def _record(self, documents: Mapping[str, Document | None]) -> None:
+        """Record the documents that have changed, by their file names.
 
         Raises:
             StorageError: a change could not be recorded; or a document has vanished whose absence
@@ -152,13 +155,18 @@ class DirectoryDocumentStore(PolicyFileNames):
                 names.append(Name.parse(name))
         return tuple(sorted(names))
 
-    def _snapshot(self, names: Sequence[Name]) -> dict[Name, Document]:
+    def _snapshot(self, files: Mapping[str, Name]) -> dict[str, Document]:
         """Read all documents; read them again if one was replaced meanwhile."""
+        root = self._directory.root()
         for _ in range(_SNAPSHOTS):
-            before = [self._entry(name) for name in names]
-            read = {name: self._document(name) for name in names}
-            if [self._entry(name) for name in names] == before:
-                return {name: document for name, document in read.items() if document is not None}
+            reading = None if root is None else self._held.begin(root, tuple(files))
+            before = [self._entry(name) for name in files.values()]
+            read = {file: self._document(name) for file, name in files.items()}
+            if [self._entry(name) for name in files.values()] == before:
+                present = {file: document for file, document in read.items() if document}
+                if reading is not None:
+                    self._held.finish(reading, present)
+                return present
         raise StorageError(f"the documents in {OPA} change too fast to be read; try again")
 
     def _entry(self, name: Name) -> Entry | None:

@@ -31,6 +31,7 @@ from verdictd_py.storage.directory import Directory, Entry, Segments
 from verdictd_py.storage.exclusive import exclusively
 from verdictd_py.storage.files import Steps
 from verdictd_py.storage.listing import SortedFiles
+from verdictd_py.storage.resident import NotResident
 
 KEYS: Final = "keys"
 RESOURCES: Final = "resources"
@@ -110,8 +111,9 @@ class DirectoryKeyStore:
         return _named(entry, "/".join(entry.segments[1:]), problem)
 
     async def get(self, key_id: KeyId) -> SecretBytes:
+        file = (KEYS, *key_id.segments)
         try:
-            content = await pools.read(self._directory.read, (KEYS, *key_id.segments))
+            content = await _read(self._directory, file)
         except NotFound:
             raise NotFound(f"there is no key {key_id}") from None
         except StorageError as error:
@@ -237,20 +239,23 @@ class DirectoryResourceStore:
         return _named(entry, "/".join(path), problem)
 
     async def get(self, path: ResourcePath) -> StoredObject:
-        found = await pools.read(self._get, path)
+        found = await self.inspect(path)
         if path in _IMAGE_POLICY:
             await self._digests.observe({found.path: found.revision})
         return found
 
     async def inspect(self, path: ResourcePath) -> StoredObject:
-        return await pools.read(self._get, path)
+        try:
+            return self._get(path, self._directory.read_resident)
+        except NotResident:
+            return await pools.read(self._get, path, self._directory.read)
 
-    def _get(self, path: ResourcePath) -> StoredObject:
+    def _get(self, path: ResourcePath, read: Callable[[Segments], bytes]) -> StoredObject:
         own = (RESOURCES, *path.segments)
         alias = ALIASES.get(path.segments)
         for segments in (own,) if alias is None else (own, alias):
             try:
-                content = self._directory.read(segments)
+                content = read(segments)
             except NotFound:
                 continue
             except StorageError as error:
@@ -308,7 +313,7 @@ class DirectoryResourceStore:
         if expected is ANY:
             return
         try:
-            content = self._get(path).content.reveal()
+            content = self._get(path, self._directory.read).content.reveal()
         except NotFound:
             content = None
         if not has_revision(content, expected):
@@ -337,18 +342,23 @@ class DirectoryCollateralStore:
 
     async def load(self, name: str) -> bytes | None:
         try:
-            return await pools.read(self._directory.read, (COLLATERAL, name))
+            return await _read(self._directory, (COLLATERAL, name))
         except NotFound:
             return None
         except StorageError as error:
             raise StorageError(f"{COLLATERAL}/{name} {error}") from None
 
     async def states(self, names: Sequence[str]) -> tuple[Hashable, ...]:
-        return await pools.read(lambda: tuple(map(self._state, names)))
-
-    def _state(self, name: str) -> Hashable:
         try:
-            return self._directory.entry((COLLATERAL, name))
+            return tuple(self._state(name, self._directory.entry_resident) for name in names)
+        except NotResident:
+            return await pools.read(
+                lambda: tuple(self._state(name, self._directory.entry) for name in names)
+            )
+
+    def _state(self, name: str, entry: Callable[[Segments], Entry]) -> Hashable:
+        try:
+            return entry((COLLATERAL, name))
         except NotFound:
             return None
         except StorageError as error:
@@ -375,6 +385,18 @@ class DirectoryCollateralStore:
             await exclusively(self._directory, replace)
         except (AlreadyExists, StorageError) as error:
             raise StorageError(f"{COLLATERAL}/{name} {error}") from None
+
+
+async def _read(directory: Directory, segments: Segments) -> bytes:
+    """Return the content of a file, in a thread unless it is in memory.
+
+    Raises:
+        NotFound, StorageError: see `Directory.read`.
+    """
+    try:
+        return directory.read_resident(segments)
+    except NotResident:
+        return await pools.read(directory.read, segments)
 
 
 def _named(entry: Entry, name: str, problem: str) -> StoredName:

@@ -214,6 +214,7 @@ _INVALID_PATH: Final = "InvalidRequestPath"
 _INVALID_REQUEST: Final = "SerdeError"
 
 _NO_STORE: Final = {"Cache-Control": "no-store"}  # answers may contain tokens
+_SUCCEEDED: Final = {**_NO_STORE, "Content-Type": JSON}
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,4 +312,4 @@ def refused(status: int, detail: str, allow: str | None = None) -> web.Response:
 
 def succeeded(body: bytes) -> web.Response:
     """Create an answer with status 200 and a JSON body."""
-    return web.Response(body=body, content_type=JSON, headers=_NO_STORE)
+    return web.Response(body=body, headers=_SUCCEEDED)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from aiohttp import web
 
 from verdictd_py.listeners.kbs.connections import Connection
+from verdictd_py.listeners.kbs.timelimit import within
 from verdictd_py.listeners.limits import Limits
 
 LIMITS: Final = web.AppKey("limits", Limits)
@@ -22,8 +22,7 @@ async def receive(request: web.Request) -> bytes:
         ConnectionResetError: the client disconnected.
     """
     try:
-        async with asyncio.timeout(request.app[LIMITS].request):
-            body = await request.read()
+        body = await within(request.app[LIMITS].request, request.read())
     except TimeoutError:
         raise web.HTTPRequestTimeout(reason="the body came too slowly") from None
     except web.RequestPayloadError:

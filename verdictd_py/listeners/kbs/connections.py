@@ -23,6 +23,7 @@ from verdictd_py.listeners.accepting import accept
 from verdictd_py.listeners.buffers import READ_BYTES
 from verdictd_py.listeners.census import ListenerCensus
 from verdictd_py.listeners.kbs import answers
+from verdictd_py.listeners.kbs.timelimit import within
 from verdictd_py.listeners.kbs.transports import LINGER_SECONDS, GatedTransport, Pause, connect
 from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.listener import Background
@@ -72,24 +73,32 @@ class Connection(web.RequestHandler):
             its first one.
         aborted: whether the broker aborted the connection.
         client: where the current request comes from.
+        closed: whether the connection is closed; a request may still be in progress.
+        ended: result set when it is closed and no request is in progress.
         share: the connection's share of its listener.
     """
 
     __slots__ = (
+        "_ahead",
+        "_complete",
         "_draining",
         "_ending",
         "_events",
         "_gate",
+        "_is_serving",
         "_limits",
         "_peer",
         "_proxies",
+        "_sent_all",
         "_sent_https",
         "_tcp",
+        "_tls",
         "aborted",
         "answering",
         "awaited",
         "client",
         "closed",
+        "ended",
         "serving",
         "share",
     )
@@ -115,6 +124,10 @@ class Connection(web.RequestHandler):
         self._peer = self.client = peer
         self.share = share
         self._gate: GatedTransport | None = None
+        self._tls = False
+        self._complete = False  # the current request, without TLS
+        self._ahead = 0  # bytes that followed it
+        self._sent_all = False  # the client will send no more
         self._sent_https: bool | None = None  # unknown before the first byte
         self._draining = False
         self.aborted = False
@@ -123,7 +136,9 @@ class Connection(web.RequestHandler):
         self._tcp: asyncio.Transport | None = None
         self._ending: asyncio.TimerHandle | None = None
         self.serving: asyncio.Task[None] | None = None
-        self.closed: asyncio.Future[None] = loop.create_future()
+        self._is_serving = False
+        self.closed = False
+        self.ended: asyncio.Future[None] = loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._tcp = cast("asyncio.Transport", transport)
@@ -131,6 +146,7 @@ class Connection(web.RequestHandler):
         # occupies memory for one answer only.
         self._tcp.set_write_buffer_limits(high=1, low=0)
         self._gate = GatedTransport(self._tcp)
+        self._tls = transport.get_extra_info("sslcontext") is not None
         super().connection_made(cast("asyncio.Transport", self._gate))
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -138,8 +154,12 @@ class Connection(web.RequestHandler):
         self.share.held.forget(self._read_on)
         if self._ending is not None:
             self._ending.cancel()
-        if not self.closed.done():
-            self.closed.set_result(None)
+        self.closed = True
+        self._end()
+
+    def _end(self) -> None:
+        if self.closed and not self._is_serving and not self.ended.done():
+            self.ended.set_result(None)
 
     def data_received(self, data: bytes) -> None:
         """Count the bytes; if the connection may hold no more, do not read it for now."""
@@ -148,6 +168,9 @@ class Connection(web.RequestHandler):
             if self._sent_https is None:
                 self._sent_https = data.startswith(_TLS_HANDSHAKE)
             held.add(len(data))
+            if self._complete and self._gate is not None:
+                self._ahead += len(data)
+                self._gate.pause(Pause.ANSWERING)
             if held.size > _MAX_WAITING_BYTES:
                 self.abort()
             elif self._gate is not None and not held.fits():
@@ -156,8 +179,17 @@ class Connection(web.RequestHandler):
         if not self.aborted:
             super().data_received(data)
 
+    def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio documents
+        """Keep the connection for the answer to a complete request.
+
+        With TLS, a complete request pauses the connection, so that this is called after its
+        answer.
+        """
+        self._sent_all = self._complete
+        return self._complete
+
     def _read_on(self) -> None:
-        if self._gate is not None and not self.closed.done():
+        if self._gate is not None and not self.closed:
             self._gate.resume(Pause.MEMORY)
 
     def begin(self, forwarded_for: Sequence[str]) -> None:
@@ -176,9 +208,16 @@ class Connection(web.RequestHandler):
         self._count_under(self.client)
 
     def received(self) -> None:
-        """Read no further request until the current one, which is complete, has its answer."""
+        """Read no further request until the current one, which is complete, has its answer.
+
+        Without TLS, each pause takes system calls. So the connection is paused when the first
+        bytes of a further request arrive, which are at most one read.
+        """
         if self._gate is not None and self.answering:
-            self._gate.pause(Pause.ANSWERING)
+            if self._tls:
+                self._gate.pause(Pause.ANSWERING)
+            else:
+                self._complete = True
 
     def _count_under(self, origin: Origin) -> None:
         try:
@@ -189,21 +228,27 @@ class Connection(web.RequestHandler):
 
     def _answered(self, status: int) -> None:
         """End a request: only a client that succeeded keeps its proof for the next one."""
-        self.answering = False
-        self.share.held.set(0)
+        self.answering = self._complete = False
+        self.share.held.set(self._ahead)
+        self._ahead = 0
+        if self._sent_all and not self._messages:
+            self.close()
         if status >= 400 or self.client is not self._peer:
             with suppress(Overloaded):  # the connection is closed
                 self._count_under(self._peer)
-        if self._gate is not None and not self.closed.done():
+        if self._gate is not None and not self.closed:
             self._gate.resume(Pause.ANSWERING)
 
     async def start(self) -> None:
         """Serve requests until the last one; then close the connection within a time limit."""
         self.serving = asyncio.current_task()
+        self._is_serving = True
         try:
             await super().start()
         finally:
-            if not self.closed.done():
+            self._is_serving = False
+            self._end()
+            if not self.closed:
                 loop = asyncio.get_running_loop()
                 self._ending = loop.call_later(self._limits.request, self.abort)
 
@@ -219,8 +264,8 @@ class Connection(web.RequestHandler):
         if self._draining and not self.awaited:
             resp.force_close()
         try:
-            async with asyncio.timeout(self._limits.request):
-                return await super().finish_response(request, resp, start_time)
+            sending = super().finish_response(request, resp, start_time)
+            return await within(self._limits.request, sending)
         except TimeoutError:
             self.abort()
             return resp, True
@@ -271,7 +316,7 @@ class Connection(web.RequestHandler):
     def abort(self) -> None:
         """Close the connection now; unsent data is lost."""
         self.aborted = True
-        if self._tcp is not None and not self.closed.done():
+        if self._tcp is not None and not self.closed:
             self._tcp.abort()
 
     def cancel(self) -> None:
@@ -371,9 +416,7 @@ class Acceptor:
         try:
             connection = await self._open(server, opening)
             if connection is not None:
-                await asyncio.wait([connection.closed])
-                if connection.serving is not None:
-                    await asyncio.wait([connection.serving])
+                await connection.ended
         finally:
             opening.close()
             if share.evicted:

@@ -38,6 +38,7 @@ from verdictd_py.listeners.kbs.admins import AdminRoutes, is_refused_admin
 from verdictd_py.listeners.kbs.certificatewatch import CertificateWatch
 from verdictd_py.listeners.kbs.connections import Acceptor, Connection
 from verdictd_py.listeners.kbs.guests import ATTEST, PREFIX, GuestRoutes, address
+from verdictd_py.listeners.kbs.timelimit import within
 from verdictd_py.listeners.kbs.tls import KbsTls, subject_names
 from verdictd_py.listeners.limits import Limits
 from verdictd_py.listeners.listener import Background
@@ -146,10 +147,13 @@ class KbsListener:
         head = {"HEAD": handlers["GET"]} if "GET" in handlers else {}
         methods = sorted({*handlers, *head, "OPTIONS"})
         options: Handler = partial(_options, ", ".join(methods))
+        resource = router.add_resource(path)
+        pattern = resource.canonical.removeprefix(PREFIX)
         for method, handler in (*handlers.items(), *head.items(), ("OPTIONS", options)):
             # Not a middleware of the library, which caches middlewares, and the objects that
             # they refer to, for the lifetime of the process.
-            router.add_route(method, path, partial(self._answered, handler))
+            doing = f"{method} {pattern}"
+            resource.add_route(method, partial(self._answered, handler, doing))
 
     @property
     def endpoint(self) -> str:
@@ -221,15 +225,20 @@ class KbsListener:
         del request
         return answers.succeeded(self._description)
 
-    async def _answered(self, handler: Handler, request: web.Request) -> web.StreamResponse:
-        """Answer one request. A failure is answered in JSON and recorded as one event."""
+    async def _answered(
+        self, handler: Handler, doing: str, request: web.Request
+    ) -> web.StreamResponse:
+        """Answer one request. A failure is answered in JSON and recorded as one event.
+
+        Args:
+            doing: method and pattern of the route; the path that the client sent is not logged.
+        """
         if isinstance(request.protocol, Connection):
             request.protocol.awaited = False
-        doing = f"{request.method} {_route(request)}"
         try:
-            async with asyncio.timeout(self._limits.request + self._limits.appraisal):
-                self._begin(request)
-                answer = await self._handled(request, handler)
+            self._begin(request)
+            seconds = self._limits.request + self._limits.appraisal
+            answer = await within(seconds, self._handled(request, handler))
         except VerdictdError as error:
             return self._failed(request, error, doing)
         except TimeoutError:

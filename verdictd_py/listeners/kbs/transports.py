@@ -32,7 +32,8 @@ class Pause(Enum):
     """Reason for which a connection is not read."""
 
     ANSWERING = auto()
-    """A complete request has no answer yet. Requests after it wait in the kernel."""
+    """A complete request has no answer yet. Requests after it wait in the kernel, except one read
+    of a connection without TLS."""
     MEMORY = auto()
     """The listener's connections hold too many bytes."""
     LIBRARY = auto()
@@ -57,9 +58,10 @@ class GatedTransport:
         self._transport.pause_reading()
 
     def resume(self, reason: Pause) -> None:
-        self._pauses.discard(reason)
-        if not self._pauses:
-            self._transport.resume_reading()
+        if reason in self._pauses:
+            self._pauses.discard(reason)
+            if not self._pauses:
+                self._transport.resume_reading()
 
     def pause_reading(self) -> None:
         self.pause(Pause.LIBRARY)

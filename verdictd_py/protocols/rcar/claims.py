@@ -63,18 +63,27 @@ def divide(claims: Mapping[str, JsonValue]) -> DividedClaims:
     if isinstance(log, dict) and events in log:
         stored[log_name] = log
         in_token[log_name] = {name: log[name] for name in log if name != events}
-    sizes = {name: len(json.dumps({name: value})) for name, value in in_token.items()}
-    total = sum(sizes.values())
-    for claim in sorted(sizes, key=lambda name: (sizes[name], name), reverse=True):
-        if total <= MAX_CLAIMS_BYTES:
-            break
-        total -= sizes[claim]
-        stored[claim] = claims[claim]
-        del in_token[claim]
+    if len(json.dumps(in_token)) > MAX_CLAIMS_BYTES:
+        for claim in _longest(in_token):
+            stored[claim] = claims[claim]
+            del in_token[claim]
     if not stored:
         return DividedClaims(in_token, None)
     text = json.dumps(stored, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return DividedClaims(in_token, StoredClaims(_digest(text), text))
+
+
+def _longest(claims: Mapping[str, JsonValue]) -> list[str]:
+    """Return the names of the longest claims, so that the rest has `MAX_CLAIMS_BYTES`."""
+    sizes = {name: len(json.dumps({name: value})) for name, value in claims.items()}
+    total = sum(sizes.values())  # the length of all claims in one object
+    names = []
+    for name in sorted(sizes, key=lambda name: (sizes[name], name), reverse=True):
+        if total <= MAX_CLAIMS_BYTES:
+            break
+        total -= sizes[name]
+        names.append(name)
+    return names
 
 
 def join(

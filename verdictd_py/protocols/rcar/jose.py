@@ -1,15 +1,21 @@
 """Signed tokens (JWT), verified with keys that the caller chooses.
 
-The header of a token never selects the key or the algorithm that verifies it.
+The header of a token never selects the key or the algorithm that verifies it. joserfc reads and
+verifies every token. `Signer` writes the broker's own tokens with `cryptography` alone, because
+the library checks the key and the header again for each token.
 """
 
 from __future__ import annotations
 
+import json
 import warnings
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -19,7 +25,9 @@ from cryptography.hazmat.primitives.serialization import (
 from joserfc import jwt
 from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jwk import ECKey, OKPKey
+from joserfc.jws import JWSRegistry
 
+from verdictd_py.encoding import encode_base64url
 from verdictd_py.errors import TokenInvalid, TokenNotValidNow
 
 ALGORITHM: Final = "ES256"
@@ -39,45 +47,87 @@ LEEWAY_SECONDS: Final = 60
 """Allowed difference between clocks for `nbf` and `iat`."""
 
 
-def verify(token: str, key: PublicKey, *, now: datetime, leeway: int = 0) -> dict[str, Any]:
-    """Return the claims of a token that `key` signed and that is valid now.
+_ECDSA: Final = ec.ECDSA(hashes.SHA256())
+_P256_BYTES: Final = 32
+_TIMES: Final = ("exp", "nbf", "iat")
 
-    1. The algorithm is ES256 for a P-256 key and EdDSA for an Ed25519 key. 2. The signature is
-    valid. 3. There is an `exp`, which is in the future; `nbf` and `iat` are optional and past.
+
+class Verifier:
+    """Verifier of tokens with one key, which is prepared for the library once."""
+
+    def __init__(self, key: PublicKey) -> None:
+        self._key = import_key(key)
+        self._registry = JWSRegistry(algorithms=_algorithms(key))
+        self._warns = not isinstance(key, ec.EllipticCurvePublicKey)
+
+    def verify(self, token: str, *, now: datetime, leeway: int = 0) -> dict[str, Any]:
+        """Return the claims of a token that the key signed and that is valid now.
+
+        1. The algorithm is ES256 for a P-256 key and EdDSA for an Ed25519 key. 2. The signature
+        is valid. 3. There is an `exp`, which is in the future; `nbf` and `iat` are optional and
+        past.
+
+        Args:
+            leeway: seconds by which `nbf` and `iat` may be in the future.
+
+        Raises:
+            TokenInvalid: a check failed; the text names the check and repeats nothing of the
+                token.
+        """
+        if len(token) > MAX_TOKEN_CHARACTERS:
+            raise TokenInvalid("the token is too long")
+        try:
+            claims = self._decode(token)  # 1, 2
+        except (JoseError, ValueError, TypeError, KeyError, RecursionError):
+            raise TokenInvalid("the token is not signed by a trusted key") from None
+        require_valid_time(claims, now=now, leeway=leeway)  # 3
+        return claims
+
+    def _decode(self, token: str) -> dict[str, Any]:
+        if not self._warns:
+            return jwt.decode(token, self._key, registry=self._registry).claims
+        with warnings.catch_warnings():
+            # EdDSA is an older name of Ed25519 (RFC 9864), and the one that tools write.
+            warnings.simplefilter("ignore", SecurityWarning)
+            return jwt.decode(token, self._key, registry=self._registry).claims
+
+
+def verify(token: str, key: PublicKey, *, now: datetime, leeway: int = 0) -> dict[str, Any]:
+    """Return the claims of a token that `key` signed and that is valid now; see `Verifier`.
+
+    Raises:
+        TokenInvalid: see `Verifier.verify`.
+    """
+    return Verifier(key).verify(token, now=now, leeway=leeway)
+
+
+def times(claims: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the claims that `require_valid_time` reads."""
+    return {name: claims[name] for name in _TIMES if name in claims}
+
+
+def require_valid_time(claims: Mapping[str, Any], *, now: datetime, leeway: int = 0) -> None:
+    """Require that a token with these claims is valid now.
 
     Args:
         leeway: seconds by which `nbf` and `iat` may be in the future.
 
     Raises:
-        TokenInvalid: a check failed; the text names the check and repeats nothing of the token.
+        TokenNotValidNow: it has expired or is not valid yet, or a time is malformed.
     """
-    if len(token) > MAX_TOKEN_CHARACTERS:
-        raise TokenInvalid("the token is too long")
-    try:
-        with warnings.catch_warnings():
-            # EdDSA is an older name of Ed25519 (RFC 9864), and the one that tools write.
-            warnings.simplefilter("ignore", SecurityWarning)
-            decoded = jwt.decode(token, import_key(key), algorithms=_algorithms(key))  # 1, 2
-    except (JoseError, ValueError, TypeError, KeyError, RecursionError):
-        raise TokenInvalid("the token is not signed by a trusted key") from None
-    claims = decoded.claims
-    _check_time(claims, now.timestamp(), leeway)  # 3
-    return claims
-
-
-def _check_time(claims: dict[str, Any], now: float, leeway: int) -> None:
+    seconds = now.timestamp()
     expires = _time(claims, "exp")
     if expires is None:
         raise TokenNotValidNow("the token has no exp: a token must expire")
-    if now >= expires:
+    if seconds >= expires:
         raise TokenNotValidNow("the token has expired")
     for name in ("nbf", "iat"):
         start = _time(claims, name)
-        if start is not None and start > now + leeway:
+        if start is not None and start > seconds + leeway:
             raise TokenNotValidNow(f"the token is not valid yet ({name})")
 
 
-def _time(claims: dict[str, Any], name: str) -> float | None:
+def _time(claims: Mapping[str, Any], name: str) -> float | None:
     value = claims.get(name)
     if value is None:
         return None
@@ -85,6 +135,29 @@ def _time(claims: dict[str, Any], name: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _MAX_TIME:
         raise TokenNotValidNow(f"the token's {name} is not a valid time")
     return float(value)
+
+
+class Signer:
+    """Signer of tokens with one P-256 key and one header, which is encoded once.
+
+    Source: RFC 7515, 3.1 and 7.1 (compact form); RFC 7518, 3.4 (ES256).
+    """
+
+    def __init__(self, key: ec.EllipticCurvePrivateKey, header: Mapping[str, Any]) -> None:
+        self._key = key
+        text = _json({"typ": "JWT", "alg": ALGORITHM, **header}, ascii_only=True)
+        self._header = encode_base64url(text)
+
+    def sign(self, claims: Mapping[str, Any]) -> str:
+        """Return a token with these claims."""
+        signed = f"{self._header}.{encode_base64url(_json(claims, ascii_only=False))}"
+        r, s = decode_dss_signature(self._key.sign(signed.encode("ascii"), _ECDSA))
+        signature = r.to_bytes(_P256_BYTES) + s.to_bytes(_P256_BYTES)
+        return f"{signed}.{encode_base64url(signature)}"
+
+
+def _json(members: Mapping[str, Any], *, ascii_only: bool) -> bytes:
+    return json.dumps(members, ensure_ascii=ascii_only, separators=(",", ":")).encode()
 
 
 def sign(claims: dict[str, Any], header: dict[str, Any], key: PrivateKey) -> str:

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, keywrap
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHash
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from verdictd_py.domain.secrets import KEY_BYTES, SecretBytes
 from verdictd_py.encoding import JsonValue, encode_base64url, encode_object
@@ -73,13 +74,14 @@ def _encrypt_key(content_key: bytes, key: TeeKey) -> tuple[bytes, dict[str, Json
     ephemeral = ec.generate_private_key(public.curve)
     shared = ephemeral.exchange(ec.ECDH(), public)
     wrapping = ConcatKDFHash(hashes.SHA256(), KEY_BYTES, _other_info(key.algorithm)).derive(shared)
-    size = (public.curve.key_size + 7) // 8
-    numbers = ephemeral.public_key().public_numbers()
+    # SEC 1, 2.3.3: a byte 4 and both coordinates in full size.
+    point = ephemeral.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    size = len(point) // 2
     return keywrap.aes_key_wrap(wrapping, content_key), {
         "crv": key.jwk["crv"],
         "kty": "EC",
-        "x": encode_base64url(numbers.x.to_bytes(size)),
-        "y": encode_base64url(numbers.y.to_bytes(size)),
+        "x": encode_base64url(point[1 : 1 + size]),
+        "y": encode_base64url(point[1 + size :]),
     }
 
 

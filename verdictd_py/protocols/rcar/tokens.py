@@ -50,10 +50,12 @@ class IssuedToken:
 
     Attributes:
         stored_claims: claims that must be stored next to it, None if the token has all.
+        content: what `Tokens.read` returns for it.
     """
 
     token: str = field(repr=False)
     stored_claims: claims.StoredClaims | None = field(repr=False)
+    content: TokenContent = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,21 @@ class TokenContent:
 
     stored_digest: str | None
     _guest: AttestedGuest = field(repr=False)
+    _times: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def expires(self) -> float:
+        """Time from which the token is invalid, in seconds since 1970."""
+        return float(self._times["exp"])
+
+    def require_valid(self, now: datetime) -> None:
+        """Require that the token is valid now; `Tokens.read` has verified everything else.
+
+        Raises:
+            TokenInvalid: it has expired, or was issued later than now.
+        """
+        # With leeway: a clock that is set back by a second must not end a session.
+        jose.require_valid_time(self._times, now=now, leeway=jose.LEEWAY_SECONDS)
 
     def guest(self, stored_claims: str | None = None) -> AttestedGuest:
         """Return the guest with all its claims.
@@ -77,6 +94,8 @@ class TokenContent:
         Raises:
             TokenInvalid: the text is missing, or has another digest.
         """
+        if self.stored_digest is None:
+            return self._guest
         appraisal = self._guest.appraisal
         evidence = appraisal.evidence
         if evidence is not None:
@@ -97,6 +116,18 @@ class Tokens:
 
     key: ec.EllipticCurvePrivateKey = field(repr=False)
     root: str | None = None
+    _public: dict[str, Any] = field(init=False, repr=False, compare=False)
+    _signer: jose.Signer = field(init=False, repr=False, compare=False)
+    _verifier: jose.Verifier = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Prepare what depends on the key only."""
+        key = self.key.public_key()
+        public = {**jose.public_jwk(key), "alg": jose.ALGORITHM}
+        signer = jose.Signer(self.key, {"jwk": public, "kid": public["kid"]})
+        object.__setattr__(self, "_public", public)
+        object.__setattr__(self, "_signer", signer)
+        object.__setattr__(self, "_verifier", jose.Verifier(key))
 
     def issue(self, guest: AttestedGuest, *, now: datetime, policy: str) -> IssuedToken:
         """Issue a token about an accepted guest.
@@ -112,6 +143,7 @@ class Tokens:
             raise appraisal.refusal
         issued_at = int(now.timestamp())
         divided = claims.divide(appraisal.claims)
+        stored_digest = None if divided.stored is None else divided.stored.digest
         payload = ear.claims(appraisal, divided.in_token, guest.key, policy)
         payload |= {
             "iss": ISSUER,
@@ -119,14 +151,12 @@ class Tokens:
             "iat": issued_at,
             "exp": issued_at + int(LIFETIME.total_seconds()),
             "jti": appraisal.id,
-            _OWN: {
-                **_own(guest, divided.stored.digest if divided.stored else None),
-                "root": self.root,
-            },
+            _OWN: {**_own(guest, stored_digest), "root": self.root},
         }
-        public = {**jose.public_jwk(self.key.public_key()), "alg": jose.ALGORITHM}
-        header = {"jwk": public, "kid": public["kid"]}
-        return IssuedToken(jose.sign(payload, header, self.key), divided.stored)
+        content = TokenContent(
+            stored_digest, _restored(guest, divided.in_token), jose.times(payload)
+        )
+        return IssuedToken(self._signer.sign(payload), divided.stored, content)
 
     def read(self, token: str, *, now: datetime) -> TokenContent:
         """Verify a token, and return its content.
@@ -136,7 +166,7 @@ class Tokens:
                 broker that trusts another root.
         """
         # With leeway: a clock that is set back by a second must not end a session.
-        payload = jose.verify(token, self.key.public_key(), now=now, leeway=jose.LEEWAY_SECONDS)
+        payload = self._verifier.verify(token, now=now, leeway=jose.LEEWAY_SECONDS)
         if payload.get("iss") != ISSUER:
             raise TokenInvalid("the token is not an attestation token of this broker")
         try:
@@ -149,7 +179,25 @@ class Tokens:
 
     def jwks(self) -> dict[str, Any]:
         """Return the key set that verifies these tokens (RFC 7517, 5)."""
-        return {"keys": [{**jose.public_jwk(self.key.public_key()), "alg": jose.ALGORITHM}]}
+        return {"keys": [dict(self._public)]}
+
+
+def _restored(guest: AttestedGuest, in_token: Mapping[str, JsonValue]) -> AttestedGuest:
+    """Return the guest as `Tokens.read` restores it, from the guest of a new token.
+
+    A token has neither the faults nor the validity of the evidence.
+    """
+    appraisal = guest.appraisal
+    evidence = appraisal.evidence
+    if evidence is not None:
+        evidence = replace(evidence, claims=in_token, faults=(), valid_until=None)
+    appraisal = replace(
+        appraisal,
+        tee=appraisal.tee or NO_TEE,
+        evidence=evidence,
+        policy_skipped=False,
+    )
+    return AttestedGuest(appraisal, guest.key, guest.version)
 
 
 def _own(guest: AttestedGuest, stored_digest: str | None) -> dict[str, Any]:
@@ -187,7 +235,8 @@ def _content(payload: dict[str, Any]) -> TokenContent:
     key = TeeKey.parse(annotated["runtime_data_claims"]["tee-pubkey"], version)
     stored_digest = None if own["kept"] is None else _typed(own["kept"], str)
     appraisal = _appraisal(own, annotated, _trust(cpu))
-    return TokenContent(stored_digest, AttestedGuest(appraisal, key, version))
+    guest = AttestedGuest(appraisal, key, version)
+    return TokenContent(stored_digest, guest, jose.times(payload))
 
 
 def _trust(cpu: Mapping[str, Any]) -> TrustVector:

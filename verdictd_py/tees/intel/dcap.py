@@ -133,7 +133,6 @@ _PLAIN: Final = {
 
 
 _SETS: Final = 16  # maximum number of cached sets; limited, because guests send their own
-_ROOTS: Final = 4  # a process has one root
 
 
 @lru_cache(maxsize=_SETS)
@@ -175,7 +174,7 @@ def evaluate_quote(
     try:
         library_collateral = to_library(collateral)
         claims = _guarded(
-            lambda: _verifier(root_ca_der).verify_with_policy(
+            lambda: dcap_qvl.QuoteVerifier(root_ca_der).verify_with_policy(
                 quote, library_collateral, seconds, dcap_qvl.QuotePolicy.claims_only(seconds)
             )
         )
@@ -188,11 +187,6 @@ def evaluate_quote(
             rule, kind = CONTENT_REFUSALS[text]
             return ContentRefusal(rule, text, kind)
         raise translate(_full_text(quote, collateral, seconds, root_ca_der) or text) from error
-
-
-@lru_cache(maxsize=_ROOTS)
-def _verifier(root_ca_der: bytes | None) -> dcap_qvl.QuoteVerifier:
-    return dcap_qvl.QuoteVerifier(root_ca_der)
 
 
 _UNIX_TIME: Final = re.compile(r"UnixTime\((\d{1,15})\)")  # Rust's debug form in the texts

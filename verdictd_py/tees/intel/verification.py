@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from verdictd_py.domain.claims import TCB_BEHIND
@@ -262,8 +262,10 @@ class IntelEngine:
             except (CollateralExpired, CollateralRejected) as error:
                 errors.append(error)
                 continue
-            return replace(
-                verified,
+            return VerifiedQuote(
+                platform,
+                verified.tcb,
+                verified.content_refusal,
                 behind=() if _is_current(verified.tcb) else behind(quote, platform, current),
                 behind_days=_behind_days(current, verified.tcb, now),
                 valid_until=_valid_until(current, timedelta(0) if chosen_by_guest else self._grace),
