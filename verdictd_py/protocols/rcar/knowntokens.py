@@ -16,8 +16,8 @@ from verdictd_py.errors import TokenInvalid
 from verdictd_py.protocols.rcar.tokens import AttestedGuest, IssuedToken, TokenContent, Tokens
 
 MAX_CHARACTERS: Final = 8 * 1024 * 1024
-"""Maximum length of all tokens together: some 1,400 usual ones. A token that was evicted is
-verified again at its next use."""
+"""Maximum length of all tokens together: some 2,200 usual ones, whose content takes some 20 MiB.
+A token that was evicted is verified again at its next use."""
 
 
 @dataclass(frozen=True, slots=True)
