@@ -16,7 +16,7 @@ from verdictd_py.errors import TokenInvalid
 from verdictd_py.protocols.rcar.tokens import AttestedGuest, IssuedToken, TokenContent, Tokens
 
 MAX_CHARACTERS: Final = 8 * 1024 * 1024
-"""Maximum length of all tokens together: some 2,200 usual ones, whose content takes some 20 MiB.
+"""Maximum length of all tokens together: some 2,200 usual ones, which take some 30 MiB.
 A token that was evicted is verified again at its next use."""
 
 
