@@ -26,6 +26,7 @@ from pydantic import (
     field_validator,
 )
 
+from verdictd_py.domain import addresses
 from verdictd_py.domain.names import KeyId
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import ConfigError, RequestError
@@ -38,59 +39,15 @@ GUEST_PREFIX: Final = "VERDICTD_PY_GUEST_"
 """Prefix of the variables of `verdictd-py guest`, which are no settings of the daemon."""
 DEFAULT_DATA_DIR: Final = Path("/opt/verdictd")
 INTEL_PCS: Final = "https://api.trustedservices.intel.com"
-DEFAULT_CLIENT_API: Final = "[::1]:60000"
-CLIENT_API_WITHOUT_IPV6: Final = "127.0.0.1:60000"
+DEFAULT_CLIENT_API: Final = addresses.DEFAULT_CLIENT_API
 MAX_GRACE_DAYS: Final = 90
 MAX_WORKERS: Final = 128
 """Maximum number of guest workers: each has some 140 MiB of memory."""
 
+Address = addresses.Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Address of a listener: `host` and `port`, or the path of a unix socket in `unix`."""
-
-    host: str = ""
-    port: int = 0
-    unix: str = ""
-
-    @classmethod
-    def parse(cls, text: str, *, unix_allowed: bool = False) -> Self:
-        """Parse `host:port`, `[v6]:port` or, if it is allowed, `unix:/path`.
-
-        Raises:
-            ValueError: the text has another form; the message gives the correct one.
-        """
-        if text.startswith("unix:"):
-            if not unix_allowed or not text.startswith("unix:/"):
-                raise ValueError(f"{text!r} is not served here: write host:port or [ipv6]:port")
-            return cls(unix=text.removeprefix("unix:"))
-        host, colon, port = text.rpartition(":")
-        if host.startswith("[") and host.endswith("]"):
-            host = host[1:-1]
-        elif ":" in host:
-            raise ValueError(f"{text!r}: an IPv6 address is written in brackets, [::1]:1234")
-        if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
-            raise ValueError(f"{text!r} is not an address: write host:port or [ipv6]:port")
-        return cls(host=host, port=int(port))
-
-    @property
-    def local(self) -> bool:
-        """Whether only this host can reach it: a unix socket, or a loopback address or name."""
-        if self.unix or self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-    def __str__(self) -> str:
-        if self.unix:
-            return f"unix:{self.unix}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,7 +304,7 @@ class Settings(BaseModel):
         first = Address.parse(self.client_api, unix_allowed=True)
         if "client_api" in self.model_fields_set:
             return (first,)
-        return (first, *default_client_api()[1:])
+        return (first, *addresses.default_client_api()[1:])
 
     @property
     def keyprovider_api_address(self) -> Address | None:
@@ -383,11 +340,6 @@ def parse_default_key(text: str) -> ExistingKey | KbsKey:
     if isinstance(parameter, NewKey) or (isinstance(parameter, KbsKey) and parameter.keypath):
         raise ValueError("it names no key of the broker: write NAME or keyid=kbs:///default/key/1")
     return parameter
-
-
-def default_client_api() -> tuple[Address, ...]:
-    """Return the addresses that daemon and `verdict-py` try in order if none is given."""
-    return Address.parse(DEFAULT_CLIENT_API), Address.parse(CLIENT_API_WITHOUT_IPV6)
 
 
 def parse_networks(text: str) -> tuple[Network, ...]:

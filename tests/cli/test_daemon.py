@@ -18,6 +18,7 @@ from verdictd_py import __version__, config
 from verdictd_py import daemon as app
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.process import MIN_ADDRESS_SPACE
+from verdictd_py.domain import addresses
 from verdictd_py.errors import ConfigError
 from verdictd_py.listeners import sockets
 
@@ -156,7 +157,7 @@ class TestDefaultClientApi:
     async def test_the_address_is_ipv4_on_a_host_without_ipv6(
         self, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(config, "CLIENT_API_WITHOUT_IPV6", "127.0.0.1:0")
+        monkeypatch.setattr(addresses, "CLIENT_API_WITHOUT_IPV6", "127.0.0.1:0")
         monkeypatch.setattr(sockets, "bind", _without_ipv6(sockets.bind))
         daemon = await app.build_daemon(Settings(**options), Unsafe(), RecordedEvents()).start()
         try:
@@ -177,7 +178,7 @@ class TestDefaultClientApi:
             pytest.skip("this host has no ::1")
         with server:
             taken = f"[::1]:{server.getsockname()[1]}"
-            monkeypatch.setattr(config, "CLIENT_API_WITHOUT_IPV6", "127.0.0.1:0")
+            monkeypatch.setattr(addresses, "CLIENT_API_WITHOUT_IPV6", "127.0.0.1:0")
             settings = Settings.model_construct(**options, client_api=taken)
             settings.model_fields_set.discard("client_api")  # as if it were the default
             with pytest.raises(ConfigError, match="the address is in use; stop the program"):
@@ -224,3 +225,32 @@ def test_unsafe_options_are_reported_at_start(tmp_path: Path) -> None:
         assert set(flags) == set(chosen)
         assert {e["level"] for e in daemon.seen if e["event"] == "unsafe.option"} == {"warning"}
         assert daemon.end(signal.SIGTERM) == (0, "")
+
+
+def test_help_loads_neither_the_broker_nor_the_settings() -> None:
+    """They take most of a second."""
+    program = (
+        "import sys\n"
+        "from verdictd_py.cli.main import main\n"
+        "try:\n"
+        "    main(['--help'])\n"
+        "except SystemExit:\n"
+        "    print(sorted({'grpc', 'pydantic', 'cryptography'} & sys.modules.keys()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_start_loads_neither_the_http_client_nor_the_library_of_tokens() -> None:
+    """They are loaded when a service is queried, and when a guest sends a token."""
+    program = (
+        "import sys\n"
+        "import verdictd_py.cli.daemon, verdictd_py.daemon\n"
+        "print(sorted({'httpx', 'joserfc', 'rich', 'structlog'} & sys.modules.keys()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.strip() == "[]"

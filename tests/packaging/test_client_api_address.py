@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from verdictd_py.config import CLIENT_API_WITHOUT_IPV6, DEFAULT_CLIENT_API, Settings
+from verdictd_py.config import Settings
+from verdictd_py.domain.addresses import CLIENT_API_WITHOUT_IPV6, DEFAULT_CLIENT_API
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "docs/guide.md", "docs/operations.md")

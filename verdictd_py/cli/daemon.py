@@ -11,12 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from verdictd_py import __version__, config
-from verdictd_py import daemon as app
+from verdictd_py import __version__
 from verdictd_py.cli.hardening import harden, require_local_sockets
 from verdictd_py.cli.main import COMMANDS
 from verdictd_py.cli.parsing import Parser
-from verdictd_py.daemon.process import EXIT_FAILED, end_within
 from verdictd_py.errors import VerdictdError
 
 _SWITCH: Final = ""
@@ -131,6 +129,11 @@ def run(argv: Sequence[str]) -> int:
         ConfigError: the daemon cannot start; the message is one line.
     """
     arguments = vars(_parser().parse_args(list(argv)))
+    # Late: `--help` and a wrong option need not load the broker, which takes a second.
+    from verdictd_py import config  # noqa: PLC0415
+    from verdictd_py import daemon as app  # noqa: PLC0415
+    from verdictd_py.daemon.process import EXIT_FAILED, end_within  # noqa: PLC0415
+
     file = arguments.pop("config", None)
     unsafe = {name: arguments.pop(name) for name in tuple(arguments) if name in config.UNSAFE_NAMES}
     if "unsafe_tdx_root_ca" in unsafe:

@@ -23,7 +23,7 @@ from verdictd_py.cli.management.show import write
 from verdictd_py.cli.management.upstream import OPTIONS
 from verdictd_py.cli.parsing import EXIT_OK, EXIT_REFUSED, Parser, complain, fail, printable
 from verdictd_py.cli.servers import AcceptedUsers
-from verdictd_py.config import (
+from verdictd_py.domain.addresses import (
     CLIENT_API_WITHOUT_IPV6,
     DEFAULT_CLIENT_API,
     Address,

@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    gc.disable()  # until the worker has started, as in the daemon
+    gc.disable()  # until the worker has started (`favour_event_loop`)
     from verdictd_py.cli.daemon import described  # noqa: PLC0415  # see above
     from verdictd_py.cli.hardening import harden  # noqa: PLC0415
     from verdictd_py.daemon.process import EXIT_FAILED  # noqa: PLC0415

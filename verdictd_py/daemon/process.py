@@ -38,8 +38,11 @@ EXIT_FAILED: Final = 1
 
 _STANDARD_ERROR: Final = 2
 _SWITCH_SECONDS: Final = 0.001
-_HTTP_CLIENT: Final = "httpx"
-_IMPORTED_LATE: Final = ("httpcore._backends.anyio", "anyio._backends._asyncio")
+_IMPORTED_LATE: Final = {
+    "httpx": ("httpcore._backends.anyio", "anyio._backends._asyncio"),
+    "aiohttp": ("joserfc.jwk", "joserfc.jwt"),
+}
+"""Modules that the first requests import, by a module without which they are not needed."""
 
 MIN_ADDRESS_SPACE: Final = 2_000_000 * 1024
 """Bytes under `ulimit -v`. Measured: an idle daemon takes 1.0 GiB, while it compiles the policy
@@ -120,21 +123,24 @@ def _dump_when_signalled(loop: asyncio.AbstractEventLoop, dump: Callable[[], Non
 def favour_event_loop() -> None:
     """Keep collector, threads and imports from stalling the event loop. Call it after the start.
 
-    1. The HTTP client, if there is one, imports its backend at its first request: that takes
-       24 ms.
+    1. The first requests need modules that the start does not: a thread imports them now.
     2. Modules and the parts of the daemon exist until it ends, so that the collector need not
-       visit them: that takes 60 ms. It does not run before (`cli.main`).
+       visit them: that takes 60 ms. It has not run yet (`cli.main`), and one collection now would
+       take as long: what the imports have left, 0.7 MiB, stays.
     3. A thread releases the interpreter lock after 1 ms instead of 5 ms: the loop waits for it
        after each system call.
     """
-    if _HTTP_CLIENT in sys.modules:
-        for name in _IMPORTED_LATE:  # 1
-            with suppress(ImportError):  # other versions have other modules
-                importlib.import_module(name)
-    gc.collect()  # 2
-    gc.freeze()
+    gc.freeze()  # 2
     gc.enable()
     sys.setswitchinterval(_SWITCH_SECONDS)  # 3
+    threading.Thread(target=_import_late, name="import", daemon=True).start()  # 1
+
+
+def _import_late() -> None:
+    for needed_with, names in _IMPORTED_LATE.items():
+        for name in names if needed_with in sys.modules else ():
+            with suppress(ImportError):  # other versions have other modules
+                importlib.import_module(name)
 
 
 def _require_address_space() -> None:

@@ -56,7 +56,8 @@ def prepare(
             directory.make(name)
     for segments, content in _defaults(documents):
         with _as_config_error(path, *segments), suppress(AlreadyExists):
-            directory.create(segments, content)
+            if not directory.exists(segments):  # otherwise it would be written to be discarded
+                directory.create(segments, content)
     _require_own(directory, path)
     with _as_config_error(path):
         inspection = Inspection(directory)

@@ -8,7 +8,7 @@ from argparse import Namespace
 from typing import Final
 
 from verdictd_py.cli.parsing import Silent
-from verdictd_py.config import Address
+from verdictd_py.domain.addresses import Address
 from verdictd_py.errors import ConfigError
 from verdictd_py.guest.agent import Connect, KeyProviderAgent
 from verdictd_py.listeners.grpc_listener import GrpcListener

@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from verdictd_py import daemon as app
 from verdictd_py.cli.guest.options import NAMED, platform_directory
 from verdictd_py.cli.guest.packets import read_packet, unwrap
-from verdictd_py.config import Address
+from verdictd_py.domain.addresses import Address
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError
 from verdictd_py.guest.attesters import (

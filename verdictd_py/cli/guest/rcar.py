@@ -14,7 +14,7 @@ from verdictd_py import daemon as app
 from verdictd_py.cli.guest.options import NAMED, platform_directory
 from verdictd_py.cli.guest.packets import read_packet, unwrap
 from verdictd_py.cli.guest.tokens import read_token, write_token
-from verdictd_py.config import Address
+from verdictd_py.domain.addresses import Address
 from verdictd_py.domain.names import LEGACY_RESOURCES, ResourcePath
 from verdictd_py.domain.secrets import SecretBytes
 from verdictd_py.errors import ConfigError, DecryptionFailed, EvidenceFormat

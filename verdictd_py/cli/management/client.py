@@ -17,9 +17,8 @@ from verdictd_py._generated import verdictd_v1_pb2_grpc as v1
 from verdictd_py.cli import channels
 from verdictd_py.cli.parsing import read_file
 from verdictd_py.cli.servers import AcceptedUsers
-from verdictd_py.config import Address
+from verdictd_py.domain.addresses import Address
 from verdictd_py.errors import ConfigError, VerdictdError
-from verdictd_py.listeners.tls import TlsFiles
 
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 """A test of a policy returns the reference data, at most 4 MiB, twice."""
@@ -101,6 +100,8 @@ class Connection:
             return channels.channel(*map(str, self.addresses), max_answer_bytes=MAX_ANSWER_BYTES)
         if not (self.tls_ca and self.tls_cert and self.tls_key):
             raise ConfigError("TLS needs all of --tls-ca, --tls-cert and --tls-key")
+        from verdictd_py.listeners.tls import TlsFiles  # noqa: PLC0415  # late: it takes 50 ms
+
         tls = TlsFiles.read("--tls", self.tls_cert, self.tls_key, self.tls_ca)
         credentials = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.certificate)
         return channels.channel(

@@ -2,16 +2,18 @@
 
 The header of a token never selects the key or the algorithm that verifies it. joserfc reads and
 verifies every token. `Signer` writes the broker's own tokens with `cryptography` alone, because
-the library checks the key and the header again for each token.
+the library checks the key and the header again for each token. joserfc is imported with the first
+token: it takes a twentieth of the daemon's start.
 """
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, Final
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -22,13 +24,12 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-from joserfc import jwt
-from joserfc.errors import JoseError, SecurityWarning
-from joserfc.jwk import ECKey, OKPKey
-from joserfc.jws import JWSRegistry
 
 from verdictd_py.encoding import encode_base64url
 from verdictd_py.errors import TokenInvalid, TokenNotValidNow
+
+if TYPE_CHECKING:
+    from joserfc.jwk import ECKey, OKPKey
 
 ALGORITHM: Final = "ES256"
 """Algorithm of the broker's attestation tokens."""
@@ -56,9 +57,9 @@ class Verifier:
     """Verifier of tokens with one key, which is prepared for the library once."""
 
     def __init__(self, key: PublicKey) -> None:
-        self._key = import_key(key)
-        self._registry = JWSRegistry(algorithms=_algorithms(key))
+        self._key = key
         self._warns = not isinstance(key, ec.EllipticCurvePublicKey)
+        self._decoder: Callable[[str], dict[str, Any]] | None = None
 
     def verify(self, token: str, *, now: datetime, leeway: int = 0) -> dict[str, Any]:
         """Return the claims of a token that the key signed and that is valid now.
@@ -76,6 +77,8 @@ class Verifier:
         """
         if len(token) > MAX_TOKEN_CHARACTERS:
             raise TokenInvalid("the token is too long")
+        from joserfc.errors import JoseError  # noqa: PLC0415  # late, see above
+
         try:
             claims = self._decode(token)  # 1, 2
         except (JoseError, ValueError, TypeError, KeyError, RecursionError):
@@ -84,12 +87,26 @@ class Verifier:
         return claims
 
     def _decode(self, token: str) -> dict[str, Any]:
+        decoder = self._decoder
+        if decoder is None:
+            decoder = self._decoder = _decoder(self._key)
         if not self._warns:
-            return jwt.decode(token, self._key, registry=self._registry).claims
+            return decoder(token)
+        from joserfc.errors import SecurityWarning  # noqa: PLC0415  # late, see above
+
         with warnings.catch_warnings():
             # EdDSA is an older name of Ed25519 (RFC 9864), and the one that tools write.
             warnings.simplefilter("ignore", SecurityWarning)
-            return jwt.decode(token, self._key, registry=self._registry).claims
+            return decoder(token)
+
+
+def _decoder(key: PublicKey) -> Callable[[str], dict[str, Any]]:
+    """Return a function that decodes tokens which this key has signed."""
+    from joserfc import jwt  # noqa: PLC0415  # late, see above
+    from joserfc.jws import JWSRegistry  # noqa: PLC0415
+
+    imported, registry = _import_key(key), JWSRegistry(algorithms=_algorithms(key))
+    return lambda token: jwt.decode(token, imported, registry=registry).claims
 
 
 def verify(token: str, key: PublicKey, *, now: datetime, leeway: int = 0) -> dict[str, Any]:
@@ -162,6 +179,10 @@ def _json(members: Mapping[str, Any], *, ascii_only: bool) -> bytes:
 
 def sign(claims: dict[str, Any], header: dict[str, Any], key: PrivateKey) -> str:
     """Create a token: ES256 with a P-256 key, EdDSA with an Ed25519 key."""
+    from joserfc import jwt  # noqa: PLC0415  # late, see above
+    from joserfc.errors import SecurityWarning  # noqa: PLC0415
+    from joserfc.jwk import ECKey, OKPKey  # noqa: PLC0415
+
     private: ECKey | OKPKey
     if isinstance(key, ec.EllipticCurvePrivateKey):
         algorithm, private = ALGORITHM, ECKey.import_key(key)
@@ -175,12 +196,26 @@ def sign(claims: dict[str, Any], header: dict[str, Any], key: PrivateKey) -> str
 
 def public_jwk(key: PublicKey) -> dict[str, Any]:
     """Return the public JWK of a key, with its RFC 7638 thumbprint as `kid`."""
-    jwk = import_key(key)
-    return {**jwk.as_dict(private=False), "kid": jwk.thumbprint(), "use": "sig"}
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        numbers = key.public_numbers()
+        members = {
+            "crv": "P-256",
+            "x": encode_base64url(numbers.x.to_bytes(_P256_BYTES)),
+            "y": encode_base64url(numbers.y.to_bytes(_P256_BYTES)),
+            "kty": "EC",
+        }
+    else:
+        point = key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+        members = {"crv": "Ed25519", "x": encode_base64url(point), "kty": "OKP"}
+    canonical = json.dumps(members, sort_keys=True, separators=(",", ":")).encode()
+    thumbprint = encode_base64url(sha256(canonical).digest())
+    return {**members, "kid": thumbprint, "use": "sig"}
 
 
-def import_key(key: PublicKey) -> ECKey | OKPKey:
+def _import_key(key: PublicKey) -> ECKey | OKPKey:
     """Return the key as an object of the JOSE library."""
+    from joserfc.jwk import ECKey, OKPKey  # noqa: PLC0415  # late, see above
+
     if isinstance(key, ec.EllipticCurvePublicKey):
         return ECKey.import_key(key)
     return OKPKey.import_key(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
