@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from functools import partial
 
@@ -111,6 +112,26 @@ async def test_a_worker_that_does_not_answer_is_an_error() -> None:
         await broker.guests.list_guests(OPERATOR)
     broker.serving = (1,)
     assert len(await broker.guests.list_guests(OPERATOR)) == 1
+
+
+async def test_a_worker_that_hangs_delays_no_disconnection_of_the_guests_of_others() -> None:
+    broker = Broker()
+    guest = await broker.places[2].connected()
+    answers = broker.call
+    released = asyncio.Event()
+
+    async def call(number: int, name: str, body: JsonValue) -> JsonValue:
+        if number == 1:
+            await released.wait()
+            raise Overloaded("worker 1 does not answer")
+        return await answers(number, name, body)
+
+    broker.guests._call = call
+    assert (await broker.guests.disconnect(OPERATOR, guest.id)).id == guest.id
+    assert broker.places[2].closed == ["a:1"]
+    released.set()
+    with pytest.raises(Overloaded):  # its guests are unknown: it could be one of them
+        await broker.guests.disconnect(OPERATOR, "unknown")
 
 
 @pytest.mark.parametrize("body", [None, "a", {}])

@@ -15,7 +15,7 @@ from verdictd_py.broker.connected import ConnectedGuests, disconnected_by, statu
 from verdictd_py.broker.standing import GuestStatus
 from verdictd_py.domain.callers import Caller, Right
 from verdictd_py.encoding import JsonValue
-from verdictd_py.errors import RequestError
+from verdictd_py.errors import NotFound, Overloaded, RequestError, VerdictdError
 from verdictd_py.ports import Events
 
 LIST: Final = "guests.list"
@@ -48,7 +48,7 @@ class GuestDirectory(Protocol):
             NotAuthorized: the caller is not allowed to disconnect guests.
             NotFound: no guest with this id is connected.
             StorageError: the request cannot be recorded; the guest stays connected.
-            Overloaded: a worker does not answer.
+            Overloaded: a worker does not answer, and no other one has the guest.
         """
         ...
 
@@ -74,22 +74,49 @@ class GuestsOfWorkers:
 
     async def list_guests(self, caller: Caller) -> tuple[GuestStatus, ...]:
         caller.require(Right.MANAGE)
-        of_workers = await self._of_workers()
-        guests = [status for statuses in of_workers.values() for status in statuses]
+        of_workers = await asyncio.gather(*map(self._of, self._workers()))
+        guests = [status for statuses in of_workers for status in statuses]
         return tuple(sorted(guests, key=lambda status: status.connected_at))
 
     async def disconnect(self, caller: Caller, guest_id: str) -> GuestStatus:
         caller.require(Right.MANAGE)
-        of_workers = await self._of_workers()
-        status = status_of(guest_id, tuple(one for all_ in of_workers.values() for one in all_))
-        worker = next(number for number, statuses in of_workers.items() if status in statuses)
+        worker, status = await self._find(guest_id)
         await self._events.commit(disconnected_by(caller, status))
         await self._call(worker, CLOSE, status.id)
         return status
 
-    async def _of_workers(self) -> dict[int, tuple[GuestStatus, ...]]:
-        numbers = self._workers()
-        return dict(zip(numbers, await asyncio.gather(*map(self._of, numbers)), strict=True))
+    async def _find(self, guest_id: str) -> tuple[int, GuestStatus]:
+        """Return the worker of a guest, and its status, as soon as that worker has answered.
+
+        A worker that hangs must not delay the disconnection of another worker's guest.
+
+        Raises:
+            NotFound: all workers have answered; no guest with this id is connected.
+            Overloaded: no guest with this id is known, and a worker does not answer.
+        """
+        searches = [asyncio.ensure_future(self._search(n, guest_id)) for n in self._workers()]
+        try:
+            failures: list[VerdictdError] = []
+            for search in asyncio.as_completed(searches):
+                found = await search
+                if not isinstance(found, VerdictdError):
+                    return found
+                failures.append(found)
+        finally:
+            for search in searches:
+                search.cancel()
+        for failure in failures:
+            if isinstance(failure, Overloaded):
+                raise failure
+        return 0, status_of(guest_id, ())
+
+    async def _search(
+        self, worker: int, guest_id: str
+    ) -> tuple[int, GuestStatus] | NotFound | Overloaded:
+        try:
+            return worker, status_of(guest_id, await self._of(worker))
+        except (NotFound, Overloaded) as error:
+            return error
 
     async def _of(self, worker: int) -> tuple[GuestStatus, ...]:
         statuses: list[GuestStatus] = []
