@@ -18,7 +18,8 @@ from tests.support.broker import RunningBroker
 from tests.support.clock import elapse, until
 from tests.support.command import environment
 from tests.support.events import RecordedEvents
-from verdictd_py.daemon import descriptors
+from verdictd_py.config import Settings
+from verdictd_py.daemon import composition, descriptors
 from verdictd_py.daemon.descriptors import RESERVE, Connections, divide
 from verdictd_py.domain.eventtypes import Event
 from verdictd_py.errors import ConfigError
@@ -60,6 +61,17 @@ def test_lower_limits_leave_the_reserve_and_are_reported(open_files: int) -> Non
 def test_too_few_descriptors_are_refused() -> None:
     with pytest.raises(ConfigError, match="at least 512"):
         divide(300, guests=4096, guest_listeners=2, grpc_listeners=2)
+
+
+def test_a_broker_with_workers_says_at_once_what_is_enough_for_every_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = Settings(data_dir=tmp_path, kbs_http="127.0.0.1:0", workers=2)
+    monkeypatch.setattr(descriptors, "limit", lambda: 256)
+    with pytest.raises(ConfigError, match="at least 352"):
+        composition._connections(settings, separate=True)
+    monkeypatch.setattr(descriptors, "limit", lambda: 352)
+    assert composition._connections(settings, separate=True).guests >= 32
 
 
 @pytest.fixture

@@ -281,8 +281,9 @@ def _connections(settings: Settings, *, separate: bool) -> Connections:
     """Divide the descriptors of this process, and of a worker if guests have separate processes."""
     if not separate:
         return connections_of(settings, guests=True, operators=True)
-    workers = connections_of(settings, guests=True, operators=False)
+    # This process needs more than a worker: its refusal names what is enough for both.
     own = connections_of(settings, guests=False, operators=True)
+    workers = connections_of(settings, guests=True, operators=False)
     return Connections(workers.guests, own.grpc, workers.warning or own.warning)
 
 
