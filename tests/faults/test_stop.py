@@ -183,7 +183,8 @@ def test_a_thread_that_waits_for_a_disk_does_not_keep_the_process_alive() -> Non
     assert ended.returncode == EXIT_FAILED
 
 
-def test_a_worker_whose_event_loop_hangs_ends_with_its_parent() -> None:
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_a_worker_whose_event_loop_hangs_ends_with_its_parent(is_stopped: bool) -> None:
     child = (
         "from verdictd_py.daemon.process import end_with_parent\n"
         "end_with_parent(0.1)\n"
@@ -191,9 +192,11 @@ def test_a_worker_whose_event_loop_hangs_ends_with_its_parent() -> None:
         "while True: pass\n"
     )
     parent = (
-        "import subprocess, sys\n"
+        "import os, signal, subprocess, sys\n"
         f"child = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE)\n"
         "child.stdout.readline()\n"
+        f"if {is_stopped}: os.kill(child.pid, signal.SIGSTOP)\n"
+        f"if {is_stopped}: os.waitpid(child.pid, os.WUNTRACED)\n"
         "print(child.pid)\n"
     )
     ended = subprocess.run(

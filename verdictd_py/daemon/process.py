@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import importlib
 import os
@@ -37,6 +38,7 @@ EXIT_FAILED: Final = 1
 """Exit status after essential work has failed; the log has the reason."""
 
 _STANDARD_ERROR: Final = 2
+_PR_SET_PDEATHSIG: Final = 1  # include/uapi/linux/prctl.h
 _SWITCH_SECONDS: Final = 0.001
 _IMPORTED_LATE: Final = {
     "httpx": ("httpcore._backends.anyio", "anyio._backends._asyncio"),
@@ -189,8 +191,10 @@ def end_within(seconds: float) -> None:
 def end_with_parent(seconds: float) -> None:
     """End the process so many seconds after its parent has ended, even if the event loop hangs.
 
-    A guest worker would otherwise hold the sockets, and a new daemon could not bind them.
+    A guest worker would otherwise hold the sockets, and a new daemon could not bind them. A
+    stopped process (SIGSTOP) runs no thread: the kernel continues it when the parent ends.
     """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT, 0, 0, 0)
     try:
         parent = os.pidfd_open(os.getppid())
     except OSError:  # a sandbox may forbid it; an event loop that runs notices the end as well
