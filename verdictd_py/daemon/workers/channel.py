@@ -147,7 +147,8 @@ class Channel:
                 return await answer
         except TimeoutError:
             raise ChannelFailed(
-                f"another process of the broker does not answer within {seconds:.0f} s"
+                f"another process of the broker does not answer within {seconds:.0f} s; "
+                "try again in a minute"
             ) from None
         finally:
             del self._calls[number]
