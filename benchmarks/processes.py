@@ -241,8 +241,8 @@ class Daemon(Process):
     def _addresses(self) -> dict[str, str]:
         """Return the addresses in the line `daemon.started`, which a thread writes to the log."""
         for _ in range(_LINE_ATTEMPTS):
-            for line in self._log.read_text().splitlines():
-                if " daemon.started " in line and line.endswith('"'):
+            for line in self._log.read_text().splitlines(keepends=True):
+                if " daemon.started " in line and line.endswith("\n"):
                     return dict(re.findall(r' (listen|client_api|kbs_http)="([^"]*)"', line))
             time.sleep(_SETTLE_SECONDS)
         self.stop()
