@@ -113,7 +113,7 @@ def kept_channel(bench: Bench) -> Measurement:
 
     samples = alternate([request, limit])
     bench.clients.call("release")
-    return Measurement.of(samples)
+    return replace(Measurement.of(samples), notes=(bench.sync_note(),))
 
 
 def kept_http(bench: Bench) -> Measurement:
