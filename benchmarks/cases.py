@@ -23,8 +23,8 @@ SAMPLE: Final = ("--insecure-sample-verifier", "--insecure-sample-data-dir")
 
 VERIFICATIONS: Final = 60
 
-PAGE: Final = 10
-"""Keys of a page of the list: as many as the small directory has."""
+PAGE: Final = 5
+"""Keys of a page of the list, so that the small directory also has two pages."""
 
 
 @dataclass(frozen=True)
