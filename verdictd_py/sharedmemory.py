@@ -6,8 +6,17 @@ them, also after SIGKILL. Pages take memory only when they are first written.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
+from typing import Final
+
+from verdictd_py.errors import ConfigError
+
+_NOEXEC_SEAL: Final = 0x0008
+"""MFD_NOEXEC_SEAL of memfd_create(2), Linux 6.3: the sysctl `vm.memfd_noexec=2` requires it."""
+
+_REMEDY: Final = "check the limits of open files and memory, or start with --workers 1"
 
 
 def create(name: str, size: int) -> int:
@@ -15,8 +24,14 @@ def create(name: str, size: int) -> int:
 
     Args:
         name: shown in `/proc/PID/maps` only.
+
+    Raises:
+        ConfigError: the kernel refuses it.
     """
-    descriptor = os.memfd_create(f"verdictd-py {name}", os.MFD_CLOEXEC)
+    try:
+        descriptor = _create(f"verdictd-py {name}")
+    except OSError as error:
+        raise ConfigError(f"cannot create shared memory: {error.strerror}; {_REMEDY}") from error
     try:
         os.ftruncate(descriptor, size)
     except BaseException:
@@ -26,5 +41,25 @@ def create(name: str, size: int) -> int:
 
 
 def attach(descriptor: int) -> mmap.mmap:
-    """Map the whole memory of a descriptor, for reading and writing."""
-    return mmap.mmap(descriptor, os.fstat(descriptor).st_size)
+    """Map the whole memory of a descriptor, for reading and writing.
+
+    Raises:
+        ConfigError: the kernel refuses it, such as at a limit of addresses.
+    """
+    size = os.fstat(descriptor).st_size
+    try:
+        return mmap.mmap(descriptor, size)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot use {size // 1024} KiB of addresses for shared memory: {error.strerror}; "
+            "remove the limit with 'ulimit -v unlimited', or start with --workers 1"
+        ) from error
+
+
+def _create(name: str) -> int:
+    try:
+        return os.memfd_create(name, os.MFD_CLOEXEC | _NOEXEC_SEAL)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return os.memfd_create(name, os.MFD_CLOEXEC)

@@ -457,6 +457,7 @@ async def test_only_pending_guests_announce_their_refusal() -> None:
     place.policy.answer = ()
     place.changes.announce()
     await pending.require_accepted()
+    assert pending._refused is not None
     assert not pending._refused.is_set()
     waiting[0].cancel()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -32,6 +33,7 @@ from verdictd_py.errors import (
     StorageError,
     TokenInvalid,
 )
+from verdictd_py.protocols.rcar import jose
 from verdictd_py.tees.sample.verifier import InsecureSampleVerifier
 
 
@@ -64,6 +66,28 @@ async def test_tokens_and_sessions_expire(broker: Broker) -> None:
         await broker.get(token=token)
     with pytest.raises(SessionInvalid, match="attest again"):
         await broker.get(session_id)
+
+
+async def test_a_token_is_verified_at_most_once(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at all by the broker that issued it; another one with its key verifies it once."""
+    verified: list[str] = []
+    verify = jose.Verifier.verify
+
+    def counted(self: jose.Verifier, token: str, **more: Any) -> dict[str, Any]:
+        verified.append(token)
+        return verify(self, token, **more)
+
+    monkeypatch.setattr(jose.Verifier, "verify", counted)
+    session_id, token = await broker.attest()
+    for ask in (broker.get(session_id), broker.get(token=token), broker.get(session_id)):
+        assert opened(await ask) == SECRET.reveal()
+    assert not verified
+    other = Broker()
+    for _ in range(2):
+        assert opened(await other.get(token=token)) == SECRET.reveal()
+    assert verified == [token]
 
 
 async def test_a_session_that_has_not_attested_gets_nothing(broker: Broker) -> None:

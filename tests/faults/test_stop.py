@@ -22,7 +22,7 @@ from tests.support.broker import KEY, KID, RunningBroker
 from tests.support.channel import answer, encoded, nothing_stays, rest
 from tests.support.channel import send_records as send
 from tests.support.clock import until
-from tests.support.command import environment, running_daemon
+from tests.support.command import environment, running_daemon, wait_for_end
 from tests.support.events import RecordedEvents
 from tests.support.kbs import PATH, SECRET, url_of
 from tests.support.rcar_guests import attest, connected, tdx_guest
@@ -31,6 +31,8 @@ from verdictd_py.broker.appraiser import Appraiser
 from verdictd_py.config import Settings, Unsafe
 from verdictd_py.daemon.process import EXIT_FAILED
 from verdictd_py.domain.appraisal import Appraisal
+from verdictd_py.guest.connection import GuestConnection
+from verdictd_py.protocols.ratstls.session import TlsSession
 
 GET_KEK = encoded({"command": "Get KEK", "kids": [KID]})
 KEK = {"status": "OK", "data": {KID: base64.b64encode(KEY).decode()}}
@@ -43,7 +45,22 @@ async def stop(broker: RunningBroker) -> asyncio.Task[None]:
     return task
 
 
-async def test_a_peer_in_its_handshake_is_not_drained(broker: RunningBroker) -> None:
+async def test_a_peer_that_has_just_connected_is_served_in_a_drain(broker: RunningBroker) -> None:
+    with socket.create_connection(broker.address) as bare:
+        bare.setblocking(False)
+        await until(lambda: len(broker.attested._tasks) == 1)
+        stopping = await stop(broker)
+        await until(lambda: broker.attested._accepting is None or broker.attested._accepting.done())
+        reader, writer = await asyncio.open_connection(sock=bare)
+        context = broker.context(broker.attester())
+        guest = GuestConnection(reader, writer, TlsSession(context, server=False))
+        await guest._handshake()
+        assert (await guest.keks([KID]))[KID].reveal() == KEY
+        guest._close()
+    await stopping
+
+
+async def test_a_silent_peer_is_not_drained(broker: RunningBroker) -> None:
     with socket.create_connection(broker.address) as silent:
         await until(lambda: len(broker.attested._tasks) == 1)
         await broker.daemon.stop()
@@ -149,6 +166,8 @@ def test_a_stop_takes_less_than_eight_seconds_by_default(tmp_path: Path) -> None
     settings = Settings(data_dir=tmp_path / "data", collateral_url=())
     daemon = app.build_daemon(settings, Unsafe(), RecordedEvents())
     assert daemon.stop_seconds <= 7.5
+    more = settings.model_copy(update={"workers": 2})
+    assert app.build_daemon(more, Unsafe(), RecordedEvents()).stop_seconds <= 8.5
 
 
 def test_a_thread_that_waits_for_a_disk_does_not_keep_the_process_alive() -> None:
@@ -162,6 +181,29 @@ def test_a_thread_that_waits_for_a_disk_does_not_keep_the_process_alive() -> Non
         [sys.executable, "-c", program], env=environment(), timeout=120, check=False
     )
     assert ended.returncode == EXIT_FAILED
+
+
+def test_a_worker_whose_event_loop_hangs_ends_with_its_parent() -> None:
+    child = (
+        "from verdictd_py.daemon.process import end_with_parent\n"
+        "end_with_parent(0.1)\n"
+        "print(flush=True)\n"
+        "while True: pass\n"
+    )
+    parent = (
+        "import subprocess, sys\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE)\n"
+        "child.stdout.readline()\n"
+        "print(child.pid)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", parent],
+        env=environment(),
+        capture_output=True,
+        timeout=120,
+        check=True,
+    )
+    wait_for_end(int(ended.stdout))
 
 
 def test_signals_that_would_end_a_process_write_where_the_tasks_wait(tmp_path: Path) -> None:

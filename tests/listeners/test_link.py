@@ -152,3 +152,17 @@ async def test_a_guest_that_takes_no_bytes_is_disconnected_in_time() -> None:
 async def _receive_all(client: socket.socket) -> None:
     while await asyncio.get_running_loop().sock_recv(client, READ_BYTES):
         pass
+
+
+async def test_buffers_are_released_before_a_guest_is_waited_for() -> None:
+    """Its handshake has 10 KiB, and the connection may be idle for months."""
+    share = Shares(lambda: ShareLimits.of(1)).enter(source_of("::1"), lambda: None)
+    link, client = linked(share)
+    released: list[None] = []
+    link.session.release_buffers = lambda: released.append(None)  # type: ignore[method-assign]
+    with client:
+        receiving = asyncio.ensure_future(link.receive())
+        await until(lambda: released)
+        receiving.cancel()
+        await asyncio.gather(receiving, return_exceptions=True)
+    link.drop()

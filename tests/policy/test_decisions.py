@@ -8,15 +8,20 @@ from typing import Any
 import pytest
 
 from tests.policy.support import ONE, TWO, Documents, default_documents, tdx_claims
+from tests.support.memory import NOW, VERIFIED
 from tests.support.tees import TEES
+from verdictd_py.domain.appraisal import Appraisal, AppraisedPeer
 from verdictd_py.encoding import JsonValue
 from verdictd_py.errors import EvaluationFailed
+from verdictd_py.packaged import policy_text
 from verdictd_py.policy import decisions
 from verdictd_py.policy.appraisal import RegoAppraisalPolicy
 from verdictd_py.policy.compiled import CompiledPolicies
 from verdictd_py.policy.decisions import Decisions
 from verdictd_py.policy.engine import SMALL_VALUES, PreparedInput
-from verdictd_py.ports import PolicyDocuments
+from verdictd_py.policy.release import RegoReleasePolicy
+from verdictd_py.ports import Kind, PolicyDocuments
+from verdictd_py.storage.memory import MemoryDocumentStore
 
 HEAD = "package policy\nimport rego.v1\n"
 DOCUMENTS = PolicyDocuments(f"{HEAD}allow if input.n in data.n\n", '{"n": [1, 2]}')
@@ -129,3 +134,93 @@ async def test_the_least_recently_used_decisions_are_evicted(
     assert compiled.count == 4
     await cache.evaluate(documents, {"n": 2})
     assert compiled.count == 5
+
+
+def counting(policy: RegoAppraisalPolicy | RegoReleasePolicy) -> Counted:
+    """Count the evaluations of a policy."""
+    compiled = Counted()
+    policy._decisions = Decisions(compiled)
+    return compiled
+
+
+@pytest.mark.parametrize("tee", TEES.names)
+@pytest.mark.parametrize("debug", [False, True])
+async def test_packaged_policies_read_no_claim_of_a_connection(tee: str, debug: bool) -> None:
+    """With the packaged data. The broker does not pass it to them then."""
+    known = TEES.named(tee)
+    documents, claims = known.documents.defaults(), {**known.sample_claims, "debug": debug}
+    names = [name for name, claim in known.claims.items() if claim.of_connection]
+    reduced = {name: value for name, value in claims.items() if name not in names}
+    assert names
+    assert not documents.reference.values.keys() & set(names)
+    compiled = CompiledPolicies()
+    _, full = await compiled.evaluate(documents, claims)
+    _, less = await compiled.evaluate(documents, reduced)
+    assert full == less
+
+
+async def test_guests_with_the_same_measurements_are_decided_once() -> None:
+    policy = RegoAppraisalPolicy(Documents(default_documents("tdx")), TEES)
+    compiled = counting(policy)
+    for number in range(5):
+        assert not await policy.failures("tdx", tdx_claims(reportData=f"{number:0128x}"))
+    assert compiled.count == 1
+    assert await policy.failures("tdx", tdx_claims(debug=True))
+    assert compiled.count == 2
+
+
+async def test_a_pinned_claim_of_the_connection_decides() -> None:
+    pinned = f'{{"reportData": ["{"a" * 128}"]}}'
+    policy = RegoAppraisalPolicy(Documents(default_documents("tdx", pinned)), TEES)
+    for _ in range(2):
+        assert not await policy.failures("tdx", tdx_claims(reportData="a" * 128))
+        (reason,) = await policy.failures("tdx", tdx_claims(reportData="b" * 128))
+        assert reason.rule == "reportData"
+
+
+@pytest.mark.parametrize("added", ["\n# edited\n", ""])
+async def test_any_other_policy_gets_the_claim_of_the_connection(added: str) -> None:
+    packaged = default_documents("tdx")
+    rules = "".join(packaged.policy.partition("default allow := false")[:2])
+    text = f"{rules}\nallow if input.reportData\n" if not added else packaged.policy + added
+    policy = RegoAppraisalPolicy(Documents(PolicyDocuments(text, packaged.data)), TEES)
+    compiled = counting(policy)
+    for number in range(2):
+        assert not await policy.failures("tdx", tdx_claims(reportData=f"{number:0128x}"))
+    assert compiled.count == 2
+
+
+def numbered_peer(number: int) -> AppraisedPeer:
+    appraisal = Appraisal(str(number), NOW, "tdx", "test", VERIFIED, bound=True, refusal=None)
+    return AppraisedPeer.of(appraisal, address="192.0.2.1:5")
+
+
+async def test_the_packaged_release_policy_decides_once_about_each_resource() -> None:
+    text = policy_text("releasePolicy.rego")
+    store = MemoryDocumentStore(TEES, {"releasePolicy.rego": text})
+    policy = RegoReleasePolicy(store, TEES)
+    compiled = counting(policy)
+    for number in range(3):
+        peer = numbered_peer(number)
+        assert not await policy.failures(peer, Kind.KEY, "keys/a")
+        assert not await policy.failures(peer, Kind.KEY, "keys/b")
+    assert compiled.count == 2
+    store.texts["releasePolicy.rego"] = text.replace(
+        "allow if input.resource.path", "allow if input.claims.mrTd"
+    )
+    for number in range(3):
+        peer = numbered_peer(number)
+        assert not await policy.failures(peer, Kind.KEY, "keys/a")
+    assert compiled.count == 5
+
+
+@pytest.mark.parametrize("path", ["keys/a", "default/key/1", ""])
+async def test_the_packaged_release_policy_reads_the_resource_only(path: str) -> None:
+    documents = PolicyDocuments(policy_text("releasePolicy.rego"), "{}")
+    compiled = CompiledPolicies()
+    resource: JsonValue = {"kind": "key", "path": path, "labels": {}, "query": {}}
+    _, full = await compiled.evaluate(
+        documents, {"claims": tdx_claims(), "appraisal": {"id": "a"}, "resource": resource}
+    )
+    _, less = await compiled.evaluate(documents, {"resource": resource})
+    assert full == less

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -106,6 +107,50 @@ async def test_a_changed_document_is_read_again(
     for read in (await store.get(POLICY), (await store.snapshot((POLICY,)))[POLICY]):
         assert "PACKAGE" in read.text
         assert read.revision != before.revision
+
+
+@pytest.mark.parametrize(
+    "change", [_edit_in_place, _edit_and_restore_mtime, _replace, _replace_the_directory]
+)
+async def test_a_change_is_noticed_although_the_names_were_used_a_moment_ago_or_long_ago(
+    store: DirectoryDocumentStore,
+    data: Path,
+    change: Callable[[Path], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for seconds in (3600, -1):
+        monkeypatch.setattr(held, "FRESH_SECONDS", seconds)
+        file = data / "opa/tdxPolicy.rego"
+        await store.snapshot(NAMES)
+        assert "PACKAGE" not in (await store.snapshot(NAMES))[POLICY].text
+        text = file.read_text()
+        change(file)
+        assert "PACKAGE" in (await store.snapshot(NAMES))[POLICY].text
+        file.write_text(text)
+        (data / "opa/tdxData").touch()
+        shutil.rmtree(data / "before", ignore_errors=True)
+
+
+async def test_names_that_were_not_used_for_a_second_may_not_be_in_memory(
+    store: DirectoryDocumentStore, monkeypatch: pytest.MonkeyPatch, reads: list[object]
+) -> None:
+    """The kernel may have removed them, and a disk that hangs would stop the event loop."""
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    await store.snapshot(NAMES)
+
+    def evicted(*_: object) -> int:
+        raise BlockingIOError
+
+    monkeypatch.setattr(resident, "_open_cached", evicted)
+    now[0] += held.FRESH_SECONDS / 2
+    await store.snapshot(NAMES)
+    now[0] += held.FRESH_SECONDS * 0.9
+    await store.snapshot(NAMES)
+    assert reads == []
+    now[0] += held.FRESH_SECONDS
+    await store.snapshot(NAMES)
+    assert len(reads) == 1
 
 
 async def test_a_changed_document_is_cached_again(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -162,3 +163,15 @@ def port_of(address: str) -> int:
     found = re.search(r":(\d+)$", address)
     assert found is not None
     return int(found[1])
+
+
+def wait_for_end(pid: int) -> None:
+    """Wait until a process has ended that need not be a child of this one."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    poll.poll()
+    os.close(process)

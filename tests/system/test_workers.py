@@ -23,8 +23,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.support.broker import KEY, KID, RunningBroker, running_broker
 from tests.support.clock import elapse
 from tests.support.command import Run as Command
-from tests.support.command import environment, port_of, run, running_daemon
+from tests.support.command import environment, port_of, run, running_daemon, wait_for_end
 from tests.support.kbs import PATH, SECRET, running_kbs
+from tests.support.kbs_admins import AdminTokens
 from tests.support.pccs import running_pccs
 from tests.support.rcar_guests import attest, connected, tdx_guest
 from tests.support.verdict import verdict
@@ -217,6 +218,44 @@ async def test_a_reload_is_one_report_about_all_processes(
                     await kek(guest)
 
 
+async def test_removed_rights_end_in_every_worker_although_the_reload_is_refused(
+    tmp_path: Path,
+    platform: SimulatedPlatform,
+    tokens: AdminTokens,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They end at once, whatever the rest of the reload waits for."""
+    async with running_kbs(tmp_path, platform, workers=2, kbs_admins=tokens.file) as broker:
+        url = f"{broker.daemon.listener('kbs_http').endpoint}/kbs/v0/resource-policy"
+        headers = {"Authorization": f"Bearer {tokens.token('boss', 'admin')}"}
+
+        async def status() -> int:
+            async with httpx.AsyncClient(timeout=60) as client:
+                return (await client.get(url, headers=headers)).status_code
+
+        assert {await status() for _ in range(8)} == {200}
+        text = tokens.file.read_text()
+        tokens.file.write_text("[[key]]" + text.split("[[key]]", 2)[2])  # the first one is boss
+        (tmp_path / "root.pem").chmod(0o666)
+        deciding, proceed = broker.daemon._parts.deciding, asyncio.Event()
+        prepare = deciding.prepare
+
+        async def slow() -> None:
+            await proceed.wait()
+            await prepare()
+
+        monkeypatch.setattr(deciding, "prepare", slow)
+        reloading = asyncio.create_task(broker.daemon.reload())
+        while {await status() for _ in range(8)} != {401}:
+            pass
+        assert not reloading.done()
+        proceed.set()
+        await reloading
+        (event,) = broker.events.named("warning.reload")
+        assert "can be changed by other users" in str(event["problems"])
+        assert "HTTP administrator boss: removed" in str(event["changed"])
+
+
 async def test_one_token_is_valid_for_every_worker(
     tmp_path: Path, platform: SimulatedPlatform
 ) -> None:
@@ -304,17 +343,6 @@ async def test_a_service_without_an_answer_is_queried_once_for_all_workers(
 ARGUMENTS = ("--listen", "127.0.0.1:0", "--client-api", "127.0.0.1:0", "--collateral-url", "")
 
 
-def wait_for_end(pid: int) -> None:
-    """Wait until a process has ended that is no child of this one."""
-    descriptor = os.pidfd_open(pid)
-    with os.fdopen(descriptor):
-        import select  # noqa: PLC0415
-
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        poll.poll()
-
-
 def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     words = (*ARGUMENTS, "--data-dir", str(tmp_path / "data"), "--workers", "2")
     with running_daemon(*words) as daemon:
@@ -369,55 +397,67 @@ def test_a_setting_that_only_workers_use_prevents_the_start_with_one_line(tmp_pa
 HELD = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="listen")
-sys.argv = ["verdictd-py", *sys.argv[2:]]
+os.dup2(int(sys.argv[2]), 4)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="2", LISTEN_FDNAMES="listen:kbs_http")
+sys.argv = ["verdictd-py", *sys.argv[3:]]
 from verdictd_py.cli.main import main
 sys.exit(main())
 """
-"""Start the daemon with a socket, as the service manager does."""
+"""Start the daemon with two sockets, as the service manager does."""
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_no_connection_is_refused_while_the_broker_is_replaced(
     tmp_path: Path, platform: SimulatedPlatform, workers: str
 ) -> None:
-    """The service manager holds the socket; guests connect all the time, and all are served."""
-    async with running_broker(tmp_path, platform) as broker:  # writes root and collateral
+    """The service manager holds the sockets; guests connect all the time, and all are served."""
+    async with running_kbs(tmp_path, platform) as broker:  # writes root, collateral, a resource
         pass
-    held = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    held = [socket.create_server(("127.0.0.1", 0), backlog=1024) for _ in range(2)]
+    attested_at, http_at = (one.getsockname() for one in held)
+    descriptors = [one.fileno() for one in held]
     words = (
         *("--data-dir", str(broker.data), "--client-api", "127.0.0.1:0", "--workers", workers),
         *("--unsafe-tdx-root-ca", str(tmp_path / "root.pem"), "--collateral-url", ""),
-        *("--collateral", str(tmp_path / "collateral.json")),
+        *("--collateral", str(tmp_path / "collateral.json"), "--kbs-http", "127.0.0.1:1"),
     )
 
     def start() -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-c", HELD, str(held.fileno()), *words],
-            pass_fds=[held.fileno()],
+            [sys.executable, "-c", HELD, *map(str, descriptors), *words],
+            pass_fds=descriptors,
             env=environment(),
         )
 
-    served = 0
+    served: Counter[str] = Counter()
+    finished = asyncio.Event()
 
-    async def keep_connecting(until_set: asyncio.Event) -> None:
-        nonlocal served
+    async def attested_guest() -> None:
+        host, port = attested_at
         context = broker.context(broker.attester())
-        while not until_set.is_set():
-            host, port = held.getsockname()
+        while not finished.is_set():
             async with GuestConnection.open(host, port, context, timeout_seconds=120) as guest:
                 assert await kek(guest) == KEY
-            served += 1
+            served["listen"] += 1
 
-    finished = asyncio.Event()
-    with held, ended(start()) as first:
-        clients = [asyncio.create_task(keep_connecting(finished)) for _ in range(4)]
-        await until_served(clients, lambda: served >= 20)
+    async def http_client() -> None:
+        url = f"http://127.0.0.1:{http_at[1]}/kbs/v0/jwks"
+        while not finished.is_set():
+            async with httpx.AsyncClient(timeout=120) as client:
+                assert (await client.get(url)).status_code == 200
+            served["kbs_http"] += 1
+
+    def more(than: Counter[str]) -> bool:
+        return all(served[name] >= than[name] + 20 for name in ("listen", "kbs_http"))
+
+    with held[0], held[1], ended(start()) as first:
+        clients = [asyncio.create_task(client()) for client in [attested_guest, http_client] * 2]
+        await until_served(clients, lambda: more(Counter()))
         first.terminate()
         assert await asyncio.to_thread(first.wait) == 0
-        before = served
+        before = served.copy()
         with ended(start()) as second:
-            await until_served(clients, lambda: served >= before + 20)
+            await until_served(clients, lambda: more(before))
             finished.set()
             await asyncio.gather(*clients)
             second.terminate()

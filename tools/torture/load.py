@@ -20,8 +20,8 @@ from tools.torture.clients import Clients, Latencies
 from verdictd_py.simulator import SimulatedPlatform
 
 REPORT_SECONDS: Final = 0.5
-AT_ONCE: Final = {"connected": 8}
-"""Clients at the same time: their requests share the fsync of their records."""
+AT_ONCE: Final = {"RATS-TLS": 8, "HTTPS": 8, "connected": 32}
+"""Clients at the same time: their records share the fsync of the audit trail."""
 
 
 @dataclass(frozen=True)

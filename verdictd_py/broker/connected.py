@@ -139,7 +139,8 @@ class ConnectedGuest:
         self._result = result
         self._connected = True
         self._appraising = asyncio.Lock()
-        self._refused = asyncio.Event()
+        # An event takes 760 bytes; only a pending guest is waited for.
+        self._refused = asyncio.Event() if accepted is None else None
 
     def __enter__(self) -> Self:
         return self
@@ -200,7 +201,7 @@ class ConnectedGuest:
 
         The refusal of any other guest is reported at its next request.
         """
-        await self._refused.wait()
+        await (self._refused or asyncio.Event()).wait()
 
     @property
     def basis(self) -> Basis:
@@ -264,7 +265,8 @@ class ConnectedGuest:
             if last.standing is not Standing.NOT_APPRAISED or last.code != error.code:
                 record = await self._guests.appraiser.record_not_appraised(error, self.address)
             self._result = Result.not_appraised(error, basis, began, at, record)
-            self._refused.clear()
+            if self._refused is not None:
+                self._refused.clear()
             return
         self._result = Result(
             basis,
@@ -278,6 +280,8 @@ class ConnectedGuest:
         )
         if appraisal.accepted:
             self._peer = AppraisedPeer.of(appraisal, address=self.address)
+        if self._refused is None:
+            return
         if self._peer is None:
             self._refused.set()
         else:

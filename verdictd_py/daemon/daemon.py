@@ -34,7 +34,7 @@ class Parts:
     Attributes:
         events: the audit trail, which passes all events on to the log.
         background: work that runs while the daemon runs.
-        closing: functions to call in this order after all listeners have stopped.
+        closing: functions to call, at the same time, after all listeners have stopped.
         limits: limits of the listeners of guests, with the time limit for requests in flight when
             the daemon stops.
         deciding: the files of the settings that determine decisions.
@@ -78,8 +78,8 @@ class Daemon:
     @property
     def stop_seconds(self) -> float:
         """The longest time that `stop` takes, with the writing of the last lines of the log."""
-        parts = 2 + len(self._parts.closing)
-        return self._parts.limits.drain + self._slack + parts * CLOSE_SECONDS
+        # Background work ends, then everything that serves, then the rest, then the log.
+        return self._parts.limits.drain + self._slack + 3 * CLOSE_SECONDS
 
     @property
     def status(self) -> str:

@@ -7,6 +7,7 @@ import gc
 import importlib
 import os
 import resource
+import select
 import signal
 import sys
 import threading
@@ -183,6 +184,26 @@ def end_within(seconds: float) -> None:
         os._exit(EXIT_FAILED)
 
     threading.Thread(target=end, name="end", daemon=True).start()
+
+
+def end_with_parent(seconds: float) -> None:
+    """End the process so many seconds after its parent has ended, even if the event loop hangs.
+
+    A guest worker would otherwise hold the sockets, and a new daemon could not bind them.
+    """
+    try:
+        parent = os.pidfd_open(os.getppid())
+    except OSError:  # a sandbox may forbid it; an event loop that runs notices the end as well
+        return
+
+    def end() -> None:
+        poll = select.poll()
+        poll.register(parent, select.POLLIN)
+        poll.poll()
+        time.sleep(seconds)
+        os._exit(EXIT_FAILED)
+
+    threading.Thread(target=end, name="parent", daemon=True).start()
 
 
 async def count_floods(log: LogEvents) -> None:

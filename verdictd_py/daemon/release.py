@@ -15,7 +15,7 @@ SLACK_SECONDS: Final = 1.0
 """Additional time for a listener to close unfinished requests, after the drain timeout."""
 
 CLOSE_SECONDS: Final = 0.5
-"""Time for background work to end, and for each other part to close."""
+"""Time for background work to end, and for the other parts to close, all at the same time."""
 
 
 class Stoppable(Protocol):
@@ -54,8 +54,7 @@ async def release(
             for each in serving
         )
     )
-    for close in closing:
-        await attempt("close", close, CLOSE_SECONDS)
+    await asyncio.gather(*(attempt("close", close, CLOSE_SECONDS) for close in closing))
 
 
 async def _attempt(

@@ -101,6 +101,8 @@ class Claim:
         match: how a packaged policy compares it.
         optional: whether a packaged policy accepts a guest without this claim.
         sample: value of an acceptable guest in checks of policies; None for the form's sample.
+        of_connection: whether it differs for each connection of a guest. A packaged policy reads
+            such a claim only if the reference data has a member of its name.
     """
 
     form: Form
@@ -109,6 +111,7 @@ class Claim:
     match: MatchRule = MatchRule.ONE_OF
     optional: bool = False
     sample: JsonValue = None
+    of_connection: bool = False
 
 
 def measurement(form: Form, meaning: str) -> Claim:

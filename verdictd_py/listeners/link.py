@@ -77,6 +77,7 @@ class Link:
             await asyncio.sleep(0)
         while not plaintext:
             await self._flush()
+            self.session.release_buffers()
             self.session.receive(await self._wire.read())
             plaintext = self.session.read()
         return plaintext

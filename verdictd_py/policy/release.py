@@ -6,7 +6,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Final, Self
 
 from verdictd_py.documents import releasepolicies
@@ -26,6 +26,7 @@ from verdictd_py.errors import (
     StorageError,
 )
 from verdictd_py.offload import offload
+from verdictd_py.packaged import policy_text
 from verdictd_py.policy import explain, trustee
 from verdictd_py.policy.compiled import CompiledPolicies
 from verdictd_py.policy.decisions import Decisions
@@ -56,15 +57,25 @@ class _Combined:
     Attributes:
         reads_data: whether the policy may read data. The default does not, so that the data that
             describes a request need not be passed to the engine.
+        is_packaged: whether it is the default, which reads the resource only. It does not get the
+            guest, so that it decides once about each resource.
     """
 
     documents: PolicyDocuments
     reads_data: bool
+    is_packaged: bool
 
     @classmethod
     def of(cls, policy: str, data: ReferenceData, name: str) -> Self:
         """Combine both, and compute what depends on the texts only."""
-        return cls(PolicyDocuments.combine(policy, data, name).digested(), _reads_data(policy))
+        documents = PolicyDocuments.combine(policy, data, name).digested()
+        is_packaged = policy.strip() == _packaged_policy()
+        return cls(documents, _reads_data(policy), is_packaged)
+
+
+@cache
+def _packaged_policy() -> str:
+    return policy_text(str(RELEASE_POLICY)).strip()
 
 
 def _reads_data(policy: str) -> bool:
@@ -131,7 +142,10 @@ class RegoReleasePolicy:
             combined = await self._documents_for(path)  # 1
             data = trustee.request({"resource": resource}) if combined.reads_data else {}
             try:
-                release_input = self._view(peer).with_member("resource", resource)
+                if combined.is_packaged:
+                    release_input = PreparedInput.of({"resource": resource})
+                else:
+                    release_input = self._view(peer).with_member("resource", resource)
                 documents = combined.documents
                 result = await self._decisions.evaluate(documents, release_input, data)  # 2, 3
             except EvaluationFailed as error:

@@ -14,6 +14,8 @@ through a shared mapping is noticed when the kernel writes its times: at msync(2
 the pages.
 
 Nothing is held open. A status that is not in the kernel's memory counts as changed (`resident`).
+Names that were used within `FRESH_SECONDS` are in memory: the kernel removes the least recently
+used ones first.
 """
 
 from __future__ import annotations
@@ -29,6 +31,9 @@ from verdictd_py.storage.resident import Identity, NotResident, Root, status_bel
 
 RACY_NS: Final = 2_000_000_000
 """Least age of a status that is cached. ext3 counts seconds, others ticks of the kernel."""
+
+FRESH_SECONDS: Final = 1.0
+"""Time after which the kernel is asked whether names are in memory: what was used within it is."""
 
 MAX_FILES: Final = 64
 """Files of a cache, also missing ones."""
@@ -77,6 +82,7 @@ class HeldFiles(Generic[Content]):
         self._top = top
         self._now_ns = now_ns
         self._generation: _Generation[Content] | None = None
+        self._fresh: dict[str, float] = {}
 
     def get(self, names: Sequence[str]) -> Mapping[str, Content] | None:
         """Return files as they were at one moment of this call, without those that are missing.
@@ -88,29 +94,46 @@ class HeldFiles(Generic[Content]):
         if generation is None:
             return None
         try:
-            root = generation.root.open()
-        except NotResident:
+            files = {name: file for name in names if (file := generation.files[name]) is not None}
+        except KeyError:
             return None
+        now = time.monotonic()
+        is_fresh = all(now < self._fresh.get(name, 0.0) for name in names)
+        is_same = self._is_same if is_fresh else self._is_resident_and_same
         try:
-            return self._unchanged(generation, root, names)
-        except (OSError, KeyError):
+            if not is_same(generation, files):
+                return None
+        except (OSError, NotResident):
             return None
+        self._fresh.update(dict.fromkeys(names, now + FRESH_SECONDS))
+        return {name: file.content for name, file in files.items()}
+
+    def _is_same(
+        self, generation: _Generation[Content], files: Mapping[str, _File[Content]]
+    ) -> bool:
+        """Return whether nothing has changed, by names that are known to be in memory."""
+        place = f"{generation.root.path}/{self._top}"
+        return (
+            generation.root.is_same()
+            and _identity(os.lstat(place)) == generation.identity
+            and all(
+                _identity(os.lstat(f"{place}/{name}")) == file.identity
+                for name, file in files.items()
+            )
+        )
+
+    def _is_resident_and_same(
+        self, generation: _Generation[Content], files: Mapping[str, _File[Content]]
+    ) -> bool:
+        """Return whether everything is in memory, and nothing has changed."""
+        root = generation.root.open()
+        try:
+            return _identity(status_below(root, self._top)) == generation.identity and all(
+                _identity(status_below(root, f"{self._top}/{name}")) == file.identity
+                for name, file in files.items()
+            )
         finally:
             os.close(root)
-
-    def _unchanged(
-        self, generation: _Generation[Content], root: int, names: Sequence[str]
-    ) -> Mapping[str, Content] | None:
-        contents: dict[str, Content] = {}
-        for name in names:
-            file = generation.files[name]
-            if file is None:
-                continue
-            if _identity(status_below(root, f"{self._top}/{name}")) != file.identity:
-                return None
-            contents[name] = file.content
-        unchanged = _identity(status_below(root, self._top)) == generation.identity
-        return contents if unchanged else None
 
     def begin(self, root: Root, names: Sequence[str]) -> Reading | None:
         """Note the status of files that are read next; None if they cannot be cached."""
@@ -141,6 +164,7 @@ class HeldFiles(Generic[Content]):
             total = sum(file.identity[4] for file in files.values() if file is not None)
             if len(files) <= MAX_FILES and total <= MAX_TOTAL_BYTES:
                 self._generation = replace(generation, files=files)
+                self._fresh = {}
                 return
 
     def _reading(self, root: Root, names: Sequence[str]) -> Reading | None:

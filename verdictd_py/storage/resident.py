@@ -48,6 +48,9 @@ class NotResident(Exception):
 class Root:
     """The data directory as it was when it was checked.
 
+    Attributes:
+        path: its absolute path.
+
     It is valid while its path leads to it, and owners and modes of all directories and links on
     the way are those that were checked. Each use verifies this. It is not held open, so that its
     file system can be unmounted.
@@ -56,6 +59,7 @@ class Root:
     def __init__(
         self, path: Path, steps: Sequence[tuple[Path, os.stat_result]], *, unsafe: bool
     ) -> None:
+        self.path = str(path)
         self._path = os.fsencode(path)
         self._above = tuple((str(step), identity_of(found)) for step, found in steps[:-1])
         self._identity = identity_of(steps[-1][1])
@@ -94,6 +98,17 @@ class Root:
         except NotResident:
             return False
         return True
+
+    def is_same(self) -> bool:
+        """Return whether nothing has changed, by names that were used a moment ago.
+
+        Raises:
+            OSError: something is missing.
+        """
+        found = os.stat(self._path)  # noqa: PTH116  # a path costs more than the call
+        return identity_of(found) == self._identity and all(
+            identity_of(os.lstat(step)) == identity for step, identity in self._above
+        )
 
     def open(self) -> int:
         """Open the directory, and return the descriptor.

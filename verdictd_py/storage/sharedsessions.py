@@ -4,7 +4,7 @@ Any worker answers any request of a session, and a session outlasts the worker t
 challenge is taken once among all workers: the worker that takes it has a lock of the kernel for
 that challenge (POSIX record locks, which end with their process), and leaves a mark.
 
-A call takes some 10 µs of CPU and no thread; a SQLite file takes ten times as much. Memory is taken
+A session of four calls takes 75 µs of CPU and no thread, in a SQLite file 530 µs. Memory is taken
 for what is stored, and is given back when a worker has no sessions any more.
 
 The limits apply to all workers together. Each worker evicts its own oldest entries while all have

@@ -23,6 +23,7 @@ from verdictd_py.daemon.process import (
     EXIT_FAILED,
     EXIT_STOPPED,
     count_floods,
+    end_with_parent,
     end_within,
     favour_event_loop,
 )
@@ -213,6 +214,7 @@ async def run(connected: socket.socket) -> int:
     Args:
         connected: the worker's end of the channel.
     """
+    end_with_parent(ABANDON_SECONDS)
     start = Start.receive(connected)
     writer = LogWriter(_STANDARD_ERROR)
     log = LogEvents(writer.write, start.settings.log_format, worker=start.number)

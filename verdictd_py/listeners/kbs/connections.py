@@ -19,7 +19,7 @@ from verdictd_py.domain.events import ConnectionFailed, ConnectionRefused, Reque
 from verdictd_py.errors import Overloaded
 from verdictd_py.formats.proxyheader import ProxyHeaderInvalid
 from verdictd_py.listeners import failures
-from verdictd_py.listeners.accepting import accept
+from verdictd_py.listeners.accepting import OPENING_SECONDS, accept
 from verdictd_py.listeners.buffers import READ_BYTES
 from verdictd_py.listeners.census import ListenerCensus
 from verdictd_py.listeners.kbs import answers
@@ -84,6 +84,7 @@ class Connection(web.RequestHandler):
         "_draining",
         "_ending",
         "_events",
+        "_fresh",
         "_gate",
         "_is_serving",
         "_limits",
@@ -130,6 +131,7 @@ class Connection(web.RequestHandler):
         self._sent_all = False  # the client will send no more
         self._sent_https: bool | None = None  # unknown before the first byte
         self._draining = False
+        self._fresh = True  # no request has begun so far
         self.aborted = False
         self.answering = False
         self.awaited = False
@@ -202,7 +204,7 @@ class Connection(web.RequestHandler):
             ForwardedForInvalid: a named proxy sent a value that cannot be read.
             Overloaded: the client has too many connections; this one is closed.
         """
-        self.answering = True
+        self.answering, self._fresh = True, False
         self.client = self._peer
         self.client = self._proxies.forwarded(self._peer, forwarded_for)
         self._count_under(self.client)
@@ -307,9 +309,16 @@ class Connection(web.RequestHandler):
     def drain(self) -> None:
         """Close the connection after the answer in progress, or now if none is due.
 
-        The library ignores the rest of a body.
+        A client that has just connected has `OPENING_SECONDS` for its request. The library ignores
+        the rest of a body.
         """
         self._draining = True
+        if self._fresh:
+            asyncio.get_running_loop().call_later(OPENING_SECONDS, self._close_unless_due)
+        else:
+            self._close_unless_due()
+
+    def _close_unless_due(self) -> None:
         if not self.answering and not self.awaited:
             self.force_close()
 
@@ -352,6 +361,7 @@ class Acceptor:
         self._listening: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._tasks: dict[asyncio.Task[None], Connection | None] = {}
+        self._draining = False
         self.shares = Shares(lambda: limits.shares, census=census)
 
     def start(self, listening: socket.socket, server: web.Server, background: Background) -> None:
@@ -372,9 +382,11 @@ class Acceptor:
             await asyncio.gather(self._accepting, return_exceptions=True)
         if self._listening is not None:
             self._listening.close()
+        self._draining = True
+        loop = asyncio.get_running_loop()
         for task, connection in tuple(self._tasks.items()):
             if connection is None or connection.serving is None:  # in its handshake
-                task.cancel()
+                loop.call_later(OPENING_SECONDS, self._cancel_opening, task)
             else:
                 connection.drain()
         if self._tasks:
@@ -387,6 +399,11 @@ class Acceptor:
                 if connection.serving is not None:
                     left.append(connection.serving)
         await asyncio.gather(*left, return_exceptions=True)
+
+    def _cancel_opening(self, task: asyncio.Task[None]) -> None:
+        connection = self._tasks.get(task)
+        if connection is None or connection.serving is None:
+            task.cancel()
 
     def _take(self, server: web.Server, accepted: socket.socket, name: object) -> None:
         peer = self._parts.proxies.peer(name)
@@ -438,6 +455,8 @@ class Acceptor:
         def create() -> Connection:
             connection = Connection(server, self._parts, opening.origin, opening.share)
             opening.connection = self._tasks[task] = connection
+            if self._draining:
+                connection.drain()
             return connection
 
         try:

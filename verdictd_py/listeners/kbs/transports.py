@@ -52,6 +52,10 @@ class GatedTransport:
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._pauses: set[Pause] = set()
+        # For each answer; `__getattr__` takes ten times as long.
+        self.is_closing = transport.is_closing
+        self.write = transport.write
+        self.writelines = transport.writelines
 
     def pause(self, reason: Pause) -> None:
         self._pauses.add(reason)

@@ -27,6 +27,9 @@ RECORD_BYTES: Final = 16_384
 
 _CIPHERTEXT_CHUNK: Final = 65_536
 
+_SMALL_BYTES: Final = 1024
+"""Length of a message whose memory is not worth the time to release it."""
+
 _RSA_BITS: Final = (2048, 4096)
 _RSA_EXPONENT: Final = 65_537
 """Source of the bounds: real peers have P-256, and RSA-3072 with this exponent (wire-rats-tls.md).
@@ -148,6 +151,7 @@ class TlsSession:
 
     def __init__(self, context: SSL.Context, *, server: bool) -> None:
         self._connection = SSL.Connection(context, None)
+        self._largest = 0
         self._server = server
         if server:
             self._connection.set_accept_state()
@@ -159,6 +163,7 @@ class TlsSession:
         if not data:
             self._connection.bio_shutdown()
             return
+        self._largest = max(self._largest, len(data))
         while data:
             taken = self._connection.bio_write(data)  # a BIO in memory takes everything
             data = data[taken:]
@@ -169,6 +174,7 @@ class TlsSession:
         try:
             while True:
                 chunk: bytes = self._connection.bio_read(_CIPHERTEXT_CHUNK)
+                self._largest = max(self._largest, len(chunk))
                 if len(chunk) < _CIPHERTEXT_CHUNK and not chunks:
                     return chunk
                 chunks.append(chunk)
@@ -193,6 +199,28 @@ class TlsSession:
             # Certificates that did not issue the peer's own are not part of the verified chain.
             raise TlsFailed(_ONE_CERTIFICATE)
         return True
+
+    def release_buffers(self) -> None:
+        """Release the memory of large messages, such as the handshake, before a wait.
+
+        OpenSSL's buffers in memory stay as large as the largest message that they had: 12 KiB
+        after a handshake with evidence, 90 KiB after a long answer. pyOpenSSL has no call for
+        this, so that its parts are used directly; `test_session.py` fails if they change.
+        """
+        if self._largest <= _SMALL_BYTES:
+            return
+        lib, ffi = SSL._lib, SSL._ffi  # type: ignore[attr-defined]  # noqa: SLF001  # see above
+        connection = self._connection
+        old = connection._into_ssl, connection._from_ssl  # noqa: SLF001  # see above
+        content = ffi.new("char **")
+        if any(lib.BIO_get_mem_data(buffer, content) for buffer in old):
+            return
+        new = tuple(lib.BIO_new(lib.BIO_s_mem()) for _ in old)
+        if not all(new):
+            raise MemoryError
+        connection._into_ssl, connection._from_ssl = new  # noqa: SLF001  # see above
+        lib.SSL_set_bio(connection._ssl, *new)  # noqa: SLF001  # it frees the old ones
+        self._largest = 0
 
     def peer_certificate(self) -> bytes | None:
         """Return the DER of the peer's certificate, None if it sent none."""

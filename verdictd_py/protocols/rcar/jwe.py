@@ -73,7 +73,7 @@ def _encrypt_key(content_key: bytes, key: TeeKey) -> tuple[bytes, dict[str, Json
         return public.encrypt(content_key, oaep), None
     ephemeral = ec.generate_private_key(public.curve)
     shared = ephemeral.exchange(ec.ECDH(), public)
-    wrapping = ConcatKDFHash(hashes.SHA256(), KEY_BYTES, _other_info(key.algorithm)).derive(shared)
+    wrapping = ConcatKDFHash(hashes.SHA256(), KEY_BYTES, _OTHER_INFO).derive(shared)
     # SEC 1, 2.3.3: a byte 4 and both coordinates in full size.
     point = ephemeral.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     size = len(point) // 2
@@ -89,3 +89,7 @@ def _other_info(algorithm: KeyAlgorithm) -> bytes:
     """Return OtherInfo (RFC 7518, 4.6.2): AlgorithmID, empty party infos, bits of the key."""
     name = algorithm.value.encode()
     return len(name).to_bytes(4) + name + bytes(4) + bytes(4) + (8 * KEY_BYTES).to_bytes(4)
+
+
+_OTHER_INFO: Final = _other_info(KeyAlgorithm.ECDH_ES)
+"""OtherInfo of every EC key: it has one algorithm."""

@@ -86,7 +86,9 @@ def shared_claims(*, optional: bool) -> dict[str, Claim]:
         optional: whether the packaged policy accepts a guest without `debug` and `tcbStatus`.
     """
     return {
-        "reportData": Claim(hexadecimal(REPORT_DATA_BYTES), "data that the guest had signed"),
+        "reportData": Claim(
+            hexadecimal(REPORT_DATA_BYTES), "data that the guest had signed", of_connection=True
+        ),
         "debug": Claim(
             FLAG,
             "whether the host can read the guest's memory",

@@ -27,7 +27,9 @@ TEE: Final = Tee(
     wire=Wire(recognizes=_recognizes, rcar=(NAME,)),
     claims={
         "svn": Claim(TEXT, "security version that the guest claims", sample="1"),
-        "reportData": Claim(hexadecimal(REPORT_DATA_BYTES), "data that the guest claims"),
+        "reportData": Claim(
+            hexadecimal(REPORT_DATA_BYTES), "data that the guest claims", of_connection=True
+        ),
     },
     documents=Documents("samplePolicy.rego", "sampleData", policy_text),
     verifier=_verifier,
