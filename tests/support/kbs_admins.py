@@ -106,7 +106,7 @@ def stored(broker: RunningBroker) -> dict[str, bytes]:
     return {
         str(path.relative_to(broker.data)): path.read_bytes()
         for path in broker.data.rglob("*")
-        if path.is_file() and "audit" not in path.parts
+        if path.is_file() and "audit" not in path.parts and path.name != DAEMONS_FILE
     }
 
 
